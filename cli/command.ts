@@ -49,7 +49,7 @@ export function quiet(command: Command): Command {
 
 /** Where no likely name is told, what is there is told by the help. */
 function withMend(text: string): string {
-  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  mend: see --help\n`;
+  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  fix: see --help\n`;
 }
 
 function exampleText(examples: readonly string[]): string {

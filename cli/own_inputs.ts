@@ -16,7 +16,7 @@ export async function refuseInputs(
       what: `cannot write to ${output}`,
       rule: `${option} is no file that is read`,
       value: input === output ? "it is one" : `it is ${input}`,
-      mend: `choose another ${option}`,
+      fix: `choose another ${option}`,
     });
   }
 }

@@ -56,7 +56,7 @@ export async function tuneFor(
       what: `cannot keep kernel speeds in ${setting}`,
       rule: "--tuning is a table that compresso wrote, or a new file",
       value: file.reason,
-      mend: "name another file",
+      fix: "name another file",
     });
   }
   const { tokens, directions = ["forward", "backward"] } = request;

@@ -38,7 +38,7 @@ try {
 
 /** Before minutes of work, and in words of a command that has no options: a folder of the user's own keeps what is in it. */
 async function refuseUsed(folder: string): Promise<void> {
-  const refused = { what: `cannot run the demo in ${folder}`, mend: "name a new folder" };
+  const refused = { what: `cannot run the demo in ${folder}`, fix: "name a new folder" };
   const isFile = await Deno.stat(folder).then(({ isDirectory }) => !isDirectory, () => false);
   if (isFile) throw new CompressoError("usage", { ...refused, rule: "it is a folder", value: "a file" });
   // Texts beside records are those of a demo that ended early, which the next one replaces; alone they may be anything.

@@ -18,7 +18,7 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
     what: `cannot use the prompt of ${setting}`,
     rule: "the file holds the text of the prompt",
     value: "it is empty",
-    mend: "write the text into it, or leave the option out",
+    fix: "write the text into it, or leave the option out",
   });
 }
 
@@ -34,7 +34,7 @@ export async function promptAtInference(
       what: "cannot use these options together",
       rule: "either --with-prompt or --no-prompt",
       value: "both were given",
-      mend: "leave one out",
+      fix: "leave one out",
     });
   }
   return await promptText(prompt);

@@ -61,7 +61,7 @@ export function samplingOf(settings: SamplingSettings): SamplingOptions & { read
       what: `cannot use ${drawing.map(([option]) => option).join(" and ")}`,
       rule: "--top-k, --top-p and --seed are for draws, which need a --temperature above 0",
       value: "the temperature is 0",
-      mend: "add --temperature 1",
+      fix: "add --temperature 1",
     });
   }
   return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed: seed ?? 1 };
@@ -75,6 +75,6 @@ function stopText(text: string): string {
     what: "cannot use --stop without a text",
     rule: "--stop holds at least one character",
     value: "an empty one",
-    mend: "leave it out, or give it a text",
+    fix: "leave it out, or give it a text",
   });
 }

@@ -129,7 +129,7 @@ export function required<T>(
     what: `cannot start without ${option}`,
     rule: `${or === undefined ? option : `${option} or ${or}`} is required`,
     value: value === undefined ? "it is not given" : "an empty text",
-    mend: "see --help",
+    fix: "see --help",
   });
 }
 
@@ -151,6 +151,6 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,
     value: text,
-    mend: "see --help",
+    fix: "see --help",
   });
 }

@@ -28,7 +28,7 @@ export function writeResult(text: string): void {
     throw new CompressoError("input", {
       what: "cannot write the result to stdout",
       value: error.message,
-      mend: "check the free space where it goes",
+      fix: "check the free space where it goes",
     }, { cause: error });
   }
 }
@@ -60,9 +60,9 @@ export function formatShare(share: number): string {
 export function reportError(error: unknown): number {
   const known = asKnown(error);
   if (known) {
-    const { what, rule, value, mend } = known.parts;
-    const rows = [["rule", rule], ["now", value], ["mend", mend]].filter(([, text]) => text);
-    const lines = [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(6)}${text}`), ""];
+    const { what, rule, value, fix } = known.parts;
+    const rows = [["expected", rule], ["got", value], ["fix", fix]].filter(([, text]) => text);
+    const lines = [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(10)}${text}`), ""];
     // Deno colours what it says of imports, on whatever it is shown.
     writeError(stripVTControlCharacters(lines.join("\n")));
     return known.exitStatus;
@@ -78,7 +78,7 @@ function asKnown(error: unknown): CompressoError | null {
     return new CompressoError("usage", {
       what: "Deno refuses an operation that the command needs",
       value: error.message.replace(/, run again.*$/, ""),
-      mend: "run it with `deno run -A`",
+      fix: "run it with `deno run -A`",
     });
   }
   return null;

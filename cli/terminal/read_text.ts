@@ -20,6 +20,6 @@ export function notText(cause: unknown): CompressoError {
     what: "cannot read the text from stdin",
     rule: "it is UTF-8",
     value: textProblem(cause),
-    mend: "check the encoding",
+    fix: "check the encoding",
   }, { cause });
 }

@@ -1,4 +1,4 @@
-// `compresso doctor`: what this machine offers to the toolkit, and what mends it. Owns the checks; refuses to change anything.
+// `compresso doctor`: what this machine offers to the toolkit, and what fixes it. Owns the checks; refuses to change anything.
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
@@ -53,7 +53,7 @@ async function run(asJson: boolean): Promise<void> {
     value: wrong.map(({ name, largestError, bound }) => `${name} differs by ${largestError}, above ${bound}`).join(
       "; ",
     ),
-    mend: "update the GPU driver, or take another one by the variable DENO_WEBGPU_BACKEND (vulkan, metal or dx12)",
+    fix: "update the GPU driver, or take another one by the variable DENO_WEBGPU_BACKEND (vulkan, metal or dx12)",
   });
 }
 

@@ -120,7 +120,7 @@ function checkTypes(
       what: `cannot use ${option} ${type}`,
       rule: "--dtype is the type of the folder (hf), --gguf-dtype that of the GGUF",
       value: `--formats ${formats.join(",")}`,
-      mend: format === "hf" ? "give --gguf-dtype" : "give --dtype, or add gguf to --formats",
+      fix: format === "hf" ? "give --gguf-dtype" : "give --dtype, or add gguf to --formats",
     });
   }
 }

@@ -167,6 +167,6 @@ function withoutBreak(text: string): string {
   return text.replace(/\r?\n$/, "");
 }
 
-function excluded(rule: string, value: string, mend = "leave one of them out"): CompressoError {
-  return new CompressoError("usage", { what: "cannot use these options together", rule, value, mend });
+function excluded(rule: string, value: string, fix = "leave one of them out"): CompressoError {
+  return new CompressoError("usage", { what: "cannot use these options together", rule, value, fix });
 }

@@ -64,6 +64,6 @@ function outOf(folders: readonly string[]): string {
     what: "cannot tell where the report goes",
     rule: "a report of several runs is named with --out",
     value: `${folders.length} runs, no --out`,
-    mend: "add --out report.html",
+    fix: "add --out report.html",
   });
 }

@@ -87,7 +87,7 @@ function checkName(name: string): void {
     what: "cannot serve a model without a name",
     rule: "--name is not empty",
     value: JSON.stringify(name),
-    mend: "give --name a text, or leave it out",
+    fix: "give --name a text, or leave it out",
   });
 }
 
@@ -99,7 +99,7 @@ async function checkChats(path: string): Promise<void> {
     what: "cannot put a prompt before chats",
     rule: "the model has a chat template",
     value: "its tokenizer has none",
-    mend: "leave --with-prompt and --prompt-file out",
+    fix: "leave --with-prompt and --prompt-file out",
   });
 }
 
@@ -167,7 +167,7 @@ async function readKey(file: string | undefined): Promise<string | null> {
     what: `cannot use the API key of ${file ?? `the variable ${KEY_VARIABLE}`}`,
     rule: "a key is printable ASCII without spaces, at least one character",
     value: `${trimmed.length} characters`,
-    mend: "write one key, and nothing else",
+    fix: "write one key, and nothing else",
   });
 }
 
@@ -181,7 +181,7 @@ async function readFile(path: string): Promise<string> {
       what: `cannot read ${path}`,
       rule: "it is a file that may be read",
       value,
-      mend: "check the path and the rights to it",
+      fix: "check the path and the rights to it",
     }, { cause: error });
   }
 }

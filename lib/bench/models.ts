@@ -109,7 +109,7 @@ export async function benchModels(
   const [first] = models;
   if (!first) {
     const rule = "there is at least one model";
-    throw new CompressoError("usage", { what: "cannot measure", rule, value: "none", mend: "give a model" });
+    throw new CompressoError("usage", { what: "cannot measure", rule, value: "none", fix: "give a model" });
   }
   checkSizes(models.map(({ name, model: { spec } }) => ({ name, spec })), { prompt, tokens, batch, repeats });
   using stack = new DisposableStack();
@@ -240,8 +240,8 @@ export function checkSizes(
   models: readonly { readonly name: string; readonly spec: Pick<DecoderSpec, "maxPosition"> }[],
   sizes: { readonly prompt: number; readonly tokens: number; readonly batch: number; readonly repeats: number },
 ): void {
-  const fail = (rule: string, value: string, mend: string): never => {
-    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value, mend });
+  const fail = (rule: string, value: string, fix: string): never => {
+    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value, fix });
   };
   for (const [name, value] of Object.entries(sizes)) {
     const least = name === "tokens" ? 2 : 1;

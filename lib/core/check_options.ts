@@ -52,7 +52,7 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
       what: path === "" ? `cannot read the ${where}` : `cannot use the option '${path.slice(0, -1)}'`,
       rule: `it is an object with some of ${known.join(", ")}`,
       value: shown(part),
-      mend: "give an object, or leave it out",
+      fix: "give an object, or leave it out",
     });
   }
   for (const [name, value] of Object.entries(part)) {
@@ -64,7 +64,7 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
         what: `cannot use the option '${path}${name}'`,
         rule: `${where} are ${known.join(", ")}`,
         value: `${name}: ${shown(value)}`,
-        mend: meant === null ? "rename it, or leave it out" : `did you mean ${meant}?`,
+        fix: meant === null ? "rename it, or leave it out" : `did you mean ${meant}?`,
       });
     }
     if (typeof inner === "object") checkPart(value, inner, { ...place, path: `${path}${name}.` });
@@ -72,8 +72,8 @@ function checkPart(part: unknown, names: OptionNames, place: Place): void {
   }
 }
 
-/** What each is in JavaScript, the rule, and how a value is mended. */
-const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, mend: string]>> = {
+/** What each is in JavaScript, the rule, and how a value is fixed. */
+const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, fix: string]>> = {
   switch: ["boolean", "it is true or false", "give one of the two, or leave it out"],
   number: ["number", "it is a number", "give one, or leave it out"],
   text: ["string", "it is a text", "give one, or leave it out"],
@@ -81,10 +81,10 @@ const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, mend: 
 };
 
 function checkPlain(value: unknown, kind: Plain, name: string): void {
-  const [type, rule, mend] = PLAIN[kind], own: string = Array.isArray(value) ? "list" : typeof value;
+  const [type, rule, fix] = PLAIN[kind], own: string = Array.isArray(value) ? "list" : typeof value;
   if (own === type) return;
   const present = typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
-  throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, mend });
+  throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, fix });
 }
 
 /** All names with the parts that they lie in, such as `rules.minimum.heads`. */
@@ -121,7 +121,7 @@ export function checkWord(value: unknown, known: readonly string[], { what }: { 
     what,
     rule: `it is ${known.join(" or ")}`,
     value: shown(value),
-    mend: meant === null ? "take one of these, or leave it out" : `did you mean ${meant}?`,
+    fix: meant === null ? "take one of these, or leave it out" : `did you mean ${meant}?`,
   });
 }
 

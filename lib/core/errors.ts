@@ -1,4 +1,4 @@
-// The one error type of the toolkit. Owns the wording rule (what, rule, value, mend), the code and the exit status; refuses to print.
+// The one error type of the toolkit. Owns the wording rule (what, rule, value, fix), the code and the exit status; refuses to print.
 
 /** Machine-readable reason of a {@link CompressoError}; each maps to one exit status of the command line. */
 export type ErrorCode =
@@ -28,16 +28,16 @@ export interface ErrorParts {
   /** The present value. */
   readonly value?: string;
   /** What the user can do. */
-  readonly mend?: string;
+  readonly fix?: string;
 }
 
 /**
- * An error that says what cannot be done, the rule, the present value and the mend.
+ * An error that says what cannot be done, the rule, the present value and the fix.
  *
  * @example
  * ```ts
  * import { CompressoError } from "../../mod.ts";
- * const error = new CompressoError("usage", { what: "cannot prune to 120 %", rule: "sparsity lies in (0, 1)", mend: "try 0.2" });
+ * const error = new CompressoError("usage", { what: "cannot prune to 120 %", rule: "sparsity lies in (0, 1)", fix: "try 0.2" });
  * if (error.exitStatus !== 2) throw error;
  * ```
  */
@@ -62,6 +62,6 @@ export class CompressoError extends Error {
   }
 }
 
-function sentence({ what, rule, value, mend }: ErrorParts): string {
-  return [what, rule && `rule: ${rule}`, value && `now: ${value}`, mend && `mend: ${mend}`].filter(Boolean).join("; ");
+function sentence({ what, rule, value, fix }: ErrorParts): string {
+  return [what, rule && `expected: ${rule}`, value && `got: ${value}`, fix && `fix: ${fix}`].filter(Boolean).join("; ");
 }

@@ -47,7 +47,7 @@ export function checkSeed(seed: number): number {
     what: "cannot use this seed",
     rule: `a seed is an integer from 0 to ${MAX_SEED}`,
     value: String(seed),
-    mend: "try 1",
+    fix: "try 1",
   });
 }
 

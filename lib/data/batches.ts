@@ -94,13 +94,13 @@ export function encodeRows(
   if (examples.length === 0) {
     if (refused[0] && refused.length === rows.length) throw allRefused(refused[0].error, rows.length);
     const prompt = promptTokens > 0 ? `, of which the prompt takes ${promptTokens}` : "";
-    const [rule, mend] = rows.length === 0
+    const [rule, fix] = rows.length === 0
       ? ["there are rows to train on", "give rows"]
       : rows.every(({ kind }) => kind === "text")
       ? ["at least one text has two tokens", "give longer texts"]
       : ["at least one row has a response within seq tokens", "raise seq"];
     const value = `${rows.length} rows, seq ${seq}${prompt}`;
-    throw new CompressoError("input", { what: "cannot train on these data", rule, value, mend });
+    throw new CompressoError("input", { what: "cannot train on these data", rule, value, fix });
   }
   const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
   const empty = reading?.skipped ?? [];
@@ -127,9 +127,9 @@ export function encodeRows(
 
 /** The error of the first row, where leaving rows out leaves none. */
 export function allRefused(error: CompressoError, rows: number): CompressoError {
-  const { parts: { mend = "mend the rows" } } = error.cause instanceof CompressoError ? error.cause : error;
-  const all = `${mend}: of ${rows} rows none can be encoded`;
-  return new CompressoError(error.code, { ...error.parts, mend: all }, { cause: error });
+  const { parts: { fix = "fix the rows" } } = error.cause instanceof CompressoError ? error.cause : error;
+  const all = `${fix}: of ${rows} rows none can be encoded`;
+  return new CompressoError(error.code, { ...error.parts, fix: all }, { cause: error });
 }
 
 /** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the places of rows that were left out as broken. */
@@ -243,9 +243,9 @@ function named<T>(place: RowPlace, work: () => T): T {
     return work();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const { what, mend: own = "mend or remove the row" } = error.parts;
-    const mend = `${own}, or have such rows left out (prune --skip-broken)`;
-    throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, mend }, {
+    const { what, fix: own = "fix or remove the row" } = error.parts;
+    const fix = `${own}, or have such rows left out (prune --skip-broken)`;
+    throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, fix }, {
       cause: error,
     });
   }
@@ -260,7 +260,7 @@ function checkIds(tokens: Uint32Array, vocab: number | undefined): void {
     what: "cannot read a token that the model does not have",
     rule: `the model has an embedding of each token: ids lie in [0, ${vocab})`,
     value: `token ${beyond}`,
-    mend: "take its text out of the row, or take the tokenizer that the model was trained with",
+    fix: "take its text out of the row, or take the tokenizer that the model was trained with",
   });
 }
 
@@ -280,7 +280,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
       what: "cannot make batches",
       rule: "an example has at most seq tokens",
       value: `${longest} tokens, seq ${seq}`,
-      mend: "encode the rows with the same seq",
+      fix: "encode the rows with the same seq",
     });
   }
   let epoch = 0;
@@ -323,7 +323,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
           what: "cannot go on from this place in the data",
           rule: `epoch ≥ 0 and index from 0 to ${examples.length}`,
           value: `epoch ${cursor.epoch}, index ${cursor.index}`,
-          mend: "resume with the data set and seq of the first run",
+          fix: "resume with the data set and seq of the first run",
         });
       }
       ({ epoch, index } = cursor);
@@ -338,7 +338,7 @@ function checkSize(name: string, value: number, least: number): void {
     what: "cannot make batches",
     rule: `${name} is an integer, at least ${least}`,
     value: String(value),
-    mend: "give such a number",
+    fix: "give such a number",
   });
 }
 
@@ -349,6 +349,6 @@ export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "ma
     what: "cannot train on sequences of this length",
     rule: `the model's longest context is ${maxPosition} tokens`,
     value: String(seq),
-    mend: "lower --seq",
+    fix: "lower --seq",
   });
 }

@@ -81,7 +81,7 @@ export interface Fault {
   /** What the row is or has, to be read behind its place: `has a number as "output"`. */
   readonly problem: string;
   /** What the user can do. */
-  readonly mend: string;
+  readonly fix: string;
 }
 
 /** A row, or why there is none. */
@@ -125,13 +125,13 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
   checkNames(options, FIELD_NAMES, { whose: "toRow" });
   const parsed = parseRow(value, options), what = "cannot make a row of the value";
   if ("fault" in parsed) {
-    const { rule, problem, mend } = parsed.fault;
-    throw new CompressoError("input", { what, rule, value: `it ${problem}`, mend: mend === "" ? "correct it" : mend });
+    const { rule, problem, fix } = parsed.fault;
+    throw new CompressoError("input", { what, rule, value: `it ${problem}`, fix: fix === "" ? "correct it" : fix });
   }
   const empty = emptyField(parsed.row, options);
   if (empty === null) return parsed.row;
   const rule = `"${empty}" has something in it`;
-  throw new CompressoError("input", { what, rule, value: "it is empty", mend: "give it a text, or leave the row out" });
+  throw new CompressoError("input", { what, rule, value: "it is empty", fix: "give it a text, or leave the row out" });
 }
 
 /**
@@ -158,8 +158,8 @@ export function parseRow(value: unknown, fields: RowFields): ParsedRow {
 export function checkedRow(row: Row): Row {
   const parsed = parseKind(row), made = "make rows of a program with toRow";
   if ("row" in parsed) return { ...parsed.row, extra: row.extra ?? {} };
-  const { rule, problem, mend } = parsed.fault, value = `it ${problem}`;
-  throw new CompressoError("input", { what: "cannot encode the row", rule, value, mend: mend === "" ? made : mend });
+  const { rule, problem, fix } = parsed.fault, value = `it ${problem}`;
+  throw new CompressoError("input", { what: "cannot encode the row", rule, value, fix: fix === "" ? made : fix });
 }
 
 function parseKind(row: Row): ParsedRow {
@@ -245,8 +245,8 @@ function parseInstruct({ instruction, input, output, choices, ...extra }: Json):
   if (typeof output !== "string") return notText(output, "output");
   const before = isFilled(extra["system"]) ? "system" : hasTurns(extra["history"]) ? "history" : null;
   if (before !== null) {
-    const mend = 'write the row as "messages" with a turn for each text, or take the field out';
-    return fault("an instruction has no turns before it", `has "${before}"`, mend);
+    const fix = 'write the row as "messages" with a turn for each text, or take the field out';
+    return fault("an instruction has no turns before it", `has "${before}"`, fix);
   }
   const list = Array.isArray(choices) && choices.every((choice) => typeof choice === "string") ? choices : null;
   return {
@@ -308,8 +308,8 @@ function withSystem(messages: readonly ChatMessage[], { system, ...others }: Jso
   }
   const own = messages.filter(({ role }) => role === "system");
   if (own.some(({ content }) => content.trim() !== system.trim())) {
-    const mend = 'take out the one that does not hold, or the field "system"';
-    return fault("a conversation has one system text", 'has another one in its messages than as "system"', mend);
+    const fix = 'take out the one that does not hold, or the field "system"';
+    return fault("a conversation has one system text", 'has another one in its messages than as "system"', fix);
   }
   const first: ChatMessage = { role: "system", content: system };
   return { row: { kind: "chat", messages: own.length > 0 ? messages : [first, ...messages], extra: others } };
@@ -345,8 +345,8 @@ function fieldsOf(value: Json): string {
   return keys === "" ? "has no fields" : `has ${keys}`;
 }
 
-function fault(rule: string, problem: string, mend = ""): ParsedRow {
-  return { fault: { rule, problem, mend } };
+function fault(rule: string, problem: string, fix = ""): ParsedRow {
+  return { fault: { rule, problem, fix } };
 }
 
 /** Stands for a text of a table that is no UTF-8. */

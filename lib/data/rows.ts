@@ -111,7 +111,7 @@ export function parseRows(text: string, path: string, options: ReadOptions = {})
   return collector.finish(splitter.finish(), "none");
 }
 
-const BROKEN_MEND = "mend or remove it, or have broken rows left out (prune --skip-broken)";
+const BROKEN_MEND = "fix or remove it, or have broken rows left out (prune --skip-broken)";
 const FEWER_MEND = "take fewer with --limit-rows, or `limit` in a program";
 const HEAP_MEND = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
 
@@ -131,8 +131,8 @@ function createCollector(path: string, options: ReadOptions): Collector {
   const { textField, limit = Infinity, skipBroken = false } = options;
   const { brokenMend = BROKEN_MEND, fewerMend = FEWER_MEND } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
-    const rule = "limit is a whole number, at least 1", mend = "leave it out for all rows";
-    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), mend });
+    const rule = "limit is a whole number, at least 1", fix = "leave it out for all rows";
+    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), fix });
   }
   const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
   const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget();
@@ -146,13 +146,13 @@ function createCollector(path: string, options: ReadOptions): Collector {
     if (bytes === null) return;
     const [kept, heap] = [bytes, budget.heap].map((size) => `${Number((size / 1e9).toPrecision(2))} GB`);
     const value = `${kept} after ${label}, of a heap of ${heap}`;
-    throw dataError(path, "the rows fit into memory", { value, mend: `${fewerMend}, or ${HEAP_MEND}` });
+    throw dataError(path, "the rows fit into memory", { value, fix: `${fewerMend}, or ${HEAP_MEND}` });
   };
   let firstFault: Fault | null = null;
-  const reject = (place: Place, { rule, problem, mend }: Fault): void => {
+  const reject = (place: Place, { rule, problem, fix }: Fault): void => {
     const value = `${place.label} ${problem}`;
-    if (!skipBroken) throw dataError(path, rule, { value, mend: mend || brokenMend });
-    firstFault ??= { rule, problem: value, mend };
+    if (!skipBroken) throw dataError(path, rule, { value, fix: fix || brokenMend });
+    firstFault ??= { rule, problem: value, fix };
     push(broken, leftOut(place, problem), place);
   };
   const keep = (row: Row, place: Place): void => {
@@ -162,7 +162,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     if (first !== null && first.kind !== row.kind) {
       throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
         value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
-        mend: "split the file, or name the field that holds the text (--text-field, or `textField` in a program)",
+        fix: "split the file, or name the field that holds the text (--text-field, or `textField` in a program)",
       });
     }
     first ??= { kind: row.kind, place };
@@ -183,23 +183,23 @@ function createCollector(path: string, options: ReadOptions): Collector {
       if (table !== undefined) {
         throw dataError(path, "it holds JSON lines, a JSON array, parquet or plain text", {
           value: `a table (${table.toLowerCase()})`,
-          mend: "write its rows as JSON lines or parquet, or name it .txt if it is one text",
+          fix: "write its rows as JSON lines or parquet, or name it .txt if it is one text",
         });
       }
       if (textField !== undefined) {
         throw dataError(path, `a row has ${JSON.stringify(textField)}`, {
           value: "the file is plain text",
-          mend: "leave the field out, or give a file of rows",
+          fix: "leave the field out, or give a file of rows",
         });
       }
       keep({ kind: "text", text, extra: {} }, place);
     },
     blank: (place) => push(skipped, leftOut(place, "blank line"), place),
     broken(place, problem): void {
-      reject(place, { rule: "each row is one JSON value", problem, mend: "" });
+      reject(place, { rule: "each row is one JSON value", problem, fix: "" });
     },
-    refuse(rule, value, mend): never {
-      throw dataError(path, rule, { value, mend });
+    refuse(rule, value, fix): never {
+      throw dataError(path, rule, { value, fix });
     },
     get isFull(): boolean {
       return count >= limit;
@@ -211,12 +211,12 @@ function createCollector(path: string, options: ReadOptions): Collector {
     finish(format, compression): DataSet {
       if (count === 0) {
         if (firstFault !== null) {
-          const { rule, problem, mend } = firstFault, counts = `${broken.length} broken, ${skipped.length} empty`;
+          const { rule, problem, fix } = firstFault, counts = `${broken.length} broken, ${skipped.length} empty`;
           const value = `${problem}; of the rows are ${counts}, and none is left`;
-          throw dataError(path, rule, { value, mend: mend || "mend the broken rows, or give another file" });
+          throw dataError(path, rule, { value, fix: fix || "fix the broken rows, or give another file" });
         }
-        const value = `${skipped.length} empty`, mend = "give a file with rows";
-        throw dataError(path, "the file has rows that are not empty", { value, mend });
+        const value = `${skipped.length} empty`, fix = "give a file with rows";
+        throw dataError(path, "the file has rows that are not empty", { value, fix });
       }
       const report = { format, compression, rows: count, skipped, broken, limited: count >= limit };
       if (rows.instruct.length > 0) return { kind: "instruct", rows: rows.instruct, report };

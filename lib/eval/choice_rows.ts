@@ -35,7 +35,7 @@ export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[
       what: "cannot take so many rows",
       rule: "limit is a whole number, at least 1",
       value: String(limit),
-      mend: "leave it out for all rows",
+      fix: "leave it out for all rows",
     });
   }
   if (data.kind !== "instruct") {
@@ -64,6 +64,6 @@ function unscorable(where: string, value: string): CompressoError {
     what: `cannot score ${where}`,
     rule: 'a row has "choices", a list of strings with the output among them',
     value,
-    mend: "add choices to the rows, or take another measure",
+    fix: "add choices to the rows, or take another measure",
   });
 }

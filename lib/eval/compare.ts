@@ -53,7 +53,7 @@ export function compareItems(
       what: "cannot compare two models",
       rule: "both have answered the same questions",
       value: gap,
-      mend: "evaluate both with the same tasks, data and limit",
+      fix: "evaluate both with the same tasks, data and limit",
     });
   }
   if (first.length === 0) {
@@ -61,7 +61,7 @@ export function compareItems(
       what: "cannot compare two models",
       rule: "both have answered at least one question",
       value: "none",
-      mend: "give the items of a task that has questions",
+      fix: "give the items of a task that has questions",
     });
   }
   const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>

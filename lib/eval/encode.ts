@@ -36,13 +36,13 @@ export function encodeQuestion(
   { tokenizer, context: most, refuseLong = false }: EncodeQuestionOptions,
 ): EncodedQuestion {
   const { label, subset } = question;
-  const fail = (rule: string, value: string, mend = "mend or remove the question"): never => {
+  const fail = (rule: string, value: string, fix = "fix or remove the question"): never => {
     throw new CompressoError("input", {
       what: `cannot score the task ${name} from ${path}`,
       rule,
       // Each subset may have a file of its own, with a line of this number.
       value: `${label}${subset === "" ? "" : ` (${subset})`} has ${value}`,
-      mend,
+      fix,
     });
   };
   const known = new Map<string, readonly number[]>();
@@ -54,8 +54,8 @@ export function encodeQuestion(
       : pairEncoded(tokenizer, { context, continuation, known });
     const choice = index + 1;
     if (before.length === 0) {
-      const mend = "give the question a context, or take a tokenizer with a BOS or EOS token";
-      fail("a context has tokens", `none before choice ${choice}`, mend);
+      const fix = "give the question a context, or take a tokenizer with a BOS or EOS token";
+      fail("a context has tokens", `none before choice ${choice}`, fix);
     }
     if (after.length === 0) fail("a continuation has tokens", `none for choice ${choice}`);
     if (after.length > most) {

@@ -81,8 +81,8 @@ export async function loadTasks(
   { tasks, taskData, limit, prompt = null }: Pick<EvaluateOptions, "tasks" | "taskData" | "limit" | "prompt">,
 ): Promise<LoadedTask[]> {
   checkPromptText(prompt);
-  const fail = (rule: string, value: string, mend: string): never => {
-    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value, mend });
+  const fail = (rule: string, value: string, fix: string): never => {
+    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value, fix });
   };
   if (tasks.length === 0) fail("there is at least one task", "none", "name a task");
   if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {

@@ -84,7 +84,7 @@ export async function openEvaluationFile<Known, Added>(
     await openAlone(path, {
       what: `cannot keep the evaluation in ${path}`,
       one: "evaluation",
-      mend: "wait for its end, or choose another --out",
+      fix: "wait for its end, or choose another --out",
     }),
   );
   const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
@@ -160,7 +160,7 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
     what: `cannot go on with the evaluation in ${path}`,
     rule: "models, data and options are those of the first run",
     value: differing.join("; "),
-    mend: "give the same options, remove the file, or choose another --out",
+    fix: "give the same options, remove the file, or choose another --out",
   });
 }
 
@@ -177,6 +177,6 @@ function broken(path: string, value: string): CompressoError {
     what: `cannot go on with the evaluation in ${path}`,
     rule: "the file was written by an evaluation",
     value,
-    mend: "choose another --out",
+    fix: "choose another --out",
   });
 }

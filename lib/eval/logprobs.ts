@@ -115,15 +115,15 @@ function checkLengths(sequences: readonly (readonly number[])[], context: number
   const what = "cannot tell log-probabilities of a text";
   for (const { length } of sequences) {
     if (length === 0) {
-      const rule = "it has at least one token", mend = "give a text with one";
-      throw new CompressoError("input", { what, rule, value: "none", mend });
+      const rule = "it has at least one token", fix = "give a text with one";
+      throw new CompressoError("input", { what, rule, value: "none", fix });
     }
     if (length <= context) continue;
     throw new CompressoError("input", {
       what,
       rule: `it fits the model's context of ${context} tokens`,
       value: `${length} tokens`,
-      mend: "shorten it",
+      fix: "shorten it",
     });
   }
 }

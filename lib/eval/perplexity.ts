@@ -141,7 +141,7 @@ function checkFinite(nll: number, place: number): void {
     what: "cannot measure perplexity",
     rule: "the loss of every token is finite",
     value: `the sum of window ${place + 1} is ${nll}`,
-    mend: "check the model's weights, masks and LoRA",
+    fix: "check the model's weights, masks and LoRA",
   });
 }
 
@@ -205,7 +205,7 @@ export function checkLength(
       ? `the text has at least one window of ${window} tokens`
       : "the text has at least two tokens",
     value: `${tokens} tokens`,
-    mend: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
+    fix: stride === undefined ? "use a longer text or a smaller window" : "use a longer text",
   });
 }
 
@@ -215,8 +215,8 @@ export function checkPerplexity(
   text: string | ArrayLike<number>,
   { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {
-  const fail = (rule: string, value: unknown, mend = "change it, or leave it out"): never => {
-    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), mend });
+  const fail = (rule: string, value: unknown, fix = "change it, or leave it out"): never => {
+    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), fix });
   };
   const { maxPosition } = spec;
   if (!Number.isInteger(window) || window < 2 || window > maxPosition) {

@@ -28,6 +28,6 @@ export function builtinTask(name: string): TaskDefinition {
     what: `cannot evaluate the task '${name}'`,
     rule: `a task is one of ${TASK_NAMES.join(", ")}, or a path to your own, such as ./mine.ts`,
     value: name,
-    mend: near === null ? "take one of these" : `did you mean ${near}?`,
+    fix: near === null ? "take one of these" : `did you mean ${near}?`,
   });
 }

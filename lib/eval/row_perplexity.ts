@@ -97,7 +97,7 @@ export async function rowPerplexity(
       what: "cannot measure perplexity",
       rule: "the loss of every token is finite",
       value: `the mean is ${nll}`,
-      mend: "check the model's weights, masks and LoRA",
+      fix: "check the model's weights, masks and LoRA",
     });
   }
   const stderr = errorOf(sums, counts);
@@ -145,7 +145,7 @@ function encode(
   };
   if (!Number.isInteger(seq) || seq < 2 || seq > spec.maxPosition) {
     const rule = `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`;
-    fail("usage", { rule, value: String(seq), mend: "try 512, or the context" });
+    fail("usage", { rule, value: String(seq), fix: "try 512, or the context" });
   }
   if (!tokenizer) throw noTokenizer("cannot measure perplexity over rows");
   const refused: CompressoError[] = [], examples: Example[] = [];
@@ -167,8 +167,8 @@ function encode(
   }
   if (refused[0] && refused.length === rows.length) throw allRefused(refused[0], rows.length);
   if (examples.length === 0) {
-    const rule = "at least one row has a token to predict", mend = "give longer rows, or raise seq";
-    fail("input", { rule, value: `${rows.length} rows`, mend });
+    const rule = "at least one row has a token to predict", fix = "give longer rows, or raise seq";
+    fail("input", { rule, value: `${rows.length} rows`, fix });
   }
   return { examples, truncated, skipped, broken: refused.length };
 }

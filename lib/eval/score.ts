@@ -126,32 +126,32 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
       what: `cannot score sequence ${index}`,
       rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
       value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
-      mend: "shorten them, or give each a token",
+      fix: "shorten them, or give each a token",
     });
   });
 }
 
 /** Throws `CompressoError("input")` for rows that {@link scoreChoices} refuses with a context of `most` tokens. */
 export function checkRows(rows: readonly ChoiceRow[], most: number): void {
-  const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "mend">): never => {
+  const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "fix">): never => {
     throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
   };
-  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows", mend: "give a row" });
+  if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows", fix: "give a row" });
   rows.forEach(({ prefix, choices, answer, number }, index) => {
-    const where = `row ${number ?? index + 1}`, mend = "mend the row, or leave it out";
-    if (prefix.length === 0) fail(where, { rule: "the prefix has at least one token", value: "an empty prefix", mend });
-    if (choices.length === 0) fail(where, { rule: "it has choices", value: "none", mend });
+    const where = `row ${number ?? index + 1}`, fix = "fix the row, or leave it out";
+    if (prefix.length === 0) fail(where, { rule: "the prefix has at least one token", value: "an empty prefix", fix });
+    if (choices.length === 0) fail(where, { rule: "it has choices", value: "none", fix });
     if (!Number.isInteger(answer) || choices[answer] === undefined) {
-      fail(where, { rule: `the answer is an index below ${choices.length}`, value: String(answer), mend });
+      fail(where, { rule: `the answer is an index below ${choices.length}`, value: String(answer), fix });
     }
     for (const choice of choices) {
-      if (choice.length === 0) fail(where, { rule: "a choice has at least one token", value: "an empty choice", mend });
+      if (choice.length === 0) fail(where, { rule: "a choice has at least one token", value: "an empty choice", fix });
       const length = prefix.length + choice.length;
       if (length > most + 1) {
         fail(where, {
           rule: `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
           value: `${length} tokens`,
-          mend: "shorten the row, or leave it out",
+          fix: "shorten the row, or leave it out",
         });
       }
     }
@@ -165,6 +165,6 @@ function checkFinite(scores: readonly number[]): void {
     what: "cannot score choices",
     rule: "the log-likelihood of every choice is finite",
     value: String(bad),
-    mend: "check the model's weights, masks and LoRA",
+    fix: "check the model's weights, masks and LoRA",
   });
 }

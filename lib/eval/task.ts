@@ -80,7 +80,7 @@ export function asTask(value: unknown, where: string): TaskDefinition {
       what: `cannot use the task of ${where}`,
       rule,
       value: typeof now === "string" ? JSON.stringify(now) : String(now),
-      mend: "export default defineTask({ name, item: (row) => ({ context, choices, answer }) })",
+      fix: "export default defineTask({ name, item: (row) => ({ context, choices, answer }) })",
     });
   };
   if (!isObject(value)) return fail("a task is an object", value);
@@ -127,7 +127,7 @@ export function createRow(
       what: `cannot read ${where}`,
       rule,
       value: `${label} ${problem}`,
-      mend: "mend or remove the row, or correct the task",
+      fix: "fix or remove the row, or correct the task",
     });
   if (!isObject(value)) throw error("each row is an object", "is none");
   const find = (field: string): unknown => {

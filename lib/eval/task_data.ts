@@ -236,7 +236,7 @@ async function noData(name: string, { folder, splits }: Wanted): Promise<never> 
     what: `cannot find the data of the task ${name}`,
     rule: `they are ${join(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${EXTENSIONS.join(", ")}`,
     value: await isFolder(folder) ? "no such file" : `${folder} is no folder`,
-    mend: "name the folder by --task-data, and its files by task and split",
+    fix: "name the folder by --task-data, and its files by task and split",
   });
 }
 

@@ -71,7 +71,7 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
       rule:
         "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
-      mend: "correct that part",
+      fix: "correct that part",
     });
   }
   const { context, choices, answer, labels, description, subset, ...rest } = parsed.data;
@@ -122,6 +122,6 @@ function unreadable(path: string, rule: string, error: unknown): CompressoError 
     what: `cannot read the task ${path}`,
     rule,
     value: missing ? "no such file" : error instanceof Error ? `${error.name}: ${error.message}` : String(error),
-    mend: missing ? "check the path" : "mend the file",
+    fix: missing ? "check the path" : "fix the file",
   }, { cause: error });
 }

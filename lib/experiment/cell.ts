@@ -102,7 +102,7 @@ function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows
   if (prompt === undefined || prompt === false || rows.some(({ kind }) => kind !== "text")) return;
   throw promptForTexts({
     what: "cannot train with a prompt",
-    mend: "set prompt to false for them, in a grid of their own",
+    fix: "set prompt to false for them, in a grid of their own",
   });
 }
 
@@ -157,7 +157,7 @@ export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOu
       what: `cannot read the run of cell ${cell.name}`,
       rule: "its folder holds run.json and cut.json",
       value: summary ? "no cut.json" : "no run.json",
-      mend: `remove ${store.cell(folder)}, and the cell runs again`,
+      fix: `remove ${store.cell(folder)}, and the cell runs again`,
     });
   }
   const records = await store.records(folder);

@@ -216,7 +216,7 @@ export function asExperiment(exported: unknown, file: string): Experiment {
     what: `cannot use ${file} as an experiment`,
     rule: "its default export is defineExperiment({ … })",
     value: exported === undefined ? "no default export" : typeof exported,
-    mend: "write `export default defineExperiment({ … })`",
+    fix: "write `export default defineExperiment({ … })`",
   });
 }
 
@@ -256,7 +256,7 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
     const what = `cannot define the experiment '${definition.name}'`;
-    throw new CompressoError("usage", { what, rule, value, mend: "correct it, or what is set beside it" });
+    throw new CompressoError("usage", { what, rule, value, fix: "correct it, or what is set beside it" });
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");
@@ -315,7 +315,7 @@ function refuseMisspelt({ data }: ExperimentDefinition): void {
     what: "cannot define the experiment",
     rule: `data: one set has ${known.join(", ")}, and of several none beside file or generate is called like these`,
     value: stranger,
-    mend: `did you mean ${nearest(stranger, known)}?`,
+    fix: `did you mean ${nearest(stranger, known)}?`,
   });
 }
 
@@ -347,6 +347,6 @@ function wrongForm(issues: readonly Issue[], definition: unknown, where = ""): C
     what: "cannot define the experiment",
     rule: `${at.length > 0 ? `${where}${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
     value: shown.length > 120 ? `${shown.slice(0, 117)}…` : shown,
-    mend: "correct the definition",
+    fix: "correct the definition",
   });
 }

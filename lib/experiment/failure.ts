@@ -1,4 +1,4 @@
-// What becomes of a cell's error: its record, with a mend that works in an experiment, and how often it came. Owns those words; refuses to decide
+// What becomes of a cell's error: its record, with a fix that works in an experiment, and how often it came. Owns those words; refuses to decide
 // what runs.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
@@ -53,27 +53,27 @@ function messageOf(error: unknown, options: CellOptions): string {
   if (!(error instanceof CompressoError)) return error instanceof Error ? error.message : String(error);
   const { code, parts } = error;
   if (error instanceof AlarmError) {
-    return new CompressoError(code, { ...parts, mend: mendOf(error.alarm, options) }).message;
+    return new CompressoError(code, { ...parts, fix: fixOf(error.alarm, options) }).message;
   }
   return new CompressoError(code, partsInOptions(parts)).message;
 }
 
 /** An error's parts with the names of a cell's options in place of those of `prune`. */
-export function partsInOptions({ what, rule, mend, ...value }: ErrorParts): ErrorParts {
+export function partsInOptions({ what, rule, fix, ...value }: ErrorParts): ErrorParts {
   return {
     what: inOptions(what),
     ...(rule === undefined ? {} : { rule: inOptions(rule) }),
     ...value,
-    ...(mend === undefined ? {} : { mend: inOptions(mend) }),
+    ...(fix === undefined ? {} : { fix: inOptions(fix) }),
   };
 }
 
 /** An error's parts with what the definition says of a measure in place of options of `prune` and `eval`. */
-export function ofMeasure({ mend, ...parts }: ErrorParts): ErrorParts {
-  if (mend === undefined) return parts;
-  const own = mend.replace(SKIPPED, "skipBroken: true of the measure")
+export function ofMeasure({ fix, ...parts }: ErrorParts): ErrorParts {
+  if (fix === undefined) return parts;
+  const own = fix.replace(SKIPPED, "skipBroken: true of the measure")
     .replace("by --task-data", "by evaluate.tasks.data, or by --file NAME=PATH where that is @NAME");
-  return { ...parts, mend: own };
+  return { ...parts, fix: own };
 }
 
 /** Words with the names of a cell's options in place of those of `prune`: `loraRate` for `--lora-rate`. */
@@ -86,7 +86,7 @@ function inOptions(text: string): string {
 }
 
 /** As the verb `prune` words it, but for the ways that a cell has. */
-function mendOf({ monitor, change }: Alarm, { onAlarm = [] }: CellOptions): string {
+function fixOf({ monitor, change }: Alarm, { onAlarm = [] }: CellOptions): string {
   const advice = inOptions(change), changed = `${advice}, and run it anew (--redo)`;
   // NaN cannot be gone on with.
   if (monitor === "nan") return changed;

@@ -78,8 +78,8 @@ export function labelsOfOption(name: CellOptionName, cells: readonly Cell[]): La
 /** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or that none has together. */
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
-    const mend = "--dry-run without --only lists the runs";
-    throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value, mend });
+    const fix = "--dry-run without --only lists the runs";
+    throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value, fix });
   };
   const chosen = [...filter].reduce((left, [name, values]) => {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);

@@ -77,7 +77,7 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
       what: `cannot use the prompt of ${setting}`,
       rule: "it is a UTF-8 file that holds the text of the prompt",
       value: error instanceof Deno.errors.NotFound ? "no such file" : error instanceof Error ? error.message : "broken",
-      mend: "check the path, and write the text into it, or set prompt to false",
+      fix: "check the path, and write the text into it, or set prompt to false",
     }, { cause: error });
   }
 }
@@ -104,7 +104,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     });
   }
   for (const { name, seq, ...file } of evaluate.rows ?? []) {
-    const set = await cache.read(file, "mend or remove it, or set `skipBroken: true` of the measure"),
+    const set = await cache.read(file, "fix or remove it, or set `skipBroken: true` of the measure"),
       isText = set.kind === "text";
     for (const { label, prompt } of isText ? [{ label: "", prompt: null }] : prompts) {
       measures.push({
@@ -133,7 +133,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     }
   }
   for (const { name, file, limit } of evaluate.choices ?? []) {
-    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) }, "mend or remove it");
+    const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) }, "fix or remove it");
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,
@@ -192,7 +192,7 @@ export function checkLengths(
       what: `cannot measure ${name} on the model ${model}`,
       rule: `${option} is at most the model's context of ${maxPosition} tokens`,
       value: String(length),
-      mend: `lower evaluate's ${option}`,
+      fix: `lower evaluate's ${option}`,
     });
   }
 }
@@ -232,7 +232,7 @@ async function tasksOf(
     what: "cannot measure a task",
     rule: "measures have different names, of whatever kind they are",
     value: twice,
-    mend: "give one of them another name",
+    fix: "give one of them another name",
   });
 }
 

@@ -19,7 +19,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
       what: `cannot read the experiment ${path}`,
       rule: "it is a local .ts, .js, .mjs or .json file",
       value,
-      mend: "check the path, or mend the file",
+      fix: "check the path, or fix the file",
     }, { cause });
   };
   const kind = extname(path).toLowerCase();
@@ -54,7 +54,7 @@ function refuseTrust({ definition }: Experiment, path: string): void {
   ];
   const modules = taskModules(definition);
   if (trusted.length + modules.length === 0) return;
-  const mends = [
+  const fixes = [
     ...(trusted.length > 0 ? ["give --set trust=true on the command line where you trust the script"] : []),
     ...(modules.length > 0
       ? ["name the task @NAME with null in files, and give --file NAME=PATH where you trust the module"]
@@ -64,7 +64,7 @@ function refuseTrust({ definition }: Experiment, path: string): void {
     what: `cannot use the experiment ${path}`,
     rule: "a file of JSON is data, and cannot say that scripts of others run with all rights",
     value: [...trusted, ...modules].join(", "),
-    mend: `leave it out there, and ${mends.join("; ")}`,
+    fix: `leave it out there, and ${fixes.join("; ")}`,
   });
 }
 

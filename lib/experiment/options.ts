@@ -238,7 +238,7 @@ export function checkOption(name: string, value: unknown, where: string): void {
       what: `cannot use the option '${name}' in ${where}`,
       rule: `options are ${CELL_OPTION_NAMES.join(", ")}`,
       value: name,
-      mend: "rename or remove it",
+      fix: "rename or remove it",
     });
   }
   const parsed = CHECKS[name].safeParse(value);
@@ -247,7 +247,7 @@ export function checkOption(name: string, value: unknown, where: string): void {
     what: `cannot use this ${name} in ${where}`,
     rule: parsed.error.issues[0]?.message ?? "it has another type",
     value: JSON.stringify(value) ?? String(value),
-    mend: "correct the value, or leave it out for the default",
+    fix: "correct the value, or leave it out for the default",
   });
 }
 
@@ -283,7 +283,7 @@ export function pruneOptions(
       what: "cannot run a cell of the experiment",
       rule: "base or grid say its sparsity and its steps",
       value: sparsity === undefined ? "no sparsity" : "no steps",
-      mend: "add it to base, or give --set KEY=VALUE",
+      fix: "add it to base, or give --set KEY=VALUE",
     });
   }
   const cutsAtOnce = method !== undefined && isOneShot(method), { prefinetune = 0, postfinetune = 0 } = cell;

@@ -142,7 +142,7 @@ export async function checkUnchanged(
     what: `cannot go on with cell ${name}`,
     rule: "data, schedule and model are those with which the sitting began",
     value,
-    mend: "begin the sitting again, or put them back first: finished cells stay as they are",
+    fix: "begin the sitting again, or put them back first: finished cells stay as they are",
   });
 }
 
@@ -239,7 +239,7 @@ function checkWrittenLength(source: DataSource, { name, room }: CellModel): void
     what: `cannot have texts written by the model ${name}`,
     rule: `generate's tokens are at most ${room}, what the model's context holds`,
     value: String(tokens),
-    mend: "lower generate's tokens",
+    fix: "lower generate's tokens",
   });
 }
 
@@ -252,7 +252,7 @@ function limited(source: DataSource, limit: number | undefined): DataSource {
     what: "cannot use limitRows with these data",
     rule: "it takes the first rows of a file",
     value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
-    mend: "leave limitRows out, or set limit of the data",
+    fix: "leave limitRows out, or set limit of the data",
   });
 }
 
@@ -264,6 +264,6 @@ function pick<T>(parts: Readonly<Record<string, T>>, name: string | undefined, o
     what: `cannot tell which ${option} a cell uses`,
     rule: `'${option}' is set in base or grid where there are several`,
     value: `${names.join(", ")}; ${name ?? "none"} is set`,
-    mend: "name one of them in base, grid or by --set",
+    fix: "name one of them in base, grid or by --set",
   });
 }

@@ -81,7 +81,7 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
       throw new CompressoError("usage", {
         what: `cannot run the experiment '${definition.name}' without data`,
         rule: "it names its data; only the demo has its own",
-        mend: "add `data` to the definition, or give --data FILE",
+        fix: "add `data` to the definition, or give --data FILE",
         value: "no data, and a model other than demo",
       });
     }
@@ -133,7 +133,7 @@ function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }
     what: `cannot set '${name}' in the experiment '${experiment}'`,
     rule: "an option is set where all grids of the definition have the same values of it, or none has",
     value: own.map((values, index) => `${values} in grid ${index + 1}`).join(", "),
-    mend: "change the definition's grids, or choose among their runs with --only",
+    fix: "change the definition's grids, or choose among their runs with --only",
   });
 }
 
@@ -148,7 +148,7 @@ function assign(
         what: `cannot use ${option} ${name}=${path}`,
         rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
         value: name,
-        mend: "give one of these",
+        fix: "give one of these",
       });
     }
     const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");
@@ -167,7 +167,7 @@ function named(
     what: `cannot run the experiment '${experiment}'`,
     rule: `it needs a file that it calls '${name}'`,
     value: path !== undefined ? "nobody says where it is" : `its files are ${Object.keys(files).join(", ") || "none"}`,
-    mend: path !== undefined ? `give --file ${name}=PATH` : `add '${name}' to its files`,
+    fix: path !== undefined ? `give --file ${name}=PATH` : `add '${name}' to its files`,
   });
 }
 

@@ -128,7 +128,7 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
       what: `cannot read ${path}`,
       rule: "what an experiment names is there, and may be read",
       value: isMissing ? "no such file or folder" : error.message,
-      mend: isMissing
+      fix: isMissing
         ? "check the path; those of a definition are relative to its file"
         : "check the path, and the rights to it",
     }, { cause: error });
@@ -169,8 +169,7 @@ async function checkWritten(path: string, digest: string): Promise<void> {
     what: `cannot use the texts in ${path}`,
     rule: "they are those that the model wrote",
     value: `a digest of ${digest.slice(0, 12)} then, of ${now.slice(0, 12)} now`,
-    mend:
-      "put them back, or remove the file to have them written again; give texts of your own as a data set of theirs",
+    fix: "put them back, or remove the file to have them written again; give texts of your own as a data set of theirs",
   });
 }
 
@@ -180,7 +179,7 @@ function lastRows(set: DataSet, { last, path }: { readonly last: number; readonl
       what: `cannot take the last ${last} rows of ${path}`,
       rule: "the file has as many",
       value: `${set.rows.length} rows`,
-      mend: "lower last, or give a longer file",
+      fix: "lower last, or give a longer file",
     });
   }
   // What was left out before the first of them is no part of what is taken.

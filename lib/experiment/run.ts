@@ -200,7 +200,7 @@ async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): P
       what: "cannot run so many cells",
       rule: "maxCells is a whole number, at least 0",
       value: String(maxCells),
-      mend: "leave it out for all of them",
+      fix: "leave it out for all of them",
     });
   }
   const changed = refusedCells(cells, { redo }), [first] = changed;
@@ -209,7 +209,7 @@ async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): P
       what: `cannot go on with cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
       rule: "a cell's definition is that of the sitting that began it",
       value: first.state.what,
-      mend: evaluateOnly
+      fix: evaluateOnly
         ? "give the options that they were run with, or choose others by --only; --redo without --evaluate-only runs them anew"
         : "run them anew with --redo, or choose another --out",
     });

@@ -74,6 +74,6 @@ function wrong(option: string, rule: string, value: unknown, name?: unknown): Co
     what: `cannot use the option '${option}'`,
     rule,
     value: name === undefined ? present : `${String(name)}: ${present}`,
-    mend: option === "out" ? "give one" : "give it so, or leave it out",
+    fix: option === "out" ? "give one" : "give it so, or leave it out",
   });
 }

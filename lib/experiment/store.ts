@@ -132,17 +132,17 @@ export class Store {
       what: `cannot write to ${this.out}`,
       rule: "results of an experiment lie in a folder",
       value,
-      mend: "choose another --out",
+      fix: "choose another --out",
     });
   }
 
   async #checkReport(experiment: string): Promise<void> {
-    const fail = (value: string, mend: string): never => {
+    const fail = (value: string, fix: string): never => {
       throw new CompressoError("usage", {
         what: `cannot write the report of ${experiment} to ${this.out}`,
         rule: "one that lies there is an earlier report of the same experiment",
         value,
-        mend,
+        fix,
       });
     };
     const report = await readJson<{ readonly name?: unknown; readonly cells?: unknown }>(
@@ -351,7 +351,7 @@ async function readJson<T>(path: string): Promise<T | null> {
     throw unusable(error, {
       what: `cannot read ${path}`,
       rule: "it is what an earlier sitting has written",
-      mend: "remove the cell's folder, and the cell runs again",
+      fix: "remove the cell's folder, and the cell runs again",
     });
   }
 }
@@ -365,7 +365,7 @@ async function removeOld(path: string): Promise<void> {
     throw unusable(error, {
       what: `cannot remove ${path}`,
       rule: "what an earlier run of the cell has left goes before it runs anew",
-      mend: "close what has it open, or remove the cell's folder",
+      fix: "close what has it open, or remove the cell's folder",
     });
   }
 }

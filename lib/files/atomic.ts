@@ -346,7 +346,7 @@ function occupied(path: string, count: number): CompressoError {
     what: `cannot write the folder ${path}`,
     rule: "the folder is new or empty",
     value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
-    mend: "choose another folder, or allow replacing this one (--overwrite)",
+    fix: "choose another folder, or allow replacing this one (--overwrite)",
   });
 }
 
@@ -364,6 +364,6 @@ export function unwritable(path: string, error: unknown): CompressoError {
     what: `cannot write ${path}`,
     rule: "the system lets it be written",
     value: error instanceof Error ? error.message : String(error),
-    mend: "check the path, the rights and the free space",
+    fix: "check the path, the rights and the free space",
   }, { cause: error });
 }

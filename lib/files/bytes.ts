@@ -19,7 +19,7 @@ export async function fileSize(path: string): Promise<number> {
     what: `cannot read ${path}`,
     rule: "the path is a file",
     value: "a folder",
-    mend: "name a file in it",
+    fix: "name a file in it",
   });
 }
 
@@ -69,27 +69,27 @@ export async function* streamBytes(
 }
 
 /** What a file that is not of the wanted format seems to be, or null; `head` holds its first bytes. */
-export function looksLike(head: Uint8Array): { readonly what: string; readonly mend: string } | null {
+export function looksLike(head: Uint8Array): { readonly what: string; readonly fix: string } | null {
   const text = new TextDecoder("latin1").decode(head.subarray(0, 64));
-  if (head.length === 0) return { what: "an empty file", mend: "fetch the file again" };
+  if (head.length === 0) return { what: "an empty file", fix: "fetch the file again" };
   if (text.startsWith("version https://git-lfs")) {
     return {
       what: "a Git LFS pointer instead of the file",
-      mend: "run `git lfs pull` in its folder, or fetch the file itself",
+      fix: "run `git lfs pull` in its folder, or fetch the file itself",
     };
   }
-  if (text.startsWith("GGUF")) return { what: "a GGUF file", mend: "give the path of this file as the model" };
+  if (text.startsWith("GGUF")) return { what: "a GGUF file", fix: "give the path of this file as the model" };
   if (/^(ggml|ggjt|ggla|lmgg|tjgg|algg)/.test(text)) {
-    return { what: "a GGML file from before GGUF", mend: "convert it with llama.cpp, or fetch a GGUF" };
+    return { what: "a GGML file from before GGUF", fix: "convert it with llama.cpp, or fetch a GGUF" };
   }
   if (text.slice(8).trimStart().startsWith('{"')) {
-    return { what: "a safetensors file", mend: "give the folder that holds it and its config.json" };
+    return { what: "a safetensors file", fix: "give the folder that holds it and its config.json" };
   }
   if (text.startsWith("PK\x03\x04") || head[0] === 0x80) {
-    return { what: "a PyTorch (pickle) file", mend: "convert it to safetensors; pickles run code and are not read" };
+    return { what: "a PyTorch (pickle) file", fix: "convert it to safetensors; pickles run code and are not read" };
   }
   if (/^\s*<(!doctype|html)/i.test(text)) {
-    return { what: "an HTML page", mend: "fetch the file itself, not the page that shows it" };
+    return { what: "an HTML page", fix: "fetch the file itself, not the page that shows it" };
   }
   return null;
 }
@@ -106,7 +106,7 @@ export function unreadable(path: string, error: unknown): CompressoError {
     what: `cannot read ${path}`,
     rule: missing ? "the path exists" : "it may be read",
     value: missing ? "no such file or folder" : error instanceof Error ? error.message : String(error),
-    mend: `check ${missing ? "the spelling of the path" : "it, and the rights to it"}`,
+    fix: `check ${missing ? "the spelling of the path" : "it, and the rights to it"}`,
   }, { cause: error });
 }
 
@@ -131,7 +131,7 @@ async function* readPieces(
           what: `cannot read ${path}`,
           rule: `the file has ${offset + target.length} bytes or more`,
           value: `it ends after ${offset + done}`,
-          mend: "the file is truncated: fetch or write it again",
+          fix: "the file is truncated: fetch or write it again",
         });
       }
       done += got;
@@ -155,6 +155,6 @@ async function checkUnchanged(
     what: `cannot read ${path}`,
     rule: "a file of a model stays as it is while the model is in use",
     value: "it was replaced or written to since the model was opened, as by an export into its folder",
-    mend: "load the model again",
+    fix: "load the model again",
   });
 }

@@ -58,7 +58,7 @@ export class FolderLock implements Disposable {
       what: `cannot write to ${this.#folder}`,
       rule: "one run, sitting or export at a time writes to a folder",
       value: "another one writes to it",
-      mend: "wait for its end, or choose another --out",
+      fix: "wait for its end, or choose another --out",
     });
   }
 
@@ -89,10 +89,10 @@ async function isAt(file: Deno.FsFile, path: string): Promise<boolean> {
  */
 export async function openAlone(
   path: string,
-  { what, one, mend = "wait for its end, or choose another file" }: {
+  { what, one, fix = "wait for its end, or choose another file" }: {
     readonly what: string;
     readonly one: string;
-    readonly mend?: string;
+    readonly fix?: string;
   },
 ): Promise<Deno.FsFile> {
   for (let left = TRIES; left > 0; left--) {
@@ -112,7 +112,7 @@ export async function openAlone(
     what,
     rule: `one ${one} at a time writes to a file`,
     value: "another one writes to it",
-    mend,
+    fix,
   });
 }
 

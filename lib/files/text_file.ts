@@ -10,7 +10,7 @@ export async function readText(path: string): Promise<string> {
       what: `cannot read the text ${path}`,
       rule: "it is a UTF-8 file",
       value: textProblem(error),
-      mend: error instanceof TypeError && /\.(gz|zst|parquet)$/i.test(path)
+      fix: error instanceof TypeError && /\.(gz|zst|parquet)$/i.test(path)
         ? "unpack it to a plain text"
         : "check the path and the encoding",
     }, { cause: error });
@@ -38,7 +38,7 @@ export async function textIfThere(
       what: `cannot read ${path}`,
       rule: "it is a file of UTF-8 that may be read",
       value: textProblem(error),
-      mend: "check the file and the rights to it",
+      fix: "check the file and the rights to it",
     }, { cause: error });
   }
 }

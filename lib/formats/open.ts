@@ -19,11 +19,11 @@ export async function openWeights(path: string): Promise<HfSource | GgufSource> 
   }
   const head = await readBytes(path, 0, { length: Math.min(await fileSize(path), 64) });
   if (new TextDecoder("latin1").decode(head.subarray(0, 4)) === "GGUF") return await openGguf(path);
-  const guess = looksLike(head) ?? { what: "something else", mend: "give a Hugging Face folder or a GGUF file" };
+  const guess = looksLike(head) ?? { what: "something else", fix: "give a Hugging Face folder or a GGUF file" };
   throw new CompressoError("input", {
     what: `cannot open the model ${path}`,
     rule: "it is a Hugging Face folder, or a file that starts with GGUF",
     value: guess.what,
-    mend: guess.mend,
+    fix: guess.fix,
   });
 }

@@ -56,6 +56,6 @@ function fixture(name: string): string {
     what: "cannot open the demo",
     rule: "its files lie beside the toolkit on this machine",
     value: `the toolkit runs from ${url.origin}`,
-    mend: "clone the repository, or name a model of your own",
+    fix: "clone the repository, or name a model of your own",
   });
 }

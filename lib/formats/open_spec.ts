@@ -37,6 +37,6 @@ export async function openSpec(model: string): Promise<DecoderSpec> {
     what: `cannot tell the shape of the model ${path}`,
     rule: "it is a folder with config.json, such a file, or a file that starts with GGUF",
     value: guess?.what ?? "something else",
-    mend: guess?.mend ?? "give a config.json, a folder that holds one, or a GGUF",
+    fix: guess?.fix ?? "give a config.json, a folder that holds one, or a GGUF",
   });
 }

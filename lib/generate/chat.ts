@@ -170,6 +170,6 @@ function ownStyle(tokenizer: Tokenizer): PromptStyle {
     what: "cannot chat with this model",
     rule: "its tokenizer has a chat template, or its tokenizer_config.json names a compresso_style",
     value: "it has neither",
-    mend: 'take a model that was trained to chat, or choose the style "alpaca" or "plain" (--style)',
+    fix: 'take a model that was trained to chat, or choose the style "alpaca" or "plain" (--style)',
   });
 }

@@ -187,7 +187,7 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
       what,
       rule: "a model without BOS token needs a prompt",
       value: "an empty prompt",
-      mend: "give at least one token",
+      fix: "give at least one token",
     });
   }
   if (tokens.length >= maxPosition) {
@@ -195,7 +195,7 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
       what,
       rule: `it is shorter than the model's context of ${maxPosition} tokens`,
       value: `${tokens.length} tokens`,
-      mend: "shorten the prompt",
+      fix: "shorten the prompt",
     });
   }
   const bad = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocab);
@@ -204,7 +204,7 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
     what,
     rule: `token ids lie in [0, ${vocab})`,
     value: String(bad),
-    mend: "use the tokenizer of this model",
+    fix: "use the tokenizer of this model",
   });
 }
 
@@ -215,6 +215,6 @@ export function checkMaxTokens(maxTokens: number): void {
     what: "cannot generate with these settings",
     rule: "maxTokens is a whole number, at least 1",
     value: String(maxTokens),
-    mend: "give such a number",
+    fix: "give such a number",
   });
 }

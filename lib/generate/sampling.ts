@@ -74,12 +74,12 @@ export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOpt
 export function checkSampling(options: SamplingOptions): void {
   const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
   const fail = (rule: string, value: number): never => {
-    const mend = "change it, or leave it out for the default";
+    const fix = "change it, or leave it out for the default";
     throw new CompressoError("usage", {
       what: "cannot generate with these settings",
       rule,
       value: String(value),
-      mend,
+      fix,
     });
   };
   if (!Number.isFinite(temperature) || temperature < 0) fail("temperature is a number, at least 0", temperature);

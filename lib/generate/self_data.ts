@@ -163,7 +163,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       what: `${CANNOT_WRITE} ${index + 1}`,
       rule: `after one of ${TRIES} first tokens the model goes on`,
       value: "it ended each text at once, or wrote blanks alone",
-      mend: "try another seed",
+      fix: "try another seed",
     });
   }
 }
@@ -216,8 +216,8 @@ function checkOptions(
     >,
 ): Tokenizer {
   const fail = (rule: string, value: number): never => {
-    const mend = "correct it";
-    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value), mend });
+    const fix = "correct it";
+    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value), fix });
   };
   const { count, skip, tokens, temperature, cacheBytes = 0 } = numbers;
   if (!Number.isInteger(count) || count < 1) fail("count is a whole number, at least 1", count);

@@ -80,7 +80,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
       what: `cannot write ${path}`,
       rule: "texts that are written already are kept",
       value: `${there} of them are, and ${count} are wanted`,
-      mend: `give --count ${there} or more, or start anew`,
+      fix: `give --count ${there} or more, or start anew`,
     });
   }
   if (there === 0) {
@@ -119,7 +119,7 @@ async function standing(
       what: `cannot go on with ${part}`,
       rule: "it was begun with the same model and settings",
       value: `${first} then, ${header} now`,
-      mend: "use the settings of the first run, or start anew",
+      fix: "use the settings of the first run, or start anew",
     });
   }
   await file.truncate(end);
@@ -132,10 +132,10 @@ async function standing(
 /** The error of a text that the model does not begin, at which the series ends: the same settings fail there again, and others are none to go on with. */
 function silenceAfter(written: number, error: CompressoError): CompressoError {
   const anew = "start anew with another seed (--seed, with --overwrite)";
-  const mend = written === 0
+  const fix = written === 0
     ? anew
     : `lower count to ${written}, which are written (--count ${written} --resume), or ${anew}`;
-  return new CompressoError(error.code, { ...error.parts, mend }, { cause: error });
+  return new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
 }
 
 const NEWLINE = 10;

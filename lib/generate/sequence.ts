@@ -90,7 +90,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
         what: "cannot begin another text",
         rule: "one text at a time is written on a cache",
         value: "one is under way",
-        mend: "read it to its end, or leave it: a loop does so by break, a generator by return()",
+        fix: "read it to its end, or leave it: a loop does so by break, a generator by return()",
       });
     }
     using _entered = life.enter();

@@ -51,7 +51,7 @@ export function checkStops(stops: readonly string[]): void {
     what: "cannot stop at this text",
     rule: "a stop string holds at least one character",
     value: "an empty one",
-    mend: "leave it out, or give it a character",
+    fix: "leave it out, or give it a character",
   });
 }
 
@@ -63,7 +63,7 @@ function checkList(stops: unknown): void {
     what: "cannot stop at this text",
     rule: "stop strings are a list of texts",
     value: isText ? JSON.stringify(stops) : shown(stops),
-    mend: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : "give such a list, or leave it out",
+    fix: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : "give such a list, or leave it out",
   });
 }
 

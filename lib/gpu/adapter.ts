@@ -36,7 +36,7 @@ export async function requestAdapter(options: DeviceOptions): Promise<AdapterOff
     throw new CompressoError("gpu", {
       what: "no GPU adapter was found",
       rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
-      mend:
+      fix:
         "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",
       value: "the system offers none",
     });

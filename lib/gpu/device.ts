@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { requestAdapter } from "./adapter.ts";
 import { type BufferRange, readBack } from "./read_back.ts";
-import { type MemoryShortage, mendOf } from "./shortage.ts";
+import { fixOf, type MemoryShortage } from "./shortage.ts";
 import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
 
 /** Options of {@link openDevice}. */
@@ -271,7 +271,7 @@ export class Device implements Disposable {
       what: "the GPU refused an operation",
       rule: "every operation is valid and finds memory",
       value: this.#failure,
-      mend: mendOf(this.#shortage),
+      fix: fixOf(this.#shortage),
     });
   }
 
@@ -290,8 +290,8 @@ export class Device implements Disposable {
   }
 
   #tooLarge(name: string, rule: string, value: string): void {
-    const what = `cannot allocate the GPU ${name}`, mend = "use a smaller batch or sequence, or another adapter";
-    this.refuse(new CompressoError("gpu", { what, rule: `${rule} on this adapter`, value, mend }));
+    const what = `cannot allocate the GPU ${name}`, fix = "use a smaller batch or sequence, or another adapter";
+    this.refuse(new CompressoError("gpu", { what, rule: `${rule} on this adapter`, value, fix }));
   }
 
   #reserve(label: string, bytes: number): void {
@@ -300,7 +300,7 @@ export class Device implements Disposable {
         what: `cannot allocate '${label}' (${bytes} bytes)`,
         rule: `the memory limit is ${this.memoryLimit} bytes`,
         value: `${this.#bytes} bytes are in use`,
-        mend: mendOf("limit"),
+        fix: fixOf("limit"),
       });
       this.#overLimit.add(error);
       throw error;

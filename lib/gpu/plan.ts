@@ -141,7 +141,7 @@ export class Plan implements Disposable {
           what: `cannot run kernel '${kernel.name}'`,
           rule: `at most ${limit} workgroups a dimension`,
           value: `${x} × ${y} × ${z}`,
-          mend: "use a smaller batch or sequence",
+          fix: "use a smaller batch or sequence",
         }),
       );
     }

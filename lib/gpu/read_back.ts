@@ -89,7 +89,7 @@ async function mappedRange(device: Device, staging: DeviceBuffer): Promise<Array
       what: "cannot read from the GPU",
       rule: "its buffers can be mapped",
       value: cause instanceof Error ? cause.message : String(cause),
-      mend: "run `compresso doctor`",
+      fix: "run `compresso doctor`",
     }, { cause });
   }
   device.check();

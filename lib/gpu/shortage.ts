@@ -11,6 +11,6 @@ const MENDS: Readonly<Record<MemoryShortage, string>> = {
 };
 
 /** What to do where the GPU refused an operation: for want of memory, or for another reason. */
-export function mendOf(shortage: MemoryShortage | null): string {
+export function fixOf(shortage: MemoryShortage | null): string {
   return shortage === null ? "run `compresso doctor`, and report this with its output" : MENDS[shortage];
 }

@@ -62,7 +62,7 @@ export function hardSelection(
       what: "cannot cut all layers alike",
       rule: "no layer has a target of its own",
       value: layerTargets.join(", "),
-      mend: "take another layout",
+      fix: "take another layout",
     });
   }
   return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
@@ -75,7 +75,7 @@ export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]
     what: `cannot give kept units the z '${kept}'`,
     rule: "hidden dims that stay have a z of 1",
     value: "no other units",
-    mend: "leave --kept-masks out; in an experiment give it to a grid of other units",
+    fix: "leave --kept-masks out; in an experiment give it to a grid of other units",
   });
 }
 

@@ -239,7 +239,7 @@ export function twofoldGoals(): CompressoError {
     what: "cannot aim at targets of single layers",
     rule: "layers have targets of their own, or are all cut alike",
     value: 'the layout "uniform", and targets of single layers',
-    mend: "take another layout, or leave `layers` out of the schedule",
+    fix: "take another layout, or leave `layers` out of the schedule",
   });
 }
 
@@ -248,6 +248,6 @@ function tooManyLayers(layers: number): CompressoError {
     what: "cannot cut whole layers of this model",
     rule: `it has at most ${MOST_GATED_LAYERS} layers`,
     value: `${layers} layers`,
-    mend: "take layers out of the units",
+    fix: "take layers out of the units",
   });
 }

@@ -46,7 +46,7 @@ export function flatten(rows: readonly number[] | readonly (readonly number[])[]
       what: "cannot use these sequences as one batch",
       rule: "all have the same length",
       value: nested.map((row) => row.length).join(", "),
-      mend: "pad on the right, with labels −100",
+      fix: "pad on the right, with labels −100",
     });
   }
   return { tokens: nested.flat(), batch: nested.length, seq };
@@ -69,18 +69,18 @@ export function checkNext(
     fail("usage", {
       rule: "there is one entry for each token",
       value: `${tokens.length} tokens, ${next.length} entries`,
-      mend: "give -1 where none is asked for",
+      fix: "give -1 where none is asked for",
     });
   }
   if (!Number.isInteger(top) || top < 0 || top > vocab) {
     const rule = `the most likely tokens asked for are a whole number from 0 to ${vocab}`;
-    fail("usage", { rule, value: String(top), mend: "ask for a number in that range" });
+    fail("usage", { rule, value: String(top), fix: "ask for a number in that range" });
   }
   for (let i = 0; i < next.length; i++) {
     const id = next[i] ?? NaN;
     if (!Number.isInteger(id) || id < -1 || id >= vocab) {
-      const rule = `ids lie in [0, ${vocab}), or are -1`, mend = "use the tokenizer of this model";
-      fail("input", { rule, value: String(id), mend });
+      const rule = `ids lie in [0, ${vocab}), or are -1`, fix = "use the tokenizer of this model";
+      fail("input", { rule, value: String(id), fix });
     }
   }
 }
@@ -93,7 +93,7 @@ export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
     what: "cannot split the tokens into sequences",
     rule: "batch is a whole number of at least 1 that divides the tokens",
     value: `${tokens.length} tokens, a batch of ${batch}`,
-    mend: "pad the sequences on the right to one length, with labels −100",
+    fix: "pad the sequences on the right to one length, with labels −100",
   });
 }
 
@@ -109,7 +109,7 @@ export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>
       what: `cannot use label ${i} of the sequence`,
       rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
       value: String(label),
-      mend: "use the tokenizer of this model",
+      fix: "use the tokenizer of this model",
     });
   }
 }
@@ -120,7 +120,7 @@ export function unlikeTokens(value: string): CompressoError {
     what: "cannot compute the loss",
     rule: "labels have the shape of tokens",
     value,
-    mend: "give each token its label, −100 where it does not count",
+    fix: "give each token its label, −100 where it does not count",
   });
 }
 
@@ -168,7 +168,7 @@ export function checkLength(length: number, { maxPosition }: Pick<DecoderSpec, "
     what: "cannot run a model on a sequence of this length",
     rule: `it fits the model's context of ${maxPosition} tokens`,
     value: `${length} tokens`,
-    mend: "shorten it",
+    fix: "shorten it",
   });
 }
 
@@ -179,7 +179,7 @@ export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
       what: "cannot run a model on no tokens",
       rule: "there is at least one",
       value: "none",
-      mend: "give a token",
+      fix: "give a token",
     });
   }
   for (let i = 0; i < tokens.length; i++) {
@@ -189,7 +189,7 @@ export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
       what: `cannot use token ${i} of the sequence`,
       rule: `token ids lie in [0, ${vocab})`,
       value: String(token),
-      mend: "use the tokenizer of this model",
+      fix: "use the tokenizer of this model",
     });
   }
 }

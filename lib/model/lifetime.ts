@@ -87,6 +87,6 @@ function disposed(name: string): CompressoError {
     what: `cannot go on with the ${name}`,
     rule: `a ${name} works until it is disposed`,
     value: `the ${name} was disposed`,
-    mend: "dispose it after its last use, or begin a new one",
+    fix: "dispose it after its last use, or begin a new one",
   });
 }

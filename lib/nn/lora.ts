@@ -94,7 +94,7 @@ export function refuseOthers(
     what: `cannot use the LoRA matrix '${other}'`,
     rule: `it belongs to a target (${targets.join(", ")}) that the model has`,
     value: other,
-    mend: "name its projection among the targets, or leave the matrix out",
+    fix: "name its projection among the targets, or leave the matrix out",
   });
 }
 
@@ -184,7 +184,7 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
     what: `cannot use the LoRA matrix '${name}'`,
     rule: `it has ${size} elements`,
     value: data ? `${data.length} elements` : "it is missing",
-    mend: "pass A [rank, in] and B [out, rank] for every target of every layer",
+    fix: "pass A [rank, in] and B [out, rank] for every target of every layer",
   });
 }
 
@@ -196,8 +196,8 @@ const LEAST_SCALE = 2 ** -126;
 /** Throws `CompressoError("usage")` for settings out of range. */
 export function checkLora({ rank, alpha, targets, dropout = 0, rsLora = false }: LoraConfig): void {
   const fail = (rule: string, value: string): never => {
-    const mend = "correct it";
-    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value, mend });
+    const fix = "correct it";
+    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value, fix });
   };
   if (!Number.isInteger(rank) || rank < 1 || rank > MOST_RANK) {
     fail(`rank is a whole number from 1 to ${MOST_RANK}`, String(rank));

@@ -159,6 +159,6 @@ function check(kind: MaskKind, values: Float32Array | undefined, size: number): 
     what: `cannot use the ${kind} mask`,
     rule: `it has ${size} finite values for this model`,
     value: broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
-    mend: "give as many finite values as the model has heads, FFN columns or hidden dims",
+    fix: "give as many finite values as the model has heads, FFN columns or hidden dims",
   });
 }

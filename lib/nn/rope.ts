@@ -16,7 +16,7 @@ export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Fl
       what: "cannot use the RoPE factors",
       rule: `one factor for each of the headDim / 2 = ${half} frequencies`,
       value: `${scaling.factors.length} factors`,
-      mend: "check rope_freqs.weight of the file",
+      fix: "check rope_freqs.weight of the file",
     });
   }
   return Float64Array.from({ length: half }, (_, i) => {

@@ -164,7 +164,7 @@ export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void 
     what: "cannot run a model on these trees",
     rule: `the rows of the pass are a whole number, at least the nodes and the edges: ${least}`,
     value: `${tokens.length} nodes, ${edgeNodes.length} edges, ${rows} rows`,
-    mend: "give as many rows, or smaller trees",
+    fix: "give as many rows, or smaller trees",
   });
 }
 
@@ -186,8 +186,8 @@ export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | 
 
 function checkSequence({ prefix, choice }: Sequence): void {
   const fail = (rule: string, value: string): never => {
-    const what = "cannot add a sequence to the trees", mend = "leave it out, or correct it";
-    throw new CompressoError("input", { what, rule, value, mend });
+    const what = "cannot add a sequence to the trees", fix = "leave it out, or correct it";
+    throw new CompressoError("input", { what, rule, value, fix });
   };
   if (prefix.length === 0 || choice.length === 0) {
     const rule = "prefix and choice have at least one token each";
@@ -204,7 +204,7 @@ function notShared(shared: number, most: number): CompressoError {
     what: "cannot add a sequence to the trees",
     rule: `it shares a whole number of nodes with the one before it, from 0 to ${most}`,
     value: String(shared),
-    mend: "give what the builder's shared() says, or 0",
+    fix: "give what the builder's shared() says, or 0",
   });
 }
 

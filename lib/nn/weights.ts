@@ -305,6 +305,6 @@ function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<Arr
     what: `cannot use the weights in '${name}'`,
     rule: "weights must be finite",
     value: `element ${at} is ${data[at]}`,
-    mend: "get an intact copy of the model",
+    fix: "get an intact copy of the model",
   });
 }

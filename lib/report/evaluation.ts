@@ -69,7 +69,7 @@ export async function readEvaluation(path: string): Promise<Evaluation[]> {
       what: `cannot read the evaluation ${path}`,
       rule: "it is a file of UTF-8, or of UTF-16 with a byte order mark, that may be read",
       value: error instanceof TypeError && encoding !== "utf-8" ? "it begins as UTF-16 and is not" : textProblem(error),
-      mend: "check the path, or make it with `compresso eval … --json`",
+      fix: "check the path, or make it with `compresso eval … --json`",
     }, { cause: error });
   }
   return parseEvaluation(text, path);
@@ -173,6 +173,6 @@ function wrong(path: string, value: string): CompressoError {
     what: `cannot use the evaluation ${path}`,
     rule: "it is what `compresso eval --json` prints: an object of tasks, perplexity or accuracy, or of several models",
     value,
-    mend: "make it with `compresso eval … --json`",
+    fix: "make it with `compresso eval … --json`",
   });
 }

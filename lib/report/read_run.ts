@@ -148,7 +148,7 @@ export function parseRecords(
       throw broken(`cannot read ${at}`, {
         rule: "each line is a step's record as JSON",
         value: line === "" ? "an empty line" : error instanceof Error ? error.message : String(error),
-        mend: "put the file back as the run wrote it, or make the run anew",
+        fix: "put the file back as the run wrote it, or make the run anew",
       });
     }
     const parsed = RECORD.safeParse(value);
@@ -156,7 +156,7 @@ export function parseRecords(
       throw broken(`cannot use ${at}`, {
         rule: "it is a step's record as this version of Compresso writes it",
         value: firstIssue(parsed.error),
-        mend: "report the run with the version that wrote it",
+        fix: "report the run with the version that wrote it",
       });
     }
     records.push(parsed.data);
@@ -179,7 +179,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
     throw broken(`cannot read ${path}`, {
       rule: "it is JSON",
       value: error instanceof Error ? error.message : String(error),
-      mend: "put the file back as the run wrote it, or make the run anew",
+      fix: "put the file back as the run wrote it, or make the run anew",
     });
   }
   const parsed = SUMMARY.safeParse(value);
@@ -187,7 +187,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
     throw broken(`cannot use ${path}`, {
       rule: "it is a run's summary as this version of Compresso writes it",
       value: firstIssue(parsed.error),
-      mend: "report the run with the version that wrote it",
+      fix: "report the run with the version that wrote it",
     });
   }
   const { before, masks, fileBytes, maskedVsSliced, versions, changes, inputs = {}, ...rest } = parsed.data;
@@ -195,7 +195,7 @@ function parseSummary(text: string, path: string): ParsedSummary {
     throw broken(`cannot use ${path}`, {
       rule: "masks has an entry for each layer",
       value: `${before.layers.length} layers, ${masks.heads.length} of heads, ${masks.ffn.length} of FFN columns`,
-      mend: "put the file back as the run wrote it, or make the run anew",
+      fix: "put the file back as the run wrote it, or make the run anew",
     });
   }
   return {
@@ -298,7 +298,7 @@ async function noRun(folder: string): Promise<CompressoError> {
     what: `cannot report ${folder}`,
     rule: `a run's folder holds ${RECORDS_FILE}`,
     value: info === null ? "no such folder" : info.isDirectory ? "it holds none" : "it is no folder",
-    mend: "name the folder that `compresso prune` was given as --out",
+    fix: "name the folder that `compresso prune` was given as --out",
   });
 }
 
@@ -309,7 +309,7 @@ function firstIssue(error: z.ZodError): string {
 
 function broken(
   what: string,
-  parts: { readonly rule?: string; readonly value: string; readonly mend?: string },
+  parts: { readonly rule?: string; readonly value: string; readonly fix?: string },
 ): CompressoError {
   return new CompressoError("input", { what, ...parts });
 }

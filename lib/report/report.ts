@@ -38,7 +38,7 @@ export function renderReport(runs: readonly ReportRun[], options: ReportOptions 
       what: "cannot make a report",
       rule: "it shows one run at least",
       value: "none",
-      mend: "give a run, as readRun() reads it",
+      fix: "give a run, as readRun() reads it",
     });
   }
   return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });

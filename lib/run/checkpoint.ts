@@ -145,7 +145,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: `what may differ is among ${names.join(", ")}`,
       value: unknown,
-      mend: "name some of these, or leave it out",
+      fix: "name some of these, or leave it out",
     });
   }
   const changed = changedBetween(meta.identity, identity), idle = idleFacts(identity.method);
@@ -176,7 +176,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: "options, data, model and adapter are those of the first run",
       value: differing.flatMap((name) => lines.get(name) ?? []).join("; "),
-      mend: stuck === undefined && differing.every((name) => ["schedule", "rates"].includes(name))
+      fix: stuck === undefined && differing.every((name) => ["schedule", "rates"].includes(name))
         ? `give the same options, or another --out, or go on with the others by --may-differ ${differing.join(",")}`
         : "give the same options, or another --out",
     });
@@ -187,7 +187,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: `the rate '${stuck}' says how masks start, and they have started`,
       value: differencesOf(parsed(meta.identity, "rates"), parsed(identity, "rates")).join("; "),
-      mend: "give it as it was, or another --out",
+      fix: "give it as it was, or another --out",
     });
   }
   const past = pastDifferences(meta.identity, identity, meta.position);
@@ -196,7 +196,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: "what may differ is yet to come",
       value: past.join("; "),
-      mend: "give the same as in what is over, or another --out",
+      fix: "give the same as in what is over, or another --out",
     });
   }
   const isLast = meta.position.stage > 1,
@@ -206,7 +206,7 @@ export async function readCheckpoint(
       what: `cannot resume from ${path}`,
       rule: "rates that may differ are used by a step to come, and not set by the schedule at each of these",
       value: [...changed].map((name) => `rates.${name}`).join(", "),
-      mend: "leave them as they were, or change the schedule (--may-differ schedule)",
+      fix: "leave them as they were, or change the schedule (--may-differ schedule)",
     });
   }
   // What another schedule sets is given anew as well; what the same one sets is as it was, whatever the run's own rates are.
@@ -257,7 +257,7 @@ async function readWhole(path: string): Promise<{ readonly meta: Meta; readonly 
     return { meta, states };
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "input") throw error;
-    // That it be fetched again, as of a file of others, does not mend it.
+    // That it be fetched again, as of a file of others, does not fix it.
     const { rule, value } = error.parts;
     throw broken(path, { ...(rule ? { rule } : {}), ...(value ? { value } : {}) }, error);
   }
@@ -300,7 +300,7 @@ export async function checkCalibrated(
     what: `cannot resume from ${path}`,
     rule: "options, data, model and adapter are those of the first run",
     value: "calibration: not given then, texts that the model writes itself now",
-    mend: "leave the calibration out (--calibration none), or give another --out",
+    fix: "leave the calibration out (--calibration none), or give another --out",
   });
 }
 
@@ -376,6 +376,6 @@ function broken(
   cause?: unknown,
 ): CompressoError {
   const what = `cannot read the checkpoint ${path}`;
-  const mend = "start anew with --overwrite, or in an experiment with --redo";
-  return new CompressoError("input", { what, rule, ...found, mend }, { cause });
+  const fix = "start anew with --overwrite, or in an experiment with --redo";
+  return new CompressoError("input", { what, rule, ...found, fix }, { cause });
 }

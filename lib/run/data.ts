@@ -70,7 +70,7 @@ export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibr
     what: "cannot use calibrationReading",
     rule: "it says what became of the calibration rows that are given",
     value: "none are given",
-    mend: "leave it out, or give the rows",
+    fix: "leave it out, or give the rows",
   });
 }
 
@@ -84,12 +84,12 @@ function refusePrompt(
   if ([...rows, ...calibration].some(({ kind }) => kind !== "text")) return;
   throw promptForTexts({
     what: "cannot train with a prompt of one's own",
-    mend: "leave the prompt out, or train on instructions",
+    fix: "leave the prompt out, or train on instructions",
   });
 }
 
 /** The error of a prompt that is named for texts, which get none. */
-export function promptForTexts(parts: Pick<ErrorParts, "what" | "mend">): CompressoError {
+export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): CompressoError {
   return new CompressoError("usage", {
     rule: "a prompt stands before instructions and conversations",
     value: "the data are texts",

@@ -86,7 +86,7 @@ export function checkFacts(
       what: "cannot use mayDiffer",
       rule: "it says what a run that goes on may have otherwise, with resume",
       value: mayDiffer.join(", "),
-      mend: "leave it out, or resume a run",
+      fix: "leave it out, or resume a run",
     });
   }
   const taken = Object.keys(identity).find((name) => Object.hasOwn(OWN_FACTS, name));
@@ -95,7 +95,7 @@ export function checkFacts(
     what: "cannot tell runs apart by this identity",
     rule: "its names are none of the run's own facts, which it would replace",
     value: taken,
-    mend: "name it otherwise",
+    fix: "name it otherwise",
   });
 }
 

@@ -62,7 +62,7 @@ export function checkFocus(
     what: "cannot learn from this share of the labels",
     rule,
     value,
-    mend: "leave --focus out",
+    fix: "leave --focus out",
   });
 }
 

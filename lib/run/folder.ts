@@ -36,7 +36,7 @@ export async function refuseEarlierRun(out: string): Promise<void> {
     what: `cannot start a run in ${out}`,
     rule: "the folder holds no earlier run",
     value: `it holds ${found.join(", ")}`,
-    mend: isUnfinished
+    fix: isUnfinished
       ? "go on with --resume, start anew with --overwrite, or choose another --out"
       : "start anew with --overwrite, or choose another --out",
   });
@@ -54,7 +54,7 @@ export async function resumedFrom(checkpoint: CheckpointOptions | undefined): Pr
   throw noCheckpoint({
     what: `cannot go on otherwise in ${mayDiffer.join(", ")}`,
     rule: `the checkpoint is there to go on from: ${path}`,
-    mend: "name the checkpoint of the run, or leave mayDiffer out",
+    fix: "name the checkpoint of the run, or leave mayDiffer out",
   });
 }
 
@@ -64,11 +64,11 @@ export async function checkResumable(out: string): Promise<void> {
   throw noCheckpoint({
     what: `cannot resume the run in ${out}`,
     rule: `the folder holds ${CHECKPOINT_FILE}`,
-    mend: "start it without --resume",
+    fix: "start it without --resume",
   });
 }
 
 /** The error of a run that is to go on where no checkpoint is. */
-function noCheckpoint(parts: Pick<ErrorParts, "what" | "rule" | "mend">): CompressoError {
+function noCheckpoint(parts: Pick<ErrorParts, "what" | "rule" | "fix">): CompressoError {
   return new CompressoError("usage", { ...parts, value: "there is none" });
 }

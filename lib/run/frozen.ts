@@ -64,6 +64,6 @@ function numbered(
       ? `hidden dims have numbers from 0 to ${count - 1}`
       : `units of ${kind} in layer ${frozen.layer} have numbers from 0 to ${count - 1}`,
     value: String(beyond),
-    mend: "mend what `freeze` returns; without `units` it holds all of them",
+    fix: "fix what `freeze` returns; without `units` it holds all of them",
   });
 }

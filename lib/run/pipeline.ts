@@ -100,7 +100,7 @@ export async function compress(model: Model, options: CompressOptions): Promise<
       what: "cannot write checkpoints so often",
       rule: "checkpointEvery is a whole number of steps, at least 0",
       value: String(checkpointEvery),
-      mend: "try 50; 0 writes none by the count of steps",
+      fix: "try 50; 0 writes none by the count of steps",
     });
   }
   checkFacts({ mayDiffer, resume, ...(identity ? { identity } : {}) });
@@ -189,7 +189,7 @@ async function ownRows(
     });
   } catch (error) {
     if (!isSilence(error)) throw error;
-    throw new CompressoError(error.code, { ...error.parts, mend: "give texts with --calibration FILE, or none" }, {
+    throw new CompressoError(error.code, { ...error.parts, fix: "give texts with --calibration FILE, or none" }, {
       cause: error,
     });
   }
@@ -212,6 +212,6 @@ function textsThere(path: string): CompressoError {
     what: `cannot write ${path}`,
     rule: "the model's own calibration texts replace no file unasked",
     value: "it is there already",
-    mend: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
+    fix: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
   });
 }

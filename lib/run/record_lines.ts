@@ -93,7 +93,7 @@ export async function recordsFor(
       what: `cannot write ${path}`,
       rule: "the records that stand there are this run's",
       value: "they are of another run",
-      mend: "choose another folder, or allow replacing them",
+      fix: "choose another folder, or allow replacing them",
     });
   }
   return earlier + lines.join("");

@@ -22,7 +22,7 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
       what: "cannot finish the run",
       rule: "LoRA is finite once all steps are done",
       value: `${name}[${element}] is ${values[element]}`,
-      mend: "check what hooks give to setLora",
+      fix: "check what hooks give to setLora",
     });
   }
 }

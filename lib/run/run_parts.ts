@@ -301,7 +301,7 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
     what: "cannot use log α",
     rule: `it is a Float32Array of ${count} finite values, one for each unit`,
     value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
-    mend: "change what logAlpha() of the handle gives",
+    fix: "change what logAlpha() of the handle gives",
   });
 }
 
@@ -346,7 +346,7 @@ export function refuseResult({ step }: RunPosition, { steps }: { readonly steps:
     what: "cannot give the result of the run",
     rule: "the run is at its end",
     value: `step ${step} of ${steps}`,
-    mend: step < steps
+    fix: step < steps
       ? "take its records to the last one first"
       : "let the loop over its records come to its end, instead of leaving it at the last one",
   });

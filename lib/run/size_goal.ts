@@ -137,7 +137,7 @@ export function checkSizeLayout(layout: Layout): void {
     what: "cannot prune to a size with the layout padded",
     rule: "the files hold what is kept; padded adds zeros to the widest layer",
     value: "padded",
-    mend: "take the layout compact or uniform",
+    fix: "take the layout compact or uniform",
   });
 }
 
@@ -196,7 +196,7 @@ export function checkExportSize(
       what: "cannot export with these options",
       rule,
       value,
-      mend: "give the size for the file that is exported",
+      fix: "give the size for the file that is exported",
     });
   };
   if (layout === "padded") fail("the size is that of what is kept, without the zeros of the layout padded", layout);

@@ -178,7 +178,7 @@ function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): Open
       what: `cannot go on with the schedule ${first.name}`,
       rule: "it is the one that the run began with",
       value: `${first.identity} then, ${again.identity} now`,
-      mend: "put the first one back, or begin the run anew",
+      fix: "put the first one back, or begin the run anew",
     });
   };
   return {

@@ -93,7 +93,7 @@ function overruled(
     what: name === "dropout" || name === "focus" ? `cannot use the ${name} given` : `cannot use the rate '${name}'`,
     rule,
     value: `${value}, and ${schedule.name} sets ${sets.join(", ")}`,
-    mend: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
+    fix: "leave it out of one of the two; in an experiment give it to a grid of other schedules",
   });
 }
 
@@ -107,7 +107,7 @@ function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, opti
     what: "cannot follow the schedule",
     rule: "a stage that it steers has steps",
     value: `${name} steers ${idle}, which has none`,
-    mend: `give the stage steps (--${idle === "finetune" ? "prefinetune" : idle}), or leave the part out`,
+    fix: `give the stage steps (--${idle === "finetune" ? "prefinetune" : idle}), or leave the part out`,
   });
 }
 
@@ -218,7 +218,7 @@ export function checkLimit(
       shownLimit(least)
     } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
     value: `rates.limit = ${limit}`,
-    mend: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+    fix: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
   });
 }
 
@@ -237,7 +237,7 @@ export function checkTargets(
       what,
       rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
       value: `sparsity = ${target}`,
-      mend: "lower what the schedule returns, loosen a rule, or add kinds to --units",
+      fix: "lower what the schedule returns, loosen a rule, or add kinds to --units",
     });
   }
   if (!layers) return;
@@ -249,7 +249,7 @@ export function checkTargets(
       goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
     } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
   }, {
-    mend: `let the targets of layers come to the ${
+    fix: `let the targets of layers come to the ${
       goal ? "size" : "whole's"
     } at the last step, or leave some layers to it (null)`,
   });
@@ -259,14 +259,14 @@ export function checkTargets(
 export function named(
   { step, steps }: Pick<SteeringInput, "step" | "steps">,
   check: () => void,
-  mend: { readonly mend?: string } = {},
+  fix: { readonly fix?: string } = {},
 ): void {
   try {
     check();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
-    throw new CompressoError("input", { ...parts, what, ...mend }, { cause: error });
+    throw new CompressoError("input", { ...parts, what, ...fix }, { cause: error });
   }
 }
 

@@ -317,7 +317,7 @@ function otherShape({ length }: Float32Array, count: number): CompressoError {
     what: "cannot go on from this state",
     rule: "LoRA and units are as many as those of the run that saved it",
     value: `${length} numbers then, ${count} now`,
-    mend: "change no option that changes shapes, such as lora, units and rules",
+    fix: "change no option that changes shapes, such as lora, units and rules",
   });
 }
 

@@ -145,6 +145,6 @@ function checkLevel(name: string, level: unknown): void {
 }
 
 function wrong(name: string, { rule, value }: { readonly rule: string; readonly value: unknown }): CompressoError {
-  const mend = `correct what ${name}() is given`;
-  return new CompressoError("usage", { what: `cannot make a curve with ${name}()`, rule, value: String(value), mend });
+  const fix = `correct what ${name}() is given`;
+  return new CompressoError("usage", { what: `cannot make a curve with ${name}()`, rule, value: String(value), fix });
 }

@@ -221,13 +221,13 @@ export function asSchedule(given: unknown, { isExport = true }: { readonly isExp
       what: "cannot use the script as a schedule",
       rule: "its default export is defineSchedule({ … })",
       value: given === undefined ? "no default export" : kind,
-      mend: "write `export default defineSchedule({ … })`",
+      fix: "write `export default defineSchedule({ … })`",
     })
     : new CompressoError("usage", {
       what: "cannot use this as a schedule",
       rule: "it is what defineSchedule({ … }) gives, a name, a path or a URL",
       value: kind === "object" ? "an object without a definition" : kind,
-      mend: "write defineSchedule({ … })",
+      fix: "write defineSchedule({ … })",
     });
 }
 
@@ -267,7 +267,7 @@ function settled(value: unknown): unknown {
     what: "cannot use the schedule",
     rule: "it decides at once: its functions are not async",
     value: "a promise",
-    mend: "return the value itself",
+    fix: "return the value itself",
   });
 }
 
@@ -371,7 +371,7 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
     what: "cannot define the schedule",
     rule: `its ${word}s are some of ${known.join(", ")}`,
     value: stranger ?? show(object),
-    mend: stranger === undefined ? "give an object of them" : "rename or remove it",
+    fix: stranger === undefined ? "give an object of them" : "rename or remove it",
   });
 }
 
@@ -382,7 +382,7 @@ function check(value: unknown, { name, bounds }: { readonly name: string; readon
     what: "cannot define the schedule",
     rule: `${name} is ${bounds ? `${boundsText(bounds)}, or a function` : "a function"}`,
     value: show(value),
-    mend: "give such a value, or leave it out",
+    fix: "give such a value, or leave it out",
   });
 }
 

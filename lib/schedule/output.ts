@@ -46,7 +46,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
       what: `cannot use the schedule ${placeOf(input)}`,
       rule,
       value,
-      mend: "mend the function; `compresso schedule preview` runs it before a run does",
+      fix: "fix the function; `compresso schedule preview` runs it before a run does",
     }, { cause: error });
   }
   return checkOutput(raw, input);
@@ -102,7 +102,7 @@ function checkLayers(at: At, { values, count }: Listed): readonly (number | null
     throw refusal(at, {
       rule: `layers has an entry for each of the ${count} layers`,
       value: `${values.length} entries`,
-      mend: LAYERS_MEND,
+      fix: LAYERS_MEND,
     });
   }
   // Array.from, unlike map, does not skip the holes of a sparse list.
@@ -140,7 +140,7 @@ function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): 
     } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone, and of heads, ffn and hidden perhaps their units`,
     value: said.map(([name, value]) => `${name} ${show(value)}`).join(", ") +
       (other === undefined ? "" : `, and ${show(other)}`),
-    mend: LAYERS_MEND,
+    fix: LAYERS_MEND,
   });
 }
 
@@ -183,18 +183,18 @@ function checkNumber(
 
 function refusal(
   at: At,
-  { rule, value, code = "input", mend = "change what the function returns, so that it keeps to that at every step" }: {
+  { rule, value, code = "input", fix = "change what the function returns, so that it keeps to that at every step" }: {
     readonly rule: string;
     readonly value: string;
     readonly code?: "numeric" | "input";
-    readonly mend?: string;
+    readonly fix?: string;
   },
 ): CompressoError {
   return new CompressoError(code, {
     what: `cannot use the schedule ${placeOf(at)}`,
     rule,
     value,
-    mend,
+    fix,
   });
 }
 

@@ -41,7 +41,7 @@ export function scriptUrl(source: string | URL): URL {
     what: `cannot read the schedule ${String(source)}`,
     rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
     value: url?.protocol ?? "no URL",
-    mend: "give a path, such as ./mine.ts, or one of those names",
+    fix: "give a path, such as ./mine.ts, or one of those names",
   });
 }
 
@@ -62,7 +62,7 @@ export function checkTrust(
     what: `cannot use ${option}`,
     rule: "it is for a schedule that is a script",
     value: schedule === undefined ? "no schedule" : given,
-    mend: "leave it out",
+    fix: "leave it out",
   });
 }
 
@@ -83,7 +83,7 @@ export async function readScript(
         what: `cannot read the schedule ${name}`,
         rule: `it calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
         value: `${toolkitImports.length} such names`,
-        mend: "give all its imports of it one name",
+        fix: "give all its imports of it one name",
       });
     }
     return { url: at, text, isJavaScript: /\.m?js$/.test(at.pathname), toolkitImports };
@@ -94,13 +94,13 @@ export async function readScript(
       what: `cannot read the schedule ${name}`,
       rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
       value: valueOf(error),
-      mend: mendOf(url, name),
+      fix: fixOf(url, name),
     }, { cause: error });
   }
 }
 
 /** A word without dot is rather meant as a name, also where an experiment has made a path of it. */
-function mendOf({ protocol }: URL, name: string): string {
+function fixOf({ protocol }: URL, name: string): string {
   if (protocol !== "file:") return "check the address; a page about a script is none";
   return `check the path${basename(name).includes(".") ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
 }

@@ -64,7 +64,7 @@ export async function importTrusted(
           /data:application\/\w+;base64,[A-Za-z\d+/=.…]*|\?opening=\d+/g,
           (found) => found.startsWith("?") ? "" : url.href,
         ),
-      mend: "mend the script, or put back what it imports",
+      fix: "fix the script, or put back what it imports",
     }, { cause: error });
   }
   const exported = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;

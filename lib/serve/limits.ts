@@ -40,6 +40,6 @@ export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
 }
 
 function fail(rule: string, value: number): never {
-  const mend = "change it, or leave it out for the default";
-  throw new CompressoError("usage", { what: "cannot serve within these limits", rule, value: String(value), mend });
+  const fix = "change it, or leave it out for the default";
+  throw new CompressoError("usage", { what: "cannot serve within these limits", rule, value: String(value), fix });
 }

@@ -169,7 +169,7 @@ function checkHost(host: string): void {
     what: "cannot serve the model",
     rule: "the address is that of a network interface, such as 127.0.0.1; 0.0.0.0 is all of them",
     value: "an empty one",
-    mend: "give an address, or leave it out for 127.0.0.1",
+    fix: "give an address, or leave it out for 127.0.0.1",
   });
 }
 
@@ -193,21 +193,21 @@ function notListening({ host, port }: { readonly host: string; readonly port: nu
       what,
       rule: "a port serves one program at a time",
       value: "another program has it",
-      mend: "stop that program, or take another port; 0 takes any that is free",
+      fix: "stop that program, or take another port; 0 takes any that is free",
     }, { cause: error });
   }
   if (error instanceof Deno.errors.NotCapable) return error;
   const value = error instanceof Error ? error.message : String(error);
   const rule = "host is an address of this machine, and the port may be used";
-  return new CompressoError("usage", { what, rule, value, mend: "take another host or port" }, { cause: error });
+  return new CompressoError("usage", { what, rule, value, fix: "take another host or port" }, { cause: error });
 }
 
 function checkAddress(
   { port, name, apiKey }: { readonly port: number; readonly name: string; readonly apiKey: string | null },
 ): void {
   const fail = (rule: string, value: string): never => {
-    const mend = "change it, or leave it out for the default";
-    throw new CompressoError("usage", { what: "cannot serve the model", rule, value, mend });
+    const fix = "change it, or leave it out for the default";
+    throw new CompressoError("usage", { what: "cannot serve the model", rule, value, fix });
   };
   if (!Number.isInteger(port) || port < 0 || port > 65535) fail("port is a whole number from 0 to 65535", String(port));
   if (name === "") fail("the model has a name", "an empty one");

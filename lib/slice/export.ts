@@ -94,7 +94,7 @@ export async function stageModel(
       what: "cannot export with the layout uniform",
       rule: "all layers have the same heads, KV heads and FFN columns",
       value: "they differ",
-      mend: 'prune with the layout uniform, or export as "padded" or "compact"',
+      fix: 'prune with the layout uniform, or export as "padded" or "compact"',
     });
   }
   const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
@@ -211,7 +211,7 @@ async function refuseStale(path: string, error: CompressoError): Promise<void> {
     what: `cannot replace ${path}`,
     rule: "what stands there is of the model that is written, or nothing is",
     value: `this model cannot be written in that format: ${error.message}`,
-    mend: "remove it, or choose another folder",
+    fix: "remove it, or choose another folder",
   }, { cause: error });
 }
 
@@ -221,6 +221,6 @@ async function refuseFile(path: string): Promise<void> {
     what: `cannot write ${path}`,
     rule: "no file stands there",
     value: "there is one",
-    mend: "choose another folder, or allow replacing this one (--overwrite)",
+    fix: "choose another folder, or allow replacing this one (--overwrite)",
   });
 }

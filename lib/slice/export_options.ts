@@ -26,12 +26,12 @@ export function checkExport(options: ExportOptions): void {
   checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
   checkExportWords(options);
   const { tokenizer, name, formats = FORMATS }: Partial<ExportOptions> = options;
-  const missing = (what: string, mend: string): CompressoError =>
+  const missing = (what: string, fix: string): CompressoError =>
     new CompressoError("usage", {
       what: "cannot export the model",
       rule: `an export is given ${what}`,
       value: "not given",
-      mend,
+      fix,
     });
   if (tokenizer === undefined) {
     throw missing("its `tokenizer`", "give the model's, or null for files of token ids only");
@@ -55,7 +55,7 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
       what: "cannot export in these formats",
       rule: `they are a list of ${FORMATS.join(", ")}, or one of these`,
       value: Array.isArray(formats) ? "an empty list" : String(formats),
-      mend: "name one, or leave them out for both",
+      fix: "name one, or leave them out for both",
     });
   }
   for (const format of formats) checkWord(format, FORMATS, { what: "cannot export in this format" });
@@ -72,7 +72,7 @@ export function checkUsed(
       what: `cannot use the option '${option}'`,
       rule: `it is for ${file}`,
       value: `formats ${formats.join(", ")}`,
-      mend: "leave it out, or add that format",
+      fix: "leave it out, or add that format",
     });
   if (ggufDtype !== undefined && !formats.includes("gguf")) throw unused("ggufDtype", "the GGUF");
   if (generation !== undefined && !formats.includes("hf") && !saveAdapter) {

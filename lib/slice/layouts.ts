@@ -146,7 +146,7 @@ export function uniformMasks(
       what: "cannot cut every layer to the same counts",
       rule: "the target lies in [0, 1)",
       value: String(target),
-      mend: "try 0.2",
+      fix: "try 0.2",
     });
   }
   const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
@@ -246,6 +246,6 @@ function impossible(target: number, most: { readonly mostKv: number; readonly mo
     value: `sparsity ${
       target.toFixed(4)
     }; the smallest layer has ${most.mostKv} KV heads and ${most.mostFfn} FFN columns`,
-    mend: 'lower the sparsity, or take the layout "padded"',
+    fix: 'lower the sparsity, or take the layout "padded"',
   });
 }

@@ -35,7 +35,7 @@ export function sliceLora(
       what: "cannot slice LoRA",
       rule: "`lora` has its rank, alpha, targets and weights",
       value: "none was given",
-      mend: "give that of a run's result",
+      fix: "give that of a run's result",
     });
   }
   return remapped(spec, planSlice(spec, masks), lora);
@@ -92,6 +92,6 @@ function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: nu
     what: `cannot cut the LoRA matrix '${name}'`,
     rule: `it has ${size} values`,
     value: data ? `${data.length} values` : "it is missing",
-    mend: "give A [rank, in] and B [out, rank] for every target of this model",
+    fix: "give A [rank, in] and B [out, rank] for every target of this model",
   });
 }

@@ -53,7 +53,7 @@ export function remapSource(
       what: `cannot read the tensor ${name}`,
       rule: "the model has it",
       value: "no such tensor",
-      mend: "ask for a tensor of tensorShapes(spec)",
+      fix: "ask for a tensor of tensorShapes(spec)",
     });
   };
   return {

@@ -103,7 +103,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
       what: "cannot slice the model",
       rule: "at least one hidden dim is kept",
       value: "the hidden mask is 0 everywhere",
-      mend: "keep one: give its mask another value than 0",
+      fix: "keep one: give its mask another value than 0",
     });
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
@@ -283,6 +283,6 @@ function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
 }
 
 function unfit(name: string, rule: string, value: string): CompressoError {
-  const mend = "give A [rank, in] and B [out, rank] for every target of this model";
-  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value, mend });
+  const fix = "give A [rank, in] and B [out, rank] for every target of this model";
+  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value, fix });
 }

@@ -94,7 +94,7 @@ export async function verifySliced(
       what: "cannot compare the masked with the sliced model",
       rule: "there are held-out tokens",
       value: "none",
-      mend: "give tokens",
+      fix: "give tokens",
     });
   }
   const run = { device, groups, signal };
@@ -129,7 +129,7 @@ export async function verifySliced(
       what: "the sliced model does not compute what the masked model does",
       rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
       value: `${maxAbs.toPrecision(3)}, first in ${first ?? "the final norm or the output head"}`,
-      mend: "report this",
+      fix: "report this",
     });
   }
   return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };

@@ -22,7 +22,7 @@ export function rowWindow(
       what: `cannot read rows of ${name}`,
       rule: `start and count are whole, and start + count ≤ ${total}`,
       value: `start ${start}, count ${count}`,
-      mend: "ask for rows that the tensor has",
+      fix: "ask for rows that the tensor has",
     });
   }
   return { start, count, width };

@@ -79,7 +79,7 @@ function declared(id: unknown, flags: unknown, written: Json): Declared {
     rule:
       "added_tokens_decoder of tokenizer_config.json gives each id a token with its content, and added_tokens.json each token an id",
     value: JSON.stringify(written),
-    mend: "fetch the files again",
+    fix: "fetch the files again",
   });
 }
 
@@ -134,6 +134,6 @@ function taken(content: string, id: number, holder: string): CompressoError {
     what: `cannot add the token ${JSON.stringify(content)} that stands beside tokenizer.json`,
     rule: "an id is that of one token",
     value: `${id} is that of ${JSON.stringify(holder)}`,
-    mend: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",
+    fix: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",
   });
 }

@@ -51,7 +51,7 @@ export function renderChat(
       what: "cannot format a chat",
       rule: "the tokenizer has a chat template",
       value: "none in tokenizer_config.json, chat_template.jinja or the GGUF",
-      mend: 'use the style "alpaca" or "plain"',
+      fix: 'use the style "alpaca" or "plain"',
     });
   }
   const tokens = SPECIAL.flatMap((key) => {
@@ -75,7 +75,7 @@ export function renderChat(
       what: "cannot format a chat",
       rule: "the chat template accepts the messages",
       value: `roles ${messages.map(({ role }) => role).join(", ")}; the template says: ${reason(error)}`,
-      mend: "put the turns otherwise",
+      fix: "put the turns otherwise",
     }, { cause: error });
   }
 }
@@ -94,7 +94,7 @@ function parse(source: string): Template {
       what: "cannot read the chat template",
       rule: "it is a Jinja template",
       value: reason(error),
-      mend: "correct it, or fetch the model's tokenizer again",
+      fix: "correct it, or fetch the model's tokenizer again",
     }, { cause: error });
   }
 }

@@ -7,8 +7,6 @@ export function noTokenizer(what: string, { without }: { readonly without?: stri
     what,
     rule: "a model needs a tokenizer to read and write text",
     value: "this one has none",
-    mend: `put tokenizer.json into the model's folder, or take a GGUF that holds one${
-      without ? `, or ${without}` : ""
-    }`,
+    fix: `put tokenizer.json into the model's folder, or take a GGUF that holds one${without ? `, or ${without}` : ""}`,
   });
 }

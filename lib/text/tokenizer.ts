@@ -218,7 +218,7 @@ function build(json: Json, config: Json): LibraryTokenizer {
       what: "cannot read tokenizer.json",
       rule: "it is a tokenizer of the Hugging Face tokenizers library",
       value: error instanceof Error ? error.message : String(error),
-      mend: "fetch the model's tokenizer again",
+      fix: "fetch the model's tokenizer again",
     }, { cause: error });
   }
 }
@@ -305,7 +305,7 @@ function broken(path: string, value: string): CompressoError {
     what: `cannot read ${path}`,
     rule: "it holds one JSON object",
     value,
-    mend: "fetch the file again",
+    fix: "fetch the file again",
   });
 }
 
@@ -314,7 +314,7 @@ function unknownId(id: number, vocabSize: number): CompressoError {
     what: "cannot decode a token",
     rule: `ids of this tokenizer are integers from 0 to ${vocabSize - 1}`,
     value: String(id),
-    mend: "use ids of this tokenizer",
+    fix: "use ids of this tokenizer",
   });
 }
 
@@ -323,6 +323,6 @@ function unencodable(text: string): CompressoError {
     what: "cannot encode a text",
     rule: "a tokenizer without unknown token encodes only what its vocabulary holds",
     value: JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text),
-    mend: "take the character out of the text, or take a tokenizer with an unknown token",
+    fix: "take the character out of the text, or take a tokenizer with an unknown token",
   });
 }

@@ -215,8 +215,8 @@ function uncaptured(regex: string): string {
 }
 
 function unusable(rule: string, value: string): CompressoError {
-  const mend = "give the model as a GGUF, whose tokenizer is read otherwise, or change tokenizer.json";
-  return new CompressoError("input", { what: "cannot use this tokenizer", rule, value, mend });
+  const fix = "give the model as a GGUF, whose tokenizer is read otherwise, or change tokenizer.json";
+  return new CompressoError("input", { what: "cannot use this tokenizer", rule, value, fix });
 }
 
 function sequence(pretokenizers: readonly PreTokenizerNode[]): PreTokenizerNode {

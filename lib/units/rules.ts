@@ -238,6 +238,6 @@ export function checkAnyUnits(
   }
 }
 
-function refusal(what: string, rule: string, value: string, mend?: string): CompressoError {
-  return new CompressoError("usage", { what, rule, value, ...(mend === undefined ? {} : { mend }) });
+function refusal(what: string, rule: string, value: string, fix?: string): CompressoError {
+  return new CompressoError("usage", { what, rule, value, ...(fix === undefined ? {} : { fix }) });
 }

@@ -232,7 +232,7 @@ export function checkShare(table: UnitTable, target: number): void {
       table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
     }, above 0 and below 1`,
     value: String(target),
-    mend: "try 0.2",
+    fix: "try 0.2",
   });
 }
 
@@ -244,7 +244,7 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
       what: "cannot aim at targets of single layers",
       rule: `there is one for each of the ${layers.length} layers`,
       value: `${targets.length} targets`,
-      mend: "give one for each, null where a layer is free",
+      fix: "give one for each, null where a layer is free",
     });
   }
   targets.forEach((goal, index) => {
@@ -323,7 +323,7 @@ function unreachable(
       ? `cutting ${units} leaves at least ${shown(most)} of ${counted(whole)}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
     value: limits.length > 0 ? `${asked}, limited by ${limits.join(", ")}` : asked,
-    mend: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
+    fix: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
       limits.length > 0 ? ", loosen a limit" : ""
     } or add kinds to --units`,
   });
@@ -334,7 +334,7 @@ function unforced({ queue }: Piece): CompressoError {
     what: "cannot cut all layers alike",
     rule: "every layer may become as narrow as the narrowest",
     value: `${queue ?? "a layer"} may not: too few would be left`,
-    mend: "lower the least widths",
+    fix: "lower the least widths",
   });
 }
 
@@ -346,6 +346,6 @@ function unreachableLayer(
     what: `cannot cut ${goal} of layer ${layer}`,
     rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,
     value: String(goal),
-    mend: "lower the layer's target, or add kinds to --units",
+    fix: "lower the layer's target, or add kinds to --units",
   });
 }

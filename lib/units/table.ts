@@ -214,7 +214,7 @@ export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, wh
     what: `cannot use these ${what}`,
     rule: `there is a number for each of the ${count} units of the table`,
     value: values.length === count ? `NaN for unit ${broken}` : `${values.length} numbers`,
-    mend: "make them from the same table, or one of the same kinds and rules",
+    fix: "make them from the same table, or one of the same kinds and rules",
   });
 }
 

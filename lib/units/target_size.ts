@@ -69,7 +69,7 @@ export function targetSparsity(
         [...table.kinds].join(", ")
       } leaves`,
       value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
-      mend: "give a number in that range, or add kinds to --units",
+      fix: "give a number in that range, or add kinds to --units",
     });
   }
   if (isUniform) {

@@ -79,7 +79,7 @@ export function tableOf(
     throw new CompressoError("usage", {
       ...error.parts,
       what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
-      mend: "take heads out of the units, or loosen the rule",
+      fix: "take heads out of the units, or loosen the rule",
     }, { cause: error });
   }
 }
@@ -350,7 +350,7 @@ function refuseForced(
 function impossible(
   rule: string,
   value: string,
-  mend = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
+  fix = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
 ): CompressoError {
-  return new CompressoError("usage", { what: "cannot cut all layers alike", rule, value, mend });
+  return new CompressoError("usage", { what: "cannot cut all layers alike", rule, value, fix });
 }

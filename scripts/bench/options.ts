@@ -86,7 +86,7 @@ function parse(args: readonly string[]): {
     throw new CompressoError("usage", {
       what: "cannot read the options",
       ...(error instanceof Error ? { value: error.message } : {}),
-      mend: "see --help",
+      fix: "see --help",
     });
   }
 }

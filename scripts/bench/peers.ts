@@ -53,7 +53,7 @@ export interface Peers {
   available(names: readonly PeerName[]): PeerName[];
   /** Times the cases in one peer; a peer that is not there, or fails, gives fewer results and a line in `problems`. */
   run(name: PeerName, cases: readonly PeerCase[], options: { readonly repeats: number }): Promise<PeerResult[]>;
-  /** What was left out, and how to mend it; a sentence each. */
+  /** What was left out, and how to fix it; a sentence each. */
   readonly problems: readonly string[];
 }
 

@@ -11,11 +11,11 @@ Deno.test("an alarm stops a run with its exit status, and the run goes on where 
   const args = ["prune", "demo", ...options.split(" "), "--out", out];
   const stopped = await cli([...args, "--on-alarm", "divergence=stop", "--on-alarm", "oscillation=off"]);
   assert.equal(stopped.code, 5, stopped.stderr);
-  assert.match(stopped.stderr, /alarm at step \d, divergence: the loss runs away.*; stopping; to mend it: lower/);
-  assert.match(stopped.stderr, /cannot go on after step \d\n.*rule: .*'divergence'/);
+  assert.match(stopped.stderr, /alarm at step \d, divergence: the loss runs away.*; stopping; to fix it: lower/);
+  assert.match(stopped.stderr, /cannot go on after step \d\n.*expected: .*'divergence'/);
   assert.match(
     stopped.stderr,
-    /mend: lower .*start anew \(prune --overwrite\).*\(prune --resume --on-alarm divergence=warn\)$/m,
+    /fix: lower .*start anew \(prune --overwrite\).*\(prune --resume --on-alarm divergence=warn\)$/m,
   );
   const last = JSON.parse((await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n").at(-1) ?? "");
   assert.deepEqual([last.alarms[0].monitor, last.alarms[0].action], ["divergence", "stop"]);

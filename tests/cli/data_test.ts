@@ -163,7 +163,7 @@ Deno.test("data inspect refuses sequences beyond the model's context, as plan an
     cli(["plan", "demo", ...long]),
   ]);
   assert.deepEqual([inspected.code, inspected.stdout], [2, ""]);
-  assert.match(inspected.stderr, /longest context is 512 tokens\s+now: +513\s+mend: lower --seq/);
+  assert.match(inspected.stderr, /longest context is 512 tokens\s+got: +513\s+fix: lower --seq/);
   assert.equal(inspected.stderr, planned.stderr);
 });
 
@@ -217,7 +217,7 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   await Deno.mkdir(folder.at("folder"));
   const into = await generate("folder", "--overwrite");
   assert.equal(into.code, 2);
-  assert.match(into.stderr, /--out is a file\n.*now: {2}it is a folder/);
+  assert.match(into.stderr, /--out is a file\n.*got: +it is a folder/);
   assert.ok(!folder.has("folder.part"));
   await copyDemo(folder.at("model"));
   const weights = folder.at("model", "model.safetensors"), bytes = await Deno.readFile(weights);
@@ -251,14 +251,14 @@ Deno.test("data inspect of more rows than the heap holds names the option that t
   assert.equal(code, 3, stderr);
   assert.match(
     stderr,
-    /the rows fit into memory\n {2}now: {2}0\.06\d* GB after line 1\d\d, .*\n {2}mend: take fewer with --limit, or/,
+    /the rows fit into memory\n {2}got: +0\.06\d* GB after line 1\d\d, .*\n {2}fix: +take fewer with --limit, or/,
   );
 });
 
 Deno.test("data from a pipe are refused with what to do instead", async () => {
   const { code, stderr } = await cli(["data", "inspect", "/dev/stdin"], { input: '{"text": "Tom."}\n' });
   assert.equal(code, 3);
-  assert.match(stderr, /now: {2}a pipe or a device\n {2}mend: write them to a file first/);
+  assert.match(stderr, /got: +a pipe or a device\n {2}fix: +write them to a file first/);
 });
 
 Deno.test("data generate that is stopped says how to go on, and --resume gives the file of a run that was not", async () => {

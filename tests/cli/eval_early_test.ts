@@ -55,7 +55,7 @@ Deno.test("eval --text refuses a text that is shorter than its largest window be
   };
   const window = [16, count + 1];
   const [refused = "", ...others] = await measure({ window });
-  assert.match(refused, new RegExp(`at least one window of ${count + 1} tokens; now: ${count} tokens`));
+  assert.match(refused, new RegExp(`at least one window of ${count + 1} tokens; got: ${count} tokens`));
   assert.deepEqual(others, []);
   // As many as there are fit, also where characters are left out, and sliding windows may be longer than the text.
   for (const options of [{ window: [16, count] }, { window, stride: 8 }, { window: [4, 8], limitChars: 52 }]) {

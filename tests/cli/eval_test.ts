@@ -120,8 +120,8 @@ Deno.test("eval --text says that rows are measured with their markup, and what t
   const plain = await measure("rows.jsonl"), packed = await measure("rows.jsonl.gz");
   assert.deepEqual([plain.code, packed.code], [0, 3], plain.stderr + packed.stderr);
   assert.match(plain.stderr, /rows\.jsonl is measured as one plain text, keys and escapes included/);
-  assert.match(packed.stderr, /not UTF-8\n +mend: unpack it to a plain text/);
-  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +mend: check the path/);
+  assert.match(packed.stderr, /not UTF-8\n +fix: unpack it to a plain text/);
+  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +fix: check the path/);
 });
 
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
@@ -130,7 +130,7 @@ Deno.test("eval --text refuses a window beyond the context before it measures an
   const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "16,32,2048", "--no-tuning"];
   const out = folder.at("windows.jsonl"), { code, stderr } = await cli([...args, "--out", out]);
   assert.equal(code, 2, stderr);
-  assert.match(stderr, /context of 512 tokens\n +now: +2048/);
+  assert.match(stderr, /context of 512 tokens\n +got: +2048/);
   const lines = (await Deno.readTextFile(out).catch(() => "")).trimEnd().split("\n");
   assert.ok(lines.length <= 1, "no window was measured");
   // What has failed before its first score binds no later run; one with scores does.
@@ -154,7 +154,7 @@ Deno.test("eval refuses what a later model cannot do before it measures the firs
   for (
     const [other, status, said] of [
       [folder.at("absent"), 3, /absent/],
-      [short, 2, /context of 24 tokens\n +now: +32/],
+      [short, 2, /context of 24 tokens\n +got: +32/],
       [mute, 3, /needs a tokenizer/],
     ] as const
   ) {
@@ -277,7 +277,7 @@ Deno.test("perplexities that stop keep their windows, and the same command ends 
     const [other, message] of [
       [["--text", folder.at("text.txt"), "--window", "64"], /window: 64,96 then, 64 now/],
       [["--text", folder.at("text.txt"), "--window", "64,96", "--max-windows", "3"], /maxWindows: none then, 3 now/],
-      [["--text", folder.at("other.txt"), "--window", "64,96"], /now: +text: \w{16} then, \w{16} now$/m],
+      [["--text", folder.at("other.txt"), "--window", "64,96"], /got: +text: \w{16} then, \w{16} now$/m],
     ] as const
   ) {
     const refused = await cli(["eval", "demo", ...other, ...rest, "--out", out]);
@@ -325,7 +325,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
       [["demo", "--tasks", "arc_easy", ...data], 3, /arc_easy\.<split>\.<ext>/],
       [["demo", "--tasks", "piqa", ...data], 3, /"sol2".*\n.*line 2/],
       [["demo", "--tasks", folder.at("none.ts"), ...data], 3, /no such file/],
-      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +mend: mend or remove it\n$/],
+      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +fix: fix or remove it\n$/],
       [["demo", "--tasks", ",", ...data], 2, /names with commas/],
       [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
       [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],

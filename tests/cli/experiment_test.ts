@@ -138,7 +138,7 @@ Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same comman
   const { code } = await child.status, [stdout, stderr] = await output;
   assert.equal(code, 130, stderr);
   assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n {2}mend: the same command goes on from there/);
+  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +the same command goes on from there/);
   assert.ok(folder.has("out", "cells", "rank=2", "checkpoint.safetensors"));
   assert.match(await Deno.readTextFile(`${out}/report.md`), /- rank=2: stopped\n- rank=4: new/);
   const again = await cli([...args, "--only", "rank=2", "--json"]);
@@ -156,7 +156,7 @@ Deno.test("alarms of a run are told as they come, and a failed run advises what 
   const args = ["experiment", file, "--out", out, "--no-tuning"];
   const stopped = await cli([...args, "--set", "onAlarm=divergence=stop"]);
   assert.equal(stopped.code, 6, stopped.stderr);
-  assert.match(stopped.stderr, /^alarm at step \d, divergence: the loss runs away.*; stopping; to mend it: lower/m);
+  assert.match(stopped.stderr, /^alarm at step \d, divergence: the loss runs away.*; stopping; to fix it: lower/m);
   assert.match(stopped.stderr, /only failed: .*--set onAlarm=divergence=warn, and --redo/);
   const warned = await cli([...args, "--set", "onAlarm=divergence=warn", "--redo"]);
   assert.equal(warned.code, 0, warned.stderr);

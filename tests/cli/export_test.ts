@@ -38,7 +38,7 @@ Deno.test("export refuses an --out that is a file, as prune does, and leaves it 
   await Deno.writeTextFile(folder.at("out"), "mine");
   const { code, stderr } = await cli(["export", "demo", "--out", folder.at("out")]);
   assert.equal(code, 2, stderr);
-  assert.match(stderr, /rule: --out is a folder\n +now: +a file\n +mend: choose another --out/);
+  assert.match(stderr, /expected: --out is a folder\n +got: +a file\n +fix: choose another --out/);
   assert.equal(await Deno.readTextFile(folder.at("out")), "mine");
 });
 
@@ -50,7 +50,7 @@ Deno.test("export does not write into the folder of a run that goes on", async (
     await lock.take();
     const { code, stderr } = await cli(args);
     assert.equal(code, 2, stderr);
-    assert.match(stderr, /now: {2}another one writes to it\n {2}mend: wait for its end, or choose another --out/);
+    assert.match(stderr, /got: +another one writes to it\n {2}fix: +wait for its end, or choose another --out/);
     assert.ok(!folder.has("model"));
   }
   const { code, stderr } = await cli(args);
@@ -64,8 +64,8 @@ Deno.test("export refuses a type of a file that is not asked for, and tells of m
     cli(["export", "demo", "--out", folder.at("out"), ...more]);
   for (
     const [args, said] of [
-      [["--formats", "gguf", "--dtype", "bf16"], /--dtype is the type of the folder.*mend: give --gguf-dtype/s],
-      [["--formats", "hf", "--gguf-dtype", "q8_0"], /--gguf-dtype that of the GGUF.*now: +--formats hf/s],
+      [["--formats", "gguf", "--dtype", "bf16"], /--dtype is the type of the folder.*fix: give --gguf-dtype/s],
+      [["--formats", "hf", "--gguf-dtype", "q8_0"], /--gguf-dtype that of the GGUF.*got: +--formats hf/s],
     ] as const
   ) {
     const { code, stderr } = await run(...args);

@@ -120,7 +120,7 @@ Deno.test("a model without tokenizer can be inspected, and says that text needs 
   assert.match(written.stderr, /the model has no tokenizer .*: the files hold none/);
 });
 
-Deno.test("without an adapter every verb that needs one ends with status 4 and names the package that mends it", async () => {
+Deno.test("without an adapter every verb that needs one ends with status 4 and names the package that fixes it", async () => {
   using folder = new TemporaryFolder();
   // A backend that this system does not have.
   const env = { DENO_WEBGPU_BACKEND: Deno.build.os === "windows" ? "metal" : "dx12" };

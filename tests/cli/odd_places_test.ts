@@ -66,7 +66,7 @@ Deno.test("a run.json that cannot be read as one is refused on resuming", async 
       ...["--out", folder.at("run"), "--resume"],
     ]);
     assert.equal(code, 3, stderr);
-    assert.match(stderr, /cannot tell from .*run\.json whether its run is finished.*mend: start anew/s);
+    assert.match(stderr, /cannot tell from .*run\.json whether its run is finished.*fix: start anew/s);
   }
 });
 
@@ -104,8 +104,8 @@ Deno.test("the demo refuses a folder with an earlier run, or a file in its place
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT, env }).output();
     const said = new TextDecoder().decode(stderr);
     assert.deepEqual([code, new TextDecoder().decode(stdout)], [2, ""], said);
-    assert.ok(said.includes(`cannot run the demo in ${folder.at(name)}; rule: `), said);
-    assert.ok(said.includes(`now: ${value}; mend: name a new folder`), said);
+    assert.ok(said.includes(`cannot run the demo in ${folder.at(name)}; expected: `), said);
+    assert.ok(said.includes(`got: ${value}; fix: name a new folder`), said);
     assert.doesNotMatch(said, /Uncaught|--overwrite/);
   }
 });

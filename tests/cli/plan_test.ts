@@ -101,9 +101,9 @@ Deno.test("plan over the limit ends with 4 and names changes, of which each fits
   assert.equal(code, 4, stderr);
   assert.match(stdout, /^peak +[\d.]+ MiB +100\.0 %$/m);
   assert.match(stderr, /^compresso: cannot prune in the memory that there is$/m);
-  assert.match(stderr, /rule: +the planned peak is within the memory limit, 16 MiB$/m);
+  assert.match(stderr, /expected: +the planned peak is within the memory limit, 16 MiB$/m);
   const changes = [
-    ...(/mend: +raise --memory-limit, or use (.*)$/m.exec(stderr)?.[1] ?? "").matchAll(
+    ...(/fix: +raise --memory-limit, or use (.*)$/m.exec(stderr)?.[1] ?? "").matchAll(
       /(--[\w-]+ \w+) \(([\d.]+) MiB\)/g,
     ),
   ];
@@ -164,7 +164,7 @@ Deno.test("prune over its memory limit is refused with 4 before a weight is read
   const refused = await cli([...args(folder.at("model")), ...limit]);
   assert.equal(refused.code, 4, refused.stderr);
   assert.equal(refused.stdout, "");
-  assert.match(refused.stderr, /mend: +raise --memory-limit, or use .*--batch \d+ \([\d.]+ MiB\)/);
+  assert.match(refused.stderr, /fix: +raise --memory-limit, or use .*--batch \d+ \([\d.]+ MiB\)/);
   assert.ok(!folder.has("out"));
   assert.equal((await cli(args(folder.at("model")))).code, 5);
 

@@ -156,7 +156,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const { code, stdout, stderr, milliseconds } = await stopped(out, { signal: "SIGINT", records: 6 });
   assert.equal(code, 130, stderr);
   assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n {2}mend: to go on, run: .* --resume$/m);
+  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +to go on, run: .* --resume$/m);
   assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
   assert.ok(folder.has("run", "checkpoint.safetensors"));
   for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
@@ -164,7 +164,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
 
   const fresh = await cli(prune(out));
   assert.equal(fresh.code, 2, fresh.stderr);
-  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n {2}mend: go on with --resume/);
+  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n {2}fix: +go on with --resume/);
 
   await Deno.writeTextFile(
     folder.at("data.jsonl"),
@@ -173,7 +173,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const others: [string[], RegExp][] = [
     [["--seed", "2"], /seed: 1 then, 2 now/],
     [["--sparsity", "0.25"], /sparsity: 0\.3 then, 0\.25 now/],
-    [["--rank", "4"], /now: +lora\.rank: 8 then, 4 now$/m],
+    [["--rank", "4"], /got: +lora\.rank: 8 then, 4 now$/m],
     [["--data", folder.at("data.jsonl")], /examples: \d+ examples.* then, 1 examples.* now/],
   ];
   for (const [args, message] of others) {
@@ -260,7 +260,7 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   const out = folder.at("run");
   const again = await cli(prune(out));
   assert.equal(again.code, 2, again.stderr);
-  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n {2}mend: start anew with --overwrite/);
+  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n {2}fix: +start anew with --overwrite/);
   const resumed = await cli(prune(out, "--resume", "--json"));
   assert.equal(resumed.code, 0, resumed.stderr);
   assert.match(resumed.stderr, /finished already/);

@@ -47,7 +47,7 @@ Deno.test("report refuses what is no run and says what is wrong, and writes noth
   await writeRun(folder.at("good"));
   await Deno.writeTextFile(folder.at("wrong.json"), "{}");
   const cases: readonly (readonly [readonly string[], number, RegExp])[] = [
-    [[folder.at("empty")], 3, /cannot report .*empty\n {2}rule: a run's folder holds records\.jsonl/],
+    [[folder.at("empty")], 3, /cannot report .*empty\n {2}expected: a run's folder holds records\.jsonl/],
     [[folder.at("run")], 3, /cannot read line 2 of .*records\.jsonl/],
     [[folder.at("good"), folder.at("good")], 2, /cannot tell where the report goes/],
     [[folder.at("good"), "--eval", folder.at("wrong.json")], 3, /cannot use the evaluation .*wrong\.json/],

@@ -5,7 +5,10 @@ import { cli } from "./helpers/cli.ts";
 
 Deno.test("what is for draws is refused at temperature 0, a seed too, and draws have the seed 1 by default", () => {
   const cases = [
-    [{ seed: 7 }, /cannot use --seed; rule: .* draws, which need a --temperature above 0; now: the temperature is 0/],
+    [
+      { seed: 7 },
+      /cannot use --seed; expected: .* draws, which need a --temperature above 0; got: the temperature is 0/,
+    ],
     [{ seed: 0, topK: 3 }, /cannot use --top-k and --seed;/],
     [{ topP: 0.5 }, /cannot use --top-p;/],
   ] as const;
@@ -22,7 +25,7 @@ Deno.test("generate and chat refuse a seed that draws nothing, before they load 
   for (const args of [["generate", "absent", "--prompt", "x"], ["chat", "absent"]]) {
     const { code, stderr } = await cli([...args, "--seed", "7"]);
     assert.equal(code, 2, stderr);
-    assert.match(stderr, /cannot use --seed\n.*\n.*\n {2}mend: add --temperature 1/);
+    assert.match(stderr, /cannot use --seed\n.*\n.*\n {2}fix: +add --temperature 1/);
     assert.match(
       (await cli([...args.slice(0, 1), "--help"])).stdout,
       /--seed <number>\s+seed of the draws \(default: 1\)/,

@@ -291,12 +291,12 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
   };
   const head = `import { defineSchedule } from "compresso"; export default defineSchedule(`;
   const cases: readonly (readonly [string, number, RegExp])[] = [
-    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +now: +no such file\n +mend: check the path\n/],
+    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +got: +no such file\n +fix: check the path\n/],
     ["cub", 3, /cannot read the schedule cub\n[^]*built-in schedules are cubic, linear/],
     [
       await script(`${head}{ sparsity: ({ step }) => step === 7 ? NaN : 0.1 });`),
       5,
-      /step 7 of 200[^]*sparsity = NaN\n +mend: change what the function returns/,
+      /step 7 of 200[^]*sparsity = NaN\n +fix: change what the function returns/,
     ],
   ];
   for (const [source, status, message] of cases) {

@@ -1,4 +1,4 @@
-// The text of the source: an error that a user can meet says the rule, the present value and the mend.
+// The text of the source: an error that a user can meet says the rule, the present value and the fix.
 import assert from "node:assert/strict";
 import { textProblem } from "../../lib/files/text_file.ts";
 
@@ -35,7 +35,7 @@ async function* sources(folder: URL): AsyncGenerator<URL> {
   }
 }
 
-Deno.test("every error of library and command line has rule, present value and mend, but those of ends on purpose and of the inside", async () => {
+Deno.test("every error of library and command line has rule, present value and fix, but those of ends on purpose and of the inside", async () => {
   let count = 0;
   const lacking: string[] = [], used = new Set<string>();
   for (const folder of ["lib/", "cli/"]) {
@@ -45,7 +45,7 @@ Deno.test("every error of library and command line has rule, present value and m
         count++;
         // Parts that are handed on are whole where they are made.
         const isWhole = call.includes("...") || !call.includes("{") ||
-          ["rule", "value", "mend"].every((part) => RegExp(`\\b${part}\\b`).test(call));
+          ["rule", "value", "fix"].every((part) => RegExp(`\\b${part}\\b`).test(call));
         if (isWhole || call.includes('"aborted"')) continue;
         const known = KNOWN.find(([file, words]) => file === path && call.includes(words));
         if (known) used.add(known.join());

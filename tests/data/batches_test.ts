@@ -83,7 +83,7 @@ Deno.test("a batch larger than the data goes through them several times", () => 
 Deno.test("createBatches() refuses sizes, seeds, cursors and examples that cannot be", () => {
   const make = (change: Partial<typeof OPTIONS> | Record<string, number>): () => unknown => () =>
     createBatches(FIVE, { ...OPTIONS, ...change });
-  assert.throws(make({ batch: 0 }), failure("usage", /batch is an integer, at least 1; now: 0/));
+  assert.throws(make({ batch: 0 }), failure("usage", /batch is an integer, at least 1; got: 0/));
   assert.throws(make({ seq: 3 }), failure("usage", /4 tokens, seq 3/));
   assert.throws(make({ seed: -1 }), failure("usage", /seed/));
   assert.throws(() => createBatches([], OPTIONS), failure("usage", /number of examples/));
@@ -222,7 +222,7 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
   assert.deepEqual(report(COLLABORATIVE_PROMPT), report(null));
   assert.throws(
     () => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8, packing: false }),
-    failure("input", /seq 8, of which the prompt takes \d+; mend: raise seq/),
+    failure("input", /seq 8, of which the prompt takes \d+; fix: raise seq/),
   );
 });
 
@@ -233,10 +233,10 @@ Deno.test("encodeRows() says of no rows, and of texts of one token, what they la
       () => encodeRows(rows, { tokenizer, prompt: null, seq: 8, packing: false }),
       failure("input", message),
     );
-  refused([], /there are rows to train on; now: 0 rows, seq 8; mend: give rows$/);
+  refused([], /there are rows to train on; got: 0 rows, seq 8; fix: give rows$/);
   refused(
     [{ kind: "text", text: "x", extra: {} }],
-    /one text has two tokens; now: 1 rows, seq 8; mend: give longer texts$/,
+    /one text has two tokens; got: 1 rows, seq 8; fix: give longer texts$/,
   );
 });
 

@@ -304,7 +304,7 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
   const { rows } = parseRows(["", ...lines].join("\n"), "x");
   const options = { tokenizer, prompt: null, seq: SEQ };
   assert.equal(encodeRows(rows.slice(0, 1), options).examples.length, 1);
-  const message = /says in a chat, row 3; rule: the chat template writes the first turns alike.*message 4 of 4/;
+  const message = /says in a chat, row 3; expected: the chat template writes the first turns alike.*message 4 of 4/;
   assert.throws(() => encodeRows(rows, options), failure("input", message));
   const turned: ChatRow = { kind: "chat", messages: [...LONG.messages].reverse(), number: 7, extra: {} };
   // Asked to go on with nothing, this one writes a system turn of its own.
@@ -312,11 +312,11 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
     "{% if not messages or messages[0]['role'] != 'assistant' %}{{ '<|start|>system\n<|end|>' }}{% endif %}" + dropping;
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, opening) }),
-    failure("input", /row 7; .*begins with a question; now: the first message is the assistant's; mend: take it out/),
+    failure("input", /row 7; .*begins with a question; got: the first message is the assistant's; fix: take it out/),
   );
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
-    failure("input", /cannot format a chat, row 7; .*the template says: no; mend: .*prune --skip-broken/),
+    failure("input", /cannot format a chat, row 7; .*the template says: no; fix: .*prune --skip-broken/),
   );
 });
 
@@ -339,12 +339,12 @@ Deno.test("rows that the template refuses are left out and counted by number whe
     const none = (): unknown => encodeRows([turned, turned], { ...options, skipBroken: true });
     assert.throws(
       none,
-      failure("input", /cannot format a chat, row 1;.*mend: put the turns otherwise: of 2 rows none can be encoded$/),
+      failure("input", /cannot format a chat, row 1;.*fix: put the turns otherwise: of 2 rows none can be encoded$/),
     );
     const long = chat("Where? ".repeat(100), "here");
     const tooLong = (): unknown =>
       encodeRows([turned, long], { ...options, seq: 20, packing: false, skipBroken: true });
-    assert.throws(tooLong, failure("input", /2 rows, seq 20; mend: raise seq/));
+    assert.throws(tooLong, failure("input", /2 rows, seq 20; fix: raise seq/));
   }
 });
 

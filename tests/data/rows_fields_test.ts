@@ -44,7 +44,7 @@ Deno.test("a system text beside a conversation is its first turn, where the mess
 Deno.test("a system text beside a conversation that has another is refused by line", () => {
   const text = lines({ messages: MESSAGES }, { messages: [SYSTEM, ...MESSAGES], system: "Be kind." });
   const message =
-    /one system text; now: line 2 has another one in its messages than as "system"; mend: take out the one/;
+    /one system text; got: line 2 has another one in its messages than as "system"; fix: take out the one/;
   assert.throws(() => parseRows(text, "x"), failure("input", message));
   assert.deepEqual(parseRows(text, "x", { skipBroken: true }).report.broken.map(({ row }) => row), [2]);
   const bytes = parseRow({ messages: MESSAGES, system: NOT_UTF8 }, {});
@@ -54,7 +54,7 @@ Deno.test("a system text beside a conversation that has another is refused by li
 Deno.test("an instruction with a system text or a history is refused by line, with what to write instead", () => {
   const refuse = (field: string, value: unknown): void => {
     const message = new RegExp(
-      `an instruction has no turns before it; now: line 2 has "${field}"; mend: write the row as "messages"`,
+      `an instruction has no turns before it; got: line 2 has "${field}"; fix: write the row as "messages"`,
     );
     const text = lines(INSTRUCTION, { ...INSTRUCTION, [field]: value });
     assert.throws(() => parseRows(text, "x"), failure("input", message), JSON.stringify(value));
@@ -75,10 +75,10 @@ Deno.test("an instruction with a system text or a history is refused by line, wi
 Deno.test("a row whose messages are null is told so, unless it is of another kind", () => {
   const refuse = (row: unknown, message: RegExp): void =>
     assert.throws(() => parseRows(lines(row), "x"), failure("input", message));
-  refuse({ messages: null, x: 1 }, /"messages" is a list; now: line 1 has null as "messages"/);
-  refuse({ conversations: null, x: 1 }, /"conversations" is a list; now: line 1 has null as "conversations"/);
+  refuse({ messages: null, x: 1 }, /"messages" is a list; got: line 1 has null as "messages"/);
+  refuse({ conversations: null, x: 1 }, /"conversations" is a list; got: line 1 has null as "conversations"/);
   refuse({ messages: null, text: null }, /has null as "text"/);
-  refuse({ x: 1 }, /now: line 1 has "x"/);
+  refuse({ x: 1 }, /got: line 1 has "x"/);
   assert.equal(parseRows(lines({ messages: null, conversations: CONVERSATIONS }), "x").kind, "chat");
   assert.equal(parseRows(lines({ messages: null, conversations: null, text: "a" }), "x").kind, "text");
   assert.equal(parseRows(lines({ messages: null, ...INSTRUCTION }), "x").kind, "instruct");

@@ -113,7 +113,7 @@ Deno.test("gzip that is cut off is refused, unless the limit is reached before",
   const words = Array.from({ length: 30000 }, (_, index) => ((index * 7919) % 104729).toString(36));
   const lines = words.map((text) => `${JSON.stringify({ text })}\n`).join("");
   const bytes = gzipSync(lines), cut = bytes.subarray(0, bytes.length / 2);
-  await assert.rejects(read(cut), failure("input", /the gzip data are whole; now: unexpected end of file/));
+  await assert.rejects(read(cut), failure("input", /the gzip data are whole; got: unexpected end of file/));
   const { rows, report } = await read(cut, { limit: 7 });
   assert.deepEqual(rows, parseRows(lines, "x", { limit: 7 }).rows);
   assert.equal(report.limited, true);
@@ -170,7 +170,7 @@ Deno.test("Zstandard that is cut off or goes on with something else is refused, 
   for (const words of [1, 1000]) {
     const { lines, frames: [first = SKIPPABLE, second = SKIPPABLE] } = frames(2, { rows: 500, words });
     const cut = joined([first, second.subarray(0, second.length / 2)]);
-    const rule = "the zstd data are whole; now: ";
+    const rule = "the zstd data are whole; got: ";
     const within = failure("input", new RegExp(`${rule}the data end within a frame`));
     await assert.rejects(read(cut), within);
     await assert.rejects(read(first.subarray(0, first.length / 2)), within);
@@ -317,7 +317,7 @@ Deno.test("columns of nulls alone are read whatever compresses their empty pages
 });
 
 Deno.test("a table that is broken, or compressed in a way that is not known, is refused", async () => {
-  await assert.rejects(readRows(table("instructions_lz4")), failure("input", /ZSTD, BROTLI; now: LZ4_RAW/));
+  await assert.rejects(readRows(table("instructions_lz4")), failure("input", /ZSTD, BROTLI; got: LZ4_RAW/));
   const bytes = await Deno.readFile(table("texts_zstd"));
   await assert.rejects(read(bytes.subarray(0, 2000)), failure("input", /whole parquet file/));
   const page = bytes.slice();

@@ -98,9 +98,9 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(lines(ROW) + '{"instruction": "Hi", \n' + lines(ROW), /data\.x.*line 2/);
   refuse(
     lines(ROW, { ...ROW, output: 3 }),
-    /"output" is a string; now: line 2 has a number as "output"; mend: .*--skip-broken/,
+    /"output" is a string; got: line 2 has a number as "output"; fix: .*--skip-broken/,
   );
-  refuse(lines(ROW) + "[1]\n", /each row is an object; now: line 2 is a list/);
+  refuse(lines(ROW) + "[1]\n", /each row is an object; got: line 2 is a list/);
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);
   refuse(lines({ instruction: "only" }), /line 1 has "instruction"/);
   refuse(JSON.stringify([ROW, {}]), /row 2, line 1 has no fields/);
@@ -108,14 +108,14 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(JSON.stringify([ROW, { text: "t" }], null, 1), /row 1, line 2 is an instruction, row 2, line 7 is a text/);
   refuse(
     '[\n{"text": "a, [\\""},\n{"text": }\n]',
-    /one JSON value; now: row 2, line 3 is not JSON: Unexpected token '}'/,
+    /one JSON value; got: row 2, line 3 is not JSON: Unexpected token '}'/,
   );
   // V8 counts from the beginning of the value; what is said is the place in the file.
   refuse(
     '[\n{"text": "a"},\n\n{\n "text": "b"\n "x": 1}]',
-    /row 2, line 4 is not JSON: Expected[^(]* value on line 6; mend/,
+    /row 2, line 4 is not JSON: Expected[^(]* value on line 6; fix/,
   );
-  refuse(lines(ROW) + '{"text": "b', /line 2 is not JSON: Unterminated string at column 12; mend/);
+  refuse(lines(ROW) + '{"text": "b', /line 2 is not JSON: Unterminated string at column 12; fix/);
   refuse('[\n{"text": "a"},\n]', /row 2, line 3 is missing behind a comma/);
   refuse('[{"text": "a"},\n\n{"text": "b', /row 2, line 3 does not end/);
   refuse('[{"text": "a"}]\n[1]', /more after its end, on line 2/);
@@ -123,19 +123,19 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   for (const path of ["x.csv", "X.TSV", "x.csv.gz"]) {
     assert.throws(
       () => parseRows("instruction,output\na,b\n", path),
-      failure("input", /a table \([ct]sv\); mend: .*JSON lines/),
+      failure("input", /a table \([ct]sv\); fix: .*JSON lines/),
     );
   }
   refuse(" \n", /it is empty/);
-  refuse("[]", /not empty; now: 0 empty/);
-  refuse(lines({ text: "" }), /not empty; now: 1 empty/);
+  refuse("[]", /not empty; got: 0 empty/);
+  refuse(lines({ text: "" }), /not empty; got: 1 empty/);
 });
 
 Deno.test("of a row with the columns of several kinds those that are null do not count, unless all of a kind are broken", () => {
   const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Ho" }];
   assert.equal(parseRows(lines({ instruction: null, output: null, messages, text: null }), "x").kind, "chat");
   assert.equal(parseRows(lines({ instruction: null, output: null, text: "t" }), "x").kind, "text");
-  const message = /"output" is a string; now: line 1 has null as "output"/;
+  const message = /"output" is a string; got: line 1 has null as "output"/;
   const broken = lines({ instruction: "Hi", output: null, text: "t" });
   assert.throws(() => parseRows(broken, "x"), failure("input", message));
 });
@@ -192,7 +192,7 @@ Deno.test("readRows() says why a file cannot be data", async () => {
     await refuse("PAR1....", /whole parquet file/);
     await refuse([0x1f, 0x8b, 8, 0], /gzip data are whole/);
     await refuse([0xff, 0xfe, 0x7b, 0x00], /UTF-16/);
-    await refuse([0x61, 0xc3, 0xa9, 0x62, 0xe9, 0x63], /UTF-8; now: it is not, from byte 4/);
+    await refuse([0x61, 0xc3, 0xa9, 0x62, 0xe9, 0x63], /UTF-8; got: it is not, from byte 4/);
     await refuse([0x61, 0xe2, 0x82], /not/);
   });
 });
@@ -214,7 +214,7 @@ Deno.test("skipBroken leaves broken rows out and reports them by line", () => {
     () => parseRows("{oops\n{}\n", "x.jsonl", { skipBroken: true }),
     failure(
       "input",
-      /rule: each row is one JSON value; now: line 1 is not JSON.*; of the rows are 2 broken, 0 empty, and none is left; mend: mend the broken rows/,
+      /expected: each row is one JSON value; got: line 1 is not JSON.*; of the rows are 2 broken, 0 empty, and none is left; fix: fix the broken rows/,
     ),
   );
 });
@@ -242,12 +242,12 @@ Deno.test("textField names the text, whatever else a row has", () => {
   const other = { textField: "body" };
   assert.throws(
     () => parseRows(lines({ text: "t" }), "x", other),
-    failure("input", /a row has "body"; now: line 1 has "text"/),
+    failure("input", /a row has "body"; got: line 1 has "text"/),
   );
   assert.throws(() => parseRows(lines({ body: 1 }), "x", other), failure("input", /"body" is a string/));
   assert.throws(
     () => parseRows("A plain text.", "x", other),
-    failure("input", /a row has "body"; now: the file is plain text; mend: leave the field out/),
+    failure("input", /a row has "body"; got: the file is plain text; fix: leave the field out/),
   );
 });
 
@@ -316,14 +316,14 @@ Deno.test("toRow() makes rows of a program as files have them, and says why a va
   assert.deepEqual(toRow({ body: "f" }, { textField: "body" }).kind, "text");
   assert.throws(() => toRow({ text: " " }), failure("input", /"text" has something in it/));
   assert.throws(() => toRow({ body: " " }, { textField: "body" }), failure("input", /"body" has something in it/));
-  assert.throws(() => toRow("g"), failure("input", /each row is an object; now: it is a string/));
-  assert.throws(() => toRow({ output: "h" }), failure("input", /now: it /));
+  assert.throws(() => toRow("g"), failure("input", /each row is an object; got: it is a string/));
+  assert.throws(() => toRow({ output: "h" }), failure("input", /got: it /));
   // Without a type check a value may be of no kind at all.
   const stranger = Object.assign({}, toRow({ text: "i" }), JSON.parse('{"kind":"poem"}'));
   const options = { tokenizer: await tokenizerOf("byte_level"), prompt: null, seq: 16 };
   assert.throws(
     () => encodeExample(stranger, options),
-    failure("input", /instruct, chat or text; now: it has the kind poem.*toRow/),
+    failure("input", /instruct, chat or text; got: it has the kind poem.*toRow/),
   );
 });
 

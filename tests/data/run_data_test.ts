@@ -85,7 +85,7 @@ Deno.test("tokens without an embedding are refused before training, and do not s
   assert.ok(makeBatches(1).next().tokens.every((token) => token < tokenizer.vocabSize));
   assert.throws(
     () => encodeRun({ tokenizer, spec: { vocab: used } }, options),
-    failure("input", new RegExp(`row \\d;.* ids lie in \\[0, ${used}\\); now: token ${used};`)),
+    failure("input", new RegExp(`row \\d;.* ids lie in \\[0, ${used}\\); got: token ${used};`)),
   );
 });
 
@@ -100,7 +100,7 @@ Deno.test("a row with a token that the model does not have is named, and left ou
     const { rows: read } = parseRows(rows.join("\n"), "rows.jsonl");
     for (const packing of [true, false]) {
       const options = optionsOf(read, { packing });
-      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*now: token \d+;.*--skip-broken/));
+      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*got: token \d+;.*--skip-broken/));
       const { report } = encodeRun(own, options, { skipBroken: true });
       assert.deepEqual([report.broken, report.lines.broken], [1, [8]], `${key}, packing ${packing}`);
     }
@@ -124,9 +124,9 @@ Deno.test("a row of a program with fields that are none of its kind is named, an
   const broken: readonly (readonly [unknown, RegExp])[] = [
     [
       { kind: "instruct", instruction: "on" },
-      /cannot encode the row, row 4; rule: "output" is a string; now: it has nothing as "output"/,
+      /cannot encode the row, row 4; expected: "output" is a string; got: it has nothing as "output"/,
     ],
-    [{ kind: "instruct", instruction: "on", output: 7 }, /row 4;.*has a number as "output"; mend: .*toRow/],
+    [{ kind: "instruct", instruction: "on", output: 7 }, /row 4;.*has a number as "output"; fix: .*toRow/],
     [{ kind: "instruct", instruction: "on", input: [], output: "on" }, /row 4;.*has a list as "input"/],
     [{ kind: "text", text: 5 }, /row 4;.*has a number as "text"/],
     [{ kind: "chat" }, /row 4;.*has nothing as "messages"/],

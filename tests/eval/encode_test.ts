@@ -63,9 +63,9 @@ Deno.test("a question that does not fit loses the beginning of its context, as i
       assert.match(error.message, message);
       return true;
     });
-  refused({ context: 7, refuseLong: true }, /task made.*fit the model's 7 tokens; now: line 7 has 10 for choice 1/);
+  refused({ context: 7, refuseLong: true }, /task made.*fit the model's 7 tokens; got: line 7 has 10 for choice 1/);
   refused({ context: 3 }, /at most the 3 tokens.*line 7 has 4 for choice 1/);
-  refused({ context: 3 }, /; now: line 7 \(anatomy\) has 4 for choice 1/, { ...asked, subset: "anatomy" });
+  refused({ context: 3 }, /; got: line 7 \(anatomy\) has 4 for choice 1/, { ...asked, subset: "anatomy" });
 });
 
 function question(pairs: readonly (readonly [string, string])[]): Question {

@@ -71,7 +71,7 @@ Deno.test("a prompt stands before every context, nothing else of a question chan
   });
   const bare: TaskDefinition = { name: "piqa", item: () => ({ context: "", choices: ["a", "b"], answer: 0 }) };
   const alone = { ...where, tasks: [bare], prompt: "Tom." };
-  await assert.rejects(loadTasks(alone), /at least one question has a context.*now: none of 2; mend: leave the prompt/);
+  await assert.rejects(loadTasks(alone), /at least one question has a context.*got: none of 2; fix: leave the prompt/);
   const [, mixed] = await loadTasks({ ...alone, tasks: ["arc_easy", bare] });
   assert.deepEqual(mixed?.questions[0]?.contexts, ["", ""]);
   const device = await sharedDevice();
@@ -94,7 +94,7 @@ Deno.test("a model without tokenizer is refused, and so is a question that is to
   const cut = await evaluateTasks(short, { tasks: ["openbookqa"], taskData: FOLDER });
   assert.equal(cut.tasks["openbookqa"]?.truncated, 2);
   const refusing = evaluateTasks(short, { tasks: ["openbookqa"], taskData: FOLDER, refuseLong: true });
-  await assert.rejects(refusing, /openbookqa.*fit the model's 12 tokens; now: line 1/);
+  await assert.rejects(refusing, /openbookqa.*fit the model's 12 tokens; got: line 1/);
   const seen: string[] = [], onProgress = (_done: number, _total: number, task: string): unknown => seen.push(task);
   const later = evaluateTasks(short, { tasks: ["openbookqa", "piqa"], taskData: FOLDER, onProgress });
   await assert.rejects(later, /piqa.*at most the 12 tokens/);
@@ -155,7 +155,7 @@ Deno.test("an evaluation that stops goes on from its file, and refuses that of a
     assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), "my notes\nof today\n");
     for (const [text, said] of [["my notes", "another first line"], ["\nmy notes", "an empty line"]] as const) {
       await Deno.writeTextFile(join(folder, "notes.txt"), text);
-      await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity, KIND), RegExp(`; now: ${said};`));
+      await assert.rejects(openEvaluationFile(join(folder, "notes.txt"), identity, KIND), RegExp(`; got: ${said};`));
       assert.equal(await Deno.readTextFile(join(folder, "notes.txt")), text);
     }
     await assert.rejects(openEvaluationFile(join(folder, "none", "x"), identity, KIND), /cannot write .*none/);
@@ -219,7 +219,7 @@ Deno.test("differences are paired: what is hard for both models cancels", () => 
     assert.ok(Math.abs(halfWidth(n) - quantile) < 0.003, `${n}: ${halfWidth(n)}`);
   }
   assert.ok(Number.isNaN(comparePairs([true], [false]).low), "one question has no interval");
-  assert.throws(() => compareItems(first, second.slice(1)), /same questions; now: 10 and 9 questions/);
+  assert.throws(() => compareItems(first, second.slice(1)), /same questions; got: 10 and 9 questions/);
   assert.throws(() => compareItems([], []), /at least one question/);
   const other = (change: Partial<TaskItemScore>): TaskItemScore[] =>
     second.map((item, index) => index === 3 ? { ...item, ...change } : item);
@@ -230,7 +230,7 @@ Deno.test("differences are paired: what is hard for both models cancels", () => 
       [{ answer: null }, "right answer 0 and null"],
     ] as const
   ) {
-    assert.throws(() => compareItems(first, other(change)), RegExp(`same questions; now: item 3: ${said};`));
+    assert.throws(() => compareItems(first, other(change)), RegExp(`same questions; got: item 3: ${said};`));
   }
 });
 

@@ -146,12 +146,12 @@ Deno.test("perplexity() refuses what it cannot measure", async () => {
       assert.match(error.message, message);
       return true;
     });
-  await rejects(tokens, { window: 21 }, ["input", /one window of 21 tokens; now: 20 tokens/]);
+  await rejects(tokens, { window: 21 }, ["input", /one window of 21 tokens; got: 20 tokens/]);
   await rejects([], { window: 2 }, ["input", /0 tokens/]);
   await rejects("text", { window: 2 }, ["input", /tokenizer/]);
   for (const window of [1, 2.5, 129]) await rejects(tokens, { window }, ["usage", /window/]);
   for (const stride of [0, 1.5, 5]) await rejects(tokens, { window: 4, stride }, ["usage", /stride/]);
-  await rejects([3], { window: 4, stride: 2 }, ["input", /two tokens; now: 1 tokens/]);
+  await rejects([3], { window: 4, stride: 2 }, ["input", /two tokens; got: 1 tokens/]);
   await rejects(tokens, { window: 4, limitChars: 9 }, ["usage", /limitChars/]);
   await rejects(tokens, { window: 4, batch: 0 }, ["usage", /batch/]);
   await rejects(tokens, { window: 4, maxWindows: 0 }, ["usage", /maxWindows/]);

@@ -175,7 +175,7 @@ Deno.test("scoreChoices() refuses rows and sizes that it cannot score", async ()
     });
   await rejects([], ["input", /no rows/]);
   await rejects([row, { ...row, prefix: [] }], ["input", /row 2.*empty prefix/]);
-  await rejects([{ ...row, prefix: [], number: 7 }], ["input", /row 7.*mend the row, or leave it out/s]);
+  await rejects([{ ...row, prefix: [], number: 7 }], ["input", /row 7.*fix the row, or leave it out/s]);
   await rejects([{ ...row, choices: [], answer: 0 }], ["input", /choices/]);
   await rejects([{ ...row, choices: [[4], []] }], ["input", /empty choice/]);
   for (const answer of [-1, 2, 0.5]) await rejects([{ ...row, answer }], ["input", /answer/]);

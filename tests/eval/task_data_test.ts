@@ -132,11 +132,11 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
     "input",
     /piqa.*"sol2".*line 2 has only "goal", "sol1", "label"/,
   ]);
-  await refused("piqa", piqa({ ...PIQA_ROW, sol1: 4 }), ["input", /"sol1" is a text; now: line 2 has 4/]);
-  await refused("piqa", piqa({ ...PIQA_ROW, sol2: "" }), ["input", /no choice is empty; now: line 2/]);
-  await refused("piqa", piqa({ ...PIQA_ROW, label: -1 }), ["input", /one of the 2 choices; now: line 2 has number -1/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, sol1: 4 }), ["input", /"sol1" is a text; got: line 2 has 4/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, sol2: "" }), ["input", /no choice is empty; got: line 2/]);
+  await refused("piqa", piqa({ ...PIQA_ROW, label: -1 }), ["input", /one of the 2 choices; got: line 2 has number -1/]);
   await refused("piqa", piqa({ ...PIQA_ROW, label: "x" }), ["input", /"label" is a whole number/]);
-  await refused("piqa", piqa([]), ["input", /each row is an object; now: line 2/]);
+  await refused("piqa", piqa([]), ["input", /each row is an object; got: line 2/]);
   await refused("piqa", { "piqa.valid.jsonl": `${lines(PIQA_ROW)}{"goal\n` }, ["input", /line 2 is not JSON/]);
   await refused("piqa", { "piqa.valid.jsonl": "" }, ["input", /empty/]);
   await refused("piqa", { "piqa.valid.jsonl": "Dry it.\n" }, ["input", /line 1 is not JSON/]);
@@ -151,7 +151,7 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   }, ["input", /has a blank/]);
   await refused("winogrande", {
     "winogrande.valid.jsonl": lines({ sentence: "The _ ran.", option1: "dog", option2: "", answer: "1" }),
-  }, ["input", /no choice is empty; now: line 1/]);
+  }, ["input", /no choice is empty; got: line 1/]);
   await refused("race", { "race.test.jsonl": lines({ article: "A", problems: "[{" }) }, [
     "input",
     /line 1 no Python literal/,
@@ -160,7 +160,7 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu) }, ["input", /mmlu.*split dev/]);
   await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu), "mmlu.dev.jsonl": lines(mmlu) }, [
     "input",
-    /5 examples for "anatomy"; now: line 1 wants 5, and there are 1/,
+    /5 examples for "anatomy"; got: line 1 wants 5, and there are 1/,
   ]);
   await refused("bbh", {
     "bbh.test.jsonl": lines({ input: "i", target: "t", subset: "snark" }),
@@ -283,7 +283,7 @@ Deno.test("a task that a program defines is checked, and so is what it makes of 
     data,
     [
       "input",
-      /one for each choice; now: line 1 has 1 for 2/,
+      /one for each choice; got: line 1 has 1 for 2/,
     ],
   );
   await refused({ name: "a", item: () => ({ context: ["c", "d"], choices: ["x", "y"], answer: 0 }) }, data, [
@@ -315,15 +315,15 @@ Deno.test("what a task's description and subset make of a row is checked as its 
         [late, "gives a promise: the function is async"],
       ] as const
     ) {
-      const now = RegExp(`cannot read the task a .*the task's ${part} is a text; now: line 1 ${value}`);
+      const now = RegExp(`cannot read the task a .*the task's ${part} is a text; got: line 1 ${value}`);
       await refused(task({ [part]: made }), data, ["input", now]);
     }
     await refused(task({ [part]: (row: TaskRow) => row.text("topic") }), data, ["input", /line 1 has only "t"/]);
     assert.equal((await load(task({ [part]: (row: TaskRow) => row.text("t") }), data)).questions.length, 1);
   }
-  await refused(task({ item: late }), data, ["input", /question of each row; now: line 1 gives a promise/]);
+  await refused(task({ item: late }), data, ["input", /question of each row; got: line 1 gives a promise/]);
   const subset = (row: TaskRow): unknown => row.text("t") === "two" ? 2 : "";
-  await refused(task({ subset, shots: 1 }), data, ["input", /a\.dev\.jsonl.*subset is a text; now: line 1 gives 2/]);
+  await refused(task({ subset, shots: 1 }), data, ["input", /a\.dev\.jsonl.*subset is a text; got: line 1 gives 2/]);
 });
 
 Deno.test("parsePythonLiteral() reads lists, dicts, both quotes and escapes, and refuses code", () => {

@@ -26,12 +26,12 @@ async function plan(
 }
 
 /** What the cell of a failure is advised; the words are those that the tests of these errors have. */
-function advised(mend: string): string {
-  const { message } = failureOf(new CompressoError("gpu", { what: "cannot go on", mend }), {
+function advised(fix: string): string {
+  const { message } = failureOf(new CompressoError("gpu", { what: "cannot go on", fix }), {
     state: { kind: "new" },
     options: {},
   });
-  return message.replace("cannot go on; mend: ", "");
+  return message.replace("cannot go on; fix: ", "");
 }
 
 Deno.test("a cell whose memory or schedule ended it is advised of the same command, and of --redo for other options", () => {
@@ -46,8 +46,8 @@ Deno.test("a cell whose memory or schedule ended it is advised of the same comma
     "use recompute: true (9 MiB), and the same command goes on; or run it anew (--redo) and x",
   );
   assert.equal(
-    advised("a run goes on from its last checkpoint by --resume, with as much time again; else mend the script"),
-    "the same command goes on from its last checkpoint, with as much time again; else mend the script",
+    advised("a run goes on from its last checkpoint by --resume, with as much time again; else fix the script"),
+    "the same command goes on from its last checkpoint, with as much time again; else fix the script",
   );
   assert.equal(
     advised("give the same options, or another --out, or go on with the others by --may-differ schedule,rates"),
@@ -69,19 +69,19 @@ Deno.test("a task whose data are missing is advised of what says where they lie"
   await rejectsWith(
     plan({ evaluate: { tasks } }),
     "input",
-    /no folder; mend: name the folder by evaluate\.tasks\.data, or by --file NAME=PATH where that is @NAME, and its files/,
+    /no folder; fix: name the folder by evaluate\.tasks\.data, or by --file NAME=PATH where that is @NAME, and its files/,
   );
 });
 
 Deno.test("a schedule that is neither a built-in one nor there is advised of the built-in ones, a script of its path", async () => {
   await inTemporaryFolder(async (root) => {
-    const built = /cannot read the schedule .*cubik; .*no such file; mend: check the path; built-in .* cubic, linear/;
+    const built = /cannot read the schedule .*cubik; .*no such file; fix: check the path; built-in .* cubic, linear/;
     await rejectsWith(plan({ grid: { schedule: ["cubik"] } }, { root }), "input", built);
     await rejectsWith(plan({}, { root, set: { schedule: ["cubik"] } }), "input", built);
     await rejectsWith(
       plan({ grid: { schedule: ["cubik.ts"] } }, { root }),
       "input",
-      /cubik\.ts; .*mend: check the path$/,
+      /cubik\.ts; .*fix: check the path$/,
     );
   });
 });

@@ -212,7 +212,7 @@ Deno.test("alarms are an option of a run, in any of its forms, and none of those
     assert.deepEqual(chosen(value), ["divergence=warn,nan=stop"]);
   }
   assert.equal(chosen("nan=stop", "divergence=warn+nan=stop").length, 2);
-  assert.throws(() => chosen("divergence=warn"), /one of divergence=warn\+nan=stop, nan=stop; now: divergence=warn/);
+  assert.throws(() => chosen("divergence=warn"), /one of divergence=warn\+nan=stop, nan=stop; got: divergence=warn/);
   const identities = async (onAlarm: readonly unknown[]): Promise<Readonly<Record<string, string>>[]> => {
     const cells = resolveExperiment(defineExperiment(PLAIN), { set: { onAlarm, rank: [2], seed: [1] } });
     return (await planCells(cells, new Store("nowhere"))).all.map(({ identity }) => identity);
@@ -228,7 +228,7 @@ Deno.test("alarms are an option of a run, in any of its forms, and none of those
   for (
     const [value, rule] of [
       ["divergence", /cannot use this onAlarm in the grid.*onAlarm is NAME=ACTION or NAME=ACTION:THRESHOLD/],
-      ["nan=warn", /its action is rollback or stop; now: "nan=warn"/],
+      ["nan=warn", /its action is rollback or stop; got: "nan=warn"/],
       ["divergence=warn:2", /its threshold lies in \(0, 1\]/],
       [["loss=warn"], /NAME one of collapse/],
     ] as const

@@ -45,14 +45,14 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
   const wrong = (change: object, ...said: RegExp[]): void =>
     refuses(() => defineExperiment({ ...PLAIN, ...change } as ExperimentDefinition), "usage", ...said);
   wrong({ grid: { rnak: [2] } }, /the option 'rnak' in the grid/, /options are model, data, limitRows/);
-  wrong({ grid: { rank: [2, "four"] } }, /cannot use this rank in the grid/, /now: "four"/);
-  wrong({ base: { sparsity: 1.5 } }, /cannot use this sparsity in the base/, /now: 1.5/);
+  wrong({ grid: { rank: [2, "four"] } }, /cannot use this rank in the grid/, /got: "four"/);
+  wrong({ base: { sparsity: 1.5 } }, /cannot use this sparsity in the base/, /got: 1.5/);
   wrong({ base: { units: "kv,fnn" } }, /units/, /heads, kv, ffn/);
   wrong({ grid: { rank: [] } }, /grid/);
   wrong({ modle: "demo" }, /modle/);
   wrong({ name: "a/b" }, /name: expected letters/, /"a\/b"/);
   wrong({ name: ".." }, /name: .*a letter or digit/, /"\.\."/);
-  wrong({ data: { a: "a.json" }, grid: { data: ["b"] } }, /'data' is one of a/, /now: b/);
+  wrong({ data: { a: "a.json" }, grid: { data: ["b"] } }, /'data' is one of a/, /got: b/);
   wrong(
     { base: { calibration: "none" } },
     /'calibration' is one of the experiment's data sets, of which it names none/,
@@ -62,11 +62,11 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
     /cannot use this protect in the base/,
     /expected numbers of layers, such as 0, 1, -1/,
   );
-  wrong({ grid: { protect: [[0, 1.5]] } }, /expected numbers of layers/, /now: \[0,1.5\]/);
-  wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /now: big/);
+  wrong({ grid: { protect: [[0, 1.5]] } }, /expected numbers of layers/, /got: \[0,1.5\]/);
+  wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /got: big/);
   wrong({ data: { file: "a.json", limit: 3, last: 3 } }, /from the first on, or from the end/);
   const rows = { file: "a.json", seq: 48, name: "one" };
-  wrong({ evaluate: { rows: [rows, rows] } }, /different names/, /now: one/);
+  wrong({ evaluate: { rows: [rows, rows] } }, /different names/, /got: one/);
   wrong({ evaluate: { perplexity: [{ name: "x", text: "x.txt" }] } }, /evaluate\.perplexity\.0\.window/);
 });
 
@@ -75,11 +75,11 @@ Deno.test("measures of any kind have names of their own, and none that the repor
   const choices = { name: "q", file: "a.json" }, tasks = { names: ["piqa"], data: "." };
   const wrong = (evaluate: ExperimentDefinition["evaluate"], ...said: RegExp[]): void =>
     refuses(() => defineExperiment({ ...PLAIN, evaluate }), "usage", ...said);
-  wrong({ perplexity: [text], rows: [rows] }, /measures have different names, of whatever kind/, /now: q/);
-  wrong({ rows: [rows], choices: [choices] }, /different names/, /now: q/);
-  wrong({ choices: [{ ...choices, name: "piqa acc" }], tasks }, /different names/, /now: piqa acc/);
+  wrong({ perplexity: [text], rows: [rows] }, /measures have different names, of whatever kind/, /got: q/);
+  wrong({ rows: [rows], choices: [choices] }, /different names/, /got: q/);
+  wrong({ choices: [{ ...choices, name: "piqa acc" }], tasks }, /different names/, /got: piqa acc/);
   for (const name of ["parameters", "hard sparsity", "seconds of training", "mean acc of 4 tasks"]) {
-    wrong({ choices: [{ ...choices, name }] }, /a number that the report has by itself/, new RegExp(`now: ${name}`));
+    wrong({ choices: [{ ...choices, name }] }, /a number that the report has by itself/, new RegExp(`got: ${name}`));
   }
   defineExperiment({ ...PLAIN, evaluate: { perplexity: [text], rows: [{ ...rows, name: "r" }], tasks } });
 });
@@ -129,7 +129,7 @@ Deno.test("cells are chosen by values, and values that no cell has are refused",
   );
   const ends = cellsOf({ ...PLAIN, grid: { protect: [[], [0, -1]] } });
   assert.deepEqual(chooseCells(ends, new Map([["protect", ["none"]]])).map(({ name }) => name), ["protect=none"]);
-  refuses(() => chooseCells(cells, new Map([["rank", ["8"]]])), "usage", /one of 2, 4/, /now: 8/);
+  refuses(() => chooseCells(cells, new Map([["rank", ["8"]]])), "usage", /one of 2, 4/, /got: 8/);
   refuses(() => chooseCells(cells, new Map([["rnak", ["8"]]])), "usage", /options are/, /rnak/);
 });
 

@@ -61,8 +61,8 @@ experimentTest(
     assert.deepEqual((await run(PLAIN, out)).worked, []);
 
     const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`);
-    const mended = await run({ ...PLAIN, evaluate: TINY.evaluate }, out, { evaluateOnly: true, redo: true });
-    assert.deepEqual([mended.worked, mended.result.failed, mended.result.left], [["only"], [], 0]);
+    const fixed = await run({ ...PLAIN, evaluate: TINY.evaluate }, out, { evaluateOnly: true, redo: true });
+    assert.deepEqual([fixed.worked, fixed.result.failed, fixed.result.left], [["only"], [], 0]);
     assert.equal(await Deno.readTextFile(`${out}/${CELL}/run.json`), ran, "measuring alone prunes nothing anew");
     assert.ok(await exists(`${out}/${CELL}/model`));
   },
@@ -76,7 +76,7 @@ experimentTest(
     const tables = await Deno.readTextFile(`${out}/report.md`);
     await assert.rejects(
       run(changed, out, { evaluateOnly: true }),
-      /cannot go on with cell only; rule: .*now: steps: .*mend: give the options that they were run with.*--only/,
+      /cannot go on with cell only; expected: .*got: steps: .*fix: give the options that they were run with.*--only/,
     );
     assert.equal(await Deno.readTextFile(`${out}/report.md`), tables, "nothing is written in its place");
     // To measure alone goes before, and says so.
@@ -135,8 +135,8 @@ experimentTest(
     assert.match(await Deno.readTextFile(`${out}/report.md`), /- sparsity=0\.2: failed: /);
 
     // Another definition has not failed yet, and the run that begins leaves nothing of it.
-    const mended = { ...changed, base: { ...changed.base, minFfn: 1 } };
-    const { result } = await run(mended, out, { redo: true, only: new Map([["sparsity", ["0.2"]]]) });
+    const fixed = { ...changed, base: { ...changed.base, minFfn: 1 } };
+    const { result } = await run(fixed, out, { redo: true, only: new Map([["sparsity", ["0.2"]]]) });
     assert.deepEqual([result.failed, result.left], [[], 0]);
     assert.ok(!(await exists(`${out}/cells/sparsity=0.2/retry.json`)));
   },
@@ -245,7 +245,7 @@ experimentTest(
     const message = result.failed[0]?.message ?? "";
     assert.match(
       message,
-      /now: the loss runs away.*; mend: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(--redo\); or let it go/,
+      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(--redo\); or let it go/,
     );
     assert.match(message, /onAlarm "divergence=warn:0\.4,constraint=off" for this run/);
     assert.match(message, /and --redo, which also runs finished ones anew where divergence raised an alarm$/);
@@ -274,14 +274,14 @@ experimentTest(
   },
 );
 
-Deno.test("a mend that names options of prune names those of an experiment", () => {
+Deno.test("a fix that names options of prune names those of an experiment", () => {
   const cell = { state: { kind: "new" }, options: {} } as const;
-  const mendOf = (code: "gpu" | "input", mend: string): string =>
-    failureOf(new CompressoError(code, { what: "cannot go on", rule: "it fits", mend }), cell).message;
-  assert.match(mendOf("gpu", "use --base-dtype q4, or no longer --no-recompute"), /baseDtype q4, or recompute: true$/);
-  assert.match(mendOf("input", "mend the row (prune --skip-broken)"), /mend the row \(skipBroken: true of the data\)$/);
-  assert.match(mendOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
-  assert.match(mendOf("input", "give the same options, or another --out"), /run it anew with --redo, or put back what/);
+  const fixOf = (code: "gpu" | "input", fix: string): string =>
+    failureOf(new CompressoError(code, { what: "cannot go on", rule: "it fits", fix }), cell).message;
+  assert.match(fixOf("gpu", "use --base-dtype q4, or no longer --no-recompute"), /baseDtype q4, or recompute: true$/);
+  assert.match(fixOf("input", "fix the row (prune --skip-broken)"), /fix the row \(skipBroken: true of the data\)$/);
+  assert.match(fixOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
+  assert.match(fixOf("input", "give the same options, or another --out"), /run it anew with --redo, or put back what/);
 });
 
 experimentTest("a prompt that texts do not get is refused, and those of instructions run", async (run, out) => {

@@ -66,7 +66,7 @@ Deno.test("tasks by subject and of one's own are measured, and whatever they ask
     );
     assert.equal(new Set(both.map(([, identity]) => identity)).size, 4);
     const choices = [{ name: "own acc", file: demoData("heldout") }];
-    await rejectsWith(identities({ choices }), "usage", /different names.*now: own acc/);
+    await rejectsWith(identities({ choices }), "usage", /different names.*got: own acc/);
   });
 });
 
@@ -193,7 +193,7 @@ Deno.test("a file of JSON cannot say that scripts run with all rights; who runs 
         opened(change),
         "usage",
         RegExp(
-          `cannot use .*data\\.json; rule: .*JSON is data, .*; now: ${value}; mend: .*--set trust=true on the command`,
+          `cannot use .*data\\.json; expected: .*JSON is data, .*; got: ${value}; fix: .*--set trust=true on the command`,
         ),
       );
     await refused({ base: { ...base, trust: true } }, "trust: true in its base");
@@ -230,7 +230,7 @@ Deno.test("of a broken row in a file of a measure it is told what the measure ca
     const rows = { name: "rows", file: "rows.jsonl", seq: 8 }, choices = { name: "rows", file: "rows.jsonl" };
     const take = (evaluate: ExperimentDefinition["evaluate"]): Promise<unknown> =>
       measuresOf(resolved({ evaluate }, { root: folder }).evaluate, new RowCache());
-    const broken = "line 2 .*mend or remove it";
+    const broken = "line 2 .*fix or remove it";
     await rejectsWith(take({ rows: [rows] }), "input", RegExp(`${broken}, or set .skipBroken: true. of the measure$`));
     await rejectsWith(take({ choices: [choices] }), "input", RegExp(`${broken}$`));
     await take({ rows: [{ ...rows, skipBroken: true }] });
@@ -256,7 +256,7 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     }
     await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
     const long = { below: `${"x".repeat(300)}.jsonl` };
-    await rejectsWith(plan({ data: long }), "input", /cannot read .*may be read; now: .*too long/);
+    await rejectsWith(plan({ data: long }), "input", /cannot read .*may be read; got: .*too long/);
     // A path below a file is none, which is no defect of the toolkit.
     await rejectsWith(
       plan({ data: { below: "mine.ts/rows.jsonl" } }),
@@ -271,7 +271,7 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     const perplexity = [{ name: "t", text: "latin.txt", window: 8 }];
     await rejectsWith(plan({ evaluate: { perplexity } }), "input", /cannot read the text .*it is not UTF-8/);
     for (const name of ["latin.txt", "latin.txt/below", "x".repeat(300)]) {
-      await rejectsWith(plan({}, `${folder}/${name}`), "usage", /lie in a folder; now: (a file|Not a dir|.*too long)/);
+      await rejectsWith(plan({}, `${folder}/${name}`), "usage", /lie in a folder; got: (a file|Not a dir|.*too long)/);
     }
   });
 });
@@ -301,7 +301,7 @@ Deno.test("a report of another experiment, and files of somebody's own in its pl
     const shown = "# Notes\n![Losses](loss-curve.svg)\n";
     for (const file of ["report.md", "report.json", "measures.svg"]) {
       await Deno.writeTextFile(`${folder}/${file}`, shown);
-      await rejectsWith(plan("mine"), "usage", new RegExp(`now: ${file}, which no experiment wrote; mend: .*--out`));
+      await rejectsWith(plan("mine"), "usage", new RegExp(`got: ${file}, which no experiment wrote; fix: .*--out`));
       assert.equal(await Deno.readTextFile(`${folder}/${file}`), shown);
       await Deno.remove(`${folder}/${file}`);
     }
@@ -313,7 +313,7 @@ Deno.test("a report of another experiment, and files of somebody's own in its pl
     await rejectsWith(
       plan("other"),
       "usage",
-      /cannot write the report of other .*now: that of mine; mend: choose another/,
+      /cannot write the report of other .*got: that of mine; fix: choose another/,
     );
   });
 });
@@ -375,7 +375,7 @@ Deno.test("texts of its own that are longer than a model's context are refused b
       );
     const named = (options: object): Partial<ExperimentDefinition> => ({ base: { ...PLAIN.base, ...options } });
     const said =
-      /texts written by the model .*, cell only; rule: generate's tokens are at most 512.*now: 513; mend: lower/;
+      /texts written by the model .*, cell only; expected: generate's tokens are at most 512.*got: 513; fix: lower/;
     await plan(512, named({ data: "own" }));
     await rejectsWith(plan(513, named({ data: "own" })), "usage", said);
     await plan(512, named({ data: "file", calibration: "own" }));

@@ -19,7 +19,7 @@ const PLAIN: ExperimentDefinition = {
 Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
   const wrong = (change: Partial<ExperimentDefinition>, said: RegExp): void =>
     refuses(() => defineExperiment({ ...PLAIN, ...change }), "usage", /without LoRA do not differ/, said);
-  wrong({ grid: { lora: [false], rank: [2, 4] } }, /now: lora false and several of 'rank'/);
+  wrong({ grid: { lora: [false], rank: [2, 4] } }, /got: lora false and several of 'rank'/);
   wrong({ grid: [{ seed: [1] }, { lora: [true, false], loraRate: [1e-3, 1e-4] }] }, /several of 'loraRate'/);
   const ranks = [{ rank: [2], seed: [1] }, { rank: [4], seed: [1] }];
   wrong({ base: { ...PLAIN.base, lora: false }, grid: ranks }, /several of 'rank'/);

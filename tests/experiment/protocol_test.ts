@@ -36,10 +36,10 @@ Deno.test("options that no run can have are refused at planning, with the cell",
   const rows = [{ name: "long", file: demoData("heldout"), seq: 4096 }];
   await assert.rejects(
     linesOf({ evaluate: { rows } }),
-    /cannot measure long on the model .*seq is at most.*now: 4096/s,
+    /cannot measure long on the model .*seq is at most.*got: 4096/s,
   );
   const perplexity = [{ name: "wide", text: demoData("heldout"), window: 4096 }];
-  await assert.rejects(linesOf({ evaluate: { perplexity } }), /cannot measure wide .*window is at most.*now: 4096/s);
+  await assert.rejects(linesOf({ evaluate: { perplexity } }), /cannot measure wide .*window is at most.*got: 4096/s);
 });
 
 Deno.test("what is the same for all runs is what they have, wherever it was set", async () => {

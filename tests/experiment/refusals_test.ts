@@ -36,8 +36,8 @@ export default { name: "own", item: (row) => ({ context: row.text("q"), choices:
     };
     const said = (path: string): RegExp =>
       RegExp(
-        `cannot use .*data\\.json; rule: .*JSON is data, .*; now: the module ${path} among its tasks; ` +
-          `mend: leave it out there, and name the task @NAME with null in files, and give --file NAME=PATH`,
+        `cannot use .*data\\.json; expected: .*JSON is data, .*; got: the module ${path} among its tasks; ` +
+          `fix: leave it out there, and name the task @NAME with null in files, and give --file NAME=PATH`,
       );
     const cases = [
       [{ names: ["piqa", "./evil.ts"] }, "\\./evil\\.ts"],
@@ -70,17 +70,20 @@ Deno.test("options of programs that have another form are refused with the form 
       await rejectsWith(made, "usage", message);
     }
   };
-  const map = 'rule: it is a Map from names .*new Map\\(\\[\\["seed", \\["1", "2"\\]\\]\\]\\)';
-  await refused({}, /'out'; rule: it is the path of a folder; now: undefined; mend: give one$/);
-  await refused({ out: "" }, /'out'; .*; now: an empty text/);
-  await refused({ out, only: { seed: 1 } }, RegExp(`'only'; ${map}; now: an object; mend: give it so, or leave`));
-  await refused({ out, only: new Map([["seed", [2]]]) }, RegExp(`'only'; ${map}; now: seed: \\[2\\]; mend`));
-  await refused({ out, only: new Map([["seed", "2"]]) }, /'only'; .*; now: seed: 2; mend/);
-  await refused({ out, set: { seed: 1 } }, /'set'; rule: .* such as { seed: \[1, 2\] }; now: seed: 1; mend/);
-  await refused({ out, set: { seed: [] } }, /'set'; .*; now: seed: \[\]; mend/);
-  await refused({ out, set: new Map([["seed", [1]]]) }, /'set'; .*; now: an object; mend/);
-  await refused({ out, data: "rows.jsonl" }, /'data'; rule: it is an object of paths by name; now: rows\.jsonl; mend/);
-  await refused({ out, models: { model: 5 } }, /'models'; .*; now: model: 5; mend/);
+  const map = 'expected: it is a Map from names .*new Map\\(\\[\\["seed", \\["1", "2"\\]\\]\\]\\)';
+  await refused({}, /'out'; expected: it is the path of a folder; got: undefined; fix: give one$/);
+  await refused({ out: "" }, /'out'; .*; got: an empty text/);
+  await refused({ out, only: { seed: 1 } }, RegExp(`'only'; ${map}; got: an object; fix: give it so, or leave`));
+  await refused({ out, only: new Map([["seed", [2]]]) }, RegExp(`'only'; ${map}; got: seed: \\[2\\]; fix`));
+  await refused({ out, only: new Map([["seed", "2"]]) }, /'only'; .*; got: seed: 2; fix/);
+  await refused({ out, set: { seed: 1 } }, /'set'; expected: .* such as { seed: \[1, 2\] }; got: seed: 1; fix/);
+  await refused({ out, set: { seed: [] } }, /'set'; .*; got: seed: \[\]; fix/);
+  await refused({ out, set: new Map([["seed", [1]]]) }, /'set'; .*; got: an object; fix/);
+  await refused(
+    { out, data: "rows.jsonl" },
+    /'data'; expected: it is an object of paths by name; got: rows\.jsonl; fix/,
+  );
+  await refused({ out, models: { model: 5 } }, /'models'; .*; got: model: 5; fix/);
   const only = new Map([["seed", ["1"]]]);
   assert.equal((await planExperiment(experiment, { out, only, set: { rank: [2] } })).length, 1);
 });
@@ -89,32 +92,32 @@ Deno.test("the commonest slips of a definition are refused with what was meant",
   const wrong = (change: object, message: RegExp): void =>
     // As of a file of JSON, whose types nobody checks.
     refuses(() => defineExperiment(JSON.parse(JSON.stringify({ ...PLAIN, ...change }))), "usage", message);
-  wrong({ grid: { rank: 4 } }, /rule: grid\.rank: expected a list of values, such as \[2, 4\]; now: 4; mend/);
-  wrong({ grid: [{ rank: [2] }, { rank: 4 }] }, /rule: grid\.1\.rank: expected a list of values.*; now: 4; mend/);
-  wrong({ grid: { rank: [] } }, /rule: grid\.rank: .*now: \[\]; mend/);
-  wrong({ grid: 4 }, /rule: grid: expected lists of values by option, or a list of such grids; now: 4; mend/);
-  wrong({ model: 5 }, /rule: model: expected a path, or paths by name; now: 5; mend/);
-  wrong({ model: { big: 5 } }, /rule: model\.big: .*expected string.*; now: 5; mend/);
-  wrong({ files: { wiki: true } }, /rule: files\.wiki: expected a path, null or false; now: true; mend/);
-  wrong({ grid: { units: [["kv", "foo"]] } }, /this units .*; rule: expected some of heads, kv, ffn, .*"foo"/);
-  wrong({ base: { targets: ["q", "foo"] } }, /this targets .*; rule: expected some of q, k, v/);
-  wrong({ base: { prompt: 5 } }, /rule: expected true, false or the path of a text; now: 5/);
-  wrong({ base: { onAlarm: 5 } }, /rule: expected settings such as divergence=warn, or a list of them; now: 5/);
+  wrong({ grid: { rank: 4 } }, /expected: grid\.rank: expected a list of values, such as \[2, 4\]; got: 4; fix/);
+  wrong({ grid: [{ rank: [2] }, { rank: 4 }] }, /expected: grid\.1\.rank: expected a list of values.*; got: 4; fix/);
+  wrong({ grid: { rank: [] } }, /expected: grid\.rank: .*got: \[\]; fix/);
+  wrong({ grid: 4 }, /expected: grid: expected lists of values by option, or a list of such grids; got: 4; fix/);
+  wrong({ model: 5 }, /expected: model: expected a path, or paths by name; got: 5; fix/);
+  wrong({ model: { big: 5 } }, /expected: model\.big: .*expected string.*; got: 5; fix/);
+  wrong({ files: { wiki: true } }, /expected: files\.wiki: expected a path, null or false; got: true; fix/);
+  wrong({ grid: { units: [["kv", "foo"]] } }, /this units .*; expected: expected some of heads, kv, ffn, .*"foo"/);
+  wrong({ base: { targets: ["q", "foo"] } }, /this targets .*; expected: expected some of q, k, v/);
+  wrong({ base: { prompt: 5 } }, /expected: expected true, false or the path of a text; got: 5/);
+  wrong({ base: { onAlarm: 5 } }, /expected: expected settings such as divergence=warn, or a list of them; got: 5/);
 
   const file = "a.jsonl",
     misspelt = (key: string): RegExp =>
       RegExp(
-        `rule: data: one set has file, limit, last, textField, skipBroken, and of several .*; now: ${key}; mend: did you`,
+        `expected: data: one set has file, limit, last, textField, skipBroken, and of several .*; got: ${key}; fix: did you`,
       );
   wrong({ data: { file, textfield: "x" } }, misspelt("textfield"));
-  wrong({ data: { file, limt: 3 } }, /rule: data: Unrecognized key: "limt"/);
+  wrong({ data: { file, limt: 3 } }, /expected: data: Unrecognized key: "limt"/);
   for (const data of [{ file, held: "b.jsonl" }, { generate: "a.jsonl", file }]) {
     assert.doesNotThrow(() => defineExperiment({ ...PLAIN, data, base: { ...PLAIN.base, data: "file" } }), "two sets");
   }
-  wrong({ data: { own: { file, limt: 3 } } }, /rule: data\.own: Unrecognized key: "limt"/);
-  wrong({ data: { generate: { count: 3 } } }, /rule: data\.generate\.tokens: .*; now: not given/);
-  wrong({ data: { file, limit: "3" } }, /rule: data\.limit: .*expected number.*; now: "3"/);
-  wrong({ data: { generate: "a.jsonl" } }, /rule: data\.generate: .*expected object.*; now: "a\.jsonl"/);
+  wrong({ data: { own: { file, limt: 3 } } }, /expected: data\.own: Unrecognized key: "limt"/);
+  wrong({ data: { generate: { count: 3 } } }, /expected: data\.generate\.tokens: .*; got: not given/);
+  wrong({ data: { file, limit: "3" } }, /expected: data\.limit: .*expected number.*; got: "3"/);
+  wrong({ data: { generate: "a.jsonl" } }, /expected: data\.generate: .*expected object.*; got: "a\.jsonl"/);
   for (const data of [{ file }, { a: file, b: { file } }, { generate: { count: 3, tokens: 8 } }]) {
     defineExperiment({ ...PLAIN, data, ...("a" in data ? { base: { ...PLAIN.base, data: "a" } } : {}) });
   }
@@ -122,7 +125,7 @@ Deno.test("the commonest slips of a definition are refused with what was meant",
 
 Deno.test("data that are a folder are refused before a cell loads its model", async () => {
   await inTemporaryFolder(async (folder) => {
-    const message = /cannot read .*; rule: the data are one file; now: a folder; mend: name a file in it/;
+    const message = /cannot read .*; expected: the data are one file; got: a folder; fix: name a file in it/;
     for (const data of [folder, { file: folder, limit: 3 }]) {
       await rejectsWith(planExperiment(defineExperiment({ ...PLAIN, data }), { out: "nowhere" }), "input", message);
     }

@@ -268,7 +268,7 @@ experimentTest(
     await Deno.writeTextFile(path, texts.slice(0, texts.trimEnd().lastIndexOf("\n") + 1));
     const more = (await run({ ...definition, grid: [{ data: ["own"], seed: [1, 2, 3] }] }, out)).result.failed;
     assert.deepEqual(more.map(({ cell }) => cell), ["seed=3"]);
-    assert.match(more[0]?.message ?? "", /are those that the model wrote; now: a digest of .*; mend: put them back/);
+    assert.match(more[0]?.message ?? "", /are those that the model wrote; got: a digest of .*; fix: put them back/);
   },
 );
 

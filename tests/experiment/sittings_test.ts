@@ -180,10 +180,10 @@ Deno.test("options that sittings and plans do not have, and another word of what
   const refused: readonly (readonly [json: string, plan: RegExp, run: RegExp])[] = [
     [
       '{"out": "x", "keeps": "models"}',
-      /'keeps'; rule: options of planExperiment are out, only/,
+      /'keeps'; expected: options of planExperiment are out, only/,
       /did you mean keep\?/,
     ],
-    ['{"out": "x", "keep": "all"}', /'keep'/, /cannot keep 'all'; rule: it is none or models; now: all/],
+    ['{"out": "x", "keep": "all"}', /'keep'/, /cannot keep 'all'; expected: it is none or models; got: all/],
     ['{"out": "x", "redo": true, "evaluateonly": true}', /'redo'/, /'evaluateonly'.*did you mean evaluateOnly\?/],
     ['{"out": "x", "model": {}}', /'model'.*did you mean models\?/, /'model'.*did you mean models\?/],
   ];

@@ -156,7 +156,7 @@ Deno.test("writeFolderAtomically() replaces a folder with content only when told
       await Deno.writeTextFile(`${tmp}/${text}`, text);
     await Deno.mkdir(target);
     await writeFolderAtomically(target, fill("one"));
-    await rejectsWith(writeFolderAtomically(target, fill("two")), "input", /new or empty; now: it holds 1 entry; mend/);
+    await rejectsWith(writeFolderAtomically(target, fill("two")), "input", /new or empty; got: it holds 1 entry; fix/);
     assert.deepEqual(await names(target), ["one"]);
     await writeFolderAtomically(target, fill("two"), { replace: true });
     assert.deepEqual(await names(target), ["two"]);

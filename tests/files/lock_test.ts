@@ -8,7 +8,7 @@ async function names(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name)).sort();
 }
 
-const REFUSED = /one run, sitting or export at a time writes to a folder; now: another one writes to it; mend: wait/;
+const REFUSED = /one run, sitting or export at a time writes to a folder; got: another one writes to it; fix: wait/;
 
 Deno.test("a folder is held by one at a time, and nothing stays of a lock that was given back", async () => {
   await inTemporaryFolder(async (folder) => {

@@ -153,7 +153,7 @@ Deno.test("exportGguf() refuses arch llama for layers that differ, and writes al
     await rejectsWith(
       exportGguf(differing, `${folder}/a`, options),
       "usage",
-      /as arch llama.*now: layer 1: 4 heads, 2 KV heads, 32 FFN columns; mend: take arch deci/,
+      /as arch llama.*got: layer 1: 4 heads, 2 KV heads, 32 FFN columns; fix: take arch deci/,
     );
     const empty = randomSource(withLayers([4, 2, 0], [4, 2, 0]));
     await rejectsWith(exportGguf(empty, `${folder}/a`, options), "usage", /layer 0: 4 heads, 2 KV heads, 0 FFN/);
@@ -238,10 +238,10 @@ Deno.test("exportGguf() passes the tokenizer on, and fills in the token ids that
   await inTemporaryFolder(async (folder) => {
     const short = new Map([["tokenizer.ggml.tokens", tokens.slice(1)]]);
     const failing = exportGguf(randomSource(SPEC), `${folder}/a`, { ...OPTIONS, tokenizerMetadata: short });
-    await rejectsWith(failing, "mismatch", /each of the 37 rows.*now: 36 tokens/);
+    await rejectsWith(failing, "mismatch", /each of the 37 rows.*got: 36 tokens/);
     const foreign = new Map([["llama.block_count", 3]]);
     const other = exportGguf(randomSource(SPEC), `${folder}/a`, { ...OPTIONS, tokenizerMetadata: foreign });
-    await rejectsWith(other, "usage", /keys start with tokenizer\.; now: llama\.block_count/);
+    await rejectsWith(other, "usage", /keys start with tokenizer\.; got: llama\.block_count/);
   });
 });
 

@@ -129,89 +129,89 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "qwen2"),
-    /general\.architecture is llama or deci; now: qwen2; mend: .* Qwen2 as a Hugging Face folder$/,
+    /general\.architecture is llama or deci; got: qwen2; fix: .* Qwen2 as a Hugging Face folder$/,
   ],
-  ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /now: undefined/],
+  ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /got: undefined/],
   [
     "more layers than tensors",
     ({ metadata }) => metadata.set("llama.block_count", 4_000_000_000),
-    /block_count: a layer has at least one of the file's 20 tensors; now: 4000000000/,
+    /block_count: a layer has at least one of the file's 20 tensors; got: 4000000000/,
   ],
-  ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; mend: join/],
+  ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; fix: join/],
   [
     "a later part, without the metadata of the first",
     ({ metadata }) => {
       metadata.clear();
       metadata.set("split.count", 3);
     },
-    /one part of several; mend: join/,
+    /one part of several; fix: join/,
   ],
   [
     "experts",
     ({ metadata }) => metadata.set("llama.expert_count", 8),
-    /llama\.expert_count: it is 0 or absent; now: 8/,
+    /llama\.expert_count: it is 0 or absent; got: 8/,
   ],
   [
     "no head count",
     ({ metadata }) => metadata.delete("llama.attention.head_count"),
-    /head_count is a number, or one for each of 2 layers; now: not given/,
+    /head_count is a number, or one for each of 2 layers; got: not given/,
   ],
   [
     "too many head counts",
     ({ metadata }) => metadata.set("llama.attention.head_count", Int32Array.of(4, 4, 4)),
-    /now: 3 numbers/,
+    /got: 3 numbers/,
   ],
   [
     "KV heads that do not divide",
     ({ metadata }) => metadata.set("llama.attention.head_count_kv", 3),
-    /KV heads divide the heads; now: layer 0: 4 heads, 3 KV/,
+    /KV heads divide the heads; got: layer 0: 4 heads, 3 KV/,
   ],
   [
     "linear attention",
     ({ metadata }) => metadata.set("llama.attention.head_count_kv", Int32Array.of(2, 0)),
-    /linear attention is not supported\); now: layer 1/,
+    /linear attention is not supported\); got: layer 1/,
   ],
   [
     "a text for a number",
     ({ metadata }) => metadata.set("llama.context_length", "128"),
-    /llama\.context_length is a number; now: a string/,
+    /llama\.context_length is a number; got: a string/,
   ],
   [
     "a width of values unlike that of keys",
     ({ metadata }) => metadata.set("llama.attention.value_length", 8),
-    /value_length: it equals the head's width, 6; now: 8/,
+    /value_length: it equals the head's width, 6; got: 8/,
   ],
   ["partial rotation", ({ metadata }) => metadata.set("llama.rope.dimension_count", 4), /dimension_count: it equals/],
   [
     "a sliding window",
     ({ metadata }) => metadata.set("llama.attention.sliding_window", 64),
-    /sliding_window: attention reaches the whole context, 128; now: 64/,
+    /sliding_window: attention reaches the whole context, 128; got: 64/,
   ],
   [
     "another scaling",
     ({ metadata }) => metadata.set("llama.rope.scaling.type", "yarn"),
-    /scaling\.type is none or linear.*now: yarn/,
+    /scaling\.type is none or linear.*got: yarn/,
   ],
   [
     "a token id outside the vocabulary",
     ({ metadata }) => metadata.set("tokenizer.ggml.eos_token_id", 37),
-    /eos_token_id: a token id below 37; now: 37/,
+    /eos_token_id: a token id below 37; got: 37/,
   ],
   ["a missing tensor", ({ tensors }) => tensors.splice(3, 1), /holds the tensor blk\.0\.attn_q\.weight, \[24, 20\]/],
   [
     "a wrong shape",
     ({ metadata }) => metadata.set("llama.feed_forward_length", 32),
-    /blk\.0\.ffn_gate\.weight has the shape \[32, 20\].*now: \[33, 20\]/,
+    /blk\.0\.ffn_gate\.weight has the shape \[32, 20\].*got: \[33, 20\]/,
   ],
   [
     "a bias that one layer has and another has not",
     ({ tensors }) => tensors.push(item("blk.0.attn_q.bias", [24])),
-    /holds the tensor blk\.1\.attn_q\.bias, \[24\]; now: no such tensor/,
+    /holds the tensor blk\.1\.attn_q\.bias, \[24\]; got: no such tensor/,
   ],
   [
     "a bias of no projection",
     ({ tensors }) => tensors.push(item("blk.0.attn_norm.bias", [20])),
-    /no tensor but those.*now: blk\.0\.attn_norm\.bias/,
+    /no tensor but those.*got: blk\.0\.attn_norm\.bias/,
   ],
   [
     "too few RoPE divisors",

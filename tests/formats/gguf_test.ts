@@ -79,7 +79,7 @@ Deno.test("writeGguf() and openGgufFile() keep metadata of every type and tensor
     // A step of Q8_0 is at most 1/127 here: values within ±1 come back within half of it, and the scale's f16 rounding.
     assert.ok(random(192).every((value, i) => Math.abs(value - Number(quantised[i])) < 0.0045));
     assert.deepEqual(await file.readTensor("c", { start: 1, count: 2 }), quantised.slice(64));
-    await rejectsWith(file.readTensor("z"), "input", /holds the tensor z; now: no such tensor/);
+    await rejectsWith(file.readTensor("z"), "input", /holds the tensor z; got: no such tensor/);
   });
 });
 
@@ -111,18 +111,18 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
       writeGguf(`${folder}/a`, { metadata, tensors });
     const refuse = async (value: GgufValue | GgufTyped, message: RegExp): Promise<void> =>
       await rejectsWith(writeGguf(`${folder}/a`, { metadata: one(value), tensors: [] }), "usage", message);
-    await refuse({ type: "u8", value: 256 }, /cannot write key .*number of type u8; now: 256/);
-    await refuse({ type: "i32", value: 1.5 }, /type i32; now: 1\.5/);
-    await refuse({ type: "u64", value: -1n }, /type u64; now: -1/);
+    await refuse({ type: "u8", value: 256 }, /cannot write key .*number of type u8; got: 256/);
+    await refuse({ type: "i32", value: 1.5 }, /type i32; got: 1\.5/);
+    await refuse({ type: "u64", value: -1n }, /type u64; got: -1/);
     await refuse({ type: "string", value: 1 }, /a string/);
-    await refuse(NaN, /type f32; now: NaN/);
+    await refuse(NaN, /type f32; got: NaN/);
     await rejectsWith(write([item("a", [2]), item("a", [3])]), "usage", /each tensor comes once/);
-    await rejectsWith(write([item("a", [2, 33], "q8_0")]), "usage", /multiple of 32 for q8_0; now: \[2, 33\]/);
+    await rejectsWith(write([item("a", [2, 33], "q8_0")]), "usage", /multiple of 32 for q8_0; got: \[2, 33\]/);
     await rejectsWith(write([item("a", [0, 32])]), "usage", /sizes above 0/);
     await rejectsWith(
       write([{ ...item("a", [2]), data: () => new Float32Array(3) }]),
       "mismatch",
-      /2 values for \[2\]; now: 3/,
+      /2 values for \[2\]; got: 3/,
     );
     const bad = (values: number[], type: GgufItem["type"]): Promise<void> =>
       write([{
@@ -131,8 +131,12 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
         shape: [32],
         data: () => Float32Array.of(...values, ...new Float32Array(32 - values.length)),
       }]);
-    await rejectsWith(bad([0, NaN], "f32"), "numeric", /cannot write a as f32; rule: values are finite; now: NaN at 1/);
-    await rejectsWith(bad([7e4], "f16"), "numeric", /within ±65520; now: 70000 at 0; mend: write bf16/);
+    await rejectsWith(
+      bad([0, NaN], "f32"),
+      "numeric",
+      /cannot write a as f32; expected: values are finite; got: NaN at 1/,
+    );
+    await rejectsWith(bad([7e4], "f16"), "numeric", /within ±65520; got: 70000 at 0; fix: write bf16/);
     await rejectsWith(bad([0, 0, -9e6], "q8_0"), "numeric", /-9000000 at 2/);
     await rejectsWith(bad([6e5], "q4_0"), "numeric", /600000 at 0/);
     await bad([6e5], "q8_0");
@@ -140,7 +144,7 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
     await rejectsWith(
       bad([3.4e38], "bf16"),
       "numeric",
-      /within ±3\.396\d*e\+38; now: 3\.3999\d*e\+38 at 0; mend: write f32$/,
+      /within ±3\.396\d*e\+38; got: 3\.3999\d*e\+38 at 0; fix: write f32$/,
     );
     assert.deepEqual((await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name), ["a"]);
   });
@@ -175,35 +179,35 @@ const set = (at: number, ...values: number[]) => (bytes: Uint8Array<ArrayBuffer>
 };
 
 const BROKEN: readonly (readonly [string, (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, RegExp])[] = [
-  ["an empty file", () => new Uint8Array(0), /starts with GGUF; now: an empty file/],
+  ["an empty file", () => new Uint8Array(0), /starts with GGUF; got: an empty file/],
   [
     "a Git LFS pointer",
     () => new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\n"),
     /Git LFS pointer.*git lfs pull/,
   ],
   ["a GGML file", () => new TextEncoder().encode("tjgg\x03\0\0\0"), /GGML file from before GGUF/],
-  ["version 1", set(4, 1), /version is 2 or 3, little-endian; now: version 1/],
-  ["a big-endian file", set(4, 0, 0, 0, 3), /now: a big-endian file/],
+  ["version 1", set(4, 1), /version is 2 or 3, little-endian; got: version 1/],
+  ["a big-endian file", set(4, 0, 0, 0, 3), /got: a big-endian file/],
   ["a file cut off in the header", (bytes) => bytes.subarray(0, 60), /truncated/],
   [
     "a file cut off in the data",
     (bytes) => bytes.subarray(0, bytes.length - 1),
-    /the file has \d+ bytes or more; now: \d+ bytes; mend: the file is truncated/,
+    /the file has \d+ bytes or more; got: \d+ bytes; fix: the file is truncated/,
   ],
   ["a huge count of tensors", set(15, 0x40), /tensors \(\d+\) of at least 24 bytes each fit/],
   ["a huge count of keys", set(23, 0x40), /metadata values \(\d+\) of at least/],
   ["a huge string", set(KEY + 7, 0x7f), /characters of a metadata key \(\d+\)/],
-  ["an unknown value type", set(TYPE, 99), /key has a value type from 0 to 12; now: 99/],
-  ["a string that is no UTF-8", set(TYPE + 12, 0xff), /strings are UTF-8; now: key is not/],
-  ["five dimensions", set(AB + 10, 5), /tensor "ab" has 1 to 4 dimensions; now: 5/],
-  ["an unknown tensor type", set(AB_TYPE, 77), /"ab" has a type of f32.*now: type 77/],
-  ["a tensor type that is not read", set(AB_TYPE, 20), /now: iq4_nl; mend: give the model in another quantisation/],
-  ["rows that are no whole blocks", set(AB_SIZES, 31), /"ab", q8_0, has rows of a multiple of 32 values; now: 31/],
+  ["an unknown value type", set(TYPE, 99), /key has a value type from 0 to 12; got: 99/],
+  ["a string that is no UTF-8", set(TYPE + 12, 0xff), /strings are UTF-8; got: key is not/],
+  ["five dimensions", set(AB + 10, 5), /tensor "ab" has 1 to 4 dimensions; got: 5/],
+  ["an unknown tensor type", set(AB_TYPE, 77), /"ab" has a type of f32.*got: type 77/],
+  ["a tensor type that is not read", set(AB_TYPE, 20), /got: iq4_nl; fix: give the model in another quantisation/],
+  ["rows that are no whole blocks", set(AB_SIZES, 31), /"ab", q8_0, has rows of a multiple of 32 values; got: 31/],
   ["a tensor of absurd size", set(AB_SIZES + 7, 0x10), /a size and an offset that a file can have/],
-  ["an offset that is not aligned", set(CD_OFFSET, 97), /start at multiples of 32; now: cd at 97/],
-  ["tensors that overlap", set(CD_OFFSET, 64), /do not overlap; now: cd and ab do/],
+  ["an offset that is not aligned", set(CD_OFFSET, 97), /start at multiples of 32; got: cd at 97/],
+  ["tensors that overlap", set(CD_OFFSET, 64), /do not overlap; got: cd and ab do/],
   ["an offset outside the file", set(CD_OFFSET + 1, 0x40), /the file is truncated/],
-  ["a tensor that comes twice", set(CD + 8, 0x61, 0x62), /each tensor comes once; now: ab/],
+  ["a tensor that comes twice", set(CD + 8, 0x61, 0x62), /each tensor comes once; got: ab/],
 ];
 
 for (const [name, change, message] of BROKEN) {

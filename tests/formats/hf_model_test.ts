@@ -62,7 +62,7 @@ Deno.test("openHfFolder() reads a llama config and its weights, from one file an
         if (name.includes("-00002-of")) await Deno.remove(`${folder}/${name}`);
       }
       const missing = new RegExp(
-        `it holds ${shard}, as .*index.json says; now: no such file; mend: fetch`,
+        `it holds ${shard}, as .*index.json says; got: no such file; fix: fetch`,
       );
       await rejectsWith(openHfFolder(folder), "input", missing);
     });
@@ -143,7 +143,7 @@ Deno.test("openHfFolder() reads a compact folder whose layers differ, with absen
     await rejectsWith(
       openHfFolder(folder),
       "input",
-      /num_hidden_layers: it is the length of layer_counts = 3; now: num_hidden_layers = 4/,
+      /num_hidden_layers: it is the length of layer_counts = 3; got: num_hidden_layers = 4/,
     );
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...config, model_type: "llama" }));
     await rejectsWith(openHfFolder(folder), "input", /only model_type "compresso" has it/);
@@ -247,50 +247,50 @@ Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transforme
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
     { model_type: "gemma" },
-    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"compresso"; now: model_type = "gemma"; mend: give a model/,
+    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"compresso"; got: model_type = "gemma"; fix: give a model/,
   ],
-  [{ vocab_size: undefined }, /vocab_size: .*expected number; now: vocab_size = not given/],
-  [{ hidden_size: "20" }, /hidden_size: expected number, received string; now: hidden_size = "20"/],
-  [{ num_hidden_layers: 4e9 }, /num_hidden_layers: .*<=10000; now: num_hidden_layers = 4000000000/],
-  [{ num_hidden_layers: 0 }, /num_hidden_layers: .*>0; now: num_hidden_layers = 0/],
+  [{ vocab_size: undefined }, /vocab_size: .*expected number; got: vocab_size = not given/],
+  [{ hidden_size: "20" }, /hidden_size: expected number, received string; got: hidden_size = "20"/],
+  [{ num_hidden_layers: 4e9 }, /num_hidden_layers: .*<=10000; got: num_hidden_layers = 4000000000/],
+  [{ num_hidden_layers: 0 }, /num_hidden_layers: .*>0; got: num_hidden_layers = 0/],
   [{ intermediate_size: null }, /intermediate_size: it is given/],
-  [{ head_dim: 7 }, /head_dim: it is even.*now: head_dim = 7/],
+  [{ head_dim: 7 }, /head_dim: it is even.*got: head_dim = 7/],
   [
     { head_dim: null, num_attention_heads: 3 },
-    /num_attention_heads: it divides hidden_size = 20.*now: num_attention_heads = 3/,
+    /num_attention_heads: it divides hidden_size = 20.*got: num_attention_heads = 3/,
   ],
-  [{ num_key_value_heads: 3 }, /num_key_value_heads: it divides num_attention_heads = 4; now: num_key_value_heads = 3/],
-  [{ hidden_act: "gelu" }, /hidden_act: expected "silu"; now: hidden_act = "gelu"; mend: only SwiGLU/],
-  [{ attention_bias: 1 }, /attention_bias: expected boolean, received number; now: attention_bias = 1/],
-  [{ attention_bias: true }, /holds the tensor model\.layers\.0\.self_attn\.q_proj\.bias, \[24\]; now: no such tensor/],
-  [{ mlp_bias: true }, /holds the tensor model\.layers\.0\.mlp\.gate_proj\.bias, \[33\]; now: no such tensor/],
+  [{ num_key_value_heads: 3 }, /num_key_value_heads: it divides num_attention_heads = 4; got: num_key_value_heads = 3/],
+  [{ hidden_act: "gelu" }, /hidden_act: expected "silu"; got: hidden_act = "gelu"; fix: only SwiGLU/],
+  [{ attention_bias: 1 }, /attention_bias: expected boolean, received number; got: attention_bias = 1/],
+  [{ attention_bias: true }, /holds the tensor model\.layers\.0\.self_attn\.q_proj\.bias, \[24\]; got: no such tensor/],
+  [{ mlp_bias: true }, /holds the tensor model\.layers\.0\.mlp\.gate_proj\.bias, \[33\]; got: no such tensor/],
   [
     { model_type: "mistral", sliding_window: null, attention_bias: true },
-    /attention_bias: a mistral does not have it; now: attention_bias = true/,
+    /attention_bias: a mistral does not have it; got: attention_bias = true/,
   ],
-  [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; now: mlp_bias = true/],
+  [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; got: mlp_bias = true/],
   [
     { model_type: "qwen2", use_sliding_window: true },
-    /use_sliding_window: expected false; now: use_sliding_window = true; mend: only attention/,
+    /use_sliding_window: expected false; got: use_sliding_window = true; fix: only attention/,
   ],
-  [{ quantization_config: { quant_method: "gptq" } }, /quantization_config: .*mend: give the model without/],
+  [{ quantization_config: { quant_method: "gptq" } }, /quantization_config: .*fix: give the model without/],
   [
     { model_type: "mistral", sliding_window: 64 },
-    /sliding_window: attention reaches.*now: sliding_window = 64; mend: .*to 64/,
+    /sliding_window: attention reaches.*got: sliding_window = 64; fix: .*to 64/,
   ],
-  [{ model_type: "mistral", max_position_embeddings: 8192 }, /sliding_window: .*now: sliding_window = not given/],
+  [{ model_type: "mistral", max_position_embeddings: 8192 }, /sliding_window: .*got: sliding_window = not given/],
   [{ layer_types: ["full_attention", "sliding_attention"] }, /layer_types\.1: expected "full_attention"/],
-  [{ eos_token_id: 37 }, /eos_token_id: token ids lie from 0 to vocab_size − 1 = 36; now: eos_token_id = 37/],
+  [{ eos_token_id: 37 }, /eos_token_id: token ids lie from 0 to vocab_size − 1 = 36; got: eos_token_id = 37/],
   [{ eos_token_id: "2" }, /eos_token_id: expected a token id or a list/],
   [{ bos_token_id: 99 }, /bos_token_id: token ids/],
   [
     { rope_scaling: { rope_type: "yarn", factor: 4 } },
-    /rope_scaling\.rope_type: .*; now: rope_scaling\.rope_type = "yarn"; mend: only default, linear and llama3/,
+    /rope_scaling\.rope_type: .*; got: rope_scaling\.rope_type = "yarn"; fix: only default, linear and llama3/,
   ],
   [{ rope_scaling: { type: "dynamic", factor: 4 } }, /rope_scaling\.type = "dynamic"/],
   [
     { rope_scaling: { type: "linear" } },
-    /rope_scaling\.factor: linear RoPE needs it; now: rope_scaling\.factor = not given/,
+    /rope_scaling\.factor: linear RoPE needs it; got: rope_scaling\.factor = not given/,
   ],
   [{ rope_scaling: { type: "linear", factor: 0 } }, /rope_scaling\.factor: .*>0/],
   [{ rope_scaling: { ...LLAMA3, high_freq_factor: 1 } }, /rope_scaling\.high_freq_factor: above low_freq_factor = 1/],
@@ -298,7 +298,7 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     { rope_parameters: { full_attention: { rope_type: "default" } } },
     /rope_parameters\.full_attention: all layers have the same RoPE/,
   ],
-  [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor: expected 1; now: partial_rotary_factor = 0\.5/],
+  [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor: expected 1; got: partial_rotary_factor = 0\.5/],
 ];
 
 for (const [change, message] of REFUSED) {
@@ -316,14 +316,14 @@ Deno.test("openHfFolder() names a tensor that is missing, has a wrong shape or i
       (shapes) => shapes.delete("model.layers.1.mlp.up_proj.weight"),
       /holds the tensor model\.layers\.1\.mlp\.up_proj\.weight, \[33, 20\]/,
     ],
-    [(shapes) => shapes.delete(HEAD), /lm_head\.weight.*mend: .*tie_word_embeddings to true/],
+    [(shapes) => shapes.delete(HEAD), /lm_head\.weight.*fix: .*tie_word_embeddings to true/],
     [
       (shapes) => shapes.set("model.layers.0.self_attn.k_proj.weight", [6, 20]),
-      /k_proj\.weight has the shape \[12, 20\].*now: \[6, 20\]/,
+      /k_proj\.weight has the shape \[12, 20\].*got: \[6, 20\]/,
     ],
     [
       (shapes) => shapes.set("model.layers.0.self_attn.q_proj.bias", [24]),
-      /q_proj\.bias; mend: attention_bias and mlp_bias/,
+      /q_proj\.bias; fix: attention_bias and mlp_bias/,
     ],
     [(shapes) => shapes.set("model.layers.2.mlp.up_proj.weight", [33, 20]), /no tensor but those.*model\.layers\.2/],
   ];
@@ -356,7 +356,7 @@ Deno.test("openHfFolder() refuses integer weights", async () => {
       data: () => new Int8Array(shape.reduce((a, b) => a * b, 1)),
     }));
     await writeSafetensors(`${folder}/model.safetensors`, items);
-    await rejectsWith(openHfFolder(folder), "input", /model\.embed_tokens\.weight is F32, F16 or BF16; now: I8/);
+    await rejectsWith(openHfFolder(folder), "input", /model\.embed_tokens\.weight is F32, F16 or BF16; got: I8/);
   });
 });
 
@@ -368,20 +368,20 @@ Deno.test("openHfFolder() refuses a broken config and a broken index", async () 
     const put = (change: Record<string, unknown>): Promise<void> =>
       Deno.writeTextFile(index, JSON.stringify({ weight_map: { ...map, ...change } }));
     await put({ [HEAD]: "../elsewhere.safetensors" });
-    await rejectsWith(openHfFolder(folder), "input", /beside it for lm_head\.weight; now: "\.\.\/elsewhere/);
+    await rejectsWith(openHfFolder(folder), "input", /beside it for lm_head\.weight; got: "\.\.\/elsewhere/);
     await put({ other: map[HEAD] });
     await rejectsWith(openHfFolder(folder), "input", /holds other, as weight_map says/);
     await put({ [HEAD]: "gone.safetensors" });
     await rejectsWith(
       openHfFolder(folder),
       "input",
-      /it holds gone\.safetensors, as .*index\.json says; now: no such file/,
+      /it holds gone\.safetensors, as .*index\.json says; got: no such file/,
     );
     await Deno.writeTextFile(index, "[1]");
-    await rejectsWith(openHfFolder(folder), "input", /JSON object; now: \[1\]/);
+    await rejectsWith(openHfFolder(folder), "input", /JSON object; got: \[1\]/);
     await Deno.writeTextFile(`${folder}/config.json`, "{");
-    await rejectsWith(openHfFolder(folder), "input", /config\.json; rule: it is JSON/);
+    await rejectsWith(openHfFolder(folder), "input", /config\.json; expected: it is JSON/);
     await Deno.remove(`${folder}/config.json`);
-    await rejectsWith(openHfFolder(folder), "input", /config\.json; rule: the path exists/);
+    await rejectsWith(openHfFolder(folder), "input", /config\.json; expected: the path exists/);
   });
 });

@@ -28,47 +28,47 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
     for (const name of names) await Deno.writeTextFile(`${path}/${name}`, name === "config.json" ? CONFIG : "x");
   };
   const cases: readonly (readonly [(path: string) => Promise<void>, RegExp])[] = [
-    [async () => {}, /cannot read .*; rule: the path exists; now: no such file or folder; mend: check the spelling/],
-    [text(""), /now: an empty file/],
-    [text("hello, model"), /starts with GGUF; now: something else/],
+    [async () => {}, /cannot read .*; expected: the path exists; got: no such file or folder; fix: check the spelling/],
+    [text(""), /got: an empty file/],
+    [text("hello, model"), /starts with GGUF; got: something else/],
     [
       text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"),
-      /now: a Git LFS pointer.*git lfs pull/,
+      /got: a Git LFS pointer.*git lfs pull/,
     ],
-    [text("PK\x03\x04"), /now: a PyTorch \(pickle\) file; mend: convert/],
-    [text("<html>"), /now: an HTML page/],
+    [text("PK\x03\x04"), /got: a PyTorch \(pickle\) file; fix: convert/],
+    [text("<html>"), /got: an HTML page/],
     [
       (path) => Deno.copyFile(fixture("gguf_blocks.safetensors"), path),
-      /now: a safetensors file; mend: give the folder/,
+      /got: a safetensors file; fix: give the folder/,
     ],
     // The length of its header begins as a pickle does.
     [
       (path) =>
         Deno.writeFile(path, new Uint8Array([0x80, 0, 0, 0, 0, 0, 0, 0, ...new TextEncoder().encode('{"a":1}')])),
-      /now: a safetensors file/,
+      /got: a safetensors file/,
     ],
-    [folderOf(), /holds config\.json; now: an empty folder/],
-    [folderOf("notes.txt"), /holds config\.json; now: \["notes\.txt"\]/],
+    [folderOf(), /holds config\.json; got: an empty folder/],
+    [folderOf("notes.txt"), /holds config\.json; got: \["notes\.txt"\]/],
     [
       async (path) => {
         await Deno.mkdir(`${path}/model`, { recursive: true });
         for (const name of ["model/config.json", "model.gguf"]) await Deno.writeTextFile(`${path}/${name}`, "");
       },
-      /mend: give the folder in it: .*\/model$/,
+      /fix: give the folder in it: .*\/model$/,
     ],
-    [folderOf("adapter_config.json", "adapter_model.safetensors"), /mend: it is an adapter: .*--adapter$/],
-    [folderOf("model-q8.gguf", "README.md"), /mend: give the file itself: .*model-q8\.gguf/],
+    [folderOf("adapter_config.json", "adapter_model.safetensors"), /fix: it is an adapter: .*--adapter$/],
+    [folderOf("model-q8.gguf", "README.md"), /fix: give the file itself: .*model-q8\.gguf/],
     [
       folderOf("config.json", "pytorch_model.bin"),
-      /model\.safetensors.*now: only PyTorch files: pytorch_model\.bin; mend: convert/,
+      /model\.safetensors.*got: only PyTorch files: pytorch_model\.bin; fix: convert/,
     ],
     [
       folderOf("config.json"),
-      /holds model\.safetensors or model\.safetensors\.index\.json; now: \["config\.json"\]; mend: fetch/,
+      /holds model\.safetensors or model\.safetensors\.index\.json; got: \["config\.json"\]; fix: fetch/,
     ],
     [
       folderOf("config.json", "model.safetensors"),
-      /safetensors file .*model\.safetensors; rule: a safetensors file starts with a length and .*now: something else/,
+      /safetensors file .*model\.safetensors; expected: a safetensors file starts with a length and .*got: something else/,
     ],
   ];
   for (const [index, [make, message]] of cases.entries()) {

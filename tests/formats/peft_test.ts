@@ -166,7 +166,7 @@ Deno.test("writePeftAdapter() refuses matrices that do not fit and leaves nothin
     await rejectsWith(write(good, { ...config, rank: 0 }), "usage", /rank/);
     const bare = { ...SPEC, layers: [{ heads: 0, kvHeads: 0, ffn: 0 }] };
     const nothing = writePeftAdapter(`${folder}/adapter`, { spec: bare, config, weights: new Map(), baseModel: null });
-    await rejectsWith(nothing, "input", /the model has a target; now: q, up/);
+    await rejectsWith(nothing, "input", /the model has a target; got: q, up/);
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
 });
@@ -193,7 +193,7 @@ const REFUSED: readonly {
     config: { init_lora_weights: "pissa_niter_4" },
     message: /init_lora_weights.*leaves the base.*pissa/,
   },
-  { name: "LoftQ", config: { init_lora_weights: "loftq" }, message: /weights = "loftq"; mend: merge .*_unload/ },
+  { name: "LoftQ", config: { init_lora_weights: "loftq" }, message: /weights = "loftq"; fix: merge .*_unload/ },
   {
     name: "the output head",
     config: { target_modules: ["q_proj", "lm_head"] },
@@ -202,7 +202,7 @@ const REFUSED: readonly {
   { name: "no targets", config: { target_modules: null }, message: /target_modules.*module names/ },
   { name: "rank 0", config: { r: 0 }, message: /r: .*r = 0/ },
   { name: "half a rank", config: { r: 1.5 }, message: /r = 1\.5/ },
-  { name: "alpha 0", config: { lora_alpha: 0 }, message: /lora_alpha = 0; mend: .* the adapter again$/ },
+  { name: "alpha 0", config: { lora_alpha: 0 }, message: /lora_alpha = 0; fix: .* the adapter again$/ },
   { name: "dropout 1", config: { lora_dropout: 1 }, message: /lora_dropout = 1/ },
   {
     name: "a regular expression",
@@ -275,7 +275,7 @@ Deno.test("readPeftAdapter() refuses tensors that are missing, strange or of ano
       [a, item("layers.0.self_attn.q_proj.lora_B.weight", [23, 2])],
       /\[24, 2\].*q is \[24, 20\].*\[23, 2\]/,
     ],
-    ["B transposed", [a, item("layers.0.self_attn.q_proj.lora_B.weight", [2, 24])], /lora_B.*now: \[2, 24\]/],
+    ["B transposed", [a, item("layers.0.self_attn.q_proj.lora_B.weight", [2, 24])], /lora_B.*got: \[2, 24\]/],
     ["a layer too many", [a, b, item("layers.1.self_attn.q_proj.lora_A.weight", [2, hidden])], /layers\.1.*has not/],
     ["another block", [a, b, item("layers.0.mlp.q_proj.lora_A.weight", [2, hidden])], /mlp\.q_proj.*has not/],
     [

@@ -54,7 +54,7 @@ Deno.test("writeSafetensors() and openSafetensors() keep tensors of awkward shap
     for (const { name, offset, dtype } of file.tensors.values()) {
       assert.equal(offset % (DTYPE_BITS[dtype] / 8), 0, name);
     }
-    await rejectsWith(file.read("counters"), "input", /dtype is F32 or F16 or BF16; now: U32/);
+    await rejectsWith(file.read("counters"), "input", /dtype is F32 or F16 or BF16; got: U32/);
     await rejectsWith(file.readU32("nothing"), "input", /"nothing" .*no such tensor/);
   });
 });
@@ -119,7 +119,7 @@ Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and 
     await rejectsWith(
       write({ ...f32("x", [2]), data: () => new Float32Array(3) }),
       "mismatch",
-      /2 values \(8 bytes\).*now: 3/,
+      /2 values \(8 bytes\).*got: 3/,
     );
     await rejectsWith(
       write({ ...f32("x", [2]), data: () => new Uint32Array(2) }),
@@ -127,7 +127,7 @@ Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and 
       /dtype F32.*Uint32Array/,
     );
     const large = { ...f32("x", [2]), dtype: "F16" as const, data: () => Float32Array.of(1, 7e4) };
-    await rejectsWith(write(large), "numeric", /cannot write x as F16.*70000 at 1.*mend: write BF16/);
+    await rejectsWith(write(large), "numeric", /cannot write x as F16.*70000 at 1.*fix: write BF16/);
     const brain = (value: number): SafetensorsItem => ({
       ...{ name: "x", dtype: "BF16", shape: [2], data: () => Float32Array.of(1, value) },
     });
@@ -135,7 +135,7 @@ Deno.test("writeSafetensors() refuses data that do not fit, duplicate names and 
     await rejectsWith(
       write(brain(-3.3962e38)),
       "numeric",
-      /cannot write x as BF16.*-3.39\d+e\+38 at 1; mend: write F32$/,
+      /cannot write x as BF16.*-3.39\d+e\+38 at 1; fix: write F32$/,
     );
     await rejectsWith(write(f32("x", [2.5])), "mismatch", /whole numbers/);
   });
@@ -170,19 +170,19 @@ const X = '"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}';
 const y = (begin: number, end: number): string => `"y":{"dtype":"F32","shape":[2],"data_offsets":[${begin},${end}]}`;
 
 const DAMAGED: readonly (readonly [string, Uint8Array, RegExp])[] = [
-  ["an empty file", new Uint8Array(0), /starts with a length.*now: an empty file/],
-  ["a file of 5 bytes", new Uint8Array(5), /now: something else/],
+  ["an empty file", new Uint8Array(0), /starts with a length.*got: an empty file/],
+  ["a file of 5 bytes", new Uint8Array(5), /got: something else/],
   [
     "a Git LFS pointer",
     new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     /LFS pointer.*git lfs pull/,
   ],
-  ["a GGUF", new TextEncoder().encode("GGUF\x03\0\0\0\x07\0\0\0"), /now: a GGUF file/],
-  ["a pickle in a ZIP", new TextEncoder().encode("PK\x03\x04 and so on"), /now: a PyTorch \(pickle\) file/],
-  ["an HTML page", new TextEncoder().encode("<!DOCTYPE html><html>"), /now: an HTML page/],
-  ["a header above 100 MB", craft(`{${X}}`, 8, 100_000_001), /at most 100000000 bytes; now: 100000001 bytes/],
+  ["a GGUF", new TextEncoder().encode("GGUF\x03\0\0\0\x07\0\0\0"), /got: a GGUF file/],
+  ["a pickle in a ZIP", new TextEncoder().encode("PK\x03\x04 and so on"), /got: a PyTorch \(pickle\) file/],
+  ["an HTML page", new TextEncoder().encode("<!DOCTYPE html><html>"), /got: an HTML page/],
+  ["a header above 100 MB", craft(`{${X}}`, 8, 100_000_001), /at most 100000000 bytes; got: 100000001 bytes/],
   ["a header longer than the file", craft(`{${X}}`, 8, 1000), /holds its header of 1000 bytes.*truncated/],
-  ["a cut-off last tensor", craft(`{${X}}`, 7), /"x" is cut off; mend: the file is truncated/],
+  ["a cut-off last tensor", craft(`{${X}}`, 7), /"x" is cut off; fix: the file is truncated/],
   ["bytes after the last tensor", craft(`{${X}}`, 9), /ends after its last tensor/],
   ["a tensor that comes twice", craft(`{${X},${X}}`, 8), /each key once, but "x" comes twice/],
   [
@@ -193,23 +193,23 @@ const DAMAGED: readonly (readonly [string, Uint8Array, RegExp])[] = [
   [
     "tensors that overlap",
     craft(`{${X},${y(4, 12)}}`, 12),
-    /do not overlap; now: tensor "y" and tensor "x" share bytes/,
+    /do not overlap; got: tensor "y" and tensor "x" share bytes/,
   ],
   [
     "a gap between tensors",
     craft(`{${X},${y(12, 20)}}`, 20),
-    /leave no gap; now: 4 bytes between tensor "x" and tensor "y"/,
+    /leave no gap; got: 4 bytes between tensor "x" and tensor "y"/,
   ],
   ["a gap before the first tensor", craft(`{${y(4, 12)}}`, 12), /4 bytes between the header and tensor "y"/],
   [
     "an unknown dtype",
     craft('{"x":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}}', 8),
-    /"x" has a dtype of BOOL, .*now: "F31"/,
+    /"x" has a dtype of BOOL, .*got: "F31"/,
   ],
   [
     "a shape that does not fit its offsets",
     craft('{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', 8),
-    /F32 \[3\], has 12 bytes; now: data_offsets 0 to 8, 8 bytes/,
+    /F32 \[3\], has 12 bytes; got: data_offsets 0 to 8, 8 bytes/,
   ],
   ["offsets the wrong way round", craft('{"x":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}', 8), /-8 bytes/],
   [
@@ -227,7 +227,7 @@ const DAMAGED: readonly (readonly [string, Uint8Array, RegExp])[] = [
   [
     "metadata that is no string",
     craft(`{"__metadata__":{"a":1},${X}}`, 8),
-    /__metadata__\.a is a string; now: a number/,
+    /__metadata__\.a is a string; got: a number/,
   ],
   ["deep nesting", craft(`{"x":${"[".repeat(1000)}}`, 8), /at most 16 levels/],
   ["text after the header", craft(`{${X}}}`, 8), /nothing after the value/],
@@ -254,8 +254,8 @@ Deno.test("openSafetensors() accepts what those damaged files are made from, pad
 
 Deno.test("openSafetensors() names a missing file and a folder", async () => {
   await inTemporaryFolder(async (folder) => {
-    await rejectsWith(openSafetensors(`${folder}/none`), "input", /cannot read .*none; rule: the path exists/);
-    await rejectsWith(openSafetensors(folder), "input", /now: a folder/);
+    await rejectsWith(openSafetensors(`${folder}/none`), "input", /cannot read .*none; expected: the path exists/);
+    await rejectsWith(openSafetensors(folder), "input", /got: a folder/);
   });
 });
 

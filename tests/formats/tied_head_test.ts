@@ -39,14 +39,14 @@ Deno.test("a stored head of a tied model that is not the embedding is refused by
       await writeTied(folder, { head: await head({ [index]: 8 }) });
       const place = `8 instead of \\S+ at row ${Math.floor(index / 24)}, column ${index % 24}`;
       const rule = "lm_head\\.weight is model\\.embed_tokens\\.weight, as tie_word_embeddings";
-      const message = new RegExp(`${rule}.*now: ${place}; mend: set tie_word_embeddings to false`);
+      const message = new RegExp(`${rule}.*got: ${place}; fix: set tie_word_embeddings to false`);
       const source = await openHfFolder(folder), rows = { start: 1, count: 1 };
       for (let time = 0; time < 2; time++) await rejectsWith(source.read(EMBEDDING, rows), "input", message);
     });
   }
   await inTemporaryFolder(async (folder) => {
     await writeTied(folder, { head: { ...await head(), shape: [TIED.hidden, TIED.vocab] } });
-    await rejectsWith(openHfFolder(folder), "input", /lm_head\.weight has the shape \[43691, 24\].*now: \[24, 43691\]/);
+    await rejectsWith(openHfFolder(folder), "input", /lm_head\.weight has the shape \[43691, 24\].*got: \[24, 43691\]/);
   });
 });
 

@@ -236,7 +236,7 @@ Deno.test("prompts and options that cannot be used are refused at once", async (
     generate(model, prompt, { maxTokens: 4, ...options });
   assert.throws(refused(someTokens(maxPosition, vocab), {}), isError("input", /context of 128 tokens.*128 tokens/));
   for (const token of [-1, vocab, 1.5, NaN]) assert.throws(refused([3, token], {}), isError("input", /token ids/));
-  const wanted = /maxTokens is a whole number.*mend: give such a number$/; // it has no default
+  const wanted = /maxTokens is a whole number.*fix: give such a number$/; // it has no default
   for (const maxTokens of [0, -1, 1.5]) assert.throws(refused([3], { maxTokens }), isError("usage", wanted));
   for (const temperature of [-1, NaN]) assert.throws(refused([3], { temperature }), isError("usage", /temperature/));
   assert.throws(refused([3], { topK: -1 }), isError("usage", /topK/));

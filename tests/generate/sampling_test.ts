@@ -82,7 +82,7 @@ Deno.test("only a choice that no processor can change counts as greedy", () => {
 
 Deno.test("sampling options out of range are refused", () => {
   const cases: readonly [Parameters<typeof checkSampling>[0], RegExp][] = [
-    [{ temperature: -1 }, /temperature is a number, at least 0; now: -1/],
+    [{ temperature: -1 }, /temperature is a number, at least 0; got: -1/],
     [{ topK: -1 }, /topK/],
     [{ topK: 1.5 }, /topK/],
     [{ topP: 1.01 }, /topP is a number from 0 to 1/],

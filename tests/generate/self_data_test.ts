@@ -113,7 +113,7 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
   // Nor are texts of a file: they are kept with as many as there are, as the error says.
   await inTemporaryFolder(async (folder) => {
     const file = { path: `${folder}/own.jsonl`, tokens: 2, seed: 1, count: 6 }, there = seen.length;
-    const said = `text ${there + 1};.*mend: lower count to ${there}, which .*--count ${there} --resume.*another seed`;
+    const said = `text ${there + 1};.*fix: lower count to ${there}, which .*--count ${there} --resume.*another seed`;
     for (const resume of [false, true]) {
       await assert.rejects(writeTextFile(model, { ...file, resume }), isError("numeric", new RegExp(said)));
     }
@@ -122,7 +122,7 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
     using silent = await loadModelFrom({ ...source, spec: { ...source.spec, eosIds: every } }, { device, tokenizer });
     await assert.rejects(
       writeTextFile(silent, { ...file, path: `${folder}/none.jsonl` }),
-      isError("numeric", /text 1;.*wrote blanks alone; mend: start anew with another seed/),
+      isError("numeric", /text 1;.*wrote blanks alone; fix: start anew with another seed/),
     );
   });
   await assert.rejects(writing(every), isError("numeric", /text 1;.*ended each text at once/));
@@ -185,7 +185,7 @@ Deno.test("a run that was stopped goes on to the bytes of one that was not, wher
         if (told.length === 0) told.push(writeTextFile(model, other).catch((error: unknown) => error));
       };
       await writeTextFile(model, { ...other, onText: onShared });
-      isError("usage", /one program at a time writes to a file; now: another one writes to it/)(await told[0]);
+      isError("usage", /one program at a time writes to a file; got: another one writes to it/)(await told[0]);
       await Deno.remove(other.path);
       // A part cut within its first line is no part.
       await Deno.writeFile(partPath(path), part.subarray(0, 7));

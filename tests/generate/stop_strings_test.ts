@@ -63,10 +63,10 @@ Deno.test("whatever the pieces, the same text passes", () => {
 Deno.test("an empty stop string is refused, and so is what is no list of texts", () => {
   assert.throws(() => createStopFilter(["x", ""]), /at least one character/);
   const refused: readonly (readonly [unknown, RegExp])[] = [
-    [".", /a list of texts; now: "\."; mend: give a list: \["\."\]/],
-    ["", /a list of texts; now: ""; mend: give such a list, or leave it out/],
-    [[5], /a list of texts; now: a list of 1;/],
-    [null, /a list of texts; now: null;/],
+    [".", /a list of texts; got: "\."; fix: give a list: \["\."\]/],
+    ["", /a list of texts; got: ""; fix: give such a list, or leave it out/],
+    [[5], /a list of texts; got: a list of 1;/],
+    [null, /a list of texts; got: null;/],
   ];
   for (const [stop, said] of refused) refuses(() => createStopFilter(JSON.parse(JSON.stringify(stop))), "usage", said);
 });

@@ -74,7 +74,7 @@ Deno.test("what a failure for want of memory says to do is not to report it, and
   };
   await assert.rejects(
     loadModelFrom(full, { device, baseDtype: "f32" }),
-    /no memory left; mend: its memory is full: use a smaller/,
+    /no memory left; fix: its memory is full: use a smaller/,
   );
   assert.ok(reads < 6, `${reads} reads`);
 });

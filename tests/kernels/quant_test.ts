@@ -153,7 +153,7 @@ Deno.test("writeRows() and writeBlocks() refuse what blocks cannot hold, and par
   for (const value of [NaN, Infinity, -QUANT_LIMIT * (1 + 2 ** -22)]) {
     assert.throws(
       () => writeRows(device, matrix, 4, Float32Array.of(0, 0, 0, value, 0, 0, 0, 0)),
-      /cannot store 'w' as q4; rule: values lie within ±32768; now: \S+ at row 5, column 1/,
+      /cannot store 'w' as q4; expected: values lie within ±32768; got: \S+ at row 5, column 1/,
     );
   }
   writeRows(device, matrix, 4, Float32Array.of(0, 0, 0, QUANT_LIMIT, 0, 0, 0, 0));

@@ -18,7 +18,7 @@ Deno.test("loraScale() is alpha / rank, and alpha / √rank for rsLoRA", () => {
 
 Deno.test("a target that is named twice is refused", () => {
   const config = { rank: 2, alpha: 2, targets: ["q", "v", "q"] } as const;
-  assert.throws(() => checkLora(config), /each target is named once; now: q, v, q/);
+  assert.throws(() => checkLora(config), /each target is named once; got: q, v, q/);
   checkLora({ ...config, targets: ["q", "v"] });
 });
 

@@ -21,7 +21,7 @@ Deno.test("a sequence longer than the model's context is refused by every call, 
   ];
   for (const call of calls(someTokens(CONTEXT, model.spec.vocab))) await call();
   for (const call of calls(someTokens(CONTEXT + 1, model.spec.vocab))) {
-    await rejectsWith(call(), "input", /fits the model's context of 8 tokens; now: 9 tokens; mend: shorten it/);
+    await rejectsWith(call(), "input", /fits the model's context of 8 tokens; got: 9 tokens; fix: shorten it/);
   }
   device.check();
 });
@@ -58,23 +58,23 @@ Deno.test("a tree takes a pass of its size and a context of its depth", async ()
   const tree = treeOf(CONTEXT);
   assert.equal((await model.treeLosses(tree, { rows: CONTEXT })).length, 1);
   for (const rows of [CONTEXT - 1, 0, 8.5, NaN]) {
-    const said = new RegExp(`at least the nodes and the edges: 8; now: 8 nodes, 1 edges, ${rows} rows; mend`);
+    const said = new RegExp(`at least the nodes and the edges: 8; got: 8 nodes, 1 edges, ${rows} rows; fix`);
     await rejectsWith(model.treeLosses(tree, { rows }), "usage", said);
   }
-  await rejectsWith(model.treeLosses(treeOf(CONTEXT + 1), { rows: 32 }), "input", /context of 8 tokens; now: 9 tokens/);
+  await rejectsWith(model.treeLosses(treeOf(CONTEXT + 1), { rows: 32 }), "input", /context of 8 tokens; got: 9 tokens/);
   device.check();
 });
 
 Deno.test("a tree is not grown by what is no sequence, nor below nodes that the one before it does not have", () => {
   const builder = createTreeBuilder();
   builder.add({ prefix: [1, 2], choice: [3] }, 0);
-  refuses(() => builder.add({ prefix: [], choice: [3] }, 0), "input", /at least one token each; now: a prefix of 0/);
+  refuses(() => builder.add({ prefix: [], choice: [3] }, 0), "input", /at least one token each; got: a prefix of 0/);
   refuses(() => builder.add({ prefix: [1], choice: [] }, 0), "input", /a choice of 0/);
   for (const bad of [-1, 1.5, NaN, 2 ** 26]) {
-    refuses(() => builder.add({ prefix: [1], choice: [bad] }, 0), "input", new RegExp(`token ids lie.*now: ${bad}`));
+    refuses(() => builder.add({ prefix: [1], choice: [bad] }, 0), "input", new RegExp(`token ids lie.*got: ${bad}`));
   }
   for (const shared of [2, -1, 0.5]) {
-    refuses(() => builder.add({ prefix: [1, 4], choice: [5] }, shared), "usage", /from 0 to 1; now: .*; mend/);
+    refuses(() => builder.add({ prefix: [1, 4], choice: [5] }, shared), "usage", /from 0 to 1; got: .*; fix/);
   }
   assert.deepEqual([builder.nodes, builder.edges], [2, 1], "what was refused has left nothing");
 });

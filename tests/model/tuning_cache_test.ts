@@ -28,7 +28,7 @@ async function withFolder(work: (path: string, folder: string) => Promise<void>)
   }
 }
 
-/** Asserts that a file with this text is ignored for this reason, and that a save mends it. */
+/** Asserts that a file with this text is ignored for this reason, and that a save fixes it. */
 async function assertIgnored(
   path: string,
   text: string,

@@ -306,6 +306,6 @@ Deno.test("readEvaluation() takes UTF-8 and UTF-16 with a byte order mark, as Po
   };
   // Latin-1, where a task would have another name if it were read all the same.
   const latin = Uint8Array.from(json.split("").map((letter) => letter.charCodeAt(0)));
-  await refused(latin, /cannot read the evaluation .*eval\.json.*UTF-16 with a byte order mark.*now: it is not UTF-8/s);
-  await refused(utf16(true).subarray(0, 9), /now: it begins as UTF-16 and is not/);
+  await refused(latin, /cannot read the evaluation .*eval\.json.*UTF-16 with a byte order mark.*got: it is not UTF-8/s);
+  await refused(utf16(true).subarray(0, 9), /got: it begins as UTF-16 and is not/);
 });

@@ -262,7 +262,7 @@ Deno.test("a number that is not finite is traced to its tensor and step, in what
     const base = await failure(overflowing, {});
     assert.match(
       base.error.message,
-      /after step 1; .*stream after layer 2 of the model as it was loaded.*up_proj\.weight, element 7 is 3\.0+\d*e\+38; mend/,
+      /after step 1; .*stream after layer 2 of the model as it was loaded.*up_proj\.weight, element 7 is 3\.0+\d*e\+38; fix/,
     );
   });
 });

@@ -128,7 +128,7 @@ Deno.test("gradients that are not finite on the rows that tell units apart end t
         drive(model, { method, rows: SOME, prefinetune: 1, steps: 2, hooks }),
         (error) =>
           error instanceof CompressoError && error.code === "numeric" &&
-          /cannot (tell units apart by the rows|score units by taylor); rule: the model.s gradients on the rows are finite; now: NaN for (KV group|FFN column) \d+ of layer \d/
+          /cannot (tell units apart by the rows|score units by taylor); expected: the model.s gradients on the rows are finite; got: NaN for (KV group|FFN column) \d+ of layer \d/
             .test(error.message) &&
           /with --calibration/.test(error.message) === (method === "taylor"),
       );
@@ -263,7 +263,7 @@ Deno.test("writing calibration takes no more memory than the run, and says where
     using silent = await loadModelFrom({ ...source, spec: { ...spec, eosIds } }, { device, tokenizer });
     await assert.rejects(
       compress(silent, begin("silent")),
-      /ended each text at once, or wrote blanks alone; mend: give texts with --calibration FILE, or none/,
+      /ended each text at once, or wrote blanks alone; fix: give texts with --calibration FILE, or none/,
     );
     await compress(silent, { ...begin("silent"), calibration: "none" });
   });

@@ -196,7 +196,7 @@ Deno.test("a checkpoint whose recovery is over is refused where that may have ot
     ) {
       await assert.rejects(
         readCheckpoint(path, { identity: { ...identity, rates, schedule, ...now }, mayDiffer: Object.keys(now) }),
-        new RegExp(`what may differ is yet to come; now: ${said}; mend: give the same as in what is over`),
+        new RegExp(`what may differ is yet to come; got: ${said}; fix: give the same as in what is over`),
       );
     }
   });

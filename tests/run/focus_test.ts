@@ -93,12 +93,12 @@ Deno.test("the default is for learned masks that are not as published; no share 
     "focus" in telling(resolveOptions({ rows: [], sparsity: 0.2, steps: 10, focus }, { maxPosition: 512 }));
   assert.deepEqual([isTold(1), isTold(0.3)], [false, true]);
   for (const focus of [0, -1, 1.5, NaN]) assert.throws(() => resolve({ focus }), /above 0, and is 1 at most/);
-  assert.throws(() => resolve({ postfinetune: 0, focus: 0.5 }), /the last stage, .*, has steps; now: it has none/);
+  assert.throws(() => resolve({ postfinetune: 0, focus: 0.5 }), /the last stage, .*, has steps; got: it has none/);
   assert.throws(
     () => resolve({ method: "taylor", steps: 0, prefinetune: 0, postfinetune: 0, focus: 0.5 }),
-    /it has none; mend: leave --focus out/,
+    /it has none; fix: leave --focus out/,
   );
-  assert.throws(() => resolve({ method: "flap", focus: 0.5 }), /flap's compensation has changed; now: method flap/);
+  assert.throws(() => resolve({ method: "flap", focus: 0.5 }), /flap's compensation has changed; got: method flap/);
 });
 
 async function golden(device: Device): Promise<Model> {

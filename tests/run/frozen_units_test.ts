@@ -32,7 +32,7 @@ Deno.test("hidden dims and whole layers that are frozen do not move, and the oth
     assert.deepEqual(await moved([{ layer: 2, kind: "ffn", units: columns.slice(1) }]), [true, true, true, true]);
     await assert.rejects(
       moved([{ layer: 2, kind: "ffn", units: [columns.length] }]),
-      /step 0 of 8: cannot freeze units.*units of ffn in layer 2 have numbers from 0 to \d+; now: \d+;/,
+      /step 0 of 8: cannot freeze units.*units of ffn in layer 2 have numbers from 0 to \d+; got: \d+;/,
     );
   });
 });

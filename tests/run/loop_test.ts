@@ -48,7 +48,7 @@ Deno.test("a run of a program in the folder of an earlier one is refused before 
     const out = await Deno.makeTempDir(), files = ["records.jsonl", "run.json"];
     for (const name of files) await Deno.writeTextFile(`${out}/${name}`, "earlier\n");
     const onRecord = (): void => assert.fail("a step was done");
-    await assert.rejects(compress(model, { ...BASE, out, onRecord }), /no earlier run; now: it holds run\.json/);
+    await assert.rejects(compress(model, { ...BASE, out, onRecord }), /no earlier run; got: it holds run\.json/);
     for (const name of files) assert.equal(await Deno.readTextFile(`${out}/${name}`), "earlier\n");
     await Deno.remove(out, { recursive: true });
   });
@@ -210,7 +210,7 @@ Deno.test("ranking by layer takes the same share of each, and only one-shot meth
     assert.deepEqual(await widths(), alike);
     assert.throws(() => prune(model, { ...BASE, ranking: "layer" }), /only one-shot methods have a choice of ranking/);
     const wanda = { ...BASE, method: "wanda-sp", ranking: "all" } as const;
-    assert.throws(() => prune(model, wanda), /the method wanda-sp ranks by layer; now: method wanda-sp/);
+    assert.throws(() => prune(model, wanda), /the method wanda-sp ranks by layer; got: method wanda-sp/);
   });
 });
 

@@ -209,7 +209,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     using run = startPrune(model, await pruneOptions(shape));
     await assert.rejects(run.prepare(), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "gpu");
-      assert.match(error.message, /planned peak is within the memory limit, [\d.]+ MiB; now: the run needs [\d.]+ MiB/);
+      assert.match(error.message, /planned peak is within the memory limit, [\d.]+ MiB; got: the run needs [\d.]+ MiB/);
       for (const change of [/--base-dtype q4/, /--batch \d/, /--seq \d+/, /no longer --no-recompute/]) {
         assert.match(error.message, change);
       }
@@ -288,17 +288,17 @@ Deno.test("a run over its limit by bytes is said to be over it, and what cannot 
   const shownOf = async (memoryLimit: number): Promise<string[]> => {
     const error = await checkMemory(spec, options, { memoryLimit }).then(() => null, (error: unknown) => error);
     assert.ok(error instanceof CompressoError && error.code === "gpu");
-    const { rule, value, mend } = error.parts;
-    return [...`${rule}; ${value}`.matchAll(/[\d.]+(?= MiB)/g)].map(([number]) => number).concat(mend ?? "");
+    const { rule, value, fix } = error.parts;
+    return [...`${rule}; ${value}`.matchAll(/[\d.]+(?= MiB)/g)].map(([number]) => number).concat(fix ?? "");
   };
-  const [limit, needed, mend] = await shownOf(peakBytes - 1);
+  const [limit, needed, fix] = await shownOf(peakBytes - 1);
   assert.ok(Number(limit) < Number(needed), `${limit} ${needed}`);
-  assert.match(mend ?? "", /^raise --memory-limit, or use --rank \d+ /);
+  assert.match(fix ?? "", /^raise --memory-limit, or use --rank \d+ /);
   assert.equal((await shownOf(2 * MIB))[2], "raise --memory-limit, or use a smaller model");
   const limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 1024 };
   await assert.rejects(
     checkMemory(spec, { ...options, adapter: { limits, isCpu: false } }, { memoryLimit: 2 * MIB }),
-    /mend: use a smaller model, or another adapter$/,
+    /fix: use a smaller model, or another adapter$/,
   );
 });
 
@@ -344,7 +344,7 @@ Deno.test("what else is on the device counts against its limit", async () => {
     using _other = device.createBuffer("other", 14 * MIB);
     await assert.rejects(
       run.prepare(),
-      /and 14 MiB are in use already; mend: free what else lies on the device \(14 MiB\), or raise --memory-limit, or use/,
+      /and 14 MiB are in use already; fix: free what else lies on the device \(14 MiB\), or raise --memory-limit, or use/,
     );
   }
   await run.prepare();

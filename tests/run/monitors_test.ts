@@ -323,13 +323,13 @@ Deno.test("the strongest action is taken, and a run that went back too often sto
   const error = stopError(stop);
   assert.equal(error.code, "numeric");
   assert.match(
-    error.parts.mend ?? "",
+    error.parts.fix ?? "",
     /^lower it; .*start anew \(prune --overwrite\), .*\(prune --resume --on-alarm divergence=warn\)$/,
   );
   const nan = stopError(
     judge([{ monitor: "nan", key: "", message: "NaN", change: "lower it" }], { ...at, halvings: 2 }),
   );
-  assert.equal(nan.parts.mend, "lower it; for that start anew (prune --overwrite)", "it may not only warn");
+  assert.equal(nan.parts.fix, "lower it; for that start anew (prune --overwrite)", "it may not only warn");
   assert.match(error.message, /after step 40; .*'divergence'.*a loss; the run went back 2 times/);
   assert.equal(judge(found.map((one) => ({ ...one, instead: "warn" })), at).action, "warn");
   assert.equal(judge([], at).action, null);

@@ -11,26 +11,26 @@ const spec = await openSpec("demo");
 
 Deno.test("a list that is given in another form is refused, and parts of two sizes are not mixed", async () => {
   const cases: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ rows: "alpaca.json" }, /'rows'; rule: it is a list; now: the text "alpaca.json"/],
-    [{ rows: { rows: [], report: {} } }, /'rows'; rule: it is a list; now: an object/],
-    [{ calibration: "own" }, /'calibration'; rule: it is a list/],
-    [{ rules: { protect: 0 } }, /'rules\.protect'; rule: it is a list; now: 0/],
-    [{ rules: { protect: null } }, /'rules\.protect'.*now: null/],
-    [{ lora: { targets: "q,v" } }, /'lora\.targets'; rule: it is a list/],
+    [{ rows: "alpaca.json" }, /'rows'; expected: it is a list; got: the text "alpaca.json"/],
+    [{ rows: { rows: [], report: {} } }, /'rows'; expected: it is a list; got: an object/],
+    [{ calibration: "own" }, /'calibration'; expected: it is a list/],
+    [{ rules: { protect: 0 } }, /'rules\.protect'; expected: it is a list; got: 0/],
+    [{ rules: { protect: null } }, /'rules\.protect'.*got: null/],
+    [{ lora: { targets: "q,v" } }, /'lora\.targets'; expected: it is a list/],
     [
       { sparsity: undefined, size: { parameters: 8e5, bytes: 1e6 } },
-      /cannot use bytes of the size; rule: it is of a size in bytes/,
+      /cannot use bytes of the size; expected: it is of a size in bytes/,
     ],
     [
       { sparsity: undefined, size: { bytes: 2e6, file: { format: "hf", dtype: "f16" }, name: "x" } },
-      /cannot use name of the size; rule: it is of the GGUF/,
+      /cannot use name of the size; expected: it is of the GGUF/,
     ],
   ];
   for (const [options, message] of cases) {
     refuses(() => resolveOptions({ ...BASE, ...options }, spec), "usage", message);
   }
   const table = unitTable(spec, ["ffn"]), scores = new Float32Array(table.count);
-  refuses(() => Reflect.apply(unitTable, null, [spec, "kv,ffn"]), "usage", /units are a list of some of .*now: kv,ffn/);
+  refuses(() => Reflect.apply(unitTable, null, [spec, "kv,ffn"]), "usage", /units are a list of some of .*got: kv,ffn/);
   refuses(
     () => Reflect.apply(selectUnits, null, [table, scores, { size: 5e5 }]),
     "usage",
@@ -40,5 +40,5 @@ Deno.test("a list that is given in another form is refused, and parts of two siz
   using device = openDryDevice({ isCpu: true });
   using model = await loadModelFrom(randomSource(SPEC), { device });
   const work = Reflect.apply(compress, null, [model, { ...BASE, out: "nowhere", calibration: "texts.jsonl" }]);
-  await rejectsWith(work, "usage", /cannot calibrate on this; .*now: texts\.jsonl/);
+  await rejectsWith(work, "usage", /cannot calibrate on this; .*got: texts\.jsonl/);
 });

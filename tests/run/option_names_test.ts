@@ -52,36 +52,39 @@ Deno.test("an option that does not exist is refused by its name, with what was l
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     [
       { algin: 32 },
-      /'algin'; rule: options of prune are rows, .*sparsity.*; now: algin: 32; mend: did you mean rules.align\?/,
+      /'algin'; expected: options of prune are rows, .*sparsity.*; got: algin: 32; fix: did you mean rules.align\?/,
     ],
     [{ align: 32 }, /'align'.*did you mean rules.align\?/],
     [{ sparcity: 0.2 }, /'sparcity'.*did you mean sparsity\?/],
     [{ layouts: "uniform" }, /'layouts'.*did you mean layout\?/],
     [{ maskRate: 0.2 }, /'maskRate'.*did you mean rates.mask\?/],
-    [{ xyzzyxyzzy: null }, /'xyzzyxyzzy'.*mend: rename it, or leave it out/],
+    [{ xyzzyxyzzy: null }, /'xyzzyxyzzy'.*fix: rename it, or leave it out/],
     [{ export: {} }, /'export'/],
     [
       { rates: { maskRate: 0.2 } },
-      /'rates.maskRate'; rule: options within rates are lora, .*weightDecay; now: maskRate: 0.2; mend: did you mean rates.mask\?/,
+      /'rates.maskRate'; expected: options within rates are lora, .*weightDecay; got: maskRate: 0.2; fix: did you mean rates.mask\?/,
     ],
     [{ rates: { logAlphaLimit: 5 } }, /did you mean rates.limit\?/],
     [{ lora: { ranks: 4 } }, /'lora.ranks'.*did you mean lora.rank\?/],
-    [{ lora: { weights: new Map() } }, /'lora.weights'.*now: weights: an object/],
+    [{ lora: { weights: new Map() } }, /'lora.weights'.*got: weights: an object/],
     [
       { rules: { protected: [0] } },
-      /'rules.protected'.*now: protected: a list of 1; mend: did you mean rules.protect\?/,
+      /'rules.protected'.*got: protected: a list of 1; fix: did you mean rules.protect\?/,
     ],
     [{ rules: { minimum: { head: 2 } } }, /'rules.minimum.head'.*did you mean rules.minimum.heads\?/],
     [{ checkpoint: { path: "x", every: 1, evry: 2 } }, /'checkpoint.evry'.*did you mean checkpoint.every\?/],
-    [{ hooks: { beforestep: () => {} } }, /'hooks.beforestep'.*a function; mend: did you mean hooks.beforeStep\?/],
+    [{ hooks: { beforestep: () => {} } }, /'hooks.beforestep'.*a function; fix: did you mean hooks.beforeStep\?/],
     [
       { monitors: { collapse: { treshold: 0.5 } } },
-      /'monitors.collapse.treshold'; rule: options within monitors.collapse are.*did you mean monitors.collapse.threshold/,
+      /'monitors.collapse.treshold'; expected: options within monitors.collapse are.*did you mean monitors.collapse.threshold/,
     ],
     [{ sparsity: undefined, size: { parameter: 5 } }, /'size.parameter'.*did you mean size.parameters\?/],
-    [{ lora: 8 }, /'lora'; rule: it is an object with some of rank.*; now: 8; mend/],
-    [{ rules: [0] }, /'rules'.*now: a list of 1/],
-    [{ monitors: { loss: { action: "warn" } } }, /'monitors.loss'; rule: options within monitors are rollbacks, coll/],
+    [{ lora: 8 }, /'lora'; expected: it is an object with some of rank.*; got: 8; fix/],
+    [{ rules: [0] }, /'rules'.*got: a list of 1/],
+    [
+      { monitors: { loss: { action: "warn" } } },
+      /'monitors.loss'; expected: options within monitors are rollbacks, coll/,
+    ],
   ];
   for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
 });
@@ -91,50 +94,53 @@ Deno.test("null is no object of options, what is neither true nor false no switc
     refuses(
       () => resolve({ [name]: null }),
       "usage",
-      new RegExp(`'${name}'; rule: it is an object with .*; now: null`),
+      new RegExp(`'${name}'; expected: it is an object with .*; got: null`),
     );
   }
-  refuses(() => resolve({ monitors: { memory: null } }), "usage", /'monitors.memory'; rule: it is an object/);
+  refuses(() => resolve({ monitors: { memory: null } }), "usage", /'monitors.memory'; expected: it is an object/);
   for (const name of ["packing", "recompute", "skipBroken", "trustSchedule"]) {
     for (const value of ["no", 0, null]) {
       refuses(
         () => resolve({ [name]: value }),
         "usage",
-        new RegExp(`'${name}'; rule: it is true or false; now: ${value === "no" ? 'the text "no"' : value}`),
+        new RegExp(`'${name}'; expected: it is true or false; got: ${value === "no" ? 'the text "no"' : value}`),
       );
     }
   }
   refuses(
     () => resolve({ lora: { rsLora: "no" } }),
     "usage",
-    /'lora.rsLora'; rule: it is true or false; now: the text "no"; mend/,
+    /'lora.rsLora'; expected: it is true or false; got: the text "no"; fix/,
   );
   const checkpoint = { path: "x", every: 1, resume: "no" };
-  refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; rule: it is true or false/);
+  refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; expected: it is true or false/);
   assert.doesNotThrow(() => resolve({ packing: false, recompute: true, lora: { rsLora: true } }));
   for (const name of ["lora", "recovery", "mask", "warmup", "weightDecay"]) {
     for (const value of [null, true, "1e-4", ""]) {
       refuses(
         () => resolve({ rates: { [name]: value } }),
         "usage",
-        new RegExp(`'rates.${name}'; rule: it is a number; now: ${typeof value === "string" ? "the text" : value}`),
+        new RegExp(`'rates.${name}'; expected: it is a number; got: ${typeof value === "string" ? "the text" : value}`),
       );
     }
   }
   for (const name of ["sparsity", "steps", "prefinetune", "postfinetune", "batch", "seq", "seed", "focus"]) {
     for (const value of [null, true, "10", [10]]) {
-      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; rule: it is a number; now:`));
+      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; expected: it is a number; now:`));
     }
   }
   const inner: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ lora: { rank: "8" } }, /'lora.rank'; rule: it is a number; now: the text "8"; mend: give one, or leave it out/],
-    [{ rules: { minimum: { ffn: null } } }, /'rules.minimum.ffn'; rule: it is a number; now: null/],
+    [
+      { lora: { rank: "8" } },
+      /'lora.rank'; expected: it is a number; got: the text "8"; fix: give one, or leave it out/,
+    ],
+    [{ rules: { minimum: { ffn: null } } }, /'rules.minimum.ffn'; expected: it is a number; got: null/],
     [
       { sparsity: undefined, size: { parameters: "5M" } },
-      /'size.parameters'; rule: it is a number; now: the text "5M"/,
+      /'size.parameters'; expected: it is a number; got: the text "5M"/,
     ],
-    [{ monitors: { collapse: { threshold: "0.5" } } }, /'monitors.collapse.threshold'; rule: it is a number/],
-    [{ checkpoint: { path: 5, every: 1 } }, /'checkpoint.path'; rule: it is a text; now: 5/],
+    [{ monitors: { collapse: { threshold: "0.5" } } }, /'monitors.collapse.threshold'; expected: it is a number/],
+    [{ checkpoint: { path: 5, every: 1 } }, /'checkpoint.path'; expected: it is a text; got: 5/],
   ];
   for (const [options, said] of inner) refuses(() => resolve(options), "usage", said);
 });
@@ -153,29 +159,29 @@ Deno.test("a name whose value is undefined is as absent, and all that a run take
 
 Deno.test("a word that an option does not have is shown beside those that it has", () => {
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ start: "foo" }, /masks from 'foo'; rule: it is saliency or constant; now: foo; mend: take one of these/],
-    [{ start: "const" }, /mend: did you mean constant\?/],
-    [{ keptMasks: "soft" }, /rule: it is one or median or sigmoid; now: soft/],
-    [{ lambdaRule: "sgd" }, /rule: it is plain or adam; now: sgd/],
-    [{ start: "foo", method: "taylor" }, /rule: it is saliency or constant; now: foo/],
-    [{ start: "constant", method: "taylor" }, /for learned masks alone.*now: method taylor; mend: leave --start out/],
-    [{ method: "tailor" }, /methods are compresso, .*taylor.*; now: tailor/],
-    [{ ranking: "foo", method: "taylor" }, /rule: it is all or layer; now: foo/],
+    [{ start: "foo" }, /masks from 'foo'; expected: it is saliency or constant; got: foo; fix: take one of these/],
+    [{ start: "const" }, /fix: did you mean constant\?/],
+    [{ keptMasks: "soft" }, /expected: it is one or median or sigmoid; got: soft/],
+    [{ lambdaRule: "sgd" }, /expected: it is plain or adam; got: sgd/],
+    [{ start: "foo", method: "taylor" }, /expected: it is saliency or constant; got: foo/],
+    [{ start: "constant", method: "taylor" }, /for learned masks alone.*got: method taylor; fix: leave --start out/],
+    [{ method: "tailor" }, /methods are compresso, .*taylor.*; got: tailor/],
+    [{ ranking: "foo", method: "taylor" }, /expected: it is all or layer; got: foo/],
     [
       { layout: "unifrom" },
-      /layout; rule: it is compact or padded or uniform; now: unifrom; mend: did you mean uniform\?/,
+      /layout; expected: it is compact or padded or uniform; got: unifrom; fix: did you mean uniform\?/,
     ],
-    [{ units: "kv" }, /they are a list of some of heads, kv, .*; now: kv/],
-    [{ units: ["kv", "fnn"] }, /units are some of heads, kv, ffn.*now: kv,fnn/],
-    [{ sparsity: undefined, size: {} }, /{ parameters }, or { bytes, file: .*; now: {}/],
+    [{ units: "kv" }, /they are a list of some of heads, kv, .*; got: kv/],
+    [{ units: ["kv", "fnn"] }, /units are some of heads, kv, ffn.*got: kv,fnn/],
+    [{ sparsity: undefined, size: {} }, /{ parameters }, or { bytes, file: .*; got: {}/],
     [{ sparsity: undefined, size: { bytes: 5 } }, /{ parameters }, or { bytes, file: /],
     [
       { sparsity: undefined, size: { bytes: 5, file: { format: "ggfu", dtype: "f16" } } },
-      /now: ggfu; mend: did you mean gguf/,
+      /got: ggfu; fix: did you mean gguf/,
     ],
     [
       { sparsity: undefined, size: { bytes: 5, file: { format: "hf", dtype: "q8_0" } } },
-      /it is f32 or f16 or bf16; now: q8_0/,
+      /it is f32 or f16 or bf16; got: q8_0/,
     ],
   ];
   for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
@@ -185,35 +191,35 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const stray = { ...BASE, algin: 32 };
-  refuses(() => prune(model, stray), "usage", /'algin'; rule: options of prune are/);
+  refuses(() => prune(model, stray), "usage", /'algin'; expected: options of prune are/);
   const planned: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     [{ lora: { ranks: 4 } }, /'lora.ranks'/],
     [{ rules: { protected: [0] } }, /'rules.protected'/],
     [{ layout: "unifrom" }, /did you mean uniform\?/],
-    [{ recompute: "no" }, /'recompute'; rule: it is true or false; now: the text "no"/],
+    [{ recompute: "no" }, /'recompute'; expected: it is true or false; got: the text "no"/],
   ];
   for (const [options, said] of planned) await rejectsWith(planMemory(spec, options), "usage", said);
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`,
       refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-        [{ algin: 32 }, /'algin'; rule: options of compress are rows, .*out/],
+        [{ algin: 32 }, /'algin'; expected: options of compress are rows, .*out/],
         [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
         [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
         [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
-        [{ export: { replace: "no" } }, /'export.replace'; rule: it is true or false; now: the text "no"/],
-        [{ resume: "no" }, /'resume'; rule: it is true or false; now: the text "no"/],
-        [{ export: null }, /'export'; rule: it is an object with some of layout.*; now: null/],
-        [{ export: { dtype: "f61" } }, /weights of this dtype; rule: it is f32 or f16 or bf16; now: f61/],
-        [{ export: { formats: [] } }, /list of hf, gguf, or one of these; now: an empty list/],
+        [{ export: { replace: "no" } }, /'export.replace'; expected: it is true or false; got: the text "no"/],
+        [{ resume: "no" }, /'resume'; expected: it is true or false; got: the text "no"/],
+        [{ export: null }, /'export'; expected: it is an object with some of layout.*; got: null/],
+        [{ export: { dtype: "f61" } }, /weights of this dtype; expected: it is f32 or f16 or bf16; got: f61/],
+        [{ export: { formats: [] } }, /list of hf, gguf, or one of these; got: an empty list/],
         [{ layout: "unifrom" }, /did you mean uniform\?/],
-        [{ export: { formats: ["gguf"], generation: {} } }, /'generation'; rule: it is for the folder \(hf\)/],
+        [{ export: { formats: ["gguf"], generation: {} } }, /'generation'; expected: it is for the folder \(hf\)/],
         [
           {
             sparsity: undefined,
             size: { bytes: 1.5e6, file: { format: "gguf", dtype: "f16" } },
             export: { formats: ["hf"] },
           },
-          /the size is that of the gguf file; now: hf/,
+          /the size is that of the gguf file; got: hf/,
         ],
       ];
     for (const [options, said] of refused) {
@@ -227,18 +233,18 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
 Deno.test("an export refuses options, layouts, formats and types that do not exist, and writes nothing", async () => {
   const source = randomSource(SPEC), base = { tokenizer: null, name: "made" };
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ format: ["hf"] }, /'format'; rule: options of exportModel are layout, .*did you mean formats\?/],
-    [{ formats: [] }, /list of hf, gguf, or one of these; now: an empty list; mend: name one/],
-    [{ formats: "hf" }, /list of hf, gguf.*now: hf/],
-    [{ formats: ["hf", "ggfu"] }, /rule: it is hf or gguf; now: ggfu; mend: did you mean gguf\?/],
-    [{ dtype: "f61" }, /rule: it is f32 or f16 or bf16; now: f61/],
-    [{ ggufDtype: "q8" }, /it is f32 or f16 or bf16 or q8_0 or q4_0; now: q8; mend: did you mean q8_0\?|take one/],
+    [{ format: ["hf"] }, /'format'; expected: options of exportModel are layout, .*did you mean formats\?/],
+    [{ formats: [] }, /list of hf, gguf, or one of these; got: an empty list; fix: name one/],
+    [{ formats: "hf" }, /list of hf, gguf.*got: hf/],
+    [{ formats: ["hf", "ggfu"] }, /expected: it is hf or gguf; got: ggfu; fix: did you mean gguf\?/],
+    [{ dtype: "f61" }, /expected: it is f32 or f16 or bf16; got: f61/],
+    [{ ggufDtype: "q8" }, /it is f32 or f16 or bf16 or q8_0 or q4_0; got: q8; fix: did you mean q8_0\?|take one/],
     [{ layout: "unifrom" }, /did you mean uniform\?/],
-    [{ tokenizer: undefined }, /given its `tokenizer`; now: not given; mend: .* or null for files of token ids only/],
-    [{ name: undefined }, /given a `name`, which a GGUF has within it; now: not given/],
-    [{ name: 5 }, /'name'; rule: it is a text; now: 5/],
-    [{ formats: ["hf"], ggufDtype: "q4_0" }, /'ggufDtype'; rule: it is for the GGUF; now: formats hf/],
-    [{ formats: ["gguf"], generation: {} }, /'generation'; rule: it is for the folder \(hf\); now: formats gguf/],
+    [{ tokenizer: undefined }, /given its `tokenizer`; got: not given; fix: .* or null for files of token ids only/],
+    [{ name: undefined }, /given a `name`, which a GGUF has within it; got: not given/],
+    [{ name: 5 }, /'name'; expected: it is a text; got: 5/],
+    [{ formats: ["hf"], ggufDtype: "q4_0" }, /'ggufDtype'; expected: it is for the GGUF; got: formats hf/],
+    [{ formats: ["gguf"], generation: {} }, /'generation'; expected: it is for the folder \(hf\); got: formats gguf/],
   ];
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`;
@@ -265,13 +271,13 @@ Deno.test("what measures and generates refuses options that it does not have, an
   for (const [name, call, number] of calls) {
     await assert.rejects(
       async () => await call({ adaptors: {} }),
-      new RegExp(`'adaptors'; rule: options of ${name} are .*did you mean adapters\\?`),
+      new RegExp(`'adaptors'; expected: options of ${name} are .*did you mean adapters\\?`),
     );
     for (const value of ["4", null]) {
       await rejectsWith(
         (async () => await call({ [number]: value }))(),
         "usage",
-        new RegExp(`the option '${number}'; rule: it is a number; now: (the text "4"|null)`),
+        new RegExp(`the option '${number}'; expected: it is a number; got: (the text "4"|null)`),
       );
     }
   }
@@ -288,41 +294,45 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/texts.jsonl`, texts = { count: 1, tokens: 4 };
     const calls: readonly (readonly [(options: object) => unknown, options: object, said: RegExp])[] = [
-      [openDevice, { memoryLimits: 5 }, /'memoryLimits'; rule: options of a device are .*did you mean memoryLimit\?/],
-      [openDevice, { memoryLimit: "5 GB" }, /'memoryLimit'; rule: it is a number; now: the text "5 GB"/],
-      [openDevice, { powerPreference: "fast" }, /rule: it is low-power or high-performance; now: fast/],
+      [
+        openDevice,
+        { memoryLimits: 5 },
+        /'memoryLimits'; expected: options of a device are .*did you mean memoryLimit\?/,
+      ],
+      [openDevice, { memoryLimit: "5 GB" }, /'memoryLimit'; expected: it is a number; got: the text "5 GB"/],
+      [openDevice, { powerPreference: "fast" }, /expected: it is low-power or high-performance; got: fast/],
       [describeAdapter, { power: "low-power" }, /'power'.*did you mean powerPreference\?/],
       [(options) => loadModel("demo", { device, ...options }), { dtype: "f32" }, /'dtype'.*did you mean baseDtype\?/],
       [
         (options) => loadModel("demo", { device, ...options }),
         { baseDtype: "int8" },
-        /it is f32 or f16 or q8 or q4; now: int8/,
+        /it is f32 or f16 or q8 or q4; got: int8/,
       ],
       [(options) => loadModelFrom(model.source, { device, ...options }), { tokeniser: null }, /mean tokenizer\?/],
       [
         (options) => readRows(demoData("heldout"), options),
         { max: 5 },
-        /'max'; rule: options of readRows are textField/,
+        /'max'; expected: options of readRows are textField/,
       ],
-      [(options) => readRows(demoData("heldout"), options), { limit: "5" }, /'limit'; rule: it is a number/],
+      [(options) => readRows(demoData("heldout"), options), { limit: "5" }, /'limit'; expected: it is a number/],
       [(options) => scoreChoices(model, [], options), { adapter: {} }, /'adapter'.*did you mean adapters\?/],
       [(options) => logLikelihoods(model, [], options), { onScore: 1 }, /'onScore'.*did you mean onScores\?/],
-      [(options) => tokenLogprobs(model, [[5]], options), { top: null }, /'top'; rule: it is a number; now: null/],
+      [(options) => tokenLogprobs(model, [[5]], options), { top: null }, /'top'; expected: it is a number; got: null/],
       [(options) => writeTexts(model, { ...texts, ...options }), { temp: 1 }, /'temp'.*did you mean temperature\?/],
       [
         (options) => writeTextFile(model, { ...texts, path, ...options }),
         { skip: 1 },
-        /'skip'; rule: options of write/,
+        /'skip'; expected: options of write/,
       ],
       [(options) => benchModels([], options), { repeat: 2 }, /'repeat'.*did you mean repeats\?/],
       [(options) => openSchedule("cubic", options), { trusted: true }, /'trusted'.*did you mean trust\?/],
-      [(options) => renderReport([], options), { title: 5 }, /'title'; rule: it is a text; now: 5/],
+      [(options) => renderReport([], options), { title: 5 }, /'title'; expected: it is a text; got: 5/],
       [(options) => unitTable(spec, ["ffn"], options), { protected: [0] }, /'protected'.*did you mean protect\?/],
       [(options) => unitTable(spec, ["ffn"], options), { minimum: { fnn: 8 } }, /'minimum.fnn'.*mean minimum.ffn\?/],
       [
         (options) => encodeChoices(data, { ...choices, ...options }),
         { max: 1 },
-        /'max'; rule: options of encodeChoices/,
+        /'max'; expected: options of encodeChoices/,
       ],
       [(options) => verifySliced(source, source, { ...how, ...options }), { tol: 1 }, /'tol'.*mean tolerance\?/],
       [(options) => writePeftAdapter(folder, { ...adapter, ...options }), { base: "x" }, /'base'.*mean baseModel\?/],
@@ -357,12 +367,12 @@ Deno.test("a prompt is a text with something in it, or none: true and false are 
     async (options) => await serveModel(model, { port: 0, ...options })[Symbol.asyncDispose](),
   ];
   const values: readonly (readonly [object, RegExp])[] = [
-    [{ prompt: true }, /now: true; mend: .*null/],
+    [{ prompt: true }, /got: true; fix: .*null/],
     [
       { prompt: false },
-      /cannot use this (prompt|system text); rule: it is a text with something in it, or null; now: false/,
+      /cannot use this (prompt|system text); expected: it is a text with something in it, or null; got: false/,
     ],
-    [{ prompt: " \n" }, /now: an empty text/],
+    [{ prompt: " \n" }, /got: an empty text/],
   ];
   for (const call of calls) {
     for (const [value, said] of values) {
@@ -370,6 +380,6 @@ Deno.test("a prompt is a text with something in it, or none: true and false are 
     }
     await call({ prompt: null });
   }
-  refuses(() => resolve({ prompt: false }), "usage", /mend: null for none; leave it out for the collaborative prompt/);
+  refuses(() => resolve({ prompt: false }), "usage", /fix: null for none; leave it out for the collaborative prompt/);
   resolve({ prompt: undefined });
 });

@@ -21,12 +21,12 @@ Deno.test("what slices, plans and draws refuses options and kinds of masks that 
     [
       (options) => sliceModel(source, options),
       { mask: {} },
-      /'mask'; rule: options of sliceModel are masks, lora; .*mean masks\?/,
+      /'mask'; expected: options of sliceModel are masks, lora; .*mean masks\?/,
     ],
     [
       (masks) => sliceModel(source, { masks }),
       { heads: ones },
-      /'heads'; rule: options of masks are head, ffn, hidden; .*mean head\?/,
+      /'heads'; expected: options of masks are head, ffn, hidden; .*mean head\?/,
     ],
     [(masks) => sliceLora(SPEC, { masks, lora }), { fnn: ones }, /'fnn'.*did you mean ffn\?/],
     [
@@ -38,21 +38,25 @@ Deno.test("what slices, plans and draws refuses options and kinds of masks that 
     [
       (options) => planMemory(long, options),
       { bacth: 8 },
-      /'bacth'; rule: options of planMemory are batch, .*mean batch\?/,
+      /'bacth'; expected: options of planMemory are batch, .*mean batch\?/,
     ],
     [(options) => planMemory(long, options), { lora: { ranks: 2 } }, /'lora.ranks'.*did you mean lora.rank\?/],
-    [(options) => adviseMemory(long, options, {}), { seq: "64" }, /'seq'; rule: it is a number; now: the text "64"/],
+    [
+      (options) => adviseMemory(long, options, {}),
+      { seq: "64" },
+      /'seq'; expected: it is a number; got: the text "64"/,
+    ],
     [(budget) => adviseMemory(long, {}, budget), { memory: 1 }, /'memory'.*did you mean memoryLimit\?/],
     [
       async (budget) => fits(await planMemory(long), budget),
       { limit: 1 },
-      /rule: options of a memory budget are memoryLimit/,
+      /expected: options of a memory budget are memoryLimit/,
     ],
     [(options) => lineChart({ ...chart, ...options }), { tittle: "b" }, /'tittle'.*did you mean title\?/],
     [
       (x) => lineChart({ ...chart, x: { ...chart.x, ...x } }),
       { log: true },
-      /'x.log'; rule: options within x are label, /,
+      /'x.log'; expected: options within x are label, /,
     ],
     [(options) => builtinSchedule("cubic", options), { warmpu: 0.4 }, /'warmpu'.*did you mean warmup\?/],
   ];

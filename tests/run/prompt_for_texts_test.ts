@@ -17,7 +17,7 @@ function encodes(given: Omit<PruneOptions, "sparsity" | "steps">): void {
 
 Deno.test("a prompt of one's own is refused where all rows are texts, and taken where one is none or the run goes on", () => {
   const prompt = "Be small.",
-    refused = failure("usage", /a prompt stands before instructions.*now: the data are texts/);
+    refused = failure("usage", /a prompt stands before instructions.*got: the data are texts/);
   assert.throws(() => encodes({ rows: TEXTS, prompt }), refused);
   assert.throws(() => encodes({ rows: TEXTS, prompt, calibration: TEXTS }), refused);
   encodes({ rows: [...TEXTS, ASKING], prompt });

@@ -119,13 +119,13 @@ Deno.test("a rate that the schedule sets at each step to come cannot be given an
           schedule: defineSchedule({ postfinetune: { focus: 0.5 } }),
         }),
         "mismatch",
-        /now: lora\.dropout: 0\.1 then, 0 now/,
+        /got: lora\.dropout: 0\.1 then, 0 now/,
       );
       await stopAfter(model, 11, { ...stages, checkpoint: { ...again, mayDiffer: ["schedule"] }, schedule });
       await rejectsWith(
         drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, schedule, rates: { lora: 1e-4 } }),
         "mismatch",
-        /not set by the schedule at each of these; now: rates\.lora, rates\.recovery;/,
+        /not set by the schedule at each of these; got: rates\.lora, rates\.recovery;/,
       );
       assert.equal((await drive(model, { ...stages, checkpoint: again, schedule })).records.length, 2);
     });
@@ -143,14 +143,14 @@ Deno.test("what says how masks start cannot change once they have started", asyn
           assert.equal(error.code, "mismatch");
           assert.match(
             error.message,
-            /says how masks start, and they have started; now: rates\.(spread: 4 then, 8|prior: 1 then, 2)/,
+            /says how masks start, and they have started; got: rates\.(spread: 4 then, 8|prior: 1 then, 2)/,
           );
           return true;
         });
       }
-      const refused = async (rates: NonNullable<PruneOptions["rates"]>, mend: RegExp): Promise<void> =>
-        await rejectsWith(drive(model, { checkpoint: { ...resumed, mayDiffer: [] }, rates }), "mismatch", mend);
-      await refused({ spread: 8 }, /spread: 4 then, 8 now; mend: give the same options, or another --out$/);
+      const refused = async (rates: NonNullable<PruneOptions["rates"]>, fix: RegExp): Promise<void> =>
+        await rejectsWith(drive(model, { checkpoint: { ...resumed, mayDiffer: [] }, rates }), "mismatch", fix);
+      await refused({ spread: 8 }, /spread: 4 then, 8 now; fix: give the same options, or another --out$/);
       await refused({ spread: 4, lora: 1e-4 }, /lora: .*, or go on with the others by --may-differ rates$/);
       const { records } = await drive(model, { checkpoint: resumed, rates: { spread: 4, lora: 1e-4 } });
       assert.equal(records.at(-1)?.step, BASE.prefinetune + BASE.steps + BASE.postfinetune);
@@ -171,7 +171,7 @@ Deno.test("a run of layers that are to be alike goes on with tracking where it h
   });
 });
 
-Deno.test("LoRA that a hook breaks after the last step ends the run by name, and going on without the hook mends it", async () => {
+Deno.test("LoRA that a hook breaks after the last step ends the run by name, and going on without the hook fixes it", async () => {
   await withDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const checkpoint = { path, every: 2 };
@@ -227,7 +227,7 @@ Deno.test("a run goes on with another size, or without calibration, where just t
       await rejectsWith(
         run({ ...sized, ...size(0.85), calibration, checkpoint: may("calibration") }),
         "mismatch",
-        /what may differ is yet to come; now: calibration: not given then, /,
+        /what may differ is yet to come; got: calibration: not given then, /,
       );
       const { sparsity } = await run({ ...sized, ...size(0.8), checkpoint: may("size") });
       using smaller = prune(model, { ...sized, ...size(0.8), rows: BASE.rows });

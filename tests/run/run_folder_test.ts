@@ -162,16 +162,16 @@ Deno.test("what may differ is refused where no run is resumed, whatever its name
     for (const mayDiffer of [["schedule"], ["sedule"]]) {
       await assert.rejects(
         compress(model, { ...SHORT, out, mayDiffer }),
-        /cannot use mayDiffer; .*with resume; now: s/,
+        /cannot use mayDiffer; .*with resume; got: s/,
       );
       const checkpoint = { path: `${out}/checkpoint.safetensors`, every: 1, mayDiffer };
-      assert.throws(() => prune(model, { ...BASE, checkpoint }), /cannot use mayDiffer; .*now: s/);
+      assert.throws(() => prune(model, { ...BASE, checkpoint }), /cannot use mayDiffer; .*got: s/);
     }
     await compress(model, { ...SHORT, out, mayDiffer: [] });
   });
 });
 
-Deno.test("a checkpoint that is broken is refused with a mend that works, whatever of it is", async () => {
+Deno.test("a checkpoint that is broken is refused with a fix that works, whatever of it is", async () => {
   await withFolder(async ({ model, out }) => {
     await stopped(model, out);
     const path = `${out}/${CHECKPOINT_FILE}`, whole = await Deno.readFile(path);
@@ -208,7 +208,7 @@ Deno.test("a checkpoint that is broken is refused with a mend that works, whatev
       [await rewritten((meta) => ({ ...meta, position: {} }), false), /stage: /],
       [await rewritten(step, false), /stageStep: /],
       [await rewritten((meta) => ({ ...meta, kept: [{}] }), false), /stage: /],
-      [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /now: /],
+      [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /got: /],
       [await rewritten(() => null, false), /of format 7/],
       [await rewritten((meta) => meta, false), /another SHA-256/],
     ];
@@ -220,7 +220,7 @@ Deno.test("a checkpoint that is broken is refused with a mend that works, whatev
         assert.equal(error.code, "input");
         assert.match(error.message, /cannot read the checkpoint/);
         assert.match(error.message, told, `case ${index}`);
-        assert.match(error.parts.mend ?? "", /^start anew with --overwrite/);
+        assert.match(error.parts.fix ?? "", /^start anew with --overwrite/);
         return true;
       });
     }

@@ -220,7 +220,7 @@ Deno.test("a size is met by single heads too where a schedule ends the stage bef
 
 /** What single units could reach is more, with the least widths and without them. */
 const ROWS_ALONE =
-  /alike in all layers reaches at most 0\.5556; now: 0\.9, limited by least widths \(without: 0\.7743\)/;
+  /alike in all layers reaches at most 0\.5556; got: 0\.9, limited by least widths \(without: 0\.7743\)/;
 
 Deno.test("sizes out of reach, and sizes beside what contradicts them, are refused before anything is done", async () => {
   const device = await sharedDevice();
@@ -234,7 +234,7 @@ Deno.test("sizes out of reach, and sizes beside what contradicts them, are refus
     [{ ...base, size: { bytes: 1e9, file: { format: "hf", dtype: "f16" } } }, /number of bytes.*below the model's own/],
     [{ ...base, size: { parameters: 9e5 }, sparsity: 0.2 }, /exactly one.*a sparsity and a size/],
     [{ ...base, sparsity: 0.9, layout: "uniform", rules: { minimum: { ffn: 64 } } }, ROWS_ALONE],
-    [{ ...base, sparsity: 1.2, layout: "uniform" }, /above 0 and below 1; now: 1\.2/],
+    [{ ...base, sparsity: 1.2, layout: "uniform" }, /above 0 and below 1; got: 1\.2/],
     [base, /exactly one.*none of them/],
     [{ ...base, size: { parameters: 9e5 }, layout: "padded" }, /a size with the layout padded/],
   ];

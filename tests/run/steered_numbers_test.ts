@@ -73,20 +73,20 @@ Deno.test("a dropout or focus that no step would use beside a schedule is refuse
   await rejectsWith(
     opens(all, { lora: { dropout: 0.1 } }),
     "usage",
-    /cannot use the dropout given;.*now: 0\.1, and .* sets finetune\.dropout, rates\.dropout, postfinetune\.dropout/,
+    /cannot use the dropout given;.*got: 0\.1, and .* sets finetune\.dropout, rates\.dropout, postfinetune\.dropout/,
   );
   await opens(all, { lora: { dropout: 0 } });
   await opens({ rates: { dropout } }, { lora: { dropout: 0.1 } });
   await rejectsWith(
     opens({ postfinetune: { focus: 0.5 } }, { focus: 0.3 }),
     "usage",
-    /cannot use the focus given;.*now: 0\.3, and .* sets postfinetune\.focus/,
+    /cannot use the focus given;.*got: 0\.3, and .* sets postfinetune\.focus/,
   );
   await opens({ postfinetune: { focus: 0.5 } }, {});
   await rejectsWith(
     opens({ postfinetune: { focus: 0.5 } }, { method: "flap" }),
     "usage",
-    /flap's compensation.*now: .*postfinetune\.focus/,
+    /flap's compensation.*got: .*postfinetune\.focus/,
   );
 });
 
@@ -100,7 +100,7 @@ Deno.test("a focus that is out of range is named with its step, and ends the run
         for await (const { step } of run) seen.push(step);
       })(),
       "input",
-      /step 1 of 3 of the stage postfinetune;.*postfinetune\.focus is .*above 0 and at most 1;.*now: postfinetune\.focus = 0/,
+      /step 1 of 3 of the stage postfinetune;.*postfinetune\.focus is .*above 0 and at most 1;.*got: postfinetune\.focus = 0/,
     );
     assert.deepEqual(seen, [1, 2, 3, 4, 5]);
   });

@@ -46,7 +46,7 @@ Deno.test("a limit of log α below what the run's own may be is refused at its s
     return (await at(4)).rates.limit;
   };
   // 3 · 8 + 0.1 · log 11 + 7 · 0.1, as the run's own.
-  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 25\.0 .*now: rates\.limit = 24\.9;/);
+  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 25\.0 .*got: rates\.limit = 24\.9;/);
   assert.equal(await limitAt(24.95), 24.95);
   assert.equal(await limitAt(7, { rates: { spread: 2 } }), 7);
   await rejectsWith(limitAt(6.9, { rates: { spread: 2 } }), "input", /at least 7\.0/);
@@ -63,7 +63,7 @@ Deno.test("a rate that only steps under a schedule would use is refused beside o
   const setting = (name: string): ReturnType<typeof defineSchedule> => defineSchedule({ rates: { [name]: () => 0.5 } });
   for (const name of ["mask", "lambda", "memory", "warmup", "tracking"]) {
     const given = { [name]: 0.25 },
-      refused = new RegExp(`the rate '${name}'.*now: 0\\.25, and .* sets rates\\.${name}`);
+      refused = new RegExp(`the rate '${name}'.*got: 0\\.25, and .* sets rates\\.${name}`);
     await rejectsWith(opens({ schedule: setting(name), given }), "usage", refused);
     await opens({ schedule: setting("noise"), given });
   }
@@ -75,7 +75,7 @@ Deno.test("a rate that only steps under a schedule would use is refused beside o
       "made",
     ]] as const
   ) {
-    await rejectsWith(opens({ schedule, trust: true }), "usage", new RegExp(`trustSchedule.*now: .*${now}`));
+    await rejectsWith(opens({ schedule, trust: true }), "usage", new RegExp(`trustSchedule.*got: .*${now}`));
   }
 });
 

@@ -185,7 +185,7 @@ Deno.test("a schedule's target out of reach is refused at its step, for the whol
     const whole = defineSchedule({ sparsity: ({ step }) => step < 3 ? 0.1 : 0.9 });
     await assert.rejects(
       drive(model, { schedule: whole, units, rules }),
-      /step 3 of 8.*at most 0\.\d+; now: sparsity = 0\.9/,
+      /step 3 of 8.*at most 0\.\d+; got: sparsity = 0\.9/,
     );
     const layers = defineSchedule({
       layers: ({ layers, step }) => layers.map((_, i) => i === 0 && step === 2 ? 0.5 : null),
@@ -329,7 +329,7 @@ Deno.test("layers that are to be alike are that too where a schedule ends early,
       async () => {
         for await (const _ of run);
       },
-      /cannot use the schedule at step 3 of 8.*reaches at most 0\.\d+; now: sparsity = 0/s,
+      /cannot use the schedule at step 3 of 8.*reaches at most 0\.\d+; got: sparsity = 0/s,
     );
   });
 });

@@ -259,7 +259,7 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   await rejectsWith(
     opens({ postfinetune }, { recovery: 1e-4 }),
     "usage",
-    /'recovery'.*now: 0\.0001, .*sets postfinetune\.lora/,
+    /'recovery'.*got: 0\.0001, .*sets postfinetune\.lora/,
   );
   await rejectsWith(
     opens({ finetune, rates, postfinetune }, { lora: 1e-4 }),

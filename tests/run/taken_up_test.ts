@@ -215,7 +215,7 @@ Deno.test("a state of other shapes is refused where options that change them may
     const resumed = { ...checkpoint, resume: true, mayDiffer: ["lora"] };
     await assert.rejects(
       drive(model, { ...options, lora: { rank: 8 }, checkpoint: resumed }),
-      /as many as those of the run that saved it; now: \d+ numbers then, \d+ now; mend: change no option/,
+      /as many as those of the run that saved it; got: \d+ numbers then, \d+ now; fix: change no option/,
     );
     for (const every of [0, 2.5, NaN]) {
       assert.throws(() => prune(model, { ...BASE, checkpoint: { path, every } }), /--checkpoint-every/);
@@ -237,7 +237,7 @@ Deno.test("a run whose script was changed since its error is not taken up with t
     await assert.rejects(loop(), (error) => {
       assert.ok(error instanceof CompressoError);
       assert.equal(error.code, "mismatch");
-      assert.match(error.message, /the one that the run began with; now: script \w+ then, script \w+ now/);
+      assert.match(error.message, /the one that the run began with; got: script \w+ then, script \w+ now/);
       return true;
     });
     await lair.write(HALF);

@@ -43,7 +43,7 @@ Deno.test("a script that is wrong anywhere is told of by its own fault, and not 
     const parts = await refusalOf(lair, text);
     assert.equal(parts.rule, rule);
     assert.ok(parts.value?.startsWith(value), parts.value);
-    assert.equal(parts.mend, "mend the script");
+    assert.equal(parts.fix, "fix the script");
   }
 });
 
@@ -54,9 +54,9 @@ Deno.test("a script that wants what the sandbox took away is told of --trust", a
     top,
   }));
   for (const parts of [...wants, ...imports]) {
-    const { rule, value, mend } = await refusalOf(lair, scriptOf(parts));
+    const { rule, value, fix } = await refusalOf(lair, scriptOf(parts));
     assert.match(rule ?? "", /^an isolated script has the language/, value);
-    assert.match(mend ?? "", /^mend the script, or pass --trust to /);
+    assert.match(fix ?? "", /^fix the script, or pass --trust to /);
   }
 });
 
@@ -64,20 +64,20 @@ Deno.test("where it cannot be told which of both it is, --trust stands under a c
   await using lair = new Lair();
   const late = "Promise.reject(new Error('late')); await new Promise(() => {});";
   for (const parts of [{ body: "[].at(3).heads;" }, { body: "globalThis.Deno.pid;" }, { top: late }]) {
-    const { rule, mend } = await refusalOf(lair, scriptOf(parts));
+    const { rule, fix } = await refusalOf(lair, scriptOf(parts));
     assert.equal(rule, "it is a script that loads and returns values");
-    assert.match(mend ?? "", /^mend the script; if it needs .*, pass --trust to /);
+    assert.match(fix ?? "", /^fix the script; if it needs .*, pass --trust to /);
   }
 });
 
 Deno.test("a script's own error gives no advice in the toolkit's name", async () => {
   await using lair = new Lair();
-  const { rule, mend } = await refusalOf(
+  const { rule, fix } = await refusalOf(
     lair,
     `import { CompressoError, defineSchedule } from "compresso";
 export default defineSchedule({ sparsity: () => {
-  throw new CompressoError("input", { what: "no", rule: "layers\\nare even", value: "3", mend: "pass --trust" });
+  throw new CompressoError("input", { what: "no", rule: "layers\\nare even", value: "3", fix: "pass --trust" });
 } });`,
   );
-  assert.deepEqual([rule, mend], ["layers are even", "mend the script"]);
+  assert.deepEqual([rule, fix], ["layers are even", "fix the script"]);
 });

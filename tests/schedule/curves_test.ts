@@ -79,21 +79,21 @@ Deno.test("a warm-up of 0 is there at once", () => {
 
 Deno.test("curves refuse options that make no curve, with the value", () => {
   const cases: readonly (readonly [() => unknown, RegExp])[] = [
-    [() => cubic({ to: NaN }), /finite.*now: NaN/],
-    [() => linear({ from: Infinity, to: 1 }), /finite.*now: Infinity/],
-    [() => cosine({ to: 1, warmup: 1.5 }), /warmup.*now: 1\.5/],
-    [() => exponential({ to: 1, steepness: 0 }), /steepness.*now: 0/],
+    [() => cubic({ to: NaN }), /finite.*got: NaN/],
+    [() => linear({ from: Infinity, to: 1 }), /finite.*got: Infinity/],
+    [() => cosine({ to: 1, warmup: 1.5 }), /warmup.*got: 1\.5/],
+    [() => exponential({ to: 1, steepness: 0 }), /steepness.*got: 0/],
     [() => steps([]), /at least one/],
-    [() => steps([[0.1, 1]]), /begins at 0.*now: 0\.1/],
-    [() => steps([[0, 1], [0.5, 2], [0.5, 3]]), /rises.*now: 0\.5/],
-    [() => constant(NaN), /finite.*now: NaN/],
+    [() => steps([[0.1, 1]]), /begins at 0.*got: 0\.1/],
+    [() => steps([[0, 1], [0.5, 2], [0.5, 3]]), /rises.*got: 0\.5/],
+    [() => constant(NaN), /finite.*got: NaN/],
     ...[cubic, linear, cosine].flatMap((curve) => [
-      [() => curve(JSON.parse('{"to": 1, "warmUp": 0.2}')), /its options are from, to, warmup; now: warmUp/] as const,
-      [() => curve(JSON.parse('{"to": 1, "steepness": 4}')), /now: steepness/] as const,
-      [() => curve(JSON.parse("null")), /its options are from, to, warmup; now: null/] as const,
+      [() => curve(JSON.parse('{"to": 1, "warmUp": 0.2}')), /its options are from, to, warmup; got: warmUp/] as const,
+      [() => curve(JSON.parse('{"to": 1, "steepness": 4}')), /got: steepness/] as const,
+      [() => curve(JSON.parse("null")), /its options are from, to, warmup; got: null/] as const,
     ]),
-    [() => exponential(JSON.parse('{"to": 1, "steepnes": 4}')), /from, to, warmup, steepness; now: steepnes/],
-    [() => steps(JSON.parse("[0, 1]")), /a list of \[progress, value\]; now: \[0,1\]/],
+    [() => exponential(JSON.parse('{"to": 1, "steepnes": 4}')), /from, to, warmup, steepness; got: steepnes/],
+    [() => steps(JSON.parse("[0, 1]")), /a list of \[progress, value\]; got: \[0,1\]/],
   ];
   for (const [make, message] of cases) {
     assert.throws(

@@ -99,11 +99,11 @@ Deno.test("every number of the loop may be a curve, and none else", () => {
 
 Deno.test("a number that needs no run to be out of range is refused where the schedule is defined", () => {
   const cases: readonly (readonly [ScheduleDefinition, RegExp])[] = [
-    [{ sparsity: 30 }, /sparsity is a finite number, at least 0 and below 1, or a function; now: 30/],
-    [{ sparsity: NaN }, /below 1, or a function; now: NaN/],
-    [{ rates: { lora: -1e-3 } }, /rates\.lora is a finite number of f32 .*at least 0, or a function; now: -0\.001/],
-    [{ rates: { temperature: 0 } }, /above 0, or a function; now: 0/],
-    [{ rates: { clipNorm: 0 } }, /rates\.clipNorm is .*above 0, or a function; now: 0/],
+    [{ sparsity: 30 }, /sparsity is a finite number, at least 0 and below 1, or a function; got: 30/],
+    [{ sparsity: NaN }, /below 1, or a function; got: NaN/],
+    [{ rates: { lora: -1e-3 } }, /rates\.lora is a finite number of f32 .*at least 0, or a function; got: -0\.001/],
+    [{ rates: { temperature: 0 } }, /above 0, or a function; got: 0/],
+    [{ rates: { clipNorm: 0 } }, /rates\.clipNorm is .*above 0, or a function; got: 0/],
   ];
   for (const [definition, message] of cases) {
     assert.throws(() => defineSchedule(definition), { code: "usage", message });
@@ -202,18 +202,18 @@ Deno.test("a schedule that throws is named with the step", () => {
 
 Deno.test("defineSchedule() refuses parts that do not exist or are neither number nor function", () => {
   const cases: readonly (readonly [unknown, RegExp])[] = [
-    [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates, finetune, postfinetune; now: sparcity/],
-    [{ rates: { beta: 0.1 } }, /lora, mask.*now: beta/],
-    [{ finetune: { mask: 0.1 } }, /finetune parts are some of lora, clipNorm, weightDecay, dropout, end; now: mask/],
-    [{ finetune: { focus: 0.5 } }, /finetune parts are.*now: focus/],
+    [{ sparcity: 0.1 }, /sparsity, layers, freeze, end, rates, finetune, postfinetune; got: sparcity/],
+    [{ rates: { beta: 0.1 } }, /lora, mask.*got: beta/],
+    [{ finetune: { mask: 0.1 } }, /finetune parts are some of lora, clipNorm, weightDecay, dropout, end; got: mask/],
+    [{ finetune: { focus: 0.5 } }, /finetune parts are.*got: focus/],
     [{ postfinetune: { focus: 0 } }, /postfinetune\.focus is a finite number.*, above 0 and at most 1/],
     [{ rates: { dropout: 1 } }, /rates\.dropout is a finite number.*, at least 0 and below 1/],
     [{ finetune: { end: true } }, /finetune\.end is a function/],
     [{ postfinetune: { lora: -1 } }, /postfinetune\.lora is a finite number/],
-    [{ postfinetune: 1e-3 }, /postfinetune parts are.*now: 0\.001/],
+    [{ postfinetune: 1e-3 }, /postfinetune parts are.*got: 0\.001/],
     [{ sparsity: "0.1" }, /sparsity is a finite number.*, or a function/],
     [{ layers: [0.1] }, /layers is a function/],
-    [null, /now: null/],
+    [null, /got: null/],
   ];
   for (const [definition, message] of cases) {
     assert.throws(() => defineSchedule(definition as ScheduleDefinition), message);

@@ -56,15 +56,15 @@ Deno.test("what a program gives in place of a schedule is refused, by its part w
   const cases: readonly (readonly [unknown, RegExp])[] = [
     [
       { sparsity: 0.2 },
-      /cannot use this as a schedule.*now: an object without a definition; mend: write defineSchedule/,
+      /cannot use this as a schedule.*got: an object without a definition; fix: write defineSchedule/,
     ],
-    [() => 0.2, /cannot use this as a schedule.*now: function/],
-    [null, /cannot use this as a schedule.*now: null/],
+    [() => 0.2, /cannot use this as a schedule.*got: function/],
+    [null, /cannot use this as a schedule.*got: null/],
     [
       { definition: { sparcity: 0.1 } },
-      /cannot define the schedule; rule: its parts are some of .*now: sparcity; mend: rename/,
+      /cannot define the schedule; expected: its parts are some of .*got: sparcity; fix: rename/,
     ],
-    [{ definition: { sparsity: 2 } }, /cannot define the schedule; rule: sparsity is .*now: 2/],
+    [{ definition: { sparsity: 2 } }, /cannot define the schedule; expected: sparsity is .*got: 2/],
   ];
   for (const [source, message] of cases) {
     await assert.rejects(refused(source), (error) => {
@@ -254,7 +254,7 @@ Deno.test("a script that cannot be read is refused", async () => {
     [lair.at("."), /not a file/],
     [lair.at("latin1.ts"), /not UTF-8/],
     [lair.at("long.ts"), /1048577 bytes/],
-    [lair.at("names.ts"), /calls mod\.ts by at most 32 names; now: 33 such names/],
+    [lair.at("names.ts"), /calls mod\.ts by at most 32 names; got: 33 such names/],
     ["ftp://example.com/a.ts", /file, an http or https URL.*ftp:/],
     ["https://", /file, an http or https URL.*no URL/],
   ];

@@ -135,8 +135,8 @@ Deno.test("a script that reaches for the network or the GPU is stopped", async (
 
 Deno.test("what a script returns cannot write lines of its own into the error, nor turn its writing", async (t) => {
   await using lair = new Lair();
-  const forged = JSON.stringify("\0NaN\n  mend:  run it with --trust\u009b2J\u202e"),
-    shown = /NaN {3}mend: {2}run it with --trust 2J /;
+  const forged = JSON.stringify("\0NaN\n  fix:  run it with --trust\u009b2J\u202e"),
+    shown = /NaN {3}fix: {2}run it with --trust 2J /;
   const freeze = `[{ layer: ${forged}, kind: ${forged} }]`;
   await t.step(
     "as a number",
@@ -242,7 +242,7 @@ Deno.test("a script that fills the memory is killed", async (t) => {
   }
   await t.step("with its reply", () => {
     const expected =
-      /rule: what it decides at a step takes 16 MiB at most; now: at step 4 of 20: it wrote more than 16 MiB/;
+      /expected: what it decides at a step takes 16 MiB at most; got: at step 4 of 20: it wrote more than 16 MiB/;
     return assertStopped(lair, { text: scriptOf({ body: `return "x".repeat(17 * 2 ** 20);` }), expected, within: 30 });
   });
   await t.step({

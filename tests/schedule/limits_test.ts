@@ -18,11 +18,11 @@ Deno.test("limits of an isolated script that no timer, heap or system can hold a
   const broken: readonly (readonly [IsolationLimits, RegExp])[] = [
     ...[Infinity, NaN, 0, -1, 2_147_484].map((value): [IsolationLimits, RegExp] => [
       { startSeconds: value },
-      RegExp(`limit startSeconds of.*a number above 0, at most 2000000; now: ${value}`),
+      RegExp(`limit startSeconds of.*a number above 0, at most 2000000; got: ${value}`),
     ]),
-    [{ stepSeconds: Infinity }, /limit stepSeconds of.*now: Infinity/],
-    [{ heapMiB: 1.5 }, /limit heapMiB of.*a whole number above 0.*now: 1\.5/],
-    [{ processorSeconds: Infinity }, /limit processorSeconds of.*now: Infinity/],
+    [{ stepSeconds: Infinity }, /limit stepSeconds of.*got: Infinity/],
+    [{ heapMiB: 1.5 }, /limit heapMiB of.*a whole number above 0.*got: 1\.5/],
+    [{ processorSeconds: Infinity }, /limit processorSeconds of.*got: Infinity/],
   ];
   for (const [limits, message] of broken) {
     await rejectsWith(openSchedule(script, { limits }), "usage", message);
@@ -39,7 +39,7 @@ Deno.test({
     await using lair = new Lair();
     const limits = { stepSeconds: 60, processorSeconds: 0.5 };
     await using schedule = await openSchedule(await lair.write(scriptOf({ body: "for (;;) {}" })), { limits });
-    const said = /0\.5 s of processor time in all.*last checkpoint by --resume.*mend the script/;
+    const said = /0\.5 s of processor time in all.*last checkpoint by --resume.*fix the script/;
     await rejectsWith(schedule.evaluate(INPUT), "input", said);
   },
 });

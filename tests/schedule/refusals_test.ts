@@ -67,7 +67,7 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
       [{ preset: "paper" }, "rates: { memory: 0.5 }", { rates: { memory: 0.5 } }, /constant, and the rate 'memory'/],
       [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, /taylor cuts everything.*it decides layers/],
       [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, /random cuts everything.*it decides freeze/],
-      [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, /all cut alike; now: the layout "uniform"/],
+      [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, /all cut alike; got: the layout "uniform"/],
     ];
     for (const [options, text, definition, message] of cases) {
       const script = await lair.write(

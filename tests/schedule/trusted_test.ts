@@ -113,7 +113,7 @@ Deno.test("a script of a file may import what it computes, and be JSX, as other 
   await lair.write("export const share: number = 0.25;", "shape.ts");
   const ways = [
     'const at = "./shape.ts"; const { share } = await import(at);',
-    'const name = "shape"; const { share } = await import(`../run/${name}.ts`);',
+    'const name = "shape"; const { share } = await import(`./${name}.ts`);',
     'import { share } from /* beside */ "./shape.ts";',
     'const { share } = await import(/* beside */ "./shape.ts");',
   ];

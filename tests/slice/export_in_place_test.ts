@@ -121,7 +121,7 @@ Deno.test("a session may export over its model, with adapter, and passes its gen
       });
     }
     // The model's weights are read where they are needed: what stands there now has others.
-    await assert.rejects(run.export(`${out}/second`), /was replaced.*; mend: load the model again/);
+    await assert.rejects(run.export(`${out}/second`), /was replaced.*; fix: load the model again/);
     assert.deepEqual(await names(`${out}/second`), []);
   });
 });
@@ -195,7 +195,7 @@ Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that 
     const json = { ...tokenizer.json, model: { type: "WordPiece" } };
     using other = await loadModelFrom(source, { device, tokenizer: { ...tokenizer, json } });
     const gguf = compress(other, { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord });
-    await assert.rejects(gguf, /the model is BPE; now: WordPiece/);
+    await assert.rejects(gguf, /the model is BPE; got: WordPiece/);
     assert.deepEqual(await names(out), []);
   });
 });

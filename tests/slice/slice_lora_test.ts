@@ -96,14 +96,14 @@ Deno.test("targets say which LoRA there is: merged, cut, beside the model and in
   ];
   for (const call of calls({ ...all, targets: ["q", "down"] })) {
     const said =
-      /'lora\.0\.k\.A'; rule: it belongs to a target \(q, down\) that the model has; now: lora\.0\.k\.A; mend: name/;
+      /'lora\.0\.k\.A'; expected: it belongs to a target \(q, down\) that the model has; got: lora\.0\.k\.A; fix: name/;
     await rejectsWith((async () => await call())(), "input", said);
   }
   const without = PROJECTIONS.filter((projection) => projection !== "k");
   const few = new Map([...weights].filter(([name]) => !name.includes(".k.")));
   assert.throws(
     () => sliceModel(base, { lora: { ...all, weights: few } }),
-    /'lora\.0\.k\.A'; rule: it has .* it is missing/,
+    /'lora\.0\.k\.A'; expected: it has .* it is missing/,
   );
   const wanted = await model.logits(tokens, { lora: { ...all, targets: without, weights: few } });
   for (const lora of [{ ...all, targets: without, weights: few }, { rank: all.rank, alpha: all.alpha, weights: few }]) {

@@ -125,7 +125,7 @@ Deno.test("a Unigram model's list of tokens says their ids", () => {
 });
 
 Deno.test("an added token with an id that another one has is refused where it is named, and so is what is no token", async () => {
-  const taken = /cannot add the token "<\|done\|>".*one token; now: 2 is that of "<\|end\|>"/;
+  const taken = /cannot add the token "<\|done\|>".*one token; got: 2 is that of "<\|end\|>"/;
   await assert.rejects(loaded({ config: { ...decoder("2", DONE), eos_token: NAME } }), failure("input", taken));
   await assert.rejects(loaded({ config: { eos_token: NAME }, added: { [NAME]: 2 } }), failure("input", taken));
   for (const config of [{}, { pad_token: NAME }]) {

@@ -135,7 +135,7 @@ Deno.test("a GGUF's tokenizer beside an embedding of another size is written int
   await inFolder(async (out) => {
     const { gguf, skipped } = await exportModel(source, out, { tokenizer: back, name: "x" });
     assert.equal(gguf, null);
-    assert.match(skipped[0]?.error.message ?? "", /a token for each of the \d+ rows of the embedding; now: \d+ tokens/);
+    assert.match(skipped[0]?.error.message ?? "", /a token for each of the \d+ rows of the embedding; got: \d+ tokens/);
     await assert.rejects(
       exportModel(source, `${out}/b`, { tokenizer: back, name: "x", formats: ["gguf"] }),
       /a token for each/,
@@ -262,14 +262,14 @@ Deno.test("an unknown tokenizer model, an unknown pre and broken entries are nam
   const bytes = written(await tokenizerOf("byte_level"));
   const change = (key: string, value: unknown): () => Tokenizer => () =>
     tokenizerFromGguf(new Map(bytes).set(`tokenizer.ggml.${key}`, value));
-  assert.throws(change("model", "rwkv"), failure("input", /now: "rwkv"/));
+  assert.throws(change("model", "rwkv"), failure("input", /got: "rwkv"/));
   assert.throws(
     change("pre", "mystery-7"),
-    failure("input", /tokenizer\.ggml\.pre is one of .*smollm.*now: "mystery-7"/),
+    failure("input", /tokenizer\.ggml\.pre is one of .*smollm.*got: "mystery-7"/),
   );
   assert.throws(change("merges", undefined), failure("input", /tokenizer\.ggml\.merges.*no such entry/));
   assert.throws(change("token_type", [1, 2]), failure("input", /token_type is one number for each of the 480 tokens/));
-  assert.throws(change("eos_token_id", 480), failure("input", /eos_token_id is an id from 0 to 479; now: 480/));
+  assert.throws(change("eos_token_id", 480), failure("input", /eos_token_id is an id from 0 to 479; got: 480/));
   const pieces = await sentencePieceMetadata();
   pieces.delete("tokenizer.ggml.scores");
   assert.throws(() => tokenizerFromGguf(pieces), failure("input", /tokenizer\.ggml\.scores/));
@@ -286,7 +286,7 @@ Deno.test("tokenizers that a GGUF cannot describe are refused", async () => {
     { added_tokens: [], model: { type: "WordLevel", vocab: { a: 0 }, unk_token: "a" } },
     {},
   );
-  assert.throws(() => ggufTokenizerMetadata(words), failure("input", /the model is BPE; now: WordLevel/));
+  assert.throws(() => ggufTokenizerMetadata(words), failure("input", /the model is BPE; got: WordLevel/));
   const pieces = await tokenizerOf("sentencepiece");
   const post_processor = surroundingTokens(pieces.json, { bos: "</s>", eos: null });
   const twice = createTokenizer({ ...pieces.json, post_processor }, {
@@ -297,7 +297,7 @@ Deno.test("tokenizers that a GGUF cannot describe are refused", async () => {
   const model = pieces.json["model"] as { merges: string[][] };
   const merges = model.merges.filter((pair) => pair.join(" ") !== "s tone");
   const sparse = createTokenizer({ ...pieces.json, model: { ...model, merges: merges.slice(0, -40) } }, {});
-  assert.throws(() => ggufTokenizerMetadata(sparse), failure("input", /have a merge; now: none for/));
+  assert.throws(() => ggufTokenizerMetadata(sparse), failure("input", /have a merge; got: none for/));
 });
 
 Deno.test("mergesByScore() lists every cut of every token, best score first", () => {

@@ -26,10 +26,10 @@ async function withTokens(
 Deno.test("a token that takes away white space which the chat template has beside it is refused in a GGUF", async () => {
   const rule = /no added token takes away white space that the chat template has beside it/;
   const end = await withTokens("byte_level", { "<|end|>": { rstrip: true } });
-  refuses(() => ggufTokenizerMetadata(end), "input", rule, /now: "<\|end\|>" does, after it; mend: export as a Hug/);
+  refuses(() => ggufTokenizerMetadata(end), "input", rule, /got: "<\|end\|>" does, after it; fix: export as a Hug/);
   // The template has a line break before each turn but the first.
   const start = await withTokens("byte_level", { "<|start|>": { lstrip: true } });
-  refuses(() => ggufTokenizerMetadata(start), "input", rule, /now: "<\|start\|>" does, before it/);
+  refuses(() => ggufTokenizerMetadata(start), "input", rule, /got: "<\|start\|>" does, before it/);
   // This one takes no system turn; without one it has a space after the end of an answer.
   const spaced = await withTokens("sentencepiece", { "</s>": { rstrip: true } });
   const chatTemplate = spaced.chatTemplate?.replace("eos_token }}", "eos_token + ' ' }}") ?? null;
@@ -108,8 +108,8 @@ Deno.test("Metaspace that splits at spaces within tokens is refused in a GGUF, w
     return createTokenizer({ ...json, normalizer: null, pre_tokenizer, model: tokens }, { config });
   };
   const written = (tokenizer: Tokenizer) => (): unknown => ggufTokenizerMetadata(tokenizer);
-  refuses(written(made({ split: true })), "input", rule, /now: "▁▁" does, and split is true; mend: export as a Hug/);
-  refuses(written(made({})), "input", rule, /now: "▁▁" does, and split is not given/);
+  refuses(written(made({ split: true })), "input", rule, /got: "▁▁" does, and split is true; fix: export as a Hug/);
+  refuses(written(made({})), "input", rule, /got: "▁▁" does, and split is not given/);
   assert.ok(isReadAlike(made({ split: false }), "a  b"));
   // Without such tokens a split changes nothing.
   const isKept = (token: string): boolean => !token.includes("▁", 1);
@@ -128,7 +128,7 @@ Deno.test("Metaspace that splits at spaces within tokens is refused in a GGUF, w
 Deno.test("of added tokens that a tokenizer seeks in normalized text a GGUF is refused or says so", async () => {
   const rule = /no added token of the chat template is sought after spaces are written as ▁ \(normalized\)/;
   const end = await withTokens("sentencepiece", { "</s>": { normalized: true } });
-  refuses(() => ggufTokenizerMetadata(end), "input", rule, /now: "<\/s>" is; mend: export as a Hug/);
+  refuses(() => ggufTokenizerMetadata(end), "input", rule, /got: "<\/s>" is; fix: export as a Hug/);
   // No chat holds this one.
   const other = await withTokens("sentencepiece", { "<mask>": { normalized: true } });
   assert.equal(await saidOfGguf(other), 'looks for "<mask>" before spaces are written as ▁');

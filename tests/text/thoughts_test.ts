@@ -154,7 +154,7 @@ Deno.test("of a conversation the last answer may have thoughts; one that others 
   }
   for (const template of [R1, QWQ, EARLY]) {
     const message =
-      /an answer that others follow as it is said; now: it writes message 2 of 4 otherwise, .*thoughts; mend: let a row end with that answer/;
+      /an answer that others follow as it is said; got: it writes message 2 of 4 otherwise, .*thoughts; fix: let a row end with that answer/;
     for (const prompt of [null, "Be brief."]) {
       const options = { ...await optionsOf(template), prompt };
       assert.throws(() => marked(chat("Q", thought, "Q2", "Blue."), options), failure("input", message));
@@ -171,15 +171,15 @@ Deno.test("where a template writes a question otherwise once it is answered, a r
     assert.throws(() => marked(row, options), failure("input", message));
   refuse(
     chat("Q", "Red."),
-    /message 2 of 2, or what .*; mend: set compresso_style in tokenizer_config.json to "alpaca"/,
+    /message 2 of 2, or what .*; fix: set compresso_style in tokenizer_config.json to "alpaca"/,
   );
   refuse(
     chat("Q", "Red.", "Q2", "A"),
-    /message 2 of 4.*; mend: split the conversation into single .*, or set compresso/,
+    /message 2 of 4.*; fix: split the conversation into single .*, or set compresso/,
   );
   const { messages } = chat("Q", "Red.");
   const system: ChatRow = { ...chat(), messages: [{ role: "system", content: "Be kind." }, ...messages] };
-  refuse(system, /message 3 of 3.*; mend: put system turns into the first question, or set compresso_style/);
+  refuse(system, /message 3 of 3.*; fix: put system turns into the first question, or set compresso_style/);
   // The prompt is no message of the row.
   assert.throws(
     () => marked(chat("Q", "Red."), { ...options, prompt: "Be brief." }),

@@ -99,7 +99,7 @@ Deno.test("clean_up_tokenization_spaces of the config takes no spaces out of a t
 Deno.test("decode() refuses an id outside the vocabulary and takes no ids at all", async () => {
   const tokenizer = await tokenizerOf("byte_level");
   assert.equal(tokenizer.decode([]), "");
-  assert.throws(() => tokenizer.decode([3, 480]), failure("input", /0 to 479; now: 480/));
+  assert.throws(() => tokenizer.decode([3, 480]), failure("input", /0 to 479; got: 480/));
   // A model with more rows than there are tokens may generate one of them.
   assert.equal(tokenizer.decode([40, 480, 41], { skipSpecial: true }), tokenizer.decode([40, 41]));
   const stream = createStreamDecoder(tokenizer, { skipSpecial: true });
@@ -276,7 +276,7 @@ Deno.test("createTokenizer() refuses added tokens that match whole words only", 
   const added = { id: 480, content: "cat", single_word: true, special: false, normalized: false };
   assert.throws(
     () => createTokenizer({ ...json, added_tokens: [added] }, {}),
-    failure("input", /no added token has single_word; now: .*"cat"/),
+    failure("input", /no added token has single_word; got: .*"cat"/),
   );
   assert.ok(createTokenizer({ ...json, added_tokens: [{ ...added, single_word: false }] }, {}));
 });

@@ -328,17 +328,17 @@ Deno.test("a whole layer falls as one unit, and its own units are then left alon
   const gone = { heads: 0, kvHeads: 0, ffn: 0 };
   const again = { ...DEEP, layers: DEEP.layers.map((layer, index) => index < 2 ? gone : layer) };
   assert.ok(Math.abs(mostSparsity(unitTable(again, ["layers"], { minimum: { layers: 3 } })) - 1 / 4) < 1e-12);
-  fails(() => unitTable(again, ["layers"], { minimum: { layers: 4 } }), /now: 4 layers, 0 protected, at least 4/);
+  fails(() => unitTable(again, ["layers"], { minimum: { layers: 4 } }), /got: 4 layers, 0 protected, at least 4/);
 });
 
 Deno.test("rules that cannot be, or leave nothing to cut, are refused by name", () => {
   const all = DEEP.layers.map((_, index) => index);
-  fails(() => unitTable(DEEP, ["kv"], { protect: [6] }), /layers go from 0 to 5, .*now: 6/);
-  fails(() => unitTable(DEEP, ["kv"], { protect: [-7] }), /layers go from 0 to 5, or from -6 to -1; now: -7/);
+  fails(() => unitTable(DEEP, ["kv"], { protect: [6] }), /layers go from 0 to 5, .*got: 6/);
+  fails(() => unitTable(DEEP, ["kv"], { protect: [-7] }), /layers go from 0 to 5, or from -6 to -1; got: -7/);
   assert.deepEqual([...unitTable(DEEP, ["kv"], { protect: [0, -1] }).rules.protect], [0, 5]);
   fails(() => unitTable(DEEP, ["kv"], { minimum: { ffn: 1.5 } }), /this many ffn; .*whole number/);
-  fails(() => unitTable(DEEP, ["kv"], { align: 0 }), /at least 1; now: 0/);
-  fails(() => unitTable(DEEP, ["kv", "ffn"], { protect: all }), /cannot prune kv; .*not protected; now: all 6 layers/);
+  fails(() => unitTable(DEEP, ["kv"], { align: 0 }), /at least 1; got: 0/);
+  fails(() => unitTable(DEEP, ["kv", "ffn"], { protect: all }), /cannot prune kv; .*not protected; got: all 6 layers/);
   fails(() => unitTable(DEEP, ["layers"], { protect: all }), /cannot prune layers; .*not protected/);
   fails(() => unitTable(DEEP, ["ffn"], { minimum: { ffn: 50 } }), /cannot prune ffn; .*widest FFN 50, at least 50/);
   fails(
@@ -362,7 +362,7 @@ Deno.test("a target out of reach names the rule that limits it, and how far one 
   const target = 0.6;
   fails(
     () => checkReachable(unitTable(DEEP, ["kv", "ffn"], { protect: [0, 1, 2] }), target),
-    /sparsity of 0\.6; .*kv, ffn reaches at most 0\.5000; now: 0\.6, limited by protected layers \(without: 0\.9\d*\)/,
+    /sparsity of 0\.6; .*kv, ffn reaches at most 0\.5000; got: 0\.6, limited by protected layers \(without: 0\.9\d*\)/,
   );
   fails(
     () => checkReachable(unitTable(DEEP, ["kv", "ffn"], { minimum: { ffn: 40 } }), target),

@@ -212,7 +212,7 @@ Deno.test("sizes that the model has already, or cannot come down to, are refused
   }
   fails(
     () => targetSparsity(table, parameterTarget(UNTIED, 10_000)),
-    /as small as 10,000 parameters; rule: cutting kv, ffn leaves at least 2\d,\d{3} of 56,736 parameters; .*raise the number of parameters/,
+    /as small as 10,000 parameters; expected: cutting kv, ffn leaves at least 2\d,\d{3} of 56,736 parameters; .*raise the number of parameters/,
   );
   fails(
     () => targetSparsity(table, byteTarget(UNTIED, 9999, { format: "hf", dtype: "f16" }), { isUniform: true }),
@@ -224,7 +224,7 @@ Deno.test("sizes that the model has already, or cannot come down to, are refused
 Deno.test("where a rule keeps a size out of reach, the least size without it is said, and can be had", () => {
   const free = unitTable(UNTIED, ["kv", "ffn"]), table = unitTable(UNTIED, ["kv", "ffn"], { protect: [0] });
   const size = parameterTarget(UNTIED, 10_000), least = leastSize(free, size);
-  const limited = `now: 10,000 parameters, limited by protected layers \\(without: ${least.toLocaleString("en")} param`;
+  const limited = `got: 10,000 parameters, limited by protected layers \\(without: ${least.toLocaleString("en")} param`;
   fails(() => targetSparsity(table, size), new RegExp(limited));
   targetSparsity(free, { ...size, most: least });
 });

@@ -202,12 +202,12 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
     target = 0.3,
   ): unknown => uniformCounts(unitTable(spec, kinds, rules), { target });
   fails(() => counts(DEEP, ["kv", "ffn", "layers"]), /whole layers are not among the units/);
-  fails(() => counts(DEEP, ["kv", "ffn"], { protect: [2] }), /heads of every layer can be cut; now: those of layer 2/);
+  fails(() => counts(DEEP, ["kv", "ffn"], { protect: [2] }), /heads of every layer can be cut; got: those of layer 2/);
   fails(() => counts(UNEVEN, ["kv", "ffn"]), /as many heads to a KV head/);
-  fails(() => counts(WORN, ["ffn"]), /as many heads, or they are among the units; now: 8, 6, 8/);
+  fails(() => counts(WORN, ["ffn"]), /as many heads, or they are among the units; got: 8, 6, 8/);
   fails(() => counts(WORN, ["kv", "ffn"], {}, 0.01), /target 0\.01, equal widths cut 0\.\d+/);
   fails(() => counts(WORN, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.3), /those of layer 1 cannot/);
-  fails(() => counts(WORN, ["kv", "ffn"], { align: 64 }), /columns as widths are multiples of \(64\); now: 41 columns/);
+  fails(() => counts(WORN, ["kv", "ffn"], { align: 64 }), /columns as widths are multiples of \(64\); got: 41 columns/);
   fails(() => counts(DEEP, ["kv", "ffn"], { minimum: { ffn: 45 } }, 0.7), /reaches at most/);
   fails(
     () => counts(MULTI_QUERY, ["kv", "ffn"]),
@@ -215,11 +215,11 @@ Deno.test("layers that cannot become alike are refused with the reason", () => {
   );
   const slim = alike(3, { heads: 1, kvHeads: 1, ffn: 32 });
   fails(() => counts(slim, ["heads", "ffn"]), /more heads than the one that stays.*take heads out of the units/);
-  fails(() => counts(slim, ["ffn", "hidden"], { align: 32 }, 0.1), /widths are multiples of \(32\); now: each has 32/);
+  fails(() => counts(slim, ["ffn", "hidden"], { align: 32 }, 0.1), /widths are multiples of \(32\); got: each has 32/);
   // Where a size is asked for, the layout padded would be refused.
   fails(
     () => uniformCounts(unitTable(DEEP, ["kv", "ffn", "layers"]), { size: parameterTarget(DEEP, 40_000) }),
-    /; mend: .*the layout "compact" or, where no size is asked for, "padded"/,
+    /; fix: .*the layout "compact" or, where no size is asked for, "padded"/,
   );
 });
 
@@ -231,7 +231,7 @@ Deno.test("where a rule keeps equal counts from a target or size, it is said wha
     const said = new RegExp(`${from}: 0.85, limited by ${limit} widths \\(without: ${most.toFixed(4)}\\)`);
     fails(() => uniformCounts(table, { target: 0.85 }), said);
     const size = parameterTarget(DEEP, 100), least = leastSize(free, size, { pieces: allRows(free) });
-    const limited = `now: 100 parameters, limited by ${limit} widths \\(without: ${
+    const limited = `got: 100 parameters, limited by ${limit} widths \\(without: ${
       least.toLocaleString("en")
     } parameters`;
     fails(() => uniformCounts(table, { size }), new RegExp(limited));
@@ -264,5 +264,5 @@ Deno.test("a target or size that equal widths alone pass by a row or more is ref
   assert.deepEqual([sized(left), sized(left + row - 1)], [counts, counts]);
   assert.deepEqual(sized(left - 1), { ...counts, ffn: 40 });
   const least = left.toLocaleString("en");
-  fails(() => sized(left + row), new RegExp(`equal widths alone leave, or less; now: .*equal widths leave ${least}`));
+  fails(() => sized(left + row), new RegExp(`equal widths alone leave, or less; got: .*equal widths leave ${least}`));
 });

@@ -223,13 +223,13 @@ Deno.test("whole layers of a model of one are refused, with the one that stays a
     const spec = decoder(Array.from({ length: count }, () => ({ heads: 4, kvHeads: 4, ffn: 20 })));
     assert.throws(() => unitTable(spec, ["layers"], { minimum: { layers } }), (error) => {
       assert.ok(error instanceof CompressoError, String(error));
-      assert.deepEqual([error.parts.value, error.parts.mend], said);
+      assert.deepEqual([error.parts.value, error.parts.fix], said);
       return true;
     });
   };
-  const mend = "take layers out of the units";
-  refused(1, 0, ["1 layers, 0 protected, at least 1", mend]);
-  refused(2, 2, ["2 layers, 0 protected, at least 2", `${mend}, or loosen the rule`]);
+  const fix = "take layers out of the units";
+  refused(1, 0, ["1 layers, 0 protected, at least 1", fix]);
+  refused(2, 2, ["2 layers, 0 protected, at least 2", `${fix}, or loosen the rule`]);
 });
 
 Deno.test("near the limit the largest of layers that differ fall, by their scores where they are alike, and no less than can be cut", () => {

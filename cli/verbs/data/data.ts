@@ -136,15 +136,15 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     });
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
-    const mend = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
-    throw new CompressoError("aborted", { ...error.parts, mend });
+    const fix = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
+    throw new CompressoError("aborted", { ...error.parts, fix });
   }
 }
 
 /** Refuses to replace a file, or the part of an earlier run, unasked. */
 async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promise<void> {
-  const refuse = (rule: string, value: string, mend: string): never => {
-    throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, mend });
+  const refuse = (rule: string, value: string, fix: string): never => {
+    throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, fix });
   };
   if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
   if (await isFolder(out)) refuse("--out is a file", "it is a folder", "name a file in it");
@@ -157,8 +157,8 @@ async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promis
   }
   if (!(await exists(out))) return;
   if (resume) {
-    const mend = "choose another --out, or replace the file with --overwrite in place of --resume";
-    refuse("an earlier run stopped there", `the file stands there, and no ${part}`, mend);
+    const fix = "choose another --out, or replace the file with --overwrite in place of --resume";
+    refuse("an earlier run stopped there", `the file stands there, and no ${part}`, fix);
   }
   refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
 }

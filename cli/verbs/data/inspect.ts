@@ -119,7 +119,7 @@ function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
     what: `cannot use ${option === "--prompt" && prompt === false ? "--no-prompt" : option} here`,
     rule: "what becomes of rows in training is told with --model",
     value: "no --model",
-    mend: "add --model MODEL",
+    fix: "add --model MODEL",
   });
 }
 

@@ -149,7 +149,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
   const twice = paths.find((path, index) => paths.indexOf(path) !== index);
   if (twice !== undefined) {
     const what = "cannot compare models", rule = "each is named once";
-    throw new CompressoError("usage", { what, rule, value: twice, mend: "leave it out once" });
+    throw new CompressoError("usage", { what, rule, value: twice, fix: "leave it out once" });
   }
   const isDemo = paths.length === 1 && paths[0] === DEMO;
   const isElse = options.text !== undefined || options.tasks !== undefined;
@@ -161,7 +161,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
       what: "cannot measure the model",
       rule: "give either --text, --data or --tasks",
       value: given.length === 0 ? "none was given" : `${given.join(" and ")} were given`,
-      mend: "give one of the three",
+      fix: "give one of the three",
     });
   }
   checkOptions(given[0] ?? "", options);
@@ -189,7 +189,7 @@ function checkOptions(work: string, options: EvalSettings): void {
       value: work === "--data" && options.data === undefined
         ? "nothing was given to measure, which takes the demo's own rows"
         : `${work} was given`,
-      mend: `leave ${flag} out, or give ${works.join(" or ")} alone`,
+      fix: `leave ${flag} out, or give ${works.join(" or ")} alone`,
     });
   }
 }

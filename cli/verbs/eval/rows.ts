@@ -18,7 +18,7 @@ export async function chooseRows(
 ): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
-  const rows = await readRows(dataPath, { ...limit, brokenMend: "mend or remove it" });
+  const rows = await readRows(dataPath, { ...limit, brokenMend: "fix or remove it" });
   const leftOut = readingNote(rows.report);
   if (leftOut !== null) note(`compresso: of the rows of ${dataPath} are left out: ${leftOut}`);
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {

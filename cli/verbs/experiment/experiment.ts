@@ -139,7 +139,7 @@ async function run(file: string, settings: Settings): Promise<void> {
     what: `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`,
     rule: "every run ends with a pruned model and its measures",
     value: `${first.cell}: ${first.message}`,
-    mend:
+    fix:
       "the same command tries failed runs again, from their checkpoints where there are any, and with --redo from the start; those whose pruned model lies there are only measured",
   });
 }
@@ -187,7 +187,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     return await runExperiment(experiment, options);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
-    throw new CompressoError("aborted", { ...error.parts, mend: "the same command goes on from there" });
+    throw new CompressoError("aborted", { ...error.parts, fix: "the same command goes on from there" });
   }
 }
 

@@ -22,7 +22,7 @@ export function settings(option: string): Parse {
       throw wrong(option, text, "KEY=VALUE, such as rank=4 or seed=1,2,3");
     }
     if (name !== "onAlarm") return new Map([[name, list(values)]]);
-    return new Map([[name, [alarmValue(values, { option, mend: "several values stand in the definition's grid" })]]]);
+    return new Map([[name, [alarmValue(values, { option, fix: "several values stand in the definition's grid" })]]]);
   };
 }
 
@@ -46,14 +46,14 @@ export function selection(option: string): Parse {
       found.set(name, [...found.get(name) ?? [], value ?? part]);
     }
     for (const value of found.get("onAlarm") ?? []) {
-      alarmValue(value, { option, mend: `give ${option} for each value` });
+      alarmValue(value, { option, fix: `give ${option} for each value` });
     }
     return found;
   };
 }
 
 /** Settings of alarms, each of another monitor: one that is named twice may be meant as two values. */
-function alarmValue(text: string, { option, mend }: { readonly option: string; readonly mend: string }): string {
+function alarmValue(text: string, { option, fix }: { readonly option: string; readonly fix: string }): string {
   const monitors = text.startsWith("[") ? [] : list(text).map(monitorOf);
   const twice = monitors.find((name, index) => name !== null && monitors.indexOf(name) !== index);
   if (!twice) return text;
@@ -61,7 +61,7 @@ function alarmValue(text: string, { option, mend }: { readonly option: string; r
     what: `cannot use ${option} onAlarm=${text}`,
     rule: "settings with commas between are one value, each of another monitor",
     value: `${twice} is set more than once`,
-    mend,
+    fix,
   });
 }
 
@@ -75,6 +75,6 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text}`,
     rule: `${option} is ${rule}`,
     value: text,
-    mend: "see experiment --help",
+    fix: "see experiment --help",
   });
 }

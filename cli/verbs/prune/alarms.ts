@@ -23,5 +23,5 @@ export function alarmLine({ monitor, step, action, restored, message, change }: 
   const done = restored === null
     ? action === "stop" ? "; stopping" : ""
     : `; went back to step ${restored} with halved rates`;
-  return `step ${step}, ${monitor}: ${message}${done}; to mend it: ${change}`;
+  return `step ${step}, ${monitor}: ${message}${done}; to fix it: ${change}`;
 }

@@ -69,6 +69,6 @@ async function refuseOwnData(out: string, data: string | undefined): Promise<voi
     what: `cannot write ${path}`,
     rule: "the model's own calibration texts do not replace the data",
     value: `--data ${data}`,
-    mend: "choose another --out, move the data first, or give --calibration none",
+    fix: "choose another --out, move the data first, or give --calibration none",
   });
 }

@@ -143,7 +143,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   if (typeof settings.prompt === "string" && !settings.resume && all.every(({ kind }) => kind === "text")) {
     throw promptForTexts({
       what: `cannot train with the prompt of ${settings.prompt}`,
-      mend: "leave --prompt out, or train on instructions",
+      fix: "leave --prompt out, or train on instructions",
     });
   }
   try {
@@ -162,7 +162,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
-      throw new CompressoError("aborted", { ...error.parts, mend: `to go on, run: ${resumeCommand()}` });
+      throw new CompressoError("aborted", { ...error.parts, fix: `to go on, run: ${resumeCommand()}` });
     }
     throw error;
   }
@@ -174,7 +174,7 @@ function dataPathOf(path: string, { data }: Pick<PruneSettings, "data">): string
   throw new CompressoError("usage", {
     what: "cannot prune without data",
     rule: "--data names instruction rows or texts; only demo has its own",
-    mend: "add --data FILE",
+    fix: "add --data FILE",
     value: "no --data",
   });
 }
@@ -199,7 +199,7 @@ async function inputsOf(path: string, settings: ChosenSettings): Promise<Inputs>
       what: "cannot tell whether the run is the same",
       rule: "model and data are there, and may be read",
       value: error.message,
-      mend: "check the paths, and the rights to them",
+      fix: "check the paths, and the rights to them",
     }, { cause: error });
   }
 }

@@ -39,7 +39,7 @@ export async function checkRunFolder(
       what: "cannot use --may-differ",
       rule: "it says what a run that goes on may have otherwise, with --resume",
       value: mayDiffer.join(","),
-      mend: "add --resume, or leave it out",
+      fix: "add --resume, or leave it out",
     });
   }
   if (resume && overwrite) {
@@ -47,7 +47,7 @@ export async function checkRunFolder(
       what: "cannot use these options together",
       rule: "either --resume or --overwrite",
       value: "both were given",
-      mend: "leave one out",
+      fix: "leave one out",
     });
   }
   await refuseFile(out);
@@ -60,8 +60,8 @@ export async function checkRunFolder(
 export async function refuseFile(out: string): Promise<void> {
   const info = await Deno.stat(out).catch(() => null);
   if (!info || info.isDirectory) return;
-  const rule = "--out is a folder", mend = "choose another --out";
-  throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", mend });
+  const rule = "--out is a folder", fix = "choose another --out";
+  throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", fix });
 }
 
 /**
@@ -110,7 +110,7 @@ async function refuseOwnModel(out: string, model: string): Promise<void> {
       what: `cannot replace the run in ${out}`,
       rule: "the model to prune is not among the files that --overwrite removes",
       value: `${model} is ${join(out, name)} or lies in it`,
-      mend: "choose another --out, or move the model first",
+      fix: "choose another --out, or move the model first",
     });
   }
 }
@@ -164,7 +164,7 @@ export async function finishedRun(
     what: `cannot resume the run in ${out}`,
     rule: "options, model and data are those of the first run, which is finished",
     value: differing.join("; "),
-    mend: "start anew with --overwrite, or choose another --out",
+    fix: "start anew with --overwrite, or choose another --out",
   });
 }
 
@@ -178,7 +178,7 @@ async function readSummary(path: string): Promise<RunSummary> {
     what: `cannot tell from ${path} whether its run is finished`,
     rule: "it is a run's summary, as `prune` writes it",
     value: "it cannot be read as one",
-    mend: "start anew with --overwrite, or choose another --out",
+    fix: "start anew with --overwrite, or choose another --out",
   });
 }
 

@@ -34,6 +34,6 @@ export async function checkSchedule({ schedule, trust }: ScheduleSettings, befor
     what: `cannot run with the schedule ${schedule}`,
     rule: "it stays as it is while a run is prepared",
     value: `${before} then, ${now} now`,
-    mend: "start the run anew",
+    fix: "start the run anew",
   });
 }

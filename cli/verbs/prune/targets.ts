@@ -51,7 +51,7 @@ export function goalOf(
     throw new CompressoError("usage", {
       what: "cannot start without --sparsity",
       rule: "--sparsity, --target-params or --target-bytes is required",
-      mend: "see --help",
+      fix: "see --help",
       value: "none was given",
     });
   }
@@ -60,14 +60,14 @@ export function goalOf(
       what: "cannot use these options together",
       rule: "one of --sparsity, --target-params and --target-bytes",
       value: `${given} were given`,
-      mend: "leave all but one out",
+      fix: "leave all but one out",
     });
   }
   if (targetFile !== undefined && targetBytes === undefined) {
     throw new CompressoError("usage", {
       what: "cannot use --target-file",
       rule: "it says whose bytes --target-bytes are",
-      mend: "leave it out",
+      fix: "leave it out",
       value: "no --target-bytes",
     });
   }

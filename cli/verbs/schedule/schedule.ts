@@ -128,7 +128,7 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
     value: name === "constant"
       ? "constant, which is there from the first step on"
       : `${name} has a ${own.replace("rates.", "")} of its own`,
-    mend: "leave it out",
+    fix: "leave it out",
   });
 }
 
@@ -142,7 +142,7 @@ function checkSeen(
     what: `cannot use ${option}`,
     rule: `a script alone sees ${what}`,
     value: source,
-    mend: "leave it out",
+    fix: "leave it out",
   });
 }
 
@@ -153,7 +153,7 @@ function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number |
     what: "cannot use --postfinetune",
     rule: "it is for scripts that steer the last stage (`postfinetune`)",
     value: name,
-    mend: "leave it out",
+    fix: "leave it out",
   });
 }
 

@@ -166,13 +166,13 @@ function answersNothing(): CompressoError {
     rule:
       "where the template asks for an answer otherwise than it writes one that nothing stands before, a conversation begins with a question",
     value: "the first message is the assistant's",
-    mend: "take it out",
+    fix: "take it out",
   });
 }
 
 function unstable({ messages, index }: MessagePlace): CompressoError {
   const count = (sought: ChatMessage["role"]): number => messages.filter(({ role }) => role === sought).length;
-  const mends = [
+  const fixes = [
     ...(count("system") > 0 ? ["put system turns into the first question"] : []),
     ...(count("assistant") > 1 ? ["split the conversation into single questions and answers"] : []),
   ];
@@ -183,7 +183,7 @@ function unstable({ messages, index }: MessagePlace): CompressoError {
     value: `it writes message ${
       index + 1
     } of ${messages.length}, or what stands before it, otherwise when asked to go on`,
-    mend: mends.length === 0 ? style : `${mends.join(", ")}, or ${style}`,
+    fix: fixes.length === 0 ? style : `${fixes.join(", ")}, or ${style}`,
   });
 }
 
@@ -192,6 +192,6 @@ function unsaid({ messages, index }: MessagePlace): CompressoError {
     what: WHAT,
     rule: "the chat template writes an answer that others follow as it is said",
     value: `it writes message ${index + 1} of ${messages.length} otherwise, such as without its thoughts`,
-    mend: "let a row end with that answer, or take out of it what the template leaves out",
+    fix: "let a row end with that answer, or take out of it what the template leaves out",
   });
 }

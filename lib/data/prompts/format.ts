@@ -27,14 +27,14 @@ export interface FormatOptions {
 /** Refuses what is no text to put before instructions: true and false would stand there as words. Throws `CompressoError("usage")`. */
 export function checkPromptText(
   prompt: unknown,
-  { what = "cannot use this prompt", mend = "give a text, or null for none" }: Partial<
-    Pick<ErrorParts, "what" | "mend">
+  { what = "cannot use this prompt", fix = "give a text, or null for none" }: Partial<
+    Pick<ErrorParts, "what" | "fix">
   > = {},
 ): void {
   const isText = typeof prompt === "string";
   if (prompt === null || (isText && prompt.trim() !== "")) return;
   const rule = "it is a text with something in it, or null", value = isText ? "an empty text" : shown(prompt);
-  throw new CompressoError("usage", { what, rule, value, mend });
+  throw new CompressoError("usage", { what, rule, value, fix });
 }
 
 /** The style of a tokenizer: `compresso_style` of its config, else "chat" where it has a template, else "alpaca". */
@@ -46,7 +46,7 @@ export function promptStyle(tokenizer: Tokenizer): PromptStyle {
     what: "cannot format prompts",
     rule: 'compresso_style in tokenizer_config.json is "chat", "alpaca" or "plain"',
     value: JSON.stringify(own),
-    mend: "correct it, or remove the key",
+    fix: "correct it, or remove the key",
   });
 }
 

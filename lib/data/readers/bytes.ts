@@ -17,19 +17,19 @@ const PIECE = 1 << 20;
 export function dataError(
   path: string,
   rule: string,
-  parts: { readonly value: string; readonly mend?: string },
+  parts: { readonly value: string; readonly fix?: string },
 ): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the data of ${path}`,
     rule,
     value: parts.value,
-    ...(parts.mend ? { mend: parts.mend } : {}),
+    ...(parts.fix ? { fix: parts.fix } : {}),
   });
 }
 
 /** The fault of a folder in the place of a data file. */
 export function notOneFile(path: string): CompressoError {
-  return dataError(path, "the data are one file", { value: "a folder", mend: "name a file in it" });
+  return dataError(path, "the data are one file", { value: "a folder", fix: "name a file in it" });
 }
 
 /** Opens a data file and tells what it is. Throws `CompressoError("input")` where it is missing or a folder. */
@@ -41,7 +41,7 @@ export async function openData(path: string): Promise<{ readonly file: Deno.FsFi
     if (!isFile) {
       throw dataError(path, "the data are a file, as they are read more than once", {
         value: "a pipe or a device",
-        mend: "write them to a file first",
+        fix: "write them to a file first",
       });
     }
     file = await Deno.open(path, { read: true });
@@ -58,7 +58,7 @@ export async function openData(path: string): Promise<{ readonly file: Deno.FsFi
     const missing = error instanceof Deno.errors.NotFound;
     throw dataError(path, "the file can be read", {
       value: missing ? "no such file" : messageOf(error),
-      mend: missing ? "check the path" : "check the path, and the rights to it",
+      fix: missing ? "check the path" : "check the path, and the rights to it",
     });
   }
 }
@@ -123,7 +123,7 @@ async function* unpacked(
   } catch (error) {
     throw dataError(path, `the ${compression} data are whole`, {
       value: messageOf(error),
-      mend: "fetch the file again",
+      fix: "fetch the file again",
     });
   } finally {
     unpacker.destroy();
@@ -158,7 +158,7 @@ function decode(bytes: Uint8Array, { path, offset }: { readonly path: string; re
   if (bytes.includes(0)) {
     throw dataError(path, "the file is text", {
       value: "it is binary or UTF-16: it has zero bytes",
-      mend: "convert it to UTF-8 JSON lines",
+      fix: "convert it to UTF-8 JSON lines",
     });
   }
   try {
@@ -166,7 +166,7 @@ function decode(bytes: Uint8Array, { path, offset }: { readonly path: string; re
   } catch {
     throw dataError(path, "the file is UTF-8", {
       value: `it is not, from byte ${offset + invalidByte(bytes)}`,
-      mend: "convert it to UTF-8",
+      fix: "convert it to UTF-8",
     });
   }
 }

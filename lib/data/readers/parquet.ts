@@ -39,7 +39,7 @@ export async function* parquetRows(
   if (unknown !== undefined) {
     throw dataError(path, `pages are compressed with one of ${CODECS.join(", ")}`, {
       value: unknown,
-      mend: "write the table with zstd or snappy",
+      fix: "write the table with zstd or snappy",
     });
   }
   const columns = readableOf(parquetSchema(metadata));
@@ -151,5 +151,5 @@ async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
 }
 
 function notWhole(path: string, value: string): ReturnType<typeof dataError> {
-  return dataError(path, "it is a whole parquet file", { value, mend: "fetch or write the file again" });
+  return dataError(path, "it is a whole parquet file", { value, fix: "fetch or write the file again" });
 }

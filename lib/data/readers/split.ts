@@ -23,7 +23,7 @@ export interface ValueSink {
   /** A value that does not parse; throws unless such values are to be left out. */
   broken(place: Place, problem: string): void;
   /** The rest cannot be read; always throws. */
-  refuse(rule: string, value: string, mend: string): never;
+  refuse(rule: string, value: string, fix: string): never;
   /** Whether no more values are wanted. */
   readonly isFull: boolean;
 }
@@ -46,7 +46,7 @@ const MAX_OBJECT_CHARS = 2 ** 26;
 
 /** More blanks than that before the first row are none that somebody wrote. */
 const MAX_BLANKS = 2 ** 22;
-const MEND_BLANKS = "mend the file or fetch it again";
+const MEND_BLANKS = "fix the file or fetch it again";
 
 /** How a text begins that is meant as JSON, if not always well formed: what else opens with a bracket, such as a template or a link, is plain. */
 const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
@@ -220,7 +220,7 @@ function arraySplitter(sink: ValueSink): Splitter {
   };
 }
 
-const MEND_ARRAY = "mend the file or fetch it again; a file that starts with [ is read as a JSON array";
+const MEND_ARRAY = "fix the file or fetch it again; a file that starts with [ is read as a JSON array";
 const MARKS = /["{}[\],]/g;
 const STRING_MARKS = /["\\]/g;
 

@@ -32,17 +32,17 @@ export async function readValues(
       document(): void {
         throw dataError(path, "it holds JSON lines or a JSON array", {
           value: "plain text",
-          mend: "give one of these",
+          fix: "give one of these",
         });
       },
       broken(place, problem): void {
         throw dataError(path, "each row is one JSON value", {
           value: `${place.label} ${problem}`,
-          mend: "mend or remove it",
+          fix: "fix or remove it",
         });
       },
-      refuse(rule, value, mend): never {
-        throw dataError(path, rule, { value, mend });
+      refuse(rule, value, fix): never {
+        throw dataError(path, rule, { value, fix });
       },
       get isFull(): boolean {
         return values.length >= limit;
@@ -55,6 +55,6 @@ export async function readValues(
     }
     splitter.finish();
   }
-  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none", mend: "give a file with rows" });
+  if (values.length === 0) throw dataError(path, "the file has rows", { value: "none", fix: "give a file with rows" });
   return values.slice(0, limit);
 }

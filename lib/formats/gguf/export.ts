@@ -125,7 +125,7 @@ function chooseArch(spec: DecoderSpec, wanted: "auto" | GgufArch): GgufArch {
     what: "cannot export as arch llama",
     rule: "all layers have the same heads, KV heads and FFN columns, and at least one of each",
     value: `layer ${other}: ${shown(spec.layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 })}`,
-    mend: "take arch deci, or pad the layers",
+    fix: "take arch deci, or pad the layers",
   });
 }
 
@@ -176,7 +176,7 @@ function modelMetadata(
       what: "cannot export the tokenizer",
       rule: `it has a token for each of the ${spec.vocab} rows of the embedding`,
       value: `${tokens.length} tokens`,
-      mend: "export a folder of Hugging Face alone, or give the model with its own tokenizer",
+      fix: "export a folder of Hugging Face alone, or give the model with its own tokenizer",
     });
   }
   // Without a tokenizer the file loads all the same, for token ids.

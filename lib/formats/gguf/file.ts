@@ -23,8 +23,8 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
   const find = (name: string): GgufTensor => {
     const tensor = header.tensors.get(name);
     if (tensor) return tensor;
-    const mend = "ask for one of its tensors";
-    throw ggufError(path, { rule: `it holds the tensor ${name}`, value: "no such tensor", mend });
+    const fix = "ask for one of its tensors";
+    throw ggufError(path, { rule: `it holds the tensor ${name}`, value: "no such tensor", fix });
   };
   return {
     path,

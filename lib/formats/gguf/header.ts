@@ -40,15 +40,15 @@ export async function readGgufHeader(path: string): Promise<GgufHeader> {
   using cursor = openCursor(path, size);
   const magic = cursor.window.subarray(0, 4);
   if (new TextDecoder("latin1").decode(magic) !== "GGUF") {
-    const guess = looksLike(cursor.window.subarray(0, 64)) ?? { what: "something else", mend: "check the path" };
-    throw ggufError(path, { rule: "the file starts with GGUF", value: guess.what, mend: guess.mend });
+    const guess = looksLike(cursor.window.subarray(0, 64)) ?? { what: "something else", fix: "check the path" };
+    throw ggufError(path, { rule: "the file starts with GGUF", value: guess.what, fix: guess.fix });
   }
   cursor.take(4);
   const version = cursor.take(4).getUint32(0, true);
   if (version !== 2 && version !== 3) {
     const swapped = version === 0x02000000 || version === 0x03000000;
     const value = swapped ? "a big-endian file" : `version ${version}`;
-    throw ggufError(path, { rule: "its version is 2 or 3, little-endian", value, mend: "convert it with llama.cpp" });
+    throw ggufError(path, { rule: "its version is 2 or 3, little-endian", value, fix: "convert it with llama.cpp" });
   }
   // Both counts are checked against the smallest size of what follows, so that a damaged one ends here.
   const tensorCount = cursor.count("tensors", 24);
@@ -117,7 +117,7 @@ function openCursor(path: string, size: number): Cursor {
       throw ggufError(path, {
         rule,
         value: `${left} bytes are left`,
-        mend: "the file is truncated or damaged: fetch it again",
+        fix: "the file is truncated or damaged: fetch it again",
       });
     }
     return Number(value);
@@ -258,7 +258,7 @@ function valueType(path: string, id: number, key: string): typeof VALUE_TYPES[nu
   const type = VALUE_TYPES[id];
   if (type) return type;
   const rule = `${key} has a value type from 0 to ${VALUE_TYPES.length - 1}`;
-  throw ggufError(path, { rule, value: String(id), mend: "the file is damaged: fetch it again" });
+  throw ggufError(path, { rule, value: String(id), fix: "the file is damaged: fetch it again" });
 }
 
 function exact(value: bigint): number | bigint {
@@ -270,7 +270,7 @@ function truncated(path: string, needed: number, size: number): Error {
   return ggufError(path, {
     rule: `the file has ${needed} bytes or more`,
     value: `${size} bytes`,
-    mend: "the file is truncated: fetch it again",
+    fix: "the file is truncated: fetch it again",
   });
 }
 

@@ -33,7 +33,7 @@ export async function openGguf(path: string): Promise<GgufSource> {
       what: `cannot read the tensor ${name} of ${path}`,
       rule: "the file holds it",
       value: "no such tensor",
-      mend: "ask for a tensor of tensorShapes(spec)",
+      fix: "ask for a tensor of tensorShapes(spec)",
     });
   };
   return {

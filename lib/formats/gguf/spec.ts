@@ -36,13 +36,13 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
   const { path, metadata } = file, keys = metadataReader(file);
   // Before all else: the parts but the first hold nothing else.
   if (keys.number("split.count", 1) > 1) {
-    const mend = "join the parts with llama-gguf-split --merge";
-    throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", mend });
+    const fix = "join the parts with llama-gguf-split --merge";
+    throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", fix });
   }
   const arch = metadata.get("general.architecture");
   if (arch !== "llama" && arch !== "deci") {
-    const mend = "give a model of the LLaMA or Mistral architecture, or a Qwen2 as a Hugging Face folder";
-    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), mend });
+    const fix = "give a model of the LLaMA or Mistral architecture, or a Qwen2 as a Hugging Face folder";
+    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), fix });
   }
   const own = (key: string): string => `${arch}.${key}`;
   for (const key of MUST_BE_ZERO) {
@@ -145,7 +145,7 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
       throw ggufError(file.path, {
         rule: "a layer with heads has KV heads (linear attention is not supported)",
         value: shown,
-        mend: "give a model of the LLaMA or Mistral architecture",
+        fix: "give a model of the LLaMA or Mistral architecture",
       });
     }
     if (spec.heads === 0 ? spec.kvHeads > 0 : spec.heads % spec.kvHeads !== 0) {
@@ -165,7 +165,7 @@ async function ropeScaling(
   const type = file.metadata.get(own("rope.scaling.type")) ?? "linear";
   if (type !== "none" && type !== "linear") {
     const rule = `${own("rope.scaling.type")} is none or linear, beside rope_freqs.weight`;
-    throw ggufError(file.path, { rule, value: String(type), mend: "give the model as a Hugging Face folder" });
+    throw ggufError(file.path, { rule, value: String(type), fix: "give the model as a Hugging Face folder" });
   }
   const attention = own("rope.scaling.attn_factor");
   keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");

@@ -29,7 +29,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
       what: "cannot read the tokenizer of this GGUF",
       rule: 'tokenizer.ggml.model is "gpt2" (byte-level BPE) or "llama" (SentencePiece)',
       value: kind === null ? "no such entry" : JSON.stringify(kind),
-      mend: "give the Hugging Face folder of the model instead",
+      fix: "give the Hugging Face folder of the model instead",
     });
   }
   const tokens = strings(metadata, "tokenizer.ggml.tokens");
@@ -121,7 +121,7 @@ function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
       what: "cannot read the tokenizer of this GGUF",
       rule: `tokenizer.ggml.pre is one of ${PRE_TOKENIZER_FAMILIES.flatMap(({ names }) => names).join(", ")}`,
       value: JSON.stringify(pre),
-      mend: "give the Hugging Face folder of the model instead",
+      fix: "give the Hugging Face folder of the model instead",
     });
   }
   const vocab = vocabOf(vocabulary), merges = strings(metadata, "tokenizer.ggml.merges");
@@ -259,6 +259,6 @@ function broken(key: string, rule: string, value: string): CompressoError {
     what: "cannot read the tokenizer of this GGUF",
     rule: `${key} is ${rule}`,
     value,
-    mend: "fetch the file again or convert the model anew",
+    fix: "fetch the file again or convert the model anew",
   });
 }

@@ -294,6 +294,6 @@ function refused(rule: string, value: string): CompressoError {
     what: "cannot write this tokenizer into a GGUF",
     rule,
     value: value.length > 300 ? `${value.slice(0, 300)}…` : value,
-    mend: "export as a Hugging Face folder",
+    fix: "export as a Hugging Face folder",
   });
 }

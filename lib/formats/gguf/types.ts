@@ -101,7 +101,7 @@ export function tensorTypeOf(id: number, context: { readonly path: string; reado
   throw ggufError(context.path, {
     rule: `${context.tensor} has a type of ${Object.keys(TENSOR_FORMATS).join(", ")}`,
     value: OTHER_TENSOR_TYPES[id] ?? `type ${id}`,
-    mend: "give the model in another quantisation",
+    fix: "give the model in another quantisation",
   });
 }
 
@@ -111,11 +111,11 @@ const UNSUPPORTED =
 /** The error for a GGUF that cannot be read. */
 export function ggufError(
   path: string,
-  parts: { readonly rule: string; readonly value: string; readonly mend?: string },
+  parts: { readonly rule: string; readonly value: string; readonly fix?: string },
 ): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the GGUF ${path}`,
-    mend: UNSUPPORTED,
+    fix: UNSUPPORTED,
     ...parts,
   });
 }

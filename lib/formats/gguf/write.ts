@@ -153,7 +153,7 @@ async function writeTensor(file: AtomicFile, item: GgufItem): Promise<void> {
       what: `cannot write the tensor ${item.name}`,
       rule: `it has ${expected} values for [${item.shape.join(", ")}]`,
       value: String(data.length),
-      mend: "give data and shape of one tensor",
+      fix: "give data and shape of one tensor",
     });
   }
   // In pieces, so that a large tensor is not in memory twice.
@@ -173,7 +173,7 @@ function checkRange(values: Float32Array, { name, type }: GgufItem, at: number):
     what: `cannot write ${name} as ${type}`,
     rule: bad >= 0 ? "values are finite" : `values lie within ±${limit}`,
     value: `${values[large]} at ${at + large}`,
-    mend: bad >= 0 ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
+    fix: bad >= 0 ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
   });
 }
 
@@ -301,6 +301,6 @@ function unusable(name: string, rule: string, value: string): CompressoError {
     what: `cannot write ${name} into a GGUF`,
     rule,
     value,
-    mend: "give what the rule says, or leave it out",
+    fix: "give what the rule says, or leave it out",
   });
 }

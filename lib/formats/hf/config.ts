@@ -63,8 +63,8 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const config = validated(CONFIG, json, files.path);
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
-  const fail = (key: string, rule: string, mend?: string): never => {
-    throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), mend });
+  const fail = (key: string, rule: string, fix?: string): never => {
+    throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), fix });
   };
   // transformers' own defaults, for keys that old files leave out.
   const isQwen = config.model_type === "qwen2";
@@ -97,7 +97,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   };
   for (const id of ids(generation.eos_token_id)) {
     if (!hasRow(id)) {
-      throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id), mend: "remove it there" });
+      throw refusal(generationPath, { key: "eos_token_id", rule, value: String(id), fix: "remove it there" });
     }
   }
   for (const id of eosIds) inVocab("eos_token_id", id);
@@ -134,7 +134,7 @@ function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail):
   ];
 }
 
-type Fail = (key: string, rule: string, mend?: string) => never;
+type Fail = (key: string, rule: string, fix?: string) => never;
 
 function impliedHeadDim(config: Config, fail: Fail): number {
   const heads = config.num_attention_heads;
@@ -181,8 +181,8 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
   const keys = issue?.path ?? [];
   const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
   const key = keys.map(String).join(".") || "the file";
-  const mend = MENDS[String(keys[0])];
-  throw refusal(path, { key, rule: `${key}: ${message}`, value: shown(valueAt(json, keys)), mend });
+  const fix = MENDS[String(keys[0])];
+  throw refusal(path, { key, rule: `${key}: ${message}`, value: shown(valueAt(json, keys)), fix });
 }
 
 const MENDS: Readonly<Record<string, string>> = {

@@ -156,7 +156,7 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
     what: `cannot write '${name}'`,
     rule: "weights are finite",
     value: `${values[bad]} at value ${bad}`,
-    mend: "check the weight file",
+    fix: "check the weight file",
   });
 }
 

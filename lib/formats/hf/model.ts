@@ -60,7 +60,7 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
       what: `cannot read the tensor ${name} of ${folder}`,
       rule: "the files hold it",
       value: "no such tensor",
-      mend: "ask for a tensor of tensorShapes(spec)",
+      fix: "ask for a tensor of tensorShapes(spec)",
     });
   }
 }
@@ -106,8 +106,8 @@ async function openShards(folder: string): Promise<Map<string, SafetensorsFile>>
     }
     const shard = `${folder}/${value}`;
     if (!opened.has(value) && !await exists(shard)) {
-      const mend = "fetch the missing file into the folder";
-      throw broken(`the model ${folder}`, `it holds ${value}, as ${INDEX} says`, "no such file", mend);
+      const fix = "fetch the missing file into the folder";
+      throw broken(`the model ${folder}`, `it holds ${value}, as ${INDEX} says`, "no such file", fix);
     }
     const file = opened.get(value) ?? await openSafetensors(shard);
     opened.set(value, file);
@@ -126,7 +126,7 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
         what: `cannot open the model ${folder}`,
         rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
         value: "no such tensor",
-        mend: name === HEAD
+        fix: name === HEAD
           ? "if the head is the embedding, set tie_word_embeddings to true in config.json"
           : "fetch the missing file, or correct config.json",
       });
@@ -147,10 +147,10 @@ function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsF
   for (const name of files.keys()) {
     // Old files carry the RoPE table, which is known to be what the config says.
     if (shapes.has(name) || name.endsWith(".rotary_emb.inv_freq")) continue;
-    const mend = name.endsWith(".bias")
+    const fix = name.endsWith(".bias")
       ? "attention_bias and mlp_bias of config.json say which biases there are"
       : undefined;
-    throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, mend);
+    throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, fix);
   }
 }
 
@@ -203,7 +203,7 @@ export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}
   const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
   const gguf = names.find((name) => name.endsWith(".gguf"));
   const inner = `${folder}/model`;
-  const mend = names.includes("adapter_config.json")
+  const fix = names.includes("adapter_config.json")
     ? "it is an adapter: give the model that it was made for, and this folder with --adapter"
     : await exists(`${inner}/config.json`)
     ? `give the folder in it: ${inner}`
@@ -213,7 +213,7 @@ export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}
     ? `give the file itself: ${folder}/${gguf}`
     : `fetch ${missing} into the folder`;
   const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shown(names);
-  return broken(`the model ${folder}`, `it holds ${missing}`, value, mend);
+  return broken(`the model ${folder}`, `it holds ${missing}`, value, fix);
 }
 
 async function readJson(path: string, options: { readonly optional?: boolean } = {}): Promise<unknown> {
@@ -240,7 +240,7 @@ function broken(
   path: string,
   rule: string,
   value: string,
-  mend = "fetch the files again, all of one model",
+  fix = "fetch the files again, all of one model",
 ): CompressoError {
-  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, mend });
+  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, fix });
 }

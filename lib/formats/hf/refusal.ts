@@ -4,19 +4,19 @@ import { CompressoError } from "../../core/errors.ts";
 /** The error for a key of config.json. */
 export function refusal(
   path: string,
-  parts: { readonly key: string; readonly rule: string; readonly value: string; readonly mend?: string | undefined },
+  parts: { readonly key: string; readonly rule: string; readonly value: string; readonly fix?: string | undefined },
 ): CompressoError {
   const {
     key,
     rule,
     value,
-    mend = "correct it, or fetch the file again; what is no plain LLaMA, Mistral or Qwen2 is not supported",
+    fix = "correct it, or fetch the file again; what is no plain LLaMA, Mistral or Qwen2 is not supported",
   } = parts;
   return new CompressoError("input", {
     what: `cannot use ${path}`,
     rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,
     value: `${key} = ${value}`,
-    mend,
+    fix,
   });
 }
 

@@ -47,7 +47,7 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
       key,
       rule: message,
       value: shown(value),
-      mend: "only default, linear and llama3 RoPE are supported",
+      fix: "only default, linear and llama3 RoPE are supported",
     });
   }
   const outer = result.data;
@@ -57,8 +57,8 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
   const layered = Object.entries(rope).find(([, value]) => typeof value === "object" && value !== null);
   if (layered) {
     const key = `${chosen}.${layered[0]}`;
-    const mend = "only models whose layers share one RoPE are supported";
-    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shown(layered[1]), mend });
+    const fix = "only models whose layers share one RoPE are supported";
+    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shown(layered[1]), fix });
   }
   const need = (key: keyof typeof rope): number => {
     const value = rope[key];

@@ -62,6 +62,6 @@ function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling
     value: `${scaling.factors.slice(0, 4).map((factor) => factor.toPrecision(4)).join(", ")} … ${
       scaling.factors.at(-1)
     }`,
-    mend: "export as GGUF",
+    fix: "export as GGUF",
   });
 }

@@ -109,7 +109,7 @@ export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): 
       what: "cannot write the adapter",
       rule: "the model has a target",
       value: targets.join(", "),
-      mend: "name targets that the model's layers have",
+      fix: "name targets that the model's layers have",
     });
   }
   refuseOthers(spec, { targets, weights });
@@ -260,8 +260,8 @@ async function placeOf(path: string): Promise<{ readonly config: string; readonl
   }
   if (info.isDirectory && !await has(WEIGHTS_FILE)) {
     if (!await has("adapter_model.bin")) throw broken(path, rule(WEIGHTS_FILE), "no such file");
-    const mend = "save it again with a PEFT of today, which writes safetensors; pickles run code and are not read";
-    throw broken(path, rule(WEIGHTS_FILE), "only a PyTorch file: adapter_model.bin", mend);
+    const fix = "save it again with a PEFT of today, which writes safetensors; pickles run code and are not read";
+    throw broken(path, rule(WEIGHTS_FILE), "only a PyTorch file: adapter_model.bin", fix);
   }
   return place;
 }
@@ -290,20 +290,20 @@ function finite<T extends Float32Array>(name: string, values: T): T {
     what: `cannot use the LoRA matrix '${name}'`,
     rule: "its values are finite",
     value: `${values[bad]} at value ${bad}`,
-    mend: "train or fetch the adapter again",
+    fix: "train or fetch the adapter again",
   });
 }
 
 function unfit(name: string, rule: string, value: string): CompressoError {
-  const mend = "give A [rank, in] and B [out, rank] for each target of each layer";
-  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, mend });
+  const fix = "give A [rank, in] and B [out, rank] for each target of each layer";
+  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, fix });
 }
 
-function broken(path: string, rule: string, value: string, mend = "save or fetch the adapter again"): CompressoError {
+function broken(path: string, rule: string, value: string, fix = "save or fetch the adapter again"): CompressoError {
   return new CompressoError("input", {
     what: `cannot use the adapter ${path}`,
     rule,
     value,
-    mend,
+    fix,
   });
 }

@@ -60,16 +60,16 @@ const IDLE_KEYS = [
  * other variants, biases or whole modules saved with it, an initialisation that changed the base weights, patterns that are regular expressions.
  */
 export function parsePeftConfig(json: unknown, { path }: { readonly path: string }): PeftConfig {
-  const fail = (key: string, rule: string, mend = MERGE_FIRST): never => {
-    throw refusal(path, { key, rule, value: shown(valueAt(json, [key])), mend });
+  const fail = (key: string, rule: string, fix = MERGE_FIRST): never => {
+    throw refusal(path, { key, rule, value: shown(valueAt(json, [key])), fix });
   };
   const result = CONFIG.safeParse(json);
   if (!result.success) {
     const [issue] = result.error.issues, keys = issue?.path ?? [];
     const key = keys.map(String).join(".") || "the file";
     const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
-    const mend = MENDS[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
-    throw refusal(path, { key, rule: message, value: shown(valueAt(json, keys)), mend });
+    const fix = MENDS[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
+    throw refusal(path, { key, rule: message, value: shown(valueAt(json, keys)), fix });
   }
   const config = result.data;
   for (const [key, value] of Object.entries(config)) {

@@ -63,8 +63,8 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
   const guess = looksLike(head);
   if (size < 8 || head[8] !== 0x7b) {
     // The first 8 bytes of a text or an archive are a huge length; say what the file is instead.
-    const { what, mend } = guess ?? { what: "something else", mend: "check that this is the right file" };
-    throw broken(path, "a safetensors file starts with a length and '{'", what, mend);
+    const { what, fix } = guess ?? { what: "something else", fix: "check that this is the right file" };
+    throw broken(path, "a safetensors file starts with a length and '{'", what, fix);
   }
   const length = new DataView(head.buffer).getBigUint64(0, true);
   if (length > BigInt(MAX_HEADER_BYTES)) {
@@ -173,11 +173,11 @@ function kindOf(value: StrictJson): string {
   return Array.isArray(value) ? "a list" : value instanceof Map ? "an object" : `a ${typeof value}`;
 }
 
-function broken(path: string, rule: string, value: string, mend = "fetch or write the file again"): CompressoError {
+function broken(path: string, rule: string, value: string, fix = "fetch or write the file again"): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the safetensors file ${path}`,
     rule,
     value,
-    mend,
+    fix,
   });
 }

@@ -38,12 +38,12 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     const entry = header.tensors.get(name);
     const what = `cannot read the tensor ${JSON.stringify(name)} of ${path}`;
     if (!entry) {
-      const rule = "the file holds it", mend = "ask for one of its tensors";
-      throw new CompressoError("input", { what, rule, value: "no such tensor", mend });
+      const rule = "the file holds it", fix = "ask for one of its tensors";
+      throw new CompressoError("input", { what, rule, value: "no such tensor", fix });
     }
     if (dtypes && !dtypes.includes(entry.dtype)) {
-      const rule = `its dtype is ${dtypes.join(" or ")}`, mend = "save it as that";
-      throw new CompressoError("input", { what, rule, value: entry.dtype, mend });
+      const rule = `its dtype is ${dtypes.join(" or ")}`, fix = "save it as that";
+      throw new CompressoError("input", { what, rule, value: entry.dtype, fix });
     }
     return entry;
   }
@@ -58,7 +58,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
         what: `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`,
         rule: "a row fills whole bytes",
         value: `${rowBits} bits`,
-        mend: "read the whole tensor",
+        fix: "read the whole tensor",
       });
     }
     const length = count * rowBits / 8;

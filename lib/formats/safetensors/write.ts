@@ -110,7 +110,7 @@ function cut(items: readonly SafetensorsItem[], maxBytes: number): SafetensorsIt
       what: "cannot cut the weights into shards",
       rule: "the size of a shard is above 0",
       value: String(maxBytes),
-      mend: "give such a size, or leave it out",
+      fix: "give such a size, or leave it out",
     });
   }
   const names = new Set<string>();
@@ -154,7 +154,7 @@ function headerBytes(
       what: `cannot write ${path}`,
       rule: `the header of a safetensors file has at most ${MAX_HEADER_BYTES} bytes`,
       value: `${length} bytes`,
-      mend: "write fewer tensors or shorter metadata, or cut the weights into shards",
+      fix: "write fewer tensors or shorter metadata, or cut the weights into shards",
     });
   }
   const bytes = new Uint8Array(8 + length).fill(0x20);
@@ -175,7 +175,7 @@ async function itemBytes(item: SafetensorsItem): Promise<Uint8Array> {
         what: `cannot write ${name} as ${dtype}`,
         rule: `values lie within ±${most}`,
         value: `${data[bad]} at ${bad}`,
-        mend: `write ${wider}`,
+        fix: `write ${wider}`,
       });
     }
     view = narrow(data);
@@ -225,7 +225,7 @@ function twice(name: string): CompressoError {
     what: "cannot write a safetensors file",
     rule: "each tensor has its own name, other than __metadata__",
     value: `${JSON.stringify(name)} comes twice, or is that name`,
-    mend: "give each tensor another name",
+    fix: "give each tensor another name",
   });
 }
 
@@ -234,6 +234,6 @@ function misfit(name: string, rule: string, value: string): CompressoError {
     what: `cannot write the tensor ${name}`,
     rule: `it has ${rule}`,
     value,
-    mend: "give data, shape and dtype of one tensor",
+    fix: "give data, shape and dtype of one tensor",
   });
 }

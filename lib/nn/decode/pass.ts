@@ -166,6 +166,6 @@ export function notFinite(): CompressoError {
     what: "cannot choose the next token",
     rule: "the logits of a model are finite",
     value: "NaN or infinity among them",
-    mend: "check the model's weights, masks and LoRA",
+    fix: "check the model's weights, masks and LoRA",
   });
 }

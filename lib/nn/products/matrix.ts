@@ -159,7 +159,7 @@ export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks
       what: `cannot use the weights in '${label}'`,
       rule: "the scales of blocks are finite",
       value: `NaN or infinity at row ${row0 + Math.floor(broken / perRow)}, block ${broken % perRow}`,
-      mend: "check the weight file",
+      fix: "check the weight file",
     });
   }
   forShards(matrix, row0, count, (shard, first, end) => {
@@ -297,6 +297,6 @@ function checkRange({ dtype, cols, label }: Matrix, row0: number, data: Float32A
     what: `cannot store '${label}' as ${dtype}`,
     rule: dtype === "f32" ? "values are finite" : `values lie within ±${largest}`,
     value: `${data[bad]} at row ${row0 + Math.floor(bad / cols)}, column ${bad % cols}`,
-    mend: dtype !== "f32" && Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",
+    fix: dtype !== "f32" && Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",
   });
 }

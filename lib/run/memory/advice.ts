@@ -122,7 +122,7 @@ export function refusal(
     value: isOver
       ? `the run needs ${mebibytes(peakBytes)}${others}`
       : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
-    mend: [...ways, adviceWords(advice, { isLimit })].join(", or "),
+    fix: [...ways, adviceWords(advice, { isLimit })].join(", or "),
   });
 }
 

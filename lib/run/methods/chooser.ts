@@ -103,7 +103,7 @@ export function checkParts(
       rule:
         `the method ${method} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
       value: `it decides ${cutting}`,
-      mend: "leave that part out, or use --method compresso or gradual",
+      fix: "leave that part out, or use --method compresso or gradual",
     });
   }
   if (method === "flap" && parts.includes("postfinetune.focus")) {
@@ -111,7 +111,7 @@ export function checkParts(
       what: "cannot follow the schedule",
       rule: "labels are chosen by the model before pruning, which flap's compensation has changed",
       value: "method flap, and it decides postfinetune.focus",
-      mend: "leave that part out",
+      fix: "leave that part out",
     });
   }
   checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
@@ -189,7 +189,7 @@ async function saliencyOn(
   const mean = saliency.mean();
   checkUnits(table, mean, {
     what: `cannot tell units apart by the ${of}`,
-    mend: `${of === "rows" ? OUT_OF_ROWS : ROWS_MEND}; where LoRA has run away before, lower --lora-rate`,
+    fix: `${of === "rows" ? OUT_OF_ROWS : ROWS_MEND}; where LoRA has run away before, lower --lora-rate`,
   });
   return mean;
 }

@@ -84,7 +84,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
 export function checkUnits(
   table: UnitTable,
   values: Float64Array,
-  { what, mend = ROWS_MEND }: { readonly what: string; readonly mend?: string },
+  { what, fix = ROWS_MEND }: { readonly what: string; readonly fix?: string },
 ): void {
   const unit = values.findIndex((value) => !Number.isFinite(value));
   if (unit < 0) return;
@@ -92,7 +92,7 @@ export function checkUnits(
     what,
     rule: "the model's gradients on the rows are finite",
     value: `${values[unit]} for ${unitName(table, unit)}`,
-    mend,
+    fix,
   });
 }
 
@@ -111,7 +111,7 @@ function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
         what: `cannot score units by ${method}`,
         rule: "what the model computes of the calibration rows is finite",
         value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
-        mend: ROWS_MEND,
+        fix: ROWS_MEND,
       });
     }
   }

@@ -160,8 +160,8 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
 }
 
 function refusal(name: string, rule: string, value: string): CompressoError {
-  const mend = "correct the setting, or leave it out for the default";
-  return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, mend });
+  const fix = "correct the setting, or leave it out for the default";
+  return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, fix });
 }
 
 /** What a monitor has found, before it is decided what follows. */

@@ -55,7 +55,7 @@ function oneSetting(text: string, option: string): readonly [MonitorName, Monito
       what: `cannot use ${option} ${text}`,
       rule: `${option} is ${ALARM_SETTING_FORM}`,
       value: text,
-      mend: "try divergence=stop",
+      fix: "try divergence=stop",
     });
   }
   return [monitor, { action: found, ...(number === undefined ? {} : { threshold: Number(number) }) }];

@@ -130,7 +130,7 @@ async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cau
   }
   return {
     tensor: `${name} of the model as it was loaded, without masks and LoRA; the largest weight there is ${place}`,
-    change: "mend the model's weights: they overflow whatever is trained",
+    change: "fix the model's weights: they overflow whatever is trained",
     isBase: true,
   };
 }

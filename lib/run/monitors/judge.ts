@@ -56,7 +56,7 @@ function wentBefore(halvings: number): string {
   return `the run went back ${times} before, ${halved}`;
 }
 
-/** The error of an alarm that stops the run; the mend is that of the verb `prune`, and who runs it otherwise finds the alarm beside it. */
+/** The error of an alarm that stops the run; the fix is that of the verb `prune`, and who runs it otherwise finds the alarm beside it. */
 export class AlarmError extends CompressoError {
   /** The alarm. */
   readonly alarm: Alarm;
@@ -67,7 +67,7 @@ export class AlarmError extends CompressoError {
       what: `cannot go on after step ${alarm.step}`,
       rule: `the monitor '${alarm.monitor}' raises no alarm`,
       value: alarm.message,
-      mend: mendOf(alarm),
+      fix: fixOf(alarm),
     }, options);
     this.alarm = alarm;
   }
@@ -86,7 +86,7 @@ export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
 }
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */
-function mendOf({ monitor, change }: Alarm): string {
+function fixOf({ monitor, change }: Alarm): string {
   const asItIs = `go on as it is (prune --resume --on-alarm ${monitor}=warn)`;
   // NaN cannot be gone on with, and other programs' memory is no option of the run.
   if (monitor === "nan") return `${change}; for that start anew (prune --overwrite)`;

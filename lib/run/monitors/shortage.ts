@@ -32,7 +32,7 @@ export async function asShortage(
     value: `memory ran out: ${HOW[shortage]}; ${mebibytes(bytes)} are in use, ${
       mebibytes(plannedBytes)
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
-    mend: await mendOf(device, {
+    fix: await fixOf(device, {
       adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options, steerer), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
       otherBytes,
@@ -46,7 +46,7 @@ export async function asShortage(
  * What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. A run that was
  * saved goes on with its own options alone, but for `recompute`, which changes no bit.
  */
-async function mendOf(
+async function fixOf(
   { bytes, memoryLimit }: Device,
   { adviseFor, ownBytes, otherBytes, shortage, isSaved }: {
     readonly adviseFor: (memoryLimit: number) => ReturnType<typeof adviseMemory>;

@@ -237,7 +237,7 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
-  checkPromptText(resolved.prompt, { mend: "null for none; leave it out for the collaborative prompt" });
+  checkPromptText(resolved.prompt, { fix: "null for none; leave it out for the collaborative prompt" });
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
@@ -274,7 +274,7 @@ function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
     what: "cannot use this preset",
     rule: `presets are ${PRESETS.join(", ")}`,
     value: String(preset),
-    mend: "take one of these, or leave it out",
+    fix: "take one of these, or leave it out",
   });
 }
 
@@ -284,7 +284,7 @@ function checkGoal({ sparsity, size }: PruneOptions): void {
     what: "cannot tell how small the model is to become",
     rule: "exactly one of these is given: a sparsity, a number of parameters, a number of bytes",
     value: size === undefined ? "none of them" : "a sparsity and a size",
-    mend: "give --sparsity, --target-params or --target-bytes",
+    fix: "give --sparsity, --target-params or --target-bytes",
   });
 }
 
@@ -315,7 +315,7 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
       shownLimit(least)
     } here, so that half of all units begin open: three times the spread, and what opens a unit`,
     value: `a limit of ${limit} at a spread of ${spread}`,
-    mend: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant, without --spread)",
+    fix: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant, without --spread)",
   });
 }
 
@@ -330,7 +330,7 @@ function checkCalibration(options: ResolvedOptions): void {
       : start === "saliency"
       ? "the rate 'prior' is 0"
       : `masks that start from '${start}'`,
-    mend: "leave --calibration out",
+    fix: "leave --calibration out",
   });
 }
 
@@ -373,5 +373,5 @@ function isScoredAnew(
 function whole(name: string, value: number, least: number): void {
   if (Number.isInteger(value) && value >= least) return;
   const what = `cannot use --${name} ${value}`, rule = `it is a whole number, at least ${least}`;
-  throw new CompressoError("usage", { what, rule, value: String(value), mend: "give such a number" });
+  throw new CompressoError("usage", { what, rule, value: String(value), fix: "give such a number" });
 }

@@ -164,16 +164,16 @@ export function checkTaken(
   };
   const value = `method ${method}`;
   if (method !== "compresso") {
-    refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, mend: LEAVE });
+    refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, fix: LEAVE });
   } else if (start === "constant") {
     refuse(OF_SALIENCY, {
       rule: "spread, memory and prior are for log α that starts from saliency",
       value: "log α starts from a constant",
-      mend: "start from saliency (--start saliency), or leave it out",
+      fix: "start from saliency (--start saliency), or leave it out",
     });
   }
   if (isOneShot(method)) {
-    refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, mend: LEAVE });
+    refuse(["warmup"], { rule: "warmup is for methods that prune step by step", value, fix: LEAVE });
   }
 }
 
@@ -192,7 +192,7 @@ export function checkLoraRates(
       what,
       rule: `${OF_LORA.join(", ")} are for LoRA's steps`,
       value: `method ${method}, no steps, and the rate '${idle}' is ${given[idle]}`,
-      mend: "leave it out, or give steps of recovery (--steps)",
+      fix: "leave it out, or give steps of recovery (--steps)",
     });
   }
   if (recovery === undefined) return;
@@ -205,12 +205,12 @@ export function checkLoraRates(
       ? {
         rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",
         value: `method ${method}, a rate 'lora' of ${lora} and 'recovery' of ${recovery}`,
-        mend: "give one of the two",
+        fix: "give one of the two",
       }
       : {
         rule: "the last stage, whose rate is `recovery`, has steps",
         value: `it has none, and the rate 'recovery' is ${recovery}`,
-        mend: "leave the rate out (--recovery-rate); in an experiment give it to a grid of cells with such a stage",
+        fix: "leave the rate out (--recovery-rate); in an experiment give it to a grid of cells with such a stage",
       }),
   });
 }
@@ -229,7 +229,7 @@ function checkRates(rates: Rates): void {
       what: `cannot use the rate '${name}'`,
       rule: `it is a number ${isPositive ? "above 0" : most === 1 ? "from 0 to 1" : "≥ 0"}`,
       value: value === given || Number.isNaN(value) ? String(given) : `${given}, which is ${value} on the GPU`,
-      mend: "change it, or leave it out for the default",
+      fix: "change it, or leave it out for the default",
     });
   }
 }

@@ -23,7 +23,7 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
       what: "cannot prune by this method",
       rule: `methods are ${METHODS.join(", ")}`,
       value: String(method),
-      mend: "take one of these, or leave it out",
+      fix: "take one of these, or leave it out",
     });
   }
   const learned = [
@@ -39,7 +39,7 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
       what: `cannot ${what} '${value}'`,
       rule: `it is ${rules.join(" or ")}, and for learned masks alone, the method compresso`,
       value: `method ${method}`,
-      mend: `leave ${option} out`,
+      fix: `leave ${option} out`,
     });
   }
   if (ranking !== undefined) checkWord(ranking, RANKINGS, { what: `cannot rank units by '${ranking}'` });
@@ -51,7 +51,7 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
         ? `the method ${method}${isAlike ? ", with the layout uniform," : ""} ranks by ${rankings.join(" or ")}`
         : "only one-shot methods have a choice of ranking",
       value: `method ${method}`,
-      mend: "leave --ranking out",
+      fix: "leave --ranking out",
     });
   }
   if (typeof schedule === "string" && isScheduleName(schedule) && isOneShot(method)) {
@@ -59,7 +59,7 @@ export function checkWords({ method = "compresso", ranking, schedule, layout, ..
       what: `cannot use the schedule ${schedule} with the method ${method}`,
       rule: "a one-shot method cuts everything before its first step; a script may steer its recovery",
       value: schedule,
-      mend: "leave --schedule out, or use compresso or gradual",
+      fix: "leave --schedule out, or use compresso or gradual",
     });
   }
 }
@@ -85,7 +85,7 @@ function checkSize(size: WantedSize): void {
     what: "cannot tell the size that the model is to have",
     rule: "it is { parameters }, or { bytes, file: { format, dtype } }",
     value: JSON.stringify(size) ?? String(size),
-    mend: "give one of the two",
+    fix: "give one of the two",
   });
 }
 
@@ -94,7 +94,7 @@ function idle(part: string, of: string): CompressoError {
     what: `cannot use ${part} of the size`,
     rule: `it is of ${of}`,
     value: "another size",
-    mend: "leave it out",
+    fix: "leave it out",
   });
 }
 
@@ -105,7 +105,7 @@ function checkList(words: readonly UnitKind[], known: readonly string[]): void {
     what: "cannot prune these units",
     rule: `they are a list of some of ${known.join(", ")}`,
     value: String(words),
-    mend: "give a list",
+    fix: "give a list",
   });
 }
 

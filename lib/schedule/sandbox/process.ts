@@ -68,13 +68,13 @@ const BLAME = {
   sandbox: {
     rule:
       "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
-    mend: "mend the script, or pass --trust to run it as your own code, with all rights of this process",
+    fix: "fix the script, or pass --trust to run it as your own code, with all rights of this process",
   },
-  script: { rule: "it is a script that loads and returns values", mend: "mend the script" },
+  script: { rule: "it is a script that loads and returns values", fix: "fix the script" },
   either: {
     rule: "it is a script that loads and returns values",
-    mend:
-      "mend the script; if it needs what an isolated one has not, such as files, network or clock, pass --trust to run it as your own code, with all rights of this process",
+    fix:
+      "fix the script; if it needs what an isolated one has not, such as files, network or clock, pass --trust to run it as your own code, with all rights of this process",
   },
 } as const;
 
@@ -108,7 +108,7 @@ function checkedLimits(
       what: `cannot use the limit ${name} of an isolated script`,
       rule: `it is ${isWhole ? "a whole number" : "a number"} above 0, at most ${MOST}`,
       value: String(value),
-      mend: "change it, or leave it out for the default",
+      fix: "change it, or leave it out for the default",
     });
   }
   return limits;
@@ -306,7 +306,7 @@ class Isolated implements IsolatedScript {
       what: `cannot use the schedule ${this.#options.name}`,
       rule: printable(rule),
       value: `${at}: ${printable(value)}`,
-      mend: first + BLAME[blame].mend,
+      fix: first + BLAME[blame].fix,
     });
   }
 
@@ -338,7 +338,7 @@ function misused({ name }: IsolationOptions, rule: string, value: string): Compr
     what: `cannot ask the schedule ${name}`,
     rule,
     value,
-    mend: "await each step, and dispose the schedule after the last one",
+    fix: "await each step, and dispose the schedule after the last one",
   });
 }
 

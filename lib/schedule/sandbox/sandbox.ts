@@ -37,7 +37,7 @@ export function spawnSandbox(
       what: `cannot isolate the schedule ${options.name}`,
       rule: "an isolated script runs in a process of Deno itself, which has no rights there",
       value: "a program made by `deno compile`",
-      mend:
+      fix:
         "run the program by `deno run`, or trust the script as your own code: --trust, or trustSchedule in a program",
     });
   }
@@ -77,7 +77,7 @@ function checkLength(args: readonly string[], { name, toolkitImports }: SandboxO
     what: `cannot read the schedule ${name}`,
     rule: `the names by which it calls mod.ts fit into a command line of ${MOST_CHARACTERS} characters`,
     value: `${toolkitImports.length} such names, which make it ${length} long`,
-    mend: "give all its imports of it one short name",
+    fix: "give all its imports of it one short name",
   });
 }
 

@@ -54,7 +54,7 @@ export async function openDashboard(
       what: "cannot serve the dashboard",
       rule: "its port on 127.0.0.1 is free",
       value: `port ${port}: ${reply.kind === "refused" ? reply.reason : reply.kind}`,
-      mend: "choose another --dashboard-port, or 0 for any free one",
+      fix: "choose another --dashboard-port, or 0 for any free one",
     });
   }
   return {

@@ -21,16 +21,15 @@ export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./
 export { type AdapterOffer, describeAdapter } from "./lib/gpu/adapter.ts";
 export {
   type AdapterFacts,
-  Device,
   type DeviceBuffer,
   type DeviceLimits,
   type DeviceOptions,
   type DeviceTexture,
   type MemoryUse,
-  openDevice,
   type Resource,
   type TexelRows,
-} from "./lib/gpu/device.ts";
+} from "./lib/gpu/types.ts";
+export { Device, openDevice } from "./lib/gpu/device.ts";
 export type { BufferRange } from "./lib/gpu/read_back.ts";
 export type { MemoryShortage } from "./lib/gpu/shortage.ts";
 export type { ChatMessage } from "./lib/text/chat_template.ts";
@@ -62,8 +61,8 @@ export {
 export { COLLABORATIVE_PROMPT, type PromptStyle } from "./lib/data/prompts/encode.ts";
 export type { BlockOptions, RowRange, WeightSource } from "./lib/spec/source.ts";
 export type { Tokenizer } from "./lib/text/tokenizer.ts";
-export type { Json } from "./lib/text/tokenizer_json.ts";
-export { type LoraConfig, loraScale, type LoraWeights } from "./lib/nn/lora.ts";
+export type { Json } from "./lib/core/guards.ts";
+export { type LoraConfig, loraScale, type LoraWeights } from "./lib/spec/lora.ts";
 export {
   type MaskKind,
   type MaskValues,
@@ -93,7 +92,8 @@ export {
   tensorShapes,
 } from "./lib/spec/decoder.ts";
 export { magnitudeScores, type Ranking, RANKINGS, rankWithin } from "./lib/masks/baselines.ts";
-export { type Layout, LAYOUTS, padded, shallow, type UniformInput, uniformMasks } from "./lib/slice/layouts.ts";
+export { type Layout, LAYOUTS } from "./lib/units/layout.ts";
+export { padded, shallow, type UniformInput, uniformMasks } from "./lib/slice/layouts.ts";
 export { builtinSchedule, SCHEDULE_NAMES, type ScheduleName } from "./lib/schedule/builtin.ts";
 export {
   constant,
@@ -218,13 +218,8 @@ export {
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./lib/run/calibration.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/generate/self_data.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/generate/self_data_file.ts";
-export {
-  prune,
-  PruneSession,
-  type RunSummary,
-  type SessionExportOptions,
-  type SlicedModel,
-} from "./lib/run/session.ts";
+export { type SessionExportOptions } from "./lib/slice/export_options.ts";
+export { prune, PruneSession, type RunSummary, type SlicedModel } from "./lib/run/session.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/slice/verify.ts";
 export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/eval/logprobs.ts";
 export type { RequestRecord } from "./lib/serve/handler.ts";

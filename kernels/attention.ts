@@ -11,7 +11,7 @@ import {
   stream,
   zeroTail,
 } from "./attention_text.ts";
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 
 /**
  * Params of the three kernels, in order. `blocks` is one behind a dispatch's last block of queries, or its first block of keys; `vectors` is the vec4

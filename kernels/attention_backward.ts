@@ -13,7 +13,7 @@ import {
   stream,
   zeroTail,
 } from "./attention_text.ts";
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];

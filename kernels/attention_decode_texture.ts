@@ -1,7 +1,7 @@
 // Attention of query tokens over a cache in textures: the design for adapters that are a CPU. Owns its WGSL generator and the caches' layout; imports nothing but types and text helpers.
 import { dotOnto, headVectors, range } from "./attention_text.ts";
 import type { DecodeTile } from "./attention_decode.ts";
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 
 /** Keys of a row of a cache texture, which holds those of one KV head side by side: a CPU reads a head's keys from first to last. */
 export const CACHE_KEYS = 64;

@@ -1,5 +1,5 @@
 // Pieces of WGSL that the attention kernels share: how the streamed side is read, unrolled dots, stores. Owns no kernel; imports types only.
-import type { Binding } from "./mod.ts";
+import type { Binding } from "./source.ts";
 
 /**
  * Where a kernel reads the rows that all invocations of a workgroup share:

@@ -2,7 +2,7 @@
 import { endingBindings, endingFunctions, endingText, type MatvecEnding, type MatvecRole } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";
 import { textureBody, type TextureUnits } from "./matvec_texture.ts";
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 import { weightBindings, type WeightStorage } from "./weight_access.ts";
 
 export { type MatvecEnding, type MatvecRole, texelOf } from "./matvec_text.ts";

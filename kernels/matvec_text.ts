@@ -1,6 +1,6 @@
 // Pieces of WGSL that the matrix-vector kernels share: how a texel of weights meets x, and what becomes of the sums. Owns no kernel.
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
-import type { Binding } from "./mod.ts";
+import type { Binding } from "./source.ts";
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type WeightDtype } from "./weight_access.ts";
 
 /** What becomes of the sums s = W·x of a row n. */

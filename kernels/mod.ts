@@ -1,4 +1,5 @@
 // The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
+import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
@@ -62,18 +63,6 @@ export * from "./product_tiled.ts";
 export * from "./weight_access.ts";
 
 export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
-
-/** How a kernel sees a binding of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are read. */
-export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";
-
-/** WGSL of one kernel, entry point `main`. */
-export interface KernelSource {
-  readonly name: string;
-  readonly code: string;
-  readonly bindings: readonly Binding[];
-  /** Whether it needs a device with subgroups. */
-  readonly usesSubgroups?: boolean;
-}
 
 /** Rows that one invocation of a column reduction sums before the partials are added up. */
 export const ROW_BLOCK = 64;

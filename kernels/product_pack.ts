@@ -1,5 +1,5 @@
 // Copy of a strided f32 matrix to rows that can be copied to a texture. Owns its WGSL; imports nothing but types.
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 
 /** Invocations of a workgroup, along a row. */
 export const PACK_GROUP = 64;

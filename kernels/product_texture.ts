@@ -1,5 +1,5 @@
 // Matrix product from storage textures, one register tile an invocation: the design for adapters that are a CPU. Owns its WGSL; imports nothing but types.
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
 import {
   isQuantized,

@@ -1,5 +1,5 @@
 // Matrix product by workgroup tiles from storage buffers: the design for real GPUs. Owns its WGSL; imports nothing but types.
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 import { weightAccess, weightBindings, type WeightDtype } from "./weight_access.ts";
 
 /** One kernel of the family y[m, n] (=|+=) Σₖ x[m, k] · opW(W)[k, n]. */

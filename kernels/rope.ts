@@ -1,5 +1,5 @@
 // Rotary position embedding in place. Owns its WGSL; imports nothing but types.
-import type { KernelSource } from "./mod.ts";
+import type { KernelSource } from "./source.ts";
 
 /** Where a row's position comes from. */
 export type RopePositions = "plain" | "offset" | "rows";

@@ -1,5 +1,5 @@
 // WGSL that reads four values of a frozen matrix, for each of its storages. Owns the texel layouts; imports nothing but types.
-import type { Binding } from "./mod.ts";
+import type { Binding } from "./source.ts";
 
 /** Storage of the values of a frozen matrix. */
 export type WeightDtype = "f32" | "f16" | QuantDtype;

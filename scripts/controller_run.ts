@@ -6,7 +6,7 @@ import { Plan, u32 } from "../lib/gpu/plan.ts";
 import { createMaskSlots, type SlotGradients } from "../lib/nn/mask_slots.ts";
 import { createStepState, type StepState, writeStepState } from "../lib/nn/train/step_state.ts";
 import { hardSelection } from "../lib/masks/harden.ts";
-import type { Layout } from "../lib/slice/layouts.ts";
+import type { Layout } from "../lib/units/layout.ts";
 import { createMaskLearner, type MaskLearner } from "../lib/masks/learner.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../lib/masks/saliency.ts";
 import { builtinSchedule, type ScheduleName } from "../lib/schedule/builtin.ts";

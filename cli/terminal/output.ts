@@ -1,6 +1,6 @@
 // What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, spelled, type SpellOption } from "../../lib/core/errors.ts";
 import type { RowPlace } from "../../lib/data/row.ts";
 import { formatCount } from "../../lib/report/numbers.ts";
 import { placesNamed } from "../../lib/data/encode_report.ts";
@@ -56,6 +56,12 @@ export function formatShare(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+/** An option as the command line has it: the last part of its path in kebab case. */
+const asFlag: SpellOption = (path, value) => {
+  const name = path.slice(path.lastIndexOf(".") + 1).replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  return value === undefined ? `--${name}` : `--${name} ${value}`;
+};
+
 /** Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack. */
 export function reportError(error: unknown): number {
   const known = asKnown(error);
@@ -64,7 +70,7 @@ export function reportError(error: unknown): number {
     const rows = [["expected", rule], ["got", value], ["fix", fix]].filter(([, text]) => text);
     const lines = [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(10)}${text}`), ""];
     // Deno colours what it says of imports, on whatever it is shown.
-    writeError(stripVTControlCharacters(lines.join("\n")));
+    writeError(stripVTControlCharacters(spelled(lines.join("\n"), asFlag)));
     return known.exitStatus;
   }
   const text = error instanceof Error ? error.stack ?? error.message : String(error);

@@ -7,7 +7,7 @@ import { exists } from "../../lib/files/exists.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
 import { FolderLock } from "../../lib/files/lock.ts";
 import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
-import { LAYOUTS } from "../../lib/slice/layouts.ts";
+import { LAYOUTS } from "../../lib/units/layout.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { type ExportFormat, exportModel, type ExportResult } from "../../lib/slice/export.ts";
 import { verb } from "../command.ts";

@@ -5,7 +5,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
-import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { isObject } from "../../lib/core/guards.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";

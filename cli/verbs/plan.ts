@@ -3,10 +3,10 @@ import { lastStageSteps, type Method, METHODS } from "../../lib/run/methods/name
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
-import type { DeviceLimits } from "../../lib/gpu/device.ts";
+import type { DeviceLimits } from "../../lib/gpu/types.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
 import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../../lib/spec/decoder.ts";
-import { type Layout, LAYOUTS } from "../../lib/slice/layouts.ts";
+import { type Layout, LAYOUTS } from "../../lib/units/layout.ts";
 import { UNIT_KINDS, type UnitKind } from "../../lib/units/units.ts";
 import { type MemoryOptions, type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";

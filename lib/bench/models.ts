@@ -5,7 +5,7 @@
 // the median of those within the repeats.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import type { AdapterFacts } from "../gpu/device.ts";
+import type { AdapterFacts } from "../gpu/types.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
 import { createPass } from "../nn/pass.ts";
 import { createTopPass } from "../nn/top_pass.ts";

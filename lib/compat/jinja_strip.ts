@@ -3,7 +3,7 @@
 //
 // @huggingface/jinja leaves their argument aside and takes what is white space in JavaScript, which is other text than the model was trained on.
 import { trim, trimEnd, trimStart } from "./python_text.ts";
-import { isObject } from "../text/tokenizer_json.ts";
+import { isObject } from "../core/guards.ts";
 
 interface Ends {
   readonly start: boolean;

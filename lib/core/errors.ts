@@ -1,4 +1,4 @@
-// The one error type of the toolkit. Owns the wording rule (what, rule, value, fix), the code and the exit status; refuses to print.
+// The error type of the toolkit: what failed, the rule, the value, the fix, a code and an exit status.
 
 /** Machine-readable reason of a {@link CompressoError}; each maps to one exit status of the command line. */
 export type ErrorCode =
@@ -29,7 +29,31 @@ export interface ErrorParts {
   readonly value?: string;
   /** What the user can do. */
   readonly fix?: string;
+  /** Path of the option at fault in the options object, such as "rates.lora". */
+  readonly option?: string;
 }
+
+/** How a front writes an option, with its value where one is named: `rates.lora` in programs, `--lora-rate` on the command line. */
+export type SpellOption = (path: string, value?: string) => string;
+
+/**
+ * Names an option in the text of an error, by its path in the options object. Each front spells it: `rates.lora` in programs, `--lora-rate` on
+ * the command line, `loraRate` in an experiment.
+ */
+export function option(path: string, value?: string | number | boolean): string {
+  return `\u27e8${path}${value === undefined ? "" : `=${value}`}\u27e9`;
+}
+
+/** The text of an error with its options spelled. */
+export function spelled(text: string, spell: SpellOption): string {
+  return text.replaceAll(
+    /\u27e8([\w.]+)(?:=([^\u27e9]*))?\u27e9/g,
+    (_, path: string, value?: string) => spell(path, value),
+  );
+}
+
+/** Options as programs write them. */
+const asInPrograms: SpellOption = (path, value) => value === undefined ? path : `${path}: ${JSON.stringify(value)}`;
 
 /**
  * An error that says what cannot be done, the rule, the present value and the fix.
@@ -51,7 +75,7 @@ export class CompressoError extends Error {
 
   /** Makes the message from its parts. */
   constructor(code: ErrorCode, parts: ErrorParts, options?: ErrorOptions) {
-    super(sentence(parts), options);
+    super(spelled(sentence(parts), asInPrograms), options);
     this.code = code;
     this.parts = parts;
   }

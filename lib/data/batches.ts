@@ -1,5 +1,6 @@
 // Rows to batches of token ids. Owns encoding of a whole data set with its report, and an order that can be resumed
 // exactly; refuses to read files.
+import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { DataReport, Row, TextRow } from "./rows.ts";
 import { checkedRow, placeName, placeOf, type RowPlace } from "./row.ts";
@@ -351,4 +352,9 @@ export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "ma
     value: String(seq),
     fix: "lower --seq",
   });
+}
+
+/** A short hash of encoded examples. */
+export function digestOfAll(examples: readonly Example[]): string {
+  return digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
 }

@@ -3,7 +3,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";
-import { isObject, type Json } from "../text/tokenizer_json.ts";
+import { isObject, type Json } from "../core/guards.ts";
 
 /** An instruction with its answer. */
 export interface InstructRow {

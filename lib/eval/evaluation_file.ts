@@ -6,9 +6,8 @@
 import { CompressoError } from "../core/errors.ts";
 import { unwritable } from "../files/atomic.ts";
 import { openAlone, readWhole } from "../files/lock.ts";
-import { isObject } from "../text/tokenizer_json.ts";
-import type { RunIdentity } from "../run/checkpoint.ts";
-import { differencesOf } from "../run/facts.ts";
+import { isObject } from "../core/guards.ts";
+import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import type { WindowLoss } from "./perplexity.ts";
 import type { KnownQuestion, TaskItemScore } from "./evaluate.ts";
 

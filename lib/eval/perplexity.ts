@@ -4,7 +4,7 @@ import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 
 /** Options of {@link perplexity}. */
 export interface PerplexityOptions {

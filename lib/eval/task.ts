@@ -1,6 +1,6 @@
 // What a task is: rows made into a context and choices. Owns the types of a definition and of a row's fields; refuses files and models.
 import { CompressoError } from "../core/errors.ts";
-import { isObject } from "../text/tokenizer_json.ts";
+import { isObject } from "../core/guards.ts";
 
 /** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; `text`, `texts` and `whole` throw `CompressoError("input")` that names file, line and field. */
 export interface TaskRow {

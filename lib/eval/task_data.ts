@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { type PlacedValue, readValues } from "../data/readers/values.ts";
 import { isFolder } from "../files/exists.ts";
-import { isObject, type Json } from "../text/tokenizer_json.ts";
+import { isObject, type Json } from "../core/guards.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */

@@ -1,5 +1,5 @@
 // Tasks of reading and of stories, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
-import { isObject, type Json } from "../text/tokenizer_json.ts";
+import { isObject, type Json } from "../core/guards.ts";
 import { parsePythonLiteral } from "../compat/python_text.ts";
 import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 

@@ -2,7 +2,7 @@
 import { dotChart, type DotPanel } from "../report/dot_chart.ts";
 import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 import { areTied } from "./grid.ts";
 import type { ExperimentReport, Group } from "./report.ts";
 

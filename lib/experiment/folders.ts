@@ -1,5 +1,5 @@
 // Which folder each cell has: that of its name, or one to which another grid gave another name. Owns the choice; refuses to write.
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 import { type CellIdentity, differences } from "./identity.ts";
 import type { Measure } from "./measures.ts";
 import type { CellState, Store } from "./store.ts";

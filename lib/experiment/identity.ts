@@ -3,11 +3,12 @@
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { DEFAULT_SCHEDULE, isScheduleName } from "../schedule/builtin.ts";
-import { differencesOf, idleFacts, learnedAnew } from "../run/facts.ts";
+import { differencesOf } from "../core/identity.ts";
+import { idleFacts, learnedAnew } from "../run/facts.ts";
 import { isOneShot } from "../run/methods/names.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import { type PruneOptions, resolveOptions, telling } from "../run/options/options.ts";
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";

@@ -6,7 +6,7 @@ import { given } from "../core/check_options.ts";
 import { z } from "../core/packages.ts";
 import { MAX_SEED } from "../core/random.ts";
 import { type Ranking, RANKINGS } from "../masks/baselines.ts";
-import type { Layout } from "../slice/layouts.ts";
+import type { Layout } from "../units/layout.ts";
 import { KEPT_RULES, type KeptRule } from "../masks/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../masks/lambda_rule.ts";
 import { START_RULES, type StartRule } from "../masks/start.ts";

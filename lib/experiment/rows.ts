@@ -10,7 +10,7 @@ import { fileDigest, modelDigest } from "../formats/fingerprint.ts";
 import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
 import { partPath, TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
 
 /** Rows to train on, and what became of those that were read. */

@@ -8,7 +8,7 @@ import { LOCK_FILE } from "../files/lock.ts";
 import { textIfThere } from "../files/text_file.ts";
 import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_lines.ts";
-import { digestOf } from "../run/data.ts";
+import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";

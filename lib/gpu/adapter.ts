@@ -1,7 +1,7 @@
 // The adapter: which one, what is known of it and what it offers. Owns the choice and the error where there is none; refuses to open it.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
-import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./device.ts";
+import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
 
 /** What an adapter offers, told without opening a device. */
 export interface AdapterOffer {

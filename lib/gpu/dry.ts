@@ -1,6 +1,7 @@
 // A device that only counts: the code of a run allocates and records on it, and what it would have taken is the memory plan. Owns objects that do nothing; refuses to compute.
 import type { CompressoError } from "../core/errors.ts";
-import { Device, type DeviceLimits } from "./device.ts";
+import { type DeviceLimits } from "./types.ts";
+import { Device } from "./device.ts";
 
 /** Options of {@link openDryDevice}. */
 export interface DryDeviceOptions {

@@ -1,5 +1,5 @@
 // Kernels: WGSL text with an explicit binding layout, compiled once per device. Owns the pipeline cache; refuses to record or run.
-import type { KernelSource } from "../../kernels/mod.ts";
+import type { KernelSource } from "../../kernels/source.ts";
 import type { Device } from "./device.ts";
 
 /** A compiled kernel. */

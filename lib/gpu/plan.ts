@@ -1,6 +1,7 @@
 // A plan: a recorded list of dispatches and copies that is replayed without allocation. Owns its uniform arena and bind groups; refuses buffers of others.
 import { CompressoError } from "../core/errors.ts";
-import type { Device, DeviceBuffer, DeviceTexture } from "./device.ts";
+import type { DeviceBuffer, DeviceTexture } from "./types.ts";
+import type { Device } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
 /** Constant parameters of one dispatch, laid out as consecutive 4-byte scalars. */

@@ -1,6 +1,7 @@
 // Bytes of GPU buffers back on the CPU, by way of a staging buffer of bounded size. Owns its pieces; refuses to wait for anything else.
 import { CompressoError } from "../core/errors.ts";
-import type { Device, DeviceBuffer } from "./device.ts";
+import type { DeviceBuffer } from "./types.ts";
+import type { Device } from "./device.ts";
 
 /** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */
 export interface BufferRange {

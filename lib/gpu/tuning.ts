@@ -1,4 +1,5 @@
 // Which variant of a kernel was found quickest for which work, by device, and its text form. Owns the table; refuses to know kernels, to measure and to touch files.
+import { isObject } from "../core/guards.ts";
 import type { Device } from "./device.ts";
 
 /** Names of variants by names of work; what is not in it runs with the default. */
@@ -55,22 +56,18 @@ export function parseTuning(text: string, identity: TuningIdentity): ReadTuning 
   } catch {
     return no("it is no whole JSON document");
   }
-  if (!isRecord(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
+  if (!isObject(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
   isForeign = false;
   if (value.version !== VERSION) return no(`it has version ${String(value.version)}, not ${VERSION}`);
   if (value.adapter !== identity.adapter) {
     return no("it was measured on another adapter, as WebGPU names it, or by another version of Deno");
   }
   if (value.kernels !== identity.kernels) return no("it was measured with other kernels");
-  if (!isRecord(value.entries)) return no("it has no entries");
+  if (!isObject(value.entries)) return no("it has no entries");
   const tuning: Tuning = new Map();
   for (const [key, name] of Object.entries(value.entries)) {
     if (typeof name !== "string") return no(`its entry '${key}' is broken`);
     tuning.set(key, name);
   }
   return { isFit: true, tuning };
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,7 +1,7 @@
 // From learned log α to hard masks: which units stay, and the z of what stays. Owns that z; refuses learning and the choice of units.
 import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
-import type { Layout } from "../slice/layouts.ts";
+import type { Layout } from "../units/layout.ts";
 import { type SelectOptions, selectUnits } from "../units/selection.ts";
 import { type UniformCounts, uniformCounts, uniformSelection } from "../units/uniform.ts";
 import type { UnitKind } from "../units/rules.ts";

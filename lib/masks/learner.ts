@@ -11,7 +11,8 @@ import {
   MOST_GATED_LAYERS,
 } from "../../kernels/mod.ts";
 import { CompressoError } from "../core/errors.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import type { MaskKind, MaskSlots } from "../nn/mask_slots.ts";

@@ -1,7 +1,8 @@
 // What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks, copies and their way to a pass; refuses to run anything.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
-import { type Lora, type LoraConfig, packLora, refuseOthers } from "../nn/lora.ts";
+import { type LoraConfig, refuseOthers } from "../spec/lora.ts";
+import { type Lora, packLora } from "../nn/lora.ts";
 import { type MaskSlots, type MaskValues, packMasks } from "../nn/mask_slots.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 

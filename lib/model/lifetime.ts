@@ -1,6 +1,5 @@
 // How long something may work on the GPU. Owns its end: what is refused from then on, and that nothing is freed while a step uses it; refuses to know what is freed.
 import { CompressoError } from "../core/errors.ts";
-import type { RunHandle } from "../run/hooks.ts";
 
 /** From its beginning to its end, which may come in the midst of work. */
 export class Lifetime {
@@ -63,23 +62,6 @@ export class Lifetime {
     this.#free = null;
     free?.();
   }
-}
-
-/** A hook's handle that is refused from the run's end on: a program may have kept it. */
-export function whileAlive(handle: RunHandle, life: Lifetime): RunHandle {
-  const checked = <A extends readonly unknown[], R>(call: (...given: A) => R): (...given: A) => R => (...given): R => {
-    life.check();
-    return call(...given);
-  };
-  return {
-    ...handle,
-    logAlpha: checked(handle.logAlpha),
-    setLogAlpha: checked(handle.setLogAlpha),
-    masks: checked(handle.masks),
-    setMasks: checked(handle.setMasks),
-    lora: checked(handle.lora),
-    setLora: checked(handle.setLora),
-  };
 }
 
 function disposed(name: string): CompressoError {

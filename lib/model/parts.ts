@@ -1,7 +1,6 @@
 // A part of a model as a model of its own: half a layer, or a band of the output head. Owns the renaming of tensors, masks and LoRA; refuses the GPU.
 import type { RowRange, WeightSource } from "../spec/source.ts";
-import { EMBEDDING, HEAD, type LayerSpec } from "../spec/decoder.ts";
-import { presentProjections } from "../nn/weights.ts";
+import { EMBEDDING, HEAD, type LayerSpec, presentProjections } from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";
 
 /** A model, or a part of one, with its masks and LoRA. */

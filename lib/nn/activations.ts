@@ -1,5 +1,6 @@
 // The buffers that a forward and backward pass works in. Owns their sizes and reuse: one layer's scratch serves all layers; refuses to record.
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { AttentionScratch } from "./attention.ts";
 import { paddedRows, strideOf } from "./padding.ts";
 import { OperandPool } from "./products/linear.ts";

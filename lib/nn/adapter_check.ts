@@ -1,6 +1,7 @@
 // Small computations whose results are known, for an adapter that nobody has tried yet. Owns which kernels they run, and how far an f32 result may be from the
 // exact one; refuses to say what fixes a wrong one.
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { AttentionScratch, recordAttention } from "./attention.ts";
 import { headStride, paddedRows, strideOf } from "./padding.ts";

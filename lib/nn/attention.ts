@@ -6,13 +6,15 @@ import {
   type AttentionTile,
   type AttentionVariant,
 } from "../../kernels/mod.ts";
-import type { Device, DeviceBuffer, DeviceTexture } from "../gpu/device.ts";
+import type { DeviceBuffer, DeviceTexture } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
 
 export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
-export { recordRope, type RopeOptions, ropeTable } from "./rope.ts";
+export { ropeTable } from "../spec/rope.ts";
+export { recordRope, type RopeOptions } from "./rope.ts";
 
 /** Sizes of one layer's attention. Row m = b·seq + t; heads is a multiple of kvHeads. */
 export interface AttentionShape {

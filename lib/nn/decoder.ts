@@ -2,7 +2,7 @@
 import type { Plan } from "../gpu/plan.ts";
 import type { Activations } from "./activations.ts";
 import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
-import type { DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { type BufferView, type Operand, operand } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
@@ -21,8 +21,7 @@ import {
 } from "./ops.ts";
 import type { Projection } from "../spec/decoder.ts";
 import type { TreeBuffers } from "./token_tree.ts";
-import type { LayerWeights, Weights } from "./weights.ts";
-import { headWidths } from "./weights.ts";
+import { headWidths, type LayerWeights, type Weights } from "./weights.ts";
 
 /** Everything that the records of a pass refer to. */
 export interface DecoderContext {

@@ -1,5 +1,5 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
-import type { DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
 import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext } from "./decoder.ts";
 import type { Pass } from "./pass.ts";

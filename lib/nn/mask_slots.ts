@@ -1,7 +1,8 @@
 // Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns. Owns the slot layout; refuses sampling and units.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import type { BufferSlice } from "../gpu/plan.ts";
 import { strideOf } from "./padding.ts";
 import type { MaskGradients } from "./ops.ts";

@@ -19,7 +19,7 @@ import {
   swigluBackward,
   topLogits,
 } from "../../kernels/mod.ts";
-import type { DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { strideOf } from "./padding.ts";

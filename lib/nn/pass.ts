@@ -1,11 +1,13 @@
 // A pass over a fixed number of tokens: buffers and context of forward, loss and backward. Owns what it allocates; refuses training rules.
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { type Activations, createActivations, type PassShape } from "./activations.ts";
 import { ropeTable } from "./attention.ts";
 import { type DecoderContext, recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordLoss } from "./head.ts";
-import { createLora, type Lora, type LoraConfig } from "./lora.ts";
+import { type LoraConfig } from "../spec/lora.ts";
+import { createLora, type Lora } from "./lora.ts";
 import { createMaskSlots, type MaskKind, type MaskSlots } from "./mask_slots.ts";
 import { createStepState } from "./train/step_state.ts";
 import { createTreeBuffers, type TreeBuffers } from "./token_tree.ts";

@@ -1,6 +1,7 @@
 // Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
 import { CompressoError } from "../core/errors.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import type { Pass } from "./pass.ts";
 
 /** A text as token ids whose end is scored. */

@@ -1,5 +1,5 @@
 // The plan that asks a pass for log-probabilities of next tokens, with what it writes. Owns these buffers; refuses the layers' buffers and choices.
-import type { DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { recordTop, writeTargets } from "./head.ts";
 import { type Pass, recordForward } from "./pass.ts";

@@ -1,10 +1,4 @@
 // The frozen weights of a decoder in GPU memory. Owns their padding to the memory layout; refuses to know files and training.
-import { CompressoError } from "../core/errors.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
-import type { RowRange, WeightSource } from "../spec/source.ts";
-import { headStride, strideOf } from "./padding.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
-import type { QuantRows } from "../spec/quant.ts";
 import {
   biasName,
   type DecoderSpec,
@@ -14,11 +8,19 @@ import {
   HEAD,
   type LayerSpec,
   normName,
+  presentProjections,
   type Projection,
   projectionName,
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { headStride, strideOf } from "./padding.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
+import type { QuantRows } from "../spec/quant.ts";
 
 /** Weights of one layer; the attention or FFN part is null where the layer has none. */
 export interface LayerWeights {
@@ -239,13 +241,6 @@ export function projectionMatrix(layer: LayerWeights, projection: Projection): M
     case "down":
       return layer.ffn?.[projection] ?? null;
   }
-}
-
-/** Projections that a layer has. */
-export function presentProjections(layer: LayerSpec): Projection[] {
-  return PROJECTIONS.filter((name) =>
-    name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 : layer.heads > 0
-  );
 }
 
 /** Spreads heads of headDim rows or columns to their padded width. */

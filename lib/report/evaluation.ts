@@ -2,7 +2,7 @@
 import { basename } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { textProblem, withoutMark } from "../files/text_file.ts";
-import { isObject } from "../text/tokenizer_json.ts";
+import { isObject } from "../core/guards.ts";
 
 /** One measured number. */
 export interface Score {

@@ -3,7 +3,7 @@ import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { openSafetensors } from "../formats/safetensors/read.ts";
 import { textIfThere } from "../files/text_file.ts";
-import { isObject } from "../text/tokenizer_json.ts";
+import { isObject } from "../core/guards.ts";
 import { z } from "../core/packages.ts";
 import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
 import { namesOneShot } from "../run/methods/names.ts";

@@ -1,4 +1,5 @@
 // Checkpoints of a prune run: one safetensors file, written atomically. Owns the format and the comparison with a new run; refuses to decide when.
+import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { createHash } from "node:crypto";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
@@ -6,14 +7,11 @@ import { type SafetensorsItem, writeSafetensors } from "../formats/safetensors/w
 import { z } from "../core/packages.ts";
 import type { BatchCursor } from "../data/batches.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
-import { changedRates, differencesOf, idleFacts, membersOf, pastDifferences } from "./facts.ts";
+import { changedRates, idleFacts, membersOf, pastDifferences } from "./facts.ts";
 import { type Halved, halvedAnew } from "./options/rates.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { MonitorState } from "./monitors/watch.ts";
 import type { TrainerArrays } from "./trainer.ts";
-
-/** What a run is, by name: two runs with the same identity go through the same states. */
-export type RunIdentity = Readonly<Record<string, string | number | boolean | null>>;
 
 /** Where a run stands. */
 export interface RunPosition extends Halved {

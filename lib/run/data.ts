@@ -1,11 +1,10 @@
 // The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
-import { createHash } from "node:crypto";
+import { type Batches, createBatches, digestOfAll, encodeRows, sequencesOf } from "../data/batches.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
-import { COLLABORATIVE_PROMPT, type Example } from "../data/prompts/encode.ts";
+import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import { type Batches, createBatches, encodeRows, sequencesOf } from "../data/batches.ts";
 import { type EncodeReport, withBroken } from "../data/encode_report.ts";
 import { type CalibrationData, encodeCalibration } from "./calibration.ts";
 import type { Model } from "../model/model.ts";
@@ -95,18 +94,6 @@ export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): Compres
     value: "the data are texts",
     ...parts,
   });
-}
-
-/** The same of sequences. */
-export function digestOfAll(examples: readonly Example[]): string {
-  return digestOf(examples.flatMap(({ tokens, labels }) => [tokens, labels]));
-}
-
-/** A short hash. */
-export function digestOf(parts: Iterable<string | Uint8Array | Uint32Array | Int32Array>): string {
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return hash.digest("hex").slice(0, 16);
 }
 
 /** Rows, and sequences of them, that are held out at most: the comparison holds the logits of all on the CPU. */

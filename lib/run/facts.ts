@@ -1,45 +1,12 @@
 // Facts by which runs are told apart, compared in words. Owns the comparison, and the fact that comes of their shape.
+import { differencesOf } from "../core/identity.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
 import { fallsByGroup } from "../units/uniform.ts";
 import { namesOneShot } from "./methods/names.ts";
 import type { RunPosition } from "./checkpoint.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
-import { isObject } from "../text/tokenizer_json.ts";
-
-/**
- * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are
- * `idle` decide nothing, nor does the order of `units`.
- */
-export function differencesOf(
-  then: Readonly<Record<string, unknown>>,
-  now: Readonly<Record<string, unknown>>,
-  { within = "", idle = [] }: { readonly within?: string; readonly idle?: readonly string[] } = {},
-): string[] {
-  return [...new Set([...Object.keys(then), ...Object.keys(now)])].flatMap((key) => {
-    const name = within + key, before = then[key], after = now[key];
-    if (idle.includes(name)) return [];
-    if (isObject(before) && isObject(after)) return differencesOf(before, after, { within: `${name}.`, idle });
-    return compared(name, before) === compared(name, after)
-      ? []
-      : [`${name}: ${shown(before)} then, ${shown(after)} now`];
-  });
-}
-
-/**
- * Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. Protected layers are kept so, in
- * cells as JSON. The default schedule is a built-in one.
- */
-function compared(name: string, fact: unknown): string | undefined {
-  if (name === "rules.protect") {
-    const layers: unknown = typeof fact === "string" ? JSON.parse(fact) : fact;
-    return JSON.stringify(Array.isArray(layers) ? [...new Set(layers)].sort((a, b) => a - b) : layers);
-  }
-  if (name === "schedule" && fact === DEFAULT_SCHEDULE) return JSON.stringify(SCHEDULE_NAMES[0]);
-  const kinds = name === "units" && typeof fact === "string" ? fact.split(",") : fact;
-  return JSON.stringify(name === "units" && Array.isArray(kinds) ? kinds.toSorted() : fact);
-}
+import { isObject } from "../core/guards.ts";
 
 /**
  * A fact of runs that are others than they were at first: heads of layers that are to be alike were units by themselves; without tracking nothing
@@ -169,9 +136,4 @@ const RATES_OF_MASKS = ["mask", "lambda", "temperature", "noise", "memory", "war
 export function changedRates(then: string, now: string): ReadonlySet<string> {
   const before: Record<string, unknown> = JSON.parse(then), after: Record<string, unknown> = JSON.parse(now);
   return new Set(Object.keys({ ...before, ...after }).filter((name) => before[name] !== after[name]));
-}
-
-function shown(value: unknown): string {
-  if (value === null) return "none";
-  return typeof value === "string" ? value : JSON.stringify(value) ?? "not given";
 }

@@ -1,5 +1,6 @@
 // What a program may do in the midst of a run: look at masks and LoRA, change them, and follow stages and files. Owns the contract; refuses the loop.
-import type { LoraWeights } from "../nn/lora.ts";
+import { Lifetime } from "../model/lifetime.ts";
+import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/units.ts";
 import type { Stage, StepRecord } from "./records.ts";
@@ -60,4 +61,21 @@ export interface RunHooks {
   readonly beforeExport?: (dir: string) => void | Promise<void>;
   /** After all files are written. */
   readonly afterExport?: (dir: string) => void | Promise<void>;
+}
+
+/** A hook's handle that is refused from the run's end on: a program may have kept it. */
+export function whileAlive(handle: RunHandle, life: Lifetime): RunHandle {
+  const checked = <A extends readonly unknown[], R>(call: (...given: A) => R): (...given: A) => R => (...given): R => {
+    life.check();
+    return call(...given);
+  };
+  return {
+    ...handle,
+    logAlpha: checked(handle.logAlpha),
+    setLogAlpha: checked(handle.setLogAlpha),
+    masks: checked(handle.masks),
+    setMasks: checked(handle.setMasks),
+    lora: checked(handle.lora),
+    setLora: checked(handle.setLora),
+  };
 }

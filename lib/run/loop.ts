@@ -1,9 +1,10 @@
 // A prune run: fine-tune, prune, fine-tune, as a stream of step records. Owns the loop, its schedule and checkpoints; refuses files of models.
 import type { Batches } from "../data/batches.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
-import { readCheckpoint, type RunIdentity, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
-import type { RunHandle } from "./hooks.ts";
-import { Lifetime, whileAlive } from "../model/lifetime.ts";
+import { type RunIdentity } from "../core/identity.ts";
+import { readCheckpoint, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
+import { type RunHandle, whileAlive } from "./hooks.ts";
+import { Lifetime } from "../model/lifetime.ts";
 import { type StagePlan, stagesOf } from "./methods/names.ts";
 import type { Model } from "../model/model.ts";
 import type { Finding } from "./monitors/alarm.ts";

@@ -19,7 +19,7 @@ import { checkCalibrated } from "./checkpoint.ts";
 import { checkWord } from "../core/check_options.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "../model/model.ts";
-import { checkSessionExport, FORMATS } from "../slice/export_options.ts";
+import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { checkCompressNames } from "./options/names.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
@@ -36,7 +36,7 @@ import {
 import { checkExportSize } from "./size_goal.ts";
 import { isSilence } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
-import { prune, type PruneSession, type RunSummary, type SessionExportOptions } from "./session.ts";
+import { prune, type PruneSession, type RunSummary } from "./session.ts";
 
 /** Options of {@link compress}. */
 export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {

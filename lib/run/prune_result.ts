@@ -1,6 +1,6 @@
 // What a run gives: its handle while it goes on, and what it has learned at its end. Owns the contract; refuses the loop.
 import type { WeightSource } from "../spec/source.ts";
-import type { LoraConfig, LoraWeights } from "../nn/lora.ts";
+import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { UnitTable } from "../units/units.ts";

@@ -1,6 +1,6 @@
 // What a run makes of its options and its place: the numbers of a step, its record, its result, and what a checkpoint is bound to. Owns these forms; refuses the loop.
 import { CompressoError } from "../core/errors.ts";
-import type { LoraWeights } from "../nn/lora.ts";
+import type { LoraWeights } from "../spec/lora.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
 import type { StepState } from "../nn/train/step_state.ts";
 import { heldUnits } from "./frozen.ts";
@@ -9,7 +9,8 @@ import { progressOf, stageRate } from "../schedule/ramp.ts";
 import { leastUniform } from "../units/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../units/units.ts";
 import type { Batch, BatchCursor } from "../data/batches.ts";
-import type { PruneAim, RunIdentity, RunPosition } from "./checkpoint.ts";
+import type { RunIdentity } from "../core/identity.ts";
+import type { PruneAim, RunPosition } from "./checkpoint.ts";
 import { learnedAnew } from "./facts.ts";
 import type { RunHandle } from "./hooks.ts";
 import type { Method, StagePlan } from "./methods/names.ts";
@@ -22,7 +23,8 @@ import { slowedRates, type StepRates } from "./options/rates.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
 import type { Stage, StepRecord } from "./records.ts";
-import { digestOf, type RunData } from "./data.ts";
+import { digestOf } from "../core/digest.ts";
+import { type RunData } from "./data.ts";
 import { goesBeforeSize } from "./size_goal.ts";
 import type { Steered, Steering } from "./steering.ts";
 import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";

@@ -1,4 +1,5 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
+import { checkSessionExport, type SessionExportOptions } from "../slice/export_options.ts";
 import config from "../../deno.json" with { type: "json" };
 import { given } from "../core/check_options.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
@@ -7,8 +8,7 @@ import type { WeightSource } from "../spec/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../spec/decoder.ts";
 import { sliceModel } from "../slice/slice.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
-import { type ExportOptions, type ExportResult, stageModel } from "../slice/export.ts";
-import { checkSessionExport } from "../slice/export_options.ts";
+import { type ExportResult, stageModel } from "../slice/export.ts";
 import {
   type FileBytes,
   fileBytes,
@@ -19,7 +19,6 @@ import {
 } from "./mask_summary.ts";
 import type { RunChange } from "./checkpoint.ts";
 import type { Model } from "../model/model.ts";
-import type { Layout } from "../slice/layouts.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { RunHooks } from "./hooks.ts";
 import { Lifetime } from "../model/lifetime.ts";
@@ -97,20 +96,6 @@ export interface RunSummary {
   /** Formats that cannot hold the model. */
   readonly skipped: readonly { readonly format: string; readonly reason: string }[];
 }
-
-/** Options of {@link PruneSession.export}; layout is by default the run's. */
-export type SessionExportOptions =
-  & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
-  & {
-    readonly layout?: Layout;
-    /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
-    readonly inputs?: Readonly<Record<string, string>>;
-    /**
-     * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
-     * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
-     */
-    readonly saveAdapter?: boolean;
-  };
 
 /**
  * A prune run with what follows it. Dispose it to free its GPU memory: at a pause that happens at once, and while it works as soon as that has

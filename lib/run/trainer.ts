@@ -1,12 +1,14 @@
 // One training step on the GPU: gradients, updates, records. Owns the plans of the stages and the state that a checkpoint holds; refuses schedules and data.
 import { CompressoError } from "../core/errors.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
-import type { Device, DeviceBuffer } from "../gpu/device.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/padding.ts";
-import { initialLora, type LoraConfig, type LoraWeights, packLora, unpackLora } from "../nn/lora.ts";
+import { type LoraConfig, type LoraWeights } from "../spec/lora.ts";
+import { initialLora, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
 import { createPass, type Pass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";

@@ -1,6 +1,7 @@
 // Schedules that users write: what one sees and what it may decide. Owns the contract; refuses the loop, files and processes.
 //
 // An isolated script runs with this file's code: beside the error type it may import types only.
+import { isObject } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 
 /** What the built-in curves read. */
@@ -214,7 +215,7 @@ function checkCurves<T extends { readonly [rate in LoopNumber]?: Curve }>(
 
 /** A script's default export, or what a program gives, as a schedule. Throws `CompressoError` for anything else. */
 export function asSchedule(given: unknown, { isExport = true }: { readonly isExport?: boolean } = {}): Schedule {
-  if (isRecord(given) && isRecord(given["definition"])) return defineSchedule(given["definition"]);
+  if (isObject(given) && isObject(given["definition"])) return defineSchedule(given["definition"]);
   const kind = given === null ? "null" : typeof given;
   throw isExport
     ? new CompressoError("input", {
@@ -364,7 +365,7 @@ export function boundsText({ above, most, below, single = false }: Bounds): stri
 
 /** Throws where an object has other keys than it may. */
 function checkKeys<T extends object>(object: T, known: readonly string[], word: string): T {
-  const keys: readonly string[] | null = isRecord(object) ? Object.keys(object) : null;
+  const keys: readonly string[] | null = isObject(object) ? Object.keys(object) : null;
   const stranger = keys?.find((key) => !known.includes(key));
   if (keys && stranger === undefined) return object;
   throw new CompressoError("usage", {
@@ -384,10 +385,6 @@ function check(value: unknown, { name, bounds }: { readonly name: string; readon
     value: show(value),
     fix: "give such a value, or leave it out",
   });
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** A value in a message: short, whatever it is. */

@@ -1,4 +1,5 @@
 // What a schedule decides for a step, checked: finite, in range, of this model. Owns the rules of every value; refuses to know where values come from.
+import { isObject } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 import {
   type Bounds,
@@ -55,7 +56,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
 /** Checks what `rawOutput` gave, perhaps in another process. Throws as {@link evaluateSchedule} does. */
 export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput {
   const { stage, step, steps } = input, at = { stage, step, steps };
-  if (!isRecord(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
+  if (!isObject(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
   const has = (part: string): boolean => Object.hasOwn(raw, part);
   const list = (part: string): readonly unknown[] => {
     const value = raw[part];
@@ -88,7 +89,7 @@ export function placeOf({ stage, step, steps }: At): string {
 }
 
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
-  if (!isRecord(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
+  if (!isObject(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
   const rates: { [name in LoopNumber]?: number } = {}, part = outerStage(at) ?? "rates";
   for (const name of part === "rates" ? RATE_NAMES : OUTER_RATES[part]) {
     if (!Object.hasOwn(given, name)) continue;
@@ -123,7 +124,7 @@ function checkFreeze(at: At, { values, count }: Listed): readonly FrozenUnits[] 
 }
 
 function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): FrozenUnits {
-  const given = Object.entries(isRecord(entry) ? entry : {}).filter(([, value]) => !isUndefined(value));
+  const given = Object.entries(isObject(entry) ? entry : {}).filter(([, value]) => !isUndefined(value));
   const { layer, kind, units, ...others } = Object.fromEntries(given);
   const [other] = Object.keys(others), whole = units === undefined;
   const isLayer = typeof layer === "number" && Number.isInteger(layer) && layer >= 0 && layer < count;
@@ -196,10 +197,6 @@ function refusal(
     value,
     fix,
   });
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Text of a stranger in a message: without control characters, line breaks and signs that turn the direction of writing. */

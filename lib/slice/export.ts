@@ -9,11 +9,12 @@ import { type HfDtype, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { WeightSource } from "../spec/source.ts";
-import type { Json } from "../text/tokenizer_json.ts";
+import type { Json } from "../core/guards.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { checkExport, checkUsed } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
-import { type Layout, padded, shallow } from "./layouts.ts";
+import { type Layout } from "../units/layout.ts";
+import { padded, shallow } from "./layouts.ts";
 
 /** The files that {@link exportModel} writes. */
 export type ExportFormat = "hf" | "gguf";

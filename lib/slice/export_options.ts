@@ -3,9 +3,22 @@ import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { GgufWriteType } from "../formats/gguf/quant.ts";
 import type { HfDtype } from "../formats/hf/export.ts";
-import { LAYOUTS } from "./layouts.ts";
+import { type Layout, LAYOUTS } from "../units/layout.ts";
 import type { ExportFormat, ExportOptions } from "./export.ts";
-import type { SessionExportOptions } from "../run/session.ts";
+
+/** Options of {@link PruneSession.export}; layout is by default the run's. */
+export type SessionExportOptions =
+  & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
+  & {
+    readonly layout?: Layout;
+    /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
+    readonly inputs?: Readonly<Record<string, string>>;
+    /**
+     * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
+     * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
+     */
+    readonly saveAdapter?: boolean;
+  };
 
 /** What an export writes where nothing is said. */
 export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];

@@ -18,15 +18,6 @@ import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts"
 import { headRows, type SlicePlan } from "./slice.ts";
 
 /**
- * How a pruned model is written: `compact` as it was sliced, layers differ; `padded` with zeros to the widest layer;
- * `uniform` as it is too, after masks of {@link uniformMasks} were sliced.
- */
-export type Layout = "compact" | "padded" | "uniform";
-
-/** All layouts, in the order of the command line's help. */
-export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];
-
-/**
  * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered anew: what files hold. A model
  * that has no others keeps them.
  */

@@ -1,6 +1,6 @@
 // LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A go the way of their weight. Owns that algebra; refuses merging (see slice.ts).
 import { CompressoError } from "../core/errors.ts";
-import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../nn/lora.ts";
+import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../spec/decoder.ts";
 import { paddedPlan, shallowPlan } from "./layouts.ts";

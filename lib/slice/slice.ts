@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
-import { loraNames, loraScale, refuseOthers } from "../nn/lora.ts";
+import { loraNames, loraScale, refuseOthers } from "../spec/lora.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,

@@ -150,3 +150,10 @@ export function parameterCount(spec: DecoderSpec): number {
   for (const shape of tensorShapes(spec).values()) total += shape.reduce((product, size) => product * size, 1);
   return total;
 }
+
+/** Projections that a layer has. */
+export function presentProjections(layer: LayerSpec): Projection[] {
+  return PROJECTIONS.filter((name) =>
+    name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 : layer.heads > 0
+  );
+}

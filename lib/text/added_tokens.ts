@@ -1,7 +1,8 @@
 // Tokens that the files beside tokenizer.json add to it, as transformers adds them. Owns which they are, and their ids; refuses an id that another
 // token has.
 import { CompressoError } from "../core/errors.ts";
-import { isObject, type Json, tokenText } from "./tokenizer_json.ts";
+import { isObject, type Json } from "../core/guards.ts";
+import { tokenText } from "./tokenizer_json.ts";
 
 /** What stands beside tokenizer.json. */
 export interface FilesBeside {

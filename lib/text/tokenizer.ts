@@ -6,7 +6,8 @@ import { CompressoError } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";
 import { namesIn } from "../files/exists.ts";
 import { readText, textIfThere } from "../files/text_file.ts";
-import { forJavaScript, isObject, type Json, repairDecoder, repairModel, tokenText } from "./tokenizer_json.ts";
+import { isObject, type Json } from "../core/guards.ts";
+import { forJavaScript, repairDecoder, repairModel, tokenText } from "./tokenizer_json.ts";
 
 /** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
 export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];

@@ -2,18 +2,11 @@
 // Owns those rewrites; refuses to tokenize.
 import { ByteFallbackDecoder, type LibraryTokenizer } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
+import { isObject, type Json } from "../core/guards.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
 
 /** Unicode's punctuation and ASCII's, which has symbols such as $ and + too. */
 const PUNCTUATION = "[\\p{P}!-/:-@\\[-`{-~]";
-
-/** A JSON object. */
-export type Json = Readonly<Record<string, unknown>>;
-
-/** Whether a value is a JSON object. */
-export function isObject(value: unknown): value is Json {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
-}
 
 /** Text of a token in tokenizer_config.json: a string, or an object with `content`. */
 export function tokenText(value: unknown): string | null {

@@ -1,7 +1,7 @@
 // All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import type { Layout } from "../slice/layouts.ts";
+import type { Layout } from "./layout.ts";
 import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
 import type { UnitKind, UnitRules } from "./rules.ts";

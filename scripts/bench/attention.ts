@@ -5,7 +5,7 @@ import {
   recordAttention,
   recordAttentionBackward,
 } from "../../lib/nn/attention.ts";
-import type { DeviceBuffer } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import { headStride } from "../../lib/nn/padding.ts";
 import { activation, type KernelCase, type KernelGroup, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2 } from "./random_model.ts";

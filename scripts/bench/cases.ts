@@ -1,5 +1,6 @@
 // A kernel to measure, as data: its work, and how it is set up and recorded. Owns the measurement of a group of them; refuses to know any kernel.
-import type { Device, DeviceBuffer } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/types.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";

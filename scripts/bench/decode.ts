@@ -4,7 +4,7 @@
 // Decoding reads every weight once a token, so the yardstick is the speed of reading: that of a kernel that only adds up a large texture (a
 // buffer where matrices lie in buffers). On an adapter that is a CPU figures are by CPU time, see timing.ts; wall clock stands beside.
 import { parseArgs } from "node:util";
-import type { KernelSource } from "../../kernels/mod.ts";
+import type { KernelSource } from "../../kernels/source.ts";
 import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";

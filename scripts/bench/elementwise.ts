@@ -1,6 +1,7 @@
 // Elementwise and row-wise kernels, AdamW and masks as benchmark cases. Owns their sizes and the bytes that each must move at least; refuses the clock.
 import { adamw } from "../../kernels/mod.ts";
-import type { Device, DeviceBuffer } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/types.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { u32 } from "../../lib/gpu/plan.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";

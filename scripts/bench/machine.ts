@@ -1,6 +1,7 @@
 // What the figures were measured on: adapter, driver, system, versions, peaks. Owns finding these out; refuses to change any setting.
 import { cpus, totalmem } from "node:os";
-import type { AdapterFacts, Device } from "../../lib/gpu/device.ts";
+import type { AdapterFacts } from "../../lib/gpu/types.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { type Peaks } from "./peaks.ts";
 import type { Clock } from "./timing.ts";
 

@@ -1,5 +1,5 @@
 // What the adapter can do at most: multiply-adds from registers and bytes streamed through memory. Owns these kernels; refuses to judge by data sheets.
-import type { KernelSource } from "../../kernels/mod.ts";
+import type { KernelSource } from "../../kernels/source.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { type Bound, f32, Plan, u32 } from "../../lib/gpu/plan.ts";

@@ -2,7 +2,7 @@
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { openSpec } from "../../lib/formats/open_spec.ts";
-import { loraModules, type LoraWeights } from "../../lib/nn/lora.ts";
+import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { normal } from "../../lib/core/random.ts";
 import { writePeftAdapter } from "../../mod.ts";

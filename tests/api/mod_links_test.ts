@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import * as mod from "../../mod.ts";
-import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { isObject } from "../../lib/core/guards.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
-import { loraModules, type LoraWeights } from "../../lib/nn/lora.ts";
+import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { normal } from "../../lib/core/random.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 

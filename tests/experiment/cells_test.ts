@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
-import { differencesOf } from "../../lib/run/facts.ts";
+import { differencesOf } from "../../lib/core/identity.ts";
 import { refuses } from "../formats/files.ts";
 
 const PLAIN: ExperimentDefinition = { name: "plain", model: "demo", base: { sparsity: 0.2, steps: 4 }, grid: {} };

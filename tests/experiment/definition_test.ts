@@ -14,7 +14,7 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
-import { digestOf } from "../../lib/run/data.ts";
+import { digestOf } from "../../lib/core/digest.ts";
 import { OUTCOME } from "./tiny.ts";
 
 // These lines fail to compile where a grid takes values that its options do not have.

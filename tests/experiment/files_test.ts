@@ -17,7 +17,7 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/formats/fingerprint.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
-import { digestOf } from "../../lib/run/data.ts";
+import { digestOf } from "../../lib/core/digest.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 

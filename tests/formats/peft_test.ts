@@ -5,7 +5,7 @@ import { openHfFolder } from "../../lib/formats/hf/model.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../../lib/formats/safetensors/write.ts";
-import { type LoraConfig, loraModules, loraScale } from "../../lib/nn/lora.ts";
+import { type LoraConfig, loraModules, loraScale } from "../../lib/spec/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { loadModel, loadModelFrom } from "../../lib/model/model.ts";

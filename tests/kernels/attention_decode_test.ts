@@ -1,13 +1,13 @@
 // Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
 import assert from "node:assert/strict";
 import { CACHE_KEYS, cacheAppend, rotateAppend } from "../../kernels/mod.ts";
-import type { DeviceBuffer } from "../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/decode/attention.ts";
 import { createCaches, fitsTextures, recordCacheFill } from "../../lib/nn/decode/cache.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
-import { ropeTable } from "../../lib/nn/rope.ts";
+import { ropeTable } from "../../lib/spec/rope.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { SPEC } from "../formats/models.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";

@@ -1,6 +1,7 @@
 // Attention kernels against the f64 oracle, and the oracle's gradients against finite differences.
 import assert from "node:assert/strict";
-import { type Device, type DeviceBuffer, openDevice } from "../../lib/gpu/device.ts";
+import { type DeviceBuffer } from "../../lib/gpu/types.ts";
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import {
   AttentionScratch,

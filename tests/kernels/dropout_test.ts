@@ -1,6 +1,7 @@
 // Dropout, and the random numbers of all kernels against those of lib/core/random.ts.
 import assert from "node:assert/strict";
-import { dropout, type KernelSource } from "../../kernels/mod.ts";
+import { type KernelSource } from "../../kernels/source.ts";
+import { dropout } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan } from "../../lib/gpu/plan.ts";

@@ -1,6 +1,6 @@
 // Kernels of a device: texts that are written once for each variant, and pipelines that are compiled once for each text.
 import assert from "node:assert/strict";
-import type { KernelSource } from "../../kernels/mod.ts";
+import type { KernelSource } from "../../kernels/source.ts";
 import { compileKernel, sourceOf } from "../../lib/gpu/kernel.ts";
 import { sharedDevice } from "../device.ts";
 

@@ -19,7 +19,7 @@ import {
   recordRotatedProducts,
   recordStoredProducts,
 } from "../../lib/nn/products/matvec.ts";
-import { ropeTable } from "../../lib/nn/rope.ts";
+import { ropeTable } from "../../lib/spec/rope.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
 

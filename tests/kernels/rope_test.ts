@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
-import { recordRope, ropeFrequencies, ropeTable } from "../../lib/nn/rope.ts";
+import { ropeFrequencies, ropeTable } from "../../lib/spec/rope.ts";
+import { recordRope } from "../../lib/nn/rope.ts";
 import type { RopeScaling } from "../../lib/spec/decoder.ts";
 
 /*

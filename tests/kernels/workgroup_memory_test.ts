@@ -1,9 +1,10 @@
 // The text of kernels: workgroup memory is not written before all invocations have met, as some drivers zero it late.
+import type { KernelSource } from "../../kernels/source.ts";
 import assert from "node:assert/strict";
 import * as kernels from "../../kernels/mod.ts";
 
 /** Kernels of GPUs that a generator makes; those of textures run where a CPU runs the shaders. */
-const GENERATED: readonly kernels.KernelSource[] = [
+const GENERATED: readonly KernelSource[] = [
   ...(["f32", "f16", "q8", "q4"] as const).flatMap((dtype) => [
     kernels.productTiled({ transposeB: true, dtype, rows: 4, columns: 4 }),
     kernels.productTiled({ transposeB: false, dtype, rows: 4, columns: 8 }),
@@ -18,13 +19,13 @@ const GENERATED: readonly kernels.KernelSource[] = [
 ];
 
 /** All kernels of the module, within records of them too. */
-function kernelsIn(value: unknown): kernels.KernelSource[] {
+function kernelsIn(value: unknown): KernelSource[] {
   if (typeof value !== "object" || value === null) return [];
   if (isKernel(value)) return [value];
   return Object.values(value).flatMap(kernelsIn);
 }
 
-function isKernel(value: object): value is kernels.KernelSource {
+function isKernel(value: object): value is KernelSource {
   return "code" in value && typeof value.code === "string";
 }
 

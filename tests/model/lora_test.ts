@@ -1,6 +1,6 @@
 // The scale of LoRA and its rank, in gradients and in generation; against the golden values of torch.
 import assert from "node:assert/strict";
-import { checkLora, loraScale } from "../../lib/nn/lora.ts";
+import { checkLora, loraScale } from "../../lib/spec/lora.ts";
 import { generate } from "../../lib/generate/generate.ts";
 import { loadModel, loadModelFrom, type LoraInput } from "../../lib/model/model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

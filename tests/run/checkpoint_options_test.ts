@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
-import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { isObject } from "../../lib/core/guards.ts";
 import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options/options.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { finishedRun } from "../../cli/verbs/prune/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
-import { readCheckpoint, type RunIdentity, type RunPosition, writeCheckpoint } from "../../lib/run/checkpoint.ts";
-import { differencesOf, idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
+import { differencesOf, type RunIdentity } from "../../lib/core/identity.ts";
+import { readCheckpoint, type RunPosition, writeCheckpoint } from "../../lib/run/checkpoint.ts";
+import { idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods/names.ts";
 import { type PruneOptions, resolveOptions } from "../../lib/run/options/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";

@@ -9,7 +9,7 @@ import { openWeights } from "../../lib/formats/open.ts";
 import { demoData, modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { createTokenizer, loadHfTokenizer } from "../../lib/text/tokenizer.ts";
-import { ropeFrequencies } from "../../lib/nn/rope.ts";
+import { ropeFrequencies } from "../../lib/spec/rope.ts";
 import {
   type DecoderSpec,
   parameterCount,

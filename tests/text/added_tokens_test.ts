@@ -5,7 +5,7 @@ import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.t
 import { TOKEN_TYPE } from "../../lib/formats/gguf/tokenizer.ts";
 import { exportHf } from "../../lib/formats/hf/export.ts";
 import { loadHfTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
-import { isObject, type Json } from "../../lib/text/tokenizer_json.ts";
+import { isObject, type Json } from "../../lib/core/guards.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { failure, inFolder, tokenizerOf } from "./fixtures.ts";
 

@@ -4,7 +4,7 @@ import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.t
 import { familyByName } from "../../lib/text/pre_tokenizers.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/format.ts";
-import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { isObject } from "../../lib/core/guards.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/text/tokenizer.ts";
 import { exportModel } from "../../lib/slice/export.ts";
 import { randomSource, SPEC } from "../formats/models.ts";

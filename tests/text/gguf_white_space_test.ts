@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
-import { isObject } from "../../lib/text/tokenizer_json.ts";
+import { isObject } from "../../lib/core/guards.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
 import { exportModel } from "../../lib/slice/export.ts";
 import { refuses } from "../formats/files.ts";

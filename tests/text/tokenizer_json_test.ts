@@ -1,7 +1,7 @@
 // Where the JavaScript tokenizer library does otherwise than the Rust one. The values are those of the Rust library (tokenizers 0.23.3).
 import assert from "node:assert/strict";
 import { createStreamDecoder, createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
-import type { Json } from "../../lib/text/tokenizer_json.ts";
+import type { Json } from "../../lib/core/guards.ts";
 import { tokenizerOf } from "./fixtures.ts";
 
 const PLAIN = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };

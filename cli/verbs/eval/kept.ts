@@ -6,7 +6,7 @@ import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../../.
 import { exists } from "../../../lib/files/exists.ts";
 import { modelDigest } from "../../../lib/formats/fingerprint.ts";
 import { modelPath } from "../../../lib/formats/open_model.ts";
-import type { RunIdentity } from "../../../lib/run/checkpoint.ts";
+import type { RunIdentity } from "../../../lib/core/identity.ts";
 import { type EvalSettings, type EvalWork, type Measurement, plainWork } from "./work.ts";
 import { note } from "../../terminal/output.ts";
 import type { Loaded } from "../../with_model.ts";

@@ -4,7 +4,7 @@ import { namesJson } from "../../../lib/data/readers/split.ts";
 import { openWeights } from "../../../lib/formats/open.ts";
 import { modelPath } from "../../../lib/formats/open_model.ts";
 import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../../../lib/eval/perplexity.ts";
-import { digestOf } from "../../../lib/run/data.ts";
+import { digestOf } from "../../../lib/core/digest.ts";
 import { keptWork } from "./kept.ts";
 import { checkEach } from "./models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork, type Measurement, type WindowMeasurement } from "./work.ts";

@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { PROJECTIONS } from "../../../lib/spec/decoder.ts";
 import { RANKINGS } from "../../../lib/masks/baselines.ts";
-import { LAYOUTS } from "../../../lib/slice/layouts.ts";
+import { LAYOUTS } from "../../../lib/units/layout.ts";
 import { UNIT_KINDS } from "../../../lib/units/units.ts";
 import { DEFAULTS } from "../../../lib/run/options/options.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";

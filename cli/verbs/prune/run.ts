@@ -11,7 +11,7 @@ import { DEMO, demoData, modelPath } from "../../../lib/formats/open_model.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { Projection } from "../../../lib/spec/decoder.ts";
 import type { Ranking } from "../../../lib/masks/baselines.ts";
-import type { Layout } from "../../../lib/slice/layouts.ts";
+import type { Layout } from "../../../lib/units/layout.ts";
 import { layersOf, type UnitKind } from "../../../lib/units/units.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";

@@ -4,8 +4,9 @@ import { CompressoError } from "../../../lib/core/errors.ts";
 import { destination, unwritable } from "../../../lib/files/atomic.ts";
 import { exists, namesIn } from "../../../lib/files/exists.ts";
 import { FolderLock } from "../../../lib/files/lock.ts";
-import { isObject } from "../../../lib/text/tokenizer_json.ts";
-import { differencesOf, idleFacts } from "../../../lib/run/facts.ts";
+import { isObject } from "../../../lib/core/guards.ts";
+import { differencesOf } from "../../../lib/core/identity.ts";
+import { idleFacts } from "../../../lib/run/facts.ts";
 import { type PruneOptions, resolveOptions, telling } from "../../../lib/run/options/options.ts";
 import { isEvaluationFile } from "../../../lib/report/read_run.ts";
 import {

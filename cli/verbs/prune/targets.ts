@@ -1,6 +1,6 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../../../lib/core/errors.ts";
-import type { Layout } from "../../../lib/slice/layouts.ts";
+import type { Layout } from "../../../lib/units/layout.ts";
 import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";

@@ -1,6 +1,6 @@
 // Text that arrives in pieces, cut into values: JSON lines, the elements of a JSON array, or one plain document, told
 // apart by content. Owns the cutting and the places; refuses to know what a row is.
-import { isObject, type Json } from "../../text/tokenizer_json.ts";
+import { isObject, type Json } from "../../core/guards.ts";
 
 /** Where a value stands. */
 export interface Place {

@@ -1,15 +1,14 @@
 // A model as a GGUF for llama.cpp. Owns the choice of arch, the metadata of the model, row order and what llama.cpp's deci needs; refuses tokenizers.
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
-import { ropeFrequencies } from "../../nn/rope.ts";
+import { ropeFrequencies } from "../../spec/rope.ts";
 import type { Staged } from "../../files/atomic.ts";
-import type { GGUF_ARCHS } from "./spec.ts";
+import { type GGUF_ARCHS, MORE_EOS_KEY } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import type { GgufWriteType } from "./quant.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
-import { MORE_EOS_KEY } from "./spec.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import type { WeightSource } from "../../spec/source.ts";
 

@@ -2,7 +2,7 @@
 // models); refuses other models and writing.
 import { CompressoError } from "../../core/errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
-import type { Json } from "../../text/tokenizer_json.ts";
+import type { Json } from "../../core/guards.ts";
 import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer } from "../../text/tokenizer.ts";
 
 /** Values of `tokenizer.ggml.token_type`. */

@@ -4,7 +4,8 @@ import { CompressoError } from "../../core/errors.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
-import { isObject, type Json, tokenText } from "../../text/tokenizer_json.ts";
+import { isObject, type Json } from "../../core/guards.ts";
+import { tokenText } from "../../text/tokenizer_json.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
 
 /** A value of the metadata. Numbers are u32 in the file, the arrays i32, f32 and strings. */

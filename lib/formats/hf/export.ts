@@ -17,7 +17,8 @@ import modelingText from "./remote_code/modeling_compresso.py" with { type: "tex
 import { elementCount } from "../../spec/row_range.ts";
 import { type SafetensorsItem, shardedSafetensorsBytes, writeShardedSafetensors } from "../safetensors/write.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import { isObject, type Json, tokenText } from "../../text/tokenizer_json.ts";
+import { isObject, type Json } from "../../core/guards.ts";
+import { tokenText } from "../../text/tokenizer_json.ts";
 import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 
 /** Dtypes of a folder's weights. */

@@ -8,7 +8,7 @@ import { parseHfConfig } from "./config.ts";
 import { shown } from "./refusal.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import { isObject, type Json } from "../../text/tokenizer_json.ts";
+import { isObject, type Json } from "../../core/guards.ts";
 
 /** Weights of a Hugging Face folder. */
 export interface HfSource extends WeightSource {

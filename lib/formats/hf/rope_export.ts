@@ -1,8 +1,8 @@
 // RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling). Refuses factors without a name.
 import { CompressoError } from "../../core/errors.ts";
-import { ropeFrequencies } from "../../nn/rope.ts";
+import { ropeFrequencies } from "../../spec/rope.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
-import type { Json } from "../../text/tokenizer_json.ts";
+import type { Json } from "../../core/guards.ts";
 
 type Llama3 = Extract<RopeScaling, { kind: "llama3" }>;
 

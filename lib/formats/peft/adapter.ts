@@ -2,7 +2,7 @@
 import { dirname } from "node:path";
 import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
-import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../nn/lora.ts";
+import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
 import { type Staged, stageFolder, writeFileAtomically } from "../../files/atomic.ts";
 import { unreadable } from "../../files/bytes.ts";

@@ -1,6 +1,6 @@
 // Attention of tokens over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
 import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture } from "../../../kernels/mod.ts";
-import type { DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";

@@ -1,5 +1,6 @@
 // Decoding several sequences of the same length in step, token by token. Owns their caches and the plan of one token of each; refuses prompts, masks and LoRA.
-import type { Device, DeviceLimits } from "../../gpu/device.ts";
+import type { DeviceLimits } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
 import { ropeTable } from "../attention.ts";

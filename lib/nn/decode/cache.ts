@@ -1,6 +1,7 @@
 // Keys and values of the tokens read so far, for each layer. Owns their memory; refuses to compute.
 import { CACHE_KEYS, cacheFill } from "../../../kernels/mod.ts";
-import type { Device, DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type Plan, u32 } from "../../gpu/plan.ts";
 import { cacheRows } from "./attention.ts";

@@ -1,6 +1,7 @@
 // The plans that read many tokens of a sequence at once, at its start or behind cached ones. Owns how many a plan takes, and how their keys and values get
 // into the caches; refuses logits.
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations, widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";

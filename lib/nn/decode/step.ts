@@ -1,6 +1,7 @@
 // The plan of one token of generation: a few fused kernels a layer, no copies. Owns its buffers; refuses LoRA (see decode_general.ts).
 import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { Plan, u32 } from "../../gpu/plan.ts";
 import { widest } from "../activations.ts";

@@ -7,7 +7,8 @@ import {
   TILED_SIDE,
   TILED_STEP,
 } from "../../../kernels/mod.ts";
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { paddedRows, strideOf } from "../padding.ts";

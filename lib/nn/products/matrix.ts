@@ -1,7 +1,8 @@
 // Frozen weight matrices in GPU memory. Owns their storage (textures or buffers; f32, f16 or blocks; shards of rows); refuses to compute.
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "../../../kernels/mod.ts";
 import { CompressoError } from "../../core/errors.ts";
-import { type Device, type DeviceBuffer, type DeviceTexture, TEXEL_BYTES } from "../../gpu/device.ts";
+import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
+import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp, strideOf } from "../padding.ts";
 import { createTexels, readTexels, type TexelBand, type TexelStore, writeTexels } from "./matrix_texels.ts";
 import {

@@ -1,5 +1,6 @@
 // Rows of 16-byte texels to and from the memory of a matrix. Owns the copies; refuses to know what the texels mean.
-import { type Device, type DeviceBuffer, type DeviceTexture, TEXEL_BYTES } from "../../gpu/device.ts";
+import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
+import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp } from "../padding.ts";
 
 /** Memory of a matrix: a texture, or a buffer with its rows of texels one after the other. */

@@ -8,7 +8,7 @@ import {
   textureRows,
   textureUnits,
 } from "../../../kernels/mod.ts";
-import type { DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, roundUp } from "../padding.ts";

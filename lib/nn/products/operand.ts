@@ -1,6 +1,7 @@
 // Activations as operands of products: scratch textures where products read textures. Owns the scratch; refuses to compute.
 import { PACK_GROUP, productPack } from "../../../kernels/mod.ts";
-import type { Device, DeviceBuffer, DeviceTexture } from "../../gpu/device.ts";
+import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type Plan, u32 } from "../../gpu/plan.ts";
 import { paddedRows, roundUp, strideOf } from "../padding.ts";

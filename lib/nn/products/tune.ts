@@ -2,7 +2,8 @@
 // and the verdict; refuses to know files. What it finds changes speed only: a tile that does not give the default's very bits is not taken.
 import { cpuUsage } from "node:process";
 import { CompressoError } from "../../core/errors.ts";
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { openDryDevice } from "../../gpu/dry.ts";
 import { compilingAnew } from "../../gpu/kernel.ts";
 import { Plan } from "../../gpu/plan.ts";
@@ -13,9 +14,9 @@ import { type Direction, linearProduct, type MatmulOptions, recordLinear, record
 import { matmulProduct } from "./matmul.ts";
 import { createMatrix, type MatrixDtype, writeRows } from "./matrix.ts";
 import { type BufferView, operand, OperandPool } from "./operand.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import { type DecoderSpec, presentProjections } from "../../spec/decoder.ts";
 import { candidateTiles, measuredSide, type Product, productKey, type Tile, tileName } from "./variants.ts";
-import { headDtype, presentProjections, storedShape } from "../weights.ts";
+import { headDtype, storedShape } from "../weights.ts";
 
 /** Seconds of one run of a plan that holds the product with a tile; the least of some calls counts. */
 export type Measure = (plan: Plan, product: Product, tile: Tile) => Promise<number>;

@@ -1,5 +1,6 @@
 // The numbers that change from step to step, as kernels/state.wgsl declares them. Owns their order; refuses to decide their values.
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 
 /** See kernels/state.wgsl. */
 export interface StepState {

@@ -1,6 +1,6 @@
 // Σ|W ∘ dL/dW| of a frozen matrix by row and by column. Owns how dL/dW is formed, a chunk of rows at a time; refuses to know what is projected.
 import { type NormLanes, weightTermColumns, weightTermRows } from "../../../kernels/mod.ts";
-import type { DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type BufferSlice, type Plan, u32 } from "../../gpu/plan.ts";
 import { type BufferView, type OperandPool, recordMatmul } from "../products/linear.ts";

@@ -1,5 +1,5 @@
 // What each allocation of a run is for. Owns the parts of a memory plan and the way from labels to them; refuses to allocate.
-import type { MemoryUse } from "../../gpu/device.ts";
+import type { MemoryUse } from "../../gpu/types.ts";
 
 /** A part of a memory plan; {@link MEMORY_PARTS} says what each is. */
 export type MemoryPart =

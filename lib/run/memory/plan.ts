@@ -1,14 +1,15 @@
 // How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
 import { CompressoError, type ErrorParts } from "../../core/errors.ts";
-import type { Device, DeviceLimits, MemoryUse } from "../../gpu/device.ts";
+import type { DeviceLimits, MemoryUse } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../gpu/dry.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import { type LoraConfig, loraModules, type LoraWeights } from "../../nn/lora.ts";
+import { type LoraConfig, loraModules, type LoraWeights } from "../../spec/lora.ts";
 import type { MatrixDtype } from "../../nn/products/matrix.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
-import type { Layout } from "../../slice/layouts.ts";
+import type { Layout } from "../../units/layout.ts";
 import { tableOf } from "../../units/uniform.ts";
 import type { UnitKind, UnitRules, UnitTable } from "../../units/units.ts";
 import type { Batch } from "../../data/batches.ts";

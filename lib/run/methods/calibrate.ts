@@ -1,5 +1,6 @@
 // Statistics of a model's activations on calibration data. Owns the forward passes and the buffers that gather them; refuses to score units.
-import type { Device, DeviceBuffer } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
+import type { Device } from "../../gpu/device.ts";
 import type { ObservedInput } from "../../nn/decoder.ts";
 import { headStride, strideOf } from "../../nn/padding.ts";
 import { partialFloats, recordColumnStats, rowBlocks } from "../../nn/ops.ts";

@@ -1,6 +1,6 @@
 // The sparsity constraint that is not met: expected against target while masks are learned, hard against target and against expected at the end. Owns both tolerances; refuses to correct.
 import { GRADUAL_EVERY } from "../../masks/gradual.ts";
-import type { Layout } from "../../slice/layouts.ts";
+import type { Layout } from "../../units/layout.ts";
 import type { RecordView } from "../../schedule/definition.ts";
 import { isSingleGroup } from "../../units/uniform.ts";
 import { type UnitTable } from "../../units/units.ts";

@@ -1,5 +1,6 @@
 // Which tensor brought in a number that is not finite. Owns the search, from the base model to gradients; refuses to go back to the step.
-import { type LoraWeights, unpackLora } from "../../nn/lora.ts";
+import { type LoraWeights } from "../../spec/lora.ts";
+import { unpackLora } from "../../nn/lora.ts";
 import { packMasks } from "../../nn/mask_slots.ts";
 import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import type { StepState } from "../../nn/train/step_state.ts";

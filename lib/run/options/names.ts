@@ -1,6 +1,6 @@
 // Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and what each is; refuses ranges and words.
 import { checkNames, type NamesOf, type OptionNames } from "../../core/check_options.ts";
-import type { LoraConfig } from "../../nn/lora.ts";
+import type { LoraConfig } from "../../spec/lora.ts";
 import { RULE_NAMES } from "../../units/rules.ts";
 import type { RunHooks } from "../hooks.ts";
 import type { MemoryOptions } from "../memory/plan.ts";

@@ -8,7 +8,7 @@ import { LAMBDA_RULES } from "../../masks/lambda_rule.ts";
 import { START_RULES } from "../../masks/start.ts";
 import { checkLayout, checkSizeFile } from "../../slice/export_options.ts";
 import { UNIT_KINDS, type UnitKind } from "../../units/units.ts";
-import { isObject } from "../../text/tokenizer_json.ts";
+import { isObject } from "../../core/guards.ts";
 import { isOneShot, METHODS } from "../methods/names.ts";
 import type { PruneOptions } from "./options.ts";
 import type { WantedSize } from "../size_goal.ts";

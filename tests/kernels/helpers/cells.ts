@@ -1,7 +1,8 @@
 // Stored matrices in kernel tests: values, layout and the one comparison. Owns the rule that every stored cell is checked, padding
 // included; refuses to know kernels.
 import assert from "node:assert/strict";
-import type { Device, DeviceBuffer } from "../../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../../lib/gpu/types.ts";
+import type { Device } from "../../../lib/gpu/device.ts";
 import { paddedRows, strideOf } from "../../../lib/nn/padding.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
 

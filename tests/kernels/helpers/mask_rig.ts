@@ -1,5 +1,6 @@
 // Masks on the GPU in kernel tests: a learner with its slots, and the f64 oracle of hard concrete and expected size. Owns one step; refuses assertions.
-import type { Device, DeviceBuffer } from "../../../lib/gpu/device.ts";
+import type { DeviceBuffer } from "../../../lib/gpu/types.ts";
+import type { Device } from "../../../lib/gpu/device.ts";
 import { Plan } from "../../../lib/gpu/plan.ts";
 import { createMaskSlots, type MaskSlots } from "../../../lib/nn/mask_slots.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";

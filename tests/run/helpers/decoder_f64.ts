@@ -2,7 +2,7 @@
 // Owns the plain definition; refuses batches and padding.
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
-import { ropeFrequencies } from "../../../lib/nn/rope.ts";
+import { ropeFrequencies } from "../../../lib/spec/rope.ts";
 import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, tensorShapes } from "../../../lib/spec/decoder.ts";
 
 /** A row of f64 values for each token. */

@@ -1,0 +1,13 @@
+// A kernel as text with its bindings.
+
+/** How a kernel sees a binding of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are read. */
+export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";
+
+/** WGSL of one kernel, entry point `main`. */
+export interface KernelSource {
+  readonly name: string;
+  readonly code: string;
+  readonly bindings: readonly Binding[];
+  /** Whether it needs a device with subgroups. */
+  readonly usesSubgroups?: boolean;
+}

@@ -1,0 +1,105 @@
+// The order of the folders, and how many files may import each other.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, normalize, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
+
+/** A folder imports only from itself and from folders above it in this list. docs/design/architecture.md shows the same list. */
+const ORDER = [
+  "kernels",
+  "lib/core",
+  "lib/compat",
+  "lib/files",
+  "lib/text",
+  "lib/spec",
+  "lib/formats",
+  "lib/data",
+  "lib/gpu",
+  "lib/nn",
+  "lib/units",
+  "lib/masks",
+  "lib/model",
+  "lib/slice",
+  "lib/generate",
+  "lib/eval",
+  "lib/schedule",
+  "lib/run",
+  "lib/report",
+  "lib/experiment",
+  "lib/serve",
+  "lib/bench",
+  "mod.ts",
+  "cli",
+];
+
+/** Most files that may import each other in a circle, type imports included. */
+const MOST_IN_RING = 39;
+
+/** What each source file imports, by paths from the root. */
+const IMPORTS = new Map(sources().map((file) => [file, importsOf(file)]));
+
+function sources(): string[] {
+  const below = ["kernels", "lib", "cli"].flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" }).map((name) => `${folder}/${name}`)
+  );
+  return ["mod.ts", ...below].map((name) => name.replaceAll("\\", "/")).filter((name) => name.endsWith(".ts"));
+}
+
+/** Imports and re-exports of a file, without those in comments and template strings of generated code. */
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(ROOT, file), "utf8");
+  const found = text.matchAll(/^(?:import|export) (?:type )?(?:[\w*][^;"`]*|\{[^}]*\}) from "(\.[^"]+\.ts)"/gm);
+  return [...found].map(([, path = ""]) =>
+    relative(ROOT, normalize(join(ROOT, dirname(file), path))).replaceAll("\\", "/")
+  );
+}
+
+function roomOf(file: string): string {
+  const [top = "", second = ""] = file.split("/");
+  return top === "lib" ? `lib/${second}` : top;
+}
+
+/** Groups of files of which each reaches every other by imports (Tarjan 1972), largest first; single files are left out. */
+function rings(): string[][] {
+  const index = new Map<string, number>(),
+    low = new Map<string, number>(),
+    stack: string[] = [],
+    found: string[][] = [];
+  const visit = (file: string): void => {
+    index.set(file, index.size);
+    low.set(file, index.get(file) ?? 0);
+    stack.push(file);
+    for (const next of IMPORTS.get(file) ?? []) {
+      if (!index.has(next)) visit(next);
+      else if (!stack.includes(next)) continue;
+      low.set(file, Math.min(low.get(file) ?? 0, low.get(next) ?? 0));
+    }
+    if (low.get(file) !== index.get(file)) return;
+    const ring = stack.splice(stack.indexOf(file));
+    if (ring.length > 1) found.push(ring.sort());
+  };
+  for (const file of IMPORTS.keys()) if (!index.has(file)) visit(file);
+  return found.sort((a, b) => b.length - a.length);
+}
+
+Deno.test("every folder of source stands in the order, and imports only folders above it", () => {
+  const wrong = [...IMPORTS].flatMap(([file, targets]) => {
+    const own = ORDER.indexOf(roomOf(file));
+    if (own < 0) return [`${file}: its folder has no place in the order`];
+    return targets.filter((target) => ORDER.indexOf(roomOf(target)) > own).map((target) => `${file} imports ${target}`);
+  });
+  assert.deepEqual(wrong, []);
+});
+
+Deno.test("imports are found: the command line reaches the library, and the library its kernels", () => {
+  const rooms = (from: string): Set<string> =>
+    new Set([...IMPORTS].filter(([file]) => roomOf(file) === from).flatMap(([, targets]) => targets.map(roomOf)));
+  assert.ok(rooms("cli").has("lib/run") && rooms("lib/nn").has("kernels"));
+});
+
+Deno.test("no large ring of files imports each other, by types either", () => {
+  const large = rings().filter((ring) => ring.length > MOST_IN_RING);
+  assert.deepEqual(large, []);
+});

@@ -139,7 +139,7 @@ function encode(
   { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
 ): Encoded {
   checkPromptText(prompt);
-  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
+  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what" | "option">>): never => {
     throw new CompressoError(code, { what: "cannot measure perplexity over rows", ...parts });
   };
   if (!Number.isInteger(seq) || seq < 2 || seq > spec.maxPosition) {

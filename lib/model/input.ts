@@ -63,7 +63,7 @@ export function checkNext(
   next: ArrayLike<number>,
   { top, vocab }: { readonly top: number; readonly vocab: number },
 ): void {
-  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what">>): never => {
+  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what" | "option">>): never => {
     throw new CompressoError(code, { what: "cannot ask for log-probabilities", ...parts });
   };
   if (next.length !== tokens.length) {

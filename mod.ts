@@ -198,7 +198,7 @@ export { AlarmError } from "./lib/run/monitors/judge.ts";
 export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/options/presets.ts";
 export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/eval/perplexity.ts";
-export { compress, type CompressOptions } from "./lib/run/pipeline.ts";
+export { pruneToFolder, type PruneToFolderOptions } from "./lib/run/prune_to_folder.ts";
 export type { PreparedRun, PruneResult, PruneRun } from "./lib/run/prune_result.ts";
 export type { RunChange } from "./lib/run/checkpoint.ts";
 export type { Stage, StepRecord } from "./lib/run/records.ts";

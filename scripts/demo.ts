@@ -2,7 +2,6 @@
 import { join } from "node:path";
 import {
   COLLABORATIVE_PROMPT,
-  compress,
   demoData,
   encodeChoices,
   generateText,
@@ -11,6 +10,7 @@ import {
   magnitudeScores,
   type Model,
   openDevice,
+  pruneToFolder,
   rankWithin,
   readRows,
   scoreChoices,
@@ -77,7 +77,7 @@ async function demo(out: string): Promise<void> {
 
   // Compresso: fine-tune, prune under a cubic schedule, fine-tune.
   const { rows } = await readRows(demoData("train"));
-  const summary = await compress(dense, {
+  const summary = await pruneToFolder(dense, {
     rows,
     sparsity: SPARSITY,
     steps: 80,

@@ -6,7 +6,7 @@ import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ToldAlarms } from "../run/monitors/told.ts";
-import { compress } from "../run/pipeline.ts";
+import { pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
@@ -55,7 +55,7 @@ export async function pruneCell(
   const tell = (alarms: readonly Alarm[]): void => {
     for (const alarm of told.fresh(alarms)) events.onAlarm?.(alarm);
   };
-  const { alarms } = await compress(model, {
+  const { alarms } = await pruneToFolder(model, {
     ...prune,
     ...rows,
     calibration: calibration?.rows ?? "none",

@@ -71,7 +71,7 @@ export class RecordFile implements Disposable {
 }
 
 /**
- * The text of a file with these records; null where it has them already, as `compress` writes them while the run goes on. Those of a resumed run
+ * The text of a file with these records; null where it has them already, as `pruneToFolder` writes them while the run goes on. Those of a resumed run
  * follow what stands there, as far as its last record is among `before`, the last ones of the run before it was resumed: some may be lost. Throws
  * `CompressoError("input")` where another run's stand there and not `replace`.
  */

@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import {
   type Alarm,
-  compress,
   defineSchedule,
   loadModel,
   loadModelFrom,
@@ -12,6 +11,7 @@ import {
   prune,
   type PruneOptions,
   type PruneResult,
+  pruneToFolder,
   type RunHandle,
   type StepRecord,
   type WeightSource,
@@ -120,7 +120,7 @@ Deno.test("a loss that runs away leads back with halved rates; the files show th
       const rates = { lora: 0.1 };
       const run = async (name: string, stopAt: number | null, resume = false): Promise<StepRecord[]> => {
         const controller = new AbortController(), seen: StepRecord[] = [];
-        const work = compress(model, {
+        const work = pruneToFolder(model, {
           ...BASE,
           rates,
           out: `${folder}/${name}`,

@@ -2,14 +2,14 @@
 import assert from "node:assert/strict";
 import {
   CALIBRATION_SEQUENCES,
-  compress,
   CompressoError,
-  type CompressOptions,
   demoData,
   loadModelFrom,
   type Method,
   type Model,
   type PruneOptions,
+  pruneToFolder,
+  type PruneToFolderOptions,
   readRows,
   type Row,
   type RunHooks,
@@ -145,7 +145,7 @@ Deno.test("what became of calibration rows in reading is a part of the report, a
     const message = /cannot use calibrationReading.*none are given/;
     await assert.rejects(drive(model, { calibrationReading }), message);
     const out = await Deno.makeTempDir();
-    await assert.rejects(compress(model, { ...BASE, out, calibration: "own", calibrationReading }), message);
+    await assert.rejects(pruneToFolder(model, { ...BASE, out, calibration: "own", calibrationReading }), message);
     assert.deepEqual([...Deno.readDirSync(out)], []);
     await Deno.remove(out);
   });
@@ -183,26 +183,26 @@ Deno.test("calibration rows are refused where nothing would look at them, and ot
   });
 });
 
-Deno.test("compress lets the model write its own calibration texts into the folder, and a resumed run reads them", async () => {
+Deno.test("pruneToFolder lets the model write its own calibration texts into the folder, and a resumed run reads them", async () => {
   await inFolder(async ({ model, begin, weightsOf, textsOf }) => {
     const controller = new AbortController(), told: number[] = [];
-    await compress(model, { ...begin("own"), calibration: "own", onCalibration: (share) => told.push(share) });
+    await pruneToFolder(model, { ...begin("own"), calibration: "own", onCalibration: (share) => told.push(share) });
     assert.ok(told.length > 10 && told.at(-1) === 1, told.join());
     assert.deepEqual(told, told.toSorted((a, b) => a - b));
     const texts = await textsOf("own");
     // A third of the sequences of the run: 5 steps of 2.
     assert.equal(texts?.length, 4);
     // Given as rows they are the same, and so they are what a run does that says nothing.
-    await compress(model, { ...begin("rows"), calibration: texts ?? [] });
+    await pruneToFolder(model, { ...begin("rows"), calibration: texts ?? [] });
     assert.ok(await weightsOf("rows") === await weightsOf("own"), "the same weights");
-    await compress(model, begin("default"));
+    await pruneToFolder(model, begin("default"));
     assert.deepEqual(await textsOf("default"), texts);
     assert.ok(await weightsOf("default") === await weightsOf("own"), "by default the same weights");
-    await compress(model, { ...begin("none"), calibration: "none" });
+    await pruneToFolder(model, { ...begin("none"), calibration: "none" });
     assert.ok(await weightsOf("none") !== await weightsOf("own"), "other weights");
     const { signal } = controller;
     await assert.rejects(
-      compress(model, {
+      pruneToFolder(model, {
         ...begin("stopped"),
         signal,
         onRecord: ({ step }) => step === 2 ? controller.abort(new Error("enough")) : undefined,
@@ -211,43 +211,43 @@ Deno.test("compress lets the model write its own calibration texts into the fold
     );
     const again: number[] = [];
     const resumed = { ...begin("stopped"), resume: true } as const;
-    await compress(model, { ...resumed, onCalibration: (share) => again.push(share) });
+    await pruneToFolder(model, { ...resumed, onCalibration: (share) => again.push(share) });
     assert.deepEqual(again, [], "nothing is written anew");
     assert.ok(await weightsOf("stopped") === await weightsOf("own"), "the same bits as a run never stopped");
     // One that began without any is refused before the model writes.
     const plain = { ...begin("plain"), calibration: "none" } as const, stop = new AbortController();
     const onRecord = (): void => stop.abort(new Error("enough"));
-    await assert.rejects(compress(model, { ...plain, signal: stop.signal, onRecord }), /enough/);
+    await assert.rejects(pruneToFolder(model, { ...plain, signal: stop.signal, onRecord }), /enough/);
     const late: number[] = [], onCalibration = (share: number): void => void late.push(share);
     await assert.rejects(
-      compress(model, { ...plain, resume: true, calibration: "own", onCalibration }),
+      pruneToFolder(model, { ...plain, resume: true, calibration: "own", onCalibration }),
       /calibration: not given then, texts/,
     );
     assert.deepEqual(late, []);
     // What the run refuses is refused before anything is written.
     const refused: number[] = [];
     const bad = { ...begin("bad"), batch: 0, onCalibration: (share: number) => refused.push(share) };
-    await assert.rejects(compress(model, bad), /--batch 0/);
+    await assert.rejects(pruneToFolder(model, bad), /--batch 0/);
     assert.deepEqual(refused, []);
   });
 });
 
 Deno.test("the model writes no calibration where nothing would look at it, and where a resumed run began without", async () => {
   await inFolder(async ({ model, begin, textsOf }) => {
-    const without: Readonly<Record<string, Partial<CompressOptions>>> = {
+    const without: Readonly<Record<string, Partial<PruneToFolderOptions>>> = {
       gradual: { method: "gradual" },
       flap: { method: "flap" },
       paper: { preset: "paper" },
       prior: { rates: { prior: 0 } },
     };
     for (const [name, options] of Object.entries(without)) {
-      await compress(model, { ...begin(name), ...options });
+      await pruneToFolder(model, { ...begin(name), ...options });
       assert.equal(await textsOf(name), null, name);
     }
     const controller = new AbortController(), { signal } = controller;
     const stopped = { ...begin("stopped"), signal, onRecord: () => controller.abort(new Error("enough")) };
-    await assert.rejects(compress(model, { ...stopped, calibration: "none" }), /enough/);
-    await compress(model, { ...begin("stopped"), resume: true });
+    await assert.rejects(pruneToFolder(model, { ...stopped, calibration: "none" }), /enough/);
+    await pruneToFolder(model, { ...begin("stopped"), resume: true });
     assert.equal(await textsOf("stopped"), null);
   });
 });
@@ -256,16 +256,16 @@ Deno.test("writing calibration takes no more memory than the run, and says where
   await inFolder(async ({ model, begin }) => {
     const { device, spec } = model, wide = { ...begin("peak"), seq: 96, batch: 1 };
     let writing = 0;
-    await compress(model, { ...wide, onCalibration: () => writing = Math.max(writing, device.bytes) });
+    await pruneToFolder(model, { ...wide, onCalibration: () => writing = Math.max(writing, device.bytes) });
     const peak = device.peakBytes;
     assert.ok(writing > 0 && writing < peak, `${writing} of ${peak}`);
     const eosIds = Array.from({ length: spec.vocab }, (_, id) => id), { source, tokenizer } = model;
     using silent = await loadModelFrom({ ...source, spec: { ...spec, eosIds } }, { device, tokenizer });
     await assert.rejects(
-      compress(silent, begin("silent")),
+      pruneToFolder(silent, begin("silent")),
       /ended each text at once, or wrote blanks alone; fix: give texts with --calibration FILE, or none/,
     );
-    await compress(silent, { ...begin("silent"), calibration: "none" });
+    await pruneToFolder(silent, { ...begin("silent"), calibration: "none" });
   });
 });
 
@@ -274,7 +274,7 @@ async function inFolder(
   work: (
     tools: {
       readonly model: Model;
-      readonly begin: (name: string) => CompressOptions;
+      readonly begin: (name: string) => PruneToFolderOptions;
       readonly weightsOf: (name: string) => Promise<string>;
       /** The texts that the model wrote for a run; null where it wrote none. */
       readonly textsOf: (name: string) => Promise<readonly Row[] | null>;

@@ -1,6 +1,6 @@
 // What a run is told of its checkpoint and cannot use: facts by names of its own, and what may differ from a file that is not there. On the demo model.
 import assert from "node:assert/strict";
-import { compress, CompressoError, prune, type PruneOptions } from "../../mod.ts";
+import { CompressoError, prune, type PruneOptions, pruneToFolder } from "../../mod.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options/options.ts";
@@ -47,7 +47,7 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
         assert.throws(() => prune(model, { ...SHORT, checkpoint: { path, every: 1, identity } }), isUsage(name));
       }
       await assert.rejects(
-        compress(model, { ...SHORT, out: `${folder}/run`, identity: { rates: 1 } }),
+        pruneToFolder(model, { ...SHORT, out: `${folder}/run`, identity: { rates: 1 } }),
         isUsage("rates"),
       );
     });

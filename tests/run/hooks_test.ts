@@ -1,6 +1,13 @@
 // Hooks where a run breaks, and around its files: of which state their handle is, what is in the folder, and that a run waits for what it calls. On the demo model.
 import assert from "node:assert/strict";
-import { compress, type CompressOptions, prune, type RunHandle, type RunHooks, type StepRecord } from "../../mod.ts";
+import {
+  prune,
+  pruneToFolder,
+  type PruneToFolderOptions,
+  type RunHandle,
+  type RunHooks,
+  type StepRecord,
+} from "../../mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
@@ -87,14 +94,14 @@ Deno.test("a run waits for what its caller does at its start and with each recor
         if (fails) throw new Error(`${text} failed`);
         told.push(`${text} ends`);
       };
-      const options: CompressOptions = { ...SHORT, out: `${folder}/run`, calibration: "none" };
+      const options: PruneToFolderOptions = { ...SHORT, out: `${folder}/run`, calibration: "none" };
       const onStart = (): Promise<void> => later("start", false);
       const onRecord = ({ step }: StepRecord): Promise<void> => later(`record ${step}`, step === 2);
-      await assert.rejects(compress(model, { ...options, onStart, onRecord }), /record 2 failed/);
+      await assert.rejects(pruneToFolder(model, { ...options, onStart, onRecord }), /record 2 failed/);
       const records = ["record 1 begins", "record 1 ends", "record 2 begins"];
       assert.deepEqual(told, ["start begins", "start ends", ...records]);
       const failing = { ...options, out: `${folder}/other`, onRecord, onStart: () => later("start", true) };
-      await assert.rejects(compress(model, failing), /start failed/);
+      await assert.rejects(pruneToFolder(model, failing), /start failed/);
       assert.deepEqual(told.slice(5), ["start begins"]);
     });
   });

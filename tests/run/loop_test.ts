@@ -1,12 +1,12 @@
 // The loop of a run: hooks reach into it, methods choose units, and an interrupted run ends with the same bits. On the demo model.
 import assert from "node:assert/strict";
 import {
-  compress,
   CompressoError,
   defineSchedule,
   hardSparsity,
   prune,
   type PruneResult,
+  pruneToFolder,
   type Ranking,
   type RunHandle,
   type RunHooks,
@@ -24,7 +24,7 @@ Deno.test("a resumed run whose records were lost in part, broken or not copied g
       const out = await Deno.makeTempDir(), path = `${out}/records.jsonl`;
       const run = async (resume: boolean, stopAt: number | null): Promise<void> => {
         const controller = new AbortController();
-        await compress(model, {
+        await pruneToFolder(model, {
           ...{ ...BASE, out, resume, checkpointEvery: 1000, export: { formats: ["hf"] }, signal: controller.signal },
           onRecord: ({ step }) => {
             if (step === stopAt) controller.abort(new Error("enough"));
@@ -48,7 +48,7 @@ Deno.test("a run of a program in the folder of an earlier one is refused before 
     const out = await Deno.makeTempDir(), files = ["records.jsonl", "run.json"];
     for (const name of files) await Deno.writeTextFile(`${out}/${name}`, "earlier\n");
     const onRecord = (): void => assert.fail("a step was done");
-    await assert.rejects(compress(model, { ...BASE, out, onRecord }), /no earlier run; got: it holds run\.json/);
+    await assert.rejects(pruneToFolder(model, { ...BASE, out, onRecord }), /no earlier run; got: it holds run\.json/);
     for (const name of files) assert.equal(await Deno.readTextFile(`${out}/${name}`), "earlier\n");
     await Deno.remove(out, { recursive: true });
   });

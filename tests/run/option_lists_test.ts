@@ -1,5 +1,5 @@
 // Options that are lists, or parts of one another, as programs without types give them: refused by rule, not by JavaScript.
-import { compress, loadModelFrom, selectUnits, sliceLora, unitTable } from "../../mod.ts";
+import { loadModelFrom, pruneToFolder, selectUnits, sliceLora, unitTable } from "../../mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
 import { resolveOptions } from "../../lib/run/options/options.ts";
@@ -39,6 +39,6 @@ Deno.test("a list that is given in another form is refused, and parts of two siz
   refuses(() => Reflect.apply(sliceLora, null, [spec, { masks: {} }]), "usage", /cannot slice LoRA/);
   using device = openDryDevice({ isCpu: true });
   using model = await loadModelFrom(randomSource(SPEC), { device });
-  const work = Reflect.apply(compress, null, [model, { ...BASE, out: "nowhere", calibration: "texts.jsonl" }]);
+  const work = Reflect.apply(pruneToFolder, null, [model, { ...BASE, out: "nowhere", calibration: "texts.jsonl" }]);
   await rejectsWith(work, "usage", /cannot calibrate on this; .*got: texts\.jsonl/);
 });

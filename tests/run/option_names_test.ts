@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import {
   benchModels,
-  compress,
   createChat,
   demoData,
   describeAdapter,
@@ -19,6 +18,7 @@ import {
   perplexity,
   planMemory,
   prune,
+  pruneToFolder,
   readRows,
   renderReport,
   rowPerplexity,
@@ -187,7 +187,7 @@ Deno.test("a word that an option does not have is shown beside those that it has
   for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
 });
 
-Deno.test("prune, compress and a memory plan refuse what they do not know, before anything is written", async () => {
+Deno.test("prune, pruneToFolder and a memory plan refuse what they do not know, before anything is written", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const stray = { ...BASE, algin: 32 };
@@ -202,7 +202,7 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`,
       refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-        [{ algin: 32 }, /'algin'; expected: options of compress are rows, .*out/],
+        [{ algin: 32 }, /'algin'; expected: options of pruneToFolder are rows, .*out/],
         [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
         [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
         [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
@@ -224,7 +224,7 @@ Deno.test("prune, compress and a memory plan refuse what they do not know, befor
       ];
     for (const [options, said] of refused) {
       const given = { ...BASE, calibration: "none", out, ...options } as const;
-      await rejectsWith(compress(model, given), "usage", said);
+      await rejectsWith(pruneToFolder(model, given), "usage", said);
     }
     await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
   });

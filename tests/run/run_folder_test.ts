@@ -1,6 +1,13 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
-import { compress, CompressoError, type CompressOptions, loadModelFrom, type Model, prune } from "../../mod.ts";
+import {
+  CompressoError,
+  loadModelFrom,
+  type Model,
+  prune,
+  pruneToFolder,
+  type PruneToFolderOptions,
+} from "../../mod.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { writeSafetensors } from "../../lib/formats/safetensors/write.ts";
@@ -30,18 +37,20 @@ async function stopped(model: Model, out: string): Promise<void> {
   const controller = new AbortController(), { signal } = controller;
   const onRecord = ({ step }: { readonly step: number }): void =>
     step === 2 ? controller.abort(new Error("enough")) : undefined;
-  await assert.rejects(compress(model, { ...SHORT, out, signal, onRecord }), /enough/);
+  await assert.rejects(pruneToFolder(model, { ...SHORT, out, signal, onRecord }), /enough/);
 }
 
 Deno.test("a second run in the folder of one that goes on is refused, however it is to begin, and the first one ends as it would", async () => {
   await withFolder(async ({ model, out }) => {
-    const others: Partial<CompressOptions>[] = [{}, { resume: true }, { export: { formats: ["hf"], replace: true } }];
+    const others: Partial<PruneToFolderOptions>[] = [{}, { resume: true }, {
+      export: { formats: ["hf"], replace: true },
+    }];
     const tried: Promise<void>[] = [];
     const onRecord = ({ step }: { readonly step: number }): void => {
       if (step !== 2) return;
       for (const other of others) {
         const onReady = (): Promise<void> => assert.fail("it would have begun");
-        const second = compress(model, { ...SHORT, out, seed: 5, ...other, onReady });
+        const second = pruneToFolder(model, { ...SHORT, out, seed: 5, ...other, onReady });
         tried.push(assert.rejects(second, (error) => {
           assert.ok(error instanceof CompressoError);
           assert.deepEqual([error.code, error.parts.value], ["usage", "another one writes to it"]);
@@ -51,7 +60,7 @@ Deno.test("a second run in the folder of one that goes on is refused, however it
     };
     // Hooks wait for those that are tried, so that all of this is in the midst of the run.
     const afterStage = async (): Promise<void> => void await Promise.all(tried);
-    const summary = await compress(model, { ...SHORT, out, checkpointEvery: 1, onRecord, hooks: { afterStage } });
+    const summary = await pruneToFolder(model, { ...SHORT, out, checkpointEvery: 1, onRecord, hooks: { afterStage } });
     assert.equal(tried.length, others.length);
     await Promise.all(tried);
     assert.equal(summary.options.seed, 1);
@@ -62,7 +71,7 @@ Deno.test("a second run in the folder of one that goes on is refused, however it
 Deno.test("run.json tells what is left and what the files hold, with the zeros of the layout padded", async () => {
   await withFolder(async ({ model, out }) => {
     const options = { ...SHORT, units: ["ffn"], layout: "padded", lora: { targets: ["q"] }, out } as const;
-    const { parameters, writtenParameters, layers } = await compress(model, options);
+    const { parameters, writtenParameters, layers } = await pruneToFolder(model, options);
     const least = Math.min(...layers.map(({ ffn }) => ffn)), most = Math.max(...layers.map(({ ffn }) => ffn));
     assert.ok(least < most, "all layers were cut alike");
     const zeros = layers.reduce((sum, { ffn }) => sum + (most - ffn) * 3 * model.spec.hidden, 0);
@@ -74,7 +83,7 @@ Deno.test("run.json tells what is left and what the files hold, with the zeros o
 Deno.test("of two runs that begin at once in a folder one goes on", async () => {
   await withFolder(async ({ model, out }) => {
     const ends = await Promise.allSettled(
-      [1, 2].map((seed) => compress(model, { ...SHORT, out: `${out}/new`, seed })),
+      [1, 2].map((seed) => pruneToFolder(model, { ...SHORT, out: `${out}/new`, seed })),
     );
     const reasons = ends.flatMap((end) => end.status === "rejected" ? [String(end.reason)] : []);
     assert.equal(reasons.length, 1, reasons.join(", "));
@@ -97,7 +106,7 @@ Deno.test("a run removes what one that was killed has left of its files, and not
     ) {
       await Deno.writeTextFile(`${out}/${name}`, "");
     }
-    await compress(model, { ...SHORT, out, resume: true });
+    await pruneToFolder(model, { ...SHORT, out, resume: true });
     assert.deepEqual(await names(out), ["calibration.jsonl", "model", "my.tmp-00000000", "records.jsonl", "run.json"]);
   });
 });
@@ -115,11 +124,11 @@ Deno.test("a checkpoint of a model of other weights is refused, also where shape
       tokenizer,
     });
     const resumed = { ...SHORT, out, resume: true } as const;
-    await assert.rejects(compress(other, resumed), (error) => {
+    await assert.rejects(pruneToFolder(other, resumed), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "mismatch");
       return /^weights: \w+ then, \w+ now$/.test(error.parts.value ?? "");
     });
-    assert.equal((await compress(model, resumed)).options.seed, 1);
+    assert.equal((await pruneToFolder(model, resumed)).options.seed, 1);
   });
 });
 
@@ -128,11 +137,11 @@ Deno.test("a run whose files stand there, but whose end could not be written, is
     const afterExport = (): void => {
       throw new Error("the disk is full");
     };
-    await assert.rejects(compress(model, { ...SHORT, out, hooks: { afterExport } }), /the disk is full/);
+    await assert.rejects(pruneToFolder(model, { ...SHORT, out, hooks: { afterExport } }), /the disk is full/);
     assert.ok((await names(out)).includes(CHECKPOINT_FILE));
     const files = { ...SHORT, out, resume: true };
-    await assert.rejects(compress(model, { ...files, export: { formats: ["hf"], replace: false } }), /model/);
-    await compress(model, files);
+    await assert.rejects(pruneToFolder(model, { ...files, export: { formats: ["hf"], replace: false } }), /model/);
+    await pruneToFolder(model, files);
     assert.deepEqual(await names(out), ["calibration.jsonl", "model", "records.jsonl", "run.json"]);
   });
 });
@@ -141,10 +150,13 @@ Deno.test("a run that replaces another one and dies before its first checkpoint 
   await withFolder(async ({ model, out }) => {
     await stopped(model, out);
     const dies = { hooks: { beforeStep: () => assert.fail("it dies") } };
-    await assert.rejects(compress(model, { ...SHORT, out, seed: 5, export: { replace: true }, ...dies }), /it dies/);
+    await assert.rejects(
+      pruneToFolder(model, { ...SHORT, out, seed: 5, export: { replace: true }, ...dies }),
+      /it dies/,
+    );
     assert.deepEqual(await names(out), ["calibration.jsonl", "records.jsonl"]);
-    await assert.rejects(compress(model, { ...SHORT, out, resume: true }), /the folder holds checkpoint/);
-    assert.equal((await compress(model, { ...SHORT, out })).options.seed, 1);
+    await assert.rejects(pruneToFolder(model, { ...SHORT, out, resume: true }), /the folder holds checkpoint/);
+    assert.equal((await pruneToFolder(model, { ...SHORT, out })).options.seed, 1);
   });
 });
 
@@ -152,7 +164,7 @@ Deno.test("a number of steps between checkpoints that is none is refused", async
   await withFolder(async ({ model, out }) => {
     for (const checkpointEvery of [-1, 0.5, NaN]) {
       const rule = /a whole number of steps/;
-      await assert.rejects(compress(model, { ...SHORT, out, checkpointEvery }), rule, String(checkpointEvery));
+      await assert.rejects(pruneToFolder(model, { ...SHORT, out, checkpointEvery }), rule, String(checkpointEvery));
     }
   });
 });
@@ -161,13 +173,13 @@ Deno.test("what may differ is refused where no run is resumed, whatever its name
   await withFolder(async ({ model, out }) => {
     for (const mayDiffer of [["schedule"], ["sedule"]]) {
       await assert.rejects(
-        compress(model, { ...SHORT, out, mayDiffer }),
+        pruneToFolder(model, { ...SHORT, out, mayDiffer }),
         /cannot use mayDiffer; .*with resume; got: s/,
       );
       const checkpoint = { path: `${out}/checkpoint.safetensors`, every: 1, mayDiffer };
       assert.throws(() => prune(model, { ...BASE, checkpoint }), /cannot use mayDiffer; .*got: s/);
     }
-    await compress(model, { ...SHORT, out, mayDiffer: [] });
+    await pruneToFolder(model, { ...SHORT, out, mayDiffer: [] });
   });
 });
 
@@ -215,7 +227,7 @@ Deno.test("a checkpoint that is broken is refused with a fix that works, whateve
     await Deno.remove(`${out}/other`);
     for (const [index, [bytes, told]] of cases.entries()) {
       await Deno.writeFile(path, bytes);
-      await assert.rejects(compress(model, { ...SHORT, out, resume: true }), (error) => {
+      await assert.rejects(pruneToFolder(model, { ...SHORT, out, resume: true }), (error) => {
         assert.ok(error instanceof CompressoError, `case ${index}: ${error}`);
         assert.equal(error.code, "input");
         assert.match(error.message, /cannot read the checkpoint/);
@@ -225,7 +237,7 @@ Deno.test("a checkpoint that is broken is refused with a fix that works, whateve
       });
     }
     await Deno.writeFile(path, whole);
-    assert.equal((await compress(model, { ...SHORT, out, resume: true })).alarms.length, 0);
+    assert.equal((await pruneToFolder(model, { ...SHORT, out, resume: true })).alarms.length, 0);
   });
 });
 
@@ -234,7 +246,7 @@ Deno.test("a model that a crash put aside is an earlier run's, and is refused be
     await Deno.mkdir(`${out}/model.old-0123abcd`);
     await Deno.writeTextFile(`${out}/model.old-0123abcd/config.json`, "{}");
     const onRecord = (): void => assert.fail("a step was done");
-    await assert.rejects(compress(model, { ...SHORT, out, calibration: "none", onRecord }), /model/);
+    await assert.rejects(pruneToFolder(model, { ...SHORT, out, calibration: "none", onRecord }), /model/);
     assert.ok((await names(out)).includes("model"), "it is back in its place");
   });
 });
@@ -245,7 +257,7 @@ Deno.test("a checkpoint that is a link is written and removed where it leads, an
     await Deno.symlink("disk/state", `${out}/${CHECKPOINT_FILE}`);
     const seen: string[][] = [];
     const onRecord = async (): Promise<void> => void seen.push(await names(`${out}/disk`));
-    await compress(model, { ...SHORT, out, calibration: "none", checkpointEvery: 1, onRecord });
+    await pruneToFolder(model, { ...SHORT, out, calibration: "none", checkpointEvery: 1, onRecord });
     assert.deepEqual([seen.at(-1), await names(`${out}/disk`)], [["state"], []]);
     assert.ok((await Deno.lstat(`${out}/${CHECKPOINT_FILE}`)).isSymlink);
   });

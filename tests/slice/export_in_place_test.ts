@@ -1,11 +1,11 @@
 // Exports into the folder of the model that they read, and exports that fail after the first file: all is read before anything is replaced.
 import assert from "node:assert/strict";
 import {
-  compress,
   demoData,
   loadModel,
   loadModelFrom,
   prune,
+  pruneToFolder,
   readPeftAdapter,
   readRows,
   type SessionExportOptions,
@@ -187,14 +187,20 @@ Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that 
       size,
     }] as const;
     for (const one of cases) {
-      await assert.rejects(compress(model, { ...options, ...one, out: `${out}/run`, onRecord }), /export as GGUF/);
+      await assert.rejects(pruneToFolder(model, { ...options, ...one, out: `${out}/run`, onRecord }), /export as GGUF/);
       assert.deepEqual(await names(out), []);
     }
     // Nor a GGUF alone where its tokenizer has no form there.
     assert.ok(tokenizer);
     const json = { ...tokenizer.json, model: { type: "WordPiece" } };
     using other = await loadModelFrom(source, { device, tokenizer: { ...tokenizer, json } });
-    const gguf = compress(other, { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord });
+    const gguf = pruneToFolder(other, {
+      ...options,
+      sparsity,
+      export: { formats: ["gguf"] },
+      out: `${out}/run`,
+      onRecord,
+    });
     await assert.rejects(gguf, /the model is BPE; got: WordPiece/);
     assert.deepEqual(await names(out), []);
   });

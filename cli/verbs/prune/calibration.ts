@@ -5,7 +5,7 @@ import { type DataSet, readRows } from "../../../lib/data/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { fileDigest } from "../../../lib/formats/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";
-import type { CompressOptions } from "../../../lib/run/pipeline.ts";
+import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { CALIBRATION_FILE } from "../../../lib/run/folder.ts";
 import type { PruneSettings } from "./run.ts";
 import { isAmong } from "./run_folder.ts";
@@ -19,7 +19,7 @@ export const NONE = "none";
 export type ChosenSettings = PruneSettings & { readonly calibration: string };
 
 /** What a run is told of it. */
-export type CalibrationOptions = Pick<CompressOptions, "calibration" | "calibrationReading">;
+export type CalibrationOptions = Pick<PruneToFolderOptions, "calibration" | "calibrationReading">;
 
 /** The option, or what a run does without it. */
 export async function calibrationChoice(

@@ -21,7 +21,7 @@ import { ToldAlarms } from "../../../lib/run/monitors/told.ts";
 import { recordsIn } from "../../../lib/run/record_lines.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import type { PruneOptions } from "../../../lib/run/options/options.ts";
-import { compress } from "../../../lib/run/pipeline.ts";
+import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/source.ts";
 import type { PruneSession, RunSummary } from "../../../lib/run/session.ts";
@@ -274,7 +274,7 @@ async function drive(
       dashboard?.tell({ kind: "alarm", alarm });
     }
   };
-  return await compress(model, {
+  return await pruneToFolder(model, {
     ...optionsOf(settings, { name, layers: model.spec.layers.length }),
     rows,
     prompt,

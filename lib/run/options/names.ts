@@ -1,4 +1,4 @@
-// Names of the options of `prune` and `compress`, and those within them: any other would be accepted and do nothing. Owns the names, and what each is; refuses ranges and words.
+// Names of the options of `prune` and `pruneToFolder`, and those within them: any other would be accepted and do nothing. Owns the names, and what each is; refuses ranges and words.
 import { checkNames, type NamesOf, type OptionNames } from "../../core/check_options.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import { RULE_NAMES } from "../../units/rules.ts";
@@ -6,7 +6,7 @@ import type { RunHooks } from "../hooks.ts";
 import type { MemoryOptions } from "../memory/plan.ts";
 import { MONITOR_NAMES, type MonitorSetting } from "../monitors/alarm.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
-import type { CompressOptions } from "../pipeline.ts";
+import type { PruneToFolderOptions } from "../prune_to_folder.ts";
 import type { Rates } from "./rates.ts";
 import { SESSION_EXPORT_NAMES } from "../../slice/export_options.ts";
 
@@ -49,7 +49,7 @@ const RUN = {
 
 const PRUNE = { ...RUN, checkpoint: CHECKPOINT, calibration: "list" } satisfies NamesOf<PruneOptions>;
 
-const COMPRESS = {
+const PRUNE_TO_FOLDER = {
   ...RUN,
   ...{
     out: "text",
@@ -61,7 +61,7 @@ const COMPRESS = {
     identity: true,
   },
   ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
-} satisfies NamesOf<CompressOptions>;
+} satisfies NamesOf<PruneToFolderOptions>;
 
 const MEMORY = {
   ...{ batch: "number", seq: "number", lora: LORA, units: true, rules: RULE_NAMES, layout: true, recompute: "switch" },
@@ -78,15 +78,15 @@ export function checkPruneNames(options: PruneOptions): void {
   checkRun(options, PRUNE, "prune");
 }
 
-/** Refuses options that `compress` does not have. Throws `CompressoError("usage")`. */
-export function checkCompressNames(options: CompressOptions): void {
-  checkRun(options, COMPRESS, "compress");
+/** Refuses options that `pruneToFolder` does not have. Throws `CompressoError("usage")`. */
+export function checkPruneToFolderNames(options: PruneToFolderOptions): void {
+  checkRun(options, PRUNE_TO_FOLDER, "pruneToFolder");
 }
 
 function checkRun(
   options: Pick<PruneOptions, "hooks">,
   names: OptionNames,
-  whose: "prune" | "compress",
+  whose: "prune" | "pruneToFolder",
 ): void {
   const { hooks } = options;
   // An object of a class may have fields of its own beside the hooks.

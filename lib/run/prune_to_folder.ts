@@ -20,7 +20,7 @@ import { checkWord } from "../core/check_options.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
-import { checkCompressNames } from "./options/names.ts";
+import { checkPruneToFolderNames } from "./options/names.ts";
 import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./records.ts";
@@ -38,8 +38,8 @@ import { isSilence } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
 import { prune, type PruneSession, type RunSummary } from "./session.ts";
 
-/** Options of {@link compress}. */
-export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {
+/** Options of {@link pruneToFolder}. */
+export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {
   /**
    * Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors; calibration.jsonl too, where the model
    * writes it.
@@ -82,8 +82,8 @@ export interface CompressOptions extends Omit<PruneOptions, "checkpoint" | "cali
  * checkpoint, and its texts where the model writes its own anew; else the folder stays as it is. One in which another run is under way is refused too: from its start
  * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
-export async function compress(model: Model, options: CompressOptions): Promise<RunSummary> {
-  checkCompressNames(options);
+export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
+  checkPruneToFolderNames(options);
   const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], export: wanted = {}, ...others } =
     options;
   const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
@@ -167,7 +167,7 @@ async function ownRows(
   { path, onCalibration }: {
     /** Where they are already. */
     readonly path: string | null;
-    readonly onCalibration: CompressOptions["onCalibration"];
+    readonly onCalibration: PruneToFolderOptions["onCalibration"];
   },
 ): Promise<readonly Row[]> {
   const resolved = resolveOptions({ ...options, calibration: [] }, model.spec),

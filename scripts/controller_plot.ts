@@ -1,6 +1,6 @@
 // Draws how the constraint is met: schedule, expected and hard sparsity and λ for three step budgets. Owns the chart; refuses to measure anything else.
 //
-// deno run -A scripts/controller_plot.ts [docs/controller.svg]
+// deno run -A scripts/controller_plot.ts [docs/images/controller.svg]
 import { openDevice } from "../lib/gpu/device.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { unitParameters, unitTable } from "../lib/units/units.ts";
@@ -35,7 +35,7 @@ const SPEC: DecoderSpec = {
   padId: null,
 };
 
-if (import.meta.main) await main(Deno.args[0] ?? "docs/controller.svg");
+if (import.meta.main) await main(Deno.args[0] ?? "docs/images/controller.svg");
 
 async function main(path: string): Promise<void> {
   using device = await openDevice();

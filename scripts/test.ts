@@ -72,7 +72,7 @@ async function runOnce(file: string): Promise<{ readonly code: number; readonly 
   return { code, counts: countsOf(output) };
 }
 
-/** Runs one file and adds up. A process that a signal ends after its tests have passed has a second try: see RELIABILITY.md. */
+/** Runs one file and adds up. A process that a signal ends after its tests have passed has a second try: see docs/evidence/reliability.md. */
 async function run(file: string): Promise<void> {
   let { code, counts } = await runOnce(file);
   if (code > 128 && counts?.failed === 0) {

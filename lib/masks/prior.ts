@@ -5,7 +5,7 @@ import type { UnitTable } from "../units/table.ts";
 
 /**
  * How units of one kind and layer differ by their weights: of an FFN column the squared norm of its gate row, behind the norm's weight, as a share
- * of the layer's mean, squared once more; of all others 1. Chosen by trials on instructions (docs/trials.md); the idea is that columns of a
+ * of the layer's mean, squared once more; of all others 1. Chosen by trials on instructions (docs/evidence/trials.md); the idea is that columns of a
  * strong gate open for few tokens and then wide, of which a few batches see too few.
  */
 export async function priorShape(

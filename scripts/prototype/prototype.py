@@ -1,6 +1,6 @@
 """Short trials of what to cut and how to train, in torch and bfloat16.
 
-Owns these trials; the product's own runs are another matter. Written after the first trials of docs/trials.md, from
+Owns these trials; the product's own runs are another matter. Written after the first trials of docs/evidence/trials.md, from
 what made them; those figures were not made again by it. `tokens.ts` writes the folder TOKENS first. FFN columns
 alone are cut, as many as make the sparsity of all layers' linear weights. With glibc,
 MALLOC_MMAP_THRESHOLD_=8388608 in the environment keeps the memory of long trials low.

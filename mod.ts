@@ -232,34 +232,38 @@ export { parameterTarget, restPerDim } from "./lib/units/target_size.ts";
 export type { Measure } from "./lib/units/tally.ts";
 export type { MinimumWidths, ResolvedRules, UnitRules } from "./lib/units/rules.ts";
 export type { LayerPart, LayerUnits } from "./lib/units/table.ts";
-export {
-  type ChoicesMeasure,
-  type DataSource,
-  defineExperiment,
-  type EvaluateDefinition,
-  type Experiment,
-  type ExperimentDefinition,
-  type FileData,
-  type Grid,
-  type RowsMeasure,
-  type SelfWrittenData,
-  type TasksMeasure,
-  type TextMeasure,
-} from "./lib/experiment/definition.ts";
-export type { Cell, Filter } from "./lib/experiment/grid.ts";
-export type { CellIdentity } from "./lib/experiment/identity.ts";
-export type { Value } from "./lib/experiment/measures.ts";
+export { defineExperiment } from "./lib/experiment/definition.ts";
 export { openExperiment } from "./lib/experiment/open.ts";
 export type { CellOptions } from "./lib/experiment/options.ts";
-export type { CellModel, PlannedCell } from "./lib/experiment/plan.ts";
-export type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./lib/experiment/report.ts";
-export type { ExperimentOverrides } from "./lib/experiment/resolve.ts";
-export {
-  type ExperimentResult,
-  planExperiment,
-  runExperiment,
-  type RunExperimentOptions,
-} from "./lib/experiment/run.ts";
+export { planExperiment, runExperiment } from "./lib/experiment/run.ts";
 export type { Difference, Spread } from "./lib/experiment/statistics.ts";
-export type { CellFailure, CellState } from "./lib/experiment/store.ts";
 export { rowPerplexity, type RowPerplexityOptions, type RowPerplexityResult } from "./lib/eval/row_perplexity.ts";
+export type {
+  Cell,
+  CellFailure,
+  CellIdentity,
+  CellModel,
+  CellState,
+  ChoicesMeasure,
+  Contrast,
+  DataSource,
+  EvaluateDefinition,
+  Experiment,
+  ExperimentDefinition,
+  ExperimentOverrides,
+  ExperimentReport,
+  ExperimentResult,
+  FileData,
+  Filter,
+  Grid,
+  Group,
+  NumberName,
+  PlannedCell,
+  ReportCell,
+  RowsMeasure,
+  RunExperimentOptions,
+  SelfWrittenData,
+  TasksMeasure,
+  TextMeasure,
+  Value,
+} from "./lib/experiment/types.ts";

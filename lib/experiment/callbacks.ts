@@ -1,7 +1,7 @@
 // The functions by which a program follows a sitting. Owns that what one of them throws stops the sitting as its signal would, and comes out as it
 // was thrown; refuses to call any by itself.
 import { CompressoError } from "../core/errors.ts";
-import type { RunExperimentOptions } from "./run.ts";
+import type { RunExperimentOptions } from "./types.ts";
 
 /** Options of a sitting, with functions that throw nothing but end it. */
 export interface Guarded {

@@ -11,11 +11,10 @@ import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { PruneSession } from "../run/session.ts";
 import { ofMeasure } from "./failure.ts";
-import type { Measure } from "./measures.ts";
-import type { PlannedCell } from "./plan.ts";
 import { cutProfile, lossProfile } from "./profile.ts";
 import type { SourceRows } from "./rows.ts";
-import { type CellOutcome, missingOf, MODEL_FOLDER, type Store } from "./store.ts";
+import { missingOf, MODEL_FOLDER, type Store } from "./store.ts";
+import type { CellOutcome, Measure, PlannedCell } from "./types.ts";
 
 /** What a sitting is told of. */
 export interface CellEvents {

@@ -4,7 +4,7 @@ import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
 import { digestOf } from "../core/digest.ts";
 import { areTied } from "./grid.ts";
-import type { ExperimentReport, Group } from "./report.ts";
+import type { ExperimentReport, Group } from "./types.ts";
 
 /** A chart and where it stands. */
 export interface DrawnChart {

@@ -5,8 +5,7 @@ import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";
 import { type CellOptions, isCellOption } from "./options.ts";
-import type { PlannedCell } from "./plan.ts";
-import type { CellFailure, CellState } from "./store.ts";
+import type { CellFailure, CellState, PlannedCell } from "./types.ts";
 
 /** What `prune` calls the leaving out of broken rows. */
 const SKIPPED = "prune --skip-broken";

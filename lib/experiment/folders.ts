@@ -1,8 +1,8 @@
 // Which folder each cell has: that of its name, or one to which another grid gave another name. Owns the choice; refuses to write.
 import { digestOf } from "../core/digest.ts";
-import { type CellIdentity, differences } from "./identity.ts";
-import type { Measure } from "./measures.ts";
-import type { CellState, Store } from "./store.ts";
+import { differences } from "./identity.ts";
+import type { Store } from "./store.ts";
+import type { CellIdentity, CellState, Measure } from "./types.ts";
 
 /** Where a cell lies and how far it is. */
 export interface CellPlace {

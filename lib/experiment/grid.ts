@@ -6,7 +6,7 @@ import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setti
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/units.ts";
 import { DEFAULTS } from "../run/options/options.ts";
-import { type ExperimentDefinition, type Grid, gridsOf } from "./definition.ts";
+import { gridsOf } from "./definition.ts";
 import { type Labels, labelsOf } from "./labels.ts";
 import {
   CELL_OPTION_NAMES,
@@ -17,20 +17,10 @@ import {
   takesValue,
   wordList,
 } from "./options.ts";
-
-/** One run of an experiment. */
-export interface Cell {
-  /** The options along the axes; its folder is called so where no earlier grid has named it. */
-  readonly name: string;
-  /** Options of the grid and those that all share. */
-  readonly options: CellOptions;
-}
+import type { Cell, ExperimentDefinition, Filter, Grid } from "./types.ts";
 
 /** Letters of a cell's name; file systems allow 255 of a folder's. */
 const MOST_NAME = 200;
-
-/** Values by which cells are chosen: a cell must have one of them. */
-export type Filter = ReadonlyMap<string, readonly string[]>;
 
 /** Options that differ between the cells, in the order of the definition; the seed is last. */
 export function axesOf(definition: Pick<ExperimentDefinition, "grid" | "base">): CellOptionName[] {

@@ -12,9 +12,7 @@ import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";
-
-/** Facts by name. */
-export type CellIdentity = Readonly<Record<string, string>>;
+import type { CellIdentity } from "./types.ts";
 
 /** What is known of a cell before it runs. */
 export interface CellFacts {

@@ -1,9 +1,8 @@
 // The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
 import { type DrawnChart, groupLabel } from "./charts.ts";
-import type { Value } from "./measures.ts";
-import type { Contrast, ExperimentReport, Group, NumberName, ReportCell } from "./report.ts";
 import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
+import type { Contrast, ExperimentReport, Group, NumberName, ReportCell, Value } from "./types.ts";
 
 /** Numbers of a run that a table has a column for, where they are worth one. */
 const RUN_TABLE = [

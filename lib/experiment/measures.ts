@@ -12,57 +12,14 @@ import type { LoadedTask } from "../eval/task_data.ts";
 import { encodeChoices } from "../eval/choice_rows.ts";
 import type { Model } from "../model/model.ts";
 import { perplexity } from "../eval/perplexity.ts";
-import { rowPerplexity, type RowPerplexityResult } from "../eval/row_perplexity.ts";
+import { rowPerplexity } from "../eval/row_perplexity.ts";
 import { scoreChoices } from "../eval/score.ts";
-import type { EvaluateDefinition } from "./definition.ts";
 import { ofMeasure } from "./failure.ts";
 import { promptName } from "./identity.ts";
 import { labelsOf } from "./labels.ts";
 import { shownOption } from "./options.ts";
 import { fileFacts, type RowCache } from "./rows.ts";
-
-/** One number of a model. */
-export interface Value {
-  /** Name in tables, unique in an experiment. */
-  readonly name: string;
-  /** Whether less is better. */
-  readonly kind: "perplexity" | "accuracy";
-  /** The number. */
-  readonly value: number;
-  /** Standard error from the choice of texts or rows alone; null where it is not known. */
-  readonly stderr: number | null;
-  /** Tokens or rows that it is a mean over. */
-  readonly n: number;
-  /** Of a perplexity: tells the tokens that it is over from those of another tokenizer; earlier versions have not kept it. */
-  readonly tokens?: string;
-  /** Questions of a task, among `n`, that did not fit the context and lost their beginning; earlier versions have not kept it. */
-  readonly truncated?: number;
-  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out; earlier versions have not kept it. */
-  readonly rows?: Pick<RowPerplexityResult, "rows" | "truncated" | "skipped" | "broken">;
-  /** How many tasks it is a mean over, each of which weighs the same. */
-  readonly tasks?: number;
-  /** The task that it is a score of. */
-  readonly task?: string;
-  /** What its name says of the prompt at inference, where a task is scored with several: means are over values with one. */
-  readonly label?: string;
-}
-
-/** How a measure is taken. */
-export interface Measure {
-  /** Names it in files. */
-  readonly id: string;
-  /** Whatever decides its values beside the model. */
-  readonly identity: string;
-  /** Its values by the names that they have in this definition: they may have been taken under others. */
-  readonly named: (values: readonly Value[]) => Value[];
-  readonly take: (model: Model, control: Control) => Promise<Value[]>;
-}
-
-/** Progress and end of a measure. */
-export interface Control {
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((share: number) => void) | undefined;
-}
+import type { Control, EvaluateDefinition, Measure, Value } from "./types.ts";
 
 /** The text of a prompt's setting: none, ours, or that of a file. */
 export async function promptOf(setting: boolean | string | undefined): Promise<string | null> {

@@ -6,7 +6,8 @@ import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../core/errors.ts";
 import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { exactText, textProblem, withoutMark } from "../files/text_file.ts";
-import { asExperiment, defineExperiment, type Experiment, type ExperimentDefinition, gridsOf } from "./definition.ts";
+import { asExperiment, defineExperiment, gridsOf } from "./definition.ts";
+import type { Experiment, ExperimentDefinition } from "./types.ts";
 
 /**
  * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes but for `trust`

@@ -2,63 +2,22 @@
 // the GPU.
 import { CompressoError } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../formats/open_model.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
-import { type PruneOptions, resolveOptions } from "../run/options/options.ts";
+import { resolveOptions } from "../run/options/options.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/source.ts";
 import { checkFollowed, givenNumbers } from "../run/steering_checks.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
-import type { DataSource } from "./definition.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
-import { type Cell, chooseCells, type Filter } from "./grid.ts";
-import { type CellFacts, type CellIdentity, differences, identityOfCell, scheduleName } from "./identity.ts";
-import { checkLengths, type Measure, measuresOf, promptOf } from "./measures.ts";
+import { chooseCells } from "./grid.ts";
+import { type CellFacts, differences, identityOfCell, scheduleName } from "./identity.ts";
+import { checkLengths, measuresOf, promptOf } from "./measures.ts";
 import { writtenRoom } from "../generate/self_data.ts";
 import { pruneOptions } from "./options.ts";
-import type { ResolvedExperiment } from "./resolve.ts";
 import { RowCache, weightsDigest } from "./rows.ts";
-import type { CellState, Store } from "./store.ts";
-
-/** A model as a cell uses it. */
-export interface CellModel {
-  /** Its name in the experiment. */
-  readonly name: string;
-  /** Where it lies. */
-  readonly path: string;
-  /** Storage of its weights on the GPU. */
-  readonly baseDtype: MatrixDtype;
-  /** Its shape. */
-  readonly spec: DecoderSpec;
-  /** Digest of its weights. */
-  readonly weights: string;
-  /** Tokens that a text of its own has at most: its context without what its tokenizer puts before a text. */
-  readonly room: number;
-}
-
-/** A cell with all that decides it, where it lies and how far it is. */
-export interface PlannedCell extends Cell {
-  /** The model that it prunes. */
-  readonly model: CellModel;
-  /** Where its rows come from. */
-  readonly source: DataSource;
-  /** Where rows come from that tell units apart before pruning; null where there are none. */
-  readonly calibration: DataSource | null;
-  /** Options of its run. */
-  readonly prune: Omit<PruneOptions, "rows">;
-  /** What decides its result. */
-  readonly identity: CellIdentity;
-  /** Name of its folder. */
-  readonly folder: string;
-  /** How far it is. */
-  readonly state: CellState;
-  /** Steps of all stages. */
-  readonly steps: number;
-  /** Tokens in them, padding included. */
-  readonly tokens: number;
-}
+import type { Store } from "./store.ts";
+import type { Cell, CellModel, DataSource, Filter, Measure, PlannedCell, ResolvedExperiment } from "./types.ts";
 
 /** The plan. */
 export interface ExperimentPlan {

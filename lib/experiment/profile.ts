@@ -5,35 +5,7 @@ import { keptUnits, type UnitTable } from "../units/units.ts";
 import type { Rates } from "../run/options/options.ts";
 import type { PruneResult } from "../run/prune_result.ts";
 import type { StepRecord } from "../run/records.ts";
-
-/** Where a run cut. */
-export interface CutProfile {
-  /** Share cut of each layer's linear weights, cut hidden dims included. */
-  readonly layers: readonly number[];
-  /** The same if every layer had lost the same share: the hard sparsity. */
-  readonly uniform: number;
-  /** Mean distance of the layers from it, each with the weight of its parameters. */
-  readonly unevenness: number;
-  /** Share of the units whose chance to live lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
-  readonly undecided: number | null;
-  /**
-   * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
-   * stage; null where masks are not learned. Earlier versions have not kept it.
-   */
-  readonly fractional?: number | null | undefined;
-}
-
-/** How a run's loss went; null where there are no such steps. */
-export interface LossProfile {
-  /** Mean over the last 8 steps. */
-  readonly last: number | null;
-  /** Largest mean over 5 steps in a row, from the first step of the pruning stage on. */
-  readonly worst: number | null;
-  /** Standard deviation of the change from one step to the next over the pruning stage and after. */
-  readonly roughness: number | null;
-  /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null where it has no steps. */
-  readonly gap: number | null;
-}
+import type { CutProfile, LossProfile } from "./types.ts";
 
 /** Computes the profile of a finished run; `learned` says whether its log α are those of learned masks. */
 export function cutProfile(

@@ -1,10 +1,8 @@
 // What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
-import type { DataSource, EvaluateDefinition } from "./definition.ts";
 import { labelsOf } from "./labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
-import type { PlannedCell } from "./plan.ts";
-import type { ResolvedExperiment } from "./resolve.ts";
 import { isScript } from "../schedule/source.ts";
+import type { DataSource, EvaluateDefinition, PlannedCell, ResolvedExperiment } from "./types.ts";
 
 /** Lines that say how the cells were run and measured. */
 export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly PlannedCell[]): string[] {

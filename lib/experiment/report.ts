@@ -3,127 +3,28 @@
 import { join } from "node:path";
 import { writeFileAtomically } from "../files/atomic.ts";
 import { textIfThere } from "../files/text_file.ts";
-import type { Alarm } from "../run/monitors/alarm.ts";
 import { charts, shownCharts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
-import { areTied, axesOf, type Cell, goTogether, labelsOfOption } from "./grid.ts";
+import { areTied, axesOf, goTogether, labelsOfOption } from "./grid.ts";
 import { markdown } from "./markdown.ts";
-import type { Measure, Value } from "./measures.ts";
 import type { CellOptionName } from "./options.ts";
-import type { ExperimentPlan, PlannedCell } from "./plan.ts";
-import type { ResolvedExperiment } from "./resolve.ts";
+import type { ExperimentPlan } from "./plan.ts";
 import { protocolOf } from "./protocol.ts";
 import { RUN_NUMBERS, UNEVENNESS } from "./run_numbers.ts";
-import {
-  type Difference,
-  differenceOf,
-  distanceOf,
-  meanDistance,
-  type SeedValue,
-  type Spread,
-  spreadOf,
-} from "./statistics.ts";
+import { differenceOf, distanceOf, meanDistance, type SeedValue, spreadOf } from "./statistics.ts";
 import { REPORT_FILES, type Store, valuesOf, writeJson } from "./store.ts";
-
-/** A number that cells have. */
-export interface NumberName {
-  /** Name in tables. */
-  readonly name: string;
-  /** How it is shown; of measures more is better for "accuracy" alone. */
-  readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
-  /** Whether the model was measured, and not only the run. */
-  readonly isMeasure: boolean;
-  /** Whether it is a part of a mean that is a number too. */
-  readonly isPart?: boolean;
-}
-
-/** A finished cell. */
-export interface ReportCell {
-  /** Its name in the present grid. */
-  readonly cell: string;
-  /** Name of its folder, which an earlier grid may have given. */
-  readonly folder: string;
-  /** Values along the axes, as shown. */
-  readonly at: Readonly<Record<string, string>>;
-  /** Its numbers by name. */
-  readonly numbers: Readonly<Record<string, number>>;
-  /** What tells the tokens of a perplexity from others, by its name, where it was kept. */
-  readonly measuredTokens: Readonly<Record<string, string>>;
-  /** Share cut of each layer. */
-  readonly layers: readonly number[];
-  /** Steps that were run. */
-  readonly steps: number;
-  /** Tokens in them, padding left out. */
-  readonly tokens: number;
-  /** Adapter that ran it. */
-  readonly adapter: string;
-  /** What the run's monitors said, in order; null where an earlier version has not kept it. */
-  readonly alarms: readonly Alarm[] | null;
-}
-
-/** Cells that differ by seed alone. */
-export interface Group {
-  /** Values along the axes but the seed. */
-  readonly at: Readonly<Record<string, string>>;
-  /** Names of its finished cells. */
-  readonly cells: readonly string[];
-  /** How many it will have. */
-  readonly wanted: number;
-  /** Numbers over the seeds. */
-  readonly numbers: Readonly<Record<string, Spread>>;
-  /** Share cut of each layer, mean over the seeds. */
-  readonly layers: readonly number[];
-  /** Mean distance of these shares between two seeds; null for one. */
-  readonly layerSpread: number | null;
-}
-
-/** What one step along an axis changes, all else equal. */
-export interface Contrast {
-  /** The option, and those that go with it. */
-  readonly axis: string;
-  /** Its first value. */
-  readonly from: string;
-  /** Another one. */
-  readonly to: string;
-  /** What changes; the unevenness of layers over the pairs of `layerDistance`. */
-  readonly numbers: Readonly<Record<string, Difference>>;
-  /** Mean distance of the layers' cut shares between the two, without pairs of two uniform layouts, whose layers are cut alike whatever else differs. */
-  readonly layerDistance: Difference | null;
-}
-
-/** Contents of report.json. */
-export interface ExperimentReport {
-  /** Name of the experiment. */
-  readonly name: string;
-  /** What it is to find out. */
-  readonly question: string | null;
-  /** What was run and how it was measured, line by line. */
-  readonly protocol: readonly string[];
-  /** Options that differ. */
-  readonly axes: readonly string[];
-  /** Numbers that there are. */
-  readonly names: readonly NumberName[];
-  /** Measures of the models as they were, by model. */
-  readonly dense: Readonly<Record<string, readonly Value[]>>;
-  /** How many of a task's questions did not fit a model's context and lost their beginning; tasks without such are left out. */
-  readonly truncations: readonly {
-    readonly model: string;
-    /** Its name, with what the names of its values say of the prompt. */
-    readonly task: string;
-    readonly truncated: number;
-    readonly n: number;
-  }[];
-  /** Cells that differ by seed alone. */
-  readonly groups: readonly Group[];
-  /** What each value of an axis changes against its first. */
-  readonly contrasts: readonly Contrast[];
-  /** Finished cells. */
-  readonly cells: readonly ReportCell[];
-  /** The others, and finished ones whose measures failed. */
-  readonly unfinished: readonly { readonly cell: string; readonly state: string }[];
-  /** Losses of the finished cells, step by step; not in report.json. */
-  readonly losses: Readonly<Record<string, readonly number[]>>;
-}
+import type {
+  Cell,
+  Contrast,
+  ExperimentReport,
+  Group,
+  Measure,
+  NumberName,
+  PlannedCell,
+  ReportCell,
+  ResolvedExperiment,
+  Value,
+} from "./types.ts";
 
 /** Gathers what is known by now. */
 export async function makeReport(

@@ -4,44 +4,19 @@ import { resolve } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../formats/open_model.ts";
-import {
-  dataOf,
-  type DataSource,
-  defineExperiment,
-  type EvaluateDefinition,
-  type Experiment,
-  type ExperimentDefinition,
-  type Grid,
-  gridsOf,
-  modelsOf,
-} from "./definition.ts";
-import { type Cell, cellsOf } from "./grid.ts";
+import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
+import { cellsOf } from "./grid.ts";
 import { isScriptPath } from "./identity.ts";
 import type { CellOptions } from "./options.ts";
-
-/** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
-export interface ExperimentOverrides {
-  /** Folder that the definition's own paths are relative to. Default: that of the file that the experiment was opened from, else the current one. */
-  readonly root?: string | undefined;
-  /** Paths of named files; "none" for one whose measures are left out. */
-  readonly files?: Readonly<Record<string, string>> | undefined;
-  /** Paths of models by name; "model" is the only one of an experiment with one. */
-  readonly models?: Readonly<Record<string, string>> | undefined;
-  /** Paths of data sets by name; "data" is the only one of an experiment with one. */
-  readonly data?: Readonly<Record<string, string>> | undefined;
-  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. What is a list itself has one value, whose parts may stand by themselves. */
-  readonly set?: Readonly<Record<string, readonly unknown[]>> | undefined;
-}
-
-/** An experiment that is ready to be run: all paths are absolute. */
-export interface ResolvedExperiment {
-  readonly definition: ExperimentDefinition;
-  readonly models: Readonly<Record<string, string>>;
-  readonly data: Readonly<Record<string, DataSource>>;
-  readonly evaluate: EvaluateDefinition;
-  /** All cells, their paths resolved too. */
-  readonly cells: readonly Cell[];
-}
+import type {
+  DataSource,
+  EvaluateDefinition,
+  Experiment,
+  ExperimentDefinition,
+  ExperimentOverrides,
+  Grid,
+  ResolvedExperiment,
+} from "./types.ts";
 
 /** Options that are lists of words themselves: several are one value. */
 const WORD_LISTS: readonly string[] = ["units", "targets", "onAlarm"];

@@ -11,7 +11,7 @@ import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
 import { partPath, TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";
 import { digestOf } from "../core/digest.ts";
-import type { DataSource, FileData, SelfWrittenData } from "./definition.ts";
+import type { DataSource, FileData, SelfWrittenData } from "./types.ts";
 
 /** Rows to train on, and what became of those that were read. */
 export interface SourceRows {

@@ -5,67 +5,24 @@ import type { Device } from "../gpu/device.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { FolderLock } from "../files/lock.ts";
 import { loadModel, type Model } from "../model/model.ts";
-import type { Alarm } from "../run/monitors/alarm.ts";
-import type { StepRecord } from "../run/records.ts";
 import { guardCallbacks } from "./callbacks.ts";
 import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
-import type { Experiment } from "./definition.ts";
 import { failureOf, messageOfState, triesOf } from "./failure.ts";
-import type { Filter } from "./grid.ts";
-import { checkUnchanged, type ExperimentPlan, planCells, type PlannedCell, refreshed } from "./plan.ts";
-import { type ExperimentReport, makeReport, writeReport } from "./report.ts";
-import { type ExperimentOverrides, resolveExperiment } from "./resolve.ts";
+import { checkUnchanged, type ExperimentPlan, planCells, refreshed } from "./plan.ts";
+import { makeReport, writeReport } from "./report.ts";
+import { resolveExperiment } from "./resolve.ts";
 import type { Writer } from "./rows.ts";
 import { checkPlanOptions, checkRunOptions } from "./sitting_options.ts";
-import { type CellFailure, missingOf, Store } from "./store.ts";
-
-/** Options of {@link runExperiment}. */
-export interface RunExperimentOptions extends ExperimentOverrides {
-  /** Where it runs. */
-  readonly device: Device;
-  /** Folder of all results; cells that are finished there are not run again. */
-  readonly out: string;
-  /** Cells to run: those with one of the values of each option. Default: all. */
-  readonly only?: Filter | undefined;
-  /** Cells that are worked on in this sitting at most. */
-  readonly maxCells?: number | undefined;
-  /** "models" keeps the pruned models' folders, "none" removes each that is pruned now once it was measured. Default "none". */
-  readonly keep?: "none" | "models" | undefined;
-  /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
-  readonly evaluateOnly?: boolean | undefined;
-  /** Runs cells anew that failed, whose definition changed, or that lack measures and their model. Default false. */
-  readonly redo?: boolean | undefined;
-  /** Stops the work; the cell at work can go on from there. */
-  readonly signal?: AbortSignal | undefined;
-  /** Called before a cell is worked on, and waited for. */
-  readonly onCell?:
-    | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
-    | undefined;
-  /** Called when a cell has failed, and waited for; the others go on. */
-  readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
-  /** Called for what the user should know, and waited for. */
-  readonly onNote?: ((line: string) => void) | undefined;
-  /** Called when a model was loaded, before it is used for a cell. A `CompressoError` that it throws is that cell's failure. */
-  readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
-  /** Called for every step, which the next one waits for. */
-  readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
-  /** Called for every alarm of a run, once. */
-  readonly onAlarm?: ((cell: PlannedCell, alarm: Alarm) => void) | undefined;
-  /** Called while something else goes on, with its share done where known. */
-  readonly onPhase?: ((text: string, share?: number) => void) | undefined;
-}
-
-/** What a sitting has done. */
-export interface ExperimentResult {
-  /** Tables of all that is known by now. */
-  readonly report: ExperimentReport;
-  /** Files of the tables and charts. */
-  readonly files: readonly string[];
-  /** Cells that failed, in this sitting or before. */
-  readonly failed: readonly { readonly cell: string; readonly message: string }[];
-  /** Chosen cells that are still to be done. */
-  readonly left: number;
-}
+import { missingOf, Store } from "./store.ts";
+import type {
+  CellFailure,
+  Experiment,
+  ExperimentOverrides,
+  ExperimentReport,
+  ExperimentResult,
+  PlannedCell,
+  RunExperimentOptions,
+} from "./types.ts";
 
 /**
  * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After

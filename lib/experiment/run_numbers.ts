@@ -1,6 +1,5 @@
+import type { CellOutcome, NumberName } from "./types.ts";
 // Numbers that every run has, measured or not. Owns their names and where they come from; refuses what is measured.
-import type { NumberName } from "./report.ts";
-import type { CellOutcome } from "./store.ts";
 
 /** A number of a run. */
 export interface RunNumber extends NumberName {

@@ -1,8 +1,7 @@
 // What programs may say to runExperiment and planExperiment. Owns the names, words and forms of their options; refuses those that nobody reads.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf, shown } from "../core/check_options.ts";
-import type { ExperimentOverrides } from "./resolve.ts";
-import type { RunExperimentOptions } from "./run.ts";
+import type { ExperimentOverrides, RunExperimentOptions } from "./types.ts";
 
 type PlanExperimentOptions = Pick<RunExperimentOptions, "out" | "only"> & ExperimentOverrides;
 

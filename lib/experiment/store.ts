@@ -1,7 +1,7 @@
 // The folder of an experiment: one for each cell, with what is done of it. Owns file names and the states that follow from them; refuses to run
 // anything.
 import { join } from "node:path";
-import { CompressoError, type ErrorCode, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { LOCK_FILE } from "../files/lock.ts";
@@ -12,64 +12,18 @@ import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/records.ts";
 import type { RunSummary } from "../run/session.ts";
-import { type CellIdentity, differences } from "./identity.ts";
-import type { Measure, Value } from "./measures.ts";
-import type { CellModel } from "./plan.ts";
-import type { CutProfile, LossProfile } from "./profile.ts";
-
-/** Values of a model by measure, each with what decided it. */
-export type Measured = Readonly<Record<string, { readonly identity: string; readonly values: readonly Value[] }>>;
-
-/** What a finished cell has. */
-export interface CellOutcome {
-  /** Sparsity as wanted, expected and reached. */
-  readonly sparsity: RunSummary["sparsity"];
-  /** Parameters of the whole model, before and after. */
-  readonly parameters: RunSummary["parameters"];
-  /** Where it cut. */
-  readonly cut: CutProfile;
-  /** How its loss went. */
-  readonly loss: LossProfile;
-  /** Steps that were run, and tokens in them, padding left out. */
-  readonly steps: number;
-  readonly tokens: number;
-  /** Labels of these steps; earlier versions have not kept these three. */
-  readonly labels?: number;
-  /** Rows that were cut to fit. */
-  readonly cutRows?: number;
-  /** Tokens that the prompt adds to a row. */
-  readonly promptTokens?: number;
-  /** Seconds of training. */
-  readonly seconds: number;
-  /** Adapter that ran it. */
-  readonly adapter: string;
-  /** What its monitors said, in order; earlier versions have not kept it here. */
-  readonly alarms?: readonly Alarm[] | undefined;
-}
-
-/** result.json of a cell. */
-export interface CellResult {
-  readonly cell: string;
-  readonly identity: CellIdentity;
-  /** Null where the run failed, and no earlier one has ended. */
-  readonly outcome: CellOutcome | null;
-  /** Null where all went well; beside an outcome, measures failed or a run anew that could not begin. */
-  readonly failure: CellFailure | null;
-}
-
-/** Why a cell failed. */
-export interface CellFailure {
-  /** That of the error; "defect" where it was none of the toolkit's own. */
-  readonly code: ErrorCode | "defect";
-  /** Its message. */
-  readonly message: string;
-  /** How often the cell was tried since it last went well; default 1. */
-  readonly tries?: number | undefined;
-  /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
-  readonly missing?: Readonly<Record<string, string>> | undefined;
-  /** Whether the pruned model lay there on purpose, and not for want of its measures alone. */
-  readonly isKept?: boolean | undefined;
-}
+import { differences } from "./identity.ts";
+import type {
+  CellFailure,
+  CellIdentity,
+  CellModel,
+  CellResult,
+  CellState,
+  CutProfile,
+  Measure,
+  Measured,
+  Value,
+} from "./types.ts";
 
 /** retry.json of a cell whose definition has changed: why it could not begin anew. */
 interface CellRetry {
@@ -77,21 +31,6 @@ interface CellRetry {
   readonly identity: CellIdentity;
   readonly failure: CellFailure;
 }
-
-/** How far a cell is. */
-export type CellState =
-  | { readonly kind: "new" | "stopped" | "pruned" | "done" }
-  /** Its definition is not that of the folder. The last try to run it anew may have failed before it began. */
-  | { readonly kind: "changed"; readonly what: string; readonly failure: CellFailure | null }
-  /** Its pruning may have ended well all the same. */
-  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
-  /** Measures that are not taken yet; without the model's files they cannot be. The last try may have failed. */
-  | {
-    readonly kind: "unmeasured";
-    readonly missing: readonly string[];
-    readonly hasModel: boolean;
-    readonly failure: CellFailure | null;
-  };
 
 const FILES = {
   identity: "cell.json",

@@ -1,7 +1,7 @@
 // Perplexity over rows on the demo model.
 import assert from "node:assert/strict";
 import { takeMeasures } from "../../lib/experiment/cell.ts";
-import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { readRows, type Row } from "../../lib/data/rows.ts";
@@ -12,6 +12,7 @@ import { createTokenizer } from "../../lib/text/tokenizer.ts";
 import { loadModel, loadModelFrom } from "../../lib/model/model.ts";
 import { rowPerplexity } from "../../lib/eval/row_perplexity.ts";
 import { sharedDevice } from "../device.ts";
+import type { Value } from "../../lib/experiment/types.ts";
 
 Deno.test("rowPerplexity() is the mean over all labels of all rows, each read alone, whatever the batches", async () => {
   const device = await sharedDevice();

@@ -1,12 +1,13 @@
 // What failed cells and plans advise: ways that an experiment has, in place of those of other verbs. Without a GPU.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
-import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

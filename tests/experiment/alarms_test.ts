@@ -1,17 +1,18 @@
 // Alarms in experiments: set as an option, told, in the tables, and kept from runs of earlier versions. Some real runs on the demo model.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
-import { planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store, writeJson } from "../../lib/experiment/store.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { experimentTest, OUTCOME, TINY } from "./tiny.ts";
+import type { ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,13 +1,14 @@
 // A program's own functions that fail: what they throw ends the sitting as it is, also where they give a promise. On a device that only counts.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { planExperiment, runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
+import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME, TINY } from "./tiny.ts";
+import type { ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
 
 const TWO: ExperimentDefinition = { ...TINY, grid: { seed: [1, 2] }, evaluate: {} };
 const MINE = new RangeError("the program's own");

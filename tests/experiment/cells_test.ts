@@ -1,9 +1,9 @@
 // Which cells a sitting chooses, and what their folders are called, where a definition makes it hard. Without a GPU.
 import assert from "node:assert/strict";
-import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { differencesOf } from "../../lib/core/identity.ts";
 import { refuses } from "../formats/files.ts";
+import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = { name: "plain", model: "demo", base: { sparsity: 0.2, steps: 4 }, grid: {} };
 

@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { charts } from "../../lib/experiment/charts.ts";
 import { spreadNote } from "../../lib/experiment/markdown.ts";
-import { type ExperimentReport, type Group, writeReport } from "../../lib/experiment/report.ts";
+import { writeReport } from "../../lib/experiment/report.ts";
 import { spreadOf } from "../../lib/experiment/statistics.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
+import type { ExperimentReport, Group } from "../../lib/experiment/types.ts";
 
 /** A report of groups along some axes, with the hard sparsity of each. */
 function reportOf(

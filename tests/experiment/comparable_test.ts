@@ -1,15 +1,16 @@
 // What the differences of a report are over: settings that all seeds have, and perplexities over the same tokens. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
-import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
+import type { ExperimentDefinition, ExperimentReport } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

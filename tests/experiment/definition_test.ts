@@ -1,13 +1,13 @@
 // Definitions, grids and overrides of experiments, without a GPU.
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
-import { defineExperiment, type ExperimentDefinition, type Grid } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { axesOf, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { labelsOf } from "../../lib/experiment/labels.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
-import { type ExperimentPlan, planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
+import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
@@ -16,6 +16,7 @@ import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { OUTCOME } from "./tiny.ts";
+import type { ExperimentDefinition, Grid, PlannedCell } from "../../lib/experiment/types.ts";
 
 // These lines fail to compile where a grid takes values that its options do not have.
 // @ts-expect-error: ranks are numbers.

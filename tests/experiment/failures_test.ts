@@ -1,13 +1,12 @@
 // Cells that fail: what they keep, whose turn it is then, and what is advised. On the demo model.
 import assert from "node:assert/strict";
-import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import type { ExperimentReport } from "../../lib/experiment/report.ts";
-import { type CellResult, type Measured, Store, writeJson } from "../../lib/experiment/store.ts";
+import { Store, writeJson } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
+import type { CellResult, ExperimentDefinition, ExperimentReport, Measured } from "../../lib/experiment/types.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};
 const PLAIN: ExperimentDefinition = { ...TINY, grid: { seed: [1] }, evaluate: { choices } };

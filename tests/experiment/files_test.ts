@@ -2,15 +2,10 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import {
-  type DataSource,
-  defineExperiment,
-  type Experiment,
-  type ExperimentDefinition,
-} from "../../lib/experiment/definition.ts";
-import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
-import { type ExperimentOverrides, type ResolvedExperiment, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { makeReport, writeReport } from "../../lib/experiment/report.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
@@ -20,6 +15,14 @@ import { demoData } from "../../lib/formats/open_model.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import type {
+  DataSource,
+  Experiment,
+  ExperimentDefinition,
+  ExperimentOverrides,
+  ResolvedExperiment,
+  Value,
+} from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,13 +1,14 @@
 // Options of an experiment that would change nothing. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { type CellOptions, pruneOptions } from "../../lib/experiment/options.ts";
-import { planCells, type PlannedCell } from "../../lib/experiment/plan.ts";
+import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
+import type { CellOutcome, ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "idle",

@@ -2,8 +2,8 @@
 // Without a GPU.
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import { type Cell, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
+import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
@@ -16,6 +16,7 @@ import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
+import type { Cell, ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,18 +1,25 @@
 // What a run is said to have done to its units and layers: shares by hand, and how reports show them. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition, type Grid } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
-import type { Value } from "../../lib/experiment/measures.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
-import { type CutProfile, cutProfile } from "../../lib/experiment/profile.ts";
-import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
+import { cutProfile } from "../../lib/experiment/profile.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { type CellOutcome, Store } from "../../lib/experiment/store.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { DEMO, openModelFiles } from "../../lib/formats/open_model.ts";
 import { selectionMasks, unitTable } from "../../lib/units/units.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
+import type {
+  CellOutcome,
+  CutProfile,
+  ExperimentDefinition,
+  ExperimentReport,
+  Grid,
+  Value,
+} from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,13 +1,14 @@
 // What a report says of how its cells were run and measured. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { protocolOf } from "../../lib/experiment/protocol.ts";
-import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { copyDemo } from "../cli/helpers/cli.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
+import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,6 +1,6 @@
 // What is refused before a sitting begins: code that JSON names, options of programs and slips of a definition. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
@@ -8,6 +8,7 @@ import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
+import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",

@@ -1,13 +1,17 @@
 // Experiments on the demo model: what they write, going on, failures, changes, and numbers that can be computed again.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import type { ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import type { ExperimentReport } from "../../lib/experiment/report.ts";
-import type { CellOutcome, CellResult, Measured } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import type { RunSummary } from "../../lib/run/session.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
+import type {
+  CellOutcome,
+  CellResult,
+  ExperimentDefinition,
+  ExperimentReport,
+  Measured,
+} from "../../lib/experiment/types.ts";
 
 experimentTest(
   "an experiment runs in sittings, skips what is finished, and its tables follow from its cells",

@@ -1,10 +1,11 @@
 // What a plan knows of cells' schedules that are scripts, before anything is run. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const BASE: ExperimentDefinition["base"] = { sparsity: 0.2, steps: 8, prompt: false, seq: 48 };
 

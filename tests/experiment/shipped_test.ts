@@ -4,10 +4,11 @@ import { fileURLToPath } from "node:url";
 import { cellsOf } from "../../lib/experiment/grid.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
-import { type ExperimentOverrides, resolveExperiment } from "../../lib/experiment/resolve.ts";
+import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
+import type { ExperimentOverrides } from "../../lib/experiment/types.ts";
 
 /** What quality.ts asks for; all others have the demo. */
 const WANTED: ExperimentOverrides = {

@@ -1,12 +1,12 @@
 // Sittings of an experiment in one folder at a time. On the demo model.
 import assert from "node:assert/strict";
 import { CompressoError, defineExperiment, openDevice, planExperiment, runExperiment } from "../../mod.ts";
-import type { RunExperimentOptions } from "../../lib/experiment/run.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { LOCK_FILE } from "../../lib/files/lock.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 import { experimentTest, TINY } from "./tiny.ts";
+import type { RunExperimentOptions } from "../../lib/experiment/types.ts";
 
 experimentTest(
   "files that change while a sitting goes on end it before the next cell, and the cells before it stay",

@@ -1,9 +1,9 @@
 // An experiment on the demo that takes seconds, and tests that run such ones. Owns their folders and device; refuses to assert.
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
-import type { CellOutcome } from "../../lib/experiment/store.ts";
-import { runExperiment, type RunExperimentOptions } from "../../lib/experiment/run.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
+import { runExperiment } from "../../lib/experiment/run.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { sharedDevice } from "../device.ts";
+import type { CellOutcome, ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
 
 /** Four cells of five steps, with two measures. */
 export const TINY: ExperimentDefinition = {

@@ -1,11 +1,11 @@
 // Task questions that did not fit the context: kept with a measure's values, and told in the report, however old the values are.
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { defineExperiment, type ExperimentDefinition } from "../../lib/experiment/definition.ts";
+import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
-import { measuresOf, type Value } from "../../lib/experiment/measures.ts";
+import { measuresOf } from "../../lib/experiment/measures.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
-import { type ExperimentReport, makeReport } from "../../lib/experiment/report.ts";
+import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
@@ -14,6 +14,7 @@ import { loadModelFrom } from "../../lib/model/model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { openDemo } from "../run/helpers/reference.ts";
 import { OUTCOME } from "./tiny.ts";
+import type { ExperimentDefinition, ExperimentReport, Value } from "../../lib/experiment/types.ts";
 
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
 const PLAIN: ExperimentDefinition = {

@@ -3,18 +3,11 @@
 import type { CommandUnknownOpts } from "@commander-js/extra-typings";
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import type { Experiment } from "../../../lib/experiment/definition.ts";
 import { openExperiment } from "../../../lib/experiment/open.ts";
 import { CELL_OPTION_NAMES } from "../../../lib/experiment/options.ts";
-import { planCells, type PlannedCell } from "../../../lib/experiment/plan.ts";
-import { type ExperimentOverrides, resolveExperiment } from "../../../lib/experiment/resolve.ts";
-import {
-  isMeasuredAlone,
-  refusedCells,
-  runExperiment,
-  type RunExperimentOptions,
-  sittingOf,
-} from "../../../lib/experiment/run.ts";
+import { planCells } from "../../../lib/experiment/plan.ts";
+import { resolveExperiment } from "../../../lib/experiment/resolve.ts";
+import { isMeasuredAlone, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
 import { Store } from "../../../lib/experiment/store.ts";
 import { openDevice } from "../../../lib/gpu/device.ts";
 import { alarmLine } from "../prune/alarms.ts";
@@ -25,6 +18,12 @@ import { formatCount, note, print, printJson } from "../../terminal/output.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../../tuning.ts";
 import { byteCount, oneOf, outputPath, wholeNumber } from "../../options/values.ts";
+import type {
+  Experiment,
+  ExperimentOverrides,
+  PlannedCell,
+  RunExperimentOptions,
+} from "../../../lib/experiment/types.ts";
 
 /** Declares the verb. */
 export function experimentVerb(): CommandUnknownOpts {

@@ -1,0 +1,501 @@
+// The types of an experiment: its definition, its cells, what is measured, and the report.
+import type { ErrorCode } from "../core/errors.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import type { RowPerplexityResult } from "../eval/row_perplexity.ts";
+import type { Device } from "../gpu/device.ts";
+import type { Model } from "../model/model.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { Alarm } from "../run/monitors/alarm.ts";
+import type { PruneOptions } from "../run/options/options.ts";
+import type { StepRecord } from "../run/records.ts";
+import type { RunSummary } from "../run/session.ts";
+import type { CellOptions } from "./options.ts";
+import type { Difference, Spread } from "./statistics.ts";
+
+/** Rows of a file. A path that begins with @ names one of {@link ExperimentDefinition.files}. */
+export interface FileData {
+  /** The file, as `readRows` takes it. */
+  readonly file: string;
+  /** Rows that are taken at most, from the first on. */
+  readonly limit?: number | undefined;
+  /** Rows that are taken from the end; not with `limit`. */
+  readonly last?: number | undefined;
+  /** Field that holds the text of a row. */
+  readonly textField?: string | undefined;
+  /** Whether broken rows are left out, conversations that the chat template refuses among them. */
+  readonly skipBroken?: boolean | undefined;
+}
+
+/** Texts that the unpruned model writes itself, once for the whole experiment; see `writeTexts` (LLM-QAT). */
+export interface SelfWrittenData {
+  /** How many texts, and how long they are. */
+  readonly generate: {
+    readonly count: number;
+    readonly tokens: number;
+    readonly temperature?: number | undefined;
+    readonly seed?: number | undefined;
+  };
+}
+
+/** Where a cell's rows come from; a text alone is a file. */
+export type DataSource = string | FileData | SelfWrittenData;
+
+/** Perplexity of a text; see `perplexity`. */
+export interface TextMeasure {
+  /** Name in tables. */
+  readonly name: string;
+  /** The file. */
+  readonly text: string;
+  /** Tokens of a window. */
+  readonly window: number;
+  /** Windows at most. */
+  readonly maxWindows?: number | undefined;
+  /** Characters at most. */
+  readonly limitChars?: number | undefined;
+}
+
+/** Perplexity over the rows of a file, each read alone; see `rowPerplexity`. */
+export interface RowsMeasure extends FileData {
+  /** Name in tables. */
+  readonly name: string;
+  /** Tokens to which longer rows are cut. */
+  readonly seq: number;
+}
+
+/** Accuracy on rows with choices; see `scoreChoices`. */
+export interface ChoicesMeasure {
+  /** Name in tables. */
+  readonly name: string;
+  /** The file. */
+  readonly file: string;
+  /** Rows at most, from the first on. */
+  readonly limit?: number | undefined;
+}
+
+/** Accuracy on known tasks and its mean; see `evaluateTasks`. */
+export interface TasksMeasure {
+  /**
+   * Names of built-in tasks, and paths of files with tasks of one's own, each measured under the task's own name. Modules are imported; an experiment
+   * in JSON names none but by one of {@link ExperimentDefinition.files} that is null there.
+   */
+  readonly names: readonly string[];
+  /** Folder with their files. */
+  readonly data: string;
+  /** Questions of each task, or of each of its subsets, at most. */
+  readonly limit?: number | undefined;
+}
+
+/** What is measured on every pruned model, and once on every model as it was. */
+export interface EvaluateDefinition {
+  /** Perplexity of texts. */
+  readonly perplexity?: readonly TextMeasure[] | undefined;
+  /** Perplexity over rows: of whole texts, or of the responses to instructions. */
+  readonly rows?: readonly RowsMeasure[] | undefined;
+  /** Accuracy on rows with choices. */
+  readonly choices?: readonly ChoicesMeasure[] | undefined;
+  /** Accuracy on known tasks. */
+  readonly tasks?: TasksMeasure | undefined;
+  /**
+   * The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks` that have a context; each is measured by itself. Default: none.
+   */
+  readonly prompt?: readonly (boolean | string)[] | undefined;
+}
+
+/** Values of options that differ: every combination is a cell. */
+export type Grid = { readonly [name in keyof CellOptions]?: readonly Exclude<CellOptions[name], undefined>[] };
+
+/** An experiment. Paths are relative to the file that it is opened from, else to the current folder; those that begin with @ name one of `files`. */
+export interface ExperimentDefinition {
+  /** Its name. */
+  readonly name: string;
+  /** What it is to find out; stands above its tables. */
+  readonly question?: string | undefined;
+  /**
+   * Files that it uses by name. null: the command line must say where one lies; false: there is none unless it does, and measures that
+   * would use it are left out, as is a prompt at inference; without any left, there is none.
+   */
+  readonly files?: Readonly<Record<string, string | null | false>> | undefined;
+  /** The model, or several by name. */
+  readonly model: string | Readonly<Record<string, string>>;
+  /** The data, or several sets by name. Default: those of the demo, for the demo. */
+  readonly data?: DataSource | Readonly<Record<string, DataSource>> | undefined;
+  /** Options that all cells share. */
+  readonly base?: CellOptions | undefined;
+  /** Options that differ; several grids are joined. */
+  readonly grid: Grid | readonly Grid[];
+  /** What is measured. */
+  readonly evaluate?: EvaluateDefinition | undefined;
+}
+
+/** An experiment whose form was checked. */
+export interface Experiment {
+  /** As it was given. */
+  readonly definition: ExperimentDefinition;
+  /** Folder of the file that {@link openExperiment} took it from. */
+  readonly root?: string;
+}
+
+/** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
+export interface ExperimentOverrides {
+  /** Folder that the definition's own paths are relative to. Default: that of the file that the experiment was opened from, else the current one. */
+  readonly root?: string | undefined;
+  /** Paths of named files; "none" for one whose measures are left out. */
+  readonly files?: Readonly<Record<string, string>> | undefined;
+  /** Paths of models by name; "model" is the only one of an experiment with one. */
+  readonly models?: Readonly<Record<string, string>> | undefined;
+  /** Paths of data sets by name; "data" is the only one of an experiment with one. */
+  readonly data?: Readonly<Record<string, string>> | undefined;
+  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. What is a list itself has one value, whose parts may stand by themselves. */
+  readonly set?: Readonly<Record<string, readonly unknown[]>> | undefined;
+}
+
+/** An experiment that is ready to be run: all paths are absolute. */
+export interface ResolvedExperiment {
+  readonly definition: ExperimentDefinition;
+  readonly models: Readonly<Record<string, string>>;
+  readonly data: Readonly<Record<string, DataSource>>;
+  readonly evaluate: EvaluateDefinition;
+  /** All cells, their paths resolved too. */
+  readonly cells: readonly Cell[];
+}
+
+/** One run of an experiment. */
+export interface Cell {
+  /** The options along the axes; its folder is called so where no earlier grid has named it. */
+  readonly name: string;
+  /** Options of the grid and those that all share. */
+  readonly options: CellOptions;
+}
+
+/** Values by which cells are chosen: a cell must have one of them. */
+export type Filter = ReadonlyMap<string, readonly string[]>;
+
+/** Facts by name. */
+export type CellIdentity = Readonly<Record<string, string>>;
+
+/** One number of a model. */
+export interface Value {
+  /** Name in tables, unique in an experiment. */
+  readonly name: string;
+  /** Whether less is better. */
+  readonly kind: "perplexity" | "accuracy";
+  /** The number. */
+  readonly value: number;
+  /** Standard error from the choice of texts or rows alone; null where it is not known. */
+  readonly stderr: number | null;
+  /** Tokens or rows that it is a mean over. */
+  readonly n: number;
+  /** Of a perplexity: tells the tokens that it is over from those of another tokenizer; earlier versions have not kept it. */
+  readonly tokens?: string;
+  /** Questions of a task, among `n`, that did not fit the context and lost their beginning; earlier versions have not kept it. */
+  readonly truncated?: number;
+  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out; earlier versions have not kept it. */
+  readonly rows?: Pick<RowPerplexityResult, "rows" | "truncated" | "skipped" | "broken">;
+  /** How many tasks it is a mean over, each of which weighs the same. */
+  readonly tasks?: number;
+  /** The task that it is a score of. */
+  readonly task?: string;
+  /** What its name says of the prompt at inference, where a task is scored with several: means are over values with one. */
+  readonly label?: string;
+}
+
+/** How a measure is taken. */
+export interface Measure {
+  /** Names it in files. */
+  readonly id: string;
+  /** Whatever decides its values beside the model. */
+  readonly identity: string;
+  /** Its values by the names that they have in this definition: they may have been taken under others. */
+  readonly named: (values: readonly Value[]) => Value[];
+  readonly take: (model: Model, control: Control) => Promise<Value[]>;
+}
+
+/** Progress and end of a measure. */
+export interface Control {
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((share: number) => void) | undefined;
+}
+
+/** Values of a model by measure, each with what decided it. */
+export type Measured = Readonly<Record<string, { readonly identity: string; readonly values: readonly Value[] }>>;
+
+/** Where a run cut. */
+export interface CutProfile {
+  /** Share cut of each layer's linear weights, cut hidden dims included. */
+  readonly layers: readonly number[];
+  /** The same if every layer had lost the same share: the hard sparsity. */
+  readonly uniform: number;
+  /** Mean distance of the layers from it, each with the weight of its parameters. */
+  readonly unevenness: number;
+  /** Share of the units whose chance to live lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
+  readonly undecided: number | null;
+  /**
+   * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
+   * stage; null where masks are not learned. Earlier versions have not kept it.
+   */
+  readonly fractional?: number | null | undefined;
+}
+
+/** How a run's loss went; null where there are no such steps. */
+export interface LossProfile {
+  /** Mean over the last 8 steps. */
+  readonly last: number | null;
+  /** Largest mean over 5 steps in a row, from the first step of the pruning stage on. */
+  readonly worst: number | null;
+  /** Standard deviation of the change from one step to the next over the pruning stage and after. */
+  readonly roughness: number | null;
+  /** Largest gap between expected sparsity and schedule in the last tenth of the pruning stage; null where it has no steps. */
+  readonly gap: number | null;
+}
+
+/** What a finished cell has. */
+export interface CellOutcome {
+  /** Sparsity as wanted, expected and reached. */
+  readonly sparsity: RunSummary["sparsity"];
+  /** Parameters of the whole model, before and after. */
+  readonly parameters: RunSummary["parameters"];
+  /** Where it cut. */
+  readonly cut: CutProfile;
+  /** How its loss went. */
+  readonly loss: LossProfile;
+  /** Steps that were run, and tokens in them, padding left out. */
+  readonly steps: number;
+  readonly tokens: number;
+  /** Labels of these steps; earlier versions have not kept these three. */
+  readonly labels?: number;
+  /** Rows that were cut to fit. */
+  readonly cutRows?: number;
+  /** Tokens that the prompt adds to a row. */
+  readonly promptTokens?: number;
+  /** Seconds of training. */
+  readonly seconds: number;
+  /** Adapter that ran it. */
+  readonly adapter: string;
+  /** What its monitors said, in order; earlier versions have not kept it here. */
+  readonly alarms?: readonly Alarm[] | undefined;
+}
+
+/** Why a cell failed. */
+export interface CellFailure {
+  /** That of the error; "defect" where it was none of the toolkit's own. */
+  readonly code: ErrorCode | "defect";
+  /** Its message. */
+  readonly message: string;
+  /** How often the cell was tried since it last went well; default 1. */
+  readonly tries?: number | undefined;
+  /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
+  readonly missing?: Readonly<Record<string, string>> | undefined;
+  /** Whether the pruned model lay there on purpose, and not for want of its measures alone. */
+  readonly isKept?: boolean | undefined;
+}
+
+/** result.json of a cell. */
+export interface CellResult {
+  readonly cell: string;
+  readonly identity: CellIdentity;
+  /** Null where the run failed, and no earlier one has ended. */
+  readonly outcome: CellOutcome | null;
+  /** Null where all went well; beside an outcome, measures failed or a run anew that could not begin. */
+  readonly failure: CellFailure | null;
+}
+
+/** How far a cell is. */
+export type CellState =
+  | { readonly kind: "new" | "stopped" | "pruned" | "done" }
+  /** Its definition is not that of the folder. The last try to run it anew may have failed before it began. */
+  | { readonly kind: "changed"; readonly what: string; readonly failure: CellFailure | null }
+  /** Its pruning may have ended well all the same. */
+  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
+  /** Measures that are not taken yet; without the model's files they cannot be. The last try may have failed. */
+  | {
+    readonly kind: "unmeasured";
+    readonly missing: readonly string[];
+    readonly hasModel: boolean;
+    readonly failure: CellFailure | null;
+  };
+
+/** A model as a cell uses it. */
+export interface CellModel {
+  /** Its name in the experiment. */
+  readonly name: string;
+  /** Where it lies. */
+  readonly path: string;
+  /** Storage of its weights on the GPU. */
+  readonly baseDtype: MatrixDtype;
+  /** Its shape. */
+  readonly spec: DecoderSpec;
+  /** Digest of its weights. */
+  readonly weights: string;
+  /** Tokens that a text of its own has at most: its context without what its tokenizer puts before a text. */
+  readonly room: number;
+}
+
+/** A cell with all that decides it, where it lies and how far it is. */
+export interface PlannedCell extends Cell {
+  /** The model that it prunes. */
+  readonly model: CellModel;
+  /** Where its rows come from. */
+  readonly source: DataSource;
+  /** Where rows come from that tell units apart before pruning; null where there are none. */
+  readonly calibration: DataSource | null;
+  /** Options of its run. */
+  readonly prune: Omit<PruneOptions, "rows">;
+  /** What decides its result. */
+  readonly identity: CellIdentity;
+  /** Name of its folder. */
+  readonly folder: string;
+  /** How far it is. */
+  readonly state: CellState;
+  /** Steps of all stages. */
+  readonly steps: number;
+  /** Tokens in them, padding included. */
+  readonly tokens: number;
+}
+
+/** A number that cells have. */
+export interface NumberName {
+  /** Name in tables. */
+  readonly name: string;
+  /** How it is shown; of measures more is better for "accuracy" alone. */
+  readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
+  /** Whether the model was measured, and not only the run. */
+  readonly isMeasure: boolean;
+  /** Whether it is a part of a mean that is a number too. */
+  readonly isPart?: boolean;
+}
+
+/** A finished cell. */
+export interface ReportCell {
+  /** Its name in the present grid. */
+  readonly cell: string;
+  /** Name of its folder, which an earlier grid may have given. */
+  readonly folder: string;
+  /** Values along the axes, as shown. */
+  readonly at: Readonly<Record<string, string>>;
+  /** Its numbers by name. */
+  readonly numbers: Readonly<Record<string, number>>;
+  /** What tells the tokens of a perplexity from others, by its name, where it was kept. */
+  readonly measuredTokens: Readonly<Record<string, string>>;
+  /** Share cut of each layer. */
+  readonly layers: readonly number[];
+  /** Steps that were run. */
+  readonly steps: number;
+  /** Tokens in them, padding left out. */
+  readonly tokens: number;
+  /** Adapter that ran it. */
+  readonly adapter: string;
+  /** What the run's monitors said, in order; null where an earlier version has not kept it. */
+  readonly alarms: readonly Alarm[] | null;
+}
+
+/** Cells that differ by seed alone. */
+export interface Group {
+  /** Values along the axes but the seed. */
+  readonly at: Readonly<Record<string, string>>;
+  /** Names of its finished cells. */
+  readonly cells: readonly string[];
+  /** How many it will have. */
+  readonly wanted: number;
+  /** Numbers over the seeds. */
+  readonly numbers: Readonly<Record<string, Spread>>;
+  /** Share cut of each layer, mean over the seeds. */
+  readonly layers: readonly number[];
+  /** Mean distance of these shares between two seeds; null for one. */
+  readonly layerSpread: number | null;
+}
+
+/** What one step along an axis changes, all else equal. */
+export interface Contrast {
+  /** The option, and those that go with it. */
+  readonly axis: string;
+  /** Its first value. */
+  readonly from: string;
+  /** Another one. */
+  readonly to: string;
+  /** What changes; the unevenness of layers over the pairs of `layerDistance`. */
+  readonly numbers: Readonly<Record<string, Difference>>;
+  /** Mean distance of the layers' cut shares between the two, without pairs of two uniform layouts, whose layers are cut alike whatever else differs. */
+  readonly layerDistance: Difference | null;
+}
+
+/** Contents of report.json. */
+export interface ExperimentReport {
+  /** Name of the experiment. */
+  readonly name: string;
+  /** What it is to find out. */
+  readonly question: string | null;
+  /** What was run and how it was measured, line by line. */
+  readonly protocol: readonly string[];
+  /** Options that differ. */
+  readonly axes: readonly string[];
+  /** Numbers that there are. */
+  readonly names: readonly NumberName[];
+  /** Measures of the models as they were, by model. */
+  readonly dense: Readonly<Record<string, readonly Value[]>>;
+  /** How many of a task's questions did not fit a model's context and lost their beginning; tasks without such are left out. */
+  readonly truncations: readonly {
+    readonly model: string;
+    /** Its name, with what the names of its values say of the prompt. */
+    readonly task: string;
+    readonly truncated: number;
+    readonly n: number;
+  }[];
+  /** Cells that differ by seed alone. */
+  readonly groups: readonly Group[];
+  /** What each value of an axis changes against its first. */
+  readonly contrasts: readonly Contrast[];
+  /** Finished cells. */
+  readonly cells: readonly ReportCell[];
+  /** The others, and finished ones whose measures failed. */
+  readonly unfinished: readonly { readonly cell: string; readonly state: string }[];
+  /** Losses of the finished cells, step by step; not in report.json. */
+  readonly losses: Readonly<Record<string, readonly number[]>>;
+}
+
+/** Options of {@link runExperiment}. */
+export interface RunExperimentOptions extends ExperimentOverrides {
+  /** Where it runs. */
+  readonly device: Device;
+  /** Folder of all results; cells that are finished there are not run again. */
+  readonly out: string;
+  /** Cells to run: those with one of the values of each option. Default: all. */
+  readonly only?: Filter | undefined;
+  /** Cells that are worked on in this sitting at most. */
+  readonly maxCells?: number | undefined;
+  /** "models" keeps the pruned models' folders, "none" removes each that is pruned now once it was measured. Default "none". */
+  readonly keep?: "none" | "models" | undefined;
+  /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
+  readonly evaluateOnly?: boolean | undefined;
+  /** Runs cells anew that failed, whose definition changed, or that lack measures and their model. Default false. */
+  readonly redo?: boolean | undefined;
+  /** Stops the work; the cell at work can go on from there. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called before a cell is worked on, and waited for. */
+  readonly onCell?:
+    | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
+    | undefined;
+  /** Called when a cell has failed, and waited for; the others go on. */
+  readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
+  /** Called for what the user should know, and waited for. */
+  readonly onNote?: ((line: string) => void) | undefined;
+  /** Called when a model was loaded, before it is used for a cell. A `CompressoError` that it throws is that cell's failure. */
+  readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
+  /** Called for every step, which the next one waits for. */
+  readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
+  /** Called for every alarm of a run, once. */
+  readonly onAlarm?: ((cell: PlannedCell, alarm: Alarm) => void) | undefined;
+  /** Called while something else goes on, with its share done where known. */
+  readonly onPhase?: ((text: string, share?: number) => void) | undefined;
+}
+
+/** What a sitting has done. */
+export interface ExperimentResult {
+  /** Tables of all that is known by now. */
+  readonly report: ExperimentReport;
+  /** Files of the tables and charts. */
+  readonly files: readonly string[];
+  /** Cells that failed, in this sitting or before. */
+  readonly failed: readonly { readonly cell: string; readonly message: string }[];
+  /** Chosen cells that are still to be done. */
+  readonly left: number;
+}

@@ -150,7 +150,7 @@ export {
 export type { EncodeReport } from "./lib/data/encode_report.ts";
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./lib/generate/chat.ts";
 export { type ChoiceOptions, encodeChoices } from "./lib/eval/choice_rows.ts";
-export { type ExportFormat, exportModel, type ExportOptions, type ExportResult } from "./lib/slice/export.ts";
+export { exportModel, type ExportResult } from "./lib/slice/export.ts";
 export { type FinishReason, generate, type GenerateOptions } from "./lib/generate/generate.ts";
 export { generateText, type GenerateTextOptions } from "./lib/generate/text.ts";
 export {
@@ -218,7 +218,7 @@ export {
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./lib/run/calibration.ts";
 export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./lib/generate/self_data.ts";
 export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./lib/generate/self_data_file.ts";
-export { type SessionExportOptions } from "./lib/slice/export_options.ts";
+export type { ExportFormat, ExportOptions, SessionExportOptions } from "./lib/slice/export_options.ts";
 export { prune, PruneSession, type RunSummary, type SlicedModel } from "./lib/run/session.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "./lib/slice/verify.ts";
 export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./lib/eval/logprobs.ts";

@@ -1,29 +1,15 @@
 // Products of frozen matrices with one vector, for generating token by token. Owns the kernels' frame; refuses several rows of x.
-import { endingBindings, endingFunctions, endingText, type MatvecEnding, type MatvecRole } from "./matvec_text.ts";
+import { endingBindings, endingFunctions, endingText } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";
-import { textureBody, type TextureUnits } from "./matvec_texture.ts";
+import { textureBody } from "./matvec_texture.ts";
+import type { Matvec } from "./matvec_types.ts";
 import type { KernelSource } from "./source.ts";
 import { weightBindings, type WeightStorage } from "./weight_access.ts";
 
-export { type MatvecEnding, type MatvecRole, texelOf } from "./matvec_text.ts";
+export { texelOf } from "./matvec_text.ts";
+export type { Matvec, MatvecEnding, MatvecRole, TextureUnits } from "./matvec_types.ts";
 export { MATVEC_BUFFER_ROWS } from "./matvec_buffer.ts";
-export { textureRows, type TextureUnits, textureUnits } from "./matvec_texture.ts";
-
-/** One kernel of the family: s = W·x, or W·RMSNorm(x), for the rows of `parts` matrices, and an ending. */
-export interface Matvec {
-  readonly storage: WeightStorage;
-  readonly ending: MatvecEnding;
-  /** Matrices one after another in the grid (1 where the ending is "residual" or "swiglu", whose second matrix does not count). */
-  readonly parts: number;
-  /** What the parts of a "rotate" are. */
-  readonly roles?: readonly MatvecRole[];
-  /** x is RMS-normalised first: x·w / sqrt(mean x² + ε). */
-  readonly norm: boolean;
-  /** Texture only: loads along a row that the kernel unrolls; of `rounds` it only matters whether there are several. */
-  readonly units?: TextureUnits;
-  /** Texture only: rows of a workgroup at most, see {@link textureRows}. */
-  readonly rows?: number;
-}
+export { textureRows, textureUnits } from "./matvec_texture.ts";
 
 /** Invocations of a workgroup. */
 export function matvecLanes({ storage }: Pick<Matvec, "storage">): number {

@@ -1,5 +1,5 @@
 // Body of the matrix-vector kernels for real GPUs: a workgroup reads a few rows side by side and adds up by a tree. Owns its WGSL; imports text and types.
-import type { Matvec } from "./matvec.ts";
+import type { Matvec } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized } from "./weight_access.ts";
 

@@ -1,21 +1,8 @@
 // Pieces of WGSL that the matrix-vector kernels share: how a texel of weights meets x, and what becomes of the sums. Owns no kernel.
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
+import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
 import type { Binding } from "./source.ts";
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type WeightDtype } from "./weight_access.ts";
-
-/** What becomes of the sums s = W·x of a row n. */
-export type MatvecEnding =
-  /** y[offset + n] = s. */
-  | "store"
-  /** y[n] = silu(s)·s'·z[n], with s' of the second matrix. */
-  | "swiglu"
-  /** y[n] += s·z[n]. */
-  | "residual"
-  /** q = RoPE(s); key position[0] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and `decodeAttentionTexture`. */
-  | "rotate";
-
-/** Where a part of a "rotate" goes. */
-export type MatvecRole = "q" | "k" | "v";
 
 const XYZW = ["x", "y", "z", "w"] as const;
 

@@ -1,5 +1,5 @@
 // Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture. Owns its WGSL; imports text and types.
-import type { Matvec } from "./matvec.ts";
+import type { Matvec, TextureUnits } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized, type WeightDtype } from "./weight_access.ts";
 
@@ -16,16 +16,6 @@ const LANES = 8;
 export function textureRows(workgroupBytes: number): number {
   const sums = Math.floor(workgroupBytes / 4) - LANES; // beside those of a norm
   return Math.min(MAX_ROWS, Math.floor(sums / LANES / 8) * 8);
-}
-
-/** How the loads along a row are unrolled. */
-export interface TextureUnits {
-  /** Units of the whole workgroup in a round, see {@link textureUnits}. */
-  readonly units: number;
-  /** Whether half a unit follows them. */
-  readonly half: boolean;
-  /** Rounds that a row takes. */
-  readonly rounds: number;
 }
 
 /**

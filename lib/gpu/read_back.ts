@@ -1,7 +1,6 @@
 // Bytes of GPU buffers back on the CPU, by way of a staging buffer of bounded size. Owns its pieces; refuses to wait for anything else.
 import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "./types.ts";
-import type { Device } from "./device.ts";
 
 /** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */
 export interface BufferRange {
@@ -11,6 +10,13 @@ export interface BufferRange {
   readonly byteOffset?: number;
   /** Its length; default up to the buffer's end. */
   readonly bytes?: number;
+}
+
+/** What is needed of a device to read from it. */
+interface Reader {
+  readonly gpu: GPUDevice;
+  createBuffer(label: string, bytes: number, usage: number): DeviceBuffer;
+  check(): void;
 }
 
 /** Bytes that are staged at once: adapters limit buffers, and what is staged is taken beside all that is read. */
@@ -28,7 +34,7 @@ interface Span {
  * Throws `CompressoError("gpu")` over the budget, and where the device has failed.
  */
 export async function readBack(
-  device: Device,
+  device: Reader,
   ranges: readonly BufferRange[],
   { most = MOST_STAGED }: { readonly most?: number } = {},
 ): Promise<ArrayBuffer[]> {
@@ -81,7 +87,7 @@ function piecesOf(lengths: readonly number[], most: number): Span[][] {
   return pieces;
 }
 
-async function mappedRange(device: Device, staging: DeviceBuffer): Promise<ArrayBuffer> {
+async function mappedRange(device: Reader, staging: DeviceBuffer): Promise<ArrayBuffer> {
   try {
     await staging.raw.mapAsync(0x01);
   } catch (cause) {

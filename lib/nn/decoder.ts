@@ -1,14 +1,11 @@
 // One decoder layer, forward and backward, as records into a plan. Owns the order of operations; refuses allocation and the output head.
-import type { Plan } from "../gpu/plan.ts";
-import type { Activations } from "./activations.ts";
 import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
+import type { DecoderContext } from "./context.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { type BufferView, type Operand, operand } from "./products/linear.ts";
+import { type Operand, operand } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
-import type { Lora } from "./lora.ts";
-import type { Matrix } from "./products/matrix.ts";
-import { gradientSlices, type MaskKind, type MaskSlots, slotSlice } from "./mask_slots.ts";
+import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
   recordEmbedding,
   recordResidual,
@@ -20,51 +17,7 @@ import {
   recordSwigluBackward,
 } from "./ops.ts";
 import type { Projection } from "../spec/decoder.ts";
-import type { TreeBuffers } from "./token_tree.ts";
-import { headWidths, type LayerWeights, type Weights } from "./weights.ts";
-
-/** Everything that the records of a pass refer to. */
-export interface DecoderContext {
-  readonly plan: Plan;
-  readonly weights: Weights;
-  readonly act: Activations;
-  readonly masks: MaskSlots;
-  readonly lora: Lora | null;
-  /** cos and sin of each position, see `ropeTable`. */
-  readonly rope: DeviceBuffer;
-  /** Numbers of the step; needed by dropout and cross-entropy. */
-  readonly state: DeviceBuffer;
-  /** Where the rows are token trees: forward only. */
-  readonly trees?: TreeBuffers | undefined;
-  /** Whether elements are dropped before LoRA's A, at the rate of `state`. */
-  readonly dropout: boolean;
-  /** Kinds of masks whose gradients are wanted. */
-  readonly maskGrads: ReadonlySet<MaskKind>;
-  /** Records the layer's o from its q, k and v before RoPE, in place of {@link recordSelfAttention}: for caches. */
-  readonly attend?: (context: DecoderContext, index: number) => void;
-  /** Called in forward when a layer's input of o or down was recorded, before it is overwritten: for statistics. */
-  readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
-  /** Called in backward at every projection, before its gradients are passed on: for statistics of dL/dW = dyᵀ·x. */
-  readonly observeWeights?: (context: DecoderContext, product: ObservedProduct) => void;
-}
-
-/** The masked input of o_proj [rows, heads·headStride] or of down_proj [rows, ffn]. */
-export interface ObservedInput {
-  readonly of: "o" | "down";
-  readonly buffer: DeviceBuffer;
-  readonly width: number;
-}
-
-/** A product y = x·Wᵀ of a layer and the gradient of its output. */
-export interface ObservedProduct {
-  readonly layer: number;
-  readonly projection: Projection;
-  readonly matrix: Matrix;
-  /** [rows, W.stride] */
-  readonly x: BufferView;
-  /** dL/dy [rows, W.rows padded] */
-  readonly dy: Operand;
-}
+import { headWidths, type LayerWeights } from "./weights.ts";
 
 /** x[0] = embedding(tokens) ∘ z_hidden. */
 export function recordInput(context: DecoderContext): void {

@@ -1,8 +1,7 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { roundUp, strideOf } from "./padding.ts";
-import type { DecoderContext } from "./decoder.ts";
-import type { Pass } from "./pass.ts";
+import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
 import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward, recordTopLogits } from "./ops.ts";
 

@@ -1,16 +1,16 @@
 // A pass over a fixed number of tokens: buffers and context of forward, loss and backward. Owns what it allocates; refuses training rules.
-import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
-import { type Activations, createActivations, type PassShape } from "./activations.ts";
+import { createActivations, type PassShape } from "./activations.ts";
 import { ropeTable } from "./attention.ts";
-import { type DecoderContext, recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
+import type { DecoderContext, Pass } from "./context.ts";
+import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordLoss } from "./head.ts";
 import { type LoraConfig } from "../spec/lora.ts";
-import { createLora, type Lora } from "./lora.ts";
-import { createMaskSlots, type MaskKind, type MaskSlots } from "./mask_slots.ts";
+import { createLora } from "./lora.ts";
+import { createMaskSlots, type MaskKind } from "./mask_slots.ts";
 import { createStepState } from "./train/step_state.ts";
-import { createTreeBuffers, type TreeBuffers } from "./token_tree.ts";
+import { createTreeBuffers } from "./token_tree.ts";
 import type { Weights } from "./weights.ts";
 
 /** Options of {@link createPass}. */
@@ -26,19 +26,6 @@ export interface PassOptions extends PassShape {
   readonly trees?: boolean;
   /** Tokens of a chunk of the output head; default: as many as fit 32 MiB of logits. */
   readonly headRows?: number;
-}
-
-/** Buffers of a pass; record plans over them with {@link Pass.plan}. */
-export interface Pass extends Disposable {
-  readonly device: Device;
-  readonly weights: Weights;
-  readonly act: Activations;
-  readonly masks: MaskSlots;
-  readonly lora: Lora | null;
-  readonly state: DeviceBuffer;
-  readonly trees: TreeBuffers | null;
-  /** Starts a plan and its context. */
-  plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;
 }
 
 /** Allocates a pass over `batch` sequences of `seq` tokens. */

@@ -1,6 +1,6 @@
 // A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward. Owns the order of its products; refuses to know what is projected.
 import type { DeviceBuffer } from "../gpu/types.ts";
-import type { DecoderContext } from "./decoder.ts";
+import type { DecoderContext } from "./context.ts";
 import { strideOf } from "./padding.ts";
 import { type BufferView, type Operand, recordLinear, recordMatmul } from "./products/linear.ts";
 import type { LoraEntry } from "./lora.ts";

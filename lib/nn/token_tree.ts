@@ -1,8 +1,7 @@
 // Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
 import { CompressoError } from "../core/errors.ts";
-import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
-import type { Pass } from "./pass.ts";
+import type { Pass, TreeBuffers } from "./context.ts";
 
 /** A text as token ids whose end is scored. */
 export interface Sequence {
@@ -29,12 +28,6 @@ export interface TokenTree {
   readonly edgeTokens: Uint32Array<ArrayBuffer>;
   /** Edges of each sequence's choice, in the order of its tokens. */
   readonly paths: readonly (readonly number[])[];
-}
-
-/** What of a tree the kernels of the layers read; see `attentionKernel` and `ropeKernel`. */
-export interface TreeBuffers extends Disposable {
-  readonly spans: DeviceBuffer;
-  readonly positions: DeviceBuffer;
 }
 
 /** Grows a tree sequence by sequence. */

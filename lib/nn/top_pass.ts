@@ -2,7 +2,8 @@
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { recordTop, writeTargets } from "./head.ts";
-import { type Pass, recordForward } from "./pass.ts";
+import type { Pass } from "./context.ts";
+import { recordForward } from "./pass.ts";
 
 /** Log-probabilities of the tokens behind each token of a pass, in nats; all 0 where none was asked for. */
 export interface TopLogprobs {

@@ -23,7 +23,7 @@ import {
   type UnitTable,
 } from "../units/units.ts";
 import type { RunPosition } from "./checkpoint.ts";
-import type { ExportOptions } from "../slice/export.ts";
+import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 

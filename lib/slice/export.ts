@@ -3,43 +3,15 @@ import { CompressoError } from "../core/errors.ts";
 import type { Staged } from "../files/atomic.ts";
 import { exists } from "../files/exists.ts";
 import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";
-import type { GgufWriteType } from "../formats/gguf/quant.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { type HfDtype, stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { WeightSource } from "../spec/source.ts";
-import type { Json } from "../core/guards.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { checkExport, checkUsed } from "./export_options.ts";
+import { checkExport, checkUsed, type ExportFormat, type ExportOptions } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
-import { type Layout } from "../units/layout.ts";
 import { padded, shallow } from "./layouts.ts";
-
-/** The files that {@link exportModel} writes. */
-export type ExportFormat = "hf" | "gguf";
-
-/** How to export. */
-export interface ExportOptions {
-  /** Default "compact". "uniform" demands layers that are alike already, see `uniformMasks`. */
-  readonly layout?: Layout;
-  /** Dtype of the folder's weights; default "f16". */
-  readonly dtype?: HfDtype;
-  /** Type of the GGUF's matrices; default `dtype`. */
-  readonly ggufDtype?: GgufWriteType;
-  /** Null writes files for token ids only. */
-  readonly tokenizer: Tokenizer | null;
-  /** Name of the model within the GGUF. */
-  readonly name: string;
-  /** Keys of generation_config.json beside token ids. Default: those of the source's own, where it is a folder that has them. */
-  readonly generation?: Json;
-  /** Default: both. */
-  readonly formats?: readonly ExportFormat[];
-  /** Whether files that stand there may be replaced; default false. Of a format that is skipped they are removed. */
-  readonly replace?: boolean;
-  /** Stops the work. */
-  readonly signal?: AbortSignal;
-}
 
 /** What was written. */
 export interface ExportResult {

@@ -1,10 +1,36 @@
 // What may be asked of an export: names of its options, layouts, formats and types. Owns their checks; refuses to write.
 import { CompressoError } from "../core/errors.ts";
+import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { GgufWriteType } from "../formats/gguf/quant.ts";
 import type { HfDtype } from "../formats/hf/export.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { type Layout, LAYOUTS } from "../units/layout.ts";
-import type { ExportFormat, ExportOptions } from "./export.ts";
+
+/** The files that `exportModel` writes. */
+export type ExportFormat = "hf" | "gguf";
+
+/** How to export. */
+export interface ExportOptions {
+  /** Default "compact". "uniform" demands layers that are alike already, see `uniformMasks`. */
+  readonly layout?: Layout;
+  /** Dtype of the folder's weights; default "f16". */
+  readonly dtype?: HfDtype;
+  /** Type of the GGUF's matrices; default `dtype`. */
+  readonly ggufDtype?: GgufWriteType;
+  /** Null writes files for token ids only. */
+  readonly tokenizer: Tokenizer | null;
+  /** Name of the model within the GGUF. */
+  readonly name: string;
+  /** Keys of generation_config.json beside token ids. Default: those of the source's own, where it is a folder that has them. */
+  readonly generation?: Json;
+  /** Default: both. */
+  readonly formats?: readonly ExportFormat[];
+  /** Whether files that stand there may be replaced; default false. Of a format that is skipped they are removed. */
+  readonly replace?: boolean;
+  /** Stops the work. */
+  readonly signal?: AbortSignal;
+}
 
 /** Options of {@link PruneSession.export}; layout is by default the run's. */
 export type SessionExportOptions =

@@ -6,7 +6,7 @@ import { Plan, u32 } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
 import { recordDecodeAttention, recordRope } from "../attention.ts";
 import { type DecodeState, type DecodeStep, recordGreedyChoice } from "./step.ts";
-import type { DecoderContext } from "../decoder.ts";
+import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
 import { strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";

@@ -1,7 +1,7 @@
 // Statistics of a model's activations on calibration data. Owns the forward passes and the buffers that gather them; refuses to score units.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
-import type { ObservedInput } from "../../nn/decoder.ts";
+import type { ObservedInput } from "../../nn/context.ts";
 import { headStride, strideOf } from "../../nn/padding.ts";
 import { partialFloats, recordColumnStats, rowBlocks } from "../../nn/ops.ts";
 import { createPass, recordForward, shiftLabels } from "../../nn/pass.ts";

@@ -1,8 +1,7 @@
 // Σ|w·∂L/∂w| of all projections, by the units and hidden dims that they belong to. Owns the buffers that gather them; refuses what is made of them.
-import type { DecoderContext } from "../../nn/decoder.ts";
 import { strideOf } from "../../nn/padding.ts";
 import { slotSlice } from "../../nn/mask_slots.ts";
-import type { Pass } from "../../nn/pass.ts";
+import type { DecoderContext, Pass } from "../../nn/context.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
 import { recordWeightTerms, weightTermFloats } from "../../nn/train/weight_terms.ts";
 import { projectionMatrix, unpadHeads } from "../../nn/weights.ts";

@@ -1,5 +1,5 @@
 // How every verb is declared: name, help with an example, wording of wrong use. Owns the dependency on commander's set-up; refuses what verbs do.
-import { Command } from "@commander-js/extra-typings";
+import { Command } from "./packages.ts";
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { writeError, writeResult } from "./terminal/output.ts";

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S deno run -A
 // The command line. Owns dispatch and exit statuses; each verb has its own file.
-import { CommanderError } from "@commander-js/extra-typings";
+import { CommanderError } from "./packages.ts";
 import config from "../deno.json" with { type: "json" };
 import { benchVerb } from "./verbs/bench.ts";
 import { quiet, verb } from "./command.ts";

@@ -1,5 +1,5 @@
 // `compresso bench MODEL…`: latency and throughput of models, side by side. Owns loading them and the table; refuses to measure.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import {
   benchModels,
   checkSizes,

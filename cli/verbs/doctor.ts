@@ -1,5 +1,5 @@
 // `compresso doctor`: what this machine offers to the toolkit, and what fixes it. Owns the checks; refuses to change anything.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { type AdapterCheck, checkAdapter } from "../../lib/nn/adapter_check.ts";

@@ -1,5 +1,5 @@
 // `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atomic.ts";

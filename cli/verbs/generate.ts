@@ -1,5 +1,5 @@
 // `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and where they come from; refuses to choose tokens.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { encodePrefix, endToken, formatExample, promptCost } from "../../lib/data/prompts/encode.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";

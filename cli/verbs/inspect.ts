@@ -1,5 +1,5 @@
 // `compresso inspect MODEL`: what a model is, from its files alone. Owns the description; refuses the GPU.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { openWeights } from "../../lib/formats/open.ts";

@@ -1,6 +1,6 @@
 // `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded or downloaded. Owns the table; refuses to open a GPU for more than its limits.
 import { lastStageSteps, type Method, METHODS } from "../../lib/run/methods/names.ts";
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
 import type { DeviceLimits } from "../../lib/gpu/types.ts";

@@ -1,5 +1,5 @@
 // `compresso report RUN…`: runs as one HTML file. Owns options and where the file goes; refuses to read runs and to draw.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../lib/files/atomic.ts";

@@ -1,6 +1,6 @@
 // `compresso serve MODEL`: the model behind an OpenAI-compatible server until it is stopped. Owns options, the key's place and what is said; refuses HTTP.
 import { basename, resolve } from "node:path";
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";

@@ -1,6 +1,6 @@
 // Schedules that users write: what one sees and what it may decide. Owns the contract; refuses the loop, files and processes.
 //
-// An isolated script runs with this file's code: beside the error type it may import types only.
+// An isolated script runs with this file's code: of core it may import errors and guards, and types of anything.
 import { isObject } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 

@@ -6,6 +6,7 @@ import { checkOutput, evaluateSchedule, placeOf, type ScheduleOutput } from "./o
 import { asSchedule, namedParts, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "./definition.ts";
 import curvesText from "./curves.ts" with { type: "text" };
 import errorsText from "../core/errors.ts" with { type: "text" };
+import guardsText from "../core/guards.ts" with { type: "text" };
 import scriptText from "./definition.ts" with { type: "text" };
 import { type IsolationLimits, startIsolated } from "./sandbox/process.ts";
 import { dataUrl, maySpawnSandbox } from "./sandbox/sandbox.ts";
@@ -151,9 +152,12 @@ function hash(text: string): string {
 
 /** The code that an isolated script runs with, as one URL: modules at data: URLs have no relative imports, so each holds the URLs of its own. */
 function kitUrl(): string {
-  const errors = dataUrl(errorsText, "typescript");
-  const withErrors = (text: string): string =>
-    dataUrl(text.replaceAll('"../core/errors.ts"', JSON.stringify(errors)), "typescript");
-  const modules = [errors, withErrors(curvesText), withErrors(scriptText)];
+  const errors = dataUrl(errorsText, "typescript"), guards = dataUrl(guardsText, "typescript");
+  const withImports = (text: string): string => {
+    const own = text.replaceAll('"../core/errors.ts"', JSON.stringify(errors))
+      .replaceAll('"../core/guards.ts"', JSON.stringify(guards));
+    return dataUrl(own, "typescript");
+  };
+  const modules = [errors, withImports(curvesText), withImports(scriptText)];
   return dataUrl(modules.map((module) => `export * from ${JSON.stringify(module)};`).join("\n"), "javascript");
 }

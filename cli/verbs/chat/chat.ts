@@ -1,5 +1,5 @@
 // `compresso chat MODEL`: questions on stdin, answers on stdout. Owns the commands of a conversation and what Ctrl-C means; refuses turns and texts.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
 import type { Adapters, Model } from "../../../lib/model/model.ts";

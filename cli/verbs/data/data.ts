@@ -1,7 +1,7 @@
 // `compresso data`: the rows of a file looked at, and rows that a model writes itself. Owns the two verbs; refuses to
 // train.
 import { join } from "node:path";
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { exists, isFolder } from "../../../lib/files/exists.ts";
 import { modelPath } from "../../../lib/formats/open_model.ts";

@@ -1,5 +1,5 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { DEMO, demoData } from "../../../lib/formats/open_model.ts";

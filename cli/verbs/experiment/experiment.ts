@@ -1,6 +1,6 @@
 // `compresso experiment FILE`: a grid of runs with its tables, in as many sittings as it takes. Owns options, progress and what is said; refuses
 // the runs.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { openExperiment } from "../../../lib/experiment/open.ts";

@@ -1,5 +1,5 @@
 // `compresso prune MODEL`: the three stages, and the smaller model's files. Owns options, progress and the report; refuses the loop itself.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { PROJECTIONS } from "../../../lib/spec/decoder.ts";
 import { RANKINGS } from "../../../lib/masks/baselines.ts";
 import { LAYOUTS } from "../../../lib/units/layout.ts";

@@ -1,5 +1,5 @@
 // `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
-import type { CommandUnknownOpts } from "@commander-js/extra-typings";
+import type { CommandUnknownOpts } from "../../packages.ts";
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../../lib/files/atomic.ts";

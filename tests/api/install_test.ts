@@ -1,0 +1,42 @@
+// The program from its address and as `deno install` puts it on the PATH: from another folder, without a configuration file or a flag.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import config from "../../deno.json" with { type: "json" };
+import { Elsewhere, npmCache, ROOT, serveCheckout } from "./checkout.ts";
+
+const cache = await npmCache();
+const skipped = "skipped, for the packages of cli/ are not in Deno's npm cache";
+const main = join(ROOT, "cli", "main.ts"), model = join(ROOT, "fixtures", "demo");
+
+Deno.test({
+  name: cache ? "deno run of cli/main.ts at a URL" : `deno run of cli/main.ts at a URL: ${skipped}`,
+  ignore: cache === null,
+  fn: async () => {
+    await using elsewhere = await Elsewhere.make(cache ?? "");
+    await using server = serveCheckout();
+    const url = `http://127.0.0.1:${server.addr.port}/cli/main.ts`;
+    const args = ["run", "-A", "--lock", join(elsewhere.folder, "deno.lock"), url];
+    const version = await elsewhere.run(Deno.execPath(), [...args, "--version"]);
+    assert.deepEqual([version.code, version.stdout], [0, `${config.version}\n`], version.stderr);
+    const inspect = await elsewhere.run(Deno.execPath(), [...args, "inspect", model, "--json"]);
+    assert.equal(inspect.code, 0, inspect.stderr);
+    assert.equal(JSON.parse(inspect.stdout).parameters, 979_008);
+  },
+});
+
+Deno.test({
+  name: cache ? "deno install puts compresso on the PATH" : `deno install: ${skipped}`,
+  ignore: cache === null || Deno.build.os === "windows",
+  fn: async () => {
+    await using elsewhere = await Elsewhere.make(cache ?? "");
+    const env = { DENO_INSTALL_ROOT: join(elsewhere.folder, "root") };
+    const installed = await elsewhere.run(Deno.execPath(), ["install", "-g", "-A", "-n", "compresso", main], env);
+    assert.equal(installed.code, 0, installed.stderr);
+    const program = join(env.DENO_INSTALL_ROOT, "bin", "compresso");
+    const version = await elsewhere.run(program, ["--version"]);
+    assert.deepEqual([version.code, version.stdout], [0, `${config.version}\n`], version.stderr);
+    const text = await elsewhere.run(program, ["generate", "demo", "--prompt", "Tom went", "--max-tokens", "4"]);
+    assert.equal(text.code, 0, text.stderr);
+    assert.match(text.stdout, /\w/);
+  },
+});

@@ -1,5 +1,6 @@
 // What run.json keeps of masks and sizes, for reports: small enough to read, whole enough to draw. Owns these forms; refuses to write them.
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../units/file_size.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.ts";
@@ -32,6 +33,8 @@ export interface FileBytes {
   readonly file: string;
   /** Of a folder: of its weights, those of its other files left out. */
   readonly bytes: number;
+  /** Types of its matrices that would make it smaller, and its bytes then, from the largest to the smallest. */
+  readonly smaller?: readonly { readonly dtype: string; readonly bytes: number }[];
 }
 
 const BINS = 64;
@@ -86,3 +89,19 @@ export async function fileBytes(paths: readonly string[]): Promise<FileBytes[]> 
     return { file, bytes };
   }));
 }
+
+/** Adds to each file the types that would make it smaller; `spec` is the shape that the files hold. */
+export function withSmallerTypes(
+  files: readonly FileBytes[],
+  { spec, content }: { readonly spec: DecoderSpec; readonly content: FileContent },
+): FileBytes[] {
+  return files.map(({ file, bytes }) => {
+    const kinds = file.endsWith(".gguf") ? GGUF_KINDS : HF_KINDS;
+    const smaller = kinds.map((kind) => ({ dtype: kind.dtype, bytes: bytesOfKind(spec, kind, content) }))
+      .filter((one) => one.bytes < bytes);
+    return { file, bytes, ...(smaller.length > 0 ? { smaller } : {}) };
+  });
+}
+
+const GGUF_KINDS = (["f16", "q8_0", "q4_0"] as const).map((dtype): FileKind => ({ format: "gguf", dtype }));
+const HF_KINDS: readonly FileKind[] = [{ format: "hf", dtype: "f16" }];

@@ -84,11 +84,12 @@ export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | 
  */
 export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
   checkPruneToFolderNames(options);
+  const startedAt = performance.now();
   const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], export: wanted = {}, ...others } =
     options;
   const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
   checkSessionExport(wanted);
-  const files = { ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
+  const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
   checkExportSize(rest.size, files);
   // Known before the first step: not every positional encoding has a config, which a folder that has to be written needs, and not every tokenizer a GGUF.
   const { formats = FORMATS } = files, isAlone = formats.length === 1, { size } = rest, { spec, tokenizer } = model;

@@ -1,5 +1,5 @@
 // Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
-import { checkSessionExport, type SessionExportOptions } from "../slice/export_options.ts";
+import { checkSessionExport, type OriginFile, type SessionExportOptions } from "../slice/export_options.ts";
 import config from "../../deno.json" with { type: "json" };
 import { given } from "../core/check_options.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
@@ -9,6 +9,7 @@ import { type DecoderSpec, type LayerSpec, parameterCount } from "../spec/decode
 import { sliceModel } from "../slice/slice.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
 import { type ExportResult, stageModel } from "../slice/export.ts";
+import { shapeWritten } from "../slice/layouts.ts";
 import {
   type FileBytes,
   fileBytes,
@@ -16,6 +17,7 @@ import {
   maskSummary,
   type ModelBefore,
   modelBefore,
+  withSmallerTypes,
 } from "./mask_summary.ts";
 import type { RunChange } from "./checkpoint.ts";
 import type { Model } from "../model/model.ts";
@@ -65,6 +67,13 @@ export interface RunSummary {
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
+  /**
+   * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling, slicing and files included. Of a
+   * resumed run those since it was resumed.
+   */
+  readonly wallSeconds: number;
+  /** Steps that were done before the run was resumed last; 0 where it never was. */
+  readonly resumedAfter: number;
   /** Tokens a second over all stages. */
   readonly tokensPerSecond: number;
   /** Largest GPU memory of the run, the comparison of masked and sliced model included, bytes. */
@@ -85,6 +94,8 @@ export interface RunSummary {
   readonly options: Omit<ResolvedOptions, "rows">;
   /** Digests and names of what it was made from, as {@link SessionExportOptions.inputs} says. */
   readonly inputs: Readonly<Record<string, string>>;
+  /** Names and sizes of the files that it was made from; none where the program did not name them. */
+  readonly origin: readonly OriginFile[];
   /** The model as it was. */
   readonly before: ModelBefore;
   /** What was cut of it. */
@@ -110,6 +121,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #records: StepRecord[] = [];
   /** The last records that a resumed run had before. */
   #before: readonly RecordView[] = [];
+  #stepsBefore = 0;
+  readonly #startedAt = performance.now();
   #sliced: SlicedModel | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
@@ -146,7 +159,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   async #begin(): Promise<PreparedRun> {
     const prepared = await this.#run.prepare();
-    if (this.#records.length === 0) this.#before = prepared.recent;
+    if (this.#records.length === 0) [this.#before, this.#stepsBefore] = [prepared.recent, prepared.steps];
     return prepared;
   }
 
@@ -218,7 +231,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
     checkSessionExport(options);
     checkExportSize(this.options.size, options);
-    const { saveAdapter = false, inputs = {}, ...files } = given(options), own = this.#life.signal;
+    const { saveAdapter = false, inputs = {}, origin = [], startedAt = this.#startedAt, ...files } = given(options);
+    const own = this.#life.signal;
     const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
     signal.throwIfAborted();
     const sliced = await this.#slice(signal), result = this.#run.result();
@@ -257,6 +271,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       hidden: sliced.spec.hidden,
       maskedVsSliced: { maxAbs, range },
       seconds: result.seconds,
+      wallSeconds: (performance.now() - startedAt) / 1000,
+      resumedAfter: this.#stepsBefore,
       tokensPerSecond: result.tokensPerSecond,
       peakGpuBytes: this.#peakBytes,
       plannedGpuBytes: result.plannedGpuBytes,
@@ -267,9 +283,13 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       data: result.data,
       options: plain,
       inputs,
+      origin,
       before: modelBefore(this.#model.source),
       masks: maskSummary(this.#model.spec, result.masks),
-      fileBytes: await fileBytes(loadableBy.map(({ file }) => file)),
+      fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file)), {
+        spec: shapeWritten(sliced.spec, layout),
+        content: { tokenizer, name: how.name },
+      }),
       files: [...loadableBy, ...adapter?.loadableBy ?? []],
       skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
     };

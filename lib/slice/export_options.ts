@@ -32,6 +32,16 @@ export interface ExportOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A file or folder that a run was made from. */
+export interface OriginFile {
+  /** What it was to the run. */
+  readonly role: "model" | "data" | "calibration";
+  /** Its name without the folders above it; of a model in the cache of huggingface_hub `owner/name`. */
+  readonly name: string;
+  /** Of a model in a folder: of its weights. */
+  readonly bytes: number;
+}
+
 /** Options of {@link PruneSession.export}; layout is by default the run's. */
 export type SessionExportOptions =
   & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
@@ -39,6 +49,10 @@ export type SessionExportOptions =
     readonly layout?: Layout;
     /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
     readonly inputs?: Readonly<Record<string, string>>;
+    /** Names and sizes of the files that the run was made from; for run.json. Default none. */
+    readonly origin?: readonly OriginFile[];
+    /** When the work began, as of `performance.now()`; `wallSeconds` in run.json counts from it. Default: when the session was made. */
+    readonly startedAt?: number;
     /**
      * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
      * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
@@ -58,7 +72,9 @@ const BOTH = {
 const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
 
 /** Names of the options of `PruneSession.export`. */
-export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = { ...BOTH, inputs: true, saveAdapter: "switch" };
+export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
+  ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", saveAdapter: "switch" },
+};
 
 /** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */
 export function checkExport(options: ExportOptions): void {

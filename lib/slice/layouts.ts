@@ -13,6 +13,7 @@ import {
   projectionName,
   PROJECTIONS,
 } from "../spec/decoder.ts";
+import type { Layout } from "../units/layout.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";
 import { headRows, type SlicePlan } from "./slice.ts";
@@ -50,6 +51,12 @@ export function padded(source: WeightSource): WeightSource {
   if (layersAlike(source.spec)) return source;
   const { spec, made } = paddedPlan(source.spec);
   return remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+}
+
+/** Shape of the files that an export writes of a sliced model. */
+export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
+  const { spec } = shallowPlan(sliced);
+  return layout === "padded" ? paddedPlan(spec).spec : spec;
 }
 
 /** Shape and tensors of {@link padded}. */

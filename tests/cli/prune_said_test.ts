@@ -55,6 +55,13 @@ export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid >
   assert.equal(trusted.code, 0, trusted.stderr);
   const records = (await Deno.readTextFile(folder.at("trusted", "records.jsonl"))).trimEnd().split("\n");
   assert.deepEqual(records.map((line) => JSON.parse(line).target), [0.1, 0.2]);
+  const { origin, wallSeconds, seconds } = JSON.parse(await Deno.readTextFile(folder.at("trusted", "run.json")));
+  assert.deepEqual(origin.map(({ role, name }: Record<string, unknown>) => `${role} ${name}`), [
+    ...["model demo", "data train.jsonl"],
+  ]);
+  assert.ok(origin.every(({ bytes }: { bytes: number }) => bytes > 1e6));
+  assert.ok(wallSeconds > seconds.prune, `${wallSeconds} s, of which ${seconds.prune} s for steps`);
+  assert.match(trusted.stdout, /^bytes +demo [\d.]+ MiB → model [\d.]+ MiB, model\.gguf [\d.]+ MiB$/m);
 });
 
 Deno.test("a finished run whose trusted schedule now imports something else is another one", async () => {

@@ -1,7 +1,8 @@
 // What run.json keeps of masks and sizes.
 import assert from "node:assert/strict";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { fileBytes, maskSummary, modelBefore } from "../../lib/run/mask_summary.ts";
+import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "../../lib/run/mask_summary.ts";
+import { fileBytes as bytesOfKind } from "../../lib/units/file_size.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 
 Deno.test("maskSummary() gives z of heads by layer, and kept shares of columns and hidden dims in at most 64 stretches", async () => {
@@ -40,4 +41,16 @@ Deno.test("modelBefore() counts the tensors' bytes as they are stored, fileBytes
   await Deno.writeFile(folder.at("model", "tokenizer.json"), new Uint8Array(7));
   await Deno.writeFile(folder.at("model.gguf"), new Uint8Array(33));
   assert.deepEqual((await fileBytes([folder.at("model"), folder.at("model.gguf")])).map((one) => one.bytes), [120, 33]);
+});
+
+Deno.test("withSmallerTypes() gives the exact bytes of a GGUF as other types, and none for a folder in f16", async () => {
+  const { source: { spec }, tokenizer } = await openModelFiles("demo");
+  const content = { tokenizer, name: "demo" };
+  const bytes = (dtype: "f16" | "q8_0" | "q4_0"): number => bytesOfKind(spec, { format: "gguf", dtype }, content);
+  const [gguf, folder] = withSmallerTypes(
+    [{ file: "out/model.gguf", bytes: bytes("f16") }, { file: "out/model", bytes: 979_008 * 2 }],
+    { spec, content },
+  );
+  assert.deepEqual(gguf?.smaller, [{ dtype: "q8_0", bytes: bytes("q8_0") }, { dtype: "q4_0", bytes: bytes("q4_0") }]);
+  assert.equal(folder?.smaller, undefined);
 });

@@ -24,21 +24,22 @@ import type { PruneOptions } from "../../../lib/run/options/options.ts";
 import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/source.ts";
+import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import type { PruneSession, RunSummary } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
-import { exportLines, fallbackLines } from "../export.ts";
-import { formatBytes, formatCount, formatShare, note, print, printJson } from "../../terminal/output.ts";
+import { formatCount, note, printJson } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
-import { duration } from "../../terminal/progress.ts";
 import { checkSchedule, checkScript } from "./schedule.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
-import { goalOf, headsLine, sizeLine, type TargetSettings } from "./targets.ts";
+import { originOf } from "./origin.ts";
+import { showSummary } from "./summary.ts";
+import { goalOf, headsLine, type TargetSettings } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "../../with_model.ts";
 
 /** Options of the verb, as parsed. */
@@ -117,7 +118,7 @@ export async function runPrune(path: string, asked: PruneSettings): Promise<void
   const summary = earlier ?? await start(path, { settings, prompt, name, dashboard });
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
-  else show(summary, out);
+  else showSummary(summary, out);
 }
 
 /** Digests and names of what a run is made from. */
@@ -158,7 +159,12 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {
-      return await drive(loaded, { ...driven, rows, reading, beside, inputs: await inputsOf(path, settings) });
+      const origin = await originOf({
+        model: path,
+        data: dataPathOf(path, settings),
+        calibration: typeof calibration === "string" ? undefined : settings.calibration,
+      });
+      return await drive(loaded, { ...driven, rows, reading, beside, origin, inputs: await inputsOf(path, settings) });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -255,9 +261,10 @@ async function drive(
     readonly reading: DataReport;
     readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
     readonly inputs: Inputs;
+    readonly origin: readonly OriginFile[];
   },
 ): Promise<RunSummary> {
-  const { settings, rows, reading, beside, prompt, inputs, name, dashboard } = run;
+  const { settings, rows, reading, beside, prompt, inputs, origin, name, dashboard } = run;
   const { out, resume = false } = settings;
   const { prefinetune, postfinetune, rank, dtype, ggufDtype } = settings;
   const tokens = settings.batch * settings.seq;
@@ -306,6 +313,9 @@ async function drive(
       replace: resume || (settings.overwrite ?? false),
       saveAdapter: settings.saveAdapter ?? false,
       inputs,
+      origin,
+      // The clock of the process began with it.
+      startedAt: 0,
     },
     onReady: async () => {
       await checkSchedule(settings, inputs.schedule);
@@ -344,53 +354,6 @@ async function drive(
       progress.phase(text);
     },
   });
-}
-
-function show(summary: RunSummary, out: string): void {
-  const { sparsity, parameters, size, layers, hidden, maskedVsSliced, seconds, skipped } = summary;
-  // Runs of older versions do not tell.
-  const { writtenParameters = parameters.after, fellBack = 0 }: Partial<RunSummary> = summary;
-  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
-  const range = (key: "heads" | "kvHeads" | "ffn"): string => {
-    const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
-    return least === most ? String(least) : `${least} to ${most}`;
-  };
-  print(
-    `sparsity    ${formatShare(sparsity.hard)} of the ${
-      size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
-    } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
-  );
-  const zeros = writtenParameters - parameters.after;
-  print(
-    `parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}${
-      zeros > 0
-        ? `, and ${formatCount(zeros)} zeros ${
-          summary.options.layout === "padded" ? "of the layout padded" : "of biases"
-        } in the files`
-        : ""
-    }`,
-  );
-  if (size) print(`size        ${sizeLine(size)}`);
-  print(
-    `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
-      range("ffn")
-    } FFN columns; hidden ${hidden}`,
-  );
-  print(
-    `check       sliced and masked logits differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${
-      maskedVsSliced.range.toFixed(1)
-    })`,
-  );
-  print(
-    `time        ${duration(total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
-      formatBytes(summary.peakGpuBytes)
-    } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
-  );
-  for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
-  print(`records     ${out}/records.jsonl, ${out}/run.json`);
-  for (const line of fallbackLines(fellBack)) note(line);
-  for (const line of exportLines({ loadableBy: summary.files })) print(line);
-  for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }
 
 /** The command that goes on with this run, as the user typed it. */

@@ -1,0 +1,81 @@
+// What `prune` prints of a finished run.
+import { fileName, grownFiles, modelInput } from "../../../lib/report/sizes.ts";
+import type { RunSummary } from "../../../lib/run/session.ts";
+import { programAsRun, shellWord } from "../../command.ts";
+import { formatBytes, formatCount, formatShare, note, print } from "../../terminal/output.ts";
+import { duration } from "../../terminal/progress.ts";
+import { exportLines, fallbackLines } from "../export.ts";
+import { alarmLine } from "./alarms.ts";
+import { sizeLine } from "./targets.ts";
+
+/** Prints what the run came to. */
+export function showSummary(summary: RunSummary, out: string): void {
+  const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
+    summary;
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
+  const range = (key: "heads" | "kvHeads" | "ffn"): string => {
+    const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
+    return least === most ? String(least) : `${least} to ${most}`;
+  };
+  print(
+    `sparsity    ${formatShare(sparsity.hard)} of the ${
+      size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
+    } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
+  );
+  const zeros = writtenParameters - parameters.after;
+  print(
+    `parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}${
+      zeros > 0
+        ? `, and ${formatCount(zeros)} zeros ${
+          summary.options.layout === "padded" ? "of the layout padded" : "of biases"
+        } in the files`
+        : ""
+    }`,
+  );
+  if (size) print(`size        ${sizeLine(size)}`);
+  print(
+    `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
+      range("ffn")
+    } FFN columns; hidden ${hidden}`,
+  );
+  print(
+    `check       sliced and masked logits differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${
+      maskedVsSliced.range.toFixed(1)
+    })`,
+  );
+  for (const line of byteLines(summary, out)) print(line);
+  print(
+    `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
+      formatBytes(summary.peakGpuBytes)
+    } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
+  );
+  for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
+  print(`records     ${out}/records.jsonl, ${out}/run.json`);
+  for (const line of fallbackLines(fellBack)) note(line);
+  for (const line of exportLines({ loadableBy: summary.files })) print(line);
+  for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
+}
+
+/** Bytes of the files before and after, and what would make those smaller that grew. */
+function byteLines(summary: RunSummary, out: string): string[] {
+  const input = modelInput(summary);
+  if (!input) return [];
+  const files = summary.fileBytes.map(({ file, bytes }) => `${fileName(file)} ${formatBytes(bytes)}`);
+  const grown = grownFiles(summary).flatMap(({ file, smaller }) => {
+    const types = smaller.map(({ dtype, bytes }) => `${formatBytes(bytes)} as ${dtype}`);
+    if (types.length === 0 || file !== "model.gguf") return [];
+    const [{ dtype } = { dtype: "q8_0" }] = smaller;
+    const words = ["export", `${out}/model`, "--formats", "gguf", "--gguf-dtype", dtype, "--out", `${out}-${dtype}`];
+    return [
+      `            the new ${file} is larger than the input. It would take ${types.join(", ")}; to convert it:`,
+      `            ${[programAsRun(), ...words.map(shellWord)].join(" ")}`,
+    ];
+  });
+  return [`bytes       ${input.name} ${formatBytes(input.bytes)} → ${files.join(", ")}`, ...grown];
+}
+
+/** Time of the whole command, and of its steps alone. */
+function timeText({ wallSeconds, resumedAfter }: RunSummary, steps: number): string {
+  const whole = resumedAfter > 0 ? `${duration(wallSeconds)} since step ${resumedAfter}` : duration(wallSeconds);
+  return `${whole} (${resumedAfter > 0 ? "all steps" : "steps"} ${duration(steps)})`;
+}

@@ -1,3 +1,4 @@
+export { defaultRates } from "./lib/run/options/rates.ts";
 /**
  * Compresso: structural pruning of large language models on WebGPU.
  *
@@ -153,13 +154,7 @@ export { type ChoiceOptions, encodeChoices } from "./lib/eval/choice_rows.ts";
 export { exportModel, type ExportResult } from "./lib/slice/export.ts";
 export { type FinishReason, generate, type GenerateOptions } from "./lib/generate/generate.ts";
 export { generateText, type GenerateTextOptions } from "./lib/generate/text.ts";
-export {
-  type MemoryChange,
-  type MemoryOptions,
-  type MemoryPlan,
-  planMemory,
-  type PlannedAdapter,
-} from "./lib/run/memory/plan.ts";
+export { type MemoryChange, type MemoryPlan, planMemory } from "./lib/run/memory/plan.ts";
 export { adviseMemory, fits, type MemoryAdvice, type MemoryBudget } from "./lib/run/memory/advice.ts";
 export { MEMORY_PARTS, type MemoryPart } from "./lib/run/memory/parts.ts";
 export {
@@ -176,13 +171,7 @@ export {
 export type { RunHandle, RunHooks } from "./lib/run/hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./lib/run/mask_summary.ts";
 export { type Method, METHODS } from "./lib/run/methods/names.ts";
-export {
-  type CheckpointOptions,
-  defaultRates,
-  type PruneOptions,
-  type Rates,
-  type ResolvedOptions,
-} from "./lib/run/options/options.ts";
+export type { CheckpointOptions, PruneOptions, ResolvedOptions } from "./lib/run/options/options.ts";
 export {
   type Alarm,
   ALARM_ACTIONS,
@@ -196,12 +185,19 @@ export {
 } from "./lib/run/monitors/alarm.ts";
 export { AlarmError } from "./lib/run/monitors/judge.ts";
 export { type Preset, type PresetOptions, presetOptions, PRESETS } from "./lib/run/options/presets.ts";
-export type { SizeResult, WantedSize } from "./lib/run/size_goal.ts";
+export type { SizeResult } from "./lib/run/size_goal.ts";
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./lib/eval/perplexity.ts";
 export { pruneToFolder, type PruneToFolderOptions } from "./lib/run/prune_to_folder.ts";
 export type { PreparedRun, PruneResult, PruneRun } from "./lib/run/prune_result.ts";
-export type { RunChange } from "./lib/run/checkpoint.ts";
-export type { Stage, StepRecord } from "./lib/run/records.ts";
+export type {
+  MemoryOptions,
+  PlannedAdapter,
+  Rates,
+  RunChange,
+  Stage,
+  StepRecord,
+  WantedSize,
+} from "./lib/run/contract.ts";
 export type { SamplingOptions } from "./lib/generate/sampling.ts";
 export type { TokenTimes } from "./lib/generate/timed_tokens.ts";
 export { type OpenSchedule, openSchedule, type OpenScheduleOptions, type ScheduleSource } from "./lib/schedule/host.ts";

@@ -4,7 +4,7 @@
 import { openDevice } from "../lib/gpu/device.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { unitParameters, unitTable } from "../lib/units/units.ts";
-import { defaultRates } from "../lib/run/options/options.ts";
+import { defaultRates } from "../lib/run/options/rates.ts";
 import { legend } from "../lib/report/line_chart.ts";
 import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
 import { short, svgFigure, text, wrapText } from "../lib/report/svg.ts";

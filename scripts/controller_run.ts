@@ -15,7 +15,7 @@ import { evaluateSchedule } from "../lib/schedule/output.ts";
 import { uniformGoals } from "../lib/units/uniform.ts";
 import { hardSparsity, type Selection, type UnitTable } from "../lib/units/units.ts";
 import { uniform } from "../lib/core/random.ts";
-import { defaultRates } from "../lib/run/options/options.ts";
+import { defaultRates } from "../lib/run/options/rates.ts";
 
 /** Options of {@link runController}. */
 export interface ControllerOptions {

@@ -1,6 +1,6 @@
 // Progress of a run on stderr: on a terminal one line that is rewritten, above it now and then a line with the masks; plain lines elsewhere. Owns what is shown and how often; refuses the run.
 import { stripVTControlCharacters } from "node:util";
-import type { StepRecord } from "../../lib/run/records.ts";
+import type { StepRecord } from "../../lib/run/contract.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { isScreen, writeError } from "./output.ts";
 

@@ -8,10 +8,10 @@ import { openSpec } from "../../lib/formats/open_spec.ts";
 import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { type Layout, LAYOUTS } from "../../lib/units/layout.ts";
 import { UNIT_KINDS, type UnitKind } from "../../lib/units/units.ts";
-import { type MemoryOptions, type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
+import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
-import { DEFAULTS } from "../../lib/run/options/options.ts";
+import { DEFAULTS } from "../../lib/run/options/resolve.ts";
 import { type Preset, presetOptions, PRESETS } from "../../lib/run/options/presets.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
@@ -26,6 +26,7 @@ import {
   wholeNumber,
 } from "../options/values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "../with_model.ts";
+import type { MemoryOptions } from "../../lib/run/contract.ts";
 
 /** Options of `prune` that memory depends on, as parsed. */
 export interface MemorySettings {

@@ -8,7 +8,7 @@ import type { Alarm } from "../run/monitors/alarm.ts";
 import { ToldAlarms } from "../run/monitors/told.ts";
 import { pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
-import type { StepRecord } from "../run/records.ts";
+import type { StepRecord } from "../run/contract.ts";
 import type { PruneSession } from "../run/session.ts";
 import { ofMeasure } from "./failure.ts";
 import { cutProfile, lossProfile } from "./profile.ts";

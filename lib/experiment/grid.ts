@@ -5,7 +5,7 @@ import { CompressoError } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/units.ts";
-import { DEFAULTS } from "../run/options/options.ts";
+import { DEFAULTS } from "../run/options/resolve.ts";
 import { gridsOf } from "./definition.ts";
 import { type Labels, labelsOf } from "./labels.ts";
 import {

@@ -7,12 +7,13 @@ import { differencesOf } from "../core/identity.ts";
 import { idleFacts, learnedAnew } from "../run/facts.ts";
 import { isOneShot } from "../run/methods/names.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
-import { type PruneOptions, resolveOptions, telling } from "../run/options/options.ts";
+import type { PruneOptions } from "../run/options/options.ts";
 import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";
 import type { CellIdentity } from "./types.ts";
+import { resolveOptions, telling } from "../run/options/resolve.ts";
 
 /** What is known of a cell before it runs. */
 export interface CellFacts {

@@ -12,12 +12,13 @@ import { LAMBDA_RULES, type LambdaRule } from "../masks/lambda_rule.ts";
 import { START_RULES, type StartRule } from "../masks/start.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../units/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods/names.ts";
-import type { PruneOptions, Rates } from "../run/options/options.ts";
+import type { PruneOptions } from "../run/options/options.ts";
 import { LORA_RATES } from "../schedule/definition.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { type Preset, PRESETS } from "../run/options/presets.ts";
 import { isScript } from "../schedule/source.ts";
 import { CompressoError } from "../core/errors.ts";
+import type { Rates } from "../run/contract.ts";
 
 /** Options of one cell; what is absent has the default of a prune run. */
 export interface CellOptions {

@@ -4,7 +4,7 @@ import { CompressoError } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../formats/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
-import { resolveOptions } from "../run/options/options.ts";
+import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/source.ts";
 import { checkFollowed, givenNumbers } from "../run/steering_checks.ts";

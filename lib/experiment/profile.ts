@@ -2,9 +2,8 @@
 import { packMasks } from "../nn/mask_slots.ts";
 import { Tally } from "../units/tally.ts";
 import { keptUnits, type UnitTable } from "../units/units.ts";
-import type { Rates } from "../run/options/options.ts";
 import type { PruneResult } from "../run/prune_result.ts";
-import type { StepRecord } from "../run/records.ts";
+import type { Rates, StepRecord } from "../run/contract.ts";
 import type { CutProfile, LossProfile } from "./types.ts";
 
 /** Computes the profile of a finished run; `learned` says whether its log α are those of learned masks. */

@@ -10,7 +10,7 @@ import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_lines.ts";
 import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
-import type { StepRecord } from "../run/records.ts";
+import type { StepRecord } from "../run/contract.ts";
 import type { RunSummary } from "../run/session.ts";
 import { differences } from "./identity.ts";
 import type {

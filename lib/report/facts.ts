@@ -1,6 +1,6 @@
 // What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
 import type { LayerSpec } from "../spec/decoder.ts";
-import type { Stage, StepRecord } from "../run/records.ts";
+import type { Stage, StepRecord } from "../run/contract.ts";
 import type { SizeResult } from "../run/size_goal.ts";
 import type { ReportRun, ReportSummary } from "./read_run.ts";
 

@@ -8,7 +8,7 @@ import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
 import { namesOneShot } from "../run/methods/names.ts";
-import type { StepRecord } from "../run/records.ts";
+import type { StepRecord } from "../run/contract.ts";
 
 /** A figure with what says the same in words and numbers. */
 export interface Figure {

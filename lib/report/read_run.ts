@@ -9,9 +9,9 @@ import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/told.ts";
-import { resolveOptions } from "../run/options/options.ts";
+import { resolveOptions } from "../run/options/resolve.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
-import type { StepRecord } from "../run/records.ts";
+import type { StepRecord } from "../run/contract.ts";
 import type { RunSummary } from "../run/session.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";
 

@@ -5,8 +5,8 @@ import type { Example } from "../data/prompts/encode.ts";
 import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "../data/batches.ts";
 import type { EncodeReport } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
-import { isOneShot } from "./methods/names.ts";
-import { learnsBesideCalibration, type ResolvedOptions } from "./options/options.ts";
+import { isOneShot, learnsBesideCalibration } from "./methods/names.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "../generate/self_data.ts";
 
 /** Calibration rows as a run uses them. */

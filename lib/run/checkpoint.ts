@@ -1,92 +1,13 @@
 // Checkpoints of a prune run: one safetensors file, written atomically. Owns the format and the comparison with a new run; refuses to decide when.
+import { halvedAnew } from "./options/rates.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { createHash } from "node:crypto";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../formats/safetensors/write.ts";
 import { z } from "../core/packages.ts";
-import type { BatchCursor } from "../data/batches.ts";
-import type { LayerState, RecordView } from "../schedule/definition.ts";
 import { changedRates, idleFacts, membersOf, pastDifferences } from "./facts.ts";
-import { type Halved, halvedAnew } from "./options/rates.ts";
-import type { Alarm } from "./monitors/alarm.ts";
-import type { MonitorState } from "./monitors/watch.ts";
-import type { TrainerArrays } from "./trainer.ts";
-
-/** Where a run stands. */
-export interface RunPosition extends Halved {
-  /** Index of the stage, and steps done in it and in all. */
-  readonly stage: number;
-  readonly stageStep: number;
-  readonly step: number;
-  readonly loraUpdates: number;
-  readonly maskUpdates: number;
-  readonly cursor: BatchCursor;
-  /** Records given so far. */
-  readonly records: number;
-  /** Expected sparsity at the end of the pruning stage; null before. */
-  readonly expected: number | null;
-  /** Sparsity that the last step of the pruning stage aimed at; null before. */
-  readonly target: number | null;
-  /** What it aimed at in single layers. */
-  readonly layerTargets: readonly (number | null)[] | null;
-  /**
-   * What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; "hard" where no step is to come, since
-   * the stage is that of pruning and its masks are hard; null for none of them.
-   */
-  readonly begun: "stage" | "step" | "hard" | null;
-  /** The layers as a schedule saw them before that hook; null where it has not. */
-  readonly seen: readonly LayerState[] | null;
-  /** Steps that a schedule left out by ending the pruning stage. */
-  readonly leftOut: number;
-  /** Those of other stages, by stage; absent where it ended none of them. */
-  readonly leftOutside?: Readonly<Record<string, number>>;
-  /** The last records, oldest first, as far as a schedule sees them. */
-  readonly recent: readonly RecordView[];
-  /** Seconds spent so far, by stage. */
-  readonly seconds: Readonly<Record<string, number>>;
-  /** Tokens seen so far, padding left out. */
-  readonly tokens: number;
-  /** What the last step of the pruning stage went by; null where the last step was of another one. */
-  readonly aim: PruneAim | null;
-  /** Alarms so far, but for those of undone steps that did not lead back. */
-  readonly alarms: readonly Alarm[];
-  /** Alarms that the next record says. */
-  readonly unsaid: readonly Alarm[];
-  /** Alarms of the step at which one of them stopped the run, later than that of this state; a run that goes on has none. */
-  readonly stopped?: readonly Alarm[];
-  /** Step after which the masks were last looked at. */
-  readonly looked: number;
-  /** What the monitors remember. */
-  readonly monitors: MonitorState;
-  /** Where it went on otherwise than it began; absent where it never did. */
-  readonly changes?: readonly RunChange[];
-}
-
-/** A run that was taken up with other options than it had. */
-export interface RunChange {
-  /** Steps that were done. */
-  readonly step: number;
-  /** What differed from then on, a line each: `schedule: cubic then, linear now`. */
-  readonly differences: readonly string[];
-}
-
-/** How monitors have to see a step of the pruning stage. */
-export interface PruneAim {
-  /** Rates at which masks are learned. */
-  readonly temperature: number;
-  readonly noise: number;
-  /** Whether the warm-up is over. */
-  readonly isWarm: boolean;
-  /** Whether the target alone decides what is cut, and no targets of single layers or frozen units. */
-  readonly isBound: boolean;
-}
-
-/** A state of a run. */
-export interface RunState {
-  readonly position: RunPosition;
-  readonly arrays: TrainerArrays;
-}
+import type { RunPosition, RunState, TrainerArrays } from "./contract.ts";
 
 /** A checkpoint in memory. */
 export interface Checkpoint extends RunState {

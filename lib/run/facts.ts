@@ -4,7 +4,7 @@ import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { fallsByGroup } from "../units/uniform.ts";
 import { namesOneShot } from "./methods/names.ts";
-import type { RunPosition } from "./checkpoint.ts";
+import type { RunPosition } from "./contract.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
 import { isObject } from "../core/guards.ts";
 

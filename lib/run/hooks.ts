@@ -3,7 +3,7 @@ import { Lifetime } from "../model/lifetime.ts";
 import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/units.ts";
-import type { Stage, StepRecord } from "./records.ts";
+import type { Stage, StepRecord } from "./contract.ts";
 
 /** A run as a hook sees it. What it reads waits for the GPU; what it writes holds from the next step on, and is part of checkpoints. */
 export interface RunHandle {

@@ -2,10 +2,10 @@
 import type { Batches } from "../data/batches.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
 import { type RunIdentity } from "../core/identity.ts";
-import { readCheckpoint, type RunPosition, type RunState, writeCheckpoint } from "./checkpoint.ts";
+import { readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type RunHandle, whileAlive } from "./hooks.ts";
 import { Lifetime } from "../model/lifetime.ts";
-import { type StagePlan, stagesOf } from "./methods/names.ts";
+import { stagesOf } from "./methods/names.ts";
 import type { Model } from "../model/model.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
@@ -21,10 +21,9 @@ import {
   wentBack,
 } from "./monitors/oversee.ts";
 import { asShortage } from "./monitors/shortage.ts";
-import { type CheckpointOptions, type PruneOptions, type ResolvedOptions, resolveOptions } from "./options/options.ts";
+import type { CheckpointOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
 import { pausable } from "./pausable.ts";
 import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
-import type { Stage, StepRecord } from "./records.ts";
 import { allocateRun, chooserOf, type Ready, type RunParts } from "./ready.ts";
 import { encodeRun } from "./data.ts";
 import { checkTrained, freeRun, readResult, watchEnd } from "./run_end.ts";
@@ -52,8 +51,11 @@ import {
   stepStateOf,
 } from "./run_parts.ts";
 import { aimRun } from "./size_goal.ts";
-import { layerStates, recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
-import { RING_SLOTS, type Trainer, type TrainerArrays } from "./trainer.ts";
+import { recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
+import { RING_SLOTS, type Trainer } from "./trainer.ts";
+import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
+import { layerStates } from "./layer_states.ts";
+import { resolveOptions } from "./options/resolve.ts";
 
 /** Records are read from the GPU when this much time has passed, or the ring is half full. */
 const FLUSH_SECONDS = 0.4;

@@ -5,10 +5,9 @@ import type { MaskValues } from "../nn/mask_slots.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { UnitTable } from "../units/units.ts";
 import type { EncodeReport } from "../data/encode_report.ts";
-import type { RunChange } from "./checkpoint.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-import type { Stage, StepRecord } from "./records.ts";
+import type { RunChange, Stage, StepRecord } from "./contract.ts";
 
 /** What a finished run has learned. Its arrays are those that `slice()` and `export()` of the session cut by: copy what is to be changed. */
 export interface PruneResult {

@@ -16,14 +16,19 @@ import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkCalibrated } from "./checkpoint.ts";
-import { checkWord } from "../core/check_options.ts";
+import { checkWord, type NamesOf } from "../core/check_options.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "../model/model.ts";
-import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
-import { checkPruneToFolderNames } from "./options/names.ts";
-import { type CheckpointOptions, type PruneOptions, resolveOptions } from "./options/options.ts";
+import {
+  checkSessionExport,
+  FORMATS,
+  SESSION_EXPORT_NAMES,
+  type SessionExportOptions,
+} from "../slice/export_options.ts";
+import { checkRun, RUN } from "./options/names.ts";
+import type { CheckpointOptions, PruneOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
-import type { StepRecord } from "./records.ts";
+import type { StepRecord } from "./contract.ts";
 import {
   CALIBRATION_FILE,
   CHECKPOINT_FILE,
@@ -37,6 +42,7 @@ import { checkExportSize } from "./size_goal.ts";
 import { isSilence } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
 import { prune, type PruneSession, type RunSummary } from "./session.ts";
+import { resolveOptions } from "./options/resolve.ts";
 
 /** Options of {@link pruneToFolder}. */
 export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {
@@ -215,4 +221,23 @@ function textsThere(path: string): CompressoError {
     value: "it is there already",
     fix: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
   });
+}
+
+const PRUNE_TO_FOLDER = {
+  ...RUN,
+  ...{
+    out: "text",
+    calibration: true,
+    onCalibration: true,
+    checkpointEvery: "number",
+    resume: "switch",
+    mayDiffer: "list",
+    identity: true,
+  },
+  ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
+} satisfies NamesOf<PruneToFolderOptions>;
+
+/** Refuses options that `pruneToFolder` does not have. Throws `CompressoError("usage")`. */
+export function checkPruneToFolderNames(options: PruneToFolderOptions): void {
+  checkRun(options, PRUNE_TO_FOLDER, "pruneToFolder");
 }

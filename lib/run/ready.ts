@@ -2,7 +2,7 @@
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/units.ts";
 import { type Chooser, createChooser } from "./methods/chooser.ts";
-import type { MemoryOptions } from "./memory/plan.ts";
+import type { MemoryOptions } from "./contract.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot.ts";

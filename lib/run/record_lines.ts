@@ -3,7 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { unwritable } from "../files/atomic.ts";
 import { textIfThere } from "../files/text_file.ts";
 import type { RecordView } from "../schedule/definition.ts";
-import type { StepRecord } from "./records.ts";
+import type { StepRecord } from "./contract.ts";
 
 /**
  * The lines of a file of records up to a step; none where there is no file. Unlike a checkpoint they are not forced to the disk: after a power

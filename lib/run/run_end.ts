@@ -1,7 +1,7 @@
 // What a run's end takes: the reading of its result, and the freeing of all that it has on the GPU. Owns both; refuses to say when.
 import { CompressoError } from "../core/errors.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
-import type { RunPosition } from "./checkpoint.ts";
+import type { RunPosition } from "./contract.ts";
 import type { Model } from "../model/model.ts";
 import { brokenAt } from "./monitors/find_cause.ts";
 import { overseeEnd, type Oversight } from "./monitors/oversee.ts";

@@ -10,24 +10,35 @@ import { leastUniform } from "../units/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../units/units.ts";
 import type { Batch, BatchCursor } from "../data/batches.ts";
 import type { RunIdentity } from "../core/identity.ts";
-import type { PruneAim, RunPosition } from "./checkpoint.ts";
 import { learnedAnew } from "./facts.ts";
 import type { RunHandle } from "./hooks.ts";
-import type { Method, StagePlan } from "./methods/names.ts";
+import type { Method } from "./methods/names.ts";
 import type { Model } from "../model/model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
-import { lookAtMasks, type MaskLook } from "./monitors/mask_look.ts";
+import { lookAtMasks } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
-import { type PruneOptions, type Rates, type ResolvedOptions, telling } from "./options/options.ts";
-import { slowedRates, type StepRates } from "./options/rates.ts";
+import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { slowedRates } from "./options/rates.ts";
 import type { PruneResult } from "./prune_result.ts";
 import type { RunParts, RunPlace } from "./ready.ts";
-import type { Stage, StepRecord } from "./records.ts";
 import { digestOf } from "../core/digest.ts";
 import { type RunData } from "./data.ts";
 import { goesBeforeSize } from "./size_goal.ts";
 import type { Steered, Steering } from "./steering.ts";
-import { adapterOf, type StepNumbers, type Trainer, type TrainerArrays } from "./trainer.ts";
+import { adapterOf, type Trainer } from "./trainer.ts";
+import type {
+  MaskLook,
+  PruneAim,
+  Rates,
+  RunPosition,
+  Stage,
+  StagePlan,
+  StepNumbers,
+  StepRates,
+  StepRecord,
+  TrainerArrays,
+} from "./contract.ts";
+import { telling } from "./options/resolve.ts";
 
 /** A step whose numbers are still on the GPU. */
 export interface PendingStep {

@@ -19,7 +19,6 @@ import {
   modelBefore,
   withSmallerTypes,
 } from "./mask_summary.ts";
-import type { RunChange } from "./checkpoint.ts";
 import type { Model } from "../model/model.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { RunHooks } from "./hooks.ts";
@@ -29,7 +28,7 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import { startPrune } from "./loop.ts";
 import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
 import { recordsFor } from "./record_lines.ts";
-import type { StepRecord } from "./records.ts";
+import type { RunChange, StepRecord } from "./contract.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "../slice/verify.ts";
 

@@ -6,7 +6,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts";
 import { hardenMasks, type HardenOptions } from "../masks/harden.ts";
-import { type Layout } from "../units/layout.ts";
+import type { Layout } from "../units/layout.ts";
 import { shallowPlan } from "../slice/layouts.ts";
 import type { SizeTarget } from "../units/selection.ts";
 import { planSlice } from "../slice/slice.ts";
@@ -22,19 +22,10 @@ import {
   type UnitRules,
   type UnitTable,
 } from "../units/units.ts";
-import type { RunPosition } from "./checkpoint.ts";
+import type { RunPosition, WantedSize } from "./contract.ts";
 import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-
-/**
- * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
- * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
- * GGUF with its tokenizer and `name`, by default "pruned by Compresso".
- */
-export type WantedSize =
-  | { readonly parameters: number }
-  | { readonly bytes: number; readonly file: FileKind; readonly name?: string };
 
 /** Name of the model within a GGUF, where none is given. */
 export const GGUF_NAME = "pruned by Compresso";

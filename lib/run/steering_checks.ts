@@ -7,10 +7,11 @@ import { type LayerState, LORA_RATES, OUTER_STAGES, RECORDS_SEEN, type RecordVie
 import { checkLayerTargets, checkReachable, type UnitTable } from "../units/units.ts";
 import { checkParts } from "./methods/chooser.ts";
 import { stagesOf } from "./methods/names.ts";
-import type { PruneOptions, Rates, ResolvedOptions } from "./options/options.ts";
+import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { OpenSchedule } from "../schedule/host.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import type { Steering, SteeringInput } from "./steering.ts";
+import type { Rates } from "./contract.ts";
 
 /** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
 const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;

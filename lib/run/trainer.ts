@@ -7,7 +7,7 @@ import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import { writeTargets } from "../nn/head.ts";
 import { strideOf } from "../nn/padding.ts";
-import { type LoraConfig, type LoraWeights } from "../spec/lora.ts";
+import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
 import { initialLora, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
 import type { Pass } from "../nn/context.ts";
@@ -20,6 +20,7 @@ import type { Batch } from "../data/batches.ts";
 import { createFocus, type Focus } from "./focus.ts";
 import type { Model } from "../model/model.ts";
 import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
+import type { StepKind, StepNumbers, TrainerArrays } from "./contract.ts";
 
 /** Options of {@link createTrainer}. */
 export interface TrainerOptions {
@@ -32,35 +33,6 @@ export interface TrainerOptions {
   readonly recompute?: boolean;
   /** Whether steps drop elements before LoRA's A, at the rate of their state; default: where LoRA has a dropout. */
   readonly drops?: boolean;
-}
-
-/** What a step trains: LoRA alone at the present masks; LoRA and masks; or LoRA, with the gradients of the masks to look at. */
-export type StepKind = "lora" | "masks" | "gradual";
-
-/** Numbers of one step as the GPU recorded them. */
-export interface StepNumbers {
-  readonly step: number;
-  readonly loss: number;
-  /** Global norm of the LoRA gradients before clipping. */
-  readonly gradNorm: number;
-  /** Expected sparsity ŝ before the step's update and after its projection. */
-  readonly expected: number;
-  readonly projected: number;
-  readonly lambda1: number;
-  readonly lambda2: number;
-}
-
-/** All that changes in training, as a checkpoint holds it. */
-export interface TrainerArrays {
-  readonly lora: Float32Array<ArrayBuffer>;
-  readonly loraM: Float32Array<ArrayBuffer>;
-  readonly loraV: Float32Array<ArrayBuffer>;
-  readonly logAlpha: Float32Array<ArrayBuffer>;
-  readonly maskMoments: Float32Array<ArrayBuffer>;
-  readonly constraint: Float32Array<ArrayBuffer>;
-  readonly slots: Float32Array<ArrayBuffer>;
-  /** One number: 1 where the masks were set after the last step, so that the next one runs at them; else 0. */
-  readonly written: Float32Array<ArrayBuffer>;
 }
 
 /** What a step computed. */

@@ -4,7 +4,7 @@ import { formatBytes, formatCount } from "../../cli/terminal/output.ts";
 import { maskMap } from "../../cli/terminal/mask_map.ts";
 import { createProgress, duration, type Progress } from "../../cli/terminal/progress.ts";
 import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/options/values.ts";
-import type { StepRecord } from "../../lib/run/records.ts";
+import type { StepRecord } from "../../lib/run/contract.ts";
 
 function record(step: number): StepRecord {
   return {

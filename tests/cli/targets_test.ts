@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/verbs/prune/rates.ts";
 import { goalOf, headsLine } from "../../cli/verbs/prune/targets.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, defineSchedule, type Method, type Rates, type RunSummary } from "../../mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 

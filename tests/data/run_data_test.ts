@@ -1,9 +1,10 @@
 // Which rows of a run are held out, where rows are few, long, or do not fit.
 import assert from "node:assert/strict";
 import { parseRows, type Row } from "../../lib/data/rows.ts";
-import { type ResolvedOptions, resolveOptions } from "../../lib/run/options/options.ts";
+import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { encodeRun } from "../../lib/run/data.ts";
 import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 
 const tokenizer = await tokenizerOf("byte_level");
 const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };

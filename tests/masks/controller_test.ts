@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { layersAlike } from "../../lib/spec/decoder.ts";
 import { SCHEDULE_NAMES } from "../../lib/schedule/builtin.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
-import { defaultRates } from "../../lib/run/options/options.ts";
+import { defaultRates } from "../../lib/run/options/rates.ts";
 import { mostSparsity } from "../../lib/units/selection.ts";
 import {
   selectedSpec,

@@ -5,7 +5,7 @@ import { normName, projectionName, tensorShapes } from "../../lib/spec/decoder.t
 import { besidePrior, priorShape, saliencyPrior } from "../../lib/masks/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../../lib/masks/saliency.ts";
 import { hardSparsity, selectUnits, unitParameters, type UnitTable, unitTable } from "../../lib/units/units.ts";
-import { expectedCuts } from "../../lib/run/steering.ts";
+import { expectedCuts } from "../../lib/run/layer_states.ts";
 import { normal, uniform } from "../../lib/core/random.ts";
 import { GROUPED, UNEVEN } from "../units/helpers/decoders.ts";
 

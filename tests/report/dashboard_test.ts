@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { openDashboard } from "../../cli/verbs/prune/dashboard/dashboard.ts";
 import { createPages } from "../../cli/verbs/prune/dashboard/pages.ts";
-import type { StepRecord } from "../../lib/run/records.ts";
+import type { StepRecord } from "../../lib/run/contract.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 import { assertAccessible, browserTest, openPage } from "./browser.ts";
 import { madeRecord, madeRun } from "./made_run.ts";

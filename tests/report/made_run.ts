@@ -1,6 +1,6 @@
 // Runs as a report reads them, made up. Owns plausible numbers; refuses files.
 import type { ReportRun } from "../../lib/report/read_run.ts";
-import type { StepRecord } from "../../lib/run/records.ts";
+import type { StepRecord } from "../../lib/run/contract.ts";
 
 /** A record of step `step` of 40: 4 of fine-tuning, 28 of pruning, 8 of fine-tuning. */
 export function madeRecord(step: number, change: Partial<StepRecord> = {}): StepRecord {

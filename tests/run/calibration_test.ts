@@ -18,7 +18,7 @@ import {
 import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
-import { resolveOptions, telling } from "../../lib/run/options/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 200 });

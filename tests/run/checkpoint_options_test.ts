@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { CompressoError, prune, type PruneOptions, pruneToFolder } from "../../mod.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { isObject } from "../../lib/core/guards.ts";
-import { type ResolvedOptions, resolveOptions, telling } from "../../lib/run/options/options.ts";
+import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;
 

@@ -14,21 +14,22 @@ import {
   steps,
 } from "../../mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import type { RunPosition } from "../../lib/run/checkpoint.ts";
-import { keptBy } from "../../lib/run/methods/chooser.ts";
-import { type ResolvedOptions, resolveOptions } from "../../lib/run/options/options.ts";
+import { keptBy } from "../../lib/run/methods/kept.ts";
+import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { overseeEnd, overseeHard, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { BASE } from "./helpers/demo_run.ts";
 import { resolveMonitors } from "../../lib/run/monitors/alarm.ts";
 import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
-import { lookAtMasks, type MaskLook } from "../../lib/run/monitors/mask_look.ts";
-import { FRESH_MONITORS, type MonitorState, watchMasks } from "../../lib/run/monitors/watch.ts";
+import { lookAtMasks } from "../../lib/run/monitors/mask_look.ts";
+import { FRESH_MONITORS, watchMasks } from "../../lib/run/monitors/watch.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { decoder } from "../units/helpers/decoders.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";
 import { sharedDevice } from "../device.ts";
+import type { MaskLook, MonitorState, RunPosition } from "../../lib/run/contract.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 
 type Goal = Pick<PruneOptions, "sparsity" | "size">;
 

@@ -3,15 +3,16 @@ import assert from "node:assert/strict";
 import { finishedRun } from "../../cli/verbs/prune/run_folder.ts";
 import { differences } from "../../lib/experiment/identity.ts";
 import { differencesOf, type RunIdentity } from "../../lib/core/identity.ts";
-import { readCheckpoint, type RunPosition, writeCheckpoint } from "../../lib/run/checkpoint.ts";
+import { readCheckpoint, writeCheckpoint } from "../../lib/run/checkpoint.ts";
 import { idleFacts, learnedAnew, pastDifferences } from "../../lib/run/facts.ts";
 import { METHODS } from "../../lib/run/methods/names.ts";
-import { type PruneOptions, resolveOptions } from "../../lib/run/options/options.ts";
+import type { PruneOptions } from "../../lib/run/options/options.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import type { UnitKind } from "../../lib/units/units.ts";
-import type { TrainerArrays } from "../../lib/run/trainer.ts";
+import type { RunPosition, TrainerArrays } from "../../lib/run/contract.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { decoder } from "../units/helpers/decoders.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 
 /** What a checkpoint holds besides its position; no fact hangs on it. */
 const none = new Float32Array(0);

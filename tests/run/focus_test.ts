@@ -9,7 +9,7 @@ import { normal, uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { hurtTargets } from "../../lib/run/focus.ts";
 import { loadModel, type Model } from "../../lib/model/model.ts";
-import { resolveOptions, telling } from "../../lib/run/options/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";

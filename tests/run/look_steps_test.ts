@@ -1,8 +1,9 @@
 // At which steps masks are looked at, and that masks which turn with any small period are seen turning there. Without a GPU.
 import assert from "node:assert/strict";
 import { lookStepsOf } from "../../lib/run/monitors/look_steps.ts";
-import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
+import { watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { turningLook } from "./helpers/looks.ts";
+import type { MaskHistory } from "../../lib/run/contract.ts";
 
 const STEPS = [12, 24, 33, 50, 64, 65, 96, 97, 130, 160, 161, 200, 280, 1000];
 const setting = { action: "warn", threshold: 0.25 } as const;

@@ -15,7 +15,7 @@ import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
 import { priorShape } from "../../lib/masks/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";
 import { readRun } from "../../lib/report/read_run.ts";
-import { sparsityOf } from "../../lib/run/methods/chooser.ts";
+import { sparsityOf } from "../../lib/run/methods/kept.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {

@@ -9,11 +9,12 @@ import { openSpec } from "../../lib/formats/open_spec.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
-import type { MemoryOptions, MemoryPlan } from "../../lib/run/memory/plan.ts";
+import type { MemoryPlan } from "../../lib/run/memory/plan.ts";
 import { checkMemory } from "../../lib/run/memory/advice.ts";
 import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory/parts.ts";
 import { startPrune } from "../../lib/run/loop.ts";
 import { PruneSession } from "../../lib/run/session.ts";
+import type { MemoryOptions } from "../../lib/run/contract.ts";
 
 const MIB = 2 ** 20;
 

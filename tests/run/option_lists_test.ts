@@ -2,7 +2,7 @@
 import { loadModelFrom, pruneToFolder, selectUnits, sliceLora, unitTable } from "../../mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { refuses, rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { BASE } from "./helpers/demo_run.ts";

@@ -36,7 +36,7 @@ import {
 } from "../../mod.ts";
 import { parseRows } from "../../lib/data/rows.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { BASE } from "./helpers/demo_run.ts";

@@ -1,9 +1,10 @@
 // Masks that turn: which shares of which kinds raise the alarm, and what it says. Without a GPU.
 import assert from "node:assert/strict";
 import type { Finding } from "../../lib/run/monitors/alarm.ts";
-import { type MaskHistory, watchTurns } from "../../lib/run/monitors/oscillation.ts";
+import { watchTurns } from "../../lib/run/monitors/oscillation.ts";
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
 import { turningLook } from "./helpers/looks.ts";
+import type { MaskHistory } from "../../lib/run/contract.ts";
 
 const setting = { action: "warn", threshold: 0.1 } as const;
 

@@ -16,7 +16,7 @@ import { constantLogAlpha } from "../../lib/masks/start.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import { resolveOptions, telling } from "../../lib/run/options/options.ts";
+import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 import { resolveRates } from "../../lib/run/options/rates.ts";
 import { sharedDevice } from "../device.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { COLLABORATIVE_PROMPT, type PruneOptions, type Row, toRow } from "../../mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { encodeRun } from "../../lib/run/data.ts";
 import { failure } from "../text/fixtures.ts";
 

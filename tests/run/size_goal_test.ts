@@ -21,8 +21,9 @@ import { layersAlike } from "../../lib/spec/decoder.ts";
 import { planSlice } from "../../lib/slice/slice.ts";
 import { keptUnits, selectionMasks, type UnitKind, type UnitTable } from "../../lib/units/units.ts";
 import { uniform } from "../../lib/core/random.ts";
-import { sizeGoal, type WantedSize } from "../../lib/run/size_goal.ts";
+import { sizeGoal } from "../../lib/run/size_goal.ts";
 import { sharedDevice } from "../device.ts";
+import type { WantedSize } from "../../lib/run/contract.ts";
 
 const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Curve, defineSchedule, prune, type PruneOptions, type ScheduleDefinition } from "../../mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
 

@@ -4,7 +4,7 @@ import { CompressoError, defineSchedule, type PruneOptions, type RunHandle } fro
 import { RATE_NAMES } from "../../lib/schedule/definition.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/run_parts.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";

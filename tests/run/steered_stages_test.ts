@@ -11,7 +11,7 @@ import {
 } from "../../mod.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { stepNumbers } from "../../lib/run/run_parts.ts";
 import { partsOf } from "../../lib/schedule/definition.ts";
 import { stagesOf } from "../../lib/run/methods/names.ts";

@@ -11,8 +11,9 @@ import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { loadModel, type Model } from "../../lib/model/model.ts";
 import { findCause } from "../../lib/run/monitors/find_cause.ts";
-import { createTrainer, RING_SLOTS, type StepKind, type Trainer, type TrainerArrays } from "../../lib/run/trainer.ts";
+import { createTrainer, RING_SLOTS, type Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
+import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
 
 const BATCH = 2, SEQ = 24;
 const UNITS: readonly UnitKind[] = ["kv", "ffn", "hidden"];

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { loadModel, type Method, openDevice, prune, type RunHooks } from "../../mod.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
-import { expectedCuts } from "../../lib/run/steering.ts";
+import { expectedCuts } from "../../lib/run/layer_states.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 /** Widths of a layer and of the residual stream as a run has them at the end of its pruning stage, and in its masks. */

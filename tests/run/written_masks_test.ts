@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { type Alarm, CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { unitTable } from "../../lib/units/units.ts";
-import type { MaskLook } from "../../lib/run/monitors/mask_look.ts";
+import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
-import { resolveOptions } from "../../lib/run/options/options.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition } from "../../lib/run/run_parts.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 

@@ -14,9 +14,7 @@ import {
   type ScheduleDefinition,
   type ScheduleInput,
 } from "../../lib/schedule/definition.ts";
-import type { Rates } from "../../lib/run/options/options.ts";
-import type { StepRates } from "../../lib/run/options/rates.ts";
-import type { StepRecord } from "../../lib/run/records.ts";
+import type { Rates, StepRates, StepRecord } from "../../lib/run/contract.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 
 const INPUT: ScheduleInput = {

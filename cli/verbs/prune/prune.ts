@@ -4,7 +4,7 @@ import { PROJECTIONS } from "../../../lib/spec/decoder.ts";
 import { RANKINGS } from "../../../lib/masks/baselines.ts";
 import { LAYOUTS } from "../../../lib/units/layout.ts";
 import { UNIT_KINDS } from "../../../lib/units/units.ts";
-import { DEFAULTS } from "../../../lib/run/options/options.ts";
+import { DEFAULTS } from "../../../lib/run/options/resolve.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "../../command.ts";
 import { DTYPES, GGUF_DTYPES } from "../../options/formats.ts";

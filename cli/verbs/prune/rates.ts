@@ -6,15 +6,11 @@ import type { StartRule } from "../../../lib/masks/start.ts";
 import type { Ranking } from "../../../lib/masks/baselines.ts";
 import { checkKinds, type UnitKind, type UnitRules } from "../../../lib/units/units.ts";
 import type { Method } from "../../../lib/run/methods/names.ts";
-import {
-  DEFAULTS,
-  type PruneOptions,
-  type Rates,
-  type ResolvedOptions,
-  resolveOptions,
-} from "../../../lib/run/options/options.ts";
+import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { type Preset, presetOptions } from "../../../lib/run/options/presets.ts";
 import { type Parse, type RealBounds, realNumber } from "../../options/values.ts";
+import type { Rates } from "../../../lib/run/contract.ts";
+import { DEFAULTS, resolveOptions } from "../../../lib/run/options/resolve.ts";
 
 /** Rates as parsed; what is absent follows from the preset or the step budget. */
 export interface RateSettings {

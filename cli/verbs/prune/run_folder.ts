@@ -7,7 +7,7 @@ import { FolderLock } from "../../../lib/files/lock.ts";
 import { isObject } from "../../../lib/core/guards.ts";
 import { differencesOf } from "../../../lib/core/identity.ts";
 import { idleFacts } from "../../../lib/run/facts.ts";
-import { type PruneOptions, resolveOptions, telling } from "../../../lib/run/options/options.ts";
+import type { PruneOptions } from "../../../lib/run/options/options.ts";
 import { isEvaluationFile } from "../../../lib/report/read_run.ts";
 import {
   CALIBRATION_FILE,
@@ -18,6 +18,7 @@ import {
   RUN_FILES,
 } from "../../../lib/run/folder.ts";
 import type { RunSummary } from "../../../lib/run/session.ts";
+import { resolveOptions, telling } from "../../../lib/run/options/resolve.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";

@@ -12,7 +12,7 @@ import {
   type ScheduleInput,
 } from "../../../lib/schedule/definition.ts";
 import { resolveMonitors } from "../../../lib/run/monitors/alarm.ts";
-import { defaultRates } from "../../../lib/run/options/options.ts";
+import { defaultRates } from "../../../lib/run/options/rates.ts";
 import type { OpenSchedule } from "../../../lib/schedule/host.ts";
 import { formatShare } from "../../terminal/output.ts";
 

@@ -3,9 +3,10 @@ import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
-import { type MemoryChange, type MemoryOptions, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
+import { type MemoryChange, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
 import { checkMemoryNames } from "../options/names.ts";
-import { DEFAULTS } from "../options/options.ts";
+import { DEFAULTS } from "../options/resolve.ts";
+import type { MemoryOptions } from "../contract.ts";
 
 /** A change of options that makes a run fit. */
 export interface MemoryAdvice {

@@ -1,61 +1,27 @@
 // How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
 import { CompressoError, type ErrorParts } from "../../core/errors.ts";
-import type { DeviceLimits, MemoryUse } from "../../gpu/types.ts";
+import type { MemoryUse } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../gpu/dry.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { type LoraConfig, loraModules, type LoraWeights } from "../../spec/lora.ts";
-import type { MatrixDtype } from "../../nn/products/matrix.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
-import type { Layout } from "../../units/layout.ts";
 import { tableOf } from "../../units/uniform.ts";
-import type { UnitKind, UnitRules, UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/units.ts";
 import type { Batch } from "../../data/batches.ts";
 import { checkMemoryNames } from "../options/names.ts";
 import { bytesByPart, type MemoryPart } from "./parts.ts";
 import { loadModelFrom, type Model } from "../../model/model.ts";
-import { type ResolvedOptions, resolveOptions } from "../options/options.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import { calibrate } from "../methods/calibrate.ts";
-import { isOneShot, type Method } from "../methods/names.ts";
+import { isOneShot } from "../methods/names.ts";
 import { withCompensation } from "../methods/one_shot.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
-
-/** What is planned; the options of `prune` that memory depends on, with the same defaults. */
-export interface MemoryOptions {
-  /** Sequences a step; default 4. */
-  readonly batch?: number;
-  /** Tokens of a sequence; default 256. */
-  readonly seq?: number;
-  /** Rank and targets of LoRA, and whether it has dropout. */
-  readonly lora?: Partial<LoraConfig>;
-  /** Kinds of units; hidden masks need more to be kept. */
-  readonly units?: readonly UnitKind[];
-  /** Units that are never cut are not learned. */
-  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
-  /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
-  readonly layout?: Layout;
-  /** Whether backward computes layers anew instead of keeping them; default true. */
-  readonly recompute?: boolean;
-  /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
-  readonly method?: Method;
-  /** See `PruneOptions.focus`. */
-  readonly focus?: number;
-  /** Storage of the frozen weights; default "f16". */
-  readonly baseDtype?: MatrixDtype;
-  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
-  readonly adapter?: PlannedAdapter;
-}
-
-/** What an adapter changes about a plan. */
-export interface PlannedAdapter {
-  /** Limits of the device. */
-  readonly limits: DeviceLimits;
-  /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
-  readonly isCpu: boolean;
-}
+import type { MemoryOptions, PlannedAdapter } from "../contract.ts";
+import { resolveOptions } from "../options/resolve.ts";
 
 /** What a run would take. */
 export interface MemoryPlan {

@@ -1,6 +1,6 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
 import { CompressoError } from "../../core/errors.ts";
-import type { MaskValues, SlotGradients } from "../../nn/mask_slots.ts";
+import type { SlotGradients } from "../../nn/mask_slots.ts";
 import type { LayerTerms, OneShotMethod } from "../../masks/baselines.ts";
 import { heldUnits, withTheirLayers } from "../frozen.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../../masks/gradual.ts";
@@ -11,7 +11,7 @@ import { leastUniform, type UniformCounts, uniformGoals } from "../../units/unif
 import { besidePrior, priorShape, saliencyPrior } from "../../masks/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../../masks/saliency.ts";
 import { constantLogAlpha } from "../../masks/start.ts";
-import { hardSparsity, keptUnits, unitParameters, type UnitTable } from "../../units/units.ts";
+import { unitParameters, type UnitTable } from "../../units/units.ts";
 import { packMasks } from "../../nn/mask_slots.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
@@ -20,9 +20,11 @@ import type { CalibrationData } from "../calibration.ts";
 import { isOneShot } from "./names.ts";
 import type { Model } from "../../model/model.ts";
 import { checkUnits, compensate, type OneShotScores, oneShotScores, OUT_OF_ROWS, ROWS_MEND } from "./one_shot.ts";
-import type { Rates, ResolvedOptions } from "../options/options.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import { checkTaken } from "../options/rates.ts";
 import type { Trainer } from "../trainer.ts";
+import { keptBy, sparsityOf } from "./kept.ts";
+import type { Rates } from "../contract.ts";
 
 /** A method at work. All that it knows lies in the trainer, so that checkpoints have it. */
 export interface Chooser {
@@ -338,16 +340,6 @@ function chooseHard(
     masks = harden(table, scores, { target: least, layerTargets: layers, layout });
   trainer.setMasks(masks);
   return sparsityOf(table, masks);
-}
-
-/** Exact sparsity of hard masks. */
-export function sparsityOf(table: UnitTable, masks: MaskValues): number {
-  return hardSparsity(table, keptBy(table, masks));
-}
-
-/** Units that hard masks keep. */
-export function keptBy(table: UnitTable, masks: MaskValues): Uint8Array<ArrayBuffer> {
-  return keptUnits(table, packMasks(table.spec, table.layout, masks));
 }
 
 /** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */

@@ -1,19 +1,19 @@
 // How units are chosen: learned masks, gradual saliency, or a score in one shot. Owns the names and what each method does to the stages; refuses the loop.
 import { ONE_SHOT_METHODS, type OneShotMethod } from "../../masks/baselines.ts";
-import type { StepKind } from "../trainer.ts";
-import type { ResolvedOptions } from "../options/options.ts";
-import type { Stage } from "../records.ts";
+import type { StartRule } from "../../masks/start.ts";
+import type { Rates, StagePlan } from "../contract.ts";
 
 /** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */
 export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const;
 /** Name of a method. */
 export type Method = typeof METHODS[number];
 
-/** A stage of a run. */
-export interface StagePlan {
-  readonly stage: Stage;
-  readonly kind: StepKind;
+/** What the stages of a run follow from. */
+export interface StageSteps {
+  readonly method: Method;
+  readonly prefinetune: number;
   readonly steps: number;
+  readonly postfinetune: number;
 }
 
 /** Whether the units are chosen once, before any training. */
@@ -38,10 +38,7 @@ export function lastStageSteps(steps: number): number {
 
 /** Stages of a method: a one-shot method gives the same number of steps to the recovery of LoRA. */
 export function stagesOf(
-  { method, prefinetune, steps, postfinetune }: Pick<
-    ResolvedOptions,
-    "method" | "prefinetune" | "steps" | "postfinetune"
-  >,
+  { method, prefinetune, steps, postfinetune }: StageSteps,
 ): readonly StagePlan[] {
   if (isOneShot(method)) {
     return [
@@ -54,4 +51,15 @@ export function stagesOf(
     { stage: "prune", kind: method === "gradual" ? "gradual" : "masks", steps },
     { stage: "postfinetune", kind: "lora", steps: postfinetune },
   ];
+}
+
+/** Whether masks are learned in such a way that calibration stands beside the rows, see {@link PruneOptions.calibration}. */
+export function learnsBesideCalibration(
+  { method, start, rates: { prior } }: {
+    readonly method: Method;
+    readonly start: StartRule;
+    readonly rates: Pick<Rates, "prior">;
+  },
+): boolean {
+  return method === "compresso" && start === "saliency" && prior > 0;
 }

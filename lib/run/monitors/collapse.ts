@@ -3,7 +3,7 @@ import type { UnitTable } from "../../units/units.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { lessAtOnce } from "./divergence.ts";
-import type { MaskLook } from "./mask_look.ts";
+import type { MaskLook } from "../contract.ts";
 
 /** Shares above it, of a kind or of all, are more than is usual for a target to ask for. */
 const HIGH = 0.8;

@@ -1,16 +1,8 @@
 // A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
 import { isOneShot } from "../methods/names.ts";
 import type { ResolvedOptions } from "../options/options.ts";
-import type { Stage } from "../records.ts";
-import { type Finding, type ResolvedMonitor } from "./alarm.ts";
-
-/** What is remembered of the losses. */
-export interface LossHistory {
-  /** The last losses, oldest first. */
-  readonly last: readonly number[];
-  /** The lowest mean so far, of the first losses as many as there were: a run may go wrong from its second step on. Null before there was one. */
-  readonly lowest: number | null;
-}
+import type { LossHistory, Stage } from "../contract.ts";
+import type { Finding, ResolvedMonitor } from "./alarm.ts";
 
 /** Nothing seen yet. */
 export const NO_LOSSES: LossHistory = { last: [], lowest: null };

@@ -7,11 +7,11 @@ import type { StepState } from "../../nn/train/step_state.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { Batch } from "../../data/batches.ts";
 import type { Model } from "../../model/model.ts";
-import type { Stage, StepRecord } from "../records.ts";
-import type { Inspection, StepKind, Trainer } from "../trainer.ts";
+import type { Inspection, Trainer } from "../trainer.ts";
 import type { Finding } from "./alarm.ts";
 import { lowerRate } from "./divergence.ts";
-import { brokenUnit, type MaskLook } from "./mask_look.ts";
+import { brokenUnit } from "./mask_look.ts";
+import type { MaskLook, Stage, StepKind, StepRecord } from "../contract.ts";
 
 /** A step right before it is run. */
 export interface StepToSearch {

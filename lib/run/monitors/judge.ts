@@ -1,6 +1,6 @@
 // What follows from findings: alarms with their actions, or the error that ends the run. Owns that decision; refuses to carry it out.
 import { CompressoError } from "../../core/errors.ts";
-import type { RunState } from "../checkpoint.ts";
+import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
 /** What is decided about a step. */

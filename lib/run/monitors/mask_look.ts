@@ -1,36 +1,7 @@
 // Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
-import type { LayerState } from "../../schedule/definition.ts";
 import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../units/units.ts";
-import type { Rates } from "../options/options.ts";
-import { expectedCuts, layerShares } from "../steering.ts";
-import type { TrainerArrays } from "../trainer.ts";
-
-/** Units of one kind over all layers. */
-export interface KindState {
-  /** Name for messages. */
-  readonly name: string;
-  /** The first of those that may be cut, in the order of the units. */
-  readonly first: number;
-  /** Those that may be cut. */
-  readonly count: number;
-  /** All that the model has, protected ones too. */
-  readonly all: number;
-  /** Share that is cut of those that may be. */
-  readonly cut: number;
-  /** Share of what sparsity counts that these make. */
-  readonly share: number;
-}
-
-/** The masks at one step. */
-export interface MaskLook {
-  readonly layers: readonly LayerState[];
-  /** Kinds that are pruned. */
-  readonly kinds: readonly KindState[];
-  /** 1 for every unit that is more cut than not. */
-  readonly closed: Uint8Array;
-  /** What of a unit is not finite; null where everything is. */
-  readonly broken: string | null;
-}
+import { expectedCuts, layerShares } from "../layer_states.ts";
+import type { KindState, MaskLook, Rates, TrainerArrays } from "../contract.ts";
 
 /** Looks at the masks; `learned` has the rates at which they are learned, null where z is hard. */
 export function lookAtMasks(

@@ -1,12 +1,6 @@
 // Units that open and close again and again. Owns the count of turns and its memory; refuses to look at the GPU.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
-import type { MaskLook } from "./mask_look.ts";
-
-/** What is remembered of the masks, as bits in base64: a checkpoint has it. */
-export interface MaskHistory {
-  /** Units that were closed at the last looks, oldest first. */
-  readonly looks: readonly string[];
-}
+import type { MaskHistory, MaskLook } from "../contract.ts";
 
 /** Times that a unit has to turn back: back to where it was at a look before. */
 const BACK = 3;

@@ -2,10 +2,9 @@
 import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
 import { takesUniform } from "../../units/uniform.ts";
 import { type UnitTable } from "../../units/units.ts";
-import type { RunPosition, RunState } from "../checkpoint.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { goesBeforeSize } from "../size_goal.ts";
-import type { StepRecord } from "../records.ts";
+import type { MaskLook, RunPosition, RunState, StepRecord } from "../contract.ts";
 import { recordView } from "../steering.ts";
 import type { Finding } from "./alarm.ts";
 import { watchCollapse, watchLayers } from "./collapse.ts";
@@ -24,7 +23,6 @@ import {
 import { NO_LOSSES } from "./divergence.ts";
 import { judge, type Verdict } from "./judge.ts";
 import { type LookSteps, lookStepsOf } from "./look_steps.ts";
-import type { MaskLook } from "./mask_look.ts";
 import type { MemoryState } from "./memory.ts";
 import { fresh, watchMasks, watchRecord } from "./watch.ts";
 

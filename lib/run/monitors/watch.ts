@@ -1,24 +1,14 @@
 // All monitors of a run as two functions of what was seen before: of records, and of looks at the masks. Owns what lies between steps; refuses the GPU and what follows from alarms.
+import { watchConstraint } from "./constraint.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { RecordView } from "../../schedule/definition.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { Finding, MonitorName, ResolvedMonitors } from "./alarm.ts";
 import { HELD_KEY, watchCollapse, watchLayers } from "./collapse.ts";
-import { watchConstraint } from "./constraint.ts";
-import { type LossHistory, NO_LOSSES, watchLoss } from "./divergence.ts";
-import type { MaskLook } from "./mask_look.ts";
+import { NO_LOSSES, watchLoss } from "./divergence.ts";
 import { type MemoryState, watchMemory } from "./memory.ts";
-import { type MaskHistory, watchTurns } from "./oscillation.ts";
-
-/** All that monitors remember; checkpoints have it, so that a resumed run raises the same alarms. */
-export interface MonitorState {
-  /** Findings that hold on. */
-  readonly active: readonly string[];
-  readonly losses: LossHistory;
-  readonly masks: MaskHistory | null;
-  /** Whether, at the last record, the warm-up over, a schedule's frozen units or targets of single layers went before the target of the whole. */
-  readonly isLoose: boolean;
-}
+import { watchTurns } from "./oscillation.ts";
+import type { MaskLook, MonitorState } from "../contract.ts";
 
 /** Nothing seen yet. */
 export const FRESH_MONITORS: MonitorState = { active: [], losses: NO_LOSSES, masks: null, isLoose: false };

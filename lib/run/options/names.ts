@@ -3,12 +3,9 @@ import { checkNames, type NamesOf, type OptionNames } from "../../core/check_opt
 import type { LoraConfig } from "../../spec/lora.ts";
 import { RULE_NAMES } from "../../units/rules.ts";
 import type { RunHooks } from "../hooks.ts";
-import type { MemoryOptions } from "../memory/plan.ts";
 import { MONITOR_NAMES, type MonitorSetting } from "../monitors/alarm.ts";
 import type { CheckpointOptions, PruneOptions } from "./options.ts";
-import type { PruneToFolderOptions } from "../prune_to_folder.ts";
-import type { Rates } from "./rates.ts";
-import { SESSION_EXPORT_NAMES } from "../../slice/export_options.ts";
+import type { MemoryOptions, Rates } from "../contract.ts";
 
 const LORA = {
   ...{ rank: "number", alpha: "number", rsLora: "switch", targets: "list", dropout: "number" },
@@ -38,7 +35,7 @@ const MONITORS: OptionNames = {
 };
 
 /** What both have. */
-const RUN = {
+export const RUN = {
   ...{ rows: "list", sparsity: "number", size: SIZE, units: true, lora: LORA, prompt: true },
   ...{ steps: "number", prefinetune: "number", postfinetune: "number", batch: "number", seq: "number" },
   ...{ seed: "number", layout: true, recompute: "switch", rules: RULE_NAMES, method: true, ranking: true },
@@ -48,20 +45,6 @@ const RUN = {
 } satisfies NamesOf<Omit<PruneOptions, "checkpoint" | "calibration">>;
 
 const PRUNE = { ...RUN, checkpoint: CHECKPOINT, calibration: "list" } satisfies NamesOf<PruneOptions>;
-
-const PRUNE_TO_FOLDER = {
-  ...RUN,
-  ...{
-    out: "text",
-    calibration: true,
-    onCalibration: true,
-    checkpointEvery: "number",
-    resume: "switch",
-    mayDiffer: "list",
-    identity: true,
-  },
-  ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
-} satisfies NamesOf<PruneToFolderOptions>;
 
 const MEMORY = {
   ...{ batch: "number", seq: "number", lora: LORA, units: true, rules: RULE_NAMES, layout: true, recompute: "switch" },
@@ -78,12 +61,7 @@ export function checkPruneNames(options: PruneOptions): void {
   checkRun(options, PRUNE, "prune");
 }
 
-/** Refuses options that `pruneToFolder` does not have. Throws `CompressoError("usage")`. */
-export function checkPruneToFolderNames(options: PruneToFolderOptions): void {
-  checkRun(options, PRUNE_TO_FOLDER, "pruneToFolder");
-}
-
-function checkRun(
+export function checkRun(
   options: Pick<PruneOptions, "hooks">,
   names: OptionNames,
   whose: "prune" | "pruneToFolder",

@@ -3,59 +3,8 @@ import { CompressoError, type ErrorParts } from "../../core/errors.ts";
 import { given } from "../../core/check_options.ts";
 import { WARMUP } from "../../schedule/ramp.ts";
 import type { StartRule } from "../../masks/start.ts";
-import { isOneShot, type Method, stagesOf } from "../methods/names.ts";
-import type { ResolvedOptions } from "./options.ts";
-
-/** Numbers of the training loop. */
-export interface Rates {
-  /**
-   * Peak learning rate of LoRA, in the last stage that of `recovery`: it rises over the first half of the first stage, stays in the pruning stage, and
-   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `recovery`, LoRA stays at
-   * its beginning, whatever a schedule sets.
-   */
-  readonly lora: number;
-  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
-  readonly recovery: number;
-  /** Learning rate of log α. */
-  readonly mask: number;
-  /** Rate of λ's ascent. */
-  readonly lambda: number;
-  /**
-   * β of hard concrete. Beside the spread of log α it decides how many units lie between 0 and 1 in training, which the hard masks at the end
-   * do not have: many with the authors' 2/3, few with a tenth.
-   */
-  readonly temperature: number;
-  /** Scale τ of its noise; 1 is Louizos et al. */
-  readonly noise: number;
-  /** Spread of the initial log α over the units, where it starts from their saliency. */
-  readonly spread: number;
-  /**
-   * Share of itself that the running saliency keeps at each step, where log α starts from it: log α follows its logarithm. With 1 it stays, and
-   * log α has its own gradient alone.
-   */
-  readonly memory: number;
-  /**
-   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of what a unit's weights
-   * alone say, in medians of its kind and layer, and of the saliency on calibration rows, where there are any, by the means of each kind. 0 is none.
-   */
-  readonly prior: number;
-  /** Share of the pruning stage after which the target is reached; the rest is for masks and LoRA at that target. */
-  readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
-  readonly tracking: number;
-  /** log α is clamped to ± this after each update, before the projection. */
-  readonly limit: number;
-  /** Largest global norm of the LoRA gradients, above 0. */
-  readonly clipNorm: number;
-  /** Decoupled weight decay of LoRA. */
-  readonly weightDecay: number;
-}
-
-/** Rates of a step, and the dropout that a schedule sets for it. */
-export interface StepRates extends Rates {
-  /** Default: that of the run's LoRA. */
-  readonly dropout?: number;
-}
+import { isOneShot, type Method, stagesOf, type StageSteps } from "../methods/names.ts";
+import type { Halved, Rates } from "../contract.ts";
 
 /** Peak learning rate of LoRA where none is given. */
 export const LORA_RATE = 1e-3;
@@ -107,14 +56,6 @@ export function resolveRates(
 
 /** Rates that going back halves; of `memory` the share that is forgotten. */
 const SLOWED = ["lora", "mask", "memory", "lambda", "recovery"] as const;
-
-/** How often the rates of a run were halved. */
-export interface Halved {
-  /** All of them, by going back. */
-  readonly halvings: number;
-  /** Single ones, before others were given anew. */
-  readonly halvedBefore?: Readonly<Record<string, number>> | undefined;
-}
 
 /** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
 export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore = {} }: Halved): T {
@@ -183,7 +124,7 @@ export function checkTaken(
  */
 export function checkLoraRates(
   given: Partial<Rates> = {},
-  options: Pick<ResolvedOptions, "method" | "prefinetune" | "steps" | "postfinetune">,
+  options: StageSteps,
 ): void {
   const { lora, recovery } = given, { method } = options, what = "cannot use these rates", stages = stagesOf(options);
   const idle = OF_LORA.find((name) => given[name]);

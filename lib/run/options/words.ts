@@ -11,7 +11,7 @@ import { UNIT_KINDS, type UnitKind } from "../../units/units.ts";
 import { isObject } from "../../core/guards.ts";
 import { isOneShot, METHODS } from "../methods/names.ts";
 import type { PruneOptions } from "./options.ts";
-import type { WantedSize } from "../size_goal.ts";
+import type { WantedSize } from "../contract.ts";
 
 /** Refuses words that do not exist, or not for the method. Throws `CompressoError("usage")`. */
 export function checkWords({ method = "compresso", ranking, schedule, layout, ...given }: PruneOptions): void {

@@ -1,5 +1,5 @@
 // Looks at masks in tests of what monitors make of units that turn. Owns their form; refuses to watch.
-import type { KindState, MaskLook } from "../../../lib/run/monitors/mask_look.ts";
+import type { KindState, MaskLook } from "../../../lib/run/contract.ts";
 
 /** A look that says which units are closed: all of one kind, or of kinds by name and number of units, in their order. */
 export function turningLook(

@@ -5,7 +5,7 @@ import { headOf, reportContent } from "../../../../lib/report/report.ts";
 import { pageHtml } from "../../../../lib/report/page.ts";
 import type { Alarm } from "../../../../lib/run/monitors/alarm.ts";
 import { allAlarms } from "../../../../lib/run/monitors/told.ts";
-import type { StepRecord } from "../../../../lib/run/records.ts";
+import type { StepRecord } from "../../../../lib/run/contract.ts";
 import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
 
 /** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */

@@ -1,0 +1,319 @@
+// Types that the files of a run share: where it stands, what a step is, what its trainer and its monitors hold. Types only.
+import type { LayerState, RecordView } from "../schedule/definition.ts";
+import type { Alarm } from "./monitors/alarm.ts";
+import type { BatchCursor } from "../data/batches.ts";
+import type { DeviceLimits } from "../gpu/types.ts";
+import type { FileKind } from "../units/file_size.ts";
+import type { LoraConfig } from "../spec/lora.ts";
+import type { MatrixDtype } from "../nn/products/matrix.ts";
+import type { Layout } from "../units/layout.ts";
+import type { UnitKind, UnitRules } from "../units/units.ts";
+import type { Method } from "./methods/names.ts";
+
+/** What a step trains: LoRA alone at the present masks; LoRA and masks; or LoRA, with the gradients of the masks to look at. */
+export type StepKind = "lora" | "masks" | "gradual";
+
+/** All that changes in training, as a checkpoint holds it. */
+export interface TrainerArrays {
+  readonly lora: Float32Array<ArrayBuffer>;
+  readonly loraM: Float32Array<ArrayBuffer>;
+  readonly loraV: Float32Array<ArrayBuffer>;
+  readonly logAlpha: Float32Array<ArrayBuffer>;
+  readonly maskMoments: Float32Array<ArrayBuffer>;
+  readonly constraint: Float32Array<ArrayBuffer>;
+  readonly slots: Float32Array<ArrayBuffer>;
+  /** One number: 1 where the masks were set after the last step, so that the next one runs at them; else 0. */
+  readonly written: Float32Array<ArrayBuffer>;
+}
+
+/** Numbers of one step as the GPU recorded them. */
+export interface StepNumbers {
+  readonly step: number;
+  readonly loss: number;
+  /** Global norm of the LoRA gradients before clipping. */
+  readonly gradNorm: number;
+  /** Expected sparsity ŝ before the step's update and after its projection. */
+  readonly expected: number;
+  readonly projected: number;
+  readonly lambda1: number;
+  readonly lambda2: number;
+}
+
+/** A stage of a run. */
+export interface StagePlan {
+  readonly stage: Stage;
+  readonly kind: StepKind;
+  readonly steps: number;
+}
+
+/** The three stages, in order. */
+export type Stage = "finetune" | "prune" | "postfinetune";
+
+/** One training step. */
+export interface StepRecord {
+  /** Stage of the step. */
+  readonly stage: Stage;
+  /**
+   * Steps done in the whole run, this one included. One that is not larger than that of the record before says that the run went back: all
+   * records from that step on are void, and the steps are done anew.
+   */
+  readonly step: number;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  /** Mean cross-entropy over the batch's labels, in nats. */
+  readonly loss: number;
+  /** Sparsity that the schedule asks for; null outside the pruning stage. */
+  readonly target: number | null;
+  /** Expected sparsity ŝ after the step; null outside the pruning stage. */
+  readonly expected: number | null;
+  /** Multiplier of the gap. */
+  readonly lambda1: number;
+  /** Multiplier of the squared gap. */
+  readonly lambda2: number;
+  /** Global norm of the LoRA gradients before clipping; in the last stage those of the labels that it learns from, see `PruneOptions.focus`. */
+  readonly gradNorm: number;
+  /** Learning rate of LoRA. */
+  readonly learningRate: number;
+  /** Tokens that were not padding. */
+  readonly tokens: number;
+  /** Labels in the loss. */
+  readonly labelTokens: number;
+  /** Tokens a second since the last records came in, padding left out. */
+  readonly tokensPerSecond: number;
+  /** GPU memory in use, bytes. */
+  readonly gpuBytes: number;
+  /** Largest GPU memory that was planned for the run, bytes. */
+  readonly plannedGpuBytes: number;
+  /** Shares cut of each layer's heads and FFN columns: expected ones while masks are learned, else exact; null where they were not read at this step. */
+  readonly layers: readonly LayerState[] | null;
+  /** What the monitors said at this step; at the first one after the run went back, also why it did. */
+  readonly alarms: readonly Alarm[];
+}
+
+/** What is remembered of the losses. */
+export interface LossHistory {
+  /** The last losses, oldest first. */
+  readonly last: readonly number[];
+  /** The lowest mean so far, of the first losses as many as there were: a run may go wrong from its second step on. Null before there was one. */
+  readonly lowest: number | null;
+}
+
+/** What is remembered of the masks, as bits in base64: a checkpoint has it. */
+export interface MaskHistory {
+  /** Units that were closed at the last looks, oldest first. */
+  readonly looks: readonly string[];
+}
+
+/** All that monitors remember; checkpoints have it, so that a resumed run raises the same alarms. */
+export interface MonitorState {
+  /** Findings that hold on. */
+  readonly active: readonly string[];
+  readonly losses: LossHistory;
+  readonly masks: MaskHistory | null;
+  /** Whether, at the last record, the warm-up over, a schedule's frozen units or targets of single layers went before the target of the whole. */
+  readonly isLoose: boolean;
+}
+
+/** Units of one kind over all layers. */
+export interface KindState {
+  /** Name for messages. */
+  readonly name: string;
+  /** The first of those that may be cut, in the order of the units. */
+  readonly first: number;
+  /** Those that may be cut. */
+  readonly count: number;
+  /** All that the model has, protected ones too. */
+  readonly all: number;
+  /** Share that is cut of those that may be. */
+  readonly cut: number;
+  /** Share of what sparsity counts that these make. */
+  readonly share: number;
+}
+
+/** The masks at one step. */
+export interface MaskLook {
+  readonly layers: readonly LayerState[];
+  /** Kinds that are pruned. */
+  readonly kinds: readonly KindState[];
+  /** 1 for every unit that is more cut than not. */
+  readonly closed: Uint8Array;
+  /** What of a unit is not finite; null where everything is. */
+  readonly broken: string | null;
+}
+
+/** Numbers of the training loop. */
+export interface Rates {
+  /**
+   * Peak learning rate of LoRA, in the last stage that of `recovery`: it rises over the first half of the first stage, stays in the pruning stage, and
+   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `recovery`, LoRA stays at
+   * its beginning, whatever a schedule sets.
+   */
+  readonly lora: number;
+  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
+  readonly recovery: number;
+  /** Learning rate of log α. */
+  readonly mask: number;
+  /** Rate of λ's ascent. */
+  readonly lambda: number;
+  /**
+   * β of hard concrete. Beside the spread of log α it decides how many units lie between 0 and 1 in training, which the hard masks at the end
+   * do not have: many with the authors' 2/3, few with a tenth.
+   */
+  readonly temperature: number;
+  /** Scale τ of its noise; 1 is Louizos et al. */
+  readonly noise: number;
+  /** Spread of the initial log α over the units, where it starts from their saliency. */
+  readonly spread: number;
+  /**
+   * Share of itself that the running saliency keeps at each step, where log α starts from it: log α follows its logarithm. With 1 it stays, and
+   * log α has its own gradient alone.
+   */
+  readonly memory: number;
+  /**
+   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of what a unit's weights
+   * alone say, in medians of its kind and layer, and of the saliency on calibration rows, where there are any, by the means of each kind. 0 is none.
+   */
+  readonly prior: number;
+  /** Share of the pruning stage after which the target is reached; the rest is for masks and LoRA at that target. */
+  readonly warmup: number;
+  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
+  readonly tracking: number;
+  /** log α is clamped to ± this after each update, before the projection. */
+  readonly limit: number;
+  /** Largest global norm of the LoRA gradients, above 0. */
+  readonly clipNorm: number;
+  /** Decoupled weight decay of LoRA. */
+  readonly weightDecay: number;
+}
+
+/** Rates of a step, and the dropout that a schedule sets for it. */
+export interface StepRates extends Rates {
+  /** Default: that of the run's LoRA. */
+  readonly dropout?: number;
+}
+
+/** How often the rates of a run were halved. */
+export interface Halved {
+  /** All of them, by going back. */
+  readonly halvings: number;
+  /** Single ones, before others were given anew. */
+  readonly halvedBefore?: Readonly<Record<string, number>> | undefined;
+}
+
+/** Where a run stands. */
+export interface RunPosition extends Halved {
+  /** Index of the stage, and steps done in it and in all. */
+  readonly stage: number;
+  readonly stageStep: number;
+  readonly step: number;
+  readonly loraUpdates: number;
+  readonly maskUpdates: number;
+  readonly cursor: BatchCursor;
+  /** Records given so far. */
+  readonly records: number;
+  /** Expected sparsity at the end of the pruning stage; null before. */
+  readonly expected: number | null;
+  /** Sparsity that the last step of the pruning stage aimed at; null before. */
+  readonly target: number | null;
+  /** What it aimed at in single layers. */
+  readonly layerTargets: readonly (number | null)[] | null;
+  /**
+   * What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; "hard" where no step is to come, since
+   * the stage is that of pruning and its masks are hard; null for none of them.
+   */
+  readonly begun: "stage" | "step" | "hard" | null;
+  /** The layers as a schedule saw them before that hook; null where it has not. */
+  readonly seen: readonly LayerState[] | null;
+  /** Steps that a schedule left out by ending the pruning stage. */
+  readonly leftOut: number;
+  /** Those of other stages, by stage; absent where it ended none of them. */
+  readonly leftOutside?: Readonly<Record<string, number>>;
+  /** The last records, oldest first, as far as a schedule sees them. */
+  readonly recent: readonly RecordView[];
+  /** Seconds spent so far, by stage. */
+  readonly seconds: Readonly<Record<string, number>>;
+  /** Tokens seen so far, padding left out. */
+  readonly tokens: number;
+  /** What the last step of the pruning stage went by; null where the last step was of another one. */
+  readonly aim: PruneAim | null;
+  /** Alarms so far, but for those of undone steps that did not lead back. */
+  readonly alarms: readonly Alarm[];
+  /** Alarms that the next record says. */
+  readonly unsaid: readonly Alarm[];
+  /** Alarms of the step at which one of them stopped the run, later than that of this state; a run that goes on has none. */
+  readonly stopped?: readonly Alarm[];
+  /** Step after which the masks were last looked at. */
+  readonly looked: number;
+  /** What the monitors remember. */
+  readonly monitors: MonitorState;
+  /** Where it went on otherwise than it began; absent where it never did. */
+  readonly changes?: readonly RunChange[];
+}
+
+/** A run that was taken up with other options than it had. */
+export interface RunChange {
+  /** Steps that were done. */
+  readonly step: number;
+  /** What differed from then on, a line each: `schedule: cubic then, linear now`. */
+  readonly differences: readonly string[];
+}
+
+/** How monitors have to see a step of the pruning stage. */
+export interface PruneAim {
+  /** Rates at which masks are learned. */
+  readonly temperature: number;
+  readonly noise: number;
+  /** Whether the warm-up is over. */
+  readonly isWarm: boolean;
+  /** Whether the target alone decides what is cut, and no targets of single layers or frozen units. */
+  readonly isBound: boolean;
+}
+
+/** A state of a run. */
+export interface RunState {
+  readonly position: RunPosition;
+  readonly arrays: TrainerArrays;
+}
+
+/**
+ * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
+ * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
+ * GGUF with its tokenizer and `name`, by default "pruned by Compresso".
+ */
+export type WantedSize =
+  | { readonly parameters: number }
+  | { readonly bytes: number; readonly file: FileKind; readonly name?: string };
+
+/** What is planned; the options of `prune` that memory depends on, with the same defaults. */
+export interface MemoryOptions {
+  /** Sequences a step; default 4. */
+  readonly batch?: number;
+  /** Tokens of a sequence; default 256. */
+  readonly seq?: number;
+  /** Rank and targets of LoRA, and whether it has dropout. */
+  readonly lora?: Partial<LoraConfig>;
+  /** Kinds of units; hidden masks need more to be kept. */
+  readonly units?: readonly UnitKind[];
+  /** Units that are never cut are not learned. */
+  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
+  /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
+  readonly layout?: Layout;
+  /** Whether backward computes layers anew instead of keeping them; default true. */
+  readonly recompute?: boolean;
+  /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
+  readonly method?: Method;
+  /** See `PruneOptions.focus`. */
+  readonly focus?: number;
+  /** Storage of the frozen weights; default "f16". */
+  readonly baseDtype?: MatrixDtype;
+  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
+  readonly adapter?: PlannedAdapter;
+}
+
+/** What an adapter changes about a plan. */
+export interface PlannedAdapter {
+  /** Limits of the device. */
+  readonly limits: DeviceLimits;
+  /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
+  readonly isCpu: boolean;
+}

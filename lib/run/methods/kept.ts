@@ -1,0 +1,13 @@
+// Units that masks keep, and the sparsity that follows.
+import { type MaskValues, packMasks } from "../../nn/mask_slots.ts";
+import { hardSparsity, keptUnits, type UnitTable } from "../../units/units.ts";
+
+/** Units that hard masks keep. */
+export function keptBy(table: UnitTable, masks: MaskValues): Uint8Array<ArrayBuffer> {
+  return keptUnits(table, packMasks(table.spec, table.layout, masks));
+}
+
+/** Exact sparsity of hard masks. */
+export function sparsityOf(table: UnitTable, masks: MaskValues): number {
+  return hardSparsity(table, keptBy(table, masks));
+}

@@ -1,15 +1,19 @@
-// How every verb is declared: name, help with an example, wording of wrong use. Owns the dependency on commander's set-up; refuses what verbs do.
-import { Command } from "./packages.ts";
+// How every verb is declared: name, help with examples, and what wrong use is answered with.
+import { Command, type CommandUnknownOpts } from "./packages.ts";
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { helpCommand, textBelow, VerbHelp } from "./terminal/help.ts";
 import { writeError, writeResult } from "./terminal/output.ts";
+import { hasColors, textColumns } from "./terminal/style.ts";
 
-/** Help of a verb. */
-export interface VerbHelp {
+/** Text of a verb's help. */
+export interface VerbText {
   /** One sentence, shown in the list of verbs too. */
   readonly description: string;
   /** Commands to copy, without the program. */
   readonly examples: readonly string[];
+  /** Paragraphs below the examples, with empty lines between; they are wrapped, but for lines that are indented by four or more. */
+  readonly notes?: string;
 }
 
 /** How the program is called from a clone; what examples and hints show. */
@@ -28,31 +32,33 @@ export function shellWord(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** A command that throws instead of leaving the process, and writes help to stdout and complaints to stderr. */
-export function verb(name: string, { description, examples }: VerbHelp): Command {
-  return quiet(new Command(name)).description(description).addHelpText("after", exampleText(examples));
+/** A command that throws instead of ending the process, and writes help to stdout and complaints to stderr. */
+export function verb(name: string, { description, examples, notes }: VerbText): Command {
+  return quiet(new Command(name))
+    .description(description)
+    .addHelpText("after", () => textBelow({ program: PROGRAM, examples, notes }));
 }
 
-/** Gives a command the house's manners: see {@link verb}. */
+/** Prepares a command: see {@link verb}. */
 export function quiet(command: Command): Command {
+  command.createHelp = () => new VerbHelp();
   return command
+    .helpOption("-h, --help", "show this help")
     .exitOverride()
     .showSuggestionAfterError()
-    .configureHelp({ helpWidth: 110, showGlobalOptions: false })
     .configureOutput({
       // Not by Node's streams, which know no broken pipe and throw at a full disk later.
       writeOut: writeResult,
       writeErr: writeError,
-      outputError: (text) => writeError(withMend(text.replace(/^error: /, "compresso: "))),
+      getOutHelpWidth: textColumns,
+      getErrHelpWidth: textColumns,
+      getOutHasColors: () => hasColors(Deno.stdout),
+      getErrHasColors: () => hasColors(Deno.stderr),
+      outputError: (text) => writeError(withFix(text.replace(/^error: /, "compresso: "), command)),
     });
 }
 
-/** Where no likely name is told, what is there is told by the help. */
-function withMend(text: string): string {
-  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  fix: see --help\n`;
-}
-
-function exampleText(examples: readonly string[]): string {
-  const word = examples.length === 1 ? "Example" : "Examples";
-  return `\n${word}:\n${examples.map((example) => `  ${PROGRAM} ${example}`).join("\n")}`;
+/** Where commander suggests no name, the help lists them. */
+function withFix(text: string, command: CommandUnknownOpts): string {
+  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  fix:      see ${helpCommand(command)}\n`;
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env -S deno run -A
-// The command line. Owns dispatch and exit statuses; each verb has its own file.
-import { CommanderError } from "./packages.ts";
+// The command line: finds the verb and returns the exit status.
+import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
 import config from "../deno.json" with { type: "json" };
+import { verb } from "./command.ts";
+import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
 import { benchVerb } from "./verbs/bench.ts";
-import { quiet, verb } from "./command.ts";
 import { chatVerb } from "./verbs/chat/chat.ts";
 import { data } from "./verbs/data/data.ts";
 import { doctor } from "./verbs/doctor.ts";
@@ -25,7 +26,7 @@ export async function main(args: readonly string[]): Promise<number> {
     description: "Makes language models of the LLaMA family smaller by structural pruning, on WebGPU.",
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
   })
-    .version(config.version, "--version", "print the version")
+    .version(config.version, "-V, --version", "print the version")
     .helpCommand("help [verb]", "show the help of a verb");
   for (
     const make of [
@@ -47,22 +48,31 @@ export async function main(args: readonly string[]): Promise<number> {
     program.addCommand(make());
   }
   program.addCommand(experimentVerb());
-  quiet(program);
-  // Commander shows the whole help for a verb that there is not, and says nothing of it.
-  const [first, second] = args;
+  const end = args.indexOf("--"), flags = end < 0 ? args : args.slice(0, end);
+  if (flags.includes(HELP_ALL)) showAllOptions(program);
+  const words = args.map((word, index) => word === HELP_ALL && index < flags.length ? "--help" : word);
+  // Commander shows the whole help for an unknown verb, without saying that it is unknown.
+  const [first, second] = words;
   const isVerb = (word: string): boolean => word === "help" || program.commands.some((one) => one.name() === word);
   const isLost = first === "help" && second !== undefined && !isVerb(second);
   const isNone = first !== undefined && !first.startsWith("-") && !isVerb(first);
   try {
-    await program.parseAsync(isNone ? [first] : isLost ? args.slice(1) : [...args], { from: "user" });
+    await program.parseAsync(isNone ? [first] : isLost ? words.slice(1) : words, { from: "user" });
     return 0;
   } catch (error) {
     // Commander has said what is wrong; asking for help or the version is no error.
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    // Whoever read our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
+    // The reader of our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
     if (error instanceof Deno.errors.BrokenPipe) return 141;
-    return reportError(error);
+    return reportError(error, { help: helpCommand(commandOf(program, words)) });
   }
+}
+
+/** The command that words call. */
+function commandOf(program: CommandUnknownOpts, words: readonly string[]): CommandUnknownOpts {
+  const [first, ...others] = words.filter((word) => !word.startsWith("-"));
+  const found = program.commands.find((command) => command.name() === first);
+  return found ? commandOf(found, others) : program;
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

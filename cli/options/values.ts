@@ -129,7 +129,6 @@ export function required<T>(
     what: `cannot start without ${option}`,
     rule: `${or === undefined ? option : `${option} or ${or}`} is required`,
     value: value === undefined ? "it is not given" : "an empty text",
-    fix: "see --help",
   });
 }
 
@@ -151,6 +150,5 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,
     value: text,
-    fix: "see --help",
   });
 }

@@ -1,9 +1,10 @@
-// What reaches the terminal: results on stdout, everything else on stderr. Owns the two streams and the shape of an error; refuses to decide what is said.
+// Writes to the terminal: results to stdout, everything else to stderr. Shows errors.
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError, spelled, type SpellOption } from "../../lib/core/errors.ts";
 import type { RowPlace } from "../../lib/data/row.ts";
 import { formatCount } from "../../lib/report/numbers.ts";
 import { placesNamed } from "../../lib/data/encode_report.ts";
+import { styleOf } from "./style.ts";
 
 export { formatBytes, formatCount } from "../../lib/report/numbers.ts";
 
@@ -45,12 +46,6 @@ export function writeError(text: string): void {
   } catch { /* what is said there is not the result */ }
 }
 
-/** Whether a stream is a terminal whose cursor can be moved. */
-export function isScreen(stream: { isTerminal(): boolean }): boolean {
-  const { state } = Deno.permissions.querySync({ name: "env", variable: "TERM" });
-  return stream.isTerminal() && !(state === "granted" && Deno.env.get("TERM") === "dumb");
-}
-
 /** A share as a percentage with one decimal. */
 export function formatShare(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
@@ -62,15 +57,20 @@ const asFlag: SpellOption = (path, value) => {
   return value === undefined ? `--${name}` : `--${name} ${value}`;
 };
 
-/** Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack. */
-export function reportError(error: unknown): number {
+/**
+ * Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack.
+ * `help` is the command that shows the help of the verb, for wrong options without a fix of their own.
+ */
+export function reportError(error: unknown, { help }: { readonly help?: string } = {}): number {
   const known = asKnown(error);
   if (known) {
-    const { what, rule, value, fix } = known.parts;
+    const { what, rule, value, fix = known.code === "usage" && help ? `see ${help}` : undefined } = known.parts;
     const rows = [["expected", rule], ["got", value], ["fix", fix]].filter(([, text]) => text);
-    const lines = [`compresso: ${what}`, ...rows.map(([name, text]) => `  ${`${name}:`.padEnd(10)}${text}`), ""];
-    // Deno colours what it says of imports, on whatever it is shown.
-    writeError(stripVTControlCharacters(spelled(lines.join("\n"), asFlag)));
+    const { red, bold } = styleOf(Deno.stderr);
+    // Deno colours its own messages on imports, wherever they are shown.
+    const plain = (text: string): string => stripVTControlCharacters(spelled(text, asFlag));
+    const lines = rows.map(([name, text = ""]) => `  ${bold(`${name}:`.padEnd(10))}${plain(text)}`);
+    writeError([`${red("compresso:")} ${plain(what)}`, ...lines, ""].join("\n"));
     return known.exitStatus;
   }
   const text = error instanceof Error ? error.stack ?? error.message : String(error);

@@ -1,4 +1,5 @@
-// Charts of block characters. Owns how a line of numbers looks on a terminal; refuses to print.
+// Charts of block characters.
+import { terminalColumns } from "./style.ts";
 
 /** Width of the axis labels with their tick. */
 const LABEL = 12;
@@ -6,11 +7,7 @@ const BLOCKS = " ▁▂▃▄▅▆▇█";
 
 /** Columns that the terminal has, at most 120; 80 where there is no terminal. */
 export function plotColumns(): number {
-  try {
-    return Math.min(120, Math.max(40, Deno.consoleSize().columns));
-  } catch {
-    return 80;
-  }
+  return Math.min(120, Math.max(40, terminalColumns()));
 }
 
 /** A number in a label, at most 9 characters. */

@@ -2,7 +2,8 @@
 import { stripVTControlCharacters } from "node:util";
 import type { StepRecord } from "../../lib/run/contract.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
-import { isScreen, writeError } from "./output.ts";
+import { writeError } from "./output.ts";
+import { isScreen, terminalColumns } from "./style.ts";
 
 /** Where progress goes. */
 export interface ProgressTarget {
@@ -37,13 +38,7 @@ const SPEED_STEPS = 64;
 export function stderrProgress(): Progress {
   return createProgress({
     isTerminal: isScreen(Deno.stderr),
-    columns: () => {
-      try {
-        return Deno.consoleSize().columns;
-      } catch {
-        return 80;
-      }
-    },
+    columns: terminalColumns,
     write: writeError,
     now: () => performance.now(),
   });

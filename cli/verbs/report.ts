@@ -22,6 +22,8 @@ export function reportVerb(): CommandUnknownOpts {
       "report runs/demo --eval dense.json --eval pruned.json",
       "report runs/learned runs/gradual --out comparison.html",
     ],
+    notes: `The file is complete in itself: it needs no network and can be mailed, printed, and read without scripts.
+A run that is still running or was interrupted is shown up to its last step.`,
   })
     .argument("<run...>", "folders that `prune` was given as --out; several are laid over each other")
     .option(
@@ -36,12 +38,6 @@ export function reportVerb(): CommandUnknownOpts {
       [] as readonly string[],
     )
     .option("--title <text>", "headline (default: the names of the runs)")
-    .addHelpText(
-      "after",
-      `
-The file needs no other and asks for nothing: it can be mailed, printed, and read without scripts, in light and dark.
-A run that goes on or was interrupted is shown as far as it is.`,
-    )
     .action(async (folders, { out, eval: evalFiles, title }) => {
       const path = out ?? outOf(folders);
       const [runs, evaluations] = await Promise.all([

@@ -34,8 +34,8 @@ Deno.test("a mistyped verb or option is answered with the likely one and status 
     [["help", "prun"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
     [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n\(Did you mean --sparsity\?\)/],
     [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n\(Did you mean --window\?\)$/m],
-    [["eval", "demo", "--xqzv"], /^compresso: unknown option '--xqzv'\n {2}fix: +see --help\n$/],
-    [["inspect"], /missing required argument[^]*\n {2}fix: +see --help\n$/],
+    [["eval", "demo", "--xqzv"], /^compresso: unknown option '--xqzv'\n {2}fix: +see compresso eval --help\n$/],
+    [["inspect"], /missing required argument[^]*\n {2}fix: +see compresso inspect --help\n$/],
   ];
   for (const [args, message] of cases) {
     const { code, stdout, stderr } = await cli(args);
@@ -155,6 +155,6 @@ Deno.test({
       .output();
     const said = new TextDecoder().decode(stderr);
     assert.equal(code, 3, said);
-    assert.match(said, /cannot write the result to stdout.*No space left.*fix: check the free space/s);
+    assert.match(said, /cannot write the result to stdout.*No space left.*fix: +check the free space/s);
   },
 });

@@ -2,7 +2,8 @@
 import type { FinishReason } from "../../../lib/generate/generate.ts";
 import { tokensPerSecond, type TokenTimes } from "../../../lib/generate/timed_tokens.ts";
 import { columnWidth, createColumns } from "../../terminal/columns.ts";
-import { isScreen, print, writeResult } from "../../terminal/output.ts";
+import { print, writeResult } from "../../terminal/output.ts";
+import { isScreen, terminalColumns } from "../../terminal/style.ts";
 
 /** A model that answers. */
 export interface Voice<T> {
@@ -116,12 +117,7 @@ async function through<T>({ pieces }: Voice<T>, write: (piece: string) => void):
 }
 
 function terminalWidth(): number {
-  if (!isScreen(Deno.stdout)) return 0;
-  try {
-    return Deno.consoleSize().columns;
-  } catch {
-    return 0;
-  }
+  return isScreen(Deno.stdout) ? terminalColumns() : 0;
 }
 
 function unheard(): never {

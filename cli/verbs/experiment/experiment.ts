@@ -34,6 +34,9 @@ export function experimentVerb(): CommandUnknownOpts {
       "experiment scripts/experiments/rank.ts --dry-run --set steps=80 --only rank=2,seed=1",
       "experiment mine.ts --model path/to/model --data alpaca.json --file wiki=wiki.txt --max-cells 3 --out runs/mine",
     ],
+    notes: `Options of runs, for base, grid, --set and --only: ${
+      CELL_OPTION_NAMES.join(", ")
+    }. Of units, targets, protect and onAlarm --set takes one value, whose parts have commas between.`,
   })
     .argument(
       "<file>",
@@ -82,12 +85,6 @@ export function experimentVerb(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
-    .addHelpText(
-      "after",
-      `\nOptions of runs, for base, grid, --set and --only: ${
-        CELL_OPTION_NAMES.join(", ")
-      }. Of units, targets, protect and onAlarm --set takes one value, whose parts have commas between.`,
-    )
     .action(async (file, options) => await run(file, options));
 }
 

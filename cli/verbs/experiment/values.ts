@@ -75,6 +75,5 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text}`,
     rule: `${option} is ${rule}`,
     value: text,
-    fix: "see experiment --help",
   });
 }

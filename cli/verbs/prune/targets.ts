@@ -51,7 +51,6 @@ export function goalOf(
     throw new CompressoError("usage", {
       what: "cannot start without --sparsity",
       rule: "--sparsity, --target-params or --target-bytes is required",
-      fix: "see --help",
       value: "none was given",
     });
   }

@@ -16,8 +16,8 @@ import { type Preview, previewCharts, type PreviewPoint, previewSchedule, shortf
 import { previewSvg } from "./svg.ts";
 import { outputPath, realNumber, wholeNumber } from "../../options/values.ts";
 
-/** What a schedule is and how scripts run, in the words of `schedule preview --help`. */
-export const SCHEDULE_HELP = `Schedules:
+/** What a schedule is and how scripts run, for the help. */
+const SCHEDULE_HELP = `Schedules:
   A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
 
     import { defineSchedule } from "./mod.ts"; // or its URL, or "compresso"
@@ -49,6 +49,7 @@ function previewVerb(): CommandUnknownOpts {
       "schedule preview cubic --steps 200 --sparsity 0.3",
       "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",
     ],
+    notes: SCHEDULE_HELP,
   })
     .argument("<schedule>", `a file, a URL, or one of ${SCHEDULE_NAMES.join(", ")}`)
     .option("--steps <count>", "steps of the pruning stage", wholeNumber("--steps", { least: 1 }), 200)
@@ -83,7 +84,6 @@ function previewVerb(): CommandUnknownOpts {
     .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
     .option("--trust", "run a script in this process, as your own code")
-    .addHelpText("after", `\n${SCHEDULE_HELP}`)
     .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
       const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
       checkTrust(source, trust, { option: "--trust" });

@@ -1,0 +1,123 @@
+// Help: groups, the short view, the width of the terminal, defaults, colours.
+import assert from "node:assert/strict";
+import { Command, Option } from "../../cli/packages.ts";
+import { placeOption, showAllOptions, VerbHelp, wrapText } from "../../cli/terminal/help.ts";
+import { cli } from "./helpers/cli.ts";
+import { screenOf } from "./helpers/screen.ts";
+
+const VERBS = [
+  ...["doctor", "inspect", "plan", "prune", "schedule", "schedule preview", "data", "data inspect", "data generate"],
+  ...["eval", "generate", "chat", "serve", "bench", "export", "report", "experiment"],
+];
+
+/** A program with one verb, whose options stand in two groups. */
+function sample(): { readonly program: Command; readonly help: (width: number) => string } {
+  const run = new Command("run");
+  run.createHelp = () => new VerbHelp();
+  run
+    .addOption(placeOption(new Option("--depth <count>", "how deep").default(3), { group: "Method" }))
+    .addOption(placeOption(new Option("--out <dir>", "where to write"), { group: "Files", isEveryday: true }))
+    .addOption(placeOption(new Option("--kinds <list>", "kinds").default(["a", "b"]), { group: "Method" }))
+    .addOption(placeOption(new Option("--none <list>", "none at first").default([]), { group: "Method" }))
+    .addOption(placeOption(new Option("--name <text>", "a name").default("x"), { group: "Method", isEveryday: true }));
+  const program = new Command("compresso");
+  program.addCommand(run);
+  return {
+    program,
+    help: (width) => {
+      run.configureOutput({ getOutHelpWidth: () => width });
+      return run.helpInformation();
+    },
+  };
+}
+
+Deno.test("the short help has the everyday options alone, and says how to see all", () => {
+  const { program, help } = sample();
+  const short = help(80);
+  assert.match(short, /--out/);
+  assert.match(short, /--name/);
+  assert.doesNotMatch(short, /--depth|--kinds/);
+  assert.match(short, /All 5 options: compresso run --help=all/);
+  showAllOptions(program);
+  const full = help(80);
+  for (const option of ["--depth", "--out", "--kinds", "--none", "--name"]) assert.ok(full.includes(option), full);
+  assert.doesNotMatch(full, /--help=all/);
+  // Groups in the order of their first option; everyday options first in each.
+  assert.match(full, /Method:\n +--name[^]*--depth[^]*--kinds[^]*--none[^]*Files:\n +--out/);
+});
+
+Deno.test("defaults are written alike, whatever their type, and an empty list is none", () => {
+  const { program, help } = sample();
+  showAllOptions(program);
+  const text = help(110);
+  assert.match(text, /how deep \(default: 3\)/);
+  assert.match(text, /kinds \(default: a,b\)/);
+  assert.match(text, /a name \(default: x\)/);
+  assert.match(text, /none at first$/m);
+});
+
+Deno.test("wrapText() breaks at spaces, and leaves a word whole that is too long", () => {
+  assert.deepEqual(wrapText("one two three", 7), ["one two", "three"]);
+  assert.deepEqual(wrapText("a verylongword b", 5), ["a", "verylongword", "b"]);
+});
+
+Deno.test("defaults of all verbs are without quotes and brackets", async () => {
+  for (const verb of VERBS) {
+    const { stdout } = await cli([...verb.split(" "), "--help=all"]);
+    const text = stdout.replace(/\s+/g, " ");
+    assert.doesNotMatch(text, /default: ["[]/, verb);
+    assert.match(text, new RegExp(`Usage: compresso ${verb}`));
+  }
+});
+
+for (const columns of [40, 80, 160]) {
+  Deno.test({
+    name: `on a terminal of ${columns} columns no line of help is wider, and none than 110`,
+    ignore: Deno.build.os !== "linux",
+    async fn(): Promise<void> {
+      const most = Math.min(columns, 110);
+      for (const verb of ["", "prune", "plan", "schedule preview", "experiment"]) {
+        const { text } = await screenOf(`deno run -A cli/main.ts ${verb} --help=all`, { columns });
+        for (const line of text.split("\n")) {
+          // Code and a word of its own are not broken.
+          if (/^ {4}(import|export)|^ *(\S+ )?\S+( \\)?$/.test(line)) continue;
+          assert.ok([...line].length <= most, `${verb}: ${[...line].length} columns: ${line}`);
+        }
+      }
+    },
+  });
+}
+
+Deno.test({
+  name: "headings are bold on a terminal, not with NO_COLOR, not in a pipe; FORCE_COLOR makes them so anywhere",
+  ignore: Deno.build.os !== "linux",
+  async fn(): Promise<void> {
+    const bold = "\x1b[1mOptions:", command = "deno run -A cli/main.ts doctor --help";
+    const shown = async (line: string): Promise<string> => (await screenOf(line, { columns: 80 })).raw;
+    assert.ok((await shown(command)).includes(bold));
+    assert.ok(!(await shown(`NO_COLOR=1 ${command}`)).includes("\x1b[1m"));
+    assert.ok(!(await shown(`${command} | cat`)).includes("\x1b[1m"));
+    assert.ok((await shown(`FORCE_COLOR=1 ${command} | cat`)).includes(bold));
+  },
+});
+
+Deno.test("a wrong option names the help of its verb", async () => {
+  const cases: [string[], RegExp][] = [
+    [["eval", "demo", "--xqzv"], /see compresso eval --help/],
+    [["data", "inspect", "x.json", "--limit", "no"], /see compresso data inspect --help/],
+    [["plan", "demo", "--batch", "0"], /see compresso plan --help/],
+    [["export", "demo"], /see compresso export --help/],
+  ];
+  for (const [args, fix] of cases) {
+    const { code, stderr } = await cli(args);
+    assert.equal(code, 2);
+    assert.match(stderr, fix);
+  }
+});
+
+Deno.test("-V and --version print the version", async () => {
+  const { version } = JSON.parse(await Deno.readTextFile("deno.json"));
+  for (const flag of ["-V", "--version"]) {
+    assert.deepEqual(await cli([flag]), { code: 0, stdout: `${version}\n`, stderr: "" });
+  }
+});

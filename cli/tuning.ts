@@ -2,6 +2,7 @@
 // something else: without a table, kernels run with their defaults.
 import { createHash } from "node:crypto";
 import { isAbsolute, join } from "node:path";
+import { cpuUsage } from "node:process";
 import { CompressoError } from "../lib/core/errors.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { adapterIdentity } from "../lib/gpu/tuning.ts";
@@ -64,6 +65,7 @@ export async function tuneFor(
   const { measured } = await tuneProducts(device, spec, {
     ...request,
     baseDtype: weights.baseDtype,
+    cpuTime,
     signal,
     onProgress: (share) => progress.phase("measuring kernels", share),
   });
@@ -84,6 +86,11 @@ export function tuningPlace(device: Device): string | null {
   const name = createHash("sha256").update(adapterIdentity(device)).digest("hex").slice(0, 12);
   const path = join(folder, "compresso", `tuning-${name}.json`);
   return isGranted({ name: "read", path }) && isGranted({ name: "write", path }) ? path : null;
+}
+
+function cpuTime(): number {
+  const { user, system } = cpuUsage();
+  return (user + system) / 1e6;
 }
 
 function cacheFolder(): string | null {

@@ -37,6 +37,59 @@ const ORDER = [
 /** Most files that may import each other in a circle, type imports included. */
 const MOST_IN_RING = 3;
 
+/** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
+const OF_THE_RUNTIME: readonly string[] = [
+  "lib/data/readers/bytes.ts",
+  "lib/data/readers/memory.ts",
+  "lib/data/readers/parquet.ts",
+  "lib/eval/evaluate.ts",
+  "lib/eval/evaluation_file.ts",
+  "lib/eval/task_data.ts",
+  "lib/eval/task_file.ts",
+  "lib/experiment/cell.ts",
+  "lib/experiment/grid.ts",
+  "lib/experiment/measures.ts",
+  "lib/experiment/open.ts",
+  "lib/experiment/report.ts",
+  "lib/experiment/resolve.ts",
+  "lib/experiment/rows.ts",
+  "lib/experiment/store.ts",
+  "lib/files/atomic.ts",
+  "lib/files/bytes.ts",
+  "lib/files/exists.ts",
+  "lib/files/lock.ts",
+  "lib/files/text_file.ts",
+  "lib/formats/fingerprint.ts",
+  "lib/formats/gguf/header.ts",
+  "lib/formats/hf/export.ts",
+  "lib/formats/hf/model.ts",
+  "lib/formats/open.ts",
+  "lib/formats/open_model.ts",
+  "lib/formats/open_spec.ts",
+  "lib/formats/peft/adapter.ts",
+  "lib/generate/self_data_file.ts",
+  "lib/model/tuning_cache.ts",
+  "lib/report/evaluation.ts",
+  "lib/report/overview.ts",
+  "lib/report/page.ts",
+  "lib/report/read_run.ts",
+  "lib/run/checkpoint.ts",
+  "lib/run/folder.ts",
+  "lib/run/mask_summary.ts",
+  "lib/run/prune_to_folder.ts",
+  "lib/run/record_lines.ts",
+  "lib/run/session.ts",
+  "lib/schedule/host.ts",
+  "lib/schedule/sandbox/process.ts",
+  "lib/schedule/sandbox/sandbox.ts",
+  "lib/schedule/source.ts",
+  "lib/schedule/trusted.ts",
+  "lib/serve/handler.ts",
+  "lib/serve/serve.ts",
+  "lib/slice/export.ts",
+  "lib/text/tokenizer.ts",
+];
+
 /** What each source file imports, by paths from the root. */
 const IMPORTS = new Map(sources().map((file) => [file, importsOf(file)]));
 
@@ -54,6 +107,11 @@ function importsOf(file: string): string[] {
   return [...found].map(([, path = ""]) =>
     relative(ROOT, normalize(join(ROOT, dirname(file), path))).replaceAll("\\", "/")
   );
+}
+
+/** A file without lines that are comments. */
+function codeOf(file: string): string {
+  return readFileSync(join(ROOT, file), "utf8").replace(/^\s*(\/\/|\/\*|\*).*$/gm, "");
 }
 
 function roomOf(file: string): string {
@@ -102,4 +160,11 @@ Deno.test("imports are found: the command line reaches the library, and the libr
 Deno.test("no large ring of files imports each other, by types either", () => {
   const large = rings().filter((ring) => ring.length > MOST_IN_RING);
   assert.deepEqual(large, []);
+});
+
+Deno.test("the library names the runtime only in the files that are listed", () => {
+  const naming = [...IMPORTS.keys()].filter((file) =>
+    /^(lib|kernels)\//.test(file) && /\bDeno\.|"node:/.test(codeOf(file))
+  );
+  assert.deepEqual(naming.sort(), OF_THE_RUNTIME);
 });

@@ -11,7 +11,7 @@ export interface AdapterOffer {
   readonly limits: DeviceLimits;
 }
 
-const NAMES: NamesOf<DeviceOptions> = { memoryLimit: "number", subgroups: "switch", powerPreference: true };
+const NAMES: NamesOf<DeviceOptions> = { gpu: true, memoryLimit: "number", subgroups: "switch", powerPreference: true };
 
 /** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
 const MAX_WORKGROUPS = 65535;
@@ -28,10 +28,10 @@ export async function describeAdapter(options: DeviceOptions = {}): Promise<Adap
  */
 export async function requestAdapter(options: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
   checkNames(options, NAMES, { whose: "a device" });
-  const { powerPreference = "high-performance" } = options;
+  const { gpu = navigator.gpu, powerPreference = "high-performance" } = options;
   checkWord(powerPreference, ["low-power", "high-performance"], { what: "cannot prefer such an adapter" });
   // Without a preference it is the first that the driver names, which may be the slower one, or the CPU.
-  const adapter = await navigator.gpu?.requestAdapter({ powerPreference });
+  const adapter = await gpu?.requestAdapter({ powerPreference });
   if (!adapter) {
     throw new CompressoError("gpu", {
       what: "no GPU adapter was found",

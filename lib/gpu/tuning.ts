@@ -36,8 +36,7 @@ export function tuningOf(device: Device): Tuning {
 /** Name of the adapter, of its driver where one is told, and of the runtime. */
 export function adapterIdentity({ facts, gpu }: Device): string {
   const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
-  const { os, arch } = Deno.build;
-  return [facts.description, facts.vendor, architecture, device, `deno ${Deno.version.deno} ${os} ${arch}`].join(" | ");
+  return [facts.description, facts.vendor, architecture, device, navigator.userAgent, navigator.platform].join(" | ");
 }
 
 /** The table as text, keys in order. */

@@ -2,6 +2,8 @@
 
 /** Options of `openDevice`. */
 export interface DeviceOptions {
+  /** WebGPU's entry point. Default: `navigator.gpu`. */
+  readonly gpu?: GPU;
   /** Budget for all buffers and textures, in bytes; the adapter's own memory is not reported by WebGPU. Default: no budget. */
   readonly memoryLimit?: number;
   /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: on CPU adapters that have them; no kernel for GPUs uses them. */

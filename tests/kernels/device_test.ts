@@ -125,3 +125,15 @@ Deno.test("ranges are read whole however small the pieces are, in order and to t
   const read = await device.read(ranges);
   assert.deepEqual(read.map((part) => new Uint8Array(part)), wanted);
 });
+
+Deno.test("openDevice() takes the adapter of the GPU object that it is given", async () => {
+  const asked: (GPURequestAdapterOptions | undefined)[] = [];
+  const gpu: GPU = Object.create(navigator.gpu, {
+    requestAdapter: {
+      value: (options?: GPURequestAdapterOptions) => (asked.push(options), navigator.gpu.requestAdapter(options)),
+    },
+  });
+  using device = await openDevice({ gpu });
+  assert.deepEqual(asked, [{ powerPreference: "high-performance" }]);
+  assert.equal(device.isDry, false);
+});

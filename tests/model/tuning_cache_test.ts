@@ -120,7 +120,7 @@ Deno.test("the identity tells adapters apart, and names the runtime", async () =
   using real = await openDevice();
   assert.equal(new Set([cpu, gpu, real].map(adapterIdentity)).size, 3);
   const identity = tuningIdentity(real);
-  assert.match(identity.adapter, new RegExp(`deno ${Deno.version.deno}`));
+  assert.match(identity.adapter, new RegExp(`Deno/${Deno.version.deno}`));
   assert.ok(identity.adapter.includes(real.facts.description));
   assert.deepEqual(tuningIdentity(real), identity);
   const text = formatTuning(new Map(ENTRIES), identity);

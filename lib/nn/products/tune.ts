@@ -1,6 +1,5 @@
 // Autotuning: the products of a decoder timed on the adapter at hand, with each tile that could serve them. Owns which products, the clock
 // and the verdict; refuses to know files. What it finds changes speed only: a tile that does not give the default's very bits is not taken.
-import { cpuUsage } from "node:process";
 import { CompressoError } from "../../core/errors.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -37,7 +36,12 @@ export interface TuneOptions {
   readonly signal?: AbortSignal;
   /** Share of the products that is done, 0 to 1. */
   readonly onProgress?: (done: number) => void;
-  /** Default: CPU seconds of the process where a CPU runs the shaders, else the GPU's own or the wall clock. */
+  /**
+   * Seconds of CPU time that the process has used so far. Where a CPU runs the shaders, they are timed by it if it is given: other processes disturb
+   * it less than the wall clock.
+   */
+  readonly cpuTime?: () => number;
+  /** Default: `cpuTime` where a CPU runs the shaders, else the GPU's own timestamps or the wall clock. */
   readonly measure?: Measure;
 }
 
@@ -101,7 +105,7 @@ const UNTIMED_REPEATS = 16;
  * measured again. Those that matter most come first.
  */
 export async function tuneProducts(device: Device, spec: DecoderSpec, options: TuneOptions): Promise<TuneResult> {
-  const { budgetSeconds = 6, signal, onProgress, measure = clockOf(device) } = options;
+  const { budgetSeconds = 6, signal, onProgress, measure = clockOf(device, options) } = options;
   if (device.isDry) return { measured: 0, known: 0, left: 0 };
   const all = worksOf(device, spec, options), tuning = tuningOf(device);
   const works = all.filter(({ product }) => !tuning.has(productKey(product)));
@@ -316,9 +320,15 @@ function noise(count: number): Float32Array<ArrayBuffer> {
 }
 
 /** The clock that other work disturbs least. */
-function clockOf(device: Device): Measure {
+function clockOf(device: Device, { cpuTime }: Pick<TuneOptions, "cpuTime">): Measure {
   const { isCpu } = device.facts, hasTimestamps = device.features.has("timestamp-query");
-  const time = isCpu ? cpuSeconds : hasTimestamps ? gpuSeconds : wallSeconds, known = new WeakMap<Plan, number>();
+  const cpuSeconds = cpuTime && (async (plan: Plan, repeat: number): Promise<number> => {
+    const before = cpuTime();
+    await plan.run({ repeat });
+    return cpuTime() - before;
+  });
+  const time = isCpu ? cpuSeconds ?? wallSeconds : hasTimestamps ? gpuSeconds : wallSeconds;
+  const known = new WeakMap<Plan, number>();
   const repeats = async (plan: Plan): Promise<number> => {
     // By the wall clock a run on a GPU takes as long as the runtime waits before it looks again: some 10 ms.
     if (!isCpu && !hasTimestamps) return UNTIMED_REPEATS;
@@ -336,13 +346,6 @@ async function wallSeconds(plan: Plan, repeat: number): Promise<number> {
   const start = performance.now();
   await plan.run({ repeat });
   return (performance.now() - start) / 1000;
-}
-
-async function cpuSeconds(plan: Plan, repeat: number): Promise<number> {
-  const before = cpuUsage();
-  await plan.run({ repeat });
-  const { user, system } = cpuUsage(before);
-  return (user + system) / 1e6;
 }
 
 async function gpuSeconds(plan: Plan, repeat: number): Promise<number> {

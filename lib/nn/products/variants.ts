@@ -1,5 +1,5 @@
 // Tiles of the product kernels: candidates, defaults, and which of them a device uses. Owns the choice; refuses to measure (see tune.ts) and to record.
-import { createHash } from "node:crypto";
+import { Sha256 } from "../../core/digest.ts";
 import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
 import { adapterIdentity, type TuningIdentity, tuningOf } from "../../gpu/tuning.ts";
@@ -130,7 +130,7 @@ const digests = new Map<boolean, string>();
 function kernelDigest(broadcast: boolean): string {
   const known = digests.get(broadcast);
   if (known !== undefined) return known;
-  const hash = createHash("sha256"),
+  const hash = new Sha256(),
     thin = { transposeA: true, dtype: "f32", rows: 8, vectors: 2, tail: true } as const;
   for (const transposeB of [true, false]) {
     for (const dtype of ["f32", "f16", "q8", "q4"] as const) {
@@ -140,7 +140,7 @@ function kernelDigest(broadcast: boolean): string {
     hash.update(productTexture({ ...thin, transposeB }).code);
   }
   hash.update(productBuffer({ rows: 4, columns: 4 }).code);
-  const digest = hash.digest("hex").slice(0, 16);
+  const digest = hash.hex().slice(0, 16);
   digests.set(broadcast, digest);
   return digest;
 }

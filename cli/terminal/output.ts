@@ -53,7 +53,8 @@ export function formatShare(share: number): string {
 
 /** An option as the command line has it: the last part of its path in kebab case. */
 const asFlag: SpellOption = (path, value) => {
-  const name = path.slice(path.lastIndexOf(".") + 1).replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  const last = path === "trustSchedule" ? "trust" : path.slice(path.lastIndexOf(".") + 1);
+  const name = last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   return value === undefined ? `--${name}` : `--${name} ${value}`;
 };
 
@@ -82,12 +83,21 @@ function asKnown(error: unknown): CompressoError | null {
   if (error instanceof CompressoError) return error;
   if (error instanceof Deno.errors.NotCapable) {
     return new CompressoError("usage", {
-      what: "Deno refuses an operation that the command needs",
+      what: "Deno does not permit an operation that the command needs",
       value: error.message.replace(/, run again.*$/, ""),
-      fix: "run it with `deno run -A`",
+      fix: `add ${rightIn(error.message)} to \`deno run\`, or -A for all rights`,
     });
   }
   return null;
+}
+
+/** The flag that gives the right which Deno names: `Requires net access to "127.0.0.1:8000"` is `--allow-net=127.0.0.1:8000`. */
+function rightIn(message: string): string {
+  const [, kind = "all", target] = /Requires (\w+) access(?: to "([^"]*)")?/.exec(message) ?? [];
+  if (kind === "all") return "--allow-all";
+  return target === undefined || target.startsWith("<")
+    ? `--allow-${kind}`
+    : `--allow-${kind}=${/[^\w@%+:,./-]/.test(target) ? `'${target}'` : target}`;
 }
 
 function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {

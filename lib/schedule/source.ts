@@ -89,7 +89,7 @@ export async function readScript(
     return { url: at, text, isJavaScript: /\.m?js$/.test(at.pathname), toolkitImports };
   } catch (error) {
     signal?.throwIfAborted();
-    if (error instanceof CompressoError) throw error;
+    if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
     throw new CompressoError("input", {
       what: `cannot read the schedule ${name}`,
       rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,

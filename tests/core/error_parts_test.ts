@@ -13,7 +13,7 @@ const INTERNAL = [
 /** What the system refuses in words of its own, which say its rule too. */
 const OF_SYSTEM = [
   ["cli/terminal/output.ts", "cannot write the result to stdout"],
-  ["cli/terminal/output.ts", "Deno refuses an operation"],
+  ["cli/terminal/output.ts", "Deno does not permit an operation"],
 ] as const;
 const KNOWN = [...INTERNAL, ...OF_SYSTEM];
 

@@ -56,7 +56,7 @@ Deno.test("a script that wants what the sandbox took away is told of --trust", a
   for (const parts of [...wants, ...imports]) {
     const { rule, value, fix } = await refusalOf(lair, scriptOf(parts));
     assert.match(rule ?? "", /^an isolated script has the language/, value);
-    assert.match(fix ?? "", /^fix the script, or pass --trust to /);
+    assert.match(fix ?? "", /^fix the script, or run it as your own code.*trustSchedule/);
   }
 });
 
@@ -66,7 +66,7 @@ Deno.test("where it cannot be told which of both it is, --trust stands under a c
   for (const parts of [{ body: "[].at(3).heads;" }, { body: "globalThis.Deno.pid;" }, { top: late }]) {
     const { rule, fix } = await refusalOf(lair, scriptOf(parts));
     assert.equal(rule, "it is a script that loads and returns values");
-    assert.match(fix ?? "", /^fix the script; if it needs .*, pass --trust to /);
+    assert.match(fix ?? "", /^fix the script; if it needs .*, run it as your own code.*trustSchedule/);
   }
 });
 

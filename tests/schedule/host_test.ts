@@ -178,7 +178,7 @@ Deno.test("an isolated script gets every builder that mod.ts has, and is told wh
   assert.equal(logs.at(-1), 'what has no text what has no text RangeError: far {"a":1}');
   await assert.rejects(
     evaluate(await lair.write(scriptOf({ top: `import { loadModel } from "./mod.ts"; loadModel();` }))),
-    /does not provide an export named 'loadModel'.*--trust/,
+    /does not provide an export named 'loadModel'.*trustSchedule/,
   );
 });
 

@@ -8,7 +8,7 @@ import { INPUT, Lair, scriptOf } from "../run/helpers/scripts.ts";
 
 Deno.test("a program made by deno compile starts no sandbox, which would be the program itself, and names the way out", () => {
   const options = { name: "mine.ts", heapMiB: 64, processorSeconds: 1, kitNames: SCRIPT_API, toolkitImports: [] };
-  const said = /cannot isolate the schedule mine\.ts.*deno compile.*--trust.*trustSchedule/;
+  const said = /cannot isolate the schedule mine\.ts.*deno compile.*trustSchedule/;
   refuses(() => spawnSandbox(options, { isStandalone: true }), "usage", said);
 });
 
@@ -39,7 +39,7 @@ Deno.test({
     await using lair = new Lair();
     const limits = { stepSeconds: 60, processorSeconds: 0.5 };
     await using schedule = await openSchedule(await lair.write(scriptOf({ body: "for (;;) {}" })), { limits });
-    const said = /0\.5 s of processor time in all.*last checkpoint by --resume.*fix the script/;
+    const said = /0\.5 s of processor time in all.*last checkpoint with resume.*fix the script/;
     await rejectsWith(schedule.evaluate(INPUT), "input", said);
   },
 });

@@ -1,5 +1,5 @@
-// The process of an isolated schedule script. Owns its limits, the exchange of lines and the killing; refuses to know what a schedule is.
-import { CompressoError } from "../../core/errors.ts";
+// The process of an isolated schedule script: its limits, the exchange of lines with it, and its end.
+import { CompressoError, option } from "../../core/errors.ts";
 import { oneLine } from "../output.ts";
 import { z } from "../../core/packages.ts";
 import { spawnSandbox } from "./sandbox.ts";
@@ -53,13 +53,14 @@ const MEMORY_POLL_MS = 50;
 const GRACE_MS = 200;
 
 const REPLY = z.union([
-  z.strictObject({ output: z.unknown(), logs: z.array(z.string()).max(100) }),
+  z.strictObject({ output: z.unknown(), logs: z.array(z.string()).max(100), memory: z.number() }),
   z.strictObject({
     error: z.string(),
     blame: z.enum(["sandbox", "script", "either"]),
     /** What the toolkit's own code has refused. */
     fault: z.strictObject({ rule: z.string(), value: z.string() }).optional(),
     logs: z.array(z.string()).max(100),
+    memory: z.number(),
   }),
 ]);
 
@@ -67,14 +68,16 @@ const REPLY = z.union([
 const BLAME = {
   sandbox: {
     rule:
-      "an isolated script has the language, the builders of schedules and numbers; no files, network, other imports, clock or chance",
-    fix: "fix the script, or pass --trust to run it as your own code, with all rights of this process",
+      "an isolated script has the language, and from mod.ts the builders of schedules; no files, network, other imports, clock or random numbers",
+    fix: `fix the script, or run it as your own code, with all rights of this process: ${option("trustSchedule")}`,
   },
   script: { rule: "it is a script that loads and returns values", fix: "fix the script" },
   either: {
     rule: "it is a script that loads and returns values",
     fix:
-      "fix the script; if it needs what an isolated one has not, such as files, network or clock, pass --trust to run it as your own code, with all rights of this process",
+      `fix the script; if it needs files, network or a clock, run it as your own code, with all rights of this process: ${
+        option("trustSchedule")
+      }`,
   },
 } as const;
 
@@ -185,6 +188,7 @@ class Isolated implements IsolatedScript {
     const { data } = REPLY.safeParse(parsed(reply));
     if (!data) throw this.#failure = await this.#stopFor(at, "its reply is not what the protocol asks for");
     for (const line of data.logs) onLog?.(printable(line));
+    if (data.memory > this.#memoryLimit) throw this.#failure = await this.#stopFor(at, this.#tooMuchMemory);
     if ("error" in data) {
       const { error, blame, fault } = data, refused = refusedImport(error);
       if (refused !== null) throw this.#refusal(at, refused);
@@ -224,15 +228,23 @@ class Isolated implements IsolatedScript {
     }
   }
 
-  /** Memory outside the heap has no flag; where the system shows the process's memory, it is looked at. */
+  /** Bytes of memory that the process may take, code and memory outside the heap included. */
+  get #memoryLimit(): number {
+    return (this.#limits.heapMiB + BESIDE_HEAP_MIB) * 2 ** 20;
+  }
+
+  get #tooMuchMemory(): string {
+    return `it took more than ${this.#memoryLimit / 2 ** 20} MiB of memory`;
+  }
+
+  /** Looks at the memory of the process between its replies, which say it too; Linux shows it to a process with all rights. */
   #checkMemory(): void {
     if (Deno.build.os !== "linux" || this.#ended) return;
-    const limit = this.#limits.heapMiB + BESIDE_HEAP_MIB;
     try {
       const [, resident] = /VmRSS:\s+(\d+) kB/.exec(Deno.readTextFileSync(`/proc/${this.#child.pid}/status`)) ?? [];
-      if (Number(resident) > limit * 1024) this.#stop(`it took more than ${limit} MiB of memory`);
+      if (1024 * Number(resident) > this.#memoryLimit) this.#stop(this.#tooMuchMemory);
     } catch {
-      // It has ended.
+      // It has ended, or the right to look is missing.
     }
   }
 
@@ -280,7 +292,9 @@ class Isolated implements IsolatedScript {
     if (died === "SIGXCPU") {
       return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time in all`, {
         // An honest script gets there in a run that is long enough.
-        first: "a run goes on from its last checkpoint by --resume, with as much time again; else ",
+        first: `resume the run from its last checkpoint with ${
+          option("resume")
+        }, which gives it as much time again; or `,
       });
     }
     if (/heap (?:limit|out of memory)|out of memory/i.test(stderr)) {

@@ -37,7 +37,7 @@ const NO_CHANCE = "Math.random is not there: a schedule follows from its input a
 /** Names that were taken from the global object. */
 const taken = new Set<PropertyKey>();
 
-const { stdin, stdout, exit } = Deno, encoder = new TextEncoder(), decoder = new TextDecoder();
+const { stdin, stdout, exit, memoryUsage } = Deno, encoder = new TextEncoder(), decoder = new TextDecoder();
 const buffer = new Uint8Array(1 << 16);
 let text = "", logs: string[] = [];
 
@@ -84,7 +84,7 @@ async function nextLine(): Promise<string | null> {
 
 function send(reply: { readonly output: unknown } | Failure): void {
   // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in schedule_output.ts.
-  const line = JSON.stringify({ ...reply, logs }, (_key, value: unknown) => {
+  const line = JSON.stringify({ ...reply, logs, memory: memoryUsage().rss }, (_key, value: unknown) => {
     if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
     if (typeof value === "bigint") return `\0${value}n`;
     // Which JSON would take for what they hold.

@@ -1,10 +1,13 @@
-// The sandbox of an isolated schedule script. Owns Deno's command line, environment and start; refuses the exchange with it.
+// Starts the process of an isolated schedule script: Deno's command line, its environment and its limits.
 //
-// The process has no permissions, nothing of the user's environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so
-// that the script is loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
+// The process has no permissions, an empty environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so that the script is
+// loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
+//
+// This process needs the right to start Deno. With the right to start /bin/sh too, a shell sets what Deno cannot: no core dump of a full heap, a
+// limit of processor time, and a limit of memory that holds within a step.
 import { builtinModules } from "node:module";
 import { join } from "node:path";
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
 import runnerText from "./runner.ts" with { type: "text" };
 
 /** What a sandbox is made for. */
@@ -24,21 +27,29 @@ export interface SandboxOptions {
 /** Characters of a command line: Windows takes 32 KiB in all, Linux 128 KiB in an argument. */
 const MOST_CHARACTERS = Deno.build.os === "windows" ? 32_000 : 131_000;
 
+/** The shell that sets limits of the process. */
+const SHELL = "/bin/sh";
+/** Memory that may be written beside the heap, MiB: a process of Deno alone reserves some 700. */
+const RESERVED_MIB = 2048;
+
 /**
- * Starts the process with all three streams piped. Throws `CompressoError`: "usage" in a program made by `deno compile`, where the program would
- * start itself with its own permissions, and "input" where names of the toolkit are too long for a command line.
+ * Starts the process with all three streams piped.
+ *
+ * @throws CompressoError("usage") where this process may not start Deno, and in a program made by `deno compile`, which would start itself with its own
+ * permissions
+ * @throws CompressoError("input") where names of the toolkit are too long for a command line
  */
 export function spawnSandbox(
   options: SandboxOptions,
   { isStandalone = Deno.build.standalone }: { readonly isStandalone?: boolean } = {},
 ): Deno.ChildProcess {
+  const { name, heapMiB, processorSeconds } = options;
   if (isStandalone) {
     throw new CompressoError("usage", {
-      what: `cannot isolate the schedule ${options.name}`,
-      rule: "an isolated script runs in a process of Deno itself, which has no rights there",
+      what: `cannot isolate the schedule ${name}`,
+      rule: "an isolated script runs in a process of Deno, without permissions",
       value: "a program made by `deno compile`",
-      fix:
-        "run the program by `deno run`, or trust the script as your own code: --trust, or trustSchedule in a program",
+      fix: `run the program with \`deno run\`, or run the script as your own code: ${option("trustSchedule")}`,
     });
   }
   const spawn = (program: string, args: readonly string[]): Deno.ChildProcess =>
@@ -52,22 +63,35 @@ export function spawnSandbox(
     }).spawn();
   const deno = Deno.execPath(), args = sandboxArgs(options);
   checkLength(args, options);
-  if (Deno.build.os === "windows") return spawn(deno, args);
+  if (Deno.build.os !== "windows" && mayStart(SHELL)) {
+    const limits = [`-c 0`, `-S -t ${Math.ceil(processorSeconds)}`, `-S -d ${1024 * (heapMiB + RESERVED_MIB)}`];
+    const script = `${limits.map((limit) => `ulimit ${limit} 2>/dev/null; `).join("")}exec "$0" "$@"`;
+    try {
+      return spawn(SHELL, ["-c", script, deno, ...args]);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
   try {
-    // A shell sets what Deno cannot: no core dump of a full heap, and an end even where this process has died.
-    const limits = `ulimit -c 0; ulimit -S -t ${Math.ceil(options.processorSeconds)}; exec "$0" "$@"`;
-    return spawn("/bin/sh", ["-c", limits, deno, ...args]);
+    return spawn(deno, args);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return spawn(deno, args);
-    throw error;
+    if (!(error instanceof Deno.errors.NotCapable)) throw error;
+    throw new CompressoError("usage", {
+      what: `cannot isolate the schedule ${name}`,
+      rule: "an isolated script runs in a process of its own, which needs the right to start Deno",
+      value: `no right to run ${deno}`,
+      fix: `add --allow-run=${deno} to \`deno run\`, or run the script as your own code: ${option("trustSchedule")}`,
+    }, { cause: error });
   }
 }
 
-/** Whether this process may start one without asking anybody. */
-export async function maySpawnSandbox(): Promise<boolean> {
-  const commands = Deno.build.os === "windows" ? [Deno.execPath()] : ["/bin/sh", Deno.execPath()];
-  const states = await Promise.all(commands.map((command) => Deno.permissions.query({ name: "run", command })));
-  return states.every(({ state }) => state === "granted");
+/** Whether this process may start Deno without asking. */
+export function maySpawnSandbox(): boolean {
+  return mayStart(Deno.execPath());
+}
+
+function mayStart(command: string): boolean {
+  return Deno.permissions.querySync({ name: "run", command }).state === "granted";
 }
 
 function checkLength(args: readonly string[], { name, toolkitImports }: SandboxOptions): void {

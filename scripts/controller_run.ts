@@ -132,7 +132,7 @@ function stateOf({ step, seed, target, rates }: {
   readonly target: number;
   readonly rates: ReturnType<typeof defaultRates>;
 }): StepState {
-  const { lora, mask, lambda, noise, temperature, clipNorm, weightDecay, tracking, limit } = rates;
+  const { lora, mask, lambda, noise, temperature, clipNorm, weightDecay, tracking, logAlphaLimit: limit } = rates;
   return {
     seed,
     step,

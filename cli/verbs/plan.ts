@@ -33,7 +33,7 @@ export interface MemorySettings {
   readonly batch: number;
   readonly seq: number;
   readonly rank: number;
-  readonly targets: readonly Projection[];
+  readonly loraTargets: readonly Projection[];
   readonly dropout?: number | undefined;
   readonly units: readonly UnitKind[];
   readonly layout: Layout;
@@ -66,9 +66,9 @@ export function planVerb(): CommandUnknownOpts {
     )
     .option("--rank <count>", `rank of LoRA (default: ${DEFAULTS.lora.rank})`, wholeNumber("--rank", { least: 1 }))
     .option(
-      "--targets <list>",
+      "--lora-targets <list>",
       `projections with LoRA (default: ${DEFAULTS.lora.targets})`,
-      someOf("--targets", PROJECTIONS),
+      someOf("--lora-targets", PROJECTIONS),
     )
     .option(
       "--dropout <share>",
@@ -130,8 +130,20 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan from those of `prune`. */
 export function memoryOptions(
-  { batch, seq, rank, targets, dropout = 0, units, layout, recompute, method, preset, baseDtype = "f16", ...last }:
-    MemorySettings,
+  {
+    batch,
+    seq,
+    rank,
+    loraTargets: targets,
+    dropout = 0,
+    units,
+    layout,
+    recompute,
+    method,
+    preset,
+    baseDtype = "f16",
+    ...last
+  }: MemorySettings,
   { adapter, rules = {} }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
     readonly rules?: MemoryOptions["rules"];
@@ -176,7 +188,7 @@ function show(model: string, { spec, adapter, settings, memoryLimit, target, pla
   readonly target: Target | null;
   readonly plan: MemoryPlan;
 }): void {
-  const { batch, seq, rank, targets, units, recompute, baseDtype } = settings;
+  const { batch, seq, rank, loraTargets: targets, units, recompute, baseDtype } = settings;
   const { peakBytes, parts, stages, largestBuffer } = plan;
   print(`model     ${model}, ${formatCount(parameterCount(spec))} parameters in ${spec.layers.length} layers`);
   print(

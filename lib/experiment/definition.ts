@@ -126,7 +126,17 @@ const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
 
 /** Options that make no difference to a cell without LoRA. */
 const OF_LORA: readonly (keyof CellOptions)[] = [
-  ...["rank", "alpha", "rslora", "targets", "dropout", "loraRate", "recoveryRate", "clipNorm", "weightDecay"] as const,
+  ...[
+    "rank",
+    "alpha",
+    "rslora",
+    "loraTargets",
+    "dropout",
+    "loraRate",
+    "postfinetuneRate",
+    "clipNorm",
+    "weightDecay",
+  ] as const,
   ...["focus", "prefinetune", "postfinetune"] as const,
 ];
 

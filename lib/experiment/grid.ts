@@ -104,7 +104,7 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   const isSeeded = gridsOf({ grid }).some(({ seed }) => seed !== undefined);
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
-      const { units, targets, onAlarm, ...rest } = {
+      const { units, loraTargets, onAlarm, ...rest } = {
         ...(isSeeded ? { seed: DEFAULTS.seed } : {}),
         ...base,
         ...values,
@@ -113,7 +113,7 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
       return {
         ...rest,
         ...(units === undefined ? {} : { units: wordList(units, UNIT_KINDS)?.join(",") }),
-        ...(targets === undefined ? {} : { targets: wordList(targets, PROJECTIONS)?.join(",") }),
+        ...(loraTargets === undefined ? {} : { loraTargets: wordList(loraTargets, PROJECTIONS)?.join(",") }),
         ...(onAlarm === undefined ? {} : { onAlarm: alarmText(alarmSettings(onAlarm, { option: "onAlarm" })) }),
       };
     })
@@ -128,7 +128,7 @@ function labelIn(option: CellOptionName, value: string): string {
   if (option === "onAlarm" && monitorOf(value) !== null) {
     return shownOption(alarmText(alarmSettings(plain, { option })));
   }
-  const known: readonly string[] = option === "units" ? UNIT_KINDS : option === "targets" ? PROJECTIONS : [];
+  const known: readonly string[] = option === "units" ? UNIT_KINDS : option === "loraTargets" ? PROJECTIONS : [];
   const words = plain.split(",");
   return words.every((word) => known.includes(word)) ? shownOption(wordList(plain, known)?.join(",")) : value;
 }

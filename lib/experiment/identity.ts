@@ -117,7 +117,7 @@ const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
 /** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`; a script may go by the norm of its gradients all the same. */
 function isWithoutLora(facts: CellIdentity): boolean {
   return !facts["schedule"]?.startsWith(SCRIPT) &&
-    ["rates.lora", "rates.recovery", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
+    ["rates.lora", "rates.postfinetune", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
 }
 
 /** An object's parts each by a name of its own. */

@@ -72,13 +72,13 @@ export interface CellOptions {
   /** Rank-stabilised LoRA. */
   readonly rslora?: boolean | undefined;
   /** Projections with LoRA, as a list or with commas between. */
-  readonly targets?: string | readonly Projection[] | undefined;
+  readonly loraTargets?: string | readonly Projection[] | undefined;
   /** Dropout before LoRA. */
   readonly dropout?: number | undefined;
   /** Peak learning rate of LoRA. */
   readonly loraRate?: number | undefined;
   /** Peak learning rate of LoRA in the last stage. */
-  readonly recoveryRate?: number | undefined;
+  readonly postfinetuneRate?: number | undefined;
   /** Published settings in place of the defaults. */
   readonly preset?: Preset | undefined;
   /** Where log α starts. */
@@ -100,7 +100,7 @@ export interface CellOptions {
   /** Spread of the initial log α. */
   readonly spread?: number | undefined;
   /** Share of itself that the running saliency keeps at each step. */
-  readonly memory?: number | undefined;
+  readonly saliencyDecay?: number | undefined;
   /** Weight of what stands beside the running saliency: what the weights alone say, and that on calibration rows. */
   readonly prior?: number | undefined;
   /** Share of the pruning stage after which the target is reached. */
@@ -192,10 +192,10 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   rank: positive,
   alpha: z.number().positive(),
   rslora: z.boolean(),
-  targets: words(PROJECTIONS),
+  loraTargets: words(PROJECTIONS),
   dropout: z.number().min(0).lt(1),
   loraRate: rate,
-  recoveryRate: rate,
+  postfinetuneRate: rate,
   preset: z.enum(PRESETS),
   start: z.enum(START_RULES),
   keptMasks: z.enum(KEPT_RULES),
@@ -206,7 +206,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   temperature: z.number().positive(),
   noise: rate,
   spread: rate,
-  memory: share,
+  saliencyDecay: share,
   prior: rate,
   warmup: share,
   tracking: share,
@@ -255,17 +255,17 @@ export function checkOption(name: string, value: unknown, where: string): void {
 /** Options that are numbers of the loop. */
 const RATES: { readonly [rate in keyof Rates]: CellOptionName } = {
   lora: "loraRate",
-  recovery: "recoveryRate",
+  postfinetune: "postfinetuneRate",
   mask: "maskRate",
   lambda: "lambdaRate",
   temperature: "temperature",
   noise: "noise",
   spread: "spread",
-  memory: "memory",
+  saliencyDecay: "saliencyDecay",
   prior: "prior",
   warmup: "warmup",
   tracking: "tracking",
-  limit: "logAlphaLimit",
+  logAlphaLimit: "logAlphaLimit",
   clipNorm: "clipNorm",
   weightDecay: "weightDecay",
 };
@@ -290,7 +290,7 @@ export function pruneOptions(
   const cutsAtOnce = method !== undefined && isOneShot(method), { prefinetune = 0, postfinetune = 0 } = cell;
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
   // Base options of a grid may stand for its cells that train nothing, too.
-  const idle: readonly string[] = [...lora ? [] : ["recovery"], ...trains ? [] : LORA_RATES];
+  const idle: readonly string[] = [...lora ? [] : ["postfinetune"], ...trains ? [] : LORA_RATES];
   const rates = Object.fromEntries(
     Object.entries(RATES).flatMap(([rate, name]) =>
       cell[name] === undefined || idle.includes(rate) ? [] : [[rate, cell[name]]]
@@ -325,7 +325,7 @@ export function pruneOptions(
       alpha: cell.alpha,
       rsLora: cell.rslora,
       dropout: cell.dropout,
-      targets: wordList(cell.targets, PROJECTIONS),
+      targets: wordList(cell.loraTargets, PROJECTIONS),
     }),
     rules: {
       protect: layersOf(cell.protect ?? [], layers),

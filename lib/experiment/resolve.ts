@@ -19,7 +19,7 @@ import type {
 } from "./types.ts";
 
 /** Options that are lists of words themselves: several are one value. */
-const WORD_LISTS: readonly string[] = ["units", "targets", "onAlarm"];
+const WORD_LISTS: readonly string[] = ["units", "loraTargets", "onAlarm"];
 /** The option that is a list of numbers itself. */
 const NUMBER_LIST = "protect";
 

@@ -39,15 +39,15 @@ export interface MaskLearner extends Disposable {
   readonly maskGrads: ReadonlySet<MaskKind>;
   /**
    * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values, which
-   * have the units' prior in them, as a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior, that keeps `memory` of itself at
+   * have the units' prior in them, as a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior, that keeps `saliencyDecay` of itself at
    * each step. Until it is called nothing is followed.
    */
   follow(
     saliency: ArrayLike<number>,
-    options: { readonly prior: ArrayLike<number>; readonly drift: number; readonly memory: number },
+    options: { readonly prior: ArrayLike<number>; readonly drift: number; readonly saliencyDecay: number },
   ): void;
   /** Share of itself that the saliency keeps from the next update on, in [0, 1]. */
-  setMemory(memory: number): void;
+  setSaliencyDecay(saliencyDecay: number): void;
   /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
   setHold(held: ArrayLike<number> | null): void;
   /**
@@ -125,16 +125,17 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     moments,
     constraint,
     maskGrads: gradientsOf(table),
-    follow(saliency, { prior, drift, memory }): void {
+    follow(saliency, { prior, drift, saliencyDecay }): void {
       const followed = new Float32Array(2 * units + 2);
       for (let unit = 0; unit < units; unit++) {
         followed[unit] = Math.max(LEAST_SALIENCY, saliency[unit] ?? 0);
         followed[units + unit] = prior[unit] ?? 0;
       }
-      followed.set([drift, memory], 2 * units);
+      followed.set([drift, saliencyDecay], 2 * units);
       device.write(moments, followed, 8 * units);
     },
-    setMemory: (memory) => device.write(moments, Float32Array.of(memory), 4 * (momentFloats(table) - 1)),
+    setSaliencyDecay: (saliencyDecay) =>
+      device.write(moments, Float32Array.of(saliencyDecay), 4 * (momentFloats(table) - 1)),
     setHold(wanted): void {
       const flags = Uint8Array.from({ length: units }, (_, unit) => wanted?.[unit] ? 1 : 0);
       if (flags.every((flag, unit) => flag === held[unit])) return;

@@ -104,17 +104,21 @@ export function shownLimit(least: number): string {
 
 /**
  * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
- * constraint takes from there. As far as `limit` leaves room above.
+ * constraint takes from there. As far as `logAlphaLimit` leaves room above.
  */
 export function openStart(
   logAlpha: Float32Array,
-  { temperature, noise, limit }: { readonly temperature: number; readonly noise: number; readonly limit: number },
+  { temperature, noise, logAlphaLimit }: {
+    readonly temperature: number;
+    readonly noise: number;
+    readonly logAlphaLimit: number;
+  },
 ): Float32Array<ArrayBuffer> {
   let least = Infinity, most = -Infinity;
   for (const value of logAlpha) {
     least = Math.min(least, value);
     most = Math.max(most, value);
   }
-  const shift = Math.max(0, Math.min(openFrom({ temperature, noise }) - least, limit - most));
+  const shift = Math.max(0, Math.min(openFrom({ temperature, noise }) - least, logAlphaLimit - most));
   return Float32Array.from(logAlpha, (value) => value + shift);
 }

@@ -19,7 +19,7 @@ const START_STREAM = 0x57a7;
 
 /**
  * Initial log α of Compresso's published code: normal around log(0.99 / 0.01) for FFN columns, around 10 for all else, with a deviation of 0.01.
- * Its clamp, `rates.limit`, brings the 10 down to log 100 at the first update.
+ * Its clamp, `rates.logAlphaLimit`, brings the 10 down to log 100 at the first update.
  */
 export function constantLogAlpha(
   { count, ffnFirst, hiddenFirst }: UnitTable,

@@ -119,7 +119,8 @@ export async function readCheckpoint(
     });
   }
   const isLast = meta.position.stage > 1,
-    isLed = (name: string): boolean => led.includes(name) || (isLast && name === "lora" && led.includes("recovery"));
+    isLed = (name: string): boolean =>
+      led.includes(name) || (isLast && name === "lora" && led.includes("postfinetune"));
   if (changed.size > 0 && [...changed].every(isLed)) {
     throw new CompressoError("mismatch", {
       what: `cannot resume from ${path}`,

@@ -144,13 +144,13 @@ export interface MaskLook {
 /** Numbers of the training loop. */
 export interface Rates {
   /**
-   * Peak learning rate of LoRA, in the last stage that of `recovery`: it rises over the first half of the first stage, stays in the pruning stage, and
-   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `recovery`, LoRA stays at
+   * Peak learning rate of LoRA, in the last stage that of `postfinetune`: it rises over the first half of the first stage, stays in the pruning stage, and
+   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `postfinetune`, LoRA stays at
    * its beginning, whatever a schedule sets.
    */
   readonly lora: number;
   /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
-  readonly recovery: number;
+  readonly postfinetune: number;
   /** Learning rate of log α. */
   readonly mask: number;
   /** Rate of λ's ascent. */
@@ -168,7 +168,7 @@ export interface Rates {
    * Share of itself that the running saliency keeps at each step, where log α starts from it: log α follows its logarithm. With 1 it stays, and
    * log α has its own gradient alone.
    */
-  readonly memory: number;
+  readonly saliencyDecay: number;
   /**
    * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of what a unit's weights
    * alone say, in medians of its kind and layer, and of the saliency on calibration rows, where there are any, by the means of each kind. 0 is none.
@@ -179,7 +179,7 @@ export interface Rates {
   /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
   readonly tracking: number;
   /** log α is clamped to ± this after each update, before the projection. */
-  readonly limit: number;
+  readonly logAlphaLimit: number;
   /** Largest global norm of the LoRA gradients, above 0. */
   readonly clipNorm: number;
   /** Decoupled weight decay of LoRA. */

@@ -97,9 +97,12 @@ export function pastDifferences(
     ...isHard ? [...OF_HARD_MASKS, ...isMadeAlike ? ["layout"] : []] : [],
     ...past,
   ];
-  const recovery = [then, now].map(({ rates }) => partsOf(membersOf(rates), ["recovery"])["recovery"]);
+  const postfinetune = [then, now].map(({ rates }) => partsOf(membersOf(rates), ["postfinetune"])["postfinetune"]);
   const rates = isHard
-    ? [...isOneShot ? [] : RATES_OF_MASKS, ...recovery[0] === recovery[1] && recovery[0] !== undefined ? ["lora"] : []]
+    ? [
+      ...isOneShot ? [] : RATES_OF_MASKS,
+      ...postfinetune[0] === postfinetune[1] && postfinetune[0] !== undefined ? ["lora"] : [],
+    ]
     : [];
   const only = (facts: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => ({
     ...Object.fromEntries(behind.map((name) => [name, membersOf(facts[name])])),
@@ -130,7 +133,16 @@ const OF_MASKS = ["method", "start", "calibration"] as const;
 const OF_HARD_MASKS = ["sparsity", "size", "units", "rules", "ranking", "keptMasks", "lambdaRule"] as const;
 
 /** Rates that the pruning stage alone uses. What its steps had by them is behind hard masks. */
-const RATES_OF_MASKS = ["mask", "lambda", "temperature", "noise", "memory", "warmup", "tracking", "limit"] as const;
+const RATES_OF_MASKS = [
+  "mask",
+  "lambda",
+  "temperature",
+  "noise",
+  "saliencyDecay",
+  "warmup",
+  "tracking",
+  "logAlphaLimit",
+] as const;
 
 /** Rates that differ between two identities, which have them as JSON. */
 export function changedRates(then: string, now: string): ReadonlySet<string> {

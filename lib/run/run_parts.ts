@@ -183,12 +183,12 @@ export function stepNumbers(
   },
 ): Pick<PreparedStep, "rate" | "target" | "focus"> & { readonly rates: StepRates } {
   const isLast = stage === "postfinetune", { focus = isLast ? options.focus : 1, ...numbers } = set;
-  const { lora } = numbers, own = lora === undefined ? {} : { recovery: lora };
+  const { lora } = numbers, own = lora === undefined ? {} : { postfinetune: lora };
   const rates = slowedRates<StepRates>({ ...steering?.rates ?? options.rates, ...numbers, ...own }, position);
   const rate = lora === undefined
     ? stageRate(stage, rates)(progressOf(position.stageStep, steps))
     : isLast
-    ? rates.recovery
+    ? rates.postfinetune
     : rates.lora;
   return { rates, rate, target: steering?.target ?? null, focus };
 }
@@ -214,7 +214,7 @@ export function stepStateOf(
     clipNorm: rates.clipNorm,
     weightDecay: rates.weightDecay,
     tracking: rates.tracking,
-    limit: rates.limit,
+    limit: rates.logAlphaLimit,
     lambdaAdam: lambdaRule === "adam",
     dropout: rates.dropout ?? lora.dropout,
   };

@@ -102,7 +102,7 @@ export function ratesSet(parts: readonly SchedulePart[], stages: readonly StageP
     ...RATE_NAMES.filter((name) =>
       isLed(name, name === "lora" ? ["finetune", "prune"] : ofLora.includes(name) ? STAGES : ["prune"])
     ),
-    ...(isLed("lora", ["postfinetune"]) ? ["recovery"] : []),
+    ...(isLed("lora", ["postfinetune"]) ? ["postfinetune"] : []),
     ...(isLed("focus", ["postfinetune"]) ? ["focus"] : []),
   ];
 }

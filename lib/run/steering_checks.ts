@@ -14,7 +14,7 @@ import type { Steering, SteeringInput } from "./steering.ts";
 import type { Rates } from "./contract.ts";
 
 /** Rates that nothing but the pruning stage's steps use, all of which a schedule may set. */
-const OF_STEPS = ["mask", "lambda", "memory", "warmup", "tracking"] as const;
+const OF_STEPS = ["mask", "lambda", "saliencyDecay", "warmup", "tracking"] as const;
 
 /** Numbers that a run was told, as far as it was. */
 export type GivenNumbers = Partial<Rates> & {
@@ -42,7 +42,7 @@ export function checkFollowed(
   checkParts(schedule.parts, options);
   checkOverruled(schedule, given);
   // Cells without LoRA have a rate of 0 and no steps of it, whatever else is said.
-  if (given.lora === 0 && !given.recovery) return;
+  if (given.lora === 0 && !given.postfinetune) return;
   checkStages(schedule, options);
   checkLoraOverruled(schedule, { given, options });
 }
@@ -55,7 +55,7 @@ function checkOverruled(schedule: Pick<OpenSchedule, "name" | "parts">, given: G
     const rule = "steps of the pruning stage alone use it, and a schedule that sets it does so at each";
     throw overruled(rate, { rule, value: given[rate], schedule, sets: [`rates.${rate}`] });
   }
-  for (const [name, part] of [["recovery", "postfinetune.lora"], ["focus", "postfinetune.focus"]] as const) {
+  for (const [name, part] of [["postfinetune", "postfinetune.lora"], ["focus", "postfinetune.focus"]] as const) {
     if (given[name] === undefined || !parts.includes(part)) continue;
     const rule = "steps of the last stage alone use it, and a schedule that sets it does so at each";
     throw overruled(name, { rule, value: given[name], schedule, sets: [part] });
@@ -70,7 +70,7 @@ function checkLoraOverruled(
   for (const name of LORA_RATES) {
     if (name === "dropout" && given.dropout === 0) continue;
     const users = stagesOf(options).filter(({ stage, steps }) =>
-      steps > 0 && !(name === "lora" && stage === "postfinetune" && given.recovery !== undefined)
+      steps > 0 && !(name === "lora" && stage === "postfinetune" && given.postfinetune !== undefined)
     );
     const sets = users.map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
     if (given[name] === undefined || sets.length === 0 || !sets.every((part) => schedule.parts.includes(part))) {
@@ -208,7 +208,7 @@ export function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "me
 
 /** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
 export function checkLimit(
-  { limit = Infinity }: ScheduleOutput["rates"],
+  { logAlphaLimit: limit = Infinity }: ScheduleOutput["rates"],
   { step, steps }: Pick<SteeringInput, "step" | "steps">,
   { least }: Aim,
 ): void {
@@ -218,8 +218,9 @@ export function checkLimit(
     rule: `the limit of log α is at least ${
       shownLimit(least)
     } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
-    value: `rates.limit = ${limit}`,
-    fix: "raise rates.limit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+    value: `rates.logAlphaLimit = ${limit}`,
+    fix:
+      "raise rates.logAlphaLimit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
   });
 }
 

@@ -76,7 +76,7 @@ export type FrozenUnits =
 
 /**
  * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage, and LoRA's `dropout`. Those
- * of learned masks are for the method compresso, and `memory` for masks that start from saliency.
+ * of learned masks are for the method compresso, and `saliencyDecay` for masks that start from saliency.
  */
 export const RATE_NAMES = [
   "lora",
@@ -84,10 +84,10 @@ export const RATE_NAMES = [
   "lambda",
   "temperature",
   "noise",
-  "memory",
+  "saliencyDecay",
   "warmup",
   "tracking",
-  "limit",
+  "logAlphaLimit",
   "clipNorm",
   "weightDecay",
   "dropout",
@@ -145,7 +145,7 @@ export interface ScheduleDefinition {
   /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
   readonly end?: (input: ScheduleInput) => boolean;
   /**
-   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give the run the first ones too where the schedule begins at others. `limit` is held to
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give the run the first ones too where the schedule begins at others. `logAlphaLimit` is held to
    * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
@@ -331,10 +331,10 @@ export const SPARSITY_BOUNDS: Bounds = { below: 1 };
 
 const RATE_BOUNDS: { readonly [name in LoopNumber]?: Bounds } = {
   temperature: { above: 0 },
-  memory: { most: 1 },
+  saliencyDecay: { most: 1 },
   warmup: { most: 1 },
   tracking: { most: 1 },
-  limit: { above: 0 },
+  logAlphaLimit: { above: 0 },
   clipNorm: { above: 0 },
   dropout: { below: 1 },
   focus: { above: 0, most: 1 },

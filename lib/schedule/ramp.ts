@@ -33,14 +33,14 @@ export function warmupCosine(
   };
 }
 
-/** Learning rate of LoRA: warm-up over the first half of the first stage, constant, and over the last stage a cosine from `recovery` to a tenth. */
+/** Learning rate of LoRA: warm-up over the first half of the first stage, constant, and over the last stage a cosine from `postfinetune` to a tenth. */
 export function stageRate(
   stage: "finetune" | "prune" | "postfinetune",
-  { lora, recovery }: { readonly lora: number; readonly recovery: number },
+  { lora, postfinetune }: { readonly lora: number; readonly postfinetune: number },
 ): (progress: Progress) => number {
   if (stage === "finetune") return (progress) => lora * Math.min(1, 2 * progress);
   if (stage === "prune") return () => lora;
-  return warmupCosine({ peak: recovery, warmup: 0, floor: recovery / 10 });
+  return warmupCosine({ peak: postfinetune, warmup: 0, floor: postfinetune / 10 });
 }
 
 /** Progress of step `index` of `count`; steps count from 0, and the first step already moves. */

@@ -33,7 +33,7 @@ done
 for layout in compact uniform padded; do
   run=$out/pruned-$layout
   deno run -A "$here/../../cli/main.ts" prune demo --sparsity 0.3 --steps 12 --batch 2 --seq 96 --units heads,ffn,hidden --no-prompt --calibration none \
-    --lora-rate 5e-3 --targets q,k,v,o,gate,up,down --layout "$layout" --dtype f32 --save-adapter --out "$run" --overwrite >/dev/null
+    --lora-rate 5e-3 --lora-targets q,k,v,o,gate,up,down --layout "$layout" --dtype f32 --save-adapter --out "$run" --overwrite >/dev/null
   deno run -A "$here/dump_logits.ts" "$run/model" --out "$run/model.json"
   "$python" "$here/reload_peft.py" compare "$run/unmerged" "$run/adapter" --logits "$run/model.json"
 done

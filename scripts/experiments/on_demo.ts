@@ -13,7 +13,7 @@ export const BASE = {
   batch: 4,
   seq: 48,
   units: "kv,ffn,hidden",
-  targets: "q,k,v,o,gate,up,down",
+  loraTargets: "q,k,v,o,gate,up,down",
   loraRate: 2e-3,
 } as const;
 

@@ -30,7 +30,7 @@ export default defineExperiment({
     postfinetune: 60,
     batch: 4,
     seq: 256,
-    targets: "q,k,v,o,gate,up,down",
+    loraTargets: "q,k,v,o,gate,up,down",
     recompute: false,
   },
   grid: [

@@ -57,7 +57,7 @@ Deno.test("eval and generate add an adapter, and export merges it into the same 
 
 Deno.test("prune saves its adapter with the rank, the scale and the modules that it was told", async () => {
   using folder = new TemporaryFolder();
-  const lora = ["--rank", "2", "--alpha", "12", "--rslora", "--dropout", "0.25", "--targets", "q,down"];
+  const lora = ["--rank", "2", "--alpha", "12", "--rslora", "--dropout", "0.25", "--lora-targets", "q,down"];
   const run = ["--method", "magnitude", "--steps", "0", "--sparsity", "0.1", "--no-prompt", "--save-adapter"];
   const { code, stderr } = await cli(["prune", "demo", ...run, ...lora, "--out", folder.at("run")]);
   assert.equal(code, 0, stderr);

@@ -92,7 +92,7 @@ Deno.test("what is on or off is chosen by the words that set it", async () => {
 Deno.test("settings of alarms with commas between are one value, in --set and in --only", async () => {
   using folder = new TemporaryFolder();
   const file = folder.at("small.json"), onAlarm = ["nan=stop,divergence=warn", "dead-layer=stop", "memory=off"];
-  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, grid: { onAlarm, memory: [0.9, 0.8] } }));
+  await Deno.writeTextFile(file, JSON.stringify({ ...DEFINITION, grid: { onAlarm, saliencyDecay: [0.9, 0.8] } }));
   const run = (...more: string[]): ReturnType<typeof cli> =>
     cli(["experiment", file, "--out", folder.at("out"), "--dry-run", ...more]);
   const names = async (...more: string[]): Promise<string[]> => {

@@ -37,7 +37,7 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
 Deno.test("a plan counts what dropout takes and what rules spare, as a run does", async () => {
   const { source: { spec } } = await openModelFiles("demo");
   const settings = {
-    ...{ batch: 4, seq: 256, rank: 8, targets: PROJECTIONS },
+    ...{ batch: 4, seq: 256, rank: 8, loraTargets: PROJECTIONS },
     units: ["kv", "ffn"],
     layout: "compact",
     recompute: true,

@@ -319,7 +319,7 @@ Deno.test("a run goes on with another schedule and other rates where --may-diffe
   assert.ok(change.step >= 6 && change.step < STEPS, `${change.step}`);
   assert.deepEqual(change.differences, [
     "rates.lora: 0.001 then, 0.0001 now",
-    "rates.recovery: 0.001 then, 0.0001 now",
+    "rates.postfinetune: 0.001 then, 0.0001 now",
     "schedule: cubic then, linear now",
   ]);
 });

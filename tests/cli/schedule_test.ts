@@ -139,7 +139,8 @@ Deno.test("schedule preview says where the targets of all layers do not come to 
 Deno.test("schedule preview says where the limit of log α falls below what a run takes", async () => {
   using folder = new TemporaryFolder();
   for (const [limit, message] of [[10, /log α falls to 10: .*refuses less than 25/], [30, /^$/]] as const) {
-    const text = `export default defineSchedule({ rates: { limit: ({ progress }) => progress < 1 ? 50 : ${limit} } });`;
+    const text =
+      `export default defineSchedule({ rates: { logAlphaLimit: ({ progress }) => progress < 1 ? 50 : ${limit} } });`;
     await Deno.writeTextFile(folder.at("mine.ts"), `import { defineSchedule } from "compresso"; ${text}`);
     const { code, stderr } = await cli(["schedule", "preview", folder.at("mine.ts"), "--steps", "60"]);
     assert.equal(code, 0, stderr);

@@ -38,15 +38,15 @@ Deno.test("exactly one target becomes the goal, bytes those of the file that is 
 Deno.test("only rates that were given reach the run", () => {
   assert.deepEqual(ratesOf({}), { rates: {} });
   const all = {
-    ...{ loraRate: 1, recoveryRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
-    ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
+    ...{ loraRate: 1, postfinetuneRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
+    ...{ saliencyDecay: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
   };
   assert.deepEqual(ratesOf({ preset: "paper", start: "saliency", ...all }), {
     preset: "paper",
     start: "saliency",
     rates: {
-      ...{ lora: 1, recovery: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
-      ...{ memory: 0.5, prior: 2, warmup: 0.5, tracking: 0, limit: 9, clipNorm: 3, weightDecay: 0 },
+      ...{ lora: 1, postfinetune: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
+      ...{ saliencyDecay: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
     },
   });
 });
@@ -54,12 +54,12 @@ Deno.test("only rates that were given reach the run", () => {
 Deno.test("a rate that the method has no use for is refused before the model is read", () => {
   const run = (settings: RateSettings, method: Method): Rates =>
     learningOf({ ...settings, method, steps: 9, units: ["kv", "ffn"] }).rates;
-  assert.equal(run({ recoveryRate: 2, clipNorm: 3 }, "flap").recovery, 2);
+  assert.equal(run({ postfinetuneRate: 2, clipNorm: 3 }, "flap").postfinetune, 2);
   assert.equal(run({ warmup: 0.5 }, "gradual").warmup, 0.5);
   refuses(() => run({ warmup: 0.5 }, "flap"), /prune step by step.*method flap, and the rate 'warmup'/);
   refuses(() => run({ noise: 0 }, "gradual"), /rates of learned masks.*method gradual, and the rate 'noise'/);
   // Log α that starts from a constant has no saliency to spread, to follow or to add to.
-  for (const rate of ["spread", "memory", "prior"] as const) {
+  for (const rate of ["spread", "saliencyDecay", "prior"] as const) {
     const message = new RegExp(`the rate '${rate}'`);
     refuses(() => run({ [rate]: 0.5, start: "constant" }, "compresso"), message);
     refuses(() => run({ [rate]: 0.5, preset: "paper" }, "compresso"), message);
@@ -103,7 +103,7 @@ Deno.test("what else does not go with the method is refused as early", () => {
 
 Deno.test("what a preset leaves to be given is as given", () => {
   assert.deepEqual(shapeDefaults({ preset: "paper", rank: 2 }), {
-    ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, targets: ["q", "v"] },
+    ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, loraTargets: ["q", "v"] },
   });
   assert.deepEqual(
     shapeDefaults({ units: ["kv", "ffn", "heads"] }).units,
@@ -114,7 +114,7 @@ Deno.test("what a preset leaves to be given is as given", () => {
     units: ["kv", "ffn"],
     rank: 8,
     alpha: 3,
-    targets: ["q", "k", "v", "o", "gate", "up", "down"],
+    loraTargets: ["q", "k", "v", "o", "gate", "up", "down"],
   });
 });
 
@@ -149,8 +149,8 @@ Deno.test("a finished run of a one-shot method is known again, whatever warm-up 
   const again = await cli([...short, "--resume"]);
   assert.equal(again.code, 0, again.stderr);
   assert.match(again.stderr, /is finished already/);
-  await say({ recovery: 0.5 });
-  assert.match((await cli([...short, "--resume"])).stderr, /rates\.recovery: 0\.5 then/);
+  await say({ postfinetune: 0.5 });
+  assert.match((await cli([...short, "--resume"])).stderr, /rates\.postfinetune: 0\.5 then/);
 });
 
 Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, and is known again when it is resumed", async () => {
@@ -171,8 +171,8 @@ Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, 
     assert.ok(folder.has("run", ...name.split("/")), name);
   }
   const { options } = JSON.parse(await Deno.readTextFile(`${out}/run.json`));
-  const { noise, mask, limit: clamp, recovery } = options.rates;
-  assert.deepEqual([options.preset, options.start, noise, mask, clamp, recovery], [
+  const { noise, mask, logAlphaLimit: clamp, postfinetune } = options.rates;
+  assert.deepEqual([options.preset, options.start, noise, mask, clamp, postfinetune], [
     ...["paper", "constant", 0.5, 0.1, Math.log(100), 4e-4],
   ]);
   const again = await cli([...args, "--resume"]);

@@ -58,7 +58,7 @@ Deno.test("a value out of range is refused with option, rule and value, and noth
     ["--seq", "many", /whole number, at least 2/],
     ["--seed", "", /whole number/],
     ["--units", "heads,ears", /one of heads, kv, ffn, hidden/],
-    ["--targets", "q,q", /each once/],
+    ["--lora-targets", "q,q", /each once/],
     ["--dropout", "1", /at least 0 and below 1/],
     ["--ranking", "loose", /one of all, layer/],
     ["--layout", "loose", /one of compact, padded, uniform/],

@@ -112,7 +112,7 @@ Deno.test("several grids are joined, equal cells once, and list values are no ax
   // A grid without seeds has the first one, and is no run of its own beside it.
   const seeded = { ...PLAIN, grid: [{ rank: [2], seed: [1, 2] }, { rank: [2, 4] }] };
   assert.deepEqual(cellsOf(seeded).map(({ name }) => name), ["rank=2,seed=1", "rank=4,seed=1", "rank=2,seed=2"]);
-  const same = defineExperiment({ ...PLAIN, grid: { targets: [["q", "v"], "q,v"] } });
+  const same = defineExperiment({ ...PLAIN, grid: { loraTargets: [["q", "v"], "q,v"] } });
   assert.equal(cellsOf(same.definition).length, 1);
   const units = defineExperiment({ ...PLAIN, grid: { units: ["kv,ffn", ["ffn", "kv"], "ffn, kv"] } });
   assert.deepEqual(cellsOf(units.definition).map(({ options }) => options.units), ["kv,ffn"]);
@@ -278,7 +278,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   // Another fact would make every finished cell another one.
-  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "9bb2313bd1719eac");
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "37f6a9b9652f7b2b");
   const taylor = await planCells(
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,

@@ -40,7 +40,7 @@ Deno.test("the shape of LoRA is no fact of a run that has ended without it, and 
       assert(cell);
       return cell;
     };
-    const shape: CellOptions = { rank: 3, alpha: 5, rslora: true, targets: "q,v", dropout: 0.1 };
+    const shape: CellOptions = { rank: 3, alpha: 5, rslora: true, loraTargets: "q,v", dropout: 0.1 };
     const others: CellOptions = { ...shape, clipNorm: 2, weightDecay: 0.1 };
     const begin = async (base: CellOptions, outcome: CellOutcome | null): Promise<void> => {
       const { name: cell, folder, identity } = await plan(base);
@@ -60,7 +60,7 @@ Deno.test("the shape of LoRA is no fact of a run that has ended without it, and 
     // Also where alarms sent the run back, or an earlier version has not kept them.
     for (const outcome of [{ ...OUTCOME, alarms: [] }, { ...OUTCOME, alarms: [restored] }, OUTCOME]) {
       await begin({ lora: false }, outcome);
-      for (const base of [{}, shape, others, { ...others, recoveryRate: 1 }]) {
+      for (const base of [{}, shape, others, { ...others, postfinetuneRate: 1 }]) {
         assert.equal(await kindOf({ lora: false, ...base }), "done");
       }
       assert.equal(await kindOf({ lora: false, maskRate: 0.5 }), "changed");
@@ -72,7 +72,9 @@ Deno.test("the shape of LoRA is no fact of a run that has ended without it, and 
     // Without a rate, but with a last stage that has one, or a script, which may go by the norm of LoRA's gradients.
     const script = `${folder}/mine.ts`, alone = { loraRate: 0, prefinetune: 0, postfinetune: 0 };
     await Deno.writeTextFile(script, "export default { rates: { lora: () => 1e-3 } };");
-    for (const trained of [{}, { loraRate: 0, recoveryRate: 1e-3 }, { loraRate: 0 }, { ...alone, schedule: script }]) {
+    for (
+      const trained of [{}, { loraRate: 0, postfinetuneRate: 1e-3 }, { loraRate: 0 }, { ...alone, schedule: script }]
+    ) {
       await begin(trained, { ...OUTCOME, alarms: [] });
       assert.deepEqual([await kindOf(trained), await kindOf({ ...trained, rank: 3 })], ["done", "changed"]);
     }
@@ -90,7 +92,7 @@ Deno.test("a prompt at inference is refused where nothing is measured behind one
 Deno.test("what a cell of a grid has no use for is left out of its run", () => {
   const about = { prompt: null, layers: 4 }, plain = { sparsity: 0.2, steps: 4 };
   const others = { clipNorm: 2, weightDecay: 0.1 };
-  const { rates } = pruneOptions({ ...plain, lora: false, recoveryRate: 1e-4 }, about);
+  const { rates } = pruneOptions({ ...plain, lora: false, postfinetuneRate: 1e-4 }, about);
   assert.deepEqual(rates, { lora: 0 });
   const atOnce = pruneOptions({ ...plain, method: "flap", lora: false, loraRate: 1e-3, ...others }, about);
   assert.deepEqual(atOnce.rates, { lora: 0 });

@@ -294,7 +294,7 @@ Deno.test("mask_update moves log α with the logarithm of a unit's running squar
     const saliency = random(table.count, 33).map((value) => 1e-3 + value * value);
     saliency[1] = 0; // of a unit that no batch has moved: told from none by the least that there is
     const prior = random(table.count, 34).map((value) => value > 0 ? value : 0);
-    setup.learner.follow(saliency, { prior, drift, memory });
+    setup.learner.follow(saliency, { prior, drift, saliencyDecay: memory });
     const held = new Uint8Array(table.count);
     held[2] = 1;
     setup.learner.setHold(held);

@@ -69,18 +69,18 @@ Deno.test("units without saliency start lowest and change nothing of where the o
 Deno.test("openStart() keeps order and distances, and leaves no unit cut, as far as the limit has room", () => {
   const logAlpha = Float32Array.from({ length: 200 }, (_, unit) => 24 * Math.sin(unit));
   for (const [temperature, noise] of [[0.1, 0.1], [2 / 3, 1], [0.01, 0]] as const) {
-    const rates = { temperature, noise, limit: 100 };
+    const rates = { temperature, noise, logAlphaLimit: 100 };
     const start = openStart(logAlpha, rates), shift = (start[0] ?? NaN) - (logAlpha[0] ?? NaN);
     start.forEach((value, unit) => assert.ok(Math.abs(value - (logAlpha[unit] ?? NaN) - shift) < 1e-5));
     // One draw in a thousand of the least unit is not whole.
     const least = Math.min(...start), z = 1.2 / (1 + Math.exp(-(least - 6.9 * rates.noise) / rates.temperature)) - 0.1;
     assert.ok(z >= 1 && expectedCuts(start, rates).every((cut) => cut < 0.002), `${least}`);
   }
-  assert.deepEqual(openStart(logAlpha, { temperature: 0.1, noise: 0.1, limit: 20 }), logAlpha);
-  const [highest] = openStart(Float32Array.of(90, -90), { temperature: 0.1, noise: 0.1, limit: 100 });
+  assert.deepEqual(openStart(logAlpha, { temperature: 0.1, noise: 0.1, logAlphaLimit: 20 }), logAlpha);
+  const [highest] = openStart(Float32Array.of(90, -90), { temperature: 0.1, noise: 0.1, logAlphaLimit: 100 });
   assert.equal(highest, 100);
   const open = Float32Array.of(3, 5);
-  assert.deepEqual(openStart(open, { temperature: 0.1, noise: 0.1, limit: 100 }), open);
+  assert.deepEqual(openStart(open, { temperature: 0.1, noise: 0.1, logAlphaLimit: 100 }), open);
 });
 
 Deno.test("maskStart() spreads logarithms by their robust deviation, whatever the scale of the saliency", () => {

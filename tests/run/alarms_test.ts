@@ -55,7 +55,7 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
       else set(run, (unit) => unit >= table.ffnFirst ? CLOSED : OPEN);
     };
     // Nothing but the hook moves log α.
-    const rates = { tracking: 0, mask: 0, lambda: 0, memory: 1, warmup: 0.3 };
+    const rates = { tracking: 0, mask: 0, lambda: 0, saliencyDecay: 1, warmup: 0.3 };
     const options = { steps: 12, prefinetune: 0, rates, hooks: { beforeStep } };
     const { records, result } = await drive(model, { ...options, monitors: WARN });
     const told = records.flatMap(({ alarms, step }) => {

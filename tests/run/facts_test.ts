@@ -129,16 +129,16 @@ Deno.test("what differs of stages that are over is told, and what is yet to come
   const rates = (facts: object): object => ({ rates: JSON.stringify({ lora: 1, mask: 0.1, warmup: 0.4, ...facts }) });
   const ruled = (now: object, stage: number): string[] =>
     pastDifferences({ ...then, ...rates({}) }, { ...then, ...rates(now) }, { stage, stageStep: 0, begun: null });
-  assert.deepEqual(ruled({ lora: 2, recovery: 1, mask: 0.2, warmup: 0.1 }, 1), []);
-  const slower = pastDifferences({ ...then, ...rates({ recovery: 1 }) }, {
+  assert.deepEqual(ruled({ lora: 2, postfinetune: 1, mask: 0.2, warmup: 0.1 }, 1), []);
+  const slower = pastDifferences({ ...then, ...rates({ postfinetune: 1 }) }, {
     ...then,
-    ...rates({ lora: 2, recovery: 2 }),
+    ...rates({ lora: 2, postfinetune: 2 }),
   }, {
     ...{ stage: 2, stageStep: 0, begun: null },
   });
   assert.deepEqual(slower, [], "the last stage's rate is that of LoRA, unless it has its own");
   assert.deepEqual(
-    pastDifferences({ ...then, ...rates({ recovery: 1 }) }, { ...then, ...rates({ lora: 2, recovery: 1 }) }, {
+    pastDifferences({ ...then, ...rates({ postfinetune: 1 }) }, { ...then, ...rates({ lora: 2, postfinetune: 1 }) }, {
       ...{ stage: 2, stageStep: 0, begun: null },
     }),
     ["rates.lora: 1 then, 2 now"],

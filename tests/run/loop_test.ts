@@ -352,7 +352,7 @@ Deno.test("log α that a hook sets before the pruning stage is where learned mas
       },
     };
     // log α stays where it starts.
-    const rates = { mask: 0, lambda: 0, tracking: 0, memory: 1 };
+    const rates = { mask: 0, lambda: 0, tracking: 0, saliencyDecay: 1 };
     const { result } = await drive(model, { steps: 2, postfinetune: 0, rates, hooks });
     assert.deepEqual([...result.logAlpha], own);
   });
@@ -363,7 +363,7 @@ Deno.test("a prior far above all gradients orders the FFN columns of a layer by 
     const table = unitTable(model.spec, ["ffn"]), shape = await priorShape(model.source, table);
     const ordered = async (prior: number): Promise<boolean[]> => {
       // log α stays where it starts.
-      const rates = { prior, mask: 0, lambda: 0, tracking: 0, memory: 1 };
+      const rates = { prior, mask: 0, lambda: 0, tracking: 0, saliencyDecay: 1 };
       const { result: { logAlpha } } = await drive(model, { units: ["ffn"], steps: 1, postfinetune: 0, rates });
       return table.layers.map(({ ffn: { first, count } }) => {
         const units = Array.from({ length: count }, (_, index) => first + index)

@@ -9,7 +9,7 @@ const OPTIONS = {
   steps: 16,
   prefinetune: 2,
   postfinetune: 1,
-  rates: { tracking: 0, mask: 0, lambda: 0, memory: 1 },
+  rates: { tracking: 0, mask: 0, lambda: 0, saliencyDecay: 1 },
   monitors: { constraint: { action: "off" }, "dead-layer": { action: "rollback" } },
 } as const;
 

@@ -209,7 +209,7 @@ Deno.test("what is said of losses names the rate that the run takes", () => {
     lossIn("prune"),
     /--lora-rate.*, or prune in more steps \(--steps\) or to a lower sparsity \(--sparsity\)$/,
   );
-  assert.match(lossIn("postfinetune"), /--recovery-rate/);
+  assert.match(lossIn("postfinetune"), /--postfinetune-rate/);
   // What is cut, and how, is named where something is.
   assert.doesNotMatch(lossIn("finetune"), / prune |sparsity/);
   assert.match(

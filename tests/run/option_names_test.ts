@@ -64,7 +64,7 @@ Deno.test("an option that does not exist is refused by its name, with what was l
       { rates: { maskRate: 0.2 } },
       /'rates.maskRate'; expected: options within rates are lora, .*weightDecay; got: maskRate: 0.2; fix: did you mean rates.mask\?/,
     ],
-    [{ rates: { logAlphaLimit: 5 } }, /did you mean rates.limit\?/],
+    [{ rates: { limit: 5 } }, /did you mean rates.logAlphaLimit\?/],
     [{ lora: { ranks: 4 } }, /'lora.ranks'.*did you mean lora.rank\?/],
     [{ lora: { weights: new Map() } }, /'lora.weights'.*got: weights: an object/],
     [
@@ -115,7 +115,7 @@ Deno.test("null is no object of options, what is neither true nor false no switc
   const checkpoint = { path: "x", every: 1, resume: "no" };
   refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; expected: it is true or false/);
   assert.doesNotThrow(() => resolve({ packing: false, recompute: true, lora: { rsLora: true } }));
-  for (const name of ["lora", "recovery", "mask", "warmup", "weightDecay"]) {
+  for (const name of ["lora", "postfinetune", "mask", "warmup", "weightDecay"]) {
     for (const value of [null, true, "1e-4", ""]) {
       refuses(
         () => resolve({ rates: { [name]: value } }),

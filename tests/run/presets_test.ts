@@ -43,17 +43,17 @@ Deno.test("the preset paper is the published settings", () => {
   );
   assert.deepEqual(rates, {
     lora: 5e-5,
-    recovery: 4e-4,
+    postfinetune: 4e-4,
     mask: 0.1,
     lambda: 0.1,
     temperature: 2 / 3,
     noise: 1,
     spread: rates.spread, // of no use where log α starts from a constant
-    memory: rates.memory, // likewise
+    saliencyDecay: rates.saliencyDecay, // likewise
     prior: rates.prior,
     warmup: 4 / 7,
     tracking: 0,
-    limit: Math.log(1e2),
+    logAlphaLimit: Math.log(1e2),
     clipNorm: 1,
     weightDecay: 0,
   });
@@ -92,7 +92,7 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
     prefinetune: 3,
     postfinetune: 4,
     lora: { rank: 2 },
-    rates: { noise: 0.2, recovery: 1e-3, limit: 50 },
+    rates: { noise: 0.2, postfinetune: 1e-3, logAlphaLimit: 50 },
   };
   const resolved = resolveOptions({ ...BASE, ...given }, spec);
   assert.deepEqual([resolved.units, resolved.start, resolved.prefinetune, resolved.postfinetune], [
@@ -102,15 +102,15 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
     4,
   ]);
   assert.deepEqual(resolved.lora, { rank: 2, alpha: 8, targets: ["q", "v"], dropout: 0 });
-  const { noise, recovery, limit, lora, mask } = resolved.rates;
-  assert.deepEqual([noise, recovery, limit, lora, mask], [0.2, 1e-3, 50, 5e-5, 0.1]);
+  const { noise, postfinetune, logAlphaLimit, lora, mask } = resolved.rates;
+  assert.deepEqual([noise, postfinetune, logAlphaLimit, lora, mask], [0.2, 1e-3, 50, 5e-5, 0.1]);
   const rates = (options: Partial<PruneOptions>): number[] => {
-    const { lora, recovery } = resolveOptions({ ...BASE, ...options }, spec).rates;
-    return [lora, recovery];
+    const { lora, postfinetune } = resolveOptions({ ...BASE, ...options }, spec).rates;
+    return [lora, postfinetune];
   };
   assert.deepEqual(rates({}), [1e-3, 1e-3]);
   assert.deepEqual(rates({ rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
-  assert.deepEqual(rates({ rates: { recovery: 1e-4 } }), [1e-3, 1e-4]);
+  assert.deepEqual(rates({ rates: { postfinetune: 1e-4 } }), [1e-3, 1e-4]);
   assert.deepEqual(rates({ preset: "paper", rates: { lora: 1e-3 } }), [1e-3, 1e-3]);
 });
 
@@ -131,14 +131,14 @@ Deno.test("what is given as undefined has its default, by itself, of a preset an
 Deno.test("numbers out of range, other presets and a start without masks to learn are refused", () => {
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     [{ rates: { temperature: 0 } }, /'temperature'.*above 0/],
-    [{ rates: { limit: 0 } }, /'limit'.*above 0/],
+    [{ rates: { logAlphaLimit: 0 } }, /'logAlphaLimit'.*above 0/],
     [{ rates: { clipNorm: 0 } }, /'clipNorm'.*above 0/],
     [{ rates: { tracking: 1.5 } }, /'tracking'.*from 0 to 1/],
     [{ rates: { warmup: 2 } }, /'warmup'.*from 0 to 1/],
-    [{ rates: { recovery: -1 } }, /'recovery'.*≥ 0/],
-    [{ method: "flap", rates: { lora: 1e-3, recovery: 1e-4 } }, /last stage.*method flap, a rate 'lora' of 0\.001/],
-    [{ postfinetune: 0, rates: { recovery: 1e-4 } }, /last stage.*has steps; got: it has none, and.* 0\.0001/],
-    [{ steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { recovery: 1e-4 } }, /it has none/],
+    [{ rates: { postfinetune: -1 } }, /'postfinetune'.*≥ 0/],
+    [{ method: "flap", rates: { lora: 1e-3, postfinetune: 1e-4 } }, /last stage.*method flap, a rate 'lora' of 0\.001/],
+    [{ postfinetune: 0, rates: { postfinetune: 1e-4 } }, /last stage.*has steps; got: it has none, and.* 0\.0001/],
+    [{ steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { postfinetune: 1e-4 } }, /it has none/],
     [
       { steps: 0, prefinetune: 0, postfinetune: 0, method: "flap", rates: { clipNorm: 2 } },
       /for LoRA's steps; got: method flap, no steps, and the rate 'clipNorm' is 2/,

@@ -125,7 +125,7 @@ Deno.test("a rate that the schedule sets at each step to come cannot be given an
       await rejectsWith(
         drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, schedule, rates: { lora: 1e-4 } }),
         "mismatch",
-        /not set by the schedule at each of these; got: rates\.lora, rates\.recovery;/,
+        /not set by the schedule at each of these; got: rates\.lora, rates\.postfinetune;/,
       );
       assert.equal((await drive(model, { ...stages, checkpoint: again, schedule })).records.length, 2);
     });

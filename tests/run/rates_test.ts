@@ -2,12 +2,12 @@
 import assert from "node:assert/strict";
 import { defaultRates, halvedAnew, slowedRates } from "../../lib/run/options/rates.ts";
 
-const GONE_BACK = ["lora", "recovery", "mask", "lambda", "memory"] as const;
+const GONE_BACK = ["lora", "postfinetune", "mask", "lambda", "saliencyDecay"] as const;
 
 Deno.test("with few steps log α and the running saliency move further in each, within limits", () => {
   const of = (steps: number): readonly number[] => {
-    const { mask, memory } = defaultRates(steps);
-    return [mask, memory].map((value) => Number(value.toFixed(4)));
+    const { mask, saliencyDecay } = defaultRates(steps);
+    return [mask, saliencyDecay].map((value) => Number(value.toFixed(4)));
   };
   assert.deepEqual(of(1), [0.3, 0.95]);
   assert.deepEqual(of(60), [0.3, 0.95]);
@@ -18,11 +18,11 @@ Deno.test("with few steps log α and the running saliency move further in each, 
 });
 
 Deno.test("a run that went back has half of every rate that learns, and half as much of each step in the saliency", () => {
-  const rates = defaultRates(150), { memory } = rates;
+  const rates = defaultRates(150), { saliencyDecay } = rates;
   for (const halvings of [0, 1, 3]) {
     const slowed = slowedRates(rates, { halvings }), share = 2 ** -halvings;
     for (const name of GONE_BACK) {
-      const expected = name === "memory" ? 1 - (1 - memory) * share : rates[name] * share;
+      const expected = name === "saliencyDecay" ? 1 - (1 - saliencyDecay) * share : rates[name] * share;
       assert.ok(Math.abs(slowed[name] - expected) < 1e-12, `${name}: ${slowed[name]}`);
     }
     const others = Object.keys(rates).filter((name) => !GONE_BACK.some((one) => one === name));
@@ -37,9 +37,9 @@ Deno.test("rates that are given anew hold as they are given, and the others stay
   const rates = defaultRates(150), anew = halvedAnew({ halvings: 2, halvedBefore: { mask: 1 } }, new Set(["lora"]));
   assert.equal(anew.halvings, 0);
   const then = slowedRates(rates, anew), back = slowedRates(rates, { ...anew, halvings: 1 });
-  assert.deepEqual([then.lora, then.recovery, then.lambda, then.mask], [
+  assert.deepEqual([then.lora, then.postfinetune, then.lambda, then.mask], [
     rates.lora,
-    rates.recovery / 4,
+    rates.postfinetune / 4,
     rates.lambda / 4,
     rates.mask / 8,
   ]);

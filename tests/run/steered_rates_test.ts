@@ -20,12 +20,12 @@ Deno.test("each rate that a schedule sets comes into the step as it says, and no
   };
   const stateOf = ({ rates, target }: Steering): Record<string, number | boolean> => ({
     ...stepStateOf(options, position, { rate: rates.lora, target, rates }),
-    memory: rates.memory,
+    saliencyDecay: rates.saliencyDecay,
   });
   const plain = stateOf(await at());
   const places: Record<string, string> = { lora: "loraRate", mask: "maskRate", lambda: "lambdaRate" };
   for (const name of RATE_NAMES) {
-    const value = name === "limit" ? 37.5 : 0.375; // less would put masks out of their order
+    const value = name === "logAlphaLimit" ? 37.5 : 0.375; // less would put masks out of their order
     const steered = stateOf(await at(defineSchedule({ rates: { [name]: () => value } })));
     const moved = Object.keys(plain).filter((key) => steered[key] !== plain[key]), place = places[name] ?? name;
     if (name === "warmup") {
@@ -38,20 +38,20 @@ Deno.test("a limit of log α below what the run's own may be is refused at its s
   const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
   const limitAt = async (limit: number, more: Partial<PruneOptions> = {}): Promise<number> => {
     const options = resolveOptions({ ...BASE, steps: 40, ...more }, spec);
-    const schedule = defineSchedule({ rates: { limit: ({ step }) => step === 4 ? limit : 100 } });
+    const schedule = defineSchedule({ rates: { logAlphaLimit: ({ step }) => step === 4 ? limit : 100 } });
     await using steerer = await openSteerer(table, options, { schedule });
     const at = (step: number): Promise<Steering> =>
       steerer.at({ step, steps: 40, records: [], layers: () => Promise.resolve([]) });
     await at(3);
-    return (await at(4)).rates.limit;
+    return (await at(4)).rates.logAlphaLimit;
   };
   // 3 · 8 + 0.1 · log 11 + 7 · 0.1, as the run's own.
-  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 25\.0 .*got: rates\.limit = 24\.9;/);
+  await rejectsWith(limitAt(24.9), "input", /step 4 of 40;.*at least 25\.0 .*got: rates\.logAlphaLimit = 24\.9;/);
   assert.equal(await limitAt(24.95), 24.95);
   assert.equal(await limitAt(7, { rates: { spread: 2 } }), 7);
   await rejectsWith(limitAt(6.9, { rates: { spread: 2 } }), "input", /at least 7\.0/);
   assert.equal(await limitAt(0.375, { start: "constant" }), 0.375);
-  assert.throws(() => resolveOptions({ ...BASE, steps: 40, rates: { limit: 24.9 } }, spec), /at least 25\.0/);
+  assert.throws(() => resolveOptions({ ...BASE, steps: 40, rates: { logAlphaLimit: 24.9 } }, spec), /at least 25\.0/);
 });
 
 Deno.test("a rate that only steps under a schedule would use is refused beside one that sets it, and trust beside what is no script", async () => {
@@ -61,7 +61,7 @@ Deno.test("a rate that only steps under a schedule would use is refused beside o
     await using _ = await openSteerer(table, options, more);
   };
   const setting = (name: string): ReturnType<typeof defineSchedule> => defineSchedule({ rates: { [name]: () => 0.5 } });
-  for (const name of ["mask", "lambda", "memory", "warmup", "tracking"]) {
+  for (const name of ["mask", "lambda", "saliencyDecay", "warmup", "tracking"]) {
     const given = { [name]: 0.25 },
       refused = new RegExp(`the rate '${name}'.*got: 0\\.25, and .* sets rates\\.${name}`);
     await rejectsWith(opens({ schedule: setting(name), given }), "usage", refused);

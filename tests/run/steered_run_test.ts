@@ -108,7 +108,7 @@ for (const method of ["compresso", "gradual"] as const) {
         sparsity: cubic({ to: "target", warmup: 0.8 }),
         rates: {
           lora: ({ records }) => 1e-3 / (1 + records.length + (records.at(-1)?.loss ?? 0)),
-          ...(method === "compresso" ? { memory: ({ progress }: CurveInput) => 0.5 + 0.4 * progress } : {}),
+          ...(method === "compresso" ? { saliencyDecay: ({ progress }: CurveInput) => 0.5 + 0.4 * progress } : {}),
         },
       });
       const whole = await drive(model, { method, schedule });
@@ -355,9 +355,9 @@ export default defineSchedule({ sparsity: ({ progress, sparsity, records }) => {
 Deno.test("a schedule sets what the running saliency keeps of itself at each step", async () => {
   await withDemo(async ({ model }) => {
     const bits = async (memory: Curve): Promise<string> =>
-      bitsOf(await drive(model, { schedule: defineSchedule({ rates: { memory } }) }));
+      bitsOf(await drive(model, { schedule: defineSchedule({ rates: { saliencyDecay: memory } }) }));
     const half = await bits(0.5);
-    assert.equal(half, bitsOf(await drive(model, { rates: { memory: 0.5 } })));
+    assert.equal(half, bitsOf(await drive(model, { rates: { saliencyDecay: 0.5 } })));
     assert.notEqual(await bits(({ step }) => step < 4 ? 0.5 : 0.9), half);
   });
 });

@@ -220,7 +220,7 @@ Deno.test("rates that a schedule sets in a stage are halved as the run's own, ea
     };
     assert.deepEqual(at({ halvings: 0 }), [0.5, 0.25]);
     assert.deepEqual(at({ halvings: 2 }), [0.125, 0.25]);
-    const own = stage === "finetune" ? "lora" : "recovery", other = stage === "finetune" ? "recovery" : "lora";
+    const own = stage === "finetune" ? "lora" : "postfinetune", other = stage === "finetune" ? "postfinetune" : "lora";
     assert.deepEqual(at({ halvings: 0, halvedBefore: { [own]: 1 } }), [0.25, 0.25]);
     assert.deepEqual(at({ halvings: 0, halvedBefore: { [other]: 1 } }), [0.5, 0.25]);
   }
@@ -231,8 +231,8 @@ Deno.test("rates that another schedule gives a run anew are those that it sets i
   const from = (stage: number, definition: ScheduleDefinition): readonly string[] =>
     ratesSet(partsOf(defineSchedule(definition)), stages.slice(stage));
   const lora = 1e-3, all = { finetune: { lora }, rates: { lora, mask: 0.1 }, postfinetune: { lora, end: () => false } };
-  const whole = ["lora", "mask", "recovery"];
-  assert.deepEqual([0, 1, 2].map((stage) => from(stage, all)), [whole, whole, ["recovery"]]);
+  const whole = ["lora", "mask", "postfinetune"];
+  assert.deepEqual([0, 1, 2].map((stage) => from(stage, all)), [whole, whole, ["postfinetune"]]);
   const others = { clipNorm: 1, dropout: 0.1 }, last = { postfinetune: { ...others, focus: 0.5 } };
   assert.deepEqual([0, 1, 2].map((stage) => from(stage, { rates: others, ...last })), [["focus"], [
     "clipNorm",
@@ -257,9 +257,9 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   };
   const rate = { lora: 1e-3 }, finetune = rate, rates = rate, postfinetune = rate;
   await rejectsWith(
-    opens({ postfinetune }, { recovery: 1e-4 }),
+    opens({ postfinetune }, { postfinetune: 1e-4 }),
     "usage",
-    /'recovery'.*got: 0\.0001, .*sets postfinetune\.lora/,
+    /'postfinetune'.*got: 0\.0001, .*sets postfinetune\.lora/,
   );
   await rejectsWith(
     opens({ finetune, rates, postfinetune }, { lora: 1e-4 }),
@@ -271,26 +271,26 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
     "usage",
     /'clipNorm'/,
   );
-  assert.deepEqual(await opens({ finetune, postfinetune }, { lora: 1e-4 }), ["recovery"]);
+  assert.deepEqual(await opens({ finetune, postfinetune }, { lora: 1e-4 }), ["postfinetune"]);
   assert.deepEqual(
     await opens({ finetune, rates, postfinetune }, { lora: 0 }),
-    ["lora", "recovery"],
+    ["lora", "postfinetune"],
     "0 is of cells without LoRA",
   );
   await rejectsWith(
-    opens({ finetune, rates }, { lora: 1e-4, recovery: 1e-4 }),
+    opens({ finetune, rates }, { lora: 1e-4, postfinetune: 1e-4 }),
     "usage",
     /'lora'.*sets finetune\.lora, rates\.lora;/,
   );
   assert.deepEqual(await opens({ finetune, rates }, { lora: 1e-4 }), ["lora"]);
   // The two may be given where they are the same, as to a one-shot method beside others.
-  const both = { lora: 1e-4, recovery: 1e-4 }, one = { method: "magnitude" } as const;
+  const both = { lora: 1e-4, postfinetune: 1e-4 }, one = { method: "magnitude" } as const;
   assert.deepEqual(await opens({ postfinetune: { clipNorm: 2 } }, both, one), ["clipNorm"]);
-  await rejectsWith(opens({ postfinetune }, both, one), "usage", /'recovery'/);
+  await rejectsWith(opens({ postfinetune }, both, one), "usage", /'postfinetune'/);
   assert.deepEqual(await opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { clipNorm: 1 }), []);
   // A last stage with a rate of its own is trained, whatever the others are.
   await rejectsWith(
-    opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { lora: 0, recovery: 1e-3, clipNorm: 1 }, {
+    opens({ rates: { clipNorm: 2 }, postfinetune: { clipNorm: 2 } }, { lora: 0, postfinetune: 1e-3, clipNorm: 1 }, {
       prefinetune: 0,
     }),
     "usage",

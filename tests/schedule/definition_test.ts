@@ -33,17 +33,17 @@ function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput
 
 // These lines fail to compile where the names of the loop and those of schedules part.
 const rateNames:
-  & { readonly [rate in Exclude<keyof Rates, "recovery" | "spread" | "prior">]: RateName }
+  & { readonly [rate in Exclude<keyof Rates, "postfinetune" | "spread" | "prior">]: RateName }
   & { readonly [rate in RateName]: keyof StepRates } = {
     lora: "lora",
     mask: "mask",
     lambda: "lambda",
     temperature: "temperature",
     noise: "noise",
-    memory: "memory",
+    saliencyDecay: "saliencyDecay",
     warmup: "warmup",
     tracking: "tracking",
-    limit: "limit",
+    logAlphaLimit: "logAlphaLimit",
     clipNorm: "clipNorm",
     weightDecay: "weightDecay",
     dropout: "dropout",
@@ -134,7 +134,7 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
     [{ rates: { lambda: () => -1 } }, "input", "rates.lambda = -1"],
     [{ rates: { temperature: () => 0 } }, "input", "rates.temperature = 0"],
     [{ rates: { tracking: () => 2 } }, "input", "rates.tracking = 2"],
-    [{ rates: { memory: () => 1.5 } }, "input", "rates.memory = 1.5"],
+    [{ rates: { saliencyDecay: () => 1.5 } }, "input", "rates.saliencyDecay = 1.5"],
     // What f32 makes of them is infinite, or nothing.
     [{ rates: { noise: () => 1e39 } }, "input", "rates.noise = 1e+39"],
     [{ rates: { lambda: () => 1e300 } }, "input", "rates.lambda = 1e+300"],
@@ -167,7 +167,7 @@ Deno.test("a value that is not finite or out of range is refused with its name, 
 });
 
 Deno.test("a rate may be as large as f32 can hold, and 0 or next to it where 0 is in range", () => {
-  const rates = { limit: 3.4e38, lora: 0, mask: 1e-50, noise: 1e-300 };
+  const rates = { logAlphaLimit: 3.4e38, lora: 0, mask: 1e-50, noise: 1e-300 };
   assert.deepEqual(evaluate({ rates }).rates, rates);
 });
 

@@ -64,7 +64,12 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
         { rates: { noise: 0.2 } },
         /method gradual, and the rate 'noise'/,
       ],
-      [{ preset: "paper" }, "rates: { memory: 0.5 }", { rates: { memory: 0.5 } }, /constant, and the rate 'memory'/],
+      [
+        { preset: "paper" },
+        "rates: { saliencyDecay: 0.5 }",
+        { rates: { saliencyDecay: 0.5 } },
+        /constant, and the rate 'saliencyDecay'/,
+      ],
       [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, /taylor cuts everything.*it decides layers/],
       [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, /random cuts everything.*it decides freeze/],
       [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, /all cut alike; got: the layout "uniform"/],

@@ -157,9 +157,9 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option("--rslora", "rank-stabilised LoRA")
     .option(
-      "--targets <list>",
+      "--lora-targets <list>",
       `projections with LoRA (default: ${DEFAULTS.lora.targets}; paper: q,v)`,
-      someOf("--targets", PROJECTIONS),
+      someOf("--lora-targets", PROJECTIONS),
     )
     .option(
       "--dropout <share>",
@@ -173,9 +173,9 @@ export function pruneVerb(): CommandUnknownOpts {
       realNumber("--lora-rate", { above: 0 }),
     )
     .option(
-      "--recovery-rate <number>",
+      "--postfinetune-rate <number>",
       "peak learning rate of LoRA in the last stage (default: that of --lora-rate; paper, where that is not given: 4e-4)",
-      realNumber("--recovery-rate", { above: 0 }),
+      realNumber("--postfinetune-rate", { above: 0 }),
     )
     .option(
       "--clip-norm <number>",
@@ -209,7 +209,7 @@ export function pruneVerb(): CommandUnknownOpts {
     .option(...maskRate("spread", "spread of log α that starts from saliency (default: 8)"))
     .option(
       ...maskRate(
-        "memory",
+        "saliency-decay",
         "share of itself that the running saliency keeps at each step; 1: log α does not follow it (default: 0.95 to 0.99)",
         { most: 1 },
       ),

@@ -20,13 +20,13 @@ export interface RateSettings {
   readonly lambdaRule?: LambdaRule | undefined;
   readonly focus?: number | undefined;
   readonly loraRate?: number | undefined;
-  readonly recoveryRate?: number | undefined;
+  readonly postfinetuneRate?: number | undefined;
   readonly maskRate?: number | undefined;
   readonly lambdaRate?: number | undefined;
   readonly temperature?: number | undefined;
   readonly noise?: number | undefined;
   readonly spread?: number | undefined;
-  readonly memory?: number | undefined;
+  readonly saliencyDecay?: number | undefined;
   readonly prior?: number | undefined;
   readonly warmup?: number | undefined;
   readonly tracking?: number | undefined;
@@ -46,24 +46,24 @@ export function maskRate<const N extends string>(
 }
 
 /** What a preset may change and other parts of a run ask for, such as its memory plan: as given, as the preset has it, or the default. */
-export function shapeDefaults({ preset, units, rank, alpha, targets }: {
+export function shapeDefaults({ preset, units, rank, alpha, loraTargets }: {
   readonly preset?: Preset | undefined;
   readonly units?: readonly UnitKind[] | undefined;
   readonly rank?: number | undefined;
   readonly alpha?: number | undefined;
-  readonly targets?: readonly Projection[] | undefined;
+  readonly loraTargets?: readonly Projection[] | undefined;
 }): {
   readonly units: readonly UnitKind[];
   readonly rank: number;
   readonly alpha: number;
-  readonly targets: readonly Projection[];
+  readonly loraTargets: readonly Projection[];
 } {
   const own = preset ? presetOptions(preset, 0) : {}, lora = { ...DEFAULTS.lora, ...own.lora };
   return {
     units: [...checkKinds(units ?? own.units ?? DEFAULTS.units)],
     rank: rank ?? lora.rank,
     alpha: alpha ?? lora.alpha,
-    targets: targets ?? lora.targets,
+    loraTargets: loraTargets ?? lora.targets,
   };
 }
 
@@ -71,21 +71,21 @@ export function shapeDefaults({ preset, units, rank, alpha, targets }: {
 export function ratesOf(
   settings: RateSettings,
 ): Pick<PruneOptions, "preset" | "start" | "keptMasks" | "lambdaRule" | "focus" | "rates"> {
-  const { preset, start, keptMasks, lambdaRule, focus, loraRate, recoveryRate, warmup, clipNorm, weightDecay } =
+  const { preset, start, keptMasks, lambdaRule, focus, loraRate, postfinetuneRate, warmup, clipNorm, weightDecay } =
     settings;
   const all: Partial<Record<keyof Rates, number | undefined>> = {
     lora: loraRate,
-    recovery: recoveryRate,
+    postfinetune: postfinetuneRate,
     warmup,
     mask: settings.maskRate,
     lambda: settings.lambdaRate,
     temperature: settings.temperature,
     noise: settings.noise,
     spread: settings.spread,
-    memory: settings.memory,
+    saliencyDecay: settings.saliencyDecay,
     prior: settings.prior,
     tracking: settings.tracking,
-    limit: settings.logAlphaLimit,
+    logAlphaLimit: settings.logAlphaLimit,
     clipNorm,
     weightDecay,
   };

@@ -71,7 +71,7 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
   readonly rank: number;
   readonly alpha: number;
   readonly rslora?: true | undefined;
-  readonly targets: readonly Projection[];
+  readonly loraTargets: readonly Projection[];
   readonly dropout: number;
   readonly ranking?: Ranking | undefined;
   readonly layout: Layout;
@@ -220,7 +220,7 @@ function optionsOf(
   settings: PruneSettings,
   { name, layers }: { readonly name: string; readonly layers: number },
 ): Omit<PruneOptions, "rows" | "prompt"> {
-  const { prefinetune, postfinetune, rank, alpha, targets, dropout } = settings;
+  const { prefinetune, postfinetune, rank, alpha, loraTargets: targets, dropout } = settings;
   return {
     ...goalOf(settings, { name }),
     steps: settings.steps,

@@ -164,7 +164,7 @@ export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity
   }
   if (!last) return null;
   // No spread: there may be more steps than a call has room for.
-  const lowest = points.reduce((least, { rates }) => Math.min(least, rates.limit ?? Infinity), Infinity),
+  const lowest = points.reduce((least, { rates }) => Math.min(least, rates.logAlphaLimit ?? Infinity), Infinity),
     least = leastLimit(defaultRates(steps));
   if (lowest < least) {
     return `the limit of log α falls to ${lowest}: a run whose masks start from saliency, with the default spread, refuses less than ${

@@ -52,7 +52,7 @@ export interface ChooserAim {
   /** Targets of single layers; null, for one or all, leaves them to the whole. */
   readonly layers: readonly (number | null)[] | null;
   readonly freeze: readonly FrozenUnits[];
-  readonly rates: Pick<Rates, "memory">;
+  readonly rates: Pick<Rates, "saliencyDecay">;
 }
 
 /** What the last step of the stage aimed at. */
@@ -150,11 +150,11 @@ function learned(parts: ChooserParts): Chooser {
         const size = unitParameters(table, unit);
         return Math.max(least * size, Math.min(most * size, value));
       });
-      trainer.learner.follow(followed, { prior, drift, memory: rates.memory });
+      trainer.learner.follow(followed, { prior, drift, saliencyDecay: rates.saliencyDecay });
     },
-    beforeStep({ target, layers, freeze, rates: { memory } }): Promise<null> {
+    beforeStep({ target, layers, freeze, rates: { saliencyDecay } }): Promise<null> {
       const { learner } = trainer;
-      learner.setMemory(memory);
+      learner.setSaliencyDecay(saliencyDecay);
       learner.setLayerGoals(layers);
       learner.setPartGoals(uniform?.at(target) ?? null);
       learner.setHold(heldUnits(table, freeze));

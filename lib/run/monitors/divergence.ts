@@ -56,6 +56,6 @@ export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "s
 export function lowerRate(stage: Stage): string {
   const scheduled = `or \`${stage === "prune" ? "rates" : stage}.lora\` where a schedule sets it`;
   return stage === "postfinetune"
-    ? `lower the learning rate of LoRA in the last stage (--recovery-rate or, where that is not given, --lora-rate, ${scheduled})`
+    ? `lower the learning rate of LoRA in the last stage (--postfinetune-rate or, where that is not given, --lora-rate, ${scheduled})`
     : `lower the learning rate of LoRA (--lora-rate, ${scheduled})`;
 }

@@ -12,9 +12,9 @@ const LORA = {
 } satisfies NamesOf<LoraConfig>;
 
 const RATES = {
-  ...{ lora: "number", recovery: "number", mask: "number", lambda: "number", temperature: "number" },
-  ...{ noise: "number", spread: "number", memory: "number", prior: "number", warmup: "number" },
-  ...{ tracking: "number", limit: "number", clipNorm: "number", weightDecay: "number" },
+  ...{ lora: "number", postfinetune: "number", mask: "number", lambda: "number", temperature: "number" },
+  ...{ noise: "number", spread: "number", saliencyDecay: "number", prior: "number", warmup: "number" },
+  ...{ tracking: "number", logAlphaLimit: "number", clipNorm: "number", weightDecay: "number" },
 } satisfies NamesOf<Rates>;
 
 const CHECKPOINT = {

@@ -48,14 +48,14 @@ export function presetOptions(preset: Preset, steps: number): PresetOptions {
       focus: 1,
       rates: {
         lora: 5e-5,
-        recovery: 4e-4,
+        postfinetune: 4e-4,
         mask: 0.1,
         lambda: 0.1,
         temperature: 2 / 3,
         noise: 1,
         warmup: 4 / 7,
         tracking: 0,
-        limit: Math.log(100),
+        logAlphaLimit: Math.log(100),
       },
     },
   };

@@ -11,7 +11,7 @@ export const LORA_RATE = 1e-3;
 
 /**
  * Rates for so many steps of the pruning stage, as a run has them where nothing is said of them: with few steps log α must move further in each.
- * Where `lora` is given alone, `recovery` is the same in a run.
+ * Where `lora` is given alone, `postfinetune` is the same in a run.
  *
  * @example
  * ```ts
@@ -24,17 +24,17 @@ export const LORA_RATE = 1e-3;
 export function defaultRates(steps: number): Rates {
   return {
     lora: LORA_RATE,
-    recovery: LORA_RATE,
+    postfinetune: LORA_RATE,
     mask: Math.min(0.3, Math.max(0.03, 20 / steps)),
     lambda: 0.1,
     temperature: 0.1,
     noise: 0.1,
     spread: 8,
-    memory: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
+    saliencyDecay: 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
     prior: 1,
     warmup: WARMUP,
     tracking: 1,
-    limit: 100,
+    logAlphaLimit: 100,
     clipNorm: 1,
     weightDecay: 0,
   };
@@ -49,13 +49,13 @@ export function resolveRates(
   },
 ): Rates {
   const rates = { ...defaultRates(steps), ...preset, ...given(told) };
-  const { recovery = told.lora ?? preset.recovery ?? rates.lora } = given(told);
-  checkRates({ ...rates, recovery });
-  return { ...rates, recovery };
+  const { postfinetune = told.lora ?? preset.postfinetune ?? rates.lora } = given(told);
+  checkRates({ ...rates, postfinetune });
+  return { ...rates, postfinetune };
 }
 
-/** Rates that going back halves; of `memory` the share that is forgotten. */
-const SLOWED = ["lora", "mask", "memory", "lambda", "recovery"] as const;
+/** Rates that going back halves; of `saliencyDecay` the share that is forgotten. */
+const SLOWED = ["lora", "mask", "saliencyDecay", "lambda", "postfinetune"] as const;
 
 /** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
 export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore = {} }: Halved): T {
@@ -64,9 +64,9 @@ export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore 
     ...rates,
     lora: rates.lora * share("lora"),
     mask: rates.mask * share("mask"),
-    memory: 1 - (1 - rates.memory) * share("memory"),
+    saliencyDecay: 1 - (1 - rates.saliencyDecay) * share("saliencyDecay"),
     lambda: rates.lambda * share("lambda"),
-    recovery: rates.recovery * share("recovery"),
+    postfinetune: rates.postfinetune * share("postfinetune"),
   };
 }
 
@@ -81,10 +81,10 @@ export function halvedAnew({ halvings, halvedBefore = {} }: Halved, changed: Rea
 }
 
 /** Rates of learned masks whose log α starts from saliency. */
-const OF_SALIENCY: readonly (keyof Rates)[] = ["spread", "memory", "prior"];
+const OF_SALIENCY: readonly (keyof Rates)[] = ["spread", "saliencyDecay", "prior"];
 /** Rates of learned masks. */
 const OF_MASKS: readonly (keyof Rates)[] = [
-  ...["mask", "lambda", "temperature", "noise", "tracking", "limit"] as const,
+  ...["mask", "lambda", "temperature", "noise", "tracking", "logAlphaLimit"] as const,
   ...OF_SALIENCY,
 ];
 
@@ -108,7 +108,7 @@ export function checkTaken(
     refuse(OF_MASKS, { rule: "rates of learned masks are for the method compresso", value, fix: LEAVE });
   } else if (start === "constant") {
     refuse(OF_SALIENCY, {
-      rule: "spread, memory and prior are for log α that starts from saliency",
+      rule: "spread, saliencyDecay and prior are for log α that starts from saliency",
       value: "log α starts from a constant",
       fix: "start from saliency (--start saliency), or leave it out",
     });
@@ -126,7 +126,10 @@ export function checkLoraRates(
   given: Partial<Rates> = {},
   options: StageSteps,
 ): void {
-  const { lora, recovery } = given, { method } = options, what = "cannot use these rates", stages = stagesOf(options);
+  const { lora, postfinetune } = given,
+    { method } = options,
+    what = "cannot use these rates",
+    stages = stagesOf(options);
   const idle = OF_LORA.find((name) => given[name]);
   if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
     throw new CompressoError("usage", {
@@ -136,28 +139,29 @@ export function checkLoraRates(
       fix: "leave it out, or give steps of recovery (--steps)",
     });
   }
-  if (recovery === undefined) return;
-  const isLone = isOneShot(method) && lora !== undefined && lora !== recovery;
+  if (postfinetune === undefined) return;
+  const isLone = isOneShot(method) && lora !== undefined && lora !== postfinetune;
   const hasStage = stages.some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
   if (hasStage && !isLone) return;
   throw new CompressoError("usage", {
     what,
     ...(hasStage
       ? {
-        rule: "all steps of a one-shot method are its last stage, whose rate is `recovery` or, without that, `lora`",
-        value: `method ${method}, a rate 'lora' of ${lora} and 'recovery' of ${recovery}`,
+        rule:
+          "all steps of a one-shot method are its last stage, whose rate is `postfinetune` or, without that, `lora`",
+        value: `method ${method}, a rate 'lora' of ${lora} and 'postfinetune' of ${postfinetune}`,
         fix: "give one of the two",
       }
       : {
-        rule: "the last stage, whose rate is `recovery`, has steps",
-        value: `it has none, and the rate 'recovery' is ${recovery}`,
-        fix: "leave the rate out (--recovery-rate); in an experiment give it to a grid of cells with such a stage",
+        rule: "the last stage, whose rate is `postfinetune`, has steps",
+        value: `it has none, and the rate 'postfinetune' is ${postfinetune}`,
+        fix: "leave the rate out (--postfinetune-rate); in an experiment give it to a grid of cells with such a stage",
       }),
   });
 }
 
-const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "limit", "clipNorm"];
-const SHARES: readonly (keyof Rates)[] = ["memory", "warmup", "tracking"];
+const ABOVE_ZERO: readonly (keyof Rates)[] = ["temperature", "logAlphaLimit", "clipNorm"];
+const SHARES: readonly (keyof Rates)[] = ["saliencyDecay", "warmup", "tracking"];
 
 function checkRates(rates: Rates): void {
   const is = (names: readonly string[], name: string): boolean => names.includes(name);

@@ -140,7 +140,7 @@ function isOneShotAlike({ method, layout }: { readonly method: Method; readonly 
 
 /** Refuses a clamp under which half of all units may be cut at the first step. */
 function checkStart({ method, start, rates }: ResolvedOptions): void {
-  const least = leastLimit(rates), { limit, spread } = rates;
+  const least = leastLimit(rates), { logAlphaLimit: limit, spread } = rates;
   if (method !== "compresso" || start !== "saliency" || limit >= least) return;
   throw new CompressoError("usage", {
     what: "cannot start masks from saliency",

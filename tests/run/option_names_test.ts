@@ -126,7 +126,7 @@ Deno.test("null is no object of options, what is neither true nor false no switc
   }
   for (const name of ["sparsity", "steps", "prefinetune", "postfinetune", "batch", "seq", "seed", "focus"]) {
     for (const value of [null, true, "10", [10]]) {
-      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; expected: it is a number; now:`));
+      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; expected: it is a number; got:`));
     }
   }
   const inner: readonly (readonly [Record<string, unknown>, RegExp])[] = [

@@ -23,7 +23,12 @@ Deno.test("each rate that a schedule sets comes into the step as it says, and no
     saliencyDecay: rates.saliencyDecay,
   });
   const plain = stateOf(await at());
-  const places: Record<string, string> = { lora: "loraRate", mask: "maskRate", lambda: "lambdaRate" };
+  const places: Record<string, string> = {
+    lora: "loraRate",
+    mask: "maskRate",
+    lambda: "lambdaRate",
+    logAlphaLimit: "limit",
+  };
   for (const name of RATE_NAMES) {
     const value = name === "logAlphaLimit" ? 37.5 : 0.375; // less would put masks out of their order
     const steered = stateOf(await at(defineSchedule({ rates: { [name]: () => value } })));

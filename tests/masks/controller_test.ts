@@ -72,7 +72,7 @@ Deno.test("masks that become hard on the way cut what the schedule wants there, 
   assert.deepEqual(logAlpha, plain.logAlpha);
 });
 
-Deno.test("the plot of ARCHITECTURE has sparsity, expected and hard, and λ for 60, 150 and 1,000 steps", async () => {
+Deno.test("the plot of docs/design/masks.md has sparsity, expected and hard, and λ for 60, 150 and 1,000 steps", async () => {
   const svg = await Deno.readTextFile(new URL("../../docs/images/controller.svg", import.meta.url));
   for (const steps of [60, 150, 1000]) assert.match(svg, new RegExp(`>${steps} steps<`));
   for (const name of ["schedule", "expected sparsity", "hard sparsity, cut at that step", "λ1", "λ2"]) {

@@ -57,6 +57,8 @@ export interface LineSeries {
   readonly style?: SeriesStyle;
   /** Whether the legend has it; default true. */
   readonly listed?: boolean;
+  /** Text at the right end of the line; see {@link PanelBox.ends}. */
+  readonly endLabel?: string;
 }
 
 /** A vertical line at a value of x. */
@@ -79,6 +81,8 @@ export interface PanelContent {
 export interface PanelBox {
   /** Room for the labels of the vertical axis, where panels are to be in line; default: what they need. */
   readonly labels?: number;
+  /** Room for texts at the right ends of lines. */
+  readonly ends?: number;
   readonly x: number;
   readonly y: number;
   readonly width: number;
@@ -103,7 +107,7 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   const toY = scaleOf(y, all.map(([, value]) => value), { nice: y.domain === undefined });
   const rows = ticksOf(toY, { axis: y, count: Math.max(2, Math.min(6, box.height / 45)) });
   const left = box.x + 30 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, 11))));
-  const right = box.x + box.width - 12, top = box.y + 10 + (marks.length > 0 ? 14 : 0);
+  const right = box.x + box.width - 12 - (box.ends ?? 0), top = box.y + 10 + (marks.length > 0 ? 14 : 0);
   const bottom = box.y + box.height - 38;
   const toX = scaleOf(x, all.map(([value]) => value), { nice: false }).range([left, right]);
   toY.range([bottom, top]);
@@ -142,9 +146,38 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
       }),
     );
   });
+  const ends = series.flatMap(({ points, endLabel }) => {
+    const last = points.findLast(isShown);
+    return endLabel === undefined || !last ? [] : [{ label: endLabel, x: toX(last[0]) + 6, y: toY(last[1]) }];
+  });
+  for (const { label, x, y } of spreadDown(ends, { top, bottom })) {
+    body.push(text(x, y + 4, label, { tone: "soft", size: 11 }));
+  }
   const scaleText = ({ scale = "linear", format = "plain", label }: Axis, d3: Scale): string =>
     escape([scale, ...d3.domain(), ...d3.range(), format, label].join(" "));
   return { body, attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"` };
+}
+
+const END_LABEL_HEIGHT = 13;
+
+/** Labels moved so far that none covers another; where there are more than fit, every second, third, … one is kept. */
+function spreadDown<T extends { readonly y: number }>(
+  labels: readonly T[],
+  { top, bottom }: { readonly top: number; readonly bottom: number },
+): T[] {
+  const every = Math.max(1, Math.ceil(labels.length * END_LABEL_HEIGHT / Math.max(END_LABEL_HEIGHT, bottom - top)));
+  const kept = labels.toSorted((a, b) => a.y - b.y).filter((_, index) => index % every === 0);
+  const places = kept.map(({ y }) => y);
+  // Down from the top, then up from the bottom.
+  for (let at = 1; at < places.length; at++) {
+    places[at] = Math.max(places[at] ?? 0, (places[at - 1] ?? 0) + END_LABEL_HEIGHT);
+  }
+  let most = bottom;
+  for (let at = places.length - 1; at >= 0; at--) {
+    places[at] = Math.min(places[at] ?? 0, most);
+    most = (places[at] ?? 0) - END_LABEL_HEIGHT;
+  }
+  return kept.map((label, index) => ({ ...label, y: places[index] ?? label.y }));
 }
 
 /** What stands for a series in a legend: a short line or a dot. */

@@ -120,7 +120,7 @@ export async function openSchedule(source: ScheduleSource, options: OpenSchedule
 export async function scriptParts(
   source: ScheduleSource | undefined,
 ): Promise<Pick<OpenSchedule, "name" | "parts"> | null> {
-  if (source === undefined || !isScript(source) || !await maySpawnSandbox()) return null;
+  if (source === undefined || !isScript(source) || !maySpawnSandbox()) return null;
   await using opened = await openSchedule(source);
   return { name: opened.name, parts: opened.parts };
 }

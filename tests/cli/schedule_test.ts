@@ -85,7 +85,15 @@ export default defineSchedule({
   assert.match(svg, /<title[^>]*>[^<]*mine\.ts, 20 steps to 30 % sparsity<\/title>/);
   const drawn = Array.from(svg.matchAll(/<g [^>]*data-name="([^"]*)"[^>]*><path d="M/g), ([, name]) => name);
   assert.deepEqual(drawn, ["layer 1", "sparsity", "lora"], "layer 0 is free, and has no line");
-  for (const label of ["lora", "ends before step 14", "step", "targets of the 2 layers"]) {
+  for (
+    const label of [
+      "lora",
+      "ends before step 14",
+      "step",
+      "thin: targets of 1 of 2 layers; layer 0 is free",
+      ">layer 1<",
+    ]
+  ) {
     assert.ok(svg.includes(label), label);
   }
 });

@@ -1,8 +1,8 @@
 // How every verb is declared: name, help with examples, and what wrong use is answered with.
-import { Command, type CommandUnknownOpts } from "./packages.ts";
+import { Command } from "./packages.ts";
 import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
-import { helpCommand, textBelow, VerbHelp } from "./terminal/help.ts";
+import { textBelow, VerbHelp } from "./terminal/help.ts";
 import { writeError, writeResult } from "./terminal/output.ts";
 import { hasColors, textColumns } from "./terminal/style.ts";
 
@@ -54,11 +54,7 @@ export function quiet(command: Command): Command {
       getErrHelpWidth: textColumns,
       getOutHasColors: () => hasColors(Deno.stdout),
       getErrHasColors: () => hasColors(Deno.stderr),
-      outputError: (text) => writeError(withFix(text.replace(/^error: /, "compresso: "), command)),
+      // The program shows errors itself.
+      outputError: () => {},
     });
-}
-
-/** Where commander suggests no name, the help lists them. */
-function withFix(text: string, command: CommandUnknownOpts): string {
-  return /Did you mean|help/.test(text) ? text : `${text.trimEnd()}\n  fix:      see ${helpCommand(command)}\n`;
 }

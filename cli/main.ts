@@ -13,7 +13,7 @@ import { experimentVerb } from "./verbs/experiment/experiment.ts";
 import { exportVerb } from "./verbs/export.ts";
 import { generateVerb } from "./verbs/generate.ts";
 import { inspect } from "./verbs/inspect.ts";
-import { reportError } from "./terminal/output.ts";
+import { reportError } from "./terminal/error.ts";
 import { planVerb } from "./verbs/plan.ts";
 import { pruneVerb } from "./verbs/prune/prune.ts";
 import { reportVerb } from "./verbs/report.ts";
@@ -60,11 +60,13 @@ export async function main(args: readonly string[]): Promise<number> {
     await program.parseAsync(isNone ? [first] : isLost ? words.slice(1) : words, { from: "user" });
     return 0;
   } catch (error) {
-    // Commander has said what is wrong; asking for help or the version is no error.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    // Help and the version are no errors; without a verb, the help has been shown.
+    if (error instanceof CommanderError && (error.exitCode === 0 || error.code === "commander.help")) {
+      return error.exitCode === 0 ? 0 : 2;
+    }
     // The reader of our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
     if (error instanceof Deno.errors.BrokenPipe) return 141;
-    return reportError(error, { help: helpCommand(commandOf(program, words)) });
+    return reportError(error, { help: helpCommand(commandOf(program, words)), asJson: flags.includes("--json") });
   }
 }
 

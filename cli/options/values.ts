@@ -129,6 +129,7 @@ export function required<T>(
     what: `cannot start without ${option}`,
     rule: `${or === undefined ? option : `${option} or ${or}`} is required`,
     value: value === undefined ? "it is not given" : "an empty text",
+    option: pathOf(option),
   });
 }
 
@@ -150,5 +151,11 @@ function wrong(option: string, text: string, rule: string): CompressoError {
     what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,
     value: text,
+    option: pathOf(option),
   });
+}
+
+/** Name of a flag's value: "--limit-rows" is `limitRows`. */
+function pathOf(flag: string): string {
+  return flag.replace(/^--/, "").replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }

@@ -29,11 +29,11 @@ Deno.test("no verb at all shows the help on stderr and ends with 2", async () =>
 
 Deno.test("a mistyped verb or option is answered with the likely one and status 2", async () => {
   const cases: [string[], RegExp][] = [
-    [["prun", "demo"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
-    [["prun", "--help"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
-    [["help", "prun"], /unknown command 'prun'\n\(Did you mean prune\?\)/],
-    [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n\(Did you mean --sparsity\?\)/],
-    [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n\(Did you mean --window\?\)$/m],
+    [["prun", "demo"], /unknown command 'prun'\n {2}fix: +did you mean prune\?$/m],
+    [["prun", "--help"], /unknown command 'prun'\n {2}fix: +did you mean prune\?$/m],
+    [["help", "prun"], /unknown command 'prun'\n {2}fix: +did you mean prune\?$/m],
+    [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n {2}fix: +did you mean --sparsity\?$/m],
+    [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n {2}fix: +did you mean --window\?$/m],
     [["eval", "demo", "--xqzv"], /^compresso: unknown option '--xqzv'\n {2}fix: +see compresso eval --help\n$/],
     [["inspect"], /missing required argument[^]*\n {2}fix: +see compresso inspect --help\n$/],
   ];

@@ -8,7 +8,8 @@ import { verb } from "../../command.ts";
 import { COMPARE_OPTION } from "../generate.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { type Lines, stdinLines } from "../../terminal/lines.ts";
-import { note, print, reportError } from "../../terminal/output.ts";
+import { reportError } from "../../terminal/error.ts";
+import { note, print } from "../../terminal/output.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { promptNote, promptText } from "../../options/prompt.ts";
 import {

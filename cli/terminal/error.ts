@@ -1,0 +1,117 @@
+// Shows an error on stderr, as text or as JSON, and tells the exit status.
+import { stripVTControlCharacters } from "node:util";
+import { CompressoError, type ErrorParts, spelled, type SpellOption } from "../../lib/core/errors.ts";
+import { CommanderError } from "../packages.ts";
+import { note, writeError } from "./output.ts";
+import { styleOf } from "./style.ts";
+
+/** How an error is shown. */
+export interface ErrorView {
+  /** The command that shows the help of the verb, for wrong options without a fix of their own. */
+  readonly help?: string;
+  /** One JSON object in one line, `{"error": {…}}`, in place of text. Default false. */
+  readonly asJson?: boolean;
+}
+
+/** An error as JSON; parts that it does not have are null. */
+export interface ErrorJson {
+  /** Code of a `CompressoError`, or "internal" for a defect of the program. */
+  readonly code: string;
+  readonly what: string;
+  readonly expected: string | null;
+  readonly got: string | null;
+  readonly fix: string | null;
+  /** The option at fault, such as "--lora-rate". */
+  readonly option: string | null;
+  readonly exitStatus: number;
+}
+
+/** An option as the command line has it: the last part of its path in kebab case. */
+const asFlag: SpellOption = (path, value) => {
+  const last = path === "trustSchedule" ? "trust" : path.slice(path.lastIndexOf(".") + 1);
+  const name = last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  return value === undefined ? `--${name}` : `--${name} ${value}`;
+};
+
+/** Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack. */
+export function reportError(error: unknown, { help, asJson = false }: ErrorView = {}): number {
+  const known = asKnown(error);
+  if (known === null) return reportDefect(error, { asJson });
+  const { code, exitStatus } = known, { what, rule, value, fix, option } = plainParts(known.parts);
+  const way = fix ?? (code === "usage" && help !== undefined ? `see ${help}` : undefined);
+  if (asJson) {
+    writeJson({
+      code,
+      what,
+      expected: rule ?? null,
+      got: value ?? null,
+      fix: way ?? null,
+      option: option === undefined ? null : asFlag(option),
+      exitStatus,
+    });
+    return exitStatus;
+  }
+  const { red, bold } = styleOf(Deno.stderr);
+  const rows = [["expected", rule], ["got", value], ["fix", way]].filter(([, text]) => text);
+  const lines = rows.map(([name, text]) => `  ${bold(`${name}:`.padEnd(10))}${text}`);
+  writeError([`${red("compresso:")} ${what}`, ...lines, ""].join("\n"));
+  return exitStatus;
+}
+
+/** Deno colours its own messages on imports, wherever they are shown; options are named by their flags. */
+function plainParts(parts: ErrorParts): ErrorParts {
+  const plain = (text: string): string => stripVTControlCharacters(spelled(text, asFlag));
+  const { what, rule, value, fix, option } = parts;
+  return {
+    what: plain(what),
+    ...(rule ? { rule: plain(rule) } : {}),
+    ...(value ? { value: plain(value) } : {}),
+    ...(fix ? { fix: plain(fix) } : {}),
+    ...(option ? { option } : {}),
+  };
+}
+
+function reportDefect(error: unknown, { asJson }: { readonly asJson: boolean }): number {
+  const what = "this should not happen, please report it";
+  const text = error instanceof Error ? error.stack ?? error.message : String(error);
+  if (asJson) {
+    writeJson({ code: "internal", what, expected: null, got: text, fix: null, option: null, exitStatus: 1 });
+  } else note(`compresso: ${what}\n${text}`);
+  return 1;
+}
+
+function writeJson(error: ErrorJson): void {
+  writeError(`${JSON.stringify({ error })}\n`);
+}
+
+function asKnown(error: unknown): CompressoError | null {
+  if (error instanceof CompressoError) return error;
+  if (error instanceof CommanderError) return asUsage(error);
+  if (error instanceof Deno.errors.NotCapable) {
+    return new CompressoError("usage", {
+      what: "Deno does not permit an operation that the command needs",
+      value: error.message.replace(/, run again.*$/, ""),
+      fix: `add ${rightIn(error.message)} to \`deno run\`, or -A for all rights`,
+    });
+  }
+  return null;
+}
+
+/** The flag that gives the right which Deno names: `Requires net access to "127.0.0.1:8000"` is `--allow-net=127.0.0.1:8000`. */
+function rightIn(message: string): string {
+  const [, kind = "all", target] = /Requires (\w+) access(?: to "([^"]*)")?/.exec(message) ?? [];
+  if (kind === "all") return "--allow-all";
+  return target === undefined || target.startsWith("<")
+    ? `--allow-${kind}`
+    : `--allow-${kind}=${/[^\w@%+:,./-]/.test(target) ? `'${target}'` : target}`;
+}
+
+/** Commander puts its suggestion on a line of its own, in brackets. */
+function asUsage({ message }: CommanderError): CompressoError {
+  const [what = "", ...others] = message.replace(/^error: /, "").split("\n");
+  const suggestion = /^\((Did you mean .*\?)\)$/.exec(others.join(" "))?.[1];
+  return new CompressoError("usage", {
+    what,
+    ...(suggestion === undefined ? {} : { fix: suggestion[0]?.toLowerCase() + suggestion.slice(1) }),
+  });
+}

@@ -126,7 +126,6 @@ Deno.test("without an adapter every verb that needs one ends with status 4 and n
   const env = { DENO_WEBGPU_BACKEND: Deno.build.os === "windows" ? "metal" : "dx12" };
   const cases = [
     ["doctor"],
-    ["doctor", "--json"],
     ["generate", "demo", "--prompt", "a"],
     ["prune", "demo", "--sparsity", "0.3", "--out", folder.at("out")],
   ];

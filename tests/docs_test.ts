@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { EXIT_STATUS } from "../lib/core/errors.ts";
+import type { RunSummary, StepRecord } from "../mod.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 
@@ -99,4 +101,85 @@ Deno.test("the program of README runs as it is written there, but for fewer step
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+/** Rows of the first table below a heading, or of the document's first, as cells. */
+function tableOf(document: string, heading = ""): string[][] {
+  const text = textOf(document);
+  const lines = text.slice(heading === "" ? 0 : text.indexOf(heading)).split("\n");
+  const start = lines.findIndex((line) => line.startsWith("|"));
+  const end = lines.findIndex((line, index) => index > start && !line.startsWith("|"));
+  return lines.slice(start + 2, end < 0 ? undefined : end)
+    .map((line) => line.split(/(?<!\\)\|/).slice(1, -1).map((cell) => cell.trim()));
+}
+
+/** Names in backquotes in the first cells of a table. */
+function firstNames(rows: readonly string[][]): string[] {
+  return rows.flatMap(([cell = ""]) => [...cell.matchAll(/`(\w+)`/g)].map(([, name = ""]) => name));
+}
+
+Deno.test("the exit statuses in the reference are those of the program", () => {
+  const rows = tableOf("docs/reference/exit_codes.md");
+  const listed = rows.flatMap(([status = "", code = ""]) =>
+    code === "" ? [] : [[code.replaceAll("`", ""), Number(status)]]
+  );
+  assert.deepEqual(Object.fromEntries(listed), EXIT_STATUS);
+});
+
+/** Fields of run.json; a field of the type that is missing here does not compile: add it here and to docs/reference/run_json.md. */
+const RUN_FIELDS: Readonly<Record<keyof RunSummary, true>> = {
+  sparsity: true,
+  parameters: true,
+  writtenParameters: true,
+  fellBack: true,
+  size: true,
+  layers: true,
+  hidden: true,
+  maskedVsSliced: true,
+  seconds: true,
+  wallSeconds: true,
+  resumedAfter: true,
+  tokensPerSecond: true,
+  peakGpuBytes: true,
+  plannedGpuBytes: true,
+  alarms: true,
+  changes: true,
+  adapter: true,
+  versions: true,
+  data: true,
+  options: true,
+  inputs: true,
+  origin: true,
+  before: true,
+  masks: true,
+  fileBytes: true,
+  files: true,
+  skipped: true,
+};
+
+/** The same of a line of records.jsonl. */
+const RECORD_FIELDS: Readonly<Record<keyof StepRecord, true>> = {
+  stage: true,
+  step: true,
+  steps: true,
+  loss: true,
+  target: true,
+  expected: true,
+  lambda1: true,
+  lambda2: true,
+  gradNorm: true,
+  learningRate: true,
+  tokens: true,
+  labelTokens: true,
+  tokensPerSecond: true,
+  gpuBytes: true,
+  plannedGpuBytes: true,
+  layers: true,
+  alarms: true,
+};
+
+Deno.test("the reference lists every field of run.json and of records.jsonl", () => {
+  const page = "docs/reference/run_json.md";
+  assert.deepEqual(firstNames(tableOf(page, "## run.json")), Object.keys(RUN_FIELDS));
+  assert.deepEqual(firstNames(tableOf(page, "## records.jsonl")), Object.keys(RECORD_FIELDS));
 });

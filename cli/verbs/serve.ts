@@ -5,6 +5,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";
 import { generate } from "../../lib/generate/generate.ts";
+import { checkOrigin } from "../../lib/serve/cors.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
 import { verb } from "../command.ts";
@@ -40,6 +41,15 @@ export function serveVerb(): CommandUnknownOpts {
       "--api-key-file <file>",
       `a file with the key that clients must send (default: the variable ${KEY_VARIABLE}, else none)`,
     )
+    .option(
+      "--cors [origin]",
+      "let web pages use the server: those of an origin such as http://localhost:5173, or of every one (default: none)",
+    )
+    .option(
+      "--temperature <number>",
+      "temperature of requests that give none; 0 takes the likeliest token (default: 1, as OpenAI's)",
+      realNumber("--temperature", { least: 0, most: 2 }),
+    )
     .option("--max-body <bytes>", "bytes of a request, such as 512K", byteCount("--max-body"), 2 ** 21)
     .option(
       "--max-request-tokens <count>",
@@ -72,6 +82,7 @@ export function serveVerb(): CommandUnknownOpts {
       const { host, port, withPrompt = false, promptFile = withPrompt } = options;
       const apiKey = await readKey(options.apiKeyFile);
       const name = options.name ?? nameOf(path);
+      checkOrigin(originOf(options.cors));
       checkListen({ host, port });
       const prompt = await promptText(promptFile);
       checkName(name);
@@ -108,6 +119,9 @@ interface Settings {
   readonly port: number;
   readonly name: string;
   readonly apiKey: string | null;
+  /** true: every origin. */
+  readonly cors?: string | true | undefined;
+  readonly temperature?: number | undefined;
   /** Text before every chat. */
   readonly prompt: string | null;
   readonly maxBody: number;
@@ -119,8 +133,8 @@ interface Settings {
 }
 
 async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
-  const { host, port, name, apiKey, prompt: before, maxBody, maxRequestTokens, maxQueue, timeout, grace, log } =
-    settings;
+  const { host, port, name, apiKey, cors, temperature, prompt: before } = settings;
+  const { maxBody, maxRequestTokens, maxQueue, timeout, grace, log } = settings;
   const tokenizer = tokenizerOf(model);
   if (before !== null && tokenizer.chatTemplate !== null) {
     promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
@@ -136,6 +150,8 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
     port,
     name,
     apiKey,
+    cors: originOf(cors),
+    ...(temperature === undefined ? {} : { temperature }),
     prompt: before,
     adapters,
     signal,
@@ -150,10 +166,19 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   });
   print(`serving ${name} at ${server.url}/v1`);
   if (!isLoopback(server.host) && apiKey === null) {
-    note("compresso: whoever reaches this machine can use the model; --api-key-file asks for a key");
+    note("compresso: everyone who reaches this machine can use the model; --api-key-file asks for a key");
+  }
+  if (cors === true && apiKey === null) {
+    note(
+      "compresso: every web page that is opened on this machine can use the model; --cors ORIGIN lets in one origin",
+    );
   }
   await server.finished;
   signal.throwIfAborted();
+}
+
+function originOf(cors: string | true | undefined): string | null {
+  return cors === true ? "*" : cors ?? null;
 }
 
 /** The key of the file, or of the environment; null for none. */

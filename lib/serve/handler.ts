@@ -4,6 +4,7 @@ import type { z } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { ApiError, badRequest, errorResponse, toApiError } from "./api_error.ts";
 import { parseFields, readJsonBody } from "./body.ts";
+import { preflight, withOrigin } from "./cors.ts";
 import { chatBody, chatChunk, chatOpening } from "./chat.ts";
 import { type AnswerHead, completionBody, completionChunk, usageBody } from "./completions.ts";
 import { eventStream } from "./event_stream.ts";
@@ -39,6 +40,8 @@ export interface Serving {
   readonly limits: ServeLimits;
   readonly queue: Queue;
   readonly apiKey: string | null;
+  /** Origin of web pages that may use the server, "*" for all; null for none. */
+  readonly cors: string | null;
   /** Names that are answered for beside {@link LOCAL_HOSTS}, where no others are; null where all are. */
   readonly localNames: readonly string[] | null;
   /** Fires when running requests have to end because the server stops. */
@@ -98,7 +101,9 @@ const CHAT: Endpoint<z.infer<typeof chatFields>> = {
 
 /** Makes the function that answers requests. It never throws. */
 export function createHandler(serving: Serving): (request: Request) => Promise<Response> {
-  return async (request) => {
+  return async (request) => withOrigin(await respond(request), serving.cors);
+
+  async function respond(request: Request): Promise<Response> {
     const call = openCall(serving, request);
     try {
       const response = await route(serving, call);
@@ -110,12 +115,14 @@ export function createHandler(serving: Serving): (request: Request) => Promise<R
       call.end(told.parts.status);
       return errorResponse(told);
     }
-  };
+  }
 }
 
 async function route(serving: Serving, call: Call): Promise<Response> {
   const { request } = call, { pathname } = addressOf(request);
   checkHostName(request, serving.localNames);
+  const preflown = serving.cors === null ? null : preflight(request);
+  if (preflown) return preflown;
   if (pathname === "/health") {
     allow(request, "GET");
     return health(serving);

@@ -67,6 +67,8 @@ export interface Workbench {
   readonly labels: Labels;
   /** Text before every chat; null for none. */
   readonly prompt: string | null;
+  /** Temperature of requests that give none. */
+  readonly temperature: number;
 }
 
 /** Does a job: the prompts one after the other, each ending with a piece that says why. Counts tokens in `usage` as it goes. */

@@ -31,7 +31,7 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
   // Each has a token at least: so many are not even encoded.
   if (texts.length > options.limits.tokens) throw tooManyTokens(`${texts.length} prompts`, options);
   const prompts = texts.map((text): Prompt => {
-    const sampling = samplingOf(fields);
+    const sampling = samplingOf(fields, options);
     if (typeof text !== "string") {
       const ids = checkIds(text, options);
       return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", before: ids, sampling };
@@ -92,7 +92,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
         leading: 0,
         text,
         before: [],
-        sampling: samplingOf(fields),
+        sampling: samplingOf(fields, options),
       }],
       maxTokens: max_completion_tokens ?? max_tokens ?? null,
       defaultTokens: CHAT_TOKENS,
@@ -171,9 +171,12 @@ function tooManyTokens(asked: string, { limits: { tokens } }: Pick<PrepareOption
   });
 }
 
-function samplingOf({ temperature, top_p, top_k, repetition_penalty, seed }: CommonFields): SamplingOptions {
+function samplingOf(
+  { temperature, top_p, top_k, repetition_penalty, seed }: CommonFields,
+  { bench }: PrepareOptions,
+): SamplingOptions {
   return {
-    temperature: temperature ?? 1,
+    temperature: temperature ?? bench.temperature,
     topP: top_p ?? 1,
     topK: top_k ?? 0,
     repetitionPenalty: repetition_penalty ?? 1,

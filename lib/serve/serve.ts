@@ -1,9 +1,10 @@
 // A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
+import { checkOrigin } from "./cors.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";
@@ -21,6 +22,13 @@ export interface ServeOptions {
   readonly apiKey?: string | null;
   /** Limits that are not the default. */
   readonly limits?: Partial<ServeLimits>;
+  /**
+   * Origin of web pages that may use the server, such as "http://localhost:5173", or "*" for every page. Default null: browsers let no page of another
+   * origin read its answers.
+   */
+  readonly cors?: string | null;
+  /** Temperature of requests that give none, from 0 to 2. Default 1, as of OpenAI's API; 0 takes the likeliest token. */
+  readonly temperature?: number;
   /** Text before every chat, such as the collaborative prompt, as or in its system turn. Default null: none. Completions get none. */
   readonly prompt?: string | null;
   /** Masks and LoRA. */
@@ -32,7 +40,8 @@ export interface ServeOptions {
 }
 
 const SERVE_NAMES: NamesOf<ServeOptions> = {
-  ...{ host: "text", port: "number", name: "text", apiKey: true, limits: true, prompt: true },
+  ...{ host: "text", port: "number", name: "text", apiKey: true, cors: true, temperature: "number" },
+  ...{ limits: true, prompt: true },
   ...{ adapters: true, signal: true, onRequest: true },
 };
 
@@ -84,8 +93,8 @@ const LAST_WORDS = 1000;
  * ```
  */
 export function serveModel(model: Model, options: ServeOptions = {}): ModelServer {
-  const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, prompt = null, adapters = {}, signal } =
-    options;
+  const { host = "127.0.0.1", port = 8000, name = "model", apiKey = null, cors = null, temperature = 1 } = options;
+  const { prompt = null, adapters = {}, signal } = options;
   checkNames(options, SERVE_NAMES, { whose: "serveModel" });
   checkPromptText(prompt);
   const limits = resolveLimits(options.limits);
@@ -93,8 +102,10 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   if (!tokenizer) throw noTokenizer("cannot serve the model");
   checkHost(host);
   checkAddress({ port, name, apiKey });
+  checkOrigin(cors);
+  checkTemperature(temperature);
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
-  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt };
+  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt, temperature };
   // No request comes before the handler below: the first one is taken in a later turn.
   const server = listen({ host, port }, { handler: (request) => handler(request) });
   const { hostname, port: chosen } = server.addr;
@@ -105,6 +116,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     limits,
     queue,
     apiKey,
+    cors,
     localNames: apiKey === null && isLoopback(hostname) ? [host, hostname] : null,
     ending: ending.signal,
     onRequest: options.onRequest ?? null,
@@ -160,6 +172,16 @@ export function checkListen(address: { readonly host: string; readonly port: num
   } catch (error) {
     throw notListening(address, error);
   }
+}
+
+function checkTemperature(temperature: number): void {
+  if (temperature >= 0 && temperature <= 2) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option("temperature", temperature)}`,
+    rule: "a temperature lies in [0, 2]",
+    value: String(temperature),
+    fix: "change it, or leave it out for 1",
+  });
 }
 
 /** Refuses an empty address, which the system takes for all of them. */

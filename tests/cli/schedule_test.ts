@@ -300,12 +300,12 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
   };
   const head = `import { defineSchedule } from "compresso"; export default defineSchedule(`;
   const cases: readonly (readonly [string, number, RegExp])[] = [
-    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +got: +no such file\n +fix: check the path\n/],
+    [folder.at("none.ts"), 3, /cannot read the schedule.*\n.*\n +got: +no such file\n +fix: +check the path\n/],
     ["cub", 3, /cannot read the schedule cub\n[^]*built-in schedules are cubic, linear/],
     [
       await script(`${head}{ sparsity: ({ step }) => step === 7 ? NaN : 0.1 });`),
       5,
-      /step 7 of 200[^]*sparsity = NaN\n +fix: change what the function returns/,
+      /step 7 of 200[^]*sparsity = NaN\n +fix: +change what the function returns/,
     ],
   ];
   for (const [source, status, message] of cases) {
@@ -354,7 +354,10 @@ Deno.test("the help of schedule preview says that every script runs isolated, an
   assert.equal(code, 0);
   assert.match(stdout, /a file of your own too, runs isolated/);
   assert.match(stdout, /--trust runs it in this process/);
-  assert.match(stdout, /its text as it is\s+now, modules that it imports as Deno has cached them/);
+  assert.match(
+    stdout,
+    /its\s+text\s+as\s+it\s+is\s+now,\s+modules\s+that\s+it\s+imports\s+as\s+Deno\s+has\s+cached\s+them/,
+  );
 });
 
 Deno.test("plotRows() draws bars in eighths, and keeps the place of steps after an early end", () => {

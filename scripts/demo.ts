@@ -1,24 +1,19 @@
 // The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size. Owns the story that it tells; refuses options.
 import { join } from "node:path";
 import {
-  COLLABORATIVE_PROMPT,
-  demoData,
-  encodeChoices,
   generateText,
   loadModel,
-  loadModelFrom,
-  magnitudeScores,
   type Model,
   openDevice,
   pruneToFolder,
-  rankWithin,
   readRows,
-  scoreChoices,
-  selectionMasks,
   selectUnits,
   sliceModel,
-  unitTable,
 } from "../mod.ts";
+import { COLLABORATIVE_PROMPT } from "../lib/data/mod.ts";
+import { encodeChoices, scoreChoices } from "../lib/eval/mod.ts";
+import { magnitudeScores, rankWithin, selectionMasks, unitTable } from "../lib/masks/mod.ts";
+import { demoData, loadModelFrom } from "../lib/model/mod.ts";
 import { CompressoError } from "../lib/core/errors.ts";
 import { exists } from "../lib/files/exists.ts";
 import { CALIBRATION_FILE, presentFiles, RECORDS_FILE } from "../lib/run/folder.ts";

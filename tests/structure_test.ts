@@ -34,6 +34,9 @@ const ORDER = [
   "cli",
 ];
 
+/** The library's entries, one a room; deno.json names them. */
+const ENTRY = /^(?:lib\/[^/]+\/)?mod\.ts$/;
+
 /** Most files that may import each other in a circle, type imports included. */
 const MOST_IN_RING = 3;
 
@@ -115,6 +118,8 @@ function codeOf(file: string): string {
 }
 
 function roomOf(file: string): string {
+  // The entries of the library stand above all of it.
+  if (ENTRY.test(file)) return "mod.ts";
   const [top = "", second = ""] = file.split("/");
   return top === "lib" ? `lib/${second}` : top;
 }

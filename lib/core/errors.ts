@@ -60,7 +60,7 @@ const asInPrograms: SpellOption = (path, value) => value === undefined ? path : 
  *
  * @example
  * ```ts
- * import { CompressoError } from "../../mod.ts";
+ * import { CompressoError } from "compresso";
  * const error = new CompressoError("usage", { what: "cannot prune to 120 %", rule: "sparsity lies in (0, 1)", fix: "try 0.2" });
  * if (error.exitStatus !== 2) throw error;
  * ```

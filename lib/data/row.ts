@@ -87,7 +87,7 @@ export interface Fault {
 /** A row, or why there is none. */
 export type ParsedRow = { readonly row: Row } | { readonly fault: Fault };
 
-/** Options of {@link parseRow}. */
+/** Options of {@link toRow}. */
 export interface RowFields {
   /** Field that holds the document; without it, the fields tell the kind of a row. */
   readonly textField?: string | undefined;
@@ -115,7 +115,7 @@ const CHATS = ["messages", "conversations"] as const;
  * @throws CompressoError("input") for a value that is no row, or has nothing in it; "usage" for options that there are not.
  * @example
  * ```ts
- * import { toRow } from "../../mod.ts";
+ * import { toRow } from "compresso";
  *
  * const { kind } = toRow({ instruction: "Name a colour.", output: "Red." });
  * if (kind !== "instruct") throw new Error("it is an instruction");

@@ -55,7 +55,8 @@ export interface EvaluateResult {
  * "numeric" where a likelihood is not finite.
  * @example
  * ```ts
- * import { evaluateTasks, loadModel, openDevice } from "../../mod.ts";
+ * import { loadModel, openDevice } from "compresso";
+ * import { evaluateTasks } from "compresso/evaluate";
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * const { tasks } = await evaluateTasks(model, { tasks: ["arc_easy", "piqa"], taskData: "fixtures/tasks", limit: 2 });

@@ -58,7 +58,7 @@ export interface TaskDefinition {
  * @throws CompressoError("input") for parts that are missing or of the wrong kind.
  * @example
  * ```ts
- * import { defineTask } from "../../mod.ts";
+ * import { defineTask } from "compresso/evaluate";
  * export default defineTask({
  *   name: "capitals",
  *   item: (row) => ({

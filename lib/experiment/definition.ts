@@ -59,7 +59,7 @@ const FORM = z.strictObject({
  *
  * @example
  * ```ts
- * import { defineExperiment } from "../../mod.ts";
+ * import { defineExperiment } from "compresso/experiment";
  * export default defineExperiment({
  *   name: "rank",
  *   model: "demo",

@@ -34,7 +34,8 @@ import type {
  * throws, or `onModel` as a `CompressoError`, is recorded, and the next one runs.
  * @example
  * ```ts
- * import { defineExperiment, openDevice, runExperiment } from "../../mod.ts";
+ * import { openDevice } from "compresso";
+ * import { defineExperiment, runExperiment } from "compresso/experiment";
  *
  * using device = await openDevice();
  * const out = await Deno.makeTempDir();
@@ -123,7 +124,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
  * @throws CompressoError as {@link runExperiment} does before its first cell, but for cells whose definition has changed: their state says so.
  * @example
  * ```ts
- * import { defineExperiment, planExperiment } from "../../mod.ts";
+ * import { defineExperiment, planExperiment } from "compresso/experiment";
  *
  * const cells = await planExperiment(
  *   defineExperiment({ name: "rank", model: "demo", base: { sparsity: 0.2, steps: 20 }, grid: { rank: [2, 4] } }),

@@ -23,7 +23,8 @@ export const DEMO = "demo";
  * @throws CompressoError("input") where they are missing, broken or unsupported.
  * @example
  * ```ts
- * import { exportModel, openModelFiles } from "../../mod.ts";
+ * import { exportModel } from "compresso";
+ * import { openModelFiles } from "compresso/model";
  * const { source, tokenizer } = await openModelFiles("demo"), out = await Deno.makeTempDir();
  * const { gguf } = await exportModel(source, out, { formats: ["gguf"], tokenizer, name: "demo" });
  * if (!gguf) throw new Error("no GGUF");

@@ -13,7 +13,7 @@ import { modelPath } from "./open_model.ts";
  * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
  * @example
  * ```ts
- * import { openSpec } from "../../mod.ts";
+ * import { openSpec } from "compresso/model";
  * const { layers } = await openSpec("demo");
  * if (layers.length !== 5) throw new Error("not the demo");
  * ```

@@ -80,7 +80,7 @@ const ROOM_SHARE = 1 / 4;
  *
  * @example
  * ```ts
- * import { createChat, loadModel, openDevice } from "../../mod.ts";
+ * import { createChat, loadModel, openDevice } from "compresso";
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * using chat = createChat(model, { maxTokens: 8 });

@@ -36,7 +36,7 @@ export interface StreamTextOptions {
  *
  * @example
  * ```ts
- * import { generateText, loadModel, openDevice } from "../../mod.ts";
+ * import { generateText, loadModel, openDevice } from "compresso";
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * let text = "";

@@ -174,7 +174,11 @@ export class Device implements Disposable {
     this.#written += data.byteLength;
   }
 
-  /** Writes rows of texels to a texture from a row on; `data` is tight. */
+  /**
+   * Writes rows of texels to a texture from a row on; `data` is tight.
+   *
+   * @internal
+   */
   writeTexture(target: DeviceTexture, { row, rows, texels, data }: TexelRows): void {
     const layout = { bytesPerRow: texels * TEXEL_BYTES };
     this.gpu.queue.writeTexture({ texture: target.raw, origin: [0, row] }, data, layout, [texels, rows]);
@@ -278,7 +282,7 @@ export class Device implements Disposable {
  * @throws CompressoError("gpu") where there is no adapter; "usage" for options that there are not.
  * @example
  * ```ts
- * import { openDevice } from "../../mod.ts";
+ * import { openDevice } from "compresso";
  * using device = await openDevice();
  * if (device.limits.maxStorageBufferBindingSize < 1 << 27) throw new Error("too small");
  * ```

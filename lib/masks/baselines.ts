@@ -10,9 +10,9 @@ export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "f
 export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
 
 /** Units that a one-shot score compares: those of all layers and kinds, or of one layer and kind alone, so that all of these lose the same share. */
-export const RANKINGS = ["all", "layer"] as const;
+export const RANKINGS = ["all", "layer"] as const satisfies readonly Ranking[];
 /** Name of a ranking. */
-export type Ranking = typeof RANKINGS[number];
+export type Ranking = "all" | "layer";
 
 /** Less than two different ranks of a million units differ by. */
 const NUDGE = 1e-13;

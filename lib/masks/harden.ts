@@ -11,9 +11,9 @@ import type { Selection, UnitTable } from "../units/table.ts";
  * What z a unit that stays has: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
  * it, after Wang et al. 2020. Hidden dims have 1 in any case.
  */
-export const KEPT_RULES = ["one", "median", "sigmoid"] as const;
+export const KEPT_RULES = ["one", "median", "sigmoid"] as const satisfies readonly KeptRule[];
 /** A rule for the z of units that stay. */
-export type KeptRule = typeof KEPT_RULES[number];
+export type KeptRule = "one" | "median" | "sigmoid";
 
 /** Options of {@link hardenMasks}. */
 export interface HardenOptions extends SelectOptions {

@@ -4,6 +4,6 @@
  * How λ1 rises and falls, and λ2 rises: "plain", by their gradients times the rate, so that they rest where the target is held; or "adam", by about the rate at
  * each step however small the gap, as in Compresso's published code, where nothing else holds the target.
  */
-export const LAMBDA_RULES = ["plain", "adam"] as const;
+export const LAMBDA_RULES = ["plain", "adam"] as const satisfies readonly LambdaRule[];
 /** Name of a rule of λ. */
-export type LambdaRule = typeof LAMBDA_RULES[number];
+export type LambdaRule = "plain" | "adam";

@@ -3,9 +3,9 @@ import { normal } from "../core/random.ts";
 import type { UnitTable } from "../units/table.ts";
 
 /** How log α starts: from the units' saliency, see `maskStart` and `openStart`, or near a constant of each kind, see `constantLogAlpha`. */
-export const START_RULES = ["saliency", "constant"] as const;
+export const START_RULES = ["saliency", "constant"] as const satisfies readonly StartRule[];
 /** Name of a start rule. */
-export type StartRule = typeof START_RULES[number];
+export type StartRule = "saliency" | "constant";
 
 /** log α of a head, a KV group, a hidden dim or a whole layer. */
 const WHOLE_PARTS = 10;

@@ -239,6 +239,7 @@ export class Model implements Disposable {
    * is computed once, however many sequences it belongs to. `rows`, at least the nodes and the edges, is the size of the pass, which is kept
    * for the next call of the same size. `createTreeBuilder` makes such trees.
    *
+   * @internal
    * @throws CompressoError("usage") for fewer rows; "input" for no tokens, nodes deeper than the model's context, and ids outside the vocabulary.
    */
   async treeLosses(

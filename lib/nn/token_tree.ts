@@ -57,7 +57,8 @@ const MAX_TOKENS = 2 ** 26;
  *
  * @example
  * ```ts
- * import { createTreeBuilder, loadModel, openDevice } from "../../mod.ts";
+ * import { loadModel, openDevice } from "compresso";
+ * import { createTreeBuilder } from "./token_tree.ts";
  *
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });

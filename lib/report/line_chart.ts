@@ -39,7 +39,7 @@ const MARGIN = 16;
  *
  * @example
  * ```ts
- * import { lineChart } from "../../mod.ts";
+ * import { lineChart } from "./line_chart.ts";
  * const svg = lineChart({
  *   title: "Quality over size",
  *   x: { label: "sparsity", format: "share" },

@@ -27,7 +27,7 @@ const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
  *
  * @example
  * ```ts ignore
- * import { readRun, renderReport } from "../../mod.ts";
+ * import { readRun, renderReport } from "compresso/report";
  * await Deno.writeTextFile("report.html", renderReport([await readRun("runs/mine"), await readRun("runs/other")]));
  * ```
  */

@@ -313,7 +313,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
  * later comes out of its iteration.
  * @example
  * ```ts
- * import { demoData, loadModel, openDevice, prune, readRows } from "../../mod.ts";
+ * import { loadModel, openDevice, prune, readRows } from "compresso";
+ * import { demoData } from "compresso/model";
  *
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });

@@ -5,9 +5,16 @@ import { WARMUP } from "./ramp.ts";
 import { defineSchedule, type Schedule, type ScheduleDefinition } from "./definition.ts";
 
 /** Names of the built-in schedules, the default first. */
-export const SCHEDULE_NAMES = ["cubic", "linear", "cosine", "exponential", "step", "constant"] as const;
+export const SCHEDULE_NAMES = [
+  "cubic",
+  "linear",
+  "cosine",
+  "exponential",
+  "step",
+  "constant",
+] as const satisfies readonly ScheduleName[];
 /** Name of a built-in schedule. */
-export type ScheduleName = typeof SCHEDULE_NAMES[number];
+export type ScheduleName = "cubic" | "linear" | "cosine" | "exponential" | "step" | "constant";
 
 /** What a run without a schedule is said to have. */
 export const DEFAULT_SCHEDULE = "cubic, the default";

@@ -1,6 +1,6 @@
 // Curves for schedules: numbers as functions of progress, in closed form. Owns the built-in shapes; refuses the loop and files.
 //
-// Isolated schedule scripts get this file as their `mod.ts`: beside the error type it may import types only.
+// Isolated schedule scripts get this file as their `compresso/schedule`: beside the error type it may import types only.
 import { CompressoError } from "../core/errors.ts";
 import type { CurveInput } from "./definition.ts";
 
@@ -29,7 +29,7 @@ export interface ExponentialOptions extends RampOptions {
  *
  * @example
  * ```ts
- * import { cubic } from "../../mod.ts";
+ * import { cubic } from "compresso/schedule";
  * const curve = cubic({ to: "target", warmup: 0.5 });
  * if (curve({ progress: 0.25, sparsity: 0.5 }) !== 0.4375) throw new Error("not cubic");
  * ```
@@ -68,7 +68,7 @@ export function exponential(options: ExponentialOptions): CurveFunction {
  *
  * @example
  * ```ts
- * import { steps } from "../../mod.ts";
+ * import { steps } from "compresso/schedule";
  * const curve = steps([[0, 0.1], [0.5, "target"]]);
  * if (curve({ progress: 0.4, sparsity: 0.3 }) !== 0.1 || curve({ progress: 0.5, sparsity: 0.3 }) !== 0.3) throw new Error("no stairs");
  * ```

@@ -20,7 +20,7 @@ export interface ScheduleInput extends CurveInput {
   readonly step: number;
   /** Steps of the stage. */
   readonly steps: number;
-  /** The last records of the run that are known, oldest first, {@link RECORDS_SEEN} at most. */
+  /** The last records of the run that are known, oldest first, 32 at most. */
   readonly records: readonly RecordView[];
   /** State of every decoder layer. */
   readonly layers: readonly LayerState[];
@@ -91,9 +91,21 @@ export const RATE_NAMES = [
   "clipNorm",
   "weightDecay",
   "dropout",
-] as const;
+] as const satisfies readonly RateName[];
 /** Name of a number of the loop. */
-export type RateName = typeof RATE_NAMES[number];
+export type RateName =
+  | "lora"
+  | "mask"
+  | "lambda"
+  | "temperature"
+  | "noise"
+  | "saliencyDecay"
+  | "warmup"
+  | "tracking"
+  | "logAlphaLimit"
+  | "clipNorm"
+  | "weightDecay"
+  | "dropout";
 /** Name of such a number, or of that of the last stage alone. */
 export type LoopNumber = RateName | "focus";
 
@@ -105,12 +117,12 @@ export const OUTER_RATES = {
   postfinetune: [...LORA_RATES, "focus"],
 } as const satisfies { readonly [stage in OuterStage]: readonly LoopNumber[] };
 /** The stages before and after pruning, in which LoRA is trained alone. */
-export const OUTER_STAGES = ["finetune", "postfinetune"] as const;
+export const OUTER_STAGES = ["finetune", "postfinetune"] as const satisfies readonly OuterStage[];
 /** Name of such a stage. */
-export type OuterStage = typeof OUTER_STAGES[number];
+export type OuterStage = "finetune" | "postfinetune";
 
 /** LoRA's numbers in a stage before or after pruning. `lora` is the learning rate itself, in place of the stage's own warm-up or cosine. */
-export type LoraCurves = { readonly [rate in typeof LORA_RATES[number]]?: Curve };
+export type LoraCurves = { readonly [rate in "lora" | "clipNorm" | "weightDecay" | "dropout"]?: Curve };
 
 /** What a schedule decides in a stage before or after pruning. */
 export interface StageDefinition extends LoraCurves {
@@ -167,13 +179,13 @@ export interface Schedule {
  *
  * @example
  * ```ts
- * import { defineSchedule } from "../../mod.ts";
+ * import { defineSchedule } from "compresso/schedule";
  * export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
  * ```
  *
  * @example The rate of LoRA in all stages
  * ```ts
- * import { cosine, defineSchedule, linear } from "../../mod.ts";
+ * import { cosine, defineSchedule, linear } from "compresso/schedule";
  * export default defineSchedule({
  *   finetune: { lora: linear({ to: 1e-3, warmup: 0.5 }) },
  *   rates: { lora: 1e-3 },

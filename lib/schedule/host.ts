@@ -51,7 +51,7 @@ export interface OpenSchedule extends AsyncDisposable {
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }
 
-/** Names that an isolated script can import from mod.ts. */
+/** Names that an isolated script can import from compresso/schedule. */
 export const SCRIPT_API = [
   "defineSchedule",
   "cubic",
@@ -65,7 +65,7 @@ export const SCRIPT_API = [
 
 /**
  * Opens a schedule. A script, be it a file or a URL, runs isolated: in a process of its own without permissions, with limits of heap and time,
- * and imports of nothing but mod.ts, which gives it `defineSchedule` and the built-in curves. Throws `CompressoError("input")` where it
+ * and imports of nothing but compresso/schedule, which gives it `defineSchedule` and the built-in curves. Throws `CompressoError("input")` where it
  * cannot be read, breaks a rule, or gives no schedule; "usage" where what a program gives is none, or has parts that there are not.
  */
 export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {

@@ -1,4 +1,4 @@
-// The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean mod.ts; refuses to run it.
+// The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean this toolkit; refuses to run it.
 import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../core/errors.ts";
@@ -13,7 +13,7 @@ export interface ScriptSource {
   readonly text: string;
   /** Whether it is plain JavaScript, by its name there; else TypeScript. */
   readonly isJavaScript: boolean;
-  /** Specifiers in its text that mean this toolkit's mod.ts. */
+  /** Specifiers in its text that mean this toolkit. */
   readonly toolkitImports: readonly string[];
 }
 
@@ -81,7 +81,7 @@ export async function readScript(
     if (toolkitImports.length > MAX_TOOLKIT_NAMES) {
       throw new CompressoError("input", {
         what: `cannot read the schedule ${name}`,
-        rule: `it calls mod.ts by at most ${MAX_TOOLKIT_NAMES} names`,
+        rule: `it calls the toolkit by at most ${MAX_TOOLKIT_NAMES} names`,
         value: `${toolkitImports.length} such names`,
         fix: "give all its imports of it one name",
       });
@@ -147,9 +147,9 @@ export function findImports(text: string): ScriptImport[] {
   });
 }
 
-/** Whether a specifier is a name of this toolkit, or ends as its mod.ts does. */
+/** Whether a specifier is a name of this toolkit, or ends as its entries do. */
 export function isToolkit(specifier: string): boolean {
-  return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)$/.test(specifier) ||
+  return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)(?:\/schedule)?$/.test(specifier) ||
     /(?:^|\/)mod\.ts$/.test(specifier);
 }
 

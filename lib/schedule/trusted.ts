@@ -28,7 +28,7 @@ const MODULE_NAME = /\.(?:m?[jt]s|[jt]sx)$/;
 let openings = 0;
 
 const RELATIVE = /^\.{0,2}\//;
-const TOOLKIT = new URL("../../mod.ts", import.meta.url).href;
+const TOOLKIT = new URL("./mod.ts", import.meta.url).href;
 
 /**
  * Runs a script's text, as it was read. Its imports of the toolkit give this one, relative ones what lies beside the script (a mod.ts

@@ -79,7 +79,8 @@ const LAST_WORDS = 1000;
  *
  * @example
  * ```ts
- * import { loadModel, openDevice, serveModel } from "../../mod.ts";
+ * import { loadModel, openDevice } from "compresso";
+ * import { serveModel } from "compresso/serve";
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * await using server = serveModel(model, { port: 0, name: "demo" });

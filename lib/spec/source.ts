@@ -24,7 +24,7 @@ export interface BlockOptions {
  *
  * @example
  * ```ts
- * import { openModelFiles, projectionName, tensorShapes } from "../../mod.ts";
+ * import { openModelFiles, projectionName, tensorShapes } from "compresso/model";
  *
  * const { source } = await openModelFiles("demo");
  * const name = projectionName(0, "down"), [rows = 0, columns = 0] = tensorShapes(source.spec).get(name) ?? [];

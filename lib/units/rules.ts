@@ -35,7 +35,7 @@ export interface UnitRules {
   readonly align?: number;
   /**
    * Further parameters per hidden dim that sparsity counts: 0, the default, for a share of the layers' linear weights; those of embedding, norms
-   * and head for a share of the model (see {@link restPerDim}).
+   * and head for a share of the model (see `restPerDim` in target_size.ts).
    */
   readonly rest?: number;
 }

@@ -2,7 +2,8 @@
 // Owns that file; compares nothing.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { loadModel, openDevice, readPeftAdapter } from "../../mod.ts";
+import { loadModel, openDevice } from "../../mod.ts";
+import { readPeftAdapter } from "../../lib/model/mod.ts";
 
 const HELP = `usage: deno run -A scripts/check/dump_logits.ts MODEL --out FILE [options]
 

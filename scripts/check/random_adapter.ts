@@ -5,7 +5,7 @@ import { openSpec } from "../../lib/formats/open_spec.ts";
 import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { normal } from "../../lib/core/random.ts";
-import { writePeftAdapter } from "../../mod.ts";
+import { writePeftAdapter } from "../../lib/model/mod.ts";
 
 const HELP = `usage: deno run -A scripts/check/random_adapter.ts MODEL --out DIR [options]
 

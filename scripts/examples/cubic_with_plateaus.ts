@@ -3,7 +3,7 @@
 //   deno run -A cli/main.ts schedule preview scripts/examples/cubic_with_plateaus.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 \
 //     --noise 0.3 --out runs/plateaus
-import { cubic, defineSchedule, linear } from "../../mod.ts";
+import { cubic, defineSchedule, linear } from "../../lib/schedule/mod.ts";
 
 /** Where each ramp begins and where it ends, as shares of the stage; the rest up to the next is a plateau. */
 const RAMPS = [[0, 0.25], [0.35, 0.55], [0.65, 0.8]] as const;

@@ -2,7 +2,7 @@
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/early_stop.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
-import { cubic, defineSchedule } from "../../mod.ts";
+import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
 
 /** Steps whose losses are averaged: one alone says little. */
 const WINDOW = 8;

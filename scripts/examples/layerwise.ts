@@ -2,7 +2,7 @@
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/layerwise.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
-import { cubic, defineSchedule } from "../../mod.ts";
+import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
 
 const whole = cubic({ to: "target", warmup: 0.4 });
 /** Share cut beyond a layer's target at which its heads wait. */

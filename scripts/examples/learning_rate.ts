@@ -5,7 +5,7 @@
 //   compresso prune MODEL --data DATA --sparsity 0.3 --schedule scripts/examples/learning_rate.ts --out runs/rate
 //
 // Beside a one-shot method only the last of the three may be set, as all of its steps are that stage.
-import { constant, cosine, type CurveInput, defineSchedule, linear } from "../../mod.ts";
+import { constant, cosine, type CurveInput, defineSchedule, linear } from "../../lib/schedule/mod.ts";
 
 const PEAK = 1e-3, WARM = 0.1;
 

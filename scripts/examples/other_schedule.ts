@@ -3,16 +3,9 @@
 //   deno run -A scripts/examples/other_schedule.ts [steps]
 //
 // A checkpoint belongs to its options: a change must be named in `mayDiffer`, else the resumed run refuses it.
-import {
-  cubic,
-  defineSchedule,
-  demoData,
-  loadModel,
-  openDevice,
-  prune,
-  type PruneOptions,
-  readRows,
-} from "../../mod.ts";
+import { loadModel, openDevice, prune, type PruneOptions, readRows } from "../../mod.ts";
+import { demoData } from "../../lib/model/mod.ts";
+import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
 
 const steps = Number(Deno.args[0] ?? 20);
 using device = await openDevice();

@@ -3,7 +3,7 @@
 //   deno run -A cli/main.ts eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR
 //
 // reads DIR/weekdays.test.jsonl, with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}.
-import { defineTask } from "../../mod.ts";
+import { defineTask } from "../../lib/eval/mod.ts";
 
 export default defineTask({
   name: "weekdays",

@@ -4,17 +4,10 @@
 //
 // Prints what the prompt takes and the share of held-out questions that each pruned model answers rightly. Few steps by default, so that it takes minutes on a CPU: read the
 // figures as an illustration, not as a finding; more steps and several seeds make one.
-import {
-  COLLABORATIVE_PROMPT,
-  demoData,
-  encodeChoices,
-  loadModel,
-  loadModelFrom,
-  openDevice,
-  prune,
-  readRows,
-  scoreChoices,
-} from "../../mod.ts";
+import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
+import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
+import { encodeChoices, scoreChoices } from "../../lib/eval/mod.ts";
+import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
 
 const steps = Number(Deno.args[0] ?? 40), limit = Number(Deno.args[1] ?? 100);
 using device = await openDevice();

@@ -3,16 +3,9 @@
 //   deno run -A scripts/examples/rank_sweep.ts [steps] [ranks]      for example: rank_sweep.ts 80 2,4,8,16
 //
 // Prints the parameters of LoRA, the loss of the last steps and the share of held-out questions answered rightly. One seed and few steps: an illustration.
-import {
-  demoData,
-  encodeChoices,
-  loadModel,
-  loadModelFrom,
-  openDevice,
-  prune,
-  readRows,
-  scoreChoices,
-} from "../../mod.ts";
+import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
+import { encodeChoices, scoreChoices } from "../../lib/eval/mod.ts";
+import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
 
 const steps = Number(Deno.args[0] ?? 40), ranks = (Deno.args[1] ?? "2,4,8").split(",").map(Number);
 using device = await openDevice();

@@ -3,7 +3,10 @@
 //   deno run -A scripts/examples/sensitivity.ts [steps] [rows]
 //
 // Prints each layer's rise in nats, its target and its FFN columns before and after, then the sparsity of the whole. The demo, few rows and few steps by default: an illustration.
-import { cubic, defineSchedule, demoData, loadModel, openDevice, prune, readRows, rowPerplexity } from "../../mod.ts";
+import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
+import { rowPerplexity } from "../../lib/eval/mod.ts";
+import { demoData } from "../../lib/model/mod.ts";
+import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
 
 const SPARSITY = 0.3;
 const steps = Number(Deno.args[0] ?? 30), limit = Number(Deno.args[1] ?? 32);

@@ -9,7 +9,7 @@
 //     --set seq=256 --set sparsity=0.2 --set units=kv,ffn --set loraRate=0.001
 //
 // What the model writes itself are 150 texts of 48 tokens there too: name a file of longer ones by --data self-written=FILE.
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 const TRAIN = "../../fixtures/demo_data/train.jsonl";

@@ -7,7 +7,7 @@
 //   … --model MODEL --data instructions=alpaca.json --data texts=c4.jsonl --file heldout=other.json --file questions=none \
 //     --file stories=none --file texts=c4_heldout.jsonl --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 \
 //     --set prefinetune=10 --set seq=256 --set sparsity=0.2 --set units=kv,ffn --set loraRate=0.001
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 const TRAIN = "../../fixtures/demo_data/train.jsonl", HELDOUT = FILES.heldout;

@@ -5,7 +5,7 @@
 //
 // Without LoRA its learning rate is 0, so it adds nothing, and the stages before and after, which would train nothing, have no steps. Three
 // groups tell apart what LoRA does while masks are learned and what it does after: with all stages, with the pruning stage alone, and without.
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 const SEEDS = [1, 2, 3];

@@ -4,7 +4,7 @@
 //
 // Learned masks have a run's default last stage, which learns from the labels that pruning hurt most, for one more forward pass in each of its steps
 // (`--set focus=1` leaves that out), and no calibration, a run's other default. Units are KV groups and FFN columns alone, which all of the methods were published for. On a real model see quality.ts.
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 export default defineExperiment({

@@ -9,7 +9,7 @@
 // sittings, whose results stay in --out. Learned masks have a run's default last stage, which learns from the labels that pruning
 // hurt most, for one more forward pass in each of its steps (focus). `taylor` is there twice: LLM-Pruner's published runs spare the first four and last
 // two of 32 layers. Methods that can are there with the model's own texts as calibration, too, which of learned masks is a run's default.
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 
 const METHODS = ["compresso", "gradual", "taylor", "flap", "wanda-sp", "magnitude", "random"] as const;
 /** Layers that are spared there, chosen once: by the same shares of 30 layers they would be 3.75 and 1.9. */

@@ -7,7 +7,7 @@
 //   deno run -A cli/main.ts experiment scripts/experiments/rank.ts --model MODEL --data alpaca.json --set limitRows=900 \
 //     --file heldout=alpaca.json --file questions=none --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 \
 //     --set prefinetune=10 --set postfinetune=60 --set seq=256 --set sparsity=0.2 --set units=kv,ffn --out runs/rank
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 const SEEDS = [1, 2, 3];

@@ -1,7 +1,7 @@
 // How sparsity rises: the built-in schedules, all else equal.
 //
 //   deno run -A cli/main.ts experiment scripts/experiments/schedules.ts --out runs/schedules
-import { defineExperiment } from "../../mod.ts";
+import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 
 export default defineExperiment({

@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/verbs/prune/rates.ts";
 import { goalOf, headsLine } from "../../cli/verbs/prune/targets.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { CompressoError, defineSchedule, type Method, type Rates, type RunSummary } from "../../mod.ts";
+import { CompressoError, type RunSummary } from "../../mod.ts";
+import type { Method, Rates } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const FILES = { dtype: "bf16", ggufDtype: "q8_0", layout: "compact" } as const, NAME = { name: "mine" };

@@ -1,7 +1,8 @@
 // Every verb but prune doing its work on the demo.
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { exportModel, openModelFiles } from "../../mod.ts";
+import { exportModel } from "../../mod.ts";
+import { openModelFiles } from "../../lib/model/mod.ts";
 import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =

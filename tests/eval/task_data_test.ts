@@ -181,7 +181,7 @@ Deno.test("unknown tasks are refused with the likeliest that was meant", async (
 
 Deno.test("a task of one's own in a module and in JSON asks the same", async () => {
   using folder = folderOf({
-    "mine.ts": `import { defineTask } from ${JSON.stringify(new URL("../../mod.ts", import.meta.url).href)};
+    "mine.ts": `import { defineTask } from ${JSON.stringify(new URL("../../lib/eval/mod.ts", import.meta.url).href)};
 export default defineTask({
   name: "capitals",
   shots: 1,

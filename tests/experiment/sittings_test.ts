@@ -1,6 +1,7 @@
 // Sittings of an experiment in one folder at a time. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, defineExperiment, openDevice, planExperiment, runExperiment } from "../../mod.ts";
+import { CompressoError, openDevice } from "../../mod.ts";
+import { defineExperiment, planExperiment, runExperiment } from "../../lib/experiment/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { demoData } from "../../lib/formats/open_model.ts";
 import { LOCK_FILE } from "../../lib/files/lock.ts";

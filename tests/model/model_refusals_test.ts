@@ -1,7 +1,8 @@
 // What a model refuses before it works: sequences beyond its context, passes too small for trees, and a call whose signal has fired.
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { createTreeBuilder, type TokenTree } from "../../mod.ts";
+import type { TokenTree } from "../../lib/nn/token_tree.ts";
+import { createTreeBuilder } from "../../lib/nn/token_tree.ts";
 import { refuses, rejectsWith } from "../formats/files.ts";
 import { openGoldenModel, someTokens } from "../run/helpers/reference.ts";
 

@@ -1,21 +1,18 @@
 // Failures provoked in real runs of the demo: each is found, named and acted on while it happens. On one device for all.
 import assert from "node:assert/strict";
 import {
-  type Alarm,
-  defineSchedule,
   loadModel,
-  loadModelFrom,
   type Model,
-  type MonitorOptions,
   openDevice,
   prune,
   type PruneOptions,
   type PruneResult,
   pruneToFolder,
-  type RunHandle,
   type StepRecord,
-  type WeightSource,
 } from "../../mod.ts";
+import { loadModelFrom, type WeightSource } from "../../lib/model/mod.ts";
+import type { Alarm, MonitorOptions, RunHandle } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
 
 /** Every alarm only warns, so that one run can go through many failures. */

@@ -1,20 +1,17 @@
 // Rows that tell units apart beside those that are trained on: what they decide, and the texts that a model writes for it. On the demo model.
 import assert from "node:assert/strict";
 import {
-  CALIBRATION_SEQUENCES,
   CompressoError,
-  demoData,
-  loadModelFrom,
-  type Method,
   type Model,
   type PruneOptions,
   pruneToFolder,
   type PruneToFolderOptions,
   readRows,
   type Row,
-  type RunHooks,
   type StepRecord,
 } from "../../mod.ts";
+import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
+import { CALIBRATION_SEQUENCES, type Method, type RunHooks } from "../../lib/run/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";

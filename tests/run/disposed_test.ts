@@ -1,6 +1,7 @@
 // Sessions that are disposed wherever they are: what follows is refused, device and model go on, and nothing stays on the GPU.
 import assert from "node:assert/strict";
-import { CompressoError, type Device, type Model, prune, type RunHandle, type RunHooks } from "../../mod.ts";
+import { CompressoError, type Device, type Model, prune } from "../../mod.ts";
+import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 

@@ -1,18 +1,9 @@
 // Alarms about what a target demands: kinds that it leaves little of, and sparsity that falls only when the masks become hard. As functions, and in a short run.
 import assert from "node:assert/strict";
-import {
-  type Alarm,
-  defineSchedule,
-  demoData,
-  loadModel,
-  parameterCount,
-  prune,
-  type PruneOptions,
-  readRows,
-  type ScheduleDefinition,
-  type ScheduleInput,
-  steps,
-} from "../../mod.ts";
+import { loadModel, prune, type PruneOptions, readRows } from "../../mod.ts";
+import { demoData, parameterCount } from "../../lib/model/mod.ts";
+import type { Alarm } from "../../lib/run/mod.ts";
+import { defineSchedule, type ScheduleDefinition, type ScheduleInput, steps } from "../../lib/schedule/mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { keptBy } from "../../lib/run/methods/kept.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";

@@ -1,14 +1,7 @@
 // records.jsonl of a session's export: of this run alone, whatever stood in the folder. And an export that is not wanted any more.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  loadModelFrom,
-  openDevice,
-  openModelFiles,
-  prune,
-  type PruneOptions,
-  type WeightSource,
-} from "../../mod.ts";
+import { CompressoError, openDevice, prune, type PruneOptions } from "../../mod.ts";
+import { loadModelFrom, openModelFiles, type WeightSource } from "../../lib/model/mod.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 

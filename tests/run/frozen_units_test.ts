@@ -1,6 +1,7 @@
 // Units that a schedule freezes: whole kinds, layers, and single ones by their numbers. And, under gradual saliency, targets of single layers beside them.
 import assert from "node:assert/strict";
-import { defineSchedule, type FrozenUnits, type RunHooks, type ScheduleDefinition } from "../../mod.ts";
+import type { RunHooks } from "../../lib/run/mod.ts";
+import { defineSchedule, type FrozenUnits, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 Deno.test("hidden dims and whole layers that are frozen do not move, and the others make up for them", async () => {

@@ -1,13 +1,7 @@
 // Hooks where a run breaks, and around its files: of which state their handle is, what is in the folder, and that a run waits for what it calls. On the demo model.
 import assert from "node:assert/strict";
-import {
-  prune,
-  pruneToFolder,
-  type PruneToFolderOptions,
-  type RunHandle,
-  type RunHooks,
-  type StepRecord,
-} from "../../mod.ts";
+import { prune, pruneToFolder, type PruneToFolderOptions, type StepRecord } from "../../mod.ts";
+import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";

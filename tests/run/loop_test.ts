@@ -1,16 +1,9 @@
 // The loop of a run: hooks reach into it, methods choose units, and an interrupted run ends with the same bits. On the demo model.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  defineSchedule,
-  hardSparsity,
-  prune,
-  type PruneResult,
-  pruneToFolder,
-  type Ranking,
-  type RunHandle,
-  type RunHooks,
-} from "../../mod.ts";
+import { CompressoError, prune, type PruneResult, pruneToFolder } from "../../mod.ts";
+import { hardSparsity, type Ranking } from "../../lib/masks/mod.ts";
+import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
 import { priorShape } from "../../lib/masks/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";

@@ -1,6 +1,7 @@
 // Masks that a hook ruins, under the monitors as they are, but that a dead layer is no warning: the run goes back with halved rates and ends well, and one that is stopped on the way the same.
 import assert from "node:assert/strict";
-import type { Model, RunHandle, RunHooks } from "../../mod.ts";
+import type { Model } from "../../mod.ts";
+import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
 
 const OPEN = 20, CLOSED = -20;

@@ -1,13 +1,7 @@
 // Memory that runs out in real runs of the demo: told near the limit, and what a run that it ends says of how to go on.
 import assert from "node:assert/strict";
-import {
-  type CompressoError,
-  loadModel,
-  openDevice,
-  planMemory,
-  type PruneOptions,
-  type RunHandle,
-} from "../../mod.ts";
+import { type CompressoError, loadModel, openDevice, type PruneOptions } from "../../mod.ts";
+import { planMemory, type RunHandle } from "../../lib/run/mod.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
 

@@ -1,6 +1,8 @@
 // The memory plan: equal to what runs take, within reach of every adapter, and followed by advice that helps.
 import assert from "node:assert/strict";
-import { adviseMemory, fits, loadModel, openDevice, planMemory, type PruneOptions, readRows } from "../../mod.ts";
+import { loadModel, openDevice, type PruneOptions, readRows } from "../../mod.ts";
+import { fits } from "../../lib/run/memory/advice.ts";
+import { adviseMemory, planMemory } from "../../lib/run/mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../lib/gpu/dry.ts";

@@ -1,5 +1,7 @@
 // Options that are lists, or parts of one another, as programs without types give them: refused by rule, not by JavaScript.
-import { loadModelFrom, pruneToFolder, selectUnits, sliceLora, unitTable } from "../../mod.ts";
+import { pruneToFolder, selectUnits } from "../../mod.ts";
+import { sliceLora, unitTable } from "../../lib/masks/mod.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";

@@ -1,39 +1,34 @@
 // Options that do not exist, and words that are none of an option's, are refused with what is meant: nobody reads them, and Deno checks no types.
 import assert from "node:assert/strict";
 import {
-  benchModels,
   createChat,
-  demoData,
-  describeAdapter,
-  encodeChoices,
-  evaluateTasks,
   exportModel,
-  generate,
   generateText,
   loadModel,
-  loadModelFrom,
-  logLikelihoods,
   openDevice,
-  openSchedule,
-  perplexity,
-  planMemory,
   prune,
   pruneToFolder,
   readRows,
-  renderReport,
-  rowPerplexity,
-  type RunHooks,
-  scoreChoices,
   selectUnits,
-  serveModel,
-  tokenLogprobs,
   toRow,
-  unitTable,
-  verifySliced,
-  writePeftAdapter,
-  writeTextFile,
-  writeTexts,
 } from "../../mod.ts";
+import { benchModels } from "../../lib/bench/mod.ts";
+import {
+  encodeChoices,
+  evaluateTasks,
+  logLikelihoods,
+  perplexity,
+  rowPerplexity,
+  scoreChoices,
+  tokenLogprobs,
+} from "../../lib/eval/mod.ts";
+import { generate, writeTextFile, writeTexts } from "../../lib/generate/mod.ts";
+import { unitTable, verifySliced } from "../../lib/masks/mod.ts";
+import { demoData, describeAdapter, loadModelFrom, writePeftAdapter } from "../../lib/model/mod.ts";
+import { renderReport } from "../../lib/report/mod.ts";
+import { planMemory, type RunHooks } from "../../lib/run/mod.ts";
+import { openSchedule } from "../../lib/schedule/mod.ts";
+import { serveModel } from "../../lib/serve/mod.ts";
 import { parseRows } from "../../lib/data/rows.ts";
 import { openSpec } from "../../lib/formats/open_spec.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";

@@ -1,14 +1,10 @@
 // What slices, plans and draws for programs refuses options and kinds of masks that it does not have: nobody would read them.
-import {
-  adviseMemory,
-  builtinSchedule,
-  fits,
-  lineChart,
-  planMemory,
-  sliceLora,
-  sliceModel,
-  uniformMasks,
-} from "../../mod.ts";
+import { sliceModel } from "../../mod.ts";
+import { sliceLora, uniformMasks } from "../../lib/masks/mod.ts";
+import { lineChart } from "../../lib/report/line_chart.ts";
+import { fits } from "../../lib/run/memory/advice.ts";
+import { adviseMemory, planMemory } from "../../lib/run/mod.ts";
+import { builtinSchedule } from "../../lib/schedule/mod.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 

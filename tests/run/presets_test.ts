@@ -2,16 +2,15 @@
 import assert from "node:assert/strict";
 import {
   CompressoError,
-  demoData,
   loadModel,
   type Model,
   prune,
   type PruneOptions,
   type PruneResult,
-  readPeftAdapter,
   readRows,
   type StepRecord,
 } from "../../mod.ts";
+import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/start.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";

@@ -1,6 +1,7 @@
 // A prompt of one's own beside rows that are texts, which get none. On the demo's tokenizer.
 import assert from "node:assert/strict";
-import { COLLABORATIVE_PROMPT, type PruneOptions, type Row, toRow } from "../../mod.ts";
+import { type PruneOptions, type Row, toRow } from "../../mod.ts";
+import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { encodeRun } from "../../lib/run/data.ts";

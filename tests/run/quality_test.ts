@@ -1,6 +1,8 @@
 // What is left of the demo after short runs: that methods choose well, and that recovery recovers. Owns no other property; bits and counts are tested elsewhere.
 import assert from "node:assert/strict";
-import { demoData, type Model, prune, type PruneOptions, readRows, rowPerplexity } from "../../mod.ts";
+import { type Model, prune, type PruneOptions, readRows } from "../../mod.ts";
+import { rowPerplexity } from "../../lib/eval/mod.ts";
+import { demoData } from "../../lib/model/mod.ts";
 import { withDemo } from "./helpers/demo_run.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 1000 }),

@@ -1,16 +1,16 @@
 // What a resumed run is given anew, rates, sizes, calibration and schedules: it holds as it is given, and what it can no longer decide is refused. On the demo model.
 import assert from "node:assert/strict";
 import {
-  type CheckpointOptions,
   type CompressoError,
-  defineSchedule,
   type Model,
-  parameterCount,
   prune,
   type PruneOptions,
   type PruneResult,
   type StepRecord,
 } from "../../mod.ts";
+import { parameterCount } from "../../lib/model/mod.ts";
+import type { CheckpointOptions } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 

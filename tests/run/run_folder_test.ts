@@ -1,13 +1,7 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  loadModelFrom,
-  type Model,
-  prune,
-  pruneToFolder,
-  type PruneToFolderOptions,
-} from "../../mod.ts";
+import { CompressoError, type Model, prune, pruneToFolder, type PruneToFolderOptions } from "../../mod.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
 import { writeSafetensors } from "../../lib/formats/safetensors/write.ts";

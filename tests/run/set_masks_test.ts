@@ -1,6 +1,8 @@
 // Masks that a program sets while masks are still chosen: the next step runs at them, and interrupted runs do so too. On the demo model.
 import assert from "node:assert/strict";
-import type { MaskValues, PruneOptions, RunHandle, RunHooks } from "../../mod.ts";
+import type { PruneOptions } from "../../mod.ts";
+import type { MaskValues } from "../../lib/model/mod.ts";
+import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
 
 const METHODS = ["compresso", "gradual"] as const;

@@ -1,19 +1,9 @@
 // Sizes as the goal of a run: the files that are written have at most so many parameters or bytes, and would not with one unit more.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  type DecoderSpec,
-  demoData,
-  loadModel,
-  type Method,
-  type Model,
-  parameterCount,
-  prune,
-  type PruneOptions,
-  readRows,
-  type RunHooks,
-  type ScheduleDefinition,
-} from "../../mod.ts";
+import { CompressoError, loadModel, type Model, prune, type PruneOptions, readRows } from "../../mod.ts";
+import { type DecoderSpec, demoData, parameterCount } from "../../lib/model/mod.ts";
+import type { Method, RunHooks } from "../../lib/run/mod.ts";
+import type { ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { fileBytes, type FileKind } from "../../lib/units/file_size.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { type MaskValues, packMasks } from "../../lib/nn/mask_slots.ts";

@@ -1,6 +1,7 @@
 // Numbers that a schedule may set beside the rates: LoRA's dropout, and the share of the labels that the last stage learns from. On the demo model.
 import assert from "node:assert/strict";
-import { type Curve, defineSchedule, prune, type PruneOptions, type ScheduleDefinition } from "../../mod.ts";
+import { prune, type PruneOptions } from "../../mod.ts";
+import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { rejectsWith } from "../formats/files.ts";

@@ -1,6 +1,8 @@
 // Every number that a schedule may set, on its way into a step; and a script that never ends, beside a run that does. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, defineSchedule, type PruneOptions, type RunHandle } from "../../mod.ts";
+import { CompressoError, type PruneOptions } from "../../mod.ts";
+import type { RunHandle } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { RATE_NAMES } from "../../lib/schedule/definition.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";

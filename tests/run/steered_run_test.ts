@@ -1,16 +1,16 @@
 // Schedules that steer a run: targets, rates, layers and the end of the stage, and what they are shown. On the demo model.
 import assert from "node:assert/strict";
+import { prune } from "../../mod.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
+import type { RunHooks } from "../../lib/run/mod.ts";
 import {
   cubic,
   type Curve,
   type CurveInput,
   defineSchedule,
-  loadModelFrom,
-  prune,
-  type RunHooks,
   type ScheduleDefinition,
   type ScheduleInput,
-} from "../../mod.ts";
+} from "../../lib/schedule/mod.ts";
 import { maskSizes, packMasks } from "../../lib/nn/mask_slots.ts";
 import { hardenMasks } from "../../lib/masks/harden.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

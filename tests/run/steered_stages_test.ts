@@ -1,14 +1,7 @@
 // Schedules in the stages before and after pruning: LoRA's numbers there, what they see, and what is refused. On the demo model.
 import assert from "node:assert/strict";
-import {
-  cosine,
-  defineSchedule,
-  linear,
-  prune,
-  type PruneOptions,
-  type ScheduleDefinition,
-  type ScheduleInput,
-} from "../../mod.ts";
+import { prune, type PruneOptions } from "../../mod.ts";
+import { cosine, defineSchedule, linear, type ScheduleDefinition, type ScheduleInput } from "../../lib/schedule/mod.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";

@@ -1,6 +1,7 @@
 // Runs that are stopped where something else goes wrong too: by a hook that throws, a GPU without memory, in the midst of going back. On the demo model.
 import assert from "node:assert/strict";
-import { type Alarm, CompressoError, prune, type PruneOptions, type RunHooks, type StepRecord } from "../../mod.ts";
+import { CompressoError, prune, type PruneOptions, type StepRecord } from "../../mod.ts";
+import type { Alarm, RunHooks } from "../../lib/run/mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/data/rows.ts";
 import { demoData } from "../../lib/formats/open_model.ts";

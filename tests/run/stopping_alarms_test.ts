@@ -1,15 +1,7 @@
 // Alarms that are to stop a run, of monitors that warn or lead back by default: the error that names them, and how the run goes on without. On the demo model.
 import assert from "node:assert/strict";
-import {
-  AlarmError,
-  loadModel,
-  type MonitorName,
-  openDevice,
-  planMemory,
-  prune,
-  type RunHandle,
-  type StepRecord,
-} from "../../mod.ts";
+import { loadModel, openDevice, prune, type StepRecord } from "../../mod.ts";
+import { AlarmError, type MonitorName, planMemory, type RunHandle } from "../../lib/run/mod.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const OPEN = 20, CLOSED = -20;

@@ -1,14 +1,9 @@
 // Runs that end in their midst by an error or an abort, and are taken up again, in the same program or from a checkpoint. On the demo model.
 import assert from "node:assert/strict";
-import {
-  CompressoError,
-  defineSchedule,
-  prune,
-  type PruneOptions,
-  type RunHooks,
-  type StepRecord,
-  type WeightSource,
-} from "../../mod.ts";
+import { CompressoError, prune, type PruneOptions, type StepRecord } from "../../mod.ts";
+import type { WeightSource } from "../../lib/model/mod.ts";
+import type { RunHooks } from "../../lib/run/mod.ts";
+import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { biasName } from "../../lib/spec/decoder.ts";
 import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";

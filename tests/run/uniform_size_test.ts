@@ -1,6 +1,7 @@
 // A size with all layers cut alike: the widths that the final model has are those that the run came to, not cut to in the end. On the demo model.
 import assert from "node:assert/strict";
-import { loadModel, type Method, openDevice, prune, type RunHooks } from "../../mod.ts";
+import { loadModel, openDevice, prune } from "../../mod.ts";
+import type { Method, RunHooks } from "../../lib/run/mod.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import { expectedCuts } from "../../lib/run/layer_states.ts";
 import { BASE } from "./helpers/demo_run.ts";

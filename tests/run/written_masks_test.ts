@@ -1,6 +1,7 @@
 // Masks that hooks write once they are hard: what the monitors say of them at the run's end.
 import assert from "node:assert/strict";
-import { type Alarm, CompressoError, prune, type PruneOptions, type PruneResult, type RunHandle } from "../../mod.ts";
+import { CompressoError, prune, type PruneOptions, type PruneResult } from "../../mod.ts";
+import type { Alarm, RunHandle } from "../../lib/run/mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";

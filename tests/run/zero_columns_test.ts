@@ -1,6 +1,8 @@
 // Learned masks on a model with zero columns, as one that was pruned with the layout padded has them. On the demo model.
 import assert from "node:assert/strict";
-import { loadModelFrom, type RunHandle, unitTable } from "../../mod.ts";
+import { unitTable } from "../../lib/masks/mod.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
+import type { RunHandle } from "../../lib/run/mod.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import { projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
 import { sharedDevice } from "../device.ts";

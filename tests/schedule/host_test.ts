@@ -8,7 +8,7 @@ import { defineSchedule, type RecordView, type ScheduleInput } from "../../lib/s
 import { openSchedule, type OpenScheduleOptions, type ScheduleSource, SCRIPT_API } from "../../lib/schedule/host.ts";
 import { INPUT, Lair, scriptOf } from "../run/helpers/scripts.ts";
 
-const MOD = new URL("../../mod.ts", import.meta.url);
+const ENTRY = new URL("../../lib/schedule/mod.ts", import.meta.url);
 const EXAMPLES = new URL("../../scripts/examples/", import.meta.url);
 
 async function evaluate(
@@ -37,7 +37,7 @@ Deno.test("a script gives the same isolated, trusted and inline", async () => {
   const record = { stage: "prune", step: 3, target: 0.1, expected: null, lambda1: 0.1, lambda2: -0.2, gradNorm: 1 };
   const records = [2.5, 1 / 3].map((loss) => ({ ...record, stage: "prune", loss, learningRate: 1e-4 }) as const);
   const input = { ...INPUT, records };
-  const path = await lair.write(wholeScript(MOD.href));
+  const path = await lair.write(wholeScript(ENTRY.href));
   const expected = {
     sparsity: cubic({ to: "target", warmup: 0.5 })(input),
     layers: [null, 0.3],
@@ -80,7 +80,7 @@ Deno.test("a script is told from another by its text, trusted or not", async () 
   await using lair = new Lair();
   const write = (to: number): Promise<string> =>
     lair.write(
-      `import { cubic, defineSchedule } from ${JSON.stringify(MOD.href)};
+      `import { cubic, defineSchedule } from ${JSON.stringify(ENTRY.href)};
 export default defineSchedule({ sparsity: cubic({ to: ${to}, warmup: 0.5 }) });`,
       `to${to}.ts`,
     );
@@ -99,7 +99,7 @@ export default defineSchedule({ sparsity: cubic({ to: ${to}, warmup: 0.5 }) });`
   for (const share of [0.1, 0.2]) {
     await using other = new Lair();
     await other.write(`export const sparsity = ({ progress }) => ${share} * progress;`, "shape.js");
-    const mod = JSON.stringify(MOD.href);
+    const mod = JSON.stringify(ENTRY.href);
     const path = await other.write(
       `import { defineSchedule } from ${mod}; import { sparsity } from "./shape.js"; export default defineSchedule({ sparsity });`,
     );
@@ -147,15 +147,17 @@ Deno.test("a built-in schedule is opened by its name", async () => {
   assert.equal((await evaluate("constant")).sparsity, 0.3);
 });
 
-Deno.test("mod.ts may be imported by path, by URL and by name", async () => {
+Deno.test("the toolkit may be imported by path, by URL and by name", async () => {
   await using lair = new Lair();
   for (
     const mod of [
       "./mod.ts",
-      "../../mod.ts",
-      "https://example.com/compresso@1/mod.ts",
+      "../../lib/schedule/mod.ts",
+      "https://example.com/compresso@1/lib/schedule/mod.ts",
       "compresso",
+      "compresso/schedule",
       "jsr:@compresso/compresso@^1",
+      "jsr:@compresso/compresso@^1/schedule",
     ]
   ) {
     const { sparsity } = await evaluate(await lair.write(wholeScript(mod)));
@@ -163,7 +165,7 @@ Deno.test("mod.ts may be imported by path, by URL and by name", async () => {
   }
 });
 
-Deno.test("an isolated script gets every builder that mod.ts has, and is told what it cannot have", async () => {
+Deno.test("an isolated script gets every builder that compresso/schedule has, and is told what it cannot have", async () => {
   await using lair = new Lair();
   const { defineSchedule: _, ...others } = Object.fromEntries(SCRIPT_API.map((name) => [name, name]));
   const names = Object.keys(others).join(", ");
@@ -182,8 +184,8 @@ Deno.test("an isolated script gets every builder that mod.ts has, and is told wh
   );
 });
 
-Deno.test("the name of every builder in an isolated script is one of mod.ts", async () => {
-  const mod: Record<string, unknown> = await import(MOD.href);
+Deno.test("the name of every builder in an isolated script is one of compresso/schedule", async () => {
+  const mod: Record<string, unknown> = await import(ENTRY.href);
   for (const name of SCRIPT_API) assert.equal(typeof mod[name], "function", name);
 });
 
@@ -254,7 +256,7 @@ Deno.test("a script that cannot be read is refused", async () => {
     [lair.at("."), /not a file/],
     [lair.at("latin1.ts"), /not UTF-8/],
     [lair.at("long.ts"), /1048577 bytes/],
-    [lair.at("names.ts"), /calls mod\.ts by at most 32 names; got: 33 such names/],
+    [lair.at("names.ts"), /calls the toolkit by at most 32 names; got: 33 such names/],
     ["ftp://example.com/a.ts", /file, an http or https URL.*ftp:/],
     ["https://", /file, an http or https URL.*no URL/],
   ];

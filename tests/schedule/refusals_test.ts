@@ -1,14 +1,8 @@
 // Schedules that a run refuses before its first step, for what method, masks or layout cannot follow. On the demo model.
 import assert from "node:assert/strict";
-import {
-  defineSchedule,
-  parameterCount,
-  prune,
-  type PruneOptions,
-  type PruneResult,
-  type ScheduleDefinition,
-  sliceModel,
-} from "../../mod.ts";
+import { prune, type PruneOptions, type PruneResult, sliceModel } from "../../mod.ts";
+import { parameterCount } from "../../lib/model/mod.ts";
+import { defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { BASE, withDemo } from "../run/helpers/demo_run.ts";
 import { Lair } from "../run/helpers/scripts.ts";
 

@@ -65,8 +65,14 @@ console.log((await schedule.evaluate(${JSON.stringify(INPUT)})).sparsity);`);
 Deno.test("imports of the toolkit give this one, by name, and by a path where no mod.ts lies", async () => {
   await using lair = new Lair();
   const expected = linear({ to: "target" })(INPUT);
-  const names = ["compresso", "./mod.ts", "../../mod.ts", "jsr:@compresso/compresso@^1"];
-  const mod = new URL("../../mod.ts", import.meta.url).href, identities: string[] = [];
+  const names = [
+    "compresso",
+    "compresso/schedule",
+    "./mod.ts",
+    "../lib/schedule/mod.ts",
+    "jsr:@compresso/compresso@^1",
+  ];
+  const mod = new URL("../../lib/schedule/mod.ts", import.meta.url).href, identities: string[] = [];
   for (const name of [...names, mod]) {
     const path = await lair.write(`import { defineSchedule, linear } from "${name}";
 export default defineSchedule({ sparsity: linear({ to: "target" }) });`);

@@ -1,15 +1,8 @@
 // Exports into the folder of the model that they read, and exports that fail after the first file: all is read before anything is replaced.
 import assert from "node:assert/strict";
-import {
-  demoData,
-  loadModel,
-  loadModelFrom,
-  prune,
-  pruneToFolder,
-  readPeftAdapter,
-  readRows,
-  type SessionExportOptions,
-} from "../../mod.ts";
+import { loadModel, prune, pruneToFolder, readRows } from "../../mod.ts";
+import type { SessionExportOptions } from "../../lib/masks/mod.ts";
+import { demoData, loadModelFrom, readPeftAdapter } from "../../lib/model/mod.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import { openModelFiles } from "../../lib/formats/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";

@@ -1,6 +1,6 @@
 // The check that runs before a sliced model is written.
 import assert from "node:assert/strict";
-import { loadModelFrom } from "../../mod.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { FINAL_NORM, projectionName } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

@@ -20,16 +20,16 @@ import { outputPath, realNumber, wholeNumber } from "../../options/values.ts";
 const SCHEDULE_HELP = `Schedules:
   A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
 
-    import { defineSchedule } from "./mod.ts"; // or its URL, or "compresso"
+    import { defineSchedule } from "compresso/schedule"; // or the path or URL of lib/schedule/mod.ts
     export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
 
   Its finetune and postfinetune steer the stages before and after: { lora, clipNorm, weightDecay, dropout, end },
   postfinetune also focus.
 
   Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
-  heap and time. It has the language, and from mod.ts defineSchedule, the built-in curves and CompressoError; no other
-  imports, no clock, no chance. --trust runs it in this process instead, as your own code with all its rights:
-  its text as it is now, modules that it imports as Deno has cached them.`;
+  heap and time. It has the language, and from compresso/schedule defineSchedule, the built-in curves and
+  CompressoError; no other imports, no clock, no chance. --trust runs it in this process instead, as your own code
+  with all its rights: its text as it is now, modules that it imports as Deno has cached them.`;
 
 /** Of the simulated model where nothing is said of them. */
 const LAYERS = 12;

@@ -72,7 +72,8 @@ const WEIGHTS_FILE = "adapter_model.safetensors";
  *
  * @example
  * ```ts
- * import { demoData, loadModel, openDevice, prune, readRows, writePeftAdapter } from "../../../mod.ts";
+ * import { loadModel, openDevice, prune, readRows } from "compresso";
+ * import { demoData, writePeftAdapter } from "compresso/model";
  *
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
@@ -133,7 +134,8 @@ export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): 
  *
  * @example
  * ```ts
- * import { loadModel, openDevice, readPeftAdapter, writePeftAdapter } from "../../../mod.ts";
+ * import { loadModel, openDevice } from "compresso";
+ * import { readPeftAdapter, writePeftAdapter } from "compresso/model";
  *
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });

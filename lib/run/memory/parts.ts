@@ -1,7 +1,7 @@
 // What each allocation of a run is for. Owns the parts of a memory plan and the way from labels to them; refuses to allocate.
 import type { MemoryUse } from "../../gpu/types.ts";
 
-/** A part of a memory plan; {@link MEMORY_PARTS} says what each is. */
+/** A part of a memory plan; `MEMORY_PARTS` says what each is. */
 export type MemoryPart =
   | "base"
   | "kept"

@@ -44,7 +44,8 @@ export interface MemoryPlan {
  * @throws CompressoError("usage") for options out of range.
  * @example
  * ```ts
- * import { type DecoderSpec, planMemory } from "../../../mod.ts";
+ * import type { DecoderSpec } from "compresso/model";
+ * import { planMemory } from "compresso/run";
  *
  * const layer = { heads: 9, kvHeads: 3, ffn: 1536 };
  * const spec: DecoderSpec = {

@@ -4,9 +4,9 @@ import type { StartRule } from "../../masks/start.ts";
 import type { Rates, StagePlan } from "../contract.ts";
 
 /** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */
-export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const;
+export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const satisfies readonly Method[];
 /** Name of a method. */
-export type Method = typeof METHODS[number];
+export type Method = "compresso" | "gradual" | "magnitude" | "random" | "taylor" | "wanda-sp" | "flap";
 
 /** What the stages of a run follow from. */
 export interface StageSteps {

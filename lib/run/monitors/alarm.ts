@@ -13,14 +13,14 @@ export const MONITOR_NAMES = [
   "nan",
   "constraint",
   "memory",
-] as const;
+] as const satisfies readonly MonitorName[];
 /** Name of a monitor. */
-export type MonitorName = typeof MONITOR_NAMES[number];
+export type MonitorName = "collapse" | "dead-layer" | "oscillation" | "divergence" | "nan" | "constraint" | "memory";
 
 /** What an alarm does: nothing but say so; stop the run; go back to its last good state and on from there with halved rates. */
-export const ALARM_ACTIONS = ["warn", "stop", "rollback"] as const;
+export const ALARM_ACTIONS = ["warn", "stop", "rollback"] as const satisfies readonly AlarmAction[];
 /** Name of an action. */
-export type AlarmAction = typeof ALARM_ACTIONS[number];
+export type AlarmAction = "warn" | "stop" | "rollback";
 
 /** What a monitor has seen. */
 export interface Alarm {

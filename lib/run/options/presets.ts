@@ -2,9 +2,9 @@
 import type { PruneOptions } from "./options.ts";
 
 /** Presets by name. */
-export const PRESETS = ["paper"] as const;
+export const PRESETS = ["paper"] as const satisfies readonly Preset[];
 /** Name of a preset. */
-export type Preset = typeof PRESETS[number];
+export type Preset = "paper";
 
 /** Options that a preset sets. */
 export type PresetOptions = Pick<

@@ -15,7 +15,7 @@ export const LORA_RATE = 1e-3;
  *
  * @example
  * ```ts
- * import { defaultRates } from "../../../mod.ts";
+ * import { defaultRates } from "compresso/run";
  *
  * const rates = { mask: 2 * defaultRates(200).mask }; // for the option `rates` of a run of 200 steps
  * if (rates.mask !== 0.2 || defaultRates(20).mask <= defaultRates(200).mask) throw new Error(`${rates.mask}`);

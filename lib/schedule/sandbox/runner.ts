@@ -24,7 +24,7 @@ interface Failure {
   readonly fault?: { readonly rule: string; readonly value: string };
 }
 
-/** Where the stand-in for mod.ts finds the kit. */
+/** Where the stand-in for the toolkit finds the kit. */
 const KIT = Symbol.for("compresso.kit");
 /** What is left of the global object: the language, without clock, chance and memory outside the heap. */
 const LANGUAGE = new Set<PropertyKey>(
@@ -118,7 +118,7 @@ function blameOf(error: Error): Failure["blame"] {
   }
   // Deno's own, of text that it cannot parse.
   if (message.startsWith("SyntaxError: ")) return "script";
-  // The stand-in for mod.ts has the builders alone.
+  // The stand-in for the toolkit has the builders alone.
   if (error instanceof SyntaxError) return message.includes("does not provide an export") ? "sandbox" : "script";
   if (error instanceof EvalError || message === NO_CHANCE) return "sandbox";
   // Others are also of mistakes, or of what is undefined or frozen here and not elsewhere.

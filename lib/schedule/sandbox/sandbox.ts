@@ -99,7 +99,7 @@ function checkLength(args: readonly string[], { name, toolkitImports }: SandboxO
   if (length <= MOST_CHARACTERS) return;
   throw new CompressoError("input", {
     what: `cannot read the schedule ${name}`,
-    rule: `the names by which it calls mod.ts fit into a command line of ${MOST_CHARACTERS} characters`,
+    rule: `the names by which it calls the toolkit fit into a command line of ${MOST_CHARACTERS} characters`,
     value: `${toolkitImports.length} such names, which make it ${length} long`,
     fix: "give all its imports of it one short name",
   });

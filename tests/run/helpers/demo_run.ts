@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import {
-  demoData,
   type Device,
   loadModel,
   type Model,
@@ -10,9 +9,10 @@ import {
   type PruneOptions,
   type PruneResult,
   readRows,
-  type RunHandle,
   type StepRecord,
 } from "../../../mod.ts";
+import { demoData } from "../../../lib/model/mod.ts";
+import type { RunHandle } from "../../../lib/run/mod.ts";
 import { sharedDevice } from "../../device.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });

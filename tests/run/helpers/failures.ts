@@ -1,14 +1,7 @@
 // Runs of the demo that are to end with an error. Owns how they are driven; refuses to assert of it.
-import {
-  type Alarm,
-  CompressoError,
-  demoData,
-  type Model,
-  prune,
-  type PruneOptions,
-  readRows,
-  type StepRecord,
-} from "../../../mod.ts";
+import { CompressoError, type Model, prune, type PruneOptions, readRows, type StepRecord } from "../../../mod.ts";
+import { demoData } from "../../../lib/model/mod.ts";
+import type { Alarm } from "../../../lib/run/mod.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 64 });
 /** Options of a short run, most of it before masks are learned. */

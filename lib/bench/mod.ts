@@ -1,0 +1,16 @@
+/**
+ * Measuring how fast models are.
+ *
+ * @module
+ */
+
+// Latency and throughput.
+export {
+  benchModels,
+  type ModelBenchOptions,
+  type ModelBenchResult,
+  type ModelBenchRow,
+  type ModelFigures,
+  type NamedModel,
+} from "./models.ts";
+export type { Repeats } from "./stats.ts";

@@ -1,0 +1,31 @@
+/**
+ * Experiments: a grid of runs, their measures, and a report over all.
+ *
+ * @module
+ */
+
+// Defining.
+export { defineExperiment } from "./definition.ts";
+export { openExperiment } from "./open.ts";
+export type { DataSource, Experiment, ExperimentDefinition, FileData, Filter, Grid, SelfWrittenData } from "./types.ts";
+export type { CellOptions } from "./options.ts";
+
+// Measures.
+export type { ChoicesMeasure, EvaluateDefinition, RowsMeasure, TasksMeasure, TextMeasure } from "./types.ts";
+
+// Running.
+export { planExperiment, runExperiment } from "./run.ts";
+export type {
+  Cell,
+  CellFailure,
+  CellIdentity,
+  CellModel,
+  CellState,
+  ExperimentOverrides,
+  PlannedCell,
+  RunExperimentOptions,
+} from "./types.ts";
+
+// Results.
+export type { Contrast, ExperimentReport, ExperimentResult, Group, NumberName, ReportCell, Value } from "./types.ts";
+export type { Difference, Spread } from "./statistics.ts";

@@ -1,0 +1,19 @@
+/**
+ * Text from a model: continuing a prompt, chats, and rows that a model writes itself.
+ *
+ * @module
+ */
+
+// Continuing a prompt.
+export { generateText, type GenerateTextOptions } from "./text.ts";
+export { type FinishReason, generate, type GenerateOptions } from "./generate.ts";
+export type { SamplingOptions } from "./sampling.ts";
+export type { TokenTimes } from "./timed_tokens.ts";
+
+// Chats.
+export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./chat.ts";
+export type { ChatMessage } from "../text/chat_template.ts";
+
+// Rows that a model writes.
+export { type SelfDataOptions, type SelfDataSettings, type SelfText, writeTexts } from "./self_data.ts";
+export { type SelfDataFileOptions, type SelfDataResult, writeTextFile } from "./self_data_file.ts";

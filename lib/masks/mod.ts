@@ -1,0 +1,36 @@
+/**
+ * Units, masks and slices: what can be cut, choosing it, cutting it, and writing what is left.
+ *
+ * @module
+ */
+
+// Units.
+export { type LayerPart, type LayerUnits, type UnitGroup, type UnitTable, unitTable } from "../units/table.ts";
+export type { MinimumWidths, ResolvedRules, UnitKind, UnitRules } from "../units/rules.ts";
+export type { HeldUnits } from "../units/pieces.ts";
+export type { Measure } from "../units/tally.ts";
+
+// Choosing.
+export { magnitudeScores, type Ranking, rankWithin } from "./baselines.ts";
+export { hardSparsity, type SelectOptions, selectUnits, type SizeTarget } from "../units/selection.ts";
+export type { Selection } from "../units/table.ts";
+export { parameterTarget } from "../units/target_size.ts";
+export { type UniformInput, uniformMasks } from "../slice/layouts.ts";
+export type { Layout } from "../units/layout.ts";
+
+// Masks.
+export { selectionMasks } from "../units/table.ts";
+export type { MaskKind, MaskValues, SlotLayout } from "../nn/mask_slots.ts";
+
+// Slicing.
+export { type MergeLora, type SliceInput, sliceModel } from "../slice/slice.ts";
+export { padded, shallow } from "../slice/layouts.ts";
+export { shallowLora, type SlicedLora, sliceLora } from "../slice/lora.ts";
+export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/verify.ts";
+
+// Files.
+export { exportModel, type ExportResult } from "../slice/export.ts";
+export type { ExportFormat, ExportOptions, SessionExportOptions } from "../slice/export_options.ts";
+export type { FileKind } from "../units/file_size.ts";
+export type { GgufWriteType } from "../formats/gguf/quant.ts";
+export type { HfDtype } from "../formats/hf/export.ts";

@@ -1,0 +1,46 @@
+/**
+ * Pruning runs: memory beforehand, options, steps, monitors, results.
+ *
+ * @module
+ */
+
+// Memory beforehand.
+export { type MemoryChange, type MemoryPlan, planMemory } from "./memory/plan.ts";
+export type { MemoryOptions, PlannedAdapter } from "./contract.ts";
+export type { MemoryPart } from "./memory/parts.ts";
+export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/advice.ts";
+
+// A run step by step.
+export { prune, PruneSession, type RunSummary, type SlicedModel } from "./session.ts";
+export type { Stage, StepRecord } from "./contract.ts";
+export type { OriginFile } from "../slice/export_options.ts";
+export type { RunHandle, RunHooks } from "./hooks.ts";
+export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
+
+// Into a folder.
+export { pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
+export type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
+export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
+
+// Options.
+export type { CheckpointOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
+export type { Rates, RunChange, WantedSize } from "./contract.ts";
+export { defaultRates } from "./options/rates.ts";
+export type { Method } from "./methods/names.ts";
+export { type Preset, type PresetOptions, presetOptions } from "./options/presets.ts";
+export type { KeptRule } from "../masks/harden.ts";
+export type { LambdaRule } from "../masks/lambda_rule.ts";
+export type { StartRule } from "../masks/start.ts";
+export type { SizeResult } from "./size_goal.ts";
+
+// Monitors.
+export type {
+  Alarm,
+  AlarmAction,
+  MonitorName,
+  MonitorOptions,
+  MonitorSetting,
+  ResolvedMonitor,
+  ResolvedMonitors,
+} from "./monitors/alarm.ts";
+export { AlarmError } from "./monitors/judge.ts";

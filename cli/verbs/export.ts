@@ -12,7 +12,7 @@ import { sliceModel } from "../../lib/slice/slice.ts";
 import { exportModel, type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
-import { DTYPES, GGUF_DTYPES } from "../options/formats.ts";
+import { DTYPES, GGUF_DTYPES } from "../../lib/slice/export_options.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../terminal/output.ts";
 import { refuseFile } from "./prune/run_folder.ts";

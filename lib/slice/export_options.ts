@@ -62,8 +62,10 @@ export type SessionExportOptions =
 
 /** What an export writes where nothing is said. */
 export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
-const DTYPES: Readonly<Record<HfDtype, true>> = { f32: true, f16: true, bf16: true };
-const GGUF_DTYPES: Readonly<Record<GgufWriteType, true>> = { f32: true, f16: true, bf16: true, q8_0: true, q4_0: true };
+/** Types of a folder's weights. */
+export const DTYPES = ["f32", "f16", "bf16"] as const satisfies readonly HfDtype[];
+/** Types of a GGUF's matrices. */
+export const GGUF_DTYPES = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const satisfies readonly GgufWriteType[];
 
 const BOTH = {
   ...{ layout: true, dtype: true, ggufDtype: true, name: "text", generation: true, formats: true, replace: "switch" },
@@ -142,9 +144,9 @@ export function checkLayout(layout: unknown): void {
 
 /** Refuses formats and types of files that do not exist; undefined is as absent. Throws `CompressoError("usage")`. */
 export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
-  if (dtype !== undefined) checkWord(dtype, Object.keys(DTYPES), { what: "cannot write weights of this dtype" });
+  if (dtype !== undefined) checkWord(dtype, DTYPES, { what: "cannot write weights of this dtype" });
   if (ggufDtype === undefined) return;
-  checkWord(ggufDtype, Object.keys(GGUF_DTYPES), { what: "cannot write matrices of this type into a GGUF" });
+  checkWord(ggufDtype, GGUF_DTYPES, { what: "cannot write matrices of this type into a GGUF" });
 }
 
 /** Refuses the file of a wanted size whose format or type does not exist. Throws `CompressoError("usage")`. */

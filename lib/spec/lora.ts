@@ -70,8 +70,8 @@ export function refuseOthers(
   });
 }
 
-/** Far above the width of any projection, where LoRA is a full matrix already. */
-const MOST_RANK = 65536;
+/** Largest rank: far above the width of any projection, where LoRA is a full matrix already. */
+export const MOST_RANK = 65536;
 /** Least normal number of f32: what is smaller may be 0 on a GPU, and LoRA then does nothing. */
 const LEAST_SCALE = 2 ** -126;
 

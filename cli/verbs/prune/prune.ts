@@ -7,7 +7,7 @@ import { UNIT_KINDS } from "../../../lib/units/units.ts";
 import { DEFAULTS } from "../../../lib/run/options/resolve.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "../../command.ts";
-import { DTYPES, GGUF_DTYPES } from "../../options/formats.ts";
+import { DTYPES, GGUF_DTYPES } from "../../../lib/slice/export_options.ts";
 import { SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
 import { METHODS } from "../../../lib/run/methods/names.ts";
 import { PRESETS } from "../../../lib/run/options/presets.ts";

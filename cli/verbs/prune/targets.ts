@@ -5,7 +5,7 @@ import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { checkSizeLayout, type SizeResult } from "../../../lib/run/size_goal.ts";
-import type { DTYPES, GGUF_DTYPES } from "../../options/formats.ts";
+import type { DTYPES, GGUF_DTYPES } from "../../../lib/slice/export_options.ts";
 import { formatCount } from "../../terminal/output.ts";
 
 /** Words of `--target-file`. */

@@ -53,11 +53,11 @@ async function demo(out: string): Promise<void> {
   const { tokenizer } = dense;
   if (!tokenizer) throw new Error("the demo has no tokenizer");
   const heldout = await readRows(demoData("heldout"));
-  const questions = encodeChoices(heldout, { tokenizer, prompt: null });
+  const questions = encodeChoices(heldout, { tokenizer });
   const chance = questions.reduce((sum, { choices }) => sum + 1 / choices.length, 0) / questions.length;
   const score = async (model: Model): Promise<string> => {
-    const { accuracy, total } = await scoreChoices(model, questions);
-    return `${(100 * accuracy).toFixed(1)} % of ${total} held-out questions`;
+    const { accuracy, n } = await scoreChoices(model, questions);
+    return `${(100 * accuracy).toFixed(1)} % of ${n} held-out questions`;
   };
 
   console.log(`chance             ${(100 * chance).toFixed(1)} %`);

@@ -12,8 +12,8 @@ import type { ChoiceRow } from "./score.ts";
 export interface ChoiceOptions {
   /** Tokenizer of the model. */
   readonly tokenizer: Tokenizer;
-  /** Text before every instruction, such as the collaborative prompt; null for none. */
-  readonly prompt: string | null;
+  /** Text before every instruction, such as the collaborative prompt. Default null: none. */
+  readonly prompt?: string | null;
   /** Rows that are taken at most, from the first. Default: all. */
   readonly limit?: number;
 }
@@ -26,7 +26,7 @@ const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "n
  */
 export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[] {
   checkNames(options, NAMES, { whose: "encodeChoices" });
-  const { tokenizer, prompt, limit = Infinity } = options;
+  const { tokenizer, prompt = null, limit = Infinity } = options;
   checkPromptText(prompt);
   const format = { tokenizer, prompt };
   const end = endToken(format);

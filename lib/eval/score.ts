@@ -49,12 +49,12 @@ export interface RowScore {
 
 /** Scores of all questions. */
 export interface ScoreResult {
-  /** correct / total. */
+  /** correct / n. */
   readonly accuracy: number;
   /** Rows answered rightly. */
   readonly correct: number;
   /** Rows scored. */
-  readonly total: number;
+  readonly n: number;
   /** Scores row by row. */
   readonly perRow: readonly RowScore[];
 }
@@ -81,7 +81,7 @@ export async function scoreChoices(
     return { picked, isCorrect: picked === answer, scores: own };
   });
   const correct = perRow.filter(({ isCorrect }) => isCorrect).length;
-  return { accuracy: correct / rows.length, correct, total: rows.length, perRow };
+  return { accuracy: correct / rows.length, correct, n: rows.length, perRow };
 }
 
 /**

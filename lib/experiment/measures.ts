@@ -102,11 +102,11 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
             prompt,
             ...(limit === undefined ? {} : { limit }),
           });
-          const { accuracy, total } = await scoreChoices(model, rows, {
+          const { accuracy, n } = await scoreChoices(model, rows, {
             ...(control.signal ? { signal: control.signal } : {}),
             onProgress: (done, all) => control.onProgress?.(done / all),
           });
-          return [accuracyValue(`${name}${label}`, accuracy, total)];
+          return [accuracyValue(`${name}${label}`, accuracy, n)];
         },
       });
     }

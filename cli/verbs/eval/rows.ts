@@ -34,11 +34,11 @@ export async function chooseRows(
       directions: ["forward"],
       tokens: lengths.reduce((sum, length) => sum + length, 0),
     });
-    const { accuracy, correct, total, perRow } = await scoreChoices(model, choices, {
+    const { accuracy, correct, n, perRow } = await scoreChoices(model, choices, {
       adapters,
       signal,
       onProgress: (done, all) => progress.phase("scoring", done / all),
     });
-    return { kind: "rows", accuracy, correct, n: total, right: perRow.map(({ isCorrect }) => isCorrect) };
+    return { kind: "rows", accuracy, correct, n, right: perRow.map(({ isCorrect }) => isCorrect) };
   });
 }

@@ -1,8 +1,10 @@
-// `compresso inspect MODEL`: what a model is, from its files alone. Owns the description; refuses the GPU.
+// `compresso inspect MODEL`: what a model is, from its files alone.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openWeights } from "../../lib/formats/open.ts";
+import { fileSize, readBytes } from "../../lib/files/bytes.ts";
+import { openWeights, statModel } from "../../lib/formats/open.ts";
+import { openSpec } from "../../lib/formats/open_spec.ts";
 import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
@@ -18,7 +20,7 @@ export function inspect(): CommandUnknownOpts {
     description: "Show what a model is: shape of every layer, parameters, stored types, tokenizer. Needs no GPU.",
     examples: ["inspect demo", "inspect path/to/model.gguf --json"],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo")
     .option("--json", "print one JSON object")
     .action(async (model, { json }) => {
       const facts = await describe(model);
@@ -27,9 +29,11 @@ export function inspect(): CommandUnknownOpts {
     });
 }
 
+const FORMAT_NAMES = { hf: "Hugging Face folder", gguf: "GGUF", config: "config.json alone" } as const;
+
 interface Facts {
   readonly model: string;
-  readonly format: "hf" | "gguf";
+  readonly format: keyof typeof FORMAT_NAMES;
   /** Of all files. */
   readonly bytes: number;
   readonly parameters: number;
@@ -48,7 +52,7 @@ interface TokenizerFacts {
   readonly chatTemplate: boolean;
 }
 
-/** Why a tokenizer cannot be read, which hinders nobody from looking at the rest. */
+/** Why a tokenizer cannot be read; the rest of the model is shown all the same. */
 interface Unread {
   readonly unread: string;
 }
@@ -58,25 +62,37 @@ async function filesOf(model: string): Promise<{ source: WeightSource; tokenizer
     return await openModelFiles(model);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "input") throw error;
-    // What is wrong with the weights is said by them.
+    // Where the weights are at fault, opening them throws.
     return { source: await openWeights(modelPath(model)), tokenizer: { unread: error.message } };
   }
 }
 
 async function describe(model: string): Promise<Facts> {
+  const path = modelPath(model), { isDirectory: isFolder } = await statModel(path);
+  if (!isFolder && await isConfig(path)) {
+    const shape = shapeOf(await openSpec(path));
+    return { model, format: "config", bytes: await sizeOf(path), ...shape, dtypes: {}, tokenizer: null };
+  }
   const { source, tokenizer } = await filesOf(model);
-  const { spec } = source, path = modelPath(model);
-  const isFolder = (await Deno.stat(path)).isDirectory;
   return {
     model,
     format: isFolder ? "hf" : "gguf",
     bytes: await sizeOf(path),
-    parameters: parameterCount(spec),
-    prunable: spec.layers.reduce((sum, layer) => sum + layerParameters(spec, layer), 0),
-    spec,
+    ...shapeOf(source.spec),
     dtypes: dtypesOf(source),
     tokenizer: tokenizer ? "unread" in tokenizer ? tokenizer : describeTokenizer(tokenizer) : null,
   };
+}
+
+/** Whether a file is JSON, as a config.json is. */
+async function isConfig(path: string): Promise<boolean> {
+  const head = await readBytes(path, 0, { length: Math.min(await fileSize(path), 64) });
+  return new TextDecoder("latin1").decode(head).trimStart().startsWith("{");
+}
+
+function shapeOf(spec: DecoderSpec): Pick<Facts, "parameters" | "prunable" | "spec"> {
+  const prunable = spec.layers.reduce((sum, layer) => sum + layerParameters(spec, layer), 0);
+  return { parameters: parameterCount(spec), prunable, spec };
 }
 
 function layerParameters({ hidden, headDim }: DecoderSpec, { heads, kvHeads, ffn }: LayerSpec): number {
@@ -119,23 +135,23 @@ async function sizeOf(path: string): Promise<number> {
 function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer }: Facts): void {
   const { rope, layers } = spec;
   const types = Object.entries(dtypes).map(([dtype, count]) => `${dtype} ${(100 * count / parameters).toFixed(0)} %`);
-  print(`model       ${model} (${format === "hf" ? "Hugging Face folder" : "GGUF"}, ${formatBytes(bytes)})`);
+  print(`model       ${model} (${FORMAT_NAMES[format]}, ${formatBytes(bytes)})`);
   print(`parameters  ${formatCount(parameters)}, of which ${formatCount(prunable)} in the layers' linear weights`);
-  print(`stored as   ${types.join(", ")}`);
+  if (format !== "config") print(`stored as   ${types.join(", ")}`);
   print(
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
   );
   print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
   print(`head        ${spec.tied ? "tied to the embedding" : "of its own"}`);
-  print(
-    tokenizer && "unread" in tokenizer
-      ? `tokenizer   ${tokenizer.unread}`
-      : tokenizer
-      ? `tokenizer   ${tokenizer.kind}, ${tokenizer.vocab} tokens, prompts in ${tokenizer.style} style`
-      : "tokenizer   none: only token ids can be used",
-  );
+  if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);
+}
+
+function tokenizerLine(tokenizer: Facts["tokenizer"]): string {
+  if (tokenizer === null) return "none: only token ids can be used";
+  if ("unread" in tokenizer) return tokenizer.unread;
+  return `${tokenizer.kind}, ${tokenizer.vocab} tokens, prompts in ${tokenizer.style} style`;
 }
 
 const BAR_WIDTH = 24;

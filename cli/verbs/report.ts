@@ -1,8 +1,9 @@
 // `compresso report RUN…`: runs as one HTML file. Owns options and where the file goes; refuses to read runs and to draw.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../lib/files/atomic.ts";
+import { exists } from "../../lib/files/exists.ts";
 import { readEvaluation } from "../../lib/report/evaluation.ts";
 import { readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
@@ -48,9 +49,24 @@ A run that is still running or was interrupted is shown up to its last step.`,
       const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
       await refuseInputs(path, read, { option: "--out" });
       const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
+      const made = await newFolderOf(path);
       await writeFileAtomically(path, html);
+      if (made !== null) note(`compresso: made the folder ${made}`);
       print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
     });
+}
+
+/** The folder of a file, where writing will make it; null where it is there. Throws `CompressoError("usage")` where more than one folder is missing. */
+async function newFolderOf(path: string): Promise<string | null> {
+  const folder = dirname(path);
+  if (await exists(folder)) return null;
+  if (await exists(dirname(folder))) return folder;
+  throw new CompressoError("usage", {
+    what: `cannot write to ${path}`,
+    rule: "at most the last folder of --out is new",
+    value: `there is no ${dirname(folder)}`,
+    fix: "check the spelling, or make the folder",
+  });
 }
 
 function outOf(folders: readonly string[]): string {

@@ -10,9 +10,7 @@ import { type HfSource, noWeights, openHfFolder } from "./hf/model.ts";
  * Throws `CompressoError("input")` for a path that is neither, saying what it seems to be, and as the reader of the format.
  */
 export async function openWeights(path: string): Promise<HfSource | GgufSource> {
-  const info = await Deno.stat(path).catch((error) => {
-    throw unreadable(path, error);
-  });
+  const info = await statModel(path);
   if (info.isDirectory) {
     if (await exists(`${path}/config.json`)) return await openHfFolder(path);
     throw await noWeights(path, "config.json");
@@ -27,3 +25,21 @@ export async function openWeights(path: string): Promise<HfSource | GgufSource> 
     fix: guess.fix,
   });
 }
+
+/** What stands at a model's path. Throws `CompressoError("input")` where nothing does, or it may not be read. */
+export async function statModel(path: string): Promise<Deno.FileInfo> {
+  try {
+    return await Deno.stat(path);
+  } catch (error) {
+    const failure = unreadable(path, error), [owner = "", name] = path.split("/");
+    if (!(error instanceof Deno.errors.NotFound) || !HUB_ID.test(path) || await exists(owner)) throw failure;
+    throw new CompressoError("input", {
+      ...failure.parts,
+      fix:
+        `check the spelling; a model of the Hugging Face Hub is downloaded first: hf download ${path} --local-dir ${name}`,
+    }, { cause: error });
+  }
+}
+
+/** Owner and name of a model on the Hub; names of files end otherwise. */
+const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?<!\.(?:gguf|json|jsonl|safetensors|txt))$/;

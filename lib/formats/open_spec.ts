@@ -1,10 +1,11 @@
 // The shape of a model without its weights: from a config.json alone, or the header of a GGUF. Owns telling the two apart; refuses to read tensors.
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import { looksLike, readBytes, unreadable } from "../files/bytes.ts";
+import { looksLike, readBytes } from "../files/bytes.ts";
 import { exists } from "../files/exists.ts";
 import { openGguf } from "./gguf/model.ts";
 import { noWeights, readHfConfig } from "./hf/model.ts";
+import { statModel } from "./open.ts";
 import { modelPath } from "./open_model.ts";
 
 /**
@@ -20,9 +21,7 @@ import { modelPath } from "./open_model.ts";
  */
 export async function openSpec(model: string): Promise<DecoderSpec> {
   const path = modelPath(model);
-  const info = await Deno.stat(path).catch((error) => {
-    throw unreadable(path, error);
-  });
+  const info = await statModel(path);
   if (info.isDirectory) {
     const config = `${path}/config.json`;
     if (await exists(config)) return (await readHfConfig(config)).spec;

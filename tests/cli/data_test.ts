@@ -163,7 +163,7 @@ Deno.test("data inspect refuses sequences beyond the model's context, as plan an
     cli(["plan", "demo", ...long]),
   ]);
   assert.deepEqual([inspected.code, inspected.stdout], [2, ""]);
-  assert.match(inspected.stderr, /longest context is 512 tokens\s+got: +513\s+fix: lower --seq/);
+  assert.match(inspected.stderr, /longest context is 512 tokens\s+got: +513\s+fix: +lower --seq/);
   assert.equal(inspected.stderr, planned.stderr);
 });
 
@@ -186,7 +186,9 @@ Deno.test("data inspect takes texts by their field, joined unless told not to", 
   const args = ["data", "inspect", folder.at("texts.jsonl"), "--model", "demo", "--seq", "5", "--json"];
   const wrong = await cli(args);
   assert.equal(wrong.code, 3);
-  assert.match(wrong.stderr, /line 1 has "body"; of the rows are 2 broken, 0 empty, and none is left\n.*--text-field/);
+  const { got, fix } = JSON.parse(wrong.stderr).error;
+  assert.match(got, /line 1 has "body"; of the rows are 2 broken, 0 empty, and none is left/);
+  assert.match(fix, /--text-field/);
   const joined = JSON.parse((await cli([...args, "--text-field", "body"])).stdout).training;
   assert.deepEqual([joined.packed, joined.padding], [true, 0]);
   const apart = JSON.parse((await cli([...args, "--text-field", "body", "--no-packing"])).stdout).training;

@@ -120,8 +120,8 @@ Deno.test("eval --text says that rows are measured with their markup, and what t
   const plain = await measure("rows.jsonl"), packed = await measure("rows.jsonl.gz");
   assert.deepEqual([plain.code, packed.code], [0, 3], plain.stderr + packed.stderr);
   assert.match(plain.stderr, /rows\.jsonl is measured as one plain text, keys and escapes included/);
-  assert.match(packed.stderr, /not UTF-8\n +fix: unpack it to a plain text/);
-  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +fix: check the path/);
+  assert.match(packed.stderr, /not UTF-8\n +fix: +unpack it to a plain text/);
+  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +fix: +check the path/);
 });
 
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
@@ -325,7 +325,7 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
       [["demo", "--tasks", "arc_easy", ...data], 3, /arc_easy\.<split>\.<ext>/],
       [["demo", "--tasks", "piqa", ...data], 3, /"sol2".*\n.*line 2/],
       [["demo", "--tasks", folder.at("none.ts"), ...data], 3, /no such file/],
-      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +fix: fix or remove it\n$/],
+      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +fix: +fix or remove it\n$/],
       [["demo", "--tasks", ",", ...data], 2, /names with commas/],
       [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
       [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],

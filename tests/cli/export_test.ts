@@ -38,7 +38,7 @@ Deno.test("export refuses an --out that is a file, as prune does, and leaves it 
   await Deno.writeTextFile(folder.at("out"), "mine");
   const { code, stderr } = await cli(["export", "demo", "--out", folder.at("out")]);
   assert.equal(code, 2, stderr);
-  assert.match(stderr, /expected: --out is a folder\n +got: +a file\n +fix: choose another --out/);
+  assert.match(stderr, /expected: --out is a folder\n +got: +a file\n +fix: +choose another --out/);
   assert.equal(await Deno.readTextFile(folder.at("out")), "mine");
 });
 
@@ -64,7 +64,7 @@ Deno.test("export refuses a type of a file that is not asked for, and tells of m
     cli(["export", "demo", "--out", folder.at("out"), ...more]);
   for (
     const [args, said] of [
-      [["--formats", "gguf", "--dtype", "bf16"], /--dtype is the type of the folder.*fix: give --gguf-dtype/s],
+      [["--formats", "gguf", "--dtype", "bf16"], /--dtype is the type of the folder.*fix: +give --gguf-dtype/s],
       [["--formats", "hf", "--gguf-dtype", "q8_0"], /--gguf-dtype that of the GGUF.*got: +--formats hf/s],
     ] as const
   ) {

@@ -169,3 +169,32 @@ Deno.test("imports that are not there are named without colours where stderr is 
     assert.ok(!result.stderr.includes("\x1b"), result.stderr);
   }
 });
+
+Deno.test("prune reports a missing model before missing data, and a name on the Hub with how to download it", async () => {
+  using folder = new TemporaryFolder();
+  const missing = await cli(["prune", "nope.gguf", "--sparsity", "0.3", "--out", folder.at("x")]);
+  assert.equal(missing.code, 3);
+  assert.match(missing.stderr, /cannot read nope\.gguf[^]*no such file or folder/);
+  assert.doesNotMatch(missing.stderr, /--data|hf download/);
+  assert.ok(!folder.has("x"));
+  for (const verb of [["inspect"], ["plan"], ["chat"], ["prune", "--sparsity", "0.3", "--out", folder.at("x")]]) {
+    const { code, stderr } = await cli([verb[0] ?? "", "HuggingFaceTB/SmolLM2-135M", ...verb.slice(1)]);
+    assert.equal(code, 3);
+    assert.match(stderr, /fix: .*: hf download HuggingFaceTB\/SmolLM2-135M --local-dir SmolLM2-135M\n/);
+  }
+  // The first part is a folder here, so it is a path.
+  assert.doesNotMatch((await cli(["inspect", "fixtures/nope"])).stderr, /hf download/);
+});
+
+Deno.test("inspect shows the shape of a config.json alone, as plan does", async () => {
+  const path = "fixtures/demo/config.json", { code, stdout, stderr } = await cli(["inspect", path]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^model +fixtures\/demo\/config\.json \(config\.json alone, /);
+  assert.doesNotMatch(stdout, /^(stored as|tokenizer)/m);
+  const alone = JSON.parse((await cli(["inspect", path, "--json"])).stdout);
+  const whole = JSON.parse((await cli(["inspect", "demo", "--json"])).stdout);
+  assert.deepEqual(
+    [alone.format, alone.parameters, alone.prunable, alone.spec.layers],
+    ["config", whole.parameters, whole.prunable, whole.spec.layers],
+  );
+});

@@ -11,6 +11,20 @@ async function writeRun(path: string): Promise<void> {
   await Deno.writeTextFile(`${path}/run.json`, JSON.stringify({ ...summary, options, adapter, files: [] }));
 }
 
+Deno.test("report says which folder it makes, and makes one at most", async () => {
+  using folder = new TemporaryFolder();
+  await writeRun(folder.at("run"));
+  const there = await cli(["report", folder.at("run"), "--out", folder.at("run", "a.html")]);
+  assert.equal(there.stderr, "");
+  const one = await cli(["report", folder.at("run"), "--out", folder.at("new", "a.html")]);
+  assert.equal(one.code, 0, one.stderr);
+  assert.ok(one.stderr.includes(`made the folder ${folder.at("new")}\n`), one.stderr);
+  const two = await cli(["report", folder.at("run"), "--out", folder.at("x", "y", "a.html")]);
+  assert.equal(two.code, 2);
+  assert.ok(two.stderr.includes(`there is no ${folder.at("x")}`), two.stderr);
+  assert.ok(!folder.has("x"));
+});
+
 Deno.test("report writes a run's report into its folder, one of several where --out says, with evaluations and a title", async () => {
   using folder = new TemporaryFolder();
   for (const name of ["one", "two"]) await writeRun(folder.at(name));

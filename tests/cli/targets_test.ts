@@ -260,7 +260,7 @@ Deno.test("least and aligned widths go each to their own kind, and are refused w
   for (const [option, other, name] of others) {
     const refused = await cli([...args, "--units", other, option, "2", "--out", folder.at("none")]);
     assert.equal(refused.code, 2, option);
-    assert.match(refused.stderr, new RegExp(`cannot keep to ${name}\n.*got: +${other}\n.*fix: add `, "s"));
+    assert.match(refused.stderr, new RegExp(`cannot keep to ${name}\n.*got: +${other}\n.*fix: +add `, "s"));
   }
 });
 

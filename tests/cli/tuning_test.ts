@@ -63,7 +63,7 @@ Deno.test("a file named by --tuning that is no table is refused, and stays as it
     ["generate", "demo", "--prompt", "Tom met", "--max-tokens", "4", "--tuning", folder.at("rows.json")],
   );
   assert.deepEqual([code, stdout], [2, ""]);
-  assert.match(stderr, /--tuning is a table that compresso wrote, or a new file.*fix: name another file/s);
+  assert.match(stderr, /--tuning is a table that compresso wrote, or a new file.*fix: +name another file/s);
   assert.equal(await Deno.readTextFile(folder.at("rows.json")), rows);
 });
 

@@ -68,7 +68,6 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/formats/hf/model.ts",
   "lib/formats/open.ts",
   "lib/formats/open_model.ts",
-  "lib/formats/open_spec.ts",
   "lib/formats/peft/adapter.ts",
   "lib/generate/self_data_file.ts",
   "lib/model/tuning_cache.ts",

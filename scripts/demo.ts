@@ -1,4 +1,4 @@
-// The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size. Owns the story that it tells; refuses options.
+// The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size.
 import { join } from "node:path";
 import {
   generateText,
@@ -31,7 +31,7 @@ try {
   Deno.exitCode = error.exitStatus;
 }
 
-/** Before minutes of work, and in words of a command that has no options: a folder of the user's own keeps what is in it. */
+/** Refuses a named folder that holds anything of an earlier run, before minutes of work. */
 async function refuseUsed(folder: string): Promise<void> {
   const refused = { what: `cannot run the demo in ${folder}`, fix: "name a new folder" };
   const isFile = await Deno.stat(folder).then(({ isDirectory }) => !isDirectory, () => false);
@@ -72,6 +72,7 @@ async function demo(out: string): Promise<void> {
 
   // Compresso: fine-tune, prune under a cubic schedule, fine-tune.
   const { rows } = await readRows(demoData("train"));
+  let quarter = 0, startedAt = 0;
   const summary = await pruneToFolder(dense, {
     rows,
     sparsity: SPARSITY,
@@ -85,10 +86,19 @@ async function demo(out: string): Promise<void> {
     out,
     // A folder of the user's own keeps what is in it.
     export: { replace: given === undefined },
+    onCalibration: (share) => {
+      if (Math.floor(4 * share) <= quarter) return;
+      quarter = Math.floor(4 * share);
+      console.log(`  the model writes texts for calibration: ${25 * quarter} %`);
+    },
     onRecord: ({ step, steps, stage, loss, expected }) => {
+      if (step === 1) startedAt = performance.now();
       if (step % 10 !== 0) return;
       const sparsity = expected === null ? "" : `, expected sparsity ${expected.toFixed(3)}`;
-      console.log(`  ${stage} ${step}/${steps}: loss ${loss.toFixed(3)}${sparsity}`);
+      const seconds = (performance.now() - startedAt) / 1000 / (step - 1) * (steps - step);
+      console.log(
+        `  ${stage} ${step}/${steps}: loss ${loss.toFixed(3)}${sparsity}, some ${Math.ceil(seconds)} s left`,
+      );
     },
   });
   using pruned = await loadModel(`${out}/model`, { device });

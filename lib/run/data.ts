@@ -16,6 +16,8 @@ export interface RunData {
   readonly report: EncodeReport;
   /** Up to 8 sequences for comparing the masked with the sliced model: of rows that are not trained on, where there are enough. */
   readonly heldout: readonly (readonly number[])[];
+  /** Their labels, −100 where nothing is predicted; none where they are rows that are trained on. */
+  readonly heldoutLabels: readonly (readonly number[])[];
   /** Hash of all examples. */
   readonly digest: string;
   readonly makeBatches: (seed: number) => Batches;
@@ -56,6 +58,7 @@ export function encodeRun(
       ...(beside ? { calibration: beside.report } : {}),
     },
     heldout: heldout.map(({ tokens }) => [...tokens]),
+    heldoutLabels: sequences.map(({ labels }) => [...labels]),
     digest: digestOfAll(examples),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
     calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },

@@ -38,6 +38,7 @@ import {
   identityOf,
   lastAim,
   lookOf,
+  masksOf,
   NOTHING_DONE,
   type PendingStep,
   placeAt,
@@ -292,13 +293,14 @@ class Run implements PruneRun {
    * True where the run went back. Throws where an alarm stops it.
    */
   async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
-    const pending = this.#pending, first = pending[0], { hooks } = this.#parts.given;
+    const pending = this.#pending, first = pending[0], { hooks, onMasks } = this.#parts.given;
     const isNew = looks && this.#position.looked !== this.#position.step;
     if (!first && !isNew) return false;
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
     const arrays = isNew ? await this.#trainer.save() : null,
       look = arrays && lookOf(this.#parts, arrays, this.#position);
     if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
+    if (arrays && look?.broken === null) onMasks?.(this.#position.step, masksOf(this.#parts, arrays, this.#position));
     this.#pending = [];
     const now = performance.now(), seconds = (now - this.#lastFlush) / 1000;
     this.#lastFlush = now;

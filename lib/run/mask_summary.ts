@@ -2,7 +2,8 @@
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../units/file_size.ts";
 import type { WeightSource } from "../spec/source.ts";
-import type { MaskValues } from "../nn/mask_slots.ts";
+import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
+import type { UnitTable } from "../units/units.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.ts";
 
 /** Masks of a run by layer of the model as it was. */
@@ -39,27 +40,45 @@ export interface FileBytes {
 
 const BINS = 64;
 
+/** Masks on their way: of each head, and of stretches of columns and hidden dims, the expected share that stays. `cuts` is that which goes of each unit. */
+export function openMasks(table: UnitTable, cuts: ArrayLike<number>): MaskSummary {
+  const { spec, layout } = table, slots = new Float32Array(layout.count).fill(1);
+  for (let unit = 0; unit < table.count; unit++) {
+    const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
+    // A layer's own unit holds the slots of its heads and columns too.
+    for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 1) * (1 - (cuts[unit] ?? 0));
+  }
+  return maskSummary(spec, unpackMasks(spec, layout, slots), { shareOf: (z) => z });
+}
+
 /** Masks as run.json holds them; an absent kind counts as kept. */
-export function maskSummary({ layers, hidden }: DecoderSpec, masks: MaskValues): MaskSummary {
+export function maskSummary(
+  { layers, hidden }: DecoderSpec,
+  masks: MaskValues,
+  { shareOf = (z) => z === 0 ? 0 : 1 }: {
+    /** What of a column or hidden dim stays at z. Default: all but where z is 0. */
+    readonly shareOf?: (z: number) => number;
+  } = {},
+): MaskSummary {
   let head = 0, column = 0;
   const heads: number[][] = [], ffn: number[][] = [];
   for (const layer of layers) {
     const z = masks.head?.subarray(head, head + layer.heads) ?? new Float32Array(layer.heads).fill(1);
     // Six digits show more than f32 holds of what matters, and keep the file short.
     heads.push(Array.from(z, (value) => Number(value.toPrecision(6))));
-    ffn.push(keptShares(masks.ffn?.subarray(column, column + layer.ffn), layer.ffn));
+    ffn.push(keptShares(masks.ffn?.subarray(column, column + layer.ffn), layer.ffn, shareOf));
     head += layer.heads;
     column += layer.ffn;
   }
-  return { heads, ffn, hidden: keptShares(masks.hidden, hidden) };
+  return { heads, ffn, hidden: keptShares(masks.hidden, hidden, shareOf) };
 }
 
-function keptShares(z: Float32Array | undefined, count: number): number[] {
+function keptShares(z: Float32Array | undefined, count: number, shareOf: (z: number) => number): number[] {
   const bins = Math.min(BINS, count);
   return Array.from({ length: bins }, (_, bin) => {
     const from = Math.floor(bin * count / bins), end = Math.floor((bin + 1) * count / bins);
     let kept = 0;
-    for (let at = from; at < end; at++) if ((z?.[at] ?? 1) !== 0) kept++;
+    for (let at = from; at < end; at++) kept += shareOf(z?.[at] ?? 1);
     return Number((kept / (end - from)).toFixed(4));
   });
 }

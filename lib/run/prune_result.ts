@@ -30,6 +30,8 @@ export interface PruneResult {
   readonly data: EncodeReport;
   /** Up to 8 sequences for comparisons: not trained on, but where rows are too few, or those held out do not fit. */
   readonly heldout: readonly (readonly number[])[];
+  /** Labels of these, −100 where nothing is predicted; none where they were trained on. */
+  readonly heldoutLabels: readonly (readonly number[])[];
   /** Seconds that steps took, by stage; what a method measures before them, and the choice of units after them, is not among them. */
   readonly seconds: Readonly<Record<Stage, number>>;
   /** Tokens a second over all stages, padding left out. */

@@ -15,7 +15,8 @@ import type { RunHandle } from "./hooks.ts";
 import type { Method } from "./methods/names.ts";
 import type { Model } from "../model/model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
-import { lookAtMasks } from "./monitors/mask_look.ts";
+import { type MaskSummary, openMasks } from "./mask_summary.ts";
+import { cutsOf, lookAtMasks } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import { slowedRates } from "./options/rates.ts";
@@ -343,6 +344,15 @@ export function lookOf(
   return lookAtMasks(table, arrays, { learned: method === "compresso" ? aim : null });
 }
 
+/** How much of each head, and of stretches of the other units, is expected to stay at a position. */
+export function masksOf(
+  { table, options: { method } }: Pick<RunParts, "table" | "options">,
+  arrays: TrainerArrays,
+  { aim }: RunPosition,
+): MaskSummary {
+  return openMasks(table, cutsOf(table, arrays, { learned: method === "compresso" ? aim : null }));
+}
+
 /** Hard masks of a run at a position, and their sparsity. */
 export function hardLookOf(
   parts: Pick<RunParts, "table" | "options">,
@@ -367,7 +377,10 @@ export function refuseResult({ step }: RunPosition, { steps }: { readonly steps:
 
 /** What a run has learned at its end. */
 export function resultOf(
-  { table, options, report: data, heldout }: Pick<RunParts, "table" | "options" | "report" | "heldout">,
+  { table, options, report: data, heldout, heldoutLabels }: Pick<
+    RunParts,
+    "table" | "options" | "report" | "heldout" | "heldoutLabels"
+  >,
   { seconds, tokens, expected, target, alarms, changes = [] }: RunPosition,
   { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
     readonly weights: LoraWeights;
@@ -383,6 +396,7 @@ export function resultOf(
     table,
     data,
     heldout,
+    heldoutLabels,
     seconds: {
       finetune: seconds["finetune"] ?? 0,
       prune: seconds["prune"] ?? 0,

@@ -21,6 +21,7 @@ import {
 } from "./mask_summary.ts";
 import type { Model } from "../model/model.ts";
 import type { RecordView } from "../schedule/definition.ts";
+import { type HeldoutLoss, heldoutLoss } from "./heldout_loss.ts";
 import type { RunHooks } from "./hooks.ts";
 import { Lifetime } from "../model/lifetime.ts";
 import type { Alarm } from "./monitors/alarm.ts";
@@ -64,6 +65,8 @@ export interface RunSummary {
   readonly hidden: number;
   /** Largest difference and range of the logits. */
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
+  /** Loss on held-out rows before and after; null where no rows are held out, and for FLAP. */
+  readonly heldoutLoss: HeldoutLoss | null;
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
   /**
@@ -123,6 +126,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #stepsBefore = 0;
   readonly #startedAt = performance.now();
   #sliced: SlicedModel | null = null;
+  #heldoutLoss: HeldoutLoss | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
 
@@ -199,7 +203,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   async #slice(signal: AbortSignal): Promise<SlicedModel> {
     if (this.#sliced) return this.#sliced;
-    const { masks, lora, heldout, source: base } = this.#run.result();
+    const result = this.#run.result(), { masks, lora, heldout, source: base } = result;
     this.#run[Symbol.dispose]();
     const { device, spec } = this.#model;
     const source = sliceModel(base, { masks, lora });
@@ -210,6 +214,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       ...verifyShape(this.options),
       signal,
     });
+    // FLAP's compensation is not in the model that was given.
+    this.#heldoutLoss = base === this.#model.source
+      ? await heldoutLoss(this.#model, result, { adapters: { masks, lora }, seq: this.options.seq, signal })
+      : null;
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
     const { size: wanted, units } = this.options, { tokenizer } = this.#model;
@@ -269,6 +277,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       layers: sliced.spec.layers,
       hidden: sliced.spec.hidden,
       maskedVsSliced: { maxAbs, range },
+      heldoutLoss: this.#heldoutLoss,
       seconds: result.seconds,
       wallSeconds: (performance.now() - startedAt) / 1000,
       resumedAfter: this.#stepsBefore,

@@ -43,6 +43,14 @@ export function showSummary(summary: RunSummary, out: string): void {
       maskedVsSliced.range.toFixed(1)
     })`,
   );
+  const { heldoutLoss: loss } = summary;
+  if (loss) {
+    print(
+      `held out    loss ${loss.before.toFixed(3)} → ${loss.after.toFixed(3)}, on ${
+        formatCount(loss.labels)
+      } tokens of rows that were not trained on`,
+    );
+  }
   for (const line of byteLines(summary, out)) print(line);
   print(
     `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${

@@ -9,9 +9,7 @@ export function lookAtMasks(
   { logAlpha, maskMoments, slots }: Pick<TrainerArrays, "logAlpha" | "maskMoments" | "slots">,
   { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
 ): MaskLook {
-  const cuts = learned
-    ? expectedCuts(logAlpha, learned)
-    : Float64Array.from(keptUnits(table, slots), (kept) => 1 - kept);
+  const cuts = cutsOf(table, { logAlpha, slots }, { learned });
   const isKv = table.kinds.has("kv"), { layers, hidden } = table.spec;
   const ranges = [
     [isKv ? "KV groups" : "heads", 0, table.ffnFirst, sumOf(layers, ({ heads, kvHeads }) => isKv ? kvHeads : heads)],
@@ -33,6 +31,15 @@ export function lookAtMasks(
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
     broken: brokenUnit(table, { logAlpha, maskMoments }),
   };
+}
+
+/** Share of each unit that is cut: expected while masks are learned, else 0 or 1. */
+export function cutsOf(
+  table: UnitTable,
+  { logAlpha, slots }: Pick<TrainerArrays, "logAlpha" | "slots">,
+  { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
+): Float64Array {
+  return learned ? expectedCuts(logAlpha, learned) : Float64Array.from(keptUnits(table, slots), (kept) => 1 - kept);
 }
 
 function sumOf<T>(items: readonly T[], of: (item: T) => number): number {

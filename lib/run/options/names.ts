@@ -40,7 +40,15 @@ export const RUN = {
   ...{ steps: "number", prefinetune: "number", postfinetune: "number", batch: "number", seq: "number" },
   ...{ seed: "number", layout: true, recompute: "switch", rules: RULE_NAMES, method: true, ranking: true },
   ...{ schedule: true, trustSchedule: "switch", onScheduleLog: true, packing: "switch", reading: true },
-  ...{ calibrationReading: true, skipBroken: "switch", hooks: HOOKS, onScoring: true, rates: RATES, start: true },
+  ...{
+    calibrationReading: true,
+    skipBroken: "switch",
+    hooks: HOOKS,
+    onScoring: true,
+    onMasks: true,
+    rates: RATES,
+    start: true,
+  },
   ...{ keptMasks: true, lambdaRule: true, focus: "number", preset: true, monitors: MONITORS, signal: true },
 } satisfies NamesOf<Omit<PruneOptions, "checkpoint" | "calibration">>;
 

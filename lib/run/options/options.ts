@@ -8,6 +8,7 @@ import type { StartRule } from "../../masks/start.ts";
 import type { UnitKind, UnitRules } from "../../units/units.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
 import type { RunHooks } from "../hooks.ts";
+import type { MaskSummary } from "../mask_summary.ts";
 import type { Method } from "../methods/names.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
 import type { Preset } from "./presets.ts";
@@ -91,6 +92,8 @@ export interface PruneOptions {
   readonly monitors?: MonitorOptions;
   /** Called while units are scored before the pruning stage or a one-shot cut, with the share of the batches that is done, from 0 to 1. */
   readonly onScoring?: (share: number) => void;
+  /** Called at the steps at which the masks are looked at anyway, with how much of each head, and of stretches of the other units, is expected to stay. */
+  readonly onMasks?: (step: number, masks: MaskSummary) => void;
   /** Numbers of the loop; defaults follow from `steps`. */
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
@@ -148,6 +151,7 @@ export type ResolvedOptions =
       | "trustSchedule"
       | "onScheduleLog"
       | "onScoring"
+      | "onMasks"
       | "reading"
       | "calibrationReading"
       | "skipBroken"

@@ -136,6 +136,7 @@ const RUN_FIELDS: Readonly<Record<keyof RunSummary, true>> = {
   layers: true,
   hidden: true,
   maskedVsSliced: true,
+  heldoutLoss: true,
   seconds: true,
   wallSeconds: true,
   resumedAfter: true,

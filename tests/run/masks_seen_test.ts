@@ -1,6 +1,7 @@
 // The masks as a program sees them while they are learned, and the loss on rows that are held out.
 import assert from "node:assert/strict";
-import { prune, rowPerplexity } from "../../mod.ts";
+import { prune } from "../../mod.ts";
+import { rowPerplexity } from "../../lib/eval/row_perplexity.ts";
 import { type MaskSummary, maskSummary } from "../../lib/run/mask_summary.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 

@@ -785,6 +785,12 @@ export const OPTION_TABLE = {
     mayChange: true,
     help: "called while units are scored",
   },
+  onMasks: {
+    ...PROGRAM,
+    type: "function",
+    mayChange: true,
+    help: "called with the masks as they are learned, at the steps at which they are looked at",
+  },
   onScheduleLog: {
     ...PROGRAM,
     type: "function",

@@ -56,7 +56,7 @@ export function pruneVerb(): CommandUnknownOpts {
     )
     .option(
       "--sparsity <share>",
-      "share of the layers' linear weights to cut; this, --target-params or --target-bytes is required",
+      "share of the layers' linear weights to cut; this, --target-params, --target-bytes or a schedule script that sets it is required",
       realNumber("--sparsity", { above: 0, below: 1 }),
     )
     .option(

@@ -40,7 +40,7 @@ import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { originOf } from "./origin.ts";
 import { showSummary } from "./summary.ts";
-import { goalOf, headsLine, type TargetSettings } from "./targets.ts";
+import { goalOf, headsLine, type TargetSettings, withScheduleTarget } from "./targets.ts";
 import { type Loaded, type ModelSettings, withModel } from "../../with_model.ts";
 
 /** Options of the verb, as parsed. */
@@ -89,7 +89,8 @@ export interface PruneSettings extends ModelSettings, RateSettings, TargetSettin
 }
 
 /** Runs the verb. */
-export async function runPrune(path: string, asked: PruneSettings): Promise<void> {
+export async function runPrune(path: string, typed: PruneSettings): Promise<void> {
+  const asked = await withScheduleTarget(path, typed);
   const { out, resume = false, overwrite = false, mayDiffer = [], json } = asked, name = modelName(path);
   goalOf(asked, { name });
   checkTrust(asked.schedule, asked.trust, { option: "--trust" });

@@ -1,5 +1,9 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../../../lib/core/errors.ts";
+import { openSpec } from "../../../lib/formats/open_spec.ts";
+import { openSchedule } from "../../../lib/schedule/host.ts";
+import { isScript } from "../../../lib/schedule/source.ts";
+import { endSparsity } from "../../../lib/schedule/target.ts";
 import type { Layout } from "../../../lib/units/layout.ts";
 import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
@@ -39,6 +43,26 @@ export function headsLine(
 }
 
 /**
+ * The settings with the sparsity at which their schedule ends, where a script is given and no target.
+ *
+ * @throws CompressoError("usage") where the script sets no sparsity, or follows the target of the run
+ */
+export async function withScheduleTarget<
+  Settings extends TargetSettings & {
+    readonly schedule?: string | undefined;
+    readonly trust?: boolean | undefined;
+    readonly steps: number;
+  },
+>(model: string, settings: Settings): Promise<Settings> {
+  const { sparsity, targetParams, targetBytes, schedule: source, trust = false, steps } = settings;
+  const isGiven = [sparsity, targetParams, targetBytes].some((value) => value !== undefined);
+  if (isGiven || source === undefined || !isScript(source)) return settings;
+  const { layers } = await openSpec(model);
+  await using schedule = await openSchedule(source, { trust });
+  return { ...settings, sparsity: await endSparsity(schedule, { steps, layers: layers.length }) };
+}
+
+/**
  * The run's goal. `name` is that of the model within a GGUF. Throws `CompressoError("usage")` unless exactly one is given, and for a size with
  * the layout padded.
  */
@@ -50,7 +74,7 @@ export function goalOf(
   if (given === 0) {
     throw new CompressoError("usage", {
       what: "cannot start without --sparsity",
-      rule: "--sparsity, --target-params or --target-bytes is required",
+      rule: "--sparsity, --target-params, --target-bytes or a schedule script that sets the sparsity is required",
       value: "none was given",
     });
   }

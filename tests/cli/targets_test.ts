@@ -27,7 +27,10 @@ Deno.test("exactly one target becomes the goal, bytes those of the file that is 
   assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "gguf" }, NAME), {
     size: { bytes: 2 ** 20, file: { format: "gguf", dtype: "q8_0" }, name: "mine" },
   });
-  refuses(() => goalOf(FILES, NAME), /cannot start without --sparsity.*--target-params, --target-bytes or a schedule script/);
+  refuses(
+    () => goalOf(FILES, NAME),
+    /cannot start without --sparsity.*--target-params, --target-bytes or a schedule script/,
+  );
   refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetParams: 9 }, NAME), /one of --sparsity, --target-params/);
   refuses(() => goalOf({ ...FILES, targetParams: 9, targetBytes: 9 }, NAME), /one of --sparsity, --target-params/);
   refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME), /whose bytes --target-bytes are/);

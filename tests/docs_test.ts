@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { allHelp, CLI_REFERENCE, cliReference } from "../scripts/cli_reference.ts";
 import { EXIT_STATUS } from "../lib/core/errors.ts";
 import type { RunSummary, StepRecord } from "../mod.ts";
 
@@ -183,4 +184,26 @@ Deno.test("the reference lists every field of run.json and of records.jsonl", ()
   const page = "docs/reference/run_json.md";
   assert.deepEqual(firstNames(tableOf(page, "## run.json")), Object.keys(RUN_FIELDS));
   assert.deepEqual(firstNames(tableOf(page, "## records.jsonl")), Object.keys(RECORD_FIELDS));
+});
+
+Deno.test("the reference of the command line is what the program prints: deno run -A scripts/cli_reference.ts", async () => {
+  assert.equal(readFileSync(CLI_REFERENCE, "utf8"), await cliReference());
+});
+
+/** Flags of other programs that the documents name. */
+const OTHER_FLAGS = /^--(?:allow-\w+|no-prompt|local-dir|parallel|lint|global)$/;
+
+Deno.test("every option that a document names is one of the program's", async () => {
+  const known = new Set([...(await allHelp()).values()].flatMap((text) => text.match(/--[a-z][\w-]*/g) ?? []));
+  const wrong: string[] = [];
+  let count = 0;
+  for (const document of DOCUMENTS) {
+    if (document.startsWith("docs/evidence/") || document === "CHANGELOG.md") continue;
+    for (const [flag] of textOf(document).matchAll(/(?<![\w-])--[a-z][\w-]*/g)) {
+      count += 1;
+      if (!known.has(flag) && !OTHER_FLAGS.test(flag)) wrong.push(`${document}: ${flag}`);
+    }
+  }
+  assert.deepEqual(wrong, []);
+  assert.ok(count > 50, `only ${count} options found`);
 });

@@ -7,12 +7,13 @@
 // The GPU, and a model on it.
 export { Device, openDevice } from "./lib/gpu/device.ts";
 export type { DeviceOptions } from "./lib/gpu/types.ts";
-export { loadModel, type LoadModelOptions, Model } from "./lib/model/model.ts";
+export { loadModel } from "./lib/disk/load_model.ts";
+export { type LoadModelOptions, Model } from "./lib/model/model.ts";
 export type { Adapters } from "./lib/model/input.ts";
 
 // Rows to learn from.
 export { type DataSet, type ReadOptions, readRows } from "./lib/data/rows.ts";
-export { demoData } from "./lib/formats/open_model.ts";
+export { demoData } from "./lib/disk/open_model.ts";
 export { type Row, toRow } from "./lib/data/row.ts";
 
 // Pruning: a run step by step, or into a folder.
@@ -26,7 +27,8 @@ export type { PruneResult } from "./lib/run/prune_result.ts";
 export { selectUnits } from "./lib/units/selection.ts";
 export type { Selection } from "./lib/units/table.ts";
 export { type SliceInput, sliceModel } from "./lib/slice/slice.ts";
-export { exportModel, type ExportResult } from "./lib/slice/export.ts";
+export { exportModel } from "./lib/disk/export_model.ts";
+export { type ExportResult } from "./lib/slice/export.ts";
 export type { ExportOptions } from "./lib/slice/export_options.ts";
 
 // Text.

@@ -1,7 +1,7 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
 import { type Device, openDevice } from "../lib/gpu/device.ts";
-import { openModelFiles } from "../lib/formats/open_model.ts";
-import { readPeftAdapter } from "../lib/formats/peft/adapter.ts";
+import { openModelFiles } from "../lib/disk/open_model.ts";
+import { readPeftAdapter } from "../lib/disk/adapter.ts";
 import type { Tokenizer } from "../lib/text/tokenizer.ts";
 import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";

@@ -8,7 +8,7 @@ import {
   type NamedModel,
 } from "../../lib/bench/models.ts";
 import type { Repeats } from "../../lib/bench/stats.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { verb } from "../command.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";

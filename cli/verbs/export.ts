@@ -6,10 +6,11 @@ import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atom
 import { exists } from "../../lib/files/exists.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
 import { FolderLock } from "../../lib/files/lock.ts";
-import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
 import { LAYOUTS } from "../../lib/units/layout.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { exportModel, type ExportResult } from "../../lib/slice/export.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
+import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
 import { DTYPES, GGUF_DTYPES } from "../../lib/slice/export_options.ts";

@@ -2,10 +2,12 @@
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { fileSize, readBytes } from "../../lib/files/bytes.ts";
-import { openWeights, statModel } from "../../lib/formats/open.ts";
-import { openSpec } from "../../lib/formats/open_spec.ts";
-import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { disk } from "../../lib/files/disk.ts";
+import { firstBytes } from "../../lib/files/system.ts";
+import { modelInfo, openWeights } from "../../lib/formats/open.ts";
+import { SNIFFED_BYTES } from "../../lib/formats/sniff.ts";
+import { openSpec } from "../../lib/disk/open_model.ts";
+import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
@@ -63,12 +65,12 @@ async function filesOf(model: string): Promise<{ source: WeightSource; tokenizer
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "input") throw error;
     // Where the weights are at fault, opening them throws.
-    return { source: await openWeights(modelPath(model)), tokenizer: { unread: error.message } };
+    return { source: await openWeights(disk, modelPath(model)), tokenizer: { unread: error.message } };
   }
 }
 
 async function describe(model: string): Promise<Facts> {
-  const path = modelPath(model), { isDirectory: isFolder } = await statModel(path);
+  const path = modelPath(model), { isFolder } = await modelInfo(disk, path);
   if (!isFolder && await isConfig(path)) {
     const shape = shapeOf(await openSpec(path));
     return { model, format: "config", bytes: await sizeOf(path), ...shape, dtypes: {}, tokenizer: null };
@@ -86,7 +88,7 @@ async function describe(model: string): Promise<Facts> {
 
 /** Whether a file is JSON, as a config.json is. */
 async function isConfig(path: string): Promise<boolean> {
-  const head = await readBytes(path, 0, { length: Math.min(await fileSize(path), 64) });
+  const head = await firstBytes(await disk.open(path), SNIFFED_BYTES);
   return new TextDecoder("latin1").decode(head).trimStart().startsWith("{");
 }
 

@@ -4,7 +4,7 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
 import type { DeviceLimits } from "../../lib/gpu/types.ts";
-import { openSpec } from "../../lib/formats/open_spec.ts";
+import { openSpec } from "../../lib/disk/open_model.ts";
 import { type DecoderSpec, parameterCount, type Projection, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { type Layout, LAYOUTS } from "../../lib/units/layout.ts";
 import { UNIT_KINDS, type UnitKind } from "../../lib/units/units.ts";

@@ -2,7 +2,7 @@
 import { basename, resolve } from "node:path";
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";
 import { generate } from "../../lib/generate/generate.ts";
 import { checkOrigin } from "../../lib/serve/cors.ts";

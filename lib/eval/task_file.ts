@@ -2,7 +2,8 @@
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../core/errors.ts";
-import { exactText, withoutMark } from "../files/text_file.ts";
+import { withoutMark } from "../core/text.ts";
+import { exactText } from "../files/text_file.ts";
 import { z } from "../core/packages.ts";
 import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
 

@@ -1,7 +1,7 @@
 // One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
 import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
-import { openModelFiles } from "../formats/open_model.ts";
+import { openModelFiles } from "../disk/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";

@@ -5,7 +5,8 @@ import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError } from "../core/errors.ts";
 import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
-import { exactText, textProblem, withoutMark } from "../files/text_file.ts";
+import { withoutMark } from "../core/text.ts";
+import { exactText, textProblem } from "../files/text_file.ts";
 import { asExperiment, defineExperiment, gridsOf } from "./definition.ts";
 import type { Experiment, ExperimentDefinition } from "./types.ts";
 

@@ -1,7 +1,7 @@
 // The plan of an experiment: its cells with their options, facts and state, before anything is run. Owns the checks that come first; refuses
 // the GPU.
 import { CompressoError } from "../core/errors.ts";
-import { modelPath, openModelFiles } from "../formats/open_model.ts";
+import { modelPath, openModelFiles } from "../disk/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
 import { resolveOptions } from "../run/options/resolve.ts";

@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
-import { DEMO, demoData } from "../formats/open_model.ts";
+import { DEMO, demoData } from "../disk/open_model.ts";
 import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
 import { cellsOf } from "./grid.ts";
 import { isScriptPath } from "./identity.ts";

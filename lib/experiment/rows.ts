@@ -6,7 +6,7 @@ import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from 
 import { notOneFile } from "../data/readers/bytes.ts";
 import { isOfPath } from "../files/bytes.ts";
 import { exists, isFolder } from "../files/exists.ts";
-import { fileDigest, modelDigest } from "../formats/fingerprint.ts";
+import { fileDigest, modelDigest } from "../files/fingerprint.ts";
 import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
 import { partPath, TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";

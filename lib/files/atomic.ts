@@ -3,18 +3,13 @@ import { dirname, resolve, sep } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 import { exists, namesIn } from "./exists.ts";
-
-/** What lies whole beside its place. Disposed without commit, it leaves nothing. */
-export interface Staged extends Disposable {
-  /** Moves it to its place. */
-  commit(): Promise<void>;
-}
+import { type FolderOptions, occupied, type Staged, type StagedFile } from "./system.ts";
 
 /**
  * A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. What is no
  * file, such as a pipe, is written to at once.
  */
-export class AtomicFile implements Staged {
+export class AtomicFile implements StagedFile {
   readonly path: string;
   /** Null where there is nothing to move. */
   readonly #move: { readonly from: string; readonly to: string } | null;
@@ -148,12 +143,6 @@ export async function checkFolder(path: string): Promise<void> {
     // What another process has put there meanwhile keeps its folder.
     for (const folder of missing) await Deno.remove(folder).catch(() => {});
   }
-}
-
-/** How {@link stageFolder} treats what stands at its path. */
-export interface FolderOptions {
-  /** Whether a folder with content may be replaced; default false. */
-  readonly replace?: boolean;
 }
 
 /** {@link stageFolder} and its commit in one. */
@@ -339,15 +328,6 @@ function siblingName(path: string, kind: "tmp" | "old"): string {
 
 function baseName(path: string): string {
   return path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);
-}
-
-function occupied(path: string, count: number): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot write the folder ${path}`,
-    rule: "the folder is new or empty",
-    value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
-    fix: "choose another folder, or allow replacing this one (--overwrite)",
-  });
 }
 
 /** Whether the system refused it, such as a full disk: its errors have a code, or a class of Deno's. */

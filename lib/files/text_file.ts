@@ -43,11 +43,6 @@ export async function textIfThere(
   }
 }
 
-/** A text without the byte order mark that some editors begin a file with. */
-export function withoutMark(text: string): string {
-  return text.startsWith("\uFEFF") ? text.slice(1) : text;
-}
-
 /** What was wrong where reading or decoding threw. */
 export function textProblem(error: unknown): string {
   if (error instanceof Deno.errors.NotFound) return "no such file";

@@ -1,45 +1,97 @@
-// Weights from a path, whatever stands there. Owns telling formats apart by content, never by extension; refuses to read any itself.
+// Models and their shapes from files, whatever their format: it is known by content, never by the name.
 import { CompressoError } from "../core/errors.ts";
-import { fileSize, looksLike, readBytes, unreadable } from "../files/bytes.ts";
-import { exists } from "../files/exists.ts";
+import { type FileInfo, type FileSystem, firstBytes, isThere, missing } from "../files/system.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
+import { loadHfTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { type GgufSource, openGguf } from "./gguf/model.ts";
-import { type HfSource, noWeights, openHfFolder } from "./hf/model.ts";
+import { NO_TOKENIZER, tokenizerFromGguf } from "./gguf/tokenizer.ts";
+import { type HfSource, noWeights, openHfFolder, readHfConfig } from "./hf/model.ts";
+import { isGguf, looksLike, SNIFFED_BYTES } from "./sniff.ts";
+
+/** What belongs to a model. */
+export interface ModelFiles {
+  /** Its weights, read as they are asked for. */
+  readonly source: WeightSource;
+  /** Null where the folder has none; only text needs one. */
+  readonly tokenizer: Tokenizer | null;
+}
 
 /**
- * Opens a Hugging Face folder (one with config.json) or a GGUF file; `format` tells which it was.
- * Throws `CompressoError("input")` for a path that is neither, saying what it seems to be, and as the reader of the format.
+ * Opens the weights of a Hugging Face folder (one with config.json) or a GGUF; `format` says which it was.
+ *
+ * @throws CompressoError("input") for a path that is neither, saying what it seems to be, and as the reader of the format.
  */
-export async function openWeights(path: string): Promise<HfSource | GgufSource> {
-  const info = await statModel(path);
-  if (info.isDirectory) {
-    if (await exists(`${path}/config.json`)) return await openHfFolder(path);
-    throw await noWeights(path, "config.json");
-  }
-  const head = await readBytes(path, 0, { length: Math.min(await fileSize(path), 64) });
-  if (new TextDecoder("latin1").decode(head.subarray(0, 4)) === "GGUF") return await openGguf(path);
-  const guess = looksLike(head) ?? { what: "something else", fix: "give a Hugging Face folder or a GGUF file" };
+export async function openWeights(files: FileSystem, path: string): Promise<HfSource | GgufSource> {
+  const kind = await modelKind(files, path);
+  if (kind === "folder") return await openHfFolder(files, path);
+  if (kind === "gguf") return await openGguf(await files.open(path));
+  const { what, fix } = kind.guess ?? { what: "something else", fix: "give a Hugging Face folder or a GGUF file" };
   throw new CompressoError("input", {
     what: `cannot open the model ${path}`,
     rule: "it is a Hugging Face folder, or a file that starts with GGUF",
-    value: guess.what,
-    fix: guess.fix,
+    value: what,
+    fix,
   });
 }
 
-/** What stands at a model's path. Throws `CompressoError("input")` where nothing does, or it may not be read. */
-export async function statModel(path: string): Promise<Deno.FileInfo> {
-  try {
-    return await Deno.stat(path);
-  } catch (error) {
-    const failure = unreadable(path, error), [owner = "", name] = path.split("/");
-    if (!(error instanceof Deno.errors.NotFound) || !HUB_ID.test(path) || await exists(owner)) throw failure;
-    throw new CompressoError("input", {
-      ...failure.parts,
-      fix:
-        `check the spelling; a model of the Hugging Face Hub is downloaded first: hf download ${path} --local-dir ${name}`,
-    }, { cause: error });
-  }
+/** Opens weights and tokenizer of a Hugging Face folder or a GGUF. Throws as {@link openWeights}, and for a broken tokenizer. */
+export async function openModel(files: FileSystem, path: string): Promise<ModelFiles> {
+  const source = await openWeights(files, path);
+  if (source.format === "hf") return { source, tokenizer: await loadHfTokenizer(files, path) };
+  const kind = source.metadata.get("tokenizer.ggml.model") ?? NO_TOKENIZER;
+  return { source, tokenizer: kind === NO_TOKENIZER ? null : tokenizerFromGguf(source.metadata) };
+}
+
+/**
+ * Reads the shape of a model from a folder with a config.json, which need not hold weights, from a config.json itself, or from a GGUF.
+ *
+ * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
+ */
+export async function readSpec(files: FileSystem, path: string): Promise<DecoderSpec> {
+  const kind = await modelKind(files, path);
+  if (kind === "folder") return (await readHfConfig(files, `${path}/config.json`)).spec;
+  if (kind === "gguf") return (await openGguf(await files.open(path))).spec;
+  if (kind.startsAsJson) return (await readHfConfig(files, path)).spec;
+  throw new CompressoError("input", {
+    what: `cannot tell the shape of the model ${path}`,
+    rule: "it is a folder with config.json, such a file, or a file that starts with GGUF",
+    value: kind.guess?.what ?? "something else",
+    fix: kind.guess?.fix ?? "give a config.json, a folder that holds one, or a GGUF",
+  });
+}
+
+/** What is at a model's path. Throws `CompressoError("input")` where nothing is, or it may not be read. */
+export async function modelInfo(files: FileSystem, path: string): Promise<FileInfo> {
+  const info = await files.info(path);
+  if (info) return info;
+  const failure = missing(path), [owner = "", name] = path.split("/");
+  if (!HUB_ID.test(path) || await isThere(files, owner)) throw failure;
+  throw new CompressoError("input", {
+    ...failure.parts,
+    fix:
+      `check the spelling; a model of the Hugging Face Hub is downloaded first: hf download ${path} --local-dir ${name}`,
+  });
 }
 
 /** Owner and name of a model on the Hub; names of files end otherwise. */
 const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?<!\.(?:gguf|json|jsonl|safetensors|txt))$/;
+
+/** A file that is no model. */
+interface OtherFile {
+  readonly guess: ReturnType<typeof looksLike>;
+  readonly startsAsJson: boolean;
+}
+
+/** What kind of model is at a path. Throws `CompressoError("input")` where nothing is, and for a folder without config.json. */
+async function modelKind(files: FileSystem, path: string): Promise<"folder" | "gguf" | OtherFile> {
+  const { isFolder } = await modelInfo(files, path);
+  if (isFolder) {
+    if (await isThere(files, `${path}/config.json`)) return "folder";
+    throw await noWeights(files, path, "config.json");
+  }
+  const head = await firstBytes(await files.open(path), SNIFFED_BYTES);
+  if (isGguf(head)) return "gguf";
+  const guess = looksLike(head);
+  return { guess, startsAsJson: !guess && new TextDecoder("latin1").decode(head).trimStart().startsWith("{") };
+}

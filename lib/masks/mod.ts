@@ -29,7 +29,8 @@ export { shallowLora, type SlicedLora, sliceLora } from "../slice/lora.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/verify.ts";
 
 // Files.
-export { exportModel, type ExportResult } from "../slice/export.ts";
+export { exportModel } from "../disk/export_model.ts";
+export { type ExportResult } from "../slice/export.ts";
 export type { ExportFormat, ExportOptions, SessionExportOptions } from "../slice/export_options.ts";
 export type { FileKind } from "../units/file_size.ts";
 export type { GgufWriteType } from "../formats/gguf/quant.ts";

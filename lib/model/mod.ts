@@ -21,9 +21,11 @@ export type { Subgroups } from "../gpu/subgroups.ts";
 export type { BufferRange } from "../gpu/read_back.ts";
 
 // Opening.
-export { loadModel, loadModelFrom, type LoadModelOptions } from "./model.ts";
-export { demoData, type ModelFiles, openModelFiles } from "../formats/open_model.ts";
-export { openSpec } from "../formats/open_spec.ts";
+export { loadModel } from "../disk/load_model.ts";
+export { loadModelFrom, type LoadModelOptions } from "./model.ts";
+export { demoData, openModelFiles } from "../disk/open_model.ts";
+export { type ModelFiles } from "../formats/open.ts";
+export { openSpec } from "../disk/open_model.ts";
 
 // The model.
 export { type GradientResult, Model } from "./model.ts";
@@ -49,4 +51,5 @@ export type { Tokenizer } from "../text/tokenizer.ts";
 
 // LoRA.
 export { type LoraConfig, loraScale, type LoraWeights } from "../spec/lora.ts";
-export { type PeftAdapter, type PeftWriteOptions, readPeftAdapter, writePeftAdapter } from "../formats/peft/adapter.ts";
+export { type PeftAdapter, type PeftWriteOptions } from "../formats/peft/adapter.ts";
+export { readPeftAdapter, writePeftAdapter } from "../disk/adapter.ts";

@@ -2,7 +2,6 @@
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
-import { openModelFiles } from "../formats/open_model.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { notFinite } from "../nn/decode/pass.ts";
@@ -38,7 +37,7 @@ import {
 
 export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./input.ts";
 
-/** Options of {@link loadModel}. */
+/** Options of `loadModel`. */
 export interface LoadModelOptions {
   /** Where the model lies. */
   readonly device: Device;
@@ -50,7 +49,8 @@ export interface LoadModelOptions {
   readonly signal?: AbortSignal;
 }
 
-const NAMES: NamesOf<LoadModelOptions> = { device: true, baseDtype: true, onProgress: true, signal: true };
+/** Names of the options of {@link LoadModelOptions}. */
+export const LOAD_NAMES: NamesOf<LoadModelOptions> = { device: true, baseDtype: true, onProgress: true, signal: true };
 
 /** Mean loss over the labels, and gradients by name. */
 export interface GradientResult {
@@ -95,7 +95,7 @@ export class Model implements Disposable {
   #turn: Promise<unknown> = Promise.resolve();
   readonly #life = new Lifetime("model");
 
-  /** Wraps loaded weights; use {@link loadModel}. */
+  /** Wraps loaded weights; use `loadModel`. */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
     this.device = device;
     this.source = source;
@@ -365,24 +365,12 @@ export class Model implements Disposable {
   }
 }
 
-/**
- * Loads a model from a Hugging Face folder or a GGUF file.
- *
- * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that there are not;
- * "numeric" for weights that are not finite, or not in `baseDtype`.
- */
-export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
-  checkNames(options, NAMES, { whose: "loadModel" });
-  const { source, tokenizer } = await openModelFiles(path);
-  return await loadModelFrom(source, { ...options, tokenizer });
-}
-
 /** Loads a model from any weight source, for example a sliced one that was not written yet. */
 export async function loadModelFrom(
   source: WeightSource,
   options: LoadModelOptions & { readonly tokenizer?: Tokenizer | null },
 ): Promise<Model> {
-  checkNames(options, { ...NAMES, tokenizer: true }, { whose: "loadModelFrom" });
+  checkNames(options, { ...LOAD_NAMES, tokenizer: true }, { whose: "loadModelFrom" });
   const { device, baseDtype = "f16", onProgress, signal, tokenizer = null } = options;
   checkWord(baseDtype, MATRIX_DTYPES, { what: "cannot store weights so" });
   const weights = await loadWeights(device, source, {

@@ -1,7 +1,8 @@
 // Measurements of models as `compresso eval --json` prints them. Owns reading them for a table; refuses to measure.
 import { basename } from "node:path";
 import { CompressoError } from "../core/errors.ts";
-import { textProblem, withoutMark } from "../files/text_file.ts";
+import { withoutMark } from "../core/text.ts";
+import { textProblem } from "../files/text_file.ts";
 import { isObject } from "../core/guards.ts";
 
 /** One measured number. */

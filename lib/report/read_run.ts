@@ -2,6 +2,7 @@
 import { basename, join, resolve } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { openSafetensors } from "../formats/safetensors/read.ts";
+import { disk } from "../files/disk.ts";
 import { textIfThere } from "../files/text_file.ts";
 import { isObject } from "../core/guards.ts";
 import { z } from "../core/packages.ts";
@@ -219,7 +220,7 @@ async function checkpointFacts(
   path: string,
 ): Promise<{ readonly identity: Readonly<Record<string, unknown>> | null; readonly stopped: readonly Alarm[] }> {
   try {
-    const { metadata } = await openSafetensors(path);
+    const { metadata } = await openSafetensors(await disk.open(path));
     const meta: unknown = JSON.parse(metadata.get("compresso") ?? "null");
     const [identity, position] = isObject(meta) ? [meta["identity"], meta["position"]] : [];
     const stopped = z.array(ALARM).safeParse(isObject(position) ? position["stopped"] : []);

@@ -3,6 +3,7 @@ import { halvedAnew } from "./options/rates.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { createHash } from "node:crypto";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { disk } from "../files/disk.ts";
 import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../formats/safetensors/write.ts";
 import { z } from "../core/packages.ts";
@@ -39,7 +40,10 @@ export async function writeCheckpoint(
   await writeSafetensors(
     path,
     [...tensorsOf("", arrays), ...kept.flatMap((state, index) => tensorsOf(prefixOf(index), state.arrays))],
-    { metadata: { compresso, sha256: digestOf(compresso, [arrays, ...kept.map(({ arrays }) => arrays)]) } },
+    {
+      files: disk,
+      metadata: { compresso, sha256: digestOf(compresso, [arrays, ...kept.map(({ arrays }) => arrays)]) },
+    },
   );
 }
 
@@ -166,7 +170,7 @@ function parsed(identity: RunIdentity, name: string): Readonly<Record<string, un
 /** What the file holds, whatever run it is of. */
 async function readWhole(path: string): Promise<{ readonly meta: Meta; readonly states: readonly TrainerArrays[] }> {
   try {
-    const file = await openSafetensors(path), text = file.metadata.get("compresso");
+    const file = await openSafetensors(await disk.open(path)), text = file.metadata.get("compresso");
     const meta = parseMeta(text, path);
     const states = await Promise.all(["", ...meta.kept.map((_, index) => prefixOf(index))].map(
       (prefix) => arraysOf(file, prefix, path),

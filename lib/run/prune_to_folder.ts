@@ -10,7 +10,7 @@ import {
 } from "../files/atomic.ts";
 import { readRows, type Row } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
-import { sourceDigest } from "../formats/fingerprint.ts";
+import { sourceDigest } from "../spec/source_digest.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";

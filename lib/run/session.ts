@@ -3,6 +3,7 @@ import { checkSessionExport, type OriginFile, type SessionExportOptions } from "
 import config from "../../deno.json" with { type: "json" };
 import { given } from "../core/check_options.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
+import { disk } from "../files/disk.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type DecoderSpec, type LayerSpec, parameterCount } from "../spec/decoder.ts";
@@ -258,9 +259,19 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const recordsPath = `${dir}/records.jsonl`, before = this.#before;
     const records = await recordsFor(recordsPath, this.#records, { replace, before });
     // Nothing is moved to its place before all is written: the model that is read may stand there.
-    using staged = await stageModel(sliced.source, dir, how);
+    using staged = await stageModel(sliced.source, dir, { ...how, files: disk });
     using adapter = saveAdapter
-      ? await stageAdapter(result.source, dir, { masks, lora, layout, dtype, tokenizer, generation, replace, signal })
+      ? await stageAdapter(result.source, dir, {
+        masks,
+        lora,
+        layout,
+        dtype,
+        tokenizer,
+        generation,
+        replace,
+        files: disk,
+        signal,
+      })
       : null;
     await staged.commit();
     await adapter?.commit();

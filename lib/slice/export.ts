@@ -1,7 +1,6 @@
 // A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
 import { CompressoError } from "../core/errors.ts";
-import type { Staged } from "../files/atomic.ts";
-import { exists } from "../files/exists.ts";
+import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { stageHf, writtenBiases } from "../formats/hf/export.ts";
@@ -36,29 +35,22 @@ export interface ExportResult {
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads
- * nor FFN columns (see `shallow`; LoRA beside them is that of `shallowLora`). Each
- * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
- * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp) beside their places. Both have the same layout, and lack layers that have
+ * neither heads nor FFN columns (see `shallow`). A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another
+ * one is written.
  *
- * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is not asked for, and for layout "uniform" where layers differ,
- * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
- * cannot hold.
+ * @throws CompressoError("usage") for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is
+ * not asked for, and for layout "uniform" where layers differ.
+ * @throws CompressoError("input") where files are there already or no format can hold the model.
+ * @throws CompressoError("numeric") for weights that the dtype cannot hold.
  */
-export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
-  checkExport(options);
-  checkUsed(options);
-  using staged = await stageModel(source, outDir, options);
-  await staged.commit();
-  return staged.result;
-}
-
-/** The files of {@link exportModel}, whole beside their places. Throws as it does, but for what the options themselves say. */
 export async function stageModel(
   source: WeightSource,
   outDir: string,
-  options: ExportOptions,
+  { files, ...options }: ExportOptions & { readonly files: FileSystem },
 ): Promise<Staged & { readonly result: ExportResult }> {
+  checkExport(options);
+  checkUsed(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
   const alike = layersAlike(laidOut.spec);
@@ -90,9 +82,9 @@ export async function stageModel(
     () => tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>(),
   );
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
-  if (metadata && !replace) await refuseFile(paths.gguf);
+  if (metadata && !replace) await refuseFile(files, paths.gguf);
   // What stands in its place is of another model, and would stand beside this one.
-  if (!replace) { for (const { format, error } of skipped) await refuseStale(paths[format], error); }
+  if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
   const stop = signal ? { signal } : {};
   using pending = new DisposableStack();
@@ -102,6 +94,7 @@ export async function stageModel(
       tokenizer,
       replace,
       generation: options.generation ?? keptGeneration(source),
+      files,
       ...stop,
     }),
   );
@@ -110,6 +103,7 @@ export async function stageModel(
       dtype: options.ggufDtype ?? dtype,
       tokenizerMetadata: metadata,
       name: options.name,
+      files,
       ...stop,
     }),
   );
@@ -139,7 +133,7 @@ export async function stageModel(
       await file?.commit();
       // Of another model: this one is read from a format that can hold it.
       for (const { format } of skipped) {
-        await Deno.remove(paths[format], { recursive: true }).then(() => removed.push(paths[format]), () => {});
+        if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
       }
     },
     [Symbol.dispose]: () => kept.dispose(),
@@ -178,8 +172,8 @@ function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   return [`${loaders.join(" and ")}, as architecture deci: its layers differ`, "compresso"];
 }
 
-async function refuseStale(path: string, error: CompressoError): Promise<void> {
-  if (!(await exists(path))) return;
+async function refuseStale(files: FileSystem, path: string, error: CompressoError): Promise<void> {
+  if (!(await isThere(files, path))) return;
   throw new CompressoError("input", {
     what: `cannot replace ${path}`,
     rule: "what stands there is of the model that is written, or nothing is",
@@ -188,8 +182,8 @@ async function refuseStale(path: string, error: CompressoError): Promise<void> {
   }, { cause: error });
 }
 
-async function refuseFile(path: string): Promise<void> {
-  if (!(await exists(path))) return;
+async function refuseFile(files: FileSystem, path: string): Promise<void> {
+  if (!(await isThere(files, path))) return;
   throw new CompressoError("input", {
     what: `cannot write ${path}`,
     rule: "no file stands there",

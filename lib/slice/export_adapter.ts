@@ -1,5 +1,5 @@
 // A run's LoRA beside the sliced model that it belongs to, for PEFT: the same model as the merged one, in two folders. Owns their places; refuses formats.
-import type { Staged } from "../files/atomic.ts";
+import type { FileSystem, Staged } from "../files/system.ts";
 import { type HfDtype, stageHf } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -24,6 +24,8 @@ export interface AdapterExport {
   /** Further keys of generation_config.json. */
   readonly generation: Json;
   readonly replace: boolean;
+  /** Where the folders are written. */
+  readonly files: FileSystem;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -32,12 +34,12 @@ export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
  * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA cut alike, in PEFT's format, whole beside their places.
- * Throws as `exportHf` and `writePeftAdapter`.
+ * Throws as `stageHf` and `stagePeftAdapter`.
  */
 export async function stageAdapter(
   base: WeightSource,
   outDir: string,
-  { masks, lora, layout, dtype, tokenizer, generation, replace, signal }: AdapterExport,
+  { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal }: AdapterExport,
 ): Promise<Staged & Pick<ExportResult, "loadableBy">> {
   const sliced = sliceModel(base, { masks }), compact = shallow(sliced);
   const own = shallowLora(sliced.spec, sliceLora(base.spec, { masks, lora }));
@@ -46,12 +48,16 @@ export async function stageAdapter(
   const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;
   using pending = new DisposableStack();
   const model = pending.use(
-    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, ...(signal ? { signal } : {}) }),
+    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, files, ...(signal ? { signal } : {}) }),
   );
   const { weights, ...settings } = config;
   const peft = pending.use(
-    await stagePeftAdapter(adapter, {
-      ...{ spec: source.spec, config: settings, weights, baseModel: unmerged, replace },
+    await stagePeftAdapter(files, adapter, {
+      spec: source.spec,
+      config: settings,
+      weights,
+      baseModel: unmerged,
+      replace,
       readme: readmeOf({ layout, needsCode: model.form === "compresso" }),
     }),
   );

@@ -1,12 +1,11 @@
 // Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by
 // piece; refuses to train or fetch.
 import { LibraryTokenizer } from "../core/packages.ts";
-import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";
-import { namesIn } from "../files/exists.ts";
-import { readText, textIfThere } from "../files/text_file.ts";
+import { type FileSystem } from "../files/system.ts";
 import { isObject, type Json } from "../core/guards.ts";
+import { withoutMark } from "../core/text.ts";
 import { forJavaScript, repairDecoder, repairModel, tokenText } from "./tokenizer_json.ts";
 
 /** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
@@ -141,12 +140,12 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
  * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken, and as {@link withAddedTokens}.
  */
-export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null> {
-  const json = await readJson(join(folder, "tokenizer.json"));
+export async function loadHfTokenizer(files: FileSystem, folder: string): Promise<Tokenizer | null> {
+  const json = await readJson(files, `${folder}/tokenizer.json`);
   if (json === null) return null;
-  const { chat_template: inConfig, ...own } = await readJson(join(folder, "tokenizer_config.json")) ?? {};
+  const { chat_template: inConfig, ...own } = await readJson(files, `${folder}/tokenizer_config.json`) ?? {};
   const older = (name: string): Promise<Json | null> =>
-    "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(join(folder, name));
+    "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(files, `${folder}/${name}`);
   const map = await older("special_tokens_map.json"), added = await older("added_tokens.json");
   // By their texts alone: as objects transformers would want a type beside them in a config, and tokenizer.json has the rest.
   const special = Object.entries(map ?? {}).flatMap(([key, value]) => {
@@ -155,19 +154,21 @@ export async function loadHfTokenizer(folder: string): Promise<Tokenizer | null>
   });
   const others = { ...own, ...Object.fromEntries(special) };
   // Named templates are kept to be written again; the default one is used.
-  const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(folder)];
+  const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(files, folder)];
   const config = named.length > 0 ? { ...others, chat_template: named } : others;
-  const chatTemplate = await textIfThere(join(folder, "chat_template.jinja")) ?? templateText(inConfig);
+  const chatTemplate = await files.text(`${folder}/chat_template.jinja`) ?? templateText(inConfig);
   return createTokenizer(withAddedTokens(json, { config: own, map, added }), { config, chatTemplate });
 }
 
 /** Templates beside the default one, as newer versions of transformers write them. */
-async function namedTemplates(folder: string): Promise<Json[]> {
-  const place = join(folder, "additional_chat_templates");
-  const files = (await namesIn(place)).filter((name) => name.endsWith(".jinja"));
-  return await Promise.all(
-    files.map(async (name) => ({ name: name.slice(0, -".jinja".length), template: await readText(join(place, name)) })),
-  );
+async function namedTemplates(files: FileSystem, folder: string): Promise<Json[]> {
+  const place = `${folder}/additional_chat_templates`;
+  if (await files.info(place) === null) return [];
+  const names = (await files.names(place)).filter((name) => name.endsWith(".jinja"));
+  return await Promise.all(names.map(async (name) => ({
+    name: name.slice(0, -".jinja".length),
+    template: withoutMark(await files.text(`${place}/${name}`) ?? ""),
+  })));
 }
 
 /**
@@ -288,8 +289,8 @@ function templateText(value: unknown): string | null {
   return isObject(found) && typeof found["template"] === "string" ? found["template"] : null;
 }
 
-async function readJson(path: string): Promise<Json | null> {
-  const text = await textIfThere(path);
+async function readJson(files: FileSystem, path: string): Promise<Json | null> {
+  const text = await files.text(path);
   if (text === null) return null;
   let value: unknown = null;
   try {

@@ -9,7 +9,7 @@ import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { DEMO, openModelFiles } from "../../lib/formats/open_model.ts";
+import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";

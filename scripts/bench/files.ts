@@ -1,10 +1,11 @@
 // The parts "load" and "slice": models from and to disk. Owns the temporary files and the rates; refuses to judge the disk, whose cache is warm.
 import type { Device } from "../../lib/gpu/device.ts";
 import type { GgufWriteType } from "../../lib/formats/gguf/quant.ts";
+import { disk } from "../../lib/files/disk.ts";
 import { openWeights } from "../../lib/formats/open.ts";
-import type { ModelFiles } from "../../lib/formats/open_model.ts";
+import type { ModelFiles } from "../../lib/formats/open.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
-import { exportModel } from "../../lib/slice/export.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import type { Scale } from "./cases.ts";
 import type { Machine } from "./machine.ts";
@@ -56,7 +57,7 @@ export async function measureFiles(
     log(`load: ${name}`);
     const timing = await timed(async () => {
       // Weights alone: a tokenizer's time has nothing to do with bytes of weights.
-      using model = await loadModelFrom(await openWeights(path), { device });
+      using model = await loadModelFrom(await openWeights(disk, path), { device });
       await model.device.idle();
     }, { repeats });
     load.push(row(name, timing, { bytes: await sizeOf(path), parameters }));
@@ -77,7 +78,7 @@ export async function measureFiles(
     }
     if (parts.slice) {
       slice.push(row("written whole, folder f16", writeFolder, { bytes: await sizeOf(`${dense}/model`), parameters }));
-      const opened = await openWeights(`${dense}/model`);
+      const opened = await openWeights(disk, `${dense}/model`);
       for (const sparsity of SPARSITIES) {
         const name = `cut by ${100 * sparsity} %, folder f16 → folder f16`, path = `${temporary}/sliced`;
         log(`slice: ${name}`);

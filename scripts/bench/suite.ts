@@ -1,7 +1,8 @@
 // The whole suite: opens the device, measures the machine, runs the parts in order, and gathers their results. Owns the order; refuses to print or write.
 import { basename, resolve } from "node:path";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { type ModelFiles, openModelFiles } from "../../lib/formats/open_model.ts";
+import { type ModelFiles } from "../../lib/formats/open.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import type { Scale } from "./cases.ts";
 import { type DecodeResult, measureDecoding } from "./decoding.ts";
 import { type FileRow, measureFiles } from "./files.ts";

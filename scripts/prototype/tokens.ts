@@ -2,7 +2,7 @@
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { readRows } from "../../lib/data/rows.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { encodeRows } from "../../lib/data/batches.ts";
 

@@ -7,8 +7,9 @@ import { chooseText } from "../../cli/verbs/eval/text.ts";
 import type { Progress } from "../../cli/terminal/progress.ts";
 import type { Loaded } from "../../cli/with_model.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
-import { loadModel, type Model } from "../../lib/model/model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { loadModel } from "../../lib/disk/load_model.ts";
+import { type Model } from "../../lib/model/model.ts";
 import { fixture, rejectsWith } from "../formats/files.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 

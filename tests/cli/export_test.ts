@@ -1,10 +1,10 @@
 // `export` into the folder of the model that it reads.
 import assert from "node:assert/strict";
 import { FolderLock } from "../../lib/files/lock.ts";
-import { openWeights } from "../../lib/formats/open.ts";
-import { modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { openWeights } from "../disk.ts";
+import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { exportModel } from "../../lib/slice/export.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
 import { assertSameWeights } from "../formats/models.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { memoryOptions } from "../../cli/verbs/plan.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type ChatMessage, renderChat } from "../../lib/text/chat_template.ts";
 import { type ChatRow, type InstructRow, parseRows } from "../../lib/data/rows.ts";
 import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
-import { openWeights } from "../../lib/formats/open.ts";
+import { openWeights } from "../disk.ts";
 import {
   COLLABORATIVE_PROMPT,
   encodeExample,

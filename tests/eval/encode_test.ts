@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type EncodedQuestion, encodeQuestion, type EncodeQuestionOptions } from "../../lib/eval/encode.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import type { Question } from "../../lib/eval/task_data.ts";
-import { loadHfTokenizer } from "../../lib/text/tokenizer.ts";
+import { loadHfTokenizer } from "../disk.ts";
 import type { Sequence } from "../../lib/nn/token_tree.ts";
 
 const FIXTURES = join(import.meta.dirname ?? ".", "../../fixtures");

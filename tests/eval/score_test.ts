@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { readRows } from "../../lib/data/rows.ts";
-import { demoData, openModelFiles } from "../../lib/formats/open_model.ts";
+import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { encodeChoices } from "../../lib/eval/choice_rows.ts";
 import { type ChoiceRow, logLikelihoods, scoreChoices } from "../../lib/eval/score.ts";
 import { inTemporaryFolder } from "../formats/files.ts";

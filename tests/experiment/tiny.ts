@@ -1,7 +1,7 @@
 // An experiment on the demo that takes seconds, and tests that run such ones. Owns their folders and device; refuses to assert.
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { runExperiment } from "../../lib/experiment/run.ts";
-import { demoData } from "../../lib/formats/open_model.ts";
+import { demoData } from "../../lib/disk/open_model.ts";
 import { sharedDevice } from "../device.ts";
 import type { CellOutcome, ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
 

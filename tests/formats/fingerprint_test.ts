@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { fileNames, modelDigest } from "../../lib/formats/fingerprint.ts";
+import { fileNames, modelDigest } from "../../lib/files/fingerprint.ts";
 import { inTemporaryFolder } from "./files.ts";
 
 Deno.test("modelDigest() changes with each file that is read, and with no other", async () => {

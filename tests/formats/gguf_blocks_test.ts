@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { dequantize } from "../../lib/formats/gguf/dequant.ts";
 import { type GgufWriteType, quantize } from "../../lib/formats/gguf/quant.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../disk.ts";
 import { fixture } from "./files.ts";
 
 for (const type of Object.keys(TENSOR_FORMATS) as GgufTensorType[]) {

@@ -1,10 +1,10 @@
 // GGML blocks taken over as codes and scales, against their dequantised values.
 import assert from "node:assert/strict";
 import { hasBlocks, unpackBlocks } from "../../lib/formats/gguf/blocks.ts";
-import { exportGguf } from "../../lib/formats/gguf/export.ts";
-import { openGguf } from "../../lib/formats/gguf/model.ts";
+import { exportGguf } from "../disk.ts";
+import { openGguf } from "../disk.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../disk.ts";
 import { dequantizeRows } from "../../lib/spec/quant.ts";
 import { EMBEDDING, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";

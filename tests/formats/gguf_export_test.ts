@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { type DecoderSpec, type LayerSpec, PROJECTIONS, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
-import { openGgufFile } from "../../lib/formats/gguf/file.ts";
-import { deciLayers, exportGguf, type GgufExportOptions } from "../../lib/formats/gguf/export.ts";
-import { type GgufSource, openGguf } from "../../lib/formats/gguf/model.ts";
+import { openGgufFile } from "../disk.ts";
+import { deciLayers, type GgufExportOptions } from "../../lib/formats/gguf/export.ts";
+import { exportGguf } from "../disk.ts";
+import { type GgufSource } from "../../lib/formats/gguf/model.ts";
+import { openGguf } from "../disk.ts";
 import type { GgufValue } from "../../lib/formats/gguf/types.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openGgufFile } from "../../lib/formats/gguf/file.ts";
-import { openGguf } from "../../lib/formats/gguf/model.ts";
+import { openGgufFile } from "../disk.ts";
+import { openGguf } from "../disk.ts";
 import { ggufNames, ggufRow } from "../../lib/formats/gguf/names.ts";
 import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
-import { type GgufItem, writeGguf } from "../../lib/formats/gguf/write.ts";
+import { type GgufItem } from "../../lib/formats/gguf/write.ts";
+import { writeGguf } from "../disk.ts";
 import { PROJECTIONS, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
 import { inTemporaryFolder, rejectsWith, sharedFile } from "./files.ts";
 import { randomNumbers, randomSource, SPEC } from "./models.ts";

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { openGgufFile } from "../../lib/formats/gguf/file.ts";
+import { openGgufFile } from "../disk.ts";
 import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
-import { type GgufItem, writeGguf } from "../../lib/formats/gguf/write.ts";
+import { type GgufItem } from "../../lib/formats/gguf/write.ts";
+import { writeGguf } from "../disk.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 import { randomNumbers } from "./models.ts";
 

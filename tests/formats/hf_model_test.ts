@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
-import { keptGeneration, openHfFolder } from "../../lib/formats/hf/model.ts";
-import { writeSafetensors, writeShardedSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { keptGeneration } from "../../lib/formats/hf/model.ts";
+import { openHfFolder } from "../disk.ts";
+import { writeSafetensors, writeShardedSafetensors } from "../disk.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 

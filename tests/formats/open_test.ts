@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { exportGguf } from "../../lib/formats/gguf/export.ts";
-import { openWeights } from "../../lib/formats/open.ts";
+import { exportGguf } from "../disk.ts";
+import { openWeights } from "../disk.ts";
 import { fixture, inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 

@@ -1,8 +1,8 @@
 // Adapters that PEFT wrote, read and written again: the same tensors by PEFT's own names, and the same settings.
 import assert from "node:assert/strict";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openHfFolder } from "../disk.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { openSafetensors } from "../disk.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";
 
 /** Tensors by name, with shape and values; one of the files is bf16. */

@@ -1,14 +1,16 @@
 // Adapters in PEFT's format: what PEFT wrote gives PEFT's logits, what we write is what PEFT reads, and everything else is refused by name.
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/formats/peft/adapter.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
-import { type SafetensorsItem, writeSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { openHfFolder } from "../disk.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { openSafetensors } from "../disk.ts";
+import { type SafetensorsItem } from "../../lib/formats/safetensors/write.ts";
+import { writeSafetensors } from "../disk.ts";
 import { type LoraConfig, loraModules, loraScale } from "../../lib/spec/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { loadModel, loadModelFrom } from "../../lib/model/model.ts";
+import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { fixture, inTemporaryFolder, rejectsWith } from "./files.ts";
 import { randomNumbers, SPEC } from "./models.ts";

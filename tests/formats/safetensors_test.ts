@@ -1,12 +1,9 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../disk.ts";
 import { DTYPE_BITS } from "../../lib/formats/safetensors/header.ts";
-import {
-  type SafetensorsItem,
-  writeSafetensors,
-  writeShardedSafetensors,
-} from "../../lib/formats/safetensors/write.ts";
+import { type SafetensorsItem } from "../../lib/formats/safetensors/write.ts";
+import { writeSafetensors, writeShardedSafetensors } from "../disk.ts";
 import { fixture, inTemporaryFolder, rejectsWith } from "./files.ts";
 import { randomNumbers } from "./models.ts";
 

@@ -1,9 +1,11 @@
 // Folders of tied models that store their head too, or their head alone.
 import assert from "node:assert/strict";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
-import { exportHf, hfConfig } from "../../lib/formats/hf/export.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
-import { type SafetensorsItem, writeSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { exportHf } from "../disk.ts";
+import { hfConfig } from "../../lib/formats/hf/export.ts";
+import { openHfFolder } from "../disk.ts";
+import { type SafetensorsItem } from "../../lib/formats/safetensors/write.ts";
+import { writeSafetensors } from "../disk.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
 import { readRows } from "../../lib/data/rows.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
-import { DEMO, openModelFiles } from "../../lib/formats/open_model.ts";
+import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
 import { cacheBytes as decodeCacheBytes } from "../../lib/nn/decode/cache.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/generate/self_data.ts";

@@ -1,6 +1,7 @@
 // Magnitude scores against sums taken weight by weight, and ranks within layers.
 import assert from "node:assert/strict";
-import { type HfSource, openHfFolder } from "../../lib/formats/hf/model.ts";
+import { type HfSource } from "../../lib/formats/hf/model.ts";
+import { openHfFolder } from "../disk.ts";
 import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
 import { selectUnits, type UnitKind, type UnitTable, unitTable } from "../../lib/units/units.ts";

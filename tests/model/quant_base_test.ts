@@ -1,9 +1,9 @@
 // Whole models whose frozen weights lie on the GPU in blocks, against the same weights in f32.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
-import { exportGguf } from "../../lib/formats/gguf/export.ts";
-import { openGguf } from "../../lib/formats/gguf/model.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
+import { exportGguf } from "../disk.ts";
+import { openGguf } from "../disk.ts";
+import { openHfFolder } from "../disk.ts";
 import { rowWindow } from "../../lib/spec/row_range.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import type { Matrix } from "../../lib/nn/products/matrix.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { parseEvaluation, readEvaluation } from "../../lib/report/evaluation.ts";
 import { evaluationTable, optionTable } from "../../lib/report/overview.ts";
-import { writeSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { writeSafetensors } from "../disk.ts";
 import { parseRecords, readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";

@@ -1,7 +1,7 @@
 // What a run is told of its checkpoint and cannot use: facts by names of its own, and what may differ from a file that is not there. On the demo model.
 import assert from "node:assert/strict";
 import { CompressoError, prune, type PruneOptions, pruneToFolder } from "../../mod.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../disk.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { inTemporaryFolder } from "../formats/files.ts";

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
-import { demoData } from "../../lib/formats/open_model.ts";
+import { openHfFolder } from "../disk.ts";
+import { demoData } from "../../lib/disk/open_model.ts";
 import { readRows } from "../../lib/data/rows.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type MaskValues } from "../../lib/nn/mask_slots.ts";

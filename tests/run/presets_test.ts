@@ -13,7 +13,7 @@ import {
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/start.ts";
 import { unitTable } from "../../lib/units/units.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 import { resolveRates } from "../../lib/run/options/rates.ts";

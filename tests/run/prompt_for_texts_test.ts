@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type PruneOptions, type Row, toRow } from "../../mod.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { encodeRun } from "../../lib/run/data.ts";
 import { failure } from "../text/fixtures.ts";

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { CompressoError, type Model, prune, pruneToFolder, type PruneToFolderOptions } from "../../mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
-import { openWeights } from "../../lib/formats/open.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
-import { writeSafetensors } from "../../lib/formats/safetensors/write.ts";
+import { openWeights } from "../disk.ts";
+import { openSafetensors } from "../disk.ts";
+import { writeSafetensors } from "../disk.ts";
 import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";

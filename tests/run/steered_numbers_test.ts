@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { prune, type PruneOptions } from "../../mod.ts";
 import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";

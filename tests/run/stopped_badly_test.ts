@@ -4,11 +4,11 @@ import { CompressoError, prune, type PruneOptions, type StepRecord } from "../..
 import type { Alarm, RunHooks } from "../../lib/run/mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/data/rows.ts";
-import { demoData } from "../../lib/formats/open_model.ts";
+import { demoData } from "../../lib/disk/open_model.ts";
 import { biasName } from "../../lib/spec/decoder.ts";
-import { openSafetensors } from "../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../disk.ts";
 import { allAlarms, ToldAlarms } from "../../lib/run/monitors/told.ts";
-import { loadModel } from "../../lib/model/model.ts";
+import { loadModel } from "../../lib/disk/load_model.ts";
 import { RecordFile } from "../../lib/run/record_lines.ts";
 import { madeRecord } from "../report/made_run.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";

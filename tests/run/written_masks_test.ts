@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError, prune, type PruneOptions, type PruneResult } from "../../mod.ts";
 import type { Alarm, RunHandle } from "../../lib/run/mod.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";

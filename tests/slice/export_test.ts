@@ -2,13 +2,15 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { exportHf, hfConfig } from "../../lib/formats/hf/export.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
+import { exportHf } from "../disk.ts";
+import { hfConfig } from "../../lib/formats/hf/export.ts";
+import { openHfFolder } from "../disk.ts";
 import { ropeConfig } from "../../lib/formats/hf/rope_export.ts";
-import { openWeights } from "../../lib/formats/open.ts";
-import { demoData, modelPath, openModelFiles } from "../../lib/formats/open_model.ts";
+import { openWeights } from "../disk.ts";
+import { demoData, modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
-import { createTokenizer, loadHfTokenizer } from "../../lib/text/tokenizer.ts";
+import { createTokenizer } from "../../lib/text/tokenizer.ts";
+import { loadHfTokenizer } from "../disk.ts";
 import { ropeFrequencies } from "../../lib/spec/rope.ts";
 import {
   type DecoderSpec,
@@ -20,7 +22,7 @@ import {
 } from "../../lib/spec/decoder.ts";
 import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { exportModel } from "../../lib/slice/export.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks } from "./helpers.ts";
 

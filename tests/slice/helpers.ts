@@ -1,7 +1,7 @@
 // Models, masks and LoRA for the tests of slicing. Owns their making from fixed seeds; refuses to slice.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
-import { openHfFolder } from "../../lib/formats/hf/model.ts";
+import { openHfFolder } from "../disk.ts";
 import { rowWindow } from "../../lib/spec/row_range.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type MaskKind, maskSizes, type MaskValues } from "../../lib/nn/mask_slots.ts";

@@ -1,8 +1,8 @@
 // A model that lost whole layers: the same masked, sliced, padded, written and read back.
 import assert from "node:assert/strict";
-import { openWeights } from "../../lib/formats/open.ts";
+import { openWeights } from "../disk.ts";
 import { maskSizes } from "../../lib/nn/mask_slots.ts";
-import { openModelFiles } from "../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { hardenMasks } from "../../lib/masks/harden.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { padded, shallow } from "../../lib/slice/layouts.ts";
@@ -10,7 +10,7 @@ import { sliceModel } from "../../lib/slice/slice.ts";
 import { padLora, shallowLora, sliceLora } from "../../lib/slice/lora.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { uniform } from "../../lib/core/random.ts";
-import { exportModel } from "../../lib/slice/export.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, logitsOf, openSource, randomLora } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";

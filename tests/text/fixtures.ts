@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
-import { createTokenizer, loadHfTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
+import { createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
+import { loadHfTokenizer } from "../disk.ts";
 
 export interface GoldenCase {
   readonly text: string;

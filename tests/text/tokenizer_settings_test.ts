@@ -1,6 +1,7 @@
 // What a folder's tokenizer_config.json says to transformers, whose classes must not read tokenizer.json otherwise.
 import assert from "node:assert/strict";
-import { exportHf, tokenizerSettings } from "../../lib/formats/hf/export.ts";
+import { exportHf } from "../disk.ts";
+import { tokenizerSettings } from "../../lib/formats/hf/export.ts";
 import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/text/tokenizer.ts";

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
-import { createStreamDecoder, createTokenizer, loadHfTokenizer } from "../../lib/text/tokenizer.ts";
+import { createStreamDecoder, createTokenizer } from "../../lib/text/tokenizer.ts";
+import { loadHfTokenizer } from "../disk.ts";
 import { failure, type FixtureName, golden, inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
 
 const NAMES: readonly FixtureName[] = ["byte_level", "sentencepiece"];

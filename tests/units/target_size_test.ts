@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { byteMeasure, byteTarget, type FileKind } from "../../lib/units/file_size.ts";
-import { exportHf } from "../../lib/formats/hf/export.ts";
+import { exportHf } from "../disk.ts";
 import { type DecoderSpec, parameterCount, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
 import { hardSelection } from "../../lib/masks/harden.ts";
 import { leastSize, type SizeTarget } from "../../lib/units/selection.ts";

@@ -5,7 +5,7 @@ import { type DataReport, type LeftOut, readRows, type Row } from "../../../lib/
 import { placeOf } from "../../../lib/data/row.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { FormatOptions } from "../../../lib/data/prompts/format.ts";
-import { openModelFiles } from "../../../lib/formats/open_model.ts";
+import { openModelFiles } from "../../../lib/disk/open_model.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { noTokenizer } from "../../../lib/text/no_tokenizer.ts";
 import { checkContext, encodeRow, encodeRows } from "../../../lib/data/batches.ts";

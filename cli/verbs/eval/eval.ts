@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { DEMO, demoData } from "../../../lib/formats/open_model.ts";
+import { DEMO, demoData } from "../../../lib/disk/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import { verb } from "../../command.ts";
 import { checkEach } from "./models.ts";

@@ -1,7 +1,8 @@
 // The models of `compresso eval` before the first one is measured. Owns what is looked at of each, and that an error names its model; refuses to load
 // weights.
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { type ModelFiles, openModelFiles } from "../../../lib/formats/open_model.ts";
+import { type ModelFiles } from "../../../lib/formats/open.ts";
+import { openModelFiles } from "../../../lib/disk/open_model.ts";
 
 /**
  * Looks at each of several models, so that none is measured for nothing where a later one cannot be. One alone is refused as it is loaded, unless

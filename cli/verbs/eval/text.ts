@@ -1,8 +1,9 @@
 // Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
 import { type EvaluationFile, WINDOWS } from "../../../lib/eval/evaluation_file.ts";
 import { namesJson } from "../../../lib/data/readers/split.ts";
+import { disk } from "../../../lib/files/disk.ts";
 import { openWeights } from "../../../lib/formats/open.ts";
-import { modelPath } from "../../../lib/formats/open_model.ts";
+import { modelPath } from "../../../lib/disk/open_model.ts";
 import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../../../lib/eval/perplexity.ts";
 import { digestOf } from "../../../lib/core/digest.ts";
 import { keptWork } from "./kept.ts";
@@ -45,7 +46,7 @@ export async function chooseText(
 /** One for all models: over other windows their perplexities could not be compared. */
 async function defaultWindow(paths: readonly string[]): Promise<number> {
   const contexts: number[] = [];
-  for (const path of paths) contexts.push((await openWeights(modelPath(path))).spec.maxPosition);
+  for (const path of paths) contexts.push((await openWeights(disk, modelPath(path))).spec.maxPosition);
   return Math.min(DEFAULT_WINDOW, ...contexts);
 }
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataSet, readRows } from "../../../lib/data/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
-import { fileDigest } from "../../../lib/formats/fingerprint.ts";
+import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";
 import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { CALIBRATION_FILE } from "../../../lib/run/folder.ts";

@@ -1,6 +1,6 @@
 // Names and sizes of the files that a run is made from, for run.json.
 import { basename, dirname, resolve } from "node:path";
-import { DEMO, modelPath } from "../../../lib/formats/open_model.ts";
+import { DEMO, modelPath } from "../../../lib/disk/open_model.ts";
 import { fileBytes } from "../../../lib/run/mask_summary.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 

@@ -6,9 +6,10 @@ import { given } from "../../../lib/core/check_options.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
 import { isOfPath } from "../../../lib/files/bytes.ts";
 import { type DataReport, readRows, type Row } from "../../../lib/data/rows.ts";
-import { fileDigest, modelDigest } from "../../../lib/formats/fingerprint.ts";
-import { statModel } from "../../../lib/formats/open.ts";
-import { DEMO, demoData, modelPath } from "../../../lib/formats/open_model.ts";
+import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
+import { disk } from "../../../lib/files/disk.ts";
+import { modelInfo } from "../../../lib/formats/open.ts";
+import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { Projection } from "../../../lib/spec/decoder.ts";
 import type { Ranking } from "../../../lib/masks/baselines.ts";
@@ -137,7 +138,7 @@ interface Driven {
 
 async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { settings } = driven, { out, memoryLimit } = settings;
-  await statModel(modelPath(path));
+  await modelInfo(disk, modelPath(path));
   await checkFolder(out);
   const { textField, limitRows, skipBroken } = settings;
   const how = given({ textField, limit: limitRows, skipBroken });

@@ -1,6 +1,6 @@
 // How small the model is to become, as options: a share, parameters or bytes of a file. Owns their words; refuses to meet them.
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { openSpec } from "../../../lib/formats/open_spec.ts";
+import { openSpec } from "../../../lib/disk/open_model.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
 import { isScript } from "../../../lib/schedule/source.ts";
 import { endSparsity } from "../../../lib/schedule/target.ts";

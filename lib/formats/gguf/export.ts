@@ -2,7 +2,7 @@
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
-import type { Staged } from "../../files/atomic.ts";
+import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GGUF_ARCHS, MORE_EOS_KEY } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import type { GgufWriteType } from "./quant.ts";
@@ -41,28 +41,21 @@ export interface GgufExport {
 }
 
 /**
- * Writes the weights of `source` as a GGUF, a tensor at a time, atomically.
+ * Writes the weights of `source` as a GGUF beside its place, a tensor at a time.
  * Throws `CompressoError("usage")` for arch llama where layers differ, `CompressoError("mismatch")` for a vocabulary of another
  * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
  */
-export async function exportGguf(source: WeightSource, path: string, options: GgufExportOptions): Promise<GgufExport> {
-  using staged = await stageGguf(source, path, options);
-  await staged.commit();
-  return staged.result;
-}
-
-/** The file of {@link exportGguf}, whole beside its place. Throws as it does. */
 export async function stageGguf(
   source: WeightSource,
   path: string,
-  options: GgufExportOptions,
+  options: GgufExportOptions & { readonly files: FileSystem },
 ): Promise<Staged & { readonly result: GgufExport }> {
   const { content, ...result } = contentOf(source, options);
-  const file = await stageGgufFile(path, content);
+  const file = await stageGgufFile(path, content, options);
   return { result, commit: () => file.commit(), [Symbol.dispose]: () => file[Symbol.dispose]() };
 }
 
-/** Bytes of the file that {@link exportGguf} would write for a model of this shape. */
+/** Bytes of the file that {@link stageGguf} would write for a model of this shape. */
 export function ggufFileBytes(spec: DecoderSpec, options: GgufExportOptions): number {
   const read = (): never => {
     throw new Error("only the size is asked for");

@@ -1,6 +1,6 @@
 // GGUF files: tensors by their name in the file, dequantised row by row. Owns reads; refuses to know what the tensors are for.
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
-import { type FileState, fileState, streamBytes } from "../../files/bytes.ts";
+import { type ByteSource, streamBytes } from "../../files/system.ts";
 import { hasBlocks, unpackBlocks } from "./blocks.ts";
 import { dequantize } from "./dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
@@ -8,7 +8,7 @@ import { ggufError, TENSOR_FORMATS } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
 import type { BlockOptions, RowRange } from "../../spec/source.ts";
 
-/** An open GGUF file. It holds no file handle: each read opens and closes the file. */
+/** An open GGUF file. */
 export interface GgufFile extends GgufHeader {
   readonly path: string;
   /** Reads a tensor, or a range of its rows, by its name in the file, dequantised to f32 and in the file's row order. */
@@ -18,8 +18,8 @@ export interface GgufFile extends GgufHeader {
 }
 
 /** Opens a GGUF of any architecture. Only the header is read here. Throws as `readGgufHeader`. */
-export async function openGgufFile(path: string): Promise<GgufFile> {
-  const state = await fileState(path), header = await readGgufHeader(path);
+export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
+  const path = source.name, header = await readGgufHeader(source);
   const find = (name: string): GgufTensor => {
     const tensor = header.tensors.get(name);
     if (tensor) return tensor;
@@ -30,7 +30,7 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
     path,
     ...header,
     async readTensor(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const tensor = find(name), { count, pieces } = readPieces(path, tensor, { rows, state });
+      const tensor = find(name), { count, pieces } = readPieces(source, tensor, rows);
       const out = new Float32Array(count);
       for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
       return out;
@@ -38,7 +38,7 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
       const tensor = find(name), { type } = tensor;
       if (!hasBlocks(type, bits)) return null;
-      const { count, pieces } = readPieces(path, tensor, { rows, state });
+      const { count, pieces } = readPieces(source, tensor, rows);
       const codes = new Uint8Array(count), scales = new Uint32Array(blocksOf(count));
       for await (const { raw, at } of pieces) unpackBlocks(raw, type, { codes, scales, at });
       return { codes, scales };
@@ -48,15 +48,15 @@ export async function openGgufFile(path: string): Promise<GgufFile> {
 
 /** Whole blocks of a range of rows, each piece with the index of its first value, and the number of values in all. */
 function readPieces(
-  path: string,
+  source: ByteSource,
   { name, type, shape, offset }: GgufTensor,
-  { rows, state }: { readonly rows: RowRange | undefined; readonly state: FileState },
+  rows: RowRange | undefined,
 ): { readonly count: number; readonly pieces: AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> } {
   const { block, bytes } = TENSOR_FORMATS[type];
   const { start, count, width } = rowWindow(name, shape, { rows });
   // Rows are whole blocks, except that a one-dimensional tensor has rows of one value.
   if (start * width % block !== 0 || count * width % block !== 0) {
-    throw ggufError(path, {
+    throw ggufError(source.name, {
       rule: `rows of ${name} are whole blocks of ${block} values`,
       value: `rows of ${width}`,
     });
@@ -65,7 +65,7 @@ function readPieces(
   const length = count * width / block * bytes;
   const pieces = async function* (): AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> {
     let at = 0;
-    for await (const raw of streamBytes(path, first, { length, pieceBytes: PIECE_BLOCKS * bytes, state })) {
+    for await (const raw of streamBytes(source, first, { length, pieceBytes: PIECE_BLOCKS * bytes })) {
       yield { raw, at };
       at += raw.length / bytes * block;
     }

@@ -1,5 +1,6 @@
 // The header of a GGUF: metadata and where the tensors lie. Owns parsing and the checks against the file's size; refuses to read tensor data.
-import { fileSize, looksLike, unreadable } from "../../files/bytes.ts";
+import { type ByteSource, firstBytes } from "../../files/system.ts";
+import { isGguf, looksLike } from "../sniff.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import {
   ggufError,
@@ -35,14 +36,26 @@ export interface GgufHeader {
  * Throws `CompressoError("input")` for another kind of file, a truncated one, an unknown value or tensor type, a duplicate
  * name, and tensors that overlap or leave the file.
  */
-export async function readGgufHeader(path: string): Promise<GgufHeader> {
-  const size = await fileSize(path);
-  using cursor = openCursor(path, size);
-  const magic = cursor.window.subarray(0, 4);
-  if (new TextDecoder("latin1").decode(magic) !== "GGUF") {
-    const guess = looksLike(cursor.window.subarray(0, 64)) ?? { what: "something else", fix: "check the path" };
+export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
+  // Most headers are in the first bytes; what a large vocabulary needs more is read and parsed again, twice as much each time.
+  for (let most = FIRST_BYTES;; most *= 2) {
+    const bytes = await firstBytes(source, most);
+    try {
+      return parseHeader(source, bytes);
+    } catch (error) {
+      if (!(error instanceof MoreNeeded)) throw error;
+      while (most < error.bytes) most *= 2;
+    }
+  }
+}
+
+/** Parses a header of which the first `bytes` are there. Throws {@link MoreNeeded} where it is longer. */
+function parseHeader({ name: path, size }: ByteSource, bytes: Uint8Array<ArrayBuffer>): GgufHeader {
+  if (!isGguf(bytes)) {
+    const guess = looksLike(bytes) ?? { what: "something else", fix: "check the path" };
     throw ggufError(path, { rule: "the file starts with GGUF", value: guess.what, fix: guess.fix });
   }
+  const cursor = openCursor(path, { bytes, size });
   cursor.take(4);
   const version = cursor.take(4).getUint32(0, true);
   if (version !== 2 && version !== 3) {
@@ -69,10 +82,23 @@ export async function readGgufHeader(path: string): Promise<GgufHeader> {
   return { version, metadata, tensors: placed(infos, { path, dataStart, alignment, size }) };
 }
 
-/** Reads forward through the header in windows, so that neither a huge vocabulary nor a huge file costs much. */
-interface Cursor extends Disposable {
+/** Bytes of a header that are read at first. */
+const FIRST_BYTES = 1 << 20;
+
+/** Thrown where a header does not end within the bytes that were read. */
+class MoreNeeded extends Error {
+  /** Bytes from the file's start that are needed at least. */
+  readonly bytes: number;
+
+  constructor(bytes: number) {
+    super("the header is longer than what was read");
+    this.bytes = bytes;
+  }
+}
+
+/** Reads forward through the header. */
+interface Cursor {
   readonly path: string;
-  readonly window: Uint8Array<ArrayBuffer>;
   readonly position: number;
   /** The next bytes. */
   take(length: number): DataView<ArrayBuffer>;
@@ -81,37 +107,24 @@ interface Cursor extends Disposable {
   string(of: string): string;
 }
 
-// Synchronous: a vocabulary is hundreds of thousands of small values, and a promise for each would cost most of the time.
-function openCursor(path: string, size: number): Cursor {
+function openCursor(
+  path: string,
+  { bytes, size }: { readonly bytes: Uint8Array<ArrayBuffer>; readonly size: number },
+): Cursor {
   // U+FEFF is a token of LLaMA's vocabulary, not a mark.
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  const file = openFile(path);
-  let start = 0, at = 0;
-  let window = new Uint8Array(0);
-  refill(Math.min(size, 8));
-
-  function refill(length: number): void {
-    start += at;
-    at = 0;
-    if (start + length > size) throw truncated(path, start + length, size);
-    window = new Uint8Array(Math.min(size - start, Math.max(WINDOW_BYTES, length)));
-    file.seekSync(start, Deno.SeekMode.Start);
-    for (let done = 0; done < window.length;) {
-      const got = file.readSync(window.subarray(done));
-      if (!got) throw truncated(path, size, start + done);
-      done += got;
-    }
-  }
+  let at = 0;
 
   function take(length: number): DataView<ArrayBuffer> {
-    if (at + length > window.length) refill(length);
+    if (at + length > size) throw truncated(path, at + length, size);
+    if (at + length > bytes.length) throw new MoreNeeded(at + length);
     at += length;
-    return new DataView(window.buffer, at - length, length);
+    return new DataView(bytes.buffer, at - length, length);
   }
 
   function count(of: string, least: number): number {
     const value = take(8).getBigUint64(0, true);
-    const left = size - start - at;
+    const left = size - at;
     if (value * BigInt(least) > BigInt(left)) {
       const rule = `${of} (${value}) of at least ${least} bytes each fit into the file`;
       throw ggufError(path, {
@@ -125,11 +138,8 @@ function openCursor(path: string, size: number): Cursor {
 
   return {
     path,
-    get window(): Uint8Array<ArrayBuffer> {
-      return window;
-    },
     get position(): number {
-      return start + at;
+      return at;
     },
     take,
     count,
@@ -141,20 +151,7 @@ function openCursor(path: string, size: number): Cursor {
         throw ggufError(path, { rule: "strings are UTF-8", value: `${of} is not` });
       }
     },
-    [Symbol.dispose](): void {
-      file.close();
-    },
   };
-}
-
-const WINDOW_BYTES = 1 << 20;
-
-function openFile(path: string): Deno.FsFile {
-  try {
-    return Deno.openSync(path, { read: true });
-  } catch (error) {
-    throw unreadable(path, error);
-  }
 }
 
 function readValue(cursor: Cursor, typeId: number, key: string): GgufValue {
@@ -169,7 +166,7 @@ function readValue(cursor: Cursor, typeId: number, key: string): GgufValue {
     return list;
   }
   const view = cursor.take(length * WIDTH[items]);
-  // A copy: the window is not aligned, and is dropped soon.
+  // A copy: the bytes are not aligned, and are dropped soon.
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength).slice();
   return items === "bool" ? Array.from(bytes, (byte) => byte !== 0) : new ARRAYS[items](bytes.buffer);
 }

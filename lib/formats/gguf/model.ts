@@ -8,6 +8,7 @@ import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import { ggufSpec } from "./spec.ts";
 import { ggufError } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
+import type { ByteSource } from "../../files/system.ts";
 import type { BlockOptions, RowRange, WeightSource } from "../../spec/source.ts";
 
 /** Weights of a GGUF, with all that its header says. */
@@ -21,8 +22,8 @@ export interface GgufSource extends WeightSource, GgufHeader {
  * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are dequantised on reading.
  * Throws `CompressoError("input")` for a broken file, another architecture or tensor type, and tensors that the metadata do not imply.
  */
-export async function openGguf(path: string): Promise<GgufSource> {
-  const file = await openGgufFile(path);
+export async function openGguf(source: ByteSource): Promise<GgufSource> {
+  const file = await openGgufFile(source), { path } = file;
   const spec = await ggufSpec(file);
   const names = ggufNames(spec.layers.length);
   const found = checkTensors(spec, file, names);

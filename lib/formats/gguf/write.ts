@@ -1,6 +1,6 @@
 // Writing of GGUF files (version 3), a tensor at a time. Owns the layout and the choice of value types; refuses to know architectures.
 import { CompressoError } from "../../core/errors.ts";
-import { AtomicFile } from "../../files/atomic.ts";
+import type { FileSystem, StagedFile } from "../../files/system.ts";
 import { type GgufWriteType, quantize } from "./quant.ts";
 import { type GgufScalarType, type GgufTyped, type GgufValue, TENSOR_FORMATS, VALUE_TYPES } from "./types.ts";
 import { BF16_LIMIT, F16_LIMIT, firstAtLeast, firstNonFinite } from "../../core/half.ts";
@@ -29,20 +29,18 @@ export interface GgufContent {
 }
 
 /**
- * Writes a GGUF atomically.
+ * Writes a GGUF beside its place.
  * Throws `CompressoError("mismatch")` where data do not fit a shape, `CompressoError("numeric")` for NaN, infinity and values
  * too large for the type, `CompressoError("usage")` for a name given twice and a value out of range.
  */
-export async function writeGguf(path: string, content: GgufContent): Promise<void> {
-  using file = await stageGgufFile(path, content);
-  await file.commit();
-}
-
-/** The file of {@link writeGguf}, whole beside its place. Throws as it does. */
-export async function stageGgufFile(path: string, content: GgufContent): Promise<AtomicFile> {
+export async function stageGgufFile(
+  path: string,
+  content: GgufContent,
+  { files }: { readonly files: FileSystem },
+): Promise<StagedFile> {
   const alignment = alignmentOf(content);
   using pending = new DisposableStack();
-  const file = pending.use(await AtomicFile.open(path));
+  const file = pending.use(await files.stageFile(path));
   await file.write(headerBytes(content, alignment));
   for (const item of content.tensors) {
     await file.write(padding(file.written, alignment));
@@ -55,7 +53,7 @@ export async function stageGgufFile(path: string, content: GgufContent): Promise
   return file;
 }
 
-/** Bytes of the file that {@link writeGguf} would write. Asks for no data. */
+/** Bytes of the file that {@link stageGgufFile} would write. Asks for no data. */
 export function ggufBytes(content: GgufContent): number {
   const alignment = alignmentOf(content), aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
   return content.tensors.reduce(
@@ -145,7 +143,7 @@ function writeScalar(out: ByteWriter, key: string, { type, value }: GgufTyped): 
   }
 }
 
-async function writeTensor(file: AtomicFile, item: GgufItem): Promise<void> {
+async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
   const data = await item.data();
   const expected = elementCount(item.shape);
   if (data.length !== expected) {

@@ -9,7 +9,7 @@ import {
   tensorShapes,
   withBiases,
 } from "../../spec/decoder.ts";
-import { type Staged, stageFolder } from "../../files/atomic.ts";
+import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { ropeConfig } from "./rope_export.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
@@ -45,7 +45,7 @@ const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "
 const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
- * Writes the model as a folder that appears whole or not at all. Layers that are all alike give a stock configuration: Llama, or Mistral without
+ * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Llama, or Mistral without
  * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
  * with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do biases where only Mistral's would
  * fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
@@ -53,23 +53,12 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
  * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, `CompressoError("numeric")` for
  * weights that are not finite, and as the writer of safetensors.
  */
-export async function exportHf(
-  source: WeightSource,
-  folder: string,
-  options: HfExportOptions,
-): Promise<{ form: HfForm }> {
-  using staged = await stageHf(source, folder, options);
-  await staged.commit();
-  return { form: staged.form };
-}
-
-/** The folder of {@link exportHf}, whole beside its place. Throws as it does. */
 export async function stageHf(
   source: WeightSource,
   folder: string,
-  options: HfExportOptions,
+  options: HfExportOptions & { readonly files: FileSystem },
 ): Promise<Staged & { readonly form: HfForm }> {
-  const { spec } = source, { dtype, tokenizer, signal } = options;
+  const { spec } = source, { dtype, tokenizer, files, signal } = options;
   const form = formOf(spec), config = hfConfig(spec, { dtype });
   const own = tensorShapes(spec);
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
@@ -80,14 +69,14 @@ export async function stageHf(
       return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
     },
   }));
-  const staged = await stageFolder(folder, async (path) => {
-    const json = (name: string, value: unknown): Promise<void> =>
-      Deno.writeTextFile(`${path}/${name}`, `${JSON.stringify(value, null, 2)}\n`);
-    await Deno.writeTextFile(`${path}/config.json`, withFloats(`${JSON.stringify(config, null, 2)}\n`));
+  const staged = await files.stageFolder(folder, async (path) => {
+    const text = (name: string, content: string): Promise<void> => writeFile(files, `${path}/${name}`, content);
+    const json = (name: string, value: unknown): Promise<void> => text(name, `${JSON.stringify(value, null, 2)}\n`);
+    await text("config.json", withFloats(`${JSON.stringify(config, null, 2)}\n`));
     await json("generation_config.json", { ...tokenIds(spec, { nulls: false }), ...options.generation });
     if (form === "compresso") {
-      await Deno.writeTextFile(`${path}/configuration_compresso.py`, configurationText);
-      await Deno.writeTextFile(`${path}/modeling_compresso.py`, modelingText);
+      await text("configuration_compresso.py", configurationText);
+      await text("modeling_compresso.py", modelingText);
     }
     if (tokenizer) {
       const { json: content, chatTemplate } = tokenizer, settings = tokenizerSettings(tokenizer);
@@ -99,7 +88,8 @@ export async function stageHf(
           : { ...settings, chat_template: templates(settings["chat_template"], chatTemplate) },
       );
     }
-    await writeShardedSafetensors(path, items, options.maxShardBytes ? { maxShardBytes: options.maxShardBytes } : {});
+    const { maxShardBytes } = options;
+    await writeShardedSafetensors(path, items, { files, ...(maxShardBytes ? { maxShardBytes } : {}) });
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });
   return { ...staged, form };

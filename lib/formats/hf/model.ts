@@ -1,9 +1,7 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
-import { dirname, join } from "node:path";
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
-import { unreadable } from "../../files/bytes.ts";
-import { exists } from "../../files/exists.ts";
+import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { parseHfConfig } from "./config.ts";
 import { shown } from "./refusal.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
@@ -29,10 +27,10 @@ const SINGLE = "model.safetensors";
  * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
  * differs is refused where the embedding is read.
  */
-export async function openHfFolder(folder: string): Promise<HfSource> {
-  const { config, generation, spec } = await readHfConfig(`${folder}/config.json`);
-  const files = await openShards(folder);
-  checkTensors(spec, files, folder);
+export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
+  const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
+  const tensors = await openShards(files, folder);
+  checkTensors(spec, tensors, folder);
   let tied: Promise<void> | null = null;
   return {
     format: "hf",
@@ -41,7 +39,7 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
     generation,
     spec,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      if (name === EMBEDDING) await (tied ??= checkTied(spec, files, folder));
+      if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, folder));
       return await fileOf(name).read(stored(name), rows);
     },
     storedDtype(name): string {
@@ -50,11 +48,11 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
   };
 
   function stored(name: string): string {
-    return name === EMBEDDING && spec.tied && !files.has(EMBEDDING) ? HEAD : name;
+    return name === EMBEDDING && spec.tied && !tensors.has(EMBEDDING) ? HEAD : name;
   }
 
   function fileOf(name: string): SafetensorsFile {
-    const file = files.get(stored(name));
+    const file = tensors.get(stored(name));
     if (file) return file;
     throw new CompressoError("input", {
       what: `cannot read the tensor ${name} of ${folder}`,
@@ -66,9 +64,12 @@ export async function openHfFolder(folder: string): Promise<HfSource> {
 }
 
 /** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
-export async function readHfConfig(path: string): Promise<Pick<HfSource, "config" | "generation" | "spec">> {
-  const config = asObject(await readJson(path), path);
-  const generation = await readJson(join(dirname(path), "generation_config.json"), { optional: true });
+export async function readHfConfig(
+  files: FileSystem,
+  path: string,
+): Promise<Pick<HfSource, "config" | "generation" | "spec">> {
+  const config = asObject(await readJson(files, path), path);
+  const generation = await readJson(files, beside(path, "generation_config.json"), { optional: true });
   const spec = parseHfConfig(config, { path, ...(generation === undefined ? {} : { generation }) });
   return { config, generation: isObject(generation) ? generation : {}, spec };
 }
@@ -88,16 +89,16 @@ const NOT_KEPT: readonly string[] = [
 ];
 
 /** The file that holds each tensor. */
-async function openShards(folder: string): Promise<Map<string, SafetensorsFile>> {
-  const files = new Map<string, SafetensorsFile>();
-  if (await exists(`${folder}/${SINGLE}`)) {
-    const file = await openSafetensors(`${folder}/${SINGLE}`);
-    for (const name of file.tensors.keys()) files.set(name, file);
-    return files;
+async function openShards(files: FileSystem, folder: string): Promise<Map<string, SafetensorsFile>> {
+  const tensors = new Map<string, SafetensorsFile>();
+  if (await isThere(files, `${folder}/${SINGLE}`)) {
+    const file = await openSafetensors(await files.open(`${folder}/${SINGLE}`));
+    for (const name of file.tensors.keys()) tensors.set(name, file);
+    return tensors;
   }
   const path = `${folder}/${INDEX}`;
-  if (!await exists(path)) throw await noWeights(folder);
-  const map = asObject(asObject(await readJson(path), path)["weight_map"], `${path} (weight_map)`);
+  if (!await isThere(files, path)) throw await noWeights(files, folder);
+  const map = asObject(asObject(await readJson(files, path), path)["weight_map"], `${path} (weight_map)`);
   const opened = new Map<string, SafetensorsFile>();
   for (const [name, value] of Object.entries(map)) {
     // A name with a separator could lead out of the folder.
@@ -105,16 +106,16 @@ async function openShards(folder: string): Promise<Map<string, SafetensorsFile>>
       throw broken(path, `weight_map names a .safetensors file beside it for ${name}`, JSON.stringify(value));
     }
     const shard = `${folder}/${value}`;
-    if (!opened.has(value) && !await exists(shard)) {
+    if (!opened.has(value) && !await isThere(files, shard)) {
       const fix = "fetch the missing file into the folder";
       throw broken(`the model ${folder}`, `it holds ${value}, as ${INDEX} says`, "no such file", fix);
     }
-    const file = opened.get(value) ?? await openSafetensors(shard);
+    const file = opened.get(value) ?? await openSafetensors(await files.open(shard));
     opened.set(value, file);
     if (!file.tensors.has(name)) throw broken(path, `${value} holds ${name}, as weight_map says`, "no such tensor");
-    files.set(name, file);
+    tensors.set(name, file);
   }
-  return files;
+  return tensors;
 }
 
 function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsFile>, folder: string): void {
@@ -191,44 +192,47 @@ async function checkTied(
 
 const UNTIE = "set tie_word_embeddings to false in config.json";
 
-/** The error for a folder that lacks the `missing` files, after what it holds instead. */
-export async function noWeights(folder: string, missing = `${SINGLE} or ${INDEX}`): Promise<CompressoError> {
-  const names: string[] = [];
-  try {
-    for await (const entry of Deno.readDir(folder)) names.push(entry.name);
-  } catch (error) {
-    throw unreadable(folder, error);
-  }
-  names.sort();
+/** The error for a folder that lacks files, after what it holds instead. */
+export async function noWeights(
+  files: FileSystem,
+  folder: string,
+  lacking = `${SINGLE} or ${INDEX}`,
+): Promise<CompressoError> {
+  const names = await files.names(folder);
   const pickle = names.find((name) => /\.(bin|pt|pth)$/.test(name));
   const gguf = names.find((name) => name.endsWith(".gguf"));
   const inner = `${folder}/model`;
   const fix = names.includes("adapter_config.json")
     ? "it is an adapter: give the model that it was made for, and this folder with --adapter"
-    : await exists(`${inner}/config.json`)
+    : await isThere(files, `${inner}/config.json`)
     ? `give the folder in it: ${inner}`
     : pickle
     ? "convert it to safetensors (save_pretrained of transformers does); pickles run code and are not read"
     : gguf
     ? `give the file itself: ${folder}/${gguf}`
-    : `fetch ${missing} into the folder`;
+    : `fetch ${lacking} into the folder`;
   const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shown(names);
-  return broken(`the model ${folder}`, `it holds ${missing}`, value, fix);
+  return broken(`the model ${folder}`, `it holds ${lacking}`, value, fix);
 }
 
-async function readJson(path: string, options: { readonly optional?: boolean } = {}): Promise<unknown> {
-  let text: string;
-  try {
-    text = await Deno.readTextFile(path);
-  } catch (error) {
-    if (options.optional && error instanceof Deno.errors.NotFound) return undefined;
-    throw unreadable(path, error);
-  }
+async function readJson(
+  files: FileSystem,
+  path: string,
+  { optional = false }: { readonly optional?: boolean } = {},
+): Promise<unknown> {
+  const text = await files.text(path);
+  if (text === null && optional) return undefined;
+  if (text === null) throw missing(path);
   try {
     return JSON.parse(text);
   } catch (error) {
     throw broken(path, "it is JSON", error instanceof Error ? error.message : String(error));
   }
+}
+
+/** Path of a file in the same folder. */
+function beside(path: string, name: string): string {
+  return path.replace(/[^/\\]*$/, name);
 }
 
 function asObject(value: unknown, path: string): Record<string, unknown> {

@@ -1,17 +1,14 @@
 // LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors. Owns the tensors' names and their checks; refuses pickles.
-import { dirname } from "node:path";
 import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
-import { type Staged, stageFolder, writeFileAtomically } from "../../files/atomic.ts";
-import { unreadable } from "../../files/bytes.ts";
-import { exists } from "../../files/exists.ts";
+import { type FileSystem, infoOf, isThere, missing, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./config.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
-import { withoutMark } from "../../files/text_file.ts";
+import { withoutMark } from "../../core/text.ts";
 
 /** An adapter as read. */
 export interface PeftAdapter {
@@ -40,7 +37,12 @@ export interface PeftWriteOptions {
 }
 
 const NAMES: NamesOf<PeftWriteOptions> = {
-  ...{ spec: true, config: true, weights: true, baseModel: true, readme: "text", replace: "switch" },
+  spec: true,
+  config: true,
+  weights: true,
+  baseModel: true,
+  readme: "text",
+  replace: "switch",
 };
 
 /** The two matrices of a module in the file. */
@@ -63,37 +65,18 @@ const CONFIG_FILE = "adapter_config.json";
 const WEIGHTS_FILE = "adapter_model.safetensors";
 
 /**
- * Writes LoRA as a folder that Python's `peft` loads onto the base model: adapter_config.json and adapter_model.safetensors in f32. The folder
- * appears whole or not at all.
+ * Writes LoRA as a folder beside its place.
  *
- * Throws `CompressoError("usage")` for settings out of range, `CompressoError("input")` where a matrix is missing, has another size or belongs to
- * no target, where the model has no target, and where the folder holds something and not `replace`; `CompressoError("numeric")` for values that
- * are not finite.
- *
- * @example
- * ```ts
- * import { loadModel, openDevice, prune, readRows } from "compresso";
- * import { demoData, writePeftAdapter } from "compresso/model";
- *
- * using device = await openDevice();
- * using model = await loadModel("demo", { device });
- * const { rows } = await readRows(demoData("train"));
- * const lora = { rank: 4, alpha: 8, rsLora: true, targets: ["q", "v"] } as const;
- * using run = prune(model, { rows, sparsity: 0.1, steps: 1, batch: 1, seq: 96, prompt: null, lora });
- * for await (const { loss } of run) console.log(loss);
- * const out = await Deno.makeTempDir();
- * const { weights } = run.result().lora;
- * await writePeftAdapter(`${out}/adapter`, { spec: model.spec, config: lora, weights, baseModel: null });
- * await Deno.remove(out, { recursive: true });
- * ```
+ * @throws CompressoError("usage") for settings out of range.
+ * @throws CompressoError("input") where a matrix is missing, has another size or belongs to no target, where the model has no target, and where the
+ * folder holds something and not `replace`.
+ * @throws CompressoError("numeric") for values that are not finite.
  */
-export async function writePeftAdapter(dir: string, options: PeftWriteOptions): Promise<void> {
-  using staged = await stagePeftAdapter(dir, options);
-  await staged.commit();
-}
-
-/** The folder of {@link writePeftAdapter}, whole beside its place. Throws as it does. */
-export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): Promise<Staged> {
+export async function stagePeftAdapter(
+  files: FileSystem,
+  dir: string,
+  options: PeftWriteOptions,
+): Promise<Staged> {
   checkNames(options, NAMES, { whose: "writePeftAdapter" });
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
@@ -114,48 +97,33 @@ export async function stagePeftAdapter(dir: string, options: PeftWriteOptions): 
     });
   }
   refuseOthers(spec, { targets, weights });
-  return await stageFolder(dir, async (folder) => {
+  return await files.stageFolder(dir, async (folder) => {
     const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
-    await writeFileAtomically(`${folder}/${CONFIG_FILE}`, `${json}\n`);
-    await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items);
-    if (readme !== undefined) await writeFileAtomically(`${folder}/README.md`, readme);
+    await writeFile(files, `${folder}/${CONFIG_FILE}`, `${json}\n`);
+    await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items, { files });
+    if (readme !== undefined) await writeFile(files, `${folder}/README.md`, readme);
   }, { replace });
 }
 
 /**
- * Reads an adapter that PEFT wrote, or {@link writePeftAdapter}, for a model of this shape: its folder, or its .safetensors file with
- * adapter_config.json beside it. Values are widened to f32.
+ * Reads an adapter in PEFT's format for a model of this shape: its folder, or its .safetensors file with adapter_config.json beside it. Values are
+ * widened to f32.
  *
  * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
  * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.
  *
- * Throws `CompressoError("input")` for a file that is missing or broken, an adapter that is not plain LoRA (the key is named), a tensor that is
- * missing, has another shape or belongs to no projection of the model; `CompressoError("numeric")` for values that are not finite.
- *
- * @example
- * ```ts
- * import { loadModel, openDevice } from "compresso";
- * import { readPeftAdapter, writePeftAdapter } from "compresso/model";
- *
- * using device = await openDevice();
- * using model = await loadModel("demo", { device });
- * const { spec } = model, out = await Deno.makeTempDir();
- * const weights = new Map(spec.layers.flatMap(({ heads }, layer) => [
- *   [`lora.${layer}.q.A`, new Float32Array(2 * spec.hidden).fill(0.01)],
- *   [`lora.${layer}.q.B`, new Float32Array(heads * spec.headDim * 2).fill(0.01)],
- * ]));
- * await writePeftAdapter(`${out}/adapter`, { spec, config: { rank: 2, alpha: 4, targets: ["q"] }, weights, baseModel: null });
- *
- * const adapter = await readPeftAdapter(`${out}/adapter`, spec);
- * const logits = await model.logits([5, 6, 7], { lora: { ...adapter.config, weights: adapter.weights } });
- * console.log(logits.length === 3 * spec.vocab);
- * await Deno.remove(out, { recursive: true });
- * ```
+ * @throws CompressoError("input") for a file that is missing or broken, an adapter that is not plain LoRA (the key is named), a tensor that is
+ * missing, has another shape or belongs to no projection of the model.
+ * @throws CompressoError("numeric") for values that are not finite.
  */
-export async function readPeftAdapter(path: string, spec: DecoderSpec): Promise<PeftAdapter> {
-  const place = await placeOf(path);
-  const said = parsePeftConfig(await readJson(place.config), { path: place.config });
-  const file = await openSafetensors(place.weights);
+export async function openPeftAdapter(
+  files: FileSystem,
+  path: string,
+  { spec }: { readonly spec: DecoderSpec },
+): Promise<PeftAdapter> {
+  const place = await placeOf(files, path);
+  const said = parsePeftConfig(await readJson(files, place.config), { path: place.config });
+  const file = await openSafetensors(await files.open(place.weights));
   const modules = modulesOf(file, spec, said);
   const [first] = modules;
   if (!first) {
@@ -247,20 +215,21 @@ function tensorName(layer: number, projection: Projection, side: "A" | "B"): str
   return `base_model.model.${modulePath(layer, projection)}.lora_${side}.weight`;
 }
 
-async function placeOf(path: string): Promise<{ readonly config: string; readonly weights: string }> {
-  const info = await Deno.stat(path).catch((error) => {
-    throw unreadable(path, error);
-  });
-  const folder = info.isDirectory ? path : dirname(path);
-  const place = { config: `${folder}/${CONFIG_FILE}`, weights: info.isDirectory ? `${folder}/${WEIGHTS_FILE}` : path };
-  const has = (name: string): Promise<boolean> => exists(`${folder}/${name}`);
+async function placeOf(
+  files: FileSystem,
+  path: string,
+): Promise<{ readonly config: string; readonly weights: string }> {
+  const { isFolder } = await infoOf(files, path);
+  const folder = isFolder ? path : folderOf(path);
+  const place = { config: `${folder}/${CONFIG_FILE}`, weights: isFolder ? `${folder}/${WEIGHTS_FILE}` : path };
+  const has = (name: string): Promise<boolean> => isThere(files, `${folder}/${name}`);
   const rule = (name: string): string => `${name} lies in ${folder}`;
   if (!await has(CONFIG_FILE)) {
     const isModel = await has("config.json");
     const found = isModel ? "config.json instead: a model, not an adapter" : "no such file";
     throw broken(path, rule(CONFIG_FILE), found, "name the folder that PEFT's save_pretrained wrote");
   }
-  if (info.isDirectory && !await has(WEIGHTS_FILE)) {
+  if (isFolder && !await has(WEIGHTS_FILE)) {
     if (!await has("adapter_model.bin")) throw broken(path, rule(WEIGHTS_FILE), "no such file");
     const fix = "save it again with a PEFT of today, which writes safetensors; pickles run code and are not read";
     throw broken(path, rule(WEIGHTS_FILE), "only a PyTorch file: adapter_model.bin", fix);
@@ -268,12 +237,19 @@ async function placeOf(path: string): Promise<{ readonly config: string; readonl
   return place;
 }
 
-async function readJson(path: string): Promise<unknown> {
+function folderOf(path: string): string {
+  const end = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
+  return end < 0 ? "." : path.slice(0, end) || "/";
+}
+
+async function readJson(files: FileSystem, path: string): Promise<unknown> {
+  const text = await files.text(path);
+  if (text === null) throw missing(path);
   try {
-    return JSON.parse(withoutMark(await Deno.readTextFile(path)));
+    return JSON.parse(withoutMark(text));
   } catch (error) {
     if (error instanceof SyntaxError) throw broken(path, "it is JSON", error.message);
-    throw unreadable(path, error);
+    throw error;
   }
 }
 

@@ -1,7 +1,8 @@
 // The header of a safetensors file: what tensors it holds and where. Owns the format's rules; refuses to read tensor data.
 // Format: u64 length, JSON {name: {dtype, shape, data_offsets}, __metadata__: {string: string}}, then the data without gaps.
 import { CompressoError } from "../../core/errors.ts";
-import { fileSize, looksLike, readBytes } from "../../files/bytes.ts";
+import { type ByteSource, firstBytes, readBytes } from "../../files/system.ts";
+import { looksLike, SNIFFED_BYTES } from "../sniff.ts";
 import { parseStrictJson, type StrictJson } from "../../compat/strict_json.ts";
 
 /** Bits of a value of each dtype of the format. */
@@ -53,13 +54,12 @@ export interface SafetensorsHeader {
 export const MAX_HEADER_BYTES = 100_000_000;
 
 /**
- * Reads and checks the header of the safetensors file at `path`.
+ * Reads and checks the header of a safetensors file.
  * Throws `CompressoError("input")` naming the broken rule: not such a file, truncated, header too large, duplicate key,
  * unknown dtype, offsets that overlap, leave a gap, leave the file or do not fit the shape.
  */
-export async function readSafetensorsHeader(path: string): Promise<SafetensorsHeader> {
-  const size = await fileSize(path);
-  const head = await readBytes(path, 0, { length: Math.min(size, 64) });
+export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
+  const { name: path, size } = source, head = await firstBytes(source, SNIFFED_BYTES);
   const guess = looksLike(head);
   if (size < 8 || head[8] !== 0x7b) {
     // The first 8 bytes of a text or an archive are a huge length; say what the file is instead.
@@ -77,7 +77,7 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
   let json: StrictJson;
   try {
     json = parseStrictJson(
-      new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(path, 8, { length: Number(length) })),
+      new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(source, 8, Number(length))),
     );
   } catch (error) {
     if (error instanceof CompressoError) throw error;

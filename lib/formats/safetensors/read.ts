@@ -1,6 +1,6 @@
 // Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked. Owns widening to f32; refuses models.
 import { CompressoError } from "../../core/errors.ts";
-import { fileState, readBytes, streamBytes } from "../../files/bytes.ts";
+import { type ByteSource, readBytes, streamBytes } from "../../files/system.ts";
 import { widenBf16, widenF16 } from "../../core/half.ts";
 import { rowWindow } from "../../spec/row_range.ts";
 import {
@@ -14,7 +14,7 @@ import type { RowRange } from "../../spec/source.ts";
 
 export type { SafetensorsDtype, SafetensorsEntry } from "./header.ts";
 
-/** An open safetensors file. It holds no file handle: each read opens and closes the file. */
+/** An open safetensors file. */
 export interface SafetensorsFile extends SafetensorsHeader {
   readonly path: string;
   /** Reads an F32, F16 or BF16 tensor, or a range of its rows, as f32, row-major. */
@@ -31,8 +31,8 @@ export interface SafetensorsFile extends SafetensorsHeader {
  * Opens a safetensors file (format: https://github.com/huggingface/safetensors). Only the header is read and checked here.
  * Throws `CompressoError("input")` for a broken header, a tensor that is not there, or a dtype that the call does not read.
  */
-export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const state = await fileState(path), header = await readSafetensorsHeader(path);
+export async function openSafetensors(source: ByteSource): Promise<SafetensorsFile> {
+  const path = source.name, header = await readSafetensorsHeader(source);
 
   function entryOf(name: string, dtypes?: readonly SafetensorsDtype[]): SafetensorsEntry {
     const entry = header.tensors.get(name);
@@ -50,7 +50,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 
   async function readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>> {
     const entry = entryOf(name);
-    if (!rows) return await readBytes(path, entry.offset, { length: entry.byteLength, state });
+    if (!rows) return await readBytes(source, entry.offset, entry.byteLength);
     const { start, count, width } = rowWindow(name, entry.shape, { rows });
     const rowBits = width * DTYPE_BITS[entry.dtype];
     if (rowBits % 8 !== 0) {
@@ -62,7 +62,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       });
     }
     const length = count * rowBits / 8;
-    return await readBytes(path, entry.offset + start * rowBits / 8, { length, state });
+    return await readBytes(source, entry.offset + start * rowBits / 8, length);
   }
 
   async function read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
@@ -70,11 +70,11 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     const { start, count, width } = rowWindow(name, shape, { rows });
     const bytes = dtype === "F32" ? 4 : 2;
     const length = count * width * bytes, first = offset + start * width * bytes;
-    // Values are little-endian, as is every machine that runs Deno.
-    if (dtype === "F32") return new Float32Array((await readBytes(path, first, { length, state })).buffer);
+    // Values are little-endian, as is every machine that has WebGPU.
+    if (dtype === "F32") return new Float32Array((await readBytes(source, first, length)).buffer);
     const out = new Float32Array(count * width);
     let done = 0;
-    for await (const piece of streamBytes(path, first, { length, pieceBytes: WIDEN_BYTES, state })) {
+    for await (const piece of streamBytes(source, first, { length, pieceBytes: WIDEN_BYTES })) {
       const bits = new Uint16Array(piece.buffer, 0, piece.length / 2);
       if (dtype === "F16") widenF16(bits, out, done);
       else widenBf16(bits, out, done);

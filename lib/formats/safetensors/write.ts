@@ -1,6 +1,6 @@
 // Writing of safetensors files, a tensor at a time, in one file or in shards with their index. Owns layout and narrowing; refuses models.
 import { CompressoError } from "../../core/errors.ts";
-import { AtomicFile, writeFileAtomically } from "../../files/atomic.ts";
+import { type FileSystem, writeFile } from "../../files/system.ts";
 import { BF16_LIMIT, F16_LIMIT, firstAtLeast, narrowBf16, narrowF16 } from "../../core/half.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import { DTYPE_BITS, MAX_HEADER_BYTES, type SafetensorsDtype } from "./header.ts";
@@ -29,10 +29,16 @@ export interface SafetensorsItem {
   readonly data: () => TensorData | Promise<TensorData>;
 }
 
-/** What the writers take beside the tensors. */
-export interface SafetensorsWriteOptions {
+/** What the header says beside the tensors. */
+export interface SafetensorsMetadata {
   /** Strings for the header's `__metadata__`; default `{ format: "pt" }`, which transformers demands. */
   readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** What the writers take beside the tensors. */
+export interface SafetensorsWriteOptions extends SafetensorsMetadata {
+  /** Where the files are written. */
+  readonly files: FileSystem;
 }
 
 /** Weights above this many bytes are cut into several files, unless told otherwise: 5 GB, as transformers does. */
@@ -46,10 +52,10 @@ export const DEFAULT_SHARD_BYTES = 5_000_000_000;
 export async function writeSafetensors(
   path: string,
   items: readonly SafetensorsItem[],
-  options: SafetensorsWriteOptions = {},
+  options: SafetensorsWriteOptions,
 ): Promise<void> {
   const sorted = items.toSorted((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
-  using file = await AtomicFile.open(path);
+  using file = await options.files.stageFile(path);
   await file.write(headerBytes(sorted, { metadata: options.metadata ?? FOR_TORCH, path }));
   for (const item of sorted) await file.write(await itemBytes(item));
   await file.commit();
@@ -63,7 +69,7 @@ export async function writeSafetensors(
 export async function writeShardedSafetensors(
   folder: string,
   items: readonly SafetensorsItem[],
-  options: SafetensorsWriteOptions & { readonly maxShardBytes?: number } = {},
+  options: SafetensorsWriteOptions & { readonly maxShardBytes?: number },
 ): Promise<string[]> {
   const shards = cut(items, options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   const [only] = shards;
@@ -80,14 +86,14 @@ export async function writeShardedSafetensors(
   }
   const total = items.reduce((sum, item) => sum + byteLength(item), 0);
   const index = { metadata: { total_size: total }, weight_map: weightMap };
-  await writeFileAtomically(`${folder}/model.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
+  await writeFile(options.files, `${folder}/model.safetensors.index.json`, `${JSON.stringify(index, null, 2)}\n`);
   return [...names, "model.safetensors.index.json"];
 }
 
 /** Bytes of all files that {@link writeShardedSafetensors} would write these tensors to, without the index. Asks for no data. */
 export function shardedSafetensorsBytes(
   items: readonly Omit<SafetensorsItem, "data">[],
-  options: SafetensorsWriteOptions & { readonly maxShardBytes?: number } = {},
+  options: SafetensorsMetadata & { readonly maxShardBytes?: number } = {},
 ): number {
   const shards = cut(items.map((item) => ({ ...item, data: noData })), options.maxShardBytes ?? DEFAULT_SHARD_BYTES);
   return (shards.length > 0 ? shards : [[]]).reduce((sum, shard) => {

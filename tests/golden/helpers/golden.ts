@@ -2,7 +2,7 @@
 // Owns the names inside golden.safetensors; refuses to load a model.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { openSafetensors } from "../../../lib/formats/safetensors/read.ts";
+import { openSafetensors } from "../../disk.ts";
 import type { Projection } from "../../../lib/spec/decoder.ts";
 
 const ROOT = fileURLToPath(new URL("../../../fixtures/golden/", import.meta.url));

@@ -1,6 +1,6 @@
 // Golden models with random batches, and their one-shot scores.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
-import { openHfFolder } from "../../../lib/formats/hf/model.ts";
+import { openHfFolder } from "../../disk.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import { IDLE_STATE } from "../../../lib/nn/train/step_state.ts";
 import type { ONE_SHOT_METHODS } from "../../../lib/masks/baselines.ts";

@@ -2,9 +2,9 @@
 // Owns the plain definitions; refuses caches, batches and padding.
 import assert from "node:assert/strict";
 import type { Device } from "../../../lib/gpu/device.ts";
-import { openHfFolder } from "../../../lib/formats/hf/model.ts";
+import { openHfFolder } from "../../disk.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
-import { DEMO, openModelFiles } from "../../../lib/formats/open_model.ts";
+import { DEMO, openModelFiles } from "../../../lib/disk/open_model.ts";
 import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../../../lib/model/model.ts";

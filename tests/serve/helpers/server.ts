@@ -1,6 +1,6 @@
 // Servers on small models, and requests to them. Owns the models' odd sides; refuses to assert.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
-import { DEMO, openModelFiles } from "../../../lib/formats/open_model.ts";
+import { DEMO, openModelFiles } from "../../../lib/disk/open_model.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import { createTokenizer, type Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { loadModelFrom, type Model } from "../../../lib/model/model.ts";

@@ -1,9 +1,7 @@
-// What tells whether weights and files are those of an earlier run. Owns the digests; refuses to compare.
+// Digests of model files and data files, by which a later run knows them again.
 import { createHash, type Hash } from "node:crypto";
 import { join } from "node:path";
-import { tensorShapes } from "../spec/decoder.ts";
-import type { WeightSource } from "../spec/source.ts";
-import { textIfThere } from "../files/text_file.ts";
+import { textIfThere } from "./text_file.ts";
 
 /** Bytes at either end of a model's file that go into its digest: whole files of many GB would take minutes. */
 const END_BYTES = 1 << 20;
@@ -38,19 +36,6 @@ export async function modelDigest(path: string): Promise<string> {
     await addPieces(hash, file, size);
     await file.seek(Math.max(0, size - END_BYTES), Deno.SeekMode.Start);
     await addRange(hash, file, END_BYTES);
-  }
-  return hash.digest("hex").slice(0, 16);
-}
-
-/** Rows of each matrix that {@link sourceDigest} reads. */
-const DIGEST_ROWS = 2;
-
-/** Digest of a model's weights as they are read: its shape, and the first rows of every tensor. */
-export async function sourceDigest(source: WeightSource): Promise<string> {
-  const hash = createHash("sha256").update(JSON.stringify(source.spec));
-  for (const [name, [rows = 0, columns]] of tensorShapes(source.spec)) {
-    const part = columns === undefined ? undefined : { start: 0, count: Math.min(DIGEST_ROWS, rows) };
-    hash.update(name).update(new Uint8Array((await source.read(name, part)).buffer));
   }
   return hash.digest("hex").slice(0, 16);
 }

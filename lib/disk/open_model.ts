@@ -1,18 +1,9 @@
-// A model as its user names it: a folder, a .gguf file, or `demo`. Owns finding weights, tokenizer and the demo's data; refuses the GPU.
-import { fileURLToPath } from "node:url";
+// A model as its user names it: a folder, a .gguf file, or `demo`.
 import { CompressoError } from "../core/errors.ts";
-import { NO_TOKENIZER, tokenizerFromGguf } from "./gguf/tokenizer.ts";
-import { openWeights } from "./open.ts";
-import type { WeightSource } from "../spec/source.ts";
-import { loadHfTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-
-/** What belongs to a model on disk. */
-export interface ModelFiles {
-  /** Its weights, read as they are asked for. */
-  readonly source: WeightSource;
-  /** Null where the folder has none; only text needs one. */
-  readonly tokenizer: Tokenizer | null;
-}
+import { disk } from "../files/disk.ts";
+import { pathOf } from "../files/url.ts";
+import { type ModelFiles, openModel, readSpec } from "../formats/open.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
 
 /** The name of the model that the toolkit brings along. */
 export const DEMO = "demo";
@@ -32,12 +23,22 @@ export const DEMO = "demo";
  * ```
  */
 export async function openModelFiles(model: string): Promise<ModelFiles> {
-  const path = modelPath(model);
-  const source = await openWeights(path);
-  const metadata = "metadata" in source ? source.metadata : null;
-  if (!(metadata instanceof Map)) return { source, tokenizer: await loadHfTokenizer(path) };
-  const kind = metadata.get("tokenizer.ggml.model") ?? NO_TOKENIZER;
-  return { source, tokenizer: kind === NO_TOKENIZER ? null : tokenizerFromGguf(metadata) };
+  return await openModel(disk, modelPath(model));
+}
+
+/**
+ * Reads what a model is from a folder with a config.json, a config.json itself, a GGUF, or `demo`. The folder need not hold weights.
+ *
+ * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
+ * @example
+ * ```ts
+ * import { openSpec } from "compresso/model";
+ * const { layers } = await openSpec("demo");
+ * if (layers.length !== 5) throw new Error("not the demo");
+ * ```
+ */
+export async function openSpec(model: string): Promise<DecoderSpec> {
+  return await readSpec(disk, modelPath(model));
 }
 
 /** Path of a model: `demo` stands for the folder that the toolkit brings along. */
@@ -52,10 +53,10 @@ export function demoData(split: "train" | "heldout"): string {
 
 function fixture(name: string): string {
   const url = new URL(`../../fixtures/${name}`, import.meta.url);
-  if (url.protocol === "file:") return fileURLToPath(url);
+  if (url.protocol === "file:") return pathOf(url);
   throw new CompressoError("input", {
     what: "cannot open the demo",
-    rule: "its files lie beside the toolkit on this machine",
+    rule: "its files are beside the toolkit on this machine",
     value: `the toolkit runs from ${url.origin}`,
     fix: "clone the repository, or name a model of your own",
   });

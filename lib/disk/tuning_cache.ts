@@ -1,8 +1,8 @@
 // Tuning tables on disk. Owns the file; refuses to measure. A table is a convenience: no state of the file is an error, and what does not fit is as good as absent.
-import { dirname } from "node:path";
 import type { Device } from "../gpu/device.ts";
 import { formatTuning, parseTuning, type ReadTuning, tuningOf } from "../gpu/tuning.ts";
 import { writeFileAtomically } from "../files/atomic.ts";
+import { disk } from "../files/disk.ts";
 import { tuningIdentity } from "../nn/products/variants.ts";
 
 /** What became of a file. */
@@ -31,7 +31,6 @@ export async function saveTuning(device: Device, path: string): Promise<boolean>
   const found = await readTuning(device, path);
   const table = new Map([...(found?.isFit ? found.tuning : []), ...tuningOf(device)]);
   try {
-    await Deno.mkdir(dirname(path), { recursive: true });
     await writeFileAtomically(path, formatTuning(table, tuningIdentity(device)));
     return true;
   } catch {
@@ -42,13 +41,13 @@ export async function saveTuning(device: Device, path: string): Promise<boolean>
 /** Null where there is no file. */
 async function readTuning(device: Device, path: string): Promise<ReadTuning | null> {
   try {
-    const { size, isFile } = await Deno.stat(path);
-    if (!isFile || size > MOST_BYTES) {
+    const info = await disk.info(path);
+    if (info === null) return null;
+    if (info.isFolder || info.size > MOST_BYTES) {
       return { isFit: false, reason: "it is not a table of tuned kernels", isForeign: true };
     }
-    return parseTuning(await Deno.readTextFile(path), tuningIdentity(device));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return null;
+    return parseTuning(await disk.text(path) ?? "", tuningIdentity(device));
+  } catch {
     return { isFit: false, reason: "it cannot be read", isForeign: true };
   }
 }

@@ -1,0 +1,18 @@
+// Loading of models from the disk onto the GPU.
+import { checkNames } from "../core/check_options.ts";
+import { disk } from "../files/disk.ts";
+import { openModel } from "../formats/open.ts";
+import { LOAD_NAMES, loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
+import { modelPath } from "./open_model.ts";
+
+/**
+ * Loads a model from a Hugging Face folder or a GGUF file.
+ *
+ * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that there are not;
+ * "numeric" for weights that are not finite, or not in `baseDtype`.
+ */
+export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
+  checkNames(options, LOAD_NAMES, { whose: "loadModel" });
+  const { source, tokenizer } = await openModel(disk, modelPath(path));
+  return await loadModelFrom(source, { ...options, tokenizer });
+}

@@ -1,0 +1,151 @@
+// Files as the library sees them: bytes under a name, and a file system that is handed in, of a disk or of memory.
+import { CompressoError } from "../core/errors.ts";
+
+/** Bytes under a name, on a disk, in memory or elsewhere. Holds nothing open. */
+export interface ByteSource {
+  /** Name in error messages: the path of a file. */
+  readonly name: string;
+  /** Number of bytes. */
+  readonly size: number;
+  /**
+   * Fills `target` with the bytes from `offset` on.
+   *
+   * @throws CompressoError("input") where the bytes end before, cannot be read, or were changed since the source was opened.
+   */
+  read(target: Uint8Array<ArrayBuffer>, offset: number): Promise<void>;
+}
+
+/** What is at a path. */
+export interface FileInfo {
+  readonly isFolder: boolean;
+  /** Bytes of a file. */
+  readonly size: number;
+}
+
+/** What was written beside its place. Disposed without commit, it leaves nothing. */
+export interface Staged extends Disposable {
+  /** Moves it to its place. */
+  commit(): Promise<void>;
+}
+
+/** A file that is written beside its place. */
+export interface StagedFile extends Staged {
+  readonly path: string;
+  /** Bytes written so far. */
+  readonly written: number;
+  /** Appends bytes. Throws `CompressoError("input")` where there is no room for them. */
+  write(bytes: Uint8Array): Promise<void>;
+  /** Brings the bytes to the disk, so that little of the commit can fail. */
+  sync(): Promise<void>;
+}
+
+/** How a folder treats what is at its path. */
+export interface FolderOptions {
+  /** Whether a folder with content may be replaced; default false. */
+  readonly replace?: boolean;
+}
+
+/** Files and folders under paths with `/`. All methods throw `CompressoError("input")` where the system refuses. */
+export interface FileSystem {
+  /** What is at a path; null where nothing is. */
+  info(path: string): Promise<FileInfo | null>;
+  /** Names of what is in a folder, in order. */
+  names(folder: string): Promise<string[]>;
+  /** Opens a file; throws where there is none. */
+  open(path: string): Promise<ByteSource>;
+  /** A UTF-8 text with the byte order mark that it may have; null where there is no file. */
+  text(path: string): Promise<string | null>;
+  /** Starts a file that appears whole at its path, or not at all. */
+  stageFile(path: string): Promise<StagedFile>;
+  /** Lets `fill` write into a new folder beside `path`, which commit moves to `path`. Throws where `path` has content and not `replace`. */
+  stageFolder(path: string, fill: (folder: string) => Promise<void>, options?: FolderOptions): Promise<Staged>;
+  /** Removes a file, or a folder with its content; returns whether there was one. */
+  remove(path: string): Promise<boolean>;
+}
+
+/** Whether a file or folder is at a path, and may be looked at. */
+export async function isThere(files: FileSystem, path: string): Promise<boolean> {
+  return await files.info(path).then((info) => info !== null, () => false);
+}
+
+/** What is at a path. Throws `CompressoError("input")` where nothing is. */
+export async function infoOf(files: FileSystem, path: string): Promise<FileInfo> {
+  return await files.info(path) ?? fail(missing(path));
+}
+
+/** The first bytes of a source, at most `most`. */
+export async function firstBytes(source: ByteSource, most: number): Promise<Uint8Array<ArrayBuffer>> {
+  return await readBytes(source, 0, Math.min(source.size, most));
+}
+
+/** Reads `length` bytes from `offset` on. Throws as {@link ByteSource.read}. */
+export async function readBytes(source: ByteSource, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = new Uint8Array(length);
+  await source.read(bytes, offset);
+  return bytes;
+}
+
+/** Reads `length` bytes from `offset` on in pieces of at most `pieceBytes`, which the caller may use until the next one. */
+export async function* streamBytes(
+  source: ByteSource,
+  offset: number,
+  { length, pieceBytes }: { readonly length: number; readonly pieceBytes: number },
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const buffer = new Uint8Array(Math.min(length, pieceBytes));
+  for (let done = 0; done < length; done += pieceBytes) {
+    const piece = buffer.subarray(0, Math.min(pieceBytes, length - done));
+    await source.read(piece, offset + done);
+    yield piece;
+  }
+}
+
+/** Writes a whole small file: bytes, or a string as UTF-8. */
+export async function writeFile(files: FileSystem, path: string, content: Uint8Array | string): Promise<void> {
+  using file = await files.stageFile(path);
+  await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
+  await file.commit();
+}
+
+/** The error of a path where nothing is. */
+export function missing(path: string, cause?: unknown): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "the path exists",
+    value: "no such file or folder",
+    fix: "check the spelling of the path",
+  }, { cause });
+}
+
+/** The error of a folder in the place of a file. */
+export function notAFile(path: string): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "the path is a file",
+    value: "a folder",
+    fix: "name a file in it",
+  });
+}
+
+/** The error of bytes that end too early. */
+export function endsEarly(name: string, needed: number, size: number): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${name}`,
+    rule: `the file has ${needed} bytes or more`,
+    value: `it ends after ${size}`,
+    fix: "the file is truncated: fetch or write it again",
+  });
+}
+
+/** The error of a folder that has content and may not be replaced. */
+export function occupied(path: string, count: number): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot write the folder ${path}`,
+    rule: "the folder is new or empty",
+    value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
+    fix: "choose another folder, or allow replacing this one (--overwrite)",
+  });
+}
+
+function fail(error: CompressoError): never {
+  throw error;
+}

@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { modelPath } from "../../lib/disk/open_model.ts";
+import { exportModel } from "../../lib/disk/export_model.ts";
+import { disk } from "../../lib/files/disk.ts";
+import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
+import { type FileSystem, readBytes, streamBytes } from "../../lib/files/system.ts";
+import { openModel } from "../../lib/formats/open.ts";
+import { stageModel } from "../../lib/slice/export.ts";
+
+/** All files of a folder, by their paths in it. */
+async function contentOf(files: FileSystem, folder: string, inner = ""): Promise<Map<string, Uint8Array>> {
+  const found = new Map<string, Uint8Array>();
+  for (const name of await files.names(folder + inner)) {
+    const path = `${inner}/${name}`;
+    if ((await files.info(folder + path))?.isFolder) {
+      for (const [below, bytes] of await contentOf(files, folder, path)) found.set(below, bytes);
+      continue;
+    }
+    const source = await files.open(folder + path);
+    found.set(path, await readBytes(source, 0, source.size));
+  }
+  return found;
+}
+
+Deno.test("a model in memory is read and exported as on the disk, byte for byte", async () => {
+  const folder = modelPath("demo"), out = await Deno.makeTempDir();
+  const memory = memoryFiles(
+    await Promise.all(Array.from(
+      await contentOf(disk, folder),
+      async ([path]) => [`model${path}`, await Deno.readFile(folder + path)] as const,
+    )),
+  );
+  const { source, tokenizer } = await openModel(memory, "model"), onDisk = await openModel(disk, folder);
+  assert.deepEqual(source.spec, onDisk.source.spec);
+  const options = { tokenizer, name: "demo", dtype: "f16" } as const;
+  await exportModel(onDisk.source, out, { ...options, tokenizer: onDisk.tokenizer });
+  using staged = await stageModel(source, "out", { ...options, files: memory });
+  assert.equal(await memory.info("out/model.gguf"), null);
+  await staged.commit();
+  assert.deepEqual(await contentOf(memory, "out"), await contentOf(disk, out));
+  await Deno.remove(out, { recursive: true });
+});
+
+Deno.test("a file system refuses what is missing, a folder for a file, and a folder with content", async () => {
+  const root = await Deno.makeTempDir(), bytes = Uint8Array.of(1, 2, 3);
+  for (const [files, at] of [[disk, root], [memoryFiles([["a/b", bytes]]), "a"]] as const) {
+    if (files === disk) await Deno.writeFile(`${at}/b`, bytes);
+    assert.equal(await files.info(`${at}/c`), null);
+    assert.equal(await files.text(`${at}/c`), null);
+    await assert.rejects(files.open(`${at}/c`), { message: /the path exists/ });
+    await assert.rejects(files.open(at), { message: /the path is a file/ });
+    await assert.rejects(files.stageFolder(at, async () => {}), { message: /the folder is new or empty/ });
+    assert.equal(await files.remove(`${at}/b`), true);
+    assert.equal(await files.remove(`${at}/b`), false);
+  }
+  await Deno.remove(root);
+});
+
+Deno.test("bytes of a source come in pieces, and none beyond its end", async () => {
+  const source = memorySource("bytes", Uint8Array.from({ length: 10 }, (_, index) => index));
+  const pieces: number[][] = [];
+  for await (const piece of streamBytes(source, 2, { length: 7, pieceBytes: 3 })) pieces.push([...piece]);
+  assert.deepEqual(pieces, [[2, 3, 4], [5, 6, 7], [8]]);
+  await assert.rejects(readBytes(source, 8, 3), { message: /has 11 bytes or more/ });
+});

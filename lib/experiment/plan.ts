@@ -7,7 +7,7 @@ import { stagesOf } from "../run/methods/names.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/source.ts";
-import { checkFollowed, givenNumbers } from "../run/steering_checks.ts";
+import { checkFollowed, givenNumbers } from "../run/schedule_parts.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { chooseCells } from "./grid.ts";

@@ -73,7 +73,7 @@ const RECORD = z.object({
   tokensPerSecond: number,
   gpuBytes: count,
   plannedGpuBytes: count,
-  layers: z.array(z.object({ heads: number, ffn: number })).nullable().default(null),
+  layers: z.array(z.object({ heads: number, ffn: number, sparsity: number })).nullable().default(null),
   alarms: z.array(ALARM).default([]),
 });
 

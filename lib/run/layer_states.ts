@@ -33,15 +33,36 @@ export function expectedCuts(
   return Float64Array.from(logAlpha, (value) => 1 / (1 + Math.exp((value + shift) / scale)));
 }
 
-/** Mean cut of each layer's heads and FFN columns; what the layer's own gate cuts, it cuts of all of them. */
+/** How far each layer is cut, where `cuts` [units] has the share cut of each unit. What the layer's own unit cuts, it cuts of all the others. */
 export function layerShares(table: UnitTable, cuts: ArrayLike<number>): LayerState[] {
   return table.layers.map(({ attention, ffn, gate }) => {
     const left = 1 - (gate < 0 ? 0 : cuts[gate] ?? 0);
-    const share = ({ first, count, total }: LayerPart): number => {
-      let cut = 0;
-      for (let unit = first; unit < first + count; unit++) cut += cuts[unit] ?? 0;
-      return total === 0 ? 0 : 1 - left * (1 - (count > 0 ? cut / count : 0));
-    };
-    return { heads: share(attention), ffn: share(ffn) };
+    const share = (part: LayerPart): number =>
+      part.total === 0 ? 0 : 1 - left * (1 - (part.count > 0 ? sumOf(cuts, part) / part.count : 0));
+    const total = attention.total + ffn.total;
+    const kept = keptParameters(table, attention, cuts) + keptParameters(table, ffn, cuts);
+    return { heads: share(attention), ffn: share(ffn), sparsity: total === 0 ? 0 : 1 - left * kept / total };
   });
+}
+
+function sumOf(cuts: ArrayLike<number>, { first, count }: Pick<LayerPart, "first" | "count">): number {
+  let sum = 0;
+  for (let unit = first; unit < first + count; unit++) sum += cuts[unit] ?? 0;
+  return sum;
+}
+
+/** Parameters of a part that stay, per hidden dim, as kernels/mask_bounds.wgsl has them: Σ c·(1 − cut) + Σ_groups c·(1 − Π cut) + what no unit cuts. */
+function keptParameters(
+  { cost, groups }: UnitTable,
+  { first, count, firstGroup, groupCount, fixed }: LayerPart,
+  cuts: ArrayLike<number>,
+): number {
+  let kept = fixed;
+  for (let unit = first; unit < first + count; unit++) kept += (cost[unit] ?? 0) * (1 - (cuts[unit] ?? 0));
+  for (const group of groups.slice(firstGroup, firstGroup + groupCount)) {
+    let dead = 1;
+    for (let unit = group.first; unit < group.first + group.count; unit++) dead *= cuts[unit] ?? 0;
+    kept += group.cost * (1 - dead);
+  }
+  return kept;
 }

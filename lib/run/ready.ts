@@ -10,7 +10,7 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
-import { givenNumbers } from "./steering_checks.ts";
+import { givenNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 
 /** What is there from the first step on. */

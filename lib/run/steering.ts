@@ -1,39 +1,25 @@
-// What a run goes by, step by step: the built-in cubic schedule, or the user's own. Owns what a schedule is shown; refuses the loop.
+// What each step of a run aims at: by the built-in cubic schedule, or by the user's own, whose decisions are checked as they come.
 import { CompressoError } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
-import { mostSparsity, type UnitTable } from "../units/units.ts";
+import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from "../units/units.ts";
 import { cubicSparsity, progressOf } from "../schedule/ramp.ts";
 import type { ScheduleOutput } from "../schedule/output.ts";
 import {
   type LayerState,
-  type LoopNumber,
-  LORA_RATES,
   type OUTER_RATES,
   type OuterStage,
-  RATE_NAMES,
   RECORDS_SEEN,
   type RecordView,
-  type SchedulePart,
 } from "../schedule/definition.ts";
 import { stagesOf } from "./methods/names.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, openSchedule, type ScheduleSource } from "../schedule/host.ts";
 import { checkTrust } from "../schedule/source.ts";
 import type { SizeGoal } from "./size_goal.ts";
-import {
-  type Aim,
-  checkFollowed,
-  checkLast,
-  checkLimit,
-  checkTargets,
-  type Following,
-  type GivenNumbers,
-  isForeseen,
-  leastLimitOf,
-  named,
-} from "./steering_checks.ts";
+import { checkFollowed, type Following, type GivenNumbers, ratesSet } from "./schedule_parts.ts";
 import type { Rates, Stage, StagePlan, StepRates, StepRecord } from "./contract.ts";
+import { leastLimit, shownLimit } from "../masks/saliency.ts";
 
 /** What a step of the pruning stage aims at. */
 export interface Steering {
@@ -88,25 +74,6 @@ export async function steered(steerer: Steerer, stage: Stage, input: SteeringInp
   return { steering, set: {}, end: steering.end };
 }
 
-const STAGES: readonly Stage[] = ["finetune", "prune", "postfinetune"];
-
-/** Names of the numbers that a schedule with these parts sets in each of the stages that use them, those of a last stage by its own names. */
-export function ratesSet(parts: readonly SchedulePart[], stages: readonly StagePlan[]): readonly string[] {
-  const left = stages.filter(({ steps }) => steps > 0).map(({ stage }) => stage);
-  const isLed = (name: LoopNumber, by: readonly Stage[]): boolean => {
-    const users = left.filter((stage) => by.includes(stage)), said: readonly string[] = parts;
-    return users.length > 0 && users.every((stage) => said.includes(`${stage === "prune" ? "rates" : stage}.${name}`));
-  };
-  const ofLora: readonly string[] = LORA_RATES;
-  return [
-    ...RATE_NAMES.filter((name) =>
-      isLed(name, name === "lora" ? ["finetune", "prune"] : ofLora.includes(name) ? STAGES : ["prune"])
-    ),
-    ...(isLed("lora", ["postfinetune"]) ? ["postfinetune"] : []),
-    ...(isLed("focus", ["postfinetune"]) ? ["focus"] : []),
-  ];
-}
-
 /** Numbers of a step of another stage than pruning, as far as a schedule sets them. */
 export type OuterNumbers = { readonly [name in typeof OUTER_RATES["postfinetune"][number]]?: number };
 
@@ -124,7 +91,7 @@ export async function openSteerer(
   options: Pick<ResolvedOptions, "sparsity" | "rates"> & Following,
   { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
-    /** Numbers that the run was told, which a schedule's own would overrule. */
+    /** Numbers that the run's options give. */
     readonly given?: GivenNumbers | undefined;
     /** The run's size, which the last step's targets of layers must leave room for. */
     readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
@@ -136,14 +103,12 @@ export async function openSteerer(
   const { sparsity, rates } = options;
   checkTrust(schedule, trust, { option: "trustSchedule" });
   if (schedule === undefined) return cubic(sparsity, rates);
-  // What a script logs of records that were made up is none of the run's.
-  const log = { isMuted: false };
   const open = (): Promise<OpenSchedule> =>
     openSchedule(schedule, {
       trust,
       warmup: rates.warmup,
       ...(signal ? { signal } : {}),
-      ...(onLog ? { onLog: (line: string) => log.isMuted ? undefined : onLog(line) } : {}),
+      ...(onLog ? { onLog } : {}),
     });
   const opened = await open();
   try {
@@ -154,11 +119,10 @@ export async function openSteerer(
   }
   const most = options.layout === "uniform" ? mostUniform(table) : mostSparsity(table);
   return scripted(reopening(opened, open), table, {
-    log,
     sparsity,
     rates,
     stages: stagesOf(options),
-    isStill: given.lora === 0,
+    isWithoutLora: given.lora === 0,
     aim: { most, goal, least: leastLimitOf(options) },
   });
 }
@@ -207,19 +171,17 @@ function cubic(sparsity: number, rates: Rates): Steerer {
 function scripted(
   schedule: OpenSchedule,
   table: UnitTable,
-  { log, sparsity, rates, stages, isStill, aim }: {
-    readonly log: { isMuted: boolean };
+  { sparsity, rates, stages, isWithoutLora, aim }: {
     readonly sparsity: number;
     readonly rates: Rates;
     readonly stages: readonly StagePlan[];
-    /** Whether the run was told to leave LoRA at its beginning. */
-    readonly isStill: boolean;
+    /** Whether LoRA stays at its beginning, whatever the schedule sets. */
+    readonly isWithoutLora: boolean;
     readonly aim: Aim;
   },
 ): Steerer {
-  let isChecked = !isForeseen(schedule);
-  const held = (set: ScheduleOutput["rates"]): ScheduleOutput["rates"] =>
-    isStill && set.lora !== undefined ? { ...set, lora: 0 } : set;
+  const allowed = (set: ScheduleOutput["rates"]): ScheduleOutput["rates"] =>
+    isWithoutLora && set.lora !== undefined ? { ...set, lora: 0 } : set;
   return {
     needsRecords: true,
     identity: schedule.identity,
@@ -228,21 +190,14 @@ function scripted(
     scheduled: (stage) => ratesSet(schedule.parts, stages.slice(stage)),
     async at({ step, steps, records, layers }): Promise<Steering> {
       const progress = progressOf(step, steps);
-      // Also where a run is taken up with another schedule.
-      if (!isChecked) {
-        const before = (records.at(-1)?.step ?? step) - step;
-        log.isMuted = true;
-        await checkLast(schedule, table, { sparsity, rates, before, steps, aim }).finally(() => log.isMuted = false);
-      }
-      isChecked = true;
       const seen = { sparsity, step, steps, records, layers: await layers() };
       const output = await schedule.evaluate({ stage: "prune", progress, ...seen });
-      const now: StepRates = { ...rates, ...held(output.rates) };
+      const now: StepRates = { ...rates, ...allowed(output.rates) };
       const target = output.sparsity ?? cubicSparsity({ target: sparsity, warmup: now.warmup })(progress);
       if (!output.end) {
         checkLimit(output.rates, { step, steps }, aim);
         checkTargets(table, { step, steps, target, layers: output.layers }, aim);
-        named({ step, steps }, () => heldUnits(table, output.freeze));
+        atStep({ step, steps }, () => heldUnits(table, output.freeze));
       }
       return { target, rates: now, end: output.end, layers: output.layers, freeze: output.freeze };
     },
@@ -250,7 +205,7 @@ function scripted(
       if (!schedule.parts.includes(stage)) return { set: {}, end: false };
       const seen = { sparsity, step, steps, records, layers: await layers() };
       const { rates: set, end } = await schedule.evaluate({ stage, progress: progressOf(step, steps), ...seen });
-      return { set: held(set), end };
+      return { set: allowed(set), end };
     },
     [Symbol.asyncDispose]: () => schedule[Symbol.asyncDispose](),
   };
@@ -261,3 +216,86 @@ export function recordView(record: StepRecord): RecordView {
   const { stage, step, loss, target, expected, lambda1, lambda2, gradNorm, learningRate } = record;
   return { stage, step, loss, target, expected, lambda1, lambda2, gradNorm, learningRate };
 }
+
+/** What bounds targets and the limit of log α. */
+interface Aim {
+  /** Largest sparsity that there is. */
+  readonly most: number;
+  readonly goal: Pick<SizeGoal, "harden"> | null;
+  /** Least limit of log α. */
+  readonly least: number;
+}
+
+/** Least limit of log α that a run's options may have. */
+function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
+  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
+}
+
+/** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
+function checkLimit(
+  { logAlphaLimit: limit = Infinity }: ScheduleOutput["rates"],
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  { least }: Aim,
+): void {
+  if (limit >= least) return;
+  throw new CompressoError("input", {
+    what: `cannot use the schedule at step ${step} of ${steps}`,
+    rule: `the limit of log α is at least ${
+      shownLimit(least)
+    } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
+    value: `rates.logAlphaLimit = ${limit}`,
+    fix:
+      "raise rates.logAlphaLimit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+  });
+}
+
+/**
+ * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers may stay behind the whole's on the way; at
+ * the last step they have to agree. Throws `CompressoError("input")`, with step and value.
+ */
+function checkTargets(
+  table: UnitTable,
+  { step, steps, target, layers }: Pick<SteeringInput, "step" | "steps"> & Pick<Steering, "target" | "layers">,
+  { most, goal }: Aim,
+): void {
+  const what = `cannot use the schedule at step ${step} of ${steps}`;
+  if (target > most + ROUNDING) {
+    throw new CompressoError("input", {
+      what,
+      rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
+      value: `sparsity = ${target}`,
+      fix: "lower what the schedule returns, loosen a rule, or add kinds to --units",
+    });
+  }
+  if (!layers) return;
+  atStep({ step, steps }, () => checkLayerTargets(table, layers));
+  if (step < steps - 1 || target <= 0 && !goal) return;
+  atStep({ step, steps }, () => {
+    // Whatever the units' scores, a size is within reach or not.
+    if (goal) {
+      goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
+    } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
+  }, {
+    fix: `let the targets of layers come to the ${
+      goal ? "size" : "whole's"
+    } at the last step, or leave some layers to it (null)`,
+  });
+}
+
+/** Checks what a schedule decides for a step; the error names it. */
+function atStep(
+  { step, steps }: Pick<SteeringInput, "step" | "steps">,
+  check: () => void,
+  fix: { readonly fix?: string } = {},
+): void {
+  try {
+    check();
+  } catch (error) {
+    if (!(error instanceof CompressoError)) throw error;
+    const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
+    throw new CompressoError("input", { ...parts, what, ...fix }, { cause: error });
+  }
+}
+
+/** Errors of a quotient of whole numbers. */
+const ROUNDING = 1e-9;

@@ -60,6 +60,11 @@ export interface LayerState {
   readonly heads: number;
   /** Of its FFN columns. */
   readonly ffn: number;
+  /**
+   * Share cut of the parameters of its linear weights, hidden dims not counted: what `layers` of a schedule aims at. K and V of a KV group count as cut
+   * once all heads of the group are.
+   */
+  readonly sparsity: number;
 }
 
 /** A number of the loop: fixed, or as a function of what the schedule sees. */

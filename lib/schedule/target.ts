@@ -32,7 +32,7 @@ export async function endSparsity(
       steps: Math.max(1, steps),
       sparsity,
       records: [],
-      layers: Array.from({ length: layers }, () => ({ heads: 0, ffn: 0 })),
+      layers: Array.from({ length: layers }, () => ({ heads: 0, ffn: 0, sparsity: 0 })),
     });
     ends.push(output.sparsity);
   }

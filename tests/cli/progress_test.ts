@@ -102,7 +102,11 @@ Deno.test("on a terminal one line is rewritten, no wider than the terminal, and 
 Deno.test("on a terminal the masks of the layers come as lines that stay, some seconds apart; elsewhere there are none", () => {
   const masks = (step: number): StepRecord => ({
     ...record(step),
-    layers: [{ heads: 0, ffn: 1 }, { heads: step / 100, ffn: 0.99 }, { heads: 0.5, ffn: 0.01 }],
+    layers: [
+      { heads: 0, ffn: 1, sparsity: 1 },
+      { heads: step / 100, ffn: 0.99, sparsity: 1 },
+      { heads: 0.5, ffn: 0.01, sparsity: 0.1 },
+    ],
   });
   const { progress, written, clock } = fake({ isTerminal: true });
   for (let step = 1; step <= 100; step++) {
@@ -126,7 +130,7 @@ Deno.test("on a terminal the masks of the layers come as lines that stay, some s
 });
 
 Deno.test("maskMap() keeps to the width of the terminal: neighbours share a character", () => {
-  const layers = Array.from({ length: 80 }, (_, layer) => ({ heads: layer < 40 ? 0 : 1, ffn: 0.5 }));
+  const layers = Array.from({ length: 80 }, (_, layer) => ({ heads: layer < 40 ? 0 : 1, ffn: 0.5, sparsity: 0.5 }));
   const line = maskMap({ step: 7, steps: 300, layers }, 60);
   assert.equal([...line].length, 60);
   assert.match(line, /^step {3}7\/300 {2}heads █{8}[▃-▅]·{8} {2}FFN ▄{17}$/);

@@ -22,7 +22,11 @@ export function madeRecord(step: number, change: Partial<StepRecord> = {}): Step
     tokensPerSecond: 800,
     gpuBytes: 1e7,
     plannedGpuBytes: 1.2e7,
-    layers: target === null ? null : [{ heads: target, ffn: target * 1.4 }, { heads: 0, ffn: target * 0.5 }],
+    layers: target === null ? null : [{ heads: target, ffn: target * 1.4, sparsity: target * 1.2 }, {
+      heads: 0,
+      ffn: target * 0.5,
+      sparsity: target * 0.4,
+    }],
     alarms: [],
     ...change,
   };

@@ -137,8 +137,12 @@ Deno.test("records of older versions have no layers and no alarms, run.json of o
 Deno.test("a loss that was not a number is null in JSON, and NaN when read", () => {
   const [record] = parseRecords(JSON.stringify(madeRecord(1, { loss: NaN })) + "\n", { path: "r", isFinished: false });
   assert.ok(Number.isNaN(record?.loss));
-  const masks = JSON.stringify(madeRecord(1, { layers: [{ heads: NaN, ffn: 0 }] }));
-  assert.deepEqual(parseRecords(masks + "\n", { path: "r", isFinished: false })[0]?.layers, [{ heads: NaN, ffn: 0 }]);
+  const masks = JSON.stringify(madeRecord(1, { layers: [{ heads: NaN, ffn: 0, sparsity: 0 }] }));
+  assert.deepEqual(parseRecords(masks + "\n", { path: "r", isFinished: false })[0]?.layers, [{
+    heads: NaN,
+    ffn: 0,
+    sparsity: 0,
+  }]);
 });
 
 Deno.test("broken lines, other versions and folders without a run are refused, with file and line", async () => {

@@ -106,7 +106,7 @@ Deno.test("hard masks off the target are told with the next record, and a layer 
     assert.ok(
       result.alarms.some(({ monitor, message }) => monitor === "dead-layer" && message.startsWith("layer 3 is dead")),
     );
-    assert.deepEqual(records.at(-1)?.layers?.[3], { heads: 1, ffn: 1 });
+    assert.deepEqual(records.at(-1)?.layers?.[3], { heads: 1, ffn: 1, sparsity: 1 });
   });
 });
 

@@ -101,7 +101,7 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
 });
 
 Deno.test("a layer is dead where all of it is cut, but not one that may be cut whole, is protected, or has a part that is not pruned", () => {
-  const layers = [{ heads: 1, ffn: 0.99 }, { heads: 1, ffn: 0.9 }];
+  const layers = [{ heads: 1, ffn: 0.99, sparsity: 1 }, { heads: 1, ffn: 0.9, sparsity: 0.95 }];
   const look: MaskLook = { layers, kinds: [], closed: new Uint8Array(0), broken: null };
   const dead = (kinds: readonly UnitKind[], protect: readonly number[] = []): string[] =>
     watchLayers(look, { table: unitTable(spec, kinds, { protect }), setting: setting(0.98), isHard: false }).map((
@@ -384,7 +384,7 @@ Deno.test("a look sees the cut of every layer and kind, expected or hard", () =>
   near(learned.layers[0]?.ffn, 0.5);
   near(learned.layers[0]?.heads, 0);
   near(learned.kinds[1]?.cut, 0.25);
-  assert.deepEqual(hard.layers, [{ heads: 0.25, ffn: 0 }, { heads: 0, ffn: 0 }]);
+  assert.deepEqual(hard.layers.map(({ heads, ffn }) => [heads, ffn]), [[0.25, 0], [0, 0]]);
   assert.deepEqual(hard.kinds.map(({ name, first, count, cut }) => [name, first, count, cut]), [
     ["heads", 0, 8, 0.125],
     ["FFN columns", 8, 64, 0],

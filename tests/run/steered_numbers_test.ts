@@ -3,6 +3,9 @@ import assert from "node:assert/strict";
 import { prune, type PruneOptions } from "../../mod.ts";
 import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { givenNumbers } from "../../lib/run/schedule_parts.ts";
+import { openSteerer } from "../../lib/run/steering.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
@@ -68,8 +71,11 @@ Deno.test("LoRA stays at its beginning where the run was told a rate of 0, whate
 
 Deno.test("a dropout or focus that no step would use beside a schedule is refused, and a focus of flap", async () => {
   const { source: { spec } } = await openModelFiles("demo"), dropout = 0.2;
-  const opens = (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<unknown> =>
-    Promise.try(() => resolveOptions({ ...BASE, ...STAGES, ...more, schedule: defineSchedule(definition) }, spec));
+  const table = unitTable(spec, ["kv", "ffn"]);
+  const opens = async (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<void> => {
+    const options = resolveOptions({ ...BASE, ...STAGES, ...more }, spec), schedule = defineSchedule(definition);
+    await using _ = await openSteerer(table, options, { schedule, given: givenNumbers(more) });
+  };
   const all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
   await rejectsWith(
     opens(all, { lora: { dropout: 0.1 } }),

@@ -100,20 +100,6 @@ Deno.test("a schedule that never ends stops its own run with an error, and not a
   });
 });
 
-Deno.test("a script that fails at a last step of a run that is made up decides a real one", async () => {
-  await using lair = new Lair();
-  // Where all is cut, a search for a layer that is not has no end.
-  const layers = "({ layers }) => { while (layers.every(({ ffn }) => ffn === 1)); return layers.map(() => null); }";
-  const schedule = await lair.write(
-    `import { defineSchedule } from "compresso";\nexport default defineSchedule({ sparsity: 0.125, layers: ${layers} });`,
-  );
-  const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
-  await using steerer = await openSteerer(table, resolveOptions({ ...BASE, steps: 40 }, spec), { schedule });
-  const cuts = spec.layers.map(() => ({ heads: 0, ffn: 0 }));
-  const { target } = await steerer.at({ step: 0, steps: 40, records: [], layers: () => Promise.resolve(cuts) });
-  assert.equal(target, 0.125);
-});
-
 Deno.test("early_stop.ts ends the pruning stage of a run whose loss runs away, and leaves one that is well alone", async () => {
   const schedule = new URL("../../scripts/examples/early_stop.ts", import.meta.url);
   const options = { steps: 24, prefinetune: 0, postfinetune: 1, schedule, rates: { lora: 1e-6 } } as const;

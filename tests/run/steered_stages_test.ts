@@ -8,10 +8,11 @@ import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { stepNumbers } from "../../lib/run/run_parts.ts";
 import { partsOf } from "../../lib/schedule/definition.ts";
 import { stagesOf } from "../../lib/run/methods/names.ts";
-import { openSteerer, ratesSet } from "../../lib/run/steering.ts";
+import { openSteerer } from "../../lib/run/steering.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
+import { ratesSet } from "../../lib/run/schedule_parts.ts";
 
 const { source: { spec: SPEC } } = await openModelFiles("demo");
 const STAGES = { prefinetune: 4, steps: 4, postfinetune: 4 } as const;
@@ -292,9 +293,9 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   await rejectsWith(
     opens({ finetune }, {}, { prefinetune: 0 }),
     "usage",
-    /steers finetune, which has none.*--prefinetune/,
+    /steers finetune, which has none.*\(prefinetune\)/,
   );
-  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /steers postfinetune.*--postfinetune/);
+  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /steers postfinetune.*\(postfinetune\)/);
 });
 
 Deno.test("what a schedule decides wrongly in another stage is named with the stage, and ends the run there", async () => {

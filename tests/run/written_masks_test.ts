@@ -74,7 +74,11 @@ Deno.test("what was said of masks before is not said again at the end in other w
   const options = resolveOptions({ ...BASE, units: ["heads", "ffn"], steps: 4 }, spec),
     first = firstPosition({ epoch: 0, index: 0 });
   const look: MaskLook = {
-    layers: spec.layers.map((_, layer) => ({ heads: layer === 1 ? 1 : 0, ffn: layer === 1 ? 1 : 0 })),
+    layers: spec.layers.map((_, layer) => ({
+      heads: layer === 1 ? 1 : 0,
+      ffn: layer === 1 ? 1 : 0,
+      sparsity: layer === 1 ? 1 : 0,
+    })),
     ...{ kinds: [], closed: new Uint8Array(table.count), broken: null },
   };
   const told = (position: Partial<typeof first>, excess: number | null = null): string[] => {

@@ -24,7 +24,7 @@ const INPUT: ScheduleInput = {
   steps: 20,
   sparsity: 0.3,
   records: [],
-  layers: [{ heads: 0.1, ffn: 0.2 }, { heads: 0.3, ffn: 0.4 }],
+  layers: [{ heads: 0.1, ffn: 0.2, sparsity: 0.15 }, { heads: 0.3, ffn: 0.4, sparsity: 0.35 }],
 };
 
 function evaluate(definition: ScheduleDefinition, input = INPUT): ScheduleOutput {

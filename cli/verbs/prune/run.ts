@@ -36,7 +36,7 @@ import { dataLine, NO_ENDS } from "./data_line.ts";
 import { formatCount, note, printJson } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
-import { checkSchedule, checkScript } from "./schedule.ts";
+import { checkSchedule } from "./schedule.ts";
 import { learningOf, type RateSettings, ratesOf } from "./rates.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { originOf } from "./origin.ts";
@@ -110,11 +110,7 @@ export async function runPrune(path: string, typed: PruneSettings): Promise<void
   const inputs = (): Promise<Readonly<Record<string, string>>> => inputsOf(path, settings);
   const earlier = resume ? await finishedRun(out, { given, inputs }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
-  else {
-    if (resume) await checkResumable(out);
-    const told = { ...ratesOf(asked), lora: { dropout: asked.dropout } };
-    await checkScript(asked, { told, options: { ...learning, layout: asked.layout } });
-  }
+  else if (resume) await checkResumable(out);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   if (dashboard) note(`dashboard   ${dashboard.url}`);

@@ -87,7 +87,7 @@ export async function previewSchedule(
 ): Promise<Preview> {
   const { name, isolated } = schedule, rates = { ...defaultRates(steps), ...given };
   const points: PreviewPoint[] = [], records: RecordView[] = [];
-  let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0 }));
+  let layers: readonly LayerState[] = Array.from({ length: count }, () => ({ heads: 0, ffn: 0, sparsity: 0 }));
   let endsBefore: number | null = null, target = 0;
   const seen = (): Pick<ScheduleInput, "sparsity" | "records" | "layers"> => ({
     sparsity,
@@ -201,7 +201,12 @@ function nextLayer(
     freeze.some((held) =>
       (held.kind === kind || held.kind === "layer") && held.layer === index && !("units" in held && held.units)
     );
-  return { heads: frozen("heads") ? layer.heads : share, ffn: frozen("ffn") ? layer.ffn : share };
+  const isFrozen = frozen("heads") && frozen("ffn");
+  return {
+    heads: frozen("heads") ? layer.heads : share,
+    ffn: frozen("ffn") ? layer.ffn : share,
+    sparsity: isFrozen ? layer.sparsity : share,
+  };
 }
 
 /** The record after a step of the run, from 0. */

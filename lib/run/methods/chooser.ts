@@ -1,12 +1,10 @@
 // How a method chooses units during the pruning stage: learned masks, gradual saliency, a score at once. Owns what happens at its beginning, at every step and at its end; refuses the loop.
-import { CompressoError } from "../../core/errors.ts";
 import type { SlotGradients } from "../../nn/mask_slots.ts";
 import type { LayerTerms, OneShotMethod } from "../../masks/baselines.ts";
 import { heldUnits, withTheirLayers } from "../frozen.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../../masks/gradual.ts";
 import type { hardenMasks } from "../../masks/harden.ts";
-import { twofoldGoals } from "../../masks/learner.ts";
-import type { FrozenUnits, SchedulePart } from "../../schedule/definition.ts";
+import type { FrozenUnits } from "../../schedule/definition.ts";
 import { leastUniform, type UniformCounts, uniformGoals } from "../../units/uniform.ts";
 import { besidePrior, priorShape, saliencyPrior } from "../../masks/prior.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../../masks/saliency.ts";
@@ -17,11 +15,9 @@ import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
 import type { Batch, Batches } from "../../data/batches.ts";
 import type { CalibrationData } from "../calibration.ts";
-import { isOneShot } from "./names.ts";
 import type { Model } from "../../model/model.ts";
 import { checkUnits, compensate, type OneShotScores, oneShotScores, OUT_OF_ROWS, ROWS_MEND } from "./one_shot.ts";
 import type { ResolvedOptions } from "../options/options.ts";
-import { checkTaken } from "../options/rates.ts";
 import type { Trainer } from "../trainer.ts";
 import { keptBy, sparsityOf } from "./kept.ts";
 import type { Rates } from "../contract.ts";
@@ -88,37 +84,6 @@ const CALIBRATION_BATCHES = 8;
 const MEASURED_SEQUENCES = 128;
 /** Told apart from the seed of training, so that calibration has batches of its own. */
 const CALIBRATION_SEED = 0x5a11;
-
-/**
- * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
- */
-export function checkParts(
-  parts: readonly SchedulePart[],
-  { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
-): void {
-  const isGiven = (name: keyof Rates): boolean => parts.some((part) => part === `rates.${name}`);
-  const inRecovery = (part: SchedulePart): boolean => part.split(".")[0] === "postfinetune";
-  const cutting = parts.find((part) => !inRecovery(part));
-  if (isOneShot(method) && cutting !== undefined) {
-    throw new CompressoError("usage", {
-      what: "cannot follow the schedule",
-      rule:
-        `the method ${method} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
-      value: `it decides ${cutting}`,
-      fix: "leave that part out, or use --method compresso or gradual",
-    });
-  }
-  if (method === "flap" && parts.includes("postfinetune.focus")) {
-    throw new CompressoError("usage", {
-      what: "cannot follow the schedule",
-      rule: "labels are chosen by the model before pruning, which flap's compensation has changed",
-      value: "method flap, and it decides postfinetune.focus",
-      fix: "leave that part out",
-    });
-  }
-  checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
-  if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
-}
 
 /** The chooser of the run's method. */
 export function createChooser(parts: ChooserParts): Chooser {

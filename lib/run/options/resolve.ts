@@ -19,8 +19,6 @@ import { checkPruneNames } from "./names.ts";
 import { checkWords } from "./words.ts";
 import { type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
 import { checkLoraRates, checkTaken, LORA_RATE, resolveRates } from "./rates.ts";
-import { asSchedule, partsOf } from "../../schedule/definition.ts";
-import { checkFollowed, givenNumbers } from "../steering_checks.ts";
 import { alignment } from "../size_goal.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
@@ -85,7 +83,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);
-  checkDefined(options, resolved);
   checkGoal(options);
   whole("prefinetune", resolved.prefinetune, 0);
   whole("postfinetune", resolved.postfinetune, 0);
@@ -97,13 +94,6 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   if (every !== Infinity) whole("checkpoint-every", every, 1);
   checkContext(seq, spec);
   return resolved;
-}
-
-/** Refuses a schedule of the program's own that the run cannot follow, before any work; scripts are known once they are opened. */
-function checkDefined({ schedule, ...told }: PruneOptions, options: ResolvedOptions): void {
-  if (schedule === undefined || typeof schedule === "string" || schedule instanceof URL) return;
-  const parts = partsOf(asSchedule(schedule, { isExport: false }));
-  checkFollowed({ name: "defineSchedule", parts }, { given: givenNumbers(told), options });
 }
 
 function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {

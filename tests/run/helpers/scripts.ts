@@ -10,7 +10,7 @@ export const INPUT: ScheduleInput = {
   steps: 20,
   sparsity: 0.3,
   records: [],
-  layers: [{ heads: 0.1, ffn: 0.2 }, { heads: 0.3, ffn: 0.4 }],
+  layers: [{ heads: 0.1, ffn: 0.2, sparsity: 0.15 }, { heads: 0.3, ffn: 0.4, sparsity: 0.35 }],
 };
 
 /** A folder with a secret, and a server on loopback that counts who asks. */

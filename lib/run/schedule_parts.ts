@@ -1,0 +1,149 @@
+// Which parts of a schedule a run can follow, and which of the run's own numbers they replace: one check, when the schedule is opened.
+import { CompressoError, option } from "../core/errors.ts";
+import { type LoopNumber, LORA_RATES, OUTER_STAGES, RATE_NAMES, type SchedulePart } from "../schedule/definition.ts";
+import { isOneShot, stagesOf } from "./methods/names.ts";
+import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import type { OpenSchedule } from "../schedule/host.ts";
+import type { Rates, Stage, StagePlan } from "./contract.ts";
+import { twofoldGoals } from "../masks/learner.ts";
+import { checkTaken } from "./options/rates.ts";
+
+/** Rates that only steps of the pruning stage use, all of which a schedule may set. */
+const OF_PRUNING = ["mask", "lambda", "saliencyDecay", "warmup", "tracking"] as const;
+/** Those, and the numbers of the last stage. */
+const OF_ONE_STAGE = [...OF_PRUNING, "postfinetune", "focus"] as const;
+
+type ScheduledNumber = typeof OF_ONE_STAGE[number] | typeof LORA_RATES[number];
+
+function isOfPruning(name: ScheduledNumber): name is typeof OF_PRUNING[number] {
+  return OF_PRUNING.some((one) => one === name);
+}
+
+/** Numbers that a run was told, as far as it was. */
+export type GivenNumbers = Partial<Rates> & {
+  /** Of LoRA: 0 is as if it was not given. */
+  readonly dropout?: number | undefined;
+  readonly focus?: number | undefined;
+};
+
+/** The numbers that options tell a run and that a schedule may set. */
+export function givenNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates" | "lora" | "focus">): GivenNumbers {
+  return { ...rates, dropout: lora?.dropout, focus };
+}
+
+/** What of a run says which parts of a schedule it can follow. */
+export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune">;
+
+/**
+ * Refuses a schedule with parts that a run cannot follow, whatever their values will be, and rates that the run was given and that would do nothing
+ * beside it. Throws `CompressoError("usage")`.
+ */
+export function checkFollowed(
+  schedule: Pick<OpenSchedule, "name" | "parts">,
+  { given = {}, options }: { readonly given?: GivenNumbers | undefined; readonly options: Following },
+): void {
+  checkParts(schedule.parts, options);
+  checkReplaced(OF_ONE_STAGE, schedule, { given, options });
+  // Cells without LoRA have a rate of 0 and no steps of it, whatever else is given.
+  if (given.lora === 0 && !given.postfinetune) return;
+  checkStages(schedule, options);
+  checkReplaced(LORA_RATES, schedule, { given, options });
+}
+
+/** Refuses numbers that the run was given and that the schedule sets in each stage that uses them. */
+function checkReplaced(
+  names: readonly ScheduledNumber[],
+  { name: scheduleName, parts }: Pick<OpenSchedule, "name" | "parts">,
+  { given, options }: { readonly given: GivenNumbers; readonly options: Following },
+): void {
+  for (const name of names) {
+    const value = given[name];
+    if (value === undefined || (name === "dropout" && value === 0)) continue;
+    const sets = partsThatSet(name, { given, options });
+    if (sets.length === 0 || !sets.every((part) => parts.includes(part))) continue;
+    throw new CompressoError("usage", {
+      what: name === "dropout" || name === "focus" ? `cannot use the ${name} given` : `cannot use the rate '${name}'`,
+      rule: "some step uses it: a schedule that sets it does so at each step of a stage",
+      value: `${value}, and ${scheduleName} sets ${sets.join(", ")}`,
+      fix: "leave it out of the options or of the schedule",
+    });
+  }
+}
+
+/** The parts of a schedule that set a number, in all stages that use it. */
+function partsThatSet(
+  name: ScheduledNumber,
+  { given, options }: { readonly given: GivenNumbers; readonly options: Following },
+): readonly SchedulePart[] {
+  if (name === "postfinetune") return ["postfinetune.lora"];
+  if (name === "focus") return ["postfinetune.focus"];
+  if (isOfPruning(name)) return [`rates.${name}`];
+  const hasOwn = name === "lora" && given.postfinetune !== undefined;
+  return stagesOf(options)
+    .filter(({ stage, steps }) => steps > 0 && !(hasOwn && stage === "postfinetune"))
+    .map(({ stage }) => `${stage === "prune" ? "rates" : stage}.${name}` as const);
+}
+
+/** Refuses parts of a schedule for stages that have no steps. */
+function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, options: Following): void {
+  const stages = stagesOf(options),
+    steps = (stage: string): number => stages.find((one) => one.stage === stage)?.steps ?? 0;
+  const idle = OUTER_STAGES.find((stage) => parts.includes(stage) && steps(stage) === 0);
+  if (idle === undefined) return;
+  throw new CompressoError("usage", {
+    what: "cannot follow the schedule",
+    rule: "a stage that it steers has steps",
+    value: `${name} steers ${idle}, which has none`,
+    fix: `give the stage steps (${option(idle === "finetune" ? "prefinetune" : idle)}), or leave the part out`,
+  });
+}
+
+/**
+ * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
+ */
+export function checkParts(
+  parts: readonly SchedulePart[],
+  { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
+): void {
+  const isGiven = (name: keyof Rates): boolean => parts.some((part) => part === `rates.${name}`);
+  const inRecovery = (part: SchedulePart): boolean => part.split(".")[0] === "postfinetune";
+  const cutting = parts.find((part) => !inRecovery(part));
+  if (isOneShot(method) && cutting !== undefined) {
+    throw new CompressoError("usage", {
+      what: "cannot follow the schedule",
+      rule:
+        `the method ${method} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
+      value: `it decides ${cutting}`,
+      fix: "leave that part out, or take the method compresso or gradual",
+    });
+  }
+  if (method === "flap" && parts.includes("postfinetune.focus")) {
+    throw new CompressoError("usage", {
+      what: "cannot follow the schedule",
+      rule: "labels are chosen by the model before pruning, which flap's compensation has changed",
+      value: "method flap, and it decides postfinetune.focus",
+      fix: "leave that part out",
+    });
+  }
+  checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
+  if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
+}
+
+const STAGES: readonly Stage[] = ["finetune", "prune", "postfinetune"];
+
+/** Names of the numbers that a schedule with these parts sets in each of the stages that use them, those of a last stage by its own names. */
+export function ratesSet(parts: readonly SchedulePart[], stages: readonly StagePlan[]): readonly string[] {
+  const left = stages.filter(({ steps }) => steps > 0).map(({ stage }) => stage);
+  const isLed = (name: LoopNumber, by: readonly Stage[]): boolean => {
+    const users = left.filter((stage) => by.includes(stage)), said: readonly string[] = parts;
+    return users.length > 0 && users.every((stage) => said.includes(`${stage === "prune" ? "rates" : stage}.${name}`));
+  };
+  const ofLora: readonly string[] = LORA_RATES;
+  return [
+    ...RATE_NAMES.filter((name) =>
+      isLed(name, name === "lora" ? ["finetune", "prune"] : ofLora.includes(name) ? STAGES : ["prune"])
+    ),
+    ...(isLed("lora", ["postfinetune"]) ? ["postfinetune"] : []),
+    ...(isLed("focus", ["postfinetune"]) ? ["focus"] : []),
+  ];
+}

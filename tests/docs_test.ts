@@ -207,3 +207,11 @@ Deno.test("every option that a document names is one of the program's", async ()
   assert.deepEqual(wrong, []);
   assert.ok(count > 50, `only ${count} options found`);
 });
+
+Deno.test("the architecture page lists the folders of source in the order that the structure test holds", () => {
+  const [, list = ""] = /^const ORDER = \[([^\]]*)\]/m.exec(textOf("tests/structure_test.ts")) ?? [];
+  const order = [...list.matchAll(/"([^"]+)"/g)].map(([, folder = ""]) => folder);
+  const listed = tableOf("docs/design/architecture.md", "## The folders, in order")
+    .map(([folder = ""]) => folder.replaceAll("`", "").replace(/\/$/, ""));
+  assert.deepEqual(listed, order);
+});

@@ -85,16 +85,27 @@ function writeJson(error: ErrorJson): void {
 }
 
 function asKnown(error: unknown): CompressoError | null {
-  if (error instanceof CompressoError) return error;
+  if (error instanceof CompressoError) return withRight(error);
   if (error instanceof CommanderError) return asUsage(error);
   if (error instanceof Deno.errors.NotCapable) {
     return new CompressoError("usage", {
       what: "Deno does not permit an operation that the command needs",
       value: error.message.replace(/, run again.*$/, ""),
-      fix: `add ${rightIn(error.message)} to \`deno run\`, or -A for all rights`,
+      fix: rightToAdd(error),
     });
   }
   return null;
+}
+
+/** The error of a path that Deno does not permit to be read or written, with the missing right as its fix. */
+function withRight(error: CompressoError): CompressoError {
+  const { cause } = error;
+  if (error.code !== "input" || !(cause instanceof Deno.errors.NotCapable)) return error;
+  return new CompressoError(error.code, { ...error.parts, fix: rightToAdd(cause) }, { cause });
+}
+
+function rightToAdd({ message }: Error): string {
+  return `add ${rightIn(message)} to \`deno run\`, or -A for all rights`;
 }
 
 /** The flag that gives the right which Deno names: `Requires net access to "127.0.0.1:8000"` is `--allow-net=127.0.0.1:8000`. */

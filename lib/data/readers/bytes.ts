@@ -17,14 +17,14 @@ const PIECE = 1 << 20;
 export function dataError(
   path: string,
   rule: string,
-  parts: { readonly value: string; readonly fix?: string },
+  parts: { readonly value: string; readonly fix?: string; readonly cause?: unknown },
 ): CompressoError {
   return new CompressoError("input", {
     what: `cannot read the data of ${path}`,
     rule,
     value: parts.value,
     ...(parts.fix ? { fix: parts.fix } : {}),
-  });
+  }, { cause: parts.cause });
 }
 
 /** The fault of a folder in the place of a data file. */
@@ -59,6 +59,7 @@ export async function openData(path: string): Promise<{ readonly file: Deno.FsFi
     throw dataError(path, "the file can be read", {
       value: missing ? "no such file" : messageOf(error),
       fix: missing ? "check the path" : "check the path, and the rights to it",
+      cause: error,
     });
   }
 }

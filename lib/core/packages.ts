@@ -13,6 +13,6 @@ export {
 } from "npm:hyparquet@^1.31.0";
 export { z } from "npm:zod@^4.0.0";
 // @ts-types="npm:@types/d3-scale@^4.0.9"
-export { scaleLinear, scaleLog } from "npm:d3-scale@^4.0.2";
+export { scaleLinear } from "npm:d3-scale@^4.0.2";
 // @ts-types="npm:@types/d3-shape@^3.2.0"
 export { line as pathLine } from "npm:d3-shape@^3.2.0";

@@ -1,19 +1,6 @@
-// A chart of dots in rows, one panel for each number: every value, the mean and its spread. Owns the geometry; refuses to compute means.
-import {
-  escape,
-  heading,
-  isPoint,
-  line,
-  round,
-  seriesClass,
-  short,
-  svgFigure,
-  text,
-  textWidth,
-  wrapText,
-} from "./svg.ts";
-import { scaleLinear } from "../core/packages.ts";
-import { tickFormat } from "./tick_format.ts";
+// A chart of dots in rows, one panel for each number: every value, the mean and its spread.
+import { escape, heading, line, round, seriesClass, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
+import { scaleOf, ticksOf } from "./axes.ts";
 
 /** What stands in one row of a panel. */
 export interface DotRow {
@@ -110,17 +97,12 @@ function drawPanel(
     within(mean + (spread ?? 0)),
   ]);
   const all = [...ends, ...(reference ? [reference.value] : [])].filter(Number.isFinite);
-  let [least, most] = [Math.min(...all), Math.max(...all)];
-  if (isPoint(least, most)) {
-    [least, most] = all.length > 0 && format !== "share" ? [least - 0.5, most + 0.5] : [0, 1];
-  }
-  const toX = scaleLinear<number, number>().domain([least, most]).nice(6).range([left, right]);
+  const toX = scaleOf({ format }, all, { nice: true }).range([left, right]);
   const top = y + topOf(panel), bottom = top + row * rows.length + 4;
   const body: string[] = [text(MARGIN, y + 10, title, { weight: 600 })];
-  const [first = 0, last = 1] = toX.domain(), labelOf = tickFormat([first, last], { count: 6, format });
-  for (const tick of toX.ticks(6)) {
-    body.push(line([toX(tick), top], [toX(tick), bottom], { kind: "grid" }));
-    body.push(text(toX(tick), bottom + 15, labelOf(tick), { anchor: "middle", tone: "soft", size: 11 }));
+  for (const { value, label } of ticksOf(toX, { format, count: 6 })) {
+    body.push(line([toX(value), top], [toX(value), bottom], { kind: "grid" }));
+    body.push(text(toX(value), bottom + 15, label, { anchor: "middle", tone: "soft", size: 11 }));
   }
   body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
   if (reference && Number.isFinite(reference.value)) {

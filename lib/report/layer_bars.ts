@@ -1,19 +1,7 @@
-// A bar for each layer and run, and each run's mean as a line. Owns the geometry; refuses what is compared.
-import { scaleLinear } from "../core/packages.ts";
+// A bar for each layer and run, and each run's mean as a line.
+import { drawAxes } from "./axes.ts";
 import { legend } from "./line_chart.ts";
-import {
-  colorRound,
-  escape,
-  line,
-  round,
-  seriesClass,
-  short,
-  svgFigure,
-  text,
-  textWidth,
-  verticalText,
-  widening,
-} from "./svg.ts";
+import { colorRound, escape, round, seriesClass, short, svgFigure, widening } from "./svg.ts";
 
 /** The layers of one run. */
 export interface LayerBars {
@@ -24,7 +12,7 @@ export interface LayerBars {
   readonly uniform: number;
 }
 
-const LEFT = 60, RIGHT = 12, HEIGHT = 230;
+const HEIGHT = 280;
 
 /** Draws the bars; those of several runs stand side by side. */
 export function layerBars({ title, description, label, runs, width = 760, embedded = false }: {
@@ -49,49 +37,42 @@ export function layerBars({ title, description, label, runs, width = 760, embedd
     ]),
     { x: 8, y: 2, width: width - 16 },
   );
-  const top = names.height + 12,
-    bottom = top + HEIGHT,
-    layers = Math.max(1, ...runs.map(({ values }) => values.length));
-  const most = Math.max(1e-6, ...runs.flatMap(({ values, uniform }) => [...values, uniform]));
-  const toY = scaleLinear<number, number>().domain([0, most]).nice(5).range([bottom, top]);
-  const slot = (width - LEFT - RIGHT) / layers, bar = slot * 0.8 / Math.max(1, runs.length), body = [...names.body];
-  for (const tick of toY.ticks(5)) {
-    body.push(line([LEFT, toY(tick)], [width - RIGHT, toY(tick)], { kind: tick === 0 ? "axis" : "grid" }));
-    body.push(text(LEFT - 6, toY(tick) + 4, `${short(100 * tick)} %`, { anchor: "end", tone: "soft", size: 11 }));
-  }
-  const every = Math.ceil((textWidth(String(layers - 1), 11) + 6) / slot);
-  for (let layer = 0; layer < layers; layer += every) {
-    body.push(
-      text(LEFT + (layer + 0.5) * slot, bottom + 16, String(layer), { anchor: "middle", tone: "soft", size: 11 }),
-    );
-  }
-  body.push(text((LEFT + width - RIGHT) / 2, bottom + 32, "layer", { anchor: "middle", tone: "soft", size: 11 }));
-  body.push(verticalText(10, (top + bottom) / 2, label));
+  const layers = Math.max(1, ...runs.map(({ values }) => values.length));
+  const axes = drawAxes({
+    x: { label: "layer", format: "whole", domain: [-0.5, layers - 0.5] },
+    y: { label, format: "share", zero: true },
+    xs: [],
+    ys: runs.flatMap(({ values, uniform }) => [...values, uniform]),
+  }, { x: 0, y: names.height, width, height: HEIGHT });
+  const { toX, toY, left, right, top, bottom } = axes, body = [...names.body, ...axes.body];
+  const slot = toX(1) - toX(0), bar = slot * 0.8 / Math.max(1, runs.length);
   runs.forEach(({ values, uniform, name }, index) => {
     const thick = Math.max(1, bar - 1);
     // From the end down, so that no gap lies there.
     const path = values.map((value, layer) => {
-      const x = LEFT + layer * slot + slot * 0.1 + index * bar + thick / 2;
+      const x = toX(layer - 0.4) + index * bar + thick / 2;
       return `M${round(x)} ${round(toY(value))}V${round(bottom)}`;
     }).join("");
     const at = round(toY(uniform));
     body.push(
-      `<g class="${seriesClass(index)}">${barPath(path, { color: index, width: thick })}<path d="M${LEFT} ${at}H${
-        width - RIGHT
-      }" stroke="currentColor" stroke-width="${2 * widening(index)}" stroke-dasharray="6 4"/></g>`,
+      `<g class="${seriesClass(index)}">${barPath(path, { color: index, width: thick })}<path d="M${
+        round(left)
+      } ${at}H${round(right)}" stroke="currentColor" stroke-width="${
+        2 * widening(index)
+      }" stroke-dasharray="6 4"/></g>`,
     );
     if (runs.length > 1) return;
     // Each bar says its value where the pointer rests on it.
     values.forEach((value, layer) => {
       const note = escape(`${name}, layer ${layer}: ${short(100 * value)} %`);
       body.push(
-        `<rect x="${round(LEFT + layer * slot)}" y="${top}" width="${
-          round(slot)
-        }" height="${HEIGHT}" fill="transparent"><title>${note}</title></rect>`,
+        `<rect x="${round(toX(layer - 0.5))}" y="${top}" width="${round(slot)}" height="${
+          bottom - top
+        }" fill="transparent"><title>${note}</title></rect>`,
       );
     });
   });
-  return svgFigure(body, { title, description, width, height: bottom + 40, embedded });
+  return svgFigure(body, { title, description, width, height: names.height + HEIGHT, embedded });
 }
 
 /** Bars along a path. Where colors come again they are cut into pieces, longer ones each time: bars have but one width. */

@@ -1,5 +1,4 @@
-// A chart of lines as one SVG document. Owns title, legend and description around a panel; refuses what is shown and where it is written.
-import { checkNames, type NamesOf } from "../core/check_options.ts";
+// A chart of lines as one SVG document: title, legend and description around a panel.
 import { type Axis, linePanel, type LineSeries, type PanelMark, seriesSample } from "./line_panel.ts";
 import { heading, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 
@@ -25,12 +24,6 @@ export interface LineChart {
   readonly embedded?: boolean;
 }
 
-const AXIS = { label: "text", domain: true, zero: "switch", scale: true, format: true } satisfies NamesOf<Axis>;
-const NAMES: NamesOf<LineChart> = {
-  ...{ title: "text", description: "text", x: AXIS, y: AXIS, series: true, marks: true },
-  ...{ width: "number", height: "number", embedded: "switch" },
-};
-
 const MARGIN = 16;
 
 /**
@@ -50,7 +43,6 @@ const MARGIN = 16;
  * ```
  */
 export function lineChart(chart: LineChart): string {
-  checkNames(chart, NAMES, { whose: "lineChart" });
   const { title, description = "", series, width = 760, height = 320, embedded = false } = chart;
   const body: string[] = [], inner = width - 2 * MARGIN;
   let y = embedded ? 0 : MARGIN;

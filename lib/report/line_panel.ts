@@ -1,37 +1,12 @@
-// One pair of axes with lines, as SVG elements; d3-scale places ticks, d3-shape makes paths. Owns the geometry; refuses documents and to choose what is shown.
-import { pathLine, scaleLinear, scaleLog } from "../core/packages.ts";
-import { logTicks, type Tick } from "./log_ticks.ts";
-import {
-  colorRound,
-  escape,
-  isPoint,
-  line,
-  round,
-  seriesClass,
-  si,
-  text,
-  textWidth,
-  verticalText,
-  widening,
-} from "./svg.ts";
-import { tickFormat } from "./tick_format.ts";
+// A panel of lines over two axes, as SVG elements; d3-shape makes paths.
+import { pathLine } from "../core/packages.ts";
+import { type AxesBox, type Axis, drawAxes } from "./axes.ts";
+import { colorRound, escape, line, round, seriesClass, text, widening } from "./svg.ts";
+
+export type { Axis } from "./axes.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
 export type Point = readonly [x: number, y: number];
-
-/** An axis. */
-export interface Axis {
-  /** What it counts, with its unit. */
-  readonly label: string;
-  /** First and last value; default: those of the points. */
-  readonly domain?: readonly [number, number];
-  /** Whether 0 belongs to the axis whatever the points are. Default false. */
-  readonly zero?: boolean;
-  /** "log" leaves out what is not above 0. Default "linear". */
-  readonly scale?: "linear" | "log";
-  /** "share" shows 0.2 as 20 %, "si" 2000 as 2 k; "whole" has no ticks between whole numbers. Default "plain". */
-  readonly format?: "plain" | "share" | "si" | "whole";
-}
 
 /** How a series is drawn. */
 export interface SeriesStyle {
@@ -57,7 +32,7 @@ export interface LineSeries {
   readonly style?: SeriesStyle;
   /** Whether the legend has it; default true. */
   readonly listed?: boolean;
-  /** Text at the right end of the line; see {@link PanelBox.ends}. */
+  /** Text at the right end of the line; see {@link AxesBox.ends}. */
   readonly endLabel?: string;
 }
 
@@ -77,18 +52,6 @@ export interface PanelContent {
   readonly marks?: readonly PanelMark[];
 }
 
-/** Where a panel lies: its outer edges, labels within. */
-export interface PanelBox {
-  /** Room for the labels of the vertical axis, where panels are to be in line; default: what they need. */
-  readonly labels?: number;
-  /** Room for texts at the right ends of lines. */
-  readonly ends?: number;
-  readonly x: number;
-  readonly y: number;
-  readonly width: number;
-  readonly height: number;
-}
-
 /** What is drawn, and its scales as attributes that a page's script can read values with. */
 export interface DrawnPanel {
   readonly body: readonly string[];
@@ -100,35 +63,13 @@ const DASHES = { solid: "", dashed: "6 4", dotted: "2 3", none: "" } as const;
 const POINTS_PER_PIXEL = 1.5;
 
 /** Draws axes, grid, marks and lines. Series without finite points leave their axes empty. */
-export function linePanel({ x, y, series, marks = [] }: PanelContent, box: PanelBox): DrawnPanel {
-  const isShown = ([px, py]: Point): boolean =>
-    Number.isFinite(px) && Number.isFinite(py) && (x.scale !== "log" || px > 0) && (y.scale !== "log" || py > 0);
+export function linePanel({ x, y, series, marks = [] }: PanelContent, box: AxesBox): DrawnPanel {
   const all = series.flatMap(({ points }) => points.filter(isShown));
-  const toY = scaleOf(y, all.map(([, value]) => value), { nice: y.domain === undefined });
-  const rows = ticksOf(toY, { axis: y, count: Math.max(2, Math.min(6, box.height / 45)) });
-  const left = box.x + 30 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, 11))));
-  const right = box.x + box.width - 12 - (box.ends ?? 0), top = box.y + 10 + (marks.length > 0 ? 14 : 0);
-  const bottom = box.y + box.height - 38;
-  const toX = scaleOf(x, all.map(([value]) => value), { nice: false }).range([left, right]);
-  toY.range([bottom, top]);
-  const body: string[] = [];
-  for (const { value, label } of rows) {
-    body.push(line([left, toY(value)], [right, toY(value)], { kind: "grid" }));
-    body.push(text(left - 6, toY(value) + 4, label, { anchor: "end", tone: "soft", size: 11 }));
-  }
-  body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
-  const columns = ticksOf(toX, { axis: x, count: Math.max(2, Math.min(8, box.width / 80)) });
-  const taken: (readonly [start: number, end: number])[] = [];
-  for (const { value, label } of columns.toSorted((a, b) => Number(b.isFirst) - Number(a.isFirst))) {
-    body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
-    // The last label must not stand out of the panel.
-    const width = textWidth(label, 11), start = Math.min(toX(value) - width / 2, box.x + box.width - width);
-    if (taken.some(([from, to]) => start < to + 4 && from < start + width + 4)) continue;
-    taken.push([start, start + width]);
-    body.push(text(start + width / 2, bottom + 16, label, { anchor: "middle", tone: "soft", size: 11 }));
-  }
-  body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: 11 }));
-  if (y.label !== "") body.push(verticalText(box.x + 10, (top + bottom) / 2, y.label));
+  const axes = drawAxes(
+    { x, y, xs: all.map(([value]) => value), ys: all.map(([, value]) => value) },
+    { ...box, above: marks.length > 0 ? 14 : 0 },
+  );
+  const { toX, toY, left, right, top, bottom, attributes } = axes, body = [...axes.body];
   for (const { x: value, label } of marks) {
     const at = toX(value), isRight = at > (left + right) / 2;
     if (!(at >= left - 0.5 && at <= right + 0.5)) continue;
@@ -141,7 +82,6 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
         style,
         index,
         name,
-        isShown,
         place: ([px, py]) => [toX(px), toY(py)],
       }),
     );
@@ -153,9 +93,11 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: Panel
   for (const { label, x, y } of spreadDown(ends, { top, bottom })) {
     body.push(text(x, y + 4, label, { tone: "soft", size: 11 }));
   }
-  const scaleText = ({ scale = "linear", format = "plain", label }: Axis, d3: Scale): string =>
-    escape([scale, ...d3.domain(), ...d3.range(), format, label].join(" "));
-  return { body, attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"` };
+  return { body, attributes };
+}
+
+function isShown([x, y]: Point): boolean {
+  return Number.isFinite(x) && Number.isFinite(y);
 }
 
 const END_LABEL_HEIGHT = 13;
@@ -186,15 +128,14 @@ export function seriesSample(
   { index, x, y }: { readonly index: number; readonly x: number; readonly y: number },
 ): string {
   const points: readonly Point[] = style.line === "none" ? [[x + 10, y]] : [[x, y], [x + 20, y]];
-  return drawSeries(points, { style, index, isShown: () => true, place: (point) => point }).join("");
+  return drawSeries(points, { style, index, place: (point) => point }).join("");
 }
 
-function drawSeries(points: readonly Point[], { style, index, name, isShown, place }: {
+function drawSeries(points: readonly Point[], { style, index, name, place }: {
   readonly style: SeriesStyle;
   readonly index: number;
   /** Told to a page's script; a sample in a legend has none. */
   readonly name?: string;
-  readonly isShown: (point: Point) => boolean;
   readonly place: (point: Point) => Point;
 }): string[] {
   const { color = index, line: kind = "solid", opacity = 1, dots = kind === "none" } = style;
@@ -254,62 +195,4 @@ export function thinned(points: readonly Point[], most: number): readonly Point[
     }
   }
   return kept;
-}
-
-type Scale = ReturnType<typeof scaleLinear<number, number>> | ReturnType<typeof scaleLog<number, number>>;
-
-function scaleOf(
-  { domain, zero = false, scale = "linear", format }: Axis,
-  values: readonly number[],
-  { nice }: { readonly nice: boolean },
-): Scale {
-  // Spread would overflow the stack at a hundred thousand values.
-  let [least, most] = domain ??
-    values.reduce(
-      ([low, high], value) => [Math.min(low, value), Math.max(high, value)] as const,
-      [
-        Infinity,
-        -Infinity,
-      ] as const,
-    );
-  if (scale === "log") {
-    if (!(least > 0 && most >= least)) [least, most] = [1, 10];
-    if (least === most) [least, most] = [least / 2, most * 2];
-    const made = scaleLog<number, number>().domain([least, most]);
-    return nice && most / least >= 10 ? made.nice() : made;
-  }
-  if (!(most >= least)) [least, most] = [0, 1];
-  if (zero) [least, most] = [Math.min(0, least), Math.max(0, most)];
-  if (isPoint(least, most)) {
-    const low = least - (Math.abs(least) || 1) / 2, high = most + (Math.abs(most) || 1) / 2;
-    // A share cannot lie beyond 0 and 1.
-    const [floor, ceiling] = format === "share" ? [Math.min(0, least), Math.max(1, most)] : [-Infinity, Infinity];
-    [least, most] = [Math.max(floor, low), Math.min(ceiling, high)];
-  }
-  const made = scaleLinear<number, number>().domain([least, most]);
-  return nice ? made.nice(6) : made;
-}
-
-function ticksOf(
-  scale: Scale,
-  { axis, count }: { readonly axis: Axis; readonly count: number },
-): Tick[] {
-  const { format = "plain" } = axis, most = 1.6 * count;
-  const all = scale.ticks(count).filter((value) => format !== "whole" || Number.isInteger(value));
-  // Of those d3 gives any number, up to nine for each decade.
-  if (axis.scale === "log") return logTicks(all, { most, count, format });
-  const every = Math.ceil(all.length / most);
-  const [first = 0, last = 1] = scale.domain(), share = tickFormat([first, last], { count, format: "share" });
-  const plain = tickFormat([first, last], { count });
-  return all.filter((_, index) => index % every === 0).map((value) => ({
-    value,
-    label: format === "share"
-      ? share(value)
-      : format === "si"
-      ? si(value, "")
-      : format === "whole"
-      ? value.toLocaleString("en")
-      : plain(value),
-    isFirst: false,
-  }));
 }

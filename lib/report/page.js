@@ -4,14 +4,11 @@
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
 
-  // "linear 0 100 40 700 whole step": kind, two values, their pixels, format, label.
+  // "0 100 40 700 whole step": two values, their pixels, format, label.
   const axisOf = (text) => {
-    const [kind, v0, v1, p0, p1, format, ...label] = text.split(" ");
+    const [v0, v1, p0, p1, format, ...label] = text.split(" ");
     const [from, to, first, last] = [v0, v1, p0, p1].map(Number);
-    const valueAt = (pixel) => {
-      const part = (pixel - first) / (last - first);
-      return kind === "log" ? from * (to / from) ** part : from + (to - from) * part;
-    };
+    const valueAt = (pixel) => from + (to - from) * (pixel - first) / (last - first);
     const show = (value) =>
       format === "share" ? `${Number((100 * value).toPrecision(3))} %` : String(Number(value.toPrecision(4)));
     return {
@@ -40,7 +37,7 @@
     const x = axisOf(svg.dataset.x), y = axisOf(svg.dataset.y), series = seriesOf(svg);
     if (series.length === 0) return;
     const stops = [...new Set(series.flatMap(({ points }) => points.map(([at]) => at)))].sort((a, b) => a - b);
-    const ends = svg.dataset.y.split(" ").slice(3, 5).map(Number);
+    const ends = svg.dataset.y.split(" ").slice(2, 4).map(Number);
     const cross = document.createElementNS(SVG, "line"), output = document.createElement("output");
     cross.setAttribute("class", "mark");
     cross.setAttribute("visibility", "hidden");

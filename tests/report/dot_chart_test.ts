@@ -79,6 +79,6 @@ Deno.test("dotChart() draws no share beyond 100 %, whatever the spread", () => {
     const alike = [{ label: "a", values: [share, share], mean: share, spread: 0 }];
     const one = dotChart({ title: "", description: "", panels: [{ title: "x", rows: alike, format: "share" }] });
     const ticks = Array.from(one.matchAll(/>(-?[\d.]+) %<\/text>/g), ([, tick]) => Number(tick));
-    assert.deepEqual([Math.min(...ticks), Math.max(...ticks)], [0, 100]);
+    assert.ok(ticks.length > 2 && Math.min(...ticks) >= 0 && Math.max(...ticks) <= 100, ticks.join());
   }
 });

@@ -12,7 +12,8 @@ export { type LoadModelOptions, Model } from "./lib/model/model.ts";
 export type { Adapters } from "./lib/model/input.ts";
 
 // Rows to learn from.
-export { type DataSet, type ReadOptions, readRows } from "./lib/data/rows.ts";
+export { type DataSet, type ReadOptions } from "./lib/data/rows.ts";
+export { readRows } from "./lib/disk/rows.ts";
 export { demoData } from "./lib/disk/open_model.ts";
 export { type Row, toRow } from "./lib/data/row.ts";
 

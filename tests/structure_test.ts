@@ -43,9 +43,6 @@ const MOST_IN_RING = 3;
 
 /** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
 const OF_THE_RUNTIME: readonly string[] = [
-  "lib/data/readers/bytes.ts",
-  "lib/data/readers/memory.ts",
-  "lib/data/readers/parquet.ts",
   "lib/eval/evaluate.ts",
   "lib/eval/evaluation_file.ts",
   "lib/eval/task_data.ts",
@@ -63,7 +60,9 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/files/disk.ts",
   "lib/files/exists.ts",
   "lib/files/fingerprint.ts",
+  "lib/files/held_file.ts",
   "lib/files/lock.ts",
+  "lib/files/platform.ts",
   "lib/files/text_file.ts",
   "lib/files/url.ts",
   "lib/generate/self_data_file.ts",

@@ -5,7 +5,8 @@
  */
 
 // Files.
-export { type DataReport, type DataSet, type LeftOut, type ReadOptions, readRows } from "./rows.ts";
+export { type DataReport, type DataSet, type LeftOut, type ReadOptions } from "./rows.ts";
+export { readRows } from "../disk/rows.ts";
 export type { Compression } from "./readers/bytes.ts";
 export type { TextFormat } from "./readers/split.ts";
 

@@ -1,8 +1,8 @@
-// Rows of training and evaluation data from a file. Owns which rows are kept, the rules that hold for all of them and
-// the report; refuses tokens.
+// Rows of training and evaluation data from a file, with a report on what was left out.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import { type Compression, dataError, openData, textOf } from "./readers/bytes.ts";
+import type { ByteSource } from "../files/system.ts";
+import { type Codecs, type Compression, dataError, kindOf, textOf } from "./readers/bytes.ts";
 import { heapBudget } from "./readers/memory.ts";
 import { parquetRows } from "./readers/parquet.ts";
 import {
@@ -20,7 +20,7 @@ import { createSplitter, namesJson, type Place, type TextFormat, type ValueSink 
 
 export type { ChatRow, InstructRow, Row, TextRow } from "./row.ts";
 
-/** Options of {@link readRows}. */
+/** How rows are read. */
 export interface ReadOptions {
   /** Field that holds the document of a row; without it, the fields tell the kind of a row. */
   readonly textField?: string | undefined;
@@ -35,7 +35,11 @@ export interface ReadOptions {
 }
 
 const NAMES: NamesOf<ReadOptions> = {
-  ...{ textField: "text", limit: "number", skipBroken: "switch", brokenMend: "text", fewerMend: "text" },
+  textField: "text",
+  limit: "number",
+  skipBroken: "switch",
+  brokenMend: "text",
+  fewerMend: "text",
 };
 
 /** A row that was left out. */
@@ -70,42 +74,48 @@ export type DataSet =
   | { readonly kind: "chat"; readonly rows: readonly ChatRow[]; readonly report: DataReport }
   | { readonly kind: "text"; readonly rows: readonly TextRow[]; readonly report: DataReport };
 
+/** What {@link readRowsFrom} takes of the platform. */
+export interface Platform {
+  /** Unpackers of compressed files; without them these are refused. */
+  readonly codecs?: Codecs | null;
+  /** Bytes of the heap that the rows are kept in, of which they may have a share; default: no bound. */
+  readonly heap?: number;
+}
+
 /**
- * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
- * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
- * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
- * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
+ * Reads rows of a JSON array, JSON lines, a parquet table, or plain text as one document: which it is shows in the content. A name that ends in .json,
+ * .jsonl or .ndjson is never plain text.
  *
- * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
- * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
- *
- * @throws CompressoError("usage") for options that there are not; "input" for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
- * names, and for rows that do not fit into memory; "usage" for a limit below 1.
+ * @throws CompressoError("input") for a file that is empty, binary or not UTF-8, for a broken row, which it names, and for rows that do not fit into
+ * memory.
+ * @throws CompressoError("usage") for options that do not exist, and a limit below 1.
  */
-export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
+export async function readRowsFrom(
+  source: ByteSource,
+  { codecs = null, heap = Infinity, ...options }: ReadOptions & Platform = {},
+): Promise<DataSet> {
   checkNames(options, NAMES, { whose: "readRows" });
-  const collector = createCollector(path, options);
-  const { file, kind } = await openData(path);
-  using _file = file;
+  const collector = createCollector(source.name, { ...options, heap });
+  const kind = await kindOf(source);
   if (kind === "parquet") {
     const { sink } = collector;
-    for await (const { number, value } of parquetRows(file, { path, wanted: collector.wanted })) {
+    for await (const { number, value } of parquetRows(source, { codecs, wanted: collector.wanted })) {
       sink.value({ number, label: `row ${number}` }, value);
       if (sink.isFull) break;
     }
     return collector.finish("parquet", "none");
   }
-  const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
-  for await (const text of textOf(file, { path, compression: kind })) {
+  const splitter = createSplitter(collector.sink, { isJson: namesJson(source.name) });
+  for await (const text of textOf(source, { compression: kind, codecs })) {
     splitter.push(text);
     if (collector.sink.isFull) break;
   }
   return collector.finish(splitter.finish(), kind);
 }
 
-/** {@link readRows} on text that is already at hand; `path` is for messages, and says whether it may be plain text. */
+/** {@link readRowsFrom} on text that is already at hand; `path` is for messages, and says whether it may be plain text. */
 export function parseRows(text: string, path: string, options: ReadOptions = {}): DataSet {
-  const collector = createCollector(path, options);
+  const collector = createCollector(path, { ...options, heap: Infinity });
   const splitter = createSplitter(collector.sink, { isJson: namesJson(path) });
   splitter.push(text);
   return collector.finish(splitter.finish(), "none");
@@ -127,7 +137,7 @@ function leftOut(place: Place, reason: string): LeftOut {
   return { ...placeOf(place, 0), reason };
 }
 
-function createCollector(path: string, options: ReadOptions): Collector {
+function createCollector(path: string, options: ReadOptions & { readonly heap: number }): Collector {
   const { textField, limit = Infinity, skipBroken = false } = options;
   const { brokenMend = BROKEN_MEND, fewerMend = FEWER_MEND } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
@@ -135,7 +145,7 @@ function createCollector(path: string, options: ReadOptions): Collector {
     throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), fix });
   }
   const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
-  const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget();
+  const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget(options.heap);
   let count = 0;
   let first: { readonly kind: Row["kind"]; readonly place: Place } | null = null;
 

@@ -2,7 +2,8 @@
 // are taken; refuses tokens.
 import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
-import { type PlacedValue, readValues } from "../data/readers/values.ts";
+import { type PlacedValue } from "../data/readers/values.ts";
+import { readValues } from "../disk/rows.ts";
 import { isFolder } from "../files/exists.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";

@@ -2,7 +2,8 @@
 // refuses tokens.
 import { CompressoError } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
-import { type DataReport, type DataSet, type LeftOut, readRows, type Row } from "../data/rows.ts";
+import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/rows.ts";
+import { readRows } from "../disk/rows.ts";
 import { notOneFile } from "../data/readers/bytes.ts";
 import { isOfPath } from "../files/bytes.ts";
 import { exists, isFolder } from "../files/exists.ts";

@@ -8,7 +8,8 @@ import {
   unwritable,
   writeFileAtomically,
 } from "../files/atomic.ts";
-import { readRows, type Row } from "../data/rows.ts";
+import { readRows } from "../disk/rows.ts";
+import { type Row } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";

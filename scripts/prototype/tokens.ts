@@ -1,7 +1,7 @@
 // Writes what prototype.py trains on and measures: rows as the product encodes them, and the tokens of a text. Owns these two files; trains nothing.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { readRows } from "../../lib/data/rows.ts";
+import { readRows } from "../../lib/disk/rows.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { encodeRows } from "../../lib/data/batches.ts";

@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { gzipSync, zstdCompressSync } from "node:zlib";
-import { type DataSet, parseRows, type ReadOptions, readRows } from "../../lib/data/rows.ts";
-import { openData } from "../../lib/data/readers/bytes.ts";
+import { type DataSet, parseRows, type ReadOptions, readRowsFrom } from "../../lib/data/rows.ts";
+import { memorySource } from "../../lib/files/memory.ts";
+import { readRows } from "../../lib/disk/rows.ts";
+import { openData } from "../../lib/disk/rows.ts";
+import { zlibCodecs } from "../../lib/files/platform.ts";
 import { parquetRows } from "../../lib/data/readers/parquet.ts";
 import { createSplitter, type Place, type ValueSink } from "../../lib/data/readers/split.ts";
 import { byFrame } from "../../lib/compat/zstd_frames.ts";
@@ -268,11 +271,10 @@ Deno.test("limit ends the reading of a table at any row, within and between its 
 });
 
 Deno.test("a group of a table is read as a whole where few of its rows are wanted: those read may be left out", async () => {
-  const path = table("texts_zstd"), { file } = await openData(path);
-  using _file = file;
+  using source = await openData(table("texts_zstd"));
   let asked = 0, rows = 0;
   const wanted = (): number => ++asked && 1;
-  for await (const _ of parquetRows(file, { path, wanted })) rows++;
+  for await (const _ of parquetRows(source, { wanted, codecs: zlibCodecs })) rows++;
   assert.ok(rows >= 11 && asked < rows, `asked ${asked} times for ${rows} rows`);
 });
 
@@ -360,4 +362,15 @@ Deno.test("zstd data whose window is wider than zlib takes by itself are read", 
       assert.deepEqual((await readRows(path)).rows.map(({ kind }) => kind), ["text"], `2^${windowLog}`);
     }
   });
+});
+
+Deno.test("rows of bytes in memory are read as those of a file, and packed ones are refused without an unpacker", async () => {
+  const text = '{"text":"one"}\n{"text":"two"}\n', bytes = new TextEncoder().encode(text);
+  const { rows } = await readRowsFrom(memorySource("rows.jsonl", bytes));
+  assert.deepEqual(rows, parseRows(text, "rows.jsonl").rows);
+  const packed = memorySource("rows.jsonl.gz", new Uint8Array(gzipSync(bytes)));
+  await assert.rejects(readRowsFrom(packed), { message: /there is no unpacker here/ });
+  assert.deepEqual((await readRowsFrom(packed, { codecs: zlibCodecs })).rows, rows);
+  const plain = memorySource("table", await Deno.readFile(table("texts_zstd")));
+  await assert.rejects(readRowsFrom(plain), { message: /there is no unpacker here/ });
 });

@@ -1,7 +1,7 @@
 // Data that the demo model writes itself: the first tokens, the draws, and a file that can be continued.
 import assert from "node:assert/strict";
 import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
-import { readRows } from "../../lib/data/rows.ts";
+import { readRows } from "../../lib/disk/rows.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
 import { cacheBytes as decodeCacheBytes } from "../../lib/nn/decode/cache.ts";

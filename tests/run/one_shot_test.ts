@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openHfFolder } from "../disk.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
-import { readRows } from "../../lib/data/rows.ts";
+import { readRows } from "../../lib/disk/rows.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type MaskValues } from "../../lib/nn/mask_slots.ts";
 import { biasName, projectionName } from "../../lib/spec/decoder.ts";

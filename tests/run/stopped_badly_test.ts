@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError, prune, type PruneOptions, type StepRecord } from "../../mod.ts";
 import type { Alarm, RunHooks } from "../../lib/run/mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { readRows } from "../../lib/data/rows.ts";
+import { readRows } from "../../lib/disk/rows.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
 import { biasName } from "../../lib/spec/decoder.ts";
 import { openSafetensors } from "../disk.ts";

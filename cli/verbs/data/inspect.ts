@@ -1,7 +1,8 @@
 // `compresso data inspect FILE`: what the rows of a file are, and with a model what becomes of them in training. Owns the
 // description; refuses the GPU.
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { type DataReport, type LeftOut, readRows, type Row } from "../../../lib/data/rows.ts";
+import { type DataReport, type LeftOut, type Row } from "../../../lib/data/rows.ts";
+import { readRows } from "../../../lib/disk/rows.ts";
 import { placeOf } from "../../../lib/data/row.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { FormatOptions } from "../../../lib/data/prompts/format.ts";

@@ -1,5 +1,5 @@
 // Accuracy on rows with choices for `compresso eval --data`. Owns the rows and their prompt; refuses other work.
-import { readRows } from "../../../lib/data/rows.ts";
+import { readRows } from "../../../lib/disk/rows.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { encodeChoices } from "../../../lib/eval/choice_rows.ts";
 import { checkRows, scoreChoices } from "../../../lib/eval/score.ts";

@@ -1,7 +1,8 @@
 // `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { type DataSet, readRows } from "../../../lib/data/rows.ts";
+import { type DataSet } from "../../../lib/data/rows.ts";
+import { readRows } from "../../../lib/disk/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";

@@ -1,9 +1,6 @@
-// Bytes of a data file as text: pieces of a file, unpacked where they are gzip or Zstandard, decoded as UTF-8. Owns
-// telling by content what a file is; refuses to interpret the text.
-import { constants, createGunzip, createZstdDecompress } from "node:zlib";
-import { Readable } from "node:stream";
+// Bytes of a data file as text: unpacked where they are gzip or Zstandard, and decoded as UTF-8.
 import { CompressoError } from "../../core/errors.ts";
-import { byFrame } from "../../compat/zstd_frames.ts";
+import { type ByteSource, firstBytes, readBytes } from "../../files/system.ts";
 
 /** How a file is compressed. */
 export type Compression = "none" | "gzip" | "zstd";
@@ -32,47 +29,37 @@ export function notOneFile(path: string): CompressoError {
   return dataError(path, "the data are one file", { value: "a folder", fix: "name a file in it" });
 }
 
-/** Opens a data file and tells what it is. Throws `CompressoError("input")` where it is missing or a folder. */
-export async function openData(path: string): Promise<{ readonly file: Deno.FsFile; readonly kind: FileKind }> {
-  let file: Deno.FsFile | null = null;
-  try {
-    const { isDirectory, isFile } = await Deno.stat(path);
-    if (isDirectory) throw notOneFile(path);
-    if (!isFile) {
-      throw dataError(path, "the data are a file, as they are read more than once", {
-        value: "a pipe or a device",
-        fix: "write them to a file first",
-      });
-    }
-    file = await Deno.open(path, { read: true });
-    const head = new Uint8Array(4);
-    let length = 0;
-    for (let got: number | null = 0; got !== null && length < 4; length += got ?? 0) {
-      got = await file.read(head.subarray(length));
-    }
-    await file.seek(0, Deno.SeekMode.Start);
-    return { file, kind: kindOf(head.subarray(0, length)) };
-  } catch (error) {
-    file?.close();
-    if (error instanceof CompressoError) throw error;
-    const missing = error instanceof Deno.errors.NotFound;
-    throw dataError(path, "the file can be read", {
-      value: missing ? "no such file" : messageOf(error),
-      fix: missing ? "check the path" : "check the path, and the rights to it",
-      cause: error,
-    });
-  }
+/** Unpackers of compressed data, which the platform brings. */
+export interface Codecs {
+  /** Unpacks all members of a gzip file. */
+  gunzip(pieces: AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>): AsyncIterable<Uint8Array>;
+  /** Unpacks all frames of a Zstandard file. */
+  unzstd(pieces: AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>): AsyncIterable<Uint8Array>;
+  /** Unpack a page of a parquet table, to at most `most` bytes. */
+  readonly pages: Readonly<Record<"GZIP" | "ZSTD" | "BROTLI", (input: Uint8Array, most: number) => Uint8Array>>;
+}
+
+/** What a data file is, by its first bytes. */
+export async function kindOf(source: ByteSource): Promise<FileKind> {
+  const head = await firstBytes(source, 4);
+  const starts = (...bytes: readonly number[]): boolean => bytes.every((byte, index) => head[index] === byte);
+  if (starts(0x50, 0x41, 0x52, 0x31)) return "parquet"; // PAR1
+  if (starts(0x1f, 0x8b)) return "gzip";
+  const skippable = starts((head[0] ?? 0) & 0x0f | 0x50, 0x2a, 0x4d, 0x18); // pzstd begins with such a frame
+  return skippable || starts(0x28, 0xb5, 0x2f, 0xfd) ? "zstd" : "none";
 }
 
 /**
- * The text of an open file in pieces. Throws `CompressoError("input")` for a broken compression and for what is no UTF-8
- * text. The file stays open.
+ * The text of a file in pieces.
+ *
+ * @throws CompressoError("input") for a broken compression, one without codecs, and for what is no UTF-8 text.
  */
 export async function* textOf(
-  file: Deno.FsFile,
-  { path, compression }: { readonly path: string; readonly compression: Compression },
+  source: ByteSource,
+  { compression, codecs }: { readonly compression: Compression; readonly codecs: Codecs | null },
 ): AsyncGenerator<string, void, undefined> {
-  const bytes = compression === "none" ? piecesOf(file) : unpacked(piecesOf(file), { path, compression });
+  const path = source.name;
+  const bytes = compression === "none" ? piecesOf(source) : unpacked(piecesOf(source), { path, compression, codecs });
   let rest = new Uint8Array(0), offset = 0;
   for await (const piece of bytes) {
     const all = joined(rest, piece);
@@ -89,48 +76,38 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-function kindOf(head: Uint8Array): FileKind {
-  const starts = (...bytes: readonly number[]): boolean => bytes.every((byte, index) => head[index] === byte);
-  if (starts(0x50, 0x41, 0x52, 0x31)) return "parquet"; // PAR1
-  if (starts(0x1f, 0x8b)) return "gzip";
-  const skippable = starts((head[0] ?? 0) & 0x0f | 0x50, 0x2a, 0x4d, 0x18); // pzstd begins with such a frame
-  return skippable || starts(0x28, 0xb5, 0x2f, 0xfd) ? "zstd" : "none";
+async function* piecesOf(source: ByteSource): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
+  // A new array each time: an unpacker may hold the last one.
+  for (let at = 0; at < source.size; at += PIECE) yield await readBytes(source, at, Math.min(PIECE, source.size - at));
 }
 
-async function* piecesOf(file: Deno.FsFile): AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined> {
-  for (;;) {
-    // A new array each time: an unpacker may hold the last one.
-    const piece = new Uint8Array(PIECE);
-    const got = await file.read(piece);
-    if (got === null) return;
-    yield piece.subarray(0, got);
-  }
-}
-
-/** Files of `zstd --long=31` too, as large corpora often are; above 128 MiB zlib refuses them by itself. */
-const LONG_WINDOWS = { params: { [constants.ZSTD_d_windowLogMax]: 31 } };
-
-/** node's unpacker and not the web's DecompressionStream: that one stops after the first of several gzip members. */
 async function* unpacked(
   pieces: AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>,
-  { path, compression }: { readonly path: string; readonly compression: "gzip" | "zstd" },
+  { path, compression, codecs }: {
+    readonly path: string;
+    readonly compression: "gzip" | "zstd";
+    readonly codecs: Codecs | null;
+  },
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const unpacker = compression === "gzip" ? createGunzip() : createZstdDecompress(LONG_WINDOWS);
-  const source = Readable.from(compression === "gzip" ? pieces : byFrame(pieces));
-  source.on("error", (error) => unpacker.destroy(error));
-  source.pipe(unpacker);
+  if (!codecs) throw noCodecs(path, compression);
   try {
-    for await (const piece of unpacker) yield piece;
+    yield* compression === "gzip" ? codecs.gunzip(pieces) : codecs.unzstd(pieces);
   } catch (error) {
     throw dataError(path, `the ${compression} data are whole`, {
       value: messageOf(error),
       fix: "fetch the file again",
     });
   } finally {
-    unpacker.destroy();
-    source.destroy();
     await pieces.return();
   }
+}
+
+/** The error of a compression that this platform brings no unpacker for. */
+export function noCodecs(path: string, compression: string): CompressoError {
+  return dataError(path, "the data are not compressed, as there is no unpacker here", {
+    value: compression,
+    fix: "unpack them first",
+  });
 }
 
 function joined(rest: Uint8Array<ArrayBuffer>, piece: Uint8Array): Uint8Array {

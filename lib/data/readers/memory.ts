@@ -1,5 +1,4 @@
-// How much of V8's heap kept rows take. Owns the estimate and the share of the heap that rows may have; refuses files.
-import { getHeapStatistics } from "node:v8";
+// How much of V8's heap kept rows take, and how much they may take.
 
 /** Share of the heap that rows of one file may have: what is read next, and what is made of the rows, needs the rest. */
 const SHARE = 0.6;
@@ -12,8 +11,8 @@ export interface HeapBudget {
   readonly heap: number;
 }
 
-/** A budget of rows in a heap of so many bytes, by default V8's own limit, beyond which it ends the process without a word on the file. */
-export function heapBudget(heap: number = getHeapStatistics().heap_size_limit): HeapBudget {
+/** A budget of rows in a heap of so many bytes, beyond which V8 ends the process without a word on the file. */
+export function heapBudget(heap: number): HeapBudget {
   let bytes = 0;
   return {
     heap,

@@ -1,6 +1,4 @@
-// Rows of a parquet table. Owns the reading of row groups one after another and the unpacking of pages; refuses to know
-// what a row is.
-import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
+// Rows of a parquet table, one row group after another.
 import {
   parquetMetadataAsync,
   type ParquetParsers,
@@ -8,40 +6,37 @@ import {
   parquetSchema,
   toJson,
 } from "../../core/packages.ts";
-import { dataError, messageOf } from "./bytes.ts";
+import { type ByteSource, readBytes } from "../../files/system.ts";
+import { type Codecs, dataError, messageOf, noCodecs } from "./bytes.ts";
 import { NOT_UTF8 } from "../row.ts";
 
-/** One of the compressors of hyparquet. */
-type Unpack = (input: Uint8Array, outputLength: number) => Uint8Array;
-
-const COMPRESSORS: Readonly<Record<"GZIP" | "ZSTD" | "BROTLI", Unpack>> = {
-  GZIP: bounded(gunzipSync),
-  ZSTD: bounded(zstdDecompressSync),
-  BROTLI: bounded(brotliDecompressSync),
-};
-
-/** hyparquet has snappy built in. */
-const CODECS: readonly string[] = ["UNCOMPRESSED", "SNAPPY", ...Object.keys(COMPRESSORS)];
+/** Compressions of pages that hyparquet unpacks by itself. */
+const BUILT_IN: readonly string[] = ["UNCOMPRESSED", "SNAPPY"];
+const CODECS: readonly string[] = [...BUILT_IN, "GZIP", "ZSTD", "BROTLI"];
 
 /**
- * The rows of an open file as JSON values, {@link NOT_UTF8} in place of texts that are none, one row group in memory at a time. `wanted` tells before each read how
+ * The rows of a table as JSON values, {@link NOT_UTF8} in place of texts that are none, one row group in memory at a time. `wanted` tells before each read how
  * many rows are still wanted; 0 ends the reading. Throws `CompressoError("input")` for a broken table and for a page
- * compression that is not known. The file stays open.
+ * compression that is not known.
  */
 export async function* parquetRows(
-  file: Deno.FsFile,
-  { path, wanted }: { readonly path: string; readonly wanted: () => number },
+  source: ByteSource,
+  { wanted, codecs }: { readonly wanted: () => number; readonly codecs: Codecs | null },
 ): AsyncGenerator<{ readonly number: number; readonly value: unknown }, void, undefined> {
-  const buffer = { byteLength: (await file.stat()).size, slice: sliceOf(file) };
+  const path = source.name, buffer = { byteLength: source.size, slice: sliceOf(source) };
   const metadata = await guarded(path, () => parquetMetadataAsync(buffer));
-  const codecs = metadata.row_groups.flatMap(({ columns }) => columns.map((column) => column.meta_data?.codec ?? ""));
-  const unknown = codecs.find((codec) => codec !== "" && !CODECS.includes(codec));
+  const codecsUsed = metadata.row_groups.flatMap(({ columns }) =>
+    columns.map((column) => column.meta_data?.codec ?? "")
+  );
+  const unknown = codecsUsed.find((codec) => codec !== "" && !CODECS.includes(codec));
   if (unknown !== undefined) {
     throw dataError(path, `pages are compressed with one of ${CODECS.join(", ")}`, {
       value: unknown,
       fix: "write the table with zstd or snappy",
     });
   }
+  const packed = codecs ? undefined : codecsUsed.find((codec) => codec !== "" && !BUILT_IN.includes(codec));
+  if (packed !== undefined) throw noCodecs(path, packed);
   const columns = readableOf(parquetSchema(metadata));
   let groupStart = 0;
   for (const { num_rows, columns: chunks } of metadata.row_groups) {
@@ -56,7 +51,7 @@ export async function* parquetRows(
         const read = await parquetReadObjects({
           file: buffer,
           metadata,
-          compressors: COMPRESSORS,
+          compressors: codecs?.pages ?? {},
           parsers: PARSERS,
           columns,
           ...range,
@@ -122,24 +117,8 @@ function readableOf({ children }: ReturnType<typeof parquetSchema>): string[] {
   return children.filter(isRead).map(({ element }) => element.name);
 }
 
-/** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
-function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): Unpack {
-  return (input, maxOutputLength) => maxOutputLength === 0 ? new Uint8Array() : unpack(input, { maxOutputLength });
-}
-
-/** Reads at once: hyparquet asks for several columns at a time, and a file has one position. */
-function sliceOf(file: Deno.FsFile): (start: number, end?: number) => ArrayBuffer {
-  return (start, end) => {
-    const stop = end ?? file.statSync().size;
-    const bytes = new Uint8Array(Math.max(0, stop - start));
-    file.seekSync(start, Deno.SeekMode.Start);
-    for (let done = 0; done < bytes.length;) {
-      const got = file.readSync(bytes.subarray(done));
-      if (got === null) throw new Error(`the file ends before byte ${stop}`);
-      done += got;
-    }
-    return bytes.buffer;
-  };
+function sliceOf(source: ByteSource): (start: number, end?: number) => Promise<ArrayBuffer> {
+  return async (start, end = source.size) => (await readBytes(source, start, Math.max(0, end - start))).buffer;
 }
 
 async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {

@@ -1,6 +1,6 @@
-// Parsed values of a data file, whatever they hold: JSON lines, a JSON array or parquet, packed or not. Owns the reading to
-// memory; refuses to know what a row is.
-import { dataError, openData, textOf } from "./bytes.ts";
+// Parsed values of a data file, whatever they hold: JSON lines, a JSON array or parquet, packed or not.
+import type { ByteSource } from "../../files/system.ts";
+import { type Codecs, dataError, kindOf, textOf } from "./bytes.ts";
 import { parquetRows } from "./parquet.ts";
 import { createSplitter, namesJson, type Place, type ValueSink } from "./split.ts";
 
@@ -12,17 +12,15 @@ export interface PlacedValue {
 
 /**
  * Reads the values of a file, at most `limit` from the first on. Throws `CompressoError("input")` for a file that is
- * missing, empty, binary or plain text, and for a value that does not parse, which it names.
+ * empty, binary or plain text, and for a value that does not parse, which it names.
  */
-export async function readValues(
-  path: string,
-  { limit = Infinity }: { readonly limit?: number } = {},
+export async function readValuesFrom(
+  source: ByteSource,
+  { limit = Infinity, codecs = null }: { readonly limit?: number; readonly codecs?: Codecs | null } = {},
 ): Promise<PlacedValue[]> {
-  const values: PlacedValue[] = [];
-  const { file, kind } = await openData(path);
-  using _file = file;
+  const values: PlacedValue[] = [], path = source.name, kind = await kindOf(source);
   if (kind === "parquet") {
-    for await (const { number, value } of parquetRows(file, { path, wanted: () => limit - values.length })) {
+    for await (const { number, value } of parquetRows(source, { codecs, wanted: () => limit - values.length })) {
       values.push({ place: { number, label: `row ${number}` }, value });
     }
   } else {
@@ -49,7 +47,7 @@ export async function readValues(
       },
     };
     const splitter = createSplitter(sink, { isJson: namesJson(path) });
-    for await (const text of textOf(file, { path, compression: kind })) {
+    for await (const text of textOf(source, { compression: kind, codecs })) {
       splitter.push(text);
       if (sink.isFull) break;
     }

@@ -1,0 +1,60 @@
+// Rows and values of data files on the disk, packed or not.
+import { CompressoError } from "../core/errors.ts";
+import { dataError, messageOf, notOneFile } from "../data/readers/bytes.ts";
+import { type PlacedValue, readValuesFrom } from "../data/readers/values.ts";
+import { type DataSet, type ReadOptions, readRowsFrom } from "../data/rows.ts";
+import { fileKind, type HeldFile, heldFile, isMissing } from "../files/held_file.ts";
+import { heapLimit, zlibCodecs } from "../files/platform.ts";
+
+/**
+ * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
+ * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
+ * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
+ * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
+ *
+ * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
+ * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
+ *
+ * @throws CompressoError("usage") for options that there are not; "input" for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
+ * names, and for rows that do not fit into memory; "usage" for a limit below 1.
+ */
+export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
+  using source = await openData(path);
+  return await readRowsFrom(source, { ...options, codecs: zlibCodecs, heap: heapLimit() });
+}
+
+/**
+ * Reads the values of a file, at most `limit` from the first on.
+ *
+ * @throws CompressoError("input") for a file that is missing, empty, binary or plain text, and for a value that does not parse, which it names.
+ */
+export async function readValues(
+  path: string,
+  { limit = Infinity }: { readonly limit?: number } = {},
+): Promise<PlacedValue[]> {
+  using source = await openData(path);
+  return await readValuesFrom(source, { limit, codecs: zlibCodecs });
+}
+
+/** Opens a data file. Throws `CompressoError("input")` where it is missing, a folder, or a pipe. */
+export async function openData(path: string): Promise<HeldFile> {
+  try {
+    const info = await fileKind(path);
+    if (info === "folder") throw notOneFile(path);
+    if (info === "other") {
+      throw dataError(path, "the data are a file, as they are read more than once", {
+        value: "a pipe or a device",
+        fix: "write them to a file first",
+      });
+    }
+    return await heldFile(path);
+  } catch (error) {
+    if (error instanceof CompressoError) throw error;
+    const missing = isMissing(error);
+    throw dataError(path, "the file can be read", {
+      value: missing ? "no such file" : messageOf(error),
+      fix: missing ? "check the path" : "check the path, and the rights to it",
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,51 @@
+// What this runtime brings beside files: unpackers of compressed data, and the size of the heap.
+import { Readable } from "node:stream";
+import { getHeapStatistics } from "node:v8";
+import {
+  brotliDecompressSync,
+  constants,
+  createGunzip,
+  createZstdDecompress,
+  gunzipSync,
+  zstdDecompressSync,
+} from "node:zlib";
+import { byFrame } from "../compat/zstd_frames.ts";
+
+type Pieces = AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
+type UnpackPage = (input: Uint8Array, most: number) => Uint8Array;
+
+/** Files of `zstd --long=31` too, as large corpora often are; above 128 MiB zlib refuses them by itself. */
+const LONG_WINDOWS = { params: { [constants.ZSTD_d_windowLogMax]: 31 } };
+
+/** Unpackers of gzip, Zstandard and Brotli. */
+export const zlibCodecs = {
+  /** node's unpacker and not the web's DecompressionStream: that one stops after the first of several gzip members. */
+  gunzip: (pieces: Pieces): AsyncIterable<Uint8Array> => unpacked(pieces, createGunzip()),
+  unzstd: (pieces: Pieces): AsyncIterable<Uint8Array> => unpacked(byFrame(pieces), createZstdDecompress(LONG_WINDOWS)),
+  pages: { GZIP: bounded(gunzipSync), ZSTD: bounded(zstdDecompressSync), BROTLI: bounded(brotliDecompressSync) },
+} as const;
+
+/** Bytes that V8's heap may have. */
+export function heapLimit(): number {
+  return getHeapStatistics().heap_size_limit;
+}
+
+async function* unpacked(
+  pieces: AsyncIterable<Uint8Array>,
+  unpacker: ReturnType<typeof createGunzip> | ReturnType<typeof createZstdDecompress>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const source = Readable.from(pieces);
+  source.on("error", (error) => unpacker.destroy(error));
+  source.pipe(unpacker);
+  try {
+    for await (const piece of unpacker) yield piece;
+  } finally {
+    unpacker.destroy();
+    source.destroy();
+  }
+}
+
+/** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
+function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): UnpackPage {
+  return (input, most) => most === 0 ? new Uint8Array() : unpack(input, { maxOutputLength: most });
+}

@@ -1,4 +1,4 @@
-// Runs the commands of docs/guide on the demo model: blocks marked "sh run" (quick) and "sh slow" of each page, in a temporary folder.
+// Runs the commands of docs/guide on the demo model: blocks marked "sh run" (quick) and "sh slow" of each page, in a temporary folder that holds the files which the page shows.
 // deno run -A scripts/check/guide.ts [PAGE…] [--quick]
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -32,6 +32,14 @@ export function guideBlocks(page: string, options: { quick: boolean }): string[]
     .filter(([, mark]) => !options.quick || mark === "run").map(([, , block = ""]) => block);
 }
 
+/** The files that a page shows, by their paths: blocks such as "ts mine/plateau.ts". */
+function guideFiles(page: string): [path: string, text: string][] {
+  const text = Deno.readTextFileSync(join(ROOT, "docs/guide", page));
+  return [...text.matchAll(/^```(?:ts|json) (\S+)\n([\s\S]*?)^```$/gm)].map((
+    [, path = "", block = ""],
+  ) => [path, block]);
+}
+
 /** Runs the marked blocks of a page with bash, where `compresso` is this checkout's program. */
 export async function runGuide(page: string, options: { quick: boolean }): Promise<GuideRun> {
   const blocks = guideBlocks(page, options);
@@ -41,7 +49,13 @@ export async function runGuide(page: string, options: { quick: boolean }): Promi
     const launcher = `#!/bin/sh\nexec "${Deno.execPath()}" run -A "${join(ROOT, "cli/main.ts")}" "$@"\n`;
     await Deno.mkdir(join(folder, "bin"));
     await Deno.writeTextFile(join(folder, "bin/compresso"), launcher, { mode: 0o755 });
-    const script = `set -euo pipefail\nexec 2>&1\nPATH="$PWD/bin:$PATH"\nset -x\n${blocks.join("\n")}`;
+    for (const [path, text] of guideFiles(page)) {
+      await Deno.mkdir(dirname(join(folder, path)), { recursive: true });
+      await Deno.writeTextFile(join(folder, path), text);
+    }
+    const script = `set -euo pipefail\nexec 2>&1\nPATH="$PWD/bin:$PATH"\nset -x\n${
+      blocks.map((block) => `(\n${block})`).join("\n")
+    }`;
     const command = new Deno.Command("bash", { args: ["-c", script], cwd: folder, env: { NO_COLOR: "1" } });
     const { code, stdout } = await command.output();
     return { page, blocks: blocks.length, status: code, output: new TextDecoder().decode(stdout) };

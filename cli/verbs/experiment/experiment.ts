@@ -36,7 +36,7 @@ export function experimentVerb(): CommandUnknownOpts {
     ],
     notes: `Options of runs, for base, grid, --set and --only: ${
       CELL_OPTION_NAMES.join(", ")
-    }. Of units, targets, protect and onAlarm --set takes one value, whose parts have commas between.`,
+    }. Of units, loraTargets, protect and onAlarm --set takes one value, whose parts have commas between.`,
   })
     .argument(
       "<file>",

@@ -1,4 +1,4 @@
-// `compresso schedule preview F`: what a schedule will do, before it costs GPU time. Owns options and the report; refuses to draw.
+// `compresso schedule preview F`: what a schedule will do, before it costs GPU time.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../../lib/core/errors.ts";
@@ -20,16 +20,24 @@ import { outputPath, realNumber, wholeNumber } from "../../options/values.ts";
 const SCHEDULE_HELP = `Schedules:
   A schedule is ${SCHEDULE_NAMES.join(", ")}, or a script, given as a file or URL:
 
-    import { defineSchedule } from "compresso/schedule"; // or the path or URL of lib/schedule/mod.ts
-    export default defineSchedule({ sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5) });
+    import { defineSchedule } from "compresso/schedule";
+    export default defineSchedule({
+      sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5),
+    });
 
-  Its finetune and postfinetune steer the stages before and after: { lora, clipNorm, weightDecay, dropout, end },
+  For deno check and editors, a deno.json beside the script says where that module lies, by its path or URL:
+
+    { "imports": { "compresso/schedule": "PATH/lib/schedule/mod.ts" } }
+
+  finetune and postfinetune set numbers of the stages before and after: lora, clipNorm, weightDecay, dropout, end;
   postfinetune also focus.
 
-  Every script, a file of your own too, runs isolated: in a process of its own, without permissions, with limits of
-  heap and time. It has the language, and from compresso/schedule defineSchedule, the built-in curves and
-  CompressoError; no other imports, no clock, no chance. --trust runs it in this process instead, as your own code
-  with all its rights: its text as it is now, modules that it imports as Deno has cached them.`;
+  A script runs isolated: in a process without permissions, with limits of heap, time and memory. It has the language
+  and compresso/schedule: defineSchedule, the built-in curves and CompressoError; no other imports, no clock, no random
+  numbers. This takes the right to run Deno (--allow-run). --trust runs the script in this process instead, with all
+  its rights; modules that it imports are those that Deno has cached.
+
+  More: docs/guide/schedules.md`;
 
 /** Of the simulated model where nothing is said of them. */
 const LAYERS = 12;

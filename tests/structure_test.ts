@@ -43,10 +43,6 @@ const MOST_IN_RING = 3;
 
 /** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
 const OF_THE_RUNTIME: readonly string[] = [
-  "lib/eval/evaluate.ts",
-  "lib/eval/evaluation_file.ts",
-  "lib/eval/task_data.ts",
-  "lib/eval/task_file.ts",
   "lib/experiment/cell.ts",
   "lib/experiment/grid.ts",
   "lib/experiment/measures.ts",
@@ -65,7 +61,6 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/files/platform.ts",
   "lib/files/text_file.ts",
   "lib/files/url.ts",
-  "lib/generate/self_data_file.ts",
   "lib/report/evaluation.ts",
   "lib/report/overview.ts",
   "lib/report/page.ts",

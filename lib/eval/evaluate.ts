@@ -1,5 +1,5 @@
 // Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
-import { createHash } from "node:crypto";
+import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
@@ -124,11 +124,11 @@ function behind(prompt: string, question: Question): Question {
 
 /** What tells a task's questions from others: a hash of what is asked and which choice is right. */
 export function taskDigest({ questions }: LoadedTask): string {
-  const hash = createHash("sha256");
-  for (const { contexts, continuations, choices, answer, subset } of questions) {
-    hash.update(JSON.stringify([contexts, continuations, choices, answer, subset]));
-  }
-  return hash.digest("hex").slice(0, 16);
+  return digestOf(
+    questions.map(({ contexts, continuations, choices, answer, subset }) =>
+      JSON.stringify([contexts, continuations, choices, answer, subset])
+    ),
+  );
 }
 
 /** Options of {@link encodeTask}. */

@@ -4,8 +4,7 @@
 // JSON lines: a head with what the evaluation is, then one line for each scored question or window. A line that was cut off as the process
 // ended is dropped; the others count.
 import { CompressoError } from "../core/errors.ts";
-import { unwritable } from "../files/atomic.ts";
-import { openAlone, readWhole } from "../files/lock.ts";
+import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import type { WindowLoss } from "./perplexity.ts";
@@ -86,7 +85,7 @@ export async function openEvaluationFile<Known, Added>(
       fix: "wait for its end, or choose another --out",
     }),
   );
-  const old = await readAll(file, path), entries = new Map<string, Map<number, Known>>();
+  const old = new TextDecoder().decode(await file.readAll()), entries = new Map<string, Map<number, Known>>();
   // A first line of its own that was cut off is none, and one behind which nothing was scored binds nobody.
   const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;
   let found = 0;
@@ -103,15 +102,8 @@ export async function openEvaluationFile<Known, Added>(
       found++;
     }
   }
-  await shorten(file, path, new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
-  const writeLine = (line: string): void => {
-    const bytes = new TextEncoder().encode(line);
-    try {
-      for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
-    } catch (error) {
-      throw unwritable(path, error);
-    }
-  };
+  await file.cutAt(new TextEncoder().encode(text.slice(0, text.lastIndexOf("\n") + 1)).length);
+  const writeLine = (line: string): void => file.append(new TextEncoder().encode(line));
   const write = (value: unknown): void => writeLine(`${JSON.stringify(value)}\n`);
   if (text === "") writeLine(headLine);
   stack.move();
@@ -119,25 +111,8 @@ export async function openEvaluationFile<Known, Added>(
     found,
     known: (model, part) => entries.get(`${model}\n${part}`) ?? new Map<number, Known>(),
     add: (model, part, entry) => write({ model, [kind.part]: part, place: entry.place, ...kind.write(entry) }),
-    [Symbol.dispose]: () => file.close(),
+    [Symbol.dispose]: () => file[Symbol.dispose](),
   };
-}
-
-async function readAll(file: Deno.FsFile, path: string): Promise<string> {
-  try {
-    return new TextDecoder().decode(await readWhole(file));
-  } catch (error) {
-    throw unwritable(path, error);
-  }
-}
-
-async function shorten(file: Deno.FsFile, path: string, length: number): Promise<void> {
-  try {
-    await file.truncate(length);
-    await file.seek(0, Deno.SeekMode.End);
-  } catch (error) {
-    throw unwritable(path, error);
-  }
 }
 
 /** Whether a file is the first line of an evaluation and no more, but for a line that was cut off. */

@@ -1,10 +1,11 @@
 // The questions of a task from its files, as the texts that a model will score. Owns where data lie, examples before a question and which rows
 // are taken; refuses tokens.
-import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { type PlacedValue } from "../data/readers/values.ts";
 import { readValues } from "../disk/rows.ts";
 import { isFolder } from "../files/exists.ts";
+import { within } from "../files/path.ts";
+import { fileKind } from "../files/held_file.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
@@ -64,7 +65,7 @@ export async function loadTask(
       const counts = { there: there.length, all: parts.length };
       return {
         name,
-        path: join(folder, `${name}_*`),
+        path: within(folder, `${name}_*`),
         questions: there.flatMap(({ questions }) => questions),
         parts: counts,
       };
@@ -225,7 +226,7 @@ async function findData(name: string, wanted: Wanted): Promise<string> {
 async function findFile(name: string, { folder, splits }: Wanted): Promise<string | null> {
   for (const split of splits) {
     for (const extension of EXTENSIONS) {
-      const path = join(folder, `${name}.${split}.${extension}`);
+      const path = within(folder, `${name}.${split}.${extension}`);
       if (await isFile(path)) return path;
     }
   }
@@ -235,12 +236,14 @@ async function findFile(name: string, { folder, splits }: Wanted): Promise<strin
 async function noData(name: string, { folder, splits }: Wanted): Promise<never> {
   throw new CompressoError("input", {
     what: `cannot find the data of the task ${name}`,
-    rule: `they are ${join(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${EXTENSIONS.join(", ")}`,
+    rule: `they are ${within(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${
+      EXTENSIONS.join(", ")
+    }`,
     value: await isFolder(folder) ? "no such file" : `${folder} is no folder`,
     fix: "name the folder by --task-data, and its files by task and split",
   });
 }
 
 async function isFile(path: string): Promise<boolean> {
-  return await Deno.stat(path).then((info) => info.isFile, () => false);
+  return await fileKind(path).then((kind) => kind === "file", () => false);
 }

@@ -1,8 +1,8 @@
 // Tasks that a user keeps in a file: a module that exports a definition, or JSON with templates. Owns reading both; refuses to run questions.
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import { CompressoError } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
+import { fileKind, isMissing } from "../files/held_file.ts";
+import { urlOf } from "../files/url.ts";
 import { exactText } from "../files/text_file.ts";
 import { z } from "../core/packages.ts";
 import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
@@ -47,8 +47,8 @@ export async function readTaskFile(path: string): Promise<TaskDefinition> {
   if (!isTaskModule(path)) return await readJsonTask(path);
   let module: unknown;
   try {
-    await Deno.stat(path);
-    module = await import(pathToFileURL(resolve(path)).href);
+    await fileKind(path);
+    module = await import(urlOf(path).href);
   } catch (error) {
     throw unreadable(path, "it is a module that Deno can import", error);
   }
@@ -118,7 +118,7 @@ function answerOf(
 }
 
 function unreadable(path: string, rule: string, error: unknown): CompressoError {
-  const missing = error instanceof Deno.errors.NotFound;
+  const missing = isMissing(error);
   return new CompressoError("input", {
     what: `cannot read the task ${path}`,
     rule,

@@ -83,6 +83,18 @@ async function isAt(file: Deno.FsFile, path: string): Promise<boolean> {
   return there !== null && own.ino === there.ino && own.dev === there.dev;
 }
 
+/** A file that this process alone writes to, at its end. All methods throw `CompressoError("input")` where the system refuses. */
+export interface OwnFile extends Disposable {
+  /** All bytes. */
+  readAll(): Promise<Uint8Array<ArrayBuffer>>;
+  /** Cuts the file off after `length` bytes. */
+  cutAt(length: number): Promise<void>;
+  /** Appends bytes before it returns. */
+  append(bytes: Uint8Array): void;
+  /** Brings what was appended to the disk. */
+  sync(): Promise<void>;
+}
+
 /**
  * Opens a file, new where there is none, that one at a time writes to, for reading and writing. Throws `CompressoError("usage")` where another one holds
  * it, if its file system has locks, and "input" where it cannot be written. `one` names what writes to it.
@@ -94,7 +106,7 @@ export async function openAlone(
     readonly one: string;
     readonly fix?: string;
   },
-): Promise<Deno.FsFile> {
+): Promise<OwnFile> {
   for (let left = TRIES; left > 0; left--) {
     let file: Deno.FsFile;
     try {
@@ -104,7 +116,7 @@ export async function openAlone(
     }
     const isFree = await file.tryLock(true).catch(() => true);
     // Whoever held it before may have removed it at the end.
-    if (isFree && await isAt(file, path)) return file;
+    if (isFree && await isAt(file, path)) return ownFile(path, file);
     file.close();
     if (!isFree) break;
   }
@@ -116,13 +128,39 @@ export async function openAlone(
   });
 }
 
-/** All bytes of an open file, behind which it then stands. By the same handle: some systems let no other one read what is locked. */
-export async function readWhole(file: Deno.FsFile): Promise<Uint8Array<ArrayBuffer>> {
-  await file.seek(0, Deno.SeekMode.Start);
-  const bytes = new Uint8Array((await file.stat()).size);
-  let done = 0;
-  for (let count: number | null = 0; count !== null && done < bytes.length; done += count ?? 0) {
-    count = await file.read(bytes.subarray(done));
-  }
-  return bytes.subarray(0, done);
+function ownFile(path: string, file: Deno.FsFile): OwnFile {
+  const guarded = async <T>(work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work();
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+  };
+  return {
+    // By the same handle: some systems let no other one read what is locked.
+    readAll: () =>
+      guarded(async () => {
+        await file.seek(0, Deno.SeekMode.Start);
+        const bytes = new Uint8Array((await file.stat()).size);
+        let done = 0;
+        for (let count: number | null = 0; count !== null && done < bytes.length; done += count ?? 0) {
+          count = await file.read(bytes.subarray(done));
+        }
+        return bytes.subarray(0, done);
+      }),
+    cutAt: (length) =>
+      guarded(async () => {
+        await file.truncate(length);
+        await file.seek(0, Deno.SeekMode.End);
+      }),
+    append(bytes): void {
+      try {
+        for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
+      } catch (error) {
+        throw unwritable(path, error);
+      }
+    },
+    sync: () => guarded(() => file.syncData()),
+    [Symbol.dispose]: () => file.close(),
+  };
 }

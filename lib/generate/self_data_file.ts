@@ -1,10 +1,11 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file. Owns both files; refuses the
 // texts.
-import { dirname } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import { AtomicFile, makeFolder, unwritable } from "../files/atomic.ts";
-import { openAlone, readWhole } from "../files/lock.ts";
+import { makeFolder } from "../files/atomic.ts";
+import { disk } from "../files/disk.ts";
+import { openAlone, type OwnFile } from "../files/lock.ts";
+import { folderOf } from "../files/path.ts";
 import type { Model } from "../model/model.ts";
 import {
   isSilence,
@@ -72,7 +73,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   const part = partPath(path);
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings, cacheBytes });
-  await makeFolder(dirname(path));
+  await makeFolder(folderOf(path));
   using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
   const there = resume ? await standing(file, { part, header }) : 0;
   if (there > count) {
@@ -84,15 +85,14 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     });
   }
   if (there === 0) {
-    await file.truncate(0);
-    await file.seek(0, Deno.SeekMode.Start);
-    await append(file, { path, line: `${header}\n` });
+    await file.cutAt(0);
+    await append(file, `${header}\n`);
   }
   await onStart?.(there);
   let generated = 0, written = there;
   try {
     for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
-      await append(file, { path, line: `${JSON.stringify(textFields(text))}\n` });
+      await append(file, `${JSON.stringify(textFields(text))}\n`);
       written++;
       generated += text.tokens;
       await onText?.(text);
@@ -101,16 +101,16 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     throw isSilence(error) ? silenceAfter(written, error) : error;
   }
   // While it is still held: whoever waits for it finds another file, or none.
-  await publish(await readWhole(file), { part, path, count });
+  await publish(await file.readAll(), { part, path, count });
   return { path, count, resumed: there, tokens: generated };
 }
 
 /** Texts of a part, whose unfinished last line is cut off, and behind which the file then stands; 0 where nothing is in it. */
 async function standing(
-  file: Deno.FsFile,
+  file: OwnFile,
   { part, header }: { readonly part: string; readonly header: string },
 ): Promise<number> {
-  const bytes = await readWhole(file);
+  const bytes = await file.readAll();
   const end = bytes.lastIndexOf(NEWLINE) + 1;
   if (end === 0) return 0;
   const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
@@ -122,8 +122,7 @@ async function standing(
       fix: "use the settings of the first run, or start anew",
     });
   }
-  await file.truncate(end);
-  await file.seek(end, Deno.SeekMode.Start);
+  await file.cutAt(end);
   let lines = 0;
   for (const byte of bytes.subarray(0, end)) if (byte === NEWLINE) lines++;
   return lines - 1;
@@ -140,17 +139,9 @@ function silenceAfter(written: number, error: CompressoError): CompressoError {
 
 const NEWLINE = 10;
 
-async function append(
-  file: Deno.FsFile,
-  { path, line }: { readonly path: string; readonly line: string },
-): Promise<void> {
-  const bytes = new TextEncoder().encode(line);
-  try {
-    for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
-    await file.syncData();
-  } catch (error) {
-    throw unwritable(path, error);
-  }
+async function append(file: OwnFile, line: string): Promise<void> {
+  file.append(new TextEncoder().encode(line));
+  await file.sync();
 }
 
 /** Moves the first `count` texts to their path and removes the part. */
@@ -161,8 +152,8 @@ async function publish(
   const start = bytes.indexOf(NEWLINE) + 1;
   let end = start;
   for (let line = 0; line < count; line++) end = bytes.indexOf(NEWLINE, end) + 1;
-  using file = await AtomicFile.open(path);
+  using file = await disk.stageFile(path);
   await file.write(bytes.subarray(start, end));
   await file.commit();
-  await Deno.remove(part);
+  await disk.remove(part);
 }

@@ -1,6 +1,7 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
+import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { parseHfConfig } from "./config.ts";
 import { shown } from "./refusal.ts";
@@ -228,11 +229,6 @@ async function readJson(
   } catch (error) {
     throw broken(path, "it is JSON", error instanceof Error ? error.message : String(error));
   }
-}
-
-/** Path of a file in the same folder. */
-function beside(path: string, name: string): string {
-  return path.replace(/[^/\\]*$/, name);
 }
 
 function asObject(value: unknown, path: string): Record<string, unknown> {

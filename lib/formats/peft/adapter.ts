@@ -3,6 +3,7 @@ import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";
 import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import { folderOf } from "../../files/path.ts";
 import { type FileSystem, infoOf, isThere, missing, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./config.ts";
@@ -235,11 +236,6 @@ async function placeOf(
     throw broken(path, rule(WEIGHTS_FILE), "only a PyTorch file: adapter_model.bin", fix);
   }
   return place;
-}
-
-function folderOf(path: string): string {
-  const end = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
-  return end < 0 ? "." : path.slice(0, end) || "/";
 }
 
 async function readJson(files: FileSystem, path: string): Promise<unknown> {

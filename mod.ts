@@ -8,7 +8,7 @@
 export { Device, openDevice } from "./lib/gpu/device.ts";
 export type { DeviceOptions } from "./lib/gpu/types.ts";
 export { loadModel } from "./lib/disk/load_model.ts";
-export { type LoadModelOptions, Model } from "./lib/model/model.ts";
+export { loadModelFrom, type LoadModelOptions, Model } from "./lib/model/model.ts";
 export type { Adapters } from "./lib/model/input.ts";
 
 // Rows to learn from.

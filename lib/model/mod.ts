@@ -24,7 +24,7 @@ export type { BufferRange } from "../gpu/read_back.ts";
 export { loadModel } from "../disk/load_model.ts";
 export { loadModelFrom, type LoadModelOptions } from "./model.ts";
 export { demoData, openModelFiles } from "../disk/open_model.ts";
-export { type ModelFiles } from "../formats/open.ts";
+export type { ModelFiles } from "../formats/open.ts";
 export { openSpec } from "../disk/open_model.ts";
 
 // The model.

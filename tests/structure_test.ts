@@ -71,7 +71,6 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/run/prune_to_folder.ts",
   "lib/run/record_lines.ts",
   "lib/run/session.ts",
-  "lib/schedule/host.ts",
   "lib/schedule/sandbox/process.ts",
   "lib/schedule/sandbox/sandbox.ts",
   "lib/schedule/source.ts",

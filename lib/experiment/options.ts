@@ -16,7 +16,7 @@ import type { PruneOptions } from "../run/options/options.ts";
 import { LORA_RATES } from "../schedule/definition.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { type Preset, PRESETS } from "../run/options/presets.ts";
-import { isScript } from "../schedule/source.ts";
+import { isScript } from "../schedule/open.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { Rates } from "../run/contract.ts";
 

@@ -6,7 +6,7 @@ import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
-import { checkTrust, isScript } from "../schedule/source.ts";
+import { checkTrust, isScript } from "../schedule/open.ts";
 import { checkFollowed, givenNumbers } from "../run/schedule_parts.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";

@@ -3,7 +3,7 @@ import { CompressoError, option } from "../core/errors.ts";
 import { type LoopNumber, LORA_RATES, OUTER_STAGES, RATE_NAMES, type SchedulePart } from "../schedule/definition.ts";
 import { isOneShot, stagesOf } from "./methods/names.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
-import type { OpenSchedule } from "../schedule/host.ts";
+import type { OpenSchedule } from "../schedule/open.ts";
 import type { Rates, Stage, StagePlan } from "./contract.ts";
 import { twofoldGoals } from "../masks/learner.ts";
 import { checkTaken } from "./options/rates.ts";

@@ -14,8 +14,9 @@ import {
 } from "../schedule/definition.ts";
 import { stagesOf } from "./methods/names.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-import { type OpenSchedule, openSchedule, type ScheduleSource } from "../schedule/host.ts";
-import { checkTrust } from "../schedule/source.ts";
+import { type OpenSchedule, type ScheduleSource } from "../schedule/open.ts";
+import { openSchedule } from "../schedule/host.ts";
+import { checkTrust } from "../schedule/open.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import { checkFollowed, type Following, type GivenNumbers, ratesSet } from "./schedule_parts.ts";
 import type { Rates, Stage, StagePlan, StepRates, StepRecord } from "./contract.ts";

@@ -38,7 +38,8 @@ export {
 export type { LayerState, RecordView, ScheduleInput } from "./definition.ts";
 
 // Opening and asking.
-export { type OpenSchedule, openSchedule, type OpenScheduleOptions, type ScheduleSource } from "./host.ts";
+export { type OpenSchedule, type OpenScheduleOptions, type ScheduleSource } from "./open.ts";
+export { openSchedule } from "./host.ts";
 export type { IsolationLimits } from "./sandbox/process.ts";
 export { builtinSchedule, type ScheduleName } from "./builtin.ts";
 export { evaluateSchedule, type ScheduleOutput } from "./output.ts";

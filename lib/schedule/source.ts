@@ -2,8 +2,7 @@
 import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../core/errors.ts";
-import { isScheduleName, SCHEDULE_NAMES } from "./builtin.ts";
-import type { Schedule } from "./definition.ts";
+import { SCHEDULE_NAMES } from "./builtin.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
@@ -42,27 +41,6 @@ export function scriptUrl(source: string | URL): URL {
     rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
     value: url?.protocol ?? "no URL",
     fix: "give a path, such as ./mine.ts, or one of those names",
-  });
-}
-
-/** Whether a schedule is a script, by its name or URL. */
-export function isScript(schedule: string | URL | Schedule | undefined): boolean {
-  return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
-}
-
-/** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
-export function checkTrust(
-  schedule: string | URL | Schedule | undefined,
-  trust: boolean | undefined,
-  { option }: { readonly option: string },
-): void {
-  if (!trust || isScript(schedule)) return;
-  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
-  throw new CompressoError("usage", {
-    what: `cannot use ${option}`,
-    rule: "it is for a schedule that is a script",
-    value: schedule === undefined ? "no schedule" : given,
-    fix: "leave it out",
   });
 }
 

@@ -1,6 +1,6 @@
 // The sparsity at which a schedule ends by itself, for a run that is given no target.
 import { CompressoError, option } from "../core/errors.ts";
-import type { OpenSchedule } from "./host.ts";
+import type { OpenSchedule } from "./open.ts";
 
 /** Targets that a schedule is shown: one that sets the sparsity itself answers the same to both. */
 const SHOWN = [0.25, 0.75] as const;

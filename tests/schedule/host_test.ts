@@ -5,7 +5,8 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { constant, cosine, cubic, type CurveFunction, exponential, linear, steps } from "../../lib/schedule/curves.ts";
 import type { ScheduleOutput } from "../../lib/schedule/output.ts";
 import { defineSchedule, type RecordView, type ScheduleInput } from "../../lib/schedule/definition.ts";
-import { openSchedule, type OpenScheduleOptions, type ScheduleSource, SCRIPT_API } from "../../lib/schedule/host.ts";
+import { openSchedule, SCRIPT_API } from "../../lib/schedule/host.ts";
+import { type OpenScheduleOptions, type ScheduleSource } from "../../lib/schedule/open.ts";
 import { INPUT, Lair, scriptOf } from "../run/helpers/scripts.ts";
 
 const ENTRY = new URL("../../lib/schedule/mod.ts", import.meta.url);

@@ -1,7 +1,8 @@
 // Hostile schedule scripts: what each tries fails, ends its own run with a clear error, and nothing else.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openSchedule, type OpenScheduleOptions } from "../../lib/schedule/host.ts";
+import { openSchedule } from "../../lib/schedule/host.ts";
+import { type OpenScheduleOptions } from "../../lib/schedule/open.ts";
 import { sandboxArgs } from "../../lib/schedule/sandbox/sandbox.ts";
 import { INPUT, Lair, scriptOf } from "../run/helpers/scripts.ts";
 

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { linear } from "../../lib/schedule/curves.ts";
-import { type OpenSchedule, openSchedule } from "../../lib/schedule/host.ts";
+import { type OpenSchedule } from "../../lib/schedule/open.ts";
+import { openSchedule } from "../../lib/schedule/host.ts";
 import { INPUT, Lair } from "../run/helpers/scripts.ts";
 
 /** What a script says, run in this process; its sparsity is a number. */

@@ -26,7 +26,7 @@ import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import type { PruneOptions } from "../../../lib/run/options/options.ts";
 import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
-import { checkTrust } from "../../../lib/schedule/source.ts";
+import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import type { PruneSession, RunSummary } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";

@@ -2,7 +2,7 @@
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { openSpec } from "../../../lib/disk/open_model.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
-import { isScript } from "../../../lib/schedule/source.ts";
+import { isScript } from "../../../lib/schedule/open.ts";
 import { endSparsity } from "../../../lib/schedule/target.ts";
 import type { Layout } from "../../../lib/units/layout.ts";
 import { fallsByGroup } from "../../../lib/units/uniform.ts";

@@ -13,7 +13,7 @@ import {
 } from "../../../lib/schedule/definition.ts";
 import { resolveMonitors } from "../../../lib/run/monitors/alarm.ts";
 import { defaultRates } from "../../../lib/run/options/rates.ts";
-import type { OpenSchedule } from "../../../lib/schedule/host.ts";
+import type { OpenSchedule } from "../../../lib/schedule/open.ts";
 import { formatShare } from "../../terminal/output.ts";
 
 /** One step of a preview. */

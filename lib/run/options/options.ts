@@ -12,7 +12,7 @@ import type { MaskSummary } from "../mask_summary.ts";
 import type { Method } from "../methods/names.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
 import type { Preset } from "./presets.ts";
-import type { ScheduleSource } from "../../schedule/host.ts";
+import type { ScheduleSource } from "../../schedule/open.ts";
 import type { Rates, WantedSize } from "../contract.ts";
 
 /** Options of `prune`. */

@@ -1,0 +1,120 @@
+// Opens a schedule: built in, defined in the program, or a script, which what is handed in opens.
+import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { digestOf } from "../core/digest.ts";
+import { CompressoError } from "../core/errors.ts";
+import { builtinSchedule, isScheduleName } from "./builtin.ts";
+import { asSchedule, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "./definition.ts";
+import { evaluateSchedule, type ScheduleOutput } from "./output.ts";
+import type { IsolationLimits } from "./sandbox/process.ts";
+
+/** A schedule by what a user may give: a built-in name, a path, a URL, or one that the program made. */
+export type ScheduleSource = string | URL | Schedule;
+
+/** Options of {@link openSchedule}. */
+export interface OpenScheduleOptions {
+  /**
+   * Whether a script runs in this process, as the user's own code with all rights of the process. Its own text is read anew each time; modules
+   * that it imports are those that Deno has cached. Default false.
+   */
+  readonly trust?: boolean;
+  /** Limits of an isolated script. */
+  readonly limits?: IsolationLimits;
+  /** Where a built-in schedule reaches its target, a share of the stage. Default 0.4, that of a run. */
+  readonly warmup?: number;
+  /** Stops reading and evaluating, and ends the script's process; what was waiting throws the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Takes lines that an isolated script logs. */
+  readonly onLog?: (line: string) => void;
+}
+
+const NAMES: NamesOf<OpenScheduleOptions> = {
+  ...{ trust: "switch", limits: true, warmup: "number", signal: true, onLog: true },
+};
+
+/** A schedule that can be asked. Dispose it to end its process. */
+export interface OpenSchedule extends AsyncDisposable {
+  /** As messages name it: a built-in name, a path, a URL, or "defineSchedule". */
+  readonly name: string;
+  /** Whether it runs in a process without permissions. */
+  readonly isolated: boolean;
+  /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
+  readonly identity: string;
+  /** What it has a say in at every step of the stage that it is of. */
+  readonly parts: readonly SchedulePart[];
+  /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
+  evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
+}
+
+/** Opens schedules that are scripts: files or URLs. */
+export type ScriptOpener = (source: string | URL, options: OpenScheduleOptions) => Promise<OpenSchedule>;
+
+/** Opens a schedule; `openScript` opens those that are scripts, which are refused where it is null. Throws as `openSchedule` does. */
+export async function openScheduleWith(
+  source: ScheduleSource,
+  options: OpenScheduleOptions,
+  openScript: ScriptOpener | null,
+): Promise<OpenSchedule> {
+  checkNames(options, NAMES, { whose: "openSchedule" });
+  const { warmup } = options;
+  if (typeof source === "string" && isScheduleName(source)) {
+    return inProcess(builtinSchedule(source, warmup === undefined ? {} : { warmup }), {
+      name: source,
+      identity: source,
+    });
+  }
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    // Programs in JavaScript, and those that nothing has type-checked, may give anything.
+    const schedule = asSchedule(source, { isExport: false });
+    return inProcess(schedule, { name: "defineSchedule", identity: definitionHash(source) });
+  }
+  if (openScript) return await openScript(source, options);
+  throw new CompressoError("usage", {
+    what: `cannot open the schedule ${String(source)}`,
+    rule: "a schedule is a script only where scripts can be isolated",
+    value: "this platform starts no processes",
+    fix: "name a built-in schedule, or define one in the program",
+  });
+}
+
+/** Whether a schedule is a script, by its name or URL. */
+export function isScript(schedule: string | URL | Schedule | undefined): boolean {
+  return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
+}
+
+/** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
+export function checkTrust(
+  schedule: string | URL | Schedule | undefined,
+  trust: boolean | undefined,
+  { option }: { readonly option: string },
+): void {
+  if (!trust || isScript(schedule)) return;
+  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
+  throw new CompressoError("usage", {
+    what: `cannot use ${option}`,
+    rule: "it is for a schedule that is a script",
+    value: schedule === undefined ? "no schedule" : given,
+    fix: "leave it out",
+  });
+}
+
+/** A schedule that this process evaluates. */
+export function inProcess(
+  schedule: Schedule,
+  { name, identity }: { readonly name: string; readonly identity: string },
+): OpenSchedule {
+  return {
+    name,
+    identity,
+    isolated: false,
+    parts: partsOf(schedule),
+    // Async, so that its errors are rejections, as those of a script are.
+    evaluate: (input) => Promise.try(() => evaluateSchedule(schedule, input)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}
+
+/** A hash of what a definition says; of what its functions read from outside it knows nothing. */
+export function definitionHash({ definition }: Schedule): string {
+  const text = JSON.stringify(definition, (_, value) => typeof value === "function" ? String(value) : value);
+  return `schedule ${digestOf([text])}`;
+}

@@ -1,6 +1,7 @@
 #!/usr/bin/env -S deno run -A
 // The command line: finds the verb and returns the exit status.
 import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
+import { CompressoError } from "../lib/core/errors.ts";
 import config from "../deno.json" with { type: "json" };
 import { verb } from "./command.ts";
 import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
@@ -14,6 +15,7 @@ import { exportVerb } from "./verbs/export.ts";
 import { generateVerb } from "./verbs/generate.ts";
 import { inspect } from "./verbs/inspect.ts";
 import { reportError } from "./terminal/error.ts";
+import { setVerbosity, type Verbosity } from "./terminal/output.ts";
 import { planVerb } from "./verbs/plan.ts";
 import { pruneVerb } from "./verbs/prune/prune.ts";
 import { reportVerb } from "./verbs/report.ts";
@@ -27,7 +29,10 @@ export async function main(args: readonly string[]): Promise<number> {
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
   })
     .version(config.version, "-V, --version", "print the version")
-    .helpCommand("help [verb]", "show the help of a verb");
+    .helpCommand("help [verb]", "show the help of a verb")
+    .option("-q, --quiet", "show results and errors only")
+    .option("-v, --verbose", "say more about the work")
+    .hook("preAction", (command) => setVerbosity(verbosityOf(command.opts())));
   for (
     const make of [
       doctor,
@@ -68,6 +73,18 @@ export async function main(args: readonly string[]): Promise<number> {
     if (error instanceof Deno.errors.BrokenPipe) return 141;
     return reportError(error, { help: helpCommand(commandOf(program, words)), asJson: flags.includes("--json") });
   }
+}
+
+function verbosityOf({ quiet, verbose }: { readonly quiet?: true; readonly verbose?: true }): Verbosity {
+  if (quiet && verbose) {
+    throw new CompressoError("usage", {
+      what: "cannot use these options together",
+      rule: "either --quiet or --verbose",
+      value: "both were given",
+      fix: "leave one out",
+    });
+  }
+  return quiet ? "quiet" : verbose ? "verbose" : "normal";
 }
 
 /** The command that words call. */

@@ -69,6 +69,7 @@ export async function withModel<T>(
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
+  progress.detail(`device      ${device.facts.description}`);
   const files = await openModelFiles(path), { spec } = files.source;
   // Both are opened before either is loaded, so that a wrong path fails at once.
   const otherFiles = settings.compare === undefined ? null : await openModelFiles(settings.compare);

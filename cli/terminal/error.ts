@@ -2,7 +2,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError, type ErrorParts, spelled, type SpellOption } from "../../lib/core/errors.ts";
 import { CommanderError } from "../packages.ts";
-import { note, writeError } from "./output.ts";
+import { writeError } from "./output.ts";
 import { styleOf } from "./style.ts";
 
 /** How an error is shown. */
@@ -76,7 +76,7 @@ function reportDefect(error: unknown, { asJson }: { readonly asJson: boolean }):
   const text = error instanceof Error ? error.stack ?? error.message : String(error);
   if (asJson) {
     writeJson({ code: "internal", what, expected: null, got: text, fix: null, option: null, exitStatus: 1 });
-  } else note(`compresso: ${what}\n${text}`);
+  } else writeError(`compresso: ${what}\n${text}\n`);
   return 1;
 }
 

@@ -32,9 +32,24 @@ export function writeResult(text: string): void {
   }
 }
 
-/** Writes a line about the work, not its result, to stderr. */
+/** How much is said beside results and errors. */
+export type Verbosity = "quiet" | "normal" | "verbose";
+
+let chosen: Verbosity = "normal";
+
+/** Sets how much this process says: --quiet and --verbose. */
+export function setVerbosity(verbosity: Verbosity): void {
+  chosen = verbosity;
+}
+
+/** How much this process says. */
+export function verbosity(): Verbosity {
+  return chosen;
+}
+
+/** Writes a line about the work, not its result, to stderr; not with --quiet. */
 export function note(line: string): void {
-  writeError(`${line}\n`);
+  if (chosen !== "quiet") writeError(`${line}\n`);
 }
 
 /** Writes text to stderr as it is. Where nobody reads it, or the disk is full, the work goes on without. */

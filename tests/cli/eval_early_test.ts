@@ -21,9 +21,11 @@ const FIELDS = { context: "{{asked}}", choices: "places", answer: "right" };
 /** Progress that keeps what it is told. */
 function listed(phases: string[]): Progress {
   return {
+    stages: () => {},
     step: () => {},
     phase: (text) => void phases.push(text),
     note: () => {},
+    detail: () => {},
     [Symbol.dispose]: () => {},
   };
 }

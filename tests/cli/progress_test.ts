@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { formatBytes, formatCount } from "../../cli/terminal/output.ts";
 import { maskMap } from "../../cli/terminal/mask_map.ts";
-import { createProgress, duration, type Progress } from "../../cli/terminal/progress.ts";
+import { createProgress, type Progress } from "../../cli/terminal/progress.ts";
+import { duration, progressLine } from "../../cli/terminal/progress_line.ts";
 import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/options/values.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 
@@ -28,18 +29,34 @@ function record(step: number): StepRecord {
   };
 }
 
-/** A progress that writes to a list, with a clock that is set by hand. */
+/** A progress that writes to a list, with a clock that is set by hand; `tick` is what a timer calls. */
 function fake(
-  { isTerminal, columns = 200 }: { readonly isTerminal: boolean; readonly columns?: number },
-): { progress: Progress; written: string[]; clock: { now: number } } {
-  const written: string[] = [], clock = { now: 0 };
+  { isTerminal, columns = 200, isVerbose = false }: {
+    readonly isTerminal: boolean;
+    readonly columns?: number;
+    readonly isVerbose?: boolean;
+  },
+): { progress: Progress; written: string[]; clock: { now: number }; tick: () => void } {
+  const written: string[] = [], clock = { now: 0 }, timers = new Set<() => void>();
   const progress = createProgress({
     isTerminal,
     columns: () => columns,
     write: (text) => written.push(text),
     now: () => clock.now,
+    every: (_, tick) => {
+      timers.add(tick);
+      return () => timers.delete(tick);
+    },
+    isVerbose,
   });
-  return { progress, written, clock };
+  return { progress, written, clock, tick: () => timers.forEach((each) => each()) };
+}
+
+/** What a terminal shows of the last line that was rewritten. */
+function lineOf(written: readonly string[]): string {
+  const last = written.at(-1) ?? "";
+  assert.ok(last.startsWith("\r\x1b[2K"), last);
+  return last.slice("\r\x1b[2K".length);
 }
 
 Deno.test("off a terminal a line comes at tenth steps and after five seconds, not more", () => {
@@ -70,14 +87,53 @@ Deno.test("a step's line has loss, sparsity and target, speed and the time that 
   );
 });
 
+Deno.test("steps are counted within their stage, so that prune N/M has the M of --steps, and the bar over the whole run", () => {
+  const { progress, written, clock } = fake({ isTerminal: true });
+  progress.stages([{ stage: "finetune", steps: 20 }, { stage: "prune", steps: 60 }, {
+    stage: "postfinetune",
+    steps: 20,
+  }]);
+  const shown = (stage: StepRecord["stage"], step: number): string => {
+    clock.now += 1000;
+    progress.step({ ...record(step), stage });
+    return lineOf(written);
+  };
+  assert.match(shown("finetune", 20), /^finetune 20\/20  █{4}░{16}  20 %/);
+  assert.match(shown("prune", 21), /^prune 1\/60  .*21 %/);
+  // A schedule ended the stage before its time.
+  assert.match(shown("prune", 50), /^prune 30\/60 /);
+  assert.match(shown("postfinetune", 51), /^postfinetune 1\/20 /);
+});
+
+Deno.test("the time that is left is first said after some steps, and the first one, which waits for kernels, does not count", () => {
+  const { progress, written, clock } = fake({ isTerminal: true });
+  const lefts: (string | undefined)[] = [];
+  for (let step = 1; step <= 6; step++) {
+    clock.now += step === 1 ? 60_000 : 1000;
+    progress.step(record(step));
+    lefts.push(/[\w ]+ left/.exec(lineOf(written))?.[0].trim());
+  }
+  assert.deepEqual(lefts, [undefined, undefined, undefined, undefined, "1 min 35 s left", "1 min 34 s left"]);
+});
+
+Deno.test("records that come in groups are timed by group", () => {
+  const { progress, written, clock } = fake({ isTerminal: false });
+  for (let group = 0; group < 4; group++) {
+    clock.now += 10_000;
+    for (let step = 1; step <= 10; step++) progress.step(record(10 * group + step));
+  }
+  assert.match(written.at(-1) ?? "", /^prune 31\/100 .* 1 min 09 s left\n$/);
+});
+
 Deno.test("after a run went back the time that is left is taken anew", () => {
   const { progress, written, clock } = fake({ isTerminal: true });
-  for (const step of [8, 9, 10, 7, 8, 9]) {
+  for (const step of [6, 7, 8, 9, 10, 6, 7, 8, 9, 10]) {
     clock.now += 1000;
     progress.step(record(step));
   }
-  assert.match(written[3] ?? "", /tokens\/s$/, "one step tells nothing");
-  assert.match(written.at(-1) ?? "", /1 min 31 s left$/);
+  assert.match(written[4] ?? "", / left/);
+  for (const line of written.slice(5, 9)) assert.doesNotMatch(line, / left/, "one step tells nothing");
+  assert.match(written.at(-1) ?? "", /1 min 30 s left/);
 });
 
 Deno.test("on a terminal one line is rewritten, no wider than the terminal, and cleared before a note and at the end", () => {
@@ -97,6 +153,82 @@ Deno.test("on a terminal one line is rewritten, no wider than the terminal, and 
   progress.step(record(6));
   progress[Symbol.dispose]();
   assert.equal(written.at(-1), "\r\x1b[2K");
+});
+
+Deno.test("whatever the width, the line fits and keeps percentage and time left; details go one by one, the bar gets shorter", () => {
+  const parts = {
+    label: "postfinetune 1234/2000",
+    share: 0.625,
+    left: 9 * 3600 + 59 * 60,
+    details: [["loss 2.500", "loss 2.50"], ["sparsity 25.2 % (target 30.0 %)", "sparsity 25.2/30.0 %"], [
+      "812 tokens/s",
+      "812 tokens/s",
+    ]] as const,
+  };
+  for (let columns = 24; columns <= 140; columns++) {
+    const line = progressLine(parts, columns);
+    assert.ok([...line].length <= columns, `${columns}: ${line}`);
+    assert.match(line, /62 %/, `${columns}`);
+    assert.match(line, /9 h 59 min left|9h59m left/, `${columns}`);
+  }
+  const at = (columns: number): string => progressLine({ ...parts, label: "prune 8/60", left: 151 }, columns);
+  assert.equal(
+    at(79),
+    "prune 8/60  █████░░░  62 %  2 min 31 s left  loss 2.50  sparsity 25.2/30.0 %",
+  );
+  assert.equal(at(39), "prune 8/60  ██░░  62 %  2 min 31 s left");
+  assert.equal(at(28), "prune 8/60  62 %  2m31s left");
+  assert.equal(at(22), "pru…  62 %  2m31s left");
+});
+
+Deno.test("a phase has a bar where its share is known, and says how long it lasts where it is not", () => {
+  const { progress, written, clock, tick } = fake({ isTerminal: true, columns: 80 });
+  progress.phase("loading the model", 0.1);
+  clock.now += 1000;
+  progress.phase("loading the model", 0.2);
+  assert.equal(lineOf(written), "loading the model  ████░░░░░░░░░░░░░░░░  20 %");
+  clock.now += 3000;
+  progress.phase("loading the model", 0.6);
+  assert.equal(lineOf(written), "loading the model  ████████████░░░░░░░░  60 %  3 s left");
+  progress.phase("writing the files");
+  assert.equal(lineOf(written), "writing the files  0 s");
+  for (let second = 0; second < 65; second++) {
+    clock.now += 1000;
+    tick();
+  }
+  assert.equal(lineOf(written), "writing the files  1 min 05 s");
+  progress[Symbol.dispose]();
+  const { length } = written;
+  clock.now += 5000;
+  tick();
+  assert.equal(written.length, length, "a phase that ended is not shown again");
+});
+
+Deno.test("off a terminal a phase is named once, and again each minute that it lasts", () => {
+  const { progress, written, clock, tick } = fake({ isTerminal: false });
+  progress.phase("writing the files");
+  for (let second = 0; second < 130; second++) {
+    clock.now += 1000;
+    tick();
+  }
+  assert.deepEqual(written, [
+    "writing the files\n",
+    "writing the files  for 1 min 00 s\n",
+    "writing the files  for 2 min 00 s\n",
+  ]);
+});
+
+Deno.test("details and how long phases took are said with --verbose only", () => {
+  for (const isVerbose of [false, true]) {
+    const { progress, written, clock } = fake({ isTerminal: false, isVerbose });
+    progress.detail("device      a GPU");
+    progress.phase("loading the model", 0);
+    clock.now += 3000;
+    progress.step(record(1));
+    const said = written.join("");
+    assert.equal(said.includes("a GPU"), isVerbose);
+    assert.equal(said.includes("loading the model: 3 s\n"), isVerbose, said);
+  }
 });
 
 Deno.test("on a terminal the masks of the layers come as lines that stay, some seconds apart; elsewhere there are none", () => {

@@ -9,7 +9,7 @@ import { COMPARE_OPTION } from "../generate.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { type Lines, stdinLines } from "../../terminal/lines.ts";
 import { reportError } from "../../terminal/error.ts";
-import { note, print } from "../../terminal/output.ts";
+import { note, print, writeError } from "../../terminal/output.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { promptNote, promptText } from "../../options/prompt.ts";
 import {
@@ -180,7 +180,7 @@ function command(
     case "quit":
       return "exit";
     case "help":
-      note(HELP);
+      writeError(`${HELP}\n`);
       break;
     case "reset":
       for (const { chat } of table.seats) chat.reset();

@@ -18,7 +18,7 @@ import type { Layout } from "../../../lib/units/layout.ts";
 import { layersOf, type UnitKind } from "../../../lib/units/units.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
-import type { Method } from "../../../lib/run/methods/names.ts";
+import { type Method, stagesOf } from "../../../lib/run/methods/names.ts";
 import type { Alarm, MonitorOptions } from "../../../lib/run/monitors/alarm.ts";
 import { ToldAlarms } from "../../../lib/run/monitors/told.ts";
 import { recordsIn } from "../../../lib/run/record_lines.ts";
@@ -34,7 +34,7 @@ import { programAsRun, shellWord } from "../../command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenSettings, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
-import { formatCount, note, printJson } from "../../terminal/output.ts";
+import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
 import { checkSchedule } from "./schedule.ts";
@@ -114,7 +114,8 @@ export async function runPrune(path: string, typed: PruneSettings): Promise<void
   else if (resume) await checkResumable(out);
   const port = settings.dashboardPort ?? (settings.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
-  if (dashboard) note(`dashboard   ${dashboard.url}`);
+  // A result of its own: without it nobody finds the page.
+  if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
   const summary = earlier ?? await start(path, { settings, prompt, name, dashboard });
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
@@ -291,7 +292,7 @@ async function drive(
     onCalibration: (share) => {
       if (!isWriting) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
       isWriting = true;
-      progress.phase("writing texts for calibration", share);
+      progress.phase("calibration texts", share);
     },
     skipBroken: settings.skipBroken ?? false,
     recompute: settings.recompute,
@@ -335,6 +336,7 @@ async function drive(
         adapter: model.device.facts.description,
       });
       const rowsLine = `${dataLine(data, settings)}${hasEnds(data) ? "" : NO_ENDS}`;
+      progress.stages(stagesOf(started.options));
       progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
       // Nothing is learned from these, wherever they are divided.
       const looked = data.calibration && { ...data.calibration, divided: 0 };
@@ -350,7 +352,7 @@ async function drive(
     onPhase: (phase) => {
       // No record has those of masks that become hard after the last step.
       if (phase === "slice") tell(session?.result().alarms ?? []);
-      const text = phase === "slice" ? "comparing the sliced model with the masked one" : "writing the files";
+      const text = phase === "slice" ? "checking the sliced model" : "writing the files";
       dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
       progress.phase(text);
     },

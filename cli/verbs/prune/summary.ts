@@ -3,7 +3,7 @@ import { fileName, grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import type { RunSummary } from "../../../lib/run/session.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { formatBytes, formatCount, formatShare, note, print } from "../../terminal/output.ts";
-import { duration } from "../../terminal/progress.ts";
+import { duration } from "../../terminal/progress_line.ts";
 import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
 import { sizeLine } from "./targets.ts";

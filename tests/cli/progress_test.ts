@@ -98,8 +98,8 @@ Deno.test("steps are counted within their stage, so that prune N/M has the M of 
     progress.step({ ...record(step), stage });
     return lineOf(written);
   };
-  assert.match(shown("finetune", 20), /^finetune 20\/20  █{4}░{16}  20 %/);
-  assert.match(shown("prune", 21), /^prune 1\/60  .*21 %/);
+  assert.match(shown("finetune", 20), /^finetune 20\/20 +█{4}░{16} +20 %/);
+  assert.match(shown("prune", 21), /^prune 1\/60 .*21 %/);
   // A schedule ended the stage before its time.
   assert.match(shown("prune", 50), /^prune 30\/60 /);
   assert.match(shown("postfinetune", 51), /^postfinetune 1\/20 /);

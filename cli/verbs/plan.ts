@@ -11,12 +11,12 @@ import { UNIT_KINDS, type UnitKind } from "../../lib/units/units.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
-import { DEFAULTS } from "../../lib/run/options/resolve.ts";
-import { type Preset, presetOptions, PRESETS } from "../../lib/run/options/presets.ts";
+import { presetOptions } from "../../lib/run/options/check.ts";
+import type { Preset } from "../../lib/run/options/options.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
-import { shapeDefaults } from "./prune/rates.ts";
+import { DEFAULTS, shapeDefaults } from "./prune/rates.ts";
 import {
   byteCount,
   oneOf,
@@ -46,6 +46,8 @@ export interface MemorySettings {
   readonly preset?: Preset | undefined;
   readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
 }
+
+const PRESETS = ["paper"] as const;
 
 /** Declares the verb. */
 export function planVerb(): CommandUnknownOpts {

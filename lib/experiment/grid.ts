@@ -5,7 +5,7 @@ import { CompressoError } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/units.ts";
-import { DEFAULTS } from "../run/options/resolve.ts";
+import { OPTION_TABLE } from "../run/options/table.ts";
 import { gridsOf } from "./definition.ts";
 import { type Labels, labelsOf } from "./labels.ts";
 import {
@@ -105,7 +105,7 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
       const { units, loraTargets, onAlarm, ...rest } = {
-        ...(isSeeded ? { seed: DEFAULTS.seed } : {}),
+        ...(isSeeded ? { seed: OPTION_TABLE.seed.default } : {}),
         ...base,
         ...values,
       };

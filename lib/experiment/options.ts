@@ -15,7 +15,7 @@ import { isOneShot, type Method, METHODS } from "../run/methods/names.ts";
 import type { PruneOptions } from "../run/options/options.ts";
 import { LORA_RATES } from "../schedule/definition.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
-import { type Preset, PRESETS } from "../run/options/presets.ts";
+import type { Preset } from "../run/options/options.ts";
 import { isScript } from "../schedule/open.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { Rates } from "../run/contract.ts";
@@ -196,7 +196,7 @@ const CHECKS: { readonly [name in CellOptionName]-?: z.ZodType<Exclude<CellOptio
   dropout: z.number().min(0).lt(1),
   loraRate: rate,
   postfinetuneRate: rate,
-  preset: z.enum(PRESETS),
+  preset: z.enum(["paper"]),
   start: z.enum(START_RULES),
   keptMasks: z.enum(KEPT_RULES),
   lambdaRule: z.enum(LAMBDA_RULES),

@@ -27,7 +27,8 @@ export type { CheckpointOptions, PruneOptions, ResolvedOptions } from "./options
 export type { Rates, RunChange, WantedSize } from "./contract.ts";
 export { defaultRates } from "./options/rates.ts";
 export type { Method } from "./methods/names.ts";
-export { type Preset, type PresetOptions, presetOptions } from "./options/presets.ts";
+export { presetOptions } from "./options/check.ts";
+export type { Preset, PresetOptions } from "./options/options.ts";
 export type { KeptRule } from "../masks/harden.ts";
 export type { LambdaRule } from "../masks/lambda_rule.ts";
 export type { StartRule } from "../masks/start.ts";

@@ -17,16 +17,12 @@ import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkCalibrated } from "./checkpoint.ts";
-import { checkWord, type NamesOf } from "../core/check_options.ts";
+import { checkWord } from "../core/check_options.ts";
 import { checkFacts } from "./facts.ts";
 import type { Model } from "../model/model.ts";
-import {
-  checkSessionExport,
-  FORMATS,
-  SESSION_EXPORT_NAMES,
-  type SessionExportOptions,
-} from "../slice/export_options.ts";
-import { checkRun, RUN } from "./options/names.ts";
+import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
+import { OPTION_TABLE } from "./options/table.ts";
+import { checkOptions, FOLDER_PATHS } from "./options/check.ts";
 import type { CheckpointOptions, PruneOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./contract.ts";
@@ -90,10 +86,17 @@ export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | 
  * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
  */
 export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
-  checkPruneToFolderNames(options);
+  checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
   const startedAt = performance.now();
-  const { out, checkpointEvery = 50, resume = false, identity, mayDiffer = [], export: wanted = {}, ...others } =
-    options;
+  const {
+    out,
+    checkpointEvery = OPTION_TABLE.checkpointEvery.default,
+    resume = false,
+    identity,
+    mayDiffer = [],
+    export: wanted = {},
+    ...others
+  } = options;
   const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
   checkSessionExport(wanted);
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
@@ -103,14 +106,6 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const isSized = size && "file" in size && size.file.format === "hf";
   if (files.saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
   if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
-  if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0) {
-    throw new CompressoError("usage", {
-      what: "cannot write checkpoints so often",
-      rule: "checkpointEvery is a whole number of steps, at least 0",
-      value: String(checkpointEvery),
-      fix: "try 50; 0 writes none by the count of steps",
-    });
-  }
   checkFacts({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
@@ -222,23 +217,4 @@ function textsThere(path: string): CompressoError {
     value: "it is there already",
     fix: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
   });
-}
-
-const PRUNE_TO_FOLDER = {
-  ...RUN,
-  ...{
-    out: "text",
-    calibration: true,
-    onCalibration: true,
-    checkpointEvery: "number",
-    resume: "switch",
-    mayDiffer: "list",
-    identity: true,
-  },
-  ...{ export: SESSION_EXPORT_NAMES, onReady: true, onStart: true, onRecord: true, onPhase: true },
-} satisfies NamesOf<PruneToFolderOptions>;
-
-/** Refuses options that `pruneToFolder` does not have. Throws `CompressoError("usage")`. */
-export function checkPruneToFolderNames(options: PruneToFolderOptions): void {
-  checkRun(options, PRUNE_TO_FOLDER, "pruneToFolder");
 }

@@ -6,7 +6,8 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { OpenSchedule } from "../schedule/open.ts";
 import type { Rates, Stage, StagePlan } from "./contract.ts";
 import { twofoldGoals } from "../masks/learner.ts";
-import { checkTaken } from "./options/rates.ts";
+import { atPaths, checkTogether } from "./options/check.ts";
+import { isOptionPath } from "./options/table.ts";
 
 /** Rates that only steps of the pruning stage use, all of which a schedule may set. */
 const OF_PRUNING = ["mask", "lambda", "saliencyDecay", "warmup", "tracking"] as const;
@@ -105,7 +106,6 @@ export function checkParts(
   parts: readonly SchedulePart[],
   { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
 ): void {
-  const isGiven = (name: keyof Rates): boolean => parts.some((part) => part === `rates.${name}`);
   const inRecovery = (part: SchedulePart): boolean => part.split(".")[0] === "postfinetune";
   const cutting = parts.find((part) => !inRecovery(part));
   if (isOneShot(method) && cutting !== undefined) {
@@ -125,7 +125,12 @@ export function checkParts(
       fix: "leave that part out",
     });
   }
-  checkTaken(isGiven, { method, start, what: "cannot follow the schedule" });
+  const all: readonly string[] = parts;
+  const rates = all.filter(isOptionPath).filter((path) => path.startsWith("rates."));
+  checkTogether(atPaths([["method", method], ["start", start], ...rates.map((path) => [path, 1] as const)]), {
+    paths: rates,
+    what: "cannot follow the schedule",
+  });
   if (layout === "uniform" && parts.includes("layers")) throw twofoldGoals();
 }
 

@@ -13,6 +13,7 @@ import {
   type RecordView,
 } from "../schedule/definition.ts";
 import { stagesOf } from "./methods/names.ts";
+import { raisedLimit } from "./options/resolve.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, type ScheduleSource } from "../schedule/open.ts";
 import { openSchedule } from "../schedule/host.ts";
@@ -245,8 +246,7 @@ function checkLimit(
       shownLimit(least)
     } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
     value: `rates.logAlphaLimit = ${limit}`,
-    fix:
-      "raise rates.logAlphaLimit, lower the run's --spread, or start from a constant (--start constant, without --spread)",
+    fix: raisedLimit(),
   });
 }
 

@@ -100,7 +100,7 @@ Deno.test("prune refuses calibration that it cannot read or that nothing would l
     [[...named, "--calibration", folder.at("mixed.jsonl")], 3, /mixed\.jsonl.*a row has "body".*line 2/s],
     [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/s],
     [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/s],
-    [["--calibration", "own", "--prior", "0"], 2, /the rate 'prior' is 0/],
+    [["--calibration", "own", "--prior", "0"], 2, /--prior 0/],
     [["--calibration", "own", "--preset", "paper"], 2, /start from 'constant'/],
     [["--kept-masks", "soft"], 2, /--kept-masks/],
   ];

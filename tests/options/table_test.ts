@@ -1,6 +1,6 @@
 // The table of options against the types and defaults of a run: every option is in it, with the bounds and defaults that runs have.
 import assert from "node:assert/strict";
-import { accepts, FOLDER_PATHS, namesOf, paperOptions, PRUNE_PATHS, valueAt } from "../../lib/run/options/check.ts";
+import { accepts, FOLDER_PATHS, namesOf, presetOptions, PRUNE_PATHS, valueAt } from "../../lib/run/options/check.ts";
 import { DECIDING_PATHS, entryOf, OPTION_PATHS, type OptionPath } from "../../lib/run/options/table.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneToFolderOptions } from "../../lib/run/prune_to_folder.ts";
@@ -30,7 +30,8 @@ Deno.test("defaults of the table are those of a run", () => {
 });
 
 Deno.test("the preset of the table is that of a run", () => {
-  const resolved = resolveOptions({ ...BASE, preset: "paper" }, { maxPosition: 512 }), paper = paperOptions(BASE.steps);
+  const resolved = resolveOptions({ ...BASE, preset: "paper" }, { maxPosition: 512 }),
+    paper = presetOptions("paper", BASE.steps);
   for (const path of PRUNE_PATHS) {
     const value = valueAt(paper, path);
     if (value !== undefined && typeof value !== "object") assert.deepEqual(valueAt(resolved, path), value, path);

@@ -93,7 +93,7 @@ Deno.test("the default is for learned masks that are not as published; no share 
   const isTold = (focus: number): boolean =>
     "focus" in telling(resolveOptions({ rows: [], sparsity: 0.2, steps: 10, focus }, { maxPosition: 512 }));
   assert.deepEqual([isTold(1), isTold(0.3)], [false, true]);
-  for (const focus of [0, -1, 1.5, NaN]) assert.throws(() => resolve({ focus }), /above 0, and is 1 at most/);
+  for (const focus of [0, -1, 1.5, NaN]) assert.throws(() => resolve({ focus }), /above 0 and at most 1/);
   assert.throws(() => resolve({ postfinetune: 0, focus: 0.5 }), /the last stage, .*, has steps; got: it has none/);
   assert.throws(
     () => resolve({ method: "taylor", steps: 0, prefinetune: 0, postfinetune: 0, focus: 0.5 }),

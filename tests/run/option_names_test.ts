@@ -47,7 +47,7 @@ Deno.test("an option that does not exist is refused by its name, with what was l
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     [
       { algin: 32 },
-      /'algin'; expected: options of prune are rows, .*sparsity.*; got: algin: 32; fix: did you mean rules.align\?/,
+      /'algin'; expected: options of prune are sparsity, .*seed.*; got: algin: 32; fix: did you mean rules.align\?/,
     ],
     [{ align: 32 }, /'align'.*did you mean rules.align\?/],
     [{ sparcity: 0.2 }, /'sparcity'.*did you mean sparsity\?/],
@@ -57,7 +57,7 @@ Deno.test("an option that does not exist is refused by its name, with what was l
     [{ export: {} }, /'export'/],
     [
       { rates: { maskRate: 0.2 } },
-      /'rates.maskRate'; expected: options within rates are lora, .*weightDecay; got: maskRate: 0.2; fix: did you mean rates.mask\?/,
+      /'rates.maskRate'; expected: options within rates are lora, .*logAlphaLimit; got: maskRate: 0.2; fix: did you mean rates.mask\?/,
     ],
     [{ rates: { limit: 5 } }, /did you mean rates.logAlphaLimit\?/],
     [{ lora: { ranks: 4 } }, /'lora.ranks'.*did you mean lora.rank\?/],
@@ -154,20 +154,29 @@ Deno.test("a name whose value is undefined is as absent, and all that a run take
 
 Deno.test("a word that an option does not have is shown beside those that it has", () => {
   const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ start: "foo" }, /masks from 'foo'; expected: it is saliency or constant; got: foo; fix: take one of these/],
+    [
+      { start: "foo" },
+      /cannot use start; expected: it is one of saliency, constant; got: foo; fix: change it, or leave it out/,
+    ],
     [{ start: "const" }, /fix: did you mean constant\?/],
-    [{ keptMasks: "soft" }, /expected: it is one or median or sigmoid; got: soft/],
-    [{ lambdaRule: "sgd" }, /expected: it is plain or adam; got: sgd/],
-    [{ start: "foo", method: "taylor" }, /expected: it is saliency or constant; got: foo/],
-    [{ start: "constant", method: "taylor" }, /for learned masks alone.*got: method taylor; fix: leave --start out/],
-    [{ method: "tailor" }, /methods are compresso, .*taylor.*; got: tailor/],
-    [{ ranking: "foo", method: "taylor" }, /expected: it is all or layer; got: foo/],
+    [{ keptMasks: "soft" }, /expected: it is one of one, median, sigmoid; got: soft/],
+    [{ lambdaRule: "sgd" }, /expected: it is one of plain, adam; got: sgd/],
+    [{ start: "foo", method: "taylor" }, /expected: it is one of saliency, constant; got: foo/],
+    [
+      { start: "constant", method: "taylor" },
+      /start is for the method compresso; got: method taylor; fix: leave it out/,
+    ],
+    [
+      { method: "tailor" },
+      /cannot use method; expected: it is one of compresso, .*; got: tailor; fix: did you mean taylor\?/,
+    ],
+    [{ ranking: "foo", method: "taylor" }, /expected: it is one of all, layer; got: foo/],
     [
       { layout: "unifrom" },
-      /layout; expected: it is compact or padded or uniform; got: unifrom; fix: did you mean uniform\?/,
+      /layout; expected: it is one of compact, padded, uniform; got: unifrom; fix: did you mean uniform\?/,
     ],
-    [{ units: "kv" }, /they are a list of some of heads, kv, .*; got: kv/],
-    [{ units: ["kv", "fnn"] }, /units are some of heads, kv, ffn.*got: kv,fnn/],
+    [{ units: "kv" }, /'units'; expected: it is a list; got: the text "kv"/],
+    [{ units: ["kv", "fnn"] }, /cannot use units; expected: it is some of heads, kv, ffn.*, each once; got: kv, fnn/],
     [{ sparsity: undefined, size: {} }, /{ parameters }, or { bytes, file: .*; got: {}/],
     [{ sparsity: undefined, size: { bytes: 5 } }, /{ parameters }, or { bytes, file: /],
     [
@@ -197,14 +206,14 @@ Deno.test("prune, pruneToFolder and a memory plan refuse what they do not know, 
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`,
       refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-        [{ algin: 32 }, /'algin'; expected: options of pruneToFolder are rows, .*out/],
+        [{ algin: 32 }, /'algin'; expected: options of pruneToFolder are sparsity, .*out/],
         [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
         [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
         [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
         [{ export: { replace: "no" } }, /'export.replace'; expected: it is true or false; got: the text "no"/],
         [{ resume: "no" }, /'resume'; expected: it is true or false; got: the text "no"/],
-        [{ export: null }, /'export'; expected: it is an object with some of layout.*; got: null/],
-        [{ export: { dtype: "f61" } }, /weights of this dtype; expected: it is f32 or f16 or bf16; got: f61/],
+        [{ export: null }, /'export'; expected: it is an object with some of .*layout.*; got: null/],
+        [{ export: { dtype: "f61" } }, /export.dtype; expected: it is one of f32, f16, bf16; got: f61/],
         [{ export: { formats: [] } }, /list of hf, gguf, or one of these; got: an empty list/],
         [{ layout: "unifrom" }, /did you mean uniform\?/],
         [{ export: { formats: ["gguf"], generation: {} } }, /'generation'; expected: it is for the folder \(hf\)/],

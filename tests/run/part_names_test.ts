@@ -34,7 +34,7 @@ Deno.test("what slices, plans and draws refuses options and kinds of masks that 
     [
       (options) => planMemory(long, options),
       { bacth: 8 },
-      /'bacth'; expected: options of planMemory are batch, .*mean batch\?/,
+      /'bacth'; expected: options of planMemory are .*mean batch\?/,
     ],
     [(options) => planMemory(long, options), { lora: { ranks: 2 } }, /'lora.ranks'.*did you mean lora.rank\?/],
     [

@@ -4,18 +4,16 @@ import { PROJECTIONS } from "../../../lib/spec/decoder.ts";
 import { RANKINGS } from "../../../lib/masks/baselines.ts";
 import { LAYOUTS } from "../../../lib/units/layout.ts";
 import { UNIT_KINDS } from "../../../lib/units/units.ts";
-import { DEFAULTS } from "../../../lib/run/options/resolve.ts";
 import { ON_ALARM_OPTION } from "./alarms.ts";
 import { verb } from "../../command.ts";
 import { DTYPES, GGUF_DTYPES } from "../../../lib/slice/export_options.ts";
 import { SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
 import { METHODS } from "../../../lib/run/methods/names.ts";
-import { PRESETS } from "../../../lib/run/options/presets.ts";
 import { KEPT_RULES } from "../../../lib/masks/harden.ts";
 import { LAMBDA_RULES } from "../../../lib/masks/lambda_rule.ts";
 import { START_RULES } from "../../../lib/masks/start.ts";
 import { MAX_SEED } from "../../../lib/core/random.ts";
-import { maskRate, shapeDefaults } from "./rates.ts";
+import { DEFAULTS, maskRate, shapeDefaults } from "./rates.ts";
 import { TARGET_FILES } from "./targets.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
 import {
@@ -32,6 +30,8 @@ import {
 } from "../../options/values.ts";
 import { BASE_DTYPE_HELP, BASE_DTYPES } from "../../with_model.ts";
 import { runPrune } from "./run.ts";
+
+const PRESETS = ["paper"] as const;
 
 /** Declares the verb. */
 export function pruneVerb(): CommandUnknownOpts {

@@ -6,11 +6,23 @@ import type { StartRule } from "../../../lib/masks/start.ts";
 import type { Ranking } from "../../../lib/masks/baselines.ts";
 import { checkKinds, type UnitKind, type UnitRules } from "../../../lib/units/units.ts";
 import type { Method } from "../../../lib/run/methods/names.ts";
-import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { type Preset, presetOptions } from "../../../lib/run/options/presets.ts";
+import type { Preset, PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { presetOptions } from "../../../lib/run/options/check.ts";
 import { type Parse, type RealBounds, realNumber } from "../../options/values.ts";
 import type { Rates } from "../../../lib/run/contract.ts";
-import { DEFAULTS, resolveOptions } from "../../../lib/run/options/resolve.ts";
+import { LORA_DEFAULTS, resolveOptions } from "../../../lib/run/options/resolve.ts";
+import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
+
+/** Defaults that help shows. */
+export const DEFAULTS = {
+  batch: OPTION_TABLE.batch.default,
+  seq: OPTION_TABLE.seq.default,
+  seed: OPTION_TABLE.seed.default,
+  units: OPTION_TABLE.units.default,
+  lora: LORA_DEFAULTS,
+  layout: OPTION_TABLE.layout.default,
+  loraRate: OPTION_TABLE["rates.lora"].default,
+} as const;
 
 /** Rates as parsed; what is absent follows from the preset or the step budget. */
 export interface RateSettings {
@@ -114,7 +126,7 @@ export function learningOf(
 ): Pick<ResolvedOptions, "method" | "start" | "rates" | "prefinetune" | "steps" | "postfinetune"> {
   const { method, steps, prefinetune, postfinetune, units, ranking, schedule } = settings;
   return resolveOptions({
-    ...{ rows: [], sparsity: 0, method, steps, units, ...ratesOf(settings) },
+    ...{ rows: [], sparsity: 0.5, method, steps, units, ...ratesOf(settings) },
     ...(prefinetune === undefined ? {} : { prefinetune }),
     ...(postfinetune === undefined ? {} : { postfinetune }),
     ...(ranking === undefined ? {} : { ranking }),

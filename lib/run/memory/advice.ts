@@ -4,8 +4,9 @@ import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { type MemoryChange, type MemoryPlan, planMemory, plannerWithin } from "./plan.ts";
-import { checkMemoryNames } from "../options/names.ts";
-import { DEFAULTS } from "../options/resolve.ts";
+import { checkMemoryOptions } from "../options/check.ts";
+import { LORA_DEFAULTS } from "../options/resolve.ts";
+import { OPTION_TABLE } from "../options/table.ts";
 import type { MemoryOptions } from "../contract.ts";
 
 /** A change of options that makes a run fit. */
@@ -46,9 +47,9 @@ export async function adviseMemory(
   options: MemoryOptions,
   budget: MemoryBudget,
 ): Promise<MemoryAdvice[]> {
-  checkMemoryNames(options, "adviseMemory");
+  checkMemoryOptions(options, { whose: "adviseMemory" });
   checkNames(budget, BUDGET, { whose: "a memory budget" });
-  const { batch = DEFAULTS.batch, seq = DEFAULTS.seq, baseDtype = "f16" } = options;
+  const { batch = OPTION_TABLE.batch.default, seq = OPTION_TABLE.seq.default, baseDtype = "f16" } = options;
   const planned = plannerWithin(spec, options, budget);
   const attempt = async (change: MemoryChange): Promise<MemoryAdvice | null> => {
     const plan = await planned(change);
@@ -73,7 +74,7 @@ export async function adviseMemory(
   };
   const together = await attempt(all) ?? await shorter(all);
   if (together) return [together];
-  const { lora = DEFAULTS.lora } = options, { rank = DEFAULTS.lora.rank } = lora;
+  const { lora = LORA_DEFAULTS } = options, { rank = LORA_DEFAULTS.rank } = lora;
   for (const others of [{}, all, ...(seq > SEQ_STEP ? [{ ...all, seq: SEQ_STEP }] : [])]) {
     const lower = await largest(rank - 1, (count) => attempt({ ...others, lora: { ...lora, rank: count } }));
     if (lower) return [lower];

@@ -11,7 +11,7 @@ import { withOutputBiases } from "../../masks/baselines_bias.ts";
 import { tableOf } from "../../units/uniform.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { Batch } from "../../data/batches.ts";
-import { checkMemoryNames } from "../options/names.ts";
+import { checkMemoryOptions } from "../options/check.ts";
 import { bytesByPart, type MemoryPart } from "./parts.ts";
 import { loadModelFrom, type Model } from "../../model/model.ts";
 import type { ResolvedOptions } from "../options/options.ts";
@@ -66,7 +66,7 @@ export interface MemoryPlan {
  * ```
  */
 export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {}): Promise<MemoryPlan> {
-  checkMemoryNames(options, "planMemory");
+  checkMemoryOptions(options, { whose: "planMemory" });
   using device = openDryDevice(adapterFor(options));
   return await planOn(device, spec, { ...options, table: tableFor(spec, options) });
 }

@@ -3,10 +3,10 @@ import { checkNames, nearest, type OptionNames, shown } from "../../core/check_o
 import { CompressoError, option } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
 import { MONITOR_NAMES } from "../monitors/alarm.ts";
+import type { MemoryOptions } from "../contract.ts";
 import { METHODS } from "../methods/names.ts";
-import { entryOf, OPTION_PATHS, OPTION_TABLE, type OptionEntry, type OptionPath } from "./table.ts";
-import type { PruneOptions } from "./options.ts";
-import type { PresetOptions } from "./presets.ts";
+import { entryOf, isOptionPath, OPTION_PATHS, type OptionEntry, type OptionPath } from "./table.ts";
+import type { Preset, PresetOptions, PruneOptions } from "./options.ts";
 
 /** Options whose value is an object with options of its own that no entry lists. */
 const PARTS: { readonly [path in OptionPath]?: OptionNames } = {
@@ -27,6 +27,22 @@ export const FOLDER_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
   const { of } = entryOf(path);
   return of === "pruneToFolder" || (of === undefined && !path.startsWith("checkpoint."));
 });
+
+/** Paths of the options that memory depends on. */
+const MEMORY_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
+  ["batch", "seq", "units", "layout", "recompute", "method", "focus", "baseDtype"].includes(path) ||
+  path.startsWith("lora.") || path.startsWith("rules.")
+);
+
+/** Refuses options that plans of memory do not have; `whose` is the function that they are given to. Throws `CompressoError("usage")`. */
+export function checkMemoryOptions(
+  { adapter, ...options }: MemoryOptions,
+  { whose }: { readonly whose: string },
+): void {
+  const names = { ...namesOf(MEMORY_PATHS, { whose }), adapter: { limits: true, isCpu: "switch" } } as const;
+  checkNames({ ...options, adapter }, names, { whose });
+  checkValues(options, MEMORY_PATHS);
+}
 
 /** The value of an option in an object of options, as it was given; undefined where it is absent. */
 export function valueAt(options: object, path: string): unknown {
@@ -192,6 +208,10 @@ export function checkOptions(
   // An object of a class may have fields of its own beside the hooks.
   const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
   checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
+  checkValues(options, paths);
+}
+
+function checkValues(options: object, paths: readonly OptionPath[]): void {
   for (const path of paths) {
     const value = valueAt(options, path);
     if (value !== undefined) checkValue(path, value);
@@ -207,7 +227,10 @@ export function valueOf(options: object, path: OptionPath): unknown {
 }
 
 /** Refuses options that exclude each other, need another one, or that the run's method does not take. Throws `CompressoError("usage")`. */
-export function checkTogether(options: object, paths: readonly OptionPath[] = OPTION_PATHS): void {
+export function checkTogether(
+  options: object,
+  { paths = OPTION_PATHS, what }: { readonly paths?: readonly OptionPath[]; readonly what?: string } = {},
+): void {
   const isGiven = (path: string): boolean => ![undefined, false].includes(valueAt(options, path) as undefined);
   const method = valueOf(options, "method");
   for (const path of paths) {
@@ -225,40 +248,53 @@ export function checkTogether(options: object, paths: readonly OptionPath[] = OP
     }
     if (!methods.some((one) => one === method)) {
       throw new CompressoError("usage", {
-        what: `cannot use ${option(path)}`,
-        rule: `it is for the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`,
+        what: what ?? `cannot use ${option(path)}`,
+        rule: `${option(path)} is for the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`,
         value: `method ${method}`,
         fix: "leave it out, or choose another method",
         option: path,
       });
     }
-    if (needs) checkNeeds(options, path, needs);
+    if (needs) checkNeeds(options, path, { ...needs, what });
   }
 }
 
 function checkNeeds(
   options: object,
   path: OptionPath,
-  { path: other, values }: NonNullable<OptionEntry["needs"]>,
+  { path: other, values, what }: NonNullable<OptionEntry["needs"]> & { readonly what: string | undefined },
 ): void {
-  const value = other in OPTION_TABLE ? valueOf(options, other as OptionPath) : undefined;
+  const value = isOptionPath(other) ? valueOf(options, other) : undefined;
   if (values ? values.some((one) => one === value) : value !== undefined && value !== false) return;
   const [wanted] = values ?? [];
   throw new CompressoError("usage", {
-    what: `cannot use ${option(path)}`,
-    rule: `it goes with ${wanted === undefined ? option(other) : option(other, String(wanted))}`,
+    what: what ?? `cannot use ${option(path)}`,
+    rule: `${option(path)} goes with ${wanted === undefined ? option(other) : option(other, String(wanted))}`,
     value: value === undefined || value === false ? `no ${option(other)}` : option(other, String(value)),
     fix: `leave it out, or give ${wanted === undefined ? option(other) : option(other, String(wanted))}`,
     option: path,
   });
 }
 
-/** What the preset `paper` sets for so many steps of the pruning stage. */
-export function paperOptions(steps: number): PresetOptions {
+/**
+ * What a preset sets for so many steps of the pruning stage; an option that is given beside it wins.
+ *
+ * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
+ * kept within ±log 100; hard concrete with β = 2/3 and its full noise, of which kept units have a sigmoid in the end; λ by Adam, and no projection;
+ * rows padded and not joined; LoRA of rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; eight epochs of which the
+ * first prunes nothing and the sixth begins at the target, then three of the last stage, each a seventh of `steps`. They were made for some 50,000
+ * steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the same, by cutting at the end. The
+ * schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`. It leaves `batch` and `seq` as they are, where those have
+ * 1 × 1,024 tokens a step: `batch: 1, seq: 1024`. LoRA's rate has this toolkit's curve (see `Rates`): theirs falls in a
+ * straight line from 5e-5 to 0 over the eight epochs, which a schedule of your own can set. z of an FFN column multiplies the product of gate and up
+ * once; theirs multiplies both, the gate before its SiLU.
+ */
+export function presetOptions(preset: Preset, steps: number): PresetOptions {
+  checkValue("preset", preset);
   return atPaths(OPTION_PATHS.map((path) => {
     const { paper } = entryOf(path);
     return [path, typeof paper === "function" ? paper(steps) : paper];
-  })) as PresetOptions;
+  }));
 }
 
 /** Defaults of an object of options, such as all rates, for so many steps of the pruning stage. */

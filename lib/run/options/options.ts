@@ -11,9 +11,26 @@ import type { RunHooks } from "../hooks.ts";
 import type { MaskSummary } from "../mask_summary.ts";
 import type { Method } from "../methods/names.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
-import type { Preset } from "./presets.ts";
 import type { ScheduleSource } from "../../schedule/open.ts";
 import type { Rates, WantedSize } from "../contract.ts";
+
+/** Name of a preset. */
+export type Preset = "paper";
+
+/** Options that a preset sets. */
+export type PresetOptions = Pick<
+  PruneOptions,
+  | "prefinetune"
+  | "postfinetune"
+  | "units"
+  | "lora"
+  | "packing"
+  | "start"
+  | "keptMasks"
+  | "lambdaRule"
+  | "focus"
+  | "rates"
+>;
 
 /** Options of `prune`. */
 export interface PruneOptions {

@@ -1,51 +1,47 @@
 // Fills in the defaults of a run's options, and refuses those that cannot work.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
+import { isObject } from "../../core/guards.ts";
 import { given } from "../../core/check_options.ts";
 import { COLLABORATIVE_PROMPT } from "../../data/prompts/encode.ts";
 import { checkPromptText } from "../../data/prompts/format.ts";
 import { checkLora } from "../../spec/lora.ts";
-import { type DecoderSpec, PROJECTIONS } from "../../spec/decoder.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkSeed } from "../../core/random.ts";
-import { checkKinds, checkTakenRules, type UnitKind } from "../../units/units.ts";
+import { checkKinds, checkTakenRules } from "../../units/units.ts";
 import { checkContext } from "../../data/batches.ts";
 import { checkFacts } from "../facts.ts";
 import { checkFocus } from "../focus.ts";
 import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, type Method } from "../methods/names.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
-import { checkPruneNames } from "./names.ts";
-import { checkWords } from "./words.ts";
-import { type PresetOptions, presetOptions, PRESETS } from "./presets.ts";
-import { checkLoraRates, checkTaken, LORA_RATE, resolveRates } from "./rates.ts";
+import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf } from "./check.ts";
+import { checkLoraRates, resolveRates } from "./rates.ts";
+import { OPTION_TABLE } from "./table.ts";
+import { isScheduleName } from "../../schedule/builtin.ts";
+import { checkSizeFile } from "../../slice/export_options.ts";
+import type { Ranking } from "../../masks/baselines.ts";
+import type { WantedSize } from "../contract.ts";
 import { alignment } from "../size_goal.ts";
 import type { PruneOptions, ResolvedOptions } from "./options.ts";
 
-/** Defaults that do not follow from other options; the command line shows the same ones. */
-export const DEFAULTS = {
-  batch: 4,
-  seq: 256,
-  seed: 1,
-  units: ["kv", "ffn"] as readonly UnitKind[],
-  lora: { rank: 8, alpha: 16, targets: PROJECTIONS, dropout: 0 },
-  packing: true,
-  layout: "compact" as Layout,
-  loraRate: LORA_RATE,
-  focus: 0.3,
-} as const;
-
 /**
- * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist and values out of
- * range.
+ * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist, values out of
+ * range and options that do not go together. Without `spec` the length of the model's context is not checked.
  */
-export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "maxPosition">): ResolvedOptions {
-  checkPruneNames(options);
-  checkWords(options);
-  const { steps, batch = DEFAULTS.batch, seq = DEFAULTS.seq, seed = DEFAULTS.seed, method = "compresso" } = options;
-  whole("steps", steps, isOneShot(method) ? 0 : 1); // by which the rates go
-  const preset = presetOf(options), units = [...checkKinds(options.units ?? preset.units ?? DEFAULTS.units)];
+export function resolveOptions(
+  options: PruneOptions,
+  spec: Pick<DecoderSpec, "maxPosition"> = { maxPosition: Infinity },
+): ResolvedOptions {
+  checkOptions(options, PRUNE_PATHS, { whose: "prune" });
+  checkGoal(options);
+  const { method = OPTION_TABLE.method.default, steps } = options;
+  checkSteps(steps, method);
+  checkTogether(options, { paths: PRUNE_PATHS });
+  const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
+  const units = [...checkKinds(options.units ?? preset.units ?? OPTION_TABLE.units.default)];
   const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
+  const { batch, seq, seed, packing, layout, recompute, start, keptMasks, lambdaRule, focus } = OPTION_TABLE;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -55,22 +51,22 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
     steps,
     prefinetune: options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
-    batch,
-    seq,
-    seed,
+    batch: options.batch ?? batch.default,
+    seq: options.seq ?? seq.default,
+    seed: options.seed ?? seed.default,
     units,
-    lora: { ...DEFAULTS.lora, ...preset.lora, ...given(options.lora ?? {}) },
+    lora: { ...LORA_DEFAULTS, ...preset.lora, ...given(options.lora ?? {}) },
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
-    packing: options.packing ?? preset.packing ?? DEFAULTS.packing,
-    layout: options.layout ?? DEFAULTS.layout,
-    recompute: options.recompute ?? true,
+    packing: options.packing ?? preset.packing ?? packing.default,
+    layout: options.layout ?? layout.default,
+    recompute: options.recompute ?? recompute.default,
     method,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
     rules: { ...alignment(options.size, units), ...given(options.rules ?? {}) },
-    start: options.start ?? preset.start ?? "saliency",
-    keptMasks: options.keptMasks ?? preset.keptMasks ?? "one",
-    lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? "plain",
-    focus: options.focus ?? preset.focus ?? (method === "compresso" && postfinetune > 0 ? DEFAULTS.focus : 1),
+    start: options.start ?? preset.start ?? start.default,
+    keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
+    lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
+    focus: options.focus ?? preset.focus ?? (method === "compresso" && postfinetune > 0 ? focus.default : 1),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
@@ -78,54 +74,122 @@ export function resolveOptions(options: PruneOptions, spec: Pick<DecoderSpec, "m
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
-  checkTaken((name) => options.rates?.[name] !== undefined, { ...resolved, what: "cannot use these rates" });
+  checkRanking(options.ranking, resolved);
+  checkSchedule(options.schedule, resolved);
   checkLoraRates(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);
-  checkGoal(options);
-  whole("prefinetune", resolved.prefinetune, 0);
-  whole("postfinetune", resolved.postfinetune, 0);
-  whole("batch", batch, 1);
-  whole("seq", seq, 2);
-  checkSeed(seed);
-  const { every = Infinity } = options.checkpoint ?? {};
   checkFacts(options.checkpoint ?? {});
-  if (every !== Infinity) whole("checkpoint-every", every, 1);
-  checkContext(seq, spec);
+  checkContext(resolved.seq, spec);
   return resolved;
 }
 
-function presetOf({ preset, steps }: PruneOptions): Partial<PresetOptions> {
-  if (preset === undefined) return {};
-  if (PRESETS.includes(preset)) return presetOptions(preset, steps);
+/** LoRA where nothing is said of it. */
+export const LORA_DEFAULTS = {
+  rank: OPTION_TABLE["lora.rank"].default,
+  alpha: OPTION_TABLE["lora.alpha"].default,
+  targets: OPTION_TABLE["lora.targets"].default,
+  dropout: OPTION_TABLE["lora.dropout"].default,
+} as const;
+
+/** Defaults of learned masks and gradual saliency follow from the steps of the pruning stage, which has some. */
+function checkSteps(steps: number, method: Method): void {
+  if (isOneShot(method) ? steps !== undefined : steps >= 1) return;
   throw new CompressoError("usage", {
-    what: "cannot use this preset",
-    rule: `presets are ${PRESETS.join(", ")}`,
-    value: String(preset),
-    fix: "take one of these, or leave it out",
+    what: `cannot use ${option("steps")}`,
+    rule: `it is ${ruleOf("steps")}${isOneShot(method) ? "" : ", at least 1 for this method"}`,
+    value: steps === undefined ? "not given" : `${steps}, method ${method}`,
+    fix: "give such a number",
+    option: "steps",
   });
 }
 
-function checkGoal({ sparsity, size }: PruneOptions): void {
-  if ((sparsity === undefined) !== (size === undefined)) return;
+function checkGoal({ sparsity, size }: Partial<PruneOptions>): void {
+  const targets = `${option("sparsity")}, ${option("size.parameters")} and ${option("size.bytes")}`;
+  if ((sparsity === undefined) === (size === undefined)) {
+    throw new CompressoError("usage", {
+      what: "cannot tell how small the model is to become",
+      rule: `one of ${targets}`,
+      value: size === undefined ? "none of them" : "a sparsity and a size",
+      fix: size === undefined ? "give one of them" : "leave one out",
+      option: "sparsity",
+    });
+  }
+  if (size !== undefined) checkSize(size);
+}
+
+function checkSize(size: WantedSize): void {
+  const parts: {
+    readonly parameters?: number;
+    readonly bytes?: number;
+    readonly file?: object;
+    readonly name?: string;
+  } = size;
+  const idle = (part: string, of: string): CompressoError =>
+    new CompressoError("usage", {
+      what: `cannot use ${part} of the size`,
+      rule: `it is of ${of}`,
+      value: "another size",
+      fix: "leave it out",
+    });
+  if (parts.parameters !== undefined) {
+    const other = (["bytes", "file", "name"] as const).find((part) => parts[part] !== undefined);
+    if (other !== undefined) throw idle(other, "a size in bytes");
+    return;
+  }
+  if (parts.bytes !== undefined && "file" in size && isObject(size.file)) {
+    checkSizeFile(size.file);
+    if (parts.name !== undefined && size.file.format !== "gguf") throw idle("name", "the GGUF, which has it within it");
+    return;
+  }
   throw new CompressoError("usage", {
-    what: "cannot tell how small the model is to become",
-    rule: "exactly one of these is given: a sparsity, a number of parameters, a number of bytes",
-    value: size === undefined ? "none of them" : "a sparsity and a size",
-    fix: "give --sparsity, --target-params or --target-bytes",
+    what: "cannot tell the size that the model is to have",
+    rule: "it is { parameters }, or { bytes, file: { format, dtype } }",
+    value: JSON.stringify(size) ?? String(size),
+    fix: "give one of the two",
+  });
+}
+
+/** Wanda-sp's scores of different layers and kinds do not compare; where layers are to be alike each loses the same share by any score. */
+function checkRanking(
+  ranking: Ranking | undefined,
+  { method, layout }: Pick<ResolvedOptions, "method" | "layout">,
+): void {
+  if (ranking !== "all" || (method !== "wanda-sp" && layout !== "uniform")) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option("ranking", ranking)}`,
+    rule: `${layout === "uniform" ? "the layout uniform" : `the method ${method}`} ranks units by layer`,
+    value: ranking,
+    fix: `leave ${option("ranking")} out`,
+    option: "ranking",
+  });
+}
+
+function checkSchedule(schedule: PruneOptions["schedule"], { method }: Pick<ResolvedOptions, "method">): void {
+  if (typeof schedule !== "string" || !isScheduleName(schedule) || !isOneShot(method)) return;
+  throw new CompressoError("usage", {
+    what: `cannot use the schedule ${schedule} with the method ${method}`,
+    rule: "a one-shot method cuts everything before its first step; a script may steer its recovery",
+    value: schedule,
+    fix: `leave ${option("schedule")} out, or use the method compresso or gradual`,
+    option: "schedule",
   });
 }
 
 /** Methods whose published codes take the same share of every layer. */
 const BY_LAYER: readonly Method[] = ["magnitude", "taylor", "wanda-sp"];
 
-/** One-shot methods that look at rows. */
-const LOOKING: readonly Method[] = ["taylor", "wanda-sp", "flap"];
-
 /** Whether a one-shot method cuts all layers alike, so that it compares units within a layer whatever its default is. */
 function isOneShotAlike({ method, layout }: { readonly method: Method; readonly layout?: Layout }): boolean {
   return isOneShot(method) && layout === "uniform";
+}
+
+/** How a limit of log α that is too small is made large enough. */
+export function raisedLimit(): string {
+  return `raise ${option("rates.logAlphaLimit")}, lower ${option("rates.spread")}, or start from a constant (${
+    option("start", "constant")
+  }, without a spread)`;
 }
 
 /** Refuses a clamp under which half of all units may be cut at the first step. */
@@ -134,26 +198,24 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
   if (method !== "compresso" || start !== "saliency" || limit >= least) return;
   throw new CompressoError("usage", {
     what: "cannot start masks from saliency",
-    rule: `the limit of log α is at least ${
+    rule: `${option("rates.logAlphaLimit")} is at least ${
       shownLimit(least)
     } here, so that half of all units begin open: three times the spread, and what opens a unit`,
     value: `a limit of ${limit} at a spread of ${spread}`,
-    fix: "raise --log-alpha-limit, lower --spread, or start from a constant (--start constant, without --spread)",
+    fix: raisedLimit(),
+    option: "rates.logAlphaLimit",
   });
 }
 
 function checkCalibration(options: ResolvedOptions): void {
   const { calibration, method, start } = options;
-  if (!calibration || LOOKING.includes(method) || learnsBesideCalibration(options)) return;
+  if (!calibration || method !== "compresso" || learnsBesideCalibration(options)) return;
   throw new CompressoError("usage", {
-    what: "cannot use calibration rows",
-    rule: `they are for learned masks that start from saliency with a prior, and for ${LOOKING.join(", ")}`,
-    value: method !== "compresso"
-      ? `method ${method}`
-      : start === "saliency"
-      ? "the rate 'prior' is 0"
-      : `masks that start from '${start}'`,
-    fix: "leave --calibration out",
+    what: `cannot use ${option("calibration")}`,
+    rule: "learned masks take it where they start from saliency with a prior",
+    value: start === "saliency" ? option("rates.prior", 0) : option("start", start),
+    fix: "leave it out",
+    option: "calibration",
   });
 }
 
@@ -191,10 +253,4 @@ function isScoredAnew(
   if (method === "compresso") return calibration;
   if (method === "flap" || method === "wanda-sp") return true;
   return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
-}
-
-function whole(name: string, value: number, least: number): void {
-  if (Number.isInteger(value) && value >= least) return;
-  const what = `cannot use --${name} ${value}`, rule = `it is a whole number, at least ${least}`;
-  throw new CompressoError("usage", { what, rule, value: String(value), fix: "give such a number" });
 }

@@ -184,7 +184,7 @@ export const OPTION_TABLE = {
   },
   rows: {
     ...PROGRAM,
-    type: "value",
+    type: "list",
     group: "data",
     help: "rows to train on",
   },

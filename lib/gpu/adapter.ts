@@ -42,10 +42,11 @@ export async function requestAdapter(options: DeviceOptions): Promise<AdapterOff
     });
   }
   const { limits, info } = adapter;
-  const isCpu = info.isFallbackAdapter || /llvmpipe|swiftshader|lavapipe/i.test(info.description);
+  const isCpu = info.isFallbackAdapter ||
+    /llvmpipe|swiftshader|lavapipe/i.test(`${info.description} ${info.architecture}`);
   return {
     adapter,
-    facts: { description: info.description || "unnamed adapter", vendor: info.vendor, isCpu },
+    facts: { description: info.description || info.architecture || "unnamed adapter", vendor: info.vendor, isCpu },
     limits: {
       maxBufferSize: limits.maxBufferSize,
       maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,

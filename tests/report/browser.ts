@@ -10,7 +10,6 @@ export const CHROMIUM: string | null = await findChromium();
 const FLAGS = [
   "--headless",
   "--no-sandbox",
-  "--disable-gpu",
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",
@@ -18,8 +17,20 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-/** Declares a test of pages; without a Chromium it is left out, and says so. */
-export function browserTest(name: string, test: (browser: Browser) => Promise<void>): void {
+const WITHOUT_GPU = ["--disable-gpu"];
+/** WebGPU on the CPU, the same on all machines. */
+const WITH_GPU = [
+  "--enable-unsafe-webgpu",
+  "--enable-features=Vulkan,WebGPU",
+  "--use-webgpu-adapter=swiftshader",
+];
+
+/** Declares a test of pages, with WebGPU where it is asked for; without a Chromium it is left out, and says so. */
+export function browserTest(
+  name: string,
+  test: (browser: Browser) => Promise<void>,
+  { gpu = false }: { readonly gpu?: boolean } = {},
+): void {
   if (CHROMIUM === null) console.log(`left out, there is no Chromium (Debian: apt-get install chromium): ${name}`);
   Deno.test({
     name,
@@ -28,7 +39,10 @@ export function browserTest(name: string, test: (browser: Browser) => Promise<vo
     sanitizeOps: false,
     sanitizeResources: false,
     async fn(): Promise<void> {
-      const browser = await chromium.launch({ executablePath: CHROMIUM ?? "", args: FLAGS });
+      const browser = await chromium.launch({
+        executablePath: CHROMIUM ?? "",
+        args: [...FLAGS, ...gpu ? WITH_GPU : WITHOUT_GPU],
+      });
       try {
         await test(browser);
       } finally {

@@ -1,5 +1,4 @@
 // One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
-import { join } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { openModelFiles } from "../disk/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
@@ -11,9 +10,9 @@ import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { PruneSession } from "../run/session.ts";
 import { ofMeasure } from "./failure.ts";
-import { cutProfile, lossProfile } from "./profile.ts";
+import { cutProfile, lossProfile } from "./cut_and_loss.ts";
 import type { SourceRows } from "./rows.ts";
-import { missingOf, MODEL_FOLDER, type Store } from "./store.ts";
+import { missingOf, type Store } from "./store.ts";
 import type { CellOutcome, Measure, PlannedCell } from "./types.ts";
 
 /** What a sitting is told of. */
@@ -117,7 +116,7 @@ export async function measureCell(
 ): Promise<void> {
   const dir = store.cell(cell.folder), missing = missingOf(measures, await store.measured(dir));
   if (missing.length === 0) return;
-  const { source } = await openModelFiles(join(dir, MODEL_FOLDER));
+  const { source } = await openModelFiles(store.model(cell.folder));
   using pruned = await loadModelFrom(source, {
     device: base.device,
     tokenizer: base.tokenizer,

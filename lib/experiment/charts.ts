@@ -28,13 +28,6 @@ export function charts(report: ExperimentReport): DrawnChart[] {
   return [...measureChart(report, groups), ...lossCharts(report, groups), ...layerCharts(report, groups)];
 }
 
-/** Files of charts that a report shows, by its Markdown. */
-export function shownCharts(markdown: string): string[] {
-  return [...markdown.matchAll(/^!\[.*\]\(((?:measures|loss|layers)[\w.-]*\.svg)\)$/gm)].flatMap(([, file]) =>
-    file ?? []
-  );
-}
-
 /** A group by its place, shortly. */
 export function groupLabel({ at }: Pick<Group, "at">, axes: readonly string[]): string {
   const named = axes.filter((axis) => axis !== "seed");

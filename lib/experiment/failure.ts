@@ -39,7 +39,7 @@ export function failureOf(error: unknown, { state, options }: Pick<PlannedCell, 
 /** How often a cell was tried since it last went well. */
 export function triesOf(state: CellState): number {
   if (state.kind === "failed") return state.tries;
-  return "failure" in state && state.failure ? state.failure.tries ?? 1 : 0;
+  return "failure" in state && state.failure ? state.failure.tries : 0;
 }
 
 /** Why a cell's last try failed; null where it did not. */

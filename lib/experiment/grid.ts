@@ -1,13 +1,13 @@
 // The cells of an experiment: every combination of its grids, with a name and the axes along which they differ. Owns their order and names;
 // refuses to run them.
-import { createHash } from "node:crypto";
+import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/units.ts";
 import { OPTION_TABLE } from "../run/options/table.ts";
 import { gridsOf } from "./definition.ts";
-import { type Labels, labelsOf } from "./labels.ts";
+import { type Labels, labelsOf } from "./unique_labels.ts";
 import {
   CELL_OPTION_NAMES,
   type CellOptionName,
@@ -46,7 +46,7 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
     // Some file systems take names that differ in capitals for one.
     const folded = plain.toLowerCase(), isFree = plain.length < MOST_NAME && (taken.get(folded) ?? key) === key;
     if (isFree) taken.set(folded, key);
-    return { name: isFree ? plain : `${plain},${hash(key)}`, options };
+    return { name: isFree ? plain : `${plain},${digestOf([key]).slice(0, 6)}`, options };
   });
   const unique = [...new Map(cells.map((cell) => [cell.name, cell])).values()];
   const seeds = [...new Set(unique.map(({ options }) => options.seed))];
@@ -139,10 +139,6 @@ function product(entries: readonly (readonly [string, Grid[CellOptionName]])[]):
   if (!first) return [{}];
   const [name, values = []] = first, others = product(rest);
   return values.flatMap((value) => others.map((other): CellOptions => ({ [name]: value, ...other })));
-}
-
-function hash(text: string): string {
-  return createHash("sha256").update(text).digest("hex").slice(0, 6);
 }
 
 /** Whether two axes go together as rank and alpha may, so that they are one. What goes with the seed is an axis of its own. */

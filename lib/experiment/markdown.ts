@@ -105,7 +105,7 @@ function countOf(group: Group, report: ExperimentReport): string {
 /** Finished runs, of all groups or one, that an alarm sent back, so that they went on with halved rates. */
 function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): ReportCell[] {
   return cells.filter(({ cell, alarms }) =>
-    (group?.cells.includes(cell) ?? true) && (alarms ?? []).some(({ action }) => action === "rollback")
+    (group?.cells.includes(cell) ?? true) && alarms.some(({ action }) => action === "rollback")
   );
 }
 
@@ -275,9 +275,8 @@ const RUN_NOTE =
 /** What the monitors said, and of which runs the rates are no longer those of the table. */
 function alarmPart(report: ExperimentReport): string[] {
   const { cells, groups, axes } = report, parts: string[] = [];
-  const unknown = cells.filter(({ alarms }) => alarms === null).length;
   const rows = cells.flatMap(({ cell, alarms }) =>
-    (alarms ?? []).map(({ step, monitor, action, restored, message }) => [
+    alarms.map(({ step, monitor, action, restored, message }) => [
       cell,
       String(step),
       monitor,
@@ -293,8 +292,7 @@ function alarmPart(report: ExperimentReport): string[] {
   });
   if (halved.length > 0) parts.push(`${halved.join("\n")}\n\n${HALVED_NOTE}`);
   if (rows.length > 0) parts.push(table(["run", "step", "monitor", "what it did", "what it saw"], rows, 5));
-  else if (unknown < cells.length) parts.push("No alarm came up.");
-  if (unknown > 0) parts.push(`Of ${unknown} runs it is not known: an earlier version has not kept their alarms.`);
+  else parts.push("No alarm came up.");
   return parts;
 }
 

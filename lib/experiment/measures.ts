@@ -2,7 +2,8 @@
 // to store values.
 import { CompressoError } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
-import { readText } from "../files/text_file.ts";
+import { withoutMark } from "../core/text.ts";
+import { exactText, readText, textProblem } from "../files/text_file.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -16,7 +17,7 @@ import { rowPerplexity } from "../eval/row_perplexity.ts";
 import { scoreChoices } from "../eval/score.ts";
 import { ofMeasure } from "./failure.ts";
 import { promptName } from "./identity.ts";
-import { labelsOf } from "./labels.ts";
+import { labelsOf } from "./unique_labels.ts";
 import { shownOption } from "./options.ts";
 import { fileFacts, type RowCache } from "./rows.ts";
 import type { Control, EvaluateDefinition, Measure, Value } from "./types.ts";
@@ -25,18 +26,16 @@ import type { Control, EvaluateDefinition, Measure, Value } from "./types.ts";
 export async function promptOf(setting: boolean | string | undefined): Promise<string | null> {
   if (setting === false) return null;
   if (setting === undefined || setting === true) return COLLABORATIVE_PROMPT;
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(setting)).trim();
-    if (text !== "") return text;
-    throw new TypeError("it is empty");
-  } catch (error) {
+  const fail = (value: string, cause?: unknown): never => {
     throw new CompressoError("input", {
       what: `cannot use the prompt of ${setting}`,
       rule: "it is a UTF-8 file that holds the text of the prompt",
-      value: error instanceof Deno.errors.NotFound ? "no such file" : error instanceof Error ? error.message : "broken",
+      value,
       fix: "check the path, and write the text into it, or set prompt to false",
-    }, { cause: error });
-  }
+    }, { cause });
+  };
+  const text = await exactText(setting).catch((error) => fail(textProblem(error), error));
+  return withoutMark(text).trim() || fail("it is empty");
 }
 
 /**

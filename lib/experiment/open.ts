@@ -1,5 +1,5 @@
-// An experiment from a file: a script whose default export is one, or JSON. Owns reading it; refuses remote files, as a script is the user's own
-// program and runs with all rights of the process, and JSON that gives these rights to scripts of schedules or tasks.
+// Opens an experiment from a file: a script, which runs with all rights of the process and so is no remote one, or JSON, which cannot give such rights
+// to scripts of schedules or tasks. Also the paths of an experiment.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
@@ -10,10 +10,17 @@ import { exactText, textProblem } from "../files/text_file.ts";
 import { asExperiment, defineExperiment, gridsOf } from "./definition.ts";
 import type { Experiment, ExperimentDefinition } from "./types.ts";
 
+/** A path relative to a folder, or to the current one, as an absolute path. */
+export function absolutePath(...parts: readonly string[]): string {
+  return resolve(...parts);
+}
+
 /**
- * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes but for `trust`
- * and tasks that are modules: those who run it may say so, by `--set trust=true` and `--file NAME=PATH`. Throws `CompressoError("input")` where it cannot be read or gives no experiment, and "usage" for one that is
- * refused.
+ * Opens an experiment: a .ts, .js or .mjs file, which is imported, or a .json file that holds what {@link defineExperiment} takes, except for `trust`
+ * and tasks that are modules; overrides may set these.
+ *
+ * @throws CompressoError("input") where it cannot be read or gives no experiment
+ * @throws CompressoError("usage") for an experiment that is refused
  */
 export async function openExperiment(path: string): Promise<Experiment> {
   const fail = (value: string, cause?: unknown): never => {

@@ -1,18 +1,15 @@
 // The tables of an experiment as data: groups of cells that differ by seed alone, and differences along each axis. Owns what is compared with
 // what; refuses to draw or to word it.
-import { join } from "node:path";
-import { writeFileAtomically } from "../files/atomic.ts";
-import { textIfThere } from "../files/text_file.ts";
-import { charts, shownCharts } from "./charts.ts";
+import { charts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
 import { areTied, axesOf, goTogether, labelsOfOption } from "./grid.ts";
 import { markdown } from "./markdown.ts";
 import type { CellOptionName } from "./options.ts";
 import type { ExperimentPlan } from "./plan.ts";
-import { protocolOf } from "./protocol.ts";
+import { protocolOf } from "./setup_lines.ts";
 import { RUN_NUMBERS, UNEVENNESS } from "./run_numbers.ts";
 import { differenceOf, distanceOf, meanDistance, type SeedValue, spreadOf } from "./statistics.ts";
-import { REPORT_FILES, type Store, valuesOf, writeJson } from "./store.ts";
+import { type Store, valuesOf } from "./store.ts";
 import type {
   Cell,
   Contrast,
@@ -70,19 +67,10 @@ export async function makeReport(
   };
 }
 
-/** Writes report.md, report.json and the charts, and removes those that the earlier report.md shows and that are no longer drawn. Returns their paths. */
-export async function writeReport(report: ExperimentReport, out: string): Promise<readonly string[]> {
+/** Writes report.md, report.json and the charts. Returns their paths. */
+export async function writeReport(report: ExperimentReport, store: Store): Promise<readonly string[]> {
   const drawn = charts(report), { losses: _losses, ...data } = report;
-  const path = (name: string): string => join(out, name);
-  const shown = shownCharts(await textIfThere(path(REPORT_FILES.text)) ?? "");
-  // The data first: they say whose the other files are.
-  await writeJson(path(REPORT_FILES.data), data);
-  for (const { file, svg } of drawn) await writeFileAtomically(path(file), svg);
-  await writeFileAtomically(path(REPORT_FILES.text), markdown(report, drawn));
-  for (const file of shown.filter((one) => !drawn.some(({ file }) => file === one))) {
-    await Deno.remove(path(file)).catch(() => undefined);
-  }
-  return [...Object.values(REPORT_FILES), ...drawn.map(({ file }) => file)].map(path);
+  return await store.writeReport({ markdown: markdown(report, drawn), data, charts: drawn });
 }
 
 async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, store }: {
@@ -102,8 +90,7 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
     const value = of(outcome);
     if (value !== null && Number.isFinite(value)) numbers[name] = value;
   }
-  const { cut: { layers }, steps, tokens, adapter } = outcome;
-  const alarms = await store.alarms(folder);
+  const { cut: { layers }, steps, tokens, adapter, alarms } = outcome;
   return { cell, folder, at, numbers, measuredTokens, layers, steps, tokens, adapter, alarms };
 }
 
@@ -121,7 +108,7 @@ function denseName({ name, baseDtype }: PlannedCell["model"]): string {
   return baseDtype === "f16" ? name : `${name} (${baseDtype})`;
 }
 
-/** Each task once for each model, of whose measures some may be of an earlier version that does not say it. */
+/** Each task once for each model. */
 function truncationsOf(
   taken: readonly { readonly model: string; readonly value: Value }[],
 ): ExperimentReport["truncations"] {

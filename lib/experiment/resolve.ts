@@ -1,12 +1,11 @@
-// An experiment with its files found and the command line's changes made. Owns paths, `@names` and overrides; refuses to read what the
-// paths name.
-import { resolve } from "node:path";
+// An experiment with its overrides made and the paths of its files found; the files are not read.
 import { CompressoError } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../disk/open_model.ts";
 import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
 import { cellsOf } from "./grid.ts";
 import { isScriptPath } from "./identity.ts";
+import { absolutePath } from "./open.ts";
 import type { CellOptions } from "./options.ts";
 import type {
   DataSource,
@@ -33,15 +32,15 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
   const files: Record<string, string | null> = Object.fromEntries(
     Object.entries(definition.files ?? {}).map((
       [name, path],
-    ) => [name, path === false ? NONE : path === null ? null : resolve(root, path)]),
+    ) => [name, path === false ? NONE : path === null ? null : absolutePath(root, path)]),
   );
   assign(files, overrides.files, { option: "--file", experiment: definition.name });
   const find = (path: string): string =>
-    path.startsWith("@") ? named(files, path.slice(1), definition) : resolve(root, path);
+    path.startsWith("@") ? named(files, path.slice(1), definition) : absolutePath(root, path);
 
   const models: Record<string, string> = mapValues(
     modelsOf(definition),
-    (path) => path === DEMO || path.startsWith("@") ? path : resolve(root, path),
+    (path) => path === DEMO || path.startsWith("@") ? path : absolutePath(root, path),
   );
   assign(models, overrides.models, { option: "--model", experiment: definition.name });
   for (const [name, path] of Object.entries(models)) if (path.startsWith("@")) models[name] = find(path);
@@ -127,7 +126,7 @@ function assign(
       });
     }
     const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");
-    paths[name] = isWord ? path : resolve(path);
+    paths[name] = isWord ? path : absolutePath(path);
   }
 }
 
@@ -185,7 +184,7 @@ function foundOptions(options: CellOptions, find: Find): CellOptions {
 /** The value of an option as a command line says it: a path is relative to the current folder, unless it begins with @. */
 function givenValue(option: string, value: unknown): unknown {
   if (typeof value !== "string" || value.startsWith("@")) return value;
-  return option === "prompt" || (option === "schedule" && isScriptPath(value)) ? resolve(value) : value;
+  return option === "prompt" || (option === "schedule" && isScriptPath(value)) ? absolutePath(value) : value;
 }
 
 function mapValues(

@@ -6,7 +6,10 @@ import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/r
 import { readRows } from "../disk/rows.ts";
 import { notOneFile } from "../data/readers/bytes.ts";
 import { isOfPath } from "../files/bytes.ts";
+import { disk } from "../files/disk.ts";
 import { exists, isFolder } from "../files/exists.ts";
+import { isMissing } from "../files/held_file.ts";
+import { textIfThere } from "../files/text_file.ts";
 import { fileDigest, modelDigest } from "../files/fingerprint.ts";
 import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
@@ -124,12 +127,12 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
     return await digest;
   } catch (error) {
     if (!isOfPath(error)) throw error;
-    const isMissing = error instanceof Deno.errors.NotFound;
+    const isAbsent = isMissing(error);
     throw new CompressoError("input", {
       what: `cannot read ${path}`,
       rule: "what an experiment names is there, and may be read",
-      value: isMissing ? "no such file or folder" : error.message,
-      fix: isMissing
+      value: isAbsent ? "no such file or folder" : error.message,
+      fix: isAbsent
         ? "check the path; those of a definition are relative to its file"
         : "check the path, and the rights to it",
     }, { cause: error });
@@ -140,13 +143,14 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   const { count, tokens, temperature, seed } = source.generate, { model, weights, signal, onProgress } = writer;
   const path = writtenPath(source, writer), mark = `${path}.sha256`;
   if (await exists(path)) {
-    if (await exists(mark)) await checkWritten(path, await Deno.readTextFile(mark));
-    // Folders of earlier versions have none, nor has one whose run was killed at this moment.
+    const digest = await textIfThere(mark);
+    if (digest !== null) await checkWritten(path, digest);
+    // A run that was killed here has left none.
     else await writeFileAtomically(mark, await fileDigest(path));
     return path;
   }
   await makeFolder(writer.folder);
-  await Deno.remove(mark).catch(() => {}); // of texts that were removed
+  await disk.remove(mark); // of texts that were removed
   await writeTextFile(model, {
     path,
     count,

@@ -13,7 +13,7 @@ import { checkUnchanged, type ExperimentPlan, planCells, refreshed } from "./pla
 import { makeReport, writeReport } from "./report.ts";
 import { resolveExperiment } from "./resolve.ts";
 import type { Writer } from "./rows.ts";
-import { checkPlanOptions, checkRunOptions } from "./sitting_options.ts";
+import { checkPlanOptions, checkRunOptions } from "./run_options.ts";
 import { missingOf, Store } from "./store.ts";
 import type {
   CellFailure,
@@ -71,7 +71,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   > => {
     const after = await refreshed(plan, store);
     const report = await makeReport(resolved, after, store);
-    return { after, report, files: await writeReport(report, store.out) };
+    return { after, report, files: await writeReport(report, store) };
   };
   let index = 0;
   try {

@@ -6,7 +6,7 @@ import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { LOCK_FILE } from "../files/lock.ts";
 import { textIfThere } from "../files/text_file.ts";
-import type { Alarm, MonitorName } from "../run/monitors/alarm.ts";
+import type { MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_lines.ts";
 import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
@@ -32,6 +32,14 @@ interface CellRetry {
   readonly failure: CellFailure;
 }
 
+/** Contents of a report. */
+interface ReportFiles {
+  readonly markdown: string;
+  /** What report.json holds. */
+  readonly data: unknown;
+  readonly charts: readonly { readonly file: string; readonly svg: string }[];
+}
+
 const FILES = {
   identity: "cell.json",
   cut: "cut.json",
@@ -40,11 +48,11 @@ const FILES = {
   retry: "retry.json",
 } as const;
 /** Files of a report beside its charts; the second one says of which experiment it is. */
-export const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
+const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
 /** The charts that every report may have. */
 const CHART_FILES = ["measures.svg", "loss.svg", "layers.svg"];
 /** Folder of the pruned model within that of its cell. */
-export const MODEL_FOLDER = "model";
+const MODEL_FOLDER = "model";
 
 /** Files of an experiment. */
 export class Store {
@@ -99,6 +107,22 @@ export class Store {
     if (own !== undefined) fail(`${own}, which no experiment wrote`, "choose another --out");
   }
 
+  /**
+   * Writes report.md, report.json and the charts, and removes charts that only the report before shows. Returns the paths of what it wrote. report.json
+   * comes first: it says whose the other files are.
+   */
+  async writeReport({ markdown, data, charts }: ReportFiles): Promise<readonly string[]> {
+    const path = (name: string): string => join(this.out, name), drawn = charts.map(({ file }) => file);
+    const before = chartsIn(await textIfThere(path(REPORT_FILES.text)) ?? "");
+    await writeJson(path(REPORT_FILES.data), data);
+    for (const { file, svg } of charts) await writeFileAtomically(path(file), svg);
+    await writeFileAtomically(path(REPORT_FILES.text), markdown);
+    for (const file of before.filter((one) => !drawn.includes(one))) {
+      await Deno.remove(path(file)).catch(() => undefined);
+    }
+    return [...Object.values(REPORT_FILES), ...drawn].map(path);
+  }
+
   /** Path of a cell's folder, by the folder's name. */
   cell(name: string): string {
     return join(this.out, "cells", name);
@@ -107,6 +131,11 @@ export class Store {
   /** Folder of a model as it was, for its measures. Other weights of the same name have another one. */
   dense({ name, baseDtype, weights }: Pick<CellModel, "name" | "baseDtype" | "weights">): string {
     return join(this.out, "dense", `${name}-${baseDtype}-${weights.slice(0, 8)}`);
+  }
+
+  /** Folder of a cell's pruned model. */
+  model(name: string): string {
+    return join(this.cell(name), MODEL_FOLDER);
   }
 
   /** Facts of all cells that have a folder, by its name; one that cannot be read is left out. */
@@ -134,10 +163,10 @@ export class Store {
       const isThis = retry !== null && differences(retry.identity, identity) === null;
       return { kind: "changed", what, failure: isThis ? retry.failure : null };
     }
-    const result = await this.result(name), hasModel = await hasWeights(join(dir, MODEL_FOLDER));
+    const result = await this.result(name), hasModel = await hasWeights(this.model(name));
     const isPruned = hasModel && await exists(join(dir, "run.json"));
     if (result?.failure && !result.outcome) {
-      const { message: what, tries = 1 } = result.failure;
+      const { message: what, tries } = result.failure;
       return { kind: "failed", what, isPruned, tries };
     }
     if (!result) {
@@ -156,8 +185,8 @@ export class Store {
    * steps raised is gone.
    */
   async #end(name: string): Promise<{ readonly hasEnded: boolean; readonly raised: MonitorName[] | null }> {
-    const alarms = await this.alarms(name);
-    const hasEnded = alarms !== null || ((await this.result(name))?.outcome ?? null) !== null;
+    const outcome = (await this.result(name))?.outcome ?? null;
+    const alarms = outcome?.alarms ?? (await this.summary(name))?.alarms ?? null, hasEnded = alarms !== null;
     if (alarms === null || alarms.some(({ restored }) => restored !== null)) return { hasEnded, raised: null };
     return { hasEnded, raised: [...new Set(alarms.map(({ monitor }) => monitor))] };
   }
@@ -192,11 +221,6 @@ export class Store {
   /** Notes why a changed cell could not begin anew; what it was stays. */
   async setRetry(name: string, retry: CellRetry): Promise<void> {
     await writeJson(join(this.cell(name), FILES.retry), retry);
-  }
-
-  /** What the monitors of a cell's run said, which earlier versions kept in run.json alone; null where it has not ended, or none has kept it. */
-  async alarms(name: string): Promise<readonly Alarm[] | null> {
-    return (await this.result(name))?.outcome?.alarms ?? (await this.summary(name))?.alarms ?? null;
   }
 
   /** Values of a cell or a dense model, by its folder. */
@@ -237,11 +261,17 @@ export class Store {
 
   /** Removes the pruned model's files. */
   async dropModel(name: string): Promise<void> {
-    const folder = join(this.cell(name), MODEL_FOLDER);
+    const folder = this.model(name);
     // First what makes a model of it: the rest alone must not be taken for one.
     await Deno.remove(join(folder, "config.json")).catch(() => undefined);
     await Deno.remove(folder, { recursive: true }).catch(() => undefined);
   }
+}
+
+/** Charts that a report shows, by its Markdown. */
+function chartsIn(markdown: string): string[] {
+  const shown = markdown.matchAll(/^!\[.*\]\(((?:measures|loss|layers)[\w.-]*\.svg)\)$/gm);
+  return [...shown].flatMap(([, file]) => file ?? []);
 }
 
 /** Measures whose values are not there, or were taken otherwise. */
@@ -277,7 +307,7 @@ export function valuesOf(measures: readonly Measure[], measured: Measured): Valu
 }
 
 /** Writes a value as JSON, whole or not at all. */
-export async function writeJson(path: string, value: unknown): Promise<void> {
+async function writeJson(path: string, value: unknown): Promise<void> {
   await writeFileAtomically(path, JSON.stringify(value, null, 2) + "\n");
 }
 

@@ -185,11 +185,11 @@ export interface Value {
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
-  /** Of a perplexity: tells the tokens that it is over from those of another tokenizer; earlier versions have not kept it. */
+  /** Of a perplexity: digest of the tokens that it is over, which differ between tokenizers. */
   readonly tokens?: string;
-  /** Questions of a task, among `n`, that did not fit the context and lost their beginning; earlier versions have not kept it. */
+  /** Questions of a task, among `n`, that did not fit the context and lost their beginning. */
   readonly truncated?: number;
-  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out; earlier versions have not kept it. */
+  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out. */
   readonly rows?: Pick<RowPerplexityResult, "rows" | "truncated" | "skipped" | "broken">;
   /** How many tasks it is a mean over, each of which weighs the same. */
   readonly tasks?: number;
@@ -231,9 +231,9 @@ export interface CutProfile {
   readonly undecided: number | null;
   /**
    * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
-   * stage; null where masks are not learned. Earlier versions have not kept it.
+   * stage; null where masks are not learned.
    */
-  readonly fractional?: number | null | undefined;
+  readonly fractional: number | null;
 }
 
 /** How a run's loss went; null where there are no such steps. */
@@ -261,18 +261,18 @@ export interface CellOutcome {
   /** Steps that were run, and tokens in them, padding left out. */
   readonly steps: number;
   readonly tokens: number;
-  /** Labels of these steps; earlier versions have not kept these three. */
-  readonly labels?: number;
+  /** Labels of these steps. */
+  readonly labels: number;
   /** Rows that were cut to fit. */
-  readonly cutRows?: number;
+  readonly cutRows: number;
   /** Tokens that the prompt adds to a row. */
-  readonly promptTokens?: number;
+  readonly promptTokens: number;
   /** Seconds of training. */
   readonly seconds: number;
   /** Adapter that ran it. */
   readonly adapter: string;
-  /** What its monitors said, in order; earlier versions have not kept it here. */
-  readonly alarms?: readonly Alarm[] | undefined;
+  /** Alarms of its monitors, in order. */
+  readonly alarms: readonly Alarm[];
 }
 
 /** Why a cell failed. */
@@ -281,8 +281,8 @@ export interface CellFailure {
   readonly code: ErrorCode | "defect";
   /** Its message. */
   readonly message: string;
-  /** How often the cell was tried since it last went well; default 1. */
-  readonly tries?: number | undefined;
+  /** How often the cell was tried since it last went well. */
+  readonly tries: number;
   /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
   readonly missing?: Readonly<Record<string, string>> | undefined;
   /** Whether the pruned model lay there on purpose, and not for want of its measures alone. */
@@ -384,8 +384,8 @@ export interface ReportCell {
   readonly tokens: number;
   /** Adapter that ran it. */
   readonly adapter: string;
-  /** What the run's monitors said, in order; null where an earlier version has not kept it. */
-  readonly alarms: readonly Alarm[] | null;
+  /** Alarms of the run, in order. */
+  readonly alarms: readonly Alarm[];
 }
 
 /** Cells that differ by seed alone. */

@@ -1,4 +1,4 @@
-// Alarms in experiments: set as an option, told, in the tables, and kept from runs of earlier versions. Some real runs on the demo model.
+// Alarms in experiments: set as an option, told, and in the tables. Some real runs on the demo model.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { defineExperiment } from "../../lib/experiment/definition.ts";
@@ -8,7 +8,7 @@ import { pruneOptions } from "../../lib/experiment/options.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { Store, writeJson } from "../../lib/experiment/store.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { experimentTest, OUTCOME, TINY } from "./tiny.ts";
@@ -72,7 +72,7 @@ experimentTest("alarms that come after the last step are told too", async (run, 
   const [cell] = result.report.cells;
   assert.equal(cell?.steps, 0);
   assert.ok(told.length > 0);
-  assert.deepEqual(told, cell?.alarms?.map(({ monitor }) => monitor));
+  assert.deepEqual(told, cell?.alarms.map(({ monitor }) => monitor));
 });
 
 experimentTest("a resumed run tells no alarm of an earlier sitting again", async (run, out) => {
@@ -99,7 +99,7 @@ experimentTest("a resumed run tells no alarm of an earlier sitting again", async
 
 Deno.test("what alarms would have done is no fact of a run in which none came up", async () => {
   await inTemporaryFolder(async (folder) => {
-    const store = new Store(folder), definition = { ...PLAIN, grid: { rank: [2, 4, 6, 8, 10], seed: [1] } };
+    const store = new Store(folder), definition = { ...PLAIN, grid: { rank: [2, 4, 6], seed: [1] } };
     const plan = async (onAlarm: readonly string[]): Promise<readonly PlannedCell[]> =>
       (await planCells(resolveExperiment(defineExperiment(definition), { set: { onAlarm } }), store)).all;
     const kinds = async (...onAlarm: string[]): Promise<string[]> =>
@@ -107,23 +107,20 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
     const then = "divergence=stop,constraint=off";
     for (const [index, { name, folder, identity }] of (await plan([then])).entries()) {
       await store.begin(folder, identity, { anew: false });
-      const alarms = [[], [BACK], undefined, undefined, undefined][index];
-      const outcome = index === 4 ? null : { ...OUTCOME, ...(alarms ? { alarms } : {}) };
-      const failure = index === 4 ? { code: "numeric", message: "it was stopped" } as const : null;
+      const outcome = index === 2 ? null : { ...OUTCOME, alarms: index === 0 ? [] : [BACK] };
+      const failure = index === 2 ? { code: "numeric", message: "it was stopped", tries: 1 } as const : null;
       await store.setResult(folder, { cell: name, identity, outcome, failure });
-      if (index === 2) await writeJson(`${store.cell(folder)}/run.json`, { alarms: [] });
     }
-    assert.deepEqual(await kinds(then), ["done", "done", "done", "done", "failed"]);
-    // The second raised that very alarm, of the fourth it is not known, and the last one has not ended.
-    const some = ["done", "changed", "done", "changed", "changed"];
+    assert.deepEqual(await kinds(then), ["done", "done", "failed"]);
+    // The second raised that very alarm, and the last one has not ended.
+    const some = ["done", "changed", "changed"];
     assert.deepEqual(await kinds("divergence=warn,constraint=off"), some);
     assert.deepEqual(await kinds("constraint=off"), some);
     // Of steps that were undone it is not known what they raised.
-    const others = ["done", "changed", "done", "changed", "changed"];
-    assert.deepEqual(await kinds(`${then},collapse=warn`), others);
+    assert.deepEqual(await kinds(`${then},collapse=warn`), some);
     // What raises an alarm is a fact of every run.
     for (const onAlarm of ["divergence=stop", `${then},collapse=warn:0.5`]) {
-      assert.deepEqual(await kinds(onAlarm), Array(5).fill("changed"), onAlarm);
+      assert.deepEqual(await kinds(onAlarm), Array(3).fill("changed"), onAlarm);
     }
 
     assert.deepEqual(await kinds("divergence=off,constraint=off"), some, "one that is off now would have raised none");
@@ -140,22 +137,20 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
   });
 });
 
-Deno.test("a report has the alarms of earlier versions from run.json, and says where none were kept", async () => {
+Deno.test("a report lists alarms, and says of how many runs the rates were halved", async () => {
   await inTemporaryFolder(async (folder) => {
     const store = new Store(folder), resolved = resolveExperiment(defineExperiment(PLAIN));
     for (const [index, { name, folder, identity }] of (await planCells(resolved, store)).all.entries()) {
       await store.begin(folder, identity, { anew: false });
-      const outcome = { ...OUTCOME, ...(index === 2 ? { alarms: [] } : {}) };
+      const outcome = { ...OUTCOME, alarms: index === 0 ? [BACK] : [] };
       await store.setResult(folder, { cell: name, identity, outcome, failure: null });
-      // As it was before results kept alarms.
-      if (index === 0) await writeJson(`${store.cell(folder)}/run.json`, { alarms: [BACK] });
     }
     const report = await makeReport(resolved, await planCells(resolved, store), store);
     assert.deepEqual(report.cells.map(({ cell, alarms }) => [cell, alarms]), [
       ["rank=2,seed=1", [BACK]],
-      ["rank=4,seed=1", null],
+      ["rank=4,seed=1", []],
       ["rank=2,seed=2", []],
-      ["rank=4,seed=2", null],
+      ["rank=4,seed=2", []],
     ]);
     const text = markdown(report, []);
     assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
@@ -166,7 +161,6 @@ Deno.test("a report has the alarms of earlier versions from run.json, and says w
       text,
       /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,
     );
-    assert.match(text, /Of 2 runs it is not known/);
     assert.match(text, / All ran on none\./);
     const [first, ...rest] = report.cells;
     assert.ok(first);
@@ -183,7 +177,7 @@ Deno.test("a report has the alarms of earlier versions from run.json, and says w
     assert.ok(foreign.includes(` | ${shown.replace("|", "\\|")} |\n`), foreign);
     const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
     assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
-    assert.doesNotMatch(calm, /alved|not known/);
+    assert.doesNotMatch(calm, /alved/);
   });
 });
 

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { charts } from "../../lib/experiment/charts.ts";
 import { spreadNote } from "../../lib/experiment/markdown.ts";
 import { writeReport } from "../../lib/experiment/report.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { spreadOf } from "../../lib/experiment/statistics.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import type { ExperimentReport, Group } from "../../lib/experiment/types.ts";
@@ -90,7 +91,7 @@ Deno.test("charts that are no longer drawn go, and no file that the report did n
   await inTemporaryFolder(async (out) => {
     const write = async (count: number): Promise<string[]> => {
       const groups = Array.from({ length: count }, (_, index) => ({ at: { rank: `${index}` }, hard: 0.3 }));
-      await writeReport(reportOf(groups), out);
+      await writeReport(reportOf(groups), new Store(out));
       return (await Array.fromAsync(Deno.readDir(out), ({ name }) => name)).filter((name) => name.endsWith(".svg"))
         .sort();
     };
@@ -124,7 +125,7 @@ Deno.test("charts of many axes, or of long values, have names that file systems 
     const groups = [`${long}1`, `${long}2`].flatMap((prompt) =>
       [1, 2, 3, 4, 5].map((rank) => ({ at: { rank: String(rank), prompt }, hard: 0.2 }))
     );
-    const files = (await writeReport(reportOf(groups), out)).filter((path) => path.endsWith(".svg"));
+    const files = (await writeReport(reportOf(groups), new Store(out))).filter((path) => path.endsWith(".svg"));
     assert.equal(new Set(files).size, 4);
     for (const file of files) await Deno.stat(file);
   });
@@ -136,8 +137,8 @@ Deno.test("the line of all layers alike lies at the hard sparsity, one for those
     .filter(({ file }) => file === "layers.svg");
   const svg = chart?.svg ?? "", uniform = lines(svg).map(({ name }) => name).filter((name) => !name.startsWith("rank"));
   assert.deepEqual(uniform, ["uniform, 12.5 %", "uniform, 20.5 %"]);
-  // data-y: scale, domain, range.
-  const [, least = NaN, most = NaN, bottom = NaN, top = NaN] = (/data-y="([^"]*)"/.exec(svg)?.[1] ?? "").split(" ").map(
+  // data-y: domain, range.
+  const [least = NaN, most = NaN, bottom = NaN, top = NaN] = (/data-y="([^"]*)"/.exec(svg)?.[1] ?? "").split(" ").map(
     Number,
   );
   for (const [name, share] of [["uniform, 12.5 %", 0.125], ["uniform, 20.5 %", 0.205]] as const) {

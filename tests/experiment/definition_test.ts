@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { axesOf, cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
-import { labelsOf } from "../../lib/experiment/labels.ts";
+import { labelsOf } from "../../lib/experiment/unique_labels.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";

@@ -1,6 +1,6 @@
 // Cells that fail: what they keep, whose turn it is then, and what is advised. On the demo model.
 import assert from "node:assert/strict";
-import { Store, writeJson } from "../../lib/experiment/store.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
@@ -181,7 +181,7 @@ experimentTest("a model that was kept stays, also where a measure of it failed m
   assert.equal((await run(WITH_BROKEN, out)).result.failed.length, 1);
   // With a measure that is missing still, so that the failure stands, and then with all of them.
   const path = `${out}/${CELL}/result.json`, result = await json<CellResult>(path);
-  await writeJson(path, { ...result, failure: { ...result.failure, missing: undefined } });
+  await Deno.writeTextFile(path, JSON.stringify({ ...result, failure: { ...result.failure, missing: undefined } }));
   const { worked, result: { failed } } = await run({ ...PLAIN, evaluate: TINY.evaluate }, out);
   assert.deepEqual([worked, failed], [["only"], []]);
   assert.ok(await exists(`${out}/${CELL}/model`));
@@ -192,7 +192,7 @@ experimentTest("a run that failed and has been pruned since is measured, and not
   const store = new Store(out), { cell, identity } = await json<CellResult>(`${out}/${CELL}/result.json`);
   // As if the GPU had been lost before the first checkpoint.
   await store.begin("only", identity, { anew: true });
-  const failure = { code: "gpu", message: "it was lost" } as const;
+  const failure = { code: "gpu", message: "it was lost", tries: 1 } as const;
   await store.setResult("only", { cell, identity, outcome: null, failure });
   assert.equal((await store.stateOf("only", identity, [])).kind, "failed");
   const stop = new AbortController(), both = { ...PLAIN, evaluate: TINY.evaluate };
@@ -219,8 +219,9 @@ experimentTest(
     await run(PLAIN, out, { keep: "models" });
     const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`), measured = await json<Measured>(measures);
     // As if the GPU had been lost meanwhile.
-    const failure = { code: "gpu", message: "it was lost", missing: { [id]: measured[id]?.identity ?? "" } } as const;
-    await writeJson(measures, {});
+    const missing = { [id]: measured[id]?.identity ?? "" };
+    const failure = { code: "gpu", message: "it was lost", tries: 1, missing } as const;
+    await Deno.writeTextFile(measures, "{}");
     await new Store(out).setResult("only", { ...await json<CellResult>(`${out}/${CELL}/result.json`), failure });
     const { worked, result } = await run(PLAIN, out, { keep: "models", redo: true });
     assert.deepEqual([worked, result.failed, result.left], [["only"], [], 0]);
@@ -259,7 +260,7 @@ experimentTest(
     const again = await run(definition, out, { set: { onAlarm: [setting] }, redo: true });
     assert.deepEqual([again.worked, again.result.failed, again.result.left], [["loraRate=1"], [], 0]);
     assert.deepEqual(await files(), before);
-    const alarms = again.result.report.cells.map(({ alarms }) => alarms?.map(({ action }) => action));
+    const alarms = again.result.report.cells.map(({ alarms }) => alarms.map(({ action }) => action));
     assert.deepEqual(alarms, [[], ["warn"]]);
     const { identity } = await json<CellResult>(`${out}/cells/loraRate=1/result.json`);
     assert.deepEqual(

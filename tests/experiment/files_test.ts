@@ -311,7 +311,7 @@ Deno.test("a report of another experiment, and files of somebody's own in its pl
     // Other files are nobody's business.
     await Deno.writeTextFile(`${folder}/loss-curve.svg`, "<svg/>");
     const store = new Store(folder), definition = resolved({ name: "mine" });
-    await writeReport(await makeReport(definition, await planCells(definition, store), store), folder);
+    await writeReport(await makeReport(definition, await planCells(definition, store), store), store);
     await plan("mine");
     await rejectsWith(
       plan("other"),

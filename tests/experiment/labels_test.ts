@@ -8,7 +8,7 @@ import { markdown } from "../../lib/experiment/markdown.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
-import { protocolOf } from "../../lib/experiment/protocol.ts";
+import { protocolOf } from "../../lib/experiment/setup_lines.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";

@@ -4,7 +4,7 @@ import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
-import { cutProfile } from "../../lib/experiment/profile.ts";
+import { cutProfile } from "../../lib/experiment/cut_and_loss.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
-import { protocolOf } from "../../lib/experiment/protocol.ts";
+import { protocolOf } from "../../lib/experiment/setup_lines.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/disk/open_model.ts";

@@ -24,12 +24,16 @@ export const TINY: ExperimentDefinition = {
 export const OUTCOME: CellOutcome = {
   sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
   parameters: { before: 2, after: 1 },
-  cut: { layers: [0.2], uniform: 0.2, undecided: null, unevenness: 0 },
+  cut: { layers: [0.2], uniform: 0.2, undecided: null, fractional: null, unevenness: 0 },
   loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
   steps: 4,
   tokens: 8,
+  labels: 8,
+  cutRows: 0,
+  promptTokens: 0,
   seconds: 1,
   adapter: "none",
+  alarms: [],
 };
 
 /** Runs an experiment into a folder, and says what it has worked on. */

@@ -1,4 +1,4 @@
-// Task questions that did not fit the context: kept with a measure's values, and told in the report, however old the values are.
+// Task questions that did not fit the context: kept with a measure's values, and said in the report.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { defineExperiment } from "../../lib/experiment/definition.ts";
@@ -89,7 +89,7 @@ Deno.test("the report says which tasks have questions that lost their beginning,
   assert.ok(!two.text.includes("the context of large"));
 });
 
-Deno.test("values of earlier versions do not say what was cut off, and are reported without it", async () => {
+Deno.test("a task whose questions all fit is reported without a word on them", async () => {
   const none = await reportOf({}, {});
   assert.deepEqual(none.report.truncations, []);
   assert.ok(none.text.includes("| 50.0 % |") && !none.text.includes("lost their beginning"));

@@ -1,5 +1,5 @@
 // What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
-import { labelsOf } from "./labels.ts";
+import { labelsOf } from "./unique_labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import { isScript } from "../schedule/open.ts";
 import type { DataSource, EvaluateDefinition, PlannedCell, ResolvedExperiment } from "./types.ts";

@@ -43,13 +43,7 @@ const MOST_IN_RING = 3;
 
 /** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
 const OF_THE_RUNTIME: readonly string[] = [
-  "lib/experiment/cell.ts",
-  "lib/experiment/grid.ts",
-  "lib/experiment/measures.ts",
   "lib/experiment/open.ts",
-  "lib/experiment/report.ts",
-  "lib/experiment/resolve.ts",
-  "lib/experiment/rows.ts",
   "lib/experiment/store.ts",
   "lib/files/atomic.ts",
   "lib/files/bytes.ts",

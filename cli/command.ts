@@ -16,11 +16,15 @@ export interface VerbText {
   readonly notes?: string;
 }
 
-/** How the program is called from a clone; what examples and hints show. */
-export const PROGRAM = "deno run -A cli/main.ts";
+/** Whether this is the npm package, run by its link in the user's cache folder: see scripts/npm. */
+const IS_FROM_NPM = /\/compresso\/npm\/[^/]+\/cli\/command\.ts$/.test(import.meta.url);
+
+/** How the program is called from a clone, or as npm installs it; what examples and hints show. */
+export const PROGRAM = IS_FROM_NPM ? "compresso" : "deno run -A cli/main.ts";
 
 /** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
 export function programAsRun(): string {
+  if (IS_FROM_NPM) return PROGRAM;
   const main = new URL(Deno.mainModule);
   if (main.protocol !== "file:") return `deno run -A ${shellWord(main.href)}`;
   const path = fileURLToPath(main), near = relative(Deno.cwd(), path);

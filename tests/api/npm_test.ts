@@ -1,0 +1,67 @@
+// The npm package, as scripts/npm/pack.sh builds it, on a PATH with Node.js and no Deno. Deno is the one that npm has installed here.
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import config from "../../deno.json" with { type: "json" };
+import { ROOT } from "./checkout.ts";
+
+/** A program on the PATH; null where it is not there. */
+async function which(name: string): Promise<string | null> {
+  const { stdout } = await new Deno.Command("/bin/sh", { args: ["-c", `command -v ${name}`] }).output();
+  return new TextDecoder().decode(stdout).trim() || null;
+}
+
+/** The folder of npm's package `deno`, where this process is its program; else null. */
+function denoPackage(): string | null {
+  const folder = dirname(Deno.realPathSync(Deno.execPath()));
+  return existsSync(join(folder, "install_api.cjs")) ? folder : null;
+}
+
+const isUnix = Deno.build.os !== "windows";
+const [node, npm] = isUnix ? [await which("node"), await which("npm")] : [null, null];
+const deno = denoPackage();
+const canRun = node !== null && npm !== null && deno !== null;
+
+Deno.test({
+  name: canRun
+    ? "the npm package runs with Node.js alone, with the rights of each verb"
+    : "the npm package: skipped, for there is no npm, or Deno is not from npm",
+  ignore: !canRun,
+  fn: async () => {
+    const folder = await Deno.makeTempDir({ prefix: "compresso_npm_" });
+    try {
+      const packed = await new Deno.Command("bash", { args: ["scripts/npm/pack.sh", folder], cwd: ROOT }).output();
+      assert.ok(packed.success, new TextDecoder().decode(packed.stderr));
+      const tarball = join(folder, `compresso-${config.version}.tgz`), modules = join(folder, "lib", "node_modules");
+      await Deno.mkdir(modules, { recursive: true });
+      const unpacked = await new Deno.Command("tar", { args: ["-xzf", tarball, "-C", modules] }).output();
+      assert.ok(unpacked.success, new TextDecoder().decode(unpacked.stderr));
+      const installed = join(modules, "compresso");
+      await Deno.rename(join(modules, "package"), installed);
+      await Deno.symlink(deno ?? "", join(installed, "node_modules", "deno"));
+      await Deno.mkdir(join(folder, "bin"));
+      await Deno.symlink(node ?? "", join(folder, "bin", "node"));
+      await Deno.symlink(join(installed, "bin", "compresso.cjs"), join(folder, "bin", "compresso"));
+      const run = async (...args: string[]): Promise<string> => {
+        const { code, stdout, stderr } = await new Deno.Command(join(folder, "bin", "node"), {
+          args: [join(folder, "bin", "compresso"), ...args],
+          cwd: folder,
+          clearEnv: true,
+          env: { PATH: join(folder, "bin"), HOME: folder, NO_COLOR: "1" },
+        }).output();
+        assert.equal(code, 0, `${args.join(" ")}\n${new TextDecoder().decode(stderr)}`);
+        return new TextDecoder().decode(stdout);
+      };
+      assert.equal(await run("--version"), `${config.version}\n`);
+      assert.match(await run("export", "--help"), /^ {2}compresso export /m);
+      assert.match(await run("inspect", "demo"), /979,008/);
+      assert.ok((await run("generate", "demo", "--prompt", "Tom", "--max-tokens", "2", "--no-tuning")) !== "");
+      const script = join(ROOT, "scripts", "examples", "early_stop.ts");
+      await run("schedule", "preview", script, "--steps", "4", "--svg", "curve.svg");
+      await run("export", "demo", "--out", "exported");
+      assert.ok(existsSync(join(folder, "curve.svg")) && existsSync(join(folder, "exported", "model.gguf")));
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});

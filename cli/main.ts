@@ -6,6 +6,7 @@ import config from "../deno.json" with { type: "json" };
 import { verb } from "./command.ts";
 import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
 import { benchVerb } from "./verbs/bench.ts";
+import { completionVerb } from "./verbs/completion/completion.ts";
 import { chatVerb } from "./verbs/chat/chat.ts";
 import { data } from "./verbs/data/data.ts";
 import { doctor } from "./verbs/doctor.ts";
@@ -53,6 +54,7 @@ export async function main(args: readonly string[]): Promise<number> {
     program.addCommand(make());
   }
   program.addCommand(experimentVerb());
+  program.addCommand(completionVerb(program));
   const end = args.indexOf("--"), flags = end < 0 ? args : args.slice(0, end);
   if (flags.includes(HELP_ALL)) showAllOptions(program);
   const words = args.map((word, index) => word === HELP_ALL && index < flags.length ? "--help" : word);

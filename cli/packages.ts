@@ -1,6 +1,7 @@
 // The npm packages of cli/, with versions in the specifiers, so that the program runs by its address and installs without a configuration file.
 // Versions are those of deno.json, which a test compares.
 export {
+  Argument,
   Command,
   CommanderError,
   type CommandUnknownOpts,

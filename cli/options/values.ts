@@ -4,6 +4,13 @@ import { CompressoError } from "../../lib/core/errors.ts";
 /** A parser of one option's value. Throws `CompressoError("usage")`. */
 export type Parse<T> = (text: string) => T;
 
+/** A parser that says which words it takes, for completion. */
+export type WordParse<T> = Parse<T> & {
+  readonly words: readonly string[];
+  /** Whether several are taken, with commas between. */
+  readonly isList: boolean;
+};
+
 /** A whole number from `least` on. */
 export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: Bounds = {}): Parse<number> {
   return (text) => {
@@ -38,12 +45,13 @@ export function realNumber(
 }
 
 /** One of a few words. */
-export function oneOf<const T extends string>(option: string, words: readonly T[]): Parse<T> {
-  return (text) => {
+export function oneOf<const T extends string>(option: string, words: readonly T[]): WordParse<T> {
+  const parse = (text: string): T => {
     const found = words.find((word) => word === text.toLowerCase());
     if (found !== undefined) return found;
     throw wrong(option, text, `one of ${words.join(", ")}`);
   };
+  return Object.assign(parse, { words, isList: false });
 }
 
 /** Whole numbers from `least` on, with commas between. */
@@ -74,13 +82,14 @@ export function layerList(option: string): Parse<readonly number[]> {
 }
 
 /** Some of a few words, with commas between. */
-export function someOf<const T extends string>(option: string, words: readonly T[]): Parse<readonly T[]> {
+export function someOf<const T extends string>(option: string, words: readonly T[]): WordParse<readonly T[]> {
   const parseWord = oneOf(option, words);
-  return (text) => {
+  const parse = (text: string): readonly T[] => {
     const parts = text.split(",").map((part) => part.trim()).filter((part) => part !== "");
     if (parts.length > 0 && new Set(parts).size === parts.length) return parts.map(parseWord);
     throw wrong(option, text, `some of ${words.join(",")}, each once`);
   };
+  return Object.assign(parse, { words, isList: true });
 }
 
 /** A number of bytes, perhaps with K, M, G or T (powers of 1024). */

@@ -1,5 +1,5 @@
 // Help of the verbs: options in groups, a short view of the everyday ones, and text that fits the terminal.
-import { type Command, type CommandUnknownOpts, Help, type Option } from "../packages.ts";
+import { type Argument, type Command, type CommandUnknownOpts, Help, type Option } from "../packages.ts";
 import { styleOf, textColumns } from "./style.ts";
 
 /** Where an option is listed in the help of its verb. */
@@ -87,6 +87,10 @@ export class VerbHelp extends Help {
       ...(required || optional ? defaultText(defaultValue) : []),
     ];
     return extra.length === 0 ? description : `${description} (${extra.join("; ")})`;
+  }
+
+  override argumentDescription({ description }: Argument): string {
+    return description;
   }
 
   override padWidth(command: CommandUnknownOpts, helper: Help): number {

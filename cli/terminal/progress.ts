@@ -1,10 +1,11 @@
 // Progress of a run on stderr: on a terminal one line that is rewritten, and now and then a line with the masks above it; plain lines elsewhere.
 import { stripVTControlCharacters } from "node:util";
+import { duration } from "../../lib/report/numbers.ts";
 import type { Stage, StepRecord } from "../../lib/run/contract.ts";
 import { createEstimate } from "./estimate.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { verbosity, writeError } from "./output.ts";
-import { duration, progressLine } from "./progress_line.ts";
+import { progressLine } from "./progress_line.ts";
 import { isScreen, terminalColumns } from "./style.ts";
 
 /** Where progress goes. */

@@ -1,4 +1,5 @@
 // One line of progress that fits the terminal: a label, a bar, the percentage, the time left, then details as far as there is room.
+import { duration } from "../../lib/report/numbers.ts";
 import { widthOf } from "./columns.ts";
 
 /** What a line says. */
@@ -73,14 +74,6 @@ function clipped(text: string, cells: number): string {
     kept += char;
   }
   return `${kept}…`;
-}
-
-/** Seconds as text: 8 s, 2 min 05 s, 3 h 20 min. */
-export function duration(seconds: number): string {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${twoDigits(whole % 60)} s`;
-  return `${Math.floor(whole / 3600)} h ${twoDigits(Math.floor(whole % 3600 / 60))} min`;
 }
 
 /** Seconds as text of at most 6 characters in the first hundred hours: 8s, 2m05s, 3h20m. */

@@ -1,6 +1,6 @@
-// `compresso report RUN…`: runs as one HTML file. Owns options and where the file goes; refuses to read runs and to draw.
+// `compresso report RUN…`: runs as one HTML file.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../lib/files/atomic.ts";
 import { exists } from "../../lib/files/exists.ts";
@@ -17,7 +17,7 @@ import { outputPath } from "../options/values.ts";
 export function reportVerb(): CommandUnknownOpts {
   return verb("report", {
     description:
-      "Write one HTML file that shows runs: loss, sparsity, masks, layers, sizes, evaluation, alarms, options.",
+      "Write one HTML file that shows runs: sizes, evaluation, loss, sparsity, masks, layers, training, alarms, options.",
     examples: [
       "report runs/demo",
       "report runs/demo --eval dense.json --eval pruned.json",
@@ -42,7 +42,8 @@ A run that is still running or was interrupted is shown up to its last step.`,
     .action(async (folders, { out, eval: evalFiles, title }) => {
       const path = out ?? outOf(folders);
       const [runs, evaluations] = await Promise.all([
-        Promise.all(folders.map(readRun)),
+        // A folder such as "." has its name from where it is.
+        Promise.all(folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }))),
         Promise.all(evalFiles.map(readEvaluation)),
       ]);
       for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);

@@ -15,3 +15,8 @@ export function beside(path: string, name: string): string {
 export function within(folder: string, name: string): string {
   return `${folder.replace(/[/\\]+$/, "")}/${name}`;
 }
+
+/** The last part of a path. */
+export function lastPart(path: string): string {
+  return path.replace(/[/\\]+$/, "").split(/[/\\]/).at(-1) ?? path;
+}

@@ -22,6 +22,33 @@ export async function exactText(path: string): Promise<string> {
   return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(await Deno.readFile(path));
 }
 
+/** How files of UTF-16 begin. */
+const MARKS = [{ mark: [0xff, 0xfe], encoding: "utf-16le" }, { mark: [0xfe, 0xff], encoding: "utf-16be" }] as const;
+
+/**
+ * Reads a file of UTF-8 or, as PowerShell writes it, of UTF-16 with a byte order mark; `what` and `fix` are the parts of its errors.
+ *
+ * @throws CompressoError("input") where it is neither, or may not be read.
+ */
+export async function readMarkedText(
+  path: string,
+  { what, fix }: { readonly what: string; readonly fix: string },
+): Promise<string> {
+  let encoding = "utf-8";
+  try {
+    const bytes = await Deno.readFile(path);
+    encoding = MARKS.find(({ mark }) => mark.every((byte, at) => bytes[at] === byte))?.encoding ?? encoding;
+    return new TextDecoder(encoding, { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what,
+      rule: "it is a file of UTF-8, or of UTF-16 with a byte order mark, that may be read",
+      value: error instanceof TypeError && encoding !== "utf-8" ? "it begins as UTF-16 and is not" : textProblem(error),
+      fix,
+    }, { cause: error });
+  }
+}
+
 /**
  * Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. One that may
  * be cut within a character, as it is written or was when a process died, is read as far as it goes.

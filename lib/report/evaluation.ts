@@ -1,9 +1,9 @@
-// Measurements of models as `compresso eval --json` prints them. Owns reading them for a table; refuses to measure.
-import { basename } from "node:path";
+// Measurements of models as `compresso eval --json` prints them.
+import { isObject } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
-import { textProblem } from "../files/text_file.ts";
-import { isObject } from "../core/guards.ts";
+import { lastPart } from "../files/path.ts";
+import { readMarkedText } from "../files/text_file.ts";
 
 /** One measured number. */
 export interface Score {
@@ -52,27 +52,15 @@ type Values = Readonly<Record<string, unknown>>;
 /** Numbers that say how something was measured, not how well the model did. */
 const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|seconds|truncated|.*stderr.*)$/;
 
-/** How files of UTF-16 begin. */
-const MARKS = [{ mark: [0xff, 0xfe], encoding: "utf-16le" }, { mark: [0xfe, 0xff], encoding: "utf-16be" }] as const;
-
 /**
  * Reads a file of `compresso eval --json`, in UTF-8 or, as PowerShell may write it, in UTF-16 with a byte order mark. Throws `CompressoError("input")` for
  * anything else.
  */
 export async function readEvaluation(path: string): Promise<Evaluation[]> {
-  let encoding = "utf-8", text: string;
-  try {
-    const bytes = await Deno.readFile(path);
-    encoding = MARKS.find(({ mark }) => mark.every((byte, at) => bytes[at] === byte))?.encoding ?? encoding;
-    text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
-  } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot read the evaluation ${path}`,
-      rule: "it is a file of UTF-8, or of UTF-16 with a byte order mark, that may be read",
-      value: error instanceof TypeError && encoding !== "utf-8" ? "it begins as UTF-16 and is not" : textProblem(error),
-      fix: "check the path, or make it with `compresso eval … --json`",
-    }, { cause: error });
-  }
+  const text = await readMarkedText(path, {
+    what: `cannot read the evaluation ${path}`,
+    fix: "check the path, or make it with `compresso eval … --json`",
+  });
   return parseEvaluation(text, path);
 }
 
@@ -91,7 +79,7 @@ export function parseEvaluation(text: string, path: string): Evaluation[] {
     ? objects(models).map((one, index) =>
       [typeof one["model"] === "string" ? one["model"] : `model ${index + 1}`, one] as const
     )
-    : [[basename(path).replace(/\.json$/, ""), value] as const];
+    : [[lastPart(path).replace(/\.json$/, ""), value] as const];
   const evaluations = named.map(([name, one]): Evaluation => {
     const change = Array.isArray(models) ? changes.find((other) => other["model"] === name) ?? null : null;
     return { name, file: path, scores: scoresOfModel(one, change) };

@@ -1,4 +1,4 @@
-// What figures and tables need of a run beyond what is recorded: smoothing, the way that counts, cut shares of layers. Owns these sums; refuses to draw.
+// Numbers that figures and tables compute from a run: smoothing, the steps that count, cut shares of layers, time left.
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Stage, StepRecord } from "../run/contract.ts";
 import type { SizeResult } from "../run/size_goal.ts";
@@ -17,7 +17,7 @@ export function smoothed(values: readonly number[], span: number): number[] {
   });
 }
 
-/** Records without those that a run took back: it goes on from an earlier step, and their steps come again. */
+/** Records without those that a rollback took back: it returns to an earlier step, and the steps after it come again. */
 export function keptRecords(records: readonly StepRecord[]): StepRecord[] {
   const kept: StepRecord[] = [];
   for (const record of records) {
@@ -35,18 +35,17 @@ export function stageStarts(records: readonly StepRecord[]): { readonly x: numbe
   });
 }
 
-/** What a run's sparsity is a share of. Follows from its options, as a run that goes on has no result yet; null where they are not known. */
+/** What a run's sparsity is a share of. Follows from its options, which a run has before its result; null where they are not known. */
 export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult["sparsityOf"] | null {
   if (!options) return null;
   const { size = null, units } = options;
   return size !== null && Array.isArray(units) && units.includes("hidden") ? "model" : "layers";
 }
 
-/** Share of each layer's linear weights that was cut, and of all layers together; null where run.json does not say. */
+/** Share of each layer's linear weights that was cut, and of all layers together. */
 export function layerSparsity(
-  { before, masks, layers, hidden }: ReportSummary,
-): { readonly layers: readonly number[]; readonly uniform: number } | null {
-  if (!before || !masks || layers.length !== before.layers.length) return null;
+  { before, masks, layers, hidden }: Pick<ReportSummary, "before" | "masks" | "layers" | "hidden">,
+): { readonly layers: readonly number[]; readonly uniform: number } {
   const perDim = ({ heads, kvHeads, ffn }: LayerSpec): number => 2 * before.headDim * (heads + kvHeads) + 3 * ffn;
   const sizes = before.layers.map((layer, index) => {
     const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
@@ -70,4 +69,14 @@ export function layerSparsity(
 export function mean(values: readonly number[]): number {
   const finite = values.filter(Number.isFinite);
   return finite.reduce((sum, value) => sum + value, 0) / finite.length;
+}
+
+/** Steps whose speed counts for the time left. */
+const SPEED_STEPS = 32;
+
+/** Seconds that the steps to come take at the speed of the last ones; null where that is not known. */
+export function secondsLeft(records: readonly StepRecord[]): number | null {
+  const last = records.at(-1);
+  const seconds = mean(records.slice(-SPEED_STEPS).map(({ tokens, tokensPerSecond }) => tokens / tokensPerSecond));
+  return last && Number.isFinite(seconds) ? seconds * (last.steps - last.step) : null;
 }

@@ -1,14 +1,16 @@
-// Which figures a report has of its runs: loss, sparsity, λ, masks, layers. Owns titles, captions and the tables behind them; refuses geometry.
+// The figures of a report: titles, captions, what is drawn, and the tables behind them.
 import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./facts.ts";
 import { heatMap } from "./heat_map.ts";
 import { layerBars } from "./layer_bars.ts";
 import { lineChart } from "./line_chart.ts";
-import type { LineSeries, PanelMark, Point } from "./line_panel.ts";
+import type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./line_panel.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
-import { namesOneShot } from "../run/methods/names.ts";
+import type { LayerSpec } from "../spec/decoder.ts";
 import type { StepRecord } from "../run/contract.ts";
+import type { MaskSummary } from "../run/mask_summary.ts";
+import { namesOneShot } from "../run/methods/names.ts";
 
 /** A figure with what says the same in words and numbers. */
 export interface Figure {
@@ -16,7 +18,8 @@ export interface Figure {
   readonly id: string;
   readonly title: string;
   readonly caption: string;
-  readonly svg: string;
+  /** The figure as SVG, so many pixels wide. */
+  readonly draw: (width: number) => string;
   readonly table: Table;
 }
 
@@ -29,233 +32,325 @@ interface Curves {
   readonly records: readonly StepRecord[];
 }
 
-const TABLE_ROWS = 60, TIME_COLUMNS = 120;
+/** One number of every record as a line. */
+interface StepLine {
+  readonly name: string;
+  readonly valuesOf: (curves: Curves) => readonly number[];
+  /** How the table shows it; absent: it is not in the table. */
+  readonly show?: (value: number) => string;
+  readonly style?: Omit<SeriesStyle, "color">;
+  /** In a figure of several runs: whether the legend has this line under the run's name. */
+  readonly isMain?: boolean;
+}
+
+/** A figure of lines over the steps. */
+interface StepFigure {
+  readonly id: string;
+  readonly title: string;
+  readonly caption: string;
+  /** For readers who cannot see it; default: the caption. */
+  readonly description?: string;
+  readonly y: Axis;
+  readonly lines: readonly StepLine[];
+  readonly height?: number;
+}
+
+const TABLE_ROWS = 60;
+/** Columns of a map over the steps: as many as can be told apart in a wide figure. */
+const TIME_COLUMNS = 120;
 
 /** All figures that the runs have data for, in order. */
 export function figuresOf(runs: readonly ReportRun[]): Figure[] {
   const curves = runs.map((run, index): Curves => ({ name: run.name, index, run, records: keptRecords(run.records) }));
-  const figures: (Figure | null)[] = curves.some(({ records }) => records.length > 0)
-    ? [lossFigure(curves), sparsityFigure(curves), lambdaFigure(curves)]
-    : [];
-  for (const one of curves) figures.push(maskFigure(one, runs), layersFigure(one, runs));
-  figures.push(uniformFigure(runs));
+  const hasSteps = curves.some(({ records }) => records.length > 0);
+  const steps = (figure: StepFigure): Figure[] => hasSteps ? [stepFigure(curves, figure)] : [];
+  const figures: (Figure | null)[] = [
+    ...steps(lossFigure(curves)),
+    ...steps(sparsityFigure(curves)),
+    ...curves.flatMap((one) => [maskFigure(one, runs), layersFigure(one, runs)]),
+    layerSparsityFigure(runs),
+    ...trainingFigures(curves).flatMap(steps),
+  ];
   return figures.filter((figure) => figure !== null);
 }
 
-function lossFigure(curves: readonly Curves[]): Figure {
-  const isAlone = curves.length === 1;
-  const spans = curves.map(({ records }) => Math.max(4, records.length / 25));
-  const smooth = curves.map(({ records }, index) => smoothed(records.map(({ loss }) => loss), spans[index] ?? 4));
-  const raw = curves.map(({ name, index, records }): LineSeries => ({
-    name: isAlone ? "loss" : `${name}, each step`,
-    points: records.map(({ step, loss }): Point => [step, loss]),
-    style: { color: index, width: 1, opacity: 0.45 },
-    listed: isAlone,
-  }));
-  const mean = curves.map(({ name, index, records }): LineSeries => ({
-    name: isAlone ? "smoothed" : name,
-    points: records.map(({ step }, at): Point => [step, smooth[index]?.[at] ?? NaN]),
-    style: { color: isAlone ? 1 : index },
-  }));
+function stepFigure(
+  curves: readonly Curves[],
+  { id, title, caption, description = caption, ...what }: StepFigure,
+): Figure {
+  const isAlone = curves.length === 1, { y, lines, height } = what;
+  const series = lines.flatMap((line, place) =>
+    curves.map((one): LineSeries => {
+      const { name, valuesOf, style = {}, isMain = false } = line, values = valuesOf(one);
+      return {
+        name: isAlone ? name : isMain ? one.name : `${one.name}, ${name}`,
+        points: one.records.map(({ step }, at): Point => [step, values[at] ?? NaN]),
+        style: { ...style, color: isAlone ? place : one.index },
+        listed: isAlone || isMain,
+      };
+    })
+  ).filter(({ points }) => points.some(([, value]) => Number.isFinite(value)));
+  const chart = {
+    title,
+    description,
+    x: { label: "step", format: "whole", domain: stepDomain(curves) },
+    y,
+    series,
+    marks: marksOf(curves),
+    embedded: true,
+  } as const;
   return {
-    id: "loss",
-    title: "Loss",
-    caption: `Mean cross-entropy of the labels of each step's batch (thin), and its exponential mean over about ${
-      [...new Set(spans.map((span) => Math.round(span)))].join(" or ")
-    } steps.`,
-    svg: lineChart({
-      title: "Loss",
-      description: "Mean cross-entropy of the labels of each step's batch.",
-      x: { label: "step", format: "whole" },
-      y: { label: "loss, nats" },
-      series: [...raw, ...mean],
-      marks: marksOf(curves),
-      embedded: true,
-    }),
-    table: stepTable("Loss and its smoothed curve", curves, [
-      ["loss", ({ loss }) => short(loss)],
-      ["smoothed", (_, { index }, at) => short(smooth[index]?.[at] ?? NaN)],
-    ]),
+    id,
+    title,
+    caption,
+    draw: (width) => lineChart({ ...chart, width, ...(height === undefined ? {} : { height }) }),
+    table: stepTable(title, curves, lines),
   };
 }
 
-function sparsityFigure(curves: readonly Curves[]): Figure {
+function lossFigure(curves: readonly Curves[]): StepFigure {
+  const spanOf = ({ records }: Curves): number => Math.max(4, records.length / 25);
+  const lossesOf = ({ records }: Curves): number[] => records.map(({ loss }) => loss);
+  const spans = [...new Set(curves.map((one) => Math.round(spanOf(one))))];
+  return {
+    id: "loss",
+    title: "Loss",
+    caption:
+      `Training loss: mean cross-entropy of the labels of each step's batch (thin), and its exponential mean over about ${
+        spans.join(" or ")
+      } steps.`,
+    description: "Mean cross-entropy of the labels of each step's batch.",
+    y: { label: "loss, nats" },
+    lines: [
+      { name: "loss", valuesOf: lossesOf, show: short, style: { width: 1, opacity: 0.45 } },
+      { name: "smoothed", valuesOf: (one) => smoothed(lossesOf(one), spanOf(one)), show: short, isMain: true },
+    ],
+  };
+}
+
+function sparsityFigure(curves: readonly Curves[]): StepFigure {
   const isAlone = curves.length === 1;
-  const called = (name: string, what: string): string => isAlone ? what : `${name}, ${what}`;
-  const series = curves.flatMap(({ name, index, run, records }): LineSeries[] => {
-    const pruning = records.filter(({ stage }) => stage === "prune");
-    // A one-shot method has cut before the first step.
-    const last = pruning.at(-1) ?? (namesOneShot(run.options?.["method"]) ? records[0] : undefined);
-    const hard = run.summary?.sparsity.hard;
-    return [
-      {
-        name: isAlone ? "expected" : name,
-        points: pruning.map(({ step, expected }): Point => [step, expected ?? NaN]),
-        style: { color: index, width: isAlone ? 4 : 2, ...(isAlone ? { opacity: 0.6 } : {}) },
-      },
-      {
-        name: called(name, "target"),
-        points: pruning.map(({ step, target }): Point => [step, target ?? NaN]),
-        style: { color: isAlone ? 1 : index, line: "dashed", width: 1.5 },
-        listed: isAlone,
-      },
-      ...(hard === undefined || !last ? [] : [{
-        name: called(name, "hard"),
-        points: [[last.step, hard]] as const,
-        style: { color: isAlone ? 2 : index, line: "none" as const },
-        listed: isAlone,
-      }]),
-    ];
-  });
+  // A one-shot method has cut before the first step.
+  const hardAt = ({ run, records }: Curves): StepRecord | undefined =>
+    records.findLast(({ stage }) => stage === "prune") ??
+      (namesOneShot(run.options?.["method"]) ? records[0] : undefined);
   return {
     id: "sparsity",
     title: "Sparsity",
     caption: `${
       sharesOf(curves)
-    }: what the schedule asked for (dashed), what the masks are expected to cut (solid), and what was cut once they were hard (dot).`,
-    svg: lineChart({
-      title: "Sparsity",
-      description: "Target and expected sparsity of the pruning stage, and the hard one at its end.",
-      x: { label: "step", format: "whole", domain: stepDomain(curves) },
-      y: { label: "sparsity", format: "share" },
-      series,
-      marks: marksOf(curves),
-      embedded: true,
-    }),
-    table: stepTable("Target and expected sparsity", curves, [
-      ["target", ({ target }) => target === null ? "–" : `${(100 * target).toFixed(2)} %`],
-      ["expected", ({ expected }) => expected === null ? "–" : `${(100 * expected).toFixed(2)} %`],
-    ]),
+    }: what the schedule asks for (dashed), what the masks are expected to cut (solid), and what was cut once they were hard (dot).`,
+    description: "Target and expected sparsity of the pruning stage, and the hard one at its end.",
+    y: { label: "sparsity", format: "share", zero: true },
+    lines: [
+      {
+        name: "expected",
+        valuesOf: ({ records }) => records.map(({ expected }) => expected ?? NaN),
+        show: percent,
+        style: isAlone ? { width: 4, opacity: 0.6 } : {},
+        isMain: true,
+      },
+      {
+        name: "target",
+        valuesOf: ({ records }) => records.map(({ target }) => target ?? NaN),
+        show: percent,
+        style: { line: "dashed", width: 1.5 },
+      },
+      {
+        name: "hard",
+        valuesOf(one): number[] {
+          const last = hardAt(one), hard = one.run.summary?.sparsity.hard ?? NaN;
+          return one.records.map((record) => record === last ? hard : NaN);
+        },
+        style: { line: "none" },
+      },
+    ],
   };
 }
 
 /** In words, what the runs' sparsity is a share of. */
 function sharesOf(curves: readonly Curves[]): string {
-  const told = curves.map(({ name, run }) => ({ name, of: sparsityOf(run) }));
-  const ofModel = told.filter(({ of }) => of === "model").map(({ name }) => name);
-  if (told.some(({ of }) => of === null)) {
+  const known = curves.map(({ name, run }) => ({ name, of: sparsityOf(run) }));
+  const ofModel = known.filter(({ of }) => of === "model").map(({ name }) => name);
+  if (known.some(({ of }) => of === null)) {
     return "Share that is cut of the layers' linear weights or, where hidden dims are cut to a size, of the whole model";
   }
-  if (ofModel.length === told.length) return "Share of the whole model that is cut";
+  if (ofModel.length === known.length) return "Share of the whole model that is cut";
   const linear = "Share of the layers' linear weights that is cut";
   return ofModel.length === 0 ? linear : `${linear}, and of the whole model in ${ofModel.join(", ")}`;
 }
 
-function lambdaFigure(curves: readonly Curves[]): Figure {
-  const isAlone = curves.length === 1;
-  const series = curves.flatMap(({ name, index, records }): LineSeries[] => [
+/** What one looks at when a run does not learn as it should. */
+function trainingFigures(curves: readonly Curves[]): StepFigure[] {
+  const valuesOf = (of: (record: StepRecord) => number): StepLine["valuesOf"] => ({ records }) => records.map(of);
+  const most = curves.reduce(
+    (all, { records }) => records.reduce((own, { plannedGpuBytes }) => Math.max(own, plannedGpuBytes), all),
+    0,
+  );
+  const [unit, bytes] = most < 2 ** 30 ? ["MiB", 2 ** 20] as const : ["GiB", 2 ** 30] as const;
+  const dashed = { line: "dashed", width: 1.5 } as const, height = 220;
+  return [
     {
-      name: isAlone ? "λ1" : name,
-      points: records.map(({ step, lambda1 }): Point => [step, lambda1]),
-      style: { color: index },
+      ...{ id: "lambda", title: "Multipliers λ", height },
+      caption: "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
+      y: { label: "λ", zero: true },
+      lines: [
+        { name: "λ1", valuesOf: valuesOf(({ lambda1 }) => lambda1), show: short, isMain: true },
+        { name: "λ2", valuesOf: valuesOf(({ lambda2 }) => lambda2), show: short, style: { line: "dashed" } },
+      ],
     },
     {
-      name: isAlone ? "λ2" : `${name}, λ2`,
-      points: records.map(({ step, lambda2 }): Point => [step, lambda2]),
-      style: { color: isAlone ? 1 : index, line: "dashed" },
-      listed: isAlone,
+      ...{ id: "gradient", title: "Gradient norm", height },
+      caption: "Global norm of the LoRA gradients of each step, before clipping.",
+      y: { label: "norm", zero: true },
+      lines: [{ name: "gradient norm", valuesOf: valuesOf(({ gradNorm }) => gradNorm), show: short, isMain: true }],
     },
-  ]);
-  return {
-    id: "lambda",
-    title: "Multipliers λ",
-    caption: "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
-    svg: lineChart({
-      title: "Multipliers λ",
-      description: "λ1 weighs the gap between expected sparsity and target, λ2 its square.",
-      x: { label: "step", format: "whole" },
-      y: { label: "λ" },
-      series,
-      marks: marksOf(curves),
-      height: 220,
-      embedded: true,
-    }),
-    table: stepTable("Multipliers", curves, [
-      ["λ1", ({ lambda1 }) => short(lambda1)],
-      ["λ2", ({ lambda2 }) => short(lambda2)],
-    ]),
-  };
+    {
+      ...{ id: "rate", title: "Learning rate", height },
+      caption: "Learning rate of LoRA.",
+      y: { label: "rate", zero: true },
+      lines: [{ name: "rate", valuesOf: valuesOf(({ learningRate }) => learningRate), show: short, isMain: true }],
+    },
+    {
+      ...{ id: "speed", title: "Speed", height },
+      caption: "Tokens a second, padding left out.",
+      y: { label: "tokens/s", zero: true },
+      lines: [{
+        name: "tokens a second",
+        valuesOf: valuesOf(({ tokensPerSecond }) => tokensPerSecond),
+        show: short,
+        isMain: true,
+      }],
+    },
+    {
+      ...{ id: "memory", title: "GPU memory", height },
+      caption: "GPU memory in use (solid), and the most that was planned for the run (dashed).",
+      y: { label: unit, zero: true },
+      lines: [
+        { name: "in use", valuesOf: valuesOf(({ gpuBytes }) => gpuBytes / bytes), show: short, isMain: true },
+        {
+          name: "planned",
+          valuesOf: valuesOf(({ plannedGpuBytes }) => plannedGpuBytes / bytes),
+          show: short,
+          style: dashed,
+        },
+      ],
+    },
+  ];
 }
 
-/** Final masks: layer by head, layer by FFN columns, hidden dims. */
-function maskFigure({ name, index, run: { summary } }: Curves, runs: readonly ReportRun[]): Figure | null {
-  if (!summary?.masks || !summary.before) return null;
-  const { masks, before } = summary, title = titled("Masks", name, runs);
-  const hidden = mean(masks.hidden), layerNames = before.layers.map((_, layer) => String(layer));
-  const heads = masks.heads.map((z) => `${z.filter((value) => value !== 0).length} of ${z.length}`);
-  const ffn = before.layers.map((layer, at) => `${summary.layers[at]?.ffn ?? 0} of ${layer.ffn}`);
+/** The masks: layer by head, layer by FFN columns, hidden dims; of a finished run as they are, else as they are on their way. */
+function maskFigure({ name, index, run: { summary, liveMasks } }: Curves, runs: readonly ReportRun[]): Figure | null {
+  const masks = summary?.masks ?? liveMasks?.masks;
+  if (!masks) return null;
+  const rows = summary ? keptOf(masks, summary) : openOf(masks);
+  const title = titled("Masks", name, runs), [hiddenKept, hiddenRows] = [rows.hidden, mean(masks.hidden) < 1];
+  const layerNames = masks.heads.map((_, layer) => String(layer));
+  const map = {
+    title,
+    description: `${summary ? "Kept" : "Open"} heads, FFN columns and hidden dims by layer. ${
+      rows.layers.map(({ heads, ffn }, at) => `Layer ${at}: heads ${heads}, FFN columns ${ffn}`).join("; ")
+    }. Hidden dims: ${hiddenKept}.`,
+    rowLabels: [...layerNames, ...(hiddenRows ? ["hidden"] : [])],
+    blocks: [
+      {
+        label: "heads",
+        rows: [...masks.heads, ...(hiddenRows ? [[]] : [])],
+        notes: rows.layers.map(({ heads }, at) => `layer ${at}: ${heads} heads`),
+      },
+      {
+        label: "FFN columns",
+        rows: [...masks.ffn, ...(hiddenRows ? [masks.hidden] : [])],
+        notes: [
+          ...rows.layers.map(({ ffn }, at) => `layer ${at}: ${ffn} FFN columns`),
+          ...(hiddenRows ? [`${hiddenKept} hidden dims`] : []),
+        ],
+      },
+    ],
+    scale: ["cut", "kept"],
+    embedded: true,
+  } as const;
   return {
     id: `masks-${index}`,
     title,
-    caption:
-      "A row for each layer. Heads by their mask z, FFN columns and hidden dims by the share that is kept of neighbours taken together; what was cut is faint.",
-    svg: heatMap({
-      title,
-      description: `Kept heads, FFN columns and hidden dims by layer. ${
-        heads.map((kept, at) => `Layer ${at}: heads ${kept}, FFN columns ${ffn[at] ?? ""}`).join("; ")
-      }. Hidden dims: ${summary.hidden} of ${before.hidden}.`,
-      rowLabels: [...layerNames, ...(hidden < 1 ? ["hidden"] : [])],
-      blocks: [
-        {
-          label: "heads",
-          rows: [...masks.heads, ...(hidden < 1 ? [[]] : [])],
-          notes: heads.map((kept, at) => `layer ${at}: ${kept} heads kept`),
-        },
-        {
-          label: "FFN columns",
-          rows: [...masks.ffn, ...(hidden < 1 ? [masks.hidden] : [])],
-          notes: [
-            ...ffn.map((kept, at) => `layer ${at}: ${kept} FFN columns kept`),
-            ...(hidden < 1 ? [`${summary.hidden} of ${before.hidden} hidden dims kept`] : []),
-          ],
-        },
-      ],
-      scale: ["cut", "kept"],
-      embedded: true,
-    }),
+    caption: summary
+      ? "A row for each layer. Heads by their mask z; FFN columns and hidden dims by the share that is kept of neighbours taken together. What was cut is faint."
+      : `After step ${
+        liveMasks?.step ?? 0
+      }. A row for each layer: how much of each head, and of neighbouring FFN columns and hidden dims, is expected to stay. What goes is faint.`,
+    draw: (width) => heatMap({ ...map, width }),
     table: {
-      caption: `Kept by layer; hidden dims: ${summary.hidden} of ${before.hidden}`,
-      head: ["layer", "heads", "KV heads", "FFN columns"],
-      rows: layerNames.map((layer, at) => [
-        layer,
-        heads[at] ?? "",
-        `${summary.layers[at]?.kvHeads ?? 0} of ${before.layers[at]?.kvHeads ?? 0}`,
-        ffn[at] ?? "",
-      ]),
+      caption: `${summary ? "Kept" : "Expected to stay"} by layer; hidden dims: ${hiddenKept}`,
+      head: ["layer", "heads", ...(summary ? ["KV heads"] : []), "FFN columns"],
+      rows: rows.layers.map(({ heads, ffn, kvHeads }, at) => [String(at), heads, ...(summary ? [kvHeads] : []), ffn]),
     },
+  };
+}
+
+/** What is left of each layer, in words. */
+interface MaskRows {
+  readonly layers: readonly { readonly heads: string; readonly kvHeads: string; readonly ffn: string }[];
+  readonly hidden: string;
+}
+
+/** Counts of a finished run's masks. */
+function keptOf(
+  masks: MaskSummary,
+  { before, layers, hidden }: {
+    readonly before: { readonly layers: readonly LayerSpec[]; readonly hidden: number };
+    readonly layers: readonly LayerSpec[];
+    readonly hidden: number;
+  },
+): MaskRows {
+  return {
+    layers: before.layers.map((layer, at) => ({
+      heads: `${masks.heads[at]?.filter((z) => z !== 0).length ?? 0} of ${layer.heads}`,
+      kvHeads: `${layers[at]?.kvHeads ?? 0} of ${layer.kvHeads}`,
+      ffn: `${layers[at]?.ffn ?? 0} of ${layer.ffn}`,
+    })),
+    hidden: `${hidden} of ${before.hidden}`,
+  };
+}
+
+/** Shares of masks that are still learned. */
+function openOf({ heads, ffn, hidden }: MaskSummary): MaskRows {
+  const share = (values: readonly number[] = []): string => `${short(100 * mean(values))} %`;
+  return {
+    layers: heads.map((own, at) => ({ heads: share(own), kvHeads: "", ffn: share(ffn[at]) })),
+    hidden: share(hidden),
   };
 }
 
 /** How the layers' densities came about, step by step. */
 function layersFigure({ name, index, records }: Curves, runs: readonly ReportRun[]): Figure | null {
   const read = records.flatMap(({ step, layers }) => layers && layers.length > 0 ? [{ step, layers }] : []);
-  const { items } = everyNth(read, TIME_COLUMNS), first = items[0], last = items.at(-1);
+  const first = read[0], last = read.at(-1);
   if (!first || !last) return null;
-  const title = titled("Layers as the masks learn", name, runs);
-  const rowsOf = (kind: "heads" | "ffn"): number[][] =>
-    first.layers.map((_, layer) => items.map(({ layers }) => 1 - (layers[layer]?.[kind] ?? 0)));
-  const ends = [`step ${first.step}`, `step ${last.step}`] as const;
+  const title = titled("Layers as the masks learn", name, runs),
+    ends = [`step ${first.step}`, `step ${last.step}`] as const;
   const keptAt = (share: number | undefined): string => `${short(100 * (1 - (share ?? 0)))} %`;
   return {
     id: `layers-${index}`,
     title,
-    caption:
-      "Expected share of each layer's heads and FFN columns that is kept, from the first step on the left to the last on the right.",
-    svg: heatMap({
-      title,
-      description: `Kept shares over the steps. At ${ends[1]}: ${
-        last.layers.map(({ heads, ffn }, layer) => `layer ${layer} heads ${keptAt(heads)}, FFN ${keptAt(ffn)}`).join(
-          "; ",
-        )
-      }.`,
-      rowLabels: first.layers.map((_, layer) => String(layer)),
-      blocks: [
-        { label: "heads over the steps", rows: rowsOf("heads"), ends },
-        { label: "FFN columns over the steps", rows: rowsOf("ffn"), ends },
-      ],
-      scale: ["cut", "kept"],
-      embedded: true,
-    }),
+    caption: "Expected share of each layer's heads and FFN columns that is kept, from the first step to the last.",
+    draw(width): string {
+      const { items } = everyNth(read, Math.min(TIME_COLUMNS, width / 6));
+      const rowsOf = (kind: "heads" | "ffn"): number[][] =>
+        first.layers.map((_, layer) => items.map(({ layers }) => 1 - (layers[layer]?.[kind] ?? 0)));
+      return heatMap({
+        title,
+        description: `Kept shares over the steps. At ${ends[1]}: ${
+          last.layers.map(({ heads, ffn }, layer) => `layer ${layer} heads ${keptAt(heads)}, FFN ${keptAt(ffn)}`).join(
+            "; ",
+          )
+        }.`,
+        rowLabels: first.layers.map((_, layer) => String(layer)),
+        blocks: [{ label: "heads", rows: rowsOf("heads"), ends }, { label: "FFN columns", rows: rowsOf("ffn"), ends }],
+        scale: ["cut", "kept"],
+        width,
+        embedded: true,
+      });
+    },
     table: {
       caption: `Kept shares at ${ends[1]}`,
       head: ["layer", "heads", "FFN columns"],
@@ -264,10 +359,11 @@ function layersFigure({ name, index, records }: Curves, runs: readonly ReportRun
   };
 }
 
-function uniformFigure(runs: readonly ReportRun[]): Figure | null {
+function layerSparsityFigure(runs: readonly ReportRun[]): Figure | null {
   const shown = runs.flatMap(({ name, summary }) => {
-    const sparsity = summary ? layerSparsity(summary) : null;
-    return sparsity ? [{ name, values: sparsity.layers, uniform: sparsity.uniform }] : [];
+    if (!summary) return [];
+    const { layers, uniform } = layerSparsity(summary);
+    return [{ name, values: layers, uniform }];
   });
   if (shown.length === 0) return null;
   const layers = Math.max(...shown.map(({ values }) => values.length));
@@ -275,55 +371,61 @@ function uniformFigure(runs: readonly ReportRun[]): Figure | null {
     id: "uniform",
     title: "Sparsity of each layer",
     caption:
-      "Share of each layer's linear weights that was cut, beside the share that every layer would have, were it spread evenly (dashed).",
-    svg: layerBars({
-      title: "Sparsity of each layer",
-      description: shown.map(({ name, values, uniform }) =>
-        `${name}: ${values.map((value, layer) => `layer ${layer} ${short(100 * value)} %`).join(", ")}; uniform ${
-          short(100 * uniform)
-        } %`
-      ).join(". "),
-      label: "sparsity",
-      runs: shown,
-      embedded: true,
-    }),
+      "Share of each layer's linear weights that was cut, and the share that every layer would have if all were cut alike (dashed).",
+    draw: (width) =>
+      layerBars({
+        title: "Sparsity of each layer",
+        description: shown.map(({ name, values, uniform }) =>
+          `${name}: ${values.map((value, layer) => `layer ${layer} ${short(100 * value)} %`).join(", ")}; uniform ${
+            short(100 * uniform)
+          } %`
+        ).join(". "),
+        label: "sparsity",
+        runs: shown,
+        width,
+        embedded: true,
+      }),
     table: {
       caption: "Sparsity by layer",
       head: ["layer", ...shown.map(({ name }) => name)],
       rows: [
         ...Array.from({ length: layers }, (_, layer) => [
           String(layer),
-          ...shown.map(({ values }) => values[layer] === undefined ? "–" : `${(100 * values[layer]).toFixed(2)} %`),
+          ...shown.map(({ values }) => percent(values[layer] ?? NaN)),
         ]),
-        ["uniform", ...shown.map(({ uniform }) => `${(100 * uniform).toFixed(2)} %`)],
+        ["uniform", ...shown.map(({ uniform }) => percent(uniform))],
       ],
     },
   };
 }
 
-type Column = readonly [name: string, value: (record: StepRecord, curves: Curves, at: number) => string];
-
 /** Every nth step of all runs. */
-function stepTable(caption: string, curves: readonly Curves[], columns: readonly Column[]): Table {
-  const isAlone = curves.length === 1;
-  const longest = Math.max(...curves.map(({ records }) => records.length));
+function stepTable(title: string, curves: readonly Curves[], lines: readonly StepLine[]): Table {
+  const isAlone = curves.length === 1, most = Math.max(5, Math.floor(TABLE_ROWS / curves.length));
+  const columns = lines.flatMap(({ name, valuesOf, show }) => show ? [{ name, valuesOf, show }] : []);
   const rows = curves.flatMap((one) => {
-    const { items } = everyNth([...one.records.entries()], Math.max(5, Math.floor(TABLE_ROWS / curves.length)));
-    return items.map(([at, record]) => [
-      isAlone ? String(record.step) : `${one.name}, ${record.step}`,
-      record.stage,
-      ...columns.map(([, value]) => value(record, one, at)),
+    const values = columns.map(({ valuesOf }) => valuesOf(one));
+    return everyNth([...one.records.entries()], most).items.map(([at, { step, stage }]) => [
+      isAlone ? String(step) : `${one.name}, ${step}`,
+      stage,
+      ...columns.map(({ show }, column) => show(values[column]?.[at] ?? NaN)),
     ]);
   });
   return {
-    caption: longest > TABLE_ROWS / curves.length ? `${caption}, some steps; records.jsonl has all` : caption,
-    head: [isAlone ? "step" : "run, step", "stage", ...columns.map(([name]) => name)],
+    caption: curves.some(({ records }) => records.length > most)
+      ? `${title}, some steps; records.jsonl has all`
+      : `${title} of every step`,
+    head: [isAlone ? "step" : "run, step", "stage", ...columns.map(({ name }) => name)],
     rows,
   };
 }
 
 function titled(what: string, name: string, runs: readonly ReportRun[]): string {
   return runs.length === 1 ? what : `${what}: ${name}`;
+}
+
+function percent(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : "–";
 }
 
 /** Where the stages begin, where that is the same for all runs. */

@@ -1,4 +1,4 @@
-// Counts and sizes as people read them, on a terminal and in reports. Owns units and digits; refuses to know what is counted.
+// Counts, sizes and times as people read them, on a terminal and in reports.
 
 /** Bytes with a binary unit, three digits. */
 export function formatBytes(bytes: number): string {
@@ -11,4 +11,13 @@ export function formatBytes(bytes: number): string {
 /** A count with separators between thousands. */
 export function formatCount(count: number): string {
   return String(count).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** Seconds as text: 8 s, 2 min 05 s, 3 h 20 min. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const pad = (value: number): string => String(value).padStart(2, "0");
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${pad(Math.floor(whole % 3600 / 60))} min`;
 }

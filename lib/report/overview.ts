@@ -1,10 +1,11 @@
-// The numbers of a report as tables: what came out, sizes, evaluation, alarms, options. Owns their rows and wording; refuses HTML.
-import { basename, dirname } from "node:path";
-import { keptRecords, mean, sparsityOf } from "./facts.ts";
-import type { Evaluation, Score } from "./evaluation.ts";
-import { formatBytes, formatCount } from "./numbers.ts";
-import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
+// The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
+import { lastPart } from "../files/path.ts";
 import { namesOneShot } from "../run/methods/names.ts";
+import type { Evaluation, Score } from "./evaluation.ts";
+import { keptRecords, mean, secondsLeft, sparsityOf } from "./facts.ts";
+import { duration, formatBytes, formatCount } from "./numbers.ts";
+import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
+import { grownFiles, modelInput } from "./sizes.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
 
@@ -19,41 +20,76 @@ export interface Tile {
 const ENDS = 10;
 const ABSENT = "–";
 
-/** The main numbers of one run. */
-export function tilesOf(run: ReportRun): Tile[] {
-  const { summary, records } = run,
-    last = records.at(-1),
-    alarms = run.alarms.length,
-    pruned = lastPruned(run);
-  const of = ofModel(run) && `, ${ofModel(run)}`;
-  const sparsity = summary
-    ? { value: percent(summary.sparsity.hard), note: `hard${of}; target ${percent(summary.sparsity.target)}` }
-    : pruned
-    ? { value: percent(pruned.expected ?? NaN), note: `expected${of}; target ${percent(pruned.target ?? NaN)}` }
-    : {
-      value: ABSENT,
-      note: records.length > 0 && namesOneShot(run.options?.["method"])
-        ? "cut before the first step"
-        : "the pruning stage has not begun",
-    };
-  const { before, after } = summary?.parameters ?? { before: NaN, after: NaN }, loss = lossEnds(run);
+/** The main numbers of one run; `isLive` says that it is under way. */
+export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
+  const { summary, alarms } = run, heldout = summary?.heldoutLoss;
   return [
-    { label: "Sparsity", ...sparsity },
-    ...(summary
-      ? [{ label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` }]
+    sparsityTile(run),
+    ...(summary ? [parameterTile(summary.parameters)] : []),
+    ...(heldout
+      ? [{
+        label: "Loss, held-out rows",
+        value: short(heldout.after),
+        note: `${short(heldout.before)} before pruning; ${grouped(heldout.labels)} tokens`,
+      }]
       : []),
-    { label: "Loss", value: short(loss.last), note: `mean of the last steps; of the first ${short(loss.first)}` },
+    trainingTile(run),
+    stepTile(run),
+    ...timeTiles(run, { isLive }),
     {
-      label: "Steps",
-      value: `${last?.step ?? 0}`,
-      note: last
-        ? `of ${last.steps}${summary && last.step < last.steps ? "; a schedule ended the last stage" : ""}`
-        : summary
-        ? "none were asked for"
-        : "none yet",
+      label: "Alarms",
+      value: String(alarms.length),
+      note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
     },
-    { label: "Alarms", value: String(alarms), note: alarms === 0 ? "nothing seemed wrong" : "see below" },
   ];
+}
+
+function sparsityTile(run: ReportRun): Tile {
+  const { summary, records, options } = run, pruned = lastPruned(run), label = "Sparsity";
+  const of = ofModel(run) && `, ${ofModel(run)}`;
+  if (summary) {
+    const { hard, target } = summary.sparsity;
+    return { label, value: percent(hard), note: `hard${of}; target ${percent(target)}` };
+  }
+  if (pruned) {
+    const { expected, target } = pruned;
+    return { label, value: percent(expected ?? NaN), note: `expected${of}; target ${percent(target ?? NaN)}` };
+  }
+  const isCut = records.length > 0 && namesOneShot(options?.["method"]);
+  return { label, value: ABSENT, note: isCut ? "cut before the first step" : "the pruning stage has not begun" };
+}
+
+function parameterTile({ before, after }: { readonly before: number; readonly after: number }): Tile {
+  return { label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` };
+}
+
+function trainingTile(run: ReportRun): Tile {
+  const { first, last } = lossEnds(run), label = "Training loss";
+  if (!first || !last) return { label, value: short(last?.value ?? NaN), note: last ? last.of : "no step yet" };
+  return { label, value: short(last.value), note: `${last.of}; ${short(first.value)} ${first.of}` };
+}
+
+function stepTile({ records, summary }: ReportRun): Tile {
+  const last = records.at(-1), label = "Steps", value = `${last?.step ?? 0}`;
+  if (!last) return { label, value, note: summary ? "none were asked for" : "none yet" };
+  const isEarly = summary !== null && last.step < last.steps;
+  return { label, value, note: `of ${last.steps}${isEarly ? "; a schedule ended the last stage" : ""}` };
+}
+
+function timeTiles({ summary, records }: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
+  if (summary) {
+    const { wallSeconds, resumedAfter } = summary;
+    return [{
+      label: "Time",
+      value: duration(wallSeconds),
+      note: resumedAfter > 0
+        ? `since it was resumed after step ${resumedAfter}`
+        : `of which steps ${duration(stepSeconds(summary))}`,
+    }];
+  }
+  const left = isLive ? secondsLeft(records) : null;
+  if (left === null) return [];
+  return [{ label: "Time left", value: duration(left), note: "for the steps, at the present speed" }];
 }
 
 /** What the runs came to, a column for each. */
@@ -65,16 +101,39 @@ export function resultTable(runs: readonly ReportRun[]): Table {
     const record = records.at(-1);
     return record ? value(record) : ABSENT;
   };
+  const file = (wanted: string) => ({ origin }: ReportRun): string => {
+    const found = origin.find(({ role }) => role === wanted);
+    return found ? `${found.name}, ${formatBytes(found.bytes)}` : ABSENT;
+  };
+  const end = (which: "first" | "last") => (run: ReportRun): string => {
+    const found = lossEnds(run)[which];
+    return found ? `${short(found.value)}, ${found.of}` : ABSENT;
+  };
   return withoutEmpty({
     caption: runs.length === 1 ? "What the run came to" : "What the runs came to",
     head: ["measure", ...runs.map(({ name }) => name)],
     rows: [
       row("state", stateOf),
+      row("model", file("model")),
+      row("data", file("data")),
+      row("calibration", file("calibration")),
       row("sparsity, target", (run) => shareOf(run, run.summary?.sparsity.target ?? lastPruned(run)?.target)),
       row("sparsity, expected", (run) => shareOf(run, run.summary?.sparsity.expected ?? lastPruned(run)?.expected)),
       row("sparsity, hard", (run) => shareOf(run, run.summary?.sparsity.hard)),
-      row("loss, first steps", (run) => short(lossEnds(run).first)),
-      row("loss, last steps", (run) => short(lossEnds(run).last)),
+      row(
+        "loss on held-out rows",
+        summed(({ heldoutLoss }) =>
+          heldoutLoss ? `${short(heldoutLoss.after)}; before pruning ${short(heldoutLoss.before)}` : ABSENT
+        ),
+      ),
+      row("training loss, start", end("first")),
+      row("training loss, end", end("last")),
+      row(
+        "time",
+        summed(({ wallSeconds, resumedAfter }) =>
+          `${duration(wallSeconds)}${resumedAfter > 0 ? `, since it was resumed after step ${resumedAfter}` : ""}`
+        ),
+      ),
       row(
         "seconds of steps, by stage",
         summed(({ seconds: { finetune, prune, postfinetune } }) =>
@@ -94,24 +153,20 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       row("GPU memory, planned", last(({ plannedGpuBytes }) => formatBytes(plannedGpuBytes))),
       row(
         "logits, sliced and masked, differ by",
-        summed(({ maskedVsSliced }) =>
-          maskedVsSliced ? `${maskedVsSliced.maxAbs.toExponential(1)}, range ${short(maskedVsSliced.range)}` : ABSENT
-        ),
+        summed(({ maskedVsSliced: { maxAbs, range } }) => `${maxAbs.toExponential(1)}, range ${short(range)}`),
       ),
       row("adapter", ({ adapter }) => adapter ?? ABSENT),
-      row(
-        "versions",
-        summed(({ versions }) => versions ? `Compresso ${versions.compresso}, Deno ${versions.deno}` : ABSENT),
-      ),
+      row("versions", summed(({ versions }) => `Compresso ${versions.compresso}, Deno ${versions.deno}`)),
+      row("records", ({ folder }) => folder === null ? ABSENT : `${folder}/records.jsonl`),
     ],
   });
 }
 
 /** Parameters, shapes and bytes before and after; null where no run is finished. */
 export function sizeTable(runs: readonly ReportRun[]): Table | null {
-  const rows = runs.flatMap(({ name, summary }): string[][] => {
+  const rows = runs.flatMap(({ name, summary, origin }): string[][] => {
     if (!summary) return [];
-    const { parameters, before, layers, hidden, fileBytes = [] } = summary;
+    const { parameters, before, layers, hidden, fileBytes } = summary;
     const called = (what: string): string => runs.length === 1 ? what : `${name}, ${what}`;
     const change = (what: string, [from, to]: readonly [number, number], show: (value: number) => string): string[] => [
       called(what),
@@ -123,35 +178,43 @@ export function sizeTable(runs: readonly ReportRun[]): Table | null {
       list: readonly { readonly heads: number; readonly kvHeads: number; readonly ffn: number }[],
       key: "heads" | "kvHeads" | "ffn",
     ): number => list.reduce((total, layer) => total + layer[key], 0);
+    const input = modelInput({ origin, before });
     return [
       change("parameters", [parameters.before, parameters.after], grouped),
-      ...(before
-        ? [
-          change("heads", [sum(before.layers, "heads"), sum(layers, "heads")], grouped),
-          change("KV heads", [sum(before.layers, "kvHeads"), sum(layers, "kvHeads")], grouped),
-          change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
-          change("hidden size", [before.hidden, hidden], grouped),
-          ...fileBytes.map(({ file, bytes }) =>
-            change(`bytes of ${file.split(/[/\\]/).at(-1) ?? file}`, [before.bytes, bytes], formatBytes)
-          ),
-        ]
-        : []),
+      change("heads", [sum(before.layers, "heads"), sum(layers, "heads")], grouped),
+      change("KV heads", [sum(before.layers, "kvHeads"), sum(layers, "kvHeads")], grouped),
+      change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
+      change("hidden size", [before.hidden, hidden], grouped),
+      ...fileBytes.map(({ file, bytes }) => change(`bytes of ${lastPart(file)}`, [input.bytes, bytes], formatBytes)),
     ];
   });
   return rows.length === 0 ? null : {
-    caption: "Before and after; bytes before are those of the weights as they were stored",
+    caption: "Before and after; bytes before are those of the model's file, of one in a folder those of its weights",
     head: ["measure", "before", "after", "left"],
     rows,
   };
+}
+
+/** For each file that became larger than the model before, the types that would make it smaller. */
+export function growthNotes(runs: readonly ReportRun[]): string[] {
+  return runs.flatMap(({ name, summary, origin }) =>
+    (summary ? grownFiles({ ...summary, origin }) : []).flatMap(({ file, smaller }) => {
+      if (smaller.length === 0) return [];
+      const types = smaller.map(({ dtype, bytes }) => `${formatBytes(bytes)} as ${dtype}`).join(", ");
+      return [
+        `${runs.length === 1 ? "" : `${name}: `}${file} is larger than the model before. It would take ${types}.`,
+      ];
+    })
+  );
 }
 
 /** Measurements of one name also by their file, by its folder where that is the same too, or by a number. */
 function toldApart(all: readonly Evaluation[]): Evaluation[] {
   const named: readonly ((one: Evaluation, place: number) => string)[] = [
     ({ name }) => name,
-    ({ name, file }) => `${basename(file)}: ${name}`,
-    ({ name, file }) => `${basename(dirname(file))}/${basename(file)}: ${name}`,
-    ({ name, file }, place) => `${basename(file)}: ${name} (${place + 1})`,
+    ({ name, file }) => `${lastPart(file)}: ${name}`,
+    ({ name, file }) => `${file.split(/[/\\]/).slice(-2).join("/")}: ${name}`,
+    ({ name, file }, place) => `${lastPart(file)}: ${name} (${place + 1})`,
   ];
   return all.map((one) => {
     const alike = all.filter(({ name }) => name === one.name);
@@ -205,7 +268,7 @@ function scoreText({ value, stderr, count, truncated = 0, change }: Score): stri
   return `${own}; ${change.isRatio ? "× " : ""}${show(change.value)}${interval} against ${change.against}`;
 }
 
-/** What the monitors said; null for no alarms. */
+/** Alarms of the monitors; null for none. */
 export function alarmTable(runs: readonly ReportRun[]): Table | null {
   const rows = runs.flatMap((run) =>
     run.alarms.map(({ step, monitor, action, restored, message, change }) => [
@@ -217,13 +280,13 @@ export function alarmTable(runs: readonly ReportRun[]): Table | null {
     ])
   );
   return rows.length === 0 ? null : {
-    caption: "What the monitors of the run saw",
+    caption: "What the monitors saw",
     head: ["at", "monitor", "action", "what was seen", "what to change"],
     rows,
   };
 }
 
-/** Where runs went on otherwise than they began; null for none. */
+/** What changed where runs were resumed with other options; null for none. */
 export function changeTable(runs: readonly ReportRun[]): Table | null {
   const rows = runs.flatMap((run) =>
     (run.summary?.changes ?? []).map(({ step, differences }) => [
@@ -232,7 +295,7 @@ export function changeTable(runs: readonly ReportRun[]): Table | null {
     ])
   );
   return rows.length === 0 ? null : {
-    caption: "Where the run went on otherwise than it began; the options below are those that it ended with",
+    caption: "Where the run was resumed with other options; the options below are those that it ended with",
     head: ["at", "what differed"],
     rows,
   };
@@ -259,7 +322,7 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
   };
 }
 
-/** In words, whether a run goes on. */
+/** In words, how far a run is. */
 function stateOf({ summary, records }: ReportRun): string {
   const last = records.at(-1);
   if (summary) return "finished";
@@ -282,9 +345,32 @@ function shareOf(run: ReportRun, sparsity: number | null | undefined): string {
   return text === ABSENT || of === "" ? text : `${text} ${of}`;
 }
 
-function lossEnds({ records }: ReportRun): { readonly first: number; readonly last: number } {
-  const losses = keptRecords(records).map(({ loss }) => loss);
-  return { first: mean(losses.slice(0, ENDS)), last: mean(losses.slice(-ENDS)) };
+/** A loss, and in words what it is of. */
+interface LossEnd {
+  readonly value: number;
+  readonly of: string;
+}
+
+/**
+ * Training loss at both ends of a run: means of ten steps where these do not overlap, else of one step; `first` is null where there is one step
+ * alone.
+ */
+function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; readonly last: LossEnd | null } {
+  const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);
+  if (losses.length >= 2 * ENDS) {
+    return {
+      first: { value: mean(losses.slice(0, ENDS)), of: `mean of the first ${ENDS} steps` },
+      last: { value: mean(losses.slice(-ENDS)), of: `mean of the last ${ENDS} steps` },
+    };
+  }
+  return {
+    first: first === undefined || losses.length < 2 ? null : { value: first, of: "at the first step" },
+    last: last === undefined ? null : { value: last, of: "at the last step" },
+  };
+}
+
+function stepSeconds({ seconds }: NonNullable<ReportRun["summary"]>): number {
+  return Object.values(seconds).reduce((sum, value) => sum + value, 0);
 }
 
 /** Nested options by dotted names. */

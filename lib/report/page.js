@@ -1,5 +1,5 @@
-// The script of a report's page: values of charts under the pointer or by arrow keys, and the refreshing of a live page. Owns those; the page
-// can be read without it. Runs in a browser.
+// The script of a report's page: values of charts under the pointer or by arrow keys, and the refreshing of a live page. Runs in a browser;
+// the page can be read without it.
 (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
@@ -83,8 +83,6 @@
       if (next === undefined) return;
       event.preventDefault();
       showAt(next);
-      const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
-      if (plot.scrollWidth > plot.clientWidth) plot.scrollLeft = stops[next] * scale - plot.clientWidth / 2;
     });
   };
   const enlivenAll = () => {
@@ -125,7 +123,7 @@
     tag = etag;
     held = null;
     replace(text);
-    // A page that was opened before the run began is told its name now.
+    // A page that was opened before the run began gets its name now.
     if (document.title !== title) document.title = title;
     write(document.querySelector("h1"), title);
     write(document.querySelector("#note"), note);
@@ -133,7 +131,8 @@
   };
   const end = () => {
     if (held && !isReading()) show(held);
-    status.textContent = "The run's program has ended; this is the last that was seen of it.";
+    const last = status.textContent.replace(/ The program has ended.*/, "");
+    status.textContent = `${last} The program has ended; this page stays as it is.`;
     if (held) setTimeout(end, 500);
   };
   const poll = async () => {

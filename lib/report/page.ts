@@ -1,5 +1,5 @@
-// The frame of a report: one HTML document with its style, its script and nothing from elsewhere. Owns look, landmarks and the content policy; refuses content.
-import { createHash } from "node:crypto";
+// The frame of a report: one HTML document with its style, its script and its content policy.
+import { Sha256 } from "../core/digest.ts";
 import SCRIPT_FILE from "./page.js" with { type: "text" };
 import { escape, FIGURE_STYLE } from "./svg.ts";
 
@@ -12,21 +12,22 @@ const STYLE =
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 24px 20px 48px; max-width: 840px; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, 'Segoe UI', Helvetica, Arial, sans-serif }
 h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere } h2 { font-size: 18px; margin: 36px 0 8px; overflow-wrap: anywhere } p { margin: 0 0 8px }
-header p, figcaption, .note { color: var(--soft) } a { color: var(--link) }
+header p, figcaption, .note { color: var(--soft); overflow-wrap: anywhere } a { color: var(--link) }
 nav ul { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; padding: 0; list-style: none } nav li, summary { overflow-wrap: anywhere }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(144px, 1fr)); gap: 12px; margin: 20px 0 0 }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 12px; margin: 20px 0 0 }
 .tiles div { border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; background: var(--raised) }
 .tiles dt { color: var(--soft); font-size: 13px } .tiles dd { margin: 0 } .tiles .big { font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums } .tiles .small { color: var(--soft); font-size: 12px; line-height: 1.35 }
-figure { margin: 0 } .plot { position: relative; overflow-x: auto; margin-top: 8px } .plot svg { display: block; width: 100%; min-width: 600px; height: auto }
+figure { margin: 0 } .plot { position: relative; margin-top: 8px } .plot svg { display: block; width: 100%; height: auto } .narrow { display: none }
+@media screen and (max-width: 680px) { .wide { display: none } .narrow { display: block } .narrow svg { max-width: 480px } }
 output { position: absolute; top: 0; right: 0; max-width: 70%; padding: 1px 6px; border-radius: 4px; background: var(--raised); font-size: 12px; font-variant-numeric: tabular-nums } output:empty { display: none }
 details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-size: 13px }
-.scroll { overflow-x: auto; margin-top: 8px; max-height: 480px; overflow-y: auto }
+.scroll { overflow-x: auto; margin-top: 8px } details .scroll { max-height: 480px; overflow-y: auto }
 table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px }
 th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: break-word } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 @media (max-width: 480px) { body { padding: 16px 12px 32px } .tiles { grid-template-columns: 1fr 1fr } }
-@media print { body { max-width: none; padding: 0; font-size: 11pt } nav, details, output, #status { display: none } figure, .tiles, tr { break-inside: avoid } h2 { break-after: avoid } .plot, .scroll { overflow: visible; max-height: none } .plot svg { min-width: 0 } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
+@media print { body { max-width: none; padding: 0; font-size: 11pt } nav, details, output, #status { display: none } figure, .tiles, tr { break-inside: avoid } h2 { break-after: avoid } .scroll, details .scroll { overflow: visible; max-height: none } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 `;
 
 /** What a page is made of. */
@@ -42,7 +43,8 @@ export interface PageParts {
 
 /** The document. It asks for nothing from elsewhere, and its policy lets nothing else be asked for. */
 export function pageHtml({ title, note, content, live }: PageParts): string {
-  const hash = createHash("sha256").update(SCRIPT).digest("base64");
+  const bytes = new Sha256().update(SCRIPT).hex().match(/../g)?.map((pair) => parseInt(pair, 16)) ?? [];
+  const hash = btoa(String.fromCharCode(...bytes));
   const policy = [
     "default-src 'none'",
     "style-src 'unsafe-inline'",

@@ -1,44 +1,69 @@
-// A run's folder as what a report shows. Owns records.jsonl, run.json and what is refused of them; refuses to draw, and to read weights.
-import { basename, join, resolve } from "node:path";
-import { CompressoError } from "../core/errors.ts";
-import { openSafetensors } from "../formats/safetensors/read.ts";
-import { disk } from "../files/disk.ts";
-import { textIfThere } from "../files/text_file.ts";
+// Reads a run's folder for a report: records.jsonl, run.json, the checkpoint of an unfinished run, evaluations.
 import { isObject } from "../core/guards.ts";
+import { CompressoError } from "../core/errors.ts";
 import { z } from "../core/packages.ts";
-import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
+import { disk } from "../files/disk.ts";
+import { exists, isFolder, namesIn } from "../files/exists.ts";
+import { lastPart } from "../files/path.ts";
+import { textIfThere } from "../files/text_file.ts";
+import { openSafetensors } from "../formats/safetensors/read.ts";
+import type { StepRecord } from "../run/contract.ts";
+import { CHECKPOINT_FILE } from "../run/folder.ts";
+import type { MaskSummary } from "../run/mask_summary.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/told.ts";
-import { resolveOptions } from "../run/options/resolve.ts";
-import { CHECKPOINT_FILE } from "../run/folder.ts";
-import type { StepRecord } from "../run/contract.ts";
+import { OPTION_PATHS } from "../run/options/table.ts";
 import type { RunSummary } from "../run/session.ts";
+import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
+import type { OriginFile } from "../slice/export_options.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";
 
-/** What a report reads of run.json; runs of older versions lack the last ones. */
-export type ReportSummary =
-  & Pick<RunSummary, "sparsity" | "parameters" | "layers" | "hidden" | "seconds" | "tokensPerSecond" | "peakGpuBytes">
-  & Partial<Pick<RunSummary, "before" | "masks" | "fileBytes" | "maskedVsSliced" | "versions" | "changes">>;
+/** What a report reads of run.json. */
+export type ReportSummary = Pick<
+  RunSummary,
+  | "sparsity"
+  | "parameters"
+  | "layers"
+  | "hidden"
+  | "maskedVsSliced"
+  | "heldoutLoss"
+  | "seconds"
+  | "wallSeconds"
+  | "resumedAfter"
+  | "tokensPerSecond"
+  | "peakGpuBytes"
+  | "changes"
+  | "versions"
+  | "before"
+  | "masks"
+  | "fileBytes"
+>;
 
 /** One run of a report. */
 export interface ReportRun {
   /** What it is called in legends. */
   readonly name: string;
+  /** Path of its folder; null where it has none. */
+  readonly folder: string | null;
   /** Its steps so far. */
   readonly records: readonly StepRecord[];
-  /** What run.json says; null while the run goes on, or where it was interrupted. */
+  /** What run.json says; null while the run is under way, or where it was interrupted. */
   readonly summary: ReportSummary | null;
   /** Options with their defaults; null where they are not known. */
   readonly options: Readonly<Record<string, unknown>> | null;
+  /** Names and sizes of the model and the data; none where they are not known. */
+  readonly origin: readonly OriginFile[];
   /** The GPU that ran it; null where it is not known. */
   readonly adapter: string | null;
-  /** What the models were measured at. */
+  /** Measurements of the models. */
   readonly evaluations: readonly Evaluation[];
-  /** Why files that are named like an evaluation are none that can be read: half-written ones, or those of other programs. */
+  /** Why files that are named like an evaluation could not be read: half-written ones, or those of other programs. */
   readonly unread: readonly string[];
-  /** What its monitors said, at steps that were taken back too. */
+  /** Alarms of its monitors, at steps that were taken back too. */
   readonly alarms: readonly Alarm[];
+  /** The masks of a run under way and the step that they are of; null where they are not known. */
+  readonly liveMasks: { readonly step: number; readonly masks: MaskSummary } | null;
 }
 
 const RECORDS_FILE = "records.jsonl", SUMMARY_FILE = "run.json";
@@ -73,59 +98,78 @@ const RECORD = z.object({
   tokensPerSecond: number,
   gpuBytes: count,
   plannedGpuBytes: count,
-  layers: z.array(z.object({ heads: number, ffn: number, sparsity: number })).nullable().default(null),
-  alarms: z.array(ALARM).default([]),
+  layers: z.array(z.object({ heads: number, ffn: number, sparsity: number })).nullable(),
+  alarms: z.array(ALARM),
 });
 
 const layer = z.object({ heads: count, kvHeads: count, ffn: count });
-const SUMMARY = z.looseObject({
+const SUMMARY = z.object({
   sparsity: z.object({ target: number, expected: number, hard: number }),
   parameters: z.object({ before: count, after: count }),
   layers: z.array(layer),
   hidden: count,
+  maskedVsSliced: z.object({ maxAbs: number, range: number }),
+  heldoutLoss: z.object({ before: number, after: number, labels: count }).nullable(),
   seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
+  wallSeconds: number,
+  resumedAfter: count,
   tokensPerSecond: number,
   peakGpuBytes: count,
   adapter: z.string(),
   options: z.record(z.string(), z.unknown()),
-  inputs: z.record(z.string(), z.unknown()).optional(),
-  maskedVsSliced: z.object({ maxAbs: number, range: number }).optional(),
-  before: z.object({ layers: z.array(layer), hidden: count, headDim: count, bytes: z.number() }).optional(),
+  inputs: z.record(z.string(), z.unknown()),
+  origin: z.array(z.object({ role: z.enum(["model", "data", "calibration"]), name: z.string(), bytes: count })),
+  before: z.object({ layers: z.array(layer), hidden: count, headDim: count, bytes: z.number() }),
   masks: z.object({
     heads: z.array(z.array(z.number())),
     ffn: z.array(z.array(z.number())),
     hidden: z.array(z.number()),
-  }).optional(),
-  fileBytes: z.array(z.object({ file: z.string(), bytes: count })).optional(),
-  alarms: z.array(ALARM).optional(),
-  changes: z.array(z.object({ step: count, differences: z.array(z.string()) })).optional(),
-  versions: z.object({ compresso: z.string(), deno: z.string() }).optional(),
+  }),
+  fileBytes: z.array(z.object({
+    file: z.string(),
+    bytes: count,
+    smaller: z.array(z.object({ dtype: z.string(), bytes: count })).exactOptional(),
+  })),
+  alarms: z.array(ALARM),
+  changes: z.array(z.object({ step: count, differences: z.array(z.string()) })),
+  versions: z.object({ compresso: z.string(), deno: z.string() }),
 });
 
 /**
  * Reads a run's folder: records.jsonl, run.json where the run is finished, and files named `eval….json`, as `compresso eval --json` prints
- * them. A run that goes on, or was interrupted, is read as far as it is.
+ * them. An unfinished run is read as far as it is.
  *
  * Throws `CompressoError("input")` where the folder holds no run, and for broken lines and records of another version, with file and line.
  */
 export async function readRun(folder: string): Promise<ReportRun> {
-  const recordsPath = join(folder, RECORDS_FILE), summaryPath = join(folder, SUMMARY_FILE);
+  const recordsPath = `${folder}/${RECORDS_FILE}`, summaryPath = `${folder}/${SUMMARY_FILE}`;
   const [recordsText, summaryText] = await Promise.all([
     textIfThere(recordsPath, { mayBeCut: true }),
     textIfThere(summaryPath),
   ]);
   if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
-  const { identity, stopped } = await checkpointFacts(join(folder, CHECKPOINT_FILE));
   const records = parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null });
+  const own = { name: lastPart(folder), folder, records, liveMasks: null, ...await readEvaluations(folder) };
+  if (parsed) {
+    const { options, inputs, adapter, origin, alarms, ...summary } = parsed;
+    return {
+      ...own,
+      summary,
+      options: { ...options, ...inputsOf(inputs, options["method"]) },
+      adapter,
+      origin,
+      alarms,
+    };
+  }
+  const { identity, stopped } = await checkpointFacts(`${folder}/${CHECKPOINT_FILE}`);
   return {
-    name: basename(resolve(folder)),
-    records,
-    summary: parsed?.summary ?? null,
-    options: parsed?.options ?? (identity && optionsOf(identity)),
-    adapter: parsed?.adapter ?? (typeof identity?.["adapter"] === "string" ? identity["adapter"] : null),
-    ...await readEvaluations(folder),
-    alarms: parsed?.alarms ?? allAlarms([records.flatMap(({ alarms }) => alarms), stopped]),
+    ...own,
+    summary: null,
+    options: identity && optionsOf(identity),
+    adapter: typeof identity?.["adapter"] === "string" ? identity["adapter"] : null,
+    origin: [],
+    alarms: allAlarms([records.flatMap(({ alarms }) => alarms), stopped]),
   };
 }
 
@@ -165,14 +209,7 @@ export function parseRecords(
   return records;
 }
 
-interface ParsedSummary {
-  readonly summary: ReportSummary;
-  readonly options: Readonly<Record<string, unknown>>;
-  readonly adapter: string;
-  readonly alarms: readonly Alarm[] | undefined;
-}
-
-function parseSummary(text: string, path: string): ParsedSummary {
+function parseSummary(text: string, path: string): z.infer<typeof SUMMARY> {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -191,28 +228,15 @@ function parseSummary(text: string, path: string): ParsedSummary {
       fix: "report the run with the version that wrote it",
     });
   }
-  const { before, masks, fileBytes, maskedVsSliced, versions, changes, inputs = {}, ...rest } = parsed.data;
-  if (masks && before && (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length)) {
+  const { before, masks } = parsed.data;
+  if (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length) {
     throw broken(`cannot use ${path}`, {
       rule: "masks has an entry for each layer",
       value: `${before.layers.length} layers, ${masks.heads.length} of heads, ${masks.ffn.length} of FFN columns`,
       fix: "put the file back as the run wrote it, or make the run anew",
     });
   }
-  return {
-    summary: {
-      ...rest,
-      ...(before ? { before } : {}),
-      ...(masks ? { masks } : {}),
-      ...(fileBytes ? { fileBytes } : {}),
-      ...(maskedVsSliced ? { maskedVsSliced } : {}),
-      ...(versions ? { versions } : {}),
-      ...(changes ? { changes } : {}),
-    },
-    options: { ...rest.options, ...inputsOf(inputs, rest.options["method"]) },
-    adapter: rest.adapter,
-    alarms: rest.alarms,
-  };
+  return parsed.data;
 }
 
 /** What the checkpoint of an unfinished run says of its options, and of the alarms that stopped it; nothing where there is none, or it cannot be read now. */
@@ -250,7 +274,7 @@ function inputsOf(
 /** Name of the default schedule. */
 const [DEFAULT_NAME] = SCHEDULE_NAMES;
 
-/** Inputs that {@link inputsOf} gives: programs need not say them, and older versions did not. */
+/** Inputs that {@link inputsOf} gives, which programs need not name. */
 export const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
 
 /** Of a checkpoint's facts those that are options, as run.json has them. */
@@ -265,9 +289,9 @@ function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record
   return { ...options, ...inputsOf(identity, identity["method"]) };
 }
 
-const OPTIONS: ReadonlySet<string> = new Set(
-  Object.keys(resolveOptions({ rows: [], sparsity: 0.5, steps: 1 }, { maxPosition: Infinity })),
-);
+/** The first parts of the options' paths. */
+const OPTIONS: ReadonlySet<string> = new Set(OPTION_PATHS.map((path) => path.split(".", 1)[0] ?? path));
+
 /** Options that a checkpoint has as JSON. */
 const WRITTEN: ReadonlySet<string> = new Set(["lora", "rates", "rules", "size"]);
 
@@ -277,14 +301,10 @@ export function isEvaluationFile(name: string): boolean {
 }
 
 async function readEvaluations(folder: string): Promise<Pick<ReportRun, "evaluations" | "unread">> {
-  const names: string[] = [];
-  for await (const { name, isFile } of Deno.readDir(folder)) {
-    if (isFile && isEvaluationFile(name)) names.push(name);
-  }
   const evaluations: Evaluation[] = [], unread: string[] = [];
-  for (const name of names.sort()) {
+  for (const name of (await namesIn(folder)).filter(isEvaluationFile)) {
     try {
-      evaluations.push(...await readEvaluation(join(folder, name)));
+      evaluations.push(...await readEvaluation(`${folder}/${name}`));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "input") throw error;
       unread.push(error.message);
@@ -294,11 +314,10 @@ async function readEvaluations(folder: string): Promise<Pick<ReportRun, "evaluat
 }
 
 async function noRun(folder: string): Promise<CompressoError> {
-  const info = await Deno.stat(folder).catch(() => null);
   return new CompressoError("input", {
     what: `cannot report ${folder}`,
     rule: `a run's folder holds ${RECORDS_FILE}`,
-    value: info === null ? "no such folder" : info.isDirectory ? "it holds none" : "it is no folder",
+    value: await isFolder(folder) ? "it holds none" : await exists(folder) ? "it is no folder" : "no such folder",
     fix: "name the folder that `compresso prune` was given as --out",
   });
 }

@@ -1,9 +1,18 @@
-// A report of runs as one HTML file. Owns the order of its parts; refuses to read folders and to write files.
+// A report of runs as one HTML file.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
-import { alarmTable, changeTable, evaluationTable, optionTable, resultTable, sizeTable, tilesOf } from "./overview.ts";
+import {
+  alarmTable,
+  changeTable,
+  evaluationTable,
+  growthNotes,
+  optionTable,
+  resultTable,
+  sizeTable,
+  tilesOf,
+} from "./overview.ts";
 import { pageHtml } from "./page.ts";
 import type { ReportRun } from "./read_run.ts";
 import { escape } from "./svg.ts";
@@ -20,8 +29,8 @@ export interface ReportOptions {
 const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
 
 /**
- * One self-contained HTML document of one run or several laid over each other: loss, sparsity, multipliers, masks, layers, sizes, evaluation,
- * alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
+ * One self-contained HTML document of one run or several laid over each other: sizes, evaluation, loss, sparsity, masks, layers, what the training
+ * did, alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
  *
  * Throws `CompressoError("usage")` for no runs, and options that there are not.
  *
@@ -44,42 +53,52 @@ export function renderReport(runs: readonly ReportRun[], options: ReportOptions 
   return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });
 }
 
-/** Title and the line below it. */
+/** Title and the line below it: model and data, where they are known, and the adapter. */
 export function headOf(
   runs: readonly ReportRun[],
   { title }: Pick<ReportOptions, "title">,
 ): { readonly title: string; readonly note: string } {
   const names = runs.map(({ name }) => name).join(", ");
-  const adapters = [...new Set(runs.flatMap(({ adapter }) => adapter === null ? [] : [adapter]))].join("; ");
+  const distinct = (parts: readonly (string | null)[]): string =>
+    [...new Set(parts.filter((part) => part !== null))].join("; ");
+  const subjects = distinct(runs.map(subjectOf)), adapters = distinct(runs.map(({ adapter }) => adapter));
   return {
     title: title ?? `Pruning: ${names}`,
-    note: `${runs.length === 1 ? "One run" : `${runs.length} runs`} of Compresso${
-      adapters === "" ? "" : ` on ${adapters}`
-    }.`,
+    note: `${subjects === "" ? "" : `${subjects}. `}${
+      runs.length === 1 ? "One run" : `${runs.length} runs`
+    } of Compresso${adapters === "" ? "" : ` on ${adapters}`}.`,
   };
 }
 
-/** All that stands between head and foot, as HTML. */
+/** The model and the data of a run in words. */
+function subjectOf({ origin }: ReportRun): string | null {
+  const nameOf = (wanted: string): string | undefined => origin.find(({ role }) => role === wanted)?.name;
+  const model = nameOf("model"), data = nameOf("data");
+  return model === undefined ? null : data === undefined ? model : `${model} on ${data}`;
+}
+
+/** All that stands between head and foot, as HTML; `isLive` says that the run is under way. */
 export function reportContent(
   given: readonly ReportRun[],
-  { evaluations = [] }: Pick<ReportOptions, "evaluations"> = {},
+  { evaluations = [], isLive = false }: Pick<ReportOptions, "evaluations"> & { readonly isLive?: boolean } = {},
 ): string {
   const runs = withDistinctNames(given), [first] = runs;
   const figures = figuresOf(runs),
     sections: { readonly id: string; readonly title: string; readonly html: string }[] = [];
-  const add = (id: string, title: string, table: Table | null): void => {
-    if (table) sections.push({ id, title, html: tableHtml(table, `${id}-table`) });
+  const add = (id: string, title: string, table: Table | null, notes: readonly string[] = []): void => {
+    const below = notes.map((note) => `\n<p class="note">${escape(note)}</p>`).join("");
+    if (table) sections.push({ id, title, html: tableHtml(table, `${id}-table`) + below });
   };
   add("result", "Result", resultTable(runs));
+  add("size", "Size", sizeTable(runs), growthNotes(runs));
+  add("evaluation", "Evaluation", evaluationTable(runs, evaluations));
   add("alarms", "Alarms", alarmTable(runs));
   for (const figure of figures) sections.push({ id: figure.id, title: figure.title, html: figureHtml(figure) });
-  add("size", "Size", sizeTable(runs));
-  add("evaluation", "Evaluation", evaluationTable(runs, evaluations));
   add("changes", "Changes on the way", changeTable(runs));
   add("options", "Options", optionTable(runs));
   const links = sections.map(({ id, title }) => `<li><a href="#${id}">${escape(title)}</a></li>`).join("");
   return [
-    ...(first && runs.length === 1 ? [tilesHtml(first)] : []),
+    ...(first && runs.length === 1 ? [tilesHtml(first, { isLive })] : []),
     `<nav aria-label="Parts of the report"><ul>${links}</ul></nav>`,
     ...(figures.length === 0 ? ['<p class="note">No step is done yet.</p>'] : []),
     ...sections.map(({ id, title, html }) =>
@@ -88,8 +107,8 @@ export function reportContent(
   ].join("\n");
 }
 
-function tilesHtml(run: ReportRun): string {
-  const tiles = tilesOf(run).map(({ label, value, note }) =>
+function tilesHtml(run: ReportRun, state: { readonly isLive: boolean }): string {
+  const tiles = tilesOf(run, state).map(({ label, value, note }) =>
     `<div><dt>${escape(label)}</dt><dd class="big">${escape(value)}</dd><dd class="small">${
       escape(note.replaceAll(" %", "\u00a0%"))
     }</dd></div>`
@@ -97,21 +116,32 @@ function tilesHtml(run: ReportRun): string {
   return `<dl class="tiles">${tiles.join("")}</dl>`;
 }
 
-function figureHtml({ id, title, caption, svg, table }: Figure): string {
+/** Pixels that a figure is drawn wide, and for phones. */
+const WIDTHS = { wide: 760, narrow: 366 } as const;
+
+/** A figure, drawn for wide and for narrow screens: the page shows the one that fits. */
+function figureHtml({ id, title, caption, draw, table }: Figure): string {
+  const plots = (["wide", "narrow"] as const).map((kind) =>
+    `<div class="plot ${kind}" id="${id}-plot${
+      kind === "wide" ? "" : "-narrow"
+    }" tabindex="0" role="group" aria-label="${escape(title)}, figure">
+${draw(WIDTHS[kind])}</div>`
+  );
   return `<figure aria-labelledby="${id}"><figcaption>${escape(caption)}</figcaption>
-<div class="plot" id="${id}-plot" tabindex="0" role="group" aria-label="${escape(title)}, figure">
-${svg}</div>
+${plots.join("\n")}
 <details id="${id}-details"><summary id="${id}-summary">Data: ${escape(title)}</summary>
 ${tableHtml(table, `${id}-table`)}
 </details></figure>`;
 }
 
-/** Runs of the same name are numbered: a legend must tell them apart. */
+/** Names that tell the runs apart: with their models where these differ, and numbered where that is not enough. */
 function withDistinctNames(runs: readonly ReportRun[]): readonly ReportRun[] {
-  const taken = new Set<string>();
-  return runs.map((run) => {
-    let name = run.name;
-    for (let count = 2; taken.has(name); count++) name = `${run.name} (${count})`;
+  const models = runs.map(({ origin }) => origin.find(({ role }) => role === "model")?.name);
+  const isMixed = new Set(models).size > 1, taken = new Set<string>();
+  return runs.map((run, index) => {
+    const model = models[index], whole = isMixed && model !== undefined ? `${run.name} (${model})` : run.name;
+    let name = whole;
+    for (let count = 2; taken.has(name); count++) name = `${whole} (${count})`;
     taken.add(name);
     return { ...run, name };
   });

@@ -1,4 +1,4 @@
-// The parts of our SVG figures: document, styles for light and dark, text, lines, numbers. Owns how they look; refuses geometry and data.
+// The parts of our SVG figures: document, styles for light and dark, text, lines, numbers.
 
 /** Size of all text but titles, in pixels. */
 export const FONT = 12;
@@ -57,12 +57,12 @@ export interface FigureFrame {
   readonly attributes?: string;
 }
 
-/** A whole figure. Its ids follow from title and description, so that different figures can share a page. */
+/** A whole figure. Its ids follow from width, title and description, so that different figures can share a page. */
 export function svgFigure(
   body: readonly string[],
   { title, description, width, height, embedded = false, attributes = "" }: FigureFrame,
 ): string {
-  const id = `f${hash(`${title}\n${description}`)}`;
+  const id = `f${hash(`${width}\n${title}\n${description}`)}`;
   const style = embedded ? "" : `<style>\n${FIGURE_STYLE}\n</style>\n`;
   const ground = embedded ? "" : `<rect class="ground" width="${width}" height="${height}"/>\n`;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-labelledby="${id}-title" aria-describedby="${id}-desc" font-family="${FAMILY}" font-size="${FONT}"${attributes}>

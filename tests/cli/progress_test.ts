@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { formatBytes, formatCount } from "../../cli/terminal/output.ts";
 import { maskMap } from "../../cli/terminal/mask_map.ts";
 import { createProgress, type Progress } from "../../cli/terminal/progress.ts";
-import { duration, progressLine } from "../../cli/terminal/progress_line.ts";
+import { progressLine } from "../../cli/terminal/progress_line.ts";
+import { duration } from "../../lib/report/numbers.ts";
 import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/options/values.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 

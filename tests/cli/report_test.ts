@@ -5,10 +5,13 @@ import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
 
 /** A finished run's folder. */
 async function writeRun(path: string): Promise<void> {
-  const { records, summary, options, adapter } = madeRun("made");
+  const { records, summary, options, adapter, origin } = madeRun("made");
   await Deno.mkdir(path, { recursive: true });
   await Deno.writeTextFile(`${path}/records.jsonl`, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
-  await Deno.writeTextFile(`${path}/run.json`, JSON.stringify({ ...summary, options, adapter, files: [] }));
+  await Deno.writeTextFile(
+    `${path}/run.json`,
+    JSON.stringify({ ...summary, options, inputs: {}, adapter, origin, alarms: [], files: [] }),
+  );
 }
 
 Deno.test("report says which folder it makes, and makes one at most", async () => {

@@ -30,19 +30,34 @@ browserTest(
   "a report shows its figures, asks for nothing, and has nothing that axe or the console complains of, in light and wide, dark and narrow",
   async (browser) => {
     using file = await reportFile(renderReport([madeRun("learned", { alarms: [ALARM] })]));
-    for (const view of [{}, { scheme: "dark" as const, width: 360, height: 640 }]) {
+    for (
+      const view of [
+        { width: 1280 },
+        { scheme: "dark" as const, width: 390, height: 844 },
+        { width: 390, height: 844 },
+        { scheme: "dark" as const, width: 1280 },
+      ]
+    ) {
       const watched = await openPage(browser, file.url, view), { page } = watched, what = JSON.stringify(view);
+      const kind = view.width < 680 ? "narrow" : "wide";
       assert.deepEqual(
-        await page.locator("figure svg title").allTextContents().then((titles) =>
-          titles.filter((title) => /^[A-Z]/.test(title))
-        ),
-        ["Loss", "Sparsity", "Multipliers λ", "Masks", "Layers as the masks learn", "Sparsity of each layer"],
+        await page.locator(`figure .${kind} > svg > title`).allTextContents(),
+        [
+          ...["Loss", "Sparsity", "Masks", "Layers as the masks learn", "Sparsity of each layer"],
+          ...["Multipliers λ", "Gradient norm", "Learning rate", "Speed", "GPU memory"],
+        ],
       );
-      for (const svg of await page.locator("figure svg").all()) {
+      for (const svg of await page.locator(`figure .${kind} svg`).all()) {
         const box = await svg.boundingBox();
         assert.ok(box && box.width >= 300 && box.height >= 60, `${what}: a figure of ${box?.width} × ${box?.height}`);
+        assert.ok(box.x >= 0 && box.x + box.width <= view.width, `${what}: a figure is cut off`);
       }
-      assert.deepEqual(await page.getByRole("img").count(), 6, "all figures are images to a screen reader");
+      const small = await page.evaluate(
+        `[...document.querySelectorAll("figure .${kind} svg text:not([transform])")].map((text) => text.getBoundingClientRect().height)
+          .filter((height) => height < 11).length`,
+      );
+      assert.equal(small, 0, `${what}: texts of figures are large enough to read`);
+      assert.deepEqual(await page.getByRole("img").count(), 10, "all figures are images to a screen reader");
       assert.ok(
         await page.evaluate("document.documentElement.scrollWidth <= innerWidth"),
         `${what}: the page scrolls sideways`,
@@ -52,7 +67,7 @@ browserTest(
       }
       await assertAccessible(watched, `${what}, with all data open`);
       const ground = await page.evaluate("getComputedStyle(document.body).backgroundColor");
-      assert.equal(ground, "scheme" in view ? "rgb(13, 17, 23)" : "rgb(255, 255, 255)");
+      assert.equal(ground, view.scheme === "dark" ? "rgb(13, 17, 23)" : "rgb(255, 255, 255)");
       assert.deepEqual(watched.complaints, [], what);
       assert.deepEqual(watched.requests, [file.url], "the file alone is asked for");
       await page.context().close();
@@ -92,7 +107,7 @@ browserTest("runs of long names stand within page and figures", async (browser) 
   const watched = await openPage(browser, file.url, { width: 800 }), { page } = watched;
   assert.ok(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways");
   const outside = await page.evaluate(
-    `[...document.querySelectorAll("figure svg text")].filter((text) => {
+    `[...document.querySelectorAll("figure .wide svg text")].filter((text) => {
       const inner = text.getBoundingClientRect(), outer = text.ownerSVGElement.getBoundingClientRect();
       return inner.left < outer.left || inner.right > outer.right;
     }).map((text) => text.textContent)`,
@@ -127,7 +142,7 @@ browserTest("the values of a chart and its data are reached by keyboard alone", 
 browserTest("without scripts, and in print, the figures are there and nothing is cut off", async (browser) => {
   using file = await reportFile(renderReport([madeRun("learned")]));
   const { page, complaints } = await openPage(browser, file.url, { script: false, scheme: "dark", width: 700 });
-  assert.equal(await page.locator("figure svg").count(), 6);
+  assert.equal(await page.getByRole("img").count(), 10);
   await page.emulateMedia({ media: "print", colorScheme: "dark" });
   assert.equal(await page.locator("nav").isVisible(), false);
   const [ground, ink] = await page.evaluate(

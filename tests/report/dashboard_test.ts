@@ -19,7 +19,15 @@ function records(first: number, last: number): StepRecord[] {
 }
 
 function started(folder: TemporaryFolder): Parameters<ReturnType<typeof createPages>["tell"]>[0] {
-  return { kind: "started", folder: folder.path, name: "live run", options: { seed: 7 }, adapter: "an adapter" };
+  const origin = [{ role: "model", name: "small", bytes: 5 }] as const;
+  return {
+    kind: "started",
+    folder: folder.path,
+    name: "live run",
+    options: { seed: 7 },
+    adapter: "an adapter",
+    origin,
+  };
 }
 
 Deno.test("the dashboard answers with the records so far, says when nothing is new, and is made anew at most every 1.5 s", async () => {
@@ -27,12 +35,12 @@ Deno.test("the dashboard answers with the records so far, says when nothing is n
   const clock = { now: 0 }, pages = createPages({ now: () => clock.now });
   const get = (path: string, headers: Readonly<Record<string, string>> = {}): Promise<Response> =>
     pages.answer(new Request(`http://127.0.0.1:1${path}`, { headers: { ...HOST, ...headers } }));
-  assert.match(await (await get("/")).text(), /The run is being prepared[^]*No step is done yet/);
+  assert.match(await (await get("/")).text(), /Preparing: [^]*No step is done yet/);
   await append(folder, records(1, 3));
   pages.tell(started(folder));
   const first = await get("/content"), tag = first.headers.get("etag") ?? "";
   assert.match(await first.text(), /not finished: finetune, step 3 of 40/);
-  assert.equal(decodeURIComponent(first.headers.get("x-state") ?? ""), "The run goes on.");
+  assert.equal(decodeURIComponent(first.headers.get("x-state") ?? ""), "Running.");
   assert.equal((await get("/content", { "if-none-match": tag })).status, 304);
   await append(folder, records(4, 6));
   await Deno.writeTextFile(folder.at("records.jsonl"), `{"half`, { append: true });
@@ -181,11 +189,15 @@ browserTest(
       await stateShown("not finished: prune, step 10 of 40");
       const head = [await page.title(), await page.locator("h1").textContent()];
       assert.deepEqual(head, ["Pruning: live run", "Pruning: live run"], "its name comes with its start");
-      assert.equal(await page.locator("#note").textContent(), "One run of Compresso on an adapter.");
+      assert.equal(await page.locator("#note").textContent(), "small. One run of Compresso on an adapter.");
       await page.locator("#loss-summary").focus();
       await page.keyboard.press("Enter");
       await append(folder, records(11, 20));
+      const masks = { heads: [[1, 0.4]], ffn: [[0.5, 0.5]], hidden: [1] };
+      dashboard.tell({ kind: "masks", step: 18, masks });
       await stateShown("not finished: prune, step 20 of 40");
+      assert.match((await page.locator("figcaption").allTextContents()).join(), /After step 18\./);
+      assert.match((await page.locator(".tiles").textContent()) ?? "", /Time left\d/);
       assert.ok(await page.locator("#loss-details table").isVisible(), "what was open stays open");
       assert.equal(await page.evaluate("document.activeElement.id"), "loss-summary", "the focus stays");
       await assertAccessible(watched, "live");
@@ -199,7 +211,7 @@ browserTest(
       await append(folder, records(31, 40));
       await Deno.writeTextFile(
         folder.at("run.json"),
-        JSON.stringify({ ...run.summary, options: run.options, adapter: "x", files: [] }),
+        JSON.stringify({ ...run.summary, options: run.options, inputs: {}, origin: [], alarms: [], adapter: "x" }),
       );
       // A reader who is at a value keeps it, and has the end of the run when it is let go, though the program has gone.
       await page.locator("#loss-plot").focus();
@@ -210,9 +222,13 @@ browserTest(
       assert.equal(await page.locator("#loss-plot output").textContent(), value);
       await page.keyboard.press("Escape");
       await stateShown("finished");
-      assert.equal(await page.locator("figure svg").count(), 6);
+      assert.equal(await page.locator("figure .wide svg").count(), 10);
       await page.getByRole("status").filter({ hasText: "has ended" }).waitFor({ timeout: 15_000 });
-      assert.equal(await page.locator("figure svg").count(), 6, "the last state stays");
+      assert.equal(
+        await page.locator("#status").textContent(),
+        "Finished. The program has ended; this page stays as it is.",
+      );
+      assert.equal(await page.locator("figure .wide svg").count(), 10, "the last state stays");
     } finally {
       await dashboard[Symbol.asyncDispose]();
     }

@@ -36,13 +36,18 @@ export function madeRecord(step: number, change: Partial<StepRecord> = {}): Step
 export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRun {
   return {
     name,
+    folder: `runs/${name}`,
     records: Array.from({ length: 40 }, (_, index) => madeRecord(index + 1)),
     summary: {
       sparsity: { target: 0.3, expected: 0.3, hard: 0.301 },
       parameters: { before: 10_000, after: 7_500 },
       layers: [{ heads: 2, kvHeads: 1, ffn: 4 }, { heads: 4, kvHeads: 2, ffn: 6 }],
       hidden: 15,
+      heldoutLoss: { before: 1.9, after: 2.15, labels: 640 },
       seconds: { finetune: 1, prune: 20, postfinetune: 3 },
+      wallSeconds: 95,
+      resumedAfter: 0,
+      changes: [],
       tokensPerSecond: 812,
       peakGpuBytes: 1.1e7,
       maskedVsSliced: { maxAbs: 1e-5, range: 20 },
@@ -58,10 +63,18 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
         hidden: [1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1],
       },
       versions: { compresso: "1.2.3", deno: "4.5.6" },
-      fileBytes: [{ file: "runs/a/model", bytes: 15_000 }],
+      fileBytes: [
+        { file: "runs/a/model", bytes: 15_000 },
+        { file: "runs/a/model.gguf", bytes: 24_000, smaller: [{ dtype: "q8_0", bytes: 12_800 }] },
+      ],
     },
     options: { sparsity: 0.3, seed: 1, lora: { rank: 8, targets: ["q", "v"] }, prompt: null },
     adapter: "a made adapter",
+    origin: [
+      { role: "model", name: "dense.gguf", bytes: 20_480 },
+      { role: "data", name: "rows.jsonl", bytes: 9_000 },
+    ],
+    liveMasks: null,
     unread: [],
     evaluations: [{
       name: "eval",

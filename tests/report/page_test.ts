@@ -5,16 +5,17 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
 
-const SOURCE = join(import.meta.dirname ?? ".", "../../lib/report");
+const SOURCE = join(import.meta.dirname ?? ".", "../../lib");
 
 for (const [name, end] of [["line feeds", "\n"], ["Windows' line ends", "\r\n"], ["carriage returns", "\r"]] as const) {
   Deno.test(`the policy has the hash of the script as a browser reads it, where the files have ${name}`, async () => {
     using folder = new TemporaryFolder();
-    for (const file of ["page.ts", "page.js", "svg.ts"]) {
+    for (const room of ["report", "core"]) await Deno.mkdir(folder.at(room));
+    for (const file of ["report/page.ts", "report/page.js", "report/svg.ts", "core/digest.ts"]) {
       const text = await Deno.readTextFile(join(SOURCE, file));
       await Deno.writeTextFile(folder.at(file), text.replaceAll(/\r\n?|\n/g, end));
     }
-    const module: Readonly<Record<string, unknown>> = await import(pathToFileURL(folder.at("page.ts")).href);
+    const module: Readonly<Record<string, unknown>> = await import(pathToFileURL(folder.at("report/page.ts")).href);
     const { pageHtml } = module;
     assert.ok(typeof pageHtml === "function");
     const html: unknown = pageHtml({ title: "t", note: "n", content: "c", live: null });

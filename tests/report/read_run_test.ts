@@ -18,7 +18,8 @@ const ALARM: Alarm = {
 
 /** run.json of the made run. */
 function summaryText(change: Readonly<Record<string, unknown>> = {}): string {
-  return JSON.stringify({ ...RUN.summary, options: RUN.options, adapter: RUN.adapter, files: [], ...change });
+  const { summary, options, adapter, origin } = RUN;
+  return JSON.stringify({ ...summary, options, inputs: {}, adapter, origin, alarms: [], files: [], ...change });
 }
 
 function lines(count: number): string {
@@ -42,7 +43,8 @@ Deno.test("readRun() reads records, run.json and every eval….json of a finishe
   assert.deepEqual(run.records, RUN.records);
   assert.deepEqual([run.summary?.masks, run.summary?.versions], [RUN.summary?.masks, RUN.summary?.versions]);
   assert.deepEqual(run.summary?.changes, changes);
-  assert.deepEqual([run.options, run.adapter], [RUN.options, RUN.adapter]);
+  assert.deepEqual([run.options, run.adapter, run.origin], [RUN.options, RUN.adapter, RUN.origin]);
+  assert.equal(run.folder, folder.path);
   assert.deepEqual(run.evaluations.map(({ name }) => name), ["eval_dense"]);
   assert.equal(run.unread.length, 2);
   assert.match(run.unread.join("\n"), /eval_harness\.json.*results, versions.*\n.*eval_new\.json/);
@@ -119,19 +121,6 @@ Deno.test("what decides a run beside its options is among them, finished or not,
   assert.equal((await begun(false)).options?.calibration, false);
   await Deno.writeTextFile(folder.at("records.jsonl"), `${JSON.stringify(madeRecord(1, { alarms: [ALARM] }))}\n`);
   assert.equal((await begun(false)).alarms.length, 1, "unless one does");
-});
-
-Deno.test("records of older versions have no layers and no alarms, run.json of older versions no masks", async () => {
-  const { layers: _layers, alarms: _alarms, ...old } = madeRecord(1);
-  const [record] = parseRecords(JSON.stringify(old) + "\n", { path: "r", isFinished: true });
-  assert.deepEqual([record?.layers, record?.alarms], [null, []]);
-  using folder = new TemporaryFolder();
-  await Deno.writeTextFile(folder.at("records.jsonl"), lines(3));
-  await Deno.writeTextFile(
-    folder.at("run.json"),
-    summaryText({ masks: undefined, before: undefined, fileBytes: undefined, versions: undefined }),
-  );
-  assert.equal((await readRun(folder.path)).summary?.masks, undefined);
 });
 
 Deno.test("a loss that was not a number is null in JSON, and NaN when read", () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { keptRecords, layerSparsity, smoothed, stageStarts } from "../../lib/report/facts.ts";
 import { heatMap } from "../../lib/report/heat_map.ts";
 import type { ReportRun } from "../../lib/report/read_run.ts";
-import { renderReport } from "../../lib/report/report.ts";
+import { renderReport, reportContent } from "../../lib/report/report.ts";
 import { everyNth } from "../../lib/report/table.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
 import { assertDrawn } from "./svg.ts";
@@ -20,19 +20,11 @@ function headings(html: string): string[] {
 Deno.test("a report of a finished run has every figure and table, well-formed, with the run's own numbers", () => {
   const html = renderReport([madeRun("mine")]);
   assert.deepEqual(headings(html), [
-    "Result",
-    "Loss",
-    "Sparsity",
-    "Multipliers λ",
-    "Masks",
-    "Layers as the masks learn",
-    "Sparsity of each layer",
-    "Size",
-    "Evaluation",
-    "Options",
+    ...["Result", "Size", "Evaluation", "Loss", "Sparsity", "Masks", "Layers as the masks learn"],
+    ...["Sparsity of each layer", "Multipliers λ", "Gradient norm", "Learning rate", "Speed", "GPU memory", "Options"],
   ]);
   const figures = html.match(/<svg [^]*?<\/svg>/g) ?? [];
-  assert.equal(figures.length, 6);
+  assert.equal(figures.length, 20, "ten, each for wide and for narrow screens");
   for (const figure of figures) assertDrawn(figure);
   const ids = Array.from(html.matchAll(/ id="([^"]+)"/g), ([, id]) => id);
   assert.equal(new Set(ids).size, ids.length, "ids are unique");
@@ -42,7 +34,12 @@ Deno.test("a report of a finished run has every figure and table, well-formed, w
       "10,000",
       "7,500",
       "75.00 %",
-      "19.5 KiB",
+      "20.0 KiB",
+      "dense.gguf, 20.0 KiB",
+      "rows.jsonl, 8.79 KiB",
+      "runs/mine/records.jsonl",
+      "1 min 35 s",
+      "2.15; before pruning 1.9",
       "14.6 KiB",
       "Compresso 1.2.3, Deno 4.5.6",
       "0.5000 ± 0.0100 (2,376)",
@@ -65,11 +62,14 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
   const html = renderReport([
     madeRun("mine", { records, summary: null, evaluations: [], options: null, adapter: null }),
   ]);
-  assert.deepEqual(headings(html), ["Result", "Loss", "Sparsity", "Multipliers λ", "Layers as the masks learn"]);
+  assert.deepEqual(headings(html), [
+    ...["Result", "Loss", "Sparsity", "Layers as the masks learn"],
+    ...["Multipliers λ", "Gradient norm", "Learning rate", "Speed", "GPU memory"],
+  ]);
   assert.ok(cells(html).includes("not finished: prune, step 12 of 40"));
   const target = `${(100 * (madeRecord(12).target ?? NaN)).toFixed(2)} %`;
   assert.equal(
-    cells(html).slice(0, 12).filter((cell) => cell === target).length,
+    cells(html).slice(0, 16).filter((cell) => cell === target).length,
     2,
     "target and expected of the last step",
   );
@@ -194,11 +194,9 @@ Deno.test("layerSparsity() counts heads, KV groups that live, columns and hidden
   const whole = (2 * 4 * 6 + 3 * 8) * 16;
   // Layer 0 keeps 2 heads of one KV group and 4 columns; 15 of 16 hidden dims are left.
   const first = (2 * 4 * 3 + 3 * 4) * 15, second = (2 * 4 * 6 + 3 * 6) * 15;
-  const { layers, uniform } = layerSparsity(summary) ?? { layers: [], uniform: NaN };
+  const { layers, uniform } = layerSparsity(summary);
   assert.deepEqual(layers, [1 - first / whole, 1 - second / whole]);
   assert.ok(Math.abs(uniform - (1 - (first + second) / (2 * whole))) < 1e-12);
-  const { masks: _masks, ...older } = summary;
-  assert.equal(layerSparsity(older), null);
 });
 
 Deno.test("stageStarts() finds where stages begin; everyNth() keeps the last of a long list", () => {
@@ -243,4 +241,55 @@ Deno.test("a report says where a run went on otherwise than it began, and nothin
   assert.ok(cells(renderReport([changed, madeRun("other")])).includes("mine, after step 12"));
   const none = renderReport([madeRun("mine", { summary: { ...summary, changes: [] } })]);
   assert.ok(!headings(none).includes("Changes on the way"));
+});
+
+Deno.test("a report names model and data, the whole time, and how a file that grew would become smaller", () => {
+  const html = renderReport([madeRun("mine")]).replaceAll("\u00a0", " ");
+  assert.match(html, /<p id="note">dense\.gguf on rows\.jsonl\. One run of Compresso on a made adapter\.<\/p>/);
+  assert.match(html, /<dt>Time<\/dt><dd class="big">1 min 35 s<\/dd><dd class="small">of which steps 24 s</);
+  assert.match(html, /model\.gguf is larger than the model before\. It would take 12\.5 KiB as q8_0\./);
+  assert.match(
+    html,
+    /<dt>Loss, held-out rows<\/dt><dd class="big">2\.15<\/dd><dd class="small">1\.9 before pruning; 640/,
+  );
+  const { summary } = madeRun("mine");
+  assert(summary);
+  const resumed = renderReport([madeRun("mine", { summary: { ...summary, resumedAfter: 12, heldoutLoss: null } })]);
+  assert.match(
+    resumed,
+    /<dt>Time<\/dt><dd class="big">1 min 35 s<\/dd><dd class="small">since it was resumed after step 12/,
+  );
+  assert.ok(!resumed.includes("held-out"));
+});
+
+Deno.test("runs of several models are called by them too", () => {
+  const other = madeRun("b", { origin: [{ role: "model", name: "other.gguf", bytes: 1 }] });
+  const html = renderReport([madeRun("a"), other]);
+  for (const name of ["a (dense.gguf)", "b (other.gguf)"]) assert.ok(html.includes(`data-name="${name}"`), name);
+  assert.match(html, /<p id="note">dense\.gguf on rows\.jsonl; other\.gguf\. 2 runs of Compresso/);
+  assert.ok(renderReport([madeRun("a"), madeRun("b")]).includes(`data-name="a"`), "one model needs no saying");
+});
+
+Deno.test("training loss is a mean of ten steps at both ends only where these do not overlap", () => {
+  const tile = (count: number): string => {
+    const records = Array.from({ length: count }, (_, index) => madeRecord(index + 1, { loss: index + 1 }));
+    const [, text = ""] = /<dt>Training loss<\/dt><dd class="big">(.*?)<\/dd><\/div>/.exec(
+      renderReport([madeRun("mine", { records })]).replace("</dd></div>", "</dd></div>"),
+    ) ?? [];
+    return text.replaceAll(/<[^>]*>/g, " ");
+  };
+  assert.match(tile(20), /^15\.5 +mean of the last 10 steps; 5\.5 mean of the first 10 steps/);
+  assert.match(tile(19), /^19 +at the last step; 1 at the first step/);
+  assert.match(tile(1), /^1 +at the last step$/);
+});
+
+Deno.test("a live report has the time left and the masks on their way", () => {
+  const records = Array.from({ length: 12 }, (_, index) => madeRecord(index + 1, { tokens: 100, tokensPerSecond: 50 }));
+  const masks = { heads: [[1, 0.5], [0.25, 0]], ffn: [[1, 0.5], [0.5, 0.5]], hidden: [1, 1] };
+  const run = madeRun("mine", { records, summary: null, liveMasks: { step: 11, masks } });
+  const html = reportContent([run], { isLive: true });
+  assert.match(html, /<dt>Time left<\/dt><dd class="big">56 s<\/dd>/);
+  assert.match(html, /After step 11\. A row for each layer/);
+  assert.ok(cells(html).includes("12.5 %") && cells(html).includes("75 %"));
+  assert.ok(!reportContent([run]).includes("Time left"), "a run that was interrupted has none");
 });

@@ -14,6 +14,6 @@ Deno.test("files are compared with the model's file where it is named, else with
   assert.deepEqual(grownFiles({ origin, before, fileBytes }), [
     { file: "model.gguf", bytes: 120, smaller: [{ dtype: "q8_0", bytes: 60 }] },
   ]);
-  assert.deepEqual(grownFiles({ before, fileBytes }).map(({ file }) => file), ["model", "model.gguf"]);
-  assert.deepEqual(grownFiles({ fileBytes }), []);
+  assert.deepEqual(grownFiles({ origin: [], before, fileBytes }).map(({ file }) => file), ["model", "model.gguf"]);
+  assert.deepEqual(grownFiles({ origin: [], before, fileBytes: fileBytes.slice(0, 0) }), []);
 });

@@ -28,6 +28,7 @@ import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
+import type { MaskSummary } from "../../../lib/run/mask_summary.ts";
 import type { PruneSession, RunSummary } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
@@ -290,7 +291,7 @@ async function drive(
     reading,
     ...beside,
     onCalibration: (share) => {
-      if (!isWriting) dashboard?.tell({ kind: "state", text: "The model writes its own texts for calibration." });
+      if (!isWriting) dashboard?.tell({ kind: "state", text: "Writing texts for calibration." });
       isWriting = true;
       progress.phase("calibration texts", share);
     },
@@ -334,6 +335,7 @@ async function drive(
         name: basename(resolve(out)),
         options,
         adapter: model.device.facts.description,
+        origin,
       });
       const rowsLine = `${dataLine(data, settings)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.stages(stagesOf(started.options));
@@ -345,6 +347,9 @@ async function drive(
       if (heads !== null) progress.note(heads);
       if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
     },
+    ...(dashboard
+      ? { onMasks: (step: number, masks: MaskSummary) => dashboard.tell({ kind: "masks", step, masks }) }
+      : {}),
     onRecord: (record) => {
       progress.step(record);
       tell(record.alarms);
@@ -353,7 +358,7 @@ async function drive(
       // No record has those of masks that become hard after the last step.
       if (phase === "slice") tell(session?.result().alarms ?? []);
       const text = phase === "slice" ? "checking the sliced model" : "writing the files";
-      dashboard?.tell({ kind: "state", text: `All steps are done; ${text}.` });
+      dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
       progress.phase(text);
     },
   });

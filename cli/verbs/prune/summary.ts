@@ -1,9 +1,10 @@
 // What `prune` prints of a finished run.
-import { fileName, grownFiles, modelInput } from "../../../lib/report/sizes.ts";
+import { lastPart } from "../../../lib/files/path.ts";
+import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import type { RunSummary } from "../../../lib/run/session.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { formatBytes, formatCount, formatShare, note, print } from "../../terminal/output.ts";
-import { duration } from "../../terminal/progress_line.ts";
+import { duration } from "../../../lib/report/numbers.ts";
 import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
 import { sizeLine } from "./targets.ts";
@@ -67,8 +68,7 @@ export function showSummary(summary: RunSummary, out: string): void {
 /** Bytes of the files before and after, and what would make those smaller that grew. */
 function byteLines(summary: RunSummary, out: string): string[] {
   const input = modelInput(summary);
-  if (!input) return [];
-  const files = summary.fileBytes.map(({ file, bytes }) => `${fileName(file)} ${formatBytes(bytes)}`);
+  const files = summary.fileBytes.map(({ file, bytes }) => `${lastPart(file)} ${formatBytes(bytes)}`);
   const grown = grownFiles(summary).flatMap(({ file, smaller }) => {
     const types = smaller.map(({ dtype, bytes }) => `${formatBytes(bytes)} as ${dtype}`);
     if (types.length === 0 || file !== "model.gguf") return [];

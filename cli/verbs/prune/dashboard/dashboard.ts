@@ -1,4 +1,4 @@
-// `prune --dashboard`: the run's side of a live report on loopback. Owns the thread's life and its failures; refuses pages and sockets.
+// `prune --dashboard`: starts and ends the thread that serves a live report on loopback.
 import { CompressoError } from "../../../../lib/core/errors.ts";
 import type { DashboardMessage } from "./pages.ts";
 import type { DashboardReply } from "./worker.ts";
@@ -7,21 +7,21 @@ import type { DashboardReply } from "./worker.ts";
 export interface Dashboard extends AsyncDisposable {
   /** Where a browser finds it. */
   readonly url: string;
-  /** Tells it what goes on; does not wait. */
+  /** Sends a message; does not wait. */
   tell(message: DashboardMessage): void;
 }
 
 /** Options of {@link openDashboard}. */
 export interface DashboardOptions {
-  /** Told of what goes wrong in the thread. */
+  /** Called with what goes wrong in the thread. */
   readonly onTrouble: (text: string) => void;
   /** Milliseconds that the end of a run waits at most for a browser that is open to see it. Default 3000. */
   readonly farewell?: number;
 }
 
 /**
- * Serves a dashboard on loopback; port 0 takes a free one. Once it stands, nothing that goes wrong in it stops the run: `onTrouble` is told.
- * Throws `CompressoError("usage")` where the port is not to be had.
+ * Serves a dashboard on loopback; port 0 takes a free one. Once it is up, nothing that goes wrong in it stops the run: `onTrouble` is called.
+ * Throws `CompressoError("usage")` where the port is taken.
  */
 export async function openDashboard(
   port: number,

@@ -1,14 +1,15 @@
-// What the dashboard of a run answers to a browser: the report of its records so far, as a page that refreshes itself. Owns the state, the answers and
-// how often they are made anew; refuses sockets and the run.
+// The pages of a run's dashboard: the report of its records so far, as a page that refreshes itself.
 import { parseRecords, readRun, type ReportRun } from "../../../../lib/report/read_run.ts";
 import { headOf, reportContent } from "../../../../lib/report/report.ts";
 import { pageHtml } from "../../../../lib/report/page.ts";
+import type { MaskSummary } from "../../../../lib/run/mask_summary.ts";
 import type { Alarm } from "../../../../lib/run/monitors/alarm.ts";
 import { allAlarms } from "../../../../lib/run/monitors/told.ts";
 import type { StepRecord } from "../../../../lib/run/contract.ts";
+import type { OriginFile } from "../../../../lib/slice/export_options.ts";
 import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
 
-/** What the process of the run tells the dashboard. Records are not among it: those are read from the run's folder. */
+/** Messages from the run's process to the dashboard. Records are read from the run's folder. */
 export type DashboardMessage =
   | {
     readonly kind: "started";
@@ -17,9 +18,12 @@ export type DashboardMessage =
     readonly name: string;
     readonly options: Readonly<Record<string, unknown>>;
     readonly adapter: string;
+    readonly origin: readonly OriginFile[];
   }
+  /** The masks on their way, after a step. */
+  | { readonly kind: "masks"; readonly step: number; readonly masks: MaskSummary }
   | { readonly kind: "alarm"; readonly alarm: Alarm }
-  /** What goes on. */
+  /** What the run does now, as a sentence. */
   | { readonly kind: "state"; readonly text: string }
   /** run.json is written. */
   | { readonly kind: "finished" };
@@ -51,12 +55,16 @@ interface MadePage {
 const REFRESH_MS = 1500, REFRESH_TIMES = 20;
 
 /** Of a run that is not finished. */
-const NOTHING = { records: [], summary: null, evaluations: [], unread: [], alarms: [] } as const;
+const NOTHING = {
+  ...{ folder: null, records: [], summary: null, options: null, origin: [], adapter: null },
+  ...{ evaluations: [], unread: [], alarms: [], liveMasks: null },
+} as const;
 
 /** Starts with a run that is being prepared. */
 export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
   let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
-  let state = "The run is being prepared.", askedAt = -Infinity, endWasSeen = false;
+  let state = "Preparing: the model is loaded and the rows are encoded.", liveMasks: ReportRun["liveMasks"] = null;
+  let askedAt = -Infinity, endWasSeen = false;
   let made: MadePage | null = null;
   let making: Promise<MadePage> | null = null, isStale = true;
   let tail: RecordTail | null = null, version = 0;
@@ -65,17 +73,20 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   const instance = crypto.randomUUID().slice(0, 8);
 
   const currentRun = async (): Promise<ReportRun> => {
-    if (!started) return { ...NOTHING, name: "run", options: null, adapter: null };
+    if (!started) return { ...NOTHING, name: "run" };
     if (isFinished) return await readRun(started.folder);
-    const { name, options, adapter } = started;
+    const { name, folder, options, adapter, origin } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
-    // Those of steps that were taken back are in no record; those before a resumed run were not told.
+    // Alarms of steps that were taken back are in no record; those before a resumed run came in no message.
     const alarms = allAlarms([records.flatMap((record) => record.alarms), told]);
-    return { ...NOTHING, name, records, options, adapter, alarms };
+    return { ...NOTHING, name, folder, records, options, adapter, origin, alarms, liveMasks };
   };
   const make = async (): Promise<MadePage> => {
     isStale = false;
-    const start = now(), said = state, run = await currentRun(), content = reportContent([run]);
+    const start = now(),
+      said = state,
+      run = await currentRun(),
+      content = reportContent([run], { isLive: !run.summary });
     const isSame = made?.content === content && made.state === said;
     return made = {
       content,
@@ -97,10 +108,11 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   return {
     tell(message): void {
       isStale = true;
-      if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "The run goes on."];
+      if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "Running."];
       else if (message.kind === "alarm") told.push(message.alarm);
+      else if (message.kind === "masks") liveMasks = { step: message.step, masks: message.masks };
       else if (message.kind === "state") state = message.text;
-      else [isFinished, state] = [true, "The run is finished."];
+      else [isFinished, state] = [true, "Finished."];
     },
     async answer(request): Promise<Response> {
       // A Host header may be anything, and so may the address that Deno makes with it.

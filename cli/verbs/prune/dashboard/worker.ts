@@ -1,9 +1,9 @@
-// The thread of the dashboard: a server on loopback. Owns the socket; refuses the run, which never waits for this thread.
+// The thread of the dashboard: a server on loopback.
 //
 // A thread of its own, so that making pages and serving viewers, however many and however slow, takes no time of the run's.
 import { createPages, type DashboardMessage } from "./pages.ts";
 
-/** What the thread tells the run's. */
+/** Messages from the thread to the run's process. */
 export type DashboardReply =
   | { readonly kind: "listening"; readonly port: number }
   | { readonly kind: "refused"; readonly reason: string }

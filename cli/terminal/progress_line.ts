@@ -80,7 +80,3 @@ function clipped(text: string, cells: number): string {
 function compactDuration(seconds: number): string {
   return duration(seconds).replace("min", "m").replaceAll(" ", "");
 }
-
-function twoDigits(value: number): string {
-  return String(value).padStart(2, "0");
-}

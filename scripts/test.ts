@@ -4,9 +4,12 @@
 // thread while another thread destroys one ends the process (https://github.com/KhronosGroup/Vulkan-Loader/issues/2018).
 import { existsSync, readdirSync, statSync } from "node:fs";
 import process from "node:process";
+import config from "../deno.json" with { type: "json" };
 
 /** Folders whose files train whole models: they begin first, so that no long file is left for the end. */
 const LONG = ["tests/run/", "tests/experiment/", "tests/cli/", "tests/masks/", "tests/generate/", "tests/schedule/"];
+/** Files that are named as the slowest. */
+const SLOWEST = 20;
 const COUNTS = ["passed", "failed", "ignored", "filtered out"] as const;
 
 type Counts = Record<typeof COUNTS[number], number>;
@@ -45,7 +48,11 @@ function refuse(what: string): never {
   process.exit(2);
 }
 
-const options = process.argv.slice(2).filter((word) => word.startsWith("-"));
+const words = process.argv.slice(2).filter((word) => word.startsWith("-"));
+/** Types are checked once, before all files, or not at all where --no-check says that they have been. */
+const isChecked = words.includes("--no-check"), options = words.filter((word) => word !== "--no-check");
+/** As the task `test` has it; a task for each file would start Deno twice. */
+const [, ...testing] = config.tasks.test.command.split(" ");
 const paths = process.argv.slice(2).filter((word) => !word.startsWith("-"));
 const missing = paths.find((path) => !existsSync(path));
 if (missing !== undefined) {
@@ -63,7 +70,7 @@ const begun = performance.now();
 /** Runs one file in a process of its own, and prints what it wrote when it has ended. */
 async function runOnce(file: string): Promise<{ readonly code: number; readonly counts: Counts | null }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["task", "--quiet", "test", "--no-check", ...options, file],
+    args: [...testing, "--no-check", ...options, file],
     env: { NO_COLOR: "1" },
   }).output();
   const decoder = new TextDecoder(), output = decoder.decode(stdout);
@@ -72,9 +79,14 @@ async function runOnce(file: string): Promise<{ readonly code: number; readonly 
   return { code, counts: countsOf(output) };
 }
 
+/** Seconds that each file took. */
+const seconds = new Map<string, number>();
+
 /** Runs one file and adds up. A process that a signal ends after its tests have passed has a second try: see docs/evidence/reliability.md. */
 async function run(file: string): Promise<void> {
+  const start = performance.now();
   let { code, counts } = await runOnce(file);
+  seconds.set(file, (performance.now() - start) / 1000);
   if (code > 128 && counts?.failed === 0) {
     console.log(`${file}: its process ended with status ${code} after its tests had passed, and is run once more`);
     ({ code, counts } = await runOnce(file));
@@ -86,18 +98,23 @@ async function run(file: string): Promise<void> {
   bad.push(counts === null ? `${file}: its process ended with status ${code} before its tests did` : file);
 }
 
-const checked = await new Deno.Command(Deno.execPath(), { args: ["check", ...files] }).spawn().status;
-if (!checked.success) process.exit(checked.code);
+if (!isChecked) {
+  const checked = await new Deno.Command(Deno.execPath(), { args: ["check", ...files] }).spawn().status;
+  if (!checked.success) process.exit(checked.code);
+}
 const queue = files.values();
 await Promise.all(Array.from({ length: jobs }, async () => {
   for (const file of queue) await run(file);
 }));
-const seconds = Math.round((performance.now() - begun) / 1000);
+const whole = Math.round((performance.now() - begun) / 1000);
+const slowest = [...seconds].sort(([, a], [, b]) => b - a).slice(0, SLOWEST).filter(([, time]) => time >= 1);
+if (slowest.length > 0) console.log("\nSlowest files, in seconds beside others:");
+for (const [file, time] of slowest) console.log(`${time.toFixed(0).padStart(6)}  ${file}`);
 if (bad.length > 0) console.log(`\nFailed:\n${bad.sort().map((line) => `  ${line}\n`).join("")}`);
 console.log(
   `\n${bad.length > 0 ? "FAILED" : "ok"} | ` +
     COUNTS.filter((name) => total[name] > 0 || name === "passed" || name === "failed")
       .map((name) => `${total[name]} ${name}`).join(" | ") +
-    ` (${files.length} files, ${Math.floor(seconds / 60)}m${seconds % 60}s)`,
+    ` (${files.length} files, ${Math.floor(whole / 60)}m${whole % 60}s)`,
 );
 process.exit(bad.length > 0 ? 1 : 0);

@@ -12,6 +12,7 @@ export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/adv
 
 // A run step by step.
 export { prune, PruneSession, type RunSummary, type SlicedModel } from "./session.ts";
+export type { HeldoutLoss } from "./heldout_loss.ts";
 export type { Stage, StepRecord } from "./contract.ts";
 export type { OriginFile } from "../slice/export_options.ts";
 export type { RunHandle, RunHooks } from "./hooks.ts";

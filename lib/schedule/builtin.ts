@@ -1,4 +1,4 @@
-// The schedules that have a name. Owns the names and their shapes; refuses the loop.
+// The built-in schedules, by name.
 import { checkNames } from "../core/check_options.ts";
 import { checkWarmup, constant, cosine, cubic, described, exponential, linear } from "./curves.ts";
 import { WARMUP } from "./ramp.ts";
@@ -16,7 +16,7 @@ export const SCHEDULE_NAMES = [
 /** Name of a built-in schedule. */
 export type ScheduleName = "cubic" | "linear" | "cosine" | "exponential" | "step" | "constant";
 
-/** What a run without a schedule is said to have. */
+/** The schedule of a run that gives none, in words. */
 export const DEFAULT_SCHEDULE = "cubic, the default";
 
 /** Whether a text is the name of a built-in schedule. */
@@ -25,8 +25,10 @@ export function isScheduleName(text: string): text is ScheduleName {
 }
 
 /**
- * The built-in schedule of a name: from 0 up to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a quarter of
- * it, "constant" is all of it from the first step on. Throws `CompressoError("usage")` for another warm-up, and for other options.
+ * The built-in schedule of a name. It rises from 0 to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a
+ * quarter of that sparsity, "constant" holds all of it from the first step on.
+ *
+ * @throws CompressoError("usage") for a warm-up out of range, and for other options
  */
 export function builtinSchedule(name: ScheduleName, options: { readonly warmup?: number } = {}): Schedule {
   checkNames(options, { warmup: "number" }, { whose: "builtinSchedule" });

@@ -1,4 +1,4 @@
-// Curves for schedules: numbers as functions of progress, in closed form. Owns the built-in shapes; refuses the loop and files.
+// Curves for schedules: numbers as functions of progress, in closed form.
 //
 // Isolated schedule scripts get this file as their `compresso/schedule`: beside the error type it may import types only.
 import { CompressoError } from "../core/errors.ts";
@@ -124,13 +124,13 @@ function ramp(
   });
 }
 
-/** The curve, whose text says what it was made with: all that tells two curves of one kind apart, as where a run is resumed. */
+/** The curve with a text that says what it was made with: resuming compares schedules by the text of their functions. */
 export function described(name: string, made: unknown, curve: CurveFunction): CurveFunction {
   const text = `${name}(${JSON.stringify(made)})`;
   return Object.defineProperty(curve, "toString", { value: () => text });
 }
 
-/** Refuses a warm-up that is no share of the stage. */
+/** Throws `CompressoError("usage")` for a warm-up outside [0, 1]. */
 export function checkWarmup(name: string, warmup: number): void {
   if (!(warmup >= 0 && warmup <= 1)) throw wrong(name, { rule: "warmup lies in [0, 1]", value: warmup });
 }

@@ -1,4 +1,4 @@
-// Schedules that users write: what one sees and what it may decide. Owns the contract; refuses the loop, files and processes.
+// Schedules as users write them: what a schedule sees, what it decides, and the check of its definition.
 //
 // An isolated script runs with this file's code: of core it may import errors and guards, and types of anything.
 import { isObject } from "../core/guards.ts";
@@ -52,13 +52,13 @@ export interface RecordView {
 }
 
 /**
- * Shares that are cut of a layer's units by their number, each in [0, 1], whatever parameters they have: expected while masks are learned, those of
- * the hard masks under gradual saliency and in other stages; 0 where nothing of the kind is pruned. A layer that may be cut whole adds its own share to both.
+ * What is cut of a layer, in shares from 0 to 1: expected shares while masks are learned, those of the hard masks with gradual saliency and in other
+ * stages; 0 where nothing of the kind is pruned.
  */
 export interface LayerState {
-  /** Of its heads. */
+  /** Share cut of its heads, by their number. Where whole layers are units, the share of the layer itself is added. */
   readonly heads: number;
-  /** Of its FFN columns. */
+  /** Share cut of its FFN columns, by their number, as for heads. */
   readonly ffn: number;
   /**
    * Share cut of the parameters of its linear weights, hidden dims not counted: what `layers` of a schedule aims at. K and V of a KV group count as cut
@@ -71,8 +71,8 @@ export interface LayerState {
 export type Curve = number | ((input: ScheduleInput) => number);
 
 /**
- * Units of one layer, from 0: its heads or KV groups, its FFN columns, or all that it has, its own as a whole layer too; or hidden dims. All of
- * these, or those of `units`, from 0. Kinds that are not among the run's units hold nothing.
+ * Units that do not move: heads (or KV groups) or FFN columns of a layer, everything of a layer, or hidden dims; all of them, or those that `units`
+ * lists. Layers and units count from 0. Kinds that are not among the run's units have no effect.
  */
 export type FrozenUnits =
   | { readonly layer: number; readonly kind: "heads" | "ffn"; readonly units?: readonly number[] }
@@ -137,38 +137,41 @@ export interface StageDefinition extends LoraCurves {
 
 /** What a schedule decides in the last stage. */
 export interface LastStageDefinition extends StageDefinition {
-  /** But of the method flap: share of the labels that the step learns from, above 0 and 1 at most; see `PruneOptions.focus`. */
+  /** Share of the labels that the step learns from, above 0, at most 1; see `PruneOptions.focus`. Not for the method flap. */
   readonly focus?: Curve;
 }
 
 /**
- * What a schedule decides; all parts are optional, and what is left out is as in a run without a schedule. Every function must follow from
- * its input alone, without memory, clock or chance: only then does a resumed run end with the same bits.
+ * What a schedule decides. All parts are optional; what is left out is as in a run without a schedule. Every function must depend on its input alone,
+ * without memory, clock or random numbers: only then does a resumed run end with the same bits.
  */
 export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * But of the layout uniform and of one-shot methods: sparsity of each layer by itself, in [0, 1], a share of the layer's parameters; null leaves a layer
-   * free. As many as there are layers. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
+   * Sparsity of each layer, in [0, 1], as a share of the layer's parameters; null leaves a layer free. As many entries as layers. Not for the layout
+   * uniform, nor for one-shot methods. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
    * target are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /**
-   * But of one-shot methods: units that do not move in this step. When the masks become hard they may fall as others do. Gradual saliency moves units
-   * before every third step alone, and with whole layers as units it holds the layer in which a frozen unit lies too.
+   * Units that do not move in this step; not for one-shot methods. When the masks become hard they may be cut as others. Gradual saliency moves units
+   * before every third step only; with whole layers as units, the layer of a frozen unit does not move either.
    */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
-  /** Whether the pruning stage ends before this step. Before the first one it cuts nothing, but for a size and for layers that are to be alike: records are those of fine-tuning then. */
+  /**
+   * Whether the pruning stage ends before this step. Ended before its first step, it cuts nothing, except for a target size or a uniform layout; the
+   * records are then those of fine-tuning.
+   */
   readonly end?: (input: ScheduleInput) => boolean;
   /**
-   * Numbers of the loop. Learned masks start at the run's own temperature and noise: give the run the first ones too where the schedule begins at others. `logAlphaLimit` is held to
-   * what the run's own may be. Beside a `sparsity`, `warmup` says only from where on monitors compare what is cut with the target.
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: where the schedule begins at others, give these to the run too.
+   * With `sparsity`, `warmup` only says from where on monitors compare what is cut with the target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
-  /** Numbers and end of the stage before pruning, which has to have steps. Progress, step and steps are that stage's, and nothing is cut yet. */
+  /** Numbers and end of the stage before pruning, which must have steps. `progress`, `step` and `steps` are those of that stage. */
   readonly finetune?: StageDefinition;
-  /** Those of the last stage, in the same way. The layers are those of the hard masks. All steps of a one-shot method are that stage. */
+  /** The same for the last stage. `layers` are those of the hard masks. All steps of a one-shot method are that stage. */
   readonly postfinetune?: LastStageDefinition;
 }
 
@@ -180,7 +183,8 @@ export interface Schedule {
 
 /**
  * Makes a schedule, which a script gives as its default export or a program as an option of its run.
- * Throws `CompressoError("usage")` for a part that does not exist, or is neither a number in range nor a function.
+ *
+ * @throws CompressoError("usage") for a part that does not exist, or is neither a number in range nor a function
  *
  * @example
  * ```ts
@@ -213,14 +217,14 @@ export function defineSchedule(definition: ScheduleDefinition): Schedule {
   });
 }
 
-/** A copy of a stage's parts that nobody changes. Refuses what is none. */
+/** A frozen copy of a stage's parts, checked. */
 function checkStage<T extends StageDefinition>(given: T, stage: OuterStage): Readonly<T> {
   checkKeys(given, STAGE_PARTS[stage], `${stage} part`);
   check(given.end, { name: `${stage}.end`, bounds: null });
   return checkCurves(given, stage, OUTER_RATES[stage]);
 }
 
-/** A copy that nobody changes of what has curves. Refuses values that are none. */
+/** A frozen copy of an object with curves, checked. */
 function checkCurves<T extends { readonly [rate in LoopNumber]?: Curve }>(
   given: T,
   part: string,
@@ -243,13 +247,13 @@ export function asSchedule(given: unknown, { isExport = true }: { readonly isExp
     })
     : new CompressoError("usage", {
       what: "cannot use this as a schedule",
-      rule: "it is what defineSchedule({ … }) gives, a name, a path or a URL",
+      rule: "it is a schedule of defineSchedule({ … }), a name, a path or a URL",
       value: kind === "object" ? "an object without a definition" : kind,
       fix: "write defineSchedule({ … })",
     });
 }
 
-/** What a schedule's functions return for a step of its stage, unchecked; parts that it leaves out are absent. Throws what they throw. */
+/** The values of a schedule for a step, unchecked; parts that it leaves out are absent. Throws what its functions throw. */
 export function rawOutput({ definition }: Schedule, input: ScheduleInput): unknown {
   const { sparsity, layers, freeze, end } = definition;
   const valueOf = (curve: Curve): unknown => typeof curve === "function" ? settled(curve(input)) : curve;
@@ -289,7 +293,7 @@ function settled(value: unknown): unknown {
   });
 }
 
-/** What a schedule may have a say in. */
+/** A part that a schedule may decide. */
 export type SchedulePart =
   | keyof ScheduleDefinition
   | `rates.${RateName}`
@@ -329,17 +333,17 @@ const ALL_PARTS: readonly SchedulePart[] = [
   ...STAGE_PARTS.postfinetune.map((name) => `postfinetune.${name}` as const),
 ];
 
-/** What says which parts there are, from another process: whatever is no name of a part says nothing. */
+/** The parts that another process names; other names are left out. */
 export function namedParts(said: unknown): readonly SchedulePart[] {
   return ALL_PARTS.filter((part) => Array.isArray(said) && said.includes(part));
 }
 
-/** What a number has to keep to; 0 is the least where nothing else is. */
+/** Bounds of a number; the least value is 0 where nothing else is said. */
 export interface Bounds {
   readonly above?: number;
   readonly most?: number;
   readonly below?: number;
-  /** Whether the GPU takes it as f32, so that what f32 makes of it has to lie in range too. */
+  /** Whether the GPU takes it as f32: its f32 value must lie within the bounds too. */
   readonly single?: boolean;
 }
 

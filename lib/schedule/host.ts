@@ -33,9 +33,11 @@ export const SCRIPT_API = [
 ] as const;
 
 /**
- * Opens a schedule. A script, be it a file or a URL, runs isolated: in a process of its own without permissions, with limits of heap and time,
- * and imports of nothing but compresso/schedule, which gives it `defineSchedule` and the built-in curves. Throws `CompressoError("input")` where it
- * cannot be read, breaks a rule, or gives no schedule; "usage" where what a program gives is none, or has parts that there are not.
+ * Opens a schedule. A script, from a file or a URL, runs isolated: in a process without permissions, with limits of heap, time and memory. It can
+ * import `compresso/schedule` and nothing else. Starting that process takes the right to run Deno.
+ *
+ * @throws CompressoError("input") where the script cannot be read, breaks a rule, or exports no schedule
+ * @throws CompressoError("usage") where a program gives no schedule, or one with unknown parts, and where Deno may not be started
  */
 export async function openSchedule(source: ScheduleSource, options: OpenScheduleOptions = {}): Promise<OpenSchedule> {
   return await openScheduleWith(source, options, openScript);

@@ -1,4 +1,4 @@
-// Opens a schedule: built in, defined in the program, or a script, which what is handed in opens.
+// Opens a schedule: built in, defined in the program, or a script, which a function that is handed in opens.
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -13,15 +13,15 @@ export type ScheduleSource = string | URL | Schedule;
 /** Options of {@link openSchedule}. */
 export interface OpenScheduleOptions {
   /**
-   * Whether a script runs in this process, as the user's own code with all rights of the process. Its own text is read anew each time; modules
-   * that it imports are those that Deno has cached. Default false.
+   * Whether a script runs in this process, with all its rights, as the user's own code. Its text is read each time; modules that it imports are those
+   * that Deno has cached. Default false.
    */
   readonly trust?: boolean;
   /** Limits of an isolated script. */
   readonly limits?: IsolationLimits;
   /** Where a built-in schedule reaches its target, a share of the stage. Default 0.4, that of a run. */
   readonly warmup?: number;
-  /** Stops reading and evaluating, and ends the script's process; what was waiting throws the signal's reason. */
+  /** Stops reading and evaluating, and ends the script's process. Calls that wait then throw the signal's reason. */
   readonly signal?: AbortSignal;
   /** Takes lines that an isolated script logs. */
   readonly onLog?: (line: string) => void;
@@ -33,15 +33,20 @@ const NAMES: NamesOf<OpenScheduleOptions> = {
 
 /** A schedule that can be asked. Dispose it to end its process. */
 export interface OpenSchedule extends AsyncDisposable {
-  /** As messages name it: a built-in name, a path, a URL, or "defineSchedule". */
+  /** Its name in messages: a built-in name, a path, a URL, or "defineSchedule". */
   readonly name: string;
   /** Whether it runs in a process without permissions. */
   readonly isolated: boolean;
-  /** What tells it from another one: its name, or a hash of its text, and of what it exports where it imports more than this toolkit. */
+  /** Differs between schedules: a name, or a hash of its text, and of its export where it imports more than this toolkit. */
   readonly identity: string;
-  /** What it has a say in at every step of the stage that it is of. */
+  /** The parts that it decides. */
   readonly parts: readonly SchedulePart[];
-  /** What it decides for a step, checked. One step at a time. Throws `CompressoError` "input" or "numeric", with step and value. */
+  /**
+   * What it decides for a step, checked. One step at a time.
+   *
+   * @throws CompressoError("input") for a value of another type or out of range, and where the script fails, with step and value
+   * @throws CompressoError("numeric") for a number that is not finite
+   */
   evaluate(input: ScheduleInput): Promise<ScheduleOutput>;
 }
 
@@ -81,7 +86,7 @@ export function isScript(schedule: string | URL | Schedule | undefined): boolean
   return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
 }
 
-/** Refuses to trust, as `option` asks for, where there is no script. Throws `CompressoError("usage")`. */
+/** Throws `CompressoError("usage")` where a schedule is to be trusted that is no script. */
 export function checkTrust(
   schedule: string | URL | Schedule | undefined,
   trust: boolean | undefined,
@@ -113,7 +118,7 @@ export function inProcess(
   };
 }
 
-/** A hash of what a definition says; of what its functions read from outside it knows nothing. */
+/** A hash of a definition: its numbers and the text of its functions, but nothing that these read from outside. */
 export function definitionHash({ definition }: Schedule): string {
   const text = JSON.stringify(definition, (_, value) => typeof value === "function" ? String(value) : value);
   return `schedule ${digestOf([text])}`;

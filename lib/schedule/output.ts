@@ -1,6 +1,6 @@
-// What a schedule decides for a step, checked: finite, in range, of this model. Owns the rules of every value; refuses to know where values come from.
+// What a schedule decides for a step, checked: numbers are finite and in range, layers and units those of the model.
 import { isObject } from "../core/guards.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import {
   type Bounds,
   boundsText,
@@ -32,8 +32,10 @@ export interface ScheduleOutput {
 }
 
 /**
- * What a schedule decides for a step. Throws `CompressoError`: "numeric" where a number is not finite, "input" where a value is none, is out of range or
- * the schedule throws.
+ * What a schedule decides for a step.
+ *
+ * @throws CompressoError("numeric") where a number is not finite
+ * @throws CompressoError("input") where a value has another type or is out of range, and where the schedule throws
  */
 export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
   let raw: unknown;
@@ -47,7 +49,7 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
       what: `cannot use the schedule ${placeOf(input)}`,
       rule,
       value,
-      fix: "fix the function; `compresso schedule preview` runs it before a run does",
+      fix: "fix the function; a preview of the schedule runs it without a model",
     }, { cause: error });
   }
   return checkOutput(raw, input);
@@ -76,7 +78,7 @@ export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput 
   };
 }
 
-/** Before the name of a value that JSON has no word for, from another process: NaN and infinities, undefined, 1n. */
+/** Stands before the name of a value that JSON cannot hold, from another process: NaN and infinities, undefined, 1n. */
 const UNSAYABLE = "\0";
 
 /** The step, for messages. */
@@ -103,7 +105,7 @@ function checkLayers(at: At, { values, count }: Listed): readonly (number | null
     throw refusal(at, {
       rule: `layers has an entry for each of the ${count} layers`,
       value: `${values.length} entries`,
-      fix: LAYERS_MEND,
+      fix: LAYERS_FIX,
     });
   }
   // Array.from, unlike map, does not skip the holes of a sparse list.
@@ -141,11 +143,11 @@ function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): 
     } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone, and of heads, ffn and hidden perhaps their units`,
     value: said.map(([name, value]) => `${name} ${show(value)}`).join(", ") +
       (other === undefined ? "" : `, and ${show(other)}`),
-    fix: LAYERS_MEND,
+    fix: LAYERS_FIX,
   });
 }
 
-/** Units by their numbers, each once. How many there are is known to the run. */
+/** Numbers of units, each once. The run checks that they exist. */
 function unitNumbers(at: At, units: unknown): readonly number[] {
   const isNumber = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
   const listed: readonly unknown[] = Array.isArray(units) ? Array.from(units) : [], numbers = listed.filter(isNumber);
@@ -156,13 +158,13 @@ function unitNumbers(at: At, units: unknown): readonly number[] {
   });
 }
 
-/** Whether a value is none, said so by another process perhaps. */
+/** Whether a value is undefined, in this process or as another one sent it. */
 function isUndefined(value: unknown): boolean {
   return value === undefined || value === `${UNSAYABLE}undefined`;
 }
 
-/** Of a schedule that is made for a certain model. */
-const LAYERS_MEND = "`compresso schedule preview --layers COUNT` shows its values for a model of so many layers";
+/** For a schedule that was written for another model. */
+const LAYERS_FIX = `adapt it to the layers of this model; a preview takes their number as ${option("layers")}`;
 
 interface Listed {
   readonly values: readonly unknown[];
@@ -184,7 +186,7 @@ function checkNumber(
 
 function refusal(
   at: At,
-  { rule, value, code = "input", fix = "change what the function returns, so that it keeps to that at every step" }: {
+  { rule, value, code = "input", fix = "change what the function returns" }: {
     readonly rule: string;
     readonly value: string;
     readonly code?: "numeric" | "input";
@@ -199,7 +201,7 @@ function refusal(
   });
 }
 
-/** Text of a stranger in a message: without control characters, line breaks and signs that turn the direction of writing. */
+/** Untrusted text for a message: without control characters, line breaks and marks that change the direction of writing. */
 export function oneLine(text: string): string {
   // deno-lint-ignore no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");

@@ -1,6 +1,6 @@
-// Schedules: a number as a function of progress. Owns the cubic sparsity schedule and rates; refuses the loop.
+// The numbers of a run without a schedule as functions of progress: cubic sparsity, and LoRA's learning rate in each stage.
 
-/** Share of the pruning stage after which the target is reached, where nothing is said of it. */
+/** Default share of the pruning stage after which the target is reached. */
 export const WARMUP = 0.4;
 
 /** Share of a stage that is done with a step: 1 / steps at its first, 1 at its last; 0 is before the first. */

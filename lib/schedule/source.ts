@@ -1,4 +1,4 @@
-// The text of a schedule script, whether it is to run isolated or trusted. Owns reading a file or URL, with limits, and which of its imports mean this toolkit; refuses to run it.
+// Reads the text of a schedule script from a file or URL, and finds which of its imports mean this toolkit.
 import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompressoError } from "../core/errors.ts";
@@ -30,7 +30,7 @@ export const MAX_SCRIPT_BYTES = 1 << 20;
 const MAX_TOOLKIT_NAMES = 32;
 const FETCH_SECONDS = 20;
 
-/** Where a script lies: an absolute URL, of a file for a path. Throws `CompressoError("usage")` for schemes other than file, http and https. */
+/** The absolute URL of a script; a path becomes a file URL. Throws `CompressoError("usage")` for schemes other than file, http and https. */
 export function scriptUrl(source: string | URL): URL {
   const url = typeof source === "string"
     ? /^[a-z][a-z\d+.-]+:/i.test(source) ? URL.parse(source) : pathToFileURL(resolve(source))
@@ -38,7 +38,7 @@ export function scriptUrl(source: string | URL): URL {
   if (url && ["file:", "http:", "https:"].includes(url.protocol)) return url;
   throw new CompressoError("usage", {
     what: `cannot read the schedule ${String(source)}`,
-    rule: "a schedule is a file, an http or https URL, or the name of a built-in one",
+    rule: "a schedule is a file, an http or https URL, or the name of a built-in schedule",
     value: url?.protocol ?? "no URL",
     fix: "give a path, such as ./mine.ts, or one of those names",
   });
@@ -77,9 +77,9 @@ export async function readScript(
   }
 }
 
-/** A word without dot is rather meant as a name, also where an experiment has made a path of it. */
+/** A word without a dot is probably meant as the name of a built-in schedule. */
 function fixOf({ protocol }: URL, name: string): string {
-  if (protocol !== "file:") return "check the address; a page about a script is none";
+  if (protocol !== "file:") return "check the address: it must give the script itself, not a page about it";
   return `check the path${basename(name).includes(".") ? "" : `; built-in schedules are ${SCHEDULE_NAMES.join(", ")}`}`;
 }
 
@@ -115,8 +115,7 @@ async function fetchBytes(
 }
 
 /**
- * Whatever looks like an import. A wrong find in a comment or text does no harm to an isolated script: it only says what an import of that name
- * would mean there.
+ * Everything that looks like an import. A wrong match in a comment or text does no harm to an isolated script: it only adds a name to the import map.
  */
 export function findImports(text: string): ScriptImport[] {
   const found = text.matchAll(/(?<![$\w]|(?<!\.\.)\.)((?:from|import(?:\s*\()?)\s*)(["'])([^"'\n]{1,500})\2/g);

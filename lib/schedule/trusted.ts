@@ -1,10 +1,9 @@
-// A trusted schedule script as a module of this process. Owns that the text which was read is the code that runs; refuses to read it, and to isolate it.
+// Imports a trusted schedule script into this process, so that the text which was read is the code that runs.
 //
-// An import of the script's own URL would give whatever Deno has cached for it: in this process since the first import, for http even from an
-// earlier one. So a file is imported with a number of its own behind a question mark, which is no part of its path, and read once more: whatever a
-// script may do, it may do there. Where its imports need a meaning that Deno does not give them, where its name does not tell Deno its language, and
-// for http and https, the text is imported as a data: URL. Such a module has no folder: what its imports mean is written into the text, and imports
-// whose names it computes are not found.
+// An import of the script's own URL would give what Deno has cached for it: since the first import in this process, and for http even since an earlier
+// process. So a file is imported with a number behind a question mark, which is no part of its path, and read once more. The text is imported as a data:
+// URL instead where an import has another meaning than Deno gives it, where the file's name does not show its language, and for http and https. Such
+// a module has no folder: its imports are rewritten in the text, and imports whose names it computes are not found.
 import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";

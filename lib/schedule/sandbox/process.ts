@@ -12,14 +12,14 @@ export interface IsolationLimits {
   readonly stepSeconds?: number;
   /** Its JavaScript heap, whole MiB. Default 64. */
   readonly heapMiB?: number;
-  /** Processor time in all, seconds, rounded up to whole ones; not on Windows. A run that is resumed has it anew. Default 900. */
+  /** Processor time in all, seconds, rounded up to whole ones; not on Windows, nor without the right to run /bin/sh. A resumed run starts at 0 again. Default 900. */
   readonly processorSeconds?: number;
 }
 
 /** Options of {@link startIsolated}. */
 export interface IsolationOptions {
   readonly limits?: IsolationLimits;
-  /** As messages name the script. */
+  /** Name of the script in messages. */
   readonly name: string;
   /** URL of the code that is trusted: what checks and evaluates the script. */
   readonly kit: string;
@@ -64,7 +64,7 @@ const REPLY = z.union([
   }),
 ]);
 
-/** What a message says of a script, by whether the sandbox stopped it or its own code did. */
+/** Rule and fix of a message, by whether the sandbox stopped the script or the script itself failed. */
 const BLAME = {
   sandbox: {
     rule:
@@ -82,8 +82,10 @@ const BLAME = {
 } as const;
 
 /**
- * Starts the process and loads the script. Throws `CompressoError("input")` with what the script did, when it breaks a rule, and "usage" for limits
- * that are none.
+ * Starts the process and loads the script.
+ *
+ * @throws CompressoError("input") with what the script did, where it breaks a rule
+ * @throws CompressoError("usage") for limits out of range, and where Deno may not be started
  */
 export async function startIsolated(options: IsolationOptions): Promise<IsolatedScript> {
   options.signal?.throwIfAborted();
@@ -132,7 +134,7 @@ class Isolated implements IsolatedScript {
   /** Why the process was killed. */
   #breach: { readonly value: string; readonly rule?: string } | null = null;
   #ended = false;
-  /** What it ended of, which whoever asks again is told too. */
+  /** Why it ended; later requests throw it again. */
   #failure: Error | null = null;
   #busy = false;
   #loaded: unknown = null;
@@ -280,7 +282,7 @@ class Isolated implements IsolatedScript {
   async #whyEnded(at: string): Promise<Error> {
     const { signal } = this.#options;
     this.#holdProgram(true);
-    // Its output has ended, so it is about to, and how it does tells why.
+    // Its output has ended, so it is about to end; its status says why.
     const timer = setTimeout(() => this.#kill(), this.#breach === null ? GRACE_MS * 5 : 0);
     const { code, signal: died } = await this.#child.status;
     clearTimeout(timer);
@@ -291,7 +293,7 @@ class Isolated implements IsolatedScript {
     if (this.#breach !== null) return this.#refusal(at, this.#breach.value, this.#breach);
     if (died === "SIGXCPU") {
       return this.#refusal(at, `it took more than ${this.#limits.processorSeconds} s of processor time in all`, {
-        // An honest script gets there in a run that is long enough.
+        // A harmless script reaches the limit in a run that is long enough.
         first: `resume the run from its last checkpoint with ${
           option("resume")
         }, which gives it as much time again; or `,
@@ -306,7 +308,7 @@ class Isolated implements IsolatedScript {
     });
   }
 
-  /** The script's own words reach rule and value alone: what the user is to do is ours to say. */
+  /** Words of the script reach rule and value only; the fix is always ours. */
   #refusal(
     at: string,
     value: string,
@@ -346,7 +348,7 @@ class Isolated implements IsolatedScript {
   }
 }
 
-/** What a program has done that holds the script. */
+/** The error of a program that misuses an open script. */
 function misused({ name }: IsolationOptions, rule: string, value: string): CompressoError {
   return new CompressoError("usage", {
     what: `cannot ask the schedule ${name}`,
@@ -376,7 +378,7 @@ function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new CompressoError("aborted", { what: "the run was stopped" });
 }
 
-/** Deno's words for a refused import, as a user would say it; null where they are of something else. */
+/** What a script imports, from Deno's message of a refused import; null for other messages. */
 function refusedImport(error: string): string | null {
   const [, specifier] = /(?:Blocked by null entry for "|Import |specifier was requested: )"([^"]+)"/.exec(error) ??
     /(npm) specifiers were requested/.exec(error) ?? [];
@@ -384,7 +386,7 @@ function refusedImport(error: string): string | null {
   return `it imports ${specifier}${/, line \d+$/.exec(error)?.[0] ?? ""}`;
 }
 
-/** Text of a stranger, for a terminal: one line, no control characters, no code in URLs. */
+/** Untrusted text for a terminal: one line, no control characters, no code in URLs. */
 function printable(text: string): string {
   return oneLine(text.replace(/data:application\/\w+;base64,[A-Za-z\d+/=.…]*/g, "the script")).slice(0, 400);
 }

@@ -1,6 +1,6 @@
-// What runs an isolated schedule script, inside the process without permissions. Owns the lock-down and its end of the protocol; refuses imports.
+// Runs an isolated schedule script inside the process without permissions: takes away what a script may not have, and answers requests.
 //
-// `schedule_process.ts` takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
+// sandbox.ts takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
 // each step. A reply is { output } or { error, blame, fault }, with the lines that the script logged; the first output is the names of the
 // schedule's parts.
 import type { CompressoError } from "../../core/errors.ts";
@@ -18,7 +18,7 @@ interface Kit {
 interface Failure {
   /** Type, message and line. */
   readonly error: string;
-  /** Whether it is of what the sandbox took away, or the script's own, as far as that can be told. */
+  /** Whether the sandbox took away what the script needs, or the script itself is at fault, as far as is known. */
   readonly blame: "sandbox" | "script" | "either";
   /** The rule that the toolkit's code says is broken, and the value with its line. */
   readonly fault?: { readonly rule: string; readonly value: string };
@@ -26,14 +26,14 @@ interface Failure {
 
 /** Where the stand-in for the toolkit finds the kit. */
 const KIT = Symbol.for("compresso.kit");
-/** What is left of the global object: the language, without clock, chance and memory outside the heap. */
+/** What is left of the global object: the language, without clock, random numbers and memory outside the heap. */
 const LANGUAGE = new Set<PropertyKey>(
   ("Object Function Array Number Boolean String Symbol BigInt Math JSON Reflect Proxy Promise RegExp Map Set WeakMap WeakSet Iterator " +
     "Error AggregateError EvalError RangeError ReferenceError SyntaxError TypeError URIError " +
     "parseFloat parseInt isFinite isNaN NaN Infinity undefined globalThis").split(" "),
 );
 const MAX_LOGS = 20, MAX_TEXT = 600;
-const NO_CHANCE = "Math.random is not there: a schedule follows from its input alone";
+const NO_CHANCE = "Math.random is not there: a schedule depends on its input alone";
 /** Names that were taken from the global object. */
 const taken = new Set<PropertyKey>();
 
@@ -83,7 +83,7 @@ async function nextLine(): Promise<string | null> {
 }
 
 function send(reply: { readonly output: unknown } | Failure): void {
-  // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in schedule_output.ts.
+  // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in output.ts.
   const line = JSON.stringify({ ...reply, logs, memory: memoryUsage().rss }, (_key, value: unknown) => {
     if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
     if (typeof value === "bigint") return `\0${value}n`;
@@ -96,17 +96,17 @@ function send(reply: { readonly output: unknown } | Failure): void {
   for (let done = 0; done < bytes.length;) done += stdout.writeSync(bytes.subarray(done));
 }
 
-/** Tells of whatever a script threw; `end` is that of its URL. */
+/** Describes what a script threw; `end` is the end of the script's URL, which finds its lines in stacks. */
 function describer(end: string, kit: Kit): (error: unknown) => Failure {
   return (error) => {
     if (!(error instanceof Error)) return { error: `it threw ${String(error).slice(0, MAX_TEXT)}`, blame: "script" };
     const message = `${error.name}: ${error.message}`, [, place] = `${message}\n${error.stack}`.split(`${end}:`);
     const [number] = /^\d+/.exec(place ?? "") ?? [], line = number === undefined ? "" : `, line ${number}`;
-    const told = `${message.replace(/\s+at data:\S*$/, "").slice(0, MAX_TEXT)}${line}`;
+    const said = `${message.replace(/\s+at data:\S*$/, "").slice(0, MAX_TEXT)}${line}`;
     const { rule, value } = error instanceof kit.CompressoError ? error.parts : {};
-    if (typeof rule !== "string" || typeof value !== "string") return { error: told, blame: blameOf(error) };
+    if (typeof rule !== "string" || typeof value !== "string") return { error: said, blame: blameOf(error) };
     const fault = { rule: rule.slice(0, MAX_TEXT), value: `${value.slice(0, MAX_TEXT)}${line}` };
-    return { error: told, blame: "script", fault };
+    return { error: said, blame: "script", fault };
   };
 }
 
@@ -141,7 +141,7 @@ function lockDown(kit: Kit): void {
   Math.random = () => {
     throw new Error(NO_CHANCE);
   };
-  // A module of WebAssembly, which an import can still bring, has no pages (see schedule_sandbox.ts); nor does it lead to ArrayBuffer.
+  // A module of WebAssembly, which an import can still bring, has no pages (see sandbox.ts); nor does it lead to ArrayBuffer.
   for (const name of ["buffer", "toFixedLengthBuffer", "toResizableBuffer"]) {
     Reflect.deleteProperty(WebAssembly.Memory.prototype, name);
   }
@@ -151,7 +151,7 @@ function lockDown(kit: Kit): void {
   Reflect.set(globalThis, "console", { log: note, info: note, debug: note, warn: note, error: note });
   Reflect.set(globalThis, KIT, kit);
   Object.setPrototypeOf(globalThis, Object.prototype);
-  // Deno tells of an unhandled rejection with it, before it ends the process.
+  // Deno calls it for an unhandled rejection, before it ends the process.
   Reflect.set(globalThis, "dispatchEvent", () => true);
   const hidden: unknown[] = [
     [][Symbol.iterator](),

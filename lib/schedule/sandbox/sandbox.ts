@@ -12,7 +12,7 @@ import runnerText from "./runner.ts" with { type: "text" };
 
 /** What a sandbox is made for. */
 export interface SandboxOptions {
-  /** As messages name the script. */
+  /** Name of the script in messages. */
   readonly name: string;
   /** JavaScript heap, MiB. */
   readonly heapMiB: number;
@@ -111,8 +111,8 @@ export function dataUrl(text: string, kind: "json" | "javascript" | "typescript"
 }
 
 /**
- * Nothing of the user's but what Windows starts programs with. Deno keeps what it makes of every TypeScript module, also of those that a script writes
- * as it runs: below a file there can be no folder for it.
+ * An environment without the user's variables, except for those with which Windows starts programs. Deno caches compiled modules, also those that a script
+ * writes as it runs: DENO_DIR lies below a file, where no folder can be made.
  */
 function sandboxEnvironment(): Record<string, string> {
   const env: Record<string, string> = {

@@ -38,5 +38,33 @@ Deno.test({
     const text = await elsewhere.run(program, ["generate", "demo", "--prompt", "Tom went", "--max-tokens", "4"]);
     assert.equal(text.code, 0, text.stderr);
     assert.match(text.stdout, /\w/);
+    // It serves without a word of Deno's about the signal of requests.
+    const child = new Deno.Command(program, {
+      args: ["serve", "demo", "--port", "0", "--no-tuning"],
+      cwd: elsewhere.folder,
+      env: { DENO_DIR: elsewhere.folder, NO_COLOR: "1" },
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    let said = "", url: string | undefined;
+    while (url === undefined) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      said += value;
+      [url] = /http:\/\/127\.0\.0\.1:\d+/.exec(said) ?? [];
+    }
+    const response = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "demo", prompt: "Tom", max_tokens: 1 }),
+    });
+    const answer = await response.text();
+    assert.equal(response.status, 200, answer);
+    child.kill("SIGTERM");
+    await reader.cancel();
+    const stderr = await new Response(child.stderr).text();
+    await child.status;
+    assert.doesNotMatch(stderr, /request\.signal/);
   },
 });

@@ -14,6 +14,7 @@ import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
 import { DTYPES, GGUF_DTYPES } from "../../lib/slice/export_options.ts";
+import { stderrProgress } from "../terminal/progress.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../terminal/output.ts";
 import { refuseFile } from "./prune/run_folder.ts";
@@ -61,6 +62,7 @@ export function exportVerb(): CommandUnknownOpts {
     )
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
+      using progress = stderrProgress();
       using interrupt = watchInterrupt();
       interrupt.start();
       const folder = required(out, "--out");
@@ -87,12 +89,14 @@ export function exportVerb(): CommandUnknownOpts {
         name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
         replace: overwrite ?? false,
         signal: interrupt.signal,
+        onProgress: (share) => progress.phase("writing the files", share),
       }).catch(async (error) => {
         lock[Symbol.dispose]();
         // Only where it is empty.
         if (isNew) await Deno.remove(folder).catch(() => {});
         throw error;
       });
+      progress[Symbol.dispose]();
       if (json) printJson(result);
       else {
         if (layout === "padded") {

@@ -88,8 +88,11 @@ export async function pruneCell(
       tell(record.alarms);
     },
     onScoring: (share) => events.onPhase?.("scoring units", share),
-    onPhase: (phase) =>
-      events.onPhase?.(phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model"),
+    onPhase: (phase, share) =>
+      events.onPhase?.(
+        phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model",
+        share,
+      ),
   });
   // No record has those of masks that become hard after the last step.
   tell(alarms);

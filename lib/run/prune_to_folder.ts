@@ -74,8 +74,8 @@ export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | 
   readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
   /** Called for every step, which the next one waits for; see {@link StepRecord.step} for a run that goes back. */
   readonly onRecord?: (record: StepRecord) => void | Promise<void>;
-  /** Called before the comparison of masked and sliced model, and before the files are written. */
-  readonly onPhase?: (phase: "slice" | "export") => void;
+  /** Called before and while masked and sliced model are compared, and before and while the files are written, with the share that is done, from 0 to 1. */
+  readonly onPhase?: (phase: "slice" | "export", share: number) => void;
 }
 
 /**
@@ -155,10 +155,16 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
     await file.add(record);
     await onRecord?.(record);
   }
-  onPhase?.("slice");
-  await session.slice();
-  onPhase?.("export");
-  const summary = await session.export(out, files);
+  onPhase?.("slice", 0);
+  await session.slice({ onProgress: (share) => onPhase?.("slice", share) });
+  onPhase?.("export", 0);
+  const summary = await session.export(out, {
+    ...files,
+    onProgress: (share) => {
+      wanted.onProgress?.(share);
+      onPhase?.("export", share);
+    },
+  });
   await removeCheckpoint(path).catch(() => undefined);
   return summary;
 }

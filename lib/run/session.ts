@@ -34,6 +34,12 @@ import type { RunChange, StepRecord } from "./contract.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
 import { type VerifyResult, verifyShape, verifySliced } from "../slice/verify.ts";
 
+/** Options of {@link PruneSession.slice}. */
+export interface SliceOptions {
+  /** Called as the sliced model is compared with the masked one, with the share that is done, from 0 to 1. */
+  readonly onProgress?: (share: number) => void;
+}
+
 /** A pruned model, physically smaller, not yet written. */
 export interface SlicedModel {
   /** Weights of the smaller model. */
@@ -198,11 +204,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Cuts the model and proves it equal to the masked one. Frees the trainer: the session's GPU memory is the model's again.
    * Throws `CompressoError("mismatch")` where logits differ by more than 1e-3 of their range, naming the layer that first differs.
    */
-  async slice(): Promise<SlicedModel> {
-    return await this.#life.during(() => this.#slice(this.#life.signal));
+  async slice({ onProgress }: SliceOptions = {}): Promise<SlicedModel> {
+    return await this.#life.during(() => this.#slice(this.#life.signal, onProgress));
   }
 
-  async #slice(signal: AbortSignal): Promise<SlicedModel> {
+  async #slice(signal: AbortSignal, onProgress?: SliceOptions["onProgress"]): Promise<SlicedModel> {
     if (this.#sliced) return this.#sliced;
     const result = this.#run.result(), { masks, lora, heldout, source: base } = result;
     this.#run[Symbol.dispose]();
@@ -214,6 +220,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       tokens: heldout,
       ...verifyShape(this.options),
       signal,
+      ...(onProgress ? { onProgress } : {}),
     });
     // FLAP's compensation is not in the model that was given.
     this.#heldoutLoss = base === this.#model.source

@@ -51,7 +51,7 @@ export async function stageModel(
 ): Promise<Staged & { readonly result: ExportResult }> {
   checkExport(options);
   checkUsed(options);
-  const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal } = options;
+  const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal, onProgress } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
   const alike = layersAlike(laidOut.spec);
   if (layout === "uniform" && !alike) {
@@ -86,10 +86,11 @@ export async function stageModel(
   // What stands in its place is of another model, and would stand beside this one.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
-  const stop = signal ? { signal } : {};
+  const stop = signal ? { signal } : {}, times = [hf, metadata].filter((one) => one !== null).length;
+  const read = onProgress ? counted(laidOut, { times, onProgress }) : laidOut;
   using pending = new DisposableStack();
   const folder = hf && pending.use(
-    await stageHf(laidOut, paths.hf, {
+    await stageHf(read, paths.hf, {
       dtype,
       tokenizer,
       replace,
@@ -99,7 +100,7 @@ export async function stageModel(
     }),
   );
   const file = metadata && pending.use(
-    await stageGguf(laidOut, paths.gguf, {
+    await stageGguf(read, paths.gguf, {
       dtype: options.ggufDtype ?? dtype,
       tokenizerMetadata: metadata,
       name: options.name,
@@ -137,6 +138,25 @@ export async function stageModel(
       }
     },
     [Symbol.dispose]: () => kept.dispose(),
+  };
+}
+
+/** The same weights, which are read so many times in all; says the share of that after each tensor. */
+function counted(
+  source: WeightSource,
+  { times, onProgress }: { readonly times: number; readonly onProgress: (share: number) => void },
+): WeightSource {
+  const all = times * parameterCount(source.spec);
+  let done = 0;
+  return {
+    spec: source.spec,
+    storedDtype: (name) => source.storedDtype(name),
+    async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
+      const values = await source.read(name, rows);
+      done += values.length;
+      onProgress(Math.min(1, done / all));
+      return values;
+    },
   };
 }
 

@@ -30,6 +30,8 @@ export interface ExportOptions {
   readonly replace?: boolean;
   /** Stops the work. */
   readonly signal?: AbortSignal;
+  /** Called as weights are written, with the share of them that is done, from 0 to 1. */
+  readonly onProgress?: (share: number) => void;
 }
 
 /** A file or folder that a run was made from. */
@@ -44,7 +46,9 @@ export interface OriginFile {
 
 /** Options of {@link PruneSession.export}; layout is by default the run's. */
 export type SessionExportOptions =
-  & Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal">>
+  & Partial<
+    Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal" | "onProgress">
+  >
   & {
     readonly layout?: Layout;
     /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
@@ -69,7 +73,7 @@ export const GGUF_DTYPES = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const satis
 
 const BOTH = {
   ...{ layout: true, dtype: true, ggufDtype: true, name: "text", generation: true, formats: true, replace: "switch" },
-  signal: true,
+  ...{ signal: true, onProgress: true },
 } satisfies Omit<NamesOf<ExportOptions>, "tokenizer">;
 const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
 

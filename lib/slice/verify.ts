@@ -32,11 +32,13 @@ export interface VerifyInput {
   readonly tolerance?: number;
   /** Stops the work. */
   readonly signal?: AbortSignal;
+  /** Called as layers and bands of the output head are compared, with the share of them that is done, from 0 to 1. */
+  readonly onProgress?: (share: number) => void;
 }
 
 const NAMES: NamesOf<VerifyInput> = {
   ...{ device: true, adapters: true, tokens: true, window: "number", rows: "number", tolerance: "number" },
-  signal: true,
+  ...{ signal: true, onProgress: true },
 };
 
 /** How far the two are from each other. */
@@ -88,7 +90,7 @@ export async function verifySliced(
   input: VerifyInput,
 ): Promise<VerifyResult> {
   checkNames(input, NAMES, { whose: "verifySliced" });
-  const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal } = input;
+  const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal, onProgress } = input;
   const groups = grouped(input.tokens, { window, rows });
   if (groups.length === 0) {
     throw new CompressoError("input", {
@@ -112,16 +114,19 @@ export async function verifySliced(
     if (!(maxAbs <= (tolerance / 10) * (high - low))) first ??= place;
   };
   compare("the embedding");
+  const headBands = bands(masked.spec), parts = masked.spec.layers.length + headBands.length;
   for (const index of masked.spec.layers.keys()) {
     expected = await layerOutputs(reference, index, { ...run, inputs: expected });
     actual = await layerOutputs(own, index, { ...run, inputs: actual });
     if (!awaitsBias(masked.spec, sliced.spec, index + 1)) compare(`the output of layer ${index}`);
+    onProgress?.((index + 1) / parts);
   }
   let result = NO_DIFFERENCE;
-  for (const rows of bands(masked.spec)) {
+  for (const [index, rows] of headBands.entries()) {
     const wanted = await bandLogits(reference, rows, { ...run, inputs: expected });
     const given = await bandLogits(own, rows, { ...run, inputs: actual });
     result = merged(result, differenceOf(wanted, given, { groups, width: rows.count }));
+    onProgress?.((masked.spec.layers.length + index + 1) / parts);
   }
   const { maxAbs, low, high } = result;
   const range = high - low;

@@ -256,3 +256,22 @@ Deno.test("a checkpoint that is a link is written and removed where it leads, an
     assert.ok((await Deno.lstat(`${out}/${CHECKPOINT_FILE}`)).isSymlink);
   });
 });
+
+Deno.test("onPhase has the share of the comparison and of the files, each from 0 to 1", async () => {
+  await withFolder(async ({ model, out }) => {
+    const seen: [phase: string, share: number][] = [], exported: number[] = [];
+    await pruneToFolder(model, {
+      ...SHORT,
+      out,
+      export: { ...SHORT.export, onProgress: (share) => void exported.push(share) },
+      onPhase: (phase, share) => void seen.push([phase, share]),
+    });
+    const shares = (name: string): number[] => seen.filter(([phase]) => phase === name).map(([, share]) => share);
+    for (const name of ["slice", "export"]) {
+      assert.deepEqual([shares(name)[0], shares(name).at(-1)], [0, 1]);
+      assert.ok(shares(name).length > 5, `${name}: ${shares(name)}`);
+    }
+    assert.deepEqual(shares("export").slice(1), exported);
+    assert.equal(seen.findIndex(([phase]) => phase === "export"), shares("slice").length);
+  });
+});

@@ -51,6 +51,22 @@ function isUnevenWithBiases({ hidden, layers: [first], biases = [] }: DecoderSpe
   return biases.length > 0 && hidden % (first?.heads ?? 1) !== 0;
 }
 
+Deno.test("exportModel() says the share that is written, of one file or both", async () => {
+  const out = await Deno.makeTempDir(), { source, tokenizer } = await openModelFiles("demo");
+  try {
+    for (const formats of [["hf"], ["gguf"], ["hf", "gguf"]] as const) {
+      const shares: number[] = [], onProgress = (share: number): void => void shares.push(share);
+      await exportModel(source, `${out}/${formats.join()}`, { formats, tokenizer, name: "demo", onProgress });
+      const { size } = tensorShapes(source.spec);
+      assert.equal(shares.length, formats.length * size);
+      assert.deepEqual(shares, shares.toSorted((a, b) => a - b));
+      assert.equal(shares.at(-1), 1);
+    }
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
 Deno.test("each layout of each model reads back from a folder with the same spec and weights", async () => {
   const out = await Deno.makeTempDir();
   try {

@@ -19,8 +19,12 @@ Deno.test("verifySliced() gives the difference where the models agree, and names
   const sliced = sliceModel(source, adapters);
   const tokens = [someTokens(source.spec), [5], someTokens(source.spec, 9)];
   const input = { device, adapters, tokens };
-  const result = await verifySliced(source, sliced, { ...input, window: 8 });
+  const shares: number[] = [], onProgress = (share: number): void => void shares.push(share);
+  const result = await verifySliced(source, sliced, { ...input, window: 8, onProgress });
   assert.equal(result.tokens, 27);
+  // A layer or a band of the head at a time.
+  assert.ok(shares.length > source.spec.layers.length && shares.at(-1) === 1, shares.join());
+  assert.deepEqual(shares, shares.toSorted((a, b) => a - b));
   assert.ok(result.range > 0.1 && result.maxAbs < 1e-5 * result.range, JSON.stringify(result));
   assert.equal(device.liveCount, 0, "nothing is left on the GPU");
   await assert.rejects(verifySliced(source, sliced, { ...input, tokens: [] }), /held-out tokens/);

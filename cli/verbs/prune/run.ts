@@ -354,12 +354,14 @@ async function drive(
       progress.step(record);
       tell(record.alarms);
     },
-    onPhase: (phase) => {
-      // No record has those of masks that become hard after the last step.
-      if (phase === "slice") tell(session?.result().alarms ?? []);
+    onPhase: (phase, share) => {
       const text = phase === "slice" ? "checking the sliced model" : "writing the files";
-      dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
-      progress.phase(text);
+      if (share === 0) {
+        // No record has those of masks that become hard after the last step.
+        if (phase === "slice") tell(session?.result().alarms ?? []);
+        dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
+      }
+      progress.phase(text, share);
     },
   });
 }

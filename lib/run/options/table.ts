@@ -837,7 +837,7 @@ export const OPTION_TABLE = {
     ...PROGRAM,
     type: "function",
     of: "pruneToFolder",
-    help: "called before slicing and before writing",
+    help: "called before and during slicing and writing, with the share that is done",
   },
   "export.layout": {
     ...PROGRAM,
@@ -868,6 +868,12 @@ export const OPTION_TABLE = {
     type: "value",
     of: "pruneToFolder",
     help: "stops the export",
+  },
+  "export.onProgress": {
+    ...PROGRAM,
+    type: "function",
+    of: "pruneToFolder",
+    help: "called as weights are written, with the share that is done",
   },
   "export.origin": {
     ...PROGRAM,

@@ -1,4 +1,4 @@
-// `compresso bench MODEL…`: latency and throughput of models, side by side. Owns loading them and the table; refuses to measure.
+// `compresso bench MODEL…`: latency and throughput of models, side by side.
 import type { CommandUnknownOpts } from "../packages.ts";
 import {
   benchModels,
@@ -24,7 +24,7 @@ export function benchVerb(): CommandUnknownOpts {
   })
     .argument("<models...>", "Hugging Face folders, .gguf files, or demo; the others are compared with the first")
     .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
-    .option("--tokens <count>", "tokens written behind it", wholeNumber("--tokens", { least: 2 }), 32)
+    .option("--tokens <count>", "tokens written after it", wholeNumber("--tokens", { least: 2 }), 32)
     .option(
       "--batch <count>",
       "prompts read at once, and sequences written in turns, beside one alone",

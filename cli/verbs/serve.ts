@@ -1,4 +1,4 @@
-// `compresso serve MODEL`: the model behind an OpenAI-compatible server until it is stopped. Owns options, the key's place and what is said; refuses HTTP.
+// `compresso serve MODEL`: a model behind an OpenAI-compatible server until it is stopped.
 import { basename, resolve } from "node:path";
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
@@ -53,7 +53,7 @@ export function serveVerb(): CommandUnknownOpts {
     .option("--max-body <bytes>", "bytes of a request, such as 512K", byteCount("--max-body"), 2 ** 21)
     .option(
       "--max-request-tokens <count>",
-      "tokens of a request: of its prompts and what it wants generated",
+      "tokens of a request: those of its prompts and those to generate",
       wholeNumber("--max-request-tokens", { least: 1 }),
       65536,
     )

@@ -1,8 +1,7 @@
-// How fast models read and write, side by side in one run. Owns what is timed and in which order; refuses to load models, and quality.
+// How fast models read and write, side by side in one run.
 //
-// All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, each repeat in the other order
-// than the one before, so that a machine that grows slower, or has something else to do for a while, is as bad for all; and a ratio is
-// the median of those within the repeats.
+// All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, and the order turns with each repeat, so
+// that a machine that grows slower affects all alike. A ratio is the median of the ratios within the repeats.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { AdapterFacts } from "../gpu/types.ts";
@@ -21,9 +20,9 @@ export interface ModelBenchOptions {
   readonly prompt?: number;
   /** Tokens written behind it, at least 2. Default 32. */
   readonly tokens?: number;
-  /** Sequences at once where it says "many". Default 8. */
+  /** Sequences at once in figures of "many". Default 8. */
   readonly batch?: number;
-  /** Measurements of each, behind one that does not count. Default 5. */
+  /** Measurements of each, after one that does not count. Default 5. */
   readonly repeats?: number;
   /** Stops the work. */
   readonly signal?: AbortSignal;
@@ -47,7 +46,7 @@ export interface ModelFigures<T> {
   readonly promptRateMany: T;
   /** Tokens written, one sequence. */
   readonly decodeRate: T;
-  /** Tokens written in all while many sequences take turns; each has its own step, which weights are read anew for. */
+  /** Tokens written in all while many sequences take turns; each has a step of its own, which reads the weights. */
   readonly decodeRateMany: T;
 }
 

@@ -1,4 +1,4 @@
-// Medians and spreads of repeated measurements. Owns the arithmetic; refuses clocks.
+// Medians and spreads of repeated measurements.
 
 /** Middle of the sorted values, the mean of the two middle ones for an even count; NaN for none. */
 export function median(values: readonly number[]): number {

@@ -1,4 +1,4 @@
-// What one token of generation reads of a model's weights. Owns the sum; refuses caches and activations.
+// The bytes of weights that one generated token reads, without caches and activations.
 import type { Matrix } from "../nn/products/matrix.ts";
 import type { Model } from "../model/model.ts";
 

@@ -1,4 +1,4 @@
-// What a client is told when a request fails, in OpenAI's shape. Owns statuses, types and codes; refuses to tell what went on inside.
+// Errors as clients get them, in OpenAI's shape: statuses, types and codes, without inner details.
 import { CompressoError } from "../core/errors.ts";
 
 /** The parts of an error that a client gets. */
@@ -49,7 +49,7 @@ export function errorResponse(error: ApiError): Response {
   return Response.json(errorBody(error), { status, headers });
 }
 
-/** Any error as one that a client may see: what the toolkit says of wrong input is passed on, defects are not. */
+/** Any error as one that a client may see: messages on wrong input are passed on, those of defects are not. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof CompressoError && (error.code === "input" || error.code === "usage")) {

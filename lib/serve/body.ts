@@ -1,4 +1,4 @@
-// The body of a request: bytes, JSON, fields. Owns their limits and the wording of what is wrong; refuses to know what fields mean.
+// The body of a request: bytes within a limit, JSON, and fields that a schema checks.
 import { type z } from "../core/packages.ts";
 import { ApiError, badRequest } from "./api_error.ts";
 

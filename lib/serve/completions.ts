@@ -1,4 +1,4 @@
-// The answers of `POST /v1/completions`, whole and in pieces. Owns their shape; refuses to make them up.
+// The answers of `POST /v1/completions`, whole and in pieces.
 import type { Piece, TokenEntry, Usage } from "./job.ts";
 import type { Labels } from "./labels.ts";
 

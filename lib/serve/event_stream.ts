@@ -1,4 +1,4 @@
-// Server-sent events. Owns their wording, the end of a stream and its errors; refuses what the events say.
+// Server-sent events (https://html.spec.whatwg.org/#server-sent-events): a stream of JSON, its end and its errors.
 import { errorBody, toApiError } from "./api_error.ts";
 
 /**
@@ -11,7 +11,7 @@ export function eventStream(
   { onGone, describe }: {
     /** Called where the client goes before the end. */
     readonly onGone: () => void;
-    /** The error that a client is told of. */
+    /** The error that the client gets. */
     readonly describe: (error: unknown) => unknown;
   },
 ): Response {

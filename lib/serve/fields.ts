@@ -1,4 +1,4 @@
-// The fields of requests as OpenAI names them. Owns what is known, its ranges and defaults; refuses every field that would change nothing.
+// The fields of requests, by OpenAI's names, with their ranges. A field that would change nothing is refused.
 //
 // A field that this server has no answer to is an error unless it has the value that asks for nothing.
 import { z } from "../core/packages.ts";

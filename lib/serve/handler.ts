@@ -1,4 +1,4 @@
-// From a request to its response. Owns routes, the key, time and the turn on the GPU; refuses sockets.
+// From a request to its response: routes, the key, time limits, and one request at a time on the GPU.
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { z } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -42,7 +42,7 @@ export interface Serving {
   readonly apiKey: string | null;
   /** Origin of web pages that may use the server, "*" for all; null for none. */
   readonly cors: string | null;
-  /** Names that are answered for beside {@link LOCAL_HOSTS}, where no others are; null where all are. */
+  /** Host names that are answered beside {@link LOCAL_HOSTS}; null for all. */
   readonly localNames: readonly string[] | null;
   /** Fires when running requests have to end because the server stops. */
   readonly ending: AbortSignal;
@@ -74,11 +74,11 @@ interface Call {
   readonly signal: AbortSignal;
   /** Stops it. */
   stop(reason: unknown): void;
-  /** Says how it ended; the first word counts. */
+  /** Records how it ended; the first call counts. */
   end(status: number): void;
 }
 
-/** The reason of a signal that fires because nobody waits for the answer any more. */
+/** The reason of a signal that fires because the client has gone. */
 const GONE = new ApiError({ status: 499, message: "the client has gone" });
 
 const COMPLETIONS: Endpoint<z.infer<typeof completionFields>> = {
@@ -111,9 +111,9 @@ export function createHandler(serving: Serving): (request: Request) => Promise<R
       if (response.headers.get("content-type")?.startsWith("text/event-stream") !== true) call.end(response.status);
       return response;
     } catch (error) {
-      const told = toApiError(reasonOf(error, call));
-      call.end(told.parts.status);
-      return errorResponse(told);
+      const shown = toApiError(reasonOf(error, call));
+      call.end(shown.parts.status);
+      return errorResponse(shown);
     }
   }
 }
@@ -247,12 +247,12 @@ function openCall({ limits, ending, onRequest }: Serving, request: Request): Cal
           seconds: (performance.now() - start) / 1000,
           ...usage,
         });
-      } catch { /* who logs is no part of the answer */ }
+      } catch { /* a failing log must not fail the answer */ }
     },
   };
 }
 
-/** Work that was stopped throws the signal's reason or an error of its own making; the reason is what counts. */
+/** The reason of a signal that stopped the work, in place of the error that stopped work threw. */
 function reasonOf(error: unknown, { signal }: Call): unknown {
   return signal.aborted ? signal.reason : error;
 }
@@ -278,10 +278,10 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
   });
 }
 
-/** Names under which this machine reaches itself, those in containers among them: nobody else can own such a name. */
+/** Names under which this machine reaches itself, also from containers: nobody else can own such a name. */
 export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?(?:localhost|internal)|\[::1\])(:\d+)?$/i;
 
-/** A page from elsewhere that points its own name at this machine must not use the model. */
+/** Refuses other host names: a web page may point its own name at this machine (DNS rebinding). */
 function checkHostName({ headers }: Request, names: readonly string[] | null): void {
   const host = headers.get("host");
   if (names === null || host === null || LOCAL_HOSTS.test(host)) return; // a page is never without
@@ -290,7 +290,7 @@ function checkHostName({ headers }: Request, names: readonly string[] | null): v
   throw new ApiError({
     status: 403,
     message:
-      `this server is for this machine alone, not for '${host}': start it with an API key, or with another --host`,
+      `this server is for this machine alone, not for '${host}': start it with an API key, or at another address`,
     code: "forbidden_host",
   });
 }
@@ -300,7 +300,7 @@ function nameIn(host: string): string | null {
   return URL.parse(`http://${host}`)?.hostname ?? null;
 }
 
-/** What was asked for. A Host header may be anything, and so may the address that Deno makes with it. */
+/** The address of a request. A Host header may be anything, and so may the address that Deno makes of it. */
 function addressOf({ url }: Request): URL {
   const address = URL.parse(url);
   if (address) return address;

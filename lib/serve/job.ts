@@ -1,5 +1,4 @@
-// What a request asks of the model, and how it is done piece by piece. Owns echo, log-probabilities and the end of a text; refuses HTTP and shapes of
-// answers.
+// What a request asks of the model, and its work piece by piece: echo, log-probabilities and the end of a text.
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type FinishReason, generate } from "../generate/generate.ts";
 import { continuationDecoder, specialIds, streamText } from "../generate/text.ts";
@@ -14,7 +13,7 @@ export interface Prompt {
   /** How many of them the tokenizer put before the text; they are no part of `text`. */
   readonly leading: number;
   readonly text: string;
-  /** Tokens of the text that the answer goes on with; none where it is a text of its own. */
+  /** Tokens of the text that the answer continues; none where the answer is a text by itself. */
   readonly before: readonly number[];
   readonly sampling: SamplingOptions;
 }

@@ -1,4 +1,4 @@
-// Tokens as texts and bytes of their own, and where they stand in a text. Owns the labels of log-probabilities; refuses to choose tokens.
+// Tokens as texts and bytes, and where they stand in a text: the labels of log-probabilities.
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { continuationDecoder } from "../generate/text.ts";
 

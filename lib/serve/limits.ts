@@ -1,4 +1,4 @@
-// What the server allows a request. Owns the defaults and their check; refuses to enforce them.
+// Limits of a request and of the server, with their defaults.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, given, type NamesOf } from "../core/check_options.ts";
 
@@ -6,7 +6,7 @@ import { checkNames, given, type NamesOf } from "../core/check_options.ts";
 export interface ServeLimits {
   /** Bytes of a request's body. Default 2 MiB. */
   readonly bodyBytes: number;
-  /** Tokens of a request: of all its prompts, and those that it wants generated for each. Default 65536. */
+  /** Tokens of a request: those of all its prompts, and those to generate for each. Default 65536. */
   readonly tokens: number;
   /** Requests that wait for the GPU, beside the one that has it. Default 32. */
   readonly queue: number;

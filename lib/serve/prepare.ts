@@ -1,4 +1,4 @@
-// From the fields of a request to a job. Owns tokenizing, the lengths that a model and the limits allow, and defaults; refuses to run it.
+// From the fields of a request to a job: tokens, defaults, and the lengths that the model and the limits allow.
 import { type ChatMessage, renderChat } from "../text/chat_template.ts";
 import { endToken } from "../data/prompts/encode.ts";
 import { withPrompt } from "../data/prompts/format.ts";
@@ -9,7 +9,7 @@ import type { ChatFields, CommonFields, CompletionFields } from "./fields.ts";
 import type { Job, Prompt, Workbench } from "./job.ts";
 import type { ServeLimits } from "./limits.ts";
 
-/** What decides on a job beside its fields. */
+/** What a job depends on beside its fields. */
 export interface PrepareOptions {
   readonly bench: Workbench;
   readonly limits: ServeLimits;
@@ -17,7 +17,7 @@ export interface PrepareOptions {
 
 /** OpenAI's default for completions. */
 const COMPLETION_TOKENS = 16;
-/** Tokens of a chat's answer that does not say how long it may be: a cache for a whole context would take much memory for most answers. */
+/** Default length of a chat's answer: a cache for the whole context would take much memory. */
 const CHAT_TOKENS = 1024;
 
 /** The job of a completion. Throws `ApiError` 400, and `CompressoError("input")` for a text that the tokenizer cannot take. */
@@ -83,7 +83,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
     today: true,
   });
   const end = endToken({ tokenizer, prompt: null, style: "chat" });
-  // The template writes BOS itself where it wants it.
+  // The template writes BOS itself where the model needs it.
   return checkLengths(
     {
       // The space that some templates want before an answer is no part of it: the answer is a text of its own.

@@ -1,4 +1,4 @@
-// One request at a time on the GPU, the others in order behind it. Owns the line and its length; refuses to know what is done.
+// One request at a time on the GPU, the others in order behind it.
 import { ApiError } from "./api_error.ts";
 
 /** The line of requests. */

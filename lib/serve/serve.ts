@@ -1,4 +1,4 @@
-// A model behind an OpenAI-compatible HTTP server. Owns the socket and the end of its life; refuses to load models and to print.
+// A model behind an OpenAI-compatible HTTP server: its socket and its shutdown.
 import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
@@ -49,33 +49,34 @@ const SERVE_NAMES: NamesOf<ServeOptions> = {
 export interface ModelServer extends AsyncDisposable {
   /** Address where it listens. */
   readonly host: string;
-  /** Port where it listens; the one that was found where 0 was asked for. */
+  /** Port where it listens; with 0 in the options the port that was free. */
   readonly port: number;
-  /** `http://host:port`; OpenAI's clients want `/v1` behind it. */
+  /** `http://host:port`; OpenAI's clients need `/v1` behind it. */
   readonly url: string;
   /**
-   * Resolves when it has ended, and the GPU is idle; a client that does not read its answer is not waited for. Rejects with `CompressoError("gpu")` where the GPU failed for good, after which the server
-   * shuts down by itself.
+   * Resolves when it has ended and the GPU is idle, without waiting for clients that do not read their answers. Rejects with `CompressoError("gpu")` where the
+   * GPU failed for good, after which the server shuts down by itself.
    */
   readonly finished: Promise<void>;
-  /** Takes no more requests, sends away those that wait, lets the running one end within `graceSeconds`, and then stops it. */
+  /** Takes no more requests, refuses those that wait, gives the running one `graceSeconds`, and then stops it. */
   shutdown(): Promise<void>;
 }
 
-/** Connections whose answers are made have this long to read them, in milliseconds. */
+/** Milliseconds that clients have to read finished answers when the server stops. */
 const LAST_WORDS = 1000;
 
 /**
  * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`; 16 tokens by default),
  * `/v1/chat/completions` (of a model with a chat template; 1,024 tokens by default), both also as a stream,
- * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used otherwise meanwhile. A client that goes
- * ends its work. Without a key, a server that listens at loopback answers only under this machine's names and `host`.
+ * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used
+ * otherwise meanwhile. Work for a client that has gone is stopped. Without a key, a server that listens at loopback answers only requests for this machine's
+ * names and `host`.
  *
- * Programs outside the toolkit's clone want `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` in their deno.json: otherwise Deno warns of
- * `request.signal`, which it then fires for answered requests too.
+ * Programs outside this repository need `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` in their deno.json: otherwise Deno warns of
+ * `request.signal`, and fires it for answered requests too.
  *
- * @throws CompressoError("input") for a model without tokenizer; "usage" for options out of range, and an address that cannot be
- * listened at, such as a busy port.
+ * @throws CompressoError("input") for a model without tokenizer
+ * @throws CompressoError("usage") for options out of range, and an address where it cannot listen, such as a busy port
  *
  * @example
  * ```ts
@@ -147,7 +148,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   if (signal?.aborted) onAbort();
   // The socket's own end waits for every client, also for one that never reads.
   const finished = Promise.race([server.finished, stopped.promise]).then(shutdown).then(() => model.device.check());
-  finished.catch(() => {}); // whoever waits for it still sees the error
+  finished.catch(() => {}); // those who wait for it still see the error
   return {
     host: hostname,
     port: chosen,

@@ -1,5 +1,4 @@
-// `compresso experiment FILE`: a grid of runs with its tables, in as many sittings as it takes. Owns options, progress and what is said; refuses
-// the runs.
+// `compresso experiment FILE`: runs a grid of prune runs and writes its report.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";

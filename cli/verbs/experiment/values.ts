@@ -1,4 +1,4 @@
-// Values of the options that change an experiment: NAME=PATH, KEY=VALUE and lists of them. Owns their form; refuses to know the names.
+// Values of the options that change an experiment: NAME=PATH, KEY=VALUE and lists of them.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { monitorOf } from "../../../lib/run/monitors/alarm_setting.ts";
 

@@ -1,4 +1,4 @@
-// A schedule's decisions over a simulated run. Owns the simulation; refuses to open schedules and to draw.
+// The decisions of a schedule over a simulated run.
 import { cubicSparsity, progressOf, stageRate } from "../../../lib/schedule/ramp.ts";
 import { leastLimit, shownLimit } from "../../../lib/masks/saliency.ts";
 import type { ScheduleOutput } from "../../../lib/schedule/output.ts";

@@ -1,7 +1,8 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError, type ErrorParts, spelled, type SpellOption } from "../../lib/core/errors.ts";
+import { CompressoError, type ErrorParts, spelled } from "../../lib/core/errors.ts";
 import { CommanderError } from "../packages.ts";
+import { flagOf, spellFlag } from "../options/spelling.ts";
 import { writeError } from "./output.ts";
 import { styleOf } from "./style.ts";
 
@@ -26,13 +27,6 @@ export interface ErrorJson {
   readonly exitStatus: number;
 }
 
-/** An option as the command line has it: the last part of its path in kebab case. */
-const asFlag: SpellOption = (path, value) => {
-  const last = path === "trustSchedule" ? "trust" : path.slice(path.lastIndexOf(".") + 1);
-  const name = last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-  return value === undefined ? `--${name}` : `--${name} ${value}`;
-};
-
 /** Shows an error and returns the exit status. An error of the toolkit is shown by its parts; anything else is a defect and is shown with its stack. */
 export function reportError(error: unknown, { help, asJson = false }: ErrorView = {}): number {
   const known = asKnown(error);
@@ -46,7 +40,7 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
       expected: rule ?? null,
       got: value ?? null,
       fix: way ?? null,
-      option: option === undefined ? null : asFlag(option),
+      option: option === undefined ? null : flagOf(option),
       exitStatus,
     });
     return exitStatus;
@@ -60,7 +54,7 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
 
 /** Deno colours its own messages on imports, wherever they are shown; options are named by their flags. */
 function plainParts(parts: ErrorParts): ErrorParts {
-  const plain = (text: string): string => stripVTControlCharacters(spelled(text, asFlag));
+  const plain = (text: string): string => stripVTControlCharacters(spelled(text, spellFlag));
   const { what, rule, value, fix, option } = parts;
   return {
     what: plain(what),

@@ -23,7 +23,7 @@ import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { OPTION_TABLE } from "./options/table.ts";
 import { checkOptions, FOLDER_PATHS } from "./options/check.ts";
-import type { CheckpointOptions, PruneOptions } from "./options/options.ts";
+import type { CheckpointOptions, PruneOptions, RunOptions } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_lines.ts";
 import type { StepRecord } from "./contract.ts";
 import {
@@ -42,7 +42,13 @@ import { prune, type PruneSession, type RunSummary } from "./session.ts";
 import { resolveOptions } from "./options/resolve.ts";
 
 /** Options of {@link pruneToFolder}. */
-export interface PruneToFolderOptions extends Omit<PruneOptions, "checkpoint" | "calibration"> {
+export type PruneToFolderOptions =
+  & Omit<RunOptions, "checkpoint" | "calibration">
+  & Pick<PruneOptions, "sparsity" | "size">
+  & FolderOptions;
+
+/** What {@link pruneToFolder} has beside the options of `prune`. */
+export interface FolderOptions {
   /**
    * Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors; calibration.jsonl too, where the model
    * writes it.

@@ -42,7 +42,7 @@ Deno.test("a wrong value, a mistyped option and a missing argument are JSON too"
     what: "cannot use --sparsity 30",
     expected: "--sparsity is a number above 0 and below 1",
     got: "30",
-    fix: "see compresso prune --help",
+    fix: "did you mean 0.3?",
     option: "--sparsity",
     exitStatus: 2,
   });

@@ -1,13 +1,13 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
-import { learningOf, type RateSettings, ratesOf, shapeDefaults } from "../../cli/verbs/prune/rates.ts";
-import { goalOf, headsLine } from "../../cli/verbs/prune/targets.ts";
+import { pruneOptionsOf, type TableFlags } from "../../cli/options/table_flags.ts";
+import { headsLine, targetOf } from "../../cli/verbs/prune/targets.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, type RunSummary } from "../../mod.ts";
 import type { Method, Rates } from "../../lib/run/mod.ts";
-import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
+const BASE = { rows: [], sparsity: 0.2, steps: 9 };
 const FILES = { dtype: "bf16", ggufDtype: "q8_0", layout: "compact" } as const, NAME = { name: "mine" };
 
 function refuses(run: () => unknown, message: RegExp): void {
@@ -19,46 +19,54 @@ function refuses(run: () => unknown, message: RegExp): void {
 }
 
 Deno.test("exactly one target becomes the goal, bytes those of the file that is meant", () => {
-  assert.deepEqual(goalOf({ ...FILES, sparsity: 0.2 }, NAME), { sparsity: 0.2 });
-  assert.deepEqual(goalOf({ ...FILES, targetParams: 5.4e9 }, NAME), { size: { parameters: 5.4e9 } });
+  assert.deepEqual(targetOf({ ...FILES, sparsity: 0.2 }, NAME), { sparsity: 0.2 });
+  assert.deepEqual(targetOf({ ...FILES, targetParams: 5.4e9 }, NAME), { size: { parameters: 5.4e9 } });
   const folder = { bytes: 2 ** 20, file: { format: "hf", dtype: "bf16" } };
-  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20 }, NAME), { size: folder });
-  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "hf" }, NAME), { size: folder });
-  assert.deepEqual(goalOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "gguf" }, NAME), {
+  assert.deepEqual(targetOf({ ...FILES, targetBytes: 2 ** 20 }, NAME), { size: folder });
+  assert.deepEqual(targetOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "hf" }, NAME), { size: folder });
+  assert.deepEqual(targetOf({ ...FILES, targetBytes: 2 ** 20, targetFile: "gguf" }, NAME), {
     size: { bytes: 2 ** 20, file: { format: "gguf", dtype: "q8_0" }, name: "mine" },
   });
   refuses(
-    () => goalOf(FILES, NAME),
-    /cannot start without --sparsity.*--target-params, --target-bytes or a schedule script/,
+    () => targetOf(FILES, NAME),
+    /cannot start without sparsity.*size\.parameters, size\.bytes or a schedule script/,
   );
-  refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetParams: 9 }, NAME), /one of --sparsity, --target-params/);
-  refuses(() => goalOf({ ...FILES, targetParams: 9, targetBytes: 9 }, NAME), /one of --sparsity, --target-params/);
-  refuses(() => goalOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME), /whose bytes --target-bytes are/);
+  refuses(() => targetOf({ ...FILES, sparsity: 0.2, targetParams: 9 }, NAME), /either .* or .*; got: both were given/);
+  refuses(() => targetOf({ ...FILES, targetParams: 9, targetBytes: 9 }, NAME), /either .* or .*; got: both were given/);
+  refuses(
+    () => targetOf({ ...FILES, sparsity: 0.2, targetFile: "gguf" }, NAME),
+    /size\.file\.format goes with size\.bytes/,
+  );
   for (const size of [{ targetParams: 9 }, { targetBytes: 9 }]) {
-    refuses(() => goalOf({ ...FILES, ...size, layout: "padded" }, NAME), /prune to a size with the layout padded/);
+    refuses(() => targetOf({ ...FILES, ...size, layout: "padded" }, NAME), /prune to a size with the layout padded/);
   }
-  assert.deepEqual(goalOf({ ...FILES, sparsity: 0.2, layout: "padded" }, NAME), { sparsity: 0.2 });
+  assert.deepEqual(targetOf({ ...FILES, sparsity: 0.2, layout: "padded" }, NAME), { sparsity: 0.2 });
 });
 
-Deno.test("only rates that were given reach the run", () => {
-  assert.deepEqual(ratesOf({}), { rates: {} });
-  const all = {
-    ...{ loraRate: 1, postfinetuneRate: 2, maskRate: 3, lambdaRate: 4, temperature: 5, noise: 0, spread: 7 },
-    ...{ saliencyDecay: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
-  };
-  assert.deepEqual(ratesOf({ preset: "paper", start: "saliency", ...all }), {
-    preset: "paper",
-    start: "saliency",
-    rates: {
-      ...{ lora: 1, postfinetune: 2, mask: 3, lambda: 4, temperature: 5, noise: 0, spread: 7 },
-      ...{ saliencyDecay: 0.5, prior: 2, warmup: 0.5, tracking: 0, logAlphaLimit: 9, clipNorm: 3, weightDecay: 0 },
+Deno.test("only options that were given reach the run, each at its path", () => {
+  assert.deepEqual(pruneOptionsOf({ out: "x", json: true, prompt: false, calibration: "none" }), {});
+  const rates = { lora: 1, postfinetune: 2, mask: 3, noise: 0, saliencyDecay: 0.5, tracking: 0, logAlphaLimit: 9 };
+  const flags = { loraRate: 1, postfinetuneRate: 2, maskRate: 3, noise: 0, saliencyDecay: 0.5, tracking: 0 } as const;
+  assert.deepEqual(
+    pruneOptionsOf({
+      ...flags,
+      logAlphaLimit: 9,
+      preset: "paper",
+      rank: 2,
+      loraTargets: ["q"],
+      minFfn: 4,
+      trust: true,
+    }),
+    {
+      ...{ rates, preset: "paper", lora: { rank: 2, targets: ["q"] }, rules: { minimum: { ffn: 4 } } },
+      trustSchedule: true,
     },
-  });
+  );
 });
 
 Deno.test("a rate that the method has no use for is refused before the model is read", () => {
-  const run = (settings: RateSettings, method: Method): Rates =>
-    learningOf({ ...settings, method, steps: 9, units: ["kv", "ffn"] }).rates;
+  const run = (flags: TableFlags, method: Method): Rates =>
+    resolveOptions({ ...pruneOptionsOf(flags), ...BASE, method }).rates;
   assert.equal(run({ postfinetuneRate: 2, clipNorm: 3 }, "flap").postfinetune, 2);
   assert.equal(run({ warmup: 0.5 }, "gradual").warmup, 0.5);
   refuses(() => run({ warmup: 0.5 }, "flap"), /rates\.warmup is for the methods compresso, gradual; got: method flap/);
@@ -80,8 +88,8 @@ Deno.test("a rate that the method has no use for is refused before the model is 
 });
 
 Deno.test("what else does not go with the method is refused as early", () => {
-  const run = (more: Partial<Parameters<typeof learningOf>[0]>, calibration = {}): unknown =>
-    learningOf({ method: "compresso", steps: 9, units: ["kv", "ffn"], ...more }, calibration);
+  const run = (flags: TableFlags, { isCalibrated = false } = {}): unknown =>
+    resolveOptions({ ...pruneOptionsOf(flags), ...BASE, ...(isCalibrated ? { calibration: [] } : {}) });
   refuses(() => run({ ranking: "all" }), /ranking is for the methods magnitude, .*got: method compresso/);
   refuses(() => run({ method: "wanda-sp", ranking: "all" }), /ranks units by layer/);
   refuses(
@@ -92,14 +100,6 @@ Deno.test("what else does not go with the method is refused as early", () => {
     /the layout uniform ranks units by layer/,
   );
   refuses(() => run({ method: "taylor", schedule: "linear" }), /cannot use the schedule linear with the method taylor/);
-  const inline = {
-    rows: [],
-    sparsity: 0.2,
-    steps: 9,
-    method: "taylor",
-    schedule: defineSchedule({ end: () => true }),
-  } as const;
-  refuses(() => resolveOptions(inline, { maxPosition: 512 }), /taylor cuts everything.*decides end/);
   run({ method: "flap", units: ["ffn", "layers"] });
   refuses(
     () => run({ method: "magnitude" }, { isCalibrated: true }),
@@ -107,23 +107,6 @@ Deno.test("what else does not go with the method is refused as early", () => {
   );
   run({ method: "magnitude" });
   run({ method: "taylor" }, { isCalibrated: true });
-});
-
-Deno.test("what a preset leaves to be given is as given", () => {
-  assert.deepEqual(shapeDefaults({ preset: "paper", rank: 2 }), {
-    ...{ units: ["heads", "ffn", "hidden"], rank: 2, alpha: 8, loraTargets: ["q", "v"] },
-  });
-  assert.deepEqual(
-    shapeDefaults({ units: ["kv", "ffn", "heads"] }).units,
-    ["heads", "ffn"],
-    "the one within the other",
-  );
-  assert.deepEqual(shapeDefaults({ alpha: 3 }), {
-    units: ["kv", "ffn"],
-    rank: 8,
-    alpha: 3,
-    loraTargets: ["q", "k", "v", "o", "gate", "up", "down"],
-  });
 });
 
 Deno.test("a finished run of a one-shot method is known again, whatever warm-up its run.json says", async () => {

@@ -99,7 +99,7 @@ Deno.test("the order of units tells no runs apart, nor older ones that kept it, 
     await Deno.writeTextFile(`${folder}/run.json`, JSON.stringify({ options: older, layers: [] }));
     await Deno.writeTextFile(`${folder}/model.gguf`, "");
     const found = (now: readonly UnitKind[]): ReturnType<typeof finishedRun> =>
-      finishedRun(folder, { given: () => options(now), inputs: () => Promise.resolve({}) });
+      finishedRun(folder, { now: resolveOptions(options(now), spec), inputs: () => Promise.resolve({}) });
     assert.deepEqual((await found(["ffn", "kv", "layers"]))?.options.units, units.toReversed());
     await assert.rejects(found(["ffn", "kv"]), /units: \["layers","ffn","kv"\] then, \["kv","ffn"\] now/);
   });

@@ -8,7 +8,7 @@ import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";
 import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { CALIBRATION_FILE } from "../../../lib/run/folder.ts";
-import type { PruneSettings } from "./run.ts";
+import type { RunFlags } from "./run.ts";
 import { isAmong } from "./run_folder.ts";
 
 /** In place of a file: the model's own texts. */
@@ -16,15 +16,15 @@ const OWN = "own";
 /** In place of a file: nothing. */
 export const NONE = "none";
 
-/** Settings of a run that has its choice. */
-export type ChosenSettings = PruneSettings & { readonly calibration: string };
+/** Flags of a run that has its choice. */
+export type ChosenFlags = RunFlags & { readonly calibration: string };
 
 /** What a run is told of it. */
 export type CalibrationOptions = Pick<PruneToFolderOptions, "calibration" | "calibrationReading">;
 
 /** The option, or what a run does without it. */
 export async function calibrationChoice(
-  { calibration, out, resume }: PruneSettings,
+  { calibration, out, resume }: RunFlags,
   learning: Parameters<typeof calibrationDefault>[0],
 ): Promise<string> {
   if (calibration !== undefined) return calibration;
@@ -38,7 +38,7 @@ export async function calibrationName(calibration: string): Promise<string> {
 }
 
 /** Calibration rows from their file, and what became of them in reading; else what was chosen. */
-export async function calibrationOf(settings: ChosenSettings): Promise<CalibrationOptions> {
+export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationOptions> {
   const { calibration, data, out, resume } = settings;
   if (calibration === NONE) return { calibration };
   if (calibration === OWN) {
@@ -50,7 +50,7 @@ export async function calibrationOf(settings: ChosenSettings): Promise<Calibrati
 }
 
 /** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */
-async function read(path: string, { textField, skipBroken }: ChosenSettings): Promise<DataSet> {
+async function read(path: string, { textField, skipBroken }: ChosenFlags): Promise<DataSet> {
   const how = { fewerMend: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
   if (textField === undefined) return await readRows(path, how);
   try {

@@ -7,7 +7,7 @@ import { FolderLock } from "../../../lib/files/lock.ts";
 import { isObject } from "../../../lib/core/guards.ts";
 import { differencesOf } from "../../../lib/core/identity.ts";
 import { idleFacts } from "../../../lib/run/facts.ts";
-import type { PruneOptions } from "../../../lib/run/options/options.ts";
+import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { isEvaluationFile } from "../../../lib/report/read_run.ts";
 import {
   CALIBRATION_FILE,
@@ -18,7 +18,7 @@ import {
   RUN_FILES,
 } from "../../../lib/run/folder.ts";
 import type { RunSummary } from "../../../lib/run/session.ts";
-import { resolveOptions, telling } from "../../../lib/run/options/resolve.ts";
+import { telling } from "../../../lib/run/options/resolve.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";
@@ -29,29 +29,12 @@ export const REPORT_FILE = "report.html";
  */
 export async function checkRunFolder(
   out: string,
-  { resume, overwrite, mayDiffer, model }: {
+  { resume, overwrite, model }: {
     readonly resume: boolean;
     readonly overwrite: boolean;
-    readonly mayDiffer: readonly string[];
     readonly model: string;
   },
 ): Promise<void> {
-  if (mayDiffer.length > 0 && !resume) {
-    throw new CompressoError("usage", {
-      what: "cannot use --may-differ",
-      rule: "it says what a run that goes on may have otherwise, with --resume",
-      value: mayDiffer.join(","),
-      fix: "add --resume, or leave it out",
-    });
-  }
-  if (resume && overwrite) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
-      rule: "either --resume or --overwrite",
-      value: "both were given",
-      fix: "leave one out",
-    });
-  }
   await refuseFile(out);
   await new FolderLock(out).check();
   if (overwrite) await refuseOwnModel(out, model);
@@ -136,13 +119,13 @@ export async function isResumable(out: string): Promise<boolean> {
 }
 
 /**
- * What the finished run in the folder has written; null where it is not finished. `given` are the options now, for a model of so many layers, and
+ * What the finished run in the folder has written; null where it is not finished. `now` are the options now, and
  * `inputs` what there is to run with. Throws `CompressoError("mismatch")` where run.json holds others.
  */
 export async function finishedRun(
   out: string,
-  { given, inputs }: {
-    readonly given: (layers: number) => PruneOptions;
+  { now: options, inputs }: {
+    readonly now: ResolvedOptions;
     readonly inputs: () => Promise<Readonly<Record<string, string>>>;
   },
 ): Promise<RunSummary | null> {
@@ -154,9 +137,8 @@ export async function finishedRun(
   // Runs of older versions and of programs may not say what they were made from.
   const { inputs: made = {} }: Partial<RunSummary> = summary;
   const present = Object.keys(made).length > 0 ? await inputs() : {};
-  const options = telling(resolveOptions(given((summary.before ?? summary).layers.length), { maxPosition: Infinity }));
   const now = {
-    ...optionsThatCount(options),
+    ...optionsThatCount(telling(options)),
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
   const then = { ...optionsThatCount(telling(summary.options)), ...made };

@@ -4,24 +4,23 @@ import type { MemoryUse } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { DEFAULT_LIMITS, openDryDevice } from "../../gpu/dry.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import { type LoraConfig, loraModules, type LoraWeights } from "../../spec/lora.ts";
+import { checkLora, type LoraConfig, loraModules, type LoraWeights } from "../../spec/lora.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
 import { tableOf } from "../../units/uniform.ts";
-import type { UnitTable } from "../../units/units.ts";
-import type { Batch } from "../../data/batches.ts";
+import { checkTakenRules, type UnitTable } from "../../units/units.ts";
+import { type Batch, checkContext } from "../../data/batches.ts";
 import { checkMemoryOptions } from "../options/check.ts";
 import { bytesByPart, type MemoryPart } from "./parts.ts";
 import { loadModelFrom, type Model } from "../../model/model.ts";
-import type { ResolvedOptions } from "../options/options.ts";
 import { calibrate } from "../methods/calibrate.ts";
 import { isOneShot } from "../methods/names.ts";
 import { withCompensation } from "../methods/one_shot.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
 import type { MemoryOptions, PlannedAdapter } from "../contract.ts";
-import { resolveOptions } from "../options/resolve.ts";
+import { resolveShape, type RunShape } from "../options/resolve.ts";
 
 /** What a run would take. */
 export interface MemoryPlan {
@@ -101,8 +100,13 @@ function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Memo
   return adapter;
 }
 
-function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedOptions {
-  return resolveOptions({ rows: [], sparsity: 0.5, steps: 1, postfinetune: 1, ...shapeOf(options) }, spec);
+/** The options that count here: a run hands all of its own over. */
+function resolved(spec: DecoderSpec, options: MemoryOptions): RunShape {
+  const shape = resolveShape(options);
+  checkLora(shape.lora);
+  checkTakenRules(shape.units, shape.rules);
+  checkContext(shape.seq, spec);
+  return shape;
 }
 
 function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
@@ -149,25 +153,8 @@ async function planOn(
   };
 }
 
-/** The options that count here: a run hands all of its own over, its goal and start among them. */
-function shapeOf(
-  { batch, seq, lora, units, rules, layout, recompute, method, focus }: MemoryOptions,
-): Omit<MemoryOptions, "baseDtype" | "adapter"> {
-  return {
-    ...(batch === undefined ? {} : { batch }),
-    ...(seq === undefined ? {} : { seq }),
-    ...(lora === undefined ? {} : { lora }),
-    ...(units === undefined ? {} : { units }),
-    ...(rules === undefined ? {} : { rules }),
-    ...(layout === undefined ? {} : { layout }),
-    ...(recompute === undefined ? {} : { recompute }),
-    ...(method === undefined ? {} : { method }),
-    ...(focus === undefined ? {} : { focus }),
-  };
-}
-
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
-async function dryTraining(model: Model, table: UnitTable, options: ResolvedOptions): Promise<void> {
+async function dryTraining(model: Model, table: UnitTable, options: RunShape): Promise<void> {
   const { batch, seq, seed, lora, recompute, method, focus } = options;
   using compensated = method === "flap" ? await withCompensation(model) : null;
   const trained = compensated ?? model;

@@ -85,6 +85,7 @@ function kindOf(path: OptionPath, whose: string): OptionNames[string] {
     case "text":
       return "text";
     case "words":
+    case "names":
     case "layers":
     case "list":
       return "list";

@@ -19,7 +19,7 @@ export type Preset = "paper";
 
 /** Options that a preset sets. */
 export type PresetOptions = Pick<
-  PruneOptions,
+  RunOptions,
   | "prefinetune"
   | "postfinetune"
   | "units"
@@ -32,8 +32,26 @@ export type PresetOptions = Pick<
   | "rates"
 >;
 
-/** Options of `prune`. */
-export interface PruneOptions {
+/** How small the model is to become: a sparsity, or a size. */
+export type Target =
+  | {
+    /** Share of the layers' linear weights to cut, in (0, 1). */
+    readonly sparsity: number;
+    /** Not beside a sparsity. */
+    readonly size?: undefined;
+  }
+  | {
+    /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage before it was there. */
+    readonly size: WantedSize;
+    /** Not beside a size. */
+    readonly sparsity?: undefined;
+  };
+
+/** Options of `prune`: a {@link Target}, and how to reach it. */
+export type PruneOptions = RunOptions & { readonly sparsity?: number; readonly size?: WantedSize };
+
+/** Options of `prune` beside its target. */
+export interface RunOptions {
   /** Rows to train on; they are encoded when `prune` is called. */
   readonly rows: readonly Row[];
   /**
@@ -42,10 +60,6 @@ export interface PruneOptions {
    * `taylor`, `wanda-sp` and `flap` score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
    */
   readonly calibration?: readonly Row[];
-  /** Share of the layers' linear weights to cut, in (0, 1). Either this or `size` is given. */
-  readonly sparsity?: number;
-  /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage before it was there. */
-  readonly size?: WantedSize;
   /** Steps of the pruning stage. */
   readonly steps: number;
   /** Steps of LoRA alone before; default a tenth of `steps`. */
@@ -159,7 +173,7 @@ export interface CheckpointOptions {
 export type ResolvedOptions =
   & Required<
     Omit<
-      PruneOptions,
+      RunOptions,
       | "signal"
       | "checkpoint"
       | "lora"
@@ -174,7 +188,6 @@ export type ResolvedOptions =
       | "skipBroken"
       | "hooks"
       | "monitors"
-      | "size"
       | "preset"
       | "calibration"
     >
@@ -183,6 +196,8 @@ export type ResolvedOptions =
     readonly lora: LoraConfig & { readonly dropout: number };
     readonly rates: Rates;
     readonly monitors: ResolvedMonitors;
+    /** 0 where a size is given, until it is known. */
+    readonly sparsity: number;
     readonly size: WantedSize | null;
     readonly preset: Preset | null;
     /** Whether there are calibration rows. */

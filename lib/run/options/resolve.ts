@@ -23,7 +23,7 @@ import { checkSizeFile } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
 import { alignment } from "../size_goal.ts";
-import type { PruneOptions, ResolvedOptions } from "./options.ts";
+import type { PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts";
 
 /**
  * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist, values out of
@@ -39,9 +39,9 @@ export function resolveOptions(
   checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
-  const units = [...checkKinds(options.units ?? preset.units ?? OPTION_TABLE.units.default)];
+  const shape = resolveShape(options, preset);
   const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
-  const { batch, seq, seed, packing, layout, recompute, start, keptMasks, lambdaRule, focus } = OPTION_TABLE;
+  const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -51,22 +51,16 @@ export function resolveOptions(
     steps,
     prefinetune: options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
-    batch: options.batch ?? batch.default,
-    seq: options.seq ?? seq.default,
-    seed: options.seed ?? seed.default,
-    units,
-    lora: { ...LORA_DEFAULTS, ...preset.lora, ...given(options.lora ?? {}) },
+    ...shape,
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
-    layout: options.layout ?? layout.default,
-    recompute: options.recompute ?? recompute.default,
-    method,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
-    rules: { ...alignment(options.size, units), ...given(options.rules ?? {}) },
+    rules: { ...alignment(options.size, shape.units), ...shape.rules },
     start: options.start ?? preset.start ?? start.default,
     keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
-    focus: options.focus ?? preset.focus ?? (method === "compresso" && postfinetune > 0 ? focus.default : 1),
+    // Without a last stage nothing learns from some of the labels alone.
+    focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
@@ -85,6 +79,33 @@ export function resolveOptions(
   return resolved;
 }
 
+/** What of a run its memory depends on. */
+export type RunShape = Pick<
+  ResolvedOptions,
+  "batch" | "seq" | "seed" | "units" | "lora" | "rules" | "layout" | "recompute" | "method" | "focus"
+>;
+
+/** Fills in the defaults of what memory depends on, of a run with a last stage. Checks the kinds of units alone. */
+export function resolveShape(
+  options: Partial<Pick<PruneOptions, keyof RunShape>>,
+  preset: Partial<PresetOptions> = {},
+): RunShape {
+  const { method, batch, seq, seed, layout, recompute, units, focus } = OPTION_TABLE;
+  const { method: chosen = method.default } = options;
+  return {
+    batch: options.batch ?? batch.default,
+    seq: options.seq ?? seq.default,
+    seed: options.seed ?? seed.default,
+    units: [...checkKinds(options.units ?? preset.units ?? units.default)],
+    lora: { ...LORA_DEFAULTS, ...preset.lora, ...given(options.lora ?? {}) },
+    rules: given(options.rules ?? {}),
+    layout: options.layout ?? layout.default,
+    recompute: options.recompute ?? recompute.default,
+    method: chosen,
+    focus: options.focus ?? preset.focus ?? (chosen === "compresso" ? focus.default : 1),
+  };
+}
+
 /** LoRA where nothing is said of it. */
 export const LORA_DEFAULTS = {
   rank: OPTION_TABLE["lora.rank"].default,
@@ -98,7 +119,7 @@ function checkSteps(steps: number, method: Method): void {
   if (isOneShot(method) ? steps !== undefined : steps >= 1) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option("steps")}`,
-    rule: `it is ${ruleOf("steps")}${isOneShot(method) ? "" : ", at least 1 for this method"}`,
+    rule: isOneShot(method) ? `it is ${ruleOf("steps")}` : "it is a whole number, at least 1 for this method",
     value: steps === undefined ? "not given" : `${steps}, method ${method}`,
     fix: "give such a number",
     option: "steps",

@@ -16,7 +16,7 @@ import { DTYPES, FORMATS, GGUF_DTYPES } from "../../slice/export_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { Rates } from "../contract.ts";
 import { firstStageSteps, lastStageSteps, type Method, METHODS } from "../methods/names.ts";
-import type { CheckpointOptions, PruneOptions } from "./options.ts";
+import type { CheckpointOptions, RunOptions } from "./options.ts";
 
 /** What a value is. `count` is a whole number; `value` is checked where it is used; `parts` is an object with options of its own. */
 export type OptionType =
@@ -28,6 +28,7 @@ export type OptionType =
   | "word"
   | "words"
   | "layers"
+  | "names"
   | "text"
   | "list"
   | "prompt"
@@ -49,7 +50,7 @@ type TableValue = number | boolean | string | null | readonly string[];
 export interface OptionEntry {
   /** What its value is. */
   readonly type: OptionType;
-  /** Words that it may have, for `word` and `words`. */
+  /** Words that it may have, for `word` and `words`; those that the command line takes, for `names`. */
   readonly words?: readonly string[];
   /** Bounds of a number. Without `above` and `least` it is at least 0. */
   readonly above?: number;
@@ -81,6 +82,8 @@ export interface OptionEntry {
   readonly everyday?: true;
   /** One line of help. */
   readonly help: string;
+  /** The same for the flag that turns a switch off, which is on by default. */
+  readonly off?: string;
   /** Name in camel case on the command line and in experiments, where it is not the path. null: for programs only. */
   readonly name?: string | null;
   /** What stands for the value in help, such as "count". Default: by type. */
@@ -98,7 +101,8 @@ type Within<P extends string, T> = `${P}.${Extract<keyof T, string>}`;
 
 /** Paths of all options of `prune`. */
 export type PrunePath =
-  | Exclude<keyof PruneOptions, "lora" | "rates" | "rules" | "size" | "checkpoint">
+  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint">
+  | "sparsity"
   | Within<"lora", LoraConfig>
   | Within<"rates", Rates>
   | Exclude<Within<"rules", Omit<UnitRules, "rest">>, "rules.minimum">
@@ -179,7 +183,7 @@ export const OPTION_TABLE = {
     group: "data",
     everyday: true,
     placeholder: "file",
-    defaultText: "for the demo: its own",
+    defaultText: "none; the demo has its own",
     help: "instructions, conversations or texts, as JSON, JSON lines, plain text (also .gz or .zst) or parquet",
   },
   rows: {
@@ -218,7 +222,8 @@ export const OPTION_TABLE = {
     group: "data",
     default: true,
     paper: false,
-    help: "pack rows into full sequences; without it each row is one sequence, padded or cut",
+    help: "pack rows into full sequences; a row may continue in the next one",
+    off: "one sequence for each row, padded or cut",
   },
   prompt: {
     type: "prompt",
@@ -337,7 +342,7 @@ export const OPTION_TABLE = {
     type: "count",
     group: "training",
     everyday: true,
-    defaultText: "200 on the command line",
+    defaultText: "200; programs and experiments have to give it",
     help: "steps of the pruning stage",
   },
   prefinetune: {
@@ -529,7 +534,7 @@ export const OPTION_TABLE = {
     help: `continue from the checkpoint in ${option("out")}, with the same options`,
   },
   mayDiffer: {
-    type: "words",
+    type: "names",
     words: ["schedule", "rates"],
     of: "pruneToFolder",
     group: "files",
@@ -574,7 +579,8 @@ export const OPTION_TABLE = {
     default: true,
     group: "advanced",
     mayChange: true,
-    help: "compute activations anew in backward; without it: quicker, more memory, the same result",
+    help: "compute activations anew in backward: less memory, more time, the same result",
+    off: "keep all activations for backward: less time, more memory, the same result",
   },
   start: {
     type: "word",
@@ -911,3 +917,23 @@ export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) 
   const { of, mayChange } = entryOf(path);
   return of === undefined && !mayChange && path !== "rows";
 });
+
+/** Name of an option on the command line and in experiments; null where only programs have it. */
+export type NameOf<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly name: infer N } ? N : P;
+
+/** Value of an option as it is written on the command line, parsed, and in experiments. */
+export type WrittenValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends
+  { readonly type: "word"; readonly words: readonly (infer W)[] } ? W
+  : typeof OPTION_TABLE[P] extends { readonly type: "words"; readonly words: readonly (infer W)[] } ? readonly W[]
+  : typeof OPTION_TABLE[P] extends { readonly type: "names" } ? readonly string[]
+  : typeof OPTION_TABLE[P] extends { readonly type: "count" | "number" | "parameters" | "bytes" } ? number
+  : typeof OPTION_TABLE[P] extends { readonly type: "switch" } ? boolean
+  : typeof OPTION_TABLE[P] extends { readonly type: "layers" } ? readonly number[]
+  : typeof OPTION_TABLE[P] extends { readonly type: "prompt" } ? string | boolean
+  : string;
+
+/** Name of an option on the command line and in experiments, in camel case; null where only programs have it. */
+export function nameOf(path: OptionPath): string | null {
+  const { name } = entryOf(path);
+  return name === undefined ? path : name;
+}

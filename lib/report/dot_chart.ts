@@ -62,12 +62,12 @@ export function dotChart({ title, description, panels }: DotChart): string {
     body.push(...drawPanel(panel, { y, row, left, right: WIDTH - MARGIN - 24 }));
     y += topOf(panel) + row * panel.rows.length + AXIS;
   }
-  const told = panels.map(({ title: name, rows }) =>
+  const means = panels.map(({ title: name, rows }) =>
     `${name}: ${rows.map(({ label, mean }) => `${label} ${short(mean)}`).join(", ")}`
   );
   return svgFigure(body, {
     title,
-    description: `${description} ${told.join("; ")}.`,
+    description: `${description} ${means.join("; ")}.`,
     width: WIDTH,
     height: Math.ceil(y + 4),
   });

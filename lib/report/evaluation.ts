@@ -31,7 +31,7 @@ export interface ScoreChange {
   readonly isRatio: boolean;
   /** The ratio or the difference. */
   readonly value: number;
-  /** Lower end of the interval; null where it could not be told. */
+  /** Lower end of the interval; null where it is not known. */
   readonly low: number | null;
   /** Upper end. */
   readonly high: number | null;

@@ -1,4 +1,4 @@
-// Shares between 0 and 1 as rows of shaded cells, blocks side by side. Owns the geometry; refuses what the cells stand for.
+// Shares between 0 and 1 as rows of shaded cells, blocks side by side.
 import { escape, round, svgFigure, text, textWidth } from "./svg.ts";
 
 /** A block of cells; its rows are those of the map. */

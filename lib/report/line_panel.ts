@@ -164,8 +164,8 @@ function drawSeries(points: readonly Point[], { style, index, name, place }: {
     );
   });
   const shade = opacity === 1 ? "" : ` opacity="${opacity}"`;
-  const told = name === undefined ? "" : ` data-name="${escape(name)}"`;
-  return [`<g class="${seriesClass(color)}"${told}${shade}>${body.join("")}</g>`];
+  const named = name === undefined ? "" : ` data-name="${escape(name)}"`;
+  return [`<g class="${seriesClass(color)}"${named}${shade}>${body.join("")}</g>`];
 }
 
 /**

@@ -1,6 +1,7 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
 import { lastPart } from "../files/path.ts";
 import { namesOneShot } from "../run/methods/names.ts";
+import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { keptRecords, mean, secondsLeft, sparsityOf } from "./facts.ts";
 import { duration, formatBytes, formatCount } from "./numbers.ts";
@@ -66,7 +67,7 @@ function parameterTile({ before, after }: { readonly before: number; readonly af
 function trainingTile(run: ReportRun): Tile {
   const { first, last } = lossEnds(run), label = "Training loss";
   if (!first || !last) return { label, value: short(last?.value ?? NaN), note: last ? last.of : "no step yet" };
-  return { label, value: short(last.value), note: `${last.of}; ${short(first.value)} ${first.of}` };
+  return { label, value: short(last.value), note: `${last.of}; ${first.of}: ${short(first.value)}` };
 }
 
 function stepTile({ records, summary }: ReportRun): Tile {
@@ -107,10 +108,12 @@ export function resultTable(runs: readonly ReportRun[]): Table {
   };
   const end = (which: "first" | "last") => (run: ReportRun): string => {
     const found = lossEnds(run)[which];
-    return found ? `${short(found.value)}, ${found.of}` : ABSENT;
+    return found ? `${short(found.value)} (${found.of})` : ABSENT;
   };
   return withoutEmpty({
-    caption: runs.length === 1 ? "What the run came to" : "What the runs came to",
+    caption: runs.every(({ summary }) => summary)
+      ? runs.length === 1 ? "What the run came to" : "What the runs came to"
+      : "The numbers so far",
     head: ["measure", ...runs.map(({ name }) => name)],
     rows: [
       row("state", stateOf),
@@ -164,35 +167,59 @@ export function resultTable(runs: readonly ReportRun[]): Table {
 
 /** Parameters, shapes and bytes before and after; null where no run is finished. */
 export function sizeTable(runs: readonly ReportRun[]): Table | null {
-  const rows = runs.flatMap(({ name, summary, origin }): string[][] => {
-    if (!summary) return [];
-    const { parameters, before, layers, hidden, fileBytes } = summary;
-    const called = (what: string): string => runs.length === 1 ? what : `${name}, ${what}`;
-    const change = (what: string, [from, to]: readonly [number, number], show: (value: number) => string): string[] => [
-      called(what),
-      show(from),
-      show(to),
-      percent(to / from),
-    ];
-    const sum = (
-      list: readonly { readonly heads: number; readonly kvHeads: number; readonly ffn: number }[],
-      key: "heads" | "kvHeads" | "ffn",
-    ): number => list.reduce((total, layer) => total + layer[key], 0);
-    const input = modelInput({ origin, before });
-    return [
-      change("parameters", [parameters.before, parameters.after], grouped),
-      change("heads", [sum(before.layers, "heads"), sum(layers, "heads")], grouped),
-      change("KV heads", [sum(before.layers, "kvHeads"), sum(layers, "kvHeads")], grouped),
-      change("FFN columns", [sum(before.layers, "ffn"), sum(layers, "ffn")], grouped),
-      change("hidden size", [before.hidden, hidden], grouped),
-      ...fileBytes.map(({ file, bytes }) => change(`bytes of ${lastPart(file)}`, [input.bytes, bytes], formatBytes)),
-    ];
-  });
-  return rows.length === 0 ? null : {
-    caption: "Before and after; bytes before are those of the model's file, of one in a folder those of its weights",
-    head: ["measure", "before", "after", "left"],
-    rows,
+  const sized = runs.map((run) => ({ name: run.name, changes: sizeChanges(run) }));
+  const measures = [...new Set(sized.flatMap(({ changes }) => [...changes.keys()]))];
+  if (measures.length === 0) return null;
+  const caption = "Bytes before are those of the model's file, or of the weights in its folder";
+  if (runs.length === 1) {
+    const [{ changes } = { changes: new Map<string, SizeChange>() }] = sized;
+    return {
+      caption,
+      head: ["measure", "before", "after", "left"],
+      rows: [...changes].map(([name, { before, after, left }]) => [name, before, after, left]),
+    };
+  }
+  return {
+    caption: `Before → after, and the share that is left. ${caption}`,
+    head: ["measure", ...sized.map(({ name }) => name)],
+    rows: measures.map((measure) => [
+      measure,
+      ...sized.map(({ changes }) => {
+        const change = changes.get(measure);
+        return change ? `${change.before} → ${change.after}, ${change.left}` : ABSENT;
+      }),
+    ]),
   };
+}
+
+/** A number before and after, and the share that is left of it. */
+interface SizeChange {
+  readonly before: string;
+  readonly after: string;
+  readonly left: string;
+}
+
+/** What became smaller in a finished run, by name. */
+function sizeChanges({ summary, origin }: ReportRun): ReadonlyMap<string, SizeChange> {
+  if (!summary) return new Map();
+  const { parameters, before, layers, hidden, fileBytes } = summary, input = modelInput({ origin, before });
+  const sum = (list: readonly LayerSpec[], key: "heads" | "kvHeads" | "ffn"): number =>
+    list.reduce((total, layer) => total + layer[key], 0);
+  const change = (from: number, to: number, show: (value: number) => string): SizeChange => ({
+    before: show(from),
+    after: show(to),
+    left: percent(to / from),
+  });
+  return new Map([
+    ["parameters", change(parameters.before, parameters.after, grouped)],
+    ["heads", change(sum(before.layers, "heads"), sum(layers, "heads"), grouped)],
+    ["KV heads", change(sum(before.layers, "kvHeads"), sum(layers, "kvHeads"), grouped)],
+    ["FFN columns", change(sum(before.layers, "ffn"), sum(layers, "ffn"), grouped)],
+    ["hidden size", change(before.hidden, hidden, grouped)],
+    ...fileBytes.map(({ file, bytes }) =>
+      [`bytes of ${lastPart(file)}`, change(input.bytes, bytes, formatBytes)] as const
+    ),
+  ]);
 }
 
 /** For each file that became larger than the model before, the types that would make it smaller. */
@@ -209,7 +236,7 @@ export function growthNotes(runs: readonly ReportRun[]): string[] {
 }
 
 /** Measurements of one name also by their file, by its folder where that is the same too, or by a number. */
-function toldApart(all: readonly Evaluation[]): Evaluation[] {
+function withDistinctNames(all: readonly Evaluation[]): Evaluation[] {
   const named: readonly ((one: Evaluation, place: number) => string)[] = [
     ({ name }) => name,
     ({ name, file }) => `${lastPart(file)}: ${name}`,
@@ -228,7 +255,7 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
   const own = runs.flatMap((run) =>
     run.evaluations.map((one) => ({ ...one, name: runs.length === 1 ? one.name : `${run.name}, ${one.name}` }))
   );
-  const columns: readonly Evaluation[] = toldApart([...own, ...others]);
+  const columns: readonly Evaluation[] = withDistinctNames([...own, ...others]);
   if (columns.length === 0) return null;
   const keys = [
     ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
@@ -310,8 +337,8 @@ export function optionTable(runs: readonly ReportRun[]): Table | null {
     const values = known.map((options) => options ? options.get(name) ?? ABSENT : "not known");
     // A run that is not finished does not know all of them, nor one of a program its inputs.
     const isSaid = !INPUT_NAMES.includes(name);
-    const told = known.flatMap((options, run) => options?.get(name) ?? (isSaid && runs[run]?.summary ? ABSENT : []));
-    return { name, values, differs: new Set(told).size > 1 };
+    const said = known.flatMap((options, run) => options?.get(name) ?? (isSaid && runs[run]?.summary ? ABSENT : []));
+    return { name, values, differs: new Set(said).size > 1 };
   });
   return {
     caption: "As the run was started, defaults filled in",
@@ -359,13 +386,13 @@ function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; rea
   const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);
   if (losses.length >= 2 * ENDS) {
     return {
-      first: { value: mean(losses.slice(0, ENDS)), of: `mean of the first ${ENDS} steps` },
-      last: { value: mean(losses.slice(-ENDS)), of: `mean of the last ${ENDS} steps` },
+      first: { value: mean(losses.slice(0, ENDS)), of: `first ${ENDS} steps` },
+      last: { value: mean(losses.slice(-ENDS)), of: `last ${ENDS} steps` },
     };
   }
   return {
-    first: first === undefined || losses.length < 2 ? null : { value: first, of: "at the first step" },
-    last: last === undefined ? null : { value: last, of: "at the last step" },
+    first: first === undefined || losses.length < 2 ? null : { value: first, of: "first step" },
+    last: last === undefined ? null : { value: last, of: "last step" },
   };
 }
 

@@ -7,8 +7,8 @@ import { escape, FIGURE_STYLE } from "./svg.ts";
 const SCRIPT = SCRIPT_FILE.replaceAll(/\r\n?/g, "\n");
 
 const STYLE =
-  `:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #59636e; --line: #d8dee4; --raised: #f6f8fa; --link: #0a58a8 }
-@media screen and (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #2a313a; --raised: #161b22; --link: #7cc0ff } }
+  `:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #59636e; --line: #d8dee4; --raised: #f6f8fa; --link: #0a58a8; --shade: #1b1f2433 }
+@media screen and (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #2a313a; --raised: #161b22; --link: #7cc0ff; --shade: #e6edf366 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 24px 20px 48px; max-width: 840px; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, 'Segoe UI', Helvetica, Arial, sans-serif }
 h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere } h2 { font-size: 18px; margin: 36px 0 8px; overflow-wrap: anywhere } p { margin: 0 0 8px }
@@ -21,8 +21,8 @@ figure { margin: 0 } .plot { position: relative; margin-top: 8px } .plot svg { d
 @media screen and (max-width: 680px) { .wide { display: none } .narrow { display: block } .narrow svg { max-width: 480px } }
 output { position: absolute; top: 0; right: 0; max-width: 70%; padding: 1px 6px; border-radius: 4px; background: var(--raised); font-size: 12px; font-variant-numeric: tabular-nums } output:empty { display: none }
 details { margin-top: 6px } summary { cursor: pointer; color: var(--link); font-size: 13px }
-.scroll { overflow-x: auto; margin-top: 8px } details .scroll { max-height: 480px; overflow-y: auto }
-table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px }
+.scroll { overflow-x: auto; margin-top: 8px; background: linear-gradient(to right, var(--ground) 40%, transparent) left / 28px 100% no-repeat local, linear-gradient(to left, var(--ground) 40%, transparent) right / 28px 100% no-repeat local, linear-gradient(to right, var(--shade), transparent) left / 10px 100% no-repeat scroll, linear-gradient(to left, var(--shade), transparent) right / 10px 100% no-repeat scroll } details .scroll { max-height: 480px; overflow-y: auto }
+table { border-collapse: collapse; font-size: 13px } caption { text-align: left; color: var(--soft); padding-bottom: 4px; max-width: min(780px, 100vw - 40px) }
 th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 420px; overflow-wrap: break-word } th { font-weight: 600 } tbody th { font-weight: 400; color: var(--soft) }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px }

@@ -1,4 +1,4 @@
-// Tables as HTML. Owns escaping, headers and which cells are numbers; refuses to know what they hold.
+// Tables as HTML.
 import { escape } from "./svg.ts";
 
 /** A table; the first cell of a row is its header. */

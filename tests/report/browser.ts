@@ -1,4 +1,4 @@
-// A real Chromium for the tests of pages. Owns finding and starting it, and the checks that hold for every page; refuses to skip silently.
+// A real Chromium for the tests of pages, and the checks that hold for every page.
 import axe from "npm:axe-core@^4.14.1";
 import assert from "node:assert/strict";
 import { type Browser, chromium, type Page } from "npm:playwright-core@^1.65.0";

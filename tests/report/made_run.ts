@@ -1,4 +1,4 @@
-// Runs as a report reads them, made up. Owns plausible numbers; refuses files.
+// Runs as a report reads them, made up.
 import type { ReportRun } from "../../lib/report/read_run.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 

@@ -265,6 +265,7 @@ Deno.test("a report names model and data, the whole time, and how a file that gr
 Deno.test("runs of several models are called by them too", () => {
   const other = madeRun("b", { origin: [{ role: "model", name: "other.gguf", bytes: 1 }] });
   const html = renderReport([madeRun("a"), other]);
+  assert.ok(cells(html).includes("20.0 KiB → 14.6 KiB, 73.24 %"), "sizes stand in a column for each run");
   for (const name of ["a (dense.gguf)", "b (other.gguf)"]) assert.ok(html.includes(`data-name="${name}"`), name);
   assert.match(html, /<p id="note">dense\.gguf on rows\.jsonl; other\.gguf\. 2 runs of Compresso/);
   assert.ok(renderReport([madeRun("a"), madeRun("b")]).includes(`data-name="a"`), "one model needs no saying");
@@ -278,9 +279,9 @@ Deno.test("training loss is a mean of ten steps at both ends only where these do
     ) ?? [];
     return text.replaceAll(/<[^>]*>/g, " ");
   };
-  assert.match(tile(20), /^15\.5 +mean of the last 10 steps; 5\.5 mean of the first 10 steps/);
-  assert.match(tile(19), /^19 +at the last step; 1 at the first step/);
-  assert.match(tile(1), /^1 +at the last step$/);
+  assert.match(tile(20), /^15\.5 +last 10 steps; first 10 steps: 5\.5/);
+  assert.match(tile(19), /^19 +last step; first step: 1/);
+  assert.match(tile(1), /^1 +last step$/);
 });
 
 Deno.test("a live report has the time left and the masks on their way", () => {

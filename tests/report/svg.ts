@@ -1,4 +1,4 @@
-// What every SVG figure must be: closed tags, escaped text, a name and a description, colors for light and dark. Owns those checks; refuses what a figure shows.
+// What every SVG figure must be: closed tags, escaped text, a name and a description, colors for light and dark.
 import assert from "node:assert/strict";
 
 /** Fails where a figure is not well-formed as far as our writer can go wrong: nesting, quotes, escapes, numbers; or has no name and description. */

@@ -68,7 +68,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   let made: MadePage | null = null;
   let making: Promise<MadePage> | null = null, isStale = true;
   let tail: RecordTail | null = null, version = 0;
-  const told: Alarm[] = [];
+  const seen: Alarm[] = [];
   // A browser that was left open must not take this run's page for that of another one at the same port.
   const instance = crypto.randomUUID().slice(0, 8);
 
@@ -78,7 +78,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     const { name, folder, options, adapter, origin } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
     // Alarms of steps that were taken back are in no record; those before a resumed run came in no message.
-    const alarms = allAlarms([records.flatMap((record) => record.alarms), told]);
+    const alarms = allAlarms([records.flatMap((record) => record.alarms), seen]);
     return { ...NOTHING, name, folder, records, options, adapter, origin, alarms, liveMasks };
   };
   const make = async (): Promise<MadePage> => {
@@ -109,7 +109,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     tell(message): void {
       isStale = true;
       if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "Running."];
-      else if (message.kind === "alarm") told.push(message.alarm);
+      else if (message.kind === "alarm") seen.push(message.alarm);
       else if (message.kind === "masks") liveMasks = { step: message.step, masks: message.masks };
       else if (message.kind === "state") state = message.text;
       else [isFinished, state] = [true, "Finished."];

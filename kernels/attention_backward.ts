@@ -7,12 +7,12 @@ import {
   dotOnto,
   headVectors,
   masked,
-  range,
   registers,
   shift,
   stream,
   zeroTail,
 } from "./attention_text.ts";
+import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 
 /**

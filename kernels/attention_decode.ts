@@ -1,5 +1,6 @@
 // Attention of query tokens over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
-import { dotOnto, headVectors, masked, range, registers, shift, zeroTail } from "./attention_text.ts";
+import { dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
+import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 
 /** Shape of one workgroup's work. */

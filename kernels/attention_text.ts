@@ -1,4 +1,5 @@
 // Pieces of WGSL that the attention kernels share: how the streamed side is read, unrolled dots, stores. Owns no kernel; imports types only.
+import { range } from "./range.ts";
 import type { Binding } from "./source.ts";
 
 /**
@@ -25,11 +26,6 @@ export const LOAD_CHUNK = 16;
 /** Bytes of the tiles in workgroup memory; every adapter grants 16 KiB. */
 const TILE_BYTES = 16384;
 const LETTERS = "xyzw";
-
-/** Numbers 0 … count − 1. */
-export function range(count: number): number[] {
-  return Array.from({ length: count }, (_, index) => index);
-}
 
 /** vec4 in a head. */
 export function headVectors(headDim: number): number {

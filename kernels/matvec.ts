@@ -1,4 +1,5 @@
 // Products of frozen matrices with one vector, for generating token by token. Owns the kernels' frame; refuses several rows of x.
+import { range } from "./range.ts";
 import { endingBindings, endingFunctions, endingText } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";
 import { textureBody } from "./matvec_texture.ts";
@@ -50,7 +51,7 @@ export function matvecKernel(kernel: Matvec): KernelSource {
   if (norm) bindings.push({ kind: "read", declare: "var<storage, read> norm: array<vec4f>;" });
   bindings.push(...endingBindings(ending, roles));
   bindings.push({ kind: "uniform", declare: "var<uniform> params: Params;" });
-  const list = Array.from({ length: parts }, (_, p) => p);
+  const list = range(parts);
   const fields = list.map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32,`).join("\n");
   const name = ["matvec", storage.placement, storage.dtype, ending, ...roles, parts, ...(norm ? ["norm"] : [])];
   const code = `struct Params {

@@ -1,4 +1,5 @@
 // Body of the matrix-vector kernels for real GPUs: a workgroup reads a few rows side by side and adds up by a tree. Owns its WGSL; imports text and types.
+import { range } from "./range.ts";
 import type { Matvec } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized } from "./weight_access.ts";
@@ -16,9 +17,8 @@ export function bufferBody(
     texel = texelOf(dtype),
     vectors = texel.columns / 4,
     quantized = isQuantized(dtype);
-  const list = (count: number): number[] => Array.from({ length: count }, (_, index) => index);
   const rows = MATVEC_BUFFER_ROWS * (isPair ? 2 : 1);
-  const load = list(vectors).map((v) => {
+  const load = range(vectors).map((v) => {
     const scale = columnScale4(dtype, 4 * v);
     return `    let v${v} = x_at(c * ${vectors}u + ${v}u);
 ${
@@ -29,9 +29,9 @@ ${
     let x${v} = h${v}${scale ? ` * ${scale}` : ""};`;
   }).join("\n");
   const total = quantized
-    ? `    let total = ${list(vectors).map((v) => `h${v}.x + h${v}.y + h${v}.z + h${v}.w`).join(" + ")};`
+    ? `    let total = ${range(vectors).map((v) => `h${v}.x + h${v}.y + h${v}.z + h${v}.w`).join(" + ")};`
     : "";
-  const x = list(vectors).map((v) => `x${v}`);
+  const x = range(vectors).map((v) => `x${v}`);
   const add = (m: number, base: number): string => {
     if (quantized) {
       const dot = texelDot(dtype, { texel: `d${base}`, x, name: `f${base}` });
@@ -39,9 +39,9 @@ ${
     let e${base} = scales${m}[n0 / 4u * params.scalePitch + c / ${texel.perScale}u];
     var a${base} = vec4f();
     ${scaledSum({ target: `a${base}`, sum: dot.sum, total: "total", scale: `e${base}`, name: `g${base}` })}
-${list(4).map((r) => `    s${base + r} += a${base}[${r}];`).join("\n")}`;
+${range(4).map((r) => `    s${base + r} += a${base}[${r}];`).join("\n")}`;
     }
-    return list(MATVEC_BUFFER_ROWS).map((r) => {
+    return range(MATVEC_BUFFER_ROWS).map((r) => {
       const dot = texelDot(dtype, { texel: `d${base + r}`, x, name: `f${base + r}` });
       return `    let d${base + r} = w${m}[(n0 + ${r}u) * params.pitch + c];
     ${dot.before} s${base + r} += ${dot.sum};`;
@@ -57,21 +57,21 @@ ${body}
     ? loop(`${add(0, 0)}\n${add(1, MATVEC_BUFFER_ROWS)}`)
     : parts === 1
     ? loop(add(0, 0))
-    : list(parts).map((m) => `  if (part == ${m}u) {\n${loop(add(m, 0))}\n  }`).join("\n");
+    : range(parts).map((m) => `  if (part == ${m}u) {\n${loop(add(m, 0))}\n  }`).join("\n");
   const all = rows + (norm ? 1 : 0);
   return {
     module: `var<workgroup> sums: array<f32, ${all * LANES}>;
 fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
-    main: `${list(rows).map((r) => `  var s${r} = 0.0;`).join("\n")}
+    main: `${range(rows).map((r) => `  var s${r} = 0.0;`).join("\n")}
 ${norm ? "  var squares = vec4f();" : ""}
 ${products}
   workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
-${list(rows).map((r) => `  sums[${r * LANES}u + lane] = s${r};`).join("\n")}
+${range(rows).map((r) => `  sums[${r * LANES}u + lane] = s${r};`).join("\n")}
 ${norm ? `  sums[${rows * LANES}u + lane] = squares.x + squares.y + squares.z + squares.w;` : ""}
   for (var step = ${LANES / 2}u; step > 0u; step /= 2u) {
     workgroupBarrier();
     if (lane < step) {
-${list(all).map((r) => `      sums[${r * LANES}u + lane] += sums[${r * LANES}u + lane + step];`).join("\n")}
+${range(all).map((r) => `      sums[${r * LANES}u + lane] += sums[${r * LANES}u + lane + step];`).join("\n")}
     }
   }
   workgroupBarrier();

@@ -1,4 +1,5 @@
 // Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture. Owns its WGSL; imports text and types.
+import { range } from "./range.ts";
 import type { Matvec, TextureUnits } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized, type WeightDtype } from "./weight_access.ts";
@@ -61,19 +62,19 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
     kernel;
   const { texels, step, span } = unitOf(dtype), isMany = rounds > 1;
   const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = isQuantized(dtype);
-  const registers = list(units * perUnit);
+  const registers = range(units * perUnit);
 
   const place = (unit: string, t: number): string => `first + ${unit} * ${LANES * texels}u + ${t * step}u`;
-  const loads: Load[] = list(units).map((u) => ({
-    texels: list(texels).map((t) => ({
+  const loads: Load[] = range(units).map((u) => ({
+    texels: range(texels).map((t) => ({
       column: place(`${u}u`, t),
-      x: list(vectors).map((v) => `x${(u * texels + t) * vectors + v}`),
+      x: range(vectors).map((v) => `x${(u * texels + t) * vectors + v}`),
     })),
     scale: `firstScale + ${u * span / 32}u`,
     total: `t${u}`,
   }));
   const rest: Load = {
-    texels: [{ column: `lane + ${units * LANES * texels}u`, x: list(vectors).map((v) => `y${v}`) }],
+    texels: [{ column: `lane + ${units * LANES * texels}u`, x: range(vectors).map((v) => `y${v}`) }],
     scale: `lane / ${texel.perScale}u + ${units * span / 32}u`,
     total: "rest",
   };
@@ -81,7 +82,7 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
   /** Statements that load x for texels of W, given the names that it goes to. */
   const loadX = (columns: readonly string[], targets: readonly string[], total: string): string =>
     columns.flatMap((column, t) =>
-      list(vectors).map((v) => {
+      range(vectors).map((v) => {
         const i = t * vectors + v, c4 = `(${column}) * ${vectors}u + ${v}u`, scale = columnScale4(dtype, 4 * v);
         return `    let v${i} = x_at(${c4});
 ${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` : `    let h${i} = v${i};`}
@@ -94,10 +95,10 @@ ${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` :
   // In a loop that shifts the registers down: unrolled loads of buffers make llvmpipe's compiler several times slower.
   const fill = `  for (var i = 0u; i < ${units}u; i++) {
     ${registers.slice(0, -perUnit).map((i) => `x${i} = x${i + perUnit};`).join(" ")}
-    ${quantized ? list(units - 1).map((i) => `t${i} = t${i + 1};`).join(" ") : ""}
+    ${quantized ? range(units - 1).map((i) => `t${i} = t${i + 1};`).join(" ") : ""}
 ${
     loadX(
-      list(texels).map((t) => place("i", t)),
+      range(texels).map((t) => place("i", t)),
       registers.slice(-perUnit).map((i) => `x${i}`),
       `t${units - 1}`,
     )
@@ -129,7 +130,7 @@ ${
           : `sum += ${sum};`);
     });
     const store = quantized
-      ? list(4).map((j) => `      ${storeSum(`${at} + ${j * LANES}u`, `sum[${j}]`, isMany)}`).join("\n")
+      ? range(4).map((j) => `      ${storeSum(`${at} + ${j * LANES}u`, `sum[${j}]`, isMany)}`).join("\n")
       : `      ${storeSum(at, "sum", isMany)}`;
     return `    for (var r = 0u; r < count; r += ${texel.rows}u) {
       var sum = ${quantized ? "vec4f()" : "0.0"};
@@ -141,7 +142,7 @@ ${store}
     ? [row(0), row(1)].join("\n")
     : parts === 1
     ? row(0)
-    : list(parts).map((m) => `    if (part == ${m}u) {\n${row(m)}\n    }`).join("\n");
+    : range(parts).map((m) => `    if (part == ${m}u) {\n${row(m)}\n    }`).join("\n");
 
   const lane = quantized ? `lane / ${step}u * ${texel.perScale}u + lane % ${step}u` : "lane";
   const ofRound = (count: number): string => (isMany ? ` + round * ${count}u` : "");
@@ -152,7 +153,7 @@ ${rows}`;
   const reduce = (base: string): string =>
     `  for (var i = lane; i < count; i += ${LANES}u) {
     let at = (i${base}) * ${LANES}u;
-    sums[at] = ${list(LANES).map((j) => `sums[at + ${j}u]`).join(" + ")};
+    sums[at] = ${range(LANES).map((j) => `sums[at + ${j}u]`).join(" + ")};
   }`;
   return {
     module: `var<workgroup> sums: array<f32, ${most * LANES}>;
@@ -170,7 +171,7 @@ ${norm ? "  square_sums[lane] = squares.x + squares.y + squares.z + squares.w;" 
 ${
       norm
         ? `  let factor = inverseSqrt((${
-          list(LANES).map((j) => `square_sums[${j}]`).join(" + ")
+          range(LANES).map((j) => `square_sums[${j}]`).join(" + ")
         }) / f32(params.columns) + params.eps);`
         : "  let factor = 1.0;"
     }
@@ -181,10 +182,6 @@ ${ending === "swiglu" ? reduce(" + params.groupRows") : ""}
 }
 
 const NO_UNITS: TextureUnits = { units: 1, half: false, rounds: 1 };
-
-function list(count: number): number[] {
-  return Array.from({ length: count }, (_, index) => index);
-}
 
 function storeSum(at: string, value: string, isMany: boolean): string {
   if (!isMany) return `sums[${at}] = ${value};`;

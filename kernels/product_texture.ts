@@ -1,4 +1,5 @@
 // Matrix product from storage textures, one register tile an invocation: the design for adapters that are a CPU. Owns its WGSL; imports nothing but types.
+import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
 import {
@@ -385,8 +386,4 @@ function accumulate({ variant }: Loop, chunk: number, { r, v }: Cell): string {
 
 function lines(count: number, line: (index: number) => string): string {
   return Array.from({ length: count }, (_, index) => line(index)).join("\n");
-}
-
-function range(count: number): number[] {
-  return Array.from({ length: count }, (_, index) => index);
 }

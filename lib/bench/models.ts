@@ -31,7 +31,12 @@ export interface ModelBenchOptions {
 }
 
 const NAMES: NamesOf<ModelBenchOptions> = {
-  ...{ prompt: "number", tokens: "number", batch: "number", repeats: "number", signal: true, onProgress: true },
+  prompt: "number",
+  tokens: "number",
+  batch: "number",
+  repeats: "number",
+  signal: true,
+  onProgress: true,
 };
 
 /** What is measured of a model. Rates are tokens a second. */

@@ -118,7 +118,13 @@ export function parsePythonLiteral(text: string): unknown {
       return String.fromCharCode(parseInt(octal, 8));
     }
     const plain: Readonly<Record<string, string>> = {
-      ...{ n: "\n", t: "\t", r: "\r", a: "\x07", b: "\b", f: "\f", v: "\v" },
+      n: "\n",
+      t: "\t",
+      r: "\r",
+      a: "\x07",
+      b: "\b",
+      f: "\f",
+      v: "\v",
       ...{ "\\": "\\", "'": "'", '"': '"', "\n": "" },
     };
     // An unknown escape stays as it is written.

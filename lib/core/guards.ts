@@ -1,4 +1,4 @@
-// Type guards for parsed JSON.
+// Type guards for parsed JSON, and for what is always there.
 
 /** A JSON object. */
 export type Json = Readonly<Record<string, unknown>>;
@@ -6,4 +6,10 @@ export type Json = Readonly<Record<string, unknown>>;
 /** Whether a value is a JSON object. */
 export function isObject(value: unknown): value is Json {
   return value !== null && typeof value === "object" && !Array.isArray(value);
+}
+
+/** A value that is always there. Throws an `Error`, of a fault in this library, where it is not. */
+export function existing<T>(value: T | null | undefined, what: string): T {
+  if (value === null || value === undefined) throw new Error(`there is no ${what}`);
+  return value;
 }

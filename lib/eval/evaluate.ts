@@ -35,8 +35,14 @@ export interface EvaluateOptions {
 }
 
 const NAMES: NamesOf<EvaluateOptions> = {
-  ...{ tasks: true, taskData: "text", limit: "number", prompt: true, adapters: true, refuseLong: "switch" },
-  ...{ signal: true, onProgress: true },
+  tasks: true,
+  taskData: "text",
+  limit: "number",
+  prompt: true,
+  adapters: true,
+  refuseLong: "switch",
+  signal: true,
+  onProgress: true,
 };
 
 /** Scores of all tasks by name. */

@@ -37,9 +37,16 @@ export interface PerplexityOptions {
 }
 
 const NAMES: NamesOf<PerplexityOptions> = {
-  ...{ window: "number", stride: "number", limitChars: "number", maxWindows: "number", batch: "number" },
-  ...{ adapters: true, signal: true },
-  ...{ known: true, onWindow: true, onProgress: true },
+  window: "number",
+  stride: "number",
+  limitChars: "number",
+  maxWindows: "number",
+  batch: "number",
+  adapters: true,
+  signal: true,
+  known: true,
+  onWindow: true,
+  onProgress: true,
 };
 
 /** What was measured. */

@@ -26,7 +26,12 @@ export interface RowPerplexityOptions {
 }
 
 const NAMES: NamesOf<RowPerplexityOptions> = {
-  ...{ seq: "number", prompt: true, skipBroken: "switch", adapters: true, signal: true, onProgress: true },
+  seq: "number",
+  prompt: true,
+  skipBroken: "switch",
+  adapters: true,
+  signal: true,
+  onProgress: true,
 };
 
 /** What was measured. */

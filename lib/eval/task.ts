@@ -1,4 +1,5 @@
 // What a task is: rows made into a context and choices. Owns the types of a definition and of a row's fields; refuses files and models.
+import { shownJson } from "../core/text.ts";
 import { CompressoError } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 
@@ -150,34 +151,19 @@ export function createRow(
     text(field): string {
       const found = need(field, "a text");
       if (typeof found === "string") return found;
-      throw error(`"${field}" is a text`, `has ${shown(found)}`);
+      throw error(`"${field}" is a text`, `has ${shownJson(found)}`);
     },
     texts(field): readonly string[] {
       const found = need(field, "a list of texts");
       if (Array.isArray(found) && found.every((part) => typeof part === "string")) return found;
-      throw error(`"${field}" is a list of texts`, `has ${shown(found)}`);
+      throw error(`"${field}" is a list of texts`, `has ${shownJson(found)}`);
     },
     whole(field): number {
       const found = need(field, "a whole number");
       const number = typeof found === "string" && /^\s*[+-]?\d+\s*$/.test(found) ? Number(found) : found;
       if (typeof number === "number" && Number.isInteger(number)) return number;
-      throw error(`"${field}" is a whole number`, `has ${shown(found)}`);
+      throw error(`"${field}" is a whole number`, `has ${shownJson(found)}`);
     },
     error,
   };
-}
-
-/** A value in a message, cut where it is long. */
-export function shown(value: unknown): string {
-  const text = asJson(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
-}
-
-/** Undefined for what JSON has no text for, such as 1n, which a task's own code may give. */
-function asJson(value: unknown): string | undefined {
-  try {
-    return JSON.stringify(value);
-  } catch {
-    return undefined;
-  }
 }

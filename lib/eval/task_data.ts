@@ -7,7 +7,8 @@ import { isFolder } from "../files/exists.ts";
 import { within } from "../files/path.ts";
 import { fileKind } from "../files/held_file.ts";
 import { isObject, type Json } from "../core/guards.ts";
-import { createRow, shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+import { shownJson } from "../core/text.ts";
+import { createRow, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
 
 /** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */
 export interface Question {
@@ -85,7 +86,10 @@ export async function loadTask(
     const before = describe(task, row) + (examples ? examples(subset, placed) : "");
     const [contexts, continuations] = sides(item, delimiter);
     questions.push({
-      ...{ label, subset, choices: item.choices, answer: item.answer },
+      label,
+      subset,
+      choices: item.choices,
+      answer: item.answer,
       contexts: contexts.map((context) => before + context),
       continuations,
     });
@@ -156,7 +160,7 @@ interface Made {
 function textOf(row: TaskRow, made: Made): string {
   const text = madeOf(row, made);
   if (typeof text === "string") return text;
-  throw row.error(made.rule, `gives ${shown(text)}`);
+  throw row.error(made.rule, `gives ${text === undefined ? "nothing" : shownJson(text)}`);
 }
 
 /** Runs what may be the user's own code. */
@@ -190,16 +194,19 @@ function makeItem(task: TaskDefinition, row: TaskRow): TaskItem {
   const { context, choices, continuation }: Json = isObject(item) ? item : {};
   const isContext = typeof context === "string" || isTexts(context);
   if (!isContext || !isTexts(choices) || (continuation !== undefined && typeof continuation !== "string")) {
-    throw row.error("a question has a context, choices that are texts, and an answer", `gives ${shown(item)}`);
+    throw row.error(
+      "a question has a context, choices that are texts, and an answer",
+      `gives ${item === undefined ? "nothing" : shownJson(item)}`,
+    );
   }
   return checkItem(item as TaskItem, row);
 }
 
 function checkItem(item: TaskItem, row: TaskRow): TaskItem {
   const { context, choices, continuation, answer } = item;
-  if (choices.length < 2) throw row.error("a question has at least two choices", `has ${shown(choices)}`);
+  if (choices.length < 2) throw row.error("a question has at least two choices", `has ${shownJson(choices)}`);
   const empty = choices.indexOf("");
-  if (empty >= 0) throw row.error("no choice is empty", `has ${shown(choices)}, of which number ${empty + 1} is`);
+  if (empty >= 0) throw row.error("no choice is empty", `has ${shownJson(choices)}, of which number ${empty + 1} is`);
   if (answer !== null && (!Number.isInteger(answer) || answer < 0 || answer >= choices.length)) {
     throw row.error(`the answer is one of the ${choices.length} choices`, `has number ${answer}, counted from 0`);
   }

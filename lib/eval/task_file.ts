@@ -5,7 +5,8 @@ import { fileKind, isMissing } from "../files/held_file.ts";
 import { urlOf } from "../files/url.ts";
 import { exactText } from "../files/text_file.ts";
 import { z } from "../core/packages.ts";
-import { asTask, shown, type TaskDefinition, type TaskRow } from "./task.ts";
+import { shownJson } from "../core/text.ts";
+import { asTask, type TaskDefinition, type TaskRow } from "./task.ts";
 
 /** A task as JSON. `{{field}}` in a text stands for a field of the row. */
 const JsonTask = z.strictObject({
@@ -113,7 +114,7 @@ function answerOf(
   if (labels === undefined && /^\s*\d+\s*$/.test(wanted)) return row.whole(answer);
   throw row.error(
     `"${answer}" is ${labels === undefined ? "a choice or its index" : `one of "${labels}"`}`,
-    `has ${shown(wanted)}`,
+    `has ${shownJson(wanted)}`,
   );
 }
 

@@ -1,6 +1,7 @@
 // Tasks of common sense and science, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
 import { capitalize, trim, trimStart } from "../compat/python_text.ts";
-import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+import { shownJson } from "../core/text.ts";
+import type { TaskDefinition, TaskItem, TaskRow } from "./task.ts";
 
 /** Splits of data sets whose test labels are not public. */
 const VALIDATION = ["validation", "valid"] as const;
@@ -63,10 +64,10 @@ export const WINOGRANDE: TaskDefinition = {
   splits: VALIDATION,
   item: (row): TaskItem => {
     const sentence = row.text("sentence"), blank = sentence.indexOf("_"), answer = row.text("answer");
-    if (blank < 0) throw row.error('"sentence" has a blank, _', `has ${shown(sentence)}`);
-    if (answer !== "1" && answer !== "2") throw row.error('"answer" is "1" or "2"', `has ${shown(answer)}`);
+    if (blank < 0) throw row.error('"sentence" has a blank, _', `has ${shownJson(sentence)}`);
+    if (answer !== "1" && answer !== "2") throw row.error('"answer" is "1" or "2"', `has ${shownJson(answer)}`);
     const options = ["option1", "option2"].map((field) => row.text(field));
-    if (options.includes("")) throw row.error("no choice is empty", `has ${shown(options)}`);
+    if (options.includes("")) throw row.error("no choice is empty", `has ${shownJson(options)}`);
     const choices = options.map((option) => sentence.slice(0, blank) + option);
     return { context: choices, choices, continuation: trim(sentence.slice(blank + 1)), answer: Number(answer) - 1 };
   },
@@ -87,7 +88,7 @@ function withoutBrackets(text: string): string {
 function labelled(row: TaskRow, key: string): number {
   const labels = row.texts("choices.label"), index = labels.indexOf(key);
   if (index < 0) {
-    throw row.error('"answerKey" is one of "choices.label"', `has ${shown(key)}, not among ${shown(labels)}`);
+    throw row.error('"answerKey" is one of "choices.label"', `has ${shownJson(key)}, not among ${shownJson(labels)}`);
   }
   return index;
 }

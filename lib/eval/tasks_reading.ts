@@ -1,7 +1,8 @@
 // Tasks of reading and of stories, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
 import { isObject, type Json } from "../core/guards.ts";
 import { parsePythonLiteral } from "../compat/python_text.ts";
-import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+import { shownJson } from "../core/text.ts";
+import type { TaskDefinition, TaskItem, TaskRow } from "./task.ts";
 
 /** BoolQ: rows of SuperGLUE have `label`, those of the first release `answer`. */
 export const BOOLQ: TaskDefinition = {
@@ -54,7 +55,7 @@ export const STORYCLOZE: readonly TaskDefinition[] = ["storycloze", "storycloze_
 function truth(row: TaskRow, field: string): number {
   const value = row.value(field);
   if (typeof value === "boolean") return Number(value);
-  throw row.error(`"${field}" is true or false`, `has ${shown(value)}`);
+  throw row.error(`"${field}" is true or false`, `has ${shownJson(value)}`);
 }
 
 interface Problem {
@@ -80,7 +81,7 @@ function problemsOf(row: TaskRow): Problem[] {
       throw row.error('"problems" is a list, or one as Python writes it', error instanceof Error ? error.message : "");
     }
   }
-  if (!Array.isArray(list)) throw row.error('"problems" is a list', `has ${shown(value)}`);
+  if (!Array.isArray(list)) throw row.error('"problems" is a list', `has ${shownJson(value)}`);
   return list.map((problem: unknown) => problemOf(row, problem));
 }
 
@@ -92,6 +93,6 @@ function problemOf(row: TaskRow, value: unknown): Problem {
   if (typeof question === "string" && isFour && number >= 0) return { question, options, answer: number };
   throw row.error(
     'a problem has "question", four texts in "options", and "answer", one of A, B, C, D',
-    `has ${shown(value)}`,
+    `has ${shownJson(value)}`,
   );
 }

@@ -1,7 +1,8 @@
 // MMLU and BIG-bench-hard: tasks of many subsets with solved examples before each question, as lm-evaluation-harness asks them. Owns their
 // prompts and subsets; refuses the examples themselves, which are data.
 import { trim } from "../compat/python_text.ts";
-import { shown, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+import { shownJson } from "../core/text.ts";
+import type { TaskDefinition, TaskItem, TaskRow } from "./task.ts";
 
 const MMLU_SUBJECTS = [
   ...["abstract_algebra", "anatomy", "astronomy", "business_ethics", "clinical_knowledge", "college_biology"],
@@ -29,7 +30,7 @@ function mmlu(name: string, subject: (row: TaskRow) => string): TaskDefinition {
       `The following are multiple choice questions (with answers) about ${subject(row).replaceAll("_", " ")}.\n\n`,
     item: (row): TaskItem => {
       const choices = row.texts("choices");
-      if (choices.length !== 4) throw row.error('"choices" has four texts', `has ${shown(choices)}`);
+      if (choices.length !== 4) throw row.error('"choices" has four texts', `has ${shownJson(choices)}`);
       const listed = choices.map((choice, index) => `${"ABCD"[index]}. ${choice}\n`).join("");
       return {
         context: `${trim(row.text("question"))}\n${listed}Answer:`,
@@ -107,7 +108,7 @@ function bbh(name: string, subset: (row: TaskRow) => string): TaskDefinition {
   const facts = (row: TaskRow): (typeof BBH_SUBSETS)[string] => {
     const of = subset(row), known = Object.hasOwn(BBH_SUBSETS, of) ? BBH_SUBSETS[of] : undefined;
     if (known) return known;
-    throw row.error(`a subset is one of ${Object.keys(BBH_SUBSETS).join(", ")}`, `has ${shown(of)}`);
+    throw row.error(`a subset is one of ${Object.keys(BBH_SUBSETS).join(", ")}`, `has ${shownJson(of)}`);
   };
   return {
     name,

@@ -31,7 +31,12 @@ export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal
 const NAMES: NamesOf<ChatOptions> = {
   ...SAMPLING_NAMES,
   maxTokens: "number",
-  ...{ onChoice: true, readsAhead: "switch", adapters: true, system: true, style: true, stop: true },
+  onChoice: true,
+  readsAhead: "switch",
+  adapters: true,
+  system: true,
+  style: true,
+  stop: true,
 };
 
 /** An answer that is whole. */

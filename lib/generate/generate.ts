@@ -40,7 +40,11 @@ export interface GenerateOptions extends SamplingOptions {
 export const GENERATE_NAMES: NamesOf<GenerateOptions> = {
   ...SAMPLING_NAMES,
   maxTokens: "number",
-  ...{ endTokens: true, onChoice: true, readsAhead: "switch", adapters: true, signal: true },
+  endTokens: true,
+  onChoice: true,
+  readsAhead: "switch",
+  adapters: true,
+  signal: true,
 };
 
 /** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */

@@ -32,7 +32,11 @@ export interface SamplingOptions {
 
 /** Names of them. */
 export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
-  ...{ temperature: "number", topK: "number", topP: "number", repetitionPenalty: "number", seed: "number" },
+  temperature: "number",
+  topK: "number",
+  topP: "number",
+  repetitionPenalty: "number",
+  seed: "number",
 };
 
 /** Chooses the tokens of one sequence. */

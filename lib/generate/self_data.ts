@@ -34,8 +34,13 @@ export interface SelfDataOptions extends SelfDataSettings {
 
 /** Names of what files of texts have too. */
 export const SELF_DATA_NAMES: NamesOf<Omit<SelfDataOptions, "skip">> = {
-  ...{ tokens: "number", temperature: "number", seed: "number", count: "number", cacheBytes: "number" },
-  ...{ signal: true, onProgress: true },
+  tokens: "number",
+  temperature: "number",
+  seed: "number",
+  count: "number",
+  cacheBytes: "number",
+  signal: true,
+  onProgress: true,
 };
 
 /** A text by the model. */

@@ -32,7 +32,11 @@ export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
 
 const NAMES: NamesOf<SelfDataFileOptions> = {
   ...SELF_DATA_NAMES,
-  ...{ path: "text", resume: "switch", identity: true, onStart: true, onText: true },
+  path: "text",
+  resume: "switch",
+  identity: true,
+  onStart: true,
+  onText: true,
 };
 
 /** What was written. */

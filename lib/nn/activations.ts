@@ -169,9 +169,19 @@ function createLayers(
   const rows = shape.batch * shape.seq, { hidden } = spec;
   const heads = Math.max(1, ...spec.layers.map((layer) => layer.heads));
   const widthsFor = ({ q, kv, ffn }: ReturnType<typeof widest>): Record<Forward, number> => ({
-    ...{ h1: hidden, h2: hidden, y1: hidden, x1: hidden, y2: hidden },
-    ...{ q, k: kv, v: kv, o: q, om: q },
-    ...{ gate: ffn, up: ffn, a: ffn },
+    h1: hidden,
+    h2: hidden,
+    y1: hidden,
+    x1: hidden,
+    y2: hidden,
+    q,
+    k: kv,
+    v: kv,
+    o: q,
+    om: q,
+    gate: ffn,
+    up: ffn,
+    a: ffn,
   });
   const wide = widthsFor(widest(spec));
   const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : FORWARD;

@@ -1,6 +1,8 @@
-// One decoder layer, forward and backward, as records into a plan. Owns the order of operations; refuses allocation and the output head.
+// One decoder layer, forward and backward, recorded into a plan.
+import { existing } from "../core/guards.ts";
 import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
+import type { LayerActivations } from "./activations.ts";
 import type { DecoderContext } from "./context.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { type Operand, operand } from "./products/linear.ts";
@@ -23,12 +25,14 @@ import { headWidths, type LayerWeights } from "./weights.ts";
 export function recordInput(context: DecoderContext): void {
   const { plan, weights, act } = context;
   const { rows, x, embedded } = act;
-  const target = x[0];
-  if (!target) return;
   plan.section("embedding");
   recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: embedded }, rows);
   const width = weights.spec.hidden;
-  recordScale(plan, { x: embedded, z: hiddenMask(context), y: target }, { rows, width, groupWidth: 1 });
+  recordScale(plan, { x: embedded, z: hiddenMask(context), y: existing(x[0], "input of layer 0") }, {
+    rows,
+    width,
+    groupWidth: 1,
+  });
 }
 
 /** dz_hidden += the embedding's share; dx is the gradient of x[0]. */
@@ -43,8 +47,7 @@ export function recordInputBackward(context: DecoderContext): void {
 /** x[index + 1] = layer(x[index]). */
 export function recordLayer(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], x = act.x[index], out = act.x[index + 1], forward = act.layers[index]?.forward;
-  if (!layer || !forward || !x || !out) return;
+  const { layer, x, forward } = partsOf(context, index), out = existing(act.x[index + 1], `output of layer ${index}`);
   const width = weights.spec.hidden, { rows } = act;
   const z = hiddenMask(context);
   let middle = x;
@@ -64,9 +67,7 @@ export function recordLayer(context: DecoderContext, index: number): void {
 
 /** Computes anew what backward needs of a layer and what was not kept: x[index] and x1 were, and y1 and y2 if they are needed. */
 function recordLayerAgain(context: DecoderContext, index: number): void {
-  const { weights, act } = context;
-  const layer = weights.layers[index], x = act.x[index], forward = act.layers[index]?.forward;
-  if (!layer || !forward || !x) return;
+  const { layer, x, forward } = partsOf(context, index);
   if (layer.attention) recordAttentionPart(context, index, { x, again: true });
   if (layer.ffn) recordFfnPart(context, index, { x: layer.attention ? forward.x1 : x, again: true });
 }
@@ -74,8 +75,7 @@ function recordLayerAgain(context: DecoderContext, index: number): void {
 /** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. */
 export function recordLayerBackward(context: DecoderContext, index: number): void {
   const { weights, act } = context;
-  const layer = weights.layers[index], x = act.x[index], forward = act.layers[index]?.forward;
-  if (!layer || !forward || !x || !act.backward) return;
+  const { layer, x, forward } = partsOf(context, index);
   // The last layer's values are still where forward left them.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
@@ -86,9 +86,7 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
 /** o = causal attention of the pass's own rows; turns q and k in place (RoPE). */
 export function recordSelfAttention(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], own = act.layers[index];
-  if (!layer?.attention || !own) return;
-  const f = own.forward, widths = headWidths(weights.spec, layer.spec);
+  const { layer, forward: f, lse } = partsOf(context, index), widths = headWidths(weights.spec, layer.spec);
   rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
   rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
   recordAttention(plan, attentionShape(context, layer), {
@@ -96,7 +94,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     k: f.k,
     v: f.v,
     o: f.o,
-    lse: own.lse,
+    lse,
     spans: context.trees?.spans,
     scratch: act.attention,
   });
@@ -109,9 +107,8 @@ function recordAttentionPart(
   { x, again }: { readonly x: DeviceBuffer; readonly again: boolean },
 ): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], own = act.layers[index];
-  if (!layer?.attention || !own) return;
-  const { spec } = weights, { rows } = act, { forward: f, rms } = own, { norm } = layer.attention;
+  const { layer, forward: f, rms } = partsOf(context, index);
+  const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
   plan.section("elementwise");
   recordRmsNorm(plan, { x, w: norm, y: f.h1, r: rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
   const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
@@ -141,11 +138,11 @@ function recordFfnPart(
   { x, again }: { readonly x: DeviceBuffer; readonly again: boolean },
 ): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], own = act.layers[index];
-  if (!layer?.ffn || !own) return;
-  const { spec } = weights, { rows } = act, { forward: f, rms } = own, width = layer.spec.ffn;
+  const { layer, forward: f, rms } = partsOf(context, index);
+  const { spec } = weights, { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
+  const width = layer.spec.ffn;
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: layer.ffn.norm, y: f.h2, r: rms[1] }, {
+  recordRmsNorm(plan, { x, w: norm, y: f.h2, r: rms[1] }, {
     rows,
     width: spec.hidden,
     eps: spec.normEps,
@@ -165,9 +162,9 @@ function recordFfnPart(
 
 function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], own = act.layers[index], b = act.backward;
-  if (!layer?.ffn || !own || !b) return;
-  const { rows } = act, { forward: f, rms } = own, width = layer.spec.ffn, { hidden } = weights.spec;
+  const { layer, forward: f, rms } = partsOf(context, index), b = backwardOf(context);
+  const { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
+  const width = layer.spec.ffn, { hidden } = weights.spec;
   recordHiddenBackward(context, f.y2);
   recordProjectionBackward(context, {
     layer: index,
@@ -178,14 +175,14 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     accumulate: false,
   });
   plan.section("elementwise");
-  const slots = context.masks.layout.layers[index];
+  const slots = existing(context.masks.layout.layers[index], `masks of layer ${index}`);
   recordSwigluBackward(plan, {
     da: b.da,
     z: ffnMask(context, index),
     gate: f.gate,
     up: f.up,
     partial: act.partial,
-    grads: context.maskGrads.has("ffn") && slots ? gradientSlices(context.masks, slots.ffn, width) : null,
+    grads: context.maskGrads.has("ffn") ? gradientSlices(context.masks, slots.ffn, width) : null,
   }, { rows, width });
   for (const projection of ["gate", "up"] as const) {
     const buffer = f[projection];
@@ -199,7 +196,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.ffn.norm, r: rms[1], dx: b.dx }, {
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: norm, r: rms[1], dx: b.dx }, {
     rows,
     width: hidden,
     accumulate: true,
@@ -208,9 +205,9 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
 
 function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
-  const layer = weights.layers[index], own = act.layers[index], b = act.backward;
-  if (!layer?.attention || !own || !b) return;
-  const { spec } = weights, { rows } = act, { forward: f, rms, lse } = own, { hidden } = spec;
+  const { layer, forward: f, rms, lse } = partsOf(context, index), b = backwardOf(context);
+  const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
+  const { hidden } = spec;
   const widths = headWidths(spec, layer.spec);
   recordHiddenBackward(context, f.y1);
   recordProjectionBackward(context, {
@@ -224,13 +221,13 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
   plan.section("elementwise");
   // o itself is needed by the attention's backward: its copy in om becomes dL/do.
   plan.copy(f.o, f.om, { bytes: rows * strideOf(widths.q) * 4 });
-  const slots = context.masks.layout.layers[index];
+  const slots = existing(context.masks.layout.layers[index], `masks of layer ${index}`);
   recordScaleBackward(plan, {
     dy: b.dom,
     z: headMask(context, index),
     v: f.om,
     partial: act.partial,
-    grads: context.maskGrads.has("head") && slots ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
+    grads: context.maskGrads.has("head") ? gradientSlices(context.masks, slots.head, layer.spec.heads) : null,
   }, { rows, width: widths.q, groupWidth: headStride(spec.headDim), accumulate: false });
   plan.section("attention");
   recordAttentionBackward(plan, attentionShape(context, layer), {
@@ -260,7 +257,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: layer.attention.norm, r: rms[0], dx: b.dx }, {
+  recordRmsNormBackward(plan, { dy: b.dh, x, w: norm, r: rms[0], dx: b.dx }, {
     rows,
     width: hidden,
     accumulate: true,
@@ -270,16 +267,31 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
 /** unmasked := dx ∘ z_hidden, and dz_hidden += Σ dx · unmasked. */
 function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): void {
   const { plan, weights, act, masks } = context;
-  if (!act.backward) return;
   plan.section("elementwise");
   const width = weights.spec.hidden;
   recordScaleBackward(plan, {
-    dy: act.backward.dx,
+    dy: backwardOf(context).dx,
     z: hiddenMask(context),
     v: unmasked,
     partial: act.partial,
     grads: context.maskGrads.has("hidden") ? gradientSlices(masks, masks.layout.hidden, width) : null,
   }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
+}
+
+/** A layer, its input, and what forward keeps of it. */
+function partsOf(
+  { weights, act }: DecoderContext,
+  index: number,
+): { readonly layer: LayerWeights; readonly x: DeviceBuffer } & LayerActivations {
+  return {
+    layer: existing(weights.layers[index], `layer ${index}`),
+    x: existing(act.x[index], `input of layer ${index}`),
+    ...existing(act.layers[index], `buffers of layer ${index}`),
+  };
+}
+
+function backwardOf({ act }: DecoderContext): NonNullable<DecoderContext["act"]["backward"]> {
+  return existing(act.backward, "buffers of backward");
 }
 
 /** Whether backward needs the projection's input. */
@@ -292,11 +304,13 @@ function hiddenMask({ masks, weights }: DecoderContext): ReturnType<typeof slotS
 }
 
 function headMask({ masks, weights }: DecoderContext, index: number): ReturnType<typeof slotSlice> {
-  return slotSlice(masks.z, masks.layout.layers[index]?.head ?? 0, weights.layers[index]?.spec.heads ?? 1);
+  const layer = existing(weights.layers[index], `layer ${index}`);
+  return slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, layer.spec.heads);
 }
 
 function ffnMask({ masks, weights }: DecoderContext, index: number): ReturnType<typeof slotSlice> {
-  return slotSlice(masks.z, masks.layout.layers[index]?.ffn ?? 0, weights.layers[index]?.spec.ffn ?? 1);
+  const layer = existing(weights.layers[index], `layer ${index}`);
+  return slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, layer.spec.ffn);
 }
 
 function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: number): Operand {

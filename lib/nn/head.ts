@@ -1,5 +1,7 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
+import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
 import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
@@ -77,8 +79,7 @@ export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Arr
 
 /** act.final = RMSNorm(output of the last layer). */
 export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
-  const { spec } = weights, x = act.x[spec.layers.length];
-  if (!x) return;
+  const { spec } = weights, x = lastOutput(act, spec);
   plan.section("elementwise");
   recordRmsNorm(plan, { x, w: weights.finalNorm, y: act.final, r: act.rmsFinal }, {
     rows: act.rows,
@@ -140,10 +141,10 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
       if (gradient) recordLogitsBackward(context, { first, rows });
     });
   }
-  const x = act.x[spec.layers.length];
-  if (!gradient || !act.backward || !act.dfinal || !x) return;
+  if (!gradient) return;
+  const dy = existing(act.dfinal, "gradient of the final norm"), { dx } = existing(act.backward, "buffers of backward");
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: act.dfinal, x, w: weights.finalNorm, r: act.rmsFinal, dx: act.backward.dx }, {
+  recordRmsNormBackward(plan, { dy, x: lastOutput(act, spec), w: weights.finalNorm, r: act.rmsFinal, dx }, {
     rows: act.rows,
     width: spec.hidden,
     accumulate: false,
@@ -154,10 +155,15 @@ function recordLogitsBackward(
   context: DecoderContext,
   { first, rows }: { readonly first: number; readonly rows: number },
 ): void {
-  const { plan, weights: { spec }, act: { order, dchunk, dfinal } } = context;
-  if (!dchunk || !dfinal) return;
+  const { plan, weights: { spec }, act } = context, { order } = act;
+  const dchunk = existing(act.dchunk, "gradient of a chunk"),
+    dfinal = existing(act.dfinal, "gradient of the final norm");
   plan.repeat(`head backward of ${rows} rows`, () => recordHeadBackward(context, { dchunk, rows }));
   recordCopyRows(plan, { order, x: dchunk, y: dfinal }, { rows, width: spec.hidden, first, direction: "scatter" });
+}
+
+function lastOutput({ x }: DecoderContext["act"], { layers }: DecoderSpec): DeviceBuffer {
+  return existing(x[layers.length], "output of the last layer");
 }
 
 /** dchunk = dL/d(act.chunk) from dL/d(act.logits). */

@@ -1,4 +1,5 @@
 // Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns. Owns the slot layout; refuses sampling and units.
+import { existing } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -143,8 +144,7 @@ function forEachPart(
   visit("hidden", layout.hidden, 0, spec.hidden);
   let head = 0, ffn = 0;
   spec.layers.forEach((layer, index) => {
-    const slots = layout.layers[index];
-    if (!slots) return;
+    const slots = existing(layout.layers[index], `masks of layer ${index}`);
     visit("head", slots.head, head, layer.heads);
     visit("ffn", slots.ffn, ffn, layer.ffn);
     head += layer.heads;

@@ -1,4 +1,5 @@
 // A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward. Owns the order of its products; refuses to know what is projected.
+import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { DecoderContext } from "./context.ts";
 import { strideOf } from "./padding.ts";
@@ -6,6 +7,7 @@ import { type BufferView, type Operand, recordLinear, recordMatmul } from "./pro
 import type { LoraEntry } from "./lora.ts";
 import { recordBias, recordDropout } from "./ops.ts";
 import type { Projection } from "../spec/decoder.ts";
+import type { Matrix } from "./products/matrix.ts";
 import { projectionMatrix } from "./weights.ts";
 
 /** An activation of `width` columns. */
@@ -32,17 +34,16 @@ interface ForwardRecord {
 export function recordProjection(context: DecoderContext, record: ForwardRecord): void {
   recordProduct(context, record);
   const { plan, act, weights } = context, { layer, projection, output } = record;
-  const weightsOf = weights.layers[layer], bias = weightsOf?.biases[projection];
-  if (!weightsOf || !bias) return;
+  const bias = existing(weights.layers[layer], `layer ${layer}`).biases[projection];
+  if (!bias) return;
   plan.section("elementwise");
-  const width = projectionMatrix(weightsOf, projection)?.rows ?? 0;
+  const width = matrixOf(context, layer, projection).rows;
   recordBias(plan, { b: bias, y: output }, { rows: act.rows, width });
 }
 
 function recordProduct(context: DecoderContext, { layer, projection, input, output, again }: ForwardRecord): void {
-  const { plan, act, weights, lora } = context;
-  const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
-  if (!matrix) return;
+  const { plan, act, lora } = context;
+  const matrix = matrixOf(context, layer, projection);
   const { rows, operands: pool } = act;
   const entry = lora?.find(layer, projection), kept = act.layers[layer]?.inner?.[projection];
   const target = { buffer: output, stride: strideOf(matrix.rows) };
@@ -91,9 +92,8 @@ export function recordProjectionBackward(
     readonly accumulate: boolean;
   },
 ): void {
-  const { plan, act, weights, lora } = context;
-  const weightsOf = weights.layers[layer], matrix = weightsOf && projectionMatrix(weightsOf, projection);
-  if (!matrix) return;
+  const { plan, act, lora } = context;
+  const matrix = matrixOf(context, layer, projection);
   const { rows, operands: pool } = act, dy = gradient.operand;
   const x = flat(input.buffer, strideOf(input.width));
   context.observeWeights?.(context, { layer, projection, matrix, x, dy });
@@ -182,6 +182,11 @@ function recordDropoutOf(
   const { plan, act, state, lora } = context;
   const stream = 0x100 + (lora?.entries.indexOf(entry) ?? 0);
   recordDropout(plan, { x: from, state, y: to }, { rows: act.rows, width, stream, accumulate });
+}
+
+function matrixOf({ weights }: DecoderContext, layer: number, projection: Projection): Matrix {
+  const own = weights.layers[layer];
+  return existing(own && projectionMatrix(own, projection), `${projection} of layer ${layer}`);
 }
 
 function flat(buffer: DeviceBuffer, stride: number): BufferView {

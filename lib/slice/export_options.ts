@@ -72,8 +72,15 @@ export const DTYPES = ["f32", "f16", "bf16"] as const satisfies readonly HfDtype
 export const GGUF_DTYPES = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const satisfies readonly GgufWriteType[];
 
 const BOTH = {
-  ...{ layout: true, dtype: true, ggufDtype: true, name: "text", generation: true, formats: true, replace: "switch" },
-  ...{ signal: true, onProgress: true },
+  layout: true,
+  dtype: true,
+  ggufDtype: true,
+  name: "text",
+  generation: true,
+  formats: true,
+  replace: "switch",
+  signal: true,
+  onProgress: true,
 } satisfies Omit<NamesOf<ExportOptions>, "tokenizer">;
 const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
 

@@ -37,8 +37,14 @@ export interface VerifyInput {
 }
 
 const NAMES: NamesOf<VerifyInput> = {
-  ...{ device: true, adapters: true, tokens: true, window: "number", rows: "number", tolerance: "number" },
-  ...{ signal: true, onProgress: true },
+  device: true,
+  adapters: true,
+  tokens: true,
+  window: "number",
+  rows: "number",
+  tolerance: "number",
+  signal: true,
+  onProgress: true,
 };
 
 /** How far the two are from each other. */

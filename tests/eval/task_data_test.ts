@@ -308,7 +308,7 @@ Deno.test("what a task's description and subset make of a row is checked as its 
   for (const part of ["description", "subset"]) {
     for (
       const [made, value] of [
-        [(row: TaskRow): void => void row.text("t"), "gives undefined"],
+        [(row: TaskRow): void => void row.text("t"), "gives nothing"],
         [(row: TaskRow): unknown => ({ t: row.value("t") }), 'gives {"t":"one"}'],
         [(): bigint => 1n, "gives 1"],
         [broken, "ends in TypeError: x is undefined"],

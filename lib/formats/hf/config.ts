@@ -1,7 +1,8 @@
 // config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
 import { z } from "../../core/packages.ts";
 import { type DecoderSpec, type LayerSpec, type Projection, withBiases } from "../../spec/decoder.ts";
-import { refusal, shown, valueAt } from "./refusal.ts";
+import { shownJson } from "../../core/text.ts";
+import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
 
 /** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
@@ -64,7 +65,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
   const fail = (key: string, rule: string, fix?: string): never => {
-    throw refusal(files.path, { key, rule, value: shown(valueAt(json, [key])), fix });
+    throw refusal(files.path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
   };
   // transformers' own defaults, for keys that old files leave out.
   const isQwen = config.model_type === "qwen2";
@@ -182,7 +183,7 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
   const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
   const key = keys.map(String).join(".") || "the file";
   const fix = MENDS[String(keys[0])];
-  throw refusal(path, { key, rule: `${key}: ${message}`, value: shown(valueAt(json, keys)), fix });
+  throw refusal(path, { key, rule: `${key}: ${message}`, value: shownJson(valueAt(json, keys)), fix });
 }
 
 const MENDS: Readonly<Record<string, string>> = {

@@ -4,7 +4,7 @@ import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/deco
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { parseHfConfig } from "./config.ts";
-import { shown } from "./refusal.ts";
+import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { isObject, type Json } from "../../core/guards.ts";
@@ -212,7 +212,7 @@ export async function noWeights(
     : gguf
     ? `give the file itself: ${folder}/${gguf}`
     : `fetch ${lacking} into the folder`;
-  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shown(names);
+  const value = pickle ? `only PyTorch files: ${pickle}` : names.length === 0 ? "an empty folder" : shownJson(names);
   return broken(`the model ${folder}`, `it holds ${lacking}`, value, fix);
 }
 

@@ -20,12 +20,6 @@ export function refusal(
   });
 }
 
-/** A value as a short piece of JSON, for an error. */
-export function shown(value: unknown): string {
-  const text = value === undefined ? "not given" : JSON.stringify(value);
-  return text.length > 120 ? `${text.slice(0, 117)}…` : text;
-}
-
 /** The value at a path of keys in parsed JSON, undefined where there is none. */
 export function valueAt(json: unknown, keys: readonly PropertyKey[]): unknown {
   return keys.reduce<unknown>(

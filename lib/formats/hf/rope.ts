@@ -2,7 +2,8 @@
 // Owns their rules; refuses kinds but default, linear, llama3.
 import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
-import { refusal, shown, valueAt } from "./refusal.ts";
+import { shownJson } from "../../core/text.ts";
+import { refusal, valueAt } from "./refusal.ts";
 
 const KINDS = ["default", "linear", "llama3"] as const;
 
@@ -46,7 +47,7 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
     throw refusal(path, {
       key,
       rule: message,
-      value: shown(value),
+      value: shownJson(value),
       fix: "only default, linear and llama3 RoPE are supported",
     });
   }
@@ -58,12 +59,12 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
   if (layered) {
     const key = `${chosen}.${layered[0]}`;
     const fix = "only models whose layers share one RoPE are supported";
-    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shown(layered[1]), fix });
+    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shownJson(layered[1]), fix });
   }
   const need = (key: keyof typeof rope): number => {
     const value = rope[key];
     if (typeof value === "number") return value;
-    throw refusal(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shown(value) });
+    throw refusal(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shownJson(value) });
   };
   const kind = rope.rope_type ?? rope.type ?? "default";
   return { base: rope.rope_theta ?? outer.rope_theta ?? 10000, scaling: scalingOf() };

@@ -2,7 +2,8 @@
 import type { LoraConfig } from "../../spec/lora.ts";
 import { type Projection, projectionName, PROJECTIONS } from "../../spec/decoder.ts";
 import { z } from "../../core/packages.ts";
-import { refusal, shown, valueAt } from "../hf/refusal.ts";
+import { shownJson } from "../../core/text.ts";
+import { refusal, valueAt } from "../hf/refusal.ts";
 
 /** What a configuration says of the modules it names; a module is named as in the model, `model.layers.0.self_attn.q_proj`. */
 export interface PeftConfig {
@@ -61,7 +62,7 @@ const IDLE_KEYS = [
  */
 export function parsePeftConfig(json: unknown, { path }: { readonly path: string }): PeftConfig {
   const fail = (key: string, rule: string, fix = MERGE_FIRST): never => {
-    throw refusal(path, { key, rule, value: shown(valueAt(json, [key])), fix });
+    throw refusal(path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
   };
   const result = CONFIG.safeParse(json);
   if (!result.success) {
@@ -69,7 +70,7 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
     const key = keys.map(String).join(".") || "the file";
     const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
     const fix = MENDS[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
-    throw refusal(path, { key, rule: message, value: shown(valueAt(json, keys)), fix });
+    throw refusal(path, { key, rule: message, value: shownJson(valueAt(json, keys)), fix });
   }
   const config = result.data;
   for (const [key, value] of Object.entries(config)) {
@@ -171,7 +172,7 @@ function plainPattern(
 ): (module: string) => number | undefined {
   const entries = Object.entries(pattern ?? {});
   for (const [key] of entries) {
-    if (!/^\^?[\w.]+$/.test(key)) fail(`keys are names of modules, not regular expressions such as ${shown(key)}`);
+    if (!/^\^?[\w.]+$/.test(key)) fail(`keys are names of modules, not regular expressions such as ${shownJson(key)}`);
   }
   return (module) =>
     entries.find(([key]) => key.startsWith("^") ? module === key.slice(1) : endsWithName(module, key))?.[1];

@@ -1,4 +1,5 @@
 // Keys and values of the tokens read so far, for each layer. Owns their memory; refuses to compute.
+import { existing } from "../../core/guards.ts";
 import { CACHE_KEYS, cacheFill } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -90,8 +91,8 @@ export function recordCacheFill(
     readonly first?: number;
   },
 ): void {
-  const cache = layers[index], layer = spec.layers[index];
-  if (!cache || !layer) return;
+  const cache = existing(layers[index], `cache of layer ${index}`);
+  const layer = existing(spec.layers[index], `layer ${index}`);
   const stride = strideOf(headWidths(spec, layer).kv);
   if (cache.placement === "buffer") {
     const range = { bytes: 4 * rows * stride, targetOffset: 4 * first * stride };

@@ -1,5 +1,6 @@
 // The plans that read many tokens of a sequence at once, at its start or behind cached ones. Owns how many a plan takes, and how their keys and values get
 // into the caches; refuses logits.
+import { existing } from "../../core/guards.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
@@ -100,9 +101,10 @@ function recordLaterAttention(
   { caches, position }: DecodeState,
   { index, start, open }: { readonly index: number; readonly start: number; readonly open: DeviceBuffer },
 ): void {
-  const cache = caches.layers[index], layer = weights.layers[index], own = act.layers[index];
-  if (!cache || !layer || !own) return;
-  const { spec } = weights, { headDim } = spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward;
+  const cache = existing(caches.layers[index], `cache of layer ${index}`);
+  const layer = existing(weights.layers[index], `layer ${index}`);
+  const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
+  const { spec } = weights, { headDim } = spec, { heads, kvHeads } = layer.spec;
   const widths = headWidths(spec, layer.spec), { rows } = act;
   const turn = { rows, seq: rows, headDim, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });

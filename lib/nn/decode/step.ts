@@ -1,4 +1,5 @@
 // The plan of one token of generation: a few fused kernels a layer, no copies. Owns its buffers; refuses LoRA (see decode_general.ts).
+import { existing } from "../../core/guards.ts";
 import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -132,11 +133,11 @@ function recordAttention(
   index: number,
 ): void {
   const { plan, weights, masks, caches: { capacity, layers }, rope, position, x, qkv, o } = context;
-  const cache = layers[index], { spec } = weights, { headDim, hidden } = spec;
-  if (!part || !cache) return;
+  if (!part) return;
+  const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim, hidden } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
   const input: MatvecInput = { buffer: x, width: hidden, norm: { weight: part.norm, eps: spec.normEps } };
-  const z = slotSlice(masks.z, masks.layout.layers[index]?.head ?? 0, heads);
+  const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
   const shape = { heads, kvHeads, headDim, capacity };
   plan.section("products");
   if (cache.placement === "texture") {
@@ -192,7 +193,7 @@ function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights,
   if (!part) return;
   const { plan, weights: { spec }, masks, x, a } = context;
   const norm = { weight: part.norm, eps: spec.normEps };
-  const z = slotSlice(masks.z, masks.layout.layers[index]?.ffn ?? 0, ffn);
+  const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, ffn);
   plan.section("products");
   recordGatedProducts(plan, { buffer: x, width: spec.hidden, norm }, { gate: part.gate, up: part.up, z, y: a });
   recordResidualProduct(plan, { buffer: a, width: ffn }, { matrix: part.down, z: hiddenMask(context), y: x });

@@ -1,0 +1,6 @@
+// Counting.
+
+/** Numbers 0 … count − 1. */
+export function range(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index);
+}

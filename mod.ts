@@ -18,11 +18,12 @@ export { demoData } from "./lib/disk/open_model.ts";
 export { type Row, toRow } from "./lib/data/row.ts";
 
 // Pruning: a run step by step, or into a folder.
-export { prune, PruneSession, type RunSummary, type SlicedModel } from "./lib/run/session.ts";
+export { prune } from "./lib/run/prune.ts";
+export { PruneSession } from "./lib/run/session.ts";
 export type { PruneOptions } from "./lib/run/options/options.ts";
 export type { StepRecord } from "./lib/run/contract.ts";
 export { pruneToFolder, type PruneToFolderOptions } from "./lib/run/prune_to_folder.ts";
-export type { PruneResult } from "./lib/run/prune_result.ts";
+export type { PruneResult, RunSummary, SlicedModel } from "./lib/run/result.ts";
 
 // Cutting by your own choice, and files.
 export { selectUnits } from "./lib/units/selection.ts";

@@ -3,7 +3,7 @@
 // deno run -A scripts/dashboard_cost.ts [repeats] [viewers]
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { RunSummary } from "../lib/run/session.ts";
+import type { RunSummary } from "../lib/run/result.ts";
 
 const [repeats = 3, viewers = 20] = Deno.args.map(Number);
 const STEPS = 100, OPTIONS = ["--sparsity", "0.3", "--batch", "2", "--seq", "64", "--no-prompt", "--seed", "3"];

@@ -1,12 +1,15 @@
 // What a run or an evaluation was made from, and how two of them differ.
 import { isObject } from "./guards.ts";
 
+/** A value of JSON. */
+export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
+
 /** Facts that decide a result, by name. */
-export type RunIdentity = Readonly<Record<string, string | number | boolean | null>>;
+export type RunIdentity = Readonly<Record<string, Json>>;
 
 /**
  * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are
- * `idle` decide nothing, nor does the order of `units`.
+ * `idle` decide nothing.
  */
 export function differencesOf(
   then: Readonly<Record<string, unknown>>,
@@ -17,23 +20,10 @@ export function differencesOf(
     const name = within + key, before = then[key], after = now[key];
     if (idle.includes(name)) return [];
     if (isObject(before) && isObject(after)) return differencesOf(before, after, { within: `${name}.`, idle });
-    return compared(name, before) === compared(name, after)
+    return JSON.stringify(before) === JSON.stringify(after)
       ? []
       : [`${name}: ${shown(before)} then, ${shown(after)} now`];
   });
-}
-
-/**
- * Older runs kept kinds of units in the order in which they were given: a list, in checkpoints with commas between. Protected layers are kept so, in
- * cells as JSON.
- */
-function compared(name: string, fact: unknown): string | undefined {
-  if (name === "rules.protect") {
-    const layers: unknown = typeof fact === "string" ? JSON.parse(fact) : fact;
-    return JSON.stringify(Array.isArray(layers) ? [...new Set(layers)].sort((a, b) => a - b) : layers);
-  }
-  const kinds = name === "units" && typeof fact === "string" ? fact.split(",") : fact;
-  return JSON.stringify(name === "units" && Array.isArray(kinds) ? kinds.toSorted() : fact);
 }
 
 function shown(value: unknown): string {

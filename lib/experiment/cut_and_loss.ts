@@ -2,7 +2,7 @@
 import { packMasks } from "../nn/mask_slots.ts";
 import { Tally } from "../units/tally.ts";
 import { keptUnits, type UnitTable } from "../units/units.ts";
-import type { PruneResult } from "../run/prune_result.ts";
+import type { PruneResult } from "../run/result.ts";
 import type { Rates, StepRecord } from "../run/contract.ts";
 import type { CutProfile, LossProfile } from "./types.ts";
 

@@ -4,8 +4,7 @@ import type { DecoderSpec } from "../spec/decoder.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { DEFAULT_SCHEDULE, isScheduleName } from "../schedule/builtin.ts";
 import { differencesOf } from "../core/identity.ts";
-import { idleFacts, learnedAnew } from "../run/facts.ts";
-import { isOneShot } from "../run/methods/names.ts";
+import { decidingOptions } from "../run/identity.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
 import type { PruneOptions } from "../run/options/options.ts";
 import { digestOf } from "../core/digest.ts";
@@ -13,7 +12,7 @@ import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";
 import type { CellIdentity } from "./types.ts";
-import { resolveOptions, telling } from "../run/options/resolve.ts";
+import { resolveOptions } from "../run/options/resolve.ts";
 
 /** What is known of a cell before it runs. */
 export interface CellFacts {
@@ -37,13 +36,9 @@ export function identityOfCell(
   { options, prune, spec, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  const { rows: _rows, recompute: _recompute, calibration: _isGiven, prompt, ranking, ...facts } = telling(resolved);
+  const { calibration: _isGiven, ...facts } = decidingOptions(resolved), { monitors, prompt } = resolved;
   return {
-    ...Object.fromEntries(
-      Object.entries({ ...facts, ...learnedAnew(spec, resolved) }).flatMap(([name, value]) => flat(name, value)),
-    ),
-    // Other methods do not rank, and are what they were before there was a choice.
-    ...(isOneShot(facts.method) ? { ranking: JSON.stringify(ranking) } : {}),
+    ...Object.fromEntries(Object.entries({ ...facts, monitors }).flatMap(([name, value]) => flat(name, value))),
     ...(calibration === null ? {} : { calibration }),
     prompt: promptName(prompt),
     schedule,
@@ -104,11 +99,10 @@ export function differences(
     // One that is off now would have raised none either, whatever its threshold was.
     return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
   });
-  const method: unknown = JSON.parse(now["method"] ?? "null");
   const ofLora = hasEnded && isWithoutLora(then) && isWithoutLora(now)
     ? [...Object.keys({ ...then, ...now }).filter((name) => name.startsWith("lora.")), ...LORA_RATES]
     : [];
-  return differencesOf(then, now, { idle: [...idle, ...idleFacts(method), ...ofLora] }).join("; ") || null;
+  return differencesOf(then, now, { idle: [...idle, ...ofLora] }).join("; ") || null;
 }
 
 /** Rates that only LoRA's steps have. */

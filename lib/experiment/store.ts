@@ -7,11 +7,11 @@ import { exists, namesIn } from "../files/exists.ts";
 import { LOCK_FILE } from "../files/lock.ts";
 import { textIfThere } from "../files/text_file.ts";
 import type { MonitorName } from "../run/monitors/alarm.ts";
-import { recordsIn } from "../run/record_lines.ts";
+import { recordsIn } from "../run/record_file.ts";
 import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/contract.ts";
-import type { RunSummary } from "../run/session.ts";
+import type { RunSummary } from "../run/result.ts";
 import { differences } from "./identity.ts";
 import type {
   CellFailure,

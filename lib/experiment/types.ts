@@ -8,7 +8,7 @@ import type { MatrixDtype } from "../nn/products/matrix.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import type { PruneOptions } from "../run/options/options.ts";
 import type { StepRecord } from "../run/contract.ts";
-import type { RunSummary } from "../run/session.ts";
+import type { RunSummary } from "../run/result.ts";
 import type { CellOptions } from "./options.ts";
 import type { Difference, Spread } from "./statistics.ts";
 

@@ -1,5 +1,5 @@
 // The files of this machine as a file system.
-import { AtomicFile, stageFolder, unwritable } from "./atomic.ts";
+import { AtomicFile, makeFolder, stageFolder, unwritable } from "./atomic.ts";
 import { openDiskFile, unreadable } from "./bytes.ts";
 import type { FileInfo, FileSystem } from "./system.ts";
 import { textIfThere } from "./text_file.ts";
@@ -26,6 +26,7 @@ export const disk: FileSystem = {
   },
   open: openDiskFile,
   text: textIfThere,
+  makeFolder,
   stageFile: AtomicFile.open,
   stageFolder,
   async remove(path): Promise<boolean> {

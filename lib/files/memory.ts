@@ -67,6 +67,7 @@ export function memoryFiles(initial: Iterable<readonly [string, Uint8Array<Array
       const file = files.get(path);
       return Promise.resolve(file ? new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(file) : null);
     },
+    makeFolder: () => Promise.resolve(), // they are there as long as they have files
     stageFile: (path) => Promise.resolve(stageFile(path, (bytes) => files.set(path, bytes))),
     async stageFolder(path, fill, { replace = false } = {}): Promise<Staged> {
       const refuse = (): void => {

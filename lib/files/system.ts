@@ -55,6 +55,8 @@ export interface FileSystem {
   open(path: string): Promise<ByteSource>;
   /** A UTF-8 text with the byte order mark that it may have; null where there is no file. */
   text(path: string): Promise<string | null>;
+  /** Makes a folder and those above it, where they are not there. */
+  makeFolder(path: string): Promise<void>;
   /** Starts a file that appears whole at its path, or not at all. */
   stageFile(path: string): Promise<StagedFile>;
   /** Lets `fill` write into a new folder beside `path`, which commit moves to `path`. Throws where `path` has content and not `replace`. */

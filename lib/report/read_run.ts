@@ -14,7 +14,7 @@ import { namesOneShot } from "../run/methods/names.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/told.ts";
 import { OPTION_PATHS } from "../run/options/table.ts";
-import type { RunSummary } from "../run/session.ts";
+import type { RunSummary } from "../run/result.ts";
 import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";

@@ -1,6 +1,6 @@
 // Files of a run that became larger than the model that it was given, and the types that would make them smaller.
 import { lastPart } from "../files/path.ts";
-import type { RunSummary } from "../run/session.ts";
+import type { RunSummary } from "../run/result.ts";
 
 /** A file that is larger than the model before. */
 export interface GrownFile {

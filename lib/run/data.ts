@@ -1,4 +1,4 @@
-// The rows of a run as batches to train on, and sequences that are held out. Owns the split and the hash of the examples; refuses files.
+// The rows of a run as batches to train on, sequences that are held out, and calibration rows.
 import { type Batches, createBatches, digestOfAll, encodeRows, sequencesOf } from "../data/batches.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
@@ -21,6 +21,8 @@ export interface RunData {
   /** Hash of all examples. */
   readonly digest: string;
   readonly makeBatches: (seed: number) => Batches;
+  /** Encodes calibration rows as these are. */
+  readonly encodeCalibration: (rows: readonly Row[]) => ReturnType<typeof encodeCalibration>;
   /** Rows that tell units apart beside these; null where there are none. */
   readonly calibration: CalibrationData | null;
 }
@@ -48,20 +50,25 @@ export function encodeRun(
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
   // Tokenizers may have a pad token that the model has no embedding of.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
-  const beside = calibration
-    ? encodeCalibration(calibration, { ...encoding, reading: calibrationReading, batch, padId })
-    : null;
-  return {
-    report: {
-      ...withBroken(report, apart.broken),
-      heldOut: heldoutRows.length,
-      ...(beside ? { calibration: beside.report } : {}),
-    },
+  const data: RunData = {
+    report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
     heldout: heldout.map(({ tokens }) => [...tokens]),
     heldoutLabels: sequences.map(({ labels }) => [...labels]),
     digest: digestOfAll(examples),
     makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
-    calibration: beside && { digest: digestOfAll(beside.examples), batches: beside.batches },
+    encodeCalibration: (rows) => encodeCalibration(rows, { ...encoding, reading: calibrationReading, batch, padId }),
+    calibration: null,
+  };
+  return calibration ? withCalibration(data, calibration) : data;
+}
+
+/** The data with rows that tell units apart beside them. */
+export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]): T {
+  const { examples, batches, report } = data.encodeCalibration(rows);
+  return {
+    ...data,
+    report: { ...data.report, calibration: report },
+    calibration: { digest: digestOfAll(examples), batches },
   };
 }
 

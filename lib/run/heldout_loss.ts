@@ -1,7 +1,7 @@
 // The loss of the model before and after pruning on the sequences that a run holds out.
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import type { Adapters, Model } from "../model/model.ts";
-import type { PruneResult } from "./prune_result.ts";
+import type { RunData } from "./data.ts";
 
 /** Loss on held-out rows. */
 export interface HeldoutLoss {
@@ -19,7 +19,7 @@ export interface HeldoutLoss {
  */
 export async function heldoutLoss(
   model: Model,
-  { heldout, heldoutLabels }: Pick<PruneResult, "heldout" | "heldoutLabels">,
+  { heldout, heldoutLabels }: Pick<RunData, "heldout" | "heldoutLabels">,
   { adapters, seq, signal }: { readonly adapters: Adapters; readonly seq: number; readonly signal: AbortSignal },
 ): Promise<HeldoutLoss | null> {
   const labels = heldoutLabels.flatMap((own) => own.slice(1)).filter((id) => id !== IGNORED_LABEL).length;

@@ -1,9 +1,9 @@
-// What a program may do in the midst of a run: look at masks and LoRA, change them, and follow stages and files. Owns the contract; refuses the loop.
-import { Lifetime } from "../model/lifetime.ts";
+// What a program may do during a run: look at masks and LoRA, change them, and follow stages and files.
 import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/units.ts";
 import type { Stage, StepRecord } from "./contract.ts";
+import { CompressoError } from "../core/errors.ts";
 
 /** A run as a hook sees it. What it reads waits for the GPU; what it writes holds from the next step on, and is part of checkpoints. */
 export interface RunHandle {
@@ -63,19 +63,33 @@ export interface RunHooks {
   readonly afterExport?: (dir: string) => void | Promise<void>;
 }
 
-/** A hook's handle that is refused from the run's end on: a program may have kept it. */
-export function whileAlive(handle: RunHandle, life: Lifetime): RunHandle {
-  const checked = <A extends readonly unknown[], R>(call: (...given: A) => R): (...given: A) => R => (...given): R => {
-    life.check();
-    return call(...given);
-  };
+/** What a handle reads and writes. */
+type Trained = Pick<RunHandle, "logAlpha" | "setLogAlpha" | "masks" | "setMasks" | "setLora"> & {
+  loraWeights(): Promise<LoraWeights>;
+};
+
+/** What hooks may do at a step. `trainer` throws once the session is disposed: a program may have kept the handle. */
+export function handleOf(at: Pick<RunHandle, "stage" | "step" | "table">, trainer: () => Trained): RunHandle {
   return {
-    ...handle,
-    logAlpha: checked(handle.logAlpha),
-    setLogAlpha: checked(handle.setLogAlpha),
-    masks: checked(handle.masks),
-    setMasks: checked(handle.setMasks),
-    lora: checked(handle.lora),
-    setLora: checked(handle.setLora),
+    ...at,
+    logAlpha: () => trainer().logAlpha(),
+    setLogAlpha: (values) => trainer().setLogAlpha(checkLogAlpha(values, at.table)),
+    masks: () => trainer().masks(),
+    setMasks: (masks) => trainer().setMasks(masks),
+    lora: () => trainer().loraWeights(),
+    setLora: (weights) => trainer().setLora(weights),
   };
+}
+
+/** log α that a hook gives. A long list would break the device, a short one leave units as they are. */
+function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable): Float32Array<ArrayBuffer> {
+  const isList = values instanceof Float32Array;
+  const broken = isList ? values.findIndex((value) => !Number.isFinite(value)) : -1;
+  if (isList && values.length === count && broken < 0) return values;
+  throw new CompressoError("input", {
+    what: "cannot use log α",
+    rule: `it is a Float32Array of ${count} finite values, one for each unit`,
+    value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
+    fix: "change what logAlpha() of the handle gives",
+  });
 }

@@ -1,6 +1,7 @@
 // What run.json keeps of masks and sizes, for reports: small enough to read, whole enough to draw. Owns these forms; refuses to write them.
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../units/file_size.ts";
+import { type FileSystem, infoOf } from "../files/system.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/units.ts";
@@ -97,15 +98,13 @@ export function modelBefore(source: WeightSource): ModelBefore {
 }
 
 /** Sizes of files and of the weights in folders. */
-export async function fileBytes(paths: readonly string[]): Promise<FileBytes[]> {
+export async function fileBytes(paths: readonly string[], files: FileSystem): Promise<FileBytes[]> {
   return await Promise.all(paths.map(async (file) => {
-    const info = await Deno.stat(file);
-    if (!info.isDirectory) return { file, bytes: info.size };
-    let bytes = 0;
-    for await (const { name } of Deno.readDir(file)) {
-      if (name.endsWith(".safetensors")) bytes += (await Deno.stat(`${file}/${name}`)).size;
-    }
-    return { file, bytes };
+    const { isFolder, size } = await infoOf(files, file);
+    if (!isFolder) return { file, bytes: size };
+    const names = (await files.names(file)).filter((name) => name.endsWith(".safetensors"));
+    const sizes = await Promise.all(names.map(async (name) => (await infoOf(files, `${file}/${name}`)).size));
+    return { file, bytes: sizes.reduce((sum, own) => sum + own, 0) };
   }));
 }
 

@@ -1,3 +1,4 @@
+export { prune } from "./prune.ts";
 /**
  * Pruning runs: memory beforehand, options, steps, monitors, results.
  *
@@ -11,7 +12,7 @@ export type { MemoryPart } from "./memory/parts.ts";
 export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/advice.ts";
 
 // A run step by step.
-export { prune, PruneSession, type RunSummary, type SlicedModel } from "./session.ts";
+export { PruneSession } from "./session.ts";
 export type { HeldoutLoss } from "./heldout_loss.ts";
 export type { Stage, StepRecord } from "./contract.ts";
 export type { OriginFile } from "../slice/export_options.ts";
@@ -20,7 +21,7 @@ export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 
 // Into a folder.
 export { pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
-export type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
+export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
 
 // Options.

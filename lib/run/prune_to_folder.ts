@@ -1,5 +1,5 @@
 // From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import {
   destination,
   makeFolder,
@@ -9,22 +9,22 @@ import {
   writeFileAtomically,
 } from "../files/atomic.ts";
 import { readRows } from "../disk/rows.ts";
-import { type Row } from "../data/rows.ts";
+import type { TextRow } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
-import { checkCalibrated } from "./checkpoint.ts";
 import { checkWord } from "../core/check_options.ts";
-import { checkFacts } from "./facts.ts";
+import { checkResuming } from "./identity.ts";
+import { disk } from "../files/disk.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { OPTION_TABLE } from "./options/table.ts";
 import { checkOptions, FOLDER_PATHS } from "./options/check.ts";
-import type { CheckpointOptions, PruneOptions, RunOptions } from "./options/options.ts";
-import { RecordFile, recordsUpTo } from "./record_lines.ts";
+import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions } from "./options/options.ts";
+import { RecordFile, recordsUpTo } from "./record_file.ts";
 import type { StepRecord } from "./contract.ts";
 import {
   CALIBRATION_FILE,
@@ -36,10 +36,11 @@ import {
   RUN_FILES,
 } from "./folder.ts";
 import { checkExportSize } from "./size_goal.ts";
-import { isSilence } from "../generate/self_data.ts";
+import { isSilence, type SelfDataOptions } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
-import { prune, type PruneSession, type RunSummary } from "./session.ts";
 import { resolveOptions } from "./options/resolve.ts";
+import type { RunSummary } from "./result.ts";
+import { PruneSession } from "./session.ts";
 
 /** Options of {@link pruneToFolder}. */
 export type PruneToFolderOptions =
@@ -112,7 +113,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const isSized = size && "file" in size && size.file.format === "hf";
   if (files.saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
   if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
-  checkFacts({ mayDiffer, resume, ...(identity ? { identity } : {}) });
+  checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.
@@ -123,7 +124,9 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
-  const choice = asked ?? calibrationDefault(resolveOptions(rest, model.spec), { resume, areThere });
+  const isNamed = asked !== undefined && asked !== "none";
+  const resolved = resolveOptions({ ...rest, ...(isNamed ? { calibration: asked === "own" ? [] : asked } : {}) }, spec);
+  const choice = asked ?? calibrationDefault(resolved, { resume, areThere });
   if (typeof choice === "string") {
     checkWord(choice, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
   }
@@ -132,13 +135,26 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   // A run that ended before its first checkpoint has left records beside its texts.
   const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
   if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(calibrationPath);
-  if (isOwn && resume && !areThere) await checkCalibrated(path, { mayDiffer });
-  const own = { path: resume && areThere ? calibrationPath : null, onCalibration };
-  const calibration = isOwn ? await ownRows(model, rest, own) : choice === "none" ? undefined : choice;
-  using session = prune(model, {
+  const isWritten = isOwn && !(resume && areThere), written: TextRow[] = [];
+  const calibration = isOwn
+    ? isWritten ? undefined : (await readRows(calibrationPath)).rows
+    : choice === "none"
+    ? undefined
+    : choice;
+  const complete = { ...resolved, calibration: choice !== "none" };
+  using session = new PruneSession(model, {
     ...rest,
     ...(calibration ? { calibration } : {}),
     checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights } },
+  }, {
+    resolved: complete,
+    files: disk,
+    calibrate: !isWritten ? undefined : async ({ cacheBytes }) => {
+      written.push(
+        ...await writeOwnTexts(model, complete, { cacheBytes, signal: rest.signal, onProgress: onCalibration }),
+      );
+      return written;
+    },
   });
   const before = await session.prepare();
   await makeFolder(out);
@@ -154,7 +170,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   if (!resume && lock.isHeld) await removeCheckpoint(path);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
-  if (isOwn && own.path === null) await writeFileAtomically(calibrationPath, (calibration ?? []).map(lineOf).join(""));
+  if (isWritten) await writeFileAtomically(calibrationPath, written.map(lineOf).join(""));
   await onStart?.(session, before.steps);
   using file = await RecordFile.open(recordsPath, { last: before.steps });
   for await (const record of session) {
@@ -175,43 +191,23 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   return summary;
 }
 
-/** What the model wrote for the folder's run, or writes now; but what the run itself refuses is refused before. */
-async function ownRows(
+/** Lets the model write its calibration texts. */
+async function writeOwnTexts(
   model: Model,
-  options: Omit<PruneOptions, "calibration">,
-  { path, onCalibration }: {
-    /** Where they are already. */
-    readonly path: string | null;
-    readonly onCalibration: PruneToFolderOptions["onCalibration"];
-  },
-): Promise<readonly Row[]> {
-  const resolved = resolveOptions({ ...options, calibration: [] }, model.spec),
-    { signal } = options,
-    { device } = model;
-  if (path !== null) return (await readRows(path)).rows;
-  {
-    using session = prune(model, options);
-    await session.prepare();
-  }
+  options: ResolvedOptions,
+  how: Pick<SelfDataOptions, "cacheBytes" | "signal" | "onProgress">,
+): Promise<readonly TextRow[]> {
   try {
-    return await writeCalibration(model, {
-      tokens: resolved.seq,
-      count: calibrationTexts(resolved),
-      // Half of what the run takes beside the weights, whose peak has just been seen: the rest is for what else writing needs.
-      cacheBytes: (device.peakBytes - device.bytes) / 2,
-      signal,
-      onProgress: onCalibration,
-    });
+    return await writeCalibration(model, { tokens: options.seq, count: calibrationTexts(options), ...how });
   } catch (error) {
     if (!isSilence(error)) throw error;
-    throw new CompressoError(error.code, { ...error.parts, fix: "give texts with --calibration FILE, or none" }, {
-      cause: error,
-    });
+    const fix = `give texts by ${option("calibration")}, or take ${option("calibration", "none")}`;
+    throw new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
   }
 }
 
-function lineOf(row: Row): string {
-  return row.kind === "text" ? JSON.stringify({ text: row.text, ...row.extra }) + "\n" : "";
+function lineOf({ text, extra }: TextRow): string {
+  return JSON.stringify({ text, ...extra }) + "\n";
 }
 
 async function removeCheckpoint(path: string): Promise<void> {

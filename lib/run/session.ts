@@ -1,38 +1,77 @@
-// Pruning as users see it: a stream of records whose run then offers slice() and export(). Owns the way from learned masks to verified files; refuses the loop.
-import { checkSessionExport, type OriginFile, type SessionExportOptions } from "../slice/export_options.ts";
-import config from "../../deno.json" with { type: "json" };
-import { given } from "../core/check_options.ts";
-import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
-import { disk } from "../files/disk.ts";
-import { keptGeneration } from "../formats/hf/model.ts";
-import type { WeightSource } from "../spec/source.ts";
-import { type DecoderSpec, type LayerSpec, parameterCount } from "../spec/decoder.ts";
-import { sliceModel } from "../slice/slice.ts";
-import { stageAdapter } from "../slice/export_adapter.ts";
-import { type ExportResult, stageModel } from "../slice/export.ts";
-import { shapeWritten } from "../slice/layouts.ts";
-import {
-  type FileBytes,
-  fileBytes,
-  type MaskSummary,
-  maskSummary,
-  type ModelBefore,
-  modelBefore,
-  withSmallerTypes,
-} from "./mask_summary.ts";
-import type { Model } from "../model/model.ts";
-import type { RecordView } from "../schedule/definition.ts";
-import { type HeldoutLoss, heldoutLoss } from "./heldout_loss.ts";
-import type { RunHooks } from "./hooks.ts";
+// A prune run as its user holds it: a stream of step records through the stages, then slice() and export().
+import type { Batches } from "../data/batches.ts";
+import type { FileSystem } from "../files/system.ts";
+import { isThere } from "../files/system.ts";
+import type { RunIdentity } from "../core/identity.ts";
+import type { Row } from "../data/rows.ts";
 import { Lifetime } from "../model/lifetime.ts";
-import type { Alarm } from "./monitors/alarm.ts";
+import type { Model } from "../model/model.ts";
+import type { LayerState, RecordView } from "../schedule/definition.ts";
+import type { SessionExportOptions } from "../slice/export_options.ts";
+import { sliceModel } from "../slice/slice.ts";
+import { verifyShape, verifySliced } from "../slice/verify.ts";
+import { parameterCount } from "../spec/decoder.ts";
+import { unpackMasks } from "../nn/mask_slots.ts";
+import { type Allocated, allocateRun, chooserOf, freeRun, type RunSetup } from "./allocate.ts";
+import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
+import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
+import { encodeRun, withCalibration } from "./data.ts";
+import { exportRun } from "./export_run.ts";
+import { type HeldoutLoss, heldoutLoss } from "./heldout_loss.ts";
+import { handleOf, type RunHandle } from "./hooks.ts";
+import { changesBetween, identityOf } from "./identity.ts";
+import { layerStates } from "./layer_states.ts";
+import type { MemoryPlan } from "./memory/plan.ts";
+import { stagesOf } from "./methods/names.ts";
+import type { Finding } from "./monitors/alarm.ts";
+import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
+import { stopError, stoppedAt } from "./monitors/judge.ts";
+import {
+  goodState,
+  keptStates,
+  oversee,
+  overseeEnd,
+  overseeHard,
+  type Overseen,
+  type Oversight,
+  oversightOf,
+  wentBack,
+} from "./monitors/oversee.ts";
+import { asShortage } from "./monitors/shortage.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
-import { startPrune } from "./loop.ts";
-import type { PreparedRun, PruneResult, PruneRun } from "./prune_result.ts";
-import { recordsFor } from "./record_lines.ts";
-import type { RunChange, StepRecord } from "./contract.ts";
-import { checkExportSize, exportDefaults, GGUF_NAME, reachedSize, type SizeResult } from "./size_goal.ts";
-import { type VerifyResult, verifyShape, verifySliced } from "../slice/verify.ts";
+import {
+  checkTrained,
+  type PruneResult,
+  readResult,
+  refuseResult,
+  type RunSummary,
+  type SlicedModel,
+} from "./result.ts";
+import { aimRun, goesBeforeSize, reachedSize } from "./size_goal.ts";
+import { recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
+import {
+  aimOf,
+  choosesNext,
+  endedEarly,
+  firstPosition,
+  hardLookOf,
+  lastAim,
+  lookOf,
+  masksOf,
+  NOTHING_DONE,
+  type PendingStep,
+  positionAfter,
+  type PreparedStep,
+  recordsOf,
+  reopened,
+  stepNumbers,
+  stepsOf,
+  stepStateOf,
+} from "./step.ts";
+import { RING_SLOTS, type Trainer } from "./trainer.ts";
+
+/** Records are read from the GPU when this much time has passed, or the ring is half full. */
+const FLUSH_SECONDS = 0.4;
 
 /** Options of {@link PruneSession.slice}. */
 export interface SliceOptions {
@@ -40,81 +79,14 @@ export interface SliceOptions {
   readonly onProgress?: (share: number) => void;
 }
 
-/** A pruned model, physically smaller, not yet written. */
-export interface SlicedModel {
-  /** Weights of the smaller model. */
-  readonly source: WeightSource;
-  /** Shape of the smaller model. */
-  readonly spec: DecoderSpec;
-  /** Parameters of the whole model, before and after. */
-  readonly parameters: { readonly before: number; readonly after: number };
-  /** The size that was asked for and is reached; null where a sparsity was. */
-  readonly size: SizeResult | null;
-  /** Masked and sliced model compared on held-out tokens, both in f32. */
-  readonly maskedVsSliced: VerifyResult;
-}
-
-/** Contents of run.json. */
-export interface RunSummary {
-  /** Wanted, expected and reached sparsity. */
-  readonly sparsity: PruneResult["sparsity"];
-  /** Parameters of the whole model, before and after. */
-  readonly parameters: SlicedModel["parameters"];
-  /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
-  readonly writtenParameters: number;
-  /** Matrices of the GGUF that are f16 in place of its type, because their rows are no whole blocks of it. */
-  readonly fellBack: number;
-  /** The size that was asked for and is reached; null where a sparsity was. */
-  readonly size: SlicedModel["size"];
-  /** Heads, KV heads and FFN columns of each layer; the files have none of those that are cut whole, and number the others anew. */
-  readonly layers: readonly LayerSpec[];
-  /** Hidden size. */
-  readonly hidden: number;
-  /** Largest difference and range of the logits. */
-  readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
-  /** Loss on held-out rows before and after; null where no rows are held out, and for FLAP. */
-  readonly heldoutLoss: HeldoutLoss | null;
-  /** Seconds by stage. */
-  readonly seconds: PruneResult["seconds"];
-  /**
-   * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling, slicing and files included. Of a
-   * resumed run those since it was resumed.
-   */
-  readonly wallSeconds: number;
-  /** Steps that were done before the run was resumed last; 0 where it never was. */
-  readonly resumedAfter: number;
-  /** Tokens a second over all stages. */
-  readonly tokensPerSecond: number;
-  /** Largest GPU memory of the run, the comparison of masked and sliced model included, bytes. */
-  readonly peakGpuBytes: number;
-  /** The same as planned before the first step, bytes. */
-  readonly plannedGpuBytes: number;
-  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
-  readonly alarms: readonly Alarm[];
-  /** Where the run went on otherwise than it began, such as by another schedule; `options` and `inputs` are those that it ended with. */
-  readonly changes: readonly RunChange[];
-  /** Adapter that ran it. */
-  readonly adapter: string;
-  /** Versions of this toolkit and of Deno that ran it. */
-  readonly versions: { readonly compresso: string; readonly deno: string };
-  /** Rows used, cut and left out. */
-  readonly data: PruneResult["data"];
-  /** Options with all defaults filled in. */
-  readonly options: Omit<ResolvedOptions, "rows">;
-  /** Digests and names of what it was made from, as {@link SessionExportOptions.inputs} says. */
-  readonly inputs: Readonly<Record<string, string>>;
-  /** Names and sizes of the files that it was made from; none where the program did not name them. */
-  readonly origin: readonly OriginFile[];
-  /** The model as it was. */
-  readonly before: ModelBefore;
-  /** What was cut of it. */
-  readonly masks: MaskSummary;
-  /** Sizes of what was written. */
-  readonly fileBytes: readonly FileBytes[];
-  /** Files and the programs that load them. */
-  readonly files: ExportResult["loadableBy"];
-  /** Formats that cannot hold the model. */
-  readonly skipped: readonly { readonly format: string; readonly reason: string }[];
+/** What a session needs beside its options. */
+export interface SessionParts {
+  /** The options with all defaults. */
+  readonly resolved: ResolvedOptions;
+  /** Where checkpoints and exports are written. */
+  readonly files: FileSystem;
+  /** Gives the calibration rows once nothing else of the run can be refused any more; `cacheBytes` of GPU memory are free for that. */
+  readonly calibrate?: ((how: { readonly cacheBytes: number }) => Promise<readonly Row[]>) | undefined;
 }
 
 /**
@@ -123,54 +95,75 @@ export interface RunSummary {
  */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
-  readonly #run: PruneRun;
+  readonly #files: FileSystem;
+  #setup: RunSetup;
+  #calibrate: SessionParts["calibrate"];
+  readonly #batches: Batches;
+  readonly #stages: readonly StagePlan[];
+  readonly #oversight: Oversight;
   readonly #life: Lifetime;
-  readonly #hooks: RunHooks;
+  #position: RunPosition;
+  #allocated: Allocated | null = null;
+  #allocating: Promise<void> | null = null;
+  /** States to go back to, oldest first; the last one is of the present stage. */
+  #kept: readonly RunState[] = [];
+  /** Records since the last of these states. */
+  #since: RecordView[] = [];
+  #pending: PendingStep[] = [];
+  #lastFlush = performance.now();
+  /** One stream for all loops: the next loop goes on where the one before was left. Begun anew after an error. */
+  #stream: AsyncGenerator<StepRecord, void, undefined> | null = null;
+  #isDone = false;
   /** As they were given, one for each step. */
   readonly #records: StepRecord[] = [];
-  /** The last records that a resumed run had before. */
-  #before: readonly RecordView[] = [];
-  #stepsBefore = 0;
+  /** Where a resumed run stood. */
+  #before: Pick<RunPosition, "step" | "recent"> = { step: 0, recent: [] };
   readonly #startedAt = performance.now();
+  #result: PruneResult | null = null;
   #sliced: SlicedModel | null = null;
   #heldoutLoss: HeldoutLoss | null = null;
   /** Of training and comparison. */
   #peakBytes = 0;
 
-  /** Wraps a run; use {@link prune}. */
-  constructor(model: Model, run: PruneRun, { signal, hooks = {} }: Pick<PruneOptions, "signal" | "hooks"> = {}) {
+  /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
+  constructor(model: Model, given: PruneOptions, { resolved, files, calibrate }: SessionParts) {
+    const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, given);
     this.#model = model;
-    this.#run = run;
-    this.#life = new Lifetime("session", signal);
-    this.#hooks = hooks;
+    this.#files = files;
+    this.#calibrate = calibrate;
+    this.#life = new Lifetime("session", given.signal);
+    this.#setup = { ...aim, ...data, given: { ...given, signal: this.#life.signal } };
+    this.#batches = data.makeBatches(aim.options.seed);
+    this.#stages = stagesOf(aim.options);
+    this.#position = firstPosition(this.#batches.cursor);
+    this.#oversight = oversightOf(aim.options, aim.table, { steps: this.steps });
   }
 
   /** Options with all defaults filled in. */
   get options(): ResolvedOptions {
-    return this.#run.options;
+    return this.#setup.options;
   }
 
   /** Steps of all stages. */
   get steps(): number {
-    return this.#run.steps;
+    return stepsOf(this.#stages, this.#position);
   }
 
   /** What became of the rows. */
-  get data(): PruneRun["data"] {
-    return this.#run.data;
+  get data(): PruneResult["data"] {
+    return this.#setup.report;
   }
 
-  /** Reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before. */
+  /**
+   * Plans the memory, allocates, and reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before.
+   *
+   * @throws CompressoError("gpu") where the run does not fit, with what would.
+   */
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     this.#life.check();
-    const { steps, records } = await this.#begin();
-    return { steps, records };
-  }
-
-  async #begin(): Promise<PreparedRun> {
-    const prepared = await this.#run.prepare();
-    if (this.#records.length === 0) [this.#before, this.#stepsBefore] = [prepared.recent, prepared.steps];
-    return prepared;
+    // Nothing is left to allocate for once there is a result.
+    if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate()));
+    return { steps: this.#position.step, records: this.#position.records };
   }
 
   /**
@@ -181,13 +174,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * "mismatch" for a checkpoint of another run, "input" for a schedule that fails; and the signal's reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
-    this.#life.check();
-    if (this.#records.length === 0) await this.#begin();
-    for await (const record of this.#run) {
-      // A run that went back does steps anew.
-      while ((this.#records.at(-1)?.step ?? 0) >= record.step) this.#records.pop();
-      this.#records.push(record);
-      yield record;
+    for (;;) {
+      const next = await this.#life.during(() => this.#next());
+      if (next.done) return;
+      yield next.value;
     }
   }
 
@@ -197,7 +187,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    */
   result(): PruneResult {
     this.#life.check();
-    return this.#run.result();
+    return this.#result ?? refuseResult(this.#position, { steps: this.steps });
   }
 
   /**
@@ -208,31 +198,6 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return await this.#life.during(() => this.#slice(this.#life.signal, onProgress));
   }
 
-  async #slice(signal: AbortSignal, onProgress?: SliceOptions["onProgress"]): Promise<SlicedModel> {
-    if (this.#sliced) return this.#sliced;
-    const result = this.#run.result(), { masks, lora, heldout, source: base } = result;
-    this.#run[Symbol.dispose]();
-    const { device, spec } = this.#model;
-    const source = sliceModel(base, { masks, lora });
-    const maskedVsSliced = await verifySliced(base, source, {
-      device,
-      adapters: { masks, lora },
-      tokens: heldout,
-      ...verifyShape(this.options),
-      signal,
-      ...(onProgress ? { onProgress } : {}),
-    });
-    // FLAP's compensation is not in the model that was given.
-    this.#heldoutLoss = base === this.#model.source
-      ? await heldoutLoss(this.#model, result, { adapters: { masks, lora }, seq: this.options.seq, signal })
-      : null;
-    this.#peakBytes = device.peakBytes;
-    const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
-    const { size: wanted, units } = this.options, { tokenizer } = this.#model;
-    const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });
-    return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
-  }
-
   /**
    * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
    * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
@@ -240,118 +205,389 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * "usage" for options, layouts, formats and types that do not exist.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
-    return await this.#life.during(() => this.#export(dir, options));
-  }
-
-  async #export(dir: string, options: SessionExportOptions): Promise<RunSummary> {
-    checkSessionExport(options);
-    checkExportSize(this.options.size, options);
-    const { saveAdapter = false, inputs = {}, origin = [], startedAt = this.#startedAt, ...files } = given(options);
-    const own = this.#life.signal;
-    const signal = files.signal ? AbortSignal.any([files.signal, own]) : own;
-    signal.throwIfAborted();
-    const sliced = await this.#slice(signal), result = this.#run.result();
-    await makeFolder(dir);
-    await this.#hooks.beforeExport?.(dir);
-    const how = {
-      layout: this.options.layout,
-      name: GGUF_NAME,
-      tokenizer: this.#model.tokenizer,
-      ...exportDefaults(this.options.size),
-      ...files,
-      generation: { ...keptGeneration(this.#model.source), ...files.generation },
-      signal,
-    };
-    const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
-    const recordsPath = `${dir}/records.jsonl`, before = this.#before;
-    const records = await recordsFor(recordsPath, this.#records, { replace, before });
-    // Nothing is moved to its place before all is written: the model that is read may stand there.
-    using staged = await stageModel(sliced.source, dir, { ...how, files: disk });
-    using adapter = saveAdapter
-      ? await stageAdapter(result.source, dir, {
-        masks,
-        lora,
-        layout,
-        dtype,
-        tokenizer,
-        generation,
-        replace,
-        files: disk,
+    return await this.#life.during(async () => {
+      const own = this.#life.signal, signal = options.signal ? AbortSignal.any([options.signal, own]) : own;
+      return await exportRun(dir, options, {
+        model: this.#model,
+        files: this.#files,
+        options: this.options,
+        hooks: this.#setup.given.hooks ?? {},
+        records: this.#records,
+        before: this.#before,
+        startedAt: this.#startedAt,
+        finish: async () => {
+          const sliced = await this.#slice(signal), result = this.result();
+          return { sliced, result, heldoutLoss: this.#heldoutLoss, peakGpuBytes: this.#peakBytes };
+        },
         signal,
-      })
-      : null;
-    await staged.commit();
-    await adapter?.commit();
-    if (records !== null) await writeFileAtomically(recordsPath, records);
-    const { loadableBy, skipped } = staged.result;
-    const { rows: _rows, ...plain } = this.options;
-    const { maxAbs, range } = sliced.maskedVsSliced;
-    const summary: RunSummary = {
-      sparsity: result.sparsity,
-      parameters: sliced.parameters,
-      writtenParameters: staged.result.parameters,
-      fellBack: staged.result.fellBack.length,
-      size: sliced.size,
-      layers: sliced.spec.layers,
-      hidden: sliced.spec.hidden,
-      maskedVsSliced: { maxAbs, range },
-      heldoutLoss: this.#heldoutLoss,
-      seconds: result.seconds,
-      wallSeconds: (performance.now() - startedAt) / 1000,
-      resumedAfter: this.#stepsBefore,
-      tokensPerSecond: result.tokensPerSecond,
-      peakGpuBytes: this.#peakBytes,
-      plannedGpuBytes: result.plannedGpuBytes,
-      alarms: result.alarms,
-      changes: result.changes,
-      adapter: this.#model.device.facts.description,
-      versions: { compresso: config.version, deno: Deno.version.deno },
-      data: result.data,
-      options: plain,
-      inputs,
-      origin,
-      before: modelBefore(this.#model.source),
-      masks: maskSummary(this.#model.spec, result.masks),
-      fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file)), {
-        spec: shapeWritten(sliced.spec, layout),
-        content: { tokenizer, name: how.name },
-      }),
-      files: [...loadableBy, ...adapter?.loadableBy ?? []],
-      skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
-    };
-    await writeFileAtomically(`${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
-    await this.#hooks.afterExport?.(dir);
-    return summary;
+      });
+    });
   }
 
-  /** Frees the trainer; what is under way is stopped first. */
+  /** Frees the trainer and ends a schedule's process; what is under way is stopped first. */
   [Symbol.dispose](): void {
-    this.#life.end(() => {});
-    this.#run[Symbol.dispose]();
+    this.#life.end(() => this.#free());
   }
-}
 
-/**
- * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.
- *
- * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
- *
- * @throws CompressoError("usage") for options that do not exist or are out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
- * later comes out of its iteration.
- * @example
- * ```ts
- * import { loadModel, openDevice, prune, readRows } from "compresso";
- * import { demoData } from "compresso/model";
- *
- * using device = await openDevice();
- * using model = await loadModel("demo", { device });
- * const { rows } = await readRows(demoData("train"));
- * using run = prune(model, { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 96, prompt: null, postfinetune: 0 });
- * for await (const { step, loss, expected } of run) console.log(step, loss, expected);
- * const { parameters } = await run.slice();
- * if (parameters.after >= parameters.before) throw new Error("not smaller");
- * ```
- */
-export function prune(model: Model, options: PruneOptions): PruneSession {
-  return new PruneSession(model, startPrune(model, options), options);
+  async #slice(signal: AbortSignal, onProgress?: SliceOptions["onProgress"]): Promise<SlicedModel> {
+    if (this.#sliced) return this.#sliced;
+    const result = this.result(), { masks, lora, heldout, source: base } = result;
+    this.#free();
+    const { device, spec, tokenizer } = this.#model, { size: wanted, units, seq } = this.options;
+    const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
+    const maskedVsSliced = await verifySliced(base, source, {
+      device,
+      adapters,
+      tokens: heldout,
+      ...verifyShape(this.options),
+      signal,
+      ...(onProgress ? { onProgress } : {}),
+    });
+    // FLAP's compensation is not in the model that was given.
+    const isOwn = base === this.#model.source;
+    this.#heldoutLoss = isOwn ? await heldoutLoss(this.#model, result, { adapters, seq, signal }) : null;
+    this.#peakBytes = device.peakBytes;
+    const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
+    const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });
+    return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
+  }
+
+  async #allocate(): Promise<void> {
+    try {
+      const found = await this.#checkpointToResume();
+      this.#allocated = await allocateRun(this.#model, this.#setup, {
+        state: () => stepStateOf(this.options, this.#position, { rate: 0, target: 0, rates: this.options.rates }),
+        goesBeforeSize: () => goesBeforeSize(this.#position, this.options),
+        complete: (steerer, plan) => this.#complete(found, steerer, plan),
+      });
+      this.#life.check();
+      if (found) await this.#restore(found, this.#allocated.steerer);
+      else await this.#keep();
+      if (this.#records.length === 0) this.#before = this.#position;
+    } catch (error) {
+      this.#free();
+      throw error;
+    }
+  }
+
+  /** The checkpoint that the run goes on from; null where it begins. */
+  async #checkpointToResume(): Promise<Checkpoint | null> {
+    const { checkpoint } = this.#setup.given;
+    if (!checkpoint?.resume) return null;
+    const { path, mayDiffer = [] } = checkpoint, files = this.#files;
+    if (await isThere(files, path)) return await readCheckpoint(path, { files });
+    if (mayDiffer.length > 0) throw noCheckpoint(path, mayDiffer);
+    return null;
+  }
+
+  /** Gets the calibration rows that are not there yet, unless a checkpoint would refuse them. */
+  async #complete(found: Checkpoint | null, steerer: Steerer, { peakBytes, stages }: MemoryPlan): Promise<RunSetup> {
+    const calibrate = this.#calibrate, { checkpoint } = this.#setup.given;
+    if (!calibrate) return this.#setup;
+    if (found && checkpoint) {
+      const calibration = found.identity["calibration"] ?? "texts that the model writes itself";
+      changesBetween(found.identity, { ...this.#identity(steerer), calibration }, checkpoint);
+    }
+    // The other half is for what else it takes to write them.
+    const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2 });
+    this.#calibrate = undefined;
+    return this.#setup = withCalibration(this.#setup, rows);
+  }
+
+  get #now(): Allocated {
+    if (!this.#allocated) throw new Error("the run is not prepared");
+    return this.#allocated;
+  }
+
+  get #trainer(): Trainer {
+    return this.#now.trainer;
+  }
+
+  async #restore(found: Checkpoint, steerer: Steerer): Promise<void> {
+    const { checkpoint } = this.#setup.given;
+    if (!checkpoint) return;
+    const { path, mayDiffer } = checkpoint, { scheduled } = steerer;
+    const { kept, ...state } = resumedBy(found, this.#identity(steerer), { path, mayDiffer, scheduled });
+    await this.#adopt(state);
+    this.#kept = kept;
+    const last = kept.at(-1)?.position.step ?? 0;
+    this.#since = state.position.recent.filter(({ step }) => step > last);
+  }
+
+  /** Goes on from a state; a schedule may end its stage anew, or no more. */
+  async #adopt({ position, arrays }: RunState): Promise<void> {
+    const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
+    this.#position = reopened(position, this.#stages[position.stage]?.stage);
+    this.#pending = [];
+    this.#batches.seek(position.cursor);
+    this.#trainer.restore(arrays);
+    const chooser = chooserOf(this.#setup, this.#now); // the one before remembers what came after the state
+    if (position.stage > pruning || position.begun === "hard") await chooser.resumed();
+    this.#allocated = { ...this.#now, chooser };
+  }
+
+  /** Keeps the present state to go back to. */
+  async #keep(arrays: TrainerArrays | null = null): Promise<void> {
+    const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
+    this.#kept = keptStates([...this.#kept, state], state.position.step);
+    this.#since = [];
+  }
+
+  async #next(): Promise<IteratorResult<StepRecord, void>> {
+    if (this.#isDone) return { done: true, value: undefined };
+    const stream = this.#stream ??= this.#drive();
+    try {
+      const result = await stream.next();
+      if (result.done) {
+        this.#life.check();
+        this.#isDone = this.#stream === stream; // else an error has ended it
+        return result;
+      }
+      // A run that went back does steps anew.
+      while ((this.#records.at(-1)?.step ?? 0) >= result.value.step) this.#records.pop();
+      this.#records.push(result.value);
+      return result;
+    } catch (error) {
+      if (this.#stream === stream) this.#stream = null;
+      throw error;
+    }
+  }
+
+  async *#drive(): AsyncGenerator<StepRecord, void, undefined> {
+    const { given, options } = this.#setup;
+    await this.prepare();
+    // A step that failed has taken its batch.
+    this.#batches.seek(this.#position.cursor);
+    this.#lastFlush = performance.now();
+    try {
+      for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
+      await checkTrained(this.#trainer);
+      await this.#act(await this.#overseeEnd());
+      if (!this.#result) await this.#save();
+      this.#result = await readResult(this.#now, this.#setup, { model: this.#model, position: this.#position });
+    } catch (error) {
+      if (this.#life.isOver) throw error;
+      const failed = given.signal?.aborted && given.checkpoint ? yield* this.#saveStopped(given.signal, error) : error;
+      const explained = await asShortage(failed, { ...this.#now, options, given, step: this.#position.step });
+      if (explained !== failed) await this.#save(this.#kept.at(-1));
+      throw explained;
+    } finally {
+      await this.#allocated?.steerer[Symbol.asyncDispose]();
+    }
+  }
+
+  get #stage(): StagePlan | undefined {
+    return this.#stages[this.#position.stage];
+  }
+
+  /** Runs a stage to its end, or until the run goes back. */
+  async *#driveStage(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
+    const { hooks, checkpoint } = this.#setup.given, every = checkpoint?.every ?? Infinity;
+    await this.#enter(stage);
+    while (this.#position.stageStep < stage.steps && this.#position.begun !== "hard") {
+      if (!await this.#step(stage)) break;
+      const { step, stageStep } = this.#position, due = step % every === 0;
+      const looks = this.#oversight.looksAt(step) || stageStep === stage.steps;
+      if ((due || looks || this.#shouldFlush()) && (yield* this.#flush({ looks }))) return;
+      if (due) await this.#save();
+    }
+    if (yield* this.#flush({ looks: true })) return;
+    if (stage.stage === "prune" && this.#position.begun !== "hard") await this.#harden();
+    await hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
+    this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0, ...NOTHING_DONE };
+    await this.#keep();
+  }
+
+  /** What comes before the first step of a stage. */
+  async #enter({ stage }: StagePlan): Promise<void> {
+    if (this.#position.stageStep > 0 || this.#position.begun) return;
+    if (stage === "prune") await this.#now.chooser.begin();
+    await this.#setup.given.hooks?.beforeStage?.(stage, this.#handle(stage));
+    this.#position = { ...this.#position, begun: "stage" };
+  }
+
+  #free(): void {
+    if (this.#allocated) freeRun(this.#allocated, this.#model);
+    this.#allocated = null;
+    this.#allocating = null;
+  }
+
+  /** What a step of the pruning stage aims at, and what a schedule sets in the others. */
+  async #steer({ stage, steps }: StagePlan): Promise<Steered> {
+    const { stageStep: step, recent: records, aim: last } = this.#position;
+    const layers = async (): Promise<readonly LayerState[]> => {
+      const seen = this.#position.seen ?? await layerStates(this.#setup, this.#trainer, { stage, last });
+      this.#position = { ...this.#position, seen };
+      return seen;
+    };
+    return await steered(this.#now.steerer, stage, { step, steps, records, layers });
+  }
+
+  /** All that a step needs; null where the schedule ends the stage before it. */
+  async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
+    const { stage, kind, steps } = plan, { options, given, table } = this.#setup;
+    const { stageStep, step: index, aim: last } = this.#position, { steering, set, end } = await this.#steer(plan);
+    if (end) return null;
+    const { rates, rate, target, focus } = stepNumbers(plan, this.#position, { options, steering, set });
+    if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
+    this.#position = { ...this.#position, begun: "step" };
+    const batch = this.#batches.next();
+    const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
+    const { chooser } = this.#now;
+    const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
+    const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, last, table });
+    return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
+  }
+
+  /** Runs one step; false where the schedule ends the stage before it. */
+  async #step(plan: StagePlan): Promise<boolean> {
+    const { signal } = this.#life, start = performance.now();
+    const step = await this.#prepareStep(plan), position = this.#position;
+    this.#life.check(); // a hook may have ended it
+    if (!step) {
+      this.#position = endedEarly(position, plan);
+      return false;
+    }
+    await this.#trainer.step(step.kind, step.batch, { ...step, signal });
+    if (step.target !== null) await this.#now.chooser.afterStep();
+    this.#pending.push(step);
+    const seconds = (performance.now() - start) / 1000;
+    this.#position = positionAfter(position, step, { cursor: this.#batches.cursor, seconds });
+    return true;
+  }
+
+  #handle(stage: Stage, { step } = this.#position): RunHandle {
+    return handleOf({ stage, step, table: this.#setup.table }, () => {
+      this.#life.check();
+      return this.#trainer;
+    });
+  }
+
+  #shouldFlush(): boolean {
+    const { options: { method }, given: { hooks } } = this.#setup, choice = { stage: this.#stage?.stage, method };
+    return choosesNext(this.#position, choice) || this.#now.steerer.needsRecords || hooks?.afterStep !== undefined ||
+      this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
+  }
+
+  /**
+   * Reads the numbers of the pending steps, makes records of them and asks the monitors; with `looks` also of the masks, whose state is then kept.
+   * True where the run went back. Throws where an alarm stops it.
+   */
+  async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
+    const pending = this.#pending, first = pending[0], { hooks, onMasks } = this.#setup.given;
+    const isNew = looks && this.#position.looked !== this.#position.step;
+    if (!first && !isNew) return false;
+    const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
+    const arrays = isNew ? await this.#trainer.save() : null,
+      look = arrays && lookOf(this.#setup, arrays, this.#position);
+    if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
+    if (arrays && look?.broken === null) onMasks?.(this.#position.step, masksOf(this.#setup, arrays, this.#position));
+    this.#pending = [];
+    const now = performance.now(), seconds = (now - this.#lastFlush) / 1000;
+    this.#lastFlush = now;
+    const { bytes, memoryLimit: limit } = this.#model.device, planned = this.#now.plannedBytes;
+    const run = { steps: this.steps, seconds, gpuBytes: bytes, plannedGpuBytes: planned };
+    const records = recordsOf(pending, numbers, run);
+    for (const [index, plain] of (records.length > 0 ? records : [null]).entries()) {
+      const own = index >= records.length - 1 ? look : null, step = plain?.step ?? this.#position.step;
+      const seen = oversee({ ...this.#position, aim: pending[index]?.aim ?? this.#position.aim }, {
+        record: plain,
+        look: own,
+        broken: await this.#broken(step, brokenNumbers(plain, own), own?.broken),
+        memory: { bytes, planned, limit },
+        goodStep: goodState(this.#kept, step).position.step,
+      }, this.#oversight);
+      const { record } = seen, at = this.#position; // after broken numbers that of the state which lies on the GPU
+      const hook = (): unknown => record && hooks?.afterStep?.(record, this.#handle(record.stage, at));
+      this.#position = seen.position;
+      if (record) this.#since.push(recordView(record));
+      const [done] = await Promise.allSettled([Promise.try(hook)]);
+      if (record) yield record; // it counts as told, whatever the hook makes of it
+      // A hook may have changed what was read before it, and thrown.
+      const isBack = await this.#act(seen), read = hooks?.afterStep ? null : arrays;
+      if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(read);
+      if (done.status === "rejected") throw done.reason;
+      if (isBack) return true;
+    }
+    return false;
+  }
+
+  /** Does what the monitors demand. True where the run went back; throws where it stops, ready to go on from what was saved. */
+  async #act({ position, verdict }: Pick<Overseen, "position" | "verdict">): Promise<boolean> {
+    this.#position = position;
+    if (verdict.action === null || verdict.action === "warn") return false;
+    const good = goodState(this.#kept, verdict.step), isBack = verdict.action !== "stop";
+    const state = isBack ? { ...good, position: wentBack(good.position, verdict, this.#position) } : good;
+    // First: a signal may stop what follows.
+    [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
+    await this.#adopt(state);
+    await this.#save(isBack ? undefined : stoppedAt(state, verdict));
+    if (!isBack) throw stopError(verdict);
+    return true;
+  }
+
+  /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */
+  async #broken(at: number, numbers: string, masks?: string | null): Promise<Finding | null> {
+    const from = this.#kept.at(-1);
+    if (numbers === "" || !from) return null;
+    await this.#adopt(from);
+    // A schedule has to see the records that it saw: it decides by them.
+    const records = [...from.position.recent, ...this.#since];
+    const recall = (): void => {
+      this.#position = { ...this.#position, recent: recordsAt(records, this.#position.step) };
+    };
+    try {
+      const plan = this.#stage, stage = plan?.stage ?? "postfinetune";
+      if (plan) await this.#enter(plan);
+      for (recall(); plan && this.#position.step < at - 1; recall()) if (!await this.#step(plan)) break;
+      const step = plan && await this.#prepareStep(plan);
+      const parts = { ...this.#now, table: this.#setup.table };
+      return brokenFinding(step ? await findCause(parts, step, masks) : null, { stage, step: at, numbers });
+    } finally {
+      await this.#adopt(from);
+    }
+  }
+
+  /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
+  async #harden(): Promise<void> {
+    const { isSkipped, ...aim } = lastAim(this.#position, this.#setup), { target } = aim;
+    const expected = isSkipped ? 0 : await this.#now.chooser.end(aim);
+    this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
+    const seen = hardLookOf(this.#setup, await this.#trainer.save(), this.#position);
+    await this.#act(overseeHard(this.#position, { ...seen, isSkipped }, this.#oversight));
+  }
+
+  /** What monitors make of the masks at the run's end, which hooks may have written since they became hard. */
+  async #overseeEnd(): Promise<ReturnType<typeof overseeEnd>> {
+    const arrays = await this.#trainer.save(), { table: { spec, layout }, goal } = this.#setup;
+    const excess = goal && goal.excess(unpackMasks(spec, layout, arrays.slots));
+    return overseeEnd(this.#position, { ...hardLookOf(this.#setup, arrays, this.#position), excess }, this.#oversight);
+  }
+
+  /** Saves the present state, or one to go on from where the present one is of no use. */
+  async #save(state?: RunState): Promise<void> {
+    const checkpoint = this.#setup.given.checkpoint, position = this.#position;
+    if (!checkpoint) return;
+    const present = state ?? { position, arrays: await this.#trainer.save() };
+    const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
+    const identity = this.#identity(this.#now.steerer);
+    await writeCheckpoint(checkpoint.path, { identity, ...present, kept }, { files: this.#files });
+  }
+
+  /** Saves the state of a run that a signal stopped, or the last one kept where it stops the monitors. Returns the error, or what kept it from that. */
+  async *#saveStopped({ reason }: AbortSignal, error: unknown): AsyncGenerator<StepRecord, unknown, undefined> {
+    try {
+      yield* this.#flush({ looks: false });
+      await this.#save();
+    } catch (late) {
+      if (late !== reason) return late;
+      await this.#save(this.#kept.at(-1));
+    }
+    return error;
+  }
+
+  #identity({ identity: schedule }: Steerer): RunIdentity {
+    const { options, given } = this.#setup;
+    return identityOf(this.#model, this.#setup, { options, schedule, beside: given.checkpoint?.identity });
+  }
 }

@@ -1,7 +1,6 @@
 // Which cells a sitting chooses, and what their folders are called, where a definition makes it hard. Without a GPU.
 import assert from "node:assert/strict";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
-import { differencesOf } from "../../lib/core/identity.ts";
 import { refuses } from "../formats/files.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 
@@ -23,11 +22,4 @@ Deno.test("values that no cell has together are refused", () => {
 Deno.test("no two cells have names that differ in capitals alone", () => {
   const names = cellsOf({ ...PLAIN, grid: { data: ["A", "a"] } }).map(({ name }) => name.toLowerCase());
   assert.deepEqual([names[0], new Set(names).size], ["data=a", 2]);
-});
-
-Deno.test("protected layers are the same in whatever order, as cells, runs and checkpoints have them", () => {
-  const then = { "rules.protect": "[29,0,0]" }, now = { "rules.protect": "[0,29]" };
-  assert.deepEqual(differencesOf(then, now), []);
-  assert.deepEqual(differencesOf({ rules: { protect: [29, 0] } }, { rules: { protect: [0, 29] } }), []);
-  assert.deepEqual(differencesOf(then, { "rules.protect": "[0,28]" }), ["rules.protect: [29,0,0] then, [0,28] now"]);
 });

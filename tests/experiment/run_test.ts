@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
-import type { RunSummary } from "../../lib/run/session.ts";
+import type { RunSummary } from "../../lib/run/result.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 import type {

@@ -15,7 +15,7 @@ import { CALIBRATION_SEQUENCES, type Method, type RunHooks } from "../../lib/run
 import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
-import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 200 });
@@ -80,15 +80,6 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
       assert.ok(most > 4 * next, `${most} beside ${next}`);
     }
   });
-});
-
-Deno.test("runs of learned masks with calibration are told from those whose weights it stood in for", () => {
-  const scoringOf = (options: Partial<PruneOptions>): number | undefined =>
-    telling(resolveOptions({ rows: SOME, sparsity: 0.2, steps: 4, ...options }, { maxPosition: 512 })).scoring;
-  assert.deepEqual(
-    [{ calibration: TEXTS }, {}, { calibration: TEXTS, method: "taylor" } as const].map(scoringOf),
-    [2, undefined, undefined],
-  );
 });
 
 for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly Method[]) {

@@ -1,12 +1,10 @@
 // What a run is told of its checkpoint and cannot use: facts by names of its own, and what may differ from a file that is not there. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, prune, type PruneOptions, pruneToFolder } from "../../mod.ts";
+import { CompressoError, prune, pruneToFolder } from "../../mod.ts";
 import { openSafetensors } from "../disk.ts";
 import { isObject } from "../../lib/core/guards.ts";
-import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
-import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;
 
@@ -28,19 +26,8 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
       assert.ok(isObject(identity));
       const { weights, rows, ...facts } = identity;
       assert.deepEqual({ weights, rows }, given);
-      // Facts that this run does not have, as they make no difference to it.
-      const others: readonly Partial<PruneOptions>[] = [
-        { keptMasks: "median", lambdaRule: "adam", calibration: [], focus: 0.5 },
-        { method: "taylor", ranking: "all", units: ["heads"] },
-      ];
-      const told = others.flatMap((one) => {
-        const { rows: _rows, recompute: _recompute, monitors: _monitors, ...plain } = telling(
-          resolveOptions({ ...SHORT, ...one }, model.spec),
-        );
-        return Object.keys(plain);
-      });
-      const own = new Set([...Object.keys(facts), ...told]);
-      for (const name of ["learning", "scoring", "keptMasks", "lambdaRule", "focus", "calibration", "adapter"]) {
+      const own = new Set([...Object.keys(facts), "size"]);
+      for (const name of ["keptMasks", "lambdaRule", "focus", "calibration", "adapter"]) {
         assert.ok(own.has(name), `no run has ${name}`);
       }
       for (const name of own) {
@@ -53,19 +40,6 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
       );
     });
   });
-});
-
-Deno.test("one-shot methods rank by layer where layers are cut alike, and such runs are known by what they said before", () => {
-  const resolve = (more: Partial<PruneOptions>): ResolvedOptions =>
-    resolveOptions({ ...SHORT, ...more }, { maxPosition: 512 });
-  for (const [method, told] of [["random", "all"], ["flap", "all"], ["magnitude", "layer"]] as const) {
-    const alike = resolve({ method, layout: "uniform" });
-    assert.deepEqual([alike.ranking, resolve({ method }).ranking], ["layer", told], method);
-    assert.deepEqual(resolve({ method, layout: "uniform", ranking: "layer" }), alike);
-    assert.deepEqual([telling(alike).ranking, telling(alike).scoring], [told, told === "all" ? 2 : undefined], method);
-    assert.deepEqual(telling({ ...alike, ranking: told }), telling(alike));
-  }
-  assert.equal(telling(resolve({ layout: "uniform" })).ranking, "all", "what no method ranks by is as it was");
 });
 
 Deno.test("what may differ is refused where there is no checkpoint to go on from, and without it such a run begins", async () => {

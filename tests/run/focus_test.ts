@@ -10,7 +10,7 @@ import type { Batch } from "../../lib/data/batches.ts";
 import { hurtTargets } from "../../lib/run/focus.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
-import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
@@ -89,10 +89,6 @@ Deno.test("the default is for learned masks that are not as published; no share 
   assert.equal(resolve({ preset: "paper" }), 1);
   assert.equal(resolve({ method: "taylor", focus: 0.5 }), 0.5);
   assert.equal(resolve({ postfinetune: 0 }), 1, "no last stage");
-  // Runs of before, which learned from all labels, are known again by that.
-  const isTold = (focus: number): boolean =>
-    "focus" in telling(resolveOptions({ rows: [], sparsity: 0.2, steps: 10, focus }, { maxPosition: 512 }));
-  assert.deepEqual([isTold(1), isTold(0.3)], [false, true]);
   for (const focus of [0, -1, 1.5, NaN]) assert.throws(() => resolve({ focus }), /above 0 and at most 1/);
   assert.throws(() => resolve({ postfinetune: 0, focus: 0.5 }), /the last stage, .*, has steps; got: it has none/);
   assert.throws(

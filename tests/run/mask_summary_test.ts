@@ -1,6 +1,7 @@
 // What run.json keeps of masks and sizes.
 import assert from "node:assert/strict";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { disk } from "../../lib/files/disk.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "../../lib/run/mask_summary.ts";
 import { fileBytes as bytesOfKind } from "../../lib/units/file_size.ts";
 import { TemporaryFolder } from "../cli/helpers/cli.ts";
@@ -40,7 +41,10 @@ Deno.test("modelBefore() counts the tensors' bytes as they are stored, fileBytes
   await Deno.writeFile(folder.at("model", "model-2.safetensors"), new Uint8Array(20));
   await Deno.writeFile(folder.at("model", "tokenizer.json"), new Uint8Array(7));
   await Deno.writeFile(folder.at("model.gguf"), new Uint8Array(33));
-  assert.deepEqual((await fileBytes([folder.at("model"), folder.at("model.gguf")])).map((one) => one.bytes), [120, 33]);
+  assert.deepEqual((await fileBytes([folder.at("model"), folder.at("model.gguf")], disk)).map((one) => one.bytes), [
+    120,
+    33,
+  ]);
 });
 
 Deno.test("withSmallerTypes() gives the exact bytes of a GGUF as other types, and none for a folder in f16", async () => {

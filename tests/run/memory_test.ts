@@ -1,6 +1,6 @@
 // The memory plan: equal to what runs take, within reach of every adapter, and followed by advice that helps.
 import assert from "node:assert/strict";
-import { loadModel, openDevice, type PruneOptions, readRows } from "../../mod.ts";
+import { loadModel, openDevice, prune, type PruneOptions, readRows } from "../../mod.ts";
 import { fits } from "../../lib/run/memory/advice.ts";
 import { adviseMemory, planMemory } from "../../lib/run/mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
@@ -14,9 +14,9 @@ import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import type { MemoryPlan } from "../../lib/run/memory/plan.ts";
 import { checkMemory } from "../../lib/run/memory/advice.ts";
 import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory/parts.ts";
-import { startPrune } from "../../lib/run/loop.ts";
-import { PruneSession } from "../../lib/run/session.ts";
 import type { MemoryOptions } from "../../lib/run/contract.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import { verifyShape, verifySliced } from "../../lib/slice/verify.ts";
 
 const MIB = 2 ** 20;
 
@@ -80,17 +80,19 @@ for (const shape of SHAPES) {
       const planned = await planFor(device, shape);
       using model = await loadModel("demo", { device, baseDtype: shape.baseDtype });
       assert.equal(device.bytes, planned.stages.weights);
-      const run = startPrune(model, await pruneOptions(shape));
-      using session = new PruneSession(model, run);
+      using session = prune(model, await pruneOptions(shape));
       const planOfRecords = new Set<number>();
       for await (const { plannedGpuBytes } of session) planOfRecords.add(plannedGpuBytes);
       assert.equal(device.peakBytes, planned.stages.training);
       const uses = device.peakUsage();
       assert.deepEqual(bytesByPart(uses), planned.parts);
       for (const { label } of uses) assert.notEqual(partOfLabel(label), null, `no part knows '${label}'`);
-      run[Symbol.dispose](); // frees the trainer, as slice() does
+      // As slice() does it, without what the trainer holds.
+      const { source, masks, lora, heldout } = session.result(), adapters = { masks, lora };
+      session[Symbol.dispose]();
       device.resetPeak();
-      await session.slice();
+      const tokens = heldout, how = { device, adapters, tokens, ...verifyShape(session.options) };
+      await verifySliced(source, sliceModel(source, adapters), how);
       assert.equal(device.peakBytes, planned.stages.verification);
       assert.deepEqual([...planOfRecords], [planned.peakBytes]);
       return planned;
@@ -108,7 +110,7 @@ Deno.test("a run without LoRA stages takes at most what is planned, and not a te
     const plan = await planFor(device, shape);
     using model = await loadModel("demo", { device });
     device.resetPeak();
-    using run = startPrune(model, { ...await pruneOptions(shape), prefinetune: 0 });
+    using run = prune(model, { ...await pruneOptions(shape), prefinetune: 0 });
     for await (const _ of run);
     assert.ok(device.peakBytes <= plan.peakBytes && device.peakBytes > 0.9 * plan.peakBytes, `${device.peakBytes}`);
   }
@@ -209,7 +211,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     using device = await openDevice({ memoryLimit });
     using model = await loadModel("demo", { device, baseDtype: shape.baseDtype });
     const before = device.bytes;
-    using run = startPrune(model, await pruneOptions(shape));
+    using run = prune(model, await pruneOptions(shape));
     await assert.rejects(run.prepare(), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "gpu");
       assert.match(error.message, /planned peak is within the memory limit, [\d.]+ MiB; got: the run needs [\d.]+ MiB/);
@@ -231,7 +233,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     const changed = { ...shape, ...options };
     using device = await openDevice({ memoryLimit });
     using model = await loadModel("demo", { device, baseDtype: changed.baseDtype });
-    using run = startPrune(model, await pruneOptions({ ...changed }));
+    using run = prune(model, await pruneOptions({ ...changed }));
     let steps = 0;
     for await (const _ of run) steps++;
     assert.equal(steps, 3, change);
@@ -345,7 +347,7 @@ Deno.test("what else is on the device counts against its limit", async () => {
   using device = await openDevice({ memoryLimit: 24 * MIB });
   using model = await loadModel("demo", { device });
   const shape = { batch: 2, seq: 96 };
-  using run = startPrune(model, await pruneOptions(shape));
+  using run = prune(model, await pruneOptions(shape));
   {
     using _other = device.createBuffer("other", 14 * MIB);
     await assert.rejects(

@@ -15,7 +15,8 @@ import { constantLogAlpha } from "../../lib/masks/start.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import { resolveOptions, telling } from "../../lib/run/options/resolve.ts";
+import { decidingOptions } from "../../lib/run/identity.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { resolveRates } from "../../lib/run/options/rates.ts";
 import { sharedDevice } from "../device.ts";
 
@@ -233,7 +234,7 @@ Deno.test("a run with another β, start and warm-up follows its schedule all the
 
 Deno.test("runs that differ in the z of what stays, or in how λ moves, are told apart", () => {
   const told = (options: Partial<PruneOptions>): string =>
-    JSON.stringify(telling(resolveOptions({ ...BASE, ...options }, spec)));
+    JSON.stringify(decidingOptions(resolveOptions({ ...BASE, ...options }, spec)));
   const runs = [{}, { keptMasks: "median" }, { keptMasks: "sigmoid" }, { lambdaRule: "adam" }] as const;
   assert.equal(new Set(runs.map(told)).size, runs.length);
   assert.equal(told({ lambdaRule: "plain", keptMasks: "one" }), told({}));

@@ -101,63 +101,6 @@ Deno.test("a rate that another schedule sets is given anew as well, and the same
   });
 });
 
-Deno.test("a rate that the schedule sets at each step to come cannot be given anew, and what was told of dropout and focus need not be told again", async () => {
-  await withDemo(async ({ model }) => {
-    await inFolder(async (path) => {
-      const postfinetune = { lora: 1e-3, dropout: 0.2, focus: 0.5 }, schedule = defineSchedule({ postfinetune });
-      const checkpoint = { path, every: 1000 }, again = { ...checkpoint, resume: true }, stages = { postfinetune: 4 };
-      await stopAfter(model, 10, { ...stages, checkpoint, lora: { dropout: 0.1 }, focus: 0.4 });
-      await rejectsWith(
-        drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, lora: { dropout: 0.1 } }),
-        "mismatch",
-        /focus: 0\.4 then, 0\.3 now/,
-      );
-      await rejectsWith(
-        drive(model, {
-          ...stages,
-          checkpoint: { ...again, mayDiffer: ["schedule"] },
-          schedule: defineSchedule({ postfinetune: { focus: 0.5 } }),
-        }),
-        "mismatch",
-        /got: lora\.dropout: 0\.1 then, 0 now/,
-      );
-      await stopAfter(model, 11, { ...stages, checkpoint: { ...again, mayDiffer: ["schedule"] }, schedule });
-      await rejectsWith(
-        drive(model, { ...stages, checkpoint: { ...again, mayDiffer: ["rates"] }, schedule, rates: { lora: 1e-4 } }),
-        "mismatch",
-        /not set by the schedule at each of these; got: rates\.lora, rates\.postfinetune;/,
-      );
-      assert.equal((await drive(model, { ...stages, checkpoint: again, schedule })).records.length, 2);
-    });
-  });
-});
-
-Deno.test("what says how masks start cannot change once they have started", async () => {
-  await withDemo(async ({ model }) => {
-    await inFolder(async (path) => {
-      const checkpoint = { path, every: 1000 }, resumed = { ...checkpoint, resume: true, mayDiffer: ["rates"] };
-      await stopAfter(model, 1, { checkpoint });
-      await stopAfter(model, 4, { checkpoint: resumed, rates: { spread: 4 } }); // before the first pruning step it may
-      for (const rates of [{ spread: 8 }, { spread: 4, prior: 2 }]) {
-        await assert.rejects(drive(model, { checkpoint: resumed, rates }), (error: CompressoError) => {
-          assert.equal(error.code, "mismatch");
-          assert.match(
-            error.message,
-            /says how masks start, and they have started; got: rates\.(spread: 4 then, 8|prior: 1 then, 2)/,
-          );
-          return true;
-        });
-      }
-      const refused = async (rates: NonNullable<PruneOptions["rates"]>, fix: RegExp): Promise<void> =>
-        await rejectsWith(drive(model, { checkpoint: { ...resumed, mayDiffer: [] }, rates }), "mismatch", fix);
-      await refused({ spread: 8 }, /spread: 4 then, 8 now; fix: give the same options, or another --out$/);
-      await refused({ spread: 4, lora: 1e-4 }, /lora: .*, or go on with the others by --may-differ rates$/);
-      const { records } = await drive(model, { checkpoint: resumed, rates: { spread: 4, lora: 1e-4 } });
-      assert.equal(records.at(-1)?.step, BASE.prefinetune + BASE.steps + BASE.postfinetune);
-    });
-  });
-});
-
 Deno.test("a run of layers that are to be alike goes on with tracking where it had none", async () => {
   await withDemo(async ({ model }) => {
     await inFolder(async (path) => {
@@ -221,14 +164,9 @@ Deno.test("a run goes on with another size, or without calibration, where just t
       await rejectsWith(
         run({ ...sized, ...size(0.85), checkpoint: may("size") }),
         "mismatch",
-        /calibration: .*scoring: /,
+        /calibration: /,
       );
       await assert.rejects(run({ ...sized, ...size(0.85), checkpoint: may("calibration") }, 4), /enough/);
-      await rejectsWith(
-        run({ ...sized, ...size(0.85), calibration, checkpoint: may("calibration") }),
-        "mismatch",
-        /what may differ is yet to come; got: calibration: not given then, /,
-      );
       const { sparsity } = await run({ ...sized, ...size(0.8), checkpoint: may("size") });
       using smaller = prune(model, { ...sized, ...size(0.8), rows: BASE.rows });
       assert.equal(sparsity.target, smaller.options.sparsity);

@@ -211,11 +211,11 @@ Deno.test("a checkpoint that is broken is refused with a fix that works, whateve
       [flipped(text.indexOf('stageStep\\":') + 'stageStep\\":'.length), /another SHA-256/],
       [flipped(whole.length - 1), /another SHA-256/],
       [whole.slice().fill(0xff, whole.length - 400), /another SHA-256/],
-      [await rewritten((meta) => ({ ...meta, position: {} }), false), /stage: /],
-      [await rewritten(step, false), /stageStep: /],
-      [await rewritten((meta) => ({ ...meta, kept: [{}] }), false), /stage: /],
-      [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /got: /],
-      [await rewritten(() => null, false), /of format 7/],
+      [await rewritten((meta) => ({ ...meta, position: {} }), false), /another SHA-256/],
+      [await rewritten(step, false), /another SHA-256/],
+      [await rewritten((meta) => ({ ...meta, kept: [{}] }), false), /another SHA-256/],
+      [await rewritten((meta) => ({ ...meta, kept: 1 }), false), /got: format 1/],
+      [await rewritten(() => null, false), /of format 1/],
       [await rewritten((meta) => meta, false), /another SHA-256/],
     ];
     await Deno.remove(`${out}/other`);
@@ -226,7 +226,7 @@ Deno.test("a checkpoint that is broken is refused with a fix that works, whateve
         assert.equal(error.code, "input");
         assert.match(error.message, /cannot read the checkpoint/);
         assert.match(error.message, told, `case ${index}`);
-        assert.match(error.parts.fix ?? "", /^start anew with --overwrite/);
+        assert.match(error.parts.fix ?? "", /^start anew with/);
         return true;
       });
     }

@@ -7,7 +7,7 @@ import { RATE_NAMES } from "../../lib/schedule/definition.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { firstPosition, stepStateOf } from "../../lib/run/run_parts.ts";
+import { firstPosition, stepStateOf } from "../../lib/run/step.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";
 import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
 import { rejectsWith } from "../formats/files.ts";

@@ -5,7 +5,7 @@ import { cosine, defineSchedule, linear, type ScheduleDefinition, type ScheduleI
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { stepNumbers } from "../../lib/run/run_parts.ts";
+import { stepNumbers } from "../../lib/run/step.ts";
 import { partsOf } from "../../lib/schedule/definition.ts";
 import { stagesOf } from "../../lib/run/methods/names.ts";
 import { openSteerer } from "../../lib/run/steering.ts";

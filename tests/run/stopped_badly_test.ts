@@ -9,7 +9,7 @@ import { biasName } from "../../lib/spec/decoder.ts";
 import { openSafetensors } from "../disk.ts";
 import { allAlarms, ToldAlarms } from "../../lib/run/monitors/told.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
-import { RecordFile } from "../../lib/run/record_lines.ts";
+import { RecordFile } from "../../lib/run/record_file.ts";
 import { madeRecord } from "../report/made_run.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 

@@ -7,7 +7,7 @@ import { unitTable } from "../../lib/units/units.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { firstPosition } from "../../lib/run/run_parts.ts";
+import { firstPosition } from "../../lib/run/step.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { sparsity, ...RUN } = BASE;

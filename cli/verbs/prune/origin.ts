@@ -1,6 +1,7 @@
 // Names and sizes of the files that a run is made from, for run.json.
 import { basename, dirname, resolve } from "node:path";
 import { DEMO, modelPath } from "../../../lib/disk/open_model.ts";
+import { disk } from "../../../lib/files/disk.ts";
 import { fileBytes } from "../../../lib/run/mask_summary.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 
@@ -12,7 +13,7 @@ export async function originOf(
   for (const role of ["model", "data", "calibration"] as const) {
     const path = paths[role];
     if (path === undefined) continue;
-    const [file] = await fileBytes([role === "model" ? modelPath(path) : path]);
+    const [file] = await fileBytes([role === "model" ? modelPath(path) : path], disk);
     found.push({ role, name: role === "model" ? modelName(path) : basename(resolve(path)), bytes: file?.bytes ?? 0 });
   }
   return found;

@@ -17,7 +17,7 @@ import { checkMemory } from "../../../lib/run/memory/advice.ts";
 import { stagesOf } from "../../../lib/run/methods/names.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ToldAlarms } from "../../../lib/run/monitors/told.ts";
-import { recordsIn } from "../../../lib/run/record_lines.ts";
+import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
@@ -28,7 +28,7 @@ import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import type { MaskSummary } from "../../../lib/run/mask_summary.ts";
-import type { PruneSession, RunSummary } from "../../../lib/run/session.ts";
+import type { PruneSession } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
@@ -43,6 +43,7 @@ import { originOf } from "./origin.ts";
 import { showSummary } from "./summary.ts";
 import { headsLine, targetOf, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
+import type { RunSummary } from "../../../lib/run/result.ts";
 
 /** Flags of a run: with their defaults where the library has none. */
 export type RunFlags = TableFlags & { readonly out: string; readonly steps: number };

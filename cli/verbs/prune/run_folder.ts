@@ -6,7 +6,7 @@ import { exists, namesIn } from "../../../lib/files/exists.ts";
 import { FolderLock } from "../../../lib/files/lock.ts";
 import { isObject } from "../../../lib/core/guards.ts";
 import { differencesOf } from "../../../lib/core/identity.ts";
-import { idleFacts } from "../../../lib/run/facts.ts";
+import { decidingOptions } from "../../../lib/run/identity.ts";
 import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { isEvaluationFile } from "../../../lib/report/read_run.ts";
 import {
@@ -17,8 +17,7 @@ import {
   refuseEarlierRun,
   RUN_FILES,
 } from "../../../lib/run/folder.ts";
-import type { RunSummary } from "../../../lib/run/session.ts";
-import { telling } from "../../../lib/run/options/resolve.ts";
+import type { RunSummary } from "../../../lib/run/result.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";
@@ -134,15 +133,13 @@ export async function finishedRun(
   const summary = await readSummary(join(out, "run.json"));
   // Without the model it is what a clearing that was stopped has left.
   if (!found.includes("model.gguf") && !(await exists(join(out, "model", "config.json")))) return null;
-  // Runs of older versions and of programs may not say what they were made from.
-  const { inputs: made = {} }: Partial<RunSummary> = summary;
+  const { inputs: made } = summary; // empty of a run of a program
   const present = Object.keys(made).length > 0 ? await inputs() : {};
   const now = {
-    ...optionsThatCount(telling(options)),
+    ...decidingOptions(options),
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
-  const then = { ...optionsThatCount(telling(summary.options)), ...made };
-  const differing = differencesOf(then, now, { idle: idleFacts(options.method) });
+  const differing = differencesOf({ ...decidingOptions(summary.options), ...made }, now);
   if (differing.length === 0) return summary;
   throw new CompressoError("mismatch", {
     what: `cannot resume the run in ${out}`,
@@ -164,13 +161,4 @@ async function readSummary(path: string): Promise<RunSummary> {
     value: "it cannot be read as one",
     fix: "start anew with --overwrite, or choose another --out",
   });
-}
-
-/** Options of run.json that decide a run. Of a size the sparsity follows. */
-function optionsThatCount(
-  { recompute: _recompute, monitors: _monitors, sparsity, ...others }: ReturnType<
-    typeof telling<RunSummary["options"]>
-  >,
-): Readonly<Record<string, unknown>> {
-  return { ...others, rows: undefined, sparsity: others.size ? undefined : sparsity };
 }

@@ -1,7 +1,7 @@
 // What `prune` prints of a finished run.
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
-import type { RunSummary } from "../../../lib/run/session.ts";
+import type { RunSummary } from "../../../lib/run/result.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { formatBytes, formatCount, formatShare, note, print } from "../../terminal/output.ts";
 import { duration } from "../../../lib/report/numbers.ts";

@@ -4,7 +4,7 @@ import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
 import type { PruneOptions, ResolvedOptions } from "../options/options.ts";
-import { memoryOptionsOf, type Ready } from "../ready.ts";
+import { type Allocated, memoryOptionsOf } from "../allocate.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
@@ -15,12 +15,14 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model, steerer, options, given, step, plannedBytes, otherBytes }: Omit<Ready, "entered" | "trainer" | "chooser"> & {
-    readonly options: ResolvedOptions;
-    /** Where there is a checkpoint, it keeps what was good. */
-    readonly given: Pick<PruneOptions, "checkpoint">;
-    readonly step: number;
-  },
+  { model, steerer, options, given, step, plannedBytes, otherBytes }:
+    & Omit<Allocated, "entered" | "trainer" | "chooser">
+    & {
+      readonly options: ResolvedOptions;
+      /** Where there is a checkpoint, it keeps what was good. */
+      readonly given: Pick<PruneOptions, "checkpoint">;
+      readonly step: number;
+    },
 ): Promise<unknown> {
   const { device } = model, { bytes } = device;
   if (!(error instanceof CompressoError) || error.code !== "gpu") return error;

@@ -11,7 +11,7 @@ import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
 import { checkKinds, checkTakenRules } from "../../units/units.ts";
 import { checkContext } from "../../data/batches.ts";
-import { checkFacts } from "../facts.ts";
+import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, type Method } from "../methods/names.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
@@ -74,7 +74,7 @@ export function resolveOptions(
   checkStart(resolved);
   checkFocus(resolved);
   checkCalibration(resolved);
-  checkFacts(options.checkpoint ?? {});
+  checkResuming(options.checkpoint ?? {});
   checkContext(resolved.seq, spec);
   return resolved;
 }
@@ -238,40 +238,4 @@ function checkCalibration(options: ResolvedOptions): void {
     fix: "leave it out",
     option: "calibration",
   });
-}
-
-/**
- * Options by which a run is told from another one: those that came later than runs that are still there only where they make a difference to
- * what these were.
- */
-export function telling<T extends Pick<ResolvedOptions, "method" | Later | Scored>>(
-  { keptMasks, lambdaRule, calibration, focus, ...options }: T,
-): Omit<T, Later> & Partial<Pick<ResolvedOptions, Later> & { readonly scoring: number }> {
-  const { method } = options;
-  // Layers that are cut alike were said to be ranked by the method's default, though nothing followed from it.
-  const ranking = isOneShotAlike(options) && !BY_LAYER.includes(method) ? "all" : options.ranking;
-  return {
-    ...options,
-    ranking,
-    ...(method === "compresso" && keptMasks !== "median" ? { keptMasks } : {}),
-    ...(method === "compresso" && lambdaRule === "adam" ? { lambdaRule } : {}),
-    ...(calibration ? { calibration } : {}),
-    ...(focus < 1 ? { focus } : {}),
-    ...(isScoredAnew({ ...options, ranking, calibration }) ? { scoring: 2 } : {}),
-  };
-}
-
-/** Options that came later than others. */
-type Later = "keptMasks" | "lambdaRule" | "calibration" | "focus";
-
-/** Options that what a score says depends on. */
-type Scored = "calibration" | "units" | "rules" | "layout" | "ranking";
-
-/** Whether a run's scores are others than they were at first: measured at labels, means of scores where they were of ranks, or beside the weights' prior. */
-function isScoredAnew(
-  { method, calibration, units, rules: { align = 1 }, layout, ranking }: Pick<ResolvedOptions, "method" | Scored>,
-): boolean {
-  if (method === "compresso") return calibration;
-  if (method === "flap" || method === "wanda-sp") return true;
-  return ranking === "all" && (align > 1 || units.includes("heads") || layout === "uniform");
 }

@@ -1,7 +1,4 @@
-// What a run makes of its options and its place: the numbers of a step, its record, its result, and what a checkpoint is bound to. Owns these forms; refuses the loop.
-import { CompressoError } from "../core/errors.ts";
-import type { LoraWeights } from "../spec/lora.ts";
-import { unpackMasks } from "../nn/mask_slots.ts";
+// One step of a run as numbers: what it aims at, what it gives the GPU, its record, and where the run is after it.
 import type { StepState } from "../nn/train/step_state.ts";
 import { heldUnits } from "./frozen.ts";
 import { GRADUAL_EVERY } from "../masks/gradual.ts";
@@ -9,24 +6,15 @@ import { progressOf, stageRate } from "../schedule/ramp.ts";
 import { leastUniform } from "../units/uniform.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../units/units.ts";
 import type { Batch, BatchCursor } from "../data/batches.ts";
-import type { RunIdentity } from "../core/identity.ts";
-import { learnedAnew } from "./facts.ts";
-import type { RunHandle } from "./hooks.ts";
 import type { Method } from "./methods/names.ts";
-import type { Model } from "../model/model.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { type MaskSummary, openMasks } from "./mask_summary.ts";
 import { cutsOf, lookAtMasks } from "./monitors/mask_look.ts";
 import { FRESH_MONITORS } from "./monitors/watch.ts";
-import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 import { slowedRates } from "./options/rates.ts";
-import type { PruneResult } from "./prune_result.ts";
-import type { RunParts, RunPlace } from "./ready.ts";
-import { digestOf } from "../core/digest.ts";
-import { type RunData } from "./data.ts";
-import { goesBeforeSize } from "./size_goal.ts";
+import type { RunSetup } from "./allocate.ts";
 import type { Steered, Steering } from "./steering.ts";
-import { adapterOf, type Trainer } from "./trainer.ts";
 import type {
   MaskLook,
   PruneAim,
@@ -39,7 +27,6 @@ import type {
   StepRecord,
   TrainerArrays,
 } from "./contract.ts";
-import { telling } from "./options/resolve.ts";
 
 /** A step whose numbers are still on the GPU. */
 export interface PendingStep {
@@ -165,7 +152,7 @@ export function aimOf(
  */
 export function lastAim(
   { layerTargets: layers, aim, target, leftOut, stageStep }: RunPosition,
-  { table, options: { size, sparsity, rates, layout } }: Pick<RunParts, "table" | "options">,
+  { table, options: { size, sparsity, rates, layout } }: Pick<RunSetup, "table" | "options">,
 ): Pick<Steering, "target" | "layers"> & Pick<Rates, "temperature"> & { readonly isSkipped: boolean } {
   const isOver = stageStep === 0 && leftOut > 0 && !size, { temperature } = aim ?? rates;
   const isSkipped = isOver && !(layout === "uniform" && leastUniform(table) > 0);
@@ -258,86 +245,9 @@ function recordOf(
   };
 }
 
-/**
- * What a resumed run must share with its checkpoint. Whether layers are computed anew does not change a bit, and is no part of it; nor are
- * monitors, so that a run which one of them has stopped can go on without it.
- */
-export function identityOf(
-  { spec, weights, device }: Model,
-  { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
-  { options, schedule, given }: {
-    readonly options: ResolvedOptions;
-    readonly schedule: string;
-    readonly given: PruneOptions;
-  },
-): RunIdentity {
-  const { rows: _rows, recompute: _recompute, monitors: _monitors, rates, lora, units, rules, size, ...plain } =
-    telling(
-      options,
-    );
-  return {
-    ...plain,
-    ...learnedAnew(spec, options),
-    ...(calibration ? { calibration: calibration.digest } : {}),
-    units: units.join(","),
-    lora: JSON.stringify(lora),
-    rates: JSON.stringify(rates),
-    rules: JSON.stringify(rules),
-    size: JSON.stringify(size),
-    schedule,
-    examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
-    model: digestOf([JSON.stringify(spec)]),
-    baseDtype: weights.baseDtype,
-    adapter: adapterOf(device),
-    ...given.checkpoint?.identity,
-  };
-}
-
-/** What hooks may do at a step. */
-export function handleOf(trainer: Trainer, at: Pick<RunHandle, "stage" | "step" | "table">): RunHandle {
-  return {
-    ...at,
-    logAlpha: () => trainer.logAlpha(),
-    setLogAlpha: (values) => trainer.setLogAlpha(checkLogAlpha(values, at.table)),
-    masks: () => trainer.masks(),
-    setMasks: (masks) => trainer.setMasks(masks),
-    lora: () => trainer.loraWeights(),
-    setLora: (weights) => trainer.setLora(weights),
-  };
-}
-
-/** log α that a hook gives. A long list would break the device, a short one leave units as they are. */
-function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable): Float32Array<ArrayBuffer> {
-  const isList = values instanceof Float32Array;
-  const broken = isList ? values.findIndex((value) => !Number.isFinite(value)) : -1;
-  if (isList && values.length === count && broken < 0) return values;
-  throw new CompressoError("input", {
-    what: "cannot use log α",
-    rule: `it is a Float32Array of ${count} finite values, one for each unit`,
-    value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
-    fix: "change what logAlpha() of the handle gives",
-  });
-}
-
-/** Where a run is: the numbers of a pass that changes nothing, and whether a schedule goes before its size. */
-export function placeAt(
-  now: () => { readonly options: ResolvedOptions; readonly position: RunPosition },
-): RunPlace {
-  return {
-    state(): StepState {
-      const { options, position } = now();
-      return stepStateOf(options, position, { rate: 0, target: 0, rates: options.rates });
-    },
-    goesBeforeSize(): boolean {
-      const { options, position } = now();
-      return goesBeforeSize(position, options);
-    },
-  };
-}
-
 /** The masks of a run at a position. */
 export function lookOf(
-  { table, options: { method } }: Pick<RunParts, "table" | "options">,
+  { table, options: { method } }: Pick<RunSetup, "table" | "options">,
   arrays: TrainerArrays,
   { aim }: RunPosition,
 ): MaskLook {
@@ -346,7 +256,7 @@ export function lookOf(
 
 /** How much of each head, and of stretches of the other units, is expected to stay at a position. */
 export function masksOf(
-  { table, options: { method } }: Pick<RunParts, "table" | "options">,
+  { table, options: { method } }: Pick<RunSetup, "table" | "options">,
   arrays: TrainerArrays,
   { aim }: RunPosition,
 ): MaskSummary {
@@ -355,55 +265,10 @@ export function masksOf(
 
 /** Hard masks of a run at a position, and their sparsity. */
 export function hardLookOf(
-  parts: Pick<RunParts, "table" | "options">,
+  parts: Pick<RunSetup, "table" | "options">,
   arrays: TrainerArrays,
   position: RunPosition,
 ): { readonly look: MaskLook; readonly hard: number } {
   const { table } = parts;
   return { look: lookOf(parts, arrays, position), hard: hardSparsity(table, keptUnits(table, arrays.slots)) };
-}
-
-/** Refuses the result of a run that is not at its end. */
-export function refuseResult({ step }: RunPosition, { steps }: { readonly steps: number }): never {
-  throw new CompressoError("usage", {
-    what: "cannot give the result of the run",
-    rule: "the run is at its end",
-    value: `step ${step} of ${steps}`,
-    fix: step < steps
-      ? "take its records to the last one first"
-      : "let the loop over its records come to its end, instead of leaving it at the last one",
-  });
-}
-
-/** What a run has learned at its end. */
-export function resultOf(
-  { table, options, report: data, heldout, heldoutLabels }: Pick<
-    RunParts,
-    "table" | "options" | "report" | "heldout" | "heldoutLabels"
-  >,
-  { seconds, tokens, expected, target, alarms, changes = [] }: RunPosition,
-  { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
-    readonly weights: LoraWeights;
-    readonly slots: Float32Array;
-  },
-): PruneResult {
-  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0), kept = keptUnits(table, slots);
-  return {
-    ...end,
-    masks: unpackMasks(table.spec, table.layout, slots),
-    lora: { ...options.lora, weights },
-    sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
-    table,
-    data,
-    heldout,
-    heldoutLabels,
-    seconds: {
-      finetune: seconds["finetune"] ?? 0,
-      prune: seconds["prune"] ?? 0,
-      postfinetune: seconds["postfinetune"] ?? 0,
-    },
-    tokensPerSecond: total > 0 ? tokens / total : 0,
-    alarms,
-    changes,
-  };
 }

@@ -1,8 +1,9 @@
-// What a run has on the GPU from its first step on. Owns its allocation, checked against the memory that there is; refuses the loop.
+// Allocates what a run has on the GPU, checked against the memory that there is, and frees it.
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/units.ts";
 import { type Chooser, createChooser } from "./methods/chooser.ts";
 import type { MemoryOptions } from "./contract.ts";
+import type { MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot.ts";
@@ -13,13 +14,14 @@ import { openSteerer, type Steerer } from "./steering.ts";
 import { givenNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 
-/** What is there from the first step on. */
-export interface Ready {
+/** What a run has from its first step on. */
+export interface Allocated {
   /** Keeps the weights of the model that the run was given. */
   readonly entered: Disposable;
   readonly trainer: Trainer;
   readonly steerer: Steerer;
   readonly chooser: Chooser;
+  readonly place: RunPlace;
   /** The model that is trained: that of the run, or one with biases beside it. */
   readonly model: Model;
   /** What the device is to hold at most, and what of that was there before the run and is none of it. */
@@ -28,7 +30,7 @@ export interface Ready {
 }
 
 /** What a run is made of. */
-export interface RunParts extends RunData {
+export interface RunSetup extends RunData {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
   /** The size that the run has to come to; null where it aims at a sparsity. */
@@ -37,48 +39,49 @@ export interface RunParts extends RunData {
 }
 
 /** Where a run is, asked when it matters. */
-export interface RunPlace {
+interface RunPlace {
   /** Numbers of a step without any rate. */
   readonly state: () => StepState;
   /** Whether a schedule ended the pruning stage, after a step at least, before it had come to what the run's size takes. */
   readonly goesBeforeSize: () => boolean;
 }
 
-/** Allocates everything. Throws `CompressoError("gpu")` where it does not fit. */
+/** Opens the schedule, plans the memory and allocates. Throws `CompressoError("gpu")` where it does not fit. */
 export async function allocateRun(
   base: Model,
-  parts: RunParts,
-  at: RunPlace,
-): Promise<Ready> {
-  const { options, table } = parts, { batch, seq, seed, lora, recompute } = options;
-  const { device } = base;
-  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = parts.given;
-  const given = givenNumbers(parts.given);
+  { options, table, goal, given: all }: RunSetup,
+  { complete, ...place }: RunPlace & {
+    /** Completes the setup once the schedule is known to fit the run and the run the memory. */
+    readonly complete: (steerer: Steerer, plan: MemoryPlan) => Promise<RunSetup>;
+  },
+): Promise<Allocated> {
+  const { batch, seq, seed, lora, recompute } = options, { device } = base;
+  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = all, given = givenNumbers(all);
   // What is there already goes again where the rest fails.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
   const steerer = stack.use(
-    await openSteerer(table, options, { schedule, given, goal: parts.goal, trust, signal, onLog }),
+    await openSteerer(table, options, { schedule, given, goal, trust, signal, onLog }),
   );
   const plan = await checkMemory(base.spec, memoryOptionsOf(base, options, steerer), {
     memoryLimit: device.memoryLimit,
     deviceBytes: device.bytes,
   });
+  const setup = await complete(steerer, plan);
   device.resetPeak();
   const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute, drops }));
-  const chooser = chooserOf(parts, { model, trainer }, at);
+  const chooser = chooserOf(setup, { model, trainer, place });
   stack.move();
   const { peakBytes, otherBytes } = plan;
-  return { entered, trainer, steerer, chooser, model, plannedBytes: peakBytes + otherBytes, otherBytes };
+  return { entered, trainer, steerer, chooser, place, model, plannedBytes: peakBytes + otherBytes, otherBytes };
 }
 
 /** A chooser that remembers nothing yet. */
 export function chooserOf(
-  { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunParts,
-  { model, trainer }: Pick<Ready, "model" | "trainer">,
-  { state, goesBeforeSize }: RunPlace,
+  { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunSetup,
+  { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
 ): Chooser {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
     state: state(),
@@ -116,3 +119,12 @@ export function memoryOptionsOf(
 }
 
 const SOME_SHARE = 0.5;
+
+/** Frees the trainer and ends a schedule's process; `model` is the one that the run was given, and stays. */
+export function freeRun({ entered, trainer, steerer, model: own }: Allocated, model: Model): void {
+  trainer[Symbol.dispose]();
+  // After the last record, or an error, this does nothing.
+  void steerer[Symbol.asyncDispose]();
+  if (own !== model) own[Symbol.dispose]();
+  entered[Symbol.dispose]();
+}

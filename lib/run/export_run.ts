@@ -1,0 +1,116 @@
+// Writes a finished run: the sliced model in its formats, records.jsonl and, last, run.json.
+import config from "../../deno.json" with { type: "json" };
+import { given } from "../core/check_options.ts";
+import { type FileSystem, writeFile } from "../files/system.ts";
+import { keptGeneration } from "../formats/hf/model.ts";
+import type { Model } from "../model/model.ts";
+import { stageModel } from "../slice/export.ts";
+import { stageAdapter } from "../slice/export_adapter.ts";
+import { checkSessionExport, type SessionExportOptions } from "../slice/export_options.ts";
+import { shapeWritten } from "../slice/layouts.ts";
+import type { RunPosition, StepRecord } from "./contract.ts";
+import type { HeldoutLoss } from "./heldout_loss.ts";
+import type { RunHooks } from "./hooks.ts";
+import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
+import type { ResolvedOptions } from "./options/options.ts";
+import { recordsFor } from "./record_lines.ts";
+import type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
+import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
+
+/** A run that is to be written. */
+export interface FinishedRun {
+  readonly model: Model;
+  readonly files: FileSystem;
+  readonly options: ResolvedOptions;
+  readonly hooks: RunHooks;
+  /** Records of this session. */
+  readonly records: readonly StepRecord[];
+  /** Where a resumed run stood when it was resumed. */
+  readonly before: Pick<RunPosition, "step" | "recent">;
+  /** When the session began. */
+  readonly startedAt: number;
+  /** Slices the model, where that was not done. */
+  readonly finish: () => Promise<{
+    readonly sliced: SlicedModel;
+    readonly result: PruneResult;
+    readonly heldoutLoss: HeldoutLoss | null;
+    readonly peakGpuBytes: number;
+  }>;
+  readonly signal: AbortSignal;
+}
+
+/** Writes the files; see `PruneSession.export`. Returns what run.json holds. */
+export async function exportRun(dir: string, asked: SessionExportOptions, run: FinishedRun): Promise<RunSummary> {
+  const { model, files, options, hooks, signal } = run;
+  checkSessionExport(asked);
+  checkExportSize(options.size, asked);
+  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, ...formats } = given(asked);
+  signal.throwIfAborted();
+  const { sliced, result, heldoutLoss, peakGpuBytes } = await run.finish();
+  await files.makeFolder(dir);
+  await hooks.beforeExport?.(dir);
+  const how = {
+    layout: options.layout,
+    name: GGUF_NAME,
+    tokenizer: model.tokenizer,
+    ...exportDefaults(options.size),
+    ...formats,
+    generation: { ...keptGeneration(model.source), ...formats.generation },
+    files,
+    signal,
+  };
+  const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
+  const recordsPath = `${dir}/records.jsonl`;
+  const records = await recordsFor(recordsPath, run.records, { replace, before: run.before.recent, files });
+  // Nothing is moved to its place before all is written: the model that is read may stand there.
+  using staged = await stageModel(sliced.source, dir, how);
+  const ofAdapter = { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal };
+  using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;
+  await staged.commit();
+  await adapter?.commit();
+  if (records !== null) await writeFile(files, recordsPath, records);
+  const { loadableBy, skipped, parameters, fellBack } = staged.result;
+  const { rows: _rows, ...plain } = options, { maxAbs, range } = sliced.maskedVsSliced;
+  const summary: RunSummary = {
+    sparsity: result.sparsity,
+    parameters: sliced.parameters,
+    writtenParameters: parameters,
+    fellBack: fellBack.length,
+    size: sliced.size,
+    layers: sliced.spec.layers,
+    hidden: sliced.spec.hidden,
+    maskedVsSliced: { maxAbs, range },
+    heldoutLoss,
+    seconds: result.seconds,
+    wallSeconds: (performance.now() - startedAt) / 1000,
+    resumedAfter: run.before.step,
+    tokensPerSecond: result.tokensPerSecond,
+    peakGpuBytes,
+    plannedGpuBytes: result.plannedGpuBytes,
+    alarms: result.alarms,
+    changes: result.changes,
+    adapter: model.device.facts.description,
+    versions: { compresso: config.version, deno: runtimeVersion() },
+    data: result.data,
+    options: plain,
+    inputs,
+    origin,
+    before: modelBefore(model.source),
+    masks: maskSummary(model.spec, result.masks),
+    fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file), files), {
+      spec: shapeWritten(sliced.spec, layout),
+      content: { tokenizer, name: how.name },
+    }),
+    files: [...loadableBy, ...adapter?.loadableBy ?? []],
+    skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
+  };
+  await writeFile(files, `${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
+  await hooks.afterExport?.(dir);
+  return summary;
+}
+
+/** Version of Deno; elsewhere what the browser calls itself. */
+function runtimeVersion(): string {
+  const { userAgent } = navigator;
+  return userAgent.startsWith("Deno/") ? userAgent.slice("Deno/".length) : userAgent;
+}

@@ -1,0 +1,143 @@
+// What decides a run: its options, rows, schedule, model and adapter as one JSON object. A resumed run is compared by it.
+import { CompressoError, option } from "../core/errors.ts";
+import { differencesOf, type RunIdentity } from "../core/identity.ts";
+import { digestOf } from "../core/digest.ts";
+import { isObject } from "../core/guards.ts";
+import type { Model } from "../model/model.ts";
+import type { RunData } from "./data.ts";
+import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
+import { DECIDING_PATHS } from "./options/table.ts";
+
+/** The options that decide a run's bits, nested as in the options object. Of a size the sparsity follows. */
+export function decidingOptions(
+  { sparsity, rules, ...others }: Omit<ResolvedOptions, "rows" | "recompute" | "monitors">,
+): RunIdentity {
+  const { protect } = rules;
+  const options = {
+    ...others,
+    ...(others.size ? {} : { sparsity }),
+    rules: { ...rules, ...(protect ? { protect: [...new Set(protect)].sort((a, b) => a - b) } : {}) },
+  };
+  const found: Record<string, unknown> = {};
+  for (const path of DECIDING_PATHS) copyPath(path.split("."), options, found);
+  return JSON.parse(JSON.stringify(found)); // without what is undefined
+}
+
+/** What decides a run. Whether layers are computed anew does not change a bit, and monitors may be set otherwise to go on after an alarm. */
+export function identityOf(
+  { spec, weights, device }: Model,
+  { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
+  { options, schedule, beside }: {
+    readonly options: ResolvedOptions;
+    /** That of the opened schedule. */
+    readonly schedule: string;
+    /** Facts of the caller's own. */
+    readonly beside: CheckpointOptions["identity"];
+  },
+): RunIdentity {
+  return {
+    ...decidingOptions(options),
+    calibration: calibration?.digest ?? null,
+    schedule,
+    examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
+    model: digestOf([JSON.stringify(spec)]),
+    baseDtype: weights.baseDtype,
+    adapter: device.facts.description,
+    ...beside,
+  };
+}
+
+/** Facts of a run that are no options of its own. */
+const FOUND = ["calibration", "schedule", "examples", "model", "baseDtype", "adapter"] as const;
+/** Options without which the state of a run means something else. */
+const FIXED = ["method", "units", "rules"];
+
+/** Names of all facts of a run, beside those of its caller. */
+const OWN_FACTS: readonly string[] = [
+  ...new Set([...DECIDING_PATHS.map((path) => path.split(".", 1)[0] ?? path), ...FOUND]),
+];
+
+/**
+ * What a run that goes on has otherwise than it began, a line each: `rates.lora: 0.001 then, 0.0001 now`. What `mayDiffer` names may differ; what
+ * is over by then stays as it was.
+ *
+ * @throws CompressoError("mismatch") for other differences.
+ * @throws CompressoError("usage") for names of nothing that may differ.
+ */
+export function changesBetween(
+  then: RunIdentity,
+  now: RunIdentity,
+  { path, mayDiffer = [] }: { readonly path: string; readonly mayDiffer?: readonly string[] | undefined },
+): readonly string[] {
+  const names = [...new Set([...OWN_FACTS, ...Object.keys(then), ...Object.keys(now)])];
+  const may = names.filter((name) => !FIXED.includes(name)), unknown = mayDiffer.find((name) => !may.includes(name));
+  const what = `cannot resume from ${path}`;
+  if (unknown !== undefined) {
+    throw new CompressoError("usage", {
+      what,
+      rule: `what may differ is among ${may.join(", ")}`,
+      value: unknown,
+      fix: "name some of these, or leave it out",
+    });
+  }
+  const changes = new Map(names.map((name) => [name, differencesOf({ [name]: then[name] }, { [name]: now[name] })]));
+  const refused = names.filter((name) => changes.get(name)?.length && !mayDiffer.includes(name));
+  if (refused.length === 0) return [...changes.values()].flat();
+  const isUsual = refused.every((name) => name === "schedule" || name === "rates");
+  throw new CompressoError("mismatch", {
+    what,
+    rule: "options, data, model and adapter are those of the first run",
+    value: refused.flatMap((name) => changes.get(name) ?? []).join("; "),
+    fix: `give the same options, or another ${option("out")}${
+      isUsual ? `, or go on with the others by ${option("mayDiffer", refused.join(","))}` : ""
+    }`,
+  });
+}
+
+/** Names of the rates that differ. */
+export function changedRates({ rates: then }: RunIdentity, { rates: now }: RunIdentity): readonly string[] {
+  if (!isObject(then) || !isObject(now)) return [];
+  return Object.keys({ ...then, ...now }).filter((name) => then[name] !== now[name]);
+}
+
+/**
+ * Refuses names of what may differ where no run goes on, and facts of the caller's by names that are the run's own. Throws `CompressoError("usage")`.
+ */
+export function checkResuming(
+  { mayDiffer = [], resume = false, identity = {} }: Pick<CheckpointOptions, "mayDiffer" | "resume" | "identity">,
+): void {
+  if (mayDiffer.length > 0 && !resume) {
+    throw new CompressoError("usage", {
+      what: `cannot use ${option("mayDiffer")}`,
+      rule: `it says what a run that goes on may have otherwise, with ${option("resume")}`,
+      value: mayDiffer.join(", "),
+      fix: "leave it out, or resume a run",
+    });
+  }
+  const taken = Object.keys(identity).find((name) => OWN_FACTS.includes(name));
+  if (taken === undefined) return;
+  throw new CompressoError("usage", {
+    what: "cannot tell runs apart by this identity",
+    rule: "its names are none of the run's own facts, which it would replace",
+    value: taken,
+    fix: "name it otherwise",
+  });
+}
+
+/** Copies the value at a path. */
+function copyPath(
+  [name = "", ...rest]: readonly string[],
+  from: Readonly<Record<string, unknown>>,
+  to: Record<string, unknown>,
+): void {
+  const value = from[name];
+  if (rest.length === 0) {
+    to[name] = value;
+    return;
+  }
+  if (!isObject(value)) return;
+  const inner = to[name];
+  const part: Record<string, unknown> = isObject(inner) ? { ...inner } : {};
+  copyPath(rest, value, part);
+  to[name] = part;
+}

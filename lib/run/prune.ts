@@ -1,0 +1,31 @@
+// Pruning of a model with what it writes on the disk of this machine.
+import { disk } from "../files/disk.ts";
+import type { Model } from "../model/model.ts";
+import type { PruneOptions } from "./options/options.ts";
+import { resolveOptions } from "./options/resolve.ts";
+import { PruneSession } from "./session.ts";
+
+/**
+ * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.
+ *
+ * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
+ *
+ * @throws CompressoError("usage") for options that do not exist or are out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
+ * later comes out of its iteration.
+ * @example
+ * ```ts
+ * import { loadModel, openDevice, prune, readRows } from "compresso";
+ * import { demoData } from "compresso/model";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"));
+ * using run = prune(model, { rows, sparsity: 0.2, steps: 2, batch: 1, seq: 96, prompt: null, postfinetune: 0 });
+ * for await (const { step, loss, expected } of run) console.log(step, loss, expected);
+ * const { parameters } = await run.slice();
+ * if (parameters.after >= parameters.before) throw new Error("not smaller");
+ * ```
+ */
+export function prune(model: Model, options: PruneOptions): PruneSession {
+  return new PruneSession(model, options, { resolved: resolveOptions(options, model.spec), files: disk });
+}

@@ -1,0 +1,215 @@
+// What a finished run gives: what it has learned, the sliced model, and the contents of run.json.
+import type { WeightSource } from "../spec/source.ts";
+import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
+import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
+import { hardSparsity, keptUnits, type UnitTable } from "../units/units.ts";
+import type { EncodeReport } from "../data/encode_report.ts";
+import type { Alarm } from "./monitors/alarm.ts";
+import type { ResolvedOptions } from "./options/options.ts";
+import type { RunChange, RunPosition, Stage } from "./contract.ts";
+import type { OriginFile } from "../slice/export_options.ts";
+import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import type { ExportResult } from "../slice/export.ts";
+import { type FileBytes, type MaskSummary, type ModelBefore } from "./mask_summary.ts";
+import { type HeldoutLoss } from "./heldout_loss.ts";
+import type { SizeResult } from "./size_goal.ts";
+import type { VerifyResult } from "../slice/verify.ts";
+import { CompressoError } from "../core/errors.ts";
+import type { Model } from "../model/model.ts";
+import { brokenAt } from "./monitors/find_cause.ts";
+import type { Allocated, RunSetup } from "./allocate.ts";
+import type { Trainer } from "./trainer.ts";
+
+/** What a finished run has learned. Its arrays are those that `slice()` and `export()` of the session cut by: copy what is to be changed. */
+export interface PruneResult {
+  /** Weights to slice: the model's own, or with FLAP's compensation in their biases. */
+  readonly source: WeightSource;
+  /** Hard masks z: 0 of what is cut; of what stays 1, unless `keptMasks` or a hook has it otherwise. */
+  readonly masks: MaskValues;
+  /** LoRA as trained. */
+  readonly lora: LoraConfig & { readonly weights: LoraWeights };
+  /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
+  readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
+  /**
+   * At the end of the pruning stage, of every unit: log α of learned masks; under "gradual" the running mean of squared gradients that ranks them,
+   * under a one-shot method their places in its ranking. Where a hook set it after that stage, what it set.
+   */
+  readonly logAlpha: Float32Array<ArrayBuffer>;
+  /** The units. */
+  readonly table: UnitTable;
+  /** What became of the rows. */
+  readonly data: EncodeReport;
+  /** Up to 8 sequences for comparisons: not trained on, but where rows are too few, or those held out do not fit. */
+  readonly heldout: readonly (readonly number[])[];
+  /** Labels of these, −100 where nothing is predicted; none where they were trained on. */
+  readonly heldoutLabels: readonly (readonly number[])[];
+  /** Seconds that steps took, by stage; what a method measures before them, and the choice of units after them, is not among them. */
+  readonly seconds: Readonly<Record<Stage, number>>;
+  /** Tokens a second over all stages, padding left out. */
+  readonly tokensPerSecond: number;
+  /** Largest GPU memory in use, bytes. */
+  readonly peakGpuBytes: number;
+  /** The same as planned before the first step; see `planMemory`. */
+  readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; alarms of steps that were undone are left out, but for those that led back. */
+  readonly alarms: readonly Alarm[];
+  /** Where the run went on otherwise than it began, as `mayDiffer` allows; none for most runs. */
+  readonly changes: readonly RunChange[];
+}
+
+/** A pruned model, physically smaller, not yet written. */
+export interface SlicedModel {
+  /** Weights of the smaller model. */
+  readonly source: WeightSource;
+  /** Shape of the smaller model. */
+  readonly spec: DecoderSpec;
+  /** Parameters of the whole model, before and after. */
+  readonly parameters: { readonly before: number; readonly after: number };
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SizeResult | null;
+  /** Masked and sliced model compared on held-out tokens, both in f32. */
+  readonly maskedVsSliced: VerifyResult;
+}
+
+/** Contents of run.json. */
+export interface RunSummary {
+  /** Wanted, expected and reached sparsity. */
+  readonly sparsity: PruneResult["sparsity"];
+  /** Parameters of the whole model, before and after. */
+  readonly parameters: SlicedModel["parameters"];
+  /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
+  readonly writtenParameters: number;
+  /** Matrices of the GGUF that are f16 in place of its type, because their rows are no whole blocks of it. */
+  readonly fellBack: number;
+  /** The size that was asked for and is reached; null where a sparsity was. */
+  readonly size: SlicedModel["size"];
+  /** Heads, KV heads and FFN columns of each layer; the files have none of those that are cut whole, and number the others anew. */
+  readonly layers: readonly LayerSpec[];
+  /** Hidden size. */
+  readonly hidden: number;
+  /** Largest difference and range of the logits. */
+  readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
+  /** Loss on held-out rows before and after; null where no rows are held out, and for FLAP. */
+  readonly heldoutLoss: HeldoutLoss | null;
+  /** Seconds by stage. */
+  readonly seconds: PruneResult["seconds"];
+  /**
+   * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling, slicing and files included. Of a
+   * resumed run those since it was resumed.
+   */
+  readonly wallSeconds: number;
+  /** Steps that were done before the run was resumed last; 0 where it never was. */
+  readonly resumedAfter: number;
+  /** Tokens a second over all stages. */
+  readonly tokensPerSecond: number;
+  /** Largest GPU memory of the run, the comparison of masked and sliced model included, bytes. */
+  readonly peakGpuBytes: number;
+  /** The same as planned before the first step, bytes. */
+  readonly plannedGpuBytes: number;
+  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
+  readonly alarms: readonly Alarm[];
+  /** Where the run went on otherwise than it began, such as by another schedule; `options` and `inputs` are those that it ended with. */
+  readonly changes: readonly RunChange[];
+  /** Adapter that ran it. */
+  readonly adapter: string;
+  /** Versions of this toolkit and of Deno that ran it. */
+  readonly versions: { readonly compresso: string; readonly deno: string };
+  /** Rows used, cut and left out. */
+  readonly data: PruneResult["data"];
+  /** Options with all defaults filled in. */
+  readonly options: Omit<ResolvedOptions, "rows">;
+  /** Digests and names of what it was made from, as {@link SessionExportOptions.inputs} says. */
+  readonly inputs: Readonly<Record<string, string>>;
+  /** Names and sizes of the files that it was made from; none where the program did not name them. */
+  readonly origin: readonly OriginFile[];
+  /** The model as it was. */
+  readonly before: ModelBefore;
+  /** What was cut of it. */
+  readonly masks: MaskSummary;
+  /** Sizes of what was written. */
+  readonly fileBytes: readonly FileBytes[];
+  /** Files and the programs that load them. */
+  readonly files: ExportResult["loadableBy"];
+  /** Formats that cannot hold the model. */
+  readonly skipped: readonly { readonly format: string; readonly reason: string }[];
+}
+
+/**
+ * Refuses LoRA that is not finite at a run's end, where a hook may have written it after all steps that the monitor of such numbers sees. Throws
+ * `CompressoError("numeric")`.
+ */
+export async function checkTrained(trainer: Trainer): Promise<void> {
+  for (const [name, values] of await trainer.loraWeights()) {
+    const element = brokenAt(values);
+    if (element < 0) continue;
+    throw new CompressoError("numeric", {
+      what: "cannot finish the run",
+      rule: "LoRA is finite once all steps are done",
+      value: `${name}[${element}] is ${values[element]}`,
+      fix: "check what hooks give to setLora",
+    });
+  }
+}
+
+/** What a run at its end has learned; `model` is the one that it was given. */
+export async function readResult(
+  { trainer, chooser, plannedBytes }: Allocated,
+  parts: RunSetup,
+  { model, position }: { readonly model: Model; readonly position: RunPosition },
+): Promise<PruneResult> {
+  await chooser.settle();
+  const { logAlpha, slots } = await trainer.save();
+  return resultOf(parts, position, {
+    source: chooser.source ?? model.source,
+    weights: await trainer.loraWeights(),
+    logAlpha,
+    slots,
+    peakGpuBytes: model.device.peakBytes,
+    plannedGpuBytes: plannedBytes,
+  });
+}
+
+/** Refuses the result of a run that is not at its end. */
+export function refuseResult({ step }: RunPosition, { steps }: { readonly steps: number }): never {
+  throw new CompressoError("usage", {
+    what: "cannot give the result of the run",
+    rule: "the run is at its end",
+    value: `step ${step} of ${steps}`,
+    fix: step < steps
+      ? "take its records to the last one first"
+      : "let the loop over its records come to its end, instead of leaving it at the last one",
+  });
+}
+
+/** What a run has learned at its end. */
+export function resultOf(
+  { table, options, report: data, heldout, heldoutLabels }: Pick<
+    RunSetup,
+    "table" | "options" | "report" | "heldout" | "heldoutLabels"
+  >,
+  { seconds, tokens, expected, target, alarms, changes = [] }: RunPosition,
+  { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
+    readonly weights: LoraWeights;
+    readonly slots: Float32Array;
+  },
+): PruneResult {
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0), kept = keptUnits(table, slots);
+  return {
+    ...end,
+    masks: unpackMasks(table.spec, table.layout, slots),
+    lora: { ...options.lora, weights },
+    sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
+    table,
+    data,
+    heldout,
+    heldoutLabels,
+    seconds: {
+      finetune: seconds["finetune"] ?? 0,
+      prune: seconds["prune"] ?? 0,
+      postfinetune: seconds["postfinetune"] ?? 0,
+    },
+    tokensPerSecond: total > 0 ? tokens / total : 0,
+    alarms,
+    changes,
+  };
+}

@@ -4,7 +4,7 @@ import { openModelFiles } from "../disk/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
-import { ToldAlarms } from "../run/monitors/told.ts";
+import { ShownAlarms } from "../run/monitors/shown_alarms.ts";
 import { pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
@@ -46,7 +46,7 @@ export async function pruneCell(
     readonly onBegin: () => void;
   },
 ): Promise<void> {
-  const { folder, prune, options, identity } = cell, told = new ToldAlarms();
+  const { folder, prune, options, identity } = cell, told = new ShownAlarms();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
   let session: PruneSession | null = null;

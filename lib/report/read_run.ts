@@ -12,7 +12,7 @@ import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { MaskSummary } from "../run/mask_summary.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "../run/monitors/alarm.ts";
-import { allAlarms } from "../run/monitors/told.ts";
+import { allAlarms } from "../run/monitors/shown_alarms.ts";
 import { OPTION_PATHS } from "../run/options/table.ts";
 import type { RunSummary } from "../run/result.ts";
 import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";

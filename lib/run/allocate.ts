@@ -1,18 +1,21 @@
 // Allocates what a run has on the GPU, checked against the memory that there is, and frees it.
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/units.ts";
-import { type Chooser, createChooser } from "./methods/chooser.ts";
 import type { MemoryOptions } from "./contract.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
-import { withCompensation } from "./methods/one_shot.ts";
+import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
 import { givenNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
+import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
+import { learned } from "./methods/learned.ts";
+import { gradual } from "./methods/gradual.ts";
+import { oneShot } from "./methods/one_shot.ts";
 
 /** What a run has from its first step on. */
 export interface Allocated {
@@ -20,7 +23,7 @@ export interface Allocated {
   readonly entered: Disposable;
   readonly trainer: Trainer;
   readonly steerer: Steerer;
-  readonly chooser: Chooser;
+  readonly selector: UnitSelector;
   readonly place: RunPlace;
   /** The model that is trained: that of the run, or one with biases beside it. */
   readonly model: Model;
@@ -72,22 +75,22 @@ export async function allocateRun(
   const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute, drops }));
-  const chooser = chooserOf(setup, { model, trainer, place });
+  const selector = selectorOf(setup, { model, trainer, place });
   stack.move();
   const { peakBytes, otherBytes } = plan;
-  return { entered, trainer, steerer, chooser, place, model, plannedBytes: peakBytes + otherBytes, otherBytes };
+  return { entered, trainer, steerer, selector, place, model, plannedBytes: peakBytes + otherBytes, otherBytes };
 }
 
-/** A chooser that remembers nothing yet. */
-export function chooserOf(
+/** A selector that remembers nothing yet. */
+export function selectorOf(
   { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
-): Chooser {
+): UnitSelector {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
     state: state(),
     ...(signal ? { signal } : {}),
   });
-  return createChooser({
+  return createSelector({
     model,
     table,
     options,
@@ -127,4 +130,11 @@ export function freeRun({ entered, trainer, steerer, model: own }: Allocated, mo
   void steerer[Symbol.asyncDispose]();
   if (own !== model) own[Symbol.dispose]();
   entered[Symbol.dispose]();
+}
+
+/** The selector of the run's method. */
+export function createSelector(parts: SelectorParts): UnitSelector {
+  const { method } = parts.options;
+  if (method === "compresso") return learned(parts);
+  return method === "gradual" ? gradual(parts) : oneShot(parts, method);
 }

@@ -1,5 +1,5 @@
 // A step that learns from the labels that pruning hurt most. Owns their choice and the passes that it takes; refuses updates.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
 import { createMaskSlots } from "../nn/mask_slots.ts";
@@ -63,7 +63,7 @@ export function checkFocus(
     what: "cannot learn from this share of the labels",
     rule,
     value,
-    fix: "leave --focus out",
+    fix: `leave ${option("focus")} out`,
   });
 }
 

@@ -1,4 +1,3 @@
-export { prune } from "./prune.ts";
 /**
  * Pruning runs: memory beforehand, options, steps, monitors, results.
  *
@@ -12,6 +11,7 @@ export type { MemoryPart } from "./memory/parts.ts";
 export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/advice.ts";
 
 // A run step by step.
+export { prune } from "./prune.ts";
 export { PruneSession } from "./session.ts";
 export type { HeldoutLoss } from "./heldout_loss.ts";
 export type { Stage, StepRecord } from "./contract.ts";

@@ -223,6 +223,8 @@ function textsThere(path: string): CompressoError {
     what: `cannot write ${path}`,
     rule: "the model's own calibration texts replace no file unasked",
     value: "it is there already",
-    fix: "give it with --calibration, choose another --out, start with --overwrite, or give --calibration none",
+    fix: `give it by ${option("calibration")}, choose another ${option("out")}, start with ${
+      option("export.replace")
+    }, or take ${option("calibration", "none")}`,
   });
 }

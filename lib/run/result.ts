@@ -153,14 +153,14 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
 
 /** What a run at its end has learned; `model` is the one that it was given. */
 export async function readResult(
-  { trainer, chooser, plannedBytes }: Allocated,
+  { trainer, selector, plannedBytes }: Allocated,
   parts: RunSetup,
   { model, position }: { readonly model: Model; readonly position: RunPosition },
 ): Promise<PruneResult> {
-  await chooser.settle();
+  await selector.settle();
   const { logAlpha, slots } = await trainer.save();
   return resultOf(parts, position, {
-    source: chooser.source ?? model.source,
+    source: selector.source ?? model.source,
     weights: await trainer.loraWeights(),
     logAlpha,
     slots,

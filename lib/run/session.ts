@@ -12,7 +12,7 @@ import { sliceModel } from "../slice/slice.ts";
 import { verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
-import { type Allocated, allocateRun, chooserOf, freeRun, type RunSetup } from "./allocate.ts";
+import { type Allocated, allocateRun, freeRun, type RunSetup, selectorOf } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
@@ -321,9 +321,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
-    const chooser = chooserOf(this.#setup, this.#now); // the one before remembers what came after the state
-    if (position.stage > pruning || position.begun === "hard") await chooser.resumed();
-    this.#allocated = { ...this.#now, chooser };
+    const selector = selectorOf(this.#setup, this.#now); // the one before remembers what came after the state
+    if (position.stage > pruning || position.begun === "hard") await selector.resumed();
+    this.#allocated = { ...this.#now, selector };
   }
 
   /** Keeps the present state to go back to. */
@@ -401,7 +401,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** What comes before the first step of a stage. */
   async #enter({ stage }: StagePlan): Promise<void> {
     if (this.#position.stageStep > 0 || this.#position.begun) return;
-    if (stage === "prune") await this.#now.chooser.begin();
+    if (stage === "prune") await this.#now.selector.begin();
     await this.#setup.given.hooks?.beforeStage?.(stage, this.#handle(stage));
     this.#position = { ...this.#position, begun: "stage" };
   }
@@ -433,8 +433,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
-    const { chooser } = this.#now;
-    const hard = steering ? await chooser.beforeStep({ ...steering, rates, step: stageStep }) : await chooser.settle();
+    const { selector } = this.#now;
+    const hard = steering
+      ? await selector.beforeStep({ ...steering, rates, step: stageStep })
+      : await selector.settle();
     const aim = steering && aimOf({ ...steering, rates }, { ...options, step: stageStep, steps, last, table });
     return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
@@ -449,7 +451,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       return false;
     }
     await this.#trainer.step(step.kind, step.batch, { ...step, signal });
-    if (step.target !== null) await this.#now.chooser.afterStep();
+    if (step.target !== null) await this.#now.selector.afterStep();
     this.#pending.push(step);
     const seconds = (performance.now() - start) / 1000;
     this.#position = positionAfter(position, step, { cursor: this.#batches.cursor, seconds });
@@ -551,7 +553,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
   async #harden(): Promise<void> {
     const { isSkipped, ...aim } = lastAim(this.#position, this.#setup), { target } = aim;
-    const expected = isSkipped ? 0 : await this.#now.chooser.end(aim);
+    const expected = isSkipped ? 0 : await this.#now.selector.end(aim);
     this.#position = { ...this.#position, target, expected, aim: null, begun: "hard" };
     const seen = hardLookOf(this.#setup, await this.#trainer.save(), this.#position);
     await this.#act(overseeHard(this.#position, { ...seen, isSkipped }, this.#oversight));

@@ -1,5 +1,5 @@
 // What each step of a run aims at: by the built-in cubic schedule, or by the user's own, whose decisions are checked as they come.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
 import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from "../units/units.ts";
@@ -265,7 +265,7 @@ function checkTargets(
       what,
       rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
       value: `sparsity = ${target}`,
-      fix: "lower what the schedule returns, loosen a rule, or add kinds to --units",
+      fix: `lower what the schedule returns, loosen a rule, or add kinds to ${option("units")}`,
     });
   }
   if (!layers) return;

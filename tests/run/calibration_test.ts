@@ -251,7 +251,7 @@ Deno.test("writing calibration takes no more memory than the run, and says where
     using silent = await loadModelFrom({ ...source, spec: { ...spec, eosIds } }, { device, tokenizer });
     await assert.rejects(
       pruneToFolder(silent, begin("silent")),
-      /ended each text at once, or wrote blanks alone; fix: give texts with --calibration FILE, or none/,
+      /ended each text at once, or wrote blanks alone; fix: give texts by calibration, or take calibration: "none"/,
     );
     await pruneToFolder(silent, { ...begin("silent"), calibration: "none" });
   });

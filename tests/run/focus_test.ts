@@ -93,7 +93,7 @@ Deno.test("the default is for learned masks that are not as published; no share 
   assert.throws(() => resolve({ postfinetune: 0, focus: 0.5 }), /the last stage, .*, has steps; got: it has none/);
   assert.throws(
     () => resolve({ method: "taylor", steps: 0, prefinetune: 0, postfinetune: 0, focus: 0.5 }),
-    /it has none; fix: leave --focus out/,
+    /it has none; fix: leave focus out/,
   );
   assert.throws(() => resolve({ method: "flap", focus: 0.5 }), /flap's compensation has changed; got: method flap/);
 });

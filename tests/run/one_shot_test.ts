@@ -15,7 +15,7 @@ import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts
 import { createBatches, encodeRows } from "../../lib/data/batches.ts";
 import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
-import { compensate, oneShotScores, withCompensation } from "../../lib/run/methods/one_shot.ts";
+import { compensate, oneShotScores, withCompensation } from "../../lib/run/methods/one_shot_scores.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
 import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
 import { openDemo } from "./helpers/reference.ts";

@@ -7,7 +7,7 @@ import { readRows } from "../../lib/disk/rows.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
 import { biasName } from "../../lib/spec/decoder.ts";
 import { openSafetensors } from "../disk.ts";
-import { allAlarms, ToldAlarms } from "../../lib/run/monitors/told.ts";
+import { allAlarms, ShownAlarms } from "../../lib/run/monitors/shown_alarms.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
 import { RecordFile } from "../../lib/run/record_file.ts";
 import { madeRecord } from "../report/made_run.ts";
@@ -170,7 +170,7 @@ Deno.test("an alarm is told once, also by a resumed run that goes back to where 
     ...{ monitor: "divergence", step: 9, action: "rollback", restored: 4 },
     ...{ message, change: "lower the rate" },
   });
-  const first = alarm("first"), again: Alarm = JSON.parse(JSON.stringify(first)), told = new ToldAlarms();
+  const first = alarm("first"), again: Alarm = JSON.parse(JSON.stringify(first)), told = new ShownAlarms();
   told.know([madeRecord(5, { alarms: [first] }), madeRecord(8, { alarms: [alarm("taken back")] })], 6);
   assert.deepEqual(told.fresh([again, alarm("taken back"), alarm("new")]).map(({ message }) => message), [
     "taken back",

@@ -16,7 +16,7 @@ import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
 import { stagesOf } from "../../../lib/run/methods/names.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
-import { ToldAlarms } from "../../../lib/run/monitors/told.ts";
+import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
@@ -197,7 +197,7 @@ async function drive(
   const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
-  const told = new ToldAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
+  const told = new ShownAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
   let isWriting = false, session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
     for (const alarm of told.fresh(alarms)) {

@@ -16,7 +16,7 @@ import { bytesByPart, type MemoryPart } from "./parts.ts";
 import { loadModelFrom, type Model } from "../../model/model.ts";
 import { calibrate } from "../methods/calibrate.ts";
 import { isOneShot } from "../methods/names.ts";
-import { withCompensation } from "../methods/one_shot.ts";
+import { withCompensation } from "../methods/one_shot_scores.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
 import type { MemoryOptions, PlannedAdapter } from "../contract.ts";

@@ -1,140 +1,82 @@
-// One-shot scores of a loaded model, on the footing of learned masks: same units, same batches. Owns which data a method looks at; refuses selection and the loop.
-import {
-  createTaylor,
-  type LayerTerms,
-  magnitudeScores,
-  type OneShotMethod,
-  randomScores,
-  type Ranking,
-  rankWithin,
-} from "../../masks/baselines.ts";
-import { type ActivationStats, flapScores, wandaScores } from "../../masks/baselines_activations.ts";
-import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
-import { CompressoError } from "../../core/errors.ts";
-import { unitName, type UnitTable } from "../../units/units.ts";
+// One-shot methods: units are scored and cut before any training.
+import type { OneShotMethod } from "../../masks/baselines.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import type { MaskValues } from "../../nn/mask_slots.ts";
-import { shareWeights, writeBiases } from "../../nn/weights.ts";
+import { writeBiases } from "../../nn/weights.ts";
 import type { Batch } from "../../data/batches.ts";
-import { calibrate } from "./calibrate.ts";
-import { Model } from "../../model/model.ts";
+import { compensate, type OneShotScores, oneShotScores } from "./one_shot_scores.ts";
+import {
+  CALIBRATION_BATCHES,
+  calibrationBatches,
+  chooseHard,
+  counter,
+  NOTHING,
+  type SelectorParts,
+  type UnitSelector,
+} from "./selector.ts";
 
-/** Options of {@link oneShotScores}. */
-export interface OneShotOptions {
-  /** The score. */
-  readonly method: OneShotMethod;
-  /** Which units are compared; default all, of wanda-sp those of a layer in any case. */
-  readonly ranking?: Ranking;
-  /** Calibration data of taylor, wanda-sp and flap; not asked for by the others. All batches have `batch` · `seq` tokens. */
-  readonly batches: Iterable<Batch>;
-  /** Sequences of a batch. */
-  readonly batch: number;
-  /** Tokens of a sequence with its padding. */
-  readonly seq: number;
-  /** Decides random scores. */
-  readonly seed: number;
-  /** Terms of the weights on a batch, masks at 1, for taylor: see `Trainer.weightTerms`. */
-  readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
-  /** Stops the work. */
-  readonly signal?: AbortSignal;
+/** Sequences whose activations are measured, which takes forward passes alone. */
+export const MEASURED_SEQUENCES = 128;
+
+export function oneShot(parts: SelectorParts, method: OneShotMethod): UnitSelector {
+  const { model, table, options, trainer, weightTerms, harden, signal } = parts, { batch, seq, seed } = options;
+  let source: WeightSource | null = null;
+  const score = async (): Promise<OneShotScores> => {
+    // A run that went back has a compensation in its weights, which is no part of the model that is scored.
+    if (method === "flap") await writeBiases(model.device, model.weights, model.source);
+    const isMeasured = method === "wanda-sp" || method === "flap";
+    const count = isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : CALIBRATION_BATCHES;
+    const batches = [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
+    return await oneShotScores(model, table, {
+      method,
+      ranking: options.ranking,
+      batches: counted(batches, counter(parts, batches.length)),
+      batch,
+      seq,
+      seed,
+      weightTerms,
+      ...(signal ? { signal } : {}),
+    });
+  };
+  let known: { readonly stats: OneShotScores["stats"]; readonly writes: number } | null = null;
+  const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {
+    if (stats) source = await compensate(model, { masks: await trainer.masks(), stats });
+    known = { stats, writes: trainer.maskWrites };
+  };
+  return {
+    ...NOTHING,
+    async end({ target }): Promise<number> {
+      const { scores, stats } = await score();
+      trainer.setLogAlpha(ranks(scores));
+      const sparsity = chooseHard(table, scores, { target, options, trainer, harden });
+      await compensated(stats);
+      return sparsity;
+    },
+    async settle(): Promise<null> {
+      if (known && known.writes !== trainer.maskWrites) await compensated(known.stats);
+      return null;
+    },
+    async resumed(): Promise<void> {
+      if (method === "flap") await compensated((await score()).stats);
+    },
+    get source(): WeightSource | null {
+      return source;
+    },
+  };
 }
 
-/** Scores of all units; those of the lowest fall first, see `selectUnits`. */
-export interface OneShotScores {
-  /** One for each unit; higher is to be kept. */
-  readonly scores: Float64Array<ArrayBuffer>;
-  /** What FLAP's compensation needs; null for other methods. */
-  readonly stats: ActivationStats | null;
-}
-
-/** Scores the units once. Throws `CompressoError("numeric")` where what the model computes of the rows is not finite. */
-export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { scores, stats } = await rawScores(model, table, options);
-  return { scores: options.ranking === "layer" ? rankWithin(table, scores) : scores, stats };
-}
-
-async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { method, batches, batch, seq, seed, weightTerms, signal } = options, { source } = model;
-  switch (method) {
-    case "magnitude":
-      return { scores: await magnitudeScores(source, table), stats: null };
-    case "random":
-      return { scores: randomScores(table, { seed }), stats: null };
-    case "taylor": {
-      const taylor = createTaylor(table);
-      for (const data of batches) {
-        signal?.throwIfAborted();
-        taylor.add(await weightTerms(data), { labels: data.labelTokens });
-      }
-      const scores = taylor.scores();
-      checkUnits(table, scores, { what: `cannot score units by ${method}` });
-      return { scores, stats: null };
-    }
-    case "wanda-sp":
-    case "flap": {
-      const stats = await calibrate(model, { batches, batch, seq, ...(signal ? { signal } : {}) });
-      checkFinite(stats, method);
-      if (method === "wanda-sp") return { scores: await wandaScores(source, table, stats), stats: null };
-      return { scores: await flapScores(source, table, stats), stats };
-    }
+/** Batches, each of which is done when the next one is asked for. */
+export function* counted(batches: readonly Batch[], look: () => void): Generator<Batch> {
+  for (const batch of batches) {
+    yield batch;
+    look();
   }
 }
 
-/** Throws `CompressoError("numeric")` for numbers of units, made of gradients on rows, that are not finite. */
-export function checkUnits(
-  table: UnitTable,
-  values: Float64Array,
-  { what, fix = ROWS_MEND }: { readonly what: string; readonly fix?: string },
-): void {
-  const unit = values.findIndex((value) => !Number.isFinite(value));
-  if (unit < 0) return;
-  throw new CompressoError("numeric", {
-    what,
-    rule: "the model's gradients on the rows are finite",
-    value: `${values[unit]} for ${unitName(table, unit)}`,
-    fix,
-  });
-}
-
-/** What to do about training rows that units cannot be told apart by. */
-export const OUT_OF_ROWS = "leave the rows out that do this";
-/** What to do about rows that cannot be scored. */
-export const ROWS_MEND = `${OUT_OF_ROWS}, or give others with --calibration`;
-
-/** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
-function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
-  for (const [layer, { o, down }] of layers.entries()) {
-    for (const [name, part] of [["o_proj", o], ["down_proj", down]] as const) {
-      const channel = part?.squares.findIndex((value) => !Number.isFinite(value)) ?? -1;
-      if (channel < 0) continue;
-      throw new CompressoError("numeric", {
-        what: `cannot score units by ${method}`,
-        rule: "what the model computes of the calibration rows is finite",
-        value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
-        fix: ROWS_MEND,
-      });
-    }
-  }
-}
-
-/**
- * The model with biases of o_proj and down_proj, zeros where it has none, for a run that may compensate later. It shares all other weights with
- * `model` and must not outlive it; disposing it frees its biases and its own passes.
- */
-export async function withCompensation(model: Model): Promise<Model> {
-  const { device, weights, tokenizer } = model, source = withOutputBiases(model.source);
-  return new Model(device, source, { weights: await shareWeights(device, weights, source), tokenizer });
-}
-
-/**
- * Writes the compensation for masks into the biases of a model of {@link withCompensation}: holds from the next forward pass on. Returns the
- * weights to slice with these masks in place of `model.source`.
- */
-export async function compensate(
-  model: Model,
-  { masks, stats }: { readonly masks: MaskValues; readonly stats: ActivationStats },
-): Promise<WeightSource> {
-  const source = applyCompensation(model.source, { masks, stats });
-  await writeBiases(model.device, model.weights, source);
-  return source;
+/** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */
+export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
+  const order = Array.from({ length: scores.length }, (_, unit) => unit)
+    .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+  const result = new Float32Array(scores.length);
+  order.forEach((unit, rank) => result[unit] = rank);
+  return result;
 }

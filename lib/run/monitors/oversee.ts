@@ -187,7 +187,7 @@ export function overseeHard(
   // What much that was cut at once costs is no loss that runs away, whoever wants to hear of the cut: going back would cut it again.
   const before = stageStep === 0 ? 0 : expected;
   const losses = before !== null && Math.abs(hard - before) > MUCH_AT_ONCE ? { losses: NO_LOSSES } : {};
-  return told({ ...position, monitors: { ...watched.state, ...losses } }, watched.found, options);
+  return withAlarms({ ...position, monitors: { ...watched.state, ...losses } }, watched.found, options);
 }
 
 /**
@@ -218,7 +218,7 @@ export function overseeEnd(
       ? checkSize(excess, { goesBefore })
       : checkHard({ target, hard }, { unit, layout }).map(byHooks),
   ].filter(({ message }) => !position.alarms.some((alarm) => alarm.message === message));
-  return told(position, found, options);
+  return withAlarms(position, found, options);
 }
 
 function byHooks(found: Finding): Finding {
@@ -226,7 +226,7 @@ function byHooks(found: Finding): Finding {
 }
 
 /** Alarms of hard masks, which cannot lead back: the same masks would come of it. */
-function told(
+function withAlarms(
   position: RunPosition,
   found: readonly Finding[],
   { monitors: settings }: Pick<ResolvedOptions, "monitors">,

@@ -16,7 +16,7 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 export async function asShortage(
   error: unknown,
   { model, steerer, options, given, step, plannedBytes, otherBytes }:
-    & Omit<Allocated, "entered" | "trainer" | "chooser">
+    & Omit<Allocated, "entered" | "trainer" | "selector">
     & {
       readonly options: ResolvedOptions;
       /** Where there is a checkpoint, it keeps what was good. */

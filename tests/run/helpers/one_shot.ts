@@ -8,7 +8,7 @@ import { type UnitKind, type UnitTable, unitTable } from "../../../lib/units/uni
 import { uniform } from "../../../lib/core/random.ts";
 import type { Batch } from "../../../lib/data/batches.ts";
 import { loadModelFrom, type Model } from "../../../lib/model/model.ts";
-import { oneShotScores } from "../../../lib/run/methods/one_shot.ts";
+import { oneShotScores } from "../../../lib/run/methods/one_shot_scores.ts";
 import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
 import { decoderOf, type Rows } from "./decoder_f64.ts";

@@ -4,7 +4,7 @@ import { headOf, reportContent } from "../../../../lib/report/report.ts";
 import { pageHtml } from "../../../../lib/report/page.ts";
 import type { MaskSummary } from "../../../../lib/run/mask_summary.ts";
 import type { Alarm } from "../../../../lib/run/monitors/alarm.ts";
-import { allAlarms } from "../../../../lib/run/monitors/told.ts";
+import { allAlarms } from "../../../../lib/run/monitors/shown_alarms.ts";
 import type { StepRecord } from "../../../../lib/run/contract.ts";
 import type { OriginFile } from "../../../../lib/slice/export_options.ts";
 import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";

@@ -1,6 +1,6 @@
 // What a run did to each layer, and how it went, in a few numbers. Owns their definitions; refuses to draw them.
 import { packMasks } from "../nn/mask_slots.ts";
-import { Tally } from "../units/tally.ts";
+import { CutState } from "../units/cut_state.ts";
 import { keptUnits, type UnitTable } from "../units/units.ts";
 import type { PruneResult } from "../run/result.ts";
 import type { Rates, StepRecord } from "../run/contract.ts";
@@ -11,14 +11,14 @@ export function cutProfile(
   { table, masks, logAlpha, sparsity }: Pick<PruneResult, "table" | "masks" | "logAlpha" | "sparsity">,
   { learned, rates }: { readonly learned: boolean; readonly rates: Pick<Rates, "temperature" | "noise"> },
 ): CutProfile {
-  const { spec } = table, kept = keptUnits(table, packMasks(spec, table.layout, masks)), tally = new Tally(table);
+  const { spec } = table, kept = keptUnits(table, packMasks(spec, table.layout, masks)), state = new CutState(table);
   let hidden = spec.hidden;
   for (let unit = 0; unit < table.count; unit++) {
     if (kept[unit]) continue;
     if (unit >= table.hiddenFirst && unit < table.layerFirst) hidden--;
-    tally.drop(unit);
+    state.drop(unit);
   }
-  const layers = spec.layers.map((_, layer) => 1 - (1 - tally.layerSparsity(layer)) * hidden / spec.hidden);
+  const layers = spec.layers.map((_, layer) => 1 - (1 - state.layerSparsity(layer)) * hidden / spec.hidden);
   const weights = table.layers.map(({ attention, ffn }) => attention.total + ffn.total);
   const total = weights.reduce((sum, weight) => sum + weight, 0), uniform = sparsity.hard;
   const unevenness = layers.reduce((sum, cut, layer) => sum + Math.abs(cut - uniform) * (weights[layer] ?? 0), 0) /

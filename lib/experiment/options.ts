@@ -9,7 +9,7 @@ import { type Ranking, RANKINGS } from "../masks/baselines.ts";
 import type { Layout } from "../units/layout.ts";
 import { KEPT_RULES, type KeptRule } from "../masks/harden.ts";
 import { LAMBDA_RULES, type LambdaRule } from "../masks/lambda_rule.ts";
-import { START_RULES, type StartRule } from "../masks/start.ts";
+import { START_RULES, type StartRule } from "../masks/initial_log_alpha.ts";
 import { layersOf, UNIT_KINDS, type UnitKind } from "../units/units.ts";
 import { isOneShot, type Method, METHODS } from "../run/methods/names.ts";
 import type { PruneOptions } from "../run/options/options.ts";

@@ -1,7 +1,7 @@
 // Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "../units/layout.ts";
-import type { HeldUnits } from "../units/pieces.ts";
+import type { HeldUnits } from "../units/blocks.ts";
 import type { SelectOptions } from "../units/selection.ts";
 import { takesUniform, type UniformCounts } from "../units/uniform.ts";
 import { selectionMasks, unitParameters, type UnitTable } from "../units/units.ts";

@@ -7,8 +7,8 @@
 // Units.
 export { type LayerPart, type LayerUnits, type UnitGroup, type UnitTable, unitTable } from "../units/table.ts";
 export type { MinimumWidths, ResolvedRules, UnitKind, UnitRules } from "../units/rules.ts";
-export type { HeldUnits } from "../units/pieces.ts";
-export type { Measure } from "../units/tally.ts";
+export type { HeldUnits } from "../units/blocks.ts";
+export type { Measure } from "../units/cut_state.ts";
 
 // Choosing.
 export { magnitudeScores, type Ranking, rankWithin } from "./baselines.ts";

@@ -33,7 +33,7 @@ export { presetOptions } from "./options/check.ts";
 export type { Preset, PresetOptions } from "./options/options.ts";
 export type { KeptRule } from "../masks/harden.ts";
 export type { LambdaRule } from "../masks/lambda_rule.ts";
-export type { StartRule } from "../masks/start.ts";
+export type { StartRule } from "../masks/initial_log_alpha.ts";
 export type { SizeResult } from "./size_goal.ts";
 
 // Monitors.

@@ -11,7 +11,7 @@ import {
   projectionShape,
 } from "../spec/decoder.ts";
 import type { SizeTarget } from "./selection.ts";
-import type { Measure } from "./tally.ts";
+import type { Measure } from "./cut_state.ts";
 import { ggufFileBytes, typeFor } from "../formats/gguf/export.ts";
 import type { GgufWriteType } from "../formats/gguf/quant.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";

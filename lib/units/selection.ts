@@ -3,8 +3,8 @@ import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
-import { byScore, type HeldUnits, type Piece, piecesOf } from "./pieces.ts";
-import { type Measure, Tally } from "./tally.ts";
+import { type Block, byScore, type HeldUnits, unitBlocks } from "./blocks.ts";
+import { CutState, type Measure } from "./cut_state.ts";
 import { type UnitRules } from "./rules.ts";
 import { checkPerUnit, type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
 
@@ -52,7 +52,7 @@ const NAMES: NamesOf<SelectOptions> = {
  * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
  * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
  * be the last, the smallest that do, and what they make needless comes back, of the highest score first. The table's rules hold; with aligned
- * widths blocks take the place of units, see `piecesOf`.
+ * widths blocks take the place of units, see `unitBlocks`.
  * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  *
  * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit; and for scores
@@ -73,7 +73,7 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
     () => new Uint8Array(table.count),
   ];
   const by = (order: () => ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
-    attempt(table, piecesOf(table, order(), { held }), how);
+    attempt(table, unitBlocks(table, order(), { held }), how);
   let unmet: Unmet | null = null;
   for (const order of orders) {
     const kept = by(order, exact);
@@ -92,53 +92,53 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
   throw unmet?.();
 }
 
-/** {@link selectUnits} for pieces in the order in which they fall, after all of `forced`. */
-export function choose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection {
-  const kept = attempt(table, pieces, options);
+/** {@link selectUnits} for blocks in the order in which they fall, after all of `forced`. */
+export function choose(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection {
+  const kept = attempt(table, blocks, options);
   if (typeof kept === "function") throw kept();
   return kept;
 }
 
 /** The same; null where there is no such selection. */
-export function tryChoose(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | null {
-  const kept = attempt(table, pieces, options);
+export function tryChoose(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection | null {
+  const kept = attempt(table, blocks, options);
   return typeof kept === "function" ? null : kept;
 }
 
 interface ChooseOptions extends SelectOptions {
-  /** Pieces that fall in any case. */
-  readonly forced?: readonly Piece[];
-  /** All pieces of a table that may fall, where they are rows through all layers; by default single units. */
-  readonly rowsOf?: (table: UnitTable) => readonly Piece[];
+  /** Blocks that fall in any case. */
+  readonly forced?: readonly Block[];
+  /** All blocks of a table that may fall, where they are rows through all layers; by default single units. */
+  readonly rowsOf?: (table: UnitTable) => readonly Block[];
 }
 
 /** Why there is no selection. */
 type Unmet = () => CompressoError;
 
-/** A selection, if there is one for pieces in this order. */
-function attempt(table: UnitTable, pieces: readonly Piece[], options: ChooseOptions): Selection | Unmet {
-  const kept = cut(table, pieces, { ...options, isClose: true });
+/** A selection, if there is one for blocks in this order. */
+function attempt(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection | Unmet {
+  const kept = cut(table, blocks, { ...options, isClose: true });
   // What layers cut beyond their own targets may be just what the whole lacks.
-  return typeof kept === "function" && options.layerTargets ? cut(table, pieces, { ...options, isClose: false }) : kept;
+  return typeof kept === "function" && options.layerTargets ? cut(table, blocks, { ...options, isClose: false }) : kept;
 }
 
 /** The same, with targets of single layers met closely or by all that fell for them. */
 function cut(
   table: UnitTable,
-  pieces: readonly Piece[],
+  blocks: readonly Block[],
   { isClose, ...options }: ChooseOptions & { readonly isClose: boolean },
 ): Selection | Unmet {
   const { target = null, size, layerTargets, held, isNearest = false, forced = [] } = options, { hidden } = table.spec;
-  const tally = new Tally(table, size?.measure);
-  const whole = size ? tally.size() : 0;
-  for (const piece of forced) if (!drop(tally, piece)) return () => unforced(piece);
+  const state = new CutState(table, size?.measure);
+  const whole = size ? state.size() : 0;
+  for (const block of forced) if (!drop(state, block)) return () => unforced(block);
   for (let unit = 0; held && unit < table.count; unit++) {
-    if (held.flags[unit] && !held.kept[unit]) drop(tally, { units: [unit] });
+    if (held.flags[unit] && !held.kept[unit]) drop(state, { units: [unit] });
   }
-  const targeted = (piece: Piece): boolean => piece.layer !== null && (layerTargets?.[piece.layer] ?? null) !== null;
+  const targeted = (block: Block): boolean => block.layer !== null && (layerTargets?.[block.layer] ?? null) !== null;
   if (layerTargets) {
     checkLayerTargets(table, layerTargets);
-    const byLayer = Map.groupBy(pieces.filter(targeted), (piece) => piece.layer);
+    const byLayer = Map.groupBy(blocks.filter(targeted), (block) => block.layer);
     for (const [layer, goal] of layerTargets.entries()) {
       if (goal === null) continue;
       const { attention, ffn, gate } = table.layers[layer] ?? EMPTY;
@@ -148,69 +148,71 @@ function cut(
       // The whole layer falls only where its units cannot do it.
       const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
       const aim = {
-        isMet: () => tally.layerSparsity(layer) >= goal - ROUNDING,
-        overshoots: (slack: number) => tally.layerSparsity(layer) > goal + slack / total,
+        isMet: () => state.layerSparsity(layer) >= goal - ROUNDING,
+        overshoots: (slack: number) => state.layerSparsity(layer) > goal + slack / total,
       };
-      const met = isClose ? cutTo(table, order, { tally, aim }) : cutUntil(tally, order, aim);
-      if (!met && !isNearest) return () => unreachableLayer(layer, { goal, most: tally.layerSparsity(layer) });
+      const met = isClose ? cutTo(table, order, { state, aim }) : cutUntil(state, order, aim);
+      if (!met && !isNearest) return () => unreachableLayer(layer, { goal, most: state.layerSparsity(layer) });
     }
   }
-  const free = layerTargets ? pieces.filter((piece) => !targeted(piece)) : pieces;
+  const free = layerTargets ? blocks.filter((block) => !targeted(block)) : blocks;
   if (size) {
     const perParameter = whole / table.total;
-    const isMet = (): boolean => tally.size() <= size.most;
-    const met = cutUntil(tally, free, {
+    const isMet = (): boolean => state.size() <= size.most;
+    const met = cutUntil(state, free, {
       isMet,
-      overshoots: (slack) => tally.size() < size.most - slack * perParameter,
+      overshoots: (slack) => state.size() < size.most - slack * perParameter,
     });
-    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.size(), whole });
-    giveBack(table, free, { tally, isMet });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: state.size(), whole });
+    giveBack(table, free, { state, isMet });
   } else if (target !== null) {
     const aim = {
-      isMet: () => tally.sparsity() >= target - ROUNDING,
-      overshoots: (slack: number) => tally.sparsity() > target + slack / table.total,
+      isMet: () => state.sparsity() >= target - ROUNDING,
+      overshoots: (slack: number) => state.sparsity() > target + slack / table.total,
     };
-    const met = cutTo(table, free, { tally, aim });
-    if (!met && !isNearest) return () => unreachable(table, options, { most: tally.sparsity(), whole });
+    const met = cutTo(table, free, { state, aim });
+    if (!met && !isNearest) return () => unreachable(table, options, { most: state.sparsity(), whole });
   }
-  return tally.kept;
+  return state.kept;
 }
 
 /** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
 export function hardSparsity(table: UnitTable, kept: Selection): number {
   checkPerUnit(table, kept, "units");
-  return tallyOf(table, kept).sparsity();
+  return stateOf(table, kept).sparsity();
 }
 
 /** Shape of the model that slicing leaves of a selection; see `sliceModel`. */
 export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
-  return { ...table.spec, ...tallyOf(table, kept).shape() };
+  return { ...table.spec, ...stateOf(table, kept).shape() };
 }
 
-/** The largest sparsity that the units and rules of a table allow, where these pieces fall; by default single units. */
+/** The largest sparsity that the units and rules of a table allow, where these blocks fall; by default single units. */
 export function mostSparsity(
   table: UnitTable,
-  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
+  { blocks }: { readonly blocks?: readonly Block[] | undefined } = {},
 ): number {
-  return Math.max(...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table), order).sparsity()));
-}
-
-/** The least size that the units and rules of a table leave, where these pieces fall; by default single units. */
-export function leastSize(
-  table: UnitTable,
-  { measure }: Pick<SizeTarget, "measure">,
-  { pieces }: { readonly pieces?: readonly Piece[] | undefined } = {},
-): number {
-  return Math.min(
-    ...(pieces ? [pieces] : anyOrders(table)).map((order) => cutAll(new Tally(table, measure), order).size()),
+  return Math.max(
+    ...(blocks ? [blocks] : anyOrders(table)).map((order) => cutAll(new CutState(table), order).sparsity()),
   );
 }
 
-/** All pieces in orders of which one leaves least, whatever their scores are. */
-function anyOrders(table: UnitTable): readonly (readonly Piece[])[] {
+/** The least size that the units and rules of a table leave, where these blocks fall; by default single units. */
+export function leastSize(
+  table: UnitTable,
+  { measure }: Pick<SizeTarget, "measure">,
+  { blocks }: { readonly blocks?: readonly Block[] | undefined } = {},
+): number {
+  return Math.min(
+    ...(blocks ? [blocks] : anyOrders(table)).map((order) => cutAll(new CutState(table, measure), order).size()),
+  );
+}
+
+/** All blocks in orders of which one leaves least, whatever their scores are. */
+function anyOrders(table: UnitTable): readonly (readonly Block[])[] {
   const alike = new Float64Array(table.count), orders = [alike];
   if (table.kinds.has("layers")) orders.push(largestLayers(table, alike));
-  return orders.map((scores) => piecesOf(table, scores));
+  return orders.map((scores) => unitBlocks(table, scores));
 }
 
 /** Refuses a target that no selection of these units can have. */
@@ -282,10 +284,10 @@ function largestLayers(table: UnitTable, scores: ArrayLike<number>): Float64Arra
   return places;
 }
 
-function tallyOf(table: UnitTable, kept: Selection): Tally {
-  const tally = new Tally(table);
-  for (let unit = 0; unit < table.count; unit++) if (!kept[unit]) tally.drop(unit);
-  return tally;
+function stateOf(table: UnitTable, kept: Selection): CutState {
+  const state = new CutState(table);
+  for (let unit = 0; unit < table.count; unit++) if (!kept[unit]) state.drop(unit);
+  return state;
 }
 
 function unreachable(
@@ -304,8 +306,8 @@ function unreachable(
   const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
   const counted = (value: number): string => `${shown(value)} ${size?.unit}`;
   const bound = (one: UnitTable): number => {
-    const pieces = rowsOf?.(one);
-    return size ? leastSize(one, size, { pieces }) : mostSparsity(one, { pieces });
+    const blocks = rowsOf?.(one);
+    return size ? leastSize(one, size, { blocks }) : mostSparsity(one, { blocks });
   };
   const present = bound(table);
   const gains = loosened.map(([name, loose]) => [name, bound(unitTable(spec, kinds, loose))] as const)
@@ -329,7 +331,7 @@ function unreachable(
   });
 }
 
-function unforced({ queue }: Piece): CompressoError {
+function unforced({ queue }: Block): CompressoError {
   return new CompressoError("usage", {
     what: "cannot cut all layers alike",
     rule: "every layer may become as narrow as the narrowest",

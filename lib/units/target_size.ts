@@ -1,9 +1,9 @@
 // Targets as a size: parameters of the whole model, or bytes of its file. Owns the search for the sparsity that has it; refuses file formats.
 import { CompressoError } from "../core/errors.ts";
 import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
-import { byScore, type Piece, piecesOf, sorted } from "./pieces.ts";
+import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";
 import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
-import type { Measure } from "./tally.ts";
+import type { Measure } from "./cut_state.ts";
 import { allRows, uniformCounts, uniformSelection } from "./uniform.ts";
 import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 
@@ -61,7 +61,7 @@ export function targetSparsity(
   const { measure, most, unit } = size, { layers, hidden } = table.spec;
   const whole = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), measure.rest(hidden));
   if (!(most > 0 && most < whole)) {
-    const least = leastSize(table, size, { pieces: isUniform ? allRows(table) : undefined });
+    const least = leastSize(table, size, { blocks: isUniform ? allRows(table) : undefined });
     const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
     throw new CompressoError("usage", {
       what: `cannot prune to this number of ${unit}`,
@@ -86,12 +86,12 @@ export function targetSparsity(
 function evenSelection(table: UnitTable, size: SizeTarget): Selection {
   const scores = evenScores(table), { groups, groupOf, layer } = table;
   if (groups.length > 0) {
-    const together = groups.map(({ first, count }): Piece => {
+    const together = groups.map(({ first, count }): Block => {
       const units = Array.from({ length: count }, (_, head) => first + head);
       const parameters = units.reduce((sum, unit) => sum + unitParameters(table, unit), 0);
       return { units, score: scores[first] ?? 0, queue: null, layer: layer[first] ?? 0, size: parameters };
     });
-    const others = piecesOf(table, scores).filter(({ units: [unit = 0] }) => (groupOf[unit] ?? -1) < 0);
+    const others = unitBlocks(table, scores).filter(({ units: [unit = 0] }) => (groupOf[unit] ?? -1) < 0);
     const kept = tryChoose(table, sorted([...together, ...others]), { size });
     if (kept) return kept;
   }

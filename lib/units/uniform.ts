@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Layout } from "./layout.ts";
-import { byScore, type Piece, type Queue, sorted } from "./pieces.ts";
+import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
 import type { UnitKind, UnitRules } from "./rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
@@ -48,8 +48,8 @@ export interface UniformGoals {
  * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
  */
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
-  const pieces = uniformPieces(table, scores), { forced, rows } = pieces;
-  if (forced.length > 0) refuseForced(table, pieces, { target: target ?? null, size });
+  const blocks = uniformBlocks(table, scores), { forced, rows } = blocks;
+  if (forced.length > 0) refuseForced(table, blocks, { target: target ?? null, size });
   return countsOf(table, choose(table, rows, { target: target ?? null, size, forced, rowsOf: allRows }));
 }
 
@@ -94,17 +94,17 @@ export function fallsByGroup(
 }
 
 /** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */
-export function uniformPieces(
+export function uniformBlocks(
   table: UnitTable,
   scores?: ArrayLike<number>,
-): { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] } {
+): { readonly forced: readonly Block[]; readonly rows: readonly Block[] } {
   const ranks = scores ?? new Uint8Array(table.count);
-  const forced: Piece[] = [], rows: Piece[] = [];
+  const forced: Block[] = [], rows: Block[] = [];
   for (const queue of queuesOf(table, ranks)) {
-    if (queue.forced.length > 0) forced.push(pieceOf(table, ranks, { ...queue, units: queue.forced }));
+    if (queue.forced.length > 0) forced.push(blockOf(table, ranks, { ...queue, units: queue.forced }));
     let score = -Infinity;
     queue.rows.forEach((units, index) => {
-      const row = pieceOf(table, ranks, { ...queue, units });
+      const row = blockOf(table, ranks, { ...queue, units });
       score = Math.max(score, scores ? row.score : (index + 0.5) / queue.rows.length);
       rows.push({ ...row, score });
     });
@@ -254,11 +254,11 @@ export function isSingleGroup({ kinds, spec }: UnitTable): boolean {
   return kinds.has("heads") && spec.layers.every(({ kvHeads }) => kvHeads <= 1);
 }
 
-function pieceOf(
+function blockOf(
   table: UnitTable,
   scores: ArrayLike<number>,
   { name, units }: { readonly name: string; readonly units: readonly number[] },
-): Piece {
+): Block {
   return {
     units,
     score: units.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / units.length,
@@ -288,48 +288,48 @@ function checkAlike(widths: readonly number[], { name, isCut, units }: {
 
 /** The sparsity that equal widths alone cut; 0 where layers are alike already. Throws as {@link uniformCounts} where they cannot become so. */
 export function leastUniform(table: UnitTable): number {
-  return sparsityWithout(table, uniformPieces(table).forced);
+  return sparsityWithout(table, uniformBlocks(table).forced);
 }
 
 /** Whether {@link uniformCounts} takes a target: equal widths alone pass it by less than a row, or not at all. Throws as {@link leastUniform}. */
 export function takesUniform(table: UnitTable, target: number): boolean {
-  const { forced, rows } = uniformPieces(table);
+  const { forced, rows } = uniformBlocks(table);
   return sparsityWithout(table, forced) <= target + leastRow(table, rows);
 }
 
 /** The share that the smallest row cuts. */
-function leastRow({ total }: UnitTable, rows: readonly Piece[]): number {
+function leastRow({ total }: UnitTable, rows: readonly Block[]): number {
   const least = rows.reduce((least, { size }) => Math.min(least, size), Infinity);
   return rows.length === 0 ? 0 : least / total;
 }
 
 /** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
 export function mostUniform(table: UnitTable): number {
-  return mostSparsity(table, { pieces: allRows(table) });
+  return mostSparsity(table, { blocks: allRows(table) });
 }
 
 /** All that may fall of layers that are cut alike, what makes them alike first. Throws as {@link leastUniform}. */
-export function allRows(table: UnitTable): readonly Piece[] {
-  const { forced, rows } = uniformPieces(table);
+export function allRows(table: UnitTable): readonly Block[] {
+  const { forced, rows } = uniformBlocks(table);
   return [...forced, ...rows];
 }
 
-function sparsityWithout(table: UnitTable, pieces: readonly Piece[]): number {
+function sparsityWithout(table: UnitTable, blocks: readonly Block[]): number {
   const kept: Selection = new Uint8Array(table.count).fill(1);
-  for (const unit of pieces.flatMap(({ units }) => units)) kept[unit] = 0;
+  for (const unit of blocks.flatMap(({ units }) => units)) kept[unit] = 0;
   return hardSparsity(table, kept);
 }
 
 /** Refuses what equal widths alone pass by a row or more: a run towards it would end with another size. */
 function refuseForced(
   table: UnitTable,
-  { forced, rows }: { readonly forced: readonly Piece[]; readonly rows: readonly Piece[] },
+  { forced, rows }: { readonly forced: readonly Block[]; readonly rows: readonly Block[] },
   { target, size }: Pick<SelectOptions, "target" | "size">,
 ): void {
   const [row] = [...rows].sort((a, b) => a.size - b.size);
   if (size) {
-    const alike = leastSize(table, size, { pieces: forced });
-    const room = row ? alike - leastSize(table, size, { pieces: [...forced, row] }) : 0;
+    const alike = leastSize(table, size, { blocks: forced });
+    const room = row ? alike - leastSize(table, size, { blocks: [...forced, row] }) : 0;
     if (size.most < alike + room || size.most <= alike) return;
     const [most, left] = [size.most, Math.ceil(alike)].map((value) => value.toLocaleString("en"));
     throw impossible(

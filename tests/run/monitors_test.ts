@@ -4,7 +4,7 @@ import { collectAlarms } from "../../cli/verbs/prune/alarms.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import type { RecordView } from "../../lib/schedule/definition.ts";
 import { momentFloats } from "../../lib/masks/learner.ts";
-import { leastUniform, tableOf, uniformPieces } from "../../lib/units/uniform.ts";
+import { leastUniform, tableOf, uniformBlocks } from "../../lib/units/uniform.ts";
 import { type UnitKind, unitTable } from "../../lib/units/units.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Finding, resolveMonitors } from "../../lib/run/monitors/alarm.ts";
@@ -264,7 +264,7 @@ Deno.test("the constraint is met to within the threshold while masks are learned
   assert.equal(largestUnit(unitTable(spec, ["ffn"], { align: 8 }), "uniform"), 8 * 2 * 48 / total);
   // Where all layers are cut alike, groups of several heads fall whole: what it says is the largest step that such masks take.
   const grouped = unitTable({ ...spec, layers: spec.layers.map((layer) => ({ ...layer, kvHeads: 2 })) }, ["heads"]);
-  const rows = uniformPieces(grouped).rows.map(({ size }) => size / grouped.total);
+  const rows = uniformBlocks(grouped).rows.map(({ size }) => size / grouped.total);
   assert.equal(largestUnit(grouped, "uniform"), Math.max(...rows));
   // A group alone falls head by head, so that its last head is the largest.
   const single = unitTable({ ...spec, layers: spec.layers.map((layer) => ({ ...layer, kvHeads: 1 })) }, ["heads"]);

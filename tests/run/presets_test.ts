@@ -11,7 +11,7 @@ import {
   type StepRecord,
 } from "../../mod.ts";
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
-import { constantLogAlpha } from "../../lib/masks/start.ts";
+import { constantLogAlpha } from "../../lib/masks/initial_log_alpha.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";

@@ -227,10 +227,10 @@ Deno.test("where a rule keeps equal counts from a target or size, it is said wha
   const kinds = ["kv", "ffn"] as const, free = unitTable(DEEP, kinds), most = mostUniform(free);
   assert.ok(mostSparsity(free) > most + 1e-3, "single units reach more");
   for (const [rules, limit] of [[{ minimum: { ffn: 45 } }, "least"], [{ align: 24 }, "aligned"]] as const) {
-    const table = unitTable(DEEP, kinds, rules), from = `at most ${mostUniform(table).toFixed(4)}; now`;
+    const table = unitTable(DEEP, kinds, rules), from = `at most ${mostUniform(table).toFixed(4)}; got`;
     const said = new RegExp(`${from}: 0.85, limited by ${limit} widths \\(without: ${most.toFixed(4)}\\)`);
     fails(() => uniformCounts(table, { target: 0.85 }), said);
-    const size = parameterTarget(DEEP, 100), least = leastSize(free, size, { pieces: allRows(free) });
+    const size = parameterTarget(DEEP, 100), least = leastSize(free, size, { blocks: allRows(free) });
     const limited = `got: 100 parameters, limited by ${limit} widths \\(without: ${
       least.toLocaleString("en")
     } parameters`;

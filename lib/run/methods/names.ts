@@ -1,6 +1,6 @@
 // How units are chosen: learned masks, gradual saliency, or a score in one shot. Owns the names and what each method does to the stages; refuses the loop.
 import { ONE_SHOT_METHODS, type OneShotMethod } from "../../masks/baselines.ts";
-import type { StartRule } from "../../masks/start.ts";
+import type { StartRule } from "../../masks/initial_log_alpha.ts";
 import type { Rates, StagePlan } from "../contract.ts";
 
 /** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */

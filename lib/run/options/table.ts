@@ -5,7 +5,7 @@ import { MAX_SEED } from "../../core/random.ts";
 import { KEPT_RULES } from "../../masks/harden.ts";
 import { LAMBDA_RULES } from "../../masks/lambda_rule.ts";
 import { ONE_SHOT_METHODS, RANKINGS } from "../../masks/baselines.ts";
-import { START_RULES } from "../../masks/start.ts";
+import { START_RULES } from "../../masks/initial_log_alpha.ts";
 import { rateBounds, SPARSITY_BOUNDS } from "../../schedule/definition.ts";
 import { WARMUP } from "../../schedule/ramp.ts";
 import { PROJECTIONS } from "../../spec/decoder.ts";

@@ -1,15 +1,15 @@
-// What falls together when units are chosen: single units, aligned blocks of them, rows through all layers. Owns their order; refuses targets.
+// Blocks of units that are cut together, such as the FFN columns of an alignment, in the order in which they are cut.
 import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 
-/** Units that fall together. */
-export interface Piece {
+/** Units that are cut together, often only one. */
+export interface Block {
   readonly units: readonly number[];
   readonly score: number;
-  /** Pieces of one queue fall in order only; null stands alone. */
+  /** Blocks of one queue are cut in order; null for a block that is in no queue. */
   readonly queue: string | null;
   /** Layer that all units are of; null for hidden dims and rows. */
   readonly layer: number | null;
-  /** Parameters that the piece saves alone, all others kept. */
+  /** Parameters that the block saves alone, all others kept. */
   readonly size: number;
 }
 
@@ -21,7 +21,7 @@ export interface HeldUnits {
   readonly kept: Selection;
 }
 
-/** Which units of a kind a queue takes, in the order in which they fall. */
+/** Units of a queue, in the order in which they are cut. */
 export interface Queue {
   readonly name: string;
   readonly units: readonly number[];
@@ -36,22 +36,23 @@ export function byScore(first: number, count: number, scores: ArrayLike<number>)
 }
 
 /**
- * The pieces of a table in ascending order of score, ties by the lower first unit. Without alignment each unit is one. With it, FFN columns of a
- * layer and hidden dims fall in blocks of `align`, grouped in the order of their scores, the first block such that a multiple of `align` is left.
- * The score of a block is the mean. Units that are held are in none, and what falls leaves such a multiple with those of them that are kept.
+ * The blocks of a table in ascending order of score, ties by the lower first unit. Without alignment each unit is a block. With it, FFN columns of a
+ * layer and hidden dims are cut in blocks of `align`, grouped in the order of their scores; the first block is smaller, so that a multiple of `align`
+ * is left. The score of a block is the mean of its units. Units that are held are in no block, and what is left is a multiple of `align` together
+ * with the held units that are kept.
  */
-export function piecesOf(
+export function unitBlocks(
   table: UnitTable,
   scores: ArrayLike<number>,
   { held }: { readonly held?: HeldUnits | null | undefined } = {},
-): Piece[] {
+): Block[] {
   const { ffnFirst, hiddenFirst, layerFirst, count, layers, rules: { align } } = table;
-  const pieces: Piece[] = [];
+  const blocks: Block[] = [];
   const single = (from: number, to: number): void => {
     for (let unit = from; unit < to; unit++) {
       if (held?.flags[unit]) continue;
       const layer = unit >= hiddenFirst && unit < layerFirst ? null : table.layer[unit] ?? 0;
-      pieces.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
+      blocks.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
     }
   };
   single(0, ffnFirst);
@@ -59,29 +60,29 @@ export function piecesOf(
   else {
     layers.forEach(({ ffn: { first, count: width } }, layer) => {
       const columns = byScore(first, width, scores);
-      pieces.push(...blocks(table, scores, { name: `ffn ${layer}`, units: columns, layer, held }));
+      blocks.push(...alignedBlocks(table, scores, { name: `ffn ${layer}`, units: columns, layer, held }));
     });
     const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores);
-    pieces.push(...blocks(table, scores, { name: "hidden", units: dims, layer: null, held }));
+    blocks.push(...alignedBlocks(table, scores, { name: "hidden", units: dims, layer: null, held }));
   }
   single(layerFirst, count);
-  return sorted(pieces);
+  return sorted(blocks);
 }
 
-/** Pieces in ascending order of score, ties by their place. */
-export function sorted(pieces: readonly Piece[]): Piece[] {
-  return [...pieces.keys()]
-    .sort((a, b) => (pieces[a]?.score ?? 0) - (pieces[b]?.score ?? 0) || a - b)
-    .flatMap((index) => pieces[index] ?? []);
+/** Blocks in ascending order of score, ties by their place. */
+export function sorted(blocks: readonly Block[]): Block[] {
+  return [...blocks.keys()]
+    .sort((a, b) => (blocks[a]?.score ?? 0) - (blocks[b]?.score ?? 0) || a - b)
+    .flatMap((index) => blocks[index] ?? []);
 }
 
-/** Blocks of `align` units of a queue, what is over first; what held units leave over at the end does not fall. */
-function blocks(
+/** Blocks of `align` units of a queue, the remainder first. A remainder at the end, which held units cause, is not cut. */
+function alignedBlocks(
   table: UnitTable,
   scores: ArrayLike<number>,
   { name, units, layer, held }: Queue & { readonly held: HeldUnits | null | undefined },
-): Piece[] {
-  const { align } = table.rules, made: Piece[] = [];
+): Block[] {
+  const { align } = table.rules, made: Block[] = [];
   const free = units.filter((unit) => !held?.flags[unit]);
   const width = free.length + units.filter((unit) => held?.flags[unit] && held.kept[unit]).length;
   let score = -Infinity;

@@ -1,4 +1,4 @@
-// The running size of a selection while units fall and come back. Owns exact counts and the least that stays; refuses to choose units.
+// Which units are kept, and the size of the model, while units are cut and restored.
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import { cheapestGroupSize } from "./head_groups.ts";
 import { livingLayers } from "./rules.ts";
@@ -14,8 +14,8 @@ export interface Measure {
 
 type PartName = "attention" | "ffn";
 
-/** Counts of what is kept: all of it at first. */
-export class Tally {
+/** What is kept, with exact counts; at first everything is. */
+export class CutState {
   readonly #table: UnitTable;
   readonly #measure: Measure | null;
   /** 1 for each unit that is kept. */
@@ -55,8 +55,8 @@ export class Tally {
   }
 
   /**
-   * Whether a kept unit may fall: its part stays as wide as it must, one hidden dim, one layer and, over all living layers, one head and one
-   * column stay in any case, and something is saved. Where layers are units and have a least number, none of them is emptied unit by unit: it would count as one that stays.
+   * Whether a kept unit may be cut: its part keeps its minimum width, and one hidden dim, one layer and, over all living layers, one head and one
+   * column are always kept. Where layers are units and have a minimum number, no layer is emptied unit by unit: it would still count as kept.
    */
   allows(unit: number): boolean {
     const { hiddenFirst, layerFirst, rules: { minimum } } = this.#table;
@@ -102,7 +102,7 @@ export class Tally {
   /** The measure's value for the sliced model. */
   size(): number {
     const measure = this.#measure;
-    if (!measure) throw new Error("the tally has no measure");
+    if (!measure) throw new Error("the cut state has no measure");
     let sum = measure.rest(this.#hidden);
     for (let layer = 0; layer < this.#sizes.length; layer++) {
       let size = this.#sizes[layer] ?? NaN;

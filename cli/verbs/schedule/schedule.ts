@@ -24,7 +24,7 @@ const SCHEDULE_HELP = `Schedules:
 
     import { defineSchedule } from "compresso/schedule";
     export default defineSchedule({
-      sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.1 + 0.3 * (progress - 0.5),
+      sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.2,
     });
 
   For deno check and editors, a deno.json beside the script says where that module lies, by its path or URL:

@@ -5,6 +5,7 @@ import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ShownAlarms } from "../run/monitors/shown_alarms.ts";
+import { originOf } from "../run/origin.ts";
 import { pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
@@ -13,7 +14,7 @@ import { ofMeasure } from "./failure.ts";
 import { cutProfile, lossProfile } from "./cut_and_loss.ts";
 import type { SourceRows } from "./rows.ts";
 import { missingOf, type Store } from "./store.ts";
-import type { CellOutcome, Measure, PlannedCell } from "./types.ts";
+import type { CellOutcome, DataSource, Measure, PlannedCell } from "./types.ts";
 
 /** What a sitting is told of. */
 export interface CellEvents {
@@ -49,6 +50,11 @@ export async function pruneCell(
   const { folder, prune, options, identity } = cell, told = new ShownAlarms();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
+  const origin = await originOf({
+    model: cell.model.path,
+    data: fileOf(cell.source),
+    calibration: cell.calibration && fileOf(cell.calibration),
+  });
   let session: PruneSession | null = null;
   const tell = (alarms: readonly Alarm[]): void => {
     for (const alarm of told.fresh(alarms)) events.onAlarm?.(alarm);
@@ -67,7 +73,7 @@ export async function pruneCell(
     },
     identity: { weights: cell.model.weights },
     // The folder alone is measured; a GGUF would hold the same weights.
-    export: { formats: ["hf"], replace: true },
+    export: { formats: ["hf"], replace: true, origin },
     ...(events.signal ? { signal: events.signal } : {}),
     hooks: {
       // run.json comes last and says that all is there.
@@ -96,6 +102,12 @@ export async function pruneCell(
   });
   // No record has those of masks that become hard after the last step.
   tell(alarms);
+}
+
+/** The file of a source; null for texts that a model writes. */
+function fileOf(source: DataSource): string | null {
+  if (typeof source === "string") return source;
+  return "generate" in source ? null : source.file;
 }
 
 /** Texts get no prompt: a cell that names one would be the run without it. Throws `CompressoError("usage")`. */

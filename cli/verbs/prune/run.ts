@@ -27,6 +27,7 @@ import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
+import { originOf } from "../../../lib/run/origin.ts";
 import type { MaskSummary } from "../../../lib/run/mask_summary.ts";
 import type { PruneSession } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
@@ -39,7 +40,6 @@ import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
-import { originOf } from "./origin.ts";
 import { showSummary } from "./summary.ts";
 import { headsLine, targetOf, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
@@ -123,9 +123,9 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
         ),
     }, async (loaded) => {
       const origin = await originOf({
-        model: path,
+        model: path === DEMO ? DEMO : resolve(path),
         data: dataPathOf(path, flags),
-        calibration: typeof calibration === "string" ? undefined : flags.calibration,
+        calibration: typeof calibration === "string" ? null : flags.calibration,
       });
       return await drive(loaded, { ...driven, rows, reading, beside, origin, inputs: await inputsOf(path, flags) });
     });

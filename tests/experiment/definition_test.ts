@@ -45,7 +45,7 @@ async function finish(
 Deno.test("an experiment is refused with the part that is wrong", () => {
   const wrong = (change: object, ...said: RegExp[]): void =>
     refuses(() => defineExperiment({ ...PLAIN, ...change } as ExperimentDefinition), "usage", ...said);
-  wrong({ grid: { rnak: [2] } }, /the option 'rnak' in the grid/, /options are model, data, limitRows/);
+  wrong({ grid: { rnak: [2] } }, /the option 'rnak' in the grid/, /options are model, lora, sparsity/);
   wrong({ grid: { rank: [2, "four"] } }, /cannot use this rank in the grid/, /got: "four"/);
   wrong({ base: { sparsity: 1.5 } }, /cannot use this sparsity in the base/, /got: 1.5/);
   wrong({ base: { units: "kv,fnn" } }, /units/, /heads, kv, ffn/);
@@ -61,7 +61,7 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
   wrong(
     { base: { protect: 0 } },
     /cannot use this protect in the base/,
-    /expected numbers of layers, such as 0, 1, -1/,
+    /it is numbers of layers, such as 0, 1, -1/,
   );
   wrong({ grid: { protect: [[0, 1.5]] } }, /expected numbers of layers/, /got: \[0,1.5\]/);
   wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /got: big/);
@@ -278,7 +278,7 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   // Another fact would make every finished cell another one.
-  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "baa5a69e463d1940");
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "2171c92ed539cf76");
   const taylor = await planCells(
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,

@@ -78,7 +78,7 @@ Deno.test("protocol and places of a report call paths of Windows by their last p
     const all = plan.all.map((cell) => ({ ...cell, options: { ...cell.options, schedule: path } }));
     const evaluate = { choices: [{ name: "q", file: demoData("heldout") }], prompt };
     const lines = protocolOf({ ...resolved, evaluate }, all);
-    assert.ok(lines.some((line) => line.endsWith(", schedule plateaus, prompt off")), lines.join("\n"));
+    assert.ok(lines.some((line) => /, prompt off,.* schedule plateaus,/.test(line)), lines.join("\n"));
     assert.equal(lines.at(-1), "before instructions and questions: the text of short.txt");
     const models = plan.all.map((cell, index) => ({
       ...cell,

@@ -100,10 +100,10 @@ Deno.test("the commonest slips of a definition are refused with what was meant",
   wrong({ model: 5 }, /expected: model: expected a path, or paths by name; got: 5; fix/);
   wrong({ model: { big: 5 } }, /expected: model\.big: .*expected string.*; got: 5; fix/);
   wrong({ files: { wiki: true } }, /expected: files\.wiki: expected a path, null or false; got: true; fix/);
-  wrong({ grid: { units: [["kv", "foo"]] } }, /this units .*; expected: expected some of heads, kv, ffn, .*"foo"/);
-  wrong({ base: { loraTargets: ["q", "foo"] } }, /this loraTargets .*; expected: expected some of q, k, v/);
-  wrong({ base: { prompt: 5 } }, /expected: expected true, false or the path of a text; got: 5/);
-  wrong({ base: { onAlarm: 5 } }, /expected: expected settings such as divergence=warn, or a list of them; got: 5/);
+  wrong({ grid: { units: [["kv", "foo"]] } }, /this units .*; expected: it is some of heads, kv, ffn, .*"foo"/);
+  wrong({ base: { loraTargets: ["q", "foo"] } }, /this loraTargets .*; expected: it is some of q, k, v/);
+  wrong({ base: { prompt: 5 } }, /expected: it is true, false or the path of a text; got: 5/);
+  wrong({ base: { onAlarm: 5 } }, /expected: it is a setting such as divergence=warn, or a list of them; got: 5/);
 
   const file = "a.jsonl",
     misspelt = (key: string): RegExp =>

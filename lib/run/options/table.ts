@@ -180,6 +180,7 @@ export const OPTION_TABLE = {
   data: {
     type: "text",
     of: "command",
+    inExperiments: true,
     group: "data",
     everyday: true,
     placeholder: "file",

@@ -12,7 +12,7 @@ export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/adv
 
 // A run step by step.
 export { prune } from "./prune.ts";
-export { PruneSession } from "./session.ts";
+export { PruneSession, type SliceOptions } from "./session.ts";
 export type { HeldoutLoss } from "./heldout_loss.ts";
 export type { Stage, StepRecord } from "./contract.ts";
 export type { OriginFile } from "../slice/export_options.ts";
@@ -20,12 +20,12 @@ export type { RunHandle, RunHooks } from "./hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 
 // Into a folder.
-export { pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
+export { type FolderOptions, pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
 
 // Options.
-export type { CheckpointOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
+export type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
 export type { Rates, RunChange, WantedSize } from "./contract.ts";
 export { defaultRates } from "./options/rates.ts";
 export type { Method } from "./methods/names.ts";

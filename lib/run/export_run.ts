@@ -6,7 +6,7 @@ import { keptGeneration } from "../formats/hf/model.ts";
 import type { Model } from "../model/model.ts";
 import { stageModel } from "../slice/export.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
-import { checkSessionExport, type SessionExportOptions } from "../slice/export_options.ts";
+import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import type { HeldoutLoss } from "./heldout_loss.ts";
@@ -44,7 +44,9 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { model, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
-  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, ...formats } = given(asked);
+  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, ...others } = given(asked);
+  const { generation: more, formats = FORMATS, ...written } = others,
+    generation = { ...keptGeneration(model.source), ...more };
   signal.throwIfAborted();
   const { sliced, result, heldoutLoss, peakGpuBytes } = await run.finish();
   await files.makeFolder(dir);
@@ -54,12 +56,13 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     name: GGUF_NAME,
     tokenizer: model.tokenizer,
     ...exportDefaults(options.size),
-    ...formats,
-    generation: { ...keptGeneration(model.source), ...formats.generation },
+    ...written,
+    formats,
+    ...(formats.includes("hf") ? { generation } : {}),
     files,
     signal,
   };
-  const { layout, dtype = "f16", tokenizer, generation, replace = false } = how, { masks, lora } = result;
+  const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
   const records = await recordsFor(recordsPath, run.records, { replace, before: run.before.recent, files });
   // Nothing is moved to its place before all is written: the model that is read may stand there.

@@ -35,9 +35,10 @@ export function identityOf(
     readonly beside: CheckpointOptions["identity"];
   },
 ): RunIdentity {
+  const { calibration: _isThere, ...facts } = decidingOptions(options);
   return {
-    ...decidingOptions(options),
-    calibration: calibration?.digest ?? null,
+    ...facts,
+    ...(calibration ? { calibration: calibration.digest } : {}),
     schedule,
     examples: `${report.examples} examples, ${report.tokens} tokens, ${digest}`,
     model: digestOf([JSON.stringify(spec)]),

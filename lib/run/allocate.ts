@@ -10,6 +10,7 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
+import type { ScriptOpener } from "../schedule/open.ts";
 import { givenNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
@@ -53,7 +54,8 @@ interface RunPlace {
 export async function allocateRun(
   base: Model,
   { options, table, goal, given: all }: RunSetup,
-  { complete, ...place }: RunPlace & {
+  { complete, openScript, ...place }: RunPlace & {
+    readonly openScript: ScriptOpener | null;
     /** Completes the setup once the schedule is known to fit the run and the run the memory. */
     readonly complete: (steerer: Steerer, plan: MemoryPlan) => Promise<RunSetup>;
   },
@@ -64,7 +66,7 @@ export async function allocateRun(
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
   const steerer = stack.use(
-    await openSteerer(table, options, { schedule, given, goal, trust, signal, onLog }),
+    await openSteerer(table, options, { schedule, given, goal, trust, signal, onLog, openScript }),
   );
   const plan = await checkMemory(base.spec, memoryOptionsOf(base, options, steerer), {
     memoryLimit: device.memoryLimit,

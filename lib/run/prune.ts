@@ -1,9 +1,12 @@
 // Pruning of a model with what it writes on the disk of this machine.
 import { disk } from "../files/disk.ts";
 import type { Model } from "../model/model.ts";
+import { openScript } from "../schedule/host.ts";
 import type { PruneOptions } from "./options/options.ts";
-import { resolveOptions } from "./options/resolve.ts";
-import { PruneSession } from "./session.ts";
+import { pruneOn, type PruneSession, type RunPlatform } from "./session.ts";
+
+/** The disk of this machine, and schedules in processes of their own. */
+export const ON_DISK: RunPlatform = { files: disk, openScript };
 
 /**
  * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.
@@ -27,5 +30,5 @@ import { PruneSession } from "./session.ts";
  * ```
  */
 export function prune(model: Model, options: PruneOptions): PruneSession {
-  return new PruneSession(model, options, { resolved: resolveOptions(options, model.spec), files: disk });
+  return pruneOn(ON_DISK, model, options);
 }

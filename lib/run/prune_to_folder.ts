@@ -18,7 +18,6 @@ import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkWord } from "../core/check_options.ts";
 import { checkResuming } from "./identity.ts";
-import { disk } from "../files/disk.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { OPTION_TABLE } from "./options/table.ts";
@@ -40,6 +39,7 @@ import { isSilence, type SelfDataOptions } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
 import { resolveOptions } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
+import { ON_DISK } from "./prune.ts";
 import { PruneSession } from "./session.ts";
 
 /** Options of {@link pruneToFolder}. */
@@ -148,7 +148,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
     checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights } },
   }, {
     resolved: complete,
-    files: disk,
+    ...ON_DISK,
     calibrate: !isWritten ? undefined : async ({ cacheBytes }) => {
       written.push(
         ...await writeOwnTexts(model, complete, { cacheBytes, signal: rest.signal, onProgress: onCalibration }),

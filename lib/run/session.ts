@@ -7,6 +7,7 @@ import type { Row } from "../data/rows.ts";
 import { Lifetime } from "../model/lifetime.ts";
 import type { Model } from "../model/model.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
+import type { ScriptOpener } from "../schedule/open.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { sliceModel } from "../slice/slice.ts";
 import { verifyShape, verifySliced } from "../slice/verify.ts";
@@ -39,6 +40,7 @@ import {
 } from "./monitors/oversee.ts";
 import { asShortage } from "./monitors/shortage.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { resolveOptions } from "./options/resolve.ts";
 import {
   checkTrained,
   type PruneResult,
@@ -79,12 +81,18 @@ export interface SliceOptions {
   readonly onProgress?: (share: number) => void;
 }
 
-/** What a session needs beside its options. */
-export interface SessionParts {
-  /** The options with all defaults. */
-  readonly resolved: ResolvedOptions;
+/** What a run takes of the system that it runs on. */
+export interface RunPlatform {
   /** Where checkpoints and exports are written. */
   readonly files: FileSystem;
+  /** Opens schedules that are scripts, which are refused where it is null. */
+  readonly openScript: ScriptOpener | null;
+}
+
+/** What a session needs beside its options. */
+export interface SessionParts extends RunPlatform {
+  /** The options with all defaults. */
+  readonly resolved: ResolvedOptions;
   /** Gives the calibration rows once nothing else of the run can be refused any more; `cacheBytes` of GPU memory are free for that. */
   readonly calibrate?: ((how: { readonly cacheBytes: number }) => Promise<readonly Row[]>) | undefined;
 }
@@ -96,6 +104,7 @@ export interface SessionParts {
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
   readonly #files: FileSystem;
+  readonly #openScript: ScriptOpener | null;
   #setup: RunSetup;
   #calibrate: SessionParts["calibrate"];
   readonly #batches: Batches;
@@ -126,10 +135,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #peakBytes = 0;
 
   /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
-  constructor(model: Model, given: PruneOptions, { resolved, files, calibrate }: SessionParts) {
+  constructor(model: Model, given: PruneOptions, { resolved, files, openScript, calibrate }: SessionParts) {
     const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, given);
     this.#model = model;
     this.#files = files;
+    this.#openScript = openScript;
     this.#calibrate = calibrate;
     this.#life = new Lifetime("session", given.signal);
     this.#setup = { ...aim, ...data, given: { ...given, signal: this.#life.signal } };
@@ -258,6 +268,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       this.#allocated = await allocateRun(this.#model, this.#setup, {
         state: () => stepStateOf(this.options, this.#position, { rate: 0, target: 0, rates: this.options.rates }),
         goesBeforeSize: () => goesBeforeSize(this.#position, this.options),
+        openScript: this.#openScript,
         complete: (steerer, plan) => this.#complete(found, steerer, plan),
       });
       this.#life.check();
@@ -592,4 +603,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const { options, given } = this.#setup;
     return identityOf(this.#model, this.#setup, { options, schedule, beside: given.checkpoint?.identity });
   }
+}
+
+/** Prunes a model on any system, such as in a browser with files in memory; see `prune`, which has those of the disk. */
+export function pruneOn(platform: RunPlatform, model: Model, options: PruneOptions): PruneSession {
+  return new PruneSession(model, options, { ...platform, resolved: resolveOptions(options, model.spec) });
 }

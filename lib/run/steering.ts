@@ -15,8 +15,7 @@ import {
 import { stagesOf } from "./methods/names.ts";
 import { raisedLimit } from "./options/resolve.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-import { type OpenSchedule, type ScheduleSource } from "../schedule/open.ts";
-import { openSchedule } from "../schedule/host.ts";
+import { type OpenSchedule, openScheduleWith, type ScheduleSource, type ScriptOpener } from "../schedule/open.ts";
 import { checkTrust } from "../schedule/open.ts";
 import type { SizeGoal } from "./size_goal.ts";
 import { checkFollowed, type Following, type GivenNumbers, ratesSet } from "./schedule_parts.ts";
@@ -91,8 +90,10 @@ export function recordsAt(records: readonly RecordView[], step: number): readonl
 export async function openSteerer(
   table: UnitTable,
   options: Pick<ResolvedOptions, "sparsity" | "rates"> & Following,
-  { schedule, given = {}, goal = null, trust = false, signal, onLog }: {
+  { schedule, openScript = null, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
+    /** Opens a schedule that is a script; scripts are refused without it. */
+    readonly openScript?: ScriptOpener | null;
     /** Numbers that the run's options give. */
     readonly given?: GivenNumbers | undefined;
     /** The run's size, which the last step's targets of layers must leave room for. */
@@ -106,12 +107,12 @@ export async function openSteerer(
   checkTrust(schedule, trust, { option: "trustSchedule" });
   if (schedule === undefined) return cubic(sparsity, rates);
   const open = (): Promise<OpenSchedule> =>
-    openSchedule(schedule, {
+    openScheduleWith(schedule, {
       trust,
       warmup: rates.warmup,
       ...(signal ? { signal } : {}),
       ...(onLog ? { onLog } : {}),
-    });
+    }, openScript);
   const opened = await open();
   try {
     checkFollowed(opened, { given, options });

@@ -46,9 +46,10 @@ browserTest(
       const { page, complaints } = await openPage(browser, server.url);
       const names = await Array.fromAsync(Deno.readDir(modelPath("demo")), ({ name }) => `demo/${name}`);
       const options = { model: names, tokens: TOKENS };
-      const { adapter, logits } = await page.evaluate(`run(${JSON.stringify(options)})`) as Outcome;
+      const { adapter, losses, logits } = await page.evaluate(`run(${JSON.stringify(options)})`) as Outcome;
       assert.deepEqual(complaints, []);
       assert.match(adapter, /swiftshader/i);
+      assert.ok(losses.length === 4 && losses.every((loss) => loss > 0 && loss < 20), losses.join(" "));
       using pruned = await loadModel(`${folder}/model.gguf`, { device: await sharedDevice(), baseDtype: "f32" });
       const own = await pruned.logits(TOKENS);
       assert.equal(own.length, logits.length);

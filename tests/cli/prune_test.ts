@@ -185,7 +185,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
 
   const resumed = await cli(prune(out, "--resume"));
   assert.equal(resumed.code, 0, resumed.stderr);
-  assert.match(resumed.stderr, /going on after step \d+/);
+  assert.match(resumed.stderr, /resuming after step \d+/);
   const after = await modelBytes(out);
   assertSameBytes(after.weights, weights, "model.safetensors");
   assertSameBytes(after.gguf, gguf, "model.gguf");

@@ -122,7 +122,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         identity: { weights: await modelDigest(modelPath(path)), baseDtype },
         signal,
         onStart: (there) => {
-          if (there > 0) progress.note(`going on after text ${there}`);
+          if (there > 0) progress.note(`resuming after text ${there}`);
         },
         onProgress: (share) => progress.phase("writing texts", share),
       });

@@ -35,6 +35,7 @@ import { programAsRun, shellWord } from "../../command.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
+import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
@@ -101,8 +102,11 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
   const how = given({ textField, limit: limitRows, skipBroken });
+  using progress = stderrProgress();
+  progress.phase("reading the data");
   const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
   const beside = await calibrationOf(flags);
+  progress[Symbol.dispose]();
   const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
   if (typeof flags.prompt === "string" && !flags.resume && all.every(({ kind }) => kind === "text")) {
     throw promptForTexts({
@@ -258,7 +262,8 @@ async function drive(
       if (looked) progress.note(`calibration: ${dataLine(looked, resolved)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);
-      if (doneBefore > 0) progress.note(`going on after step ${doneBefore}`);
+      if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
+      progress.phase("compiling kernels");
     },
     ...(dashboard
       ? { onMasks: (step: number, masks: MaskSummary) => dashboard.tell({ kind: "masks", step, masks }) }

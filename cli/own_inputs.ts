@@ -1,4 +1,4 @@
-// What a verb reads, kept from what it writes. Owns that check; refuses to read or write.
+// Keeps a verb from writing over a file that it reads.
 import { resolve } from "node:path";
 import { CompressoError } from "../lib/core/errors.ts";
 
@@ -14,8 +14,8 @@ export async function refuseInputs(
     if (await place(input) !== target) continue;
     throw new CompressoError("usage", {
       what: `cannot write to ${output}`,
-      rule: `${option} is no file that is read`,
-      value: input === output ? "it is one" : `it is ${input}`,
+      rule: `${option} is not one of the files that are read`,
+      value: input === output ? "the same file" : `the same file as ${input}`,
       fix: `choose another ${option}`,
     });
   }

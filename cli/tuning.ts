@@ -1,5 +1,5 @@
-// Tuned kernels for the verbs that run a model. Owns the place of the table and when products are measured; refuses to fail, but for a named file that is
-// something else: without a table, kernels run with their defaults.
+// Tuned kernels for the verbs that run a model: where the table is kept and when products are measured. Without a table, kernels run with their
+// defaults; only a named file that is no table is refused.
 import { createHash } from "node:crypto";
 import { isAbsolute, join } from "node:path";
 import { cpuUsage } from "node:process";
@@ -21,24 +21,23 @@ export interface TuneRequest extends Pick<TuneOptions, "rows" | "directions" | "
   readonly tokens: number;
 }
 
-/** Floating-point operations of a run below which it is over sooner than measuring would pay; a table that is there is used all the same. */
+/** Floating-point operations of a run below which measuring takes longer than it saves; an existing table is used all the same. */
 const LEAST_WORK = 1e13;
 
-/** Devices whose user knows that the named file cannot be written: each model and each run of an experiment would say so anew. */
+/** Devices for which it was already said that the named file cannot be written, as each model and each run of an experiment would repeat it. */
 const told = new WeakSet<Device>();
 
 /** Declaration of the options, for every verb that measures. */
 export const TUNING_OPTION = [
   "--tuning <file>",
-  "where measured kernel speeds are kept (default: the user's cache)",
+  "file for measured kernel speeds (default: in the user's cache)",
 ] as const;
 /** See {@link TUNING_OPTION}. */
-export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are the same bits"] as const;
+export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are identical"] as const;
 
 /**
- * Puts the table in use; before a long run, measures what it does not know yet, a few seconds at most, and keeps it; says so where a named file
- * cannot be written.
- * Throws `CompressoError("usage")` where the user names a file that is no table: it would be overwritten.
+ * Uses the table; before a long run, measures what is missing in it, a few seconds at most, and saves it. Says so if a named file cannot be written.
+ * Throws `CompressoError("usage")` for a named file that is no table, as it would be overwritten.
  */
 export async function tuneFor(
   { device, spec, weights }: Model,
@@ -73,7 +72,7 @@ export async function tuneFor(
   // The user's cache is a convenience; a file that was named is expected to be there.
   if (setting === true || told.has(device)) return;
   told.add(device);
-  progress.note(`compresso: cannot write ${path}; the kernel speeds that were measured serve this command alone`);
+  progress.note(`compresso: cannot write ${path}; the measured kernel speeds are used for this command only`);
 }
 
 /**

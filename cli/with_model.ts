@@ -1,4 +1,4 @@
-// What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress. Owns their lifetime; refuses what is done with them.
+// What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/disk/open_model.ts";
 import { readPeftAdapter } from "../lib/disk/adapter.ts";
@@ -22,9 +22,9 @@ export interface ModelSettings {
   readonly compare?: string | undefined;
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;
-  /** Called before any weight is read; what it throws is the end. */
+  /** Called before any weight is read; if it throws, nothing is loaded. */
   readonly onShape?: (spec: DecoderSpec, device: Device) => Promise<unknown>;
-  /** What is said at the first Ctrl-C. */
+  /** The message at the first Ctrl-C. */
   readonly onInterrupt?: string;
   /** Whether the work itself calls `listen`; until then Ctrl-C ends the process at once. Default false. */
   readonly listensLater?: boolean;
@@ -49,12 +49,12 @@ export interface Loaded {
 export const BASE_DTYPES = ["f16", "f32", "q8", "q4"] as const;
 
 /** What `--base-dtype` chooses. */
-export const BASE_DTYPE_HELP = "frozen weights on the GPU: f16, f32, or blocks of 8 or 4 bits (q8, q4)";
+export const BASE_DTYPE_HELP = "type of the frozen weights on the GPU: f16, f32, q8 or q4 (blocks of 8 or 4 bits)";
 
 /** `--adapter` of the verbs that run a model as it is. */
 export const ADAPTER_OPTION = [
   "--adapter <path>",
-  "LoRA to add to the model, not merged: a folder in PEFT's format, or its .safetensors file",
+  "LoRA to add to the model, without merging: a folder in PEFT's format, or its .safetensors file",
 ] as const;
 
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */

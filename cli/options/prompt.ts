@@ -1,11 +1,10 @@
-// The collaborative prompt as options choose it: ours, the user's own text, or none. Owns what they mean and the file;
-// refuses to place the text.
+// The collaborative prompt as options choose it: the built-in one, the user's own, or none.
 import { CompressoError } from "../../lib/core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { note } from "../terminal/output.ts";
 import { readText } from "../terminal/read_text.ts";
 
-/** Value of `--prompt FILE` and `--no-prompt`: a path, false, or true for our text. */
+/** Value of `--prompt FILE` and `--no-prompt`: a path, false, or true for the built-in text. */
 export type PromptSetting = string | boolean;
 
 /** The text of a setting, null for none. Throws `CompressoError("input")` for a file that is missing or empty. */
@@ -16,13 +15,13 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
   if (text !== "") return text;
   throw new CompressoError("input", {
     what: `cannot use the prompt of ${setting}`,
-    rule: "the file holds the text of the prompt",
+    rule: "the file contains the prompt",
     value: "it is empty",
-    fix: "write the text into it, or leave the option out",
+    fix: "write the prompt into it, or leave the option out",
   });
 }
 
-/** The prompt at inference: none unless asked for, whatever the model was trained with. */
+/** The prompt at inference: none by default, whatever the model was trained with. */
 export async function promptAtInference(
   { withPrompt, prompt = withPrompt ?? false }: {
     readonly withPrompt?: true | undefined;
@@ -40,7 +39,7 @@ export async function promptAtInference(
   return await promptText(prompt);
 }
 
-/** Says on stderr what the prompt costs. */
+/** Says on stderr how many tokens the prompt takes. */
 export function promptNote(tokens: number, before: string): void {
   note(`compresso: the prompt takes ${tokens} tokens before ${before}`);
 }

@@ -1,4 +1,4 @@
-// Texts that grow side by side on a terminal. Owns wrapping, the width of characters and the redrawing of the last rows; refuses to know what the texts are.
+// Texts that grow side by side on a terminal: wrapping, the width of characters, and the redrawing of the last rows.
 
 /** Columns under way. */
 export interface Columns {

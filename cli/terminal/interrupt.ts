@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as an AbortSignal. Owns the two signals and the second Ctrl-C; refuses to know what is stopped.
+// Ctrl-C and SIGTERM as an AbortSignal.
 //
 // No Worker is needed for this: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
 // thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
@@ -18,7 +18,7 @@ export interface Interrupt extends Disposable {
  * work that is one of several.
  */
 export function watchInterrupt(
-  said = "stopping; once more ends at once",
+  said = "stopping; press Ctrl-C again to end at once",
   { ctrlCOnly = false }: { readonly ctrlCOnly?: boolean } = {},
 ): Interrupt {
   const controller = new AbortController();

@@ -1,4 +1,4 @@
-// Lines that a user types or a pipe brings, one at a time. Owns line editing on a terminal and what Ctrl-C and Ctrl-D mean there; refuses to interpret a line.
+// Lines that a user types or a pipe brings, one at a time, with line editing on a terminal.
 import process from "node:process";
 import { createInterface, type Key as ReadlineKey } from "node:readline";
 import { Writable } from "node:stream";
@@ -10,7 +10,7 @@ export interface Lines {
   readonly isTerminal: boolean;
   /** The next line without its break; null at the end, which on a terminal is Ctrl-D, and Ctrl-C on an empty line too. */
   next(prompt: string): Promise<string | null>;
-  /** Forgets what was typed ahead, as a terminal does at Ctrl-C. A pipe has nothing of the kind: whoever wrote it counts on each line. */
+  /** Forgets what was typed ahead, as a terminal does at Ctrl-C. The lines of a pipe are all kept. */
   drop(): void;
 }
 

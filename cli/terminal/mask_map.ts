@@ -1,4 +1,4 @@
-// The masks of a run as a line of block characters: a character for each layer's heads and FFN columns. Owns that line; refuses to say when it is shown.
+// The masks of a run as a line of block characters: a character for each layer's heads and FFN columns.
 import type { LayerState } from "../../lib/schedule/definition.ts";
 
 /** Eighths of a character; a layer that is cut whole is a dot, so that it keeps its place. */

@@ -1,4 +1,4 @@
-// A text from stdin. Owns the wording of what is wrong with it; refuses to interpret it.
+// A text from stdin.
 import { CompressoError } from "../../lib/core/errors.ts";
 import { textProblem } from "../../lib/files/text_file.ts";
 
@@ -18,7 +18,7 @@ export async function readTextInput(): Promise<string> {
 export function notText(cause: unknown): CompressoError {
   return new CompressoError("input", {
     what: "cannot read the text from stdin",
-    rule: "it is UTF-8",
+    rule: "the text is UTF-8",
     value: textProblem(cause),
     fix: "check the encoding",
   }, { cause });

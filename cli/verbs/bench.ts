@@ -19,12 +19,12 @@ import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } from "../with_mo
 /** Declares the verb. */
 export function benchVerb(): CommandUnknownOpts {
   return verb("bench", {
-    description: "Measure how fast models read and write, such as a dense one and what it was pruned to.",
+    description: "Measure the latency and throughput of models, such as a dense and a pruned one.",
     examples: ["bench path/to/model runs/mine/model", "bench demo --prompt-tokens 64 --tokens 16 --batch 4 --json"],
   })
     .argument("<models...>", "Hugging Face folders, .gguf files, or demo; the others are compared with the first")
     .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
-    .option("--tokens <count>", "tokens written after it", wholeNumber("--tokens", { least: 2 }), 32)
+    .option("--tokens <count>", "tokens to generate after the prompt", wholeNumber("--tokens", { least: 2 }), 32)
     .option(
       "--batch <count>",
       "prompts read at once, and sequences written in turns, beside one alone",
@@ -87,7 +87,7 @@ async function run({ model, signal, progress }: Loaded, settings: Settings): Pro
     signal,
     onProgress: (done, total) => progress.phase("measuring", done / total),
   });
-  progress[Symbol.dispose](); // the table may share the terminal with the line of progress
+  progress[Symbol.dispose](); // the table may share its terminal
   if (json) printJson({ ...result, baseDtype });
   else printTable(result, baseDtype);
 }
@@ -97,14 +97,14 @@ type Row = readonly [label: string, figure: keyof ModelFigures<unknown>, show: (
 function printTable({ adapter, prompt, tokens, batch, repeats, rows }: ModelBenchResult, baseDtype: string): void {
   const ms = (value: number): string => `${short(1000 * value)} ms`, rate = (value: number): string => short(value);
   const shown: readonly Row[] = [
-    [`first token behind ${prompt}`, "firstToken", ms],
+    [`first token after ${prompt}`, "firstToken", ms],
     ["each next token", "nextToken", ms],
     ["tokens/s read, 1 prompt", "promptRate", rate],
     [`tokens/s read, ${batch} prompts`, "promptRateMany", rate],
     ["tokens/s written, 1 sequence", "decodeRate", rate],
     [`tokens/s written, ${batch} in turns`, "decodeRateMany", rate],
   ];
-  print(`${adapter.description}; weights in ${baseDtype}; ${tokens} tokens behind a prompt of ${prompt}`);
+  print(`${adapter.description}; weights in ${baseDtype}; ${tokens} tokens after a prompt of ${prompt}`);
   print(`medians of ${repeats} with least and most, by wall clock; models take turns`);
   for (const { name, parameters, tokenBytes, figures, faster } of rows) {
     print();

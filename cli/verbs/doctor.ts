@@ -1,4 +1,4 @@
-// `compresso doctor`: what this machine offers to the toolkit, and what fixes it. Owns the checks; refuses to change anything.
+// `compresso doctor`: checks whether this machine can run the toolkit.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
@@ -24,7 +24,7 @@ const WAITS = 9;
 /** Declares the verb. */
 export function doctor(): CommandUnknownOpts {
   return verb("doctor", {
-    description: "Check the GPU adapter, its limits and some small computations.",
+    description: "Check the GPU adapter, its limits and the results of some small computations.",
     examples: ["doctor", "doctor --json"],
   }).option("--json", "print one JSON object")
     .action(async ({ json }) => await run(json ?? false));
@@ -49,11 +49,12 @@ async function run(asJson: boolean): Promise<void> {
   if (wrong.length === 0) return;
   throw new CompressoError("gpu", {
     what: "this adapter computes wrong results",
-    rule: "each is as near to the CPU's as f32 can tell",
+    rule: "each agrees with the CPU's within the precision of f32",
     value: wrong.map(({ name, largestError, bound }) => `${name} differs by ${largestError}, above ${bound}`).join(
       "; ",
     ),
-    fix: "update the GPU driver, or take another one by the variable DENO_WEBGPU_BACKEND (vulkan, metal or dx12)",
+    fix:
+      "update the GPU driver, or choose another backend with the variable DENO_WEBGPU_BACKEND (vulkan, metal or dx12)",
   });
 }
 
@@ -75,17 +76,17 @@ interface Report {
 
 function show({ adapter, deno, system, limits, checks, waitMilliseconds, tuning }: Report): void {
   print(
-    `adapter   ${adapter.description}${
-      adapter.isCpu ? " (the CPU runs the shaders: correct, and slow for big models)" : ""
-    }`,
+    `adapter   ${adapter.description}${adapter.isCpu ? " (runs on the CPU: correct, but slow for large models)" : ""}`,
   );
   print(`deno      ${deno} on ${system}`);
   print("checks");
   for (const check of checks) {
     const verdict = isRight(check) ? "right" : "WRONG";
-    print(`  ${check.name.padEnd(14)}${verdict}, at most ${check.largestError.toExponential(1)} from the CPU's`);
+    print(
+      `  ${check.name.padEnd(14)}${verdict}, differs from the CPU by at most ${check.largestError.toExponential(1)}`,
+    );
   }
-  print(`wait      ${waitMilliseconds.toFixed(1)} ms for an answer of the GPU (median of ${WAITS})`);
+  print(`latency   ${waitMilliseconds.toFixed(1)} ms for a round trip to the GPU (median of ${WAITS})`);
   print(`kernels   ${tuningLine(tuning)}`);
   print("limits");
   for (const [name, value] of Object.entries(limits)) {
@@ -95,14 +96,14 @@ function show({ adapter, deno, system, limits, checks, waitMilliseconds, tuning 
 }
 
 function tuningLine(tuning: Report["tuning"]): string {
-  if (tuning === null) return "run with their defaults, as there is no cache folder that may be used";
+  if (tuning === null) return "run with their defaults, as there is no cache folder";
   switch (tuning.state) {
     case "used":
       return `tuned for ${tuning.entries} products (${tuning.path})`;
     case "absent":
       return "not tuned yet; the first long run measures them";
     case "ignored":
-      return `${tuning.path} is ignored, as ${tuning.reason}; the next long run replaces it`;
+      return `${tuning.path} is ignored: ${tuning.reason}; the next long run replaces it`;
   }
 }
 

@@ -37,7 +37,7 @@ export function exportVerb(): CommandUnknownOpts {
     .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
     .option(
       "--layout <layout>",
-      "compact: layers as they are; padded: zeros to the widest layer; uniform: demands layers alike",
+      "compact: layers as they are; padded: every layer filled with zeros to the widest; uniform: requires layers of one shape",
       oneOf("--layout", LAYOUTS),
       "compact" as const,
     )
@@ -58,7 +58,7 @@ export function exportVerb(): CommandUnknownOpts {
     .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
     .option(
       "--overwrite",
-      "replace files that stand there, and remove that of a format which cannot hold the model: it is of an earlier export",
+      "replace existing files; the file of a format that cannot hold the model is removed",
     )
     .option("--json", "print one JSON object")
     .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
@@ -100,22 +100,22 @@ export function exportVerb(): CommandUnknownOpts {
       if (json) printJson(result);
       else {
         if (layout === "padded") {
-          print(`parameters  ${formatCount(result.parameters)}, the zeros of the layout padded included`);
+          print(`parameters  ${formatCount(result.parameters)}, including the zeros of the layout padded`);
         }
         for (const line of exportLines(result)) print(line);
       }
       if (!tokenizer) {
         note(
-          "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF): the files hold none and take token ids alone",
+          "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF), so the files take token ids only",
         );
       }
       for (const line of skippedLines(result)) note(line);
-      for (const removed of result.removed) note(`compresso: removed ${removed}, which was of an earlier export`);
+      for (const removed of result.removed) note(`compresso: removed ${removed}, which belonged to an earlier export`);
       for (const line of fallbackLines(result.fellBack.length)) note(line);
     });
 }
 
-/** Refuses the type of a file that is not asked for. */
+/** Refuses the type of a file that is not written. */
 function checkTypes(
   formats: readonly ExportFormat[],
   { dtype, ggufDtype }: { readonly dtype: string | undefined; readonly ggufDtype: string | undefined },
@@ -131,13 +131,13 @@ function checkTypes(
   }
 }
 
-/** That matrices of a GGUF have not the type that was asked for. */
+/** Says that matrices of a GGUF do not have the type that was asked for. */
 export function fallbackLines(matrices: number): string[] {
   if (matrices === 0) return [];
   return [
     `compresso: ${matrices} ${matrices === 1 ? "matrix" : "matrices"} of the GGUF ${
       matrices === 1 ? "is" : "are"
-    } f16: rows of another length than a multiple of 32 have no blocks; prune --align 32 makes FFN widths and hidden sizes such`,
+    } f16, because blocks need rows of a multiple of 32 values; prune --align 32 makes FFN widths and hidden sizes fit`,
   ];
 }
 

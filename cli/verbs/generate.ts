@@ -1,4 +1,4 @@
-// `compresso generate MODEL`: a prompt continued on stdout. Owns raw and chat prompts and where they come from; refuses to choose tokens.
+// `compresso generate MODEL`: continues a prompt on stdout.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { encodePrefix, endToken, formatExample, promptCost } from "../../lib/data/prompts/encode.ts";
@@ -29,7 +29,7 @@ import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf,
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
   return verb("generate", {
-    description: "Continue a prompt.",
+    description: "Continue a prompt, or answer an instruction.",
     examples: [
       'generate path/to/model --prompt "The sea is" --max-tokens 40 --temperature 0',
       'generate path/to/model --chat --prompt "Name three rivers." --temperature 0.8 --top-p 0.9',
@@ -37,8 +37,8 @@ export function generateVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is left out")
-    .option("--text <file>", "take the text to continue from a UTF-8 file, without one line break at its end")
+    .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is dropped")
+    .option("--text <file>", "read the text to continue from a UTF-8 file; one line break at its end is dropped")
     .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
     .option(...TEMPERATURE_OPTION)
     .option(...TOP_K_OPTION)
@@ -46,17 +46,17 @@ export function generateVerb(): CommandUnknownOpts {
     .option(...REPETITION_PENALTY_OPTION)
     .option(...STOP_OPTION)
     .option(...SEED_OPTION)
-    .option("--raw", "continue the prompt as it is (this is the default)")
-    .option("--chat", "take the prompt as an instruction, in the model's chat template or prompt style")
-    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: none)")
-    .option("--prompt-file <file>", "with --chat: put your own text before the instruction, in place of that prompt")
+    .option("--raw", "continue the prompt as it is (the default)")
+    .option("--chat", "treat the prompt as an instruction, in the model's chat template or prompt style")
+    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: no prompt)")
+    .option("--prompt-file <file>", "with --chat: a file with your own prompt, in place of the collaborative one")
     .option(...COMPARE_OPTION)
     .option(...ADAPTER_OPTION)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object with tokens and text, at the end")
+    .option("--json", "print one JSON object with tokens and text at the end")
     .action(async (path, options) => {
       const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
       if (raw && chat) throw excluded("either --raw or --chat", "both were given");
@@ -69,10 +69,10 @@ export function generateVerb(): CommandUnknownOpts {
     });
 }
 
-/** `--compare` of the verbs that let a model speak. */
+/** `--compare` of the verbs that generate text. */
 export const COMPARE_OPTION = [
   "--compare <model>",
-  "let a second model answer too (without --adapter): side by side on a terminal, with tokens/s",
+  "a second model that answers too, without --adapter; side by side on a terminal, with tokens/s",
 ] as const;
 
 interface Settings extends SamplingSettings {
@@ -95,7 +95,7 @@ async function run(path: string, loaded: Loaded, settings: Settings): Promise<vo
   ];
   const rows = Math.max(...speakers.map(({ prompt }) => prompt.length));
   await tune({ rows, directions: ["forward"], tokens: rows + maxTokens });
-  progress[Symbol.dispose](); // the answer may share the terminal with the line of progress
+  progress[Symbol.dispose](); // the answer may share its terminal
   const voices = speakers.map((speaker) => voiceOf(speaker, { ...options, stop }));
   if (!json) {
     await speak(voices);
@@ -116,7 +116,7 @@ interface Speaker {
   readonly tokenizer: Tokenizer;
   /** Token ids. */
   readonly prompt: readonly number[];
-  /** Tokens of the text that the answer goes on with; none for an instruction. */
+  /** Tokens of the text that is continued; none for an instruction. */
   readonly before: readonly number[];
   /** Tokens that end the answer besides the model's own. */
   readonly endTokens: readonly number[];
@@ -157,12 +157,12 @@ async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly
     if (prompt !== undefined) throw excluded("either --prompt or --text", "both were given");
     return withoutBreak(await readText(text));
   }
-  // An empty one is a prompt: of the BOS token alone.
+  // An empty prompt is the BOS token alone.
   const given = prompt === "" ? prompt : required(prompt, "--prompt", { or: "--text" });
   return given === "-" ? withoutBreak(await readTextInput()) : given;
 }
 
-/** Editors and `echo` end a text with a line break that nobody means. */
+/** Editors and `echo` end a text with a line break that is not part of it. */
 function withoutBreak(text: string): string {
   return text.replace(/\r?\n$/, "");
 }

@@ -19,7 +19,7 @@ import { formatBytes, formatCount, print, printJson } from "../terminal/output.t
 /** Declares the verb. */
 export function inspect(): CommandUnknownOpts {
   return verb("inspect", {
-    description: "Show what a model is: shape of every layer, parameters, stored types, tokenizer. Needs no GPU.",
+    description: "Show a model's layers, parameters, stored types and tokenizer. Needs no GPU.",
     examples: ["inspect demo", "inspect path/to/model.gguf --json"],
   })
     .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo")
@@ -144,7 +144,7 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
   );
   print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
-  print(`head        ${spec.tied ? "tied to the embedding" : "of its own"}`);
+  print(`head        ${spec.tied ? "tied to the embedding" : "separate"}`);
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);

@@ -1,4 +1,4 @@
-// `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded or downloaded. Owns the table; refuses to open a GPU for more than its limits.
+// `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
@@ -27,7 +27,7 @@ const PATHS: readonly OptionPath[] = [
 /** Declares the verb. */
 export function planVerb(): CommandUnknownOpts {
   const command = verb("plan", {
-    description: "Tell how much GPU memory `prune` takes with these options. Reads no weights and needs no GPU.",
+    description: "Show how much GPU memory `prune` needs with these options. Reads no weights and needs no GPU.",
     examples: [
       "plan demo --batch 8",
       "plan path/to/config.json --base-dtype q4 --batch 1 --seq 512 --memory-limit 8G",
@@ -124,12 +124,12 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
   print(
     adapter
       ? `adapter   ${adapter.facts.description}; products read ${adapter.facts.isCpu ? "textures" : "buffers"}`
-      : "adapter   none here: planned for a GPU with the limits that every WebGPU adapter grants",
+      : "adapter   none here; planned with the limits that every WebGPU adapter grants",
   );
   print(
     `run       ${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${targets.join(",")}, units ${
       units.join(",")
-    }${recompute ? "" : ", nothing computed anew"}`,
+    }${recompute ? "" : ", no recomputation"}`,
   );
   if (target) {
     const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";

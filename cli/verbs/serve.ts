@@ -87,7 +87,7 @@ export function serveVerb(): CommandUnknownOpts {
       const prompt = await promptText(promptFile);
       checkName(name);
       if (prompt !== null) await checkChats(path);
-      const settings = { ...options, onInterrupt: "stopping; once more ends at once" };
+      const settings = { ...options, onInterrupt: "stopping; press Ctrl-C again to end at once" };
       await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
     });
 }

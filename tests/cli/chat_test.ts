@@ -11,7 +11,7 @@ Deno.test("chat answers each line of a pipe, and commands go to stderr", async (
   const { code, stdout, stderr } = await cli(["chat", "demo", "--max-tokens", "12"], { input });
   assert.equal(code, 0, stderr);
   assert.equal(stdout, "in Rome\nin Rome\n");
-  assert.match(stderr, /begins anew\n\/help .*\n\/reset/);
+  assert.match(stderr, /new conversation\n\/help .*\n\/reset/);
   assert.match(stderr, /there is no \/nonsense/);
 });
 
@@ -111,8 +111,8 @@ Deno.test(
     await reader.cancel();
     assert.deepEqual([code, signal], [143, "SIGTERM"]);
     const stderr = await said;
-    assert.match(stderr, /stopping the answer; once more ends the program\n/);
-    assert.match(stderr, /begins anew/);
+    assert.match(stderr, /stopping the answer; press Ctrl-C again to end the program\n/);
+    assert.match(stderr, /new conversation/);
   },
 );
 

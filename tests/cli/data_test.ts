@@ -201,7 +201,7 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
     cli(["data", "generate", "demo", ...SMALL, "--out", folder.at(name), ...more]);
   const first = await generate("a.jsonl"), json = await generate("b.jsonl", "--json");
   assert.equal(first.code, 0, first.stderr);
-  assert.match(first.stdout, /^3 texts in .*a\.jsonl; \d+ tokens written now/);
+  assert.match(first.stdout, /^3 texts in .*a\.jsonl; \d+ tokens generated now/);
   const { count, tokens } = JSON.parse(json.stdout);
   assert.deepEqual([count, tokens >= 6], [3, true]);
   const text = await Deno.readTextFile(folder.at("a.jsonl"));
@@ -225,7 +225,7 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   const weights = folder.at("model", "model.safetensors"), bytes = await Deno.readFile(weights);
   const over = await cli(["data", "generate", folder.at("model"), ...SMALL, "--out", weights, "--overwrite"]);
   assert.equal(over.code, 2);
-  assert.match(over.stderr, /--out is no file that is read/);
+  assert.match(over.stderr, /--out is not one of the files that are read/);
   assert.deepEqual(await Deno.readFile(weights), bytes);
   const absent = await cli(["data", "generate", folder.at("absent"), ...SMALL, "--out", folder.at("c.jsonl")]);
   assert.equal(absent.code, 3, absent.stderr);
@@ -240,7 +240,7 @@ Deno.test("data inspect refuses options of training without a model", async () =
   ) {
     const { code, stdout, stderr } = await cli(["data", "inspect", "fixtures/demo_data/heldout.jsonl", ...option]);
     assert.deepEqual([code, stdout], [2, ""], stderr);
-    assert.match(stderr, new RegExp(`cannot use ${name} here\\n.*told with --model`));
+    assert.match(stderr, new RegExp(`cannot use ${name} here\\n.*shown with --model`));
   }
 });
 
@@ -298,7 +298,7 @@ Deno.test("data generate --overwrite that is stopped keeps the earlier file, and
   assert.equal(without.code, 2);
   assert.match(
     without.stderr,
-    /an earlier run stopped there\n.* no .*own\.jsonl\.part\n.*--overwrite in place of/,
+    /--resume continues an unfinished run\n.* no .*own\.jsonl\.part\n.*--overwrite in place of/,
   );
 
   const child = command([...args, "--count", "100000", "--overwrite"]).spawn();

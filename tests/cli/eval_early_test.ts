@@ -138,6 +138,6 @@ Deno.test("eval says which rows it leaves out", async () => {
   await Deno.writeTextFile(path, [lines[0], empty, "", ...lines.slice(1)].join("\n"));
   const { code, stdout, stderr } = await cli(["eval", "demo", "--data", path, "--json"]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /^compresso: of the rows of .*rows\.jsonl are left out: 2 empty \(row 2, 3\)$/m);
+  assert.match(stderr, /^compresso: rows of .*rows\.jsonl that are left out: 2 empty \(row 2, 3\)$/m);
   assert.equal(JSON.parse(stdout).n, 3);
 });

@@ -236,7 +236,7 @@ Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same co
   assert.ok(kept > 0 && kept < count, `${kept} of ${count} questions kept`);
   const again = await cli(args);
   assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, new RegExp(`going on with ${kept} scored questions`));
+  assert.match(again.stderr, new RegExp(`resuming with ${kept} scored questions`));
   assert.equal(JSON.parse(again.stdout).tasks.piqa.n, count);
   assert.equal(await lines() - 1, count);
   const other = await cli([...args, "--limit", "5"]);
@@ -264,7 +264,7 @@ Deno.test("perplexities that stop keep their windows, and the same command ends 
     await Deno.writeTextFile(out, [head, ...lines.slice(0, kept), lines[kept]?.slice(0, 20)].join("\n"));
     const again = await cli([...args, "--out", out]);
     assert.deepEqual([again.code, again.stdout], [0, whole.stdout], again.stderr);
-    assert.match(again.stderr, new RegExp(`going on with ${kept} measured windows`));
+    assert.match(again.stderr, new RegExp(`resuming with ${kept} measured windows`));
     assert.deepEqual((await Deno.readTextFile(out)).trim().split("\n"), [head, ...lines]);
   }
   // What the file says is believed, not measured again.

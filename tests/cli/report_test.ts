@@ -108,7 +108,7 @@ Deno.test("report does not write over what it reads, by whatever path", async ()
   );
   for (const { code, stderr } of results) {
     assert.equal(code, 2, stderr);
-    assert.match(stderr, /--out is no file that is read/);
+    assert.match(stderr, /--out is not one of the files that are read/);
   }
   assert.equal(await Deno.readTextFile(folder.at("run", "run.json")), before);
   assert.ok(!folder.has("run", "checkpoint.safetensors"));

@@ -7,7 +7,7 @@ Deno.test("what is for draws is refused at temperature 0, a seed too, and draws 
   const cases = [
     [
       { seed: 7 },
-      /cannot use --seed; expected: .* draws, which need a --temperature above 0; got: the temperature is 0/,
+      /cannot use --seed; expected: .* sampling, which needs a --temperature above 0; got: the temperature is 0/,
     ],
     [{ seed: 0, topK: 3 }, /cannot use --top-k and --seed;/],
     [{ topP: 0.5 }, /cannot use --top-p;/],
@@ -28,7 +28,7 @@ Deno.test("generate and chat refuse a seed that draws nothing, before they load 
     assert.match(stderr, /cannot use --seed\n.*\n.*\n {2}fix: +add --temperature 1/);
     assert.match(
       (await cli([...args.slice(0, 1), "--help"])).stdout,
-      /--seed <number>\s+seed of the draws \(default: 1\)/,
+      /--seed <number>\s+seed of the sampling \(default: 1\)/,
     );
   }
 });

@@ -315,7 +315,7 @@ Deno.test("schedule preview refuses what is no schedule, with one error and its 
   const path = await script(`${head}{ sparsity: () => 0.1 });`), text = await Deno.readTextFile(path);
   const itself = await cli(["schedule", "preview", path, "--svg", folder.at("..", basename(folder.path), "mine.ts")]);
   assert.equal(itself.code, 2, itself.stderr);
-  assert.match(itself.stderr, /--svg is no file that is read/);
+  assert.match(itself.stderr, /--svg is not one of the files that are read/);
   assert.equal(await Deno.readTextFile(path), text);
   const hostile = await cli(["schedule", "preview", await script(`${head}{ sparsity: () => Deno.pid / 1e9 });`)]);
   assert.equal(hostile.code, 3);

@@ -1,4 +1,4 @@
-// `compresso chat MODEL`: questions on stdin, answers on stdout. Owns the commands of a conversation and what Ctrl-C means; refuses turns and texts.
+// `compresso chat MODEL`: questions on stdin, answers on stdout.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
@@ -29,7 +29,7 @@ import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } 
 /** Declares the verb. */
 export function chatVerb(): CommandUnknownOpts {
   return verb("chat", {
-    description: "Talk with a model: one line a question, on a terminal or from a pipe.",
+    description: "Chat with a model: one question a line, from a terminal or a pipe.",
     examples: [
       'chat path/to/model --temperature 0.8 --top-p 0.9 --system "Answer in one sentence."',
       "chat path/to/model --compare path/to/pruned",
@@ -37,12 +37,12 @@ export function chatVerb(): CommandUnknownOpts {
     ],
   })
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
-    .option("--system <text>", "text before the first question, as the system turn of the model's chat template")
-    .option("--with-prompt", "put the collaborative prompt before the first question (default: none)")
-    .option("--prompt-file <file>", "put your own text there, in place of that prompt")
+    .option("--system <text>", "system text before the first question")
+    .option("--with-prompt", "put the collaborative prompt before the first question (default: no prompt)")
+    .option("--prompt-file <file>", "a file with your own prompt, in place of the collaborative one")
     .option(
       "--style <style>",
-      "layout of the turns: chat (the model's template), alpaca or plain (default: the model's own; one without a chat template wants it)",
+      "format of the turns: chat (the model's template), alpaca or plain (default: the model's own; required for a model without a chat template)",
       oneOf("--style", ["chat", "alpaca", "plain"]),
     )
     .option("--max-tokens <count>", "tokens of an answer at most", wholeNumber("--max-tokens", { least: 1 }), 512)
@@ -64,7 +64,7 @@ export function chatVerb(): CommandUnknownOpts {
       samplingOf(options);
       const before = await promptText(promptFile);
       const opening = [before, system].filter((text) => text !== null && text !== undefined).join("\n\n");
-      // Until the first question Ctrl-C ends the process; afterwards each answer has its own.
+      // Until the first question Ctrl-C ends the process; then each answer handles it.
       await withModel(
         path,
         { ...options, listensLater: true },
@@ -92,11 +92,11 @@ interface Side {
 }
 
 const HELP = `/help            this text
-/reset           forget the conversation
-/system [text]   begin anew with another system text, or with none
-/exit            end, as Ctrl-D and Ctrl-C do at an empty line
-A line that ends with \\ goes on in the next one. A line that begins with // is a question that begins with /.
-Ctrl-C stops an answer; a second one ends the program.`;
+/reset           start a new conversation
+/system [text]   start a new conversation with this system text, or with none
+/exit            end the program, as Ctrl-D and Ctrl-C do on an empty line
+A line that ends with \\ continues on the next line. A line that starts with // is a question that starts with /.
+Ctrl-C stops an answer; a second Ctrl-C ends the program.`;
 
 async function run(
   path: string,
@@ -116,7 +116,7 @@ async function run(
   await tune({ rows: 64, directions: ["forward"], tokens: maxTokens });
   progress[Symbol.dispose]();
   const lines = stdinLines();
-  if (lines.isTerminal) note("/help lists what can be said besides questions");
+  if (lines.isTerminal) note("/help lists the commands");
   for (;;) {
     const line = await question(lines);
     if (line === null) return;
@@ -133,7 +133,7 @@ async function run(
 /** The conversations with all sides. */
 interface Table extends Disposable {
   readonly seats: readonly { readonly name: string; readonly chat: Chat }[];
-  /** Begins all of them anew, with another system text. */
+  /** Starts all of them again, with another system text. */
   restart(system: string | null): void;
 }
 
@@ -184,18 +184,18 @@ function command(
       break;
     case "reset":
       for (const { chat } of table.seats) chat.reset();
-      note("the conversation begins anew");
+      note("new conversation");
       break;
     case "system":
       table.restart([before ?? "", rest].filter((text) => text !== "").join("\n\n") || null);
       note(
-        `the conversation begins anew, with ${rest === "" ? "no" : "this"} system text${
-          before === null ? "" : " behind the prompt"
+        `new conversation, with ${rest === "" ? "no" : "this"} system text${
+          before === null ? "" : " after the prompt"
         }`,
       );
       break;
     default:
-      note(`compresso: there is no /${word}; /help lists what there is`);
+      note(`compresso: unknown command /${word}; /help lists the commands`);
   }
   return "go on";
 }
@@ -205,7 +205,7 @@ async function answer(
   text: string,
   { table, json, isTerminal }: { readonly table: Table; readonly json: boolean; readonly isTerminal: boolean },
 ): Promise<"answered" | "stopped"> {
-  using interrupt = watchInterrupt("stopping the answer; once more ends the program", { ctrlCOnly: true });
+  using interrupt = watchInterrupt("stopping the answer; press Ctrl-C again to end the program", { ctrlCOnly: true });
   interrupt.start();
   const { signal } = interrupt;
   const before = table.seats.map(({ chat: { messages } }) => messages);
@@ -217,14 +217,14 @@ async function answer(
     return "answered";
   } catch (error) {
     if (signal.aborted) {
-      // Whoever reads lines counts one for each question.
+      // A reader of the lines expects one for each question.
       const stopped = { answer: null, finish: "stopped" },
         models = voices.map(({ name }) => ({ model: name, ...stopped }));
       print(json ? JSON.stringify({ question: text, ...(models.length > 1 ? { models } : models[0]) }) : undefined);
       noteUneven(table, before);
       return "stopped";
     }
-    // On a terminal a question can be put otherwise; a pipe does not know better.
+    // On a terminal the question can be rephrased; a pipe cannot.
     if (!isTerminal || !(error instanceof CompressoError) || error.code !== "input") throw error;
     reportError(error);
     noteUneven(table, before);
@@ -232,14 +232,12 @@ async function answer(
   }
 }
 
-/** Says where an answer ended when some of the models had the question, and others not: their messages are those from before. */
+/** Says which models did not get the question when an answer was stopped: their messages are as before. */
 function noteUneven({ seats }: Table, before: readonly Chat["messages"][]): void {
   const without = seats.filter(({ chat: { messages } }, index) => messages === before[index]).map(({ name }) => name);
   if (without.length === 0 || without.length === seats.length) return;
   note(
-    `compresso: ${without.join(", ")} ${
-      without.length > 1 ? "have" : "has"
-    } not got this question; /reset begins anew with all`,
+    `compresso: ${without.join(", ")} did not get this question; /reset starts a new conversation with all models`,
   );
 }
 
@@ -254,10 +252,10 @@ function jsonOf(
   return values.length > 1 ? { question, models: values } : { question, ...values[0] };
 }
 
-/** What the answer alone does not show. */
+/** Notes on what the answer alone does not show. */
 function remark({ dropped, reason }: ChatAnswer, name: string | undefined): void {
   const who = name === undefined ? "" : ` of ${name}`;
-  if (dropped > 0) note(`compresso: the context${who} is full; the oldest ${dropped} messages were forgotten`);
+  if (dropped > 0) note(`compresso: the context${who} is full; the oldest ${dropped} messages were dropped`);
   if (reason === "context") note(`compresso: the context${who} is full; the answer ends here`);
-  if (reason === "length") note(`compresso: the answer${who} was cut off after --max-tokens`);
+  if (reason === "length") note(`compresso: the answer${who} was cut off at --max-tokens`);
 }

@@ -21,7 +21,7 @@ import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "../
 /** Declares the verb. */
 export function data(): CommandUnknownOpts {
   return verb("data", {
-    description: "Look at training data, or let a model write its own.",
+    description: "Inspect training data, or generate it with a model.",
     examples: [
       "data inspect alpaca.json --model path/to/model --seq 256",
       "data generate path/to/model --count 1000 --tokens 256 --out own.jsonl",
@@ -33,19 +33,19 @@ export function data(): CommandUnknownOpts {
 
 function inspectVerb(): CommandUnknownOpts {
   return verb("inspect", {
-    description: "Count the rows of a file, name broken and empty ones, and show what becomes of them in training.",
+    description: "Count the rows of a file, list broken and empty ones, and show how they are used in training.",
     examples: ["data inspect alpaca.json --model demo --seq 128", "data inspect c4.json.gz --limit 1000 --json"],
   })
-    .argument("<file>", "JSON, JSON lines or text, also in gzip or Zstandard, or parquet")
-    .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens, as prune sees them")
+    .argument("<file>", "JSON, JSON lines or text, also gzip or Zstandard, or parquet")
+    .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens as prune does")
     .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
-    .option("--text-field <name>", "take this field as the text of every row (default: the fields tell what a row is)")
-    .option("--limit <rows>", "read only so many rows", wholeNumber("--limit", { least: 1 }))
-    .option("--prompt <file>", "with --model: your own text in place of the collaborative prompt")
-    .option("--no-prompt", "with --model: leave the collaborative prompt out")
+    .option("--text-field <name>", "the field with the text of every row (default: detected from the fields)")
+    .option("--limit <rows>", "rows to read at most", wholeNumber("--limit", { least: 1 }))
+    .option("--prompt <file>", "with --model: a file with your own prompt, in place of the collaborative one")
+    .option("--no-prompt", "with --model: use no collaborative prompt")
     .option(
       "--no-packing",
-      "with --model: a sequence for each row, padded or shortened, instead of rows joined to full ones",
+      "with --model: one sequence for each row, padded or cut, instead of packing rows into full sequences",
     )
     .option("--json", "print one JSON object")
     .action(async (file, options) => await inspectData(file, options));
@@ -54,7 +54,7 @@ function inspectVerb(): CommandUnknownOpts {
 function generateVerb(): CommandUnknownOpts {
   return verb("generate", {
     description:
-      "Let a model write texts to train on, as LLM-QAT does: a first token of the vocabulary, then a few likeliest ones, the rest drawn.",
+      "Generate training texts with a model, as in LLM-QAT: a first token of the vocabulary, a few greedy tokens, then sampled ones.",
     examples: [
       "data generate demo --count 50 --tokens 64 --out own.jsonl",
       "data generate path/to/model --out own.jsonl --resume",
@@ -63,20 +63,20 @@ function generateVerb(): CommandUnknownOpts {
     .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
     .option(
       "--out <file>",
-      'JSON lines of {text}, with "ended": false where a text was cut off (required)',
+      'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',
       outputPath("--out"),
     )
-    .option("--count <texts>", "texts to write", wholeNumber("--count", { least: 1 }), 1000)
+    .option("--count <texts>", "texts to generate", wholeNumber("--count", { least: 1 }), 1000)
     .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
     .option(
       "--temperature <number>",
-      "1 draws from the model's own distribution, less from its likelier tokens",
+      "sampling temperature; 1 is the model's own distribution",
       realNumber("--temperature", { above: 0 }),
       1,
     )
-    .option("--seed <number>", "seed of first tokens and draws", wholeNumber("--seed", { most: MAX_SEED }), 1)
-    .option("--resume", "go on where an earlier run with the same options stopped")
-    .option("--overwrite", "replace what stands at --out")
+    .option("--seed <number>", "seed of first tokens and sampling", wholeNumber("--seed", { most: MAX_SEED }), 1)
+    .option("--resume", "resume an earlier run with the same options")
+    .option("--overwrite", "replace an existing --out")
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -103,7 +103,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
   const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
   await refuseInputs(out, read, { option: "--out" });
   await checkTarget(settings);
-  const onInterrupt = "stopping; finished texts stay; once more ends at once";
+  const onInterrupt = "stopping; finished texts are kept; press Ctrl-C again to end at once";
   try {
     await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
       const rows = Math.min(
@@ -124,7 +124,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         onStart: (there) => {
           if (there > 0) progress.note(`resuming after text ${there}`);
         },
-        onProgress: (share) => progress.phase("writing texts", share),
+        onProgress: (share) => progress.phase("generating texts", share),
       });
       progress[Symbol.dispose]();
       const seconds = (performance.now() - start) / 1000;
@@ -132,33 +132,37 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
       const speed = result.tokens === 0
         ? ""
         : ` in ${duration(seconds)}, ${(result.tokens / seconds).toFixed(1)} tokens/s`;
-      print(`${formatCount(count)} texts in ${out}; ${formatCount(result.tokens)} tokens written now${speed}`);
+      print(`${formatCount(count)} texts in ${out}; ${formatCount(result.tokens)} tokens generated now${speed}`);
     });
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
-    const fix = `go on with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
+    const fix = `resume with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
     throw new CompressoError("aborted", { ...error.parts, fix });
   }
 }
 
-/** Refuses to replace a file, or the part of an earlier run, unasked. */
+/** Refuses to replace a file, or the part of an unfinished run, without --overwrite. */
 async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promise<void> {
   const refuse = (rule: string, value: string, fix: string): never => {
     throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, fix });
   };
   if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
-  if (await isFolder(out)) refuse("--out is a file", "it is a folder", "name a file in it");
+  if (await isFolder(out)) refuse("--out is a file", "a folder", "name a file in it");
   if (overwrite) return;
   const part = partPath(out);
   if (await exists(part)) {
-    // Where --overwrite was given then, the earlier file still stands.
+    // A run with --overwrite leaves the earlier file until it ends.
     if (resume) return;
-    refuse("no earlier run stopped there", `it left ${part}`, "go on with --resume, or start anew with --overwrite");
+    refuse(
+      "--out has no unfinished run",
+      `${part} is there`,
+      "resume it with --resume, or start again with --overwrite",
+    );
   }
   if (!(await exists(out))) return;
   if (resume) {
     const fix = "choose another --out, or replace the file with --overwrite in place of --resume";
-    refuse("an earlier run stopped there", `the file stands there, and no ${part}`, fix);
+    refuse("--resume continues an unfinished run", `the file is there, and no ${part}`, fix);
   }
-  refuse("--out is a new file", "there is one", "choose another, or replace it with --overwrite");
+  refuse("--out is a new file", "the file exists", "choose another --out, or replace it with --overwrite");
 }

@@ -1,5 +1,4 @@
-// `compresso data inspect FILE`: what the rows of a file are, and with a model what becomes of them in training. Owns the
-// description; refuses the GPU.
+// `compresso data inspect FILE`: what the rows of a file are and, with a model, how they are used in training.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataReport, type LeftOut, type Row } from "../../../lib/data/rows.ts";
 import { readRows } from "../../../lib/disk/rows.ts";
@@ -47,7 +46,7 @@ interface Facts {
   readonly tokens: Lengths | null;
   /** With a model: whether rows end with a token that says so. */
   readonly hasEnds: boolean | null;
-  /** With a model: what becomes of the rows; `refused` counts those that would be trained on. */
+  /** With a model: how the rows are used; `refused` counts those that would be trained on. */
   readonly training: (EncodeReport & { readonly seq: number; readonly refused: number }) | null;
 }
 
@@ -95,7 +94,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
   if (failure) throw failure;
 }
 
-/** What training takes of rows, or why it takes none: what else is known of them helps to choose another length. */
+/** How training uses the rows, or why it cannot: the rest of the facts helps to choose another length. */
 function trainingOf(
   encode: () => NonNullable<Facts["training"]>,
 ): { readonly training: Facts["training"]; readonly failure: CompressoError | null } {
@@ -107,7 +106,7 @@ function trainingOf(
   }
 }
 
-/** Refuses options of what becomes of the rows where that is not told. */
+/** Refuses options of training without a model. */
 function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
   const given = Object.entries({
     "--seq": seq !== undefined,
@@ -118,7 +117,7 @@ function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
   if (model !== undefined || option === undefined) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option === "--prompt" && prompt === false ? "--no-prompt" : option} here`,
-    rule: "what becomes of rows in training is told with --model",
+    rule: "the use of rows in training is shown with --model only",
     value: "no --model",
     fix: "add --model MODEL",
   });
@@ -190,7 +189,7 @@ function show({ file, bytes, kind, read, refused, characters, tokens, hasEnds, t
   print(`characters  ${lengthsLine(characters)}`);
   if (!tokens) return;
   print(`tokens      ${lengthsLine(tokens)}`);
-  if (!hasEnds) print("end         none: no row has an end token, as the tokenizer puts none behind them");
+  if (!hasEnds) print("end         none: the tokenizer adds no end token to rows");
   for (const line of training ? trainingLines(training, kind) : []) print(line);
 }
 
@@ -222,7 +221,7 @@ function trainingLines(
     `${formatShare(padding / all)} padding`,
     `${formatCount(training.labelTokens)} tokens learned`,
   ];
-  // What packing leaves out has prompts too; a row that is cut keeps its own whole.
+  // Tokens that packing leaves out have prompts too; a row that is cut keeps its prompt whole.
   const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
   return [
     ...(heldOut > 0

@@ -1,4 +1,4 @@
-// `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks. Owns the options and the report of one or several models; refuses to measure.
+// `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks, of one or several models.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
@@ -27,7 +27,7 @@ import {
 export function evaluate(): CommandUnknownOpts {
   return verb("eval", {
     description:
-      "Measure models: perplexity of a text, accuracy on rows with choices, or tasks as lm-evaluation-harness asks them.",
+      "Measure models: perplexity of a text, accuracy on multiple-choice rows, or tasks in the format of lm-evaluation-harness.",
     examples: [
       "eval path/to/model --text book.txt --window 128,512 --limit-chars 100000 --json",
       "eval path/to/model --text book.txt --window 512 --stride 256",
@@ -37,66 +37,66 @@ export function evaluate(): CommandUnknownOpts {
   })
     .argument(
       "<model...>",
-      "a Hugging Face folder, a .gguf file, or demo; of several the first is what the others are compared with",
+      "a Hugging Face folder, a .gguf file, or demo; the first of several is the baseline of the comparison",
     )
-    .option("--text <file>", "a UTF-8 text: perplexity over whole windows, each read alone, no BOS added")
+    .option("--text <file>", "measure the perplexity of a UTF-8 text, over whole windows, each read alone, without BOS")
     .option(
       "--window <tokens>",
-      `tokens of a window, or several such with commas (default: ${DEFAULT_WINDOW}, or the shortest context of the models where that is less)`,
+      `tokens of a window, or several sizes with commas (default: ${DEFAULT_WINDOW}, or the shortest context of the models if that is less)`,
       wholeNumbers("--window", { least: 2 }),
     )
     .option(
       "--stride <tokens>",
-      "let windows slide by so many tokens; only those that are new in a window count (default: windows side by side)",
+      "tokens between the starts of two windows; only tokens that are new in a window count (default: the window, so that windows do not overlap)",
       wholeNumber("--stride", { least: 1 }),
     )
     .option(
       "--limit-chars <count>",
-      "use only so many characters of the text",
+      "characters of the text to use at most",
       wholeNumber("--limit-chars", { least: 1 }),
     )
     .option(
       "--max-windows <count>",
-      "measure only so many windows",
+      "windows to measure at most",
       wholeNumber("--max-windows", { least: 1 }),
     )
     .option(
       "--data <file>",
-      "instructions with a field choices, texts with the output among them: the share whose output is the likeliest (demo alone: its held-out rows)",
+      "rows with a field choices that includes the output: measure how often the output is the most likely choice (default for demo alone: its held-out rows)",
     )
-    .option("--limit-rows <count>", "use only so many rows of the data", wholeNumber("--limit-rows", { least: 1 }))
+    .option("--limit-rows <count>", "rows of the data to use at most", wholeNumber("--limit-rows", { least: 1 }))
     .option(
       "--with-prompt",
-      "put the collaborative prompt before each instruction of the data, or each question of the tasks that has a context (default: none)",
+      "put the collaborative prompt before each instruction of --data, or each question of --tasks that has a context (default: no prompt)",
     )
-    .option("--prompt <file>", "put your own text there, in place of that prompt")
-    .option("--no-prompt", "put none there, which is the default")
+    .option("--prompt <file>", "a file with your own prompt, in place of the collaborative one")
+    .option("--no-prompt", "use no prompt (the default)")
     .option(
       "--tasks <list>",
-      `tasks with commas between: ${
+      `comma-separated tasks: ${
         TASK_NAMES.join(", ")
-      } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or a file with your own, such as ./mine.ts or ./mine.json`,
+      } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or files with your own tasks, such as ./mine.ts or ./mine.json`,
       wordList("--tasks"),
     )
     .option(
       "--task-data <folder>",
-      "where the tasks' data lie, as <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
+      "folder with the data of the tasks: <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
     )
     .option(
       "--limit <count>",
-      "use only so many questions of each task, or of each of its subsets",
+      "questions of each task, or of each of its subsets, to use at most",
       wholeNumber("--limit", { least: 1 }),
     )
     .option(
       "--refuse-long",
-      "fail where a question does not fit the model's context (default: its beginning is cut off)",
+      "fail if a question does not fit the model's context (default: its beginning is cut off)",
     )
     .option(
       "--out <file>",
-      "keep each scored question of the tasks, or each measured window of the text, as a JSON line; the same command goes on from there",
+      "file that keeps each scored question or measured window as a JSON line; the same command resumes from it",
       outputPath("--out"),
     )
-    .option(ADAPTER_OPTION[0], `${ADAPTER_OPTION[1]}; of several models to each`)
+    .option(ADAPTER_OPTION[0], `${ADAPTER_OPTION[1]}; with several models, to each`)
     .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -127,7 +127,7 @@ export function evaluate(): CommandUnknownOpts {
     });
 }
 
-/** Refuses what is known of the models before the first one is measured. */
+/** Checks the models before the first one is measured. */
 async function checkModels(
   paths: readonly string[],
   { text, window, stride, adapter, out }: EvalSettings,
@@ -144,12 +144,12 @@ async function checkModels(
   });
 }
 
-/** What is to be measured: files are read before a model is loaded, so that a wrong path fails at once. */
+/** What is measured. Files are read before a model is loaded, so that a wrong path fails at once. */
 async function chooseWork(paths: readonly string[], options: EvalSettings): Promise<EvalWork> {
   const twice = paths.find((path, index) => paths.indexOf(path) !== index);
   if (twice !== undefined) {
-    const what = "cannot compare models", rule = "each is named once";
-    throw new CompressoError("usage", { what, rule, value: twice, fix: "leave it out once" });
+    const what = "cannot compare models", rule = "each model is named once";
+    throw new CompressoError("usage", { what, rule, value: twice, fix: "remove the repetition" });
   }
   const isDemo = paths.length === 1 && paths[0] === DEMO;
   const isElse = options.text !== undefined || options.tasks !== undefined;
@@ -171,7 +171,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
   return await chooseRows(paths, data ?? "", options);
 }
 
-/** Which options each work has; some belong to several. */
+/** Options of each kind of work; some belong to several. */
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
   "--text": ["window", "stride", "limitChars", "maxWindows", "out"],
   "--data": ["limitRows", "withPrompt", "prompt"],
@@ -187,7 +187,7 @@ function checkOptions(work: string, options: EvalSettings): void {
       what: "cannot use these options together",
       rule: `${flag} goes with ${works.join(" or ")}`,
       value: work === "--data" && options.data === undefined
-        ? "nothing was given to measure, which takes the demo's own rows"
+        ? "none of --text, --data and --tasks was given, so the demo's own rows are measured"
         : `${work} was given`,
       fix: `leave ${flag} out, or give ${works.join(" or ")} alone`,
     });

@@ -1,5 +1,4 @@
-// Work of `compresso eval` that goes on from the file of `--out`. Owns what must agree whatever is measured, and what is said of the file; refuses
-// to measure.
+// Work of `compresso eval` that resumes from the file of `--out`, and what has to be the same for that.
 import { dirname, join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../../../lib/eval/evaluation_file.ts";
@@ -30,10 +29,10 @@ export async function keptWork<Known, Added>(
   for (const path of paths) whole[`model ${path}`] = await modelDigest(modelPath(path));
   if (adapter !== undefined) whole["adapter"] = await adapterDigest(adapter);
   const file = await openEvaluationFile(out, whole, { kind });
-  if (file.found > 0) note(`going on with ${file.found} ${kind.noun}s of ${out}`);
-  const kept = `what is scored stays in ${out}, and the same command goes on`;
+  if (file.found > 0) note(`resuming with ${file.found} ${kind.noun}s of ${out}`);
+  const kept = `results so far are kept in ${out}; the same command resumes from them`;
   return {
-    interrupt: { onInterrupt: `stopping; ${kept}; once more ends at once` },
+    interrupt: { onInterrupt: `stopping; ${kept}; press Ctrl-C again to end at once` },
     async measure(path, loaded): Promise<Measurement> {
       try {
         return await measure(path, loaded, file);
@@ -46,7 +45,7 @@ export async function keptWork<Known, Added>(
   };
 }
 
-/** Of a file of weights the config beside it counts too, which says how they are scaled. */
+/** Digest of an adapter. The config beside a file of weights counts too, as it says how they are scaled. */
 async function adapterDigest(path: string): Promise<string> {
   const digest = await modelDigest(path), config = join(dirname(path), "adapter_config.json");
   return (await Deno.stat(path)).isFile && await exists(config) ? `${digest} ${await modelDigest(config)}` : digest;

@@ -1,12 +1,11 @@
-// The models of `compresso eval` before the first one is measured. Owns what is looked at of each, and that an error names its model; refuses to load
-// weights.
+// Checks the models of `compresso eval` before the first one is measured; errors name their model.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type ModelFiles } from "../../../lib/formats/open.ts";
 import { openModelFiles } from "../../../lib/disk/open_model.ts";
 
 /**
- * Looks at each of several models, so that none is measured for nothing where a later one cannot be. One alone is refused as it is loaded, unless
- * what is kept of it is looked for before (`out`).
+ * Checks each of several models, so that no work is wasted if a later one cannot be measured. A single model is checked as it is loaded, except with
+ * `out`, whose earlier results are read before that.
  */
 export async function checkEach(
   paths: readonly string[],

@@ -1,4 +1,4 @@
-// Measurements of one or several models as JSON and as tables. Owns their wording; refuses to measure.
+// Results of one or several models, as JSON and as tables.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import {
   compareItems,
@@ -10,7 +10,7 @@ import {
 import type { Measurement } from "./work.ts";
 import { formatShare } from "../../terminal/output.ts";
 
-/** What a model has made of the work. */
+/** Results of a model. */
 export type Measured = Measurement & { readonly model: string };
 
 /** A model against the first. */
@@ -69,7 +69,7 @@ export function differenceTable({ model }: Measured, others: readonly Difference
   const names = [...others[0]?.lines.keys() ?? []];
   return [
     "",
-    `against ${model}, with 95 % confidence intervals of the paired differences:`,
+    `compared with ${model}, with 95 % confidence intervals of the paired differences:`,
     ...aligned([
       ["", ...others.map((other) => other.model)],
       ...names.map((name) => [name, ...others.map(({ lines }) => lines.get(name) ?? "")]),

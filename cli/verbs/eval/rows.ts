@@ -1,4 +1,4 @@
-// Accuracy on rows with choices for `compresso eval --data`. Owns the rows and their prompt; refuses other work.
+// Accuracy on rows with choices for `compresso eval --data`.
 import { readRows } from "../../../lib/disk/rows.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { encodeChoices } from "../../../lib/eval/choice_rows.ts";
@@ -20,7 +20,7 @@ export async function chooseRows(
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
   const rows = await readRows(dataPath, { ...limit, brokenMend: "fix or remove it" });
   const leftOut = readingNote(rows.report);
-  if (leftOut !== null) note(`compresso: of the rows of ${dataPath} are left out: ${leftOut}`);
+  if (leftOut !== null) note(`compresso: rows of ${dataPath} that are left out: ${leftOut}`);
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
     checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
   });

@@ -1,4 +1,4 @@
-// Tasks for `compresso eval --tasks`. Owns the questions and what must agree of them to go on; refuses other work.
+// Tasks for `compresso eval --tasks`: their questions, and what has to be the same for resuming.
 import { encodeQuestion, mayBeLong } from "../../../lib/eval/encode.ts";
 import {
   type EncodedTask,
@@ -33,7 +33,7 @@ export async function chooseTasks(
   const tasks = await loadTasks({ tasks: names, taskData, prompt, ...(limit === undefined ? {} : { limit }) });
   for (const { name, path, parts } of tasks) {
     if (parts && parts.there < parts.all) {
-      note(`compresso: ${name} is over ${parts.there} of its ${parts.all} subsets: the others have no file ${path}`);
+      note(`compresso: ${name} covers ${parts.there} of its ${parts.all} subsets; the others have no file ${path}`);
     }
   }
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
@@ -70,7 +70,7 @@ async function measure(
     const some = count < questions.length ? ` that has a context (${count} of ${questions.length})` : "";
     promptNote(tokenizer.encode(`${prompt}\n\n`).length, `each question${some}`);
   }
-  // All of them before any is measured: one that is refused would cost what the others gave.
+  // All are encoded before any is measured: one that is refused would waste the work on the others.
   const encoded: EncodedTask[] = [];
   for (const task of tasks) {
     encoded.push(

@@ -1,4 +1,4 @@
-// Perplexity for `compresso eval --text`. Owns the text, its windows and what must agree of them to go on; refuses other work.
+// Perplexity for `compresso eval --text`: the text, its windows, and what has to be the same for resuming.
 import { type EvaluationFile, WINDOWS } from "../../../lib/eval/evaluation_file.ts";
 import { namesJson } from "../../../lib/data/readers/split.ts";
 import { disk } from "../../../lib/files/disk.ts";
@@ -15,7 +15,7 @@ import { type Loaded, tokenizerOf } from "../../with_model.ts";
 
 /** Tokens of a window, where no model's context is shorter. */
 export const DEFAULT_WINDOW = 512;
-/** Hardly a token stands for more characters: a text that has more for each token of a window need not be encoded to know that it is long enough. */
+/** A token rarely stands for more characters, so a text with more of them for each token of a window is long enough without being encoded. */
 const MOST_CHARS = 256;
 
 /** Reads the text. */
@@ -25,7 +25,6 @@ export async function chooseText(
   options: EvalSettings,
 ): Promise<EvalWork> {
   const text = await readText(textPath);
-  // The measure is over what the file holds, whatever that is.
   if (namesJson(textPath)) note(`compresso: ${textPath} is measured as one plain text, keys and escapes included`);
   const { window, stride = null, limitChars = null, maxWindows = null } = options;
   const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
@@ -43,7 +42,7 @@ export async function chooseText(
   });
 }
 
-/** One for all models: over other windows their perplexities could not be compared. */
+/** One size for all models: perplexities over different windows cannot be compared. */
 async function defaultWindow(paths: readonly string[]): Promise<number> {
   const contexts: number[] = [];
   for (const path of paths) contexts.push((await openWeights(disk, modelPath(path))).spec.maxPosition);
@@ -65,7 +64,7 @@ async function measure(
     ...(stride === undefined ? {} : { stride }),
     ...(maxWindows === undefined ? {} : { maxWindows }),
   };
-  // All of them before any is measured: one that does not fit would cost what the others gave.
+  // All are checked before any is measured: one that does not fit would waste the work on the others.
   for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
   const tokens = encodeText(model, text, limitChars);
   for (const window of sizes) checkLength(tokens.length, { window, stride });

@@ -1,4 +1,4 @@
-// What `compresso eval` measures, whichever it is. Owns the types that its parts share; refuses to measure.
+// Types that the parts of `compresso eval` share.
 import type { EvaluateResult } from "../../../lib/eval/evaluate.ts";
 import type { PerplexityResult } from "../../../lib/eval/perplexity.ts";
 import type { PromptSetting } from "../../options/prompt.ts";
@@ -30,7 +30,7 @@ export interface WindowMeasurement extends PerplexityResult {
   readonly stride: number | null;
 }
 
-/** What a model has made of the work. */
+/** Results of a model. */
 export type Measurement =
   | { readonly kind: "text"; readonly windows: readonly WindowMeasurement[] }
   | {

@@ -145,7 +145,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
   readonly overrides: ExperimentOverrides;
 }): ReturnType<typeof runExperiment> {
   const { memoryLimit, tuning = true } = settings;
-  using interrupt = watchInterrupt("stopping after a checkpoint; once more ends at once");
+  using interrupt = watchInterrupt("stopping after a checkpoint; press Ctrl-C again to end at once");
   interrupt.start();
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });

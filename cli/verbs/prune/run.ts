@@ -117,7 +117,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
   try {
     return await withModel(path, {
       ...given({ baseDtype, memoryLimit, tuning }),
-      onInterrupt: "stopping after a checkpoint; once more ends at once",
+      onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
       onShape: (spec, { limits, facts: { isCpu } }) =>
         checkMemory(

@@ -2,9 +2,12 @@
 import type { SpellOption } from "../../lib/core/errors.ts";
 import { entryOf, isOptionPath, nameOf } from "../../lib/run/options/table.ts";
 
+/** Options outside the table whose flags have another name: each flag gives one of several files or models. */
+const SINGULAR: ReadonlyMap<string, string> = new Map([["files", "file"], ["models", "model"]]);
+
 /** The flag of an option: "--lora-rate". */
 export function flagOf(path: string): string {
-  const name = isOptionPath(path) ? nameOf(path) ?? path : path;
+  const name = isOptionPath(path) ? nameOf(path) ?? path : SINGULAR.get(path) ?? path;
   const last = name.slice(name.lastIndexOf(".") + 1);
   return `--${last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }

@@ -1,17 +1,16 @@
-// The functions by which a program follows a sitting. Owns that what one of them throws stops the sitting as its signal would, and comes out as it
-// was thrown; refuses to call any by itself.
+// Guards the functions by which a program follows an experiment: what one of them throws stops the work, and is thrown as it is.
 import { CompressoError } from "../core/errors.ts";
 import type { RunExperimentOptions } from "./types.ts";
 
-/** Options of a sitting, with functions that throw nothing but end it. */
+/** Options whose functions do not throw, but stop the work. */
 export interface Guarded {
-  /** The same, but that the signal also fires once a function has thrown; from then on none is called. */
+  /** The options. Their signal also fires once a function has thrown; from then on none is called. */
   readonly options: RunExperimentOptions & { readonly signal: AbortSignal };
   /** Throws what the first one has thrown, if any has. */
   readonly rethrow: () => void;
 }
 
-/** Guards the functions of a program: what they throw, or reject with, is its own, and no failure of a cell. */
+/** Guards the functions of a program: an error of theirs is no failure of a cell. */
 export function guardCallbacks(options: RunExperimentOptions): Guarded {
   const stop = new AbortController(), thrown: { readonly error: unknown }[] = [];
   const end = (error: unknown): void => {
@@ -45,7 +44,7 @@ export function guardCallbacks(options: RunExperimentOptions): Guarded {
         try {
           await onModel(model, cell);
         } catch (error) {
-          // The toolkit's own errors, as of kernels that are tuned for a model that does not fit, are failures of that cell.
+          // Errors of this toolkit, such as of a model that does not fit while kernels are tuned, are failures of that cell.
           if (!(error instanceof CompressoError)) end(error);
           // No work on the model is to begin.
           throw error;

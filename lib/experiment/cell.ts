@@ -1,4 +1,4 @@
-// One cell: prune, then measure what came out. Owns the way from a planned cell to its files; refuses the order of cells.
+// One cell: prunes a model, then measures the result.
 import { CompressoError } from "../core/errors.ts";
 import { openModelFiles } from "../disk/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
@@ -16,13 +16,13 @@ import type { SourceRows } from "./rows.ts";
 import { missingOf, type Store } from "./store.ts";
 import type { CellOutcome, DataSource, Measure, PlannedCell } from "./types.ts";
 
-/** What a sitting is told of. */
+/** How a program follows a cell. */
 export interface CellEvents {
   /** Called for every step. */
   readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
   /** Called for every alarm, once. */
   readonly onAlarm?: ((alarm: Alarm) => void) | undefined;
-  /** Called while something else goes on, with its share done where known. */
+  /** Called during other work, with its share done where known. */
   readonly onPhase?: ((text: string, share?: number) => void) | undefined;
   /** Stops the work; a run saves itself first. */
   readonly signal?: AbortSignal | undefined;
@@ -32,8 +32,8 @@ export interface CellEvents {
 const CHECKPOINT_EVERY = 50;
 
 /**
- * Runs a cell up to its pruned model: from its checkpoint where there is one, or `anew`, which removes what the cell had as soon as nothing of
- * the run can be refused any more, and says so by `onBegin`.
+ * Runs a cell up to its pruned model: from its checkpoint where there is one, or from the start with `anew`. That removes the cell's earlier files, once
+ * all checks of the run have passed, when `onBegin` is called.
  */
 export async function pruneCell(
   cell: PlannedCell,
@@ -80,7 +80,7 @@ export async function pruneCell(
       async beforeExport(): Promise<void> {
         if (!session) return;
         const { schedule, method = "compresso" } = options, { rates } = session.options;
-        // A script may have set β and noise to values that are not known here.
+        // A script may have set β and noise to values that are unknown here.
         const learned = method === "compresso" && (schedule === undefined || isScheduleName(schedule));
         await store.setCut(folder, cutProfile(session.result(), { learned, rates }));
       },
@@ -100,7 +100,7 @@ export async function pruneCell(
         share,
       ),
   });
-  // No record has those of masks that become hard after the last step.
+  // Alarms of masks that become hard after the last step are in no record.
   tell(alarms);
 }
 
@@ -110,7 +110,7 @@ function fileOf(source: DataSource): string | null {
   return "generate" in source ? null : source.file;
 }
 
-/** Texts get no prompt: a cell that names one would be the run without it. Throws `CompressoError("usage")`. */
+/** Texts get no prompt: a cell with one would equal the run without. Throws `CompressoError("usage")`. */
 function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows): void {
   if (prompt === undefined || prompt === false || rows.some(({ kind }) => kind !== "text")) return;
   throw promptForTexts({
@@ -119,7 +119,7 @@ function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows
   });
 }
 
-/** Takes the measures that are missing on a cell's pruned model. Its tokens are those of the model that it came from. */
+/** Takes the missing measures of a cell's pruned model, with the tokenizer of the model that it was made from. */
 export async function measureCell(
   cell: PlannedCell,
   base: Pick<Model, "device" | "tokenizer">,
@@ -153,7 +153,7 @@ export async function takeMeasures(
       signal: events.signal,
       onProgress: (share) => events.onPhase?.(`measuring ${measure.id}`, share),
     }).catch((error) => {
-      // An end on purpose is none of the measure's.
+      // A stop on purpose is no failure of the measure.
       if (!(error instanceof CompressoError) || error.code === "aborted") throw error;
       const { what, ...parts } = ofMeasure(error.parts);
       throw new CompressoError(error.code, { ...parts, what: `${what}, measure ${measure.id}` }, { cause: error });
@@ -162,7 +162,7 @@ export async function takeMeasures(
   }
 }
 
-/** What a pruned cell has, from its files. */
+/** The outcome of a pruned cell, from its files. */
 export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOutcome> {
   const { folder } = cell, summary = await store.summary(folder), cut = await store.cut(folder);
   if (!summary || !cut) {
@@ -170,7 +170,7 @@ export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOu
       what: `cannot read the run of cell ${cell.name}`,
       rule: "its folder holds run.json and cut.json",
       value: summary ? "no cut.json" : "no run.json",
-      fix: `remove ${store.cell(folder)}, and the cell runs again`,
+      fix: `remove ${store.cell(folder)} to run the cell again`,
     });
   }
   const records = await store.records(folder);

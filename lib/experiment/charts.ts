@@ -1,4 +1,4 @@
-// The charts of an experiment: measures, losses and layers. Owns which there are and what they show; refuses geometry.
+// The charts of an experiment: measures, losses and the share cut of each layer.
 import { dotChart, type DotPanel } from "../report/dot_chart.ts";
 import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
@@ -6,7 +6,7 @@ import { digestOf } from "../core/digest.ts";
 import { areTied } from "./grid.ts";
 import type { ExperimentReport, Group } from "./types.ts";
 
-/** A chart and where it stands. */
+/** A chart and its file. */
 export interface DrawnChart {
   readonly file: string;
   /** What it shows, in a few words. */
@@ -14,21 +14,21 @@ export interface DrawnChart {
   readonly svg: string;
 }
 
-/** Lines that can be told apart. */
+/** Most lines of a chart: more colors cannot be distinguished. */
 const MOST_LINES = 8;
-/** Sparsities that are nearer have one line of all layers alike: their lines could not be told apart. */
+/** Sparsities closer than this share one line of uniform layers. */
 const SAME_SHARE = 0.005;
 /** Steps over which a loss is averaged. */
 const SMOOTH = 5;
 
-/** Draws all charts for which there is something to show. */
+/** Draws the charts that have something to show. */
 export function charts(report: ExperimentReport): DrawnChart[] {
   const groups = report.groups.filter(({ cells }) => cells.length > 0);
   if (groups.length === 0) return [];
   return [...measureChart(report, groups), ...lossCharts(report, groups), ...layerCharts(report, groups)];
 }
 
-/** A group by its place, shortly. */
+/** A short name of a group: its values along the axes. */
 export function groupLabel({ at }: Pick<Group, "at">, axes: readonly string[]): string {
   const named = axes.filter((axis) => axis !== "seed");
   return named.map((axis) => `${axis} ${at[axis]}`).join(", ") || "all";
@@ -105,7 +105,7 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
       svg: lineChart({
         title: `${report.name}: share cut of each layer${name}`,
         description:
-          "Share of a layer's linear weights that is cut, mean over the seeds; thin: each run; dashed: all layers alike.",
+          "Share of a layer's linear weights that is cut, mean over the seeds; thin: each run; dashed: uniform layers.",
         x: { label: "layer", format: "whole" },
         y: { label: "share cut", format: "share" },
         series: [...runs, ...series, ...flat],
@@ -139,7 +139,7 @@ function inParts(
 ): { readonly suffix: string; readonly name: string; readonly part: readonly Group[] }[] {
   if (groups.length <= MOST_LINES) return [{ suffix: "", name: "", part: groups }];
   const [first, ...rest] = axes.filter((axis) => axis !== "seed"), places = groups.map(({ at }) => at);
-  // One that goes with the first is no other.
+  // An axis tied to the first splits nothing.
   const others = rest.filter((axis) => first !== undefined && !areTied(places, first, axis));
   const key = ({ at }: Group): string => others.map((axis) => `${axis} ${at[axis]}`).join(", ");
   const keys = [...new Set(groups.map(key))];

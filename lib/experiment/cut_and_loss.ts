@@ -1,4 +1,4 @@
-// What a run did to each layer, and how it went, in a few numbers. Owns their definitions; refuses to draw them.
+// Numbers of one run: what it cut of each layer, and how its loss went.
 import { packMasks } from "../nn/mask_slots.ts";
 import { CutState } from "../units/cut_state.ts";
 import { keptUnits, type UnitTable } from "../units/units.ts";

@@ -1,5 +1,4 @@
-// What an experiment is: models, data, options that all runs share, a grid of those that differ, and what is measured. Owns the contract and its
-// check; refuses files and runs.
+// Checks the definition of an experiment: its form, its options, and what no single part can be wrong in.
 import { CompressoError } from "../core/errors.ts";
 import { nearest } from "../core/check_options.ts";
 import { z } from "../core/packages.ts";
@@ -55,7 +54,9 @@ const FORM = z.strictObject({
 });
 
 /**
- * Checks an experiment, which a file gives as its default export. Throws `CompressoError("usage")` that names the part which is wrong.
+ * Checks an experiment, which a file gives as its default export.
+ *
+ * @throws CompressoError("usage") that names the wrong part
  *
  * @example
  * ```ts
@@ -124,7 +125,7 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
 
 const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
 
-/** Options that make no difference to a cell without LoRA. */
+/** Options without effect on a cell without LoRA. */
 const OF_LORA: readonly (keyof CellOptions)[] = [
   ...[
     "rank",
@@ -140,11 +141,11 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
   ...["focus", "prefinetune", "postfinetune"] as const,
 ];
 
-/** What no single part can be wrong in. */
+/** Checks what depends on several parts. */
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
     const what = `cannot define the experiment '${definition.name}'`;
-    throw new CompressoError("usage", { what, rule, value, fix: "correct it, or what is set beside it" });
+    throw new CompressoError("usage", { what, rule, value, fix: "correct it, or what it depends on" });
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");
@@ -168,7 +169,7 @@ function checkRest(definition: ExperimentDefinition): void {
     new Set(without.flatMap((part) => (part[option] ?? [base[option]]).map((value) => JSON.stringify(value)))).size > 1
   );
   if (idle !== undefined) {
-    fail("cells without LoRA do not differ in options that are LoRA's alone", `lora false and several of '${idle}'`);
+    fail("cells without LoRA do not differ in options of LoRA", `lora false and several of '${idle}'`);
   }
   const { perplexity = [], rows = [], choices = [], tasks, prompt = [] } = definition.evaluate ?? {};
   const asked = prompt.find((setting) => setting !== false);
@@ -179,24 +180,24 @@ function checkRest(definition: ExperimentDefinition): void {
     ...[...perplexity, ...rows, ...choices].map((item) => item.name),
     ...(tasks?.names ?? []).flatMap((task) => [`${task} acc`, `${task} acc_norm`]),
   ];
-  // Numbers of one name would stand for each other in the tables.
+  // Two measures of one name could not be distinguished in the tables.
   const twice = names.find((one, index) => names.indexOf(one) !== index);
-  if (twice !== undefined) fail("measures have different names, of whatever kind they are", twice);
+  if (twice !== undefined) fail("measures of all kinds have different names", twice);
   const own = names.find((one) => RUN_NUMBERS.some(({ name }) => name === one) || MEAN_OF_TASKS.test(one));
-  if (own !== undefined) fail("no measure has the name of a number that the report has by itself", own);
+  if (own !== undefined) fail("no measure has the name of a number of the report", own);
   for (const item of [...rows, ...Object.values(dataOf(definition))]) {
     if (typeof item === "string" || "generate" in item || item.limit === undefined || item.last === undefined) continue;
     fail("rows are taken from the first on, or from the end", `${item.file} with limit and last`);
   }
 }
 
-/** Refuses one data set that is wrong in a part, which would be several sets, one of them called file or generate. */
+/** Refuses one data set with a wrong part, which would be read as several sets, one of them called file or generate. */
 function refuseMisspelt({ data }: ExperimentDefinition): void {
   if (data === undefined || isSource(data) || !("file" in data || "generate" in data)) return;
   const form = "file" in data ? fileData : written, known = Object.keys(form.shape);
   const others = Object.keys(data).filter((key) => !known.includes(key));
   if (others.length === 0) throw wrongForm(form.safeParse(data).error?.issues ?? [], data, "data.");
-  // A set may well be called so, beside others whose names are like no part's.
+  // A set may have such a name where the others are not like names of parts.
   const stranger = others.find((key) => nearest(key, known) !== null);
   if (stranger === undefined) return;
   throw new CompressoError("usage", {
@@ -209,7 +210,7 @@ function refuseMisspelt({ data }: ExperimentDefinition): void {
 
 type Issue = z.core.$ZodIssue;
 
-/** What is wrong in the likeliest of a part's forms: one of the same type, with the fewest mistakes. */
+/** The issues of the likeliest form of a part: of the same type, with the fewest issues. */
 function issuesOf(issue: Issue, above: Issue["path"] = []): Issue[] {
   const path = [...above, ...issue.path], whole: Issue[] = [{ ...issue, path }];
   if (issue.code !== "invalid_union") return whole;

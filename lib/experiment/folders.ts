@@ -1,10 +1,10 @@
-// Which folder each cell has: that of its name, or one to which another grid gave another name. Owns the choice; refuses to write.
+// Which folder each cell has: that of its name, or one that an earlier grid named otherwise.
 import { digestOf } from "../core/digest.ts";
 import { differences } from "./identity.ts";
 import type { Store } from "./store.ts";
 import type { CellIdentity, CellState, Measure } from "./types.ts";
 
-/** Where a cell lies and how far it is. */
+/** The folder of a cell and its state. */
 export interface CellPlace {
   /** Name of its folder. */
   readonly folder: string;
@@ -19,8 +19,8 @@ export interface UnplacedCell {
 }
 
 /**
- * The place of each cell. Names say only what differs in the present grid, so a folder whose facts are a cell's is its own whatever it is
- * called; no two cells have the same one.
+ * The folder of each cell. Names hold only the options that differ in the present grid, so a folder with a cell's identity is that cell's, whatever its
+ * name; no two cells share one.
  */
 export async function placeCells(
   cells: readonly UnplacedCell[],
@@ -34,7 +34,7 @@ export async function placeCells(
   const settle = (cell: UnplacedCell, place: CellPlace): void => {
     places.set(cell, place);
     taken.add(place.folder);
-    // Some file systems take names that differ in capitals for one.
+    // Some file systems ignore case.
     folded.add(place.folder.toLowerCase());
   };
   for (const cell of cells) {
@@ -43,8 +43,8 @@ export async function placeCells(
   }
   if (places.size === cells.length) return places;
   const folders = [...await store.identities()];
-  // Cells may differ in what is no fact, such as recompute: each first looks for the folder that says the same of it. What alarms do is none of
-  // some runs, as their state will tell.
+  // Cells may differ in options outside their identity, such as recompute: each first looks for a folder whose name agrees. Actions of alarms count for
+  // some runs only, which their state decides.
   const always = (): boolean => true;
   for (const [fits, raised] of [[agree, null], [always, null], [always, []]] as const) {
     for (const cell of cells.filter((one) => !places.has(one))) {
@@ -58,7 +58,7 @@ export async function placeCells(
     }
   }
   for (const cell of cells.filter((one) => !places.has(one))) {
-    // Another cell's results may lie in the folder of this name: --redo must not remove them.
+    // Another cell's results may lie in the folder of this name, and must not be removed.
     const isFree = !folded.has(cell.name.toLowerCase());
     settle(cell, await at(cell, isFree ? cell.name : `${cell.name},${digestOf([JSON.stringify(cell.identity)])}`));
   }
@@ -67,12 +67,12 @@ export async function placeCells(
 
 const ORDER: readonly CellState["kind"][] = ["done", "unmeasured", "pruned", "stopped", "failed"];
 
-/** Whether a folder holds some of the cell's own work. */
+/** Whether a folder holds work of the cell. */
 function isBegun({ state: { kind } }: CellPlace): boolean {
   return ORDER.includes(kind);
 }
 
-/** Whether two names say nothing different of the same axis. */
+/** Whether two names agree on every axis that both have. */
 function agree(folder: string, name: string): boolean {
   const parts = (text: string): Map<string, string> =>
     new Map(

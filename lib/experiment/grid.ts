@@ -1,7 +1,6 @@
-// The cells of an experiment: every combination of its grids, with a name and the axes along which they differ. Owns their order and names;
-// refuses to run them.
+// The cells of an experiment: every combination of its grids, in order, with names and the axes along which they differ.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/units.ts";
@@ -34,8 +33,8 @@ export function axesOf(definition: Pick<ExperimentDefinition, "grid" | "base">):
 }
 
 /**
- * All cells. The first seed of every combination comes first, so that a sitting that ends early leaves a table that is wide and not deep; the
- * cells of one model stand together.
+ * All cells. Those of one model stand together, and the first seed of every combination comes first: a sitting that ends early has covered most
+ * combinations.
  */
 export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">): Cell[] {
   const axes = axesOf(definition), taken = new Map<string, string>();
@@ -43,7 +42,7 @@ export function cellsOf(definition: Pick<ExperimentDefinition, "grid" | "base">)
     const parts = axes.map((axis) => `${axis}=${shownOption(options[axis], axis)}`);
     const plain = (parts.join(",").replace(/[^\w=,.+-]/g, "_") || "only").slice(0, MOST_NAME);
     const key = JSON.stringify(axes.map((axis) => options[axis]));
-    // Some file systems take names that differ in capitals for one.
+    // Some file systems ignore case.
     const folded = plain.toLowerCase(), isFree = plain.length < MOST_NAME && (taken.get(folded) ?? key) === key;
     if (isFree) taken.set(folded, key);
     return { name: isFree ? plain : `${plain},${digestOf([key]).slice(0, 6)}`, options };
@@ -65,10 +64,10 @@ export function labelsOfOption(name: CellOptionName, cells: readonly Cell[]): La
   return labelsOf(cells.map(({ options }) => options[name]), (value) => shownOption(value, name));
 }
 
-/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or that none has together. */
+/** The cells that a filter chooses. Throws `CompressoError("usage")` for options or values that no cell has, or no cell has together. */
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
-    const fix = "--dry-run without --only lists the runs";
+    const fix = `plan the experiment without ${option("only")} to see its runs`;
     throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value, fix });
   };
   const chosen = [...filter].reduce((left, [name, values]) => {
@@ -90,7 +89,7 @@ export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   return fail([...filter.keys()].join(" and "), "at least one run has all of them", all.join(" and "));
 }
 
-/** Whether a cell's name has an option's value so, as lists of cells show it: names are made before paths are found. */
+/** Whether a cell's name holds an option's value in this form: names are made before paths are resolved. */
 function isNamed({ name }: Cell, option: CellOptionName, value: string): boolean {
   return `,${name},`.includes(`,${option}=${value},`);
 }
@@ -100,7 +99,7 @@ function modelKey({ options }: Cell): string {
 }
 
 function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "base">): CellOptions[] {
-  // Where some grids have seeds, the seed of the others is named too, so that one run is not two.
+  // Where some grids set seeds, the default seed of the others is written out, so that equal runs are one.
   const isSeeded = gridsOf({ grid }).some(({ seed }) => seed !== undefined);
   return gridsOf({ grid }).flatMap((part) =>
     product(Object.entries(part)).map((values): CellOptions => {
@@ -109,7 +108,7 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
         ...base,
         ...values,
       };
-      // Lists of words have one form and order, so that equal ones are equal cells.
+      // Lists of words get one form and order, so that equal lists give equal cells.
       return {
         ...rest,
         ...(units === undefined ? {} : { units: wordList(units, UNIT_KINDS)?.join(",") }),
@@ -120,7 +119,7 @@ function combinations({ grid, base = {} }: Pick<ExperimentDefinition, "grid" | "
   );
 }
 
-/** A value in the form that a cell has, as it is shown: lists of words in whatever order, settings of alarms, and numbers, true and false as `--set` has them. */
+/** The label of a value that a filter gives as text: lists of words in any order, settings of alarms, numbers, true and false. */
 function labelIn(option: CellOptionName, value: string): string {
   if ((value === "true" || value === "false") && takesValue(option, true)) return shownOption(value === "true");
   if (value.trim() !== "" && takesValue(option, Number(value))) return shownOption(Number(value));
@@ -141,7 +140,7 @@ function product(entries: readonly (readonly [string, Grid[CellOptionName]])[]):
   return values.flatMap((value) => others.map((other): CellOptions => ({ [name]: value, ...other })));
 }
 
-/** Whether two axes go together as rank and alpha may, so that they are one. What goes with the seed is an axis of its own. */
+/** Whether two axes always change together, as rank and alpha may, so that they are one. Axes that change with the seed stay apart. */
 export function areTied(places: readonly Place[], a: string, b: string): boolean {
   return a !== "seed" && b !== "seed" && goTogether(places, a, b);
 }
@@ -149,7 +148,7 @@ export function areTied(places: readonly Place[], a: string, b: string): boolean
 /** Values of a cell along the axes, as shown. */
 type Place = Readonly<Record<string, string | undefined>>;
 
-/** Whether each value of the one axis comes with one of the other alone. */
+/** Whether each value of one axis comes with exactly one value of the second, and the reverse. */
 export function goTogether(places: readonly Place[], a: string, b: string): boolean {
   const pairs = new Set(places.map((at) => JSON.stringify([at[a], at[b]])));
   const count = (axis: string): number => new Set(places.map((at) => at[axis])).size;

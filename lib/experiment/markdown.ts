@@ -1,4 +1,4 @@
-// The report of an experiment as Markdown. Owns the wording and the number of digits; refuses to compute.
+// The report of an experiment as Markdown.
 import { type DrawnChart, groupLabel } from "./charts.ts";
 import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
@@ -15,7 +15,7 @@ const RUN_TABLE = [
   UNEVENNESS,
 ] as const;
 
-/** Those of them that have a column where runs differ in them: what a run saw. */
+/** Numbers on the data of a run, which have a column where runs differ in them. */
 const DATA_TABLE = ["labels seen", "rows cut", "prompt, tokens a row"] as const;
 
 /** The whole document. */
@@ -80,7 +80,7 @@ function measureTable(report: ExperimentReport, shown: readonly NumberName[]): s
   return table(head, [...denseRows, ...rows], named.length || 1);
 }
 
-/** A spread; where it is over fewer runs than its group has, their number is said. */
+/** A spread, with the number of runs where it is less than the group's. */
 function cellOf(group: Group, { name, kind }: Pick<NumberName, "name" | "kind">): string {
   const spread = group.numbers[name];
   if (!spread) return "–";
@@ -109,7 +109,7 @@ function halvedOf({ cells }: ExperimentReport, group?: Pick<Group, "cells">): Re
   );
 }
 
-/** What ± and n are of, and what ± does not hold. */
+/** The note on n and ±. */
 export function spreadNote(report: ExperimentReport): string {
   const { names, dense, groups } = report;
   // Of a mean over tasks n says little: each task weighs the same.
@@ -126,16 +126,16 @@ export function spreadNote(report: ExperimentReport): string {
   );
   const questions = errors.length === 0
     ? ""
-    : ` The questions are the same for all runs, and few: by their choice alone an accuracy has a standard error of ${
+    : ` The questions are the same for all runs, and few: their choice alone gives an accuracy a standard error of ${
       range(errors)
-    } points, which ± does not hold.`;
+    } points, which ± does not contain.`;
   const single = groups.every(({ cells }) => cells.length <= 1)
-    ? " Here every group has one run at most, so nothing is known of the spread."
+    ? " Here every group has at most one run, so the spread is unknown."
     : "";
   const halved = halvedOf(report).length === 0
     ? ""
-    : " Halved are those of them that an alarm sent back and that went on with halved rates, so that they do not differ by their seed alone: see Alarms.";
-  return `n is the number of finished runs, which differ by their seed alone; ± is the sample standard deviation over them, absent for one run.${halved}${
+    : " Halved: runs that an alarm set back and that continued with halved rates, so they do not differ by their seed only; see Alarms.";
+  return `n is the number of finished runs, which differ by their seed only; ± is the sample standard deviation over them, absent for one run.${halved}${
     adapterNote(report)
   }${single}${tokenNote(report)}${questions}${truncationNote(report)}`;
 }
@@ -150,7 +150,7 @@ function truncationNote({ truncations, dense }: ExperimentReport): string {
   ).join("");
 }
 
-/** Over how many tokens perplexities are, by model where its tokenizer decides. */
+/** The tokens of each perplexity, by model where tokenizers differ. */
 function tokenNote({ dense }: ExperimentReport): string {
   const values = Object.entries(dense).flatMap(([model, own]) =>
     own.filter(({ kind }) => kind === "perplexity").map(({ name, n, rows, tokens }) => ({
@@ -181,13 +181,13 @@ function tokenNote({ dense }: ExperimentReport): string {
   }`;
 }
 
-/** What became of rows that were not measured whole. */
+/** Rows that were cut or left out. */
 function leftNote(rows: Value["rows"]): string {
   const said = [[rows?.truncated, "rows cut"], [rows?.skipped, "left out"], [rows?.broken, "broken"]] as const;
   return said.map(([count = 0, what]) => count > 0 ? `, ${count} ${what}` : "").join("");
 }
 
-/** What ran the finished runs, and where runs of one group had not the same. */
+/** The adapters of the finished runs, and groups whose runs had different ones. */
 function adapterNote({ cells, groups, axes }: ExperimentReport): string {
   const adaptersOf = (own: readonly ReportCell[]): string[] => [...new Set(own.map(({ adapter }) => adapter))];
   const all = adaptersOf(cells);
@@ -220,20 +220,20 @@ function contrastPart(report: ExperimentReport): string[] {
   return [
     "## Differences",
     table(["change", "pairs", ...shown.map(({ name }) => name)], rows, 1),
-    `Mean difference over all pairs of runs that differ in nothing else, seed included, ± its standard error over the seeds, each with the mean of its pairs, which may share most of their steps (absent for one seed).${
+    `Mean difference over all pairs of runs that differ in nothing else and have the same seed, ± its standard error over the seeds, each with the mean of its pairs (absent for one seed).${
       unevenNote(found)
-    } Where options act on each other, this mean hides it: the table above does not. With few seeds a mean has to lie far from 0 to show anything: beyond 12.7 standard errors with 2, 4.3 with 3, 2.6 with 6 (95 %).`,
+    } Interactions between options are hidden by this mean, but not by the table above. With few seeds a mean must lie far from 0 to be significant: beyond 12.7 standard errors with 2 seeds, 4.3 with 3, 2.6 with 6 (95 %).`,
   ];
 }
 
-/** What is said where seeds have not the same settings: a grid that is not whole, or one of several with seeds of its own. */
+/** The note for seeds with different settings: an unfinished grid, or grids with seeds of their own. */
 function unevenNote(contrasts: readonly Contrast[]): string {
   const differences = contrasts.flatMap(({ numbers }) => Object.values(numbers));
   const isLeft = differences.some(({ leftOut }) => leftOut > 0);
   const isApart = differences.some(({ seeds, stderr }) => seeds > 1 && stderr === null);
   return `${
     isLeft
-      ? " Left out are pairs whose setting not all of these seeds have: what settings differ by is no spread of seeds."
+      ? " Pairs whose setting not all of these seeds have are left out: differences between settings are no spread of seeds."
       : ""
   }${isApart ? " Several seeds without a standard error have no setting in common." : ""}`;
 }
@@ -272,7 +272,7 @@ function runTable(report: ExperimentReport): string {
 const RUN_NOTE =
   "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels seen are those of all steps, of which the last stage of learned masks may learn from a part (`focus`).";
 
-/** What the monitors said, and of which runs the rates are no longer those of the table. */
+/** The alarms, and the groups in which runs continued with halved rates. */
 function alarmPart(report: ExperimentReport): string[] {
   const { cells, groups, axes } = report, parts: string[] = [];
   const rows = cells.flatMap(({ cell, alarms }) =>
@@ -288,7 +288,7 @@ function alarmPart(report: ExperimentReport): string[] {
     const count = halvedOf(report, group).length;
     return count === 0
       ? []
-      : [`- ${literal(groupLabel(group, axes))}: ${count} of ${group.cells.length} runs went on with halved rates`];
+      : [`- ${literal(groupLabel(group, axes))}: ${count} of ${group.cells.length} runs continued with halved rates`];
   });
   if (halved.length > 0) parts.push(`${halved.join("\n")}\n\n${HALVED_NOTE}`);
   if (rows.length > 0) parts.push(table(["run", "step", "monitor", "what it did", "what it saw"], rows, 5));
@@ -299,7 +299,7 @@ function alarmPart(report: ExperimentReport): string[] {
 const ACTION_WORDS = { warn: "warned", stop: "stopped the run", rollback: "went back" } as const;
 
 const HALVED_NOTE =
-  "A run that goes back to an earlier step goes on with half of its rates, each time anew. Means and differences above hold these runs as they ended.";
+  "A run that goes back to an earlier step continues with half of its rates, each time again. Means and differences above include these runs as they ended.";
 
 function layerTable({ groups, axes, contrasts }: ExperimentReport): string {
   const rows = groups.filter(({ layers }) => layers.length > 0).map((group) => {
@@ -339,10 +339,10 @@ function layerNote({ axes }: ExperimentReport): string {
 }
 
 const LAYER_NOTE =
-  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from all layers cut alike, where each counts by its weights, between two seeds of the same options, and between two runs that differ in one option, there ± the standard error over the seeds as above. An option moves the layers where its distance is clearly larger than that between two seeds; how far such distances scatter was not measured.";
+  "Share of a layer's linear weights that is cut, mean over the seeds. Distances are means over the layers of the absolute difference: from uniform layers (weighted by their parameters), between two seeds of the same options, and between two runs that differ in one option (± the standard error over the seeds). An option moves the layers where its distance is clearly larger than that between two seeds; the scatter of such distances was not measured.";
 
 const UNIFORM_NOTE =
-  "Between two runs, pairs of a uniform layout are left out: all their layers are cut alike, whatever else differs.";
+  "Pairs of uniform layouts are left out of distances between two runs: their layers are always cut alike.";
 
 /** A table of plain texts. */
 function table(head: readonly string[], rows: readonly (readonly string[])[], texts: number): string {
@@ -352,13 +352,13 @@ function table(head: readonly string[], rows: readonly (readonly string[])[], te
   return [line(head), rule, ...rows.map(line)].join("\n");
 }
 
-/** A text of others on one line, in which no sign is Markdown: `_` is where no word goes on at both sides. The bars of tables are theirs. */
+/** Untrusted text on one line, with Markdown escaped; `_` only outside of words. Bars of tables are escaped by the table. */
 function literal(text: string): string {
   return text.replaceAll(/[\r\n]+/g, " ").replaceAll(/[\\`*[\]<>!&~]|(?<![^\W_])_|_(?![^\W_])/g, "\\$&");
 }
 
 function percent(share: number): string {
-  // What rounding alone leaves is none.
+  // Rounding errors count as 0.
   const value = Math.abs(share) < 1e-12 ? 0 : 100 * share;
   return `${value !== 0 && Math.abs(value) < 0.1 ? value.toExponential(0) : value.toFixed(1)} %`;
 }

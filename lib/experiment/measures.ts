@@ -1,5 +1,4 @@
-// What is measured on a model, as an experiment's definition says. Owns the list of measures, their names and what tells a stale value; refuses
-// to store values.
+// The measures of an experiment: what is taken of a model, under which names, and what decides a value.
 import { CompressoError } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { withoutMark } from "../core/text.ts";
@@ -22,7 +21,7 @@ import { shownOption } from "./options.ts";
 import { fileFacts, type RowCache } from "./rows.ts";
 import type { Control, EvaluateDefinition, Measure, Value } from "./types.ts";
 
-/** The text of a prompt's setting: none, ours, or that of a file. */
+/** The text of a prompt's setting: null for none, the collaborative prompt, or the text of a file. */
 export async function promptOf(setting: boolean | string | undefined): Promise<string | null> {
   if (setting === false) return null;
   if (setting === undefined || setting === true) return COLLABORATIVE_PROMPT;
@@ -39,13 +38,15 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
 }
 
 /**
- * All measures of an experiment, in the order of the tables. Throws `CompressoError("input")` for files that are not there or cannot be read,
- * "usage" for tasks that cannot be told from other measures.
+ * All measures of an experiment, in the order of the tables.
+ *
+ * @throws CompressoError("input") for files that are missing or cannot be read
+ * @throws CompressoError("usage") for tasks with the name of another measure
  */
 export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache): Promise<Measure[]> {
   const settings = [...new Set(evaluate.prompt ?? [false])], nameOf = labelsOf(settings, settingName);
   const prompts = await Promise.all(settings.map(async (setting): Promise<LabelledPrompt> => ({
-    // Values say with which prompt they were taken where there are several.
+    // With several prompts the names of values say which one.
     label: settings.length === 1 ? "" : `, ${nameOf(setting)} prompt`,
     prompt: await promptOf(setting),
   })));
@@ -153,19 +154,19 @@ export function checkLengths(
   }
 }
 
-/** Gives values their names, and what else says which they are. */
+/** Gives values the names of this definition. */
 function nameAs(names: readonly string[], of: Pick<Value, "task" | "label"> = {}): Measure["named"] {
   return (values) =>
     values.map(({ label: _label, ...value }, index) => ({ ...value, name: names[index] ?? value.name, ...of }));
 }
 
-/** A prompt at inference, and what the names of its values say of it. */
+/** A prompt at inference, and what it adds to the names of values. */
 interface LabelledPrompt {
   readonly label: string;
   readonly prompt: string | null;
 }
 
-/** The tasks with their questions behind each prompt. What a task of one's own is called is only known now. */
+/** The tasks with their questions for each prompt. The names of tasks from files are only known here. */
 async function tasksOf(
   { perplexity = [], rows = [], choices = [], tasks }: EvaluateDefinition,
   prompts: readonly LabelledPrompt[],
@@ -186,7 +187,7 @@ async function tasksOf(
   if (twice === undefined) return loaded;
   throw new CompressoError("usage", {
     what: "cannot measure a task",
-    rule: "measures have different names, of whatever kind they are",
+    rule: "measures of all kinds have different names",
     value: twice,
     fix: "give one of them another name",
   });

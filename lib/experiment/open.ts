@@ -3,7 +3,7 @@
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { withoutMark } from "../core/text.ts";
 import { exactText, textProblem } from "../files/text_file.ts";
@@ -46,15 +46,15 @@ export async function openExperiment(path: string): Promise<Experiment> {
   try {
     module = await import(pathToFileURL(resolve(path)).href);
   } catch (error) {
-    // What the definition itself is refused for says more than this file can.
+    // The definition's own error says more.
     if (error instanceof CompressoError) throw error;
-    // Deno colours what it says of imports.
+    // Deno colours its messages on imports.
     return fail(stripVTControlCharacters(error instanceof Error ? error.message : String(error)), error);
   }
   return { ...asExperiment(module.default, path), root };
 }
 
-/** Refuses an experiment of JSON for which a script, of a schedule or of tasks, would run with all rights. */
+/** Refuses an experiment in JSON that would run a script, of a schedule or of tasks, with all rights. */
 function refuseTrust({ definition }: Experiment, path: string): void {
   const { base } = definition;
   const trusted = [
@@ -64,20 +64,20 @@ function refuseTrust({ definition }: Experiment, path: string): void {
   const modules = taskModules(definition);
   if (trusted.length + modules.length === 0) return;
   const fixes = [
-    ...(trusted.length > 0 ? ["give --set trust=true on the command line where you trust the script"] : []),
+    ...(trusted.length > 0 ? [`set trust to true by ${option("set")} where you trust the script`] : []),
     ...(modules.length > 0
-      ? ["name the task @NAME with null in files, and give --file NAME=PATH where you trust the module"]
+      ? [`name the task @NAME with null in files, and give its path by ${option("files")} where you trust the module`]
       : []),
   ];
   throw new CompressoError("usage", {
     what: `cannot use the experiment ${path}`,
-    rule: "a file of JSON is data, and cannot say that scripts of others run with all rights",
+    rule: "JSON is data, and cannot give scripts all rights",
     value: [...trusted, ...modules].join(", "),
     fix: `leave it out there, and ${fixes.join("; ")}`,
   });
 }
 
-/** Tasks that would be imported; a file that the command line must name is that of who runs it. */
+/** Tasks that would be imported; files that the caller must name are the caller's. */
 function taskModules({ files = {}, evaluate }: ExperimentDefinition): string[] {
   const paths = new Map(Object.entries(files));
   return (evaluate?.tasks?.names ?? []).flatMap((name) => {

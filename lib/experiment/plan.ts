@@ -1,5 +1,4 @@
-// The plan of an experiment: its cells with their options, facts and state, before anything is run. Owns the checks that come first; refuses
-// the GPU.
+// The plan of an experiment: its cells with options, identity and state, checked before anything runs.
 import { CompressoError } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../disk/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
@@ -29,7 +28,7 @@ export interface ExperimentPlan {
   readonly cache: RowCache;
 }
 
-/** The plan with the states that its cells have by now. */
+/** The plan with the present states of its cells. */
 export async function refreshed(plan: ExperimentPlan, store: Store): Promise<ExperimentPlan> {
   const all = await Promise.all(
     plan.all.map(async (cell) => ({
@@ -42,8 +41,10 @@ export async function refreshed(plan: ExperimentPlan, store: Store): Promise<Exp
 }
 
 /**
- * Plans an experiment. Throws `CompressoError` for options that cannot work in any of its cells, which it names, for files that are missing, and
- * for a store that is no folder or holds the report of another experiment.
+ * Plans an experiment.
+ *
+ * @throws CompressoError for options that cannot work in a cell, which it names, for missing files, and for a store that is no folder or holds the report
+ * of another experiment
  */
 export async function planCells(
   experiment: ResolvedExperiment,
@@ -65,7 +66,7 @@ export async function planCells(
     }
   }
   const trusted = experiment.cells.filter(({ options }) => options.trust).map(({ options }) => options.schedule);
-  // One for some cells beside others is no mistake.
+  // Trust may be for some of the cells only.
   if (trusted.length > 0 && !trusted.some(isScript)) checkTrust(trusted[0], true, { option: "trust" });
   for (const model of models.values()) checkLengths(experiment.evaluate, model);
   const places = await placeCells(drafts, { store, measures });
@@ -77,8 +78,10 @@ export async function planCells(
 }
 
 /**
- * Refuses a cell whose files are no longer those that its facts were taken of; of one that is only `measured`, its model. Throws
- * `CompressoError("mismatch")`; what cannot be read any more is not refused here, but where the cell reads it.
+ * Refuses a cell whose files changed since it was planned; of a cell that is only `measured`, its model. Files that cannot be read any more are refused
+ * where the cell reads them.
+ *
+ * @throws CompressoError("mismatch")
  */
 export async function checkUnchanged(
   { name, options: { schedule, trust }, source, calibration, model: { path, weights }, identity }: PlannedCell,
@@ -98,10 +101,10 @@ export async function checkUnchanged(
   const value = differences(identity, { ...identity, ...Object.fromEntries(now) });
   if (value === null) return;
   throw new CompressoError("mismatch", {
-    what: `cannot go on with cell ${name}`,
-    rule: "data, schedule and model are those with which the sitting began",
+    what: `cannot continue cell ${name}`,
+    rule: "data, schedule and model do not change while the experiment runs",
     value,
-    fix: "begin the sitting again, or put them back first: finished cells stay as they are",
+    fix: "start again, or put them back first; finished cells are kept",
   });
 }
 
@@ -109,7 +112,7 @@ type CellDraft = Omit<PlannedCell, keyof CellPlace>;
 
 /** A schedule as cells have it. */
 interface CellSchedule {
-  /** In a few letters, see `scheduleName`. */
+  /** Its short name, see `scheduleName`. */
   readonly name: string;
   /** What a script steers; null of a built-in one, and of a script that fails, which is its cells' own error, or may not be run unasked. */
   readonly script: Awaited<ReturnType<typeof scriptParts>>;
@@ -133,9 +136,9 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
   readonly experiment: ResolvedExperiment;
   readonly cache: RowCache;
   readonly model: CellModel;
-  /** Schedules that are known: each script is read once. */
+  /** Known schedules: each script is read once. */
   readonly schedules: Map<string, CellSchedule>;
-  /** Whether a sitting would work on it. */
+  /** Whether it was chosen. */
   readonly isChosen: boolean;
 }): Promise<CellDraft> {
   const { options } = cell, { spec, weights } = model;
@@ -189,14 +192,14 @@ async function modelOf({ options }: Cell, { experiment, models }: {
   return model;
 }
 
-/** Refuses texts of the model's own that are longer than its context, which every cell would fail to write. Throws `CompressoError("usage")`. */
+/** Refuses generated texts that are longer than the model's context. Throws `CompressoError("usage")`. */
 function checkWrittenLength(source: DataSource, { name, room }: CellModel): void {
   if (typeof source === "string" || !("generate" in source)) return;
   const { tokens } = source.generate;
   if (tokens <= room) return;
   throw new CompressoError("usage", {
-    what: `cannot have texts written by the model ${name}`,
-    rule: `generate's tokens are at most ${room}, what the model's context holds`,
+    what: `cannot have the model ${name} write texts`,
+    rule: `generate's tokens are at most ${room}, what fits the model's context`,
     value: String(tokens),
     fix: "lower generate's tokens",
   });
@@ -215,14 +218,14 @@ function limited(source: DataSource, limit: number | undefined): DataSource {
   });
 }
 
-/** One of several by its name; of one alone it need not be said. */
+/** One of several by its name; a single one needs no name. */
 function pick<T>(parts: Readonly<Record<string, T>>, name: string | undefined, option: string): T {
   const names = Object.keys(parts), found = parts[name ?? (names.length === 1 ? names[0] ?? "" : "")];
   if (found !== undefined) return found;
   throw new CompressoError("usage", {
-    what: `cannot tell which ${option} a cell uses`,
-    rule: `'${option}' is set in base or grid where there are several`,
+    what: `cannot choose the ${option} of a cell`,
+    rule: `base or grid set '${option}' where there are several`,
     value: `${names.join(", ")}; ${name ?? "none"} is set`,
-    fix: "name one of them in base, grid or by --set",
+    fix: `name one of them in base or grid`,
   });
 }

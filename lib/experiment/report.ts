@@ -1,5 +1,4 @@
-// The tables of an experiment as data: groups of cells that differ by seed alone, and differences along each axis. Owns what is compared with
-// what; refuses to draw or to word it.
+// The data of a report: groups of cells that differ by their seed only, and differences along each axis.
 import { charts } from "./charts.ts";
 import { messageOfState } from "./failure.ts";
 import { areTied, axesOf, goTogether, labelsOfOption } from "./grid.ts";
@@ -23,7 +22,7 @@ import type {
   Value,
 } from "./types.ts";
 
-/** Gathers what is known by now. */
+/** The report of all that is known now. */
 export async function makeReport(
   experiment: ResolvedExperiment,
   { all, measures }: ExperimentPlan,
@@ -83,7 +82,7 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
   const { outcome } = result, numbers: Record<string, number> = {}, measuredTokens: Record<string, string> = {};
   for (const { name, value, tokens } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
     if (tokens !== undefined) measuredTokens[name] = tokens;
-    // JSON has null for what is beyond all numbers.
+    // JSON stores infinities and NaN as null.
     if (Number.isFinite(value)) numbers[name] = value;
   }
   for (const { name, of } of RUN_NUMBERS) {
@@ -155,7 +154,7 @@ function namesOf(cells: readonly ReportCell[], values: readonly Value[]): Number
   return [...measured.values(), ...run.map(({ name, kind, isMeasure }) => ({ name, kind, isMeasure }))];
 }
 
-/** Labels of a cell's values along the axes; those of an axis are as many as its values, so that they stand for them. */
+/** Labels of a cell's values along the axes; different values have different labels. */
 type Place = Readonly<Record<string, string>>;
 
 function placesOf(all: readonly Cell[], axes: readonly CellOptionName[]): (cell: Cell) => Place {
@@ -185,7 +184,7 @@ function groupsOf(all: readonly Place[], cells: readonly ReportCell[], axes: rea
   });
 }
 
-/** For each axis but the seed: every value against the first one that it has pairs with, over all pairs of cells that differ in nothing else. */
+/** For each axis except the seed: every value against the first one that it has pairs with, over all pairs of cells that differ in nothing else. */
 function contrastsOf(
   cells: readonly ReportCell[],
   axes: readonly CellOptionName[],
@@ -195,16 +194,16 @@ function contrastsOf(
   return free.filter((axis) => axis !== "seed").flatMap((axis) => {
     const rest = free.filter((other) => other !== axis);
     const tied = axes.filter((other) => other !== axis && areTied(places, axis, other));
-    // What goes with the seed, the seed itself among it, is no setting that seeds could share.
+    // The seed, and axes that change with it, are no settings that seeds share.
     const shared = rest.filter((other) => !goTogether(places, "seed", other));
     const key = ({ at }: Pick<ReportCell, "at">): string => JSON.stringify(rest.map((other) => at[other]));
-    // In the order of the definition, whatever is finished.
+    // In the order of the definition.
     const values = [...new Set(places.map((at) => at[axis] ?? ""))];
     const settings = new Map(
       values.map((value) => [value, new Set(places.filter((at) => at[axis] === value).map((at) => key({ at })))]),
     );
     return values.flatMap((to, index): Contrast[] => {
-      // Joined grids may leave the first value alone.
+      // In joined grids the first value may have no pairs.
       const from = values.slice(0, index).find((value) =>
         !settings.get(value)?.isDisjointFrom(settings.get(to) ?? new Set())
       );
@@ -219,7 +218,7 @@ function contrastsOf(
   });
 }
 
-/** Names of numbers that two runs do not share a scale of: perplexities over other tokens, as of another tokenizer, and losses in training beside them. */
+/** Numbers that cannot be compared between two runs: perplexities over different tokens, and then losses too. */
 function incomparable(a: ReportCell, b: ReportCell): ReadonlySet<string> {
   const other = Object.keys(a.measuredTokens).filter((name) =>
     b.measuredTokens[name] !== undefined && b.measuredTokens[name] !== a.measuredTokens[name]
@@ -228,7 +227,7 @@ function incomparable(a: ReportCell, b: ReportCell): ReadonlySet<string> {
   return new Set(other.length > 0 ? [...other, ...losses] : []);
 }
 
-/** What the second cells of pairs have more than the first; `shared` are axes of which seeds may have the same values. */
+/** The numbers of the second cells of pairs minus those of the first; `shared` are the axes that form a setting. */
 function differencesOf(
   pairs: readonly (readonly [ReportCell, ReportCell])[],
   shared: readonly CellOptionName[],
@@ -239,7 +238,7 @@ function differencesOf(
     setting: JSON.stringify(shared.map((axis) => at[axis])),
   });
   const isUniform = ({ at }: ReportCell): boolean => at["layout"] === "uniform";
-  // Zeros by construction would halve what the other pairs have.
+  // Two uniform layouts have distance 0 by construction.
   const ofLayers = pairs.filter(([a, b]) => !(isUniform(a) && isUniform(b)));
   const both = (name: string): SeedValue[] =>
     (name === UNEVENNESS ? ofLayers : pairs).flatMap(([a, b]) => {

@@ -1,5 +1,5 @@
 // An experiment with its overrides made and the paths of its files found; the files are not read.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../disk/open_model.ts";
 import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
@@ -25,7 +25,7 @@ const NUMBER_LIST = "protect";
 /** Stands for a file that is not there. */
 const NONE = "none";
 
-/** Makes the changes and finds the files. Throws `CompressoError("usage")` for names that the experiment does not have and files that nobody names. */
+/** Makes the overrides and resolves paths. Throws `CompressoError("usage")` for unknown names, and for files without a path. */
 export function resolveExperiment(experiment: Experiment, overrides: ExperimentOverrides = {}): ResolvedExperiment {
   const definition = withOptions(experiment.definition, overrides.set ?? {});
   const { root = experiment.root ?? "." } = overrides;
@@ -34,7 +34,7 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
       [name, path],
     ) => [name, path === false ? NONE : path === null ? null : absolutePath(root, path)]),
   );
-  assign(files, overrides.files, { option: "--file", experiment: definition.name });
+  assign(files, overrides.files, { kind: "files", experiment: definition.name });
   const find = (path: string): string =>
     path.startsWith("@") ? named(files, path.slice(1), definition) : absolutePath(root, path);
 
@@ -42,20 +42,20 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
     modelsOf(definition),
     (path) => path === DEMO || path.startsWith("@") ? path : absolutePath(root, path),
   );
-  assign(models, overrides.models, { option: "--model", experiment: definition.name });
+  assign(models, overrides.models, { kind: "models", experiment: definition.name });
   for (const [name, path] of Object.entries(models)) if (path.startsWith("@")) models[name] = find(path);
 
   const isDemo = Object.values(models).every((path) => path === DEMO);
   const own = dataOf(definition),
     sets = Object.keys(own).length === 0 ? { data: isDemo ? demoData("train") : "" } : own;
   const data: Record<string, DataSource> = { ...sets };
-  assign(data, overrides.data, { option: "--data", experiment: definition.name });
+  assign(data, overrides.data, { kind: "data", experiment: definition.name });
   for (const [name, source] of Object.entries(data)) {
     if (source === "") {
       throw new CompressoError("usage", {
         what: `cannot run the experiment '${definition.name}' without data`,
         rule: "it names its data; only the demo has its own",
-        fix: "add `data` to the definition, or give --data FILE",
+        fix: `add data to the definition, or give ${option("data")}`,
         value: "no data, and a model other than demo",
       });
     }
@@ -91,13 +91,13 @@ function withOptions(
   return defineExperiment({ ...definition, base, grid: grids }).definition;
 }
 
-/** Values of an option: several words, or numbers, are one value of what is a list of them. */
+/** Values of an option; several words or numbers are one value of an option that is a list. */
 function together(name: string, given: readonly unknown[]): readonly unknown[] {
   if (name === NUMBER_LIST && !given.some(Array.isArray)) return [given];
   return WORD_LISTS.includes(name) && given.every((value) => typeof value === "string") ? [given.join(",")] : given;
 }
 
-/** Refuses an axis of other values in some grids than in others: it goes with what else these set. Seeds go with nothing. */
+/** Refuses to set an axis whose values differ between grids: they belong to the other options of these grids. Seeds do not. */
 function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }: ExperimentDefinition): void {
   const own = grids.map((grid): string =>
     JSON.stringify(Object.entries(grid).find(([option]) => option === name)?.[1]) ?? "none"
@@ -107,25 +107,25 @@ function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }
     what: `cannot set '${name}' in the experiment '${experiment}'`,
     rule: "an option is set where all grids of the definition have the same values of it, or none has",
     value: own.map((values, index) => `${values} in grid ${index + 1}`).join(", "),
-    fix: "change the definition's grids, or choose among their runs with --only",
+    fix: `change the definition's grids, or choose among their runs by ${option("only")}`,
   });
 }
 
 function assign(
   paths: Record<string, DataSource | null>,
   given: Readonly<Record<string, string>> | undefined,
-  { option, experiment }: { readonly option: string; readonly experiment: string },
+  { kind, experiment }: { readonly kind: "files" | "models" | "data"; readonly experiment: string },
 ): void {
   for (const [name, path] of Object.entries(given ?? {})) {
     if (!Object.hasOwn(paths, name)) {
       throw new CompressoError("usage", {
-        what: `cannot use ${option} ${name}=${path}`,
+        what: `cannot use ${option(kind, `${name}=${path}`)}`,
         rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
         value: name,
         fix: "give one of these",
       });
     }
-    const isWord = (path === DEMO && option === "--model") || (path === NONE && option === "--file");
+    const isWord = (path === DEMO && kind === "models") || (path === NONE && kind === "files");
     paths[name] = isWord ? path : absolutePath(path);
   }
 }
@@ -140,8 +140,8 @@ function named(
   throw new CompressoError("usage", {
     what: `cannot run the experiment '${experiment}'`,
     rule: `it needs a file that it calls '${name}'`,
-    value: path !== undefined ? "nobody says where it is" : `its files are ${Object.keys(files).join(", ") || "none"}`,
-    fix: path !== undefined ? `give --file ${name}=PATH` : `add '${name}' to its files`,
+    value: path !== undefined ? "no path is given" : `its files are ${Object.keys(files).join(", ") || "none"}`,
+    fix: path !== undefined ? `give its path by ${option("files")} ${name}=PATH` : `add '${name}' to its files`,
   });
 }
 
@@ -181,7 +181,7 @@ function foundOptions(options: CellOptions, find: Find): CellOptions {
   };
 }
 
-/** The value of an option as a command line says it: a path is relative to the current folder, unless it begins with @. */
+/** The value of an override: a path is relative to the current folder, unless it begins with @. */
 function givenValue(option: string, value: unknown): unknown {
   if (typeof value !== "string" || value.startsWith("@")) return value;
   return option === "prompt" || (option === "schedule" && isScriptPath(value)) ? absolutePath(value) : value;

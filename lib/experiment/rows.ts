@@ -1,5 +1,4 @@
-// Rows of an experiment's data sets, read once, or written once by the model itself. Owns the cache and the folder of self-written texts;
-// refuses tokens.
+// The rows of an experiment's data sets: read once, or written once by the model itself.
 import { CompressoError } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/rows.ts";
@@ -39,7 +38,7 @@ export interface Writer {
 /** Reads and remembers. */
 export class RowCache {
   readonly #sets = new Map<string, { readonly file: string; readonly set: DataSet }>();
-  readonly #told = new Set<string>();
+  readonly #noted = new Set<string>();
   readonly #digests = new Map<string, string>();
 
   /** The rows of a file. Of a broken one the error advises `brokenMend`, without it what `prune` has. */
@@ -60,16 +59,16 @@ export class RowCache {
     return { rows, reading: report, skipBroken: "generate" in file ? false : file.skipBroken ?? false };
   }
 
-  /** Lines on the files of which rows were left out in reading, each of them once. */
-  untold(): string[] {
+  /** Lines on files of which rows were left out in reading, each returned once. */
+  newNotes(): string[] {
     const lines = [...this.#sets.values()].flatMap(({ file, set: { report: { skipped, broken } } }) => {
       const kinds = [["empty", skipped], ["broken", broken]] as const;
       const left = kinds.filter(([, { length }]) => length > 0)
         .map(([what, rows]) => `${rows.length} ${what} ${placesNamed(rows)}`);
       return left.length === 0 ? [] : [`of the rows of ${file} are left out: ${left.join(", ")}`];
     });
-    const fresh = lines.filter((line) => !this.#told.has(line));
-    for (const line of fresh) this.#told.add(line);
+    const fresh = lines.filter((line) => !this.#noted.has(line));
+    for (const line of fresh) this.#noted.add(line);
     return [...new Set(fresh)];
   }
 
@@ -83,7 +82,7 @@ export class RowCache {
     return digest;
   }
 
-  /** What tells a source from another one. */
+  /** What differs between sources. */
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
     if ("generate" in source) return JSON.stringify({ ...writtenFacts(source), weights, format: TEXT_FORMAT });
@@ -92,7 +91,7 @@ export class RowCache {
   }
 }
 
-/** What of a file is taken, in one order, without what is the default. Facts are kept as text: another order makes others of them. */
+/** Which rows of a file are taken, without defaults, in a fixed order: it is stored as text. */
 export function fileFacts({ textField, limit, last, skipBroken }: FileData): Omit<FileData, "file"> {
   return {
     ...(textField === undefined ? {} : { textField }),
@@ -102,14 +101,14 @@ export function fileFacts({ textField, limit, last, skipBroken }: FileData): Omi
   };
 }
 
-/** What decides self-written texts, in one order too. */
+/** What decides self-written texts, in a fixed order too. */
 function writtenFacts(
   { generate: { count, tokens, temperature, seed } }: SelfWrittenData,
 ): SelfWrittenData["generate"] {
   return { count, tokens, temperature, seed };
 }
 
-/** Path of self-written texts; whatever decides them is in its name, and a file beside it tells whether it is as it was written. */
+/** Path of self-written texts. Its name holds a digest of all that decides them; a file beside it has the digest of the texts. */
 export function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([
     JSON.stringify({ ...writtenFacts(source), weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
@@ -130,7 +129,7 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
     const isAbsent = isMissing(error);
     throw new CompressoError("input", {
       what: `cannot read ${path}`,
-      rule: "what an experiment names is there, and may be read",
+      rule: "files that an experiment names exist and can be read",
       value: isAbsent ? "no such file or folder" : error.message,
       fix: isAbsent
         ? "check the path; those of a definition are relative to its file"
@@ -145,7 +144,7 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   if (await exists(path)) {
     const digest = await textIfThere(mark);
     if (digest !== null) await checkWritten(path, digest);
-    // A run that was killed here has left none.
+    // A run that was killed at this point left none.
     else await writeFileAtomically(mark, await fileDigest(path));
     return path;
   }
@@ -166,15 +165,15 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
   return path;
 }
 
-/** Refuses self-written texts that are others than were written: cells would differ in them under one name. Throws `CompressoError("mismatch")`. */
+/** Refuses self-written texts that changed: cells would differ in them unnoticed. Throws `CompressoError("mismatch")`. */
 async function checkWritten(path: string, digest: string): Promise<void> {
   const now = await fileDigest(path);
   if (now === digest) return;
   throw new CompressoError("mismatch", {
     what: `cannot use the texts in ${path}`,
-    rule: "they are those that the model wrote",
-    value: `a digest of ${digest.slice(0, 12)} then, of ${now.slice(0, 12)} now`,
-    fix: "put them back, or remove the file to have them written again; give texts of your own as a data set of theirs",
+    rule: "they are as the model wrote them",
+    value: `digest ${digest.slice(0, 12)} then, ${now.slice(0, 12)} now`,
+    fix: "put them back, or remove the file to have them written again; add texts of your own as another data set",
   });
 }
 
@@ -187,7 +186,7 @@ function lastRows(set: DataSet, { last, path }: { readonly last: number; readonl
       fix: "lower last, or give a longer file",
     });
   }
-  // What was left out before the first of them is no part of what is taken.
+  // Rows that were left out before the first of them do not count.
   const from = set.rows.at(-last)?.number ?? 0, taken = ({ row }: LeftOut): boolean => row >= from;
   const { skipped, broken } = set.report;
   const report = { ...set.report, rows: last, skipped: skipped.filter(taken), broken: broken.filter(taken) };

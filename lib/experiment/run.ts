@@ -1,6 +1,5 @@
-// An experiment from its cells to its tables, in as many sittings as it takes. Owns the order, the one model on the GPU and what becomes of
-// failures; refuses the single run.
-import { CompressoError } from "../core/errors.ts";
+// Runs an experiment: cells in order, one model on the GPU at a time, failures recorded, the report written after every cell.
+import { CompressoError, option } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { FolderLock } from "../files/lock.ts";
@@ -26,13 +25,13 @@ import type {
 } from "./types.ts";
 
 /**
- * Runs the cells of an experiment: each prunes a model and measures it, in a folder of its own, and what is finished is not done again. After
- * every cell the tables are written anew: `report.md`, `report.json` and charts.
+ * Runs the cells of an experiment. Each prunes a model and measures it, in a folder of its own; finished cells are not run again. After every cell the
+ * report is written: `report.md`, `report.json` and charts. An error of a single cell, also a `CompressoError` of `onModel`, is recorded, and the next
+ * cell runs.
  *
- * @throws CompressoError("usage") for an experiment that cannot work, for options that do not exist, and where another sitting works in the folder;
- * "mismatch" for cells whose definition is no longer that of their results, unless `redo` is set, and for files that change while the sitting goes on;
- * the signal's reason where it fires; what one of the options' functions throws, as it is, which stops the work as the signal does. What a single cell
- * throws, or `onModel` as a `CompressoError`, is recorded, and the next one runs.
+ * @throws CompressoError("usage") for an experiment that cannot work, unknown options, and a folder in which another call works
+ * @throws CompressoError("mismatch") for cells whose definition changed since their results, without `redo`, and for files that change meanwhile
+ * @throws the signal's reason where it fires, and errors of the options' functions, which stop the work as the signal does
  * @example
  * ```ts
  * import { openDevice } from "compresso";
@@ -61,7 +60,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = await toDo(plan, options), failures = new Map<string, CellFailure>();
-  if (todo.length > 0) await tellLeftOut(plan, options);
+  if (todo.length > 0) await noteLeftOut(plan, options);
   rethrow();
   await makeFolder(store.out);
   await lock.take();
@@ -80,7 +79,7 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
       await options.onCell?.(cell, { index: index++, count: todo.length });
       rethrow();
       const failure = await workOn(cell, { plan, store, slot, options });
-      // Of a cell that came to its end all the same.
+      // Also where the cell finished.
       rethrow();
       if (failure) {
         failures.set(cell.name, failure);
@@ -88,21 +87,21 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
         rethrow();
       }
       await reportNow();
-      // Nothing works on this device any more: the others wait for the next sitting, in which this one comes last.
+      // Nothing works on this device any more. The other cells wait for the next call, in which this one comes last.
       if (failure && options.device.isBroken) {
         await options.onNote?.(
-          "the GPU has failed, so this sitting ends; the same command goes on, with this run last",
+          "the GPU failed, so the experiment stops here; run it again to continue, with this run last",
         );
         rethrow();
         break;
       }
     }
   } catch (error) {
-    // The program's own, as it was thrown, whatever has become of it on its way.
+    // An error of the program's functions comes first.
     rethrow();
     throw error;
   } finally {
-    // Also after Ctrl-C: the finished cells are in the tables.
+    // Also after a stop: the report has the finished cells.
     if (index === 0 || options.signal.aborted) await reportNow();
   }
   const { after, report, files } = await reportNow();
@@ -118,11 +117,10 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
 }
 
 /**
- * What a sitting would work on, without a GPU and without writing: the chosen cells with their steps, tokens, folders and state. Tasks of
- * one's own and schedules' scripts that are trusted are imported for it: what tells them apart may lie in what they import. Other scripts are asked
- * what they steer in a process of their own, where this one may start it.
+ * The chosen cells with their steps, tokens, folders and states, without a GPU and without writing. Task modules and trusted schedule scripts are imported
+ * for it; other scripts run in processes of their own, where these may be started.
  *
- * @throws CompressoError as {@link runExperiment} does before its first cell, but for cells whose definition has changed: their state says so.
+ * @throws CompressoError as {@link runExperiment} before its first cell, except for cells whose definition changed: their state says so
  * @example
  * ```ts
  * import { defineExperiment, planExperiment } from "compresso/experiment";
@@ -143,15 +141,15 @@ export async function planExperiment(
   return (await planCells(resolveExperiment(experiment, overrides), new Store(out), { only })).cells;
 }
 
-/** Says of which files rows were left out, once they are read. */
-async function tellLeftOut(
+/** Notes the files of which rows were left out. */
+async function noteLeftOut(
   { cache }: ExperimentPlan,
   { onNote }: Pick<RunExperimentOptions, "onNote">,
 ): Promise<void> {
-  for (const line of cache.untold()) await onNote?.(line);
+  for (const line of cache.newNotes()) await onNote?.(line);
 }
 
-/** Cells that this sitting works on; those that failed come last, so that none that always fails keeps another one from its turn. */
+/** The cells to work on. Those that failed come last, so that a cell that always fails delays no other. */
 async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Promise<PlannedCell[]> {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
   if (maxCells !== Infinity && !(Number.isInteger(maxCells) && maxCells >= 0)) {
@@ -165,33 +163,35 @@ async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): P
   const changed = refusedCells(cells, { redo }), [first] = changed;
   if (first?.state.kind === "changed") {
     throw new CompressoError("mismatch", {
-      what: `cannot go on with cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
-      rule: "a cell's definition is that of the sitting that began it",
+      what: `cannot continue cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
+      rule: "the definition of a cell does not change once it has begun",
       value: first.state.what,
       fix: evaluateOnly
-        ? "give the options that they were run with, or choose others by --only; --redo without --evaluate-only runs them anew"
-        : "run them anew with --redo, or choose another --out",
+        ? `give the options that they were run with, or choose others by ${option("only")}; ${option("redo")} without ${
+          option("evaluateOnly")
+        } runs them again`
+        : `run them again with ${option("redo")}, or choose another ${option("out")}`,
     });
   }
   const lacking = cells.filter(({ state }) => state.kind === "unmeasured" && !state.hasModel);
   const [lack] = lacking;
   if (lack?.state.kind === "unmeasured" && (evaluateOnly || !redo)) {
     await onNote?.(
-      `${lacking.length} cells lack ${lack.state.missing.join(", ")}, and their models were not kept; --redo${
-        evaluateOnly ? " without --evaluate-only" : ""
-      } runs them anew`,
+      `${lacking.length} cells lack ${lack.state.missing.join(", ")}, and their models were not kept; redo${
+        evaluateOnly ? " without evaluateOnly" : ""
+      } runs them again`,
     );
   }
   const anew = cells.filter((cell) => ["changed", "failed"].includes(cell.state.kind) && !hasPruned(cell));
   if (evaluateOnly && redo && anew.length > 0) {
     await onNote?.(
-      `${anew.length} cells have failed or changed and have no model to measure: --redo without --evaluate-only runs them anew`,
+      `${anew.length} cells have failed or changed and have no model to measure: redo without evaluateOnly runs them again`,
     );
   }
   return sittingOf(cells, { evaluateOnly, redo, maxCells });
 }
 
-/** Cells for whose sake a sitting with these options is refused: their definition is no longer that of their results. */
+/** Cells for which {@link runExperiment} throws with these options: their definition changed since their results. */
 export function refusedCells(
   cells: readonly PlannedCell[],
   { redo = false }: Pick<RunExperimentOptions, "redo">,
@@ -199,7 +199,7 @@ export function refusedCells(
   return redo ? [] : cells.filter(({ state }) => state.kind === "changed");
 }
 
-/** Cells that a sitting with these options works on, in its order. */
+/** Cells that {@link runExperiment} works on with these options, in order. */
 export function sittingOf(
   cells: readonly PlannedCell[],
   { evaluateOnly = false, redo = false, maxCells = Infinity }: Pick<
@@ -214,24 +214,24 @@ export function sittingOf(
   }).sort((a, b) => triesOf(a.state) - triesOf(b.state)).slice(0, maxCells);
 }
 
-/** Whether a sitting with these options takes no step of a cell: its pruned model lies there, and measures are all that is missing. */
+/** Whether only measures of a cell are taken with these options: its pruned model exists. */
 export function isMeasuredAlone(
   cell: PlannedCell,
   { evaluateOnly = false, redo = false }: Pick<RunExperimentOptions, "evaluateOnly" | "redo">,
 ): boolean {
-  // What lacks measures alone is measured where its model lies there, also after a failure.
+  // Also after a failure, where only measures are missing.
   return hasPruned(cell) && !(redo && !evaluateOnly && cell.state.kind === "failed");
 }
 
-/** Whether a cell's pruned model lies there. */
+/** Whether a cell's pruned model exists. */
 function hasPruned({ state }: PlannedCell): boolean {
   return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel) ||
     (state.kind === "failed" && state.isPruned);
 }
 
 /**
- * Runs and measures one cell, and records how that went; returns why it failed, if it did. Throws only where the user or an error of their own
- * functions has stopped it, and `CompressoError("mismatch")` where its files have changed since the sitting began.
+ * Runs and measures one cell and records the result. Returns why it failed, or null. Throws only where the signal or an error of the caller's functions
+ * stopped it, and `CompressoError("mismatch")` where its files changed since it was planned.
  */
 async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   readonly plan: ExperimentPlan;
@@ -245,13 +245,13 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
   const before = await store.result(folder);
-  // One that lay there after a sitting that ended well was kept on purpose.
+  // A model that exists beside a result was kept on purpose.
   const wasKept = state.kind === "unmeasured" && state.hasModel && (state.failure?.isKept ?? state.failure === null);
   let isPruned = isMeasuredAlone(cell, options), isBegun = false;
   await checkUnchanged(cell, { measured: isPruned });
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
   try {
-    // Anew begins with the run itself: what fails before it must not cost what the cell has.
+    // With `anew` the cell's files go when the run itself begins: what fails before must not cost them.
     if (!anew && !isPruned) await store.begin(folder, identity, { anew });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);
@@ -267,7 +267,7 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
       const rows = await cache.rows(cell.source, writer("to train on"));
       const { calibration: beside } = cell;
       const calibration = beside === null ? null : await cache.rows(beside, writer("for calibration"));
-      await tellLeftOut(plan, options);
+      await noteLeftOut(plan, options);
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
       if (before?.outcome === null) await store.dropResult(folder);
@@ -281,16 +281,16 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     return null;
   } catch (error) {
     if (signal?.aborted) {
-      // It goes on from where it is, and has not failed there.
+      // A stop is no failure: the cell continues from here.
       if (isBegun && before?.outcome === null) await store.dropResult(folder);
       throw error;
     }
     const failure = failureOf(error, cell);
-    // Measures that were taken stay, also where another one failed.
+    // Measures that were taken stay where another one failed.
     const own = isPruned ? await outcomeOf(cell, store).catch(() => null) : null;
     const outcome = own ?? (isBegun ? null : before?.outcome ?? null);
     if (!isBegun && state.kind === "changed") {
-      // Its folder is that of its earlier definition.
+      // Its folder still holds the earlier definition.
       await store.setRetry(folder, { identity, failure });
       return failure;
     }

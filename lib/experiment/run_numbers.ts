@@ -1,5 +1,5 @@
+// The numbers that every run has, measured or not.
 import type { CellOutcome, NumberName } from "./types.ts";
-// Numbers that every run has, measured or not. Owns their names and where they come from; refuses what is measured.
 
 /** A number of a run. */
 export interface RunNumber extends NumberName {

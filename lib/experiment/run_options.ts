@@ -1,4 +1,4 @@
-// What programs may say to runExperiment and planExperiment. Owns the names, words and forms of their options; refuses those that nobody reads.
+// Checks the options of runExperiment and planExperiment.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf, shown } from "../core/check_options.ts";
 import type { ExperimentOverrides, RunExperimentOptions } from "./types.ts";
@@ -16,13 +16,13 @@ const RUN_NAMES: NamesOf<RunExperimentOptions> = {
   ...{ onCell: true, onFailure: true, onNote: true, onModel: true, onRecord: true, onAlarm: true, onPhase: true },
 };
 
-/** Throws `CompressoError("usage")` for options that a plan does not have, and for those of another form. */
+/** Throws `CompressoError("usage")` for unknown options of planExperiment, and for values of another type. */
 export function checkPlanOptions(options: PlanExperimentOptions): void {
   checkNames(options, PLAN_NAMES, { whose: "planExperiment" });
   checkForms(options);
 }
 
-/** Throws `CompressoError("usage")` for options that a sitting does not have, for those of another form, and for another word of what is kept. */
+/** Throws `CompressoError("usage")` for unknown options of runExperiment, and for values of another type or word. */
 export function checkRunOptions(options: RunExperimentOptions): void {
   checkNames(options, RUN_NAMES, { whose: "runExperiment" });
   checkForms(options);
@@ -30,7 +30,7 @@ export function checkRunOptions(options: RunExperimentOptions): void {
   checkWord(keep, ["none", "models"], { what: `cannot keep '${keep}'` });
 }
 
-/** Refuses what JavaScript would fail at, or take as something else: the letters of a text as its list. */
+/** Refuses types that JavaScript would misread, such as a text in place of a list. */
 function checkForms({ out, only, set, files, models, data }: PlanExperimentOptions): void {
   if (!isText(out)) throw wrong("out", "it is the path of a folder", out);
   if (only !== undefined) {

@@ -1,4 +1,4 @@
-// What all cells of an experiment have in common, in words: size, options, and how each number was measured. Owns those lines; refuses numbers.
+// Lines of a report that say how its cells were run and measured.
 import { labelsOf } from "./unique_labels.ts";
 import { CELL_OPTION_NAMES, shownOption } from "./options.ts";
 import { isScript } from "../schedule/open.ts";
@@ -17,10 +17,10 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   };
   const base = (path: string): string => path.replace(/^.*[/\\](?=.)/, "");
   const sourceOf = (source: DataSource): string => dataName(source, base);
-  const pruned = told(all.map(({ model: { name, path } }) => [name, path]), {
+  const pruned = listed(all.map(({ model: { name, path } }) => [name, path]), {
     shown: labelsOf(all.map(({ model: { path } }) => path), (path) => base(String(path))),
   });
-  const trained = told(all.map(({ options: { data = "" }, source }) => [data, source]), { shown: sourceOf });
+  const trained = listed(all.map(({ options: { data = "" }, source }) => [data, source]), { shown: sourceOf });
   const calibrations = all.flatMap(({ options, calibration }) =>
     calibration === null ? [] : [[options.calibration ?? "", calibration] as const]
   );
@@ -28,12 +28,12 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   const mayEnd = all.some(({ options: { schedule } }) => isScript(schedule));
   return [
     `pruned: ${pruned}; trained on ${trained}${
-      calibrations.length === 0 ? "" : `; calibrated on ${told(calibrations, { shown: sourceOf, isNamed: true })}`
+      calibrations.length === 0 ? "" : `; calibrated on ${listed(calibrations, { shown: sourceOf, isNamed: true })}`
     }`,
     `${all.length} cells of ${mayEnd ? "up to " : ""}${numbers(({ steps }) => steps)} steps (${
       numbers(({ tokens }) => tokens)
     } tokens, padding included)`,
-    `the same for all: ${shared.join(", ") || "nothing but defaults"}`,
+    `the same for all: ${shared.join(", ") || "only defaults"}`,
     ...(evaluate.perplexity ?? []).map(({ name, text, window, maxWindows, limitChars }) =>
       `${name}: perplexity of ${limitChars ? `up to the first ${limitChars} characters of ` : ""}${base(text)}, ${
         maxWindows === undefined ? "all" : `up to ${maxWindows}`
@@ -62,8 +62,8 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
   ];
 }
 
-/** Each of several once, by the name that the tables have for it. */
-function told<T>(
+/** Each of several once, by its name in the tables. */
+function listed<T>(
   all: readonly (readonly [name: string, value: T])[],
   { shown, isNamed = false }: { readonly shown: (value: T) => string; readonly isNamed?: boolean },
 ): string {
@@ -77,19 +77,19 @@ function told<T>(
 /** Rows to train on, in words. */
 function dataName(source: DataSource, base: (path: string) => string): string {
   if (typeof source === "string") return base(source);
-  if ("generate" in source) return `${source.generate.count} texts of the model's own`;
+  if ("generate" in source) return `${source.generate.count} texts that the model writes`;
   const { file, limit, last, textField } = source;
   const part = last ? `the last ${last} rows of ` : limit ? `the first ${limit} rows of ` : "";
   return `${part}${base(file)}${textField === undefined ? "" : ` (texts in ${textField})`}`;
 }
 
-/** What stands before instructions and questions, where they are measured and it is not nothing. */
+/** The prompts before instructions and questions, where any is set. */
 function promptLine({ rows = [], choices = [], tasks, prompt = [false] }: EvaluateDefinition): string[] {
   const texts = [...new Set(prompt)].map((one) =>
     one === true ? "the collaborative prompt" : one === false ? "nothing" : `the text of ${one.replace(/^.*[/\\]/, "")}`
   );
   if (rows.length + choices.length === 0 && !tasks || texts.join() === "nothing") return [];
   return [
-    `before instructions and questions: ${texts.join(", ")}${texts.length > 1 ? ", each measured by itself" : ""}`,
+    `before instructions and questions: ${texts.join(", ")}${texts.length > 1 ? "; each is measured separately" : ""}`,
   ];
 }

@@ -1,4 +1,4 @@
-// Numbers over seeds and pairs of runs. Owns the formulas; refuses to know what they are of.
+// Means and spreads over seeds, and differences between pairs of runs.
 
 /** Values of one number over the seeds of a group. */
 export interface Spread {
@@ -32,8 +32,8 @@ export interface SeedValue {
 }
 
 /**
- * Mean of a difference over seeds, of which each has the mean of its pairs, and its standard error sd / √seeds; null for one seed. Where no two seeds have
- * pairs of the same setting it is the mean of all pairs, and has no error.
+ * Mean of a difference over seeds, each with the mean of its pairs, and its standard error sd / √seeds, which is null for one seed. Where no two seeds have
+ * pairs of the same setting, it is the mean of all pairs, without error.
  */
 export interface Difference {
   /** The mean. */
@@ -49,8 +49,8 @@ export interface Difference {
 }
 
 /**
- * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are no two draws of what a seed moves. What settings differ
- * by is no spread of seeds either: of the seeds that have the most common setting, those pairs count whose setting all of them have. Null for no pairs.
+ * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are not independent. Differences between settings are no
+ * spread of seeds either: of the seeds of the most common setting, those pairs count whose setting all of these seeds have. Null for no pairs.
  */
 export function differenceOf(pairs: readonly SeedValue[]): Difference | null {
   const seedsOf = (some: readonly SeedValue[]): ReadonlySet<string> => new Set(some.map(({ seed }) => seed));

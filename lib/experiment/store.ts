@@ -1,7 +1,6 @@
-// The folder of an experiment: one for each cell, with what is done of it. Owns file names and the states that follow from them; refuses to run
-// anything.
+// The folder of an experiment: files of each cell, the states that follow from them, and the report.
 import { join } from "node:path";
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, option } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { LOCK_FILE } from "../files/lock.ts";
@@ -47,7 +46,7 @@ const FILES = {
   result: "result.json",
   retry: "retry.json",
 } as const;
-/** Files of a report beside its charts; the second one says of which experiment it is. */
+/** Files of a report beside its charts; report.json names the experiment. */
 const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
 /** The charts that every report may have. */
 const CHART_FILES = ["measures.svg", "loss.svg", "layers.svg"];
@@ -63,8 +62,8 @@ export class Store {
   }
 
   /**
-   * Throws `CompressoError("usage")` where its path is no folder's and cannot be, such as below a file, and where files lie there whose place the
-   * report of this experiment would take: another's, or somebody's own.
+   * Throws `CompressoError("usage")` where its path cannot be a folder, such as below a file, and where the report would overwrite files: the report of
+   * another experiment, or files of the user.
    */
   async check(experiment: string): Promise<void> {
     let value = "a file";
@@ -79,7 +78,7 @@ export class Store {
       what: `cannot write to ${this.out}`,
       rule: "results of an experiment lie in a folder",
       value,
-      fix: "choose another --out",
+      fix: `choose another ${option("out")}`,
     });
   }
 
@@ -87,7 +86,7 @@ export class Store {
     const fail = (value: string, fix: string): never => {
       throw new CompressoError("usage", {
         what: `cannot write the report of ${experiment} to ${this.out}`,
-        rule: "one that lies there is an earlier report of the same experiment",
+        rule: "a report in the folder is of the same experiment",
         value,
         fix,
       });
@@ -98,13 +97,13 @@ export class Store {
     const writer = Array.isArray(report?.cells) && typeof report.name === "string" ? report.name : null;
     if (writer === experiment) return;
     if (writer !== null) {
-      fail(`that of ${writer}`, "choose another --out, or remove that report and its charts");
+      fail(`that of ${writer}`, `choose another ${option("out")}, or remove that report and its charts`);
     }
-    // Each report begins with its data, so that what lies there without them is somebody's own.
+    // Reports begin with report.json: without it such files are the user's.
     const own = (await namesIn(this.out)).find((name) =>
       [...Object.values(REPORT_FILES), ...CHART_FILES].includes(name)
     );
-    if (own !== undefined) fail(`${own}, which no experiment wrote`, "choose another --out");
+    if (own !== undefined) fail(`${own}, which no experiment wrote`, `choose another ${option("out")}`);
   }
 
   /**
@@ -128,7 +127,7 @@ export class Store {
     return join(this.out, "cells", name);
   }
 
-  /** Folder of a model as it was, for its measures. Other weights of the same name have another one. */
+  /** Folder of a model before pruning, for its measures. Other weights of the same name have another one. */
   dense({ name, baseDtype, weights }: Pick<CellModel, "name" | "baseDtype" | "weights">): string {
     return join(this.out, "dense", `${name}-${baseDtype}-${weights.slice(0, 8)}`);
   }
@@ -138,7 +137,7 @@ export class Store {
     return join(this.cell(name), MODEL_FOLDER);
   }
 
-  /** Facts of all cells that have a folder, by its name; one that cannot be read is left out. */
+  /** Identities of all cells that have a folder, by its name; unreadable ones are left out. */
   async identities(): Promise<ReadonlyMap<string, CellIdentity>> {
     const found = new Map<string, CellIdentity>();
     for (const name of await namesIn(this.cell(""))) {
@@ -153,7 +152,7 @@ export class Store {
     return join(this.out, "data");
   }
 
-  /** How far a cell is, as its folder tells. */
+  /** The state of a cell, from its folder. */
   async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
     const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
     if (!then) return { kind: "new" };
@@ -174,15 +173,14 @@ export class Store {
       return { kind: await exists(join(dir, CHECKPOINT_FILE)) ? "stopped" : "new" };
     }
     const missing = missingOf(measures, await this.measured(dir));
-    // Also where a measure has failed that is no longer wanted.
+    // Also where a measure failed that is no longer in the definition.
     if (missing.length === 0) return { kind: "done" };
     const failure = standing(result.failure, missing);
     return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
   }
 
   /**
-   * Whether a run has ended, and the monitors that raised an alarm in it; null where that is not known, as of one that went back: what its undone
-   * steps raised is gone.
+   * Whether a run has ended, and the monitors that raised an alarm in it; null where that is unknown, as after a rollback: alarms of undone steps are gone.
    */
   async #end(name: string): Promise<{ readonly hasEnded: boolean; readonly raised: MonitorName[] | null }> {
     const outcome = (await this.result(name))?.outcome ?? null;
@@ -192,8 +190,8 @@ export class Store {
   }
 
   /**
-   * Makes the folder of a cell; `anew` removes what was there, but for the lock of the run that begins. Until the rest is gone the facts of the cell stay
-   * what they were, so that nothing of it can be taken for the new one's; a folder without facts holds nothing that is known.
+   * Makes the folder of a cell; `anew` empties it, except for the lock of the run that begins. cell.json is replaced last, so that old files are never taken
+   * for those of the new run; a folder without cell.json counts as empty.
    */
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
     const dir = this.cell(name), path = join(dir, FILES.identity);
@@ -213,12 +211,12 @@ export class Store {
     await writeJson(join(this.cell(name), FILES.result), result);
   }
 
-  /** Forgets how a cell's earlier try went: another one has come further since. */
+  /** Removes the result of a cell's earlier try: another one has come further. */
   async dropResult(name: string): Promise<void> {
     await removeOld(join(this.cell(name), FILES.result));
   }
 
-  /** Notes why a changed cell could not begin anew; what it was stays. */
+  /** Records why a changed cell could not begin again; its earlier results stay. */
   async setRetry(name: string, retry: CellRetry): Promise<void> {
     await writeJson(join(this.cell(name), FILES.retry), retry);
   }
@@ -228,7 +226,7 @@ export class Store {
     return await readJson<Measured>(join(dir, FILES.measured)) ?? {};
   }
 
-  /** Adds a measure's values. Those of another one, which had its name, stay: they may be wanted by another name now, or again. */
+  /** Adds a measure's values. Those of another measure with the same name stay under another key: they may be needed again. */
   async addMeasured(dir: string, { id, identity }: Measure, values: readonly Value[]): Promise<void> {
     const before = await this.measured(dir), other = before[id];
     const kept = other && other.identity !== identity ? { [`${id} (${digestOf([other.identity])})`]: other } : {};
@@ -262,7 +260,7 @@ export class Store {
   /** Removes the pruned model's files. */
   async dropModel(name: string): Promise<void> {
     const folder = this.model(name);
-    // First what makes a model of it: the rest alone must not be taken for one.
+    // config.json first: without it the rest is no model.
     await Deno.remove(join(folder, "config.json")).catch(() => undefined);
     await Deno.remove(folder, { recursive: true }).catch(() => undefined);
   }
@@ -279,7 +277,7 @@ export function missingOf(measures: readonly Measure[], measured: Measured): Mea
   return measures.filter((measure) => takenOf(measure, measured) === null);
 }
 
-/** What was taken for a measure, or for one of its kind that another definition called otherwise; null where nothing was, or something else. */
+/** The values of a measure, also where another definition gave it another name; null where there are none. */
 function takenOf({ id, identity }: Pick<Measure, "id" | "identity">, measured: Measured): readonly Value[] | null {
   if (measured[id]?.identity === identity) return measured[id].values;
   const same = Object.entries(measured).find(([other, taken]) =>
@@ -293,7 +291,7 @@ function kindOf(id: string): string {
   return id.replace(/ .*$/s, "");
 }
 
-/** A failure, unless none of the measures that were missing then is missing now: it may have been that of one which is no longer wanted. */
+/** A failure, unless none of the measures that were missing then is missing now: its measure may have been removed from the definition. */
 function standing(failure: CellFailure | null, missing: readonly Measure[]): CellFailure | null {
   const then = failure?.missing;
   if (!then) return failure;
@@ -301,7 +299,7 @@ function standing(failure: CellFailure | null, missing: readonly Measure[]): Cel
   return missing.some(({ id, identity }) => failed.includes(`${kindOf(id)} ${identity}`)) ? failure : null;
 }
 
-/** Values that are still true, in the order of the measures. */
+/** Valid values, in the order of the measures. */
 export function valuesOf(measures: readonly Measure[], measured: Measured): Value[] {
   return measures.flatMap((measure) => measure.named(takenOf(measure, measured) ?? []));
 }
@@ -319,8 +317,8 @@ async function readJson<T>(path: string): Promise<T | null> {
   } catch (error) {
     throw unusable(error, {
       what: `cannot read ${path}`,
-      rule: "it is what an earlier sitting has written",
-      fix: "remove the cell's folder, and the cell runs again",
+      rule: "it is a file that this experiment wrote",
+      fix: "remove the cell's folder to run the cell again",
     });
   }
 }
@@ -333,8 +331,8 @@ async function removeOld(path: string): Promise<void> {
     if (error instanceof Deno.errors.NotFound) return;
     throw unusable(error, {
       what: `cannot remove ${path}`,
-      rule: "what an earlier run of the cell has left goes before it runs anew",
-      fix: "close what has it open, or remove the cell's folder",
+      rule: "files of an earlier run are removed before the cell runs again",
+      fix: "close programs that have it open, or remove the cell's folder",
     });
   }
 }
@@ -348,7 +346,7 @@ function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Whether a folder holds a model; what else may be left of one cannot be measured. */
+/** Whether a folder holds a whole model. */
 async function hasWeights(folder: string): Promise<boolean> {
   const names = await namesIn(folder);
   return names.includes("config.json") && names.some((name) => name.endsWith(".safetensors"));

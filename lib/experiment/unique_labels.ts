@@ -1,13 +1,11 @@
-// Labels that tell values apart, in tables, `--only` and names of measures. Owns what is added where two would have the same; refuses a value's
-// plain label.
+// Labels of values in tables, filters and names of measures: short, and different for different values.
 import { shownOption } from "./options.ts";
 
-/** A label for each of several values; the same for equal ones alone. */
+/** Gives each of several values its label; equal values have equal labels. */
 export type Labels = (value: unknown) => string;
 
 /**
- * Labels of values, plain where only one has it. Else paths show more of their end, as little as tells them apart, and what is no path gets a
- * number.
+ * Labels of values: the plain one where it is unique. Otherwise paths show as much more of their end as makes them differ, and other values get a number.
  */
 export function labelsOf(values: readonly unknown[], plain: Labels = shownOption): Labels {
   const groups = new Map<string, Map<string, unknown>>();
@@ -18,9 +16,9 @@ export function labelsOf(values: readonly unknown[], plain: Labels = shownOption
   const labels = new Map<string, string>(), taken = new Set(groups.keys());
   for (const [label, group] of groups) {
     taken.delete(label);
-    const told = apart([...group.values()], { label, taken });
-    for (const [index, key] of [...group.keys()].entries()) labels.set(key, told[index] ?? label);
-    for (const one of told) taken.add(one);
+    const distinct = apart([...group.values()], { label, taken });
+    for (const [index, key] of [...group.keys()].entries()) labels.set(key, distinct[index] ?? label);
+    for (const one of distinct) taken.add(one);
   }
   return (value) => labels.get(keyOf(value)) ?? plain(value);
 }
@@ -32,8 +30,8 @@ function apart(
 ): string[] {
   const ends = values.map((value) => endsOf(value, label)), most = Math.max(...ends.map(({ length }) => length));
   for (let level = 0; level < most; level++) {
-    const told = ends.map((list) => list[Math.min(level, list.length - 1)] ?? label);
-    if (new Set(told).size === told.length && !told.some((one) => taken.has(one))) return told;
+    const distinct = ends.map((list) => list[Math.min(level, list.length - 1)] ?? label);
+    if (new Set(distinct).size === distinct.length && !distinct.some((one) => taken.has(one))) return distinct;
   }
   let number = 1;
   return values.map((_, index) => {
@@ -43,9 +41,9 @@ function apart(
   });
 }
 
-/** What may stand for a value, the shortest first. */
+/** Possible labels of a value, shortest first. */
 function endsOf(value: unknown, label: string): string[] {
-  // A backslash that the plain label has is part of a name, and no folder's.
+  // A backslash in the plain label is part of a name.
   const parts = typeof value === "string" ? value.split(label.includes("\\") ? "/" : /[/\\]/) : [];
   if (parts.length < 2) return [label];
   return parts.flatMap((_, index) => {

@@ -100,14 +100,14 @@ Deno.test("settings of alarms with commas between are one value, in --set and in
     assert.equal(code, 0, stderr);
     return [...stdout.matchAll(/^(\S+=\S+) .* new$/gm)].map(([, name = ""]) => name.replaceAll("onAlarm=", ""));
   };
-  assert.deepEqual(await names("--only", "onAlarm=nan=stop,divergence=warn,memory=0.9"), [
-    "divergence=warn+nan=stop,memory=0.9",
+  assert.deepEqual(await names("--only", "onAlarm=nan=stop,divergence=warn,saliencyDecay=0.9"), [
+    "divergence=warn+nan=stop,saliencyDecay=0.9",
   ]);
-  assert.deepEqual(await names("--only", "memory=0.9,onAlarm=memory=off", "--only", "onAlarm=dead-layer=stop"), [
-    "dead-layer=stop,memory=0.9",
-    "memory=off,memory=0.9",
+  assert.deepEqual(await names("--only", "saliencyDecay=0.9,onAlarm=memory=off", "--only", "onAlarm=dead-layer=stop"), [
+    "dead-layer=stop,saliencyDecay=0.9",
+    "memory=off,saliencyDecay=0.9",
   ]);
-  assert.deepEqual(await names("--set", "onAlarm=nan=stop,memory=warn"), ["memory=0.9", "memory=0.8"]);
+  assert.deepEqual(await names("--set", "onAlarm=nan=stop,memory=warn"), ["saliencyDecay=0.9", "saliencyDecay=0.8"]);
   for (
     const [more, message] of [
       [

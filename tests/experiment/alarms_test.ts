@@ -53,7 +53,7 @@ experimentTest("runs that an alarm sent back are told, and counted where their g
   assert.deepEqual(told, Array(count).fill("loraRate=0.05 divergence rollback"), "each is told once");
   assert.equal(inTime, count, "they are told while the run goes on");
   const text = await Deno.readTextFile(`${out}/report.md`);
-  assert.match(text, /### Alarms\n\n- loraRate 0\.05: 1 of 1 runs went on with halved rates\n/);
+  assert.match(text, /### Alarms\n\n- loraRate 0\.05: 1 of 1 runs continued with halved rates\n/);
   assert.match(
     text,
     /\| loraRate=0\.05 \| \d+ \| divergence \| went back to step \d+, halved rates \| the loss runs away/,
@@ -156,7 +156,7 @@ Deno.test("a report lists alarms, and says of how many runs the rates were halve
     assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
     assert.match(text, /^\| 4 \| 2 \|/m);
     assert.match(text, /n is the number of finished runs.* Halved are those of them that an alarm sent back/);
-    assert.match(text, /- rank 2: 1 of 2 runs went on with halved rates\n/);
+    assert.match(text, /- rank 2: 1 of 2 runs continued with halved rates\n/);
     assert.match(
       text,
       /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,

@@ -59,7 +59,7 @@ Deno.test("a difference is over the settings that all seeds have, and says how m
   assert.ok(Math.abs((stderr ?? NaN) - 0.5) < 1e-12);
   const text = markdown(report, []);
   assert.match(text, /\| rank: 4 in place of 2 \| 2; 1 left out \| −1\.50 ± 0\.50 \|/);
-  assert.match(text, /Left out are pairs whose setting not all of these seeds have/);
+  assert.match(text, /Pairs whose setting not all of these seeds have are left out/);
   // What goes with the seed is no setting of its own.
   const data = { answers: demoData("train"), held: demoData("heldout") };
   const tied = await reportOf({

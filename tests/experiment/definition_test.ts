@@ -76,11 +76,11 @@ Deno.test("measures of any kind have names of their own, and none that the repor
   const choices = { name: "q", file: "a.json" }, tasks = { names: ["piqa"], data: "." };
   const wrong = (evaluate: ExperimentDefinition["evaluate"], ...said: RegExp[]): void =>
     refuses(() => defineExperiment({ ...PLAIN, evaluate }), "usage", ...said);
-  wrong({ perplexity: [text], rows: [rows] }, /measures have different names, of whatever kind/, /got: q/);
+  wrong({ perplexity: [text], rows: [rows] }, /measures of all kinds have different names/, /got: q/);
   wrong({ rows: [rows], choices: [choices] }, /different names/, /got: q/);
   wrong({ choices: [{ ...choices, name: "piqa acc" }], tasks }, /different names/, /got: piqa acc/);
   for (const name of ["parameters", "hard sparsity", "seconds of training", "mean acc of 4 tasks"]) {
-    wrong({ choices: [{ ...choices, name }] }, /a number that the report has by itself/, new RegExp(`got: ${name}`));
+    wrong({ choices: [{ ...choices, name }] }, /the name of a number of the report/, new RegExp(`got: ${name}`));
   }
   defineExperiment({ ...PLAIN, evaluate: { perplexity: [text], rows: [{ ...rows, name: "r" }], tasks } });
 });
@@ -228,9 +228,14 @@ Deno.test("overrides set an axis or the base, name files, and are refused for na
   ]);
   assert.equal(resolved.data["data"], "/somewhere/rows.jsonl");
   assert.equal(resolved.evaluate.perplexity?.[0]?.text, resolve("here.txt"));
-  refuses(() => resolveExperiment(experiment), "usage", /a file that it calls 'text'/, /give --file text=PATH/);
-  refuses(() => resolveExperiment(experiment, { files: { txt: "a" } }), "usage", /--file txt=a/, /text, rows/);
-  refuses(() => resolveExperiment(experiment, { models: { big: "a" } }), "usage", /--model big=a/);
+  refuses(
+    () => resolveExperiment(experiment),
+    "usage",
+    /a file that it calls 'text'/,
+    /give its path by files text=PATH/,
+  );
+  refuses(() => resolveExperiment(experiment, { files: { txt: "a" } }), "usage", /files: "txt=a"/, /text, rows/);
+  refuses(() => resolveExperiment(experiment, { models: { big: "a" } }), "usage", /models: "big=a"/);
   refuses(() => resolveExperiment(experiment, { set: { stepz: [3] } }), "usage", /stepz/);
   const other = defineExperiment({ ...PLAIN, model: "some/folder" });
   refuses(() => resolveExperiment(other), "usage", /without data/);
@@ -246,7 +251,13 @@ Deno.test("an axis that goes with others in its grid is not set, one that all gr
   });
   const namesOf = (set: Readonly<Record<string, readonly unknown[]>>): string[] =>
     resolveExperiment(tied, { set }).cells.map(({ name }) => name);
-  refuses(() => namesOf({ rank: [16] }), "usage", /cannot set 'rank' in/, /\[2\] in grid 1, \[4\] in grid 2/, /--only/);
+  refuses(
+    () => namesOf({ rank: [16] }),
+    "usage",
+    /cannot set 'rank' in/,
+    /\[2\] in grid 1, \[4\] in grid 2/,
+    /by only/,
+  );
   refuses(() => namesOf({ steps: [9] }), "usage", /none in grid 1, \[3\] in grid 2/);
   assert.equal(namesOf({ seed: [5] }).length, 2);
   assert.equal(namesOf({ temperature: [1, 2] }).length, 6);

@@ -75,13 +75,13 @@ experimentTest(
     const tables = await Deno.readTextFile(`${out}/report.md`);
     await assert.rejects(
       run(changed, out, { evaluateOnly: true }),
-      /cannot go on with cell only; expected: .*got: steps: .*fix: give the options that they were run with.*--only/,
+      /cannot continue cell only; expected: .*got: steps: .*fix: give the options that they were run with.*only/,
     );
     assert.equal(await Deno.readTextFile(`${out}/report.md`), tables, "nothing is written in its place");
     // To measure alone goes before, and says so.
     const notes: string[] = [], onNote = (line: string): unknown => notes.push(line);
     assert.deepEqual((await run(changed, out, { evaluateOnly: true, redo: true, onNote })).worked, []);
-    assert.match(notes.join(), /1 cells have failed or changed.*--redo without --evaluate-only/);
+    assert.match(notes.join(), /1 cells have failed or changed.*redo without evaluateOnly/);
     const { result } = await run(changed, out, { redo: true });
     assert.deepEqual(result.failed.map(({ cell }) => cell), ["only"]);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /- only: failed: cannot measure perplexity over rows/);

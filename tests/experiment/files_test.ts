@@ -196,7 +196,7 @@ Deno.test("a file of JSON cannot say that scripts run with all rights; who runs 
         opened(change),
         "usage",
         RegExp(
-          `cannot use .*data\\.json; expected: .*JSON is data, .*; got: ${value}; fix: .*--set trust=true on the command`,
+          `cannot use .*data\\.json; expected: .*JSON is data, .*; got: ${value}; fix: .*set trust to true by set where`,
         ),
       );
     await refused({ base: { ...base, trust: true } }, "trust: true in its base");
@@ -238,10 +238,10 @@ Deno.test("of a broken row in a file of a measure it is told what the measure ca
     await rejectsWith(take({ choices: [choices] }), "input", RegExp(`${broken}$`));
     await take({ rows: [{ ...rows, skipBroken: true }] });
     const cache = new RowCache(), evaluate = { rows: [{ ...rows, skipBroken: true }] };
-    assert.deepEqual(cache.untold(), []);
+    assert.deepEqual(cache.newNotes(), []);
     await measuresOf(resolved({ evaluate }, { root: folder }).evaluate, cache);
-    assert.deepEqual(cache.untold(), [`of the rows of ${folder}/rows.jsonl are left out: 1 broken (row 2)`]);
-    assert.deepEqual(cache.untold(), [], "once");
+    assert.deepEqual(cache.newNotes(), [`of the rows of ${folder}/rows.jsonl are left out: 1 broken (row 2)`]);
+    assert.deepEqual(cache.newNotes(), [], "once");
   });
 });
 
@@ -259,12 +259,12 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     }
     await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
     const long = { below: `${"x".repeat(300)}.jsonl` };
-    await rejectsWith(plan({ data: long }), "input", /cannot read .*may be read; got: .*too long/);
+    await rejectsWith(plan({ data: long }), "input", /cannot read .*can be read; got: .*too long/);
     // A path below a file is none, which is no defect of the toolkit.
     await rejectsWith(
       plan({ data: { below: "mine.ts/rows.jsonl" } }),
       "input",
-      /cannot read .*mine\.ts\/rows\.jsonl.*may be read/,
+      /cannot read .*mine\.ts\/rows\.jsonl.*can be read/,
     );
     const beside = await plan({ grid: { trust: [true], schedule: ["cubic", `${folder}/mine.ts`] } });
     assert.equal(beside.all.length, 2);
@@ -304,7 +304,11 @@ Deno.test("a report of another experiment, and files of somebody's own in its pl
     const shown = "# Notes\n![Losses](loss-curve.svg)\n";
     for (const file of ["report.md", "report.json", "measures.svg"]) {
       await Deno.writeTextFile(`${folder}/${file}`, shown);
-      await rejectsWith(plan("mine"), "usage", new RegExp(`got: ${file}, which no experiment wrote; fix: .*--out`));
+      await rejectsWith(
+        plan("mine"),
+        "usage",
+        new RegExp(`got: ${file}, which no experiment wrote; fix: .*another out`),
+      );
       assert.equal(await Deno.readTextFile(`${folder}/${file}`), shown);
       await Deno.remove(`${folder}/${file}`);
     }
@@ -378,7 +382,7 @@ Deno.test("texts of its own that are longer than a model's context are refused b
       );
     const named = (options: object): Partial<ExperimentDefinition> => ({ base: { ...PLAIN.base, ...options } });
     const said =
-      /texts written by the model .*, cell only; expected: generate's tokens are at most 512.*got: 513; fix: lower/;
+      /cannot have the model .* write texts, cell only; expected: generate's tokens are at most 512.*got: 513; fix: lower/;
     await plan(512, named({ data: "own" }));
     await rejectsWith(plan(513, named({ data: "own" })), "usage", said);
     await plan(512, named({ data: "file", calibration: "own" }));

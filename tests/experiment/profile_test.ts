@@ -105,7 +105,7 @@ Deno.test("how an option moves layers is told of pairs whose layers may differ, 
     text,
     /\| change \| pairs \| distance of the layers \| further from uniform \|\n.*\n.*layout: uniform in place of compact \| 4, of 2 seeds \| 22\.5 ± 2\.5 % \| −22\.5 ± 2\.5 points \|\n\| prompt: off in place of on \| 2 \| 15\.0 ± 5\.0 % \| \+15\.0 ± 5\.0 points \|/,
   );
-  assert.match(text, /Between two runs, pairs of a uniform layout are left out/);
+  assert.match(text, /Pairs of uniform layouts are left out of distances between two runs/);
   const other = markdown(await reportOf({ grid: { prompt: [true, false], seed: [1, 2] } }, () => OUTCOME.cut), []);
   assert.doesNotMatch(other, /uniform layout/);
 });

@@ -68,7 +68,7 @@ Deno.test("what was pruned and what it was trained on is told, and each of sever
       data: { a: { file, last: 5 }, b: { generate: { count: 3, tokens: 8 } }, c: { file, textField: "output" } },
       grid: { data: ["a", "b", "c"] },
     }),
-    "pruned: demo; trained on a = the last 5 rows of heldout.jsonl, b = 3 texts of the model's own, c = heldout.jsonl (texts in output)",
+    "pruned: demo; trained on a = the last 5 rows of heldout.jsonl, b = 3 texts that the model writes, c = heldout.jsonl (texts in output)",
   );
 });
 
@@ -83,7 +83,7 @@ Deno.test("models of one folder's name are told apart, and calibrations have the
     });
     assert.equal(
       first,
-      "pruned: x = x/model, y = y/model; trained on train.jsonl; calibrated on own = 4 texts of the model's own",
+      "pruned: x = x/model, y = y/model; trained on train.jsonl; calibrated on own = 4 texts that the model writes",
     );
   });
 });
@@ -105,6 +105,6 @@ Deno.test("a measure is told with its texts' field, its length and the prompt be
   const both = await linesOf({ evaluate: { ...evaluate, prompt: [false, true] } });
   assert.equal(
     both.at(-1),
-    "before instructions and questions: nothing, the collaborative prompt, each measured by itself",
+    "before instructions and questions: nothing, the collaborative prompt; each is measured separately",
   );
 });

@@ -38,7 +38,7 @@ export default { name: "own", item: (row) => ({ context: row.text("q"), choices:
     const said = (path: string): RegExp =>
       RegExp(
         `cannot use .*data\\.json; expected: .*JSON is data, .*; got: the module ${path} among its tasks; ` +
-          `fix: leave it out there, and name the task @NAME with null in files, and give --file NAME=PATH`,
+          `fix: leave it out there, and name the task @NAME with null in files, and give its path by files`,
       );
     const cases = [
       [{ names: ["piqa", "./evil.ts"] }, "\\./evil\\.ts"],

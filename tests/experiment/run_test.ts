@@ -165,7 +165,7 @@ experimentTest(
     await assert.rejects(run(changed, out), (error) => {
       assert.ok(error instanceof CompressoError);
       assert.equal(error.code, "mismatch");
-      assert.match(error.message, /cell sparsity=0\.05;.*steps: 3 then, 2 now.*--redo/);
+      assert.match(error.message, /cell sparsity=0\.05;.*steps: 3 then, 2 now.*redo/);
       return true;
     });
     assert.equal((await run(changed, out, { redo: true })).result.left, 0);

@@ -63,7 +63,7 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
     /cannot use this protect in the base/,
     /it is numbers of layers, such as 0, 1, -1/,
   );
-  wrong({ grid: { protect: [[0, 1.5]] } }, /expected numbers of layers/, /got: \[0,1.5\]/);
+  wrong({ grid: { protect: [[0, 1.5]] } }, /numbers of layers/, /got: \[0,1.5\]/);
   wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /got: big/);
   wrong({ data: { file: "a.json", limit: 3, last: 3 } }, /from the first on, or from the end/);
   const rows = { file: "a.json", seq: 48, name: "one" };

@@ -6,7 +6,7 @@ import { stagesOf } from "../run/methods/names.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/open.ts";
-import { checkFollowed, givenNumbers } from "../run/schedule_parts.ts";
+import { checkFollowed, optionNumbers } from "../run/schedule_parts.ts";
 import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { chooseCells } from "./grid.ts";
@@ -162,7 +162,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
     schedule: schedule.name,
   });
   const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  if (isChosen && schedule.script) checkFollowed(schedule.script, { given: givenNumbers(prune), options: resolved });
+  if (isChosen && schedule.script) checkFollowed(schedule.script, { given: optionNumbers(prune), options: resolved });
   resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   return {

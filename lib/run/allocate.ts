@@ -11,7 +11,7 @@ import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
-import { givenNumbers } from "./schedule_parts.ts";
+import { optionNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
 import { learned } from "./methods/learned.ts";
@@ -39,7 +39,8 @@ export interface RunSetup extends RunData {
   readonly table: UnitTable;
   /** The size that the run has to come to; null where it aims at a sparsity. */
   readonly goal: SizeGoal | null;
-  readonly given: PruneOptions;
+  /** The options as the caller has them, without defaults. */
+  readonly original: PruneOptions;
 }
 
 /** Where a run is, asked when it matters. */
@@ -53,7 +54,7 @@ interface RunPlace {
 /** Opens the schedule, plans the memory and allocates. Throws `CompressoError("gpu")` where it does not fit. */
 export async function allocateRun(
   base: Model,
-  { options, table, goal, given: all }: RunSetup,
+  { options, table, goal, original }: RunSetup,
   { complete, openScript, ...place }: RunPlace & {
     readonly openScript: ScriptOpener | null;
     /** Completes the setup once the schedule is known to fit the run and the run the memory. */
@@ -61,7 +62,7 @@ export async function allocateRun(
   },
 ): Promise<Allocated> {
   const { batch, seq, seed, lora, recompute } = options, { device } = base;
-  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = all, given = givenNumbers(all);
+  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = original, given = optionNumbers(original);
   // What is there already goes again where the rest fails.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
@@ -85,7 +86,7 @@ export async function allocateRun(
 
 /** A selector that remembers nothing yet. */
 export function selectorOf(
-  { options, table, goal, makeBatches, calibration, given: { signal, onScoring } }: RunSetup,
+  { options, table, goal, makeBatches, calibration, original: { signal, onScoring } }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
 ): UnitSelector {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({

@@ -1,4 +1,4 @@
-// Rows that tell units apart beside those that are trained on. Owns their batches, and the texts that a model writes for it; refuses scores and files.
+// Calibration rows, which tell units apart beside the rows that are trained on: their batches, and the texts that a model writes for itself.
 import { CompressoError } from "../core/errors.ts";
 import type { Row, TextRow } from "../data/rows.ts";
 import type { Example } from "../data/prompts/encode.ts";

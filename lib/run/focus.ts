@@ -1,4 +1,4 @@
-// A step that learns from the labels that pruning hurt most. Owns their choice and the passes that it takes; refuses updates.
+// A step that learns from the labels that pruning hurt most: how they are chosen, and the passes that it takes.
 import { CompressoError, option } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";

@@ -1,4 +1,4 @@
-// Units that a schedule freezes, as flags. Owns what the kinds of a schedule mean in a table; refuses to hold them.
+// Units that a schedule freezes, as flags over the unit table.
 import { CompressoError } from "../core/errors.ts";
 import type { FrozenUnits } from "../schedule/definition.ts";
 import type { UnitTable } from "../units/units.ts";

@@ -1,4 +1,4 @@
-// What run.json keeps of masks and sizes, for reports: small enough to read, whole enough to draw. Owns these forms; refuses to write them.
+// What run.json holds of masks and file sizes, for reports.
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../units/file_size.ts";
 import { type FileSystem, infoOf } from "../files/system.ts";

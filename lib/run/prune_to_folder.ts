@@ -1,4 +1,4 @@
-// From a model to a folder with the smaller one: records on disk as they come, checkpoints, export. Owns the folder's layout; refuses the loop and the formats.
+// From a model to a folder with the smaller one: records and checkpoints as the run goes, then the export.
 import { CompressoError, option } from "../core/errors.ts";
 import {
   destination,

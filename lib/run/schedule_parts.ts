@@ -21,14 +21,14 @@ function isOfPruning(name: ScheduledNumber): name is typeof OF_PRUNING[number] {
 }
 
 /** Numbers that a run was told, as far as it was. */
-export type GivenNumbers = Partial<Rates> & {
+export type OptionNumbers = Partial<Rates> & {
   /** Of LoRA: 0 is as if it was not given. */
   readonly dropout?: number | undefined;
   readonly focus?: number | undefined;
 };
 
 /** The numbers that options tell a run and that a schedule may set. */
-export function givenNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates" | "lora" | "focus">): GivenNumbers {
+export function optionNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates" | "lora" | "focus">): OptionNumbers {
   return { ...rates, dropout: lora?.dropout, focus };
 }
 
@@ -41,7 +41,7 @@ export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "p
  */
 export function checkFollowed(
   schedule: Pick<OpenSchedule, "name" | "parts">,
-  { given = {}, options }: { readonly given?: GivenNumbers | undefined; readonly options: Following },
+  { given = {}, options }: { readonly given?: OptionNumbers | undefined; readonly options: Following },
 ): void {
   checkParts(schedule.parts, options);
   checkReplaced(OF_ONE_STAGE, schedule, { given, options });
@@ -55,7 +55,7 @@ export function checkFollowed(
 function checkReplaced(
   names: readonly ScheduledNumber[],
   { name: scheduleName, parts }: Pick<OpenSchedule, "name" | "parts">,
-  { given, options }: { readonly given: GivenNumbers; readonly options: Following },
+  { given, options }: { readonly given: OptionNumbers; readonly options: Following },
 ): void {
   for (const name of names) {
     const value = given[name];
@@ -74,7 +74,7 @@ function checkReplaced(
 /** The parts of a schedule that set a number, in all stages that use it. */
 function partsThatSet(
   name: ScheduledNumber,
-  { given, options }: { readonly given: GivenNumbers; readonly options: Following },
+  { given, options }: { readonly given: OptionNumbers; readonly options: Following },
 ): readonly SchedulePart[] {
   if (name === "postfinetune") return ["postfinetune.lora"];
   if (name === "focus") return ["postfinetune.focus"];

@@ -135,14 +135,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #peakBytes = 0;
 
   /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
-  constructor(model: Model, given: PruneOptions, { resolved, files, openScript, calibrate }: SessionParts) {
-    const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, given);
+  constructor(model: Model, original: PruneOptions, { resolved, files, openScript, calibrate }: SessionParts) {
+    const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, original);
     this.#model = model;
     this.#files = files;
     this.#openScript = openScript;
     this.#calibrate = calibrate;
-    this.#life = new Lifetime("session", given.signal);
-    this.#setup = { ...aim, ...data, given: { ...given, signal: this.#life.signal } };
+    this.#life = new Lifetime("session", original.signal);
+    this.#setup = { ...aim, ...data, original: { ...original, signal: this.#life.signal } };
     this.#batches = data.makeBatches(aim.options.seed);
     this.#stages = stagesOf(aim.options);
     this.#position = firstPosition(this.#batches.cursor);
@@ -221,7 +221,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         model: this.#model,
         files: this.#files,
         options: this.options,
-        hooks: this.#setup.given.hooks ?? {},
+        hooks: this.#setup.original.hooks ?? {},
         records: this.#records,
         before: this.#before,
         startedAt: this.#startedAt,
@@ -283,7 +283,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** The checkpoint that the run goes on from; null where it begins. */
   async #checkpointToResume(): Promise<Checkpoint | null> {
-    const { checkpoint } = this.#setup.given;
+    const { checkpoint } = this.#setup.original;
     if (!checkpoint?.resume) return null;
     const { path, mayDiffer = [] } = checkpoint, files = this.#files;
     if (await isThere(files, path)) return await readCheckpoint(path, { files });
@@ -293,7 +293,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Gets the calibration rows that are not there yet, unless a checkpoint would refuse them. */
   async #complete(found: Checkpoint | null, steerer: Steerer, { peakBytes, stages }: MemoryPlan): Promise<RunSetup> {
-    const calibrate = this.#calibrate, { checkpoint } = this.#setup.given;
+    const calibrate = this.#calibrate, { checkpoint } = this.#setup.original;
     if (!calibrate) return this.#setup;
     if (found && checkpoint) {
       const calibration = found.identity["calibration"] ?? "texts that the model writes itself";
@@ -315,7 +315,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   async #restore(found: Checkpoint, steerer: Steerer): Promise<void> {
-    const { checkpoint } = this.#setup.given;
+    const { checkpoint } = this.#setup.original;
     if (!checkpoint) return;
     const { path, mayDiffer } = checkpoint, { scheduled } = steerer;
     const { kept, ...state } = resumedBy(found, this.#identity(steerer), { path, mayDiffer, scheduled });
@@ -365,7 +365,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   async *#drive(): AsyncGenerator<StepRecord, void, undefined> {
-    const { given, options } = this.#setup;
+    const { original, options } = this.#setup;
     await this.prepare();
     // A step that failed has taken its batch.
     this.#batches.seek(this.#position.cursor);
@@ -378,8 +378,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       this.#result = await readResult(this.#now, this.#setup, { model: this.#model, position: this.#position });
     } catch (error) {
       if (this.#life.isOver) throw error;
-      const failed = given.signal?.aborted && given.checkpoint ? yield* this.#saveStopped(given.signal, error) : error;
-      const explained = await asShortage(failed, { ...this.#now, options, given, step: this.#position.step });
+      const failed = original.signal?.aborted && original.checkpoint
+        ? yield* this.#saveStopped(original.signal, error)
+        : error;
+      const isSaved = original.checkpoint !== undefined;
+      const explained = await asShortage(failed, { ...this.#now, options, isSaved, step: this.#position.step });
       if (explained !== failed) await this.#save(this.#kept.at(-1));
       throw explained;
     } finally {
@@ -393,7 +396,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Runs a stage to its end, or until the run goes back. */
   async *#driveStage(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
-    const { hooks, checkpoint } = this.#setup.given, every = checkpoint?.every ?? Infinity;
+    const { hooks, checkpoint } = this.#setup.original, every = checkpoint?.every ?? Infinity;
     await this.#enter(stage);
     while (this.#position.stageStep < stage.steps && this.#position.begun !== "hard") {
       if (!await this.#step(stage)) break;
@@ -413,7 +416,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async #enter({ stage }: StagePlan): Promise<void> {
     if (this.#position.stageStep > 0 || this.#position.begun) return;
     if (stage === "prune") await this.#now.selector.begin();
-    await this.#setup.given.hooks?.beforeStage?.(stage, this.#handle(stage));
+    await this.#setup.original.hooks?.beforeStage?.(stage, this.#handle(stage));
     this.#position = { ...this.#position, begun: "stage" };
   }
 
@@ -436,11 +439,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** All that a step needs; null where the schedule ends the stage before it. */
   async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
-    const { stage, kind, steps } = plan, { options, given, table } = this.#setup;
+    const { stage, kind, steps } = plan, { options, original, table } = this.#setup;
     const { stageStep, step: index, aim: last } = this.#position, { steering, set, end } = await this.#steer(plan);
     if (end) return null;
     const { rates, rate, target, focus } = stepNumbers(plan, this.#position, { options, steering, set });
-    if (this.#position.begun !== "step") await given.hooks?.beforeStep?.(this.#handle(stage));
+    if (this.#position.begun !== "step") await original.hooks?.beforeStep?.(this.#handle(stage));
     this.#position = { ...this.#position, begun: "step" };
     const batch = this.#batches.next();
     const state = stepStateOf(options, this.#position, { rate, target: target ?? 0, rates });
@@ -477,7 +480,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   #shouldFlush(): boolean {
-    const { options: { method }, given: { hooks } } = this.#setup, choice = { stage: this.#stage?.stage, method };
+    const { options: { method }, original: { hooks } } = this.#setup, choice = { stage: this.#stage?.stage, method };
     return choosesNext(this.#position, choice) || this.#now.steerer.needsRecords || hooks?.afterStep !== undefined ||
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
@@ -487,7 +490,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * True where the run went back. Throws where an alarm stops it.
    */
   async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
-    const pending = this.#pending, first = pending[0], { hooks, onMasks } = this.#setup.given;
+    const pending = this.#pending, first = pending[0], { hooks, onMasks } = this.#setup.original;
     const isNew = looks && this.#position.looked !== this.#position.step;
     if (!first && !isNew) return false;
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
@@ -579,7 +582,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Saves the present state, or one to go on from where the present one is of no use. */
   async #save(state?: RunState): Promise<void> {
-    const checkpoint = this.#setup.given.checkpoint, position = this.#position;
+    const checkpoint = this.#setup.original.checkpoint, position = this.#position;
     if (!checkpoint) return;
     const present = state ?? { position, arrays: await this.#trainer.save() };
     const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
@@ -600,8 +603,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   #identity({ identity: schedule }: Steerer): RunIdentity {
-    const { options, given } = this.#setup;
-    return identityOf(this.#model, this.#setup, { options, schedule, beside: given.checkpoint?.identity });
+    const { options, original } = this.#setup;
+    return identityOf(this.#model, this.#setup, { options, schedule, beside: original.checkpoint?.identity });
   }
 }
 

@@ -1,4 +1,4 @@
-// A wanted size of the pruned model, in parameters or bytes of its file, from the first look to the hard masks. Owns the way to it; refuses the choice of units.
+// A size as the goal of a run, in parameters or bytes of a file: how sparse the model has to be, and hard masks that meet it.
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";

@@ -18,7 +18,7 @@ import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, openScheduleWith, type ScheduleSource, type ScriptOpener } from "../schedule/open.ts";
 import { checkTrust } from "../schedule/open.ts";
 import type { SizeGoal } from "./size_goal.ts";
-import { checkFollowed, type Following, type GivenNumbers, ratesSet } from "./schedule_parts.ts";
+import { checkFollowed, type Following, type OptionNumbers, ratesSet } from "./schedule_parts.ts";
 import type { Rates, Stage, StagePlan, StepRates, StepRecord } from "./contract.ts";
 import { leastLimit, shownLimit } from "../masks/saliency.ts";
 
@@ -95,7 +95,7 @@ export async function openSteerer(
     /** Opens a schedule that is a script; scripts are refused without it. */
     readonly openScript?: ScriptOpener | null;
     /** Numbers that the run's options give. */
-    readonly given?: GivenNumbers | undefined;
+    readonly given?: OptionNumbers | undefined;
     /** The run's size, which the last step's targets of layers must leave room for. */
     readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
     readonly trust?: boolean | undefined;

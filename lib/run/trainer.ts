@@ -1,4 +1,4 @@
-// One training step on the GPU: gradients, updates, records. Owns the plans of the stages and the state that a checkpoint holds; refuses schedules and data.
+// One training step on the GPU: the plans of its passes and updates, and the arrays that a checkpoint holds.
 import { CompressoError } from "../core/errors.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { prune, type PruneOptions } from "../../mod.ts";
 import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
-import { givenNumbers } from "../../lib/run/schedule_parts.ts";
+import { optionNumbers } from "../../lib/run/schedule_parts.ts";
 import { openSteerer } from "../../lib/run/steering.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
@@ -74,7 +74,7 @@ Deno.test("a dropout or focus that no step would use beside a schedule is refuse
   const table = unitTable(spec, ["kv", "ffn"]);
   const opens = async (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<void> => {
     const options = resolveOptions({ ...BASE, ...STAGES, ...more }, spec), schedule = defineSchedule(definition);
-    await using _ = await openSteerer(table, options, { schedule, given: givenNumbers(more) });
+    await using _ = await openSteerer(table, options, { schedule, given: optionNumbers(more) });
   };
   const all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
   await rejectsWith(

@@ -1,4 +1,4 @@
-// What makes a run fit that does not: single changes of options, all of them, or a lower rank with as few of them as it takes, each planned anew. Owns the search and the refusal; refuses to plan by itself.
+// What makes a run fit that does not: single changes of options, all of them, or a lower LoRA rank, each planned anew.
 import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";

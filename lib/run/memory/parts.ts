@@ -1,4 +1,4 @@
-// What each allocation of a run is for. Owns the parts of a memory plan and the way from labels to them; refuses to allocate.
+// What each allocation of a run is for, by its label.
 import type { MemoryUse } from "../../gpu/types.ts";
 
 /** A part of a memory plan; `MEMORY_PARTS` says what each is. */

@@ -1,4 +1,4 @@
-// How much GPU memory a prune run takes, before it is run. Owns the dry run that counts it; refuses formulas of its own.
+// How much GPU memory a prune run takes: the run on a device that only counts.
 import { CompressoError, type ErrorParts } from "../../core/errors.ts";
 import type { MemoryUse } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";

@@ -1,4 +1,4 @@
-// Statistics of a model's activations on calibration data. Owns the forward passes and the buffers that gather them; refuses to score units.
+// Statistics of a model's activations on calibration data: the forward passes and the buffers that gather them.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { ObservedInput } from "../../nn/context.ts";

@@ -1,4 +1,4 @@
-// How units are chosen: learned masks, gradual saliency, or a score in one shot. Owns the names and what each method does to the stages; refuses the loop.
+// Names of the methods, and the stages of each.
 import { ONE_SHOT_METHODS, type OneShotMethod } from "../../masks/baselines.ts";
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
 import type { Rates, StagePlan } from "../contract.ts";

@@ -1,4 +1,4 @@
-// One-shot scores of a loaded model, on the footing of learned masks: same units, same batches. Owns which data a method looks at; refuses selection and the loop.
+// One-shot scores of the units of a loaded model, and the data that each score looks at.
 import {
   createTaylor,
   type LayerTerms,

@@ -1,4 +1,4 @@
-// Σ|w·∂L/∂w| of all projections, by the units and hidden dims that they belong to. Owns the buffers that gather them; refuses what is made of them.
+// Σ|w·∂L/∂w| of all projections, by the units and hidden dims that they belong to.
 import { strideOf } from "../../nn/padding.ts";
 import { slotSlice } from "../../nn/mask_slots.ts";
 import type { DecoderContext, Pass } from "../../nn/context.ts";

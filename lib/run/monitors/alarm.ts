@@ -1,4 +1,4 @@
-// What a monitor of a run says and what follows from it. Owns names, actions and their defaults; refuses to watch.
+// Monitors of a run: their names, actions, options and defaults, and what an alarm says.
 import { CompressoError } from "../../core/errors.ts";
 
 /**

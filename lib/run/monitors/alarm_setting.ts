@@ -1,4 +1,4 @@
-// What alarms do, as texts say it: NAME=ACTION or NAME=ACTION:THRESHOLD. Owns that form; refuses where the texts come from.
+// Settings of monitors as texts: NAME=ACTION or NAME=ACTION:THRESHOLD.
 import { CompressoError } from "../../core/errors.ts";
 import {
   ALARM_ACTIONS,

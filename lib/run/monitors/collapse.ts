@@ -1,4 +1,4 @@
-// Masks that collapse to all zero or all one, and layers that add nothing any more. Owns both rules; refuses to look at the GPU.
+// Masks that collapse to all zero or all one, and layers that add nothing any more.
 import type { UnitTable } from "../../units/units.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";

@@ -1,4 +1,4 @@
-// The sparsity constraint that is not met: expected against target while masks are learned, hard against target and against expected at the end. Owns both tolerances; refuses to correct.
+// A sparsity that is not met: expected against target while masks are learned, hard against target and expected at the end.
 import { GRADUAL_EVERY } from "../../masks/gradual.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { RecordView } from "../../schedule/definition.ts";

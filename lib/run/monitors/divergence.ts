@@ -1,4 +1,4 @@
-// A loss that runs away. Owns the mean that is watched and its limit; refuses numbers that are not finite, which have a monitor of their own.
+// A loss that runs away: the mean that is watched, and its limit.
 import { isOneShot } from "../methods/names.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { LossHistory, Stage } from "../contract.ts";

@@ -1,4 +1,4 @@
-// Which tensor brought in a number that is not finite. Owns the search, from the base model to gradients; refuses to go back to the step.
+// Which tensor brought in a number that is not finite, searched from the base model to the gradients.
 import { type LoraWeights } from "../../spec/lora.ts";
 import { unpackLora } from "../../nn/lora.ts";
 import { packMasks } from "../../nn/mask_slots.ts";

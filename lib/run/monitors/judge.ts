@@ -1,4 +1,4 @@
-// What follows from findings: alarms with their actions, or the error that ends the run. Owns that decision; refuses to carry it out.
+// What follows from findings: alarms with their actions, or the error that ends the run.
 import { CompressoError } from "../../core/errors.ts";
 import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";

@@ -1,4 +1,4 @@
-// At which steps a run's masks are looked at, and its state kept to go back to. Owns these steps, which follow from the length of the run alone; refuses to look.
+// The steps at which a run's masks are looked at and its state is kept, by the length of the run alone.
 
 /** Steps that come again and again. */
 export interface LookSteps {

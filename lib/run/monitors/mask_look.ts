@@ -1,4 +1,4 @@
-// Masks at one moment as monitors and records see them: how much of each unit, layer and kind is cut. Owns these shares; refuses judgement.
+// Masks at one step as monitors and records see them: how much of each unit, layer and kind is cut.
 import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../units/units.ts";
 import { expectedCuts, layerShares } from "../layer_states.ts";
 import type { KindState, MaskLook, Rates, TrainerArrays } from "../contract.ts";

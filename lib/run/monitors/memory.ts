@@ -1,4 +1,4 @@
-// Memory that runs out: more in use than planned and near the limit, or refused already. Owns the rule and the words; refuses to plan.
+// Memory that runs out: more in use than planned, near the limit.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { freeWords, limitMebibytes, mebibytes } from "../memory/advice.ts";
 

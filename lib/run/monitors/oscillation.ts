@@ -1,4 +1,4 @@
-// Units that open and close again and again. Owns the count of turns and its memory; refuses to look at the GPU.
+// Units that open and close again and again.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskHistory, MaskLook } from "../contract.ts";
 

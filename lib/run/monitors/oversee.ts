@@ -1,4 +1,4 @@
-// One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done. Owns that step as a function; refuses effects.
+// One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done.
 import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
 import { takesUniform } from "../../units/uniform.ts";
 import { type UnitTable } from "../../units/units.ts";

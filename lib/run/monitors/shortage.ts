@@ -1,9 +1,9 @@
-// Memory that ran out in the midst of a run: the error that says what would fit. Owns its words; refuses to free anything.
+// The error of a run whose memory runs out, with what would fit.
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
-import type { PruneOptions, ResolvedOptions } from "../options/options.ts";
+import type { ResolvedOptions } from "../options/options.ts";
 import { type Allocated, memoryOptionsOf } from "../allocate.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
@@ -15,12 +15,12 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
 /** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
 export async function asShortage(
   error: unknown,
-  { model, steerer, options, given, step, plannedBytes, otherBytes }:
-    & Omit<Allocated, "entered" | "trainer" | "selector">
+  { model, steerer, options, isSaved, step, plannedBytes, otherBytes }:
+    & Pick<Allocated, "model" | "steerer" | "plannedBytes" | "otherBytes">
     & {
       readonly options: ResolvedOptions;
-      /** Where there is a checkpoint, it keeps what was good. */
-      readonly given: Pick<PruneOptions, "checkpoint">;
+      /** Whether a checkpoint has the last good state. */
+      readonly isSaved: boolean;
       readonly step: number;
     },
 ): Promise<unknown> {
@@ -39,7 +39,7 @@ export async function asShortage(
       ownBytes: plannedBytes - otherBytes,
       otherBytes,
       shortage,
-      isSaved: given.checkpoint !== undefined,
+      isSaved,
     }),
   }, { cause: error });
 }

@@ -1,4 +1,4 @@
-// All monitors of a run as two functions of what was seen before: of records, and of looks at the masks. Owns what lies between steps; refuses the GPU and what follows from alarms.
+// All monitors of a run as two functions of what they saw before: of records, and of looks at the masks.
 import { watchConstraint } from "./constraint.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { RecordView } from "../../schedule/definition.ts";

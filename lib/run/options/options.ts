@@ -159,10 +159,10 @@ export interface CheckpointOptions {
   /** Goes on from the file where it exists, and else begins anew; with names in `mayDiffer` that is refused. Default false. */
   readonly resume?: boolean;
   /**
-   * Names of options that may have changed since the checkpoint, such as "schedule"; of all others but `recompute` and `monitors` a resumed run refuses
-   * a change, and of these too once nothing follows from them any more, but for a schedule as long as steps are to come: it may steer the last stage or have steered it. Hooks, `skipBroken` and `trustSchedule` are not compared at all. An inline
-   * schedule is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside. Rates that were
-   * halved stay so where another schedule does not set them in all stages to come.
+   * Names of options that may have changed since the checkpoint, such as "schedule" or "rates"; `method`, `units` and `rules` may not. A resumed run
+   * refuses any other change but of `recompute` and `monitors`; hooks, `skipBroken` and `trustSchedule` are not compared. What is over by then stays as it
+   * was. An inline schedule is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside. Rates
+   * that were halved stay so where another schedule does not set them in all stages to come.
    */
   readonly mayDiffer?: readonly string[];
   /** Further facts that must be equal on resuming, such as hashes of files; names of the run's own facts (`model`, `seed` and so on) are refused. */

@@ -53,7 +53,7 @@ async function demo(out: string): Promise<void> {
   const { tokenizer } = dense;
   if (!tokenizer) throw new Error("the demo has no tokenizer");
   const heldout = await readRows(demoData("heldout"));
-  const questions = encodeChoices(heldout, { tokenizer });
+  const questions = encodeChoices(heldout.rows, { tokenizer });
   const chance = questions.reduce((sum, { choices }) => sum + 1 / choices.length, 0) / questions.length;
   const score = async (model: Model): Promise<string> => {
     const { accuracy, n } = await scoreChoices(model, questions);

@@ -1,8 +1,7 @@
 // Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import type { DataSet } from "../data/rows.ts";
-import { placeName, placeOf } from "../data/row.ts";
+import { kindName, placeName, placeOf, type Row } from "../data/row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../data/prompts/encode.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -24,7 +23,7 @@ const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "n
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
  * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for options that there are not, a limit out of range or an empty prompt.
  */
-export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[] {
+export function encodeChoices(rows: readonly Row[], options: ChoiceOptions): ChoiceRow[] {
   checkNames(options, NAMES, { whose: "encodeChoices" });
   const { tokenizer, prompt = null, limit = Infinity } = options;
   checkPromptText(prompt);
@@ -38,12 +37,10 @@ export function encodeChoices(data: DataSet, options: ChoiceOptions): ChoiceRow[
       fix: "leave it out for all rows",
     });
   }
-  if (data.kind !== "instruct") {
-    throw unscorable("the file", `its rows are ${data.kind === "text" ? "texts" : "conversations"}`);
-  }
-  return data.rows.slice(0, limit).map((row, index) => {
-    const choices = row.choices ?? [], answer = choices.indexOf(row.output);
+  return rows.slice(0, limit).map((row, index) => {
     const place = placeOf(row, index), number = place.row, where = placeName(place);
+    if (row.kind !== "instruct") throw unscorable(where, `it is ${kindName(row.kind)}`);
+    const choices = row.choices ?? [], answer = choices.indexOf(row.output);
     if (choices.length < 2) throw unscorable(where, `${choices.length} choices`);
     if (answer < 0) throw unscorable(where, `the output ${JSON.stringify(row.output)} is no choice`);
     const { prefix } = formatExample(row, format);

@@ -97,7 +97,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
         identity: JSON.stringify({ limit, prompt: promptName(prompt), file: await cache.digest(file) }),
         named: nameAs([`${name}${label}`]),
         take: async (model, control) => {
-          const rows = encodeChoices(set, {
+          const rows = encodeChoices(set.rows, {
             tokenizer: tokenizerOf(model),
             prompt,
             ...(limit === undefined ? {} : { limit }),

@@ -26,7 +26,7 @@ for (const trained of [true, false]) {
   const { source } = await run.slice();
   using small = await loadModelFrom(source, { device, tokenizer });
   for (const asked of [true, false]) {
-    const questions = encodeChoices(heldout, {
+    const questions = encodeChoices(heldout.rows, {
       tokenizer,
       prompt: asked ? COLLABORATIVE_PROMPT : null,
       limit,

@@ -13,7 +13,7 @@ using model = await loadModel("demo", { device });
 const { tokenizer } = model;
 if (!tokenizer) throw new Error("the demo has no tokenizer");
 const { rows } = await readRows(demoData("train"));
-const questions = encodeChoices(await readRows(demoData("heldout")), { tokenizer, limit: 100 });
+const questions = encodeChoices((await readRows(demoData("heldout"))).rows, { tokenizer, limit: 100 });
 console.log("rank  trained   last loss  right");
 for (const rank of ranks) {
   // alpha = 2 · rank keeps the scale of the update the same.

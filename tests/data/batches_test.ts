@@ -169,7 +169,7 @@ Deno.test("rows of a JSON array are named with the lines on which they begin, in
   assert.equal(readingNote(reading), "1 empty (row 4, line 5), 1 broken (row 3, line 4)");
   assert.throws(() => encodeRows(rows, { ...options, vocab: 1 }), failure("input", /does not have, row 1, line 2;/));
   assert.throws(
-    () => encodeChoices(parseRows(JSON.stringify([asked]), "x"), { tokenizer }),
+    () => encodeChoices(parseRows(JSON.stringify([asked]), "x").rows, { tokenizer }),
     failure("input", /cannot score row 1, line 1;/),
   );
 });

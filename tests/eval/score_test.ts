@@ -117,7 +117,7 @@ Deno.test("the demo model answers its held-out rows far better than chance", asy
   const demo = await openDemo(device);
   using model = demo.model;
   const { tokenizer } = demo;
-  const rows = encodeChoices(await readRows(demoData("heldout")), { tokenizer, limit: 40 });
+  const rows = encodeChoices((await readRows(demoData("heldout"))).rows, { tokenizer, limit: 40 });
   const { accuracy, n } = await scoreChoices(model, rows);
   assert.equal(n, 40);
   // A model that guesses among the five choices has 20 of 40 right with a probability of 2e-5.
@@ -131,8 +131,8 @@ Deno.test("the demo model answers its held-out rows far better than chance", asy
 Deno.test("a prompt goes before each question, and leaves its choices as they are", async () => {
   const { tokenizer } = await openModelFiles("demo"), rows = await readRows(demoData("heldout"));
   assert.ok(tokenizer);
-  const bare = encodeChoices(rows, { tokenizer, limit: 3 });
-  const asked = encodeChoices(rows, { tokenizer, prompt: "Answer well.", limit: 3 });
+  const bare = encodeChoices(rows.rows, { tokenizer, limit: 3 });
+  const asked = encodeChoices(rows.rows, { tokenizer, prompt: "Answer well.", limit: 3 });
   const first = asked[0]?.prefix.length ?? 0, more = first - (bare[0]?.prefix.length ?? 0);
   assert.ok(more >= 2, `${more} tokens more`);
   for (const [index, { prefix, choices, answer }] of asked.entries()) {
@@ -149,15 +149,15 @@ Deno.test("a row that cannot be scored is named by its line", async () => {
     const lines = [row, null, null, { ...row, output: "c" }].map((one) => one ? JSON.stringify(one) : "");
     await Deno.writeTextFile(`${folder}/rows.jsonl`, lines.join("\n"));
     const data = await readRows(`${folder}/rows.jsonl`);
-    assert.throws(() => encodeChoices(data, { tokenizer }), /cannot score row 4.*the output "c"/s);
+    assert.throws(() => encodeChoices(data.rows, { tokenizer }), /cannot score row 4.*the output "c"/s);
     for (const limit of [-1, 0, 1.5, NaN]) {
       assert.throws(
-        () => encodeChoices(data, { tokenizer, limit }),
+        () => encodeChoices(data.rows, { tokenizer, limit }),
         /limit is a whole number/,
         `${limit}`,
       );
     }
-    assert.equal(encodeChoices(data, { tokenizer, limit: 1 }).length, 1);
+    assert.equal(encodeChoices(data.rows, { tokenizer, limit: 1 }).length, 1);
   });
 });
 

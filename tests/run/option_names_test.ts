@@ -334,7 +334,7 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
       [(options) => unitTable(spec, ["ffn"], options), { protected: [0] }, /'protected'.*did you mean protect\?/],
       [(options) => unitTable(spec, ["ffn"], options), { minimum: { fnn: 8 } }, /'minimum.fnn'.*mean minimum.ffn\?/],
       [
-        (options) => encodeChoices(data, { ...choices, ...options }),
+        (options) => encodeChoices(data.rows, { ...choices, ...options }),
         { max: 1 },
         /'max'; expected: options of encodeChoices/,
       ],
@@ -366,7 +366,7 @@ Deno.test("a prompt is a text with something in it, or none: true and false are 
     resolve,
     (options) => rowPerplexity(model, [text], { seq: 8, ...options }),
     (options) => evaluateTasks(model, { tasks: ["piqa"], taskData: "fixtures/tasks", limit: 1, ...options }),
-    (options) => encodeChoices(choices, { tokenizer, ...options }),
+    (options) => encodeChoices(choices.rows, { tokenizer, ...options }),
     ({ prompt }) => createChat(model, { maxTokens: 1, system: prompt })[Symbol.dispose](),
     async (options) => await serveModel(model, { port: 0, ...options })[Symbol.asyncDispose](),
   ];

@@ -18,8 +18,8 @@ export async function chooseRows(
 ): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
-  const rows = await readRows(dataPath, { ...limit, brokenMend: "fix or remove it" });
-  const leftOut = readingNote(rows.report);
+  const { rows, report } = await readRows(dataPath, { ...limit, brokenMend: "fix or remove it" });
+  const leftOut = readingNote(report);
   if (leftOut !== null) note(`compresso: rows of ${dataPath} that are left out: ${leftOut}`);
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
     checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);

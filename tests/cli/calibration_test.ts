@@ -98,10 +98,10 @@ Deno.test("prune refuses calibration that it cannot read or that nothing would l
   const refused: readonly (readonly [string[], number, RegExp])[] = [
     [["--calibration", folder.at("absent.jsonl")], 3, /absent\.jsonl/],
     [[...named, "--calibration", folder.at("mixed.jsonl")], 3, /mixed\.jsonl.*a row has "body".*line 2/s],
-    [["--calibration", "own", "--method", "gradual"], 2, /calibration rows.*method gradual/s],
-    [["--calibration", "own", "--method", "magnitude"], 2, /calibration rows.*method magnitude/s],
+    [["--calibration", "own", "--method", "gradual"], 2, /--calibration is for.*method gradual/s],
+    [["--calibration", "own", "--method", "magnitude"], 2, /--calibration is for.*method magnitude/s],
     [["--calibration", "own", "--prior", "0"], 2, /--prior 0/],
-    [["--calibration", "own", "--preset", "paper"], 2, /start from 'constant'/],
+    [["--calibration", "own", "--preset", "paper"], 2, /--start constant/],
     [["--kept-masks", "soft"], 2, /--kept-masks/],
   ];
   for (const [more, code, message] of refused) {

@@ -280,20 +280,15 @@ export const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
 /** Of a checkpoint's facts those that are options, as run.json has them. */
 function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const options = Object.fromEntries(
-    Object.entries(identity).filter(([name]) => OPTIONS.has(name)).map(([name, value]) => {
-      if (name === "calibration") return [name, value !== false]; // a digest where there is one
-      if (typeof value !== "string") return [name, value];
-      return [name, name === "units" ? value.split(",") : WRITTEN.has(name) ? JSON.parse(value) : value];
-    }),
+    Object.entries(identity).filter(([name]) => OPTIONS.has(name))
+      // Of calibration rows it has a digest.
+      .map(([name, value]) => [name, name === "calibration" ? typeof value === "string" : value]),
   );
   return { ...options, ...inputsOf(identity, identity["method"]) };
 }
 
 /** The first parts of the options' paths. */
 const OPTIONS: ReadonlySet<string> = new Set(OPTION_PATHS.map((path) => path.split(".", 1)[0] ?? path));
-
-/** Options that a checkpoint has as JSON. */
-const WRITTEN: ReadonlySet<string> = new Set(["lora", "rates", "rules", "size"]);
 
 /** Whether a file of this name in a run's folder is taken for an evaluation of the run. */
 export function isEvaluationFile(name: string): boolean {

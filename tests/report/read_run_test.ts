@@ -62,9 +62,9 @@ Deno.test("the options of a run that is not finished are those of its checkpoint
   await Deno.writeTextFile(folder.at("records.jsonl"), lines(7));
   const identity = {
     sparsity: 0.3,
-    units: "kv,ffn",
-    lora: '{"rank":8}',
-    size: "null",
+    units: ["kv", "ffn"],
+    lora: { rank: 8 },
+    size: null,
     prompt: null,
     schedule: "cubic",
   };

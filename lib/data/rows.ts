@@ -29,17 +29,17 @@ export interface ReadOptions {
   /** Whether broken rows are left out and reported instead of ending the reading. Default false. */
   readonly skipBroken?: boolean | undefined;
   /** What the error of a broken row advises. Default: what `prune` has. */
-  readonly brokenMend?: string | undefined;
+  readonly brokenFix?: string | undefined;
   /** How to take fewer rows, for the error of more than memory holds. Default: what `prune` and programs have. */
-  readonly fewerMend?: string | undefined;
+  readonly fewerFix?: string | undefined;
 }
 
 const NAMES: NamesOf<ReadOptions> = {
   textField: "text",
   limit: "number",
   skipBroken: "switch",
-  brokenMend: "text",
-  fewerMend: "text",
+  brokenFix: "text",
+  fewerFix: "text",
 };
 
 /** A row that was left out. */
@@ -121,9 +121,9 @@ export function parseRows(text: string, path: string, options: ReadOptions = {})
   return collector.finish(splitter.finish(), "none");
 }
 
-const BROKEN_MEND = "fix or remove it, or have broken rows left out (prune --skip-broken)";
-const FEWER_MEND = "take fewer with --limit-rows, or `limit` in a program";
-const HEAP_MEND = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
+const BROKEN_FIX = "fix or remove it, or have broken rows left out (prune --skip-broken)";
+const FEWER_FIX = "take fewer with --limit-rows, or `limit` in a program";
+const HEAP_FIX = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
 
 /** Keeps rows as their values come. */
 interface Collector {
@@ -139,7 +139,7 @@ function leftOut(place: Place, reason: string): LeftOut {
 
 function createCollector(path: string, options: ReadOptions & { readonly heap: number }): Collector {
   const { textField, limit = Infinity, skipBroken = false } = options;
-  const { brokenMend = BROKEN_MEND, fewerMend = FEWER_MEND } = options;
+  const { brokenFix = BROKEN_FIX, fewerFix = FEWER_FIX } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
     const rule = "limit is a whole number, at least 1", fix = "leave it out for all rows";
     throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), fix });
@@ -156,12 +156,12 @@ function createCollector(path: string, options: ReadOptions & { readonly heap: n
     if (bytes === null) return;
     const [kept, heap] = [bytes, budget.heap].map((size) => `${Number((size / 1e9).toPrecision(2))} GB`);
     const value = `${kept} after ${label}, of a heap of ${heap}`;
-    throw dataError(path, "the rows fit into memory", { value, fix: `${fewerMend}, or ${HEAP_MEND}` });
+    throw dataError(path, "the rows fit into memory", { value, fix: `${fewerFix}, or ${HEAP_FIX}` });
   };
   let firstFault: Fault | null = null;
   const reject = (place: Place, { rule, problem, fix }: Fault): void => {
     const value = `${place.label} ${problem}`;
-    if (!skipBroken) throw dataError(path, rule, { value, fix: fix || brokenMend });
+    if (!skipBroken) throw dataError(path, rule, { value, fix: fix || brokenFix });
     firstFault ??= { rule, problem: value, fix };
     push(broken, leftOut(place, problem), place);
   };

@@ -41,12 +41,12 @@ export class RowCache {
   readonly #noted = new Set<string>();
   readonly #digests = new Map<string, string>();
 
-  /** The rows of a file. Of a broken one the error advises `brokenMend`, without it what `prune` has. */
-  async read(file: FileData, brokenMend?: string): Promise<DataSet> {
+  /** The rows of a file. Of a broken one the error advises `brokenFix`, without it what `prune` has. */
+  async read(file: FileData, brokenFix?: string): Promise<DataSet> {
     const { last, ...how } = fileFacts(file), key = JSON.stringify({ ...how, last, file: file.file });
     const known = this.#sets.get(key);
     if (known) return known.set;
-    const set = await readRows(file.file, { ...how, brokenMend });
+    const set = await readRows(file.file, { ...how, brokenFix });
     const taken = last === undefined ? set : lastRows(set, { last, path: file.file });
     this.#sets.set(key, { file: file.file, set: taken });
     return taken;

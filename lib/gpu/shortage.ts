@@ -4,7 +4,7 @@
 export type MemoryShortage = "limit" | "adapter" | "lost";
 
 const LESS = "a smaller batch, sequence or --base-dtype";
-const MENDS: Readonly<Record<MemoryShortage, string>> = {
+const FIXES: Readonly<Record<MemoryShortage, string>> = {
   limit: `raise --memory-limit, or use ${LESS}`,
   adapter: `its memory is full: use ${LESS}, or another adapter`,
   lost: `its driver was reset, which often is for want of memory: try again with ${LESS}`,
@@ -12,5 +12,5 @@ const MENDS: Readonly<Record<MemoryShortage, string>> = {
 
 /** What to do where the GPU refused an operation: for want of memory, or for another reason. */
 export function fixOf(shortage: MemoryShortage | null): string {
-  return shortage === null ? "run `compresso doctor`, and report this with its output" : MENDS[shortage];
+  return shortage === null ? "run `compresso doctor`, and report this with its output" : FIXES[shortage];
 }

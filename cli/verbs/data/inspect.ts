@@ -60,7 +60,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     textField,
     limit,
     skipBroken: true,
-    fewerMend: "take fewer with --limit",
+    fewerFix: "take fewer with --limit",
   });
   const { counts, refused } = options ? countTokens(rows, options) : { counts: [], refused: [] };
   const heldOut = heldOutOf(rows.length), trained = rows.slice(0, rows.length - heldOut);

@@ -18,7 +18,7 @@ export async function chooseRows(
 ): Promise<EvalWork> {
   const prompt = await promptAtInference(options);
   const limit = options.limitRows === undefined ? {} : { limit: options.limitRows };
-  const { rows, report } = await readRows(dataPath, { ...limit, brokenMend: "fix or remove it" });
+  const { rows, report } = await readRows(dataPath, { ...limit, brokenFix: "fix or remove it" });
   const leftOut = readingNote(report);
   if (leftOut !== null) note(`compresso: rows of ${dataPath} that are left out: ${leftOut}`);
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {

@@ -51,7 +51,7 @@ export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationO
 
 /** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */
 async function read(path: string, { textField, skipBroken }: ChosenFlags): Promise<DataSet> {
-  const how = { fewerMend: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
+  const how = { fewerFix: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
   if (textField === undefined) return await readRows(path, how);
   try {
     return await readRows(path, { ...how, textField });

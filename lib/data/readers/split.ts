@@ -46,7 +46,7 @@ const MAX_OBJECT_CHARS = 2 ** 26;
 
 /** More blanks than that before the first row are none that somebody wrote. */
 const MAX_BLANKS = 2 ** 22;
-const MEND_BLANKS = "fix the file or fetch it again";
+const FIX_BLANKS = "fix the file or fetch it again";
 
 /** How a text begins that is meant as JSON, if not always well formed: what else opens with a bracket, such as a template or a link, is plain. */
 const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
@@ -74,7 +74,7 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
       head += text;
       if (UNTOLD.test(head)) {
         if (head.length <= MAX_BLANKS) return;
-        if (!/\w/.test(head)) sink.refuse("the file has rows", "nothing but blanks so far", MEND_BLANKS);
+        if (!/\w/.test(head)) sink.refuse("the file has rows", "nothing but blanks so far", FIX_BLANKS);
       }
       inner = settle();
     },
@@ -208,19 +208,19 @@ function arraySplitter(sink: ValueSink): Splitter {
       }
       if (state !== "after" || buffer.slice(start).trim() === "") return;
       const lead = /^\s*/.exec(buffer.slice(start))?.[0] ?? "";
-      sink.refuse("the file is one JSON array", `more after its end, on line ${line + countLines(lead)}`, MEND_ARRAY);
+      sink.refuse("the file is one JSON array", `more after its end, on line ${line + countLines(lead)}`, FIX_ARRAY);
     },
     finish(): TextFormat {
       if (state !== "after" && !sink.isFull) {
         const begin = line + countLines(/^\s*/.exec(buffer.slice(start))?.[0] ?? "");
-        sink.refuse("the file is a JSON array", `row ${row + 1}, line ${begin} does not end`, MEND_ARRAY);
+        sink.refuse("the file is a JSON array", `row ${row + 1}, line ${begin} does not end`, FIX_ARRAY);
       }
       return "JSON array";
     },
   };
 }
 
-const MEND_ARRAY = "fix the file or fetch it again; a file that starts with [ is read as a JSON array";
+const FIX_ARRAY = "fix the file or fetch it again; a file that starts with [ is read as a JSON array";
 const MARKS = /["{}[\],]/g;
 const STRING_MARKS = /["\\]/g;
 

@@ -182,11 +182,11 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
   const keys = issue?.path ?? [];
   const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
   const key = keys.map(String).join(".") || "the file";
-  const fix = MENDS[String(keys[0])];
+  const fix = FIXES[String(keys[0])];
   throw refusal(path, { key, rule: `${key}: ${message}`, value: shownJson(valueAt(json, keys)), fix });
 }
 
-const MENDS: Readonly<Record<string, string>> = {
+const FIXES: Readonly<Record<string, string>> = {
   model_type: "give a model of the LLaMA, Mistral or Qwen2 architecture",
   hidden_act: "only SwiGLU models are supported",
   use_sliding_window: "only attention that reaches the whole context is supported",

@@ -69,7 +69,7 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
     const [issue] = result.error.issues, keys = issue?.path ?? [];
     const key = keys.map(String).join(".") || "the file";
     const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
-    const fix = MENDS[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
+    const fix = FIXES[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
     throw refusal(path, { key, rule: message, value: shownJson(valueAt(json, keys)), fix });
   }
   const config = result.data;
@@ -133,7 +133,7 @@ export function modulePath(layer: number, projection: Projection): string {
 
 const MODULE_NAMES: readonly string[] = PROJECTIONS.map(moduleName);
 
-const MENDS: Readonly<Record<string, string>> = {
+const FIXES: Readonly<Record<string, string>> = {
   peft_type: "only LoRA is read; other methods must be merged into the base model with PEFT",
   bias: MERGE_FIRST,
   fan_in_fan_out: "weights are [out, in], as torch's Linear has them: set it to false if A is [r, in] and B [out, r]",

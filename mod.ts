@@ -1,6 +1,17 @@
 /**
  * Compresso: structural pruning of large language models on WebGPU. What a program does from a model to a smaller one; each part has more in an entry of its own.
  *
+ * @example
+ * ```ts
+ * import { demoData, loadModel, openDevice, prune, readRows } from "compresso";
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"));
+ * using run = prune(model, { rows, sparsity: 0.3, steps: 80, batch: 8, seq: 240 });
+ * for await (const { step, loss } of run) console.log(step, loss);
+ * await run.export("runs/mine");
+ * ```
+ *
  * @module
  */
 
@@ -25,9 +36,7 @@ export type { StepRecord } from "./lib/run/contract.ts";
 export { pruneToFolder, type PruneToFolderOptions } from "./lib/run/prune_to_folder.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./lib/run/result.ts";
 
-// Cutting by your own choice, and files.
-export { selectUnits } from "./lib/units/selection.ts";
-export type { Selection } from "./lib/units/table.ts";
+// Cutting by masks of your own, and files.
 export { type SliceInput, sliceModel } from "./lib/slice/slice.ts";
 export { exportModel } from "./lib/disk/export_model.ts";
 export { type ExportResult } from "./lib/slice/export.ts";

@@ -1,18 +1,9 @@
 // The demo: prunes the model in fixtures/ by 30 % and compares it with a one-shot magnitude cut of the same size.
 import { join } from "node:path";
-import {
-  generateText,
-  loadModel,
-  type Model,
-  openDevice,
-  pruneToFolder,
-  readRows,
-  selectUnits,
-  sliceModel,
-} from "../mod.ts";
+import { generateText, loadModel, type Model, openDevice, pruneToFolder, readRows, sliceModel } from "../mod.ts";
+import { magnitudeScores, rankWithin, selectionMasks, selectUnits, unitTable } from "../lib/masks/mod.ts";
 import { COLLABORATIVE_PROMPT } from "../lib/data/mod.ts";
 import { encodeChoices, scoreChoices } from "../lib/eval/mod.ts";
-import { magnitudeScores, rankWithin, selectionMasks, unitTable } from "../lib/masks/mod.ts";
 import { demoData, loadModelFrom } from "../lib/model/mod.ts";
 import { CompressoError } from "../lib/core/errors.ts";
 import { exists } from "../lib/files/exists.ts";

@@ -1,6 +1,6 @@
 // Options that are lists, or parts of one another, as programs without types give them: refused by rule, not by JavaScript.
-import { pruneToFolder, selectUnits } from "../../mod.ts";
-import { sliceLora, unitTable } from "../../lib/masks/mod.ts";
+import { pruneToFolder } from "../../mod.ts";
+import { selectUnits, sliceLora, unitTable } from "../../lib/masks/mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { openSpec } from "../../lib/disk/open_model.ts";

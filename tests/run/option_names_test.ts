@@ -9,9 +9,9 @@ import {
   prune,
   pruneToFolder,
   readRows,
-  selectUnits,
   toRow,
 } from "../../mod.ts";
+import { selectUnits, unitTable, verifySliced } from "../../lib/masks/mod.ts";
 import { benchModels } from "../../lib/bench/mod.ts";
 import {
   encodeChoices,
@@ -23,7 +23,6 @@ import {
   tokenLogprobs,
 } from "../../lib/eval/mod.ts";
 import { generate, writeTextFile, writeTexts } from "../../lib/generate/mod.ts";
-import { unitTable, verifySliced } from "../../lib/masks/mod.ts";
 import { demoData, describeAdapter, loadModelFrom, writePeftAdapter } from "../../lib/model/mod.ts";
 import { renderReport } from "../../lib/report/mod.ts";
 import { planMemory, type RunHooks } from "../../lib/run/mod.ts";

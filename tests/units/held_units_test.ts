@@ -1,8 +1,7 @@
 // Units that a selection holds as they are, and what comes nearest to a target that they keep out of reach.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { selectUnits } from "../../mod.ts";
-import { hardSparsity, type HeldUnits, unitTable } from "../../lib/masks/mod.ts";
+import { hardSparsity, type HeldUnits, selectUnits, unitTable } from "../../lib/masks/mod.ts";
 import { decoder } from "./helpers/decoders.ts";
 
 const LAYER = { heads: 8, kvHeads: 4, ffn: 12 };

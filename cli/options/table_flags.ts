@@ -129,7 +129,7 @@ function parserOf(path: OptionPath): Parse<unknown> {
     bytes: byteCount(flag),
     layers: layerList(flag),
   } as Record<string, Parse<unknown>>)[type] ?? (path === "out" ? outputPath(flag) : (text: string) => text);
-  return (text) => {
+  const checked = (text: string): unknown => {
     const value = parse(text);
     if (accepts(path, value)) return value;
     const meant = meantBy(path, text) ?? meantBy(path, value);
@@ -141,6 +141,8 @@ function parserOf(path: OptionPath): Parse<unknown> {
       option: path,
     });
   };
+  // For completion.
+  return Object.assign(checked, words.length === 0 ? {} : { words, isList: type === "words" || type === "names" });
 }
 
 /** Options of `prune` that the flags give, in their object; those that the command line writes otherwise are left to it. */

@@ -52,7 +52,7 @@ export class VerbHelp extends Help {
 
   override visibleOptions(command: CommandUnknownOpts): Option[] {
     const options = super.visibleOptions(command);
-    return isShort(command) ? options.filter((option) => everyday.has(option)) : options;
+    return isShort(command) ? options.filter((option) => everyday.has(option) || option.long === "--help") : options;
   }
 
   override visibleGlobalOptions(command: CommandUnknownOpts): Option[] {

@@ -57,7 +57,7 @@ Deno.test("a value out of range is refused with option, rule and value, and noth
     ["--batch", "-1", /whole number, at least 1/],
     ["--seq", "many", /whole number, at least 2/],
     ["--seed", "", /whole number/],
-    ["--units", "heads,ears", /one of heads, kv, ffn, hidden/],
+    ["--units", "heads,ears", /some of heads, kv, ffn, hidden/],
     ["--lora-targets", "q,q", /each once/],
     ["--dropout", "1", /at least 0 and below 1/],
     ["--ranking", "loose", /one of all, layer/],
@@ -91,7 +91,7 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     [["generate", "demo", "--prompt", "a", "--stop", ""], /at least one character/],
     [["export", "demo"], /cannot start without --out/],
     [["eval", folder.path], /either --text, --data or --tasks/],
-    [["eval", "demo", "--window", "128"], /nothing was given to measure.*\n.*or give --text alone/],
+    [["eval", "demo", "--window", "128"], /the demo's own rows are measured\n.*or give --text alone/],
     [["eval", "demo", "--text", "a", "--data", "b"], /either --text, --data or --tasks/],
     [["generate", "demo", "--prompt", "a", "--raw", "--chat"], /either --raw or --chat/],
     [
@@ -142,7 +142,7 @@ Deno.test("an empty path to write to, as of a variable that is not set, is refus
 Deno.test("the help of export names lists that it takes", async () => {
   const { stdout } = await cli(["export", "--help"]);
   assert.match(stdout, /which files: hf, gguf, or hf,gguf \(default/);
-  assert.match(stdout.replace(/\s+/g, " "), /remove that of a format which cannot hold the model/);
+  assert.match(stdout.replace(/\s+/g, " "), /the file of a format that cannot hold the model is removed/);
 });
 
 Deno.test({

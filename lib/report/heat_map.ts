@@ -32,7 +32,7 @@ const SHADES = 20, LEAST_ROW = 7, MOST_ROW = 22, GAP = 28, LEGEND = 120;
 export function heatMap(
   { title, description, rowLabels, blocks, scale, width = 760, embedded = false }: HeatMap,
 ): string {
-  const rowHeight = Math.max(LEAST_ROW, Math.min(MOST_ROW, 420 / Math.max(1, rowLabels.length)));
+  const rowHeight = Math.max(LEAST_ROW, Math.min(MOST_ROW, Math.floor(420 / Math.max(1, rowLabels.length))));
   const left = 8 + Math.max(0, ...rowLabels.map((label) => textWidth(label, 11)));
   const counts = blocks.map(({ rows }) => Math.max(1, ...rows.map(({ length }) => length)));
   const room = width - left - 8 - GAP * (blocks.length - 1), all = counts.reduce((sum, count) => sum + count, 0);
@@ -61,9 +61,9 @@ function drawBlock({ label, rows, notes = [], ends }: HeatBlock, { x, top, cell,
   readonly cell: number;
   readonly rowHeight: number;
 }): string[] {
-  // One path a shade: thousands of rectangles would weigh too much.
+  // One path of thick strokes a shade: thousands of rectangles would weigh too much.
   const shades = new Map<number, string>();
-  const gap = cell > 5 && rowHeight > 5 ? 1 : 0;
+  const gap = cell > 5 && rowHeight > 5 ? 1 : 0, thick = rowHeight - gap;
   rows.forEach((values, row) => {
     for (let column = 0; column < values.length;) {
       const shade = shadeOf(values[column]);
@@ -71,16 +71,19 @@ function drawBlock({ label, rows, notes = [], ends }: HeatBlock, { x, top, cell,
       // Cells without a gap between them are drawn as one where their shade is the same.
       while (gap === 0 && end < values.length && shadeOf(values[end]) === shade) end++;
       if (shade !== null) {
-        const at = `M${round(x + column * cell)} ${round(top + row * rowHeight)}`;
-        const w = round((end - column) * cell - gap), h = round(rowHeight - gap);
-        shades.set(shade, `${shades.get(shade) ?? ""}${at}h${w}v${h}h-${w}z`);
+        // Whole pixels, so that no light comes through between cells.
+        const left = Math.round(x + column * cell), width = Math.round(x + end * cell) - left - gap;
+        const at = `M${left} ${round(top + row * rowHeight + thick / 2)}h${Math.max(1, width)}`;
+        shades.set(shade, `${shades.get(shade) ?? ""}${at}`);
       }
       column = end;
     }
   });
   const count = Math.max(1, ...rows.map(({ length }) => length)), bottom = top + rows.length * rowHeight;
   const cells = [...shades].sort(([a], [b]) => a - b).map(([shade, path]) =>
-    `<path class="heat" d="${path}" fill="currentColor" fill-opacity="${opacityOf(shade / SHADES)}"/>`
+    `<path class="heat" d="${path}" stroke="currentColor" stroke-opacity="${
+      opacityOf(shade / SHADES)
+    }" stroke-width="${thick}"/>`
   );
   const hovers = notes.map((note, row) =>
     `<rect x="${round(x)}" y="${round(top + row * rowHeight)}" width="${round(cell * count)}" height="${

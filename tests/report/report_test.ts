@@ -218,7 +218,7 @@ Deno.test("heatMap() shades by share, leaves cells that never were out, and thin
   const svg = draw([[0, 0.5, 1], [1, null]]);
   assertDrawn(svg);
   const shades = new Map(
-    Array.from(svg.matchAll(/<path class="heat" d="([^"]*)" fill="currentColor" fill-opacity="([\d.]+)"/g), (
+    Array.from(svg.matchAll(/<path class="heat" d="([^"]*)" stroke="currentColor" stroke-opacity="([\d.]+)"/g), (
       [, path = "", shade = ""],
     ) => [Number(shade), path.split("M").length - 1]),
   );

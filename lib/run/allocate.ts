@@ -14,9 +14,9 @@ import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
-import { learned } from "./methods/learned.ts";
-import { gradual } from "./methods/gradual.ts";
-import { oneShot } from "./methods/one_shot.ts";
+import { learnedSelector } from "./methods/learned.ts";
+import { gradualSelector } from "./methods/gradual.ts";
+import { oneShotSelector } from "./methods/one_shot.ts";
 
 /** What a run has from its first step on. */
 export interface Allocated {
@@ -84,7 +84,7 @@ export async function allocateRun(
   return { entered, trainer, steerer, selector, place, model, plannedBytes: peakBytes + otherBytes, otherBytes };
 }
 
-/** A selector that remembers nothing yet. */
+/** The selector of the run's method, which remembers nothing yet. */
 export function selectorOf(
   { options, table, goal, makeBatches, calibration, original: { signal, onScoring } }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
@@ -93,7 +93,7 @@ export function selectorOf(
     state: state(),
     ...(signal ? { signal } : {}),
   });
-  return createSelector({
+  const parts: SelectorParts = {
     model,
     table,
     options,
@@ -106,7 +106,10 @@ export function selectorOf(
     harden: hardenAt(goal, goesBeforeSize),
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),
-  });
+  };
+  const { method } = options;
+  if (method === "compresso") return learnedSelector(parts);
+  return method === "gradual" ? gradualSelector(parts) : oneShotSelector(parts, method);
 }
 
 /** What of a run its memory depends on. */
@@ -118,7 +121,15 @@ export function memoryOptionsOf(
   const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
   // What share a schedule sets changes no memory.
   return {
-    ...{ batch, seq, units, rules, layout, recompute, method, baseDtype, adapter },
+    batch,
+    seq,
+    units,
+    rules,
+    layout,
+    recompute,
+    method,
+    baseDtype,
+    adapter,
     lora: drops ? { ...lora, dropout: SOME_SHARE } : lora,
     focus: focuses ? SOME_SHARE : focus,
   };
@@ -133,11 +144,4 @@ export function freeRun({ entered, trainer, steerer, model: own }: Allocated, mo
   void steerer[Symbol.asyncDispose]();
   if (own !== model) own[Symbol.dispose]();
   entered[Symbol.dispose]();
-}
-
-/** The selector of the run's method. */
-export function createSelector(parts: SelectorParts): UnitSelector {
-  const { method } = parts.options;
-  if (method === "compresso") return learned(parts);
-  return method === "gradual" ? gradual(parts) : oneShot(parts, method);
 }

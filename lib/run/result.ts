@@ -10,8 +10,8 @@ import type { RunChange, RunPosition, Stage } from "./contract.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import type { ExportResult } from "../slice/export.ts";
-import { type FileBytes, type MaskSummary, type ModelBefore } from "./mask_summary.ts";
-import { type HeldoutLoss } from "./heldout_loss.ts";
+import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
+import type { HeldoutLoss } from "./heldout_loss.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -151,22 +151,41 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
   }
 }
 
-/** What a run at its end has learned; `model` is the one that it was given. */
+/** Reads what a run at its end has learned; `model` is the caller's. */
 export async function readResult(
   { trainer, selector, plannedBytes }: Allocated,
-  parts: RunSetup,
+  { table, options, report, heldout, heldoutLabels }: RunSetup,
   { model, position }: { readonly model: Model; readonly position: RunPosition },
 ): Promise<PruneResult> {
   await selector.settle();
-  const { logAlpha, slots } = await trainer.save();
-  return resultOf(parts, position, {
+  const { logAlpha, slots } = await trainer.save(), weights = await trainer.loraWeights();
+  const { seconds, tokens, expected, target, alarms, changes = [] } = position;
+  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
+  return {
     source: selector.source ?? model.source,
-    weights: await trainer.loraWeights(),
+    masks: unpackMasks(table.spec, table.layout, slots),
+    lora: { ...options.lora, weights },
+    sparsity: {
+      target: target ?? options.sparsity,
+      expected: expected ?? NaN,
+      hard: hardSparsity(table, keptUnits(table, slots)),
+    },
     logAlpha,
-    slots,
+    table,
+    data: report,
+    heldout,
+    heldoutLabels,
+    seconds: {
+      finetune: seconds["finetune"] ?? 0,
+      prune: seconds["prune"] ?? 0,
+      postfinetune: seconds["postfinetune"] ?? 0,
+    },
+    tokensPerSecond: total > 0 ? tokens / total : 0,
     peakGpuBytes: model.device.peakBytes,
     plannedGpuBytes: plannedBytes,
-  });
+    alarms,
+    changes,
+  };
 }
 
 /** Refuses the result of a run that is not at its end. */
@@ -179,37 +198,4 @@ export function refuseResult({ step }: RunPosition, { steps }: { readonly steps:
       ? "take its records to the last one first"
       : "let the loop over its records come to its end, instead of leaving it at the last one",
   });
-}
-
-/** What a run has learned at its end. */
-export function resultOf(
-  { table, options, report: data, heldout, heldoutLabels }: Pick<
-    RunSetup,
-    "table" | "options" | "report" | "heldout" | "heldoutLabels"
-  >,
-  { seconds, tokens, expected, target, alarms, changes = [] }: RunPosition,
-  { weights, slots, ...end }: Pick<PruneResult, "source" | "logAlpha" | "peakGpuBytes" | "plannedGpuBytes"> & {
-    readonly weights: LoraWeights;
-    readonly slots: Float32Array;
-  },
-): PruneResult {
-  const total = Object.values(seconds).reduce((sum, value) => sum + value, 0), kept = keptUnits(table, slots);
-  return {
-    ...end,
-    masks: unpackMasks(table.spec, table.layout, slots),
-    lora: { ...options.lora, weights },
-    sparsity: { target: target ?? options.sparsity, expected: expected ?? NaN, hard: hardSparsity(table, kept) },
-    table,
-    data,
-    heldout,
-    heldoutLabels,
-    seconds: {
-      finetune: seconds["finetune"] ?? 0,
-      prune: seconds["prune"] ?? 0,
-      postfinetune: seconds["postfinetune"] ?? 0,
-    },
-    tokensPerSecond: total > 0 ? tokens / total : 0,
-    alarms,
-    changes,
-  };
 }

@@ -102,7 +102,7 @@ function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, opti
 /**
  * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
  */
-export function checkParts(
+function checkParts(
   parts: readonly SchedulePart[],
   { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
 ): void {

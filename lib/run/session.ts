@@ -1,7 +1,6 @@
 // A prune run as its user holds it: a stream of step records through the stages, then slice() and export().
 import type { Batches } from "../data/batches.ts";
-import type { FileSystem } from "../files/system.ts";
-import { isThere } from "../files/system.ts";
+import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Row } from "../data/rows.ts";
 import { Lifetime } from "../model/lifetime.ts";

@@ -352,8 +352,3 @@ function numbersOf(ring: Float32Array, step: number): StepNumbers {
     lambda2: at(8 + 4),
   };
 }
-
-/** Whether a device is the one a trainer runs on; checkpoints are bound to the adapter. */
-export function adapterOf(device: Device): string {
-  return device.facts.description;
-}

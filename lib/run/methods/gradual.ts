@@ -15,7 +15,7 @@ import {
 } from "./selector.ts";
 
 /** log α holds the running mean of squared gradients. */
-export function gradual(parts: SelectorParts): UnitSelector {
+export function gradualSelector(parts: SelectorParts): UnitSelector {
   const { table, options, trainer, harden, counts: sized } = parts;
   let known: { readonly writes: number; readonly hard: number } | null = null;
   return {

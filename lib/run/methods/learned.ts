@@ -15,7 +15,8 @@ import {
   type UnitSelector,
 } from "./selector.ts";
 
-export function learned(parts: SelectorParts): UnitSelector {
+/** The selector of learned masks. */
+export function learnedSelector(parts: SelectorParts): UnitSelector {
   const { model, table, options, trainer, calibration, counts: sized } = parts, { rates, layout } = options;
   const uniform = layout === "uniform"
     ? uniformGoals(table, sized ? { counts: sized } : { target: options.sparsity })

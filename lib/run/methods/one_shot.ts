@@ -15,9 +15,10 @@ import {
 } from "./selector.ts";
 
 /** Sequences whose activations are measured, which takes forward passes alone. */
-export const MEASURED_SEQUENCES = 128;
+const MEASURED_SEQUENCES = 128;
 
-export function oneShot(parts: SelectorParts, method: OneShotMethod): UnitSelector {
+/** The selector of a one-shot method. */
+export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): UnitSelector {
   const { model, table, options, trainer, weightTerms, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = async (): Promise<OneShotScores> => {

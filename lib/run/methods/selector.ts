@@ -77,7 +77,7 @@ export interface SelectorParts {
 export const CALIBRATION_BATCHES = 8;
 
 /** Told apart from the seed of training, so that calibration has batches of its own. */
-export const CALIBRATION_SEED = 0x5a11;
+const CALIBRATION_SEED = 0x5a11;
 
 /** The batches that are looked at before the first step: more for longer stages. */
 export function firstBatches(parts: SelectorParts): Batch[] {

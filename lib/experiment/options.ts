@@ -19,7 +19,11 @@ import {
 import { isScript } from "../schedule/open.ts";
 import { LORA_RATES } from "../schedule/definition.ts";
 
-/** Paths of the options that experiments have. */
+/**
+ * Paths of the options that experiments have.
+ *
+ * @internal
+ */
 type CellPath = {
   [P in OptionPath]: typeof OPTION_TABLE[P] extends { readonly name: null } | { readonly inExperiments: false } ? never
     : typeof OPTION_TABLE[P] extends { readonly inExperiments: true } ? P
@@ -27,7 +31,11 @@ type CellPath = {
     : P;
 }[OptionPath];
 
-/** Value of an option in an experiment: lists of words may be one text with commas between, too. */
+/**
+ * Value of an option in an experiment: lists of words may be one text with commas between, too.
+ *
+ * @internal
+ */
 type CellValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly type: "words" }
   ? string | WrittenValue<P>
   : typeof OPTION_TABLE[P] extends { readonly type: "alarms" } ? string | readonly string[]

@@ -919,7 +919,11 @@ export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) 
   return of === undefined && !mayChange && path !== "rows";
 });
 
-/** Name of an option on the command line and in experiments; null where only programs have it. */
+/**
+ * Name of an option on the command line and in experiments; null where only programs have it.
+ *
+ * @internal
+ */
 export type NameOf<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly name: infer N } ? N : P;
 
 /** Value of an option as it is written on the command line, parsed, and in experiments. */

@@ -1,4 +1,4 @@
-// Causal attention, forward, with online softmax. Owns its WGSL generator; imports nothing but types and text helpers.
+// Causal attention, forward, with online softmax.
 import {
   type AttentionTile,
   chunks,

@@ -1,5 +1,4 @@
 // Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along keys).
-// Owns their WGSL generators; imports nothing but types and text helpers.
 import { ATTENTION_PARAMS } from "./attention.ts";
 import {
   type AttentionTile,

@@ -1,4 +1,4 @@
-// Attention of query tokens over a cache of keys and values. Owns its WGSL generator; imports nothing but types and text helpers.
+// Attention of query tokens over a cache of keys and values.
 import { dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";

@@ -1,4 +1,4 @@
-// Attention of query tokens over a cache in textures: the design for adapters that are a CPU. Owns its WGSL generator and the caches' layout; imports nothing but types and text helpers.
+// Attention of query tokens over a cache in textures, for adapters that are a CPU.
 import { dotOnto, headVectors } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { DecodeTile } from "./attention_decode.ts";

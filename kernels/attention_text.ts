@@ -1,4 +1,4 @@
-// Pieces of WGSL that the attention kernels share: how the streamed side is read, unrolled dots, stores. Owns no kernel; imports types only.
+// WGSL that the attention kernels share: reading of keys and values, unrolled dot products, stores.
 import { range } from "./range.ts";
 import type { Binding } from "./source.ts";
 

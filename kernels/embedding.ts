@@ -1,4 +1,4 @@
-// Embedding look-up from a frozen matrix in any storage. Owns its WGSL; imports nothing but types.
+// Embedding look-up from a frozen matrix in any storage.
 import type { KernelSource } from "./source.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./weight_access.ts";
 

@@ -1,4 +1,4 @@
-// Products of frozen matrices with one vector, for generating token by token. Owns the kernels' frame; refuses several rows of x.
+// Products of frozen matrices with one vector, for generating token by token.
 import { range } from "./range.ts";
 import { endingBindings, endingFunctions, endingText } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";

@@ -1,4 +1,4 @@
-// Body of the matrix-vector kernels for real GPUs: a workgroup reads a few rows side by side and adds up by a tree. Owns its WGSL; imports text and types.
+// Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and adds up in a tree.
 import { range } from "./range.ts";
 import type { Matvec } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";

@@ -1,4 +1,4 @@
-// Pieces of WGSL that the matrix-vector kernels share: how a texel of weights meets x, and what becomes of the sums. Owns no kernel.
+// WGSL that the matrix-vector kernels share: how a texel of weights is multiplied by x, and what is done with the sums.
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
 import type { Binding } from "./source.ts";

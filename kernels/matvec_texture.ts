@@ -1,4 +1,4 @@
-// Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture. Owns its WGSL; imports text and types.
+// Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture.
 import { range } from "./range.ts";
 import type { Matvec, TextureUnits } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";

@@ -1,4 +1,4 @@
-// The only importer of .wgsl: every kernel as text with its bindings. Imports nothing of lib/.
+// All kernels as text with their bindings. No other file imports .wgsl.
 import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import addBiasText from "./add_bias.wgsl" with { type: "text" };

@@ -1,4 +1,4 @@
-// General strided f32 matrix product from storage buffers, one register tile an invocation. Owns its WGSL; imports nothing but types.
+// General strided f32 matrix product from storage buffers, one register tile an invocation.
 import type { KernelSource } from "./source.ts";
 
 /** Parameters of the kernel: the tile of C that an invocation owns. */

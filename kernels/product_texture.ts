@@ -1,4 +1,4 @@
-// Matrix product from storage textures, one register tile an invocation: the design for adapters that are a CPU. Owns its WGSL; imports nothing but types.
+// Matrix product from storage textures, one register tile an invocation, for adapters that are a CPU.
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";

@@ -1,4 +1,4 @@
-// Fixed parts of the WGSL of product_texture.ts: params and the ways to write C. Owns text alone; imports nothing.
+// Fixed parts of the WGSL of product_texture.ts: params and the ways to write C.
 
 /** Params of the kernels, in order. */
 export const HEADER = `struct Params {

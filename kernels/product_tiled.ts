@@ -1,4 +1,4 @@
-// Matrix product by workgroup tiles from storage buffers: the design for real GPUs. Owns its WGSL; imports nothing but types.
+// Matrix product in workgroup tiles from storage buffers, for GPUs.
 import type { KernelSource } from "./source.ts";
 import { weightAccess, weightBindings, type WeightDtype } from "./weight_access.ts";
 

@@ -1,4 +1,4 @@
-// Counting.
+// Ranges of numbers.
 
 /** Numbers 0 … count − 1. */
 export function range(count: number): number[] {

@@ -1,4 +1,4 @@
-// Rotary position embedding in place. Owns its WGSL; imports nothing but types.
+// Rotary position embedding in place.
 import type { KernelSource } from "./source.ts";
 
 /** Where a row's position comes from. */

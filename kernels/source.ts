@@ -1,4 +1,4 @@
-// A kernel as text with its bindings.
+// Type of a kernel: WGSL text with its bindings.
 
 /** How a kernel sees a binding of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are read. */
 export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";

@@ -1,4 +1,4 @@
-// WGSL that reads four values of a frozen matrix, for each of its storages. Owns the texel layouts; imports nothing but types.
+// WGSL that reads four values of a frozen matrix, for each of its storages.
 import type { Binding } from "./source.ts";
 
 /** Storage of the values of a frozen matrix. */

@@ -1,7 +1,5 @@
-// `strip`, `lstrip` and `rstrip` of Jinja texts and the filter `trim`, as Python has them. Owns the rewriting of a parsed template to functions for them;
-// refuses to parse and to render.
-//
-// @huggingface/jinja leaves their argument aside and takes what is white space in JavaScript, which is other text than the model was trained on.
+// `strip`, `lstrip`, `rstrip` and the filter `trim` of Jinja templates as Python has them. @huggingface/jinja ignores their argument and strips what
+// is white space in JavaScript, so that a prompt would differ from those that the model was trained on.
 import { trim, trimEnd, trimStart } from "./python_text.ts";
 import { isObject } from "../core/guards.ts";
 

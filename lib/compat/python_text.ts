@@ -1,6 +1,5 @@
-// Text as Python treats it: whitespace, lengths, capitals and literals. Owns where JavaScript differs; refuses to know tasks.
-//
-// Prompts of lm-evaluation-harness are made by Python; a tab, a line separator or an emoji must not make another prompt or another length.
+// Text as Python treats it: white space, lengths, capitals and literals. Prompts of lm-evaluation-harness are made by Python; a tab, a line
+// separator or an emoji must not make another prompt or another length.
 
 /** What `str.isspace` holds for: JavaScript's `\s` lacks U+001C to U+001F and U+0085, and has U+FEFF. */
 const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";

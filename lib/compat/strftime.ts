@@ -1,4 +1,4 @@
-// Dates as Python's strftime writes them, in English and local time. Owns the letters that chat templates use; refuses other locales.
+// Dates as Python's strftime writes them, in English and local time.
 
 /** Writes a date by a format such as `%d %b %Y`; `%-d` leaves the leading zero out, and a letter that is not known stays as it is. */
 export function strftime(date: Date, format: string): string {

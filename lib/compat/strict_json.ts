@@ -1,4 +1,4 @@
-// JSON for headers that are not trusted: duplicate keys, inexact integers and deep nesting are errors. Owns the scan; refuses to interpret it.
+// JSON for headers that are not trusted: duplicate keys, inexact integers and deep nesting are errors.
 
 /** A JSON value as {@link parseStrictJson} gives it; objects are maps, so that no key is special. */
 export type StrictJson = null | boolean | number | string | StrictJson[] | ReadonlyMap<string, StrictJson>;

@@ -1,5 +1,5 @@
-// Where the frames of Zstandard data end (RFC 8878). Owns the walk over the headers of frames and blocks; refuses to
-// unpack. node's unpacker in Deno ignores what follows a frame within one write, and takes a cut frame for a whole one.
+// Where the frames of Zstandard data end (RFC 8878). node's unpacker in Deno ignores what follows a frame within one write, and takes a cut frame
+// for a whole one.
 
 const MAGIC = 0xfd2fb528;
 /** The magic number of a skippable frame without its last four bits, which are free. */

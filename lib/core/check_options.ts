@@ -1,4 +1,4 @@
-// Options that are given: without what is undefined, under names that somebody reads, switches, numbers, texts and words as they are known, else what was meant. Owns these checks; refuses all others.
+// Checks option objects: unknown names, wrong types.
 import { CompressoError } from "./errors.ts";
 
 /** An object without its undefined parts: whoever passes others on may have undefined for what nobody set. */

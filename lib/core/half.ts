@@ -1,4 +1,4 @@
-// f16 and bf16 to f32 and back, round to nearest even. Owns the bit rules that safetensors and GGUF share; refuses block formats.
+// f16 and bf16 to f32 and back, round to nearest even.
 
 let halfTable: Float32Array | undefined;
 

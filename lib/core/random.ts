@@ -1,7 +1,5 @@
-// Random numbers without state: the value is a hash of (seed, words…). Owns the hash, uniforms and shuffles on the CPU;
-// refuses to keep a position.
-// The hash is that of kernels/random.wgsl (PCG output function chained over the words; Jarzynski & Olano 2020), so both
-// give the same bits.
+// Random numbers without state: the value is a hash of (seed, words…). The hash is that of kernels/random.wgsl (PCG output function chained over the
+// words; Jarzynski & Olano 2020), so both give the same bits.
 import { CompressoError } from "./errors.ts";
 
 /** 32 random bits for a seed and further words (stream, counter, …), each taken modulo 2^32. */

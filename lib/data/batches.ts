@@ -1,5 +1,4 @@
-// Rows to batches of token ids. Owns encoding of a whole data set with its report, and an order that can be resumed
-// exactly; refuses to read files.
+// Batches of token ids from rows, in an order that can be resumed exactly.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { DataReport, Row, TextRow } from "./rows.ts";

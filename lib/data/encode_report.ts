@@ -1,4 +1,4 @@
-// What became of the rows of a data set. Owns the counts, and the places that are named; refuses to encode.
+// Report on the rows of a data set: how many were used, cut and left out, and where.
 import type { RowPlace } from "./row.ts";
 
 /** What became of the rows of a data set. */

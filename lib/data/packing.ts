@@ -1,4 +1,4 @@
-// Rows joined to sequences of one length. Owns packing and windows; refuses rows and batches.
+// Packs rows into sequences of one length.
 import { countLabels, type Example, IGNORED_LABEL } from "./prompts/encode.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 

@@ -1,5 +1,4 @@
-// One row of data from one parsed value. Owns the kinds of rows, the fields of each and when a row is empty; refuses
-// files.
+// A row of data from a parsed value: its kind, its fields, and whether it is empty.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";

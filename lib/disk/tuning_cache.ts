@@ -1,4 +1,4 @@
-// Tuning tables on disk. Owns the file; refuses to measure. A table is a convenience: no state of the file is an error, and what does not fit is as good as absent.
+// Tables of tuned kernels on the disk. No state of the file is an error: a table that does not fit is treated as absent.
 import type { Device } from "../gpu/device.ts";
 import { formatTuning, parseTuning, type ReadTuning, tuningOf } from "../gpu/tuning.ts";
 import { writeFileAtomically } from "../files/atomic.ts";

@@ -1,4 +1,4 @@
-// Rows with choices as token ids for scoring. Owns finding the right choice and the prompt before it; refuses to score.
+// Rows with choices as token ids for scoring.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { kindName, placeName, placeOf, type Row } from "../data/row.ts";

@@ -1,4 +1,4 @@
-// Two models on the same questions or windows. Owns paired differences and their confidence intervals; refuses to measure.
+// Compares two models on the same questions or windows: paired differences with confidence intervals.
 import { CompressoError } from "../core/errors.ts";
 import type { PerplexityResult } from "./perplexity.ts";
 import { type ItemScore, meanAndError } from "./metrics.ts";

@@ -1,4 +1,4 @@
-// Questions as token ids, cut as lm-evaluation-harness cuts them. Owns where a context ends and a continuation begins; refuses to score.
+// Questions as token ids, split into context and continuation as lm-evaluation-harness does.
 import { CompressoError } from "../core/errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Sequence } from "./score.ts";

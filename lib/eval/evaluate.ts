@@ -1,4 +1,4 @@
-// Tasks scored by a model. Owns the way from a list of tasks to their scores; refuses to print and to keep files.
+// Scores tasks by a model.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";

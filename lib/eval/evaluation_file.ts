@@ -1,8 +1,6 @@
-// The file that an evaluation keeps its questions or windows in as they are scored, so that one that stops goes on. Owns the format and what
-// must agree; refuses to score.
+// The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
-// JSON lines: a head with what the evaluation is, then one line for each scored question or window. A line that was cut off as the process
-// ended is dropped; the others count.
+// JSON lines: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
 import { CompressoError } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";

@@ -1,4 +1,4 @@
-// What a model thinks of the tokens of given texts, place by place. Owns batches and their padding; refuses text and sums of choices (see score.ts).
+// Log-probabilities of the tokens of given texts.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Adapters, Model } from "../model/model.ts";

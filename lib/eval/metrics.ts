@@ -1,4 +1,4 @@
-// Accuracy of a task and its standard error, as lm-evaluation-harness defines them. Owns the formulas; refuses to score choices.
+// Accuracy of a task and its standard error, as lm-evaluation-harness defines them.
 import { pythonLength } from "../compat/python_text.ts";
 
 /** What the model made of one question. */

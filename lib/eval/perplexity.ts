@@ -1,4 +1,4 @@
-// Perplexity of a text in windows, each alone or sliding. Owns the protocol; refuses to read files.
+// Perplexity of a text in windows, each alone or sliding.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";

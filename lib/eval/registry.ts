@@ -1,4 +1,4 @@
-// The tasks that are built in, by name. Owns the list; refuses to define tasks.
+// The built-in tasks by name.
 import { CompressoError } from "../core/errors.ts";
 import { nearest } from "../core/check_options.ts";
 import type { TaskDefinition } from "./task.ts";

@@ -1,4 +1,4 @@
-// Perplexity over rows, each read alone: whole documents, or the responses to instructions. Owns the protocol; refuses to read files.
+// Perplexity over rows, each read alone: whole documents, or the responses to instructions.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Row } from "../data/rows.ts";

@@ -1,4 +1,4 @@
-// How likely continuations are, and multiple choice by them. Owns the score of a sequence; refuses prompts and text.
+// Log-likelihood of continuations, and multiple choice by them.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Sequence } from "../nn/token_tree.ts";

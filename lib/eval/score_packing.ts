@@ -1,4 +1,4 @@
-// Which sequences run together, and which of them share their beginnings. Owns the order and the size of passes; refuses to run them.
+// Packs sequences into passes and lets them share common beginnings.
 import { createTreeBuilder, nodeCount, type Sequence, tokenAt, type TokenTree } from "../nn/token_tree.ts";
 
 /** One pass of a model. */

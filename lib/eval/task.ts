@@ -1,4 +1,4 @@
-// What a task is: rows made into a context and choices. Owns the types of a definition and of a row's fields; refuses files and models.
+// Definition of a task: how a row becomes a context and choices.
 import { shownJson } from "../core/text.ts";
 import { CompressoError } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";

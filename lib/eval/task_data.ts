@@ -1,5 +1,4 @@
-// The questions of a task from its files, as the texts that a model will score. Owns where data lie, examples before a question and which rows
-// are taken; refuses tokens.
+// Questions of a task from its files, as the texts that a model scores.
 import { CompressoError } from "../core/errors.ts";
 import { type PlacedValue } from "../data/readers/values.ts";
 import { readValues } from "../disk/rows.ts";

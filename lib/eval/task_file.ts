@@ -1,4 +1,4 @@
-// Tasks that a user keeps in a file: a module that exports a definition, or JSON with templates. Owns reading both; refuses to run questions.
+// Tasks from a user's file: a module that exports a definition, or JSON with templates.
 import { CompressoError } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
 import { fileKind, isMissing } from "../files/held_file.ts";

@@ -1,4 +1,4 @@
-// Tasks of common sense and science, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
+// Common-sense and science tasks, with the prompts of lm-evaluation-harness.
 import { capitalize, trim, trimStart } from "../compat/python_text.ts";
 import { shownJson } from "../core/text.ts";
 import type { TaskDefinition, TaskItem, TaskRow } from "./task.ts";

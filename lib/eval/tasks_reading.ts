@@ -1,4 +1,4 @@
-// Tasks of reading and of stories, as lm-evaluation-harness asks them. Owns their prompts; refuses files and scores.
+// Reading and story tasks, with the prompts of lm-evaluation-harness.
 import { isObject, type Json } from "../core/guards.ts";
 import { parsePythonLiteral } from "../compat/python_text.ts";
 import { shownJson } from "../core/text.ts";

@@ -1,5 +1,4 @@
-// MMLU and BIG-bench-hard: tasks of many subsets with solved examples before each question, as lm-evaluation-harness asks them. Owns their
-// prompts and subsets; refuses the examples themselves, which are data.
+// MMLU and BIG-bench-hard: tasks with many subsets and solved examples before each question, with the prompts of lm-evaluation-harness.
 import { trim } from "../compat/python_text.ts";
 import { shownJson } from "../core/text.ts";
 import type { TaskDefinition, TaskItem, TaskRow } from "./task.ts";

@@ -1,4 +1,4 @@
-// Files and folders that appear whole or not at all, where a path leads through links. Owns tmp names, fsync and rename; refuses to know what is written.
+// Files and folders that appear whole or not at all: written beside their place, synced, then renamed. Links are followed.
 import { dirname, resolve, sep } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";

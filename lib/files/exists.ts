@@ -1,4 +1,4 @@
-// What stands at a path. Owns the questions whether something does, whether it is a folder, and what lies in it; refuses what is in files.
+// Whether a path exists, whether it is a folder, and what is in it.
 import { unreadable } from "./bytes.ts";
 
 /** Whether a file or folder is there and may be looked at. */

@@ -1,4 +1,4 @@
-// Digests of model files and data files, by which a later run knows them again.
+// Digests of model files and data files, by which a later run recognises them.
 import { createHash, type Hash } from "node:crypto";
 import { join } from "node:path";
 import { textIfThere } from "./text_file.ts";

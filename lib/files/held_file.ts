@@ -1,4 +1,4 @@
-// A file of the disk that is held open while it is read, whatever comes to its path meanwhile.
+// A file of the disk that is held open while it is read.
 import { type ByteSource, endsEarly } from "./system.ts";
 
 /** A file that is open until it is disposed. */

@@ -1,4 +1,4 @@
-// Folders and files that one process at a time writes to. Owns their locks, which the system gives back where a process dies; refuses to know what is written.
+// Locks of folders and files that one process at a time writes to. The system releases them when a process ends.
 import { CompressoError } from "../core/errors.ts";
 import { unwritable } from "./atomic.ts";
 

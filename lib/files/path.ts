@@ -1,4 +1,4 @@
-// Parts of paths, with / or \\ between them.
+// Parts of paths, with / or \ as separators.
 
 /** Path of the folder that a path is in; "." where it names none. */
 export function folderOf(path: string): string {

@@ -1,4 +1,4 @@
-// What this runtime brings beside files: unpackers of compressed data, and the size of the heap.
+// What this runtime offers beside files: unpackers of compressed data, and the size of the heap.
 import { Readable } from "node:stream";
 import { getHeapStatistics } from "node:v8";
 import {

@@ -1,4 +1,4 @@
-// Files as the library sees them: bytes under a name, and a file system that is handed in, of a disk or of memory.
+// Interfaces of files: bytes under a name, and a file system, of the disk or in memory.
 import { CompressoError } from "../core/errors.ts";
 
 /** Bytes under a name, on a disk, in memory or elsewhere. Holds nothing open. */

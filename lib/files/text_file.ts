@@ -1,4 +1,4 @@
-// A whole text from a file. Owns the decoding and the wording of what is wrong with the file; refuses to interpret the text.
+// Reads UTF-8 text files.
 import { CompressoError } from "../core/errors.ts";
 
 /** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */

@@ -1,5 +1,4 @@
-// A conversation with a model: questions in, answers out, piece by piece. Owns the turns, what is dropped where the context is full, and the cache;
-// refuses terminals.
+// A conversation with a model: questions in, answers out, piece by piece.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";

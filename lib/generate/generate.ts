@@ -1,4 +1,4 @@
-// Generation: a prompt continued token by token. Owns how tokens are read from the GPU and when to stop; refuses texts, and how one is chosen.
+// Generation: a prompt continued token by token.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode/pass.ts";

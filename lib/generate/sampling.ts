@@ -1,7 +1,7 @@
-// The next token from logits. Owns penalty, temperature, top-k, top-p and the draw; refuses models and texts.
+// The next token from logits.
 //
-// The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor,
-// TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper. Sums are in f64 here and in f32 there.
+// The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
+// TopKLogitsWarper, TopPLogitsWarper. Sums are in f64 here and in f32 there.
 import { CompressoError } from "../core/errors.ts";
 import type { NamesOf } from "../core/check_options.ts";
 import { notFinite } from "../nn/decode/pass.ts";

@@ -1,4 +1,4 @@
-// Data that a model writes itself, as in LLM-QAT. Owns the first tokens and the draws of each text; refuses files.
+// Data that a model writes itself, as in LLM-QAT.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";

@@ -1,5 +1,4 @@
-// Self-written data on disk: a part that grows and can be continued, then the whole file. Owns both files; refuses the
-// texts.
+// Self-written data on disk: a part that grows and can be continued, then the whole file.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { makeFolder } from "../files/atomic.ts";

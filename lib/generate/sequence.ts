@@ -1,4 +1,4 @@
-// Prompts that begin alike, continued on one cache of keys and values, as the turns of a chat are. Owns the cache and what it holds; refuses texts.
+// Continues prompts that begin alike on one KV cache, as the turns of a chat are.
 import { CompressoError } from "../core/errors.ts";
 import type { DecodePass } from "../nn/decode/pass.ts";
 import { checkSampling } from "./sampling.ts";

@@ -1,4 +1,4 @@
-// Stop strings in a text that comes in pieces. Owns what is held back and where the text ends; refuses tokens.
+// Stop strings in a text that arrives in parts.
 import { CompressoError } from "../core/errors.ts";
 import { shown } from "../core/check_options.ts";
 

@@ -1,4 +1,4 @@
-// Generation as text. Owns the way from tokens to pieces of text, and stop strings; refuses to choose tokens.
+// Generation as text.
 import { checkNames } from "../core/check_options.ts";
 import { createStreamDecoder, type StreamDecoder, type Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";

@@ -1,4 +1,4 @@
-// How fast tokens come. Owns the clock of one text; refuses to say what is fast.
+// Tokens per second of one text.
 import type { FinishReason } from "./generate.ts";
 
 /** Seconds of one text. Time in which nobody asked for a token is in neither. */

@@ -1,4 +1,4 @@
-// The adapter: which one, what is known of it and what it offers. Owns the choice and the error where there is none; refuses to open it.
+// The GPU adapter: which one is taken, what is known of it and what it offers.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";

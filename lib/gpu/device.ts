@@ -1,4 +1,4 @@
-// The GPU device: limits, error capture, memory budget and the count of live resources. Owns every allocation; refuses to know kernels.
+// The GPU device: limits, error capture, memory budget and the count of live resources.
 import type {
   AdapterFacts,
   DeviceBuffer,

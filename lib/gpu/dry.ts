@@ -1,4 +1,4 @@
-// A device that only counts: the code of a run allocates and records on it, and what it would have taken is the memory plan. Owns objects that do nothing; refuses to compute.
+// A device that only counts: the code of a run allocates and records on it, and the memory that it would have taken is the memory plan.
 import type { CompressoError } from "../core/errors.ts";
 import { type DeviceLimits } from "./types.ts";
 import { Device } from "./device.ts";

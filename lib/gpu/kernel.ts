@@ -1,4 +1,4 @@
-// Kernels: WGSL text with an explicit binding layout, compiled once per device. Owns the pipeline cache; refuses to record or run.
+// Kernels: WGSL text with an explicit binding layout, compiled once per device.
 import type { KernelSource } from "../../kernels/source.ts";
 import type { Device } from "./device.ts";
 

@@ -1,4 +1,4 @@
-// A plan: a recorded list of dispatches and copies that is replayed without allocation. Owns its uniform arena and bind groups; refuses buffers of others.
+// A plan: a recorded list of dispatches and copies that is replayed without allocation.
 import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer, DeviceTexture } from "./types.ts";
 import type { Device } from "./device.ts";

@@ -1,4 +1,4 @@
-// Bytes of GPU buffers back on the CPU, by way of a staging buffer of bounded size. Owns its pieces; refuses to wait for anything else.
+// Reads GPU buffers back to the CPU, through a staging buffer of bounded size.
 import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "./types.ts";
 

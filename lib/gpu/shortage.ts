@@ -1,4 +1,4 @@
-// How a device runs out of memory, and what to do then. Owns the words; refuses to watch.
+// How a device runs out of memory, and what to do then.
 
 /** How memory ran out; see {@link Device.shortageOf}. */
 export type MemoryShortage = "limit" | "adapter" | "lost";

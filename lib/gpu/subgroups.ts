@@ -1,4 +1,4 @@
-// Subgroup operations, where kernels may count on them. Owns the probe; refuses subgroups that vary in size or number their lanes in an order of their own.
+// Whether kernels may use subgroup operations: only where all subgroups have one size and number their lanes in order.
 
 /** Subgroups of one size, whose lanes are the invocations of a workgroup of that size in order. */
 export interface Subgroups {

@@ -1,4 +1,4 @@
-// Which variant of a kernel was found quickest for which work, by device, and its text form. Owns the table; refuses to know kernels, to measure and to touch files.
+// Which variant of a kernel is quickest for which work, by device, and the table as text.
 import { isObject } from "../core/guards.ts";
 import type { Device } from "./device.ts";
 

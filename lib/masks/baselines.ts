@@ -1,4 +1,4 @@
-// One-shot baselines that need no activations: magnitude, random, first-order Taylor. Owns these scores; refuses selection, learning and running a model.
+// One-shot baselines that need no activations: magnitude, random, first-order Taylor.
 import type { WeightSource } from "../spec/source.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../spec/decoder.ts";
 import { randomU32 } from "../core/random.ts";

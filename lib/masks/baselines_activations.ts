@@ -1,4 +1,4 @@
-// One-shot baselines that look at activations: Wanda-sp and FLAP. Owns these scores; refuses to gather the statistics (see lib/run/methods/calibrate.ts).
+// One-shot baselines from activation statistics: Wanda-sp and FLAP.
 import type { WeightSource } from "../spec/source.ts";
 import { projectionName } from "../spec/decoder.ts";
 import { rankBy, rankWithin } from "./baselines.ts";

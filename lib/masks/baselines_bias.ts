@@ -1,4 +1,4 @@
-// FLAP's bias compensation: what cut channels give on average stays as a bias of o_proj and down_proj. Owns these biases; refuses the choice of units.
+// FLAP's bias compensation: the mean output of cut channels is kept as a bias of o_proj and down_proj.
 import { CompressoError } from "../core/errors.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";

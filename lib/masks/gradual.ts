@@ -1,4 +1,4 @@
-// Gradual saliency: hard masks at the schedule's target, chosen anew every few steps by a running mean of squared mask gradients. Owns the mean and the choice; refuses the loop.
+// Gradual saliency: hard masks at the schedule's target, chosen again every few steps by a running mean of squared mask gradients.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "../units/layout.ts";
 import type { HeldUnits } from "../units/blocks.ts";

@@ -1,4 +1,4 @@
-// From learned log α to hard masks: which units stay, and the z of what stays. Owns that z; refuses learning and the choice of units.
+// From learned log α to hard masks: which units are kept, and their z.
 import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { Layout } from "../units/layout.ts";

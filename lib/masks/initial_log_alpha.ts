@@ -1,4 +1,4 @@
-// Where log α starts without looking at the model: near a constant of each kind, as published. Owns these constants; refuses saliency (see saliency.ts).
+// Start of log α without looking at the model: near a constant for each kind, as published.
 import { normal } from "../core/random.ts";
 import type { UnitTable } from "../units/table.ts";
 

@@ -1,4 +1,4 @@
-// How the multipliers of the sparsity constraint move. Owns the rules' names; refuses the arithmetic (see kernels/expected_size.wgsl).
+// Names of the rules by which the multipliers of the sparsity constraint move; the arithmetic is in kernels/expected_size.wgsl.
 
 /**
  * How λ1 rises and falls, and λ2 rises: "plain", by their gradients times the rate, so that they rest where the target is held; or "adam", by about the rate at

@@ -1,4 +1,4 @@
-// Learned masks on the GPU: log α of every unit, its samples, its update and the constraint. Owns these buffers and records; refuses the loop and its rates.
+// Learned masks on the GPU: log α of every unit, its samples, its update and the constraint.
 import {
   expectedSize,
   maskBounds,

@@ -1,4 +1,4 @@
-// What stands beside the saliency of a few batches, for what they cannot tell: the shape of the weights, and the saliency on other rows. Owns its scale; refuses gradients.
+// What is combined with the saliency of a few batches: the norms of the weights, and the saliency on other rows.
 import type { WeightSource } from "../spec/source.ts";
 import { normName, projectionName } from "../spec/decoder.ts";
 import type { UnitTable } from "../units/table.ts";

@@ -1,4 +1,4 @@
-// Where log α starts: an order of the units by what their loss costs. Owns the map from mask gradients to log α; refuses to run the model.
+// Start of log α from saliency: units in the order of the loss that they cost, from mask gradients.
 import type { SlotGradients } from "../nn/mask_slots.ts";
 import { unitParameters, type UnitTable } from "../units/units.ts";
 

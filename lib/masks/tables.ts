@@ -1,4 +1,4 @@
-// A unit table as kernels read it: see kernels/mask_tables.wgsl. Owns the packing; refuses buffers.
+// A unit table as kernels read it, see kernels/mask_tables.wgsl.
 import type { LayerPart, UnitTable } from "../units/table.ts";
 
 /** No unit, group or gate. */

@@ -1,4 +1,4 @@
-// What a model may be asked: tokens, labels and ids of its vocabulary, and adapters. Owns these types, checks, copies and their way to a pass; refuses to run anything.
+// Input of a model: tokens, labels and adapters, and their checks.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { type LoraConfig, refuseOthers } from "../spec/lora.ts";

@@ -1,4 +1,4 @@
-// How long something may work on the GPU. Owns its end: what is refused from then on, and that nothing is freed while a step uses it; refuses to know what is freed.
+// Lifetime of an object that works on the GPU: calls after its end are refused, and nothing is freed while a step uses it.
 import { CompressoError } from "../core/errors.ts";
 
 /** From its beginning to its end, which may come in the midst of work. */

@@ -1,4 +1,4 @@
-// A loaded model: the public handle with logits, gradients and evaluation. Owns the weights and cached passes; refuses training.
+// A loaded model: logits, gradients and losses.
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";

@@ -1,4 +1,4 @@
-// A part of a model as a model of its own: half a layer, or a band of the output head. Owns the renaming of tensors, masks and LoRA; refuses the GPU.
+// A part of a model as a model: half a layer, or a band of the output head.
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { EMBEDDING, HEAD, type LayerSpec, presentProjections } from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";

@@ -1,4 +1,4 @@
-// The buffers that a forward and backward pass works in. Owns their sizes and reuse: one layer's scratch serves all layers; refuses to record.
+// Buffers of a forward and backward pass. One layer's scratch serves all layers.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { AttentionScratch } from "./attention.ts";

@@ -1,5 +1,4 @@
-// Small computations whose results are known, for an adapter that nobody has tried yet. Owns which kernels they run, and how far an f32 result may be from the
-// exact one; refuses to say what fixes a wrong one.
+// Small computations with known results, to check an adapter.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";

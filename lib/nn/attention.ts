@@ -1,4 +1,4 @@
-// Causal attention with grouped KV heads, forward and backward. Owns tile choice and scratch; refuses RoPE tables (see rope.ts).
+// Causal attention with grouped KV heads, forward and backward.
 import {
   attentionKernel,
   attentionKeyGradKernel,

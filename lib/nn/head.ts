@@ -1,4 +1,4 @@
-// The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole. Owns the chunking; refuses the layers.
+// The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole.
 import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";

@@ -1,4 +1,4 @@
-// LoRA (Hu et al. 2021): y = W·x + s·B·A·x. Owns the scale s, the flat parameter buffers and their offsets; refuses the base weights.
+// LoRA (Hu et al. 2021): y = W·x + s·B·A·x.
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights } from "../spec/lora.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";

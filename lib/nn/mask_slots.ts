@@ -1,4 +1,4 @@
-// Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns. Owns the slot layout; refuses sampling and units.
+// Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns.
 import { existing } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";

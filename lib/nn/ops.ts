@@ -1,4 +1,4 @@
-// The elementwise and row-wise operations of a decoder, forward and backward, as records into a plan. Owns the kernels' parameters; refuses to allocate.
+// Elementwise and row-wise operations of a decoder, forward and backward, recorded into a plan.
 import {
   addBias,
   columnStats,

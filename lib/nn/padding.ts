@@ -1,4 +1,4 @@
-// How activations and weights lie in GPU memory. Owns the padding rules; refuses to allocate.
+// Padding of activations and weights in GPU memory.
 
 /** Rows of an activation buffer are padded to this many f32, so that a row can be copied to a texture (256 bytes). */
 export const COLUMN_ALIGN = 64;

@@ -1,4 +1,4 @@
-// A pass over a fixed number of tokens: buffers and context of forward, loss and backward. Owns what it allocates; refuses training rules.
+// A pass over a fixed number of tokens: buffers and context of forward, loss and backward.
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { createActivations, type PassShape } from "./activations.ts";

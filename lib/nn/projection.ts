@@ -1,4 +1,4 @@
-// A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward. Owns the order of its products; refuses to know what is projected.
+// A projection with LoRA and bias, y = W·x + s·B·A·x + b, forward and backward.
 import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { DecoderContext } from "./context.ts";

@@ -1,4 +1,4 @@
-// Rotary position embedding: the table of every scaling kind, and the dispatch that turns a buffer. Refuses positions outside the table.
+// Rotary position embedding: the table of every scaling kind, and the dispatch that rotates a buffer.
 import { ropeKernel } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";

@@ -1,4 +1,4 @@
-// Sequences with common beginnings as trees, in which a common token stands once. Owns the layout and its buffers; refuses to choose sequences.
+// Sequences with common beginnings as trees, in which a common token is computed once.
 import { CompressoError } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Pass, TreeBuffers } from "./context.ts";

@@ -1,4 +1,4 @@
-// The plan that asks a pass for log-probabilities of next tokens, with what it writes. Owns these buffers; refuses the layers' buffers and choices.
+// Log-probabilities of next tokens from a pass.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { recordTop, writeTargets } from "./head.ts";

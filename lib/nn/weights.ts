@@ -1,4 +1,4 @@
-// The frozen weights of a decoder in GPU memory. Owns their padding to the memory layout; refuses to know files and training.
+// The frozen weights of a decoder in GPU memory.
 import {
   biasName,
   type DecoderSpec,

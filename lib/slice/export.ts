@@ -1,4 +1,4 @@
-// A finished model as files that other programs load: a Hugging Face folder and a GGUF. Owns their places and what is said of who loads them; refuses formats' details.
+// Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
 import { CompressoError } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";

@@ -1,4 +1,4 @@
-// A run's LoRA beside the sliced model that it belongs to, for PEFT: the same model as the merged one, in two folders. Owns their places; refuses formats.
+// Exports a run's LoRA for PEFT beside the sliced model without LoRA.
 import type { FileSystem, Staged } from "../files/system.ts";
 import { type HfDtype, stageHf } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";

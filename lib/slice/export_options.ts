@@ -1,4 +1,4 @@
-// What may be asked of an export: names of its options, layouts, formats and types. Owns their checks; refuses to write.
+// Options of an export and their checks.
 import { CompressoError } from "../core/errors.ts";
 import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";

@@ -1,4 +1,4 @@
-// Layouts that programs without per-layer sizes load: padded to the widest layer, or cut alike in every layer. Owns the shapes; refuses files.
+// Layouts for programs without per-layer sizes: padded to the widest layer, and without layers that are cut whole.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";

@@ -1,4 +1,4 @@
-// LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A go the way of their weight. Owns that algebra; refuses merging (see slice.ts).
+// LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A are picked as those of their weight.
 import { CompressoError } from "../core/errors.ts";
 import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";

@@ -1,4 +1,4 @@
-// A source of weights whose tensors are rows and columns of another's: picked, scaled, padded with zeros. Owns that arithmetic; refuses to know why.
+// A source of weights whose tensors are rows and columns of another's: picked, scaled, padded with zeros.
 import { CompressoError } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";

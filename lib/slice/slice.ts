@@ -1,4 +1,4 @@
-// The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights. Owns that algebra; refuses files and the GPU.
+// The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";

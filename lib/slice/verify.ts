@@ -1,4 +1,5 @@
-// The proof that a sliced model is the masked one: equal logits on held-out tokens. Owns the comparison, layer by layer; refuses to hold a whole model.
+// Verifies a sliced model: its logits equal those of the masked model on held-out tokens. Compares layer by layer, so that no whole model is in
+// memory twice.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";

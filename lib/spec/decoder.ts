@@ -1,4 +1,4 @@
-// The decoder as data: everything that tells one LLaMA-like model from another. Owns the shapes and canonical tensor names; refuses files and the GPU.
+// The decoder as data: everything that tells one LLaMA-like model from another.
 
 /** How the RoPE frequencies are stretched for long contexts. */
 export type RopeScaling =

@@ -1,4 +1,4 @@
-// Weights in blocks of 32 columns, value = d·q + m, on the host. Owns the rounding and the packing into texels; refuses files and the GPU.
+// Weights in blocks of 32 columns, value = d·q + m, on the host.
 import { QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type QuantDtype } from "../../kernels/mod.ts";
 
 /** Rows of a matrix in blocks: column c of a row is d·q + m, with d and m of block ⌊c / 32⌋. */

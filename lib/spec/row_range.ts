@@ -1,4 +1,4 @@
-// A range of rows of a tensor, checked. Owns the arithmetic that every reader needs; refuses file formats.
+// A range of rows of a tensor, checked.
 import { CompressoError } from "../core/errors.ts";
 import type { RowRange } from "./source.ts";
 

@@ -1,4 +1,4 @@
-// What every reader of weights offers and every writer takes. Owns the interface; refuses any file format.
+// The interface of every reader of weights, which every writer takes.
 import type { QuantRows } from "./quant.ts";
 import type { DecoderSpec } from "./decoder.ts";
 

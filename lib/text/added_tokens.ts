@@ -1,5 +1,4 @@
-// Tokens that the files beside tokenizer.json add to it, as transformers adds them. Owns which they are, and their ids; refuses an id that another
-// token has.
+// Tokens that the files beside tokenizer.json add to it, as transformers adds them.
 import { CompressoError } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { tokenText } from "./tokenizer_json.ts";

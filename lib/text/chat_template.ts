@@ -1,5 +1,4 @@
-// Chat messages to one text. Owns the rendering of a tokenizer's Jinja template; refuses to tokenize and to invent a
-// template.
+// Renders chat messages to one text by a tokenizer's Jinja template.
 import { Template } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { rewriteStrips, STRIPS } from "../compat/jinja_strip.ts";

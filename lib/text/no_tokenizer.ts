@@ -1,4 +1,4 @@
-// The error of a model without a tokenizer, whatever was to be done with text. Owns its words; refuses to look for one.
+// The error of a model without a tokenizer.
 import { CompressoError } from "../core/errors.ts";
 
 /** The error; `what` says what cannot be done, `without` what needs no tokenizer. */

@@ -1,6 +1,5 @@
-// The text splits in front of byte-level BPE, by the names that GGUF files use for them. Owns that table and the split
-// of GPT-2; refuses to tokenize.
-// Sources: llama.cpp's src/llama-vocab.cpp for the names, the models' own tokenizer.json for the patterns.
+// The text splits before byte-level BPE, by the names that GGUF files use for them. Sources: llama.cpp's src/llama-vocab.cpp for the names, the
+// models' own tokenizer.json for the patterns.
 
 /** A pre-tokenizer as a node of tokenizer.json. */
 export type PreTokenizerNode = Readonly<Record<string, unknown>>;

@@ -1,5 +1,4 @@
-// Text to token ids and back. Owns the Tokenizer interface, loading from a Hugging Face folder and decoding piece by
-// piece; refuses to train or fetch.
+// Text to token ids and back, with a tokenizer of a Hugging Face folder.
 import { LibraryTokenizer } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";

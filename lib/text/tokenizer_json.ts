@@ -1,5 +1,4 @@
-// Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node otherwise than the Rust one.
-// Owns those rewrites; refuses to tokenize.
+// Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node differently from the Rust one.
 import { ByteFallbackDecoder, type LibraryTokenizer } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";

@@ -1,4 +1,4 @@
-// Bytes of a model's file, from its shape alone. Owns the sum by layers and the exact whole; refuses writing.
+// Bytes of a model's file, from its shape alone.
 import {
   type DecoderSpec,
   EMBEDDING,

@@ -1,4 +1,4 @@
-// Query heads in groups that share a KV head, made equal in size as every file format wants them. Owns the choice of the size; refuses weights.
+// Query heads in groups that share a KV head, made equal in size as every file format requires.
 
 /** Heads of a layer: the base's query head or KV head at each place, −1 for zeros. Query head h reads KV head floor(h / size). */
 export interface HeadPlan {

@@ -1,4 +1,4 @@
-// What must not be cut: protected layers, least widths, aligned widths. Owns their checks and how narrow each part may become; refuses units and scores.
+// Rules of what must not be cut: protected layers, minimum widths, aligned widths.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";

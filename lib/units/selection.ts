@@ -1,4 +1,4 @@
-// Which units fall for a target. Owns what a selection has to meet and the refusal of what cannot be reached; refuses scores of its own.
+// Selects the units to cut for a target.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";

@@ -1,4 +1,4 @@
-// The unit table: what each mask cuts and what it costs. Owns the table and its map to masks; refuses the choice of units, sampling and learning.
+// The unit table: what each mask cuts and what it costs.
 import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/mask_slots.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";

@@ -1,4 +1,4 @@
-// Targets as a size: parameters of the whole model, or bytes of its file. Owns the search for the sparsity that has it; refuses file formats.
+// Targets as a size, parameters of the whole model or bytes of its file: the search for the sparsity that has it.
 import { CompressoError } from "../core/errors.ts";
 import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
 import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";

@@ -1,4 +1,4 @@
-// All layers cut alike, learned as such: counts that meet a target, goals on the way to them, and the units that stay. Owns rows through all layers; refuses masks.
+// The layout uniform: all layers are cut to the same counts.
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Layout } from "./layout.ts";

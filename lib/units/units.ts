@@ -1,4 +1,4 @@
-// Prunable units, in one place for those who use them: table, rules, selection. Owns no code of its own.
+// Prunable units: table, rules and selection, re-exported.
 export {
   checkLayerTargets,
   checkReachable,

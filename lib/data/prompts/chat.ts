@@ -1,5 +1,4 @@
-// A conversation as tokens, with the mask of what is learned. Owns where the assistant's turns begin and end in the text
-// of a template; refuses labels and lengths.
+// Tokens of a conversation, with a mask of the tokens that are learned: the assistant's turns.
 import { CompressoError } from "../../core/errors.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import { encodeBehind, grow, NO_CONTEXT } from "./context.ts";

@@ -1,4 +1,4 @@
-// What a text is tokenized behind. Owns the tokens that a text has after another one; refuses layouts.
+// Tokenizes a text as the continuation of another one.
 import type { Tokenizer } from "../../text/tokenizer.ts";
 
 /** A text with its tokens. */

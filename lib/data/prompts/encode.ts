@@ -1,5 +1,4 @@
-// From a row to tokens and labels. Owns the collaborative prompt and what it costs, labels, and the truncation of long
-// rows; refuses to batch.
+// Tokens and labels of a row, with the collaborative prompt, cut where the row is too long.
 import type { ChatMessage } from "../../text/chat_template.ts";
 import { checkedRow, type InstructRow, type Row } from "../row.ts";
 import { encodeChat, encodeChatPrompt } from "./chat.ts";

@@ -1,5 +1,4 @@
-// The layout of prompts that goes with a tokenizer. Owns the three styles and where the collaborative prompt stands;
-// refuses labels and lengths.
+// The prompt layout that goes with a tokenizer, in three styles.
 import { CompressoError, type ErrorParts } from "../../core/errors.ts";
 import { shown } from "../../core/check_options.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";

@@ -1,5 +1,4 @@
-// An assistant's turn in the text of a chat template. Owns what is written around an answer, and where an answered turn begins whose template
-// opens the thoughts or leaves them out; refuses tokens and layouts without a template.
+// An assistant's turn in the text of a chat template: what is written around an answer, and where it begins.
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import { trim, trimEnd, trimStart } from "../../compat/python_text.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";

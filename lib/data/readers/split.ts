@@ -1,5 +1,4 @@
-// Text that arrives in pieces, cut into values: JSON lines, the elements of a JSON array, or one plain document, told
-// apart by content. Owns the cutting and the places; refuses to know what a row is.
+// Cuts a text that arrives in parts into values: JSON lines, the elements of a JSON array, or one plain document.
 import { isObject, type Json } from "../../core/guards.ts";
 
 /** Where a value stands. */

@@ -1,5 +1,4 @@
-// GGML's blocks of 32 values as codes and scales, value = d·q + m, without rounding them again. Owns which types can be had so; refuses files.
-// Layouts: see gguf_dequant.ts.
+// GGML's blocks of 32 values as codes and scales, value = d·q + m, without rounding. Layouts: see dequant.ts.
 import { minimum6, scale6 } from "./dequant.ts";
 import { f16Table, narrowF16 } from "../../core/half.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";

@@ -1,5 +1,5 @@
-// GGML block formats to f32. Owns the bit layouts; the results equal those of gguf-py bit for bit; refuses files and quantising.
-// In the comments: d and m are f16, q are the packed integers, s are scales. Layouts: ggml's ggml-common.h and dequantize_row_*.
+// GGML block formats to f32; the results equal those of gguf-py bit for bit. In the comments: d and m are f16, q are the packed integers, s are
+// scales. Layouts: ggml's ggml-common.h and dequantize_row_*.
 import { f16Table, widenBf16, widenF16 } from "../../core/half.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 

@@ -1,4 +1,4 @@
-// A model as a GGUF for llama.cpp. Owns the choice of arch, the metadata of the model, row order and what llama.cpp's deci needs; refuses tokenizers.
+// A model as a GGUF for llama.cpp.
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";

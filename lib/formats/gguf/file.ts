@@ -1,4 +1,4 @@
-// GGUF files: tensors by their name in the file, dequantised row by row. Owns reads; refuses to know what the tensors are for.
+// GGUF files: tensors by their name in the file, dequantised row by row.
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type ByteSource, streamBytes } from "../../files/system.ts";
 import { hasBlocks, unpackBlocks } from "./blocks.ts";

@@ -1,4 +1,4 @@
-// The header of a GGUF: metadata and where the tensors lie. Owns parsing and the checks against the file's size; refuses to read tensor data.
+// The header of a GGUF: metadata and where the tensors are, checked against the file's size.
 import { type ByteSource, firstBytes } from "../../files/system.ts";
 import { isGguf, looksLike } from "../sniff.ts";
 import { elementCount } from "../../spec/row_range.ts";

@@ -1,4 +1,4 @@
-// A GGUF of arch llama or deci as a source of weights. Owns the checks of its tensors and the order of q and k rows; refuses other architectures.
+// A GGUF of arch llama or deci as a source of weights.
 import { CompressoError } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";

@@ -1,4 +1,4 @@
-// Tensor names and row order of GGUF beside the canonical ones. Owns both translations; refuses files.
+// Tensor names and row order of GGUF, and the canonical ones for them.
 import {
   biasName,
   EMBEDDING,

@@ -1,4 +1,4 @@
-// f32 to GGML's stored types: f32, f16, bf16, Q8_0, Q4_0. Owns the rounding, that of ggml's reference quantiser bit for bit; refuses K-quants.
+// f32 to GGML's stored types: f32, f16, bf16, Q8_0, Q4_0, rounded as ggml's reference quantiser does, bit for bit.
 import { narrowBf16, narrowF16 } from "../../core/half.ts";
 import { TENSOR_FORMATS } from "./types.ts";
 

@@ -1,4 +1,4 @@
-// Metadata of a GGUF as a DecoderSpec. Owns the keys of arch llama and deci and what is refused; refuses other architectures and weights.
+// Metadata of a GGUF as a DecoderSpec.
 import {
   biasName,
   type DecoderSpec,

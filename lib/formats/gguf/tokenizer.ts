@@ -1,5 +1,4 @@
-// The tokenizer inside a GGUF, as a tokenizer.json. Owns the reading of `tokenizer.*` metadata ("gpt2" and "llama"
-// models); refuses other models and writing.
+// The tokenizer of a GGUF ("gpt2" or "llama") as a tokenizer.json.
 import { CompressoError } from "../../core/errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import type { Json } from "../../core/guards.ts";

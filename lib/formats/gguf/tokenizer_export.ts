@@ -1,5 +1,4 @@
-// A tokenizer as `tokenizer.*` metadata of a GGUF. Owns the inverse of gguf_tokenizer.ts; refuses tokenizers that
-// llama.cpp would read otherwise, but for what `ggufDifferences` says.
+// A tokenizer as `tokenizer.*` metadata of a GGUF, the inverse of tokenizer.ts.
 import { CompressoError } from "../../core/errors.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";

@@ -1,5 +1,4 @@
-// The vocabulary of GGUF: metadata values, tensor types and their block sizes. Owns the numbers of the format; refuses to read or write.
-// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+// Types of GGUF: metadata values, tensor types and their block sizes. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import { CompressoError } from "../../core/errors.ts";
 
 /** Types of a metadata value, at the index that the file stores (9 is the array). */

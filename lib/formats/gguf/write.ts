@@ -1,4 +1,4 @@
-// Writing of GGUF files (version 3), a tensor at a time. Owns the layout and the choice of value types; refuses to know architectures.
+// Writing of GGUF files (version 3), a tensor at a time.
 import { CompressoError } from "../../core/errors.ts";
 import type { FileSystem, StagedFile } from "../../files/system.ts";
 import { type GgufWriteType, quantize } from "./quant.ts";

@@ -1,4 +1,4 @@
-// config.json of a Hugging Face folder as a DecoderSpec. Owns the keys, their defaults (those of transformers 5) and what is refused; reads no file.
+// config.json of a Hugging Face folder as a DecoderSpec.
 import { z } from "../../core/packages.ts";
 import { type DecoderSpec, type LayerSpec, type Projection, withBiases } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";

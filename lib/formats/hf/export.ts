@@ -1,4 +1,4 @@
-// A model as a Hugging Face folder. Owns which configuration says its shape, and the folder's files; refuses to cut or pad.
+// A model as a Hugging Face folder.
 import { CompressoError } from "../../core/errors.ts";
 import {
   type DecoderSpec,

@@ -1,4 +1,4 @@
-// A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards. Owns the finding and checking of tensors; refuses pickles.
+// A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards.
 import { CompressoError } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";

@@ -1,4 +1,4 @@
-// How an error about a key of config.json reads. Owns that wording; refuses to know the keys.
+// How an error about a key of config.json reads.
 import { CompressoError } from "../../core/errors.ts";
 
 /** The error for a key of config.json. */

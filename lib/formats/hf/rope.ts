@@ -1,5 +1,4 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters.
-// Owns their rules; refuses kinds but default, linear, llama3.
 import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";

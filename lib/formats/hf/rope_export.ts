@@ -1,4 +1,4 @@
-// RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling). Refuses factors without a name.
+// RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling).
 import { CompressoError } from "../../core/errors.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";

@@ -1,4 +1,4 @@
-// LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors. Owns the tensors' names and their checks; refuses pickles.
+// LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors.
 import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";

@@ -1,4 +1,4 @@
-// adapter_config.json of PEFT (https://huggingface.co/docs/peft). Owns the keys, what they say of each module, and what is refused; reads no file.
+// adapter_config.json of PEFT (https://huggingface.co/docs/peft).
 import type { LoraConfig } from "../../spec/lora.ts";
 import { type Projection, projectionName, PROJECTIONS } from "../../spec/decoder.ts";
 import { z } from "../../core/packages.ts";

@@ -1,5 +1,5 @@
-// The header of a safetensors file: what tensors it holds and where. Owns the format's rules; refuses to read tensor data.
-// Format: u64 length, JSON {name: {dtype, shape, data_offsets}, __metadata__: {string: string}}, then the data without gaps.
+// The header of a safetensors file: what tensors it holds and where. Format: u64 length, JSON {name: {dtype, shape, data_offsets}, __metadata__:
+// {string: string}}, then the data without gaps.
 import { CompressoError } from "../../core/errors.ts";
 import { type ByteSource, firstBytes, readBytes } from "../../files/system.ts";
 import { looksLike, SNIFFED_BYTES } from "../sniff.ts";

@@ -1,4 +1,4 @@
-// Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked. Owns widening to f32; refuses models.
+// Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked.
 import { CompressoError } from "../../core/errors.ts";
 import { type ByteSource, readBytes, streamBytes } from "../../files/system.ts";
 import { widenBf16, widenF16 } from "../../core/half.ts";

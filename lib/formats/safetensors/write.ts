@@ -1,4 +1,4 @@
-// Writing of safetensors files, a tensor at a time, in one file or in shards with their index. Owns layout and narrowing; refuses models.
+// Writing of safetensors files, a tensor at a time, in one file or in shards with their index.
 import { CompressoError } from "../../core/errors.ts";
 import { type FileSystem, writeFile } from "../../files/system.ts";
 import { BF16_LIMIT, F16_LIMIT, firstAtLeast, narrowBf16, narrowF16 } from "../../core/half.ts";

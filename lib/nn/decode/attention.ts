@@ -1,4 +1,4 @@
-// Attention of tokens over a KV cache in buffers or textures. Owns the choice of kernel and its params; refuses to allocate.
+// Attention of tokens over a KV cache in buffers or textures.
 import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";

@@ -1,4 +1,4 @@
-// Decoding several sequences of the same length in step, token by token. Owns their caches and the plan of one token of each; refuses prompts, masks and LoRA.
+// Decodes several sequences of the same length together, token by token.
 import type { DeviceLimits } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";

@@ -1,4 +1,4 @@
-// Keys and values of the tokens read so far, for each layer. Owns their memory; refuses to compute.
+// The KV cache: keys and values of the tokens read so far, for each layer.
 import { existing } from "../../core/guards.ts";
 import { CACHE_KEYS, cacheFill } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";

@@ -1,4 +1,4 @@
-// The plan of one token by the same records as a forward pass: with LoRA, and where the fused step cannot serve. Owns its activations; refuses to be fast.
+// The plan of one token by the records of a forward pass: with LoRA, and where the fused step cannot be used.
 import { cacheAppend } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";

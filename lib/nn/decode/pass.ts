@@ -1,4 +1,4 @@
-// Decoding one sequence token by token with a cache of keys and values. Owns the sequence's state and which step it takes; refuses sampling and stop rules.
+// Decodes one sequence token by token with a KV cache.
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import { ropeTable } from "../attention.ts";

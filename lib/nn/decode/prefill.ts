@@ -1,5 +1,4 @@
-// The plans that read many tokens of a sequence at once, at its start or behind cached ones. Owns how many a plan takes, and how their keys and values get
-// into the caches; refuses logits.
+// Plans that read many tokens of a sequence at once, at its start or after cached ones.
 import { existing } from "../../core/guards.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";

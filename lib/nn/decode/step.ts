@@ -1,4 +1,4 @@
-// The plan of one token of generation: a few fused kernels a layer, no copies. Owns its buffers; refuses LoRA (see decode_general.ts).
+// The plan of one token of generation: a few fused kernels a layer, no copies. Without LoRA; see general.ts.
 import { existing } from "../../core/guards.ts";
 import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";

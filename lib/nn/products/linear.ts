@@ -1,4 +1,4 @@
-// Products of activations with frozen matrices, forward and backward. Owns the choice of kernel; refuses trained weights (see matmul.ts).
+// Products of activations with frozen matrices, forward and backward.
 import {
   productTexture,
   productTiled,

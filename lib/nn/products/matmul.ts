@@ -1,4 +1,4 @@
-// General f32 products of views of buffers: the thin ones of LoRA and their gradients. Owns the choice of kernel; refuses frozen matrices (see linear.ts).
+// General f32 products of views of buffers: the thin ones of LoRA and their gradients.
 import {
   BUFFER_GROUP,
   productBuffer,

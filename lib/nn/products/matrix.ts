@@ -1,4 +1,4 @@
-// Frozen weight matrices in GPU memory. Owns their storage (textures or buffers; f32, f16 or blocks; shards of rows); refuses to compute.
+// Frozen weight matrices in GPU memory.
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "../../../kernels/mod.ts";
 import { CompressoError } from "../../core/errors.ts";
 import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";

@@ -1,4 +1,4 @@
-// Rows of 16-byte texels to and from the memory of a matrix. Owns the copies; refuses to know what the texels mean.
+// Rows of 16-byte texels to and from the memory of a matrix.
 import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
 import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp } from "../padding.ts";

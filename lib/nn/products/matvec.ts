@@ -1,4 +1,4 @@
-// Products of frozen matrices with the one vector of a decoding step, each with what is made of it. Owns grids and params; refuses to allocate.
+// Products of frozen matrices with the one vector of a decoding step.
 import {
   MATVEC_BUFFER_ROWS,
   type MatvecEnding,

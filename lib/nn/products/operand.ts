@@ -1,4 +1,4 @@
-// Activations as operands of products: scratch textures where products read textures. Owns the scratch; refuses to compute.
+// Activations as operands of products: scratch textures where products read textures.
 import { PACK_GROUP, productPack } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";

@@ -1,5 +1,5 @@
-// Autotuning: the products of a decoder timed on the adapter at hand, with each tile that could serve them. Owns which products, the clock
-// and the verdict; refuses to know files. What it finds changes speed only: a tile that does not give the default's very bits is not taken.
+// Autotuning: the products of a decoder are timed on this adapter, with each tile that could serve them. A tile is taken only if it gives the
+// default's bits, so that only the speed changes.
 import { CompressoError } from "../../core/errors.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";

@@ -1,4 +1,4 @@
-// Tiles of the product kernels: candidates, defaults, and which of them a device uses. Owns the choice; refuses to measure (see tune.ts) and to record.
+// Tiles of the product kernels: candidates, defaults, and which of them a device uses.
 import { Sha256 } from "../../core/digest.ts";
 import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";

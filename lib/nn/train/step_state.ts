@@ -1,4 +1,4 @@
-// The numbers that change from step to step, as kernels/state.wgsl declares them. Owns their order; refuses to decide their values.
+// The numbers that change from step to step, in the order of kernels/state.wgsl.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 

@@ -1,4 +1,4 @@
-// Σ|W ∘ dL/dW| of a frozen matrix by row and by column. Owns how dL/dW is formed, a chunk of rows at a time; refuses to know what is projected.
+// Σ|W ∘ dL/dW| of a frozen matrix by row and by column.
 import { type NormLanes, weightTermColumns, weightTermRows } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import { compileKernel } from "../../gpu/kernel.ts";

@@ -1,8 +1,8 @@
-// What a cell is, as facts that decide its result: two cells with the same facts end alike. Owns the facts and their comparison; refuses to
-// store them.
+// The identity of a cell, as one JSON object: two cells with the same identity have the same result.
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { DEFAULT_SCHEDULE, isScheduleName } from "../schedule/builtin.ts";
+import { isObject } from "../core/guards.ts";
 import { differencesOf } from "../core/identity.ts";
 import { decidingOptions } from "../run/identity.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
@@ -29,16 +29,17 @@ export interface CellFacts {
 }
 
 /**
- * The facts, with all defaults filled in, so that a default that changes is noticed. Whether layers are computed anew changes no bit and is
- * none. Throws `CompressoError("usage")` for options that cannot work.
+ * The identity of a cell: the options that decide its result, with all defaults, and digests of what it reads. Throws `CompressoError("usage")` for
+ * options that cannot work.
  */
 export function identityOfCell(
   { options, prune, spec, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
-  const resolved = resolveOptions({ ...prune, rows: [] }, spec);
-  const { calibration: _isGiven, ...facts } = decidingOptions(resolved), { monitors, prompt } = resolved;
+  const resolved = resolveOptions({ ...prune, rows: [] }, spec), { monitors, prompt } = resolved;
+  const { calibration: _isGiven, ...facts } = decidingOptions(resolved);
   return {
-    ...Object.fromEntries(Object.entries({ ...facts, monitors }).flatMap(([name, value]) => flat(name, value))),
+    ...facts,
+    monitors: JSON.parse(JSON.stringify(monitors)),
     ...(calibration === null ? {} : { calibration }),
     prompt: promptName(prompt),
     schedule,
@@ -48,15 +49,15 @@ export function identityOfCell(
   };
 }
 
-/** A prompt's text in a few letters. */
+/** A short name of a prompt's text. */
 export function promptName(prompt: string | null): string {
   if (prompt === null) return "none";
   return prompt === COLLABORATIVE_PROMPT ? "collaborative" : `text ${digestOf([prompt])}`;
 }
 
 /**
- * A schedule in a few letters: its name, or a hash of its script; of one with `trust`, which may import others, the identity that its run has, for
- * which it is imported. Throws `CompressoError("input")` for a script that cannot be read, or with `trust` not be imported.
+ * A short name of a schedule: that of a built-in one, or a hash of a script. A script with `trust`, which may import other modules, is imported to get the
+ * identity that its run has. Throws `CompressoError("input")` for a script that cannot be read, or with `trust` not be imported.
  */
 export async function scheduleName(
   schedule: string | undefined,
@@ -68,54 +69,27 @@ export async function scheduleName(
     await using opened = await openSchedule(schedule, { trust });
     return opened.identity;
   }
-  return `${SCRIPT}${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
+  return `script ${digestOf([(await readScript(scriptUrl(schedule), { name: schedule })).text])}`;
 }
-
-/** How the fact of a schedule that is a script begins. */
-const SCRIPT = "script ";
 
 /** Whether a schedule is the path of a script, and neither a name nor a URL. */
 export function isScriptPath(schedule: string): boolean {
   return !isScheduleName(schedule) && !/^[a-z][a-z\d+.-]+:/i.test(schedule);
 }
 
-/** A monitor that is off, among the facts. */
-const OFF = "null";
-
 /**
- * What differs, in words; null where nothing does. Of a run that has ended it is known which monitors `raised` an alarm: what the others would
- * have done then has decided nothing. Nor has the shape of LoRA where it was never trained, but for a run that has not ended, whose checkpoint has it.
+ * What differs, in words; null where nothing does. Of a run that has ended, the monitors that `raised` an alarm are known: actions of the others had no
+ * effect.
  */
 export function differences(
   then: CellIdentity,
   now: CellIdentity,
-  { raised = null, hasEnded = raised !== null }: {
-    readonly raised?: readonly MonitorName[] | null;
-    readonly hasEnded?: boolean;
-  } = {},
+  { raised = null }: { readonly raised?: readonly MonitorName[] | null } = {},
 ): string | null {
-  const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).flatMap((name) => {
-    const whole = `monitors.${name}`, action = `${whole}.action`;
+  const monitors = isObject(now["monitors"]) ? now["monitors"] : {};
+  const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).map((name) =>
     // One that is off now would have raised none either, whatever its threshold was.
-    return now[whole] === OFF ? [whole, action, `${whole}.threshold`] : [action];
-  });
-  const ofLora = hasEnded && isWithoutLora(then) && isWithoutLora(now)
-    ? [...Object.keys({ ...then, ...now }).filter((name) => name.startsWith("lora.")), ...LORA_RATES]
-    : [];
-  return differencesOf(then, now, { idle: [...idle, ...ofLora] }).join("; ") || null;
-}
-
-/** Rates that only LoRA's steps have. */
-const LORA_RATES = ["rates.clipNorm", "rates.weightDecay"] as const;
-
-/** Whether LoRA stays at its beginning, where it adds nothing, as with `lora: false`; a script may go by the norm of its gradients all the same. */
-function isWithoutLora(facts: CellIdentity): boolean {
-  return !facts["schedule"]?.startsWith(SCRIPT) &&
-    ["rates.lora", "rates.postfinetune", "prefinetune", "postfinetune"].every((name) => facts[name] === "0");
-}
-
-/** An object's parts each by a name of its own. */
-function flat(name: string, value: unknown): [string, string][] {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return [[name, JSON.stringify(value) ?? ""]];
-  return Object.entries(value).flatMap(([part, inner]) => flat(`${name}.${part}`, inner));
+    monitors[name] === null ? `monitors.${name}` : `monitors.${name}.action`
+  );
+  return differencesOf(then, now, { idle }).join("; ") || null;
 }

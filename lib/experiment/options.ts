@@ -173,7 +173,7 @@ export function pruneOptions(
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
   // Base options of a grid may stand for its cells that train nothing, too.
   const idle: readonly string[] = [
-    ...(lora ? [] : ["rates.postfinetune", "rates.lora", "focus", "steps", "prefinetune", "postfinetune"]),
+    ...(lora ? [] : [...[...PATHS.values()].filter((path) => path.startsWith("lora.")), ...IDLE_WITHOUT_LORA]),
     ...(trains ? [] : LORA_RATES.map((rate) => `rates.${rate}`)),
   ];
   const values: Readonly<Record<string, unknown>> = cell;
@@ -183,7 +183,7 @@ export function pruneOptions(
     ...given,
     ["prompt", prompt],
     ["units", wordList(cell.units, UNIT_KINDS)],
-    ["lora.targets", wordList(cell.loraTargets, PROJECTIONS)],
+    ["lora.targets", lora ? wordList(cell.loraTargets, PROJECTIONS) : undefined],
     ["rules.protect", cell.protect && layersOf(cell.protect, layers)],
     ["monitors", cell.onAlarm === undefined ? undefined : alarmSettings(cell.onAlarm, { option: "onAlarm" })],
     // Its rows are read when the cell runs.
@@ -198,6 +198,12 @@ export function pruneOptions(
     ]),
   ]) as Omit<PruneOptions, "rows">;
 }
+
+/** Options beside LoRA's shape that a cell without LoRA ignores, or sets itself. */
+const IDLE_WITHOUT_LORA: readonly string[] = [
+  ...["rates.lora", "rates.postfinetune", "rates.clipNorm", "rates.weightDecay", "focus"],
+  ...["steps", "prefinetune", "postfinetune"],
+];
 
 /** An option's value as tables and folders show it. `option` says whether a text is a path, which on Windows has backslashes. */
 export function shownOption(value: unknown, option?: CellOptionName): string {

@@ -156,7 +156,7 @@ export class Store {
   async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
     const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
     if (!then) return { kind: "new" };
-    const what = differences(then, identity) && differences(then, identity, await this.#end(name));
+    const what = differences(then, identity) && differences(then, identity, { raised: await this.#raised(name) });
     if (what !== null) {
       const retry = await readJson<CellRetry>(join(dir, FILES.retry));
       const isThis = retry !== null && differences(retry.identity, identity) === null;
@@ -179,14 +179,12 @@ export class Store {
     return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
   }
 
-  /**
-   * Whether a run has ended, and the monitors that raised an alarm in it; null where that is unknown, as after a rollback: alarms of undone steps are gone.
-   */
-  async #end(name: string): Promise<{ readonly hasEnded: boolean; readonly raised: MonitorName[] | null }> {
+  /** The monitors that raised an alarm in a run that has ended; null where they are unknown, as after a rollback: alarms of undone steps are gone. */
+  async #raised(name: string): Promise<MonitorName[] | null> {
     const outcome = (await this.result(name))?.outcome ?? null;
-    const alarms = outcome?.alarms ?? (await this.summary(name))?.alarms ?? null, hasEnded = alarms !== null;
-    if (alarms === null || alarms.some(({ restored }) => restored !== null)) return { hasEnded, raised: null };
-    return { hasEnded, raised: [...new Set(alarms.map(({ monitor }) => monitor))] };
+    const alarms = outcome?.alarms ?? (await this.summary(name))?.alarms ?? null;
+    if (alarms === null || alarms.some(({ restored }) => restored !== null)) return null;
+    return [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
   /**

@@ -1,5 +1,6 @@
 // The types of an experiment: its definition, its cells, what is measured, and the report.
 import type { ErrorCode } from "../core/errors.ts";
+import type { RunIdentity } from "../core/identity.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { RowPerplexityResult } from "../eval/row_perplexity.ts";
 import type { Device } from "../gpu/device.ts";
@@ -171,7 +172,7 @@ export interface Cell {
 export type Filter = ReadonlyMap<string, readonly string[]>;
 
 /** Facts by name. */
-export type CellIdentity = Readonly<Record<string, string>>;
+export type CellIdentity = RunIdentity;
 
 /** One number of a model. */
 export interface Value {

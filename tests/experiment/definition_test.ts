@@ -286,16 +286,16 @@ Deno.test("a plan has the steps, tokens and facts of each cell, and names the ce
   assert.equal(first?.steps, 4 + 0 + 1);
   assert.equal(first?.tokens, 5 * 4 * 48);
   assert.equal(first?.state.kind, "new");
-  assert.equal(first?.identity["rates.lora"], "0.001", "defaults are part of what a cell is");
+  assert.partialDeepStrictEqual(first?.identity["rates"], { lora: 0.001 }, "defaults are part of what a cell is");
   assert.equal(first?.identity["prompt"], "none");
   // Another fact would make every finished cell another one.
-  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "2171c92ed539cf76");
+  assert.equal(digestOf([Object.keys(first?.identity ?? {}).sort().join()]), "72d2332481eb440e");
   const taylor = await planCells(
     resolveExperiment(defineExperiment({ ...PLAIN, grid: { method: ["taylor"] } })),
     store,
   );
-  assert.equal(taylor.cells[0]?.identity["ranking"], '"layer"');
-  assert.deepEqual([first, taylor.cells[0]].map((cell) => cell?.identity["focus"]), ["0.3", "1"]);
+  assert.equal(taylor.cells[0]?.identity["ranking"], "layer");
+  assert.deepEqual([first, taylor.cells[0]].map((cell) => cell?.identity["focus"]), [0.3, 1]);
   const long = defineExperiment({ ...PLAIN, grid: { seq: [48, 100_000] } });
   await assert.rejects(planCells(resolveExperiment(long), store), /longest context.*100000|cell seq=100000/s);
   await assert.rejects(planCells(resolveExperiment(long), store), ({ message }: Error) => {

@@ -135,7 +135,7 @@ Deno.test("a schedule's text is a fact of a cell, by whatever address it is name
       await Deno.writeTextFile(path, `export default { sparsity: () => ${share} };`);
       for (const schedule of [path, pathToFileURL(path).href]) {
         const { all } = await planCells(resolved({ grid: { schedule: [schedule] } }), new Store(`${folder}/out`));
-        facts.push(all[0]?.identity["schedule"]);
+        facts.push(String(all[0]?.identity["schedule"]));
       }
     }
     assert.match(facts[0] ?? "", /^script [0-9a-f]+$/);
@@ -154,7 +154,7 @@ Deno.test("of a trusted script what it imports is a fact of a cell as of its run
         resolved({ base: { ...PLAIN.base, schedule: path, trust } }),
         new Store(`${folder}/out`),
       );
-      return all[0]?.identity["schedule"] ?? "";
+      return String(all[0]?.identity["schedule"]);
     };
     const text = script('import { share } from "./share.ts";\n', "share"), paths: string[] = [];
     // In folders of their own: within a process what was imported once stays.

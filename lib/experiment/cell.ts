@@ -47,7 +47,7 @@ export async function pruneCell(
     readonly onBegin: () => void;
   },
 ): Promise<void> {
-  const { folder, prune, options, identity } = cell, told = new ShownAlarms();
+  const { folder, prune, options, identity } = cell, shown = new ShownAlarms();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
   const origin = await originOf({
@@ -56,8 +56,8 @@ export async function pruneCell(
     calibration: cell.calibration && fileOf(cell.calibration),
   });
   let session: PruneSession | null = null;
-  const tell = (alarms: readonly Alarm[]): void => {
-    for (const alarm of told.fresh(alarms)) events.onAlarm?.(alarm);
+  const showNew = (alarms: readonly Alarm[]): void => {
+    for (const alarm of shown.fresh(alarms)) events.onAlarm?.(alarm);
   };
   const { alarms } = await pruneToFolder(model, {
     ...prune,
@@ -87,11 +87,11 @@ export async function pruneCell(
     },
     onStart(started, doneBefore): void {
       session = started;
-      told.know(earlier, doneBefore);
+      shown.know(earlier, doneBefore);
     },
     async onRecord(record): Promise<void> {
       await events.onRecord?.(record);
-      tell(record.alarms);
+      showNew(record.alarms);
     },
     onScoring: (share) => events.onPhase?.("scoring units", share),
     onPhase: (phase, share) =>
@@ -101,7 +101,7 @@ export async function pruneCell(
       ),
   });
   // Alarms of masks that become hard after the last step are in no record.
-  tell(alarms);
+  showNew(alarms);
 }
 
 /** The file of a source; null for texts that a model writes. */

@@ -1,4 +1,5 @@
 // The report of an experiment as Markdown.
+import { formatCount } from "../report/numbers.ts";
 import { type DrawnChart, groupLabel } from "./charts.ts";
 import { UNEVENNESS } from "./run_numbers.ts";
 import type { Difference, Spread } from "./statistics.ts";
@@ -49,7 +50,7 @@ export function shownNumber(value: number, kind: NumberName["kind"]): string {
   if (!Number.isFinite(value)) return "–";
   if (kind === "accuracy") return `${(100 * value).toFixed(1)} %`;
   if (kind === "share") return percent(value);
-  if (kind === "count") return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
+  if (kind === "count") return formatCount(Math.round(value));
   if (kind === "seconds") return String(Math.round(value));
   if (kind === "loss") return value.toFixed(3);
   return value.toFixed(value < 100 ? 2 : 1);

@@ -337,7 +337,7 @@ class ModelSlot implements Disposable {
     try {
       await onModel?.(model, cell);
     } catch (error) {
-      // The next cell asks anew.
+      // The next cell loads it again.
       this.release();
       throw error;
     }

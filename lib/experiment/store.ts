@@ -24,9 +24,9 @@ import type {
   Value,
 } from "./types.ts";
 
-/** retry.json of a cell whose definition has changed: why it could not begin anew. */
+/** retry.json of a cell whose definition changed: why it could not run again. */
 interface CellRetry {
-  /** What it was to be. */
+  /** Its new identity. */
   readonly identity: CellIdentity;
   readonly failure: CellFailure;
 }
@@ -250,7 +250,7 @@ export class Store {
     return await recordsIn(join(this.cell(name), "records.jsonl"));
   }
 
-  /** Whether a cell's run can go on from its checkpoint. */
+  /** Whether a cell's run has a checkpoint to continue from. */
   async isResumable(name: string): Promise<boolean> {
     return await exists(join(this.cell(name), CHECKPOINT_FILE));
   }

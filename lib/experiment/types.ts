@@ -17,17 +17,17 @@ import type { Difference, Spread } from "./statistics.ts";
 export interface FileData {
   /** The file, as `readRows` takes it. */
   readonly file: string;
-  /** Rows that are taken at most, from the first on. */
+  /** Most rows to take, from the first on. */
   readonly limit?: number | undefined;
-  /** Rows that are taken from the end; not with `limit`. */
+  /** Rows to take from the end; not with `limit`. */
   readonly last?: number | undefined;
   /** Field that holds the text of a row. */
   readonly textField?: string | undefined;
-  /** Whether broken rows are left out, conversations that the chat template refuses among them. */
+  /** Whether broken rows are left out, also conversations that the chat template refuses. */
   readonly skipBroken?: boolean | undefined;
 }
 
-/** Texts that the unpruned model writes itself, once for the whole experiment; see `writeTexts` (LLM-QAT). */
+/** Texts that the model before pruning writes, once for the whole experiment; see `writeTexts` (LLM-QAT). */
 export interface SelfWrittenData {
   /** How many texts, and how long they are. */
   readonly generate: {
@@ -38,7 +38,7 @@ export interface SelfWrittenData {
   };
 }
 
-/** Where a cell's rows come from; a text alone is a file. */
+/** Where a cell's rows come from; a string is a file. */
 export type DataSource = string | FileData | SelfWrittenData;
 
 /** Perplexity of a text; see `perplexity`. */
@@ -76,8 +76,8 @@ export interface ChoicesMeasure {
 /** Accuracy on known tasks and its mean; see `evaluateTasks`. */
 export interface TasksMeasure {
   /**
-   * Names of built-in tasks, and paths of files with tasks of one's own, each measured under the task's own name. Modules are imported; an experiment
-   * in JSON names none but by one of {@link ExperimentDefinition.files} that is null there.
+   * Names of built-in tasks, and paths of files with tasks of your own, which are measured under the task's name. Modules are imported; an experiment in
+   * JSON can name a module only through an entry of {@link ExperimentDefinition.files} that is null.
    */
   readonly names: readonly string[];
   /** Folder with their files. */
@@ -86,7 +86,7 @@ export interface TasksMeasure {
   readonly limit?: number | undefined;
 }
 
-/** What is measured on every pruned model, and once on every model as it was. */
+/** What is measured on every pruned model, and once on every model before pruning. */
 export interface EvaluateDefinition {
   /** Perplexity of texts. */
   readonly perplexity?: readonly TextMeasure[] | undefined;
@@ -97,7 +97,8 @@ export interface EvaluateDefinition {
   /** Accuracy on known tasks. */
   readonly tasks?: TasksMeasure | undefined;
   /**
-   * The prompt at inference, before instructions of `rows` and `choices` and questions of `tasks` that have a context; each is measured by itself. Default: none.
+   * Prompts at inference, before instructions of `rows` and `choices` and questions of `tasks` that have a context; each is measured separately.
+   * Default: none.
    */
   readonly prompt?: readonly (boolean | string)[] | undefined;
 }
@@ -105,15 +106,15 @@ export interface EvaluateDefinition {
 /** Values of options that differ: every combination is a cell. */
 export type Grid = { readonly [name in keyof CellOptions]?: readonly Exclude<CellOptions[name], undefined>[] };
 
-/** An experiment. Paths are relative to the file that it is opened from, else to the current folder; those that begin with @ name one of `files`. */
+/** An experiment. Paths are relative to the file that it is opened from, or to the current folder; `@name` is an entry of `files`. */
 export interface ExperimentDefinition {
   /** Its name. */
   readonly name: string;
-  /** What it is to find out; stands above its tables. */
+  /** The question that it answers; the report begins with it. */
   readonly question?: string | undefined;
   /**
-   * Files that it uses by name. null: the command line must say where one lies; false: there is none unless it does, and measures that
-   * would use it are left out, as is a prompt at inference; without any left, there is none.
+   * Files by name. null: an override must give the path; false: there is no such file unless an override gives a path, and measures and prompts at
+   * inference that would use it are left out.
    */
   readonly files?: Readonly<Record<string, string | null | false>> | undefined;
   /** The model, or several by name. */
@@ -128,17 +129,17 @@ export interface ExperimentDefinition {
   readonly evaluate?: EvaluateDefinition | undefined;
 }
 
-/** An experiment whose form was checked. */
+/** A checked experiment. */
 export interface Experiment {
-  /** As it was given. */
+  /** Its definition. */
   readonly definition: ExperimentDefinition;
   /** Folder of the file that {@link openExperiment} took it from. */
   readonly root?: string;
 }
 
-/** Changes to an experiment, such as the command line makes. Paths are relative to the current folder. */
+/** Overrides of an experiment, such as the command line gives. Paths are relative to the current folder. */
 export interface ExperimentOverrides {
-  /** Folder that the definition's own paths are relative to. Default: that of the file that the experiment was opened from, else the current one. */
+  /** Folder to which the definition's paths are relative. Default: that of the experiment's file, or the current one. */
   readonly root?: string | undefined;
   /** Paths of named files; "none" for one whose measures are left out. */
   readonly files?: Readonly<Record<string, string>> | undefined;
@@ -146,11 +147,11 @@ export interface ExperimentOverrides {
   readonly models?: Readonly<Record<string, string>> | undefined;
   /** Paths of data sets by name; "data" is the only one of an experiment with one. */
   readonly data?: Readonly<Record<string, string>> | undefined;
-  /** Options set anew: the values of an axis, in place of the grid's, or one value in the base. What is a list itself has one value, whose parts may stand by themselves. */
+  /** Options to set: the values of an axis in place of the grid's, or one value in the base. An option that is a list has one value, whose parts may be given singly. */
   readonly set?: Readonly<Record<string, readonly unknown[]>> | undefined;
 }
 
-/** An experiment that is ready to be run: all paths are absolute. */
+/** An experiment with its overrides; all paths are absolute. */
 export interface ResolvedExperiment {
   readonly definition: ExperimentDefinition;
   readonly models: Readonly<Record<string, string>>;
@@ -162,27 +163,27 @@ export interface ResolvedExperiment {
 
 /** One run of an experiment. */
 export interface Cell {
-  /** The options along the axes; its folder is called so where no earlier grid has named it. */
+  /** Its options along the axes; also the name of its folder, unless an earlier grid named that otherwise. */
   readonly name: string;
   /** Options of the grid and those that all share. */
   readonly options: CellOptions;
 }
 
-/** Values by which cells are chosen: a cell must have one of them. */
+/** Values of options by which cells are chosen: a cell must have one of the values of each option. */
 export type Filter = ReadonlyMap<string, readonly string[]>;
 
-/** Facts by name. */
+/** What decides the result of a cell, as one JSON object. */
 export type CellIdentity = RunIdentity;
 
 /** One number of a model. */
 export interface Value {
   /** Name in tables, unique in an experiment. */
   readonly name: string;
-  /** Whether less is better. */
+  /** Its kind: less is better for perplexity, more for accuracy. */
   readonly kind: "perplexity" | "accuracy";
   /** The number. */
   readonly value: number;
-  /** Standard error from the choice of texts or rows alone; null where it is not known. */
+  /** Standard error from the choice of texts or rows only; null where unknown. */
   readonly stderr: number | null;
   /** Tokens or rows that it is a mean over. */
   readonly n: number;
@@ -196,7 +197,7 @@ export interface Value {
   readonly tasks?: number;
   /** The task that it is a score of. */
   readonly task?: string;
-  /** What its name says of the prompt at inference, where a task is scored with several: means are over values with one. */
+  /** What its name says of the prompt, where a task is scored with several: means are over values of the same prompt. */
   readonly label?: string;
 }
 
@@ -206,7 +207,7 @@ export interface Measure {
   readonly id: string;
   /** Whatever decides its values beside the model. */
   readonly identity: string;
-  /** Its values by the names that they have in this definition: they may have been taken under others. */
+  /** Gives values the names of this definition: they may have been taken under others. */
   readonly named: (values: readonly Value[]) => Value[];
   readonly take: (model: Model, control: Control) => Promise<Value[]>;
 }
@@ -217,18 +218,18 @@ export interface Control {
   readonly onProgress?: ((share: number) => void) | undefined;
 }
 
-/** Values of a model by measure, each with what decided it. */
+/** Values of a model by measure, each with the identity of the measure. */
 export type Measured = Readonly<Record<string, { readonly identity: string; readonly values: readonly Value[] }>>;
 
-/** Where a run cut. */
+/** What a run cut. */
 export interface CutProfile {
   /** Share cut of each layer's linear weights, cut hidden dims included. */
   readonly layers: readonly number[];
-  /** The same if every layer had lost the same share: the hard sparsity. */
+  /** The share of each layer if all were cut alike: the hard sparsity. */
   readonly uniform: number;
   /** Mean distance of the layers from it, each with the weight of its parameters. */
   readonly unevenness: number;
-  /** Share of the units whose chance to live lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
+  /** Share of the units whose probability of an open mask lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
   readonly undecided: number | null;
   /**
    * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
@@ -249,17 +250,17 @@ export interface LossProfile {
   readonly gap: number | null;
 }
 
-/** What a finished cell has. */
+/** The result of a finished cell. */
 export interface CellOutcome {
-  /** Sparsity as wanted, expected and reached. */
+  /** Sparsity: target, expected and hard. */
   readonly sparsity: RunSummary["sparsity"];
   /** Parameters of the whole model, before and after. */
   readonly parameters: RunSummary["parameters"];
-  /** Where it cut. */
+  /** What it cut. */
   readonly cut: CutProfile;
   /** How its loss went. */
   readonly loss: LossProfile;
-  /** Steps that were run, and tokens in them, padding left out. */
+  /** Steps, and tokens in them without padding. */
   readonly steps: number;
   readonly tokens: number;
   /** Labels of these steps. */
@@ -278,15 +279,15 @@ export interface CellOutcome {
 
 /** Why a cell failed. */
 export interface CellFailure {
-  /** That of the error; "defect" where it was none of the toolkit's own. */
+  /** Code of the error; "defect" for errors that are no `CompressoError`. */
   readonly code: ErrorCode | "defect";
   /** Its message. */
   readonly message: string;
   /** How often the cell was tried since it last went well. */
   readonly tries: number;
-  /** Measures that were missing then, by name, each with what decides its values; beside an outcome it counts while one of them is. */
+  /** Identities of the measures that were missing then, by name; beside an outcome the failure counts while one of them is missing. */
   readonly missing?: Readonly<Record<string, string>> | undefined;
-  /** Whether the pruned model lay there on purpose, and not for want of its measures alone. */
+  /** Whether the pruned model was kept on purpose, and not only because measures were missing. */
   readonly isKept?: boolean | undefined;
 }
 
@@ -294,20 +295,20 @@ export interface CellFailure {
 export interface CellResult {
   readonly cell: string;
   readonly identity: CellIdentity;
-  /** Null where the run failed, and no earlier one has ended. */
+  /** Null where the run failed and no earlier one finished. */
   readonly outcome: CellOutcome | null;
-  /** Null where all went well; beside an outcome, measures failed or a run anew that could not begin. */
+  /** Null where nothing failed; beside an outcome, a measure failed or a new run could not begin. */
   readonly failure: CellFailure | null;
 }
 
-/** How far a cell is. */
+/** The state of a cell. */
 export type CellState =
   | { readonly kind: "new" | "stopped" | "pruned" | "done" }
-  /** Its definition is not that of the folder. The last try to run it anew may have failed before it began. */
+  /** Its definition differs from that of its folder. The last try to run it again may have failed before it began. */
   | { readonly kind: "changed"; readonly what: string; readonly failure: CellFailure | null }
-  /** Its pruning may have ended well all the same. */
+  /** Its pruning may have finished nevertheless. */
   | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
-  /** Measures that are not taken yet; without the model's files they cannot be. The last try may have failed. */
+  /** Measures are missing, and can be taken only while the model exists. The last try may have failed. */
   | {
     readonly kind: "unmeasured";
     readonly missing: readonly string[];
@@ -319,7 +320,7 @@ export type CellState =
 export interface CellModel {
   /** Its name in the experiment. */
   readonly name: string;
-  /** Where it lies. */
+  /** Its path. */
   readonly path: string;
   /** Storage of its weights on the GPU. */
   readonly baseDtype: MatrixDtype;
@@ -327,25 +328,25 @@ export interface CellModel {
   readonly spec: DecoderSpec;
   /** Digest of its weights. */
   readonly weights: string;
-  /** Tokens that a text of its own has at most: its context without what its tokenizer puts before a text. */
+  /** Most tokens of a text that it writes: its context without what its tokenizer puts before a text. */
   readonly room: number;
 }
 
-/** A cell with all that decides it, where it lies and how far it is. */
+/** A cell with its inputs, identity, folder and state. */
 export interface PlannedCell extends Cell {
   /** The model that it prunes. */
   readonly model: CellModel;
   /** Where its rows come from. */
   readonly source: DataSource;
-  /** Where rows come from that tell units apart before pruning; null where there are none. */
+  /** Where its calibration rows come from; null for none. */
   readonly calibration: DataSource | null;
   /** Options of its run. */
   readonly prune: Omit<PruneOptions, "rows">;
-  /** What decides its result. */
+  /** Its identity. */
   readonly identity: CellIdentity;
   /** Name of its folder. */
   readonly folder: string;
-  /** How far it is. */
+  /** Its state. */
   readonly state: CellState;
   /** Steps of all stages. */
   readonly steps: number;
@@ -357,11 +358,11 @@ export interface PlannedCell extends Cell {
 export interface NumberName {
   /** Name in tables. */
   readonly name: string;
-  /** How it is shown; of measures more is better for "accuracy" alone. */
+  /** How it is shown; of measures, more is better for "accuracy" only. */
   readonly kind: Value["kind"] | "loss" | "share" | "count" | "seconds";
   /** Whether the model was measured, and not only the run. */
   readonly isMeasure: boolean;
-  /** Whether it is a part of a mean that is a number too. */
+  /** Whether it is part of a mean in the tables. */
   readonly isPart?: boolean;
 }
 
@@ -375,13 +376,13 @@ export interface ReportCell {
   readonly at: Readonly<Record<string, string>>;
   /** Its numbers by name. */
   readonly numbers: Readonly<Record<string, number>>;
-  /** What tells the tokens of a perplexity from others, by its name, where it was kept. */
+  /** Digests of the tokens of perplexities, by the name of the number. */
   readonly measuredTokens: Readonly<Record<string, string>>;
   /** Share cut of each layer. */
   readonly layers: readonly number[];
-  /** Steps that were run. */
+  /** Its steps. */
   readonly steps: number;
-  /** Tokens in them, padding left out. */
+  /** Tokens in them, without padding. */
   readonly tokens: number;
   /** Adapter that ran it. */
   readonly adapter: string;
@@ -389,9 +390,9 @@ export interface ReportCell {
   readonly alarms: readonly Alarm[];
 }
 
-/** Cells that differ by seed alone. */
+/** Cells that differ by their seed only. */
 export interface Group {
-  /** Values along the axes but the seed. */
+  /** Values along the axes except the seed. */
   readonly at: Readonly<Record<string, string>>;
   /** Names of its finished cells. */
   readonly cells: readonly string[];
@@ -405,9 +406,9 @@ export interface Group {
   readonly layerSpread: number | null;
 }
 
-/** What one step along an axis changes, all else equal. */
+/** What another value of an axis changes, all else equal. */
 export interface Contrast {
-  /** The option, and those that go with it. */
+  /** The option, and those that change with it. */
   readonly axis: string;
   /** Its first value. */
   readonly from: string;
@@ -415,7 +416,7 @@ export interface Contrast {
   readonly to: string;
   /** What changes; the unevenness of layers over the pairs of `layerDistance`. */
   readonly numbers: Readonly<Record<string, Difference>>;
-  /** Mean distance of the layers' cut shares between the two, without pairs of two uniform layouts, whose layers are cut alike whatever else differs. */
+  /** Mean distance of the layers' cut shares between the two, without pairs of two uniform layouts. */
   readonly layerDistance: Difference | null;
 }
 
@@ -423,27 +424,27 @@ export interface Contrast {
 export interface ExperimentReport {
   /** Name of the experiment. */
   readonly name: string;
-  /** What it is to find out. */
+  /** The question that it answers. */
   readonly question: string | null;
   /** What was run and how it was measured, line by line. */
   readonly protocol: readonly string[];
   /** Options that differ. */
   readonly axes: readonly string[];
-  /** Numbers that there are. */
+  /** The numbers of the tables. */
   readonly names: readonly NumberName[];
-  /** Measures of the models as they were, by model. */
+  /** Measures of the models before pruning, by model. */
   readonly dense: Readonly<Record<string, readonly Value[]>>;
-  /** How many of a task's questions did not fit a model's context and lost their beginning; tasks without such are left out. */
+  /** Tasks with questions that did not fit a model's context and lost their beginning. */
   readonly truncations: readonly {
     readonly model: string;
-    /** Its name, with what the names of its values say of the prompt. */
+    /** Its name, with the prompt where there are several. */
     readonly task: string;
     readonly truncated: number;
     readonly n: number;
   }[];
-  /** Cells that differ by seed alone. */
+  /** Cells that differ by their seed only. */
   readonly groups: readonly Group[];
-  /** What each value of an axis changes against its first. */
+  /** What each value of an axis changes against an earlier one. */
   readonly contrasts: readonly Contrast[];
   /** Finished cells. */
   readonly cells: readonly ReportCell[];
@@ -455,48 +456,48 @@ export interface ExperimentReport {
 
 /** Options of {@link runExperiment}. */
 export interface RunExperimentOptions extends ExperimentOverrides {
-  /** Where it runs. */
+  /** The device. */
   readonly device: Device;
-  /** Folder of all results; cells that are finished there are not run again. */
+  /** Folder of all results; finished cells in it are not run again. */
   readonly out: string;
   /** Cells to run: those with one of the values of each option. Default: all. */
   readonly only?: Filter | undefined;
-  /** Cells that are worked on in this sitting at most. */
+  /** Most cells to work on in this call. */
   readonly maxCells?: number | undefined;
-  /** "models" keeps the pruned models' folders, "none" removes each that is pruned now once it was measured. Default "none". */
+  /** "models" keeps pruned models, "none" removes each once it was measured. Default "none". */
   readonly keep?: "none" | "models" | undefined;
-  /** Only takes missing measures on models that were kept, and leaves them there. Default false. */
+  /** Only takes missing measures of models that were kept, and keeps them. Default false. */
   readonly evaluateOnly?: boolean | undefined;
-  /** Runs cells anew that failed, whose definition changed, or that lack measures and their model. Default false. */
+  /** Runs cells again that failed, whose definition changed, or that lack measures and their model. Default false. */
   readonly redo?: boolean | undefined;
-  /** Stops the work; the cell at work can go on from there. */
+  /** Stops the work; the present cell continues from there in the next call. */
   readonly signal?: AbortSignal | undefined;
-  /** Called before a cell is worked on, and waited for. */
+  /** Called before each cell; awaited. */
   readonly onCell?:
     | ((cell: PlannedCell, place: { readonly index: number; readonly count: number }) => void)
     | undefined;
-  /** Called when a cell has failed, and waited for; the others go on. */
+  /** Called when a cell failed; awaited. The other cells run. */
   readonly onFailure?: ((cell: PlannedCell, failure: CellFailure) => void) | undefined;
-  /** Called for what the user should know, and waited for. */
+  /** Called with notes for the user; awaited. */
   readonly onNote?: ((line: string) => void) | undefined;
-  /** Called when a model was loaded, before it is used for a cell. A `CompressoError` that it throws is that cell's failure. */
+  /** Called when a model was loaded, before a cell uses it. A `CompressoError` that it throws is that cell's failure. */
   readonly onModel?: ((model: Model, cell: PlannedCell) => Promise<void>) | undefined;
-  /** Called for every step, which the next one waits for. */
+  /** Called for every step; awaited. */
   readonly onRecord?: ((record: StepRecord) => void | Promise<void>) | undefined;
   /** Called for every alarm of a run, once. */
   readonly onAlarm?: ((cell: PlannedCell, alarm: Alarm) => void) | undefined;
-  /** Called while something else goes on, with its share done where known. */
+  /** Called during other work, with its share done where known. */
   readonly onPhase?: ((text: string, share?: number) => void) | undefined;
 }
 
-/** What a sitting has done. */
+/** The result of {@link runExperiment}. */
 export interface ExperimentResult {
-  /** Tables of all that is known by now. */
+  /** The report of all finished cells. */
   readonly report: ExperimentReport;
-  /** Files of the tables and charts. */
+  /** Files of the report. */
   readonly files: readonly string[];
-  /** Cells that failed, in this sitting or before. */
+  /** Cells that failed, in this call or before. */
   readonly failed: readonly { readonly cell: string; readonly message: string }[];
-  /** Chosen cells that are still to be done. */
+  /** Number of chosen cells that are not finished. */
   readonly left: number;
 }

@@ -138,12 +138,12 @@ Deno.test("Ctrl-C leaves a checkpoint of the run and tables, and the same comman
   const { code } = await child.status, [stdout, stderr] = await output;
   assert.equal(code, 130, stderr);
   assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +the same command goes on from there/);
+  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +the same command continues from there/);
   assert.ok(folder.has("out", "cells", "rank=2", "checkpoint.safetensors"));
   assert.match(await Deno.readTextFile(`${out}/report.md`), /- rank=2: stopped\n- rank=4: new/);
   const again = await cli([...args, "--only", "rank=2", "--json"]);
   assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, /run 1 of 1: rank=2 \(stopped, goes on, 12 steps\)/);
+  assert.match(again.stderr, /run 1 of 1: rank=2 \(stopped, continues, 12 steps\)/);
   const { cells, failed, left } = JSON.parse(again.stdout);
   assert.deepEqual([cells.length, failed, left], [1, [], 0]);
 });

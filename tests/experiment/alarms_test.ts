@@ -156,7 +156,7 @@ Deno.test("a report lists alarms, and says of how many runs the rates were halve
     const text = markdown(report, []);
     assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
     assert.match(text, /^\| 4 \| 2 \|/m);
-    assert.match(text, /n is the number of finished runs.* Halved are those of them that an alarm sent back/);
+    assert.match(text, /n is the number of finished runs.* Halved: runs that an alarm set back/);
     assert.match(text, /- rank 2: 1 of 2 runs continued with halved rates\n/);
     assert.match(
       text,

@@ -27,7 +27,7 @@ import type {
 /** Declares the verb. */
 export function experimentVerb(): CommandUnknownOpts {
   return verb("experiment", {
-    description: "Run a grid of prune runs, measure every model, and write tables and charts; finished runs are kept.",
+    description: "Run a grid of prune runs, measure every model, and write tables and charts. Finished runs are kept.",
     examples: [
       "experiment scripts/experiments/rank.ts --out runs/rank",
       "experiment scripts/experiments/rank.ts --dry-run --set steps=80 --only rank=2,seed=1",
@@ -39,7 +39,7 @@ export function experimentVerb(): CommandUnknownOpts {
   })
     .argument(
       "<file>",
-      "an experiment: a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json, which can neither set trust (--set trust=true does) nor name tasks that are modules (--file NAME=PATH does)",
+      "a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json",
     )
     .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
     .option(
@@ -49,17 +49,17 @@ export function experimentVerb(): CommandUnknownOpts {
     )
     .option(
       "--data <file>",
-      "the data, or NAME=PATH where there are several, in place of all that the definition says of the set; may be given more than once",
+      "the data, or NAME=PATH where there are several, in place of the definition's; may be given more than once",
       collect(namedPaths("--data", "data")),
     )
     .option(
       "--file <name=path>",
-      "where a file lies that the experiment names @NAME; none leaves out the measures that use it",
+      "path of a file that the experiment calls @NAME; none leaves out the measures that use it",
       collect(namedPaths("--file", null)),
     )
     .option(
       "--set <key=value>",
-      "an option of all runs, or the values of an axis, a new one or one that is the same in all grids: seed=1,2,3",
+      "an option of all runs, or the values of an axis: seed=1,2,3",
       collect(settings("--set")),
     )
     .option(
@@ -67,18 +67,18 @@ export function experimentVerb(): CommandUnknownOpts {
       "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
       collect(selection("--only"), { joins: true }),
     )
-    .option("--max-cells <count>", "runs in this sitting at most", wholeNumber("--max-cells", { least: 1 }))
+    .option("--max-cells <count>", "most runs in this call", wholeNumber("--max-cells", { least: 1 }))
     .option(
       "--keep <what>",
-      "models: leave the pruned models; none: remove each that is pruned now once it was measured",
+      "models: keep the pruned models; none: remove each once it was measured",
       oneOf("--keep", ["none", "models"]),
       "none" as const,
     )
-    .option("--evaluate-only", "only take measures that are missing, on models that were kept")
-    .option("--redo", "run anew what failed, has another definition than before, or lacks measures and its model")
+    .option("--evaluate-only", "only take missing measures, on models that were kept")
+    .option("--redo", "run again what failed, what has a changed definition, and what lacks measures and its model")
     .option(
       "--dry-run",
-      "list the runs with their steps, tokens and state, and what a sitting with these options would do; do nothing but read, import tasks of your own and schedules that are trusted, and look at others in their own processes",
+      "list the runs with their steps, tokens and state, and what this command would do; only reads files, and opens the scripts of tasks and schedules",
     )
     .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
     .option(...TUNING_OPTION)
@@ -118,7 +118,9 @@ async function run(file: string, settings: Settings): Promise<void> {
     });
     if (json) printJson({ out, cells: cells.map(cellFacts), sitting });
     else showPlan(cells, { sitting, out });
-    if (isRefused) note("compresso: a sitting would be refused: runs have another definition than before (--redo)");
+    if (isRefused) {
+      note("compresso: the command would be refused: definitions of runs have changed (--redo runs them again)");
+    }
     return;
   }
   const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
@@ -135,7 +137,7 @@ async function run(file: string, settings: Settings): Promise<void> {
     rule: "every run ends with a pruned model and its measures",
     value: `${first.cell}: ${first.message}`,
     fix:
-      "the same command tries failed runs again, from their checkpoints where there are any, and with --redo from the start; those whose pruned model lies there are only measured",
+      "the same command tries failed runs again, from their checkpoints if there are any; with --redo from the start. Runs whose pruned model exists are only measured",
   });
 }
 
@@ -182,7 +184,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     return await runExperiment(experiment, options);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
-    throw new CompressoError("aborted", { ...error.parts, fix: "the same command goes on from there" });
+    throw new CompressoError("aborted", { ...error.parts, fix: "the same command continues from there" });
   }
 }
 
@@ -200,12 +202,12 @@ function overridesOf({ model, data, file: files, set }: Settings): ExperimentOve
   };
 }
 
-/** Whether a run goes on from its checkpoint, if it has one: one that failed may. */
+/** Whether a run continues from its checkpoint, if it has one: also after a failure. */
 function isGoingOn({ kind }: PlannedCell["state"], { redo }: Pick<Settings, "redo">): boolean {
   return kind === "stopped" || (kind === "failed" && !redo);
 }
 
-/** What a sitting would do with a run; of one that stopped, or failed on its way, all its steps, of which some are done. */
+/** What the command would do with a run; for one that stopped or failed, all its steps, of which some are done. */
 interface Turn {
   readonly name: string;
   readonly steps: number;
@@ -244,7 +246,7 @@ function stateWord(state: PlannedCell["state"]): string {
   }
   if (state.kind === "changed") return state.failure ? "changed, failed before" : "changed";
   if (state.kind === "pruned") return "pruned, to be measured";
-  return state.kind === "stopped" ? "stopped, goes on" : state.kind;
+  return state.kind === "stopped" ? "stopped, continues" : state.kind;
 }
 
 /** Options whose values are names and paths, which may be called as a number is. */

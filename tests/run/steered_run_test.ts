@@ -19,6 +19,7 @@ import { keptUnits, selectedSpec, type UnitKind, unitTable } from "../../lib/uni
 import { keptBy } from "../../lib/run/methods/kept.ts";
 import { layerShares } from "../../lib/run/layer_states.ts";
 import { SPEC } from "../formats/models.ts";
+import { decoder } from "../units/helpers/decoders.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
@@ -150,6 +151,23 @@ Deno.test("a layer's own mask cuts of its heads and columns what they have left,
   assert.deepEqual(shares(["kv", "ffn", "layers"], 0.5, 0.25), { heads: 0.625, ffn: 0.625 });
   assert.deepEqual(shares(["kv", "ffn", "layers"], 1, 1), { heads: 1, ffn: 1 });
   assert.deepEqual(shares(["ffn", "layers"], 0.5, 0.25), { heads: 0.5, ffn: 0.625 });
+});
+
+Deno.test("the sparsity of a layer is the share of its parameters that is cut, in the unit of targets of layers", () => {
+  // Per hidden dim: 2 · 6 of a head (q, o) and of a KV group (k, v), 3 of an FFN column.
+  const table = unitTable(decoder([{ heads: 4, kvHeads: 2, ffn: 16 }]), ["heads", "ffn"]),
+    total = 12 * (4 + 2) + 3 * 16;
+  const sparsity = (cuts: readonly (readonly [unit: number, share: number])[]): number => {
+    const all = new Float64Array(table.count);
+    for (const [unit, share] of cuts) all[unit] = share;
+    return layerShares(table, all)[0]?.sparsity ?? NaN;
+  };
+  const near = (value: number, expected: number): void => assert.ok(Math.abs(value - expected) < 1e-12, `${value}`);
+  near(sparsity([]), 0);
+  near(sparsity([[0, 1]]), 12 / total);
+  near(sparsity([[0, 1], [1, 1]]), (24 + 12) / total); // K and V go with the last head of their group
+  near(sparsity([[0, 0.5], [1, 0.5]]), (12 + 12 / 4) / total);
+  near(sparsity([[table.ffnFirst, 1], [table.ffnFirst + 1, 0.5]]), 4.5 / total);
 });
 
 Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {

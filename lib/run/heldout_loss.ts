@@ -20,10 +20,17 @@ export interface HeldoutLoss {
 export async function heldoutLoss(
   model: Model,
   { heldout, heldoutLabels }: Pick<RunData, "heldout" | "heldoutLabels">,
-  { adapters, seq, signal }: { readonly adapters: Adapters; readonly seq: number; readonly signal: AbortSignal },
+  { adapters, seq, signal, onProgress }: {
+    readonly adapters: Adapters;
+    readonly seq: number;
+    readonly signal: AbortSignal;
+    /** Called after each sequence with the share that is done, from 0 to 1. */
+    readonly onProgress?: (share: number) => void;
+  },
 ): Promise<HeldoutLoss | null> {
   const labels = heldoutLabels.flatMap((own) => own.slice(1)).filter((id) => id !== IGNORED_LABEL).length;
   if (labels === 0) return null;
+  let done = 0;
   const mean = async (own: Adapters): Promise<number> => {
     let sum = 0;
     for (const [row, ids] of heldout.entries()) {
@@ -31,6 +38,7 @@ export async function heldoutLoss(
       tokens.set(ids);
       targets.set(heldoutLabels[row] ?? []);
       for (const loss of await model.tokenLosses(tokens, targets, { batch: 1, adapters: own, signal })) sum += loss;
+      onProgress?.(++done / (2 * heldout.length));
     }
     return sum / labels;
   };

@@ -96,6 +96,9 @@ export interface SessionParts extends RunPlatform {
   readonly calibrate?: ((how: { readonly cacheBytes: number }) => Promise<readonly Row[]>) | undefined;
 }
 
+/** Share of the time after the last step that the comparison takes; the rest is for the loss on held-out rows. */
+const COMPARED = 0.8;
+
 /**
  * A prune run with what follows it. Dispose it to free its GPU memory: at a pause that happens at once, and while it works as soon as that has
  * stopped. From then on it gives `CompressoError("usage")`. Disposing saves no checkpoint.
@@ -244,17 +247,23 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#free();
     const { device, spec, tokenizer } = this.#model, { size: wanted, units, seq } = this.options;
     const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
+    // FLAP's compensation is not in the model that was given.
+    const isMeasured = base === this.#model.source && result.heldoutLabels.length > 0;
+    const compared = isMeasured ? COMPARED : 1;
     const maskedVsSliced = await verifySliced(base, source, {
       device,
       adapters,
       tokens: heldout,
       ...verifyShape(this.options),
       signal,
-      ...(onProgress ? { onProgress } : {}),
+      onProgress: (share) => onProgress?.(compared * share),
     });
-    // FLAP's compensation is not in the model that was given.
-    const isOwn = base === this.#model.source;
-    this.#heldoutLoss = isOwn ? await heldoutLoss(this.#model, result, { adapters, seq, signal }) : null;
+    this.#heldoutLoss = isMeasured
+      ? await heldoutLoss(this.#model, result, {
+        ...{ adapters, seq, signal },
+        onProgress: (share) => onProgress?.(compared + (1 - compared) * share),
+      })
+      : null;
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
     const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });

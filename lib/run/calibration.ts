@@ -64,7 +64,7 @@ function encode(rows: readonly Row[], encoding: EncodeRowsOptions): ReturnType<t
 
 /**
  * What a run does about calibration where nothing is said of it: "own" texts for masks that are learned from saliency with a prior, "none" for others and
- * where a run that began without goes on.
+ * where a run is resumed that began without.
  */
 export function calibrationDefault(
   options: Pick<ResolvedOptions, "method" | "start" | "rates">,

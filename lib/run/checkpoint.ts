@@ -70,7 +70,7 @@ export async function readCheckpoint(
 }
 
 /**
- * What a run with this identity goes on from: as the checkpoint has it, with the rates that are given anew, and with what differs noted.
+ * The state that a run with this identity is resumed from: that of the checkpoint, with the rates that are given anew, and with what differs noted.
  *
  * @throws CompressoError("mismatch") where it is of another run.
  * @throws CompressoError("usage") for names in `mayDiffer` that may not differ.
@@ -91,7 +91,7 @@ export function resumedBy(
   return { identity: now, ...resumed(found), kept: found.kept.map(resumed) };
 }
 
-/** A run that goes on from a state with these changes, beside those that it had: an earlier state has them from itself on. */
+/** A state of a run that is resumed with these changes beside those that it had; an earlier state has them from its own step on. */
 function withChanges({ position, arrays }: RunState, differences: readonly string[], step: number): RunState {
   const { stopped: _stopped, ...plain } = position;
   const changes = [...position.changes ?? [], ...differences.length > 0 ? [{ step, differences }] : []]

@@ -240,7 +240,7 @@ export interface RunPosition extends Halved {
   readonly alarms: readonly Alarm[];
   /** Alarms that the next record says. */
   readonly unsaid: readonly Alarm[];
-  /** Alarms of the step at which one of them stopped the run, later than that of this state; a run that goes on has none. */
+  /** Alarms of the step at which one of them stopped the run, later than that of this state; a resumed run has none. */
   readonly stopped?: readonly Alarm[];
   /** Step after which the masks were last looked at. */
   readonly looked: number;

@@ -59,7 +59,7 @@ const OWN_FACTS: readonly string[] = [
 ];
 
 /**
- * What a run that goes on has otherwise than it began, a line each: `rates.lora: 0.001 then, 0.0001 now`. What `mayDiffer` names may differ; what
+ * What differs between a resumed run and its checkpoint, a line each: `rates.lora: 0.001 then, 0.0001 now`. What `mayDiffer` names may differ; what
  * is over by then stays as it was.
  *
  * @throws CompressoError("mismatch") for other differences.
@@ -102,7 +102,7 @@ export function changedRates({ rates: then }: RunIdentity, { rates: now }: RunId
 }
 
 /**
- * Refuses names of what may differ where no run goes on, and facts of the caller's by names that are the run's own. Throws `CompressoError("usage")`.
+ * Refuses names of what may differ where no run is resumed, and facts of the caller's by names that are the run's own. Throws `CompressoError("usage")`.
  */
 export function checkResuming(
   { mayDiffer = [], resume = false, identity = {} }: Pick<CheckpointOptions, "mayDiffer" | "resume" | "identity">,
@@ -110,7 +110,7 @@ export function checkResuming(
   if (mayDiffer.length > 0 && !resume) {
     throw new CompressoError("usage", {
       what: `cannot use ${option("mayDiffer")}`,
-      rule: `it says what a run that goes on may have otherwise, with ${option("resume")}`,
+      rule: `it says what may differ in a resumed run, with ${option("resume")}`,
       value: mayDiffer.join(", "),
       fix: "leave it out, or resume a run",
     });

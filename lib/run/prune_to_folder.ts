@@ -124,12 +124,12 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
   const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
+  if (typeof asked === "string") {
+    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
+  }
   const isNamed = asked !== undefined && asked !== "none";
   const resolved = resolveOptions({ ...rest, ...(isNamed ? { calibration: asked === "own" ? [] : asked } : {}) }, spec);
   const choice = asked ?? calibrationDefault(resolved, { resume, areThere });
-  if (typeof choice === "string") {
-    checkWord(choice, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
-  }
   const isOwn = choice === "own";
   if (typeof choice === "string") refuseReading(rest);
   // A run that ended before its first checkpoint has left records beside its texts.

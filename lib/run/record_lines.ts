@@ -10,7 +10,7 @@ export function linesUpTo(text: string, step: number): string {
 }
 
 /**
- * The text of a file with these records; null where it has them already, as `pruneToFolder` writes them while the run goes on. Those of a resumed run
+ * The text of a file with these records; null where it has them already, as `pruneToFolder` writes them during the run. Those of a resumed run
  * follow what stands there, as far as its last record is among `before`, the last ones of the run before it was resumed: some may be lost. Throws
  * `CompressoError("input")` where another run's stand there and not `replace`.
  */

@@ -20,7 +20,7 @@ function isOfPruning(name: ScheduledNumber): name is typeof OF_PRUNING[number] {
   return OF_PRUNING.some((one) => one === name);
 }
 
-/** Numbers that a run was told, as far as it was. */
+/** Numbers that the options of a run give and that a schedule may set. */
 export type OptionNumbers = Partial<Rates> & {
   /** Of LoRA: 0 is as if it was not given. */
   readonly dropout?: number | undefined;

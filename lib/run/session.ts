@@ -122,7 +122,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #since: RecordView[] = [];
   #pending: PendingStep[] = [];
   #lastFlush = performance.now();
-  /** One stream for all loops: the next loop goes on where the one before was left. Begun anew after an error. */
+  /** One stream for all loops: the next loop continues where the last one was left. Begun anew after an error. */
   #stream: AsyncGenerator<StepRecord, void, undefined> | null = null;
   #isDone = false;
   /** As they were given, one for each step. */
@@ -179,7 +179,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Drives the run and yields its records; a loop that is left pauses it, and the next one goes on right there. Leaving it saves nothing: to stop with a
+   * Drives the run and yields its records; a loop that is left pauses it, and the next one continues there. Leaving it saves nothing: to stop with a
    * checkpoint, fire the option `signal` and let the loop throw.
    *
    * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run; CompressoError("gpu") where it does not fit or the device fails,
@@ -289,7 +289,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     }
   }
 
-  /** The checkpoint that the run goes on from; null where it begins. */
+  /** The checkpoint that the run is resumed from; null where it begins. */
   async #checkpointToResume(): Promise<Checkpoint | null> {
     const { checkpoint } = this.#setup.original;
     if (!checkpoint?.resume) return null;
@@ -526,7 +526,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       this.#position = seen.position;
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);
-      if (record) yield record; // it counts as told, whatever the hook makes of it
+      if (record) yield record; // whatever the hook makes of it
       // A hook may have changed what was read before it, and thrown.
       const isBack = await this.#act(seen), read = hooks?.afterStep ? null : arrays;
       if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(read);

@@ -42,7 +42,7 @@ export function alignment(wanted: WantedSize | undefined, units: readonly UnitKi
 export interface SizeGoal {
   /** Units of the run. Where hidden dims are cut, sparsity is a share of the whole model, so that it says the size however many fall. */
   readonly table: UnitTable;
-  /** The sparsity that has the size, as far as it can be told before units are chosen. */
+  /** The sparsity that has the size, as far as it is known before units are chosen. */
   readonly sparsity: number;
   /** Widths of every layer at the size, where all are cut alike: those that a run has to learn. */
   readonly counts: UniformCounts | null;

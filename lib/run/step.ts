@@ -105,7 +105,7 @@ export function endedEarly(position: RunPosition, { stage, steps }: Pick<StagePl
   return { ...position, leftOutside: { ...position.leftOutside, [stage]: left } };
 }
 
-/** Where it is as its stage goes on: a schedule may end that anew, or no more. */
+/** Where it is as its stage continues: a schedule may end it again, or not. */
 export function reopened(position: RunPosition, stage: Stage | undefined): RunPosition {
   if (stage === undefined || position.begun === "hard") return position;
   if (stage === "prune") return { ...position, leftOut: 0 };

@@ -81,7 +81,7 @@ export interface Trainer extends Disposable {
    * through their masks.
    */
   setMasks(masks: MaskValues): void;
-  /** How often `setMasks` was called: whoever knows the masks of one count need not read them again. */
+  /** How often `setMasks` was called: masks that were read at the same count are still the same. */
   readonly maskWrites: number;
   /** Whether masks of units were set since the last step began. */
   readonly isWritten: boolean;

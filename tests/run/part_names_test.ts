@@ -1,18 +1,16 @@
-// What slices, plans and draws for programs refuses options and kinds of masks that it does not have: nobody would read them.
+// What slices and plans for programs refuses options and kinds of masks that it does not have: nobody would read them.
 import { sliceModel } from "../../mod.ts";
 import { sliceLora, uniformMasks } from "../../lib/masks/mod.ts";
-import { lineChart } from "../../lib/report/line_chart.ts";
 import { fits } from "../../lib/run/memory/advice.ts";
 import { adviseMemory, planMemory } from "../../lib/run/mod.ts";
 import { builtinSchedule } from "../../lib/schedule/mod.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 
-Deno.test("what slices, plans and draws refuses options and kinds of masks that it does not have", async () => {
+Deno.test("what slices and plans refuses options and kinds of masks that it does not have", async () => {
   const source = randomSource(SPEC), ones = new Float32Array(SPEC.hidden).fill(1);
   const long = { ...SPEC, maxPosition: 512 };
   const lora = { rank: 1, alpha: 1, targets: [], weights: new Map() };
-  const chart = { title: "a", x: { label: "x" }, y: { label: "y" }, series: [] };
   const calls: readonly (readonly [call: (options: object) => unknown, options: object, said: RegExp])[] = [
     [
       (options) => sliceModel(source, options),
@@ -47,12 +45,6 @@ Deno.test("what slices, plans and draws refuses options and kinds of masks that 
       async (budget) => fits(await planMemory(long), budget),
       { limit: 1 },
       /expected: options of a memory budget are memoryLimit/,
-    ],
-    [(options) => lineChart({ ...chart, ...options }), { tittle: "b" }, /'tittle'.*did you mean title\?/],
-    [
-      (x) => lineChart({ ...chart, x: { ...chart.x, ...x } }),
-      { log: true },
-      /'x.log'; expected: options within x are label, /,
     ],
     [(options) => builtinSchedule("cubic", options), { warmpu: 0.4 }, /'warmpu'.*did you mean warmup\?/],
   ];

@@ -1,9 +1,10 @@
 // The figures of a report: titles, captions, what is drawn, and the tables behind them.
+import type { Axis } from "./axes.ts";
 import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./facts.ts";
 import { heatMap } from "./heat_map.ts";
 import { layerBars } from "./layer_bars.ts";
 import { lineChart } from "./line_chart.ts";
-import type { Axis, LineSeries, PanelMark, Point, SeriesStyle } from "./line_panel.ts";
+import type { LineSeries, PanelMark, Point, SeriesStyle } from "./line_panel.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";

@@ -1,5 +1,6 @@
 // A chart of lines as one SVG document: title, legend and description around a panel.
-import { type Axis, linePanel, type LineSeries, type PanelMark, seriesSample } from "./line_panel.ts";
+import type { Axis } from "./axes.ts";
+import { linePanel, type LineSeries, type PanelMark, seriesSample } from "./line_panel.ts";
 import { heading, short, svgFigure, text, textWidth, wrapText } from "./svg.ts";
 
 /** What a chart shows. */

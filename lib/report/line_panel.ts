@@ -3,8 +3,6 @@ import { pathLine } from "../core/packages.ts";
 import { type AxesBox, type Axis, drawAxes } from "./axes.ts";
 import { colorRound, escape, line, round, seriesClass, text, widening } from "./svg.ts";
 
-export type { Axis } from "./axes.ts";
-
 /** A point of a series; a number that is not finite breaks the line. */
 export type Point = readonly [x: number, y: number];
 

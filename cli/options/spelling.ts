@@ -2,12 +2,16 @@
 import type { SpellOption } from "../../lib/core/errors.ts";
 import { entryOf, isOptionPath, nameOf } from "../../lib/run/options/table.ts";
 
-/** Options outside the table whose flags have another name: each flag gives one of several files or models. */
-const SINGULAR: ReadonlyMap<string, string> = new Map([["files", "file"], ["models", "model"]]);
+/** Options outside the table whose flags have another name. A flag gives one of several files or models. */
+const OTHERS: ReadonlyMap<string, string> = new Map([
+  ["files", "file"],
+  ["models", "model"],
+  ["replace", "overwrite"],
+]);
 
 /** The flag of an option: "--lora-rate". */
 export function flagOf(path: string): string {
-  const name = isOptionPath(path) ? nameOf(path) ?? path : SINGULAR.get(path) ?? path;
+  const name = isOptionPath(path) ? nameOf(path) ?? path : OTHERS.get(path) ?? path;
   const last = name.slice(name.lastIndexOf(".") + 1);
   return `--${last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
@@ -16,6 +20,10 @@ export function flagOf(path: string): string {
 export const spellFlag: SpellOption = (path, value) => {
   if (value === undefined) return flagOf(path);
   const isSwitch = isOptionPath(path) && entryOf(path).type === "switch";
-  if (isSwitch) return value === "false" ? flagOf(path).replace("--", "--no-") : flagOf(path);
+  if (isSwitch) {
+    const { default: isOn } = entryOf(path), off = flagOf(path).replace("--", "--no-");
+    // A switch that is on has a flag that turns it off.
+    return value === "false" ? off : isOn === true ? `no ${off}` : flagOf(path);
+  }
   return `${flagOf(path)} ${value}`;
 };

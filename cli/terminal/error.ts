@@ -54,13 +54,13 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
 
 /** Deno colours its own messages on imports, wherever they are shown; options are named by their flags. */
 function plainParts(parts: ErrorParts): ErrorParts {
-  const plain = (text: string): string => stripVTControlCharacters(spelled(text, spellFlag));
+  const spell = (text: string): string => stripVTControlCharacters(spelled(text, spellFlag));
   const { what, rule, value, fix, option } = parts;
   return {
-    what: plain(what),
-    ...(rule ? { rule: plain(rule) } : {}),
-    ...(value ? { value: plain(value) } : {}),
-    ...(fix ? { fix: plain(fix) } : {}),
+    what: spell(what),
+    ...(rule ? { rule: spell(rule) } : {}),
+    ...(value ? { value: spell(value) } : {}),
+    ...(fix ? { fix: spell(fix) } : {}),
     ...(option ? { option } : {}),
   };
 }

@@ -1,6 +1,7 @@
 // `compresso plan MODEL`: the GPU memory of a prune run, before anything is loaded.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, spelled } from "../../lib/core/errors.ts";
+import { spellFlag } from "../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
 import type { DeviceLimits } from "../../lib/gpu/types.ts";
 import { openSpec } from "../../lib/disk/open_model.ts";
@@ -68,7 +69,7 @@ export function planVerb(): CommandUnknownOpts {
           ...(target ? { target } : {}),
           fits: isEnough,
           ...plan,
-          advice,
+          advice: advice.map((one) => ({ ...one, change: spelled(one.change, spellFlag) })),
         });
       } else show(model, { spec, adapter, run: { ...run, baseDtype }, memoryLimit, target, plan });
       if (!isEnough) throw refusal({ ...plan, otherBytes: 0 }, { ...budget, advice });

@@ -52,8 +52,22 @@ export function spelled(text: string, spell: SpellOption): string {
   );
 }
 
-/** Options as programs write them. */
-const asInPrograms: SpellOption = (path, value) => value === undefined ? path : `${path}: ${JSON.stringify(value)}`;
+/** Options as programs write them: `rates.lora: 0.001`. */
+export const spellPath: SpellOption = (path, value) => {
+  if (value === undefined) return path;
+  return `${path}: ${/^(-?\d[\d.e+-]*|true|false)$/.test(value) ? value : JSON.stringify(value)}`;
+};
+
+/** The parts of an error with their options spelled. */
+export function spelledParts({ what, rule, value, fix, option }: ErrorParts, spell: SpellOption): ErrorParts {
+  return {
+    what: spelled(what, spell),
+    ...(rule === undefined ? {} : { rule: spelled(rule, spell) }),
+    ...(value === undefined ? {} : { value: spelled(value, spell) }),
+    ...(fix === undefined ? {} : { fix: spelled(fix, spell) }),
+    ...(option === undefined ? {} : { option }),
+  };
+}
 
 /**
  * An error that says what cannot be done, the rule, the present value and the fix.
@@ -75,7 +89,7 @@ export class CompressoError extends Error {
 
   /** Makes the message from its parts. */
   constructor(code: ErrorCode, parts: ErrorParts, options?: ErrorOptions) {
-    super(spelled(sentence(parts), asInPrograms), options);
+    super(spelled(sentence(parts), spellPath), options);
     this.code = code;
     this.parts = parts;
   }

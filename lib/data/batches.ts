@@ -1,6 +1,6 @@
 // Batches of token ids from rows, in an order that can be resumed exactly.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import type { DataReport, Row, TextRow } from "./rows.ts";
 import { checkedRow, placeName, placeOf, type RowPlace } from "./row.ts";
 import {
@@ -244,7 +244,7 @@ function named<T>(place: RowPlace, work: () => T): T {
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
     const { what, fix: own = "fix or remove the row" } = error.parts;
-    const fix = `${own}, or have such rows left out (prune --skip-broken)`;
+    const fix = `${own}, or have such rows left out (${option("skipBroken")})`;
     throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, fix }, {
       cause: error,
     });
@@ -349,7 +349,7 @@ export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "ma
     what: "cannot train on sequences of this length",
     rule: `the model's longest context is ${maxPosition} tokens`,
     value: String(seq),
-    fix: "lower --seq",
+    fix: `lower ${option("seq")}`,
   });
 }
 

@@ -1,5 +1,5 @@
 // A row of data from a parsed value: its kind, its fields, and whether it is empty.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";
 import { isObject, type Json } from "../core/guards.ts";
@@ -209,7 +209,7 @@ function parseFields(value: unknown, { textField }: RowFields): ParsedRow {
   return fault(
     'a row has "instruction" and "output" (and perhaps "input"), "messages", "conversations" or "text"',
     fieldsOf(value),
-    "rename the fields, or name the one that holds the text (--text-field, or `textField` in a program)",
+    `rename the fields, or name the one that holds the text (${option("textField")})`,
   );
 }
 

@@ -1,5 +1,5 @@
 // Rows of training and evaluation data from a file, with a report on what was left out.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ByteSource } from "../files/system.ts";
 import { type Codecs, type Compression, dataError, kindOf, textOf } from "./readers/bytes.ts";
@@ -121,8 +121,8 @@ export function parseRows(text: string, path: string, options: ReadOptions = {})
   return collector.finish(splitter.finish(), "none");
 }
 
-const BROKEN_FIX = "fix or remove it, or have broken rows left out (prune --skip-broken)";
-const FEWER_FIX = "take fewer with --limit-rows, or `limit` in a program";
+const BROKEN_FIX = `fix or remove it, or have broken rows left out (${option("skipBroken")})`;
+const FEWER_FIX = `take fewer with ${option("limit")}`;
 const HEAP_FIX = "give V8 a larger heap (DENO_V8_FLAGS=--max-old-space-size=MEGABYTES)";
 
 /** Keeps rows as their values come. */
@@ -172,7 +172,7 @@ function createCollector(path: string, options: ReadOptions & { readonly heap: n
     if (first !== null && first.kind !== row.kind) {
       throw dataError(path, "all rows are of one kind: instructions, conversations or texts", {
         value: `${first.place.label} is ${kindName(first.kind)}, ${place.label} is ${kindName(row.kind)}`,
-        fix: "split the file, or name the field that holds the text (--text-field, or `textField` in a program)",
+        fix: `split the file, or name the field that holds the text (${option("textField")})`,
       });
     }
     first ??= { kind: row.kind, place };

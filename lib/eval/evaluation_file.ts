@@ -1,7 +1,7 @@
 // The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
 // JSON lines: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
@@ -80,7 +80,7 @@ export async function openEvaluationFile<Known, Added>(
     await openAlone(path, {
       what: `cannot keep the evaluation in ${path}`,
       one: "evaluation",
-      fix: "wait for its end, or choose another --out",
+      fix: `wait for its end, or choose another ${option("out")}`,
     }),
   );
   const old = new TextDecoder().decode(await file.readAll()), entries = new Map<string, Map<number, Known>>();
@@ -132,7 +132,7 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
     what: `cannot go on with the evaluation in ${path}`,
     rule: "models, data and options are those of the first run",
     value: differing.join("; "),
-    fix: "give the same options, remove the file, or choose another --out",
+    fix: `give the same options, remove the file, or choose another ${option("out")}`,
   });
 }
 
@@ -149,6 +149,6 @@ function broken(path: string, value: string): CompressoError {
     what: `cannot go on with the evaluation in ${path}`,
     rule: "the file was written by an evaluation",
     value,
-    fix: "choose another --out",
+    fix: `choose another ${option("out")}`,
   });
 }

@@ -1,5 +1,5 @@
 // Questions of a task from its files, as the texts that a model scores.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type PlacedValue } from "../data/readers/values.ts";
 import { readValues } from "../disk/rows.ts";
 import { isFolder } from "../files/exists.ts";
@@ -246,7 +246,7 @@ async function noData(name: string, { folder, splits }: Wanted): Promise<never> 
       EXTENSIONS.join(", ")
     }`,
     value: await isFolder(folder) ? "no such file" : `${folder} is no folder`,
-    fix: "name the folder by --task-data, and its files by task and split",
+    fix: `name the folder by ${option("taskData")}, and its files by task and split`,
   });
 }
 

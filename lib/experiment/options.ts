@@ -85,8 +85,22 @@ export function isCellOption(name: string): name is CellOptionName {
   return Object.hasOwn(OWN, name) || PATHS.has(name);
 }
 
+/** What experiments have in place of options of a single run. */
+const IN_PLACE: Readonly<Record<string, string>> = {
+  resume: "the same command",
+  replace: "redo",
+  "export.replace": "redo",
+  skipBroken: "skipBroken of the data",
+  textField: "textField of the data",
+  limit: "limit of the data",
+  taskData: "evaluate.tasks.data",
+};
+
 /** How an experiment names an option of a run: "rates.lora" is loraRate. */
 export function spellCell(path: string, value?: string): string {
+  const other = IN_PLACE[path];
+  if (other !== undefined) return other;
+  if (path === "set" && value !== undefined) return `set ${value}`;
   const name = isOptionPath(path) ? nameOf(path) ?? path : path;
   return value === undefined ? name : `${name}: ${value}`;
 }

@@ -1,5 +1,5 @@
 // The plan of an experiment: its cells with options, identity and state, checked before anything runs.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, spelledParts } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../disk/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
@@ -7,13 +7,12 @@ import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/open.ts";
 import { checkFollowed, optionNumbers } from "../run/schedule_parts.ts";
-import { partsInOptions } from "./failure.ts";
 import { type CellPlace, placeCells } from "./folders.ts";
 import { chooseCells } from "./grid.ts";
 import { type CellFacts, differences, identityOfCell, scheduleName } from "./identity.ts";
 import { checkLengths, measuresOf, promptOf } from "./measures.ts";
 import { writtenRoom } from "../generate/self_data.ts";
-import { pruneOptions } from "./options.ts";
+import { pruneOptions, spellCell } from "./options.ts";
 import { RowCache, weightsDigest } from "./rows.ts";
 import type { Store } from "./store.ts";
 import type { Cell, CellModel, DataSource, Filter, Measure, PlannedCell, ResolvedExperiment } from "./types.ts";
@@ -61,7 +60,7 @@ export async function planCells(
       drafts.push(await planCell(cell, { experiment, cache, model, schedules, isChosen: chosen.has(cell.name) }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
-      const { what, ...parts } = partsInOptions(error.parts);
+      const { what, ...parts } = spelledParts(error.parts, spellCell);
       throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
     }
   }

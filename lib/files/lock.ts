@@ -1,5 +1,5 @@
 // Locks of folders and files that one process at a time writes to. The system releases them when a process ends.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { unwritable } from "./atomic.ts";
 
 /** Name of the file that is locked. One that a killed process has left holds nobody up. */
@@ -58,7 +58,7 @@ export class FolderLock implements Disposable {
       what: `cannot write to ${this.#folder}`,
       rule: "one run, sitting or export at a time writes to a folder",
       value: "another one writes to it",
-      fix: "wait for its end, or choose another --out",
+      fix: `wait for its end, or choose another ${option("out")}`,
     });
   }
 

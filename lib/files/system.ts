@@ -1,5 +1,5 @@
 // Interfaces of files: bytes under a name, and a file system, of the disk or in memory.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 
 /** Bytes under a name, on a disk, in memory or elsewhere. Holds nothing open. */
 export interface ByteSource {
@@ -144,7 +144,7 @@ export function occupied(path: string, count: number): CompressoError {
     what: `cannot write the folder ${path}`,
     rule: "the folder is new or empty",
     value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
-    fix: "choose another folder, or allow replacing this one (--overwrite)",
+    fix: `choose another folder, or allow replacing this one (${option("replace")})`,
   });
 }
 

@@ -63,8 +63,6 @@ export function textFields({ text, hasEnded }: SelfText): { readonly text: strin
   return hasEnded ? { text } : { text, ended: false };
 }
 
-/** Beginning of the error of a model that has nothing to say. */
-const CANNOT_WRITE = "cannot let the model write text";
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
 /** Other first tokens that are tried where a model has nothing to say after one. */
@@ -164,18 +162,21 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   }
 
   function fail(index: number): never {
-    throw new CompressoError("numeric", {
-      what: `${CANNOT_WRITE} ${index + 1}`,
-      rule: `after one of ${TRIES} first tokens the model goes on`,
+    throw new SilenceError(index);
+  }
+}
+
+/** The error of a model that writes nothing after any of the first tokens that were tried. */
+export class SilenceError extends CompressoError {
+  /** Names the text by its number. */
+  constructor(index: number) {
+    super("numeric", {
+      what: `cannot let the model write text ${index + 1}`,
+      rule: `after one of ${TRIES} first tokens the model continues`,
       value: "it ended each text at once, or wrote blanks alone",
       fix: "try another seed",
     });
   }
-}
-
-/** Whether it is the error of a model that has nothing to say after all first tokens that were tried. */
-export function isSilence(error: unknown): error is CompressoError {
-  return error instanceof CompressoError && error.code === "numeric" && error.parts.what.startsWith(CANNOT_WRITE);
 }
 
 /** A text under way. */

@@ -1,5 +1,5 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
@@ -7,10 +7,10 @@ import { openAlone, type OwnFile } from "../files/lock.ts";
 import { folderOf } from "../files/path.ts";
 import type { Model } from "../model/model.ts";
 import {
-  isSilence,
   SELF_DATA_NAMES,
   type SelfDataOptions,
   type SelfText,
+  SilenceError,
   textFields,
   writeTexts,
 } from "./self_data.ts";
@@ -84,7 +84,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
       what: `cannot write ${path}`,
       rule: "texts that are written already are kept",
       value: `${there} of them are, and ${count} are wanted`,
-      fix: `give --count ${there} or more, or start anew`,
+      fix: `give ${option("generate.count", there)} or more, or start anew`,
     });
   }
   if (there === 0) {
@@ -101,7 +101,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
       await onText?.(text);
     }
   } catch (error) {
-    throw isSilence(error) ? silenceAfter(written, error) : error;
+    throw error instanceof SilenceError ? silenceAfter(written, error) : error;
   }
   // While it is still held: whoever waits for it finds another file, or none.
   await publish(await file.readAll(), { part, path, count });
@@ -133,10 +133,12 @@ async function standing(
 
 /** The error of a text that the model does not begin, at which the series ends: the same settings fail there again, and others are none to go on with. */
 function silenceAfter(written: number, error: CompressoError): CompressoError {
-  const anew = "start anew with another seed (--seed, with --overwrite)";
+  const anew = `start anew with another ${option("generate.seed")} (and ${option("replace")})`;
   const fix = written === 0
     ? anew
-    : `lower count to ${written}, which are written (--count ${written} --resume), or ${anew}`;
+    : `lower count to ${written}, which are written (${option("generate.count", written)}, with ${
+      option("resume")
+    }), or ${anew}`;
   return new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
 }
 

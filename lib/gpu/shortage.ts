@@ -1,11 +1,12 @@
 // How a device runs out of memory, and what to do then.
 
+import { option } from "../core/errors.ts";
 /** How memory ran out; see {@link Device.shortageOf}. */
 export type MemoryShortage = "limit" | "adapter" | "lost";
 
-const LESS = "a smaller batch, sequence or --base-dtype";
+const LESS = `a smaller batch, sequence or ${option("baseDtype")}`;
 const FIXES: Readonly<Record<MemoryShortage, string>> = {
-  limit: `raise --memory-limit, or use ${LESS}`,
+  limit: `raise ${option("memoryLimit")}, or use ${LESS}`,
   adapter: `its memory is full: use ${LESS}, or another adapter`,
   lost: `its driver was reset, which often is for want of memory: try again with ${LESS}`,
 };

@@ -1,5 +1,5 @@
 // From learned log α to hard masks: which units are kept, and their z.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { Layout } from "../units/layout.ts";
 import { type SelectOptions, selectUnits } from "../units/selection.ts";
@@ -75,7 +75,7 @@ export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]
     what: `cannot give kept units the z '${kept}'`,
     rule: "hidden dims that stay have a z of 1",
     value: "no other units",
-    fix: "leave --kept-masks out; in an experiment give it to a grid of other units",
+    fix: `leave ${option("keptMasks")} out`,
   });
 }
 

@@ -59,7 +59,7 @@ const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|
 export async function readEvaluation(path: string): Promise<Evaluation[]> {
   const text = await readMarkedText(path, {
     what: `cannot read the evaluation ${path}`,
-    fix: "check the path, or make it with `compresso eval … --json`",
+    fix: "check the path, or make it with `compresso eval`, as JSON",
   });
   return parseEvaluation(text, path);
 }
@@ -160,8 +160,9 @@ function objects(value: unknown): Values[] {
 function wrong(path: string, value: string): CompressoError {
   return new CompressoError("input", {
     what: `cannot use the evaluation ${path}`,
-    rule: "it is what `compresso eval --json` prints: an object of tasks, perplexity or accuracy, or of several models",
+    rule:
+      "it is what `compresso eval` prints as JSON: an object of tasks, perplexity or accuracy, or of several models",
     value,
-    fix: "make it with `compresso eval … --json`",
+    fix: "make it with `compresso eval`, as JSON",
   });
 }

@@ -1,4 +1,5 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
+import { spelled, spellPath } from "../core/errors.ts";
 import { lastPart } from "../files/path.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
@@ -302,8 +303,8 @@ export function alarmTable(runs: readonly ReportRun[]): Table | null {
       runs.length === 1 ? `step ${step}` : `${run.name}, step ${step}`,
       monitor,
       restored === null ? action : `${action} to step ${restored}`,
-      message,
-      change,
+      spelled(message, spellPath),
+      spelled(change, spellPath),
     ])
   );
   return rows.length === 0 ? null : {

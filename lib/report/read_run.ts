@@ -1,6 +1,6 @@
 // Reads a run's folder for a report: records.jsonl, run.json, the checkpoint of an unfinished run, evaluations.
 import { isObject } from "../core/guards.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { z } from "../core/packages.ts";
 import { disk } from "../files/disk.ts";
 import { exists, isFolder, namesIn } from "../files/exists.ts";
@@ -313,7 +313,7 @@ async function noRun(folder: string): Promise<CompressoError> {
     what: `cannot report ${folder}`,
     rule: `a run's folder holds ${RECORDS_FILE}`,
     value: await isFolder(folder) ? "it holds none" : await exists(folder) ? "it is no folder" : "no such folder",
-    fix: "name the folder that `compresso prune` was given as --out",
+    fix: `name the folder that a run was given as ${option("out")}`,
   });
 }
 

@@ -35,7 +35,7 @@ import {
   RUN_FILES,
 } from "./folder.ts";
 import { checkExportSize } from "./size_goal.ts";
-import { isSilence, type SelfDataOptions } from "../generate/self_data.ts";
+import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
 import { resolveOptions } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
@@ -200,7 +200,7 @@ async function writeOwnTexts(
   try {
     return await writeCalibration(model, { tokens: options.seq, count: calibrationTexts(options), ...how });
   } catch (error) {
-    if (!isSilence(error)) throw error;
+    if (!(error instanceof SilenceError)) throw error;
     const fix = `give texts by ${option("calibration")}, or take ${option("calibration", "none")}`;
     throw new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
   }

@@ -1,5 +1,5 @@
 // Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
@@ -208,6 +208,6 @@ async function refuseFile(files: FileSystem, path: string): Promise<void> {
     what: `cannot write ${path}`,
     rule: "no file stands there",
     value: "there is one",
-    fix: "choose another folder, or allow replacing this one (--overwrite)",
+    fix: `choose another folder, or allow replacing this one (${option("replace")})`,
   });
 }

@@ -66,7 +66,7 @@ export async function stageAdapter(
   return {
     loadableBy: [
       { file: unmerged, programs: ["as model/, which has the LoRA of adapter/ merged"] },
-      { file: adapter, programs: [program, "compresso: --adapter, with unmerged/ as the model"] },
+      { file: adapter, programs: [program, "compresso, as the adapter of unmerged/"] },
     ],
     async commit(): Promise<void> {
       await model.commit();

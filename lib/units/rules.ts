@@ -1,5 +1,5 @@
 // Rules of what must not be cut: protected layers, minimum widths, aligned widths.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 
@@ -229,12 +229,20 @@ export function checkAnyUnits(
         }`,
         `most heads ${heads}, at least ${minimum.heads}`,
       ];
-    throw refusal(
-      `cannot prune ${kind}`,
-      rule,
-      value,
-      `take ${kind} out of the units${isLast ? "" : ", or loosen the rule"}`,
-    );
+    const fix = `take ${kind} out of the units${isLast ? "" : ", or loosen the rule"}`;
+    throw new NothingToCutError(kind, { rule, value, fix });
+  }
+}
+
+/** The error of a kind of units of which nothing may be cut. */
+export class NothingToCutError extends CompressoError {
+  /** The kind. */
+  readonly kind: UnitKind;
+
+  /** Says why. */
+  constructor(kind: UnitKind, parts: Omit<ErrorParts, "what">) {
+    super("usage", { what: `cannot prune ${kind}`, ...parts });
+    this.kind = kind;
   }
 }
 

@@ -1,5 +1,5 @@
 // Selects the units to cut for a target.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
@@ -325,7 +325,7 @@ function unreachable(
       ? `cutting ${units} leaves at least ${shown(most)} of ${counted(whole)}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
     value: limits.length > 0 ? `${asked}, limited by ${limits.join(", ")}` : asked,
-    fix: `${size ? `raise the number of ${size.unit}` : "lower --sparsity"}${
+    fix: `${size ? `raise the number of ${size.unit}` : `lower ${option("sparsity")}`}${
       limits.length > 0 ? ", loosen a limit" : ""
     } or add kinds to --units`,
   });
@@ -348,6 +348,6 @@ function unreachableLayer(
     what: `cannot cut ${goal} of layer ${layer}`,
     rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,
     value: String(goal),
-    fix: "lower the layer's target, or add kinds to --units",
+    fix: `lower the layer's target, or add kinds to ${option("units")}`,
   });
 }

@@ -1,5 +1,5 @@
 // Targets as a size, parameters of the whole model or bytes of its file: the search for the sparsity that has it.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type DecoderSpec, hasBias, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
 import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";
 import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
@@ -69,7 +69,7 @@ export function targetSparsity(
         [...table.kinds].join(", ")
       } leaves`,
       value: Number.isFinite(most) ? most.toLocaleString("en") : String(most),
-      fix: "give a number in that range, or add kinds to --units",
+      fix: `give a number in that range, or add kinds to ${option("units")}`,
     });
   }
   if (isUniform) {

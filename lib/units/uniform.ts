@@ -4,7 +4,7 @@ import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
-import type { UnitKind, UnitRules } from "./rules.ts";
+import { NothingToCutError, type UnitKind, type UnitRules } from "./rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
 
 /** Widths that all layers have in the end. */
@@ -75,7 +75,7 @@ export function tableOf(
   try {
     return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);
   } catch (error) {
-    if (!(error instanceof CompressoError) || error.parts.what !== "cannot prune kv") throw error;
+    if (!(error instanceof NothingToCutError) || error.kind !== "kv") throw error;
     throw new CompressoError("usage", {
       ...error.parts,
       what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
@@ -183,7 +183,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
         `layers have more ${isHead ? "heads" : "KV groups"} than the one that stays`,
         `each has one, and ${kind} is among the units`,
         `take ${
-          isHead ? "heads out of the units" : "heads in place of kv, or no kv (--units)"
+          isHead ? "heads out of the units" : "heads in place of kv, or no kv"
         }, or the layout "compact" or, where no size is asked for, "padded"`,
       );
     }

@@ -157,7 +157,7 @@ Deno.test("alarms of a run are told as they come, and a failed run advises what 
   const stopped = await cli([...args, "--set", "onAlarm=divergence=stop"]);
   assert.equal(stopped.code, 6, stopped.stderr);
   assert.match(stopped.stderr, /^alarm at step \d, divergence: the loss runs away.*; stopping; to fix it: lower/m);
-  assert.match(stopped.stderr, /only failed: .*--set onAlarm=divergence=warn, and --redo/);
+  assert.match(stopped.stderr, /only failed: .*set onAlarm=divergence=warn\), and redo/);
   const warned = await cli([...args, "--set", "onAlarm=divergence=warn", "--redo"]);
   assert.equal(warned.code, 0, warned.stderr);
   assert.match(warned.stderr, /^alarm at step \d, divergence: /m);

@@ -316,7 +316,7 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
   );
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
-    failure("input", /cannot format a chat, row 7; .*the template says: no; fix: .*prune --skip-broken/),
+    failure("input", /cannot format a chat, row 7; .*the template says: no; fix: .*skipBroken/),
   );
 });
 

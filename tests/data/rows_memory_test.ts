@@ -35,7 +35,7 @@ Deno.test("more rows than the heap has room for are refused with the place, befo
     const texts = Array.from({ length: 180 }, (_, index) => JSON.stringify({ text: long(index) }));
     const path = await file("texts.jsonl.gz", texts), heap = 64;
     const message =
-      /^input: cannot read the data of .*texts.*; expected: the rows fit into memory; got: 0\.\d+ GB after line (\d+), of a heap of 0\.07 GB; fix: take fewer with --limit-rows, or `limit` in a program, or give V8 a larger heap/;
+      /^input: cannot read the data of .*texts.*; expected: the rows fit into memory; got: 0\.\d+ GB after line (\d+), of a heap of 0\.07 GB; fix: take fewer with limit, or give V8 a larger heap/;
     const said = await read(path, { heap }), line = Number(message.exec(said)?.[1]);
     // 0.6 of a heap of 67 million bytes or a little more, by 400,000 each.
     assert.ok(line >= 95 && line <= 120, said);

@@ -99,7 +99,7 @@ Deno.test("parseRows() names the line or row that is broken", () => {
   refuse(lines(ROW) + '{"instruction": "Hi", \n' + lines(ROW), /data\.x.*line 2/);
   refuse(
     lines(ROW, { ...ROW, output: 3 }),
-    /"output" is a string; got: line 2 has a number as "output"; fix: .*--skip-broken/,
+    /"output" is a string; got: line 2 has a number as "output"; fix: .*skipBroken/,
   );
   refuse(lines(ROW) + "[1]\n", /each row is an object; got: line 2 is a list/);
   refuse(lines({ question: "?", answer: "!" }), /line 1 has "question", "answer"/);

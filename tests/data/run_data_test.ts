@@ -101,7 +101,7 @@ Deno.test("a row with a token that the model does not have is named, and left ou
     const { rows: read } = parseRows(rows.join("\n"), "rows.jsonl");
     for (const packing of [true, false]) {
       const options = optionsOf(read, { packing });
-      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*got: token \d+;.*--skip-broken/));
+      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*got: token \d+;.*skipBroken/));
       const { report } = encodeRun(own, options, { skipBroken: true });
       assert.deepEqual([report.broken, report.lines.broken], [1, [8]], `${key}, packing ${packing}`);
     }

@@ -1,6 +1,6 @@
 // What failed cells and plans advise: ways that an experiment has, in place of those of other verbs. Without a GPU.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, option } from "../../lib/core/errors.ts";
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
@@ -35,33 +35,19 @@ function advised(fix: string): string {
   return message.replace("cannot go on; fix: ", "");
 }
 
-Deno.test("a cell whose memory or schedule ended it is advised of the same command, and of --redo for other options", () => {
+Deno.test("a cell is advised of what an experiment has in place of options of a single run", () => {
+  const goOn = `continue (${option("resume")}) once more is free`;
   assert.equal(
-    advised("go on (prune --resume) once more is free; or start anew (prune --overwrite) and use --base-dtype q4"),
-    "the same command goes on once more is free; or run it anew (--redo) and use baseDtype q4",
+    advised(`${goOn}; or start anew (${option("export.replace")}) and use ${option("baseDtype", "q4")}`),
+    "continue (the same command) once more is free; or start anew (redo) and use baseDtype: q4",
   );
   assert.equal(
-    advised(
-      "use no longer --no-recompute (9 MiB), and go on (prune --resume); or start anew (prune --overwrite) and x",
-    ),
-    "use recompute: true (9 MiB), and the same command goes on; or run it anew (--redo) and x",
+    advised(`lower ${option("rates.lora")} or ${option("rates.logAlphaLimit")}`),
+    "lower loraRate or logAlphaLimit",
   );
   assert.equal(
-    advised("a run goes on from its last checkpoint by --resume, with as much time again; else fix the script"),
-    "the same command goes on from its last checkpoint, with as much time again; else fix the script",
-  );
-  assert.equal(
-    advised("give the same options, or another --out, or go on with the others by --may-differ schedule,rates"),
-    "run it anew with --redo, or put back what differs",
-  );
-});
-
-Deno.test("a cell whose model falls silent is advised of the definition's count and seed, not of the axis of seeds", () => {
-  assert.equal(
-    advised(
-      "lower count to 7, which are written (--count 7 --resume), or start anew with another seed (--seed, with --overwrite)",
-    ),
-    "lower generate.count of the data to 7, or give another generate.seed of the data (the option seed changes no text)",
+    advised(`have such rows left out (${option("skipBroken")})`),
+    "have such rows left out (skipBroken of the data)",
   );
 });
 
@@ -70,7 +56,7 @@ Deno.test("a task whose data are missing is advised of what says where they lie"
   await rejectsWith(
     plan({ evaluate: { tasks } }),
     "input",
-    /no folder; fix: name the folder by evaluate\.tasks\.data, or by --file NAME=PATH where that is @NAME, and its files/,
+    /no folder; fix: name the folder by evaluate\.tasks\.data, and its files/,
   );
 });
 

@@ -56,7 +56,7 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
       },
       /fix: give the folder in it: .*\/model$/,
     ],
-    [folderOf("adapter_config.json", "adapter_model.safetensors"), /fix: it is an adapter: .*--adapter$/],
+    [folderOf("adapter_config.json", "adapter_model.safetensors"), /fix: it is an adapter: .*as adapter$/],
     [folderOf("model-q8.gguf", "README.md"), /fix: give the file itself: .*model-q8\.gguf/],
     [
       folderOf("config.json", "pytorch_model.bin"),

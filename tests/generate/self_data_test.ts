@@ -113,7 +113,9 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
   // Nor are texts of a file: they are kept with as many as there are, as the error says.
   await inTemporaryFolder(async (folder) => {
     const file = { path: `${folder}/own.jsonl`, tokens: 2, seed: 1, count: 6 }, there = seen.length;
-    const said = `text ${there + 1};.*fix: lower count to ${there}, which .*--count ${there} --resume.*another seed`;
+    const said = `text ${
+      there + 1
+    };.*fix: lower count to ${there}, which .*generate\\.count: ${there}, with resume.*another generate\\.seed`;
     for (const resume of [false, true]) {
       await assert.rejects(writeTextFile(model, { ...file, resume }), isError("numeric", new RegExp(said)));
     }
@@ -122,7 +124,7 @@ Deno.test("a text that would be empty begins anew with another token, beside oth
     using silent = await loadModelFrom({ ...source, spec: { ...source.spec, eosIds: every } }, { device, tokenizer });
     await assert.rejects(
       writeTextFile(silent, { ...file, path: `${folder}/none.jsonl` }),
-      isError("numeric", /text 1;.*wrote blanks alone; fix: start anew with another seed/),
+      isError("numeric", /text 1;.*wrote blanks alone; fix: start anew with another generate\.seed/),
     );
   });
   await assert.rejects(writing(every), isError("numeric", /text 1;.*ended each text at once/));

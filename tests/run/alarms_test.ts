@@ -76,7 +76,7 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
       return `${alarm?.message} / ${alarm?.change}`;
     };
     assert.match(messageAt("collapse 4"), /collapse to one.*`tracking`/);
-    assert.match(messageAt("dead-layer 5"), /layer 1 is dead: 100\.0 % of its heads .*--protect 1/);
+    assert.match(messageAt("dead-layer 5"), /layer 1 is dead: 100\.0 % of its heads .*⟨rules\.protect=1⟩/);
     assert.match(messageAt("oscillation 10"), /3\d\.\d % of the \w+ \w+ turned back 3 times .*`mask`/);
     assert.match(messageAt("collapse 11"), /collapse to zero: 100\.0 % of the FFN columns/);
     assert.match(messageAt("constraint 4"), /expected sparsity 0\.0 %, target 20\.0 %/);
@@ -147,7 +147,7 @@ Deno.test("a loss that runs away leads back with halved rates; the files show th
       const [alarm, ...others] = lines.flatMap(({ alarms }) => alarms);
       assert.deepEqual(others, []);
       assert.deepEqual([alarm?.monitor, alarm?.step, alarm?.action, alarm?.restored], ["divergence", 5, "rollback", 0]);
-      assert.match(alarm?.change ?? "", /--lora-rate/);
+      assert.match(alarm?.change ?? "", /⟨rates\.lora⟩/);
       assert.deepEqual(lines[0]?.alarms, [alarm]);
       assert.deepEqual(
         lines.map(({ learningRate }) => learningRate),
@@ -178,7 +178,7 @@ Deno.test("a run that diverges whatever its rates stops after so many ways back,
     assert.equal(error.code, "numeric");
     assert.match(
       error.message,
-      /'divergence'.*runs away.*went back once before, and its rates were halved.*--lora-rate/,
+      /'divergence'.*runs away.*went back once before, and its rates were halved.*rates\.lora/,
     );
     const { step, alarms } = records.at(-1) ?? {};
     assert.deepEqual(alarms?.map(({ action }) => action), ["stop"]);

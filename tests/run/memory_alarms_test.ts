@@ -25,7 +25,7 @@ Deno.test("memory that runs out is told near the limit, and a run that it ends s
   assert.match(records[2]?.alarms[0]?.message ?? "", /MiB are in use, .*MiB were planned; the limit is/);
   assert.deepEqual([error.code, records.length], ["gpu", 4]);
   const fix =
-    /'memory'.*the limit does not allow.*fix: free what else lies on the device \(([\d.]+) MiB\), or raise --memory-limit, or use --/;
+    /'memory'.*the limit does not allow.*fix: free what else lies on the device \(([\d.]+) MiB\), or raise memoryLimit, or use [a-z]/;
   const others = Number(fix.exec(error.message)?.[1]) * 2 ** 20 / peakBytes;
   assert.ok(
     others > 1.9 && others < 2.5,
@@ -76,7 +76,7 @@ for (
   const watch = "memory" in monitors ? ", watched or not," : "";
   Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
     const { message } = await endedBy(how, { options: { monitors } });
-    const fix = "fix: go on \\(prune --resume\\) .*anew \\(prune --overwrite\\) and use --base-dtype q4";
+    const fix = 'fix: continue \\(resume\\) .*anew \\(export.replace\\) and use baseDtype: "q4"';
     assert.match(message, new RegExp(`${rule}.*${how}.*${fix}`));
   });
 }
@@ -87,6 +87,6 @@ Deno.test("layers that are computed anew need less and change no bit: a run that
   const { message } = await endedBy(NO_MORE, { options, resumed: { recompute: true } });
   assert.match(
     message,
-    /fix: use no longer --no-recompute \([\d.]+ MiB\), and go on \(prune --resume\); or start anew/,
+    /fix: use recompute: true \([\d.]+ MiB\), and continue \(resume\); or start anew/,
   );
 });

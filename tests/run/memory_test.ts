@@ -215,7 +215,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     await assert.rejects(run.prepare(), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "gpu");
       assert.match(error.message, /planned peak is within the memory limit, [\d.]+ MiB; got: the run needs [\d.]+ MiB/);
-      for (const change of [/--base-dtype q4/, /--batch \d/, /--seq \d+/, /no longer --no-recompute/]) {
+      for (const change of [/baseDtype: "q4"/, /batch: \d/, /seq: \d+/, /recompute: true/]) {
         assert.match(error.message, change);
       }
       return true;
@@ -252,10 +252,10 @@ Deno.test("advice is the mildest that fits of each kind, all together where one 
     const milder = batch ? { batch: batch + 1 } : seq ? { seq: seq + 32 } : null;
     if (milder) assert.ok((await planMemory(spec, { ...options, ...milder })).peakBytes > 0.6 * peakBytes);
   }
-  assert.ok(single.some(({ change }) => change.startsWith("--batch")) && single.some(({ options: o }) => o.seq));
+  assert.ok(single.some(({ change }) => change.startsWith("⟨batch=")) && single.some(({ options: o }) => o.seq));
   const [together, ...others] = await adviseMemory(spec, options, { memoryLimit: 4.5 * MIB });
   assert.ok(together && others.length === 0 && together.peakBytes <= 4.5 * MIB);
-  assert.match(together.change, /^--base-dtype q4 and --batch 1 and --seq \d+$/);
+  assert.match(together.change, /^⟨baseDtype=q4⟩ and ⟨batch=1⟩ and ⟨seq=\d+⟩$/);
   assert.deepEqual(await adviseMemory(spec, options, { memoryLimit: 1 }), []);
 });
 
@@ -266,7 +266,7 @@ Deno.test("LoRA that is too large for one buffer is refused with the rank that f
   assert.deepEqual((await planMemory(spec, { ...options, lora: { rank: 8 } })).excesses, []);
   const [advice, ...others] = await adviseMemory(spec, { ...options, lora: { rank: 60 } }, {});
   assert.ok(advice && others.length === 0);
-  const rank = Number(/^--rank (\d+)$/.exec(advice.change)?.[1]);
+  const rank = Number(/^⟨lora\.rank=(\d+)⟩$/.exec(advice.change)?.[1]);
   assert.deepEqual((await planMemory(spec, { ...options, lora: { rank } })).excesses, []);
   assert.match((await planMemory(spec, { ...options, lora: { rank: rank + 1 } })).excesses[0]?.what ?? "", /'lora/);
   await assert.rejects(checkMemory(demo, { lora: { rank: 65536 } }), /cannot prune in the memory that there is/);
@@ -279,12 +279,12 @@ Deno.test("LoRA that is too large for one buffer is refused with the rank that f
 Deno.test("a lower rank is advised together with the other changes where it takes all of them, and where it takes the shortest sequences too", async () => {
   const spec = await openSpec("demo"), options = { lora: { rank: 128 } };
   const least = { baseDtype: "q4", batch: 1 } as const;
-  for (const [others, words] of [[least, ""], [{ ...least, seq: 32 }, " and --seq 32"]] as const) {
+  for (const [others, words] of [[least, ""], [{ ...least, seq: 32 }, " and ⟨seq=32⟩"]] as const) {
     const { peakBytes } = await planMemory(spec, { ...options, ...others, lora: { rank: 4 } });
     const [advice, ...more] = await adviseMemory(spec, options, { memoryLimit: peakBytes });
     assert.ok(advice && more.length === 0);
     assert.deepEqual([advice.change, advice.peakBytes], [
-      `--rank 4 and --base-dtype q4 and --batch 1${words}`,
+      `⟨lora.rank=4⟩ and ⟨baseDtype=q4⟩ and ⟨batch=1⟩${words}`,
       peakBytes,
     ]);
   }
@@ -301,8 +301,8 @@ Deno.test("a run over its limit by bytes is said to be over it, and what cannot 
   };
   const [limit, needed, fix] = await shownOf(peakBytes - 1);
   assert.ok(Number(limit) < Number(needed), `${limit} ${needed}`);
-  assert.match(fix ?? "", /^raise --memory-limit, or use --rank \d+ /);
-  assert.equal((await shownOf(2 * MIB))[2], "raise --memory-limit, or use a smaller model");
+  assert.match(fix ?? "", /^raise ⟨memoryLimit⟩, or use ⟨lora\.rank=\d+⟩ /);
+  assert.equal((await shownOf(2 * MIB))[2], "raise ⟨memoryLimit⟩, or use a smaller model");
   const limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 1024 };
   await assert.rejects(
     checkMemory(spec, { ...options, adapter: { limits, isCpu: false } }, { memoryLimit: 2 * MIB }),
@@ -318,7 +318,7 @@ Deno.test("a batch of 100,000 sequences is refused as others are, with what woul
   assert.equal(rows / headRowsFor(spec.vocab, rows), 50_000);
   await assert.rejects(checkMemory(spec, options), (error) => {
     assert.ok(error instanceof CompressoError && error.code === "gpu", `${error}`);
-    assert.match(error.message, /cannot prune in the memory that there is.*use --batch \d+ \([\d.]+ MiB\)/s);
+    assert.match(error.message, /cannot prune in the memory that there is.*use batch: \d+ \([\d.]+ MiB\)/s);
     return true;
   });
   // So do the blocks of rows that activations are counted in.
@@ -352,7 +352,7 @@ Deno.test("what else is on the device counts against its limit", async () => {
     using _other = device.createBuffer("other", 14 * MIB);
     await assert.rejects(
       run.prepare(),
-      /and 14 MiB are in use already; fix: free what else lies on the device \(14 MiB\), or raise --memory-limit, or use/,
+      /and 14 MiB are in use already; fix: free what else lies on the device \(14 MiB\), or raise memoryLimit, or use/,
     );
   }
   await run.prepare();

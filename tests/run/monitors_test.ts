@@ -1,6 +1,6 @@
 // The monitors of a run as functions: what raises an alarm and what does not, settings, and what follows. Without a GPU.
+import { alarmSettings } from "../../lib/run/monitors/alarm_setting.ts";
 import assert from "node:assert/strict";
-import { collectAlarms } from "../../cli/verbs/prune/alarms.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import type { RecordView } from "../../lib/schedule/definition.ts";
 import { momentFloats } from "../../lib/masks/learner.ts";
@@ -110,21 +110,21 @@ Deno.test("a layer is dead where all of it is cut, but not one that may be cut w
   const [message, ...others] = dead(["heads", "ffn"]);
   assert.match(
     message ?? "",
-    /^layer 0 is dead: 100\.0 % of its heads and 99\.0 % of its FFN columns.*--min-heads, --min-ffn/,
+    /^layer 0 is dead: 100\.0 % of its heads and 99\.0 % of its FFN columns.*⟨rules\.minimum\.heads⟩, ⟨rules\.minimum\.ffn⟩/,
   );
   const headless = { ...spec, layers: spec.layers.map((layer) => ({ ...layer, heads: 0, kvHeads: 0 })) };
   const [bare] = watchLayers(look, { table: unitTable(headless, ["ffn"]), setting: setting(0.98), isHard: false });
-  assert.match(bare?.change ?? "", /least widths \(--min-ffn\)/);
+  assert.match(bare?.change ?? "", /least widths \(⟨rules\.minimum\.ffn⟩\)/);
   assert.deepEqual(others, []);
   const sight = { table: unitTable(spec, ["heads", "ffn"]), setting: setting(0.98) };
   // What a run would refuse is not advised.
   const advice = (["uniform", "compact"] as const).map((layout) =>
     watchLayers(look, { ...sight, isHard: true, of: { layout } })[0]?.change
   );
-  const least = "set least widths (--min-heads, --min-ffn)";
+  const least = "set least widths (⟨rules.minimum.heads⟩, ⟨rules.minimum.ffn⟩)";
   assert.deepEqual(advice, [
     least,
-    `protect it (--protect 0), or ${least}; to cut layers on purpose, add layers to the units`,
+    `protect it (⟨rules.protect=0⟩), or ${least}; to cut layers on purpose, add layers to the units`,
   ]);
   // No rate would choose hard masks otherwise, so that going back would not help.
   const instead = [true, false].map((isHard) => watchLayers(look, { ...sight, isHard })[0]?.instead);
@@ -196,9 +196,9 @@ Deno.test("numbers that are not finite are those of a record, of masks, or both"
 });
 
 Deno.test("what is said of losses names the rate that the run takes", () => {
-  assert.match(lowerRate("finetune"), /\(--lora-rate, or `finetune\.lora` where a schedule sets it\)/);
-  assert.match(lowerRate("prune"), /\(--lora-rate, or `rates\.lora` where a schedule sets it\)/);
-  assert.match(lowerRate("postfinetune"), /not given, --lora-rate, or `postfinetune\.lora` where a schedule/);
+  assert.match(lowerRate("finetune"), /\(⟨rates\.lora⟩, or `finetune\.lora` where a schedule sets it\)/);
+  assert.match(lowerRate("prune"), /\(⟨rates\.lora⟩, or `rates\.lora` where a schedule sets it\)/);
+  assert.match(lowerRate("postfinetune"), /not given, ⟨rates\.lora⟩, or `postfinetune\.lora` where a schedule/);
   type Of = NonNullable<Parameters<typeof watchLoss>[2]["of"]>;
   const lossIn = (stage: RecordView["stage"], of: Of = { method: "compresso", size: null }): string =>
     [1, 1, 1, 1, 9, 9, 9, 9].reduce<ReturnType<typeof watchLoss>>(
@@ -207,18 +207,18 @@ Deno.test("what is said of losses names the rate that the run takes", () => {
     ).found[0]?.change ?? "";
   assert.match(
     lossIn("prune"),
-    /--lora-rate.*, or prune in more steps \(--steps\) or to a lower sparsity \(--sparsity\)$/,
+    /⟨rates\.lora⟩.*, or prune in more steps \(⟨steps⟩\) or to a lower ⟨sparsity⟩$/,
   );
-  assert.match(lossIn("postfinetune"), /--postfinetune-rate/);
+  assert.match(lossIn("postfinetune"), /⟨rates\.postfinetune⟩/);
   // What is cut, and how, is named where something is.
   assert.doesNotMatch(lossIn("finetune"), / prune |sparsity/);
   assert.match(
     lossIn("postfinetune", { method: "taylor", size: null }),
-    /, or prune to a lower sparsity \(--sparsity\)$/,
+    /, or prune to a lower ⟨sparsity⟩$/,
   );
   assert.match(
     lossIn("prune", { method: "gradual", size: { parameters: 9 } }),
-    /in more steps \(--steps\) or to a larger size \(--target-params, --target-bytes\)$/,
+    /in more steps \(⟨steps⟩\) or to a larger size \(⟨size\.parameters⟩, ⟨size\.bytes⟩\)$/,
   );
 });
 
@@ -323,12 +323,12 @@ Deno.test("the strongest action is taken, and a run that went back too often sto
   assert.equal(error.code, "numeric");
   assert.match(
     error.parts.fix ?? "",
-    /^lower it; .*start anew \(prune --overwrite\), .*\(prune --resume --on-alarm divergence=warn\)$/,
+    /^lower it; .*start anew \(⟨export\.replace⟩\), .*\(⟨resume⟩, with ⟨monitors=divergence=warn⟩\)$/,
   );
   const nan = stopError(
     judge([{ monitor: "nan", key: "", message: "NaN", change: "lower it" }], { ...at, halvings: 2 }),
   );
-  assert.equal(nan.parts.fix, "lower it; for that start anew (prune --overwrite)", "it may not only warn");
+  assert.equal(nan.parts.fix, "lower it; for that start anew (⟨export.replace⟩)", "it may not only warn");
   assert.match(error.message, /after step 40; .*'divergence'.*a loss; the run went back 2 times/);
   assert.equal(judge(found.map((one) => ({ ...one, instead: "warn" })), at).action, "warn");
   assert.equal(judge([], at).action, null);
@@ -361,12 +361,13 @@ Deno.test("settings that no monitor has are refused, in programs and on the comm
     /a monitor that is off has no threshold/,
   );
   assert.equal(resolveMonitors({ collapse: { action: "off" } }).collapse, null);
-  assert.deepEqual(collectAlarms("nan=stop", collectAlarms("constraint=warn:0.02")), {
+  const option = "--on-alarm";
+  assert.deepEqual(alarmSettings("nan=stop", { option, before: alarmSettings("constraint=warn:0.02", { option }) }), {
     constraint: { action: "warn", threshold: 0.02 },
     nan: { action: "stop" },
   });
   for (const text of ["nan", "nan=", "loss=warn", "nan=warn", "collapse=warn:2", "collapse=warn:x"]) {
-    refuses(() => collectAlarms(text), /nan|on-alarm|collapse/);
+    refuses(() => alarmSettings(text, { option }), /nan|on-alarm|collapse/);
   }
 });
 

@@ -47,8 +47,8 @@ Deno.test("what is said of masks that turn names what the run takes", () => {
       ({ history }, flag) => watchTurns(history, turningLook(Uint8Array.of(flag)), { isHard, setting }),
       { history: { looks: [] }, found: [] },
     ).found[0]?.change;
-  assert.match(turning(false) ?? "", /lower the rate `mask`/);
-  assert.match(turning(true) ?? "", /^look at more rows in each step \(--batch\)/);
+  assert.match(turning(false) ?? "", /lower ⟨rates\.mask⟩/);
+  assert.match(turning(true) ?? "", /^look at more rows in each step \(⟨batch⟩\)/);
 });
 
 /** What is found at the last of five looks, where so many of each kind turn at every one. */

@@ -83,7 +83,7 @@ for (const { monitor, code, step, said, beforeStep } of CASES) {
         assert.deepEqual([error.code, error.alarm.monitor, error.alarm.step], [code, monitor, step]);
         assert.deepEqual([error.alarm.action, error.alarm.restored], ["stop", null]);
         assert.match(error.alarm.message, said);
-        assert.match(error.message, new RegExp(`after step ${step}; .*--on-alarm ${monitor}=warn`));
+        assert.match(error.message, new RegExp(`after step ${step}; .*monitors: "${monitor}=warn"`));
         return true;
       });
       assert.equal(records.length, step);

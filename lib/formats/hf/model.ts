@@ -1,5 +1,5 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
@@ -204,7 +204,7 @@ export async function noWeights(
   const gguf = names.find((name) => name.endsWith(".gguf"));
   const inner = `${folder}/model`;
   const fix = names.includes("adapter_config.json")
-    ? "it is an adapter: give the model that it was made for, and this folder with --adapter"
+    ? `it is an adapter: give the model that it was made for, and this folder as ${option("adapter")}`
     : await isThere(files, `${inner}/config.json`)
     ? `give the folder in it: ${inner}`
     : pickle

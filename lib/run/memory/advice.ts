@@ -1,5 +1,5 @@
 // What makes a run fit that does not: single changes of options, all of them, or a lower LoRA rank, each planned anew.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
@@ -132,7 +132,7 @@ export function refusal(
 export function roomWords(
   { otherBytes, isLimit }: { readonly otherBytes: number; readonly isLimit: boolean },
 ): string[] {
-  return [...(otherBytes > 0 ? [freeWords(otherBytes)] : []), ...(isLimit ? ["raise --memory-limit"] : [])];
+  return [...(otherBytes > 0 ? [freeWords(otherBytes)] : []), ...(isLimit ? [`raise ${option("memoryLimit")}`] : [])];
 }
 
 /** What to do about bytes that are no part of a run. */
@@ -178,10 +178,10 @@ async function largest<T>(most: number, attempt: (value: number) => Promise<T | 
 
 function wordsOf({ batch, seq, baseDtype, recompute, lora }: MemoryChange): string {
   return [
-    ...(lora?.rank === undefined ? [] : [`--rank ${lora.rank}`]),
-    ...(baseDtype === undefined ? [] : [`--base-dtype ${baseDtype}`]),
-    ...(batch === undefined ? [] : [`--batch ${batch}`]),
-    ...(seq === undefined ? [] : [`--seq ${seq}`]),
-    ...(recompute ? ["no longer --no-recompute"] : []),
+    ...(lora?.rank === undefined ? [] : [option("lora.rank", lora.rank)]),
+    ...(baseDtype === undefined ? [] : [option("baseDtype", baseDtype)]),
+    ...(batch === undefined ? [] : [option("batch", batch)]),
+    ...(seq === undefined ? [] : [option("seq", seq)]),
+    ...(recompute ? [option("recompute", true)] : []),
   ].join(" and ");
 }

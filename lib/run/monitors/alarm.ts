@@ -34,7 +34,7 @@ export interface Alarm {
   readonly restored: number | null;
   /** What was seen, the value beside its threshold. */
   readonly message: string;
-  /** What to change. */
+  /** What to change. Options stand in it by their paths in ⟨ ⟩, for each reader to write as it names them; see `spelled`. */
   readonly change: string;
 }
 

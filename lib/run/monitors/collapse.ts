@@ -1,4 +1,5 @@
 // Masks that collapse to all zero or all one, and layers that add nothing any more.
+import { option } from "../../core/errors.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
@@ -15,11 +16,11 @@ const HELD = 0.01;
 export const HELD_KEY = " held";
 /** Options that keep a kind from being cut further, by the name of the kind. */
 const LEAST: Readonly<Record<string, string>> = {
-  heads: "--min-heads",
-  "KV groups": "--min-heads",
-  "FFN columns": "--min-ffn",
-  "hidden dims": "--min-hidden",
-  layers: "--min-layers",
+  heads: option("rules.minimum.heads"),
+  "KV groups": option("rules.minimum.heads"),
+  "FFN columns": option("rules.minimum.ffn"),
+  "hidden dims": option("rules.minimum.hidden"),
+  layers: option("rules.minimum.layers"),
 };
 
 /**
@@ -118,18 +119,18 @@ export function watchLayers(
     const state = layers[index];
     if (!state || gate >= 0) return;
     const parts = [
-      { part: attention, cut: state.heads, name: "heads", option: "--min-heads" },
-      { part: ffn, cut: state.ffn, name: "FFN columns", option: "--min-ffn" },
+      { part: attention, cut: state.heads, name: "heads" },
+      { part: ffn, cut: state.ffn, name: "FFN columns" },
     ].filter(({ part }) => part.total > 0);
     // A part that is not pruned keeps its layer alive.
     if (parts.length === 0 || parts.some(({ part, cut }) => part.count === 0 || cut < setting.threshold)) return;
-    const options = parts.map(({ option }) => option).join(", ");
+    const options = parts.map(({ name }) => LEAST[name]).join(", ");
     const shares = parts.map(({ cut, name }) => `${percent(cut)} of its ${name}`).join(" and ");
     found.push({
       monitor: "dead-layer",
       key: `dead-layer ${index}`,
       message: `layer ${index} is dead: ${shares} are cut, limit ${percent(setting.threshold)}`,
-      change: `${isAlike ? "" : `protect it (--protect ${index}), or `}set least widths (${options})${
+      change: `${isAlike ? "" : `protect it (${option("rules.protect", index)}), or `}set least widths (${options})${
         isAlike ? "" : "; to cut layers on purpose, add layers to the units"
       }`,
       ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them

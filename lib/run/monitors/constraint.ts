@@ -1,4 +1,5 @@
 // A sparsity that is not met: expected against target while masks are learned, hard against target and expected at the end.
+import { option } from "../../core/errors.ts";
 import { GRADUAL_EVERY } from "../../masks/gradual.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { RecordView } from "../../schedule/definition.ts";
@@ -90,7 +91,9 @@ export function checkFall(
       ? "let the schedule freeze less, or set units free before the end of the stage, and let its targets of single layers and of the whole agree"
       : isHard
       ? `give the pruning stage more steps: masks are chosen every ${GRADUAL_EVERY}, and the last choice before its end is to be near the target`
-      : "give the pruning stage more steps (--steps, or let the schedule end it later), set the rate `tracking` to 1, or raise the rates `mask` and `lambda`",
+      : `give the pruning stage more steps (${option("steps")}, or let the schedule end it later), set ${
+        option("rates.tracking", 1)
+      }, or raise ${option("rates.mask")} and ${option("rates.lambda")}`,
   }];
 }
 

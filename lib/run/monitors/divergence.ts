@@ -1,4 +1,5 @@
 // A loss that runs away: the mean that is watched, and its limit.
+import { option } from "../../core/errors.ts";
 import { isOneShot } from "../methods/names.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { LossHistory, Stage } from "../contract.ts";
@@ -48,14 +49,18 @@ export function watchLoss(
 
 /** How a cut costs less: steps of a one-shot method are recovery alone. */
 export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "size">): string {
-  const less = size ? "a larger size (--target-params, --target-bytes)" : "a lower sparsity (--sparsity)";
-  return isOneShot(method) ? `to ${less}` : `in more steps (--steps) or to ${less}`;
+  const less = size
+    ? `a larger size (${option("size.parameters")}, ${option("size.bytes")})`
+    : `a lower ${option("sparsity")}`;
+  return isOneShot(method) ? `to ${less}` : `in more steps (${option("steps")}) or to ${less}`;
 }
 
 /** What to do about a LoRA that learns too fast in a stage. */
 export function lowerRate(stage: Stage): string {
   const scheduled = `or \`${stage === "prune" ? "rates" : stage}.lora\` where a schedule sets it`;
   return stage === "postfinetune"
-    ? `lower the learning rate of LoRA in the last stage (--postfinetune-rate or, where that is not given, --lora-rate, ${scheduled})`
-    : `lower the learning rate of LoRA (--lora-rate, ${scheduled})`;
+    ? `lower the learning rate of LoRA in the last stage (${
+      option("rates.postfinetune")
+    } or, where that is not given, ${option("rates.lora")}, ${scheduled})`
+    : `lower the learning rate of LoRA (${option("rates.lora")}, ${scheduled})`;
 }

@@ -1,4 +1,5 @@
 // Which tensor brought in a number that is not finite, searched from the base model to the gradients.
+import { option } from "../../core/errors.ts";
 import { type LoraWeights } from "../../spec/lora.ts";
 import { unpackLora } from "../../nn/lora.ts";
 import { packMasks } from "../../nn/mask_slots.ts";
@@ -166,7 +167,9 @@ function gradientCause({ gradients, slots }: Inspection): string | null {
 
 function elsewhere(focus: number): string {
   return focus < 1
-    ? "the gradients of the labels that the last stage learns from (--focus), as those of all labels are finite"
+    ? `the gradients of the labels that the last stage learns from (${
+      option("focus")
+    }), as those of all labels are finite`
     : "nothing when the step was repeated, so a hook or the device has changed what it computes";
 }
 

@@ -1,5 +1,5 @@
 // What follows from findings: alarms with their actions, or the error that ends the run.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
 import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
@@ -87,9 +87,11 @@ export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
 
 /** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */
 function fixOf({ monitor, change }: Alarm): string {
-  const asItIs = `go on as it is (prune --resume --on-alarm ${monitor}=warn)`;
+  const asItIs = `continue as it is (${option("resume")}, with ${option("monitors", `${monitor}=warn`)})`;
   // NaN cannot be gone on with, and other programs' memory is no option of the run.
-  if (monitor === "nan") return `${change}; for that start anew (prune --overwrite)`;
-  if (monitor === "memory") return `${change}, and go on (prune --resume); or ${asItIs}`;
-  return `${change}; go on so where that is rates or the schedule alone (prune --resume --may-differ rates,schedule), else start anew (prune --overwrite), or ${asItIs}`;
+  if (monitor === "nan") return `${change}; for that start anew (${option("export.replace")})`;
+  if (monitor === "memory") return `${change}, and continue (${option("resume")}); or ${asItIs}`;
+  return `${change}; where that is rates or the schedule alone, continue (${option("resume")}, with ${
+    option("mayDiffer", "rates,schedule")
+  }), else start anew (${option("export.replace")}), or ${asItIs}`;
 }

@@ -1,4 +1,5 @@
 // Units that open and close again and again.
+import { option } from "../../core/errors.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskHistory, MaskLook } from "../contract.ts";
 
@@ -44,7 +45,7 @@ export function watchTurns(
       percent(back)
     } of the ${name} turned back ${BACK} times or more in the last ${LOOKS} looks, limit ${percent(setting.threshold)}`,
     change: `${
-      isHard ? "look at more rows in each step (--batch)" : "lower the rate `mask`"
+      isHard ? `look at more rows in each step (${option("batch")})` : `lower ${option("rates.mask")}`
     }, prune in more steps, or let a schedule's targets go one way`,
     ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
   }));

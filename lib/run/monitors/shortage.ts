@@ -1,5 +1,5 @@
 // The error of a run whose memory runs out, with what would fit.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, option } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
@@ -68,10 +68,10 @@ async function fixOf(
   ];
   if (!isSaved) return [...ways, adviceWords(advice, { isLimit })].join(", or ");
   const goOn = ways.length > 0
-    ? `${ways.join(" or ")}, and go on (prune --resume)`
-    : "go on (prune --resume) once more is free";
+    ? `${ways.join(" or ")}, and continue (${option("resume")})`
+    : `continue (${option("resume")}) once more is free`;
   const anew = advice.filter((one) => !isFree(one));
   // What suffices beside the same options needs no other model.
   if (anew.length === 0 && advice.length > 0) return goOn;
-  return `${goOn}; or start anew (prune --overwrite) and ${adviceWords(anew, { isLimit })}`;
+  return `${goOn}; or start anew (${option("export.replace")}) and ${adviceWords(anew, { isLimit })}`;
 }

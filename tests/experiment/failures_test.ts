@@ -4,7 +4,7 @@ import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, option } from "../../lib/core/errors.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 import type { CellResult, ExperimentDefinition, ExperimentReport, Measured } from "../../lib/experiment/types.ts";
 
@@ -245,10 +245,10 @@ experimentTest(
     const message = result.failed[0]?.message ?? "";
     assert.match(
       message,
-      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(--redo\); or let it go/,
+      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(redo\); or let it go/,
     );
     assert.match(message, /onAlarm "divergence=warn:0\.4,constraint=off" for this run/);
-    assert.match(message, /and --redo, which also runs finished ones anew where divergence raised an alarm$/);
+    assert.match(message, /and redo, which also runs finished ones anew where divergence raised an alarm$/);
     assert.doesNotMatch(message, /--resume|--overwrite|\(prune|--lora-rate/);
     assert.doesNotMatch(await Deno.readTextFile(`${out}/report.md`), /--resume/);
 
@@ -256,7 +256,7 @@ experimentTest(
       await Promise.all(
         ["run", "result", "cell"].map((name) => Deno.readTextFile(`${out}/cells/loraRate=0.001/${name}.json`)),
       );
-    const before = await files(), [, setting = ""] = /--set onAlarm=(\S+), and/.exec(message) ?? [];
+    const before = await files(), [, setting = ""] = /\(set onAlarm=(\S+)\), and/.exec(message) ?? [];
     const again = await run(definition, out, { set: { onAlarm: [setting] }, redo: true });
     assert.deepEqual([again.worked, again.result.failed, again.result.left], [["loraRate=1"], [], 0]);
     assert.deepEqual(await files(), before);
@@ -274,10 +274,12 @@ Deno.test("a fix that names options of prune names those of an experiment", () =
   const cell = { state: { kind: "new" }, options: {} } as const;
   const fixOf = (code: "gpu" | "input", fix: string): string =>
     failureOf(new CompressoError(code, { what: "cannot go on", rule: "it fits", fix }), cell).message;
-  assert.match(fixOf("gpu", "use --base-dtype q4, or no longer --no-recompute"), /baseDtype q4, or recompute: true$/);
-  assert.match(fixOf("input", "fix the row (prune --skip-broken)"), /fix the row \(skipBroken: true of the data\)$/);
-  assert.match(fixOf("input", "lower --seq, or give --text"), /lower seq, or give --text$/);
-  assert.match(fixOf("input", "give the same options, or another --out"), /run it anew with --redo, or put back what/);
+  assert.match(
+    fixOf("gpu", `use ${option("baseDtype", "q4")}, or ${option("recompute", true)}`),
+    /baseDtype: q4, or recompute: true$/,
+  );
+  assert.match(fixOf("input", `fix the row (${option("skipBroken")})`), /fix the row \(skipBroken of the data\)$/);
+  assert.match(fixOf("input", `lower ${option("seq")}, or give --text`), /lower seq, or give --text$/);
 });
 
 experimentTest("a prompt that texts do not get is refused, and those of instructions run", async (run, out) => {

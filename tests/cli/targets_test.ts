@@ -109,41 +109,6 @@ Deno.test("what else does not go with the method is refused as early", () => {
   run({ method: "taylor" }, { isCalibrated: true });
 });
 
-Deno.test("a finished run of a one-shot method is known again, whatever warm-up its run.json says", async () => {
-  using folder = new TemporaryFolder();
-  const out = folder.at("run"), path = folder.at("run", "run.json");
-  const args = [
-    "prune",
-    "demo",
-    "--method",
-    "magnitude",
-    "--sparsity",
-    "0.2",
-    "--no-prompt",
-    "--no-tuning",
-    "--out",
-    out,
-  ];
-  const short = [
-    ...[...args, "--limit-rows", "400", "--steps", "1", "--prefinetune", "0", "--postfinetune", "0"],
-    ...["--batch", "1", "--seq", "64"],
-  ];
-  const { code, stderr } = await cli(short);
-  assert.equal(code, 0, stderr);
-  const summary = JSON.parse(await Deno.readTextFile(path));
-  const say = (rates: Readonly<Record<string, number>>): Promise<void> =>
-    Deno.writeTextFile(
-      path,
-      JSON.stringify({ ...summary, options: { ...summary.options, rates: { ...summary.options.rates, ...rates } } }),
-    );
-  await say({ warmup: 0.7 });
-  const again = await cli([...short, "--resume"]);
-  assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, /is finished already/);
-  await say({ postfinetune: 0.5 });
-  assert.match((await cli([...short, "--resume"])).stderr, /rates\.postfinetune: 0\.5 then/);
-});
-
 Deno.test("a run as published writes a GGUF of the wanted bytes and an adapter, and is known again when it is resumed", async () => {
   using folder = new TemporaryFolder();
   const out = folder.at("run"), limit = 1_500_000;

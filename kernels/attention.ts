@@ -136,7 +136,7 @@ ${
       for (const k of steps) parts.push(`    let e${k} = spans[base + min(j + ${k}u, params.seq - 1u)].y;`);
     }
     for (const r of rows) {
-      // A query whose first keys are all hidden gathers rubbish that its first visible key multiplies by exp2(−3e38) = 0.
+      // A query whose first keys are all hidden gathers values that its first visible key multiplies by exp2(−3e38) = 0.
       for (const k of steps) {
         const isSeen = `j + ${k}u <= t${r}${trees ? ` && t${r} < e${k}` : ""}`;
         parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, ${isSeen});`);

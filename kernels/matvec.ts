@@ -61,7 +61,7 @@ ${fields}
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
 ${body.module}
 ${endingFunctions(ending)}
-/** x with what lies beyond its columns as 0. */
+/** x with 0 beyond its columns. */
 fn x_at(c4: u32) -> vec4f { return select(vec4f(), x[c4], c4 * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(params.columns)); }
 
 @compute @workgroup_size(${lanes}) fn main(

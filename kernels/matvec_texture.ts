@@ -48,7 +48,7 @@ function unitOf(dtype: WeightDtype): Unit {
   return { texels, step: perScale / texels, span: LANES * texels * columns };
 }
 
-/** Loads of one invocation: texels of W by their column, the vec4 of x that they meet, and where the scales lie. */
+/** Loads of one invocation: texels of W by their column, the vec4 of x that they meet, and the place of the scales. */
 interface Load {
   readonly texels: readonly { readonly column: string; readonly x: readonly string[] }[];
   readonly scale: string;

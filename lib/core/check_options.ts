@@ -1,7 +1,7 @@
 // Checks option objects: unknown names, wrong types.
 import { CompressoError } from "./errors.ts";
 
-/** An object without its undefined parts: whoever passes others on may have undefined for what nobody set. */
+/** An object without its undefined parts. */
 export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
@@ -30,8 +30,8 @@ export interface OptionNames {
 }
 
 /**
- * Refuses options that nobody reads, which would be accepted and do nothing: Deno runs a program without checking its types. What is undefined is
- * as absent. Throws `CompressoError("usage")`, with the known names and the likeliest meant; `whose` are the options, such as "prune".
+ * Refuses unknown options, which would otherwise be ignored without a word: Deno runs programs without checking their types. Undefined counts as
+ * absent. Throws `CompressoError("usage")`, with the known names and the likeliest meant; `whose` are the options, such as "prune".
  */
 export function checkNames(options: object, names: OptionNames, { whose }: { readonly whose: string }): void {
   checkPart(options, names, { whose, all: names, path: "" });
@@ -40,7 +40,7 @@ export function checkNames(options: object, names: OptionNames, { whose }: { rea
 interface Place {
   readonly whose: string;
   readonly all: OptionNames;
-  /** Where the part lies: empty, or names with a dot behind each. */
+  /** Path of the part: empty, or names with a dot after each. */
   readonly path: string;
 }
 
@@ -87,7 +87,7 @@ function checkPlain(value: unknown, kind: Plain, name: string): void {
   throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, fix });
 }
 
-/** All names with the parts that they lie in, such as `rules.minimum.heads`. */
+/** All names with their paths, such as `rules.minimum.heads`. */
 function pathsOf(names: OptionNames, path = ""): string[] {
   return Object.entries(names).flatMap(([name, inner]) => [
     path + name,
@@ -95,7 +95,7 @@ function pathsOf(names: OptionNames, path = ""): string[] {
   ]);
 }
 
-/** Of the names that lie beside it that which is most alike, or one of the others: as it is called elsewhere first. */
+/** The name that was probably meant: an equal name in this part or another, else a similar one. */
 function likeliest(name: string, beside: readonly string[], all: readonly string[]): string | null {
   const plain = name.toLowerCase(),
     leaf = (path: string): string => path.slice(path.lastIndexOf(".") + 1).toLowerCase();

@@ -44,7 +44,7 @@ export interface Batch {
   readonly lengths?: readonly number[];
 }
 
-/** Where an iteration stands: `index` examples of epoch `epoch` are used. */
+/** State of an iteration: `index` examples of epoch `epoch` are used. */
 export interface BatchCursor {
   /** Passes through the data that are done. */
   readonly epoch: number;
@@ -56,7 +56,7 @@ export interface BatchCursor {
 export interface Batches {
   /** The next batch. A batch may end one epoch and begin the next, so all have the same size. */
   next(): Batch;
-  /** Where {@link next} goes on. */
+  /** Where {@link next} continues. */
   readonly cursor: BatchCursor;
   /** Goes on from a cursor: the batches are those that followed it. */
   seek(cursor: BatchCursor): void;
@@ -320,7 +320,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
       const inside = Number.isInteger(cursor.index) && cursor.index >= 0 && cursor.index <= examples.length;
       if (!inside || !Number.isInteger(cursor.epoch) || cursor.epoch < 0) {
         throw new CompressoError("mismatch", {
-          what: "cannot go on from this place in the data",
+          what: "cannot resume from this place in the data",
           rule: `epoch ≥ 0 and index from 0 to ${examples.length}`,
           value: `epoch ${cursor.epoch}, index ${cursor.index}`,
           fix: "resume with the data set and seq of the first run",

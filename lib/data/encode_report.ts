@@ -11,7 +11,7 @@ export interface EncodeReport {
   readonly examples: number;
   /** Rows that were cut to fit. */
   readonly truncated: number;
-  /** Rows, joined, some labels of which lie in a later sequence than their beginning, and are learned without seeing it. */
+  /** Packed rows whose labels are partly in a later sequence than their beginning, and are learned without it. */
   readonly divided: number;
   /** Rows left out because no label of theirs enters the loss. */
   readonly skipped: number;
@@ -64,7 +64,7 @@ export function firstPlaces(
   return { lines, ...(byLine.size > 0 ? { fileLines: Object.fromEntries(byLine) } : {}) };
 }
 
-/** Where the rows of a kind stand that a report names. */
+/** Places of the rows of a kind that a report names. */
 export function placesOf({ lines, fileLines = {} }: EncodeReport, kind: Kind): readonly RowPlace[] {
   return lines[kind].map((row) => {
     const line = fileLines[row];

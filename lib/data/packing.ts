@@ -7,7 +7,7 @@ export interface Packed {
   readonly examples: Example[];
   /** Tokens that are left out: at the end, where they fill no sequence, and of sequences without a label. */
   readonly leftOver: number;
-  /** Examples given, by their places, some labels of which lie in a later sequence than their beginning. */
+  /** Places of the examples whose labels are partly in a later sequence than their beginning. */
   readonly divided: readonly number[];
 }
 

@@ -16,7 +16,7 @@ export interface InstructRow {
   readonly output: string;
   /** Answers to choose from, where the row has a list of strings under `choices`. */
   readonly choices: readonly string[] | null;
-  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  /** Place of the row: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
   /** The line on which it begins, where it is an element of a JSON array. */
   readonly line?: number;
@@ -30,7 +30,7 @@ export interface TextRow {
   readonly kind: "text";
   /** The document. */
   readonly text: string;
-  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  /** Place of the row: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
   /** The line on which it begins, where it is an element of a JSON array. */
   readonly line?: number;
@@ -44,7 +44,7 @@ export interface ChatRow {
   readonly kind: "chat";
   /** Turns in order. */
   readonly messages: readonly ChatMessage[];
-  /** Where the row stands: the line in JSON lines, else its place in the array or table; from 1. */
+  /** Place of the row: the line in JSON lines, else its place in the array or table; from 1. */
   readonly number?: number;
   /** The line on which it begins, where it is an element of a JSON array. */
   readonly line?: number;
@@ -55,7 +55,7 @@ export interface ChatRow {
 /** A row of any kind. */
 export type Row = InstructRow | TextRow | ChatRow;
 
-/** Where a row stands. */
+/** Place of a row. */
 export interface RowPlace {
   /** Its number. */
   readonly row: number;
@@ -63,7 +63,7 @@ export interface RowPlace {
   readonly line?: number;
 }
 
-/** Where a row stands that has this index among the rows, for rows of a program, which have no number. */
+/** Place of the row with this index, for rows of a program, which have no number. */
 export function placeOf({ number, line }: Pick<Row, "number" | "line">, index: number): RowPlace {
   return { row: number ?? index + 1, ...(line === undefined ? {} : { line }) };
 }
@@ -181,7 +181,7 @@ function parseKind(row: Row): ParsedRow {
   }
 }
 
-/** Other fields of a row, with null for what is no UTF-8 there: it is nobody's text. */
+/** Other fields of a row, with null for what is not UTF-8. */
 function withoutMarks(extra: Json): Json {
   const plain = (value: unknown): unknown => {
     if (value === NOT_UTF8) return null;
@@ -299,7 +299,7 @@ function parseChat(value: Json, field: typeof CHATS[number]): ParsedRow {
   return withSystem(messages, extra);
 }
 
-/** The system text may stand beside the messages, as LLaMA-Factory has it. */
+/** The system text may be beside the messages, as LLaMA-Factory has it. */
 function withSystem(messages: readonly ChatMessage[], { system, ...others }: Json): ParsedRow {
   if (system === NOT_UTF8) return notText(system, "system");
   if (typeof system !== "string" || system.trim() === "") {

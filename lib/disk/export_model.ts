@@ -7,7 +7,7 @@ import type { WeightSource } from "../spec/source.ts";
 /**
  * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads
  * nor FFN columns (see `shallow`; LoRA beside them is that of `shallowLora`). Each
- * lies whole beside its place before any is moved there: a failure leaves what stood there, and `outDir/model` may be the model that is read.
+ * is whole beside its place before any is moved there: a failure leaves what was there, and `outDir/model` may be the model that is read.
  * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
  *
  * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is not asked for, and for layout "uniform" where layers differ,

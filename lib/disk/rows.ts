@@ -7,7 +7,7 @@ import { fileKind, type HeldFile, heldFile, isMissing } from "../files/held_file
 import { heapLimit, zlibCodecs } from "../files/platform.ts";
 
 /**
- * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, told apart by content; all
+ * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, recognised by content; all
  * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
  * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
  * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.

@@ -84,7 +84,7 @@ export function encodeQuestion(
 const ADDED = 4;
 
 /**
- * Whether a question might be refused as too long. A token stands for at least a byte, but where texts are normalized to longer ones: a question
+ * Whether a question might be refused as too long. A token is at least a byte of text, but where texts are normalized to longer ones: a question
  * that is short enough so need not be encoded to know that it fits.
  */
 export function mayBeLong(

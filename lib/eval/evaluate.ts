@@ -118,7 +118,7 @@ export async function loadTasks(
   return loaded;
 }
 
-/** Whether a prompt stands before it. */
+/** Whether a prompt can be before it. */
 export function hasContext({ contexts }: Question): boolean {
   return contexts.some((text) => text !== "");
 }

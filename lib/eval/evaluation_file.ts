@@ -84,7 +84,7 @@ export async function openEvaluationFile<Known, Added>(
     }),
   );
   const old = new TextDecoder().decode(await file.readAll()), entries = new Map<string, Map<number, Known>>();
-  // A first line of its own that was cut off is none, and one behind which nothing was scored binds nobody.
+  // A first line that was cut off does not count, and neither does one after which nothing was scored.
   const text = (!old.includes("\n") && headLine.startsWith(old)) || isHeadAlone(old) ? "" : old;
   let found = 0;
   if (text !== "") {
@@ -129,7 +129,7 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
   const differing = differencesOf(then, identity);
   if (differing.length === 0) return;
   throw new CompressoError("mismatch", {
-    what: `cannot go on with the evaluation in ${path}`,
+    what: `cannot resume the evaluation in ${path}`,
     rule: "models, data and options are those of the first run",
     value: differing.join("; "),
     fix: `give the same options, remove the file, or choose another ${option("out")}`,
@@ -146,7 +146,7 @@ function parse(line: string): unknown {
 
 function broken(path: string, value: string): CompressoError {
   return new CompressoError("input", {
-    what: `cannot go on with the evaluation in ${path}`,
+    what: `cannot resume the evaluation in ${path}`,
     rule: "the file was written by an evaluation",
     value,
     fix: `choose another ${option("out")}`,

@@ -13,7 +13,7 @@ export interface LikelyToken {
 
 /** What the model thinks of one place of a text, given the tokens before it. */
 export interface PlaceLogprobs {
-  /** Of the token that stands there, in nats; null at the first place and behind the last token. */
+  /** Of the token at this place, in nats; null at the first place and behind the last token. */
   readonly logprob: number | null;
   /** The most likely tokens there, in order, the lowest id first among equals; none at the first place. */
   readonly top: readonly LikelyToken[];
@@ -55,7 +55,7 @@ export async function tokenLogprobs(
   for (const { indices, seq } of batches(sequences, maxPosition)) {
     signal?.throwIfAborted();
     const batch = indices.length;
-    // Padding stands on the right, where a causal model does not see it; token 0 exists in every vocabulary.
+    // Padding is on the right, where a causal model does not see it; token 0 exists in every vocabulary.
     const tokens = new Uint32Array(batch * seq), next = new Int32Array(batch * seq).fill(-1);
     indices.forEach((index, row) => {
       const own = sequences[index] ?? [];

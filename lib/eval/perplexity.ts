@@ -11,8 +11,8 @@ export interface PerplexityOptions {
   /** Tokens of a window. */
   readonly window: number;
   /**
-   * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the one before it did not have are
-   * counted, as in the page on perplexity of transformers' documentation. Default: windows stand side by side.
+   * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the previous window did not have are
+   * counted, as in the page on perplexity of transformers' documentation. Default: windows do not overlap.
    */
   readonly stride?: number;
   /** Characters (code points) of the text that are used; only for a text. Default: all. */

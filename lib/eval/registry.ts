@@ -14,7 +14,7 @@ const TASKS: ReadonlyMap<string, TaskDefinition> = new Map(
 /** Names of the built-in tasks. Those of single subsets, such as mmlu_anatomy and bbh_snarks, are not among them. */
 export const TASK_NAMES: readonly string[] = MAIN.map(({ name }) => name);
 
-/** Tasks for the subsets of a built-in task, which may lie in files of their own. */
+/** Tasks for the subsets of a built-in task, which may have files of their own. */
 export function builtinParts(task: TaskDefinition): readonly TaskDefinition[] {
   return task === MMLU ? MMLU_PARTS : task === BBH ? BBH_PARTS : [];
 }

@@ -9,7 +9,7 @@ export type { Sequence } from "../nn/token_tree.ts";
 
 /** One question as token ids. */
 export interface ChoiceRow {
-  /** What stands before the answer; not empty. */
+  /** The tokens before the answer; not empty. */
   readonly prefix: readonly number[];
   /** Continuations, none empty; each may end with the end token, which then counts. */
   readonly choices: readonly (readonly number[])[];

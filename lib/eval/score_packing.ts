@@ -14,7 +14,7 @@ export interface Packing {
 const PASS_TOKENS = 2048;
 /** Sizes of a pass are multiples of this. */
 const ROW_STEP = 32;
-/** Least part of a sequence that it shares with the one before it, else it begins a tree of its own: attention walks over all of a tree. */
+/** Least part of a sequence that it must share with the previous one, else it begins a new tree: attention walks over all of a tree. */
 const LEAST_SHARED = 1 / 4;
 
 /** Packs sequences in lexicographic order, in which those that begin alike follow each other, into passes of about the same size. */

@@ -13,7 +13,7 @@ export interface TaskRow {
   text(field: string): string;
   /** A list of strings. */
   texts(field: string): readonly string[];
-  /** A whole number, which may stand in a string. */
+  /** A whole number, which may be in a string. */
   whole(field: string): number;
   /** The error of a row whose fields are there but do not fit. */
   error(rule: string, value: string): CompressoError;
@@ -21,7 +21,7 @@ export interface TaskRow {
 
 /** One question. */
 export interface TaskItem {
-  /** What stands before a choice. A list has one for each choice: then `continuation` is scored after each ("partial evaluation"). */
+  /** The text before a choice. A list has one for each choice: then `continuation` is scored after each ("partial evaluation"). */
   readonly context: string | readonly string[];
   /** The choices; acc_norm divides a score by the length of its choice in characters. */
   readonly choices: readonly string[];
@@ -39,7 +39,7 @@ export interface TaskDefinition {
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
   readonly item: (row: TaskRow) => TaskItem;
-  /** Solved examples before each question: the first rows of the subset, but the one that is asked. Default 0. */
+  /** Solved examples before each question: the first rows of the subset without the row that is asked. Default 0. */
   readonly shots?: number;
   /** Splits that hold the examples. Default: dev, fewshot, train. */
   readonly shotSplits?: readonly string[];

@@ -11,7 +11,7 @@ import { createRow, type TaskDefinition, type TaskItem, type TaskRow } from "./t
 
 /** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */
 export interface Question {
-  /** Where it stands, such as "line 3". */
+  /** Its place, such as "line 3". */
   readonly label: string;
   /** "" where the task has no subsets. */
   readonly subset: string;
@@ -27,7 +27,7 @@ export interface LoadedTask {
   /** The file of the questions. */
   readonly path: string;
   readonly questions: readonly Question[];
-  /** Of a task whose subsets lie in files of their own: how many of so many have one. */
+  /** For a task whose subsets have files of their own: how many of how many are there. */
   readonly parts?: { readonly there: number; readonly all: number };
 }
 
@@ -35,7 +35,7 @@ const SPLITS = ["test", "validation", "valid"] as const;
 const SHOT_SPLITS = ["dev", "fewshot", "train"] as const;
 const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as const;
 
-/** Where a task's data lie and how many of them are taken. */
+/** Folder of a task's data, and how much of it is taken. */
 export interface LoadOptions {
   readonly folder: string;
   /** Questions of each subset at most. */
@@ -109,7 +109,7 @@ async function readRowsOf({ name }: TaskDefinition, path: string, limit: number)
   }));
 }
 
-/** The text of the examples of each subset; where those rows are `asked` too, the first others than the one asked. */
+/** The text of the examples of each subset; where those rows are `asked` too, the first rows other than the row asked. */
 async function readExamples(
   task: TaskDefinition,
   path: string,

@@ -92,7 +92,7 @@ export class AtomicFile implements StagedFile {
   }
 }
 
-/** A new file that those may read who may read the one that it will replace; Windows has no such modes. */
+/** A new file with the permissions of the file that it will replace; Windows has no such modes. */
 async function createLike(path: string, replaced: Deno.FileInfo | null): Promise<Deno.FsFile> {
   const options = { write: true, createNew: true };
   if (!replaced || replaced.mode === null) return await Deno.open(path, options);
@@ -103,7 +103,7 @@ async function createLike(path: string, replaced: Deno.FileInfo | null): Promise
     if (own !== mode) await Deno.chmod(path, mode);
     return file;
   } catch (error) {
-    // Shares whose files are another user's refuse any change, which is no harm where nobody may read more than before.
+    // Shares whose files are another user's refuse any change. That does no harm where nobody may read more than before.
     if ((own & ~mode) === 0) return file;
     file.close();
     await Deno.remove(path).catch(() => {});
@@ -157,7 +157,7 @@ export async function writeFolderAtomically(
 
 /**
  * Lets `fill` write into a new folder beside `path`, which commit moves to `path`. After a failure nothing of it is left.
- * With `replace`, a folder that stands there is put aside first and removed last; a crash between leaves it as
+ * With `replace`, a folder that is there is put aside first and removed last; a crash between leaves it as
  * `PATH.old-…`, which the next call, or {@link recoverFolder}, puts back.
  * It and commit throw `CompressoError("input")` where `path` is a file, or a folder with content and not `replace`.
  */
@@ -258,7 +258,7 @@ async function syncTree(folder: string): Promise<void> {
     const path = `${folder}/${entry.name}`;
     if (entry.isDirectory) await syncTree(path);
     else if (entry.isFile) {
-      // Windows wants the right to write for a flush.
+      // Windows requires the right to write for a flush.
       using file = await Deno.open(path, { read: true, write: true });
       await file.sync();
     }
@@ -274,7 +274,7 @@ async function syncFolder(folder: string): Promise<void> {
     await handle.sync();
   } catch {
     // Some file systems refuse it (EINVAL, ENOTSUP), and a folder that may be written need not be readable. The files in it have been brought to the
-    // disk by themselves, and after a rename stand whole in their place: a power cut at this moment is all that could undo it.
+    // disk by themselves, and after a rename are whole at their place: only a power cut at this moment could undo it.
   }
 }
 
@@ -295,8 +295,8 @@ const MOST_LINKS = 40;
 
 /**
  * Removes what killed processes have left of files and folders of these names in a folder, or where links of these names lead, and of folders that
- * were replaced. Only for whoever holds the folder: what another one writes looks alike. What cannot be removed stays, and what was put aside and has
- * nothing in its place, and what `read` is or lies in.
+ * were replaced. Only for the process that holds the folder's lock: what another process writes looks the same. What cannot be removed stays, and what was put aside and has
+ * nothing in its place, and the path `read` with all that contains it.
  */
 export async function removeLeftovers(
   folder: string,
@@ -319,7 +319,7 @@ export async function removeLeftovers(
   }
 }
 
-/** What {@link siblingName} makes: the name of what it stands beside, and what it is. */
+/** What {@link siblingName} makes: the name of the file beside it, and the kind. */
 const SIBLING = /^(.+)\.(tmp|old)-[0-9a-f]{8}$/;
 
 function siblingName(path: string, kind: "tmp" | "old"): string {

@@ -71,7 +71,7 @@ async function readInto(
   }
 }
 
-/** Refuses a file that was replaced or written to since its offsets were read: other values stand there. */
+/** Refuses a file that was replaced or written to since its offsets were read. */
 async function checkUnchanged(
   path: string,
   { file, state }: { readonly file: Deno.FsFile; readonly state: FileState },

@@ -2,7 +2,7 @@
 import { CompressoError, option } from "../core/errors.ts";
 import { unwritable } from "./atomic.ts";
 
-/** Name of the file that is locked. One that a killed process has left holds nobody up. */
+/** Name of the file that is locked. A file that a killed process has left is not locked. */
 export const LOCK_FILE = ".lock";
 
 /** A folder while it is held. Dispose it to let others in. */
@@ -46,7 +46,7 @@ export class FolderLock implements Disposable {
         if (isFree && await isAt(file, path)) return file;
       } catch {
         file?.close();
-        // A file system without locks: nobody holds it.
+        // The file system has no locks.
         if (file && create) await Deno.remove(path).catch(() => {});
         return null;
       }

@@ -26,7 +26,7 @@ export interface GenerateOptions extends SamplingOptions {
    */
   readonly onChoice?: (id: number, logits: Float32Array) => void;
   /**
-   * Whether the GPU goes on with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
+   * Whether the GPU continues with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
    * between two tokens, for models that take turns. Default true.
    */
   readonly readsAhead?: boolean;
@@ -56,7 +56,7 @@ const GROUP_SECONDS = 0.1;
 const GROUP_TOKENS = 64;
 
 /**
- * Continues a prompt of token ids; an empty one stands for BOS. Ends before an end token, after `maxTokens`, or where prompt and
+ * Continues a prompt of token ids; an empty prompt means BOS. Ends before an end token, after `maxTokens`, or where prompt and
  * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist; "input" for an empty prompt without BOS, one that fills the context,

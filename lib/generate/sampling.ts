@@ -155,7 +155,7 @@ function draw(weights: Float64Array, u: number): number {
   return last; // rounding may leave a rest: then the last token that can be drawn
 }
 
-/** Sets the scores to −∞ that lie below the k-th largest. */
+/** Sets the scores below the k-th largest to −∞. */
 function keepLargest(scores: Float64Array, k: number): void {
   const ids = idsFrom(scores, -Infinity);
   const least = scores[ids[selectTop(ids, scores, { need: k, masses: null }) - 1] ?? 0] ?? 0;

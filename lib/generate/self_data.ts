@@ -76,7 +76,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * another one of the vocabulary, the next ones up to the third, fourth or fifth are the likeliest, all others are drawn.
  * A text ends at an end token or after `tokens` tokens.
  *
- * Deviations: the tokens that the tokenizer puts before a text (BOS) stand before the first; the vocabulary is walked in
+ * Deviations: the tokens that the tokenizer puts before a text (BOS) are before the first; the vocabulary is walked in
  * an order that the seed decides, without special tokens and without those that are no whole characters; a text that
  * would be empty begins anew with another token; draws are from the whole vocabulary, where the code leaves transformers
  * its default of the 50 likeliest tokens.

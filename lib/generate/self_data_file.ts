@@ -17,7 +17,7 @@ import {
 
 /** Options of {@link writeTextFile}. */
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
-  /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts lie in `PATH.part`. */
+  /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts are in `PATH.part`. */
   readonly path: string;
   /** Goes on from `PATH.part` where there is one. Default false: what is there is replaced. */
   readonly resume?: boolean | undefined;
@@ -50,7 +50,7 @@ export interface SelfDataResult {
   readonly tokens: number;
 }
 
-/** Told apart from files of earlier versions, which did not say where a text was cut off, then wrote one text at a time, with other rounding, and then did not end at the tokenizer's own end token. */
+/** Version of the file's format. */
 export const TEXT_FORMAT = 4;
 
 /** Path of the growing part. */
@@ -103,12 +103,12 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   } catch (error) {
     throw error instanceof SilenceError ? silenceAfter(written, error) : error;
   }
-  // While it is still held: whoever waits for it finds another file, or none.
+  // While the lock is still held: a process that waits for it finds another file, or none.
   await publish(await file.readAll(), { part, path, count });
   return { path, count, resumed: there, tokens: generated };
 }
 
-/** Texts of a part, whose unfinished last line is cut off, and behind which the file then stands; 0 where nothing is in it. */
+/** Number of texts in a part, whose unfinished last line is cut off; 0 where it is empty. */
 async function standing(
   file: OwnFile,
   { part, header }: { readonly part: string; readonly header: string },
@@ -119,7 +119,7 @@ async function standing(
   const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
   if (first !== header) {
     throw new CompressoError("mismatch", {
-      what: `cannot go on with ${part}`,
+      what: `cannot resume ${part}`,
       rule: "it was begun with the same model and settings",
       value: `${first} then, ${header} now`,
       fix: "use the settings of the first run, or start anew",
@@ -131,7 +131,7 @@ async function standing(
   return lines - 1;
 }
 
-/** The error of a text that the model does not begin, at which the series ends: the same settings fail there again, and others are none to go on with. */
+/** The error of a text that the model does not begin, at which the series ends: the same settings would fail there again, and other settings cannot resume it. */
 function silenceAfter(written: number, error: CompressoError): CompressoError {
   const anew = `start anew with another ${option("generate.seed")} (and ${option("replace")})`;
   const fix = written === 0

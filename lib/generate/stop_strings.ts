@@ -4,7 +4,7 @@ import { shown } from "../core/check_options.ts";
 
 /** Lets a text through up to the first stop string. */
 export interface StopFilter {
-  /** What of the text so far is sure to stand before a stop string and was not given yet; empty once stopped. */
+  /** The text that is sure to be before a stop string and was not given yet; empty once stopped. */
   push(text: string): string;
   /** What was held back, where the text ends without a stop string. */
   end(): string;

@@ -21,7 +21,7 @@ export interface StreamTextOptions {
   readonly tokenizer: Tokenizer;
   /** See {@link GenerateTextOptions.stop}. */
   readonly stop?: readonly string[] | undefined;
-  /** Tokens of the text that this one goes on with; none for a text of its own, such as an answer. Default: none. */
+  /** Tokens of the text that this text continues; none for a text by itself, such as an answer. Default: none. */
   readonly before?: readonly number[];
   /** Called with each token, before its text is given. */
   readonly onToken?: (id: number) => void;

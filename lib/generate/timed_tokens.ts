@@ -1,7 +1,7 @@
 // Tokens per second of one text.
 import type { FinishReason } from "./generate.ts";
 
-/** Seconds of one text. Time in which nobody asked for a token is in neither. */
+/** Seconds of one text. Time in which no token was asked for is in neither. */
 export interface TokenTimes {
   /** Tokens so far. */
   readonly count: number;

@@ -3,7 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
 
-/** What an adapter offers, told without opening a device. */
+/** What an adapter offers, known without opening a device. */
 export interface AdapterOffer {
   /** What is known of the adapter. */
   readonly facts: AdapterFacts;

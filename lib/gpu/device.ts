@@ -95,7 +95,7 @@ export class Device implements Disposable {
   }
 
   /**
-   * How memory ran out, where an error is about that: over the limit, on the adapter, or by the loss of the device, which mostly is for want of it;
+   * How memory ran out, where an error is about that: over the limit, on the adapter, or by the loss of the device, which mostly means that memory ran out;
    * null where it did not.
    */
   shortageOf(error: Error): MemoryShortage | null {
@@ -128,7 +128,7 @@ export class Device implements Disposable {
     this.#peakUsage = null;
   }
 
-  /** Throws the error of something beyond the limits; a dry device notes it down and goes on. */
+  /** Throws the error of something beyond the limits; a dry device only notes it. */
   refuse(error: CompressoError): void {
     if (!this.isDry) throw error;
     this.#excesses.push(error);

@@ -293,7 +293,7 @@ export class Plan implements Disposable {
     return block;
   }
 
-  /** All blocks as they lie in the arena. */
+  /** All blocks in the order of the arena. */
   #packBlocks(size: number): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(size);
     for (const [key, block] of this.#blocks) {
@@ -368,7 +368,7 @@ export class Plan implements Disposable {
   }
 }
 
-/** Between timestamps in nanoseconds, or in ticks where a runtime hands these on. Of a counter that began anew nothing is known: no time is as long. */
+/** Between timestamps in nanoseconds, or in ticks where a runtime passes these on. Where the counter was reset the difference is unknown: no interval is that long. */
 function secondsBetween(start: bigint, end: bigint): number {
   return end < start ? Infinity : Number(end - start) * 1e-9;
 }

@@ -8,10 +8,10 @@ const LESS = `a smaller batch, sequence or ${option("baseDtype")}`;
 const FIXES: Readonly<Record<MemoryShortage, string>> = {
   limit: `raise ${option("memoryLimit")}, or use ${LESS}`,
   adapter: `its memory is full: use ${LESS}, or another adapter`,
-  lost: `its driver was reset, which often is for want of memory: try again with ${LESS}`,
+  lost: `its driver was reset, often because memory ran out: try again with ${LESS}`,
 };
 
-/** What to do where the GPU refused an operation: for want of memory, or for another reason. */
+/** What to do where the GPU refused an operation: as memory ran out, or for another reason. */
 export function fixOf(shortage: MemoryShortage | null): string {
   return shortage === null ? "run `compresso doctor`, and report this with its output" : FIXES[shortage];
 }

@@ -20,7 +20,7 @@ fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id
 }
 `;
 
-/** Size of all subgroups of an adapter; null where it may vary, or is not told. */
+/** Size of all subgroups of an adapter; null where it may vary, or is not known. */
 export function subgroupSize({ info }: GPUAdapter): number | null {
   const { subgroupMinSize: least, subgroupMaxSize: most } = info;
   return least > 0 && least === most ? least : null;
@@ -60,7 +60,7 @@ async function run(gpu: GPUDevice, module: GPUShaderModule, size: number): Promi
   return values;
 }
 
-/** Deno 2.9 grants the feature, but does not list it: the one way to know is to ask. Null where it is refused. */
+/** Deno 2.9 grants the feature, but does not list it: the only way to know is to request it. Null where it is refused. */
 export async function requestSubgroups(
   adapter: GPUAdapter,
   descriptor: GPUDeviceDescriptor,

@@ -33,7 +33,7 @@ export function tuningOf(device: Device): Tuning {
   return table;
 }
 
-/** Name of the adapter, of its driver where one is told, and of the runtime. */
+/** Name of the adapter, of its driver where that is known, and of the runtime. */
 export function adapterIdentity({ facts, gpu }: Device): string {
   const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
   return [facts.description, facts.vendor, architecture, device, navigator.userAgent, navigator.platform].join(" | ");

@@ -27,7 +27,7 @@ export const CONSTRAINT_FLOATS = 12;
 
 /**
  * Buffers of the masks of one model. A step's target below 0 is none: λ rests, and units without goals of their own are not shifted.
- * Holds and goals are no part of a checkpoint: whoever resumes sets them again.
+ * Holds and goals are not part of a checkpoint: they are set again on resuming.
  */
 export interface MaskLearner extends Disposable {
   readonly table: UnitTable;
@@ -38,7 +38,7 @@ export interface MaskLearner extends Disposable {
   /** Kinds of masks that the units need gradients of. */
   readonly maskGrads: ReadonlySet<MaskKind>;
   /**
-   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency goes on from these values, which
+   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency continues from these values, which
    * have the units' prior in them, as a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior, that keeps `saliencyDecay` of itself at
    * each step. Until it is called nothing is followed.
    */
@@ -55,7 +55,7 @@ export interface MaskLearner extends Disposable {
    * then moves the free units only. Throws `CompressoError("usage")` for shares that the table's rules do not allow.
    */
   setLayerGoals(goals: readonly (number | null)[] | null): void;
-  /** The same for attention and FFN of each layer, as a uniform layout has it. Both kinds of goals throw `CompressoError("usage")` beside the other. */
+  /** The same for attention and FFN of each layer, as a uniform layout has it. Throws `CompressoError("usage")` where the goals of the other kind are set. */
   setPartGoals(goals: PartGoals | null): void;
   /**
    * Records z ~ hard concrete(log α) into the slots. In a run of the plan in which `isWritten` holds the slots stay as they are: the update then takes
@@ -70,7 +70,7 @@ export interface MaskLearner extends Disposable {
 }
 
 const LANES = 64;
-/** Least saliency above 0 that is told from none. */
+/** Least saliency above 0 that counts as more than none. */
 const LEAST_SALIENCY = 1e-30;
 
 /** Length of {@link MaskLearner.moments}. */

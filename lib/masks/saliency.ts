@@ -47,7 +47,7 @@ export interface MaskStart {
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** d(log α) / d(log saliency). */
   readonly drift: number;
-  /** The saliencies that the least and the largest log α stand for: one beyond is followed from there, so that log α stays a function of it. */
+  /** The saliencies of the least and the largest log α: one beyond is followed from there, so that log α stays a function of it. */
   readonly range: readonly [least: number, most: number];
 }
 
@@ -77,12 +77,12 @@ export function maskStart(
   };
 }
 
-/** The logistic deviate that one draw in a thousand lies beyond. */
+/** The logistic deviate that one draw in a thousand exceeds. */
 const RARE_NOISE = 7;
 /** log α / β from which on the stretched gate is 1 without noise. */
 const OPEN = Math.log(11);
 
-/** How far log α of {@link maskStart} lies from its median at most, in spreads. */
+/** Largest distance of log α of {@link maskStart} from its median, in spreads. */
 const WIDEST = 3;
 
 /** Least log α of a unit that is open whatever is drawn. The expectation has a noise of 0.05 at least, see hard_concrete.wgsl. */

@@ -8,7 +8,7 @@ const WORDS = 4;
 /** Rows of a layer. */
 const LAYER_ROWS = 5;
 
-/** Rows of units, groups and layers, one after the other. No unit is held. */
+/** Rows of units, groups and layers in order. No unit is held. */
 export function packTables(table: UnitTable): Uint32Array<ArrayBuffer> {
   const { count, groups, layers, spec, layout } = table;
   const words = new Uint32Array(WORDS * (count + groups.length + LAYER_ROWS * layers.length));

@@ -34,7 +34,7 @@ export interface GradientInput extends ModelCallOptions {
   readonly labels: readonly number[] | readonly (readonly number[])[];
 }
 
-/** Sequences of one length, one behind the other. Throws `CompressoError("input")` where their lengths differ. */
+/** Sequences of one length, one after another. Throws `CompressoError("input")` where their lengths differ. */
 export function flatten(rows: readonly number[] | readonly (readonly number[])[]): {
   tokens: number[];
   batch: number;
@@ -86,7 +86,7 @@ export function checkNext(
   }
 }
 
-/** Length of each of `batch` sequences that lie one behind the other. Throws `CompressoError("usage")` where these are not as many of one length. */
+/** Length of each of `batch` sequences of one length. Throws `CompressoError("usage")` where the tokens do not divide into them. */
 export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
   const seq = tokens.length / batch;
   if (Number.isInteger(batch) && batch >= 1 && Number.isInteger(seq)) return seq;
@@ -115,7 +115,7 @@ export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>
   }
 }
 
-/** The error of labels that do not stand beside the tokens one by one. */
+/** The error of labels that have not the shape of the tokens. */
 export function unlikeTokens(value: string): CompressoError {
   return new CompressoError("input", {
     what: "cannot compute the loss",
@@ -195,7 +195,7 @@ export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
   }
 }
 
-/** What a plan is told of a signal, which may be absent. */
+/** Options of a plan with a signal, which may be absent. */
 export function stopOf({ signal }: { readonly signal?: AbortSignal | undefined }): { readonly signal?: AbortSignal } {
   return signal ? { signal } : {};
 }

@@ -66,7 +66,7 @@ export class Lifetime {
 
 function disposed(name: string): CompressoError {
   return new CompressoError("usage", {
-    what: `cannot go on with the ${name}`,
+    what: `cannot use the ${name}`,
     rule: `a ${name} works until it is disposed`,
     value: `the ${name} was disposed`,
     fix: "dispose it after its last use, or begin a new one",

@@ -39,7 +39,7 @@ export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./inp
 
 /** Options of `loadModel`. */
 export interface LoadModelOptions {
-  /** Where the model lies. */
+  /** The device that holds the model. */
   readonly device: Device;
   /** Storage of the frozen weights on the GPU. Default "f16". */
   readonly baseDtype?: MatrixDtype;
@@ -82,7 +82,7 @@ interface CachedPass {
  * way then ends first, and from then on it gives `CompressoError("usage")`.
  */
 export class Model implements Disposable {
-  /** Where the model lies. */
+  /** The device that holds the model. */
   readonly device: Device;
   /** Weights as they were read. */
   readonly source: WeightSource;

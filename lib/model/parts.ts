@@ -18,7 +18,7 @@ export function layerParts({ source, adapters }: AdaptedSource, index: number): 
   return halves.filter(({ heads, ffn }) => heads > 0 || ffn > 0).map((half) => ({
     source: part(source, {
       layers: [half],
-      // Of the embedding it has one row, which nobody is to read.
+      // It has one row of the embedding, which is not read.
       head: EMBEDDING,
       rows: { start: 0, count: 1 },
       rename: (name) => name.startsWith(own) ? there + name.slice(own.length) : name,

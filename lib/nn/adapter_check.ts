@@ -153,7 +153,7 @@ function values(count: number, seed: number): Float32Array<ArrayBuffer> {
   return Float32Array.from({ length: count }, (_, index) => Math.sin(index * seed));
 }
 
-/** Rows without padding as they lie on the device, in rows of `stride` and there in parts, each padded as a head is. */
+/** Rows without padding as the device stores them, in rows of `stride` and there in parts, each padded as a head is. */
 function spread(
   dense: Float32Array,
   { rows, width, stride, part = width }: {

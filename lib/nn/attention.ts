@@ -55,7 +55,7 @@ export interface AttentionBuffers extends AttentionOptions {
   readonly spans?: DeviceBuffer | undefined;
 }
 
-/** Buffers of {@link recordAttentionBackward}; gradients lie like their values, delta like lse. */
+/** Buffers of {@link recordAttentionBackward}; gradients are stored like their values, delta like lse. */
 export interface AttentionBackwardBuffers extends AttentionBuffers {
   readonly dO: DeviceBuffer;
   readonly delta: DeviceBuffer;
@@ -145,7 +145,7 @@ interface PassOptions extends AttentionOptions {
   readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
 }
 
-/** A head may take so many times the cost of a dispatch of several before its blocks are told apart. */
+/** A head may take so many times the cost of a dispatch of several before its blocks are distinguished. */
 const LONG_HEAD = 10;
 /** Blocks that go together at least: fewer would leave most of a GPU idle. */
 const LEAST_BLOCKS = 16;

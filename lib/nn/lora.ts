@@ -7,7 +7,7 @@ import { normal } from "../core/random.ts";
 import { type DecoderSpec, type Projection } from "../spec/decoder.ts";
 import { padHeads, storedShape, unpadHeads } from "./weights.ts";
 
-/** Where A [rank, in] and B [out, rank] of one projection lie in the flat buffers, in f32 elements. */
+/** Places of A [rank, in] and B [out, rank] of one projection in the flat buffers, in f32 elements. */
 export interface LoraEntry {
   readonly layer: number;
   readonly projection: Projection;

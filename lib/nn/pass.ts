@@ -78,7 +78,7 @@ export function recordGradients(context: DecoderContext): void {
   recordBackward(context);
 }
 
-/** Records loss and backward of a forward pass whose activations still lie where {@link recordForward} left them; see {@link recordGradients}. */
+/** Records loss and backward of a forward pass whose activations are still where {@link recordForward} left them; see {@link recordGradients}. */
 export function recordBackward(context: DecoderContext): void {
   const { plan, weights, masks } = context;
   recordLoss(context, { gradient: true });

@@ -5,14 +5,14 @@ import type { Pass, TreeBuffers } from "./context.ts";
 
 /** A text as token ids whose end is scored. */
 export interface Sequence {
-  /** What stands before; not empty. */
+  /** The tokens before it; not empty. */
   readonly prefix: readonly number[];
   /** What is scored; not empty. Its last token is not read. */
   readonly choice: readonly number[];
 }
 
 /**
- * Trees in depth-first order, one behind the other. Node t is a token that is read; its keys are its ancestors and itself, the nodes j ≤ t
+ * Trees in depth-first order, one after another. Node t is a token that is read; its keys are its ancestors and itself, the nodes j ≤ t
  * with t < end[j]. An edge is a token that is predicted after a node.
  */
 export interface TokenTree {
@@ -36,10 +36,10 @@ export interface TreeBuilder {
   readonly nodes: number;
   /** Edges so far. */
   readonly edges: number;
-  /** Nodes that the sequence would share with the one before it. */
+  /** Nodes that the sequence would share with the previous one. */
   shared(sequence: Sequence): number;
   /**
-   * Adds a sequence below the first `shared` nodes of the one before it, at most as many as `shared()` says; 0 begins a new tree.
+   * Adds a sequence below the first `shared` nodes of the previous one, at most as many as `shared()` says; 0 begins a new tree.
    *
    * @throws CompressoError("input") for an empty prefix or choice, and for what is no token id; "usage" for more nodes than it shares.
    */

@@ -214,7 +214,7 @@ async function loadBiases(
   return biases;
 }
 
-/** A bias as it lies in memory, [strideOf(width)]. */
+/** A bias as stored, [strideOf(width)]. */
 async function readBias(
   source: WeightSource,
   index: number,

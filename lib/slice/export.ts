@@ -83,7 +83,7 @@ export async function stageModel(
   );
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(files, paths.gguf);
-  // What stands in its place is of another model, and would stand beside this one.
+  // What is in its place is of another model, and would be beside this one.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
   const stop = signal ? { signal } : {}, times = [hf, metadata].filter((one) => one !== null).length;
@@ -196,7 +196,7 @@ async function refuseStale(files: FileSystem, path: string, error: CompressoErro
   if (!(await isThere(files, path))) return;
   throw new CompressoError("input", {
     what: `cannot replace ${path}`,
-    rule: "what stands there is of the model that is written, or nothing is",
+    rule: "nothing is there, or files of the model that is written",
     value: `this model cannot be written in that format: ${error.message}`,
     fix: "remove it, or choose another folder",
   }, { cause: error });
@@ -206,7 +206,7 @@ async function refuseFile(files: FileSystem, path: string): Promise<void> {
   if (!(await isThere(files, path))) return;
   throw new CompressoError("input", {
     what: `cannot write ${path}`,
-    rule: "no file stands there",
+    rule: "no file is there",
     value: "there is one",
     fix: `choose another folder, or allow replacing this one (${option("replace")})`,
   });

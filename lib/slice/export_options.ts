@@ -26,7 +26,7 @@ export interface ExportOptions {
   readonly generation?: Json;
   /** Default: both. */
   readonly formats?: readonly ExportFormat[];
-  /** Whether files that stand there may be replaced; default false. Of a format that is skipped they are removed. */
+  /** Whether files that are there may be replaced; default false. Those of a format that is skipped are removed. */
   readonly replace?: boolean;
   /** Stops the work. */
   readonly signal?: AbortSignal;

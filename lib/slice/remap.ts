@@ -12,7 +12,7 @@ export interface LowRank {
   readonly scale: number;
 }
 
-/** How a tensor comes from one of the base. Maps give the base's row or column for each of ours; −1 stands for zeros, an absent map for all. */
+/** How a tensor comes from one of the base. Maps give the base's row or column for each of ours; −1 means zeros, an absent map all. */
 export interface Remap {
   readonly from: string;
   /** Tensors of the base of the same shape that are added, before rows and columns are picked. */
@@ -81,7 +81,7 @@ export function remapSource(
           at++;
           continue;
         }
-        // A run of our rows that lie, in order, in one chunk of the base.
+        // A run of our rows that are, in order, in one chunk of the base.
         let end = at + 1, last = first;
         for (; end < start + count; end++) {
           const row = rowOf(end);

@@ -58,7 +58,7 @@ export interface VerifyResult {
   readonly tokens: number;
 }
 
-/** Sequences that run at once, and where their tokens' rows lie: row `sequence · seq + token`. */
+/** Sequences that run at once, and the rows of their tokens: row `sequence · seq + token`. */
 interface Group {
   readonly batch: number;
   readonly seq: number;

@@ -3,7 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { tokenText } from "./tokenizer_json.ts";
 
-/** What stands beside tokenizer.json. */
+/** The files beside tokenizer.json. */
 export interface FilesBeside {
   /** Content of tokenizer_config.json. */
   readonly config: Json;

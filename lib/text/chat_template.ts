@@ -29,7 +29,7 @@ const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
 const parsed = new Map<string, Template>();
 
-/** Takes the place of `strftime_now`, which the library defines with few letters, and lets nobody else define. */
+/** Takes the place of `strftime_now`, which the library defines with few letters, and does not let callers define. */
 const CLOCK = "strftime_of_chat";
 const FIXED_DAY = new Date(2024, 6, 26);
 

@@ -100,7 +100,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
     return ids;
   };
   const decode: Tokenizer["decode"] = (ids, options) => {
-    // A model may have more rows than there are tokens, and generate one of them: it stands for no text.
+    // A model may have more rows than there are tokens, and generate one of them: it has no text.
     const isText = (id: number): boolean => idToToken(id) !== null && !special.has(id);
     const kept = options?.skipSpecial ? ids.filter(isText) : [...ids];
     for (const id of kept) if (idToToken(id) === null) throw unknownId(id, vocabSize);
@@ -112,7 +112,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   };
   const around = encode("", { addSpecial: true });
   const bosId = named("bos_token");
-  // Around the empty text stand BOS-like tokens and then EOS-like ones; a real text tells where the border is.
+  // Around the empty text are BOS-like tokens and then EOS-like ones; a real text shows where they meet.
   const leading = leadingCount(encode, around);
   return {
     encode,

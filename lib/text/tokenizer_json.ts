@@ -19,7 +19,7 @@ export function tokenText(value: unknown): string | null {
  * only, `Punctuation` none, and `Metaspace` does not split. Throws `CompressoError("input")` for a split it cannot
  * express, and for added tokens that are to match whole words only, which it finds within words.
  * A `Precompiled` normalizer stays as it is: the library does about what SentencePiece's usual table does (nmt_nfkc), and reads none. Whether a table
- * is that one cannot be told without reading it, so no table is refused.
+ * is that it cannot be known without reading it, so no table is refused.
  */
 export function forJavaScript(json: Json): Json {
   const added: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
@@ -48,7 +48,7 @@ export function repairDecoder(decoder: object | null): void {
 
 /**
  * Makes the library's Unigram encode with `byte_fallback` as the Rust one: what is not in the vocabulary becomes the
- * tokens of its UTF-8 bytes, or one unknown token where one of those is missing. And any Unigram takes a word of whatever length: the library hands
+ * tokens of its UTF-8 bytes, or one unknown token where one of those is missing. And any Unigram takes a word of whatever length: the library passes
  * all tokens of one to a function at once.
  * `model` is the library's, changed in place; `node` is that of tokenizer.json.
  */

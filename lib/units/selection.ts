@@ -29,7 +29,7 @@ export interface SelectOptions {
    * `target` already, nothing else falls.
    */
   readonly layerTargets?: readonly (number | null)[] | null | undefined;
-  /** Units that neither fall nor come back, as far as the table's rules let those lie that are cut. What they cut counts. */
+  /** Units that are neither cut nor restored, as far as the table's rules allow it. What they cut counts. */
   readonly held?: HeldUnits | null | undefined;
   /**
    * Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. Targets of layers beyond what their units and
@@ -264,7 +264,7 @@ const EMPTY = { attention: NOTHING, ffn: NOTHING, gate: -1 };
 /** Errors of a quotient of whole numbers. */
 const ROUNDING = 1e-12;
 
-/** Scores by which the heads of a KV group fall one after the other. */
+/** Scores by which the heads of a KV group are cut one after another. */
 function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>): Float64Array {
   const means = groups.map(({ first, count }) =>
     Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count

@@ -42,7 +42,7 @@ export interface LayerPart {
   readonly total: number;
   /** Heads or columns that stay at least, in whole KV groups and aligned. */
   readonly minimum: number;
-  /** What stays of the part at least: these heads lie in as few KV groups as hold them. */
+  /** What stays of the part at least: these heads are in as few KV groups as hold them. */
   readonly least: number;
 }
 

@@ -237,7 +237,7 @@ function rowsOf(name: string, layers: readonly (readonly (readonly number[])[])[
   return { name, forced: layers.flatMap((units) => units.slice(0, units.length - start).flat()), rows };
 }
 
-/** Units of a layer's KV groups, the group of the lowest mean score first. With one group only, each head stands alone. */
+/** Units of a layer's KV groups, the group of the lowest mean score first. With one group only, each head is a group. */
 function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number): readonly (readonly number[])[] {
   const { first, count, firstGroup, groupCount } = table.layers[layer]?.attention ??
     { first: 0, count: 0, firstGroup: 0, groupCount: 0 };

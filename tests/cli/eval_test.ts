@@ -139,7 +139,7 @@ Deno.test("eval --text refuses a window beyond the context before it measures an
   assert.equal(with16.code, 0, with16.stderr);
   const with32 = await cli([...rest, "--window", "32", "--no-tuning", "--out", out]);
   assert.equal(with32.code, 6, with32.stderr);
-  assert.match(with32.stderr, /cannot go on with the evaluation/);
+  assert.match(with32.stderr, /cannot resume the evaluation/);
 });
 
 Deno.test("eval refuses what a later model cannot do before it measures the first", async () => {

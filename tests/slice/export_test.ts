@@ -201,7 +201,7 @@ Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and 
     });
     assert.deepEqual(await names(out), []);
     await exportModel(source, out, { ...options, formats: ["gguf"] });
-    await assert.rejects(exportModel(source, out, options), /no file stands there/);
+    await assert.rejects(exportModel(source, out, options), /no file is there/);
     assert.deepEqual(await names(out), ["model.gguf"], "refused before the folder was written");
     await exportModel(source, out, { ...options, replace: true });
 

@@ -52,12 +52,12 @@ function encodeTemplate(messages: readonly ChatMessage[], options: FormatOptions
   const writer = createWriter(tokenizer, []);
   for (const { text, learned } of templatePieces(messages, options)) {
     const ids = writer.add(text);
-    // Behind its end token a template may write a line break, which the model is never asked for. Others may stand in what is said.
+    // After its end token a template may write a line break, which the model is never asked for. Other end tokens may be in what is said.
     const last = isOpen ? -1 : ids.findLastIndex((id) => tokenizer.isSpecial(id));
     const count = last < 0 ? ids.length : last + 1;
     writer.mark(ids.map((_, index) => learned && index < count));
   }
-  // What stands behind the last end token is of no use.
+  // What follows the last end token is not needed.
   const count = writer.learned.lastIndexOf(true) + 1;
   const ids = writer.ids.slice(0, count), learned = writer.learned.slice(0, count);
   // A template without end token leaves the end of the last turn to EOS, as for a single answer.

@@ -183,7 +183,7 @@ function shortenInput(row: InstructRow, whole: Parts, options: EncodeOptions): P
   return parts;
 }
 
-/** What stands before a prefix; a chat template writes BOS itself. */
+/** What is before a prefix; a chat template writes BOS itself. */
 function leadingOf(options: FormatOptions): readonly number[] {
   return styleOf(options) === "chat" ? [] : options.tokenizer.leading;
 }

@@ -23,7 +23,7 @@ export interface FormatOptions {
   readonly today?: boolean | undefined;
 }
 
-/** Refuses what is no text to put before instructions: true and false would stand there as words. Throws `CompressoError("usage")`. */
+/** Refuses what is no text to put before instructions: true and false would be written as words. Throws `CompressoError("usage")`. */
 export function checkPromptText(
   prompt: unknown,
   { what = "cannot use this prompt", fix = "give a text, or null for none" }: Partial<
@@ -121,7 +121,7 @@ function formatChat(user: string, output: string, options: FormatOptions): { pre
   return { prefix: turn.prefix, response: turn.written.slice(0, turn.written.length - behind.length) + tail };
 }
 
-/** Whether a system turn stands in a layout; templates may have no place for one. */
+/** Whether a layout has a place for a system turn; some templates have none. */
 export function keepsSystem(options: FormatOptions): boolean {
   return styleOf(options) !== "chat" || acceptsSystem(options.tokenizer);
 }

@@ -5,7 +5,7 @@ import type { Tokenizer } from "../../text/tokenizer.ts";
 
 /** What a chat template writes around an assistant's answer. */
 export interface TurnShape {
-  /** What stands between the generation prompt and the answer: a space, as in "[/INST] answer", or a heading that the template has no prompt for. */
+  /** What is between the generation prompt and the answer: a space, as in "[/INST] answer", or a heading that the template has no prompt for. */
   readonly lead: string;
   /** The end of the generation prompt that an answered turn does not have, such as `<think>` in DeepSeek-R1-Distill and QwQ; mostly empty. */
   readonly opened: string;
@@ -13,7 +13,7 @@ export interface TurnShape {
   readonly tail: string;
   /** The special token behind the answer. */
   readonly end: number | null;
-  /** All that stands behind the answer to a question. */
+  /** What follows the answer to a question. */
   readonly behind: string;
 }
 
@@ -23,7 +23,7 @@ export interface AnsweredTurn {
   readonly prefix: string;
   /** What is learned: the answer with all that the template writes around it. */
   readonly written: string;
-  /** Whether it is the answer as it was said and not as the template writes it, so that the template's text cannot go on behind it. */
+  /** Whether it is the answer as it was said and not as the template writes it, so that the template's text cannot continue after it. */
   readonly isOwn: boolean;
 }
 
@@ -60,7 +60,7 @@ export function turnShape(tokenizer: Tokenizer): TurnShape {
 /**
  * Where an answer is learned, from the text that asks for it and the text once it is there; null where these begin differently.
  *
- * At inference the model goes on behind the whole generation prompt. Where that opens the thoughts and the answered text does not, an answer
+ * At inference the model continues after the whole generation prompt. Where that opens the thoughts and the answered text does not, an answer
  * with thoughts is learned there, as the model is to write it, and an answer without before the opening, as transformers writes it: behind
  * the opening it would be learned as a thought. Many templates leave thoughts out of answers, and then the answer is learned as it was said;
  * what differs by white space alone is learned as the template has it.

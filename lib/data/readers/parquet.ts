@@ -72,7 +72,7 @@ const READ_ROWS = 2 ** 20;
 
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** hyparquet would put signs for what is no UTF-8; a column that holds bytes may be there, and is nobody's text. */
+/** hyparquet would replace what is not UTF-8 by other characters; a column of bytes may be there, and is not text. */
 function decoded(bytes: Uint8Array): string | typeof NOT_UTF8 {
   try {
     return DECODER.decode(bytes);
@@ -110,7 +110,7 @@ const PARSERS: Partial<ParquetParsers> = {
 /** Forms of values that hyparquet refuses. */
 const UNREAD: readonly (string | undefined)[] = ["INTERVAL", "BSON"];
 
-/** Names of the columns that can be read: texts lie beside others. */
+/** Names of the columns that can be read: a table may have others beside its texts. */
 function readableOf({ children }: ReturnType<typeof parquetSchema>): string[] {
   const isRead = ({ element, children }: ReturnType<typeof parquetSchema>): boolean =>
     !UNREAD.includes(element.converted_type) && children.every(isRead);

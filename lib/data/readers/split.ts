@@ -1,7 +1,7 @@
 // Cuts a text that arrives in parts into values: JSON lines, the elements of a JSON array, or one plain document.
 import { isObject, type Json } from "../../core/guards.ts";
 
-/** Where a value stands. */
+/** Place of a value. */
 export interface Place {
   /** Line of JSON lines, else place in the array or table, from 1. */
   readonly number: number;
@@ -11,7 +11,7 @@ export interface Place {
   readonly label: string;
 }
 
-/** What is told about the values of a file. */
+/** Receives the values of a file. */
 export interface ValueSink {
   /** A parsed value. */
   value(place: Place, value: unknown): void;
@@ -154,7 +154,7 @@ function lineSplitter(sink: ValueSink): Splitter {
   };
 }
 
-/** Elements of an array, cut where commas stand outside of strings and brackets. */
+/** Elements of an array, cut at commas outside of strings and brackets. */
 function arraySplitter(sink: ValueSink): Splitter {
   let buffer = "", at = 0, start = 0;
   let row = 0, line = 1, depth = 0;
@@ -251,5 +251,5 @@ const PLACE = /(?: in JSON)? at position \d+ \(line (\d+) column (\d+)\)/;
 
 function checkLength(chars: number, { what, sink }: { readonly what: string; readonly sink: ValueSink }): void {
   if (chars <= MAX_CHARS) return;
-  sink.refuse(`${what} has at most ${MAX_CHARS / 2 ** 20} Mi characters`, "it goes on", "split it");
+  sink.refuse(`${what} has at most ${MAX_CHARS / 2 ** 20} Mi characters`, "it is longer", "split it");
 }

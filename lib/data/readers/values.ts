@@ -4,7 +4,7 @@ import { type Codecs, dataError, kindOf, textOf } from "./bytes.ts";
 import { parquetRows } from "./parquet.ts";
 import { createSplitter, namesJson, type Place, type ValueSink } from "./split.ts";
 
-/** A value and where it stands. */
+/** A value and its place. */
 export interface PlacedValue {
   readonly place: Place;
   readonly value: unknown;

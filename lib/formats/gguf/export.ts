@@ -191,7 +191,7 @@ function modelMetadata(
   return metadata;
 }
 
-/** Types of tokens that stand in texts and are decoded with them. */
+/** Types of tokens that are in texts and decoded with them. */
 const TEXT_TYPES: ReadonlySet<number> = new Set([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.byte]);
 
 /** The type of most weights of matrices. */
@@ -208,7 +208,7 @@ function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {
 /** Values of `general.file_type`. */
 const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
-/** The type that a tensor gets, and the one that it would have if its rows were whole blocks. */
+/** The type that a tensor gets, and the type that was wanted: they differ where its rows are no whole blocks. */
 export function typeFor(
   canonical: string,
   shape: readonly number[],

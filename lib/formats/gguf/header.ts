@@ -12,7 +12,7 @@ import {
   VALUE_TYPES,
 } from "./types.ts";
 
-/** Where a tensor lies in the file. */
+/** Place of a tensor in the file. */
 export interface GgufTensor {
   /** Name in the file, such as `blk.0.attn_q.weight`. */
   readonly name: string;
@@ -224,7 +224,7 @@ function readTensorInfo(cursor: Cursor): GgufTensor {
   return { name, type, shape, offset: Number(offset), byteLength: elementCount(shape) / block * bytes };
 }
 
-/** Turns offsets within the data into offsets within the file; checks that tensors lie apart and inside. */
+/** Turns offsets within the data into offsets within the file; checks that tensors do not overlap and are within the file. */
 function placed(
   infos: readonly GgufTensor[],
   file: { readonly path: string; readonly dataStart: number; readonly alignment: number; readonly size: number },

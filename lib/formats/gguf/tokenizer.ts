@@ -43,7 +43,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
     return (type === TOKEN_TYPE.normal || type === TOKEN_TYPE.byte) && !isEnd;
   };
   const special = [ids.bos, ids.eos, ids.pad].filter((index) => !isPlain(index));
-  // Rows without a token, which llama.cpp's converter and our export name [PAD<id>]: they stand for no text.
+  // Rows without a token, which llama.cpp's converter and our export name [PAD<id>]: they have no text.
   const vocabulary = tokens.map((token, index) =>
     types?.[index] === TOKEN_TYPE.unused && !special.includes(index) && index !== ids.unk ? null : token
   );
@@ -77,7 +77,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
 }
 
 /**
- * The BPE merges that a scored vocabulary stands for: every cut of a token into two tokens, best score first
+ * The BPE merges that a scored vocabulary implies: every cut of a token into two tokens, best score first
  * (as transformers converts SentencePiece BPE models).
  */
 export function mergesByScore(tokens: readonly string[], scores: ArrayLike<number>): [string, string][] {

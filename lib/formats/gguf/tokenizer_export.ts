@@ -50,7 +50,7 @@ export function ggufTokenizerMetadata(
     padding: withRow(tokenizer.padId),
   };
   for (const [name, id] of Object.entries(ids)) if (id !== null) metadata.set(`tokenizer.ggml.${name}_token_id`, id);
-  // A token that was left out stands around no text: llama.cpp would take another in its place.
+  // A token that was left out is around no text: llama.cpp would take another in its place.
   const addBos = surrounds(tokenizer.leading, tokenizer.bosId, "before") && ids.bos !== null;
   const addEos = surrounds(tokenizer.trailing, tokenizer.eosId, "after") && ids.eos !== null;
   metadata.set("tokenizer.ggml.add_bos_token", addBos);
@@ -187,7 +187,7 @@ function preOf(json: Json, model: Json): string {
 /**
  * Scores that make SentencePiece's algorithm merge in the order of the merges. It merges any two neighbours whose text
  * is a token,
- * so the merges must hold every cut of a token into two, and all cuts of a token must stand together.
+ * so the merges must hold every cut of a token into two, and all cuts of a token must be together.
  */
 function scoresOf(
   tokenizer: Tokenizer,
@@ -201,7 +201,7 @@ function scoresOf(
     const token = left + right;
     if (token === last) continue;
     if (ranked.has(token)) {
-      throw refused("all merges that give a token stand together", `those of ${JSON.stringify(token)} do not`);
+      throw refused("all merges that give a token are together", `those of ${JSON.stringify(token)} do not`);
     }
     const id = tokenizer.tokenToId(token);
     ranked.add(token);
@@ -253,7 +253,7 @@ function spacePlace(json: Json): "none" | "start" | "each" {
   );
 }
 
-/** The normalizers of a tokenizer, one after the other. */
+/** The normalizers of a tokenizer in order. */
 function normalizers({ normalizer }: Json): Json[] {
   if (!isObject(normalizer)) return [];
   return Array.isArray(normalizer["normalizers"]) ? normalizer["normalizers"].filter(isObject) : [normalizer];

@@ -52,7 +52,7 @@ type Config = z.infer<typeof CONFIG>;
 /** What the two files say, as parsed JSON; `path` is named in errors. */
 export interface HfConfigFiles {
   readonly path: string;
-  /** generation_config.json, where there is one: its end tokens are added to those of config.json, its other tokens stand where that names none. */
+  /** generation_config.json, where there is one: its end tokens are added to those of config.json; its other tokens are used where config.json names none. */
   readonly generation?: unknown;
 }
 
@@ -88,7 +88,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   ]);
   const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
   const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
-  // An id that only the other file has, and that has no row, stands for nothing here.
+  // An id that only generation_config.json has, and that has no row, is ignored.
   const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
   const implied = has("bos_token_id") || isQwen ? null : 1;
   const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;

@@ -34,7 +34,7 @@ export interface HfExportOptions {
   readonly tokenizer: Tokenizer | null;
   /** Further keys of generation_config.json, such as temperature. */
   readonly generation?: Json;
-  /** Whether a folder that stands there may be replaced; default false. */
+  /** Whether a folder that is there may be replaced; default false. */
   readonly replace?: boolean;
   /** Weights above this many bytes are cut into several files; default 5 GB. */
   readonly maxShardBytes?: number;
@@ -115,7 +115,7 @@ export function tokenizerSettings({ config, leading, trailing, bosId, eosId }: T
   };
 }
 
-/** Settings with a list of further special tokens under its older name, each once and by its text: the rest stands in tokenizer.json. */
+/** Settings with a list of further special tokens under its older name, each once and by its text: the rest is in tokenizer.json. */
 function withOlderList(settings: Json): Json {
   const { extra_special_tokens: extra, additional_special_tokens: older, ...others } = settings;
   if (!Array.isArray(extra)) return settings;
@@ -133,7 +133,7 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
   return [...shapes].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
 }
 
-/** The templates that a tokenizer has by name, with the one in use as the default; that one alone where there are no others. */
+/** The named templates of a tokenizer, with the template in use as the default; the template in use alone where there are no others. */
 function templates(named: unknown, inUse: string): Json[string] {
   if (!Array.isArray(named)) return inUse;
   const others = named.filter((entry) => isObject(entry) && entry["name"] !== "default");
@@ -215,7 +215,7 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   };
 }
 
-/** Writes 8 as 8.0 where transformers 4 wants a float, and warns of an integer. */
+/** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */
 function withFloats(json: string): string {
   return json.replace(/"(factor|low_freq_factor|high_freq_factor|rope_theta)": (\d+)(?=[,\n])/g, '"$1": $2.0');
 }

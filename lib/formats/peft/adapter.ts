@@ -33,7 +33,7 @@ export interface PeftWriteOptions {
   readonly baseModel: string | null;
   /** Text of a README.md beside it, which tells people what it belongs to; default none. */
   readonly readme?: string;
-  /** Whether a folder that stands there may be replaced; default false. */
+  /** Whether a folder that is there may be replaced; default false. */
   readonly replace?: boolean;
 }
 

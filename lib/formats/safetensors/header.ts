@@ -34,7 +34,7 @@ export const DTYPE_BITS = {
 /** A dtype as the header spells it. */
 export type SafetensorsDtype = keyof typeof DTYPE_BITS;
 
-/** Where a tensor lies in its file. */
+/** Place of a tensor in its file. */
 export interface SafetensorsEntry {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
@@ -136,7 +136,7 @@ function entryOf(
   return { name, dtype, shape, offset: dataStart + begin, byteLength: end - begin };
 }
 
-/** Tensors must fill the rest of the file: each begins where the one before ends. */
+/** Tensors must fill the rest of the file: each begins where the previous one ends. */
 function checkLayout(
   path: string,
   tensors: ReadonlyMap<string, SafetensorsEntry>,

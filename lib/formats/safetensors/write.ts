@@ -41,7 +41,7 @@ export interface SafetensorsWriteOptions extends SafetensorsMetadata {
   readonly files: FileSystem;
 }
 
-/** Weights above this many bytes are cut into several files, unless told otherwise: 5 GB, as transformers does. */
+/** Weights above this many bytes are cut into several files by default: 5 GB, as transformers does. */
 export const DEFAULT_SHARD_BYTES = 5_000_000_000;
 
 /**

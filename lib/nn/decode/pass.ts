@@ -40,7 +40,7 @@ export interface DecodePass extends Disposable {
   ): Promise<Float32Array<ArrayBuffer>>;
   /**
    * Reads one token, or with null the one that it chose last, and then count − 1 that it chooses itself; returns the most likely token after
-   * each, `count` in all. May be called again before it resolves: the work then goes on without a gap.
+   * each, `count` in all. May be called again before it resolves: the work then continues without a gap.
    * Throws `CompressoError("numeric")` where the logits are not finite.
    */
   greedy(

@@ -61,7 +61,7 @@ interface Context extends DecodeState, Vectors {
   readonly plan: Plan;
 }
 
-/** Where the caches of {@link createDecodeStep} have to lie, or null where it cannot serve. */
+/** Where the caches of {@link createDecodeStep} must be, or null where it cannot be used. */
 export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
   if (weights.spec.biases?.length) return null; // the fused kernels add none
   if (weights.embedding.placement === "buffer") return "buffer";
@@ -72,7 +72,7 @@ export function stepPlacement(device: Device, weights: Weights, capacity: number
   return isWhole && fitsTextures(device, weights.spec, capacity) ? "texture" : null;
 }
 
-/** Records the plan of one token: logits, then the greedy choice as the next token. Caches lie where {@link stepPlacement} says. */
+/** Records the plan of one token: logits, then the greedy choice as the next token. Caches are where {@link stepPlacement} says. */
 export function createDecodeStep(device: Device, state: DecodeState): DecodeStep {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);

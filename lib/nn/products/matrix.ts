@@ -20,7 +20,7 @@ import {
 export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
 /** All of them, from the largest to the smallest. */
 export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
-/** Where the values of a {@link Matrix} lie. */
+/** Where the values of a {@link Matrix} are. */
 export type MatrixPlacement = "texture" | "buffer";
 
 /** Rows [row0, row0 + rows) of a matrix; in memory they are padded to a multiple of 64 rows of zeros. */
@@ -236,7 +236,7 @@ interface Part {
   readonly format: "rgba32float" | "rgba32uint";
 }
 
-/** Where rows of a shard lie in each of its resources; `row` is the first of a texel. */
+/** Place of rows of a shard in each of its resources; `row` is the first of a texel. */
 function bandsOf(
   matrix: Matrix,
   shard: MatrixShard,

@@ -3,7 +3,7 @@ import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
 import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp } from "../padding.ts";
 
-/** Memory of a matrix: a texture, or a buffer with its rows of texels one after the other. */
+/** Memory of a matrix: a texture, or a buffer with its rows of texels in order. */
 export type TexelStore = DeviceBuffer | DeviceTexture;
 
 /** A band of rows of texels. */

@@ -54,7 +54,7 @@ export interface TuneResult {
   readonly left: number;
 }
 
-/** A product of views: sizes, and how the operands lie. */
+/** A product of views: sizes, and how the operands are stored. */
 type Thin = Pick<MatmulOptions, "m" | "n" | "k" | "transposeA" | "transposeB">;
 
 /** A product to time. */
@@ -73,7 +73,7 @@ interface Work {
 /** What is timed, once allocated. */
 interface Trial {
   readonly record: (plan: Plan) => void;
-  /** Where the result lies, and its values. */
+  /** The buffer of the result, and its number of values. */
   readonly target: DeviceBuffer;
   readonly count: number;
 }

@@ -17,7 +17,7 @@ export type ProductFamily = "linear-texture" | "linear-buffer" | "matmul-texture
 /** One product C[m, n] of depth k. */
 export interface Product {
   readonly family: ProductFamily;
-  /** How the operands lie: a direction, or a letter for each of A, B and C. */
+  /** How the operands are stored: a direction, or a letter for each of A, B and C. */
   readonly layout: string;
   readonly dtype: MatrixDtype;
   readonly m: number;
@@ -58,7 +58,7 @@ const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
 const SHARED_F32: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
 const SHARED_FROM = 64;
 
-/** Sizes up to here are told apart; above, a key has the nearest power of √2, so that layers of uneven widths share it. */
+/** Sizes up to here have keys of their own; above, a key has the nearest power of √2, so that layers of uneven widths share it. */
 const EXACT_UP_TO = 16;
 /** Longer sides are alike: a shard of a large vocabulary has as many rows as the adapter allows. */
 const MOST = 2 ** 13;

@@ -1,11 +1,11 @@
-// A schedule: three cubic ramps with a rest after each, so that LoRA can catch up before more is cut.
+// A schedule of three cubic ramps with a plateau after each, so that LoRA can recover before more is cut.
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/cubic_with_plateaus.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 \
 //     --noise 0.3 --out runs/plateaus
-import { cubic, defineSchedule, linear } from "../../lib/schedule/mod.ts";
+import { cubic, defineSchedule, linear } from "compresso/schedule";
 
-/** Where each ramp begins and where it ends, as shares of the stage; the rest up to the next is a plateau. */
+/** Begin and end of each ramp, as shares of the stage; between ramps lie plateaus. */
 const RAMPS = [[0, 0.25], [0.35, 0.55], [0.65, 0.8]] as const;
 
 export default defineSchedule({
@@ -15,6 +15,6 @@ export default defineSchedule({
       const ramp = cubic({ from: reached, to: sparsity * (index + 1) / RAMPS.length });
       return ramp({ progress: Math.min(1, (progress - begin) / (end - begin)), sparsity });
     }, 0),
-  // Less noise as fewer steps are left to repair what it breaks.
+  // Less noise towards the end, where few steps are left to recover.
   rates: { noise: linear({ from: 0.3, to: 0.05 }) },
 });

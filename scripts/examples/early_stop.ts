@@ -1,8 +1,8 @@
-// A schedule: the built-in cubic one, but the stage ends when the loss runs away: too far above the best of the last 32 records.
+// A cubic schedule that ends the stage when the loss rises too far above the best of the last 32 records.
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/early_stop.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
-import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
+import { cubic, defineSchedule } from "compresso/schedule";
 
 /** Steps whose losses are averaged: one alone says little. */
 const WINDOW = 8;

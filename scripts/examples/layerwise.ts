@@ -1,8 +1,8 @@
-// A schedule: a target for each layer. The first and last layers lose least, and heads of a layer that are ahead of its target wait.
+// A schedule with a target for each layer: the first and last layers lose least, and heads of a layer that is ahead of its target wait.
 //
 //   deno run -A cli/main.ts schedule preview scripts/examples/layerwise.ts
 //   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
-import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
+import { cubic, defineSchedule } from "compresso/schedule";
 
 const whole = cubic({ to: "target", warmup: 0.4 });
 /** Share cut beyond a layer's target at which its heads wait. */

@@ -1,11 +1,11 @@
-// A schedule of LoRA's learning rate in all three stages: up in the first, held in the second, and in the last up again and down to nothing. What is
-// pruned, and when, stays the run's own.
+// A schedule of LoRA's learning rate in all three stages: it rises in the first, is constant in the second, and rises and falls to 0 in the last. The
+// sparsity follows the run's own schedule.
 //
 //   compresso schedule preview scripts/examples/learning_rate.ts
 //   compresso prune MODEL --data DATA --sparsity 0.3 --schedule scripts/examples/learning_rate.ts --out runs/rate
 //
-// Beside a one-shot method only the last of the three may be set, as all of its steps are that stage.
-import { constant, cosine, type CurveInput, defineSchedule, linear } from "../../lib/schedule/mod.ts";
+// With a one-shot method only the last of the three may be set: all of its steps are that stage.
+import { constant, cosine, type CurveInput, defineSchedule, linear } from "compresso/schedule";
 
 const PEAK = 1e-3, WARM = 0.1;
 

@@ -1,11 +1,11 @@
-// A run that is stopped in its midst and goes on with another schedule: cubic up to half of the steps, then straight to the target.
+// Stops a run half-way and resumes it with another schedule: cubic for the first half of the steps, then linear to the target.
 //
 //   deno run -A scripts/examples/other_schedule.ts [steps]
 //
-// A checkpoint belongs to its options: a change must be named in `mayDiffer`, else the resumed run refuses it.
-import { loadModel, openDevice, prune, type PruneOptions, readRows } from "../../mod.ts";
-import { demoData } from "../../lib/model/mod.ts";
-import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
+// A resumed run refuses other options than those of its checkpoint, except for what `mayDiffer` names.
+import { loadModel, openDevice, prune, type PruneOptions, readRows } from "compresso";
+import { demoData } from "compresso/model";
+import { cubic, defineSchedule } from "compresso/schedule";
 
 const steps = Number(Deno.args[0] ?? 20);
 using device = await openDevice();

@@ -1,9 +1,9 @@
-// A task of one's own in a few lines. Owns the prompt; the rest is the toolkit's.
+// A task of your own in a few lines.
 //
 //   deno run -A cli/main.ts eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR
 //
 // reads DIR/weekdays.test.jsonl, with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}.
-import { defineTask } from "../../lib/eval/mod.ts";
+import { defineTask } from "compresso/evaluate";
 
 export default defineTask({
   name: "weekdays",

@@ -2,12 +2,12 @@
 //
 //   deno run -A scripts/examples/prompt_ablation.ts [steps] [questions]
 //
-// Prints what the prompt takes and the share of held-out questions that each pruned model answers rightly. Few steps by default, so that it takes minutes on a CPU: read the
-// figures as an illustration, not as a finding; more steps and several seeds make one.
-import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
-import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
-import { encodeChoices, scoreChoices } from "../../lib/eval/mod.ts";
-import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
+// Prints the tokens of the prompt and the share of held-out questions that each pruned model answers correctly. With few steps by default it takes minutes
+// on a CPU: the figures illustrate the method; findings need more steps and several seeds.
+import { loadModel, openDevice, prune, readRows } from "compresso";
+import { COLLABORATIVE_PROMPT } from "compresso/data";
+import { encodeChoices, scoreChoices } from "compresso/evaluate";
+import { demoData, loadModelFrom } from "compresso/model";
 
 const steps = Number(Deno.args[0] ?? 40), limit = Number(Deno.args[1] ?? 100);
 using device = await openDevice();

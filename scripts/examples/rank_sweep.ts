@@ -2,10 +2,10 @@
 //
 //   deno run -A scripts/examples/rank_sweep.ts [steps] [ranks]      for example: rank_sweep.ts 80 2,4,8,16
 //
-// Prints the parameters of LoRA, the loss of the last steps and the share of held-out questions answered rightly. One seed and few steps: an illustration.
-import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
-import { encodeChoices, scoreChoices } from "../../lib/eval/mod.ts";
-import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
+// Prints the parameters of LoRA, the loss of the last steps and the share of held-out questions answered correctly, of one seed and few steps.
+import { loadModel, openDevice, prune, readRows } from "compresso";
+import { encodeChoices, scoreChoices } from "compresso/evaluate";
+import { demoData, loadModelFrom } from "compresso/model";
 
 const steps = Number(Deno.args[0] ?? 40), ranks = (Deno.args[1] ?? "2,4,8").split(",").map(Number);
 using device = await openDevice();

@@ -1,12 +1,13 @@
-// Layer-wise sensitivity: measures how much the loss rises where every other FFN column of one layer is off, and prunes each layer by that.
+// Layer-wise sensitivity: measures how much the loss rises when every other FFN column of one layer is masked, and prunes each layer accordingly.
 //
 //   deno run -A scripts/examples/sensitivity.ts [steps] [rows]
 //
-// Prints each layer's rise in nats, its target and its FFN columns before and after, then the sparsity of the whole. The demo, few rows and few steps by default: an illustration.
-import { loadModel, openDevice, prune, readRows } from "../../mod.ts";
-import { rowPerplexity } from "../../lib/eval/mod.ts";
-import { demoData } from "../../lib/model/mod.ts";
-import { cubic, defineSchedule } from "../../lib/schedule/mod.ts";
+// Prints each layer's rise in nats, its target and its FFN columns before and after, then the sparsity of the model. Uses the demo, few rows and few
+// steps by default.
+import { loadModel, openDevice, prune, readRows } from "compresso";
+import { rowPerplexity } from "compresso/evaluate";
+import { demoData } from "compresso/model";
+import { cubic, defineSchedule } from "compresso/schedule";
 
 const SPARSITY = 0.3;
 const steps = Number(Deno.args[0] ?? 30), limit = Number(Deno.args[1] ?? 32);
@@ -32,7 +33,7 @@ for (const { ffn } of layers) {
   );
 }
 
-// A layer of twice the mean rise is cut two thirds as much as the mean one, and weights are 1 on average.
+// A layer with twice the mean rise is cut two thirds as much as an average one; weights are 1 on average.
 const mean = rises.reduce((sum, rise) => sum + Math.max(0, rise), 0) / rises.length;
 const raw = rises.map((rise) => 1 / (1 + Math.max(0, rise) / Math.max(mean, 1e-9)));
 const weights = raw.map((weight) => weight * raw.length / raw.reduce((sum, one) => sum + one, 0));

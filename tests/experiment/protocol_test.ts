@@ -46,13 +46,13 @@ Deno.test("options that no run can have are refused at planning, with the cell",
 Deno.test("what is the same for all runs is what they have, wherever it was set", async () => {
   const shared = async (...args: Parameters<typeof linesOf>): Promise<string | undefined> =>
     (await linesOf(...args)).find((line) => line.startsWith("the same"))?.replace("the same for all: ", "");
-  assert.equal(await shared({}), "sparsity 0.4, steps 4, seq 48, prompt off");
+  assert.equal(await shared({}), "sparsity 0.4, prompt off, steps 4, seq 48");
   assert.equal(
     await shared({ grid: { sparsity: [0.2], rank: [2, 4] } }),
-    "sparsity 0.2, steps 4, seq 48, prompt off",
+    "sparsity 0.2, prompt off, steps 4, seq 48",
     "the grid wins over the base",
   );
-  assert.equal(await shared({}, { set: { seed: [5] } }), "sparsity 0.4, steps 4, seq 48, seed 5, prompt off");
+  assert.equal(await shared({}, { set: { seed: [5] } }), "sparsity 0.4, prompt off, steps 4, seq 48, seed 5");
 });
 
 Deno.test("what was pruned and what it was trained on is told, and each of several", async () => {

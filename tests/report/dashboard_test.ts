@@ -182,6 +182,8 @@ browserTest(
     const watched = await openPage(browser, dashboard.url), { page } = watched;
     // Opened while the run is prepared.
     assert.equal(await page.title(), "Pruning: run");
+    dashboard.tell({ kind: "named", name: "soon", origin: [{ role: "model", name: "small", bytes: 5 }] });
+    await page.locator("h1").getByText("Pruning: soon").waitFor({ timeout: 15_000 });
     dashboard.tell(started(folder));
     const stateShown = (text: string): Promise<unknown> =>
       page.locator("main").getByText(text, { exact: true }).first().waitFor({ timeout: 15_000 });

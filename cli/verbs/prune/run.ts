@@ -131,6 +131,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
         data: dataPathOf(path, flags),
         calibration: typeof calibration === "string" ? null : flags.calibration,
       });
+      driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
       return await drive(loaded, { ...driven, rows, reading, beside, origin, inputs: await inputsOf(path, flags) });
     });
   } catch (error) {

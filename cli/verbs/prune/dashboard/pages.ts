@@ -11,6 +11,8 @@ import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
 
 /** Messages from the run's process to the dashboard. Records are read from the run's folder. */
 export type DashboardMessage =
+  /** Before the run is started: what it will be called, and what it is made from. */
+  | { readonly kind: "named"; readonly name: string; readonly origin: readonly OriginFile[] }
   | {
     readonly kind: "started";
     /** The run's folder, whose records.jsonl is that of this run from now on. */
@@ -68,12 +70,13 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   let made: MadePage | null = null;
   let making: Promise<MadePage> | null = null, isStale = true;
   let tail: RecordTail | null = null, version = 0;
+  let named: Pick<ReportRun, "name" | "origin"> = { name: "run", origin: [] };
   const seen: Alarm[] = [];
   // A browser that was left open must not take this run's page for that of another one at the same port.
   const instance = crypto.randomUUID().slice(0, 8);
 
   const currentRun = async (): Promise<ReportRun> => {
-    if (!started) return { ...NOTHING, name: "run" };
+    if (!started) return { ...NOTHING, ...named };
     if (isFinished) return await readRun(started.folder);
     const { name, folder, options, adapter, origin } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
@@ -110,6 +113,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
       isStale = true;
       if (message.kind === "started") [started, tail, isFinished, state] = [message, null, false, "Running."];
       else if (message.kind === "alarm") seen.push(message.alarm);
+      else if (message.kind === "named") named = { name: message.name, origin: message.origin };
       else if (message.kind === "masks") liveMasks = { step: message.step, masks: message.masks };
       else if (message.kind === "state") state = message.text;
       else [isFinished, state] = [true, "Finished."];

@@ -71,11 +71,14 @@ const OTHERS: readonly OptionPath[] = [
 
 /** Paths by name, in the order of the table. */
 const PATHS: ReadonlyMap<string, OptionPath> = new Map(
-  OPTION_PATHS.filter((path) => {
-    const { of, inExperiments = of === undefined } = entryOf(path);
-    return inExperiments && nameOf(path) !== null;
-  }).map((path) => [nameOf(path) ?? path, path]),
+  OPTION_PATHS.filter(isInExperiments).map((path) => [nameOf(path) ?? path, path]),
 );
+
+/** Whether experiments have an option of the table. */
+export function isInExperiments(path: OptionPath): boolean {
+  const { of, inExperiments = of === undefined } = entryOf(path);
+  return inExperiments && nameOf(path) !== null;
+}
 
 /** Names of all options, in the order in which they are shown. */
 export const CELL_OPTION_NAMES: readonly CellOptionName[] = [...Object.keys(OWN), ...PATHS.keys()].filter(isCellOption);

@@ -6,7 +6,8 @@ import { placeOf } from "../data/row.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
-import { allRefused, digestOfAll, encodeRow } from "../data/batches.ts";
+import { allRefused, encodeRow } from "../data/encode_rows.ts";
+import { digestOfAll } from "../data/batches.ts";
 import type { Adapters, Model } from "../model/model.ts";
 
 /** Options of {@link rowPerplexity}. */

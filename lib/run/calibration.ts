@@ -2,7 +2,8 @@
 import { CompressoError } from "../core/errors.ts";
 import type { Row, TextRow } from "../data/rows.ts";
 import type { Example } from "../data/prompts/encode.ts";
-import { type Batch, createBatches, encodeRows, type EncodeRowsOptions } from "../data/batches.ts";
+import { type Batch, createBatches } from "../data/batches.ts";
+import { encodeRows, type EncodeRowsOptions } from "../data/encode_rows.ts";
 import type { EncodeReport } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
 import { isOneShot, learnsBesideCalibration } from "./methods/names.ts";

@@ -1,5 +1,6 @@
 // The rows of a run as batches to train on, sequences that are held out, and calibration rows.
-import { type Batches, createBatches, digestOfAll, encodeRows, sequencesOf } from "../data/batches.ts";
+import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
+import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";

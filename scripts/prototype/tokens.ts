@@ -4,7 +4,7 @@ import process from "node:process";
 import { readRows } from "../../lib/disk/rows.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
-import { encodeRows } from "../../lib/data/batches.ts";
+import { encodeRows } from "../../lib/data/encode_rows.ts";
 
 const HELP = `usage: deno run -A scripts/prototype/tokens.ts MODEL --data FILE --text FILE --out DIR [options]
 

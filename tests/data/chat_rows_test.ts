@@ -15,7 +15,7 @@ import {
 } from "../../lib/data/prompts/encode.ts";
 import { encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
-import { encodeRows } from "../../lib/data/batches.ts";
+import { encodeRows } from "../../lib/data/encode_rows.ts";
 import { sharedFile } from "../formats/files.ts";
 import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import type { Row } from "../../lib/data/rows.ts";
 import { countLabels, encodeExample, type Example, IGNORED_LABEL } from "../../lib/data/prompts/encode.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/text/tokenizer.ts";
-import { encodeRows } from "../../lib/data/batches.ts";
+import { encodeRows } from "../../lib/data/encode_rows.ts";
 import { pack, type Packed, packedText, windows } from "../../lib/data/packing.ts";
 import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 

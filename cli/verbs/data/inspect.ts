@@ -8,7 +8,7 @@ import type { FormatOptions } from "../../../lib/data/prompts/format.ts";
 import { openModelFiles } from "../../../lib/disk/open_model.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { noTokenizer } from "../../../lib/text/no_tokenizer.ts";
-import { checkContext, encodeRow, encodeRows } from "../../../lib/data/batches.ts";
+import { checkContext, encodeRow, encodeRows } from "../../../lib/data/encode_rows.ts";
 import { type EncodeReport, placesOf, withBroken } from "../../../lib/data/encode_report.ts";
 import { heldOutOf } from "../../../lib/run/data.ts";
 import { unseen } from "../prune/data_line.ts";

@@ -10,7 +10,7 @@ import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
 import { checkKinds, checkTakenRules } from "../../units/units.ts";
-import { checkContext } from "../../data/batches.ts";
+import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, type Method } from "../methods/names.ts";

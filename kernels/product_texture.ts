@@ -136,7 +136,7 @@ interface Loop {
   readonly steps: string;
   /** Prefix of A's texel index along k. */
   readonly first: string;
-  /** k where it is no multiple of the step. */
+  /** k where it is not a multiple of the step. */
   readonly k: string | null;
   /** Factor of A. */
   readonly alpha?: string;

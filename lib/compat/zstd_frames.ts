@@ -8,7 +8,7 @@ const SKIPPABLE = 0x184d2a5;
 const RLE = 1;
 
 /**
- * The same bytes, cut anew where a frame ends: no piece holds bytes of two frames. Throws an `Error` where no frame
+ * The same bytes, cut where a frame ends as well: no part holds bytes of two frames. Throws an `Error` where no frame
  * begins, and where the data end within one.
  */
 export async function* byFrame<Piece extends Uint8Array>(

@@ -111,7 +111,7 @@ const CHATS = ["messages", "conversations"] as const;
 /**
  * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
  *
- * @throws CompressoError("input") for a value that is no row, or has nothing in it; "usage" for options that there are not.
+ * @throws CompressoError("input") for a value that is no row, or has nothing in it; "usage" for options that do not exist.
  * @example
  * ```ts
  * import { toRow } from "compresso";
@@ -319,7 +319,7 @@ function hasTools(tools: unknown): boolean {
   return Array.isArray(tools) ? tools.length > 0 : isFilled(tools) && !/^\s*(\[\s*\]|null)\s*$/.test(String(tools));
 }
 
-/** Alpaca's earlier questions and answers, or their JSON; what else is called so is no list. */
+/** Alpaca's earlier questions and answers, or their JSON; what else is called so is not a list. */
 function hasTurns(history: unknown): boolean {
   return Array.isArray(history) ? history.length > 0 : isFilled(history) && /^\s*\[\s*[^\s\]]/.test(String(history));
 }

@@ -5,14 +5,15 @@ import type { ExportOptions } from "../slice/export_options.ts";
 import type { WeightSource } from "../spec/source.ts";
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads
- * nor FFN columns (see `shallow`; LoRA beside them is that of `shallowLora`). Each
- * is whole beside its place before any is moved there: a failure leaves what was there, and `outDir/model` may be the model that is read.
- * A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another one is written.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads nor
+ * FFN columns (see `shallow`; `shallowLora` cuts their LoRA). Both are written whole before any is moved to its place: a failure leaves what was
+ * there, and `outDir/model` may be the model that is read. A format that cannot hold the model or its tokenizer is skipped, with the reason, as long
+ * as another one is written.
  *
- * Throws `CompressoError("usage")` for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is not asked for, and for layout "uniform" where layers differ,
- * `CompressoError("input")` where files stand there already or no format can hold the model, `CompressoError("numeric")` for weights that the dtype
- * cannot hold.
+ * @throws CompressoError("usage") for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is
+ * not asked for, and for layout "uniform" where layers differ.
+ * @throws CompressoError("input") where files are there already or no format can hold the model.
+ * @throws CompressoError("numeric") for weights that the dtype cannot hold.
  */
 export async function exportModel(source: WeightSource, outDir: string, options: ExportOptions): Promise<ExportResult> {
   using staged = await stageModel(source, outDir, { ...options, files: disk });

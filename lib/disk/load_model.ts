@@ -8,7 +8,7 @@ import { modelPath } from "./open_model.ts";
 /**
  * Loads a model from a Hugging Face folder or a GGUF file.
  *
- * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that there are not;
+ * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that do not exist;
  * "numeric" for weights that are not finite, or not in `baseDtype`.
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {

@@ -7,16 +7,17 @@ import { fileKind, type HeldFile, heldFile, isMissing } from "../files/held_file
 import { heapLimit, zlibCodecs } from "../files/platform.ts";
 
 /**
- * Reads rows from a JSON array, JSON lines, a parquet table, or plain text as one document, recognised by content; all
- * but parquet also inside gzip or Zstandard. A file named .json, .jsonl or .ndjson is never taken for plain text, so that
- * a broken first line is found, and plain text in one named .csv or .tsv is refused, as a table; of others, those are JSON that begin with an object or a list of objects. The file is read piece by piece: memory holds the rows alone, and with
- * `limit` no more of the file is read than it takes; more rows than V8's heap has room for are refused.
+ * Reads rows from JSON lines, a JSON array, a parquet table, or plain text as one document. The content decides which it is; all but parquet may also
+ * be compressed by gzip or Zstandard. A file named .json, .jsonl or .ndjson is never read as plain text, so that a broken first line is found, and
+ * plain text in a file named .csv or .tsv is refused. The file is read in parts: memory holds only the rows, and with `limit` no more of the file is
+ * read than that takes.
  *
- * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}`
- * (ShareGPT) or `{text}`; all rows of a file are of one kind. A text `system` beside messages is their first turn.
+ * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}` (ShareGPT) or `{text}`; all rows of a
+ * file are of one kind. A text `system` beside messages is their first turn.
  *
- * @throws CompressoError("usage") for options that there are not; "input" for a file that is missing, empty, binary or not UTF-8, and for a broken row, which it
- * names, and for rows that do not fit into memory; "usage" for a limit below 1.
+ * @throws CompressoError("usage") for options that do not exist, and a limit below 1.
+ * @throws CompressoError("input") for a file that is missing, empty, binary or not UTF-8, for a broken row, which it names, and for rows that do not
+ * fit into memory.
  */
 export async function readRows(path: string, options: ReadOptions = {}): Promise<DataSet> {
   using source = await openData(path);

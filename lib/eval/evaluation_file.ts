@@ -113,7 +113,7 @@ export async function openEvaluationFile<Known, Added>(
   };
 }
 
-/** Whether a file is the first line of an evaluation and no more, but for a line that was cut off. */
+/** Whether a file is the first line of an evaluation and no more, except for a line that was cut off. */
 function isHeadAlone(text: string): boolean {
   const [head = "", ...others] = text.split("\n").slice(0, -1), fields = parse(head);
   return others.length === 0 && isObject(fields) && fields["compresso"] === "evaluation" &&

@@ -62,7 +62,7 @@ export interface ScoreResult {
 /**
  * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
  *
- * @throws CompressoError("usage") for options that there are not; "input" for no rows, an empty prefix or choice, an answer that is no choice, and a sequence longer than the model's
+ * @throws CompressoError("usage") for options that do not exist; "input" for no rows, an empty prefix or choice, an answer that is not a choice, and a sequence longer than the model's
  * context; "numeric" where a likelihood is not finite.
  */
 export async function scoreChoices(
@@ -86,9 +86,9 @@ export async function scoreChoices(
 
 /**
  * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
- * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time but for rounding in f32.
+ * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time except for rounding in f32.
  *
- * @throws CompressoError("usage") for options that there are not; "input" for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
+ * @throws CompressoError("usage") for options that do not exist; "input" for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
  * outside the vocabulary; "numeric" where a likelihood is not finite.
  */
 export async function logLikelihoods(

@@ -57,7 +57,7 @@ export async function fileDigest(path: string): Promise<string> {
 export async function fileNames(path: string): Promise<string[]> {
   if (!(await Deno.stat(path)).isDirectory) return [""];
   const names: string[] = [];
-  // Files are links in the cache of huggingface_hub, where one may lead nowhere and is no file then.
+  // Files are links in the cache of huggingface_hub, where one may lead nowhere and is not a file then.
   for await (const { name, isDirectory, isSymlink } of Deno.readDir(path)) {
     if (isSymlink ? await leadsSomewhere(join(path, name)) : !isDirectory) names.push(name);
   }

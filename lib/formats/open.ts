@@ -77,7 +77,7 @@ export async function modelInfo(files: FileSystem, path: string): Promise<FileIn
 /** Owner and name of a model on the Hub; names of files end otherwise. */
 const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*(?<!\.(?:gguf|json|jsonl|safetensors|txt))$/;
 
-/** A file that is no model. */
+/** A file that is not a model. */
 interface OtherFile {
   readonly guess: ReturnType<typeof looksLike>;
   readonly startsAsJson: boolean;

@@ -77,8 +77,8 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * A text ends at an end token or after `tokens` tokens.
  *
  * Deviations: the tokens that the tokenizer puts before a text (BOS) are before the first; the vocabulary is walked in
- * an order that the seed decides, without special tokens and without those that are no whole characters; a text that
- * would be empty begins anew with another token; draws are from the whole vocabulary, where the code leaves transformers
+ * an order that the seed decides, without special tokens and without those that are not whole characters; a text that
+ * would be empty begins again with another token; draws are from the whole vocabulary, where the code leaves transformers
  * its default of the 50 likeliest tokens.
  *
  * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
@@ -110,7 +110,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     }
   }
 
-  /** Texts by their place, written in step; those that would be empty begin anew, again in step. */
+  /** Texts by their place, written in step; those that would be empty start over, in step too. */
   async function together(indices: readonly number[], tell: (share: number) => void): Promise<Map<number, SelfText>> {
     using _entered = model.enter();
     const written = new Map<number, SelfText>();

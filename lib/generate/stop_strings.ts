@@ -16,7 +16,7 @@ export interface StopFilter {
  * A filter for stop strings: neither one of them nor anything behind it is let through, wherever the pieces are cut. The one that is
  * complete first counts; of those that end together, the longest.
  *
- * @throws CompressoError("usage") for an empty stop string, and for what is no list of them.
+ * @throws CompressoError("usage") for an empty stop string, and for what is not a list of them.
  */
 export function createStopFilter(stops: readonly string[]): StopFilter {
   checkStops(stops);

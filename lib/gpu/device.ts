@@ -122,7 +122,7 @@ export class Device implements Disposable {
     return this.#live.size;
   }
 
-  /** Starts the measurement of {@link peakBytes} anew. */
+  /** Starts the measurement of {@link peakBytes} again. */
   resetPeak(): void {
     this.#peakBytes = this.#bytes;
     this.#peakUsage = null;
@@ -279,7 +279,7 @@ export class Device implements Disposable {
 /**
  * Opens the GPU with the adapter's limits on sizes, and at most 16 storage buffers and 8 storage textures a stage.
  *
- * @throws CompressoError("gpu") where there is no adapter; "usage" for options that there are not.
+ * @throws CompressoError("gpu") where there is no adapter; "usage" for options that do not exist.
  * @example
  * ```ts
  * import { openDevice } from "compresso";

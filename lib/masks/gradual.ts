@@ -43,7 +43,7 @@ export interface GradualAim extends Pick<SelectOptions, "layerTargets" | "held">
 
 /**
  * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. Under the layout
- * "uniform" all layers are cut alike at every step, but for what held units keep from it; while equal widths alone would pass the target by a row or
+ * "uniform" all layers are cut alike at every step, except for what held units keep from it; while equal widths alone would pass the target by a row or
  * more, nothing falls. Where held units, or targets of single layers, keep the whole from its target, it comes as near as it can.
  */
 export function gradualMasks(table: UnitTable, mean: Float32Array, aim: GradualAim): Required<MaskValues> {

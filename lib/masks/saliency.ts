@@ -62,7 +62,7 @@ export function maskStart(
 ): MaskStart {
   const floor = 1e-30;
   const logs = Float64Array.from(saliency, (value) => Math.log(Math.max(floor, value)));
-  const told = logs.filter((log) => log > Math.log(floor)), sorted = (told.length > 0 ? told : logs).slice().sort();
+  const above = logs.filter((log) => log > Math.log(floor)), sorted = (above.length > 0 ? above : logs).slice().sort();
   const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
   const median = at(0.5), deviation = (at(0.84) - at(0.16)) / 2, drift = spread / Math.max(1e-6, deviation);
   const half = WIDEST * spread, isScale = deviation > 1e-6;

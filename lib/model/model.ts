@@ -307,7 +307,7 @@ export class Model implements Disposable {
     return this.#life.enter();
   }
 
-  /** Frees what is kept for another call of the same shape as the last; that one makes it anew. */
+  /** Frees what is kept for another call of the same shape as the last; that one makes it again. */
   async release(): Promise<void> {
     await this.#inTurn(() => Promise.resolve(this.#release()));
   }

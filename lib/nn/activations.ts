@@ -18,7 +18,7 @@ export interface PassShape {
 export interface ActivationOptions extends PassShape {
   /** Keeps the input of every layer and of its FFN, and allocates the gradients' buffers. */
   readonly backward: boolean;
-  /** Whether backward computes the rest of a layer anew (gradient checkpointing) instead of keeping it. Default true. */
+  /** Whether backward computes the rest of a layer again (gradient checkpointing) instead of keeping it. Default true. */
   readonly recompute?: boolean;
   /** Keeps what every layer adds to the residual stream too, for the gradients of hidden masks. Default false. */
   readonly keepsWrites?: boolean;
@@ -156,7 +156,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
   }
 }
 
-/** Buffers of every layer: what backward needs and does not compute anew is each layer's own. */
+/** Buffers of every layer: what backward needs and does not recompute is each layer's own. */
 function createLayers(
   spec: DecoderSpec,
   shape: ActivationOptions,

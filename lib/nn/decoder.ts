@@ -65,7 +65,7 @@ export function recordLayer(context: DecoderContext, index: number): void {
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
 }
 
-/** Computes anew what backward needs of a layer and what was not kept: x[index] and x1 were, and y1 and y2 if they are needed. */
+/** Computes again what backward needs of a layer and what was not kept: x[index] and x1 were, and y1 and y2 if they are needed. */
 function recordLayerAgain(context: DecoderContext, index: number): void {
   const { layer, x, forward } = partsOf(context, index);
   if (layer.attention) recordAttentionPart(context, index, { x, again: true });

@@ -17,7 +17,7 @@ import type { Weights } from "./weights.ts";
 export interface PassOptions extends PassShape {
   /** Allocates what backward needs. Default false. */
   readonly backward?: boolean;
-  /** Whether backward computes most of a layer anew, so that little is kept (gradient checkpointing). Default true. */
+  /** Whether backward computes most of a layer again, so that little is kept (gradient checkpointing). Default true. */
   readonly recompute?: boolean;
   /** Masks whose gradients backward will be asked for. Default: all kinds. */
   readonly maskGrads?: ReadonlySet<MaskKind>;

@@ -169,7 +169,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
 }
 
 /**
- * The matrices of `weights` with the biases of `source`, the same model but for them. Disposing it frees its biases alone: the matrices stay
+ * The matrices of `weights` with the biases of `source`, the same model except for them. Disposing it frees its biases alone: the matrices stay
  * those of `weights`.
  */
 export async function shareWeights(device: Device, weights: Weights, source: WeightSource): Promise<Weights> {

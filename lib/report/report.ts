@@ -32,7 +32,7 @@ const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
  * One self-contained HTML document of one run or several laid over each other: sizes, evaluation, loss, sparsity, masks, layers, what the training
  * did, alarms and options. Figures are drawn already, so that it can be read without its script; it asks for nothing from elsewhere.
  *
- * Throws `CompressoError("usage")` for no runs, and options that there are not.
+ * Throws `CompressoError("usage")` for no runs, and options that do not exist.
  *
  * @example
  * ```ts ignore

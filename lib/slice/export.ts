@@ -24,7 +24,7 @@ export interface ExportResult {
    * layer that has none.
    */
   readonly parameters: number;
-  /** Matrices of the GGUF that are f16 in place of `ggufDtype`, by their names in it: their rows are no whole blocks of it. */
+  /** Matrices of the GGUF that are f16 in place of `ggufDtype`, by their names in it: their rows are not whole blocks of it. */
   readonly fellBack: readonly string[];
   /** Which programs load each file. */
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];

@@ -19,7 +19,7 @@ import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts"
 import { headRows, type SlicePlan } from "./slice.ts";
 
 /**
- * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered anew: what files hold. A model
+ * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered again: what files hold. A model
  * that has no others keeps them.
  */
 export function shallow(source: WeightSource): WeightSource {

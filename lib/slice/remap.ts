@@ -107,7 +107,7 @@ export interface HeadOrigin {
   readonly k: Int32Array | undefined;
 }
 
-/** By the layers, which every slicing makes anew: LoRA that is to fit a source is given its shape alone. */
+/** By the layers, which every slicing makes again: LoRA that is to fit a source is given its shape alone. */
 const origins = new WeakMap<readonly LayerSpec[], readonly HeadOrigin[]>();
 
 /** Where the heads of each layer come from, for layers that {@link remapSource} made in this program; the shape alone does not tell. */

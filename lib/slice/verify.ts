@@ -88,7 +88,7 @@ const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
  * rounding of weights to f16, far more than a fault in one unit may show. The GPU holds half a layer or a band of the output head at a time, so
  * that f32 is no question of memory.
  *
- * Throws `CompressoError("usage")` for options that there are not; "mismatch" naming the first layer whose output differs, of those that are to be alike, where they differ by more than the tolerance or either gives NaN,
+ * Throws `CompressoError("usage")` for options that do not exist; "mismatch" naming the first layer whose output differs, of those that are to be alike, where they differ by more than the tolerance or either gives NaN,
  * and `CompressoError("input")` where there is nothing to compare.
  */
 export async function verifySliced(
@@ -131,8 +131,8 @@ export async function verifySliced(
   let result = NO_DIFFERENCE;
   for (const [index, rows] of headBands.entries()) {
     const wanted = await bandLogits(reference, rows, { ...run, inputs: expected });
-    const given = await bandLogits(own, rows, { ...run, inputs: actual });
-    result = merged(result, differenceOf(wanted, given, { groups, width: rows.count }));
+    const found = await bandLogits(own, rows, { ...run, inputs: actual });
+    result = merged(result, differenceOf(wanted, found, { groups, width: rows.count }));
     onProgress?.((masked.spec.layers.length + index + 1) / parts);
   }
   const { maxAbs, low, high } = result;
@@ -160,7 +160,7 @@ function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boo
   return false;
 }
 
-/** How {@link verifySliced} runs so that it takes no more than training on batches of this shape, but for its weights. */
+/** How {@link verifySliced} runs so that it takes no more than training on batches of this shape, except for its weights. */
 export function verifyShape({ batch, seq }: PassShape): Required<Pick<VerifyInput, "window" | "rows">> {
   return { window: Math.min(VERIFY_WINDOW, seq), rows: Math.min(VERIFY_ROWS, batch * seq) };
 }

@@ -16,11 +16,11 @@ export interface FilesBeside {
 /**
  * A tokenizer.json with the tokens that only the files beside it name: those of `added_tokens_decoder` or added_tokens.json by their ids there, and
  * those that a config calls special and the vocabulary holds. As in transformers 5, what tokenizer.json says of a token stays, an id that the
- * vocabulary gives goes before another, and a token is special where it is named so. Otherwise than there, where ids are given anew, one that
+ * vocabulary gives goes before another, and a token is special where it is named so. Otherwise than there, where ids are given again, one that
  * another token has is refused for a special token that texts are given with, as the model's row of it would be either's, and left out for others.
  * Nor is a special token added that has no id anywhere.
  *
- * Throws `CompressoError("input")` for such an id, and for an entry that is no token.
+ * Throws `CompressoError("input")` for such an id, and for an entry that is not a token.
  */
 export function withAddedTokens(json: Json, beside: FilesBeside): Json {
   const listed: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];

@@ -31,7 +31,7 @@ export class CutState {
   #livingLayers: number;
   /** Heads and columns of the layers that live. */
   readonly #living: Record<PartName, number>;
-  /** The measure's value of each layer, made anew where it is NaN. */
+  /** The measure's value of each layer, made again where it is NaN. */
   readonly #sizes: Float64Array;
 
   constructor(table: UnitTable, measure: Measure | null = null) {

@@ -158,7 +158,7 @@ interface MessagePlace {
 
 const WHAT = "cannot tell what the assistant says in a chat";
 
-/** A template may ask for an answer without a question otherwise than it writes one. */
+/** A template may ask for an answer without a question differently from how it writes one. */
 function answersNothing(): CompressoError {
   return new CompressoError("input", {
     what: WHAT,

@@ -23,7 +23,7 @@ export interface FormatOptions {
   readonly today?: boolean | undefined;
 }
 
-/** Refuses what is no text to put before instructions: true and false would be written as words. Throws `CompressoError("usage")`. */
+/** Refuses what is not a text to put before instructions: true and false would be written as words. Throws `CompressoError("usage")`. */
 export function checkPromptText(
   prompt: unknown,
   { what = "cannot use this prompt", fix = "give a text, or null for none" }: Partial<

@@ -93,7 +93,7 @@ function sharedLength(one: string, other: string): number {
 /** White space of JavaScript and of Python, which has some controls too. */
 const SPACE = /[\s\p{Cc}]+/gu;
 
-/** Whether a text holds all that is said, but for white space, and not before `from` alone. */
+/** Whether a text holds all that is said, except for white space, and not before `from` alone. */
 function holds(text: string, said: string, from: number): boolean {
   const reaches = (whole: string, part: string, start: number): boolean => {
     const at = whole.lastIndexOf(part);

@@ -52,7 +52,7 @@ export async function kindOf(source: ByteSource): Promise<FileKind> {
 /**
  * The text of a file in pieces.
  *
- * @throws CompressoError("input") for a broken compression, one without codecs, and for what is no UTF-8 text.
+ * @throws CompressoError("input") for a broken compression, one without codecs, and for what is not UTF-8 text.
  */
 export async function* textOf(
   source: ByteSource,

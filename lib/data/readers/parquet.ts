@@ -65,7 +65,7 @@ export async function* parquetRows(
   }
 }
 
-/** Rows that are read at once, at least: each read decodes its columns anew, and rows may be left out. */
+/** Rows that are read at once, at least: each read decodes its columns again, and rows may be left out. */
 const LEAST_ROWS = 1024;
 /** Rows that are read at once, at most. */
 const READ_ROWS = 2 ** 20;

@@ -18,7 +18,7 @@ export type GgufArch = typeof GGUF_ARCHS[number];
 /** How to export. */
 export interface GgufExportOptions {
   /**
-   * Type of the weight matrices; vectors are always f32. Where a row is no multiple of 32 values, q8_0 and q4_0 fall back to
+   * Type of the weight matrices; vectors are always f32. Where a row is not a multiple of 32 values, q8_0 and q4_0 fall back to
    * f16; with q4_0, embedding and head are q8_0.
    */
   readonly dtype: GgufWriteType;
@@ -208,7 +208,7 @@ function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {
 /** Values of `general.file_type`. */
 const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
-/** The type that a tensor gets, and the type that was wanted: they differ where its rows are no whole blocks. */
+/** The type that a tensor gets, and the type that was wanted: they differ where its rows are not whole blocks. */
 export function typeFor(
   canonical: string,
   shape: readonly number[],

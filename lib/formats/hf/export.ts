@@ -96,7 +96,7 @@ export async function stageHf(
 }
 
 /**
- * A tokenizer's settings by which transformers reads what tokenizer.json says. Its other classes make parts of that anew, as do `add_bos_token` and
+ * A tokenizer's settings by which transformers reads what tokenizer.json says. Its other classes make parts of that again, as do `add_bos_token` and
  * `add_eos_token` in transformers 5; Python files are not copied; and by default transformers 4 makes token types, which `generate` refuses. Nor does
  * that one read a list as `extra_special_tokens`, as 5 writes it, where both read `additional_special_tokens`.
  */

@@ -192,7 +192,7 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   );
 }
 
-/** Rows of a workgroup where a CPU runs the shader: one for each core, as each reads x anew, or a multiple if that is more than `most`. */
+/** Rows of a workgroup where a CPU runs the shader: one for each core, as each reads x again, or a multiple if that is more than `most`. */
 function rowsOfGroup({ ending, parts, align = 4 }: Product, most: number): number {
   const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
   const highest = Math.floor(most / (ending === "swiglu" ? 2 : 1) / align) * align;

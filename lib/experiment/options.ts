@@ -14,6 +14,7 @@ import {
   OPTION_PATHS,
   type OPTION_TABLE,
   type OptionPath,
+  type OptionType,
   type WrittenValue,
 } from "../run/options/table.ts";
 import { isScript } from "../schedule/open.ts";
@@ -98,6 +99,12 @@ const IN_PLACE: Readonly<Record<string, string>> = {
   limit: "limit of the data",
   taskData: "evaluate.tasks.data",
 };
+
+/** What an option's value is; undefined where no run has it. */
+export function typeOfOption(name: string): OptionType | undefined {
+  const path = PATHS.get(name);
+  return path && entryOf(path).type;
+}
 
 /** How an experiment names an option of a run: "rates.lora" is loraRate. */
 export function spellCell(path: string, value?: string): string {

@@ -6,7 +6,7 @@ import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
 import { cellsOf } from "./grid.ts";
 import { isScriptPath } from "./identity.ts";
 import { absolutePath } from "./open.ts";
-import type { CellOptions } from "./options.ts";
+import { type CellOptions, typeOfOption } from "./options.ts";
 import type {
   DataSource,
   EvaluateDefinition,
@@ -16,11 +16,6 @@ import type {
   Grid,
   ResolvedExperiment,
 } from "./types.ts";
-
-/** Options that are lists of words themselves: several are one value. */
-const WORD_LISTS: readonly string[] = ["units", "loraTargets", "onAlarm"];
-/** The option that is a list of numbers itself. */
-const NUMBER_LIST = "protect";
 
 /** Stands for a file that is not there. */
 const NONE = "none";
@@ -93,8 +88,11 @@ function withOptions(
 
 /** Values of an option; several words or numbers are one value of an option that is a list. */
 function together(name: string, given: readonly unknown[]): readonly unknown[] {
-  if (name === NUMBER_LIST && !given.some(Array.isArray)) return [given];
-  return WORD_LISTS.includes(name) && given.every((value) => typeof value === "string") ? [given.join(",")] : given;
+  const type = typeOfOption(name);
+  if (type === "layers" && !given.some(Array.isArray)) return [given];
+  return (type === "words" || type === "alarms") && given.every((value) => typeof value === "string")
+    ? [given.join(",")]
+    : given;
 }
 
 /** Refuses to set an axis whose values differ between grids: they belong to the other options of these grids. Seeds do not. */

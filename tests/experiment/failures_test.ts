@@ -245,7 +245,7 @@ experimentTest(
     const message = result.failed[0]?.message ?? "";
     assert.match(
       message,
-      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(redo\); or let it go/,
+      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(redo\); or let it continue/,
     );
     assert.match(message, /onAlarm "divergence=warn:0\.4,constraint=off" for this run/);
     assert.match(message, /and redo, which also runs finished ones anew where divergence raised an alarm$/);

@@ -12,7 +12,7 @@ Deno.test("chat answers each line of a pipe, and commands go to stderr", async (
   assert.equal(code, 0, stderr);
   assert.equal(stdout, "in Rome\nin Rome\n");
   assert.match(stderr, /new conversation\n\/help .*\n\/reset/);
-  assert.match(stderr, /there is no \/nonsense/);
+  assert.match(stderr, /unknown command \/nonsense/);
 });
 
 Deno.test("chat --json prints a line for each question, and a turn reads only what is new", async () => {
@@ -129,7 +129,7 @@ Deno.test("on a terminal chat edits lines, shows two models in columns, and Ctrl
   await terminal.type("\x03");
   await terminal.until(/stopping the answer.*> /s);
   await terminal.type("/nonsense\r");
-  await terminal.until(/there is no \/nonsense.*> /s);
+  await terminal.until(/unknown command \/nonsense.*> /s);
   await terminal.type("half a line\x03"); // Ctrl-C drops it, and ends at an empty one
   await terminal.until(/half a line.*\n.*> /s);
   await terminal.type("\x1b[A"); // arrow up
@@ -144,16 +144,16 @@ Deno.test("on a terminal chat answers every line that is pasted at once, and a h
   await using terminal = openTerminal(["chat", "demo", "--max-tokens", "12"]);
   await terminal.until(/\/help lists.*> /s);
   await terminal.type("/first\r/second\r");
-  await terminal.until(/\/first\s.*there is no \/first;.*> .*\/second\s.*there is no \/second;.*> /s);
+  await terminal.until(/\/first\s.*unknown command \/first;.*> .*\/second\s.*unknown command \/second;.*> /s);
   const [, story = ""] = STORY.split("\n");
   await terminal.type(`Answer the question.\\\r\n${story} Where is Ton\x7fm?\r/thi`);
   await terminal.until(/in Rome\s.*> .*\/thi/s);
   await terminal.type("rd\r");
-  await terminal.until(/there is no \/third;.*> /s);
+  await terminal.until(/unknown command \/third;.*> /s);
   await terminal.type("\x1b[A\x1b[A\x1b[A\x1b[A\r"); // arrow up, past both lines of the question
-  await terminal.until(/there is no \/second;.*> /s);
+  await terminal.until(/unknown command \/second;.*> /s);
   await terminal.type("/last\r\x04");
-  await terminal.until(/there is no \/last;/);
+  await terminal.until(/unknown command \/last;/);
   assert.equal(await terminal.status(), 0);
 });
 
@@ -167,7 +167,7 @@ Deno.test("on a terminal Ctrl-C drops what was typed ahead, with the answer that
   await terminal.type("\x03");
   await terminal.until(/stopping the answer.*> /s);
   await terminal.type("/nonsense\r");
-  await terminal.until(/^(?!.*second).*there is no \/nonsense.*> /s);
+  await terminal.until(/^(?!.*second).*unknown command \/nonsense.*> /s);
   await terminal.type("\x03");
   assert.equal(await terminal.status(), 0);
 });

@@ -102,7 +102,7 @@ Deno.test("rows that end without an end token are told, since the model would no
       ...["--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--overwrite"],
       ...["--out", folder.at("out")],
     ]);
-    return [/^end +none: no row has an end token/m.test(stdout), /none with an end token/.test(stderr)];
+    return [/^end +none: the tokenizer adds no end token/m.test(stdout), /none with an end token/.test(stderr)];
   };
   assert.ok(eos_token);
   assert.deepEqual(await told(others), [true, true]);
@@ -219,7 +219,7 @@ Deno.test("data generate writes texts that data inspect reads, the same ones eac
   await Deno.mkdir(folder.at("folder"));
   const into = await generate("folder", "--overwrite");
   assert.equal(into.code, 2);
-  assert.match(into.stderr, /--out is a file\n.*got: +it is a folder/);
+  assert.match(into.stderr, /--out is a file\n.*got: +a folder/);
   assert.ok(!folder.has("folder.part"));
   await copyDemo(folder.at("model"));
   const weights = folder.at("model", "model.safetensors"), bytes = await Deno.readFile(weights);
@@ -273,11 +273,11 @@ Deno.test("data generate that is stopped says how to go on, and --resume gives t
   child.kill("SIGINT");
   const { code, stderr } = await child.output();
   assert.equal(code, 130);
-  assert.match(new TextDecoder().decode(stderr), /go on with the same command and --resume/);
+  assert.match(new TextDecoder().decode(stderr), /resume with the same command and --resume/);
   assert.equal(folder.has("own.jsonl"), false);
   const blocked = await cli([...args, "--count", "4"]);
   assert.equal(blocked.code, 2);
-  assert.match(blocked.stderr, /go on with --resume, or start anew with --overwrite/);
+  assert.match(blocked.stderr, /resume it with --resume, or start again with --overwrite/);
   const part = await Deno.readTextFile(folder.at("own.jsonl.part"));
   const written = part.split("\n").length - 2;
   assert.ok(written >= 1);
@@ -311,7 +311,7 @@ Deno.test("data generate --overwrite that is stopped keeps the earlier file, and
   assert.match(new TextDecoder().decode(stderr), /the same command and --resume in place of --overwrite/);
   assert.equal(await Deno.readTextFile(own), old);
   const blocked = await cli([...args, "--count", "4"]);
-  assert.deepEqual([blocked.code, /go on with --resume/.test(blocked.stderr)], [2, true]);
+  assert.deepEqual([blocked.code, /resume it with --resume/.test(blocked.stderr)], [2, true]);
 
   const [, ...before] = (await Deno.readTextFile(part)).trimEnd().split("\n");
   const resumed = await cli([...args, "--count", String(before.length + 1), "--resume", "--json"]);

@@ -73,7 +73,7 @@ Deno.test("plan --json needs a config.json only and no adapter, and says for whi
   const text = await cli(["plan", folder.path], NO_ADAPTER);
   assert.match(
     text.stdout,
-    /^adapter +none here: planned for a GPU with the limits that every WebGPU adapter grants$/m,
+    /^adapter +none here; planned with the limits that every WebGPU adapter grants$/m,
   );
 });
 

@@ -87,7 +87,7 @@ experimentTest(
     });
     assert.deepEqual([worked, left], [["seed=1"], 2]);
     assert.deepEqual(failed.map(({ cell }) => cell), ["seed=1"]);
-    assert.match(notes.join(), /the GPU has failed, so this sitting ends/);
+    assert.match(notes.join(), /the GPU failed, so the experiment stops here/);
     const { worked: next, result } = await run(two, out);
     assert.deepEqual([next, result.failed, result.left], [["seed=2", "seed=1"], [], 0]);
   },

@@ -135,8 +135,10 @@ function headOf(text: string | undefined, path: string): Head {
 /** SHA-256 of the text that says where the run stands, and of all arrays. */
 async function digestOfAll(text: string, states: readonly TrainerArrays[]): Promise<string> {
   const parts = [new TextEncoder().encode(text), ...states.flatMap((arrays) => FIELDS.map((name) => arrays[name]))];
-  const digests = await Promise.all(parts.map((part) => crypto.subtle.digest("SHA-256", part)));
-  return digestOf(digests.map((digest) => new Uint8Array(digest)));
+  const digests: Uint8Array[] = [];
+  // One after another: each call copies its bytes.
+  for (const part of parts) digests.push(new Uint8Array(await crypto.subtle.digest("SHA-256", part)));
+  return digestOf(digests);
 }
 
 function tensorsOf(prefix: string, arrays: TrainerArrays): SafetensorsItem[] {

@@ -86,11 +86,13 @@ export interface FolderOptions {
 }
 
 /**
- * Runs all stages, slices, verifies and writes. Throws `CompressoError("usage")` for options that do not exist or are out of range, for `resume` without a checkpoint, "mismatch" where that is of another
- * model, of other rows or options, and "usage" for a folder that holds an
- * earlier run, or texts where those of the calibration would go, unless it is resumed or `export.replace` is set, which gives up an earlier run's
- * checkpoint, and its texts where the model writes its own anew; else the folder stays as it is. One in which another run is under way is refused too: from its start
- * to its end a run holds its folder. Throws too what iterating a {@link PruneSession} does, and what `exportModel` does.
+ * Runs all stages, slices, verifies and writes. From its start to its end a run holds its folder. `export.replace` gives up an earlier run's checkpoint, and
+ * its calibration texts where the model writes its own anew; what is refused leaves the folder as it is.
+ *
+ * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint, and for a folder that another run
+ * holds, or that has an earlier run or texts in the place of the model's own, unless the run is resumed or `export.replace` is set.
+ * @throws CompressoError("mismatch") for a checkpoint of another model, of other rows or options.
+ * @throws what iterating a {@link PruneSession} and what `exportModel` do.
  */
 export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
   checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
@@ -102,17 +104,16 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
     identity,
     mayDiffer = [],
     export: wanted = {},
-    ...others
+    onReady,
+    onStart,
+    onRecord,
+    onPhase,
+    onCalibration,
+    calibration: asked,
+    ...rest
   } = options;
-  const { onReady, onStart, onRecord, onPhase, onCalibration, calibration: asked, ...rest } = others;
-  checkSessionExport(wanted);
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
-  checkExportSize(rest.size, files);
-  // Known before the first step: not every positional encoding has a config, which a folder that has to be written needs, and not every tokenizer a GGUF.
-  const { formats = FORMATS } = files, isAlone = formats.length === 1, { size } = rest, { spec, tokenizer } = model;
-  const isSized = size && "file" in size && size.file.format === "hf";
-  if (files.saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
-  if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
+  checkFiles(files, { size: rest.size, model });
   checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
@@ -123,36 +124,17 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  const calibrationPath = `${out}/${CALIBRATION_FILE}`, areThere = await exists(calibrationPath);
-  if (typeof asked === "string") {
-    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
-  }
-  const isNamed = asked !== undefined && asked !== "none";
-  const resolved = resolveOptions({ ...rest, ...(isNamed ? { calibration: asked === "own" ? [] : asked } : {}) }, spec);
-  const choice = asked ?? calibrationDefault(resolved, { resume, areThere });
-  const isOwn = choice === "own";
-  if (typeof choice === "string") refuseReading(rest);
-  // A run that ended before its first checkpoint has left records beside its texts.
-  const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
-  if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(calibrationPath);
-  const isWritten = isOwn && !(resume && areThere), written: TextRow[] = [];
-  const calibration = isOwn
-    ? isWritten ? undefined : (await readRows(calibrationPath)).rows
-    : choice === "none"
-    ? undefined
-    : choice;
-  const complete = { ...resolved, calibration: choice !== "none" };
+  const { resolved, rows, isWritten } = await calibrationOf(model, { asked, rest, out, resume, refusesEarlier });
+  const written: TextRow[] = [];
   using session = new PruneSession(model, {
     ...rest,
-    ...(calibration ? { calibration } : {}),
+    ...(rows ? { calibration: rows } : {}),
     checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights } },
   }, {
-    resolved: complete,
+    resolved,
     ...ON_DISK,
-    calibrate: !isWritten ? undefined : async ({ cacheBytes }) => {
-      written.push(
-        ...await writeOwnTexts(model, complete, { cacheBytes, signal: rest.signal, onProgress: onCalibration }),
-      );
+    calibrate: !isWritten ? undefined : async (how) => {
+      written.push(...await writeOwnTexts(model, resolved, { ...how, onProgress: onCalibration }));
       return written;
     },
   });
@@ -170,7 +152,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   if (!resume && lock.isHeld) await removeCheckpoint(path);
   const recordsPath = `${out}/${RECORDS_FILE}`;
   await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, before.steps));
-  if (isWritten) await writeFileAtomically(calibrationPath, written.map(lineOf).join(""));
+  if (isWritten) await writeFileAtomically(`${out}/${CALIBRATION_FILE}`, written.map(lineOf).join(""));
   await onStart?.(session, before.steps);
   using file = await RecordFile.open(recordsPath, { last: before.steps });
   for await (const record of session) {
@@ -189,6 +171,57 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   });
   await removeCheckpoint(path).catch(() => undefined);
   return summary;
+}
+
+/**
+ * Refuses files that the model cannot be written as, before the first step: not every positional encoding has a config, which a folder that has to be
+ * written needs, and not every tokenizer a GGUF.
+ */
+function checkFiles(
+  files: SessionExportOptions,
+  { size, model: { spec, tokenizer } }: { readonly size: PruneOptions["size"] | undefined; readonly model: Model },
+): void {
+  checkSessionExport(files);
+  checkExportSize(size, files);
+  const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
+  const isSized = size && "file" in size && size.file.format === "hf";
+  if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
+  if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
+}
+
+/** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */
+async function calibrationOf(
+  { spec }: Model,
+  { asked, rest, out, resume, refusesEarlier }: {
+    readonly asked: FolderOptions["calibration"];
+    readonly rest: PruneOptions;
+    readonly out: string;
+    readonly resume: boolean;
+    readonly refusesEarlier: boolean;
+  },
+): Promise<{
+  readonly resolved: ResolvedOptions;
+  readonly rows: PruneOptions["calibration"];
+  readonly isWritten: boolean;
+}> {
+  const path = `${out}/${CALIBRATION_FILE}`, areThere = await exists(path);
+  if (typeof asked === "string") {
+    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
+  }
+  const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
+  const resolved = resolveOptions({ ...rest, ...named }, spec);
+  const choice = asked ?? calibrationDefault(resolved, { resume, areThere }), isOwn = choice === "own";
+  if (typeof choice === "string") refuseReading(rest);
+  // A run that ended before its first checkpoint has left records beside its texts.
+  const isLeft = areThere && await exists(`${out}/${RECORDS_FILE}`);
+  if (isOwn && refusesEarlier && areThere && !isLeft) throw textsThere(path);
+  const isWritten = isOwn && !(resume && areThere);
+  const own = isOwn && !isWritten ? (await readRows(path)).rows : undefined;
+  return {
+    resolved: { ...resolved, calibration: choice !== "none" },
+    rows: typeof choice === "string" ? own : choice,
+    isWritten,
+  };
 }
 
 /** Lets the model write its calibration texts. */

@@ -93,7 +93,9 @@ export interface SessionParts extends RunPlatform {
   /** The options with all defaults. */
   readonly resolved: ResolvedOptions;
   /** Gives the calibration rows once nothing else of the run can be refused any more; `cacheBytes` of GPU memory are free for that. */
-  readonly calibrate?: ((how: { readonly cacheBytes: number }) => Promise<readonly Row[]>) | undefined;
+  readonly calibrate?:
+    | ((how: { readonly cacheBytes: number; readonly signal: AbortSignal }) => Promise<readonly Row[]>)
+    | undefined;
 }
 
 /** Share of the time after the last step that the comparison takes; the rest is for the loss on held-out rows. */
@@ -308,7 +310,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       changesBetween(found.identity, { ...this.#identity(steerer), calibration }, checkpoint);
     }
     // The other half is for what else it takes to write them.
-    const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2 });
+    const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2, signal: this.#life.signal });
     this.#calibrate = undefined;
     return this.#setup = withCalibration(this.#setup, rows);
   }

@@ -81,6 +81,16 @@ export function handleOf(at: Pick<RunHandle, "stage" | "step" | "table">, traine
   };
 }
 
+/** Refuses a handle that a program has kept beyond the training. Throws `CompressoError("usage")`. */
+export function refuseHandle(): never {
+  throw new CompressoError("usage", {
+    what: "cannot use the handle of a hook",
+    rule: "the run is training",
+    value: "its trainer was freed, as by slice()",
+    fix: "use it within the hook",
+  });
+}
+
 /** log α that a hook gives. A long list would break the device, a short one leave units as they are. */
 function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable): Float32Array<ArrayBuffer> {
   const isList = values instanceof Float32Array;

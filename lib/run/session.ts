@@ -18,7 +18,7 @@ import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays
 import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
 import { type HeldoutLoss, heldoutLoss } from "./heldout_loss.ts";
-import { handleOf, type RunHandle } from "./hooks.ts";
+import { handleOf, refuseHandle, type RunHandle } from "./hooks.ts";
 import { changesBetween, identityOf } from "./identity.ts";
 import { layerStates } from "./layer_states.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
@@ -485,7 +485,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #handle(stage: Stage, { step } = this.#position): RunHandle {
     return handleOf({ stage, step, table: this.#setup.table }, () => {
       this.#life.check();
-      return this.#trainer;
+      return this.#allocated?.trainer ?? refuseHandle();
     });
   }
 

@@ -41,7 +41,7 @@ Deno.test("a warm-up is refused beside a schedule that has no use for it", async
   const script = 'import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: 0.1 });';
   await Deno.writeTextFile(folder.at("mine.ts"), script);
   for (
-    const [source, value] of [["constant", "constant, which is there"], [folder.at("mine.ts"), "a sparsity of its own"]]
+    const [source, value] of [["constant", "constant, which is at the target"], [folder.at("mine.ts"), "a sparsity of its own"]]
   ) {
     const { code, stderr } = await cli(["schedule", "preview", source ?? "", "--warmup", "0.9"]);
     assert.equal(code, 2, stderr);
@@ -121,15 +121,15 @@ Deno.test("schedule preview shows the records of fine-tuning as a run does, by t
   assert.ok(Math.abs(rates[0].sparsity - 100 * 1e-3 * 9 / 20) < 1e-9, `${rates[0].sparsity}`);
   const builtin = await cli(["schedule", "preview", "cubic", "--prefinetune", "4"]);
   assert.equal(builtin.code, 2, builtin.stderr);
-  assert.match(builtin.stderr, /cannot use --prefinetune\n.*a script alone/);
+  assert.match(builtin.stderr, /cannot use --prefinetune\n.*only a script/);
   const layered = await cli(["schedule", "preview", "cubic", "--layers", "4"]);
   assert.equal(layered.code, 2);
-  assert.match(layered.stderr, /cannot use --layers\n.*a script alone sees the layers/);
+  assert.match(layered.stderr, /cannot use --layers\n.*only a script sees the layers/);
   const numbered = "end: ({ records }) => records.at(-1)?.step === 25 && records[0]?.stage === 'finetune'";
   assert.match((await preview(numbered)).stdout, /ends +before step 5 of 200/);
 });
 
-Deno.test("schedule preview says where the targets of all layers do not come to the whole's", async () => {
+Deno.test("schedule preview says where the targets of all layers do not add up to the whole's", async () => {
   using folder = new TemporaryFolder();
   const preview = async (last: string): Promise<string> => {
     const text = `export default defineSchedule({ layers: ({ layers }) => layers.map((_, i) => ${last}) });`;
@@ -138,8 +138,8 @@ Deno.test("schedule preview says where the targets of all layers do not come to 
     assert.equal(code, 0, stderr);
     return stderr;
   };
-  assert.match(await preview("0.1 * (i + 1)"), /all layers come to 15\.0 % at the last step.*30\.0 %: a run refuses/);
-  assert.match(await preview("0.3 * (i + 1)"), /all layers come to 45\.0 % .*30\.0 %: a run cuts .* raises an alarm/);
+  assert.match(await preview("0.1 * (i + 1)"), /all layers add up to 15\.0 % at the last step.*30\.0 %: a run refuses/);
+  assert.match(await preview("0.3 * (i + 1)"), /all layers add up to 45\.0 % .*30\.0 %: a run follows .* raises an alarm/);
   assert.doesNotMatch(await preview("0.2 * (i + 1)"), /refuses|alarm/);
   assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
 });

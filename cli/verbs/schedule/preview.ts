@@ -22,14 +22,14 @@ export interface PreviewPoint extends ScheduleOutput {
   readonly step: number;
   /** Share of the stage done with it. */
   readonly progress: number;
-  /** Sparsity that the step holds: the schedule's, or the run's own where it says nothing. */
+  /** Sparsity of the step: the schedule's, or the run's own where the schedule sets none. */
   readonly target: number;
 }
 
 /** One step of a preview in a stage before or after pruning. */
 export type OuterPoint = Pick<PreviewPoint, "step" | "progress" | "rates">;
 
-/** What a schedule does in such a stage. */
+/** What a schedule does in a stage before or after pruning. */
 export interface OuterPreview {
   readonly steps: number;
   /** The steps up to the end. */
@@ -45,13 +45,13 @@ export interface Preview {
   readonly steps: number;
   /** The run's target. */
   readonly sparsity: number;
-  /** In words, what the schedule was shown in place of a run. */
+  /** The simulated run, in words. */
   readonly simulated: string;
-  /** The stage before, where it steers that; else null. */
+  /** The stage before, where the schedule steers it; else null. */
   readonly finetune: OuterPreview | null;
   /** The steps of the pruning stage up to the end. */
   readonly points: readonly PreviewPoint[];
-  /** The last stage, where it steers that; else null. */
+  /** The last stage, where the schedule steers it; else null. */
   readonly postfinetune: OuterPreview | null;
   /** The step before which the schedule ends the stage; null where it does not. */
   readonly endsBefore: number | null;
@@ -124,14 +124,14 @@ export async function previewSchedule(
   }
   const simulated =
     `${count} layers that follow their targets at once, behind ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
-  // Nothing comes behind it that would see its records.
+  // No later stage would see its records.
   const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : null;
   return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };
 }
 
 const NUMBERS: readonly LoopNumber[] = [...RATE_NAMES, "focus"];
 
-/** What is drawn: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
+/** The charts: the sparsity, then every number of the loop that the schedule sets, stage by stage. */
 export function previewCharts({ finetune, points, postfinetune, steps, endsBefore }: Preview): readonly Chart[] {
   const own = points.some(({ sparsity }) => sparsity !== null) ? "" : " (the run's own)";
   const charts = (stage: Chart["stage"], { points, ...of }: OuterPreview): Chart[] =>
@@ -151,19 +151,18 @@ export function previewCharts({ finetune, points, postfinetune, steps, endsBefor
 }
 
 /**
- * What a run would refuse, or raise an alarm for at its end: a stage without steps that the schedule steers, targets of all layers that do not come to
- * the whole's, layers of one size taken, a clamp
- * of log α that is too narrow, and a sparsity of the schedule's own that is not the run's. Null where it is well.
+ * What a run would refuse or raise an alarm for: a stage without steps that the schedule steers, targets of all layers that do not add up to the
+ * whole's (for layers of equal size), a clamp of log α that is too narrow, and a final sparsity that is not the run's. Null for none.
  */
 export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity, steps }: Preview): string | null {
   const last = points.at(-1), idle = [finetune, postfinetune].find((stage) => stage?.steps === 0);
   if (idle) {
     return `the schedule steers ${
       idle === finetune ? "finetune" : "postfinetune"
-    }, which has no steps: a run refuses that, but for a one-shot method's recovery`;
+    }, which has no steps: a run refuses that, except for the recovery of a one-shot method`;
   }
   if (!last) return null;
-  // No spread: there may be more steps than a call has room for.
+  // Not Math.min: a call cannot take so many arguments.
   const lowest = points.reduce((least, { rates }) => Math.min(least, rates.logAlphaLimit ?? Infinity), Infinity),
     least = leastLimit(defaultRates(steps));
   if (lowest < least) {
@@ -177,14 +176,16 @@ export function shortfall({ finetune, points, postfinetune, endsBefore, sparsity
   const mean = numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
   const { threshold = Infinity } = resolveMonitors().constraint ?? {};
   if (isWhole && (mean < last.target - 0.005 || mean > last.target + threshold)) {
-    return `the targets of all layers come to ${formatShare(mean)} at the last step, where the whole's is ${
-      formatShare(last.target)
-    }: a run ${mean < last.target ? "refuses that" : "cuts what they say, and raises an alarm"}`;
+    return `the targets of all layers add up to ${
+      formatShare(mean)
+    } at the last step, where the target of the whole is ${formatShare(last.target)}: a run ${
+      mean < last.target ? "refuses that" : "follows them, and raises an alarm"
+    }`;
   }
   if (last.sparsity === null || Math.abs(last.sparsity - sparsity) <= threshold) return null;
   return `the schedule ends at ${formatShare(last.sparsity)}, where --sparsity is ${
     formatShare(sparsity)
-  }: a run cuts what the schedule says, and raises an alarm`;
+  }: a run follows the schedule, and raises an alarm`;
 }
 
 function nextLayer(
@@ -196,7 +197,7 @@ function nextLayer(
   },
 ): LayerState {
   const share = layers?.[index] ?? target;
-  // Single units leave the others to move.
+  // Where single units are frozen, the others move.
   const frozen = (kind: "heads" | "ffn"): boolean =>
     freeze.some((held) =>
       (held.kind === kind || held.kind === "layer") && held.layer === index && !("units" in held && held.units)

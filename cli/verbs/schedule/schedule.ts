@@ -41,7 +41,7 @@ const SCHEDULE_HELP = `Schedules:
 
   More: docs/guide/schedules.md`;
 
-/** Of the simulated model where nothing is said of them. */
+/** Default number of layers of the simulated model. */
 const LAYERS = 12;
 
 /** Declares the verb. */
@@ -71,29 +71,29 @@ function previewVerb(): CommandUnknownOpts {
     )
     .option(
       "--warmup <share>",
-      `share of --steps after which a built-in schedule but constant, or the run's own beside a script without a sparsity, is at its target (default: ${
+      `share of --steps after which the target is reached; not for constant, nor for scripts that set the sparsity (default: ${
         defaultRates(1).warmup
       })`,
       realNumber("--warmup", { least: 0, most: 1 }),
     )
     .option(
       "--prefinetune <count>",
-      "steps of fine-tuning before the stage, which a script may steer and whose records it sees (default: those of a run, a tenth of --steps)",
+      "steps of fine-tuning before it, for scripts (default: a tenth of --steps, as in a run)",
       wholeNumber("--prefinetune", { least: 0 }),
     )
     .option(
       "--postfinetune <count>",
-      "steps of the last stage, where the script steers it (default: those of a run, three tenths of --steps); all steps of a one-shot method are that stage",
+      "steps of the last stage, for scripts that steer it (default: three tenths of --steps, as in a run)",
       wholeNumber("--postfinetune", { least: 1 }),
     )
     .option(
       "--layers <count>",
-      `layers of the simulated model, which a script sees (default: ${LAYERS})`,
+      `layers of the simulated model, for scripts (default: ${LAYERS})`,
       wholeNumber("--layers", { least: 1, most: 1000 }),
     )
-    .option("--svg <file>", "draw it to an SVG file too", outputPath("--svg"))
+    .option("--svg <file>", "also draw it to an SVG file", outputPath("--svg"))
     .option("--json", "print one JSON object with every step")
-    .option("--trust", "run a script in this process, as your own code")
+    .option("--trust", "run a script in this process, with all its rights")
     .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
       const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
       checkTrust(source, trust, { option: "--trust" });
@@ -127,22 +127,22 @@ function previewVerb(): CommandUnknownOpts {
     });
 }
 
-/** Refuses a warm-up that the schedule has no use for. Throws `CompressoError("usage")`. */
+/** Throws `CompressoError("usage")` for a warm-up that has no effect on the schedule. */
 function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined): void {
   if (warmup === undefined || isScheduleName(name) && name !== "constant") return;
   const own = (["sparsity", "rates.warmup"] as const).find((part) => parts.includes(part));
   if (own === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot use --warmup",
-    rule: "it says when the sparsity of a built-in schedule, or of the run, comes to its target",
+    rule: "it says when a built-in schedule, or that of the run, reaches the target",
     value: name === "constant"
-      ? "constant, which is there from the first step on"
+      ? "constant, which is at the target from the first step on"
       : `${name} has a ${own.replace("rates.", "")} of its own`,
     fix: "leave it out",
   });
 }
 
-/** Refuses an option that says what scripts alone see. Throws `CompressoError("usage")`. */
+/** Throws `CompressoError("usage")` for an option that affects scripts only. */
 function checkSeen(
   source: string,
   { option, value, what }: { readonly option: string; readonly value: number | undefined; readonly what: string },
@@ -150,13 +150,13 @@ function checkSeen(
   if (value === undefined || !isScheduleName(source)) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option}`,
-    rule: `a script alone sees ${what}`,
+    rule: `only a script sees ${what}`,
     value: source,
     fix: "leave it out",
   });
 }
 
-/** Refuses steps of the last stage where nothing steers them. Throws `CompressoError("usage")`. */
+/** Throws `CompressoError("usage")` for steps of the last stage where nothing steers them. */
 function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number | undefined): void {
   if (postfinetune === undefined || parts.includes("postfinetune")) return;
   throw new CompressoError("usage", {

@@ -41,7 +41,10 @@ Deno.test("a warm-up is refused beside a schedule that has no use for it", async
   const script = 'import { defineSchedule } from "compresso"; export default defineSchedule({ sparsity: 0.1 });';
   await Deno.writeTextFile(folder.at("mine.ts"), script);
   for (
-    const [source, value] of [["constant", "constant, which is at the target"], [folder.at("mine.ts"), "a sparsity of its own"]]
+    const [source, value] of [["constant", "constant, which is at the target"], [
+      folder.at("mine.ts"),
+      "a sparsity of its own",
+    ]]
   ) {
     const { code, stderr } = await cli(["schedule", "preview", source ?? "", "--warmup", "0.9"]);
     assert.equal(code, 2, stderr);
@@ -139,7 +142,10 @@ Deno.test("schedule preview says where the targets of all layers do not add up t
     return stderr;
   };
   assert.match(await preview("0.1 * (i + 1)"), /all layers add up to 15\.0 % at the last step.*30\.0 %: a run refuses/);
-  assert.match(await preview("0.3 * (i + 1)"), /all layers add up to 45\.0 % .*30\.0 %: a run follows .* raises an alarm/);
+  assert.match(
+    await preview("0.3 * (i + 1)"),
+    /all layers add up to 45\.0 % .*30\.0 %: a run follows .* raises an alarm/,
+  );
   assert.doesNotMatch(await preview("0.2 * (i + 1)"), /refuses|alarm/);
   assert.doesNotMatch(await preview("i === 0 ? null : 0.1"), /refuses/);
 });

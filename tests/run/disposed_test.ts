@@ -189,3 +189,14 @@ Deno.test("a loop that was left may be followed by dispose, and a sliced session
     });
   });
 });
+
+Deno.test("a handle that a hook has kept is refused once slice() has freed the trainer", async () => {
+  await withDemo(async ({ model }) => {
+    const handles: RunHandle[] = [];
+    using run = prune(model, { ...SHORT, hooks: { afterStage: (_, handle) => void handles.push(handle) } });
+    for await (const _ of run) { /* to its end */ }
+    await handles.at(-1)?.logAlpha();
+    await run.slice();
+    assert.throws(() => handles.at(-1)?.logAlpha(), /cannot use the handle of a hook; .*its trainer was freed/);
+  });
+});

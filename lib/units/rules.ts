@@ -159,7 +159,7 @@ export function nextNarrower(
   return width > 0 && narrower >= least ? narrower : -1;
 }
 
-/** Layers that are there: files of earlier versions, and models that were sliced in memory, have those that were cut whole, without heads and columns. */
+/** Layers that are not cut whole: a model that was sliced in memory keeps cut layers, without heads and columns. */
 export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
   return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
 }

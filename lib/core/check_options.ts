@@ -31,7 +31,9 @@ export interface OptionNames {
 
 /**
  * Refuses unknown options, which would otherwise be ignored without a word: Deno runs programs without checking their types. Undefined counts as
- * absent. Throws `CompressoError("usage")`, with the known names and the likeliest meant; `whose` are the options, such as "prune".
+ * absent.
+ *
+ * @throws CompressoError("usage") with the known names and the name that was probably meant. `whose` are the options, such as "prune".
  */
 export function checkNames(options: object, names: OptionNames, { whose }: { readonly whose: string }): void {
   checkPart(options, names, { whose, all: names, path: "" });

@@ -53,7 +53,8 @@ export interface BatchOptions {
 
 /**
  * Batches of examples in an order that is shuffled for each epoch from (seed, epoch) alone.
- * Throws `CompressoError("usage")` for sizes that are not positive and for an example longer than `seq`.
+ *
+ * @throws CompressoError("usage") for sizes that are not positive and for an example longer than `seq`.
  */
 export function createBatches(examples: readonly Example[], options: BatchOptions): Batches {
   const { batch, seq, padId } = options;

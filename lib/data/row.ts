@@ -111,7 +111,8 @@ const CHATS = ["messages", "conversations"] as const;
 /**
  * A row from a value of a program, by the fields that a row of a file has: `instruction`, `input` and `output`, `messages` or `conversations`, or `text`.
  *
- * @throws CompressoError("input") for a value that is no row, or has nothing in it; "usage" for options that do not exist.
+ * @throws CompressoError("input") for a value that is no row, or has nothing in it.
+ * @throws CompressoError("usage") for options that do not exist.
  * @example
  * ```ts
  * import { toRow } from "compresso";

@@ -8,8 +8,10 @@ import { modelPath } from "./open_model.ts";
 /**
  * Loads a model from a Hugging Face folder or a GGUF file.
  *
- * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind; "gpu" where they do not fit; "usage" for options that do not exist;
- * "numeric" for weights that are not finite, or not in `baseDtype`.
+ * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind.
+ * @throws CompressoError("gpu") where they do not fit.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("numeric") for weights that are not finite, or not in `baseDtype`.
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
   checkNames(options, LOAD_NAMES, { whose: "loadModel" });

@@ -21,7 +21,9 @@ const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "n
 
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
- * Throws `CompressoError("input")` for rows without choices, or whose output is none of them, and "usage" for options that do not exist, a limit out of range or an empty prompt.
+ *
+ * @throws CompressoError("input") for rows without choices, or whose output is none of them.
+ * @throws CompressoError("usage") for options that do not exist, a limit out of range or an empty prompt.
  */
 export function encodeChoices(rows: readonly Row[], options: ChoiceOptions): ChoiceRow[] {
   checkNames(options, NAMES, { whose: "encodeChoices" });

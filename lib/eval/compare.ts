@@ -41,7 +41,8 @@ export function halfWidth(n: number): number {
  * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means. Items do not hold what was
  * asked: that it was the same is checked by their number and, of each, by subset, number of choices and right answer.
  *
- * @throws CompressoError("mismatch") where one of these differs; "usage" where there are no items.
+ * @throws CompressoError("mismatch") where one of these differs.
+ * @throws CompressoError("usage") where there are no items.
  */
 export function compareItems(
   first: readonly ItemScore[],

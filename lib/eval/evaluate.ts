@@ -57,8 +57,10 @@ export interface EvaluateResult {
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
  * and continuation, acc, acc_norm and their standard errors. All questions are encoded before the first is scored.
  *
- * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for; "input" where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a model without tokenizer;
- * "numeric" where a likelihood is not finite.
+ * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for.
+ * @throws CompressoError("input") where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a
+ * model without tokenizer.
+ * @throws CompressoError("numeric") where a likelihood is not finite.
  * @example
  * ```ts
  * import { loadModel, openDevice } from "compresso";

@@ -66,8 +66,8 @@ const VERSION = 1;
 /**
  * Opens the file at a path, or begins it.
  *
- * @throws CompressoError("mismatch") where it is that of another evaluation, with what differs; "input" where it is no such file or cannot be
- * written.
+ * @throws CompressoError("mismatch") where it is that of another evaluation, with what differs.
+ * @throws CompressoError("input") where it is no such file or cannot be written.
  */
 export async function openEvaluationFile<Known, Added>(
   path: string,

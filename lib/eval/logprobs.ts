@@ -40,8 +40,9 @@ const LENGTH_STEP = 16;
  * Log-probabilities of the tokens of one or more sequences: for one of T tokens, T + 1 places, the last of which is behind its last token.
  * Sequences of like length share a forward pass.
  *
- * @throws CompressoError("input") for an empty sequence, one longer than the model's context, and ids outside the vocabulary; "usage" for a `top`
- * out of range; "numeric" where a log-probability is not finite.
+ * @throws CompressoError("input") for an empty sequence, one longer than the model's context, and ids outside the vocabulary.
+ * @throws CompressoError("usage") for a `top` out of range.
+ * @throws CompressoError("numeric") where a log-probability is not finite.
  */
 export async function tokenLogprobs(
   model: Model,

@@ -80,8 +80,10 @@ const BATCH_TOKENS = 2048;
  * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride below the window
  * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
  *
- * @throws CompressoError("usage") for options out of range or that do not exist; "input" for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model
- * has no tokenizer; "numeric" where the loss is not finite.
+ * @throws CompressoError("usage") for options out of range or that do not exist.
+ * @throws CompressoError("input") for a text shorter than one window, with a stride of fewer than two tokens, or a text where the model has no
+ * tokenizer.
+ * @throws CompressoError("numeric") where the loss is not finite.
  */
 export async function perplexity(
   model: Model,

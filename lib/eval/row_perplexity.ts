@@ -65,8 +65,9 @@ const WIDTH_STEP = 64;
  * Measures the perplexity of rows as training encodes them, with the tokenizer's own special tokens: all tokens of a text but its first, the
  * responses and end tokens of instructions, the assistant's turns of conversations. Texts are cut to `seq` tokens, other rows as in training.
  *
- * @throws CompressoError("usage") for a `seq` out of range, an empty prompt and options that do not exist; "input" for a model without tokenizer and rows without anything to predict;
- * "numeric" where the loss is not finite.
+ * @throws CompressoError("usage") for a `seq` out of range, an empty prompt and options that do not exist.
+ * @throws CompressoError("input") for a model without tokenizer and rows without anything to predict.
+ * @throws CompressoError("numeric") where the loss is not finite.
  */
 export async function rowPerplexity(
   model: Model,

@@ -62,8 +62,10 @@ export interface ScoreResult {
 /**
  * Scores every choice of every row, and counts the rows where the right one has the highest log-likelihood.
  *
- * @throws CompressoError("usage") for options that do not exist; "input" for no rows, an empty prefix or choice, an answer that is not a choice, and a sequence longer than the model's
- * context; "numeric" where a likelihood is not finite.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("input") for no rows, an empty prefix or choice, an answer that is not a choice, and a sequence longer than the model's
+ * context.
+ * @throws CompressoError("numeric") where a likelihood is not finite.
  */
 export async function scoreChoices(
   model: Model,
@@ -88,8 +90,10 @@ export async function scoreChoices(
  * The log-likelihood of each sequence's choice after its prefix, in nats: the sum over its tokens. Sequences that begin alike share what is
  * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time except for rounding in f32.
  *
- * @throws CompressoError("usage") for options that do not exist; "input" for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
- * outside the vocabulary; "numeric" where a likelihood is not finite.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("input") for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
+ * outside the vocabulary.
+ * @throws CompressoError("numeric") where a likelihood is not finite.
  */
 export async function logLikelihoods(
   model: Model,

@@ -21,8 +21,9 @@ export class FolderLock implements Disposable {
   }
 
   /**
-   * Holds the folder from here on, where there is one, if its file system has locks. Throws `CompressoError("usage")` where another one holds it,
-   * be it in this process or another.
+   * Holds the folder from here on, where there is one, if its file system has locks.
+   *
+   * @throws CompressoError("usage") where another one holds it, be it in this process or another.
    */
   async take(): Promise<void> {
     if (!this.#file) this.#file = await this.#tried({ create: true });
@@ -96,8 +97,10 @@ export interface OwnFile extends Disposable {
 }
 
 /**
- * Opens a file, new where there is none, that one at a time writes to, for reading and writing. Throws `CompressoError("usage")` where another one holds
- * it, if its file system has locks, and "input" where it cannot be written. `one` names what writes to it.
+ * Opens a file, new where there is none, that one at a time writes to, for reading and writing; `one` names what writes to it.
+ *
+ * @throws CompressoError("usage") where another one holds it, if its file system has locks.
+ * @throws CompressoError("input") where it cannot be written.
  */
 export async function openAlone(
   path: string,

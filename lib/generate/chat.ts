@@ -64,8 +64,9 @@ export interface Chat extends Disposable {
    * Asks, and gives the answer piece by piece; returns it as a whole. Where the signal fires or the caller turns away, what was said so far
    * stays in the conversation. Where question and history leave no room, the oldest turns are dropped.
    *
-   * @throws CompressoError("input") for a question that alone fills the context, and where the chat template refuses it: the
-   * conversation is as before then; "usage" where another answer is under way. And what `generate` throws.
+   * @throws CompressoError("input") for a question that alone fills the context, and where the chat template refuses it: the conversation is as
+   * before then.
+   * @throws CompressoError("usage") where another answer is under way. And what `generate` throws.
    */
   ask(question: string, options?: { readonly signal?: AbortSignal }): AsyncGenerator<string, ChatAnswer, undefined>;
   /** Forgets all turns, and that of an answer that is under way as soon as it has ended. */
@@ -79,9 +80,8 @@ const ROOM_SHARE = 1 / 4;
  * Begins a conversation, through the tokenizer's chat template or, for a model with a prompt style of its own, in that. The beginning that
  * two turns have in common is not read again.
  *
- * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style; "usage" for
- * an empty system text or stop string, and options that do not exist.
- *
+ * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style.
+ * @throws CompressoError("usage") for an empty system text or stop string, and options that do not exist.
  * @example
  * ```ts
  * import { createChat, loadModel, openDevice } from "compresso";

@@ -59,8 +59,9 @@ const GROUP_TOKENS = 64;
  * Continues a prompt of token ids; an empty prompt means BOS. Ends before an end token, after `maxTokens`, or where prompt and
  * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
  *
- * @throws CompressoError("usage") for options out of range or that do not exist; "input" for an empty prompt without BOS, one that fills the context,
- * and ids outside the vocabulary; "numeric" where the logits are not finite.
+ * @throws CompressoError("usage") for options out of range or that do not exist.
+ * @throws CompressoError("input") for an empty prompt without BOS, one that fills the context, and ids outside the vocabulary.
+ * @throws CompressoError("numeric") where the logits are not finite.
  */
 export function generate(
   model: Model,

@@ -97,7 +97,9 @@ export function checkSampling(options: SamplingOptions): void {
 
 /**
  * Index chosen from logits: the largest at temperature 0, the first of equal ones; else the one that u draws from what penalty,
- * temperature, top-k and top-p leave. Throws `CompressoError("numeric")` where a logit is not finite.
+ * temperature, top-k and top-p leave.
+ *
+ * @throws CompressoError("numeric") where a logit is not finite.
  */
 export function sampleToken(logits: Float32Array, options: ChoiceOptions): number {
   const { temperature = 0, topK = 0, topP = 1, u } = options;

@@ -84,8 +84,9 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * Text n depends on the settings and n alone, so that a series can be continued. Up to 32 are written in step, which is several times as fast as one by
  * one, and come together.
  *
- * @throws CompressoError("usage") for options out of range; "input" for a model without tokenizer; "numeric" where the
- * logits are not finite, or a text ends at once or is blank after each first token that is tried.
+ * @throws CompressoError("usage") for options out of range.
+ * @throws CompressoError("input") for a model without tokenizer.
+ * @throws CompressoError("numeric") where the logits are not finite, or a text ends at once or is blank after each first token that is tried.
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
   checkNames(options, { ...SELF_DATA_NAMES, skip: "number" }, { whose: "writeTexts" });

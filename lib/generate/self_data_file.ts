@@ -63,9 +63,9 @@ export function partPath(path: string): string {
  * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
  * at all. `count` may be raised on resuming, but not below what is written.
  *
- * @throws CompressoError("mismatch") for resuming with other settings; "usage" for fewer texts than are there; "input"
- * where the disk refuses the file; and what
- * {@link writeTexts} throws.
+ * @throws CompressoError("mismatch") for resuming with other settings.
+ * @throws CompressoError("usage") for fewer texts than are there.
+ * @throws CompressoError("input") where the disk refuses the file; and what {@link writeTexts} throws.
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
   checkNames(options, NAMES, { whose: "writeTextFile" });

@@ -32,8 +32,8 @@ export interface StreamTextOptions {
  * tokens that the tokenizer puts before a text, and does not end with those that it puts after one. Text that may become a stop string
  * is held back until it is known. Returns why the text ended.
  *
- * @throws CompressoError("input") for a model without tokenizer; "usage" for an empty stop string; and what {@link generate} throws.
- *
+ * @throws CompressoError("input") for a model without tokenizer.
+ * @throws CompressoError("usage") for an empty stop string; and what {@link generate} throws.
  * @example
  * ```ts
  * import { generateText, loadModel, openDevice } from "compresso";

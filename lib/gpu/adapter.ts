@@ -23,8 +23,10 @@ export async function describeAdapter(options: DeviceOptions = {}): Promise<Adap
 }
 
 /**
- * The adapter that is preferred, by default the fastest, and what it offers. Throws `CompressoError("gpu")` where there is none; "usage" for options that a
- * device does not have.
+ * The adapter that is preferred, by default the fastest, and what it offers.
+ *
+ * @throws CompressoError("gpu") where there is none.
+ * @throws CompressoError("usage") for options that a device does not have.
  */
 export async function requestAdapter(options: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
   checkNames(options, NAMES, { whose: "a device" });

@@ -279,7 +279,8 @@ export class Device implements Disposable {
 /**
  * Opens the GPU with the adapter's limits on sizes, and at most 16 storage buffers and 8 storage textures a stage.
  *
- * @throws CompressoError("gpu") where there is no adapter; "usage" for options that do not exist.
+ * @throws CompressoError("gpu") where there is no adapter.
+ * @throws CompressoError("usage") for options that do not exist.
  * @example
  * ```ts
  * import { openDevice } from "compresso";

@@ -31,7 +31,8 @@ interface Span {
 
 /**
  * Reads ranges, in pieces of `most` bytes (a multiple of 4), each of which is waited for. What the GPU writes between two pieces may be in the later one.
- * Throws `CompressoError("gpu")` over the budget, and where the device has failed.
+ *
+ * @throws CompressoError("gpu") over the budget, and where the device has failed.
  */
 export async function readBack(
   device: Reader,

@@ -17,7 +17,8 @@ export function withOutputBiases(source: WeightSource): WeightSource {
  * section 3.3), as far as its inputs are. Of a hidden dim that is cut nothing is made up for.
  * Slice it with the same masks. Lazy: a weight is read when its bias is first read.
  *
- * Throws `CompressoError("input")` for masks that do not fit the model, and `CompressoError("mismatch")` for statistics of another one.
+ * @throws CompressoError("input") for masks that do not fit the model.
+ * @throws CompressoError("mismatch") for statistics of another one.
  */
 export function applyCompensation(
   source: WeightSource,

@@ -38,7 +38,7 @@ const LEAST_SIGMOID = 1e-6;
  * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers what {@link KEPT_RULES} says.
  * Kept hidden dims have 1 in any case, since a tied output head must not see a folded z.
  *
- * Throws `CompressoError("usage")` where the target cannot be met; see `selectUnits` and `uniformCounts`.
+ * @throws CompressoError("usage") where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
 export function hardenMasks(
   table: UnitTable,

@@ -52,7 +52,9 @@ export interface MaskLearner extends Disposable {
   setHold(held: ArrayLike<number> | null): void;
   /**
    * Expected share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer, or all, free. The target of the whole
-   * then moves the free units only. Throws `CompressoError("usage")` for shares that the table's rules do not allow.
+   * then moves the free units only.
+   *
+   * @throws CompressoError("usage") for shares that the table's rules do not allow.
    */
   setLayerGoals(goals: readonly (number | null)[] | null): void;
   /** The same for attention and FFN of each layer, as a uniform layout has it. Throws `CompressoError("usage")` where the goals of the other kind are set. */

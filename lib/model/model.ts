@@ -111,8 +111,9 @@ export class Model implements Disposable {
   /**
    * Logits [T × vocab] of one sequence of T tokens, row-major.
    *
-   * @throws CompressoError("input") for no tokens, more than the model's context, ids outside the vocabulary, and masks or LoRA of another model;
-   * "usage" once the model is disposed, "gpu" where the pass does not fit; and the signal's reason.
+   * @throws CompressoError("input") for no tokens, more than the model's context, ids outside the vocabulary, and masks or LoRA of another model.
+   * @throws CompressoError("usage") once the model is disposed.
+   * @throws CompressoError("gpu") where the pass does not fit; and the signal's reason.
    */
   async logits(tokens: ArrayLike<number>, options: ModelCallOptions = {}): Promise<Float32Array<ArrayBuffer>> {
     const { vocab } = this.spec, seq = tokens.length, stop = stopOf(options);
@@ -176,8 +177,9 @@ export class Model implements Disposable {
    * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
    * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.
    *
-   * @throws CompressoError("usage") for a batch that does not divide the tokens; "input" for no tokens, sequences longer than the model's context,
-   * other than one label for each token, and ids outside the vocabulary.
+   * @throws CompressoError("usage") for a batch that does not divide the tokens.
+   * @throws CompressoError("input") for no tokens, sequences longer than the model's context, other than one label for each token, and ids outside
+   * the vocabulary.
    */
   async tokenLosses(
     tokens: ArrayLike<number>,
@@ -202,8 +204,9 @@ export class Model implements Disposable {
    * Log-probabilities of next tokens, in nats, from one forward pass over right-padded sequences: entry b · seq + t is about the token after
    * token t of sequence b. `next` holds the ids asked for, −1 where none is: the entries there are 0. With each come the `top` most likely tokens.
    *
-   * @throws CompressoError("input") for no tokens, sequences longer than the model's context and ids outside the vocabulary, "usage" for `next` of
-   * another length, a `top` out of range and a batch that does not divide the tokens; "numeric" where a log-probability is not finite.
+   * @throws CompressoError("input") for no tokens, sequences longer than the model's context and ids outside the vocabulary.
+   * @throws CompressoError("usage") for `next` of another length, a `top` out of range and a batch that does not divide the tokens.
+   * @throws CompressoError("numeric") where a log-probability is not finite.
    */
   async nextLogprobs(
     tokens: ArrayLike<number>,
@@ -240,7 +243,9 @@ export class Model implements Disposable {
    * for the next call of the same size. `createTreeBuilder` makes such trees.
    *
    * @internal
-   * @throws CompressoError("usage") for fewer rows; "input" for no tokens, nodes deeper than the model's context, and ids outside the vocabulary.
+   *
+   * @throws CompressoError("usage") for fewer rows.
+   * @throws CompressoError("input") for no tokens, nodes deeper than the model's context, and ids outside the vocabulary.
    */
   async treeLosses(
     tree: TokenTree,
@@ -263,8 +268,9 @@ export class Model implements Disposable {
    * Loss and gradients of LoRA and masks (with respect to z), at the given masks and LoRA.
    *
    * @throws CompressoError("input") for no tokens, sequences of different lengths or longer than the model's context, labels of another shape, ids
-   * outside the vocabulary, and masks or LoRA of another model; "usage" once the model is disposed, "gpu" where the pass does not fit; and the
-   * signal's reason.
+   * outside the vocabulary, and masks or LoRA of another model.
+   * @throws CompressoError("usage") once the model is disposed.
+   * @throws CompressoError("gpu") where the pass does not fit; and the signal's reason.
    */
   async lossAndGradients(input: GradientInput): Promise<GradientResult> {
     const { tokens, batch, seq } = flatten(input.tokens), { tokens: labels, ...given } = flatten(input.labels);

@@ -41,7 +41,8 @@ export interface TreeBuilder {
   /**
    * Adds a sequence below the first `shared` nodes of the previous one, at most as many as `shared()` says; 0 begins a new tree.
    *
-   * @throws CompressoError("input") for an empty prefix or choice, and for what is not token id; "usage" for more nodes than it shares.
+   * @throws CompressoError("input") for an empty prefix or choice, and for what is not a token id.
+   * @throws CompressoError("usage") for more nodes than it shares.
    */
   add(sequence: Sequence, shared: number): void;
   /** The trees so far. */

@@ -111,7 +111,7 @@ const NAMES: NamesOf<UniformInput> = { masks: true, target: "number" };
  * the FFN width then such that the sparsity is at least the target, and below it with one column more. Each layer keeps its units of the highest
  * score; `scores` is laid out like masks, and a kind that is absent scores all the same. Values are 0 and 1 (hidden: those of `masks`).
  *
- * Throws `CompressoError("usage")` where no such counts exist, because a layer has no attention or FFN already, say.
+ * @throws CompressoError("usage") where no such counts exist, because a layer has no attention or FFN already, say.
  */
 export function uniformMasks(
   spec: DecoderSpec,

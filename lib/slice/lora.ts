@@ -19,8 +19,8 @@ export interface SlicedLora extends LoraConfig {
  *
  * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
  *
- * Throws `CompressoError("input")` for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit, and
- * "usage" where `lora` is missing.
+ * @throws CompressoError("input") for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit.
+ * @throws CompressoError("usage") where `lora` is missing.
  */
 export function sliceLora(
   spec: DecoderSpec,

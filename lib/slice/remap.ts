@@ -37,7 +37,9 @@ const CHUNK_VALUES = 1 << 22;
 
 /**
  * The source with the tensors of `spec`, each made as `remap` says. Lazy: a read takes what it needs of the base, a chunk of rows at a time.
- * Products and sums are in f64 and rounded once. Throws `CompressoError("input")` for a tensor that `spec` has not.
+ * Products and sums are in f64 and rounded once.
+ *
+ * @throws CompressoError("input") for a tensor that `spec` has not.
  */
 export function remapSource(
   base: WeightSource,

@@ -70,8 +70,8 @@ interface LayerPlan {
  * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
  *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
  *
- * Throws `CompressoError("input")` for masks or LoRA that do not fit the model, and where no hidden dim is left, `CompressoError("usage")` for parts
- * and kinds of masks that do not exist.
+ * @throws CompressoError("input") for masks or LoRA that do not fit the model, and where no hidden dim is left.
+ * @throws CompressoError("usage") for parts and kinds of masks that do not exist.
  */
 export function sliceModel(base: WeightSource, input: SliceInput): WeightSource {
   checkNames(input, NAMES, { whose: "sliceModel" });

@@ -88,8 +88,10 @@ const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
  * rounding of weights to f16, far more than a fault in one unit may show. The GPU holds half a layer or a band of the output head at a time, so
  * that f32 is no question of memory.
  *
- * Throws `CompressoError("usage")` for options that do not exist; "mismatch" naming the first layer whose output differs, of those that are to be alike, where they differ by more than the tolerance or either gives NaN,
- * and `CompressoError("input")` where there is nothing to compare.
+ * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("mismatch") naming the first layer whose output differs, of those that are to be
+ * alike, where they differ by more than the tolerance or either gives NaN.
+ * @throws CompressoError("input") where there is nothing to compare.
  */
 export async function verifySliced(
   masked: WeightSource,

@@ -20,7 +20,7 @@ export interface FilesBeside {
  * another token has is refused for a special token that texts are given with, as the model's row of it would be either's, and left out for others.
  * Nor is a special token added that has no id anywhere.
  *
- * Throws `CompressoError("input")` for such an id, and for an entry that is not a token.
+ * @throws CompressoError("input") for such an id, and for an entry that is not a token.
  */
 export function withAddedTokens(json: Json, beside: FilesBeside): Json {
   const listed: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];

@@ -36,8 +36,8 @@ const FIXED_DAY = new Date(2024, 6, 26);
 /**
  * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
  * encode it without `addSpecial`.
- * Throws `CompressoError("input")` where there is no template, it does not parse, or it refuses the messages
- * (`raise_exception`).
+ *
+ * @throws CompressoError("input") where there is no template, it does not parse, or it refuses the messages (`raise_exception`).
  */
 export function renderChat(
   tokenizer: Tokenizer,

@@ -137,7 +137,9 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
  * chat_template.jinja and additional_chat_templates. As in transformers the map goes before the config, unless that has `added_tokens_decoder`, as
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
- * Gives null where there is no tokenizer.json. Throws `CompressoError("input")` where a file is broken, and as {@link withAddedTokens}.
+ * Gives null where there is no tokenizer.json.
+ *
+ * @throws CompressoError("input") where a file is broken, and as {@link withAddedTokens}.
  */
 export async function loadHfTokenizer(files: FileSystem, folder: string): Promise<Tokenizer | null> {
   const json = await readJson(files, `${folder}/tokenizer.json`);

@@ -65,7 +65,8 @@ export interface FileContent {
 
 /**
  * Bytes of the file as it is exported: of a folder the safetensors alone (all shards), of a GGUF the file with its tokenizer.
- * Throws `CompressoError("input")` for a tokenizer that a GGUF cannot hold.
+ *
+ * @throws CompressoError("input") for a tokenizer that a GGUF cannot hold.
  */
 export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name }: FileContent): number {
   if (kind.format === "hf") return hfWeightBytes(spec, kind);

@@ -103,7 +103,8 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
 
 /**
  * Checks the choice of kinds, and puts them in their order. Heads with KV groups are heads: K and V of a group fall with the last of its heads.
- * Throws `CompressoError("usage")` for unknown kinds, or none at all.
+ *
+ * @throws CompressoError("usage") for unknown kinds, or none at all.
  */
 export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const fail = (rule: string): never => {

@@ -55,8 +55,8 @@ const NAMES: NamesOf<SelectOptions> = {
  * widths blocks take the place of units, see `unitBlocks`.
  * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
  *
- * Throws `CompressoError("usage")` where the target cannot be reached with these units and rules, and names the rules that limit; and for scores
- * or held units that are not one number for each unit of the table.
+ * @throws CompressoError("usage") where the target cannot be reached with these units and rules, and names the rules that limit; and for scores or
+ * held units that are not one number for each unit of the table.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
   checkNames(options, NAMES, { whose: "selectUnits" });

@@ -106,8 +106,10 @@ interface Row {
 }
 
 /**
- * Builds the unit table. Throws `CompressoError("usage")` for unknown kinds or none at all, for rules that this model cannot
- * keep, and where they leave nothing of a kind to cut.
+ * Builds the unit table.
+ *
+ * @throws CompressoError("usage") for unknown kinds or none at all, for rules that this model cannot keep, and where they leave nothing of a kind to
+ * cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   const set = checkKinds(kinds), resolved = resolveRules(spec, rules);

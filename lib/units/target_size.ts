@@ -51,7 +51,7 @@ export interface TargetSparsityOptions {
  * are among the units the sparsity depends on how many fall; a run's last step selects by the size itself (`SelectOptions.size`).
  * Tied matrices stay tied, as hard hidden masks are 0 and 1.
  *
- * Throws `CompressoError("usage")` for a size that the model has already, and for one below the least that the units and rules leave.
+ * @throws CompressoError("usage") for a size that the model has already, and for one below the least that the units and rules leave.
  */
 export function targetSparsity(
   table: UnitTable,

@@ -45,7 +45,7 @@ export interface UniformGoals {
  * every layer, or one KV group with its heads; where a layer has one KV group only, one query head. Rows fall as units do in `selectUnits`, by
  * their mean score, each layer's lowest units first.
  *
- * Throws `CompressoError("usage")` where layers cannot become alike, and as `selectUnits`.
+ * @throws CompressoError("usage") where layers cannot become alike, and as `selectUnits`.
  */
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
   const blocks = uniformBlocks(table, scores), { forced, rows } = blocks;

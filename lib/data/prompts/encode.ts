@@ -69,7 +69,9 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
  * assistant's turns, each with its end token. Texts: all tokens are; a text is not cut (see `windows`).
  * An instruction longer than `seq` loses the beginning of its input; where that is not enough, the end of the response.
  * A conversation loses its end.
- * @throws CompressoError("input") for a row whose fields are none of its kind, and a conversation that the chat template refuses or writes otherwise as it grows.
+ *
+ * @throws CompressoError("input") for a row whose fields are none of its kind, and a conversation that the chat template refuses or writes otherwise
+ * as it grows.
  */
 export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
   const { tokenizer, seq } = options, row = checkedRow(given);

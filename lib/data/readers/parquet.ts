@@ -16,8 +16,9 @@ const CODECS: readonly string[] = [...BUILT_IN, "GZIP", "ZSTD", "BROTLI"];
 
 /**
  * The rows of a table as JSON values, {@link NOT_UTF8} in place of texts that are none, one row group in memory at a time. `wanted` tells before each read how
- * many rows are still wanted; 0 ends the reading. Throws `CompressoError("input")` for a broken table and for a page
- * compression that is not known.
+ * many rows are still wanted; 0 ends the reading.
+ *
+ * @throws CompressoError("input") for a broken table and for a page compression that is not known.
  */
 export async function* parquetRows(
   source: ByteSource,

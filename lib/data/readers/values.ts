@@ -11,8 +11,9 @@ export interface PlacedValue {
 }
 
 /**
- * Reads the values of a file, at most `limit` from the first on. Throws `CompressoError("input")` for a file that is
- * empty, binary or plain text, and for a value that does not parse, which it names.
+ * Reads the values of a file, at most `limit` from the first on.
+ *
+ * @throws CompressoError("input") for a file that is empty, binary or plain text, and for a value that does not parse, which it names.
  */
 export async function readValuesFrom(
   source: ByteSource,

@@ -42,8 +42,10 @@ export interface GgufExport {
 
 /**
  * Writes the weights of `source` as a GGUF beside its place, a tensor at a time.
- * Throws `CompressoError("usage")` for arch llama where layers differ, `CompressoError("mismatch")` for a vocabulary of another
- * size than the embedding, `CompressoError("numeric")` for weights that are not finite or too large for the type.
+ *
+ * @throws CompressoError("usage") for arch llama where layers differ.
+ * @throws CompressoError("mismatch") for a vocabulary of another size than the embedding.
+ * @throws CompressoError("numeric") for weights that are not finite or too large for the type.
  */
 export async function stageGguf(
   source: WeightSource,

@@ -33,8 +33,9 @@ export interface GgufHeader {
 
 /**
  * Reads and checks the header of a GGUF of version 2 or 3.
- * Throws `CompressoError("input")` for another kind of file, a truncated one, an unknown value or tensor type, a duplicate
- * name, and tensors that overlap or leave the file.
+ *
+ * @throws CompressoError("input") for another kind of file, a truncated one, an unknown value or tensor type, a duplicate name, and tensors that
+ * overlap or leave the file.
  */
 export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
   // Most headers are in the first bytes; what a large vocabulary needs more is read and parsed again, twice as much each time.

@@ -30,7 +30,8 @@ const MUST_BE_ZERO = [
 
 /**
  * Reads the spec from metadata, and RoPE divisors from `rope_freqs.weight`.
- * Throws `CompressoError("input")` naming the key where the model is none that a {@link DecoderSpec} describes.
+ *
+ * @throws CompressoError("input") naming the key where the model is none that a {@link DecoderSpec} describes.
  */
 export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
   const { path, metadata } = file, keys = metadataReader(file);

@@ -18,8 +18,8 @@ export type GgufMetadata = ReadonlyMap<string, unknown>;
 
 /**
  * Makes the tokenizer of a GGUF. Its `json` and `config` can be written as tokenizer.json and tokenizer_config.json.
- * Throws `CompressoError("input")` for a tokenizer model other than "gpt2" and "llama", an unknown
- * `tokenizer.ggml.pre`, or broken entries.
+ *
+ * @throws CompressoError("input") for a tokenizer model other than "gpt2" and "llama", an unknown `tokenizer.ggml.pre`, or broken entries.
  */
 export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const kind = optionalString(metadata, "tokenizer.ggml.model");

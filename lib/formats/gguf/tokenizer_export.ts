@@ -14,7 +14,8 @@ export type GgufTokenizerValue = number | boolean | string | readonly string[] |
  * The `tokenizer.*` metadata for a model with `vocab` embedding rows (default: as many as the tokenizer has tokens);
  * missing tokens are filled as unused, and those without a row are left out, with the merges that give them and the ids that name them.
  * A tokenizer that came from a GGUF gives back its entries untouched.
- * Throws `CompressoError("input")` where GGUF has no way to say what the tokenizer does.
+ *
+ * @throws CompressoError("input") where GGUF has no way to say what the tokenizer does.
  */
 export function ggufTokenizerMetadata(
   tokenizer: Tokenizer,

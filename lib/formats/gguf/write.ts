@@ -30,8 +30,10 @@ export interface GgufContent {
 
 /**
  * Writes a GGUF beside its place.
- * Throws `CompressoError("mismatch")` where data do not fit a shape, `CompressoError("numeric")` for NaN, infinity and values
- * too large for the type, `CompressoError("usage")` for a name given twice and a value out of range.
+ *
+ * @throws CompressoError("mismatch") where data do not fit a shape.
+ * @throws CompressoError("numeric") for NaN, infinity and values too large for the type.
+ * @throws CompressoError("usage") for a name given twice and a value out of range.
  */
 export async function stageGgufFile(
   path: string,

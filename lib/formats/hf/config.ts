@@ -58,7 +58,8 @@ export interface HfConfigFiles {
 
 /**
  * Reads a parsed config.json of one of {@link MODEL_TYPES}.
- * Throws `CompressoError("input")` naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
+ *
+ * @throws CompressoError("input") naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
  */
 export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
   const config = validated(CONFIG, json, files.path);

@@ -50,8 +50,8 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
  * with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do biases where only Mistral's would
  * fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
  *
- * Throws `CompressoError("input")` where the folder is not empty, where RoPE factors have no name here, `CompressoError("numeric")` for
- * weights that are not finite, and as the writer of safetensors.
+ * @throws CompressoError("input") where the folder is not empty, where RoPE factors have no name here.
+ * @throws CompressoError("numeric") for weights that are not finite, and as the writer of safetensors.
  */
 export async function stageHf(
   source: WeightSource,

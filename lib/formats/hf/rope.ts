@@ -33,7 +33,8 @@ export interface RopeContext {
 
 /**
  * The RoPE base and scaling of a parsed config.json; `rope_scaling`, where it holds something, goes before `rope_parameters`, as in transformers.
- * Throws `CompressoError("input")` for every other kind of scaling and for missing or senseless figures.
+ *
+ * @throws CompressoError("input") for every other kind of scaling and for missing or senseless figures.
  */
 export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): DecoderSpec["rope"] {
   const result = OUTER.safeParse(json);

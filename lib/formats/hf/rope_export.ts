@@ -19,7 +19,9 @@ const KNOWN: readonly Llama3[] = [8, 32].map((factor) => ({
 const TOLERANCE = 1e-4;
 
 /**
- * The keys of a model's RoPE. Throws `CompressoError("input")` for factors of a GGUF that are those of no known llama3 setting.
+ * The keys of a model's RoPE.
+ *
+ * @throws CompressoError("input") for factors of a GGUF that are those of no known llama3 setting.
  */
 export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope">): Json {
   const { base } = spec.rope, scaling = named(spec);

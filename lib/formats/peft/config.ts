@@ -57,8 +57,9 @@ const IDLE_KEYS = [
 
 /**
  * Reads a parsed adapter_config.json. `rank_pattern`, `alpha_pattern`, `layers_to_transform` and `exclude_modules` are understood.
- * Throws `CompressoError("input")` naming the key for an adapter that is not plain LoRA on linear layers: another method, DoRA and
- * other variants, biases or whole modules saved with it, an initialisation that changed the base weights, patterns that are regular expressions.
+ *
+ * @throws CompressoError("input") naming the key for an adapter that is not plain LoRA on linear layers: another method, DoRA and other variants,
+ * biases or whole modules saved with it, an initialisation that changed the base weights, patterns that are regular expressions.
  */
 export function parsePeftConfig(json: unknown, { path }: { readonly path: string }): PeftConfig {
   const fail = (key: string, rule: string, fix = MERGE_FIRST): never => {

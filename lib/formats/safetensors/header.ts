@@ -55,8 +55,9 @@ export const MAX_HEADER_BYTES = 100_000_000;
 
 /**
  * Reads and checks the header of a safetensors file.
- * Throws `CompressoError("input")` naming the broken rule: not such a file, truncated, header too large, duplicate key,
- * unknown dtype, offsets that overlap, leave a gap, leave the file or do not fit the shape.
+ *
+ * @throws CompressoError("input") naming the broken rule: not such a file, truncated, header too large, duplicate key, unknown dtype, offsets that
+ * overlap, leave a gap, leave the file or do not fit the shape.
  */
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const { name: path, size } = source, head = await firstBytes(source, SNIFFED_BYTES);

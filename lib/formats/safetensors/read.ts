@@ -29,7 +29,8 @@ export interface SafetensorsFile extends SafetensorsHeader {
 
 /**
  * Opens a safetensors file (format: https://github.com/huggingface/safetensors). Only the header is read and checked here.
- * Throws `CompressoError("input")` for a broken header, a tensor that is not there, or a dtype that the call does not read.
+ *
+ * @throws CompressoError("input") for a broken header, a tensor that is not there, or a dtype that the call does not read.
  */
 export async function openSafetensors(source: ByteSource): Promise<SafetensorsFile> {
   const path = source.name, header = await readSafetensorsHeader(source);

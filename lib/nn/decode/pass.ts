@@ -41,7 +41,8 @@ export interface DecodePass extends Disposable {
   /**
    * Reads one token, or with null the one that it chose last, and then count − 1 that it chooses itself; returns the most likely token after
    * each, `count` in all. May be called again before it resolves: the work then continues without a gap.
-   * Throws `CompressoError("numeric")` where the logits are not finite.
+   *
+   * @throws CompressoError("numeric") where the logits are not finite.
    */
   greedy(
     token: number | null,

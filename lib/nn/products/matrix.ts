@@ -122,7 +122,8 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
 /**
  * Writes rows from `row0` on; `data` holds whole rows of `cols` values. f16 rounds to the nearest, ties to even; q8 and q4 as
  * `quantizeRows` says, and want `row0` to be a multiple of 4, and the number of rows too unless they are the last.
- * Throws `CompressoError("numeric")` where a value is NaN or infinite in the matrix's dtype.
+ *
+ * @throws CompressoError("numeric") where a value is NaN or infinite in the matrix's dtype.
  */
 export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array): void {
   const { cols, stride, dtype } = matrix;
@@ -148,7 +149,8 @@ export function writeRows(device: Device, matrix: Matrix, row0: number, data: Fl
 
 /**
  * Writes rows that are in blocks already, as they are; codes must fit the dtype, q8 or q4. `row0` and the number of rows as for {@link writeRows}.
- * Throws `CompressoError("numeric")` where a scale is NaN or infinite.
+ *
+ * @throws CompressoError("numeric") where a scale is NaN or infinite.
  */
 export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks: QuantRows): void {
   const { cols, dtype, label } = matrix, perRow = blocksOf(cols), width = perRow * QUANT_BLOCK;

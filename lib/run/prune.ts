@@ -13,8 +13,8 @@ export const ON_DISK: RunPlatform = { files: disk, openScript };
  *
  * Iterating the session drives the run; afterwards `slice()` cuts the model and `export()` writes it.
  *
- * @throws CompressoError("usage") for options that do not exist or are out of range; "input" for a model without tokenizer or rows without a response. What a run may throw
- * later comes out of its iteration.
+ * @throws CompressoError("usage") for options that do not exist or are out of range.
+ * @throws CompressoError("input") for a model without tokenizer, or rows without a response.
  * @example
  * ```ts
  * import { loadModel, openDevice, prune, readRows } from "compresso";

@@ -184,8 +184,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    * Drives the run and yields its records; a loop that is left pauses it, and the next one continues there. Leaving it saves nothing: to stop with a
    * checkpoint, fire the option `signal` and let the loop throw.
    *
-   * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run; CompressoError("gpu") where it does not fit or the device fails,
-   * "mismatch" for a checkpoint of another run, "input" for a schedule that fails; and the signal's reason.
+   * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run.
+   * @throws CompressoError("gpu") where it does not fit, or the device fails.
+   * @throws CompressoError("mismatch") for a checkpoint of another run.
+   * @throws CompressoError("input") for a schedule that fails.
+   * @throws the signal's reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<StepRecord, void, undefined> {
     for (;;) {
@@ -206,7 +209,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /**
    * Cuts the model and proves it equal to the masked one. Frees the trainer: the session's GPU memory is the model's again.
-   * Throws `CompressoError("mismatch")` where logits differ by more than 1e-3 of their range, naming the layer that first differs.
+   *
+   * @throws CompressoError("mismatch") where logits differ by more than 1e-3 of their range, with the layer that first differs.
    */
   async slice({ onProgress }: SliceOptions = {}): Promise<SlicedModel> {
     return await this.#life.during(() => this.#slice(this.#life.signal, onProgress));
@@ -215,8 +219,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /**
    * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
    * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
-   * what the base's generation_config.json says beside token ids. Throws `CompressoError("input")` where other files stand there and not `replace`,
-   * "usage" for options, layouts, formats and types that do not exist.
+   * what the base's generation_config.json says beside token ids.
+   *
+   * @throws CompressoError("input") where other files are in their places and not `replace`.
+   * @throws CompressoError("usage") for options, layouts, formats and types that do not exist.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
     return await this.#life.during(async () => {
@@ -262,7 +268,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     });
     this.#heldoutLoss = isMeasured
       ? await heldoutLoss(this.#model, result, {
-        ...{ adapters, seq, signal },
+        adapters,
+        seq,
+        signal,
         onProgress: (share) => onProgress?.(compared + (1 - compared) * share),
       })
       : null;

@@ -13,7 +13,7 @@ const INTERNAL = [
 /** What the system refuses in words of its own, which say its rule too. */
 const OF_SYSTEM = [
   ["cli/terminal/output.ts", "cannot write the result to stdout"],
-  ["cli/terminal/output.ts", "Deno does not permit an operation"],
+  ["cli/terminal/error.ts", "Deno does not permit an operation"],
 ] as const;
 const KNOWN = [...INTERNAL, ...OF_SYSTEM];
 
@@ -26,6 +26,13 @@ function callsOf(text: string): string[] {
     }
     return text.slice(index + length, end - 1);
   });
+}
+
+/** Parts that an error needs; for wrong options of a verb the command line names its help as the fix. */
+function partsOf(path: string, call: string): readonly string[] {
+  return path.startsWith("cli/") && call.trimStart().startsWith('"usage"')
+    ? ["rule", "value"]
+    : ["rule", "value", "fix"];
 }
 
 async function* sources(folder: URL): AsyncGenerator<URL> {
@@ -45,7 +52,7 @@ Deno.test("every error of library and command line has rule, present value and f
         count++;
         // Parts that are handed on are whole where they are made.
         const isWhole = call.includes("...") || !call.includes("{") ||
-          ["rule", "value", "fix"].every((part) => RegExp(`\\b${part}\\b`).test(call));
+          partsOf(path, call).every((part) => RegExp(`\\b${part}\\b`).test(call));
         if (isWhole || call.includes('"aborted"')) continue;
         const known = KNOWN.find(([file, words]) => file === path && call.includes(words));
         if (known) used.add(known.join());

@@ -46,7 +46,7 @@ export function markdown(report: ExperimentReport, charts: readonly DrawnChart[]
 }
 
 /** A number as its kind is shown. */
-export function shownNumber(value: number, kind: NumberName["kind"]): string {
+function shownNumber(value: number, kind: NumberName["kind"]): string {
   if (!Number.isFinite(value)) return "–";
   if (kind === "accuracy") return `${(100 * value).toFixed(1)} %`;
   if (kind === "share") return percent(value);

@@ -194,7 +194,7 @@ async function tasksOf(
 }
 
 /** An accuracy with its binomial standard error. */
-export function accuracyValue(name: string, accuracy: number, n: number): Value {
+function accuracyValue(name: string, accuracy: number, n: number): Value {
   return { name, kind: "accuracy", value: accuracy, stderr: Math.sqrt(accuracy * (1 - accuracy) / n), n };
 }
 

@@ -109,7 +109,7 @@ function writtenFacts(
 }
 
 /** Path of self-written texts. Its name holds a digest of all that decides them; a file beside it has the digest of the texts. */
-export function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
+function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([
     JSON.stringify({ ...writtenFacts(source), weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),
   ]);

@@ -25,7 +25,7 @@ export interface ScriptImport {
 }
 
 /** Longest script, in bytes. */
-export const MAX_SCRIPT_BYTES = 1 << 20;
+const MAX_SCRIPT_BYTES = 1 << 20;
 /** Most names of the toolkit in a script: each makes the sandbox's command line longer, which systems limit. */
 const MAX_TOOLKIT_NAMES = 32;
 const FETCH_SECONDS = 20;

@@ -107,7 +107,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
 }
 
 /** The most characters of a text that one token stands for: a longer text has more tokens than the context, and need not be encoded to know. */
-export function longestToken(tokenizer: Tokenizer): number {
+function longestToken(tokenizer: Tokenizer): number {
   let longest = 1;
   for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.idToToken(id)?.length ?? 0);
   return longest;

@@ -38,14 +38,14 @@ export interface GgufHeader {
  * overlap or leave the file.
  */
 export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
-  // Most headers are in the first bytes; what a large vocabulary needs more is read and parsed again, twice as much each time.
-  for (let most = FIRST_BYTES;; most *= 2) {
+  // A header with a large vocabulary is longer than the first bytes, and is parsed again from more.
+  for (let most = FIRST_BYTES;; most *= GROWTH) {
     const bytes = await firstBytes(source, most);
     try {
       return parseHeader(source, bytes);
     } catch (error) {
       if (!(error instanceof MoreNeeded)) throw error;
-      while (most < error.bytes) most *= 2;
+      while (most * GROWTH < error.bytes) most *= GROWTH;
     }
   }
 }
@@ -85,6 +85,8 @@ function parseHeader({ name: path, size }: ByteSource, bytes: Uint8Array<ArrayBu
 
 /** Bytes of a header that are read at first. */
 const FIRST_BYTES = 1 << 20;
+/** How much more is read where they are too few: vocabularies take some 10 MB. */
+const GROWTH = 32;
 
 /** Thrown where a header does not end within the bytes that were read. */
 class MoreNeeded extends Error {

@@ -12,7 +12,7 @@ import {
 } from "../../lib/run/options/table.ts";
 import { alarmSettings } from "../../lib/run/monitors/alarm_setting.ts";
 import type { MonitorOptions } from "../../lib/run/monitors/alarm.ts";
-import type { PruneOptions } from "../../lib/run/options/options.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { flagOf, spellFlag } from "./spelling.ts";
 import { placeOption } from "../terminal/help.ts";
 import { byteCount, layerList, outputPath, parameterCount, type Parse, someOf } from "./values.ts";
@@ -146,7 +146,7 @@ function parserOf(path: OptionPath): Parse<unknown> {
 }
 
 /** Options of `prune` that the flags give, in their object; those that the command line writes otherwise are left to it. */
-export function pruneOptionsOf(flags: TableFlags): Partial<PruneOptions> {
+export function pruneOptionsOf(flags: TableFlags): Partial<RunOptions> {
   const others: readonly OptionPath[] = ["prompt", "calibration"];
   return atPaths(
     PRUNE_PATHS.filter((path) => nameOf(path) !== null && !others.includes(path))

@@ -6,7 +6,7 @@ import { isObject } from "../core/guards.ts";
 import { differencesOf } from "../core/identity.ts";
 import { decidingOptions } from "../run/identity.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
-import type { PruneOptions } from "../run/options/options.ts";
+import type { RunOptions, Target } from "../run/options/options.ts";
 import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
@@ -18,7 +18,7 @@ import { resolveOptions } from "../run/options/resolve.ts";
 export interface CellFacts {
   readonly options: CellOptions;
   /** As the run takes them. */
-  readonly prune: Omit<PruneOptions, "rows">;
+  readonly prune: Omit<RunOptions, "rows"> & Target;
   readonly spec: DecoderSpec;
   /** Digests of weights, rows and the schedule's script. */
   readonly weights: string;

@@ -5,7 +5,7 @@ import { layersOf, UNIT_KINDS } from "../units/units.ts";
 import { isOneShot } from "../run/methods/names.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { accepts, atPaths, meantBy, ruleOf } from "../run/options/check.ts";
-import type { PruneOptions } from "../run/options/options.ts";
+import type { RunOptions, Target } from "../run/options/options.ts";
 import {
   entryOf,
   isOptionPath,
@@ -183,7 +183,7 @@ function alarmRefusal(value: unknown): string | null {
 export function pruneOptions(
   cell: CellOptions,
   { prompt, layers }: { readonly prompt: string | null; readonly layers: number },
-): Omit<PruneOptions, "rows"> {
+): Omit<RunOptions, "rows"> & Target {
   const { sparsity, steps, method, lora = true } = cell, { prefinetune = 0, postfinetune = 0 } = cell;
   if (sparsity === undefined || steps === undefined) {
     throw new CompressoError("usage", {
@@ -220,7 +220,7 @@ export function pruneOptions(
       ["prefinetune", 0] as const,
       ["postfinetune", 0] as const,
     ]),
-  ]) as Omit<PruneOptions, "rows">;
+  ]) as Omit<RunOptions, "rows"> & Target;
 }
 
 /** Options beside LoRA's shape that a cell without LoRA ignores, or sets itself. */

@@ -7,7 +7,7 @@ import type { Device } from "../gpu/device.ts";
 import type { Model } from "../model/model.ts";
 import type { MatrixDtype } from "../nn/products/matrix.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
-import type { PruneOptions } from "../run/options/options.ts";
+import type { RunOptions, Target } from "../run/options/options.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { RunSummary } from "../run/result.ts";
 import type { CellOptions } from "./options.ts";
@@ -341,7 +341,7 @@ export interface PlannedCell extends Cell {
   /** Where its calibration rows come from; null for none. */
   readonly calibration: DataSource | null;
   /** Options of its run. */
-  readonly prune: Omit<PruneOptions, "rows">;
+  readonly prune: Omit<RunOptions, "rows"> & Target;
   /** Its identity. */
   readonly identity: CellIdentity;
   /** Name of its folder. */

@@ -22,7 +22,7 @@ import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { OPTION_TABLE } from "./options/table.ts";
 import { checkOptions, FOLDER_PATHS } from "./options/check.ts";
-import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions } from "./options/options.ts";
+import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
 import { RecordFile, recordsUpTo } from "./record_file.ts";
 import type { StepRecord } from "./contract.ts";
 import {
@@ -45,7 +45,7 @@ import { PruneSession } from "./session.ts";
 /** Options of {@link pruneToFolder}. */
 export type PruneToFolderOptions =
   & Omit<RunOptions, "checkpoint" | "calibration">
-  & Pick<PruneOptions, "sparsity" | "size">
+  & Target
   & FolderOptions;
 
 /** What {@link pruneToFolder} has beside the options of `prune`. */

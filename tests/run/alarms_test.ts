@@ -5,11 +5,11 @@ import {
   type Model,
   openDevice,
   prune,
-  type PruneOptions,
   type PruneResult,
   pruneToFolder,
   type StepRecord,
 } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { loadModelFrom, type WeightSource } from "../../lib/model/mod.ts";
 import type { Alarm, MonitorOptions, RunHandle } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
@@ -30,7 +30,7 @@ async function withDemo(work: (model: Model) => Promise<void>): Promise<void> {
 
 async function drive(
   model: Model,
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions>,
 ): Promise<{ records: StepRecord[]; result: PruneResult }> {
   using run = prune(model, { ...BASE, ...options });
   const records: StepRecord[] = [];
@@ -196,7 +196,7 @@ Deno.test("a run that diverges whatever its rates stops after so many ways back,
 
 Deno.test("a number that is not finite is traced to its tensor and step, in what is trained, in gradients and in the base", async () => {
   await withDemo(async (model) => {
-    const broken = (change: (weights: Map<string, Float32Array>) => void, at = 2): Partial<PruneOptions> => ({
+    const broken = (change: (weights: Map<string, Float32Array>) => void, at = 2): Partial<RunOptions> => ({
       monitors: { nan: { action: "stop" } },
       hooks: {
         beforeStep: async (run) => {

@@ -1,12 +1,12 @@
 // The constraint in whole runs of the smallest budget that it holds for: 60 steps of the pruning stage, on the demo model.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import type { PruneOptions } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 const PLATEAUS = fileURLToPath(new URL("../../scripts/examples/cubic_with_plateaus.ts", import.meta.url));
-const CASES: Readonly<Record<string, Partial<PruneOptions>>> = {
+const CASES: Readonly<Record<string, Partial<RunOptions>>> = {
   "the default schedule": { sparsity: 0.3 },
   "most of all units, hidden dims among them": { sparsity: 0.6, units: ["heads", "ffn", "hidden"] },
   "an example's schedule": { sparsity: 0.3, schedule: PLATEAUS },

@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import {
   CompressoError,
   type Model,
-  type PruneOptions,
   pruneToFolder,
   type PruneToFolderOptions,
   readRows,
   type Row,
   type StepRecord,
 } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
 import { CALIBRATION_SEQUENCES, type Method, type RunHooks } from "../../lib/run/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
@@ -50,7 +50,7 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
     };
     using own = await loadModelFrom({ ...source, read }, { device, tokenizer });
     /** log α of the FFN columns, from its median: how kinds stand to each other is decided by the run's own rows. */
-    const startOf = async (options: Partial<PruneOptions>): Promise<readonly number[]> => {
+    const startOf = async (options: Partial<RunOptions>): Promise<readonly number[]> => {
       let start = new Float32Array();
       const beforeStage: RunHooks["beforeStage"] = async (stage, run) => {
         if (stage === "prune") start = (await run.logAlpha()).slice(run.table.ffnFirst);
@@ -85,7 +85,7 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
 for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly Method[]) {
   Deno.test(`the method ${method} scores on calibration rows alone`, async () => {
     await withDemo(async ({ model }) => {
-      const masksOf = async (options: Partial<PruneOptions>): Promise<string> => {
+      const masksOf = async (options: Partial<RunOptions>): Promise<string> => {
         const { result: { masks } } = await drive(model, {
           method,
           prefinetune: 0,
@@ -222,7 +222,7 @@ Deno.test("pruneToFolder lets the model write its own calibration texts into the
 
 Deno.test("the model writes no calibration where nothing would look at it, and where a resumed run began without", async () => {
   await inFolder(async ({ model, begin, textsOf }) => {
-    const without: Readonly<Record<string, Partial<PruneToFolderOptions>>> = {
+    const without: Readonly<Record<string, Partial<RunOptions>>> = {
       gradual: { method: "gradual" },
       flap: { method: "flap" },
       paper: { preset: "paper" },

@@ -1,6 +1,7 @@
 // Alarms about what a target demands: kinds that it leaves little of, and sparsity that falls only when the masks become hard. As functions, and in a short run.
 import assert from "node:assert/strict";
 import { loadModel, prune, type PruneOptions, readRows } from "../../mod.ts";
+import type { RunOptions, Target } from "../../lib/run/options/options.ts";
 import { demoData, parameterCount } from "../../lib/model/mod.ts";
 import type { Alarm } from "../../lib/run/mod.ts";
 import { defineSchedule, type ScheduleDefinition, type ScheduleInput, steps } from "../../lib/schedule/mod.ts";
@@ -22,7 +23,7 @@ import { sharedDevice } from "../device.ts";
 import type { MaskLook, MonitorState, RunPosition } from "../../lib/run/contract.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 
-type Goal = Pick<PruneOptions, "sparsity" | "size">;
+type Goal = Target;
 
 const setting = { action: "rollback", threshold: 0.95 } as const;
 const look = (cut: number, name = "FFN columns"): MaskLook => ({
@@ -154,7 +155,7 @@ Deno.test("what a loss was before much was cut at once says nothing of the losse
   const spec = decoder([{ heads: 4, kvHeads: 4, ffn: 40 }]), table = unitTable(spec, ["kv", "ffn"]);
   const given = { rows: [], sparsity: 0.2, steps: 60, seq: 64, units: ["kv", "ffn"] } as const;
   const monitors: MonitorState = { ...FRESH_MONITORS, losses: { last: [2, 2, 2, 2], lowest: 2 } };
-  const after = (at: Partial<RunPosition>, more: Partial<PruneOptions> = {}): MonitorState["losses"] => {
+  const after = (at: Partial<RunPosition>, more: Partial<RunOptions> = {}): MonitorState["losses"] => {
     const options = resolveOptions({ ...given, ...more }, spec);
     const { position } = overseeHard(
       { ...firstPosition({ epoch: 0, index: 0 }), stageStep: 60, target: 0.2, monitors, ...at },

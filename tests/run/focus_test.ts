@@ -7,6 +7,7 @@ import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { normal, uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { hurtTargets } from "../../lib/run/focus.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
@@ -82,7 +83,7 @@ Deno.test("a run's last stage has a focus, and the others none", async () => {
 });
 
 Deno.test("the default is for learned masks that are not as published; no share at all and flap are refused", () => {
-  const resolve = (options: Partial<Parameters<typeof resolveOptions>[0]>): number =>
+  const resolve = (options: Partial<RunOptions>): number =>
     resolveOptions({ rows: [], sparsity: 0.2, steps: 10, ...options }, { maxPosition: 512 }).focus;
   assert.equal(resolve({}), 0.3);
   for (const method of ["gradual", "taylor", "flap"] as const) assert.equal(resolve({ method }), 1);

@@ -7,6 +7,7 @@ import { type Checkpoint, readCheckpoint, resumedBy, writeCheckpoint } from "../
 import type { RunPosition, TrainerArrays } from "../../lib/run/contract.ts";
 import { changesBetween, decidingOptions } from "../../lib/run/identity.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition } from "../../lib/run/step.ts";
 import type { UnitKind } from "../../lib/units/units.ts";
@@ -43,7 +44,7 @@ Deno.test("differencesOf() names members that differ, whatever their order, and 
 });
 
 Deno.test("the order of units and of protected layers tells no runs apart, and what decides no bit is left out", async () => {
-  const options = (units: readonly UnitKind[], more: Partial<PruneOptions> = {}): PruneOptions => ({
+  const options = (units: readonly UnitKind[], more: Partial<RunOptions> = {}): PruneOptions => ({
     rows: [],
     sparsity: 0.2,
     steps: 10,

@@ -1,6 +1,7 @@
 // Memory that runs out in real runs of the demo: told near the limit, and what a run that it ends says of how to go on.
 import assert from "node:assert/strict";
-import { type CompressoError, loadModel, openDevice, type PruneOptions } from "../../mod.ts";
+import { type CompressoError, loadModel, openDevice } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { planMemory, type RunHandle } from "../../lib/run/mod.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
@@ -42,7 +43,7 @@ const NO_MORE = "the adapter has no more", LOST = "the device is lost";
  */
 async function endedBy(
   how: typeof NO_MORE | typeof LOST,
-  { options = {}, resumed = {} }: Readonly<Partial<Record<"options" | "resumed", Partial<PruneOptions>>>>,
+  { options = {}, resumed = {} }: Readonly<Partial<Record<"options" | "resumed", Partial<RunOptions>>>>,
 ): Promise<CompressoError> {
   const path = await Deno.makeTempFile({ suffix: ".safetensors" });
   await Deno.remove(path);

@@ -9,7 +9,7 @@ import { sliceModel } from "../../lib/slice/slice.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
-import type { PruneOptions } from "../../lib/run/options/options.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BATCH, device, randomBatch, SEQ } from "./helpers/one_shot.ts";
@@ -100,7 +100,7 @@ Deno.test("flap and wanda-sp rank hidden dims and layers by the sums of their te
 /** A run without training before, and with a little after. */
 async function cut(
   { model, device }: { readonly model: Model; readonly device: Device },
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions>,
 ): Promise<{ readonly spec: DecoderSpec; readonly hard: number }> {
   const how = { ...options, sparsity: 0.3, steps: 0, prefinetune: 0, postfinetune: 2 };
   const { result: { source, masks, lora, sparsity, heldout } } = await drive(model, how);

@@ -5,11 +5,11 @@ import {
   loadModel,
   type Model,
   prune,
-  type PruneOptions,
   type PruneResult,
   readRows,
   type StepRecord,
 } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/initial_log_alpha.ts";
 import { unitTable } from "../../lib/units/units.ts";
@@ -26,7 +26,7 @@ const BASE = { rows, sparsity: 0.2, steps: 80 } as const;
 
 async function drive(
   model: Model,
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions>,
   out?: string,
 ): Promise<{ readonly records: readonly StepRecord[]; readonly result: PruneResult }> {
   using run = prune(model, { ...BASE, batch: 1, seq: 64, prompt: null, ...options });
@@ -85,7 +85,7 @@ Deno.test("the constant start is that of each kind, give or take 0.01, by the se
 });
 
 Deno.test("an option beside a preset wins, and without one the recovery has the rate of LoRA", () => {
-  const given: Partial<PruneOptions> = {
+  const given: Partial<RunOptions> = {
     preset: "paper",
     units: ["ffn"],
     start: "saliency",
@@ -104,7 +104,7 @@ Deno.test("an option beside a preset wins, and without one the recovery has the 
   assert.deepEqual(resolved.lora, { rank: 2, alpha: 8, targets: ["q", "v"], dropout: 0 });
   const { noise, postfinetune, logAlphaLimit, lora, mask } = resolved.rates;
   assert.deepEqual([noise, postfinetune, logAlphaLimit, lora, mask], [0.2, 1e-3, 50, 5e-5, 0.1]);
-  const rates = (options: Partial<PruneOptions>): number[] => {
+  const rates = (options: Partial<RunOptions>): number[] => {
     const { lora, postfinetune } = resolveOptions({ ...BASE, ...options }, spec).rates;
     return [lora, postfinetune];
   };
@@ -233,7 +233,7 @@ Deno.test("a run with another β, start and warm-up follows its schedule all the
 });
 
 Deno.test("runs that differ in the z of what stays, or in how λ moves, are told apart", () => {
-  const told = (options: Partial<PruneOptions>): string =>
+  const told = (options: Partial<RunOptions>): string =>
     JSON.stringify(decidingOptions(resolveOptions({ ...BASE, ...options }, spec)));
   const runs = [{}, { keptMasks: "median" }, { keptMasks: "sigmoid" }, { lambdaRule: "adam" }] as const;
   assert.equal(new Set(runs.map(told)).size, runs.length);

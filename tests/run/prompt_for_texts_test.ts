@@ -1,6 +1,7 @@
 // A prompt of one's own beside rows that are texts, which get none. On the demo's tokenizer.
 import assert from "node:assert/strict";
-import { type PruneOptions, type Row, toRow } from "../../mod.ts";
+import { type Row, toRow } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
@@ -11,7 +12,7 @@ const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const TEXTS: readonly Row[] = Array.from({ length: 4 }, () => toRow({ text: "Tom went to Rome." }));
 const ASKING = toRow({ instruction: "Name a colour.", output: "Red." });
 
-function encodes(given: Omit<PruneOptions, "sparsity" | "steps">): void {
+function encodes(given: Omit<RunOptions, "steps">): void {
   const options = { sparsity: 0.2, steps: 1, batch: 1, seq: 64, ...given };
   encodeRun({ tokenizer, spec }, resolveOptions(options, spec), options);
 }

@@ -1,6 +1,7 @@
 // What is left of the demo after short runs: that methods choose well, and that recovery recovers. Owns no other property; bits and counts are tested elsewhere.
 import assert from "node:assert/strict";
 import { type Model, prune, type PruneOptions, readRows } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { rowPerplexity } from "../../lib/eval/mod.ts";
 import { demoData } from "../../lib/model/mod.ts";
 import { withDemo } from "./helpers/demo_run.ts";
@@ -21,7 +22,7 @@ const OPTIONS = {
 } as const satisfies PruneOptions;
 
 /** Mean loss, in nats, of the answers to 99 questions that were not trained on, by the masked model. */
-async function answersAfter(model: Model, options: Partial<PruneOptions>): Promise<number> {
+async function answersAfter(model: Model, options: Partial<RunOptions>): Promise<number> {
   using run = prune(model, { ...OPTIONS, ...options });
   for await (const _ of run);
   const { masks, lora } = run.result();

@@ -8,6 +8,8 @@ import {
   type PruneResult,
   type StepRecord,
 } from "../../mod.ts";
+import type { WantedSize } from "../../lib/run/contract.ts";
+import type { RunOptions, Target } from "../../lib/run/options/options.ts";
 import { parameterCount } from "../../lib/model/mod.ts";
 import type { CheckpointOptions } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
@@ -17,7 +19,7 @@ import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 const CHECKPOINT = "checkpoint.safetensors";
 
 /** Runs until the record of step `at`, and stops there after a checkpoint. */
-async function stopAfter(model: Model, at: number, options: Partial<PruneOptions>): Promise<void> {
+async function stopAfter(model: Model, at: number, options: Partial<RunOptions>): Promise<void> {
   const controller = new AbortController();
   const hooks = {
     afterStep: ({ step }: { step: number }): void => {
@@ -140,11 +142,11 @@ Deno.test("LoRA that a hook breaks after the last step ends the run by name, and
 Deno.test("a run goes on with another size, or without calibration, where just these may differ, whatever follows from them", async () => {
   await withDemo(async ({ model }) => {
     await inFolder(async (path) => {
-      const size = (share: number): Pick<PruneOptions, "size"> => ({
+      const size = (share: number): { readonly size: WantedSize } => ({
         size: { parameters: Math.round(share * parameterCount(model.spec)) },
       });
       const { sparsity: _sparsity, ...sized } = BASE;
-      const run = async (options: Omit<PruneOptions, "rows">, at?: number): Promise<PruneResult> => {
+      const run = async (options: Omit<RunOptions, "rows"> & Target, at?: number): Promise<PruneResult> => {
         const controller = new AbortController();
         const afterStep = ({ step }: StepRecord): void => {
           if (step === at) controller.abort(new Error("enough"));

@@ -1,5 +1,6 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
+import type { FolderOptions } from "../../lib/run/prune_to_folder.ts";
 import { CompressoError, type Model, prune, pruneToFolder, type PruneToFolderOptions } from "../../mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openWeights } from "../disk.ts";
@@ -36,7 +37,7 @@ async function stopped(model: Model, out: string): Promise<void> {
 
 Deno.test("a second run in the folder of one that goes on is refused, however it is to begin, and the first one ends as it would", async () => {
   await withFolder(async ({ model, out }) => {
-    const others: Partial<PruneToFolderOptions>[] = [{}, { resume: true }, {
+    const others: Partial<FolderOptions>[] = [{}, { resume: true }, {
       export: { formats: ["hf"], replace: true },
     }];
     const tried: Promise<void>[] = [];

@@ -1,6 +1,6 @@
 // Masks that a program sets while masks are still chosen: the next step runs at them, and interrupted runs do so too. On the demo model.
 import assert from "node:assert/strict";
-import type { PruneOptions } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { MaskValues } from "../../lib/model/mod.ts";
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
@@ -51,7 +51,7 @@ for (const method of METHODS) {
 
   Deno.test(`a run whose hooks set masks ends with the same bits where it was interrupted: ${method}`, () =>
     withDemo(async ({ model }) => {
-      const options = (): Partial<PruneOptions> => ({ method, hooks: setting() });
+      const options = (): Partial<RunOptions> => ({ method, hooks: setting() });
       const want = bitsOf(await drive(model, options()));
       // Within the step that was to run at them, and between what set them and that step.
       for (const at of [{ within: 4 }, 6]) {

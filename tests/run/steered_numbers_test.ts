@@ -1,6 +1,7 @@
 // Numbers that a schedule may set beside the rates: LoRA's dropout, and the share of the labels that the last stage learns from. On the demo model.
 import assert from "node:assert/strict";
-import { prune, type PruneOptions } from "../../mod.ts";
+import { prune } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { optionNumbers } from "../../lib/run/schedule_parts.ts";
@@ -16,7 +17,7 @@ const GRADUAL = { ...STAGES, method: "gradual" } as const;
 
 Deno.test("dropout of a stage is that which a schedule sets there, with what it takes of memory", async () => {
   await withDemo(async ({ model }) => {
-    const bits = async (definition: ScheduleDefinition, more: Partial<PruneOptions> = {}): Promise<string> =>
+    const bits = async (definition: ScheduleDefinition, more: Partial<RunOptions> = {}): Promise<string> =>
       bitsOf(await drive(model, { ...GRADUAL, ...more, schedule: defineSchedule(definition) }));
     const dropout = 0.4, all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
     const whole = await bits(all), given = await drive(model, { ...GRADUAL, lora: { dropout } });
@@ -41,7 +42,7 @@ Deno.test("the last stage learns from the share of the labels that a schedule se
     const falling = await bits(({ step }) => [1, 0.5, 0.1][step] ?? NaN);
     assert.equal(new Set([falling, bitsOf(half), bitsOf(whole)]).size, 3);
     // The memory of steps with a focus is planned, though the run's own has none.
-    const planned = async (options: Partial<PruneOptions>): Promise<number> =>
+    const planned = async (options: Partial<RunOptions>): Promise<number> =>
       (await drive(model, { ...GRADUAL, ...options })).records[0]?.plannedGpuBytes ?? NaN;
     const schedule = defineSchedule({ postfinetune: { focus: 1 } });
     assert.equal(await planned({ schedule }), half.records[0]?.plannedGpuBytes);
@@ -72,7 +73,7 @@ Deno.test("LoRA stays at its beginning where the run was told a rate of 0, whate
 Deno.test("a dropout or focus that no step would use beside a schedule is refused, and a focus of flap", async () => {
   const { source: { spec } } = await openModelFiles("demo"), dropout = 0.2;
   const table = unitTable(spec, ["kv", "ffn"]);
-  const opens = async (definition: ScheduleDefinition, more: Partial<PruneOptions>): Promise<void> => {
+  const opens = async (definition: ScheduleDefinition, more: Partial<RunOptions>): Promise<void> => {
     const options = resolveOptions({ ...BASE, ...STAGES, ...more }, spec), schedule = defineSchedule(definition);
     await using _ = await openSteerer(table, options, { schedule, given: optionNumbers(more) });
   };

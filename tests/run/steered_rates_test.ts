@@ -1,6 +1,7 @@
 // Every number that a schedule may set, on its way into a step; and a script that never ends, beside a run that does. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, type PruneOptions } from "../../mod.ts";
+import { CompressoError } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { RunHandle } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { RATE_NAMES } from "../../lib/schedule/definition.ts";
@@ -43,7 +44,7 @@ Deno.test("each rate that a schedule sets comes into the step as it says, and no
 
 Deno.test("a limit of log α below what the run's own may be is refused at its step where masks start from saliency", async () => {
   const { source: { spec } } = await openModelFiles("demo"), table = unitTable(spec, ["kv", "ffn"]);
-  const limitAt = async (limit: number, more: Partial<PruneOptions> = {}): Promise<number> => {
+  const limitAt = async (limit: number, more: Partial<RunOptions> = {}): Promise<number> => {
     const options = resolveOptions({ ...BASE, steps: 40, ...more }, spec);
     const schedule = defineSchedule({ rates: { logAlphaLimit: ({ step }) => step === 4 ? limit : 100 } });
     await using steerer = await openSteerer(table, options, { schedule });
@@ -111,7 +112,7 @@ Deno.test("early_stop.ts ends the pruning stage of a run whose loss runs away, a
     run.setLora(weights);
   };
   await withDemo(async ({ model }) => {
-    const stepsOf = async (more: Partial<PruneOptions>): Promise<number> =>
+    const stepsOf = async (more: Partial<RunOptions> & { readonly sparsity?: number }): Promise<number> =>
       (await drive(model, { ...options, monitors, ...more })).records.filter(({ stage }) => stage === "prune").length;
     const ended = await stepsOf({ hooks: { beforeStep: spoil } });
     assert.ok(ended > 12 && ended < 24, `${ended} steps`);

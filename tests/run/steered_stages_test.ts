@@ -1,6 +1,7 @@
 // Schedules in the stages before and after pruning: LoRA's numbers there, what they see, and what is refused. On the demo model.
 import assert from "node:assert/strict";
 import { prune, type PruneOptions } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { cosine, defineSchedule, linear, type ScheduleDefinition, type ScheduleInput } from "../../lib/schedule/mod.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
@@ -77,7 +78,7 @@ Deno.test("in stages before and after pruning a schedule sees their steps, the r
 Deno.test("clipping and weight decay of a stage are those that a schedule sets there", async () => {
   const options = { ...STAGES, steps: 1, postfinetune: 3 } as const;
   await withDemo(async ({ model }) => {
-    const bits = async (definition: ScheduleDefinition, more: Partial<PruneOptions> = {}): Promise<string> =>
+    const bits = async (definition: ScheduleDefinition, more: Partial<RunOptions> = {}): Promise<string> =>
       bitsOf(await drive(model, { ...options, ...more, schedule: defineSchedule(definition) }));
     for (const [name, value] of [["clipNorm", 1e-3], ["weightDecay", 5]] as const) {
       const all = { finetune: { [name]: value }, rates: { [name]: value }, postfinetune: { [name]: value } };
@@ -243,7 +244,7 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   const opens = async (
     definition: ScheduleDefinition,
     given: PruneOptions["rates"] = {},
-    more: Partial<PruneOptions> = {},
+    more: Partial<RunOptions> = {},
   ): Promise<readonly string[]> => {
     const options = resolveOptions({ ...BASE, ...STAGES, ...more }, SPEC);
     await using steerer = await openSteerer(table, options, { schedule: defineSchedule(definition), given });

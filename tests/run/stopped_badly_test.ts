@@ -1,6 +1,7 @@
 // Runs that are stopped where something else goes wrong too: by a hook that throws, a GPU without memory, in the midst of going back. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, prune, type PruneOptions, type StepRecord } from "../../mod.ts";
+import { CompressoError, prune, type StepRecord } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { Alarm, RunHooks } from "../../lib/run/mod.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { readRows } from "../../lib/disk/rows.ts";
@@ -108,7 +109,7 @@ Deno.test("a run that is stopped while it goes back has gone back: its next stat
   await withDemo(async ({ model }) => {
     await inFile(async (path) => {
       const controller = new AbortController(), { signal } = controller;
-      const options: Partial<PruneOptions> = {
+      const options: Partial<RunOptions> = {
         ...{ method: "flap", prefinetune: 0, steps: 16, postfinetune: 0 },
         monitors: { divergence: { threshold: 0.1 } },
       };

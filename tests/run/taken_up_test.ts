@@ -1,6 +1,7 @@
 // Runs that end in their midst by an error or an abort, and are taken up again, in the same program or from a checkpoint. On the demo model.
 import assert from "node:assert/strict";
-import { CompressoError, prune, type PruneOptions, type StepRecord } from "../../mod.ts";
+import { CompressoError, prune, type StepRecord } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { WeightSource } from "../../lib/model/mod.ts";
 import type { RunHooks } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
@@ -8,7 +9,7 @@ import { biasName } from "../../lib/spec/decoder.ts";
 import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 
-const CASES: Readonly<Record<string, Partial<PruneOptions>>> = {
+const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity?: number }>> = {
   "learned masks at the schedule's own β": {
     schedule: defineSchedule({ rates: { temperature: ({ progress }) => 2 - 1.5 * progress } }),
     keptMasks: "median",

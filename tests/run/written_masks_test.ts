@@ -1,6 +1,8 @@
 // Masks that hooks write once they are hard: what the monitors say of them at the run's end.
 import assert from "node:assert/strict";
-import { CompressoError, prune, type PruneOptions, type PruneResult } from "../../mod.ts";
+import { CompressoError, prune, type PruneResult } from "../../mod.ts";
+import type { WantedSize } from "../../lib/run/contract.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { Alarm, RunHandle } from "../../lib/run/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { unitTable } from "../../lib/units/units.ts";
@@ -15,13 +17,13 @@ const { sparsity, ...RUN } = BASE;
 Deno.test("hard masks that a hook has written are told of at the end where they miss sparsity or size, or leave nothing", () =>
   withDemo(async ({ model }) => {
     const end = async (
-      options: Partial<PruneOptions>,
+      { size, ...options }: Partial<RunOptions> & { readonly size?: WantedSize },
       write: (run: RunHandle) => void | Promise<void> = () => {},
     ): Promise<PruneResult> => {
       const hooks = {
         afterStage: (stage: string, run: RunHandle) => stage === "postfinetune" ? write(run) : undefined,
       };
-      const aim = options.size ? {} : { sparsity };
+      const aim = size ? { size } : { sparsity };
       using run = prune(model, {
         ...RUN,
         ...aim,

@@ -1,6 +1,7 @@
 // Schedules that a run refuses, for what method, masks, layout or size cannot follow. On the demo model.
 import assert from "node:assert/strict";
-import { prune, type PruneOptions, type PruneResult, sliceModel } from "../../mod.ts";
+import { prune, type PruneResult, sliceModel } from "../../mod.ts";
+import type { RunOptions } from "../../lib/run/options/options.ts";
 import { parameterCount } from "../../lib/model/mod.ts";
 import { defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { BASE, withDemo } from "../run/helpers/demo_run.ts";
@@ -29,7 +30,7 @@ Deno.test("targets of layers that leave no room for the run's size are refused a
 Deno.test("a schedule with parts that method or layout cannot follow is refused before the first step, a script too", async () => {
   await withDemo(async ({ model }) => {
     await using lair = new Lair();
-    const cases: readonly (readonly [Partial<PruneOptions>, string, ScheduleDefinition, RegExp])[] = [
+    const cases: readonly (readonly [Partial<RunOptions>, string, ScheduleDefinition, RegExp])[] = [
       [
         { method: "gradual" },
         "rates: { noise: 0.2 }",

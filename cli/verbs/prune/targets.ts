@@ -8,7 +8,7 @@ import { isScript } from "../../../lib/schedule/open.ts";
 import { endSparsity } from "../../../lib/schedule/target.ts";
 import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
-import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import type { ResolvedOptions, Target } from "../../../lib/run/options/options.ts";
 import { checkSizeLayout, type SizeResult } from "../../../lib/run/size_goal.ts";
 import { pruneOptionsOf, type TableFlags } from "../../options/table_flags.ts";
 import { formatCount } from "../../terminal/output.ts";
@@ -54,7 +54,7 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
 export function targetOf(
   flags: TableFlags,
   { name }: { readonly name: string },
-): Pick<PruneOptions, "sparsity" | "size"> {
+): Target {
   const { sparsity, targetParams, targetBytes, targetFile, layout, dtype = "f16", ggufDtype = "f16" } = flags;
   checkTogether(pruneOptionsOf(flags), { paths: ["sparsity", "size.parameters", "size.bytes", "size.file.format"] });
   if (sparsity !== undefined) return { sparsity };

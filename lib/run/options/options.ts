@@ -48,7 +48,7 @@ export type Target =
   };
 
 /** Options of `prune`: a {@link Target}, and how to reach it. */
-export type PruneOptions = RunOptions & { readonly sparsity?: number; readonly size?: WantedSize };
+export type PruneOptions = RunOptions & Target;
 
 /** Options of `prune` beside its target. */
 export interface RunOptions {

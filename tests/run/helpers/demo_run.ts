@@ -6,11 +6,11 @@ import {
   loadModel,
   type Model,
   prune,
-  type PruneOptions,
   type PruneResult,
   readRows,
   type StepRecord,
 } from "../../../mod.ts";
+import type { RunOptions } from "../../../lib/run/options/options.ts";
 import { demoData } from "../../../lib/model/mod.ts";
 import type { RunHandle } from "../../../lib/run/mod.ts";
 import { sharedDevice } from "../../device.ts";
@@ -40,7 +40,7 @@ export async function withDemo(work: (parts: { model: Model; device: Device }) =
 /** Runs to the end. */
 export async function drive(
   model: Model,
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions> & { readonly sparsity?: number },
 ): Promise<{ records: StepRecord[]; result: PruneResult; steps: number }> {
   using run = prune(model, { ...BASE, ...options });
   const records: StepRecord[] = [];
@@ -59,7 +59,7 @@ export function bitsOf({ records, result }: { records: StepRecord[]; result: Pru
 /** Runs until step `at`, or into the step after so many, stops there, and goes on in a new run. */
 export async function interrupted(
   model: Model,
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions> & { readonly sparsity?: number },
   at: number | { readonly within: number },
 ): Promise<ReturnType<typeof drive>> {
   const folder = await Deno.makeTempDir();

@@ -1,5 +1,6 @@
 // Runs of the demo that are to end with an error. Owns how they are driven; refuses to assert of it.
-import { CompressoError, type Model, prune, type PruneOptions, readRows, type StepRecord } from "../../../mod.ts";
+import { CompressoError, type Model, prune, readRows, type StepRecord } from "../../../mod.ts";
+import type { RunOptions } from "../../../lib/run/options/options.ts";
 import { demoData } from "../../../lib/model/mod.ts";
 import type { Alarm } from "../../../lib/run/mod.ts";
 
@@ -21,7 +22,7 @@ export const BASE = {
 /** The error that a run ends with, and its records. */
 export async function failure(
   model: Model,
-  options: Partial<PruneOptions>,
+  options: Partial<RunOptions> & { readonly sparsity?: number },
 ): Promise<{ error: CompressoError; records: StepRecord[] }> {
   using run = prune(model, { ...BASE, ...options });
   const records: StepRecord[] = [];

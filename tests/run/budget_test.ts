@@ -6,7 +6,7 @@ import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
 
 const PLATEAUS = fileURLToPath(new URL("../../scripts/examples/cubic_with_plateaus.ts", import.meta.url));
-const CASES: Readonly<Record<string, Partial<RunOptions>>> = {
+const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity: number }>> = {
   "the default schedule": { sparsity: 0.3 },
   "most of all units, hidden dims among them": { sparsity: 0.6, units: ["heads", "ffn", "hidden"] },
   "an example's schedule": { sparsity: 0.3, schedule: PLATEAUS },

@@ -136,7 +136,7 @@ Deno.test("numbers out of range, other presets and a start without masks to lear
     [{ rates: { tracking: 1.5 } }, /rates\.tracking; .*from 0 to 1/],
     [{ rates: { warmup: 2 } }, /rates\.warmup; .*from 0 to 1/],
     [{ rates: { postfinetune: -1 } }, /rates\.postfinetune; .*at least 0/],
-    [{ method: "flap", rates: { lora: 1e-3, postfinetune: 1e-4 } }, /last stage.*method flap, rates\.lora: .0\.001/],
+    [{ method: "flap", rates: { lora: 1e-3, postfinetune: 1e-4 } }, /last stage.*method flap, rates\.lora: 0\.001/],
     [
       { postfinetune: 0, rates: { postfinetune: 1e-4 } },
       /rates\.postfinetune; expected: the last stage has steps; got: it has none/,

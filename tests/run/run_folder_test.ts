@@ -1,7 +1,7 @@
 // The folder of a run: held from its start to its end, cleared of what a killed run left, and its checkpoint refused where it is broken. On the demo model.
 import assert from "node:assert/strict";
 import type { FolderOptions } from "../../lib/run/prune_to_folder.ts";
-import { CompressoError, type Model, prune, pruneToFolder, type PruneToFolderOptions } from "../../mod.ts";
+import { CompressoError, type Model, prune, pruneToFolder } from "../../mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openWeights } from "../disk.ts";
 import { openSafetensors } from "../disk.ts";

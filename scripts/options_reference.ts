@@ -55,7 +55,9 @@ export function optionsReference(): string {
 }
 
 function entryText(path: OptionPath): string {
-  const { type, methods, needs, excludes, of, mayChange, help } = entryOf(path);
+  const { type, methods, needs, excludes, of, mayChange, help, off, default: own, paper: preset } = entryOf(path);
+  // What is on unless a flag turns it off has that flag alone.
+  const hasOffAlone = type === "switch" && own === true && preset === undefined;
   const standard = defaultText(path), paper = paperText(path);
   const facts = [
     ...(["text", "value", "calibration", "alarms", "list"].includes(type) ? [] : [ruleOf(path)]),
@@ -70,13 +72,16 @@ function entryText(path: OptionPath): string {
     ...(mayChange && of === undefined && path !== "schedule" ? ["may change"] : []),
   ];
   const places = [
-    ...(of === "command" ? [] : [`\`${path}\`${of === undefined ? "" : ` of ${TAKEN_BY[of]}`}`]),
+    ...(of === "command"
+      ? []
+      : [`\`${path}${hasOffAlone ? ": false" : ""}\`${of === undefined ? "" : ` of ${TAKEN_BY[of]}`}`]),
     ...(isInExperiments(path)
       ? [nameOf(path) === path ? "also in experiments" : `\`${nameOf(path)}\` in experiments`]
       : []),
   ];
   const where = places.length === 0 ? "" : ` (${places.join(", ")})`;
-  return `- \`${flagOf(path)}\`${where}: ${spelled(help, spellFlag)}. ${sentence(facts)}`.trimEnd();
+  const flag = hasOffAlone ? spellFlag(path, "false") : flagOf(path), text = hasOffAlone ? off ?? help : help;
+  return `- \`${flag}\`${where}: ${spelled(text, spellFlag)}. ${sentence(facts)}`.trimEnd();
 }
 
 function sentence(facts: readonly string[]): string {

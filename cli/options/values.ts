@@ -1,4 +1,4 @@
-// Values of options, checked as they are parsed. Owns the wording of a wrong number or word; refuses rules that need the model.
+// Parsers of option values, which refuse a wrong number, word or list.
 import { CompressoError } from "../../lib/core/errors.ts";
 
 /** A parser of one option's value. Throws `CompressoError("usage")`. */
@@ -7,7 +7,7 @@ export type Parse<T> = (text: string) => T;
 /** A parser that says which words it takes, for completion. */
 export type WordParse<T> = Parse<T> & {
   readonly words: readonly string[];
-  /** Whether several are taken, with commas between. */
+  /** Whether it takes a comma-separated list of them. */
   readonly isList: boolean;
 };
 
@@ -16,7 +16,7 @@ export function wholeNumber(option: string, { least = 0, most = 2 ** 31 - 1 }: B
   return (text) => {
     const value = /^[+-]?\d+$/.test(text.trim()) ? Number(text) : NaN;
     if (value >= least && value <= most) return value;
-    // Of numbers that nobody means the bound is not told.
+    // The upper bound is left out where nobody would reach it.
     const rule = most < 2 ** 31 - 1 || value > most
       ? `a whole number from ${least} to ${most}`
       : `a whole number${least > 0 ? `, at least ${least}` : ""}`;
@@ -54,21 +54,21 @@ export function oneOf<const T extends string>(option: string, words: readonly T[
   return Object.assign(parse, { words, isList: false });
 }
 
-/** Whole numbers from `least` on, with commas between. */
+/** Comma-separated whole numbers from `least` on. */
 export function wholeNumbers(option: string, { least }: { readonly least: number }): Parse<readonly number[]> {
   return (text) => {
     const parts = text.split(",").map((part) => /^\s*\+?\d+\s*$/.test(part) ? Number(part) : NaN);
     if (parts.every((part) => part >= least) && new Set(parts).size === parts.length) return parts;
-    throw wrong(option, text, `whole numbers from ${least} on, with commas between, each once`);
+    throw wrong(option, text, `comma-separated whole numbers from ${least} on, each once`);
   };
 }
 
-/** Words with commas between. */
+/** Comma-separated words. */
 export function wordList(option: string): Parse<readonly string[]> {
   return (text) => {
     const words = text.split(",").map((word) => word.trim());
     if (words.every((word) => word !== "")) return words;
-    throw wrong(option, text, "names with commas between");
+    throw wrong(option, text, "comma-separated names");
   };
 }
 
@@ -77,11 +77,11 @@ export function layerList(option: string): Parse<readonly number[]> {
   return (text) => {
     const parts = text.split(",").map((part) => part.trim());
     if (parts.every((part) => /^-?\d+$/.test(part))) return parts.map(Number);
-    throw wrong(option, text, "layer numbers with commas between, such as 0,1,-1");
+    throw wrong(option, text, "comma-separated layer numbers, such as 0,1,-1");
   };
 }
 
-/** Some of a few words, with commas between. */
+/** Some of a few words, comma-separated. */
 export function someOf<const T extends string>(option: string, words: readonly T[]): WordParse<readonly T[]> {
   const parseWord = oneOf(option, words);
   const parse = (text: string): readonly T[] => {
@@ -121,12 +121,13 @@ export function parameterCount(option: string): Parse<number> {
 export function outputPath(option: string): Parse<string> {
   return (text) => {
     if (text.trim() !== "") return text;
-    throw wrong(option, text, "the path to write to, not an empty text");
+    throw wrong(option, text, "a path to write to, not an empty text");
   };
 }
 
 /**
- * An option that the verb cannot do without, but for another one in its place; commander's own check would come before its word on a mistyped one.
+ * The value of an option that the verb requires, unless `or` is given in its place. Commander's own check would come before its suggestion for a
+ * mistyped option.
  */
 export function required<T>(
   value: T | undefined,
@@ -137,7 +138,7 @@ export function required<T>(
   throw new CompressoError("usage", {
     what: `cannot start without ${option}`,
     rule: `${or === undefined ? option : `${option} or ${or}`} is required`,
-    value: value === undefined ? "it is not given" : "an empty text",
+    value: value === undefined ? "not given" : "an empty text",
     option: pathOf(option),
   });
 }

@@ -1,4 +1,4 @@
-// `compresso export MODEL`: a readable model, with an adapter merged where asked, as a Hugging Face folder and a GGUF. Owns the verb; refuses to cut. Needs no GPU.
+// `compresso export MODEL`: writes a model, perhaps with an adapter merged, as a Hugging Face folder and a GGUF.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { basename, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";

@@ -19,7 +19,7 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   const joined = await cli(args);
   assert.match(
     joined.stdout,
-    /^at seq 64 +1 examples, rows joined; 137 tokens left out; 0.0 % padding; 6 tokens learned$/m,
+    /^at seq 64 +1 examples, rows packed; 137 tokens left out; 0.0 % padding; 6 tokens learned$/m,
   );
   args.push("--no-packing");
   const { code, stdout, stderr } = await cli(args);
@@ -41,7 +41,7 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   await Deno.writeTextFile(folder.at("many.jsonl"), `${JSON.stringify(row)}\n`.repeat(35));
   const many = ["--data", folder.at("many.jsonl"), "--no-prompt", "--seq", "64"];
   const before = await cli(["data", "inspect", folder.at("many.jsonl"), "--model", "demo", ...many.slice(2)]);
-  assert.match(before.stdout, /^kept +prune does not train on the last 3 rows/m);
+  assert.match(before.stdout, /^held out +the last 3 rows: prune compares/m);
   const facts = await cli(["data", "inspect", folder.at("many.jsonl"), "--model", "demo", ...many.slice(2), "--json"]);
   const { training } = JSON.parse(facts.stdout);
   assert.deepEqual([training.rows, training.heldOut], [32, 3]);

@@ -81,7 +81,7 @@ Deno.test("export refuses a type of a file that is not asked for, and tells of m
   const args = ["export", folder.at("small", "model"), "--out", folder.at("q8"), "--formats", "gguf"];
   const { code, stderr } = await cli([...args, "--gguf-dtype", "q8_0"]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /5 matrices of the GGUF are f16: rows of another length than a multiple of 32.*--align 32/);
+  assert.match(stderr, /5 matrices of the GGUF are f16, because blocks need rows of a multiple of 32.*--align 32/);
   assert.equal((await cli([...args, "--gguf-dtype", "f16", "--overwrite"])).stderr, "");
 });
 
@@ -114,7 +114,10 @@ Deno.test("a file of another model does not stay beside one that cannot be writt
   assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model.gguf"]);
   const replaced = await cli([...args, "--overwrite"]);
   assert.equal(replaced.code, 0, replaced.stderr);
-  assert.match(replaced.stderr, /no GGUF: [^]*\ncompresso: removed .*model\.gguf, which was of an earlier export\n/);
+  assert.match(
+    replaced.stderr,
+    /no GGUF: [^]*\ncompresso: removed .*model\.gguf, which belonged to an earlier export\n/,
+  );
   assert.deepEqual([...Deno.readDirSync(folder.at("out"))].map(({ name }) => name), ["model"]);
   assert.doesNotMatch((await cli([...args, "--overwrite"])).stderr, /removed/);
 });

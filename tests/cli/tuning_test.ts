@@ -35,7 +35,7 @@ Deno.test("doctor tells that nothing is tuned, and that a broken table is ignore
   assert.equal((await report()).state, "ignored");
   const { code, stdout } = await cli(["doctor"], { env });
   assert.equal(code, 0);
-  assert.match(stdout, /^kernels .*is ignored, as it is no whole JSON document/m);
+  assert.match(stdout, /^kernels .*is ignored: it is no whole JSON document/m);
 });
 
 Deno.test("generate says the same with a broken table, without one, and with --no-tuning", async () => {
@@ -90,7 +90,7 @@ Deno.test({
     await tune(1e9);
     assert.ok(tuningOf(device).size > 0, "measured anew");
     assert.deepEqual(said, [
-      `compresso: cannot write ${setting}; the kernel speeds that were measured serve this command alone\n`,
+      `compresso: cannot write ${setting}; the measured kernel speeds are used for this command only\n`,
     ]);
   },
 });

@@ -134,7 +134,7 @@ Deno.test("an empty path to write to, as of a variable that is not set, is refus
     const { code, stdout, stderr } = await cli(args);
     assert.equal(code, 2, `${args.join(" ")}: ${stderr}`);
     assert.equal(stdout, "");
-    assert.match(stderr, /cannot use --(out|svg) ' ?'\n.*the path to write to, not an empty text/);
+    assert.match(stderr, /cannot use --(out|svg) ' ?'\n.*a path to write to, not an empty text/);
   }
   assert.throws(() => required("", "--out"), /cannot start without --out/);
 });

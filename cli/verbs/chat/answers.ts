@@ -1,4 +1,4 @@
-// Answers of one model or two on stdout, as they come. Owns whether they stand side by side or one after the other; refuses to ask.
+// Answers of one or two models on stdout as they come, side by side on a terminal.
 import type { FinishReason } from "../../../lib/generate/generate.ts";
 import { tokensPerSecond, type TokenTimes } from "../../../lib/generate/timed_tokens.ts";
 import { columnWidth, createColumns } from "../../terminal/columns.ts";
@@ -9,7 +9,7 @@ import { isScreen, terminalColumns } from "../../terminal/style.ts";
 export interface Voice<T> {
   /** As the user named the model. */
   readonly name: string;
-  /** Pieces of the answer; returns what there is to know of it. */
+  /** Pieces of the answer; returns the facts on it. */
   readonly pieces: AsyncGenerator<string, T, undefined>;
 }
 
@@ -45,12 +45,12 @@ export async function speak<T extends Spoken>(voices: readonly Voice<T>[]): Prom
     }
     return results;
   } finally {
-    // After an error the others are given up.
+    // After an error the others are abandoned.
     for (const { pieces } of voices) await pieces[Symbol.asyncDispose]();
   }
 }
 
-/** Lets each voice speak without showing anything; returns the texts with the rest. */
+/** Collects all answers without showing them; returns the texts with the facts. */
 export async function listen<T>(voices: readonly Voice<T>[]): Promise<readonly (T & { readonly text: string })[]> {
   const heard: (T & { readonly text: string })[] = [];
   for (const voice of voices) {

@@ -9,7 +9,7 @@ export interface Values {
   readonly words: readonly string[];
   /** Whether paths are taken too. */
   readonly isPath: boolean;
-  /** Whether several words stand there, with commas between. */
+  /** Whether it is a comma-separated list. */
   readonly isList: boolean;
 }
 

@@ -1,5 +1,4 @@
-// `compresso data`: the rows of a file looked at, and rows that a model writes itself. Owns the two verbs; refuses to
-// train.
+// `compresso data`: inspects the rows of a file, and generates texts with a model.
 import { join } from "node:path";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";

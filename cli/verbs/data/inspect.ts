@@ -167,7 +167,7 @@ function charactersOf(row: Row): number {
 
 function lengths(values: readonly number[]): Lengths {
   const sorted = Float64Array.from(values).sort();
-  // The least one that so many are at most.
+  // The nearest-rank percentile.
   const at = (share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
   return { least: at(0), median: at(0.5), p95: at(0.95), most: at(1) };
 }
@@ -213,9 +213,9 @@ function trainingLines(
   } = training;
   const all = training.tokens + padding;
   const parts = [
-    `${formatCount(examples)} examples${packed ? ", rows joined" : ""}`,
+    `${formatCount(examples)} examples${packed ? ", rows packed" : ""}`,
     ...rowsNamed("rows cut", { count: truncated, first: placesOf(training, "truncated") }),
-    ...rowsNamed("divided between sequences", { count: divided, first: placesOf(training, "divided") }),
+    ...rowsNamed("split between sequences", { count: divided, first: placesOf(training, "divided") }),
     ...rowsNamed("left out", { count: skipped, first: placesOf(training, "skipped") }),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,
@@ -225,7 +225,7 @@ function trainingLines(
   const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
   return [
     ...(heldOut > 0
-      ? [`kept        prune does not train on the last ${heldOut} rows: it compares masked and sliced model on them`]
+      ? [`held out    the last ${heldOut} rows: prune compares the masked with the sliced model on them`]
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
@@ -235,7 +235,7 @@ function trainingLines(
 }
 
 function lengthsLine({ least, median, p95, most }: Lengths): string {
-  return `${formatCount(least)} to ${formatCount(most)}, half at most ${formatCount(median)}, 95 % at most ${
+  return `${formatCount(least)} to ${formatCount(most)}, median ${formatCount(median)}, 95th percentile ${
     formatCount(p95)
   }`;
 }

@@ -1,10 +1,10 @@
-// What became of the rows of a run, in a line. Owns its words; refuses to encode.
+// How the rows of a run are used, in one line.
 import type { DataReport, LeftOut } from "../../../lib/data/rows.ts";
 import { type EncodeReport, placesOf } from "../../../lib/data/encode_report.ts";
 import { formatCount, rowsNamed } from "../../terminal/output.ts";
 
-/** Beside rows that nothing ends: the model would not learn where to end. */
-export const NO_ENDS = ", none with an end token, as the tokenizer puts none behind them";
+/** A note on rows without an end token: the model would not learn where to end. */
+export const NO_ENDS = ", none with an end token (the tokenizer adds none)";
 
 /** Rows that are left out in reading, with the first few places; null for none. */
 export function readingNote({ skipped, broken }: Pick<DataReport, "skipped" | "broken">): string | null {
@@ -13,14 +13,13 @@ export function readingNote({ skipped, broken }: Pick<DataReport, "skipped" | "b
   return [...some("empty", skipped), ...some("broken", broken)].join(", ") || null;
 }
 
-/** What became of the rows, with the first few places of what was cut or left out. */
+/** How the rows are used, with the first few places of those that were cut or left out. Rows that packing splits are normal, and not listed. */
 export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }): string {
   const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
     rowsNamed(what, { count: data[kind], first: placesOf(data, kind) });
   return [
-    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows joined` : ""}`,
+    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows packed` : ""}`,
     ...some("truncated", `cut to ${seq} tokens`),
-    ...some("divided", "divided between sequences"),
     ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
     ...some("skipped", "left out"),
     ...some("empty", "empty"),

@@ -258,9 +258,7 @@ async function drive(
       const rowsLine = `${dataLine(data, resolved)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.stages(stagesOf(started.options));
       progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
-      // Nothing is learned from these, wherever they are divided.
-      const looked = data.calibration && { ...data.calibration, divided: 0 };
-      if (looked) progress.note(`calibration: ${dataLine(looked, resolved)}`);
+      if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);
       if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);

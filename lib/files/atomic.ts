@@ -3,7 +3,7 @@ import { dirname, resolve, sep } from "node:path";
 import { CompressoError } from "../core/errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 import { exists, namesIn } from "./exists.ts";
-import { type FolderOptions, occupied, type Staged, type StagedFile } from "./system.ts";
+import { type FolderOptions, occupied, type Staged, type StagedFile, writeFile } from "./system.ts";
 
 /**
  * A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. What is no
@@ -113,9 +113,7 @@ async function createLike(path: string, replaced: Deno.FileInfo | null): Promise
 
 /** Writes a whole small file atomically: bytes, or a string as UTF-8. */
 export async function writeFileAtomically(path: string, content: Uint8Array | string): Promise<void> {
-  using file = await AtomicFile.open(path);
-  await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
-  await file.commit();
+  await writeFile({ stageFile: AtomicFile.open }, path, content);
 }
 
 /** Makes a folder and those above it, where they are missing. Throws `CompressoError("input")` where that is not allowed. */

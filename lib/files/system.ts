@@ -102,7 +102,11 @@ export async function* streamBytes(
 }
 
 /** Writes a whole small file: bytes, or a string as UTF-8. */
-export async function writeFile(files: FileSystem, path: string, content: Uint8Array | string): Promise<void> {
+export async function writeFile(
+  files: Pick<FileSystem, "stageFile">,
+  path: string,
+  content: Uint8Array | string,
+): Promise<void> {
   using file = await files.stageFile(path);
   await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
   await file.commit();

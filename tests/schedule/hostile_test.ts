@@ -244,7 +244,8 @@ Deno.test("a script that fills the memory is killed", async (t) => {
   await t.step("with its reply", () => {
     const expected =
       /expected: what it decides at a step takes 16 MiB at most; got: at step 4 of 20: it wrote more than 16 MiB/;
-    return assertStopped(lair, { text: scriptOf({ body: `return "x".repeat(17 * 2 ** 20);` }), expected, within: 30 });
+    const text = scriptOf({ body: `return "x".repeat(17 * 2 ** 20);` });
+    return assertStopped(lair, { text, expected, options: { limits: { stepSeconds: 30 } }, within: 30 });
   });
   await t.step({
     name: "outside the heap, with the text of modules",

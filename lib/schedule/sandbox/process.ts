@@ -68,7 +68,7 @@ const REPLY = z.union([
 const BLAME = {
   sandbox: {
     rule:
-      "an isolated script has the language, and from mod.ts the builders of schedules; no files, network, other imports, clock or random numbers",
+      "an isolated script has the language, and compresso/schedule; no files, network, other imports, clock or random numbers",
     fix: `fix the script, or run it as your own code, with all rights of this process: ${option("trustSchedule")}`,
   },
   script: { rule: "it is a script that loads and returns values", fix: "fix the script" },

@@ -1,4 +1,5 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
+import { OPTION_TABLE } from "../lib/run/options/table.ts";
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/disk/open_model.ts";
 import { readPeftAdapter } from "../lib/disk/adapter.ts";
@@ -46,10 +47,10 @@ export interface Loaded {
 }
 
 /** Words of `--base-dtype`. */
-export const BASE_DTYPES = ["f16", "f32", "q8", "q4"] as const;
+export const BASE_DTYPES = OPTION_TABLE.baseDtype.words;
 
 /** What `--base-dtype` chooses. */
-export const BASE_DTYPE_HELP = "type of the frozen weights on the GPU: f16, f32, q8 or q4 (blocks of 8 or 4 bits)";
+export const BASE_DTYPE_HELP = OPTION_TABLE.baseDtype.help;
 
 /** `--adapter` of the verbs that run a model as it is. */
 export const ADAPTER_OPTION = [

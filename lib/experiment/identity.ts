@@ -1,25 +1,22 @@
 // The identity of a cell, as one JSON object: two cells with the same identity have the same result.
-import type { DecoderSpec } from "../spec/decoder.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { DEFAULT_SCHEDULE, isScheduleName } from "../schedule/builtin.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf } from "../core/identity.ts";
 import { decidingOptions } from "../run/identity.ts";
 import { MONITOR_NAMES, type MonitorName } from "../run/monitors/alarm.ts";
-import type { RunOptions, Target } from "../run/options/options.ts";
+import type { ResolvedOptions } from "../run/options/options.ts";
 import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
 import type { CellOptions } from "./options.ts";
 import type { CellIdentity } from "./types.ts";
-import { resolveOptions } from "../run/options/resolve.ts";
 
 /** What is known of a cell before it runs. */
 export interface CellFacts {
   readonly options: CellOptions;
-  /** As the run takes them. */
-  readonly prune: Omit<RunOptions, "rows"> & Target;
-  readonly spec: DecoderSpec;
+  /** As the run has them, with all defaults. */
+  readonly resolved: ResolvedOptions;
   /** Digests of weights, rows and the schedule's script. */
   readonly weights: string;
   readonly data: string;
@@ -28,14 +25,11 @@ export interface CellFacts {
   readonly schedule: string;
 }
 
-/**
- * The identity of a cell: the options that decide its result, with all defaults, and digests of what it reads. Throws `CompressoError("usage")` for
- * options that cannot work.
- */
+/** The identity of a cell: the options that decide its result, with all defaults, and digests of what it reads. */
 export function identityOfCell(
-  { options, prune, spec, weights, data, calibration, schedule }: CellFacts,
+  { options, resolved, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
-  const resolved = resolveOptions({ ...prune, rows: [] }, spec), { monitors, prompt } = resolved;
+  const { monitors, prompt } = resolved;
   const { calibration: _isGiven, ...facts } = decidingOptions(resolved);
   return {
     ...facts,

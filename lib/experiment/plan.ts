@@ -148,19 +148,18 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
   checkWrittenLength(source, model);
   if (calibration !== null) checkWrittenLength(calibration, model);
   const prune = pruneOptions(options, { prompt: await promptOf(options.prompt), layers: spec.layers.length });
+  const resolved = resolveOptions({ ...prune, rows: [] }, spec);
   const { trust = false } = options, key = `${trust} ${options.schedule ?? ""}`;
   const schedule = schedules.get(key) ?? await scheduleOf(options.schedule, { trust });
   schedules.set(key, schedule);
   const identity = identityOfCell({
     options,
-    prune,
-    spec,
+    resolved,
     weights,
     data: await cache.identity(source, weights),
     calibration: calibration === null ? null : await cache.identity(calibration, weights),
     schedule: schedule.name,
   });
-  const resolved = resolveOptions({ ...prune, rows: [] }, spec);
   if (isChosen && schedule.script) checkFollowed(schedule.script, { given: optionNumbers(prune), options: resolved });
   resolveRules(spec, resolved.rules); // before a cell is spent on what no model of this shape can have
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);

@@ -66,7 +66,7 @@ export async function planCells(
   }
   const trusted = experiment.cells.filter(({ options }) => options.trust).map(({ options }) => options.schedule);
   // Trust may be for some of the cells only.
-  if (trusted.length > 0 && !trusted.some(isScript)) checkTrust(trusted[0], true, { option: "trust" });
+  if (trusted.length > 0 && !trusted.some(isScript)) checkTrust(trusted[0], true);
   for (const model of models.values()) checkLengths(experiment.evaluate, model);
   const places = await placeCells(drafts, { store, measures });
   const all = drafts.flatMap((draft): PlannedCell[] => {

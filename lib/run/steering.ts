@@ -104,7 +104,7 @@ export async function openSteerer(
   },
 ): Promise<Steerer> {
   const { sparsity, rates } = options;
-  checkTrust(schedule, trust, { option: "trustSchedule" });
+  checkTrust(schedule, trust);
   if (schedule === undefined) return cubic(sparsity, rates);
   const open = (): Promise<OpenSchedule> =>
     openScheduleWith(schedule, {

@@ -1,7 +1,7 @@
 // Opens a schedule: built in, defined in the program, or a script, which a function that is handed in opens.
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { builtinSchedule, isScheduleName } from "./builtin.ts";
 import { asSchedule, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "./definition.ts";
 import { evaluateSchedule, type ScheduleOutput } from "./output.ts";
@@ -87,15 +87,11 @@ export function isScript(schedule: string | URL | Schedule | undefined): boolean
 }
 
 /** Throws `CompressoError("usage")` where a schedule is to be trusted that is no script. */
-export function checkTrust(
-  schedule: string | URL | Schedule | undefined,
-  trust: boolean | undefined,
-  { option }: { readonly option: string },
-): void {
+export function checkTrust(schedule: string | URL | Schedule | undefined, trust: boolean | undefined): void {
   if (!trust || isScript(schedule)) return;
   const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
   throw new CompressoError("usage", {
-    what: `cannot use ${option}`,
+    what: `cannot use ${option("trustSchedule")}`,
     rule: "it is for a schedule that is a script",
     value: schedule === undefined ? "no schedule" : given,
     fix: "leave it out",

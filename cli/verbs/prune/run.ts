@@ -52,7 +52,7 @@ export type RunFlags = TableFlags & { readonly out: string; readonly steps: numb
 /** Runs the verb. */
 export async function runPrune(path: string, typed: RunFlags): Promise<void> {
   const asked = await withScheduleTarget(path, typed), { out, resume = false, json } = asked, name = modelName(path);
-  checkTrust(asked.schedule, asked.trust, { option: "--trust" });
+  checkTrust(asked.schedule, asked.trust);
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(asked, one)] as const)), { paths: FOLDER_PATHS });
   const prompt = await promptText(asked.prompt ?? true);
   const options: PruneOptions = {

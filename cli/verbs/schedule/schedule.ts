@@ -96,7 +96,7 @@ function previewVerb(): CommandUnknownOpts {
     .option("--trust", "run a script in this process, with all its rights")
     .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
       const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
-      checkTrust(source, trust, { option: "--trust" });
+      checkTrust(source, trust);
       if (svg !== undefined && !isScheduleName(source)) {
         const url = scriptUrl(source);
         if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });

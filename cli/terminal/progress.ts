@@ -6,7 +6,7 @@ import { createEstimate } from "./estimate.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { verbosity, writeError } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
-import { isScreen, terminalColumns } from "./style.ts";
+import { isScreen, styleOf, terminalColumns } from "./style.ts";
 
 /** Where progress goes. */
 export interface ProgressTarget {
@@ -20,6 +20,8 @@ export interface ProgressTarget {
   readonly every?: (milliseconds: number, tick: () => void) => () => void;
   /** Whether notes for --verbose are shown. Default false. */
   readonly isVerbose?: boolean;
+  /** Makes a line that is shown with --verbose less prominent. Default: as it is. */
+  readonly dim?: (text: string) => string;
 }
 
 /** Progress of one command. Dispose it to end the line that is being rewritten. */
@@ -65,6 +67,7 @@ export function stderrProgress(): Progress {
       return () => clearInterval(timer);
     },
     isVerbose: verbosity() === "verbose",
+    dim: styleOf(Deno.stderr).dim,
   });
 }
 
@@ -77,7 +80,7 @@ interface Phase {
 
 /** Progress on any target. */
 export function createProgress(target: ProgressTarget): Progress {
-  const { isTerminal, write, now, isVerbose = false } = target;
+  const { isTerminal, write, now, isVerbose = false, dim = (text) => text } = target;
   let stepTime = createEstimate(STEP_ESTIMATE);
   let shareTime = createEstimate(SHARE_ESTIMATE);
   let lastShown = now(), isOpen = false;
@@ -117,7 +120,7 @@ export function createProgress(target: ProgressTarget): Progress {
   const endPhase = (): void => {
     stopTicks();
     stopTicks = () => {};
-    if (phase && isVerbose) say(`${phase.text}: ${duration(secondsFrom(phase.start))}`);
+    if (phase && isVerbose) say(dim(`${phase.text}: ${duration(secondsFrom(phase.start))}`));
     phase = null;
   };
   // Lines that stay: an interrupt's own line or a narrower terminal cannot garble them, and above each other they show how the masks came about.
@@ -164,7 +167,7 @@ export function createProgress(target: ProgressTarget): Progress {
     },
     note: say,
     detail(text): void {
-      if (isVerbose) say(text);
+      if (isVerbose) say(dim(text));
     },
     [Symbol.dispose](): void {
       endPhase();

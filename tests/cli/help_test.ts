@@ -101,6 +101,16 @@ Deno.test({
   },
 });
 
+Deno.test("the label of an error is red where colours are shown, and lines of --verbose are dim", async () => {
+  const args = ["inspect", "nowhere"], label = "\x1b[31mcompresso:\x1b[0m cannot read";
+  assert.ok(!(await cli(args, { env: { FORCE_COLOR: "1" } })).stderr.includes("\x1b"), "NO_COLOR is set and wins");
+  const forced = { NO_COLOR: "", FORCE_COLOR: "1" };
+  assert.ok((await cli(args, { env: forced })).stderr.startsWith(label));
+  assert.ok(!(await cli(args, { env: { NO_COLOR: "" } })).stderr.includes("\x1b"), "a pipe has no colours");
+  const { stderr } = await cli(["generate", "demo", "--prompt", "a", "--max-tokens", "1", "-v"], { env: forced });
+  assert.ok(stderr.includes("\x1b[2mdevice "), stderr);
+});
+
 Deno.test("a wrong option names the help of its verb", async () => {
   const cases: [string[], RegExp][] = [
     [["eval", "demo", "--xqzv"], /see compresso eval --help/],

@@ -154,7 +154,7 @@ export interface RunOptions {
 export interface CheckpointOptions {
   /** The file. */
   readonly path: string;
-  /** Steps between two checkpoints, a whole number, or Infinity for none by the count of steps. */
+  /** Steps between two checkpoints, a whole number; 0 or Infinity for none by the count of steps. */
   readonly every: number;
   /** Goes on from the file where it exists, and else begins anew; with names in `mayDiffer` that is refused. Default false. */
   readonly resume?: boolean;

@@ -270,7 +270,7 @@ function parseChat(value: Json, field: typeof CHATS[number]): ParsedRow {
   const { [field]: list, ...extra } = value;
   if (!Array.isArray(list)) return fault(`"${field}" is a list`, `has ${typeName(list)} as "${field}"`);
   if (hasTools(extra["tools"])) {
-    return fault("a conversation is without tools, as the chat template is told of none", "has tools");
+    return fault("a conversation has no tools, which the chat template would not get", "has tools");
   }
   const messages: ChatMessage[] = [];
   for (const [index, message] of list.entries()) {

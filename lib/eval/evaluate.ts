@@ -114,7 +114,7 @@ export async function loadTasks(
   }
   const questions = loaded.flatMap((task) => task.questions);
   if (prompt !== null && !questions.some(hasContext)) {
-    const rule = "at least one question has a context, before which the prompt stands";
+    const rule = "at least one question has a context, which the prompt is put before";
     fail(rule, `none of ${questions.length}`, "leave the prompt out");
   }
   return loaded;

@@ -136,7 +136,7 @@ async function readExamples(
     const others = (bySubset.get(subset) ?? []).filter((one) => !asked || one.label !== label).slice(0, shots);
     if (others.length === shots) return others.map(exampleOf).join("");
     const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`, beside = asked ? " beside the one asked" : "";
-    throw row.error(`${path} has ${shots} examples${whose}${beside}`, `wants ${shots}, and there are ${others.length}`);
+    throw row.error(`${path} has ${shots} examples${whose}${beside}`, `needs ${shots}, and there are ${others.length}`);
   };
 }
 

@@ -131,7 +131,7 @@ function entry(content: string, id: number, flags: Json): Json {
 
 function taken(content: string, id: number, holder: string): CompressoError {
   return new CompressoError("input", {
-    what: `cannot add the token ${JSON.stringify(content)} that stands beside tokenizer.json`,
+    what: `cannot add the token ${JSON.stringify(content)} of a file beside tokenizer.json`,
     rule: "an id is that of one token",
     value: `${id} is that of ${JSON.stringify(holder)}`,
     fix: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",

@@ -312,7 +312,7 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
     "{% if not messages or messages[0]['role'] != 'assistant' %}{{ '<|start|>system\n<|end|>' }}{% endif %}" + dropping;
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, opening) }),
-    failure("input", /row 7; .*begins with a question; got: the first message is the assistant's; fix: take it out/),
+    failure("input", /row 7; .*begins with a question, .*got: the first message is the assistant's; fix: take it out/),
   );
   assert.throws(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),

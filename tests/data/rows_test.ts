@@ -292,7 +292,7 @@ Deno.test("a conversation without answer is empty, and a wrong message is named"
   }
   const withTools = (tools: unknown): string => lines({ messages: [user, full] }, { messages: [user, full], tools });
   for (const tools of [[{}], '[{"name": "f"}]']) {
-    assert.throws(() => parseRows(withTools(tools), "x"), failure("input", /is without tools.*line 2 has tools/s));
+    assert.throws(() => parseRows(withTools(tools), "x"), failure("input", /has no tools.*line 2 has tools/s));
   }
   const plain = [
     { ...user, weight: 0, thinking: "Hm." },

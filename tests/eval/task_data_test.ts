@@ -160,7 +160,7 @@ Deno.test("rows that do not fit are refused with line and field", async () => {
   await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu) }, ["input", /mmlu.*split dev/]);
   await refused("mmlu", { "mmlu.test.jsonl": lines(mmlu), "mmlu.dev.jsonl": lines(mmlu) }, [
     "input",
-    /5 examples for "anatomy"; got: line 1 wants 5, and there are 1/,
+    /5 examples for "anatomy"; got: line 1 needs 5, and there are 1/,
   ]);
   await refused("bbh", {
     "bbh.test.jsonl": lines({ input: "i", target: "t", subset: "snark" }),

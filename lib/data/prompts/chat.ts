@@ -163,7 +163,7 @@ function answersNothing(): CompressoError {
   return new CompressoError("input", {
     what: WHAT,
     rule:
-      "where the template asks for an answer otherwise than it writes one that nothing stands before, a conversation begins with a question",
+      "a conversation begins with a question, as the template writes a first answer differently from how it asks for one",
     value: "the first message is the assistant's",
     fix: "take it out",
   });
@@ -181,7 +181,7 @@ function unstable({ messages, index }: MessagePlace): CompressoError {
     rule: "the chat template writes the first turns alike whatever follows them",
     value: `it writes message ${
       index + 1
-    } of ${messages.length}, or what stands before it, otherwise when asked to go on`,
+    } of ${messages.length}, or what is before it, differently when more messages follow`,
     fix: fixes.length === 0 ? style : `${fixes.join(", ")}, or ${style}`,
   });
 }

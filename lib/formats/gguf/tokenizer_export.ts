@@ -275,7 +275,7 @@ function writesSpaces({ type, pattern, content }: Json): boolean {
 function surrounds(found: readonly number[], id: number | null, where: string): boolean {
   if (found.length === 0) return false;
   if (found.length === 1 && found[0] === id) return true;
-  throw refused("around a text stand BOS and EOS at most", `${found.join(", ")} ${where} a text`);
+  throw refused("a text has only BOS before it and EOS after it", `${found.join(", ")} ${where} a text`);
 }
 
 /** Entries as they are; not beside an embedding of another size. */

@@ -1,9 +1,10 @@
 // Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
-import { type GgufArch, stageGguf } from "../formats/gguf/export.ts";
+import { stageGguf } from "../formats/gguf/export.ts";
+import type { GgufArch } from "../formats/gguf/spec.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -110,7 +111,7 @@ export async function stageModel(
   );
   signal?.throwIfAborted();
   const loadableBy = [
-    ...folder ? [{ file: paths.hf, programs: folder.form === "compresso" ? REMOTE_CODE : STOCK }] : [],
+    ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.form, laidOut.spec) }] : [],
     ...file
       ? [{
         file: paths.gguf,
@@ -172,6 +173,13 @@ const REMOTE_CODE = [
   "compresso",
 ];
 
+/** mlx-lm and vLLM take the width of a Qwen2's heads from the hidden dims, as most of its configurations do not give it. */
+function folderPrograms(form: HfForm, { hidden, headDim, layers: [first] }: DecoderSpec): string[] {
+  if (form === "compresso") return REMOTE_CODE;
+  const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
+  return isNarrow ? STOCK.filter((program) => /^(transformers|compresso)/.test(program)) : STOCK;
+}
+
 const LLAMA = ["llama.cpp", "node-llama-cpp"];
 
 function ggufPrograms(
@@ -186,7 +194,8 @@ function ggufPrograms(
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
 function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   const { hidden, headDim, layers } = spec;
-  const isNew = hasBias(spec, "q") && layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
+  const isNew = arch !== "qwen2" && hasBias(spec, "q") &&
+    layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
   const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
   if (arch !== "deci") return [...loaders, "compresso"];
   return [`${loaders.join(" and ")}, as architecture deci: its layers differ`, "compresso"];

@@ -58,6 +58,9 @@ export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
 /** All projections, in canonical order. */
 export const PROJECTIONS: readonly Projection[] = ["q", "k", "v", "o", "gate", "up", "down"];
 
+/** The projections of a Qwen2 that have biases. */
+export const QWEN2_BIASES: readonly Projection[] = ["q", "k", "v"];
+
 /** Canonical tensor names are those of the Hugging Face LLaMA modules. */
 export const EMBEDDING = "model.embed_tokens.weight";
 /** Final RMSNorm weight, [hidden]. */

@@ -117,6 +117,54 @@ Deno.test("exportGguf() writes biases, those of q and k in llama.cpp's order, an
   });
 });
 
+/** A Qwen2: heads · head_dim = hidden, and biases of q, k and v. */
+const QWEN2: DecoderSpec = withBiases({ ...SPEC, hidden: 24 }, ["q", "k", "v"]);
+
+Deno.test("exportGguf() writes a Qwen2 as arch qwen2 with the rows of q and k as they are, and openGguf() gives it back", async () => {
+  const linear = { base: 500, scaling: { kind: "linear", factor: 2.5 } } as const;
+  for (const spec of [QWEN2, { ...QWEN2, tied: true, rope: linear }]) {
+    const source = randomSource(spec);
+    await exported(source, {}, async (read) => {
+      assert.equal(read.metadata.get("general.architecture"), "qwen2");
+      assert.equal(read.metadata.get("qwen2.attention.head_count_kv"), 2);
+      assert.ok(![...read.metadata.keys()].some((key) => key.startsWith("llama.")));
+      assert.deepEqual(read.spec, spec);
+      await assertSameWeights(read, source);
+    });
+  }
+  await inTemporaryFolder(async (folder) => {
+    const source = randomSource(QWEN2);
+    await exportGguf(source, `${folder}/a`, OPTIONS);
+    const file = await openGgufFile(`${folder}/a`);
+    for (const part of ["weight", "bias"]) {
+      const stored = await file.readTensor(`blk.1.attn_q.${part}`);
+      assert.deepEqual(stored, await source.read(`model.layers.1.self_attn.q_proj.${part}`));
+    }
+  });
+});
+
+Deno.test("exportGguf() takes llama or deci for biases where llama.cpp's qwen2 does not fit, and refuses qwen2 by name", async () => {
+  const factors = { base: 500, scaling: { kind: "factors", factors: [1, 2, 4] } } as const;
+  const cases: readonly (readonly [DecoderSpec, string, RegExp])[] = [
+    [withBiases(QWEN2, PROJECTIONS), "llama", /q, k and v have biases.*got: q, k, v, o, gate, up, down; fix: take/],
+    [withBiases(QWEN2, []), "llama", /q, k and v have biases.*got: none/],
+    [{ ...QWEN2, hidden: 20 }, "llama", /heads · head_dim = 20, the hidden dims; got: 24/],
+    [{ ...QWEN2, rope: factors }, "llama", /RoPE is not scaled, or linearly; got: factors/],
+    [{ ...QWEN2, layers: [L(4, 2, 33), L(4, 2, 32)] }, "deci", /got: layer 1: 4 heads, 2 KV heads, 32 FFN columns/],
+  ];
+  for (const [spec, arch, error] of cases) {
+    const source = randomSource(spec);
+    await exported(source, {}, async (read) => {
+      assert.equal(read.metadata.get("general.architecture"), arch);
+      assert.deepEqual(read.spec, spec);
+      await assertSameWeights(read, source);
+    });
+    await inTemporaryFolder(async (folder) => {
+      await rejectsWith(exportGguf(source, `${folder}/a`, { ...OPTIONS, arch: "qwen2" }), "usage", error);
+    });
+  }
+});
+
 const L = (heads: number, kvHeads: number, ffn: number): LayerSpec => ({ heads, kvHeads, ffn });
 
 Deno.test("deciLayers() keeps a zero FFN column where a layer has heads: llama.cpp would drop their output", () => {

@@ -129,8 +129,8 @@ for (const [name, keys, factors, expected] of ROPE) {
 const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, RegExp])[] = [
   [
     "another architecture",
-    ({ metadata }) => metadata.set("general.architecture", "qwen2"),
-    /general\.architecture is llama or deci; got: qwen2; fix: .* Qwen2 as a Hugging Face folder$/,
+    ({ metadata }) => metadata.set("general.architecture", "gpt2"),
+    /general\.architecture is llama or deci or qwen2; got: gpt2; fix: .* Qwen2 architecture$/,
   ],
   ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /got: undefined/],
   [

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { exportHf } from "../disk.ts";
-import { hfConfig } from "../../lib/formats/hf/export.ts";
+import { hfConfig, type HfForm } from "../../lib/formats/hf/export.ts";
 import { openHfFolder } from "../disk.ts";
 import { ropeConfig } from "../../lib/formats/hf/rope_export.ts";
 import { openWeights } from "../disk.ts";
@@ -33,10 +33,12 @@ async function names(folder: string): Promise<string[]> {
 }
 
 /** Biases that a configuration can only announce together with others are there as zeros. */
-async function equalTensors(actual: WeightSource, expected: WeightSource): Promise<void> {
+async function equalTensors(actual: WeightSource, expected: WeightSource, form?: HfForm): Promise<void> {
   const attention: readonly Projection[] = ["q", "k", "v", "o"], { biases = [] } = expected.spec;
   const isWritten = (projection: Projection): boolean =>
-    biases.some((own) => attention.includes(own) === attention.includes(projection));
+    form === "qwen2"
+      ? biases.includes(projection)
+      : biases.some((own) => attention.includes(own) === attention.includes(projection));
   assert.deepEqual(actual.spec, withBiases(expected.spec, PROJECTIONS.filter(isWritten)));
   const own = tensorShapes(expected.spec);
   for (const name of tensorShapes(actual.spec).keys()) {
@@ -46,9 +48,9 @@ async function equalTensors(actual: WeightSource, expected: WeightSource): Promi
   }
 }
 
-/** Heads that do not divide the hidden size are Mistral's, which has no biases. */
+/** Heads that do not divide the hidden size are Mistral's, which has no biases, or Qwen2's, which has those of q, k and v. */
 function isUnevenWithBiases({ hidden, layers: [first], biases = [] }: DecoderSpec): boolean {
-  return biases.length > 0 && hidden % (first?.heads ?? 1) !== 0;
+  return biases.length > 0 && biases.join() !== "q,k,v" && hidden % (first?.heads ?? 1) !== 0;
 }
 
 Deno.test("exportModel() says the share that is written, of one file or both", async () => {
@@ -81,7 +83,7 @@ Deno.test("each layout of each model reads back from a folder with the same spec
         const { form } = await exportHf(made, folder, { dtype: "f32", tokenizer: null, maxShardBytes: 20000 });
         const isOwn = layout === "compact" || isUnevenWithBiases(made.spec);
         assert.equal(form === "compresso", isOwn, `${name} ${layout} is ${form}`);
-        await equalTensors(await openHfFolder(folder), made);
+        await equalTensors(await openHfFolder(folder), made, form);
         const files = await names(folder);
         assert.ok(files.includes("model.safetensors.index.json"), "the weights were cut into shards");
         assert.equal(files.includes("modeling_compresso.py"), isOwn);
@@ -245,6 +247,14 @@ Deno.test("config.json has the class that loads the shape, and RoPE in both form
   );
   // Before 5.0.0, or without it, transformers 5 takes the tokenizers of large Mistrals for faulty ones.
   assert.equal(mistral["transformers_version"], "5.0.0");
+  // transformers' Qwen2 takes any width of heads.
+  for (const hidden of [48, 47]) {
+    const qwen2 = shaped({ hidden, biases: ["q", "k", "v"] });
+    assert.deepEqual(
+      [qwen2["model_type"], qwen2["architectures"], qwen2["use_sliding_window"], "attention_bias" in qwen2],
+      ["qwen2", ["Qwen2ForCausalLM"], false, false],
+    );
+  }
   const layers = [{ heads: 6, kvHeads: 2, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 9 }];
   const remote = shaped({ layers });
   assert.deepEqual([remote["model_type"], remote["intermediate_size"], remote["num_attention_heads"]], [

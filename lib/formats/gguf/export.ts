@@ -1,9 +1,9 @@
 // A model as a GGUF for llama.cpp.
 import { CompressoError } from "../../core/errors.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, tensorShapes } from "../../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, QWEN2_BIASES, tensorShapes } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
-import { type GGUF_ARCHS, MORE_EOS_KEY } from "./spec.ts";
+import { type GgufArch, MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import type { GgufWriteType } from "./quant.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
@@ -12,9 +12,6 @@ import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./wri
 import { elementCount } from "../../spec/row_range.ts";
 import type { WeightSource } from "../../spec/source.ts";
 
-/** An architecture that llama.cpp knows. */
-export type GgufArch = typeof GGUF_ARCHS[number];
-
 /** How to export. */
 export interface GgufExportOptions {
   /**
@@ -22,7 +19,7 @@ export interface GgufExportOptions {
    * f16; with q4_0, embedding and head are q8_0.
    */
   readonly dtype: GgufWriteType;
-  /** `auto` (default): llama where all layers are alike and whole, else deci. */
+  /** `auto` (default): that of the family where all layers are alike and whole, llama or deci where it cannot hold them; see {@link ggufArch}. */
   readonly arch?: "auto" | GgufArch;
   /** `tokenizer.*` entries, written as they are. */
   readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
@@ -43,7 +40,7 @@ export interface GgufExport {
 /**
  * Writes the weights of `source` as a GGUF beside its place, a tensor at a time.
  *
- * @throws CompressoError("usage") for arch llama where layers differ.
+ * @throws CompressoError("usage") for an arch that cannot hold the model.
  * @throws CompressoError("mismatch") for a vocabulary of another size than the embedding.
  * @throws CompressoError("numeric") for weights that are not finite or too large for the type.
  */
@@ -70,7 +67,7 @@ function contentOf(
   options: GgufExportOptions,
 ): GgufExport & { readonly content: GgufContent } {
   const { spec } = source;
-  const arch = chooseArch(spec, options.arch ?? "auto");
+  const arch = ggufArch(spec, options.arch);
   const layers = arch === "deci" ? deciLayers(spec.layers) : spec.layers;
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
@@ -86,7 +83,7 @@ function contentOf(
       shape,
       data: () => {
         options.signal?.throwIfAborted();
-        return tensorData(source, { canonical, gguf, shape, added: !own.has(canonical) });
+        return tensorData(source, { canonical, gguf, shape, arch, added: !own.has(canonical) });
       },
     });
   }
@@ -107,20 +104,55 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
   });
 }
 
-function chooseArch(spec: DecoderSpec, wanted: "auto" | GgufArch): GgufArch {
-  const [first] = spec.layers;
-  const other = spec.layers.findIndex(({ heads, kvHeads, ffn }) =>
+/**
+ * The architecture that a model of this shape is written as: `wanted`, or by default the first that can hold it.
+ *
+ * @throws CompressoError("usage") where `wanted` cannot.
+ */
+export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
+  if (wanted === "auto") return PREFERRED.find((arch) => misfit(spec, arch) === null) ?? "deci";
+  const found = misfit(spec, wanted);
+  if (found === null) return wanted;
+  throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
+}
+
+const PREFERRED: readonly GgufArch[] = ["qwen2", "llama", "deci"];
+
+interface Misfit {
+  readonly rule: string;
+  readonly value: string;
+  readonly fix: string;
+}
+
+/** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
+function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
+  return arch === "deci" ? null : unlikeLayers(spec) ?? (arch === "qwen2" ? noQwen2(spec) : null);
+}
+
+function unlikeLayers({ layers }: DecoderSpec): Misfit | null {
+  const [first] = layers;
+  const other = layers.findIndex(({ heads, kvHeads, ffn }) =>
     heads === 0 || ffn === 0 || heads !== first?.heads || kvHeads !== first.kvHeads || ffn !== first.ffn
   );
-  if (wanted !== "llama" || other < 0) return wanted === "auto" ? (other < 0 ? "llama" : "deci") : wanted;
-  const shown = ({ heads, kvHeads, ffn }: LayerSpec): string =>
-    `${heads} heads, ${kvHeads} KV heads, ${ffn} FFN columns`;
-  throw new CompressoError("usage", {
-    what: "cannot export as arch llama",
+  if (other < 0) return null;
+  const { heads, kvHeads, ffn } = layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 };
+  return {
     rule: "all layers have the same heads, KV heads and FFN columns, and at least one of each",
-    value: `layer ${other}: ${shown(spec.layers[other] ?? { heads: 0, kvHeads: 0, ffn: 0 })}`,
+    value: `layer ${other}: ${heads} heads, ${kvHeads} KV heads, ${ffn} FFN columns`,
     fix: "take arch deci, or pad the layers",
-  });
+  };
+}
+
+/** Its q is as wide as the residual stream, and it has these biases, no others, and no RoPE divisors. */
+function noQwen2(spec: DecoderSpec): Misfit | null {
+  const { hidden, headDim, layers: [first], biases = [] } = spec, width = (first?.heads ?? 0) * headDim;
+  const fix = "take arch llama", scaling = spec.rope.scaling.kind;
+  if (biases.join() !== QWEN2_BIASES.join()) {
+    return { rule: "q, k and v have biases and no other part has", value: biases.join(", ") || "none", fix };
+  }
+  if (width !== hidden) return { rule: `heads · head_dim = ${hidden}, the hidden dims`, value: String(width), fix };
+  if (scaling === "none" || scaling === "linear") return null;
+  return { rule: "RoPE is not scaled, or linearly", value: scaling, fix };
 }
 
 function modelMetadata(
@@ -131,7 +163,7 @@ function modelMetadata(
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
   const counts = (key: keyof LayerSpec): GgufValue =>
-    arch === "llama" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+    arch !== "deci" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
   const metadata = new Map<string, GgufValue | GgufTyped>([
     ["general.architecture", arch],
     ["general.type", "model"],
@@ -237,15 +269,16 @@ async function tensorData(
     readonly canonical: string;
     readonly gguf: GgufName;
     readonly shape: readonly number[];
+    readonly arch: GgufArch;
     readonly added: boolean;
   },
 ): Promise<Float32Array> {
-  const { canonical, gguf, shape } = tensor;
+  const { canonical, gguf, shape, arch } = tensor;
   // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
   if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
   const data = await source.read(canonical);
   const projection = gguf.part?.projection;
-  if (projection !== "q" && projection !== "k") return data;
+  if (!turnsNeighbours(arch) || (projection !== "q" && projection !== "k")) return data;
   const out = new Float32Array(data.length);
   const [rows = 0, width = 1] = shape;
   for (let row = 0; row < rows; row++) {

@@ -1,11 +1,11 @@
-// A GGUF of arch llama or deci as a source of weights.
+// A GGUF as a source of weights.
 import { CompressoError } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
-import { ggufSpec } from "./spec.ts";
+import { ggufSpec, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
 import type { ByteSource } from "../../files/system.ts";
@@ -18,16 +18,16 @@ export interface GgufSource extends WeightSource, GgufHeader {
 }
 
 /**
- * Opens a GGUF (version 2 or 3) of arch llama or deci. Only the header, and `rope_freqs.weight`, are read here.
+ * Opens a GGUF (version 2 or 3) of one of `GGUF_ARCHS`. Only the header, and `rope_freqs.weight`, are read here.
  * Tensors of type F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are dequantised on reading.
  *
  * @throws CompressoError("input") for a broken file, another architecture or tensor type, and tensors that the metadata do not imply.
  */
 export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const file = await openGgufFile(source), { path } = file;
-  const spec = await ggufSpec(file);
+  const { spec, arch } = await ggufSpec(file);
   const names = ggufNames(spec.layers.length);
-  const found = checkTensors(spec, file, names);
+  const found = checkTensors(spec, file, { names, isRotated: turnsNeighbours(arch) });
   const tensorOf = (name: string): { tensor: GgufTensor; rotated: boolean } => {
     const entry = found.get(name);
     if (entry) return entry;
@@ -120,10 +120,10 @@ function pickRows<T extends Float32Array | Uint8Array | Uint32Array>(
 function checkTensors(
   spec: DecoderSpec,
   file: GgufFile,
-  names: ReadonlyMap<string, GgufName>,
+  { names, isRotated }: { readonly names: ReadonlyMap<string, GgufName>; readonly isRotated: boolean },
 ): Map<string, { tensor: GgufTensor; rotated: boolean }> {
   const found = new Map<string, { tensor: GgufTensor; rotated: boolean }>();
-  const known = new Set([ROPE_FREQS]);
+  const known = new Set(isRotated ? [ROPE_FREQS] : []);
   for (const [canonical, shape] of tensorShapes(spec)) {
     const { name, part } = names.get(canonical) ?? { name: canonical };
     const tensor = file.tensors.get(name);
@@ -136,7 +136,8 @@ function checkTensors(
       throw ggufError(file.path, { rule, value: `[${tensor.shape.join(", ")}]` });
     }
     known.add(name);
-    found.set(canonical, { tensor, rotated: part?.projection === "q" || part?.projection === "k" });
+    const rotated = isRotated && (part?.projection === "q" || part?.projection === "k");
+    found.set(canonical, { tensor, rotated });
   }
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;

@@ -49,7 +49,7 @@ export function ggufNames(layers: number): Map<string, GgufName> {
 }
 
 /**
- * Index of a row of a q or k weight, or of a value of its bias, in a GGUF of arch llama or deci. Hugging Face's RoPE turns value i of a head with
+ * Index of a row of a q or k weight, or of a value of its bias, in a GGUF of an arch that `turnsNeighbours`. Hugging Face's RoPE turns value i of a head with
  * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.
  */
 export function ggufRow(row: number, headDim: number): number {

@@ -15,8 +15,19 @@ import { ggufError } from "./types.ts";
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
 
-/** Architectures that are read; deci is a llama whose layers may differ. */
-export const GGUF_ARCHS = ["llama", "deci"] as const;
+/** Architectures that are read and written; deci is a llama whose layers may differ. */
+export const GGUF_ARCHS = ["llama", "deci", "qwen2"] as const;
+
+/** An architecture of llama.cpp. */
+export type GgufArch = typeof GGUF_ARCHS[number];
+
+/**
+ * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
+ * with value i + headDim/2, as Hugging Face does; llama.cpp gives these no RoPE divisors.
+ */
+export function turnsNeighbours(arch: GgufArch): boolean {
+  return arch === "llama" || arch === "deci";
+}
 
 /** Keys that change what a llama computes; 0, or absence, means that they do not. */
 const MUST_BE_ZERO = [
@@ -33,17 +44,17 @@ const MUST_BE_ZERO = [
  *
  * @throws CompressoError("input") naming the key where the model is none that a {@link DecoderSpec} describes.
  */
-export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
+export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: DecoderSpec; readonly arch: GgufArch }> {
   const { path, metadata } = file, keys = metadataReader(file);
   // Before all else: the parts but the first hold nothing else.
   if (keys.number("split.count", 1) > 1) {
     const fix = "join the parts with llama-gguf-split --merge";
     throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", fix });
   }
-  const arch = metadata.get("general.architecture");
-  if (arch !== "llama" && arch !== "deci") {
-    const fix = "give a model of the LLaMA or Mistral architecture, or a Qwen2 as a Hugging Face folder";
-    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(arch), fix });
+  const given = metadata.get("general.architecture"), arch = GGUF_ARCHS.find((known) => known === given);
+  if (!arch) {
+    const fix = "give a model of the LLaMA, Mistral or Qwen2 architecture";
+    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(given), fix });
   }
   const own = (key: string): string => `${arch}.${key}`;
   for (const key of MUST_BE_ZERO) {
@@ -86,7 +97,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     keys.check(MORE_EOS_KEY, value, (id) => id >= 0 && id < vocab, `token ids below ${vocab}`);
   }
   const eosIds = [id("eos"), id("eot"), id("eom"), ...others].filter((value) => value !== null);
-  return withBiases({
+  const spec = withBiases({
     vocab,
     hidden,
     headDim,
@@ -102,6 +113,7 @@ export async function ggufSpec(file: GgufFile): Promise<DecoderSpec> {
     eosIds: [...new Set(eosIds)],
     padId: id("padding"),
   }, biasesOf(file, layers.length));
+  return { spec, arch };
 }
 
 /** No key says which biases there are: llama.cpp takes those that it finds. */
@@ -159,7 +171,7 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
 /** `rope_freqs.weight` holds divisors of the frequencies; linear scaling divides all of them once more. */
 async function ropeScaling(
   file: GgufFile,
-  { arch, headDim }: { readonly arch: string; readonly headDim: number },
+  { arch, headDim }: { readonly arch: GgufArch; readonly headDim: number },
 ): Promise<RopeScaling> {
   const keys = metadataReader(file);
   const own = (key: string): string => `${arch}.${key}`;
@@ -175,7 +187,9 @@ async function ropeScaling(
   const given = type === "linear" && file.metadata.has(key) ? keys.decimal(key) : 1;
   const factor = given === 0 ? 1 : given;
   keys.check(key, factor, (value) => value > 0, "it is above 0");
-  if (!file.tensors.has(ROPE_FREQS)) return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
+  if (!turnsNeighbours(arch) || !file.tensors.has(ROPE_FREQS)) {
+    return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
+  }
   const factors = await file.readTensor(ROPE_FREQS);
   if (factors.length !== headDim / 2 || factors.some((value) => !(value > 0 && value < Infinity))) {
     const rule = `${ROPE_FREQS} has ${headDim / 2} numbers above 0, one for each frequency`;

@@ -1,6 +1,6 @@
 // config.json of a Hugging Face folder as a DecoderSpec.
 import { z } from "../../core/packages.ts";
-import { type DecoderSpec, type LayerSpec, type Projection, withBiases } from "../../spec/decoder.ts";
+import { type DecoderSpec, type LayerSpec, type Projection, QWEN2_BIASES, withBiases } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
 import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
@@ -128,7 +128,7 @@ function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail):
   if (model_type === "mistral" || model_type === "qwen2") {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
-    return model_type === "qwen2" ? ["q", "k", "v"] : [];
+    return model_type === "qwen2" ? [...QWEN2_BIASES] : [];
   }
   return [
     ...attention_bias ? ["q", "k", "v", "o"] as const : [],

@@ -6,6 +6,7 @@ import {
   layersAlike,
   type Projection,
   PROJECTIONS,
+  QWEN2_BIASES,
   tensorShapes,
   withBiases,
 } from "../../spec/decoder.ts";
@@ -25,7 +26,7 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "compresso";
+export type HfForm = "llama" | "mistral" | "qwen2" | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -45,10 +46,10 @@ const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "
 const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
- * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Llama, or Mistral without
- * sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give `compresso`,
- * with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do biases where only Mistral's would
- * fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
+ * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen2 for its biases, else Llama, or Mistral
+ * without sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give
+ * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
+ * Mistral's would fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
  *
  * @throws CompressoError("input") where the folder is not empty, where RoPE factors have no name here.
  * @throws CompressoError("numeric") for weights that are not finite, and as the writer of safetensors.
@@ -155,6 +156,7 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 export function formOf(spec: DecoderSpec): HfForm {
   const [first] = spec.layers;
   if (!first || !layersAlike(spec)) return "compresso";
+  if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
 }
@@ -171,7 +173,8 @@ function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> 
 }
 
 /** The biases that a folder must hold, as its configuration can only say all or none of each block. */
-export function writtenBiases(spec: DecoderSpec): Projection[] {
+export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
+  if (formOf(spec) === "qwen2") return QWEN2_BIASES;
   const config = biasConfig(spec);
   return PROJECTIONS.filter((projection) =>
     config[BIAS_KEYS.attention_bias.includes(projection) ? "attention_bias" : "mlp_bias"]
@@ -185,12 +188,11 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   // Counts of all layers in one are only there to be read by tools where layers differ.
   const kvHeads = most("kvHeads"),
     heads = form === "compresso" ? Math.ceil(most("heads") / kvHeads) * kvHeads : most("heads");
-  const name = form === "llama" ? "Llama" : form === "mistral" ? "Mistral" : "Compresso";
   return {
-    architectures: [`${name}ForCausalLM`],
+    architectures: [`${CLASSES[form]}ForCausalLM`],
     model_type: form,
     ...(form === "compresso" ? remoteCode(spec) : {}),
-    ...(form === "mistral" ? { sliding_window: null } : biasConfig(spec)),
+    ...formKeys(form, spec),
     attention_dropout: 0,
     hidden_act: "silu",
     hidden_size: spec.hidden,
@@ -213,6 +215,19 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
     // The first that reads what is written here as it is. Of a Mistral without it, tokenizers of many tokens are said to split texts wrongly.
     transformers_version: "5.0.0",
   };
+}
+
+const CLASSES: Readonly<Record<HfForm, string>> = {
+  llama: "Llama",
+  mistral: "Mistral",
+  qwen2: "Qwen2",
+  compresso: "Compresso",
+};
+
+/** Keys that a form alone has. */
+function formKeys(form: HfForm, spec: DecoderSpec): Json {
+  if (form === "mistral") return { sliding_window: null };
+  return form === "qwen2" ? { use_sliding_window: false } : biasConfig(spec);
 }
 
 /** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */

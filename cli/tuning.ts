@@ -25,7 +25,7 @@ export interface TuneRequest extends Pick<TuneOptions, "rows" | "directions" | "
 const LEAST_WORK = 1e13;
 
 /** Devices for which it was already said that the named file cannot be written, as each model and each run of an experiment would repeat it. */
-const told = new WeakSet<Device>();
+const reported = new WeakSet<Device>();
 
 /** Declaration of the options, for every verb that measures. */
 export const TUNING_OPTION = [
@@ -70,8 +70,8 @@ export async function tuneFor(
   });
   if (path === null || measured === 0 || await saveTuning(device, path)) return;
   // The user's cache is a convenience; a file that was named is expected to be there.
-  if (setting === true || told.has(device)) return;
-  told.add(device);
+  if (setting === true || reported.has(device)) return;
+  reported.add(device);
   progress.note(`compresso: cannot write ${path}; the measured kernel speeds are used for this command only`);
 }
 
@@ -100,7 +100,7 @@ function cacheFolder(): string | null {
   return variable("XDG_CACHE_HOME") ?? (home && join(home, ".cache"));
 }
 
-/** An environment variable that holds an absolute path: the XDG specification wants others ignored. */
+/** An environment variable that holds an absolute path: others are ignored, as the XDG specification says. */
 function variable(name: string): string | null {
   if (!isGranted({ name: "env", variable: name })) return null;
   const value = Deno.env.get(name);

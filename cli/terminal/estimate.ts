@@ -24,7 +24,7 @@ export interface Estimate {
   /** Seconds until the work stands at `end`; null as long as nothing can be said. */
   secondsLeft(end: number): number | null;
   /** A new estimate by the same rules. */
-  anew(): Estimate;
+  restart(): Estimate;
 }
 
 interface Mark {
@@ -57,7 +57,7 @@ export function createEstimate(rules: EstimateRules): Estimate {
       const pace = inSteps ? medianPace(measured) : seconds / advance;
       return pace * Math.max(0, end - (marks.at(-1)?.position ?? end));
     },
-    anew: () => createEstimate(rules),
+    restart: () => createEstimate(rules),
   };
 }
 

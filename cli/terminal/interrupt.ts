@@ -29,7 +29,7 @@ export function watchInterrupt(
     for (const name of names) {
       const listener = (): void => {
         if (controller.signal.aborted) Deno.exit(130);
-        // The terminal has echoed ^C behind the line of progress.
+        // The terminal has echoed ^C after the line of progress.
         writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
         controller.abort(new CompressoError("aborted", { what: `stopped by ${name === "SIGINT" ? "Ctrl-C" : name}` }));
       };

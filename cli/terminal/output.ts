@@ -52,7 +52,7 @@ export function note(line: string): void {
   if (chosen !== "quiet") writeError(`${line}\n`);
 }
 
-/** Writes text to stderr as it is. Where nobody reads it, or the disk is full, the work goes on without. */
+/** Writes text to stderr as it is. If nobody reads it, or the disk is full, the text is dropped. */
 export function writeError(text: string): void {
   try {
     writeAll(Deno.stderr, text);

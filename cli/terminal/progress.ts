@@ -126,7 +126,7 @@ export function createProgress(target: ProgressTarget): Progress {
   // Lines that stay: an interrupt's own line or a narrower terminal cannot garble them, and above each other they show how the masks came about.
   const showMasks = ({ step, steps, layers }: StepRecord): void => {
     if (!isTerminal || layers === null || layers.length === 0) return;
-    // A run that goes back shows them anew.
+    // A run that goes back shows them again.
     if (lastMap && lastMap.step < step) {
       if (now() - lastMap.time < MAP_SECONDS * 1000 || step - lastMap.step < steps / MOST_MAPS) return;
     }
@@ -142,7 +142,7 @@ export function createProgress(target: ProgressTarget): Progress {
       showMasks(record);
       const { step, steps } = record;
       // Another run has begun, or this one went back.
-      if (step <= stepTime.last) stepTime = stepTime.anew();
+      if (step <= stepTime.last) stepTime = stepTime.restart();
       stepTime.add(step, now());
       const parts = stepParts(record, { count: counter.count(record), left: stepTime.secondsLeft(steps) });
       if (isTerminal) {

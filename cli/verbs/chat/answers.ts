@@ -121,5 +121,5 @@ function terminalWidth(): number {
 }
 
 function unheard(): never {
-  throw new Error("answers: nobody speaks");
+  throw new Error("no answer to wait for");
 }

@@ -66,7 +66,7 @@ function caseOf({ path, verbs, options, argument }: VerbNode): string {
   ].join("\n");
 }
 
-/** Commands that add a place's completions, each with "; " behind it. */
+/** Commands that add a place's completions, each followed by "; ". */
 function callOf({ words, isPath, isList }: Values): string {
   return [
     ...(words.length > 0 ? [`_compresso_${isList ? "list" : "words"} "${words.join(" ")}"; `] : []),

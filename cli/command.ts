@@ -19,8 +19,8 @@ export interface VerbText {
 /** Whether this is the npm package, run by its link in the user's cache folder: see scripts/npm. */
 const IS_FROM_NPM = /\/compresso\/npm\/[^/]+\/cli\/command\.ts$/.test(import.meta.url);
 
-/** How the program is called from a clone, or as npm installs it; what examples and hints show. */
-export const PROGRAM = IS_FROM_NPM ? "compresso" : "deno run -A cli/main.ts";
+/** How an installed program is called; what examples show. */
+const PROGRAM = "compresso";
 
 /** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
 export function programAsRun(): string {

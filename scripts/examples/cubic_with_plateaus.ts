@@ -1,7 +1,7 @@
 // A schedule of three cubic ramps with a plateau after each, so that LoRA can recover before more is cut.
 //
-//   deno run -A cli/main.ts schedule preview scripts/examples/cubic_with_plateaus.ts
-//   deno run -A cli/main.ts prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 \
+//   compresso schedule preview scripts/examples/cubic_with_plateaus.ts
+//   compresso prune demo --schedule scripts/examples/cubic_with_plateaus.ts --sparsity 0.3 \
 //     --noise 0.3 --out runs/plateaus
 import { cubic, defineSchedule, linear } from "compresso/schedule";
 

@@ -1,7 +1,7 @@
 // A cubic schedule that ends the stage when the loss rises too far above the best of the last 32 records.
 //
-//   deno run -A cli/main.ts schedule preview scripts/examples/early_stop.ts
-//   deno run -A cli/main.ts prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
+//   compresso schedule preview scripts/examples/early_stop.ts
+//   compresso prune demo --schedule scripts/examples/early_stop.ts --sparsity 0.5 --out runs/early_stop
 import { cubic, defineSchedule } from "compresso/schedule";
 
 /** Steps whose losses are averaged: one alone says little. */

@@ -1,7 +1,7 @@
 // A schedule with a target for each layer: the first and last layers lose least, and heads of a layer that is ahead of its target wait.
 //
-//   deno run -A cli/main.ts schedule preview scripts/examples/layerwise.ts
-//   deno run -A cli/main.ts prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
+//   compresso schedule preview scripts/examples/layerwise.ts
+//   compresso prune demo --schedule scripts/examples/layerwise.ts --sparsity 0.3 --out runs/layerwise
 import { cubic, defineSchedule } from "compresso/schedule";
 
 const whole = cubic({ to: "target", warmup: 0.4 });

@@ -1,6 +1,6 @@
 // A task of your own in a few lines.
 //
-//   deno run -A cli/main.ts eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR
+//   compresso eval MODEL --tasks scripts/examples/own_task.ts --task-data DIR
 //
 // reads DIR/weekdays.test.jsonl, with rows such as {"day": "Monday", "next": ["Tuesday", "Friday"], "right": 0}.
 import { defineTask } from "compresso/evaluate";

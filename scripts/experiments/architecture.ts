@@ -1,6 +1,6 @@
 // Another architecture: the same pruning and the same ablation of the collaborative prompt on a LLaMA and on a Qwen2, which has biases of q, k and v.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/architecture.ts --out runs/architecture
+//   compresso experiment scripts/experiments/architecture.ts --out runs/architecture
 //
 // The second demo was trained on the same stories as the first, see fixtures/demo_qwen2. Two models of your own take the place of both:
 //

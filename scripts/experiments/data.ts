@@ -1,6 +1,6 @@
 // What the model is pruned on: instructions (as GPT4-Alpaca), plain texts (as C4) and texts that the model writes itself (LLM-QAT).
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/data.ts --out runs/data
+//   compresso experiment scripts/experiments/data.ts --out runs/data
 //
 // On the demo the texts are the stories of the same rows, without questions and answers. On another model:
 //

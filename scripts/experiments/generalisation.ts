@@ -1,6 +1,6 @@
 // Open question 2: what pruning on instructions does, the longer it goes on, to the model on other tasks and on plain text.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/generalisation.ts --out runs/generalisation
+//   compresso experiment scripts/experiments/generalisation.ts --out runs/generalisation
 //
 // On the demo the texts are the stories of the same rows, their `input`, without questions and answers. On another model:
 //

@@ -1,6 +1,6 @@
 // Open question 1: how the collaborative prompt moves the sparsity of layers, beside layers that are all cut alike.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/layers.ts --out runs/layers
+//   compresso experiment scripts/experiments/layers.ts --out runs/layers
 import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

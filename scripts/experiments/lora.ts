@@ -1,7 +1,7 @@
 // Open question 3: what LoRA does for convergence and stability of the masks' training. The paper asks it beside training of all weights, which this
 // toolkit, whose base is frozen, does not have: here LoRA stands beside no training of weights at all.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/lora.ts --out runs/lora
+//   compresso experiment scripts/experiments/lora.ts --out runs/lora
 //
 // Without LoRA its learning rate is 0, so it adds nothing, and the stages before and after, which would train nothing, have no steps. Three
 // groups tell apart what LoRA does while masks are learned and what it does after: with all stages, with the pruning stage alone, and without.

@@ -1,6 +1,6 @@
 // Every method at equal steps: learned masks, gradual saliency, and scores in one shot whose steps are all recovery.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/methods.ts --out runs/methods
+//   compresso experiment scripts/experiments/methods.ts --out runs/methods
 //
 // Learned masks have a run's default last stage, which learns from the labels that pruning hurt most, for one more forward pass in each of its steps
 // (`--set focus=1` leaves that out), and no calibration, a run's other default. Units are KV groups and FFN columns alone, which all of the methods were published for. On a real model see quality.ts.

@@ -1,10 +1,10 @@
 // The collaborative prompt, on and off in training and at inference: the four cases of the paper's ablation.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/prompt.ts --out runs/prompt
+//   compresso experiment scripts/experiments/prompt.ts --out runs/prompt
 //
 // On another model, say with 900 rows to train on and the last 99 held out:
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/prompt.ts --model MODEL --data alpaca.json --set limitRows=900 \
+//   compresso experiment scripts/experiments/prompt.ts --model MODEL --data alpaca.json --set limitRows=900 \
 //     --file heldout=alpaca.json --file questions=none --file wikitext=wiki.txt --file tasks=FOLDER --set steps=150 \
 //     --set prefinetune=10 --set postfinetune=60 --set seq=256 --set sparsity=0.2 --set units=kv,ffn --out runs/prompt
 import { defineExperiment } from "../../lib/experiment/mod.ts";

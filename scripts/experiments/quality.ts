@@ -1,7 +1,7 @@
 // The methods on the same footing: equal tokens, equal LoRA, three sparsities, three seeds at the middle one. Model, data and texts are named on the
 // command line; the folder of the tasks holds `<task>.<split>.jsonl`.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/quality.ts --out runs/quality --model MODEL \
+//   compresso experiment scripts/experiments/quality.ts --out runs/quality --model MODEL \
 //     --file instructions=alpaca.json --file wikitext=wikitext2.valid.txt --file c4=c4_sample.jsonl --file tasks=FOLDER \
 //     --max-cells 2
 //

@@ -1,6 +1,6 @@
 // How sparsity rises: the built-in schedules, all else equal.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/schedules.ts --out runs/schedules
+//   compresso experiment scripts/experiments/schedules.ts --out runs/schedules
 import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

@@ -1,6 +1,6 @@
 // The temperature β of the hard concrete distribution: 0.5, 1, 2 and 5; that of its authors is 2/3, our default 0.1.
 //
-//   deno run -A cli/main.ts experiment scripts/experiments/temperature.ts --out runs/temperature
+//   compresso experiment scripts/experiments/temperature.ts --out runs/temperature
 import { defineExperiment } from "../../lib/experiment/mod.ts";
 import { BASE, EVALUATE, FILES } from "./on_demo.ts";
 

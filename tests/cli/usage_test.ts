@@ -16,7 +16,7 @@ for (const verb of VERBS) {
   Deno.test(`--help of ${verb} has an example that starts with the program`, async () => {
     const { code, stdout } = await cli([verb, "--help"]);
     assert.equal(code, 0);
-    assert.match(stdout, new RegExp(`Examples?:\n {2}deno run -A cli/main.ts ${verb}`));
+    assert.match(stdout, new RegExp(`Examples?:\n {2}compresso ${verb}`));
   });
 }
 

@@ -1,6 +1,7 @@
 // Help of the verbs: options in groups, a short view of the everyday ones, and text that fits the terminal.
 import { type Argument, type Command, type CommandUnknownOpts, Help, type Option } from "../packages.ts";
 import { styleOf, textColumns } from "./style.ts";
+import { wrapText } from "./wrap.ts";
 
 /** Where an option is listed in the help of its verb. */
 export interface HelpPlace {
@@ -129,17 +130,6 @@ export function textBelow({ program, examples, notes = "" }: {
   const width = textColumns(), heading = styleOf(Deno.stdout).bold(examples.length === 1 ? "Example:" : "Examples:");
   const commands = examples.flatMap((example) => wrapCommand(`${program} ${example}`, width - 2)).map(indented(2));
   return ["", heading, ...commands, ...(notes === "" ? [] : ["", ...wrapNotes(notes, width)])].join("\n");
-}
-
-/** Lines of at most so many columns, broken at spaces. A longer word has a line of its own. */
-export function wrapText(text: string, width: number): string[] {
-  const lines: string[] = [];
-  for (const word of text.split(/\s+/)) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`;
-    else lines.push(word);
-  }
-  return lines;
 }
 
 /** A command in lines that a shell takes as one; an option and its value stay together. */

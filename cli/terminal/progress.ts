@@ -2,11 +2,13 @@
 import { stripVTControlCharacters } from "node:util";
 import { duration } from "../../lib/report/numbers.ts";
 import type { Stage, StepRecord } from "../../lib/run/contract.ts";
+import { widthOf } from "./columns.ts";
 import { createEstimate } from "./estimate.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { verbosity, writeError } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
 import { isScreen, styleOf, terminalColumns } from "./style.ts";
+import { wrapText } from "./wrap.ts";
 
 /** Where progress goes. */
 export interface ProgressTarget {
@@ -95,7 +97,8 @@ export function createProgress(target: ProgressTarget): Progress {
   };
   const say = (text: string): void => {
     clear();
-    write(`${text}\n`);
+    const isLong = isTerminal && widthOf(stripVTControlCharacters(text)) > room();
+    write(`${isLong ? wrapText(text, room() - 2).join("\n  ") : text}\n`);
   };
   const draw = (line: string): void => {
     lastShown = now();

@@ -1,7 +1,8 @@
 // Help: groups, the short view, the width of the terminal, defaults, colours.
 import assert from "node:assert/strict";
 import { Command, Option } from "../../cli/packages.ts";
-import { placeOption, showAllOptions, VerbHelp, wrapText } from "../../cli/terminal/help.ts";
+import { placeOption, showAllOptions, VerbHelp } from "../../cli/terminal/help.ts";
+import { wrapText } from "../../cli/terminal/wrap.ts";
 import { cli } from "./helpers/cli.ts";
 import { screenOf } from "./helpers/screen.ts";
 

@@ -156,6 +156,19 @@ Deno.test("on a terminal one line is rewritten, no wider than the terminal, and 
   assert.equal(written.at(-1), "\r\x1b[2K");
 });
 
+Deno.test("a long note is broken at spaces on a terminal, and left as it is elsewhere", () => {
+  const text = "122 examples of 64 tokens, rows packed, the last 8 rows kept for the check; 10 steps on a GPU";
+  for (const isTerminal of [true, false]) {
+    const { progress, written } = fake({ isTerminal, columns: 40 });
+    progress.note(text);
+    progress.note("short   note");
+    const [long = "", short] = written;
+    assert.equal(short, "short   note\n");
+    assert.equal(long.replaceAll("\n  ", " "), `${text}\n`);
+    assert.equal(long.split("\n").every((line) => line.length < 40), isTerminal);
+  }
+});
+
 Deno.test("whatever the width, the line fits and keeps percentage and time left; details go one by one, the bar gets shorter", () => {
   const parts = {
     label: "postfinetune 1234/2000",

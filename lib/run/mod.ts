@@ -47,3 +47,4 @@ export type {
   ResolvedMonitors,
 } from "./monitors/alarm.ts";
 export { AlarmError } from "./monitors/judge.ts";
+export { spelled, type SpellOption, spellPath } from "../core/errors.ts";

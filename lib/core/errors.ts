@@ -53,10 +53,10 @@ export function spelled(text: string, spell: SpellOption): string {
 }
 
 /** Options as programs write them: `rates.lora: 0.001`. */
-export const spellPath: SpellOption = (path, value) => {
+export function spellPath(path: string, value?: string): string {
   if (value === undefined) return path;
   return `${path}: ${/^(-?\d[\d.e+-]*|true|false)$/.test(value) ? value : JSON.stringify(value)}`;
-};
+}
 
 /** The parts of an error with their options spelled. */
 export function spelledParts({ what, rule, value, fix, option }: ErrorParts, spell: SpellOption): ErrorParts {

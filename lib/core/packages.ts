@@ -9,6 +9,7 @@ export {
   parquetSchema,
   toJson,
 } from "npm:hyparquet@^1.31.0";
+export { parquetHeader } from "npm:hyparquet@^1.31.0/src/column.js";
 export { z } from "npm:zod@^4.0.0";
 // @ts-types="npm:@types/d3-scale@^4.0.9"
 export { scaleLinear } from "npm:d3-scale@^4.0.2";

@@ -6,7 +6,9 @@ import {
   parquetSchema,
   toJson,
 } from "../../core/packages.ts";
+import { CompressoError } from "../../core/errors.ts";
 import { type ByteSource, readBytes } from "../../files/system.ts";
+import { checkChunks, checkPages } from "./parquet_pages.ts";
 import { type Codecs, dataError, messageOf, noCodecs } from "./bytes.ts";
 import { NOT_UTF8 } from "../row.ts";
 
@@ -38,12 +40,18 @@ export async function* parquetRows(
   }
   const packed = codecs ? undefined : codecsUsed.find((codec) => codec !== "" && !BUILT_IN.includes(codec));
   if (packed !== undefined) throw noCodecs(path, packed);
-  const columns = readableOf(parquetSchema(metadata));
+  const schema = await guarded(path, () => parquetSchema(metadata)), columns = readableOf(schema);
+  const check = (work: () => unknown): Promise<unknown> => guarded(path, work);
+  await check(() => checkChunks(metadata, schema));
   let groupStart = 0;
   for (const { num_rows, columns: chunks } of metadata.row_groups) {
+    if (wanted() <= 0) break;
     // A flat column has a value for each row, a nested one no less: rows that are not there would fill the memory.
     const short = chunks.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
     if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
+    await check(() =>
+      checkPages(buffer, chunks.filter((chunk) => columns.includes(chunk.meta_data?.path_in_schema[0] ?? "")))
+    );
     const groupEnd = groupStart + Number(num_rows);
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
       const rowEnd = Math.min(groupEnd, rowStart + Math.min(Math.max(wanted(), LEAST_ROWS), READ_ROWS));
@@ -122,10 +130,11 @@ function sliceOf(source: ByteSource): (start: number, end?: number) => Promise<A
   return async (start, end = source.size) => (await readBytes(source, start, Math.max(0, end - start))).buffer;
 }
 
-async function guarded<T>(path: string, work: () => Promise<T>): Promise<T> {
+async function guarded<T>(path: string, work: () => T | Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
+    if (error instanceof CompressoError) throw error;
     throw notWhole(path, messageOf(error));
   }
 }

@@ -134,7 +134,7 @@ export function createProgress(target: ProgressTarget): Progress {
       if (now() - lastMap.time < MAP_SECONDS * 1000 || step - lastMap.step < steps / MOST_MAPS) return;
     }
     clear();
-    if (!lastMap) write(`${MASK_MAP_LEGEND}\n`);
+    if (!lastMap) say(MASK_MAP_LEGEND);
     write(`${maskMap({ step, steps, layers }, room())}\n`);
     lastMap = { step, time: now() };
   };

@@ -75,9 +75,9 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
       const alarm = told[namesOf(told).indexOf(name)];
       return `${alarm?.message} / ${alarm?.change}`;
     };
-    assert.match(messageAt("collapse 4"), /collapse to one.*`tracking`/);
+    assert.match(messageAt("collapse 4"), /collapse to one.*⟨rates\.tracking=1⟩/);
     assert.match(messageAt("dead-layer 5"), /layer 1 is dead: 100\.0 % of its heads .*⟨rules\.protect=1⟩/);
-    assert.match(messageAt("oscillation 10"), /3\d\.\d % of the \w+ \w+ turned back 3 times .*`mask`/);
+    assert.match(messageAt("oscillation 10"), /3\d\.\d % of the \w+ \w+ turned back 3 times .*⟨rates\.mask⟩/);
     assert.match(messageAt("collapse 11"), /collapse to zero: 100\.0 % of the FFN columns/);
     assert.match(messageAt("constraint 4"), /expected sparsity 0\.0 %, target 20\.0 %/);
     assert.deepEqual(records[4]?.layers?.map(({ heads, ffn }) => Math.round(heads + ffn)), [0, 2, 0, 0, 0]);

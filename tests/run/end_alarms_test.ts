@@ -83,13 +83,13 @@ Deno.test("masks that hold a high target, and hard ones, only warn of a collapse
   assert.match(adviceTo(sized), /in more steps \(⟨steps⟩\) or to a larger size \(⟨size\.parameters⟩, ⟨size\.bytes⟩\)/);
   assert.doesNotMatch(adviceTo(sized), /⟨sparsity⟩/);
   assert.doesNotMatch(adviceTo(once), /⟨steps⟩/);
-  assert.doesNotMatch(held?.change ?? "", /`mask`/);
+  assert.doesNotMatch(held?.change ?? "", /⟨rates\.mask⟩/);
   assert.match(alarmOf({ expected: 0.9, isHard: false }, "KV groups")?.change ?? "", /⟨rules\.minimum\.heads⟩/);
   // Hard masks are chosen at the target, or at one of the last few.
   assert.equal(alarmOf({ expected: 0.85, isHard: true })?.action, "warn");
   const lost = alarmOf({ expected: 0.95, isHard: false });
   assert.equal(lost?.action, "rollback");
-  assert.match(lost?.change ?? "", /`mask`.*⟨rules\.minimum\.ffn⟩/);
+  assert.match(lost?.change ?? "", /⟨rates\.mask⟩.*⟨rules\.minimum\.ffn⟩/);
 });
 
 Deno.test("masks that leave a high target later are another alarm than those that hold it, and not told again as such", () => {

@@ -86,13 +86,13 @@ Deno.test("masks collapse to zero by kind beyond the target, and to one after th
   assert.deepEqual(watchCollapse(look(0.9), at), []);
   const [zero] = watchCollapse(look(0.96), at);
   assert.match(zero?.message ?? "", /collapse to zero: 96\.0 % of the FFN columns are cut, limit 95\.0 %/);
-  assert.match(zero?.change ?? "", /`mask`/);
+  assert.match(zero?.change ?? "", /⟨rates\.mask⟩/);
   assert.equal(zero?.instead, undefined);
   // Where the target itself is high, more may fall.
   assert.deepEqual(watchCollapse(look(0.96), { ...at, target: 0.95, expected: 0.95 }), []);
   const [one] = watchCollapse(look(0), { ...at, expected: 0.01 });
   assert.match(one?.message ?? "", /collapse to one/);
-  assert.match(one?.change ?? "", /`tracking` to 1/);
+  assert.match(one?.change ?? "", /⟨rates\.tracking=1⟩/);
   const [hard] = watchCollapse(look(0), { ...at, expected: 0.01, isHard: true });
   assert.match(hard?.change ?? "", /^let the schedule's target come to/, "gradual has no such rates");
   // Chosen before the schedule rose, every third step.

@@ -111,7 +111,7 @@ Deno.test("log α that is no longer finite is named with its unit and step", asy
       const { step, message, change } = error.alarm;
       const unit = "(log α|Adam's moments of log α) of (KV group|FFN column) \\d+ of layer \\d+";
       assert.match(message, new RegExp(`^numbers are not finite at step ${step} .*first in ${unit}`));
-      assert.match(change, /lower the rates `mask` and `lambda`/);
+      assert.match(change, /lower ⟨rates\.mask⟩ and ⟨rates\.lambda⟩/);
       return true;
     });
   });

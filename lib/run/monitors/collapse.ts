@@ -74,14 +74,14 @@ export function watchCollapse(
       }${isHeld ? ", which they hold" : ""}`,
       change: isHeld
         ? `prune ${lessAtOnce(of)}, ${leastOf(name)}or leave the ${name} out of the units`
-        : `lower the rate \`mask\`, prune in more steps, ${leastOf(name)}or leave the ${name} out of the units`,
+        : `lower ${option("rates.mask")}, prune in more steps, ${leastOf(name)}or leave the ${name} out of the units`,
       ...(isHeld ? { instead: "warn" } : {}),
     });
   }
   // Masks that are hard have no rates.
   const own = isHard
     ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
-    : "set the rate `tracking` to 1, or raise the rates `mask` and `lambda`";
+    : `set ${option("rates.tracking", 1)}, or raise ${option("rates.mask")} and ${option("rates.lambda")}`;
   if (isWarm && least > 0 && expected <= (1 - setting.threshold) * least) {
     found.push({
       monitor: "collapse",

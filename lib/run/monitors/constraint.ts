@@ -32,7 +32,9 @@ export function watchConstraint(
     }, off by more than ${percent(setting.threshold)} after the warm-up`,
     change: isHard
       ? "choose masks by hooks of the same sparsity, or leave them to the method"
-      : "set the rate `tracking` to 1, raise the rates `mask` and `lambda`, or give the pruning stage more steps",
+      : `set ${option("rates.tracking", 1)}, raise ${option("rates.mask")} and ${
+        option("rates.lambda")
+      }, or give the pruning stage more steps`,
     ...(isHard ? { instead: "warn" } as const : {}), // no rate chooses them
   }];
 }

@@ -60,13 +60,17 @@ export async function findCause(
     table,
   );
   if (trained) {
-    return { tensor: trained, change: kind === "masks" ? `${lower}, or the rate \`mask\`` : lower, isBase: false };
+    return {
+      tensor: trained,
+      change: kind === "masks" ? `${lower}, or ${option("rates.mask")}` : lower,
+      isBase: false,
+    };
   }
   const inspection = await trainer.inspect(kind, batch, { state }), place = placeOf(inspection);
   if (place) return { tensor: place.name, change: lower, isBase: false };
   const gradient = gradientCause(inspection);
   if (gradient === null && masks !== null) {
-    return { tensor: masks, change: "lower the rates `mask` and `lambda`", isBase: false };
+    return { tensor: masks, change: `lower ${option("rates.mask")} and ${option("rates.lambda")}`, isBase: false };
   }
   return { tensor: gradient ?? elsewhere(focus), change: `${lower}, or load the base in f32`, isBase: false };
 }

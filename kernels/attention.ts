@@ -15,25 +15,32 @@ import type { KernelSource } from "./source.ts";
 
 /**
  * Params of the three kernels, in order. `blocks` is one behind a dispatch's last block of queries, or its first block of keys; `vectors` is the vec4
- * of a head (as a param, so that loops over it stay loops), `scale` log2(e) / √headDim.
+ * of a head (as a param, so that loops over it stay loops), `window` the keys that a query sees at most, its own included, from 1 to {@link NO_WINDOW};
+ * `scale` log2(e) / √headDim.
  */
 export const ATTENTION_PARAMS = `struct Params {
   seq: u32, ratio: u32, kvHeads: u32, first: u32,
   qStride4: u32, kvStride4: u32, blocks: u32, tokens: u32,
-  vectors: u32, scale: f32,
+  vectors: u32, window: u32, scale: f32,
 }`;
 
+/** The window of attention that reaches back to the first token. A query that lies before a key is further from it than this, as a u32. */
+export const NO_WINDOW = 2 ** 31;
+
+/** First key of a block of queries whose first one is `earliest`. */
+export const FIRST_KEY = "(earliest + 1u - min(earliest + 1u, params.window))";
+
 /**
- * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ m of the same sequence, h' = floor(h / ratio);
+ * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys m − window < j ≤ m of the same sequence, h' = floor(h / ratio);
  * lse[h, m] = log Σ_j exp(q·k / √headDim). Writes (=) o and lse.
  *
  * The queries of the heads of one KV group form one list i = t·ratio + g, so that an invocation's rows share the keys they read.
  * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks (below params.blocks), y sequence·kvHeads + KV head
  * (from params.first on). Bindings: q, k, v, o, lse, params.
  *
- * With `trees` the rows of a sequence are token trees in depth-first order, and a query sees its ancestors and itself: the keys j ≤ m with
- * m < spans[j].y, the end of the subtree below j. spans[m].x is the root of m's tree; no key before it counts. Bindings: q, k, v, o, lse, spans
- * [sequences · seq] of two u32, params.
+ * With `trees` the rows of a sequence are token trees in depth-first order, and a query sees itself and its nearest ancestors: the keys
+ * spans[m].x ≤ j ≤ m with m < spans[j].y, the end of the subtree below j; spans[m].z is the least spans[n].x of the rows n ≥ m of m's tree.
+ * params.window is not read. Bindings: q, k, v, o, lse, spans [sequences · seq] of four u32, params.
  */
 export function attentionKernel(
   tile: AttentionTile,
@@ -54,7 +61,7 @@ export function attentionKernel(
 ${keys.declare}
 @group(0) @binding(3) var<storage, read_write> o: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
-${trees ? "@group(0) @binding(5) var<storage, read> spans: array<vec2u>;\n" : ""}@group(0) @binding(${
+${trees ? "@group(0) @binding(5) var<storage, read> spans: array<vec4u>;\n" : ""}@group(0) @binding(${
     trees ? 6 : 5
   }) var<uniform> params: Params;
 
@@ -66,12 +73,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let count = params.seq * params.ratio;
   let first = (params.blocks - 1u - group.x) * ${lanes * tile.rows}u; // the longest blocks start first
   let end = min(first + ${lanes * tile.rows - 1}u, count - 1u) / params.ratio + 1u;
+  let earliest = min(first, count - 1u) / params.ratio;
 ${
     rows.map((r) =>
       `  let i${r} = min(first + ${r * lanes}u + lane, count - 1u);
   let t${r} = i${r} / params.ratio;
   let h${r} = kv * params.ratio + i${r} % params.ratio;
   let from${r} = (base + t${r}) * params.qStride4 + h${r} * ${vectors}u;
+  let window${r} = ${trees ? `t${r} - spans[base + t${r}].x + 1u` : "params.window"};
   ${registers(`q${r}`, vectors)}
   ${registers(`o${r}`, vectors)}
   var m${r} = -3e38;
@@ -81,7 +90,7 @@ ${
   for (var c = 0u; c < params.vectors; c++) {
 ${rows.map((r) => `    ${shift(`q${r}`, vectors, { values: [`q[from${r} + c] * params.scale`] })}`).join("\n")}
   }
-${keys.loop({ from: trees ? "spans[base + min(first, count - 1u) / params.ratio].x" : "0u", to: "end" }, forwardStep())}
+${keys.loop({ from: trees ? "spans[base + earliest].z" : FIRST_KEY, to: "end" }, forwardStep())}
 ${rows.map((r) => `  let inverse${r} = 1.0 / l${r};`).join("\n")}
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -138,7 +147,8 @@ ${
     for (const r of rows) {
       // A query whose first keys are all hidden gathers values that its first visible key multiplies by exp2(−3e38) = 0.
       for (const k of steps) {
-        const isSeen = `j + ${k}u <= t${r}${trees ? ` && t${r} < e${k}` : ""}`;
+        // As a u32, the distance to a later key is larger than any window.
+        const isSeen = `t${r} - (j + ${k}u) < window${r}${trees ? ` && t${r} < e${k}` : ""}`;
         parts.push(`    s${r}_${k} = select(-3e38, s${r}_${k}, ${isSeen});`);
       }
       const top = steps.reduce((best, k) => `max(${best}, s${r}_${k})`, `m${r}`);

@@ -1,5 +1,5 @@
 // Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along keys).
-import { ATTENTION_PARAMS } from "./attention.ts";
+import { ATTENTION_PARAMS, FIRST_KEY } from "./attention.ts";
 import {
   type AttentionTile,
   chunks,
@@ -16,7 +16,8 @@ import type { KernelSource } from "./source.ts";
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];
- * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse). Writes (=) delta and dq.
+ * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse), over the keys of the forward kernel. Writes (=)
+ * delta and dq.
  *
  * Rows, lanes and grid as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, params.
  */
@@ -49,6 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let count = params.seq * params.ratio;
   let first = (params.blocks - 1u - group.x) * ${lanes * tile.rows}u;
   let end = min(first + ${lanes * tile.rows - 1}u, count - 1u) / params.ratio + 1u;
+  let earliest = min(first, count - 1u) / params.ratio;
 ${
     rows.map((r) =>
       `  let i${r} = min(first + ${r * lanes}u + lane, count - 1u);
@@ -71,7 +73,7 @@ ${
     ).join("\n")
   }
   }
-${keys.loop({ from: "0u", to: "end" }, step())}
+${keys.loop({ from: FIRST_KEY, to: "end" }, step())}
   let scale = params.scale * 0.6931471805599453;
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -121,7 +123,7 @@ ${
     for (const r of rows) {
       for (const k of steps) {
         parts.push(
-          `    let e${r}_${k} = select(0.0, exp2(s${r}_${k} - lse${r}) * (d${r}_${k} - delta${r}), j + ${k}u <= t${r});`,
+          `    let e${r}_${k} = select(0.0, exp2(s${r}_${k} - lse${r}) * (d${r}_${k} - delta${r}), t${r} - (j + ${k}u) < params.window);`,
         );
       }
       for (const c of columns) {
@@ -133,8 +135,8 @@ ${
 }
 
 /**
- * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries i ≥ j of all heads of the KV group,
- * in one fixed order. Writes (=) dk and dv.
+ * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries j ≤ i < j + window of all heads of
+ * the KV group, in one fixed order. Writes (=) dk and dv.
  *
  * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks (from params.blocks on), y sequence·kvHeads + KV head
  * (from params.first on). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
@@ -170,10 +172,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let base = (pair / params.kvHeads) * params.seq;
   let count = params.seq * params.ratio;
   let first = (params.blocks + group.x) * ${lanes * tile.rows}u;
+  let stop = min(params.seq, first + ${lanes * tile.rows - 1}u + params.window) * params.ratio;
 ${
     rows.map((r) =>
       `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);
   let start${r} = j${r} * params.ratio; // the first query that sees the key
+  let stop${r} = min(params.seq, j${r} + params.window) * params.ratio; // one behind the last
   let from${r} = (base + j${r}) * params.kvStride4 + kv * ${vectors}u;
   ${registers(`k${r}`, vectors)}
   ${registers(`v${r}`, vectors)}
@@ -189,7 +193,7 @@ ${
     ).join("\n")
   }
   }
-${queries.loop({ from: "(first * params.ratio)", to: "count" }, step())}
+${queries.loop({ from: "(first * params.ratio)", to: "stop" }, step())}
   let scale = params.scale * 0.6931471805599453;
   for (var c = 0u; c < params.vectors; c++) {
 ${
@@ -254,7 +258,7 @@ ${
     for (const r of rows) {
       for (const i of steps) {
         parts.push(
-          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u >= start${r} && j + ${i}u < count);`,
+          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u >= start${r} && j + ${i}u < stop${r});`,
           `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i});`,
         );
       }

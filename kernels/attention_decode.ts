@@ -18,7 +18,7 @@ export interface DecodeTile {
 
 /**
  * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or with a cache for each row over its
- * keys j ≤ position[0]. Writes (=) the rows of o.
+ * keys j ≤ position[0]; of these over the last params.window. Writes (=) the rows of o.
  *
  * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
  * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4, or [rows, capacity, kvStride4]. Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v, position, z (where masked), o, params.
@@ -33,7 +33,7 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const part = range(by);
   const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
   const code =
-    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, first: u32, scale: f32 }
+    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, window: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
@@ -68,7 +68,7 @@ ${
   }`
       ).join("\n")
     }
-  for (var j = lane; j < keys; j += ${lanes}u) {
+  for (var j = keys - min(keys, params.window) + lane; j < keys; j += ${lanes}u) {
     let at = ${ownCaches ? "(row * params.capacity + j)" : "j"} * params.kvStride4 + column;
     ${registers("x", vectors)}
     ${loop} {

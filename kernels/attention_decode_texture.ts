@@ -12,7 +12,8 @@ const LANES = 8;
 const STEP = 4;
 
 /**
- * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r. Writes (=) the heads of o, not its padding.
+ * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the last params.window of the keys
+ * j ≤ position[0] + r. Writes (=) the heads of o, not its padding.
  *
  * Row by row of the caches, with an online softmax; lanes are columns of a head, and add up scores through workgroup memory, in order.
  * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors on; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors × kvHeads·rows texels, where
@@ -30,7 +31,8 @@ export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTil
     lines(steps, (u) =>
       `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
 ${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} + c${i}, row));`)}`);
-  const code = `struct Params { ratio: u32, capacity: u32, rows: u32, qStride4: u32, first: u32, scale: f32 }
+  const code =
+    `struct Params { ratio: u32, capacity: u32, rows: u32, qStride4: u32, window: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var k: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var v: texture_storage_2d<rgba32float, read>;
@@ -52,91 +54,94 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   // Lanes past the end of a head read its last column, with a query of zero.
 ${lines(owned, (i) => `  let c${i} = min(lane + ${i * LANES}u, ${vectors - 1}u);`)}
 ${
-    lines(heads, (g) =>
-      lines(owned, (i) =>
-        `  let q${g}_${i} = select(0.0, params.scale, lane + ${
-          i * LANES
-        }u < ${vectors}u) * q[start + (h + ${g}u) * ${vectors}u + c${i}];
+      lines(heads, (g) =>
+        lines(owned, (i) =>
+          `  let q${g}_${i} = select(0.0, params.scale, lane + ${
+            i * LANES
+          }u < ${vectors}u) * q[start + (h + ${g}u) * ${vectors}u + c${i}];
   var o${g}_${i} = vec4f();`) +
-      `
+        `
   var top${g} = -3e38;
   var total${g} = 0.0;`)
-  }
-  for (var tile = 0u; tile < keys; tile += ${CACHE_KEYS}u) {
+    }
+  let oldest = keys - min(keys, params.window);
+  for (var tile = oldest / ${CACHE_KEYS}u * ${CACHE_KEYS}u; tile < keys; tile += ${CACHE_KEYS}u) {
     let count = min(${CACHE_KEYS}u, keys - tile);
+    let hidden = max(oldest, tile) - tile; // keys before the window, in its first row only
+    let begin = hidden / ${STEP}u * ${STEP}u;
     let row = first + tile / ${CACHE_KEYS}u;
-    for (var j = 0u; j < count; j += ${STEP}u) {
+    for (var j = begin; j < count; j += ${STEP}u) {
 ${load("k")}
 ${
-    lines(heads, (g) =>
-      lines(steps, (u) =>
-        `      partial[(${g * CACHE_KEYS}u + j + ${u}u) * ${LANES}u + lane] = ${
-          owned.reduce<string | null>((sum, i) =>
-            dotOnto(sum, `q${g}_${i}`, `x${u}_${i}`), null)
-        };`))
-  }
+      lines(heads, (g) =>
+        lines(steps, (u) =>
+          `      partial[(${g * CACHE_KEYS}u + j + ${u}u) * ${LANES}u + lane] = ${
+            owned.reduce<string | null>((sum, i) =>
+              dotOnto(sum, `q${g}_${i}`, `x${u}_${i}`), null)
+          };`))
+    }
     }
     workgroupBarrier();
 ${lines(heads, (g) => `    var most${g} = top${g};`)}
     for (var j = lane; j < count; j += ${LANES}u) {
 ${
-    lines(heads, (g) =>
-      `      let s${g} = ${
-        range(LANES).map((i) =>
-          `partial[(${g * CACHE_KEYS}u + j) * ${LANES}u + ${i}u]`
-        ).join(" + ")
-      };
+      lines(heads, (g) =>
+        `      let s${g} = select(-3e38, ${
+          range(LANES).map((i) =>
+            `partial[(${g * CACHE_KEYS}u + j) * ${LANES}u + ${i}u]`
+          ).join(" + ")
+        }, j >= hidden);
       weights[${g * CACHE_KEYS}u + j] = s${g};
       most${g} = max(most${g}, s${g});`)
-  }
+    }
     }
 ${lines(heads, (g) => `    shared_values[${g * LANES}u + lane] = most${g};`)}
     workgroupBarrier();
 ${
-    lines(heads, (g) =>
-      `    most${g} = ${
-        range(LANES).map((i) =>
-          `shared_values[${g * LANES + i}u]`
-        ).reduce((most, value) => `max(${most}, ${value})`)
-      };
+      lines(heads, (g) =>
+        `    most${g} = ${
+          range(LANES).map((i) =>
+            `shared_values[${g * LANES + i}u]`
+          ).reduce((most, value) => `max(${most}, ${value})`)
+        };
     let shrink${g} = exp2(top${g} - most${g});
     top${g} = most${g};
     total${g} *= shrink${g};
 ${lines(owned, (i) => `    o${g}_${i} *= shrink${g};`)}`)
-  }
+    }
     // Each lane takes the keys whose scores it wrote; the rest of the last step has no weight.
     for (var j = lane; j < (count + ${STEP - 1}u) / ${STEP}u * ${STEP}u; j += ${LANES}u) {
 ${
-    lines(heads, (g) =>
-      `      let p${g} = select(0.0, exp2(weights[${g * CACHE_KEYS}u + j] - top${g}), j < count);
+      lines(heads, (g) =>
+        `      let p${g} = select(0.0, exp2(weights[${g * CACHE_KEYS}u + j] - top${g}), j < count);
       weights[${g * CACHE_KEYS}u + j] = p${g};
       total${g} += p${g};`)
-  }
+    }
     }
     workgroupBarrier();
-    for (var j = 0u; j < count; j += ${STEP}u) {
+    for (var j = begin; j < count; j += ${STEP}u) {
 ${load("v")}
 ${
-    lines(heads, (g) =>
-      lines(steps, (u) =>
-        `      let w${g}_${u} = weights[${g * CACHE_KEYS}u + j + ${u}u];
+      lines(heads, (g) =>
+        lines(steps, (u) =>
+          `      let w${g}_${u} = weights[${g * CACHE_KEYS}u + j + ${u}u];
 ${lines(owned, (i) => `      o${g}_${i} += w${g}_${u} * x${u}_${i};`)}`))
-  }
+    }
     }
     workgroupBarrier();
   }
 ${lines(heads, (g) => `  shared_values[${g * LANES}u + lane] = total${g};`)}
   workgroupBarrier();
 ${
-    lines(heads, (g) =>
-      `  let factor${g} = z[h + ${g}u] / (${eight("shared_values", `${g * LANES}u`).replaceAll(", ", " + ")});
+      lines(heads, (g) =>
+        `  let factor${g} = z[h + ${g}u] / (${eight("shared_values", `${g * LANES}u`).replaceAll(", ", " + ")});
 ${
-        lines(owned, (i) =>
-          `  if (lane + ${
-            i * LANES
-          }u < ${vectors}u) { o[start + (h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
-      }`)
-  }
+          lines(owned, (i) =>
+            `  if (lane + ${
+              i * LANES
+            }u < ${vectors}u) { o[start + (h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
+        }`)
+    }
 }
 `;
   return {

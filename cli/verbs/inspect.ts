@@ -12,7 +12,13 @@ import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
-import { type DecoderSpec, type LayerSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";
+import {
+  type DecoderSpec,
+  type LayerCount,
+  type LayerSpec,
+  parameterCount,
+  tensorShapes,
+} from "../../lib/spec/decoder.ts";
 import { verb } from "../command.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 
@@ -160,7 +166,7 @@ const BAR_WIDTH = 24;
 
 /** A line for each layer; bars are relative to the widest layer. */
 function layerBars(layers: readonly LayerSpec[]): string[] {
-  const widest = (key: keyof LayerSpec): number => Math.max(1, ...layers.map((layer) => layer[key]));
+  const widest = (key: LayerCount): number => Math.max(1, ...layers.map((layer) => layer[key]));
   const heads = widest("heads"), ffn = widest("ffn");
   const cell = (value: number, most: number): string => {
     const filled = value === 0 ? 0 : Math.max(1, Math.round(BAR_WIDTH * value / most));

@@ -5,6 +5,7 @@ import {
   attentionQueryGradKernel,
   type AttentionTile,
   type AttentionVariant,
+  NO_WINDOW,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
@@ -24,6 +25,8 @@ export interface AttentionShape {
   readonly kvHeads: number;
   /** Unpadded width of a head: even, at most 256. */
   readonly headDim: number;
+  /** Keys that a query sees, its own included, at least 1. Default: all from the first token of its sequence on. */
+  readonly window?: number | undefined;
 }
 
 /** How attention is run; both have good defaults. */
@@ -51,7 +54,7 @@ export interface AttentionBuffers extends AttentionOptions {
   readonly v: DeviceBuffer;
   readonly o: DeviceBuffer;
   readonly lse: DeviceBuffer;
-  /** Forward only: the rows are token trees, see `attentionKernel`; [batch·seq] of two u32. */
+  /** Forward only: the rows are token trees, see `attentionKernel`; [batch·seq] of four u32, which say what each sees in place of `window`. */
   readonly spans?: DeviceBuffer | undefined;
 }
 
@@ -126,7 +129,7 @@ export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffe
 
 /** What tells the three kernels apart. */
 const PASSES = {
-  // Products [seq, seq, headDim]; the streamed textures' names; on a CPU the padded columns of all owned rows of an invocation (they live in the
+  // Products of a query and a key, each headDim; the streamed textures' names; on a CPU the padded columns of all owned rows of an invocation (they live in the
   // L1 cache) and the streamed rows of a step. Measured on lavapipe with headDim 64: more owned rows share a load, which costs 6 cycles a value
   // there, but the compiler's time grows faster than the speed.
   forward: { generate: attentionKernel, products: 2, names: ["k", "v"], columns: 384, step: 2 },
@@ -152,7 +155,7 @@ const LEAST_BLOCKS = 16;
 
 /** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short: by heads, and by blocks where one head is long. */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
-  const { batch, seq, heads, kvHeads, headDim } = shape;
+  const { batch, seq, heads, kvHeads, headDim, window = NO_WINDOW } = shape;
   const { pass, trees = false, scratch, dispatchCost = 1e9, bound } = options;
   const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
   if (pairs * seq === 0) return;
@@ -164,7 +167,8 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const owned = pass === "key" ? seq : seq * ratio;
   const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
   const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
-  const pairCost = PASSES[pass].products * seq * (seq + 1) * headDim * ratio;
+  const seen = Math.min(seq, window);
+  const pairCost = PASSES[pass].products * seen * (2 * seq - seen + 1) * headDim * ratio;
   const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
   const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / pairCost)));
   // Of one long head some blocks go together, as a GPU does many side by side. One that sees all rows does twice the work of the mean one.
@@ -176,7 +180,17 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
     for (let from = 0; from < blocks; from += most) {
       const end = Math.min(blocks, from + most);
       // Queries count from the last block on, keys from the first.
-      const integers = [seq, ratio, kvHeads, first, ...strides, pass === "key" ? from : end, batch * seq, hs / 4];
+      const integers = [
+        seq,
+        ratio,
+        kvHeads,
+        first,
+        ...strides,
+        pass === "key" ? from : end,
+        batch * seq,
+        hs / 4,
+        window,
+      ];
       const params = [...integers.map(u32), f32(LOG2_E / Math.sqrt(headDim))];
       const cost = count * Math.min(pairCost, (end - from) * blockCost);
       plan.dispatch(kernel, bound(streamed, params), { groups: [end - from, count], cost });

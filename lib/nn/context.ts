@@ -68,6 +68,7 @@ export interface ObservedProduct {
 
 /** What of a tree the kernels of the layers read; see `attentionKernel` and `ropeKernel`. */
 export interface TreeBuffers extends Disposable {
-  readonly spans: DeviceBuffer;
+  /** By the layers' windows; undefined for layers that see all. */
+  readonly spans: ReadonlyMap<number | undefined, DeviceBuffer>;
   readonly positions: DeviceBuffer;
 }

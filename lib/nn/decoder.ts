@@ -95,7 +95,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     v: f.v,
     o: f.o,
     lse,
-    spans: context.trees?.spans,
+    spans: context.trees?.spans.get(layer.spec.window),
     scratch: act.attention,
   });
 }
@@ -319,7 +319,8 @@ function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: n
 
 function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights): AttentionShape {
   const { batch, seq } = act.shape;
-  return { batch, seq, heads: spec.heads, kvHeads: spec.kvHeads, headDim: weights.spec.headDim };
+  const { heads, kvHeads, window } = spec;
+  return { batch, seq, heads, kvHeads, headDim: weights.spec.headDim, window };
 }
 
 function rotate(

@@ -6,6 +6,7 @@ import { ropeTable } from "./attention.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordLoss } from "./head.ts";
+import { windowsOf } from "../spec/decoder.ts";
 import { type LoraConfig } from "../spec/lora.ts";
 import { createLora } from "./lora.ts";
 import { createMaskSlots, type MaskKind } from "./mask_slots.ts";
@@ -43,7 +44,7 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: backward })) : null;
     const state = own(createStepState(device));
-    const trees = options.trees ? own(createTreeBuffers(device, batch * seq)) : null;
+    const trees = options.trees ? own(createTreeBuffers(device, batch * seq, windowsOf(spec))) : null;
     const rope = own(device.uploadBuffer("rope", ropeTable(spec, seq)));
     return {
       device,

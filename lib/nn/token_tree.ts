@@ -143,10 +143,14 @@ export function tokenAt({ prefix, choice }: Sequence, index: number): number {
   return (index < prefix.length ? prefix[index] : choice[index - prefix.length]) ?? -1;
 }
 
-/** Allocates the buffers of trees with up to `rows` nodes. */
-export function createTreeBuffers(device: Device, rows: number): TreeBuffers {
+/** Allocates the buffers of trees with up to `rows` nodes, for layers with these windows. */
+export function createTreeBuffers(
+  device: Device,
+  rows: number,
+  windows: readonly (number | undefined)[],
+): TreeBuffers {
   using stack = new DisposableStack();
-  const spans = stack.use(device.createBuffer("tree spans", 8 * rows));
+  const spans = new Map(windows.map((window) => [window, stack.use(device.createBuffer("tree spans", 16 * rows))]));
   const positions = stack.use(device.createBuffer("tree positions", 4 * rows));
   const owned = stack.move();
   return { spans, positions, [Symbol.dispose]: () => owned.dispose() };
@@ -164,15 +168,39 @@ export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void 
   });
 }
 
+/**
+ * What attention reads of trees, [rows] of four u32: the first key that a node sees, the end of the subtree below it, and the first key that it or any
+ * later node of its tree sees. A node sees itself and its ancestors, as far as `window` tokens reach.
+ */
+export function treeSpans(
+  { positions, spans }: Pick<TokenTree, "positions" | "spans">,
+  rows: number,
+  window = Infinity,
+): Uint32Array<ArrayBuffer> {
+  const nodes = positions.length;
+  const out = Uint32Array.from({ length: 4 * rows }, (_, index) => (index >> 2) + (index % 4 === 1 ? 1 : 0));
+  /** The node at each depth of the present one's path. */
+  const path: number[] = [];
+  for (let node = 0; node < nodes; node++) {
+    const depth = positions[node] ?? 0;
+    path[depth] = node;
+    out[4 * node] = path[Math.max(0, depth - window + 1)] ?? node;
+    out[4 * node + 1] = spans[2 * node + 1] ?? 0;
+  }
+  for (let node = nodes - 1; node >= 0; node--) {
+    const first = out[4 * node] ?? 0, isLast = node + 1 === nodes || spans[2 * node] !== spans[2 * node + 2];
+    out[4 * node + 2] = isLast ? first : Math.min(first, out[4 * node + 6] ?? first);
+  }
+  return out;
+}
+
 /** Writes trees into a pass for them: nodes, and edges as what the head predicts, which come in the tree's order. */
 export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | "trees">, tree: TokenTree): void {
   const { rows } = act, edges = tree.edgeNodes.length;
   if (!trees) throw new Error("this pass is not for trees");
   checkRoom(tree, rows);
+  for (const [window, buffer] of trees.spans) device.write(buffer, treeSpans(tree, rows, window));
   // Rows behind the last node are trees of one token; token 0 exists in every vocabulary.
-  const spans = Uint32Array.from({ length: 2 * rows }, (_, index) => (index >> 1) + (index & 1));
-  spans.set(tree.spans);
-  device.write(trees.spans, spans);
   device.write(trees.positions, filled(new Uint32Array(rows), tree.positions));
   device.write(act.tokens, filled(new Uint32Array(rows), tree.tokens));
   device.write(act.order, filled(new Uint32Array(rows), tree.edgeNodes));

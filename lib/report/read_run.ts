@@ -102,7 +102,7 @@ const RECORD = z.object({
   alarms: z.array(ALARM),
 });
 
-const layer = z.object({ heads: count, kvHeads: count, ffn: count });
+const layer = z.object({ heads: count, kvHeads: count, ffn: count, window: z.int().positive().exactOptional() });
 const SUMMARY = z.object({
   sparsity: z.object({ target: number, expected: number, hard: number }),
   parameters: z.object({ before: count, after: count }),

@@ -12,6 +12,7 @@ import {
   type Projection,
   projectionName,
   PROJECTIONS,
+  withCounts,
 } from "../spec/decoder.ts";
 import type { Layout } from "../units/layout.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
@@ -92,7 +93,7 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
     if (layer.heads === 0) made.set(normName(index, "attention"), { fill: 1 });
     if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });
   });
-  const layers = spec.layers.map((): LayerSpec => ({ heads: kvHeads * size, kvHeads, ffn }));
+  const layers = spec.layers.map((layer) => withCounts(layer, { heads: kvHeads * size, kvHeads, ffn }));
   return { spec: { ...spec, layers }, made };
 }
 

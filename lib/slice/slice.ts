@@ -18,6 +18,7 @@ import {
   PROJECTIONS,
   projectionShape,
   withBiases,
+  withCounts,
 } from "../spec/decoder.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
@@ -224,7 +225,7 @@ function planLayer(
   });
   const qScale = scaleOf(mask.heads, plan.heads);
   return {
-    spec: { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length },
+    spec: withCounts(layer, { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length }),
     q: headRows(plan.heads, headDim),
     kv: headRows(plan.kvHeads, headDim),
     ffn,

@@ -22,7 +22,12 @@ export interface LayerSpec {
   readonly kvHeads: number;
   /** FFN columns (intermediate size). */
   readonly ffn: number;
+  /** Tokens that a query sees, itself included (sliding-window attention); absent where it sees all before it. */
+  readonly window?: number;
 }
+
+/** The counts of a layer that pruning makes smaller. */
+export type LayerCount = Exclude<keyof LayerSpec, "window">;
 
 /** A decoder-only transformer of the LLaMA architecture: RMSNorm, RoPE, causal attention, SwiGLU. */
 export interface DecoderSpec {
@@ -136,6 +141,16 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   shapes.set(FINAL_NORM, [spec.hidden]);
   if (!spec.tied) shapes.set(HEAD, [spec.vocab, spec.hidden]);
   return shapes;
+}
+
+/** Other counts for a layer, whose window stays. */
+export function withCounts({ window }: LayerSpec, counts: Readonly<Record<LayerCount, number>>): LayerSpec {
+  return window === undefined ? counts : { ...counts, window };
+}
+
+/** The different windows of the layers that have attention; undefined where one sees all. */
+export function windowsOf({ layers }: DecoderSpec): (number | undefined)[] {
+  return [...new Set(layers.filter(({ heads }) => heads > 0).map(({ window }) => window))];
 }
 
 /** Whether all layers have the same counts, and at least one head and one FFN column: what formats without per-layer counts can say. */

@@ -1,5 +1,5 @@
 // Which units are kept, and the size of the model, while units are cut and restored.
-import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, type LayerSpec, withCounts } from "../spec/decoder.ts";
 import { cheapestGroupSize } from "./head_groups.ts";
 import { livingLayers } from "./rules.ts";
 import type { LayerPart, Selection, UnitTable } from "./table.ts";
@@ -168,11 +168,13 @@ export class CutState {
     const layer = this.#table.spec.layers[index], part = this.#table.layers[index];
     if (!layer || !part || !this.#gate[index]) return { heads: 0, kvHeads: 0, ffn: 0 };
     const heads = this.#widthOf("attention", index), ffn = this.#widthOf("ffn", index);
-    if (heads === 0) return { heads: 0, kvHeads: 0, ffn };
+    if (heads === 0) return withCounts(layer, { heads: 0, kvHeads: 0, ffn });
     const { firstGroup, groupCount } = part.attention;
-    if (groupCount === 0) return { heads, kvHeads: heads / (layer.heads / layer.kvHeads), ffn };
+    if (groupCount === 0) {
+      return withCounts(layer, { heads, kvHeads: heads / (layer.heads / layer.kvHeads), ffn });
+    }
     const lengths = [...this.#alive.subarray(firstGroup, firstGroup + groupCount)].filter((alive) => alive > 0);
     const size = cheapestGroupSize([lengths]), kvHeads = lengths.reduce((sum, n) => sum + Math.ceil(n / size), 0);
-    return { heads: kvHeads * size, kvHeads, ffn };
+    return withCounts(layer, { heads: kvHeads * size, kvHeads, ffn });
   }
 }

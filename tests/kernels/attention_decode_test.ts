@@ -31,7 +31,13 @@ for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`decoding attention over a ${placement} equals the last row of full attention, times the heads' masks`, async () => {
     const device = await sharedDevice();
     // Kernels over buffers take long to compile; attention_test.ts has more shapes.
-    for (const { seq, heads, kvHeads, headDim } of placement === "buffer" ? SHAPES.slice(0, 3) : SHAPES) {
+    const shapes: readonly (typeof SHAPES[number] & { window?: number })[] = placement === "buffer"
+      ? SHAPES.slice(0, 3)
+      : SHAPES;
+    // Itself alone, odd, around the rows of a cache texture and the loads of a step, all keys, and more.
+    const windows = placement === "buffer" ? [1, 3, 62] : [1, 2, 3, 63, 64, 65, 127, 199, 200, 201];
+    const windowed = windows.map((window) => ({ ...SHAPES[placement === "buffer" ? 2 : 5], window }));
+    for (const { seq, heads, kvHeads, headDim, window } of [...shapes, ...windowed]) {
       const hs = headStride(headDim), width = heads * headDim, capacity = seq + 3, stride = strideOf(kvHeads * hs);
       const values = (count: number, seed: number): Float64Array =>
         Float64Array.from(random(count, seed), (v) => 3 * v);
@@ -41,7 +47,9 @@ for (const placement of ["texture", "buffer"] as const) {
         v: values(seq * kvHeads * headDim, 3),
       };
       const mask = random(heads, 4);
-      const want = attentionOracle({ batch: 1, seq, heads, kvHeads, headDim }, inputs).o.subarray((seq - 1) * width);
+      const want = attentionOracle({ batch: 1, seq, heads, kvHeads, headDim, window }, inputs).o.subarray(
+        (seq - 1) * width,
+      );
       const kv = { rows: seq, heads: kvHeads, headDim, stride };
       using k = device.uploadBuffer("k", padded(inputs.k, kv));
       using v = device.uploadBuffer("v", padded(inputs.v, kv));
@@ -55,7 +63,7 @@ for (const placement of ["texture", "buffer"] as const) {
       using plan = new Plan(device);
       recordCacheFill(plan, caches, { spec, layer: 0, k, v, rows: seq });
       const cache = caches.layers[0] ?? assert.fail();
-      const shape = { heads, kvHeads, headDim, capacity };
+      const shape = { heads, kvHeads, headDim, window, capacity };
       if (cache.placement === "buffer") {
         recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
       } else recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
@@ -79,72 +87,76 @@ for (const placement of ["texture", "buffer"] as const) {
 
 for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`decoding attention of several rows over a ${placement}, filled in two parts, equals full attention`, async () => {
-    const device = await sharedDevice();
-    const { seq, heads, kvHeads, headDim } = { seq: CACHE_KEYS + 6, heads: 4, kvHeads: 2, headDim: 6 };
-    const hs = headStride(headDim), capacity = seq + 1, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
-    const shape = { batch: 1, seq, heads, kvHeads, headDim };
-    const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
-      Float64Array.from(random(seq * count * headDim, i + 1))
-    );
-    assert.ok(q && k && v);
-    const want = attentionOracle(shape, { q, k, v }).o;
-    const spec = specOf({ heads, kvHeads, headDim });
-    using caches = createCaches(device, spec, { capacity, placement });
-    for (const [first, end] of [[0, 60], [60, seq]] as const) {
-      const rows = end - first;
-      const part = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> =>
-        padded(values.subarray(first * count * headDim, end * count * headDim), {
-          rows,
-          heads: count,
-          headDim,
-          stride,
-        });
-      using queries = device.uploadBuffer("q", part(q, heads, wide));
-      using keys = device.uploadBuffer("k", part(k, kvHeads, stride));
-      using values = device.uploadBuffer("v", part(v, kvHeads, stride));
-      using z = device.uploadBuffer("z", new Float32Array(heads).fill(1));
-      using position = device.uploadBuffer("position", Uint32Array.of(first));
-      using o = device.createBuffer("o", 4 * rows * wide);
-      using plan = new Plan(device);
-      recordCacheFill(plan, caches, { spec, layer: 0, k: keys, v: values, rows, first });
-      const cache = caches.layers[0] ?? assert.fail();
-      const sizes = { heads, kvHeads, headDim, capacity, rows };
-      if (cache.placement === "buffer") {
-        recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
-      } else {recordTextureDecodeAttention(plan, sizes, {
-          q: queries,
-          kCache: cache.k,
-          vCache: cache.v,
-          position,
-          z,
-          o,
-        });}
-      await plan.run();
-      assertCells(await device.readFloats(o, rows * wide), {
-        what: `rows ${first} to ${end}`,
-        rows,
-        stride: wide,
-        want(row, column): Cell {
-          const h = Math.floor(column / hs), c = column % hs;
-          if (h >= heads || c >= headDim) return { value: 0, bound: 0 };
-          const value = want[((first + row) * heads + h) * headDim + c] ?? NaN;
-          return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
-        },
-      });
-    }
+    for (const window of [undefined, 1, 7, 61]) await inTwoParts(placement, window);
   });
+}
+
+async function inTwoParts(placement: "texture" | "buffer", window: number | undefined): Promise<void> {
+  const device = await sharedDevice();
+  const { seq, heads, kvHeads, headDim } = { seq: CACHE_KEYS + 6, heads: 4, kvHeads: 2, headDim: 6 };
+  const hs = headStride(headDim), capacity = seq + 1, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
+  const shape = { batch: 1, seq, heads, kvHeads, headDim, window };
+  const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
+    Float64Array.from(random(seq * count * headDim, i + 1))
+  );
+  assert.ok(q && k && v);
+  const want = attentionOracle(shape, { q, k, v }).o;
+  const spec = specOf({ heads, kvHeads, headDim });
+  using caches = createCaches(device, spec, { capacity, placement });
+  for (const [first, end] of [[0, 60], [60, seq]] as const) {
+    const rows = end - first;
+    const part = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> =>
+      padded(values.subarray(first * count * headDim, end * count * headDim), {
+        rows,
+        heads: count,
+        headDim,
+        stride,
+      });
+    using queries = device.uploadBuffer("q", part(q, heads, wide));
+    using keys = device.uploadBuffer("k", part(k, kvHeads, stride));
+    using values = device.uploadBuffer("v", part(v, kvHeads, stride));
+    using z = device.uploadBuffer("z", new Float32Array(heads).fill(1));
+    using position = device.uploadBuffer("position", Uint32Array.of(first));
+    using o = device.createBuffer("o", 4 * rows * wide);
+    using plan = new Plan(device);
+    recordCacheFill(plan, caches, { spec, layer: 0, k: keys, v: values, rows, first });
+    const cache = caches.layers[0] ?? assert.fail();
+    const sizes = { heads, kvHeads, headDim, window, capacity, rows };
+    if (cache.placement === "buffer") {
+      recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
+    } else {recordTextureDecodeAttention(plan, sizes, {
+        q: queries,
+        kCache: cache.k,
+        vCache: cache.v,
+        position,
+        z,
+        o,
+      });}
+    await plan.run();
+    assertCells(await device.readFloats(o, rows * wide), {
+      what: `window ${window}, rows ${first} to ${end}`,
+      rows,
+      stride: wide,
+      want(row, column): Cell {
+        const h = Math.floor(column / hs), c = column % hs;
+        if (h >= heads || c >= headDim) return { value: 0, bound: 0 };
+        const value = want[((first + row) * heads + h) * headDim + c] ?? NaN;
+        return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
+      },
+    });
+  }
 }
 
 Deno.test("decoding attention of sequences with caches of their own equals the last row of full attention of each", async () => {
   const device = await sharedDevice();
-  for (const [lanes, shape] of [[8, SHAPES[1]], [64, SHAPES[2]], [8, SHAPES[4]]] as const) {
+  for (const [lanes, shape, window] of [[8, SHAPES[1]], [64, SHAPES[2], 5], [8, SHAPES[4]]] as const) {
     const { heads, kvHeads, headDim } = shape, seq = Math.min(shape.seq, 20), sequences = 3, hs = headStride(headDim);
     const capacity = seq + 2, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
     const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
       Float64Array.from(random(sequences * seq * count * headDim, i + 1), (value) => 3 * value)
     );
     assert.ok(q && k && v);
-    const want = attentionOracle({ batch: sequences, seq, heads, kvHeads, headDim }, { q, k, v }).o;
+    const want = attentionOracle({ batch: sequences, seq, heads, kvHeads, headDim, window }, { q, k, v }).o;
     using caches = createCaches(device, specOf(shape), { capacity, placement: "buffer", sequences });
     const cache = caches.layers[0] ?? assert.fail();
     if (cache.placement !== "buffer") assert.fail();
@@ -167,7 +179,7 @@ Deno.test("decoding attention of sequences with caches of their own equals the l
       plan.dispatch(compileKernel(device, cacheAppend), [keys, values, position, cache.k, cache.v, {
         params: [u32(stride / 4), u32(capacity)],
       }], { groups: [Math.ceil(stride / 256), sequences] });
-      const sizes = { heads, kvHeads, headDim, capacity, rows: sequences, ownCaches: true, lanes };
+      const sizes = { heads, kvHeads, headDim, window, capacity, rows: sequences, ownCaches: true, lanes };
       recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
       await plan.run();
     }

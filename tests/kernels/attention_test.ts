@@ -26,6 +26,15 @@ const SHAPES: readonly AttentionShape[] = [
   { batch: 2, seq: 37, heads: 4, kvHeads: 2, headDim: 128 },
 ];
 
+/** Itself alone, odd, around the steps and blocks of the tiles, all but one of the keys, all, and more. */
+const WINDOWED: readonly AttentionShape[] = [
+  ...[1, 5, 8, 15, 16, 17, 47, 63, 64, 65, 129, 130, 1000].map((window) => (
+    { batch: 1, seq: 130, heads: 4, kvHeads: 2, headDim: 6, window }
+  )),
+  ...[1, 3, 36, 38].map((window) => ({ batch: 3, seq: 37, heads: 3, kvHeads: 3, headDim: 10, window })),
+  { batch: 2, seq: 70, heads: 9, kvHeads: 3, headDim: 64, window: 33 },
+];
+
 /** Tiles for other widths than 64: they compile fast, and their odd step leaves a rest of the keys. */
 const SMALL = {
   forward: { lanes: 8, rows: 2, step: 3 },
@@ -56,10 +65,41 @@ for (const variant of ["texture", "workgroup"] as const) {
       await compare(shape, { variant, scratch });
     }
   });
+
+  Deno.test(`attention over a window and its backward match the oracle with the variant '${variant}'`, async () => {
+    using scratch = new AttentionScratch(device);
+    for (const shape of WINDOWED) await compare(shape, { variant, scratch });
+  });
+
+  Deno.test(`a window of all keys has the bits of none, and one of one key no gradient of its score, with the variant '${variant}'`, async () => {
+    using scratch = new AttentionScratch(device);
+    const shape = { batch: 1, seq: 130, heads: 4, kvHeads: 2, headDim: 6 }, any = random(shape);
+    const whole = await runBoth(shape, { variant, scratch, ...any });
+    assert.deepEqual(await runBoth({ ...shape, window: 130 }, { variant, scratch, ...any }), whole);
+    // A window of one: o is the value of the token itself, its softmax is 1, and neither q nor k matter.
+    const own = await runBoth({ ...shape, window: 1 }, { variant, scratch, ...any });
+    assert.ok([...own.dq, ...own.dk].every((value) => Math.abs(value) < 1e-4));
+  });
 }
 
+Deno.test("attention over a window costs what its keys do, in fewer dispatches", () => {
+  using buffer = device.createBuffer("any", 4 * paddedRows(130) * strideOf(4 * headStride(10)));
+  const buffers = { q: buffer, k: buffer, v: buffer, o: buffer, lse: buffer };
+  const dispatches = (window: number): number => {
+    using plan = new Plan(device);
+    const shape = { batch: 1, seq: 30_000, heads: 4, kvHeads: 2, headDim: 10, window };
+    recordAttention(plan, shape, { ...buffers, variant: "workgroup", tiles: SMALL });
+    return plan.length;
+  };
+  assert.equal(dispatches(30_000), 2 * Math.ceil(3750 / 520));
+  assert.equal(dispatches(100), 1);
+});
+
 Deno.test("the oracle's gradients match finite differences", () => {
-  const shape = { batch: 1, seq: 3, heads: 4, kvHeads: 2, headDim: 2 };
+  for (const window of [1, 2, 3]) finiteDifferences({ batch: 1, seq: 3, heads: 4, kvHeads: 2, headDim: 2, window });
+});
+
+function finiteDifferences(shape: AttentionShape): void {
   const inputs = randomInputs(shape), dO = randomDense(shape.seq * shape.heads * shape.headDim, 99);
   const grads = attentionGradOracle(shape, inputs, dO);
   const loss = (): number =>
@@ -76,7 +116,7 @@ Deno.test("the oracle's gradients match finite differences", () => {
     });
     assertClose(`d${name}`, grads[name], numeric, 1e-8); // ε² of the central difference, and 1e-16 / ε of rounding
   }
-});
+}
 
 Deno.test("recordAttention() keeps large scores finite", async () => {
   using scratch = new AttentionScratch(device);

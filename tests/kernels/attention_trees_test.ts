@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { AttentionScratch, recordAttention, recordRope, ropeTable } from "../../lib/nn/attention.ts";
-import { createTreeBuilder, type Sequence, type TokenTree } from "../../lib/nn/token_tree.ts";
+import { createTreeBuilder, type Sequence, type TokenTree, treeSpans } from "../../lib/nn/token_tree.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";
 
 // As in attention_test.ts: scores are sums of up to 64 f32 products.
@@ -50,8 +50,9 @@ for (const variant of ["texture", "workgroup"] as const) {
     using scratch = new AttentionScratch(device);
     // One node more than a block of queries has, and several blocks.
     for (const [tail, heads, kvHeads, headDim] of [[23, 3, 1, 64], [11, 8, 4, 16]] as const) {
-      const { tokens, spans } = someTrees(tail),
-        seq = tokens.length,
+      const tree = someTrees(tail),
+        { spans } = tree,
+        seq = tree.tokens.length,
         shape = { batch: 1, seq, heads, kvHeads, headDim };
       const q = values(seq * heads * headDim, 1), k = values(seq * kvHeads * headDim, 2);
       const v = values(seq * kvHeads * headDim, 3);
@@ -68,26 +69,31 @@ for (const variant of ["texture", "workgroup"] as const) {
         v: upload(v, kvHeads * headDim),
         o: upload(new Float32Array(q.length).fill(7), heads * headDim),
         lse: pool.use(device.uploadBuffer("lse", new Float32Array(heads * seq))),
-        spans: pool.use(device.uploadBuffer("spans", spans)),
       };
-      using plan = new Plan(device);
-      recordAttention(plan, shape, { ...buffers, variant, scratch });
-      await plan.run();
       const width = heads * headDim, stride = Math.ceil(width / 64) * 64;
-      const got = await device.readFloats(buffers.o, seq * stride);
-      for (let node = 0; node < seq; node++) {
-        const path = Array.from({ length: node + 1 }, (_, j) => j).filter((j) => node < (spans[2 * j + 1] ?? 0));
-        const gather = (data: Float32Array, size: number): Float64Array =>
-          Float64Array.from(path.flatMap((row) => [...data.subarray(row * size, (row + 1) * size)]));
-        const inputs = { q: gather(q, width), k: gather(k, kvHeads * headDim), v: gather(v, kvHeads * headDim) };
-        const want = attentionOracle({ ...shape, seq: path.length }, inputs).o.subarray((path.length - 1) * width);
-        want.forEach((value, column) => {
-          const actual = got[node * stride + column] ?? NaN;
-          assert.ok(
-            Math.abs(actual - value) <= TOLERANCE * (1 + Math.abs(value)),
-            `${variant}, tail ${tail}: node ${node}, column ${column}: ${actual}, expected ${value}`,
-          );
-        });
+      const check = (window: number | undefined, got: Float32Array): void => {
+        for (let node = 0; node < seq; node++) {
+          const path = Array.from({ length: node + 1 }, (_, j) => j).filter((j) => node < (spans[2 * j + 1] ?? 0));
+          path.splice(0, Math.max(0, path.length - (window ?? Infinity)));
+          const gather = (data: Float32Array, size: number): Float64Array =>
+            Float64Array.from(path.flatMap((row) => [...data.subarray(row * size, (row + 1) * size)]));
+          const inputs = { q: gather(q, width), k: gather(k, kvHeads * headDim), v: gather(v, kvHeads * headDim) };
+          const want = attentionOracle({ ...shape, seq: path.length }, inputs).o.subarray((path.length - 1) * width);
+          want.forEach((value, column) => {
+            const actual = got[node * stride + column] ?? NaN;
+            assert.ok(
+              Math.abs(actual - value) <= TOLERANCE * (1 + Math.abs(value)),
+              `${variant}, tail ${tail}, window ${window}: node ${node}, column ${column}: ${actual}, expected ${value}`,
+            );
+          });
+        }
+      };
+      for (const window of [undefined, 1, 7, 2 * tail, 1000]) {
+        using seen = device.uploadBuffer("spans", treeSpans(tree, seq, window));
+        using plan = new Plan(device);
+        recordAttention(plan, shape, { ...buffers, spans: seen, variant, scratch });
+        await plan.run();
+        check(window, await device.readFloats(buffers.o, seq * stride));
       }
     }
   });

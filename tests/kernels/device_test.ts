@@ -15,7 +15,7 @@ const LORA = { rank: 8, alpha: 16, targets: ["q", "v"] } as const;
 Deno.test("where the last buffer does not fit, those before it are given back", async () => {
   const makers: readonly ((device: Device) => Disposable)[] = [
     (device) => createMaskSlots(device, SPEC),
-    (device) => createTreeBuffers(device, 1000),
+    (device) => createTreeBuffers(device, 1000, [undefined, 8]),
     (device) => createLora(device, SPEC, { ...LORA, trains: true }),
   ];
   for (const make of makers) {

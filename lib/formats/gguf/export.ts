@@ -1,6 +1,15 @@
 // A model as a GGUF for llama.cpp.
 import { CompressoError } from "../../core/errors.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, QWEN2_BIASES, tensorShapes } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  EMBEDDING,
+  HEAD,
+  type LayerCount,
+  type LayerSpec,
+  QWEN2_BIASES,
+  tensorShapes,
+  withCounts,
+} from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
@@ -97,10 +106,11 @@ function contentOf(
  * the last layer; without heads it fails in the first. One zero FFN column, or one zero head, changes no value.
  */
 export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
-  return layers.map(({ heads, kvHeads, ffn }, index) => {
+  return layers.map((layer, index) => {
+    const { heads, kvHeads, ffn } = layer;
     const head = heads === 0 && index === 0;
     const column = ffn === 0 && (heads > 0 || head || index === layers.length - 1);
-    return { heads: head ? 1 : heads, kvHeads: head ? 1 : kvHeads, ffn: column ? 1 : ffn };
+    return withCounts(layer, { heads: head ? 1 : heads, kvHeads: head ? 1 : kvHeads, ffn: column ? 1 : ffn });
   });
 }
 
@@ -162,7 +172,7 @@ function modelMetadata(
   const { arch, tokenizerMetadata } = options;
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
-  const counts = (key: keyof LayerSpec): GgufValue =>
+  const counts = (key: LayerCount): GgufValue =>
     arch !== "deci" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
   const metadata = new Map<string, GgufValue | GgufTyped>([
     ["general.architecture", arch],

@@ -1,5 +1,5 @@
 // Attention of tokens over a KV cache in buffers or textures.
-import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture } from "../../../kernels/mod.ts";
+import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture, NO_WINDOW } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
@@ -11,6 +11,8 @@ export interface DecodeShape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  /** Keys that a query sees, its own included, at least 1. Default: all. */
+  readonly window?: number | undefined;
   /** Rows of the caches. */
   readonly capacity: number;
   /** Query tokens, which follow each other unless `ownCaches` is set. Default 1. */
@@ -87,15 +89,15 @@ export function recordTextureDecodeAttention(
 /** Records a kernel over all rows, in as many dispatches as keep each of them short. */
 function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
   readonly kernel: Kernel;
-  /** Params before the first row and the scale. */
+  /** Params before the window, the first row and the scale. */
   readonly sizes: readonly number[];
   readonly bound: readonly Bound[];
 }): void {
-  const { heads, headDim, capacity, rows = 1 } = shape;
-  const cost = 4 * headDim * heads * capacity, part = Math.max(1, Math.floor(DISPATCH_COST / cost));
+  const { heads, headDim, capacity, rows = 1, window = NO_WINDOW } = shape;
+  const cost = 4 * headDim * heads * Math.min(capacity, window), part = Math.max(1, Math.floor(DISPATCH_COST / cost));
   for (let first = 0; first < rows; first += part) {
     const count = Math.min(part, rows - first);
-    const params = [...[...sizes, first].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+    const params = [...[...sizes, window, first].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
     plan.dispatch(kernel, [...bound, { params }], { groups: [heads / sharedHeads(shape), count], cost: count * cost });
   }
 }

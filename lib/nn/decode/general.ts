@@ -68,7 +68,10 @@ export function recordCachedAttention(
 ): void {
   const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim } = weights.spec, { heads, kvHeads } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
+  const { headDim } = weights.spec,
+    { heads, kvHeads, window } = layer.spec,
+    { q, k, v, o } = own.forward,
+    { rows } = act;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
   const turn = { rows, seq: 1, headDim, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
@@ -76,7 +79,7 @@ export function recordCachedAttention(
   plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
     params: [u32(kvStride / 4), u32(capacity)],
   }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });
-  recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity, rows, ownCaches: rows > 1 }, {
+  recordDecodeAttention(plan, { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1 }, {
     q,
     kCache: cache.k,
     vCache: cache.v,

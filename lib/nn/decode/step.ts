@@ -129,7 +129,7 @@ function recordToken({ plan, weights, masks, token, embedded, x }: Context): voi
 /** x += Wo·(z ∘ attention of RMSNorm(x)) ∘ z. */
 function recordAttention(
   context: Context,
-  { attention: part, spec: { heads, kvHeads } }: LayerWeights,
+  { attention: part, spec: { heads, kvHeads, window } }: LayerWeights,
   index: number,
 ): void {
   const { plan, weights, masks, caches: { capacity, layers }, rope, position, x, qkv, o } = context;
@@ -138,7 +138,7 @@ function recordAttention(
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
   const input: MatvecInput = { buffer: x, width: hidden, norm: { weight: part.norm, eps: spec.normEps } };
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
-  const shape = { heads, kvHeads, headDim, capacity };
+  const shape = { heads, kvHeads, headDim, window, capacity };
   plan.section("products");
   if (cache.placement === "texture") {
     recordRotatedProducts(plan, input, part, {

@@ -1,4 +1,4 @@
-// Causal grouped attention in f64, forward and backward, on dense arrays [batch·seq, heads·headDim]. The reference of the attention tests.
+// Causal grouped attention in f64, over all keys or a window of them, forward and backward, on dense arrays [batch·seq, heads·headDim]. The reference of the attention tests.
 import type { AttentionShape } from "../../../lib/nn/attention.ts";
 
 /** Dense inputs of {@link attentionOracle}. */
@@ -55,11 +55,11 @@ export function attentionGradOracle(shape: AttentionShape, inputs: AttentionInpu
 
 /** Visits row m and head h, where its query starts and where the heads of its keys start. */
 function eachQuery(shape: AttentionShape, visit: (m: number, h: number, at: number, kvAt: number[]) => void): void {
-  const { batch, seq, heads, kvHeads, headDim } = shape;
+  const { batch, seq, heads, kvHeads, headDim, window = seq } = shape;
   for (let m = 0; m < batch * seq; m++) {
     for (let h = 0; h < heads; h++) {
-      const kv = Math.floor(h / (heads / kvHeads)), t = m % seq;
-      const kvAt = Array.from({ length: t + 1 }, (_, j) => ((m - t + j) * kvHeads + kv) * headDim);
+      const kv = Math.floor(h / (heads / kvHeads)), seen = Math.min(m % seq + 1, window);
+      const kvAt = Array.from({ length: seen }, (_, j) => ((m - seen + 1 + j) * kvHeads + kv) * headDim);
       visit(m, h, (m * heads + h) * headDim, kvAt);
     }
   }

@@ -87,8 +87,9 @@ export class CompressoError extends Error {
   /** What the message is made of. */
   readonly parts: ErrorParts;
 
-  /** Makes the message from its parts. */
-  constructor(code: ErrorCode, parts: ErrorParts, options?: ErrorOptions) {
+  /** Makes the message from its parts. Those of a longer message than 2,048 characters are cut in their middle. */
+  constructor(code: ErrorCode, given: ErrorParts, options?: ErrorOptions) {
+    const parts = bounded(given);
     super(spelled(sentence(parts), spellPath), options);
     this.code = code;
     this.parts = parts;
@@ -98,6 +99,28 @@ export class CompressoError extends Error {
   get exitStatus(): number {
     return EXIT_STATUS[this.code];
   }
+}
+
+/** Characters of a message. */
+const MOST = 2048;
+/** Characters of a part of a longer one: four parts and the words between them take no more than {@link MOST}. */
+const MOST_OF_PART = 500;
+
+/** What a file holds may be long, and stands in errors. */
+function bounded(parts: ErrorParts): ErrorParts {
+  if (sentence(parts).length <= MOST) return parts;
+  const cut = (text: string): string => {
+    if (text.length <= MOST_OF_PART) return text;
+    return `${text.slice(0, MOST_OF_PART - 101)} … ${text.slice(-98)}`;
+  };
+  const { what, rule, value, fix, option } = parts;
+  return {
+    what: cut(what),
+    ...(rule === undefined ? {} : { rule: cut(rule) }),
+    ...(value === undefined ? {} : { value: cut(value) }),
+    ...(fix === undefined ? {} : { fix: cut(fix) }),
+    ...(option === undefined ? {} : { option }),
+  };
 }
 
 function sentence({ what, rule, value, fix }: ErrorParts): string {

@@ -141,6 +141,13 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
   ...["focus", "prefinetune", "postfinetune"] as const,
 ];
 
+/** Combinations of an experiment: each is a run, and each is named in its tables. */
+const MOST_CELLS = 10_000;
+
+function cellCount(grid: Grid): number {
+  return Object.values(grid).reduce((product, values) => product * (values?.length ?? 1), 1);
+}
+
 /** Checks what depends on several parts. */
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
@@ -163,6 +170,8 @@ function checkRest(definition: ExperimentDefinition): void {
       fail(`'${option}' is one of ${known}`, String(value));
     }
   }
+  const cells = gridsOf(definition).reduce((sum, part) => sum + cellCount(part), 0);
+  if (cells > MOST_CELLS) fail(`the grids have at most ${MOST_CELLS} combinations`, `${cells}`);
   const { base = {} } = definition;
   const without = gridsOf(definition).filter(({ lora = [base.lora] }) => lora.includes(false));
   const idle = OF_LORA.find((option) =>

@@ -64,6 +64,8 @@ Deno.test("an experiment is refused with the part that is wrong", () => {
     /it is numbers of layers, such as 0, 1, -1/,
   );
   wrong({ grid: { protect: [[0, 1.5]] } }, /numbers of layers/, /got: \[0,1.5\]/);
+  const many = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
+  wrong({ grid: { rank: many(1999), seed: many(2000) } }, /at most 10000 combinations/, /got: 3998000/);
   wrong({ grid: { model: ["big"] } }, /'model' is one of model/, /got: big/);
   wrong({ data: { file: "a.json", limit: 3, last: 3 } }, /from the first on, or from the end/);
   const rows = { file: "a.json", seq: 48, name: "one" };

@@ -284,3 +284,18 @@ Deno.test("random byte flips in a header give a CompressoError or a sound header
     assert.ok(refused > 250 && refused < 500, `${refused} of 500 refused`);
   });
 });
+
+Deno.test("a shape of many huge dimensions is refused at once, with a message of bounded length", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const shape = `[${Array(60_000).fill(2 ** 53 - 1).join(",")}]`;
+    await Deno.writeFile(`${folder}/a`, craft(`{"a":{"dtype":"F32","shape":${shape},"data_offsets":[0,4]}}`, 4));
+    const start = performance.now();
+    await rejectsWith(openSafetensors(`${folder}/a`), "input", /^[^]{0,2048}$/);
+    await rejectsWith(openSafetensors(`${folder}/a`), "input", /got: 2\^80 bits or more/);
+    assert(performance.now() - start < 5000);
+    // A dimension of 0 leaves nothing, however large the others are.
+    const none = `[0,${2 ** 53 - 1},${2 ** 53 - 1}]`;
+    await Deno.writeFile(`${folder}/b`, craft(`{"a":{"dtype":"F32","shape":${none},"data_offsets":[0,0]}}`));
+    assert.deepEqual(await (await openSafetensors(`${folder}/b`)).read("a"), new Float32Array(0));
+  });
+});

@@ -127,14 +127,31 @@ function entryOf(
     throw broken(path, `${tensor} has data_offsets [begin, end]`, JSON.stringify(offsets));
   }
   const [begin = 0, end = 0] = offsets;
-  // The product is done in BigInt: 2^32 × 2^32 must not wrap into a size that fits.
-  const bits = shape.reduce((product, count) => product * BigInt(count), BigInt(DTYPE_BITS[dtype]));
+  const bits = bitsOf(shape, dtype);
+  if (bits === null) {
+    throw broken(
+      path,
+      `${tensor}, ${dtype} [${shape.join(", ")}], has a size that a file can have`,
+      "2^80 bits or more",
+    );
+  }
   if (bits % 8n !== 0n) throw broken(path, `${tensor} fills whole bytes`, `${bits} bits`);
   if (bits / 8n !== BigInt(end - begin)) {
     const value = `data_offsets ${begin} to ${end}, ${end - begin} bytes`;
     throw broken(path, `${tensor}, ${dtype} [${shape.join(", ")}], has ${bits / 8n} bytes`, value);
   }
   return { name, dtype, shape, offset: dataStart + begin, byteLength: end - begin };
+}
+
+/** Bits of a tensor, in BigInt, as 2^32 × 2^32 must not wrap into a size that fits; null for more than any file has. */
+function bitsOf(shape: readonly number[], dtype: SafetensorsDtype): bigint | null {
+  if (shape.includes(0)) return 0n;
+  let bits = BigInt(DTYPE_BITS[dtype]);
+  for (const count of shape) {
+    bits *= BigInt(count);
+    if (bits >= 2n ** 80n) return null;
+  }
+  return bits;
 }
 
 /** Tensors must fill the rest of the file: each begins where the previous one ends. */

@@ -13,6 +13,8 @@ import dropoutText from "./dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "text" };
 import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
+import headNormText from "./head_norm.wgsl" with { type: "text" };
+import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
 import maskBoundsText from "./mask_bounds.wgsl" with { type: "text" };
 import maskExpandText from "./mask_expand.wgsl" with { type: "text" };
@@ -82,6 +84,14 @@ export const rmsNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lane
 /** dx of RMSNorm: bindings dy, x, w, r, dx, params. */
 export const rmsNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
   kernel("rms_norm_backward", reduce(lanes) + rmsNormBackwardText, "read read read read storage uniform")
+);
+/** y = RMSNorm of each head of x: bindings x, w, y, params. */
+export const headNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("head_norm", reduce(lanes) + headNormText, "read read storage uniform")
+);
+/** Its backward: bindings x, w, dy → dx, params. */
+export const headNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("head_norm_backward", reduce(lanes) + headNormBackwardText, "read read storage uniform")
 );
 /** Masked SwiGLU: bindings gate, up, z, a, params. */
 export const swiglu = kernel("swiglu", swigluText, "read read read storage uniform");

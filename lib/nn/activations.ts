@@ -29,13 +29,14 @@ export interface ActivationOptions extends PassShape {
 }
 
 /** Buffers of a layer's forward pass. */
-const FORWARD = ["h1", "h2", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
+const FORWARD = ["h1", "h2", "q0", "k0", "q", "k", "v", "o", "om", "y1", "x1", "gate", "up", "a", "y2"] as const;
 type Forward = typeof FORWARD[number];
 /** Names of the buffers of the backward pass. */
 type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 
 /** Buffers of the forward pass of one layer; layers share those that are not kept for backward. */
 export interface LayerActivations {
+  /** q0 and k0 are those before their norm; without `qkNorm` they are the buffers of q and k. */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
   /** 1 / rms of each row [rows], of the attention norm and of the FFN norm. */
   readonly rms: readonly [DeviceBuffer, DeviceBuffer];
@@ -174,6 +175,8 @@ function createLayers(
     y1: hidden,
     x1: hidden,
     y2: hidden,
+    q0: q,
+    k0: kv,
     q,
     k: kv,
     v: kv,
@@ -184,21 +187,23 @@ function createLayers(
     a: ffn,
   });
   const wide = widthsFor(widest(spec));
-  const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : FORWARD;
-  const keepsAll = kept.length === FORWARD.length;
+  const names = FORWARD.filter((name) => spec.qkNorm || (name !== "q0" && name !== "k0"));
+  const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : names;
+  const keepsAll = kept.length === names.length;
   const inner = (label: string): LayerActivations["inner"] =>
     rank > 0 ? record(PROJECTIONS, (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank)) : null;
   const sums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
     rms: [floats(`rms1${label}`, rows), floats(`rms2${label}`, rows)],
     lse: floats(`lse${label}`, heads * rows),
   });
-  const shared = new Map(FORWARD.filter((name) => !kept.includes(name)).map((name) => [name, act(name, wide[name])]));
+  const shared = new Map(names.filter((name) => !kept.includes(name)).map((name) => [name, act(name, wide[name])]));
   const sharedSums = keepsAll ? null : sums("");
   const sharedInner = backward ? null : inner("");
   return spec.layers.map((layer, index) => {
     const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
+    const own = record(names, (name) => shared.get(name) ?? act(name + label, widths[name]));
     return {
-      forward: record(FORWARD, (name) => shared.get(name) ?? act(name + label, widths[name])),
+      forward: spec.qkNorm ? own : { ...own, q0: own.q, k0: own.k },
       ...(sharedSums ?? sums(label)),
       inner: backward ? inner(label) : sharedInner,
     };

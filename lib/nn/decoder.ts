@@ -9,7 +9,10 @@ import { type Operand, operand } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
+  type Heads,
   recordEmbedding,
+  recordHeadNorm,
+  recordHeadNormBackward,
   recordResidual,
   recordRmsNorm,
   recordRmsNormBackward,
@@ -112,8 +115,11 @@ function recordAttentionPart(
   plan.section("elementwise");
   recordRmsNorm(plan, { x, w: norm, y: f.h1, r: rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
   const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
-  for (const projection of ["q", "k", "v"] as const) {
-    recordProjection(context, { layer: index, projection, input, output: f[projection], again });
+  for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
+    recordProjection(context, { layer: index, projection, input, output, again });
+  }
+  for (const { x, w, y, heads } of headNorms(context, index)) {
+    recordHeadNorm(plan, { x, w, y }, headShape(context, heads));
   }
   plan.section("attention");
   (context.attend ?? recordSelfAttention)(context, index);
@@ -245,6 +251,9 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
   });
   rotate(context, { buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
   rotate(context, { buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
+  for (const { x, w, dy, heads } of headNorms(context, index)) {
+    if (dy) recordHeadNormBackward(plan, { x, w, dy }, headShape(context, heads));
+  }
   for (const [projection, buffer] of [["q", b.dq], ["k", b.dk], ["v", b.dv]] as const) {
     const width = projection === "q" ? widths.q : widths.kv;
     recordProjectionBackward(context, {
@@ -262,6 +271,29 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     width: hidden,
     accumulate: true,
   });
+}
+
+/** The norms of a layer's q and k heads: values before and after, weight, and the gradient's buffer of a backward pass. None without `qkNorm`. */
+function headNorms(context: DecoderContext, index: number): readonly {
+  readonly x: DeviceBuffer;
+  readonly w: DeviceBuffer;
+  readonly y: DeviceBuffer;
+  readonly dy: DeviceBuffer | undefined;
+  readonly heads: number;
+}[] {
+  const { layer, forward: f } = partsOf(context, index),
+    weights = layer.attention?.headNorms,
+    { backward } = context.act;
+  if (!weights) return [];
+  const { heads, kvHeads } = layer.spec;
+  return [
+    { x: f.q0, w: weights.q, y: f.q, dy: backward?.dq, heads },
+    { x: f.k0, w: weights.k, y: f.k, dy: backward?.dk, heads: kvHeads },
+  ];
+}
+
+function headShape({ act, weights: { spec } }: DecoderContext, heads: number): Heads {
+  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps };
 }
 
 /** unmasked := dx ∘ z_hidden, and dz_hidden += Σ dx · unmasked. */

@@ -7,6 +7,8 @@ import {
   crossEntropy,
   dropout,
   embeddingKernel,
+  headNorm,
+  headNormBackward,
   type NormLanes,
   reducePartials,
   residual,
@@ -22,7 +24,7 @@ import {
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
-import { strideOf } from "./padding.ts";
+import { headStride, strideOf } from "./padding.ts";
 import type { Matrix } from "./products/matrix.ts";
 
 /** A buffer or a part of one. */
@@ -99,6 +101,43 @@ export function recordRmsNormBackward(
     [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), f32(width), u32(accumulate ? 1 : 0)] }],
     { groups: [rows], cost: 12 * rows * width },
   );
+}
+
+/** Heads of an activation [rows, strideOf(heads·headStride(headDim))]. */
+export interface Heads {
+  readonly rows: number;
+  readonly heads: number;
+  readonly headDim: number;
+  readonly eps: number;
+  readonly lanes?: NormLanes;
+}
+
+/** y = RMSNorm of each head of x, times w [headStride]; writes (=), the columns behind the heads too. */
+export function recordHeadNorm(plan: Plan, io: { x: Span; w: Span; y: Span }, shape: Heads): void {
+  headDispatch(plan, { kernel: headNorm, bound: [io.x, io.w, io.y], cost: 8 }, shape);
+}
+
+/** Gradient of {@link recordHeadNorm} with respect to x, in place: dy := dx. */
+export function recordHeadNormBackward(plan: Plan, io: { x: Span; w: Span; dy: Span }, shape: Heads): void {
+  headDispatch(plan, { kernel: headNormBackward, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
+}
+
+function headDispatch(
+  plan: Plan,
+  { kernel, bound, cost }: {
+    readonly kernel: typeof headNorm;
+    readonly bound: readonly Bound[];
+    /** Operations of a value. */
+    readonly cost: number;
+  },
+  { rows, heads, headDim, eps, lanes = normLanes(plan) }: Heads,
+): void {
+  const width = headStride(headDim),
+    params = [u32(strideOf(heads * width) / 4), u32(width / 4), f32(headDim), f32(eps)];
+  plan.dispatch(compileKernel(plan.device, kernel[lanes]), [...bound, { params }], {
+    groups: [heads, rows],
+    cost: cost * rows * heads * headDim,
+  });
 }
 
 /** a = silu(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */

@@ -6,6 +6,7 @@ import {
   FINAL_NORM,
   hasBias,
   HEAD,
+  headNormName,
   type LayerSpec,
   normName,
   presentProjections,
@@ -26,13 +27,15 @@ import type { QuantRows } from "../spec/quant.ts";
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Norm [stride] and projections of attention. */
+  /** Norm [stride], projections and norms of heads of attention. */
   readonly attention: {
     readonly norm: DeviceBuffer;
     readonly q: Matrix;
     readonly k: Matrix;
     readonly v: Matrix;
     readonly o: Matrix;
+    /** Weights [headStride] of the norms of q and k heads; null without `qkNorm`. */
+    readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
   /** Norm [stride] and projections of the FFN. */
   readonly ffn:
@@ -121,8 +124,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     }
     return target;
   };
-  const vector = async (name: string): Promise<DeviceBuffer> => {
-    const padded = new Float32Array(strideOf(spec.hidden));
+  const vector = async (name: string, width = strideOf(spec.hidden)): Promise<DeviceBuffer> => {
+    const padded = new Float32Array(width);
     if (!device.isDry) padded.set(finite(name, await source.read(name)));
     return own(device.uploadBuffer(name, padded));
   };
@@ -146,6 +149,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           k: await part("k"),
           v: await part("v"),
           o: await part("o"),
+          headNorms: spec.qkNorm
+            ? {
+              q: await vector(headNormName(index, "q"), headStride(spec.headDim)),
+              k: await vector(headNormName(index, "k"), headStride(spec.headDim)),
+            }
+            : null,
         },
         ffn: layer.ffn === 0 ? null : {
           norm: await vector(normName(index, "ffn")),

@@ -12,6 +12,8 @@ import { readRows } from "../disk/rows.ts";
 import type { TextRow } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
+import { refuseUnlike } from "../formats/gguf/export.ts";
+import type { Layout } from "../units/layout.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";
@@ -113,7 +115,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
     ...rest
   } = options;
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
-  checkFiles(files, { size: rest.size, model });
+  checkFiles(files, { size: rest.size, layout: files.layout ?? rest.layout ?? OPTION_TABLE.layout.default, model });
   checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
@@ -175,18 +177,24 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
 
 /**
  * Refuses files that the model cannot be written as, before the first step: not every positional encoding has a config, which a folder that has to be
- * written needs, and not every tokenizer a GGUF.
+ * written needs, and a GGUF neither takes every tokenizer nor layers that differ of every architecture.
  */
 function checkFiles(
   files: SessionExportOptions,
-  { size, model: { spec, tokenizer } }: { readonly size: PruneOptions["size"] | undefined; readonly model: Model },
+  { size, layout, model: { spec, tokenizer } }: {
+    readonly size: PruneOptions["size"] | undefined;
+    readonly layout: Layout;
+    readonly model: Model;
+  },
 ): void {
   checkSessionExport(files);
   checkExportSize(size, files);
   const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
   const isSized = size && "file" in size && size.file.format === "hf";
   if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
-  if (tokenizer && isAlone && formats.includes("gguf")) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
+  if (!isAlone || !formats.includes("gguf")) return;
+  if (layout === "compact") refuseUnlike(spec);
+  if (tokenizer) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
 }
 
 /** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */

@@ -1,7 +1,7 @@
 // Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
-import { stageGguf } from "../formats/gguf/export.ts";
+import { ggufArch, stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/gguf/spec.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
@@ -80,7 +80,10 @@ export async function stageModel(
   const hf = possible("hf", () => ropeConfig(laidOut.spec));
   const metadata = possible(
     "gguf",
-    () => tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>(),
+    () => {
+      ggufArch(laidOut.spec);
+      return tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>();
+    },
   );
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(files, paths.gguf);
@@ -194,7 +197,7 @@ function ggufPrograms(
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
 function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   const { hidden, headDim, layers } = spec;
-  const isNew = arch !== "qwen2" && hasBias(spec, "q") &&
+  const isNew = arch !== "qwen2" && arch !== "qwen3" && hasBias(spec, "q") &&
     layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
   const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
   if (arch !== "deci") return [...loaders, "compresso"];

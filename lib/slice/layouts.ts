@@ -6,12 +6,14 @@ import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,
   type DecoderSpec,
+  headNormName,
   layersAlike,
   type LayerSpec,
   normName,
   type Projection,
   projectionName,
   PROJECTIONS,
+  QK,
   withCounts,
 } from "../spec/decoder.ts";
 import type { Layout } from "../units/layout.ts";
@@ -35,6 +37,7 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
   if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
   for (const [layer, [place]] of living.entries()) {
     for (const norm of ["attention", "ffn"] as const) made.set(normName(layer, norm), { from: normName(place, norm) });
+    for (const of of QK) made.set(headNormName(layer, of), { from: headNormName(place, of) });
     for (const projection of PROJECTIONS) {
       made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
       made.set(biasName(layer, projection), { from: biasName(place, projection) });
@@ -90,7 +93,11 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       const bias = biasName(index, projection), { rows } = maps[projection];
       made.set(bias, there ? { from: bias, rows } : { fill: 0 });
     }
-    if (layer.heads === 0) made.set(normName(index, "attention"), { fill: 1 });
+    if (layer.heads === 0) {
+      for (const name of [normName(index, "attention"), ...QK.map((of) => headNormName(index, of))]) {
+        made.set(name, { fill: 1 });
+      }
+    }
     if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });
   });
   const layers = spec.layers.map((layer) => withCounts(layer, { heads: kvHeads * size, kvHeads, ffn }));

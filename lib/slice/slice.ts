@@ -65,6 +65,7 @@ interface LayerPlan {
  * - z of heads goes into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up), z of hidden dims into columns of
  *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
+ * - Norms of q and k heads share ε': with q and k times √(H/D), their means of squares and ε' keep the proportion of mean and ε.
  * - Biases follow the rows of their weights. A part that is cut whole leaves the bias of o_proj or down_proj: it moves to the last such write to
  *   the residual stream before it, which nothing between the two reads. Where there is none, the layer keeps a column of zeros, or a head where its
  *   FFN is read after it.
@@ -133,7 +134,11 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     norm(normName(index, "ffn"));
     for (const projection of PROJECTIONS) {
       const from = projectionName(index, projection);
-      const picked = pick(plan, projection, { hidden, hiddenScale });
+      const picked = pick(plan, projection, {
+        hidden,
+        hiddenScale,
+        headScale: spec.qkNorm && hidden ? Math.sqrt(ratio) : 1,
+      });
       remaps.set(from, { from, ...picked });
       const bias = biasName(index, projection), { rows, rowScale } = picked;
       if (hasBias(spec, projection)) remaps.set(bias, { from: bias, rows, rowScale });
@@ -156,12 +161,22 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
 function pick(
   plan: LayerPlan,
   projection: Projection,
-  { hidden, hiddenScale }: { readonly hidden: Int32Array | undefined; readonly hiddenScale: Float64Array | undefined },
+  { hidden, hiddenScale, headScale }: {
+    readonly hidden: Int32Array | undefined;
+    readonly hiddenScale: Float64Array | undefined;
+    /** Factor of q and k, which their norms take out again. */
+    readonly headScale: number;
+  },
 ): Omit<Remap, "from"> {
+  const scaled = (rows: Int32Array): Omit<Remap, "from"> =>
+    headScale === 1
+      ? { rows, cols: hidden }
+      : { rows, cols: hidden, rowScale: new Float64Array(rows.length).fill(headScale) };
   switch (projection) {
     case "q":
-      return { rows: plan.q, cols: hidden };
+      return scaled(plan.q);
     case "k":
+      return scaled(plan.kv);
     case "v":
       return { rows: plan.kv, cols: hidden };
     case "o":

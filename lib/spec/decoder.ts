@@ -29,7 +29,7 @@ export interface LayerSpec {
 /** The counts of a layer that pruning makes smaller. */
 export type LayerCount = Exclude<keyof LayerSpec, "window">;
 
-/** A decoder-only transformer of the LLaMA architecture: RMSNorm, RoPE, causal attention, SwiGLU. */
+/** A decoder-only transformer as LLaMA's: RMSNorm, RoPE, causal attention, SwiGLU. */
 export interface DecoderSpec {
   /** Number of token ids. */
   readonly vocab: number;
@@ -47,6 +47,8 @@ export interface DecoderSpec {
   readonly tied: boolean;
   /** Projections with a bias, in every layer that has them; absent where none has. */
   readonly biases?: readonly Projection[];
+  /** RMSNorm of each head of q and k before RoPE, with a weight [headDim] for q and one for k in every layer; absent where there is none. */
+  readonly qkNorm?: "head";
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
   /** Token that begins a text, if any. */
@@ -62,6 +64,9 @@ export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
 
 /** All projections, in canonical order. */
 export const PROJECTIONS: readonly Projection[] = ["q", "k", "v", "o", "gate", "up", "down"];
+
+/** The projections whose heads `qkNorm` norms. */
+export const QK = ["q", "k"] as const;
 
 /** The projections of a Qwen2 that have biases. */
 export const QWEN2_BIASES: readonly Projection[] = ["q", "k", "v"];
@@ -105,6 +110,16 @@ export function normName(layer: number, which: "attention" | "ffn"): string {
   return `model.layers.${layer}.${which === "attention" ? "input_layernorm" : "post_attention_layernorm"}.weight`;
 }
 
+/** Canonical name of the RMSNorm weight of a layer's query or key heads, shape [headDim]; only with `qkNorm`. */
+export function headNormName(layer: number, of: "q" | "k"): string {
+  return `model.layers.${layer}.self_attn.${of}_norm.weight`;
+}
+
+/** Parameters of a layer's norms of q and k heads. */
+export function headNormParameters({ qkNorm, headDim }: DecoderSpec, { heads }: LayerSpec): number {
+  return qkNorm && heads > 0 ? 2 * headDim : 0;
+}
+
 /** Shape [out, in] of a projection in a layer. */
 export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
   const { hidden, headDim } = spec;
@@ -131,6 +146,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
     const attention = layer.heads > 0, ffn = layer.ffn > 0;
     if (attention) shapes.set(normName(index, "attention"), [spec.hidden]);
     if (ffn) shapes.set(normName(index, "ffn"), [spec.hidden]);
+    if (attention && spec.qkNorm) { for (const of of QK) shapes.set(headNormName(index, of), [spec.headDim]); }
     for (const projection of PROJECTIONS) {
       const shape = projectionShape(spec, layer, projection);
       if (shape[0] === 0 || shape[1] === 0) continue;

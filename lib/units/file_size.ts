@@ -5,6 +5,7 @@ import {
   FINAL_NORM,
   hasBias,
   HEAD,
+  headNormName,
   normName,
   projectionName,
   PROJECTIONS,
@@ -41,6 +42,7 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
     layer(layer, hidden): number {
       const norm = bytes(normName(0, "attention"), [hidden]);
       let total = (layer.heads > 0 ? norm : 0) + (layer.ffn > 0 ? norm : 0);
+      if (spec.qkNorm && layer.heads > 0) total += 2 * bytes(headNormName(0, "q"), [spec.headDim]);
       for (const projection of PROJECTIONS) {
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection),
           name = projectionName(0, projection);

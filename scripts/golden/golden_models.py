@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -86,6 +86,13 @@ MODELS = {
             vocab_size=79, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-6,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    "qwen3": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: Qwen3Config(
+            hidden_size=38, num_attention_heads=6, num_key_value_heads=2, head_dim=10, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, **COMMON),
     },
 }
 
@@ -321,8 +328,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--out", default=os.path.join(here, "..", "..", "fixtures", "golden"), help="folder to write to")
-    root = parser.parse_args().out
-    models = {name: make(name, recipe, root, 1000 + index) for index, (name, recipe) in enumerate(MODELS.items())}
+    parser.add_argument("--model", choices=list(MODELS), help="make this one alone, and leave the others as they are")
+    options = parser.parse_args()
+    root, models = options.out, {}
+    if options.model:
+        with open(os.path.join(root, "golden.json"), encoding="utf-8") as file:
+            models = json.load(file)["models"]
+    for index, (name, recipe) in enumerate(MODELS.items()):
+        if options.model in (None, name):
+            models[name] = make(name, recipe, root, 1000 + index)
     with open(os.path.join(root, "golden.json"), "w", encoding="utf-8") as file:
         json.dump({"rank": RANK, "alpha": ALPHA, "targets": TARGETS, "models": models}, file, indent=1)
         file.write("\n")

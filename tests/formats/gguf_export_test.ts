@@ -165,6 +165,37 @@ Deno.test("exportGguf() takes llama or deci for biases where llama.cpp's qwen2 d
   }
 });
 
+Deno.test("exportGguf() writes norms of q and k heads as arch qwen3, and says why no other shape has one", async () => {
+  const qwen3: DecoderSpec = { ...SPEC, qkNorm: "head" };
+  for (const spec of [qwen3, { ...qwen3, tied: true }]) {
+    const source = randomSource(spec);
+    await exported(source, {}, async (read) => {
+      assert.equal(read.metadata.get("general.architecture"), "qwen3");
+      assert.equal(read.metadata.get("qwen3.attention.key_length"), 6);
+      assert.deepEqual(read.tensors.get("blk.1.attn_q_norm.weight")?.shape, [6]);
+      assert.deepEqual(read.spec, spec);
+      await assertSameWeights(read, source);
+    });
+  }
+  const cases: readonly (readonly [DecoderSpec, RegExp])[] = [
+    [
+      { ...qwen3, layers: [L(4, 2, 33), L(4, 2, 32)] },
+      /only qwen3 has .*got: layer 1: .*; fix: .* padded, .* uniform$/,
+    ],
+    [withBiases(qwen3, ["q", "k", "v", "o"]), /only qwen3 has .*no part has a bias; got: q, k, v, o; fix: .* folder/],
+    [{ ...qwen3, rope: { base: 500, scaling: { kind: "factors", factors: [1, 2, 4] } } }, /got: factors/],
+  ];
+  await inTemporaryFolder(async (folder) => {
+    for (const [spec, error] of cases) {
+      await rejectsWith(exportGguf(randomSource(spec), `${folder}/a`, OPTIONS), "input", error);
+    }
+    const llama = { ...OPTIONS, arch: "llama" as const };
+    await rejectsWith(exportGguf(randomSource(qwen3), `${folder}/a`, llama), "usage", /take arch qwen3/);
+    const plain = { ...OPTIONS, arch: "qwen3" as const };
+    await rejectsWith(exportGguf(randomSource(SPEC), `${folder}/a`, plain), "usage", /heads have norms/);
+  });
+});
+
 const L = (heads: number, kvHeads: number, ffn: number): LayerSpec => ({ heads, kvHeads, ffn });
 
 Deno.test("deciLayers() keeps a zero FFN column where a layer has heads: llama.cpp would drop their output", () => {

@@ -21,7 +21,10 @@ Deno.test("ggufRow() reorders a head as reshape(2, headDim / 2).swapaxes(0, 1) d
 
 Deno.test("ggufNames() gives every canonical tensor its own name", () => {
   const names = ggufNames(SPEC.layers.length);
-  assert.deepEqual(new Set(names.keys()), new Set(tensorShapes(withBiases(SPEC, PROJECTIONS)).keys()));
+  assert.deepEqual(
+    new Set(names.keys()),
+    new Set(tensorShapes({ ...withBiases(SPEC, PROJECTIONS), qkNorm: "head" }).keys()),
+  );
   assert.equal(new Set([...names.values()].map(({ name }) => name)).size, names.size);
   assert.equal(names.get("model.layers.1.self_attn.o_proj.weight")?.name, "blk.1.attn_output.weight");
   assert.equal(names.get("model.layers.0.mlp.down_proj.bias")?.name, "blk.0.ffn_down.bias");
@@ -130,7 +133,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama or deci or qwen2; got: gpt2; fix: .* Qwen2 architecture$/,
+    /general\.architecture is llama or deci or qwen2 or qwen3; got: gpt2; fix: .* Qwen3 architecture$/,
   ],
   ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /got: undefined/],
   [

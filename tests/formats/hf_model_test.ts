@@ -224,7 +224,7 @@ Deno.test("openHfFolder() takes head_dim from hidden_size and KV heads from head
   });
 });
 
-Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transformers has them", async () => {
+Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen2 and qwen3, as transformers has them", async () => {
   const cases: readonly (readonly [Record<string, unknown>, Partial<DecoderSpec>])[] = [
     [{ attention_bias: true }, { biases: ["q", "k", "v", "o"] }],
     [{ mlp_bias: true }, { biases: ["gate", "up", "down"] }],
@@ -233,6 +233,13 @@ Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transforme
       { model_type: "qwen2", bos_token_id: undefined, eos_token_id: undefined, max_position_embeddings: undefined },
       { biases: ["q", "k", "v"], bosId: null, eosIds: [], maxPosition: 32768 },
     ],
+    [{ model_type: "qwen3", use_sliding_window: false, sliding_window: 4096 }, { qkNorm: "head" }],
+    [{ model_type: "qwen3", attention_bias: true }, { qkNorm: "head", biases: ["q", "k", "v", "o"] }],
+    [
+      { model_type: "qwen3", head_dim: undefined, eos_token_id: undefined, max_position_embeddings: undefined },
+      { qkNorm: "head", headDim: 128, eosIds: [], maxPosition: 32768 },
+    ],
+    [{ model_type: "compresso", qk_norm: "head" }, { qkNorm: "head" }],
   ];
   for (const [change, expected] of cases) {
     const spec = { ...SPEC, ...expected };
@@ -248,7 +255,7 @@ Deno.test("openHfFolder() reads biases, and the defaults of qwen2, as transforme
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
     { model_type: "gemma" },
-    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"compresso"; got: model_type = "gemma"; fix: give a model/,
+    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"qwen3"\|"compresso"; got: model_type = "gemma"; fix: give a model/,
   ],
   [{ vocab_size: undefined }, /vocab_size: .*expected number; got: vocab_size = not given/],
   [{ hidden_size: "20" }, /hidden_size: expected number, received string; got: hidden_size = "20"/],
@@ -269,6 +276,9 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     { model_type: "mistral", sliding_window: null, attention_bias: true },
     /attention_bias: a mistral does not have it; got: attention_bias = true/,
   ],
+  [{ model_type: "qwen3", mlp_bias: true }, /mlp_bias: a qwen3 does not have it; got: mlp_bias = true/],
+  [{ model_type: "qwen3" }, /holds the tensor model\.layers\.0\.self_attn\.q_norm\.weight, \[6\]; got: no such tensor/],
+  [{ model_type: "qwen2", qk_norm: "head" }, /qk_norm: only model_type "compresso" has it/],
   [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; got: mlp_bias = true/],
   [
     { model_type: "qwen2", use_sliding_window: true },

@@ -27,6 +27,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "gqa_f16", baseDtype: "f16" },
   { name: "gqa_bias", baseDtype: "f32" },
   { name: "qwen2", baseDtype: "f32" },
+  { name: "qwen3", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -159,9 +160,17 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       maxPosition: 128,
       biases: ["q", "k", "v"],
     }],
+    ["qwen3", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 1000, scaling: { kind: "none" } },
+      layers: layers(2, 6, { kvHeads: 2, ffn: 47 }),
+      maxPosition: 128,
+      qkNorm: "head",
+    }],
   ]);
   const device = await sharedDevice();
-  for (const [name, { headDim, tied, rope, layers, maxPosition, biases }] of wanted) {
+  for (const [name, { headDim, tied, rope, layers, maxPosition, biases, qkNorm }] of wanted) {
     using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
     const { spec } = model;
     assert.deepEqual(
@@ -172,8 +181,9 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
         layers: spec.layers,
         maxPosition: spec.maxPosition,
         biases: spec.biases,
+        qkNorm: spec.qkNorm,
       },
-      { headDim, tied, rope, layers, maxPosition, biases },
+      { headDim, tied, rope, layers, maxPosition, biases, qkNorm },
       name,
     );
     assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);

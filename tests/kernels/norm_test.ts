@@ -2,13 +2,14 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/padding.ts";
-import { recordRmsNorm, recordRmsNormBackward } from "../../lib/nn/ops.ts";
+import { headStride, strideOf } from "../../lib/nn/padding.ts";
+import { recordHeadNorm, recordHeadNormBackward, recordRmsNorm, recordRmsNormBackward } from "../../lib/nn/ops.ts";
 import {
   assertActivation,
   assertGradient,
   assertValues,
   type Cell,
+  type Dense,
   dense,
   denseOf,
   lay,
@@ -168,6 +169,61 @@ for (const lanes of LANES) {
     }
   });
 }
+/** Rows, heads and width of a head: one, odd, padded to 4, wider than a turn of 8 and of 64 lanes. */
+const HEADS = [[1, 1, 2], [3, 5, 6], [2, 3, 10], [33, 2, 64], [5, 7, 128], [2, 1, 258]] as const;
+
+/** Heads of `width` columns, each at a stride of headStride, as rows of an activation. */
+function spread({ rows, cols, values }: Dense, width: number): Dense {
+  const hs = headStride(width), heads = cols / width, out = new Float32Array(rows * heads * hs);
+  values.forEach((value, i) => out[Math.floor(i / width) * hs + i % width] = value);
+  return denseOf(rows, heads * hs, out);
+}
+
+for (const lanes of LANES) {
+  Deno.test(`recordHeadNorm() and its backward norm each head by itself, for every size, with ${lanes} lanes`, async () => {
+    for (const [rows, heads, headDim] of HEADS) {
+      for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
+        const hs = headStride(headDim), cols = heads * hs, what = `${rows} × ${heads} × ${headDim}, size ${size}`;
+        const x = dense(rows, heads * headDim, { seed: 1, size }), dy = dense(rows, heads * headDim, { seed: 3 });
+        const w = random(headDim, 2), shape = { rows, heads, headDim, eps, lanes };
+        using xBuffer = uploadActivation(device, spread(x, headDim));
+        using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: headDim, stride: hs }));
+        using y = staleActivation(device, rows, cols);
+        using d = uploadActivation(device, spread(dy, headDim));
+        using plan = new Plan(device);
+        recordHeadNorm(plan, { x: xBuffer, w: wBuffer, y }, shape);
+        recordHeadNormBackward(plan, { x: xBuffer, w: wBuffer, dy: d }, shape);
+        await plan.run();
+        const of = (values: Dense, row: number, head: number): Float32Array =>
+          values.values.subarray((row * heads + head) * headDim, (row * heads + head + 1) * headDim);
+        const wanted = Array.from({ length: rows * heads }, (_, i) => {
+          const row = Math.floor(i / heads), own = of(x, row, i % heads);
+          return { ...norm(own, w, eps), ...normGradient(of(dy, row, i % heads), own, { w, eps }) };
+        });
+        const cell = (give: (own: typeof wanted[number], c: number) => Cell) => (row: number, column: number): Cell => {
+          const own = wanted[row * heads + Math.floor(column / hs)], c = column % hs;
+          return own && c < headDim ? give(own, c) : { value: 0, bound: 0 };
+        };
+        // The backward computes r anew, and its third power.
+        const count = roundings(headDim, lanes), forward = count * ROUND, backward = 4 * count * ROUND;
+        await assertActivation(device, y, {
+          what,
+          rows,
+          cols,
+          want: cell((own, c) => ({ value: own.y[c] ?? NaN, bound: forward * Math.abs(own.y[c] ?? NaN) })),
+        });
+        await assertActivation(device, d, {
+          what: `gradient of ${what}`,
+          rows,
+          cols,
+          fill: 0,
+          want: cell((own, c) => ({ value: own.dx[c] ?? NaN, bound: backward * (own.size[c] ?? NaN) })),
+        });
+      }
+    }
+  });
+}
+
 Deno.test("norms leave no buffer behind", () => {
   assert.equal(device.liveCount, 0);
   device[Symbol.dispose]();

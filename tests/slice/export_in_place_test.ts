@@ -184,7 +184,15 @@ Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that 
       await assert.rejects(pruneToFolder(model, { ...options, ...one, out: `${out}/run`, onRecord }), /export as GGUF/);
       assert.deepEqual(await names(out), []);
     }
-    // Nor a GGUF alone where its tokenizer has no form there.
+    // Nor a GGUF alone whose architecture has no layers that differ, where they may.
+    using qwen3 = await loadModelFrom(await openSource("qwen3"), { device });
+    const alone = { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord } as const;
+    await assert.rejects(
+      pruneToFolder(qwen3, alone),
+      /norms of q and k heads.* got: the layout compact; fix: .* uniform/,
+    );
+    assert.deepEqual(await names(out), []);
+    // Nor one where its tokenizer has no form there.
     assert.ok(tokenizer);
     const json = { ...tokenizer.json, model: { type: "WordPiece" } };
     using other = await loadModelFrom(source, { device, tokenizer: { ...tokenizer, json } });

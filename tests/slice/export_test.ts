@@ -255,6 +255,10 @@ Deno.test("config.json has the class that loads the shape, and RoPE in both form
       ["qwen2", ["Qwen2ForCausalLM"], false, false],
     );
   }
+  const qwen3 = shaped({ hidden: 47, qkNorm: "head" });
+  assert.deepEqual([qwen3["model_type"], qwen3["attention_bias"], "mlp_bias" in qwen3], ["qwen3", false, false]);
+  // Its class has no biases of the FFN.
+  assert.equal(shaped({ qkNorm: "head", biases: ["o", "down"] })["qk_norm"], "head");
   const layers = [{ heads: 6, kvHeads: 2, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 9 }];
   const remote = shaped({ layers });
   assert.deepEqual([remote["model_type"], remote["intermediate_size"], remote["num_attention_heads"]], [

@@ -118,15 +118,39 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
  * The architecture that a model of this shape is written as: `wanted`, or by default the first that can hold it.
  *
  * @throws CompressoError("usage") where `wanted` cannot.
+ * @throws CompressoError("input") where none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
-  if (wanted === "auto") return PREFERRED.find((arch) => misfit(spec, arch) === null) ?? "deci";
-  const found = misfit(spec, wanted);
-  if (found === null) return wanted;
-  throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
+  if (wanted !== "auto") {
+    const found = misfit(spec, wanted);
+    if (found === null) return wanted;
+    throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
+  }
+  const [first = "deci", ...others] = PREFERRED.filter((arch) => (arch === "qwen3") === (spec.qkNorm !== undefined));
+  const found = misfit(spec, first);
+  if (found === null) return first;
+  const other = others.find((arch) => misfit(spec, arch) === null);
+  if (other) return other;
+  throw unwritable(found);
 }
 
-const PREFERRED: readonly GgufArch[] = ["qwen2", "llama", "deci"];
+/**
+ * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
+ *
+ * @throws CompressoError("input") for norms of q and k heads.
+ */
+export function refuseUnlike({ qkNorm }: DecoderSpec): void {
+  if (qkNorm) throw unwritable({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
+}
+
+function unwritable(found: Misfit): CompressoError {
+  const what = "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads";
+  return new CompressoError("input", { what, ...found });
+}
+
+const ALIKE = "export with the layout padded, or prune with the layout uniform";
+
+const PREFERRED: readonly GgufArch[] = ["qwen3", "qwen2", "llama", "deci"];
 
 interface Misfit {
   readonly rule: string;
@@ -136,7 +160,20 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
+  if (arch === "qwen3") return noQwen3(spec);
+  if (spec.qkNorm) {
+    return { rule: "q and k heads have no norms", value: "they have", fix: "take arch qwen3" };
+  }
   return arch === "deci" ? null : unlikeLayers(spec) ?? (arch === "qwen2" ? noQwen2(spec) : null);
+}
+
+/** All layers are alike; it has norms of heads, no biases and no RoPE divisors. */
+function noQwen3(spec: DecoderSpec): Misfit | null {
+  if (!spec.qkNorm) return { rule: "q and k heads have norms", value: "they have none", fix: "take arch llama" };
+  const unlike = unlikeLayers(spec), fix = "export as a Hugging Face folder";
+  if (unlike) return { ...unlike, fix: ALIKE };
+  if (spec.biases?.length) return { rule: "no part has a bias", value: spec.biases.join(", "), fix };
+  return noDivisors(spec, fix);
 }
 
 function unlikeLayers({ layers }: DecoderSpec): Misfit | null {
@@ -156,13 +193,16 @@ function unlikeLayers({ layers }: DecoderSpec): Misfit | null {
 /** Its q is as wide as the residual stream, and it has these biases, no others, and no RoPE divisors. */
 function noQwen2(spec: DecoderSpec): Misfit | null {
   const { hidden, headDim, layers: [first], biases = [] } = spec, width = (first?.heads ?? 0) * headDim;
-  const fix = "take arch llama", scaling = spec.rope.scaling.kind;
+  const fix = "take arch llama";
   if (biases.join() !== QWEN2_BIASES.join()) {
     return { rule: "q, k and v have biases and no other part has", value: biases.join(", ") || "none", fix };
   }
   if (width !== hidden) return { rule: `heads · head_dim = ${hidden}, the hidden dims`, value: String(width), fix };
-  if (scaling === "none" || scaling === "linear") return null;
-  return { rule: "RoPE is not scaled, or linearly", value: scaling, fix };
+  return noDivisors(spec, fix);
+}
+
+function noDivisors({ rope: { scaling: { kind } } }: DecoderSpec, fix: string): Misfit | null {
+  return kind === "none" || kind === "linear" ? null : { rule: "RoPE is not scaled, or linearly", value: kind, fix };
 }
 
 function modelMetadata(

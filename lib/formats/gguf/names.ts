@@ -4,9 +4,11 @@ import {
   EMBEDDING,
   FINAL_NORM,
   HEAD,
+  headNormName,
   normName,
   type Projection,
   projectionName,
+  QK,
 } from "../../spec/decoder.ts";
 
 /** RoPE divisors, one for each pair of a head; not a weight, but settings of the model. */
@@ -39,6 +41,7 @@ export function ggufNames(layers: number): Map<string, GgufName> {
   for (let layer = 0; layer < layers; layer++) {
     names.set(normName(layer, "attention"), { name: `blk.${layer}.attn_norm.weight` });
     names.set(normName(layer, "ffn"), { name: `blk.${layer}.ffn_norm.weight` });
+    for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     for (const [projection, part] of PARTS) {
       const own = { layer, projection };
       names.set(projectionName(layer, projection), { name: `blk.${layer}.${part}.weight`, part: own });

@@ -16,7 +16,7 @@ import { ggufError } from "./types.ts";
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
 
 /** Architectures that are read and written; deci is a llama whose layers may differ. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2"] as const;
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3"] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];
@@ -53,7 +53,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const given = metadata.get("general.architecture"), arch = GGUF_ARCHS.find((known) => known === given);
   if (!arch) {
-    const fix = "give a model of the LLaMA, Mistral or Qwen2 architecture";
+    const fix = "give a model of the LLaMA, Mistral, Qwen2 or Qwen3 architecture";
     throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(given), fix });
   }
   const own = (key: string): string => `${arch}.${key}`;
@@ -108,6 +108,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
       scaling: await ropeScaling(file, { arch, headDim }),
     },
     tied: !file.tensors.has("output.weight"),
+    ...arch === "qwen3" ? { qkNorm: "head" as const } : {},
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],

@@ -6,7 +6,7 @@ import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
 
 /** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
-export const MODEL_TYPES = ["llama", "mistral", "qwen2", "compresso"] as const;
+export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "compresso"] as const;
 
 const count = z.int().positive();
 /** Far more than any model has: a broken file must not make a list of a billion layers. */
@@ -29,6 +29,8 @@ const CONFIG = z.looseObject({
   tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
+  // Of compresso alone; a qwen3 always has it.
+  qk_norm: z.literal("head").nullish(),
   sliding_window: count.nullish(),
   use_sliding_window: z.literal(false).nullish(),
   layer_types: z.array(z.literal("full_attention")).nullish(),
@@ -69,7 +71,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     throw refusal(files.path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
   };
   // transformers' own defaults, for keys that old files leave out.
-  const isQwen = config.model_type === "qwen2";
+  const isQwen = config.model_type === "qwen2" || config.model_type === "qwen3";
   const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
   const window = config.sliding_window === undefined && config.model_type === "mistral" ? 4096 : config.sliding_window;
   if (config.model_type === "mistral" && window && window < maxPosition) {
@@ -79,7 +81,11 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
       `for contexts of at most ${window} tokens the model is the same: set max_position_embeddings to ${window}`,
     );
   }
-  const headDim = config.head_dim ?? impliedHeadDim(config, fail);
+  const headDim = config.head_dim ?? (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
+  if (config.qk_norm && config.model_type !== "compresso") {
+    fail("qk_norm", 'only model_type "compresso" has it: others ignore it');
+  }
+  const hasQkNorm = config.model_type === "qwen3" || config.qk_norm === "head";
   if (headDim % 2 !== 0) fail("head_dim", "it is even: RoPE turns pairs");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
@@ -114,6 +120,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     normEps: config.rms_norm_eps,
     rope: ropeOf(json, { maxPosition, path: files.path }),
     tied: config.tie_word_embeddings,
+    ...hasQkNorm ? { qkNorm: "head" as const } : {},
     maxPosition,
     bosId,
     eosIds: [...eosIds],
@@ -121,7 +128,8 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   }, biasesOf(config, fail));
 }
 
-const MAX_POSITIONS = { llama: 2048, mistral: 131072, qwen2: 32768, compresso: 2048 } as const;
+const MAX_POSITIONS = { llama: 2048, mistral: 131072, qwen2: 32768, qwen3: 32768, compresso: 2048 } as const;
+const QWEN3_HEAD_DIM = 128;
 
 /** Biases go by model type: what a type ignores in its config is refused. */
 function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail): Projection[] {
@@ -130,6 +138,7 @@ function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail):
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
     return model_type === "qwen2" ? [...QWEN2_BIASES] : [];
   }
+  if (model_type === "qwen3" && mlp_bias) fail("mlp_bias", "a qwen3 does not have it");
   return [
     ...attention_bias ? ["q", "k", "v", "o"] as const : [],
     ...mlp_bias ? ["gate", "up", "down"] as const : [],
@@ -168,9 +177,8 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
   // Null says that there are as many, whatever the default is.
-  const kvHeads = config.num_key_value_heads === null
-    ? heads
-    : config.num_key_value_heads ?? { llama: heads, mistral: 8, qwen2: 32, compresso: heads }[config.model_type];
+  const kvHeads = config.num_key_value_heads === null ? heads : config.num_key_value_heads ??
+    { llama: heads, mistral: 8, qwen2: 32, qwen3: 32, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }
@@ -188,7 +196,7 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 }
 
 const FIXES: Readonly<Record<string, string>> = {
-  model_type: "give a model of the LLaMA, Mistral or Qwen2 architecture",
+  model_type: "give a model of the LLaMA, Mistral, Qwen2 or Qwen3 architecture",
   hidden_act: "only SwiGLU models are supported",
   use_sliding_window: "only attention that reaches the whole context is supported",
   quantization_config: "give the model without quantisation, or a GGUF",

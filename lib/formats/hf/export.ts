@@ -26,7 +26,7 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "qwen2" | "compresso";
+export type HfForm = "llama" | "mistral" | "qwen2" | "qwen3" | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -46,7 +46,7 @@ const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "
 const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
- * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen2 for its biases, else Llama, or Mistral
+ * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen3 for norms of q and k heads, Qwen2 for its biases, else Llama, or Mistral
  * without sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
  * Mistral's would fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
@@ -156,6 +156,7 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 export function formOf(spec: DecoderSpec): HfForm {
   const [first] = spec.layers;
   if (!first || !layersAlike(spec)) return "compresso";
+  if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
@@ -221,13 +222,16 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   llama: "Llama",
   mistral: "Mistral",
   qwen2: "Qwen2",
+  qwen3: "Qwen3",
   compresso: "Compresso",
 };
 
 /** Keys that a form alone has. */
 function formKeys(form: HfForm, spec: DecoderSpec): Json {
   if (form === "mistral") return { sliding_window: null };
-  return form === "qwen2" ? { use_sliding_window: false } : biasConfig(spec);
+  if (form === "qwen2") return { use_sliding_window: false };
+  const { attention_bias, mlp_bias } = biasConfig(spec);
+  return form === "qwen3" ? { attention_bias, use_sliding_window: false } : { attention_bias, mlp_bias };
 }
 
 /** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */
@@ -242,6 +246,7 @@ function remoteCode(spec: DecoderSpec): Json {
       AutoModel: "modeling_compresso.CompressoModel",
       AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
     },
+    ...spec.qkNorm ? { qk_norm: spec.qkNorm } : {},
     layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({
       num_attention_heads: heads,
       num_key_value_heads: kvHeads,

@@ -23,7 +23,7 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it: model type llama, mistral or qwen2, or our own `compresso` whose layers may differ.
+ * Opens a folder as transformers writes it: model type llama, mistral, qwen2 or qwen3, or our own `compresso` whose layers may differ.
  * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
  * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
  * differs is refused where the embedding is read.

@@ -63,7 +63,8 @@ interface Context extends DecodeState, Vectors {
 
 /** Where the caches of {@link createDecodeStep} must be, or null where it cannot be used. */
 export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
-  if (weights.spec.biases?.length) return null; // the fused kernels add none
+  // The fused kernels add no biases and have no norms of heads.
+  if (weights.spec.biases?.length || weights.spec.qkNorm) return null;
   if (weights.embedding.placement === "buffer") return "buffer";
   // RoPE is applied to the rows of a workgroup, which must not part a head, and shards might.
   const isWhole = weights.layers.every(({ attention: part }) =>

@@ -3,7 +3,15 @@
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { ropeFrequencies } from "../../../lib/spec/rope.ts";
-import { EMBEDDING, FINAL_NORM, HEAD, normName, type Projection, tensorShapes } from "../../../lib/spec/decoder.ts";
+import {
+  EMBEDDING,
+  FINAL_NORM,
+  HEAD,
+  headNormName,
+  normName,
+  type Projection,
+  tensorShapes,
+} from "../../../lib/spec/decoder.ts";
 
 /** A row of f64 values for each token. */
 export type Rows = readonly Float64Array[];
@@ -39,6 +47,18 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const rms = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / hidden + spec.normEps);
       return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
     });
+  /** RMSNorm of each head, where the model has it. */
+  const headNorm = (x: Rows, name: string): Rows => {
+    if (!spec.qkNorm) return x;
+    const w = at(name);
+    return x.map((row) =>
+      row.map((value, i) => {
+        const head = row.subarray(i - i % headDim, i - i % headDim + headDim);
+        const rms = Math.sqrt(head.reduce((sum, other) => sum + other * other, 0) / headDim + spec.normEps);
+        return value / rms * (w[i % headDim] ?? NaN);
+      })
+    );
+  };
   /** Rotates pairs (i, i + headDim / 2) of every head by the position. */
   const rotate = (x: Rows): Float64Array[] =>
     x.map((row, position) =>
@@ -82,7 +102,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
           ["gate", "up", "down"].includes(projection) ? "mlp" : "self_attn"
         }.${projection}_proj.weight`;
       const h = norm(x, normName(index, "attention"));
-      const [q, k] = [rotate(product(h, block("q"))), rotate(product(h, block("k")))];
+      const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)));
+      const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer.heads / layer.kvHeads)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       x = added(x, product(o, block("o")));

@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
 )
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 from .configuration_compresso import CompressoConfig
 
@@ -41,7 +42,12 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0:
             self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.self_attn = LlamaAttention(own, cache_index)
+            if config.qk_norm == "head":
+                # It looks up whether this layer has a sliding window.
+                own.layer_types = ["full_attention"] * (cache_index + 1)
+                self.self_attn = Qwen3Attention(own, cache_index)
+            else:
+                self.self_attn = LlamaAttention(own, cache_index)
             # The shared config, so that a later choice of the attention's implementation reaches every layer.
             self.self_attn.config = config
         if counts["intermediate_size"] > 0:

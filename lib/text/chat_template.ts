@@ -1,8 +1,8 @@
 // Renders chat messages to one text by a tokenizer's Jinja template.
-import { Template } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { rewriteStrips, STRIPS } from "../compat/jinja_strip.ts";
 import { strftime } from "../compat/strftime.ts";
+import { type ParsedTemplate, parseTemplate, render } from "./template_budget.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { tokenText } from "./tokenizer_json.ts";
 
@@ -27,17 +27,16 @@ export interface RenderChatOptions {
 
 const SPECIAL = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
-const parsed = new Map<string, Template>();
+const parsed = new Map<string, ParsedTemplate>();
 
-/** Takes the place of `strftime_now`, which the library defines with few letters, and does not let callers define. */
-const CLOCK = "strftime_of_chat";
+/** The day of chats without a clock. */
 const FIXED_DAY = new Date(2024, 6, 26);
 
 /**
  * Renders a conversation with the tokenizer's chat template. The text already holds BOS where the template writes it:
  * encode it without `addSpecial`.
  *
- * @throws CompressoError("input") where there is no template, it does not parse, or it refuses the messages (`raise_exception`).
+ * @throws CompressoError("input") where there is no template, it does not parse, it refuses the messages (`raise_exception`), or takes more than its budget.
  */
 export function renderChat(
   tokenizer: Tokenizer,
@@ -59,7 +58,7 @@ export function renderChat(
   });
   const template = parse(source);
   try {
-    return template.render({
+    return render(template, {
       ...STRIPS,
       ...Object.fromEntries(tokens),
       messages: messages.map(({ role, content }) => ({ role, content })),
@@ -67,7 +66,7 @@ export function renderChat(
       tools: null,
       documents: null,
       add_generation_prompt: options.addGenerationPrompt,
-      [CLOCK]: (format: string) => strftime(options.today ? new Date() : FIXED_DAY, format),
+      strftime_now: (format: string) => strftime(options.today ? new Date() : FIXED_DAY, format),
     });
   } catch (error) {
     throw new CompressoError("input", {
@@ -79,13 +78,13 @@ export function renderChat(
   }
 }
 
-function parse(source: string): Template {
+function parse(source: string): ParsedTemplate {
   const known = parsed.get(source);
   if (known) return known;
   try {
     // Jinja reads every line end as \n.
-    const template = new Template(source.replaceAll(/\r\n?/g, "\n").replaceAll(/\bstrftime_now\b/g, CLOCK));
-    rewriteStrips(template.parsed);
+    const template = parseTemplate(source.replaceAll(/\r\n?/g, "\n"));
+    rewriteStrips(template);
     parsed.set(source, template);
     return template;
   } catch (error) {

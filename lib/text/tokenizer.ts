@@ -4,7 +4,8 @@ import { CompressoError } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";
 import { type FileSystem } from "../files/system.ts";
 import { isObject, type Json } from "../core/guards.ts";
-import { withoutMark } from "../core/text.ts";
+import { shownJson, withoutMark } from "../core/text.ts";
+import { checkPatterns } from "./slow_patterns.ts";
 import { forJavaScript, repairDecoder, repairModel, tokenText } from "./tokenizer_json.ts";
 
 /** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
@@ -95,7 +96,10 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   const tokenToId = (token: string): number | null => library.token_to_id(token) ?? null;
   const idToToken = (id: number): string | null => library.id_to_token(id) ?? null;
   const encode: Tokenizer["encode"] = (text, options) => {
-    const { ids } = library.encode(text, { add_special_tokens: options?.addSpecial ?? false });
+    const { ids } = guarded(
+      "encode a text",
+      () => library.encode(text, { add_special_tokens: options?.addSpecial ?? false }),
+    );
     if (ids.some((id) => id === undefined)) throw unencodable(text);
     return ids;
   };
@@ -104,7 +108,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
     const isText = (id: number): boolean => idToToken(id) !== null && !special.has(id);
     const kept = options?.skipSpecial ? ids.filter(isText) : [...ids];
     for (const id of kept) if (idToToken(id) === null) throw unknownId(id, vocabSize);
-    return kept.length === 0 ? "" : library.decode(kept);
+    return kept.length === 0 ? "" : guarded("decode tokens", () => library.decode(kept));
   };
   const named = (key: string): number | null => {
     const text = tokenText(config[key]);
@@ -208,12 +212,13 @@ export function createStreamDecoder(
 function build(json: Json, config: Json): LibraryTokenizer {
   const absent = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
   try {
-    checkIds(json);
+    checkModel(json);
     const library = new LibraryTokenizer({ ...absent, ...forJavaScript(json) }, config);
     repairDecoder(library.decoder);
     repairModel(library.model, json["model"]);
     // What is broken in it may show only here.
     library.encode("", { add_special_tokens: true });
+    checkPatterns(library, json);
     return library;
   } catch (error) {
     if (error instanceof CompressoError) throw error;
@@ -226,9 +231,34 @@ function build(json: Json, config: Json): LibraryTokenizer {
   }
 }
 
-/** Refuses ids that no vocabulary has: the library makes a list as long as the largest. */
-function checkIds(json: Json): void {
+/** Calls the library: a tokenizer.json that it takes may still hold what it cannot work with. */
+function guarded<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot ${what}`,
+      rule: "tokenizer.json is whole, and its steps make no endless text",
+      value: error instanceof Error ? error.message : String(error),
+      fix: "fetch the model's tokenizer again",
+    }, { cause: error });
+  }
+}
+
+/** Refuses a vocabulary and affixes of other types than the library takes, and ids that no vocabulary has: it makes a list as long as the largest. */
+function checkModel(json: Json): void {
   const { model, added_tokens: added } = json, vocab = isObject(model) ? model["vocab"] : null;
+  if (isObject(model)) {
+    if (vocab !== undefined && !isObject(vocab) && !Array.isArray(vocab)) {
+      throw new Error(`model.vocab is ${shownJson(vocab)}`);
+    }
+    for (const key of ["unk_token", "continuing_subword_prefix", "end_of_word_suffix"]) {
+      const value = model[key] ?? null;
+      if (value !== null && typeof value !== "string") {
+        throw new Error(`model.${key} is ${shownJson(value)}, not a text`);
+      }
+    }
+  }
   const check = (id: unknown): void => {
     if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < MOST_TOKENS) return;
     throw new Error(

@@ -128,3 +128,37 @@ Deno.test("strftime() writes what Python's does", () => {
     "2024-03-05 00:07:09|00:07 03/05/24|Tue Mar  5 00:07:09 2024|03/05/24 00:07:09|2 2|045000||Mar|5|%F",
   );
 });
+
+Deno.test("a chat template of a stranger has a budget: ranges of 100,000 items, and no list or text that grows without end", async () => {
+  const bytes = await tokenizerOf("byte_level"), turn = { role: "user", content: "x" } as const;
+  const render = (template: string): string =>
+    renderChat(withConfig(bytes, {}, template), [turn], { addGenerationPrompt: false });
+  assert.equal(
+    render("{% for i in range(2, 11, 3) %}{{ i }} {% endfor %}{{ range(3, 0, -1) | join(',') }}"),
+    "2 5 8 3,2,1",
+  );
+  const cases = [
+    ["{% for i in range(1000000000) %}a{% endfor %}", /a range has at most 100000 items, not 1000000000/],
+    ["{{ range(3000000) | join('a') }}", /a range has at most/],
+    [
+      "{% set ns = namespace(l=range(100000)) %}{% for i in range(40) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
+      /a list has at most/,
+    ],
+    [
+      "{% set ns = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}",
+      /a text has at most/,
+    ],
+    ["{% for i in range(0, 1, 0) %}a{% endfor %}", /step must not be zero/],
+  ] as const;
+  for (const [template, problem] of cases) assert.throws(() => render(template), failure("input", problem));
+});
+
+Deno.test("a chat template that never ends is stopped after ten seconds", async () => {
+  const loops = "{% for i in range(100000) %}{% for j in range(100000) %}{{ i * j }}{% endfor %}{% endfor %}";
+  const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, loops), start = performance.now();
+  assert.throws(
+    () => renderChat(tokenizer, [{ role: "user", content: "x" }], { addGenerationPrompt: false }),
+    failure("input", /it takes longer than 10 s/),
+  );
+  assert(performance.now() - start < 30_000);
+});

@@ -66,7 +66,12 @@ function sizeOf(spec: DecoderSpec, { measure }: SizeTarget): number {
 
 Deno.test("measures count what parameterCount() and the tensors of a file do", () => {
   for (
-    const spec of [...SPECS, { ...BLOCKED, hidden: 50 }, { ...BLOCKED, layers: [{ heads: 3, kvHeads: 1, ffn: 0 }] }]
+    const spec of [
+      ...SPECS,
+      { ...UNEVEN, qkNorm: "head" as const },
+      { ...BLOCKED, hidden: 50 },
+      { ...BLOCKED, layers: [{ heads: 3, kvHeads: 1, ffn: 0 }] },
+    ]
   ) {
     assert.equal(sizeOf(spec, { measure: parameterMeasure(spec), most: 0, unit: "" }), parameterCount(spec));
     for (const file of FILES) {

@@ -33,7 +33,7 @@ const LABELS: readonly (readonly [RegExp, MemoryPart])[] = [
   [/^(model\.|lm_head\.)/, "base"],
   [/^lora /, "lora"],
   [/^x\d+$| of layer \d+$/, "kept"],
-  [/^(h1|h2|q|k|v|o|om|y1|x1|gate|up|a|y2|x|rms1|rms2|lse|dropped)$/, "forward"],
+  [/^(h1|h2|q0|k0|q|k|v|o|om|y1|x1|gate|up|a|y2|x|rms1|rms2|lse|dropped)$/, "forward"],
   [/^(embedded|final|rms final|tokens|order|targets|loss)$/, "forward"],
   [/^(dx|dh|dq|dk|dv|dom|da|dfinal|delta|partial)$/, "backward"],
   [/^(head input|head gradient|logits)$/, "head"],

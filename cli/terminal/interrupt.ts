@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as an AbortSignal.
+// Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed) and SIGQUIT as an AbortSignal.
 //
 // No Worker is needed for this: the library splits GPU work into submits of about 40 ms and awaits each, so the event loop of the main
 // thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
@@ -14,7 +14,7 @@ export interface Interrupt extends Disposable {
 }
 
 /**
- * Prepares to listen. The first signal aborts, the second ends the process at once. With `ctrlCOnly` SIGTERM keeps the system's own way, for
+ * Prepares to listen. The first signal aborts, the second ends the process at once. With `ctrlCOnly` the others keep the system's own way, for
  * work that is one of several.
  */
 export function watchInterrupt(
@@ -22,12 +22,16 @@ export function watchInterrupt(
   { ctrlCOnly = false }: { readonly ctrlCOnly?: boolean } = {},
 ): Interrupt {
   const controller = new AbortController();
-  const names: readonly Deno.Signal[] = ctrlCOnly || Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  // To listen is to undo nohup, under which stderr is no terminal.
+  const others: readonly Deno.Signal[] = ["SIGTERM", "SIGQUIT", ...Deno.stderr.isTerminal() ? ["SIGHUP"] as const : []];
+  const names: readonly Deno.Signal[] = ["SIGINT", ...ctrlCOnly || Deno.build.os === "windows" ? [] : others];
   const listeners: { readonly name: Deno.Signal; readonly listener: () => void }[] = [];
   const start = (): void => {
     if (listeners.length > 0) return;
     for (const name of names) {
       const listener = (): void => {
+        // A terminal that is closed may say so twice, by itself and by its shell.
+        if (controller.signal.aborted && name === "SIGHUP") return;
         if (controller.signal.aborted) Deno.exit(130);
         // The terminal has echoed ^C after the line of progress.
         writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);

@@ -236,7 +236,33 @@ function parseSummary(text: string, path: string): z.infer<typeof SUMMARY> {
       fix: "put the file back as the run wrote it, or make the run anew",
     });
   }
+  const wrong = before.layers.findIndex(({ heads, kvHeads }, index) => {
+    return kvHeads > heads || masks.heads[index]?.length !== heads;
+  });
+  if (wrong >= 0) {
+    const { heads, kvHeads } = before.layers[wrong] ?? {};
+    throw broken(`cannot use ${path}`, {
+      rule: "masks has a value for each head of a layer, and no layer has more KV heads than heads",
+      value: `layer ${wrong} has ${heads} heads, ${kvHeads} KV heads and ${masks.heads[wrong]?.length} values`,
+      fix: "put the file back as the run wrote it, or make the run anew",
+    });
+  }
+  if (!isWithinDepth(parsed.data.options, MOST_DEPTH)) {
+    throw broken(`cannot use ${path}`, {
+      rule: `options are nested at most ${MOST_DEPTH} deep`,
+      value: "they are nested deeper",
+      fix: "put the file back as the run wrote it, or make the run anew",
+    });
+  }
   return parsed.data;
+}
+
+/** Levels of a run's options. */
+const MOST_DEPTH = 32;
+
+function isWithinDepth(value: unknown, most: number): boolean {
+  if (typeof value !== "object" || value === null) return true;
+  return most > 0 && Object.values(value).every((part) => isWithinDepth(part, most - 1));
 }
 
 /** What the checkpoint of an unfinished run says of its options, and of the alarms that stopped it; nothing where there is none, or it cannot be read now. */

@@ -278,8 +278,9 @@ function allow({ method }: Request, wanted: "GET" | "POST"): void {
   });
 }
 
-/** Names under which this machine reaches itself, also from containers: nobody else can own such a name. */
-export const LOCAL_HOSTS = /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?(?:localhost|internal)|\[::1\])(:\d+)?$/i;
+/** Names under which this machine reaches itself, also from containers: nobody else can own such a name. In networks others own names of `.internal`. */
+export const LOCAL_HOSTS =
+  /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?localhost|host\.(?:docker|containers)\.internal|\[::1\])(:\d+)?$/i;
 
 /** Refuses other host names: a web page may point its own name at this machine (DNS rebinding). */
 function checkHostName({ headers }: Request, names: readonly string[] | null): void {

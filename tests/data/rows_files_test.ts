@@ -374,3 +374,14 @@ Deno.test("rows of bytes in memory are read as those of a file, and packed ones 
   const plain = memorySource("table", await Deno.readFile(table("texts_zstd")));
   await assert.rejects(readRowsFrom(plain), { message: /there is no unpacker here/ });
 });
+
+Deno.test("an array that opens brackets for ever is refused at once, and a long element is searched once", async () => {
+  const start = performance.now(), pieces = "[".repeat(2 ** 20);
+  assert.match(String(told(pieces.repeat(4), 2 ** 20, true).at(-1)), /nested at most 1000000 deep/);
+  const long = `[{"text": "${"a".repeat(64 * 2 ** 20)}"}, {"text": "b"}]`;
+  const { rows } = parseRows(long, "a.json");
+  assert.equal(rows.length, 2);
+  const bytes = new TextEncoder().encode(long);
+  assert.equal((await read(bytes)).rows.length, 2);
+  assert(performance.now() - start < 20_000);
+});

@@ -214,3 +214,25 @@ const BROKEN: readonly (readonly [string, (bytes: Uint8Array<ArrayBuffer>) => Ui
 for (const [name, change, message] of BROKEN) {
   Deno.test(`openGgufFile() refuses ${name}`, async () => await damaged(change, message));
 }
+
+Deno.test("an array of more items than any vocabulary has is refused by its count", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const path = `${folder}/a.gguf`, count = 2 ** 24 + 1, key = new TextEncoder().encode("general.flags");
+    const bytes = new Uint8Array(100 + count), view = new DataView(bytes.buffer);
+    bytes.set(new TextEncoder().encode("GGUF"));
+    view.setUint32(4, 3, true);
+    view.setBigUint64(16, 1n, true); // one value, no tensors
+    view.setBigUint64(24, BigInt(key.length), true);
+    bytes.set(key, 32);
+    const at = 32 + key.length;
+    view.setUint32(at, 9, true); // an array
+    view.setUint32(at + 4, 7, true); // of booleans
+    view.setBigUint64(at + 8, BigInt(count), true);
+    await Deno.writeFile(path, bytes);
+    await rejectsWith(
+      openGgufFile(path),
+      "input",
+      /arrays have at most 16777216 items; got: general\.flags has 16777217/,
+    );
+  });
+});

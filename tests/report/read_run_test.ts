@@ -302,3 +302,17 @@ Deno.test("readEvaluation() takes UTF-8 and UTF-16 with a byte order mark, as Po
   await refused(latin, /cannot read the evaluation .*eval\.json.*UTF-16 with a byte order mark.*got: it is not UTF-8/s);
   await refused(utf16(true).subarray(0, 9), /got: it begins as UTF-16 and is not/);
 });
+
+Deno.test("a run.json with heads that its masks do not have, or options nested without end, is refused", async () => {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("records.jsonl"), lines(2));
+  const before = RUN.summary?.before, layers = before?.layers.map((layer) => ({ ...layer, kvHeads: 2 ** 32 }));
+  await Deno.writeTextFile(folder.at("run.json"), summaryText({ before: { ...before, layers } }));
+  await assert.rejects(
+    readRun(folder.path),
+    /no layer has more KV heads than heads; got: layer 0 has \d+ heads, 4294967296 KV/,
+  );
+  const deep = summaryText({ options: "deep" }).replace('"deep"', `${'{"a":'.repeat(3000)}1${"}".repeat(3000)}`);
+  await Deno.writeTextFile(folder.at("run.json"), deep);
+  await assert.rejects(readRun(folder.path), /options are nested at most 32 deep/);
+});

@@ -157,11 +157,14 @@ function lineSplitter(sink: ValueSink): Splitter {
 /** Elements of an array, cut at commas outside of strings and brackets. */
 function arraySplitter(sink: ValueSink): Splitter {
   let buffer = "", at = 0, start = 0;
+  /** Text of the element from earlier pieces: each piece is searched once. */
+  let held = "";
   let row = 0, line = 1, depth = 0;
   let state: "before" | "element" | "string" | "after" = "before";
   /** Takes the text from `start` to `end` as an element; `last` where the array ends behind it. */
   const element = (end: number, last: boolean): void => {
-    const text = buffer.slice(start, end);
+    const text = held + buffer.slice(start, end);
+    held = "";
     const isBlank = text.trim() === "";
     if (isBlank && last && row === 0) return;
     const begin = line + countLines(/^\s*/.exec(text)?.[0] ?? ""), before = line - 1;
@@ -175,14 +178,18 @@ function arraySplitter(sink: ValueSink): Splitter {
     at = index + 1;
     if (state === "before") {
       state = "element";
-      line += countLines(buffer.slice(0, index));
+      line += countLines(held + buffer.slice(0, index));
+      held = "";
       start = at;
     } else if (state === "string") {
       if (character === "\\") at++;
       else state = "element";
     } else if (character === '"') state = "string";
-    else if (character === "{" || character === "[") depth++;
-    else if (depth > 0 && (character === "}" || character === "]")) depth--;
+    else if (character === "{" || character === "[") {
+      if (++depth > MAX_DEPTH) {
+        sink.refuse(`values are nested at most ${MAX_DEPTH} deep`, `row ${row + 1} is nested deeper`, FIX_ARRAY);
+      }
+    } else if (depth > 0 && (character === "}" || character === "]")) depth--;
     else if (depth === 0 && (character === "," || character === "]")) {
       element(index, character === "]");
       start = at;
@@ -191,10 +198,11 @@ function arraySplitter(sink: ValueSink): Splitter {
   };
   return {
     push(text): void {
-      buffer = buffer.slice(start) + text;
-      at -= start;
+      held += buffer.slice(start);
+      at -= buffer.length;
+      buffer = text;
       start = 0;
-      checkLength(buffer.length, { what: `row ${row + 1}`, sink });
+      checkLength(held.length + buffer.length, { what: `row ${row + 1}`, sink });
       while (state !== "after" && !sink.isFull) {
         const marks = state === "string" ? STRING_MARKS : MARKS;
         marks.lastIndex = at;
@@ -205,13 +213,14 @@ function arraySplitter(sink: ValueSink): Splitter {
         }
         advance(found[0], found.index);
       }
-      if (state !== "after" || buffer.slice(start).trim() === "") return;
-      const lead = /^\s*/.exec(buffer.slice(start))?.[0] ?? "";
+      if (state !== "after") return;
+      const rest = held + buffer.slice(start), lead = /^\s*/.exec(rest)?.[0] ?? "";
+      if (lead.length === rest.length) return;
       sink.refuse("the file is one JSON array", `more after its end, on line ${line + countLines(lead)}`, FIX_ARRAY);
     },
     finish(): TextFormat {
       if (state !== "after" && !sink.isFull) {
-        const begin = line + countLines(/^\s*/.exec(buffer.slice(start))?.[0] ?? "");
+        const begin = line + countLines(/^\s*/.exec(held + buffer.slice(start))?.[0] ?? "");
         sink.refuse("the file is a JSON array", `row ${row + 1}, line ${begin} does not end`, FIX_ARRAY);
       }
       return "JSON array";
@@ -219,6 +228,8 @@ function arraySplitter(sink: ValueSink): Splitter {
   };
 }
 
+/** Levels of an element: JSON.parse says of fewer that they are too many. */
+const MAX_DEPTH = 1_000_000;
 const FIX_ARRAY = "fix the file or fetch it again; a file that starts with [ is read as a JSON array";
 const MARKS = /["{}[\],]/g;
 const STRING_MARKS = /["\\]/g;

@@ -88,6 +88,9 @@ const FIRST_BYTES = 1 << 20;
 /** How much more is read where they are too few: vocabularies take some 10 MB. */
 const GROWTH = 32;
 
+/** Items of an array in the metadata; vocabularies have some 300,000. */
+const MOST_ITEMS = 2 ** 24;
+
 /** Thrown where a header does not end within the bytes that were read. */
 class MoreNeeded extends Error {
   /** Bytes from the file's start that are needed at least. */
@@ -163,6 +166,9 @@ function readValue(cursor: Cursor, typeId: number, key: string): GgufValue {
   const items = valueType(cursor.path, cursor.take(4).getUint32(0, true), key);
   if (items === "array") throw ggufError(cursor.path, { rule: "arrays hold no arrays", value: key });
   const length = cursor.count(`items of ${key}`, items === "string" ? 8 : WIDTH[items]);
+  if (length > MOST_ITEMS) {
+    throw ggufError(cursor.path, { rule: `arrays have at most ${MOST_ITEMS} items`, value: `${key} has ${length}` });
+  }
   if (items === "string") {
     const list: string[] = [];
     for (let i = 0; i < length; i++) list.push(cursor.string(key));

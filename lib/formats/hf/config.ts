@@ -9,20 +9,24 @@ import { ropeOf } from "./rope.ts";
 export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "compresso"] as const;
 
 const count = z.int().positive();
-/** Far more than any model has: a broken file must not make a list of a billion layers. */
-const MOST_LAYERS = 10_000;
+/**
+ * Far more than any model has: planning takes time and memory for each layer and each unit, and none of these sizes is checked by a tensor then.
+ * Llama 3.1 405B has 126 layers of 128 heads and 53,248 columns.
+ */
+const MOST_LAYERS = 1024, MOST_TOKENS = 2 ** 24, MOST_WIDTH = 2 ** 20, MOST_UNITS = 2 ** 23;
+const width = count.max(MOST_WIDTH);
 const tokenId = z.int().nullish();
 const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token id or a list of them" }).nullish();
 
 const CONFIG = z.looseObject({
   model_type: z.enum(MODEL_TYPES),
-  vocab_size: count,
-  hidden_size: count,
+  vocab_size: count.max(MOST_TOKENS),
+  hidden_size: width,
   num_hidden_layers: count.max(MOST_LAYERS),
-  intermediate_size: count.nullish(),
-  num_attention_heads: count.nullish(),
-  num_key_value_heads: count.nullish(),
-  head_dim: count.nullish(),
+  intermediate_size: width.nullish(),
+  num_attention_heads: width.nullish(),
+  num_key_value_heads: width.nullish(),
+  head_dim: width.nullish(),
   hidden_act: z.literal("silu").default("silu"),
   max_position_embeddings: count.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
@@ -41,9 +45,9 @@ const CONFIG = z.looseObject({
   eos_token_id: tokenIds,
   pad_token_id: tokenId,
   layer_counts: z.array(z.object({
-    num_attention_heads: z.int().nonnegative(),
-    num_key_value_heads: z.int().nonnegative(),
-    intermediate_size: z.int().nonnegative(),
+    num_attention_heads: z.int().nonnegative().max(MOST_WIDTH),
+    num_key_value_heads: z.int().nonnegative().max(MOST_WIDTH),
+    intermediate_size: z.int().nonnegative().max(MOST_WIDTH),
   })).nullish(),
 });
 
@@ -116,7 +120,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     vocab: config.vocab_size,
     hidden: config.hidden_size,
     headDim,
-    layers: layersOf(config, fail),
+    layers: withinUnits(layersOf(config, fail), fail),
     normEps: config.rms_norm_eps,
     rope: ropeOf(json, { maxPosition, path: files.path }),
     tied: config.tie_word_embeddings,
@@ -181,6 +185,14 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
     { llama: heads, mistral: 8, qwen2: 32, qwen3: 32, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
+}
+
+function withinUnits(layers: LayerSpec[], fail: Fail): LayerSpec[] {
+  const units = layers.reduce((sum, { heads, ffn }) => sum + heads + ffn, 0);
+  if (units > MOST_UNITS) {
+    fail("num_hidden_layers", `all layers have at most ${MOST_UNITS} heads and FFN columns, not ${units}`);
+  }
+  return layers;
 }
 
 /** Parses with zod; an error names the first key that is wrong. */

@@ -69,6 +69,7 @@ function outputBiases(
   const { readBlocks } = base;
   return {
     spec,
+    ...(base.provenance ? { provenance: base.provenance } : {}),
     async read(name, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
       const bias = await biasOf(name);
       if (!bias) return await base.read(name, rows);

@@ -9,6 +9,7 @@ import { stageAdapter } from "../slice/export_adapter.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
+import { runCard } from "./run_card.ts";
 import type { HeldoutLoss } from "./heldout_loss.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
@@ -44,7 +45,9 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { model, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
-  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, ...others } = given(asked);
+  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, command = null, ...others } = given(
+    asked,
+  );
   const { generation: more, formats = FORMATS, ...written } = others,
     generation = { ...keptGeneration(model.source), ...more };
   signal.throwIfAborted();
@@ -61,6 +64,8 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     ...(formats.includes("hf") ? { generation } : {}),
     files,
     signal,
+    provenance: model.source.provenance,
+    card: runCard({ options, origin, command, sliced, result, heldoutLoss }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
@@ -102,7 +107,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     masks: maskSummary(model.spec, result.masks),
     fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file), files), {
       spec: shapeWritten(sliced.spec, layout),
-      content: { tokenizer, name: how.name },
+      content: { tokenizer, name: how.name, provenance: how.provenance },
     }),
     files: [...loadableBy, ...adapter?.loadableBy ?? []],
     skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),

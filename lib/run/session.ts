@@ -276,7 +276,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       : null;
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
-    const size = wanted && reachedSize(source.spec, wanted, { tokenizer, units });
+    const size = wanted &&
+      reachedSize(source.spec, wanted, { tokenizer, units, provenance: this.#model.source.provenance });
     return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 

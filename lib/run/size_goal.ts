@@ -2,6 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts";
@@ -52,9 +53,18 @@ export interface SizeGoal {
   readonly excess: (masks: MaskValues) => number;
 }
 
+/** What a size is counted from; `source` for the origin that a GGUF names. */
+type SizedModel = Pick<Model, "spec" | "tokenizer"> & { readonly source?: Pick<Model["source"], "provenance"> };
+
+/** What a GGUF holds beside weights and its name. */
+interface Content {
+  readonly tokenizer: Tokenizer | null;
+  readonly provenance?: Provenance | undefined;
+}
+
 /** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
 export function aimRun(
-  model: Pick<Model, "spec" | "tokenizer">,
+  model: SizedModel,
   asked: ResolvedOptions,
 ): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
   if (asked.size) {
@@ -138,14 +148,14 @@ export function checkSizeLayout(layout: Layout): void {
  * "padded", whose zeros no unit accounts for; `CompressoError("input")` for a GGUF that cannot hold the model's tokenizer.
  */
 export function sizeGoal(
-  { spec, tokenizer }: Pick<Model, "spec" | "tokenizer">,
+  { spec, tokenizer, source }: SizedModel,
   options: Pick<ResolvedOptions, "units" | "rules" | "layout" | "method">,
   wanted: WantedSize,
 ): SizeGoal {
   checkSizeLayout(options.layout);
   // FLAP leaves biases where there were none.
   const own = options.method === "flap" ? withBiases(spec, [...spec.biases ?? [], "o", "down"]) : spec;
-  const { target, exact } = counting(own, wanted, tokenizer), most = target.most;
+  const { target, exact } = counting(own, wanted, { tokenizer, provenance: source?.provenance }), most = target.most;
   const measured = (shape: DecoderSpec): number => sizeOf(shape, target);
   /** What the exact size has beside what layers and hidden dims account for. */
   const beside = exact(own) - measured(own);
@@ -224,9 +234,9 @@ export function sparsityBase(units: ResolvedOptions["units"]): SizeResult["spars
 export function reachedSize(
   spec: DecoderSpec,
   wanted: WantedSize,
-  { tokenizer, units }: { readonly tokenizer: Tokenizer | null; readonly units: ResolvedOptions["units"] },
+  { units, ...content }: Content & { readonly units: ResolvedOptions["units"] },
 ): SizeResult {
-  const { target: { unit, most }, exact } = counting(spec, wanted, tokenizer);
+  const { target: { unit, most }, exact } = counting(spec, wanted, content);
   return {
     unit,
     wanted: most,
@@ -241,14 +251,14 @@ interface Counting {
   readonly exact: (spec: DecoderSpec) => number;
 }
 
-function counting(spec: DecoderSpec, wanted: WantedSize, tokenizer: Tokenizer | null): Counting {
+function counting(spec: DecoderSpec, wanted: WantedSize, content: Content): Counting {
   if ("parameters" in wanted) {
     return { target: { ...parameterTarget(spec, wanted.parameters), unit: "parameters" }, exact: parameterCount };
   }
   const { bytes, file, name = GGUF_NAME } = wanted;
   return {
     target: { ...byteTarget(spec, bytes, file), unit: "bytes" },
-    exact: (shape) => fileBytes(shallowPlan(shape).spec, file, { tokenizer, name }),
+    exact: (shape) => fileBytes(shallowPlan(shape).spec, file, { ...content, name }),
   };
 }
 

@@ -4,14 +4,16 @@ import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/gguf/spec.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
+import type { Provenance } from "../spec/provenance.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";
+import { modelCard, type RunCard } from "./model_card.ts";
 
 /** What was written. */
 export interface ExportResult {
@@ -48,7 +50,13 @@ export interface ExportResult {
 export async function stageModel(
   source: WeightSource,
   outDir: string,
-  { files, ...options }: ExportOptions & { readonly files: FileSystem },
+  { files, card: run, provenance = source.provenance, ...options }: ExportOptions & {
+    readonly files: FileSystem;
+    /** What a run says of the model. Default: it was written without one. */
+    readonly card?: RunCard;
+    /** Origin and licence of the model. Default: what the source knows. */
+    readonly provenance?: Provenance | undefined;
+  },
 ): Promise<Staged & { readonly result: ExportResult }> {
   checkExport(options);
   checkUsed(options);
@@ -99,6 +107,10 @@ export async function stageModel(
       tokenizer,
       replace,
       generation: options.generation ?? keptGeneration(source),
+      texts: {
+        "README.md": modelCard({ spec: laidOut.spec, form: formOf(laidOut.spec), name: options.name, provenance, run }),
+        ...(provenance?.licenseText === undefined ? {} : { LICENSE: provenance.licenseText }),
+      },
       files,
       ...stop,
     }),
@@ -108,6 +120,7 @@ export async function stageModel(
       dtype: options.ggufDtype ?? dtype,
       tokenizerMetadata: metadata,
       name: options.name,
+      ...(provenance ? { provenance } : {}),
       files,
       ...stop,
     }),
@@ -171,7 +184,7 @@ const STOCK = [
   "compresso",
 ];
 const REMOTE_CODE = [
-  "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+  "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), and AutoTokenizer alike",
   "PEFT, on the model that transformers loaded",
   "compresso",
 ];

@@ -57,6 +57,8 @@ export type SessionExportOptions =
     readonly origin?: readonly OriginFile[];
     /** When the work began, as of `performance.now()`; `wallSeconds` in run.json counts from it. Default: when the session was made. */
     readonly startedAt?: number;
+    /** The command line that began the run, for the model card. Default: none, a program did. */
+    readonly command?: string;
     /**
      * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
      * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
@@ -86,7 +88,7 @@ const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
 
 /** Names of the options of `PruneSession.export`. */
 export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
-  ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", saveAdapter: "switch" },
+  ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", command: "text", saveAdapter: "switch" },
 };
 
 /** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */

@@ -60,6 +60,7 @@ export function remapSource(
   };
   return {
     spec,
+    ...(base.provenance ? { provenance: base.provenance } : {}),
     storedDtype(name): string {
       shapeOf(name);
       const made = remap(name);

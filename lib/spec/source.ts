@@ -1,6 +1,7 @@
 // The interface of every reader of weights, which every writer takes.
 import type { QuantRows } from "./quant.ts";
 import type { DecoderSpec } from "./decoder.ts";
+import type { Provenance } from "./provenance.ts";
 
 /** A range of rows of a matrix, [start, start + count). */
 export interface RowRange {
@@ -36,6 +37,8 @@ export interface BlockOptions {
 export interface WeightSource {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
+  /** What its files say of its origin and licence; what is made of it keeps that. Absent where nothing is known. */
+  readonly provenance?: Provenance;
   /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
   read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
   /**

@@ -19,6 +19,7 @@ import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { GGUF_ALIGNMENT } from "../formats/gguf/write.ts";
 import { type HfDtype, hfWeightBytes } from "../formats/hf/export.ts";
+import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** A kind of file and the type of its matrices. */
@@ -63,6 +64,8 @@ export interface FileContent {
   readonly tokenizer: Tokenizer | null;
   /** Name of the model within a GGUF. */
   readonly name: string;
+  /** Origin that a GGUF names. Default: unknown. */
+  readonly provenance?: Provenance | undefined;
 }
 
 /**
@@ -70,12 +73,12 @@ export interface FileContent {
  *
  * @throws CompressoError("input") for a tokenizer that a GGUF cannot hold.
  */
-export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name }: FileContent): number {
+export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name, provenance }: FileContent): number {
   if (kind.format === "hf") return hfWeightBytes(spec, kind);
   const tokenizerMetadata = tokenizer
     ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab })
     : new Map<string, never>();
-  return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name });
+  return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name, ...(provenance ? { provenance } : {}) });
 }
 
 /** A number of bytes of a file's tensors as a target. */

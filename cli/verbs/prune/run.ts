@@ -237,6 +237,7 @@ async function drive(
       origin,
       // The clock of the process began with it.
       startedAt: 0,
+      command: ["compresso", ...runWords().map(shellWord)].join(" "),
     },
     onReady: async () => {
       await checkSchedule(flags, inputs.schedule);
@@ -285,6 +286,11 @@ async function drive(
 
 /** The command that goes on with this run, as the user typed it. */
 function resumeCommand(): string {
-  const words = Deno.args.filter((word) => !["--overwrite", "--resume"].includes(word)), end = words.indexOf("--");
+  const words = runWords(), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
+}
+
+/** What the user typed, without what says how to begin. */
+function runWords(): string[] {
+  return Deno.args.filter((word) => !["--overwrite", "--resume"].includes(word));
 }

@@ -6,6 +6,7 @@ import {
   HEAD,
   type LayerCount,
   type LayerSpec,
+  parameterCount,
   QWEN2_BIASES,
   tensorShapes,
   withCounts,
@@ -14,11 +15,13 @@ import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { provenanceEntries } from "./provenance.ts";
 import type { GgufWriteType } from "./quant.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
 import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
 import { elementCount } from "../../spec/row_range.ts";
+import type { Provenance } from "../../spec/provenance.ts";
 import type { WeightSource } from "../../spec/source.ts";
 
 /** How to export. */
@@ -34,6 +37,8 @@ export interface GgufExportOptions {
   readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
   /** Name of the model, `general.name`. */
   readonly name: string;
+  /** Origin of the model that this one was made from. Default: unknown. */
+  readonly provenance?: Provenance;
   readonly signal?: AbortSignal;
 }
 
@@ -236,6 +241,7 @@ function modelMetadata(
     metadata.set(`${arch}.rope.scaling.type`, "linear");
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
   }
+  for (const entry of provenanceEntries(options.provenance ?? {}, parameterCount(spec))) metadata.set(...entry);
   for (const [key, value] of tokenizerMetadata) {
     if (!key.startsWith("tokenizer.")) {
       throw new CompressoError("usage", {

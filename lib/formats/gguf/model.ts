@@ -5,6 +5,7 @@ import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
@@ -45,6 +46,7 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
     metadata: file.metadata,
     tensors: file.tensors,
     spec,
+    provenance: ggufProvenance(file.metadata),
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       const { tensor, rotated } = tensorOf(name);
       return rotated

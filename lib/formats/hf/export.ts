@@ -37,6 +37,8 @@ export interface HfExportOptions {
   readonly generation?: Json;
   /** Whether a folder that is there may be replaced; default false. */
   readonly replace?: boolean;
+  /** Texts that the folder holds beside the model, by the names of their files, such as README.md. Default: none. */
+  readonly texts?: Readonly<Record<string, string>>;
   /** Weights above this many bytes are cut into several files; default 5 GB. */
   readonly maxShardBytes?: number;
   readonly signal?: AbortSignal;
@@ -89,7 +91,8 @@ export async function stageHf(
           : { ...settings, chat_template: templates(settings["chat_template"], chatTemplate) },
       );
     }
-    const { maxShardBytes } = options;
+    const { maxShardBytes, texts = {} } = options;
+    for (const [name, content] of Object.entries(texts)) await text(name, content);
     await writeShardedSafetensors(path, items, { files, ...(maxShardBytes ? { maxShardBytes } : {}) });
     signal?.throwIfAborted();
   }, { replace: options.replace ?? false });

@@ -3,6 +3,7 @@ import { CompressoError, option } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
+import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
 import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
@@ -32,6 +33,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
   const tensors = await openShards(files, folder);
   checkTensors(spec, tensors, folder);
+  const provenance = await hfProvenance(files, folder);
   let tied: Promise<void> | null = null;
   return {
     format: "hf",
@@ -39,6 +41,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     config,
     generation,
     spec,
+    provenance,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, folder));
       return await fileOf(name).read(stored(name), rows);

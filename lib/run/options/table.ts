@@ -889,6 +889,12 @@ export const OPTION_TABLE = {
     help: "files that the run was made from, for run.json",
   },
   "export.startedAt": { ...PROGRAM, type: "value", of: "pruneToFolder", help: "when the command began, for run.json" },
+  "export.command": {
+    ...PROGRAM,
+    type: "value",
+    of: "pruneToFolder",
+    help: "the command line that began the run, for the model card",
+  },
   "export.inputs": {
     ...PROGRAM,
     type: "value",

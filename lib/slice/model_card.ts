@@ -1,0 +1,83 @@
+// The README.md of an exported folder: what the model is, what it was made from and how, its licence, and how to load it.
+import config from "../../deno.json" with { type: "json" };
+import { cardMetadata, isHubId } from "../formats/hf/card.ts";
+import type { HfForm } from "../formats/hf/export.ts";
+import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
+import type { Provenance } from "../spec/provenance.ts";
+
+/** What a run has to say of the model that it writes. */
+export interface RunCard {
+  /** Name of the model before pruning; null where it is not known. */
+  readonly base: string | null;
+  /** Facts in order, such as "sparsity" and "20.0 %". */
+  readonly facts: readonly (readonly [name: string, value: string])[];
+  /** The command line that made it; null where a program did. */
+  readonly command: string | null;
+}
+
+/** The text of a card. `spec` is the shape that the folder holds, `run` absent for a model that was written without pruning. */
+export function modelCard(
+  { spec, form, name, provenance = {}, run }: {
+    readonly spec: DecoderSpec;
+    readonly form: HfForm;
+    /** What the model is called where neither its files nor the run say it. */
+    readonly name: string;
+    readonly provenance?: Provenance | undefined;
+    readonly run?: RunCard | undefined;
+  },
+): string {
+  const known = run ? run.base : provenance.name ?? name, base = known ?? provenance.name ?? null;
+  const baseModels = base !== null && isHubId(base) ? [base] : undefined;
+  const facts = [
+    ...(base === null ? [] : [["base model", base] as const]),
+    ...run?.facts ?? [["parameters", shown(parameterCount(spec))] as const],
+    ["license", licenseText(provenance)] as const,
+  ];
+  const trust = form === "compresso" ? ", trust_remote_code=True" : "";
+  return [
+    cardMetadata({ ...provenance, ...(baseModels ? { baseModels } : {}) }),
+    "",
+    run ? `# ${base ?? "A model"}, pruned` : `# ${base ?? "A model"}`,
+    "",
+    run
+      ? `Made smaller by structural pruning with Compresso ${config.version}: parts of the layers are removed, not set to zero.`
+      : `Written by Compresso ${config.version}.`,
+    "",
+    "| | |",
+    "| - | - |",
+    ...facts.map(([name, value]) => `| ${name} | ${value.replaceAll("|", "\\|").replaceAll("\n", " ")} |`),
+    ...(run?.command ? ["", "```sh", run.command, "```"] : []),
+    "",
+    "## How to load it",
+    "",
+    "```python",
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    "",
+    `model = AutoModelForCausalLM.from_pretrained(folder${trust})`,
+    `tokenizer = AutoTokenizer.from_pretrained(folder${trust})`,
+    "```",
+    ...(form === "compresso"
+      ? [
+        "",
+        "Layers differ in their widths, which no class of transformers has: `modeling_compresso.py` in this folder does. Both lines read config.json,",
+        "which names that file, and so ask before they run its code; `trust_remote_code=True` is the answer.",
+      ]
+      : []),
+    "",
+  ].join("\n");
+}
+
+function licenseText({ license, licenseName, licenseLink, licenseText }: Provenance): string {
+  const named = licenseName ?? license;
+  if (named === undefined && licenseText === undefined) return "that of the base model, whose files do not name it";
+  const where = [
+    ...(licenseText === undefined ? [] : ["its text is in LICENSE"]),
+    ...(licenseLink === undefined ? [] : [licenseLink]),
+  ];
+  return [`${named ?? "see LICENSE"}, as the base model`, ...where].join("; ");
+}
+
+/** A count with separators. */
+function shown(count: number): string {
+  return count.toLocaleString("en");
+}

@@ -12,7 +12,7 @@ Deno.test("an alarm stops a run with its exit status, and the run goes on where 
   const stopped = await cli([...args, "--on-alarm", "divergence=stop", "--on-alarm", "oscillation=off"]);
   assert.equal(stopped.code, 5, stopped.stderr);
   assert.match(stopped.stderr, /alarm at step \d, divergence: the loss runs away.*; stopping; to fix it: lower/);
-  assert.match(stopped.stderr, /cannot go on after step \d\n.*expected: .*'divergence'/);
+  assert.match(stopped.stderr, /cannot continue after step \d\n.*expected: .*'divergence'/);
   assert.match(
     stopped.stderr,
     /fix: +lower .*start anew \(--overwrite\).*\(--resume, with --on-alarm divergence=warn\)$/m,

@@ -2,8 +2,15 @@
 import { CompressoError } from "../../core/errors.ts";
 
 /**
- * What is watched while a run goes on: masks that collapse to all zero or all one, layers that add nothing, units that open and close again and
- * again, a loss that runs away, numbers that are not finite, a constraint that is not met, memory that runs out.
+ * What is monitored during a run:
+ *
+ * - `collapse`: masks that become all zero or all one.
+ * - `dead-layer`: layers that add nothing any more.
+ * - `oscillation`: units that open and close repeatedly.
+ * - `divergence`: a loss that grows.
+ * - `nan`: numbers that are not finite.
+ * - `constraint`: a sparsity target that is not met.
+ * - `memory`: GPU memory that runs out.
  */
 export const MONITOR_NAMES = [
   "collapse",
@@ -17,7 +24,7 @@ export const MONITOR_NAMES = [
 /** Name of a monitor. */
 export type MonitorName = "collapse" | "dead-layer" | "oscillation" | "divergence" | "nan" | "constraint" | "memory";
 
-/** What an alarm does: nothing but say so; stop the run; go back to its last good state and on from there with halved rates. */
+/** What an alarm does: report only; stop the run; or roll back to the last good state and continue with halved rates. */
 export const ALARM_ACTIONS = ["warn", "stop", "rollback"] as const satisfies readonly AlarmAction[];
 /** Name of an action. */
 export type AlarmAction = "warn" | "stop" | "rollback";
@@ -34,66 +41,83 @@ export interface Alarm {
   readonly restored: number | null;
   /** What was seen, the value beside its threshold. */
   readonly message: string;
-  /** What to change. Options stand in it by their paths in ⟨ ⟩, for each reader to write as it names them; see `spelled`. */
+  /** What to change. Options appear by their paths in ⟨ ⟩; each front end spells them, see `spelled`. */
   readonly change: string;
 }
 
 /** How one monitor is set. */
 export interface MonitorSetting {
-  /** What its alarm does; "off" for no watch, which all but `nan` can be. */
+  /** What its alarm does; "off" disables the monitor, which `nan` does not allow. */
   readonly action?: AlarmAction | "off";
-  /** From which value on it raises an alarm; what it is depends on the monitor, see {@link MonitorOptions}. */
+  /** Value from which it raises an alarm. Its meaning depends on the monitor, see {@link MonitorOptions}. */
   readonly threshold?: number;
 }
 
 /**
- * How a run is watched; what is left out has its default. Where going back would change nothing, an alarm that is to roll back only warns: of
- * masks that are hard, that stay open, or that hold a target above 0.8 or one that takes more of a kind; one of a base model that overflows stops the run.
+ * Settings of the monitors. What is left out has its default.
+ *
+ * A monitor set to roll back only warns where rolling back would change nothing:
+ *
+ * - masks that are already hard, or that stay open;
+ * - masks that hold a target above 0.8, or a target that needs more than 0.8 of one kind.
+ *
+ * A base model that overflows stops the run instead.
  */
 export interface MonitorOptions {
   /**
-   * Share that is cut of those of a kind that may be (0.95), where these are half of the kind or more, or share of the target that is missed (the
-   * same), from which on masks count as collapsed. Where the target is above 0.8, or takes more than that of a kind whatever else falls, all but a quarter
-   * of what it leaves may be cut. Default: roll back.
+   * Share from which masks count as collapsed; default 0.95. It is compared with two shares:
+   *
+   * - the share that is cut of the prunable units of a kind, where these are half of the kind or more;
+   * - the share of the target that is missed.
+   *
+   * Where the target is above 0.8, or needs more than 0.8 of a kind even with all other kinds cut, three quarters of
+   * the rest may be cut as well. Default action: roll back.
    */
   readonly collapse?: MonitorSetting;
-  /** Share of a layer's heads and of its FFN columns that is cut, from which on it is dead; default 0.98. Default: warn. */
+  /**
+   * Share of a layer's heads and of its FFN columns from which a layer counts as dead; default 0.98. Default action:
+   * warn.
+   */
   readonly "dead-layer"?: MonitorSetting;
   /**
-   * Share of the units of a kind that turn back three times or more within thirteen looks; default 0.25. Kinds of which fewer than nine may be cut
-   * are left out where there is a larger one, and else all units count together. Default: roll back.
+   * Share of the units of a kind that reverse three times or more within thirteen looks; default 0.25. Kinds with fewer
+   * than nine prunable units are skipped where there is a larger kind; otherwise all units are counted together.
+   * Default action: roll back.
    */
   readonly oscillation?: MonitorSetting;
   /**
-   * Share of the way from the lowest mean of four losses so far, of the first ones as many as there were, to that of a uniform guess,
-   * ln(vocabulary), which counts as two nats at least; default 0.5. Default: roll back.
+   * How far the mean of the last four losses may rise, as a share of the distance from its lowest value so far to the
+   * loss of a uniform guess, ln(vocabulary). Before the fourth step the mean is over fewer losses. The distance counts
+   * as at least two nats. Default 0.5. Default action: roll back.
    */
   readonly divergence?: MonitorSetting;
-  /** Numbers that are not finite. It has no threshold, and can neither only warn nor be off. Default: roll back. */
+  /** Numbers that are not finite. It has no threshold and cannot be "warn" or "off". Default action: roll back. */
   readonly nan?: MonitorSetting;
   /**
-   * Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Where frozen units or targets of single layers go before the
-   * target of the whole, it counts at the end of the stage only. Where a schedule ends beside the sparsity or size that was asked for, it is told too. Default: warn.
+   * Gap between expected sparsity and target after the warm-up, absolute; default 0.01. Where frozen units or targets
+   * of single layers override the target of the whole, the gap is checked at the end of the stage only. A schedule that
+   * ends at another sparsity or size than requested is reported too. Default action: warn.
    */
   readonly constraint?: MonitorSetting;
   /**
-   * Share of the memory limit that is in use, once more is in use than was planned; default 0.95. It cannot roll back. Default: warn. Memory that
-   * is refused ends the run with `CompressoError("gpu")`, which says what would fit, whatever is set here.
+   * Share of the memory limit in use from which to raise an alarm, once more is in use than planned; default 0.95. It
+   * cannot roll back. Default action: warn. Whatever the setting, an allocation that fails ends the run with
+   * `CompressoError("gpu")`, which says what would fit.
    */
   readonly memory?: MonitorSetting;
-  /** How often a run goes back at most; one more time stops it. Default 3. */
+  /** Most rollbacks of a run; the next one stops it instead. Default 3. */
   readonly rollbacks?: number;
 }
 
-/** A monitor at work. */
+/** A monitor with its defaults filled in. */
 export interface ResolvedMonitor {
   /** What its alarm does. */
   readonly action: AlarmAction;
-  /** From which value on it raises an alarm. */
+  /** Value from which it raises an alarm. */
   readonly threshold: number;
 }
 
-/** Monitors with every default filled in; null for one that is off. */
+/** Monitors with every default filled in; null for a disabled monitor. */
 export type ResolvedMonitors =
   & { readonly [name in MonitorName]: ResolvedMonitor | null }
   & { readonly rollbacks: number };
@@ -120,7 +144,11 @@ const THRESHOLDS: Readonly<Record<MonitorName, number>> = {
 };
 const ROLLBACKS = 3;
 
-/** Fills in defaults. Throws `CompressoError("usage")` for monitors and actions that do not exist, and thresholds out of (0, 1]. */
+/**
+ * Fills in defaults.
+ *
+ * @throws CompressoError("usage") for unknown monitors and actions, and thresholds outside (0, 1].
+ */
 export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors {
   const stranger = Object.keys(options).find((key) =>
     key !== "rollbacks" && !MONITOR_NAMES.some((name) => name === key)
@@ -164,15 +192,15 @@ function refusal(name: string, rule: string, value: string): CompressoError {
   return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, fix });
 }
 
-/** What a monitor has found, before it is decided what follows. */
+/** What a monitor has found, before its consequence is decided. */
 export interface Finding extends Pick<Alarm, "monitor" | "message" | "change"> {
-  /** Tells findings of one monitor apart: an alarm is raised anew only after its finding was gone. */
+  /** Identifies a finding among those of its monitor. An alarm repeats only after its finding was absent. */
   readonly key: string;
-  /** What is done in place of going back, where that cannot help. */
+  /** What is done instead of rolling back, where that cannot help. */
   readonly instead?: "warn" | "stop";
 }
 
-/** A share as text. */
+/** A share as a percentage, with one decimal. */
 export function percent(share: number): string {
   return `${(100 * share).toFixed(1)} %`;
 }

@@ -1,4 +1,4 @@
-// Settings of monitors as texts: NAME=ACTION or NAME=ACTION:THRESHOLD.
+// Parses settings of monitors from text: NAME=ACTION or NAME=ACTION:THRESHOLD.
 import { CompressoError } from "../../core/errors.ts";
 import {
   ALARM_ACTIONS,
@@ -9,18 +9,20 @@ import {
   resolveMonitors,
 } from "./alarm.ts";
 
-/** Actions that a text may name. */
+/** Actions that a setting may name. */
 export const SETTING_ACTIONS = [...ALARM_ACTIONS, "off"] as const;
 
-/** The form of a text, for those who give a wrong one. */
+/** The expected form, for error messages. */
 export const ALARM_SETTING_FORM = `NAME=ACTION or NAME=ACTION:THRESHOLD, NAME one of ${
   MONITOR_NAMES.join(", ")
 }, ACTION one of ${SETTING_ACTIONS.join(", ")}`;
 
 /**
- * Settings of monitors from texts such as `divergence=stop` and `constraint=warn:0.02`, several with commas between or as a list; the last one
- * of a monitor counts, and those of `before` hold for the others. Throws `CompressoError("usage")` that names `option` for other texts, and for
- * actions and thresholds that the monitor cannot have.
+ * Parses settings of monitors such as `divergence=stop` and `constraint=warn:0.02`, separated by commas or in a list.
+ * The last setting of a monitor counts. Monitors that are not named keep their settings in `before`.
+ *
+ * @throws CompressoError("usage") that names `option`, for other texts and for actions and thresholds that the monitor
+ *   cannot have.
  */
 export function alarmSettings(
   texts: string | readonly string[],
@@ -33,7 +35,7 @@ export function alarmSettings(
   return all;
 }
 
-/** The one text of settings that say the same. */
+/** Canonical text of settings: equal settings give equal texts. */
 export function alarmText(settings: MonitorOptions): string {
   return MONITOR_NAMES.flatMap((name) => {
     const { action, threshold } = settings[name] ?? {};
@@ -41,7 +43,7 @@ export function alarmText(settings: MonitorOptions): string {
   }).join(",");
 }
 
-/** The monitor that a text sets; null where it is none of such a form. */
+/** The monitor that a text sets; null if the text does not have the expected form. */
 export function monitorOf(text: string): MonitorName | null {
   const [, name, action] = /^([\w-]+)=([a-z]+)(?![\w-])/i.exec(text) ?? [];
   return SETTING_ACTIONS.some((one) => one === action) ? MONITOR_NAMES.find((one) => one === name) ?? null : null;

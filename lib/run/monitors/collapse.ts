@@ -1,4 +1,4 @@
-// Masks that collapse to all zero or all one, and layers that add nothing any more.
+// Detects masks that collapse to all zero or all one, and layers that add nothing any more.
 import { option } from "../../core/errors.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { ResolvedOptions } from "../options/options.ts";
@@ -6,15 +6,15 @@ import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { lessAtOnce } from "./divergence.ts";
 import type { MaskLook } from "../contract.ts";
 
-/** Shares above it, of a kind or of all, are more than is usual for a target to ask for. */
+/** Target, of one kind or of all units, above which a higher limit of cut units applies. */
 const HIGH = 0.8;
-/** Of what such a target leaves, the share that a kind keeps at least: one kind may be cut further where another is kept. */
+/** Share of what such a target leaves that a kind keeps at least. One kind may be cut further where another is kept. */
 const KEPT = 0.25;
-/** Gap to the target, absolute, up to which masks hold it. */
+/** Largest absolute gap to the target at which masks meet it. */
 const HELD = 0.01;
-/** Ends the key of what the target asks for. */
+/** Suffix of the key of a finding that the target itself causes. */
 export const HELD_KEY = " held";
-/** Options that keep a kind from being cut further, by the name of the kind. */
+/** Options that limit how far a kind is cut, by the name of the kind. */
 const LEAST: Readonly<Record<string, string>> = {
   heads: option("rules.minimum.heads"),
   "KV groups": option("rules.minimum.heads"),
@@ -24,9 +24,13 @@ const LEAST: Readonly<Record<string, string>> = {
 };
 
 /**
- * All zero: of a kind of units, half of which or more may be cut, these are but for 1 − `threshold` of them, and to an extent that the target does not
- * ask for. All one: after the warm-up no more than 1 − `threshold` of the target is cut. Where going back would lead to the same masks, an alarm only
- * warns.
+ * Checks the masks for collapse.
+ *
+ * - All zero: of a kind of which half or more may be cut, at most 1 − `threshold` of these units are left, and the
+ *   target does not require it.
+ * - All one: after the warm-up, at most 1 − `threshold` of the target is cut.
+ *
+ * Where rolling back would lead to the same masks, the alarm only warns.
  */
 export function watchCollapse(
   { kinds }: MaskLook,
@@ -41,33 +45,33 @@ export function watchCollapse(
     setting,
   }: {
     readonly target: number;
-    /** Lowest target at which the masks may have been chosen, where that is not the newest. */
+    /** Lowest target at which the masks may have been chosen; default: the latest target. */
     readonly least?: number;
     readonly expected: number;
     /** Whether the warm-up is over. */
     readonly isWarm: boolean;
-    /** Whether a schedule's frozen units or targets of single layers go before the target of the whole. */
+    /** Whether a schedule's frozen units or targets of single layers override the target of the whole. */
     readonly isLoose?: boolean;
     /** Whether masks are hard, and so chosen at the target. */
     readonly isHard: boolean;
-    /** What the run is. */
+    /** Method and size of the run. */
     readonly of?: Pick<ResolvedOptions, "method" | "size">;
     readonly setting: ResolvedMonitor;
   },
 ): readonly Finding[] {
   const found: Finding[] = [], shares = kinds.reduce((sum, { share }) => sum + share, 0);
   for (const { name, count, all, cut, share } of kinds) {
-    // Where few of a kind may be cut, the others are left.
+    // Where less than half of a kind may be cut, the other half stays in any case.
     if (2 * count < all) continue;
-    // What of a kind falls at least, where of all others everything falls.
+    // Share of this kind that must be cut even if everything of all other kinds is.
     const needed = share > 0 ? (target - (shares - share)) / share : 0, asked = Math.max(target, needed);
     const most = Math.max(setting.threshold, asked > HIGH ? 1 - KEPT * (1 - asked) : 0);
     if (cut < most) continue;
-    // Hard masks are cut as far at any rates, and those of a target as high as that as well.
+    // At other rates, hard masks would be cut as far, and so would masks that hold such a high target.
     const isHeld = isHard || (asked > HIGH && Math.abs(expected - target) <= HELD);
     found.push({
       monitor: "collapse",
-      // Masks that leave the target later are another matter.
+      // A separate key: masks that leave the target later are a new finding.
       key: `collapse ${name}${isHeld ? HELD_KEY : ""}`,
       message: `the masks collapse to zero: ${percent(cut)} of the ${name} are cut, limit ${percent(most)}, target ${
         percent(target)
@@ -78,7 +82,7 @@ export function watchCollapse(
       ...(isHeld ? { instead: "warn" } : {}),
     });
   }
-  // Masks that are hard have no rates.
+  // Rates do not affect hard masks.
   const own = isHard
     ? "let the schedule's target come to what one unit cuts, in the layout uniform one of each layer"
     : `set ${option("rates.tracking", 1)}, or raise ${option("rates.mask")} and ${option("rates.lambda")}`;
@@ -103,14 +107,17 @@ function leastOf(name: string): string {
   return option ? `set a least width (${option}), ` : "";
 }
 
-/** Layers that add nothing, since all of them is cut from `threshold` on. One that may be cut whole is not dead but pruned. */
+/**
+ * Finds layers that add nothing because at least `threshold` of all their units is cut. A layer that is a unit itself
+ * and is cut whole counts as pruned, not as dead.
+ */
 export function watchLayers(
   { layers }: MaskLook,
   { table, setting, isHard, of = {} }: {
     readonly table: UnitTable;
     readonly setting: ResolvedMonitor;
     readonly isHard: boolean;
-    /** What the run is, where that allows less than learned masks of any layout do. */
+    /** Layout of the run; the uniform layout permits fewer fixes. */
     readonly of?: Partial<Pick<ResolvedOptions, "layout">>;
   },
 ): readonly Finding[] {

@@ -1,4 +1,4 @@
-// A sparsity that is not met: expected against target while masks are learned, hard against target and expected at the end.
+// Detects a sparsity target that is not met: expected sparsity while masks are learned, hard sparsity at the end.
 import { option } from "../../core/errors.ts";
 import { GRADUAL_EVERY } from "../../masks/gradual.ts";
 import type { Layout } from "../../units/layout.ts";
@@ -7,12 +7,12 @@ import { isSingleGroup } from "../../units/uniform.ts";
 import { type UnitTable } from "../../units/units.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 
-/** Of sums in f32 and quotients of whole numbers. */
+/** Tolerance for f32 sums and quotients of integers. */
 const ROUNDING = 1e-6;
 
 /**
- * Compares the last record's expected sparsity with its target. Masks that are hard already were chosen at one of the last few targets, and
- * meet it to within one unit.
+ * Compares the last record's expected sparsity with its target. Masks that are hard already were chosen at one of the
+ * last few targets and meet it to within one unit.
  */
 export function watchConstraint(
   records: readonly RecordView[],
@@ -39,7 +39,7 @@ export function watchConstraint(
   }];
 }
 
-/** Targets at one of which the newest record's masks were chosen. */
+/** Targets of the last records; the newest record's masks were chosen at one of them. */
 export function targetsHeld(
   records: readonly RecordView[],
   { isHard }: { readonly isHard: boolean },
@@ -47,7 +47,7 @@ export function targetsHeld(
   return records.slice(isHard ? -GRADUAL_EVERY : -1).flatMap(({ target }) => target === null ? [] : [target]);
 }
 
-/** Compares the sparsity of the hard masks with the target: at least that, and less than one unit more. */
+/** Checks that the sparsity of the hard masks reaches the target and exceeds it by less than one unit. */
 export function checkHard(
   { target, hard }: { readonly target: number; readonly hard: number },
   { unit, layout }: { readonly unit: number; readonly layout: Layout },
@@ -68,9 +68,11 @@ export function checkHard(
 }
 
 /**
- * Compares what was expected of the masks at the end of the stage with what they became: what a schedule froze, and targets of single layers, may
- * have kept them from the target up to then. `isLoose` says whether that was so after the warm-up; else the stage ended within it. `isHard`: masks
- * were chosen every few steps and not learned.
+ * Compares the expected sparsity at the end of the stage with that of the hard masks. Units that a schedule froze, or
+ * targets of single layers, may have kept the masks from the target until then.
+ *
+ * - `isLoose`: whether that was so after the warm-up; otherwise the stage ended within the warm-up.
+ * - `isHard`: masks were chosen every few steps instead of learned.
  */
 export function checkFall(
   { target, expected, hard }: { readonly target: number; readonly expected: number; readonly hard: number },
@@ -100,8 +102,8 @@ export function checkFall(
 }
 
 /**
- * Compares what a schedule aimed at last with what was asked for: a sparsity, or that of a size. The schedule decides what is cut, but where there is
- * a size that it does not go before, which is met all the same.
+ * Compares the schedule's last target with the requested sparsity, or that of the requested size. The schedule decides
+ * what is cut. A requested size is met all the same, unless the schedule overrides it (`goesBefore`).
  */
 export function checkAim(
   { asked, target, hard }: { readonly asked: number; readonly target: number; readonly hard: number },
@@ -128,10 +130,10 @@ export function checkAim(
   }];
 }
 
-/** What to do about hard masks that were others when they became so. */
+/** Fix for masks that hooks changed after they became hard. */
 export const BY_HOOKS = "let hooks leave the masks as they are once they are hard, or write ones that cut as much";
 
-/** What to say of a model that is larger than its size allows, by `excess` parameters or bytes. */
+/** Finding for a model that is larger than its size allows, by `excess` parameters or bytes. */
 export function checkSize(excess: number, { goesBefore }: { readonly goesBefore: boolean }): readonly Finding[] {
   if (excess <= 0) return [];
   return [{
@@ -144,7 +146,10 @@ export function checkSize(excess: number, { goesBefore }: { readonly goesBefore:
   }];
 }
 
-/** Compares what targets of single layers cut with what the size takes, which is met from above only where other layers can give back. */
+/**
+ * Compares what targets of single layers cut with what the size requires. If they cut more, the size is met only where
+ * other layers can restore units.
+ */
 export function checkSmaller(
   { asked, hard }: { readonly asked: number; readonly hard: number },
   { unit, threshold }: { readonly unit: number; readonly threshold: number },
@@ -160,7 +165,7 @@ export function checkSmaller(
   }];
 }
 
-/** What to say of a schedule that ended the pruning stage before its first step. */
+/** Finding for a schedule that ended the pruning stage before its first step. */
 export function nothingCut(sparsity: number): Finding {
   return {
     monitor: "constraint",
@@ -172,7 +177,10 @@ export function nothingCut(sparsity: number): Finding {
   };
 }
 
-/** What a size cuts where a schedule ended the pruning stage before its first step: units that no step has learned to choose. */
+/**
+ * Finding for a size whose units were chosen without learning, since a schedule ended the pruning stage before its
+ * first step.
+ */
 export function cutUnlearned(hard: number): Finding {
   return {
     monitor: "constraint",
@@ -188,8 +196,8 @@ const WAIT_FOR_A_STEP =
   "let the schedule's `end` wait for a step, or look only at records whose stage is that of pruning";
 
 /**
- * The largest share that one unit cuts: blocks where widths are aligned; where all layers are cut alike one unit in each, and groups of heads whole
- * if there are several.
+ * The largest share of weights that one unit cuts. Where widths are aligned, it is that of a block. Where all layers
+ * are cut alike, it is that of one unit in each layer, with heads counted in whole groups if there are several.
  */
 export function largestUnit(table: UnitTable, layout: Layout): number {
   const { hidden, layers } = table.spec, { align } = table.rules, isUniform = layout === "uniform";

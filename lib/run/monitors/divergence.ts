@@ -1,24 +1,26 @@
-// A loss that runs away: the mean that is watched, and its limit.
+// Detects a loss that diverges: the monitored mean and its limit.
 import { option } from "../../core/errors.ts";
 import { isOneShot } from "../methods/names.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { LossHistory, Stage } from "../contract.ts";
 import type { Finding, ResolvedMonitor } from "./alarm.ts";
 
-/** Nothing seen yet. */
+/** History before the first loss. */
 export const NO_LOSSES: LossHistory = { last: [], lowest: null };
 
-/** Steps over which the mean is taken: a batch of few tokens has a loss of its own. */
+/** Steps of the mean. The loss of a single batch of few tokens is too noisy. */
 const MEAN_STEPS = 4;
 /**
- * Least way from the lowest loss to a guess, in nats, for models that are hardly better than one: with 1, runs of a small model on its own texts came
- * past their limit by the half nat that the cuts cost them, and ended well where the monitor only warned.
+ * Least distance from the lowest loss to that of a uniform guess, in nats, for models that are hardly better than a
+ * guess. With 1, runs of a small model on its own texts exceeded their limit by the half nat that the cuts cost them;
+ * with the monitor set to warn they ended well.
  */
 const LEAST_ROOM = 2;
 
 /**
- * Takes in one loss. The mean of the last four may rise by `threshold` of the way from the lowest such mean to the loss of a uniform guess,
- * `chance` = ln(vocabulary), taken as at least {@link LEAST_ROOM}. Where less than that lies between the two, a run that ends well may come so far.
+ * Adds one loss. The mean of the last four losses may rise by `threshold` of the distance from its lowest value to the
+ * loss of a uniform guess, `chance` = ln(vocabulary). The distance counts as at least {@link LEAST_ROOM}, since with
+ * less a healthy run may exceed the limit.
  */
 export function watchLoss(
   history: LossHistory,
@@ -27,7 +29,7 @@ export function watchLoss(
     readonly chance: number;
     readonly stage: Stage;
     readonly setting: ResolvedMonitor;
-    /** What the run is. */
+    /** Method and size of the run. */
     readonly of?: Pick<ResolvedOptions, "method" | "size">;
   },
 ): { readonly history: LossHistory; readonly found: readonly Finding[] } {
@@ -47,7 +49,7 @@ export function watchLoss(
   return { history: { last, lowest }, found };
 }
 
-/** How a cut costs less: steps of a one-shot method are recovery alone. */
+/** Advice for pruning more gently. Steps of a one-shot method are recovery alone, so more of them do not help. */
 export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "size">): string {
   const less = size
     ? `a larger size (${option("size.parameters")}, ${option("size.bytes")})`
@@ -55,7 +57,7 @@ export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "s
   return isOneShot(method) ? `to ${less}` : `in more steps (${option("steps")}) or to ${less}`;
 }
 
-/** What to do about a LoRA that learns too fast in a stage. */
+/** Advice for a LoRA learning rate that is too high in a stage. */
 export function lowerRate(stage: Stage): string {
   const scheduled = `or \`${stage === "prune" ? "rates" : stage}.lora\` where a schedule sets it`;
   return stage === "postfinetune"

@@ -1,4 +1,4 @@
-// Which tensor brought in a number that is not finite, searched from the base model to the gradients.
+// Finds the tensor that introduced a number that is not finite, from the base model to the gradients.
 import { option } from "../../core/errors.ts";
 import { type LoraWeights } from "../../spec/lora.ts";
 import { unpackLora } from "../../nn/lora.ts";
@@ -14,7 +14,7 @@ import { lowerRate } from "./divergence.ts";
 import { brokenUnit } from "./mask_look.ts";
 import type { MaskLook, Stage, StepKind, StepRecord } from "../contract.ts";
 
-/** A step right before it is run. */
+/** A step before it is run. */
 export interface StepToSearch {
   readonly stage: Stage;
   readonly kind: StepKind;
@@ -24,22 +24,22 @@ export interface StepToSearch {
   readonly focus: number;
 }
 
-/** Where the number was found. */
+/** Where the number was introduced. */
 export interface Cause {
   /** The tensor, or the value that was computed. */
   readonly tensor: string;
   /** What to change. */
   readonly change: string;
-  /** Whether the model brings it along, so that no other rates help. */
+  /** Whether the base model causes it, so that other rates do not help. */
   readonly isBase: boolean;
 }
 
-/** Largest number of f32. */
+/** Largest finite f32. */
 const F32_MAX = 3.4028234663852886e38;
 
 /**
- * Searches, from what comes first: base weights, what is trained, activations, gradients, and what the step's own update made of `masks`, as it was seen
- * behind it. Changes the trainer's state.
+ * Searches in order of computation: base weights, trained parameters, activations, gradients, and the step's own update
+ * of the masks, as `masks` reports it. Changes the trainer's state.
  */
 export async function findCause(
   { model, trainer, table }: { readonly model: Model; readonly trainer: Trainer; readonly table: UnitTable },
@@ -75,7 +75,7 @@ export async function findCause(
   return { tensor: gradient ?? elsewhere(focus), change: `${lower}, or load the base in f32`, isBase: false };
 }
 
-/** What of a step's numbers is not finite, and of its masks where they were looked at; empty where all is. */
+/** Which of a step's numbers, and of its masks if they were read, are not finite; empty if all are finite. */
 export function brokenNumbers(record: StepRecord | null, look: MaskLook | null): string {
   const { loss = 0, gradNorm = 0, expected = null } = record ?? {};
   const isFine = [loss, gradNorm, expected ?? 0].every(Number.isFinite) && !look?.broken;
@@ -87,7 +87,7 @@ export function brokenNumbers(record: StepRecord | null, look: MaskLook | null):
   ].join(", ");
 }
 
-/** The finding of broken numbers; without a cause where the step cannot be repeated. */
+/** The finding of numbers that are not finite; it names no cause if the step cannot be repeated. */
 export function brokenFinding(cause: Cause | null, { stage, step, numbers }: {
   readonly stage: Stage;
   readonly step: number;
@@ -105,7 +105,7 @@ export function brokenFinding(cause: Cause | null, { stage, step, numbers }: {
 }
 
 interface Place {
-  /** Layer whose output is broken; −1 is the embedding, null the head. */
+  /** Layer whose output is not finite; −1 is the embedding, null the head. */
   readonly layer: number | null;
   readonly name: string;
 }
@@ -117,7 +117,7 @@ function placeOf({ streams, loss }: Inspection): Place | null {
   return loss ? null : { layer: null, name: "the logits" };
 }
 
-/** Weights are finite, as loading sees to it: what overflows is a product, most likely of the largest weight there. */
+/** Loading checks that weights are finite, so a product overflows, most likely that of the largest weight. */
 async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cause> {
   const isThere = (tensor: string): boolean =>
     layer === null
@@ -159,7 +159,7 @@ function trainedCause(
   return slot < 0 ? null : `the masks, slot ${slot} is ${slots[slot]}`;
 }
 
-/** Backward runs from the last layer to the first, so the last broken gradient is the first that broke. */
+/** Backward runs from the last layer to the first, so the last gradient in order is the first that was not finite. */
 function gradientCause({ gradients, slots }: Inspection): string | null {
   const first = [...gradients].reverse().find(([, values]) => brokenAt(values) >= 0);
   if (first) return `the gradient of ${first[0]}`;
@@ -177,7 +177,7 @@ function elsewhere(focus: number): string {
     : "nothing when the step was repeated, so a hook or the device has changed what it computes";
 }
 
-/** Where the first number lies that is not finite; −1 where all are. */
+/** Index of the first number that is not finite; −1 if all are finite. */
 export function brokenAt(values: Float32Array): number {
   return values.findIndex((value) => !Number.isFinite(value));
 }

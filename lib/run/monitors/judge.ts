@@ -1,4 +1,4 @@
-// What follows from findings: alarms with their actions, or the error that ends the run.
+// Turns findings into alarms with their actions, or into the error that ends the run.
 import { CompressoError, option } from "../../core/errors.ts";
 import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
@@ -11,17 +11,17 @@ export interface Verdict {
   readonly action: AlarmAction | null;
 }
 
-/** Where a run stands when it is judged. */
+/** State of a run when it is judged. */
 export interface JudgeInput {
   readonly settings: ResolvedMonitors;
   readonly step: number;
-  /** How often the run went back so far. */
+  /** Rollbacks so far. */
   readonly halvings: number;
   /** Step of its last good state. */
   readonly goodStep: number;
 }
 
-/** Decides. A run that may not go back once more stops, and one that stops does not go back. */
+/** Decides what to do. A run that has no rollbacks left stops. If one alarm stops the run, no other rolls it back. */
 export function judge(
   found: readonly Finding[],
   { settings, step, halvings, goodStep }: JudgeInput,
@@ -48,7 +48,7 @@ export function judge(
   return { step, alarms, action };
 }
 
-/** Rates that are lowered have to be lower than those that failed last. */
+/** How often rates were halved, for the message: new rates must be lower than the last ones that failed. */
 function wentBefore(halvings: number): string {
   const [times, halved] = halvings === 1
     ? ["once", "and its rates were halved"]
@@ -56,15 +56,18 @@ function wentBefore(halvings: number): string {
   return `the run went back ${times} before, ${halved}`;
 }
 
-/** The error of an alarm that stops the run; the fix is that of the verb `prune`, and who runs it otherwise finds the alarm beside it. */
+/**
+ * The error of an alarm that stops the run. Its fix is worded for the verb `prune`; a program finds the alarm in
+ * `alarm`.
+ */
 export class AlarmError extends CompressoError {
   /** The alarm. */
   readonly alarm: Alarm;
 
-  /** Words the alarm as an error. */
+  /** Creates the error of an alarm. */
   constructor(alarm: Alarm, options?: ErrorOptions) {
     super(alarm.monitor === "memory" ? "gpu" : "numeric", {
-      what: `cannot go on after step ${alarm.step}`,
+      what: `cannot continue after step ${alarm.step}`,
       rule: `the monitor '${alarm.monitor}' raises no alarm`,
       value: alarm.message,
       fix: fixOf(alarm),
@@ -80,15 +83,15 @@ export function stopError({ alarms }: Verdict, options?: ErrorOptions): Compress
   return new AlarmError(alarm, options);
 }
 
-/** A state to go on from, to be saved where a verdict stops the run, with its alarms: they are of a later step, of which no record may be. */
+/** The state to save when a verdict stops the run, with its alarms. They belong to a later step, which has no record. */
 export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
   return { ...state, position: { ...state.position, stopped: alarms } };
 }
 
-/** What to change and how, and how to go on without: a resumed run keeps its options but for those of the monitors. */
+/** What to change, and how to continue without changes. A resumed run keeps all options except those of the monitors. */
 function fixOf({ monitor, change }: Alarm): string {
   const asItIs = `continue as it is (${option("resume")}, with ${option("monitors", `${monitor}=warn`)})`;
-  // NaN cannot be gone on with, and other programs' memory is no option of the run.
+  // A run cannot continue from NaN, and the memory of other programs is no option of the run.
   if (monitor === "nan") return `${change}; for that start anew (${option("export.replace")})`;
   if (monitor === "memory") return `${change}, and continue (${option("resume")}); or ${asItIs}`;
   return `${change}; where that is rates or the schedule alone, continue (${option("resume")}, with ${

@@ -1,18 +1,18 @@
-// The steps at which a run's masks are looked at and its state is kept, by the length of the run alone.
+// The steps after which masks are read and states are kept. They depend on the length of the run alone.
 
-/** Steps that come again and again. */
+/** Periodic steps of a run. */
 export interface LookSteps {
-  /** Whether the masks are looked at after a step. */
+  /** Whether the masks are read after a step. */
   readonly looksAt: (step: number) => boolean;
-  /** Whether the state after a step that was looked at is kept to go back to. */
+  /** Whether the state after such a step is kept for a rollback. */
   readonly keepsAt: (step: number) => boolean;
 }
 
 /**
- * By the number of steps up to which it holds: how often the looks repeat, and which steps of such a round are looked at and kept. A look reads
- * all that is trained from the GPU, so a run of more than 32 steps has 20 to 45 of them, or three in nineteen steps where it is long. Their
- * distances are uneven: masks that turn at each step, or with any other small period, would stand still at looks of one distance that the period
- * divides.
+ * For each largest number of steps: the period of the looks, and the steps of a period that are looked at and kept. A
+ * look reads all trained parameters from the GPU. A run of more than 32 steps has 20 to 45 looks, a long run three in
+ * nineteen steps. The distances between looks are uneven. At a constant distance, masks that alternate with a period
+ * that divides it would look unchanged.
  */
 const ROUNDS = [
   { most: 32, round: 4, looks: [0, 1, 2, 3], kept: [0] },
@@ -22,7 +22,7 @@ const ROUNDS = [
   { most: Infinity, round: 19, looks: [0, 5, 11], kept: [0, 5, 11] },
 ] as const;
 
-/** The steps for a run of so many. */
+/** The steps of a run of `steps` steps. */
 export function lookStepsOf(steps: number): LookSteps {
   const { round, looks, kept } = ROUNDS.find(({ most }) => steps <= most) ?? ROUNDS[4];
   const isIn = (places: readonly number[], step: number): boolean => places.includes(step % round);

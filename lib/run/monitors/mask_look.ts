@@ -3,7 +3,7 @@ import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } fro
 import { expectedCuts, layerShares } from "../layer_states.ts";
 import type { KindState, MaskLook, Rates, TrainerArrays } from "../contract.ts";
 
-/** Looks at the masks; `learned` has the rates at which they are learned, null where z is hard. */
+/** Summarizes masks. `learned` has the rates of learned masks; null where z is hard. */
 export function lookAtMasks(
   table: UnitTable,
   { logAlpha, maskMoments, slots }: Pick<TrainerArrays, "logAlpha" | "maskMoments" | "slots">,
@@ -33,7 +33,7 @@ export function lookAtMasks(
   };
 }
 
-/** Share of each unit that is cut: expected while masks are learned, else 0 or 1. */
+/** Share of each unit that is cut: expected for learned masks, otherwise 0 or 1. */
 export function cutsOf(
   table: UnitTable,
   { logAlpha, slots }: Pick<TrainerArrays, "logAlpha" | "slots">,
@@ -46,7 +46,10 @@ function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((sum, item) => sum + of(item), 0);
 }
 
-/** Says which unit has a log α, moments (m, v) of Adam or a saliency that are not finite: a GPU's clamp may hide that from all that follows. */
+/**
+ * Names a unit whose log α, Adam moments (m, v) or saliency is not finite. A GPU's clamp may hide such a value from all
+ * later numbers.
+ */
 export function brokenUnit(
   table: UnitTable,
   { logAlpha, maskMoments }: { readonly logAlpha: Float32Array; readonly maskMoments?: Float32Array },
@@ -55,7 +58,7 @@ export function brokenUnit(
   const unit = logAlpha.findIndex(isBroken), moment = maskMoments?.findIndex(isBroken) ?? -1;
   if (unit >= 0) return `log α of ${unitName(table, unit)}, which is ${logAlpha[unit]}`;
   if (moment < 0) return null;
-  // As the learner's moments lie: (m, v) of each unit, then the saliency that is followed, its prior, and two numbers for all.
+  // Order of the learner's moments: (m, v) of each unit, then the running saliency, its prior, and two numbers for all.
   const { count } = table, rest = moment - 2 * count;
   if (rest < 0) return `Adam's moments of log α of ${unitName(table, moment >> 1)}`;
   if (rest >= 2 * count) return "the drift or memory of the running saliency";

@@ -1,18 +1,18 @@
-// Memory that runs out: more in use than planned, near the limit.
+// Detects memory that runs out: more in use than planned, and near the limit.
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { freeWords, limitMebibytes, mebibytes } from "../memory/advice.ts";
 
-/** What a device holds. */
+/** Memory of a device, in bytes. */
 export interface MemoryState {
   /** Bytes in use now. */
   readonly bytes: number;
-  /** Bytes that the run was to take at most. */
+  /** Most bytes that the run was planned to use. */
   readonly planned: number;
-  /** Bytes that may be in use; infinite where there is no limit. */
+  /** Limit of bytes in use; infinite where there is none. */
   readonly limit: number;
 }
 
-/** Near the limit, and not by plan: a run that was planned to fill the memory is healthy. */
+/** Warns near the limit if more than planned is in use. A run that was planned to fill the memory is healthy. */
 export function watchMemory(
   { bytes, planned, limit }: MemoryState,
   { setting }: { readonly setting: ResolvedMonitor },

@@ -1,25 +1,25 @@
-// Units that open and close again and again.
+// Detects units that open and close repeatedly.
 import { option } from "../../core/errors.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import type { MaskHistory, MaskLook } from "../contract.ts";
 
-/** Times that a unit has to turn back: back to where it was at a look before. */
+/** Reversals from which a unit counts: it returns to its state at an earlier look. */
 const BACK = 3;
-/** Units of a kind that may be cut, below which one or two of them that turn say nothing of the kind. */
+/** Fewest prunable units of a kind that is counted by itself; in smaller kinds one or two units decide the share. */
 const FEW = 9;
-/** Looks over which they are counted. Four turns of a period of eight steps lie within so many, where each step is looked at. */
+/** Looks that are counted. With a look at each step they cover four changes of a period of eight steps. */
 const LOOKS = 13;
 
 /**
- * Takes in one look. At the first turn that is remembered a unit goes where it was not, at each later one it turns back. They need not follow each
- * other look by look: looks fall on any phase of a period, and some find the masks where the one before did. The share is taken
- * of each kind by itself, so that one of few units shows beside one of many, and of all together where no kind has enough.
+ * Adds one look. The first change of a unit within the window takes it to a new state; each later change is a reversal.
+ * Changes need not be at consecutive looks: looks fall on any phase of a period, and some find the masks unchanged. The
+ * share is taken of each kind, so that a small kind shows beside a large one, or of all units where no kind has enough.
  */
 export function watchTurns(
   history: MaskHistory | null,
   { closed, kinds }: MaskLook,
   { isHard, setting }: {
-    /** Whether masks are hard, chosen every few steps and not learned. */
+    /** Whether masks are hard: chosen every few steps instead of learned. */
     readonly isHard: boolean;
     readonly setting: ResolvedMonitor;
   },

@@ -1,4 +1,4 @@
-// One step of a run under its monitors: the record with its alarms, the position after it, and what is to be done.
+// Applies the monitors to one step of a run: its record with alarms, the position after it, and the resulting action.
 import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
 import { takesUniform } from "../../units/uniform.ts";
 import { type UnitTable } from "../../units/units.ts";
@@ -26,40 +26,40 @@ import { type LookSteps, lookStepsOf } from "./look_steps.ts";
 import type { MemoryState } from "./memory.ts";
 import { fresh, watchMasks, watchRecord } from "./watch.ts";
 
-/** What holds for the whole run. */
+/** What is constant during a run. */
 export interface Oversight extends LookSteps {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
-  /** Share that the largest unit cuts. */
+  /** Share of weights that the largest unit cuts. */
   readonly unit: number;
 }
 
-/** What was seen of a step. */
+/** What the monitors see of a step. */
 export interface Seen {
-  /** Null where the masks alone are looked at. */
+  /** Null where only the masks are looked at. */
   readonly record: StepRecord | null;
   readonly look: MaskLook | null;
-  /** What was found out about numbers that are not finite. */
+  /** The cause of numbers that are not finite. */
   readonly broken: Finding | null;
   readonly memory: MemoryState;
   /** Step of the last good state. */
   readonly goodStep: number;
 }
 
-/** What came of it. */
+/** Result of overseeing a step. */
 export interface Overseen {
   readonly position: RunPosition;
   readonly record: StepRecord | null;
   readonly verdict: Verdict;
 }
 
-/** A state is good if no alarm came up in so many steps after it: a loss takes some steps to run away. */
+/** Steps without an alarm after which a state counts as good. A diverging loss takes some steps to show. */
 const PROVEN = 5;
 
-/** Share of the weights that is much for one cut, as masks become hard. */
+/** Share of the weights that is large for one cut, when masks become hard. */
 const MUCH_AT_ONCE = 0.01;
 
-/** What holds for a run of so many steps. */
+/** Oversight of a run of `steps` steps. */
 export function oversightOf(
   options: ResolvedOptions,
   table: UnitTable,
@@ -68,19 +68,22 @@ export function oversightOf(
   return { options, table, unit: largestUnit(table, options.layout), ...lookStepsOf(steps) };
 }
 
-/** The state to go back to from a step: the last one that was good, else the first there is. */
+/** The state to roll back to from a step: the last good state, otherwise the first one. */
 export function goodState(kept: readonly RunState[], step: number): RunState {
   const good = kept.findLast(({ position }) => position.step <= step - PROVEN) ?? kept[0];
   if (!good) throw new Error("a run keeps a state from its beginning on");
   return good;
 }
 
-/** Of the states up to a step those that it can be gone back to from any later step. */
+/** Of the states up to a step, those that a later step may roll back to. */
 export function keptStates(kept: readonly RunState[], step: number): readonly RunState[] {
   return kept.length === 0 ? kept : kept.slice(kept.indexOf(goodState(kept, step)));
 }
 
-/** Whether gradual saliency has cut nothing so far since equal widths alone would have passed the targets at which it chose. */
+/**
+ * Whether gradual saliency has cut nothing so far because equal widths alone would exceed the targets at which it
+ * chose.
+ */
 function isWaiting(
   records: readonly RecordView[],
   { options: { method, layout }, table }: Pick<Oversight, "options" | "table">,
@@ -89,7 +92,7 @@ function isWaiting(
   return targetsHeld(records, { isHard: true }).some((target) => !takesUniform(table, target));
 }
 
-/** Takes in a step. Alarms that lead back are not its record's, which is undone, but the next one's. */
+/** Applies the monitors to a step. Alarms that cause a rollback go to the next record, since this one is undone. */
 export function oversee(position: RunPosition, seen: Seen, { options, table, unit }: Oversight): Overseen {
   const { look, broken, memory, goodStep } = seen, { monitors: settings, method } = options, { aim } = position;
   const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
@@ -145,8 +148,8 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
 }
 
 /**
- * Takes in masks that have just become hard, or are all kept where a schedule skipped the stage. Their alarms are the next record's, and cannot
- * lead back: the same masks would come of it.
+ * Checks masks that have just become hard, or that are all kept because a schedule skipped the stage. Their alarms go
+ * to the next record. They cannot roll back, which would give the same masks.
  */
 export function overseeHard(
   position: RunPosition,
@@ -156,7 +159,7 @@ export function overseeHard(
   const { monitors: settings, sparsity, method } = options, target = position.target ?? sparsity;
   const { collapse, "dead-layer": dead, constraint } = settings, { expected, stageStep, monitors: state } = position;
   const threshold = constraint?.threshold ?? Infinity;
-  // A size decides what is cut, and is met or refused, unless a schedule ended the stage before it was there.
+  // A size decides what is cut and is always met, unless a schedule ended the stage earlier.
   const hasSize = options.size !== null, goesBefore = goesBeforeSize(position, options);
   const missed = !hasSize || goesBefore ? checkHard({ target, hard }, { unit, layout: options.layout }) : [];
   const smaller = hasSize && !goesBefore && state.isLoose
@@ -167,7 +170,7 @@ export function overseeHard(
     : smaller.length > 0
     ? smaller
     : checkAim({ asked: sparsity, target, hard }, { hasSize, goesBefore, threshold });
-  // Before the first step there were no masks to hold a target.
+  // Before the first step no masks held a target.
   const fallen = expected === null || stageStep === 0 || missed.length + aside.length > 0
     ? []
     : checkFall({ target, expected, hard }, {
@@ -184,15 +187,16 @@ export function overseeHard(
     ...constraint && hasSize && stageStep === 0 && position.leftOut > 0 ? [cutUnlearned(hard)] : [],
   ];
   const watched = fresh(state, found, ["collapse", "dead-layer", "constraint"]);
-  // What much that was cut at once costs is no loss that runs away, whoever wants to hear of the cut: going back would cut it again.
+  // A large cut raises the loss without divergence: rolling back would repeat the cut. So the loss history starts
+  // again.
   const before = stageStep === 0 ? 0 : expected;
   const losses = before !== null && Math.abs(hard - before) > MUCH_AT_ONCE ? { losses: NO_LOSSES } : {};
   return withAlarms({ ...position, monitors: { ...watched.state, ...losses } }, watched.found, options);
 }
 
 /**
- * Takes in the masks at a run's end, which hooks may have written since they became hard. `excess` is what the model has beyond the size that it was to
- * have, null where it was to have none. What was said of them before is not said again.
+ * Checks the masks at the end of a run, which hooks may have changed since they became hard. `excess` is by how much
+ * the model exceeds its requested size; null without one. Findings that were reported before are not repeated.
  */
 export function overseeEnd(
   position: RunPosition,
@@ -202,17 +206,17 @@ export function overseeEnd(
   const { monitors: { collapse, "dead-layer": dead, constraint }, sparsity, layout } = options;
   const target = position.target ?? sparsity;
   const sight = { target, expected: hard, isWarm: true, isHard: true, of: options };
-  // A schedule that went before the size was told of, unless its targets had come to what the size takes.
+  // A schedule that overrides the size was reported, unless its targets had reached what the size requires.
   const goesBefore = goesBeforeSize(position, options);
-  const isTold = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");
+  const isReported = goesBefore && position.alarms.some(({ monitor }) => monitor === "constraint");
   const masks: readonly Finding[] = [
     ...collapse ? watchCollapse(look, { ...sight, setting: collapse }) : [],
     ...dead ? watchLayers(look, { table, setting: dead, isHard: true, of: options }) : [],
   ];
   const found: readonly Finding[] = [
-    // What held when the masks became hard was told then, or before that in other words.
+    // Findings that held when the masks became hard were reported then or earlier, possibly in other words.
     ...masks.filter(({ key }) => !position.monitors.active.includes(key)).map(byHooks),
-    ...!constraint || excess !== null && isTold
+    ...!constraint || excess !== null && isReported
       ? []
       : excess !== null
       ? checkSize(excess, { goesBefore })
@@ -225,7 +229,7 @@ function byHooks(found: Finding): Finding {
   return { ...found, change: BY_HOOKS };
 }
 
-/** Alarms of hard masks, which cannot lead back: the same masks would come of it. */
+/** Alarms of hard masks. They cannot roll back, which would give the same masks. */
 function withAlarms(
   position: RunPosition,
   found: readonly Finding[],
@@ -240,7 +244,7 @@ function withAlarms(
   };
 }
 
-/** Where a run goes on that goes back to a state: with halved rates, and knowing why. */
+/** The position after a rollback: with halved rates and the alarms that caused it. */
 export function wentBack(good: RunPosition, { alarms }: Verdict, now: RunPosition): RunPosition {
   const reasons = alarms.filter(({ action }) => action === "rollback");
   return {

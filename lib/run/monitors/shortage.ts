@@ -1,4 +1,4 @@
-// The error of a run whose memory runs out, with what would fit.
+// The error of a run that ran out of memory, with advice on what would fit.
 import { CompressoError, option } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
@@ -12,14 +12,17 @@ const HOW: Readonly<Record<MemoryShortage, string>> = {
   lost: "the device is lost, which often is for want of memory",
 };
 
-/** An error of the GPU as what would fit, if memory is what ran out, watched or not; any other error as it is. */
+/**
+ * Turns a GPU error caused by a lack of memory, monitored or not, into an error that says what would fit; returns other
+ * errors unchanged.
+ */
 export async function asShortage(
   error: unknown,
   { model, steerer, options, isSaved, step, plannedBytes, otherBytes }:
     & Pick<Allocated, "model" | "steerer" | "plannedBytes" | "otherBytes">
     & {
       readonly options: ResolvedOptions;
-      /** Whether a checkpoint has the last good state. */
+      /** Whether a checkpoint holds the last good state. */
       readonly isSaved: boolean;
       readonly step: number;
     },
@@ -29,7 +32,7 @@ export async function asShortage(
   const shortage = device.shortageOf(error);
   if (shortage === null) return error;
   return new CompressoError("gpu", {
-    what: `cannot go on after step ${step}`,
+    what: `cannot continue after step ${step}`,
     rule: options.monitors.memory === null ? "a run fits the memory" : "the monitor 'memory' raises no alarm",
     value: `memory ran out: ${HOW[shortage]}; ${mebibytes(bytes)} are in use, ${
       mebibytes(plannedBytes)
@@ -45,8 +48,8 @@ export async function asShortage(
 }
 
 /**
- * What leaves room: for all other things on the device under its limit, else for half of what was planned for the run itself, `ownBytes`. A run that was
- * saved goes on with its own options alone, but for `recompute`, which changes no bit.
+ * Finds options that need less memory. The budget is what other uses of the device leave of its limit or, without a
+ * limit, half of the run's planned `ownBytes`. A run that was saved can only change `recompute`, which changes no bit.
  */
 async function fixOf(
   { bytes, memoryLimit }: Device,
@@ -71,7 +74,7 @@ async function fixOf(
     ? `${ways.join(" or ")}, and continue (${option("resume")})`
     : `continue (${option("resume")}) once more is free`;
   const anew = advice.filter((one) => !isFree(one));
-  // What suffices beside the same options needs no other model.
+  // If the same options fit, no other model is needed.
   if (anew.length === 0 && advice.length > 0) return goOn;
   return `${goOn}; or start anew (${option("export.replace")}) and ${adviceWords(anew, { isLimit })}`;
 }

@@ -1,20 +1,21 @@
-// Which alarms of a run were shown, so that a run that goes back or is resumed shows none twice.
+// Remembers which alarms of a run were shown, so that a rollback or a resumed run repeats none.
 import type { Alarm } from "./alarm.ts";
 
 /**
- * Alarms that were shown. A run that goes back more than once says again why it went back before, and a resumed one has those of earlier sittings. What
- * goes back twice for the same in the same words has two equal alarms in its list.
+ * Alarms that were shown. A second rollback repeats the reasons of the first one, and a resumed run has the alarms of
+ * earlier sittings. A run that rolls back twice for the same reason has two equal alarms in its list, and both are
+ * shown.
  */
 export class ShownAlarms {
-  /** How many there were in one list, by their JSON: a checkpoint gives back another object. */
+  /** Number of equal alarms in one list, by their JSON; a checkpoint restores them as other objects. */
   readonly #shown = new Map<string, number>();
 
-  /** Takes in the records of earlier sittings up to the step after which the run goes on. */
+  /** Adds the records of earlier sittings up to the step after which the run continues. */
   know(records: readonly { readonly step: number; readonly alarms: readonly Alarm[] }[], doneBefore: number): void {
     for (const { step, alarms } of records) if (step <= doneBefore) this.fresh(alarms);
   }
 
-  /** Of a list of alarms those that were not shown; from now on they count as shown. */
+  /** The alarms of a list that were not shown; from now on they count as shown. */
   fresh(alarms: readonly Alarm[]): Alarm[] {
     const counts = new Map<string, number>();
     return alarms.filter((alarm) => {
@@ -27,7 +28,7 @@ export class ShownAlarms {
   }
 }
 
-/** All alarms of several lists, which may have the same ones. */
+/** All alarms of several lists, without duplicates between lists. */
 export function allAlarms(lists: readonly (readonly Alarm[])[]): Alarm[] {
   const known = new ShownAlarms();
   return lists.flatMap((alarms) => known.fresh(alarms));

@@ -9,6 +9,6 @@ Deno.test("an empty prompt is refused with advice that every verb can follow: se
   await rejectsWith(
     promptText(folder.at("prompt.txt")),
     "input",
-    /prompt\.txt; .*; got: it is empty; fix: write the text into it, or leave the option out$/,
+    /prompt\.txt; .*; got: it is empty; fix: write the prompt into it, or leave the option out$/,
   );
 });

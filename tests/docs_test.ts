@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { allHelp, CLI_REFERENCE, cliReference } from "../scripts/cli_reference.ts";
+import { GGUF_ARCHS, MODEL_TYPES } from "../lib/formats/families.ts";
 import { EXIT_STATUS } from "../lib/core/errors.ts";
 import type { RunSummary, StepRecord } from "../mod.ts";
 
@@ -214,4 +215,14 @@ Deno.test("the architecture page lists the folders of source in the order that t
   const listed = tableOf("docs/design/architecture.md", "## The folders, in order")
     .map(([folder = ""]) => folder.replaceAll("`", "").replace(/\/$/, ""));
   assert.deepEqual(listed, order);
+});
+
+Deno.test("the table of models names every family and architecture that is read, and no other", () => {
+  const rows = textOf("docs/guide/models.md").split("\n").filter((line) => /^\| [^-f]/.test(line));
+  const column = (index: number): Set<string> =>
+    new Set(
+      rows.flatMap((row) => [...(row.split("|")[index] ?? "").matchAll(/`(\w+)`/g)].map(([, name = ""]) => name)),
+    );
+  assert.deepEqual([...column(2)].sort(), [...MODEL_TYPES].sort());
+  assert.deepEqual([...column(3)].sort(), [...GGUF_ARCHS].sort());
 });

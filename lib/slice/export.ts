@@ -2,7 +2,7 @@
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, stageGguf } from "../formats/gguf/export.ts";
-import type { GgufArch } from "../formats/gguf/spec.ts";
+import type { GgufArch } from "../formats/families.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";

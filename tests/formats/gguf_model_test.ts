@@ -133,7 +133,17 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama or deci or qwen2 or qwen3; got: gpt2; fix: .* Qwen3 architecture$/,
+    /general\.architecture is llama, deci, qwen2, qwen3; got: gpt2; fix: .* Qwen3 family$/,
+  ],
+  [
+    "an architecture of experts",
+    ({ metadata }) => metadata.set("general.architecture", "qwen3moe"),
+    /got: qwen3moe, a mixture of experts; fix: give a dense text model/,
+  ],
+  [
+    "a vision part",
+    ({ metadata }) => metadata.set("general.architecture", "clip"),
+    /got: clip, the part of a multimodal model that reads images/,
   ],
   ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /got: undefined/],
   [
@@ -153,7 +163,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "experts",
     ({ metadata }) => metadata.set("llama.expert_count", 8),
-    /llama\.expert_count: it is 0 or absent; got: 8/,
+    /dense: mixture-of-experts models are not supported; got: llama\.expert_count = 8; fix: /,
   ],
   [
     "no head count",

@@ -254,8 +254,22 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
 
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
-    { model_type: "gemma" },
-    /model_type: .*"llama"\|"mistral"\|"qwen2"\|"qwen3"\|"compresso"; got: model_type = "gemma"; fix: give a model/,
+    { model_type: "gemma", bos_token_id: 2 },
+    /expected: model_type is llama, mistral, qwen2, qwen3, compresso; got: model_type = "gemma"; fix: .* Qwen3 family$/,
+  ],
+  [
+    { model_type: "gemma2", hidden_act: "gelu_pytorch_tanh", final_logit_softcapping: 30, partial_rotary_factor: 1 },
+    /"gemma2"; of its other keys .*: final_logit_softcapping = 30, hidden_act = "gelu_pytorch_tanh"; fix/,
+  ],
+  [{ model_type: 7 }, /model_type: .*got: model_type = 7; fix: give a dense/],
+  [
+    { model_type: "qwen3_moe", num_experts: 128 },
+    /dense: mixture-of-experts models are not supported; got: model_type = "qwen3_moe" with num_experts = 128; fix/,
+  ],
+  [{ model_type: "mixtral", num_local_experts: 8 }, /mixture-of-experts .*got: model_type = "mixtral" with num_local/],
+  [
+    { model_type: "gemma3", text_config: { model_type: "gemma3_text" } },
+    /text alone: multimodal wrappers .*got: model_type = "gemma3" around a text_config of model_type = "gemma3_text"/,
   ],
   [{ vocab_size: undefined }, /vocab_size: .*expected number; got: vocab_size = not given/],
   [{ hidden_size: "20" }, /hidden_size: expected number, received string; got: hidden_size = "20"/],

@@ -13,7 +13,8 @@ import {
 } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
-import { type GgufArch, MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
+import type { GgufArch } from "../families.ts";
+import { MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import { provenanceEntries } from "./provenance.ts";
 import type { GgufWriteType } from "./quant.ts";

@@ -8,18 +8,13 @@ import {
   type RopeScaling,
   withBiases,
 } from "../../spec/decoder.ts";
+import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
 import type { GgufFile } from "./file.ts";
 import { ggufNames, ROPE_FREQS } from "./names.ts";
 import { ggufError } from "./types.ts";
 
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
-
-/** Architectures that are read and written; deci is a llama whose layers may differ. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3"] as const;
-
-/** An architecture of llama.cpp. */
-export type GgufArch = typeof GGUF_ARCHS[number];
 
 /**
  * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
@@ -31,7 +26,6 @@ export function turnsNeighbours(arch: GgufArch): boolean {
 
 /** Keys that change what a llama computes; 0, or absence, means that they do not. */
 const MUST_BE_ZERO = [
-  "expert_count",
   "attention.scale",
   "attention.clamp_kqv",
   "embedding_scale",
@@ -53,10 +47,23 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const given = metadata.get("general.architecture"), arch = GGUF_ARCHS.find((known) => known === given);
   if (!arch) {
-    const fix = "give a model of the LLaMA, Mistral, Qwen2 or Qwen3 architecture";
-    throw ggufError(path, { rule: `general.architecture is ${GGUF_ARCHS.join(" or ")}`, value: String(given), fix });
+    const kind = given === "clip"
+      ? ", the part of a multimodal model that reads images or sound"
+      : String(given).endsWith("moe")
+      ? ", a mixture of experts"
+      : "";
+    const rule = `general.architecture is ${GGUF_ARCHS.join(", ")}`;
+    throw ggufError(path, { rule, value: `${given}${kind}`, fix: GIVE_FAMILY });
   }
   const own = (key: string): string => `${arch}.${key}`;
+  if (keys.number(own("expert_count"), 0) > 0) {
+    const rule = "the model is dense: mixture-of-experts models are not supported";
+    throw ggufError(path, {
+      rule,
+      value: `${own("expert_count")} = ${metadata.get(own("expert_count"))}`,
+      fix: GIVE_FAMILY,
+    });
+  }
   for (const key of MUST_BE_ZERO) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }
@@ -159,7 +166,7 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
       throw ggufError(file.path, {
         rule: "a layer with heads has KV heads (linear attention is not supported)",
         value: shown,
-        fix: "give a model of the LLaMA or Mistral architecture",
+        fix: GIVE_FAMILY,
       });
     }
     if (spec.heads === 0 ? spec.kvHeads > 0 : spec.heads % spec.kvHeads !== 0) {

@@ -2,11 +2,9 @@
 import { z } from "../../core/packages.ts";
 import { type DecoderSpec, type LayerSpec, type Projection, QWEN2_BIASES, withBiases } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
+import { GIVE_FAMILY, MODEL_TYPES, refuseOtherFamilies } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
-
-/** The model types that are read: `compresso` is a llama whose layers may differ, with `layer_counts`. */
-export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "compresso"] as const;
 
 const count = z.int().positive();
 /**
@@ -68,6 +66,7 @@ export interface HfConfigFiles {
  * @throws CompressoError("input") naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
  */
 export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
+  refuseOtherFamilies(json, files.path);
   const config = validated(CONFIG, json, files.path);
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
@@ -208,7 +207,7 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 }
 
 const FIXES: Readonly<Record<string, string>> = {
-  model_type: "give a model of the LLaMA, Mistral, Qwen2 or Qwen3 architecture",
+  model_type: GIVE_FAMILY,
   hidden_act: "only SwiGLU models are supported",
   use_sliding_window: "only attention that reaches the whole context is supported",
   quantization_config: "give the model without quantisation, or a GGUF",

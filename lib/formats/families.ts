@@ -1,0 +1,79 @@
+// The families of models that are read, and what is said of others.
+import { CompressoError } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
+import { shownJson } from "../core/text.ts";
+
+/** The model types that are read: `compresso` is a model of one of the others whose layers may differ, with `layer_counts`. */
+export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "compresso"] as const;
+
+/** What to do about a model of another family. */
+export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2 or Qwen3 family";
+
+/** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ. */
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3"] as const;
+
+/** An architecture of llama.cpp. */
+export type GgufArch = typeof GGUF_ARCHS[number];
+
+/** Keys that hold the number of experts of a layer. */
+const EXPERT_KEYS = ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
+
+/** Keys that change what a model computes, none of which is supported, and values with which they change nothing. */
+const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
+  activation_function: ["silu"],
+  attn_logit_softcapping: [],
+  attention_multiplier: [],
+  clip_qkv: [],
+  do_layer_norm_before: [],
+  embedding_multiplier: [1],
+  final_logit_softcapping: [],
+  hidden_act: ["silu"],
+  hidden_activation: ["silu"],
+  layer_norm_eps: [],
+  layer_norm_epsilon: [],
+  logits_scaling: [1],
+  no_rope_layers: [],
+  partial_rotary_factor: [1],
+  query_pre_attn_scalar: [],
+  quantization_config: [],
+  residual_multiplier: [1],
+  rotary_pct: [1],
+  use_parallel_residual: [false],
+  word_embed_proj_dim: [],
+};
+
+/**
+ * Refuses a mixture of experts, a model of more than text, and other families, by what their config.json has.
+ *
+ * @throws CompressoError("input") with what the config has that is not supported.
+ */
+export function refuseOtherFamilies(json: unknown, path: string): void {
+  if (!isObject(json)) return;
+  const type = json["model_type"], shown = `model_type = ${shownJson(type)}`;
+  const refused = (rule: string, value: string, fix = GIVE_FAMILY): CompressoError =>
+    new CompressoError("input", { what: `cannot use ${path}`, rule, value, fix });
+  const experts = EXPERT_KEYS.find((key) => Number(json[key]) > 1);
+  if (experts) {
+    const value = `${shown} with ${experts} = ${shownJson(json[experts])}`;
+    throw refused("the model is dense: mixture-of-experts models are not supported", value);
+  }
+  const text = json["text_config"];
+  if (isObject(text)) {
+    const inner = `text_config of model_type = ${shownJson(text["model_type"])}`;
+    const fix = `${GIVE_FAMILY}; a text part of one can be saved as a folder of its own with transformers`;
+    throw refused(
+      "the model reads text alone: multimodal wrappers are not supported",
+      `${shown} around a ${inner}`,
+      fix,
+    );
+  }
+  if (typeof type !== "string" || MODEL_TYPES.some((known) => known === type)) return;
+  const others = Object.entries(UNSUPPORTED).filter(([key, neutral]) =>
+    json[key] !== undefined && json[key] !== null && !neutral.includes(json[key])
+  ).map(([key]) => `${key} = ${shownJson(json[key])}`);
+  throw refused(
+    `model_type is ${MODEL_TYPES.join(", ")}`,
+    [shown, ...others.length > 0 ? [`of its other keys these are not supported either: ${others.join(", ")}`] : []]
+      .join("; "),
+  );
+}

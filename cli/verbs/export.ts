@@ -4,6 +4,7 @@ import { basename, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atomic.ts";
 import { exists } from "../../lib/files/exists.ts";
+import { parameterCount } from "../../lib/spec/decoder.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
 import { FolderLock } from "../../lib/files/lock.ts";
 import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
@@ -100,7 +101,13 @@ export function exportVerb(): CommandUnknownOpts {
       if (json) printJson(result);
       else {
         if (layout === "padded") {
-          print(`parameters  ${formatCount(result.parameters)}, including the zeros of the layout padded`);
+          const zeros = result.parameters - parameterCount(source.spec);
+          print(
+            `parameters  ${formatCount(result.parameters)}, of which ${
+              formatCount(zeros)
+            } are zeros of the layout padded`,
+          );
+          if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
         }
         for (const line of exportLines(result)) print(line);
       }

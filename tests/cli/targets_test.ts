@@ -1,7 +1,7 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
 import { pruneOptionsOf, type TableFlags } from "../../cli/options/table_flags.ts";
-import { headsLine, targetOf } from "../../cli/verbs/prune/targets.ts";
+import { headsLine, paddedLine, targetOf } from "../../cli/verbs/prune/targets.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, type RunSummary } from "../../mod.ts";
 import type { Method, Rates } from "../../lib/run/mod.ts";
@@ -257,4 +257,9 @@ Deno.test("--min-layers keeps so many layers", async () => {
   assert.equal(code, 0, stderr);
   const { layers } = JSON.parse(await Deno.readTextFile(`${folder.at("3")}/run.json`));
   assert.equal(layers.filter(({ ffn }: { readonly ffn: number }) => ffn > 0).length, 3);
+});
+
+Deno.test("a run with the layout padded is said to save nothing where a layer is uncut", () => {
+  assert.match(paddedLine({ layout: "padded" }) ?? "", /--layout uniform/);
+  assert.equal(paddedLine({ layout: "compact" }), null);
 });

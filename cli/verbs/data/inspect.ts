@@ -215,7 +215,7 @@ function trainingLines(
   const parts = [
     `${formatCount(examples)} examples${packed ? ", rows packed" : ""}`,
     ...rowsNamed("rows cut", { count: truncated, first: placesOf(training, "truncated") }),
-    ...rowsNamed("split between sequences", { count: divided, first: placesOf(training, "divided") }),
+    ...(divided > 0 ? [`${formatCount(divided)} split between sequences, as packing does`] : []),
     ...rowsNamed("left out", { count: skipped, first: placesOf(training, "skipped") }),
     ...(leftOver > 0 ? [`${formatCount(leftOver)} tokens left out`] : []),
     `${formatShare(padding / all)} padding`,

@@ -1,7 +1,7 @@
 // How the rows of a run are used, in one line.
 import type { DataReport, LeftOut } from "../../../lib/data/rows.ts";
 import { type EncodeReport, placesOf } from "../../../lib/data/encode_report.ts";
-import { formatCount, rowsNamed } from "../../terminal/output.ts";
+import { formatCount, formatShare, rowsNamed } from "../../terminal/output.ts";
 
 /** A note on rows without an end token: the model would not learn where to end. */
 export const NO_ENDS = ", none with an end token (the tokenizer adds none)";
@@ -25,9 +25,21 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
     ...some("empty", "empty"),
     ...some("broken", "broken"),
     ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
-    ...(data.promptTokens > 0 ? [`the prompt takes ${data.promptTokens} tokens a row${unseen({ ...data, seq })}`] : []),
+    ...(data.promptTokens > 0
+      ? [`the prompt takes ${data.promptTokens} tokens a row, ${promptShare(data)}${unseen({ ...data, seq })}`]
+      : []),
   ].join(", ");
 }
+
+/** What share of all tokens the prompt takes, and how to save it where that is much. */
+function promptShare({ promptTokens, rows, skipped, tokens, leftOver }: EncodeReport): string {
+  const share = promptTokens * (rows - skipped) / Math.max(1, tokens + leftOver);
+  const advice = share < MUCH ? "" : " (--prompt FILE gives a shorter one, --no-prompt leaves it out)";
+  return `${formatShare(share)} of all${advice}`;
+}
+
+/** A share of the tokens that is worth a hint. */
+const MUCH = 0.1;
 
 /** Beside a prompt that no sequence holds together with an answer. */
 export function unseen({ promptTokens, seq }: Pick<EncodeReport, "promptTokens"> & { readonly seq: number }): string {

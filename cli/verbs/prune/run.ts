@@ -42,7 +42,7 @@ import { promptText } from "../../options/prompt.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { showSummary } from "./summary.ts";
-import { headsLine, targetOf, withScheduleTarget } from "./targets.ts";
+import { headsLine, paddedLine, targetOf, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 
@@ -262,6 +262,8 @@ async function drive(
       if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);
+      const wide = paddedLine(options);
+      if (wide !== null) progress.note(wide);
       if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
       progress.phase("compiling kernels");
     },

@@ -29,6 +29,13 @@ export function headsLine(
     `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
+/** What to know of files in the layout padded; null for other layouts. */
+export function paddedLine({ layout }: Pick<ResolvedOptions, "layout">): string | null {
+  if (layout !== "padded") return null;
+  return "layout padded: each part of every layer is as wide as the widest one after the cut, so files stay as large as before where a layer " +
+    "is not cut (--layout uniform cuts all layers alike, and loads in the same programs)";
+}
+
 /**
  * The settings with the sparsity at which their schedule ends, where a script is given and no target.
  *

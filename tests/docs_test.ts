@@ -133,6 +133,7 @@ const RUN_FIELDS: Readonly<Record<keyof RunSummary, true>> = {
   sparsity: true,
   parameters: true,
   writtenParameters: true,
+  ggufDtype: true,
   fellBack: true,
   size: true,
   layers: true,

@@ -14,7 +14,7 @@ import { exportModel } from "../../lib/disk/export_model.ts";
 import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
-import { DTYPES, GGUF_DTYPES } from "../../lib/slice/export_options.ts";
+import { DTYPES, GGUF_DTYPES, ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { stderrProgress } from "../terminal/progress.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../terminal/output.ts";
@@ -49,7 +49,9 @@ export function exportVerb(): CommandUnknownOpts {
     )
     .option(
       "--gguf-dtype <type>",
-      `type of the GGUF's matrices: ${GGUF_DTYPES.join(", ")} (default: f16)`,
+      `type of the GGUF's matrices: ${
+        GGUF_DTYPES.join(", ")
+      } (default: auto, like a quantised GGUF that is read, else f16)`,
       oneOf("--gguf-dtype", GGUF_DTYPES),
     )
     .option(
@@ -83,7 +85,8 @@ export function exportVerb(): CommandUnknownOpts {
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
         dtype: dtype ?? "f16",
-        ...(formats.includes("gguf") ? { ggufDtype: ggufDtype ?? "f16" } : {}),
+        // As the model is, not its weights with an adapter.
+        ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
         formats,
         tokenizer,
         ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
@@ -109,6 +112,7 @@ export function exportVerb(): CommandUnknownOpts {
           );
           if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
         }
+        if (result.ggufDtype) print(`GGUF        ${result.ggufDtype}`);
         for (const line of exportLines(result)) print(line);
       }
       if (!tokenizer) {

@@ -31,7 +31,7 @@ export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/veri
 // Files.
 export { exportModel } from "../disk/export_model.ts";
 export { type ExportResult } from "../slice/export.ts";
-export type { ExportFormat, ExportOptions, SessionExportOptions } from "../slice/export_options.ts";
+export type { ExportFormat, ExportOptions, GgufDtype, SessionExportOptions } from "../slice/export_options.ts";
 export type { FileKind } from "../units/file_size.ts";
-export type { GgufWriteType } from "../formats/gguf/quant.ts";
+export type { GgufWriteType } from "../formats/gguf/mixes.ts";
 export type { HfDtype } from "../formats/hf/export.ts";

@@ -3,6 +3,7 @@ import type { LayerState, RecordView } from "../schedule/definition.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { BatchCursor } from "../data/batches.ts";
 import type { DeviceLimits } from "../gpu/types.ts";
+import type { GgufDtype } from "../slice/export_options.ts";
 import type { FileKind } from "../units/file_size.ts";
 import type { LoraConfig } from "../spec/lora.ts";
 import type { MatrixDtype } from "../nn/products/matrix.ts";
@@ -279,10 +280,11 @@ export interface RunState {
  * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
  * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
  * GGUF with its tokenizer and `name`, by default "pruned by Compresso".
+ * There `auto` is the type of the model that is read.
  */
-export type WantedSize =
+export type WantedSize<Gguf extends GgufDtype = GgufDtype> =
   | { readonly parameters: number }
-  | { readonly bytes: number; readonly file: FileKind; readonly name?: string };
+  | { readonly bytes: number; readonly file: FileKind<Gguf>; readonly name?: string };
 
 /** What is planned; the options of `prune` that memory depends on, with the same defaults. */
 export interface MemoryOptions {

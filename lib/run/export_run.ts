@@ -6,7 +6,7 @@ import { keptGeneration } from "../formats/hf/model.ts";
 import type { Model } from "../model/model.ts";
 import { stageModel } from "../slice/export.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
-import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
+import { checkSessionExport, FORMATS, ggufDtypeFor, type SessionExportOptions } from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import { runCard } from "./run_card.ts";
@@ -54,12 +54,16 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { sliced, result, heldoutLoss, peakGpuBytes } = await run.finish();
   await files.makeFolder(dir);
   await hooks.beforeExport?.(dir);
+  const sized = exportDefaults(options.size);
+  // As the model was, not the sliced weights.
+  const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(model.source, written);
   const how = {
     layout: options.layout,
     name: GGUF_NAME,
     tokenizer: model.tokenizer,
-    ...exportDefaults(options.size),
+    ...sized,
     ...written,
+    ...(formats.includes("gguf") ? { ggufDtype } : {}),
     formats,
     ...(formats.includes("hf") ? { generation } : {}),
     files,
@@ -83,6 +87,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     sparsity: result.sparsity,
     parameters: sliced.parameters,
     writtenParameters: parameters,
+    ggufDtype: staged.result.ggufDtype,
     fellBack: fellBack.length,
     size: sliced.size,
     layers: sliced.spec.layers,

@@ -199,7 +199,7 @@ function checkFiles(
 
 /** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */
 async function calibrationOf(
-  { spec }: Model,
+  model: Model,
   { asked, rest, out, resume, refusesEarlier }: {
     readonly asked: FolderOptions["calibration"];
     readonly rest: PruneOptions;
@@ -217,7 +217,7 @@ async function calibrationOf(
     checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
   }
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
-  const resolved = resolveOptions({ ...rest, ...named }, spec);
+  const resolved = resolveOptions({ ...rest, ...named }, model.spec, model.source);
   const choice = asked ?? calibrationDefault(resolved, { resume, areThere }), isOwn = choice === "own";
   if (typeof choice === "string") refuseReading(rest);
   // A run that ended before its first checkpoint has left records beside its texts.

@@ -1,4 +1,5 @@
 // What a finished run gives: what it has learned, the sliced model, and the contents of run.json.
+import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
@@ -79,7 +80,9 @@ export interface RunSummary {
   readonly parameters: SlicedModel["parameters"];
   /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
   readonly writtenParameters: number;
-  /** Matrices of the GGUF that are f16 in place of its type, because their rows are no whole blocks of it. */
+  /** Type of the GGUF's matrices; null where there is no GGUF. */
+  readonly ggufDtype: GgufWriteType | null;
+  /** Matrices of the GGUF that are f16 in place of a type of blocks, because their rows are no multiple of 32 values. */
   readonly fellBack: number;
   /** The size that was asked for and is reached; null where a sparsity was. */
   readonly size: SlicedModel["size"];

@@ -629,5 +629,5 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
 /** Prunes a model on any system, such as in a browser with files in memory; see `prune`, which has those of the disk. */
 export function pruneOn(platform: RunPlatform, model: Model, options: PruneOptions): PruneSession {
-  return new PruneSession(model, options, { ...platform, resolved: resolveOptions(options, model.spec) });
+  return new PruneSession(model, options, { ...platform, resolved: resolveOptions(options, model.spec, model.source) });
 }

@@ -1,7 +1,7 @@
 // A size as the goal of a run, in parameters or bytes of a file: how sparse the model has to be, and hard masks that meet it.
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
-import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
@@ -31,11 +31,14 @@ import type { ResolvedOptions } from "./options/options.ts";
 /** Name of the model within a GGUF, where none is given. */
 export const GGUF_NAME = "pruned by Compresso";
 
+/** A size whose file's type is known. */
+export type KnownSize = WantedSize<GgufWriteType>;
+
 /** Rules that a size has unless others are given: widths in whole blocks, where matrices of other widths fall back to f16 and the file grows. */
-export function alignment(wanted: WantedSize | undefined, units: readonly UnitKind[]): Pick<UnitRules, "align"> {
+export function alignment(wanted: KnownSize | null, units: readonly UnitKind[]): Pick<UnitRules, "align"> {
   if (!units.some((kind) => kind === "ffn" || kind === "hidden")) return {};
   if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
-  const { block } = TENSOR_FORMATS[wanted.file.dtype];
+  const block = blockOf(wanted.file.dtype);
   return block > 1 ? { align: block } : {};
 }
 
@@ -150,7 +153,7 @@ export function checkSizeLayout(layout: Layout): void {
 export function sizeGoal(
   { spec, tokenizer, source }: SizedModel,
   options: Pick<ResolvedOptions, "units" | "rules" | "layout" | "method">,
-  wanted: WantedSize,
+  wanted: KnownSize,
 ): SizeGoal {
   checkSizeLayout(options.layout);
   // FLAP leaves biases where there were none.
@@ -208,7 +211,7 @@ export function checkExportSize(
     fail(`the size is that of the ${file.format} file`, formats.join(", "));
   }
   const given = file.format === "hf" ? dtype : ggufDtype;
-  if (given !== undefined && given !== file.dtype) {
+  if (given !== undefined && given !== "auto" && given !== file.dtype) {
     fail(`the size is that of the ${file.format} file as ${file.dtype}`, given);
   }
   if (file.format === "gguf" && name !== undefined && name !== counted) {
@@ -218,7 +221,7 @@ export function checkExportSize(
 
 /** Export options that give a file the size it was counted for. */
 export function exportDefaults(
-  wanted: WantedSize | null,
+  wanted: KnownSize | null,
 ): Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name">> {
   if (!wanted || "parameters" in wanted) return {};
   const { file, name = GGUF_NAME } = wanted;
@@ -233,7 +236,7 @@ export function sparsityBase(units: ResolvedOptions["units"]): SizeResult["spars
 /** Size of a sliced model. */
 export function reachedSize(
   spec: DecoderSpec,
-  wanted: WantedSize,
+  wanted: KnownSize,
   { units, ...content }: Content & { readonly units: ResolvedOptions["units"] },
 ): SizeResult {
   const { target: { unit, most }, exact } = counting(spec, wanted, content);
@@ -251,7 +254,7 @@ interface Counting {
   readonly exact: (spec: DecoderSpec) => number;
 }
 
-function counting(spec: DecoderSpec, wanted: WantedSize, content: Content): Counting {
+function counting(spec: DecoderSpec, wanted: KnownSize, content: Content): Counting {
   if ("parameters" in wanted) {
     return { target: { ...parameterTarget(spec, wanted.parameters), unit: "parameters" }, exact: parameterCount };
   }

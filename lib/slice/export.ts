@@ -3,6 +3,7 @@ import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/families.ts";
+import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
@@ -10,7 +11,7 @@ import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { checkExport, checkUsed, type ExportFormat, type ExportOptions } from "./export_options.ts";
+import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
 import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";
 import { modelCard, type RunCard } from "./model_card.ts";
@@ -27,7 +28,9 @@ export interface ExportResult {
    * layer that has none.
    */
   readonly parameters: number;
-  /** Matrices of the GGUF that are f16 in place of `ggufDtype`, by their names in it: their rows are not whole blocks of it. */
+  /** Type of the GGUF's matrices; null where there is no GGUF. */
+  readonly ggufDtype: GgufWriteType | null;
+  /** Matrices of the GGUF that are f16 in place of a type of blocks, by their names in it: their rows are no multiple of 32 values. */
   readonly fellBack: readonly string[];
   /** Which programs load each file. */
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
@@ -62,6 +65,7 @@ export async function stageModel(
   checkUsed(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal, onProgress } = options;
   const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
+  const ggufDtype = ggufDtypeFor(source, options);
   const alike = layersAlike(laidOut.spec);
   if (layout === "uniform" && !alike) {
     throw new CompressoError("usage", {
@@ -117,7 +121,7 @@ export async function stageModel(
   );
   const file = metadata && pending.use(
     await stageGguf(read, paths.gguf, {
-      dtype: options.ggufDtype ?? dtype,
+      dtype: ggufDtype,
       tokenizerMetadata: metadata,
       name: options.name,
       ...(provenance ? { provenance } : {}),
@@ -141,6 +145,7 @@ export async function stageModel(
       hf: folder && paths.hf,
       gguf: file && paths.gguf,
       parameters: parameterCount(folder ? withBiases(laidOut.spec, writtenBiases(laidOut.spec)) : laidOut.spec),
+      ggufDtype: file && ggufDtype,
       fellBack: file?.result.fellBack ?? [],
       loadableBy,
       skipped,

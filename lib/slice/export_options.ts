@@ -2,8 +2,10 @@
 import { CompressoError } from "../core/errors.ts";
 import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
-import type { GgufWriteType } from "../formats/gguf/quant.ts";
+import { GGUF_WRITE_TYPES, type GgufWriteType, typeLike } from "../formats/gguf/mixes.ts";
 import type { HfDtype } from "../formats/hf/export.ts";
+import { tensorShapes } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type Layout, LAYOUTS } from "../units/layout.ts";
 
@@ -16,8 +18,11 @@ export interface ExportOptions {
   readonly layout?: Layout;
   /** Dtype of the folder's weights; default "f16". */
   readonly dtype?: HfDtype;
-  /** Type of the GGUF's matrices; default `dtype`. */
-  readonly ggufDtype?: GgufWriteType;
+  /**
+   * Type of the GGUF's matrices. "auto" is that of the source where this is a GGUF of a quantised type, or of bf16, else f16. Default: the same with
+   * `dtype` in place of f16.
+   */
+  readonly ggufDtype?: GgufDtype;
   /** Null writes files for token ids only. */
   readonly tokenizer: Tokenizer | null;
   /** Name of the model within the GGUF. */
@@ -70,8 +75,26 @@ export type SessionExportOptions =
 export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
 /** Types of a folder's weights. */
 export const DTYPES = ["f32", "f16", "bf16"] as const satisfies readonly HfDtype[];
+/** Type of a GGUF's matrices; "auto" is like the model that is read. */
+export type GgufDtype = GgufWriteType | "auto";
+
 /** Types of a GGUF's matrices. */
-export const GGUF_DTYPES = ["f32", "f16", "bf16", "q8_0", "q4_0"] as const satisfies readonly GgufWriteType[];
+export const GGUF_DTYPES: readonly GgufDtype[] = ["auto", ...GGUF_WRITE_TYPES];
+
+/** The type of the GGUF that is written of a source; see `ExportOptions`. */
+export function ggufDtypeFor(
+  source: WeightSource,
+  { ggufDtype, dtype = "f16" }: Pick<ExportOptions, "ggufDtype" | "dtype">,
+): GgufWriteType {
+  if (ggufDtype !== undefined && ggufDtype !== "auto") return ggufDtype;
+  const shapes = tensorShapes(source.spec), like = typeLike(source, shapes);
+  if (like !== null) return like;
+  const matrices = [...shapes].filter(([, shape]) => shape.length > 1);
+  const isBf16 = "format" in source && source.format === "gguf" &&
+    matrices.every(([name]) => source.storedDtype(name) === "bf16");
+  if (isBf16) return "bf16";
+  return ggufDtype === undefined ? dtype : "f16";
+}
 
 const BOTH = {
   layout: true,

@@ -2,59 +2,90 @@
 import {
   type DecoderSpec,
   EMBEDDING,
-  FINAL_NORM,
   hasBias,
   HEAD,
-  headNormName,
-  normName,
-  projectionName,
+  type Projection,
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
 import type { SizeTarget } from "./selection.ts";
 import type { Measure } from "./cut_state.ts";
-import { ggufFileBytes, typeFor } from "../formats/gguf/export.ts";
-import type { GgufWriteType } from "../formats/gguf/quant.ts";
+import { ggufFileBytes } from "../formats/gguf/export.ts";
+import { type GgufWriteType, typeChooser } from "../formats/gguf/mixes.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
+import { type GgufTensorType, TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { GGUF_ALIGNMENT } from "../formats/gguf/write.ts";
 import { type HfDtype, hfWeightBytes } from "../formats/hf/export.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** A kind of file and the type of its matrices. */
-export type FileKind =
-  | { readonly format: "gguf"; readonly dtype: GgufWriteType }
+export type FileKind<Gguf extends string = GgufWriteType> =
+  | { readonly format: "gguf"; readonly dtype: Gguf }
   | { readonly format: "hf"; readonly dtype: HfDtype };
 
 /**
- * Counts the bytes of the tensors that a file of this kind holds: in a GGUF vectors are f32, matrices whose rows are no multiple of a block fall
- * back to f16, with q4_0 embedding and head are q8_0, and tensors are aligned. Header and tokenizer come on top: see {@link fileBytes}.
+ * Counts the bytes of the tensors that a file of this kind holds: in a GGUF vectors are f32, matrices have the types of `typeChooser`, and tensors are
+ * aligned. Where a mix gives layers different types, each counts their mean. Header and tokenizer come on top: see {@link fileBytes}.
  */
 export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
-  const bytes = (name: string, shape: readonly number[]): number => {
-    const values = shape.reduce((product, size) => product * size, 1);
-    const type = kind.format === "hf" ? kind.dtype : typeFor(name, shape, kind.dtype).type;
-    const { block, bytes: perBlock } = TENSOR_FORMATS[type];
-    const total = values / block * perBlock;
-    return kind.format === "gguf" ? Math.ceil(total / GGUF_ALIGNMENT) * GGUF_ALIGNMENT : total;
+  const types = kind.format === "gguf" ? typeShares(spec, kind.dtype) : null;
+  const aligned = (values: number, type: GgufTensorType): number => {
+    const { block, bytes } = TENSOR_FORMATS[type];
+    return Math.ceil(values / block * bytes / GGUF_ALIGNMENT) * GGUF_ALIGNMENT;
+  };
+  const vector = (values: number): number =>
+    kind.format === "hf" ? values * TENSOR_FORMATS[kind.dtype].bytes : aligned(values, "f32");
+  const matrix = (place: Place, rows: number, columns: number): number => {
+    if (!types) return vector(rows * columns);
+    return types(place, columns).reduce((sum, { type, share }) => sum + share * aligned(rows * columns, type), 0);
   };
   return {
     layer(layer, hidden): number {
-      const norm = bytes(normName(0, "attention"), [hidden]);
+      const norm = vector(hidden);
       let total = (layer.heads > 0 ? norm : 0) + (layer.ffn > 0 ? norm : 0);
-      if (spec.qkNorm && layer.heads > 0) total += 2 * bytes(headNormName(0, "q"), [spec.headDim]);
+      if (spec.qkNorm && layer.heads > 0) total += 2 * vector(spec.headDim);
       for (const projection of PROJECTIONS) {
-        const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection),
-          name = projectionName(0, projection);
-        if (rows === 0 || cols === 0) continue;
-        total += bytes(name, [rows, cols]) + (hasBias(spec, projection) ? bytes(name, [rows]) : 0);
+        const [rows, columns] = projectionShape({ ...spec, hidden }, layer, projection);
+        if (rows === 0 || columns === 0) continue;
+        total += matrix(projection, rows, columns) + (hasBias(spec, projection) ? vector(rows) : 0);
       }
       return total;
     },
     rest: (hidden) =>
-      bytes(EMBEDDING, [spec.vocab, hidden]) + bytes(FINAL_NORM, [hidden]) +
-      (spec.tied ? 0 : bytes(HEAD, [spec.vocab, hidden])),
+      matrix(EMBEDDING, spec.vocab, hidden) + vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)),
+  };
+}
+
+type Place = Projection | typeof EMBEDDING | typeof HEAD;
+
+/** Share of the layers in which a matrix has a type. */
+interface TypeShare {
+  readonly type: GgufTensorType;
+  readonly share: number;
+}
+
+/** The types that a matrix has in the layers of a GGUF. */
+function typeShares(
+  spec: DecoderSpec,
+  dtype: GgufWriteType,
+): (place: Place, columns: number) => readonly TypeShare[] {
+  const choose = typeChooser(dtype, spec), known = new Map<string, readonly TypeShare[]>();
+  const count = (place: Place, columns: number): TypeShare[] => {
+    if (place === EMBEDDING || place === HEAD) return [{ type: choose(place, columns).type, share: 1 }];
+    const shares = new Map<GgufTensorType, number>(), layers = Math.max(1, spec.layers.length);
+    for (let nth = 0; nth < layers; nth++) {
+      const { type } = choose({ projection: place, nth }, columns);
+      shares.set(type, (shares.get(type) ?? 0) + 1);
+    }
+    return [...shares].map(([type, times]) => ({ type, share: times / layers }));
+  };
+  return (place, columns) => {
+    // Types depend on the columns by what divides them alone.
+    const key = `${place} ${columns % 32 === 0} ${columns % 256 === 0}`,
+      found = known.get(key) ?? count(place, columns);
+    known.set(key, found);
+    return found;
   };
 }
 

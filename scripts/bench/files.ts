@@ -1,6 +1,6 @@
 // The parts "load" and "slice": models from and to disk. Owns the temporary files and the rates; refuses to judge the disk, whose cache is warm.
 import type { Device } from "../../lib/gpu/device.ts";
-import type { GgufWriteType } from "../../lib/formats/gguf/quant.ts";
+import type { GgufWriteType } from "../../lib/formats/gguf/mixes.ts";
 import { disk } from "../../lib/files/disk.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import type { ModelFiles } from "../../lib/formats/open.ts";

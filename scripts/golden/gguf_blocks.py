@@ -4,10 +4,15 @@ Owns fixtures/gguf_blocks.safetensors; refuses whole GGUF files. Seeded: running
   <type>.raw     U8  [blocks, bytes]  random bits; the f16 scales are finite, of both signs, some subnormal, some 0
   <type>.values  F32 [blocks, block]  gguf.quants.dequantize of them
   input          F32 [rows, 64]       values to quantise: ordinary, tiny, large, constant, zero rows, ties
-  input.<type>   U8  [rows, bytes]    gguf.quants.quantize of them (bf16, q8_0, q4_0, f16)
-Usage: python3 scripts/golden/gguf_blocks.py
+  input.<type>   U8  [rows, bytes]    gguf.quants.quantize of them (f16, bf16 and the types of blocks of 32)
+  input_k        F32 [rows, 256]      values to quantise into blocks of 256
+  input_k.<type> U8  [rows, bytes]    ggml_quantize_chunk of them without an importance matrix (q2_k to q6_k; gguf-py does not quantise them)
+LIBGGML is ggml's library as llama.cpp builds it, such as libggml-base.so of the npm package @node-llama-cpp/linux-x64.
+Usage: python3 scripts/golden/gguf_blocks.py LIBGGML
 """
 
+import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +25,8 @@ SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
     "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
 }
-WRITTEN = ["F16", "BF16", "Q8_0", "Q4_0"]
+WRITTEN = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+WRITTEN_K = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 BLOCKS = 5
 
 
@@ -31,6 +37,36 @@ def scale(random: np.random.Generator) -> np.float16:
     if kind == 1:
         return np.float16(random.normal() * 500)
     return np.float16(random.normal() * 0.02)
+
+
+def k_blocks(random: np.random.Generator, library: str) -> dict[str, np.ndarray]:
+    rows = random.normal(size=(20, 256)).astype(np.float32) * np.float32(0.05)
+    rows[1] *= np.float32(1e-3)
+    rows[2] *= np.float32(3e4)
+    rows[3] = 0
+    rows[4] = np.float32(0.37)
+    rows[5] = np.float32(-0.37)
+    rows[6] = (np.arange(256) - 128).astype(np.float32)  # ties of rounding
+    rows[7] = np.abs(rows[7])  # no minimum
+    rows[8] = -np.abs(rows[8])
+    rows[9, 64:] = 0
+    rows[10] *= np.repeat(np.float32(10) ** random.integers(-4, 2, 16).astype(np.float32), 16)  # groups of unlike sizes
+    rows[11, ::32] *= 40  # outliers
+    rows[12] = random.standard_t(3, 256) * 0.02
+    rows[13] = random.uniform(-1, 1, 256)
+    rows[14] = random.integers(-2, 3, 256)
+    rows[15] *= np.float32(1e-7)  # scales below the smallest f16
+    ggml = ctypes.CDLL(library)
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    found = {"input_k": rows}
+    for name in WRITTEN_K:
+        kind = Type[name]
+        raw = np.zeros((len(rows), GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+        pointers = rows.ctypes.data_as(ctypes.c_void_p), raw.ctypes.data_as(ctypes.c_void_p)
+        counts = ctypes.c_int64(0), ctypes.c_int64(len(rows)), ctypes.c_int64(256)
+        assert ggml.ggml_quantize_chunk(ctypes.c_int(kind), *pointers, *counts, None) == raw.size
+        found[f"input_k.{name.lower()}"] = raw
+    return found
 
 
 def main() -> None:
@@ -66,6 +102,7 @@ def main() -> None:
     tensors["input"] = rows
     for name in WRITTEN:
         tensors[f"input.{name.lower()}"] = np.ascontiguousarray(quantize(rows, Type[name])).view(np.uint8).reshape(12, -1)
+    tensors |= k_blocks(random, sys.argv[1])
     path = Path(__file__).parents[2] / "fixtures" / "gguf_blocks.safetensors"
     save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size} bytes")

@@ -61,7 +61,7 @@ export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid >
   ]);
   assert.ok(origin.every(({ bytes }: { bytes: number }) => bytes > 1e6));
   assert.ok(wallSeconds > seconds.prune, `${wallSeconds} s, of which ${seconds.prune} s for steps`);
-  assert.match(trusted.stdout, /^bytes +demo [\d.]+ MiB → model [\d.]+ MiB, model\.gguf [\d.]+ MiB$/m);
+  assert.match(trusted.stdout, /^bytes +demo [\d.]+ MiB → model [\d.]+ MiB, model\.gguf [\d.]+ MiB as f16$/m);
 });
 
 Deno.test("a finished run whose trusted schedule now imports something else is another one", async () => {

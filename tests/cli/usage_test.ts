@@ -62,7 +62,7 @@ Deno.test("a value out of range is refused with option, rule and value, and noth
     ["--dropout", "1", /at least 0 and below 1/],
     ["--ranking", "loose", /one of all, layer/],
     ["--layout", "loose", /one of compact, padded, uniform/],
-    ["--gguf-dtype", "q3_k", /one of f32, f16, bf16, q8_0, q4_0/],
+    ["--gguf-dtype", "q3_k", /one of auto, f32, f16, bf16, q8_0, /],
     ["--memory-limit", "lots", /such as 800M or 6G/],
   ];
   for (const [option, value, rule] of cases) {

@@ -1,7 +1,7 @@
-// Block formats against gguf-py's answers (scripts/golden/gguf_blocks.py), bit for bit.
+// Block formats against the answers of gguf-py and ggml (scripts/golden/gguf_blocks.py), bit for bit.
 import assert from "node:assert/strict";
 import { dequantize } from "../../lib/formats/gguf/dequant.ts";
-import { type GgufWriteType, quantize } from "../../lib/formats/gguf/quant.ts";
+import { quantize } from "../../lib/formats/gguf/quant.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
 import { openSafetensors } from "../disk.ts";
 import { fixture } from "./files.ts";
@@ -21,13 +21,18 @@ for (const type of Object.keys(TENSOR_FORMATS) as GgufTensorType[]) {
   });
 }
 
-for (const type of ["f16", "bf16", "q8_0", "q4_0"] as GgufWriteType[]) {
-  Deno.test(`quantize() to ${type} equals gguf-py byte for byte`, async () => {
-    const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
-    const expected = await golden.readRaw(`input.${type}`);
-    const actual = quantize(await golden.read("input"), type);
-    assert.equal(actual.length, expected.length);
-    const bad = expected.findIndex((value, index) => value !== actual[index]);
-    assert.equal(bad, -1, `byte ${bad}: ${actual[bad]} instead of ${expected[bad]}`);
-  });
+const WRITTEN = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] as const;
+const WRITTEN_K = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"] as const;
+
+for (const [types, input] of [[WRITTEN, "input"], [WRITTEN_K, "input_k"]] as const) {
+  for (const type of types) {
+    Deno.test(`quantize() to ${type} equals ${types === WRITTEN ? "gguf-py" : "ggml"} byte for byte`, async () => {
+      const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
+      const expected = await golden.readRaw(`${input}.${type}`);
+      const actual = quantize(await golden.read(input), type);
+      assert.equal(actual.length, expected.length);
+      const bad = expected.findIndex((value, index) => value !== actual[index]);
+      assert.equal(bad, -1, `byte ${bad}: ${actual[bad]} instead of ${expected[bad]}`);
+    });
+  }
 }

@@ -6,7 +6,7 @@ import { openGguf } from "../disk.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
 import { openSafetensors } from "../disk.ts";
 import { dequantizeRows } from "../../lib/spec/quant.ts";
-import { EMBEDDING, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
+import { HEAD, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";
 import { randomSource, SPEC } from "./models.ts";
 
@@ -78,7 +78,7 @@ Deno.test("readBlocks() gives the rows that read() gives, q and k in Hugging Fac
         }
         assert.deepEqual(await source.readBlocks?.(name, { bits: 8 }), await source.readBlocks?.(name, { bits }));
       }
-      assert.equal(await source.readBlocks?.(EMBEDDING, { bits: 4 }), null, "the embedding is q8_0");
+      assert.equal(await source.readBlocks?.(HEAD, { bits: 4 }), null, "the head is q8_0");
       assert.equal(await source.readBlocks?.("model.norm.weight", { bits: 8 }), null);
     }
     await exportGguf(randomSource(WIDE), `${folder}/a`, { dtype: "f16", tokenizerMetadata: new Map(), name: "test" });

@@ -256,7 +256,7 @@ Deno.test("exportGguf() quantises what has rows of 32 values, and says what fell
       assert.equal(read.storedDtype("model.layers.1.mlp.down_proj.weight"), "f16");
       assert.equal(read.storedDtype("model.layers.0.mlp.down_proj.weight"), dtype);
       assert.equal(read.storedDtype("model.layers.0.self_attn.q_proj.weight"), dtype);
-      assert.equal(read.storedDtype("model.embed_tokens.weight"), "q8_0");
+      assert.equal(read.storedDtype("lm_head.weight"), "q8_0");
       assert.equal(read.metadata.get("general.file_type"), { q8_0: 7, q4_0: 2 }[dtype]);
       assert.equal(read.storedDtype("model.layers.1.input_layernorm.weight"), "f32");
       // Half a step: 1/127 for q8_0, 1/8 for q4_0 (a whole one at its positive end), and the f16 rounding of the scale.
@@ -265,7 +265,7 @@ Deno.test("exportGguf() quantises what has rows of 32 values, and says what fell
   }
 });
 
-Deno.test("exportGguf() names the type of most weights, whatever was asked for", async () => {
+Deno.test("exportGguf() names f16 where most weights are, whatever was asked for", async () => {
   const source = randomSource({ ...SPEC, hidden: 36, headDim: 8, layers: [L(4, 2, 96)] });
   await exported(source, { dtype: "q4_0" }, (read) => {
     assert.equal(read.storedDtype("model.layers.0.mlp.down_proj.weight"), "q4_0");

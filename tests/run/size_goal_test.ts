@@ -12,9 +12,8 @@ import { layersAlike } from "../../lib/spec/decoder.ts";
 import { planSlice } from "../../lib/slice/slice.ts";
 import { keptUnits, selectionMasks, type UnitKind, type UnitTable } from "../../lib/units/units.ts";
 import { uniform } from "../../lib/core/random.ts";
-import { sizeGoal } from "../../lib/run/size_goal.ts";
+import { type KnownSize, sizeGoal } from "../../lib/run/size_goal.ts";
 import { sharedDevice } from "../device.ts";
-import type { WantedSize } from "../../lib/run/contract.ts";
 
 const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const { rows } = await readRows(demoData("train"), { limit: 64 });
@@ -35,22 +34,22 @@ const dropHeads: RunHooks["beforeStage"] = async (stage, run) => {
 };
 
 /** Size of a sliced model, as it is written. */
-function sizeOf(shape: DecoderSpec, wanted: WantedSize): number {
+function sizeOf(shape: DecoderSpec, wanted: KnownSize): number {
   return "parameters" in wanted ? parameterCount(shape) : fileBytes(shape, wanted.file, { tokenizer, name: NAME });
 }
 
 /** Sizes of a share of the demo, in parameters and in bytes of each file. */
-function sizes(share: number): WantedSize[] {
+function sizes(share: number): KnownSize[] {
   const whole = FILES.map((file) => ({ file, bytes: Math.floor(share * sizeOf(spec, { bytes: 1, file })) }));
   return [{ parameters: Math.floor(share * parameterCount(spec)) }, ...whole];
 }
 
-function mostOf(wanted: WantedSize): number {
+function mostOf(wanted: KnownSize): number {
   return "parameters" in wanted ? wanted.parameters : wanted.bytes;
 }
 
 /** Whether the model would be too large with any one of the cut units back, or of a file in blocks with one of them: there rows matter too. */
-function isTight(table: UnitTable, masks: MaskValues, wanted: WantedSize): boolean {
+function isTight(table: UnitTable, masks: MaskValues, wanted: KnownSize): boolean {
   const kept = keptUnits(table, packMasks(spec, table.layout, masks));
   const cut = [...kept.keys()].filter((unit) => kept[unit] === 0),
     free = cut.filter((unit) => {
@@ -83,7 +82,7 @@ Deno.test("hard masks have the wanted size as it is written, and not with one un
 /** A short run to a size, and the bytes or parameters of what it wrote. */
 async function run(
   model: Model,
-  wanted: WantedSize,
+  wanted: KnownSize,
   options: Partial<RunOptions>,
 ): Promise<{ reached: number; said: unknown; records: readonly (number | null)[]; written: DecoderSpec }> {
   const out = await Deno.makeTempDir();
@@ -110,7 +109,7 @@ Deno.test("every method writes files of the wanted size, in both layouts and wit
   using model = await loadModel("demo", { device });
   const [parameters, folder, , q8] = sizes(0.8);
   const layers = (): (number | null)[] => [0.3, 0.1, null, null, null];
-  const cases: readonly (readonly [WantedSize | undefined, Partial<RunOptions>])[] = [
+  const cases: readonly (readonly [KnownSize | undefined, Partial<RunOptions>])[] = [
     [q8, { units: ["kv", "ffn", "hidden"] }],
     [parameters, { units: ["heads", "ffn", "hidden"], layout: "uniform" }],
     [folder, { units: ["kv", "ffn", "hidden"], layout: "uniform" }],

@@ -42,7 +42,7 @@ import { promptText } from "../../options/prompt.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
 import { showSummary } from "./summary.ts";
-import { headsLine, paddedLine, targetOf, withScheduleTarget } from "./targets.ts";
+import { headsLine, paddedLine, targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 
@@ -51,7 +51,9 @@ export type RunFlags = TableFlags & { readonly out: string; readonly steps: numb
 
 /** Runs the verb. */
 export async function runPrune(path: string, typed: RunFlags): Promise<void> {
-  const asked = await withScheduleTarget(path, typed), { out, resume = false, json } = asked, name = modelName(path);
+  const asked = await withFileType(path, await withScheduleTarget(path, typed)),
+    { out, resume = false, json } = asked,
+    name = modelName(path);
   checkTrust(asked.schedule, asked.trust);
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(asked, one)] as const)), { paths: FOLDER_PATHS });
   const prompt = await promptText(asked.prompt ?? true);

@@ -68,7 +68,10 @@ export function showSummary(summary: RunSummary, out: string): void {
 /** Bytes of the files before and after, and what would make those smaller that grew. */
 function byteLines(summary: RunSummary, out: string): string[] {
   const input = modelInput(summary);
-  const files = summary.fileBytes.map(({ file, bytes }) => `${lastPart(file)} ${formatBytes(bytes)}`);
+  const files = summary.fileBytes.map(({ file, bytes }) => {
+    const type = lastPart(file) === "model.gguf" && summary.ggufDtype ? ` as ${summary.ggufDtype}` : "";
+    return `${lastPart(file)} ${formatBytes(bytes)}${type}`;
+  });
   const grown = grownFiles(summary).flatMap(({ file, smaller }) => {
     const types = smaller.map(({ dtype, bytes }) => `${formatBytes(bytes)} as ${dtype}`);
     if (types.length === 0 || file !== "model.gguf") return [];

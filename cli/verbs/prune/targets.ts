@@ -2,7 +2,8 @@
 import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
-import { openSpec } from "../../../lib/disk/open_model.ts";
+import { openModelFiles, openSpec } from "../../../lib/disk/open_model.ts";
+import { ggufDtypeFor } from "../../../lib/slice/export_options.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
 import { isScript } from "../../../lib/schedule/open.ts";
 import { endSparsity } from "../../../lib/schedule/target.ts";
@@ -53,6 +54,14 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
   return { ...flags, sparsity: await endSparsity(schedule, { steps, layers: layers.length }) };
 }
 
+/** The settings with the type of the GGUF whose bytes are the target: that of the model's own where none is given. */
+export async function withFileType<Flags extends TableFlags>(model: string, flags: Flags): Promise<Flags> {
+  const { targetBytes, targetFile, ggufDtype = "auto" } = flags;
+  if (targetBytes === undefined || targetFile !== "gguf" || ggufDtype !== "auto") return flags;
+  const { source } = await openModelFiles(model);
+  return { ...flags, ggufDtype: ggufDtypeFor(source, { ggufDtype }) };
+}
+
 /**
  * The run's target. `name` is that of the model within a GGUF.
  *
@@ -62,7 +71,7 @@ export function targetOf(
   flags: TableFlags,
   { name }: { readonly name: string },
 ): Target {
-  const { sparsity, targetParams, targetBytes, targetFile, layout, dtype = "f16", ggufDtype = "f16" } = flags;
+  const { sparsity, targetParams, targetBytes, targetFile, layout, dtype = "f16", ggufDtype = "auto" } = flags;
   checkTogether(pruneOptionsOf(flags), { paths: ["sparsity", "size.parameters", "size.bytes", "size.file.format"] });
   if (sparsity !== undefined) return { sparsity };
   if (targetParams === undefined && targetBytes === undefined) {

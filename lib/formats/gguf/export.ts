@@ -2,8 +2,6 @@
 import { CompressoError } from "../../core/errors.ts";
 import {
   type DecoderSpec,
-  EMBEDDING,
-  HEAD,
   type LayerCount,
   type LayerSpec,
   parameterCount,
@@ -16,10 +14,10 @@ import type { FileSystem, Staged } from "../../files/system.ts";
 import type { GgufArch } from "../families.ts";
 import { MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
-import type { GgufWriteType } from "./quant.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
-import { type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
+import type { GgufTyped, GgufValue } from "./types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import type { Provenance } from "../../spec/provenance.ts";
@@ -28,8 +26,8 @@ import type { WeightSource } from "../../spec/source.ts";
 /** How to export. */
 export interface GgufExportOptions {
   /**
-   * Type of the weight matrices; vectors are always f32. Where a row is not a multiple of 32 values, q8_0 and q4_0 fall back to
-   * f16; with q4_0, embedding and head are q8_0.
+   * Type of the weight matrices by llama.cpp's rules (see `typeChooser`); vectors are always f32. Where a row is not a multiple of 256 values, types
+   * of such blocks fall back to one of blocks of 32 values, and where it is none of 32 either, to f16.
    */
   readonly dtype: GgufWriteType;
   /** `auto` (default): that of the family where all layers are alike and whole, llama or deci where it cannot hold them; see {@link ggufArch}. */
@@ -48,7 +46,7 @@ export interface GgufExport {
   readonly arch: GgufArch;
   /** The layers as the file holds them: for deci, some have a zero head or a zero FFN column more than the model. */
   readonly layers: readonly LayerSpec[];
-  /** Tensors that could not have the wanted type, by their GGUF names. */
+  /** Tensors that are f16 in place of a type of blocks, by their GGUF names. */
   readonly fellBack: readonly string[];
 }
 
@@ -87,14 +85,15 @@ function contentOf(
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
   const names = ggufNames(layers.length);
-  const own = tensorShapes(spec);
-  for (const [canonical, shape] of tensorShapes({ ...spec, layers })) {
+  const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
+  const types = matrixTypes(options.dtype, { ...spec, layers }, shapes);
+  for (const [canonical, shape] of shapes) {
     const gguf = names.get(canonical) ?? { name: canonical };
-    const { type, wanted } = typeFor(canonical, shape, options.dtype);
-    if (type !== wanted) fellBack.push(gguf.name);
+    const choice = types.get(canonical);
+    if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(gguf.name);
     tensors.push({
       name: gguf.name,
-      type,
+      type: choice?.type ?? "f32",
       shape,
       data: () => {
         options.signal?.throwIfAborted();
@@ -103,7 +102,11 @@ function contentOf(
     });
   }
   const metadata = modelMetadata({ ...spec, layers }, { ...options, arch });
-  metadata.set("general.file_type", FILE_TYPES[mostUsed(tensors)]);
+  const weights = (items: readonly GgufItem[]): number =>
+    items.reduce((sum, { shape }) => sum + elementCount(shape), 0);
+  const matrices = tensors.filter(({ shape }) => shape.length > 1);
+  const isMostlyF16 = 2 * weights(matrices.filter(({ type }) => type === "f16")) > weights(matrices);
+  metadata.set("general.file_type", fileTypeId(isMostlyF16 ? "f16" : options.dtype));
   return { arch, layers, fellBack, content: { metadata, tensors } };
 }
 
@@ -284,32 +287,6 @@ function modelMetadata(
 
 /** Types of tokens that are in texts and decoded with them. */
 const TEXT_TYPES: ReadonlySet<number> = new Set([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.byte]);
-
-/** The type of most weights of matrices. */
-function mostUsed(tensors: readonly GgufItem[]): keyof typeof FILE_TYPES {
-  const types = Object.keys(FILE_TYPES).filter((type): type is GgufWriteType => type in FILE_TYPES);
-  const weights = (type: GgufWriteType): number =>
-    tensors.reduce(
-      (sum, { type: own, shape }) => sum + (own === type && shape.length > 1 ? elementCount(shape) : 0),
-      0,
-    );
-  return types.reduce((most, type) => weights(type) > weights(most) ? type : most);
-}
-
-/** Values of `general.file_type`. */
-const FILE_TYPES: Readonly<Record<GgufWriteType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
-
-/** The type that a tensor gets, and the type that was wanted: they differ where its rows are not whole blocks. */
-export function typeFor(
-  canonical: string,
-  shape: readonly number[],
-  dtype: GgufWriteType,
-): { readonly type: GgufWriteType; readonly wanted: GgufWriteType } {
-  if (shape.length === 1) return { type: "f32", wanted: "f32" };
-  const wanted = dtype === "q4_0" && (canonical === EMBEDDING || canonical === HEAD) ? "q8_0" : dtype;
-  const fits = (shape.at(-1) ?? 0) % TENSOR_FORMATS[wanted].block === 0;
-  return { type: fits ? wanted : "f16", wanted };
-}
 
 /** llama.cpp knows the llama3 rule only as its result: divisors of the frequencies. */
 function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {

@@ -1,14 +1,12 @@
-// f32 to GGML's stored types: f32, f16, bf16, Q8_0, Q4_0, rounded as ggml's reference quantiser does, bit for bit.
+// f32 to GGML's stored types, rounded as ggml's reference quantiser does, bit for bit. Blocks of 256 values: see quant_k.ts.
 import { narrowBf16, narrowF16 } from "../../core/half.ts";
-import { TENSOR_FORMATS } from "./types.ts";
-
-/** Types that can be written. */
-export type GgufWriteType = "f32" | "f16" | "bf16" | "q8_0" | "q4_0";
+import { quantizeK } from "./quant_k.ts";
+import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 
 const fround = Math.fround;
 
 /** Encodes finite values; their number must be a multiple of the type's block. A scale too large for f16 becomes infinite. */
-export function quantize(values: Float32Array, type: GgufWriteType): Uint8Array {
+export function quantize(values: Float32Array, type: GgufTensorType): Uint8Array {
   switch (type) {
     case "f32":
       return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
@@ -19,7 +17,19 @@ export function quantize(values: Float32Array, type: GgufWriteType): Uint8Array 
     case "q8_0":
       return quantizeQ8(values);
     case "q4_0":
-      return quantizeQ4(values);
+      return quantizeSigned(values, type, 4);
+    case "q5_0":
+      return quantizeSigned(values, type, 5);
+    case "q4_1":
+      return quantizeFromLeast(values, type, 4);
+    case "q5_1":
+      return quantizeFromLeast(values, type, 5);
+    case "q2_k":
+    case "q3_k":
+    case "q4_k":
+    case "q5_k":
+    case "q6_k":
+      return quantizeK(values, type);
   }
 }
 
@@ -42,13 +52,13 @@ function quantizeQ8(values: Float32Array): Uint8Array {
       out[b * bytes + 2 + i] = x < 0 ? x - 0.5 | 0 : x + 0.5 | 0;
     }
   }
-  return withScales(out, scales, bytes);
+  return withScales(out, scales, { bytes, at: 0 });
 }
 
-/** d = x / −8 for the x of largest |x| (the first of equals), q = trunc(x / d + 8.5) within 0 … 15. */
-function quantizeQ4(values: Float32Array): Uint8Array {
-  const { block, bytes } = TENSOR_FORMATS.q4_0;
-  const out = new Uint8Array(values.length / block * bytes);
+/** d = x / −2^(bits−1) for the x of largest |x| (the first of equals), q = trunc(x / d + 2^(bits−1) + ½). */
+function quantizeSigned(values: Float32Array, type: "q4_0" | "q5_0", bits: 4 | 5): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS[type], half = 2 ** (bits - 1);
+  const out = new Uint8Array(values.length / block * bytes), codes = new Uint8Array(block);
   const scales = new Float32Array(values.length / block);
   for (let b = 0; b < scales.length; b++) {
     let extreme = values[b * block] as number;
@@ -56,21 +66,53 @@ function quantizeQ4(values: Float32Array): Uint8Array {
       const x = values[b * block + i] as number;
       if (Math.abs(x) > Math.abs(extreme)) extreme = x;
     }
-    const d = fround(extreme / -8);
+    const d = fround(extreme / -half);
     const inverse = inverseOf(d);
     scales[b] = d;
-    for (let i = 0; i < 16; i++) {
-      const at = b * block + i;
-      const low = nibble(values[at] as number, inverse), high = nibble(values[at + 16] as number, inverse);
-      out[b * bytes + 2 + i] = low | high << 4;
+    for (let i = 0; i < block; i++) {
+      const q = fround(fround(values[b * block + i] as number * inverse) + (half + 0.5)) | 0;
+      codes[i] = Math.min(q, 2 * half - 1);
     }
+    packCodes(out, b * bytes + 2, codes, bits);
   }
-  return withScales(out, scales, bytes);
+  return withScales(out, scales, { bytes, at: 0 });
 }
 
-function nibble(value: number, inverse: number): number {
-  const q = fround(fround(value * inverse) + 8.5) | 0;
-  return q > 15 ? 15 : q;
+/** m is the least x, d = (the largest − m) / (2^bits − 1), q = trunc((x − m) / d + ½). */
+function quantizeFromLeast(values: Float32Array, type: "q4_1" | "q5_1", bits: 4 | 5): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS[type], most = 2 ** bits - 1;
+  const out = new Uint8Array(values.length / block * bytes), codes = new Uint8Array(block);
+  const scales = new Float32Array(values.length / block), minima = new Float32Array(values.length / block);
+  for (let b = 0; b < scales.length; b++) {
+    let least = values[b * block] as number, largest = least;
+    for (let i = 1; i < block; i++) {
+      const x = values[b * block + i] as number;
+      if (x < least) least = x;
+      if (x > largest) largest = x;
+    }
+    const d = fround(fround(largest - least) / most);
+    const inverse = inverseOf(d);
+    scales[b] = d;
+    minima[b] = least;
+    for (let i = 0; i < block; i++) {
+      const q = fround(fround(fround(values[b * block + i] as number - least) * inverse) + 0.5) | 0;
+      codes[i] = Math.min(q, most);
+    }
+    packCodes(out, b * bytes + 4, codes, bits);
+  }
+  return withScales(withScales(out, scales, { bytes, at: 0 }), minima, { bytes, at: 2 });
+}
+
+/** 32 codes from `out[at]` on: 4 bytes of fifth bits where there are such, then 16 bytes whose low nibbles are the first 16 codes. */
+function packCodes(out: Uint8Array, at: number, codes: Uint8Array, bits: 4 | 5): void {
+  const nibbles = bits === 4 ? at : at + 4;
+  for (let i = 0; i < 16; i++) out[nibbles + i] = (codes[i] as number) & 15 | (codes[i + 16] as number & 15) << 4;
+  if (bits === 4) return;
+  for (let byte = 0; byte < 4; byte++) {
+    let fifth = 0;
+    for (let i = 0; i < 8; i++) fifth |= (codes[8 * byte + i] as number >> 4) << i;
+    out[at + byte] = fifth;
+  }
 }
 
 /** 1/d in f32; 0 where d is 0 or so small that the inverse overflows (f16 stores such a d as 0 anyway). */
@@ -79,12 +121,16 @@ function inverseOf(d: number): number {
   return Number.isFinite(inverse) ? inverse : 0;
 }
 
-function withScales(out: Uint8Array, scales: Float32Array, bytes: number): Uint8Array {
+function withScales(
+  out: Uint8Array,
+  scales: Float32Array,
+  { bytes, at }: { readonly bytes: number; readonly at: number },
+): Uint8Array {
   const bits = narrowF16(scales);
   for (let b = 0; b < bits.length; b++) {
     const scale = bits[b] as number;
-    out[b * bytes] = scale & 255;
-    out[b * bytes + 1] = scale >> 8;
+    out[b * bytes + at] = scale & 255;
+    out[b * bytes + at + 1] = scale >> 8;
   }
   return out;
 }

@@ -1,8 +1,15 @@
 // Writing of GGUF files (version 3), a tensor at a time.
 import { CompressoError } from "../../core/errors.ts";
 import type { FileSystem, StagedFile } from "../../files/system.ts";
-import { type GgufWriteType, quantize } from "./quant.ts";
-import { type GgufScalarType, type GgufTyped, type GgufValue, TENSOR_FORMATS, VALUE_TYPES } from "./types.ts";
+import { quantize } from "./quant.ts";
+import {
+  type GgufScalarType,
+  type GgufTensorType,
+  type GgufTyped,
+  type GgufValue,
+  TENSOR_FORMATS,
+  VALUE_TYPES,
+} from "./types.ts";
 import { BF16_LIMIT, F16_LIMIT, firstAtLeast, firstNonFinite } from "../../core/half.ts";
 import { elementCount } from "../../spec/row_range.ts";
 
@@ -12,7 +19,7 @@ export const GGUF_ALIGNMENT = 32;
 /** A tensor to write. `data` is called once, when its turn comes; its values are encoded as `type`. */
 export interface GgufItem {
   readonly name: string;
-  readonly type: GgufWriteType;
+  readonly type: GgufTensorType;
   /** Row-major, as [out, in]; the last size must be a multiple of the type's block. */
   readonly shape: readonly number[];
   readonly data: () => Float32Array | Promise<Float32Array>;
@@ -180,13 +187,21 @@ function checkRange(values: Float32Array, { name, type }: GgufItem, at: number):
 /** A multiple of every block size. */
 const PIECE_VALUES = 1 << 22;
 
-/** From here on a value, or the f16 scale of its block, rounds to infinity. */
-const LIMITS: Readonly<Record<GgufWriteType, number>> = {
+/** From here on a value, or the f16 scale or minimum of its block, may round to infinity; of K blocks somewhat before. */
+const LIMITS: Readonly<Record<GgufTensorType, number>> = {
   f32: Infinity,
   f16: F16_LIMIT,
   bf16: BF16_LIMIT,
   q8_0: F16_LIMIT * 127,
   q4_0: F16_LIMIT * 8,
+  q4_1: F16_LIMIT,
+  q5_0: F16_LIMIT * 16,
+  q5_1: F16_LIMIT,
+  q2_k: F16_LIMIT * 8,
+  q3_k: F16_LIMIT * 64,
+  q4_k: F16_LIMIT * 32,
+  q5_k: F16_LIMIT * 32,
+  q6_k: F16_LIMIT * 2048,
 };
 
 const RANGES: Readonly<

@@ -1,4 +1,5 @@
 // Options of a prune run: as they are given, and with every default filled in. Types only.
+import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import type { KeptRule } from "../../masks/harden.ts";
@@ -198,7 +199,7 @@ export type ResolvedOptions =
     readonly monitors: ResolvedMonitors;
     /** 0 where a size is given, until it is known. */
     readonly sparsity: number;
-    readonly size: WantedSize | null;
+    readonly size: WantedSize<GgufWriteType> | null;
     readonly preset: Preset | null;
     /** Whether there are calibration rows. */
     readonly calibration: boolean;

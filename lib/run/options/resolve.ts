@@ -10,6 +10,8 @@ import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
 import { checkKinds, checkTakenRules } from "../../units/units.ts";
+import type { WeightSource } from "../../spec/source.ts";
+import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
@@ -19,7 +21,7 @@ import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf } from 
 import { checkLoraRates, resolveRates } from "./rates.ts";
 import { OPTION_TABLE } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
-import { checkSizeFile } from "../../slice/export_options.ts";
+import { checkSizeFile, ggufDtypeFor } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
 import { alignment } from "../size_goal.ts";
@@ -27,11 +29,13 @@ import type { PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts"
 
 /**
  * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist, values out of
- * range and options that do not go together. Without `spec` the length of the model's context is not checked.
+ * range and options that do not go together. Without `spec` the length of the model's context is not checked; without `source`, the model's weights, a
+ * GGUF of the type `auto` counts as f16.
  */
 export function resolveOptions(
   options: PruneOptions,
   spec: Pick<DecoderSpec, "maxPosition"> = { maxPosition: Infinity },
+  source?: WeightSource,
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
   checkGoal(options);
@@ -42,10 +46,11 @@ export function resolveOptions(
   const shape = resolveShape(options, preset);
   const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
+  const size = options.size ? knownSize(options.size, source) : null;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
-    size: options.size ?? null,
+    size,
     preset: options.preset ?? null,
     calibration: options.calibration !== undefined,
     steps,
@@ -55,7 +60,7 @@ export function resolveOptions(
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
-    rules: { ...alignment(options.size, shape.units), ...shape.rules },
+    rules: { ...alignment(size, shape.units), ...shape.rules },
     start: options.start ?? preset.start ?? start.default,
     keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
@@ -77,6 +82,16 @@ export function resolveOptions(
   checkResuming(options.checkpoint ?? {});
   checkContext(resolved.seq, spec);
   return resolved;
+}
+
+/** The size of a file of known type. */
+function knownSize(size: WantedSize, source: WeightSource | undefined): WantedSize<GgufWriteType> {
+  if ("parameters" in size) return size;
+  const { file, ...others } = size;
+  if (file.format === "hf") return { ...others, file };
+  const { format, dtype } = file;
+  const known = source ? ggufDtypeFor(source, { ggufDtype: dtype }) : dtype === "auto" ? "f16" : dtype;
+  return { ...others, file: { format, dtype: known } };
 }
 
 /** What of a run its memory depends on. */

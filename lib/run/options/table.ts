@@ -506,8 +506,8 @@ export const OPTION_TABLE = {
     of: "pruneToFolder",
     name: "ggufDtype",
     group: "files",
-    default: "f16",
-    help: "type of the GGUF's matrices",
+    default: "auto",
+    help: "type of the GGUF's matrices, mixed as llama.cpp does; auto: like a quantised GGUF that is read, else f16",
   },
   "export.saveAdapter": {
     type: "switch",

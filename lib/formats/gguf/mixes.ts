@@ -5,8 +5,28 @@ import type { WeightSource } from "../../spec/source.ts";
 import { ggufNames } from "./names.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 
-/** Types of a GGUF: its value of `general.file_type`, and what matrices are where no rule says otherwise. */
-const FILES = {
+/** The type of a GGUF as llama.cpp names it, in lower case: that of most matrices, or a mix. */
+export type GgufWriteType =
+  | "f32"
+  | "f16"
+  | "bf16"
+  | "q8_0"
+  | "q6_k"
+  | "q5_k_m"
+  | "q5_k_s"
+  | "q5_1"
+  | "q5_0"
+  | "q4_k_m"
+  | "q4_k_s"
+  | "q4_1"
+  | "q4_0"
+  | "q3_k_l"
+  | "q3_k_m"
+  | "q3_k_s"
+  | "q2_k";
+
+/** Of each its value of `general.file_type`, and what matrices are where no rule says otherwise. */
+const FILES: Readonly<Record<GgufWriteType, { readonly id: number; readonly base: GgufTensorType }>> = {
   f32: { id: 0, base: "f32" },
   f16: { id: 1, base: "f16" },
   bf16: { id: 32, base: "bf16" },
@@ -24,10 +44,7 @@ const FILES = {
   q3_k_m: { id: 12, base: "q3_k" },
   q3_k_s: { id: 11, base: "q3_k" },
   q2_k: { id: 10, base: "q2_k" },
-} as const satisfies Record<string, { readonly id: number; readonly base: GgufTensorType }>;
-
-/** The type of a GGUF as llama.cpp names it, in lower case: that of most matrices or, from q5_k_m on, a mix. */
-export type GgufWriteType = keyof typeof FILES;
+};
 
 /** All of them, those of most bits first. */
 export const GGUF_WRITE_TYPES = Object.keys(FILES) as readonly GgufWriteType[];

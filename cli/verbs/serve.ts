@@ -92,17 +92,6 @@ export function serveVerb(): CommandUnknownOpts {
     });
 }
 
-/**
- * Leaves out Deno's warning that the signal of an answered request fires too, which an installed program without `--unstable-no-legacy-abort`
- * would print: the server does not listen to it by then.
- */
-function leaveLegacyAbort(): void {
-  const warn = console.warn;
-  console.warn = (...words: unknown[]): void => {
-    if (!String(words[0]).startsWith("Deno.serve: request.signal")) warn(...words);
-  };
-}
-
 function checkName(name: string): void {
   if (name.trim() !== "") return;
   throw new CompressoError("usage", {
@@ -156,7 +145,6 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   const prompt = Array<number>(Math.max(1, Math.min(WARM_TOKENS, model.spec.maxPosition - 2))).fill(0);
   for await (const _ of generate(model, prompt, { maxTokens: 2, adapters, signal }));
   progress[Symbol.dispose](); // from here on the terminal belongs to the requests
-  leaveLegacyAbort();
   await using server = serveModel(model, {
     host,
     port,

@@ -1,10 +1,11 @@
 // The body of a request: bytes within a limit, JSON, and fields that a schema checks.
 import { type z } from "../core/packages.ts";
+import type { HttpRequest } from "./http.ts";
 import { ApiError, badRequest } from "./api_error.ts";
 
 /** Reads a JSON body of at most `most` bytes. Throws `ApiError` 415, 413 or 400, or the signal's reason. */
 export async function readJsonBody(
-  request: Request,
+  request: HttpRequest,
   { most, signal }: { readonly most: number; readonly signal: AbortSignal },
 ): Promise<unknown> {
   // A web page in the user's browser may post text to any address without asking, but not JSON.
@@ -43,7 +44,7 @@ export function parseFields<T>(schema: z.ZodType<T>, body: unknown): T {
 }
 
 async function readBytes(
-  { body, headers }: Request,
+  { body, headers }: HttpRequest,
   { most, signal }: { readonly most: number; readonly signal: AbortSignal },
 ): Promise<Uint8Array> {
   if (Number(headers.get("content-length") ?? 0) > most) throw tooLarge(most);

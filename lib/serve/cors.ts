@@ -1,4 +1,5 @@
 // Cross-origin requests (https://fetch.spec.whatwg.org/#http-cors-protocol): which web pages may use the server, and the answer to their preflights.
+import type { HttpRequest } from "./http.ts";
 import { CompressoError, option } from "../core/errors.ts";
 
 /** Seconds for which a browser keeps the answer to a preflight. */
@@ -18,7 +19,7 @@ export function checkOrigin(cors: string | null): void {
 }
 
 /** The answer to a preflight; null where a request is none. */
-export function preflight({ method, headers }: Request): Response | null {
+export function preflight({ method, headers }: HttpRequest): Response | null {
   if (method !== "OPTIONS" || !headers.has("origin") || !headers.has("access-control-request-method")) return null;
   const isPrivate = headers.get("access-control-request-private-network") === "true";
   return new Response(null, {

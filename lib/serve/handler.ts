@@ -12,6 +12,7 @@ import { chatFields, type CommonFields, completionFields } from "./fields.ts";
 import { type Job, type Piece, runJob, type Usage, type Workbench } from "./job.ts";
 import type { ServeLimits } from "./limits.ts";
 import { prepareChat, prepareCompletion, type PrepareOptions } from "./prepare.ts";
+import type { HttpRequest } from "./http.ts";
 import { closing, type Queue } from "./queue.ts";
 
 /** What was done for a request, once its answer is made. */
@@ -68,7 +69,7 @@ interface Endpoint<Fields extends CommonFields> {
 
 /** A request under way. */
 interface Call {
-  readonly request: Request;
+  readonly request: HttpRequest;
   readonly usage: Usage;
   /** Fires when the work is to stop. */
   readonly signal: AbortSignal;
@@ -100,10 +101,10 @@ const CHAT: Endpoint<z.infer<typeof chatFields>> = {
 };
 
 /** Makes the function that answers requests. It never throws. */
-export function createHandler(serving: Serving): (request: Request) => Promise<Response> {
+export function createHandler(serving: Serving): (request: HttpRequest) => Promise<Response> {
   return async (request) => withOrigin(await respond(request), serving.cors);
 
-  async function respond(request: Request): Promise<Response> {
+  async function respond(request: HttpRequest): Promise<Response> {
     const call = openCall(serving, request);
     try {
       const response = await route(serving, call);
@@ -219,7 +220,7 @@ async function* inTurn(
   }
 }
 
-function openCall({ limits, ending, onRequest }: Serving, request: Request): Call {
+function openCall({ limits, ending, onRequest }: Serving, request: HttpRequest): Call {
   const start = performance.now(), own = new AbortController();
   const usage = { promptTokens: 0, completionTokens: 0 };
   const stop = (reason: unknown): void => own.abort(reason);
@@ -268,7 +269,7 @@ function modelBody({ name, created }: Serving): Record<string, unknown> {
   return { id: name, object: "model", created, owned_by: "compresso" };
 }
 
-function allow({ method }: Request, wanted: "GET" | "POST"): void {
+function allow({ method }: HttpRequest, wanted: "GET" | "POST"): void {
   if (method === wanted || (wanted === "GET" && method === "HEAD")) return;
   throw new ApiError({
     status: 405,
@@ -283,7 +284,7 @@ export const LOCAL_HOSTS =
   /^(127(?:\.\d+){3}|(?:[\w.-]+\.)?localhost|host\.(?:docker|containers)\.internal|\[::1\])(:\d+)?$/i;
 
 /** Refuses other host names: a web page may point its own name at this machine (DNS rebinding). */
-function checkHostName({ headers }: Request, names: readonly string[] | null): void {
+function checkHostName({ headers }: HttpRequest, names: readonly string[] | null): void {
   const host = headers.get("host");
   if (names === null || host === null || LOCAL_HOSTS.test(host)) return; // a page is never without
   const asked = nameIn(host);
@@ -302,13 +303,13 @@ function nameIn(host: string): string | null {
 }
 
 /** The address of a request. A Host header may be anything, and so may the address that Deno makes of it. */
-function addressOf({ url }: Request): URL {
+function addressOf({ url }: HttpRequest): URL {
   const address = URL.parse(url);
   if (address) return address;
   throw new ApiError({ status: 400, message: `the address is no URL: ${url}`, code: "invalid_url" });
 }
 
-function checkKey({ headers }: Request, key: string | null): void {
+function checkKey({ headers }: HttpRequest, key: string | null): void {
   if (key === null) return;
   const given = /^Bearer\s+(.*)$/i.exec(headers.get("authorization") ?? "")?.[1]?.trim() ?? "";
   // Digests are of one length, which a comparison in constant time needs.

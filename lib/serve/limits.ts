@@ -12,27 +12,46 @@ export interface ServeLimits {
   readonly queue: number;
   /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
   readonly seconds: number;
+  /** Connections at once; further ones are closed. Default 256. */
+  readonly connections: number;
+  /** Seconds that a connection gets for its first or next head. Default 30. */
+  readonly headSeconds: number;
   /** Seconds that running requests get to end when the server stops. Default 10. */
   readonly graceSeconds: number;
 }
 
 const LIMIT_NAMES: NamesOf<ServeLimits> = {
   ...{ bodyBytes: "number", tokens: "number", queue: "number", seconds: "number", graceSeconds: "number" },
+  ...{ connections: "number", headSeconds: "number" },
 };
-const DEFAULTS: ServeLimits = { bodyBytes: 2 ** 21, tokens: 65536, queue: 32, seconds: 300, graceSeconds: 10 };
+const DEFAULTS: ServeLimits = {
+  bodyBytes: 2 ** 21,
+  tokens: 65536,
+  queue: 32,
+  seconds: 300,
+  connections: 256,
+  headSeconds: 30,
+  graceSeconds: 10,
+};
 
 /** Limits with their defaults. Throws `CompressoError("usage")` for one out of range. */
 export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
   checkNames(limits, LIMIT_NAMES, { whose: "serveModel's limits" });
   const resolved = { ...DEFAULTS, ...given(limits) };
-  const { bodyBytes, tokens, queue, seconds, graceSeconds } = resolved;
+  const { bodyBytes, tokens, queue, seconds, connections, headSeconds, graceSeconds } = resolved;
   for (
-    const [name, value, least] of [["bodyBytes", bodyBytes, 1], ["tokens", tokens, 1], ["queue", queue, 0]] as const
+    const [name, value, least] of [
+      ["bodyBytes", bodyBytes, 1],
+      ["tokens", tokens, 1],
+      ["queue", queue, 0],
+      ["connections", connections, 1],
+    ] as const
   ) {
     if (!Number.isInteger(value) || value < least) fail(`${name} is a whole number, at least ${least}`, value);
   }
   // Timers take milliseconds below 2^31.
   if (!(seconds > 0 && seconds < 2e6)) fail("seconds is a number above 0 and below 2000000", seconds);
+  if (!(headSeconds > 0 && headSeconds < 2e6)) fail("headSeconds is a number above 0 and below 2000000", headSeconds);
   if (!(graceSeconds >= 0 && graceSeconds < 2e6)) {
     fail("graceSeconds is a number from 0 to below 2000000", graceSeconds);
   }

@@ -6,6 +6,7 @@ import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { checkOrigin } from "./cors.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
+import { type HttpListener, type HttpRequest, listenHttp } from "./http.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";
 import { createQueue } from "./queue.ts";
@@ -72,9 +73,6 @@ const LAST_WORDS = 1000;
  * otherwise meanwhile. Work for a client that has gone is stopped. Without a key, a server that listens at loopback answers only requests for this machine's
  * names and `host`.
  *
- * Programs outside this repository need `--unstable-no-legacy-abort`, or `"unstable": ["no-legacy-abort"]` in their deno.json: otherwise Deno warns of
- * `request.signal`, and fires it for answered requests too.
- *
  * @throws CompressoError("input") for a model without tokenizer
  * @throws CompressoError("usage") for options out of range, and an address where it cannot listen, such as a busy port
  *
@@ -109,7 +107,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   const queue = createQueue({ most: limits.queue }), ending = new AbortController();
   const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt, temperature };
   // No request comes before the handler below: the first one is taken in a later turn.
-  const server = listen({ host, port }, { handler: (request) => handler(request) });
+  const server = listen({ host, port }, { handler: (request) => handler(request), limits });
   const { hostname, port: chosen } = server.addr;
   const serving: Serving = {
     bench,
@@ -140,14 +138,14 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     // A client that does not read its answer holds its connection, but nothing else any more.
     await Promise.race([server.shutdown(), late.promise]);
     ending.abort(); // work whose client has gone may still be under way
+    server.close();
     await queue.idle();
     timers.forEach(clearTimeout);
   };
   const onAbort = (): void => void shutdown();
   signal?.addEventListener("abort", onAbort);
   if (signal?.aborted) onAbort();
-  // The socket's own end waits for every client, also for one that never reads.
-  const finished = Promise.race([server.finished, stopped.promise]).then(shutdown).then(() => model.device.check());
+  const finished = stopped.promise.then(shutdown).then(() => model.device.check());
   finished.catch(() => {}); // those who wait for it still see the error
   return {
     host: hostname,
@@ -199,12 +197,14 @@ function checkHost(host: string): void {
 
 function listen(
   address: { readonly host: string; readonly port: number },
-  { handler }: { readonly handler: (request: Request) => Promise<Response> },
-): Deno.HttpServer<Deno.NetAddr> {
+  { handler, limits }: {
+    readonly handler: (request: HttpRequest) => Promise<Response>;
+    readonly limits: ServeLimits;
+  },
+): HttpListener {
   try {
     const { host: hostname, port } = address;
-    // Deno prints the address unless it is given something else to do.
-    return Deno.serve({ hostname, port, onListen: () => {} }, handler);
+    return listenHttp({ hostname, port }, { handler, limits });
   } catch (error) {
     throw notListening(address, error);
   }

@@ -9,15 +9,17 @@ const SHORT = "Tom went";
 /** A text that is as long as the context allows, drawn token by token. */
 const LONG = { model: NAME, prompt: SHORT, max_tokens: 480, temperature: 1, seed: 1 };
 
-Deno.test("a client that goes stops its work, streamed or not, and the next in line begins", async () => {
+Deno.test("a client that goes stops its work, streamed or not, however long its body, and the next in line begins", async () => {
   const records: RequestRecord[] = [];
   await using served = await serveDemo({ endless: true, onRequest: (record) => void records.push(record) });
   const { post, server: { url } } = served;
   const isIdle = async (): Promise<boolean> => !(await (await fetch(`${url}/health`)).json()).busy;
-  for (const stream of [true, false]) {
+  for (
+    const [stream, user] of [[true, ""], [false, ""], [true, "x".repeat(5000)], [false, "x".repeat(5000)]] as const
+  ) {
     records.length = 0;
     const leave = new AbortController();
-    const pending = post(COMPLETIONS, { ...LONG, stream }, { signal: leave.signal });
+    const pending = post(COMPLETIONS, { ...LONG, stream, user }, { signal: leave.signal });
     if (stream) {
       const events = eventsOf(await pending);
       assert.equal((await events.next()).done, false);

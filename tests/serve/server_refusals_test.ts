@@ -134,7 +134,7 @@ Deno.test("a server without a key answers under this machine's own names alone",
   for (const name of ["127.0.0.1:80", "localhost", "[::1]:8000", "host.docker.internal:8000"]) {
     assert.equal(await statusOf(open.server, name), 200);
   }
-  for (const name of ["evil.example", "127.0.0.1.evil.example:80"]) {
+  for (const name of ["evil.example", "127.0.0.1.evil.example:80", "evil.internal", "metadata.google.internal"]) {
     assert.equal(await statusOf(open.server, name), 403);
   }
   await using closed = await serveDemo({ apiKey: "open-sesame" });

@@ -1,0 +1,202 @@
+// The server's HTTP on its own: what clients send in odd ways, connections that idle, and no file left.
+import assert from "node:assert/strict";
+import { type HttpLimits, type HttpListener, type HttpRequest, listenHttp } from "../../lib/serve/http.ts";
+import { until } from "./helpers/server.ts";
+
+const LIMITS: HttpLimits = { connections: 100, headSeconds: 30 };
+
+interface Listening extends AsyncDisposable {
+  readonly server: HttpListener;
+  connect(): Promise<Deno.TcpConn>;
+  /** Sends a text and gives all that comes until the connection ends. */
+  exchange(text: string): Promise<string>;
+}
+
+/** A server that answers with what it was asked. */
+function listening(
+  handler: (request: HttpRequest) => Promise<Response> = echo,
+  limits: Partial<HttpLimits> = {},
+): Listening {
+  const address = { hostname: "127.0.0.1", port: 0 };
+  const server = listenHttp(address, { handler, limits: { ...LIMITS, ...limits } });
+  const connect = (): Promise<Deno.TcpConn> => Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
+  return {
+    server,
+    connect,
+    async exchange(text): Promise<string> {
+      using connection = await connect();
+      await connection.write(new TextEncoder().encode(text));
+      return await read(connection);
+    },
+    async [Symbol.asyncDispose](): Promise<void> {
+      const stopped = server.shutdown();
+      server.close();
+      await stopped;
+    },
+  };
+}
+
+async function echo({ method, url, body }: HttpRequest): Promise<Response> {
+  return new Response(`${method} ${url} ${body === null ? "-" : await new Response(body).text()}`);
+}
+
+async function read(connection: Deno.TcpConn): Promise<string> {
+  const parts: Uint8Array[] = [], buffer = new Uint8Array(65536);
+  for (let count = await connection.read(buffer); count !== null; count = await connection.read(buffer)) {
+    parts.push(buffer.slice(0, count));
+  }
+  return await new Blob(parts as BlobPart[]).text();
+}
+
+const END = "Connection: close\r\n\r\n";
+
+Deno.test("requests come one after the other on a connection, whole or byte by byte, with bodies of a length or in chunks", async () => {
+  await using listened = listening();
+  const requests = [
+    "GET /a?b=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "POST /b HTTP/1.1\r\nhost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    "POST /c HTTP/1.1\r\nhost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nx: y\r\n\r\n",
+    `GET http://localhost/d HTTP/1.1\r\nHost: localhost\r\n${END}`,
+  ].join("");
+  const bodies = (answer: string): string[] =>
+    [...answer.matchAll(/\r\n\r\n((?:GET|POST) [^]*?)(?=HTTP\/1.1|$)/g)].map(([, body = ""]) => body);
+  const expected = [
+    "GET http://localhost/a?b=1 -",
+    "POST http://localhost/b hello",
+    "POST http://localhost/c abc0123456789",
+    "GET http://localhost/d -",
+  ];
+  assert.deepEqual(bodies(await listened.exchange(requests)), expected);
+  using slow = await listened.connect();
+  slow.setNoDelay(true);
+  for (const byte of new TextEncoder().encode(requests)) await slow.write(Uint8Array.of(byte));
+  assert.deepEqual(bodies(await read(slow)), expected);
+});
+
+Deno.test("what may be read in two ways, or is no request, is refused, and the connection ends", async () => {
+  await using listened = listening();
+  const post = "POST / HTTP/1.1\r\nHost: a\r\n";
+  const cases: readonly (readonly [string, number])[] = [
+    ["nonsense\r\n\r\n", 400],
+    ["GET / HTTP/2.0\r\n\r\n", 400],
+    ["GET / HTTP/1.1\r\n\r\n", 400],
+    ["GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400],
+    ["GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400],
+    ["GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400],
+    [`${post}Content-Length: 1\r\nContent-Length: 1\r\n\r\nx`, 400],
+    [`${post}Content-Length: -1\r\n\r\nx`, 400],
+    [`${post}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`, 400],
+    [`${post}Transfer-Encoding: gzip, chunked\r\n\r\n`, 501],
+    [`GET / HTTP/1.1\r\nHost: a\r\nX: ${"y".repeat(40_000)}\r\n\r\n`, 431],
+  ];
+  for (const [text, status] of cases) {
+    const answer = await listened.exchange(text);
+    assert.equal(Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]), status, text.slice(0, 80));
+    assert.match(answer, /"type":"invalid_request_error"/);
+  }
+});
+
+Deno.test("an answer to HEAD has no body, one of HTTP/1.0 ends the connection, and 100 Continue comes when the body is read", async () => {
+  await using listened = listening();
+  assert.match(await listened.exchange(`HEAD / HTTP/1.1\r\nHost: a\r\n${END}`), /content-length: 16\r\n[^]*\r\n\r\n$/);
+  assert.match(
+    await listened.exchange("GET / HTTP/1.0\r\n\r\n"),
+    /connection: close\r\n\r\nGET http:\/\/localhost\/ -$/,
+  );
+  const text = `POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n${END}hi`;
+  assert.match(await listened.exchange(text), /^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200 OK[^]*hi$/);
+});
+
+Deno.test("a client that goes is told to the handler after any body, in one packet or two", async () => {
+  let gone = 0;
+  await using listened = listening(async ({ body, signal }) => {
+    await new Response(body).arrayBuffer();
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    gone++;
+    return new Response("for nobody");
+  });
+  let count = 0;
+  for (const size of [20, 500, 20_000]) {
+    for (const isSplit of [false, true]) {
+      const connection = await listened.connect();
+      const head = `POST / HTTP/1.1\r\nHost: a\r\nContent-Length: ${size}\r\n\r\n`, bytes = "x".repeat(size);
+      await connection.write(new TextEncoder().encode(isSplit ? head : head + bytes));
+      if (isSplit) await new Promise((resolve) => setTimeout(resolve, 50));
+      if (isSplit) await connection.write(new TextEncoder().encode(bytes));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      connection.close();
+      count++;
+      await until(() => gone === count);
+    }
+  }
+});
+
+Deno.test("a body that the handler does not want is not read on: no more than a mebibyte and what sockets hold", async () => {
+  await using listened = listening(() => Promise.resolve(new Response("too large", { status: 413 })));
+  using connection = await listened.connect();
+  await connection.write(new TextEncoder().encode("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"));
+  const piece = new TextEncoder().encode(`10000\r\n${"x".repeat(65536)}\r\n`);
+  let sent = 0;
+  const answer = read(connection).catch(() => "reset");
+  try {
+    while (sent < 2 ** 28) {
+      for (let done = 0; done < piece.length;) done += await connection.write(piece.subarray(done));
+      sent += piece.length;
+    }
+  } catch { /* the server has closed it */ }
+  assert(sent < 2 ** 25, `${sent} bytes were taken`);
+  assert.match(await answer, /^(HTTP\/1\.1 413|reset)/);
+});
+
+Deno.test("heads that do not come in time end their connections, those beyond the limit are closed, and others are served", async () => {
+  await using listened = listening(echo, { connections: 10, headSeconds: 0.5 });
+  const slow = await Promise.all(Array.from({ length: 10 }, () => listened.connect()));
+  for (const connection of slow.slice(1)) await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nX: "));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.equal(await listened.exchange("").catch(() => ""), "", "the eleventh");
+  const answers = await Promise.all(slow.map(read));
+  assert.equal(answers[0], "");
+  for (const answer of answers.slice(1)) assert.match(answer, /^HTTP\/1\.1 408/);
+  for (const connection of slow) connection.close();
+  assert.match(await listened.exchange(`GET / HTTP/1.1\r\nHost: a\r\n${END}`), /^HTTP\/1\.1 200/);
+});
+
+Deno.test(
+  "a server that may open few files goes on when there are none left",
+  { ignore: Deno.build.os === "windows" },
+  async () => {
+    const program = `import { listenHttp } from ${
+      JSON.stringify(new URL("../../lib/serve/http.ts", import.meta.url).href)
+    };
+const server = listenHttp({ hostname: "127.0.0.1", port: 0 }, { handler: () => Promise.resolve(new Response("well")), limits: { connections: 1000, headSeconds: 1 } });
+Deno.addSignalListener("SIGUSR1", () => {}); // Deno itself ends where it finds no file for its first one
+console.log(server.addr.port);
+await new Promise((resolve) => setTimeout(resolve, 20_000));`;
+    const path = await Deno.makeTempFile({ suffix: ".ts" });
+    await Deno.writeTextFile(path, program);
+    const child = new Deno.Command("sh", {
+      args: ["-c", 'ulimit -n 100; exec "$0" run -A --quiet --no-config "$1"', Deno.execPath(), path],
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    const port = Number((await reader.read()).value);
+    const many = await Promise.all(Array.from({ length: 150 }, () => Deno.connect({ hostname: "127.0.0.1", port })));
+    for (const connection of many) {
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nX: ")).catch(
+        () => 0,
+      );
+    }
+    await until(async () => {
+      const response = await fetch(`http://127.0.0.1:${port}/`, { signal: AbortSignal.timeout(3000) }).catch(() =>
+        null
+      );
+      return await response?.text() === "well";
+    });
+    for (const connection of many) connection.close();
+    child.kill();
+    await reader.cancel();
+    await child.status;
+    await Deno.remove(path);
+  },
+);

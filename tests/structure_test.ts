@@ -62,6 +62,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/schedule/source.ts",
   "lib/schedule/trusted.ts",
   "lib/serve/handler.ts",
+  "lib/serve/http.ts",
   "lib/serve/serve.ts",
 ];
 

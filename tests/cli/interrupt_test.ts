@@ -1,0 +1,68 @@
+// Signals that end a program, and the one that nohup keeps from it.
+import assert from "node:assert/strict";
+import { TemporaryFolder } from "./helpers/cli.ts";
+
+const MODULE = new URL("../../cli/terminal/interrupt.ts", import.meta.url).href;
+/** Says that it listens, and what stopped it after 0.3 s, in which other signals may come. */
+const PROGRAM = `import { watchInterrupt } from ${JSON.stringify(MODULE)};
+const interrupt = watchInterrupt("stopping");
+interrupt.signal.addEventListener("abort", () => setTimeout(() => {
+  console.log(interrupt.signal.reason.parts.what);
+  Deno.exit(7);
+}, 300));
+interrupt.start();
+console.log("ready " + Deno.pid);
+setTimeout(() => {}, 20_000);`;
+
+/** How the program ends after signals; `inTerminal` gives it one, which `script` makes. */
+async function endOf(
+  signals: readonly Deno.Signal[],
+  { inTerminal = false }: { readonly inTerminal?: boolean } = {},
+): Promise<{ readonly said: string; readonly code: number; readonly signal: Deno.Signal | null }> {
+  using folder = new TemporaryFolder();
+  await Deno.writeTextFile(folder.at("program.ts"), PROGRAM);
+  const args = ["run", "-A", "--quiet", folder.at("program.ts")];
+  const child = inTerminal
+    ? new Deno.Command("script", {
+      args: ["-qec", [Deno.execPath(), ...args].join(" "), "/dev/null"],
+      ...{ stdin: "null", stdout: "piped", stderr: "null" },
+    }).spawn()
+    : new Deno.Command(Deno.execPath(), { args, stdin: "null", stdout: "piped", stderr: "null" }).spawn();
+  let said = "", isSent = false;
+  for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+    said += text;
+    const pid = /ready (\d+)/.exec(said)?.[1];
+    if (pid === undefined || isSent) continue;
+    isSent = true;
+    for (const signal of signals) {
+      Deno.kill(Number(pid), signal);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+  const { code, signal } = await child.status;
+  return { said, code, signal };
+}
+
+const isWindows = Deno.build.os === "windows";
+
+Deno.test("SIGINT, SIGTERM and SIGQUIT stop a program in order", { ignore: isWindows }, async () => {
+  for (const [signal, what] of [["SIGINT", "Ctrl-C"], ["SIGTERM", "SIGTERM"], ["SIGQUIT", "SIGQUIT"]] as const) {
+    const { said, code } = await endOf([signal]);
+    assert.match(said, new RegExp(`stopped by ${what}`));
+    assert.equal(code, 7);
+  }
+});
+
+Deno.test("SIGHUP of a closed terminal stops a program in order, also when it comes twice", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const { said, code } = await endOf(["SIGHUP", "SIGHUP"], { inTerminal: true });
+  assert.match(said, /stopped by SIGHUP/);
+  assert.equal(code, 7);
+});
+
+Deno.test("without a terminal SIGHUP keeps the system's own way, which nohup sets", { ignore: isWindows }, async () => {
+  const { said, signal } = await endOf(["SIGHUP"]);
+  assert.doesNotMatch(said, /stopped/);
+  assert.equal(signal, "SIGHUP");
+});

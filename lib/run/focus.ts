@@ -1,4 +1,5 @@
-// A step that learns from the labels that pruning hurt most: how they are chosen, and the passes that it takes.
+// A step that learns only from the labels that pruning affected most: how they are chosen, and the passes that it
+// takes.
 import { CompressoError, option } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
@@ -12,15 +13,16 @@ import type { ResolvedOptions } from "./options/options.ts";
 
 /** Losses of a batch by row, in nats; 0 where there is no target. */
 export interface TokenLosses {
-  /** Of the model as it is. */
+  /** Losses of the pruned model with LoRA. */
   readonly own: Float32Array;
-  /** Of the model before pruning, without LoRA. */
+  /** Losses of the model before pruning, without LoRA. */
   readonly dense: Float32Array;
 }
 
 /**
- * The targets whose loss lies furthest above that of the model before pruning: those that pruning hurt most, and that training can win back. Rho-1
- * chooses tokens so, by a reference model (Lin et al., "Rho-1: Not All Tokens Are What You Need", arXiv 2404.07965).
+ * Chooses the targets whose loss exceeds that of the model before pruning most. Pruning affected them most, and
+ * training can recover them. Rho-1 chooses tokens in the same way with a reference model (Lin et al., "Rho-1: Not All
+ * Tokens Are What You Need", arXiv 2404.07965).
  *
  * @param targets - Next-token targets [rows], −1 where there is none.
  * @param share - Share of the targets that stay, rounded up.
@@ -36,17 +38,20 @@ export function hurtTargets(
     return Number.isNaN(above) ? -Infinity : above;
   });
   const rows = [...targets.keys()].filter((row) => (targets[row] ?? -1) >= 0);
-  // Of equals the first; of two that are infinite alike the difference is no number.
+  // Ties are broken by index. The difference of two equal infinite losses is NaN, hence −Infinity above.
   rows.sort((a, b) => ((excess[b] ?? 0) - (excess[a] ?? 0)) || a - b);
   const chosen = new Int32Array(targets.length).fill(-1);
   for (const row of rows.slice(0, Math.ceil(share * rows.length * BELOW))) chosen[row] = targets[row] ?? -1;
   return chosen;
 }
 
-/** A product of a share and a count may lie above the whole number that is meant, by its rounding. */
+/** Rounding may lift the product of a share and a count just above an integer; this factor compensates for it. */
 const BELOW = 1 - 1e-12;
 
-/** Refuses a share that is none, a method that the choice is not for, and a run without a last stage. Throws `CompressoError("usage")`. */
+/**
+ * Refuses a share out of range, a method that does not support it, and a run without a last stage. Throws
+ * `CompressoError("usage")`.
+ */
 export function checkFocus(
   options: Pick<ResolvedOptions, "focus" | "method" | "prefinetune" | "steps" | "postfinetune">,
 ): void {
@@ -67,9 +72,9 @@ export function checkFocus(
   });
 }
 
-/** Gradients of a part of a batch's labels. Dispose it to free its buffers. */
+/** Computes gradients of a part of a batch's labels. Dispose it to free its buffers. */
 export interface Focus extends Disposable {
-  /** As the gradients of a whole batch that is loaded; the mean loss of all its labels is recorded before any is left out. */
+  /** Gradients like those of a whole loaded batch. The mean loss of all labels is recorded before any label is left out. */
   run(
     batch: Batch,
     options: { readonly state: StepState; readonly share: number; readonly signal?: AbortSignal | undefined },
@@ -105,7 +110,7 @@ export function createFocus(
         await plan.run(stop);
         return device.isDry ? new Float32Array(0) : lossByRow(await device.readFloats(act.loss, act.rows), targets);
       };
-      // The pass of the model itself comes last: backward takes what it leaves.
+      // The pass of the pruned model comes last, since backward uses its activations.
       const losses = { dense: await lossesOf(dense), own: await lossesOf(own) };
       if (!device.isDry) {
         const chosen = hurtTargets(targets, losses, share), count = chosen.filter((target) => target >= 0).length;

@@ -4,8 +4,9 @@ import type { FrozenUnits } from "../schedule/definition.ts";
 import type { UnitTable } from "../units/units.ts";
 
 /**
- * Flags of the units that do not move; null where these kinds have no units in the table. Throws `CompressoError("input")` for the number of a unit
- * that there is not.
+ * Flags of the frozen units; null if these kinds have no units in the table.
+ *
+ * @throws CompressoError("input") for the number of a unit that does not exist.
  */
 export function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uint8Array | null {
   if (freeze.length === 0) return null;
@@ -32,8 +33,8 @@ export function heldUnits(table: UnitTable, freeze: readonly FrozenUnits[]): Uin
 }
 
 /**
- * The same, and the masks of the layers that they lie in, where those are units: to cut such a layer would move what is held, and whether a unit of
- * it had been cut before could not be told from hard masks.
+ * Also freezes the masks of the layers that contain frozen units, if layers are units. Cutting such a layer would
+ * change its frozen units, and hard masks would not show which of them had been cut before.
  */
 export function withTheirLayers({ layers, hiddenFirst, layer }: UnitTable, held: Uint8Array): Uint8Array {
   const wider = held.slice();
@@ -44,7 +45,7 @@ export function withTheirLayers({ layers, hiddenFirst, layer }: UnitTable, held:
   return wider;
 }
 
-/** Units of a part by their numbers in it. */
+/** Indices of units given by their numbers within a part. */
 function numbered(
   { layers, hiddenFirst, layerFirst }: UnitTable,
   frozen: FrozenUnits,
@@ -55,7 +56,7 @@ function numbered(
     ? { first: hiddenFirst, count: layerFirst - hiddenFirst }
     : (frozen.kind === "heads" ? own?.attention : own?.ffn) ?? { first: 0, count: 0 };
   const beyond = numbers.find((number) => number >= count);
-  // Of a part that is not cut no unit moves.
+  // A part that is not pruned has no units to freeze.
   if (beyond === undefined || count === 0) return count === 0 ? [] : numbers.map((number) => first + number);
   const { kind } = frozen;
   throw new CompressoError("input", {

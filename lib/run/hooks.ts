@@ -1,61 +1,82 @@
-// What a program may do during a run: look at masks and LoRA, change them, and follow stages and files.
+// The hooks of a run, and the handle with which they read and change masks and LoRA.
 import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/units.ts";
 import type { Stage, StepRecord } from "./contract.ts";
 import { CompressoError } from "../core/errors.ts";
 
-/** A run as a hook sees it. What it reads waits for the GPU; what it writes holds from the next step on, and is part of checkpoints. */
+/**
+ * A run as a hook sees it. Reading waits for the GPU. What is written applies from the next step and is part of
+ * checkpoints.
+ */
 export interface RunHandle {
-  /** Stage of the present step. */
+  /** Stage of the current step. */
   readonly stage: Stage;
-  /** Steps of the whole run that are done. */
+  /** Completed steps of the whole run. */
   readonly step: number;
   /** The prunable units, in the order of log α. */
   readonly table: UnitTable;
-  /** log α of every unit; under "gradual" the running mean of squared gradients, under a one-shot method the places in its ranking once it has one. */
+  /**
+   * log α of every unit. Under "gradual" it is the running mean of squared gradients, under a one-shot method the ranks
+   * of the units once they are scored.
+   */
   logAlpha(): Promise<Float32Array<ArrayBuffer>>;
   /**
-   * Sets log α of every unit. Outside the pruning stage that moves nothing: before it, since the stage begins with a start of its own, under a one-shot
-   * method with scores; after it, since masks stay. What is set after it the result has as `logAlpha`. Throws `CompressoError("input")` for another
-   * length, or a value that is not finite.
+   * Sets log α of every unit. It has an effect in the pruning stage only: the stage begins with its own initial values
+   * (a one-shot method with scores), and masks are fixed after it. A value set after the stage appears as `logAlpha` in
+   * the result.
+   *
+   * @throws CompressoError("input") for another length, or a value that is not finite.
    */
   setLogAlpha(values: Float32Array<ArrayBuffer>): void;
-  /** Mask values z of the last step, sampled in the pruning stage and hard after it, or what was set since. */
+  /** Mask values z of the last step, or those set since. They are sampled in the pruning stage and hard after it. */
   masks(): Promise<Required<MaskValues>>;
   /**
-   * Sets z of the kinds that are given; the others stay. The next step runs at the masks as they are then, of all kinds. In the pruning stage that takes
-   * the place of a sample of learned masks, of all units where a kind that has units is given: log α gets no gradient through them, it follows the
-   * schedule and the saliency that the units have there, and monitors go by log α. The step after samples again, and "gradual" chooses anew at the next
-   * third step, unless masks are set again. What is set after the stage's last step the hard masks replace (`afterStage` comes behind them), and the z
-   * of what is no unit of the run is 1 again from then on.
-   * Throws `CompressoError("input")` for a kind of another length, or a value that is not finite.
+   * Sets z of the kinds that are given; the others stay. The next step runs with the resulting masks of all kinds.
+   *
+   * In the pruning stage:
+   *
+   * - If a kind that has units is given, no unit of learned masks is sampled in the next step. log α then gets no
+   *   gradient through the masks. It follows the schedule and the saliency at these masks. Monitors see log α.
+   * - The step after that samples again. "gradual" chooses anew at the next third step, unless masks are set again.
+   * - The hard masks at the end of the stage replace what was set after its last step; `afterStage` runs behind them.
+   *   Masks that are no unit of the run are 1 again from then on.
+   *
+   * @throws CompressoError("input") for a kind of another length, or a value that is not finite.
    */
   setMasks(masks: MaskValues): void;
-  /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`, row by row: A [rank, in], B [out, rank]. */
+  /** LoRA matrices by name, `lora.<layer>.<projection>.<A|B>`, row-major: A [rank, in], B [out, rank]. */
   lora(): Promise<LoraWeights>;
-  /** Sets all LoRA matrices; Adam's moments stay. Throws `CompressoError("input")` where one is missing or of another length; other names are passed over. */
+  /**
+   * Sets all LoRA matrices; Adam's moments stay. Other names are ignored.
+   *
+   * @throws CompressoError("input") where a matrix is missing or of another length.
+   */
   setLora(weights: ReadonlyMap<string, Float32Array>): void;
 }
 
 /**
- * Functions that a run calls. A step waits for them; what they throw ends the run. Where a run goes back after an alarm (see `MonitorOptions`),
- * they are called anew for what is done anew.
+ * Functions that a run calls. A step waits for them, and an error that they throw ends the run. After a rollback (see
+ * `MonitorOptions`) they are called again for the repeated steps.
  */
 export interface RunHooks {
-  /** Before the batch of a step is taken. A run that is stopped within the step keeps what was written, and does not call it again on resuming. */
+  /**
+   * Before a step takes its batch. A run that is stopped within the step keeps what the hook wrote, and does not call
+   * it again on resuming.
+   */
   readonly beforeStep?: (run: RunHandle) => void | Promise<void>;
   /**
-   * With it every step's numbers are read from the GPU at once. After a step whose numbers are not finite the handle is of the newest state that was
-   * kept, and so is its `step`; the run goes back or stops then, and what is written is lost.
+   * After a step. With this hook every step's numbers are read from the GPU at once. After a step whose numbers are not
+   * finite, the handle and its `step` are those of the newest kept state. The run then rolls back or stops, and what is
+   * written is lost.
    */
   readonly afterStep?: (record: StepRecord, run: RunHandle) => void | Promise<void>;
   /**
-   * Before the first step of a stage, and of one without steps too; of pruning, when log α has its start. A run that is stopped within that step does not
-   * call it again.
+   * Before the first step of a stage, also of a stage without steps; of pruning, after log α is initialized. A run that
+   * is stopped within the first step does not call it again.
    */
   readonly beforeStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
-  /** After the last step of a stage, and of one without steps too; where it is that of pruning, after the masks became hard. */
+  /** After the last step of a stage, also of a stage without steps; of pruning, after the masks became hard. */
   readonly afterStage?: (stage: Stage, run: RunHandle) => void | Promise<void>;
   /** Before the files are written, with their folder. */
   readonly beforeExport?: (dir: string) => void | Promise<void>;
@@ -68,7 +89,7 @@ type Trained = Pick<RunHandle, "logAlpha" | "setLogAlpha" | "masks" | "setMasks"
   loraWeights(): Promise<LoraWeights>;
 };
 
-/** What hooks may do at a step. `trainer` throws once the session is disposed: a program may have kept the handle. */
+/** The handle of a step. `trainer` throws once the session is disposed, since a program may have kept the handle. */
 export function handleOf(at: Pick<RunHandle, "stage" | "step" | "table">, trainer: () => Trained): RunHandle {
   return {
     ...at,
@@ -81,7 +102,7 @@ export function handleOf(at: Pick<RunHandle, "stage" | "step" | "table">, traine
   };
 }
 
-/** Refuses a handle that a program has kept beyond the training. Throws `CompressoError("usage")`. */
+/** Refuses a handle that is used after training. Throws `CompressoError("usage")`. */
 export function refuseHandle(): never {
   throw new CompressoError("usage", {
     what: "cannot use the handle of a hook",
@@ -91,7 +112,10 @@ export function refuseHandle(): never {
   });
 }
 
-/** log α that a hook gives. A long list would break the device, a short one leave units as they are. */
+/**
+ * Checks log α given by a hook. A list that is too long would fail on the device; a shorter one would leave units
+ * unchanged.
+ */
 function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable): Float32Array<ArrayBuffer> {
   const isList = values instanceof Float32Array;
   const broken = isList ? values.findIndex((value) => !Number.isFinite(value)) : -1;

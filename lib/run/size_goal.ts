@@ -1,4 +1,5 @@
-// A size as the goal of a run, in parameters or bytes of a file: how sparse the model has to be, and hard masks that meet it.
+// A size as the goal of a run, in parameters or bytes of a file: the sparsity that it requires, and hard masks that
+// meet it.
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
@@ -116,13 +117,16 @@ function withinLayers(table: UnitTable, options: HardenOptions): HardenOptions {
   }
 }
 
-/** What a size was and has become. */
+/** What sparsity is a share of: the layers' linear weights or, if hidden dims are cut, the size of the whole model. */
 export interface SizeResult {
   /** What is counted. */
   readonly unit: "parameters" | "bytes";
-  /** Largest number allowed. */
+  /** Tolerance for numbers that a script has computed. */
   readonly wanted: number;
-  /** That of the sliced model. */
+  /**
+   * Rounds of cutting, measuring the file, and cutting again for the size of its header. The second round nearly always
+   * suffices.
+   */
   readonly reached: number;
   /** The file whose bytes they are. */
   readonly file: FileKind | null;

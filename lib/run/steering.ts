@@ -1,4 +1,5 @@
-// What each step of a run aims at: by the built-in cubic schedule, or by the user's own, whose decisions are checked as they come.
+// What each step of a run aims at, by the built-in cubic schedule or the user's own, whose output is checked at each
+// step.
 import { CompressoError, option } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
@@ -33,7 +34,7 @@ export interface Steering {
   readonly freeze: ScheduleOutput["freeze"];
 }
 
-/** What a step goes by: in the pruning stage its aim, in the others what a schedule sets of LoRA's numbers. */
+/** What a step uses: its aim in the pruning stage, and the LoRA numbers that a schedule sets in the other stages. */
 export interface Steered {
   readonly steering: Steering | null;
   readonly set: OuterNumbers;
@@ -41,62 +42,67 @@ export interface Steered {
   readonly end: boolean;
 }
 
-/** What is known when a step is steered. */
+/** Input of a schedule at a step. */
 export interface SteeringInput {
-  /** Step of its stage, from 0, and steps of the stage. */
+  /** Step within its stage, from 0, and steps of the stage. */
   readonly step: number;
   readonly steps: number;
   /** The last records, oldest first. */
   readonly records: readonly RecordView[];
-  /** How far the layers are cut now; asked for only where a schedule is given. */
+  /** How far the layers are cut now; called only for the user's own schedule. */
   readonly layers: () => Promise<readonly LayerState[]>;
 }
 
-/** Decides what every step aims at. Dispose it to end a schedule's process; who asks again after that has a new one. */
+/** Decides what every step aims at. Disposing it ends a schedule's process; a later call starts a new one. */
 export interface Steerer extends AsyncDisposable {
-  /** Whether it must be shown the last records, up to the step before. */
+  /** Whether it needs the last records, up to the step before. */
   readonly needsRecords: boolean;
-  /** What tells it from another one, for resumed runs. */
+  /** Identifies the schedule, for resumed runs. */
   readonly identity: string;
-  /** Whether it sets LoRA's dropout in some stage, and the share of the labels that the last one learns from: whatever they are, steps need memory for that. */
+  /**
+   * Whether it sets LoRA's dropout in some stage, or the share of the labels that the last stage learns from. Steps
+   * then need the memory for these at any value.
+   */
   readonly drops: boolean;
   readonly focuses: boolean;
-  /** Numbers that it sets in all stages that are left from one on, of those that use them. */
+  /** Numbers that it sets in all remaining stages that use them, counted from a stage. */
   readonly scheduled: (stage: number) => readonly string[];
   at(input: SteeringInput): Promise<Steering>;
-  /** What it sets of LoRA's numbers at a step of another stage, and whether that ends before it. */
+  /** What it sets of LoRA's numbers at a step of another stage, and whether the stage ends before the step. */
   outside(stage: OuterStage, input: SteeringInput): Promise<Omit<Steered, "steering">>;
 }
 
-/** What a step of a stage goes by. */
+/** Evaluates the schedule for a step of any stage. */
 export async function steered(steerer: Steerer, stage: Stage, input: SteeringInput): Promise<Steered> {
   if (stage !== "prune") return { steering: null, ...await steerer.outside(stage, input) };
   const steering = await steerer.at(input);
   return { steering, set: {}, end: steering.end };
 }
 
-/** Numbers of a step of another stage than pruning, as far as a schedule sets them. */
+/** Numbers of a step outside the pruning stage that a schedule sets. */
 export type OuterNumbers = { readonly [name in typeof OUTER_RATES["postfinetune"][number]]?: number };
 
-/** What a schedule sees of records when so many steps are done. */
+/** The records that a schedule sees after `step` steps. */
 export function recordsAt(records: readonly RecordView[], step: number): readonly RecordView[] {
   return records.filter((record) => record.step <= step).slice(-RECORDS_SEEN);
 }
 
 /**
- * Opens the schedule of a run. Throws `CompressoError`: "input" where it cannot be read, "usage" where it has parts that the run's method or layout
- * cannot follow.
+ * Opens the schedule of a run.
+ *
+ * @throws CompressoError("input") where it cannot be read.
+ * @throws CompressoError("usage") where it has parts that the run's method or layout does not support.
  */
 export async function openSteerer(
   table: UnitTable,
   options: Pick<ResolvedOptions, "sparsity" | "rates"> & Following,
   { schedule, openScript = null, given = {}, goal = null, trust = false, signal, onLog }: {
     readonly schedule?: ScheduleSource | undefined;
-    /** Opens a schedule that is a script; scripts are refused without it. */
+    /** Opens schedules that are scripts; null refuses scripts. */
     readonly openScript?: ScriptOpener | null;
-    /** Numbers that the run's options give. */
+    /** Numbers that the run's options set. */
     readonly given?: OptionNumbers | undefined;
-    /** The run's size, which the last step's targets of layers must leave room for. */
+    /** The run's size; the targets of layers at the last step must permit it. */
     readonly goal?: Pick<SizeGoal, "harden"> | null | undefined;
     readonly trust?: boolean | undefined;
     readonly signal?: AbortSignal | undefined;
@@ -130,7 +136,10 @@ export async function openSteerer(
   });
 }
 
-/** A schedule whose process ends when it is disposed, as at an error of the run, and is started anew where the run is taken up again. */
+/**
+ * A schedule whose process ends when it is disposed, such as after an error of the run, and starts again when the run
+ * continues.
+ */
 function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): OpenSchedule {
   if (!first.isolated) return first;
   let now: OpenSchedule | null = first;
@@ -178,7 +187,7 @@ function scripted(
     readonly sparsity: number;
     readonly rates: Rates;
     readonly stages: readonly StagePlan[];
-    /** Whether LoRA stays at its beginning, whatever the schedule sets. */
+    /** Whether LoRA is not trained, whatever the schedule sets. */
     readonly isWithoutLora: boolean;
     readonly aim: Aim;
   },
@@ -220,9 +229,9 @@ export function recordView(record: StepRecord): RecordView {
   return { stage, step, loss, target, expected, lambda1, lambda2, gradNorm, learningRate };
 }
 
-/** What bounds targets and the limit of log α. */
+/** Bounds of targets and of the limit of log α. */
 interface Aim {
-  /** Largest sparsity that there is. */
+  /** Largest sparsity that can be reached. */
   readonly most: number;
   readonly goal: Pick<SizeGoal, "harden"> | null;
   /** Least limit of log α. */
@@ -234,7 +243,10 @@ function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" |
   return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
 }
 
-/** Refuses a clamp that would make alike more than half of the units, which start apart, as the run's own is refused. Throws `CompressoError("input")`, with step and value. */
+/**
+ * Refuses a limit of log α that would make more than half of the units equal, as the run's own option is refused.
+ * Throws `CompressoError("input")`, with step and value.
+ */
 function checkLimit(
   { logAlphaLimit: limit = Infinity }: ScheduleOutput["rates"],
   { step, steps }: Pick<SteeringInput, "step" | "steps">,
@@ -252,8 +264,10 @@ function checkLimit(
 }
 
 /**
- * Refuses targets that units and rules cannot meet before the stage is spent on them. Those of layers may stay behind the whole's on the way; at
- * the last step they have to agree. Throws `CompressoError("input")`, with step and value.
+ * Refuses targets that units and rules cannot meet, before the stage is spent on them. Targets of layers may lag behind
+ * the target of the whole during the stage; at the last step they must agree.
+ *
+ * @throws CompressoError("input") with step and value.
  */
 function checkTargets(
   table: UnitTable,
@@ -273,7 +287,7 @@ function checkTargets(
   atStep({ step, steps }, () => checkLayerTargets(table, layers));
   if (step < steps - 1 || target <= 0 && !goal) return;
   atStep({ step, steps }, () => {
-    // Whatever the units' scores, a size is within reach or not.
+    // Whether a size can be reached does not depend on the units' scores.
     if (goal) {
       goal.harden(table, new Float32Array(table.count), { target: null, layerTargets: layers, layout: "compact" });
     } else checkReachable(table, Math.min(target, most), { layerTargets: layers });
@@ -284,7 +298,7 @@ function checkTargets(
   });
 }
 
-/** Checks what a schedule decides for a step; the error names it. */
+/** Runs a check of what a schedule returned for a step; the error names the step. */
 function atStep(
   { step, steps }: Pick<SteeringInput, "step" | "steps">,
   check: () => void,
@@ -299,5 +313,5 @@ function atStep(
   }
 }
 
-/** Errors of a quotient of whole numbers. */
+/** Tolerance for quotients of integers. */
 const ROUNDING = 1e-9;

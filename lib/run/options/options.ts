@@ -1,4 +1,4 @@
-// Options of a prune run: as they are given, and with every default filled in. Types only.
+// Types of a prune run's options: as given, and with every default filled in.
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
@@ -38,13 +38,16 @@ export type Target =
   | {
     /** Share of the layers' linear weights to cut, in (0, 1). */
     readonly sparsity: number;
-    /** Not beside a sparsity. */
+    /** Exclusive with a sparsity. */
     readonly size?: undefined;
   }
   | {
-    /** Size that the pruned model is to have, whatever sparsity that is. A schedule says the way to it, unless it ends the stage before it was there. */
+    /**
+     * Size of the pruned model, at whatever sparsity it takes. A schedule decides how the run gets there; if it ends
+     * the stage before the size is reached, the schedule's last targets apply.
+     */
     readonly size: WantedSize;
-    /** Not beside a size. */
+    /** Exclusive with a size. */
     readonly sparsity?: undefined;
   };
 
@@ -56,108 +59,140 @@ export interface RunOptions {
   /** Rows to train on; they are encoded when `prune` is called. */
   readonly rows: readonly Row[];
   /**
-   * Further rows, or texts, that tell units apart before pruning: 32 sequences of them, in whole batches. For learned masks the squared
-   * gradients of the model on them stand beside those of `rows` and the weights' prior, as heavy as the former by their means (see `rates.prior`);
-   * `taylor`, `wanda-sp` and `flap` score on them alone. What the model itself writes serves well, see `writeCalibration`. Default: none.
+   * Further rows, or texts, to score units on before pruning. 32 sequences of them are used, in whole batches. Default:
+   * none.
+   *
+   * - Learned masks: the squared gradients on them are added to those on `rows` and to the prior of the weights. They
+   *   are scaled to the mean of those on `rows` times `rates.prior`.
+   * - `taylor`, `wanda-sp` and `flap`: units are scored on them alone.
+   *
+   * Texts that the model itself writes work well, see `writeCalibration`.
    */
   readonly calibration?: readonly Row[];
   /** Steps of the pruning stage. */
   readonly steps: number;
-  /** Steps of LoRA alone before; default a tenth of `steps`. */
+  /** Steps of LoRA alone before pruning; default a tenth of `steps`. */
   readonly prefinetune?: number;
-  /** Steps of LoRA with frozen masks after; default three tenths of `steps`. */
+  /** Steps of LoRA with fixed masks after pruning; default three tenths of `steps`. */
   readonly postfinetune?: number;
-  /** Sequences a step; default 4. */
+  /** Sequences per step; default 4. */
   readonly batch?: number;
-  /** Tokens of a sequence, padding included; default 256. */
+  /** Tokens per sequence, padding included; default 256. */
   readonly seq?: number;
-  /** Default 1. */
+  /** Seed of all random draws; default 1. */
   readonly seed?: number;
-  /** Kinds of units, in whatever order; default KV groups and FFN columns. */
+  /** Kinds of units, in any order; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
-  /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may set the dropout of each step, whatever it is here. */
+  /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
   readonly lora?: Partial<LoraConfig>;
-  /** Text before every instruction; default the collaborative prompt, null for none. An empty one is refused, and one of your own where all rows are texts, which get none. */
+  /**
+   * Text before every instruction. Default: the collaborative prompt; null for none. An empty text is refused. So is a
+   * prompt of your own if all rows are texts, which get no prompt.
+   */
   readonly prompt?: string | null;
-  /** Default "compact". It decides the hard masks where it is "uniform", and the files in any case. */
+  /** Layout of the exported files; default "compact". "uniform" also determines the hard masks. */
   readonly layout?: Layout;
   /**
-   * Whether backward computes most of each layer anew (gradient checkpointing) instead of keeping it: less memory, more time, the same bits.
-   * Default true.
+   * Whether the backward pass recomputes most of each layer instead of keeping it (gradient checkpointing). It needs
+   * less memory and more time, and gives the same bits. Default true.
    */
   readonly recompute?: boolean;
   /**
-   * Protected layers, least widths, aligned widths. Default: none; for a size in bytes of a GGUF in blocks widths are aligned to the block, since
-   * matrices of other widths would fall back to f16.
+   * Protected layers, least widths, aligned widths. Default: none. For a size in bytes of a GGUF with a block dtype,
+   * widths are aligned to the block by default, since matrices of other widths would fall back to f16.
    */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
   readonly method?: Method;
   /**
-   * Which units a one-shot method compares. Default "all"; of magnitude and taylor "layer", and of wanda-sp and with the layout "uniform", where every
-   * layer and kind loses the same share in any case, which know no other.
+   * Which units a one-shot method compares.
+   *
+   * - "all": all units with each other. The default, except for magnitude and taylor.
+   * - "layer": those of each layer and kind, so that every layer loses the same share. The default of magnitude and
+   *   taylor.
+   *
+   * wanda-sp and the layout "uniform" compare within layers in any case and refuse other values.
    */
   readonly ranking?: Ranking;
   /**
-   * What the pruning stage aims at, step by step: a built-in name, a script's path or URL, or `defineSchedule(…)`. Default "cubic". A
-   * script or definition may steer the stages before and after too; beside a one-shot method its recovery, `postfinetune`, alone.
+   * What each step of the pruning stage aims at: a built-in name, a script's path or URL, or `defineSchedule(…)`.
+   * Default "cubic". A script or definition may also control the stages before and after; of a one-shot method only its
+   * recovery, `postfinetune`.
    */
   readonly schedule?: ScheduleSource;
-  /** Whether a schedule's script runs in this process with all its rights, instead of isolated. Default false. */
+  /** Whether a schedule's script runs in this process with all its permissions instead of isolated. Default false. */
   readonly trustSchedule?: boolean;
-  /** Takes lines that an isolated schedule logs. Default: they are dropped. */
+  /** Receives the lines that an isolated schedule logs. Default: they are dropped. */
   readonly onScheduleLog?: (line: string) => void;
   /**
-   * Whether rows are joined to full sequences instead of being padded or shortened to one each. Attention is not cut between joined rows, so that one sees
-   * those before it in its sequence, and positions run through. Default true.
+   * Whether rows are packed into full sequences; otherwise each row is padded or truncated to a sequence of its own.
+   * Attention is not masked at row boundaries, and positions continue across them. Default true.
    */
   readonly packing?: boolean;
-  /** What became of the rows in reading, for the report. */
+  /** How the rows were read, for the report. */
   readonly reading?: DataReport;
-  /** The same of the `calibration` rows, beside which alone it is. */
+  /** How the `calibration` rows were read; only with `calibration`. */
   readonly calibrationReading?: DataReport;
-  /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out and counted. Default false. */
+  /**
+   * Whether rows that cannot be encoded are left out and counted, such as conversations that the chat template refuses.
+   * Default false.
+   */
   readonly skipBroken?: boolean;
   /** Functions that the run calls. */
   readonly hooks?: RunHooks;
-  /** What is watched while the run goes on, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
+  /** What is monitored during the run, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
   readonly monitors?: MonitorOptions;
-  /** Called while units are scored before the pruning stage or a one-shot cut, with the share of the batches that is done, from 0 to 1. */
+  /** Called while units are scored before the pruning stage or a one-shot cut, with the share of batches done, 0 to 1. */
   readonly onScoring?: (share: number) => void;
-  /** Called at the steps at which the masks are looked at anyway, with how much of each head, and of stretches of the other units, is expected to stay. */
+  /**
+   * Called at the steps at which masks are read anyway, with the expected share that stays of each head and of ranges
+   * of the other units.
+   */
   readonly onMasks?: (step: number, masks: MaskSummary) => void;
-  /** Numbers of the loop; defaults follow from `steps`. */
+  /** Numerical settings of the training loop; defaults depend on `steps`. */
   readonly rates?: Partial<Rates>;
   /** Where learned masks start. Default "saliency". */
   readonly start?: StartRule;
-  /** What z units that stay, but hidden dims, have once learned masks are hard, which slicing folds into the weights. Default "one". */
+  /** z of kept units once learned masks are hard, except hidden dims. Slicing folds it into the weights. Default "one". */
   readonly keptMasks?: KeptRule;
-  /** How λ moves where masks are learned. Default "plain". */
+  /** How λ is updated while masks are learned. Default "plain". */
   readonly lambdaRule?: LambdaRule;
   /**
-   * Share of a batch's labels that the last stage learns from, above 0: those whose loss lies furthest above that of the model before pruning, at the
-   * cost of one more forward pass in each step. 1 is all of them. Default: 0.3 for learned masks, 1 without a last stage, for other methods and as published; not for
-   * `flap`, whose compensation is in the weights that the other pass would need without.
+   * Share of a batch's labels that the last stage learns from, in (0, 1]. They are those whose loss exceeds that of the
+   * model before pruning most. 1 is all of them. Below 1, each step needs one more forward pass.
+   *
+   * Default: 0.3 for learned masks; 1 without a last stage, for other methods and for the preset "paper". Not available
+   * for `flap`: its compensation is in the weights, and the extra pass needs the weights without it.
    */
   readonly focus?: number;
-  /** Defaults that take the place of all others: "paper" are the published ones. Options given beside it win. */
+  /** A set of defaults: "paper" uses the published values. Options given with it take precedence. */
   readonly preset?: Preset;
-  /** Stops the run between two submits of a step; the run then throws the signal's reason. */
+  /** Stops the run between two submits of a step. The run then throws the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Where the run saves itself; default nowhere. */
+  /** Where the run saves checkpoints; default nowhere. */
   readonly checkpoint?: CheckpointOptions;
 }
 
 /**
- * Where and how often a run saves itself: beside every so many steps also after the last one, where an alarm stops it or leads it back, where memory runs
- * out, and where `signal` stops it. To stop a run that is to go on later, fire `signal` and let the loop throw: leaving the loop, or disposing, saves nothing.
+ * Where and how often a run saves itself. It also saves:
+ *
+ * - after the last step;
+ * - where an alarm stops it or rolls it back;
+ * - where memory runs out;
+ * - where `signal` stops it.
+ *
+ * To stop a run and resume it later, fire `signal` and let the loop throw. Leaving the loop, or disposing, saves
+ * nothing.
  */
 export interface CheckpointOptions {
-  /** The file. */
+  /** Path of the file. */
   readonly path: string;
-  /** Steps between two checkpoints, a whole number; 0 or Infinity for none by the count of steps. */
+  /** Steps between two checkpoints, an integer. 0 or Infinity disables periodic checkpoints. */
   readonly every: number;
-  /** Goes on from the file where it exists, and else begins anew; with names in `mayDiffer` that is refused. Default false. */
+  /**
+   * Whether to resume from the file. If it does not exist the run starts from the beginning; with names in `mayDiffer`,
+   * a missing file is an error. Default false.
+   */
   readonly resume?: boolean;
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule" or "rates"; `method`, `units` and `rules` may not. A resumed run
@@ -166,7 +201,10 @@ export interface CheckpointOptions {
    * that were halved stay so where another schedule does not set them in all stages to come.
    */
   readonly mayDiffer?: readonly string[];
-  /** Further facts that must be equal on resuming, such as hashes of files; names of the run's own facts (`model`, `seed` and so on) are refused. */
+  /**
+   * Further facts that must be equal on resuming, such as hashes of files. Names of the run's own facts (`model`,
+   * `seed` and so on) are refused.
+   */
   readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
 }
 
@@ -197,7 +235,7 @@ export type ResolvedOptions =
     readonly lora: LoraConfig & { readonly dropout: number };
     readonly rates: Rates;
     readonly monitors: ResolvedMonitors;
-    /** 0 where a size is given, until it is known. */
+    /** 0 if a size is given, until its sparsity is known. */
     readonly sparsity: number;
     readonly size: WantedSize<GgufWriteType> | null;
     readonly preset: Preset | null;

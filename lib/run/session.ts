@@ -1,4 +1,4 @@
-// A prune run as its user holds it: a stream of step records through the stages, then slice() and export().
+// A prune session: a stream of step records through the stages, then slice() and export().
 import type { Batches } from "../data/batches.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
@@ -71,39 +71,40 @@ import {
 } from "./step.ts";
 import { RING_SLOTS, type Trainer } from "./trainer.ts";
 
-/** Records are read from the GPU when this much time has passed, or the ring is half full. */
+/** Seconds after which records are read from the GPU, unless the ring is half full before. */
 const FLUSH_SECONDS = 0.4;
 
 /** Options of {@link PruneSession.slice}. */
 export interface SliceOptions {
-  /** Called as the sliced model is compared with the masked one, with the share that is done, from 0 to 1. */
+  /** Called while the sliced model is compared with the masked one, with the share that is done, 0 to 1. */
   readonly onProgress?: (share: number) => void;
 }
 
-/** What a run takes of the system that it runs on. */
+/** What a run needs from the system. */
 export interface RunPlatform {
   /** Where checkpoints and exports are written. */
   readonly files: FileSystem;
-  /** Opens schedules that are scripts, which are refused where it is null. */
+  /** Opens schedules that are scripts; null refuses scripts. */
   readonly openScript: ScriptOpener | null;
 }
 
-/** What a session needs beside its options. */
+/** What a session needs besides its options. */
 export interface SessionParts extends RunPlatform {
   /** The options with all defaults. */
   readonly resolved: ResolvedOptions;
-  /** Gives the calibration rows once nothing else of the run can be refused any more; `cacheBytes` of GPU memory are free for that. */
+  /** Provides the calibration rows once every other check of the run has passed; it may use `cacheBytes` of GPU memory. */
   readonly calibrate?:
     | ((how: { readonly cacheBytes: number; readonly signal: AbortSignal }) => Promise<readonly Row[]>)
     | undefined;
 }
 
-/** Share of the time after the last step that the comparison takes; the rest is for the loss on held-out rows. */
+/** Share of the progress after the last step that the comparison takes; the rest is the loss on held-out rows. */
 const COMPARED = 0.8;
 
 /**
- * A prune run with what follows it. Dispose it to free its GPU memory: at a pause that happens at once, and while it works as soon as that has
- * stopped. From then on it gives `CompressoError("usage")`. Disposing saves no checkpoint.
+ * A prune run, from its first step to the export. Dispose it to free its GPU memory: at once while it is paused,
+ * otherwise as soon as the current work has stopped. Using it afterwards throws `CompressoError("usage")`. Disposing
+ * saves no checkpoint.
  */
 export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
@@ -118,24 +119,24 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #position: RunPosition;
   #allocated: Allocated | null = null;
   #allocating: Promise<void> | null = null;
-  /** States to go back to, oldest first; the last one is of the present stage. */
+  /** States to roll back to, oldest first; the last one belongs to the current stage. */
   #kept: readonly RunState[] = [];
-  /** Records since the last of these states. */
+  /** Records since the last kept state. */
   #since: RecordView[] = [];
   #pending: PendingStep[] = [];
   #lastFlush = performance.now();
-  /** One stream for all loops: the next loop continues where the last one was left. Begun anew after an error. */
+  /** One stream for all loops: the next loop continues where the last one stopped. Created anew after an error. */
   #stream: AsyncGenerator<StepRecord, void, undefined> | null = null;
   #isDone = false;
-  /** As they were given, one for each step. */
+  /** Records as they were yielded, one per step. */
   readonly #records: StepRecord[] = [];
-  /** Where a resumed run stood. */
+  /** Position at which a resumed run continued. */
   #before: Pick<RunPosition, "step" | "recent"> = { step: 0, recent: [] };
   readonly #startedAt = performance.now();
   #result: PruneResult | null = null;
   #sliced: SlicedModel | null = null;
   #heldoutLoss: HeldoutLoss | null = null;
-  /** Of training and comparison. */
+  /** Peak of training and comparison, bytes. */
   #peakBytes = 0;
 
   /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
@@ -163,29 +164,30 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return stepsOf(this.#stages, this.#position);
   }
 
-  /** What became of the rows. */
+  /** How the rows were encoded. */
   get data(): PruneResult["data"] {
     return this.#setup.report;
   }
 
   /**
-   * Plans the memory, allocates, and reads the checkpoint of a resumed run; iteration does it too. Returns the steps and records that were done before.
+   * Plans the memory, allocates, and reads the checkpoint of a resumed run. Iteration does this too. Returns the steps
+   * and records that were done before.
    *
-   * @throws CompressoError("gpu") where the run does not fit, with what would.
+   * @throws CompressoError("gpu") where the run does not fit, with what would fit.
    */
   async prepare(): Promise<{ readonly steps: number; readonly records: number }> {
     this.#life.check();
-    // Nothing is left to allocate for once there is a result.
+    // A finished run needs no allocation.
     if (!this.#result) await (this.#allocating ??= this.#life.during(() => this.#allocate()));
     return { steps: this.#position.step, records: this.#position.records };
   }
 
   /**
-   * Drives the run and yields its records; a loop that is left pauses it, and the next one continues there. Leaving it saves nothing: to stop with a
-   * checkpoint, fire the option `signal` and let the loop throw.
+   * Runs the steps and yields their records. Leaving the loop pauses the run, and the next loop continues there.
+   * Leaving saves nothing: to stop with a checkpoint, fire the option `signal` and let the loop throw.
    *
-   * @throws AlarmError ("numeric", of memory "gpu") where an alarm stops the run.
-   * @throws CompressoError("gpu") where it does not fit, or the device fails.
+   * @throws AlarmError where an alarm stops the run; its code is "numeric", of the monitor `memory` "gpu".
+   * @throws CompressoError("gpu") where the run does not fit, or the device fails.
    * @throws CompressoError("mismatch") for a checkpoint of another run.
    * @throws CompressoError("input") for a schedule that fails.
    * @throws the signal's reason.
@@ -199,8 +201,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Masks, LoRA and figures of the finished run; throws before a loop over the records has come to its end. {@link slice} and {@link export} cut by these very
-   * arrays.
+   * Masks, LoRA and figures of the finished run. {@link slice} and {@link export} use these same arrays.
+   *
+   * @throws CompressoError("usage") before a loop over the records has finished.
    */
   result(): PruneResult {
     this.#life.check();
@@ -208,20 +211,21 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Cuts the model and proves it equal to the masked one. Frees the trainer: the session's GPU memory is the model's again.
+   * Slices the model and verifies that it equals the masked one. Frees the trainer, so only the model keeps GPU memory.
    *
-   * @throws CompressoError("mismatch") where logits differ by more than 1e-3 of their range, with the layer that first differs.
+   * @throws CompressoError("mismatch") where logits differ by more than 1e-3 of their range, with the first layer that
+   *   differs.
    */
   async slice({ onProgress }: SliceOptions = {}): Promise<SlicedModel> {
     return await this.#life.during(() => this.#slice(this.#life.signal, onProgress));
   }
 
   /**
-   * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` of the records that were given, and, last,
-   * `dir/run.json`. Returns what run.json holds. All models lie whole beside their places before any is moved there. `generation` is added to
-   * what the base's generation_config.json says beside token ids.
+   * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` with the yielded records
+   * and, last, `dir/run.json`. Returns the contents of run.json. All models are written completely beside their places
+   * before any is moved there. `generation` is added to the base's generation_config.json, apart from token ids.
    *
-   * @throws CompressoError("input") where other files are in their places and not `replace`.
+   * @throws CompressoError("input") where other files are in their places, unless `replace` is set.
    * @throws CompressoError("usage") for options, layouts, formats and types that do not exist.
    */
   async export(dir: string, options: SessionExportOptions = {}): Promise<RunSummary> {
@@ -244,7 +248,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     });
   }
 
-  /** Frees the trainer and ends a schedule's process; what is under way is stopped first. */
+  /** Stops the current work, frees the trainer and ends a schedule's process. */
   [Symbol.dispose](): void {
     this.#life.end(() => this.#free());
   }
@@ -255,7 +259,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#free();
     const { device, spec, tokenizer } = this.#model, { size: wanted, units, seq } = this.options;
     const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
-    // FLAP's compensation is not in the model that was given.
+    // The given model does not contain FLAP's compensation.
     const isMeasured = base === this.#model.source && result.heldoutLabels.length > 0;
     const compared = isMeasured ? COMPARED : 1;
     const maskedVsSliced = await verifySliced(base, source, {
@@ -351,7 +355,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#pending = [];
     this.#batches.seek(position.cursor);
     this.#trainer.restore(arrays);
-    const selector = selectorOf(this.#setup, this.#now); // the one before remembers what came after the state
+    const selector = selectorOf(this.#setup, this.#now); // the old selector may hold data from after the state
     if (position.stage > pruning || position.begun === "hard") await selector.resumed();
     this.#allocated = { ...this.#now, selector };
   }
@@ -370,7 +374,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const result = await stream.next();
       if (result.done) {
         this.#life.check();
-        this.#isDone = this.#stream === stream; // else an error has ended it
+        this.#isDone = this.#stream === stream; // otherwise an error has ended it
         return result;
       }
       // A run that went back does steps anew.
@@ -532,12 +536,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         memory: { bytes, planned, limit },
         goodStep: goodState(this.#kept, step).position.step,
       }, this.#oversight);
-      const { record } = seen, at = this.#position; // after broken numbers that of the state which lies on the GPU
+      const { record } = seen, at = this.#position; // after a search for broken numbers: that of the state on the GPU
       const hook = (): unknown => record && hooks?.afterStep?.(record, this.#handle(record.stage, at));
       this.#position = seen.position;
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);
-      if (record) yield record; // whatever the hook makes of it
+      if (record) yield record; // even if the hook fails
       // A hook may have changed what was read before it, and thrown.
       const isBack = await this.#act(seen), read = hooks?.afterStep ? null : arrays;
       if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(read);

@@ -1,4 +1,4 @@
-// Statistics of a model's activations on calibration data: the forward passes and the buffers that gather them.
+// Statistics of a model's activations on calibration data: the forward passes and the buffers that accumulate them.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { ObservedInput } from "../../nn/context.ts";
@@ -24,8 +24,11 @@ export interface CalibrateOptions {
 }
 
 /**
- * Mean and squared deviations of every input channel of o_proj and down_proj over the tokens before labels, which are those that a loss sees: not
- * padding, nor instructions and prompts. All masks are 1, and LoRA is not there. They stay on the GPU until the last batch; a running update (Chan et al. 1979) keeps them exact where means are large.
+ * Mean and sum of squared deviations of every input channel of o_proj and down_proj. They are taken over the tokens
+ * before labels, which a loss sees: no padding, instructions or prompts. All masks are 1, without LoRA.
+ *
+ * The statistics stay on the GPU until the last batch. A running update (Chan et al. 1979) keeps them exact for large
+ * means.
  */
 export async function calibrate(model: Model, options: CalibrateOptions): Promise<ActivationStats> {
   const { device, weights, spec } = model, { batches, batch, seq, signal } = options, rows = batch * seq;
@@ -84,7 +87,7 @@ export async function calibrate(model: Model, options: CalibrateOptions): Promis
   }
 }
 
-/** Which rows have a label behind them: flags [rows], and how many of each block of {@link ROW_BLOCK}. */
+/** Which rows are followed by a label: flags [rows], and their count in each block of {@link ROW_BLOCK}. */
 function keptRows(
   { labels }: Batch,
   { rows, seq }: { readonly rows: number; readonly seq: number },

@@ -1,4 +1,4 @@
-// Gradual saliency: every third step the units with the lowest running mean of squared gradients are cut.
+// Gradual saliency: every third step, the units with the lowest running mean of squared gradients are cut.
 import { heldUnits, withTheirLayers } from "../frozen.ts";
 import { addGradients, GRADUAL_EVERY, gradualMasks } from "../../masks/gradual.ts";
 import { perParameter } from "../../masks/saliency.ts";
@@ -22,7 +22,7 @@ export function gradualSelector(parts: SelectorParts): UnitSelector {
     ...NOTHING,
     begin: () => Promise.resolve(trainer.setLogAlpha(new Float32Array(table.count))),
     async beforeStep({ step, target, layers, freeze }): Promise<number> {
-      // What a hook has set is what this step runs at.
+      // Masks set by a hook stay for this step.
       if (step > 0 && step % GRADUAL_EVERY === 0 && !trainer.isWritten) {
         const counts = target === options.sparsity && sized ? { counts: sized } : {}, flags = heldUnits(table, freeze);
         const kept = flags && keptBy(table, await trainer.masks()), { layout } = options;
@@ -30,7 +30,7 @@ export function gradualSelector(parts: SelectorParts): UnitSelector {
         const aim = { target, layout, layerTargets: layers, held, ...counts };
         trainer.setMasks(gradualMasks(table, await trainer.logAlpha(), aim));
       }
-      // A hook may have written others meanwhile.
+      // A hook may have set other masks since.
       if (known?.writes !== trainer.maskWrites) {
         known = { writes: trainer.maskWrites, hard: sparsityOf(table, await trainer.masks()) };
       }
@@ -45,7 +45,7 @@ export function gradualSelector(parts: SelectorParts): UnitSelector {
     async end({ target, layers }): Promise<number> {
       const before = sparsityOf(table, await trainer.masks()), seen = await trainer.logAlpha();
       if (seen.every((value) => value === 0)) {
-        // A schedule has ended the stage before its first step, and a size or equal widths are to be met all the same.
+        // A schedule ended the stage before its first step, but a size or equal widths must be met all the same.
         const batches = firstBatches(parts), look = counter(parts, batches.length);
         seen.set(perParameter(table, await saliencyOn(parts, { of: "rows", batches, look })));
         trainer.setLogAlpha(seen);

@@ -1,4 +1,4 @@
-// Units that masks keep, and the sparsity that follows.
+// Units that masks keep, and the resulting sparsity.
 import { type MaskValues, packMasks } from "../../nn/mask_slots.ts";
 import { hardSparsity, keptUnits, type UnitTable } from "../../units/units.ts";
 

@@ -1,4 +1,4 @@
-// Learned masks (Compresso): log α starts from saliency or a constant, and follows the gradients of the masks.
+// Learned masks (Compresso): log α starts from saliency or a constant and follows the gradients of the masks.
 import { heldUnits } from "../frozen.ts";
 import { uniformGoals } from "../../units/uniform.ts";
 import { besidePrior, priorShape, saliencyPrior } from "../../masks/prior.ts";

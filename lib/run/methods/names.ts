@@ -8,7 +8,7 @@ export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const sa
 /** Name of a method. */
 export type Method = "compresso" | "gradual" | "magnitude" | "random" | "taylor" | "wanda-sp" | "flap";
 
-/** What the stages of a run follow from. */
+/** What determines the stages of a run. */
 export interface StageSteps {
   readonly method: Method;
   readonly prefinetune: number;
@@ -21,22 +21,22 @@ export function isOneShot(method: Method): method is OneShotMethod {
   return method !== "compresso" && method !== "gradual";
 }
 
-/** Whether a value, as files have it, names a one-shot method. */
+/** Whether a value read from a file names a one-shot method. */
 export function namesOneShot(method: unknown): boolean {
   return METHODS.some((one) => one === method && isOneShot(one));
 }
 
-/** Steps of the first stage where nothing is said of them, for so many of the pruning stage. */
+/** Default steps of the first stage, given those of the pruning stage. */
 export function firstStageSteps(steps: number): number {
   return Math.round(steps * 0.1);
 }
 
-/** Steps of the last stage where nothing is said of them, for so many of the pruning stage. */
+/** Default steps of the last stage, given those of the pruning stage. */
 export function lastStageSteps(steps: number): number {
   return Math.round(steps * 0.3);
 }
 
-/** Stages of a method: a one-shot method gives the same number of steps to the recovery of LoRA. */
+/** Stages of a method. A one-shot method uses the same total number of steps to train LoRA after the cut. */
 export function stagesOf(
   { method, prefinetune, steps, postfinetune }: StageSteps,
 ): readonly StagePlan[] {
@@ -53,7 +53,7 @@ export function stagesOf(
   ];
 }
 
-/** Whether masks are learned in such a way that calibration stands beside the rows, see {@link PruneOptions.calibration}. */
+/** Whether learned masks use calibration rows in addition to the training rows, see {@link PruneOptions.calibration}. */
 export function learnsBesideCalibration(
   { method, start, rates: { prior } }: {
     readonly method: Method;

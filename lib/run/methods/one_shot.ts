@@ -14,7 +14,7 @@ import {
   type UnitSelector,
 } from "./selector.ts";
 
-/** Sequences whose activations are measured, which takes forward passes alone. */
+/** Sequences whose activations are measured; this takes forward passes only. */
 const MEASURED_SEQUENCES = 128;
 
 /** The selector of a one-shot method. */
@@ -22,7 +22,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
   const { model, table, options, trainer, weightTerms, harden, signal } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = async (): Promise<OneShotScores> => {
-    // A run that went back has a compensation in its weights, which is no part of the model that is scored.
+    // After a rollback the weights contain a compensation, which the scored model must not have.
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     const isMeasured = method === "wanda-sp" || method === "flap";
     const count = isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : CALIBRATION_BATCHES;
@@ -65,7 +65,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
   };
 }
 
-/** Batches, each of which is done when the next one is asked for. */
+/** Yields batches and reports each one when the next is requested. */
 export function* counted(batches: readonly Batch[], look: () => void): Generator<Batch> {
   for (const batch of batches) {
     yield batch;
@@ -73,7 +73,7 @@ export function* counted(batches: readonly Batch[], look: () => void): Generator
   }
 }
 
-/** Places in ascending order of score, ties by index: what f32 holds of any scores without mixing their order. */
+/** Ranks in ascending order of score, ties by index. Unlike the scores, they keep their order in f32. */
 export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
   const order = Array.from({ length: scores.length }, (_, unit) => unit)
     .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);

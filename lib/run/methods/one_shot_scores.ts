@@ -1,4 +1,4 @@
-// One-shot scores of the units of a loaded model, and the data that each score looks at.
+// One-shot scores of the units of a loaded model, and the data that each score needs.
 import {
   createTaylor,
   type LayerTerms,
@@ -23,31 +23,34 @@ import { Model } from "../../model/model.ts";
 export interface OneShotOptions {
   /** The score. */
   readonly method: OneShotMethod;
-  /** Which units are compared; default all, of wanda-sp those of a layer in any case. */
+  /** Which units are compared; default "all". wanda-sp always compares those of a layer. */
   readonly ranking?: Ranking;
-  /** Calibration data of taylor, wanda-sp and flap; not asked for by the others. All batches have `batch` · `seq` tokens. */
+  /**
+   * Calibration data of taylor, wanda-sp and flap; other methods do not read it. All batches have `batch` · `seq`
+   * tokens.
+   */
   readonly batches: Iterable<Batch>;
   /** Sequences of a batch. */
   readonly batch: number;
   /** Tokens of a sequence with its padding. */
   readonly seq: number;
-  /** Decides random scores. */
+  /** Seed of random scores. */
   readonly seed: number;
-  /** Terms of the weights on a batch, masks at 1, for taylor: see `Trainer.weightTerms`. */
+  /** Terms of the weights on a batch with masks at 1, for taylor; see `Trainer.weightTerms`. */
   readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
   /** Stops the work. */
   readonly signal?: AbortSignal;
 }
 
-/** Scores of all units; those of the lowest fall first, see `selectUnits`. */
+/** Scores of all units; units of the lowest scores are cut first, see `selectUnits`. */
 export interface OneShotScores {
-  /** One for each unit; higher is to be kept. */
+  /** One score per unit; higher scores are kept. */
   readonly scores: Float64Array<ArrayBuffer>;
   /** What FLAP's compensation needs; null for other methods. */
   readonly stats: ActivationStats | null;
 }
 
-/** Scores the units once. Throws `CompressoError("numeric")` where what the model computes of the rows is not finite. */
+/** Scores the units once. Throws `CompressoError("numeric")` where the model's values on the rows are not finite. */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
   const { scores, stats } = await rawScores(model, table, options);
   return { scores: options.ranking === "layer" ? rankWithin(table, scores) : scores, stats };
@@ -80,7 +83,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
   }
 }
 
-/** Throws `CompressoError("numeric")` for numbers of units, made of gradients on rows, that are not finite. */
+/** Throws `CompressoError("numeric")` for values of units, computed from gradients on rows, that are not finite. */
 export function checkUnits(
   table: UnitTable,
   values: Float64Array,
@@ -96,12 +99,12 @@ export function checkUnits(
   });
 }
 
-/** What to do about training rows that units cannot be told apart by. */
+/** Fix for training rows on which units cannot be scored. */
 export const OUT_OF_ROWS = "leave the rows out that do this";
-/** What to do about rows that cannot be scored. */
+/** Fix for rows on which units cannot be scored. */
 export const ROWS_FIX = `${OUT_OF_ROWS}, or give others by ${option("calibration")}`;
 
-/** Throws `CompressoError("numeric")` for activations that are not finite, which no score can be made of. */
+/** Throws `CompressoError("numeric")` for activations that are not finite, which give no score. */
 function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
   for (const [layer, { o, down }] of layers.entries()) {
     for (const [name, part] of [["o_proj", o], ["down_proj", down]] as const) {
@@ -118,8 +121,8 @@ function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
 }
 
 /**
- * The model with biases of o_proj and down_proj, zeros where it has none, for a run that may compensate later. It shares all other weights with
- * `model` and must not outlive it; disposing it frees its biases and its own passes.
+ * The model with biases of o_proj and down_proj, zeros where it has none, for a run that may compensate later. It
+ * shares all other weights with `model` and must not outlive it. Disposing it frees its biases and its own passes.
  */
 export async function withCompensation(model: Model): Promise<Model> {
   const { device, weights, tokenizer } = model, source = withOutputBiases(model.source);
@@ -127,8 +130,8 @@ export async function withCompensation(model: Model): Promise<Model> {
 }
 
 /**
- * Writes the compensation for masks into the biases of a model of {@link withCompensation}: holds from the next forward pass on. Returns the
- * weights to slice with these masks in place of `model.source`.
+ * Writes the compensation for masks into the biases of a model from {@link withCompensation}. It applies from the next
+ * forward pass. Returns the weights to slice with these masks instead of `model.source`.
  */
 export async function compensate(
   model: Model,

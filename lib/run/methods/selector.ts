@@ -1,4 +1,4 @@
-// What the methods of choosing units share: the contract of a selector, and the batches that it looks at.
+// What all methods of choosing units share: the interface of a selector, and the batches that it scores units on.
 import { option } from "../../core/errors.ts";
 import type { SlotGradients } from "../../nn/mask_slots.ts";
 import type { LayerTerms } from "../../masks/baselines.ts";
@@ -17,21 +17,21 @@ import type { Trainer } from "../trainer.ts";
 import { sparsityOf } from "./kept.ts";
 import type { Rates } from "../contract.ts";
 
-/** A method at work. All that it knows lies in the trainer, so that checkpoints have it. */
+/** A method during a run. All its state is in the trainer, so checkpoints contain it. */
 export interface UnitSelector {
   /** Before the first step of the stage. */
   begin(): Promise<void>;
-  /** Before every step. Returns the sparsity of masks that are hard already, null while they are learned. */
+  /** Before every step. Returns the sparsity of masks that are hard already; null while they are learned. */
   beforeStep(at: SelectorAim): Promise<number | null>;
   /** After every step. */
   afterStep(): Promise<void>;
-  /** Makes the masks hard at the target. Returns the sparsity that was expected before. */
+  /** Makes the masks hard at the target. Returns the expected sparsity before that. */
   end(at: SelectorEnd): Promise<number>;
-  /** Before every step of other stages, and at the run's end: a hook may have written masks. */
+  /** Before every step of other stages, and at the end of the run: a hook may have written masks. */
   settle(): Promise<null>;
-  /** After a checkpoint of a run whose masks are hard was read. */
+  /** After reading a checkpoint of a run whose masks are hard. */
   resumed(): Promise<void>;
-  /** Weights that are sliced at the end, where they are not the model's own. */
+  /** Weights to slice at the end; null for the model's own. */
   readonly source: WeightSource | null;
 }
 
@@ -40,7 +40,7 @@ export interface SelectorAim {
   /** Step of the stage, from 0. */
   readonly step: number;
   readonly target: number;
-  /** Targets of single layers; null, for one or all, leaves them to the whole. */
+  /** Targets of single layers; null, for one or all, leaves a layer to the target of the whole. */
   readonly layers: readonly (number | null)[] | null;
   readonly freeze: readonly FrozenUnits[];
   readonly rates: Pick<Rates, "saliencyDecay">;
@@ -48,50 +48,53 @@ export interface SelectorAim {
 
 /** What the last step of the stage aimed at. */
 export interface SelectorEnd extends Pick<SelectorAim, "target" | "layers"> {
-  /** β at which the masks were trained last. */
+  /** β of the last training step of the masks. */
   readonly temperature: number;
 }
 
-/** What a method works with. */
+/** What a method needs. */
 export interface SelectorParts {
   readonly model: Model;
   readonly table: UnitTable;
   readonly options: ResolvedOptions;
   readonly trainer: Trainer;
   readonly makeBatches: (seed: number) => Batches;
-  /** Rows that tell units apart beside those that are trained on; null where there are none. */
+  /** Rows to score units on besides the training rows; null if there are none. */
   readonly calibration: CalibrationData | null;
-  /** Gradients of all slots on a batch, at the present masks. */
+  /** Gradients of all slots on a batch, at the current masks. */
   readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
-  /** Σ|w·∂L/∂w| of the base's weights on a batch, at the present masks. */
+  /** Σ|w·∂L/∂w| of the base's weights on a batch, at the current masks. */
   readonly weightTerms: (batch: Batch) => Promise<LayerTerms[]>;
-  /** Widths that a size leaves every layer, where all are cut alike. */
+  /** Widths that a size leaves every layer, if all are cut alike. */
   readonly counts: UniformCounts | null;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
-  /** Takes the share of the batches that were looked at. */
+  /** Receives the share of the batches that are done. */
   readonly onScoring?: ((share: number) => void) | undefined;
 }
 
 export const CALIBRATION_BATCHES = 8;
 
-/** Told apart from the seed of training, so that calibration has batches of its own. */
+/** Offset from the seed of training, so that calibration has batches of its own. */
 const CALIBRATION_SEED = 0x5a11;
 
-/** The batches that are looked at before the first step: more for longer stages. */
+/** The batches for scoring before the first step; longer stages use more. */
 export function firstBatches(parts: SelectorParts): Batch[] {
   const count = Math.min(CALIBRATION_BATCHES, Math.max(2, Math.ceil(parts.options.steps / 10)));
   return [...calibrationBatches(parts, count)];
 }
 
-/** The same batches at every call. */
+/** Calibration batches, the same at every call. */
 export function* calibrationBatches({ makeBatches, options }: SelectorParts, count: number): Generator<Batch> {
   const batches = makeBatches((options.seed + CALIBRATION_SEED) >>> 0);
   for (let index = 0; index < count; index++) yield batches.next();
 }
 
-/** Mean saliency of the units on batches, at the present masks. Throws `CompressoError("numeric")` where it tells none apart. */
+/**
+ * Mean saliency of the units on batches, at the current masks. Throws `CompressoError("numeric")` where it cannot rank
+ * them.
+ */
 export async function saliencyOn(
   { table, maskGradients }: SelectorParts,
   { of, batches, look }: { readonly of: string; readonly batches: readonly Batch[]; readonly look: () => void },
@@ -109,13 +112,13 @@ export async function saliencyOn(
   return mean;
 }
 
-/** Counts so many looks. */
+/** Reports progress over `looks` batches. */
 export function counter({ onScoring }: SelectorParts, looks: number): () => void {
   let done = 0;
   return () => onScoring?.(++done / looks);
 }
 
-/** What most methods do at most times. */
+/** Defaults of a selector. */
 export const NOTHING = {
   begin: () => Promise.resolve(),
   beforeStep: () => Promise.resolve(null),
@@ -126,7 +129,8 @@ export const NOTHING = {
 } as const;
 
 /**
- * What is cut at least for a target: where layers are to be alike, what equal widths alone cut. A schedule may end below that; an alarm tells then.
+ * The least sparsity to cut for a target. Under the uniform layout it is that of equal widths alone. A schedule may end
+ * below it, which raises an alarm.
  */
 export function leastTarget(
   table: UnitTable,

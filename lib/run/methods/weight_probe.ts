@@ -1,4 +1,4 @@
-// Σ|w·∂L/∂w| of all projections, by the units and hidden dims that they belong to.
+// Σ|w·∂L/∂w| of all projections, grouped by units and hidden dims.
 import { strideOf } from "../../nn/padding.ts";
 import { slotSlice } from "../../nn/mask_slots.ts";
 import type { DecoderContext, Pass } from "../../nn/context.ts";
@@ -7,15 +7,15 @@ import { recordWeightTerms, weightTermFloats } from "../../nn/train/weight_terms
 import { projectionMatrix, unpadHeads } from "../../nn/weights.ts";
 import type { LayerTerms, WeightTerms } from "../../masks/baselines.ts";
 
-/** Where the terms of weights are gathered; dispose it to free its buffers. */
+/** Accumulates the terms of weights. Dispose it to free its buffers. */
 export interface WeightProbe extends Disposable {
   /** For the context of a plan with gradients. */
   readonly observe: NonNullable<DecoderContext["observeWeights"]>;
-  /** What the last run of that plan gave, layer by layer. */
+  /** Results of the last run of that plan, layer by layer. */
   read(): Promise<LayerTerms[]>;
 }
 
-/** Where the sums of a matrix [rows, cols] lie, in f32. */
+/** Position of the sums of a matrix [rows, cols], in f32. */
 interface Place {
   readonly rows: number;
   readonly cols: number;
@@ -23,7 +23,7 @@ interface Place {
   readonly byColumn: number;
 }
 
-/** Allocates the sums of every layer of a pass, and a piece of one gradient. */
+/** Allocates the sums of every layer of a pass, and a buffer for part of one gradient. */
 export function createWeightProbe({ device, weights, act }: Pass): WeightProbe {
   let count = 0, floats = 0;
   const places = weights.layers.map((layer) =>

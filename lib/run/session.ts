@@ -304,7 +304,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     }
   }
 
-  /** The checkpoint that the run is resumed from; null where it begins. */
+  /** The checkpoint to resume from; null if the run starts from the beginning. */
   async #checkpointToResume(): Promise<Checkpoint | null> {
     const { checkpoint } = this.#setup.original;
     if (!checkpoint?.resume) return null;
@@ -314,7 +314,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return null;
   }
 
-  /** Gets the calibration rows that are not there yet, unless a checkpoint would refuse them. */
+  /** Loads the calibration rows if they are missing, unless the checkpoint belongs to another run. */
   async #complete(found: Checkpoint | null, steerer: Steerer, { peakBytes, stages }: MemoryPlan): Promise<RunSetup> {
     const calibrate = this.#calibrate, { checkpoint } = this.#setup.original;
     if (!calibrate) return this.#setup;
@@ -322,7 +322,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const calibration = found.identity["calibration"] ?? "texts that the model writes itself";
       changesBetween(found.identity, { ...this.#identity(steerer), calibration }, checkpoint);
     }
-    // The other half is for what else it takes to write them.
+    // The other half is for the rest of what writing them needs.
     const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2, signal: this.#life.signal });
     this.#calibrate = undefined;
     return this.#setup = withCalibration(this.#setup, rows);
@@ -348,7 +348,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#since = state.position.recent.filter(({ step }) => step > last);
   }
 
-  /** Goes on from a state; a schedule may end its stage anew, or no more. */
+  /** Continues from a state. Its schedule may end the stage again, or not. */
   async #adopt({ position, arrays }: RunState): Promise<void> {
     const pruning = this.#stages.findIndex(({ stage }) => stage === "prune");
     this.#position = reopened(position, this.#stages[position.stage]?.stage);
@@ -360,7 +360,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#allocated = { ...this.#now, selector };
   }
 
-  /** Keeps the present state to go back to. */
+  /** Keeps the current state for a rollback. */
   async #keep(arrays: TrainerArrays | null = null): Promise<void> {
     const state = { position: this.#position, arrays: arrays ?? await this.#trainer.save() };
     this.#kept = keptStates([...this.#kept, state], state.position.step);
@@ -377,7 +377,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         this.#isDone = this.#stream === stream; // otherwise an error has ended it
         return result;
       }
-      // A run that went back does steps anew.
+      // After a rollback steps are repeated.
       while ((this.#records.at(-1)?.step ?? 0) >= result.value.step) this.#records.pop();
       this.#records.push(result.value);
       return result;
@@ -390,7 +390,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async *#drive(): AsyncGenerator<StepRecord, void, undefined> {
     const { original, options } = this.#setup;
     await this.prepare();
-    // A step that failed has taken its batch.
+    // A step that failed has already taken its batch.
     this.#batches.seek(this.#position.cursor);
     this.#lastFlush = performance.now();
     try {
@@ -417,7 +417,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#stages[this.#position.stage];
   }
 
-  /** Runs a stage to its end, or until the run goes back. */
+  /** Runs a stage to its end, or until a rollback. */
   async *#driveStage(stage: StagePlan): AsyncGenerator<StepRecord, void, undefined> {
     const { hooks, checkpoint } = this.#setup.original, every = checkpoint?.every ?? Infinity;
     await this.#enter(stage);
@@ -435,7 +435,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await this.#keep();
   }
 
-  /** What comes before the first step of a stage. */
+  /** Prepares the first step of a stage. */
   async #enter({ stage }: StagePlan): Promise<void> {
     if (this.#position.stageStep > 0 || this.#position.begun) return;
     if (stage === "prune") await this.#now.selector.begin();
@@ -449,7 +449,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#allocating = null;
   }
 
-  /** What a step of the pruning stage aims at, and what a schedule sets in the others. */
+  /** Evaluates the schedule for the current step. */
   async #steer({ stage, steps }: StagePlan): Promise<Steered> {
     const { stageStep: step, recent: records, aim: last } = this.#position;
     const layers = async (): Promise<readonly LayerState[]> => {
@@ -460,7 +460,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return await steered(this.#now.steerer, stage, { step, steps, records, layers });
   }
 
-  /** All that a step needs; null where the schedule ends the stage before it. */
+  /** Prepares a step; null if the schedule ends the stage before it. */
   async #prepareStep(plan: StagePlan): Promise<PreparedStep | null> {
     const { stage, kind, steps } = plan, { options, original, table } = this.#setup;
     const { stageStep, step: index, aim: last } = this.#position, { steering, set, end } = await this.#steer(plan);
@@ -478,7 +478,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return { index, stage, kind, batch, state, focus, rate, target, hard, aim, layers: steering?.layers ?? null };
   }
 
-  /** Runs one step; false where the schedule ends the stage before it. */
+  /** Runs a step; false if the schedule ends the stage before it. */
   async #step(plan: StagePlan): Promise<boolean> {
     const { signal } = this.#life, start = performance.now();
     const step = await this.#prepareStep(plan), position = this.#position;
@@ -509,8 +509,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   /**
-   * Reads the numbers of the pending steps, makes records of them and asks the monitors; with `looks` also of the masks, whose state is then kept.
-   * True where the run went back. Throws where an alarm stops it.
+   * Reads the numbers of the pending steps, yields their records and applies the monitors. With `looks` it reads the
+   * masks too and keeps the state. Returns true after a rollback.
+   *
+   * @throws AlarmError where an alarm stops the run.
    */
   async *#flush({ looks }: { readonly looks: boolean }): AsyncGenerator<StepRecord, boolean, undefined> {
     const pending = this.#pending, first = pending[0], { hooks, onMasks } = this.#setup.original;
@@ -542,7 +544,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       if (record) this.#since.push(recordView(record));
       const [done] = await Promise.allSettled([Promise.try(hook)]);
       if (record) yield record; // even if the hook fails
-      // A hook may have changed what was read before it, and thrown.
+      // A hook may have changed the arrays since they were read, and may also have thrown.
       const isBack = await this.#act(seen), read = hooks?.afterStep ? null : arrays;
       if (own && !isBack && this.#oversight.keepsAt(this.#position.step)) await this.#keep(read);
       if (done.status === "rejected") throw done.reason;
@@ -551,13 +553,16 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return false;
   }
 
-  /** Does what the monitors demand. True where the run went back; throws where it stops, ready to go on from what was saved. */
+  /**
+   * Carries out a verdict. Returns true after a rollback. Throws where the run stops, after saving the state to
+   * continue from.
+   */
   async #act({ position, verdict }: Pick<Overseen, "position" | "verdict">): Promise<boolean> {
     this.#position = position;
     if (verdict.action === null || verdict.action === "warn") return false;
     const good = goodState(this.#kept, verdict.step), isBack = verdict.action !== "stop";
     const state = isBack ? { ...good, position: wentBack(good.position, verdict, this.#position) } : good;
-    // First: a signal may stop what follows.
+    // Assigned before the awaits: a signal may interrupt them.
     [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
     await this.#adopt(state);
     await this.#save(isBack ? undefined : stoppedAt(state, verdict));
@@ -565,12 +570,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return true;
   }
 
-  /** What to say of numbers that are not finite: the run goes back to the step to find out; null where there are none. */
+  /** The finding for numbers that are not finite, searched by repeating the step; null if there are none. */
   async #broken(at: number, numbers: string, masks?: string | null): Promise<Finding | null> {
     const from = this.#kept.at(-1);
     if (numbers === "" || !from) return null;
     await this.#adopt(from);
-    // A schedule has to see the records that it saw: it decides by them.
+    // The schedule must see the same records again, since it decides by them.
     const records = [...from.position.recent, ...this.#since];
     const recall = (): void => {
       this.#position = { ...this.#position, recent: recordsAt(records, this.#position.step) };
@@ -587,7 +592,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     }
   }
 
-  /** Ends the pruning stage: exactly as many units fall as the last target demands; none where a schedule ended it before its first step. */
+  /**
+   * Ends the pruning stage: cuts exactly as many units as the last target requires; none if a schedule ended the stage
+   * before its first step.
+   */
   async #harden(): Promise<void> {
     const { isSkipped, ...aim } = lastAim(this.#position, this.#setup), { target } = aim;
     const expected = isSkipped ? 0 : await this.#now.selector.end(aim);
@@ -596,14 +604,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await this.#act(overseeHard(this.#position, { ...seen, isSkipped }, this.#oversight));
   }
 
-  /** What monitors make of the masks at the run's end, which hooks may have written since they became hard. */
+  /** Checks the masks at the end of the run, which hooks may have changed since they became hard. */
   async #overseeEnd(): Promise<ReturnType<typeof overseeEnd>> {
     const arrays = await this.#trainer.save(), { table: { spec, layout }, goal } = this.#setup;
     const excess = goal && goal.excess(unpackMasks(spec, layout, arrays.slots));
     return overseeEnd(this.#position, { ...hardLookOf(this.#setup, arrays, this.#position), excess }, this.#oversight);
   }
 
-  /** Saves the present state, or one to go on from where the present one is of no use. */
+  /** Saves the current state, or the given one if the current state cannot be used. */
   async #save(state?: RunState): Promise<void> {
     const checkpoint = this.#setup.original.checkpoint, position = this.#position;
     if (!checkpoint) return;
@@ -613,7 +621,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await writeCheckpoint(checkpoint.path, { identity, ...present, kept }, { files: this.#files });
   }
 
-  /** Saves the state of a run that a signal stopped, or the last one kept where it stops the monitors. Returns the error, or what kept it from that. */
+  /**
+   * Saves the state of a run that a signal stopped, or the last kept state if the signal also interrupts the monitors.
+   * Returns the error to throw.
+   */
   async *#saveStopped({ reason }: AbortSignal, error: unknown): AsyncGenerator<StepRecord, unknown, undefined> {
     try {
       yield* this.#flush({ looks: false });
@@ -631,7 +642,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 }
 
-/** Prunes a model on any system, such as in a browser with files in memory; see `prune`, which has those of the disk. */
+/** Prunes a model on any system, such as in a browser with files in memory. See `prune` for files on disk. */
 export function pruneOn(platform: RunPlatform, model: Model, options: PruneOptions): PruneSession {
   return new PruneSession(model, options, { ...platform, resolved: resolveOptions(options, model.spec, model.source) });
 }

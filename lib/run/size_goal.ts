@@ -29,13 +29,16 @@ import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 
-/** Name of the model within a GGUF, where none is given. */
+/** Default name of the model within a GGUF. */
 export const GGUF_NAME = "pruned by Compresso";
 
 /** A size whose file's type is known. */
 export type KnownSize = WantedSize<GgufWriteType>;
 
-/** Rules that a size has unless others are given: widths in whole blocks, where matrices of other widths fall back to f16 and the file grows. */
+/**
+ * Default rules for a size: widths in whole blocks. Matrices of other widths fall back to f16, which makes the file
+ * larger.
+ */
 export function alignment(wanted: KnownSize | null, units: readonly UnitKind[]): Pick<UnitRules, "align"> {
   if (!units.some((kind) => kind === "ffn" || kind === "hidden")) return {};
   if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
@@ -43,17 +46,20 @@ export function alignment(wanted: KnownSize | null, units: readonly UnitKind[]):
   return block > 1 ? { align: block } : {};
 }
 
-/** The way to a size. */
+/** How a run reaches a size. */
 export interface SizeGoal {
-  /** Units of the run. Where hidden dims are cut, sparsity is a share of the whole model, so that it says the size however many fall. */
+  /**
+   * Units of the run. If hidden dims are cut, sparsity is a share of the whole model, so that it determines the size
+   * whatever units are cut.
+   */
   readonly table: UnitTable;
-  /** The sparsity that has the size, as far as it is known before units are chosen. */
+  /** The sparsity that gives the size, as far as it is known before units are chosen. */
   readonly sparsity: number;
-  /** Widths of every layer at the size, where all are cut alike: those that a run has to learn. */
+  /** Widths of every layer at the size, if all are cut alike; null otherwise. The run learns these widths. */
   readonly counts: UniformCounts | null;
-  /** {@link hardenMasks} at the size in place of the target. */
+  /** {@link hardenMasks} for the size instead of the target. */
   readonly harden: typeof hardenMasks;
-  /** By how much the model of hard masks is larger than the size; 0 or below where it is not. */
+  /** By how much the model of hard masks exceeds the size; 0 or negative if it does not. */
   readonly excess: (masks: MaskValues) => number;
 }
 
@@ -66,7 +72,10 @@ interface Content {
   readonly provenance?: Provenance | undefined;
 }
 
-/** What a run aims at: the units, and the size or, checked to be within reach, the sparsity. Throws as {@link sizeGoal} and `checkReachable`. */
+/**
+ * Determines what a run aims at: its units, and its size or a sparsity that is within reach. Throws as {@link sizeGoal}
+ * and `checkReachable`.
+ */
 export function aimRun(
   model: SizedModel,
   asked: ResolvedOptions,
@@ -77,15 +86,15 @@ export function aimRun(
   }
   const table = tableOf(model.spec, asked);
   checkShare(table, asked.sparsity);
-  // Rows bound what single units would allow.
+  // Whole rows of units limit what single units would allow.
   if (asked.layout === "uniform") uniformCounts(table, { target: asked.sparsity });
   else checkReachable(table, asked.sparsity);
   return { options: asked, table, goal: null };
 }
 
 /**
- * Whether a schedule that ended the stage after some steps goes before a run's size: not where its targets had come to the sparsity that the size
- * takes, which is all that it can ask for.
+ * Whether a schedule that ended the stage early overrides the run's size. It does not if its targets had reached the
+ * sparsity that the size requires, since a schedule cannot ask for more.
  */
 export function goesBeforeSize(
   { leftOut, target, layerTargets }: Pick<RunPosition, "leftOut" | "target" | "layerTargets">,
@@ -96,7 +105,7 @@ export function goesBeforeSize(
   return !isThere || (layerTargets?.some((goal) => goal !== null) ?? false);
 }
 
-/** {@link hardenMasks} for a run: at its size where it has one; off where a schedule has the last word. */
+/** {@link hardenMasks} for a run: at its size if it has one, unless a schedule overrides it. */
 export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof hardenMasks {
   return (table, logAlpha, options) =>
     isOff()
@@ -104,7 +113,10 @@ export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof ha
       : (goal?.harden ?? hardenMasks)(table, logAlpha, options);
 }
 
-/** On the way targets of layers may stay behind the whole's; where a stage ends there, theirs are the ones that are met. */
+/**
+ * Targets of layers may lag behind the target of the whole during the stage. If the stage ends there, the targets of
+ * layers are met.
+ */
 function withinLayers(table: UnitTable, options: HardenOptions): HardenOptions {
   const { target, layerTargets } = options;
   if (!layerTargets || target === null) return options;
@@ -117,26 +129,26 @@ function withinLayers(table: UnitTable, options: HardenOptions): HardenOptions {
   }
 }
 
-/** What sparsity is a share of: the layers' linear weights or, if hidden dims are cut, the size of the whole model. */
+/** The requested and the reached size. */
 export interface SizeResult {
   /** What is counted. */
   readonly unit: "parameters" | "bytes";
-  /** Tolerance for numbers that a script has computed. */
+  /** Largest size allowed. */
   readonly wanted: number;
-  /**
-   * Rounds of cutting, measuring the file, and cutting again for the size of its header. The second round nearly always
-   * suffices.
-   */
+  /** Size of the sliced model. */
   readonly reached: number;
-  /** The file whose bytes they are. */
+  /** The file whose bytes are counted. */
   readonly file: FileKind | null;
-  /** What sparsity is a share of: the layers' linear weights or, where hidden dims are cut, the size of the whole model. */
+  /** What sparsity is a share of: the layers' linear weights or, if hidden dims are cut, the size of the whole model. */
   readonly sparsityOf: "layers" | "model";
 }
 
-/** Of numbers that a script has computed. */
+/** Tolerance for numbers that a script has computed. */
 const ROUNDING = 1e-9;
-/** Rounds of cutting, measuring the file, and cutting anew for what its header takes; the second one nearly always settles it. */
+/**
+ * Rounds of cutting, measuring the file, and cutting again for the size of its header. The second round nearly always
+ * suffices.
+ */
 const ROUNDS = 8;
 
 /** Refuses the layout "padded" for a run to a size. Throws `CompressoError("usage")`. */
@@ -151,8 +163,11 @@ export function checkSizeLayout(layout: Layout): void {
 }
 
 /**
- * Prepares a size. Throws `CompressoError("usage")` for one that the model has already or cannot come down to, with the range, and for the layout
- * "padded", whose zeros no unit accounts for; `CompressoError("input")` for a GGUF that cannot hold the model's tokenizer.
+ * Prepares a size.
+ *
+ * @throws CompressoError("usage") for a size that the model already has or cannot reach, with the range, and for the
+ *   layout "padded", whose zeros belong to no unit.
+ * @throws CompressoError("input") for a GGUF that cannot hold the model's tokenizer.
  */
 export function sizeGoal(
   { spec, tokenizer, source }: SizedModel,
@@ -160,11 +175,11 @@ export function sizeGoal(
   wanted: KnownSize,
 ): SizeGoal {
   checkSizeLayout(options.layout);
-  // FLAP leaves biases where there were none.
+  // FLAP adds biases where there were none.
   const own = options.method === "flap" ? withBiases(spec, [...spec.biases ?? [], "o", "down"]) : spec;
   const { target, exact } = counting(own, wanted, { tokenizer, provenance: source?.provenance }), most = target.most;
   const measured = (shape: DecoderSpec): number => sizeOf(shape, target);
-  /** What the exact size has beside what layers and hidden dims account for. */
+  /** Part of the exact size that is neither in layers nor in hidden dims. */
   const beside = exact(own) - measured(own);
   const rest = options.units.includes("hidden") ? restPerDim(own, target) : 0;
   const table = tableOf(spec, { ...options, rules: { ...options.rules, rest } });
@@ -180,19 +195,19 @@ export function sizeGoal(
         const kept = keptUnits(table, packMasks(spec, table.layout, masks));
         const found = size - measured(selectedSpec(table, kept));
         if (found === extra || (round > ROUNDS && size <= most)) return masks;
-        // Between two headers of a few bytes more and less, the longer one.
+        // If the header alternates between two lengths, take the longer one.
         extra = round < ROUNDS ? found : Math.max(found, extra);
       }
     },
   };
-  // A file may hold more for layers without an FFN; known before the first step, not after the last.
+  // A file may need more for layers without an FFN. Check it before the first step instead of after the last.
   const masks = goal.harden(table, new Float32Array(table.count), { target: null, layout: options.layout });
   if (!isUniform) return { ...goal, sparsity, counts: null };
   const kept = keptUnits(table, packMasks(spec, table.layout, masks));
   return { ...goal, sparsity: hardSparsity(table, kept), counts: countsOf(table, kept) };
 }
 
-/** Refuses an export that would not have the size: another dtype, or another name in the GGUF, than what it was counted for. */
+/** Refuses an export that would not have the size: a dtype, or a name in the GGUF, other than the size was computed for. */
 export function checkExportSize(
   wanted: WantedSize | null | undefined,
   { dtype, ggufDtype, layout, name, formats }: Partial<
@@ -223,7 +238,7 @@ export function checkExportSize(
   }
 }
 
-/** Export options that give a file the size it was counted for. */
+/** Export options that give a file the size it was computed for. */
 export function exportDefaults(
   wanted: KnownSize | null,
 ): Partial<Pick<ExportOptions, "dtype" | "ggufDtype" | "name">> {
@@ -269,7 +284,7 @@ function counting(spec: DecoderSpec, wanted: KnownSize, content: Content): Count
   };
 }
 
-/** The same target where the whole has so much more that no unit accounts for. */
+/** The same target, where the whole is larger by `extra`, which belongs to no unit. */
 function plus(target: SizeTarget, extra: number): SizeTarget {
   const { measure } = target;
   return { ...target, measure: { ...measure, rest: (hidden) => measure.rest(hidden) + extra } };

@@ -195,10 +195,16 @@ export interface CheckpointOptions {
    */
   readonly resume?: boolean;
   /**
-   * Names of options that may have changed since the checkpoint, such as "schedule" or "rates"; `method`, `units` and `rules` may not. A resumed run
-   * refuses any other change but of `recompute` and `monitors`; hooks, `skipBroken` and `trustSchedule` are not compared. What is over by then stays as it
-   * was. An inline schedule is known by its functions' text and what its curves were made with: name in `identity` what else they read from outside. Rates
-   * that were halved stay so where another schedule does not set them in all stages to come.
+   * Names of options that may have changed since the checkpoint, such as "schedule" or "rates".
+   *
+   * - `method`, `units` and `rules` can never change.
+   * - `recompute` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
+   *   change must be named here.
+   * - A change affects only steps that are still to come.
+   * - An inline schedule is compared by the text of its functions and the arguments of its curves. Name in `identity`
+   *   what else it reads from outside.
+   * - Rates that rollbacks halved stay halved, unless they are given anew by options or by a schedule that sets them in
+   *   all remaining stages.
    */
   readonly mayDiffer?: readonly string[];
   /**

@@ -1,6 +1,6 @@
 // How every verb is declared: name, help with examples, and what wrong use is answered with.
 import { Command } from "./packages.ts";
-import { relative } from "node:path";
+import { basename, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { textBelow, VerbHelp } from "./terminal/help.ts";
 import { writeError, writeResult } from "./terminal/output.ts";
@@ -24,11 +24,17 @@ const PROGRAM = "compresso";
 
 /** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
 export function programAsRun(): string {
-  if (IS_FROM_NPM) return PROGRAM;
+  if (IS_FROM_NPM || isLauncher()) return PROGRAM;
   const main = new URL(Deno.mainModule);
   if (main.protocol !== "file:") return `deno run -A ${shellWord(main.href)}`;
   const path = fileURLToPath(main), near = relative(Deno.cwd(), path);
   return `deno run -A ${shellWord(near.length < path.length ? near : path)}`;
+}
+
+/** Whether the launcher of `deno install` was run: shells put the path of the command that they start into the variable `_`. */
+function isLauncher(): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: "_" });
+  return state === "granted" && basename(Deno.env.get("_") ?? "") === PROGRAM;
 }
 
 /** A word as a shell takes it. */

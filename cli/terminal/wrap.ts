@@ -10,3 +10,13 @@ export function wrapText(text: string, width: number): string[] {
   }
   return lines;
 }
+
+/** A line whose further lines are indented, where it is longer than so many columns. */
+export function hanging(
+  line: string,
+  { columns, indent }: { readonly columns: number; readonly indent: number },
+): string {
+  if (line.length <= columns) return line;
+  const label = line.slice(0, indent);
+  return label + wrapText(line.slice(indent), Math.max(8, columns - indent)).join(`\n${" ".repeat(indent)}`);
+}

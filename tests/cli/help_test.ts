@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { Command, Option } from "../../cli/packages.ts";
 import { placeOption, showAllOptions, VerbHelp } from "../../cli/terminal/help.ts";
-import { wrapText } from "../../cli/terminal/wrap.ts";
+import { hanging, wrapText } from "../../cli/terminal/wrap.ts";
 import { cli } from "./helpers/cli.ts";
 import { screenOf } from "./helpers/screen.ts";
 
@@ -131,4 +131,9 @@ Deno.test("-V and --version print the version", async () => {
   for (const flag of ["-V", "--version"]) {
     assert.deepEqual(await cli([flag]), { code: 0, stdout: `${version}\n`, stderr: "" });
   }
+});
+
+Deno.test("hanging() puts the rest of a long line below its beginning", () => {
+  assert.equal(hanging("time  one two three", { columns: 14, indent: 6 }), "time  one two\n      three");
+  assert.equal(hanging("time  one", { columns: 14, indent: 6 }), "time  one");
 });

@@ -156,7 +156,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
   const { code, stdout, stderr, milliseconds } = await stopped(out, { signal: "SIGINT", records: 6 });
   assert.equal(code, 130, stderr);
   assert.equal(stdout, "");
-  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +to go on, run: .* --resume$/m);
+  assert.match(stderr, /stopped by Ctrl-C\n {2}fix: +to resume, run: .* --resume$/m);
   assert.ok(milliseconds < 1000, `took ${milliseconds} ms`);
   assert.ok(folder.has("run", "checkpoint.safetensors"));
   for (const name of ["model", "model.gguf", "run.json"]) assert.ok(!folder.has("run", name), name);
@@ -203,7 +203,7 @@ Deno.test("the command to go on works in the folder where the run was started, w
     ...pipes,
   });
   const { stderr } = await stopped(folder.at(out), { signal: "SIGINT", records: 2, run });
-  const [, line = ""] = /to go on, run: deno (.*)$/m.exec(stderr) ?? [];
+  const [, line = ""] = /to resume, run: deno (.*)$/m.exec(stderr) ?? [];
   assert.match(line, /--out 'a run' --resume -- demo$/, stderr);
   const resumed = await new Deno.Command("sh", { args: ["-c", `"$0" ${line}`, Deno.execPath()], ...pipes }).output();
   assert.equal(resumed.code, 0, new TextDecoder().decode(resumed.stderr));

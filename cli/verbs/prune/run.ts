@@ -138,7 +138,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
-      throw new CompressoError("aborted", { ...error.parts, fix: `to go on, run: ${resumeCommand()}` });
+      throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${resumeCommand()}` });
     }
     throw error;
   }

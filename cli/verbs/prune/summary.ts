@@ -3,7 +3,9 @@ import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 import { programAsRun, shellWord } from "../../command.ts";
-import { formatBytes, formatCount, formatShare, note, print } from "../../terminal/output.ts";
+import { formatBytes, formatCount, formatShare, note, print as printLine } from "../../terminal/output.ts";
+import { terminalColumns } from "../../terminal/style.ts";
+import { hanging } from "../../terminal/wrap.ts";
 import { duration } from "../../../lib/report/numbers.ts";
 import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
@@ -52,7 +54,8 @@ export function showSummary(summary: RunSummary, out: string): void {
       } tokens of rows that were not trained on`,
     );
   }
-  for (const line of byteLines(summary, out)) print(line);
+  // A command to copy stays as it is.
+  for (const line of byteLines(summary, out)) line.includes("--gguf-dtype") ? printLine(line) : print(line);
   print(
     `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
       formatBytes(summary.peakGpuBytes)
@@ -61,9 +64,17 @@ export function showSummary(summary: RunSummary, out: string): void {
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of fallbackLines(fellBack)) note(line);
-  for (const line of exportLines({ loadableBy: summary.files })) print(line);
+  for (const line of exportLines({ loadableBy: summary.files })) print(line, line.startsWith(" ") ? 4 : 0);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }
+
+/** Prints a fact, on a terminal with its further lines below its beginning. */
+function print(line: string, indent = FACT_INDENT): void {
+  printLine(Deno.stdout.isTerminal() ? hanging(line, { columns: terminalColumns(), indent }) : line);
+}
+
+/** Columns of a fact's name. */
+const FACT_INDENT = 12;
 
 /** Bytes of the files before and after, and what would make those smaller that grew. */
 function byteLines(summary: RunSummary, out: string): string[] {

@@ -1,5 +1,6 @@
 // HTTP/1.1 (RFC 9112) on a listener of its own. Deno.serve does not tell of clients that go once a body was read, and ends where no file is left:
 // here each connection is read while its request is answered, heads have a time, and connections a number.
+import { badRequest } from "./api_error.ts";
 
 /** What a handler sees of a request. */
 export type HttpRequest = Pick<Request, "method" | "url" | "headers" | "body" | "signal">;
@@ -27,6 +28,8 @@ const MOST_HEAD = 2 ** 15;
 const MOST_HELD = 2 ** 17;
 /** Bytes and milliseconds that are read after an answer to a request whose body was not wanted: a connection closed before loses the answer. */
 const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
+/** Milliseconds after which a client that reads nothing of its answer is given up. */
+const STALL_TIME = 60_000;
 /** Milliseconds until the next try where the system has no file left. */
 const RETRY_TIME = 100;
 
@@ -119,7 +122,9 @@ function openConnection(conn: Deno.TcpConn): Connection {
     gone.abort();
     arrived.resolve();
   };
-  conn.setNoDelay(true);
+  try {
+    conn.setNoDelay(true);
+  } catch { /* it has gone already, as the first read says */ }
   void pump();
   const more = async (): Promise<boolean> => {
     const before = held.length;
@@ -142,7 +147,14 @@ function openConnection(conn: Deno.TcpConn): Connection {
       drained = Promise.withResolvers<void>();
     },
     async write(bytes): Promise<void> {
-      for (let done = 0; done < bytes.length;) done += await conn.write(bytes.subarray(done));
+      for (let done = 0; done < bytes.length;) {
+        const timer = setTimeout(close, STALL_TIME);
+        try {
+          done += await conn.write(bytes.subarray(done));
+        } finally {
+          clearTimeout(timer);
+        }
+      }
     },
     closeWrite: () => conn.closeWrite(),
     close,
@@ -319,11 +331,11 @@ async function* exactly(connection: Connection, length: number): AsyncGenerator<
 async function* chunks(connection: Connection): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
   while (true) {
     const [, digits] = /^([\da-f]{1,8})[ \t]*(?:;.*)?$/i.exec(await line(connection)) ?? [];
-    if (digits === undefined) throw new Error("a chunk has no size");
+    if (digits === undefined) throw badRequest("a chunk has no size");
     const length = parseInt(digits, 16);
     if (length === 0) break;
     yield* exactly(connection, length);
-    if (await line(connection) !== "") throw new Error("a chunk is longer than its size");
+    if (await line(connection) !== "") throw badRequest("a chunk is longer than its size");
   }
   while (await line(connection) !== "");
 }
@@ -333,7 +345,7 @@ async function line(connection: Connection): Promise<string> {
   while (true) {
     const bytes = await connection.peek(), end = bytes.indexOf(10);
     if (bytes.length === 0) throw new Error("the client has gone");
-    if (end > 4096 || (end < 0 && bytes.length > 4096)) throw new Error("a line of the body is too long");
+    if (end > 4096 || (end < 0 && bytes.length > 4096)) throw badRequest("a line of the body is too long");
     if (end >= 0) {
       const text = new TextDecoder("latin1").decode(bytes.subarray(0, end));
       connection.skip(end + 1);

@@ -1,5 +1,6 @@
 // The server's HTTP on its own: what clients send in odd ways, connections that idle, and no file left.
 import assert from "node:assert/strict";
+import { ApiError } from "../../lib/serve/api_error.ts";
 import { type HttpLimits, type HttpListener, type HttpRequest, listenHttp } from "../../lib/serve/http.ts";
 import { until } from "./helpers/server.ts";
 
@@ -105,6 +106,27 @@ Deno.test("an answer to HEAD has no body, one of HTTP/1.0 ends the connection, a
   );
   const text = `POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n${END}hi`;
   assert.match(await listened.exchange(text), /^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200 OK[^]*hi$/);
+});
+
+Deno.test("a body in broken chunks fails in the handler as a wrong request", async () => {
+  const said: string[] = [];
+  await using listened = listening(async (request) => {
+    try {
+      return await echo(request);
+    } catch (error) {
+      said.push(error instanceof ApiError ? `${error.parts.status} ${error.message}` : String(error));
+      return new Response("broken", { status: 400 });
+    }
+  });
+  for (const body of ["zz\r\n", "2\r\nabc\r\n", "x".repeat(5000)]) {
+    const text = `POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n${body}`;
+    assert.match(await listened.exchange(text), /^HTTP\/1\.1 400/);
+  }
+  assert.deepEqual(said, [
+    "400 a chunk has no size",
+    "400 a chunk is longer than its size",
+    "400 a line of the body is too long",
+  ]);
 });
 
 Deno.test("a client that goes is told to the handler after any body, in one packet or two", async () => {

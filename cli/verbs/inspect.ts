@@ -18,6 +18,7 @@ import {
   type LayerSpec,
   parameterCount,
   tensorShapes,
+  windowsOf,
 } from "../../lib/spec/decoder.ts";
 import { verb } from "../command.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
@@ -150,10 +151,23 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
   );
   print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
+  const window = windowLine(spec);
+  if (window) print(`window      ${window}`);
   print(`head        ${spec.tied ? "tied to the embedding" : "separate"}`);
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);
+}
+
+/** What sliding windows there are, and in which layers where not in all; null where all see the whole context. */
+export function windowLine(spec: DecoderSpec): string | null {
+  const windows = windowsOf(spec);
+  if (windows.every((window) => window === undefined)) return null;
+  return windows.map((window) => {
+    const layers = [...spec.layers.entries()].filter(([, layer]) => layer.heads > 0 && layer.window === window);
+    const where = windows.length === 1 ? "every layer" : `layers ${layers.map(([index]) => index).join(", ")}`;
+    return `${window === undefined ? "all tokens" : `the last ${window} tokens`} in ${where}`;
+  }).join("; ");
 }
 
 function tokenizerLine(tokenizer: Facts["tokenizer"]): string {

@@ -15,6 +15,7 @@ import { resolveShape, type RunShape } from "../../lib/run/options/resolve.ts";
 import type { OptionPath } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
+import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
 import type { MemoryOptions } from "../../lib/run/contract.ts";
@@ -122,6 +123,8 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
   const { batch, seq, lora: { rank, targets }, units, recompute, baseDtype } = run;
   const { peakBytes, parts, stages, largestBuffer } = plan;
   print(`model     ${model}, ${formatCount(parameterCount(spec))} parameters in ${spec.layers.length} layers`);
+  const window = windowLine(spec);
+  if (window) print(`window    ${window}`);
   print(
     adapter
       ? `adapter   ${adapter.facts.description}; products read ${adapter.facts.isCpu ? "textures" : "buffers"}`

@@ -1,7 +1,7 @@
 // Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
-import { ggufArch, stageGguf } from "../formats/gguf/export.ts";
+import { ggufArch, slidingWindows, stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/families.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
@@ -90,13 +90,11 @@ export async function stageModel(
   };
   // All that can be refused is tried before anything is written.
   const hf = possible("hf", () => ropeConfig(laidOut.spec));
-  const metadata = possible(
-    "gguf",
-    () => {
-      ggufArch(laidOut.spec);
-      return tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>();
-    },
-  );
+  const metadata = possible("gguf", () => {
+    ggufArch(laidOut.spec);
+    slidingWindows(laidOut.spec);
+    return tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>();
+  });
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(files, paths.gguf);
   // What is in its place is of another model, and would be beside this one.
@@ -188,17 +186,21 @@ const STOCK = [
   "vLLM (by its source code; not tried)",
   "compresso",
 ];
+const STOCK_5 = ["transformers 5: AutoModelForCausalLM.from_pretrained(folder)", "compresso"];
 const REMOTE_CODE = [
   "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), and AutoTokenizer alike",
   "PEFT, on the model that transformers loaded",
   "compresso",
 ];
 
-/** mlx-lm and vLLM take the width of a Qwen2's heads from the hidden dims, as most of its configurations do not give it. */
-function folderPrograms(form: HfForm, { hidden, headDim, layers: [first] }: DecoderSpec): string[] {
+/** mlx-lm and vLLM take the width of a Qwen2's heads from the hidden dims, as most of its configurations do not give it; with windows they were not tried. */
+function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec): string[] {
+  const [first] = layers;
   if (form === "compresso") return REMOTE_CODE;
+  if (form === "ministral") return STOCK_5;
   const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  return isNarrow ? STOCK.filter((program) => /^(transformers|compresso)/.test(program)) : STOCK;
+  const others = isNarrow || layers.some(({ window }) => window !== undefined);
+  return others ? STOCK.filter((program) => /^(transformers|compresso)/.test(program)) : STOCK;
 }
 
 const LLAMA = ["llama.cpp", "node-llama-cpp"];
@@ -207,9 +209,15 @@ function ggufPrograms(
   arch: GgufArch,
   { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
 ): string[] {
-  const programs = ggufLoaders(arch, spec), others = tokenizer === null ? [] : ggufDifferences(tokenizer);
-  if (others.length === 0) return programs;
-  return programs.map((program) => `${program} (${others.join(" and ")}, as the folder's tokenizer does not)`);
+  const others = tokenizer === null ? [] : ggufDifferences(tokenizer), [window] = slidingWindows(spec);
+  const texts = others.length === 0 ? [] : [`${others.join(" and ")}, as the folder's tokenizer does not`];
+  const limits = window === undefined ? [] : [
+    `only for contexts of at most ${window} tokens: it ignores the sliding window of this architecture`,
+  ];
+  return ggufLoaders(arch, spec).map((program) => {
+    const notes = program === "compresso" ? texts : [...texts, ...limits];
+    return notes.length === 0 ? program : `${program} (${notes.join("; ")})`;
+  });
 }
 
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */

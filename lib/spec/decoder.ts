@@ -161,7 +161,12 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
 
 /** Other counts for a layer, whose window stays. */
 export function withCounts({ window }: LayerSpec, counts: Readonly<Record<LayerCount, number>>): LayerSpec {
-  return window === undefined ? counts : { ...counts, window };
+  return withWindow(counts, window);
+}
+
+/** A layer with this window; undefined for none. */
+export function withWindow({ window: _, ...layer }: LayerSpec, window: number | undefined): LayerSpec {
+  return window === undefined ? layer : { ...layer, window };
 }
 
 /** The different windows of the layers that have attention; undefined where one sees all. */

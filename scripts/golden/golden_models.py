@@ -24,7 +24,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, Qwen2Config, Qwen3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -94,11 +95,31 @@ MODELS = {
             num_hidden_layers=2, vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-3,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, **COMMON),
     },
+    # Windows shorter than both batches; the second by layer.
+    "mistral_window": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: MistralConfig(
+            hidden_size=38, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=45,
+            num_hidden_layers=2, vocab_size=71, tie_word_embeddings=True, max_position_embeddings=128,
+            rms_norm_eps=1e-5, sliding_window=7, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    "ministral_window": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: MinistralConfig(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=45,
+            num_hidden_layers=3, vocab_size=71, tie_word_embeddings=False, max_position_embeddings=128,
+            rms_norm_eps=1e-5, sliding_window=10,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {
     "logits": "std, range, relative error of stock float32",
     "unscaled": "relative change without RoPE scaling",
+    "unlimited": "relative change without the window",
     "run": "loss, largest gradient, worst relative error of torch float32",
 }
 
@@ -302,6 +323,13 @@ def make(name, recipe, root, seed):
             assert abs(other - loss.item()) < 2e-5 * loss.item(), f"{name} {run}: {loss.item()} but otherwise {other}"
             largest = max(value.abs().max().item() for value in found.values())
             stats[f"{batch_name}.{run}"] = (loss.item(), largest, single)
+        config = model.config
+        if getattr(config, "sliding_window", None):
+            window, config.sliding_window = config.sliding_window, 1000
+            unlimited = model(input_ids=tokens, use_cache=False).logits
+            config.sliding_window = window
+            stats[f"{batch_name}.unlimited"] = (((unlimited - logits).abs().max() / logits.abs().max()).item(),)
+            assert stats[f"{batch_name}.unlimited"][0] > 0.01, f"{name}: the window hardly matters"
         stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
         model_rope = model.model.rotary_emb.forward
         if recipe["config"]().rope_parameters["rope_type"] != "default":

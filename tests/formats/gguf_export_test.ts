@@ -1,5 +1,12 @@
 import assert from "node:assert/strict";
-import { type DecoderSpec, type LayerSpec, PROJECTIONS, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
+import {
+  type DecoderSpec,
+  type LayerSpec,
+  PROJECTIONS,
+  tensorShapes,
+  withBiases,
+  withWindow,
+} from "../../lib/spec/decoder.ts";
 import { openGgufFile } from "../disk.ts";
 import { deciLayers, type GgufExportOptions } from "../../lib/formats/gguf/export.ts";
 import { exportGguf } from "../disk.ts";
@@ -24,8 +31,9 @@ async function exported(
   });
 }
 
-function withLayers(...layers: (readonly [number, number, number])[]): DecoderSpec {
-  return { ...SPEC, layers: layers.map(([heads, kvHeads, ffn]) => ({ heads, kvHeads, ffn })) };
+function withLayers(...layers: (readonly [number, number, number, number?])[]): DecoderSpec {
+  const specOf = ([heads, kvHeads, ffn, window]: typeof layers[number]) => withWindow({ heads, kvHeads, ffn }, window);
+  return { ...SPEC, layers: layers.map(specOf) };
 }
 
 Deno.test("exportGguf() writes alike layers as arch llama, and openGguf() gives the same model back", async () => {
@@ -86,6 +94,38 @@ Deno.test("exportGguf() writes layers that differ as arch deci, without the tens
     assert.deepEqual(read.spec, source.spec);
     assert.ok(!read.tensors.has("blk.1.attn_norm.weight") && !read.tensors.has("blk.3.ffn_norm.weight"));
     await assertSameWeights(read, source);
+  });
+});
+
+Deno.test("exportGguf() writes the sliding window and which layers have it, and openGguf() gives them back", async () => {
+  const windowed = (...windows: readonly (number | undefined)[]): DecoderSpec => {
+    const { layers: [layer] } = SPEC;
+    assert.ok(layer);
+    return { ...SPEC, layers: windows.map((window) => withWindow(layer, window)) };
+  };
+  for (
+    const [spec, pattern] of [
+      [windowed(7, 7), undefined],
+      [windowed(7, undefined, 7), [true, false, true]],
+      [withLayers([4, 2, 33, 9], [2, 1, 7]), [true, false]],
+    ] as const
+  ) {
+    const source = randomSource(spec);
+    await exported(source, {}, async (read) => {
+      const arch = String(read.metadata.get("general.architecture"));
+      assert.equal(read.metadata.get(`${arch}.attention.sliding_window`), spec.layers[0]?.window);
+      assert.deepEqual(read.metadata.get(`${arch}.attention.sliding_window_pattern`), pattern);
+      assert.deepEqual(read.spec, spec);
+      await assertSameWeights(read, source);
+    });
+  }
+  await inTemporaryFolder(async (folder) => {
+    const source = randomSource(windowed(7, 9));
+    await rejectsWith(
+      exportGguf(source, `${folder}/a`, OPTIONS),
+      "input",
+      /have the same one; got: windows of 7, 9 tokens/,
+    );
   });
 });
 

@@ -197,9 +197,9 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   ],
   ["partial rotation", ({ metadata }) => metadata.set("llama.rope.dimension_count", 4), /dimension_count: it equals/],
   [
-    "a sliding window",
-    ({ metadata }) => metadata.set("llama.attention.sliding_window", 64),
-    /sliding_window: attention reaches the whole context, 128; got: 64/,
+    "half a window",
+    ({ metadata }) => metadata.set("llama.attention.sliding_window", 64.5),
+    /sliding_window: a whole number from 0 on; got: 64\.5/,
   ],
   [
     "another scaling",

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes, withWindow } from "../../lib/spec/decoder.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
 import { openHfFolder } from "../disk.ts";
 import { writeSafetensors, writeShardedSafetensors } from "../disk.ts";
@@ -199,7 +199,31 @@ const READ: readonly (readonly [string, Record<string, unknown>, Partial<Decoder
   ["a single end token, and −1 for no padding", { eos_token_id: 7, pad_token_id: -1 }, { eosIds: [7], padId: null }],
   ["mistral without a window", { model_type: "mistral", sliding_window: null }, {}],
   ["mistral with a window as long as the context", { model_type: "mistral", sliding_window: 128 }, {}],
+  ["mistral with a window", { model_type: "mistral", sliding_window: 64 }, windows(64, 64)],
+  ["mistral with the window that transformers gives it", { model_type: "mistral", max_position_embeddings: 8192 }, {
+    ...windows(4096, 4096),
+    maxPosition: 8192,
+  }],
+  // As transformers takes it for a ministral then.
+  ["mistral with windows by layer", {
+    model_type: "mistral",
+    sliding_window: 64,
+    layer_types: ["full_attention", "sliding_attention"],
+  }, windows(null, 64)],
+  ["ministral with windows by layer", {
+    model_type: "ministral",
+    sliding_window: 64,
+    layer_types: ["sliding_attention", "full_attention"],
+  }, windows(64, null)],
+  ["ministral with windows in all layers", { model_type: "ministral", sliding_window: 64 }, windows(64, 64)],
+  ["ministral without a window", { model_type: "ministral", sliding_window: null }, {}],
+  ["a llama whose layer types say nothing else", { layer_types: ["full_attention", "full_attention"] }, {}],
 ];
+
+/** The layers with these windows. */
+function windows(...of: readonly (number | null)[]): Partial<DecoderSpec> {
+  return { layers: SPEC.layers.map((layer, index) => withWindow(layer, of[index] ?? undefined)) };
+}
 
 for (const [name, change, expected] of READ) {
   Deno.test(`openHfFolder() reads ${name}`, async () => {
@@ -228,7 +252,18 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
   const cases: readonly (readonly [Record<string, unknown>, Partial<DecoderSpec>])[] = [
     [{ attention_bias: true }, { biases: ["q", "k", "v", "o"] }],
     [{ mlp_bias: true }, { biases: ["gate", "up", "down"] }],
-    [{ model_type: "qwen2", use_sliding_window: false, sliding_window: 4096 }, { biases: ["q", "k", "v"] }],
+    [{ model_type: "qwen2", use_sliding_window: false, sliding_window: 64 }, { biases: ["q", "k", "v"] }],
+    [{ model_type: "qwen2", use_sliding_window: true, sliding_window: 64, max_window_layers: 1 }, {
+      biases: ["q", "k", "v"],
+      ...windows(null, 64),
+    }],
+    [{ model_type: "qwen2", use_sliding_window: true, sliding_window: 64 }, { biases: ["q", "k", "v"] }],
+    [{
+      model_type: "qwen2",
+      use_sliding_window: true,
+      sliding_window: 64,
+      layer_types: ["sliding_attention", "full_attention"],
+    }, { biases: ["q", "k", "v"], ...windows(64, null) }],
     [
       { model_type: "qwen2", bos_token_id: undefined, eos_token_id: undefined, max_position_embeddings: undefined },
       { biases: ["q", "k", "v"], bosId: null, eosIds: [], maxPosition: 32768 },
@@ -255,7 +290,7 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
     { model_type: "gemma", bos_token_id: 2 },
-    /expected: model_type is llama, mistral, qwen2, qwen3, compresso; got: model_type = "gemma"; fix: .* Qwen3 family$/,
+    /expected: model_type is llama, mistral, ministral, qwen2, qwen3, compresso; got: model_type = "gemma"; fix: .* Qwen3 family$/,
   ],
   [
     { model_type: "gemma2", hidden_act: "gelu_pytorch_tanh", final_logit_softcapping: 30, partial_rotary_factor: 1 },
@@ -299,16 +334,19 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [{ model_type: "qwen2", qk_norm: "head" }, /qk_norm: only model_type "compresso" has it/],
   [{ model_type: "qwen2", mlp_bias: true }, /mlp_bias: a qwen2 does not have it; got: mlp_bias = true/],
   [
-    { model_type: "qwen2", use_sliding_window: true },
-    /use_sliding_window: expected false; got: use_sliding_window = true; fix: only attention/,
+    { model_type: "qwen2", sliding_window: 64, layer_types: ["full_attention", "sliding_attention"] },
+    /layer_types: sliding_attention needs use_sliding_window and sliding_window; got/,
   ],
   [{ quantization_config: { quant_method: "gptq" } }, /quantization_config: .*fix: give the model without/],
+  [{ model_type: "mistral", sliding_window: 0 }, /sliding_window: .*got: sliding_window = 0/],
+  [{ model_type: "mistral", layer_types: ["sliding_attention"] }, /layer_types: it has an entry for each of.* = 2/],
   [
-    { model_type: "mistral", sliding_window: 64 },
-    /sliding_window: attention reaches.*got: sliding_window = 64; fix: .*to 64/,
+    { model_type: "ministral", sliding_window: null, layer_types: ["full_attention", "sliding_attention"] },
+    /layer_types: sliding_attention needs sliding_window; got/,
   ],
-  [{ model_type: "mistral", max_position_embeddings: 8192 }, /sliding_window: .*got: sliding_window = not given/],
-  [{ layer_types: ["full_attention", "sliding_attention"] }, /layer_types\.1: expected "full_attention"/],
+  [{ layer_types: ["full_attention", "sliding_attention"] }, /layer_types: a llama has full_attention alone/],
+  [{ layer_types: ["full_attention", "chunked_attention"] }, /layer_types\.1: /],
+  [{ layer_windows: [8, null] }, /layer_windows: only model_type "compresso" has it/],
   [{ eos_token_id: 37 }, /eos_token_id: token ids lie from 0 to vocab_size − 1 = 36; got: eos_token_id = 37/],
   [{ eos_token_id: "2" }, /eos_token_id: expected a token id or a list/],
   [{ bos_token_id: 99 }, /bos_token_id: token ids/],

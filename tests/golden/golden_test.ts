@@ -28,6 +28,9 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "gqa_bias", baseDtype: "f32" },
   { name: "qwen2", baseDtype: "f32" },
   { name: "qwen3", baseDtype: "f32" },
+  // Windows of 7 and 10 tokens; the batches have 21 and 37.
+  { name: "mistral_window", baseDtype: "f32" },
+  { name: "ministral_window", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -167,6 +170,20 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: layers(2, 6, { kvHeads: 2, ffn: 47 }),
       maxPosition: 128,
       qkNorm: "head",
+    }],
+    ["mistral_window", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 45, window: 7 }),
+      maxPosition: 128,
+    }],
+    ["ministral_window", {
+      headDim: 10,
+      tied: false,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: [10, null, 10].map((window) => ({ heads: 4, kvHeads: 2, ffn: 45, ...(window ? { window } : {}) })),
+      maxPosition: 128,
     }],
   ]);
   const device = await sharedDevice();

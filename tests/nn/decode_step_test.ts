@@ -56,6 +56,19 @@ for (const name of ["gqa_bias", "qwen2", "qwen3"] as const) {
   }
 }
 
+for (const name of ["mistral_window", "ministral_window"] as const) {
+  for (const placement of ["texture", "buffer"] as const) {
+    Deno.test(`logits of ${name} beyond its window equal those of the full forward pass in ${placement}s`, async () => {
+      using device = await DEVICES[placement]();
+      const { model, adapters: { masks } } = await openGoldenModel(name, { device });
+      using _ = model;
+      // Across a row of a cache texture, read at once and token by token.
+      await assertLogits(model, { what: name, length: 100, start: 61 });
+      await assertLogits(model, { what: `${name} with masks`, masks, length: 30 });
+    });
+  }
+}
+
 Deno.test("decoding goes on past one row of a cache texture", async () => {
   const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });

@@ -19,6 +19,7 @@ import {
   PROJECTIONS,
   tensorShapes,
   withBiases,
+  withWindow,
 } from "../../lib/spec/decoder.ts";
 import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
@@ -259,6 +260,29 @@ Deno.test("config.json has the class that loads the shape, and RoPE in both form
   assert.deepEqual([qwen3["model_type"], qwen3["attention_bias"], "mlp_bias" in qwen3], ["qwen3", false, false]);
   // Its class has no biases of the FFN.
   assert.equal(shaped({ qkNorm: "head", biases: ["o", "down"] })["qk_norm"], "head");
+  // One window for all layers, for some, several, and beside biases.
+  const windows = (...of: readonly (number | undefined)[]): Partial<DecoderSpec> => ({
+    layers: of.map((window) => withWindow({ heads: 6, kvHeads: 2, ffn: 7 }, window)),
+  });
+  const types = ["full_attention", "sliding_attention"], whole = shaped(windows(5, 5));
+  assert.deepEqual([whole["model_type"], whole["sliding_window"], "layer_types" in whole], ["mistral", 5, false]);
+  const some = shaped(windows(undefined, 5));
+  assert.deepEqual([some["model_type"], some["architectures"], some["sliding_window"], some["layer_types"]], [
+    "ministral",
+    ["MinistralForCausalLM"],
+    5,
+    types,
+  ]);
+  const sliding = shaped({ ...windows(undefined, 5), biases: ["q", "k", "v"] });
+  assert.deepEqual(
+    [sliding["model_type"], sliding["use_sliding_window"], sliding["sliding_window"], sliding["layer_types"]],
+    ["qwen2", true, 5, types],
+  );
+  for (const change of [windows(7, 5, undefined), { ...windows(7, 5, undefined), biases: PROJECTIONS }]) {
+    const several = shaped(change);
+    assert.deepEqual([several["model_type"], several["layer_windows"]], ["compresso", [7, 5, null]]);
+    assert.ok(!("sliding_window" in several) && !("layer_types" in several));
+  }
   const layers = [{ heads: 6, kvHeads: 2, ffn: 7 }, { heads: 0, kvHeads: 0, ffn: 9 }];
   const remote = shaped({ layers });
   assert.deepEqual([remote["model_type"], remote["intermediate_size"], remote["num_attention_heads"]], [

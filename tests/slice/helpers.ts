@@ -10,7 +10,10 @@ import { normal, uniform } from "../../lib/core/random.ts";
 import { type Adapters, loadModelFrom } from "../../lib/model/model.ts";
 import { type Distance, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 
-/** The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE; without biases, with all, with those of Qwen2, and with norms of heads. */
+/**
+ * The random models: grouped, one KV head, all KV heads; tied and untied; every kind of RoPE; without biases, with all, with those of Qwen2, and with norms of heads;
+ * with windows.
+ */
 export const NAMES: readonly GoldenName[] = [
   "gqa_llama3",
   "mha_linear",
@@ -19,6 +22,7 @@ export const NAMES: readonly GoldenName[] = [
   "gqa_bias",
   "qwen2",
   "qwen3",
+  "ministral_window",
 ];
 
 /**

@@ -7,12 +7,13 @@ import {
   parameterCount,
   QWEN2_BIASES,
   tensorShapes,
+  windowsOf,
   withCounts,
 } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import type { GgufArch } from "../families.ts";
-import { MORE_EOS_KEY, turnsNeighbours } from "./spec.ts";
+import { MORE_EOS_KEY, turnsNeighbours, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
 import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
@@ -214,6 +215,18 @@ function noDivisors({ rope: { scaling: { kind } } }: DecoderSpec, fix: string): 
   return kind === "none" || kind === "linear" ? null : { rule: "RoPE is not scaled, or linearly", value: kind, fix };
 }
 
+/** The windows of layers, of which the format can say one. Throws `CompressoError("input")` for more. */
+export function slidingWindows(spec: DecoderSpec): number[] {
+  const windows = windowsOf(spec).filter((window) => window !== undefined);
+  if (windows.length < 2) return windows;
+  throw new CompressoError("input", {
+    what: "cannot export a GGUF",
+    rule: "all layers with a sliding window have the same one",
+    value: `windows of ${windows.join(", ")} tokens`,
+    fix: "export a folder of Hugging Face alone",
+  });
+}
+
 function modelMetadata(
   spec: DecoderSpec,
   options: GgufExportOptions & { readonly arch: GgufArch },
@@ -241,6 +254,12 @@ function modelMetadata(
     [`${arch}.rope.dimension_count`, spec.headDim],
     [`${arch}.rope.freq_base`, float(spec.rope.base)],
   ]);
+  const [window] = slidingWindows(spec);
+  if (window !== undefined) {
+    metadata.set(`${arch}.${WINDOW_KEY}`, window);
+    const pattern = spec.layers.map((layer) => layer.window !== undefined);
+    if (pattern.includes(false)) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, pattern);
+  }
   if (spec.rope.scaling.kind === "linear") {
     metadata.set(`${arch}.rope.scaling.type`, "linear");
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));

@@ -7,6 +7,7 @@ import {
   PROJECTIONS,
   type RopeScaling,
   withBiases,
+  withWindow,
 } from "../../spec/decoder.ts";
 import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
 import type { GgufFile } from "./file.ts";
@@ -15,6 +16,9 @@ import { ggufError } from "./types.ts";
 
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
+
+/** Keys of windows, behind the architecture. */
+export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
 
 /**
  * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
@@ -69,7 +73,8 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
-  const layers = layersOf(file, arch);
+  const windows = windowsOf(file, { arch, maxPosition });
+  const layers = layersOf(file, arch).map((layer, index) => withWindow(layer, windows(index)));
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
     ? keys.size(own("attention.key_length"))
@@ -86,9 +91,6 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     const rule = `it equals the head's width, ${headDim}`;
     keys.check(own(key), keys.number(own(key), headDim), (value) => value === headDim, rule);
   }
-  const window = keys.number(own("attention.sliding_window"), 0);
-  const whole = `attention reaches the whole context, ${maxPosition}`;
-  keys.check(own("attention.sliding_window"), window, (value) => value === 0 || value >= maxPosition, whole);
   const vocab = file.tensors.get("token_embd.weight")?.shape[0] ?? 0;
   const id = (name: string): number | null => {
     const key = `tokenizer.ggml.${name}_token_id`;
@@ -131,6 +133,30 @@ function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
     Array.from({ length: layers }, (_, layer) => names.get(biasName(layer, projection))?.name ?? "")
       .some((name) => tensors.has(name))
   );
+}
+
+/**
+ * The window of each layer; the pattern says which have one: a list, or a number n for all but each n-th. llama.cpp knows the keys, but gives these
+ * architectures no window, whatever they say.
+ */
+function windowsOf(
+  file: GgufFile,
+  { arch, maxPosition }: { readonly arch: GgufArch; readonly maxPosition: number },
+): (layer: number) => number | undefined {
+  const keys = metadataReader(file), windowKey = `${arch}.${WINDOW_KEY}`, patternKey = `${arch}.${WINDOW_PATTERN_KEY}`;
+  const window = keys.number(windowKey, 0);
+  keys.check(windowKey, window, (value) => Number.isInteger(value) && value >= 0, "a whole number from 0 on");
+  if (window === 0 || window >= maxPosition) return () => undefined;
+  const pattern = file.metadata.get(patternKey);
+  if (Array.isArray(pattern)) return (layer) => pattern[layer] === true ? window : undefined;
+  const period = keys.number(patternKey, 0);
+  keys.check(
+    patternKey,
+    period,
+    (value) => Number.isInteger(value) && value >= 0,
+    "a list of true and false, or a whole number",
+  );
+  return (layer) => period === 0 || layer % period < period - 1 ? window : undefined;
 }
 
 const NONE = -1;

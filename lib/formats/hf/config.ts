@@ -1,10 +1,18 @@
 // config.json of a Hugging Face folder as a DecoderSpec.
 import { z } from "../../core/packages.ts";
-import { type DecoderSpec, type LayerSpec, type Projection, QWEN2_BIASES, withBiases } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  type LayerSpec,
+  type Projection,
+  QWEN2_BIASES,
+  withBiases,
+  withWindow,
+} from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
 import { GIVE_FAMILY, MODEL_TYPES, refuseOtherFamilies } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
+import { WINDOW_KEYS, windowsIn } from "./windows.ts";
 
 const count = z.int().positive();
 /**
@@ -33,9 +41,7 @@ const CONFIG = z.looseObject({
   mlp_bias: z.boolean().nullish(),
   // Of compresso alone; a qwen3 always has it.
   qk_norm: z.literal("head").nullish(),
-  sliding_window: count.nullish(),
-  use_sliding_window: z.literal(false).nullish(),
-  layer_types: z.array(z.literal("full_attention")).nullish(),
+  ...WINDOW_KEYS,
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
   per_layer_config: z.null().optional(),
@@ -76,14 +82,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   // transformers' own defaults, for keys that old files leave out.
   const isQwen = config.model_type === "qwen2" || config.model_type === "qwen3";
   const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
-  const window = config.sliding_window === undefined && config.model_type === "mistral" ? 4096 : config.sliding_window;
-  if (config.model_type === "mistral" && window && window < maxPosition) {
-    fail(
-      "sliding_window",
-      `attention reaches the whole context, max_position_embeddings = ${maxPosition}`,
-      `for contexts of at most ${window} tokens the model is the same: set max_position_embeddings to ${window}`,
-    );
-  }
+  const windows = windowsIn(config, maxPosition, fail);
   const headDim = config.head_dim ?? (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
   if (config.qk_norm && config.model_type !== "compresso") {
     fail("qk_norm", 'only model_type "compresso" has it: others ignore it');
@@ -119,7 +118,7 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     vocab: config.vocab_size,
     hidden: config.hidden_size,
     headDim,
-    layers: withinUnits(layersOf(config, fail), fail),
+    layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => withWindow(layer, windows[index])),
     normEps: config.rms_norm_eps,
     rope: ropeOf(json, { maxPosition, path: files.path }),
     tied: config.tie_word_embeddings,
@@ -131,12 +130,19 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   }, biasesOf(config, fail));
 }
 
-const MAX_POSITIONS = { llama: 2048, mistral: 131072, qwen2: 32768, qwen3: 32768, compresso: 2048 } as const;
+const MAX_POSITIONS = {
+  llama: 2048,
+  mistral: 131072,
+  ministral: 131072,
+  qwen2: 32768,
+  qwen3: 32768,
+  compresso: 2048,
+} as const;
 const QWEN3_HEAD_DIM = 128;
 
 /** Biases go by model type: what a type ignores in its config is refused. */
 function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail): Projection[] {
-  if (model_type === "mistral" || model_type === "qwen2") {
+  if (model_type === "mistral" || model_type === "ministral" || model_type === "qwen2") {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
     return model_type === "qwen2" ? [...QWEN2_BIASES] : [];
@@ -181,7 +187,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
   // Null says that there are as many, whatever the default is.
   const kvHeads = config.num_key_value_heads === null ? heads : config.num_key_value_heads ??
-    { llama: heads, mistral: 8, qwen2: 32, qwen3: 32, compresso: heads }[config.model_type];
+    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }
@@ -209,6 +215,5 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 const FIXES: Readonly<Record<string, string>> = {
   model_type: GIVE_FAMILY,
   hidden_act: "only SwiGLU models are supported",
-  use_sliding_window: "only attention that reaches the whole context is supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };

@@ -8,11 +8,13 @@ import {
   PROJECTIONS,
   QWEN2_BIASES,
   tensorShapes,
+  windowsOf,
   withBiases,
 } from "../../spec/decoder.ts";
 import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { ropeConfig } from "./rope_export.ts";
+import { windowKeys } from "./windows.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
 import { elementCount } from "../../spec/row_range.ts";
@@ -26,7 +28,7 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "qwen2" | "qwen3" | "compresso";
+export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -48,8 +50,9 @@ const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "
 const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
- * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen3 for norms of q and k heads, Qwen2 for its biases, else Llama, or Mistral
- * without sliding window (the same computation) where heads do not divide the hidden size, which Llama's refuses. Layers that differ give
+ * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen3 for norms of q and k heads, Qwen2 for its
+ * biases, else Llama, or Mistral where heads do not divide the hidden size, which Llama's refuses, or where all layers have one window, or Ministral
+ * where some have. Layers that differ, and those of several windows, give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
  * Mistral's would fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
  *
@@ -157,10 +160,11 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 
 /** The configuration that says the shape of a model. */
 export function formOf(spec: DecoderSpec): HfForm {
-  const [first] = spec.layers;
-  if (!first || !layersAlike(spec)) return "compresso";
+  const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
+  if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
+  if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
 }
@@ -224,6 +228,7 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
 const CLASSES: Readonly<Record<HfForm, string>> = {
   llama: "Llama",
   mistral: "Mistral",
+  ministral: "Ministral",
   qwen2: "Qwen2",
   qwen3: "Qwen3",
   compresso: "Compresso",
@@ -231,10 +236,9 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
 
 /** Keys that a form alone has. */
 function formKeys(form: HfForm, spec: DecoderSpec): Json {
-  if (form === "mistral") return { sliding_window: null };
-  if (form === "qwen2") return { use_sliding_window: false };
   const { attention_bias, mlp_bias } = biasConfig(spec);
-  return form === "qwen3" ? { attention_bias, use_sliding_window: false } : { attention_bias, mlp_bias };
+  if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
+  return { ...form === "qwen3" ? { attention_bias } : {}, ...windowKeys(form, spec) };
 }
 
 /** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */
@@ -255,6 +259,9 @@ function remoteCode(spec: DecoderSpec): Json {
       num_key_value_heads: kvHeads,
       intermediate_size: ffn,
     })),
+    ...spec.layers.some(({ window }) => window !== undefined)
+      ? { layer_windows: spec.layers.map(({ window = null }) => window) }
+      : {},
   };
 }
 

@@ -8,7 +8,16 @@ import type { Projection } from "../../../lib/spec/decoder.ts";
 const ROOT = fileURLToPath(new URL("../../../fixtures/golden/", import.meta.url));
 
 /** The random models of fixtures/golden. */
-export type GoldenName = "gqa_llama3" | "mha_linear" | "mqa_bf16_sharded" | "gqa_f16" | "gqa_bias" | "qwen2" | "qwen3";
+export type GoldenName =
+  | "gqa_llama3"
+  | "mha_linear"
+  | "mqa_bf16_sharded"
+  | "gqa_f16"
+  | "gqa_bias"
+  | "qwen2"
+  | "qwen3"
+  | "mistral_window"
+  | "ministral_window";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

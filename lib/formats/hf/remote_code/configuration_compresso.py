@@ -6,20 +6,24 @@ from transformers.models.mistral.configuration_mistral import MistralConfig
 class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
-    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are. A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
+    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are.
+    A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
+    layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
+    key is not sliding_window, by which transformers would make caches that forget what other layers still read.
     The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
     model_type = "compresso"
 
     def __init__(
-        self, layer_counts=None, sliding_window=None, attention_bias=False, mlp_bias=False, qk_norm=None, **kwargs
+        self, layer_counts=None, layer_windows=None, attention_bias=False, mlp_bias=False, qk_norm=None, **kwargs
     ):
-        super().__init__(sliding_window=sliding_window, **kwargs)
+        super().__init__(**{**kwargs, "sliding_window": None})
         self.attention_bias = attention_bias
         self.mlp_bias = mlp_bias
         self.qk_norm = qk_norm
         self.layer_counts = layer_counts
+        self.layer_windows = layer_windows
 
 
 __all__ = ["CompressoConfig"]

@@ -1,7 +1,9 @@
 """A LLaMA whose layers differ in heads, KV heads and MLP width, or lack attention or MLP; made by structured pruning."""
 
 import copy
+import inspect
 
+import torch
 import transformers
 from torch import nn
 
@@ -14,6 +16,8 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < LEAST:
         f"{transformers.__version__} is installed: run pip install --upgrade transformers"
     )
 
+from transformers import DynamicCache
+from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -29,13 +33,21 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 from .configuration_compresso import CompressoConfig
 
+# The argument that holds the cache has another name before transformers 5.
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
+
+
+def windows_of(config):
+    return config.layer_windows or [None] * len(config.layer_counts)
+
 
 class CompressoDecoderLayer(LlamaDecoderLayer):
     """A layer with the parts that it has; an absent part adds nothing to the residual stream."""
 
-    def __init__(self, config, counts, cache_index):
+    def __init__(self, config, counts, window, cache_index):
         GradientCheckpointingLayer.__init__(self)
         self.hidden_size = config.hidden_size
+        self.window = window
         own = copy.copy(config)
         for key, value in counts.items():
             setattr(own, key, value)
@@ -46,6 +58,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 # It looks up whether this layer has a sliding window.
                 own.layer_types = ["full_attention"] * (cache_index + 1)
                 self.self_attn = Qwen3Attention(own, cache_index)
+                self.self_attn.sliding_window = window
             else:
                 self.self_attn = LlamaAttention(own, cache_index)
             # The shared config, so that a later choice of the attention's implementation reaches every layer.
@@ -54,7 +67,12 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
             self.mlp = LlamaMLP(own)
 
-    def forward(self, hidden_states, **kwargs):
+    def forward(self, hidden_states, window_masks=None, **kwargs):
+        if self.window is not None:
+            kwargs["attention_mask"] = window_masks[self.window]
+            # Flash attention makes masks of its own, and takes the window. Qwen3Attention passes on its own.
+            if not hasattr(self.self_attn, "sliding_window"):
+                kwargs["sliding_window"] = self.window
         if self.self_attn is not None:
             hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
         if self.mlp is not None:
@@ -75,14 +93,62 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList()
         with_attention = 0
-        for counts in config.layer_counts:
+        for counts, window in zip(config.layer_counts, windows_of(config)):
             # The cache counts only layers with attention: it takes the number of tokens seen from its first layer.
-            self.layers.append(CompressoDecoderLayer(config, counts, with_attention))
+            self.layers.append(CompressoDecoderLayer(config, counts, window, with_attention))
             with_attention += counts["num_attention_heads"] > 0
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **kwargs):
+        windows = {window for window in windows_of(self.config) if window is not None}
+        if windows:
+            if inputs_embeds is None:
+                input_ids, inputs_embeds = None, self.embed_tokens(input_ids)
+            name = CACHE if CACHE in kwargs or "past_key_values" not in kwargs else "past_key_values"
+            use_cache = kwargs.get("use_cache")
+            if (self.config.use_cache if use_cache is None else use_cache) and kwargs.get(name) is None:
+                kwargs[name] = DynamicCache(config=self.config)
+            kwargs["window_masks"] = {
+                window: self.window_mask(
+                    window,
+                    inputs_embeds=inputs_embeds,
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    cache=kwargs.get(name),
+                    cache_position=kwargs.get("cache_position"),
+                )
+                for window in windows
+            }
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+    def window_mask(self, window, inputs_embeds, attention_mask, position_ids, cache, cache_position):
+        if cache_position is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            cache_position = past + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+            # Made by generate() for a static cache, without windows.
+            keys = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
+            hidden = keys[None] <= cache_position[:, None] - window
+            least = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
+            return attention_mask.masked_fill(hidden, least)
+        config = copy.copy(self.config)
+        config.sliding_window = window
+        given = {"attention_mask": attention_mask, "position_ids": position_ids, "cache_position": cache_position}
+        # Versions of transformers give arguments other names.
+        given |= {"inputs_embeds": inputs_embeds, "input_embeds": inputs_embeds, "cache": cache, "past_key_values": cache}
+        known = inspect.signature(create_sliding_window_causal_mask).parameters
+        return create_sliding_window_causal_mask(
+            config=config, **{name: value for name, value in given.items() if name in known}
+        )
 
 
 class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):

@@ -1,0 +1,89 @@
+// Sliding windows in config.json: which layers see a part of the context only, as transformers reads and writes it.
+import { z } from "../../core/packages.ts";
+import { type DecoderSpec, windowsOf } from "../../spec/decoder.ts";
+import type { Json } from "../../core/guards.ts";
+
+const count = z.int().positive();
+
+/** The keys that say it; `layer_windows` is that of `compresso`. */
+export const WINDOW_KEYS = {
+  sliding_window: count.nullish(),
+  use_sliding_window: z.boolean().nullish(),
+  max_window_layers: z.int().nonnegative().nullish(),
+  layer_types: z.array(z.enum(["full_attention", "sliding_attention"])).nullish(),
+  layer_windows: z.array(count.nullable()).nullish(),
+};
+
+/** What windows follow from. */
+export type WindowConfig =
+  & {
+    readonly [Key in keyof typeof WINDOW_KEYS]?: z.infer<typeof WINDOW_KEYS[Key]>;
+  }
+  & { readonly model_type: string; readonly num_hidden_layers: number };
+
+/**
+ * The window of each layer in tokens, or undefined where it sees the whole context: also where the window is no shorter than that. `fail` is called with a
+ * key and its rule where transformers has no such model.
+ */
+export function windowsIn(
+  config: WindowConfig,
+  maxPosition: number,
+  fail: (key: string, rule: string) => never,
+): (number | undefined)[] {
+  const { layer_types: types, layer_windows: own, num_hidden_layers: length } = config;
+  for (const [key, list] of [["layer_types", types], ["layer_windows", own]] as const) {
+    if (list && list.length !== length) fail(key, `it has an entry for each of num_hidden_layers = ${length} layers`);
+  }
+  if (own && config.model_type !== "compresso") {
+    fail("layer_windows", 'only model_type "compresso" has it: others ignore it');
+  }
+  const shown = (window: number | null | undefined): number | undefined =>
+    window && window < maxPosition ? window : undefined;
+  if (own) return own.map(shown);
+  const window = windowOf(config);
+  if (types?.includes("sliding_attention") && !window) {
+    const { model_type: type } = config;
+    const keys = type.startsWith("qwen") ? "use_sliding_window and sliding_window" : "sliding_window";
+    fail("layer_types", type in WHOLE ? `a ${type} has full_attention alone` : `sliding_attention needs ${keys}`);
+  }
+  return Array.from({ length }, (_, layer) => slides(config, layer) ? shown(window) : undefined);
+}
+
+/** The window of layers that have one; transformers' default where an old file leaves it out. */
+function windowOf(
+  { model_type: type, sliding_window: window, use_sliding_window: isUsed }: WindowConfig,
+): number | null {
+  switch (type) {
+    case "mistral":
+    case "ministral":
+      return window === undefined ? DEFAULT_WINDOW : window;
+    case "qwen2":
+    case "qwen3":
+      return isUsed ? window === undefined ? DEFAULT_WINDOW : window : null;
+    default:
+      return null;
+  }
+}
+
+/** Model types whose layers all see the whole context, but for `layer_windows`. */
+const WHOLE = { llama: true, compresso: true };
+const DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
+
+/** Whether a layer has the window, where there is one. */
+function slides(
+  { model_type: type, layer_types: types, max_window_layers: full }: WindowConfig,
+  layer: number,
+): boolean {
+  if (types) return types[layer] === "sliding_attention";
+  return type.startsWith("qwen") ? layer >= (full ?? DEFAULT_FULL_LAYERS) : true;
+}
+
+/** The keys of a configuration of transformers' Mistral, Ministral, Qwen2 or Qwen3 for these windows, of which it can say one. */
+export function windowKeys(form: "mistral" | "ministral" | "qwen2" | "qwen3", spec: DecoderSpec): Json {
+  const window = windowsOf(spec).find((one) => one !== undefined) ?? null;
+  if (form === "mistral") return { sliding_window: window };
+  const types = spec.layers.map((layer) => layer.window === undefined ? "full_attention" : "sliding_attention");
+  if (form === "ministral") return { sliding_window: window, layer_types: types };
+  if (window === null) return { use_sliding_window: false };
+  return { use_sliding_window: true, sliding_window: window, layer_types: types };
+}

@@ -191,26 +191,31 @@ export function matrixTypes(
 }
 
 /**
- * The type of a GGUF whose layers are like those of a quantised one: that which gives most weights the type that they have there. Null for a model
- * that is not quantised.
+ * The type of a GGUF whose layers are like those of a quantised one: that which gives most weights of each projection the types that they have there,
+ * whichever the layers are: llama.cpp has counted layers in another order before. Null for a model that is not quantised.
  */
 export function typeLike(
   { spec, storedDtype }: Pick<WeightSource, "spec" | "storedDtype">,
   shapes: ReadonlyMap<string, readonly number[]>,
 ): GgufWriteType | null {
-  const alike = (dtype: GgufWriteType): number => {
-    let weights = 0;
-    for (const [name, { type }] of matrixTypes(dtype, spec, shapes)) {
-      if (name !== EMBEDDING && name !== HEAD && storedDtype(name) === type) {
-        weights += elementCount(shapes.get(name) ?? []);
-      }
+  const parts = ggufNames(spec.layers.length);
+  const weights = (typeOf: (name: string) => string | undefined): Map<string, number> => {
+    const found = new Map<string, number>();
+    for (const [name, shape] of shapes) {
+      const projection = parts.get(name)?.part?.projection;
+      if (shape.length === 1 || !projection) continue;
+      const key = `${projection} ${typeOf(name)}`;
+      found.set(key, (found.get(key) ?? 0) + elementCount(shape));
     }
-    return weights;
+    return found;
   };
+  const stored = weights(storedDtype);
   let best: GgufWriteType | null = null, most = 0;
   for (const dtype of GGUF_WRITE_TYPES) {
-    const weights = blockOf(dtype) > 1 ? alike(dtype) : 0;
-    if (weights > most) [best, most] = [dtype, weights];
+    if (blockOf(dtype) === 1) continue;
+    const types = matrixTypes(dtype, spec, shapes), mixed = weights((name) => types.get(name)?.type);
+    const shared = [...mixed].reduce((sum, [key, count]) => sum + Math.min(count, stored.get(key) ?? 0), 0);
+    if (shared > most) [best, most] = [dtype, shared];
   }
   return best;
 }

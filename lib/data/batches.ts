@@ -1,4 +1,4 @@
-// Batches of examples, in an order that can be resumed exactly.
+// Batches of examples in a shuffled order that can be resumed exactly.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkSeed, shuffle } from "../core/random.ts";
@@ -9,7 +9,7 @@ import { countLabels, type Example, IGNORED_LABEL } from "./prompts/encode.ts";
 export interface Batch {
   /** [batch, seq], filled with the pad token. */
   readonly tokens: Uint32Array<ArrayBuffer>;
-  /** [batch, seq], not shifted, −100 where a token does not count. */
+  /** [batch, seq], not shifted, −100 where a token has no loss. */
   readonly labels: Int32Array<ArrayBuffer>;
   /** Tokens that are not padding. */
   readonly realTokens: number;
@@ -21,7 +21,7 @@ export interface Batch {
 
 /** State of an iteration: `index` examples of epoch `epoch` are used. */
 export interface BatchCursor {
-  /** Passes through the data that are done. */
+  /** Completed passes through the data. */
   readonly epoch: number;
   /** Examples of this epoch that are used. */
   readonly index: number;
@@ -33,7 +33,7 @@ export interface Batches {
   next(): Batch;
   /** Where {@link next} continues. */
   readonly cursor: BatchCursor;
-  /** Goes on from a cursor: the batches are those that followed it. */
+  /** Continues from a cursor: the next batches are those that followed it. */
   seek(cursor: BatchCursor): void;
   /** Examples in an epoch. */
   readonly length: number;
@@ -43,9 +43,9 @@ export interface Batches {
 export interface BatchOptions {
   /** Examples in a batch. */
   readonly batch: number;
-  /** Tokens of each example with its padding. */
+  /** Tokens per example, padding included. */
   readonly seq: number;
-  /** Decides the orders; an integer in [0, 2^32). */
+  /** Seed of the orders; an integer in [0, 2^32). */
   readonly seed: number;
   /** Token that fills short examples. */
   readonly padId: number;

@@ -1,41 +1,42 @@
-// Locks of folders and files that one process at a time writes to. The system releases them when a process ends.
+// Locks folders and files, so that one process at a time writes to them. The system releases a lock when its process
+// ends.
 import { CompressoError, option } from "../core/errors.ts";
 import { unwritable } from "./atomic.ts";
 
-/** Name of the file that is locked. A file that a killed process has left is not locked. */
+/** Name of the lock file. A file left by a killed process is not locked. */
 export const LOCK_FILE = ".lock";
 
-/** A folder while it is held. Dispose it to let others in. */
+/** A lock of a folder. Dispose it to release the folder. */
 export class FolderLock implements Disposable {
   readonly #folder: string;
   #file: Deno.FsFile | null = null;
 
-  /** Of a folder, which is not held yet. */
+  /** Creates the lock of a folder without taking it. */
   constructor(folder: string) {
     this.#folder = folder;
   }
 
-  /** Whether it is held. A file system may have no locks. */
+  /** Whether the lock is held. It is not if the file system has no locks. */
   get isHeld(): boolean {
     return this.#file !== null;
   }
 
   /**
-   * Holds the folder from here on, where there is one, if its file system has locks.
+   * Takes the lock, if the folder exists and its file system has locks.
    *
-   * @throws CompressoError("usage") where another one holds it, be it in this process or another.
+   * @throws CompressoError("usage") where this or another process already holds it.
    */
   async take(): Promise<void> {
     if (!this.#file) this.#file = await this.#tried({ create: true });
   }
 
-  /** Throws as {@link FolderLock.take} would now, and leaves nothing. */
+  /** Throws as {@link FolderLock.take} would now, without taking the lock. */
   async check(): Promise<void> {
     const file = this.#file ? null : await this.#tried({ create: false });
     file?.close();
   }
 
-  /** The file with its lock; null where there can be none. */
+  /** The locked file; null if it cannot be locked. */
   async #tried({ create }: { readonly create: boolean }): Promise<Deno.FsFile | null> {
     const path = `${this.#folder}/${LOCK_FILE}`;
     for (let left = TRIES; left > 0; left--) {
@@ -43,7 +44,7 @@ export class FolderLock implements Disposable {
       try {
         file = await Deno.open(path, { read: true, write: true, create });
         const isFree = await file.tryLock(true);
-        // Whoever held it before has removed it at the end.
+        // The previous holder removed the file at its end.
         if (isFree && await isAt(file, path)) return file;
       } catch {
         file?.close();
@@ -52,7 +53,7 @@ export class FolderLock implements Disposable {
         return null;
       }
       file.close();
-      // Another one may only have looked whether it is free.
+      // Another process may hold it only for a moment, to check whether it is free.
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
     throw new CompressoError("usage", {
@@ -63,7 +64,7 @@ export class FolderLock implements Disposable {
     });
   }
 
-  /** Removes the file while it is still locked, and gives the lock back. */
+  /** Removes the file while it is still locked, then releases the lock. */
   [Symbol.dispose](): void {
     const file = this.#file;
     this.#file = null;
@@ -78,28 +79,31 @@ export class FolderLock implements Disposable {
 const TRIES = 5;
 const PAUSE_MS = 20;
 
-/** Whether a path still leads to an open file. */
+/** Whether a path still refers to an open file. */
 async function isAt(file: Deno.FsFile, path: string): Promise<boolean> {
   const [own, there] = await Promise.all([file.stat(), Deno.stat(path).catch(() => null)]);
   return there !== null && own.ino === there.ino && own.dev === there.dev;
 }
 
-/** A file that this process alone writes to, at its end. All methods throw `CompressoError("input")` where the system refuses. */
+/**
+ * A file that only this process writes to, at its end. All methods throw `CompressoError("input")` where the system
+ * refuses.
+ */
 export interface OwnFile extends Disposable {
-  /** All bytes. */
+  /** Reads all bytes. */
   readAll(): Promise<Uint8Array<ArrayBuffer>>;
-  /** Cuts the file off after `length` bytes. */
+  /** Truncates the file to `length` bytes. */
   cutAt(length: number): Promise<void>;
-  /** Appends bytes before it returns. */
+  /** Appends bytes synchronously. */
   append(bytes: Uint8Array): void;
-  /** Brings what was appended to the disk. */
+  /** Flushes appended bytes to the disk. */
   sync(): Promise<void>;
 }
 
 /**
- * Opens a file, new where there is none, that one at a time writes to, for reading and writing; `one` names what writes to it.
+ * Opens a file for reading and writing, and locks it. Creates it if it does not exist. `one` names what writes to it.
  *
- * @throws CompressoError("usage") where another one holds it, if its file system has locks.
+ * @throws CompressoError("usage") where another process holds it, if its file system has locks.
  * @throws CompressoError("input") where it cannot be written.
  */
 export async function openAlone(
@@ -118,7 +122,7 @@ export async function openAlone(
       throw unwritable(path, error);
     }
     const isFree = await file.tryLock(true).catch(() => true);
-    // Whoever held it before may have removed it at the end.
+    // The previous holder may have removed the file at its end.
     if (isFree && await isAt(file, path)) return ownFile(path, file);
     file.close();
     if (!isFree) break;
@@ -140,7 +144,7 @@ function ownFile(path: string, file: Deno.FsFile): OwnFile {
     }
   };
   return {
-    // By the same handle: some systems let no other one read what is locked.
+    // Read by the same handle: some systems do not let others read a locked file.
     readAll: () =>
       guarded(async () => {
         await file.seek(0, Deno.SeekMode.Start);

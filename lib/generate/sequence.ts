@@ -1,4 +1,4 @@
-// Continues prompts that begin alike on one KV cache, as the turns of a chat are.
+// Generates from several prompts on one KV cache and reuses their common beginning, such as the turns of a chat.
 import { CompressoError } from "../core/errors.ts";
 import type { DecodePass } from "../nn/decode/pass.ts";
 import { checkSampling } from "./sampling.ts";
@@ -14,12 +14,17 @@ import {
 import { Lifetime } from "../model/lifetime.ts";
 import type { Adapters, Model } from "../model/model.ts";
 
-/** A cache under way. Dispose it to free its memory; a text that is under way is ended first, and from then on it gives `CompressoError("usage")`. */
+/**
+ * A KV cache in use. Dispose it to free its memory. That ends a text in progress, and later use throws
+ * `CompressoError("usage")`.
+ */
 export interface Sequence extends Disposable {
   /**
-   * As `generate`, but of a prompt that begins like the last one, or like its continuation, only the rest is read. The sums run in another
-   * order then, so that logits may differ in their last bits from those of a prompt read at once. One text at a time: a second one is
-   * refused with `CompressoError("usage")`.
+   * Like `generate`, but reuses the cache: if a prompt begins like the last one, or like its continuation, only the
+   * rest is read. Sums then run in another order, so logits may differ in their last bits from those of a prompt read
+   * at once.
+   *
+   * @throws CompressoError("usage") if another text is in progress: there can be only one at a time.
    */
   generate(
     promptTokens: readonly number[],
@@ -29,17 +34,17 @@ export interface Sequence extends Disposable {
   readonly reused: number;
 }
 
-/** Tokens that a cache holds at first, so that the next turns find room. */
+/** Least capacity of a cache in tokens, so that the next turns fit. */
 const LEAST_CAPACITY = 512;
 
-/** A cache without tokens; it takes memory from its first prompt on, and grows with the prompts. */
+/** Creates an empty cache. It allocates memory at its first prompt and grows with the prompts. */
 export function createSequence(model: Model, options: { readonly adapters?: Adapters } = {}): Sequence {
   const { spec } = model, { adapters = {} } = options;
   const life = new Lifetime("sequence");
   let pass: DecodePass | null = null, entered: Disposable | null = null, capacity = 0, reused = 0;
-  /** The text under way. */
+  /** The text in progress. */
   let text: AsyncGenerator<number, FinishReason, undefined> | null = null;
-  /** Tokens that the pass is known to have read. */
+  /** Tokens that the pass has read. */
   let held: number[] = [];
 
   const release = (): void => {
@@ -47,7 +52,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     entered?.[Symbol.dispose]();
     [pass, entered, held] = [null, null, []];
   };
-  /** The pass, rewound to what it holds of the prompt. */
+  /** The pass, rewound to the part of the prompt that it holds. */
   const prepare = (prompt: readonly number[], needed: number): DecodePass => {
     if (!pass || capacity < needed) {
       release();
@@ -56,7 +61,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
       pass = openPass(model, { capacity, adapters });
     }
     const wanted = prompt.length - 1, same = Math.min(commonLength(held, prompt), wanted);
-    // Behind cached tokens attention is slower than at the start: not worth it for a small part.
+    // Attention behind cached tokens is slower than at the start, so a small cached part is not reused.
     const start = 8 * same < wanted ? 0 : same;
     held = held.slice(0, start);
     pass.rewind(start);
@@ -74,7 +79,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     },
     [Symbol.dispose](): void {
       life.end(release);
-      // Where it pauses, tokens may be read ahead.
+      // At a pause, tokens may have been read ahead.
       text?.return("stop").catch(() => {});
     },
   };
@@ -122,7 +127,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
   }
 }
 
-/** Entries at the start that are equal. */
+/** Number of equal entries at the start. */
 function commonLength(a: readonly number[], b: readonly number[]): number {
   let length = 0;
   while (length < a.length && length < b.length && a[length] === b[length]) length++;

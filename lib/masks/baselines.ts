@@ -4,21 +4,24 @@ import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "
 import { randomU32 } from "../core/random.ts";
 import { checkPerUnit, unitParameters, type UnitTable } from "../units/units.ts";
 
-/** Scores that choose units at once; see the function of each. */
+/** Names of the one-shot scores; see the function of each. */
 export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;
 /** Name of a one-shot score. */
 export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
 
-/** Units that a one-shot score compares: those of all layers and kinds, or of one layer and kind alone, so that all of these lose the same share. */
+/**
+ * Which units a one-shot score compares: all, or those of one layer and kind, so that every layer and kind loses the
+ * same share.
+ */
 export const RANKINGS = ["all", "layer"] as const satisfies readonly Ranking[];
 /** Name of a ranking. */
 export type Ranking = "all" | "layer";
 
-/** Less than two different ranks of a million units differ by. */
+/** Less than the smallest difference of two ranks among a million units. */
 const NUDGE = 1e-13;
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
-/** Told apart from other draws of the same seed. */
+/** Separates these draws from others of the same seed. */
 const RANDOM_STREAM = 0x4a4d;
 
 /** Squares or terms of the weights of one layer, summed by head, KV head and FFN column. */
@@ -29,9 +32,10 @@ interface LayerSums {
 }
 
 /**
- * Magnitude of each unit: the mean square of the weights that it cuts, of a hidden dim those of the layers alone. The classic one-shot criterion, as a
- * baseline to compare with. LLM-Pruner's code ranks it within each layer, see {@link rankWithin}; so does FLAP's, by norms of o_proj and down_proj alone.
- * Pass it to `selectUnits`. Reads every weight of the layers once.
+ * Magnitude of each unit: the mean square of the weights that it cuts; of a hidden dim, of its weights in the layers
+ * only. This is the classic one-shot criterion, as a baseline. LLM-Pruner's code ranks it within each layer, see {@link
+ * rankWithin}; so does FLAP's, by norms of o_proj and down_proj alone. Pass it to `selectUnits`. Reads every weight of
+ * the layers once.
  */
 export async function magnitudeScores(source: WeightSource, table: UnitTable): Promise<Float64Array<ArrayBuffer>> {
   const { spec } = source;
@@ -50,7 +54,10 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
   return scoresOf(table, layers, hidden);
 }
 
-/** A random order of the units, decided by the seed alone: what any score has to beat. LLM-Pruner's is within each layer, see {@link rankWithin}. */
+/**
+ * A random order of the units, determined by the seed: a baseline for every score. LLM-Pruner's is within each layer,
+ * see {@link rankWithin}.
+ */
 export function randomScores(table: UnitTable, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
   return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
 }
@@ -63,10 +70,10 @@ export interface WeightTerms {
   readonly hidden: Float32Array;
 }
 
-/** The terms of a layer's projections, of those that it has. */
+/** The terms of those projections that a layer has. */
 export type LayerTerms = ReadonlyMap<Projection, WeightTerms>;
 
-/** Terms of the weights on calibration data, batch by batch. */
+/** Accumulates terms of the weights on calibration data, batch by batch. */
 export interface Taylor {
   /** Adds a batch's terms, layer by layer, for L the mean loss over its `labels` labels. */
   add(layers: readonly LayerTerms[], options: { readonly labels: number }): void;
@@ -105,17 +112,18 @@ export function createTaylor(table: UnitTable): Taylor {
 }
 
 /**
- * Places of the scores within layer and kind, (rank + 1) / units, ties by index: a threshold p on them cuts ⌊p·units⌋ of each, so that every
- * layer loses the same share of its heads, and of its columns. Hidden dims are ranked among themselves, and so are whole layers.
+ * Ranks of the scores within layer and kind, (rank + 1) / units, ties by index. A threshold p cuts ⌊p·units⌋ of each,
+ * so every layer loses the same share of its heads, and of its columns. Hidden dims are ranked among themselves, and so
+ * are whole layers.
  *
- * Layers of one shape have equal places. Where a target ends between them, they fall in an order that is spread over the model: the places differ
- * by less than any two of different ranks, along the fractions of index · golden ratio.
+ * Layers of one shape have equal ranks. Where a target falls between them, the cut layers are spread over the model:
+ * ranks are shifted along the fractions of index · golden ratio, by less than the difference of any two ranks.
  */
 export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
   return rankBy(table, scores, (unit) => `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`);
 }
 
-/** {@link rankWithin}, but with heads and columns among those of their group. */
+/** {@link rankWithin}, with heads and columns ranked within their group. */
 export function rankBy(
   table: UnitTable,
   scores: ArrayLike<number>,
@@ -140,7 +148,7 @@ function emptySums({ heads, kvHeads, ffn }: DecoderSpec["layers"][number]): Laye
   return { heads: new Float64Array(heads), kvHeads: new Float64Array(kvHeads), ffn: new Float64Array(ffn) };
 }
 
-/** Which sums a projection's rows (or, of o and down, columns) belong to, and how many of them make a unit. */
+/** The sums that a projection's rows (of o and down: columns) are added to, and how many of them form a unit. */
 function partsOf(projection: Projection, sums: LayerSums, spec: DecoderSpec): readonly [Float64Array, number] {
   if (projection === "q" || projection === "o") return [sums.heads, spec.headDim];
   if (projection === "k" || projection === "v") return [sums.kvHeads, spec.headDim];

@@ -12,7 +12,7 @@ export interface ChannelStats {
   readonly squares: Float32Array;
 }
 
-/** Statistics of one layer; null where it has no such part. */
+/** Statistics of one layer; null for a part that it does not have. */
 export interface LayerStats {
   /** Input of o_proj: the heads' outputs. */
   readonly o: ChannelStats | null;
@@ -20,32 +20,37 @@ export interface LayerStats {
   readonly down: ChannelStats | null;
 }
 
-/** What a model's activations are like on calibration data, all masks 1 and without LoRA. */
+/** Statistics of a model's activations on calibration data, with all masks 1 and without LoRA. */
 export interface ActivationStats {
-  /** Tokens that were counted. */
+  /** Number of tokens. */
   readonly tokens: number;
   /** Layers in order. */
   readonly layers: readonly LayerStats[];
 }
 
-/** How weights W_ij of o_proj and down_proj, [hidden, channels], become scores of units. */
+/** How weights W_ij of o_proj and down_proj, [hidden, channels], give scores of units. */
 interface Scoring {
-  /** What a weight counts, before that of its channel j. */
+  /** Term of a weight, before the factor of its channel j. */
   readonly term: (weight: number) => number;
-  /** What the terms of channel j are multiplied by. */
+  /** Factor of the terms of channel j. */
   readonly factor: (mean: number, squares: number) => number;
-  /** What becomes of the sums over i of a layer's channels before they are averaged over a unit. */
+  /** Transforms the sums over i of a layer's channels before they are averaged over a unit. */
   readonly shaped: Readonly<Record<"o" | "down", (sums: Float64Array) => Float64Array>>;
 }
 
 /**
- * Wanda for structures, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of each input channel j of
- * o_proj and down_proj, summed over a unit's channels. There every layer loses the same share of its heads and of its columns, and nothing is
- * standardised; so the score here is the rank within layer and kind, see {@link rankWithin}.
+ * Structured Wanda, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of
+ * each input channel j of o_proj and down_proj, summed over a unit's channels. There every layer loses the same share
+ * of its heads and of its columns, and nothing is standardized; so the score here is the rank within layer and kind,
+ * see {@link rankWithin}.
  *
- * Different: there a layer's statistics are those behind the layers that were cut before it, here those of the whole model; and there they are over all
- * tokens, here over those before labels, which leaves out instructions and prompts where there are some. Hidden dims and whole layers, which it does not
- * cut, have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of the rows of all o_proj and down_proj that write it, a layer the mean of its own.
+ * Differences from FLAP's code:
+ *
+ * - There the statistics of a layer are taken behind the layers that were cut before it; here they are of the whole
+ *   model.
+ * - There they cover all tokens; here those before labels, without instructions and prompts.
+ * - It does not cut hidden dims and whole layers. Here they have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of
+ *   the rows of all o_proj and down_proj that write it, a layer the mean of its own.
  */
 export async function wandaScores(
   source: WeightSource,
@@ -143,11 +148,11 @@ function columnSums(
   return sums.map((sum, column) => sum * (factors[column] ?? 0));
 }
 
-/** (x − mean) / deviation, the deviation with n − 1; zeros where all are alike. */
+/** (x − mean) / deviation, the deviation with n − 1; zeros if all values are equal. */
 function standardised(values: Float64Array): Float64Array {
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const deviation = Math.sqrt(squares / Math.max(1, values.length - 1));
-  // What is no number stays none, to be refused.
+  // NaN stays NaN and is refused later.
   return values.map((value) => deviation === 0 ? 0 : (value - mean) / deviation);
 }

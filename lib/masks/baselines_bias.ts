@@ -6,19 +6,19 @@ import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import { biasName, hasBias, projectionName, tensorShapes, withBiases } from "../spec/decoder.ts";
 import type { ActivationStats } from "./baselines_activations.ts";
 
-/** The same model with biases of o_proj and down_proj in every layer: its own, or zeros. */
+/** The model with biases of o_proj and down_proj in every layer: its own, or zeros. */
 export function withOutputBiases(source: WeightSource): WeightSource {
   return outputBiases(source, () => Promise.resolve(null));
 }
 
 /**
- * The same model with what masks take away of each channel's mean as a bias: b += W·((1 − z) ∘ mean) for o_proj and down_proj, so that with
- * these masks of heads and columns the mean of either output over the calibration data is what it was without (An et al. 2024, arXiv 2312.11983,
- * section 3.3), as far as its inputs are. Of a hidden dim that is cut nothing is made up for.
- * Slice it with the same masks. Lazy: a weight is read when its bias is first read.
+ * The model with a bias that compensates the mean output that masks remove: b += W·((1 − z) ∘ mean) for o_proj and
+ * down_proj. With these masks of heads and columns the mean of either output over the calibration data is that of the
+ * unmasked model, if their inputs are the same (An et al. 2024, arXiv 2312.11983, section 3.3). Cut hidden dims are not
+ * compensated. Slice it with the same masks. Lazy: a weight is read when its bias is first read.
  *
  * @throws CompressoError("input") for masks that do not fit the model.
- * @throws CompressoError("mismatch") for statistics of another one.
+ * @throws CompressoError("mismatch") for statistics of another model.
  */
 export function applyCompensation(
   source: WeightSource,
@@ -41,7 +41,7 @@ export function applyCompensation(
   });
 }
 
-/** Adds to the biases of o and down what `added` gives; null is zeros. */
+/** Adds `added` to the biases of o and down; null counts as zeros. */
 function outputBiases(
   base: WeightSource,
   added: (layer: number, projection: "o" | "down") => Promise<Float64Array | null>,

@@ -1,4 +1,5 @@
-// Gradual saliency: hard masks at the schedule's target, chosen again every few steps by a running mean of squared mask gradients.
+// Gradual saliency: hard masks at the schedule's target, chosen every few steps by a running mean of squared mask
+// gradients.
 import { hardSelection } from "./harden.ts";
 import type { Layout } from "../units/layout.ts";
 import type { HeldUnits } from "../units/blocks.ts";
@@ -7,7 +8,7 @@ import { takesUniform, type UniformCounts } from "../units/uniform.ts";
 import { selectionMasks, unitParameters, type UnitTable } from "../units/units.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 
-/** Steps between two choices. */
+/** Steps between two choices of masks. */
 export const GRADUAL_EVERY = 3;
 /** Weight of the past in the running mean. */
 const DECAY = 0.95;
@@ -33,7 +34,7 @@ export function addGradients(
   }
 }
 
-/** What {@link gradualMasks} goes by. */
+/** What {@link gradualMasks} aims at. */
 export interface GradualAim extends Pick<SelectOptions, "layerTargets" | "held"> {
   readonly target: number;
   readonly layout: Layout;
@@ -42,9 +43,12 @@ export interface GradualAim extends Pick<SelectOptions, "layerTargets" | "held">
 }
 
 /**
- * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too: they can come back. Under the layout
- * "uniform" all layers are cut alike at every step, except for what held units keep from it; while equal widths alone would pass the target by a row or
- * more, nothing falls. Where held units, or targets of single layers, keep the whole from its target, it comes as near as it can.
+ * Hard masks of the units that the mean keeps at a sparsity. Units that were cut have gradients too, so they can
+ * return.
+ *
+ * - Under the layout "uniform" all layers are cut alike at every step, except as held units prevent it. Nothing is cut
+ *   while equal widths alone would exceed the target by a row or more.
+ * - If held units, or targets of single layers, prevent the target of the whole, the result comes as near as possible.
  */
 export function gradualMasks(table: UnitTable, mean: Float32Array, aim: GradualAim): Required<MaskValues> {
   const { target, layout, layerTargets, held } = aim, isUniform = layout === "uniform";
@@ -56,7 +60,10 @@ export function gradualMasks(table: UnitTable, mean: Float32Array, aim: GradualA
   return selectionMasks(table, kept);
 }
 
-/** Scores by which held units are the first to fall or to stay, as they do already, so that as many of the others fall as with widths that are equal. */
+/**
+ * Scores that keep held units in their state: cut ones first, kept ones last. So as many other units are cut as equal
+ * widths require.
+ */
 function heldApart(mean: Float32Array, { flags, kept }: HeldUnits): Float32Array {
   const above = 2 * mean.reduce((most, value) => Math.max(most, value), 0) + 1;
   return mean.map((value, unit) => !flags[unit] ? value : kept[unit] ? above : -above);

@@ -1,4 +1,4 @@
-// From learned log α to hard masks: which units are kept, and their z.
+// Turns learned log α into hard masks: which units are kept, and their z.
 import { CompressoError, option } from "../core/errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { Layout } from "../units/layout.ts";
@@ -8,35 +8,38 @@ import type { UnitKind } from "../units/rules.ts";
 import type { Selection, UnitTable } from "../units/table.ts";
 
 /**
- * What z a unit that stays has: 1; the median of its hard concrete, at least 0.1; or the sigmoid of 0.8 · log α / β, as Compresso's published code has
- * it, after Wang et al. 2020. Hidden dims have 1 in any case.
+ * Rules for the z of a kept unit. Hidden dims have 1 in any case.
+ *
+ * - "one": 1.
+ * - "median": the median of its hard concrete distribution, at least 0.1.
+ * - "sigmoid": the sigmoid of 0.8 · log α / β, as in Compresso's published code, after Wang et al. 2020.
  */
 export const KEPT_RULES = ["one", "median", "sigmoid"] as const satisfies readonly KeptRule[];
-/** A rule for the z of units that stay. */
+/** A rule for the z of kept units. */
 export type KeptRule = "one" | "median" | "sigmoid";
 
 /** Options of {@link hardenMasks}. */
 export interface HardenOptions extends SelectOptions {
-  /** Sparsity that is reached at least, and by less than one unit more; null where layers alone have targets. */
+  /** Sparsity to reach, exceeded by less than one unit; null if only layers have targets. */
   readonly target: number | null;
-  /** β of hard concrete, from which units that stay have their z by `kept`. Default: it is 1. */
+  /** β of hard concrete, with which `kept` gives the z of kept units. Default: their z is 1. */
   readonly temperature?: number;
-  /** By which rule. Default "median". */
+  /** Rule for the z of kept units. Default "median". */
   readonly kept?: Exclude<KeptRule, "one">;
-  /** "uniform" keeps equally many units in every layer; other layouts do not matter here. */
+  /** "uniform" keeps equally many units in every layer; other layouts have no effect here. */
   readonly layout: Layout;
-  /** Widths of a uniform layout, as the run aimed at them; default: those of `uniformCounts` for the target. */
+  /** Widths of a uniform layout that the run aimed at; default: those of `uniformCounts` for the target. */
   readonly counts?: UniformCounts;
 }
 
-/** Least z of a unit that stays. */
+/** Least z of a kept unit. */
 const LEAST_KEPT = 0.1;
-/** The same of the published rule, whose own log α, never below log 0.01, comes to 0.004. */
+/** Least z under the published rule; log α as published, at least log 0.01, gives 0.004. */
 const LEAST_SIGMOID = 1e-6;
 
 /**
- * Masks z of the units with the highest log α, which is 1; or, where a β is given, of kept heads, FFN columns and layers what {@link KEPT_RULES} says.
- * Kept hidden dims have 1 in any case, since a tied output head must not see a folded z.
+ * Masks that keep the units with the highest log α. Their z is 1 or, if β is given, for heads, FFN columns and layers
+ * what {@link KEPT_RULES} says. Kept hidden dims always have 1, since a tied output head must not see a folded z.
  *
  * @throws CompressoError("usage") where the target cannot be met; see `selectUnits` and `uniformCounts`.
  */
@@ -68,7 +71,7 @@ export function hardSelection(
   return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
 }
 
-/** Refuses to choose z of kept units where hidden dims, whose z is 1, are all that may be cut. Throws `CompressoError("usage")`. */
+/** Refuses a rule for z if only hidden dims, whose z is 1, may be cut. Throws `CompressoError("usage")`. */
 export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]): void {
   if (kept === undefined || kept === "one" || units.some((kind) => kind !== "hidden")) return;
   throw new CompressoError("usage", {
@@ -89,7 +92,7 @@ function keptMasks(
   },
 ): Required<MaskValues> {
   const slots = new Float32Array(table.layout.count).fill(1);
-  // z of a slot is the product of its unit's and its layer's.
+  // z of a slot is the product of the z of its unit and of its layer.
   for (let unit = 0; unit < table.count; unit++) {
     const isHidden = unit >= table.hiddenFirst && unit < table.layerFirst;
     const z = !kept[unit] ? 0 : isHidden || temperature === null ? 1 : KEPT[rule]((logAlpha[unit] ?? 0) / temperature);
@@ -101,9 +104,10 @@ function keptMasks(
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 
-/** z by log α / β. */
+/** z as a function of log α / β. */
 const KEPT: { readonly [rule in Exclude<KeptRule, "one">]: (scaled: number) => number } = {
   median: (scaled) => Math.max(LEAST_KEPT, Math.min(1, 1.2 * sigmoid(scaled) - 0.1)),
-  // One that stays is not 0, by which slicing knows those that fall: widths are aligned by blocks, whose lowest unit may lie far below the border.
+  // z of a kept unit must not be 0, which slicing takes for a cut unit. With widths aligned to blocks, the lowest kept
+  // unit may lie far below the threshold.
   sigmoid: (scaled) => Math.max(LEAST_SIGMOID, sigmoid(0.8 * scaled)),
 };

@@ -1,20 +1,23 @@
-// Start of log α without looking at the model: near a constant for each kind, as published.
+// Initial log α without data: near a constant for each kind, as published.
 import { normal } from "../core/random.ts";
 import type { UnitTable } from "../units/table.ts";
 
-/** How log α starts: from the units' saliency, see `maskStart` and `openStart`, or near a constant of each kind, see `constantLogAlpha`. */
+/**
+ * How log α starts: from the saliency of the units, see `maskStart` and `openStart`, or near a constant for each kind,
+ * see `constantLogAlpha`.
+ */
 export const START_RULES = ["saliency", "constant"] as const satisfies readonly StartRule[];
 /** Name of a start rule. */
 export type StartRule = "saliency" | "constant";
 
 /** log α of a head, a KV group, a hidden dim or a whole layer. */
 const WHOLE_PARTS = 10;
-/** log α of an FFN column: the logit of a mask that is 0.99. */
+/** log α of an FFN column: the logit of 0.99. */
 const COLUMNS = Math.log(0.99 / 0.01);
 
 /** Standard deviation around them. */
 const DEVIATION = 1e-2;
-/** Told apart from other draws of the same seed. */
+/** Separates these draws from others of the same seed. */
 const START_STREAM = 0x57a7;
 
 /**

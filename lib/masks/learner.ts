@@ -26,8 +26,8 @@ import type { UnitTable } from "../units/table.ts";
 export const CONSTRAINT_FLOATS = 12;
 
 /**
- * Buffers of the masks of one model. A step's target below 0 is none: λ rests, and units without goals of their own are not shifted.
- * Holds and goals are not part of a checkpoint: they are set again on resuming.
+ * Buffers of the learned masks of one model. A negative target means none: λ stays, and units without goals of their
+ * own are not shifted. Holds and goals are not part of a checkpoint; they are set again on resuming.
  */
 export interface MaskLearner extends Disposable {
   readonly table: UnitTable;
@@ -46,18 +46,21 @@ export interface MaskLearner extends Disposable {
     saliency: ArrayLike<number>,
     options: { readonly prior: ArrayLike<number>; readonly drift: number; readonly saliencyDecay: number },
   ): void;
-  /** Share of itself that the saliency keeps from the next update on, in [0, 1]. */
+  /** Share of itself that the saliency keeps at each update, from the next one on, in [0, 1]. */
   setSaliencyDecay(saliencyDecay: number): void;
-  /** Units, 1 of `held`, that do not move from the next update on; null frees all. */
+  /** Holds the units with 1 in `held`: they do not move from the next update on. null releases all. */
   setHold(held: ArrayLike<number> | null): void;
   /**
-   * Expected share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer, or all, free. The target of the whole
-   * then moves the free units only.
+   * Sets the expected share to cut of each layer's own linear weights, hidden dims not counted. null leaves a layer, or
+   * all, without a goal; the target of the whole then moves only units without goals.
    *
    * @throws CompressoError("usage") for shares that the table's rules do not allow.
    */
   setLayerGoals(goals: readonly (number | null)[] | null): void;
-  /** The same for attention and FFN of each layer, as a uniform layout has it. Throws `CompressoError("usage")` where the goals of the other kind are set. */
+  /**
+   * Sets goals for attention and FFN of each layer, for the uniform layout. Throws `CompressoError("usage")` if goals
+   * of layers are set.
+   */
   setPartGoals(goals: PartGoals | null): void;
   /**
    * Records z ~ hard concrete(log α) into the slots. In a run of the plan in which `isWritten` holds the slots stay as they are: the update then takes
@@ -72,7 +75,7 @@ export interface MaskLearner extends Disposable {
 }
 
 const LANES = 64;
-/** Least saliency above 0 that counts as more than none. */
+/** Least saliency that counts as more than 0. */
 const LEAST_SALIENCY = 1e-30;
 
 /** Length of {@link MaskLearner.moments}. */
@@ -237,7 +240,7 @@ function gradientsOf({ kinds }: UnitTable): Set<MaskKind> {
   return wanted;
 }
 
-/** The error of targets for single layers beside a layout that cuts all alike. */
+/** The error of targets for single layers with a layout that cuts all layers alike. */
 export function twofoldGoals(): CompressoError {
   return new CompressoError("usage", {
     what: "cannot aim at targets of single layers",

@@ -1,5 +1,5 @@
 /**
- * Units, masks and slices: what can be cut, choosing it, cutting it, and writing what is left.
+ * Units, masks and slices: what can be cut, how it is chosen, cutting it, and writing the result.
  *
  * @module
  */

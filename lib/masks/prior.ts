@@ -1,4 +1,4 @@
-// What is combined with the saliency of a few batches: the norms of the weights, and the saliency on other rows.
+// Combines the saliency of a few batches with the norms of the weights and with the saliency on other rows.
 import type { WeightSource } from "../spec/source.ts";
 import { normName, projectionName } from "../spec/decoder.ts";
 import type { UnitTable } from "../units/table.ts";
@@ -31,7 +31,7 @@ export async function priorShape(
   return shape;
 }
 
-/** The shape in units of a saliency: `weight` times the median of the unit's kind and layer. */
+/** The prior in units of a saliency: `weight` times the median of the unit's kind and layer. */
 export function saliencyPrior(
   table: UnitTable,
   saliency: ArrayLike<number>,
@@ -50,8 +50,8 @@ export function saliencyPrior(
 }
 
 /**
- * A saliency on other rows in units of a measured one: `weight` times as heavy, by the means of attention, FFN, hidden dims and layers each. One that is
- * 0 throughout a kind says nothing of it.
+ * A saliency on other rows, scaled to `weight` times the mean of a measured one, separately for attention, FFN, hidden
+ * dims and layers. A kind whose saliency is 0 throughout is left out.
  */
 export function besidePrior(
   table: UnitTable,

@@ -1,15 +1,16 @@
-// Start of log α from saliency: units in the order of the loss that they cost, from mask gradients.
+// Initial log α from saliency: units ordered by the loss that cutting them costs, from mask gradients.
 import type { SlotGradients } from "../nn/mask_slots.ts";
 import { unitParameters, type UnitTable } from "../units/units.ts";
 
 /**
- * Mean of squared mask gradients, the diagonal of the empirical Fisher matrix. Squares are taken block of tokens by block of tokens: a few batches
- * have many blocks, so their mean is far less noisy than that of squared gradients of whole batches.
+ * Mean of squared mask gradients, the diagonal of the empirical Fisher matrix. Gradients are squared by blocks of
+ * tokens. A few batches have many blocks, so the mean is far less noisy than that of squared gradients of whole
+ * batches.
  */
 export interface Saliency {
   /** Adds the gradients of one batch. */
   add(gradients: SlotGradients): void;
-  /** Mean square of each unit; of a layer's gate, that of its whole gradient. */
+  /** Mean square of each unit; for a layer's gate, of its whole gradient. */
   mean(): Float64Array<ArrayBuffer>;
 }
 
@@ -30,7 +31,7 @@ export function createSaliency(table: UnitTable): Saliency {
   };
 }
 
-/** A saliency per parameter that the unit saves. */
+/** Saliency per parameter that the unit saves. */
 export function perParameter(table: UnitTable, saliency: Float64Array): Float64Array<ArrayBuffer> {
   return Float64Array.from(saliency, (value, unit) => value / unitParameters(table, unit));
 }
@@ -41,13 +42,16 @@ function total(values: Float32Array, first: number, end: number): number {
   return sum;
 }
 
-/** Where log α starts, and how it moves with the logarithm of a saliency. */
+/** Initial log α, and how it moves with the logarithm of a saliency. */
 export interface MaskStart {
   /** Initial log α of every unit. */
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** d(log α) / d(log saliency). */
   readonly drift: number;
-  /** The saliencies of the least and the largest log α: one beyond is followed from there, so that log α stays a function of it. */
+  /**
+   * The saliencies of the least and the largest log α. Saliencies beyond are clamped to this range, so that log α stays
+   * a function of saliency.
+   */
   readonly range: readonly [least: number, most: number];
 }
 
@@ -71,7 +75,7 @@ export function maskStart(
       logs,
       (log) => Math.max(-half, Math.min(half, drift * (log - median))),
     ),
-    // Where all are alike their logarithms are no scale.
+    // Equal saliencies have a deviation of 0, which is no scale.
     drift: isScale ? drift : 0,
     range: isScale ? [Math.exp(median - WIDEST * deviation), Math.exp(median + WIDEST * deviation)] : [0, Infinity],
   };
@@ -79,25 +83,28 @@ export function maskStart(
 
 /** The logistic deviate that one draw in a thousand exceeds. */
 const RARE_NOISE = 7;
-/** log α / β from which on the stretched gate is 1 without noise. */
+/** log α / β from which the stretched gate is 1 without noise. */
 const OPEN = Math.log(11);
 
 /** Largest distance of log α of {@link maskStart} from its median, in spreads. */
 const WIDEST = 3;
 
-/** Least log α of a unit that is open whatever is drawn. The expectation has a noise of 0.05 at least, see hard_concrete.wgsl. */
+/**
+ * Least log α of a unit that is practically always open. The expectation has a noise of at least 0.05, see
+ * hard_concrete.wgsl.
+ */
 function openFrom({ temperature, noise }: { readonly temperature: number; readonly noise: number }): number {
   return OPEN * temperature + RARE_NOISE * Math.max(noise, 0.05);
 }
 
-/** Below what limit of log α {@link openStart} may have no room to open even half of the units. */
+/** Limit of log α below which {@link openStart} cannot open even half of the units. */
 export function leastLimit(
   { spread, ...rates }: { readonly spread: number; readonly temperature: number; readonly noise: number },
 ): number {
   return WIDEST * spread + openFrom(rates);
 }
 
-/** The least limit as messages have it, rounded up: what they name is allowed. */
+/** The least limit for messages, rounded up so that the named value is allowed. */
 export function shownLimit(least: number): string {
   return (Math.ceil(10 * least) / 10).toFixed(1);
 }

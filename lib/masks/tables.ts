@@ -1,14 +1,14 @@
-// A unit table as kernels read it, see kernels/mask_tables.wgsl.
+// Packs a unit table as kernels read it, see kernels/mask_tables.wgsl.
 import type { LayerPart, UnitTable } from "../units/table.ts";
 
-/** No unit, group or gate. */
+/** Marks the absence of a unit, group or gate. */
 const NONE = 0xffffffff;
 const HELD = 1 << 15;
 const WORDS = 4;
-/** Rows of a layer. */
+/** Rows per layer. */
 const LAYER_ROWS = 5;
 
-/** Rows of units, groups and layers in order. No unit is held. */
+/** Rows of units, groups and layers, in order. No unit is held. */
 export function packTables(table: UnitTable): Uint32Array<ArrayBuffer> {
   const { count, groups, layers, spec, layout } = table;
   const words = new Uint32Array(WORDS * (count + groups.length + LAYER_ROWS * layers.length));
@@ -34,7 +34,7 @@ export function packTables(table: UnitTable): Uint32Array<ArrayBuffer> {
   return words;
 }
 
-/** Marks held units, 1 of `held`, in packed tables, in place. */
+/** Marks the units with 1 in `held` as held in packed tables, in place. */
 export function markHeld(table: UnitTable, words: Uint32Array, held: Uint8Array): void {
   for (let unit = 0; unit < table.count; unit++) {
     const at = WORDS * unit + 2, plain = (words[at] ?? 0) & ~HELD;
@@ -54,7 +54,7 @@ export function ownersOfSlots(table: UnitTable): Uint32Array<ArrayBuffer> {
   return owners;
 }
 
-/** Whether a slot in the range of a layer is no padding. */
+/** Whether a slot in the range of a layer is real instead of padding. */
 function isReal({ spec, layout }: UnitTable, layer: number, slot: number): boolean {
   const { head = 0, ffn = 0 } = layout.layers[layer] ?? {}, heads = spec.layers[layer]?.heads ?? 0;
   return slot < head + heads || slot >= ffn;

@@ -79,6 +79,27 @@ Deno.test("hard masks have the wanted size as it is written, and not with one un
   assert.equal(checked, 24);
 });
 
+Deno.test("a GGUF of a mix has at most the wanted bytes, and little less", () => {
+  const layers = Array.from({ length: 12 }, () => ({ heads: 8, kvHeads: 4, ffn: 1024 }));
+  for (const [hidden, tied] of [[256, true], [576, false]] as const) {
+    const wide: DecoderSpec = { ...spec, vocab: 1000, hidden, headDim: 64, layers, tied },
+      units = ["kv", "ffn"] as const;
+    const content = { tokenizer: null, name: NAME };
+    for (const dtype of ["q4_k_m", "q3_k_m", "q4_1"] as const) {
+      const file: FileKind = { format: "gguf", dtype }, bytes = Math.floor(0.75 * fileBytes(wide, file, content));
+      for (const layout of ["compact", "uniform"] as const) {
+        const options = { ...SHAPE, layout, units, rules: { align: 32 } };
+        const { table, harden } = sizeGoal({ spec: wide, tokenizer: null }, options, { bytes, file });
+        const logAlpha = Float32Array.from({ length: table.count }, (_, unit) => 4 * uniform(5, unit) - 2);
+        const masks = harden(table, logAlpha, { target: null, layout });
+        const reached = fileBytes(planSlice(wide, masks).spec, file, content),
+          what = `${reached} of ${bytes}, ${dtype}, ${layout}`;
+        assert.ok(reached <= bytes && reached >= (layout === "uniform" ? 0.96 : 0.99) * bytes, what);
+      }
+    }
+  }
+});
+
 /** A short run to a size, and the bytes or parameters of what it wrote. */
 async function run(
   model: Model,

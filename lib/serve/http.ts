@@ -7,7 +7,7 @@ export type HttpRequest = Pick<Request, "method" | "url" | "headers" | "body" | 
 
 /** Limits of connections. */
 export interface HttpLimits {
-  /** Connections at once; further ones are closed. */
+  /** Connections at once; a further one takes the place of the oldest that waits for a head, or is closed. */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. */
   readonly headSeconds: number;
@@ -30,6 +30,8 @@ const MOST_HELD = 2 ** 17;
 const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
 /** Milliseconds after which a client that reads nothing of its answer is given up. */
 const STALL_TIME = 60_000;
+/** Connections that wait for a head and are closed where the system has no file left. */
+const MOST_GIVEN_UP = 16;
 /** Milliseconds until the next try where the system has no file left. */
 const RETRY_TIME = 100;
 
@@ -44,7 +46,7 @@ export function listenHttp(
     while (!ending.signal.aborted) {
       try {
         const conn = await listener.accept();
-        if (open.size >= limits.connections) {
+        if (open.size >= limits.connections && !closeWaiting(open, 1)) {
           conn.close();
           continue;
         }
@@ -56,7 +58,9 @@ export function listenHttp(
           if (ending.signal.aborted && open.size === 0) ended.resolve();
         });
       } catch {
-        if (!ending.signal.aborted) await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
+        if (ending.signal.aborted) break;
+        closeWaiting(open, MOST_GIVEN_UP);
+        await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
       }
     }
   };
@@ -77,8 +81,17 @@ export function listenHttp(
   };
 }
 
+/** Closes the oldest connections that wait for a head; returns whether there were any. */
+function closeWaiting(open: ReadonlySet<Connection>, most: number): boolean {
+  const waiting = [...open].filter(({ isWaiting }) => isWaiting).slice(0, most);
+  for (const connection of waiting) connection.close();
+  return waiting.length > 0;
+}
+
 /** A connection whose bytes are read as they come. */
 interface Connection {
+  /** Whether it waits for a head. */
+  isWaiting: boolean;
   /** Fires when the client has gone. */
   readonly gone: AbortSignal;
   /** Bytes that are there; waits for some. Empty where the client has gone. */
@@ -135,6 +148,7 @@ function openConnection(conn: Deno.TcpConn): Connection {
     return held.length > before;
   };
   return {
+    isWaiting: true,
     gone: gone.signal,
     more,
     async peek(): Promise<Uint8Array> {
@@ -211,6 +225,7 @@ async function readHead(
   connection: Connection,
   { seconds, ending }: { readonly seconds: number; readonly ending: AbortSignal },
 ): Promise<Head | number | null> {
+  connection.isWaiting = true;
   // Within a head an ending server waits for the rest; without one it does not.
   let isLate = false, hasBegun = false;
   const onTime = (): void => {
@@ -241,6 +256,7 @@ async function readHead(
     }
     return null;
   } finally {
+    connection.isWaiting = false;
     clearTimeout(timer);
     ending.removeEventListener("abort", onEnding);
   }

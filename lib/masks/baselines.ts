@@ -82,13 +82,18 @@ export interface Taylor {
 }
 
 /**
- * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627) with its published `--taylor param_first`: Σ|w·∂L/∂w| over all
- * weights of a unit, here divided by their number. It ranks the units of each layer apart and takes the same share of all but the first and last
- * layers: see {@link rankWithin}, which is the default with this score, and protected layers.
+ * First-order Taylor importance as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627) with its published `--taylor
+ * param_first`: Σ|w·∂L/∂w| over all weights of a unit, here divided by their number. LLM-Pruner ranks the units of each
+ * layer separately and cuts the same share of all but the first and last layers. {@link rankWithin}, the default with
+ * this score, and protected layers do the same.
  *
- * Different: there gradients are of one batch and of the loss over all tokens, here the terms of each batch are added up in proportion to its labels,
- * which of instructions are those of responses. Biases, norms and, of hidden dims, the embedding have no part. A KV group has the terms of the query heads
- * that it serves; there those of query heads as far apart as there are groups are added up.
+ * Differences from LLM-Pruner:
+ *
+ * - There the gradients are of one batch and of the loss over all tokens. Here the terms of all batches are added,
+ *   weighted by their labels; instructions have labels in the responses only.
+ * - Biases, norms and, for hidden dims, the embedding are left out.
+ * - A KV group has the terms of the query heads that it serves. There, terms of query heads as far apart as there are
+ *   groups are added.
  */
 export function createTaylor(table: UnitTable): Taylor {
   const { spec } = table, hidden = new Float64Array(spec.hidden), layers = spec.layers.map(emptySums);

@@ -67,15 +67,20 @@ export async function wandaScores(
 }
 
 /**
- * FLAP's fluctuation metric WIFV with its ranking through all layers, AL-AM (An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for
- * Large Language Models", arXiv 2312.11983, and its code): the sample variance of each input channel j of o_proj and down_proj times
- * ‖W_:j‖², that of o_proj squared once more, standardised to mean 0 and deviation 1 over the channels of the layer, and averaged over a unit's.
- * Heads and columns are ranked together. Its other half is the bias of `applyCompensation`.
+ * FLAP's fluctuation metric WIFV with its ranking over all layers, AL-AM (An et al. 2024, "Fluctuation-based Adaptive
+ * Structured Pruning for Large Language Models", arXiv 2312.11983, and its code). The sample variance of each input
+ * channel j of o_proj and down_proj is multiplied by ‖W_:j‖². For o_proj the product is squared. It is standardized to
+ * mean 0 and deviation 1 over the channels of the layer, and averaged over a unit's channels. Heads and columns are
+ * ranked together. The other half of FLAP is the bias of `applyCompensation`.
  *
- * Different: the variance is one over all tokens before labels; the code counts instructions and prompts too, takes each sample's deviation from the
- * running mean over the samples so far, and leaves out the first one. Hidden dims and whole layers, which it does not cut, have the same terms, variance
- * times W_ij²: a hidden dim those of the rows of all o_proj and down_proj that write it, a layer the mean of its own. Nothing compares such
- * numbers with those of heads and columns; so beside either kind all scores are ranks, by which heads and columns together lose the same share as it.
+ * Differences from FLAP's code:
+ *
+ * - The variance is over all tokens before labels. The code includes instructions and prompts, takes each sample's
+ *   deviation from the running mean over the samples so far, and leaves out the first sample.
+ * - It does not cut hidden dims and whole layers. Here they have the same terms, variance times W_ij²: a hidden dim
+ *   those of the rows of all o_proj and down_proj that write it, a layer the mean of its own.
+ * - Such values do not compare with those of heads and columns. With either kind, all scores are ranks, so that heads
+ *   and columns together lose the same share as that kind.
  */
 export async function flapScores(
   source: WeightSource,

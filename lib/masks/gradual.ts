@@ -14,8 +14,9 @@ export const GRADUAL_EVERY = 3;
 const DECAY = 0.95;
 
 /**
- * Adds one step's dL/dz of all slots to the running mean (Σ over a unit's slots, squared, per parameter that the unit saves), in place. Where whole
- * layers are units `slots` are the z of the step: what is cut of a layer that lives is no part of what the layer is worth.
+ * Adds one step's dL/dz of all slots to the running mean, in place: Σ over a unit's slots, squared, per parameter that
+ * the unit saves. If whole layers are units, `slots` are the z of the step: cut parts of a kept layer do not count for
+ * the layer.
  */
 export function addGradients(
   table: UnitTable,

@@ -21,8 +21,8 @@ const DEVIATION = 1e-2;
 const START_STREAM = 0x57a7;
 
 /**
- * Initial log α of Compresso's published code: normal around log(0.99 / 0.01) for FFN columns, around 10 for all else, with a deviation of 0.01.
- * Its clamp, `rates.logAlphaLimit`, brings the 10 down to log 100 at the first update.
+ * Initial log α as in Compresso's published code: normal with deviation 0.01, around log(0.99 / 0.01) for FFN columns
+ * and around 10 for all other units. Its clamp, `rates.logAlphaLimit`, reduces the 10 to log 100 at the first update.
  */
 export function constantLogAlpha(
   { count, ffnFirst, hiddenFirst }: UnitTable,

@@ -38,9 +38,10 @@ export interface MaskLearner extends Disposable {
   /** Kinds of masks that the units need gradients of. */
   readonly maskGrads: ReadonlySet<MaskKind>;
   /**
-   * From the next update on log α moves with the logarithm of the units' saliency, times `drift`. The saliency continues from these values, which
-   * have the units' prior in them, as a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior, that keeps `saliencyDecay` of itself at
-   * each step. Until it is called nothing is followed.
+   * Makes log α follow the logarithm of the units' saliency, times `drift`, from the next update. The saliency starts
+   * from these values, which include the prior. It continues as the sum of two parts, each of which keeps
+   * `saliencyDecay` of itself at each step: a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior.
+   * Until this is called log α follows no saliency.
    */
   follow(
     saliency: ArrayLike<number>,
@@ -63,8 +64,9 @@ export interface MaskLearner extends Disposable {
    */
   setPartGoals(goals: PartGoals | null): void;
   /**
-   * Records z ~ hard concrete(log α) into the slots. In a run of the plan in which `isWritten` holds the slots stay as they are: the update then takes
-   * their z for a choice of someone else, of which log α gets no gradient, and follows the saliency that it has there.
+   * Records z ~ hard concrete(log α) into the slots. When the plan runs with `isWritten` set, the slots stay as they
+   * are. The update then treats their z as chosen elsewhere: log α gets no gradient from them, but follows the saliency
+   * there.
    */
   recordSample(
     plan: Plan,

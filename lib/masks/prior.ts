@@ -4,9 +4,10 @@ import { normName, projectionName } from "../spec/decoder.ts";
 import type { UnitTable } from "../units/table.ts";
 
 /**
- * How units of one kind and layer differ by their weights: of an FFN column the squared norm of its gate row, behind the norm's weight, as a share
- * of the layer's mean, squared once more; of all others 1. Chosen by trials on instructions (docs/evidence/trials.md); the idea is that columns of a
- * strong gate open for few tokens and then wide, of which a few batches see too few.
+ * Relative prior of the units within a kind and layer. For an FFN column it is the squared norm of its gate row,
+ * including the norm's weight, relative to the layer's mean, squared again. For all other units it is 1. It was chosen
+ * in trials on instructions (docs/evidence/trials.md). The idea: columns with a large gate open strongly but for few
+ * tokens, and a few batches contain too few of those.
  */
 export async function priorShape(
   source: Pick<WeightSource, "read">,

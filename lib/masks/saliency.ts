@@ -56,9 +56,10 @@ export interface MaskStart {
 }
 
 /**
- * Initial log α: the logarithm of the saliency, centred on its median and scaled by its spread (a robust deviation), so that a common
- * shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 · `spread`. Units without any, as zero columns
- * of a padded model, count for neither median nor spread, and start lowest.
+ * Initial log α: the logarithm of the saliency, centered on its median and scaled by a robust deviation, so that a
+ * common shift cuts the units in the order of their saliency. Deviations are limited to ±3, the result to ±3 ·
+ * `spread`. Units without saliency, such as zero columns of a padded model, are left out of median and deviation, and
+ * start lowest.
  */
 export function maskStart(
   saliency: ArrayLike<number>,
@@ -110,8 +111,8 @@ export function shownLimit(least: number): string {
 }
 
 /**
- * The same order, shifted such that even the unit of least log α is open: a run's first step then is on the model as it was trained so far, and the
- * constraint takes from there. As far as `logAlphaLimit` leaves room above.
+ * The same log α, shifted such that even the lowest unit is open, as far as `logAlphaLimit` permits. A run's first step
+ * is then on the unpruned model, and the constraint cuts from there.
  */
 export function openStart(
   logAlpha: Float32Array,

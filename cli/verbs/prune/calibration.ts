@@ -1,4 +1,4 @@
-// `prune --calibration`: a file, the model's own texts, or none. Owns the choice and what it reads; refuses to write.
+// Reads the calibration rows of `prune --calibration`: from a file, or the model's own texts, or none.
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataSet } from "../../../lib/data/rows.ts";
@@ -11,18 +11,18 @@ import { CALIBRATION_FILE } from "../../../lib/run/folder.ts";
 import type { RunFlags } from "./run.ts";
 import { isAmong } from "./run_folder.ts";
 
-/** In place of a file: the model's own texts. */
+/** Value of --calibration for the model's own texts. */
 const OWN = "own";
-/** In place of a file: nothing. */
+/** Value of --calibration for no rows. */
 export const NONE = "none";
 
-/** Flags of a run that has its choice. */
+/** Flags of a run with the choice of calibration made. */
 export type ChosenFlags = RunFlags & { readonly calibration: string };
 
-/** What a run is told of it. */
+/** Settings that the choice depends on. */
 export type CalibrationOptions = Pick<PruneToFolderOptions, "calibration" | "calibrationReading">;
 
-/** The option, or what a run does without it. */
+/** The value of --calibration, or its default. */
 export async function calibrationChoice(
   { calibration, out, resume }: RunFlags,
   learning: Parameters<typeof calibrationDefault>[0],
@@ -32,12 +32,12 @@ export async function calibrationChoice(
   return calibrationDefault(learning, { resume: resume ?? false, areThere });
 }
 
-/** What stands for the calibration among the facts of a run. */
+/** Identifies the calibration among the facts of a run. */
 export async function calibrationName(calibration: string): Promise<string> {
   return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
 }
 
-/** Calibration rows from their file, and what became of them in reading; else what was chosen. */
+/** Calibration rows from their file and a report of reading them; otherwise the choice alone. */
 export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationOptions> {
   const { calibration, data, out, resume } = settings;
   if (calibration === NONE) return { calibration };
@@ -49,7 +49,7 @@ export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationO
   return { calibration: rows, calibrationReading: report };
 }
 
-/** Rows of a file whose texts have the name that --text-field says or, where no row has it, the usual one. */
+/** Rows of a file whose texts are in the field of --text-field or, if no row has it, in the usual one. */
 async function read(path: string, { textField, skipBroken }: ChosenFlags): Promise<DataSet> {
   const how = { fewerFix: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
   if (textField === undefined) return await readRows(path, how);
@@ -62,7 +62,7 @@ async function read(path: string, { textField, skipBroken }: ChosenFlags): Promi
   }
 }
 
-/** Refuses texts that the model is to write where they would replace the data. Throws `CompressoError("usage")`. */
+/** Refuses the model's own texts if they would overwrite the data. Throws `CompressoError("usage")`. */
 async function refuseOwnData(out: string, data: string | undefined): Promise<void> {
   const path = join(out, CALIBRATION_FILE);
   if (!await isAmong(path, [data])) return;

@@ -1,11 +1,11 @@
-// `compresso prune MODEL`: the flags of the verb, which come from the table of options.
+// `compresso prune MODEL`: declares the flags of the verb, from the table of options.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
 import { required } from "../../options/values.ts";
 import { runPrune } from "./run.ts";
 
-/** Steps of the pruning stage where none are given. */
+/** Default steps of the pruning stage. */
 const STEPS = 200;
 
 /** Declares the verb. */

@@ -1,4 +1,4 @@
-// A prune run as the command line drives it: progress, Ctrl-C, the report. Owns those; refuses the parsing of options.
+// Runs `prune`: reads its inputs, prunes with progress and Ctrl-C, and prints the summary.
 import { basename, join, resolve } from "node:path";
 import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
@@ -46,7 +46,7 @@ import { headsLine, paddedLine, targetOf, withFileType, withScheduleTarget } fro
 import { type Loaded, withModel } from "../../with_model.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 
-/** Flags of a run: with their defaults where the library has none. */
+/** Flags of a run, with defaults for those that have none in the library. */
 export type RunFlags = TableFlags & { readonly out: string; readonly steps: number };
 
 /** Runs the verb. */
@@ -74,7 +74,7 @@ export async function runPrune(path: string, typed: RunFlags): Promise<void> {
   else if (resume) await checkResumable(out);
   const port = asked.dashboardPort ?? (asked.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
-  // A result of its own: without it nobody finds the page.
+  // Its address is printed on a line of its own, so that the user finds the page.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
   const summary = earlier ?? await start(path, { flags, options, resolved, prompt, name, dashboard });
   dashboard?.tell({ kind: "finished" });
@@ -82,15 +82,15 @@ export async function runPrune(path: string, typed: RunFlags): Promise<void> {
   else showSummary(summary, out);
 }
 
-/** Digests and names of what a run is made from. */
+/** Digests and names of the inputs of a run. */
 type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>;
 
-/** What a run is driven with, before its model and rows are read. */
+/** Settings of a run, before its model and rows are read. */
 interface Driven {
   readonly flags: ChosenFlags;
-  /** The options that the flags give. */
+  /** The options as the flags give them. */
   readonly options: PruneOptions;
-  /** The same with their defaults. */
+  /** The options with defaults. */
   readonly resolved: ResolvedOptions;
   readonly prompt: string | null;
   /** Name of the model within a GGUF. */
@@ -155,7 +155,7 @@ function dataPathOf(path: string, { data }: Pick<TableFlags, "data">): string {
   });
 }
 
-/** What decides a run and its files beside its options. */
+/** What determines a run and its files besides its options. */
 async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
   const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = flags;
   const { dtype, ggufDtype, saveAdapter } = flags;
@@ -204,10 +204,10 @@ async function drive(
   const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
   progress.phase(`encoding ${formatCount(rows.length)} rows`);
-  const told = new ShownAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
+  const shown = new ShownAlarms(), earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
   let isWriting = false, session: PruneSession | null = null;
-  const tell = (alarms: readonly Alarm[]): void => {
-    for (const alarm of told.fresh(alarms)) {
+  const showAlarms = (alarms: readonly Alarm[]): void => {
+    for (const alarm of shown.fresh(alarms)) {
       progress.note(`alarm at ${alarmLine(alarm)}`);
       dashboard?.tell({ kind: "alarm", alarm });
     }
@@ -232,24 +232,24 @@ async function drive(
     export: {
       ...given({ dtype, ggufDtype }),
       name,
-      // What a run has that died as it moved its files into place is its own.
+      // Files of a run that was killed while moving them into place are its own.
       replace: resume || (flags.overwrite ?? false),
       saveAdapter: flags.saveAdapter ?? false,
       inputs,
       origin,
-      // The clock of the process began with it.
+      // The time is measured from the start of the process.
       startedAt: 0,
       command: ["compresso", ...runWords().map(shellWord)].join(" "),
     },
     onReady: async () => {
       await checkSchedule(flags, inputs.schedule);
-      // Not before: what is refused must not cost the earlier run.
+      // Only here: a command that is refused must not delete the earlier run.
       if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration] });
     },
     onStart: (started, doneBefore) => {
       const { steps, data, options: { rows: _rows, ...options } } = session = started;
       listen();
-      told.know(earlier, doneBefore);
+      shown.know(earlier, doneBefore);
       dashboard?.tell({
         kind: "started",
         folder: out,
@@ -274,13 +274,13 @@ async function drive(
       : {}),
     onRecord: (record) => {
       progress.step(record);
-      tell(record.alarms);
+      showAlarms(record.alarms);
     },
     onPhase: (phase, share) => {
       const text = phase === "slice" ? "checking the sliced model" : "writing the files";
       if (share === 0) {
-        // No record has those of masks that become hard after the last step.
-        if (phase === "slice") tell(session?.result().alarms ?? []);
+        // Alarms of masks that become hard after the last step are in no record.
+        if (phase === "slice") showAlarms(session?.result().alarms ?? []);
         dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
       }
       progress.phase(text, share);
@@ -288,13 +288,13 @@ async function drive(
   });
 }
 
-/** The command that goes on with this run, as the user typed it. */
+/** The command that resumes this run, as the user typed it. */
 function resumeCommand(): string {
   const words = runWords(), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }
 
-/** What the user typed, without what says how to begin. */
+/** The words that the user typed, without those that say how to start. */
 function runWords(): string[] {
   return Deno.args.filter((word) => !["--overwrite", "--resume"].includes(word));
 }

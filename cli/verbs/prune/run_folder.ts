@@ -1,4 +1,4 @@
-// The folder of a prune run before the run: what stands there, and what may happen to it. Owns those rules; refuses the run.
+// Checks and clears the folder of a prune run before the run starts.
 import { join, sep } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { destination, unwritable } from "../../../lib/files/atomic.ts";
@@ -23,8 +23,8 @@ import type { RunSummary } from "../../../lib/run/result.ts";
 export const REPORT_FILE = "report.html";
 
 /**
- * Refuses a folder that another run writes to, or that holds an earlier one, unless it is to be replaced or resumed, and a replaced one that
- * holds `model`, the run's own.
+ * Refuses a folder that another run writes to, or that holds an earlier run, unless that is to be replaced or resumed.
+ * Also refuses to replace a run whose output is `model`, the model to prune.
  */
 export async function checkRunFolder(
   out: string,
@@ -40,7 +40,7 @@ export async function checkRunFolder(
   if (!resume && !overwrite) await refuseEarlierRun(out);
 }
 
-/** Refuses an --out that is no folder, but may be missing. Throws `CompressoError("usage")`. */
+/** Refuses an --out that exists and is no folder. Throws `CompressoError("usage")`. */
 export async function refuseFile(out: string): Promise<void> {
   const info = await Deno.stat(out).catch(() => null);
   if (!info || info.isDirectory) return;
@@ -49,21 +49,23 @@ export async function refuseFile(out: string): Promise<void> {
 }
 
 /**
- * Removes what an earlier run left, so that a run that stops early leaves no model that is not its own; but its calibration texts, where they
- * are among the `files` that this run reads.
+ * Removes the files of an earlier run, so that a run that stops early does not leave the model of another run. Keeps
+ * its calibration texts if they are among the `files` that this run reads.
  */
 export async function clearRunFolder(
   out: string,
   { files }: { readonly files: readonly (string | undefined)[] },
 ): Promise<void> {
-  // The summary last: where what comes before it cannot be removed, as in a folder of another user, all of it is still there.
+  // The summary is removed last. If a file before it cannot be removed, as in a folder of another user, everything is
+  // still there.
   for (const name of (await presentFiles(out)).toReversed()) {
-    // What a link leads to, where the next run writes too.
+    // The target of a link, which the next run writes to as well.
     await Deno.remove(await destination(join(out, name)), { recursive: true }).catch((error) => {
       throw unwritable(join(out, name), error);
     });
   }
-  // A report or an evaluation of the earlier run would be taken for one of this run; what was measured is only put aside.
+  // A report or an evaluation of the earlier run would look like one of this run. Measurements are renamed instead of
+  // deleted.
   await Deno.remove(join(out, REPORT_FILE)).catch(() => undefined);
   if (!await isAmong(join(out, CALIBRATION_FILE), files)) {
     await Deno.remove(join(out, CALIBRATION_FILE)).catch(() => undefined);
@@ -78,13 +80,13 @@ export async function clearRunFolder(
   }
 }
 
-/** Files of a run that others are made of, whether they are there yet or not. */
+/** Output files of a run, whether they exist yet or not. */
 export async function runRecords(out: string): Promise<string[]> {
   const names = new Set([...RUN_FILES, RECORDS_FILE, ...(await namesIn(out)).filter(isEvaluationFile)]);
   return [...names].map((name) => join(out, name));
 }
 
-/** Replacing an earlier run removes its files before the model is read. */
+/** Refuses to replace the run that the model comes from: its files would be removed before the model is read. */
 async function refuseOwnModel(out: string, model: string): Promise<void> {
   const own = await realPath(model);
   for (const name of RUN_FILES) {
@@ -99,12 +101,12 @@ async function refuseOwnModel(out: string, model: string): Promise<void> {
   }
 }
 
-/** Where a path leads; null where nothing is. */
+/** The file that a path refers to; null if it does not exist. */
 async function realPath(path: string): Promise<string | null> {
   return await Deno.realPath(path).catch(() => null);
 }
 
-/** Whether a path leads to one of the files. */
+/** Whether a path refers to one of the files. */
 export async function isAmong(path: string, files: readonly (string | undefined)[]): Promise<boolean> {
   const own = await realPath(path);
   if (own === null) return false;
@@ -112,14 +114,14 @@ export async function isAmong(path: string, files: readonly (string | undefined)
   return false;
 }
 
-/** Whether a run that stopped can be resumed. */
+/** Whether a stopped run can be resumed. */
 export async function isResumable(out: string): Promise<boolean> {
   return (await presentFiles(out)).includes(CHECKPOINT_FILE);
 }
 
 /**
- * What the finished run in the folder has written; null where it is not finished. `now` are the options now, and
- * `inputs` what there is to run with. Throws `CompressoError("mismatch")` where run.json holds others.
+ * Summary of the finished run in the folder; null if it is not finished. `now` are the current options, and `inputs`
+ * the current inputs. Throws `CompressoError("mismatch")` if run.json holds others.
  */
 export async function finishedRun(
   out: string,
@@ -131,7 +133,7 @@ export async function finishedRun(
   const found = await presentFiles(out);
   if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
   const summary = await readSummary(join(out, "run.json"));
-  // Without the model it is what a clearing that was stopped has left.
+  // Without the model it is left over from an interrupted removal.
   if (!found.includes("model.gguf") && !(await exists(join(out, "model", "config.json")))) return null;
   const { inputs: made } = summary; // empty of a run of a program
   const present = Object.keys(made).length > 0 ? await inputs() : {};

@@ -1,14 +1,17 @@
-// What `prune` checks of its schedule before and beside the run. Owns these refusals; refuses to steer.
+// Checks that the schedule of `prune` does not change while the run is prepared.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
 
-/** What a run is told of its schedule. */
+/** Settings of the schedule. */
 interface ScheduleSettings {
   readonly schedule?: string | undefined;
   readonly trust?: boolean | undefined;
 }
 
-/** Refuses a schedule that is not what it was `before`: it was read again as the run was prepared. Throws `CompressoError("mismatch")`. */
+/**
+ * Refuses a schedule that differs from `before`, since preparing the run reads it again. Throws
+ * `CompressoError("mismatch")`.
+ */
 export async function checkSchedule({ schedule, trust }: ScheduleSettings, before: string): Promise<void> {
   const now = await scheduleName(schedule, { trust });
   if (now === before) return;

@@ -1,4 +1,4 @@
-// What `prune` prints of a finished run.
+// Prints the summary of a finished run.
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
@@ -11,7 +11,7 @@ import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
 import { sizeLine } from "./targets.ts";
 
-/** Prints what the run came to. */
+/** Prints the results of the run. */
 export function showSummary(summary: RunSummary, out: string): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
@@ -54,7 +54,7 @@ export function showSummary(summary: RunSummary, out: string): void {
       } tokens of rows that were not trained on`,
     );
   }
-  // A command to copy stays as it is.
+  // A command to copy is not wrapped.
   for (const line of byteLines(summary, out)) line.includes("--gguf-dtype") ? printLine(line) : print(line);
   print(
     `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
@@ -68,15 +68,15 @@ export function showSummary(summary: RunSummary, out: string): void {
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }
 
-/** Prints a fact, on a terminal with its further lines below its beginning. */
+/** Prints a fact; on a terminal its further lines are indented to its value. */
 function print(line: string, indent = FACT_INDENT): void {
   printLine(Deno.stdout.isTerminal() ? hanging(line, { columns: terminalColumns(), indent }) : line);
 }
 
-/** Columns of a fact's name. */
+/** Width of a fact's name in columns. */
 const FACT_INDENT = 12;
 
-/** Bytes of the files before and after, and what would make those smaller that grew. */
+/** Bytes of the files before and after, and which types would make larger files smaller. */
 function byteLines(summary: RunSummary, out: string): string[] {
   const input = modelInput(summary);
   const files = summary.fileBytes.map(({ file, bytes }) => {

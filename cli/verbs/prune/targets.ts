@@ -1,4 +1,4 @@
-// How small the model is to become, as flags say it: a share, parameters, bytes of a file, or what a schedule ends at.
+// The target of a run from its flags: a sparsity, parameters, bytes of a file, or the last target of a schedule.
 import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
@@ -15,8 +15,8 @@ import { pruneOptionsOf, type TableFlags } from "../../options/table_flags.ts";
 import { formatCount } from "../../terminal/output.ts";
 
 /**
- * What to know of a share that single heads are to make where groups of them share K and V: slicing writes a layer's groups in one size, the cheapest.
- * Null where heads do not fall one by one, or the goal is a size, which counts what is written.
+ * A note on a sparsity from single heads where groups of heads share K and V: slicing writes all groups of a layer with
+ * one size, the cheapest. Null if heads are not cut singly, or the target is a size, which counts what is written.
  */
 export function headsLine(
   spec: Pick<DecoderSpec, "layers">,
@@ -30,7 +30,7 @@ export function headsLine(
     `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
-/** What to know of files in the layout padded; null for other layouts. */
+/** A note on files in the layout padded; null for other layouts. */
 export function paddedLine({ layout }: Pick<ResolvedOptions, "layout">): string | null {
   if (layout !== "padded") return null;
   return "layout padded: each part of every layer is as wide as the widest one after the cut, so files stay as large as before where a layer " +
@@ -38,7 +38,7 @@ export function paddedLine({ layout }: Pick<ResolvedOptions, "layout">): string 
 }
 
 /**
- * The settings with the sparsity at which their schedule ends, where a script is given and no target.
+ * Adds the sparsity at which the schedule ends, if a script is given and no target.
  *
  * @throws CompressoError("usage") where the script sets no sparsity, or follows the target of the run
  */
@@ -54,7 +54,7 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
   return { ...flags, sparsity: await endSparsity(schedule, { steps, layers: layers.length }) };
 }
 
-/** The settings with the type of the GGUF whose bytes are the target: that of the model's own where none is given. */
+/** Adds the type of the GGUF whose bytes are the target; default: that of the model. */
 export async function withFileType<Flags extends TableFlags>(model: string, flags: Flags): Promise<Flags> {
   const { targetBytes, targetFile, ggufDtype = "auto" } = flags;
   if (targetBytes === undefined || targetFile !== "gguf" || ggufDtype !== "auto") return flags;
@@ -65,7 +65,7 @@ export async function withFileType<Flags extends TableFlags>(model: string, flag
 /**
  * The run's target. `name` is that of the model within a GGUF.
  *
- * @throws CompressoError("usage") unless exactly one is given, and for a size with the layout padded
+ * @throws CompressoError("usage") unless exactly one target is given, and for a size with the layout padded
  */
 export function targetOf(
   flags: TableFlags,
@@ -94,7 +94,7 @@ export function targetOf(
   };
 }
 
-/** A size for the report. */
+/** Formats a size for the report. */
 export function sizeLine({ unit, wanted, reached, file }: SizeResult): string {
   const where = file === null
     ? ""

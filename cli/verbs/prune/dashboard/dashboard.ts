@@ -1,27 +1,27 @@
-// `prune --dashboard`: starts and ends the thread that serves a live report on loopback.
+// Starts and ends the thread that serves the live report of `prune --dashboard` on loopback.
 import { CompressoError } from "../../../../lib/core/errors.ts";
 import type { DashboardMessage } from "./pages.ts";
 import type { DashboardReply } from "./worker.ts";
 
-/** A dashboard that is being served. Dispose it to end the thread. */
+/** A running dashboard. Dispose it to end the thread. */
 export interface Dashboard extends AsyncDisposable {
-  /** Where a browser finds it. */
+  /** Its address for a browser. */
   readonly url: string;
-  /** Sends a message; does not wait. */
+  /** Sends a message without waiting. */
   tell(message: DashboardMessage): void;
 }
 
 /** Options of {@link openDashboard}. */
 export interface DashboardOptions {
-  /** Called with what goes wrong in the thread. */
+  /** Called with errors in the thread. */
   readonly onTrouble: (text: string) => void;
-  /** Milliseconds that the end of a run waits at most for a browser that is open to see it. Default 3000. */
+  /** Most milliseconds to wait at the end of a run until an open browser has seen it. Default 3000. */
   readonly farewell?: number;
 }
 
 /**
- * Serves a dashboard on loopback; port 0 takes a free one. Once it is up, nothing that goes wrong in it stops the run: `onTrouble` is called.
- * Throws `CompressoError("usage")` where the port is taken.
+ * Serves a dashboard on loopback; port 0 takes a free one. Later errors do not stop the run: they go to `onTrouble`.
+ * Throws `CompressoError("usage")` if the port is in use.
  */
 export async function openDashboard(
   port: number,

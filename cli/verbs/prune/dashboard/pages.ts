@@ -1,4 +1,4 @@
-// The pages of a run's dashboard: the report of its records so far, as a page that refreshes itself.
+// The pages of a run's dashboard: a report of the records so far that refreshes itself.
 import { parseRecords, readRun, type ReportRun } from "../../../../lib/report/read_run.ts";
 import { headOf, reportContent } from "../../../../lib/report/report.ts";
 import { pageHtml } from "../../../../lib/report/page.ts";
@@ -11,49 +11,52 @@ import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
 
 /** Messages from the run's process to the dashboard. Records are read from the run's folder. */
 export type DashboardMessage =
-  /** Before the run is started: what it will be called, and what it is made from. */
+  /** Before the run is started: its name and its inputs. */
   | { readonly kind: "named"; readonly name: string; readonly origin: readonly OriginFile[] }
   | {
     readonly kind: "started";
-    /** The run's folder, whose records.jsonl is that of this run from now on. */
+    /** The run's folder; from now on its records.jsonl is that of this run. */
     readonly folder: string;
     readonly name: string;
     readonly options: Readonly<Record<string, unknown>>;
     readonly adapter: string;
     readonly origin: readonly OriginFile[];
   }
-  /** The masks on their way, after a step. */
+  /** The masks during the run, after a step. */
   | { readonly kind: "masks"; readonly step: number; readonly masks: MaskSummary }
   | { readonly kind: "alarm"; readonly alarm: Alarm }
-  /** What the run does now, as a sentence. */
+  /** What the run is doing, as a sentence. */
   | { readonly kind: "state"; readonly text: string }
   /** run.json is written. */
   | { readonly kind: "finished" };
 
-/** Answers of one dashboard. */
+/** Answers the requests to one dashboard. */
 export interface DashboardPages {
-  /** Takes a message. */
+  /** Receives a message. */
   tell(message: DashboardMessage): void;
   /** Answers a request. */
   answer(request: Request): Promise<Response>;
-  /** Milliseconds since a browser asked last; Infinity for never. */
+  /** Milliseconds since the last request; Infinity before the first. */
   readonly idle: number;
-  /** Whether a browser has got the end of the run. */
+  /** Whether a browser has received the end of the run. */
   readonly endWasSeen: boolean;
 }
 
 interface MadePage {
   readonly content: string;
   readonly state: string;
-  /** Another one for everything that differs. */
+  /** Changes whenever the page does. */
   readonly tag: string;
   readonly at: number;
-  /** Milliseconds that it took. */
+  /** Milliseconds that making the page took. */
   readonly took: number;
   readonly run: ReportRun;
 }
 
-/** A page is made anew this often at most, however many look at it, and not before so many times as long have passed as making it took. */
+/**
+ * Limits how often a page is made, however many viewers there are: a least interval, and a multiple of the time that
+ * making it took.
+ */
 const REFRESH_MS = 1500, REFRESH_TIMES = 20;
 
 /** Of a run that is not finished. */
@@ -62,7 +65,7 @@ const NOTHING = {
   ...{ evaluations: [], unread: [], alarms: [], liveMasks: null },
 } as const;
 
-/** Starts with a run that is being prepared. */
+/** Starts with a run in preparation. */
 export function createPages({ now = (): number => performance.now() } = {}): DashboardPages {
   let started: Extract<DashboardMessage, { kind: "started" }> | null = null, isFinished = false;
   let state = "Preparing: the model is loaded and the rows are encoded.", liveMasks: ReportRun["liveMasks"] = null;
@@ -72,7 +75,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   let tail: RecordTail | null = null, version = 0;
   let named: Pick<ReportRun, "name" | "origin"> = { name: "run", origin: [] };
   const seen: Alarm[] = [];
-  // A browser that was left open must not take this run's page for that of another one at the same port.
+  // A browser left open must not confuse this run's page with that of another run at the same port.
   const instance = crypto.randomUUID().slice(0, 8);
 
   const currentRun = async (): Promise<ReportRun> => {
@@ -80,7 +83,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
     if (isFinished) return await readRun(started.folder);
     const { name, folder, options, adapter, origin } = started;
     const records = await (tail ??= openTail(`${started.folder}/records.jsonl`)).read();
-    // Alarms of steps that were taken back are in no record; those before a resumed run came in no message.
+    // Alarms of steps that a rollback undid are in no record; those before a resumed run came in no message.
     const alarms = allAlarms([records.flatMap((record) => record.alarms), seen]);
     return { ...NOTHING, name, folder, records, options, adapter, origin, alarms, liveMasks };
   };
@@ -102,7 +105,7 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
   };
   const current = async (): Promise<MadePage> => {
     if (made && !isStale && now() - made.at < Math.max(REFRESH_MS, REFRESH_TIMES * made.took)) return made;
-    // All that ask meanwhile wait for the same page.
+    // All concurrent requests wait for the same page.
     return await (making ??= make().finally(() => {
       making = null;
     }));
@@ -119,11 +122,11 @@ export function createPages({ now = (): number => performance.now() } = {}): Das
       else [isFinished, state] = [true, "Finished."];
     },
     async answer(request): Promise<Response> {
-      // A Host header may be anything, and so may the address that Deno makes with it.
+      // A Host header may be anything, and so may the URL that Deno makes from it.
       const address = URL.parse(request.url);
       if (!address) return plain(400, "the address is no URL");
       const { pathname } = address;
-      // A page from elsewhere that points its own name at this machine must not read the run.
+      // A page of another site that points its name at this machine must not read the run (DNS rebinding).
       if (!LOCAL_HOSTS.test(request.headers.get("host") ?? "")) {
         return plain(403, "this server is for this machine alone");
       }
@@ -175,13 +178,13 @@ function plain(status: number, text: string): Response {
 }
 
 interface RecordTail {
-  /** All whole records so far. */
+  /** All complete records so far. */
   read(): Promise<readonly StepRecord[]>;
 }
 
 /**
- * Reads what was appended to a file of records since the last look. A run that goes back to an earlier step shortens the file and writes on: where
- * the last line that was read stands no more where it stood, all is read anew.
+ * Reads the lines appended to a file of records since the last call. A rollback shortens the file and continues it. If
+ * the last line that was read is no longer in its place, the whole file is read again.
  */
 function openTail(path: string): RecordTail {
   let records: readonly StepRecord[] = [], last = new Uint8Array(), end = 0;
@@ -196,7 +199,7 @@ function openTail(path: string): RecordTail {
         [records, last, end] = [[], new Uint8Array(), 0];
         added = await bytesFrom(file, 0);
       }
-      // A line that is still being written waits for the next look.
+      // An incomplete line is left for the next call.
       const whole = added.subarray(0, added.lastIndexOf(10) + 1);
       if (whole.length === 0) return records;
       const parsed = parseRecords(new TextDecoder().decode(whole), { path, isFinished: false });

@@ -1,16 +1,16 @@
 // The thread of the dashboard: a server on loopback.
 //
-// A thread of its own, so that making pages and serving viewers, however many and however slow, takes no time of the run's.
+// It is a separate thread, so that making pages and serving viewers, however many or slow, takes no time from the run.
 import { createPages, type DashboardMessage } from "./pages.ts";
 
 /** Messages from the thread to the run's process. */
 export type DashboardReply =
   | { readonly kind: "listening"; readonly port: number }
   | { readonly kind: "refused"; readonly reason: string }
-  /** The end of the run has been seen, or nobody looks. */
+  /** The end of the run was seen, or no browser is open. */
   | { readonly kind: "done" };
 
-/** A browser that has not asked for this long has gone. */
+/** Milliseconds without a request after which a browser counts as closed. */
 const GONE_MS = 12_000;
 
 globalThis.addEventListener("message", (event: Event) => {

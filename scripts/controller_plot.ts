@@ -1,4 +1,4 @@
-// Draws how the constraint is met: schedule, expected and hard sparsity and λ for three step budgets. Owns the chart; refuses to measure anything else.
+// Plots how the sparsity constraint is met: schedule, expected and hard sparsity and λ for three numbers of steps.
 //
 // deno run -A scripts/controller_plot.ts [docs/images/controller.svg]
 import { openDevice } from "../lib/gpu/device.ts";

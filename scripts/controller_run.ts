@@ -1,4 +1,4 @@
-// The mask learner without a model: its own kernels under a made-up loss, as long as a pruning stage. Owns that loss; refuses models and charts.
+// Runs the mask learner without a model: its own kernels under a synthetic loss, for as many steps as a pruning stage.
 import { record } from "../kernels/mod.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { compileKernel } from "../lib/gpu/kernel.ts";

@@ -1,4 +1,4 @@
-// What a dashboard and those who look at it cost a run: the demo pruned without one, with one, and with viewers. Owns that comparison; refuses other models.
+// Measures what a dashboard and its viewers cost a run: the demo is pruned without one, with one, and with viewers.
 //
 // deno run -A scripts/dashboard_cost.ts [repeats] [viewers]
 import assert from "node:assert/strict";

@@ -1,4 +1,5 @@
-// The npm package node-llama-cpp, installed once in a folder of its own for checks and benchmarks. Owns its version; never a dependency.
+// Installs the npm package node-llama-cpp, at a fixed version, in a folder of its own for checks and benchmarks. It is
+// no dependency of the toolkit.
 // deno-lint-ignore-file explicit-function-return-type -- JavaScript has no place to write one
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";

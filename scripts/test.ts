@@ -1,4 +1,4 @@
-// Runs test files side by side, a process each, and sums up. Owns their order, their output and what a crash counts as.
+// Runs test files side by side, each in its own process, and prints a summary. A crash counts as a failure.
 //
 // `deno test --parallel` runs files in threads of one process. Vulkan's loader cannot stand that: a device made in one
 // thread while another thread destroys one ends the process (https://github.com/KhronosGroup/Vulkan-Loader/issues/2018).

@@ -1,4 +1,4 @@
-// The device of a test file. Owns it to the file's end; refuses tests that ask what a device of their own has left.
+// The shared device of a test file. Tests that measure what a device holds open their own.
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 
 let shared: Promise<Device> | null = null;

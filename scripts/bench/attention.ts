@@ -1,4 +1,4 @@
-// The attention kernels as benchmark cases, at SmolLM2's heads. Owns their shapes and operation counts; refuses the clock.
+// Benchmark cases of the attention kernels, with the heads of SmolLM2: their shapes and operation counts.
 import {
   AttentionScratch,
   type AttentionShape,

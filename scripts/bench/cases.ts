@@ -1,4 +1,4 @@
-// A kernel to measure, as data: its work, and how it is set up and recorded. Owns the measurement of a group of them; refuses to know any kernel.
+// Describes a kernel to measure as data, its work, setup and recording, and measures groups of them.
 import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
@@ -14,7 +14,7 @@ export type Recorder = (plan: Plan) => void;
 export interface KernelCase {
   /** Operation and size; cases that do the same in another way share it. */
   readonly name: string;
-  /** What tells them apart: the dtype of the weights, else "". */
+  /** Distinguishes cases of one kernel: the dtype of the weights, otherwise "". */
   readonly variant: string;
   /** What `work` counts: floating-point operations, or bytes that must be read and written at least. */
   readonly unit: "flops" | "bytes";

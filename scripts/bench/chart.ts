@@ -1,4 +1,4 @@
-// The frame of the benchmarks' charts: title and subtitle, colors of bars, ticks, legend. Owns how they look; refuses any data.
+// Shared parts of the benchmarks' charts: title and subtitle, colors of bars, ticks, legend.
 import { round, svgFigure, text, textWidth } from "../../lib/report/svg.ts";
 
 export { line, round, short, si, text, textWidth } from "../../lib/report/svg.ts";

@@ -1,4 +1,4 @@
-// Horizontal bars, grouped or stacked, as SVG text. Owns their geometry; refuses to choose what is shown.
+// Draws horizontal bars, grouped or stacked, as SVG text.
 import {
   bodyTop,
   colorOf,

@@ -1,4 +1,4 @@
-// Panels of points with fitted curves on logarithmic axes, as SVG text. Owns their geometry; refuses to fit.
+// Draws panels of points with fitted curves on logarithmic axes, as SVG text.
 import {
   bodyTop,
   colorOf,

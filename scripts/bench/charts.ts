@@ -1,4 +1,4 @@
-// Which charts the results make. Owns their titles and series; refuses geometry.
+// The charts of the results: their titles and series.
 import { si } from "./chart.ts";
 import { barChart, stackedChart } from "./chart_bars.ts";
 import { lineChart, type Panel } from "./chart_lines.ts";

@@ -1,5 +1,5 @@
 // Tokens a second of generation: `deno run -A scripts/bench/decode.ts [MODEL] [--dtype f16,q4] [--sparsity 0,0.4] [--tokens N] [--prompt N] [--repeats N] [--profile]`.
-// Owns how a decoding is timed; refuses quality, and asserts nothing.
+// Asserts nothing, and does not measure quality.
 //
 // Decoding reads every weight once a token, so the yardstick is the speed of reading: that of a kernel that only adds up a large texture (a
 // buffer where matrices lie in buffers). On an adapter that is a CPU figures are by CPU time, see timing.ts; wall clock stands beside.

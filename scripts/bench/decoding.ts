@@ -1,4 +1,4 @@
-// The part "decode": tokens a second of generation, dense and sliced, beside llama.cpp on the same file. Owns the comparison; refuses quality.
+// The part "decode": tokens per second of generation, dense and sliced, and of llama.cpp on the same file.
 import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";

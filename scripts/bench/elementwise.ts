@@ -1,4 +1,5 @@
-// Elementwise and row-wise kernels, AdamW and masks as benchmark cases. Owns their sizes and the bytes that each must move at least; refuses the clock.
+// Benchmark cases of elementwise and row-wise kernels, AdamW and masks: their sizes, and the least bytes that each must
+// move.
 import { adamw } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import type { Device } from "../../lib/gpu/device.ts";

@@ -1,4 +1,4 @@
-// The parts "load" and "slice": models from and to disk. Owns the temporary files and the rates; refuses to judge the disk, whose cache is warm.
+// The parts "load" and "slice": the speed of reading models from disk and writing them. The disk cache is warm.
 import type { Device } from "../../lib/gpu/device.ts";
 import type { GgufWriteType } from "../../lib/formats/gguf/mixes.ts";
 import { disk } from "../../lib/files/disk.ts";

@@ -1,4 +1,5 @@
-// The part "growth": how time and memory of a training step grow with each of its sizes. Owns the sweep, the fits and what mathematics allows.
+// The part "growth": how time and memory of a training step grow with each of its sizes, with fits and the theoretical
+// growth.
 import type { Device } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import type { Scale } from "./cases.ts";

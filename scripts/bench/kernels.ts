@@ -1,4 +1,4 @@
-// The part "kernels": every kernel at the sizes of a real model, in turns with other libraries. Owns the order of measurement and the rates.
+// The part "kernels": the speed of every kernel at the sizes of a real model, alternating with other libraries.
 import type { Device } from "../../lib/gpu/device.ts";
 import { attentionGroups } from "./attention.ts";
 import { type KernelGroup, measureGroup, type Scale } from "./cases.ts";

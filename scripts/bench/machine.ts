@@ -1,4 +1,4 @@
-// What the figures were measured on: adapter, driver, system, versions, peaks. Owns finding these out; refuses to change any setting.
+// Determines what the figures were measured on: adapter, driver, system, versions, peaks.
 import { cpus, totalmem } from "node:os";
 import type { AdapterFacts } from "../../lib/gpu/types.ts";
 import type { Device } from "../../lib/gpu/device.ts";

@@ -1,4 +1,4 @@
-// The benchmark suite: `deno task bench`, see --help. Owns what is printed and written; refuses to measure.
+// Command line of the benchmark suite, `deno task bench`; see --help. Prints and writes the results.
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { charts } from "./charts.ts";

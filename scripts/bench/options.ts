@@ -1,4 +1,4 @@
-// What `deno task bench` was asked for. Owns the command line; refuses what it does not know.
+// Parses the command line of `deno task bench`.
 import { parseArgs } from "node:util";
 import { CompressoError } from "../../lib/core/errors.ts";
 import type { Scale } from "./cases.ts";

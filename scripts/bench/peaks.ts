@@ -1,4 +1,4 @@
-// What the adapter can do at most: multiply-adds from registers and bytes streamed through memory. Owns these kernels; refuses to judge by data sheets.
+// Measures the peak rates of the adapter: multiply-adds from registers, and bytes streamed through memory.
 import type { KernelSource } from "../../kernels/source.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";

@@ -1,5 +1,5 @@
-// The other libraries: each is a program of its own that reads cases and prints timings. Owns starting them and reading what they print;
-// refuses to install anything.
+// Runs the other libraries: each is a separate program that reads cases and prints timings. They must be installed
+// already.
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import type { DecoderConfig } from "./random_model.ts";

@@ -1,4 +1,4 @@
-// Matrix products as benchmark cases: those of frozen weights, and LoRA's thin ones. Owns their shapes; refuses the clock.
+// Benchmark cases of matrix products: those of frozen weights, and the thin ones of LoRA.
 import { headRowsFor } from "../../lib/nn/head.ts";
 import { paddedRows, roundUp, strideOf } from "../../lib/nn/padding.ts";
 import {

@@ -1,4 +1,4 @@
-// A model of any shape with random weights, made on the fly: benchmarks then need no download. Owns the weights' distribution; refuses files.
+// A model of any shape with random weights, made in memory, so that benchmarks need no download.
 import { rowWindow } from "../../lib/spec/row_range.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";

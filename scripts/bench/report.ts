@@ -1,4 +1,4 @@
-// Results as tables of text. Owns their columns; refuses to measure.
+// Formats results as text tables.
 import type { BenchResults } from "./suite.ts";
 import { short, si } from "./chart.ts";
 import { sectionSeconds } from "./step.ts";

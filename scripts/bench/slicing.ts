@@ -1,4 +1,4 @@
-// A model with a random share of its KV groups and FFN columns cut: speed does not depend on which. Owns the draw; refuses to prune well.
+// Cuts a random share of a model's KV groups and FFN columns. Speed does not depend on which are cut.
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";

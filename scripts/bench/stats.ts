@@ -1,4 +1,4 @@
-// Medians and growth fits of measurements. Owns the arithmetic; refuses clocks and the GPU.
+// Medians and growth fits of measurements.
 
 export { median } from "../../lib/bench/stats.ts";
 

@@ -1,4 +1,5 @@
-// The part "step": tokens a second of one training step, in turns with other libraries, and its sections. Owns the comparison; refuses to profile peers.
+// The part "step": tokens per second of one training step, alternating with other libraries, and a profile of ours by
+// section.
 import type { Device } from "../../lib/gpu/device.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";

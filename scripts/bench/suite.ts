@@ -1,4 +1,4 @@
-// The whole suite: opens the device, measures the machine, runs the parts in order, and gathers their results. Owns the order; refuses to print or write.
+// The benchmark suite: opens the device, measures the machine, runs the parts in order, and collects their results.
 import { basename, resolve } from "node:path";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { type ModelFiles } from "../../lib/formats/open.ts";
@@ -52,7 +52,7 @@ const MODELS: Readonly<Record<Scale, DecoderConfig>> = {
   tiny: { ...SMOLLM2, hidden: 32, layers: 1, heads: 4, kvHeads: 2, headDim: 8, ffn: 64, vocab: 64 },
 };
 
-/** What a run tells while it goes on. */
+/** Progress of a run of the suite. */
 export interface SuiteEvents {
   /** A line for each thing that is begun. */
   readonly log: (line: string) => void;

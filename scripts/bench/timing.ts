@@ -1,4 +1,4 @@
-// Clocks of the benchmarks: wall and CPU seconds of repeated work. Owns how a repeat is timed; refuses to know what it measures.
+// Clocks of the benchmarks: wall and CPU seconds of repeated work.
 //
 // On an adapter that is a CPU the figures are by CPU time, CPU seconds of the process / cores: what the work would take with all cores to itself,
 // so that other processes on the machine count little. Elsewhere they are by wall clock. Both are always kept.

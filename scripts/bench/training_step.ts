@@ -1,4 +1,4 @@
-// One training step as a thing to time, and where its time goes by section. Owns the batch, the state and the profile; refuses to choose a model.
+// Sets up one training step of a given model for timing, and profiles it by section.
 import { Plan, type RunOptions } from "../../lib/gpu/plan.ts";
 import type { Projection } from "../../lib/spec/decoder.ts";
 import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";

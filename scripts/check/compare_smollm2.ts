@@ -1,5 +1,5 @@
-// Runs our command line on SmolLM2-135M-Instruct and compares perplexity and greedy tokens with transformers' figures.
-// Owns the comparison with fixtures/golden/smollm2_reference.json; computes no figure itself.
+// Runs our command line on SmolLM2-135M-Instruct and compares perplexity and greedy tokens with those of transformers
+// in fixtures/golden/smollm2_reference.json.
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";

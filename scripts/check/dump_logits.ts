@@ -1,5 +1,5 @@
-// Writes our logits of given tokens to a JSON file {tokens, logits}, which reload_hf.py, reload_peft.py and llama_cpp.mjs compare with.
-// Owns that file; compares nothing.
+// Writes our logits of given tokens to a JSON file {tokens, logits}, with which reload_hf.py, reload_peft.py and
+// llama_cpp.mjs compare.
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { loadModel, openDevice } from "../../mod.ts";

@@ -1,5 +1,5 @@
-// How much quicker tasks are scored in packed passes with shared beginnings than one sequence at a time, and whether the numbers agree. Owns the
-// clock and the comparison; computes no score itself. Exit status 1 where numbers or decisions differ, or the speed-up is below --least.
+// Compares scoring tasks in packed passes with shared prefixes with scoring one sequence at a time: speed and results.
+// The exit status is 1 if numbers or decisions differ, or the speed-up is below --least.
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { encodeQuestion } from "../../lib/eval/encode.ts";

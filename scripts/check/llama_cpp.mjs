@@ -1,5 +1,5 @@
 // Runs a GGUF file in llama.cpp (through the npm package node-llama-cpp, on the CPU) and compares perplexity, greedy
-// continuations and logits with figures from elsewhere. Owns that comparison; writes only the folder it installs into.
+// continuations and logits with given figures. It writes only to the folder that it installs the package in.
 // deno-lint-ignore-file explicit-function-return-type -- JavaScript has no place to write one
 // Plain Node on purpose: the addon is loaded by Node, and nobody who only uses the toolkit needs it.
 import { readFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// Writes a random LoRA adapter for a model in PEFT's format, which reload_peft.py loads. Owns the draw; compares nothing.
+// Writes a random LoRA adapter for a model in PEFT's format, which reload_peft.py loads.
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { openSpec } from "../../lib/disk/open_model.ts";

@@ -2,7 +2,7 @@
 //
 //   deno run -A scripts/examples/other_schedule.ts [steps]
 //
-// A resumed run refuses other options than those of its checkpoint, except for what `mayDiffer` names.
+// A resumed run must have the options of its checkpoint, except for those that `mayDiffer` names.
 import { loadModel, openDevice, prune, type PruneOptions, readRows } from "compresso";
 import { demoData } from "compresso/model";
 import { cubic, defineSchedule } from "compresso/schedule";

@@ -1,4 +1,4 @@
-// What the experiments on the demo have in common: its files, how it is pruned, what is measured. Owns no grid; is no experiment itself.
+// Shared settings of the experiments on the demo: its files, how it is pruned, what is measured.
 //
 // `--file` and `--set` on the command line take the place of what stands here, so that the same experiments run on other models.
 const HELDOUT = "../../fixtures/demo_data/heldout.jsonl";

@@ -1,4 +1,4 @@
-// Writes what prototype.py trains on and measures: rows as the product encodes them, and the tokens of a text. Owns these two files; trains nothing.
+// Writes the two inputs of prototype.py: rows as the toolkit encodes them, and the tokens of a text.
 import { parseArgs } from "node:util";
 import process from "node:process";
 import { readRows } from "../../lib/disk/rows.ts";

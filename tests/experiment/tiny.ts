@@ -1,4 +1,4 @@
-// An experiment on the demo that takes seconds, and tests that run such ones. Owns their folders and device; refuses to assert.
+// An experiment on the demo that takes seconds, and tests that run it in temporary folders.
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { runExperiment } from "../../lib/experiment/run.ts";
 import { demoData } from "../../lib/disk/open_model.ts";

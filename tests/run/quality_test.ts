@@ -1,4 +1,4 @@
-// What is left of the demo after short runs: that methods choose well, and that recovery recovers. Owns no other property; bits and counts are tested elsewhere.
+// Quality of the demo after short runs: methods choose useful units, and recovery lowers the loss.
 import assert from "node:assert/strict";
 import { type Model, prune, type PruneOptions, readRows } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";

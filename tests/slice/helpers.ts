@@ -1,4 +1,4 @@
-// Models, masks and LoRA for the tests of slicing. Owns their making from fixed seeds; refuses to slice.
+// Makes models, masks and LoRA from fixed seeds for the tests of slicing.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
 import { openHfFolder } from "../disk.ts";

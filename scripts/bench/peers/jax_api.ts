@@ -1,4 +1,4 @@
-// The part of jax-js 0.1 that the benchmark uses, as types, so that checking them needs no package. Owns nothing that runs.
+// Types of the part of jax-js 0.1 that the benchmark uses, so that type checks need no package.
 
 /** An array of jax-js. Each use as an argument or `this` consumes one reference; `ref` adds one. */
 export interface JaxArray {

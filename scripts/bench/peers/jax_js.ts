@@ -1,5 +1,5 @@
 // Times products and the training step in jax-js on WebGPU: `deno run -A --no-lock scripts/bench/peers/jax_js.ts < cases.json`.
-// Owns the jax-js side of the benchmark and its products; the step is in jax_llama.ts. The package is fetched by this file only.
+// The step is in jax_llama.ts. Only this file downloads the package.
 import type { JaxArray, JaxModule } from "./jax_api.ts";
 import { checkStep, timeStep } from "./jax_llama.ts";
 import {

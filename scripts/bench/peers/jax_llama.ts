@@ -1,5 +1,5 @@
 // One training step of a masked LLaMA decoder in jax-js, as its users would write it: one jit around valueAndGrad and the update.
-// Owns the step, its check and its clock; refuses weights from disk. Every array is consumed by its use, `ref` keeps it (jax-js's rule).
+// Weights are not read from disk. Every array is consumed by its use unless `ref` keeps it (jax-js's rule).
 import type { JaxArray, JaxModule, Tree } from "./jax_api.ts";
 import { type DecoderConfig, measure, type StepCase, type Times, uniform } from "./protocol.ts";
 

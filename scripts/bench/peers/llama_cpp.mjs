@@ -1,5 +1,5 @@
 // Times greedy decoding of a GGUF file in llama.cpp (npm package node-llama-cpp, on the CPU): `node llama_cpp.mjs [--folder DIR] < cases.json`.
-// Owns the llama.cpp side of the benchmark; writes only the folder it installs into, the same one as scripts/check/llama_cpp.mjs.
+// It writes only to the folder that it installs the package in, the same as scripts/check/llama_cpp.mjs.
 // deno-lint-ignore-file explicit-function-return-type -- JavaScript has no place to write one
 // Plain Node on purpose: the addon is loaded by Node, and nobody who only uses the toolkit needs it.
 import { availableParallelism, tmpdir } from "node:os";

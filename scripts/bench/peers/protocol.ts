@@ -1,5 +1,5 @@
 // What the JavaScript peers of the benchmark share: cases from standard input, results to standard output, the clock, the check of a product.
-// Owns the protocol of one JSON object in, one JSON line a result out; refuses any library.
+// The protocol is one JSON object in, and one JSON line per result out.
 import { cpuUsage } from "node:process";
 
 /** y[tokens, out] = x·Wᵀ (forward) or dx[tokens, in] = dy·W (backward), f32, W [out, in]. */

@@ -1,5 +1,5 @@
 // Times matrix products in TensorFlow.js on WebGPU: `deno run -A --no-lock scripts/bench/peers/tfjs.ts < cases.json`.
-// Owns the TensorFlow.js side of the benchmark; refuses training steps. The packages are fetched by this file only.
+// Only this file downloads the packages.
 import {
   type Case,
   checkProduct,

@@ -1,4 +1,4 @@
-// Drives the command line as a user does, in a process of its own. Owns temporary folders and broken models; refuses to assert.
+// Runs the command line as a user does, in a separate process, with temporary folders and broken models.
 import { fromFileUrl, join } from "./paths.ts";
 
 /** Root of the repository. */

@@ -1,4 +1,4 @@
-// Paths relative to the helpers. Owns the conversion from URLs; refuses the rest of node:path.
+// Converts URLs relative to the helpers to paths.
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 

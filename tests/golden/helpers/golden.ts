@@ -1,5 +1,4 @@
-// Reads the golden values that scripts/golden/golden_models.py made, and says how far a tensor is from them.
-// Owns the names inside golden.safetensors; refuses to load a model.
+// Reads the golden values made by scripts/golden/golden_models.py, and reports how far a tensor is from them.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { openSafetensors } from "../../disk.ts";

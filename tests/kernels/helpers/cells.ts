@@ -1,5 +1,4 @@
-// Stored matrices in kernel tests: values, layout and the one comparison. Owns the rule that every stored cell is checked, padding
-// included; refuses to know kernels.
+// Compares stored matrices in kernel tests: every stored cell is checked, padding included.
 import assert from "node:assert/strict";
 import type { DeviceBuffer } from "../../../lib/gpu/types.ts";
 import type { Device } from "../../../lib/gpu/device.ts";

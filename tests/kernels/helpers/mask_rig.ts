@@ -1,4 +1,4 @@
-// Masks on the GPU in kernel tests: a learner with its slots, and the f64 oracle of hard concrete and expected size. Owns one step; refuses assertions.
+// Masks on the GPU for kernel tests: a learner with its slots, and the f64 oracle of hard concrete and expected size.
 import type { DeviceBuffer } from "../../../lib/gpu/types.ts";
 import type { Device } from "../../../lib/gpu/device.ts";
 import { Plan } from "../../../lib/gpu/plan.ts";

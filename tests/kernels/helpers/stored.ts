@@ -1,4 +1,4 @@
-// What a matrix holds after its values were rounded to a dtype, for oracles. Owns nothing else; refuses the GPU.
+// Values of a matrix after rounding to a dtype, for oracles.
 import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
 import { dequantizeRows, quantizeRows } from "../../../lib/spec/quant.ts";
 

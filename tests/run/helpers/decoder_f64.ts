@@ -1,5 +1,5 @@
-// A decoder on the CPU in f64, written from the formulas alone: what statistics and first-order scores are compared with.
-// Owns the plain definition; refuses batches and padding.
+// A reference decoder on the CPU in f64, written from the formulas, for tests of statistics and first-order scores. It
+// has no batches and no padding.
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { ropeFrequencies } from "../../../lib/spec/rope.ts";

@@ -1,4 +1,4 @@
-// Runs of the demo model in tests of the loop. Owns their common options and how they are driven; refuses to assert of their results.
+// Runs the demo model with common options, for tests of the training loop.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import {

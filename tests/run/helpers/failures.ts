@@ -1,4 +1,4 @@
-// Runs of the demo that are to end with an error. Owns how they are driven; refuses to assert of it.
+// Runs the demo where the run must end with an error.
 import { CompressoError, type Model, prune, readRows, type StepRecord } from "../../../mod.ts";
 import type { RunOptions } from "../../../lib/run/options/options.ts";
 import { demoData } from "../../../lib/model/mod.ts";

@@ -1,4 +1,4 @@
-// Looks at masks in tests of what monitors make of units that turn. Owns their form; refuses to watch.
+// Makes looks at masks for tests of the oscillation monitor.
 import type { KindState, MaskLook } from "../../../lib/run/contract.ts";
 
 /** A look that says which units are closed: all of one kind, or of kinds by name and number of units, in their order. */

@@ -1,5 +1,5 @@
-// What the tests of generation and evaluation compare with: everything from Model.logits alone, on the CPU in f64.
-// Owns the plain definitions; refuses caches, batches and padding.
+// Reference for the tests of generation and evaluation: everything computed from Model.logits alone, on the CPU in f64,
+// without caches, batches and padding.
 import assert from "node:assert/strict";
 import type { Device } from "../../../lib/gpu/device.ts";
 import { openHfFolder } from "../../disk.ts";

@@ -1,4 +1,4 @@
-// Schedule scripts in files, a secret, and a server that must not be reached. Owns their clean-up; refuses to assert.
+// Schedule scripts in files, a secret, and a server that must not be reached. All are removed after the test.
 import { join } from "node:path";
 import type { ScheduleInput } from "../../../lib/schedule/definition.ts";
 

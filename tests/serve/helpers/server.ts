@@ -1,4 +1,4 @@
-// Servers on small models, and requests to them. Owns the models' odd sides; refuses to assert.
+// Starts servers on small models, some with unusual properties, and sends requests to them.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
 import { DEMO, openModelFiles } from "../../../lib/disk/open_model.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";

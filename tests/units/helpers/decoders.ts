@@ -1,4 +1,4 @@
-// Specs to prune, and their size by spec arithmetic. Owns the independent count of parameters; refuses unit tables' own costs.
+// Specs to prune, and an independent count of their parameters.
 import { type DecoderSpec, type LayerSpec, PROJECTIONS, projectionShape } from "../../../lib/spec/decoder.ts";
 import type { UnitKind, UnitTable } from "../../../lib/units/units.ts";
 

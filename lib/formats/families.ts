@@ -9,8 +9,8 @@ export const MODEL_TYPES = ["llama", "mistral", "ministral", "qwen2", "qwen3", "
 /** What to do about a model of another family. */
 export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2 or Qwen3 family";
 
-/** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3"] as const;
+/** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "openelm"] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];

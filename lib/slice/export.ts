@@ -223,11 +223,11 @@ function ggufPrograms(
 /** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
 function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   const { hidden, headDim, layers } = spec;
-  const isNew = arch !== "qwen2" && arch !== "qwen3" && hasBias(spec, "q") &&
+  const isNew = (arch === "llama" || arch === "deci") && hasBias(spec, "q") &&
     layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
   const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
-  if (arch !== "deci") return [...loaders, "compresso"];
-  return [`${loaders.join(" and ")}, as architecture deci: its layers differ`, "compresso"];
+  if (arch !== "deci" && arch !== "openelm") return [...loaders, "compresso"];
+  return [`${loaders.join(" and ")}, as architecture ${arch}: its layers differ`, "compresso"];
 }
 
 async function refuseStale(files: FileSystem, path: string, error: CompressoError): Promise<void> {

@@ -229,10 +229,37 @@ Deno.test("exportGguf() writes norms of q and k heads as arch qwen3, and says wh
     for (const [spec, error] of cases) {
       await rejectsWith(exportGguf(randomSource(spec), `${folder}/a`, OPTIONS), "input", error);
     }
+    const untied = { ...OPTIONS, arch: "openelm" as const };
+    await rejectsWith(exportGguf(randomSource(qwen3), `${folder}/a`, untied), "usage", /output head is the embedding/);
     const llama = { ...OPTIONS, arch: "llama" as const };
     await rejectsWith(exportGguf(randomSource(qwen3), `${folder}/a`, llama), "usage", /take arch qwen3/);
     const plain = { ...OPTIONS, arch: "qwen3" as const };
     await rejectsWith(exportGguf(randomSource(SPEC), `${folder}/a`, plain), "usage", /heads have norms/);
+  });
+});
+
+Deno.test("exportGguf() writes normed heads of layers that differ as arch openelm, q, k and v in one tensor, which reads back in ranges", async () => {
+  const spec: DecoderSpec = { ...SPEC, tied: true, qkNorm: "head", layers: [L(4, 2, 33), L(0, 0, 7), L(3, 1, 0)] };
+  const source = randomSource(spec);
+  await exported(source, {}, async (read) => {
+    assert.equal(read.metadata.get("general.architecture"), "openelm");
+    assert.deepEqual(read.spec, { ...spec, layers: [L(4, 2, 33), L(1, 1, 7), L(3, 1, 1)] });
+    assert.deepEqual(read.tensors.get("blk.0.attn_qkv.weight")?.shape, [48, 20]);
+    assert.ok(!read.tensors.has("blk.0.attn_q.weight"));
+    await assertSameWeights(read, source);
+    for (const part of ["q", "k", "v"]) {
+      const name = `model.layers.0.self_attn.${part}_proj.weight`, range = { start: 5, count: 3 };
+      assert.deepEqual(await read.read(name, range), await source.read(name, range));
+    }
+    assert.ok((await read.read("model.layers.1.self_attn.k_proj.weight")).every((value) => value === 0));
+    assert.ok((await read.read("model.layers.1.self_attn.k_norm.weight")).every((value) => value === 1));
+  });
+  const wide = randomSource({ ...spec, hidden: 32, headDim: 8 });
+  await exported(wide, { dtype: "q8_0" }, async (read) => {
+    const name = "model.layers.0.self_attn.v_proj.weight", whole = await read.read(name);
+    const blocks = await read.readBlocks?.(name, { bits: 8, rows: { start: 4, count: 2 } });
+    assert.equal(blocks?.codes.length, 2 * 32);
+    assert.deepEqual(await read.read(name, { start: 4, count: 2 }), whole.slice(4 * 32, 6 * 32));
   });
 });
 

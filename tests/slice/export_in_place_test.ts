@@ -13,7 +13,7 @@ import { exportModel } from "../../lib/disk/export_model.ts";
 import type { ExportOptions } from "../../lib/slice/export_options.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { assertSameWeights } from "../formats/models.ts";
-import { openSource, randomMasks } from "./helpers.ts";
+import { openSource, randomMasks, randomSource } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";
 
 const OPTIONS = { dtype: "f32", tokenizer: null, name: "x" } as const;
@@ -185,7 +185,10 @@ Deno.test("an adapter, a folder alone, or one of a wanted size, of a model that 
       assert.deepEqual(await names(out), []);
     }
     // Nor a GGUF alone whose architecture has no layers that differ, where they may.
-    using qwen3 = await loadModelFrom(await openSource("qwen3"), { device });
+    using qwen3 = await loadModelFrom(
+      randomSource({ ...(await openSource("qwen3")).spec, tied: false }),
+      { device },
+    );
     const alone = { ...options, sparsity, export: { formats: ["gguf"] }, out: `${out}/run`, onRecord } as const;
     await assert.rejects(
       pruneToFolder(qwen3, alone),

@@ -5,6 +5,7 @@ import {
   type LayerCount,
   type LayerSpec,
   parameterCount,
+  projectionName,
   QWEN2_BIASES,
   tensorShapes,
   windowsOf,
@@ -14,7 +15,7 @@ import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import type { GgufArch } from "../families.ts";
 import { MORE_EOS_KEY, turnsNeighbours, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
-import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { fusedName, type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
@@ -82,23 +83,32 @@ function contentOf(
 ): GgufExport & { readonly content: GgufContent } {
   const { spec } = source;
   const arch = ggufArch(spec, options.arch);
-  const layers = arch === "deci" ? deciLayers(spec.layers) : spec.layers;
+  const layers = arch === "deci"
+    ? deciLayers(spec.layers)
+    : arch === "openelm"
+    ? openelmLayers(spec.layers)
+    : spec.layers;
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
   const names = ggufNames(layers.length);
   const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
   const types = matrixTypes(options.dtype, { ...spec, layers }, shapes);
   for (const [canonical, shape] of shapes) {
-    const gguf = names.get(canonical) ?? { name: canonical };
-    const choice = types.get(canonical);
-    if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(gguf.name);
+    const gguf = names.get(canonical) ?? { name: canonical }, choice = types.get(canonical);
+    const parts = arch === "openelm" ? fusedParts(gguf) : [canonical];
+    if (parts.length === 0) continue;
+    const name = parts.length > 1 ? fusedName(gguf.part?.layer ?? 0) : gguf.name;
+    if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(name);
+    const rows = (part: string): number => shapes.get(part)?.[0] ?? 0;
     tensors.push({
-      name: gguf.name,
+      name,
       type: choice?.type ?? "f32",
-      shape,
-      data: () => {
+      shape: parts.length > 1 ? [parts.reduce((sum, part) => sum + rows(part), 0), spec.hidden] : shape,
+      data: async () => {
         options.signal?.throwIfAborted();
-        return tensorData(source, { canonical, gguf, shape, arch, added: !own.has(canonical) });
+        const read = (part: string): Promise<Float32Array> =>
+          tensorData(source, { canonical: part, gguf, shape: shapes.get(part) ?? [], arch, added: !own.has(part) });
+        return parts.length > 1 ? joined(await Promise.all(parts.map(read))) : await read(canonical);
       },
     });
   }
@@ -109,6 +119,35 @@ function contentOf(
   const isMostlyF16 = 2 * weights(matrices.filter(({ type }) => type === "f16")) > weights(matrices);
   metadata.set("general.file_type", fileTypeId(isMostlyF16 ? "f16" : options.dtype));
   return { arch, layers, fellBack, content: { metadata, tensors } };
+}
+
+const QKV = ["q", "k", "v"] as const;
+
+/** The canonical tensors of one of arch openelm: q, k and v are one, in the place of q. */
+function fusedParts({ part, name }: GgufName): readonly string[] {
+  if (part?.projection === "k" || part?.projection === "v") return [];
+  return part?.projection === "q" ? QKV.map((projection) => projectionName(part.layer, projection)) : [name];
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const out = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+/** llama.cpp's openelm has heads and FFN columns in every layer: one of zeros changes no value. */
+function openelmLayers(layers: readonly LayerSpec[]): LayerSpec[] {
+  return layers.map((layer) =>
+    withCounts(layer, {
+      heads: Math.max(1, layer.heads),
+      kvHeads: Math.max(1, layer.kvHeads),
+      ffn: Math.max(1, layer.ffn),
+    })
+  );
 }
 
 /**
@@ -136,7 +175,7 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
     if (found === null) return wanted;
     throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
   }
-  const [first = "deci", ...others] = PREFERRED.filter((arch) => (arch === "qwen3") === (spec.qkNorm !== undefined));
+  const [first = "deci", ...others] = PREFERRED.filter((arch) => isNormed(arch) === (spec.qkNorm !== undefined));
   const found = misfit(spec, first);
   if (found === null) return first;
   const other = others.find((arch) => misfit(spec, arch) === null);
@@ -147,20 +186,26 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
 /**
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
- * @throws CompressoError("input") for norms of q and k heads.
+ * @throws CompressoError("input") for norms of q and k heads and a head of its own.
  */
-export function refuseUnlike({ qkNorm }: DecoderSpec): void {
-  if (qkNorm) throw unwritable({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
+export function refuseUnlike({ qkNorm, tied }: DecoderSpec): void {
+  if (qkNorm && !tied) throw unwritable({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
 }
 
 function unwritable(found: Misfit): CompressoError {
-  const what = "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads";
+  const what = "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads, " +
+    "and openelm where the output head is the embedding";
   return new CompressoError("input", { what, ...found });
 }
 
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
-const PREFERRED: readonly GgufArch[] = ["qwen3", "qwen2", "llama", "deci"];
+const PREFERRED: readonly GgufArch[] = ["qwen3", "openelm", "qwen2", "llama", "deci"];
+
+/** Whether an architecture norms the heads of q and k. */
+function isNormed(arch: GgufArch): boolean {
+  return arch === "qwen3" || arch === "openelm";
+}
 
 interface Misfit {
   readonly rule: string;
@@ -170,18 +215,19 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
-  if (arch === "qwen3") return noQwen3(spec);
+  if (isNormed(arch)) return noNorms(spec, arch);
   if (spec.qkNorm) {
     return { rule: "q and k heads have no norms", value: "they have", fix: "take arch qwen3" };
   }
   return arch === "deci" ? null : unlikeLayers(spec) ?? (arch === "qwen2" ? noQwen2(spec) : null);
 }
 
-/** All layers are alike; it has norms of heads, no biases and no RoPE divisors. */
-function noQwen3(spec: DecoderSpec): Misfit | null {
+/** It has norms of heads, no biases and no RoPE divisors; all layers of a qwen3 are alike, and the head of an openelm is the embedding. */
+function noNorms(spec: DecoderSpec, arch: GgufArch): Misfit | null {
   if (!spec.qkNorm) return { rule: "q and k heads have norms", value: "they have none", fix: "take arch llama" };
-  const unlike = unlikeLayers(spec), fix = "export as a Hugging Face folder";
+  const fix = "export as a Hugging Face folder", unlike = arch === "qwen3" ? unlikeLayers(spec) : null;
   if (unlike) return { ...unlike, fix: ALIKE };
+  if (arch === "openelm" && !spec.tied) return { rule: "the output head is the embedding", value: "it is not", fix };
   if (spec.biases?.length) return { rule: "no part has a bias", value: spec.biases.join(", "), fix };
   return noDivisors(spec, fix);
 }
@@ -235,7 +281,7 @@ function modelMetadata(
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
   const counts = (key: LayerCount): GgufValue =>
-    arch !== "deci" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+    arch !== "deci" && arch !== "openelm" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
   const metadata = new Map<string, GgufValue | GgufTyped>([
     ["general.architecture", arch],
     ["general.type", "model"],

@@ -2,9 +2,10 @@
 import { CompressoError } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
+import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
-import { type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { fusedName, type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -28,8 +29,8 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const file = await openGgufFile(source), { path } = file;
   const { spec, arch } = await ggufSpec(file);
   const names = ggufNames(spec.layers.length);
-  const found = checkTensors(spec, file, { names, isRotated: turnsNeighbours(arch) });
-  const tensorOf = (name: string): { tensor: GgufTensor; rotated: boolean } => {
+  const found = checkTensors(spec, file, { names, arch });
+  const tensorOf = (name: string): Found => {
     const entry = found.get(name);
     if (entry) return entry;
     throw new CompressoError("input", {
@@ -48,16 +49,16 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
     spec,
     provenance: ggufProvenance(file.metadata),
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const { tensor, rotated } = tensorOf(name);
+      const { tensor, rotated, part } = tensorOf(name);
       return rotated
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
-        : await file.readTensor(tensor.name, rows);
+        : await file.readTensor(tensor.name, part ? within(part, rows) : rows);
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
-      const { tensor, rotated } = tensorOf(name);
+      const { tensor, rotated, part } = tensorOf(name);
       return rotated
         ? await readRotatedBlocks(file, { tensor, headDim: spec.headDim, ...options })
-        : await file.readTensorBlocks(tensor.name, options);
+        : await file.readTensorBlocks(tensor.name, part ? { ...options, rows: within(part, options.rows) } : options);
     },
     storedDtype: (name): string => tensorOf(name).tensor.type,
   };
@@ -119,15 +120,31 @@ function pickRows<T extends Float32Array | Uint8Array | Uint32Array>(
   return target;
 }
 
+/** Where a canonical tensor is in the file. */
+interface Found {
+  readonly tensor: GgufTensor;
+  /** Whether its rows are in the order of `ggufRow`. */
+  readonly rotated: boolean;
+  /** Its rows, where the tensor holds others too. */
+  readonly part: RowRange | null;
+}
+
+/** Rows of a part of a tensor as rows of the tensor. */
+function within(part: RowRange, rows: RowRange | undefined): RowRange {
+  return rows ? { start: part.start + rows.start, count: rows.count } : part;
+}
+
 function checkTensors(
   spec: DecoderSpec,
   file: GgufFile,
-  { names, isRotated }: { readonly names: ReadonlyMap<string, GgufName>; readonly isRotated: boolean },
-): Map<string, { tensor: GgufTensor; rotated: boolean }> {
-  const found = new Map<string, { tensor: GgufTensor; rotated: boolean }>();
+  { names, arch }: { readonly names: ReadonlyMap<string, GgufName>; readonly arch: GgufArch },
+): Map<string, Found> {
+  const found = new Map<string, Found>(), isRotated = turnsNeighbours(arch);
   const known = new Set(isRotated ? [ROPE_FREQS] : []);
-  for (const [canonical, shape] of tensorShapes(spec)) {
-    const { name, part } = names.get(canonical) ?? { name: canonical };
+  for (const [canonical, own] of tensorShapes(spec)) {
+    const place = names.get(canonical) ?? { name: canonical }, projection = place.part?.projection;
+    const fused = arch === "openelm" ? fusedPart(spec, place) : null;
+    const { name, shape } = fused ?? { name: place.name, shape: own };
     const tensor = file.tensors.get(name);
     const wanted = `[${shape.join(", ")}]`;
     if (!tensor) {
@@ -138,8 +155,8 @@ function checkTensors(
       throw ggufError(file.path, { rule, value: `[${tensor.shape.join(", ")}]` });
     }
     known.add(name);
-    const rotated = isRotated && (part?.projection === "q" || part?.projection === "k");
-    found.set(canonical, { tensor, rotated });
+    const rotated = isRotated && (projection === "q" || projection === "k");
+    found.set(canonical, { tensor, rotated, part: fused?.rows ?? null });
   }
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;
@@ -147,4 +164,22 @@ function checkTensors(
     throw ggufError(file.path, { rule, value: name });
   }
   return found;
+}
+
+/** The tensor that holds a layer's q, k and v, and the rows of one of them; null for what else there is. */
+function fusedPart(
+  { headDim, hidden, layers }: DecoderSpec,
+  { part }: GgufName,
+): { readonly name: string; readonly shape: readonly number[]; readonly rows: RowRange } | null {
+  const { heads = 0, kvHeads = 0 } = layers[part?.layer ?? -1] ?? {};
+  const [first, count] = part?.projection === "q"
+    ? [0, heads]
+    : part?.projection === "k"
+    ? [heads, kvHeads]
+    : part?.projection === "v"
+    ? [heads + kvHeads, kvHeads]
+    : [0, 0];
+  if (!part || count === 0) return null;
+  const shape = [(heads + 2 * kvHeads) * headDim, hidden];
+  return { name: fusedName(part.layer), shape, rows: { start: first * headDim, count: count * headDim } };
 }

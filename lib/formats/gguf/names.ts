@@ -51,6 +51,11 @@ export function ggufNames(layers: number): Map<string, GgufName> {
   return names;
 }
 
+/** GGUF name of a layer's q, k and v in one tensor, one after another, as arch openelm has them. */
+export function fusedName(layer: number): string {
+  return `blk.${layer}.attn_qkv.weight`;
+}
+
 /**
  * Index of a row of a q or k weight, or of a value of its bias, in a GGUF of an arch that `turnsNeighbours`. Hugging Face's RoPE turns value i of a head with
  * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.

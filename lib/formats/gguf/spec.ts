@@ -117,7 +117,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
       scaling: await ropeScaling(file, { arch, headDim }),
     },
     tied: !file.tensors.has("output.weight"),
-    ...arch === "qwen3" ? { qkNorm: "head" as const } : {},
+    ...arch === "qwen3" || arch === "openelm" ? { qkNorm: "head" as const } : {},
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],

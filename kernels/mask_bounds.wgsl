@@ -2,7 +2,7 @@
 //   goals [3 · layers]: share to cut of a layer's parameters, of its attention's, of its FFN's; < 0 is none. That of the layer goes before the others.
 // Else the lower bound is the shift at which a part is expected to be as large as what must stay of it, and there is no upper one. Single heads that must
 // stay may be fewer then, where they are expected to lie in more KV groups than the hard masks leave them.
-// Like the whole, a goal is approached by the share `tracking`; without tracking λ leads the whole, and a goal, which has no λ, is met. Hidden dims are not counted.
+// Like the whole, a goal is approached by the share `tracking`. Without tracking λ controls the whole; a goal has no λ and is met exactly. Hidden dims are not counted.
 // Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last of hidden dims.
 // Grid: a workgroup a layer, and one for hidden dims and the number of gates. Writes (=).
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32 }

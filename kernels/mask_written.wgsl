@@ -1,4 +1,4 @@
-// Masks that were written in place of a sample, told to the update: draws[u] = (z of the unit's first slot, 0, p, 0). They are no function of
+// Draws for masks that were written in place of a sample, as input of the update: draws[u] = (z of the unit's first slot, 0, p, 0). They are no function of
 // log α, so their slope is 0; p = P(z > 0) stays as mask_sample.wgsl has it. A gate, which has no slots of its own, gets z = 1.
 // Shapes: tables as in mask_tables.wgsl; slots [count]; draws [units]. Grid: x units. Updates draws in place.
 struct Params { units: u32 }

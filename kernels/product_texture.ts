@@ -38,7 +38,7 @@ export interface TextureProduct {
   readonly low?: boolean;
   /**
    * A workgroup is one subgroup: its lanes load different texels of A and hand them to all others, where otherwise each lane loads the
-   * same. Wants subgroups of {@link TEXTURE_LANES}, lanes numbered as invocations, and A stored [m][k].
+   * same. Requires subgroups of {@link TEXTURE_LANES}, lanes numbered as invocations, and A stored [m][k].
    */
   readonly broadcast?: boolean;
 }

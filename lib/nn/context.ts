@@ -38,7 +38,7 @@ export interface DecoderContext {
   readonly trees?: TreeBuffers | undefined;
   /** Whether elements are dropped before LoRA's A, at the rate of `state`. */
   readonly dropout: boolean;
-  /** Kinds of masks whose gradients are wanted. */
+  /** Kinds of masks whose gradients are computed. */
   readonly maskGrads: ReadonlySet<MaskKind>;
   /** Records the layer's o from its q, k and v before RoPE, in place of `recordSelfAttention`: for caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;

@@ -5,9 +5,9 @@ import { recordTop, writeTargets } from "./head.ts";
 import type { Pass } from "./context.ts";
 import { recordForward } from "./pass.ts";
 
-/** Log-probabilities of the tokens behind each token of a pass, in nats; all 0 where none was asked for. */
+/** Log-probabilities of the tokens behind each token of a pass, in nats; all 0 where none was requested. */
 export interface TopLogprobs {
-  /** Of the token asked for [tokens]. */
+  /** Of the requested token [tokens]. */
   readonly chosen: Float32Array<ArrayBuffer>;
   /** The `top` most likely tokens, the lowest id first among equals [tokens · top]. */
   readonly ids: Uint32Array<ArrayBuffer>;
@@ -18,7 +18,7 @@ export interface TopLogprobs {
 /** Forward and log-probabilities of a pass. */
 export interface TopPass extends Disposable {
   readonly top: number;
-  /** Runs it on act.tokens; targets [rows] are ids, −1 where nothing is asked for. */
+  /** Runs it on act.tokens; targets [rows] are ids, −1 where none is requested. */
   run(targets: Int32Array, options: { readonly signal?: AbortSignal | undefined }): Promise<TopLogprobs>;
 }
 

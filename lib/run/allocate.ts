@@ -28,7 +28,7 @@ export interface Allocated {
   readonly place: RunPlace;
   /** The model that is trained: that of the run, or one with biases beside it. */
   readonly model: Model;
-  /** What the device is to hold at most, and what of that was there before the run and is none of it. */
+  /** Most bytes that the device is planned to hold, and how many of them existed before the run. */
   readonly plannedBytes: number;
   readonly otherBytes: number;
 }
@@ -43,11 +43,14 @@ export interface RunSetup extends RunData {
   readonly original: PruneOptions;
 }
 
-/** Where a run is, asked when it matters. */
+/** Current state of a run, read when needed. */
 interface RunPlace {
   /** Numbers of a step without any rate. */
   readonly state: () => StepState;
-  /** Whether a schedule ended the pruning stage, after a step at least, before it had come to what the run's size takes. */
+  /**
+   * Whether a schedule ended the pruning stage, after at least one step, before it had reached what the run's size
+   * requires.
+   */
   readonly goesBeforeSize: () => boolean;
 }
 
@@ -63,7 +66,7 @@ export async function allocateRun(
 ): Promise<Allocated> {
   const { batch, seq, seed, lora, recompute } = options, { device } = base;
   const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = original, given = optionNumbers(original);
-  // What is there already goes again where the rest fails.
+  // If an allocation fails, the earlier ones are freed.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
   const steerer = stack.use(

@@ -22,7 +22,7 @@ const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;
 
-/** Writes a checkpoint, which appears whole or not at all. */
+/** Writes a checkpoint atomically. */
 export async function writeCheckpoint(
   path: string,
   { identity, position, arrays, kept }: Checkpoint,
@@ -42,7 +42,10 @@ export async function writeCheckpoint(
   );
 }
 
-/** Reads a checkpoint. Throws `CompressoError("input")` for a file that is none, is of another version, or is not as it was written. */
+/**
+ * Reads a checkpoint. Throws `CompressoError("input")` for a file that is no checkpoint, has another version, or is
+ * damaged.
+ */
 export async function readCheckpoint(
   path: string,
   { files }: { readonly files: FileSystem },
@@ -70,9 +73,10 @@ export async function readCheckpoint(
 }
 
 /**
- * The state that a run with this identity is resumed from: that of the checkpoint, with the rates that are given anew, and with what differs noted.
+ * The state from which a run with this identity is resumed: that of the checkpoint, with rates that are given anew and
+ * a note of what differs.
  *
- * @throws CompressoError("mismatch") where it is of another run.
+ * @throws CompressoError("mismatch") for a checkpoint of another run.
  * @throws CompressoError("usage") for names in `mayDiffer` that may not differ.
  */
 export function resumedBy(
@@ -91,7 +95,7 @@ export function resumedBy(
   return { identity: now, ...resumed(found), kept: found.kept.map(resumed) };
 }
 
-/** A state of a run that is resumed with these changes beside those that it had; an earlier state has them from its own step on. */
+/** Adds these changes to a state; an earlier state gets them from its own step on. */
 function withChanges({ position, arrays }: RunState, differences: readonly string[], step: number): RunState {
   const { stopped: _stopped, ...plain } = position;
   const changes = [...position.changes ?? [], ...differences.length > 0 ? [{ step, differences }] : []]
@@ -99,7 +103,10 @@ function withChanges({ position, arrays }: RunState, differences: readonly strin
   return { position: { ...plain, ...(changes.length > 0 ? { changes } : {}) }, arrays };
 }
 
-/** A state whose rates are others now: those that are given anew hold as they are given, by options or by another schedule; the others stay halved. */
+/**
+ * A state with changed rates. Rates that are given anew, by options or by another schedule, apply as given; the others
+ * stay halved.
+ */
 function withRatesAnew(
   { position, arrays }: RunState,
   { then, now, scheduled }: {
@@ -136,7 +143,7 @@ function headOf(text: string | undefined, path: string): Head {
 async function digestOfAll(text: string, states: readonly TrainerArrays[]): Promise<string> {
   const parts = [new TextEncoder().encode(text), ...states.flatMap((arrays) => FIELDS.map((name) => arrays[name]))];
   const digests: Uint8Array[] = [];
-  // One after another: each call copies its bytes.
+  // One at a time: each call copies its bytes.
   for (const part of parts) digests.push(new Uint8Array(await crypto.subtle.digest("SHA-256", part)));
   return digestOf(digests);
 }
@@ -174,7 +181,7 @@ function broken(
   return new CompressoError("input", { what, rule, ...found, fix }, { cause });
 }
 
-/** The error of a run that may have something otherwise than a file that is not there. */
+/** The error of changed options for a run whose checkpoint does not exist. */
 export function noCheckpoint(path: string, mayDiffer: readonly string[]): CompressoError {
   return new CompressoError("usage", {
     what: `cannot go on otherwise in ${mayDiffer.join(", ")}`,

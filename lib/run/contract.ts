@@ -1,4 +1,4 @@
-// Types that the files of a run share: where it stands, what a step is, what its trainer and its monitors hold. Types only.
+// Types that the files of a run share: its position, its steps, and the state of its trainer and monitors. Types only.
 import type { LayerState, RecordView } from "../schedule/definition.ts";
 import type { Alarm } from "./monitors/alarm.ts";
 import type { BatchCursor } from "../data/batches.ts";
@@ -11,7 +11,10 @@ import type { Layout } from "../units/layout.ts";
 import type { UnitKind, UnitRules } from "../units/units.ts";
 import type { Method } from "./methods/names.ts";
 
-/** What a step trains: LoRA alone at the present masks; LoRA and masks; or LoRA, with the gradients of the masks to look at. */
+/**
+ * What a step trains: LoRA alone at the current masks; LoRA and masks; or LoRA, while also computing the gradients of
+ * the masks.
+ */
 export type StepKind = "lora" | "masks" | "gradual";
 
 /** All that changes in training, as a checkpoint holds it. */
@@ -55,15 +58,15 @@ export interface StepRecord {
   /** Stage of the step. */
   readonly stage: Stage;
   /**
-   * Steps done in the whole run, this one included. One that is not larger than that of the record before says that the run went back: all
-   * records from that step on are void, and the steps are done anew.
+   * Completed steps of the whole run, this one included. If it is not larger than that of the previous record, the run
+   * rolled back: all records from that step on are void, and the steps are repeated.
    */
   readonly step: number;
   /** Steps of the whole run. */
   readonly steps: number;
   /** Mean cross-entropy over the batch's labels, in nats. */
   readonly loss: number;
-  /** Sparsity that the schedule asks for; null outside the pruning stage. */
+  /** Target sparsity of the schedule; null outside the pruning stage. */
   readonly target: number | null;
   /** Expected sparsity ŝ after the step; null outside the pruning stage. */
   readonly expected: number | null;
@@ -71,7 +74,10 @@ export interface StepRecord {
   readonly lambda1: number;
   /** Multiplier of the squared gap. */
   readonly lambda2: number;
-  /** Global norm of the LoRA gradients before clipping; in the last stage those of the labels that it learns from, see `PruneOptions.focus`. */
+  /**
+   * Global norm of the LoRA gradients before clipping; in the last stage of the labels that it learns from, see
+   * `PruneOptions.focus`.
+   */
   readonly gradNorm: number;
   /** Learning rate of LoRA. */
   readonly learningRate: number;
@@ -79,19 +85,22 @@ export interface StepRecord {
   readonly tokens: number;
   /** Labels in the loss. */
   readonly labelTokens: number;
-  /** Tokens a second since the last records came in, padding left out. */
+  /** Tokens per second since the last records were read, without padding. */
   readonly tokensPerSecond: number;
   /** GPU memory in use, bytes. */
   readonly gpuBytes: number;
   /** Largest GPU memory that was planned for the run, bytes. */
   readonly plannedGpuBytes: number;
-  /** Shares cut of each layer's heads and FFN columns: expected ones while masks are learned, else exact; null where they were not read at this step. */
+  /**
+   * Shares cut of each layer's heads and FFN columns: expected while masks are learned, otherwise exact; null if they
+   * were not read at this step.
+   */
   readonly layers: readonly LayerState[] | null;
-  /** What the monitors said at this step; at the first one after the run went back, also why it did. */
+  /** Alarms of this step; after a rollback the first record also has those that caused it. */
   readonly alarms: readonly Alarm[];
 }
 
-/** What is remembered of the losses. */
+/** History of the losses. */
 export interface LossHistory {
   /** The last losses, oldest first. */
   readonly last: readonly number[];
@@ -157,27 +166,33 @@ export interface Rates {
   /** Rate of λ's ascent. */
   readonly lambda: number;
   /**
-   * β of hard concrete. Beside the spread of log α it decides how many units lie between 0 and 1 in training, which the hard masks at the end
-   * do not have: many with the authors' 2/3, few with a tenth.
+   * β of hard concrete. Together with the spread of log α it determines how many units have z between 0 and 1 during
+   * training, unlike in the hard masks at the end: many with the published 2/3, few with a tenth.
    */
   readonly temperature: number;
-  /** Scale τ of its noise; 1 is Louizos et al. */
+  /** Scale τ of the noise of hard concrete; 1 as in Louizos et al. */
   readonly noise: number;
-  /** Spread of the initial log α over the units, where it starts from their saliency. */
+  /** Spread of the initial log α over the units, if it starts from saliency. */
   readonly spread: number;
   /**
-   * Share of itself that the running saliency keeps at each step, where log α starts from it: log α follows its logarithm. With 1 it stays, and
-   * log α has its own gradient alone.
+   * Share of itself that the running saliency keeps at each step. log α follows its logarithm, if it starts from
+   * saliency. With 1 the saliency is constant, and log α follows its own gradient alone.
    */
   readonly saliencyDecay: number;
   /**
-   * Weight of what stands beside the running saliency, where log α starts from it, for what a few batches cannot tell: of what a unit's weights
-   * alone say, in medians of its kind and layer, and of the saliency on calibration rows, where there are any, by the means of each kind. 0 is none.
+   * Weight of the prior that is added to the running saliency, if log α starts from saliency. It covers what a few
+   * batches do not show. 0 disables it. The prior has two parts:
+   *
+   * - what the weights of a unit suggest, in medians of its kind and layer;
+   * - the saliency on calibration rows, if there are any, scaled by the means of each kind.
    */
   readonly prior: number;
-  /** Share of the pruning stage after which the target is reached; the rest is for masks and LoRA at that target. */
+  /** Share of the pruning stage after which the target is reached; in the rest, masks and LoRA train at that target. */
   readonly warmup: number;
-  /** Share of the gap to the schedule that the projection closes at every step; 0 leaves it to λ, but goals of layers and parts are met all the same. */
+  /**
+   * Share of the gap to the schedule that the projection closes at every step. 0 leaves the gap to λ; goals of layers
+   * and parts are met all the same.
+   */
   readonly tracking: number;
   /** log α is clamped to ± this after each update, before the projection. */
   readonly logAlphaLimit: number;
@@ -193,15 +208,15 @@ export interface StepRates extends Rates {
   readonly dropout?: number;
 }
 
-/** How often the rates of a run were halved. */
+/** Number of times that the rates of a run were halved. */
 export interface Halved {
-  /** All of them, by going back. */
+  /** Halvings of all rates, by rollbacks. */
   readonly halvings: number;
-  /** Single ones, before others were given anew. */
+  /** Halvings of single rates, from before others were given anew. */
   readonly halvedBefore?: Readonly<Record<string, number>> | undefined;
 }
 
-/** Where a run stands. */
+/** Position of a run. */
 export interface RunPosition extends Halved {
   /** Index of the stage, and steps done in it and in all. */
   readonly stage: number;
@@ -210,63 +225,63 @@ export interface RunPosition extends Halved {
   readonly loraUpdates: number;
   readonly maskUpdates: number;
   readonly cursor: BatchCursor;
-  /** Records given so far. */
+  /** Records yielded so far. */
   readonly records: number;
   /** Expected sparsity at the end of the pruning stage; null before. */
   readonly expected: number | null;
   /** Sparsity that the last step of the pruning stage aimed at; null before. */
   readonly target: number | null;
-  /** What it aimed at in single layers. */
+  /** Targets of single layers at that step. */
   readonly layerTargets: readonly (number | null)[] | null;
   /**
-   * What was done before the step to come: the beginning of its stage, and with it the hook `beforeStep`; "hard" where no step is to come, since
-   * the stage is that of pruning and its masks are hard; null for none of them.
+   * What was done before the next step: "stage" the start of its stage; "step" the hook `beforeStep` as well; "hard" if
+   * no step follows, because the pruning stage is over and its masks are hard; null for none of these.
    */
   readonly begun: "stage" | "step" | "hard" | null;
-  /** The layers as a schedule saw them before that hook; null where it has not. */
+  /** The layers as a schedule saw them before that hook; null if it did not. */
   readonly seen: readonly LayerState[] | null;
-  /** Steps that a schedule left out by ending the pruning stage. */
+  /** Steps that a schedule skipped by ending the pruning stage. */
   readonly leftOut: number;
-  /** Those of other stages, by stage; absent where it ended none of them. */
+  /** Skipped steps of other stages, by stage; absent if there are none. */
   readonly leftOutside?: Readonly<Record<string, number>>;
-  /** The last records, oldest first, as far as a schedule sees them. */
+  /** The last records that a schedule sees, oldest first. */
   readonly recent: readonly RecordView[];
   /** Seconds spent so far, by stage. */
   readonly seconds: Readonly<Record<string, number>>;
   /** Tokens seen so far, padding left out. */
   readonly tokens: number;
-  /** What the last step of the pruning stage went by; null where the last step was of another one. */
+  /** Settings of the last step of the pruning stage; null if the last step was of another stage. */
   readonly aim: PruneAim | null;
-  /** Alarms so far, but for those of undone steps that did not lead back. */
+  /** Alarms so far, without those of undone steps that did not cause the rollback. */
   readonly alarms: readonly Alarm[];
-  /** Alarms that the next record says. */
+  /** Alarms for the next record. */
   readonly unsaid: readonly Alarm[];
-  /** Alarms of the step at which one of them stopped the run, later than that of this state; a resumed run has none. */
+  /** Alarms of the later step at which the run stopped; a resumed run has none. */
   readonly stopped?: readonly Alarm[];
   /** Step after which the masks were last looked at. */
   readonly looked: number;
-  /** What the monitors remember. */
+  /** State of the monitors. */
   readonly monitors: MonitorState;
-  /** Where it went on otherwise than it began; absent where it never did. */
+  /** Changes of options on resuming; absent if there were none. */
   readonly changes?: readonly RunChange[];
 }
 
-/** A run that was taken up with other options than it had. */
+/** Options that changed when a run was resumed. */
 export interface RunChange {
-  /** Steps that were done. */
+  /** Steps done by then. */
   readonly step: number;
-  /** What differed from then on, a line each: `schedule: cubic then, linear now`. */
+  /** The differences, one per line: `schedule: cubic then, linear now`. */
   readonly differences: readonly string[];
 }
 
-/** How monitors have to see a step of the pruning stage. */
+/** How monitors judge a step of the pruning stage. */
 export interface PruneAim {
   /** Rates at which masks are learned. */
   readonly temperature: number;
   readonly noise: number;
   /** Whether the warm-up is over. */
   readonly isWarm: boolean;
-  /** Whether the target alone decides what is cut, and no targets of single layers or frozen units. */
+  /** Whether the target alone decides what is cut, without targets of single layers or frozen units. */
   readonly isBound: boolean;
 }
 

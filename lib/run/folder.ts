@@ -12,7 +12,10 @@ export const RECORDS_FILE = "records.jsonl";
 /** Name of the texts that the model wrote for calibration. */
 export const CALIBRATION_FILE = "calibration.jsonl";
 
-/** What tells a folder with a run; records alone, of one that was killed before its first checkpoint, do not. */
+/**
+ * Files that show that a folder holds a run. Records alone do not: a run killed before its first checkpoint leaves
+ * them.
+ */
 export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
 
 /** Folders among them, which a crash within their replacement may leave aside. */

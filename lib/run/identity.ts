@@ -1,4 +1,5 @@
-// What decides a run: its options, rows, schedule, model and adapter as one JSON object. A resumed run is compared by it.
+// Identity of a run: its options, rows, schedule, model and adapter as one JSON object. A resumed run is compared by
+// it.
 import { CompressoError, option } from "../core/errors.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { digestOf } from "../core/digest.ts";
@@ -8,7 +9,10 @@ import type { RunData } from "./data.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
 import { DECIDING_PATHS } from "./options/table.ts";
 
-/** The options that decide a run's bits, nested as in the options object. Of a size the sparsity follows. */
+/**
+ * The options that determine a run's bits, nested as in the options object. If a size is given, the sparsity follows
+ * from it.
+ */
 export function decidingOptions(
   { sparsity, rules, ...others }: Omit<ResolvedOptions, "rows" | "recompute" | "monitors">,
 ): RunIdentity {
@@ -23,7 +27,10 @@ export function decidingOptions(
   return JSON.parse(JSON.stringify(found)); // without what is undefined
 }
 
-/** What decides a run. Whether layers are computed anew does not change a bit, and monitors may be set otherwise to go on after an alarm. */
+/**
+ * Everything that determines a run. Recomputing layers changes no bit, and monitors may change to continue after an
+ * alarm, so these are left out.
+ */
 export function identityOf(
   { spec, weights, device }: Model,
   { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
@@ -31,7 +38,7 @@ export function identityOf(
     readonly options: ResolvedOptions;
     /** That of the opened schedule. */
     readonly schedule: string;
-    /** Facts of the caller's own. */
+    /** Further facts given by the caller. */
     readonly beside: CheckpointOptions["identity"];
   },
 ): RunIdentity {
@@ -48,9 +55,9 @@ export function identityOf(
   };
 }
 
-/** Facts of a run that are no options of its own. */
+/** Facts of a run that are not options. */
 const FOUND = ["calibration", "schedule", "examples", "model", "baseDtype", "adapter"] as const;
-/** Options without which the state of a run means something else. */
+/** Options that give the state of a run its meaning and cannot change. */
 const FIXED = ["method", "units", "rules"];
 
 /** Names of all facts of a run, beside those of its caller. */
@@ -59,11 +66,11 @@ const OWN_FACTS: readonly string[] = [
 ];
 
 /**
- * What differs between a resumed run and its checkpoint, a line each: `rates.lora: 0.001 then, 0.0001 now`. What `mayDiffer` names may differ; what
- * is over by then stays as it was.
+ * Differences between a resumed run and its checkpoint, one per line: `rates.lora: 0.001 then, 0.0001 now`. A change of
+ * an option named in `mayDiffer` affects only later steps.
  *
  * @throws CompressoError("mismatch") for other differences.
- * @throws CompressoError("usage") for names of nothing that may differ.
+ * @throws CompressoError("usage") for names that may not differ.
  */
 export function changesBetween(
   then: RunIdentity,
@@ -102,7 +109,8 @@ export function changedRates({ rates: then }: RunIdentity, { rates: now }: RunId
 }
 
 /**
- * Refuses names of what may differ where no run is resumed, and facts of the caller's by names that are the run's own. Throws `CompressoError("usage")`.
+ * Refuses names in `mayDiffer` if no run is resumed, and facts of the caller whose names are those of the run's own.
+ * Throws `CompressoError("usage")`.
  */
 export function checkResuming(
   { mayDiffer = [], resume = false, identity = {} }: Pick<CheckpointOptions, "mayDiffer" | "resume" | "identity">,

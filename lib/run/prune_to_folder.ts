@@ -1,4 +1,4 @@
-// From a model to a folder with the smaller one: records and checkpoints as the run goes, then the export.
+// Prunes a model into a folder: records and checkpoints during the run, then the export.
 import { CompressoError, option } from "../core/errors.ts";
 import {
   destination,
@@ -50,40 +50,58 @@ export type PruneToFolderOptions =
   & Target
   & FolderOptions;
 
-/** What {@link pruneToFolder} has beside the options of `prune`. */
+/** Options of {@link pruneToFolder} besides those of `prune`. */
 export interface FolderOptions {
   /**
-   * Folder that gets model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors; calibration.jsonl too, where the model
-   * writes it.
+   * Output folder: model/, model.gguf, records.jsonl, run.json and, until the run is done, checkpoint.safetensors; also
+   * calibration.jsonl if the model writes calibration texts.
    */
   readonly out: string;
   /**
-   * As of `prune`; "own": texts that the model writes before the run, see `writeCalibration`; or "none". Default: "own" for masks that are learned from
-   * saliency with a prior, else "none"; a resumed run takes the texts in its folder, if any.
+   * Calibration rows.
+   *
+   * - Rows, as for `prune`.
+   * - "own": texts that the model writes before the run, see `writeCalibration`. The default for masks learned from
+   *   saliency with a prior.
+   * - "none": the default otherwise.
+   *
+   * A resumed run uses the texts in its folder, if any.
    */
   readonly calibration?: PruneOptions["calibration"] | "own" | "none";
-  /** Called as the model writes texts for calibration, with the share of them that is written, from 0 to 1. */
+  /** Called while the model writes calibration texts, with the share that is written, 0 to 1. */
   readonly onCalibration?: (share: number) => void;
-  /** Steps between two checkpoints, a whole number; default 50. 0 writes none by the count of steps, only on an abort, where an alarm stops the run or leads it back, where memory runs out, and after the last step. */
+  /**
+   * Steps between two checkpoints, an integer; default 50. 0 disables periodic checkpoints, but see {@link
+   * CheckpointOptions} for when a run saves itself anyway.
+   */
   readonly checkpointEvery?: number;
-  /** Goes on from the folder's checkpoint. */
+  /** Whether to resume from the folder's checkpoint. */
   readonly resume?: boolean;
-  /** What a resumed run may have otherwise than the folder's, as {@link CheckpointOptions.mayDiffer} names it: such as "schedule" or "rates". */
+  /**
+   * Names of options of a resumed run that may differ from those of its checkpoint, such as "schedule" or "rates"; see
+   * {@link CheckpointOptions.mayDiffer}.
+   */
   readonly mayDiffer?: CheckpointOptions["mayDiffer"];
-  /** Facts that a resumed run must share beside its options and rows; `weights`, which tells models apart, is a digest of some of them by default. */
+  /**
+   * Further facts that must be equal on resuming. `weights`, which identifies the model, is by default a digest of some
+   * weights.
+   */
   readonly identity?: CheckpointOptions["identity"];
   /**
-   * Dtypes and names of the files. A resumed run replaces those of its folder, unless `replace` is false. What this run does not write, such as the
-   * adapter of an earlier one, is left there.
+   * Dtypes and names of the files. A resumed run replaces the files of its folder, unless `replace` is false. Files
+   * that this run does not write, such as the adapter of an earlier run, stay.
    */
   readonly export?: SessionExportOptions;
-  /** Called when nothing of the run can be refused any more, before anything is written. */
+  /** Called when all checks have passed, before anything is written. */
   readonly onReady?: () => Promise<void>;
-  /** Called when the run stands, before the first step, with the steps that a resumed run had done. */
+  /** Called when the run is ready, before the first step, with the steps that a resumed run had done. */
   readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
-  /** Called for every step, which the next one waits for; see {@link StepRecord.step} for a run that goes back. */
+  /** Called for every step; the next step waits for it. See {@link StepRecord.step} for rollbacks. */
   readonly onRecord?: (record: StepRecord) => void | Promise<void>;
-  /** Called before and while masked and sliced model are compared, and before and while the files are written, with the share that is done, from 0 to 1. */
+  /**
+   * Called before and while the masked and the sliced model are compared and the files are written, with the share that
+   * is done, 0 to 1.
+   */
   readonly onPhase?: (phase: "slice" | "export", share: number) => void;
 }
 

@@ -1,4 +1,4 @@
-// One step of a run as numbers: what it aims at, what it gives the GPU, its record, and where the run is after it.
+// One step of a run as numbers: its aim, its input for the GPU, its record, and the position after it.
 import type { StepState } from "../nn/train/step_state.ts";
 import { heldUnits } from "./frozen.ts";
 import { GRADUAL_EVERY } from "../masks/gradual.ts";
@@ -37,7 +37,7 @@ export interface PendingStep {
   readonly batch: Batch;
   /** Sparsity of masks that are hard already; else null. */
   readonly hard: number | null;
-  /** What it went by in the pruning stage; else null. */
+  /** Its aim in the pruning stage; otherwise null. */
   readonly aim: PruneAim | null;
 }
 
@@ -46,10 +46,10 @@ export interface PreparedStep extends StepToSearch, PendingStep {
   readonly layers: Steering["layers"];
 }
 
-/** Nothing was done yet before the step to come. */
+/** Nothing was done yet for the next step. */
 export const NOTHING_DONE: Pick<RunPosition, "begun" | "seen"> = { begun: null, seen: null };
 
-/** Where a run begins. */
+/** Position at the start of a run. */
 export function firstPosition(cursor: BatchCursor): RunPosition {
   return {
     stage: 0,
@@ -76,7 +76,7 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
   };
 }
 
-/** Where it is after a step that took so many seconds. */
+/** Position after a step that took `seconds`. */
 export function positionAfter(
   position: RunPosition,
   { stage, kind, target, layers, aim, batch }: PreparedStep,
@@ -98,14 +98,14 @@ export function positionAfter(
   };
 }
 
-/** Where it is once a schedule has ended a stage before its next step. */
+/** Position after a schedule has ended a stage before its next step. */
 export function endedEarly(position: RunPosition, { stage, steps }: Pick<StagePlan, "stage" | "steps">): RunPosition {
   const left = steps - position.stageStep;
   if (stage === "prune") return { ...position, leftOut: left };
   return { ...position, leftOutside: { ...position.leftOutside, [stage]: left } };
 }
 
-/** Where it is as its stage continues: a schedule may end it again, or not. */
+/** Position from which a stage continues: its schedule may end it again, or not. */
 export function reopened(position: RunPosition, stage: Stage | undefined): RunPosition {
   if (stage === undefined || position.begun === "hard") return position;
   if (stage === "prune") return { ...position, leftOut: 0 };
@@ -113,12 +113,12 @@ export function reopened(position: RunPosition, stage: Stage | undefined): RunPo
   return Object.keys(others).length > 0 ? { ...rest, leftOutside: others } : rest;
 }
 
-/** Steps of a run, without those that a schedule has left out so far. */
+/** Steps of a run, without those that a schedule has skipped so far. */
 export function stepsOf(stages: readonly StagePlan[], { leftOut, leftOutside = {} }: RunPosition): number {
   return stages.reduce((sum, { stage, steps }) => sum + steps - (leftOutside[stage] ?? 0), -leftOut);
 }
 
-/** Whether the method chooses before the next step by what those before have left, so that numbers that are not finite have to be seen first. */
+/** Whether the method chooses masks before the next step from the results of earlier steps, which must be finite then. */
 export function choosesNext(
   { stageStep }: RunPosition,
   { stage, method }: { readonly stage: Stage | undefined; readonly method: Method },
@@ -126,7 +126,7 @@ export function choosesNext(
   return method === "gradual" && stage === "prune" && stageStep % GRADUAL_EVERY === 0;
 }
 
-/** How monitors have to see a step of the pruning stage. */
+/** How monitors judge a step of the pruning stage. */
 export function aimOf(
   { rates: { temperature, noise, warmup }, layers, freeze }: Steering,
   { step, steps, last, method, table }: {
@@ -147,8 +147,8 @@ export function aimOf(
 }
 
 /**
- * What masks are made hard at: the last step's aim, or nothing where a schedule ended the stage before its first step. `isSkipped` says that nothing
- * is to be cut then; layers that are to be alike and are not are made so.
+ * The aim at which masks are made hard: that of the last step, or 0 if a schedule ended the stage before its first
+ * step. `isSkipped` means that nothing is cut then. A uniform layout still makes all layers alike.
  */
 export function lastAim(
   { layerTargets: layers, aim, target, leftOut, stageStep }: RunPosition,
@@ -160,8 +160,9 @@ export function lastAim(
 }
 
 /**
- * Numbers of a step, halved as often as the run's are: with what a schedule sets in other stages than pruning, and LoRA's learning rate, which is the
- * stage's own where that sets none; the target, null outside the pruning stage; and the share of the labels that it learns from.
+ * Numbers of a step, halved as often as the run's rates are: the rates with what a schedule sets outside the pruning
+ * stage; LoRA's learning rate, by default that of the stage; the target, null outside the pruning stage; and the share
+ * of the labels that it learns from.
  */
 export function stepNumbers(
   { stage, steps }: Pick<StagePlan, "stage" | "steps">,

@@ -51,8 +51,9 @@ export interface Trainer extends Disposable {
   readonly pass: Pass;
   readonly learner: MaskLearner;
   /**
-   * Runs one step; on abort all that {@link Trainer.save} gives is as before the step. With a focus below 1, for steps of kind "lora", it learns
-   * from that share of the labels alone (see `hurtTargets`), at the cost of one more forward pass; the loss in its numbers is that of all labels.
+   * Runs one step. On abort everything that {@link Trainer.save} returns is as before the step. With a focus below 1,
+   * steps of kind "lora" learn from that share of the labels (see `hurtTargets`), at the cost of one more forward pass.
+   * The recorded loss is that of all labels.
    */
   step(
     kind: StepKind,
@@ -71,17 +72,20 @@ export interface Trainer extends Disposable {
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<LayerTerms[]>;
-  /** Forward and backward of a step without its update, and which of their values are finite. Masks that are learned are sampled, or those that were set. */
+  /**
+   * Forward and backward of a step without its update, and which of the values are finite. Learned masks are sampled,
+   * unless they were set.
+   */
   inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
   slotGradients(): Promise<Float32Array>;
   masks(): Promise<Required<MaskValues>>;
   /**
-   * Sets z of the kinds that are given. Where units are among them, a step of kind "masks" that comes next samples no unit, and log α gets no gradient
-   * through their masks.
+   * Sets z of the kinds that are given. If they include units, the next step of kind "masks" samples no unit, and log α
+   * gets no gradient through its masks.
    */
   setMasks(masks: MaskValues): void;
-  /** How often `setMasks` was called: masks that were read at the same count are still the same. */
+  /** Number of calls of `setMasks`; masks read at the same count are unchanged. */
   readonly maskWrites: number;
   /** Whether masks of units were set since the last step began. */
   readonly isWritten: boolean;
@@ -234,7 +238,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       [isAtWritten, isWritten] = [isWritten, false];
       await plansOf(kind).gradients.run();
       const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
-      // The first that is broken tells where.
+      // The first stream that is not finite is enough.
       for (const x of act.x) {
         streams.push(await allFinite(device, x, { count: floats, most: Math.max(READ_FLOATS, lora.count) }));
         if (streams.at(-1) === false) break;

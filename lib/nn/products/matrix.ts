@@ -121,7 +121,7 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
 
 /**
  * Writes rows from `row0` on; `data` holds whole rows of `cols` values. f16 rounds to the nearest, ties to even; q8 and q4 as
- * `quantizeRows` says, and want `row0` to be a multiple of 4, and the number of rows too unless they are the last.
+ * `quantizeRows` says, and require `row0` to be a multiple of 4, and the number of rows too unless they are the last.
  *
  * @throws CompressoError("numeric") where a value is NaN or infinite in the matrix's dtype.
  */

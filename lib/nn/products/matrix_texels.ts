@@ -52,7 +52,7 @@ export function writeTexels(
 export async function readTexels(device: Device, store: TexelStore, band: TexelBand): Promise<ArrayBuffer> {
   const { row, rows, texels } = band;
   const bytesPerRow = texels * TEXEL_BYTES;
-  const pitch = isTexture(store) ? roundUp(bytesPerRow, 256) : bytesPerRow; // as copies from textures want
+  const pitch = isTexture(store) ? roundUp(bytesPerRow, 256) : bytesPerRow; // copies from textures require it
   using staging = device.createBuffer("rows", rows * pitch);
   const encoder = device.gpu.createCommandEncoder();
   if (isTexture(store)) {

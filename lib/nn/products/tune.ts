@@ -82,7 +82,7 @@ interface Trial {
 const LEAST_COST = 5e7;
 /** An operation of a thin product takes so much longer, as its operands are read for few operations. */
 const THIN_COST = 4;
-/** On a CPU more rows than these tell nothing new. */
+/** On a CPU more rows than these give no new information. */
 const CPU_ROWS = 512;
 const ROUNDS = 4;
 /** A tile that was this much slower than the best of a round is not measured again. */
@@ -91,13 +91,13 @@ const DROP = 1.15;
 const GAIN = 1.03;
 /** Rows of a matrix that are written at once. */
 const FILL_ROWS = 1024;
-/** Wanted seconds of one measurement. */
+/** Target duration of one measurement, in seconds. */
 const SAMPLE_SECONDS = 0.01;
 /** Values at either end of a result that are compared with the default's. */
 const COMPARED = 1 << 14;
 /** Runs of one measurement, at most: what is shorter is timed as well as it will be. */
 const MOST_REPEATS = 64;
-/** The same where a GPU has no clock but the wall's, which does not tell how long one run takes. */
+/** The same where a GPU has no clock but the wall's, which cannot time a single run. */
 const UNTIMED_REPEATS = 16;
 
 /**
@@ -122,7 +122,7 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
   return { measured, known: all.length - works.length, left: works.length - measured };
 }
 
-/** The quickest tile; null where time or memory did not suffice to tell. */
+/** The quickest tile; null if time or memory did not suffice. */
 async function quickest(
   device: Device,
   { product, trial, setup }: Work,
@@ -219,7 +219,7 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
     if (known) known.count += work.count;
     else works.set(key, work);
   };
-  // A dry device tells how a matrix is cut to shards, and allocates nothing.
+  // A dry device computes the shards of a matrix without allocating them.
   using dry = openDryDevice({ limits: device.limits, isCpu: device.facts.isCpu });
   const addLinear = (m: number, [out, cols]: readonly [number, number], dtype: MatrixDtype): void => {
     const { placement, shards } = createMatrix(dry, "tuning", { rows: out, cols, dtype });

@@ -1,4 +1,5 @@
-// Calibration rows, which tell units apart beside the rows that are trained on: their batches, and the texts that a model writes for itself.
+// Calibration rows, on which units are scored besides the training rows: their batches, and texts that the model itself
+// writes.
 import { CompressoError } from "../core/errors.ts";
 import type { Row, TextRow } from "../data/rows.ts";
 import type { Example } from "../data/prompts/encode.ts";
@@ -18,12 +19,12 @@ export interface CalibrationData {
   batches(): Iterable<Batch>;
 }
 
-/** Sequences that are looked at, up to a whole batch; texts that a model writes for itself at most. */
+/** Number of calibration sequences, up to a whole batch; also the most texts that a model writes for itself. */
 export const CALIBRATION_SEQUENCES = 32;
 
 /**
- * Texts that a model writes for itself: a third of the sequences of its run, so that a short one does not look longer than it trains. One-shot methods
- * look at nothing else and need not train at all.
+ * Number of texts that a model writes for itself: a third of the sequences of its run, so that a short run does not
+ * calibrate longer than it trains. One-shot methods use nothing else and need not train at all.
  */
 export function calibrationTexts(
   { method, steps, prefinetune, postfinetune, batch }: Pick<
@@ -35,7 +36,7 @@ export function calibrationTexts(
   return Math.min(CALIBRATION_SEQUENCES, Math.ceil((prefinetune + steps + postfinetune) * batch / 3));
 }
 
-/** Encodes the rows as those of the run are. Throws `CompressoError("input")` as `encodeRows` does. */
+/** Encodes calibration rows like the rows of the run. Throws `CompressoError("input")` as `encodeRows` does. */
 export function encodeCalibration(
   rows: readonly Row[],
   { batch, padId, ...encoding }: EncodeRowsOptions & { readonly batch: number; readonly padId: number },
@@ -64,8 +65,8 @@ function encode(rows: readonly Row[], encoding: EncodeRowsOptions): ReturnType<t
 }
 
 /**
- * What a run does about calibration where nothing is said of it: "own" texts for masks that are learned from saliency with a prior, "none" for others and
- * where a run is resumed that began without.
+ * The default of calibration: "own" texts for masks learned from saliency with a prior, "none" otherwise and for a
+ * resumed run that started without.
  */
 export function calibrationDefault(
   options: Pick<ResolvedOptions, "method" | "start" | "rates">,
@@ -79,8 +80,8 @@ export function calibrationDefault(
 }
 
 /**
- * Lets the model write its own calibration rows, the same at every call: `count` texts (default {@link CALIBRATION_SEQUENCES}) of `tokens` tokens at most,
- * or as many as its context has.
+ * Lets the model write its own calibration rows, the same at every call: `count` texts (default {@link
+ * CALIBRATION_SEQUENCES}) of at most `tokens` tokens, or as many as its context holds.
  *
  * @throws CompressoError as `writeTexts` does.
  */

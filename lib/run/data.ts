@@ -1,4 +1,4 @@
-// The rows of a run as batches to train on, sequences that are held out, and calibration rows.
+// Prepares the rows of a run: batches to train on, held-out sequences, and calibration rows.
 import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
 import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
@@ -13,24 +13,29 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 
 /** Rows as a run uses them. */
 export interface RunData {
-  /** What became of the rows that are trained on. */
+  /** How the training rows were encoded. */
   readonly report: EncodeReport;
-  /** Up to 8 sequences for comparing the masked with the sliced model: of rows that are not trained on, where there are enough. */
+  /**
+   * Up to 8 sequences for comparing the masked with the sliced model, from rows that are not trained on if there are
+   * enough.
+   */
   readonly heldout: readonly (readonly number[])[];
-  /** Their labels, −100 where nothing is predicted; none where they are rows that are trained on. */
+  /** Their labels, −100 where nothing is predicted; empty if the rows are trained on. */
   readonly heldoutLabels: readonly (readonly number[])[];
   /** Hash of all examples. */
   readonly digest: string;
   readonly makeBatches: (seed: number) => Batches;
   /** Encodes calibration rows as these are. */
   readonly encodeCalibration: (rows: readonly Row[]) => ReturnType<typeof encodeCalibration>;
-  /** Rows that tell units apart beside these; null where there are none. */
+  /** Rows to score units on besides the training rows; null if there are none. */
   readonly calibration: CalibrationData | null;
 }
 
 /**
- * Encodes the rows of a run. Throws `CompressoError("input")` for a model without tokenizer, and for tokens that it has no embedding of; "usage" for a prompt
- * that is named for texts alone.
+ * Encodes the rows of a run.
+ *
+ * @throws CompressoError("input") for a model without tokenizer, and for tokens without an embedding.
+ * @throws CompressoError("usage") for a prompt that only texts would get.
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
@@ -43,13 +48,13 @@ export function encodeRun(
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
   const encoding = { tokenizer, prompt, packing, seq, skipBroken, vocab };
-  // Rows of a program may have no numbers: theirs are the places among all, also of those that are held out.
+  // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
   const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
-  // Rows that are held out may all be too long for `seq`: what they cannot give is taken from those that are trained on.
+  // All held-out rows may be too long for `seq`: training rows fill in.
   const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
-  // Tokenizers may have a pad token that the model has no embedding of.
+  // Tokenizers may have a pad token for which the model has no embedding.
   const padId = [tokenizer.padId, tokenizer.eosId].find((id) => id !== null && id < vocab) ?? 0;
   const data: RunData = {
     report: { ...withBroken(report, apart.broken), heldOut: heldoutRows.length },
@@ -63,7 +68,7 @@ export function encodeRun(
   return calibration ? withCalibration(data, calibration) : data;
 }
 
-/** The data with rows that tell units apart beside them. */
+/** Adds calibration rows to the data. */
 export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]): T {
   const { examples, batches, report } = data.encodeCalibration(rows);
   return {
@@ -73,7 +78,7 @@ export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]
   };
 }
 
-/** Refuses what became of rows in reading where no rows are given that it is of. Throws `CompressoError("usage")`. */
+/** Refuses a report of reading without the rows that it describes. Throws `CompressoError("usage")`. */
 export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibrationReading">): void {
   if (calibrationReading === undefined) return;
   throw new CompressoError("usage", {
@@ -84,7 +89,10 @@ export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibr
   });
 }
 
-/** Refuses a prompt that no row would get, but where a run may go on that had it. The collaborative one is the default of all rows. */
+/**
+ * Refuses a prompt that no row would get, except on resuming a run that had it. The collaborative prompt is the default
+ * of all rows.
+ */
 function refusePrompt(
   rows: readonly Row[],
   { prompt, calibration = [], checkpoint }: Pick<PruneOptions, "prompt" | "calibration" | "checkpoint">,
@@ -98,7 +106,7 @@ function refusePrompt(
   });
 }
 
-/** The error of a prompt that is named for texts, which get none. */
+/** The error of a prompt for texts, which get none. */
 export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): CompressoError {
   return new CompressoError("usage", {
     rule: "a prompt stands before instructions and conversations",
@@ -107,10 +115,10 @@ export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): Compres
   });
 }
 
-/** Rows, and sequences of them, that are held out at most: the comparison holds the logits of all on the CPU. */
+/** Most rows, and sequences of them, that are held out: the comparison holds all their logits on the CPU. */
 const HELD_OUT = 8;
 
-/** How many of so many rows a run keeps from training: the last ones, a tenth at most, so of fewer than ten none. */
+/** Number of rows to hold out: the last ones, at most a tenth, so none of fewer than ten. */
 export function heldOutOf(rows: number): number {
   return Math.min(HELD_OUT, Math.floor(rows / 10));
 }

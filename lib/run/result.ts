@@ -1,4 +1,4 @@
-// What a finished run gives: what it has learned, the sliced model, and the contents of run.json.
+// Results of a finished run: what it learned, the sliced model, and the contents of run.json.
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
@@ -21,40 +21,46 @@ import { brokenAt } from "./monitors/find_cause.ts";
 import type { Allocated, RunSetup } from "./allocate.ts";
 import type { Trainer } from "./trainer.ts";
 
-/** What a finished run has learned. Its arrays are those that `slice()` and `export()` of the session cut by: copy what is to be changed. */
+/**
+ * What a finished run has learned. `slice()` and `export()` of the session use these same arrays: copy them before
+ * changing them.
+ */
 export interface PruneResult {
   /** Weights to slice: the model's own, or with FLAP's compensation in their biases. */
   readonly source: WeightSource;
-  /** Hard masks z: 0 of what is cut; of what stays 1, unless `keptMasks` or a hook has it otherwise. */
+  /** Hard masks z: 0 for cut units; for kept ones 1, unless `keptMasks` or a hook set another value. */
   readonly masks: MaskValues;
   /** LoRA as trained. */
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
-  /** Wanted, expected at the end of the pruning stage, and of the hard masks. */
+  /** Sparsity: the target, expected at the end of the pruning stage, and of the hard masks. */
   readonly sparsity: { readonly target: number; readonly expected: number; readonly hard: number };
   /**
-   * At the end of the pruning stage, of every unit: log α of learned masks; under "gradual" the running mean of squared gradients that ranks them,
-   * under a one-shot method their places in its ranking. Where a hook set it after that stage, what it set.
+   * log α of every unit at the end of the pruning stage; under "gradual" the running mean of squared gradients, under a
+   * one-shot method the ranks of the units. If a hook set it after that stage, the values that it set.
    */
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */
   readonly table: UnitTable;
-  /** What became of the rows. */
+  /** How the rows were encoded. */
   readonly data: EncodeReport;
-  /** Up to 8 sequences for comparisons: not trained on, but where rows are too few, or those held out do not fit. */
+  /**
+   * Up to 8 sequences for comparisons. They are not trained on, unless there are too few rows or those held out do not
+   * fit.
+   */
   readonly heldout: readonly (readonly number[])[];
-  /** Labels of these, −100 where nothing is predicted; none where they were trained on. */
+  /** Their labels, −100 where nothing is predicted; empty if they were trained on. */
   readonly heldoutLabels: readonly (readonly number[])[];
-  /** Seconds that steps took, by stage; what a method measures before them, and the choice of units after them, is not among them. */
+  /** Seconds that steps took, by stage, without scoring before them and the choice of units after them. */
   readonly seconds: Readonly<Record<Stage, number>>;
-  /** Tokens a second over all stages, padding left out. */
+  /** Tokens per second over all stages, without padding. */
   readonly tokensPerSecond: number;
   /** Largest GPU memory in use, bytes. */
   readonly peakGpuBytes: number;
-  /** The same as planned before the first step; see `planMemory`. */
+  /** Planned peak of GPU memory, bytes; see `planMemory`. */
   readonly plannedGpuBytes: number;
-  /** What the monitors said, in order; alarms of steps that were undone are left out, but for those that led back. */
+  /** Alarms in order. Those of undone steps are left out, unless they caused a rollback. */
   readonly alarms: readonly Alarm[];
-  /** Where the run went on otherwise than it began, as `mayDiffer` allows; none for most runs. */
+  /** Options that changed when the run was resumed, as `mayDiffer` allows. */
   readonly changes: readonly RunChange[];
 }
 
@@ -66,7 +72,7 @@ export interface SlicedModel {
   readonly spec: DecoderSpec;
   /** Parameters of the whole model, before and after. */
   readonly parameters: { readonly before: number; readonly after: number };
-  /** The size that was asked for and is reached; null where a sparsity was. */
+  /** The requested and the reached size; null if a sparsity was requested. */
   readonly size: SizeResult | null;
   /** Masked and sliced model compared on held-out tokens, both in f32. */
   readonly maskedVsSliced: VerifyResult;
@@ -84,9 +90,12 @@ export interface RunSummary {
   readonly ggufDtype: GgufWriteType | null;
   /** Matrices of the GGUF that are f16 in place of a type of blocks, because their rows are no multiple of 32 values. */
   readonly fellBack: number;
-  /** The size that was asked for and is reached; null where a sparsity was. */
+  /** The requested and the reached size; null if a sparsity was requested. */
   readonly size: SlicedModel["size"];
-  /** Heads, KV heads and FFN columns of each layer; the files have none of those that are cut whole, and number the others anew. */
+  /**
+   * Heads, KV heads and FFN columns of each layer. The files leave out layers that are cut whole and renumber the
+   * others.
+   */
   readonly layers: readonly LayerSpec[];
   /** Hidden size. */
   readonly hidden: number;
@@ -97,11 +106,11 @@ export interface RunSummary {
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
   /**
-   * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling, slicing and files included. Of a
-   * resumed run those since it was resumed.
+   * Seconds from the start of the command or session to the writing of run.json: loading, calibration, compiling,
+   * slicing and files included. For a resumed run, since it was resumed.
    */
   readonly wallSeconds: number;
-  /** Steps that were done before the run was resumed last; 0 where it never was. */
+  /** Steps done before the run was last resumed; 0 if it never was. */
   readonly resumedAfter: number;
   /** Tokens a second over all stages. */
   readonly tokensPerSecond: number;
@@ -109,9 +118,9 @@ export interface RunSummary {
   readonly peakGpuBytes: number;
   /** The same as planned before the first step, bytes. */
   readonly plannedGpuBytes: number;
-  /** What the monitors said, in order; see {@link PruneResult.alarms}. */
+  /** Alarms in order; see {@link PruneResult.alarms}. */
   readonly alarms: readonly Alarm[];
-  /** Where the run went on otherwise than it began, such as by another schedule; `options` and `inputs` are those that it ended with. */
+  /** Options that changed when the run was resumed; `options` and `inputs` are those at its end. */
   readonly changes: readonly RunChange[];
   /** Adapter that ran it. */
   readonly adapter: string;
@@ -121,13 +130,13 @@ export interface RunSummary {
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
   readonly options: Omit<ResolvedOptions, "rows">;
-  /** Digests and names of what it was made from, as {@link SessionExportOptions.inputs} says. */
+  /** Digests and names of the inputs, as {@link SessionExportOptions.inputs} says. */
   readonly inputs: Readonly<Record<string, string>>;
-  /** Names and sizes of the files that it was made from; none where the program did not name them. */
+  /** Names and sizes of the input files; empty if the program did not name them. */
   readonly origin: readonly OriginFile[];
-  /** The model as it was. */
+  /** The model before pruning. */
   readonly before: ModelBefore;
-  /** What was cut of it. */
+  /** What was cut. */
   readonly masks: MaskSummary;
   /** Sizes of what was written. */
   readonly fileBytes: readonly FileBytes[];
@@ -138,8 +147,8 @@ export interface RunSummary {
 }
 
 /**
- * Refuses LoRA that is not finite at a run's end, where a hook may have written it after all steps that the monitor of such numbers sees. Throws
- * `CompressoError("numeric")`.
+ * Refuses LoRA that is not finite at the end of a run: a hook may have written it after the last step that the monitor
+ * `nan` sees. Throws `CompressoError("numeric")`.
  */
 export async function checkTrained(trainer: Trainer): Promise<void> {
   for (const [name, values] of await trainer.loraWeights()) {
@@ -154,7 +163,7 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
   }
 }
 
-/** Reads what a run at its end has learned; `model` is the caller's. */
+/** Reads what a finished run has learned; `model` is the caller's. */
 export async function readResult(
   { trainer, selector, plannedBytes }: Allocated,
   { table, options, report, heldout, heldoutLabels }: RunSetup,
@@ -191,7 +200,7 @@ export async function readResult(
   };
 }
 
-/** Refuses the result of a run that is not at its end. */
+/** Refuses the result of a run that is not finished. */
 export function refuseResult({ step }: RunPosition, { steps }: { readonly steps: number }): never {
   throw new CompressoError("usage", {
     what: "cannot give the result of the run",

@@ -1,4 +1,5 @@
-// What makes a run fit that does not: single changes of options, all of them, or a lower LoRA rank, each planned anew.
+// Finds changes of options that make a run fit in memory: single changes, all of them, or a lower LoRA rank. Each is
+// planned again.
 import { CompressoError, option } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
@@ -38,9 +39,16 @@ export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget):
 }
 
 /**
- * Looks for what makes a run fit: one change if one is enough, of each kind the mildest and each smaller dtype; else all of them together; else nothing.
- * Recomputation where it is off, a smaller dtype of the frozen weights, fewer sequences a step, shorter sequences; where none of these helps, a
- * lower rank of LoRA, whose matrices lie in one buffer: alone, else with all the others and sequences as they are, else with the shortest ones.
+ * Finds what makes a run fit: a single change if one suffices, with the mildest of each kind and each smaller dtype;
+ * otherwise all changes together; otherwise nothing. The changes are, in order:
+ *
+ * - recomputation, if it is off;
+ * - a smaller dtype of the frozen weights;
+ * - fewer sequences per step;
+ * - shorter sequences.
+ *
+ * If none of these helps, a lower rank of LoRA is tried, whose matrices are in one buffer: alone, then with all other
+ * changes and sequences as they are, then with the shortest sequences.
  */
 export async function adviseMemory(
   spec: DecoderSpec,

@@ -1,4 +1,4 @@
-// How much GPU memory a prune run takes: the run on a device that only counts.
+// Plans the GPU memory of a prune run, by running it on a device that only counts.
 import { CompressoError, type ErrorParts } from "../../core/errors.ts";
 import type { MemoryUse } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";

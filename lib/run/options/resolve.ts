@@ -1,4 +1,4 @@
-// Fills in the defaults of a run's options, and refuses those that cannot work.
+// Fills in the defaults of a run's options, and checks the options that depend on each other or on the model.
 import { CompressoError, option } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
 import { given } from "../../core/check_options.ts";
@@ -64,7 +64,7 @@ export function resolveOptions(
     start: options.start ?? preset.start ?? start.default,
     keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
-    // Without a last stage nothing learns from some of the labels alone.
+    // Without a last stage no step learns from a part of the labels.
     focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
     rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
@@ -121,7 +121,7 @@ export function resolveShape(
   };
 }
 
-/** LoRA where nothing is said of it. */
+/** Default LoRA. */
 export const LORA_DEFAULTS = {
   rank: OPTION_TABLE["lora.rank"].default,
   alpha: OPTION_TABLE["lora.alpha"].default,
@@ -129,7 +129,7 @@ export const LORA_DEFAULTS = {
   dropout: OPTION_TABLE["lora.dropout"].default,
 } as const;
 
-/** Defaults of learned masks and gradual saliency follow from the steps of the pruning stage, which has some. */
+/** Defaults of learned masks and gradual saliency depend on the steps of the pruning stage, of which there must be some. */
 function checkSteps(steps: number, method: Method): void {
   if (isOneShot(method) ? steps !== undefined : steps >= 1) return;
   throw new CompressoError("usage", {
@@ -187,7 +187,10 @@ function checkSize(size: WantedSize): void {
   });
 }
 
-/** Wanda-sp's scores of different layers and kinds do not compare; where layers are to be alike each loses the same share by any score. */
+/**
+ * Wanda-sp's scores of different layers and kinds are not comparable. Under the uniform layout each layer loses the
+ * same share by any score.
+ */
 function checkRanking(
   ranking: Ranking | undefined,
   { method, layout }: Pick<ResolvedOptions, "method" | "layout">,
@@ -213,7 +216,7 @@ function checkSchedule(schedule: PruneOptions["schedule"], { method }: Pick<Reso
   });
 }
 
-/** Methods whose published codes take the same share of every layer. */
+/** Methods whose published code cuts the same share of every layer. */
 const BY_LAYER: readonly Method[] = ["magnitude", "taylor", "wanda-sp"];
 
 /** Whether a one-shot method cuts all layers alike, so that it compares units within a layer whatever its default is. */
@@ -221,14 +224,14 @@ function isOneShotAlike({ method, layout }: { readonly method: Method; readonly 
   return isOneShot(method) && layout === "uniform";
 }
 
-/** How a limit of log α that is too small is made large enough. */
+/** Fix for a limit of log α that is too small. */
 export function raisedLimit(): string {
   return `raise ${option("rates.logAlphaLimit")}, lower ${option("rates.spread")}, or start from a constant (${
     option("start", "constant")
   }, without a spread)`;
 }
 
-/** Refuses a clamp under which half of all units may be cut at the first step. */
+/** Refuses a limit of log α under which half of all units may be cut at the first step. */
 function checkStart({ method, start, rates }: ResolvedOptions): void {
   const least = leastLimit(rates), { logAlphaLimit: limit, spread } = rates;
   if (method !== "compresso" || start !== "saliency" || limit >= least) return;

@@ -14,8 +14,8 @@ export interface HeldoutLoss {
 }
 
 /**
- * Measures both; each sequence runs alone, padded to `seq` tokens, so that it takes less memory than a step. Null where no rows are held out, as
- * there are too few.
+ * Measures the loss of both models. Each sequence runs alone, padded to `seq` tokens, which takes less memory than a
+ * step. Null if there are too few rows to hold any out.
  */
 export async function heldoutLoss(
   model: Model,

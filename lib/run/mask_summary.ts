@@ -1,4 +1,4 @@
-// What run.json holds of masks and file sizes, for reports.
+// Summaries of masks and file sizes in run.json, for reports.
 import { TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../units/file_size.ts";
 import { type FileSystem, infoOf } from "../files/system.ts";
@@ -11,9 +11,9 @@ import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.
 export interface MaskSummary {
   /** z of every head; 0 where it is cut. */
   readonly heads: readonly (readonly number[])[];
-  /** Kept shares of the layer's FFN columns, in stretches of equal width: 64, or as many as there are columns. */
+  /** Kept shares of the layer's FFN columns, in ranges of equal width: 64, or as many as there are columns. */
   readonly ffn: readonly (readonly number[])[];
-  /** The same of the hidden dims. */
+  /** Kept shares of the hidden dims, in such ranges. */
   readonly hidden: readonly number[];
 }
 
@@ -33,20 +33,23 @@ export interface ModelBefore {
 export interface FileBytes {
   /** Its path. */
   readonly file: string;
-  /** Of a folder: of its weights, those of its other files left out. */
+  /** Its size; of a folder that of its weights, without its other files. */
   readonly bytes: number;
-  /** Types of its matrices that would make it smaller, and its bytes then, from the largest to the smallest. */
+  /** Types of its matrices that would make it smaller, and the resulting bytes, from the largest to the smallest. */
   readonly smaller?: readonly { readonly dtype: string; readonly bytes: number }[];
 }
 
 const BINS = 64;
 
-/** Masks on their way: of each head, and of stretches of columns and hidden dims, the expected share that stays. `cuts` is that which goes of each unit. */
+/**
+ * Masks during a run: the expected share that stays of each head, and of ranges of columns and hidden dims. `cuts` is
+ * the share cut of each unit.
+ */
 export function openMasks(table: UnitTable, cuts: ArrayLike<number>): MaskSummary {
   const { spec, layout } = table, slots = new Float32Array(layout.count).fill(1);
   for (let unit = 0; unit < table.count; unit++) {
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-    // A layer's own unit holds the slots of its heads and columns too.
+    // A layer's own unit also holds the slots of its heads and columns.
     for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 1) * (1 - (cuts[unit] ?? 0));
   }
   return maskSummary(spec, unpackMasks(spec, layout, slots), { shareOf: (z) => z });
@@ -57,7 +60,7 @@ export function maskSummary(
   { layers, hidden }: DecoderSpec,
   masks: MaskValues,
   { shareOf = (z) => z === 0 ? 0 : 1 }: {
-    /** What of a column or hidden dim stays at z. Default: all but where z is 0. */
+    /** Share of a column or hidden dim that stays at z. Default: 1 unless z is 0. */
     readonly shareOf?: (z: number) => number;
   } = {},
 ): MaskSummary {
@@ -65,7 +68,7 @@ export function maskSummary(
   const heads: number[][] = [], ffn: number[][] = [];
   for (const layer of layers) {
     const z = masks.head?.subarray(head, head + layer.heads) ?? new Float32Array(layer.heads).fill(1);
-    // Six digits show more than f32 holds of what matters, and keep the file short.
+    // Six digits are precise enough and keep the file short.
     heads.push(Array.from(z, (value) => Number(value.toPrecision(6))));
     ffn.push(keptShares(masks.ffn?.subarray(column, column + layer.ffn), layer.ffn, shareOf));
     head += layer.heads;

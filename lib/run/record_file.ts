@@ -1,10 +1,10 @@
-// records.jsonl of a run on the disk: read, and added to as records come.
+// Reads and appends to records.jsonl of a run on disk.
 import { unwritable } from "../files/atomic.ts";
 import { textIfThere } from "../files/text_file.ts";
 import type { StepRecord } from "./contract.ts";
 import { linesUpTo } from "./record_lines.ts";
 
-/** records.jsonl of a run at work, open to be added to. */
+/** records.jsonl of a run in progress, open for appending. */
 export class RecordFile implements Disposable {
   readonly #path: string;
   readonly #file: Deno.FsFile;
@@ -27,13 +27,13 @@ export class RecordFile implements Disposable {
   }
 
   /**
-   * Adds a record. A run that went back does steps anew: the file keeps one line of each, the one that led to the result. Throws
-   * `CompressoError("input")` where the disk refuses it.
+   * Appends a record. After a rollback the file keeps one line per step, that of the repeated step. Throws
+   * `CompressoError("input")` where writing fails.
    */
   async add(record: StepRecord): Promise<void> {
     try {
       if (record.step <= this.#last) {
-        // Not by the file: what is open for appending alone cannot be shortened everywhere.
+        // By its path: a file that is open for appending cannot be truncated on every system.
         const { length } = this.#encoder.encode(await recordsUpTo(this.#path, record.step - 1));
         await Deno.truncate(this.#path, length);
       }
@@ -57,8 +57,8 @@ export async function recordsIn(path: string): Promise<StepRecord[]> {
 }
 
 /**
- * The lines of a file of records up to a step; none where there is no file. Unlike a checkpoint they are not forced to the disk: after a power
- * cut some may be missing or broken, and of a folder that was copied all.
+ * The lines of a file of records up to a step; empty if the file does not exist. Unlike a checkpoint they are not
+ * flushed to disk: after a power failure some may be missing or broken, and a copied folder may lack all.
  */
 export async function recordsUpTo(path: string, step: number): Promise<string> {
   if (step === 0) return "";

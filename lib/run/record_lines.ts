@@ -1,18 +1,20 @@
-// The text of records.jsonl: which lines belong to a run that went back, was resumed or is exported.
+// Merges the lines of records.jsonl when a run rolls back, is resumed or is exported.
 import { CompressoError } from "../core/errors.ts";
 import type { FileSystem } from "../files/system.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { StepRecord } from "./contract.ts";
 
-/** The lines up to a step; broken ones are left out. */
+/** The lines up to a step, without broken lines. */
 export function linesUpTo(text: string, step: number): string {
   return text.split("\n").filter((line) => stepOf(line) <= step).map((line) => line + "\n").join("");
 }
 
 /**
- * The text of a file with these records; null where it has them already, as `pruneToFolder` writes them during the run. Those of a resumed run
- * follow what stands there, as far as its last record is among `before`, the last ones of the run before it was resumed: some may be lost. Throws
- * `CompressoError("input")` where another run's stand there and not `replace`.
+ * The text of a file with these records; null if the file has them already, as `pruneToFolder` writes them during the
+ * run. Records of a resumed run are appended to the file, if its last record is among `before`, the last records before
+ * the run was resumed; some may be lost.
+ *
+ * @throws CompressoError("input") where the file holds records of another run, unless `replace` is set.
  */
 export async function recordsFor(
   path: string,
@@ -28,7 +30,7 @@ export async function recordsFor(
   if (last !== undefined && there.endsWith(last)) return null;
   const known = linesUpTo(there, before.at(-1)?.step ?? 0);
   const isOwn = endsWithOne(known, before);
-  // A run that went back may have done steps anew that it had before.
+  // After a rollback, a step may be in the file twice.
   const earlier = isOwn ? linesUpTo(known, (first?.step ?? Infinity) - 1) : "";
   if (last === undefined && (there === earlier || there === "")) return null;
   if (there !== "" && !isOwn && !replace) {
@@ -42,7 +44,7 @@ export async function recordsFor(
   return earlier + lines.join("");
 }
 
-/** Whether lines end with one of the records. */
+/** Whether the last line is one of the records. */
 function endsWithOne(lines: string, records: readonly RecordView[]): boolean {
   const line = lines.trimEnd().split("\n").at(-1) ?? "", own = records.find(({ step }) => step === stepOf(line));
   if (!own) return false;

@@ -1,4 +1,5 @@
-// Which parts of a schedule a run can follow, and which of the run's own numbers they replace: one check, when the schedule is opened.
+// Checks, when a schedule is opened, which of its parts a run can follow and which of the run's own numbers it
+// replaces.
 import { CompressoError, option } from "../core/errors.ts";
 import { type LoopNumber, LORA_RATES, OUTER_STAGES, RATE_NAMES, type SchedulePart } from "../schedule/definition.ts";
 import { isOneShot, stagesOf } from "./methods/names.ts";
@@ -9,7 +10,7 @@ import { twofoldGoals } from "../masks/learner.ts";
 import { atPaths, checkTogether } from "./options/check.ts";
 import { isOptionPath } from "./options/table.ts";
 
-/** Rates that only steps of the pruning stage use, all of which a schedule may set. */
+/** Rates that only the pruning stage uses. A schedule may set all of them. */
 const OF_PRUNING = ["mask", "lambda", "saliencyDecay", "warmup", "tracking"] as const;
 /** Those, and the numbers of the last stage. */
 const OF_ONE_STAGE = [...OF_PRUNING, "postfinetune", "focus"] as const;
@@ -22,22 +23,22 @@ function isOfPruning(name: ScheduledNumber): name is typeof OF_PRUNING[number] {
 
 /** Numbers that the options of a run give and that a schedule may set. */
 export type OptionNumbers = Partial<Rates> & {
-  /** Of LoRA: 0 is as if it was not given. */
+  /** Dropout of LoRA; 0 counts as not given. */
   readonly dropout?: number | undefined;
   readonly focus?: number | undefined;
 };
 
-/** The numbers that options tell a run and that a schedule may set. */
+/** Numbers that are set by options and that a schedule may set. */
 export function optionNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates" | "lora" | "focus">): OptionNumbers {
   return { ...rates, dropout: lora?.dropout, focus };
 }
 
-/** What of a run says which parts of a schedule it can follow. */
+/** Properties of a run that determine which parts of a schedule it can follow. */
 export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune">;
 
 /**
- * Refuses a schedule with parts that a run cannot follow, whatever their values will be, and rates that the run was given and that would do nothing
- * beside it. Throws `CompressoError("usage")`.
+ * Refuses a schedule with parts that a run cannot follow, whatever their values, and given rates that would have no
+ * effect with it. Throws `CompressoError("usage")`.
  */
 export function checkFollowed(
   schedule: Pick<OpenSchedule, "name" | "parts">,
@@ -45,13 +46,13 @@ export function checkFollowed(
 ): void {
   checkParts(schedule.parts, options);
   checkReplaced(OF_ONE_STAGE, schedule, { given, options });
-  // Cells without LoRA have a rate of 0 and no steps of it, whatever else is given.
+  // Experiment cells without LoRA have a rate of 0 and no LoRA steps, whatever else is given.
   if (given.lora === 0 && !given.postfinetune) return;
   checkStages(schedule, options);
   checkReplaced(LORA_RATES, schedule, { given, options });
 }
 
-/** Refuses numbers that the run was given and that the schedule sets in each stage that uses them. */
+/** Refuses given numbers that the schedule sets in each stage that uses them. */
 function checkReplaced(
   names: readonly ScheduledNumber[],
   { name: scheduleName, parts }: Pick<OpenSchedule, "name" | "parts">,

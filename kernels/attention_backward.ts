@@ -173,11 +173,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let count = params.seq * params.ratio;
   let first = (params.blocks + group.x) * ${lanes * tile.rows}u;
   let stop = min(params.seq, first + ${lanes * tile.rows - 1}u + params.window) * params.ratio;
+  let reach = min(params.seq, params.window) * params.ratio; // queries that see a key; as a u32, those before it are further away
 ${
     rows.map((r) =>
       `  let j${r} = min(first + ${r * lanes}u + lane, params.seq - 1u);
   let start${r} = j${r} * params.ratio; // the first query that sees the key
-  let stop${r} = min(params.seq, j${r} + params.window) * params.ratio; // one behind the last
   let from${r} = (base + j${r}) * params.kvStride4 + kv * ${vectors}u;
   ${registers(`k${r}`, vectors)}
   ${registers(`v${r}`, vectors)}
@@ -258,7 +258,7 @@ ${
     for (const r of rows) {
       for (const i of steps) {
         parts.push(
-          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u >= start${r} && j + ${i}u < stop${r});`,
+          `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u - start${r} < reach && j + ${i}u < count);`,
           `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i});`,
         );
       }

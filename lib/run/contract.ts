@@ -53,10 +53,8 @@ export interface StagePlan {
 /** The three stages, in order. */
 export type Stage = "finetune" | "prune" | "postfinetune";
 
-/** One training step. */
-export interface StepRecord {
-  /** Stage of the step. */
-  readonly stage: Stage;
+/** One training step: what a schedule sees of it, and what belongs to this machine and run. */
+export interface StepRecord extends RecordView {
   /**
    * Completed steps of the whole run, this one included. If it is not larger than that of the previous record, the run
    * rolled back: all records from that step on are void, and the steps are repeated.
@@ -64,23 +62,11 @@ export interface StepRecord {
   readonly step: number;
   /** Steps of the whole run. */
   readonly steps: number;
-  /** Mean cross-entropy over the batch's labels, in nats. */
-  readonly loss: number;
-  /** Target sparsity of the schedule; null outside the pruning stage. */
-  readonly target: number | null;
-  /** Expected sparsity ŝ after the step; null outside the pruning stage. */
-  readonly expected: number | null;
-  /** Multiplier of the gap. */
-  readonly lambda1: number;
-  /** Multiplier of the squared gap. */
-  readonly lambda2: number;
   /**
    * Global norm of the LoRA gradients before clipping; in the last stage of the labels that it learns from, see
    * `PruneOptions.focus`.
    */
   readonly gradNorm: number;
-  /** Learning rate of LoRA. */
-  readonly learningRate: number;
   /** Tokens that were not padding. */
   readonly tokens: number;
   /** Labels in the loss. */

@@ -15,6 +15,7 @@ export { prune } from "./prune.ts";
 export { PruneSession, type SliceOptions } from "./session.ts";
 export type { HeldoutLoss } from "./heldout_loss.ts";
 export type { Stage, StepRecord } from "./contract.ts";
+export type { RecordView } from "../schedule/definition.ts";
 export type { OriginFile } from "../slice/export_options.ts";
 export type { RunHandle, RunHooks } from "./hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";

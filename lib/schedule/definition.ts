@@ -29,7 +29,7 @@ export interface ScheduleInput extends CurveInput {
 /** Records that a schedule sees. */
 export const RECORDS_SEEN = 32;
 
-/** What a schedule sees of a step's record: whatever is the same whenever the run is repeated. */
+/** What a schedule sees of a step's record: the numbers that are the same whenever the run is repeated. */
 export interface RecordView {
   /** Stage of the step. */
   readonly stage: "finetune" | "prune" | "postfinetune";

@@ -184,8 +184,8 @@ function broken(
 /** The error of changed options for a run whose checkpoint does not exist. */
 export function noCheckpoint(path: string, mayDiffer: readonly string[]): CompressoError {
   return new CompressoError("usage", {
-    what: `cannot go on otherwise in ${mayDiffer.join(", ")}`,
-    rule: `the checkpoint is there to go on from: ${path}`,
+    what: `cannot resume with other ${mayDiffer.join(", ")}`,
+    rule: `the checkpoint exists: ${path}`,
     value: "there is none",
     fix: `name the checkpoint of the run, or leave ${option("mayDiffer")} out`,
   });

@@ -38,7 +38,7 @@ export async function refuseEarlierRun(out: string): Promise<void> {
     rule: "the folder holds no earlier run",
     value: `it holds ${found.join(", ")}`,
     fix: isUnfinished
-      ? `go on with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${
+      ? `continue with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${
         option("out")
       }`
       : `start anew with ${option("export.replace")}, or choose another ${option("out")}`,

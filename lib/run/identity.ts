@@ -97,7 +97,7 @@ export function changesBetween(
     rule: "options, data, model and adapter are those of the first run",
     value: refused.flatMap((name) => changes.get(name) ?? []).join("; "),
     fix: `give the same options, or another ${option("out")}${
-      isUsual ? `, or go on with the others by ${option("mayDiffer", refused.join(","))}` : ""
+      isUsual ? `, or accept the changes by ${option("mayDiffer", refused.join(","))}` : ""
     }`,
   });
 }

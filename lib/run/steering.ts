@@ -148,7 +148,7 @@ function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): Open
     if (again.identity === first.identity) return again;
     await again[Symbol.asyncDispose]();
     throw new CompressoError("mismatch", {
-      what: `cannot go on with the schedule ${first.name}`,
+      what: `cannot continue with the schedule ${first.name}`,
       rule: "it is the one that the run began with",
       value: `${first.identity} then, ${again.identity} now`,
       fix: "put the first one back, or begin the run anew",

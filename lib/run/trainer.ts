@@ -293,7 +293,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
 
 function otherShape({ length }: Float32Array, count: number): CompressoError {
   return new CompressoError("mismatch", {
-    what: "cannot go on from this state",
+    what: "cannot continue from this state",
     rule: "LoRA and units are as many as those of the run that saved it",
     value: `${length} numbers then, ${count} now`,
     fix: "change no option that changes shapes, such as lora, units and rules",

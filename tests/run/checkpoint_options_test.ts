@@ -49,7 +49,7 @@ Deno.test("what may differ is refused where there is no checkpoint to go on from
       const checkpoint = { path: `${folder}/none.safetensors`, every: Infinity, resume: true }, { bytes } = device;
       using run = prune(model, { ...SHORT, checkpoint: { ...checkpoint, mayDiffer: ["rates", "schedule"] } });
       await assert.rejects(run.prepare(), (error) => {
-        assert.match(String(error), /cannot go on otherwise in rates, schedule; .*none\.safetensors; .*mayDiffer/);
+        assert.match(String(error), /cannot resume with other rates, schedule; .*none\.safetensors; .*mayDiffer/);
         return isUsage("there is none")(error);
       });
       assert.equal(device.bytes, bytes);

@@ -164,7 +164,7 @@ Deno.test("Ctrl-C stops within a second with a checkpoint and no model, and --re
 
   const fresh = await cli(prune(out));
   assert.equal(fresh.code, 2, fresh.stderr);
-  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n {2}fix: +go on with --resume/);
+  assert.match(fresh.stderr, /it holds checkpoint\.safetensors\n {2}fix: +continue with --resume/);
 
   await Deno.writeTextFile(
     folder.at("data.jsonl"),

@@ -74,6 +74,28 @@ Deno.test("requests come one after the other on a connection, whole or byte by b
   assert.deepEqual(bodies(await read(slow)), expected);
 });
 
+Deno.test("a connection stays for requests that come later, and for many at once, answered in their order one by one", async () => {
+  let atOnce = 0, most = 0;
+  await using listened = listening(async (request) => {
+    most = Math.max(most, ++atOnce);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    atOnce--;
+    return new Response(`<${request.url.slice("http://a/".length)}>`); // the body is not read
+  });
+  using connection = await listened.connect();
+  const buffer = new Uint8Array(4096);
+  for (const number of [1, 2, 3]) {
+    const text = `POST /${number} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc`;
+    await connection.write(new TextEncoder().encode(text));
+    const count = await connection.read(buffer) ?? 0;
+    assert.match(new TextDecoder().decode(buffer.subarray(0, count)), new RegExp(`200 OK[^]*<${number}>$`));
+  }
+  const many = Array.from({ length: 100 }, (_, i) => `GET /${i} HTTP/1.1\r\nHost: a\r\n`);
+  const answers = await listened.exchange(`${many.join("\r\n")}${END}`);
+  assert.deepEqual(Array.from(answers.matchAll(/<(\d+)>/g), ([, number]) => Number(number)), [...many.keys()]);
+  assert.equal(most, 1);
+});
+
 Deno.test("what may be read in two ways, or is no request, is refused, and the connection ends", async () => {
   await using listened = listening();
   const post = "POST / HTTP/1.1\r\nHost: a\r\n";
@@ -102,7 +124,7 @@ Deno.test("an answer to HEAD has no body, one of HTTP/1.0 ends the connection, a
   assert.match(await listened.exchange(`HEAD / HTTP/1.1\r\nHost: a\r\n${END}`), /content-length: 16\r\n[^]*\r\n\r\n$/);
   assert.match(
     await listened.exchange("GET / HTTP/1.0\r\n\r\n"),
-    /connection: close\r\n\r\nGET http:\/\/localhost\/ -$/,
+    /connection: close\r\n[^]*\r\n\r\nGET http:\/\/localhost\/ -$/,
   );
   const text = `POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n${END}hi`;
   assert.match(await listened.exchange(text), /^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200 OK[^]*hi$/);
@@ -122,11 +144,7 @@ Deno.test("a body in broken chunks fails in the handler as a wrong request", asy
     const text = `POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n${body}`;
     assert.match(await listened.exchange(text), /^HTTP\/1\.1 400/);
   }
-  assert.deepEqual(said, [
-    "400 a chunk has no size",
-    "400 a chunk is longer than its size",
-    "400 a line of the body is too long",
-  ]);
+  assert.deepEqual(said, Array(3).fill("400 the body is not in chunks as it says"));
 });
 
 Deno.test("a client that goes is told to the handler after any body, in one packet or two", async () => {

@@ -1,4 +1,4 @@
-// Buffers of a forward and backward pass. One layer's scratch serves all layers.
+// Buffers of a forward and backward pass. All layers share one set of scratch buffers.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { AttentionScratch } from "./attention.ts";
@@ -14,17 +14,17 @@ export interface PassShape {
   readonly seq: number;
 }
 
-/** What a pass needs beside the plain forward. */
+/** Options of a pass. */
 export interface ActivationOptions extends PassShape {
-  /** Keeps the input of every layer and of its FFN, and allocates the gradients' buffers. */
+  /** Keeps the input of every layer and of its FFN, and allocates the gradient buffers. */
   readonly backward: boolean;
-  /** Whether backward computes the rest of a layer again (gradient checkpointing) instead of keeping it. Default true. */
+  /** Whether backward recomputes the rest of a layer instead of keeping it (gradient checkpointing). Default true. */
   readonly recompute?: boolean;
-  /** Keeps what every layer adds to the residual stream too, for the gradients of hidden masks. Default false. */
+  /** Also keeps what every layer adds to the residual stream, for the gradients of hidden masks. Default false. */
   readonly keepsWrites?: boolean;
   /** Rank of LoRA, 0 for none. */
   readonly rank: number;
-  /** Tokens of a chunk of the output head. */
+  /** Tokens in one chunk of the output head. */
   readonly headRows: number;
 }
 
@@ -34,11 +34,11 @@ type Forward = typeof FORWARD[number];
 /** Names of the buffers of the backward pass. */
 type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 
-/** Buffers of the forward pass of one layer; layers share those that are not kept for backward. */
+/** Buffers of the forward pass of one layer. Layers share the buffers that backward does not need. */
 export interface LayerActivations {
-  /** q0 and k0 are those before their norm; without `qkNorm` they are the buffers of q and k. */
+  /** q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
-  /** 1 / rms of each row [rows], of the attention norm and of the FFN norm. */
+  /** 1 / rms of each row [rows], for the attention norm and the FFN norm. */
   readonly rms: readonly [DeviceBuffer, DeviceBuffer];
   /** Log-sum-exp of attention [heads, rows]. */
   readonly lse: DeviceBuffer;
@@ -46,48 +46,50 @@ export interface LayerActivations {
   readonly inner: Readonly<Record<Projection, DeviceBuffer>> | null;
 }
 
-/** Buffers of one pass over `rows` = batch · seq tokens. All are [paddedRows, stride] f32 unless said otherwise. */
+/** Buffers of one pass over `rows` = batch · seq tokens. All are [paddedRows, stride] f32 unless stated otherwise. */
 export interface Activations extends Disposable {
   readonly shape: ActivationOptions;
   readonly rows: number;
   /** Token ids [rows] u32. */
   readonly tokens: DeviceBuffer;
-  /** Rows in the order in which the output head takes them [rows] u32; see `writeTargets`. */
+  /** Rows in the order in which the output head processes them [rows] u32; see `writeTargets`. */
   readonly order: DeviceBuffer;
-  /** Next-token targets in that order [rows] i32, −1 where there is none. */
+  /** Next-token targets in head order [rows] i32; −1 for rows without a target. */
   readonly targets: DeviceBuffer;
-  /** Loss of each token in that order [rows]. */
+  /** Loss of each token in head order [rows]. */
   readonly loss: DeviceBuffer;
-  /** Rows at the head of that order which have a target; chunks of the output head beyond them are left out. */
+  /** Number of rows with a target; they come first in head order. The output head skips chunks beyond them. */
   readonly wanted: { rows: number };
-  /** Input of layer l and, last, the output of all layers. Without backward two buffers take turns. */
+  /** Input of each layer, then the output of the last layer. Without backward, two buffers alternate. */
   readonly x: readonly DeviceBuffer[];
-  /** Output of the embedding before its mask. */
+  /** Embedding output before its mask. */
   readonly embedded: DeviceBuffer;
   /** Buffers of each layer. */
   readonly layers: readonly LayerActivations[];
   readonly backward: Readonly<Record<Backward, DeviceBuffer>> | null;
   /** 1 / rms of each row of the final norm [rows]. */
   readonly rmsFinal: DeviceBuffer;
-  /** Row sums of attention's backward [heads, rows]. */
+  /** Row sums of the attention backward pass [heads, rows]. */
   readonly delta: DeviceBuffer;
   /** Output of the final norm, and its gradient. */
   readonly final: DeviceBuffer;
   readonly dfinal: DeviceBuffer | null;
-  /** One chunk of rows of the output head: its input, logits [headRows, strideOf(vocab)], and the gradient of its input. */
+  /**
+   * One chunk of rows of the output head: its input, logits [headRows, strideOf(vocab)], and the gradient of its input.
+   */
   readonly chunk: DeviceBuffer;
   readonly logits: DeviceBuffer;
   readonly dchunk: DeviceBuffer | null;
   /** Partial sums of mask gradients. */
   readonly partial: DeviceBuffer;
-  /** LoRA: the gradient of one A·x [rows, rank], and a dropped-out input. */
+  /** LoRA: the gradient of one A·x [rows, rank], and an input after dropout. */
   readonly dinner: DeviceBuffer | null;
   readonly dropped: DeviceBuffer | null;
   readonly operands: OperandPool;
   readonly attention: AttentionScratch;
 }
 
-/** Layers' widest parts, as widths in memory. */
+/** Largest widths over all layers, padded as in memory. */
 export function widest(spec: DecoderSpec): { readonly q: number; readonly kv: number; readonly ffn: number } {
   return {
     q: Math.max(0, ...spec.layers.map((layer) => headWidths(spec, layer).q)),
@@ -157,7 +159,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
   }
 }
 
-/** Buffers of every layer: what backward needs and does not recompute is each layer's own. */
+/** Buffers of every layer. A layer has separate buffers for what backward needs and does not recompute. */
 function createLayers(
   spec: DecoderSpec,
   shape: ActivationOptions,

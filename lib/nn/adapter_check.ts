@@ -1,4 +1,4 @@
-// Small computations with known results, to check an adapter.
+// Checks an adapter with small computations whose results are known.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
@@ -11,27 +11,30 @@ import { operand, OperandPool } from "./products/operand.ts";
 import { recordRmsNorm } from "./ops.ts";
 import { dequantizeRows, quantizeRows } from "../spec/quant.ts";
 
-/** How one computation came out. */
+/** Result of one computation. */
 export interface AdapterCheck {
   readonly name: string;
-  /** Largest difference from the CPU's result in f64; infinite where a value is none. */
+  /** Largest difference from the CPU result in f64; infinite if a value is not finite. */
   readonly largestError: number;
-  /** What f32 in any order may differ by. */
+  /** Largest difference that f32 arithmetic in any order can cause. */
   readonly bound: number;
 }
 
-/** Product sizes no multiple of a tile. */
+/** Product sizes that are not multiples of a tile. */
 const M = 37, N = 70, K = 51;
-/** An f32 sum of K products of values in [−1, 1), in any order, is at most this far from the exact one. */
+/** Error bound of an f32 sum of K products of values in [−1, 1), in any order. */
 const SUM_BOUND = (K + 3) * K * 2 ** -24;
-/** Blocks are summed as codes of twice a value's size and an offset of its size. */
+/** Error factor of block formats: codes are summed at twice the size of a value, and their offset at its size. */
 const BLOCK_FACTOR = 4;
 const EPS = 1e-5;
-/** inverseSqrt and exp2 of drivers are good to a few units of 2⁻²³, of values of size 1 to 2. */
+/** Drivers compute inverseSqrt and exp2 to within a few units of 2⁻²³, for values between 1 and 2. */
 const FUNCTION_BOUND = 4e-5;
 const ATTENTION = { batch: 1, seq: 21, heads: 4, kvHeads: 2, headDim: 6 } as const;
 
-/** Runs the main kernels of a forward pass, as it runs them on this adapter: a product, products with weights in f16 and in blocks, a norm and attention. */
+/**
+ * Runs the main kernels of a forward pass as this adapter runs them: an f32 product, products with f16 and
+ * block-quantised weights, a norm and attention.
+ */
 export async function checkAdapter(device: Device): Promise<readonly AdapterCheck[]> {
   return [
     await checkProduct(device),
@@ -135,7 +138,7 @@ async function checkAttention(device: Device): Promise<AdapterCheck> {
   return { name: "attention", largestError: error, bound: FUNCTION_BOUND };
 }
 
-/** Runs what is recorded, and gives the values of a buffer then. */
+/** Runs the recorded plan and reads a buffer back. */
 async function ran(
   device: Device,
   buffer: DeviceBuffer,
@@ -148,12 +151,12 @@ async function ran(
   return (index) => at(got, index);
 }
 
-/** Values in [−1, 1] that no two seeds share. */
+/** Values in [−1, 1], different for each seed. */
 function values(count: number, seed: number): Float32Array<ArrayBuffer> {
   return Float32Array.from({ length: count }, (_, index) => Math.sin(index * seed));
 }
 
-/** Rows without padding as the device stores them, in rows of `stride` and there in parts, each padded as a head is. */
+/** Rows without padding. On the device, rows are `stride` apart and consist of parts, each padded like a head. */
 function spread(
   dense: Float32Array,
   { rows, width, stride, part = width }: {
@@ -181,7 +184,7 @@ function sumOf(count: number, term: (index: number) => number): number {
   return sum;
 }
 
-/** The largest size of differences; infinite where one is not a number. */
+/** Largest absolute difference; infinite if a difference is not a number. */
 function worst(rows: number, columns: number, difference: (row: number, column: number) => number): number {
   let most = 0;
   for (let row = 0; row < rows; row++) {

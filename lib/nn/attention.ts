@@ -17,7 +17,7 @@ export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./d
 export { ropeTable } from "../spec/rope.ts";
 export { recordRope, type RopeOptions } from "./rope.ts";
 
-/** Sizes of one layer's attention. Row m = b·seq + t; heads is a multiple of kvHeads. */
+/** Sizes of the attention of one layer. Row m = b·seq + t; heads is a multiple of kvHeads. */
 export interface AttentionShape {
   readonly batch: number;
   readonly seq: number;
@@ -25,21 +25,25 @@ export interface AttentionShape {
   readonly kvHeads: number;
   /** Unpadded width of a head: even, at most 256. */
   readonly headDim: number;
-  /** Keys that a query sees, its own included, at least 1. Default: all from the first token of its sequence on. */
+  /**
+   * Sliding window: number of keys that a query sees, including its own; at least 1. Default: all keys since the start
+   * of its sequence.
+   */
   readonly window?: number | undefined;
 }
 
-/** How attention is run; both have good defaults. */
+/** How attention is dispatched; the defaults suit most devices. */
 export interface AttentionOptions {
-  /** Textures that all layers share; without it no texture is used. */
+  /** Scratch textures shared by all layers. Without them attention reads buffers. */
   readonly scratch?: AttentionScratch;
-  /** Default: "texture" where a CPU runs the shaders and there is a scratch, else "workgroup". */
+  /** Default: "texture" on a CPU adapter with a scratch, else "workgroup". */
   readonly variant?: AttentionVariant;
-  /** Work of one invocation, in place of the default of the variant; for benchmarks. */
+  /** Work of one invocation; overrides the default of the variant, for benchmarks. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
   /**
-   * Floating-point operations of one dispatch, at most, as far as whole KV heads allow, and ten times as many where one alone takes more: a driver
-   * ends what takes long. Default 1e9, and then 16 blocks at least.
+   * Largest number of floating-point operations of one dispatch, because drivers abort long dispatches. A dispatch
+   * holds whole KV heads; a single KV head may take ten times as many. Default 1e9, with at least 16 blocks in a
+   * dispatch.
    */
   readonly dispatchCost?: number;
 }
@@ -47,18 +51,24 @@ export interface AttentionOptions {
 /** The kernels: forward, dq (lanes along queries), dk and dv (lanes along keys). */
 export type AttentionPass = "forward" | "query" | "key";
 
-/** Buffers of {@link recordAttention}: q, o [rows, strideOf(heads·hs)], k, v [rows, strideOf(kvHeads·hs)], lse [heads, batch·seq], all f32. */
+/**
+ * Buffers of {@link recordAttention}: q, o [rows, strideOf(heads·hs)], k, v [rows, strideOf(kvHeads·hs)], lse [heads,
+ * batch·seq], all f32.
+ */
 export interface AttentionBuffers extends AttentionOptions {
   readonly q: DeviceBuffer;
   readonly k: DeviceBuffer;
   readonly v: DeviceBuffer;
   readonly o: DeviceBuffer;
   readonly lse: DeviceBuffer;
-  /** Forward only: the rows are token trees, see `attentionKernel`; [batch·seq] of four u32, which say what each sees in place of `window`. */
+  /**
+   * Forward only: the rows are token trees, see `attentionKernel`. [batch·seq] of four u32 that define which keys each
+   * row sees, instead of `window`.
+   */
   readonly spans?: DeviceBuffer | undefined;
 }
 
-/** Buffers of {@link recordAttentionBackward}; gradients are stored like their values, delta like lse. */
+/** Buffers of {@link recordAttentionBackward}. Gradients have the layout of their values, delta that of lse. */
 export interface AttentionBackwardBuffers extends AttentionBuffers {
   readonly dO: DeviceBuffer;
   readonly delta: DeviceBuffer;
@@ -67,7 +77,10 @@ export interface AttentionBackwardBuffers extends AttentionBuffers {
   readonly dv: DeviceBuffer;
 }
 
-/** Textures that the attention of all layers reads its operands from. Whoever makes it disposes it, after the plans that use it. */
+/**
+ * Textures from which the attention of all layers reads its operands. The caller disposes them, after the plans that
+ * use them.
+ */
 export class AttentionScratch implements Disposable {
   readonly #device: Device;
   readonly #textures: {
@@ -81,7 +94,7 @@ export class AttentionScratch implements Disposable {
     this.#device = device;
   }
 
-  /** A texture of at least this size; layers that ask for the same name share it. */
+  /** A texture of at least this size. Layers that request the same name share it. */
   texture(name: string, width: number, height: number): DeviceTexture {
     const known = this.#textures.find((t) => t.name === name && t.width >= width && t.height >= height);
     if (known) return known.texture;
@@ -98,7 +111,10 @@ export class AttentionScratch implements Disposable {
 
 const LOG2_E = Math.LOG2E;
 
-/** Records o = softmax(q·kᵀ / √headDim, causal)·v and lse. Writes (=) o, its padding columns as zeros, and lse; rows past batch·seq are left alone. */
+/**
+ * Records o = softmax(q·kᵀ / √headDim, causal)·v and lse. Writes (=) o, with zeros in its padding columns, and lse.
+ * Rows past batch·seq are not written.
+ */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
   const { q, k, v, o, lse, spans } = buffers;
   recordPass(plan, shape, {
@@ -110,7 +126,10 @@ export function recordAttention(plan: Plan, shape: AttentionShape, buffers: Atte
   });
 }
 
-/** Records the backward of {@link recordAttention}. Writes (=) delta, dq, dk and dv, their padding columns as zeros; bit-identical from run to run. */
+/**
+ * Records the backward pass of {@link recordAttention}. Writes (=) delta, dq, dk and dv, with zeros in their padding
+ * columns. Runs are bit-identical.
+ */
 export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffers: AttentionBackwardBuffers): void {
   const { q, k, v, o, dO, lse, delta, dq, dk, dv } = buffers;
   recordPass(plan, shape, {
@@ -127,11 +146,12 @@ export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffe
   });
 }
 
-/** What tells the three kernels apart. */
+/** Properties of the three kernels. */
 const PASSES = {
-  // Products of a query and a key, each headDim; the streamed textures' names; on a CPU the padded columns of all owned rows of an invocation (they live in the
-  // L1 cache) and the streamed rows of a step. Measured on lavapipe with headDim 64: more owned rows share a load, which costs 6 cycles a value
-  // there, but the compiler's time grows faster than the speed.
+  // products: products of length headDim for each query and key pair. names: the streamed textures. columns: on a CPU,
+  // the padded columns of all rows that an invocation owns (they stay in the L1 cache). step: the streamed rows of one
+  // step. Measured on lavapipe with headDim 64: more owned rows share a load, which costs 6 cycles a value there, but
+  // the compile time grows faster than the speed.
   forward: { generate: attentionKernel, products: 2, names: ["k", "v"], columns: 384, step: 2 },
   query: { generate: attentionQueryGradKernel, products: 3, names: ["k", "v"], columns: 384, step: 4 },
   key: { generate: attentionKeyGradKernel, products: 4, names: ["q", "dO"], columns: 256, step: 4 },
@@ -141,19 +161,22 @@ type Streamed = readonly [DeviceBuffer | DeviceTexture, DeviceBuffer | DeviceTex
 
 interface PassOptions extends AttentionOptions {
   readonly pass: AttentionPass;
-  /** Whether the forward kernel is that for trees. */
+  /** Whether the forward pass uses the kernel for token trees. */
   readonly trees?: boolean;
   /** The two matrices that all invocations of a workgroup share. */
   readonly streamed: readonly [DeviceBuffer, DeviceBuffer];
   readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
 }
 
-/** A head may take so many times the cost of a dispatch of several before its blocks are distinguished. */
+/** One head may take this many times the cost of a dispatch before its blocks are split over dispatches. */
 const LONG_HEAD = 10;
-/** Blocks that go together at least: fewer would leave most of a GPU idle. */
+/** Minimum number of blocks in one dispatch: fewer would leave most of a GPU idle. */
 const LEAST_BLOCKS = 16;
 
-/** Records one kernel over all sequences and KV heads, in as many dispatches as keep each of them short: by heads, and by blocks where one head is long. */
+/**
+ * Records one kernel over all sequences and KV heads. Splits it into short dispatches by heads, and by blocks where a
+ * single head takes long.
+ */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim, window = NO_WINDOW } = shape;
   const { pass, trees = false, scratch, dispatchCost = 1e9, bound } = options;
@@ -171,7 +194,8 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const pairCost = PASSES[pass].products * seen * (2 * seq - seen + 1) * headDim * ratio;
   const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
   const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / pairCost)));
-  // Of one long head some blocks go together, as a GPU does many side by side. One that sees all rows does twice the work of the mean one.
+  // One long head is split into groups of blocks, as a GPU runs many at once. A block that sees all rows costs twice
+  // the mean.
   const blockCost = 2 * pairCost / blocks, headCost = LONG_HEAD * dispatchCost;
   const least = options.dispatchCost === undefined ? LEAST_BLOCKS : 1;
   const most = pairCost <= headCost ? blocks : Math.max(least, Math.floor(headCost / blockCost));
@@ -179,7 +203,7 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
     const count = Math.min(part, pairs - first);
     for (let from = 0; from < blocks; from += most) {
       const end = Math.min(blocks, from + most);
-      // Queries count from the last block on, keys from the first.
+      // Queries are counted from the last block, keys from the first.
       const integers = [
         seq,
         ratio,
@@ -208,7 +232,7 @@ function tileOf(
   return { lanes: 8, rows: Math.min(6, Math.max(1, rows)), step: PASSES[pass].step };
 }
 
-/** Records the copies of the streamed matrices to textures. */
+/** Records the copies of the streamed matrices into textures. */
 function copied(plan: Plan, shape: AttentionShape, { pass, scratch, streamed }: PassOptions): Streamed {
   if (!scratch) throw new Error("attention: the variant 'texture' needs a scratch");
   const stride = strideOf((pass === "key" ? shape.heads : shape.kvHeads) * headStride(shape.headDim));

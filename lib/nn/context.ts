@@ -1,4 +1,4 @@
-// Types of a pass and of what its records refer to.
+// Types of a pass, and of the context that its record functions share.
 import type { Device } from "../gpu/device.ts";
 import type { Plan } from "../gpu/plan.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
@@ -10,7 +10,7 @@ import type { BufferView, Operand } from "./products/linear.ts";
 import type { Matrix } from "./products/matrix.ts";
 import type { Weights } from "./weights.ts";
 
-/** Buffers of a pass; record plans over them with {@link Pass.plan}. */
+/** Buffers of a pass. Record plans over them with {@link Pass.plan}. */
 export interface Pass extends Disposable {
   readonly device: Device;
   readonly weights: Weights;
@@ -19,11 +19,11 @@ export interface Pass extends Disposable {
   readonly lora: Lora | null;
   readonly state: DeviceBuffer;
   readonly trees: TreeBuffers | null;
-  /** Starts a plan and its context. */
+  /** Starts a plan and returns its context. */
   plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;
 }
 
-/** Everything that the records of a pass refer to. */
+/** Everything that the record functions of a pass use. */
 export interface DecoderContext {
   readonly plan: Plan;
   readonly weights: Weights;
@@ -32,19 +32,21 @@ export interface DecoderContext {
   readonly lora: Lora | null;
   /** cos and sin of each position, see `ropeTable`. */
   readonly rope: DeviceBuffer;
-  /** Numbers of the step; needed by dropout and cross-entropy. */
+  /** State of the training step; dropout and cross-entropy read it. */
   readonly state: DeviceBuffer;
-  /** Where the rows are token trees: forward only. */
+  /** Set if the rows are token trees; forward only. */
   readonly trees?: TreeBuffers | undefined;
-  /** Whether elements are dropped before LoRA's A, at the rate of `state`. */
+  /** Whether dropout is applied before LoRA's A, at the rate in `state`. */
   readonly dropout: boolean;
   /** Kinds of masks whose gradients are computed. */
   readonly maskGrads: ReadonlySet<MaskKind>;
-  /** Records the layer's o from its q, k and v before RoPE, in place of `recordSelfAttention`: for caches. */
+  /** Records o of a layer from its q, k and v before RoPE, instead of `recordSelfAttention`. Used with KV caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;
-  /** Called in forward when a layer's input of o or down was recorded, before it is overwritten: for statistics. */
+  /**
+   * Called in forward after the input of o or down of a layer is recorded and before it is overwritten; for statistics.
+   */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
-  /** Called in backward at every projection, before its gradients are passed on: for statistics of dL/dW = dyᵀ·x. */
+  /** Called in backward for every projection, before its gradients are propagated; for statistics of dL/dW = dyᵀ·x. */
   readonly observeWeights?: (context: DecoderContext, product: ObservedProduct) => void;
 }
 
@@ -66,9 +68,9 @@ export interface ObservedProduct {
   readonly dy: Operand;
 }
 
-/** What of a tree the kernels of the layers read; see `attentionKernel` and `ropeKernel`. */
+/** Tree buffers that the layer kernels read; see `attentionKernel` and `ropeKernel`. */
 export interface TreeBuffers extends Disposable {
-  /** By the layers' windows; undefined for layers that see all. */
+  /** Key ranges by attention window; the key undefined is for layers without a window. */
   readonly spans: ReadonlyMap<number | undefined, DeviceBuffer>;
   readonly positions: DeviceBuffer;
 }

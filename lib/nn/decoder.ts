@@ -68,7 +68,10 @@ export function recordLayer(context: DecoderContext, index: number): void {
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
 }
 
-/** Computes again what backward needs of a layer and what was not kept: x[index] and x1 were, and y1 and y2 if they are needed. */
+/**
+ * Recomputes what backward needs of a layer and forward did not keep. x[index] and x1 were kept; y1 and y2 were kept if
+ * needed.
+ */
 function recordLayerAgain(context: DecoderContext, index: number): void {
   const { layer, x, forward } = partsOf(context, index);
   if (layer.attention) recordAttentionPart(context, index, { x, again: true });
@@ -79,14 +82,14 @@ function recordLayerAgain(context: DecoderContext, index: number): void {
 export function recordLayerBackward(context: DecoderContext, index: number): void {
   const { weights, act } = context;
   const { layer, x, forward } = partsOf(context, index);
-  // The last layer's values are still where forward left them.
+  // The values of the last layer are still in the buffers of forward.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
   if (layer.ffn) recordFfnBackward(context, index, layer.attention ? forward.x1 : x);
   if (layer.attention) recordAttentionPartBackward(context, index, x);
 }
 
-/** o = causal attention of the pass's own rows; turns q and k in place (RoPE). */
+/** o = causal attention among the rows of the pass. Rotates q and k in place (RoPE). */
 export function recordSelfAttention(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, lse } = partsOf(context, index), widths = headWidths(weights.spec, layer.spec);
@@ -103,7 +106,7 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
   });
 }
 
-/** y1 from x; `again`: what backward needs of it. */
+/** y1 from x. With `again`, recomputes only what backward needs. */
 function recordAttentionPart(
   context: DecoderContext,
   index: number,
@@ -137,7 +140,7 @@ function recordAttentionPart(
   recordProjection(context, { layer: index, projection: "o", input: masked, output: f.y1, again });
 }
 
-/** y2 from x; `again`: what backward needs of it. */
+/** y2 from x. With `again`, recomputes only what backward needs. */
 function recordFfnPart(
   context: DecoderContext,
   index: number,
@@ -225,7 +228,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     accumulate: false,
   });
   plan.section("elementwise");
-  // o itself is needed by the attention's backward: its copy in om becomes dL/do.
+  // The attention backward needs o itself, so its copy in om becomes dL/do.
   plan.copy(f.o, f.om, { bytes: rows * strideOf(widths.q) * 4 });
   const slots = existing(context.masks.layout.layers[index], `masks of layer ${index}`);
   recordScaleBackward(plan, {
@@ -273,7 +276,10 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
   });
 }
 
-/** The norms of a layer's q and k heads: values before and after, weight, and the gradient's buffer of a backward pass. None without `qkNorm`. */
+/**
+ * Norms of the q and k heads of a layer: values before and after, weight, and the gradient buffer of a backward pass.
+ * Empty without `qkNorm`.
+ */
 function headNorms(context: DecoderContext, index: number): readonly {
   readonly x: DeviceBuffer;
   readonly w: DeviceBuffer;
@@ -310,7 +316,7 @@ function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): 
   }, { rows: act.rows, width, groupWidth: 1, accumulate: true });
 }
 
-/** A layer, its input, and what forward keeps of it. */
+/** A layer, its input, and the buffers that forward keeps for it. */
 function partsOf(
   { weights, act }: DecoderContext,
   index: number,
@@ -326,7 +332,7 @@ function backwardOf({ act }: DecoderContext): NonNullable<DecoderContext["act"][
   return existing(act.backward, "buffers of backward");
 }
 
-/** Whether backward needs the projection's input. */
+/** Whether backward needs the input of the projection. */
 function needsInput({ lora, observeWeights }: DecoderContext, index: number, projection: Projection): boolean {
   return observeWeights !== undefined || (lora !== null && lora.find(index, projection) !== null);
 }

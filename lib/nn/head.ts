@@ -1,4 +1,4 @@
-// The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] never exists whole.
+// The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] is never stored whole.
 import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
@@ -7,17 +7,23 @@ import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
 import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward, recordTopLogits } from "./ops.ts";
 
-/** Rows of the tile of a product. */
+/** Rows of a product tile. */
 const ROW_TILE = 16;
 
-/** Tokens of a chunk such that its logits take about 32 MiB, at most `rows`; all chunks are about alike, and whole tiles of rows. */
+/**
+ * Tokens per chunk so that its logits take about 32 MiB, at most `rows`. Chunks have nearly equal sizes, in whole tiles
+ * of rows.
+ */
 export function headRowsFor(vocab: number, rows: number): number {
   const most = Math.max(1, Math.min(rows, 512, Math.floor((1 << 23) / strideOf(vocab))));
   const even = Math.ceil(rows / Math.ceil(rows / most));
   return even < rows && roundUp(even, ROW_TILE) <= roundUp(most, ROW_TILE) ? roundUp(even, ROW_TILE) : even;
 }
 
-/** Writes next-token targets [rows], −1 where there is none: the head takes the rows that have one first, and leaves out chunks without. */
+/**
+ * Writes next-token targets [rows], −1 for none. The head processes rows with a target first and skips chunks without
+ * targets.
+ */
 export function writeTargets({ device, act }: Pick<Pass, "device" | "act">, targets: Int32Array): void {
   const order = new Uint32Array(targets.length), sorted = new Int32Array(targets.length).fill(-1);
   let at = 0;
@@ -34,18 +40,21 @@ export function writeTargets({ device, act }: Pick<Pass, "device" | "act">, targ
   device.write(act.targets, sorted);
 }
 
-/** Where {@link recordTop} writes, both in the head's order. */
+/** Output buffers of {@link recordTop}, both in head order. */
 export interface TopBuffers {
   /** Log-probability of each target [rows]. */
   readonly chosen: DeviceBuffer;
-  /** The most likely tokens [rows, top] u32 and their log-probabilities; one entry at least. */
+  /** The most likely tokens [rows, top] u32 and their log-probabilities. The buffers hold at least one entry. */
   readonly ids: DeviceBuffer;
   readonly values: DeviceBuffer;
-  /** Tokens a row, at most the vocabulary. */
+  /** Number of tokens per row, at most the vocabulary size. */
   readonly top: number;
 }
 
-/** Records, for every row with a target in the order of {@link writeTargets}, the log-probabilities of the target and of the most likely tokens. */
+/**
+ * Records the log-probabilities of the target and of the most likely tokens, for every row with a target in the order
+ * of {@link writeTargets}.
+ */
 export function recordTop(context: DecoderContext, { top, ...buffers }: TopBuffers): void {
   const { plan, weights: { spec }, act } = context;
   recordFinalNorm(context);
@@ -71,7 +80,7 @@ export function recordTop(context: DecoderContext, { top, ...buffers }: TopBuffe
   }
 }
 
-/** act.loss by row instead of by the head's order; `order` is that of {@link writeTargets}. */
+/** Reorders act.loss from head order to row order; `order` is that of {@link writeTargets}. */
 export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Array<ArrayBuffer> {
   let at = 0;
   return Float32Array.from(targets, (target) => target < 0 ? 0 : losses[at++] ?? NaN);
@@ -113,7 +122,10 @@ function recordHead({ plan, weights, act }: DecoderContext, { rows }: { readonly
     ));
 }
 
-/** act.loss of every row with a target, in the order of {@link writeTargets}, 0 of the others; with `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss. */
+/**
+ * Computes act.loss of every row with a target, in the order of {@link writeTargets}; 0 for the others. With
+ * `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss.
+ */
 export function recordLoss(context: DecoderContext, { gradient }: { readonly gradient: boolean }): void {
   const { plan, weights, act, state } = context;
   const { spec } = weights;
@@ -177,7 +189,7 @@ function recordHeadBackward(
     const x = operand(plan, act.operands, act.logits, { rows, stride });
     recordLinear(plan, x, head, target, { rows, direction: "backward" });
   } else {
-    // Shard by shard: a texture is not as wide as a large vocabulary.
+    // One shard at a time: a texture is not as wide as a large vocabulary.
     head.shards.forEach((shard, index) => {
       const columns = [shard.row0, Math.min(roundUp(shard.rows, 64), stride - shard.row0)] as const;
       const x = operand(plan, act.operands, act.logits, { rows, stride, columns });

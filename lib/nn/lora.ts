@@ -7,7 +7,7 @@ import { normal } from "../core/random.ts";
 import { type DecoderSpec, type Projection } from "../spec/decoder.ts";
 import { padHeads, storedShape, unpadHeads } from "./weights.ts";
 
-/** Places of A [rank, in] and B [out, rank] of one projection in the flat buffers, in f32 elements. */
+/** Offsets of A [rank, in] and B [out, rank] of one projection in the flat buffers, in f32 elements. */
 export interface LoraEntry {
   readonly layer: number;
   readonly projection: Projection;
@@ -19,7 +19,7 @@ export interface LoraEntry {
   readonly logical: readonly [number, number];
 }
 
-/** LoRA parameters, gradients and Adam moments of a whole model; the last three are empty where it does not train. */
+/** LoRA parameters, gradients and Adam moments of a whole model. The last three are empty if it is not trained. */
 export interface Lora extends Disposable {
   readonly config: LoraConfig;
   readonly scale: number;
@@ -32,7 +32,10 @@ export interface Lora extends Disposable {
   find(layer: number, projection: Projection): LoraEntry | null;
 }
 
-/** Allocates zero LoRA parameters for the projections that the model has; `trains` says whether gradients and moments get room too. */
+/**
+ * Allocates zero LoRA parameters for the projections of the model; `trains` says whether to allocate gradients and
+ * moments too.
+ */
 export function createLora(
   device: Device,
   spec: DecoderSpec,
@@ -67,7 +70,10 @@ export function createLora(
   };
 }
 
-/** Fresh parameters: A normal with deviation 1 / sqrt(in), B zero, so that training starts at the base model. */
+/**
+ * Initial parameters: A is normal with standard deviation 1 / sqrt(in), B is zero, so that training starts at the base
+ * model.
+ */
 export function initialLora(lora: Lora, { seed }: { readonly seed: number }): LoraWeights {
   const weights: LoraWeights = new Map();
   const { rank } = lora.config;
@@ -80,7 +86,11 @@ export function initialLora(lora: Lora, { seed }: { readonly seed: number }): Lo
   return weights;
 }
 
-/** Packs named matrices into the flat layout. Throws `CompressoError("input")` where one is missing or has another size. */
+/**
+ * Packs named matrices into the flat layout.
+ *
+ * @throws CompressoError("input") if a matrix is missing or has another size.
+ */
 export function packLora(
   spec: DecoderSpec,
   lora: Lora,

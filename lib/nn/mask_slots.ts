@@ -1,4 +1,4 @@
-// Mask values z as the decoder reads them: one buffer of slots for hidden dims, heads and FFN columns.
+// Mask values z in the layout of the decoder: one buffer of slots for hidden dims, heads and FFN columns.
 import { existing } from "../core/guards.ts";
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
@@ -9,17 +9,20 @@ import { strideOf } from "./padding.ts";
 import type { MaskGradients } from "./ops.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
-/** Where the slots of each part begin, in f32; every part begins at a multiple of 64 (256 bytes), so that it can be bound alone. */
+/**
+ * Offsets of the slots of each part, in f32. Every part starts at a multiple of 64 (256 bytes), so that it can be bound
+ * separately.
+ */
 export interface SlotLayout {
-  /** Slots in all. */
+  /** Total number of slots. */
   readonly count: number;
   /** First slot of the hidden dims. */
   readonly hidden: number;
-  /** First slots of each layer. */
+  /** First slots of heads and FFN columns of each layer. */
   readonly layers: readonly { readonly head: number; readonly ffn: number }[];
 }
 
-/** Mask values or their gradients by kind: head [Σ heads], ffn [Σ ffn] over the layers in order, hidden [hidden]. */
+/** Mask values or their gradients by kind: head [Σ heads] and ffn [Σ ffn] over the layers in order, hidden [hidden]. */
 export interface MaskValues {
   /** z of heads. */
   readonly head?: Float32Array;
@@ -36,8 +39,8 @@ export interface SlotGradients {
   /** dL/dz. */
   readonly dz: Float32Array;
   /**
-   * Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)²: row by row, where batches are few, a better measure than dz². A hidden dim's are
-   * the sum over all that is written to it, each squared by itself.
+   * Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)². With few batches this sum over rows is a better
+   * measure than dz². For a hidden dim it is the sum over all writes to it, each squared separately.
    */
   readonly squares: Float32Array;
 }
@@ -49,7 +52,7 @@ export type MaskKind = "head" | "ffn" | "hidden";
 export interface MaskSlots extends Disposable {
   readonly layout: SlotLayout;
   readonly z: DeviceBuffer;
-  /** dL/dz of all slots, then as many Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)². */
+  /** dL/dz of all slots, then for each slot Σ over blocks of `ROW_BLOCK` rows of (the block's share of dL/dz)². */
   readonly dz: DeviceBuffer;
 }
 
@@ -83,7 +86,12 @@ export function maskSizes(spec: DecoderSpec): Readonly<Record<MaskKind, number>>
   };
 }
 
-/** Spreads mask values to slots; an absent kind is all 1, padding is 0. Throws `CompressoError("input")` for a wrong length or a value that is not finite, `CompressoError("usage")` for other kinds. */
+/**
+ * Writes mask values to slots. A missing kind is all 1, padding is 0.
+ *
+ * @throws CompressoError("input") for a wrong length or a value that is not finite.
+ * @throws CompressoError("usage") for unknown kinds.
+ */
 export function packMasks(spec: DecoderSpec, layout: SlotLayout, values: MaskValues): Float32Array<ArrayBuffer> {
   checkNames(values, KINDS, { whose: "masks" });
   const sizes = maskSizes(spec);
@@ -97,7 +105,7 @@ export function packMasks(spec: DecoderSpec, layout: SlotLayout, values: MaskVal
   return slots;
 }
 
-/** Writes mask values to the slots; those of an absent kind stay. Throws as {@link packMasks}. */
+/** Writes mask values to the slots; missing kinds keep their values. Throws like {@link packMasks}. */
 export function writeMasks(device: Device, { z, layout }: MaskSlots, spec: DecoderSpec, values: MaskValues): void {
   const slots = packMasks(spec, layout, values);
   if (values.head && values.ffn && values.hidden) return device.write(z, slots);
@@ -106,7 +114,7 @@ export function writeMasks(device: Device, { z, layout }: MaskSlots, spec: Decod
   });
 }
 
-/** The reverse of {@link packMasks}. */
+/** The inverse of {@link packMasks}. */
 export function unpackMasks(
   spec: DecoderSpec,
   layout: SlotLayout,

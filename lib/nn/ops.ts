@@ -27,16 +27,19 @@ import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.t
 import { headStride, strideOf } from "./padding.ts";
 import type { Matrix } from "./products/matrix.ts";
 
-/** A buffer or a part of one. */
+/** A buffer or part of one. */
 export type Span = DeviceBuffer | BufferSlice;
 
-/** Size of an activation: rows are tokens, width the columns that mean something; the buffer is [rows, strideOf(width)]. */
+/**
+ * Size of an activation: rows are tokens, width counts the columns without padding. The buffer is [rows,
+ * strideOf(width)].
+ */
 export interface Extent {
   readonly rows: number;
   readonly width: number;
 }
 
-/** Gradients of a part of the masks: dL/dz, and the sum over blocks of rows of the squares of what each gives to it. */
+/** Gradients of a part of the masks: dL/dz, and the sum over row blocks of the squared contribution of each block. */
 export interface MaskGradients {
   readonly dz: Span;
   readonly squares: Span;
@@ -44,12 +47,12 @@ export interface MaskGradients {
 
 const LANES = 64;
 
-/** Blocks of rows in the partial sums of a mask's gradient. */
+/** Number of row blocks in the partial sums of a mask gradient. */
 export function rowBlocks(rows: number): number {
   return Math.ceil(rows / ROW_BLOCK);
 }
 
-/** Floats that a scratch buffer for partial sums needs. */
+/** Size in f32 of a scratch buffer for partial sums. */
 export function partialFloats({ rows, width }: Extent): number {
   return rowBlocks(rows) * strideOf(width);
 }
@@ -67,7 +70,7 @@ export function recordEmbedding(plan: Plan, table: Matrix, io: { tokens: Span; x
   }
 }
 
-/** Invocations that share a row where the adapter has no say of its own. */
+/** Invocations that share a row, unless the adapter determines the number. */
 export function normLanes({ device }: Plan): NormLanes {
   return device.facts.isCpu ? 8 : 64;
 }
@@ -86,7 +89,7 @@ export function recordRmsNorm(
   );
 }
 
-/** Gradient of {@link recordRmsNorm} with respect to x: (+=) where `accumulate`, else (=). */
+/** Gradient of {@link recordRmsNorm} with respect to x: (+=) with `accumulate`, otherwise (=). */
 export function recordRmsNormBackward(
   plan: Plan,
   io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
@@ -112,7 +115,7 @@ export interface Heads {
   readonly lanes?: NormLanes;
 }
 
-/** y = RMSNorm of each head of x, times w [headStride]; writes (=), the columns behind the heads too. */
+/** y = RMSNorm of each head of x, times w [headStride]; writes (=), including the columns after the heads. */
 export function recordHeadNorm(plan: Plan, io: { x: Span; w: Span; y: Span }, shape: Heads): void {
   headDispatch(plan, { kernel: headNorm, bound: [io.x, io.w, io.y], cost: 8 }, shape);
 }
@@ -127,7 +130,7 @@ function headDispatch(
   { kernel, bound, cost }: {
     readonly kernel: typeof headNorm;
     readonly bound: readonly Bound[];
-    /** Operations of a value. */
+    /** Operations per value. */
     readonly cost: number;
   },
   { rows, heads, headDim, eps, lanes = normLanes(plan) }: Heads,
@@ -149,7 +152,10 @@ export function recordSwiglu(
   columns(plan, compileKernel(plan.device, swiglu), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
 }
 
-/** Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup; the mask gradients [width] (=) through `partial`. */
+/**
+ * Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup. The mask gradients [width] (=) are summed
+ * through `partial`.
+ */
 export function recordSwigluBackward(
   plan: Plan,
   io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; grads: MaskGradients | null },
@@ -178,7 +184,10 @@ export function recordScale(
   );
 }
 
-/** Backward of {@link recordScale}, in place: v (the unmasked values) := dy ∘ z; the mask gradients (=) or (+=) through `partial`. */
+/**
+ * Backward of {@link recordScale}, in place: v (the unmasked values) := dy ∘ z. The mask gradients (=) or (+=) are
+ * summed through `partial`.
+ */
 export function recordScaleBackward(
   plan: Plan,
   io: { dy: Span; z: Span; v: Span; partial: Span; grads: MaskGradients | null },
@@ -208,9 +217,10 @@ export function recordBias(plan: Plan, io: { b: Span; y: Span }, { rows, width }
 }
 
 /**
- * Adds the rows with keep = 1 to running statistics of each column: mean, and squared deviations from it; accumulates (+=).
- * Shapes: x [rows, stride]; keep [rows] u32; counts [1 + rowBlocks(rows)] u32, the rows added before, then those kept of each block;
- * partial at least 2 · partialFloats; stats [2, stride], zeros at first.
+ * Adds the rows with keep = 1 to running statistics of each column: the mean, and the sum of squared deviations from
+ * it. Accumulates (+=).
+ * Shapes: x [rows, stride]; keep [rows] u32; counts [1 + rowBlocks(rows)] u32: the number of rows added before, then
+ * the number of kept rows of each block; partial at least 2 · partialFloats; stats [2, stride], initially zero.
  */
 export function recordColumnStats(
   plan: Plan,
@@ -230,7 +240,10 @@ export function recordColumnStats(
   );
 }
 
-/** Cross-entropy of a chunk of rows, logits := dlogits where `gradient`. Shapes: logits [rows, stride]; targets, loss [tokens]. */
+/**
+ * Cross-entropy of a chunk of rows. With `gradient`, logits := dlogits. Shapes: logits [rows, stride]; targets, loss
+ * [tokens].
+ */
 export function recordCrossEntropy(
   plan: Plan,
   io: { targets: Span; state: Span; logits: Span; loss: Span },
@@ -252,8 +265,8 @@ export function recordCrossEntropy(
 }
 
 /**
- * Log-probabilities of a chunk of rows: of each target, and of the `top` most likely tokens. Shapes: logits [rows, stride]; targets, chosen
- * [tokens]; ids, values [tokens, top], one entry at least.
+ * Log-probabilities of a chunk of rows: of each target, and of the `top` most likely tokens. Shapes: logits [rows,
+ * stride]; targets, chosen [tokens]; ids, values [tokens, top], at least one entry.
  */
 export function recordTopLogits(
   plan: Plan,
@@ -275,7 +288,7 @@ export function recordTopLogits(
   );
 }
 
-/** Gather y[i] (=) x[order[first + i]], or scatter y[order[first + i]] (=) x[i]; rows of `width`. */
+/** Gather: y[i] (=) x[order[first + i]]. Scatter: y[order[first + i]] (=) x[i]. Rows have `width` values. */
 export function recordCopyRows(
   plan: Plan,
   io: { order: Span; x: Span; y: Span },
@@ -289,7 +302,10 @@ export function recordCopyRows(
   );
 }
 
-/** y = dropout(x) at the rate of the step's state: (+=) where `accumulate`, else (=). The same `stream` draws the same elements within one step. */
+/**
+ * y = dropout(x) at the rate in the step state: (+=) with `accumulate`, otherwise (=). The same `stream` drops the same
+ * elements within one step.
+ */
 export function recordDropout(
   plan: Plan,
   io: { x: Span; state: Span; y: Span },
@@ -308,7 +324,7 @@ export function recordDropout(
   );
 }
 
-/** Sums of partials over their blocks, by groups of columns: the gradients of masks, (=) or (+=). */
+/** Sums partials over their blocks, by groups of columns: the mask gradients, (=) or (+=). */
 export function recordPartialSums(
   plan: Plan,
   partial: Span,

@@ -1,4 +1,4 @@
-// A pass over a fixed number of tokens: buffers and context of forward, loss and backward.
+// A pass over a fixed number of tokens: the buffers and context of forward, loss and backward.
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { createActivations, type PassShape } from "./activations.ts";
@@ -18,14 +18,14 @@ import type { Weights } from "./weights.ts";
 export interface PassOptions extends PassShape {
   /** Allocates what backward needs. Default false. */
   readonly backward?: boolean;
-  /** Whether backward computes most of a layer again, so that little is kept (gradient checkpointing). Default true. */
+  /** Whether backward recomputes most of a layer, so that little is kept (gradient checkpointing). Default true. */
   readonly recompute?: boolean;
-  /** Masks whose gradients backward will be asked for. Default: all kinds. */
+  /** Kinds of masks whose gradients backward computes. Default: all kinds. */
   readonly maskGrads?: ReadonlySet<MaskKind>;
   readonly lora?: LoraConfig | null;
-  /** Whether the rows are token trees, written by `writeTree`; not with backward. Default false. */
+  /** Whether the rows are token trees, written by `writeTree`; not supported with backward. Default false. */
   readonly trees?: boolean;
-  /** Tokens of a chunk of the output head; default: as many as fit 32 MiB of logits. */
+  /** Tokens per chunk of the output head. Default: as many as fit 32 MiB of logits. */
   readonly headRows?: number;
 }
 
@@ -73,13 +73,19 @@ export function recordForward(context: DecoderContext): void {
   context.weights.layers.forEach((_, index) => recordLayer(context, index));
 }
 
-/** Records forward, loss and backward: act.loss, LoRA gradients (=) and the wanted mask gradients and their squares (=) in masks.dz. */
+/**
+ * Records forward, loss and backward: act.loss, the LoRA gradients (=), and the requested mask gradients and their
+ * squares (=) in masks.dz.
+ */
 export function recordGradients(context: DecoderContext): void {
   recordForward(context);
   recordBackward(context);
 }
 
-/** Records loss and backward of a forward pass whose activations are still where {@link recordForward} left them; see {@link recordGradients}. */
+/**
+ * Records loss and backward of a forward pass whose activations are still in the buffers of {@link recordForward}; see
+ * {@link recordGradients}.
+ */
 export function recordBackward(context: DecoderContext): void {
   const { plan, weights, masks } = context;
   recordLoss(context, { gradient: true });
@@ -88,7 +94,10 @@ export function recordBackward(context: DecoderContext): void {
   recordInputBackward(context);
 }
 
-/** Next-token targets of sequences of labels in Hugging Face's convention (unshifted, −100 = ignored): targets[t] = labels[t + 1]. */
+/**
+ * Next-token targets of label sequences in the Hugging Face convention (unshifted, −100 = ignored): targets[t] =
+ * labels[t + 1].
+ */
 export function shiftLabels(labels: ArrayLike<number>, { seq }: { readonly seq: number }): Int32Array<ArrayBuffer> {
   const targets = new Int32Array(labels.length).fill(-1);
   for (let i = 0; i + 1 < labels.length; i++) {

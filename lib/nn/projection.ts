@@ -16,12 +16,12 @@ export interface Activation {
   readonly width: number;
 }
 
-/** An activation that is also ready as an operand of the base product. */
+/** An activation that is also an operand of the base product. */
 export interface OperandActivation extends Activation {
   readonly operand: Operand;
 }
 
-/** What {@link recordProjection} records. */
+/** Options of {@link recordProjection}. */
 interface ForwardRecord {
   readonly layer: number;
   readonly projection: Projection;
@@ -30,7 +30,7 @@ interface ForwardRecord {
   readonly again: boolean;
 }
 
-/** y = W·x + LoRA + bias (=). A·x is kept for backward; `again`: it is there already. */
+/** y = W·x + LoRA + bias (=). A·x is kept for backward. With `again`, A·x has already been computed. */
 export function recordProjection(context: DecoderContext, record: ForwardRecord): void {
   recordProduct(context, record);
   const { plan, act, weights } = context, { layer, projection, output } = record;

@@ -1,28 +1,28 @@
-// Rotary position embedding: the table of every scaling kind, and the dispatch that rotates a buffer.
+// Rotary position embedding: the table for every kind of scaling, and the dispatch that rotates a buffer.
 import { ropeKernel } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride } from "./padding.ts";
 
-/** What {@link recordRope} turns. */
+/** Operands of {@link recordRope}. */
 export interface RopeOptions {
   readonly rows: number;
   /** Tokens of one sequence: the position of row m is m % seq. */
   readonly seq: number;
   readonly heads: number;
   readonly headDim: number;
-  /** Queries or keys [rows, stride] f32, changed in place. */
+  /** Queries or keys [rows, stride] f32, rotated in place. */
   readonly buffer: DeviceBuffer;
-  /** f32 from one row to the next. */
+  /** Row stride in f32. */
   readonly stride: number;
-  /** The table of {@link ropeTable}; positions past its end take its last row. */
+  /** The table of {@link ropeTable}. Positions past its end use its last row. */
   readonly cosSin: DeviceBuffer;
-  /** Turns by −θ: the backward of RoPE. */
+  /** Rotates by −θ: the backward of RoPE. */
   readonly inverse?: boolean;
   /** One u32 that is added to every position. */
   readonly positionBuffer?: DeviceBuffer;
-  /** The position of each row [rows] u32, in place of m % seq. */
+  /** The position of each row [rows] u32, instead of m % seq. */
   readonly positions?: DeviceBuffer;
 }
 

@@ -1,60 +1,61 @@
-// Sequences with common beginnings as trees, in which a common token is computed once.
+// Sequences with common prefixes as trees, in which a common token is computed only once.
 import { CompressoError } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Pass, TreeBuffers } from "./context.ts";
 
-/** A text as token ids whose end is scored. */
+/** Token ids of a text whose end is scored. */
 export interface Sequence {
-  /** The tokens before it; not empty. */
+  /** The tokens before the choice; not empty. */
   readonly prefix: readonly number[];
-  /** What is scored; not empty. Its last token is not read. */
+  /** The scored tokens; not empty. The last one is not read. */
   readonly choice: readonly number[];
 }
 
 /**
- * Trees in depth-first order, one after another. Node t is a token that is read; its keys are its ancestors and itself, the nodes j ≤ t
- * with t < end[j]. An edge is a token that is predicted after a node.
+ * Trees in depth-first order, one after another. Node t is a token that the model reads. Its keys are its ancestors and
+ * itself: the nodes j ≤ t with t < end[j]. An edge is a token that is predicted after a node.
  */
 export interface TokenTree {
   /** Token of each node. */
   readonly tokens: Uint32Array<ArrayBuffer>;
-  /** Depth of each node below its root: its position in its sequences. */
+  /** Depth of each node below its root, which is its position in its sequences. */
   readonly positions: Uint32Array<ArrayBuffer>;
-  /** [nodes, 2]: the root of each node's tree, and the end of the subtree below the node. */
+  /** [nodes, 2]: the root of each node's tree, and the end of the node's subtree. */
   readonly spans: Uint32Array<ArrayBuffer>;
-  /** Node that an edge leaves. */
+  /** Source node of each edge. */
   readonly edgeNodes: Uint32Array<ArrayBuffer>;
-  /** Token that an edge predicts. */
+  /** Token that each edge predicts. */
   readonly edgeTokens: Uint32Array<ArrayBuffer>;
-  /** Edges of each sequence's choice, in the order of its tokens. */
+  /** Edges of the choice of each sequence, in token order. */
   readonly paths: readonly (readonly number[])[];
 }
 
-/** Grows a tree sequence by sequence. */
+/** Builds trees sequence by sequence. */
 export interface TreeBuilder {
-  /** Nodes so far. */
+  /** Number of nodes so far. */
   readonly nodes: number;
-  /** Edges so far. */
+  /** Number of edges so far. */
   readonly edges: number;
-  /** Nodes that the sequence would share with the previous one. */
+  /** Number of nodes that the sequence would share with the previous one. */
   shared(sequence: Sequence): number;
   /**
-   * Adds a sequence below the first `shared` nodes of the previous one, at most as many as `shared()` says; 0 begins a new tree.
+   * Adds a sequence below the first `shared` nodes of the previous one, at most as many as `shared()` returns. 0 starts
+   * a new tree.
    *
-   * @throws CompressoError("input") for an empty prefix or choice, and for what is not a token id.
-   * @throws CompressoError("usage") for more nodes than it shares.
+   * @throws CompressoError("input") for an empty prefix or choice, or an invalid token id.
+   * @throws CompressoError("usage") for more nodes than the sequence shares.
    */
   add(sequence: Sequence, shared: number): void;
   /** The trees so far. */
   finish(): TokenTree;
 }
 
-/** Token ids below this fit with a node into one exact number. */
+/** A token id below this can be packed with a node index into one exact number. */
 const MAX_TOKENS = 2 ** 26;
 
 /**
- * Starts without a tree. Sequences that follow each other share their common beginning, so that a model computes it once: add them in lexicographic
- * order. What it makes is for `Model.treeLosses`.
+ * Starts without a tree. Sequences that follow each other share their common beginning, so that a model computes it
+ * once: add them in lexicographic order. What it makes is for `Model.treeLosses`.
  *
  * @example
  * ```ts
@@ -79,7 +80,7 @@ export function createTreeBuilder(): TreeBuilder {
   const tokens: number[] = [], positions: number[] = [], roots: number[] = [], ends: number[] = [];
   const edgeNodes: number[] = [], edgeTokens: number[] = [], paths: number[][] = [];
   const edges = new Map<number, number>();
-  /** Nodes of the last sequence. */
+  /** Nodes of the previous sequence. */
   const path: number[] = [];
   const leave = (depth: number): void => {
     for (const node of path.splice(depth)) ends[node] = tokens.length;
@@ -133,7 +134,7 @@ export function createTreeBuilder(): TreeBuilder {
   };
 }
 
-/** Tokens of a sequence that are read. */
+/** Number of tokens of a sequence that are read. */
 export function nodeCount({ prefix, choice }: Sequence): number {
   return prefix.length + choice.length - 1;
 }
@@ -156,7 +157,11 @@ export function createTreeBuffers(
   return { spans, positions, [Symbol.dispose]: () => owned.dispose() };
 }
 
-/** Refuses a pass of so many rows that has no room for the trees. Throws `CompressoError("usage")`. */
+/**
+ * Checks that the rows of a pass have room for the trees.
+ *
+ * @throws CompressoError("usage") if they have not.
+ */
 export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void {
   const least = Math.max(1, tokens.length, edgeNodes.length);
   if (Number.isInteger(rows) && rows >= least) return;
@@ -169,8 +174,9 @@ export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void 
 }
 
 /**
- * What attention reads of trees, [rows] of four u32: the first key that a node sees, the end of the subtree below it, and the first key that it or any
- * later node of its tree sees. A node sees itself and its ancestors, as far as `window` tokens reach.
+ * What attention reads of trees, [rows] of four u32: the first key that a node attends to, the end of the node's
+ * subtree, and the first key that the node or any later node of its tree attends to. A node attends to itself and its
+ * ancestors within `window` tokens.
  */
 export function treeSpans(
   { positions, spans }: Pick<TokenTree, "positions" | "spans">,
@@ -179,7 +185,7 @@ export function treeSpans(
 ): Uint32Array<ArrayBuffer> {
   const nodes = positions.length;
   const out = Uint32Array.from({ length: 4 * rows }, (_, index) => (index >> 2) + (index % 4 === 1 ? 1 : 0));
-  /** The node at each depth of the present one's path. */
+  /** The node at each depth of the path to the current node. */
   const path: number[] = [];
   for (let node = 0; node < nodes; node++) {
     const depth = positions[node] ?? 0;
@@ -194,13 +200,13 @@ export function treeSpans(
   return out;
 }
 
-/** Writes trees into a pass for them: nodes, and edges as what the head predicts, which come in the tree's order. */
+/** Writes trees into a pass for trees: the nodes as tokens, and the edges as targets of the head, in tree order. */
 export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | "trees">, tree: TokenTree): void {
   const { rows } = act, edges = tree.edgeNodes.length;
   if (!trees) throw new Error("this pass is not for trees");
   checkRoom(tree, rows);
   for (const [window, buffer] of trees.spans) device.write(buffer, treeSpans(tree, rows, window));
-  // Rows behind the last node are trees of one token; token 0 exists in every vocabulary.
+  // Rows after the last node are trees of one token; token 0 exists in every vocabulary.
   device.write(trees.positions, filled(new Uint32Array(rows), tree.positions));
   device.write(act.tokens, filled(new Uint32Array(rows), tree.tokens));
   device.write(act.order, filled(new Uint32Array(rows), tree.edgeNodes));

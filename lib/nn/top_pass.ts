@@ -1,13 +1,13 @@
-// Log-probabilities of next tokens from a pass.
+// Log-probabilities of next tokens from a forward pass.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { recordTop, writeTargets } from "./head.ts";
 import type { Pass } from "./context.ts";
 import { recordForward } from "./pass.ts";
 
-/** Log-probabilities of the tokens behind each token of a pass, in nats; all 0 where none was requested. */
+/** Log-probabilities of the token after each token of a pass, in nats; all 0 for rows without a requested target. */
 export interface TopLogprobs {
-  /** Of the requested token [tokens]. */
+  /** Log-probability of the requested token [tokens]. */
   readonly chosen: Float32Array<ArrayBuffer>;
   /** The `top` most likely tokens, the lowest id first among equals [tokens · top]. */
   readonly ids: Uint32Array<ArrayBuffer>;
@@ -15,14 +15,14 @@ export interface TopLogprobs {
   readonly values: Float32Array<ArrayBuffer>;
 }
 
-/** Forward and log-probabilities of a pass. */
+/** A forward pass that returns log-probabilities. */
 export interface TopPass extends Disposable {
   readonly top: number;
-  /** Runs it on act.tokens; targets [rows] are ids, −1 where none is requested. */
+  /** Runs on act.tokens. targets [rows] are token ids, −1 for none. */
   run(targets: Int32Array, options: { readonly signal?: AbortSignal | undefined }): Promise<TopLogprobs>;
 }
 
-/** Records the plan and allocates what it writes. */
+/** Records the plan and allocates its output buffers. */
 export function createTopPass(pass: Pass, { top }: { readonly top: number }): TopPass {
   const { device, act } = pass, { rows } = act;
   const owned: Disposable[] = [];

@@ -23,21 +23,21 @@ import { headStride, strideOf } from "./padding.ts";
 import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
 import type { QuantRows } from "../spec/quant.ts";
 
-/** Weights of one layer; the attention or FFN part is null where the layer has none. */
+/** Weights of one layer. The attention or FFN part is null if the layer lacks it. */
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Norm [stride], projections and norms of heads of attention. */
+  /** Attention: norm [stride], projections and head norms. */
   readonly attention: {
     readonly norm: DeviceBuffer;
     readonly q: Matrix;
     readonly k: Matrix;
     readonly v: Matrix;
     readonly o: Matrix;
-    /** Weights [headStride] of the norms of q and k heads; null without `qkNorm`. */
+    /** Weights [headStride] of the q and k head norms; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** Norm [stride] and projections of the FFN. */
+  /** FFN: norm [stride] and projections. */
   readonly ffn:
     | { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix }
     | null;
@@ -49,7 +49,7 @@ export interface LayerWeights {
 export interface Weights extends Disposable {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
-  /** Storage of the matrices; embedding and head have their own for blocks of 4 bits: 8. */
+  /** Storage of the matrices. For q4, the embedding and the head use q8. */
   readonly baseDtype: MatrixDtype;
   /** Token embedding [vocab, hidden]. */
   readonly embedding: Matrix;
@@ -57,7 +57,7 @@ export interface Weights extends Disposable {
   readonly layers: readonly LayerWeights[];
   /** Weight of the final norm [stride]. */
   readonly finalNorm: DeviceBuffer;
-  /** Output head; the embedding itself where tied. */
+  /** Output head; the embedding itself if tied. */
   readonly head: Matrix;
 }
 
@@ -65,35 +65,40 @@ export interface Weights extends Disposable {
 export interface LoadOptions {
   /** Storage of the matrices on the GPU. Norms are always f32. */
   readonly baseDtype: MatrixDtype;
-  /** Called after each tensor with the share of parameters done, 0 to 1. */
+  /** Called after each tensor with the share of parameters loaded, 0 to 1. */
   readonly onProgress?: (done: number) => void;
   readonly signal?: AbortSignal;
 }
 
-/** Rows read at once, in values, so that no copy of a whole embedding is needed. */
+/** Number of values read at once, so that a whole embedding is never copied. */
 const CHUNK_VALUES = 1 << 24;
-/** Rows are read in multiples of this many, as those of blocks are stored together; see `writeRows`. */
+/** Rows are read in multiples of this, because block formats store this many together; see `writeRows`. */
 const CHUNK_ROWS = 64;
 
-/** Width of the query heads and of the KV heads of a layer in memory. */
+/** Widths of the query heads and of the KV heads of a layer in memory. */
 export function headWidths(spec: DecoderSpec, layer: LayerSpec): { readonly q: number; readonly kv: number } {
   const width = headStride(spec.headDim);
   return { q: layer.heads * width, kv: layer.kvHeads * width };
 }
 
-/** Shape [out, in] of a projection in memory, where every head is padded to `headStride`. */
+/** Shape [out, in] of a projection in memory, with every head padded to `headStride`. */
 export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Projection): [number, number] {
   return projectionShape({ ...spec, headDim: headStride(spec.headDim) }, layer, projection);
 }
 
 /**
- * Storage of embedding and output head where the layers have `baseDtype`: q8 for q4, as 4 bits there raise the perplexity of SmolLM2-135M by 7 %.
+ * Storage of the embedding and output head for layers with `baseDtype`. It is q8 for q4, because 4 bits there raise the
+ * perplexity of SmolLM2-135M by 7 %.
  */
 export function headDtype(baseDtype: MatrixDtype): MatrixDtype {
   return baseDtype === "q4" ? "q8" : baseDtype;
 }
 
-/** Uploads a model; on a dry device it only allocates. Throws `CompressoError("numeric")` where a tensor holds NaN or infinity. */
+/**
+ * Uploads a model. A dry device only allocates.
+ *
+ * @throws CompressoError("numeric") if a tensor contains NaN or infinity.
+ */
 export async function loadWeights(device: Device, source: WeightSource, options: LoadOptions): Promise<Weights> {
   const { spec } = source;
   const owned: Disposable[] = [];
@@ -178,8 +183,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
 }
 
 /**
- * The matrices of `weights` with the biases of `source`, the same model except for them. Disposing it frees its biases alone: the matrices stay
- * those of `weights`.
+ * Combines the matrices of `weights` with the biases of `source`, which must otherwise be the same model. Disposing the
+ * result frees only its biases; the matrices still belong to `weights`.
  */
 export async function shareWeights(device: Device, weights: Weights, source: WeightSource): Promise<Weights> {
   const owned: Disposable[] = [];
@@ -197,7 +202,7 @@ export async function shareWeights(device: Device, weights: Weights, source: Wei
   }
 }
 
-/** Overwrites the biases on the GPU with those of `source`, which has biases of the same projections. */
+/** Overwrites the biases on the GPU with those of `source`, which must have biases of the same projections. */
 export async function writeBiases(device: Device, weights: Weights, source: WeightSource): Promise<void> {
   for (const [index, { biases }] of weights.layers.entries()) {
     for (const projection of PROJECTIONS) {
@@ -223,7 +228,7 @@ async function loadBiases(
   return biases;
 }
 
-/** A bias as stored, [strideOf(width)]. */
+/** A bias in memory layout, [strideOf(width)]. */
 async function readBias(
   source: WeightSource,
   index: number,
@@ -237,7 +242,7 @@ async function readBias(
   return padded;
 }
 
-/** Weight matrix of a projection, null where the layer has no such part. */
+/** Weight matrix of a projection; null if the layer lacks that part. */
 export function projectionMatrix(layer: LayerWeights, projection: Projection): Matrix | null {
   switch (projection) {
     case "q":
@@ -252,7 +257,7 @@ export function projectionMatrix(layer: LayerWeights, projection: Projection): M
   }
 }
 
-/** Spreads heads of headDim rows or columns to their padded width. */
+/** Pads heads of headDim rows or columns to their width in memory. */
 export function padHeads(
   spec: DecoderSpec,
   data: Float32Array,
@@ -269,7 +274,7 @@ export function padHeads(
   return padded;
 }
 
-/** The reverse of {@link padHeads}. */
+/** The inverse of {@link padHeads}. */
 export function unpadHeads(
   spec: DecoderSpec,
   padded: Float32Array,
@@ -291,7 +296,7 @@ function paddedIndex(spec: DecoderSpec, index: number): number {
   return head * headStride(spec.headDim) + index - head * spec.headDim;
 }
 
-/** Rows as the file's own blocks, if it has them and the matrix can hold them as they are. */
+/** Rows as quantised blocks of the file, if it has them and the matrix can store them without requantising. */
 async function blocksOf(
   source: WeightSource,
   { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },

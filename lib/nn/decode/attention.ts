@@ -1,4 +1,4 @@
-// Attention of tokens over a KV cache in buffers or textures.
+// Attention of query tokens over a KV cache in buffers or textures.
 import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture, NO_WINDOW } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
@@ -11,33 +11,37 @@ export interface DecodeShape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
-  /** Keys that a query sees, its own included, at least 1. Default: all. */
+  /** Sliding window: number of keys that a query sees, including its own; at least 1. Default: all. */
   readonly window?: number | undefined;
   /** Rows of the caches. */
   readonly capacity: number;
-  /** Query tokens, which follow each other unless `ownCaches` is set. Default 1. */
+  /** Query tokens. They are consecutive unless `ownCaches` is set. Default 1. */
   readonly rows?: number;
-  /** Whether each row is the next token of a sequence of its own; the caches are then [rows, capacity, …]. Default false. */
+  /**
+   * Whether each row is the next token of a separate sequence; the caches are then [rows, capacity, …]. Default false.
+   */
   readonly ownCaches?: boolean;
-  /** Invocations of a workgroup over buffers; default: by the device. */
+  /** Workgroup size of the buffer kernel; the default depends on the device. */
   readonly lanes?: number;
 }
 
 /** Buffers of {@link recordDecodeAttention}. */
 export interface DecodeBuffers {
-  /** [rows, strideOf(heads·hs)]; of a single row, only the heads need be there. */
+  /** [rows, strideOf(heads·hs)]; a single row may omit the padding after the heads. */
   readonly q: DeviceBuffer;
-  /** [capacity, strideOf(kvHeads·hs)], or one such for each row. */
+  /** [capacity, strideOf(kvHeads·hs)], or one such cache for each row. */
   readonly kCache: DeviceBuffer;
   readonly vCache: DeviceBuffer;
   readonly o: DeviceBuffer;
-  /** One u32: position[0] + 1 keys are valid for the first row, and one more for each further one of the same sequence. */
+  /**
+   * One u32: position[0] + 1 keys are valid for the first row, and one more for each further row of the same sequence.
+   */
   readonly position: DeviceBuffer;
-  /** Masks of the heads, which multiply o. Default: none. */
+  /** Head masks, which multiply o. Default: none. */
   readonly z?: Span;
 }
 
-/** Buffers of {@link recordTextureDecodeAttention}: the caches are textures, see `decodeAttentionTexture`. */
+/** Buffers of {@link recordTextureDecodeAttention}. The caches are textures, see `decodeAttentionTexture`. */
 export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vCache"> {
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
@@ -45,14 +49,20 @@ export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vC
 }
 
 const LOG2_E = Math.LOG2E;
-/** Floating-point operations of one dispatch, at most, as far as whole rows allow: a submit should stay short. */
+/** Largest number of floating-point operations of one dispatch of whole rows: a submit should stay short. */
 const DISPATCH_COST = 1e9;
-/** Invocations of a workgroup over buffers: on a CPU as many as a vector has, since there each one more is work for the same few threads. */
+/**
+ * Workgroup size over buffers. On a CPU it is the vector width: more invocations only add work for the same few
+ * threads.
+ */
 const LANES = 64, CPU_LANES = 8;
-/** Columns of the query heads that one workgroup holds in registers, and heads. */
+/** Columns of query heads, and heads, that one workgroup holds in registers. */
 const MAX_COLUMNS = 256, MAX_HEADS = 4;
 
-/** Records the attention of query tokens over a KV cache that holds their own keys too. Writes (=) the rows of o with their padding columns. */
+/**
+ * Records the attention of query tokens over a KV cache that already holds their own keys. Writes (=) the rows of o
+ * with their padding columns.
+ */
 export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: DecodeBuffers): void {
   const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape;
   if (heads === 0) return;
@@ -68,7 +78,10 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   });
 }
 
-/** As {@link recordDecodeAttention} over the cache of one sequence, in textures. Writes (=) the heads of the rows of o, and leaves their padding columns alone. */
+/**
+ * Like {@link recordDecodeAttention}, over the cache of one sequence in textures. Writes (=) the heads of the rows of
+ * o, but not their padding columns.
+ */
 export function recordTextureDecodeAttention(
   plan: Plan,
   shape: Omit<DecodeShape, "ownCaches" | "lanes">,
@@ -86,7 +99,7 @@ export function recordTextureDecodeAttention(
   });
 }
 
-/** Records a kernel over all rows, in as many dispatches as keep each of them short. */
+/** Records a kernel over all rows, split into short dispatches. */
 function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
   readonly kernel: Kernel;
   /** Params before the window, the first row and the scale. */
@@ -102,12 +115,12 @@ function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
   }
 }
 
-/** Rows of a cache texture that one KV head takes. */
+/** Rows of a cache texture that one KV head occupies. */
 export function cacheRows(capacity: number): number {
   return Math.ceil(capacity / CACHE_KEYS);
 }
 
-/** Heads of a KV group that one workgroup takes. */
+/** Heads of a KV group that one workgroup processes. */
 function sharedHeads({ heads, kvHeads, headDim }: DecodeShape): number {
   const ratio = heads / kvHeads, hs = headStride(headDim);
   for (let count = MAX_HEADS; count > 1; count--) if (ratio % count === 0 && count * hs <= MAX_COLUMNS) return count;

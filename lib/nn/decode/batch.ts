@@ -17,29 +17,29 @@ import type { Weights } from "../weights.ts";
 /** Sizes of {@link createBatchPass}. */
 export interface BatchPassOptions {
   readonly sequences: number;
-  /** Tokens of a sequence at most. */
+  /** Largest number of tokens of a sequence. */
   readonly capacity: number;
 }
 
-/** Sequences under way, all of the same length. After an error or an abort it can only be disposed. */
+/** Sequences of the same length that are decoded together. After an error or an abort it can only be disposed. */
 export interface BatchPass extends Disposable {
-  /** Tokens that the model has read of each sequence. */
+  /** Tokens of each sequence that the model has read. */
   readonly length: number;
-  /** Reads the next token of each sequence [sequences]; returns the logits [vocab] of the one after it of each. */
+  /** Reads the next token of each sequence [sequences]. Returns the next-token logits [vocab] of each. */
   logits(
     tokens: ArrayLike<number>,
     options?: { readonly signal?: AbortSignal | undefined },
   ): Promise<readonly Float32Array<ArrayBuffer>[]>;
 }
 
-/** Sequences of one pass at most: the more, the better the products use what they read. */
+/** Largest number of sequences of one pass. Larger batches reuse the weights that the products read. */
 const MOST_SEQUENCES = 32;
-/** Bytes that the caches of one pass take at most, and share of what a device with a limit has left. */
+/** Largest size of the caches of one pass in bytes, and as a share of the remaining memory on a device with a limit. */
 const MOST_CACHE_BYTES = 2 ** 30, CACHE_SHARE = 0.5;
 
 /**
- * How many sequences of so many tokens are decoded in step at most, so that their caches take `bytes` (default: 1 GiB, less where memory is limited) and
- * each is one binding; at least one.
+ * Largest number of sequences of the given length to decode together. Their caches take at most `bytes` (default: 1
+ * GiB, less where memory is limited), and each cache fits one binding. At least one.
  */
 export function sequencesAtOnce(
   { memoryLimit, bytes: used, limits }: Pick<Device, "memoryLimit" | "bytes"> & {
@@ -56,7 +56,10 @@ export function sequencesAtOnce(
   return Math.max(1, count);
 }
 
-/** Allocates caches and buffers, and records the plan of one token of each sequence. A sequence's logits do not depend on the others. */
+/**
+ * Allocates caches and buffers, and records the plan of one token of each sequence. The logits of a sequence do not
+ * depend on the others.
+ */
 export function createBatchPass(
   device: Device,
   weights: Weights,

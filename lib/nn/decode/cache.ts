@@ -1,4 +1,4 @@
-// The KV cache: keys and values of the tokens read so far, for each layer.
+// The KV cache: keys and values of the tokens read so far, by layer.
 import { existing } from "../../core/guards.ts";
 import { CACHE_KEYS, cacheFill } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
@@ -12,8 +12,8 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 
 /**
- * Keys after RoPE and values of a layer: buffers [sequences, capacity, strideOf(kvHeads·hs)] f32, or textures of one sequence as \`decodeAttentionTexture\` reads them.
- * Null where the layer has no attention.
+ * Keys after RoPE and values of a layer: buffers [sequences, capacity, strideOf(kvHeads·hs)] f32, or textures of one
+ * sequence in the layout of `decodeAttentionTexture`. Null for layers without attention.
  */
 export type DecodeCache =
   | { readonly placement: "buffer"; readonly k: DeviceBuffer; readonly v: DeviceBuffer }
@@ -22,20 +22,20 @@ export type DecodeCache =
 
 /** The caches of all layers. */
 export interface DecodeCaches extends Disposable {
-  /** Tokens of a sequence. */
+  /** Capacity in tokens of a sequence. */
   readonly capacity: number;
   readonly layers: readonly DecodeCache[];
 }
 
-/** Workgroups along y at most. */
+/** Largest number of workgroups along y. */
 const GRID_HEIGHT = 32768;
 
-/** Bytes of the buffers of one sequence of `capacity` tokens: the keys, or the values, of each layer. */
+/** Size in bytes of the keys, or the values, of one sequence of `capacity` tokens, for each layer. */
 export function cacheBytes(spec: DecoderSpec, capacity: number): readonly number[] {
   return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * capacity * strideOf(headWidths(spec, layer).kv));
 }
 
-/** Allocates zeroed caches for `capacity` tokens of each of `sequences` (default 1; more only in buffers). */
+/** Allocates zeroed caches for `capacity` tokens of each of `sequences` (default 1; more than one only in buffers). */
 export function createCaches(
   device: Device,
   spec: DecoderSpec,
@@ -70,7 +70,7 @@ export function createCaches(
   }
 }
 
-/** Whether textures can hold caches of so many tokens. */
+/** Whether textures can hold caches of this many tokens. */
 export function fitsTextures(device: Device, { headDim, layers }: DecoderSpec, capacity: number): boolean {
   const { maxTextureDimension2D } = device.limits;
   const heads = Math.max(0, ...layers.map(({ kvHeads }) => kvHeads));
@@ -78,7 +78,10 @@ export function fitsTextures(device: Device, { headDim, layers }: DecoderSpec, c
     heads * cacheRows(capacity) <= maxTextureDimension2D;
 }
 
-/** Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to the rows of a layer's cache from `first` (default 0) on. */
+/**
+ * Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to the cache rows of a layer
+ * from `first` (default 0).
+ */
 export function recordCacheFill(
   plan: Plan,
   { capacity, layers }: DecodeCaches,

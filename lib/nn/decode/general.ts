@@ -1,4 +1,5 @@
-// The plan of one token by the records of a forward pass: with LoRA, and where the fused step cannot be used.
+// The plan of one token, built from the record functions of the forward pass. Used with LoRA, and where the fused step
+// does not apply.
 import { cacheAppend } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
@@ -58,8 +59,8 @@ export function createGeneralStep(
 }
 
 /**
- * o of each row of the context, the token of a sequence of its own at position[0], over that sequence's cache, to which its key and value are appended
- * first. The caches are buffers [rows, capacity, …].
+ * Computes o of each row of the context. Each row is the token of a separate sequence at position[0]. Its key and value
+ * are first appended to the cache of that sequence. The caches are buffers [rows, capacity, …].
  */
 export function recordCachedAttention(
   { plan, act, weights, rope }: DecoderContext,

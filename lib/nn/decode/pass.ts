@@ -15,34 +15,35 @@ import type { Weights } from "../weights.ts";
 
 /** Options of {@link createDecodePass}. */
 export interface DecodePassOptions {
-  /** Tokens that the caches hold at most. */
+  /** Capacity of the caches in tokens. */
   readonly capacity: number;
   readonly lora?: LoraConfig | null;
 }
 
 /**
- * One sequence under way. Write masks and LoRA to it before its first token. After an error it can only be disposed; after an abort it can
- * be rewound too, to tokens that it had read before.
+ * One sequence being decoded. Write masks and LoRA before its first token. After an error it can only be disposed.
+ * After an abort it can also be rewound to tokens that it had read before.
  */
 export interface DecodePass extends Disposable {
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
   /** Tokens that the model has read. */
   readonly length: number;
-  /** Reads the next tokens of the sequence, all at once. */
+  /** Reads the next tokens of the sequence in one pass. */
   prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
-  /** Forgets all tokens but the first `count`. No other call may be under way. */
+  /** Forgets all tokens except the first `count`. No other call may be pending. */
   rewind(count: number): void;
-  /** Reads one token; returns the logits [vocab] of the next. */
+  /** Reads one token. Returns the next-token logits [vocab]. */
   logits(
     token: number,
     options?: { readonly signal?: AbortSignal | undefined },
   ): Promise<Float32Array<ArrayBuffer>>;
   /**
-   * Reads one token, or with null the one that it chose last, and then count − 1 that it chooses itself; returns the most likely token after
-   * each, `count` in all. May be called again before it resolves: the work then continues without a gap.
+   * Reads one token (or, with null, the token chosen last), then count − 1 tokens that it chooses itself. Returns the
+   * most likely token after each, `count` in total. May be called again before it resolves; the work then continues
+   * without a gap.
    *
-   * @throws CompressoError("numeric") where the logits are not finite.
+   * @throws CompressoError("numeric") if the logits are not finite.
    */
   greedy(
     token: number | null,
@@ -55,17 +56,17 @@ export interface DecodePass extends Disposable {
   ): Promise<number[]>;
 }
 
-/** Options of one run of the step. */
+/** Options of one run of the decoding step. */
 interface TokenRun {
   readonly repeat: number;
   readonly signal: AbortSignal | undefined;
   readonly profile?: Map<string, number> | undefined;
 }
 
-/** What kernels/greedy_next.wgsl writes for logits that are not finite. */
+/** The value that kernels/greedy_next.wgsl writes for logits that are not finite. */
 const NO_PICK = 0xffffffff;
 
-/** Allocates caches and buffers, and records the plan of one token. All masks are 1 and LoRA is zero at first. */
+/** Allocates caches and buffers, and records the plan of one token. Initially all masks are 1 and LoRA is zero. */
 export function createDecodePass(device: Device, weights: Weights, options: DecodePassOptions): DecodePass {
   const { spec } = weights, { capacity, lora: config = null } = options;
   const owned: Disposable[] = [];
@@ -102,7 +103,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       advance(tokens.length);
       await runPrefill(device, state, { tokens, start, lora, stepState, signal });
     };
-    // Runs follow each other in the queue as soon as the one before is submitted.
+    // Each run enters the queue as soon as the previous one is submitted.
     let turn = Promise.resolve();
     const run = async <T>(
       token: number | null,
@@ -122,7 +123,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
           ...(profile ? { profile } : {}),
           onSubmitted: () => {
             const result = read();
-            result.catch(() => {}); // it is awaited below unless the run fails first
+            result.catch(() => {}); // awaited below unless the run fails first
             results.push(result);
             submitted.resolve();
           },
@@ -162,7 +163,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
   }
 }
 
-/** The error of logits that hold NaN or infinity. */
+/** The error for logits that contain NaN or infinity. */
 export function notFinite(): CompressoError {
   return new CompressoError("numeric", {
     what: "cannot choose the next token",

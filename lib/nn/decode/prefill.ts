@@ -1,4 +1,4 @@
-// Plans that read many tokens of a sequence at once, at its start or after cached ones.
+// Plans that read many tokens of a sequence at once, at its start or after cached tokens.
 import { existing } from "../../core/guards.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -17,17 +17,20 @@ import { recordRope } from "../rope.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 
-/** What {@link runPrefill} reads. */
+/** Input of {@link runPrefill}. */
 export interface PrefillOptions {
   readonly tokens: readonly number[];
-  /** Tokens in the caches before them. */
+  /** Number of tokens already in the caches. */
   readonly start: number;
   readonly lora: Lora | null;
   readonly stepState: DecoderContext["state"];
   readonly signal: AbortSignal | undefined;
 }
 
-/** Fills rows start … start + tokens − 1 of the caches, in as few plans as the device's limits allow. Afterwards `state.position` is start + tokens. */
+/**
+ * Fills rows start … start + tokens − 1 of the caches, in as few plans as the device limits allow. Afterwards
+ * `state.position` is start + tokens.
+ */
 export async function runPrefill(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
   const { tokens, start } = options, most = prefillRows(device, state.weights.spec);
   for (let first = 0; first < tokens.length; first += most) {
@@ -36,14 +39,14 @@ export async function runPrefill(device: Device, state: DecodeState, options: Pr
 }
 
 /**
- * Tokens that one plan reads at most, whatever the limits: their activations take memory, and attention of many at once keeps a GPU longer than some
- * systems let it be.
+ * Largest number of tokens of one plan, whatever the limits. Their activations take memory, and the attention of many
+ * tokens can keep a GPU busy for longer than some systems allow.
  */
 const MOST_ROWS = 4096;
 
 /**
- * Tokens that one plan reads at most: each of its activations [tokens, width] is one binding, on CPU adapters also a texture with a row
- * for each token, and kernels of the rows run a workgroup for each.
+ * Largest number of tokens of one plan. Each activation [tokens, width] must fit one binding. On CPU adapters it must
+ * also fit a texture with one row per token. Row-wise kernels dispatch one workgroup per token.
  */
 export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">, spec: DecoderSpec): number {
   const { hidden } = spec, { q, kv, ffn } = widest(spec);
@@ -86,7 +89,7 @@ async function runSlice(device: Device, state: DecodeState, options: PrefillOpti
   device.write(position, Uint32Array.of(start + tokens.length));
 }
 
-/** Attention among the tokens alone; keys and values are copied before the next layer overwrites them. */
+/** Attention among the new tokens alone. Keys and values are copied before the next layer overwrites them. */
 function recordFirstAttention(context: DecoderContext, { caches }: DecodeState, index: number): void {
   const { plan, act, weights: { spec } } = context;
   recordSelfAttention(context, index);
@@ -94,7 +97,7 @@ function recordFirstAttention(context: DecoderContext, { caches }: DecodeState, 
   if (forward) recordCacheFill(plan, caches, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
 }
 
-/** Attention over the caches, to which the tokens' own keys and values are added first. */
+/** Attention over the caches, after the tokens' own keys and values are appended. */
 function recordLaterAttention(
   { plan, act, weights, rope }: DecoderContext,
   { caches, position }: DecodeState,
@@ -114,6 +117,6 @@ function recordLaterAttention(
     recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
     return;
   }
-  plan.clear(o); // its padding, where layers of other widths have written
+  plan.clear(o); // clears the padding, where layers of other widths have written
   recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, z: open });
 }

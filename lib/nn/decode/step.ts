@@ -1,4 +1,4 @@
-// The plan of one token of generation: a few fused kernels a layer, no copies. Without LoRA; see general.ts.
+// The plan of one token of generation: a few fused kernels per layer, no copies. Without LoRA; see general.ts.
 import { existing } from "../../core/guards.ts";
 import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
@@ -21,35 +21,35 @@ import {
 import { recordEmbedding, recordScale } from "../ops.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
 
-/** What the plan of one token reads and writes; all of it outlives the plan. */
+/** Buffers that the plan of one token reads and writes. All must outlive the plan. */
 export interface DecodeState {
   readonly weights: Weights;
   readonly masks: MaskSlots;
   readonly caches: DecodeCaches;
-  /** See `ropeTable`; one row for each position of the caches. */
+  /** See `ropeTable`; one row for each cache position. */
   readonly rope: DeviceBuffer;
-  /** One u32: the present token. */
+  /** One u32: the current token. */
   readonly token: DeviceBuffer;
-  /** One u32: tokens read so far, the position of the present one. */
+  /** One u32: number of tokens read, which is the position of the current token. */
   readonly position: DeviceBuffer;
   /** The most likely token after each position, [capacity] u32. */
   readonly picks: DeviceBuffer;
-  /** Of the token after the present one, [strideOf(vocab)]. */
+  /** Next-token logits, [strideOf(vocab)]. */
   readonly logits: DeviceBuffer;
 }
 
-/** The plan with its own buffers. */
+/** The plan and the buffers that it owns. */
 export interface DecodeStep extends Disposable {
   readonly plan: Plan;
 }
 
-/** Vectors of the step; each holds one row. */
+/** Vectors of the step; each is a single row. */
 interface Vectors {
   /** The residual stream. */
   readonly x: DeviceBuffer;
   /** The embedding before its mask. */
   readonly embedded: DeviceBuffer;
-  /** Queries after RoPE, and behind them keys and values where the caches are buffers. */
+  /** Queries after RoPE. Keys and values follow them if the caches are buffers. */
   readonly qkv: DeviceBuffer;
   /** Masked output of the heads. */
   readonly o: DeviceBuffer;
@@ -61,19 +61,22 @@ interface Context extends DecodeState, Vectors {
   readonly plan: Plan;
 }
 
-/** Where the caches of {@link createDecodeStep} must be, or null where it cannot be used. */
+/** Where the caches of {@link createDecodeStep} must be placed, or null if the fused step does not apply. */
 export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
-  // The fused kernels add no biases and have no norms of heads.
+  // The fused kernels support neither biases nor head norms.
   if (weights.spec.biases?.length || weights.spec.qkNorm) return null;
   if (weights.embedding.placement === "buffer") return "buffer";
-  // RoPE is applied to the rows of a workgroup, which must not part a head, and shards might.
+  // RoPE is applied to the rows of a workgroup, so a workgroup must hold whole heads; shards could split a head.
   const isWhole = weights.layers.every(({ attention: part }) =>
     !part || [part.q, part.k, part.v].every(({ shards }) => shards.length === 1)
   );
   return isWhole && fitsTextures(device, weights.spec, capacity) ? "texture" : null;
 }
 
-/** Records the plan of one token: logits, then the greedy choice as the next token. Caches are where {@link stepPlacement} says. */
+/**
+ * Records the plan of one token: logits, then the greedy choice as the next token. {@link stepPlacement} gives the
+ * placement of the caches.
+ */
 export function createDecodeStep(device: Device, state: DecodeState): DecodeStep {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
@@ -106,7 +109,7 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
   }
 }
 
-/** token = argmax logits, noted at picks[position]; position += 1. */
+/** token = argmax logits, stored at picks[position]; position += 1. */
 export function recordGreedyChoice(
   plan: Plan,
   { weights, logits, token, picks, position, caches }: Omit<DecodeState, "masks" | "rope">,
@@ -172,7 +175,7 @@ function recordRotateAppend(
   { heads, kvHeads, k, v, cache }: {
     readonly heads: number;
     readonly kvHeads: number;
-    /** Where keys and values begin. */
+    /** Offset of keys and values. */
     readonly k: number;
     readonly v: number;
     readonly cache: { readonly k: DeviceBuffer; readonly v: DeviceBuffer };

@@ -23,33 +23,39 @@ export { type BufferView, type Operand, operand, OperandPool } from "./operand.t
 /** forward: y = x·Wᵀ; backward: y = x·W, the gradient of the input from that of the output. */
 export type Direction = "forward" | "backward";
 
-/** Where a product goes. */
+/** Destination of a product. */
 export interface LinearTarget {
   readonly buffer: DeviceBuffer;
-  /** f32 from row to row, a multiple of 4. */
+  /** Row stride in f32, a multiple of 4. */
   readonly stride: number;
   /** First column written, a multiple of 4. Default 0. */
   readonly columnOffset?: number;
-  /** Columns written, a multiple of 4. Default: the width padded to a multiple of 64, as far as the row goes, so that padding becomes zero. */
+  /**
+   * Number of columns written, a multiple of 4. Default: the width padded to a multiple of 64, at most to the end of
+   * the row, so that padding becomes zero.
+   */
   readonly columns?: number;
 }
 
 /** Options of {@link recordLinear}. */
 export interface LinearOptions {
-  /** Tokens. */
+  /** Number of tokens. */
   readonly rows: number;
   readonly direction: Direction;
   /** += instead of =. Default false. */
   readonly accumulate?: boolean;
-  /** Only this shard of W: y (forward) or x (backward) then is as wide as the shard. */
+  /** Only this shard of W: y (forward) or x (backward) is then as wide as the shard. */
   readonly shard?: number;
-  /** See {@link rowParts}; of products from buffers. */
+  /** See {@link rowParts}; only for products from buffers. */
   readonly dispatchCost?: number;
-  /** Adds a low-rank product to all of y: cheaper than `recordMatmul` with `accumulate` where products read textures. */
+  /** Adds a low-rank product to all of y. Cheaper than `recordMatmul` with `accumulate` if products read textures. */
   readonly low?: LowRank;
 }
 
-/** alpha · h[M, rank] · Bᵀ, B stored [W.rows][rank] (forward), or alpha · h[M, rank] · A, A stored [rank][W.cols] (backward). */
+/**
+ * alpha · h[M, rank] · Bᵀ, B stored [W.rows][rank] (forward), or alpha · h[M, rank] · A, A stored [rank][W.cols]
+ * (backward).
+ */
 export interface LowRank {
   readonly h: BufferView;
   readonly weight: BufferView;
@@ -59,8 +65,8 @@ export interface LowRank {
 }
 
 /**
- * Whether a low-rank product goes into the same texture kernel. Measured on lavapipe at 1024 tokens, rank 8: 7 to 17 % quicker than two kernels,
- * but about 14 % slower forward from f16.
+ * Whether the texture kernel also computes the low-rank product. Measured on lavapipe at 1024 tokens, rank 8: 7 to 17 %
+ * faster than two kernels, but about 14 % slower for the forward product from f16.
  */
 const FUSES_LOW: Readonly<Record<`${Direction}-${MatrixDtype}`, boolean>> = {
   "forward-f16": false,
@@ -74,8 +80,8 @@ const FUSES_LOW: Readonly<Record<`${Direction}-${MatrixDtype}`, boolean>> = {
 };
 
 /**
- * Records y[M, W.rows] (=|+=) x[M, W.cols]·Wᵀ (forward) or y[M, W.cols] (=|+=) x[M, W.rows]·W (backward).
- * x's padding columns must be zero; rows of y beyond M are not written.
+ * Records y[M, W.rows] (=|+=) x[M, W.cols]·Wᵀ (forward) or y[M, W.cols] (=|+=) x[M, W.rows]·W (backward). The padding
+ * columns of x must be zero. Rows of y beyond M are not written.
  */
 export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, options: LinearOptions): void {
   const { rows, direction, accumulate = false, shard: only } = options;
@@ -117,8 +123,8 @@ export function recordLinear(plan: Plan, x: Operand, w: Matrix, y: LinearTarget,
 }
 
 /**
- * Whether the texture kernel takes a low-rank product along; it binds x, the shard and two factors at once, more than some adapters allow. A shard in
- * blocks may have more rows than the texture of a factor.
+ * Whether the texture kernel can also compute the low-rank product. It binds x, the shard and two factors at once, more
+ * than some adapters allow. A block-quantised shard may have more rows than the texture of a factor can hold.
  */
 function fusesLow(device: Device, w: Matrix, direction: Direction): boolean {
   const [shard] = w.shards;
@@ -128,7 +134,7 @@ function fusesLow(device: Device, w: Matrix, direction: Direction): boolean {
   return FUSES_LOW[`${direction}-${w.dtype}`] && textures <= device.limits.maxStorageTexturesPerShaderStage;
 }
 
-/** The product of one shard as its kernel sees it. Padding has no part in it. */
+/** The product of one shard as its kernel sees it, without padding. */
 export function linearProduct(
   { placement, dtype, cols }: Pick<Matrix, "placement" | "dtype" | "cols">,
   { rows, direction, shardRows }: { readonly rows: number; readonly direction: Direction; readonly shardRows: number },
@@ -137,7 +143,7 @@ export function linearProduct(
   return { family: `linear-${placement}`, layout: direction, dtype, m: rows, n, k };
 }
 
-/** One shard's product. */
+/** Records the product of one shard. */
 interface Part {
   readonly shard: MatrixShard;
   readonly rows: number;

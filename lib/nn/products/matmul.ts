@@ -1,4 +1,4 @@
-// General f32 products of views of buffers: the thin ones of LoRA and their gradients.
+// General f32 products of views of buffers: the narrow products of LoRA and their gradients.
 import {
   BUFFER_GROUP,
   productBuffer,
@@ -31,13 +31,18 @@ export interface MatmulOptions {
   readonly alpha?: number;
   /** += instead of =. Default false. */
   readonly accumulate?: boolean;
-  /** See {@link rowParts}; of products from buffers. */
+  /** See {@link rowParts}; only for products from buffers. */
   readonly dispatchCost?: number;
-  /** Scratch for the operands where products read textures: much quicker there, above all if a or b are operands already. */
+  /**
+   * Scratch for the operands if products read textures. Much faster there, especially if a or b already is an operand.
+   */
   readonly pool?: OperandPool;
 }
 
-/** Records a general product. C must not share a buffer with A or B; the sum over k has a fixed order, and only m × n values are written. */
+/**
+ * Records a general product. C must not share a buffer with A or B. The sum over k has a fixed order, and only m × n
+ * values are written.
+ */
 export function recordMatmul(plan: Plan, options: MatmulOptions): void {
   const { a, b, c } = options;
   if (a.buffer === c.buffer || b.buffer === c.buffer) {
@@ -48,7 +53,10 @@ export function recordMatmul(plan: Plan, options: MatmulOptions): void {
   else textureParts(plan.device, options).forEach((part) => recordTexture(plan, pool, part));
 }
 
-/** The product as its kernel sees it. From textures, lanes run along the longer side of C: Cᵀ = opB(B)ᵀ · opA(A)ᵀ where that is m. */
+/**
+ * The product as its kernel sees it. From textures, lanes run along the longer side of C: if that is m, the kernel
+ * computes Cᵀ = opB(B)ᵀ · opA(A)ᵀ.
+ */
 export function matmulProduct(
   placement: MatrixPlacement,
   { m, n, k, transposeA = false, transposeB = false }: Omit<MatmulOptions, "a" | "b" | "c">,
@@ -66,8 +74,9 @@ export function matmulProduct(
 }
 
 /**
- * A product in parts whose operands have no more rows than a texture of the device: of the columns of C where B is stored [n][k], else of k, whose
- * sums are added in order. Rows of A stored [m][k] are the caller's. They begin at whole texels and at offsets that can be copied from.
+ * Splits a product into parts whose operands fit the height of a texture of the device. If B is stored [n][k], the
+ * columns of C are split; otherwise k is, and the partial sums are added in order. The caller limits the rows of an A
+ * stored [m][k]. Parts start at whole texels and at offsets that a copy supports.
  */
 function textureParts(device: Device, options: MatmulOptions): readonly MatmulOptions[] {
   const { a, b, c, n, k, transposeA = false, transposeB = false, accumulate = false } = options;
@@ -92,7 +101,7 @@ function textureParts(device: Device, options: MatmulOptions): readonly MatmulOp
   }));
 }
 
-/** The view from a later value on, which a texture of the whole does not begin with. */
+/** The view from a later value on. A texture of the whole view does not start there and is not used. */
 function viewFrom(view: BufferView, first: number): BufferView {
   if (first === 0) return view;
   return { buffer: view.buffer, offset: (view.offset ?? 0) + first, stride: view.stride };
@@ -145,7 +154,7 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
   });
 }
 
-/** Workgroups along x: within the limit of every adapter, 65535. */
+/** Number of workgroups along x, within the limit of every adapter: 65535. */
 const MOST_GROUPS = 32768;
 
 function recordBuffer(plan: Plan, options: MatmulOptions): void {
@@ -183,12 +192,15 @@ function recordBuffer(plan: Plan, options: MatmulOptions): void {
   }
 }
 
-/** Floating-point operations of one dispatch: a few hundredths to tenths of a second on small GPUs, whose drivers end what takes seconds. */
+/**
+ * Floating-point operations of one dispatch. It takes a few hundredths to tenths of a second on small GPUs, whose
+ * drivers abort dispatches that take seconds.
+ */
 const DISPATCH_COST = 1e10;
 
 /**
- * Rows of a product in parts, each a dispatch of `dispatchCost` floating-point operations at most (default 10¹⁰), as far as whole tiles allow. `cost` is
- * that of one row. The parts change no bit.
+ * Splits the rows of a product into dispatches of at most `dispatchCost` floating-point operations (default 10¹⁰), in
+ * whole tiles. `cost` is the cost of one row. Splitting does not change any bit of the result.
  */
 export function rowParts(
   rows: number,

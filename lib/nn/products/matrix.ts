@@ -16,20 +16,23 @@ import {
   unpackTexels,
 } from "../../spec/quant.ts";
 
-/** Storage of the values of a {@link Matrix}: floats, or 8- or 4-bit codes in blocks of 32 columns that share a scale (see quant.ts). */
+/**
+ * Storage of the values of a {@link Matrix}: floats, or 8- or 4-bit codes in blocks of 32 columns with one scale per
+ * block (see quant.ts).
+ */
 export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
-/** All of them, from the largest to the smallest. */
+/** All storage types, from the largest to the smallest. */
 export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
-/** Where the values of a {@link Matrix} are. */
+/** Kind of memory that holds the values of a {@link Matrix}. */
 export type MatrixPlacement = "texture" | "buffer";
 
-/** Rows [row0, row0 + rows) of a matrix; in memory they are padded to a multiple of 64 rows of zeros. */
+/** Rows [row0, row0 + rows) of a matrix. In memory they are padded with zero rows to a multiple of 64. */
 export interface MatrixShard {
   /** First row. */
   readonly row0: number;
   /** Number of rows. */
   readonly rows: number;
-  /** What kernels bind: the values, or the codes and the scales of their blocks. */
+  /** Resources that kernels bind: the values, or the codes and the scales of their blocks. */
   readonly resources: readonly (DeviceBuffer | DeviceTexture)[];
 }
 
@@ -41,15 +44,15 @@ export interface Matrix extends Disposable {
   readonly rows: number;
   /** Columns, the input width. */
   readonly cols: number;
-  /** Values from one stored row to the next, of which `cols` are not padding. */
+  /** Row stride in values; `cols` of them are not padding. */
   readonly stride: number;
-  /** Stored rows, a multiple of 64; those beyond `rows` are zero. */
+  /** Number of stored rows, a multiple of 64; rows beyond `rows` are zero. */
   readonly paddedRows: number;
-  /** Storage of a value. */
+  /** Storage type of the values. */
   readonly dtype: MatrixDtype;
   /** Kind of memory. */
   readonly placement: MatrixPlacement;
-  /** Parts by rows. */
+  /** The matrix split by rows. */
   readonly shards: readonly MatrixShard[];
   /** GPU memory in bytes. */
   readonly bytes: number;
@@ -62,25 +65,30 @@ export interface MatrixOptions {
   readonly dtype: MatrixDtype;
   /** Default: "texture" on a CPU adapter, else "buffer". */
   readonly placement?: MatrixPlacement;
-  /** Rows of a shard at most, beside the adapter's limits; rounded down to a multiple of 64. */
+  /** Largest number of rows of a shard, in addition to the limits of the adapter; rounded down to a multiple of 64. */
   readonly maxShardRows?: number;
 }
 
-/** Shards begin at multiples of this many rows. */
+/** Shards start at multiples of this many rows. */
 const SHARD_ALIGN = 64;
 /** Largest host copy of one upload, in values. */
 const UPLOAD_VALUES = 1 << 21;
 /** Smallest magnitude that rounds to infinity in f16. */
 const F16_OVERFLOW = 65520;
 
-/** Allocates a zero matrix. Throws `CompressoError("gpu")` over the memory budget or the adapter's limits. */
+/**
+ * Allocates a zero matrix.
+ *
+ * @throws CompressoError("gpu") over the memory budget or the limits of the adapter.
+ */
 export function createMatrix(device: Device, label: string, options: MatrixOptions): Matrix {
   const { rows, cols, dtype, placement = device.facts.isCpu ? "texture" : "buffer" } = options;
   const stride = strideOf(cols);
   const parts = partsOf({ dtype, stride }), [{ texels }] = parts, perTexel = rowsOfTexel(dtype);
   const { maxBufferSize, maxStorageBufferBindingSize, maxTextureDimension2D } = device.limits;
   const fitting = placement === "texture"
-    // The rows of a shard are columns of the gradients that it is multiplied with, whose texture has a few texels to spare (operand.ts).
+    // The rows of a shard are columns of the gradients that it multiplies; the texture of these has a few spare texels
+    // (operand.ts).
     ? Math.min(maxTextureDimension2D * perTexel, 4 * maxTextureDimension2D - SHARD_ALIGN)
     : Math.floor(Math.min(maxBufferSize, maxStorageBufferBindingSize) / (texels * TEXEL_BYTES)) * perTexel;
   const most = Math.min(fitting, options.maxShardRows ?? Infinity);
@@ -120,10 +128,11 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
 }
 
 /**
- * Writes rows from `row0` on; `data` holds whole rows of `cols` values. f16 rounds to the nearest, ties to even; q8 and q4 as
- * `quantizeRows` says, and require `row0` to be a multiple of 4, and the number of rows too unless they are the last.
+ * Writes rows from `row0`. `data` holds whole rows of `cols` values. f16 rounds to nearest, ties to even. q8 and q4
+ * round like `quantizeRows`; they require `row0` to be a multiple of 4, and the number of rows too unless they are the
+ * last.
  *
- * @throws CompressoError("numeric") where a value is NaN or infinite in the matrix's dtype.
+ * @throws CompressoError("numeric") if a value is NaN or infinite in the dtype of the matrix.
  */
 export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array): void {
   const { cols, stride, dtype } = matrix;
@@ -148,9 +157,10 @@ export function writeRows(device: Device, matrix: Matrix, row0: number, data: Fl
 }
 
 /**
- * Writes rows that are in blocks already, as they are; codes must fit the dtype, q8 or q4. `row0` and the number of rows as for {@link writeRows}.
+ * Writes block-quantised rows without requantising them. The codes must fit the dtype, q8 or q4. `row0` and the number
+ * of rows are as for {@link writeRows}.
  *
- * @throws CompressoError("numeric") where a scale is NaN or infinite.
+ * @throws CompressoError("numeric") if a scale is NaN or infinite.
  */
 export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks: QuantRows): void {
   const { cols, dtype, label } = matrix, perRow = blocksOf(cols), width = perRow * QUANT_BLOCK;
@@ -174,7 +184,7 @@ export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks
   });
 }
 
-/** Reads rows back as f32, `count` × `cols` values; for checks, as it waits for the GPU. */
+/** Reads rows back as f32, `count` × `cols` values. Waits for the GPU; meant for checks. */
 export async function readRows(
   device: Device,
   matrix: Matrix,
@@ -189,7 +199,7 @@ export async function readRows(
   const pieces: { shard: MatrixShard; first: number; end: number }[] = [];
   forShards(matrix, row0, count, (shard, first, end) => pieces.push({ shard, first, end }));
   for (const { shard, first, end } of pieces) {
-    // From the first row of a texel on.
+    // Start at the first row of a texel.
     const row = first - shard.row0, lead = row % rowsOfTexel(dtype), rows = end - first;
     const [bytes = new ArrayBuffer(0), scales = new ArrayBuffer(0)] = await Promise.all(
       bandsOf(matrix, shard, { row: row - lead, rows: rows + lead })
@@ -208,12 +218,12 @@ export async function readRows(
   return result;
 }
 
-/** Rows of a shard in memory: padded to a multiple of 64. */
+/** Number of rows of a shard in memory: padded to a multiple of 64. */
 export function shardPaddedRows(shard: MatrixShard): number {
   return roundUp(shard.rows, SHARD_ALIGN);
 }
 
-/** Rows that a texel holds values of. */
+/** Number of rows whose values share a texel. */
 function rowsOfTexel(dtype: MatrixDtype): number {
   return isQuantized(dtype) ? QUANT_ROWS : 1;
 }
@@ -238,7 +248,7 @@ interface Part {
   readonly format: "rgba32float" | "rgba32uint";
 }
 
-/** Place of rows of a shard in each of its resources; `row` is the first of a texel. */
+/** Location of rows of a shard in each of its resources; `row` is the first row of a texel. */
 function bandsOf(
   matrix: Matrix,
   shard: MatrixShard,

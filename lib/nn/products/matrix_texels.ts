@@ -1,9 +1,9 @@
-// Rows of 16-byte texels to and from the memory of a matrix.
+// Copies rows of 16-byte texels to and from the memory of a matrix.
 import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
 import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp } from "../padding.ts";
 
-/** Memory of a matrix: a texture, or a buffer with its rows of texels in order. */
+/** Memory of a matrix: a texture, or a buffer that holds its rows of texels in order. */
 export type TexelStore = DeviceBuffer | DeviceTexture;
 
 /** A band of rows of texels. */
@@ -16,21 +16,25 @@ export interface TexelBand {
 }
 
 /**
- * A texture row is 4 texels (a cache line) or more longer than the values need, so that it has an odd number of cache lines:
- * rows a power of two apart would fall on the same lines of a CPU's cache.
+ * A texture row is at least 4 texels (a cache line) longer than its values, so that it spans an odd number of cache
+ * lines. Rows at a distance of a power of two would map to the same lines of a CPU cache.
  */
 export function texelRow(texels: number): number {
   return 4 * (Math.ceil(texels / 4) + 1 - Math.ceil(texels / 4) % 2);
 }
 
-/** Allocates zeroed rows. Throws `CompressoError("gpu")` over the memory budget or the adapter's limits. */
+/**
+ * Allocates zeroed rows.
+ *
+ * @throws CompressoError("gpu") over the memory budget or the limits of the adapter.
+ */
 export function createTexels(
   device: Device,
   label: string,
   { rows, texels, format }: {
     readonly rows: number;
     readonly texels: number;
-    /** Of a texture; none for a buffer. */
+    /** Format of a texture; absent for a buffer. */
     readonly format: "rgba32float" | "rgba32uint" | null;
   },
 ): TexelStore {
@@ -48,7 +52,7 @@ export function writeTexels(
   device.writeTexture(store, { row, rows, texels, data });
 }
 
-/** Reads a band of rows back, without gaps; waits for the GPU. */
+/** Reads a band of rows back without gaps. Waits for the GPU. */
 export async function readTexels(device: Device, store: TexelStore, band: TexelBand): Promise<ArrayBuffer> {
   const { row, rows, texels } = band;
   const bytesPerRow = texels * TEXEL_BYTES;

@@ -1,4 +1,4 @@
-// Products of frozen matrices with the one vector of a decoding step.
+// Products of frozen matrices with the single vector of a decoding step.
 import {
   MATVEC_BUFFER_ROWS,
   type MatvecEnding,
@@ -15,33 +15,33 @@ import { headStride, roundUp } from "../padding.ts";
 import type { Matrix, MatrixShard } from "./matrix.ts";
 import type { Span } from "../ops.ts";
 
-/** The vector x [width] that matrices are multiplied with; what its buffer holds beyond does not matter. */
+/** The vector x [width] that the matrices multiply. The rest of its buffer is not used. */
 export interface MatvecInput {
   readonly buffer: DeviceBuffer;
   readonly width: number;
-  /** RMS-normalises x first; weight [stride]. */
+  /** Applies RMSNorm to x first; weight [stride]. */
   readonly norm?: { readonly weight: DeviceBuffer; readonly eps: number };
 }
 
-/** Where {@link recordRotatedProducts} writes. */
+/** Output of {@link recordRotatedProducts}. */
 export interface RotatedTarget {
   readonly headDim: number;
   /** See `ropeTable`. */
   readonly rope: DeviceBuffer;
-  /** One u32, the token's position: the row of the caches that is written. */
+  /** One u32, the position of the token: the row of the caches that is written. */
   readonly position: DeviceBuffer;
   readonly q: DeviceBuffer;
-  /** See `decodeAttentionTexture`, with so many texture rows of a KV head. */
+  /** See `decodeAttentionTexture`: number of texture rows of a KV head. */
   readonly cacheRows: number;
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
 }
 
-/** Rows of a workgroup on a CPU at least: fewer take less time than reading x. */
+/** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
 const MIN_ROWS = 32;
-/** Storage buffers of a kernel at most: what WebGPU guarantees. */
+/** Maximum number of storage buffers of a kernel: the number that WebGPU guarantees. */
 const MAX_BUFFERS = 8;
-/** Workgroups along x at most. */
+/** Maximum number of workgroups along x. */
 const GRID_WIDTH = 32768;
 
 /** Records y[offset + n] (=) (W·x)[n] for each matrix. */
@@ -83,7 +83,10 @@ export function recordResidualProduct(
   record(plan, x, { matrix, ending: "residual", parts: partsOf(matrix), bound: () => [z, y] });
 }
 
-/** Records q (=) RoPE(Wq·x), and row `position` of the caches (=) RoPE(Wk·x) and Wv·x. For matrices in textures, of one shard each. */
+/**
+ * Records q (=) RoPE(Wq·x), and row `position` of the caches (=) RoPE(Wk·x) and Wv·x. Only for matrices in textures
+ * with one shard each.
+ */
 export function recordRotatedProducts(
   plan: Plan,
   x: MatvecInput,
@@ -105,21 +108,21 @@ export function recordRotatedProducts(
   });
 }
 
-/** A shard of a matrix, and of the second one of a gated product. */
+/** A shard of a matrix, and of the second matrix of a gated product. */
 interface Part {
   readonly resources: MatrixShard["resources"];
   readonly rows: number;
-  /** Added to the row where the result goes. */
+  /** Offset of the result row. */
   readonly offset: number;
   readonly role?: MatvecRole;
 }
 
 interface Product {
-  /** One of the matrices: all are stored alike. */
+  /** One of the matrices; all have the same storage. */
   readonly matrix: Matrix;
   readonly ending: MatvecEnding;
   readonly parts: readonly Part[];
-  /** Rows that a workgroup may not part. Default 4. */
+  /** Number of consecutive rows that a workgroup must not split. Default 4. */
   readonly align?: number;
   /** headStride, half, positions and cacheRows. */
   readonly rotation?: readonly [number, number, number, number];
@@ -130,7 +133,7 @@ function partsOf(matrix: Matrix): Part[] {
   return matrix.shards.map(({ row0, rows, resources }) => ({ resources, rows, offset: row0 }));
 }
 
-/** Records as many parts a dispatch as bindings allow. */
+/** Records as many parts in each dispatch as the binding limits allow. */
 function record(plan: Plan, x: MatvecInput, product: Product): void {
   const most = partsOfDispatch(plan, x, product);
   for (let first = 0; first < product.parts.length; first += most) {
@@ -192,7 +195,10 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   );
 }
 
-/** Rows of a workgroup where a CPU runs the shader: one for each core, as each reads x again, or a multiple if that is more than `most`. */
+/**
+ * Rows of a workgroup on a CPU adapter: one workgroup per core, since each reads x again, or a multiple if that exceeds
+ * `most`.
+ */
 function rowsOfGroup({ ending, parts, align = 4 }: Product, most: number): number {
   const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
   const highest = Math.floor(most / (ending === "swiglu" ? 2 : 1) / align) * align;

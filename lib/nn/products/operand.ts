@@ -1,4 +1,4 @@
-// Activations as operands of products: scratch textures where products read textures.
+// Activations as operands of products: copied to scratch textures if products read textures.
 import { PACK_GROUP, productPack } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -12,7 +12,7 @@ export interface BufferView {
   readonly buffer: DeviceBuffer;
   readonly offset?: number;
   readonly stride: number;
-  /** A texture that holds the same matrix from its upper left on, 4 values a texel. */
+  /** A texture that holds the same matrix from its upper left, 4 values per texel. */
   readonly texture?: DeviceTexture | null;
 }
 
@@ -22,11 +22,14 @@ export interface Operand extends BufferView {
   readonly texture: DeviceTexture | null;
 }
 
-/** Texels by which a scratch row is longer than its values; see `createMatrix`. */
+/** Extra texels at the end of a scratch row; see `createMatrix`. */
 const TEXTURE_PAD = 4;
 const DEFAULT_SLOT = "operand";
 
-/** Scratch textures and buffers by slot: the next use of a slot overwrites the last one. Dispose it after the plans that use it. */
+/**
+ * Scratch textures and buffers by slot. The next use of a slot overwrites its contents. Dispose the pool after the
+ * plans that use it.
+ */
 export class OperandPool implements Disposable {
   readonly device: Device;
   readonly placement: MatrixPlacement;
@@ -38,7 +41,7 @@ export class OperandPool implements Disposable {
     this.placement = placement;
   }
 
-  /** The slot's texture with room for rows × columns f32. */
+  /** The texture of the slot, with room for at least rows × columns f32. */
   texture(slot: string, rows: number, columns: number): DeviceTexture {
     const list = entryOf(this.#textures, slot);
     const width = Math.ceil(columns / 4) + TEXTURE_PAD, height = paddedRows(rows);
@@ -50,7 +53,7 @@ export class OperandPool implements Disposable {
     return entry.texture;
   }
 
-  /** The slot's buffer with room for so many f32. */
+  /** The buffer of the slot, with room for at least `floats` f32. */
   buffer(slot: string, floats: number): DeviceBuffer {
     const list = entryOf(this.#buffers, slot);
     let buffer = list.find((known) => known.bytes >= 4 * floats);
@@ -67,8 +70,8 @@ export class OperandPool implements Disposable {
 }
 
 /**
- * Makes an activation readable by products from here on in the plan. Where products read textures this records a copy:
- * the operand is what the buffer held at this step, and is valid until the next operand of the same slot.
+ * Makes an activation readable by products from this point of the plan. If products read textures this records a copy:
+ * the operand is the content of the buffer at this step, and is valid until the next operand of the same slot.
  */
 export function operand(
   plan: Plan,
@@ -78,7 +81,7 @@ export function operand(
     readonly rows: number;
     readonly stride: number;
     readonly slot?: string;
-    /** First column and number of columns, multiples of 4; only where products read textures. Default: all. */
+    /** First column and number of columns, multiples of 4; only if products read textures. Default: all. */
     readonly columns?: readonly [first: number, count: number];
   },
 ): Operand {

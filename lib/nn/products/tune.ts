@@ -1,5 +1,5 @@
-// Autotuning: the products of a decoder are timed on this adapter, with each tile that could serve them. A tile is taken only if it gives the
-// default's bits, so that only the speed changes.
+// Autotuning: times the products of a decoder on this adapter with every candidate tile. A tile is used only if its
+// results are bit-identical to the default, so only the speed changes.
 import { CompressoError } from "../../core/errors.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -17,7 +17,7 @@ import { type DecoderSpec, presentProjections } from "../../spec/decoder.ts";
 import { candidateTiles, measuredSide, type Product, productKey, type Tile, tileName } from "./variants.ts";
 import { headDtype, storedShape } from "../weights.ts";
 
-/** Seconds of one run of a plan that holds the product with a tile; the least of some calls counts. */
+/** Times one run of a plan that holds the product with a tile, in seconds. The minimum of several calls counts. */
 export type Measure = (plan: Plan, product: Product, tile: Tile) => Promise<number>;
 
 /** Options of {@link tuneProducts}. */
@@ -28,81 +28,81 @@ export interface TuneOptions {
   readonly baseDtype: MatrixDtype;
   /** Default: both. */
   readonly directions?: readonly Direction[];
-  /** Rank of LoRA, whose thin products are measured too. Default: no LoRA. */
+  /** LoRA rank; its narrow products are measured too. Default: no LoRA. */
   readonly rank?: number;
-  /** What is not measured by then keeps its default. Default 6. */
+  /** Time budget in seconds. Products not measured by then keep their default. Default 6. */
   readonly budgetSeconds?: number;
-  /** Stops the work. */
+  /** Aborts the work. */
   readonly signal?: AbortSignal;
-  /** Share of the products that is done, 0 to 1. */
+  /** Called with the share of the products that is done, 0 to 1. */
   readonly onProgress?: (done: number) => void;
   /**
-   * Seconds of CPU time that the process has used so far. Where a CPU runs the shaders, they are timed by it if it is given: other processes disturb
-   * it less than the wall clock.
+   * CPU time in seconds that the process has used so far. If given, it times CPU adapters: other processes disturb it
+   * less than the wall clock.
    */
   readonly cpuTime?: () => number;
-  /** Default: `cpuTime` where a CPU runs the shaders, else the GPU's own timestamps or the wall clock. */
+  /** Default: `cpuTime` on a CPU adapter, otherwise the timestamps of the GPU, or the wall clock. */
   readonly measure?: Measure;
 }
 
-/** What {@link tuneProducts} did, in products. */
+/** Result of {@link tuneProducts}, in numbers of products. */
 export interface TuneResult {
   readonly measured: number;
-  /** Were in the device's table before. */
+  /** Products that were already in the table of the device. */
   readonly known: number;
-  /** Are left to their defaults, as the budget of time or memory was spent. */
+  /** Products that keep their defaults because the time or memory budget was used up. */
   readonly left: number;
 }
 
-/** A product of views: sizes, and how the operands are stored. */
+/** A product of views: its sizes and the storage of the operands. */
 type Thin = Pick<MatmulOptions, "m" | "n" | "k" | "transposeA" | "transposeB">;
 
 /** A product to time. */
 interface Work {
   readonly product: Product;
-  /** What is timed in its place: the same, or one with fewer rows. */
+  /** The product that is timed: the same, or one with fewer rows. */
   readonly trial: Product;
-  /** Time that one takes, in floating-point operations of a large product. */
+  /** Time of one product, in floating-point operations of a large product. */
   readonly cost: number;
-  /** Times that a pass does it. */
+  /** Number of times that a pass computes it. */
   count: number;
-  /** Allocates into the stack. */
+  /** Allocates the operands into the stack. */
   readonly setup: (device: Device, stack: DisposableStack) => Trial;
 }
 
-/** What is timed, once allocated. */
+/** A product to time, with its operands allocated. */
 interface Trial {
   readonly record: (plan: Plan) => void;
-  /** The buffer of the result, and its number of values. */
+  /** The result buffer and its number of values. */
   readonly target: DeviceBuffer;
   readonly count: number;
 }
 
-/** Smaller products are left alone: all of them together cost less than to measure one. */
+/** Minimum cost of a product to tune: all smaller ones together cost less than measuring one. */
 const LEAST_COST = 5e7;
-/** An operation of a thin product takes so much longer, as its operands are read for few operations. */
+/** Cost factor per operation of a narrow product, as its operands are read for few operations. */
 const THIN_COST = 4;
-/** On a CPU more rows than these give no new information. */
+/** On a CPU, more rows than this give no new information. */
 const CPU_ROWS = 512;
 const ROUNDS = 4;
-/** A tile that was this much slower than the best of a round is not measured again. */
+/** A tile this much slower than the best of a round is not measured again. */
 const DROP = 1.15;
-/** The default is left only for a tile this much quicker: less may be noise, and would change from run to run. */
+/** Minimum speedup to replace the default: less may be noise, and the choice would change from run to run. */
 const GAIN = 1.03;
 /** Rows of a matrix that are written at once. */
 const FILL_ROWS = 1024;
 /** Target duration of one measurement, in seconds. */
 const SAMPLE_SECONDS = 0.01;
-/** Values at either end of a result that are compared with the default's. */
+/** Number of values at either end of a result that are compared with those of the default. */
 const COMPARED = 1 << 14;
-/** Runs of one measurement, at most: what is shorter is timed as well as it will be. */
+/** Maximum number of runs of one measurement: more would not make it more precise. */
 const MOST_REPEATS = 64;
-/** The same where a GPU has no clock but the wall's, which cannot time a single run. */
+/** The same for a GPU that only the wall clock can time, which cannot resolve a single run. */
 const UNTIMED_REPEATS = 16;
 
 /**
- * Fills the device's tuning table with the quickest tiles for the products of a decoder. Products that are in the table already are not
- * measured again. Those that matter most come first.
+ * Fills the tuning table of the device with the fastest tiles for the products of a decoder. Products already in the
+ * table are not measured again. Products with the most work come first.
  */
 export async function tuneProducts(device: Device, spec: DecoderSpec, options: TuneOptions): Promise<TuneResult> {
   const { budgetSeconds = 6, signal, onProgress, measure = clockOf(device, options) } = options;
@@ -122,7 +122,7 @@ export async function tuneProducts(device: Device, spec: DecoderSpec, options: T
   return { measured, known: all.length - works.length, left: works.length - measured };
 }
 
-/** The quickest tile; null if time or memory did not suffice. */
+/** The fastest tile; null if time or memory ran out. */
 async function quickest(
   device: Device,
   { product, trial, setup }: Work,
@@ -134,7 +134,7 @@ async function quickest(
   try {
     const { record, target, count } = setup(device, stack);
     for (const tile of candidateTiles(device, product)) {
-      if (!goesOn()) return null; // some drivers take seconds to compile one
+      if (!goesOn()) return null; // some drivers take seconds to compile a kernel
       const plan = stack.use(new Plan(device));
       const recorded = (): void => recordWith(device, { product: trial, tile }, () => record(plan));
       if (!wanted) recorded();
@@ -154,21 +154,21 @@ async function quickest(
       entry.seconds = Math.min(entry.seconds, await measure(entry.plan, product, entry.tile));
     }
     const best = Math.min(...left.map(({ seconds }) => seconds));
-    // The default has a second chance, as every other is compared with it.
+    // The default gets a second chance, because all others are compared with it.
     left = left.filter(({ seconds, tile }) => seconds <= DROP * best || (tile === entries[0]?.tile && round === 0));
   }
   const [first] = entries, best = entries.reduce((a, b) => b.seconds < a.seconds ? b : a);
   return !first || best.seconds * GAIN < first.seconds ? best.tile : first.tile;
 }
 
-/** A tile that is timed. */
+/** A tile to time. */
 interface Candidate {
   readonly tile: Tile;
   readonly plan: Plan;
   seconds: number;
 }
 
-/** Records with a tile, and leaves the table as it was. */
+/** Records with a tile, then restores the tuning table. */
 function recordWith(
   device: Device,
   { product, tile }: { readonly product: Product; readonly tile: Tile },
@@ -184,7 +184,10 @@ function recordWith(
   }
 }
 
-/** Whether the driver takes what is recorded: its error would else end the run, for a tile that it can do without. */
+/**
+ * Whether the driver accepts the recorded plan. Otherwise its error would end the run because of a tile that is not
+ * needed.
+ */
 async function accepts({ gpu }: Device, record: () => void): Promise<boolean> {
   const kinds = ["out-of-memory", "internal", "validation"] as const;
   let errors: Promise<GPUError | null>[] = [];
@@ -197,7 +200,10 @@ async function accepts({ gpu }: Device, record: () => void): Promise<boolean> {
   return (await Promise.all(errors)).every((error) => error === null);
 }
 
-/** Both ends of a result, as bits, after a run that found zeros there: what a driver silently leaves undone shows. */
+/**
+ * Both ends of a result, as bits, after a run that started with zeros there. This reveals values that a driver silently
+ * does not write.
+ */
 async function endsAfter(
   plan: Plan,
   { device, target, count }: { readonly device: Device } & Pick<Trial, "target" | "count">,
@@ -209,7 +215,7 @@ async function endsAfter(
   return new Uint32Array(await new Blob(ends).arrayBuffer());
 }
 
-/** Distinct products worth measuring, those with the most work first. */
+/** Distinct products worth measuring, the most work first. */
 function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[] {
   const { baseDtype, rank = 0, directions = ["forward", "backward"] } = options;
   const most = device.facts.isCpu ? CPU_ROWS : Infinity;
@@ -257,7 +263,7 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
       const shape = storedShape(spec, layer, projection), [out, cols] = shape, m = options.rows;
       addLinear(m, shape, baseDtype);
       if (rank === 0) continue;
-      // As projection.ts records them: A·x, Bᵀ·dy and the gradients of B and A.
+      // Same products as in projection.ts: A·x, Bᵀ·dy and the gradients of B and A.
       addThin({ m, n: rank, k: cols, transposeB: true });
       if (!directions.includes("backward")) continue;
       addThin({ m, n: rank, k: out });
@@ -309,7 +315,10 @@ function setupThin(device: Device, stack: DisposableStack, shape: Thin): Trial {
   return { record: (plan) => recordMatmul(plan, { ...shape, a, b, c, pool }), target: c.buffer, count: m * n };
 }
 
-/** Values in [−1, 1). Memory that was never written would not do: a system may give it one page of zeros, which the cache always holds. */
+/**
+ * Values in [−1, 1). Memory that was never written would not do: a system may map it to one zero page, which always
+ * stays in the cache.
+ */
 function noise(count: number): Float32Array<ArrayBuffer> {
   const values = new Float32Array(count);
   for (let i = 0, state = 1; i < count; i++) {
@@ -319,7 +328,7 @@ function noise(count: number): Float32Array<ArrayBuffer> {
   return values;
 }
 
-/** The clock that other work disturbs least. */
+/** The clock that other processes disturb least. */
 function clockOf(device: Device, { cpuTime }: Pick<TuneOptions, "cpuTime">): Measure {
   const { isCpu } = device.facts, hasTimestamps = device.features.has("timestamp-query");
   const cpuSeconds = cpuTime && (async (plan: Plan, repeat: number): Promise<number> => {
@@ -330,7 +339,7 @@ function clockOf(device: Device, { cpuTime }: Pick<TuneOptions, "cpuTime">): Mea
   const time = isCpu ? cpuSeconds ?? wallSeconds : hasTimestamps ? gpuSeconds : wallSeconds;
   const known = new WeakMap<Plan, number>();
   const repeats = async (plan: Plan): Promise<number> => {
-    // By the wall clock a run on a GPU takes as long as the runtime waits before it looks again: some 10 ms.
+    // By the wall clock, a GPU run takes as long as the polling interval of the runtime: some 10 ms.
     if (!isCpu && !hasTimestamps) return UNTIMED_REPEATS;
     const seconds = await (isCpu ? wallSeconds : gpuSeconds)(plan, 1);
     return Math.min(MOST_REPEATS, Math.max(1, Math.ceil(SAMPLE_SECONDS / seconds)));

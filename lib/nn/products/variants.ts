@@ -1,23 +1,25 @@
-// Tiles of the product kernels: candidates, defaults, and which of them a device uses.
+// Tiles of the product kernels: candidates, defaults, and the choice for a device.
 import { Sha256 } from "../../core/digest.ts";
 import { productBuffer, productTexture, productTiled, TEXTURE_LANES, tiledBytes } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
 import { adapterIdentity, type TuningIdentity, tuningOf } from "../../gpu/tuning.ts";
 import type { MatrixDtype } from "./matrix.ts";
 
-/** Rows and columns of the result that one invocation owns. */
+/** Rows and columns of the result that one invocation computes. */
 export interface Tile {
   readonly rows: number;
   readonly columns: number;
 }
 
-/** Products by frozen matrices (linear) and of views (matmul), from textures or buffers: a kernel generator each. */
+/**
+ * Products with frozen matrices (linear) and of views (matmul), from textures or buffers. Each has a kernel generator.
+ */
 export type ProductFamily = "linear-texture" | "linear-buffer" | "matmul-texture" | "matmul-buffer";
 
 /** One product C[m, n] of depth k. */
 export interface Product {
   readonly family: ProductFamily;
-  /** How the operands are stored: a direction, or a letter for each of A, B and C. */
+  /** Storage of the operands: a direction, or a letter for each of A, B and C. */
   readonly layout: string;
   readonly dtype: MatrixDtype;
   readonly m: number;
@@ -32,8 +34,8 @@ interface Choice {
 }
 
 /**
- * All tiles of a family sum over k in the same order, so that the choice never changes a value. The defaults were measured on lavapipe
- * (textures; scripts/bench/products.ts), or follow what is usual on GPUs (buffers).
+ * All tiles of a family sum over k in the same order, so the choice never changes a value. The texture defaults were
+ * measured on lavapipe (scripts/bench/products.ts); the buffer defaults follow common practice on GPUs.
  */
 const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
   "linear-texture": [
@@ -53,24 +55,31 @@ const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
 };
 
 /**
- * Where lanes share A, more rows cost few loads of it, and f32 needs no code to unpack: all of 32 rows stays in a CPU's instruction cache.
+ * If lanes share A, more rows cost few loads of it, and f32 needs no unpacking code: the code of all 32 rows fits a
+ * CPU's instruction cache.
  */
 const SHARED_F32: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
 const SHARED_FROM = 64;
 
-/** Sizes up to here have keys of their own; above, a key has the nearest power of √2, so that layers of uneven widths share it. */
+/**
+ * Sizes up to this have separate keys. Larger ones use the nearest power of √2, so that layers of uneven widths share a
+ * key.
+ */
 const EXACT_UP_TO = 16;
-/** Longer sides are alike: a shard of a large vocabulary has as many rows as the adapter allows. */
+/** Longer sides share a key: a shard of a large vocabulary has as many rows as the adapter allows. */
 const MOST = 2 ** 13;
 
-/** The tile that the device uses for a product: the tuned one, else the default. */
+/** The tile that the device uses for a product: the tuned tile, or the default. */
 export function productTile(device: Device, product: Product): Tile {
   const all = choiceOf(device, product).tiles, name = tuningOf(device).get(productKey(product));
   const tile = name === undefined ? undefined : all.find((known) => tileName(known) === name);
   return tile ?? defaultTile(device, product);
 }
 
-/** Whether the device's texture kernels with this tile let lanes share an A that is stored [m][k]. Values are the same; with few rows there is little to share. */
+/**
+ * Whether lanes share an A stored [m][k] in the texture kernels of this device with this tile. The values are the same;
+ * with few rows sharing gains little.
+ */
 export function sharesA(device: Device, { rows }: Tile): boolean {
   return hasSharing(device) && rows >= 4;
 }
@@ -92,12 +101,12 @@ export function tileName({ rows, columns }: Tile): string {
   return `${rows}x${columns}`;
 }
 
-/** What a tuning table of this device and these kernels is known by. */
+/** Identity of a tuning table: this device and these kernels. */
 export function tuningIdentity(device: Device): TuningIdentity {
   return { adapter: adapterIdentity(device), kernels: kernelDigest(hasSharing(device)) };
 }
 
-/** A side of a product to measure for products of this length: longer ones have the same key. */
+/** Representative size to measure for a side of this length; longer sides have the same key. */
 export function measuredSide(size: number): number {
   return Math.min(size, MOST);
 }
@@ -126,7 +135,7 @@ function hasSharing({ subgroups }: Device): boolean {
 
 const digests = new Map<boolean, string>();
 
-/** Digest of one kernel of each kind: other kernels have other speeds. */
+/** Digest of one kernel of each kind, because other kernels have other speeds. */
 function kernelDigest(broadcast: boolean): string {
   const known = digests.get(broadcast);
   if (known !== undefined) return known;

@@ -1,11 +1,11 @@
-// The numbers that change from step to step, in the order of kernels/state.wgsl.
+// Values that change from step to step, in the order of kernels/state.wgsl.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 
 /** See kernels/state.wgsl. */
 export interface StepState {
   readonly seed: number;
-  /** Steps done in the run. */
+  /** Completed steps of the run. */
   readonly step: number;
   /** 1 / number of label tokens of the batch. */
   readonly lossScale: number;
@@ -14,11 +14,11 @@ export interface StepState {
   readonly loraRate: number;
   readonly maskRate: number;
   readonly lambdaRate: number;
-  /** Scale τ of the hard-concrete noise. */
+  /** Temperature τ of the hard-concrete noise. */
   readonly noise: number;
   /** β of hard concrete. */
   readonly temperature: number;
-  /** Updates of LoRA and of the masks so far, this one included: Adam's bias correction. */
+  /** Number of updates of LoRA and of the masks so far, including this one; for Adam's bias correction. */
   readonly loraUpdates: number;
   readonly maskUpdates: number;
   readonly clipNorm: number;
@@ -26,14 +26,14 @@ export interface StepState {
   readonly tracking: number;
   /** Largest |log α| after an update. */
   readonly limit: number;
-  /** Whether λ moves by Adam, and not by its gradient alone. */
+  /** Whether λ is updated by Adam instead of by its gradient alone. */
   readonly lambdaAdam: boolean;
-  /** Share of the elements before LoRA's A that are dropped, in [0, 1), where the pass drops any. */
+  /** Dropout rate before LoRA's A, in [0, 1), for passes with dropout. */
   readonly dropout: number;
 }
 
 const BYTES = 76;
-/** Decay rates of Adam: kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
+/** Decay rates of Adam, also used by kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
 
@@ -42,7 +42,7 @@ export function createStepState(device: Device): DeviceBuffer {
   return device.createBuffer("step state", BYTES);
 }
 
-/** Writes the state; takes effect for what is submitted from now on. */
+/** Writes the state. It takes effect for all later submits. */
 export function writeStepState(device: Device, buffer: DeviceBuffer, state: StepState): void {
   const bytes = new ArrayBuffer(BYTES);
   const view = new DataView(bytes);
@@ -70,7 +70,7 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
   device.write(buffer, new Uint8Array(bytes));
 }
 
-/** A state in which nothing moves: for evaluation. */
+/** A state that changes nothing, for evaluation. */
 export const IDLE_STATE: StepState = {
   seed: 0,
   step: 0,

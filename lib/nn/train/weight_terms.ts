@@ -7,14 +7,14 @@ import { type BufferView, type OperandPool, recordMatmul } from "../products/lin
 import type { Matrix } from "../products/matrix.ts";
 import { normLanes } from "../ops.ts";
 
-/** Most of dL/dW that is held at once, in f32: 32 MiB. */
+/** Largest part of dL/dW that is held at once, in f32: 32 MiB. */
 const CHUNK_FLOATS = 8 << 20;
-/** Chunks begin at multiples of this many rows, as copies of their columns of dy ask for. */
+/** Chunks start at multiples of this many rows, as required to copy their columns of dy. */
 const CHUNK_ALIGN = 64;
-/** Workgroups of the sums by row, within the limit of every adapter. */
+/** Number of workgroups of the sums by row, within the limit of every adapter. */
 const MOST_ROWS = 32768;
 
-/** What {@link recordWeightTerms} reads and writes. */
+/** Buffers of {@link recordWeightTerms}. */
 export interface WeightTermsIo {
   /** Input of the product y = x·Wᵀ [tokens, W.stride]. */
   readonly x: BufferView;
@@ -28,7 +28,7 @@ export interface WeightTermsIo {
   readonly columns: BufferSlice;
 }
 
-/** Scratch for a matrix, in f32. */
+/** Scratch size for a matrix, in f32. */
 export function weightTermFloats({ paddedRows, stride }: Pick<Matrix, "paddedRows" | "stride">): number {
   return Math.min(paddedRows, Math.max(CHUNK_ALIGN, chunkRows(CHUNK_FLOATS, stride))) * stride;
 }
@@ -53,7 +53,7 @@ export function recordWeightTerms(
       const count = Math.min(most, shard.rows - first), into = shard.row0 + first;
       recordMatmul(plan, {
         pool,
-        // A texture of dy begins with its first column.
+        // A texture of dy starts at its first column.
         a: into === 0 ? dy : { buffer: dy.buffer, offset: (dy.offset ?? 0) + into, stride: dy.stride },
         b: x,
         c: { buffer: scratch, stride },

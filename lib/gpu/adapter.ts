@@ -1,38 +1,42 @@
-// The GPU adapter: which one is taken, what is known of it and what it offers.
+// The GPU adapter: its selection, its properties and its limits.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
 
-/** What an adapter offers, known without opening a device. */
+/** Capabilities of an adapter, available without opening a device. */
 export interface AdapterOffer {
-  /** What is known of the adapter. */
+  /** Properties of the adapter. */
   readonly facts: AdapterFacts;
-  /** Limits that {@link openDevice} would be granted. */
+  /** Limits that {@link openDevice} would receive. */
   readonly limits: DeviceLimits;
 }
 
 const NAMES: NamesOf<DeviceOptions> = { gpu: true, memoryLimit: "number", subgroups: "switch", powerPreference: true };
 
-/** Workgroups a dimension; WebGPU's default, which no adapter is asked to exceed. */
+/** Workgroups per dimension: the WebGPU default. No higher limit is requested. */
 const MAX_WORKGROUPS = 65535;
 
-/** Tells what the adapter of {@link openDevice} offers. Throws `CompressoError("gpu")` where there is none. */
+/**
+ * Describes the adapter that {@link openDevice} would use.
+ *
+ * @throws CompressoError("gpu") if there is no adapter.
+ */
 export async function describeAdapter(options: DeviceOptions = {}): Promise<AdapterOffer> {
   const { facts, limits } = await requestAdapter(options);
   return { facts, limits };
 }
 
 /**
- * The adapter that is preferred, by default the fastest, and what it offers.
+ * Selects the preferred adapter, by default the fastest, and describes it.
  *
- * @throws CompressoError("gpu") where there is none.
- * @throws CompressoError("usage") for options that a device does not have.
+ * @throws CompressoError("gpu") if there is no adapter.
+ * @throws CompressoError("usage") for unknown options.
  */
 export async function requestAdapter(options: DeviceOptions): Promise<AdapterOffer & { adapter: GPUAdapter }> {
   checkNames(options, NAMES, { whose: "a device" });
   const { gpu = navigator.gpu, powerPreference = "high-performance" } = options;
   checkWord(powerPreference, ["low-power", "high-performance"], { what: "cannot prefer such an adapter" });
-  // Without a preference it is the first that the driver names, which may be the slower one, or the CPU.
+  // Without a preference the driver's first adapter is used, which may be a slower GPU or the CPU.
   const adapter = await gpu?.requestAdapter({ powerPreference });
   if (!adapter) {
     throw new CompressoError("gpu", {

@@ -1,4 +1,4 @@
-// The GPU device: limits, error capture, memory budget and the count of live resources.
+// The GPU device: limits, error capture, memory budget and tracking of live resources.
 import type {
   AdapterFacts,
   DeviceBuffer,
@@ -17,36 +17,39 @@ import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "
 /** Bytes of one texel of the two formats that kernels read. */
 export const TEXEL_BYTES = 16;
 
-/** Bytes after which writes are waited for. */
+/** Number of written bytes after which {@link Device.settleWrites} waits. */
 const SETTLE_BYTES = 2 ** 25;
 
 const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 
-/** A GPU device that counts what it lends. Made by {@link openDevice}; dispose it to free everything. */
+/** A GPU device that tracks its allocations. Opened by {@link openDevice}; dispose it to free everything. */
 export class Device implements Disposable {
   /** The WebGPU device. */
   readonly gpu: GPUDevice;
-  /** What is known of the adapter. */
+  /** Properties of the adapter. */
   readonly facts: AdapterFacts;
   /** WebGPU features that were granted. */
   readonly features: ReadonlySet<string>;
-  /** Null where kernels must do without. */
+  /** Subgroup support; null if kernels must not use subgroups. */
   readonly subgroups: Subgroups | null;
-  /** Budget for all buffers and textures, in bytes; infinite where there is none. */
+  /** Budget for all buffers and textures, in bytes; infinite without a budget. */
   readonly memoryLimit: number;
-  /** Whether the device only counts: its objects hold nothing, and what runs on it has no effect; see `planMemory`. */
+  /**
+   * Whether this is a dry device: it counts allocations, but its objects hold no data and nothing runs; see
+   * `planMemory`.
+   */
   readonly isDry: boolean;
   readonly #live = new Map<Resource<{ destroy(): void }>, MemoryUse>();
   readonly #excesses: CompressoError[] = [];
   #bytes = 0;
-  /** Since the last {@link settleWrites} that waited. */
+  /** Bytes written since {@link settleWrites} last waited. */
   #written = 0;
   #peakBytes = 0;
-  /** What was live at the peak; null while the present state is the peak. */
+  /** Live allocations at the peak; null while the current state is the peak. */
   #peakUsage: readonly MemoryUse[] | null = null;
   #failure: string | null = null;
   #shortage: MemoryShortage | null = null;
-  /** Refusals of allocations over the limit, which their callers may have got over. */
+  /** Refused allocations over the limit. Their callers may have recovered. */
   readonly #overLimit = new WeakSet<Error>();
   #disposed = false;
 
@@ -79,62 +82,66 @@ export class Device implements Disposable {
     });
   }
 
-  /** Limits that were granted. */
+  /** Limits of the device. */
   get limits(): GPUSupportedLimits {
     return this.gpu.limits;
   }
 
-  /** Bytes of all live buffers and textures. */
+  /** Total size in bytes of all live buffers and textures. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** Largest value that {@link bytes} has had since {@link resetPeak}. */
+  /** Largest value of {@link bytes} since {@link resetPeak}. */
   get peakBytes(): number {
     return this.#peakBytes;
   }
 
   /**
-   * How memory ran out, where an error is about that: over the limit, on the adapter, or by the loss of the device, which mostly means that memory ran out;
-   * null where it did not.
+   * How memory ran out, if that caused the error: over the budget, on the adapter, or through loss of the device, which
+   * usually means that memory ran out. Null for other errors.
    */
   shortageOf(error: Error): MemoryShortage | null {
     return this.#overLimit.has(error) ? "limit" : this.#shortage;
   }
 
-  /** Whether something went wrong for good: {@link check} throws from here on. */
+  /** Whether the device has failed permanently; {@link check} then throws. */
   get isBroken(): boolean {
     return this.#failure !== null;
   }
 
-  /** What was live when {@link bytes} was {@link peakBytes}. */
+  /** Live allocations when {@link bytes} was {@link peakBytes}. */
   peakUsage(): readonly MemoryUse[] {
     return this.#peakUsage ?? [...this.#live.values()];
   }
 
-  /** What a dry device was asked for beyond its limits, where another throws. */
+  /** Requests beyond the limits of a dry device, for which a real device throws. */
   get excesses(): readonly CompressoError[] {
     return this.#excesses;
   }
 
-  /** Number of live buffers and textures; 0 after all owners were disposed. */
+  /** Number of live buffers and textures; 0 after all owners are disposed. */
   get liveCount(): number {
     return this.#live.size;
   }
 
-  /** Starts the measurement of {@link peakBytes} again. */
+  /** Restarts the measurement of {@link peakBytes}. */
   resetPeak(): void {
     this.#peakBytes = this.#bytes;
     this.#peakUsage = null;
   }
 
-  /** Throws the error of something beyond the limits; a dry device only notes it. */
+  /** Throws the error of a request beyond the limits; a dry device only records it. */
   refuse(error: CompressoError): void {
     if (!this.isDry) throw error;
     this.#excesses.push(error);
   }
 
-  /** Allocates a zeroed storage buffer. Throws `CompressoError("gpu")` over the budget or the adapter's limits. */
+  /**
+   * Allocates a zeroed storage buffer.
+   *
+   * @throws CompressoError("gpu") over the budget or the limits of the adapter.
+   */
   createBuffer(label: string, bytes: number, usage: number = STORAGE_USAGE): DeviceBuffer {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
     const limit = usage & 0x80
@@ -166,7 +173,7 @@ export class Device implements Disposable {
     return this.#track({ label, bytes: size, kind: "texture" }, texture);
   }
 
-  /** Writes data to a buffer from a byte offset on (a multiple of 4); the length is padded to a multiple of 4 by the caller. */
+  /** Writes data to a buffer from a byte offset (a multiple of 4). The caller pads the length to a multiple of 4. */
   write(target: DeviceBuffer, data: ArrayBufferView<ArrayBuffer>, byteOffset = 0): void {
     // Deno 2.9 panics on an empty write.
     if (data.byteLength === 0) return;
@@ -175,7 +182,7 @@ export class Device implements Disposable {
   }
 
   /**
-   * Writes rows of texels to a texture from a row on; `data` is tight.
+   * Writes rows of texels to a texture, starting at a row; `data` has no gaps between rows.
    *
    * @internal
    */
@@ -186,8 +193,8 @@ export class Device implements Disposable {
   }
 
   /**
-   * Between large writes: the adapter holds what is written a second time until something is submitted. Waits where that has become much, so that
-   * what is held is freed.
+   * Call between large writes. The adapter keeps a second copy of written data until the next submit. Submits and waits
+   * once many bytes have been written, so that the copies are freed.
    */
   async settleWrites(): Promise<void> {
     this.check();
@@ -197,7 +204,10 @@ export class Device implements Disposable {
     await this.idle();
   }
 
-  /** Reads several buffer ranges: in one wait where they are few (a wait costs 11 ms and more, whatever its size), else in pieces. */
+  /**
+   * Reads several buffer ranges: small amounts with a single wait (a wait costs at least 11 ms, whatever the size),
+   * larger ones in pieces.
+   */
   async read(ranges: readonly BufferRange[]): Promise<ArrayBuffer[]> {
     return await readBack(this, ranges);
   }
@@ -208,7 +218,7 @@ export class Device implements Disposable {
     return new Float32Array(bytes ?? new ArrayBuffer(0));
   }
 
-  /** Throws what went wrong on the device since it was opened; WebGPU itself stays silent. */
+  /** Throws the errors of the device since it was opened; WebGPU does not throw them itself. */
   check(): void {
     if (this.#failure === null) return;
     throw new CompressoError("gpu", {
@@ -277,10 +287,10 @@ export class Device implements Disposable {
 }
 
 /**
- * Opens the GPU with the adapter's limits on sizes, and at most 16 storage buffers and 8 storage textures a stage.
+ * Opens the GPU with the size limits of the adapter, and at most 16 storage buffers and 8 storage textures per stage.
  *
- * @throws CompressoError("gpu") where there is no adapter.
- * @throws CompressoError("usage") for options that do not exist.
+ * @throws CompressoError("gpu") if there is no adapter.
+ * @throws CompressoError("usage") for unknown options.
  * @example
  * ```ts
  * import { openDevice } from "compresso";
@@ -303,7 +313,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
       maxComputeWorkgroupSizeX: adapter.limits.maxComputeWorkgroupSizeX,
     },
   };
-  const size = facts.isCpu && options.subgroups !== false ? subgroupSize(adapter) : null; // no kernel for GPUs uses them
+  const size = facts.isCpu && options.subgroups !== false ? subgroupSize(adapter) : null; // GPU kernels use none
   const withSubgroups = size === null ? null : await requestSubgroups(adapter, descriptor);
   const gpu = withSubgroups ?? await adapter.requestDevice(descriptor);
   const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;

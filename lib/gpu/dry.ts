@@ -1,4 +1,4 @@
-// A device that only counts: the code of a run allocates and records on it, and the memory that it would have taken is the memory plan.
+// A dry device: a run allocates and records on it as on a real one, which gives its memory plan without using memory.
 import type { CompressoError } from "../core/errors.ts";
 import { type DeviceLimits } from "./types.ts";
 import { Device } from "./device.ts";
@@ -7,15 +7,18 @@ import { Device } from "./device.ts";
 export interface DryDeviceOptions {
   /** Limits to plan for; default {@link DEFAULT_LIMITS}. */
   readonly limits?: DeviceLimits;
-  /** Whether a CPU runs the shaders: operands and weights are then textures. */
+  /** Whether to plan for a CPU adapter: operands and weights are then textures. */
   readonly isCpu: boolean;
-  /** Name of the adapter that is planned for. */
+  /** Name of the adapter to plan for. */
   readonly description?: string;
-  /** A budget in bytes: what is beyond it, or a limit, is thrown as by other devices. Default: none, and excesses are listed. */
+  /**
+   * Budget in bytes. With a budget, exceeding it or a limit throws as on other devices. Default: no budget, and
+   * excesses are listed.
+   */
   readonly memoryLimit?: number;
 }
 
-/** What every WebGPU adapter grants (WebGPU, section 3.6.2 "Limits"). */
+/** Limits that every WebGPU adapter grants (WebGPU, section 3.6.2 "Limits"). */
 export const DEFAULT_LIMITS: DeviceLimits = {
   maxBufferSize: 2 ** 28,
   maxStorageBufferBindingSize: 2 ** 27,
@@ -25,20 +28,21 @@ export const DEFAULT_LIMITS: DeviceLimits = {
 };
 
 /**
- * Opens a device that allocates nothing, runs nothing and reads zeros, but counts as {@link Device} does: `peakBytes` and
- * `peakUsage()` are what the same calls take on an adapter with these limits. What is beyond a limit is not thrown but
- * listed in {@link Device.excesses}, as a plan is to tell how much is needed; with a `memoryLimit` it is thrown.
+ * Opens a device that allocates nothing, runs nothing and reads zeros, but counts like {@link Device}: `peakBytes` and
+ * `peakUsage()` are what the same calls use on an adapter with these limits. A request beyond a limit does not throw
+ * but is listed in {@link Device.excesses}, so that a plan can report how much is needed; with a `memoryLimit` it
+ * throws.
  */
 export function openDryDevice(options: DryDeviceOptions): Device {
   const { limits = DEFAULT_LIMITS, isCpu, description = "none", memoryLimit } = options;
-  // The toolkit uses a small part of WebGPU; a call outside of it fails at once as no function.
+  // The toolkit uses a small part of WebGPU; a call to anything else fails at once because the function does not exist.
   const gpu = dryGpu(limits) as unknown as GPUDevice;
   const facts = { description, vendor: "", isCpu };
   if (memoryLimit === undefined) return new Device(gpu, facts, { isDry: true });
   return new StrictDevice(gpu, facts, { isDry: true, memoryLimit });
 }
 
-/** A dry device that gives up where another does. */
+/** A dry device that throws where a real one does. */
 class StrictDevice extends Device {
   override refuse(error: CompressoError): void {
     throw error;
@@ -53,7 +57,7 @@ const nothing = (): void => undefined;
 const none = (): object => ({});
 const done = (): Promise<void> => Promise.resolve();
 
-/** What a buffer reads: parts of it are made when they are asked for. */
+/** Contents read from a buffer: zeros, allocated only for the requested part. */
 const zeros = (size: number): Pick<ArrayBuffer, "byteLength" | "slice"> => ({
   byteLength: size,
   slice: (start = 0, end = size) => new ArrayBuffer(Math.max(0, end - start)),

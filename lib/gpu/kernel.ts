@@ -13,16 +13,19 @@ export interface Kernel {
 /** Values of WGSL `override` constants. */
 export type Constants = Readonly<Record<string, number>>;
 
-/** Kernels of a device: by their text, and by the object that holds it, as a text is long. */
+/** Compiled kernels of a device, by their text, and by their source object because texts are long. */
 interface Cache {
   readonly byText: Map<string, Kernel>;
   readonly bySource: WeakMap<KernelSource, Kernel>;
 }
 
-/** Texts by the function that writes them and by what it was given. */
+/** Kernel texts by the function that generates them and its arguments. */
 const written = new WeakMap<object, Map<string, KernelSource>>();
 
-/** The kernel that `write` writes for a variant, which must be plain values. A long text takes longer to write than its dispatch to record, so it is written once. */
+/**
+ * The kernel that `write` generates for a variant, which must consist of plain values. Each text is generated only
+ * once, since generating a long text takes longer than recording its dispatch.
+ */
 export function sourceOf<Variant extends readonly unknown[]>(
   write: (...variant: Variant) => KernelSource,
   ...variant: Variant
@@ -38,7 +41,7 @@ export function sourceOf<Variant extends readonly unknown[]>(
 const caches = new WeakMap<Device, Cache>();
 const NO_CONSTANTS: Constants = {};
 
-/** Returns the kernel compiled for the device, from the cache where source and constants are the same. */
+/** Returns the kernel compiled for the device, cached by source and constants. */
 export function compileKernel(device: Device, source: KernelSource, constants: Constants = NO_CONSTANTS): Kernel {
   let cache = caches.get(device);
   if (!cache) caches.set(device, cache = { byText: new Map(), bySource: new WeakMap() });
@@ -49,8 +52,8 @@ export function compileKernel(device: Device, source: KernelSource, constants: C
 }
 
 /**
- * Does what compiles kernels, and forgets them again where it says that they are of no use: a pipeline that a driver has refused would be found here
- * without an error.
+ * Runs work that compiles kernels, and removes these kernels from the cache if the work returns false. Otherwise the
+ * cache would return a pipeline that the driver has refused, without an error.
  */
 export async function compilingAnew(device: Device, work: () => Promise<boolean>): Promise<boolean> {
   const known = new Set(caches.get(device)?.byText.keys());

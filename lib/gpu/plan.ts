@@ -4,17 +4,17 @@ import type { DeviceBuffer, DeviceTexture } from "./types.ts";
 import type { Device } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
-/** Constant parameters of one dispatch, laid out as consecutive 4-byte scalars. */
+/** Constant params of one dispatch, laid out as consecutive 4-byte scalars. */
 export type Params = readonly ({ readonly u32: number } | { readonly i32: number } | { readonly f32: number })[];
 
-/** A part of a buffer as a binding; the offset must be a multiple of 256. */
+/** Part of a buffer as a binding; the offset must be a multiple of 256. */
 export interface BufferSlice {
   readonly buffer: DeviceBuffer;
   readonly byteOffset: number;
   readonly bytes: number;
 }
 
-/** What a dispatch binds, in the order of the kernel's bindings. Params take the place of a "uniform" binding. */
+/** Bindings of a dispatch, in the order of the kernel's bindings. Params fill a "uniform" binding. */
 export type Bound = DeviceBuffer | DeviceTexture | BufferSlice | { readonly params: Params };
 
 /** Shorthand for unsigned params. */
@@ -28,17 +28,20 @@ export function f32(value: number): { f32: number } {
 
 /** Options of {@link Plan.run}. */
 export interface RunOptions {
-  /** Stops between two submits, by throwing the signal's reason. */
+  /** Aborts between two submits, by throwing the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Replays in a row, without a wait between two of them. Default 1. */
+  /** Number of replays in sequence, without waiting between them. Default 1. */
   readonly repeat?: number;
-  /** Collects seconds by label; needs the feature timestamp-query and makes the run slower. */
+  /** Collects seconds by label. Requires the feature timestamp-query and slows the run down. */
   readonly profile?: Map<string, number>;
-  /** Called when all of it is submitted, if not done: what is submitted then comes right behind. */
+  /**
+   * Called when all work is submitted, possibly before it is done. Work submitted in the callback follows without a
+   * gap.
+   */
   readonly onSubmitted?: () => void;
 }
 
-/** Whether a step is part of a run. */
+/** Whether a run includes a step. */
 type Condition = () => boolean;
 
 interface Dispatch {
@@ -64,27 +67,27 @@ type Step = Dispatch | Other;
 type Unconditional<T> = T extends Step ? Omit<T, "isWanted"> : never;
 
 const UNIFORM_ALIGN = 256;
-/** Wanted length of one submit, so that signals and progress stay alive. */
+/** Target duration of one submit, so that signals and progress stay responsive. */
 const SUBMIT_SECONDS = 0.04;
-/** Submits under way at once. */
+/** Number of submits in flight. */
 const IN_FLIGHT = 2;
 
 /**
- * A recorded sequence of GPU work. Record it once, `finish()`, then `run()` it any number of times; dispose it at the end. On a dry device it
- * checks and counts what is recorded, and keeps none of it.
+ * A recorded sequence of GPU work. Record it once, call `finish()`, then `run()` it any number of times; dispose it at
+ * the end. On a dry device it checks and counts the recorded work, but keeps none of it.
  */
 export class Plan implements Disposable {
   readonly device: Device;
   readonly #steps: Step[] = [];
   #length = 0;
-  /** Different blocks of params by their bytes, one a character, in order. */
+  /** Distinct params blocks in order, by their bytes as text, one character per byte. */
   readonly #blocks = new Map<string, number>();
   #blockBytes = UNIFORM_ALIGN;
   #arena: DeviceBuffer | null = null;
   #finished = false;
-  /** Cost units (about: floating-point operations) a second, learned from the runs. */
+  /** Cost units (approximately floating-point operations) per second, measured during runs. */
   #rate: number;
-  /** First step and end of what {@link repeat} has recorded. */
+  /** Range [first, end) of steps that {@link repeat} has recorded, by key. */
   readonly #repeated = new Map<string, readonly [number, number]>();
   #label = "";
   #condition: Condition | null = null;
@@ -99,12 +102,12 @@ export class Plan implements Disposable {
     return this.#length;
   }
 
-  /** Names the part of the step that the following records belong to, for profiles. */
+  /** Names the section of the following records, for profiles. */
   section(label: string): void {
     this.#label = label;
   }
 
-  /** Records what a run leaves out where the condition, asked once at its start, does not hold. */
+  /** Records steps that a run skips if the condition is false. A run evaluates the condition once, at its start. */
   optional(isWanted: () => boolean, record: () => void): void {
     if (this.#condition) throw new Error("Plan.optional: conditions do not nest");
     this.#condition = isWanted;
@@ -115,7 +118,7 @@ export class Plan implements Disposable {
     }
   }
 
-  /** Records something, or the same steps again where the plan has some under this key: what is long to put together is so once. */
+  /** Records steps, or repeats the steps recorded under this key. Saves the time of building them again. */
   repeat(key: string, record: () => void): void {
     const known = this.#repeated.get(key), first = this.#length;
     if (!known) {
@@ -125,7 +128,10 @@ export class Plan implements Disposable {
     else this.#steps.slice(...known).forEach((step) => this.#record(step));
   }
 
-  /** Records a dispatch. `cost` is its floating-point operations, as far as they matter for splitting submits. */
+  /**
+   * Records a dispatch. `cost` is its number of floating-point operations; it only needs to be exact enough for
+   * splitting submits.
+   */
   dispatch(
     kernel: Kernel,
     bound: readonly Bound[],
@@ -159,12 +165,15 @@ export class Plan implements Disposable {
     });
   }
 
-  /** Records a copy of rows of 16-byte texels from a buffer to the upper left of a texture; a row's bytes must be a multiple of 256. */
+  /**
+   * Records a copy of rows of 16-byte texels from a buffer to the upper left of a texture. The bytes of a row must be a
+   * multiple of 256.
+   */
   copyToTexture(source: DeviceBuffer, target: DeviceTexture, options: {
     readonly bytesPerRow: number;
     readonly rows: number;
     readonly byteOffset?: number;
-    /** Texels of each row that are copied; default: all. */
+    /** Texels of each row to copy. Default: all. */
     readonly texels?: number;
   }): void {
     const { bytesPerRow, rows, byteOffset = 0, texels = bytesPerRow / 16 } = options;
@@ -209,7 +218,7 @@ export class Plan implements Disposable {
     });
   }
 
-  /** Ends recording: writes the params and makes the bind groups. */
+  /** Finishes recording: writes the params and creates the bind groups. */
   finish(): this {
     if (this.#finished) return this;
     const stride = this.#blockBytes;
@@ -235,11 +244,13 @@ export class Plan implements Disposable {
     return this;
   }
 
-  /** Replays the plan. Resolves when the GPU has done all of it; submits are short so that the event loop stays alive. */
+  /**
+   * Replays the plan. Resolves when the GPU has finished; submits are short so that the event loop stays responsive.
+   */
   async run(options: RunOptions = {}): Promise<void> {
     if (!this.#finished) this.finish();
     const { repeat = 1, profile } = options;
-    if (this.device.isDry) { // it has kept no step to submit
+    if (this.device.isDry) { // a dry plan keeps no steps to submit
       options.signal?.throwIfAborted();
       return options.onSubmitted?.();
     }
@@ -284,7 +295,7 @@ export class Plan implements Disposable {
     if (!this.device.isDry) this.#steps.push({ ...step, isWanted: this.#condition });
   }
 
-  /** Which of the plan's blocks holds these params; equal ones share one. */
+  /** Index of the block that holds these params; equal params share a block. */
   #blockOf(params: Params): number {
     const bytes = blockBytes(params), key = packParams(params, bytes);
     const known = this.#blocks.get(key), block = known ?? this.#blocks.size;
@@ -302,7 +313,7 @@ export class Plan implements Disposable {
     return bytes;
   }
 
-  /** The steps of a run: those whose condition holds. */
+  /** The steps of a run: those whose condition is true. */
   #wanted(): readonly Step[] {
     return this.#steps.some((step) => step.isWanted)
       ? this.#steps.filter((step) => step.isWanted?.() ?? true)
@@ -328,7 +339,7 @@ export class Plan implements Disposable {
     this.device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** One pass a dispatch with timestamps; copies are not timed. */
+  /** Uses one pass per dispatch, with timestamps; copies are not timed. */
   async #runProfiled(
     profile: Map<string, number>,
     { repeat, signal }: { readonly repeat: number; readonly signal: AbortSignal | undefined },
@@ -368,7 +379,10 @@ export class Plan implements Disposable {
   }
 }
 
-/** Between timestamps in nanoseconds, or in ticks where a runtime passes these on. Where the counter was reset the difference is unknown: no interval is that long. */
+/**
+ * Difference of two timestamps in nanoseconds, or in ticks if the runtime does not convert them. If the counter was
+ * reset the difference is unknown: no interval is that long.
+ */
 function secondsBetween(start: bigint, end: bigint): number {
   return end < start ? Infinity : Number(end - start) * 1e-9;
 }
@@ -379,12 +393,12 @@ function encodeDispatch(pass: GPUComputePassEncoder, step: Dispatch): void {
   pass.dispatchWorkgroups(...step.groups);
 }
 
-/** Size of the uniform binding of params: whole vectors, one at least. */
+/** Size of the uniform binding of params: whole vectors, at least one. */
 function blockBytes(params: Params): number {
   return Math.max(16, Math.ceil(params.length / 4) * 16);
 }
 
-/** The block of params as text, a character a byte: what a map can tell apart. */
+/** The params block as text, one character per byte, for use as a map key. */
 function packParams(params: Params, size: number): string {
   const view = new DataView(new ArrayBuffer(size));
   params.forEach((param, index) => {

@@ -2,27 +2,27 @@
 import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "./types.ts";
 
-/** Part of a buffer, by default all of it from `byteOffset` on, which is a multiple of 4. */
+/** Part of a buffer. Default: from `byteOffset` (a multiple of 4) to the end. */
 export interface BufferRange {
   /** The buffer. */
   readonly buffer: DeviceBuffer;
-  /** Where the part begins; default 0. */
+  /** Start of the part in bytes; default 0. */
   readonly byteOffset?: number;
-  /** Its length; default up to the buffer's end. */
+  /** Length in bytes; default up to the end of the buffer. */
   readonly bytes?: number;
 }
 
-/** What is needed of a device to read from it. */
+/** The device functions needed for reading. */
 interface Reader {
   readonly gpu: GPUDevice;
   createBuffer(label: string, bytes: number, usage: number): DeviceBuffer;
   check(): void;
 }
 
-/** Bytes that are staged at once: adapters limit buffers, and what is staged is taken beside all that is read. */
+/** Largest staging size in bytes. Adapters limit buffers, and staging needs memory in addition to the data read. */
 const MOST_STAGED = 2 ** 26;
 
-/** A part of one range, in whole words. */
+/** Part of one range, in whole words. */
 interface Span {
   readonly range: number;
   readonly from: number;
@@ -30,9 +30,10 @@ interface Span {
 }
 
 /**
- * Reads ranges, in pieces of `most` bytes (a multiple of 4), each of which is waited for. What the GPU writes between two pieces may be in the later one.
+ * Reads ranges in pieces of at most `most` bytes (a multiple of 4), and waits for each piece. If the GPU writes between
+ * two pieces, the later piece may contain the new values.
  *
- * @throws CompressoError("gpu") over the budget, and where the device has failed.
+ * @throws CompressoError("gpu") over the budget, or if the device has failed.
  */
 export async function readBack(
   device: Reader,
@@ -70,7 +71,7 @@ export async function readBack(
   return parts.map(joined);
 }
 
-/** Ranges of these lengths in order, cut into pieces of `most` bytes. */
+/** Splits consecutive ranges of these lengths into pieces of at most `most` bytes. */
 function piecesOf(lengths: readonly number[], most: number): Span[][] {
   const pieces: Span[][] = [];
   let room = 0;

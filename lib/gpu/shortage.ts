@@ -1,4 +1,4 @@
-// How a device runs out of memory, and what to do then.
+// Kinds of memory shortage on a device, and the advice for each.
 
 import { option } from "../core/errors.ts";
 /** How memory ran out; see {@link Device.shortageOf}. */
@@ -11,7 +11,7 @@ const FIXES: Readonly<Record<MemoryShortage, string>> = {
   lost: `its driver was reset, often because memory ran out: try again with ${LESS}`,
 };
 
-/** What to do where the GPU refused an operation: as memory ran out, or for another reason. */
+/** Advice for an operation that the GPU refused, for lack of memory or for another reason. */
 export function fixOf(shortage: MemoryShortage | null): string {
   return shortage === null ? "run `compresso doctor`, and report this with its output" : FIXES[shortage];
 }

@@ -1,17 +1,17 @@
-// Whether kernels may use subgroup operations: only where all subgroups have one size and number their lanes in order.
+// Detects whether kernels may use subgroups: all subgroups must have one size and number their lanes in order.
 
-/** Subgroups of one size, whose lanes are the invocations of a workgroup of that size in order. */
+/** Subgroups of one size. The lanes of a subgroup are the invocations of a workgroup of that size, in order. */
 export interface Subgroups {
-  /** Invocations of every subgroup. */
+  /** Number of invocations of every subgroup. */
   readonly size: number;
-  /** What WGSL that uses subgroups must begin with on this version of the runtime. */
+  /** Directive that WGSL with subgroups must start with on this version of the runtime. */
   readonly directive: string;
 }
 
-/** The directive is standard WGSL, but Deno 2.9 (wgpu 29) knows the functions without it, and refuses it. */
+/** The directive is standard WGSL, but Deno 2.9 (wgpu 29) supports the functions without it and rejects it. */
 const DIRECTIVES = ["enable subgroups;\n", ""];
 
-/** y[i] is the number of the last lane where lanes are numbered as invocations, else another. */
+/** y[i] is the number of the last lane if lanes are numbered like invocations, otherwise another number. */
 const probe = (size: number): string =>
   `@group(0) @binding(0) var<storage, read_write> y: array<u32>;
 @compute @workgroup_size(${size})
@@ -20,13 +20,16 @@ fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id
 }
 `;
 
-/** Size of all subgroups of an adapter; null where it may vary, or is not known. */
+/** Size of all subgroups of an adapter; null if it may vary or is unknown. */
 export function subgroupSize({ info }: GPUAdapter): number | null {
   const { subgroupMinSize: least, subgroupMaxSize: most } = info;
   return least > 0 && least === most ? least : null;
 }
 
-/** Runs a kernel to see whether subgroups are as kernels need them; null where they are not, or the device's compiler has none. */
+/**
+ * Runs a kernel that checks the properties of subgroups that kernels need. Null if they do not hold, or if the compiler
+ * of the device does not support subgroups.
+ */
 export async function probeSubgroups(gpu: GPUDevice, size: number): Promise<Subgroups | null> {
   for (const directive of DIRECTIVES) {
     gpu.pushErrorScope("validation");
@@ -60,7 +63,9 @@ async function run(gpu: GPUDevice, module: GPUShaderModule, size: number): Promi
   return values;
 }
 
-/** Deno 2.9 grants the feature, but does not list it: the only way to know is to request it. Null where it is refused. */
+/**
+ * Deno 2.9 grants the feature but does not list it, so it can only be detected by requesting it. Null if it is refused.
+ */
 export async function requestSubgroups(
   adapter: GPUAdapter,
   descriptor: GPUDeviceDescriptor,

@@ -1,51 +1,60 @@
-// Which variant of a kernel is quickest for which work, by device, and the table as text.
+// The tuning table: the fastest kernel variant for each work size on a device, and its text format.
 import { isObject } from "../core/guards.ts";
 import type { Device } from "./device.ts";
 
-/** Names of variants by names of work; what is not in it runs with the default. */
+/** Names of variants by names of work sizes. Work that is not in the table runs with the default. */
 export type Tuning = Map<string, string>;
 
-/** What a table was measured on. A table of another machine or of other kernels is no good. */
+/** What a table was measured on. A table from another machine or for other kernels is invalid. */
 export interface TuningIdentity {
-  /** The adapter as WebGPU names it, which need not tell its driver, and the runtime, whose version decides how WGSL is translated. */
+  /**
+   * Name of the adapter according to WebGPU, which may omit the driver, and of the runtime, whose version determines
+   * how WGSL is translated.
+   */
   readonly adapter: string;
-  /** Digest of the kernels that were compared. */
+  /** Digest of the compared kernels. */
   readonly kernels: string;
 }
 
-/** A table that fits, or why there is none; foreign is what no table of ours, whole or cut, looks like. */
+/**
+ * A valid table, or why there is none. "foreign" is text that is neither a complete nor a truncated table of this
+ * format.
+ */
 export type ReadTuning =
   | { readonly isFit: true; readonly tuning: Tuning }
   | { readonly isFit: false; readonly reason: string; readonly isForeign: boolean };
 
 const FORMAT = "compresso-tuning";
-/** How a table's text begins. */
+/** First line of the text of a table. */
 const OPENING = `{\n  "format": "${FORMAT}"`;
-/** To be raised when keys or names of variants mean something else. */
+/** Increase when keys or names of variants change their meaning. */
 const VERSION = 1;
 
 const tables = new WeakMap<Device, Tuning>();
 
-/** The device's own table, empty at first. */
+/** The table of the device, initially empty. */
 export function tuningOf(device: Device): Tuning {
   let table = tables.get(device);
   if (!table) tables.set(device, table = new Map());
   return table;
 }
 
-/** Name of the adapter, of its driver where that is known, and of the runtime. */
+/** Name of the adapter, of its driver if known, and of the runtime. */
 export function adapterIdentity({ facts, gpu }: Device): string {
   const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
   return [facts.description, facts.vendor, architecture, device, navigator.userAgent, navigator.platform].join(" | ");
 }
 
-/** The table as text, keys in order. */
+/** The table as text, with sorted keys. */
 export function formatTuning(tuning: ReadonlyMap<string, string>, { adapter, kernels }: TuningIdentity): string {
   const entries = Object.fromEntries([...tuning].sort(([first], [second]) => first < second ? -1 : 1));
   return JSON.stringify({ format: FORMAT, version: VERSION, adapter, kernels, entries }, null, 2) + "\n";
 }
 
-/** Reads {@link formatTuning}'s text. Never throws: whatever is not a table of this identity is not fit. */
+/**
+ * Parses the text of {@link formatTuning}. Never throws: text that is not a table with this identity is reported as
+ * invalid.
+ */
 export function parseTuning(text: string, identity: TuningIdentity): ReadTuning {
   let isForeign = !text.startsWith(OPENING.slice(0, text.length));
   const no = (reason: string): ReadTuning => ({ isFit: false, reason, isForeign });

@@ -4,25 +4,34 @@
 export interface DeviceOptions {
   /** WebGPU's entry point. Default: `navigator.gpu`. */
   readonly gpu?: GPU;
-  /** Budget for all buffers and textures, in bytes; the adapter's own memory is not reported by WebGPU. Default: no budget. */
+  /**
+   * Budget for all buffers and textures, in bytes. WebGPU does not report the memory of the adapter. Default: no
+   * budget.
+   */
   readonly memoryLimit?: number;
-  /** Whether kernels may use subgroups; they are quicker with them and compute the same. Default: on CPU adapters that have them; no kernel for GPUs uses them. */
+  /**
+   * Whether kernels may use subgroups. They are faster with them and compute the same values. Default: on CPU adapters
+   * that support them; GPU kernels do not use them.
+   */
   readonly subgroups?: false;
-  /** Which adapter to prefer where there are several. Default "high-performance". */
+  /** Which of several adapters to prefer. Default "high-performance". */
   readonly powerPreference?: "low-power" | "high-performance";
 }
 
-/** What is known of the adapter; written to records and benchmarks. */
+/** Properties of the adapter; written to records and benchmarks. */
 export interface AdapterFacts {
-  /** Name that the driver gives. */
+  /** Name reported by the driver. */
   readonly description: string;
-  /** Vendor as WebGPU reports it. */
+  /** Vendor reported by WebGPU. */
   readonly vendor: string;
-  /** Whether a CPU executes the shaders (lavapipe, SwiftShader): products then read their operands from storage textures. */
+  /**
+   * Whether a CPU executes the shaders (lavapipe, SwiftShader). Products then read their operands from storage
+   * textures.
+   */
   readonly isCpu: boolean;
 }
 
-/** A GPU allocation that is counted and must be disposed. */
+/** A tracked GPU allocation that must be disposed. */
 export interface Resource<T> extends Disposable {
   /** The WebGPU object. */
   readonly raw: T;
@@ -34,15 +43,18 @@ export interface Resource<T> extends Disposable {
 
 /** One live allocation, as `Device.peakUsage` lists it. */
 export interface MemoryUse {
-  /** What the allocation is for. */
+  /** Purpose of the allocation. */
   readonly label: string;
   /** Size in bytes. */
   readonly bytes: number;
-  /** What it is, and so which limits hold: a buffer that kernels bind as storage, another buffer, or a texture. */
+  /**
+   * Kind of allocation, which determines its limits: a buffer that kernels bind as storage, another buffer, or a
+   * texture.
+   */
   readonly kind: "storage" | "buffer" | "texture";
 }
 
-/** The limits that decide what fits and how matrices are cut to shards. */
+/** The limits that determine what fits and how matrices are split into shards. */
 export type DeviceLimits = Readonly<
   Record<
     | "maxBufferSize"
@@ -54,20 +66,20 @@ export type DeviceLimits = Readonly<
   >
 >;
 
-/** Rows of a texture, as `Device.writeTexture` takes them. */
+/** Rows of a texture, for `Device.writeTexture`. */
 export interface TexelRows {
-  /** The first of them. */
+  /** First row. */
   readonly row: number;
-  /** How many. */
+  /** Number of rows. */
   readonly rows: number;
-  /** Texels of a row. */
+  /** Texels per row. */
   readonly texels: number;
-  /** 16 bytes a texel, without gaps. */
+  /** 16 bytes per texel, without gaps. */
   readonly data: ArrayBufferView<ArrayBuffer>;
 }
 
-/** A counted GPU buffer. */
+/** A tracked GPU buffer. */
 export type DeviceBuffer = Resource<GPUBuffer>;
 
-/** A counted 2D texture of one mip level. */
+/** A tracked 2D texture with one mip level. */
 export type DeviceTexture = Resource<GPUTexture>;

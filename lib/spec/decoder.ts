@@ -1,6 +1,6 @@
-// The decoder as data: everything that tells one LLaMA-like model from another.
+// The decoder as data: everything that distinguishes one LLaMA-like model from another.
 
-/** How the RoPE frequencies are stretched for long contexts. */
+/** How the RoPE frequencies are scaled for long contexts. */
 export type RopeScaling =
   | { readonly kind: "none" }
   | { readonly kind: "linear"; readonly factor: number }
@@ -22,14 +22,17 @@ export interface LayerSpec {
   readonly kvHeads: number;
   /** FFN columns (intermediate size). */
   readonly ffn: number;
-  /** Tokens that a query sees, itself included (sliding-window attention); absent where it sees all before it. */
+  /**
+   * Number of tokens that a query attends to, including its own (sliding-window attention); absent if it attends to all
+   * previous tokens.
+   */
   readonly window?: number;
 }
 
-/** The counts of a layer that pruning makes smaller. */
+/** The counts of a layer that pruning reduces. */
 export type LayerCount = Exclude<keyof LayerSpec, "window">;
 
-/** A decoder-only transformer as LLaMA's: RMSNorm, RoPE, causal attention, SwiGLU. */
+/** A decoder-only transformer like LLaMA: RMSNorm, RoPE, causal attention, SwiGLU. */
 export interface DecoderSpec {
   /** Number of token ids. */
   readonly vocab: number;
@@ -45,9 +48,12 @@ export interface DecoderSpec {
   readonly rope: { readonly base: number; readonly scaling: RopeScaling };
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
-  /** Projections with a bias, in every layer that has them; absent where none has. */
+  /** Projections with a bias, in every layer that has them; absent if there are none. */
   readonly biases?: readonly Projection[];
-  /** RMSNorm of each head of q and k before RoPE, with a weight [headDim] for q and one for k in every layer; absent where there is none. */
+  /**
+   * RMSNorm of each head of q and k before RoPE, with one weight [headDim] for q and one for k in every layer; absent
+   * without these norms.
+   */
   readonly qkNorm?: "head";
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
@@ -65,20 +71,20 @@ export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
 /** All projections, in canonical order. */
 export const PROJECTIONS: readonly Projection[] = ["q", "k", "v", "o", "gate", "up", "down"];
 
-/** The projections whose heads `qkNorm` norms. */
+/** The projections whose heads `qkNorm` normalises. */
 export const QK = ["q", "k"] as const;
 
-/** The projections of a Qwen2 that have biases. */
+/** The projections with biases in Qwen2. */
 export const QWEN2_BIASES: readonly Projection[] = ["q", "k", "v"];
 
 /** Canonical tensor names are those of the Hugging Face LLaMA modules. */
 export const EMBEDDING = "model.embed_tokens.weight";
 /** Final RMSNorm weight, [hidden]. */
 export const FINAL_NORM = "model.norm.weight";
-/** Output head, [vocab, hidden]; absent where tied. */
+/** Output head, [vocab, hidden]; absent if tied. */
 export const HEAD = "lm_head.weight";
 
-/** Layer of a tensor by its canonical name; NaN where it is of none. */
+/** Layer of a tensor by its canonical name; NaN if it belongs to no layer. */
 export function layerOf(name: string): number {
   return Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? NaN);
 }
@@ -115,7 +121,7 @@ export function headNormName(layer: number, of: "q" | "k"): string {
   return `model.layers.${layer}.self_attn.${of}_norm.weight`;
 }
 
-/** Parameters of a layer's norms of q and k heads. */
+/** Number of parameters of a layer's norms of q and k heads. */
 export function headNormParameters({ qkNorm, headDim }: DecoderSpec, { heads }: LayerSpec): number {
   return qkNorm && heads > 0 ? 2 * headDim : 0;
 }
@@ -139,7 +145,9 @@ export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection:
   }
 }
 
-/** Every tensor of a model with its shape, in file order. Absent parts (no heads, no FFN) and their norms are left out. */
+/**
+ * Every tensor of a model with its shape, in file order. Absent parts (no heads, no FFN) and their norms are left out.
+ */
 export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   const shapes = new Map<string, number[]>([[EMBEDDING, [spec.vocab, spec.hidden]]]);
   spec.layers.forEach((layer, index) => {
@@ -159,7 +167,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   return shapes;
 }
 
-/** Other counts for a layer, whose window stays. */
+/** A layer with other counts and the same window. */
 export function withCounts({ window }: LayerSpec, counts: Readonly<Record<LayerCount, number>>): LayerSpec {
   return withWindow(counts, window);
 }
@@ -169,12 +177,15 @@ export function withWindow({ window: _, ...layer }: LayerSpec, window: number | 
   return window === undefined ? layer : { ...layer, window };
 }
 
-/** The different windows of the layers that have attention; undefined where one sees all. */
+/** The distinct windows of the layers that have attention; undefined stands for full attention. */
 export function windowsOf({ layers }: DecoderSpec): (number | undefined)[] {
   return [...new Set(layers.filter(({ heads }) => heads > 0).map(({ window }) => window))];
 }
 
-/** Whether all layers have the same counts, and at least one head and one FFN column: what formats without per-layer counts can say. */
+/**
+ * Whether all layers have the same counts, with at least one head and one FFN column. Formats without per-layer counts
+ * require this.
+ */
 export function layersAlike({ layers }: DecoderSpec): boolean {
   const [first] = layers;
   if (!first || first.heads === 0 || first.ffn === 0) return false;
@@ -190,7 +201,7 @@ export function parameterCount(spec: DecoderSpec): number {
   return total;
 }
 
-/** Projections that a layer has. */
+/** Projections of a layer. */
 export function presentProjections(layer: LayerSpec): Projection[] {
   return PROJECTIONS.filter((name) =>
     name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 : layer.heads > 0

@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { type DecoderSpec, presentProjections, type Projection, PROJECTIONS, projectionShape } from "./decoder.ts";
 
-/** Which projections carry LoRA, and how strongly. */
+/** The projections with LoRA, and its scale. */
 export interface LoraConfig {
   /** Inner dimension r. */
   readonly rank: number;
@@ -10,13 +10,13 @@ export interface LoraConfig {
   readonly alpha: number;
   /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
   readonly rsLora?: boolean;
-  /** Projections that carry LoRA. */
+  /** Projections with LoRA. */
   readonly targets: readonly Projection[];
-  /** Probability that an element of the input of A is dropped in training; default 0. */
+  /** Dropout rate of the input of A in training; default 0. */
   readonly dropout?: number;
 }
 
-/** A projection that carries LoRA. */
+/** A projection with LoRA. */
 export interface LoraModule {
   /** Index of the layer. */
   readonly layer: number;
@@ -30,8 +30,8 @@ export interface LoraModule {
 export type LoraWeights = Map<string, Float32Array>;
 
 /**
- * The factor s of B·A: alpha / rank (Hu et al. 2021), or alpha / √rank with `rsLora`, whose updates do not fade as the rank grows
- * (rank-stabilised LoRA, Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+ * The factor s of B·A: alpha / rank (Hu et al. 2021), or alpha / √rank with `rsLora`, whose updates do not shrink as
+ * the rank grows (rank-stabilised LoRA, Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
  */
 export function loraScale({ rank, alpha, rsLora = false }: Pick<LoraConfig, "rank" | "alpha" | "rsLora">): number {
   return alpha / (rsLora ? Math.sqrt(rank) : rank);
@@ -55,7 +55,11 @@ export function loraNames(spec: DecoderSpec, targets: readonly Projection[]): st
   );
 }
 
-/** Refuses matrices of no target that the model has, which would do nothing. Throws `CompressoError("input")`. */
+/**
+ * Refuses matrices that belong to no target of the model, since they would have no effect.
+ *
+ * @throws CompressoError("input") for such matrices.
+ */
 export function refuseOthers(
   spec: DecoderSpec,
   { targets, weights }: Pick<LoraConfig, "targets"> & { readonly weights: ReadonlyMap<string, unknown> },
@@ -70,9 +74,9 @@ export function refuseOthers(
   });
 }
 
-/** Largest rank: far above the width of any projection, where LoRA is a full matrix already. */
+/** Largest rank: far above the width of any projection, at which LoRA already is a full matrix. */
 export const MOST_RANK = 65536;
-/** Least normal number of f32: what is smaller may be 0 on a GPU, and LoRA then does nothing. */
+/** Smallest normal f32 number. Smaller values may be 0 on a GPU, and LoRA would have no effect. */
 const LEAST_SCALE = 2 ** -126;
 
 /** Throws `CompressoError("usage")` for settings out of range. */

@@ -1,25 +1,25 @@
-// Where a model comes from and under which licence, as its files say it.
+// Origin and licence of a model, as stated by its files.
 
-/** What a model's files say of its origin; what they do not say is absent. */
+/** Origin that the files of a model state. Missing facts are absent. */
 export interface Provenance {
   /** Name of the model. */
   readonly name?: string;
-  /** Who made it. */
+  /** Its author. */
   readonly organization?: string;
   /** Name of its family, without size and version. */
   readonly basename?: string;
-  /** Its size in words, such as "135M". */
+  /** Its size as text, such as "135M". */
   readonly sizeLabel?: string;
   /** Identifier of the licence, such as "apache-2.0", or "other". */
   readonly license?: string;
-  /** Name of a licence that has no identifier. */
+  /** Name of a licence without an identifier. */
   readonly licenseName?: string;
-  /** Address of the licence's text. */
+  /** URL of the licence text. */
   readonly licenseLink?: string;
-  /** The licence's text, where a file beside the model has it. */
+  /** The licence text, if a file beside the model contains it. */
   readonly licenseText?: string;
   /** Languages, as codes such as "en". */
   readonly languages?: readonly string[];
-  /** Models of the Hugging Face Hub that it was made from, as `owner/name`. */
+  /** Models of the Hugging Face Hub that it is based on, as `owner/name`. */
   readonly baseModels?: readonly string[];
 }

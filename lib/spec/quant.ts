@@ -1,11 +1,11 @@
 // Weights in blocks of 32 columns, value = d·q + m, on the host.
 import { QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type QuantDtype } from "../../kernels/mod.ts";
 
-/** Rows of a matrix in blocks: column c of a row is d·q + m, with d and m of block ⌊c / 32⌋. */
+/** Block-quantised rows of a matrix: column c of a row is d·q + m, with d and m of block ⌊c / 32⌋. */
 export interface QuantRows {
-  /** q, row-major; a row is padded to whole blocks. */
+  /** q, row-major; rows are padded to whole blocks. */
   readonly codes: Uint8Array<ArrayBuffer>;
-  /** d (lower half) and m (upper half) as f16 bits, one word for each block of a row, row-major. */
+  /** d (lower half) and m (upper half) as f16 bits, one word per block of a row, row-major. */
   readonly scales: Uint32Array<ArrayBuffer>;
 }
 
@@ -15,21 +15,23 @@ export interface QuantTexels {
   readonly scales: Uint32Array<ArrayBuffer>;
 }
 
-/** Largest magnitude that {@link quantizeRows} takes: all its d and m are finite in f16 then. */
+/** Largest magnitude that {@link quantizeRows} supports: all d and m are then finite in f16. */
 export const QUANT_LIMIT = 32768;
 
-/** Blocks of a row. */
+/** Number of blocks of a row. */
 export function blocksOf(cols: number): number {
   return Math.ceil(cols / QUANT_BLOCK);
 }
 
 /**
- * Rounds rows of finite values of at most {@link QUANT_LIMIT} to the nearest code. No value moves by more than d/2 (and an f32 rounding):
+ * Rounds rows of finite values of at most {@link QUANT_LIMIT} to the nearest code. No value changes by more than d/2
+ * (plus f32 rounding):
  * - q8: d is max |x| / 127, rounded up to f16; q = 128 is 0.
- * - q4: m is min x rounded down to f16, d (max x − m) / 15 rounded up to f16.
- *   A block that holds a zero keeps it: d is (max(x, 0) − min(x, 0)) / 14 rounded up to 7 bits, m a multiple of it.
+ * - q4: m is min x rounded down to f16, d is (max x − m) / 15 rounded up to f16.
+ *   A block that contains a zero preserves it: d is (max(x, 0) − min(x, 0)) / 14 rounded up to 7 bits, m a multiple
+ *   of d.
  *
- * Zeros stay zeros, so padding needs no care; rows are padded to whole blocks with them.
+ * Zeros stay zeros, so padding needs no special handling; rows are padded to whole blocks with zeros.
  */
 export function quantizeRows(
   values: Float32Array,
@@ -64,14 +66,14 @@ export function quantizeRows(
   return { codes, scales: new Uint32Array(scales.buffer) };
 }
 
-/** The values of rows in f32. */
+/** The dequantised values of rows in f32. */
 export function dequantizeRows({ codes, scales }: QuantRows, cols: number): Float32Array<ArrayBuffer> {
   const blocks = blocksOf(cols), rows = scales.length / blocks;
   const values = new Float32Array(rows * cols), pairs = Float32Array.from(new Float16Array(scales.buffer));
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < cols; column++) {
       const block = row * blocks + Math.floor(column / QUANT_BLOCK);
-      // Exact in f64, so rounded once, as d·q is exact in f32 too.
+      // Exact in f64 and therefore rounded only once, since d·q is exact in f32 too.
       const q = codes[row * blocks * QUANT_BLOCK + column] ?? 0;
       values[row * cols + column] = (pairs[2 * block] ?? 0) * q + (pairs[2 * block + 1] ?? 0);
     }
@@ -79,12 +81,12 @@ export function dequantizeRows({ codes, scales }: QuantRows, cols: number): Floa
   return values;
 }
 
-/** Index of the first word of scales that holds NaN or infinity, or −1. */
+/** Index of the first word of scales that contains NaN or infinity, or −1. */
 export function firstBrokenScale({ scales }: QuantRows): number {
   return scales.findIndex((word) => (word & 0x7c00) === 0x7c00 || (word & 0x7c000000) === 0x7c000000);
 }
 
-/** Lays rows out as texels of 4 rows; what is missing to 4 rows and to the stride (a multiple of 64) is zero. */
+/** Arranges rows as texels of 4 rows. Missing rows, and columns up to the stride (a multiple of 64), are zero. */
 export function packTexels(
   { codes, scales }: QuantRows,
   { cols, stride, dtype }: { readonly cols: number; readonly stride: number; readonly dtype: QuantDtype },
@@ -108,7 +110,7 @@ export function packTexels(
   return { codes: words, scales: scaleWords };
 }
 
-/** The reverse of {@link packTexels}, for all rows of the texels. */
+/** The inverse of {@link packTexels}, for all rows of the texels. */
 export function unpackTexels(
   { codes, scales }: QuantTexels,
   { cols, stride, dtype }: { readonly cols: number; readonly stride: number; readonly dtype: QuantDtype },
@@ -146,7 +148,7 @@ function affine(least: number, most: number): Scale {
   return { d: f16Above((most - m) / 15), m };
 }
 
-/** least ≤ 0 ≤ most. With d of 7 bits, m = −z·d, z ≤ 15, has 11 and is exact in f16. */
+/** least ≤ 0 ≤ most. With a 7-bit d, m = −z·d with z ≤ 15 has 11 bits and is exact in f16. */
 function withZero(least: number, most: number): Scale {
   const size = (most - least) / 14;
   if (size === 0) return { d: 0, m: 0 };
@@ -157,14 +159,14 @@ function withZero(least: number, most: number): Scale {
 
 const half = new Float16Array(1), halfBits = new Uint16Array(half.buffer);
 
-/** The least f16 that is ≥ x, for x ≥ 0. */
+/** The smallest f16 that is ≥ x, for x ≥ 0. */
 function f16Above(x: number): number {
   half[0] = x;
   if ((half[0] ?? 0) < x) halfBits[0] = (halfBits[0] ?? 0) + 1;
   return half[0] ?? 0;
 }
 
-/** The greatest f16 that is ≤ x, for x ≥ 0. */
+/** The largest f16 that is ≤ x, for x ≥ 0. */
 function f16Below(x: number): number {
   half[0] = x;
   if ((half[0] ?? 0) > x) halfBits[0] = (halfBits[0] ?? 0) - 1;

@@ -2,7 +2,10 @@
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "./decoder.ts";
 
-/** Angle per position of each of the headDim / 2 pairs, in radians, as Hugging Face transformers computes `inv_freq`. */
+/**
+ * Angle per position of each of the headDim / 2 pairs, in radians, computed like `inv_freq` in Hugging Face
+ * transformers.
+ */
 export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Float64Array<ArrayBuffer> {
   const { headDim, rope: { base, scaling } } = spec;
   const half = headDim / 2;
@@ -24,7 +27,8 @@ export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Fl
       case "factors":
         return frequency / (scaling.factors[i] ?? 1);
       case "llama3": {
-        // Wavelengths up to `short` stay, from `long` on they are stretched by the factor, in between the two are mixed.
+        // Wavelengths up to `short` are kept, those from `long` are scaled by the factor, and those in between are
+        // interpolated.
         const { factor, lowFreqFactor, highFreqFactor, originalMaxPosition } = scaling;
         const wavelength = 2 * Math.PI / frequency;
         const long = originalMaxPosition / lowFreqFactor, short = originalMaxPosition / highFreqFactor;

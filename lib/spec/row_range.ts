@@ -1,13 +1,19 @@
-// A range of rows of a tensor, checked.
+// Checks a range of rows of a tensor.
 import { CompressoError } from "../core/errors.ts";
 import type { RowRange } from "./source.ts";
 
-/** The rows to read: `count` rows from `start` on, each of `width` values (the product of all dimensions but the first). */
+/**
+ * The rows to read: `count` rows from `start`, each of `width` values (the product of all dimensions except the first).
+ */
 export interface RowWindow extends RowRange {
   readonly width: number;
 }
 
-/** Checks a range against a shape; without a range, all rows. Throws `CompressoError("usage")` for rows outside the tensor. */
+/**
+ * Checks a range against a shape; without a range, returns all rows.
+ *
+ * @throws CompressoError("usage") for rows outside of the tensor.
+ */
 export function rowWindow(
   name: string,
   shape: readonly number[],
@@ -28,7 +34,7 @@ export function rowWindow(
   return { start, count, width };
 }
 
-/** Number of values of a shape. */
+/** Number of values of a tensor with this shape. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }

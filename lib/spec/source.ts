@@ -1,4 +1,4 @@
-// The interface of every reader of weights, which every writer takes.
+// The interface of all weight readers, and the input of all writers.
 import type { QuantRows } from "./quant.ts";
 import type { DecoderSpec } from "./decoder.ts";
 import type { Provenance } from "./provenance.ts";
@@ -13,7 +13,7 @@ export interface RowRange {
 
 /** Options of {@link WeightSource.readBlocks}. */
 export interface BlockOptions {
-  /** Most bits of a code. */
+  /** Largest number of bits of a code. */
   readonly bits: 4 | 8;
   /** Default: all rows. */
   readonly rows?: RowRange;
@@ -37,13 +37,18 @@ export interface BlockOptions {
 export interface WeightSource {
   /** Shape of the model. */
   readonly spec: DecoderSpec;
-  /** What its files say of its origin and licence; what is made of it keeps that. Absent where nothing is known. */
+  /** Origin and licence according to its files; derived models keep them. Absent if unknown. */
   readonly provenance?: Provenance;
-  /** Reads a whole tensor or a range of its rows, row-major. Throws `CompressoError("input")` where the file is broken. */
+  /**
+   * Reads a whole tensor or a range of its rows, row-major.
+   *
+   * @throws CompressoError("input") if the file is broken.
+   */
   read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
   /**
-   * Reads rows as the file's own blocks of 32 columns, in codes of at most `bits` bits, so that they are not quantised twice.
-   * Null where the file has no such blocks; absent where the source never has. Throws as `read`.
+   * Reads rows as the file's own blocks of 32 columns, with codes of at most `bits` bits, so that they are not
+   * quantised twice. Null if the tensor has no such blocks in the file. Absent for sources that never have blocks.
+   * Throws like `read`.
    */
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */

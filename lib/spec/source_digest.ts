@@ -1,12 +1,12 @@
-// Digest of a model's weights as they are read.
+// Digest of the weights of a model.
 import { Sha256 } from "../core/digest.ts";
 import { tensorShapes } from "./decoder.ts";
 import type { WeightSource } from "./source.ts";
 
-/** Rows of each matrix that {@link sourceDigest} reads. */
+/** Number of rows of each matrix that {@link sourceDigest} reads. */
 const DIGEST_ROWS = 2;
 
-/** Digest of a model's weights as they are read: its shape, and the first rows of every tensor. */
+/** Digest of the weights of a model: its shape and the first rows of every tensor. */
 export async function sourceDigest(source: WeightSource): Promise<string> {
   const hash = new Sha256().update(JSON.stringify(source.spec));
   for (const [name, [rows = 0, columns]] of tensorShapes(source.spec)) {

@@ -14,9 +14,10 @@ import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 
 /**
- * Params of the three kernels, in order. `blocks` is one behind a dispatch's last block of queries, or its first block of keys; `vectors` is the vec4
- * of a head (as a param, so that loops over it stay loops), `window` the keys that a query sees at most, its own included, from 1 to {@link NO_WINDOW};
- * `scale` log2(e) / √headDim.
+ * Params of the three kernels, in order. `blocks` is one past the last block of queries of a dispatch, or its first
+ * block of keys. `vectors` is the number of vec4 of a head (a param, so that loops over it stay loops). `window` is the
+ * largest number of keys that a query attends to, including its own, from 1 to {@link NO_WINDOW}. `scale` is log2(e) /
+ * √headDim.
  */
 export const ATTENTION_PARAMS = `struct Params {
   seq: u32, ratio: u32, kvHeads: u32, first: u32,
@@ -24,23 +25,24 @@ export const ATTENTION_PARAMS = `struct Params {
   vectors: u32, window: u32, scale: f32,
 }`;
 
-/** The window of attention that reaches back to the first token. A query that lies before a key is further from it than this, as a u32. */
+/** The window of attention without a limit. The u32 distance from a key to an earlier query is larger than this. */
 export const NO_WINDOW = 2 ** 31;
 
-/** First key of a block of queries whose first one is `earliest`. */
+/** First key of a block of queries whose first query is `earliest`. */
 export const FIRST_KEY = "(earliest + 1u - min(earliest + 1u, params.window))";
 
 /**
- * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys m − window < j ≤ m of the same sequence, h' = floor(h / ratio);
- * lse[h, m] = log Σ_j exp(q·k / √headDim). Writes (=) o and lse.
+ * o[m, h] = Σ_j softmax_j(q[m, h]·k[j, h'] / √headDim) v[j, h'] over the keys m − window < j ≤ m of the same sequence,
+ * h' = floor(h / ratio); lse[h, m] = log Σ_j exp(q·k / √headDim). Writes (=) o and lse.
  *
- * The queries of the heads of one KV group form one list i = t·ratio + g, so that an invocation's rows share the keys they read.
- * Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks (below params.blocks), y sequence·kvHeads + KV head
- * (from params.first on). Bindings: q, k, v, o, lse, params.
+ * The queries of the heads of one KV group form one list i = t·ratio + g, so that the rows of an invocation share the
+ * keys they read. Invocation `lane` of block `x` owns i = x·lanes·rows + r·lanes + lane. Grid: x blocks (below
+ * params.blocks), y sequence·kvHeads + KV head (from params.first). Bindings: q, k, v, o, lse, params.
  *
- * With `trees` the rows of a sequence are token trees in depth-first order, and a query sees itself and its nearest ancestors: the keys
- * spans[m].x ≤ j ≤ m with m < spans[j].y, the end of the subtree below j; spans[m].z is the least spans[n].x of the rows n ≥ m of m's tree.
- * params.window is not read. Bindings: q, k, v, o, lse, spans [sequences · seq] of four u32, params.
+ * With `trees` the rows of a sequence are token trees in depth-first order, and a query attends to itself and its
+ * nearest ancestors: the keys spans[m].x ≤ j ≤ m with m < spans[j].y, the end of the subtree of j. spans[m].z is the
+ * smallest spans[n].x of the rows n ≥ m of m's tree. params.window is not read. Bindings: q, k, v, o, lse, spans
+ * [sequences · seq] of four u32, params.
  */
 export function attentionKernel(
   tile: AttentionTile,
@@ -145,7 +147,8 @@ ${
       for (const k of steps) parts.push(`    let e${k} = spans[base + min(j + ${k}u, params.seq - 1u)].y;`);
     }
     for (const r of rows) {
-      // A query whose first keys are all hidden gathers values that its first visible key multiplies by exp2(−3e38) = 0.
+      // A query whose first keys are all hidden accumulates values that its first visible key multiplies by
+      // exp2(−3e38) = 0.
       for (const k of steps) {
         // As a u32, the distance to a later key is larger than any window.
         const isSeen = `t${r} - (j + ${k}u) < window${r}${trees ? ` && t${r} < e${k}` : ""}`;

@@ -1,4 +1,5 @@
-// Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along keys).
+// Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along
+// keys).
 import { ATTENTION_PARAMS, FIRST_KEY } from "./attention.ts";
 import {
   type AttentionTile,
@@ -16,10 +17,10 @@ import type { KernelSource } from "./source.ts";
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];
- * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse), over the keys of the forward kernel. Writes (=)
- * delta and dq.
+ * dq[m, h] = Σ_j p_j (dO·v[j] − delta) k[j] / √headDim with p_j = exp(q·k[j] / √headDim − lse), over the keys of the
+ * forward kernel. Writes (=) delta and dq.
  *
- * Rows, lanes and grid as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, params.
+ * Rows, lanes and grid are as in the forward kernel. Bindings: q, k, v, o, dO, lse, delta, dq, params.
  */
 export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;
@@ -135,11 +136,11 @@ ${
 }
 
 /**
- * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries j ≤ i < j + window of all heads of
- * the KV group, in one fixed order. Writes (=) dk and dv.
+ * dv[j] = Σ_i p_ij dO[i];  dk[j] = Σ_i p_ij (dO[i]·v[j] − delta[i]) q[i] / √headDim over the queries j ≤ i < j + window
+ * of all heads of the KV group, in a fixed order. Writes (=) dk and dv.
  *
- * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks (from params.blocks on), y sequence·kvHeads + KV head
- * (from params.first on). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
+ * Invocation `lane` of block `x` owns the keys j = x·lanes·rows + r·lanes + lane. Grid: x blocks (from params.blocks),
+ * y sequence·kvHeads + KV head (from params.first). Bindings: q, dO, k, v, lse, delta, dk, dv, params.
  */
 export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
   const { headDim, lanes, variant } = tile;

@@ -1,4 +1,4 @@
-// Attention of query tokens over a cache of keys and values.
+// Attention of query tokens over a cache of keys and values in buffers.
 import { dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
@@ -10,19 +10,25 @@ export interface DecodeTile {
   readonly lanes: number;
   /** Query heads of one KV group that share the keys they read; divides heads / kvHeads. */
   readonly heads: number;
-  /** Multiplies each head's output with its mask z [heads], bound before o. */
+  /** Multiplies the output of each head with its mask z [heads], which is bound before o. */
   readonly isMasked?: boolean;
-  /** Each row is the next token of a sequence of its own, whose keys are rows r·capacity … of the caches, instead of one more of the same sequence. */
+  /**
+   * Each row is the next token of a separate sequence, with its keys in rows r·capacity … of the caches, instead of the
+   * next token of the same sequence.
+   */
   readonly ownCaches?: boolean;
 }
 
 /**
- * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or with a cache for each row over its
- * keys j ≤ position[0]; of these over the last params.window. Writes (=) the rows of o.
+ * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or over the keys j ≤
+ * position[0] of the row's own cache; only the last params.window of them. Writes (=) the rows of o.
  *
- * Each lane takes every lanes-th key with an online softmax of its own; the lanes are merged in order through workgroup memory.
- * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4, or [rows, capacity, kvStride4]. Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v, position, z (where masked), o, params.
- * params.vectors is the vec4 of a head (as a param, so that loops over it stay loops), params.scale log2(e) / √headDim.
+ * Each lane processes every lanes-th key with a separate online softmax; the lanes are merged in order through
+ * workgroup memory.
+ * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4, or [rows, capacity, kvStride4]. Grid: x = heads
+ * of the model / tile.heads, y rows from params.first. Bindings: q, k, v, position, z (if masked), o, params.
+ * params.vectors is the number of vec4 of a head (a param, so that loops over it stay loops), params.scale is log2(e) /
+ * √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const { headDim, lanes, isMasked = false, ownCaches = false } = tile;

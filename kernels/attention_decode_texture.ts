@@ -1,24 +1,29 @@
-// Attention of query tokens over a cache in textures, for adapters that are a CPU.
+// Attention of query tokens over a cache in textures, for CPU adapters.
 import { dotOnto, headVectors } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { DecodeTile } from "./attention_decode.ts";
 import type { KernelSource } from "./source.ts";
 
-/** Keys of a row of a cache texture, which holds those of one KV head side by side: a CPU reads a head's keys from first to last. */
+/**
+ * Keys in one row of a cache texture. A row holds keys of one KV head side by side, so that a CPU reads them
+ * sequentially.
+ */
 export const CACHE_KEYS = 64;
 
 const LANES = 8;
-/** Keys that are loaded before they are used. */
+/** Number of keys to load before they are used. */
 const STEP = 4;
 
 /**
- * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the last params.window of the keys
- * j ≤ position[0] + r. Writes (=) the heads of o, not its padding.
+ * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the last params.window of the keys j ≤
+ * position[0] + r. Writes (=) the heads of o, not its padding.
  *
- * Row by row of the caches, with an online softmax; lanes are columns of a head, and add up scores through workgroup memory, in order.
- * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors on; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors × kvHeads·rows texels, where
- * key j of head h' lies in row h'·rows + ⌊j / CACHE_KEYS⌋, from (j % CACHE_KEYS)·vectors on.
- * Grid: x = heads of the model / tile.heads, y rows from params.first on. Bindings: q, k, v (texture-f32), position, z, o, params. params.scale is log2(e) / √headDim.
+ * Processes the caches row by row with an online softmax. Lanes are columns of a head, and sum scores through workgroup
+ * memory, in order.
+ * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors ×
+ * kvHeads·rows texels, in which key j of head h' is in row h'·rows + ⌊j / CACHE_KEYS⌋, from (j % CACHE_KEYS)·vectors.
+ * Grid: x = heads of the model / tile.heads, y rows from params.first. Bindings: q, k, v (texture-f32), position, z, o,
+ * params. params.scale is log2(e) / √headDim.
  */
 export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTile, "headDim" | "heads">): KernelSource {
   const vectors = headVectors(headDim),

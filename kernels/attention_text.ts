@@ -1,10 +1,10 @@
-// WGSL that the attention kernels share: reading of keys and values, unrolled dot products, stores.
+// WGSL shared by the attention kernels: reading of keys and values, unrolled dot products, stores.
 import { range } from "./range.ts";
 import type { Binding } from "./source.ts";
 
 /**
- * Where a kernel reads the rows that all invocations of a workgroup share:
- * storage textures (fast where a CPU runs the shader) or tiles in workgroup memory (GPUs).
+ * Memory from which a kernel reads the rows that all invocations of a workgroup share: storage textures (fast on CPU
+ * adapters) or tiles in workgroup memory (GPUs).
  */
 export type AttentionVariant = "texture" | "workgroup";
 
@@ -15,50 +15,50 @@ export interface AttentionTile {
   readonly headDim: number;
   /** Invocations of a workgroup. */
   readonly lanes: number;
-  /** Owned rows (queries, or keys in the dk/dv kernel) of an invocation, kept in registers. */
+  /** Rows (queries, or keys in the dk/dv kernel) that an invocation owns and keeps in registers. */
   readonly rows: number;
   /** Streamed rows of one loop step. */
   readonly step: number;
 }
 
-/** Streamed texels that are loaded before they are used. */
+/** Number of streamed texels to load before they are used. */
 export const LOAD_CHUNK = 16;
 /** Bytes of the tiles in workgroup memory; every adapter grants 16 KiB. */
 const TILE_BYTES = 16384;
 const LETTERS = "xyzw";
 
-/** vec4 in a head. */
+/** Number of vec4 in a head. */
 export function headVectors(headDim: number): number {
   return Math.ceil(headDim / 4);
 }
 
-/** a·b of two vec4 as four multiply-adds onto `sum`, or as a fresh sum. */
+/** a·b of two vec4 as four multiply-adds to `sum`, or as a new sum. */
 export function dotOnto(sum: string | null, a: string, b: string): string {
   const terms = [...LETTERS].map((letter) => `${a}.${letter} * ${b}.${letter}`);
   return (sum === null ? terms : [sum, ...terms]).join(" + ");
 }
 
-/** Two matrices [row, head] of vec4 that are streamed, with the WGSL that declares and reads them. */
+/** Two streamed matrices [row, head] of vec4, with the WGSL that declares and reads them. */
 export interface Stream {
   readonly binding: Binding;
   /** Declarations at module scope. */
   readonly declare: string;
-  /** Wraps the body of one step; in it `j` is the first streamed row and `row(k)` its index in memory. */
+  /** Wraps the body of one step, in which `j` is the first streamed row and `row(k)` its index in memory. */
   loop(bounds: { readonly from: string; readonly to: string }, body: string): string;
-  /** The vec4 `c` of the row `k` of this step. */
+  /** The vec4 `c` of row `k` of this step. */
   load(which: 0 | 1, k: number, c: number): string;
 }
 
 /**
- * Makes a stream. `locate` gives the row in memory and its first vec4 for the streamed index `e`; the index may lie past the end,
- * so the row is clamped: what is read is finite, and the kernel gives it no weight.
+ * Makes a stream. `locate` gives the row in memory and its first vec4 for the streamed index `e`. The index may be past
+ * the end, so the row is clamped: the values read are then finite, and the kernel gives them no weight.
  */
 export function stream(
   tile: AttentionTile,
   options: {
     readonly names: readonly [string, string];
     readonly bindings: readonly [number, number];
-    /** vec4 from one row to the next. */
+    /** Row stride in vec4. */
     readonly stride: string;
     readonly locate: (e: string) => { readonly row: string; readonly column: string };
   },
@@ -117,15 +117,16 @@ ${body}
   };
 }
 
-/** Columns of vec4 in chunks whose loads come before their arithmetic. */
+/** Columns of vec4 in chunks, whose loads precede their arithmetic. */
 export function chunks(vectors: number, step: number): number[][] {
   const width = Math.max(1, Math.floor(LOAD_CHUNK / step));
   return range(Math.ceil(vectors / width)).map((i) => range(vectors).slice(i * width, (i + 1) * width));
 }
 
 /**
- * Statements that shift the registers `name`_0 … of a head down by `by`; the last ones take `values` where given.
- * A head is loaded and stored by a loop of such shifts: fully unrolled buffer accesses make llvmpipe's compiler five times slower.
+ * Statements that shift the registers `name`_0 … of a head down by `by`; the last ones receive `values` if given. A
+ * head is loaded and stored by a loop of such shifts: fully unrolled buffer accesses make llvmpipe's compiler five
+ * times slower.
  */
 export function shift(name: string, vectors: number, { by = 1, values = [] }: {
   readonly by?: number;
@@ -142,14 +143,14 @@ export function registers(name: string, vectors: number): string {
   return range(vectors).map((c) => `var ${name}_${c} = vec4f();`).join(" ");
 }
 
-/** A vec4 of a head at the position `c` with the head's padding set to zero. */
+/** The vec4 of a head at position `c`, with the padding of the head set to zero. */
 export function masked(value: string, headDim: number): string {
   if (headDim % 4 === 0) return value;
   const mask = range(4).map((i) => (i < headDim % 4 ? "1.0" : "0.0")).join(", ");
   return `${value} * select(vec4f(1.0), vec4f(${mask}), c == ${headVectors(headDim) - 1}u)`;
 }
 
-/** Statements that zero the columns of `name` from the last head's end to the stride. */
+/** Statements that zero the columns of `name` from the end of the last head to the stride. */
 export function zeroTail(
   name: string,
   options: { readonly row: string; readonly end: string; readonly stride: string },

@@ -3,8 +3,8 @@ import type { KernelSource } from "./source.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./weight_access.ts";
 
 /**
- * Bindings E (and its scales), tokens, x, params:
- * x[m, c] = E[tokens[m], c] for the tokens of one shard of E (rows firstRow … firstRow + count − 1); other rows are left as they are.
+ * Bindings E (and its scales), tokens, x, params: x[m, c] = E[tokens[m], c] for the tokens of one shard of E (rows
+ * firstRow … firstRow + count − 1); other rows are not written.
  * Shapes: tokens [rows] u32; x [rows, stride]. Grid: x columns / 4, y rows. Writes (=) x.
  */
 export function embeddingKernel(storage: WeightStorage): KernelSource {

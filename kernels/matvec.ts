@@ -1,4 +1,4 @@
-// Products of frozen matrices with one vector, for generating token by token.
+// Products of frozen matrices with one vector, for token-by-token generation.
 import { range } from "./range.ts";
 import { endingBindings, endingFunctions, endingText } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";
@@ -12,12 +12,12 @@ export type { Matvec, MatvecEnding, MatvecRole, TextureUnits } from "./matvec_ty
 export { MATVEC_BUFFER_ROWS } from "./matvec_buffer.ts";
 export { textureRows, textureUnits } from "./matvec_texture.ts";
 
-/** Invocations of a workgroup. */
+/** Workgroup size. */
 export function matvecLanes({ storage }: Pick<Matvec, "storage">): number {
   return storage.placement === "texture" ? 8 : 64;
 }
 
-/** Params of the kernels before those of the parts. */
+/** Params of the kernels, followed by those of the parts. */
 const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds beyond them counts as 0
   pitch: u32,      // texels from one row of W to the next; buffers only
   scalePitch: u32, // the same of its scales
@@ -30,10 +30,10 @@ const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds
   cacheRows: u32,  // texture rows of a KV head`;
 
 /**
- * Bindings: of each matrix its own (two where it is in blocks), x, with \`norm\` its weight, those of the ending (z; or RoPE's table, position;
- * y or the caches), params. Grid: x and y the workgroups of all parts; params end with firstGroup, rows and offset of each part.
- * Rows of W, a multiple of 64 in memory, may be read beyond the logical ones; these are not written.
- * The order of a sum is fixed by the storage alone, not by the grid.
+ * Bindings: those of each matrix (two if it is block-quantised); x; with \`norm\` its weight; those of the ending (z;
+ * or RoPE's table and position; y or the caches); params. Grid: x and y are the workgroups of all parts; params end
+ * with firstGroup, rows and offset of each part. Rows of W are padded to a multiple of 64; padding rows may be read but
+ * are not written. Only the storage determines the order of a sum, not the grid.
  */
 export function matvecKernel(kernel: Matvec): KernelSource {
   const { storage, ending, parts, roles = [], norm, units } = kernel;

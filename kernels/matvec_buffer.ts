@@ -1,10 +1,13 @@
-// Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and adds up in a tree.
+// Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and sums them in a tree.
 import { range } from "./range.ts";
 import type { Matvec } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized } from "./weight_access.ts";
 
-/** Rows of a workgroup, of each matrix of a "swiglu": enough for a load of x to serve several, and a texel's four. */
+/**
+ * Rows of a workgroup, for each matrix of a "swiglu": enough for a load of x to serve several, including the four rows
+ * of a texel.
+ */
 export const MATVEC_BUFFER_ROWS = 4;
 
 const LANES = 64;

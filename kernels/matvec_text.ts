@@ -1,4 +1,4 @@
-// WGSL that the matrix-vector kernels share: how a texel of weights is multiplied by x, and what is done with the sums.
+// WGSL shared by the matrix-vector kernels: multiplying a texel of weights by x, and writing the sums.
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
 import type { Binding } from "./source.ts";
@@ -6,19 +6,19 @@ import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type Wei
 
 const XYZW = ["x", "y", "z", "w"] as const;
 
-/** How one texel of weights is laid out. */
+/** Layout of one texel of weights. */
 export interface Texel {
-  /** Columns of a texel: vec4 of x that it meets, times 4. */
+  /** Columns of a texel: 4 times the number of vec4 of x that it multiplies. */
   readonly columns: number;
   /** Rows of a texel. */
   readonly rows: number;
-  /** Texels of a row that share one texel of scales; 0 where there are none. */
+  /** Texels of a row that share one texel of scales; 0 without scales. */
   readonly perScale: number;
   /** WGSL type of a texel. */
   readonly type: "vec4f" | "vec4u";
 }
 
-/** Layout of a dtype's texels, as `Matrix` in lib/nn stores them. */
+/** Layout of the texels of a dtype, as stored by `Matrix` in lib/nn. */
 export function texelOf(dtype: WeightDtype): Texel {
   if (isQuantized(dtype)) {
     const columns = quantColumns(dtype);
@@ -29,22 +29,26 @@ export function texelOf(dtype: WeightDtype): Texel {
     : { columns: 8, rows: 1, perScale: 0, type: "vec4u" };
 }
 
-/** Factor by which column c of a texel's x is multiplied beforehand: codes are masked in place, not shifted down. */
+/**
+ * Factor by which column c of the x for a texel is multiplied in advance: codes are masked in place instead of shifted
+ * down.
+ */
 export function columnScale(dtype: WeightDtype, column: number): number {
   if (!isQuantized(dtype)) return 1;
   const bits = quantBits(dtype), shift = bits * column;
   return shift + bits === 32 ? 1 : 2 ** -shift;
 }
 
-/** {@link columnScale} of four columns as a WGSL expression; null where all are 1. */
+/** {@link columnScale} of four columns as a WGSL expression; null if all are 1. */
 export function columnScale4(dtype: WeightDtype, first: number): string | null {
   const scales = [0, 1, 2, 3].map((i) => columnScale(dtype, first + i));
   return scales.every((scale) => scale === 1) ? null : `vec4f(${scales.map((scale) => scale.toString()).join(", ")})`;
 }
 
 /**
- * WGSL expression of the sum of a texel's columns: of one row as f32, of four as vec4f. x holds the names of its vec4.
- * Quantized codes come without their scale. `unpacked` is a prefix of names for what the statements in `before` define.
+ * WGSL expression of the sum over the columns of a texel: of one row as f32, of four rows as vec4f. x holds the names
+ * of its vec4. Quantised codes are not yet multiplied by their scale. `unpacked` is a name prefix for values that the
+ * statements in `before` define.
  */
 export function texelDot(
   dtype: WeightDtype,
@@ -118,8 +122,8 @@ export function endingBindings(
 }
 
 /**
- * Statements that end a workgroup: its rows are n0 … n0 + count − 1 of part `part`, `sum_of(i)` is the sum of row n0 + i, and of the
- * second matrix of "swiglu" that of i + params.groupRows. `lanes` invocations share the work.
+ * Statements at the end of a workgroup. Its rows are n0 … n0 + count − 1 of part `part`. `sum_of(i)` is the sum of row
+ * n0 + i; the second matrix of "swiglu" uses i + params.groupRows. `lanes` invocations share the work.
  */
 export function endingText(ending: MatvecEnding, roles: readonly MatvecRole[], lanes: number): string {
   const each = (body: string): string => `for (var i = lane; i < count; i += ${lanes}u) { ${body} }`;
@@ -159,7 +163,10 @@ ${
   }
 }
 
-/** Functions that an ending calls. A workgroup of "rotate" owns whole heads of `params.headStride` rows, `params.half` pairs each. */
+/**
+ * Functions that an ending calls. A workgroup of "rotate" owns whole heads of `params.headStride` rows, with
+ * `params.half` pairs each.
+ */
 export function endingFunctions(ending: MatvecEnding): string {
   if (ending !== "rotate") return "";
   return `

@@ -1,28 +1,29 @@
-// Body of the matrix-vector kernels for adapters that are a CPU: x in registers, rows of W streamed from a texture.
+// Body of the matrix-vector kernels for CPU adapters: x in registers, rows of W streamed from a texture.
 import { range } from "./range.ts";
 import type { Matvec, TextureUnits } from "./matvec_types.ts";
 import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized, type WeightDtype } from "./weight_access.ts";
 
-/** Rows of a workgroup at most, all matrices of a "swiglu" together; more were no quicker. */
+/** Largest number of rows of a workgroup, over all matrices of a "swiglu"; more were not faster. */
 const MAX_ROWS = 768;
-/** Most units in registers: the compiler's time grows with them. */
+/** Largest number of units in registers: the compile time grows with them. */
 const MAX_UNITS = 32;
-/** Up to here every number of units has its own kernel. */
+/** Up to this number of units, each number has a separate kernel. */
 const EXACT_UNITS = 10;
 
 const LANES = 8;
 
-/** Rows of a workgroup, all matrices of a "swiglu" together, whose sums fit so many bytes of workgroup memory. */
+/** Rows of a workgroup, over all matrices of a "swiglu", whose sums fit the given bytes of workgroup memory. */
 export function textureRows(workgroupBytes: number): number {
-  const sums = Math.floor(workgroupBytes / 4) - LANES; // beside those of a norm
+  const sums = Math.floor(workgroupBytes / 4) - LANES; // beside the sums of a norm
   return Math.min(MAX_ROWS, Math.floor(sums / LANES / 8) * 8);
 }
 
 /**
- * What one invocation loads at once is a unit: one texel, or two texels of a block and its scales. The units of the eight invocations lie side
- * by side, so that a row is read from its first byte to its last: a CPU's prefetcher follows only such reads (measured: 20 GB/s a core, and
- * 9 GB/s with the invocations on rows side by side). Many units are rounded up, so that layers of uneven widths share kernels.
+ * A unit is what one invocation loads at once: one texel, or two texels of a block and its scales. The units of the
+ * eight invocations are adjacent, so that a row is read sequentially: a CPU prefetcher follows only such reads
+ * (measured: 20 GB/s per core, and 9 GB/s with the invocations on adjacent rows). Large numbers of units are rounded
+ * up, so that layers of uneven widths share kernels.
  */
 export function textureUnits(dtype: WeightDtype, columns: number): TextureUnits {
   const { span } = unitOf(dtype), halves = Math.ceil(2 * columns / span);
@@ -37,7 +38,7 @@ export function textureUnits(dtype: WeightDtype, columns: number): TextureUnits 
 interface Unit {
   /** Texels of a unit. */
   readonly texels: number;
-  /** Texels from one to the next. */
+  /** Texels from one texel of a unit to the next. */
   readonly step: number;
   /** Columns that the units of all invocations span. */
   readonly span: number;
@@ -48,7 +49,7 @@ function unitOf(dtype: WeightDtype): Unit {
   return { texels, step: perScale / texels, span: LANES * texels * columns };
 }
 
-/** Loads of one invocation: texels of W by their column, the vec4 of x that they meet, and the place of the scales. */
+/** Loads of one invocation: texels of W by column, the vec4 of x that they multiply, and the position of the scales. */
 interface Load {
   readonly texels: readonly { readonly column: string; readonly x: readonly string[] }[];
   readonly scale: string;
@@ -79,7 +80,7 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
     total: "rest",
   };
 
-  /** Statements that load x for texels of W, given the names that it goes to. */
+  /** Statements that load x for texels of W, given the names to assign. */
   const loadX = (columns: readonly string[], targets: readonly string[], total: string): string =>
     columns.flatMap((column, t) =>
       range(vectors).map((v) => {
@@ -92,7 +93,7 @@ ${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` :
     (quantized
       ? `\n    ${total} = ${targets.map((_, i) => `h${i}.x + h${i}.y + h${i}.z + h${i}.w`).join(" + ")};`
       : "");
-  // In a loop that shifts the registers down: unrolled loads of buffers make llvmpipe's compiler several times slower.
+  // Shifts the registers down in a loop: unrolled buffer loads make llvmpipe's compiler several times slower.
   const fill = `  for (var i = 0u; i < ${units}u; i++) {
     ${registers.slice(0, -perUnit).map((i) => `x${i} = x${i + perUnit};`).join(" ")}
     ${quantized ? range(units - 1).map((i) => `t${i} = t${i + 1};`).join(" ") : ""}
@@ -114,7 +115,7 @@ ${
   const row = (m: number): string => {
     const texture = quantized ? "n0 / 4u + r / 4u" : "n0 + r";
     const at = `(${m === 1 && ending === "swiglu" ? "r + params.groupRows" : "r"}) * ${LANES}u + lane`;
-    // All loads come before their arithmetic: an image load is a call, which saves all registers.
+    // All loads precede their arithmetic: an image load is a call, which saves all registers.
     const codes = all.flatMap((load, u) =>
       load.texels.map(({ column }, t) => `      let d${u}_${t} = textureLoad(w${m}, vec2u(${column}, ${texture}));`)
     );

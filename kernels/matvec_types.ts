@@ -1,23 +1,23 @@
 // Types of the matrix-vector kernels.
 import type { WeightStorage } from "./weight_access.ts";
 
-/** One kernel of the family: s = W·x, or W·RMSNorm(x), for the rows of `parts` matrices, and an ending. */
+/** One kernel of the family: s = W·x, or W·RMSNorm(x), for the rows of `parts` matrices, followed by an ending. */
 export interface Matvec {
   readonly storage: WeightStorage;
   readonly ending: MatvecEnding;
-  /** Matrices one after another in the grid (1 where the ending is "residual" or "swiglu", whose second matrix does not count). */
+  /** Number of consecutive matrices in the grid (1 for "residual" and "swiglu", whose second matrix does not count). */
   readonly parts: number;
-  /** What the parts of a "rotate" are. */
+  /** Roles of the parts of a "rotate". */
   readonly roles?: readonly MatvecRole[];
-  /** x is RMS-normalised first: x·w / sqrt(mean x² + ε). */
+  /** Applies RMSNorm to x first: x·w / sqrt(mean x² + ε). */
   readonly norm: boolean;
-  /** Texture only: loads along a row that the kernel unrolls; of `rounds` it only matters whether there are several. */
+  /** Texture only: unrolled loads along a row. Of `rounds`, only whether it exceeds 1 matters. */
   readonly units?: TextureUnits;
-  /** Texture only: rows of a workgroup at most, see `textureRows`. */
+  /** Texture only: largest number of rows of a workgroup, see `textureRows`. */
   readonly rows?: number;
 }
 
-/** What becomes of the sums s = W·x of a row n. */
+/** What happens to the sum s = W·x of a row n. */
 export type MatvecEnding =
   /** y[offset + n] = s. */
   | "store"
@@ -25,18 +25,21 @@ export type MatvecEnding =
   | "swiglu"
   /** y[n] += s·z[n]. */
   | "residual"
-  /** q = RoPE(s); key position[0] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and `decodeAttentionTexture`. */
+  /**
+   * q = RoPE(s); key position[0] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and
+   * `decodeAttentionTexture`.
+   */
   | "rotate";
 
-/** Where a part of a "rotate" goes. */
+/** Destination of a part of a "rotate". */
 export type MatvecRole = "q" | "k" | "v";
 
 /** How the loads along a row are unrolled. */
 export interface TextureUnits {
-  /** Units of the whole workgroup in a round, see `textureUnits`. */
+  /** Units of the whole workgroup in one round, see `textureUnits`. */
   readonly units: number;
-  /** Whether half a unit follows them. */
+  /** Whether half a unit follows. */
   readonly half: boolean;
-  /** Rounds that a row takes. */
+  /** Number of rounds per row. */
   readonly rounds: number;
 }

@@ -1,4 +1,4 @@
-// All kernels as text with their bindings. No other file imports .wgsl.
+// All kernels as text with their bindings. Only this file imports .wgsl.
 import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
@@ -66,16 +66,19 @@ export * from "./weight_access.ts";
 
 export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
 
-/** Rows that one invocation of a column reduction sums before the partials are added up. */
+/** Rows that one invocation of a column reduction sums before the partials are added. */
 export const ROW_BLOCK = 64;
-/** Index of the sum of squared LoRA gradients among the step's metrics; index 0 is the loss. */
+/** Index of the sum of squared LoRA gradients in the metrics of a step; index 0 is the loss. */
 export const GRAD_SQUARES = 1;
 
 const reduce = (group: number): string => `const GROUP = ${group}u;\n${reducePrelude}`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
 
-/** Invocations that share a row of a norm: a CPU's are one vector, as barriers between vectors cost it more than the work. */
+/**
+ * Invocations that share a row of a norm. On a CPU they are one vector, as barriers between vectors cost more than the
+ * work.
+ */
 export type NormLanes = 8 | 64;
 /** y = RMSNorm(x): bindings x, w, y, r, params. */
 export const rmsNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
@@ -115,11 +118,11 @@ export const reducePartials = kernel("reduce_partials", reducePartialsText, "rea
 export const residual = kernel("residual", residualText, "read read read storage uniform");
 /** y += b: bindings b, y, params. */
 export const addBias = kernel("add_bias", addBiasText, "read storage uniform");
-/** Means and squared deviations of columns by block of rows: bindings x, keep, counts, partial, params. */
+/** Means and squared deviations of columns by row block: bindings x, keep, counts, partial, params. */
 export const columnStats = kernel("column_stats", block + columnStatsText, "read read read storage uniform");
-/** Blocks to running statistics: bindings partial, counts, stats, params. */
+/** Merges blocks into running statistics: bindings partial, counts, stats, params. */
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
-/** Rows by an index: bindings order, x, y, params. */
+/** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Cross-entropy of a chunk: bindings targets, state, logits → dlogits, loss, params. */
 export const crossEntropy = kernel(
@@ -127,13 +130,16 @@ export const crossEntropy = kernel(
   statePrelude + reduce(256) + crossEntropyText,
   "read read storage storage uniform",
 );
-/** Log-probabilities of a chunk, of a target and the most likely: bindings targets, logits, chosen, ids, values, params. */
+/**
+ * Log-probabilities of a chunk, for a target and the most likely tokens: bindings targets, logits, chosen, ids, values,
+ * params.
+ */
 export const topLogits = kernel(
   "top_logits",
   reduce(256) + topLogitsText,
   "read read storage storage storage uniform",
 );
-/** A row to the KV cache: bindings k, v, position, kCache, vCache, params. */
+/** Appends a row to the KV cache: bindings k, v, position, kCache, vCache, params. */
 export const cacheAppend = kernel("cache_append", cacheAppendText, "read read read storage storage uniform");
 /** First rows of the KV cache in textures: bindings k, v, kCache, vCache, params. */
 export const cacheFill = kernel(
@@ -171,12 +177,12 @@ export const maskSample = kernel(
 );
 /** Unit values to slots: bindings draws, owners, slots, params. */
 export const maskExpand = kernel("mask_expand", maskExpandText, "read read storage uniform");
-/** Slots that were written, as draws of no slope: bindings tables, slots, draws, params. */
+/** Draws with zero slope for written slots: bindings tables, slots, draws, params. */
 export const maskWritten = kernel("mask_written", maskTables + maskWrittenText, "read read storage uniform");
 
-/** Layers whose gates one workgroup can hold. */
+/** Largest number of layers whose gates one workgroup can hold. */
 export const MOST_GATED_LAYERS = 1024;
-/** How masks are learned: whether layers have gates, and whether bounds or holds keep units from moving freely. */
+/** Variant of mask learning: whether layers have gates, and whether bounds or held units limit movement. */
 export interface MaskVariant {
   readonly gated: boolean;
   readonly bounded: boolean;
@@ -194,7 +200,7 @@ export const maskGates = kernel(
   reduce(64) + maskTables + maskGatesText,
   "read read read storage uniform",
 );
-/** Descent on log α: bindings dz, draws, tables, constraint, state, logAlpha, moments, params; gated: and gates. */
+/** Descent on log α: bindings dz, draws, tables, constraint, state, logAlpha, moments, params; gated: also gates. */
 export const maskUpdate = forGates((gated) =>
   kernel(
     "mask_update",
@@ -208,7 +214,7 @@ export const maskBounds = kernel(
   statePrelude + reduce(64) + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
   "read read read read storage uniform",
 );
-/** Projection onto the constraint: bindings logAlpha, tables, state, constraint, params; bounded: and bounds. */
+/** Projection onto the constraint: bindings logAlpha, tables, state, constraint, params; bounded: also bounds. */
 export const maskProject: Readonly<Record<"gated" | "plain", Readonly<Record<"bounded" | "free", KernelSource>>>> =
   forGates((gated) => ({ bounded: projection({ gated, bounded: true }), free: projection({ gated, bounded: false }) }));
 /** A row of the record ring: bindings metrics, constraint, state, ring, params. */

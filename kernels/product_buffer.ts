@@ -1,4 +1,4 @@
-// General strided f32 matrix product from storage buffers, one register tile an invocation.
+// General strided f32 matrix product from storage buffers, one register tile per invocation.
 import type { KernelSource } from "./source.ts";
 
 /** Parameters of the kernel: the tile of C that an invocation owns. */
@@ -11,9 +11,9 @@ export interface BufferProduct {
 export const BUFFER_GROUP = 32;
 
 /**
- * C[m, n] (=|+=) α · Σₖ A[m, k] · B[k, n]; every matrix by its own offset and its two strides, so that one kernel serves all transposes.
- * Bindings A, B, C, params. Grid: groups of {@link BUFFER_GROUP} tiles, counted row by row of tiles, along x and then y. The order of the sum
- * is fixed: k ascending.
+ * C[m, n] (=|+=) α · Σₖ A[m, k] · B[k, n]. Each matrix has an offset and two strides, so that one kernel serves all
+ * transposes. Bindings A, B, C, params. Grid: groups of {@link BUFFER_GROUP} tiles, counted row by row of tiles, along
+ * x and then y. The order of the sum is fixed: k ascending.
  */
 export function productBuffer({ rows, columns }: BufferProduct): KernelSource {
   const cells = rows * columns;

@@ -1,4 +1,4 @@
-// Copy of a strided f32 matrix to rows that can be copied to a texture.
+// Copies a strided f32 matrix to rows that can be copied to a texture.
 import type { KernelSource } from "./source.ts";
 
 /** Invocations of a workgroup, along a row. */

@@ -1,4 +1,4 @@
-// Matrix product from storage textures, one register tile an invocation, for adapters that are a CPU.
+// Matrix product from storage textures, one register tile per invocation, for CPU adapters.
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
@@ -14,36 +14,46 @@ import {
 } from "./weight_access.ts";
 
 /**
- * One kernel of the family C[m, n] (=|+=) α · Σₖ opA(A)[m, k] · opB(B)[k, n].
- * Lanes run along n; an invocation owns `rows` rows of `vectors` vec4 columns; a step of k loads everything first, then multiplies.
+ * One kernel of the family C[m, n] (=|+=) α · Σₖ opA(A)[m, k] · opB(B)[k, n]. Lanes run along n. An invocation owns
+ * `rows` rows of `vectors` vec4 columns. A step of k loads all operands first, then multiplies.
  */
 export interface TextureProduct {
   /** A is stored [k][m] instead of [m][k]. */
   readonly transposeA: boolean;
   /** B is stored [n][k] instead of [k][n]. */
   readonly transposeB: boolean;
-  /** How B is stored: a texel holds 4 f32 or 8 f16 consecutive values of a stored row, or codes as `weightAccess` says. */
+  /**
+   * Storage of B: a texel holds 4 f32 or 8 f16 consecutive values of a stored row, or codes in the layout of
+   * `weightAccess`.
+   */
   readonly dtype: WeightDtype;
-  /** Rows of C an invocation owns; a multiple of 4 where A is stored [k][m]. */
+  /** Rows of C that an invocation owns; a multiple of 4 if A is stored [k][m]. */
   readonly rows: number;
-  /** vec4 columns of C an invocation owns; even where B is stored [k][n] and not f32. */
+  /** vec4 columns of C that an invocation owns; even if B is stored [k][n] and not f32. */
   readonly vectors: number;
-  /** C is stored [n][m]: lets lanes run along the longer side of a thin result. Such a C is written by single f32. */
+  /**
+   * C is stored [n][m]. This lets lanes run along the longer side of a narrow result. Such a C is written by single
+   * f32.
+   */
   readonly transposeC?: boolean;
-  /** C is written by single f32, at whatever offset and stride. */
+  /** C is written by single f32, with any offset and stride. */
   readonly scalarC?: boolean;
-  /** k may be odd, and what is stored beyond it is ignored; else k is a multiple of the step. For f32 only. */
+  /** k may be odd, and stored values beyond it are ignored. Otherwise k is a multiple of the step. For f32 only. */
   readonly tail?: boolean;
-  /** Adds `lowAlpha` · Σⱼ low A[m, j] · opB(low B)[j, n] (two more f32 textures, stored as A and B are): LoRA without a second pass over C. */
+  /**
+   * Adds `lowAlpha` · Σⱼ low A[m, j] · opB(low B)[j, n] (two more f32 textures, stored like A and B): LoRA without a
+   * second pass over C.
+   */
   readonly low?: boolean;
   /**
-   * A workgroup is one subgroup: its lanes load different texels of A and hand them to all others, where otherwise each lane loads the
-   * same. Requires subgroups of {@link TEXTURE_LANES}, lanes numbered as invocations, and A stored [m][k].
+   * A workgroup is one subgroup. Its lanes load different texels of A and broadcast them to all others; otherwise each
+   * lane loads the same texels. Requires subgroups of {@link TEXTURE_LANES}, lanes numbered like invocations, and A
+   * stored [m][k].
    */
   readonly broadcast?: boolean;
 }
 
-/** Invocations of a workgroup: one vector of a 256-bit CPU. */
+/** Workgroup size: one vector of a 256-bit CPU. */
 export const TEXTURE_LANES = 8;
 const LANES = TEXTURE_LANES;
 const XYZW = ["x", "y", "z", "w"] as const;
@@ -53,16 +63,16 @@ export function textureTileColumns({ vectors }: TextureProduct): number {
   return LANES * 4 * vectors;
 }
 
-/** Values of k in one step. */
+/** Values of k per step. */
 export function textureStep({ dtype, transposeB }: TextureProduct): number {
   if (!transposeB) return 4;
   return isQuantized(dtype) ? QUANT_BLOCK : dtype === "f16" ? 8 : 4;
 }
 
 /**
- * Bindings A (texture-f32), B (texture-f32 | texture-u32), its scales where it is in blocks, with `low` its two (texture-f32), C, params.
- * Grid: x tiles of `rows` rows, y tiles of {@link textureTileColumns} columns.
- * Only m < rows and n < columns are written; what A and B hold beyond these does not matter.
+ * Bindings A (texture-f32), B (texture-f32 | texture-u32), its scales if it is block-quantised, with `low` its two
+ * (texture-f32), C, params. Grid: x tiles of `rows` rows, y tiles of {@link textureTileColumns} columns. Only m < rows
+ * and n < columns are written; the contents of A and B beyond these do not matter.
  */
 export function productTexture(variant: TextureProduct): KernelSource {
   const { rows, vectors, dtype, transposeA, transposeB, transposeC = false, tail = false, low = false } = variant;
@@ -134,13 +144,13 @@ interface Loop {
   readonly b: string;
   readonly dtype: WeightDtype;
   readonly steps: string;
-  /** Prefix of A's texel index along k. */
+  /** Name prefix of A's texel index along k. */
   readonly first: string;
-  /** k where it is not a multiple of the step. */
+  /** k, if it is not a multiple of the step. */
   readonly k: string | null;
   /** Factor of A. */
   readonly alpha?: string;
-  /** Columns beyond which B counts as zero. */
+  /** Number of columns beyond which B counts as zero. */
   readonly columns?: string;
 }
 
@@ -151,7 +161,7 @@ ${oneStep(of)}
   }`;
 }
 
-/** One d and m for each row of B serves 32 values of k; a step has 4 of them, as 8 would spill registers. */
+/** One d and m for each row of B covers 32 values of k. A step has 4 of them, as 8 would spill registers. */
 function blockLoop(of: Loop): string {
   return `  for (var block = 0u; block < ${of.steps}; block++) {
 ${lines(of.variant.vectors, (v) => blockScales(of.variant, v))}
@@ -163,8 +173,9 @@ ${oneStep(of)}
 }
 
 /**
- * Everything is loaded first, as a load is a call that no register outlives. Where lanes share A there are few loads of it, and it is better
- * to keep a column of B in registers for all rows: each is loaded right before its multiply-adds.
+ * Everything is loaded first, since a load is a call that clobbers all registers. If lanes share A there are few loads
+ * of it, and it is better to keep a column of B in registers for all rows: each column is loaded right before its
+ * multiply-adds.
  */
 function oneStep(of: Loop): string {
   const { variant, dtype } = of, { rows, vectors, broadcast } = variant;
@@ -207,7 +218,7 @@ ${lines(4, (i) => `    let pair${v}_${i} = ${pairs[i]};`)}
     let scale_m${v} = ${gather("y")};`;
 }
 
-/** Whether an invocation owns two adjacent vec4 columns at a time, as a texel of B or of its scales reaches over both. */
+/** Whether an invocation owns pairs of adjacent vec4 columns, as a texel of B or of its scales covers both. */
 function isPaired({ dtype, transposeB }: TextureProduct): boolean {
   return dtype !== "f32" && !transposeB;
 }
@@ -237,7 +248,7 @@ function loadA(of: Loop): string {
   });
 }
 
-/** Texels of A along k, a row by lane. */
+/** Texels of A along k, one row per lane. */
 function loadShared(
   { variant: { rows }, a, first, k }: Loop,
   { chunks, factor }: { readonly chunks: number; readonly factor: string },
@@ -249,7 +260,7 @@ function loadShared(
   });
 }
 
-/** Hands a row's texel of A to all lanes, for one column: kept longer it would be spilled. */
+/** Broadcasts the A texel of a row to all lanes, for one column: kept longer it would be spilled. */
 function share(chunk: number, cell: Cell): string {
   const { r } = cell;
   return `    let ${sharedName(chunk, cell)} = subgroupBroadcast(s${Math.floor(r / LANES)}_${chunk}, ${r % LANES}u);`;
@@ -270,7 +281,7 @@ function chunksOf({ transposeB }: TextureProduct, dtype: WeightDtype): number {
   return dtype === "f16" && transposeB ? 2 : 1;
 }
 
-/** Texels of B for some vec4 columns, pairs of them where a texel holds two. */
+/** Texels of B for some vec4 columns, in pairs if a texel holds two. */
 function loadB({ variant, b, dtype, k, columns }: Loop, of: readonly number[]): string {
   const { transposeB } = variant, pairs = [...new Set(of.map((v) => v >> 1))];
   if (isQuantized(dtype)) return transposeB ? loadRowCodes(variant, dtype, of) : loadColumnCodes(dtype, pairs);
@@ -295,7 +306,7 @@ function loadB({ variant, b, dtype, k, columns }: Loop, of: readonly number[]): 
   });
 }
 
-/** Codes of 4 rows of B and 4 values of k from the lowest bits on, for each vec4 column. */
+/** Codes of 4 rows of B and 4 values of k, starting at the lowest bits, for each vec4 column. */
 function loadRowCodes(variant: TextureProduct, dtype: QuantDtype, of: readonly number[]): string {
   const parts = quantColumns(dtype) / 4;
   return of.map((v) => {
@@ -330,12 +341,12 @@ function fromCodes(
   return `${quantValues(`vec4u(${word}.${XYZW[j]})`, dtype, firstBit)} * pair${pair}_${j}.x + pair${pair}_${j}.y`;
 }
 
-/** Guard of a texel of four values of k. */
+/** Guard of a texel with four values of k. */
 function alongK(k: string): string {
   return `(step * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(${k}))`;
 }
 
-/** Guard of a texel of one value of k. */
+/** Guard of a texel with one value of k. */
 function acrossK(k: string, j: number): string {
   return `(step * 4u + ${j}u < ${k})`;
 }
@@ -344,7 +355,7 @@ function masked(load: string, guard: string | null, dtype = "f32"): string {
   return guard && dtype === "f32" ? `select(vec4f(), ${load}, ${guard})` : load;
 }
 
-/** B's four vec4 of a chunk and a column, as f32. */
+/** The four vec4 of B for a chunk and a column, as f32. */
 function unpack({ variant, dtype }: Loop, chunk: number, v: number): string {
   const { transposeB } = variant, out: string[] = [];
   if (transposeB && dtype === "f16") {
@@ -372,7 +383,7 @@ function unpack({ variant, dtype }: Loop, chunk: number, v: number): string {
   return out.join("\n");
 }
 
-/** Adds a chunk of four values of k to one cell of the tile; the order of the sum is the same in all variants. */
+/** Adds a chunk of four values of k to one cell of the tile. The order of the sum is the same in all variants. */
 function accumulate({ variant }: Loop, chunk: number, { r, v }: Cell): string {
   const { vectors, transposeA, broadcast } = variant;
   const terms = [0, 1, 2, 3].map((j) => {

@@ -22,7 +22,7 @@ export const STORE_VECTOR = `      let at = (p.offset + m * p.stride) / 4u + n4;
       if (p.accumulate == 1u) { value += c[at]; }
       c[at] = value;`;
 
-/** As {@link STORE_VECTOR}, by single f32; C is stored [n][m] where it is transposed. */
+/** Like {@link STORE_VECTOR}, by single f32; C is stored [n][m] if transposed. */
 export function storeScalars(transposeC: boolean): string {
   return `      let value = p.alpha * tile[i];
       for (var j = 0u; j < min(4u, p.columns - n4 * 4u); j++) {

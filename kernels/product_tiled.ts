@@ -1,4 +1,4 @@
-// Matrix product in workgroup tiles from storage buffers, for GPUs.
+// Matrix product from storage buffers in workgroup tiles, for GPUs.
 import type { KernelSource } from "./source.ts";
 import { weightAccess, weightBindings, type WeightDtype } from "./weight_access.ts";
 
@@ -7,32 +7,33 @@ export interface TiledProduct {
   /** W is stored [n][k] (forward) instead of [k][n] (backward). */
   readonly transposeB: boolean;
   readonly dtype: WeightDtype;
-  /** Rows of y an invocation owns; a workgroup of 16 × 16 invocations owns 16 times as many. */
+  /** Rows of y that an invocation owns; a workgroup of 16 × 16 invocations owns 16 times as many. */
   readonly rows: number;
-  /** Columns of y an invocation owns, a multiple of 4; a workgroup owns 16 times as many. */
+  /** Columns of y that an invocation owns, a multiple of 4; a workgroup owns 16 times as many. */
   readonly columns: number;
 }
 
-/** Values of k in one step. */
+/** Values of k per step. */
 export const TILED_STEP = 16;
 /** Invocations of a workgroup along each side of its tile. */
 export const TILED_SIDE = 16;
 
-/** Bytes of workgroup memory that a kernel takes. */
+/** Bytes of workgroup memory of a kernel. */
 export function tiledBytes({ rows, columns }: Pick<TiledProduct, "rows" | "columns">): number {
   return 4 * TILED_STEP * (TILED_SIDE * (rows + columns) + 2 * PITCH_PAD);
 }
 
 /** Invocations of a workgroup. */
 const GROUP = TILED_SIDE * TILED_SIDE;
-/** Columns from one vec4 of an invocation to its next: neighbours read neighbouring columns. */
+/** Distance in columns between two vec4 of an invocation: neighbouring invocations read neighbouring columns. */
 const SPAN = 4 * TILED_SIDE;
-/** Floats by which a row of a tile is longer than its values, against bank conflicts of the transposing stores. */
+/** Padding of a tile row in f32, against bank conflicts of the transposing stores. */
 const PITCH_PAD = 4;
 
 /**
- * Bindings x, W (and its scales where it is in blocks), y, params. Grid: x tiles of 16 · `rows` rows, y tiles of 16 · `columns` columns.
- * The order of the sum is fixed: k ascending, whatever the tile. W's both sides are multiples of 64; x has no need of rows beyond m.
+ * Bindings x, W (and its scales if it is block-quantised), y, params. Grid: x tiles of 16 · `rows` rows, y tiles of 16
+ * · `columns` columns. The order of the sum is fixed: k ascending, whatever the tile. Both sides of W are multiples of
+ * 64; x needs no rows beyond m.
  */
 export function productTiled({ transposeB, dtype, rows, columns }: TiledProduct): KernelSource {
   const tileRows = TILED_SIDE * rows, tileColumns = TILED_SIDE * columns, vectors = columns / 4;

@@ -1,13 +1,15 @@
 // Rotary position embedding in place.
 import type { KernelSource } from "./source.ts";
 
-/** Where a row's position comes from. */
+/** Source of the position of a row. */
 export type RopePositions = "plain" | "offset" | "rows";
 
 /**
- * (x[i], x[i + half]) ← (x[i] cos − x[i + half] sin, x[i + half] cos + x[i] sin) for each head of each row, half = headDim / 2; params.sign = −1 turns back.
- * Shapes: x [rows, stride] f32, head h from column h·headStride on; table [positions, half] of (cos, sin).
- * The position of row m is m % seq, position[0] + m % seq with "offset", or position[m] with "rows". Grid: x = rows·half / 64, one invocation a row and pair for all heads.
+ * (x[i], x[i + half]) ← (x[i] cos − x[i + half] sin, x[i + half] cos + x[i] sin) for each head of each row, half =
+ * headDim / 2; params.sign = −1 rotates back.
+ * Shapes: x [rows, stride] f32, head h from column h·headStride; table [positions, half] of (cos, sin). The position of
+ * row m is m % seq, position[0] + m % seq with "offset", or position[m] with "rows". Grid: x = rows·half / 64, one
+ * invocation per row and pair for all heads.
  * Bindings: table, position (with "offset" and "rows"), x, params. Changes x.
  */
 export function ropeKernel(positions: RopePositions): KernelSource {

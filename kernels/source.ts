@@ -1,13 +1,16 @@
 // Type of a kernel: WGSL text with its bindings.
 
-/** How a kernel sees a binding of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are read. */
+/**
+ * Binding types of group 0, in order: inputs, outputs, params. "texture-store-f32" is written, the other textures are
+ * read.
+ */
 export type Binding = "read" | "storage" | "uniform" | "texture-f32" | "texture-u32" | "texture-store-f32";
 
-/** WGSL of one kernel, entry point `main`. */
+/** WGSL of one kernel with entry point `main`. */
 export interface KernelSource {
   readonly name: string;
   readonly code: string;
   readonly bindings: readonly Binding[];
-  /** Whether it needs a device with subgroups. */
+  /** Whether the kernel requires a device with subgroups. */
   readonly usesSubgroups?: boolean;
 }

@@ -1,12 +1,12 @@
-// WGSL that reads four values of a frozen matrix, for each of its storages.
+// WGSL that reads four values of a frozen matrix, for each storage type.
 import type { Binding } from "./source.ts";
 
-/** Storage of the values of a frozen matrix. */
+/** Storage type of the values of a frozen matrix. */
 export type WeightDtype = "f32" | "f16" | QuantDtype;
 /** Storage in blocks of {@link QUANT_BLOCK} columns of a row: value = d·q + m, q of 8 or 4 bits, d and m f16. */
 export type QuantDtype = "q8" | "q4";
 
-/** How a frozen matrix is stored: see `Matrix` in lib/nn. */
+/** Storage of a frozen matrix: see `Matrix` in lib/nn. */
 export interface WeightStorage {
   readonly placement: "texture" | "buffer";
   readonly dtype: WeightDtype;
@@ -14,25 +14,30 @@ export interface WeightStorage {
 
 /** Columns of a row that share d and m. */
 export const QUANT_BLOCK = 32;
-/** Rows of a texel of codes, one a component, and of a texel of scales. */
+/** Rows of a texel of codes, one per component, and of a texel of scales. */
 export const QUANT_ROWS = 4;
 
-/** Whether a matrix is stored in blocks. */
+/** Whether a matrix is block-quantised. */
 export function isQuantized(dtype: WeightDtype): dtype is QuantDtype {
   return dtype === "q8" || dtype === "q4";
 }
 
-/** Bits of a code. */
+/** Number of bits of a code. */
 export function quantBits(dtype: QuantDtype): 4 | 8 {
   return dtype === "q8" ? 8 : 4;
 }
 
-/** Columns of a texel of codes: 4 rows × 8 columns of 4 bits, or 4 rows × 4 columns of 8 bits, the first column lowest. */
+/**
+ * Columns of a texel of codes: 4 rows × 8 columns of 4 bits, or 4 rows × 4 columns of 8 bits, the first column lowest.
+ */
 export function quantColumns(dtype: QuantDtype): number {
   return 32 / quantBits(dtype);
 }
 
-/** Kinds of the bindings of a matrix: its values or codes, and the scales of the latter (a texel: 4 rows of one block, d below m). */
+/**
+ * Binding types of a matrix: its values or codes, and the scales of codes (a texel: 4 rows of one block, d in the lower
+ * half, m in the upper).
+ */
 export function weightBindings({ placement, dtype }: WeightStorage): Binding[] {
   if (isQuantized(dtype)) return placement === "buffer" ? ["read", "read"] : ["texture-u32", "texture-u32"];
   if (placement === "buffer") return ["read"];
@@ -40,7 +45,8 @@ export function weightBindings({ placement, dtype }: WeightStorage): Binding[] {
 }
 
 /**
- * Declares the bindings of a matrix from `first` on and `load_weight4(row, c4, stride4)`: the values of columns 4·c4 … 4·c4 + 3.
+ * Declares the bindings of a matrix, starting at `first`, and `load_weight4(row, c4, stride4)`: the values of columns
+ * 4·c4 … 4·c4 + 3.
  */
 export function weightAccess({ placement, dtype }: WeightStorage, first: number): string {
   const head = `@group(0) @binding(${first}) var`;
@@ -73,7 +79,7 @@ ${signature} {
 `;
 }
 
-/** As {@link weightAccess}: four codes of a word, and the scale of their block. */
+/** Like {@link weightAccess}: four codes of a word, and the scale of their block. */
 function quantAccess(
   { placement, dtype }: { readonly placement: WeightStorage["placement"]; readonly dtype: QuantDtype },
   first: number,
@@ -101,7 +107,7 @@ ${signature} {
 `;
 }
 
-/** Four codes of a word, which `words` repeats four times, as vec4f: the lowest ones. */
+/** The lowest four codes of a word as vec4f; `words` repeats the word four times. */
 export function quantValues(words: string, dtype: QuantDtype, firstBit = 0): string {
   const bits = quantBits(dtype);
   const shifts = [0, 1, 2, 3].map((i) => `${firstBit + i * bits}u`);

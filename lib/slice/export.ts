@@ -1,4 +1,4 @@
-// Exports a model to files that other programs load: a Hugging Face folder and a GGUF.
+// Exports a model to files for other programs: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows, stageGguf } from "../formats/gguf/export.ts";
@@ -16,48 +16,50 @@ import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } fr
 import { padded, shallow } from "./layouts.ts";
 import { modelCard, type RunCard } from "./model_card.ts";
 
-/** What was written. */
+/** Result of an export. */
 export interface ExportResult {
-  /** Path of the folder; null where it was not asked for or skipped. */
+  /** Path of the folder; null if it was not requested or was skipped. */
   readonly hf: string | null;
-  /** Path of the GGUF; null where it was not asked for or skipped. */
+  /** Path of the GGUF; null if it was not requested or was skipped. */
   readonly gguf: string | null;
   /**
-   * Parameters of the folder, or of the GGUF where there is none: with the layout "padded" more than the source has, by its zeros; with biases
-   * also by those, zeros too, that config.json cannot but promise. A compact GGUF holds one head, or FFN column, of zeros and a norm more for each
-   * layer that has none.
+   * Number of parameters of the folder, or of the GGUF if there is no folder. It can exceed the count of the source.
+   * The layout "padded" adds zeros. Biases that config.json implies are written as zeros. A compact GGUF contains a
+   * norm and one head or FFN column of zeros for each layer without that part.
    */
   readonly parameters: number;
-  /** Type of the GGUF's matrices; null where there is no GGUF. */
+  /** Type of the matrices in the GGUF; null without a GGUF. */
   readonly ggufDtype: GgufWriteType | null;
-  /** Matrices of the GGUF that are f16 in place of a type of blocks, by their names in it: their rows are no multiple of 32 values. */
+  /**
+   * GGUF names of matrices stored as f16 instead of a block type, because their rows are not a multiple of 32 values.
+   */
   readonly fellBack: readonly string[];
-  /** Which programs load each file. */
+  /** Programs that load each file. */
   readonly loadableBy: readonly { readonly file: string; readonly programs: readonly string[] }[];
-  /** Formats that cannot hold this model or its tokenizer, with the reason. */
+  /** Formats that cannot represent this model or its tokenizer, with the reason. */
   readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
-  /** Paths of skipped formats where an earlier export stood, which `replace` has removed. */
+  /** Paths of skipped formats at which `replace` has removed an earlier export. */
   readonly removed: readonly string[];
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp) beside their places. Both have the same layout, and lack layers that have
- * neither heads nor FFN columns (see `shallow`). A format that cannot hold the model or its tokenizer is skipped, with the reason, as long as another
- * one is written.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), first to temporary places beside them.
+ * Both have the same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). A format that
+ * cannot represent the model or its tokenizer is skipped, with the reason, as long as another format is written.
  *
- * @throws CompressoError("usage") for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is
- * not asked for, and for layout "uniform" where layers differ.
- * @throws CompressoError("input") where files are there already or no format can hold the model.
- * @throws CompressoError("numeric") for weights that the dtype cannot hold.
+ * @throws CompressoError("usage") for unknown options, layouts, formats and types, for a `ggufDtype` or `generation`
+ * without its format, and for layout "uniform" if layers differ.
+ * @throws CompressoError("input") if files already exist or no format can represent the model.
+ * @throws CompressoError("numeric") for weights that the dtype cannot represent.
  */
 export async function stageModel(
   source: WeightSource,
   outDir: string,
   { files, card: run, provenance = source.provenance, ...options }: ExportOptions & {
     readonly files: FileSystem;
-    /** What a run says of the model. Default: it was written without one. */
+    /** Facts of the run for the model card. Default: the model was written without a run. */
     readonly card?: RunCard;
-    /** Origin and licence of the model. Default: what the source knows. */
+    /** Origin and licence of the model. Default: those of the source. */
     readonly provenance?: Provenance | undefined;
   },
 ): Promise<Staged & { readonly result: ExportResult }> {
@@ -88,7 +90,7 @@ export async function stageModel(
       return null;
     }
   };
-  // All that can be refused is tried before anything is written.
+  // Everything that can be refused is checked before anything is written.
   const hf = possible("hf", () => ropeConfig(laidOut.spec));
   const metadata = possible("gguf", () => {
     ggufArch(laidOut.spec);
@@ -97,7 +99,7 @@ export async function stageModel(
   });
   if (!hf && !metadata && skipped[0]) throw skipped[0].error;
   if (metadata && !replace) await refuseFile(files, paths.gguf);
-  // What is in its place is of another model, and would be beside this one.
+  // An existing file at this path is from another model and would otherwise stay beside the new export.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
   const stop = signal ? { signal } : {}, times = [hf, metadata].filter((one) => one !== null).length;
@@ -152,7 +154,7 @@ export async function stageModel(
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
-      // Of another model: this one is read from a format that can hold it.
+      // It is from another model: this model is read from a format that can represent it.
       for (const { format } of skipped) {
         if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
       }
@@ -161,7 +163,7 @@ export async function stageModel(
   };
 }
 
-/** The same weights, which are read so many times in all; says the share of that after each tensor. */
+/** The same weights, for `times` reads in total. Reports the share read after each tensor. */
 function counted(
   source: WeightSource,
   { times, onProgress }: { readonly times: number; readonly onProgress: (share: number) => void },
@@ -193,7 +195,10 @@ const REMOTE_CODE = [
   "compresso",
 ];
 
-/** mlx-lm and vLLM take the width of a Qwen2's heads from the hidden dims, as most of its configurations do not give it; with windows they were not tried. */
+/**
+ * mlx-lm and vLLM derive the head width of a Qwen2 from the hidden size, as most of its configurations do not state it.
+ * They were not tested with windows.
+ */
 function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec): string[] {
   const [first] = layers;
   if (form === "compresso") return REMOTE_CODE;
@@ -220,7 +225,7 @@ function ggufPrograms(
   });
 }
 
-/** Before its pull request 21245 llama.cpp took biases of queries only where they are as many as hidden dims. */
+/** Before its pull request 21245, llama.cpp supported query biases only if their number equals the hidden size. */
 function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
   const { hidden, headDim, layers } = spec;
   const isNew = (arch === "llama" || arch === "deci") && hasBias(spec, "q") &&

@@ -1,4 +1,4 @@
-// Exports a run's LoRA for PEFT beside the sliced model without LoRA.
+// Exports the LoRA of a run for PEFT, beside the sliced model without LoRA.
 import type { FileSystem, Staged } from "../files/system.ts";
 import { type HfDtype, stageHf } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";
@@ -13,7 +13,7 @@ import { sliceModel } from "./slice.ts";
 import { padLora, shallowLora, sliceLora } from "./lora.ts";
 import type { ExportResult } from "./export.ts";
 
-/** What {@link stageAdapter} takes. */
+/** Input of {@link stageAdapter}. */
 export interface AdapterExport {
   readonly masks: MaskValues;
   readonly lora: LoraConfig & { readonly weights: LoraWeights };
@@ -21,20 +21,20 @@ export interface AdapterExport {
   /** Dtype of the weights; the adapter is f32. */
   readonly dtype: HfDtype;
   readonly tokenizer: Tokenizer | null;
-  /** Further keys of generation_config.json. */
+  /** Additional keys of generation_config.json. */
   readonly generation: Json;
   readonly replace: boolean;
-  /** Where the folders are written. */
+  /** Output folder. */
   readonly files: FileSystem;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Folder of the sliced weights without LoRA, and of the adapter, within that of a run. */
+/** Folders of the sliced weights without LoRA and of the adapter, within the folder of a run. */
 export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
- * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA cut alike, in PEFT's format, whole beside their places.
- * Throws as `stageHf` and `stagePeftAdapter`.
+ * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA sliced in the same way, in
+ * PEFT's format. Both are completed in temporary places beside them. Throws like `stageHf` and `stagePeftAdapter`.
  */
 export async function stageAdapter(
   base: WeightSource,

@@ -1,4 +1,4 @@
-// Options of an export and their checks.
+// Export options and their checks.
 import { CompressoError } from "../core/errors.ts";
 import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
@@ -12,76 +12,83 @@ import { type Layout, LAYOUTS } from "../units/layout.ts";
 /** The files that `exportModel` writes. */
 export type ExportFormat = "hf" | "gguf";
 
-/** How to export. */
+/** Options of an export. */
 export interface ExportOptions {
-  /** Default "compact". "uniform" demands layers that are alike already, see `uniformMasks`. */
+  /** Default "compact". "uniform" requires layers that already have equal counts, see `uniformMasks`. */
   readonly layout?: Layout;
-  /** Dtype of the folder's weights; default "f16". */
+  /** Dtype of the weights in the folder; default "f16". */
   readonly dtype?: HfDtype;
   /**
-   * Type of the GGUF's matrices. "auto" is that of the source where this is a GGUF of a quantised type, or of bf16, else f16. Default: the same with
-   * `dtype` in place of f16.
+   * Type of the matrices in the GGUF. "auto" is the type of the source if that is a GGUF of a quantised type or bf16,
+   * otherwise f16. Default: like "auto", with `dtype` instead of f16.
    */
   readonly ggufDtype?: GgufDtype;
-  /** Null writes files for token ids only. */
+  /** Tokenizer of the model; with null the files support token ids only. */
   readonly tokenizer: Tokenizer | null;
-  /** Name of the model within the GGUF. */
+  /** Name of the model in the GGUF. */
   readonly name: string;
-  /** Keys of generation_config.json beside token ids. Default: those of the source's own, where it is a folder that has them. */
+  /**
+   * Keys of generation_config.json in addition to token ids. Default: those of the source, if it is a folder that has
+   * them.
+   */
   readonly generation?: Json;
-  /** Default: both. */
+  /** Formats to write. Default: both. */
   readonly formats?: readonly ExportFormat[];
-  /** Whether files that are there may be replaced; default false. Those of a format that is skipped are removed. */
+  /** Whether existing files may be replaced; default false. Files of a skipped format are removed. */
   readonly replace?: boolean;
-  /** Stops the work. */
+  /** Aborts the export. */
   readonly signal?: AbortSignal;
-  /** Called as weights are written, with the share of them that is done, from 0 to 1. */
+  /** Called as weights are written, with the completed share, from 0 to 1. */
   readonly onProgress?: (share: number) => void;
 }
 
-/** A file or folder that a run was made from. */
+/** A file or folder that a run used as input. */
 export interface OriginFile {
-  /** What it was to the run. */
+  /** Its role in the run. */
   readonly role: "model" | "data" | "calibration";
-  /** Its name without the folders above it; of a model in the cache of huggingface_hub `owner/name`. */
+  /** Its name without parent folders; `owner/name` for a model in the cache of huggingface_hub. */
   readonly name: string;
-  /** Of a model in a folder: of its weights. */
+  /** Size in bytes; for a model folder, the size of its weights. */
   readonly bytes: number;
 }
 
-/** Options of {@link PruneSession.export}; layout is by default the run's. */
+/** Options of {@link PruneSession.export}. The default layout is that of the run. */
 export type SessionExportOptions =
   & Partial<
     Pick<ExportOptions, "dtype" | "ggufDtype" | "name" | "generation" | "formats" | "replace" | "signal" | "onProgress">
   >
   & {
     readonly layout?: Layout;
-    /** What the run was made from, by name, such as digests of files; for run.json. Default nothing. */
+    /** Inputs of the run by name, such as digests of files; for run.json. Default: none. */
     readonly inputs?: Readonly<Record<string, string>>;
-    /** Names and sizes of the files that the run was made from; for run.json. Default none. */
+    /** Names and sizes of the input files of the run; for run.json. Default: none. */
     readonly origin?: readonly OriginFile[];
-    /** When the work began, as of `performance.now()`; `wallSeconds` in run.json counts from it. Default: when the session was made. */
+    /**
+     * Start of the work according to `performance.now()`; `wallSeconds` in run.json counts from it. Default: creation
+     * of the session.
+     */
     readonly startedAt?: number;
-    /** The command line that began the run, for the model card. Default: none, a program did. */
+    /** The command line that started the run, for the model card. Default: none, for runs started by a program. */
     readonly command?: string;
     /**
-     * Whether LoRA is saved too, in PEFT's format: `dir/adapter/`, for the sliced model without LoRA, `dir/unmerged/`. Default false. As it was
-     * trained, for the unpruned model with its masks, it is `result().lora`; see `writePeftAdapter`.
+     * Whether to also save LoRA in PEFT's format: `dir/adapter/`, which applies to `dir/unmerged/`, the sliced model
+     * without LoRA. Default false. The LoRA as trained, for the unpruned model with its masks, is in `result().lora`;
+     * see `writePeftAdapter`.
      */
     readonly saveAdapter?: boolean;
   };
 
-/** What an export writes where nothing is said. */
+/** Default formats of an export. */
 export const FORMATS = ["hf", "gguf"] as const satisfies readonly ExportFormat[];
-/** Types of a folder's weights. */
+/** Dtypes of the weights in a folder. */
 export const DTYPES = ["f32", "f16", "bf16"] as const satisfies readonly HfDtype[];
-/** Type of a GGUF's matrices; "auto" is like the model that is read. */
+/** Type of the matrices in a GGUF; "auto" follows the source model. */
 export type GgufDtype = GgufWriteType | "auto";
 
-/** Types of a GGUF's matrices. */
+/** Types of the matrices in a GGUF. */
 export const GGUF_DTYPES: readonly GgufDtype[] = ["auto", ...GGUF_WRITE_TYPES];
 
-/** The type of the GGUF that is written of a source; see `ExportOptions`. */
+/** The type of the GGUF written from a source; see `ExportOptions`. */
 export function ggufDtypeFor(
   source: WeightSource,
   { ggufDtype, dtype = "f16" }: Pick<ExportOptions, "ggufDtype" | "dtype">,
@@ -114,7 +121,11 @@ export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
   ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", command: "text", saveAdapter: "switch" },
 };
 
-/** Refuses options that `exportModel` does not have, and words that are none of theirs. Throws `CompressoError("usage")`. */
+/**
+ * Refuses unknown options of `exportModel` and unknown values.
+ *
+ * @throws CompressoError("usage") for those.
+ */
 export function checkExport(options: ExportOptions): void {
   checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
   checkExportWords(options);
@@ -132,7 +143,11 @@ export function checkExport(options: ExportOptions): void {
   if (name === undefined && formats.includes("gguf")) throw missing("a `name`, which a GGUF has within it", "give one");
 }
 
-/** The same of a session's export. Throws `CompressoError("usage")`. */
+/**
+ * Same check for the export of a session.
+ *
+ * @throws CompressoError("usage") for unknown options and values.
+ */
 export function checkSessionExport(options: SessionExportOptions): void {
   checkNames(options, SESSION_EXPORT_NAMES, { whose: "an export" });
   checkExportWords(options);
@@ -154,7 +169,11 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
   for (const format of formats) checkWord(format, FORMATS, { what: "cannot export in this format" });
 }
 
-/** Refuses options of a file that is not written. Throws `CompressoError("usage")`. */
+/**
+ * Refuses options for a file that is not written.
+ *
+ * @throws CompressoError("usage") for those.
+ */
 export function checkUsed(
   { formats = FORMATS, ggufDtype, generation, saveAdapter = false }:
     & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "generation">
@@ -173,19 +192,31 @@ export function checkUsed(
   }
 }
 
-/** Refuses a layout that does not exist; undefined is as absent. Throws `CompressoError("usage")`. */
+/**
+ * Refuses an unknown layout; undefined counts as absent.
+ *
+ * @throws CompressoError("usage") for an unknown layout.
+ */
 export function checkLayout(layout: unknown): void {
   if (layout !== undefined) checkWord(layout, LAYOUTS, { what: "cannot use this layout" });
 }
 
-/** Refuses formats and types of files that do not exist; undefined is as absent. Throws `CompressoError("usage")`. */
+/**
+ * Refuses unknown formats and file types; undefined counts as absent.
+ *
+ * @throws CompressoError("usage") for those.
+ */
 export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
   if (dtype !== undefined) checkWord(dtype, DTYPES, { what: "cannot write weights of this dtype" });
   if (ggufDtype === undefined) return;
   checkWord(ggufDtype, GGUF_DTYPES, { what: "cannot write matrices of this type into a GGUF" });
 }
 
-/** Refuses the file of a wanted size whose format or type does not exist. Throws `CompressoError("usage")`. */
+/**
+ * Refuses a target file size with an unknown format or type.
+ *
+ * @throws CompressoError("usage") for those.
+ */
 export function checkSizeFile({ format, dtype }: { readonly format: unknown; readonly dtype: unknown }): void {
   checkWord(format, FORMATS, { what: "cannot count the bytes of a file in this format" });
   checkDtypes(format === "hf" ? { dtype } : { ggufDtype: dtype });

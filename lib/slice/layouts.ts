@@ -1,4 +1,4 @@
-// Layouts for programs without per-layer sizes: padded to the widest layer, and without layers that are cut whole.
+// Layouts for programs without per-layer sizes: padded to the widest layer, and without fully cut layers.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -22,8 +22,8 @@ import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts"
 import { headRows, type SlicePlan } from "./slice.ts";
 
 /**
- * The same model without the layers that have neither heads nor FFN columns, which add nothing, the others numbered again: what files hold. A model
- * that has no others keeps them.
+ * The same model without the layers that have neither heads nor FFN columns, since these add nothing. The other layers
+ * are renumbered. Exported files hold this model. If all layers are empty they are kept.
  */
 export function shallow(source: WeightSource): WeightSource {
   const { spec, made } = shallowPlan(source.spec);
@@ -47,9 +47,10 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
 }
 
 /**
- * The same model with every layer as wide as the widest, the rest zeros: equal logits, more memory and time.
- * Query heads per KV head become one number, the one with the fewest parameters; KV heads that slicing in this program repeated to split a group are
- * one again, so that this is never more than the model had before slicing. A layer without attention or FFN gets one of zeros.
+ * The same model with every layer padded with zeros to the width of the widest: equal logits, more memory and time. The
+ * number of query heads per KV head becomes the same everywhere, the one with the fewest parameters. KV heads that
+ * slicing repeated in this program to split a group are merged again, so the result is never larger than the model
+ * before slicing. A layer without attention or FFN gets a part of zeros.
  */
 export function padded(source: WeightSource): WeightSource {
   if (layersAlike(source.spec)) return source;
@@ -57,7 +58,7 @@ export function padded(source: WeightSource): WeightSource {
   return remapSource(source, spec, (name) => made.get(name) ?? { from: name });
 }
 
-/** Shape of the files that an export writes of a sliced model. */
+/** Shape of the exported files of a sliced model. */
 export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
   const { spec } = shallowPlan(sliced);
   return layout === "padded" ? paddedPlan(spec).spec : spec;
@@ -104,22 +105,23 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
   return { spec: { ...spec, layers }, made };
 }
 
-/** What {@link uniformMasks} takes beside the scores. */
+/** Input of {@link uniformMasks} in addition to the scores. */
 export interface UniformInput {
-  /** Hard masks that say how much of each kind is kept; the hidden mask is taken over as it is. */
+  /** Hard masks that define how much of each kind is kept. The hidden mask is used unchanged. */
   readonly masks: MaskValues;
-  /** Share of the layers' linear weights to cut; default: what `masks` cut. */
+  /** Share of the layers' linear weights to cut. Default: the share that `masks` cut. */
   readonly target?: number;
 }
 
 const NAMES: NamesOf<UniformInput> = { masks: true, target: "number" };
 
 /**
- * Masks that cut every layer to the same counts: KV heads, heads of each group and FFN columns kept as in the mean over the layers of `masks`,
- * the FFN width then such that the sparsity is at least the target, and below it with one column more. Each layer keeps its units of the highest
- * score; `scores` is laid out like masks, and a kind that is absent scores all the same. Values are 0 and 1 (hidden: those of `masks`).
+ * Masks that cut every layer to the same counts. The numbers of KV heads, heads per group and FFN columns start from
+ * their means over the layers of `masks`. The FFN width is then chosen so that the sparsity reaches the target, but
+ * would not with one more column. Each layer keeps its units with the highest scores. `scores` has the layout of masks;
+ * a missing kind scores all its units equally. Values are 0 and 1 (hidden: those of `masks`).
  *
- * @throws CompressoError("usage") where no such counts exist, because a layer has no attention or FFN already, say.
+ * @throws CompressoError("usage") if no such counts exist, for example because a layer already lacks attention or FFN.
  */
 export function uniformMasks(
   spec: DecoderSpec,
@@ -160,12 +162,13 @@ export function uniformMasks(
   const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));
   const share = clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
   const columns = (kv: number): number => {
-    // The widest FFN with dims·layers·(attention + 3·ffn) ≤ (1 − target)·hidden·size; the small term is for rounding of the quotient.
+    // The widest FFN with dims·layers·(attention + 3·ffn) ≤ (1 − target)·hidden·size. The small term absorbs rounding
+    // of the quotient.
     const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
     return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / 3 + 1e-9);
   };
   let kv = clamp(Math.round(living / layers.length), 1, mostKv);
-  // Where the mean of the heads leaves less or more than the FFN can make up for, heads give way.
+  // If the FFN cannot compensate for the mean number of heads, the number of heads changes.
   while (kv > 1 && columns(kv) < 1) kv--;
   while (kv < mostKv && columns(kv) > mostFfn && columns(kv + 1) >= 1) kv++;
   const ffn = Math.min(columns(kv), mostFfn);
@@ -190,7 +193,7 @@ function groupsOf({ heads, kvHeads }: LayerSpec): HeadGroup[] {
   );
 }
 
-/** KV groups of each layer before slicing made them equal: split ones in one again, without heads of zeros. */
+/** KV groups of each layer before slicing made them equal: split groups are merged, heads of zeros are left out. */
 function wholeGroups(spec: DecoderSpec): HeadGroup[][] {
   const { headDim, layers } = spec, origins = headOrigins(spec);
   return layers.map((layer, index) => {
@@ -204,7 +207,7 @@ function wholeGroups(spec: DecoderSpec): HeadGroup[][] {
   });
 }
 
-/** Parameters per hidden dim that hard masks keep; a KV head lives while one of its heads does. */
+/** Parameters per hidden dim that hard masks keep. A KV head is kept while one of its heads is. */
 function keptPerDim(
   spec: DecoderSpec,
   masks: readonly { readonly heads: Float32Array; readonly ffn: Float32Array }[],
@@ -216,7 +219,7 @@ function keptPerDim(
   }, 0);
 }
 
-/** The `most` indices of the highest score, ties to the lower index. */
+/** The `most` indices with the highest scores; ties go to the lower index. */
 function top(indices: readonly number[], score: Float32Array, most: number): number[] {
   return indices.toSorted((a, b) => (score[b] ?? 0) - (score[a] ?? 0) || a - b).slice(0, most);
 }

@@ -1,4 +1,5 @@
-// LoRA of a pruned model as LoRA of the sliced one: rows of B and columns of A are picked as those of their weight.
+// Converts the LoRA of a pruned model to the sliced model: rows of B and columns of A are selected like those of their
+// weight.
 import { CompressoError } from "../core/errors.ts";
 import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
@@ -6,21 +7,23 @@ import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../s
 import { paddedPlan, shallowPlan } from "./layouts.ts";
 import { planSlice, type SlicePlan } from "./slice.ts";
 
-/** LoRA with its matrices, A [rank, in] and B [out, rank] by `lora.<layer>.<projection>.<A|B>`. */
+/** LoRA with matrices A [rank, in] and B [out, rank], named `lora.<layer>.<projection>.<A|B>`. */
 export interface SlicedLora extends LoraConfig {
   /** Matrices by name. */
   readonly weights: LoraWeights;
 }
 
 /**
- * LoRA for the model that `sliceModel` makes of a base with these masks and without LoRA: together they compute what the model with LoRA merged
- * does. Slicing picks and scales rows and columns, W' = R·W·C, and R·(W + s·B·A)·C = W' + s·(R·B)·(A·C). So what is folded into the rows or
- * columns of a weight is folded into B or A as well; repeated KV heads repeat rows of B, and zero heads have zeros.
+ * LoRA for the model that `sliceModel` makes of a base with these masks and without LoRA. Together they compute the
+ * same as the sliced model with LoRA merged. Slicing selects and scales rows and columns, W' = R·W·C, and R·(W +
+ * s·B·A)·C = W' + s·(R·B)·(A·C). A factor of the rows or columns of a weight therefore also applies to B or A. Repeated
+ * KV heads repeat rows of B, and heads of zeros have rows of zeros.
  *
- * Layers keep their numbers; `shallowLora` is for the files, which leave out those that are cut whole.
+ * Layers keep their numbers. `shallowLora` renumbers them for exported files, which omit fully cut layers.
  *
- * @throws CompressoError("input") for a matrix that is missing, has another size or belongs to no target, and for masks that do not fit.
- * @throws CompressoError("usage") where `lora` is missing.
+ * @throws CompressoError("input") for a matrix that is missing, has another size or belongs to no target, and for masks
+ * that do not fit.
+ * @throws CompressoError("usage") if `lora` is missing.
  */
 export function sliceLora(
   spec: DecoderSpec,
@@ -41,13 +44,13 @@ export function sliceLora(
   return remapped(spec, planSlice(spec, masks), lora);
 }
 
-/** LoRA for the model that `shallow` makes of one of this shape. Throws as {@link sliceLora}. */
+/** LoRA for the model that `shallow` makes of a model of this shape. Throws like {@link sliceLora}. */
 export function shallowLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
   const plan = shallowPlan(spec);
   return plan.spec === spec ? lora : remapped(spec, plan, lora);
 }
 
-/** LoRA for the model that `padded` makes of one of this shape. Throws as {@link sliceLora}. */
+/** LoRA for the model that `padded` makes of a model of this shape. Throws like {@link sliceLora}. */
 export function padLora(spec: DecoderSpec, lora: SlicedLora): SlicedLora {
   return remapped(spec, paddedPlan(spec), lora);
 }
@@ -65,7 +68,7 @@ function remapped(
     weights.set(`${name}.A`, a);
     weights.set(`${name}.B`, b);
     const remap = made.get(weight) ?? { from: weight };
-    // A part that the base has not got is all zeros, and stays so.
+    // A part that the base lacks consists of zeros, and stays zero.
     if ("fill" in remap) continue;
     const place = layerOf(remap.from), own = `lora.${place}.${projection}`;
     const [baseRows, baseCols] = projectionShape(from, from.layers[place] ?? ABSENT, projection);

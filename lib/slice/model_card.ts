@@ -1,26 +1,30 @@
-// The README.md of an exported folder: what the model is, what it was made from and how, its licence, and how to load it.
+// The README.md of an exported folder: what the model is, how it was made and from what, its licence, and how to load
+// it.
 import config from "../../deno.json" with { type: "json" };
 import { cardMetadata, isHubId } from "../formats/hf/card.ts";
 import type { HfForm } from "../formats/hf/export.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
 import type { Provenance } from "../spec/provenance.ts";
 
-/** What a run has to say of the model that it writes. */
+/** Facts of a run for the card of the model that it writes. */
 export interface RunCard {
-  /** Name of the model before pruning; null where it is not known. */
+  /** Name of the model before pruning; null if unknown. */
   readonly base: string | null;
-  /** Facts in order, such as "sparsity" and "20.0 %". */
+  /** Names and values in order, such as "sparsity" and "20.0 %". */
   readonly facts: readonly (readonly [name: string, value: string])[];
-  /** The command line that made it; null where a program did. */
+  /** The command line of the run; null if a program made the model. */
   readonly command: string | null;
 }
 
-/** The text of a card. `spec` is the shape that the folder holds, `run` absent for a model that was written without pruning. */
+/**
+ * The text of a card. `spec` is the shape of the exported model. `run` is absent for a model that was written without
+ * pruning.
+ */
 export function modelCard(
   { spec, form, name, provenance = {}, run }: {
     readonly spec: DecoderSpec;
     readonly form: HfForm;
-    /** What the model is called where neither its files nor the run say it. */
+    /** Name of the model if neither its files nor the run state one. */
     readonly name: string;
     readonly provenance?: Provenance | undefined;
     readonly run?: RunCard | undefined;
@@ -77,7 +81,7 @@ function licenseText({ license, licenseName, licenseLink, licenseText }: Provena
   return [`${named ?? "see LICENSE"}, as the base model`, ...where].join("; ");
 }
 
-/** A count with separators. */
+/** A count with thousands separators. */
 function shown(count: number): string {
   return count.toLocaleString("en");
 }

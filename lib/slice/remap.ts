@@ -1,4 +1,4 @@
-// A source of weights whose tensors are rows and columns of another's: picked, scaled, padded with zeros.
+// A weight source whose tensors are rows and columns of another source: selected, scaled, padded with zeros.
 import { CompressoError } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
@@ -12,34 +12,37 @@ export interface LowRank {
   readonly scale: number;
 }
 
-/** How a tensor comes from one of the base. Maps give the base's row or column for each of ours; −1 means zeros, an absent map all. */
+/**
+ * How to derive a tensor from a base tensor. Maps give the base row or column for each new one; −1 stands for zeros.
+ * Without a map, all are used in order.
+ */
 export interface Remap {
   readonly from: string;
-  /** Tensors of the base of the same shape that are added, before rows and columns are picked. */
+  /** Base tensors of the same shape to add, before rows and columns are selected. */
   readonly plus?: readonly string[] | undefined;
   readonly rows?: Int32Array | undefined;
   readonly cols?: Int32Array | undefined;
-  /** Factor of each of our rows. */
+  /** Factor of each new row. */
   readonly rowScale?: Float64Array | undefined;
-  /** Factor of each of our columns. */
+  /** Factor of each new column. */
   readonly colScale?: Float64Array | undefined;
-  /** Added before rows and columns are picked. */
+  /** Low-rank update to add before rows and columns are selected. */
   readonly lowRank?: LowRank | undefined;
 }
 
-/** A tensor with nothing of the base in it: all values are the same. */
+/** A tensor that does not use the base: all values are equal. */
 export interface Constant {
   readonly fill: number;
 }
 
-/** Rows of the base read at once, in values. */
+/** Number of base values read at once, in whole rows. */
 const CHUNK_VALUES = 1 << 22;
 
 /**
- * The source with the tensors of `spec`, each made as `remap` says. Lazy: a read takes what it needs of the base, a chunk of rows at a time.
- * Products and sums are in f64 and rounded once.
+ * A source with the tensors of `spec`, each derived as `remap` says. Lazy: a read loads only what it needs of the base,
+ * one chunk of rows at a time. Products and sums are computed in f64 and rounded once.
  *
- * @throws CompressoError("input") for a tensor that `spec` has not.
+ * @throws CompressoError("input") for a tensor that `spec` does not contain.
  */
 export function remapSource(
   base: WeightSource,
@@ -84,7 +87,7 @@ export function remapSource(
           at++;
           continue;
         }
-        // A run of our rows that are, in order, in one chunk of the base.
+        // A run of new rows whose base rows are in order and within one chunk.
         let end = at + 1, last = first;
         for (; end < start + count; end++) {
           const row = rowOf(end);
@@ -104,16 +107,22 @@ export function remapSource(
   };
 }
 
-/** Rows of the base that q_proj and k_proj of a layer have; absent where they have all, in order. */
+/** Base rows of q_proj and k_proj of a layer; absent if all rows are used in order. */
 export interface HeadOrigin {
   readonly q: Int32Array | undefined;
   readonly k: Int32Array | undefined;
 }
 
-/** By the layers, which every slicing makes again: LoRA that is to fit a source is given its shape alone. */
+/**
+ * Keyed by the layers, since every slicing creates a new array, and LoRA is converted knowing only the shape of a
+ * source.
+ */
 const origins = new WeakMap<readonly LayerSpec[], readonly HeadOrigin[]>();
 
-/** Where the heads of each layer come from, for layers that {@link remapSource} made in this program; the shape alone does not tell. */
+/**
+ * Origin of the heads of each layer, for layers that {@link remapSource} made in this program. The shape alone does not
+ * contain it.
+ */
 export function headOrigins({ layers }: Pick<DecoderSpec, "layers">): readonly HeadOrigin[] {
   return origins.get(layers) ?? [];
 }
@@ -131,7 +140,7 @@ function headRowsOf(
   return layers.map((_, layer) => ({ q: rowsOf(layer, "q"), k: rowsOf(layer, "k") }));
 }
 
-/** Rows of the base's tensor and of those that are added to it. */
+/** Rows of the base tensor plus those of the tensors to add. */
 async function readSum(base: WeightSource, { from, plus = [] }: Remap, rows: RowRange): Promise<Float32Array> {
   const sum = await base.read(from, rows);
   for (const name of plus) {

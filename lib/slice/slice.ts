@@ -1,4 +1,4 @@
-// The pruned model as a smaller ordinary model: LoRA merged, cut units dropped, soft masks folded into weights.
+// Slices a pruned model to a smaller ordinary model: LoRA merged, cut units removed, soft masks folded into weights.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -31,15 +31,15 @@ export interface MergeLora {
   readonly alpha: number;
   /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
   readonly rsLora?: boolean;
-  /** Projections that `weights` are for, all of them and no others; default: those that `weights` name. */
+  /** Exactly the projections that `weights` cover. Default: those that occur in the names of `weights`. */
   readonly targets?: readonly Projection[];
-  /** `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
+  /** Matrices `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
   readonly weights: ReadonlyMap<string, Float32Array>;
 }
 
-/** What {@link sliceModel} applies. */
+/** Masks and LoRA that {@link sliceModel} applies. */
 export interface SliceInput {
-  /** Mask values z; 0 means cut, an absent kind is all 1. */
+  /** Mask values z; 0 means cut. A missing kind is all 1. */
   readonly masks?: MaskValues;
   /** LoRA to merge before cutting. */
   readonly lora?: MergeLora;
@@ -47,33 +47,38 @@ export interface SliceInput {
 
 const NAMES: NamesOf<SliceInput> = { masks: true, lora: true };
 
-/** A layer's new shape and where its parts come from. */
+/** The new shape of a layer and the origin of its parts. */
 interface LayerPlan {
   readonly spec: LayerSpec;
   /** Rows or columns of the base for the query heads, KV heads and FFN columns; −1 for zeros. */
   readonly q: Int32Array;
   readonly kv: Int32Array;
   readonly ffn: Int32Array;
-  /** Mask values of those; absent where all are 1. */
+  /** Mask values of the kept heads and columns; absent if all are 1. */
   readonly qScale: Float64Array | undefined;
   readonly ffnScale: Float64Array | undefined;
 }
 
 /**
- * The model that computes the same as `base` with these masks and LoRA, without what z = 0 cuts. Lazy: reads a tensor of the base when one of its own is read.
+ * Slices a model: computes the same as `base` with these masks and LoRA, without the units with z = 0. Lazy: reads a
+ * tensor of the base when one of its own is read.
  *
- * - z of heads goes into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up), z of hidden dims into columns of
- *   the embedding and rows of o_proj and down_proj. The head takes the embedding without z, so soft hidden masks untie it.
- * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and ε' = ε·H/D.
- * - Norms of q and k heads share ε': with q and k times √(H/D), their means of squares and ε' keep the proportion of mean and ε.
- * - Biases follow the rows of their weights. A part that is cut whole leaves the bias of o_proj or down_proj: it moves to the last such write to
- *   the residual stream before it, which nothing between the two reads. Where there is none, the layer keeps a column of zeros, or a head where its
- *   FFN is read after it.
- * - A KV head goes with the last head of its group. Groups that differ in size are made equal, in the cheapest way by parameters: shorter
- *   ones get zero heads, or longer ones are split and their KV head is repeated (see `cheapestGroupSize`).
+ * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up),
+ *   and z of hidden dims into columns of the embedding and rows of o_proj and down_proj. The head uses the embedding
+ *   without z, so soft hidden masks untie it.
+ * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and
+ *   ε' = ε·H/D.
+ * - Norms of q and k heads share ε'. With q and k scaled by √(H/D), mean square and ε' keep the ratio of the original
+ *   mean square and ε.
+ * - Biases follow the rows of their weights. If a part is cut whole, the bias of its o_proj or down_proj remains. It
+ *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
+ *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
+ * - A KV head is removed with the last head of its group. Groups of different sizes are made equal in the way with the
+ *   fewest parameters: shorter ones get heads of zeros, or longer ones are split and their KV head is repeated (see
+ *   `cheapestGroupSize`).
  *
- * @throws CompressoError("input") for masks or LoRA that do not fit the model, and where no hidden dim is left.
- * @throws CompressoError("usage") for parts and kinds of masks that do not exist.
+ * @throws CompressoError("input") for masks or LoRA that do not fit the model, and if no hidden dim is left.
+ * @throws CompressoError("usage") for unknown parts and unknown kinds of masks.
  */
 export function sliceModel(base: WeightSource, input: SliceInput): WeightSource {
   checkNames(input, NAMES, { whose: "sliceModel" });
@@ -86,15 +91,15 @@ export function sliceModel(base: WeightSource, input: SliceInput): WeightSource 
   });
 }
 
-/** What slicing makes of a model. */
+/** Result of planning a slice. */
 export interface SlicePlan {
   /** Shape of the sliced model. */
   readonly spec: DecoderSpec;
-  /** Where its tensors come from; one that is absent is that of the base. */
+  /** Origin of its tensors; a missing entry is the tensor of the base. */
   readonly made: ReadonlyMap<string, Remap | Constant>;
 }
 
-/** Shape and tensors of the sliced model, without LoRA. Throws as {@link sliceModel}. */
+/** Shape and tensors of the sliced model, without LoRA. Throws like {@link sliceModel}. */
 export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   const layout = slotLayout(spec), z = packMasks(spec, layout, masks);
   const part = (slot: number | undefined, count: number): Float32Array => z.subarray(slot ?? 0, (slot ?? 0) + count);
@@ -164,7 +169,7 @@ function pick(
   { hidden, hiddenScale, headScale }: {
     readonly hidden: Int32Array | undefined;
     readonly hiddenScale: Float64Array | undefined;
-    /** Factor of q and k, which their norms take out again. */
+    /** Factor of q and k, which their norms cancel. */
     readonly headScale: number;
   },
 ): Omit<Remap, "from"> {
@@ -191,8 +196,8 @@ function pick(
 }
 
 /**
- * The biases of the base that each bias of a sliced o_proj or down_proj is the sum of. Empty where no part with such a bias is cut whole: all
- * biases then stay where they are.
+ * For each bias of a sliced o_proj or down_proj, the biases of the base that are summed into it. Empty if no part with
+ * such a bias is cut whole: all biases then keep their places.
  */
 function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<string, readonly string[]> {
   const sums = new Map<string, string[]>(), first: string[] = [];
@@ -202,7 +207,7 @@ function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<strin
     for (const projection of ["o", "down"] as const) {
       const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
       const isLeft = plan.spec[part] > 0;
-      // The first write takes what its own layer has left before it.
+      // The first write also receives what remained before it in its own layer.
       if (isLeft) sums.set(name, last = last ? [] : first);
       if (!layer || layer[part] === 0 || !hasBias(spec, projection)) continue;
       (last ?? first).push(name);
@@ -218,7 +223,7 @@ function planLayer(
   mask: {
     readonly heads: Float32Array;
     readonly ffn: Float32Array;
-    /** Whether no part of the layers before is left. */
+    /** Whether all parts of the layers before are cut. */
     readonly isFirst: boolean;
   },
 ): LayerPlan {
@@ -232,7 +237,7 @@ function planLayer(
   const leaves = (projection: Projection, count: number): boolean =>
     mask.isFirst && count > 0 && hasBias(spec, projection);
   const o = leaves("o", layer.heads), down = leaves("down", layer.ffn);
-  // The column of a layer that is gone takes both biases: nothing reads between them.
+  // The column of a fully cut layer takes both biases: nothing reads between them.
   const ffn = isGone && layer.ffn > 0 && (o || down) ? Int32Array.of(-1) : kept;
   const plan = planHeads(groups, {
     size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
@@ -250,7 +255,7 @@ function planLayer(
   };
 }
 
-/** Rows of each head in turn; those of head −1 are all −1. */
+/** Rows of each head in turn; all −1 for head −1. */
 export function headRows(heads: Int32Array, headDim: number): Int32Array {
   const rows = new Int32Array(heads.length * headDim);
   heads.forEach((head, place) => {
@@ -263,13 +268,13 @@ function keptIndices(mask: Float32Array): Int32Array {
   return Int32Array.from([...mask.keys()].filter((index) => mask[index] !== 0));
 }
 
-/** Mask values at `indices`; undefined where all are 1. An index of −1 has nothing to scale. */
+/** Mask values at `indices`; undefined if all are 1. An index of −1 needs no scaling. */
 function scaleOf(mask: Float32Array, indices: Int32Array): Float64Array | undefined {
   const scale = Float64Array.from(indices, (index) => index < 0 ? 1 : mask[index] ?? 1);
   return scale.every((value) => value === 1) ? undefined : scale;
 }
 
-/** LoRA by the name of the weight that it adds to, checked against the model. */
+/** LoRA by the name of its weight, checked against the model. */
 function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
   const { rank, targets, weights } = lora, scale = loraScale(lora);
   const found = new Map<string, LowRank>();

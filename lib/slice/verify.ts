@@ -1,5 +1,5 @@
-// Verifies a sliced model: its logits equal those of the masked model on held-out tokens. Compares layer by layer, so that no whole model is in
-// memory twice.
+// Verifies a sliced model: its logits must equal those of the masked model on held-out tokens. Compares layer by layer,
+// so that no whole model is in memory twice.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";
@@ -17,23 +17,23 @@ import type { Adapters } from "../model/model.ts";
 import { writeAdapters } from "../model/input.ts";
 import { type AdaptedSource, headPart, layerParts } from "../model/parts.ts";
 
-/** What {@link verifySliced} runs. */
+/** Input of {@link verifySliced}. */
 export interface VerifyInput {
-  /** Where it runs. */
+  /** Device to run on. */
   readonly device: Device;
-  /** Masks and LoRA of the masked model; the sliced one runs bare. */
+  /** Masks and LoRA of the masked model. The sliced model runs without them. */
   readonly adapters: Adapters;
-  /** Held-out sequences of token ids; long ones are cut into pieces of `window` tokens, short ones padded. */
+  /** Held-out sequences of token ids. Long ones are split into pieces of `window` tokens, short ones are padded. */
   readonly tokens: readonly (readonly number[])[];
-  /** Default 256. */
+  /** Tokens per piece. Default 256. */
   readonly window?: number;
-  /** Tokens that run at once, at least one piece; default 512. */
+  /** Tokens per pass, in whole pieces and at least one; default 512. */
   readonly rows?: number;
-  /** Largest difference of a logit, as part of the logits' range; default 1e-3. */
+  /** Largest allowed logit difference, relative to the range of the logits; default 1e-3. */
   readonly tolerance?: number;
-  /** Stops the work. */
+  /** Aborts the comparison. */
   readonly signal?: AbortSignal;
-  /** Called as layers and bands of the output head are compared, with the share of them that is done, from 0 to 1. */
+  /** Called as layers and bands of the output head are compared, with the completed share, from 0 to 1. */
   readonly onProgress?: (share: number) => void;
 }
 
@@ -48,50 +48,50 @@ const NAMES: NamesOf<VerifyInput> = {
   onProgress: true,
 };
 
-/** How far the two are from each other. */
+/** Difference of the two models. */
 export interface VerifyResult {
-  /** Largest difference of a logit. */
+  /** Largest logit difference. */
   readonly maxAbs: number;
   /** Largest minus smallest logit of the masked model. */
   readonly range: number;
-  /** Tokens compared. */
+  /** Number of tokens compared. */
   readonly tokens: number;
 }
 
-/** Sequences that run at once, and the rows of their tokens: row `sequence · seq + token`. */
+/** Sequences that run together, and the rows of their tokens: row `sequence · seq + token`. */
 interface Group {
   readonly batch: number;
   readonly seq: number;
-  /** Tokens by sequence; the rest of a sequence is padding, which no token sees. */
+  /** Tokens by sequence. The rest of a sequence is padding, which no token attends to. */
   readonly pieces: readonly (readonly number[])[];
-  /** Rows that hold a token. */
+  /** Rows that contain a token. */
   readonly rows: readonly number[];
 }
 
-/** What the values of one stage have in common. */
+/** Difference of the values of one stage. */
 interface Difference {
   readonly maxAbs: number;
   readonly low: number;
   readonly high: number;
 }
 
-/** Tokens of a piece, and tokens that run at once, where nothing else is asked for. */
+/** Default number of tokens per piece and per pass. */
 const VERIFY_WINDOW = 256, VERIFY_ROWS = 512;
-/** Weights of the output head on the GPU at once, in values. */
+/** Largest part of the output head on the GPU, in values. */
 const BAND_VALUES = 1 << 22;
 const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
 
 /**
  * Compares the logits of a masked model and of the model sliced from it, both in f32.
  *
- * f32 because W and B·A are merged before rounding in the sliced model, but apart in the masked one: with an f16 base the two differ by the
- * rounding of weights to f16, far more than a fault in one unit may show. The GPU holds half a layer or a band of the output head at a time, so
- * that f32 is no question of memory.
+ * It uses f32 because W and B·A are merged before rounding in the sliced model, but separate in the masked one. With an
+ * f16 base the two would differ by the rounding of weights to f16, which is far more than an error in one unit may
+ * cause. The GPU holds half a layer or a band of the output head at a time, so f32 needs little memory.
  *
- * @throws CompressoError("usage") for options that do not exist.
- * @throws CompressoError("mismatch") naming the first layer whose output differs, of those that are to be
- * alike, where they differ by more than the tolerance or either gives NaN.
- * @throws CompressoError("input") where there is nothing to compare.
+ * @throws CompressoError("usage") for unknown options.
+ * @throws CompressoError("mismatch") if the logits differ by more than the tolerance or either is NaN. Names the first
+ * differing layer, among the layers whose outputs should be equal.
+ * @throws CompressoError("input") if there are no tokens to compare.
  */
 export async function verifySliced(
   masked: WeightSource,
@@ -119,7 +119,7 @@ export async function verifySliced(
       groups,
       width: sliced.spec.hidden,
     });
-    // A tenth of the tolerance: later layers may enlarge what begins here, and f32 alone differs by far less.
+    // A tenth of the tolerance: later layers may amplify a difference, and f32 alone causes far less.
     if (!(maxAbs <= (tolerance / 10) * (high - low))) first ??= place;
   };
   compare("the embedding");
@@ -150,7 +150,10 @@ export async function verifySliced(
   return { maxAbs, range, tokens: groups.reduce((sum, { rows }) => sum + rows.length, 0) };
 }
 
-/** Whether, from layer `next` on, a part that was cut whole comes before one that is left: its bias moved to before, and the masked model adds it there. */
+/**
+ * Whether, from layer `next` on, a fully cut part precedes the next remaining one. Its bias was then moved to an
+ * earlier layer, and the masked model adds it later.
+ */
 function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boolean {
   for (let index = next; index < masked.layers.length; index++) {
     for (const [projection, part] of [["o", "heads"], ["down", "ffn"]] as const) {
@@ -162,12 +165,15 @@ function awaitsBias(masked: DecoderSpec, sliced: DecoderSpec, next: number): boo
   return false;
 }
 
-/** How {@link verifySliced} runs so that it takes no more than training on batches of this shape, except for its weights. */
+/**
+ * Settings with which {@link verifySliced} needs no more memory than training on batches of this shape, apart from its
+ * weights.
+ */
 export function verifyShape({ batch, seq }: PassShape): Required<Pick<VerifyInput, "window" | "rows">> {
   return { window: Math.min(VERIFY_WINDOW, seq), rows: Math.min(VERIFY_ROWS, batch * seq) };
 }
 
-/** Allocates and frees what {@link verifySliced} takes, without comparing: for a memory plan on a dry device. */
+/** Allocates and frees the memory of {@link verifySliced} without comparing, for a memory plan on a dry device. */
 export async function rehearseVerify(
   source: WeightSource,
   { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS }: Omit<VerifyInput, "tokens">,
@@ -179,14 +185,14 @@ export async function rehearseVerify(
   for (const band of bands(source.spec).slice(0, 1)) await bandLogits(side, band, run);
 }
 
-/** What runs where. */
+/** Device and groups of a run. */
 interface RunInput {
   readonly device: Device;
   readonly groups: readonly Group[];
   readonly signal: AbortSignal | undefined;
 }
 
-/** The embedding of each group's tokens [rows, hidden], masked. */
+/** The masked embedding of the tokens of each group [rows, hidden]. */
 async function embedded(
   { source, adapters }: AdaptedSource,
   { groups, signal }: RunInput,
@@ -218,7 +224,7 @@ async function layerOutputs(
   return states;
 }
 
-/** The output of a model of one layer. */
+/** The output of a one-layer model. */
 async function partOutputs(
   { source, adapters }: AdaptedSource,
   { device, groups, signal, inputs }: RunInput & { readonly inputs: readonly Float32Array[] },
@@ -269,7 +275,7 @@ async function bandLogits(
   return logits;
 }
 
-/** Logits [rows, vocab] of the pass's input. */
+/** Logits [rows, vocab] for the input of the pass. */
 async function allLogits(pass: Pass, vocab: number): Promise<Float32Array> {
   const { device, act } = pass, stride = strideOf(vocab), result = new Float32Array(act.rows * vocab);
   for (let first = 0; first < act.rows; first += act.shape.headRows) {
@@ -283,7 +289,7 @@ async function allLogits(pass: Pass, vocab: number): Promise<Float32Array> {
   return result;
 }
 
-/** Writes the input of the pass's first layer, [rows, hidden]. */
+/** Writes the input of the first layer of the pass, [rows, hidden]. */
 function writeInput({ device, act, weights }: Pass, states: Float32Array): void {
   const { hidden } = weights.spec, stride = strideOf(hidden), [x] = act.x;
   const stored = new Float32Array(act.rows * stride);
@@ -316,7 +322,7 @@ function kept(states: readonly Float32Array[], hidden: number, { masks }: Adapte
   );
 }
 
-/** Compares the rows that hold tokens. Written so that NaN counts as larger than any number, and stays. */
+/** Compares the rows that contain tokens. NaN counts as larger than any number, and persists. */
 function differenceOf(
   expected: readonly Float32Array[],
   actual: readonly Float32Array[],
@@ -339,13 +345,13 @@ function differenceOf(
 
 function merged(first: Difference, second: Difference): Difference {
   return {
-    maxAbs: Math.max(first.maxAbs, second.maxAbs), // NaN where either is
+    maxAbs: Math.max(first.maxAbs, second.maxAbs), // NaN if either is
     low: Math.min(first.low, second.low),
     high: Math.max(first.high, second.high),
   };
 }
 
-/** Bands of the vocabulary; all models have the same. */
+/** Bands of the vocabulary, the same for all models. */
 function bands({ vocab, hidden }: DecoderSpec): RowRange[] {
   const size = Math.max(1, Math.floor(BAND_VALUES / hidden));
   return Array.from({ length: Math.ceil(vocab / size) }, (_, index) => ({
@@ -354,7 +360,10 @@ function bands({ vocab, hidden }: DecoderSpec): RowRange[] {
   }));
 }
 
-/** Groups of one shape whatever the sequences, so that a plan knows it; the last may be short of pieces. */
+/**
+ * Groups of a shape that does not depend on the sequences, so that a plan can assume it. The last group may have fewer
+ * pieces.
+ */
 function grouped(
   tokens: readonly (readonly number[])[],
   { window, rows }: { readonly window: number; readonly rows: number },

@@ -1,34 +1,34 @@
-// Blocks of units that are cut together, such as the FFN columns of an alignment, in the order in which they are cut.
+// Blocks of units that are cut together, such as aligned FFN columns, in cutting order.
 import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 
 /** Units that are cut together, often only one. */
 export interface Block {
   readonly units: readonly number[];
   readonly score: number;
-  /** Blocks of one queue are cut in order; null for a block that is in no queue. */
+  /** Queue whose blocks are cut in order; null for a block outside of queues. */
   readonly queue: string | null;
-  /** Layer that all units are of; null for hidden dims and rows. */
+  /** Layer of all its units; null for hidden dims and rows. */
   readonly layer: number | null;
-  /** Parameters that the block saves alone, all others kept. */
+  /** Parameters saved by cutting this block alone. */
   readonly size: number;
 }
 
-/** Units that stay as they are. */
+/** Units whose state is fixed. */
 export interface HeldUnits {
-  /** A number for each unit of the table: 1 where it is held, else 0. */
+  /** One number per unit of the table: 1 if the unit is held, otherwise 0. */
   readonly flags: ArrayLike<number>;
-  /** Which units are kept now, as `selectUnits` gives them; read where a unit is held. */
+  /** Currently kept units, as returned by `selectUnits`; only read for held units. */
   readonly kept: Selection;
 }
 
-/** Units of a queue, in the order in which they are cut. */
+/** Units of a queue, in cutting order. */
 export interface Queue {
   readonly name: string;
   readonly units: readonly number[];
   readonly layer: number | null;
 }
 
-/** Units from `first` on, in ascending order of score, ties by index. */
+/** `count` units from `first`, in ascending order of score; ties by index. */
 export function byScore(first: number, count: number, scores: ArrayLike<number>): number[] {
   return Array.from({ length: count }, (_, i) => first + i).sort((a, b) =>
     (scores[a] ?? 0) - (scores[b] ?? 0) || a - b
@@ -36,10 +36,10 @@ export function byScore(first: number, count: number, scores: ArrayLike<number>)
 }
 
 /**
- * The blocks of a table in ascending order of score, ties by the lower first unit. Without alignment each unit is a block. With it, FFN columns of a
- * layer and hidden dims are cut in blocks of `align`, grouped in the order of their scores; the first block is smaller, so that a multiple of `align`
- * is left. The score of a block is the mean of its units. Units that are held are in no block, and what is left is a multiple of `align` together
- * with the held units that are kept.
+ * The blocks of a table in ascending order of score; ties by the lower first unit. Without alignment each unit is a
+ * block. With alignment, the FFN columns of a layer and the hidden dims form blocks of `align` units in order of score.
+ * The first block is smaller, so that a multiple of `align` remains. The score of a block is the mean of its units.
+ * Held units are in no block; the remaining units and the kept held units together number a multiple of `align`.
  */
 export function unitBlocks(
   table: UnitTable,
@@ -69,14 +69,16 @@ export function unitBlocks(
   return sorted(blocks);
 }
 
-/** Blocks in ascending order of score, ties by their place. */
+/** Blocks in ascending order of score; ties by position. */
 export function sorted(blocks: readonly Block[]): Block[] {
   return [...blocks.keys()]
     .sort((a, b) => (blocks[a]?.score ?? 0) - (blocks[b]?.score ?? 0) || a - b)
     .flatMap((index) => blocks[index] ?? []);
 }
 
-/** Blocks of `align` units of a queue, the remainder first. A remainder at the end, which held units cause, is not cut. */
+/**
+ * Blocks of `align` units of a queue, the remainder first. A remainder at the end, caused by held units, is not cut.
+ */
 function alignedBlocks(
   table: UnitTable,
   scores: ArrayLike<number>,
@@ -88,7 +90,7 @@ function alignedBlocks(
   let score = -Infinity;
   for (let from = 0, to = width % align || align; to <= free.length; from = to, to += align) {
     const own = free.slice(from, to);
-    // A mean errs by its rounding: the maximum keeps equal ones in order.
+    // A mean has rounding errors: the maximum keeps blocks of equal scores in order.
     score = Math.max(score, own.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / own.length);
     const size = own.reduce((sum, unit) => sum + unitParameters(table, unit), 0);
     made.push({ units: own, score, queue: name, layer, size });

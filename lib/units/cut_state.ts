@@ -1,26 +1,26 @@
-// Which units are kept, and the size of the model, while units are cut and restored.
+// Tracks which units are kept, and the size of the model, while units are cut and restored.
 import { type DecoderSpec, type LayerSpec, withCounts } from "../spec/decoder.ts";
 import { cheapestGroupSize } from "./head_groups.ts";
 import { livingLayers } from "./rules.ts";
 import type { LayerPart, Selection, UnitTable } from "./table.ts";
 
-/** A size of a model as a sum over its layers, such as its parameters or the bytes of its file. */
+/** A model size as a sum over layers, such as parameters or file bytes. */
 export interface Measure {
-  /** What one layer adds at this hidden size. */
+  /** Size of one layer at this hidden size. */
   layer(layer: LayerSpec, hidden: number): number;
-  /** Embedding, norm and head. */
+  /** Size of embedding, final norm and head. */
   rest(hidden: number): number;
 }
 
 type PartName = "attention" | "ffn";
 
-/** What is kept, with exact counts; at first everything is. */
+/** The kept units with exact counts; initially all units are kept. */
 export class CutState {
   readonly #table: UnitTable;
   readonly #measure: Measure | null;
-  /** 1 for each unit that is kept. */
+  /** 1 for each kept unit. */
   readonly kept: Selection;
-  /** Living heads of each KV group whose heads are units. */
+  /** Number of kept heads of each KV group whose heads are units. */
   readonly #alive: Uint32Array;
   /** Kept parameters per hidden dim, and kept heads and columns, of each layer, whether or not its gate is kept. */
   readonly #inside: Float64Array;
@@ -29,9 +29,9 @@ export class CutState {
   #perDim: number;
   #hidden: number;
   #livingLayers: number;
-  /** Heads and columns of the layers that live. */
+  /** Number of heads and columns of the kept layers. */
   readonly #living: Record<PartName, number>;
-  /** The measure's value of each layer, made again where it is NaN. */
+  /** Measured size of each layer; NaN marks a value to recompute. */
   readonly #sizes: Float64Array;
 
   constructor(table: UnitTable, measure: Measure | null = null) {
@@ -55,8 +55,9 @@ export class CutState {
   }
 
   /**
-   * Whether a kept unit may be cut: its part keeps its minimum width, and one hidden dim, one layer and, over all living layers, one head and one
-   * column are always kept. Where layers are units and have a minimum number, no layer is emptied unit by unit: it would still count as kept.
+   * Whether a kept unit may be cut. Its part must keep its minimum width. At least one hidden dim, one layer and, over
+   * all kept layers, one head and one column are kept. If layers are units with a minimum number, no layer may be
+   * emptied unit by unit: it would still count as kept.
    */
   allows(unit: number): boolean {
     const { hiddenFirst, layerFirst, rules: { minimum } } = this.#table;
@@ -83,12 +84,12 @@ export class CutState {
     this.#change(unit, 1);
   }
 
-  /** 1 − kept parameters / total. */
+  /** Sparsity: 1 − kept parameters / total. */
   sparsity(): number {
     return 1 - this.#perDim * this.#hidden / this.#table.total;
   }
 
-  /** Share cut of one layer's own linear weights, hidden dims not counted. */
+  /** Cut share of the linear weights of one layer, not counting hidden dims. */
   layerSparsity(layer: number): number {
     const part = this.#table.layers[layer], total = (part?.attention.total ?? 0) + (part?.ffn.total ?? 0);
     return total > 0 ? 1 - (this.#gate[layer] ? this.#inside[layer] ?? 0 : 0) / total : 0;
@@ -99,7 +100,7 @@ export class CutState {
     return { hidden: this.#hidden, layers: this.#table.spec.layers.map((_, index) => this.#layerShape(index)) };
   }
 
-  /** The measure's value for the sliced model. */
+  /** Measured size of the sliced model. */
   size(): number {
     const measure = this.#measure;
     if (!measure) throw new Error("the cut state has no measure");
@@ -135,7 +136,7 @@ export class CutState {
     if (group) {
       const before = this.#alive[index] ?? 0, alive = before + sign;
       this.#alive[index] = alive;
-      // K and V go with the last head of their group, and come back with the first.
+      // K and V are removed with the last head of their group and restored with the first.
       if (Math.min(before, alive) === 0) change += group.cost;
     }
     const name = this.#partName(unit), slots = sign * (slotCount[unit] ?? 0);
@@ -146,7 +147,7 @@ export class CutState {
     this.#living[name] += slots;
   }
 
-  /** Whether so many heads or columns may go without taking the last of all layers. */
+  /** Whether this many heads or columns may be cut without removing the last one of all layers. */
   #spares(name: PartName, slots: number): boolean {
     return slots === 0 || this.#living[name] > slots;
   }
@@ -163,7 +164,10 @@ export class CutState {
     return this.#width[name][layer] ?? 0;
   }
 
-  /** Counts of a layer as `sliceModel` leaves it: groups of different lengths are made equal in the cheapest way. */
+  /**
+   * Counts of a layer after `sliceModel`, which makes groups of different lengths equal in the way with the fewest
+   * parameters.
+   */
   #layerShape(index: number): LayerSpec {
     const layer = this.#table.spec.layers[index], part = this.#table.layers[index];
     if (!layer || !part || !this.#gate[index]) return { heads: 0, kvHeads: 0, ffn: 0 };

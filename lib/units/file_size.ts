@@ -1,4 +1,4 @@
-// Bytes of a model's file, from its shape alone.
+// File size of a model, computed from its shape alone.
 import {
   type DecoderSpec,
   EMBEDDING,
@@ -19,14 +19,15 @@ import { type HfDtype, hfWeightBytes } from "../formats/hf/export.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
-/** A kind of file and the type of its matrices. */
+/** A file format and the type of its matrices. */
 export type FileKind<Gguf extends string = GgufWriteType> =
   | { readonly format: "gguf"; readonly dtype: Gguf }
   | { readonly format: "hf"; readonly dtype: HfDtype };
 
 /**
- * Counts the bytes of the tensors that a file of this kind holds: in a GGUF vectors are f32, matrices have the types of `typeChooser`, and tensors are
- * aligned. Where a mix gives layers different types, each counts their mean. Header and tokenizer come on top: see {@link fileBytes}.
+ * Counts the bytes of the tensors in a file of this kind. In a GGUF, vectors are f32, matrices have the types of
+ * `typeChooser`, and tensors are aligned. If a mix gives layers different types, each layer counts as the mean. Header
+ * and tokenizer are added in {@link fileBytes}.
  */
 export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   const types = kind.format === "gguf" ? typeShares(spec, kind.dtype) : null;
@@ -65,7 +66,7 @@ interface TypeShare {
   readonly share: number;
 }
 
-/** The types that a matrix has in the layers of a GGUF. */
+/** The types of a matrix in the layers of a GGUF. */
 function typeShares(
   spec: DecoderSpec,
   dtype: GgufWriteType,
@@ -81,7 +82,7 @@ function typeShares(
     return [...shares].map(([type, times]) => ({ type, share: times / layers }));
   };
   return (place, columns) => {
-    // Types depend on the columns by what divides them alone.
+    // Types depend on the number of columns only by its divisibility.
     const key = `${place} ${columns % 32 === 0} ${columns % 256 === 0}`,
       found = known.get(key) ?? count(place, columns);
     known.set(key, found);
@@ -89,20 +90,21 @@ function typeShares(
   };
 }
 
-/** What a file holds beside the tensors. */
+/** Contents of a file in addition to the tensors. */
 export interface FileContent {
-  /** Null for token ids only. */
+  /** Tokenizer; null for token ids only. */
   readonly tokenizer: Tokenizer | null;
-  /** Name of the model within a GGUF. */
+  /** Name of the model in a GGUF. */
   readonly name: string;
-  /** Origin that a GGUF names. Default: unknown. */
+  /** Origin stated in a GGUF. Default: unknown. */
   readonly provenance?: Provenance | undefined;
 }
 
 /**
- * Bytes of the file as it is exported: of a folder the safetensors alone (all shards), of a GGUF the file with its tokenizer.
+ * Size in bytes of the exported file: for a folder the safetensors only (all shards), for a GGUF the file with its
+ * tokenizer.
  *
- * @throws CompressoError("input") for a tokenizer that a GGUF cannot hold.
+ * @throws CompressoError("input") for a tokenizer that a GGUF cannot represent.
  */
 export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name, provenance }: FileContent): number {
   if (kind.format === "hf") return hfWeightBytes(spec, kind);
@@ -112,7 +114,7 @@ export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name, 
   return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name, ...(provenance ? { provenance } : {}) });
 }
 
-/** A number of bytes of a file's tensors as a target. */
+/** A target for the bytes of the tensors of a file. */
 export function byteTarget(spec: DecoderSpec, most: number, kind: FileKind): SizeTarget {
   return { measure: byteMeasure(spec, kind), most, unit: "bytes" };
 }

@@ -1,17 +1,18 @@
-// Greedy cutting: blocks are cut in order until an aim is met, and restored where more were cut than needed.
+// Greedy cutting: cuts blocks in order until an aim is met, and restores blocks if more were cut than needed.
 import type { Block } from "./blocks.ts";
 import type { CutState } from "./cut_state.ts";
 import type { UnitTable } from "./table.ts";
 
-/** When enough is cut, and when too much; slack is in parameters. */
+/** When enough has been cut, and when too much has been cut; slack is in parameters. */
 export interface Aim {
   readonly isMet: () => boolean;
   readonly overshoots: (slack: number) => boolean;
 }
 
 /**
- * Cuts blocks in order until the aim is met. Blocks that would overshoot by more than the smallest one are passed over; where that does not reach
- * the aim, cutting starts again with the next larger size, and at last without limit. Returns whether the aim was met.
+ * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block. If that
+ * does not meet the aim, cutting restarts with the next larger allowed overshoot, and finally without a limit. Returns
+ * whether the aim was met.
  */
 export function cutUntil(state: CutState, order: readonly Block[], aim: Aim): boolean {
   if (aim.isMet()) return true;
@@ -35,8 +36,8 @@ export function cutUntil(state: CutState, order: readonly Block[], aim: Aim): bo
 }
 
 /**
- * {@link cutUntil} for a share of parameters: where a large block was cut last, smaller blocks that are no longer needed are restored. An excess of
- * less than the smallest block stays.
+ * {@link cutUntil} for a share of parameters. If a large block was cut last, smaller blocks that are no longer needed
+ * are restored. An excess smaller than the smallest block remains.
  */
 export function cutTo(table: UnitTable, order: readonly Block[], { state, aim }: {
   readonly state: CutState;
@@ -48,16 +49,16 @@ export function cutTo(table: UnitTable, order: readonly Block[], { state, aim }:
   return true;
 }
 
-/** Parameters that a block saves at most: the last head of a group takes K and V along. */
+/** Largest number of parameters that a block saves: the last head of a group also removes K and V. */
 function mostOf({ spec, groups, groupOf }: UnitTable, { units, size }: Block): number {
   const group = units.length === 1 ? groups[groupOf[units[0] ?? -1] ?? -1] : undefined;
   return group ? size + (group.cost - group.cost / group.count) * spec.hidden : size;
 }
 
 /**
- * Restores blocks, of the highest score first, as long as the aim stays met: first those in no queue, and then queues too, the block that was cut last
- * first, until nothing fits. A head saves less than its parameters, often nothing, where slicing fills up its layer's KV groups: only at the end is it
- * clear which cuts were needed.
+ * Restores blocks, highest score first, as long as the aim stays met. Blocks outside of queues come first, then also
+ * queues, last cut block first, until nothing fits. A head saves fewer parameters than it has, often none, if slicing
+ * pads the KV groups of its layer. Which cuts were needed is therefore only known at the end.
  */
 export function giveBack(table: UnitTable, order: readonly Block[], { state, isMet }: {
   readonly state: CutState;
@@ -81,11 +82,11 @@ export function giveBack(table: UnitTable, order: readonly Block[], { state, isM
     return isChanged;
   };
   pass(last.filter(({ queue }) => queue === null));
-  // A layer that came back has units to give, and a group that is filled up room for heads.
+  // A restored layer has units that can be restored, and a padded group has room for heads.
   while (pass(last));
 }
 
-/** Cuts all that may be cut. */
+/** Cuts everything that may be cut. */
 export function cutAll(state: CutState, blocks: readonly Block[]): CutState {
   const stopped = new Set<string>();
   for (const block of blocks) {
@@ -95,7 +96,7 @@ export function cutAll(state: CutState, blocks: readonly Block[]): CutState {
   return state;
 }
 
-/** Drops all units of a block, or none where a rule forbids one. */
+/** Drops all units of a block, or none if a rule forbids one of them. */
 export function drop(state: CutState, { units }: Pick<Block, "units">): boolean {
   for (const [index, unit] of units.entries()) {
     if (!state.allows(unit)) {
@@ -111,5 +112,5 @@ function restore(state: CutState, { units }: Pick<Block, "units">): void {
   for (let index = units.length - 1; index >= 0; index--) state.restore(units[index] ?? 0);
 }
 
-/** Sizes that are tried as the overshoot, before any overshoot is allowed. */
+/** Overshoots to try, before any overshoot is allowed. */
 const MOST_SLACKS = 16;

@@ -1,6 +1,9 @@
-// Query heads in groups that share a KV head, made equal in size as every file format requires.
+// Groups query heads that share a KV head, with equal group sizes as every file format requires.
 
-/** Heads of a layer: the base's query head or KV head at each place, −1 for zeros. Query head h reads KV head floor(h / size). */
+/**
+ * Heads of a layer: the base query head or KV head at each position, −1 for zeros. Query head h reads KV head floor(h /
+ * size).
+ */
 export interface HeadPlan {
   readonly heads: Int32Array;
   readonly kvHeads: Int32Array;
@@ -13,8 +16,8 @@ export interface HeadGroup {
 }
 
 /**
- * Cuts the groups into groups of `size` query heads. A longer group is split, its KV head repeated; a shorter one is filled with zero heads.
- * With `kvHeads`, zero groups follow until there are so many.
+ * Splits the groups into groups of `size` query heads. A longer group is split and its KV head repeated; a shorter one
+ * is padded with heads of zeros. With `kvHeads`, groups of zeros are added up to that number.
  */
 export function planHeads(
   groups: readonly HeadGroup[],
@@ -36,8 +39,9 @@ export function planHeads(
 }
 
 /**
- * The group size with the fewest parameters where all of `layers` must have it and as many KV heads as the one with most.
- * Of equal ones the largest, which has the fewest KV heads. A layer is the list of its groups' lengths.
+ * The group size with the fewest parameters if all `layers` must have the same group size, and as many KV heads as the
+ * layer with the most. Ties go to the largest size, which has the fewest KV heads. A layer is the list of the lengths
+ * of its groups.
  */
 export function cheapestGroupSize(layers: readonly (readonly number[])[]): number {
   const longest = Math.max(1, ...layers.flat());

@@ -1,10 +1,10 @@
 // The layouts in which a pruned model can be written.
 
 /**
- * How a pruned model is written: `compact` as it was sliced, layers differ; `padded` with zeros to the widest layer;
- * `uniform` as it is too, after masks of `uniformMasks` were sliced.
+ * Layout of a written model: `compact` is the sliced model, with layers of different sizes; `padded` pads with zeros to
+ * the widest layer; `uniform` is also the sliced model, after slicing with masks of `uniformMasks`.
  */
 export type Layout = "compact" | "padded" | "uniform";
 
-/** All layouts, in the order of the command line's help. */
+/** All layouts, in the order of the command-line help. */
 export const LAYOUTS: readonly Layout[] = ["compact", "padded", "uniform"];

@@ -1,19 +1,20 @@
-// Rules of what must not be cut: protected layers, minimum widths, aligned widths.
+// Rules that limit cutting: protected layers, minimum widths, aligned widths.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 
 /**
- * Kinds of units: single attention heads, whose K and V fall with the last head of their KV group, or KV groups with all their heads, which both
- * together are heads; FFN columns; hidden dims; whole layers. Where heads share K and V and fall one by one, slicing fills a layer's groups up to one
- * size with heads of zeros: files may keep more than the sparsity says.
+ * Kinds of units. "heads" are single attention heads, whose K and V are removed with the last head of their KV group;
+ * "kv" are KV groups with all their heads. Both together count as heads. The others are FFN columns, hidden dims and
+ * whole layers. If heads share K and V and are cut one by one, slicing pads the groups of a layer to one size with
+ * heads of zeros, so files may keep more than the sparsity says.
  */
 export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
 
-/** All kinds, in the order of the command line's help. */
+/** All kinds, in the order of the command-line help. */
 export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden", "layers"];
 
-/** Widths that stay at least; a part that is no wider than that is not cut at all. Default 0 each. */
+/** Minimum widths. A part that is not wider than its minimum is not cut at all. Default 0 each. */
 export interface MinimumWidths {
   /** Query heads of a layer. */
   readonly heads?: number;
@@ -21,33 +22,35 @@ export interface MinimumWidths {
   readonly ffn?: number;
   /** Hidden dims. */
   readonly hidden?: number;
-  /** Layers that stay where whole layers are cut, of those that are not gone already. */
+  /** Layers to keep if whole layers are cut, not counting layers that are already empty. */
   readonly layers?: number;
 }
 
-/** Limits of what is cut. */
+/** Limits on what is cut. */
 export interface UnitRules {
-  /** Layers whose heads, columns and gate are never cut: from 0, or from the end (−1 is the last). Default none. */
+  /**
+   * Layers whose heads, columns and gate are never cut: counted from 0, or from the end (−1 is the last). Default none.
+   */
   readonly protect?: readonly number[];
-  /** Widths that stay at least. */
+  /** Minimum widths. */
   readonly minimum?: MinimumWidths;
-  /** Kept FFN widths and a kept hidden size are multiples of it, or what they were. Default 1. */
+  /** Kept FFN widths and a kept hidden size are multiples of this, or unchanged. Default 1. */
   readonly align?: number;
   /**
-   * Further parameters per hidden dim that sparsity counts: 0, the default, for a share of the layers' linear weights; those of embedding, norms
-   * and head for a share of the model (see `restPerDim` in target_size.ts).
+   * Additional parameters per hidden dim that sparsity counts. 0, the default, gives a share of the layers' linear
+   * weights; the size of embedding, norms and head gives a share of the model (see `restPerDim` in target_size.ts).
    */
   readonly rest?: number;
 }
 
 const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
 
-/** Names of the rules that a run has, too. */
+/** Names of the rules that are also options of a run. */
 export const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
   Omit<UnitRules, "rest">
 >;
 
-/** Rules with every default filled in. */
+/** Rules with all defaults filled in. */
 export interface ResolvedRules {
   /** See {@link UnitRules.protect}. */
   readonly protect: ReadonlySet<number>;
@@ -59,12 +62,18 @@ export interface ResolvedRules {
   readonly rest: number;
 }
 
-/** Layers by their places from 0, of places of which negative ones count from the end; those of no layer stay as they are. */
+/**
+ * Layer indices from 0 for indices that may be negative (counted from the end). Invalid indices are returned unchanged.
+ */
 export function layersOf(places: readonly number[], count: number): number[] {
   return places.map((place) => place < 0 && place >= -count ? count + place : place);
 }
 
-/** Fills in defaults. Throws `CompressoError("usage")` for rules and layers that do not exist and numbers that are no widths. */
+/**
+ * Fills in defaults.
+ *
+ * @throws CompressoError("usage") for unknown rules or layers, and for invalid widths.
+ */
 export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
   checkNames(rules, { ...RULE_NAMES, rest: "number" }, { whose: "unitTable" });
   const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
@@ -102,7 +111,8 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
 }
 
 /**
- * Checks the choice of kinds, and puts them in their order. Heads with KV groups are heads: K and V of a group fall with the last of its heads.
+ * Checks the kinds and sorts them in canonical order. Heads together with KV groups count as heads: K and V of a group
+ * are removed with the last of its heads.
  *
  * @throws CompressoError("usage") for unknown kinds, or none at all.
  */
@@ -111,7 +121,7 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
     const present = Array.isArray(kinds) ? kinds.join(",") || "none" : shown(kinds);
     throw refusal("cannot prune these units", rule, present, "try kv,ffn");
   };
-  // A text would be taken for its letters.
+  // A string would be treated as a list of its characters.
   if (!Array.isArray(kinds)) fail(`units are a list of some of ${UNIT_KINDS.join(", ")}`);
   for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
   if (kinds.length === 0) fail("at least one kind of unit");
@@ -120,10 +130,11 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
 }
 
 /**
- * Refuses limits of kinds that are not among the units: they would do nothing. Throws `CompressoError("usage")`.
+ * Refuses limits for kinds that are not pruned, since they would have no effect.
  *
  * @param kinds - Kinds of units that are pruned.
- * @param rules - Rules as they are given.
+ * @param rules - Rules as given.
+ * @throws CompressoError("usage") for such limits.
  */
 export function checkTakenRules(
   kinds: readonly UnitKind[],
@@ -151,7 +162,7 @@ export function checkTakenRules(
   }
 }
 
-/** The widest width below `width` that may be kept; −1 where there is none. */
+/** The largest width below `width` that may be kept; −1 if there is none. */
 export function nextNarrower(
   width: number,
   { align, least }: { readonly align: number; readonly least: number },
@@ -160,30 +171,30 @@ export function nextNarrower(
   return width > 0 && narrower >= least ? narrower : -1;
 }
 
-/** Layers that are not cut whole: a model that was sliced in memory keeps cut layers, without heads and columns. */
+/** Number of layers that are not fully cut. A model sliced in memory keeps cut layers, without heads and columns. */
 export function livingLayers({ layers }: Pick<DecoderSpec, "layers">): number {
   return layers.filter(({ heads, ffn }) => heads + ffn > 0).length;
 }
 
-/** Heads or KV groups of all layers, the last of which stays. */
+/** Heads or KV groups of all layers; the last one is always kept. */
 export function headUnits({ layers }: Pick<DecoderSpec, "layers">, kind: "heads" | "kv"): number {
   return layers.reduce((sum, { heads, kvHeads }) => sum + (kind === "kv" ? kvHeads : heads), 0);
 }
 
-/** Columns that stay of an FFN: one of the only FFN that there is. */
+/** Minimum number of columns of an FFN: at least one if the model has only one FFN. */
 export function leastFfn({ layers }: Pick<DecoderSpec, "layers">, minimum: ResolvedRules["minimum"]): number {
   return Math.max(minimum.ffn, layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
 }
 
-/** Whether any head, or KV group, of a layer may be cut. */
+/** Whether any head or KV group of a layer may be cut. */
 export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
   const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
   return heads > 0 && heads - step >= minimum.heads;
 }
 
 /**
- * Refuses rules that leave nothing of a kind to cut although the model has some: then the kind would be an option that does nothing.
- * `units` are the numbers of units by kind.
+ * Refuses rules under which nothing of a kind can be cut although the model has units of it: pruning that kind would
+ * have no effect. `units` are the numbers of units by kind.
  */
 export function checkAnyUnits(
   spec: DecoderSpec,
@@ -235,12 +246,12 @@ export function checkAnyUnits(
   }
 }
 
-/** The error of a kind of units of which nothing may be cut. */
+/** The error for a kind of units that cannot be cut at all. */
 export class NothingToCutError extends CompressoError {
   /** The kind. */
   readonly kind: UnitKind;
 
-  /** Says why. */
+  /** The reason. */
   constructor(kind: UnitKind, parts: Omit<ErrorParts, "what">) {
     super("usage", { what: `cannot prune ${kind}`, ...parts });
     this.kind = kind;

@@ -8,32 +8,33 @@ import { CutState, type Measure } from "./cut_state.ts";
 import { type UnitRules } from "./rules.ts";
 import { checkPerUnit, type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
 
-/** A size that the sliced model must not exceed. */
+/** A size limit for the sliced model. */
 export interface SizeTarget {
-  /** How large layers and the rest are. */
+  /** How to measure layers and the rest. */
   readonly measure: Measure;
-  /** Largest size allowed. */
+  /** Largest allowed size. */
   readonly most: number;
-  /** What is measured, for messages: "parameters", "bytes". */
+  /** The measured quantity, for messages: "parameters", "bytes". */
   readonly unit: string;
 }
 
-/** What a selection has to meet. */
+/** Requirements of a selection. */
 export interface SelectOptions {
-  /** Sparsity to reach; null, or absent, where only `size` or `layerTargets` count. */
+  /** Sparsity to reach; null or absent if only `size` or `layerTargets` count. */
   readonly target?: number | null;
-  /** Takes the place of `target`. Once it is met, units and blocks come back as far as it allows. */
+  /** Replaces `target`. Once it is met, units and blocks are restored as far as it allows. */
   readonly size?: SizeTarget | undefined;
   /**
-   * Share to cut of each layer's own linear weights, hidden dims not counted; null leaves a layer free. They go first: where they cut more than
-   * `target` already, nothing else falls.
+   * Share to cut of the linear weights of each layer, not counting hidden dims; null leaves a layer free. These targets
+   * are met first. If they already cut more than `target`, nothing else is cut.
    */
   readonly layerTargets?: readonly (number | null)[] | null | undefined;
-  /** Units that are neither cut nor restored, as far as the table's rules allow it. What they cut counts. */
+  /** Units that are neither cut nor restored, as far as the rules of the table allow. Their cuts count. */
   readonly held?: HeldUnits | null | undefined;
   /**
-   * Takes what comes nearest where a target is out of reach, all that may fall, in place of throwing. Targets of layers beyond what their units and
-   * rules allow, and numbers that do not fit the table, are refused all the same.
+   * If a target is out of reach, returns the closest selection, with everything cut that may be cut, instead of
+   * throwing. Targets of layers beyond what their units and rules allow, and numbers that do not fit the table, still
+   * throw.
    */
   readonly isNearest?: boolean | undefined;
 }
@@ -49,14 +50,15 @@ const NAMES: NamesOf<SelectOptions> = {
 };
 
 /**
- * Keeps the units of the highest score such that the target is reached, and not with the last cut unit back. A unit that would overshoot by more
- * than the smallest unit is passed over, so that the last to fall is a small one, unless the target cannot be reached so; then larger ones may
- * be the last, the smallest that do, and what they make needless comes back, of the highest score first. The table's rules hold; with aligned
- * widths blocks take the place of units, see `unitBlocks`.
- * One hidden dim, one layer and, over all layers, one head and one FFN column always stay. Ties fall to the lower index first.
+ * Keeps the units with the highest scores such that the target is reached, and would not be with the last cut unit
+ * restored. A unit that would overshoot by more than the smallest unit is skipped, so that the last cut is a small one.
+ * If the target cannot be reached that way, larger units may come last, the smallest sufficient ones first. Cuts that
+ * they make unnecessary are undone, highest score first. The rules of the table hold. With aligned widths, blocks
+ * replace units, see `unitBlocks`. One hidden dim, one layer and, over all layers, one head and one FFN column are
+ * always kept. Among ties the lower index is cut first.
  *
- * @throws CompressoError("usage") where the target cannot be reached with these units and rules, and names the rules that limit; and for scores or
- * held units that are not one number for each unit of the table.
+ * @throws CompressoError("usage") if the target cannot be reached with these units and rules, naming the limiting
+ * rules; and for scores or held units without one number for each unit of the table.
  */
 export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options: SelectOptions): Selection {
   checkNames(options, NAMES, { whose: "selectUnits" });
@@ -65,11 +67,11 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
   if (held) { for (const list of [held.flags, held.kept]) checkPerUnit(table, list, "held units"); }
   const orders: readonly (() => ArrayLike<number>)[] = [
     () => scores,
-    // Heads that stay one in every group keep all K and V: near the limit groups have to fall whole.
+    // If every group keeps one head, all K and V are kept: near the limit whole groups must be cut.
     ...(table.groups.length > 0 ? [() => groupScores(table, scores)] : []),
-    // Layers of different sizes: near the limit the largest have to fall.
+    // With layers of different sizes, the largest must be cut near the limit.
     ...(table.kinds.has("layers") ? [() => largestLayers(table, scores)] : []),
-    // Which units stay last can matter too; this is the order by which targets are checked beforehand.
+    // The order of the last units can matter too; targets are checked in advance with this order.
     () => new Uint8Array(table.count),
   ];
   const by = (order: () => ArrayLike<number>, how: SelectOptions): Selection | Unmet =>
@@ -81,7 +83,7 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
     unmet = kept;
   }
   let nearest: Selection | null = null;
-  // Layers meet their own targets in any order, and by rounding alone further in another.
+  // Layers meet their own targets in any order, and only rounding makes a difference in another order.
   const isOwn = options.layerTargets?.some((goal) => goal !== null) ?? false;
   for (const order of isNearest ? orders.slice(0, isOwn ? 1 : undefined) : []) {
     const kept = by(order, options);
@@ -92,37 +94,39 @@ export function selectUnits(table: UnitTable, scores: ArrayLike<number>, options
   throw unmet?.();
 }
 
-/** {@link selectUnits} for blocks in the order in which they fall, after all of `forced`. */
+/** {@link selectUnits} for blocks in cutting order, after all of `forced`. */
 export function choose(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection {
   const kept = attempt(table, blocks, options);
   if (typeof kept === "function") throw kept();
   return kept;
 }
 
-/** The same; null where there is no such selection. */
+/** Like {@link choose}; null if there is no such selection. */
 export function tryChoose(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection | null {
   const kept = attempt(table, blocks, options);
   return typeof kept === "function" ? null : kept;
 }
 
 interface ChooseOptions extends SelectOptions {
-  /** Blocks that fall in any case. */
+  /** Blocks that are always cut. */
   readonly forced?: readonly Block[];
-  /** All blocks of a table that may fall, where they are rows through all layers; by default single units. */
+  /** All blocks of a table that may be cut, if they are rows through all layers. Default: single units. */
   readonly rowsOf?: (table: UnitTable) => readonly Block[];
 }
 
-/** Why there is no selection. */
+/** The error if there is no selection. */
 type Unmet = () => CompressoError;
 
 /** A selection, if there is one for blocks in this order. */
 function attempt(table: UnitTable, blocks: readonly Block[], options: ChooseOptions): Selection | Unmet {
   const kept = cut(table, blocks, { ...options, isClose: true });
-  // What layers cut beyond their own targets may be just what the whole lacks.
+  // What layers cut beyond their own targets may be exactly what the target of the model lacks.
   return typeof kept === "function" && options.layerTargets ? cut(table, blocks, { ...options, isClose: false }) : kept;
 }
 
-/** The same, with targets of single layers met closely or by all that fell for them. */
+/**
+ * Like {@link attempt}. With `isClose`, layer targets are met closely; otherwise by everything that was cut for them.
+ */
 function cut(
   table: UnitTable,
   blocks: readonly Block[],
@@ -145,7 +149,7 @@ function cut(
       const total = (attention.total + ffn.total) * hidden;
       if (total === 0) continue;
       const own = byLayer.get(layer) ?? [];
-      // The whole layer falls only where its units cannot do it.
+      // The whole layer is cut only if cutting its units is not enough.
       const order = [...own.filter(({ units }) => units[0] !== gate), ...own.filter(({ units }) => units[0] === gate)];
       const aim = {
         isMet: () => state.layerSparsity(layer) >= goal - ROUNDING,
@@ -176,18 +180,20 @@ function cut(
   return state.kept;
 }
 
-/** Exact sparsity of a selection: 1 − kept parameters / total, K and V of a group counted while one of its heads lives. */
+/**
+ * Exact sparsity of a selection: 1 − kept parameters / total. K and V of a group count while one of its heads is kept.
+ */
 export function hardSparsity(table: UnitTable, kept: Selection): number {
   checkPerUnit(table, kept, "units");
   return stateOf(table, kept).sparsity();
 }
 
-/** Shape of the model that slicing leaves of a selection; see `sliceModel`. */
+/** Shape of the sliced model for a selection; see `sliceModel`. */
 export function selectedSpec(table: UnitTable, kept: Selection): DecoderSpec {
   return { ...table.spec, ...stateOf(table, kept).shape() };
 }
 
-/** The largest sparsity that the units and rules of a table allow, where these blocks fall; by default single units. */
+/** The largest sparsity that the units and rules of a table allow, when these blocks are cut. Default: single units. */
 export function mostSparsity(
   table: UnitTable,
   { blocks }: { readonly blocks?: readonly Block[] | undefined } = {},
@@ -197,7 +203,7 @@ export function mostSparsity(
   );
 }
 
-/** The least size that the units and rules of a table leave, where these blocks fall; by default single units. */
+/** The smallest size that the units and rules of a table allow, when these blocks are cut. Default: single units. */
 export function leastSize(
   table: UnitTable,
   { measure }: Pick<SizeTarget, "measure">,
@@ -208,14 +214,14 @@ export function leastSize(
   );
 }
 
-/** All blocks in orders of which one leaves least, whatever their scores are. */
+/** All blocks in several orders, one of which leaves the smallest size, whatever the scores are. */
 function anyOrders(table: UnitTable): readonly (readonly Block[])[] {
   const alike = new Float64Array(table.count), orders = [alike];
   if (table.kinds.has("layers")) orders.push(largestLayers(table, alike));
   return orders.map((scores) => unitBlocks(table, scores));
 }
 
-/** Refuses a target that no selection of these units can have. */
+/** Refuses a target that no selection of these units can reach. */
 export function checkReachable(
   table: UnitTable,
   target: number,
@@ -225,7 +231,7 @@ export function checkReachable(
   selectUnits(table, new Float32Array(table.count), { ...options, target });
 }
 
-/** Refuses a sparsity that is no share. */
+/** Refuses a sparsity outside of its range. */
 export function checkShare(table: UnitTable, target: number): void {
   if (target > 0 && target < 1) return;
   throw new CompressoError("usage", {
@@ -238,7 +244,7 @@ export function checkShare(table: UnitTable, target: number): void {
   });
 }
 
-/** Refuses targets of single layers that are no shares, or beyond what the units and rules of a layer allow. */
+/** Refuses layer targets outside of their range, or beyond what the units and rules of a layer allow. */
 export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
   const { layers } = table.spec;
   if (targets.length !== layers.length) {
@@ -261,10 +267,10 @@ export function checkLayerTargets(table: UnitTable, targets: readonly (number | 
 const NOTHING = { total: 0, least: 0 };
 const EMPTY = { attention: NOTHING, ffn: NOTHING, gate: -1 };
 
-/** Errors of a quotient of whole numbers. */
+/** Rounding error of a quotient of whole numbers. */
 const ROUNDING = 1e-12;
 
-/** Scores by which the heads of a KV group are cut one after another. */
+/** Scores by which the heads of a KV group are cut consecutively. */
 function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>): Float64Array {
   const means = groups.map(({ first, count }) =>
     Array.from({ length: count }, (_, i) => scores[first + i] ?? 0).reduce((sum, score) => sum + score, 0) / count
@@ -272,7 +278,10 @@ function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>):
   return Float64Array.from(groupOf, (group, unit) => means[group] ?? scores[unit] ?? 0);
 }
 
-/** An order in which layers fall first, the largest before all others and those of one size by their scores, and then the rest by its scores. */
+/**
+ * An order that cuts layers first, the largest first and layers of one size by their scores, then the other units by
+ * their scores.
+ */
 function largestLayers(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
   const { count, layerFirst } = table;
   const rest = byScore(0, layerFirst, scores), gates = byScore(layerFirst, count - layerFirst, scores);

@@ -1,4 +1,4 @@
-// The unit table: what each mask cuts and what it costs.
+// The unit table: what each mask cuts and how many parameters it saves.
 import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/mask_slots.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
@@ -16,7 +16,7 @@ import {
   type UnitRules,
 } from "./rules.ts";
 
-/** Units that live together: K and V of a KV group live while any head of the group lives. */
+/** Units with shared parameters: K and V of a KV group are kept while any head of the group is. */
 export interface UnitGroup {
   /** First unit. */
   readonly first: number;
@@ -26,33 +26,33 @@ export interface UnitGroup {
   readonly cost: number;
 }
 
-/** Attention or FFN of one layer; sizes are parameters per hidden dim. */
+/** Attention or FFN of one layer; sizes are in parameters per hidden dim. */
 export interface LayerPart {
-  /** First unit of its own, and how many; none where the part is not cut. */
+  /** First unit of the part. */
   readonly first: number;
-  /** Number of units. */
+  /** Number of units; 0 if the part is not cut. */
   readonly count: number;
-  /** KV groups whose heads are units of their own. */
+  /** First KV group whose heads are units. */
   readonly firstGroup: number;
   /** Number of these groups. */
   readonly groupCount: number;
-  /** What no unit of the part cuts. */
+  /** Size that no unit of the part cuts. */
   readonly fixed: number;
-  /** The whole part. */
+  /** Size of the whole part. */
   readonly total: number;
-  /** Heads or columns that stay at least, in whole KV groups and aligned. */
+  /** Minimum number of heads or columns, in whole KV groups and aligned. */
   readonly minimum: number;
-  /** What stays of the part at least: these heads are in as few KV groups as hold them. */
+  /** Minimum size of the part, with the minimum heads in as few KV groups as possible. */
   readonly least: number;
 }
 
-/** What is cut of one layer. */
+/** Units of one layer. */
 export interface LayerUnits {
   /** Its heads or KV groups. */
   readonly attention: LayerPart;
   /** Its FFN columns. */
   readonly ffn: LayerPart;
-  /** The unit that cuts the layer whole, or −1. */
+  /** The unit that cuts the whole layer, or −1. */
   readonly gate: number;
 }
 
@@ -62,39 +62,42 @@ export interface UnitTable {
   readonly spec: DecoderSpec;
   /** Kinds of units that are pruned. */
   readonly kinds: ReadonlySet<UnitKind>;
-  /** What must not be cut. Units that can never fall are not in the table. */
+  /** Rules that limit cutting. Units that can never be cut are not in the table. */
   readonly rules: ResolvedRules;
   /** Number of units. */
   readonly count: number;
   /** Index of the first FFN column. */
   readonly ffnFirst: number;
-  /** Index of the first hidden dim; equal to `layerFirst` where hidden dims are not pruned. */
+  /** Index of the first hidden dim; equal to `layerFirst` if hidden dims are not pruned. */
   readonly hiddenFirst: number;
-  /** Index of the first unit that is a whole layer; equal to `count` where layers are not cut. */
+  /** Index of the first unit that is a whole layer; equal to `count` if layers are not cut. */
   readonly layerFirst: number;
-  /** Parameters per hidden dim of a head (or KV group) or FFN column; of other units 0. */
+  /** Parameters per hidden dim of a head (or KV group) or FFN column; 0 for other units. */
   readonly cost: Float32Array;
-  /** Slots of each unit, a consecutive range; see `slotLayout`. That of a whole layer has padding in it, where z and dL/dz are 0. */
+  /**
+   * First slot of each unit; slots are a consecutive range, see `slotLayout`. The range of a whole layer includes
+   * padding, where z and dL/dz are 0.
+   */
   readonly slotFirst: Uint32Array;
   /** Number of slots of each unit. */
   readonly slotCount: Uint32Array;
-  /** Layer of each unit; hidden dims have none (0). */
+  /** Layer of each unit; 0 for hidden dims, which belong to none. */
   readonly layer: Uint32Array;
   /** Units by layer. */
   readonly layers: readonly LayerUnits[];
-  /** KV groups whose heads are units of their own. */
+  /** KV groups whose heads are units. */
   readonly groups: readonly UnitGroup[];
   /** Index into `groups` of each unit, or −1. */
   readonly groupOf: Int32Array;
   /** Parameters per hidden dim that are never cut. */
   readonly fixed: number;
-  /** What sparsity is a share of: parameters of all layers' linear weights, and `rules.rest` of all hidden dims. */
+  /** Denominator of sparsity: parameters of all layers' linear weights, plus `rules.rest` for every hidden dim. */
   readonly total: number;
-  /** Slots that the units act on. */
+  /** Slots that the units control. */
   readonly layout: SlotLayout;
 }
 
-/** Kept units as flags, 1 or 0. A head or column counts as cut where its whole layer is, whatever its own flag says. */
+/** Kept units as flags, 1 or 0. A head or column counts as cut if its whole layer is, whatever its own flag. */
 export type Selection = Uint8Array<ArrayBuffer>;
 
 interface Row {
@@ -108,8 +111,8 @@ interface Row {
 /**
  * Builds the unit table.
  *
- * @throws CompressoError("usage") for unknown kinds or none at all, for rules that this model cannot keep, and where they leave nothing of a kind to
- * cut.
+ * @throws CompressoError("usage") for unknown kinds or none at all, for rules that this model cannot satisfy, and if
+ * they leave nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   const set = checkKinds(kinds), resolved = resolveRules(spec, rules);
@@ -178,7 +181,7 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   };
 }
 
-/** Parameters that cutting a unit alone saves, all others kept. */
+/** Parameters saved by cutting a unit alone. */
 export function unitParameters(table: UnitTable, unit: number): number {
   const { hidden } = table.spec;
   if (unit >= table.layerFirst) {
@@ -207,7 +210,12 @@ export function selectionMasks(table: UnitTable, kept: Selection): Required<Mask
   };
 }
 
-/** Refuses a list that does not have a number for each unit of the table, such as one of a table of other kinds or rules. Throws `CompressoError("usage")`. */
+/**
+ * Refuses a list without exactly one number for each unit of the table, such as a list for a table with other kinds or
+ * rules.
+ *
+ * @throws CompressoError("usage") for such a list.
+ */
 export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, what: string): void {
   let broken = values.length === count ? 0 : count;
   while (broken < count && !Number.isNaN(values[broken])) broken++;
@@ -220,7 +228,7 @@ export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, wh
   });
 }
 
-/** What messages call a unit. */
+/** Name of a unit in messages. */
 export function unitName(table: UnitTable, unit: number): string {
   const layer = table.layer[unit] ?? 0, part = table.layers[layer];
   if (unit >= table.layerFirst) return `layer ${layer}`;
@@ -229,7 +237,10 @@ export function unitName(table: UnitTable, unit: number): string {
   return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
 }
 
-/** The reverse of {@link selectionMasks}, from slots as `packMasks` lays them out: a unit is kept where one of its slots is not 0. */
+/**
+ * The inverse of {@link selectionMasks}, from slots in the layout of `packMasks`: a unit is kept if one of its slots is
+ * not 0.
+ */
 export function keptUnits(table: UnitTable, slots: ArrayLike<number>): Selection {
   return Uint8Array.from({ length: table.count }, (_, unit) => {
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
@@ -249,12 +260,12 @@ const ABSENT: LayerPart = {
   least: 0,
 };
 
-/** Adds the units of a layer's attention to `rows` and `groups`. */
+/** Adds the attention units of a layer to `rows` and `groups`. */
 function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { headDim }, slot, resolved }: {
   readonly index: number;
   readonly rows: Row[];
   readonly groups: UnitGroup[];
-  /** How the heads are cut; null where they are not. */
+  /** How the heads are cut; null if they are not. */
   readonly kind: "heads" | "kv" | null;
   readonly spec: DecoderSpec;
   /** Slot of the first head. */

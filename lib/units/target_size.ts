@@ -1,4 +1,4 @@
-// Targets as a size, parameters of the whole model or bytes of its file: the search for the sparsity that has it.
+// Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
 import { CompressoError, option } from "../core/errors.ts";
 import { type DecoderSpec, hasBias, headNormParameters, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
 import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";
@@ -7,7 +7,7 @@ import type { Measure } from "./cut_state.ts";
 import { allRows, uniformCounts, uniformSelection } from "./uniform.ts";
 import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 
-/** Counts parameters as `parameterCount` does: embedding, norms and head included, a tied head once. */
+/** Counts parameters like `parameterCount`: embedding, norms and head included, a tied head once. */
 export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
@@ -22,14 +22,15 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
   };
 }
 
-/** A number of parameters of the whole model as a target. */
+/** A target for the number of parameters of the whole model. */
 export function parameterTarget(spec: DecoderSpec, most: number): SizeTarget {
   return { measure: parameterMeasure(spec), most, unit: "parameters" };
 }
 
 /**
- * What embedding, final norm and head of a model take for each hidden dim, in the measure's size of a weight of the layers. As `rest` of the
- * rules it makes sparsity a share of the whole measure; then the target of a run that cuts hidden dims meets the size however many fall.
+ * Size of embedding, final norm and head per hidden dim, relative to the size of a layer weight in this measure. As
+ * `rest` of the rules it makes sparsity a share of the whole measure. A run that cuts hidden dims then meets the target
+ * size, however many of them it cuts.
  */
 export function restPerDim(spec: DecoderSpec, { measure }: SizeTarget): number {
   const { layers, hidden, headDim } = spec;
@@ -40,18 +41,20 @@ export function restPerDim(spec: DecoderSpec, { measure }: SizeTarget): number {
 
 /** Options of {@link targetSparsity}. */
 export interface TargetSparsityOptions {
-  /** Scores of the units; absent, every kind gives the same share of its width in every layer. */
+  /** Scores of the units. Without them, every kind gives the same share of its width in every layer. */
   readonly scores?: ArrayLike<number>;
-  /** Whether all layers are cut alike. */
+  /** Whether all layers are cut to equal counts. */
   readonly isUniform?: boolean;
 }
 
 /**
- * The sparsity of the selection that just meets a size, found by making it. Hidden dims take parts of embedding and head with them, so where they
- * are among the units the sparsity depends on how many fall; a run's last step selects by the size itself (`SelectOptions.size`).
- * Tied matrices stay tied, as hard hidden masks are 0 and 1.
+ * The sparsity of the selection that just meets a size, found by making that selection. Cutting hidden dims also
+ * reduces embedding and head. If they are among the units, the sparsity therefore depends on how many are cut; the last
+ * step of a run selects by the size itself (`SelectOptions.size`). Tied matrices stay tied, as hard hidden masks are 0
+ * and 1.
  *
- * @throws CompressoError("usage") for a size that the model has already, and for one below the least that the units and rules leave.
+ * @throws CompressoError("usage") for a size that the model already meets, and for one below the smallest that the
+ * units and rules allow.
  */
 export function targetSparsity(
   table: UnitTable,
@@ -80,8 +83,9 @@ export function targetSparsity(
 }
 
 /**
- * A selection to which every kind in every layer gives the same share. Heads of a KV group fall together where they can: slicing fills groups of
- * different lengths up, and a sparsity that counts on that would be far too high for other selections.
+ * A selection that takes the same share of every kind in every layer. Heads of a KV group are cut together if possible:
+ * slicing pads groups of different lengths, and a sparsity that depends on that padding would be far too high for other
+ * selections.
  */
 function evenSelection(table: UnitTable, size: SizeTarget): Selection {
   const scores = evenScores(table), { groups, groupOf, layer } = table;
@@ -98,7 +102,7 @@ function evenSelection(table: UnitTable, size: SizeTarget): Selection {
   return selectUnits(table, scores, { size });
 }
 
-/** The place of each unit in its part, that of its group for a head of one. */
+/** The position of each unit in its part; for a head, the position of its group. */
 function evenScores(table: UnitTable): Float64Array {
   const { hiddenFirst, layerFirst, count } = table, scores = new Float64Array(table.count);
   const spread = (first: number, width: number): void =>

@@ -1,4 +1,4 @@
-// The layout uniform: all layers are cut to the same counts.
+// The uniform layout: all layers are cut to the same counts.
 import { CompressoError } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Layout } from "./layout.ts";
@@ -7,7 +7,7 @@ import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type Selec
 import { NothingToCutError, type UnitKind, type UnitRules } from "./rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
 
-/** Widths that all layers have in the end. */
+/** Final widths of all layers. */
 export interface UniformCounts {
   /** Query heads, a multiple of `kvHeads`. */
   readonly heads: number;
@@ -18,34 +18,36 @@ export interface UniformCounts {
 
 /** Options of {@link uniformCounts}. */
 export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
-  /** Scores of the units, for the share of each kind; absent, every kind gives the same share of its width. */
+  /** Scores of the units, for the share of each kind. Without them, every kind gives the same share of its width. */
   readonly scores?: ArrayLike<number>;
 }
 
-/** Share to cut of the parameters of attention and FFN of each layer, hidden dims not counted; null leaves a part free. */
+/**
+ * Share to cut of the attention and FFN parameters of each layer, not counting hidden dims; null leaves a part free.
+ */
 export interface PartGoals {
   readonly attention: readonly (number | null)[];
   readonly ffn: readonly (number | null)[];
 }
 
-/** Where a run is to go that cuts all layers alike. */
+/** Goals of a run that cuts all layers to equal counts. */
 export interface UniformGoals {
   readonly counts: UniformCounts;
   /** Sparsity with these counts, at least the target. */
   readonly sparsity: number;
   /**
-   * Goals with which the expected sparsity is `now`: the final ones, scaled; above `sparsity` those of a run to `now` itself, which throws as
-   * {@link uniformCounts}. Hidden dims follow from the goal of the whole.
+   * Goals at the expected sparsity `now`: the final goals, scaled. Above `sparsity`, the goals of a run to `now`
+   * itself, which throws like {@link uniformCounts}. Hidden dims follow from the goal of the whole.
    */
   at(now: number): PartGoals;
 }
 
 /**
- * Counts that all layers can have, at which the target is reached, and not with the last row back. A row is one FFN column (`align` columns) in
- * every layer, or one KV group with its heads; where a layer has one KV group only, one query head. Rows fall as units do in `selectUnits`, by
- * their mean score, each layer's lowest units first.
+ * Counts for all layers at which the target is reached, and would not be with the last row restored. A row is one FFN
+ * column (`align` columns) in every layer, or one KV group with its heads; if some layer has only one KV group, one
+ * query head. Rows are cut like units in `selectUnits`, by their mean score, the lowest units of each layer first.
  *
- * @throws CompressoError("usage") where layers cannot become alike, and as `selectUnits`.
+ * @throws CompressoError("usage") if layers cannot become equal, and like `selectUnits`.
  */
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
   const blocks = uniformBlocks(table, scores), { forced, rows } = blocks;
@@ -53,15 +55,15 @@ export function uniformCounts(table: UnitTable, { target, size, scores }: Unifor
   return countsOf(table, choose(table, rows, { target: target ?? null, size, forced, rowsOf: allRows }));
 }
 
-/** Widths of every layer of a selection that keeps equally many in each. */
+/** Widths of the layers of a selection that keeps equally many units in each. */
 export function countsOf(table: UnitTable, kept: Selection): UniformCounts {
   const { hidden, layers: [first] } = selectedSpec(table, kept);
   return { heads: first?.heads ?? 0, kvHeads: first?.kvHeads ?? 0, ffn: first?.ffn ?? 0, hidden };
 }
 
 /**
- * The units of a run. Where all layers are cut alike and have several KV groups, which fall whole then, groups are learned in place of heads.
- * Throws as `unitTable`.
+ * The units of a run. If all layers are cut to equal counts and have several KV groups, which are then cut whole,
+ * groups are learned instead of heads. Throws like `unitTable`.
  */
 export function tableOf(
   spec: DecoderSpec,
@@ -84,7 +86,7 @@ export function tableOf(
   }
 }
 
-/** Whether heads are units, and fall by their KV groups. */
+/** Whether heads are units and are cut by KV groups. */
 export function fallsByGroup(
   spec: Pick<DecoderSpec, "layers">,
   { units, layout }: { readonly units: readonly UnitKind[]; readonly layout: Layout },
@@ -93,7 +95,7 @@ export function fallsByGroup(
     spec.layers.some(({ kvHeads }) => kvHeads > 1);
 }
 
-/** What falls together where all layers are cut alike: rows in their order, and before them what makes layers alike. */
+/** Blocks that are cut together for equal counts: rows in order, preceded by the cuts that make layers equal. */
 export function uniformBlocks(
   table: UnitTable,
   scores?: ArrayLike<number>,
@@ -112,7 +114,9 @@ export function uniformBlocks(
   return { forced, rows: sorted(rows) };
 }
 
-/** Goals of every step of a run whose layers are cut alike, to a target or to widths that are known. Throws as {@link uniformCounts}. */
+/**
+ * Goals of every step of a run with equal counts, to a target or to known widths. Throws like {@link uniformCounts}.
+ */
 export function uniformGoals(
   table: UnitTable,
   options: { readonly target: number } | { readonly counts: UniformCounts },
@@ -129,7 +133,7 @@ export function uniformGoals(
     sparsity,
     at(now): PartGoals {
       if (now > sparsity + ROUNDING) {
-        // A schedule may stay there for many steps, and to choose rows takes a while.
+        // A schedule may stay there for many steps, and choosing rows is slow.
         if (beyond?.now !== now) {
           beyond = { now, goals: uniformGoals(table, { target: now }) };
         }
@@ -142,10 +146,10 @@ export function uniformGoals(
   };
 }
 
-/** Errors of a quotient of whole numbers. */
+/** Rounding error of a quotient of whole numbers. */
 const ROUNDING = 1e-9;
 
-/** Keeps the units of the highest score in each layer, as many as the counts say. */
+/** Keeps the units with the highest scores in each layer, as many as the counts say. */
 export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, counts: UniformCounts): Selection {
   const kept: Selection = new Uint8Array(table.count).fill(1);
   const cut = (units: readonly number[]): void => units.forEach((unit) => kept[unit] = 0);
@@ -160,7 +164,7 @@ export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, co
   return kept;
 }
 
-/** Rows of one kind in the order in which they fall; `forced` are the units that make layers alike to begin with. */
+/** Rows of one kind in cutting order; `forced` are the units that make layers equal first. */
 interface RowQueue extends Pick<Queue, "name"> {
   readonly forced: readonly number[];
   readonly rows: readonly (readonly number[])[];
@@ -216,12 +220,17 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   return queues;
 }
 
-/** Whether all there is would have to fall at once, of which one layer must keep some: such a kind would be an option that does nothing. */
+/**
+ * Whether everything would have to be cut at once although one layer must keep some: cutting such a kind would have no
+ * effect.
+ */
 function fallsWhole({ forced, rows }: RowQueue): boolean {
   return forced.length === 0 && rows.length === 1;
 }
 
-/** Every layer's lowest, second lowest … unit, `step` at a time; wider layers first come down to the narrowest. */
+/**
+ * The lowest, second lowest, … unit of every layer, `step` at a time; wider layers are first reduced to the narrowest.
+ */
 function rowsOf(name: string, layers: readonly (readonly (readonly number[])[])[], step: number): RowQueue {
   const widths = layers.map((units) => units.length), narrowest = Math.min(...widths);
   const isAlike = widths.every((width) => width === narrowest);
@@ -237,7 +246,10 @@ function rowsOf(name: string, layers: readonly (readonly (readonly number[])[])[
   return { name, forced: layers.flatMap((units) => units.slice(0, units.length - start).flat()), rows };
 }
 
-/** Units of a layer's KV groups, the group of the lowest mean score first. With one group only, each head is a group. */
+/**
+ * Units of the KV groups of a layer, the group with the lowest mean score first. With only one group, each head is a
+ * group.
+ */
 function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number): readonly (readonly number[])[] {
   const { first, count, firstGroup, groupCount } = table.layers[layer]?.attention ??
     { first: 0, count: 0, firstGroup: 0, groupCount: 0 };
@@ -249,7 +261,7 @@ function headGroups(table: UnitTable, scores: ArrayLike<number>, layer: number):
   return groups.sort((a, b) => a.score - b.score).map(({ units }) => units);
 }
 
-/** Whether heads are units and no layer has more than one KV group, so that each head falls by itself. */
+/** Whether heads are units and no layer has more than one KV group, so that each head is cut separately. */
 export function isSingleGroup({ kinds, spec }: UnitTable): boolean {
   return kinds.has("heads") && spec.layers.every(({ kvHeads }) => kvHeads <= 1);
 }
@@ -268,7 +280,7 @@ function blockOf(
   };
 }
 
-/** Refuses layers of different widths where some of them cannot be cut. */
+/** Refuses layers of different widths if some of them cannot be cut. */
 function checkAlike(widths: readonly number[], { name, isCut, units }: {
   readonly name: string;
   readonly isCut: boolean;
@@ -286,12 +298,18 @@ function checkAlike(widths: readonly number[], { name, isCut, units }: {
   );
 }
 
-/** The sparsity that equal widths alone cut; 0 where layers are alike already. Throws as {@link uniformCounts} where they cannot become so. */
+/**
+ * The sparsity from making widths equal; 0 if layers are already equal. Throws like {@link uniformCounts} if they
+ * cannot become equal.
+ */
 export function leastUniform(table: UnitTable): number {
   return sparsityWithout(table, uniformBlocks(table).forced);
 }
 
-/** Whether {@link uniformCounts} takes a target: equal widths alone pass it by less than a row, or not at all. Throws as {@link leastUniform}. */
+/**
+ * Whether {@link uniformCounts} accepts a target: making widths equal exceeds it by less than a row, or not at all.
+ * Throws like {@link leastUniform}.
+ */
 export function takesUniform(table: UnitTable, target: number): boolean {
   const { forced, rows } = uniformBlocks(table);
   return sparsityWithout(table, forced) <= target + leastRow(table, rows);
@@ -303,12 +321,14 @@ function leastRow({ total }: UnitTable, rows: readonly Block[]): number {
   return rows.length === 0 ? 0 : least / total;
 }
 
-/** The sparsity where all rows are cut that may be: the largest one of layers that are cut alike. Throws as {@link leastUniform}. */
+/** The largest sparsity with equal counts, when all rows are cut that may be. Throws like {@link leastUniform}. */
 export function mostUniform(table: UnitTable): number {
   return mostSparsity(table, { blocks: allRows(table) });
 }
 
-/** All that may fall of layers that are cut alike, what makes them alike first. Throws as {@link leastUniform}. */
+/**
+ * All blocks that may be cut with equal counts, those that make layers equal first. Throws like {@link leastUniform}.
+ */
 export function allRows(table: UnitTable): readonly Block[] {
   const { forced, rows } = uniformBlocks(table);
   return [...forced, ...rows];
@@ -320,7 +340,7 @@ function sparsityWithout(table: UnitTable, blocks: readonly Block[]): number {
   return hardSparsity(table, kept);
 }
 
-/** Refuses what equal widths alone pass by a row or more: a run towards it would end with another size. */
+/** Refuses a target that equal widths alone exceed by a row or more: a run to it would end with another size. */
 function refuseForced(
   table: UnitTable,
   { forced, rows }: { readonly forced: readonly Block[]; readonly rows: readonly Block[] },

@@ -1,4 +1,4 @@
-// Prunable units: table, rules and selection, re-exported.
+// Re-exports the prunable units: table, rules and selection.
 export {
   checkLayerTargets,
   checkReachable,

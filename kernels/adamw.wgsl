@@ -1,7 +1,8 @@
 // AdamW (Loshchilov & Hutter 2019) with global-norm clipping of the gradient:
 //   g' = g · min(1, clip / ‖g‖);  m = b1·m + (1 − b1)·g';  v = b2·v + (1 − b2)·g'²;
 //   w −= rate · (m / c1 / (sqrt(v / c2) + 1e-8) + decay · w).
-// Shapes: all [count]; metrics[GRAD_SQUARES] holds ‖g‖². Grid: x elements / 64, y blocks of 65,535 × 64. Writes w, m, v in place.
+// Shapes: all [count]; metrics[GRAD_SQUARES] holds ‖g‖².
+// Grid: x elements / 64, y blocks of 65,535 × 64. Writes w, m, v in place.
 const B1 = 0.9;
 const B2 = 0.999;
 struct Params { count: u32, width: u32 }

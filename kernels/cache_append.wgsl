@@ -1,6 +1,7 @@
-// Appends one row of keys and one of values to the cache of each sequence: kCache[r, position[0]] = k[r] and vCache[r, position[0]] = v[r]; nothing past the
-// capacity. Shapes: k, v [sequences, 4·stride4]; kCache, vCache [sequences, capacity, 4·stride4]; position one u32. Grid: x = stride4 / 64, y = sequences.
-// Writes (=).
+// Appends one row of keys and one row of values to the cache of each sequence: kCache[r, position[0]] = k[r] and
+// vCache[r, position[0]] = v[r]. Writes nothing past the capacity.
+// Shapes: k, v [sequences, 4·stride4]; kCache, vCache [sequences, capacity, 4·stride4]; position one u32.
+// Grid: x = stride4 / 64, y = sequences. Writes (=).
 struct Params { stride4: u32, capacity: u32 }
 @group(0) @binding(0) var<storage, read> k: array<vec4f>;
 @group(0) @binding(1) var<storage, read> v: array<vec4f>;

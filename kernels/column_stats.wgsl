@@ -1,7 +1,8 @@
-// Statistics of columns over the k-th block of BLOCK rows, those with keep[m] = 1 only:
-//   partial[k, 0, c] = μ = Σ x[m, c] / n;  partial[k, 1, c] = Σ (x[m, c] − μ)², n = counts[1 + k]; both 0 where n = 0.
-// Two passes: Σ x² − n·μ² would cancel where the mean is large beside the deviation.
-// Shapes: x [rows, stride]; keep [rows]; counts [1 + blocks]; partial [blocks, 2, stride]. Grid: x columns / 4, y blocks. Writes (=) partial.
+// Statistics of columns over the k-th block of BLOCK rows, using only rows with keep[m] = 1:
+//   partial[k, 0, c] = μ = Σ x[m, c] / n;  partial[k, 1, c] = Σ (x[m, c] − μ)², n = counts[1 + k]; both 0 if n = 0.
+// Uses two passes: Σ x² − n·μ² would cancel if the mean is large compared with the deviation.
+// Shapes: x [rows, stride]; keep [rows]; counts [1 + blocks]; partial [blocks, 2, stride].
+// Grid: x columns / 4, y blocks. Writes (=) partial.
 struct Params { rows: u32, stride4: u32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> keep: array<u32>;

@@ -1,6 +1,8 @@
-// Adds blocks of column_stats.wgsl to running statistics, in order: with δ = μ_k − μ, n rows so far and n_k in block k,
+// Merges blocks of column_stats.wgsl into running statistics, in order: with δ = μ_k − μ, n rows so far and n_k in
+// block k,
 //   μ += δ · n_k / (n + n_k);  M += M_k + δ² · n · n_k / (n + n_k)   (Chan, Golub, LeVeque 1979).
-// Shapes: partial [blocks, 2, stride]; counts [1 + blocks]: n before the first block, then each n_k; stats [2, stride]: μ, M.
+// Shapes: partial [blocks, 2, stride]; counts [1 + blocks]: n before the first block, then each n_k; stats [2, stride]:
+// μ, M.
 // Grid: x columns / 4. Accumulates (+=) into stats. Counts are exact in f32 below 2^24.
 struct Params { blocks: u32, stride4: u32 }
 @group(0) @binding(0) var<storage, read> partial: array<vec4f>;

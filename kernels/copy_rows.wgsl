@@ -1,5 +1,6 @@
-// Rows by an index: gather y[i] = x[order[first + i]], or scatter y[order[first + i]] = x[i], for i < rows.
-// Shapes: x and y [·, stride4] vec4; order [·] u32; scatter requires that each row occurs at most once. Grid: x stride4 / 64, y rows. Writes (=).
+// Copies rows by index: gather y[i] = x[order[first + i]], or scatter y[order[first + i]] = x[i], for i < rows.
+// Shapes: x and y [·, stride4] vec4; order [·] u32; scatter requires that each row occurs at most once.
+// Grid: x stride4 / 64, y rows. Writes (=).
 struct Params { first: u32, stride4: u32, scatter: u32 }
 @group(0) @binding(0) var<storage, read> order: array<u32>;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;

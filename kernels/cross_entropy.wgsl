@@ -1,7 +1,9 @@
-// Cross-entropy of one chunk of rows: loss[m] = log Σ exp(logits[m]) − logits[m, target[m]]; rows with target < 0 have loss 0.
-// Gradient in place where params.gradient is 1: logits := (softmax(logits) − onehot(target)) · state.lossScale, zero for rows without target.
-// Shapes: logits [rows, stride]; targets [tokens] i32 and loss [tokens], read and written from params.firstRow on; columns ≥ vocab are padding.
-// Grid: one workgroup a row. Writes (=).
+// Cross-entropy of one chunk of rows: loss[m] = log Σ exp(logits[m]) − logits[m, target[m]]; rows with target < 0 have
+// loss 0. If params.gradient is 1, the gradient replaces the logits: logits := (softmax(logits) − onehot(target)) ·
+// state.lossScale, zero for rows without target.
+// Shapes: logits [rows, stride]; targets [tokens] i32 and loss [tokens], read and written from params.firstRow; columns
+// ≥ vocab are padding.
+// Grid: one workgroup per row. Writes (=).
 struct Params { rows: u32, stride: u32, vocab: u32, firstRow: u32, gradient: u32 }
 @group(0) @binding(0) var<storage, read> targets: array<i32>;
 @group(0) @binding(1) var<storage, read> state: StepState;

@@ -1,5 +1,6 @@
-// Inverted dropout: y[m, c] = x[m, c] · keep / (1 − rate), the rate that of the step; keep is drawn from (seed, step, stream, element), so that backward draws the same.
-// Shapes: x, y [rows, stride]. Grid: x columns / 4, y rows. y (+=) where params.accumulate is 1, else (=).
+// Inverted dropout: y[m, c] = x[m, c] · keep / (1 − rate), with the rate of the step. keep is drawn from (seed, step,
+// stream, element), so that backward draws the same values.
+// Shapes: x, y [rows, stride]. Grid: x columns / 4, y rows. y (+=) if params.accumulate is 1, otherwise (=).
 struct Params { rows: u32, stride4: u32, stream: u32, accumulate: u32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> state: StepState;

@@ -1,9 +1,13 @@
-// Expected sparsity of the masks and its constraint. With p = P(z > 0), c = parameters of a unit per hidden dim, and the gate's p of each layer:
-//   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p)));  H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
-// Then λ ascent on λ1·(ŝ − t) + λ2·(ŝ − t)², whose gradients are (ŝ − t) and (ŝ − t)²: by rate · gradient, or by Adam as the masks have it (see
-// state.lambdaAdam);  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
-// Without a goal (state.goal < 0) ŝ − t counts as 0. Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
-// constraint (see the layout in lib/prune): R, H, ŝ, λ1, λ2, force, two of the projection, then (m, v) of λ1 and λ2. Grid: one workgroup. Writes (=).
+// Expected sparsity of the masks and its constraint. With p = P(z > 0), c = parameters of a unit per hidden dim, and
+// p_layer = p of the gate of a layer:
+//   R = Σ_layers p_layer·(c_fixed + Σ_units c·p + Σ_KV groups c·(1 − Π(1 − p)));
+//   H = Σ_hidden p (or the hidden size);  ŝ = 1 − H·R / total.
+// Then ascent on λ of λ1·(ŝ − t) + λ2·(ŝ − t)², whose gradients are (ŝ − t) and (ŝ − t)²: by rate · gradient, or by
+// Adam with the settings of the masks (see state.lambdaAdam);  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
+// Without a goal (state.goal < 0), ŝ − t counts as 0.
+// Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
+// constraint (see the layout in lib/masks/learner.ts): R, H, ŝ, λ1, λ2, force, two of the projection, then (m, v) of λ1 and λ2.
+// Grid: one workgroup. Writes (=).
 const B1 = 0.9;
 const B2 = 0.99;
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;

@@ -1,5 +1,5 @@
-// Prelude: (R, H) of all masks with log α moved by `shift`; see expected_size.wgsl. Declares bindings 1 to 4; needs logAlpha as binding 0, GROUP,
-// the prelude of tables and one that says how a unit moves.
+// Prelude: (R, H) of all masks with log α moved by `shift`; see expected_size.wgsl. Declares bindings 1 to 4. Needs
+// logAlpha as binding 0, GROUP, the prelude of tables, and a prelude that defines how a unit moves.
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, hiddenSize: f32, fixedR: f32, total: f32 }
 @group(0) @binding(1) var<storage, read> tables: array<vec4u>;
 @group(0) @binding(2) var<storage, read> state: StepState;

@@ -1,5 +1,6 @@
-// Ends a decoding step: the most likely token t = argmax logits, the lowest id among equals, becomes the next step's input.
-// tokens[0] = t, picks[position[0]] = t, then position[0] += 1. Where a logit is NaN or infinite, picks gets 0xffffffff and tokens 0.
+// Ends a decoding step: the most likely token t = argmax logits, the lowest id among equals, becomes the input of the
+// next step. tokens[0] = t, picks[position[0]] = t, then position[0] += 1. If a logit is NaN or infinite, picks gets
+// 0xffffffff and tokens 0.
 // Shapes: logits [vocab]; tokens, position one u32; picks [capacity]. Grid: one workgroup. Writes (=).
 struct Params { vocab: u32, capacity: u32 }
 const NONE = 0xffffffffu;

@@ -1,6 +1,8 @@
-// RMSNorm of each head: y[m, h, c] = x[m, h, c] · r · w[c], r = 1 / sqrt(mean over the head's `width` columns of x² + ε).
-// Shapes: x, y [rows, stride] with heads of head4 vec4 one after another; w [head4], padding zero. Padding columns of a head are zero in x, so the
-// sum may include them. Grid: one workgroup a head (x) and row (y). Writes (=) y, its columns behind the heads too: 0.
+// RMSNorm of each head: y[m, h, c] = x[m, h, c] · r · w[c], r = 1 / sqrt(mean over the head's `width` columns of x² +
+// ε).
+// Shapes: x, y [rows, stride] with consecutive heads of head4 vec4; w [head4], padding zero. Padding columns of a head
+// are zero in x, so the sum may include them.
+// Grid: one workgroup per head (x) and row (y). Writes (=) y, including zeros in the columns after the heads.
 struct Params { stride4: u32, head4: u32, width: f32, eps: f32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;

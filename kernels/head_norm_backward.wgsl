@@ -1,6 +1,8 @@
-// Backward of RMSNorm of each head with frozen w, in place: d := r · g − x · r³ · mean over the head's `width` columns of (g · x), g = d ∘ w.
-// Shapes: d, x [rows, stride] with heads of head4 vec4 one after another; w [head4], padding zero. r = 1 / sqrt(mean x² + ε) is computed anew.
-// Grid: one workgroup a head (x) and row (y). Writes (=) the heads of d.
+// Backward of RMSNorm of each head with frozen w, in place: d := r · g − x · r³ · mean over the head's `width` columns
+// of (g · x), g = d ∘ w.
+// Shapes: d, x [rows, stride] with consecutive heads of head4 vec4; w [head4], padding zero. r = 1 / sqrt(mean x² + ε)
+// is recomputed.
+// Grid: one workgroup per head (x) and row (y). Writes (=) the heads of d.
 struct Params { stride4: u32, head4: u32, width: f32, eps: f32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;

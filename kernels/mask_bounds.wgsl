@@ -1,10 +1,15 @@
-// Bounds of the shift that mask_project adds to log α, by part of a layer: both are the shift that meets a goal, found by bisection, where there is one.
-//   goals [3 · layers]: share to cut of a layer's parameters, of its attention's, of its FFN's; < 0 is none. That of the layer goes before the others.
-// Else the lower bound is the shift at which a part is expected to be as large as what must stay of it, and there is no upper one. Single heads that must
-// stay may be fewer then, where they are expected to lie in more KV groups than the hard masks leave them.
-// Like the whole, a goal is approached by the share `tracking`. Without tracking λ controls the whole; a goal has no λ and is met exactly. Hidden dims are not counted.
-// Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last of hidden dims.
-// Grid: a workgroup a layer, and one for hidden dims and the number of gates. Writes (=).
+// Bounds of the shift that mask_project adds to log α, by part of a layer. For a part with a goal, both bounds are the
+// shift that meets the goal, found by bisection.
+//   goals [3 · layers]: share to cut of the parameters of a layer, of its attention, of its FFN; < 0 for none. The goal
+// of the layer takes precedence.
+// Otherwise the lower bound is the shift at which the expected size of the part equals its minimum, and there is no
+// upper bound. Fewer single heads than the minimum may then remain if they are expected in more KV groups than the hard
+// masks leave them.
+// Like the goal of the whole, a goal is approached by the share `tracking`. Without tracking λ controls the whole; a
+// goal has no λ and is met exactly. Hidden dims are not counted.
+// Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last
+// for hidden dims.
+// Grid: one workgroup per layer, and one for hidden dims and the number of gates. Writes (=).
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32 }
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 @group(0) @binding(1) var<storage, read> tables: array<vec4u>;

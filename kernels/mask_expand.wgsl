@@ -1,5 +1,6 @@
-// Copies unit values to the slots that the decoder reads: slots[i] = z of its unit · z of its layer's gate, of which one may be missing (NONE);
-// slots without either keep their value. Shapes: draws [units], z first; owners [count] of (unit, gate); slots [count]. Grid: x slots. Writes (=).
+// Copies unit values to the slots that the decoder reads: slots[i] = z of its unit · z of the gate of its layer; either
+// may be missing (NONE). Slots without both keep their value.
+// Shapes: draws [units], z first; owners [count] of (unit, gate); slots [count]. Grid: x slots. Writes (=).
 const NONE = 0xffffffffu;
 struct Params { count: u32 }
 @group(0) @binding(0) var<storage, read> draws: array<vec4f>;

@@ -1,6 +1,7 @@
-// What the update of a layer's gate needs: gates[l] = (Σ over the layer's slots of dz · z of the slot's unit, expected parameters per hidden dim of
-// what lives if the gate does). A slot without a unit has z = 1 beside the gate's. Layers without a gate get (0, 0).
-// Shapes: dz [slots]; draws [units] of (z, slope, p, 0); gates [layers]. Grid: a workgroup a layer. Writes (=).
+// Inputs for updating the gate of a layer: gates[l] = (Σ over the layer's slots of dz · z of the slot's unit, expected
+// parameters per hidden dim of what is kept if the gate is kept). A slot without a unit counts as z = 1. Layers without
+// a gate get (0, 0).
+// Shapes: dz [slots]; draws [units] of (z, slope, p, 0); gates [layers]. Grid: one workgroup per layer. Writes (=).
 struct Params { units: u32, groupCount: u32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> draws: array<vec4f>;

@@ -1,4 +1,5 @@
-// Prelude: P(z > 0) of every layer's gate, once for all units of the layer; 1 where there is none. Needs MOST_LAYERS.
+// Prelude: P(z > 0) of the gate of every layer, computed once for all units of the layer; 1 without a gate. Needs
+// MOST_LAYERS.
 var<workgroup> gate_alive: array<f32, MOST_LAYERS>;
 
 fn gate_unit(layer: u32) -> u32 { return tables[params.units + params.groupCount + 5u * layer + 1u].w; }

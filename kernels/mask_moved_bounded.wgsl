@@ -1,4 +1,4 @@
-// Prelude: a unit moves by the shift clamped to the bounds of its part, a held one not at all; see mask_bounds.wgsl.
+// Prelude: a unit moves by the shift clamped to the bounds of its part; held units do not move. See mask_bounds.wgsl.
 @group(0) @binding(5) var<storage, read> bounds: array<vec2f>;
 const BOUNDED = true;
 const PRESENT = 1e9; // the shift with which nothing moves

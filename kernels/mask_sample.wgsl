@@ -1,5 +1,6 @@
-// Samples the masks of all units: draws[u] = (z, slope, p, 0), slope = dz/d(log α), 0 where z is clamped, p = P(z > 0). See the prelude.
-// Shapes: logAlpha, draws [units]. Grid: x units. Writes (=). Random numbers by (seed, step, stream 1, unit).
+// Samples the masks of all units: draws[u] = (z, slope, p, 0), slope = dz/d(log α), 0 if z is clamped, p = P(z > 0).
+// See the prelude.
+// Shapes: logAlpha, draws [units]. Grid: x units. Writes (=). Random numbers are drawn by (seed, step, stream 1, unit).
 struct Params { units: u32 }
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 @group(0) @binding(1) var<storage, read> state: StepState;

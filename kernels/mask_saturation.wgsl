@@ -1,7 +1,7 @@
-// Prelude: keeps a shift from driving all units that follow it beyond ±SATURATED, or nearer to 0 where the limit is near, such that the clamp of log α
-// does not mix their order. Such a target (0, all, or what those that follow cannot give) is met as well, or as nearly, with every one at it. Needs
-// GROUP, logAlpha, `follows` and a state.
-// Uniform: all lanes call it with the same numbers.
+// Prelude: limits a shift so that it cannot move all units that follow it beyond ±SATURATED, or beyond a smaller bound
+// if the limit of log α is near, so that the clamp of log α does not change their order. A target that would need more
+// (0, all, or more than the following units can give) is met as well, or as nearly, with all of them at this bound.
+// Needs GROUP, logAlpha, `follows` and a state. Uniform: all lanes call it with the same arguments.
 const SATURATED = 50.0;
 
 /// Largest and smallest log α of those units that follow the shift; where none does, the largest is below the smallest.

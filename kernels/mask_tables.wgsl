@@ -1,9 +1,11 @@
-// Prelude: what masks cut, as lib/masks/tables.ts packs it. Needs `tables: array<vec4u>`:
-//   units  [units]      (bits of c, first slot, slots | held << 15 | bound << 16, KV group or NONE); bound = 3·layer + (0 heads, 1 FFN, 2 gate), 3·layers of hidden dims
-//   groups [groups]     (first unit, count, bits of c, layer) of each KV group whose K and V live while any of its heads lives
-//   layers [5 · layers] attention (first unit, count, first group, groups), (bits of fixed c, of all c, of the least c, gate or NONE);
+// Prelude: units, KV groups and layers of the masks, as packed by lib/masks/tables.ts. Needs `tables: array<vec4u>`:
+//   units  [units]      (bits of c, first slot, slots | held << 15 | bound << 16, KV group or NONE);
+//                       bound = 3·layer + (0 heads, 1 FFN, 2 gate), 3·layers for hidden dims
+//   groups [groups]     (first unit, count, bits of c, layer) of each KV group whose K and V are kept while a head is
+//   layers [5 · layers] attention (first unit, count, first group, groups),
+//                       (bits of fixed c, of all c, of the minimum c, gate or NONE);
 //                       FFN likewise, without gate; slots (first head, heads, first column, columns)
-// c are parameters per hidden dim. A held unit does not move.
+// c are parameters per hidden dim. Held units do not move.
 const NONE = 0xffffffffu;
 const HELD = 0x8000u;
 const SLOTS = 0x7fffu;

@@ -1,10 +1,14 @@
-// One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α):
-//   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns, −p'·R / total for hidden dims, and
-//   −p'·H·(expected parameters of the layer) / total for gates, whose slots' sum is that of mask_gates.wgsl.
-// To it comes drift · log(S' / S), where S is a running mean of the Σ over the unit's slots of squares, plus the unit's prior, that forgets
-// 1 − memory of itself at each step: log α follows the saliency that it started from. A gate's square is that of its whole gradient. S = 0 is none.
-// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then priors [units], then drift, memory;
-// dz [slots], then squares [slots]; tables as in mask_tables.wgsl. A held unit stays, moments and all.
+// One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log
+// α):
+//   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns,
+//   −p'·R / total for hidden dims, and
+//   −p'·H·(expected parameters of the layer) / total for gates, whose sum over slots comes from mask_gates.wgsl.
+// The step also adds drift · log(S' / S), so that log α follows the saliency that it started from. S is a running mean
+// of the Σ over the unit's slots of squares, plus the unit's prior, and forgets the share 1 − memory at each step. The
+// square of a gate is that of its whole gradient. S = 0 means no saliency.
+// Shapes: logAlpha, draws (z, slope, p, 0) [units]; moments (m, v) [units], then S [units], then priors [units], then
+// drift, memory; dz [slots], then squares [slots]; tables as in mask_tables.wgsl. Held units do not change, including
+// their moments.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
 const B1 = 0.9;
 const B2 = 0.99;

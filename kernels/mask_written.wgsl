@@ -1,5 +1,6 @@
-// Draws for masks that were written in place of a sample, as input of the update: draws[u] = (z of the unit's first slot, 0, p, 0). They are no function of
-// log α, so their slope is 0; p = P(z > 0) stays as mask_sample.wgsl has it. A gate, which has no slots of its own, gets z = 1.
+// Draws for masks that were written instead of sampled, as input of the update: draws[u] = (z of the unit's first slot,
+// 0, p, 0). They do not depend on log α, so their slope is 0; p = P(z > 0) stays as computed by mask_sample.wgsl. A
+// gate, which has no slots, gets z = 1.
 // Shapes: tables as in mask_tables.wgsl; slots [count]; draws [units]. Grid: x units. Updates draws in place.
 struct Params { units: u32 }
 @group(0) @binding(0) var<storage, read> tables: array<vec4u>;

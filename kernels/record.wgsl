@@ -1,4 +1,5 @@
-// Appends the numbers of a step to the ring that the host reads now and then: ring[step mod slots] = (metrics, constraint).
+// Appends the values of a step to a ring buffer that the host reads from time to time: ring[step mod slots] = (metrics,
+// constraint).
 // Shapes: metrics [8]; constraint [8]; ring [slots, 16]. Grid: one workgroup of 16. Writes (=).
 struct Params { slots: u32 }
 @group(0) @binding(0) var<storage, read> metrics: array<f32>;

@@ -1,4 +1,5 @@
-// Prelude: the only sums and maxima over a workgroup, in a fixed order. Needs a constant GROUP, the invocations of the workgroup, a power of two.
+// Prelude: the sums and maxima over a workgroup for all kernels, in a fixed order. Needs a constant GROUP, the
+// workgroup size, a power of two.
 
 var<workgroup> shared_values: array<f32, GROUP>;
 

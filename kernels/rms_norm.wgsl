@@ -1,6 +1,7 @@
 // RMSNorm: y[m, c] = x[m, c] · r[m] · w[c], r[m] = 1 / sqrt(mean over `width` columns of x² + ε).
-// Shapes: x, y [rows, stride]; w [stride], padding zero; r [rows]. Padding columns of x are zero, so the sum may include them.
-// Grid: one workgroup a row. Writes (=) y and r.
+// Shapes: x, y [rows, stride]; w [stride], padding zero; r [rows]. Padding columns of x are zero, so the sum may
+// include them.
+// Grid: one workgroup per row. Writes (=) y and r.
 struct Params { rows: u32, stride4: u32, width: f32, eps: f32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> w: array<vec4f>;

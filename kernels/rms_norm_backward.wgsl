@@ -1,6 +1,6 @@
 // Backward of RMSNorm with frozen w: g = dy ∘ w;  dx = r · g − x · r³ · mean over `width` columns of (g · x).
-// Shapes: dy, x, dx [rows, stride]; w [stride]; r [rows]. Grid: one workgroup a row.
-// dx (+=) where params.accumulate is 1, else (=).
+// Shapes: dy, x, dx [rows, stride]; w [stride]; r [rows]. Grid: one workgroup per row.
+// dx (+=) if params.accumulate is 1, otherwise (=).
 struct Params { rows: u32, stride4: u32, width: f32, accumulate: u32 }
 @group(0) @binding(0) var<storage, read> dy: array<vec4f>;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;

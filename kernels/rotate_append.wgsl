@@ -1,7 +1,9 @@
-// RoPE of one token's query and key, and the token's row of a cache: q = RoPE(q), kCache[at] = RoPE(k), vCache[at] = v, at = position[0].
-// qkv holds q, k and v one after another, k from 4·k4 and v from 4·v4 on; a head has 4·vectors columns, of which 2·half turn in pairs (i, i + half).
-// Shapes: table [positions, half] of (cos, sin); kCache, vCache [capacity, 4·stride4], whose padding is left alone.
-// Grid: x = ((heads + kvHeads)·half + 4·kvHeads·vectors) / 64. Changes q; writes (=) one row of the caches, nothing past their end.
+// RoPE of the query and key of one token, and the token's row of a cache: q = RoPE(q), kCache[at] = RoPE(k), vCache[at]
+// = v, at = position[0]. qkv holds q, k and v, with k from 4·k4 and v from 4·v4. A head has 4·vectors columns, of which
+// 2·half rotate in pairs (i, i + half).
+// Shapes: table [positions, half] of (cos, sin); kCache, vCache [capacity, 4·stride4], whose padding is not written.
+// Grid: x = ((heads + kvHeads)·half + 4·kvHeads·vectors) / 64. Changes q; writes (=) one row of the caches, nothing
+// past their end.
 struct Params {
   heads: u32, kvHeads: u32, vectors: u32, half: u32,
   k4: u32, v4: u32, stride4: u32, capacity: u32, positions: u32,

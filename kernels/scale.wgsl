@@ -1,5 +1,6 @@
-// Mask of column groups: y[m, c] = x[m, c] · z[c / groupWidth], zero in the columns from `width` on.
-// Shapes: x, y [rows, stride]; z [width / groupWidth]. Grid: x columns / 4, y rows. Writes (=) y. groupWidth is 1 or a multiple of 4.
+// Mask of column groups: y[m, c] = x[m, c] · z[c / groupWidth], zero in the columns from `width`.
+// Shapes: x, y [rows, stride]; z [width / groupWidth]. Grid: x columns / 4, y rows. Writes (=) y. groupWidth is 1 or a
+// multiple of 4.
 struct Params { rows: u32, stride4: u32, width: u32, groupWidth: u32 }
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> z: array<f32>;

@@ -1,4 +1,4 @@
-// Prelude: the few numbers that change from step to step, written by the host before each replay.
+// Prelude: the values that change from step to step. The host writes them before each replay.
 struct StepState {
   seed: u32,
   step: u32,            // steps done in this run, 0-based: the counter of random numbers and the ring slot

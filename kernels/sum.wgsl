@@ -1,5 +1,6 @@
-// Sums of an array: partial[g] = scale · Σ over the g-th of `groups` blocks of f(x), f = square where params.square is 1, else identity.
-// scale is state.lossScale where params.scaled is 1, else 1. Shapes: x [count]; partial [offset + groups]. Grid: one workgroup a block. Writes (=).
+// Sums of an array: partial[g] = scale · Σ over the g-th of `groups` blocks of f(x), f = square if params.square is 1,
+// otherwise identity. scale is state.lossScale if params.scaled is 1, otherwise 1.
+// Shapes: x [count]; partial [offset + groups]. Grid: one workgroup per block. Writes (=).
 struct Params { count: u32, perGroup: u32, square: u32, scaled: u32, offset: u32 }
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> state: StepState;

@@ -1,8 +1,9 @@
-// Log-probabilities of one chunk of rows: that of a given token, and those of the most likely ones, the lowest id first among equals.
-// p[m, c] = logits[m, c] − log Σ exp(logits[m]). chosen[token] = p[m, target], 0 where target < 0; ids[token, i] and values[token, i] = the
-// i-th most likely token and its p. Equal logits give equal bits, whichever of the two outputs they go to.
-// Shapes: logits [rows, stride]; targets i32, chosen [tokens]; ids, values [tokens, top], read and written from params.firstRow on; columns ≥ vocab
-// are padding; top ≤ vocab. Grid: one workgroup a row. Writes (=).
+// Log-probabilities of one chunk of rows, for a given token and for the most likely tokens, the lowest id first among
+// equals. p[m, c] = logits[m, c] − log Σ exp(logits[m]). chosen[token] = p[m, target], 0 if target < 0; ids[token, i]
+// and values[token, i] are the i-th most likely token and its p. Equal logits give equal bits in both outputs.
+// Shapes: logits [rows, stride]; targets i32, chosen [tokens]; ids, values [tokens, top], read and written from
+// params.firstRow; columns ≥ vocab are padding; top ≤ vocab.
+// Grid: one workgroup per row. Writes (=).
 struct Params { stride: u32, vocab: u32, firstRow: u32, top: u32 }
 const NONE = 0xffffffffu;
 @group(0) @binding(0) var<storage, read> targets: array<i32>;

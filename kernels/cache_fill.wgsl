@@ -1,5 +1,5 @@
-// Copies the keys and values of tokens to cache textures: texel (j % CACHE_KEYS)·vectors + c of row h·cacheRows + ⌊j /
-// CACHE_KEYS⌋ is vec4 c of head h of row j − first.
+// Copies the keys and values of tokens to cache textures: texel (j % CACHE_KEYS)·vectors + c of row h·cacheRows +
+// ⌊j / CACHE_KEYS⌋ is vec4 c of head h of row j − first.
 // Shapes: k, v [rows, 4·stride4], head h from 4·h·vectors; see attention_decode_texture.ts for the caches.
 // Grid: x = kvHeads·vectors / 64, y and z rows. Writes (=).
 struct Params { rows: u32, stride4: u32, vectors: u32, kvHeads: u32, cacheRows: u32, first: u32 }

@@ -1,5 +1,4 @@
-// Merges blocks of column_stats.wgsl into running statistics, in order: with δ = μ_k − μ, n rows so far and n_k in
-// block k,
+// Merges blocks of column_stats.wgsl into running statistics in order. With δ = μ_k − μ, n rows so far, n_k in block k:
 //   μ += δ · n_k / (n + n_k);  M += M_k + δ² · n · n_k / (n + n_k)   (Chan, Golub, LeVeque 1979).
 // Shapes: partial [blocks, 2, stride]; counts [1 + blocks]: n before the first block, then each n_k; stats [2, stride]:
 // μ, M.

@@ -1,6 +1,6 @@
 // Cross-entropy of one chunk of rows: loss[m] = log Σ exp(logits[m]) − logits[m, target[m]]; rows with target < 0 have
-// loss 0. If params.gradient is 1, the gradient replaces the logits: logits := (softmax(logits) − onehot(target)) ·
-// state.lossScale, zero for rows without target.
+// loss 0. If params.gradient is 1, the gradient replaces the logits:
+//   logits := (softmax(logits) − onehot(target)) · state.lossScale, zero for rows without target.
 // Shapes: logits [rows, stride]; targets [tokens] i32 and loss [tokens], read and written from params.firstRow; columns
 // ≥ vocab are padding.
 // Grid: one workgroup per row. Writes (=).

@@ -6,7 +6,7 @@
 // Adam with the settings of the masks (see state.lambdaAdam);  force = dL/dŝ = λ1 + 2·λ2·(ŝ − t).
 // Without a goal (state.goal < 0), ŝ − t counts as 0.
 // Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
-// constraint (see the layout in lib/masks/learner.ts): R, H, ŝ, λ1, λ2, force, two of the projection, then (m, v) of λ1 and λ2.
+// constraint (layout as in lib/masks/learner.ts): R, H, ŝ, λ1, λ2, force, two of the projection, (m, v) of λ1 and λ2.
 // Grid: one workgroup. Writes (=).
 const B1 = 0.9;
 const B2 = 0.99;

@@ -1,5 +1,5 @@
-// RMSNorm of each head: y[m, h, c] = x[m, h, c] · r · w[c], r = 1 / sqrt(mean over the head's `width` columns of x² +
-// ε).
+// RMSNorm of each head: y[m, h, c] = x[m, h, c] · r · w[c],
+//   r = 1 / sqrt(mean over the head's `width` columns of x² + ε).
 // Shapes: x, y [rows, stride] with consecutive heads of head4 vec4; w [head4], padding zero. Padding columns of a head
 // are zero in x, so the sum may include them.
 // Grid: one workgroup per head (x) and row (y). Writes (=) y, including zeros in the columns after the heads.

@@ -1,5 +1,5 @@
-// One descent step on log α by Adam, gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log
-// α):
+// One descent step on log α by Adam, with
+//   gradient = slope · z_layer · Σ over the unit's slots of dz  +  force · dŝ/d(log α);
 //   dŝ/d(log α) = −p'·p_layer·H·(c + c_kv·Π_others(1 − p)) / total for heads and FFN columns,
 //   −p'·R / total for hidden dims, and
 //   −p'·H·(expected parameters of the layer) / total for gates, whose sum over slots comes from mask_gates.wgsl.

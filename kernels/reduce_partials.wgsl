@@ -1,5 +1,5 @@
-// Sums partials of mask gradients: dz[u] (+)= Σ over blocks k of g_k and squares[u] (+)= Σ over k of g_k², where g_k =
-// Σ over the columns c of unit u of partial[k, c].
+// Sums partials of mask gradients: dz[u] (+)= Σ over blocks k of g_k and squares[u] (+)= Σ over k of g_k², where
+//   g_k = Σ over the columns c of unit u of partial[k, c].
 // Shapes: partial [blocks, stride]; dz, squares [units]; unit u owns columns u·groupWidth … (u + 1)·groupWidth − 1.
 // Grid: x units. dz, squares (+=) if params.accumulate is 1, otherwise (=).
 struct Params { blocks: u32, stride: u32, units: u32, groupWidth: u32, accumulate: u32 }

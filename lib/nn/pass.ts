@@ -95,8 +95,8 @@ export function recordBackward(context: DecoderContext): void {
 }
 
 /**
- * Next-token targets of label sequences in the Hugging Face convention (unshifted, −100 = ignored): targets[t] =
- * labels[t + 1].
+ * Next-token targets of label sequences in the Hugging Face convention (unshifted, −100 = ignored):
+ * targets[t] = labels[t + 1].
  */
 export function shiftLabels(labels: ArrayLike<number>, { seq }: { readonly seq: number }): Int32Array<ArrayBuffer> {
   const targets = new Int32Array(labels.length).fill(-1);

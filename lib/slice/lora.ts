@@ -15,9 +15,9 @@ export interface SlicedLora extends LoraConfig {
 
 /**
  * LoRA for the model that `sliceModel` makes of a base with these masks and without LoRA. Together they compute the
- * same as the sliced model with LoRA merged. Slicing selects and scales rows and columns, W' = R·W·C, and R·(W +
- * s·B·A)·C = W' + s·(R·B)·(A·C). A factor of the rows or columns of a weight therefore also applies to B or A. Repeated
- * KV heads repeat rows of B, and heads of zeros have rows of zeros.
+ * same as the sliced model with LoRA merged. Slicing selects and scales rows and columns, W' = R·W·C, and
+ * R·(W + s·B·A)·C = W' + s·(R·B)·(A·C). A factor of the rows or columns of a weight therefore also applies to B or A.
+ * Repeated KV heads repeat rows of B, and heads of zeros have rows of zeros.
  *
  * Layers keep their numbers. `shallowLora` renumbers them for exported files, which omit fully cut layers.
  *

@@ -1,5 +1,7 @@
-// Prelude: the hard concrete distribution (Louizos et al. 2018), stretched to (γ, ζ) = (−0.1, 1.1), with noise scaled by τ = state.noise.
-//   s = sigmoid((τ · logit(u) + log α) / β);  z = clamp(s · (ζ − γ) + γ, 0, 1);  P(z > 0) = sigmoid((log α − β · log(−γ / ζ)) / τ).
+// Prelude: the hard concrete distribution (Louizos et al. 2018), stretched to (γ, ζ) = (−0.1, 1.1), with noise scaled
+// by τ = state.noise.
+//   s = sigmoid((τ · logit(u) + log α) / β);  z = clamp(s · (ζ − γ) + γ, 0, 1);
+//   P(z > 0) = sigmoid((log α − β · log(−γ / ζ)) / τ).
 const GAMMA = -0.1;
 const ZETA = 1.1;
 const LOG_RATIO = 2.3978952727983707; // −log(−γ / ζ)

@@ -1,8 +1,8 @@
 // Projects log α onto the constraint: adds to all units the shift with which ŝ = ŝ0 + tracking · (target − ŝ0), found
 // by bisection. In the bounded variant, units of a part move by the shift clamped to the bounds of the part, and held
 // units do not move. Without a goal (state.goal < 0) the shift is 0.
-// Shapes as in expected_size.wgsl. Grid: one workgroup. Updates logAlpha in place; constraint[6] = shift, constraint[7]
-// = ŝ after it.
+// Shapes as in expected_size.wgsl. Grid: one workgroup. Updates logAlpha in place; constraint[6] = shift,
+// constraint[7] = ŝ after the shift.
 @group(0) @binding(0) var<storage, read_write> logAlpha: array<f32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {

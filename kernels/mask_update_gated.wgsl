@@ -1,4 +1,4 @@
-// Prelude of mask_update.wgsl where layers have gates: see mask_gates.wgsl.
+// Prelude of mask_update.wgsl for layers with gates: see mask_gates.wgsl.
 @group(0) @binding(8) var<storage, read> gates: array<vec2f>;
 fn gate_draw(layer: u32) -> vec4f {
   let gate = tables[params.units + params.groupCount + 5u * layer + 1u].w;

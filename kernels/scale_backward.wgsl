@@ -1,4 +1,5 @@
-// Backward of y = v ∘ z by column groups: dv = dy ∘ z;  partial[k, c] = Σ over the k-th block of rows of dy · v  (for dz).
+// Backward of y = v ∘ z by column groups: dv = dy ∘ z;
+//   partial[k, c] = Σ over the k-th block of rows of dy · v  (for dz).
 // Shapes: dy, v, dv [rows, stride]; z [width / groupWidth]; partial [blocks, stride].
 // Grid: x columns / 4, y blocks of BLOCK rows. Writes (=) dv and partial; dv may be the buffer of v.
 struct Params { rows: u32, stride4: u32, width: u32, groupWidth: u32 }

@@ -1,6 +1,8 @@
 // Backward of masked SwiGLU, p = silu(gate) · up, a = p · z:
-//   dgate = da · z · up · silu'(gate);  dup = da · z · silu(gate);  partial[k, j] = Σ over the k-th block of rows of da · p  (for dz).
-// Shapes: gate, up, da [rows, stride]; z [stride]; partial [blocks, stride]. Written in place: gate := dgate, up := dup.
+//   dgate = da · z · up · silu'(gate);  dup = da · z · silu(gate);
+//   partial[k, j] = Σ over the k-th block of rows of da · p  (for dz).
+// Shapes: gate, up, da [rows, stride]; z [stride]; partial [blocks, stride].
+// Written in place: gate := dgate, up := dup.
 // Grid: x columns / 4, y blocks of BLOCK rows. All writes (=).
 struct Params { rows: u32, stride4: u32 }
 @group(0) @binding(0) var<storage, read> da: array<vec4f>;

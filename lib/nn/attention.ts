@@ -26,13 +26,13 @@ export interface AttentionShape {
   /** Unpadded width of a head: even, at most 256. */
   readonly headDim: number;
   /**
-   * Sliding window: number of keys that a query sees, including its own; at least 1. Default: all keys since the start
-   * of its sequence.
+   * Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all keys since
+   * the start of its sequence.
    */
   readonly window?: number | undefined;
 }
 
-/** How attention is dispatched; the defaults suit most devices. */
+/** Settings of the attention dispatches; all have defaults. */
 export interface AttentionOptions {
   /** Scratch textures shared by all layers. Without them attention reads buffers. */
   readonly scratch?: AttentionScratch;
@@ -63,7 +63,7 @@ export interface AttentionBuffers extends AttentionOptions {
   readonly lse: DeviceBuffer;
   /**
    * Forward only: the rows are token trees, see `attentionKernel`. [batch·seq] of four u32 that define which keys each
-   * row sees, instead of `window`.
+   * row attends to, instead of `window`.
    */
   readonly spans?: DeviceBuffer | undefined;
 }
@@ -194,7 +194,7 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const pairCost = PASSES[pass].products * seen * (2 * seq - seen + 1) * headDim * ratio;
   const { maxComputeWorkgroupsPerDimension } = plan.device.limits;
   const part = Math.max(1, Math.min(pairs, maxComputeWorkgroupsPerDimension, Math.floor(dispatchCost / pairCost)));
-  // One long head is split into groups of blocks, as a GPU runs many at once. A block that sees all rows costs twice
+  // One long head is split into groups of blocks, as a GPU runs many at once. A block that reads all rows costs twice
   // the mean.
   const blockCost = 2 * pairCost / blocks, headCost = LONG_HEAD * dispatchCost;
   const least = options.dispatchCost === undefined ? LEAST_BLOCKS : 1;

@@ -124,7 +124,7 @@ export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
 /**
  * Refuses unknown options of `exportModel` and unknown values.
  *
- * @throws CompressoError("usage") for those.
+ * @throws CompressoError("usage") for unknown options and values.
  */
 export function checkExport(options: ExportOptions): void {
   checkNames(options, EXPORT_NAMES, { whose: "exportModel" });
@@ -172,7 +172,7 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
 /**
  * Refuses options for a file that is not written.
  *
- * @throws CompressoError("usage") for those.
+ * @throws CompressoError("usage") for options for a file that is not written.
  */
 export function checkUsed(
   { formats = FORMATS, ggufDtype, generation, saveAdapter = false }:
@@ -204,7 +204,7 @@ export function checkLayout(layout: unknown): void {
 /**
  * Refuses unknown formats and file types; undefined counts as absent.
  *
- * @throws CompressoError("usage") for those.
+ * @throws CompressoError("usage") for unknown formats and file types.
  */
 export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
   if (dtype !== undefined) checkWord(dtype, DTYPES, { what: "cannot write weights of this dtype" });
@@ -215,7 +215,7 @@ export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; re
 /**
  * Refuses a target file size with an unknown format or type.
  *
- * @throws CompressoError("usage") for those.
+ * @throws CompressoError("usage") for an unknown format or type.
  */
 export function checkSizeFile({ format, dtype }: { readonly format: unknown; readonly dtype: unknown }): void {
   checkWord(format, FORMATS, { what: "cannot count the bytes of a file in this format" });

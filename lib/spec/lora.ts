@@ -58,7 +58,7 @@ export function loraNames(spec: DecoderSpec, targets: readonly Projection[]): st
 /**
  * Refuses matrices that belong to no target of the model, since they would have no effect.
  *
- * @throws CompressoError("input") for such matrices.
+ * @throws CompressoError("input") for matrices of no target.
  */
 export function refuseOthers(
   spec: DecoderSpec,

@@ -134,7 +134,7 @@ export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
  *
  * @param kinds - Kinds of units that are pruned.
  * @param rules - Rules as given.
- * @throws CompressoError("usage") for such limits.
+ * @throws CompressoError("usage") for limits of kinds that are not pruned.
  */
 export function checkTakenRules(
   kinds: readonly UnitKind[],

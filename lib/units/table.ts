@@ -214,7 +214,7 @@ export function selectionMasks(table: UnitTable, kept: Selection): Required<Mask
  * Refuses a list without exactly one number for each unit of the table, such as a list for a table with other kinds or
  * rules.
  *
- * @throws CompressoError("usage") for such a list.
+ * @throws CompressoError("usage") unless the list has one number for each unit.
  */
 export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, what: string): void {
   let broken = values.length === count ? 0 : count;

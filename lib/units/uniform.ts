@@ -44,7 +44,7 @@ export interface UniformGoals {
 
 /**
  * Counts for all layers at which the target is reached, and would not be with the last row restored. A row is one FFN
- * column (`align` columns) in every layer, or one KV group with its heads; if some layer has only one KV group, one
+ * column (`align` columns) in every layer, or one KV group with its heads; in a layer with only one KV group, one
  * query head. Rows are cut like units in `selectUnits`, by their mean score, the lowest units of each layer first.
  *
  * @throws CompressoError("usage") if layers cannot become equal, and like `selectUnits`.

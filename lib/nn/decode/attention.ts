@@ -11,7 +11,7 @@ export interface DecodeShape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
-  /** Sliding window: number of keys that a query sees, including its own; at least 1. Default: all. */
+  /** Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all. */
   readonly window?: number | undefined;
   /** Rows of the caches. */
   readonly capacity: number;

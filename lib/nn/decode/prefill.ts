@@ -117,6 +117,6 @@ function recordLaterAttention(
     recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
     return;
   }
-  plan.clear(o); // clears the padding, where layers of other widths have written
+  plan.clear(o); // the padding may hold values of layers of other widths
   recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, z: open });
 }

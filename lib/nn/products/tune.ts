@@ -144,7 +144,7 @@ async function quickest(
       if (bits.every((value, index) => value === wanted?.[index])) entries.push({ tile, plan, seconds: Infinity });
     }
   } catch (error) {
-    if (error instanceof CompressoError && error.code === "gpu" && !device.isBroken) return null; // over the memory limit
+    if (error instanceof CompressoError && error.code === "gpu" && !device.isBroken) return null; // over the limit
     throw error;
   }
   let left = entries;

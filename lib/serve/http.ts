@@ -128,7 +128,10 @@ class Connection extends Duplex {
   #isLast = false;
   /** Bytes that may still be read. */
   #left = Infinity;
+  /** Time of a head, or of what is read after the last answer. */
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Time of a write. */
+  #stall: ReturnType<typeof setTimeout> | undefined;
   /** Status of what came behind the last head. */
   #wrong: number | null = null;
   /** The body under way. */
@@ -188,7 +191,9 @@ class Connection extends Duplex {
     this.#isLast = true;
     clearTimeout(this.#timer);
     this.#left = LINGER_BYTES;
-    this.end(() => this.#timer = setTimeout(() => this.destroy(), LINGER_TIME));
+    this.end(() => {
+      if (!this.destroyed) this.#timer = setTimeout(() => this.destroy(), LINGER_TIME);
+    });
     if (this.#isHeld) this._read();
   }
 
@@ -208,11 +213,11 @@ class Connection extends Duplex {
   override _write(bytes: Uint8Array, _encoding: string, callback: (error?: Error) => void): void {
     const all = async (): Promise<void> => {
       for (let done = 0; done < bytes.length;) {
-        const timer = setTimeout(() => this.destroy(), STALL_TIME);
+        this.#stall = setTimeout(() => this.destroy(), STALL_TIME);
         try {
           done += await this.#conn.write(bytes.subarray(done));
         } finally {
-          clearTimeout(timer);
+          clearTimeout(this.#stall);
         }
       }
     };
@@ -225,6 +230,7 @@ class Connection extends Duplex {
 
   override _destroy(_error: Error | null, callback: () => void): void {
     clearTimeout(this.#timer);
+    clearTimeout(this.#stall);
     this.#gone.abort();
     try {
       this.#conn.close();

@@ -26,7 +26,7 @@ import { serveVerb } from "./verbs/serve.ts";
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
   const program = verb("compresso", {
-    description: "Makes language models of the LLaMA family smaller by structural pruning, on WebGPU.",
+    description: "Makes large language models smaller by structural pruning, on WebGPU.",
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],
   })
     .version(config.version, "-V, --version", "print the version")

@@ -165,7 +165,7 @@ ${
 
 /**
  * Functions that an ending calls. A workgroup of "rotate" owns whole heads of `params.headStride` rows, with
- * `params.half` pairs each.
+ * `params.half` pairs each; the rows after the pairs stay.
  */
 export function endingFunctions(ending: MatvecEnding): string {
   if (ending !== "rotate") return "";
@@ -174,9 +174,9 @@ fn rotated(i: u32, at: u32) -> f32 {
   let j = i % params.headStride;
   let isLow = j < params.half;
   let pair = select(j - params.half, j, isLow);
-  if (pair >= params.half) { return 0.0; }
-  let turn = table[min(at, params.positions - 1u) * params.half + pair];
   let own = sum_of(i);
+  if (pair >= params.half) { return own; }
+  let turn = table[min(at, params.positions - 1u) * params.half + pair];
   if (isLow) { return own * turn.x - sum_of(i + params.half) * turn.y; }
   return own * turn.x + sum_of(i - params.half) * turn.y;
 }

@@ -6,7 +6,7 @@ export type RopePositions = "plain" | "offset" | "rows";
 
 /**
  * (x[i], x[i + half]) ← (x[i] cos − x[i + half] sin, x[i + half] cos + x[i] sin) for each head of each row,
- * half = headDim / 2; params.sign = −1 rotates back.
+ * half = half of the dims that rotate, the first of a head; params.sign = −1 rotates back.
  * Shapes: x [rows, stride] f32, head h from column h·headStride; table [positions, half] of (cos, sin). The position of
  * row m is m % seq, position[0] + m % seq with "offset", or position[m] with "rows". Grid: x = rows·half / 64, one
  * invocation per row and pair for all heads.

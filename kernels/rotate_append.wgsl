@@ -1,6 +1,6 @@
 // RoPE of the query and key of one token, and the token's row of a cache: q = RoPE(q), kCache[at] = RoPE(k), vCache[at]
 // = v, at = position[0]. qkv holds q, k and v, with k from 4·k4 and v from 4·v4. A head has 4·vectors columns, of which
-// 2·half rotate in pairs (i, i + half).
+// 2·half rotate in pairs (i, i + half), and the others stay.
 // Shapes: table [positions, half] of (cos, sin); kCache, vCache [capacity, 4·stride4], whose padding is not written.
 // Grid: x = ((heads + kvHeads)·half + 4·kvHeads·vectors) / 64. Changes q; writes (=) one row of the caches, nothing
 // past their end.
@@ -43,6 +43,9 @@ struct Params {
   }
   let c = id.x - pairs - kPairs;
   if (c < params.kvHeads * width && at < params.capacity) {
+    if (c % width >= 2u * params.half) {
+      kCache[at * 4u * params.stride4 + c] = qkv[4u * params.k4 + c];
+    }
     vCache[at * 4u * params.stride4 + c] = qkv[4u * params.v4 + c];
   }
 }

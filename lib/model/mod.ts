@@ -40,6 +40,7 @@ export {
   parameterCount,
   type Projection,
   projectionName,
+  type Rope,
   type RopeScaling,
   tensorShapes,
 } from "../spec/decoder.ts";

@@ -375,6 +375,7 @@ function rotate(
     seq: act.shape.seq,
     heads,
     headDim: weights.spec.headDim,
+    dims: weights.spec.rope.dims,
     buffer,
     stride: strideOf(width),
     cosSin: rope,

@@ -12,6 +12,8 @@ export interface RopeOptions {
   readonly seq: number;
   readonly heads: number;
   readonly headDim: number;
+  /** The first dims of each head that rotate; default all. */
+  readonly dims?: number | undefined;
   /** Queries or keys [rows, stride] f32, rotated in place. */
   readonly buffer: DeviceBuffer;
   /** Row stride in f32. */
@@ -26,12 +28,12 @@ export interface RopeOptions {
   readonly positions?: DeviceBuffer;
 }
 
-/** Records the rotation of all heads of a q or k buffer in place ("rotate half": pairs (i, i + headDim / 2)). */
+/** Records the rotation of all heads of a q or k buffer in place ("rotate half": pairs (i, i + dims / 2)). */
 export function recordRope(plan: Plan, options: RopeOptions): void {
-  const { rows, seq, heads, headDim, buffer, stride, cosSin, inverse = false } = options;
+  const { rows, seq, heads, headDim, dims = headDim, buffer, stride, cosSin, inverse = false } = options;
   const { positions, positionBuffer } = options, given = positions ?? positionBuffer;
   if (heads === 0 || rows === 0) return;
-  const half = headDim / 2;
+  const half = dims / 2;
   const kernel = compileKernel(plan.device, sourceOf(ropeKernel, positions ? "rows" : given ? "offset" : "plain"));
   const params = [rows, seq, heads, half, headStride(headDim), stride, Math.floor(cosSin.bytes / (8 * half))].map(u32);
   const groups = Math.ceil(rows * half / 64), width = Math.min(groups, 32768);

@@ -11,8 +11,29 @@ export type RopeScaling =
     readonly highFreqFactor: number;
     readonly originalMaxPosition: number;
   }
-  /** One divisor for each of the headDim / 2 frequencies, as GGUF stores it in `rope_freqs.weight`. */
-  | { readonly kind: "factors"; readonly factors: readonly number[] };
+  /** One divisor for each of the `ropeDims` / 2 frequencies, as GGUF stores it in `rope_freqs.weight`. */
+  | { readonly kind: "factors"; readonly factors: readonly number[] }
+  /**
+   * LongRoPE (Ding et al. 2024), as Phi-3 uses it: divisors of the frequencies, `short` for sequences of at most
+   * `originalMaxPosition` tokens and `long` for all positions of longer ones. cos and sin are multiplied by `attention`.
+   */
+  | {
+    readonly kind: "longrope";
+    readonly short: readonly number[];
+    readonly long: readonly number[];
+    readonly attention: number;
+    readonly originalMaxPosition: number;
+  };
+
+/** Rotary position embedding of the heads of q and k. */
+export interface Rope {
+  /** Pair i of n turns by base^(−i / n) radians a position, before scaling. */
+  readonly base: number;
+  /** Scaling of the frequencies. */
+  readonly scaling: RopeScaling;
+  /** The first dims of each head that rotate, an even number; absent if all do. */
+  readonly dims?: number;
+}
 
 /** Counts of one decoder layer. Layers of a pruned model may differ; 0 means that the part is absent. */
 export interface LayerSpec {
@@ -45,7 +66,7 @@ export interface DecoderSpec {
   /** ε of every RMSNorm. */
   readonly normEps: number;
   /** Rotary position embedding. */
-  readonly rope: { readonly base: number; readonly scaling: RopeScaling };
+  readonly rope: Rope;
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
   /** Projections with a bias, in every layer that has them; absent if there are none. */
@@ -98,6 +119,11 @@ export function projectionName(layer: number, projection: Projection): string {
 /** Canonical name of a projection's bias, shape [out]. */
 export function biasName(layer: number, projection: Projection): string {
   return projectionName(layer, projection).replace(/weight$/, "bias");
+}
+
+/** Number of dims of each head that RoPE rotates, in pairs (i, i + dims / 2). */
+export function ropeDims({ headDim, rope }: Pick<DecoderSpec, "headDim" | "rope">): number {
+  return rope.dims ?? headDim;
 }
 
 /** Whether a projection has a bias. */

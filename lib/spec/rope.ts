@@ -1,31 +1,35 @@
 // Rotary position embedding (Su et al. 2021): frequencies and tables of every scaling kind.
 import { CompressoError } from "../core/errors.ts";
-import type { DecoderSpec } from "./decoder.ts";
+import { type DecoderSpec, ropeDims, type RopeScaling } from "./decoder.ts";
 
 /**
- * Angle per position of each of the headDim / 2 pairs, in radians, computed like `inv_freq` in Hugging Face
- * transformers.
+ * Angle per position of each of the `ropeDims` / 2 pairs, in radians, computed like `inv_freq` in Hugging Face
+ * transformers, for a sequence of `positions` tokens (default: one that needs no long factors).
  */
-export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Float64Array<ArrayBuffer> {
-  const { headDim, rope: { base, scaling } } = spec;
-  const half = headDim / 2;
-  if (scaling.kind === "factors" && scaling.factors.length !== half) {
+export function ropeFrequencies(
+  spec: Pick<DecoderSpec, "headDim" | "rope">,
+  positions = 0,
+): Float64Array<ArrayBuffer> {
+  const { rope: { base, scaling } } = spec, dims = ropeDims(spec), half = dims / 2;
+  const factors = divisors(scaling, positions);
+  if (factors && factors.length !== half) {
     throw new CompressoError("input", {
       what: "cannot use the RoPE factors",
-      rule: `one factor for each of the headDim / 2 = ${half} frequencies`,
-      value: `${scaling.factors.length} factors`,
-      fix: "check rope_freqs.weight of the file",
+      rule: `one factor for each of the ${half} frequencies, half of the dims that rotate`,
+      value: `${factors.length} factors`,
+      fix: "check the factors of the model",
     });
   }
   return Float64Array.from({ length: half }, (_, i) => {
-    const frequency = base ** (-2 * i / headDim);
+    const frequency = base ** (-2 * i / dims);
     switch (scaling.kind) {
       case "none":
         return frequency;
       case "linear":
         return frequency / scaling.factor;
       case "factors":
-        return frequency / (scaling.factors[i] ?? 1);
+      case "longrope":
+        return frequency / (factors?.[i] ?? 1);
       case "llama3": {
         // Wavelengths up to `short` are kept, those from `long` are scaled by the factor, and those in between are
         // interpolated.
@@ -41,15 +45,26 @@ export function ropeFrequencies(spec: Pick<DecoderSpec, "headDim" | "rope">): Fl
   });
 }
 
-/** The (cos, sin) pairs [positions, headDim / 2, 2] of positions 0 … positions − 1, computed in f64. */
+/** The divisors of the frequencies for a sequence of `positions` tokens; null for scaling by a rule. */
+function divisors(scaling: RopeScaling, positions: number): readonly number[] | null {
+  if (scaling.kind === "factors") return scaling.factors;
+  if (scaling.kind !== "longrope") return null;
+  return positions > scaling.originalMaxPosition ? scaling.long : scaling.short;
+}
+
+/**
+ * The (cos, sin) pairs [positions, `ropeDims` / 2, 2] of positions 0 … positions − 1, computed in f64. LongRoPE chooses
+ * its factors by `positions`, as llama.cpp does by the size of its context.
+ */
 export function ropeTable(spec: Pick<DecoderSpec, "headDim" | "rope">, positions: number): Float32Array<ArrayBuffer> {
-  const frequencies = ropeFrequencies(spec);
+  const frequencies = ropeFrequencies(spec, positions), { scaling } = spec.rope;
+  const size = scaling.kind === "longrope" ? scaling.attention : 1;
   const table = new Float32Array(positions * frequencies.length * 2);
   let at = 0;
   for (let position = 0; position < positions; position++) {
     for (const frequency of frequencies) {
-      table[at++] = Math.cos(position * frequency);
-      table[at++] = Math.sin(position * frequency);
+      table[at++] = size * Math.cos(position * frequency);
+      table[at++] = size * Math.sin(position * frequency);
     }
   }
   return table;

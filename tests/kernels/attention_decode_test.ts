@@ -226,18 +226,19 @@ Deno.test("large scores stay finite, whichever row of the cache they lie in", as
 Deno.test("rotateAppend turns the query in place, and writes one row of the caches, none past their end", async () => {
   const device = await sharedDevice();
   for (
-    const { heads, kvHeads, headDim } of [{ heads: 1, kvHeads: 1, headDim: 2 }, { heads: 3, kvHeads: 3, headDim: 6 }, {
-      heads: 9,
-      kvHeads: 3,
-      headDim: 64,
-    }]
+    const { heads, kvHeads, headDim, dims = headDim } of [
+      { heads: 1, kvHeads: 1, headDim: 2 },
+      { heads: 3, kvHeads: 3, headDim: 6 },
+      { heads: 9, kvHeads: 3, headDim: 64 },
+      { heads: 4, kvHeads: 2, headDim: 18, dims: 10 },
+    ]
   ) {
     for (const at of [0, 4, 5]) {
-      const capacity = 5, hs = headStride(headDim), half = headDim / 2, stride = strideOf(kvHeads * hs);
+      const capacity = 5, hs = headStride(headDim), half = dims / 2, stride = strideOf(kvHeads * hs);
       const k0 = heads * hs, v0 = k0 + kvHeads * hs, values = random(v0 + kvHeads * hs, 1);
       // Padding of heads is zero, as that of the weights is.
       values.forEach((_, n) => n % hs >= headDim && (values[n] = 0));
-      const table = ropeTable({ headDim, rope: { base: 50, scaling: { kind: "none" } } }, capacity + 1);
+      const table = ropeTable({ headDim, rope: { base: 50, scaling: { kind: "none" }, dims } }, capacity + 1);
       using rope = device.uploadBuffer("rope", table);
       using position = device.uploadBuffer("position", Uint32Array.of(at));
       using qkv = device.uploadBuffer("qkv", values);
@@ -252,7 +253,7 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
       await plan.run();
       const turned = (n: number): Cell => {
         const j = n % hs, pair = j % half, low = n - j + pair;
-        if (j >= headDim) return { value: 0, bound: 0 };
+        if (j >= dims) return { value: values[n] ?? NaN, bound: 0 };
         const [a = NaN, b = NaN] = [values[low], values[low + half]],
           [cos = NaN, sin = NaN] = table.subarray(2 * (at * half + pair));
         return {
@@ -274,8 +275,7 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
           rows: capacity,
           stride,
           want(row, n): Cell {
-            const isPadding = n >= kvHeads * hs || (from === k0 && n % hs >= headDim);
-            if (row !== at || isPadding) return { value: STALE, bound: 0 };
+            if (row !== at || n >= kvHeads * hs) return { value: STALE, bound: 0 };
             return from === k0 ? turned(k0 + n) : { value: values[v0 + n] ?? NaN, bound: 0 };
           },
         });

@@ -190,9 +190,10 @@ for (const dtype of DTYPES) {
   Deno.test(`rotated products of ${dtype} are RoPE of q and k, and v, at the token's position`, async () => {
     const capacity = 70, at = 66, storage = { dtype, placement: "texture" } as const;
     for (
-      const { heads, kvHeads, headDim, cols } of [
+      const { heads, kvHeads, headDim, cols, dims = headDim } of [
         { heads: 1, kvHeads: 1, headDim: 2, cols: 7 },
         { heads: 4, kvHeads: 2, headDim: 6, cols: 33 },
+        { heads: 4, kvHeads: 2, headDim: 18, cols: 33, dims: 10 },
         { heads: 9, kvHeads: 3, headDim: 64, cols: 100 },
       ]
     ) {
@@ -201,7 +202,7 @@ for (const dtype of DTYPES) {
       using k = weights(kvHeads * width, cols, storage, 2);
       using v = weights(kvHeads * width, cols, storage, 3);
       using x = vector(cols, { isNormed: true });
-      const table = ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" } } }, capacity);
+      const table = ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" }, dims } }, capacity);
       using rope = device.uploadBuffer("rope", table);
       using position = device.uploadBuffer("position", Uint32Array.of(at));
       using turned = device.uploadBuffer("q", new Float32Array(heads * width + 64).fill(STALE));
@@ -215,6 +216,7 @@ for (const dtype of DTYPES) {
       using plan = new Plan(device);
       recordRotatedProducts(plan, x.input, { q: q.matrix, k: k.matrix, v: v.matrix }, {
         headDim,
+        dims,
         rope,
         position,
         q: turned,
@@ -224,8 +226,9 @@ for (const dtype of DTYPES) {
       });
       await plan.run();
       const rotated = (w: Weights, n: number): Cell => {
-        const j = n % width, half = headDim / 2, pair = j % half;
-        if (j >= headDim) return { value: 0, bound: 0 };
+        const j = n % width, half = dims / 2, pair = j % half;
+        // Rows of padding too, which are zeros in a model.
+        if (j >= dims) return rowSum(w, x.values, n);
         const low = rowSum(w, x.values, n - j + pair), high = rowSum(w, x.values, n - j + pair + half);
         const [cos = 0, sin = 0] = table.subarray(2 * (at * half + pair));
         const value = j < half ? low.value * cos - high.value * sin : high.value * cos + low.value * sin;
@@ -285,6 +288,7 @@ Deno.test("rotated products take several dispatches where an adapter binds few t
       });
       recordRotatedProducts(plan, x.input, { q: q.matrix, k: k.matrix, v: v.matrix }, {
         headDim,
+        dims: headDim,
         rope,
         position,
         q: turned,

@@ -148,18 +148,49 @@ Deno.test("ropeFrequencies() divides by the factors and refuses a wrong number o
   assert.throws(() => ropeFrequencies(spec([2])), /RoPE factors/);
 });
 
-const CASES = [
+Deno.test("LongRoPE takes the short or long factors by the length of the sequence, and scales cos and sin", () => {
+  /*
+   * transformers 5.24, Phi3RotaryEmbedding of Phi3Config(hidden_size=20, num_attention_heads=2, max_position_embeddings=64,
+   *   original_max_position_embeddings=8, rope_parameters=dict(rope_type="longrope", rope_theta=100.0,
+   *   short_factor=[1.0, 1.5], long_factor=[2.0, 7.0], partial_rotary_factor=0.4)) at position 5 of 8 and of 9
+   */
+  const scaling = {
+    kind: "longrope",
+    short: [1, 1.5],
+    long: [2, 7],
+    attention: Math.SQRT2,
+    originalMaxPosition: 8,
+  } as const;
+  const spec = { headDim: 10, rope: { base: 100, scaling, dims: 4 } };
+  const golden = new Map([
+    [8, [0.4011589288711548, -1.356123685836792, 1.3363709449768066, 0.4627231955528259]],
+    [9, [-1.1329880952835083, 0.846367359161377, 1.4106073379516602, 0.1009293794631958]],
+  ]);
+  for (const [positions, want] of golden) {
+    const table = ropeTable(spec, positions);
+    assert.equal(table.length, positions * 4);
+    for (let i = 0; i < 4; i++) {
+      const got = table[5 * 4 + i] ?? NaN;
+      assert.ok(Math.abs(got - (want[i] ?? NaN)) < 1e-6, `${positions} positions, ${i}: ${got}`);
+    }
+  }
+});
+
+const CASES: readonly { rows: number; seq: number; heads: number; headDim: number; dims?: number }[] = [
   { rows: 1, seq: 1, heads: 1, headDim: 2 },
   { rows: 21, seq: 7, heads: 3, headDim: 6 },
   { rows: 33, seq: 33, heads: 9, headDim: 64 },
+  // The first dims of each head alone.
+  { rows: 21, seq: 7, heads: 3, headDim: 6, dims: 2 },
+  { rows: 33, seq: 33, heads: 5, headDim: 20, dims: 14 },
 ];
 
 for (const offset of [undefined, 5]) {
   Deno.test(`recordRope() turns by the position${offset ? " of a position buffer" : ""}, and back`, async () => {
     using device = await openDevice();
-    for (const { rows, seq, heads, headDim } of CASES) {
-      const hs = headStride(headDim), stride = strideOf(heads * hs), half = headDim / 2, positions = 48;
-      const spec = { headDim, rope: { base: 10000, scaling: { kind: "none" } as const } };
+    for (const { rows, seq, heads, headDim, dims = headDim } of CASES) {
+      const hs = headStride(headDim), stride = strideOf(heads * hs), half = dims / 2, positions = 48;
+      const spec = { headDim, rope: { base: 10000, scaling: { kind: "none" } as const, dims } };
       const x = Float32Array.from({ length: paddedRows(rows) * stride }, (_, i) => Math.sin(i * 0.37)); // padding must stay too
       const want = Float64Array.from(x);
       for (let m = 0; m < rows; m++) {
@@ -180,6 +211,7 @@ for (const offset of [undefined, 5]) {
         seq,
         heads,
         headDim,
+        dims,
         buffer,
         stride,
         cosSin,

@@ -69,6 +69,22 @@ for (const name of ["mistral_window", "ministral_window"] as const) {
   }
 }
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`logits of heads that rotate in part, by LongRoPE, equal those of the full forward pass in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    const scaling = {
+      kind: "longrope",
+      short: [1, 1.25],
+      long: [3, 4],
+      attention: 1.2,
+      originalMaxPosition: 200,
+    } as const;
+    using model = await load({ ...UNEVEN, rope: { base: 100, scaling, dims: 4 } }, { device, dtype: "f32" });
+    assert.ok(model.spec.headDim > 4);
+    await assertLogits(model, { what: "partial", masks: someMasks(model.spec), length: 30, start: 11 });
+  });
+}
+
 Deno.test("decoding goes on past one row of a cache texture", async () => {
   const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });

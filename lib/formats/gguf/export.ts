@@ -215,6 +215,13 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
+  const { dims, scaling } = spec.rope, fix = "export as a Hugging Face folder";
+  if (dims !== undefined) {
+    return { rule: "RoPE rotates whole heads", value: `the first ${dims} of ${spec.headDim} dims`, fix };
+  }
+  if (scaling.kind === "longrope") {
+    return { rule: "RoPE has one factor a frequency", value: "short and long ones", fix };
+  }
   if (isNormed(arch)) return noNorms(spec, arch);
   if (spec.qkNorm) {
     return { rule: "q and k heads have no norms", value: "they have", fix: "take arch qwen3" };

@@ -24,27 +24,51 @@ const TOLERANCE = 1e-4;
  * @throws CompressoError("input") for factors of a GGUF that are those of no known llama3 setting.
  */
 export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope">): Json {
-  const { base } = spec.rope, scaling = named(spec);
-  const own: Json = scaling.kind === "none"
-    ? { rope_type: "default" }
-    : scaling.kind === "linear"
-    ? { rope_type: "linear", factor: scaling.factor }
-    : {
-      rope_type: "llama3",
-      factor: scaling.factor,
-      low_freq_factor: scaling.lowFreqFactor,
-      high_freq_factor: scaling.highFreqFactor,
-      original_max_position_embeddings: scaling.originalMaxPosition,
-    };
+  const { base, dims } = spec.rope, scaling = named(spec), own = scalingKeys(scaling);
+  const partial = dims === undefined ? {} : { partial_rotary_factor: partialFactor(dims, spec.headDim) };
   return {
-    rope_parameters: { ...own, rope_theta: base },
+    rope_parameters: { ...own, rope_theta: base, ...partial },
     ...(scaling.kind === "none" ? {} : { rope_scaling: own }),
     rope_theta: base,
+    ...partial,
+    // Phi-3's class reads it here.
+    ...scaling.kind === "longrope" ? { original_max_position_embeddings: scaling.originalMaxPosition } : {},
   };
 }
 
+/** The share of a head that rotates: transformers rounds headDim · share down to the dims. */
+function partialFactor(dims: number, headDim: number): number {
+  const share = dims / headDim;
+  return Math.floor(headDim * share) === dims ? share : (dims + 0.5) / headDim;
+}
+
+function scalingKeys(scaling: Exclude<RopeScaling, { kind: "factors" }>): Json {
+  switch (scaling.kind) {
+    case "none":
+      return { rope_type: "default" };
+    case "linear":
+      return { rope_type: "linear", factor: scaling.factor };
+    case "llama3":
+      return {
+        rope_type: "llama3",
+        factor: scaling.factor,
+        low_freq_factor: scaling.lowFreqFactor,
+        high_freq_factor: scaling.highFreqFactor,
+        original_max_position_embeddings: scaling.originalMaxPosition,
+      };
+    case "longrope":
+      return {
+        rope_type: "longrope",
+        short_factor: [...scaling.short],
+        long_factor: [...scaling.long],
+        attention_factor: scaling.attention,
+        original_max_position_embeddings: scaling.originalMaxPosition,
+      };
+  }
+}
+
 function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling, { kind: "factors" }> {
-  const { headDim, rope: { base, scaling } } = spec;
+  const { headDim, rope } = spec, { scaling } = rope;
   if (scaling.kind !== "factors") return scaling;
   const wanted = ropeFrequencies(spec);
   const candidates: Exclude<RopeScaling, { kind: "factors" }>[] = [
@@ -53,7 +77,7 @@ function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling
     ...KNOWN,
   ];
   const found = candidates.find((candidate) => {
-    const own = ropeFrequencies({ headDim, rope: { base, scaling: candidate } });
+    const own = ropeFrequencies({ headDim, rope: { ...rope, scaling: candidate } });
     return own.every((frequency, i) => Math.abs(frequency / (wanted[i] ?? NaN) - 1) <= TOLERANCE);
   });
   if (found) return found;

@@ -69,12 +69,12 @@ export function recordCachedAttention(
 ): void {
   const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim } = weights.spec,
+  const { headDim, rope: { dims } } = weights.spec,
     { heads, kvHeads, window } = layer.spec,
     { q, k, v, o } = own.forward,
     { rows } = act;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  const turn = { rows, seq: 1, headDim, cosSin: rope, positionBuffer: position };
+  const turn = { rows, seq: 1, headDim, dims, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
   recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
   plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {

@@ -106,9 +106,9 @@ function recordLaterAttention(
   const cache = existing(caches.layers[index], `cache of layer ${index}`);
   const layer = existing(weights.layers[index], `layer ${index}`);
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
-  const { spec } = weights, { headDim } = spec, { heads, kvHeads, window } = layer.spec;
+  const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
   const widths = headWidths(spec, layer.spec), { rows } = act;
-  const turn = { rows, seq: rows, headDim, cosSin: rope, positionBuffer: position };
+  const turn = { rows, seq: rows, headDim, dims, cosSin: rope, positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
   recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });

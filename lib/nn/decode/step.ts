@@ -8,6 +8,7 @@ import { Plan, u32 } from "../../gpu/plan.ts";
 import { widest } from "../activations.ts";
 import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
 import { type DecodeCaches, fitsTextures } from "./cache.ts";
+import { ropeDims } from "../../spec/decoder.ts";
 import { headStride, strideOf } from "../padding.ts";
 import { type MaskSlots, slotSlice } from "../mask_slots.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
@@ -147,6 +148,7 @@ function recordAttention(
   if (cache.placement === "texture") {
     recordRotatedProducts(plan, input, part, {
       headDim,
+      dims: ropeDims(spec),
       rope,
       position,
       q: qkv,
@@ -181,8 +183,8 @@ function recordRotateAppend(
     readonly cache: { readonly k: DeviceBuffer; readonly v: DeviceBuffer };
   },
 ): void {
-  const { headDim } = weights.spec, hs = headStride(headDim), half = headDim / 2;
-  const positions = Math.floor(rope.bytes / (4 * headDim));
+  const hs = headStride(weights.spec.headDim), half = ropeDims(weights.spec) / 2;
+  const positions = Math.floor(rope.bytes / (8 * half));
   const params = [heads, kvHeads, hs / 4, half, k / 4, v / 4, strideOf(kvHeads * hs) / 4, capacity, positions];
   const threads = (heads + kvHeads) * half + kvHeads * hs;
   plan.dispatch(

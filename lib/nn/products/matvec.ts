@@ -26,6 +26,8 @@ export interface MatvecInput {
 /** Output of {@link recordRotatedProducts}. */
 export interface RotatedTarget {
   readonly headDim: number;
+  /** The first dims of each head that rotate. */
+  readonly dims: number;
   /** See `ropeTable`. */
   readonly rope: DeviceBuffer;
   /** One u32, the position of the token: the row of the caches that is written. */
@@ -93,7 +95,7 @@ export function recordRotatedProducts(
   matrices: Readonly<Record<MatvecRole, Matrix>>,
   target: RotatedTarget,
 ): void {
-  const { headDim, rope, position, cacheRows } = target;
+  const { headDim, dims, rope, position, cacheRows } = target;
   const out = { q: target.q, k: target.kCache, v: target.vCache };
   const parts = (["q", "k", "v"] as const).flatMap((role) =>
     partsOf(matrices[role]).map((part) => ({ ...part, role }))
@@ -103,7 +105,7 @@ export function recordRotatedProducts(
     ending: "rotate",
     parts,
     align: headStride(headDim),
-    rotation: [headStride(headDim), headDim / 2, Math.floor(rope.bytes / (4 * headDim)), cacheRows],
+    rotation: [headStride(headDim), dims / 2, Math.floor(rope.bytes / (4 * dims)), cacheRows],
     bound: (roles) => [rope, position, ...roles.map((role) => out[role])],
   });
 }

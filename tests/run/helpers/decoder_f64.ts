@@ -10,6 +10,7 @@ import {
   headNormName,
   normName,
   type Projection,
+  ropeDims,
   tensorShapes,
 } from "../../../lib/spec/decoder.ts";
 
@@ -31,7 +32,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const { spec } = source, weights = new Map<string, Float32Array>();
   for (const name of tensorShapes(spec).keys()) weights.set(name, await source.read(name));
   const at = (name: string): Float32Array => weights.get(name) ?? new Float32Array();
-  const frequencies = ropeFrequencies(spec), { headDim, hidden } = spec, half = headDim / 2;
+  const { headDim, hidden } = spec, half = ropeDims(spec) / 2;
 
   const product = (x: Rows, name: string): Float64Array[] => {
     const w = at(name), bias = weights.get(name.replace(/weight$/, "bias"));
@@ -59,15 +60,19 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       })
     );
   };
-  /** Rotates pairs (i, i + headDim / 2) of every head by the position. */
-  const rotate = (x: Rows): Float64Array[] =>
-    x.map((row, position) =>
+  const size = spec.rope.scaling.kind === "longrope" ? spec.rope.scaling.attention : 1;
+  /** Rotates pairs (i, i + half) of every head by the position. */
+  const rotate = (x: Rows): Float64Array[] => {
+    const frequencies = ropeFrequencies(spec, x.length);
+    return x.map((row, position) =>
       row.map((value, i) => {
         const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);
+        if (inHead >= 2 * half) return value;
         const other = inHead < half ? -(row[i + half] ?? NaN) : row[i - half] ?? NaN;
-        return value * Math.cos(angle) + other * Math.sin(angle);
+        return size * (value * Math.cos(angle) + other * Math.sin(angle));
       })
     );
+  };
   const attention = (q: Rows, k: Rows, v: Rows, share: number): Float64Array[] =>
     q.map((query, t) => {
       const out = new Float64Array(query.length);

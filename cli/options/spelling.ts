@@ -21,6 +21,7 @@ export const spellFlag: SpellOption = (path, value) => {
   if (value === undefined) return flagOf(path);
   const isSwitch = isOptionPath(path) && entryOf(path).type === "switch";
   if (isSwitch) {
+    if (value === "auto") return `${flagOf(path)}=auto`;
     const { default: isOn } = entryOf(path), off = flagOf(path).replace("--", "--no-");
     // A switch that is on has a flag that turns it off.
     return value === "false" ? off : isOn === true ? `no ${off}` : flagOf(path);

@@ -59,11 +59,13 @@ function flagsOf(
   path: OptionPath,
   { help = entryOf(path).help, inOneGroup }: { readonly help: string | undefined; readonly inOneGroup: boolean },
 ): Option[] {
-  const { type, placeholder, group, everyday, default: own, paper, off = help } = entryOf(path), flag = flagOf(path);
+  const { type, placeholder, group, everyday, default: own, paper, off = help, auto } = entryOf(path),
+    flag = flagOf(path);
   const place = inOneGroup ? {} : { group: group[0]?.toUpperCase() + group.slice(1), isEveryday: everyday ?? false };
   const made = (flags: string, text: string): Option => placeOption(new Option(flags, spelled(text, spellFlag)), place);
   const negated = flag.replace("--", "--no-");
   if (type === "switch") {
+    if (auto !== undefined) return [made(flag, help), autoFlag(made(`${flag}=auto`, auto), nameOf(path) ?? path)];
     if (own !== true) return [made(flag, help)];
     const without = made(negated, off);
     return paper === undefined ? [without] : [made(flag, `${help} (default; paper: off)`), without];
@@ -78,6 +80,12 @@ function flagsOf(
   if (path === "prompt") return [option, made(negated, "leave the collaborative prompt out")];
   if (path === "tuning") return [option, made(negated, "run kernels with their defaults; results are the same bits")];
   return [option];
+}
+
+/** Gives a switch the value "auto" by a flag of its own: one with an optional value would take the next word, which may be the model. */
+function autoFlag(flag: Option, name: string): Option {
+  flag.attributeName = () => name;
+  return flag.argParser(() => "auto");
 }
 
 /** Words, default, preset and takers, in brackets. */

@@ -52,6 +52,6 @@ export async function checkResumable(out: string): Promise<void> {
     what: `cannot resume the run in ${out}`,
     rule: `the folder holds ${CHECKPOINT_FILE}`,
     value: "there is none",
-    fix: `start it without ${option("resume")}`,
+    fix: `start it without ${option("resume")}, or let the folder decide by ${option("resume", "auto")}`,
   });
 }

@@ -75,8 +75,8 @@ export interface FolderOptions {
    * CheckpointOptions} for when a run saves itself anyway.
    */
   readonly checkpointEvery?: number;
-  /** Whether to resume from the folder's checkpoint. */
-  readonly resume?: boolean;
+  /** Whether to resume from the folder's checkpoint. "auto": where there is one, else start, so that a restarted program goes on. */
+  readonly resume?: boolean | "auto";
   /**
    * Names of options of a resumed run that may differ from those of its checkpoint, such as "schedule" or "rates"; see
    * {@link CheckpointOptions.mayDiffer}.
@@ -120,9 +120,9 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const {
     out,
     checkpointEvery = OPTION_TABLE.checkpointEvery.default,
-    resume = false,
+    resume: asksResume = false,
     identity,
-    mayDiffer = [],
+    mayDiffer: allowed = [],
     export: wanted = {},
     onReady,
     onStart,
@@ -132,10 +132,12 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
     calibration: asked,
     ...rest
   } = options;
+  const path = `${out}/${CHECKPOINT_FILE}`, resume = asksResume === "auto" ? await exists(path) : asksResume;
+  const mayDiffer = asksResume === "auto" && !resume ? [] : allowed;
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
   checkFiles(files, { size: rest.size, layout: files.layout ?? rest.layout ?? OPTION_TABLE.layout.default, model });
   checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
-  const path = `${out}/${CHECKPOINT_FILE}`, refusesEarlier = !resume && !files.replace;
+  const refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
   // A run that is not resumed has nothing to write before it is prepared.
   if (resume) await lock.take();

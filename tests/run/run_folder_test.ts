@@ -276,3 +276,26 @@ Deno.test("onPhase has the share of the comparison and of the files, each from 0
     assert.equal(seen.findIndex(([phase]) => phase === "export"), shares("slice").length);
   });
 });
+
+Deno.test("a run with resume auto starts, also after one that was stopped as it wrote calibration texts, and then resumes", async () => {
+  await withFolder(async ({ model, out }) => {
+    const anew = { ...SHORT, calibration: "own" } as const,
+      auto = { ...anew, out: `${out}/run`, resume: "auto" } as const;
+    const whole = await pruneToFolder(model, { ...anew, out: `${out}/whole` });
+    const stop = new AbortController(), later = new AbortController();
+    const onCalibration = (): void => stop.abort(new Error("enough"));
+    await assert.rejects(pruneToFolder(model, { ...auto, onCalibration, signal: stop.signal }), /enough/);
+    const onRecord = ({ step }: { readonly step: number }): void =>
+      step === 2 ? later.abort(new Error("enough")) : undefined;
+    const mayDiffer = ["rates"] as const;
+    await assert.rejects(pruneToFolder(model, { ...auto, mayDiffer, onRecord, signal: later.signal }), /enough/);
+    const { masks, resumedAfter } = await pruneToFolder(model, { ...auto, mayDiffer });
+    assert.equal(resumedAfter, 2);
+    assert.deepEqual(masks, whole.masks);
+    const [one, other] = await Promise.all(
+      ["whole", "run"].map((name) => Deno.readFile(`${out}/${name}/model/model.safetensors`)),
+    );
+    assert.ok(one?.every((byte, index) => byte === other?.[index]) && one.length === other?.length);
+    await assert.rejects(pruneToFolder(model, auto), /cannot start a run.*holds run\.json/s);
+  });
+});

@@ -29,7 +29,7 @@ export async function calibrationChoice(
 ): Promise<string> {
   if (calibration !== undefined) return calibration;
   const areThere = await exists(join(out, CALIBRATION_FILE));
-  return calibrationDefault(learning, { resume: resume ?? false, areThere });
+  return calibrationDefault(learning, { resume, areThere });
 }
 
 /** Identifies the calibration among the facts of a run. */

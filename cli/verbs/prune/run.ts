@@ -40,22 +40,32 @@ import { formatCount, note, printJson, writeError } from "../../terminal/output.
 import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
 import { checkSchedule } from "./schedule.ts";
-import { checkRunFolder, clearRunFolder, finishedRun, isResumable } from "./run_folder.ts";
+import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } from "./run_folder.ts";
 import { showSummary } from "./summary.ts";
 import { headsLine, paddedLine, targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 
-/** Flags of a run, with defaults for those that have none in the library. */
-export type RunFlags = TableFlags & { readonly out: string; readonly steps: number };
+/** The flag by which the folder decides whether its run is resumed. */
+const AUTO = "--resume=auto";
+
+/** Flags as they are typed, with defaults for those that have none in the library. */
+export type TypedFlags = TableFlags & Pick<RunFlags, "out" | "steps">;
+
+/** Flags of a run. */
+export type RunFlags = Omit<TableFlags, "resume"> & {
+  readonly out: string;
+  readonly steps: number;
+  /** Whether the folder's run is resumed, "auto" decided. */
+  readonly resume: boolean;
+};
 
 /** Runs the verb. */
-export async function runPrune(path: string, typed: RunFlags): Promise<void> {
-  const asked = await withFileType(path, await withScheduleTarget(path, typed)),
-    { out, resume = false, json } = asked,
-    name = modelName(path);
-  checkTrust(asked.schedule, asked.trust);
-  checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(asked, one)] as const)), { paths: FOLDER_PATHS });
+export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
+  const whole = await withFileType(path, await withScheduleTarget(path, typed));
+  checkTrust(whole.schedule, whole.trust);
+  checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
+  const asked = await decided(whole), { out, resume, json } = asked, name = modelName(path);
   const prompt = await promptText(asked.prompt ?? true);
   const options: PruneOptions = {
     ...pruneOptionsOf(asked),
@@ -80,6 +90,12 @@ export async function runPrune(path: string, typed: RunFlags): Promise<void> {
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else showSummary(summary, out);
+}
+
+/** Decides whether the folder's run is resumed: with "auto" where it holds one that is stopped or finished. What may differ then is for such a run alone. */
+async function decided({ mayDiffer, ...flags }: TypedFlags): Promise<RunFlags> {
+  const { out, resume: asked = false } = flags, resume = asked === "auto" ? await holdsRun(out) : asked;
+  return { ...flags, resume, ...(resume ? given({ mayDiffer }) : {}) };
 }
 
 /** Digests and names of the inputs of a run. */
@@ -196,7 +212,7 @@ async function drive(
   },
 ): Promise<RunSummary> {
   const { flags, options: asked, resolved, rows, reading, beside, prompt, inputs, origin, name, dashboard } = run;
-  const { out, resume = false, dtype, ggufDtype } = flags;
+  const { out, resume, dtype, ggufDtype } = flags;
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * steps });
@@ -290,11 +306,12 @@ async function drive(
 
 /** The command that resumes this run, as the user typed it. */
 function resumeCommand(): string {
+  if (Deno.args.includes(AUTO)) return [programAsRun(), ...Deno.args.map(shellWord)].join(" ");
   const words = runWords(), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }
 
 /** The words that the user typed, without those that say how to start. */
 function runWords(): string[] {
-  return Deno.args.filter((word) => !["--overwrite", "--resume"].includes(word));
+  return Deno.args.filter((word) => !["--overwrite", "--resume", AUTO].includes(word));
 }

@@ -114,6 +114,18 @@ export async function isAmong(path: string, files: readonly (string | undefined)
   return false;
 }
 
+/** Whether there is a run that is stopped or finished. */
+export async function holdsRun(out: string): Promise<boolean> {
+  return await isResumable(out) || await isFinished(out);
+}
+
+/** Whether the folder holds a finished run: without the model, run.json is left over from an interrupted removal. */
+async function isFinished(out: string): Promise<boolean> {
+  const found = await presentFiles(out);
+  return found.includes("run.json") && !found.includes(CHECKPOINT_FILE) &&
+    (found.includes("model.gguf") || await exists(join(out, "model", "config.json")));
+}
+
 /** Whether a stopped run can be resumed. */
 export async function isResumable(out: string): Promise<boolean> {
   return (await presentFiles(out)).includes(CHECKPOINT_FILE);
@@ -130,11 +142,8 @@ export async function finishedRun(
     readonly inputs: () => Promise<Readonly<Record<string, string>>>;
   },
 ): Promise<RunSummary | null> {
-  const found = await presentFiles(out);
-  if (!found.includes("run.json") || found.includes(CHECKPOINT_FILE)) return null;
+  if (!await isFinished(out)) return null;
   const summary = await readSummary(join(out, "run.json"));
-  // Without the model it is left over from an interrupted removal.
-  if (!found.includes("model.gguf") && !(await exists(join(out, "model", "config.json")))) return null;
   const { inputs: made } = summary; // empty of a run of a program
   const present = Object.keys(made).length > 0 ? await inputs() : {};
   const now = {

@@ -81,7 +81,7 @@ function kindOf(path: OptionPath, whose: string): OptionNames[string] {
     case "bytes":
       return "number";
     case "switch":
-      return "switch";
+      return entryOf(path).auto === undefined ? "switch" : true;
     case "text":
       return "text";
     case "words":
@@ -118,7 +118,7 @@ export function ruleOf(path: OptionPath): string {
     case "bytes":
       return "a number of bytes above 0, such as 800M or 6G";
     case "switch":
-      return "true or false";
+      return entry.auto === undefined ? "true or false" : 'true, false or "auto"';
     case "word":
       return `one of ${words.join(", ")}`;
     case "words":
@@ -147,7 +147,7 @@ export function accepts(path: OptionPath, value: unknown): boolean {
     case "number":
       return isInBounds(value, entry) && (!entry.single || isInBounds(Math.fround(Number(value)), entry));
     case "switch":
-      return typeof value === "boolean";
+      return typeof value === "boolean" || (value === "auto" && entry.auto !== undefined);
     case "word":
       return isWord(value);
     case "words":

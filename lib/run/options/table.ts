@@ -84,6 +84,8 @@ export interface OptionEntry {
   readonly help: string;
   /** The same for the flag that turns a switch off, which is on by default. */
   readonly off?: string;
+  /** The same for a switch that may also be "auto". */
+  readonly auto?: string;
   /** Name in camel case on the command line and in experiments, where it is not the path. null: for programs only. */
   readonly name?: string | null;
   /** What stands for the value in help, such as "count". Default: by type. */
@@ -533,6 +535,7 @@ export const OPTION_TABLE = {
     everyday: true,
     excludes: ["export.replace"],
     help: `continue from the checkpoint in ${option("out")}, with the same options`,
+    auto: "continue where there is a checkpoint, else start",
   },
   mayDiffer: {
     type: "names",
@@ -938,6 +941,7 @@ export type WrittenValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends
   : typeof OPTION_TABLE[P] extends { readonly type: "words"; readonly words: readonly (infer W)[] } ? readonly W[]
   : typeof OPTION_TABLE[P] extends { readonly type: "names" } ? readonly string[]
   : typeof OPTION_TABLE[P] extends { readonly type: "count" | "number" | "parameters" | "bytes" } ? number
+  : typeof OPTION_TABLE[P] extends { readonly type: "switch"; readonly auto: string } ? boolean | "auto"
   : typeof OPTION_TABLE[P] extends { readonly type: "switch" } ? boolean
   : typeof OPTION_TABLE[P] extends { readonly type: "layers" } ? readonly number[]
   : typeof OPTION_TABLE[P] extends { readonly type: "prompt" } ? string | boolean

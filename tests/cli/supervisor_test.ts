@@ -1,0 +1,94 @@
+// `compresso prune --resume=auto`: one command line for a supervisor, which starts a run, resumes it, and finds it finished.
+import assert from "node:assert/strict";
+import { cli, type CliResult, command, TemporaryFolder } from "./helpers/cli.ts";
+
+const OPTIONS = ["--sparsity", "0.3", "--steps", "8", "--batch", "2", "--seq", "64", "--no-prompt"];
+const MORE = ["--limit-rows", "400", "--calibration", "own", "--checkpoint-every", "4", "--no-tuning"];
+
+function prune(out: string, ...more: readonly string[]): string[] {
+  return ["prune", "demo", ...OPTIONS, ...MORE, "--out", out, ...more];
+}
+
+/** Starts the command and sends it a signal when it has said or recorded enough. */
+async function stopped(
+  args: readonly string[],
+  { signal, when }: { readonly signal: Deno.Signal; readonly when: (said: string) => boolean },
+): Promise<CliResult & { readonly signal: Deno.Signal | null }> {
+  const child = command(args).spawn(), stdout = new Response(child.stdout).text();
+  let stderr = "", isSent = false;
+  const reading = (async () => {
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) stderr += text;
+  })();
+  const status = child.status.finally(() => isSent = true);
+  while (!isSent) {
+    if (when(stderr)) {
+      child.kill(signal);
+      break;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  const { code, signal: ended } = await status;
+  await reading;
+  return { code, signal: ended, stdout: await stdout, stderr };
+}
+
+function recordsIn(out: string): number {
+  try {
+    return Deno.readTextFileSync(`${out}/records.jsonl`).split("\n").length - 1;
+  } catch {
+    return 0;
+  }
+}
+
+async function digests(out: string): Promise<string[]> {
+  const files = [`${out}/model/model.safetensors`, `${out}/model.gguf`, `${out}/calibration.jsonl`];
+  return await Promise.all(files.map(async (path) => {
+    const hash = await crypto.subtle.digest("SHA-256", await Deno.readFile(path));
+    return new Uint8Array(hash).toHex();
+  }));
+}
+
+Deno.test("--resume=auto starts, resumes and finds finished, also where it was killed before its first checkpoint", {
+  ignore: Deno.build.os === "windows", // there is no SIGTERM
+}, async () => {
+  using folder = new TemporaryFolder();
+  const whole = folder.at("whole"), out = folder.at("run"), auto = prune(out, "--resume=auto");
+  const unbroken = await cli(prune(whole));
+  assert.equal(unbroken.code, 0, unbroken.stderr);
+  const early = await stopped(auto, { signal: "SIGKILL", when: (said) => said.includes("encoding 400 rows") });
+  assert.equal(early.signal, "SIGKILL", early.stderr);
+  assert.ok(!folder.has("run", "checkpoint.safetensors") && !folder.has("run", "calibration.jsonl"));
+  // Not yet resumed: what may differ then is no matter.
+  const first = await stopped([...auto, "--may-differ", "rates"], {
+    signal: "SIGTERM",
+    when: () => recordsIn(out) >= 2,
+  });
+  assert.equal(first.code, 130, first.stderr);
+  assert.match(first.stderr, /to resume, run: .*prune demo .*--resume=auto/);
+  assert.ok(folder.has("run", "checkpoint.safetensors"));
+  const second = await stopped(auto, { signal: "SIGKILL", when: () => recordsIn(out) >= 6 });
+  assert.match(second.stderr, /resuming after step [23]/);
+  const last = await cli(auto);
+  assert.equal(last.code, 0, last.stderr);
+  assert.deepEqual(await digests(out), await digests(whole));
+  const again = await cli(auto);
+  assert.equal(again.code, 0, again.stderr);
+  assert.match(again.stderr, /finished already/);
+  const other = await cli([...auto, "--seed", "9"]);
+  assert.equal(other.code, 6, other.stderr);
+  const both = await cli([...auto, "--overwrite"]);
+  assert.equal(both.code, 2, both.stderr);
+});
+
+Deno.test("--resume=auto refuses files of a run that it cannot know, and --resume before the first checkpoint names it", async () => {
+  using folder = new TemporaryFolder();
+  const out = folder.at("run");
+  await Deno.mkdir(out);
+  const none = await cli(prune(out, "--resume"));
+  assert.equal(none.code, 2);
+  assert.match(none.stderr, /holds checkpoint\.safetensors.*--resume=auto/s);
+  await Deno.writeTextFile(folder.at("run", "run.json"), "{}");
+  const refused = await cli(prune(out, "--resume=auto"));
+  assert.equal(refused.code, 2, refused.stderr);
+  assert.match(refused.stderr, /it holds run\.json.*--overwrite/s);
+});

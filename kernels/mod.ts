@@ -1,6 +1,7 @@
 // All kernels as text with their bindings. Only this file imports .wgsl.
 import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
+import accumulateText from "./accumulate.wgsl" with { type: "text" };
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
@@ -163,6 +164,8 @@ export const dropout = kernel(
 );
 /** Block sums: bindings x, state, partial, params. */
 export const sum = kernel("sum", statePrelude + reduce(256) + sumText, "read read storage uniform");
+/** Sum over micro-batches: bindings x, total, params. */
+export const accumulate = kernel("accumulate", accumulateText, "read storage uniform");
 /** AdamW: bindings g, state, metrics, w, m, v, params. */
 export const adamw = kernel(
   "adamw",

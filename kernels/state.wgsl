@@ -19,4 +19,5 @@ struct StepState {
   limit: f32,           // log α is clamped to ± this after each update
   lambdaAdam: f32,      // 1: λ moves by Adam, with the masks' corrections; 0: by its gradient times its rate
   dropout: f32,         // share of the elements before LoRA's A that are dropped, below 1
+  firstRow: u32,        // tokens of the step in its micro-batches before this one: dropout draws by the row in the step
 }

@@ -22,7 +22,17 @@ import type { MemoryOptions } from "../../lib/run/contract.ts";
 
 /** Options of `prune` that the verb has too. */
 const PATHS: readonly OptionPath[] = [
-  ...["batch", "seq", "units", "lora.rank", "lora.targets", "lora.dropout", "preset", "size.parameters"] as const,
+  ...[
+    "batch",
+    "accumulate",
+    "seq",
+    "units",
+    "lora.rank",
+    "lora.targets",
+    "lora.dropout",
+    "preset",
+    "size.parameters",
+  ] as const,
   ...["layout", "baseDtype", "recompute", "method", "focus", "memoryLimit"] as const,
 ];
 
@@ -79,13 +89,13 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan for a run. */
 export function memoryOptions(
-  { batch, seq, lora, units, rules, layout, recompute, method, focus }: RunShape,
+  { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus }: RunShape,
   { adapter, baseDtype = "f16" }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
     readonly baseDtype?: MatrixDtype | undefined;
   },
 ): MemoryOptions {
-  const shape = { batch, seq, lora, units, rules, layout, recompute, method, focus, baseDtype };
+  const shape = { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus, baseDtype };
   return adapter ? { ...shape, adapter } : shape;
 }
 
@@ -120,7 +130,7 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
   readonly target: Target | null;
   readonly plan: MemoryPlan;
 }): void {
-  const { batch, seq, lora: { rank, targets }, units, recompute, baseDtype } = run;
+  const { batch, accumulate, seq, lora: { rank, targets }, units, recompute, baseDtype } = run;
   const { peakBytes, parts, stages, largestBuffer } = plan;
   print(`model     ${model}, ${formatCount(parameterCount(spec))} parameters in ${spec.layers.length} layers`);
   const window = windowLine(spec);
@@ -131,7 +141,9 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
       : "adapter   none here; planned with the limits that every WebGPU adapter grants",
   );
   print(
-    `run       ${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${targets.join(",")}, units ${
+    `run       ${
+      accumulate > 1 ? `${accumulate} × ` : ""
+    }${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${targets.join(",")}, units ${
       units.join(",")
     }${recompute ? "" : ", no recomputation"}`,
   );

@@ -171,7 +171,7 @@ async function planCell(cell: Cell, { experiment, cache, model, schedules, isCho
     prune,
     identity,
     steps,
-    tokens: steps * resolved.batch * resolved.seq,
+    tokens: steps * resolved.batch * resolved.accumulate * resolved.seq,
   };
 }
 

@@ -64,7 +64,7 @@ export async function allocateRun(
     readonly complete: (steerer: Steerer, plan: MemoryPlan) => Promise<RunSetup>;
   },
 ): Promise<Allocated> {
-  const { batch, seq, seed, lora, recompute } = options, { device } = base;
+  const { batch, accumulate, seq, seed, lora, recompute } = options, { device } = base;
   const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = original, given = optionNumbers(original);
   // If an allocation fails, the earlier ones are freed.
   await using stack = new AsyncDisposableStack();
@@ -80,7 +80,7 @@ export async function allocateRun(
   device.resetPeak();
   const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
-  const trainer = stack.use(createTrainer(model, { batch, seq, seed, lora, table, recompute, drops }));
+  const trainer = stack.use(createTrainer(model, { batch, accumulate, seq, seed, lora, table, recompute, drops }));
   const selector = selectorOf(setup, { model, trainer, place });
   stack.move();
   const { peakBytes, otherBytes } = plan;
@@ -118,13 +118,14 @@ export function selectorOf(
 /** What of a run its memory depends on. */
 export function memoryOptionsOf(
   { device, weights: { baseDtype } }: Model,
-  { batch, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
+  { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
   { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
   const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
   // What share a schedule sets changes no memory.
   return {
     batch,
+    accumulate,
     seq,
     units,
     rules,

@@ -289,8 +289,10 @@ export type WantedSize<Gguf extends GgufDtype = GgufDtype> =
 
 /** What is planned; the options of `prune` that memory depends on, with the same defaults. */
 export interface MemoryOptions {
-  /** Sequences a step; default 4. */
+  /** Sequences of a micro-batch; default 4. */
   readonly batch?: number;
+  /** Micro-batches a step: two or more need room for the sum of their gradients. Default 1. */
+  readonly accumulate?: number;
   /** Tokens of a sequence; default 256. */
   readonly seq?: number;
   /** Rank and targets of LoRA, and whether it has dropout. */

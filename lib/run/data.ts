@@ -24,7 +24,8 @@ export interface RunData {
   readonly heldoutLabels: readonly (readonly number[])[];
   /** Hash of all examples. */
   readonly digest: string;
-  readonly makeBatches: (seed: number) => Batches;
+  /** Batches of `batch` rows, or of so many micro-batches of them. */
+  readonly makeBatches: (seed: number, microBatches?: number) => Batches;
   /** Encodes calibration rows as these are. */
   readonly encodeCalibration: (rows: readonly Row[]) => ReturnType<typeof encodeCalibration>;
   /** Rows to score units on besides the training rows; null if there are none. */
@@ -61,7 +62,7 @@ export function encodeRun(
     heldout: heldout.map(({ tokens }) => [...tokens]),
     heldoutLabels: sequences.map(({ labels }) => [...labels]),
     digest: digestOfAll(examples),
-    makeBatches: (seed) => createBatches(examples, { batch, seq, seed, padId }),
+    makeBatches: (seed, count = 1) => createBatches(examples, { batch: count * batch, seq, seed, padId }),
     encodeCalibration: (rows) => encodeCalibration(rows, { ...encoding, reading: calibrationReading, batch, padId }),
     calibration: null,
   };

@@ -7,7 +7,7 @@ import { createMaskSlots } from "../nn/mask_slots.ts";
 import type { Pass } from "../nn/context.ts";
 import { recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";
-import type { Batch } from "../data/batches.ts";
+import type { MicroBatch } from "./micro_batches.ts";
 import { stagesOf } from "./methods/names.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 
@@ -41,8 +41,13 @@ export function hurtTargets(
   // Ties are broken by index. The difference of two equal infinite losses is NaN, hence −Infinity above.
   rows.sort((a, b) => ((excess[b] ?? 0) - (excess[a] ?? 0)) || a - b);
   const chosen = new Int32Array(targets.length).fill(-1);
-  for (const row of rows.slice(0, Math.ceil(share * rows.length * BELOW))) chosen[row] = targets[row] ?? -1;
+  for (const row of rows.slice(0, shareOf(rows.length, share))) chosen[row] = targets[row] ?? -1;
   return chosen;
+}
+
+/** How many of so many targets a share is, rounded up. */
+function shareOf(count: number, share: number): number {
+  return Math.ceil(share * count * BELOW);
 }
 
 /** Rounding may lift the product of a share and a count just above an integer; this factor compensates for it. */
@@ -72,11 +77,24 @@ export function checkFocus(
   });
 }
 
+/** Number of labels that a step learns from, over all of its micro-batches. */
+export function focusedLabels(
+  parts: readonly MicroBatch[],
+  { seq, share }: { readonly seq: number; readonly share: number },
+): number {
+  return parts.reduce((sum, { labels }) => {
+    return sum + shareOf(shiftLabels(labels, { seq }).filter((target) => target >= 0).length, share);
+  }, 0);
+}
+
 /** Computes gradients of a part of a batch's labels. Dispose it to free its buffers. */
 export interface Focus extends Disposable {
-  /** Gradients like those of a whole loaded batch. The mean loss of all labels is recorded before any label is left out. */
+  /**
+   * Gradients like those of a whole loaded micro-batch. The mean loss of all labels is recorded before any label is left
+   * out. `state` has the loss scale of the labels that the step learns from.
+   */
   run(
-    batch: Batch,
+    batch: MicroBatch,
     options: { readonly state: StepState; readonly share: number; readonly signal?: AbortSignal | undefined },
   ): Promise<void>;
 }
@@ -113,9 +131,8 @@ export function createFocus(
       // The pass of the pruned model comes last, since backward uses its activations.
       const losses = { dense: await lossesOf(dense), own: await lossesOf(own) };
       if (!device.isDry) {
-        const chosen = hurtTargets(targets, losses, share), count = chosen.filter((target) => target >= 0).length;
-        writeTargets(pass, chosen);
-        writeStepState(device, pass.state, { ...state, lossScale: 1 / Math.max(1, count) });
+        writeTargets(pass, hurtTargets(targets, losses, share));
+        writeStepState(device, pass.state, state);
       }
       await gradients.run(stop);
     },

@@ -148,7 +148,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#calibrate = calibrate;
     this.#life = new Lifetime("session", original.signal);
     this.#setup = { ...aim, ...data, original: { ...original, signal: this.#life.signal } };
-    this.#batches = data.makeBatches(aim.options.seed);
+    this.#batches = data.makeBatches(aim.options.seed, aim.options.accumulate);
     this.#stages = stagesOf(aim.options);
     this.#position = firstPosition(this.#batches.cursor);
     this.#oversight = oversightOf(aim.options, aim.table, { steps: this.steps });

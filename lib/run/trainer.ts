@@ -17,14 +17,18 @@ import type { LayerTerms } from "../masks/baselines.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../masks/learner.ts";
 import type { UnitTable } from "../units/units.ts";
 import type { Batch } from "../data/batches.ts";
-import { createFocus, type Focus } from "./focus.ts";
+import { createFocus, type Focus, focusedLabels } from "./focus.ts";
+import { createGradientSum, type MicroBatch, microBatches } from "./micro_batches.ts";
 import type { Model } from "../model/model.ts";
 import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
 import type { StepKind, StepNumbers, TrainerArrays } from "./contract.ts";
 
 /** Options of {@link createTrainer}. */
 export interface TrainerOptions {
+  /** Sequences of a micro-batch. */
   readonly batch: number;
+  /** Micro-batches of a step. Default 1. */
+  readonly accumulate?: number;
   readonly seq: number;
   readonly seed: number;
   readonly lora: LoraConfig;
@@ -51,7 +55,7 @@ export interface Trainer extends Disposable {
   readonly pass: Pass;
   readonly learner: MaskLearner;
   /**
-   * Runs one step. On abort everything that {@link Trainer.save} returns is as before the step. With a focus below 1,
+   * Runs one step, of all micro-batches. On abort everything that {@link Trainer.save} returns is as before the step. With a focus below 1,
    * steps of kind "lora" learn from that share of the labels (see `hurtTargets`), at the cost of one more forward pass.
    * The recorded loss is that of all labels.
    */
@@ -62,19 +66,19 @@ export interface Trainer extends Disposable {
   ): Promise<void>;
   /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
   numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
-  /** Gradients of all slots at the present masks, without any update. */
+  /** Gradients of all slots at the present masks over one micro-batch, without any update. */
   maskGradients(
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<SlotGradients>;
-  /** Σ|w·∂L/∂w| of the base's weights at the present masks, by layer, without any update. */
+  /** Σ|w·∂L/∂w| of the base's weights at the present masks over one micro-batch, by layer, without any update. */
   weightTerms(
     batch: Batch,
     options: { readonly state: StepState; readonly signal?: AbortSignal },
   ): Promise<LayerTerms[]>;
   /**
-   * Forward and backward of a step without its update, and which of the values are finite. Learned masks are sampled,
-   * unless they were set.
+   * Forward and backward of a step without its update, up to the first micro-batch with a value that is not finite, and
+   * which of that one's values are. Learned masks are sampled, unless they were set.
    */
   inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
@@ -104,8 +108,8 @@ const SUM_GROUPS = 64;
 
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
-  const { device, weights, spec } = model, { batch, seq, table, lora: config, recompute = true } = options;
-  const { drops = (config.dropout ?? 0) > 0 } = options;
+  const { device, weights, spec } = model, { batch, accumulate: count = 1, seq, table } = options;
+  const { lora: config, recompute = true, drops = (config.dropout ?? 0) > 0 } = options;
   using stack = new DisposableStack();
   let owned = stack;
   const own = <T extends Disposable>(resource: T): T => owned.use(resource);
@@ -116,6 +120,11 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
   const { lora, masks, act, state } = pass;
   if (!lora) throw new Error("createTrainer: the pass has no LoRA");
+  const gradientSum = count === 1 ? null : own(createGradientSum(device, [
+    { buffer: lora.grads, count: lora.count },
+    { buffer: masks.dz, count: 2 * masks.layout.count },
+    { buffer: metrics, count: 1 },
+  ]));
   const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
   const places: readonly (readonly [Exclude<keyof TrainerArrays, "written">, DeviceBuffer, number])[] = [
     ["lora", lora.params, lora.count],
@@ -130,10 +139,18 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
   if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
 
-  const gradients = (kind: StepKind, isStep: boolean, observeWeights?: WeightProbe["observe"]): Plan => {
+  /** Forward and backward; `samples` says whether learned masks are drawn before, as by a step's first micro-batch. */
+  const gradients = (
+    kind: StepKind,
+    { isStep, samples = isStep, observeWeights }: {
+      readonly isStep: boolean;
+      readonly samples?: boolean;
+      readonly observeWeights?: WeightProbe["observe"];
+    },
+  ): Plan => {
     const dropout = isStep && drops;
     const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
-    if (kind === "masks" && isStep) {
+    if (kind === "masks" && samples) {
       context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
       learner.recordSample(context.plan, { state, slots: masks, isWritten: () => isAtWritten });
     }
@@ -145,10 +162,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       state,
       sums,
     });
+  const mean = gradientSum && own(new Plan(device));
+  if (mean) {
+    recordMean(mean);
+    mean.finish();
+  }
   const updates = (kind: StepKind, { isFocused = false } = {}): Plan => {
     const plan = own(new Plan(device));
     plan.section("update");
-    if (!isFocused) recordMean(plan);
+    if (!isFocused && !mean) recordMean(plan);
     recordSum(
       plan,
       { x: lora.grads, count: lora.count, into: metrics, index: GRAD_SQUARES, square: true, scaled: false },
@@ -168,20 +190,66 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     );
     return plan.finish();
   };
-  const plans: { [K in StepKind]?: { readonly gradients: Plan; readonly update: Plan } } = {};
-  const plansOf = (kind: StepKind): { readonly gradients: Plan; readonly update: Plan } =>
-    plans[kind] ??= { gradients: gradients(kind, true), update: updates(kind) };
+  interface StepPlans {
+    /** Forward and backward of the first micro-batch. */
+    readonly gradients: Plan;
+    /** The same of the others, at the same masks. */
+    readonly others: Plan;
+    readonly update: Plan;
+  }
+  const plans: { [K in StepKind]?: StepPlans } = {};
+  const makePlans = (kind: StepKind): StepPlans => {
+    const first = gradients(kind, { isStep: true }), isSame = count === 1 || kind !== "masks";
+    const others = isSame ? first : gradients(kind, { isStep: true, samples: false });
+    return { gradients: first, others, update: updates(kind) };
+  };
+  const plansOf = (kind: StepKind): StepPlans => plans[kind] ??= makePlans(kind);
   let probe: Plan | null = null, maskWrites = 0;
   /** Whether masks of units were set since the last step began, and whether that step ran at such. */
   let isWritten = false, isAtWritten = false;
   let focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
   let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
 
-  const load = (data: Batch, stepState: StepState): void => {
+  const partsOf = (data: Batch): MicroBatch[] => microBatches(data, { count, rows: act.rows });
+  const scaleOf = ({ labelTokens }: Batch): number => 1 / Math.max(1, labelTokens);
+  const load = ({ tokens, labels, firstRow }: MicroBatch, stepState: StepState): void => {
     if (device.isDry) return;
-    device.write(act.tokens, data.tokens);
-    writeTargets(pass, shiftLabels(data.labels, { seq }));
-    writeStepState(device, state, { ...stepState, lossScale: 1 / Math.max(1, data.labelTokens) });
+    device.write(act.tokens, tokens);
+    writeTargets(pass, shiftLabels(labels, { seq }));
+    writeStepState(device, state, { ...stepState, firstRow });
+  };
+  const loadOne = (data: Batch, stepState: StepState): void =>
+    load({ ...data, firstRow: 0 }, { ...stepState, lossScale: scaleOf(data) });
+  /** Runs the passes of each micro-batch; their gradients, summed up, are where those of one would be. */
+  const runParts = async (
+    data: Batch,
+    stepState: StepState,
+    run: (part: MicroBatch, state: StepState, index: number) => Promise<void>,
+  ): Promise<void> => {
+    const whole = { ...stepState, lossScale: scaleOf(data) };
+    await gradientSum?.begin();
+    for (const [index, part] of partsOf(data).entries()) {
+      load(part, whole);
+      await run(part, { ...whole, firstRow: part.firstRow }, index);
+      await gradientSum?.add();
+    }
+    await gradientSum?.finish();
+  };
+
+  /** What the last pass left in its buffers. */
+  const look = async (): Promise<Inspection> => {
+    const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
+    // The first stream that is not finite is enough.
+    for (const x of act.x) {
+      streams.push(await allFinite(device, x, { count: floats, most: Math.max(READ_FLOATS, lora.count) }));
+      if (streams.at(-1) === false) break;
+    }
+    return {
+      streams,
+      loss: (await device.readFloats(act.loss, act.rows)).every(Number.isFinite),
+      gradients: unpackLora(spec, lora, await device.readFloats(lora.grads, lora.count)),
+      slots: await device.readFloats(masks.dz, masks.layout.count),
+    };
   };
 
   owned = stack.move();
@@ -189,24 +257,38 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     pass,
     learner,
     async step(kind, data, { state: stepState, signal, focus: share = 1 }): Promise<void> {
-      const { gradients: forwardBackward, update } = plansOf(kind);
-      load(data, stepState);
+      const { gradients: first, others, update } = plansOf(kind), stop = signal ? { signal } : {};
       if (share < 1) {
         if (kind !== "lora") throw new Error("a step with a focus trains LoRA alone");
         focused ??= {
           gradients: own(createFocus(pass, { dropout: drops, recordMean })),
           update: updates(kind, { isFocused: true }),
         };
-        await focused.gradients.run(data, { state: stepState, share, signal });
-        return await focused.update.run();
+        const { gradients: focus, update: focusedUpdate } = focused;
+        const lossScale = 1 / Math.max(1, focusedLabels(partsOf(data), { seq, share }));
+        await runParts(
+          data,
+          stepState,
+          (part, own) => focus.run(part, { state: { ...own, lossScale }, share, ...stop }),
+        );
+        return await focusedUpdate.run();
       }
-      signal?.throwIfAborted(); // from here on the first submit is certain, and with it the copy of z
-      [isAtWritten, isWritten] = [isWritten, false];
+      let hasBegun = false;
       try {
-        await forwardBackward.run(signal ? { signal } : {});
+        await runParts(data, stepState, async (_part, _state, index) => {
+          signal?.throwIfAborted();
+          if (index === 0) {
+            hasBegun = true; // from here on the first submit is certain, and with it the copy of z
+            [isAtWritten, isWritten] = [isWritten, false];
+          }
+          await (index === 0 ? first : others).run(stop);
+          await mean?.run();
+        });
       } catch (error) {
-        isWritten = isAtWritten;
-        if (kind === "masks") await restoreMasks.run();
+        if (hasBegun) {
+          isWritten = isAtWritten;
+          if (kind === "masks") await restoreMasks.run();
+        }
         throw error;
       }
       await update.run();
@@ -217,8 +299,8 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     },
     async maskGradients(data, { state: stepState, signal }): Promise<SlotGradients> {
       plansOf("lora"); // first, as the memory plan has it: without dropout scratch is smaller, and would not be used again
-      probe ??= gradients("masks", false);
-      load(data, stepState);
+      probe ??= gradients("masks", { isStep: false });
+      loadOne(data, stepState);
       await probe.run(signal ? { signal } : {});
       const { count } = masks.layout, both = await device.readFloats(masks.dz, 2 * count);
       return { dz: both.subarray(0, count), squares: both.subarray(count) };
@@ -227,28 +309,23 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       plansOf("lora"); // first, as for maskGradients
       if (!terms) {
         const made = own(createWeightProbe(pass));
-        terms = { probe: made, plan: gradients("lora", false, made.observe) };
+        terms = { probe: made, plan: gradients("lora", { isStep: false, observeWeights: made.observe }) };
       }
-      load(data, stepState);
+      loadOne(data, stepState);
       await terms.plan.run(signal ? { signal } : {});
       return await terms.probe.read();
     },
     async inspect(kind, data, { state: stepState }): Promise<Inspection> {
-      load(data, stepState);
       [isAtWritten, isWritten] = [isWritten, false];
-      await plansOf(kind).gradients.run();
-      const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
-      // The first stream that is not finite is enough.
-      for (const x of act.x) {
-        streams.push(await allFinite(device, x, { count: floats, most: Math.max(READ_FLOATS, lora.count) }));
-        if (streams.at(-1) === false) break;
+      const { gradients: first, others } = plansOf(kind);
+      const parts = partsOf(data), whole = { ...stepState, lossScale: scaleOf(data) };
+      for (const [index, part] of parts.entries()) {
+        load(part, whole);
+        await (index === 0 ? first : others).run();
+        const found = await look();
+        if (index === parts.length - 1 || !isFine(found)) return found;
       }
-      return {
-        streams,
-        loss: (await device.readFloats(act.loss, act.rows)).every(Number.isFinite),
-        gradients: unpackLora(spec, lora, await device.readFloats(lora.grads, lora.count)),
-        slots: await device.readFloats(masks.dz, masks.layout.count),
-      };
+      throw new Error("a step has at least one micro-batch");
     },
     setMasks(values): void {
       writeMasks(device, masks, spec, values);
@@ -289,6 +366,11 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
     },
     [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+function isFine({ streams, loss, gradients, slots }: Inspection): boolean {
+  return loss && streams.every(Boolean) && slots.every(Number.isFinite) &&
+    [...gradients.values()].every((values) => values.every(Number.isFinite));
 }
 
 function otherShape({ length }: Float32Array, count: number): CompressoError {

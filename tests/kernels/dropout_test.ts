@@ -63,17 +63,18 @@ Deno.test("kernels draw the numbers of lib/core/random.ts to the bit, and never 
 
 /** Runs dropout once on values and returns its checked cells. */
 async function check(
-  { rows, width, rate, stream, step, accumulate = false }: {
+  { rows, width, rate, stream, step, firstRow = 0, accumulate = false }: {
     rows: number;
     width: number;
     rate: number;
     stream: number;
     step: number;
+    firstRow?: number;
     accumulate?: boolean;
   },
 ): Promise<void> {
   const x = dense(rows, width, { seed: 1 }), before = dense(rows, width, { seed: 2 }), stride = strideOf(width);
-  using state = stateBuffer(device, { seed: SEED, step, dropout: rate });
+  using state = stateBuffer(device, { seed: SEED, step, dropout: rate, firstRow });
   using xBuffer = uploadActivation(device, x);
   using y = accumulate ? uploadActivation(device, before) : staleActivation(device, rows, width);
   using plan = new Plan(device);
@@ -85,7 +86,7 @@ async function check(
     cols: width,
     ...(accumulate ? { fill: 0 } : {}),
     want(row, column): Cell {
-      const isKept = uniformF32(SEED, step, stream, row * stride + column) >= Math.fround(rate);
+      const isKept = uniformF32(SEED, step, stream, (firstRow + row) * stride + column) >= Math.fround(rate);
       const base = accumulate ? before.at(row, column) : 0;
       if (!isKept) return { value: base, bound: 0 };
       const value = x.at(row, column) / (1 - Math.fround(rate));
@@ -101,6 +102,7 @@ Deno.test("recordDropout() drops what lib/core/random.ts draws and scales the re
     await check({ rows, width, rate: 0.3, stream: 0x100, step: STEP + 1, accumulate: true });
   }
   await check({ rows: 2, width: 65, rate: 0, stream: 0x100, step: 0 });
+  await check({ rows: 3, width: 65, rate: 0.5, stream: 0x100, step: 0, firstRow: 48 });
 });
 
 Deno.test("recordDropout() keeps the mean, draws the same for a stream and step, and another for others", async () => {

@@ -37,7 +37,7 @@ const LLAMA_7B = {
 /** A prune run of the demo with these options, as short as one can be. */
 async function pruneOptions(options: MemoryOptions): Promise<PruneOptions> {
   const { rows } = await readRows(demoData("train"));
-  const { batch, seq, lora, units, layout, recompute, method } = options;
+  const { batch, accumulate, seq, lora, units, layout, recompute, method } = options;
   return {
     rows: rows.slice(0, 40),
     sparsity: 0.3,
@@ -46,6 +46,7 @@ async function pruneOptions(options: MemoryOptions): Promise<PruneOptions> {
     postfinetune: 1,
     prompt: null,
     ...(batch === undefined ? {} : { batch }),
+    ...(accumulate === undefined ? {} : { accumulate }),
     ...(seq === undefined ? {} : { seq }),
     ...(lora ? { lora } : {}),
     ...(units ? { units } : {}),
@@ -64,6 +65,7 @@ async function planFor(device: Device, options: MemoryOptions): Promise<MemoryPl
 const SHAPES: readonly (MemoryOptions & { readonly baseDtype: MatrixDtype })[] = [
   { batch: 2, seq: 96, baseDtype: "f16" },
   { batch: 3, seq: 70, baseDtype: "f32", units: ["heads", "ffn", "hidden"], recompute: false },
+  { batch: 1, accumulate: 3, seq: 64, baseDtype: "f16" },
   { batch: 1, seq: 64, baseDtype: "q4", lora: { rank: 4, targets: ["q", "o", "gate", "down"] } },
   { batch: 5, seq: 65, baseDtype: "q8", lora: { rank: 16, dropout: 0.1 }, recompute: false },
   { batch: 2, seq: 64, baseDtype: "f16", units: ["heads", "ffn"], layout: "uniform" },

@@ -59,6 +59,7 @@ interface Setup extends Disposable {
     seed?: number;
     dropout?: number;
     batch?: number;
+    accumulate?: number;
     seq?: number;
     recompute?: boolean;
     units?: readonly UnitKind[];
@@ -76,12 +77,14 @@ async function setup(): Promise<Setup> {
       seed = 5,
       dropout = LORA.dropout,
       batch = BATCH,
+      accumulate = 1,
       seq = SEQ,
       recompute = true,
       units = UNITS,
     } = {}): Trainer {
       const table = unitTable(model.spec, units);
-      const trainer = createTrainer(model, { batch, seq, seed, lora: { ...LORA, dropout }, table, recompute });
+      const lora = { ...LORA, dropout };
+      const trainer = createTrainer(model, { batch, accumulate, seq, seed, lora, table, recompute });
       trainer.setLogAlpha(Float32Array.from({ length: table.count }, (_, unit) => 4 * uniform(6, unit) - 1));
       return trainer;
     },
@@ -165,6 +168,58 @@ for (const units of [["kv", "ffn", "hidden"], ["heads", "ffn"]] as const) {
     assert.ok(kept.bytes > anew.bytes, `${kept.bytes} bytes against ${anew.bytes}`);
   });
 }
+
+Deno.test("a step of micro-batches is that of one batch of all their rows, but for rounding, with dropout and a focus too", async () => {
+  using parts = await setup();
+  const { vocab } = parts.model.spec, data = randomBatch(vocab, 5, { batch: 3 * BATCH });
+  for (const [kind, focus] of [["lora", 1], ["masks", 1], ["gradual", 1], ["lora", 1 / 3]] as const) {
+    using whole = parts.trainer({ batch: 3 * BATCH });
+    using micro = parts.trainer({ accumulate: 3 });
+    using again = parts.trainer({ accumulate: 3 });
+    const run = async (trainer: Trainer): Promise<TrainerArrays> => {
+      for (const step of [0, 1]) await trainer.step(kind, data, { state: stateAt(step), focus });
+      return await trainer.save();
+    };
+    const [want, got] = [await run(whole), await run(micro)], what = `${kind}, focus ${focus.toFixed(2)}`;
+    assertSame(await run(again), got, `of ${what}, repeated`);
+    const [numbers, wholeNumbers] = [await micro.numbers(0, 2), await whole.numbers(0, 2)];
+    wholeNumbers.forEach(({ loss, gradNorm }, index) => {
+      // Focus chooses from each micro-batch what it else chooses from the whole, so only the first losses are the same.
+      if (focus === 1 || index === 0) assertClose(numbers[index]?.loss, loss, 1e-5, `loss of ${what}`);
+      if (focus === 1) assertClose(numbers[index]?.gradNorm, gradNorm, 1e-4, `gradient norm of ${what}`);
+    });
+    if (focus < 1) continue;
+    for (const name of ["lora", "slots"] as const) {
+      const most = want[name].reduce((large, value) => Math.max(large, Math.abs(value)), 0);
+      got[name].forEach((value, index) =>
+        assert.ok(Math.abs(value - (want[name][index] ?? NaN)) < 1e-3 * most, `${name} ${index} of ${what}`)
+      );
+    }
+    const dz = [await micro.slotGradients(), await whole.slotGradients()] as const;
+    const most = dz[1].reduce((large, value) => Math.max(large, Math.abs(value)), 0);
+    dz[1].forEach((value, index) => assert.ok(Math.abs(value - (dz[0][index] ?? NaN)) <= 1e-3 * most, `dz of ${what}`));
+  }
+});
+
+Deno.test("a step that is aborted between its micro-batches leaves the save as it was", async () => {
+  using parts = await setup();
+  using trainer = parts.trainer({ accumulate: 4 });
+  const data = randomBatch(parts.model.spec.vocab, 5, { batch: 4 * BATCH }), reason = new Error("stop");
+  await trainer.step("lora", data, { state: stateAt(0) });
+  const before = await trainer.save();
+  for (const delay of [0, 1, 20]) {
+    const controller = new AbortController();
+    const running = trainer.step("masks", data, { state: stateAt(1), signal: controller.signal });
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
+    controller.abort(reason);
+    const hasStopped = await running.then(() => false, (error) => error === reason);
+    if (!hasStopped) {
+      assert.ok(delay > 1, "the step ran to its end");
+      break;
+    }
+    assertSame(await trainer.save(), before, `aborted after ${delay} ms`);
+  }
+});
 
 Deno.test("a step does not depend on tokens whose head chunks are left out", async () => {
   // One head chunk takes up to 512 rows: only the first of three has labels here, though they lie at the ends of their rows.

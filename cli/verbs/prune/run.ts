@@ -215,7 +215,7 @@ async function drive(
   const { out, resume, dtype, ggufDtype } = flags;
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
-  await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * steps });
+  await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
   const { tokenizer } = model;
   const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });

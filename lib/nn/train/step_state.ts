@@ -30,9 +30,11 @@ export interface StepState {
   readonly lambdaAdam: boolean;
   /** Dropout rate before LoRA's A, in [0, 1), for passes with dropout. */
   readonly dropout: number;
+  /** Tokens, padding included, of the step's micro-batches before this one; default 0. */
+  readonly firstRow?: number;
 }
 
-const BYTES = 76;
+const BYTES = 80;
 /** Decay rates of Adam, also used by kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
@@ -67,6 +69,7 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
     state.lambdaAdam ? 1 : 0,
     state.dropout,
   ].forEach((value, index) => view.setFloat32(8 + 4 * index, value, true));
+  view.setUint32(BYTES - 4, (state.firstRow ?? 0) >>> 0, true);
   device.write(buffer, new Uint8Array(bytes));
 }
 

@@ -31,7 +31,7 @@ export const MEMORY_PARTS: Readonly<Record<MemoryPart, string>> = {
 /** Labels of each part, as their owners give them. */
 const LABELS: readonly (readonly [RegExp, MemoryPart])[] = [
   [/^(model\.|lm_head\.)/, "base"],
-  [/^lora /, "lora"],
+  [/^(lora .*|gradient sum)$/, "lora"],
   [/^x\d+$| of layer \d+$/, "kept"],
   [/^(h1|h2|q0|k0|q|k|v|o|om|y1|x1|gate|up|a|y2|x|rms1|rms2|lse|dropped)$/, "forward"],
   [/^(embedded|final|rms final|tokens|order|targets|loss)$/, "forward"],

@@ -156,10 +156,10 @@ async function planOn(
 
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: RunShape): Promise<void> {
-  const { batch, seq, seed, lora, recompute, method, focus } = options;
+  const { batch, accumulate, seq, seed, lora, recompute, method, focus } = options;
   using compensated = method === "flap" ? await withCompensation(model) : null;
   const trained = compensated ?? model;
-  using trainer = createTrainer(trained, { batch, seq, seed, lora, table, recompute });
+  using trainer = createTrainer(trained, { batch, accumulate, seq, seed, lora, table, recompute });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };

@@ -75,8 +75,13 @@ export interface RunOptions {
   readonly prefinetune?: number;
   /** Steps of LoRA with fixed masks after pruning; default three tenths of `steps`. */
   readonly postfinetune?: number;
-  /** Sequences per step; default 4. */
+  /** Sequences per micro-batch; default 4. */
   readonly batch?: number;
+  /**
+   * Micro-batches per step; default 1. A step trains on `batch` × `accumulate` sequences in the memory of `batch`, by
+   * the sum of the gradients. With dropout too it equals a step of one batch of all these sequences, but for rounding.
+   */
+  readonly accumulate?: number;
   /** Tokens per sequence, padding included; default 256. */
   readonly seq?: number;
   /** Seed of all random draws; default 1. */

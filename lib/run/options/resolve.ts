@@ -97,7 +97,7 @@ function knownSize(size: WantedSize, source: WeightSource | undefined): WantedSi
 /** What of a run its memory depends on. */
 export type RunShape = Pick<
   ResolvedOptions,
-  "batch" | "seq" | "seed" | "units" | "lora" | "rules" | "layout" | "recompute" | "method" | "focus"
+  "batch" | "accumulate" | "seq" | "seed" | "units" | "lora" | "rules" | "layout" | "recompute" | "method" | "focus"
 >;
 
 /** Fills in the defaults of what memory depends on, of a run with a last stage. Checks the kinds of units alone. */
@@ -105,10 +105,11 @@ export function resolveShape(
   options: Partial<Pick<PruneOptions, keyof RunShape>>,
   preset: Partial<PresetOptions> = {},
 ): RunShape {
-  const { method, batch, seq, seed, layout, recompute, units, focus } = OPTION_TABLE;
+  const { method, batch, accumulate, seq, seed, layout, recompute, units, focus } = OPTION_TABLE;
   const { method: chosen = method.default } = options;
   return {
     batch: options.batch ?? batch.default,
+    accumulate: options.accumulate ?? accumulate.default,
     seq: options.seq ?? seq.default,
     seed: options.seed ?? seed.default,
     units: [...checkKinds(options.units ?? preset.units ?? units.default)],

@@ -370,7 +370,15 @@ export const OPTION_TABLE = {
     default: 4,
     group: "training",
     everyday: true,
-    help: "sequences a step",
+    help: "sequences a step, or of each micro-batch",
+  },
+  accumulate: {
+    type: "count",
+    least: 1,
+    default: 1,
+    group: "training",
+    placeholder: "count",
+    help: "micro-batches a step, whose gradients are added up: larger steps in the memory of one",
   },
   seq: {
     type: "count",

@@ -2,6 +2,8 @@
 import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import accumulateText from "./accumulate.wgsl" with { type: "text" };
+import geluTanhText from "./activation_gelu_tanh.wgsl" with { type: "text" };
+import siluText from "./activation_silu.wgsl" with { type: "text" };
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
@@ -13,6 +15,8 @@ import crossEntropyText from "./cross_entropy.wgsl" with { type: "text" };
 import dropoutText from "./dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "text" };
+import gatedText from "./gated.wgsl" with { type: "text" };
+import gatedBackwardText from "./gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
 import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
@@ -33,6 +37,8 @@ import maskUpdateText from "./mask_update.wgsl" with { type: "text" };
 import maskUpdateGated from "./mask_update_gated.wgsl" with { type: "text" };
 import maskUpdatePlain from "./mask_update_plain.wgsl" with { type: "text" };
 import maskWrittenText from "./mask_written.wgsl" with { type: "text" };
+import outputNormText from "./output_norm.wgsl" with { type: "text" };
+import outputNormBackwardText from "./output_norm_backward.wgsl" with { type: "text" };
 import randomPrelude from "./random.wgsl" with { type: "text" };
 import recordText from "./record.wgsl" with { type: "text" };
 import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
@@ -45,8 +51,6 @@ import scaleText from "./scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
 import statePrelude from "./state.wgsl" with { type: "text" };
 import sumText from "./sum.wgsl" with { type: "text" };
-import swigluText from "./swiglu.wgsl" with { type: "text" };
-import swigluBackwardText from "./swiglu_backward.wgsl" with { type: "text" };
 import topLogitsText from "./top_logits.wgsl" with { type: "text" };
 import weightTermColumnsText from "./weight_term_columns.wgsl" with { type: "text" };
 import weightTermRowsText from "./weight_term_rows.wgsl" with { type: "text" };
@@ -97,13 +101,19 @@ export const headNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lan
 export const headNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
   kernel("head_norm_backward", reduce(lanes) + headNormBackwardText, "read read storage uniform")
 );
-/** Masked SwiGLU: bindings gate, up, z, a, params. */
-export const swiglu = kernel("swiglu", swigluText, "read read read storage uniform");
+/** out = x + RMSNorm(y ∘ z): bindings y, z, w, x, out, params. */
+export const outputNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("output_norm", reduce(lanes) + outputNormText, "read read read read storage uniform")
+);
+/** Its backward: bindings dout, y, z, w, du, params. */
+export const outputNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("output_norm_backward", reduce(lanes) + outputNormBackwardText, "read read read read storage uniform")
+);
+/** Masked activation of a gate, times up: bindings gate, up, z, a, params. */
+export const gated = forActivations((name, text) => kernel(name, text + gatedText, "read read read storage uniform"));
 /** Its backward: bindings da, z, gate → dgate, up → dup, partial, params. */
-export const swigluBackward = kernel(
-  "swiglu_backward",
-  block + swigluBackwardText,
-  "read read storage storage storage uniform",
+export const gatedBackward = forActivations((name, text) =>
+  kernel(`${name}_backward`, text + block + gatedBackwardText, "read read storage storage storage uniform")
 );
 /** y = x ∘ z by column groups: bindings x, z, y, params. */
 export const scale = kernel("scale", maskPrelude + scaleText, "read read storage uniform");
@@ -243,6 +253,10 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
 
 function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {
   return { 8: make(8), 64: make(64) };
+}
+
+function forActivations<T>(make: (name: string, text: string) => T): Readonly<Record<"silu" | "gelu_tanh", T>> {
+  return { silu: make("swiglu", siluText), gelu_tanh: make("geglu", geluTanhText) };
 }
 
 function forGates<T>(make: (gated: boolean) => T): Readonly<Record<"gated" | "plain", T>> {

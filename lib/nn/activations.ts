@@ -20,7 +20,10 @@ export interface ActivationOptions extends PassShape {
   readonly backward: boolean;
   /** Whether backward recomputes the rest of a layer instead of keeping it (gradient checkpointing). Default true. */
   readonly recompute?: boolean;
-  /** Also keeps what every layer adds to the residual stream, for the gradients of hidden masks. Default false. */
+  /**
+   * Also keeps the outputs of o_proj and down_proj of every layer, for the gradients of hidden masks and of the norms
+   * of these outputs. Default false.
+   */
   readonly keepsWrites?: boolean;
   /** Rank of LoRA, 0 for none. */
   readonly rank: number;

@@ -12,6 +12,7 @@ import type { Device } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
+import { scoreScale } from "./decode/attention.ts";
 
 export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
 export { ropeTable } from "../spec/rope.ts";
@@ -25,6 +26,8 @@ export interface AttentionShape {
   readonly kvHeads: number;
   /** Unpadded width of a head: even, at most 256. */
   readonly headDim: number;
+  /** Factor of q·k. Default: 1 / √headDim. */
+  readonly scale?: number | undefined;
   /**
    * Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all keys since
    * the start of its sequence.
@@ -109,10 +112,8 @@ export class AttentionScratch implements Disposable {
   }
 }
 
-const LOG2_E = Math.LOG2E;
-
 /**
- * Records o = softmax(q·kᵀ / √headDim, causal)·v and lse. Writes (=) o, with zeros in its padding columns, and lse.
+ * Records o = softmax(q·kᵀ·scale, causal)·v and lse. Writes (=) o, with zeros in its padding columns, and lse.
  * Rows past batch·seq are not written.
  */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
@@ -215,7 +216,7 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
         hs / 4,
         window,
       ];
-      const params = [...integers.map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+      const params = [...integers.map(u32), f32(scoreScale(shape))];
       const cost = count * Math.min(pairCost, (end - from) * blockCost);
       plan.dispatch(kernel, bound(streamed, params), { groups: [end - from, count], cost });
     }

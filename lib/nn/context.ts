@@ -8,6 +8,7 @@ import type { Lora } from "./lora.ts";
 import type { MaskKind, MaskSlots } from "./mask_slots.ts";
 import type { BufferView, Operand } from "./products/linear.ts";
 import type { Matrix } from "./products/matrix.ts";
+import type { RopeTables } from "./rope.ts";
 import type { Weights } from "./weights.ts";
 
 /** Buffers of a pass. Record plans over them with {@link Pass.plan}. */
@@ -30,8 +31,8 @@ export interface DecoderContext {
   readonly act: Activations;
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
-  /** cos and sin of each position, see `ropeTable`. */
-  readonly rope: DeviceBuffer;
+  /** cos and sin of each position. */
+  readonly rope: RopeTables;
   /** State of the training step; dropout and cross-entropy read it. */
   readonly state: DeviceBuffer;
   /** Set if the rows are token trees; forward only. */

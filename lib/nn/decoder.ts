@@ -1,6 +1,6 @@
 // One decoder layer, forward and backward, recorded into a plan.
 import { existing } from "../core/guards.ts";
-import { type AttentionShape, recordAttention, recordAttentionBackward, recordRope } from "./attention.ts";
+import { type AttentionShape, recordAttention, recordAttentionBackward } from "./attention.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { LayerActivations } from "./activations.ts";
 import type { DecoderContext } from "./context.ts";
@@ -11,26 +11,29 @@ import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
   type Heads,
   recordEmbedding,
+  recordGated,
+  recordGatedBackward,
   recordHeadNorm,
   recordHeadNormBackward,
+  recordOutputNorm,
+  recordOutputNormBackward,
   recordResidual,
   recordRmsNorm,
   recordRmsNormBackward,
   recordScale,
   recordScaleBackward,
-  recordSwiglu,
-  recordSwigluBackward,
 } from "./ops.ts";
-import type { Projection } from "../spec/decoder.ts";
+import { layerTable, recordRope } from "./rope.ts";
+import type { LayerSpec, Projection } from "../spec/decoder.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";
 
-/** x[0] = embedding(tokens) ∘ z_hidden. */
+/** x[0] = embedding(tokens) · scale ∘ z_hidden. */
 export function recordInput(context: DecoderContext): void {
   const { plan, weights, act } = context;
   const { rows, x, embedded } = act;
   plan.section("embedding");
-  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: embedded }, rows);
-  const width = weights.spec.hidden;
+  const { hidden: width, scales } = weights.spec;
+  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: embedded }, { rows, scale: scales?.embedding });
   recordScale(plan, { x: embedded, z: hiddenMask(context), y: existing(x[0], "input of layer 0") }, {
     rows,
     width,
@@ -43,7 +46,8 @@ export function recordInputBackward(context: DecoderContext): void {
   const { plan, weights, act } = context;
   if (!act.backward || !context.maskGrads.has("hidden")) return;
   plan.section("embedding");
-  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: act.embedded }, act.rows);
+  const { rows, tokens, embedded: x } = act, scale = weights.spec.scales?.embedding;
+  recordEmbedding(plan, weights.embedding, { tokens, x }, { rows, scale });
   recordHiddenBackward(context, act.embedded);
 }
 
@@ -51,21 +55,44 @@ export function recordInputBackward(context: DecoderContext): void {
 export function recordLayer(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
   const { layer, x, forward } = partsOf(context, index), out = existing(act.x[index + 1], `output of layer ${index}`);
-  const width = weights.spec.hidden, { rows } = act;
-  const z = hiddenMask(context);
   let middle = x;
   if (layer.attention) {
     recordAttentionPart(context, index, { x, again: false });
-    plan.section("elementwise");
     middle = layer.ffn ? forward.x1 : out;
-    recordResidual(plan, { x, y: forward.y1, z, out: middle }, { rows, width });
+    recordWrite(context, { x, y: forward.y1, outputNorm: layer.attention.outputNorm, out: middle });
   }
   if (layer.ffn) {
     recordFfnPart(context, index, { x: middle, again: false });
-    plan.section("elementwise");
-    recordResidual(plan, { x: middle, y: forward.y2, z, out }, { rows, width });
+    recordWrite(context, { x: middle, y: forward.y2, outputNorm: layer.ffn.outputNorm, out });
   }
-  if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: rows * strideOf(width) * 4 });
+  if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
+}
+
+/** out = x + y ∘ z_hidden, or x + RMSNorm(y ∘ z_hidden) with an output norm. */
+function recordWrite(context: DecoderContext, { outputNorm: w, ...io }: {
+  readonly x: DeviceBuffer;
+  readonly y: DeviceBuffer;
+  readonly outputNorm: DeviceBuffer | null;
+  readonly out: DeviceBuffer;
+}): void {
+  const { plan, act, weights: { spec } } = context, extent = { rows: act.rows, width: spec.hidden };
+  const z = hiddenMask(context);
+  plan.section("elementwise");
+  if (w) recordOutputNorm(plan, { ...io, w, z }, { ...extent, eps: spec.normEps });
+  else recordResidual(plan, { ...io, z }, extent);
+}
+
+/** y := dL/dy of {@link recordWrite} from dx, the gradient of `out`; dz_hidden += its share. */
+function recordWriteBackward(
+  context: DecoderContext,
+  { y, outputNorm: w }: { readonly y: DeviceBuffer; readonly outputNorm: DeviceBuffer | null },
+): void {
+  const { plan, act: { rows }, weights: { spec } } = context, { dx, dh } = backwardOf(context);
+  if (!w) return recordHiddenBackward(context, y);
+  plan.section("elementwise");
+  const extent = { rows, width: spec.hidden, eps: spec.normEps };
+  recordOutputNormBackward(plan, { dout: dx, y, z: hiddenMask(context), w, du: dh }, extent);
+  recordHiddenBackward(context, y, dh);
 }
 
 /**
@@ -93,8 +120,8 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
 export function recordSelfAttention(context: DecoderContext, index: number): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, lse } = partsOf(context, index), widths = headWidths(weights.spec, layer.spec);
-  rotate(context, { buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
-  rotate(context, { buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
+  rotate(context, { layer: layer.spec, buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
+  rotate(context, { layer: layer.spec, buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
   recordAttention(plan, attentionShape(context, layer), {
     q: f.q,
     k: f.k,
@@ -162,7 +189,8 @@ function recordFfnPart(
   }
   if (again && !needsInput(context, index, "down")) return;
   plan.section("elementwise");
-  recordSwiglu(plan, { gate: f.gate, up: f.up, z: ffnMask(context, index), a: f.a }, { rows, width });
+  const z = ffnMask(context, index), { activation } = spec;
+  recordGated(plan, { gate: f.gate, up: f.up, z, a: f.a }, { rows, width, activation });
   if (again) return;
   context.observe?.(context, index, { of: "down", buffer: f.a, width });
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
@@ -172,9 +200,9 @@ function recordFfnPart(
 function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index), b = backwardOf(context);
-  const { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
-  const width = layer.spec.ffn, { hidden } = weights.spec;
-  recordHiddenBackward(context, f.y2);
+  const { rows } = act, { norm, outputNorm } = existing(layer.ffn, `FFN of layer ${index}`);
+  const width = layer.spec.ffn, { hidden, activation } = weights.spec;
+  recordWriteBackward(context, { y: f.y2, outputNorm });
   recordProjectionBackward(context, {
     layer: index,
     projection: "down",
@@ -185,14 +213,14 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   });
   plan.section("elementwise");
   const slots = existing(context.masks.layout.layers[index], `masks of layer ${index}`);
-  recordSwigluBackward(plan, {
+  recordGatedBackward(plan, {
     da: b.da,
     z: ffnMask(context, index),
     gate: f.gate,
     up: f.up,
     partial: act.partial,
     grads: context.maskGrads.has("ffn") ? gradientSlices(context.masks, slots.ffn, width) : null,
-  }, { rows, width });
+  }, { rows, width, activation });
   for (const projection of ["gate", "up"] as const) {
     const buffer = f[projection];
     recordProjectionBackward(context, {
@@ -215,10 +243,12 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
 function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, rms, lse } = partsOf(context, index), b = backwardOf(context);
-  const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
+  const { spec } = weights,
+    { rows } = act,
+    { norm, outputNorm } = existing(layer.attention, `attention of layer ${index}`);
   const { hidden } = spec;
   const widths = headWidths(spec, layer.spec);
-  recordHiddenBackward(context, f.y1);
+  recordWriteBackward(context, { y: f.y1, outputNorm });
   recordProjectionBackward(context, {
     layer: index,
     projection: "o",
@@ -252,8 +282,8 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     dv: b.dv,
     scratch: act.attention,
   });
-  rotate(context, { buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
-  rotate(context, { buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
+  rotate(context, { layer: layer.spec, buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
+  rotate(context, { layer: layer.spec, buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
   for (const { x, w, dy, heads } of headNorms(context, index)) {
     if (dy) recordHeadNormBackward(plan, { x, w, dy }, headShape(context, heads));
   }
@@ -302,13 +332,17 @@ function headShape({ act, weights: { spec } }: DecoderContext, heads: number): H
   return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps };
 }
 
-/** unmasked := dx ∘ z_hidden, and dz_hidden += Σ dx · unmasked. */
-function recordHiddenBackward(context: DecoderContext, unmasked: DeviceBuffer): void {
+/** unmasked := dy ∘ z_hidden, and dz_hidden += Σ dy · unmasked; dy is dx if not given. */
+function recordHiddenBackward(
+  context: DecoderContext,
+  unmasked: DeviceBuffer,
+  dy: DeviceBuffer = backwardOf(context).dx,
+): void {
   const { plan, weights, act, masks } = context;
   plan.section("elementwise");
   const width = weights.spec.hidden;
   recordScaleBackward(plan, {
-    dy: backwardOf(context).dx,
+    dy,
     z: hiddenMask(context),
     v: unmasked,
     partial: act.partial,
@@ -357,13 +391,14 @@ function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: n
 
 function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights): AttentionShape {
   const { batch, seq } = act.shape;
-  const { heads, kvHeads, window } = spec;
-  return { batch, seq, heads, kvHeads, headDim: weights.spec.headDim, window };
+  const { heads, kvHeads, window } = spec, { headDim, scales } = weights.spec;
+  return { batch, seq, heads, kvHeads, headDim, window, scale: scales?.attention };
 }
 
 function rotate(
   { plan, act, weights, rope, trees }: DecoderContext,
-  { buffer, heads, width, inverse }: {
+  { layer, buffer, heads, width, inverse }: {
+    readonly layer: LayerSpec;
     readonly buffer: DeviceBuffer;
     readonly heads: number;
     readonly width: number;
@@ -378,7 +413,7 @@ function rotate(
     dims: weights.spec.rope.dims,
     buffer,
     stride: strideOf(width),
-    cosSin: rope,
+    cosSin: layerTable(rope, layer),
     inverse,
     ...(trees ? { positions: trees.positions } : {}),
   });

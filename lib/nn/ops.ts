@@ -7,9 +7,13 @@ import {
   crossEntropy,
   dropout,
   embeddingKernel,
+  gated,
+  gatedBackward,
   headNorm,
   headNormBackward,
   type NormLanes,
+  outputNorm,
+  outputNormBackward,
   reducePartials,
   residual,
   rmsNorm,
@@ -17,14 +21,13 @@ import {
   ROW_BLOCK,
   scale,
   scaleBackward,
-  swiglu,
-  swigluBackward,
   topLogits,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
+import type { Activation } from "../spec/decoder.ts";
 import type { Matrix } from "./products/matrix.ts";
 
 /** A buffer or part of one. */
@@ -57,14 +60,21 @@ export function partialFloats({ rows, width }: Extent): number {
   return rowBlocks(rows) * strideOf(width);
 }
 
-/** x[m] = E[tokens[m]]; writes (=). Shapes: tokens [rows] u32, x [rows, stride]. */
-export function recordEmbedding(plan: Plan, table: Matrix, io: { tokens: Span; x: Span }, rows: number): void {
-  const stride4 = table.stride / 4;
-  const kernel = compileKernel(plan.device, embeddingKernel(table));
+/** x[m] = E[tokens[m]], times `scale` if given; writes (=). Shapes: tokens [rows] u32, x [rows, stride]. */
+export function recordEmbedding(
+  plan: Plan,
+  table: Matrix,
+  io: { tokens: Span; x: Span },
+  { rows, scale }: { readonly rows: number; readonly scale?: number | undefined },
+): void {
+  const stride4 = table.stride / 4, isScaled = scale !== undefined;
+  const kernel = compileKernel(plan.device, embeddingKernel(table, { isScaled }));
   for (const { row0, rows: count, resources } of table.shards) {
     plan.dispatch(
       kernel,
-      [...resources, io.tokens, io.x, { params: [u32(rows), u32(stride4), u32(row0), u32(count)] }],
+      [...resources, io.tokens, io.x, {
+        params: [u32(rows), u32(stride4), u32(row0), u32(count), ...isScaled ? [f32(scale)] : []],
+      }],
       { groups: [Math.ceil(stride4 / LANES), rows], cost: rows * table.stride },
     );
   }
@@ -143,27 +153,59 @@ function headDispatch(
   });
 }
 
-/** a = silu(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
-export function recordSwiglu(
+/** out = x + RMSNorm(y ∘ z)·w; writes (=). Shapes: z, w [stride]. */
+export function recordOutputNorm(
+  plan: Plan,
+  io: { y: Span; z: Span; w: Span; x: Span; out: Span },
+  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
+): void {
+  plan.dispatch(
+    compileKernel(plan.device, outputNorm[lanes]),
+    [io.y, io.z, io.w, io.x, io.out, { params: [u32(rows), u32(strideOf(width) / 4), f32(width), f32(eps)] }],
+    { groups: [rows], cost: 12 * rows * width },
+  );
+}
+
+/** Gradient of {@link recordOutputNorm} with respect to u = y ∘ z; writes (=) du. */
+export function recordOutputNormBackward(
+  plan: Plan,
+  io: { dout: Span; y: Span; z: Span; w: Span; du: Span },
+  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
+): void {
+  plan.dispatch(
+    compileKernel(plan.device, outputNormBackward[lanes]),
+    [io.dout, io.y, io.z, io.w, io.du, { params: [u32(rows), u32(strideOf(width) / 4), f32(width), f32(eps)] }],
+    { groups: [rows], cost: 16 * rows * width },
+  );
+}
+
+/** The columns of a gated activation. */
+export interface GatedExtent extends Extent {
+  /** Default: silu. */
+  readonly activation?: Activation | undefined;
+}
+
+/** a = f(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
+export function recordGated(
   plan: Plan,
   io: { gate: Span; up: Span; z: Span; a: Span },
-  { rows, width }: Extent,
+  { rows, width, activation = "silu" }: GatedExtent,
 ): void {
-  columns(plan, compileKernel(plan.device, swiglu), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
+  columns(plan, compileKernel(plan.device, gated[activation]), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
 }
 
 /**
- * Backward of {@link recordSwiglu}, in place: gate := dgate, up := dup. The mask gradients [width] (=) are summed
+ * Backward of {@link recordGated}, in place: gate := dgate, up := dup. The mask gradients [width] (=) are summed
  * through `partial`.
  */
-export function recordSwigluBackward(
+export function recordGatedBackward(
   plan: Plan,
   io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; grads: MaskGradients | null },
-  { rows, width }: Extent,
+  { rows, width, activation = "silu" }: GatedExtent,
 ): void {
   const stride4 = strideOf(width) / 4;
   plan.dispatch(
-    compileKernel(plan.device, swigluBackward),
+    compileKernel(plan.device, gatedBackward[activation]),
     [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );

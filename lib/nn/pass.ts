@@ -2,7 +2,6 @@
 import type { Device } from "../gpu/device.ts";
 import { Plan } from "../gpu/plan.ts";
 import { createActivations, type PassShape } from "./activations.ts";
-import { ropeTable } from "./attention.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
 import { headRowsFor, recordLoss } from "./head.ts";
@@ -10,6 +9,7 @@ import { windowsOf } from "../spec/decoder.ts";
 import { type LoraConfig } from "../spec/lora.ts";
 import { createLora } from "./lora.ts";
 import { createMaskSlots, type MaskKind } from "./mask_slots.ts";
+import { createRopeTables } from "./rope.ts";
 import { createStepState } from "./train/step_state.ts";
 import { createTreeBuffers } from "./token_tree.ts";
 import type { Weights } from "./weights.ts";
@@ -38,14 +38,14 @@ export function createPass(device: Device, weights: Weights, options: PassOption
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   try {
     const headRows = options.headRows ?? headRowsFor(spec.vocab, batch * seq);
-    const keepsWrites = options.maskGrads?.has("hidden") ?? true;
+    const keepsWrites = spec.normPlaces !== undefined || (options.maskGrads?.has("hidden") ?? true);
     const { recompute = true } = options, rank = config?.rank ?? 0;
     const act = own(createActivations(device, spec, { batch, seq, backward, recompute, keepsWrites, rank, headRows }));
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: backward })) : null;
     const state = own(createStepState(device));
     const trees = options.trees ? own(createTreeBuffers(device, batch * seq, windowsOf(spec))) : null;
-    const rope = own(device.uploadBuffer("rope", ropeTable(spec, seq)));
+    const rope = own(createRopeTables(device, spec, seq));
     return {
       device,
       weights,

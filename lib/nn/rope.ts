@@ -1,9 +1,36 @@
 // Rotary position embedding: the table for every kind of scaling, and the dispatch that rotates a buffer.
+import { existing } from "../core/guards.ts";
 import { ropeKernel } from "../../kernels/mod.ts";
+import type { Device } from "../gpu/device.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
+import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import { localRope, ropeTable } from "../spec/rope.ts";
 import { headStride } from "./padding.ts";
+
+/** Tables of {@link ropeTable}: of the model, and of the layers with `rope: "local"`. */
+export interface RopeTables extends Disposable {
+  readonly model: DeviceBuffer;
+  readonly local: DeviceBuffer | null;
+}
+
+/** Uploads the tables of a model for `positions` positions. */
+export function createRopeTables(device: Device, spec: DecoderSpec, positions: number): RopeTables {
+  const upload = (of: Pick<DecoderSpec, "headDim" | "rope">): DeviceBuffer =>
+    device.uploadBuffer("rope", ropeTable(of, positions));
+  const own = localRope(spec), model = upload(spec), local = own ? upload(own) : null;
+  return {
+    model,
+    local,
+    [Symbol.dispose]: () => [model, local].forEach((table) => table?.[Symbol.dispose]()),
+  };
+}
+
+/** The table of a layer. */
+export function layerTable({ model, local }: RopeTables, { rope }: LayerSpec): DeviceBuffer {
+  return rope === "local" ? existing(local, "local RoPE") : model;
+}
 
 /** Operands of {@link recordRope}. */
 export interface RopeOptions {

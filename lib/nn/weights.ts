@@ -27,9 +27,10 @@ import type { QuantRows } from "../spec/quant.ts";
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Attention: norm [stride], projections and head norms. */
+  /** Attention: norm [stride], norm of the output (null without `normPlaces`), projections and head norms. */
   readonly attention: {
     readonly norm: DeviceBuffer;
+    readonly outputNorm: DeviceBuffer | null;
     readonly q: Matrix;
     readonly k: Matrix;
     readonly v: Matrix;
@@ -37,10 +38,14 @@ export interface LayerWeights {
     /** Weights [headStride] of the q and k head norms; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** FFN: norm [stride] and projections. */
-  readonly ffn:
-    | { readonly norm: DeviceBuffer; readonly gate: Matrix; readonly up: Matrix; readonly down: Matrix }
-    | null;
+  /** FFN: norm [stride], norm of the output (null without `normPlaces`) and projections. */
+  readonly ffn: {
+    readonly norm: DeviceBuffer;
+    readonly outputNorm: DeviceBuffer | null;
+    readonly gate: Matrix;
+    readonly up: Matrix;
+    readonly down: Matrix;
+  } | null;
   /** Biases [stride] of the projections that have one. */
   readonly biases: Readonly<Partial<Record<Projection, DeviceBuffer>>>;
 }
@@ -150,6 +155,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         spec: layer,
         attention: layer.heads === 0 ? null : {
           norm: await vector(normName(index, "attention")),
+          outputNorm: spec.normPlaces ? await vector(normName(index, "attention_output")) : null,
           q: await part("q"),
           k: await part("k"),
           v: await part("v"),
@@ -163,6 +169,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         },
         ffn: layer.ffn === 0 ? null : {
           norm: await vector(normName(index, "ffn")),
+          outputNorm: spec.normPlaces ? await vector(normName(index, "ffn_output")) : null,
           gate: await part("gate"),
           up: await part("up"),
           down: await part("down"),

@@ -7,9 +7,11 @@ import {
   biasName,
   type DecoderSpec,
   headNormName,
+  isAttentionNorm,
   layersAlike,
   type LayerSpec,
   normName,
+  normPlaces,
   type Projection,
   projectionName,
   PROJECTIONS,
@@ -36,7 +38,7 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
   const living = [...spec.layers.entries()].filter(([, { heads, ffn }]) => heads + ffn > 0);
   if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
   for (const [layer, [place]] of living.entries()) {
-    for (const norm of ["attention", "ffn"] as const) made.set(normName(layer, norm), { from: normName(place, norm) });
+    for (const norm of normPlaces(spec)) made.set(normName(layer, norm), { from: normName(place, norm) });
     for (const of of QK) made.set(headNormName(layer, of), { from: headNormName(place, of) });
     for (const projection of PROJECTIONS) {
       made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
@@ -94,12 +96,10 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       const bias = biasName(index, projection), { rows } = maps[projection];
       made.set(bias, there ? { from: bias, rows } : { fill: 0 });
     }
-    if (layer.heads === 0) {
-      for (const name of [normName(index, "attention"), ...QK.map((of) => headNormName(index, of))]) {
-        made.set(name, { fill: 1 });
-      }
+    for (const place of normPlaces(spec)) {
+      if ((isAttentionNorm(place) ? layer.heads : layer.ffn) === 0) made.set(normName(index, place), { fill: 1 });
     }
-    if (layer.ffn === 0) made.set(normName(index, "ffn"), { fill: 1 });
+    if (layer.heads === 0) { for (const of of QK) made.set(headNormName(index, of), { fill: 1 }); }
   });
   const layers = spec.layers.map((layer) => withCounts(layer, { heads: kvHeads * size, kvHeads, ffn }));
   return { spec: { ...spec, layers }, made };

@@ -13,6 +13,7 @@ import {
   HEAD,
   type LayerSpec,
   normName,
+  normPlaces,
   type Projection,
   projectionName,
   PROJECTIONS,
@@ -68,11 +69,15 @@ interface LayerPlan {
  *   without z, so soft hidden masks untie it.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and
  *   ε' = ε·H/D.
+ * - A factor of the embedding that grows with √H (Gemma) becomes that of D dims; the embedding takes √(H/D). With a
+ *   tied head the final norm then keeps its w, as the head is larger by that factor.
+ * - Norms of outputs (Gemma 3) follow the mask, and are those of D dims like the others.
  * - Norms of q and k heads share ε'. With q and k scaled by √(H/D), mean square and ε' keep the ratio of the original
  *   mean square and ε.
  * - Biases follow the rows of their weights. If a part is cut whole, the bias of its o_proj or down_proj remains. It
  *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
  *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
+ *   Where outputs are normalised, it cannot move: the part keeps a head or a column of zeros.
  * - A KV head is removed with the last head of its group. Groups of different sizes are made equal in the way with the
  *   fewest parameters: shorter ones get heads of zeros, or longer ones are split and their KV head is repeated (see
  *   `cheapestGroupSize`).
@@ -126,7 +131,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     if (plan.spec.heads > 0 || plan.spec.ffn > 0) isFirst = false;
     return plan;
   });
-  const ratio = spec.hidden / kept.length;
+  const ratio = spec.hidden / kept.length, isTied = spec.tied && !hiddenScale;
   const normScale = hidden ? new Float64Array(kept.length).fill(Math.sqrt(ratio)) : undefined;
 
   const remaps = new Map<string, Remap | Constant>();
@@ -134,9 +139,15 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
   const norm = (name: string): unknown => remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
   norm(FINAL_NORM);
+  const { scales } = spec, isFolded = hidden !== undefined && scales?.embedding !== undefined;
+  if (isFolded) {
+    const factor = (value: number | undefined): number => Math.sqrt(ratio) * (value ?? 1);
+    const colScale = Float64Array.from(kept, (_, i) => factor(hiddenScale?.[i]));
+    remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale });
+    if (isTied) remaps.set(FINAL_NORM, { from: FINAL_NORM, rows: hidden });
+  }
   plans.forEach((plan, index) => {
-    norm(normName(index, "attention"));
-    norm(normName(index, "ffn"));
+    for (const place of normPlaces(spec)) norm(normName(index, place));
     for (const projection of PROJECTIONS) {
       const from = projectionName(index, projection);
       const picked = pick(plan, projection, {
@@ -158,7 +169,8 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     hidden: kept.length,
     layers: plans.map((plan) => plan.spec),
     normEps: hidden ? spec.normEps * ratio : spec.normEps,
-    tied: spec.tied && !hiddenScale,
+    tied: isTied,
+    ...isFolded ? { scales: { ...scales, embedding: scales.embedding / Math.sqrt(ratio) } } : {},
   };
   return { spec: sliced, made: remaps };
 }
@@ -234,15 +246,17 @@ function planLayer(
     heads: Array.from({ length: share }, (_, i) => kv * share + i).filter((head) => mask.heads[head] !== 0),
   })).filter((group) => group.heads.length > 0);
   const kept = keptIndices(mask.ffn), isGone = groups.length === 0 && kept.length === 0;
+  const stays = spec.normPlaces !== undefined;
   const leaves = (projection: Projection, count: number): boolean =>
-    mask.isFirst && count > 0 && hasBias(spec, projection);
+    (mask.isFirst || stays) && count > 0 && hasBias(spec, projection);
   const o = leaves("o", layer.heads), down = leaves("down", layer.ffn);
   // The column of a fully cut layer takes both biases: nothing reads between them.
-  const ffn = isGone && layer.ffn > 0 && (o || down) ? Int32Array.of(-1) : kept;
+  const hasColumn = stays ? down && kept.length === 0 : isGone && layer.ffn > 0 && (o || down);
   const plan = planHeads(groups, {
     size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
-    kvHeads: groups.length === 0 && o && (!isGone || layer.ffn === 0) ? 1 : groups.length,
+    kvHeads: groups.length === 0 && o && (stays || !isGone || layer.ffn === 0) ? 1 : groups.length,
   });
+  const ffn = hasColumn ? Int32Array.of(-1) : kept;
   const qScale = scaleOf(mask.heads, plan.heads);
   return {
     spec: withCounts(layer, { heads: plan.heads.length, kvHeads: plan.kvHeads.length, ffn: ffn.length }),

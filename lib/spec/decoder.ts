@@ -33,6 +33,8 @@ export interface Rope {
   readonly scaling: RopeScaling;
   /** The first dims of each head that rotate, an even number; absent if all do. */
   readonly dims?: number;
+  /** Base of the layers with `rope: "local"`; present if there are such layers. */
+  readonly localBase?: number;
 }
 
 /** Counts of one decoder layer. Layers of a pruned model may differ; 0 means that the part is absent. */
@@ -48,12 +50,17 @@ export interface LayerSpec {
    * previous tokens.
    */
   readonly window?: number;
+  /** "local" if RoPE has the base `rope.localBase`, without scaling; absent if it has the model's base and scaling. */
+  readonly rope?: "local";
 }
 
 /** The counts of a layer that pruning reduces. */
-export type LayerCount = Exclude<keyof LayerSpec, "window">;
+export type LayerCount = "heads" | "kvHeads" | "ffn";
 
-/** A decoder-only transformer like LLaMA: RMSNorm, RoPE, causal attention, SwiGLU. */
+/** Activation of the FFN's gate. */
+export type Activation = "silu" | "gelu_tanh";
+
+/** A decoder-only transformer like LLaMA: RMSNorm, RoPE, causal attention, a gated FFN. */
 export interface DecoderSpec {
   /** Number of token ids. */
   readonly vocab: number;
@@ -76,6 +83,20 @@ export interface DecoderSpec {
    * without these norms.
    */
   readonly qkNorm?: "head";
+  /** Activation of the FFN's gate; absent for silu. */
+  readonly activation?: Exclude<Activation, "silu">;
+  /**
+   * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
+   * residual stream. Absent: only their inputs are.
+   */
+  readonly normPlaces?: "both";
+  /** Constant factors. */
+  readonly scales?: {
+    /** Of the embedding where it enters the residual stream; not of a head that shares it. Absent: 1. */
+    readonly embedding?: number;
+    /** Of q·k. Absent: 1 / √headDim. */
+    readonly attention?: number;
+  };
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
   /** Token that begins a text, if any. */
@@ -137,9 +158,37 @@ export function withBiases(spec: DecoderSpec, biases: Iterable<Projection>): Dec
   return wanted.size === 0 ? plain : { ...plain, biases: PROJECTIONS.filter((projection) => wanted.has(projection)) };
 }
 
-/** Canonical name of a layer's RMSNorm weight, shape [hidden]: before attention or before the FFN. */
-export function normName(layer: number, which: "attention" | "ffn"): string {
-  return `model.layers.${layer}.${which === "attention" ? "input_layernorm" : "post_attention_layernorm"}.weight`;
+/** A norm of a layer: of the input or of the output of attention or FFN. */
+export type NormPlace = "attention" | "ffn" | "attention_output" | "ffn_output";
+
+const NORM_NAMES: Readonly<Record<NormPlace, string>> = {
+  attention: "input_layernorm",
+  ffn: "post_attention_layernorm",
+  attention_output: "post_self_attn_layernorm",
+  ffn_output: "post_mlp_layernorm",
+};
+
+/** The norms of a layer, in canonical order. Those of outputs only with `normPlaces`. */
+export function normPlaces(spec: Pick<DecoderSpec, "normPlaces">): readonly NormPlace[] {
+  return spec.normPlaces ? ["attention", "ffn", "attention_output", "ffn_output"] : ["attention", "ffn"];
+}
+
+/** Whether a norm belongs to a layer's attention. */
+export function isAttentionNorm(place: NormPlace): boolean {
+  return place === "attention" || place === "attention_output";
+}
+
+/**
+ * Canonical name of a layer's RMSNorm weight, shape [hidden]. Those of LLaMA have LLaMA's names, the others those of
+ * GLM-4, which has both.
+ */
+export function normName(layer: number, place: NormPlace): string {
+  return `model.layers.${layer}.${NORM_NAMES[place]}.weight`;
+}
+
+/** The norms of width `hidden` that a layer with these counts has. */
+export function layerNorms(spec: Pick<DecoderSpec, "normPlaces">, { heads, ffn }: LayerSpec): readonly NormPlace[] {
+  return normPlaces(spec).filter((place) => (isAttentionNorm(place) ? heads : ffn) > 0);
 }
 
 /** Canonical name of the RMSNorm weight of a layer's query or key heads, shape [headDim]; only with `qkNorm`. */
@@ -177,9 +226,8 @@ export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection:
 export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   const shapes = new Map<string, number[]>([[EMBEDDING, [spec.vocab, spec.hidden]]]);
   spec.layers.forEach((layer, index) => {
-    const attention = layer.heads > 0, ffn = layer.ffn > 0;
-    if (attention) shapes.set(normName(index, "attention"), [spec.hidden]);
-    if (ffn) shapes.set(normName(index, "ffn"), [spec.hidden]);
+    const attention = layer.heads > 0;
+    for (const place of layerNorms(spec, layer)) shapes.set(normName(index, place), [spec.hidden]);
     if (attention && spec.qkNorm) { for (const of of QK) shapes.set(headNormName(index, of), [spec.headDim]); }
     for (const projection of PROJECTIONS) {
       const shape = projectionShape(spec, layer, projection);
@@ -193,9 +241,12 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   return shapes;
 }
 
-/** A layer with other counts and the same window. */
-export function withCounts({ window }: LayerSpec, counts: Readonly<Record<LayerCount, number>>): LayerSpec {
-  return withWindow(counts, window);
+/** A layer with other counts and the same window and RoPE. */
+export function withCounts(
+  { heads: _heads, kvHeads: _kvHeads, ffn: _ffn, ...rest }: LayerSpec,
+  counts: Readonly<Record<LayerCount, number>>,
+): LayerSpec {
+  return { ...counts, ...rest };
 }
 
 /** A layer with this window; undefined for none. */

@@ -52,6 +52,14 @@ function divisors(scaling: RopeScaling, positions: number): readonly number[] | 
   return positions > scaling.originalMaxPosition ? scaling.long : scaling.short;
 }
 
+/** RoPE of the layers with `rope: "local"` in the place of the model's; undefined without `localBase`. */
+export function localRope(
+  { headDim, rope: { localBase, scaling: _, ...rope } }: Pick<DecoderSpec, "headDim" | "rope">,
+): Pick<DecoderSpec, "headDim" | "rope"> | undefined {
+  if (localBase === undefined) return undefined;
+  return { headDim, rope: { ...rope, base: localBase, scaling: { kind: "none" } } };
+}
+
 /**
  * The (cos, sin) pairs [positions, `ropeDims` / 2, 2] of positions 0 … positions − 1, computed in f64. LongRoPE chooses
  * its factors by `positions`, as llama.cpp does by the size of its context.

@@ -4,6 +4,7 @@ import {
   EMBEDDING,
   hasBias,
   HEAD,
+  layerNorms,
   type Projection,
   PROJECTIONS,
   projectionShape,
@@ -43,8 +44,7 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   };
   return {
     layer(layer, hidden): number {
-      const norm = vector(hidden);
-      let total = (layer.heads > 0 ? norm : 0) + (layer.ffn > 0 ? norm : 0);
+      let total = layerNorms(spec, layer).length * vector(hidden);
       if (spec.qkNorm && layer.heads > 0) total += 2 * vector(spec.headDim);
       for (const projection of PROJECTIONS) {
         const [rows, columns] = projectionShape({ ...spec, hidden }, layer, projection);

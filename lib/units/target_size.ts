@@ -1,6 +1,13 @@
 // Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
 import { CompressoError, option } from "../core/errors.ts";
-import { type DecoderSpec, hasBias, headNormParameters, PROJECTIONS, projectionShape } from "../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  hasBias,
+  headNormParameters,
+  layerNorms,
+  PROJECTIONS,
+  projectionShape,
+} from "../spec/decoder.ts";
 import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";
 import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
 import type { Measure } from "./cut_state.ts";
@@ -11,7 +18,7 @@ import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
-      let total = (layer.heads > 0 ? hidden : 0) + (layer.ffn > 0 ? hidden : 0) + headNormParameters(spec, layer);
+      let total = layerNorms(spec, layer).length * hidden + headNormParameters(spec, layer);
       for (const projection of PROJECTIONS) {
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);
         total += rows * cols + (hasBias(spec, projection) && cols > 0 ? rows : 0);

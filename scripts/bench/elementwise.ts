@@ -12,13 +12,13 @@ import {
   partialFloats,
   recordCrossEntropy,
   recordDropout,
+  recordGated,
+  recordGatedBackward,
   recordResidual,
   recordRmsNorm,
   recordRmsNormBackward,
   recordScale,
   recordScaleBackward,
-  recordSwiglu,
-  recordSwigluBackward,
 } from "../../lib/nn/ops.ts";
 import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { createMaskLearner, type MaskLearner } from "../../lib/masks/learner.ts";
@@ -113,7 +113,7 @@ function activations(rows: number, width: number): KernelCase[] {
     bytesCase(`SwiGLU forward ${rows}×${width}`, { rows, bytes: 12 * rows * width }, (lend) => {
       const [gate, up, a] = [lend.activation(width), lend.activation(width), lend.activation(width)];
       const z = lend.floats(strideOf(width));
-      return (plan) => recordSwiglu(plan, { gate, up, z, a }, extent);
+      return (plan) => recordGated(plan, { gate, up, z, a }, extent);
     }),
     bytesCase(`SwiGLU backward ${rows}×${width}`, { rows, bytes: 20 * rows * width }, (lend) => {
       const io = {
@@ -124,7 +124,7 @@ function activations(rows: number, width: number): KernelCase[] {
         partial: lend.floats(partialFloats(extent)),
         grads: { dz: lend.floats(strideOf(width)), squares: lend.floats(strideOf(width)) },
       };
-      return (plan) => recordSwigluBackward(plan, io, extent);
+      return (plan) => recordGatedBackward(plan, io, extent);
     }),
   ];
 }

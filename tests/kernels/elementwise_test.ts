@@ -7,11 +7,11 @@ import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
 import {
   partialFloats,
+  recordGated,
+  recordGatedBackward,
   recordResidual,
   recordScale,
   recordScaleBackward,
-  recordSwiglu,
-  recordSwigluBackward,
 } from "../../lib/nn/ops.ts";
 import {
   assertActivation,
@@ -67,7 +67,7 @@ Deno.test("silu's slope is that of finite differences", () => {
   });
 });
 
-Deno.test("recordSwiglu() is silu(gate) · up · z for every size, with zero padding", async () => {
+Deno.test("recordGated() is silu(gate) · up · z for every size, with zero padding", async () => {
   for (const [rows, width] of SIZES) {
     const gate = dense(rows, width, { seed: 1, size: 8 }), up = dense(rows, width, { seed: 2 }), z = maskOf(width, 3);
     using gateBuffer = uploadActivation(device, gate);
@@ -75,7 +75,7 @@ Deno.test("recordSwiglu() is silu(gate) · up · z for every size, with zero pad
     using zBuffer = device.uploadBuffer("z", z);
     using a = staleActivation(device, rows, width);
     using plan = new Plan(device);
-    recordSwiglu(plan, { gate: gateBuffer, up: upBuffer, z: zBuffer, a }, { rows, width });
+    recordGated(plan, { gate: gateBuffer, up: upBuffer, z: zBuffer, a }, { rows, width });
     await plan.run();
     await assertActivation(device, a, {
       what: `swiglu ${rows} × ${width}`,
@@ -89,7 +89,7 @@ Deno.test("recordSwiglu() is silu(gate) · up · z for every size, with zero pad
   }
 });
 
-Deno.test("recordSwiglu() and its backward stay finite for gates of ±1000", async () => {
+Deno.test("recordGated() and its backward stay finite for gates of ±1000", async () => {
   const gate = Float32Array.of(-1000, -90, 90, 1000), up = Float32Array.of(2, 2, 2, 2);
   using gateBuffer = uploadActivation(device, row(gate));
   using upBuffer = uploadActivation(device, row(up));
@@ -98,8 +98,8 @@ Deno.test("recordSwiglu() and its backward stay finite for gates of ±1000", asy
   using da = uploadActivation(device, row(Float32Array.of(1, 1, 1, 1)));
   using partial = device.createBuffer("partial", 4 * 64);
   using plan = new Plan(device);
-  recordSwiglu(plan, { gate: gateBuffer, up: upBuffer, z, a }, { rows: 1, width: 4 });
-  recordSwigluBackward(plan, { da, z, gate: gateBuffer, up: upBuffer, partial, grads: null }, { rows: 1, width: 4 });
+  recordGated(plan, { gate: gateBuffer, up: upBuffer, z, a }, { rows: 1, width: 4 });
+  recordGatedBackward(plan, { da, z, gate: gateBuffer, up: upBuffer, partial, grads: null }, { rows: 1, width: 4 });
   await plan.run();
   // e⁻⁹⁰ is 1e-39: below the smallest normal f32, so it may be zero.
   const exact = (wanted: readonly number[]) => (_: number, column: number): Cell => ({
@@ -111,7 +111,7 @@ Deno.test("recordSwiglu() and its backward stay finite for gates of ±1000", asy
   await assertActivation(device, upBuffer, { what: "dup", rows: 1, cols: 4, fill: 0, want: exact([0, 0, 90, 1000]) });
 });
 
-Deno.test("recordSwigluBackward() gives dgate, dup and dz for every size, with zero padding", async () => {
+Deno.test("recordGatedBackward() gives dgate, dup and dz for every size, with zero padding", async () => {
   for (const [rows, width] of SIZES) {
     const gate = dense(rows, width, { seed: 1, size: 6 }), up = dense(rows, width, { seed: 2 });
     const da = dense(rows, width, { seed: 4 }), z = maskOf(width, 3);
@@ -124,7 +124,7 @@ Deno.test("recordSwigluBackward() gives dgate, dup and dz for every size, with z
     using squares = device.uploadBuffer("squares", new Float32Array(strideOf(width)).fill(STALE));
     const grads = { dz, squares };
     using plan = new Plan(device);
-    recordSwigluBackward(plan, { da: daBuffer, z: zBuffer, gate: gateBuffer, up: upBuffer, partial, grads }, {
+    recordGatedBackward(plan, { da: daBuffer, z: zBuffer, gate: gateBuffer, up: upBuffer, partial, grads }, {
       rows,
       width,
     });

@@ -3,7 +3,14 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
-import { recordHeadNorm, recordHeadNormBackward, recordRmsNorm, recordRmsNormBackward } from "../../lib/nn/ops.ts";
+import {
+  recordHeadNorm,
+  recordHeadNormBackward,
+  recordOutputNorm,
+  recordOutputNormBackward,
+  recordRmsNorm,
+  recordRmsNormBackward,
+} from "../../lib/nn/ops.ts";
 import {
   assertActivation,
   assertGradient,
@@ -169,6 +176,56 @@ for (const lanes of LANES) {
     }
   });
 }
+
+for (const lanes of LANES) {
+  Deno.test(`recordOutputNorm() and its backward norm the masked output for every size, with ${lanes} lanes`, async () => {
+    for (const [rows, width] of SIZES) {
+      for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
+        const x = dense(rows, width, { seed: 1 }), y = dense(rows, width, { seed: 2, size }), w = random(width, 3);
+        const dout = dense(rows, width, { seed: 4 }), z = random(width, 5).map((value) => value < -0.5 ? 0 : value);
+        const vector = (values: Float32Array): ReturnType<typeof lay> =>
+          lay(values, { rows: 1, cols: width, stride: strideOf(width) });
+        using xBuffer = uploadActivation(device, x);
+        using yBuffer = uploadActivation(device, y);
+        using doutBuffer = uploadActivation(device, dout);
+        using wBuffer = device.uploadBuffer("w", vector(w));
+        using zBuffer = device.uploadBuffer("z", vector(Float32Array.from(z)));
+        using out = staleActivation(device, rows, width);
+        using du = staleActivation(device, rows, width);
+        using plan = new Plan(device);
+        const extent = { rows, width, eps, lanes }, io = { y: yBuffer, z: zBuffer, w: wBuffer };
+        recordOutputNorm(plan, { ...io, x: xBuffer, out }, extent);
+        recordOutputNormBackward(plan, { ...io, dout: doutBuffer, du }, extent);
+        await plan.run();
+        const wanted = Array.from({ length: rows }, (_, row) => {
+          const u = Float64Array.from(rowOf(y.values, row, width), (value, c) => value * Math.fround(z[c] ?? NaN));
+          return { ...norm(u, w, eps), ...normGradient(rowOf(dout.values, row, width), u, { w, eps }) };
+        });
+        const what = `${rows} × ${width}, size ${size}`, count = roundings(width, lanes);
+        await assertActivation(device, out, {
+          what,
+          rows,
+          cols: width,
+          want(row, column): Cell {
+            const normed = wanted[row]?.y[column] ?? NaN, base = x.at(row, column);
+            return { value: base + normed, bound: (count * Math.abs(normed) + 2 * Math.abs(base)) * ROUND };
+          },
+        });
+        await assertActivation(device, du, {
+          what: `gradient of ${what}`,
+          rows,
+          cols: width,
+          // As for heads: r is computed anew, and its third power.
+          want: (row, column) => ({
+            value: wanted[row]?.dx[column] ?? NaN,
+            bound: 4 * count * ROUND * (wanted[row]?.size[column] ?? NaN),
+          }),
+        });
+      }
+    }
+  });
+}
+
 /** Rows, heads and width of a head: one, odd, padded to 4, wider than a turn of 8 and of 64 lanes. */
 const HEADS = [[1, 1, 2], [3, 5, 6], [2, 3, 10], [33, 2, 64], [5, 7, 128], [2, 1, 258]] as const;
 

@@ -11,6 +11,8 @@ export interface DecodeShape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  /** Factor of q·k. Default: 1 / √headDim. */
+  readonly scale?: number | undefined;
   /** Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all. */
   readonly window?: number | undefined;
   /** Rows of the caches. */
@@ -110,9 +112,14 @@ function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
   const cost = 4 * headDim * heads * Math.min(capacity, window), part = Math.max(1, Math.floor(DISPATCH_COST / cost));
   for (let first = 0; first < rows; first += part) {
     const count = Math.min(part, rows - first);
-    const params = [...[...sizes, window, first].map(u32), f32(LOG2_E / Math.sqrt(headDim))];
+    const params = [...[...sizes, window, first].map(u32), f32(scoreScale(shape))];
     plan.dispatch(kernel, [...bound, { params }], { groups: [heads / sharedHeads(shape), count], cost: count * cost });
   }
+}
+
+/** Factor of q·k for softmax with base 2. */
+export function scoreScale({ headDim, scale }: Pick<DecodeShape, "headDim" | "scale">): number {
+  return scale === undefined ? LOG2_E / Math.sqrt(headDim) : LOG2_E * scale;
 }
 
 /** Rows of a cache texture that one KV head occupies. */

@@ -3,7 +3,7 @@ import type { DeviceLimits } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
-import { ropeTable } from "../attention.ts";
+import { createRopeTables } from "../rope.ts";
 import { cacheBytes, createCaches } from "./cache.ts";
 import { recordCachedAttention } from "./general.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
@@ -84,7 +84,7 @@ export function createBatchPass(
       act,
       masks: stack.use(createMaskSlots(device, spec)),
       lora: null,
-      rope: stack.use(device.uploadBuffer("rope", ropeTable(spec, capacity))),
+      rope: stack.use(createRopeTables(device, spec, capacity)),
       state: stack.use(createStepState(device)),
       dropout: false,
       maskGrads: new Set<MaskKind>(),

@@ -5,7 +5,8 @@ import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { Plan, u32 } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
-import { recordDecodeAttention, recordRope } from "../attention.ts";
+import { recordDecodeAttention } from "../attention.ts";
+import { layerTable, recordRope } from "../rope.ts";
 import { type DecodeState, type DecodeStep, recordGreedyChoice } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
@@ -69,18 +70,18 @@ export function recordCachedAttention(
 ): void {
   const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim, rope: { dims } } = weights.spec,
+  const { headDim, rope: { dims }, scales: { attention: scale } = {} } = weights.spec,
     { heads, kvHeads, window } = layer.spec,
     { q, k, v, o } = own.forward,
     { rows } = act;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  const turn = { rows, seq: 1, headDim, dims, cosSin: rope, positionBuffer: position };
+  const turn = { rows, seq: 1, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
   recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
   plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
     params: [u32(kvStride / 4), u32(capacity)],
   }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });
-  recordDecodeAttention(plan, { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1 }, {
+  recordDecodeAttention(plan, { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1, scale }, {
     q,
     kCache: cache.k,
     vCache: cache.v,

@@ -1,9 +1,9 @@
 // Decodes one sequence token by token with a KV cache.
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
-import { ropeTable } from "../attention.ts";
 import { createCaches } from "./cache.ts";
 import { createGeneralStep } from "./general.ts";
+import { createRopeTables } from "../rope.ts";
 import { runPrefill } from "./prefill.ts";
 import { createDecodeStep, type DecodeState, stepPlacement } from "./step.ts";
 import { strideOf } from "../padding.ts";
@@ -87,7 +87,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       weights,
       masks,
       caches,
-      rope: own(device.uploadBuffer("rope", ropeTable(spec, capacity))),
+      rope: own(createRopeTables(device, spec, capacity)),
       token: own(device.createBuffer("token", 4)),
       position: own(device.createBuffer("position", 4)),
       picks: own(device.createBuffer("picks", 4 * capacity)),

@@ -13,7 +13,7 @@ import { ROW_ALIGN, strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
 import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
-import { recordRope } from "../rope.ts";
+import { layerTable, recordRope } from "../rope.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 
@@ -108,11 +108,11 @@ function recordLaterAttention(
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
   const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
   const widths = headWidths(spec, layer.spec), { rows } = act;
-  const turn = { rows, seq: rows, headDim, dims, cosSin: rope, positionBuffer: position };
+  const turn = { rows, seq: rows, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
   recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
   recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });
-  const shape = { heads, kvHeads, headDim, window, capacity: caches.capacity, rows };
+  const shape = { heads, kvHeads, headDim, window, capacity: caches.capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {
     recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
     return;

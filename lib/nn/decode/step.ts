@@ -20,6 +20,8 @@ import {
   recordStoredProducts,
 } from "../products/matvec.ts";
 import { recordEmbedding, recordScale } from "../ops.ts";
+import type { RopeTables } from "../rope.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
 
 /** Buffers that the plan of one token reads and writes. All must outlive the plan. */
@@ -27,8 +29,8 @@ export interface DecodeState {
   readonly weights: Weights;
   readonly masks: MaskSlots;
   readonly caches: DecodeCaches;
-  /** See `ropeTable`; one row for each cache position. */
-  readonly rope: DeviceBuffer;
+  /** One row for each cache position. */
+  readonly rope: RopeTables;
   /** One u32: the current token. */
   readonly token: DeviceBuffer;
   /** One u32: number of tokens read, which is the position of the current token. */
@@ -64,14 +66,19 @@ interface Context extends DecodeState, Vectors {
 
 /** Where the caches of {@link createDecodeStep} must be placed, or null if the fused step does not apply. */
 export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
-  // The fused kernels support neither biases nor head norms.
-  if (weights.spec.biases?.length || weights.spec.qkNorm) return null;
+  if (!isFusable(weights.spec)) return null;
   if (weights.embedding.placement === "buffer") return "buffer";
   // RoPE is applied to the rows of a workgroup, so a workgroup must hold whole heads; shards could split a head.
   const isWhole = weights.layers.every(({ attention: part }) =>
     !part || [part.q, part.k, part.v].every(({ shards }) => shards.length === 1)
   );
   return isWhole && fitsTextures(device, weights.spec, capacity) ? "texture" : null;
+}
+
+/** The fused kernels compute a LLaMA without biases. */
+function isFusable({ biases = [], qkNorm, activation, normPlaces, scales, rope }: DecoderSpec): boolean {
+  return biases.length === 0 && rope.localBase === undefined &&
+    [qkNorm, activation, normPlaces, scales].every((part) => part === undefined);
 }
 
 /**
@@ -126,7 +133,7 @@ export function recordGreedyChoice(
 function recordToken({ plan, weights, masks, token, embedded, x }: Context): void {
   plan.section("embedding");
   const width = weights.spec.hidden;
-  recordEmbedding(plan, weights.embedding, { tokens: token, x: embedded }, 1);
+  recordEmbedding(plan, weights.embedding, { tokens: token, x: embedded }, { rows: 1 });
   const z = slotSlice(masks.z, masks.layout.hidden, width);
   recordScale(plan, { x: embedded, z, y: x }, { rows: 1, width, groupWidth: 1 });
 }
@@ -137,7 +144,7 @@ function recordAttention(
   { attention: part, spec: { heads, kvHeads, window } }: LayerWeights,
   index: number,
 ): void {
-  const { plan, weights, masks, caches: { capacity, layers }, rope, position, x, qkv, o } = context;
+  const { plan, weights, masks, caches: { capacity, layers }, rope: { model: rope }, position, x, qkv, o } = context;
   if (!part) return;
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim, hidden } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
@@ -173,7 +180,7 @@ function recordAttention(
 }
 
 function recordRotateAppend(
-  { plan, weights, caches: { capacity }, rope, position, qkv }: Context,
+  { plan, weights, caches: { capacity }, rope: { model: rope }, position, qkv }: Context,
   { heads, kvHeads, k, v, cache }: {
     readonly heads: number;
     readonly kvHeads: number;

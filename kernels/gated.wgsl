@@ -1,4 +1,4 @@
-// SwiGLU with its mask: a[m, j] = silu(gate[m, j]) · up[m, j] · z[j];  silu(x) = x · sigmoid(x).
+// Gated activation with its mask: a[m, j] = f(gate[m, j]) · up[m, j] · z[j]; f is `activated` (SwiGLU with silu).
 // Shapes: gate, up, a [rows, stride]; z [stride]. Grid: x columns / 4, y rows. Writes (=) a.
 struct Params { rows: u32, stride4: u32 }
 @group(0) @binding(0) var<storage, read> gate: array<vec4f>;
@@ -10,6 +10,5 @@ struct Params { rows: u32, stride4: u32 }
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
   if (id.x >= params.stride4) { return; }
   let at = id.y * params.stride4 + id.x;
-  let g = gate[at];
-  a[at] = g / (1.0 + exp(-g)) * up[at] * z[id.x];
+  a[at] = activated(gate[at]) * up[at] * z[id.x];
 }

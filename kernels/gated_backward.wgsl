@@ -1,5 +1,5 @@
-// Backward of masked SwiGLU, p = silu(gate) · up, a = p · z:
-//   dgate = da · z · up · silu'(gate);  dup = da · z · silu(gate);
+// Backward of a masked gated activation, p = f(gate) · up, a = p · z:
+//   dgate = da · z · up · f'(gate);  dup = da · z · f(gate);
 //   partial[k, j] = Σ over the k-th block of rows of da · p  (for dz).
 // Shapes: gate, up, da [rows, stride]; z [stride]; partial [blocks, stride].
 // Written in place: gate := dgate, up := dup.
@@ -19,14 +19,12 @@ struct Params { rows: u32, stride4: u32 }
   let end = min(params.rows, (id.y + 1u) * BLOCK);
   for (var row = id.y * BLOCK; row < end; row++) {
     let at = row * params.stride4 + id.x;
-    let g = gate[at];
     let u = up[at];
     let d = da[at];
-    let sigmoid = 1.0 / (1.0 + exp(-g));
-    let silu = g * sigmoid;
-    sum = fma(d, silu * u, sum);
-    gate[at] = d * mask * u * sigmoid * (1.0 + g - silu);
-    up[at] = d * mask * silu;
+    let f = activated_slope(gate[at]);
+    sum = fma(d, f.value * u, sum);
+    gate[at] = d * mask * u * f.first * f.second;
+    up[at] = d * mask * f.value;
   }
   partial[id.y * params.stride4 + id.x] = sum;
 }

@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
 import { recordEmbedding } from "../../lib/nn/ops.ts";
-import { assertActivation, dense, denseOf, ROUND, staleActivation } from "./helpers/cells.ts";
+import { assertActivation, type Cell, dense, denseOf, ROUND, staleActivation } from "./helpers/cells.ts";
 import { DTYPES, stored as storedValues } from "./helpers/stored.ts";
 
 const device: Device = await openDevice();
@@ -38,7 +38,7 @@ for (const placement of ["texture", "buffer"] as const) {
               what: `${vocab} × ${width}, ${matrix.shards.length} shards, scale ${scale}`,
               rows: tokens.length,
               cols: width,
-              want(row, column) {
+              want(row, column): Cell {
                 const value = stored.at(tokens[row] ?? -1, column) * (scale ?? 1);
                 return { value, bound: scale === undefined ? 0 : ROUND * Math.abs(value) };
               },

@@ -57,9 +57,6 @@ export interface LayerSpec {
 /** The counts of a layer that pruning reduces. */
 export type LayerCount = "heads" | "kvHeads" | "ffn";
 
-/** Activation of the FFN's gate. */
-export type Activation = "silu" | "gelu_tanh";
-
 /** A decoder-only transformer like LLaMA: RMSNorm, RoPE, causal attention, a gated FFN. */
 export interface DecoderSpec {
   /** Number of token ids. */
@@ -84,7 +81,7 @@ export interface DecoderSpec {
    */
   readonly qkNorm?: "head";
   /** Activation of the FFN's gate; absent for silu. */
-  readonly activation?: Exclude<Activation, "silu">;
+  readonly activation?: "gelu_tanh";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
    * residual stream. Absent: only their inputs are.
@@ -106,6 +103,9 @@ export interface DecoderSpec {
   /** Token that pads a batch, if any. */
   readonly padId: number | null;
 }
+
+/** Activation of the FFN's gate. */
+export type Activation = "silu" | NonNullable<DecoderSpec["activation"]>;
 
 /** Part of a decoder layer that holds a weight matrix; also the names of LoRA targets. */
 export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";

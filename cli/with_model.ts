@@ -7,6 +7,7 @@ import type { Tokenizer } from "../lib/text/tokenizer.ts";
 import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts";
+import { fetchInputs } from "./hub.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
@@ -67,6 +68,7 @@ export async function withModel<T>(
   const { baseDtype = "f16", memoryLimit, tuning: setting = true, onInterrupt, listensLater } = settings;
   using interrupt = watchInterrupt(onInterrupt);
   if (!listensLater) interrupt.start();
+  await fetchInputs({ model: [path, settings.compare], adapter: [settings.adapter] }, { signal: interrupt.signal });
   using progress = stderrProgress();
   using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;

@@ -32,8 +32,8 @@ export interface Progress extends Disposable {
   stages(stages: readonly StageLength[]): void;
   /** A step is done. */
   step(record: StepRecord): void;
-  /** Something other than steps is under way, with the share that is done, where known. */
-  phase(text: string, share?: number): void;
+  /** Something other than steps is under way, with the share that is done, where known, and what else is to be said of it. */
+  phase(text: string, share?: number, detail?: string): void;
   /** A line that stays. */
   note(text: string): void;
   /** A line that stays and is shown with --verbose only. */
@@ -78,6 +78,7 @@ interface Phase {
   readonly text: string;
   readonly start: number;
   readonly share: number | null;
+  readonly detail: string | null;
 }
 
 /** Progress on any target. */
@@ -106,13 +107,17 @@ export function createProgress(target: ProgressTarget): Progress {
     isOpen = isTerminal;
   };
   const elapsed = (): number => (now() - lastShown) / 1000;
-  const drawPhase = ({ text, start, share }: Phase): void => {
-    const left = share === null ? null : shareTime.secondsLeft(1);
-    if (isTerminal) return draw(progressLine({ label: text, share, left, elapsed: secondsFrom(start) }, room()));
+  const drawPhase = ({ text, start, share, detail }: Phase): void => {
+    const left = share === null ? null : shareTime.secondsLeft(1), details = detail === null ? [] : [detail];
+    if (isTerminal) {
+      const parts = { label: text, share, left, elapsed: secondsFrom(start) };
+      return draw(progressLine({ ...parts, details: details.map((one) => [one, one] as const) }, room()));
+    }
     const since = secondsFrom(start);
     draw([
       share === null ? text : `${text} ${Math.round(100 * share)} %`,
       ...(left === null ? [] : [`${duration(left)} left`]),
+      ...details,
       ...(share === null && since >= PLAIN_TICK_SECONDS ? [`for ${duration(since)}`] : []),
     ].join("  "));
   };
@@ -155,7 +160,7 @@ export function createProgress(target: ProgressTarget): Progress {
       const isDue = step === steps || step % 10 === 0 && elapsed() >= TENTH_SECONDS;
       if (isDue || elapsed() >= PLAIN_SECONDS) draw(stepText(parts));
     },
-    phase(given, share): void {
+    phase(given, share, detail): void {
       const text = stripVTControlCharacters(given), isNew = phase?.text !== text;
       if (isNew) {
         endPhase();
@@ -163,7 +168,7 @@ export function createProgress(target: ProgressTarget): Progress {
         stopTicks = target.every?.(1000, tick) ?? stopTicks;
       }
       const start = isNew ? now() : phase?.start ?? now();
-      phase = { text, start, share: share ?? null };
+      phase = { text, start, share: share ?? null, detail: detail ?? null };
       if (share !== undefined) shareTime.add(share, now());
       const isDue = share === undefined && isNew;
       if (isDue || elapsed() >= (isTerminal ? REDRAW_SECONDS : PLAIN_SECONDS)) drawPhase(phase);

@@ -11,6 +11,7 @@ import type { Repeats } from "../../lib/bench/stats.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { verb } from "../command.ts";
+import { fetchInputs } from "../hub.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../tuning.ts";
 import { byteCount, oneOf, wholeNumber } from "../options/values.ts";
@@ -39,7 +40,9 @@ export function benchVerb(): CommandUnknownOpts {
     .option("--json", "print one JSON object")
     .action(async ([path = "", ...others], options) => {
       // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
-      const paths = [path, ...others], sources = await Promise.all(paths.map((one) => openModelFiles(one)));
+      const paths = [path, ...others];
+      await fetchInputs({ model: paths });
+      const sources = await Promise.all(paths.map((one) => openModelFiles(one)));
       const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
       const { promptTokens: prompt, tokens, batch, repeats } = options;
       checkSizes(opened, { prompt, tokens, batch, repeats });

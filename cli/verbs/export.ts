@@ -1,6 +1,5 @@
 // `compresso export MODEL`: writes a model, perhaps with an adapter merged, as a Hugging Face folder and a GGUF.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { basename, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atomic.ts";
 import { exists } from "../../lib/files/exists.ts";
@@ -14,6 +13,7 @@ import { exportModel } from "../../lib/disk/export_model.ts";
 import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
+import { fetchInputs, modelName } from "../hub.ts";
 import { DTYPES, GGUF_DTYPES, ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { stderrProgress } from "../terminal/progress.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
@@ -71,6 +71,7 @@ export function exportVerb(): CommandUnknownOpts {
       const folder = required(out, "--out");
       checkTypes(formats, { dtype, ggufDtype });
       await refuseFile(folder);
+      await fetchInputs({ model: [path], adapter: [adapter] }, { signal: interrupt.signal });
       // A run may be writing its own model there.
       using lock = new FolderLock(folder);
       await lock.take();
@@ -81,7 +82,7 @@ export function exportVerb(): CommandUnknownOpts {
       const isNew = !(await exists(folder));
       await makeFolder(folder);
       await lock.take();
-      if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: modelPath(path) });
+      if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: await modelPath(path) });
       const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
         layout,
         dtype: dtype ?? "f16",
@@ -90,7 +91,7 @@ export function exportVerb(): CommandUnknownOpts {
         formats,
         tokenizer,
         ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
-        name: basename(resolve(modelPath(path))).replace(/\.gguf$/, ""),
+        name: modelName(path).replace(/\.gguf$/, ""),
         replace: overwrite ?? false,
         signal: interrupt.signal,
         onProgress: (share) => progress.phase("writing the files", share),

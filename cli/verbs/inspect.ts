@@ -2,12 +2,10 @@
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { disk } from "../../lib/files/disk.ts";
 import { firstBytes } from "../../lib/files/system.ts";
-import { modelInfo, openWeights } from "../../lib/formats/open.ts";
+import { modelInfo, openModel, openWeights, readSpec } from "../../lib/formats/open.ts";
 import { SNIFFED_BYTES } from "../../lib/formats/sniff.ts";
-import { openSpec } from "../../lib/disk/open_model.ts";
-import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
+import { lookAt, type ModelView } from "../../lib/disk/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
@@ -66,27 +64,30 @@ interface Unread {
   readonly unread: string;
 }
 
-async function filesOf(model: string): Promise<{ source: WeightSource; tokenizer: Tokenizer | Unread | null }> {
+async function filesOf(
+  { files, path }: ModelView,
+): Promise<{ source: WeightSource; tokenizer: Tokenizer | Unread | null }> {
   try {
-    return await openModelFiles(model);
+    return await openModel(files, path);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "input") throw error;
     // Where the weights are at fault, opening them throws.
-    return { source: await openWeights(disk, modelPath(model)), tokenizer: { unread: error.message } };
+    return { source: await openWeights(files, path), tokenizer: { unread: error.message } };
   }
 }
 
 async function describe(model: string): Promise<Facts> {
-  const path = modelPath(model), { isFolder } = await modelInfo(disk, path);
-  if (!isFolder && await isConfig(path)) {
-    const shape = shapeOf(await openSpec(path));
-    return { model, format: "config", bytes: await sizeOf(path), ...shape, dtypes: {}, tokenizer: null };
+  const view = await lookAt(model), { files, path } = view, { isFolder } = await modelInfo(files, path);
+  const bytes = view.bytes ?? await sizeOf(path);
+  if (!isFolder && await isConfig(view)) {
+    const shape = shapeOf(await readSpec(files, path));
+    return { model, format: "config", bytes, ...shape, dtypes: {}, tokenizer: null };
   }
-  const { source, tokenizer } = await filesOf(model);
+  const { source, tokenizer } = await filesOf(view);
   return {
     model,
     format: isFolder ? "hf" : "gguf",
-    bytes: await sizeOf(path),
+    bytes,
     ...shapeOf(source.spec),
     dtypes: dtypesOf(source),
     tokenizer: tokenizer ? "unread" in tokenizer ? tokenizer : describeTokenizer(tokenizer) : null,
@@ -94,8 +95,8 @@ async function describe(model: string): Promise<Facts> {
 }
 
 /** Whether a file is JSON, as a config.json is. */
-async function isConfig(path: string): Promise<boolean> {
-  const head = await firstBytes(await disk.open(path), SNIFFED_BYTES);
+async function isConfig({ files, path }: ModelView): Promise<boolean> {
+  const head = await firstBytes(await files.open(path), SNIFFED_BYTES);
   return new TextDecoder("latin1").decode(head).trimStart().startsWith("{");
 }
 

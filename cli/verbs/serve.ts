@@ -1,5 +1,4 @@
 // `compresso serve MODEL`: a model behind an OpenAI-compatible server until it is stopped.
-import { basename, resolve } from "node:path";
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
@@ -9,6 +8,7 @@ import { checkOrigin } from "../../lib/serve/cors.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
 import { verb } from "../command.ts";
+import { fetchInputs, modelName } from "../hub.ts";
 import { note, print } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
@@ -86,6 +86,7 @@ export function serveVerb(): CommandUnknownOpts {
       checkListen({ host, port });
       const prompt = await promptText(promptFile);
       checkName(name);
+      await fetchInputs({ model: [path] });
       if (prompt !== null) await checkChats(path);
       const settings = { ...options, onInterrupt: "stopping; press Ctrl-C again to end at once" };
       await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
@@ -213,7 +214,7 @@ async function readFile(path: string): Promise<string> {
 
 /** "SmolLM2-135M" of "models/SmolLM2-135M.gguf". */
 function nameOf(path: string): string {
-  return basename(resolve(path)).replace(/\.gguf$/i, "") || "model";
+  return modelName(path).replace(/\.gguf$/i, "") || "model";
 }
 
 function requestLine({ method, path, status, seconds, promptTokens, completionTokens }: RequestRecord): string {

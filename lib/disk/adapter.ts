@@ -1,5 +1,8 @@
 // LoRA adapters in PEFT's format as folders on the disk.
 import { disk } from "../files/disk.ts";
+import { modelInfo } from "../formats/open.ts";
+import { fetchFromHub } from "../hub/fetch.ts";
+import { isHubName } from "../hub/name.ts";
 import { openPeftAdapter, type PeftAdapter, type PeftWriteOptions, stagePeftAdapter } from "../formats/peft/adapter.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
@@ -34,8 +37,8 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
 }
 
 /**
- * Reads an adapter that PEFT wrote, or {@link writePeftAdapter}, for a model of this shape: its folder, or its .safetensors file with
- * adapter_config.json beside it. Values are widened to f32.
+ * Reads an adapter that PEFT wrote, or {@link writePeftAdapter}, for a model of this shape: its folder, its .safetensors file with
+ * adapter_config.json beside it, or its name on the Hub. Values are widened to f32.
  *
  * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
  * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.
@@ -64,5 +67,12 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
  * ```
  */
 export async function readPeftAdapter(path: string, spec: DecoderSpec): Promise<PeftAdapter> {
-  return await openPeftAdapter(disk, path, { spec });
+  const place = await adapterPath(path);
+  await modelInfo(disk, place);
+  return await openPeftAdapter(disk, place, { spec });
+}
+
+/** Path of an adapter: a name on the Hub stands for what is fetched by it. */
+export async function adapterPath(path: string): Promise<string> {
+  return isHubName(path) ? (await fetchFromHub(path, { use: "adapter" })).path : path;
 }

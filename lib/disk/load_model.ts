@@ -6,7 +6,7 @@ import { LOAD_NAMES, loadModelFrom, type LoadModelOptions, type Model } from "..
 import { modelPath } from "./open_model.ts";
 
 /**
- * Loads a model from a Hugging Face folder or a GGUF file.
+ * Loads a model from a Hugging Face folder, a GGUF file, or by its name on the Hub, `hf:owner/name[@revision][:file]`, by which it is fetched first.
  *
  * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind.
  * @throws CompressoError("gpu") where they do not fit.
@@ -15,6 +15,6 @@ import { modelPath } from "./open_model.ts";
  */
 export async function loadModel(path: string, options: LoadModelOptions): Promise<Model> {
   checkNames(options, LOAD_NAMES, { whose: "loadModel" });
-  const { source, tokenizer } = await openModel(disk, modelPath(path));
+  const { source, tokenizer } = await openModel(disk, await modelPath(path));
   return await loadModelFrom(source, { ...options, tokenizer });
 }

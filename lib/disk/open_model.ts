@@ -1,15 +1,20 @@
-// A model as its user names it: a folder, a .gguf file, or `demo`.
+// A model as its user names it: a folder, a .gguf file, a name on the Hub, or `demo`.
 import { CompressoError } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { pathOf } from "../files/url.ts";
+import type { FileSystem } from "../files/system.ts";
 import { type ModelFiles, openModel, readSpec } from "../formats/open.ts";
+import { fetchedBefore, fetchFromHub } from "../hub/fetch.ts";
+import { isHubName } from "../hub/name.ts";
+import { viewHub } from "../hub/view.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
 /** The name of the model that the toolkit brings along. */
 export const DEMO = "demo";
 
 /**
- * Opens weights and tokenizer of a Hugging Face folder, a GGUF or `demo`: all that exporting, slicing and planning take, without a GPU.
+ * Opens weights and tokenizer of a Hugging Face folder, a GGUF, a name on the Hub or `demo`: all that exporting, slicing and planning take, without a
+ * GPU.
  *
  * @throws CompressoError("input") where they are missing, broken or unsupported.
  * @example
@@ -23,11 +28,12 @@ export const DEMO = "demo";
  * ```
  */
 export async function openModelFiles(model: string): Promise<ModelFiles> {
-  return await openModel(disk, modelPath(model));
+  return await openModel(disk, await modelPath(model));
 }
 
 /**
- * Reads what a model is from a folder with a config.json, a config.json itself, a GGUF, or `demo`. The folder need not hold weights.
+ * Reads what a model is from a folder with a config.json, a config.json itself, a GGUF, a name on the Hub, or `demo`. The folder need not hold weights;
+ * of a model on the Hub its config.json or the header of its GGUF is read, and nothing is kept.
  *
  * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
  * @example
@@ -38,11 +44,31 @@ export async function openModelFiles(model: string): Promise<ModelFiles> {
  * ```
  */
 export async function openSpec(model: string): Promise<DecoderSpec> {
-  return await readSpec(disk, modelPath(model));
+  const { files, path } = await lookAt(model, { use: "shape" });
+  return await readSpec(files, path);
 }
 
-/** Path of a model: `demo` stands for the folder that the toolkit brings along. */
-export function modelPath(model: string): string {
+/** A model as it is looked at, whose weights need not be here. */
+export interface ModelView {
+  readonly files: FileSystem;
+  /** Path within `files`. */
+  readonly path: string;
+  /** Bytes of a model on the Hub; null of one on the disk. */
+  readonly bytes: number | null;
+}
+
+/** The files of a model to look at: of one on the Hub, what is read of them is fetched, and nothing is kept. "shape" needs no weights. */
+export async function lookAt(
+  model: string,
+  { use = "model" }: { readonly use?: "model" | "shape" } = {},
+): Promise<ModelView> {
+  if (isHubName(model) && await fetchedBefore(model, "model") === null) return await viewHub(model, { use });
+  return { files: disk, path: await modelPath(model), bytes: null };
+}
+
+/** Path of a model: `demo` stands for the folder that the toolkit brings along, and a name on the Hub for what is fetched by it. */
+export async function modelPath(model: string): Promise<string> {
+  if (isHubName(model)) return (await fetchFromHub(model)).path;
   return model === DEMO ? fixture("demo") : model;
 }
 

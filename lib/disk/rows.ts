@@ -3,6 +3,10 @@ import { CompressoError } from "../core/errors.ts";
 import { dataError, messageOf, notOneFile } from "../data/readers/bytes.ts";
 import { type PlacedValue, readValuesFrom } from "../data/readers/values.ts";
 import { type DataSet, type ReadOptions, readRowsFrom } from "../data/rows.ts";
+import { disk } from "../files/disk.ts";
+import { hubMeant } from "../formats/open.ts";
+import { fetchFromHub } from "../hub/fetch.ts";
+import { isHubName } from "../hub/name.ts";
 import { fileKind, type HeldFile, heldFile, isMissing } from "../files/held_file.ts";
 import { heapLimit, zlibCodecs } from "../files/platform.ts";
 
@@ -10,7 +14,7 @@ import { heapLimit, zlibCodecs } from "../files/platform.ts";
  * Reads rows from JSON lines, a JSON array, a parquet table, or plain text as one document. The content decides which it is; all but parquet may also
  * be compressed by gzip or Zstandard. A file named .json, .jsonl or .ndjson is never read as plain text, so that a broken first line is found, and
  * plain text in a file named .csv or .tsv is refused. The file is read in parts: memory holds only the rows, and with `limit` no more of the file is
- * read than that takes.
+ * read than that takes. A name on the Hub, `hf:owner/name[@revision][:file]`, is of a data set there, whose file is fetched first.
  *
  * A row is `{instruction, input?, output}`, `{messages: [{role, content}]}`, `{conversations: [{from, value}]}` (ShareGPT) or `{text}`; all rows of a
  * file are of one kind. A text `system` beside messages is their first turn.
@@ -37,8 +41,14 @@ export async function readValues(
   return await readValuesFrom(source, { limit, codecs: zlibCodecs });
 }
 
+/** Path of a data file: a name on the Hub stands for what is fetched by it. */
+export async function dataPath(path: string): Promise<string> {
+  return isHubName(path) ? (await fetchFromHub(path, { use: "data" })).path : path;
+}
+
 /** Opens a data file. Throws `CompressoError("input")` where it is missing, a folder, or a pipe. */
-export async function openData(path: string): Promise<HeldFile> {
+export async function openData(named: string): Promise<HeldFile> {
+  const path = await dataPath(named);
   try {
     const info = await fileKind(path);
     if (info === "folder") throw notOneFile(path);
@@ -54,7 +64,7 @@ export async function openData(path: string): Promise<HeldFile> {
     const missing = isMissing(error);
     throw dataError(path, "the file can be read", {
       value: missing ? "no such file" : messageOf(error),
-      fix: missing ? "check the path" : "check the path, and the rights to it",
+      fix: missing ? await hubMeant(disk, path) ?? "check the path" : "check the path, and the rights to it",
       cause: error,
     });
   }

@@ -7,12 +7,14 @@ import { CompressoError, option } from "../core/errors.ts";
 import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { withoutMark } from "../core/text.ts";
 import { exactText, textProblem } from "../files/text_file.ts";
+import { isHubName } from "../hub/name.ts";
 import { asExperiment, defineExperiment, gridsOf } from "./definition.ts";
 import type { Experiment, ExperimentDefinition } from "./types.ts";
 
-/** A path relative to a folder, or to the current one, as an absolute path. */
+/** A path relative to a folder, or to the current one, as an absolute path; a name on the Hub as it is. */
 export function absolutePath(...parts: readonly string[]): string {
-  return resolve(...parts);
+  const last = parts.at(-1) ?? "";
+  return isHubName(last) ? last : resolve(...parts);
 }
 
 /**

@@ -87,7 +87,7 @@ export async function checkUnchanged(
   { measured }: { readonly measured: boolean },
 ): Promise<void> {
   const facts: Partial<Record<keyof CellFacts, () => Promise<string>>> = {
-    weights: () => weightsDigest(modelPath(path)),
+    weights: async () => await weightsDigest(await modelPath(path)),
     ...(measured ? {} : {
       schedule: () => scheduleName(schedule, { trust }),
       data: () => new RowCache().identity(source, weights),
@@ -184,7 +184,8 @@ async function modelOf({ options }: Cell, { experiment, models }: {
   const name = options.model ?? names[0] ?? "model", key = `${name} ${baseDtype}`;
   const known = models.get(key);
   if (known) return known;
-  const weights = await weightsDigest(modelPath(path)), { source: { spec }, tokenizer } = await openModelFiles(path);
+  const weights = await weightsDigest(await modelPath(path)),
+    { source: { spec }, tokenizer } = await openModelFiles(path);
   const model = { name, path, baseDtype, spec, weights, room: writtenRoom(spec, tokenizer) };
   models.set(key, model);
   return model;

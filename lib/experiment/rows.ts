@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/rows.ts";
-import { readRows } from "../disk/rows.ts";
+import { dataPath, readRows } from "../disk/rows.ts";
 import { notOneFile } from "../data/readers/bytes.ts";
 import { isOfPath } from "../files/bytes.ts";
 import { disk } from "../files/disk.ts";
@@ -76,8 +76,9 @@ export class RowCache {
   async digest(path: string): Promise<string> {
     const known = this.#digests.get(path);
     if (known) return known;
-    if (await isFolder(path)) throw notOneFile(path);
-    const digest = await found(path, fileDigest(path));
+    const place = await dataPath(path);
+    if (await isFolder(place)) throw notOneFile(place);
+    const digest = await found(path, fileDigest(place));
     this.#digests.set(path, digest);
     return digest;
   }

@@ -65,13 +65,14 @@ export async function readSpec(files: FileSystem, path: string): Promise<Decoder
 export async function modelInfo(files: FileSystem, path: string): Promise<FileInfo> {
   const info = await files.info(path);
   if (info) return info;
-  const failure = missing(path), [owner = "", name] = path.split("/");
-  if (!HUB_ID.test(path) || await isThere(files, owner)) throw failure;
-  throw new CompressoError("input", {
-    ...failure.parts,
-    fix:
-      `check the spelling; a model of the Hugging Face Hub is downloaded first: hf download ${path} --local-dir ${name}`,
-  });
+  const failure = missing(path), fix = await hubMeant(files, path);
+  throw fix === null ? failure : new CompressoError("input", { ...failure.parts, fix });
+}
+
+/** What to do about a path where nothing is and that has the form of a name on the Hub; null for other paths. */
+export async function hubMeant(files: FileSystem, path: string): Promise<string | null> {
+  const [owner = ""] = path.split("/");
+  return !HUB_ID.test(path) || await isThere(files, owner) ? null : `did you mean hf:${path}?`;
 }
 
 /** Owner and name of a model on the Hub; names of files end otherwise. */

@@ -1,7 +1,10 @@
 // Names and sizes of the files that a run is made from, for run.json.
 import { DEMO, modelPath } from "../disk/open_model.ts";
+import { dataPath } from "../disk/rows.ts";
 import { disk } from "../files/disk.ts";
-import { folderOf, lastPart } from "../files/path.ts";
+import { lastPart } from "../files/path.ts";
+import { snapshotOf } from "../hub/cache.ts";
+import { hubText } from "../hub/name.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import { fileBytes } from "./mask_summary.ts";
 
@@ -13,15 +16,14 @@ export async function originOf(
   for (const role of ["model", "data", "calibration"] as const) {
     const path = paths[role];
     if (path === null) continue;
-    const [file] = await fileBytes([role === "model" ? modelPath(path) : path], disk);
-    found.push({ role, name: role === "model" ? modelName(path) : lastPart(path), bytes: file?.bytes ?? 0 });
+    const place = role === "model" ? await modelPath(path) : await dataPath(path), hub = snapshotOf(place);
+    const [file] = await fileBytes([place], disk);
+    found.push({
+      role,
+      name: hub ? hub.repo : path === DEMO ? DEMO : lastPart(place),
+      bytes: file?.bytes ?? 0,
+      ...(hub ? { source: hubText({ ...hub, revision: hub.commit }) } : {}),
+    });
   }
   return found;
-}
-
-/** The last part of a path, or `owner/name` of a model in the cache of huggingface_hub: models--OWNER--NAME/snapshots/REVISION. */
-function modelName(path: string): string {
-  const snapshots = folderOf(path), [kind, owner, ...name] = lastPart(folderOf(snapshots)).split("--");
-  const isCached = path !== DEMO && lastPart(snapshots) === "snapshots" && kind === "models";
-  return isCached ? [owner, ...name].join("/") : lastPart(path);
 }

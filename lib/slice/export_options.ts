@@ -46,10 +46,12 @@ export interface ExportOptions {
 export interface OriginFile {
   /** Its role in the run. */
   readonly role: "model" | "data" | "calibration";
-  /** Its name without parent folders; `owner/name` for a model in the cache of huggingface_hub. */
+  /** Its name without parent folders; `owner/name` of what is in the cache of huggingface_hub. */
   readonly name: string;
   /** Size in bytes; for a model folder, the size of its weights. */
   readonly bytes: number;
+  /** Of what is in that cache, the name with its commit: `hf:owner/name@commit[:file]`. */
+  readonly source?: string;
 }
 
 /** Options of {@link PruneSession.export}. The default layout is that of the run. */

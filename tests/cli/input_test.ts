@@ -170,20 +170,20 @@ Deno.test("imports that are not there are named without colours where stderr is 
   }
 });
 
-Deno.test("prune reports a missing model before missing data, and a name on the Hub with how to download it", async () => {
+Deno.test("prune reports a missing model before missing data, and a bare name on the Hub with what was meant", async () => {
   using folder = new TemporaryFolder();
   const missing = await cli(["prune", "nope.gguf", "--sparsity", "0.3", "--out", folder.at("x")]);
   assert.equal(missing.code, 3);
   assert.match(missing.stderr, /cannot read nope\.gguf[^]*no such file or folder/);
-  assert.doesNotMatch(missing.stderr, /--data|hf download/);
+  assert.doesNotMatch(missing.stderr, /--data|hf:/);
   assert.ok(!folder.has("x"));
   for (const verb of [["inspect"], ["plan"], ["chat"], ["prune", "--sparsity", "0.3", "--out", folder.at("x")]]) {
     const { code, stderr } = await cli([verb[0] ?? "", "HuggingFaceTB/SmolLM2-135M", ...verb.slice(1)]);
     assert.equal(code, 3);
-    assert.match(stderr, /fix: .*: hf download HuggingFaceTB\/SmolLM2-135M --local-dir SmolLM2-135M\n/);
+    assert.match(stderr, /fix: +did you mean hf:HuggingFaceTB\/SmolLM2-135M\?\n/);
   }
   // The first part is a folder here, so it is a path.
-  assert.doesNotMatch((await cli(["inspect", "fixtures/nope"])).stderr, /hf download/);
+  assert.doesNotMatch((await cli(["inspect", "fixtures/nope"])).stderr, /hf:/);
 });
 
 Deno.test("inspect shows the shape of a config.json alone, as plan does", async () => {

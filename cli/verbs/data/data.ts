@@ -7,6 +7,7 @@ import { modelPath } from "../../../lib/disk/open_model.ts";
 import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
 import { partPath, writeTextFile } from "../../../lib/generate/self_data_file.ts";
 import { verb } from "../../command.ts";
+import { fetchInputs } from "../../hub.ts";
 import { inspectData } from "./inspect.ts";
 import { fileNames, modelDigest } from "../../../lib/files/fingerprint.ts";
 import { MAX_SEED } from "../../../lib/core/random.ts";
@@ -97,7 +98,8 @@ interface GenerateSettings extends ModelSettings {
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
   const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
-  const place = modelPath(path);
+  await fetchInputs({ model: [path] });
+  const place = await modelPath(path);
   // One that is not there is refused where it is read.
   const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
   await refuseInputs(out, read, { option: "--out" });
@@ -118,7 +120,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         temperature,
         seed,
         resume,
-        identity: { weights: await modelDigest(modelPath(path)), baseDtype },
+        identity: { weights: await modelDigest(place), baseDtype },
         signal,
         onStart: (there) => {
           if (there > 0) progress.note(`resuming after text ${there}`);

@@ -11,6 +11,7 @@ import { noTokenizer } from "../../../lib/text/no_tokenizer.ts";
 import { checkContext, encodeRow, encodeRows } from "../../../lib/data/encode_rows.ts";
 import { type EncodeReport, placesOf, withBroken } from "../../../lib/data/encode_report.ts";
 import { heldOutOf } from "../../../lib/run/data.ts";
+import { fetchInputs } from "../../hub.ts";
 import { unseen } from "../prune/data_line.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "../../terminal/output.ts";
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
@@ -54,6 +55,7 @@ interface Facts {
 export async function inspectData(file: string, settings: InspectSettings): Promise<void> {
   const { textField, limit, seq = 256, model } = settings;
   checkTraining(settings);
+  await fetchInputs({ data: [file], model: [model] });
   const prompt = await promptText(settings.prompt ?? true);
   const options = model === undefined ? null : { ...await encodingOf(model, { seq }), prompt };
   const { kind, rows, report } = await readRows(file, {

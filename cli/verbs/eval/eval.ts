@@ -5,6 +5,7 @@ import { CompressoError } from "../../../lib/core/errors.ts";
 import { DEMO, demoData } from "../../../lib/disk/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import { verb } from "../../command.ts";
+import { fetchInputs } from "../../hub.ts";
 import { checkEach } from "./models.ts";
 import { chooseRows } from "./rows.ts";
 import { differences, differenceTable, type Measured, measurementTable, valuesOf } from "./report.ts";
@@ -104,6 +105,7 @@ export function evaluate(): CommandUnknownOpts {
     .option("--json", "print one JSON object")
     .action(async (paths, options) => {
       const { json = false } = options;
+      await fetchInputs({ model: paths, data: [options.data], adapter: [options.adapter] });
       using work = await chooseWork(paths, options);
       const measured: Measured[] = [];
       for (const path of paths) {

@@ -4,6 +4,7 @@ import { CompressoError } from "../../../lib/core/errors.ts";
 import { type EntryKind, type EvaluationFile, openEvaluationFile } from "../../../lib/eval/evaluation_file.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { modelDigest } from "../../../lib/files/fingerprint.ts";
+import { adapterPath } from "../../../lib/disk/adapter.ts";
 import { modelPath } from "../../../lib/disk/open_model.ts";
 import type { RunIdentity } from "../../../lib/core/identity.ts";
 import { type EvalSettings, type EvalWork, type Measurement, plainWork } from "./work.ts";
@@ -26,7 +27,7 @@ export async function keptWork<Known, Added>(
 ): Promise<EvalWork> {
   if (out === undefined) return plainWork((path, loaded) => measure(path, loaded, null));
   const whole: Record<string, RunIdentity[string]> = { baseDtype, ...identity };
-  for (const path of paths) whole[`model ${path}`] = await modelDigest(modelPath(path));
+  for (const path of paths) whole[`model ${path}`] = await modelDigest(await modelPath(path));
   if (adapter !== undefined) whole["adapter"] = await adapterDigest(adapter);
   const file = await openEvaluationFile(out, whole, { kind });
   if (file.found > 0) note(`resuming with ${file.found} ${kind.noun}s of ${out}`);
@@ -46,7 +47,9 @@ export async function keptWork<Known, Added>(
 }
 
 /** Digest of an adapter. The config beside a file of weights counts too, as it says how they are scaled. */
-async function adapterDigest(path: string): Promise<string> {
-  const digest = await modelDigest(path), config = join(dirname(path), "adapter_config.json");
+async function adapterDigest(named: string): Promise<string> {
+  const path = await adapterPath(named),
+    digest = await modelDigest(path),
+    config = join(dirname(path), "adapter_config.json");
   return (await Deno.stat(path)).isFile && await exists(config) ? `${digest} ${await modelDigest(config)}` : digest;
 }

@@ -45,7 +45,7 @@ export async function chooseText(
 /** One size for all models: perplexities over different windows cannot be compared. */
 async function defaultWindow(paths: readonly string[]): Promise<number> {
   const contexts: number[] = [];
-  for (const path of paths) contexts.push((await openWeights(disk, modelPath(path))).spec.maxPosition);
+  for (const path of paths) contexts.push((await openWeights(disk, await modelPath(path))).spec.maxPosition);
   return Math.min(DEFAULT_WINDOW, ...contexts);
 }
 

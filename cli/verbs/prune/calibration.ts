@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataSet } from "../../../lib/data/rows.ts";
-import { readRows } from "../../../lib/disk/rows.ts";
+import { dataPath, readRows } from "../../../lib/disk/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";
@@ -34,7 +34,7 @@ export async function calibrationChoice(
 
 /** Identifies the calibration among the facts of a run. */
 export async function calibrationName(calibration: string): Promise<string> {
-  return calibration === OWN || calibration === NONE ? calibration : await fileDigest(calibration);
+  return calibration === OWN || calibration === NONE ? calibration : await fileDigest(await dataPath(calibration));
 }
 
 /** Calibration rows from their file and a report of reading them; otherwise the choice alone. */

@@ -6,7 +6,8 @@ import { given } from "../../../lib/core/check_options.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
 import { isOfPath } from "../../../lib/files/bytes.ts";
 import { type DataReport, type Row } from "../../../lib/data/rows.ts";
-import { readRows } from "../../../lib/disk/rows.ts";
+import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { isHubName } from "../../../lib/hub/name.ts";
 import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
 import { disk } from "../../../lib/files/disk.ts";
 import { modelInfo } from "../../../lib/formats/open.ts";
@@ -32,6 +33,7 @@ import type { MaskSummary } from "../../../lib/run/mask_summary.ts";
 import type { PruneSession } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
+import { fetchInputs, modelName } from "../../hub.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
@@ -65,7 +67,7 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
   const whole = await withFileType(path, await withScheduleTarget(path, typed));
   checkTrust(whole.schedule, whole.trust);
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
-  const asked = await decided(whole), { out, resume, json } = asked, name = modelName(path);
+  const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
   const prompt = await promptText(asked.prompt ?? true);
   const options: PruneOptions = {
     ...pruneOptionsOf(asked),
@@ -76,7 +78,9 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
     ...(asked.calibration === undefined || asked.calibration === NONE ? {} : { calibration: [] }),
   };
   const resolved = resolveOptions(options);
-  await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: modelPath(path) });
+  if (isHubName(path)) dataPathOf(path, asked); // before a model is fetched
+  await fetchInputs({ model: [path], data: [asked.data, asked.calibration] });
+  await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: await modelPath(path) });
   const flags = { ...asked, calibration: await calibrationChoice(asked, resolved) };
   const now = { ...resolved, calibration: flags.calibration !== NONE };
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
@@ -116,7 +120,7 @@ interface Driven {
 
 async function start(path: string, driven: Driven): Promise<RunSummary> {
   const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
-  await modelInfo(disk, modelPath(path));
+  await modelInfo(disk, await modelPath(path));
   await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
   const how = given({ textField, limit: limitRows, skipBroken });
@@ -145,7 +149,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
         ),
     }, async (loaded) => {
       const origin = await originOf({
-        model: path === DEMO ? DEMO : resolve(path),
+        model: path === DEMO || isHubName(path) ? path : resolve(path),
         data: dataPathOf(path, flags),
         calibration: typeof calibration === "string" ? null : flags.calibration,
       });
@@ -178,9 +182,9 @@ async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
   const data = dataPathOf(path, flags);
   try {
     return {
-      model: await modelDigest(modelPath(path)),
+      model: await modelDigest(await modelPath(path)),
       baseDtype: baseDtype ?? "f16",
-      data: `${await fileDigest(data)} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
+      data: `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
       calibration: await calibrationName(calibration),
       schedule: await scheduleName(schedule, { trust }),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
@@ -194,11 +198,6 @@ async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
       fix: "check the paths, and the rights to them",
     }, { cause: error });
   }
-}
-
-/** Name of the model within a GGUF. */
-function modelName(path: string): string {
-  return `${basename(resolve(modelPath(path)))} pruned by Compresso`;
 }
 
 async function drive(

@@ -11,6 +11,7 @@ import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import type { ResolvedOptions, Target } from "../../../lib/run/options/options.ts";
 import { checkSizeLayout, type SizeResult } from "../../../lib/run/size_goal.ts";
+import { fetchInputs } from "../../hub.ts";
 import { pruneOptionsOf, type TableFlags } from "../../options/table_flags.ts";
 import { formatCount } from "../../terminal/output.ts";
 
@@ -58,6 +59,7 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
 export async function withFileType<Flags extends TableFlags>(model: string, flags: Flags): Promise<Flags> {
   const { targetBytes, targetFile, ggufDtype = "auto" } = flags;
   if (targetBytes === undefined || targetFile !== "gguf" || ggufDtype !== "auto") return flags;
+  await fetchInputs({ model: [model] });
   const { source } = await openModelFiles(model);
   return { ...flags, ggufDtype: ggufDtypeFor(source, { ggufDtype }) };
 }

@@ -1,0 +1,47 @@
+// Inputs that are names on the Hugging Face Hub: fetched with progress before a verb begins, and how models are called.
+import { basename, resolve } from "node:path";
+import { lastPart } from "../lib/files/path.ts";
+import { snapshotOf } from "../lib/hub/cache.ts";
+import { fetchFromHub } from "../lib/hub/fetch.ts";
+import { type HubUse, isHubName, parseHubName } from "../lib/hub/name.ts";
+import { formatBytes } from "./terminal/output.ts";
+import { type Progress, stderrProgress } from "./terminal/progress.ts";
+
+/** Inputs of a verb as they were typed. */
+export type TypedInputs = { readonly [use in HubUse]?: readonly (string | undefined)[] };
+
+/** Fetches what names on the Hub stand for; where a name is used later, it is there. Paths are left alone. */
+export async function fetchInputs(
+  inputs: TypedInputs,
+  { signal }: { readonly signal?: AbortSignal } = {},
+): Promise<void> {
+  const uses = Object.entries(inputs) as readonly [HubUse, readonly (string | undefined)[]][];
+  const names = uses.flatMap(([use, list]) => list.flatMap((name) => name && isHubName(name) ? [{ use, name }] : []));
+  if (names.length === 0) return;
+  using progress = stderrProgress();
+  for (const { use, name } of names) await fetchWithProgress(name, use, { progress, signal });
+}
+
+async function fetchWithProgress(
+  name: string,
+  use: HubUse,
+  { progress, signal }: { readonly progress: Progress; readonly signal: AbortSignal | undefined },
+): Promise<void> {
+  const { source } = await fetchFromHub(name, {
+    use,
+    signal,
+    onNote: progress.note,
+    onProgress: ({ bytes, total }) => {
+      const detail = `${formatBytes(bytes)} of ${formatBytes(total)}`;
+      progress.phase(`fetching ${name}`, total === 0 ? 1 : bytes / total, detail);
+    },
+  });
+  progress.detail(`${name} is ${source}`);
+}
+
+/** What a model is called: the last part of its path, or of its name on the Hub. */
+export function modelName(model: string): string {
+  if (!isHubName(model)) return lastPart(snapshotOf(resolve(model))?.repo ?? basename(resolve(model)));
+  const { repo, file } = parseHubName(model, "model");
+  return lastPart(file ?? repo);
+}

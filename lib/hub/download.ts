@@ -1,0 +1,287 @@
+// Downloads of a file into the cache: resumed by ranges, checked by size and hash, one process at a time.
+import { createHash, type Hash } from "node:crypto";
+import { CompressoError } from "../core/errors.ts";
+import { isMissing } from "../files/held_file.ts";
+import { unwritable } from "../files/atomic.ts";
+import type { HubFile } from "./cache.ts";
+import { hubFetch, type HubListener, paused, SILENT_SECONDS, UnreachableError } from "./http.ts";
+import { hubText } from "./name.ts";
+import { noSuchFile, refusal } from "./refusal.ts";
+import { type HubRepo, notKept } from "./repo.ts";
+
+/** A download and who watches it. */
+export interface DownloadOptions extends HubListener {
+  /** Called with the bytes that are there, of this file: those of an earlier try first. */
+  readonly onBytes?: ((bytes: number) => void) | undefined;
+}
+
+/** Connections in a row that may break without a byte. */
+const TRIES = 5;
+/** Milliseconds before a broken connection is taken up again, for each that broke without a byte. */
+const PAUSE_MS = 300;
+/** Milliseconds between two looks whether another process is done. */
+const LOCK_MS = 200;
+/** Bytes of a part that are hashed at a time. */
+const PIECE = 1 << 20;
+
+/** Address of a file at the commit of its repository. */
+export function addressOf({ settings: { endpoint }, name: { type, repo }, commit }: HubRepo, path: string): string {
+  const kind = type === "datasets" ? "datasets/" : "";
+  return `${endpoint}/${kind}${repo}/resolve/${commit}/${path.split("/").map(encodeURIComponent).join("/")}`;
+}
+
+/**
+ * Path of a file in the cache, where it is fetched if it is not there. What was fetched of it before an interruption is kept and not fetched again.
+ *
+ * @throws CompressoError("input") where it may not be read, its bytes are others than the Hub says, it cannot be written, or the Hub cannot be reached.
+ */
+export async function download(repo: HubRepo, path: string, options: DownloadOptions = {}): Promise<string> {
+  const { cache, commit } = repo, file = repo.files.get(path);
+  if (!file) throw noSuchFile({ ...repo.name, file: path }, repo.files.keys());
+  const there = await cache.place(commit, file);
+  if (there !== null) return there;
+  const hash = file.sha256 ?? file.blobId;
+  if (hash === null) throw notKept(hubText(repo.name, { file: path }), repo.settings);
+  const blob = cache.blob(hash);
+  await cache.prepare(blob);
+  await cache.prepare(cache.lock(hash));
+  using _lock = await lockOf(cache.lock(hash), { ...options, what: path });
+  // Another process may have fetched it meanwhile, or another revision has it too.
+  const info = await Deno.stat(blob).catch(() => null);
+  if (info?.size !== file.size) {
+    if (repo.isOffline) throw notKept(hubText(repo.name, { file: path }), repo.settings);
+    await fetchBlob(repo, file, { ...options, blob });
+  }
+  return await cache.link(commit, path, { hash });
+}
+
+/** Fetches a blob to its place. */
+async function fetchBlob(
+  repo: HubRepo,
+  file: HubFile,
+  { blob, ...options }: DownloadOptions & { readonly blob: string },
+): Promise<void> {
+  const part = `${blob}.incomplete`;
+  try {
+    using out = await Part.open(part, file);
+    // Bytes of an earlier try may be of a file system that lost some.
+    for (let isResumed = out.length > 0;; isResumed = false) {
+      await fill(out, repo, file, options);
+      const found = out.digest();
+      if (found === (file.sha256 ?? file.blobId)) break;
+      await out.clear();
+      if (!isResumed) throw otherBytes(repo, file, found);
+    }
+    await out.sync();
+  } catch (error) {
+    if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
+    options.signal?.throwIfAborted();
+    throw unwritable(part, error);
+  }
+  await Deno.rename(part, blob).catch((error) => {
+    throw unwritable(blob, error);
+  });
+}
+
+/** Fetches the bytes that are lacking. */
+async function fill(out: Part, repo: HubRepo, file: HubFile, options: DownloadOptions): Promise<void> {
+  options.onBytes?.(out.length);
+  for (let left = TRIES; out.length < file.size;) {
+    const before = out.length, failure = await fillOnce(out, repo, file, options);
+    if (out.length >= file.size) break;
+    left = out.length > before ? TRIES : left - 1;
+    if (left === 0) {
+      throw new UnreachableError("input", {
+        what: `cannot fetch ${hubText(repo.name, { file: file.path })}`,
+        rule: `${file.size} bytes come`,
+        value: `the connection breaks after ${out.length}: ${failure}`,
+        fix: "try again: what was fetched is kept",
+      });
+    }
+    await paused(PAUSE_MS * (TRIES - left), options.signal);
+  }
+}
+
+/** Fetches until all is there or the connection breaks; returns why it broke. */
+async function fillOnce(
+  out: Part,
+  repo: HubRepo,
+  file: HubFile,
+  { signal, onNote, onBytes }: DownloadOptions,
+): Promise<string> {
+  const { settings, name } = repo, start = out.length;
+  const response = await hubFetch(addressOf(repo, file.path), settings, {
+    signal,
+    onNote,
+    ...(start > 0 ? { headers: { range: `bytes=${start}-` } } : {}),
+    onHeaders: (headers) => checkHeaders(headers, repo, file),
+  });
+  if (response.status === 416) {
+    await response.body?.cancel();
+    await out.clear();
+    return "the part that is there was refused";
+  }
+  if (!response.ok) throw await refusal(response, { settings, name: { ...name, file: file.path }, signal });
+  const range = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "");
+  if (start > 0 && (response.status !== 206 || Number(range?.[1]) !== start)) await out.clear();
+  const reader = response.body?.getReader();
+  if (!reader) return "no body came";
+  try {
+    while (true) {
+      const { done, value } = await inTime(reader.read());
+      if (done) return "it ended early";
+      signal?.throwIfAborted();
+      if (out.length + value.length > file.size) {
+        await out.clear();
+        return "more bytes came than the file has";
+      }
+      await out.append(value);
+      onBytes?.(out.length);
+    }
+  } catch (error) {
+    signal?.throwIfAborted();
+    if (error instanceof CompressoError) throw error;
+    return error instanceof Error ? error.message : String(error);
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
+}
+
+/** A result; throws where none comes for {@link SILENT_SECONDS}. */
+async function inTime<T>(work: Promise<T>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new Error(`no byte in ${SILENT_SECONDS} s`)), 1000 * SILENT_SECONDS);
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Refuses a file whose hash or size is another one than in the list, before its bytes are fetched. */
+function checkHeaders(headers: Headers, repo: HubRepo, file: HubFile): void {
+  const tag = headers.get("x-linked-etag")?.replace(/^W\//, "").replaceAll('"', ""),
+    size = headers.get("x-linked-size");
+  if (file.sha256 === null) return;
+  if ((tag === undefined || tag === file.sha256) && (size === null || Number(size) === file.size)) return;
+  throw otherBytes(repo, file, `${tag ?? "unknown"}, ${size ?? "unknown"} bytes`);
+}
+
+function otherBytes(repo: HubRepo, file: HubFile, found: string): CompressoError {
+  const hash = file.sha256 === null ? `Git's SHA-1 ${file.blobId}` : `SHA-256 ${file.sha256}`;
+  return new CompressoError("input", {
+    what: `cannot fetch ${hubText(repo.name, { file: file.path })}`,
+    rule: `its bytes are those that the Hub lists: ${hash}, ${file.size} bytes`,
+    value: found,
+    fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",
+  });
+}
+
+/** The hash by which a file is known, of what follows. */
+export function hashOf({ sha256, size }: Pick<HubFile, "sha256" | "size">): Hash {
+  return sha256 === null ? createHash("sha1").update(`blob ${size}\0`) : createHash("sha256");
+}
+
+/** A file that is fetched in parts, and the hash of its bytes so far. */
+class Part implements Disposable {
+  readonly #path: string;
+  readonly #file: Deno.FsFile;
+  readonly #of: HubFile;
+  #hash: Hash;
+  #length = 0;
+
+  private constructor(path: string, file: Deno.FsFile, of: HubFile) {
+    this.#path = path;
+    this.#file = file;
+    this.#of = of;
+    this.#hash = hashOf(of);
+  }
+
+  /** Opens the file, with what is there of it. */
+  static async open(path: string, of: HubFile): Promise<Part> {
+    // A link there would be written through.
+    const info = await Deno.lstat(path).catch((error) => {
+      if (isMissing(error)) return null;
+      throw error;
+    });
+    if (info && !info.isFile) await Deno.remove(path);
+    const part = new Part(path, await Deno.open(path, { read: true, write: true, create: true }), of);
+    try {
+      const { size } = await part.#file.stat();
+      if (size > of.size) await part.clear();
+      else await part.#readAll();
+      return part;
+    } catch (error) {
+      part[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Bytes that are there. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Appends bytes. Throws `CompressoError("input")` where the disk refuses them; those before stay. */
+  async append(bytes: Uint8Array): Promise<void> {
+    try {
+      for (let done = 0; done < bytes.length;) {
+        const count = await this.#file.write(bytes.subarray(done));
+        this.#hash.update(bytes.subarray(done, done + count));
+        this.#length += count;
+        done += count;
+      }
+    } catch (error) {
+      throw unwritable(this.#path, error);
+    }
+  }
+
+  /** Starts anew. */
+  async clear(): Promise<void> {
+    await this.#file.truncate(0);
+    await this.#file.seek(0, Deno.SeekMode.Start);
+    this.#hash = hashOf(this.#of);
+    this.#length = 0;
+  }
+
+  /** The hash of all bytes. */
+  digest(): string {
+    return this.#hash.copy().digest("hex");
+  }
+
+  async sync(): Promise<void> {
+    await this.#file.sync();
+  }
+
+  [Symbol.dispose](): void {
+    this.#file.close();
+  }
+
+  async #readAll(): Promise<void> {
+    const buffer = new Uint8Array(PIECE);
+    for (let count = await this.#file.read(buffer); count !== null; count = await this.#file.read(buffer)) {
+      this.#hash.update(buffer.subarray(0, count));
+      this.#length += count;
+    }
+  }
+}
+
+/** Waits until no other process fetches a blob, and keeps others away. On a file system without locks nothing is held. */
+async function lockOf(
+  path: string,
+  { what, signal, onNote }: HubListener & { readonly what: string },
+): Promise<Disposable> {
+  const file = await Deno.open(path, { read: true, write: true, create: true }).catch((error) => {
+    throw unwritable(path, error);
+  });
+  try {
+    for (let isFirst = true; !(await file.tryLock(true).catch(() => true)); isFirst = false) {
+      if (isFirst) onNote?.(`another process fetches ${what}: waiting for it`);
+      await paused(LOCK_MS, signal);
+    }
+    return { [Symbol.dispose]: () => file.close() };
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}

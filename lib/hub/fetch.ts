@@ -1,0 +1,92 @@
+// Models, adapters and data by their names on the Hub: fetched into the cache once a process, or read in ranges alone.
+import { join } from "node:path";
+import type { HubListener } from "./http.ts";
+import { chooseFiles } from "./choose.ts";
+import { download } from "./download.ts";
+import { hubText, type HubUse, parseHubName } from "./name.ts";
+import { type HubRepo, openRepo } from "./repo.ts";
+import { hubSettings } from "./settings.ts";
+
+/** How far a download is. */
+export interface HubProgress {
+  /** The file that is fetched, within its repository. */
+  readonly file: string;
+  /** Bytes of all files that are there; those of an earlier, interrupted download count. */
+  readonly bytes: number;
+  /** Bytes of all files. */
+  readonly total: number;
+}
+
+/** Options of {@link fetchFromHub}. */
+export interface HubFetchOptions extends HubListener {
+  /** What the name is used for: "data" are rows, in a repository of a data set. Default "model". */
+  readonly use?: HubUse;
+  /** Called as bytes come. */
+  readonly onProgress?: ((progress: HubProgress) => void) | undefined;
+}
+
+/** What was fetched. */
+export interface HubFetched {
+  /** The folder or file in the cache. */
+  readonly path: string;
+  /** The name with the commit that it stands for: `hf:owner/name@commit[:file]`. */
+  readonly source: string;
+}
+
+/** A name stands for one commit as long as the process runs. */
+const fetched = new Map<string, Promise<HubFetched>>();
+
+/**
+ * Fetches a model, an adapter or data from the Hugging Face Hub into the cache that Python's huggingface_hub shares, and returns where it is. Only
+ * files that are needed are fetched: safetensors with what belongs to them, or one GGUF. A download that was interrupted is resumed; size and hash of
+ * every file are checked. `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they do in Python.
+ *
+ * `loadModel`, `readRows` and whatever takes a path take such a name too; this function shows progress, or fetches beforehand. Later uses of a name in
+ * the same process are of the same commit.
+ *
+ * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@revision][:file]`.
+ * @throws CompressoError("input") where there is no such thing, it may not be read, several files could be meant, its bytes are not those that the Hub
+ * lists, it cannot be written, or the Hub cannot be reached.
+ */
+export async function fetchFromHub(name: string, options: HubFetchOptions = {}): Promise<HubFetched> {
+  const { use = "model" } = options, key = `${use} ${name}`;
+  const work = fetched.get(key) ?? fetchNow(name, { ...options, use });
+  fetched.set(key, work);
+  try {
+    return await work;
+  } catch (error) {
+    fetched.delete(key);
+    throw error;
+  }
+}
+
+/** What was fetched under a name in this process; null where nothing was. */
+export async function fetchedBefore(name: string, use: HubUse): Promise<HubFetched | null> {
+  return await fetched.get(`${use} ${name}`) ?? null;
+}
+
+async function fetchNow(
+  text: string,
+  { use, onProgress, ...listener }: HubFetchOptions & { readonly use: HubUse },
+): Promise<HubFetched> {
+  const name = parseHubName(text, use);
+  const repo = await openRepo(name, await hubSettings(), { ...listener, keeps: true });
+  const read = async (path: string): Promise<string> => await Deno.readTextFile(await download(repo, path, listener));
+  const { files, place } = await chooseFiles(repo, use, { read });
+  const total = files.reduce((sum, path) => sum + sizeOf(repo, path), 0);
+  let before = 0;
+  for (const file of files) {
+    const tell = (bytes: number): void => onProgress?.({ file, bytes: before + bytes, total });
+    await download(repo, file, { ...listener, onBytes: tell });
+    before += sizeOf(repo, file);
+  }
+  onProgress?.({ file: files.at(-1) ?? "", bytes: total, total });
+  return {
+    path: join(repo.cache.snapshot(repo.commit), place),
+    source: hubText(name, { revision: repo.commit, file: place === "" ? null : place }),
+  };
+}
+
+function sizeOf({ files }: HubRepo, path: string): number {
+  return files.get(path)?.size ?? 0;
+}

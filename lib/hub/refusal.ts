@@ -1,0 +1,145 @@
+// What the Hub's refusals mean, and what to do about each: names that are near, terms to accept, tokens.
+import { nearest } from "../core/check_options.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
+import { hubFetch, type HubListener, jsonOf } from "./http.ts";
+import { type HubName, hubText } from "./name.ts";
+import type { HubSettings } from "./settings.ts";
+
+/** Names that are offered. */
+const MOST_NEAR = 3;
+/** Repositories of an owner, or found by a search, that are looked at. */
+const MOST_SEEN = 200;
+
+/** What was asked of the Hub. */
+interface Asked extends HubListener {
+  readonly settings: HubSettings;
+  readonly name: HubName;
+  /** What cannot be done, such as "read". Default "read". */
+  readonly doing?: string;
+  /** Files that the repository is known to have. */
+  readonly files?: Iterable<string>;
+}
+
+/** The error of an answer that is a refusal. Asks the Hub for names that are near where a name is wrong. */
+export async function refusal(response: Response, asked: Asked): Promise<CompressoError> {
+  const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
+  const code = headers.get("x-error-code") ?? "", message = headers.get("x-error-message") ?? await messageOf(response);
+  await response.body?.cancel().catch(() => {});
+  const error = (parts: Omit<ErrorParts, "what">): CompressoError =>
+    new CompressoError("input", { what: `cannot ${doing} ${hubText(name)}`, ...parts });
+  if (code === "GatedRepo" || (status === 403 && /gated|access to (model|dataset) .* is restricted/i.test(message))) {
+    const page = `${endpoint}/${name.type === "datasets" ? "datasets/" : ""}${name.repo}`;
+    return error({
+      rule: "its terms are accepted, as it is gated",
+      value: token === null ? "no token was sent" : `the account of the token may not read it (status ${status})`,
+      fix: `accept the terms at ${page}, and set HF_TOKEN to a token of that account (${endpoint}/settings/tokens)`,
+    });
+  }
+  if (code === "RevisionNotFound") {
+    return error({
+      rule: "the revision exists",
+      value: `no branch, tag or commit ${name.revision ?? "main"}`,
+      fix: meant(nearOf(name.revision ?? "main", await revisionsOf(asked)), (revision) =>
+        hubText(name, { revision })) ??
+        `look for its revisions at ${endpoint}/${name.repo}`,
+    });
+  }
+  if (code === "EntryNotFound") return noSuchFile(name, asked.files ?? []);
+  if (status === 401 && token !== null) {
+    return error({
+      rule: "the token is valid",
+      value: message || "status 401",
+      fix:
+        `make a new token at ${endpoint}/settings/tokens and set HF_TOKEN to it, or remove HF_TOKEN for public files`,
+    });
+  }
+  if (code === "RepoNotFound" || status === 401 || status === 404) {
+    const near = meant(await nearRepos(asked), (repo) => hubText({ ...name, repo }));
+    const isPrivate = token === null ? "set HF_TOKEN if it is private" : "check that the token may read it";
+    return error({
+      rule: `the ${name.type === "datasets" ? "data set" : "model"} exists`,
+      value: `no such repository, or a private one (status ${status})`,
+      fix: near === null ? `check owner and name; ${isPrivate}` : `${near} Or ${isPrivate}`,
+    });
+  }
+  if (status === 403) {
+    const fix = `use a token that may: ${endpoint}/settings/tokens`;
+    return error({ rule: "the token allows it", value: message || "status 403", fix });
+  }
+  return error({ rule: "the Hub allows it", value: `status ${status}${message === "" ? "" : `: ${message}`}` });
+}
+
+/** The error of a file that a repository does not have. */
+export function noSuchFile(name: HubName, files: Iterable<string>): CompressoError {
+  const all = [...files];
+  return new CompressoError("input", {
+    what: `cannot read ${hubText(name)}`,
+    rule: "the file is in the repository",
+    value: `no ${name.file ?? "such file"}`,
+    fix: meant(nearOf(name.file ?? "", all), (file) => hubText(name, { file })) ?? listed(name, all),
+  });
+}
+
+/** What a repository holds, for a fix. */
+function listed(name: HubName, files: readonly string[]): string {
+  if (files.length === 0) return `look for its files at ${hubText(name, { file: null })}`;
+  const shown = files.slice(0, 8).join(", ");
+  return `name one of its files: ${shown}${files.length > 8 ? `, … (${files.length} in all)` : ""}`;
+}
+
+/** The candidates nearest to a word. */
+function nearOf(word: string, candidates: readonly string[]): string[] {
+  const left = new Set(candidates), found: string[] = [];
+  while (found.length < MOST_NEAR) {
+    const next = nearest(word, [...left]);
+    if (next === null) break;
+    found.push(next);
+    left.delete(next);
+  }
+  return found;
+}
+
+function meant(near: readonly string[], show: (name: string) => string): string | null {
+  return near.length === 0 ? null : `did you mean ${near.map(show).join(", ")}?`;
+}
+
+/** Repositories with a near name: those of the same owner, else those that a search for the name finds. */
+async function nearRepos({ name, ...asked }: Asked): Promise<string[]> {
+  const [owner = "", last = ""] = name.repo.split("/");
+  const query = (key: string, value: string): string =>
+    `/api/${name.type}?${new URLSearchParams({ [key]: value, limit: String(MOST_SEEN) })}`;
+  const own = nearOf(name.repo, idsOf(await answerTo(query("author", owner), { name, ...asked })));
+  return own.length > 0 ? own : nearOf(name.repo, idsOf(await answerTo(query("search", last), { name, ...asked })));
+}
+
+async function revisionsOf({ name, ...asked }: Asked): Promise<string[]> {
+  const refs = await answerTo(`/api/${name.type}/${name.repo}/refs`, { name, ...asked });
+  if (!isObject(refs)) return [];
+  return [refs["branches"], refs["tags"]].flatMap((list) => Array.isArray(list) ? list : [])
+    .flatMap((one) => isObject(one) && typeof one["name"] === "string" ? [one["name"]] : []);
+}
+
+function idsOf(list: unknown): string[] {
+  if (!Array.isArray(list)) return [];
+  return list.flatMap((one) => isObject(one) && typeof one["id"] === "string" ? [one["id"]] : []);
+}
+
+/** The JSON that the Hub answers with; null where it does not: what is offered is a help alone. */
+async function answerTo(path: string, { settings, signal }: Asked): Promise<unknown> {
+  try {
+    const response = await hubFetch(settings.endpoint + path, settings, { signal });
+    if (response.ok) return await jsonOf(response);
+    await response.body?.cancel();
+    return null;
+  } catch {
+    signal?.throwIfAborted();
+    return null;
+  }
+}
+
+async function messageOf(response: Response): Promise<string> {
+  if (!/json/.test(response.headers.get("content-type") ?? "")) return "";
+  const json = await jsonOf(response).catch(() => null);
+  return isObject(json) && typeof json["error"] === "string" ? json["error"] : "";
+}

@@ -1,0 +1,135 @@
+// A repository on the Hub at one commit: which files it has, from the Hub or, without it, from the cache.
+import { CompressoError } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
+import { type HubFile, hubFile, RepoCache } from "./cache.ts";
+import { hubFetch, type HubListener, jsonOf, strange, UnreachableError } from "./http.ts";
+import { type HubName, hubText, isCommit } from "./name.ts";
+import { refusal } from "./refusal.ts";
+import type { HubSettings } from "./settings.ts";
+
+/** The revision that is taken where none is named. */
+export const MAIN = "main";
+
+/** A repository at a commit. */
+export interface HubRepo {
+  readonly name: HubName;
+  readonly settings: HubSettings;
+  readonly cache: RepoCache;
+  readonly commit: string;
+  /** All files by their paths; without the Hub those that are known of. */
+  readonly files: ReadonlyMap<string, HubFile>;
+  /** Whether the Hub is left alone: it is switched off, or cannot be reached. */
+  readonly isOffline: boolean;
+}
+
+/** Pages of a list of files, of up to 1,000 each. */
+const MOST_PAGES = 200;
+
+/**
+ * Looks up the commit and the files of a repository. A commit whose list of files is kept is not asked for; where the Hub cannot be reached, what the
+ * cache knows is taken.
+ *
+ * @throws CompressoError("input") where there is no such repository or revision, it may not be read, or the Hub cannot be reached and the cache does not
+ * have it.
+ */
+export async function openRepo(
+  name: HubName,
+  settings: HubSettings,
+  { keeps, ...listener }: HubListener & {
+    /** Whether commit and list are written to the cache. */
+    readonly keeps: boolean;
+  },
+): Promise<HubRepo> {
+  const cache = new RepoCache(settings.cache, name), revision = name.revision ?? MAIN;
+  const whole = (commit: string, files: readonly HubFile[], isOffline: boolean): HubRepo => {
+    return { name, settings, cache, commit, isOffline, files: new Map(files.map((file) => [file.path, file])) };
+  };
+  const kept = async (commit: string): Promise<HubFile[]> => await cache.files(commit) ?? await cache.present(commit);
+  if (!settings.isOffline) {
+    try {
+      const commit = isCommit(revision) ? revision : await commitOf(name, settings, listener);
+      const files = await cache.files(commit) ?? await filesOf(name, commit, settings, listener);
+      if (keeps) await cache.keepFiles(commit, files);
+      if (keeps && revision !== commit) await cache.keepRef(revision, commit);
+      return whole(commit, files, false);
+    } catch (error) {
+      const commit = isCommit(revision) ? revision : await cache.commitOf(revision);
+      if (!(error instanceof UnreachableError) || commit === null) throw error;
+      const files = await kept(commit);
+      if (files.length === 0) throw error;
+      listener.onNote?.(`${error.parts.what}; ${hubText(name)} is taken from the cache, at ${commit.slice(0, 12)}`);
+      return whole(commit, files, true);
+    }
+  }
+  const commit = isCommit(revision) ? revision : await cache.commitOf(revision);
+  const files = commit === null ? [] : await kept(commit);
+  if (commit !== null && files.length > 0) return whole(commit, files, true);
+  throw notKept(hubText(name), { cache: settings.cache });
+}
+
+/** The error of something that is not in the cache while the Hub is not asked. */
+export function notKept(what: string, { cache }: { readonly cache: string }): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${what}`,
+    rule: "it is in the cache, as the Hub is not asked",
+    value: `it is not in ${cache}`,
+    fix: "remove HF_HUB_OFFLINE, check the connection, or set HF_HOME to where it is",
+  });
+}
+
+/** The commit that a revision stands for. */
+async function commitOf(name: HubName, settings: HubSettings, listener: HubListener): Promise<string> {
+  const revision = encodeURIComponent(name.revision ?? MAIN);
+  const info = await answerOf(`/api/${name.type}/${name.repo}/revision/${revision}`, name, settings, listener);
+  const { sha } = isObject(info.json) ? info.json : {};
+  if (typeof sha === "string" && isCommit(sha)) return sha;
+  throw strange(settings.endpoint, { value: `no commit of ${hubText(name)}` });
+}
+
+/** The list of files of a commit. */
+async function filesOf(
+  name: HubName,
+  commit: string,
+  settings: HubSettings,
+  listener: HubListener,
+): Promise<HubFile[]> {
+  const found: HubFile[] = [];
+  let next: string | null = `/api/${name.type}/${name.repo}/tree/${commit}?recursive=true`;
+  for (let page = 0; next !== null; page++) {
+    if (page === MOST_PAGES) throw strange(settings.endpoint, { value: `more than ${MOST_PAGES} pages of files` });
+    const answer: Answer = await answerOf(next, name, settings, listener);
+    if (!Array.isArray(answer.json)) throw strange(settings.endpoint, { value: `no files of ${hubText(name)}` });
+    for (const entry of answer.json) {
+      if (!isObject(entry) || entry["type"] !== "file") continue;
+      const { path, size, oid: blobId, lfs, xetHash } = entry;
+      const large = isObject(lfs) ? lfs : null;
+      const file = hubFile({ path, size: large?.["size"] ?? size, sha256: large?.["oid"] ?? null, blobId, xetHash });
+      if (file) found.push(file);
+    }
+    next = answer.next;
+  }
+  return found;
+}
+
+interface Answer {
+  readonly json: unknown;
+  /** Path of the next page; null for the last. */
+  readonly next: string | null;
+}
+
+/** What the Hub answers. Throws `CompressoError("input")` for a refusal. */
+async function answerOf(
+  path: string,
+  name: HubName,
+  settings: HubSettings,
+  listener: HubListener,
+): Promise<Answer> {
+  const response = await hubFetch(settings.endpoint + path, settings, listener);
+  if (!response.ok) throw await refusal(response, { settings, name, ...listener });
+  const [, link = null] = /<([^>]+)>;\s*rel="?next"?/.exec(response.headers.get("link") ?? "") ?? [];
+  const url = link === null ? null : new URL(link, settings.endpoint),
+    { origin, pathname } = new URL(settings.endpoint);
+  const base = origin + pathname.replace(/\/+$/, "");
+  const next = url !== null && url.href.startsWith(`${base}/`) ? url.href.slice(base.length) : null;
+  return { json: await jsonOf(response), next };
+}

@@ -1,0 +1,87 @@
+// Settings of the Hub, from the environment variables that Python's huggingface_hub has.
+import { join, resolve } from "node:path";
+import { CompressoError } from "../core/errors.ts";
+import { textIfThere } from "../files/text_file.ts";
+
+/** Where the Hub is, where its files are kept, and who asks. */
+export interface HubSettings {
+  /** Address without a slash at its end. */
+  readonly endpoint: string;
+  /** Folder of the cache, which Python's huggingface_hub shares. */
+  readonly cache: string;
+  /** Access token; null for none. */
+  readonly token: string | null;
+  /** Whether the network may not be used. */
+  readonly isOffline: boolean;
+}
+
+/** Environment variables that are read. */
+export const HUB_VARIABLES = [
+  ...["HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"],
+  ...["XDG_CACHE_HOME", "HOME", "USERPROFILE"],
+] as const;
+
+/** Address of the Hub where HF_ENDPOINT names no other. */
+export const HUB_ADDRESS = "https://huggingface.co";
+
+/** Reads the settings. Throws `CompressoError("usage")` for an address that is none, and where no variable says which folder is the user's. */
+export async function hubSettings(): Promise<HubSettings> {
+  const home = homeFolder(), cache = variable("HF_HUB_CACHE");
+  return {
+    endpoint: endpointOf(variable("HF_ENDPOINT") ?? HUB_ADDRESS),
+    cache: cache === null ? join(home(), "hub") : folder(cache),
+    token: await tokenOf(home),
+    isOffline: /^(1|on|yes|true)$/i.test(variable("HF_HUB_OFFLINE") ?? ""),
+  };
+}
+
+/** A variable; null where it is not set, or empty. */
+function variable(name: typeof HUB_VARIABLES[number]): string | null {
+  return Deno.env.get(name) || null;
+}
+
+/** A path, with ~ for the user's folder. */
+function folder(path: string): string {
+  return resolve(/^~(?=$|[/\\])/.test(path) ? join(userFolder(), path.slice(1)) : path);
+}
+
+function userFolder(): string {
+  const path = Deno.build.os === "windows" ? variable("USERPROFILE") : variable("HOME");
+  if (path !== null) return path;
+  throw new CompressoError("usage", {
+    what: "cannot tell where files of the Hugging Face Hub are kept",
+    rule: "HF_HOME or the user's own folder is known",
+    value: "neither HF_HOME nor HOME is set",
+    fix: "set HF_HOME to a folder",
+  });
+}
+
+/** The folder of the cache and of the token, looked up once it is needed. */
+function homeFolder(): () => string {
+  let found: string | null = null;
+  return () => {
+    const own = found ?? variable("HF_HOME");
+    return found ??= own === null
+      ? join(folder(variable("XDG_CACHE_HOME") ?? join(userFolder(), ".cache")), "huggingface")
+      : folder(own);
+  };
+}
+
+/** The token of HF_TOKEN, else that of the file which `hf auth login` writes. */
+async function tokenOf(home: () => string): Promise<string | null> {
+  const own = variable("HF_TOKEN")?.trim();
+  if (own) return own;
+  const path = variable("HF_TOKEN_PATH");
+  return (await textIfThere(path === null ? join(home(), "token") : folder(path)))?.trim() || null;
+}
+
+function endpointOf(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : null;
+  if (url !== null && /^https?:$/.test(url.protocol)) return url.href.replace(/\/+$/, "");
+  throw new CompressoError("usage", {
+    what: "cannot use the Hub of HF_ENDPOINT",
+    rule: "it is an address of http or https",
+    value: text,
+    fix: `set HF_ENDPOINT to one, or remove it for ${HUB_ADDRESS}`,
+  });
+}

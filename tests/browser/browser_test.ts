@@ -31,7 +31,7 @@ function serve(script: string, out: string): { readonly url: string; readonly cl
       await Deno.writeFile(out, request.body);
       return new Response("");
     }
-    return new Response(await Deno.readFile(modelPath("demo") + pathname.replace(/^\/demo/, "")));
+    return new Response(await Deno.readFile(await modelPath("demo") + pathname.replace(/^\/demo/, "")));
   });
   return { url: `http://127.0.0.1:${server.addr.port}/`, close: () => server.shutdown() };
 }
@@ -44,7 +44,7 @@ browserTest(
     const server = serve(script, `${folder}/model.gguf`);
     try {
       const { page, complaints } = await openPage(browser, server.url);
-      const names = await Array.fromAsync(Deno.readDir(modelPath("demo")), ({ name }) => `demo/${name}`);
+      const names = await Array.fromAsync(Deno.readDir(await modelPath("demo")), ({ name }) => `demo/${name}`);
       const options = { model: names, tokens: TOKENS };
       const { adapter, losses, logits } = await page.evaluate(`run(${JSON.stringify(options)})`) as Outcome;
       assert.deepEqual(complaints, []);

@@ -10,7 +10,7 @@ import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 
 Deno.test("export --overwrite may write over its own model, and keeps its generation settings", async () => {
   using folder = new TemporaryFolder();
-  const demo = modelPath("demo"), model = folder.at("model");
+  const demo = await modelPath("demo"), model = folder.at("model");
   await copyDemo(model);
   const settings = { do_sample: true, temperature: 0.6, bad_words_ids: [[3]] };
   const file = `${model}/generation_config.json`;
@@ -178,6 +178,6 @@ Deno.test("a model without a tokenizer goes through a GGUF and back, for token i
     assert.equal(code, 0, stderr);
     const { source, tokenizer } = await openModelFiles(folder.at(to, "model.gguf"));
     assert.equal(tokenizer, null);
-    await assertSameWeights(source, await openWeights(modelPath("demo")));
+    await assertSameWeights(source, await openWeights(await modelPath("demo")));
   }
 });

@@ -23,7 +23,7 @@ async function contentOf(files: FileSystem, folder: string, inner = ""): Promise
 }
 
 Deno.test("a model in memory is read and exported as on the disk, byte for byte", async () => {
-  const folder = modelPath("demo"), out = await Deno.makeTempDir();
+  const folder = await modelPath("demo"), out = await Deno.makeTempDir();
   const memory = memoryFiles(
     await Promise.all(Array.from(
       await contentOf(disk, folder),

@@ -354,7 +354,7 @@ Deno.test("a tokenizer that had Python files of its own is written without them,
 Deno.test("a folder of the demo keeps its tokenizer's ids and the model's end tokens", async () => {
   const out = await Deno.makeTempDir();
   try {
-    const { source, tokenizer } = await openModelFiles(modelPath("demo"));
+    const { source, tokenizer } = await openModelFiles(await modelPath("demo"));
     await exportHf(source, `${out}/model`, { dtype: "f16", tokenizer, generation: { temperature: 0.5 } });
     await equalTensors(await openHfFolder(`${out}/model`), source);
     assert.deepEqual(JSON.parse(await Deno.readTextFile(`${out}/model/generation_config.json`)), {

@@ -1,6 +1,7 @@
 // A weight source whose tensors are rows and columns of another source: selected, scaled, padded with zeros.
 import { CompressoError } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
+import { blocksOf, type QuantRows } from "../spec/quant.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { type DecoderSpec, layerOf, type LayerSpec, projectionName, tensorShapes } from "../spec/decoder.ts";
 
@@ -79,32 +80,69 @@ export function remapSource(
       const baseWidth = elementCount(baseShape.slice(1));
       const plain = !made.rows && !made.cols && !made.rowScale && !made.colScale && !made.lowRank && !made.plus?.length;
       if (plain) return await base.read(made.from, ...(range ? [range] : []));
-      const rowOf = (index: number): number => made.rows ? made.rows[index] ?? -1 : index;
-      const most = Math.max(1, Math.floor(CHUNK_VALUES / Math.max(1, baseWidth)));
-      for (let at = start; at < start + count;) {
-        const first = rowOf(at);
-        if (first < 0) {
-          at++;
-          continue;
-        }
-        // A run of new rows whose base rows are in order and within one chunk.
-        let end = at + 1, last = first;
-        for (; end < start + count; end++) {
-          const row = rowOf(end);
-          if (row >= 0 && (row < last || row - first >= most)) break;
-          if (row >= 0) last = row;
-        }
+      for (const { at, end, first, last } of runsOf(made.rows, { start, count }, baseWidth)) {
         const chunk = await readSum(base, made, { start: first, count: last - first + 1 });
-        for (; at < end; at++) {
-          const row = rowOf(at);
+        for (let place = at; place < end; place++) {
+          const row = made.rows ? made.rows[place] ?? -1 : place;
           if (row < 0) continue;
           const values = chunk.subarray((row - first) * baseWidth, (row - first + 1) * baseWidth);
-          writeRow(out.subarray((at - start) * width, (at - start + 1) * width), values, { made, row, at });
+          const target = out.subarray((place - start) * width, (place - start + 1) * width);
+          writeRow(target, values, { made, row, at: place });
         }
       }
       return out;
     },
+    async readBlocks(name, options): Promise<QuantRows | null> {
+      const made = remap(name), { start, count, width } = rowWindow(name, shapeOf(name), { rows: options.rows });
+      const isWhole = !("fill" in made) && !made.cols && !made.rowScale && !made.colScale && !made.lowRank &&
+        !made.plus?.length;
+      if (!isWhole) return null;
+      if (!made.rows) return await base.readBlocks?.(made.from, options) ?? null;
+      const perRow = blocksOf(width);
+      const codes = new Uint8Array(count * width), scales = new Uint32Array(count * perRow);
+      for (const { at, end, first, last } of runsOf(made.rows, { start, count }, width)) {
+        const rows = { start: first, count: last - first + 1 };
+        const blocks = await base.readBlocks?.(made.from, { ...options, rows });
+        if (!blocks) return null;
+        for (let place = at; place < end; place++) {
+          const row = (made.rows[place] ?? -1) - first;
+          if (row < 0) return null;
+          codes.set(blocks.codes.subarray(row * width, (row + 1) * width), (place - start) * width);
+          scales.set(blocks.scales.subarray(row * perRow, (row + 1) * perRow), (place - start) * perRow);
+        }
+      }
+      return { codes, scales };
+    },
   };
+}
+
+/** New rows `at` to `end` whose base rows are in order, from `first` to `last`, and within one chunk. */
+interface Run {
+  readonly at: number;
+  readonly end: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Splits a range of new rows into runs. Rows without a base row, −1, are within a run or left out. */
+function* runsOf(rows: Int32Array | undefined, { start, count }: RowRange, baseWidth: number): Generator<Run> {
+  const most = Math.max(1, Math.floor(CHUNK_VALUES / Math.max(1, baseWidth))), stop = start + count;
+  const rowOf = (index: number): number => rows ? rows[index] ?? -1 : index;
+  for (let at = start; at < stop;) {
+    const first = rowOf(at);
+    if (first < 0) {
+      at++;
+      continue;
+    }
+    let end = at + 1, last = first;
+    for (; end < stop; end++) {
+      const row = rowOf(end);
+      if (row >= 0 && (row < last || row - first >= most)) break;
+      if (row >= 0) last = row;
+    }
+    yield { at, end, first, last };
+    at = end;
+  }
 }
 
 /** Base rows of q_proj and k_proj of a layer; absent if all rows are used in order. */

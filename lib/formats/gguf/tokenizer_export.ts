@@ -1,6 +1,6 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF, the inverse of tokenizer.ts.
 import { CompressoError } from "../../core/errors.ts";
-import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
+import { sampleChat } from "../../text/sample_chat.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import { isObject, type Json } from "../../core/guards.ts";
@@ -92,14 +92,6 @@ function addedTokens(json: Json): Json[] {
   return Array.isArray(json["added_tokens"]) ? json["added_tokens"].filter(isObject) : [];
 }
 
-const TURNS: readonly ChatMessage[] = [
-  { role: "user", content: "Hello" },
-  { role: "assistant", content: "Hi." },
-  { role: "user", content: "Bye" },
-];
-/** Conversations that show what a template has beside its tokens; the first that it takes counts. */
-const CHATS: readonly (readonly ChatMessage[])[] = [[{ role: "system", content: "Be brief." }, ...TURNS], TURNS];
-
 /** Refuses tokens of the chat template that llama.cpp reads otherwise: where they take away white space, or see spaces as ▁. Other prompts hold no such tokens. */
 function refuseInChats(tokenizer: Tokenizer): void {
   const taking = addedTokens(tokenizer.json).filter(({ lstrip, rstrip }) => lstrip === true || rstrip === true);
@@ -143,18 +135,6 @@ function refuseSplit({ pre_tokenizer: pre }: Json, merges: readonly (readonly [s
     "no token holds ▁ beyond its first character, or Metaspace leaves texts whole (split: false)",
     `${JSON.stringify(token)} does, and split is ${pre["split"] === undefined ? "not given" : String(pre["split"])}`,
   );
-}
-
-/** A conversation in the tokenizer's template; empty where it takes none. */
-function sampleChat(tokenizer: Tokenizer): string {
-  for (const messages of CHATS) {
-    try {
-      return renderChat(tokenizer, messages, { addGenerationPrompt: true });
-    } catch {
-      // Some refuse system turns; those that refuse all write no chats.
-    }
-  }
-  return "";
 }
 
 function typesOf(tokenizer: Tokenizer, model: Json, tokens: readonly string[]): Int32Array {

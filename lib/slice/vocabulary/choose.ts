@@ -1,0 +1,98 @@
+// Chooses the tokens that texts need, for any size of the vocabulary.
+import { CompressoError } from "../../core/errors.ts";
+import type { ModelFiles } from "../../formats/open.ts";
+import { noTokenizer } from "../../text/no_tokenizer.ts";
+import { sampleChat } from "../../text/sample_chat.ts";
+import { expectedUses } from "./expected_uses.ts";
+import { tokenPieces } from "./pieces.ts";
+import { type Removal, removalOrder } from "./removal.ts";
+
+/** Largest growth of texts, in tokens, that a vocabulary of unstated size may cause. */
+const AUTOMATIC_GROWTH = 0.01;
+
+/** Vocabularies of every size, each a part of the next larger one. */
+export interface VocabularyChoice {
+  /** Tokens of the whole vocabulary. Rows of the embedding beyond these have no token. */
+  readonly tokens: number;
+  /** The smallest number of tokens: bytes, special tokens and what these need. */
+  readonly least: number;
+  /** Number of tokens in the texts that the choice is made by. */
+  readonly counted: number;
+  /** The number of tokens for a size: a number of tokens, a share below 1, or undefined for as many as the texts need. */
+  readonly sizeOf: (size: number | undefined) => number;
+  /** Ids of the tokens that are kept, ascending. */
+  readonly kept: (size: number) => Int32Array;
+  /** Share of tokens by which such texts are expected to grow. */
+  readonly growth: (size: number) => number;
+}
+
+/** Counts the tokens of texts, for {@link chooseVocabulary}. */
+export function countTokens(
+  { tokenizer }: Pick<ModelFiles, "tokenizer">,
+  texts: Iterable<string>,
+): Float64Array {
+  if (!tokenizer) throw noTokenizer("cannot count tokens");
+  const counts = new Float64Array(tokenizer.vocabSize);
+  for (const text of texts) for (const id of tokenizer.encode(text)) counts[id] = (counts[id] ?? 0) + 1;
+  return counts;
+}
+
+/**
+ * Orders the vocabulary by what cutting costs the texts. A token that they lack is judged by its place in the
+ * vocabulary, see `expectedUses`. What the chat template writes stays.
+ *
+ * @param counts - Count of each id in the texts.
+ * @throws CompressoError("input") as `tokenPieces`, and for a model without tokenizer.
+ */
+export function chooseVocabulary(
+  { source: { spec }, tokenizer }: ModelFiles,
+  counts: ArrayLike<number>,
+): VocabularyChoice {
+  if (!tokenizer) throw noTokenizer("cannot cut the vocabulary");
+  const found = tokenPieces(tokenizer), isFixed = found.isFixed.slice();
+  for (const id of [...tokenizer.encode(sampleChat(tokenizer)), spec.bosId, spec.padId, ...spec.eosIds]) {
+    if (id !== null && id < found.size) isFixed[id] = 1;
+  }
+  // A tokenizer may have tokens for which the model has no row.
+  const pieces = { ...found, isFixed, ids: found.ids.filter((id) => id < spec.vocab) }, { ids } = pieces;
+  const removal = removalOrder(pieces, expectedUses(counts, ids.filter((id) => !isFixed[id])));
+  const counted = Array.from(counts).reduce((sum, count) => sum + count, 0);
+  const least = ids.length - removal.order.length;
+  const growth = (size: number): number => (removal.extra[ids.length - size - 1] ?? 0) / Math.max(1, counted);
+  return {
+    tokens: ids.length,
+    least,
+    counted,
+    growth,
+    sizeOf: (size) => sizeOf(size, { tokens: ids.length, least, removal, counted }),
+    kept(size): Int32Array {
+      const gone = new Set(removal.order.subarray(0, ids.length - size));
+      return ids.filter((id) => !gone.has(id));
+    },
+  };
+}
+
+function sizeOf(
+  size: number | undefined,
+  { tokens, least, removal: { extra }, counted }: {
+    readonly tokens: number;
+    readonly least: number;
+    readonly removal: Removal;
+    readonly counted: number;
+  },
+): number {
+  if (size === undefined) {
+    const free = extra.findIndex((more) => more > AUTOMATIC_GROWTH * counted);
+    return free < 0 ? least : tokens - free;
+  }
+  const wanted = size < 1 ? Math.round(size * tokens) : size;
+  if (Number.isInteger(wanted) && wanted >= least && wanted <= tokens) return wanted;
+  throw new CompressoError("usage", {
+    what: "cannot cut the vocabulary to this size",
+    rule:
+      `it is from ${least}, which are bytes, special tokens and those of the chat template, to the model's ${tokens}, or a share of these`,
+    value: String(size),
+    fix: "give a size in that range",
+    option: "vocab.size",
+  });
+}

@@ -1,0 +1,35 @@
+// How often each token is expected in texts of the same kind, from its count in a sample of them.
+
+/** Tokens on each side of one whose counts tell how often tokens of its place in the vocabulary occur. */
+const WINDOW = 512;
+
+/**
+ * Expected uses of each token in as many texts as were counted. Vocabularies list tokens by how frequent they were when
+ * the tokenizer was made, so the counts of the tokens around one in that order tell how often such a token occurs, also
+ * where a sample lacks it. Counts are taken as Poisson, with a Gamma prior whose mean m and variance are those of the
+ * window (empirical Bayes):
+ *
+ *     a = m² / (v − m),   expected = (count + a) / (1 + a/m)
+ *
+ * @param counts - Count of each id.
+ * @param ids - Ids that have a token and may be cut, in the order of the vocabulary.
+ */
+export function expectedUses(counts: ArrayLike<number>, ids: Int32Array): Float64Array {
+  const found = Float64Array.from(counts), total = ids.length;
+  const sums = new Float64Array(total + 1), squares = new Float64Array(total + 1);
+  ids.forEach((id, place) => {
+    const count = counts[id] ?? 0;
+    sums[place + 1] = (sums[place] ?? 0) + count;
+    squares[place + 1] = (squares[place] ?? 0) + count * count;
+  });
+  ids.forEach((id, place) => {
+    const from = Math.max(0, place - WINDOW), end = Math.min(total, place + WINDOW + 1), width = end - from;
+    const mean = ((sums[end] ?? 0) - (sums[from] ?? 0)) / width;
+    const variance = ((squares[end] ?? 0) - (squares[from] ?? 0)) / width - mean * mean;
+    if (mean === 0) return;
+    const shape = variance > mean ? mean * mean / (variance - mean) : Infinity;
+    const count = counts[id] ?? 0;
+    found[id] = shape === Infinity ? mean : (count + shape) / (1 + shape / mean);
+  });
+  return found;
+}

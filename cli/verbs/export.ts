@@ -149,7 +149,7 @@ export function fallbackLines(matrices: number): string[] {
   return [
     `compresso: ${matrices} ${matrices === 1 ? "matrix" : "matrices"} of the GGUF ${
       matrices === 1 ? "is" : "are"
-    } f16, because blocks need rows of a multiple of 32 values; prune --align 32 makes FFN widths and hidden sizes fit`,
+    } f16, because blocks need rows of a multiple of 32 values`,
   ];
 }
 

@@ -11,7 +11,7 @@ import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
 import { presetOptions } from "../../lib/run/options/check.ts";
-import { resolveShape, type RunShape } from "../../lib/run/options/resolve.ts";
+import { resolveShape, type RunShape, withFittingWidths } from "../../lib/run/options/resolve.ts";
 import type { OptionPath } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
@@ -57,8 +57,9 @@ export function planVerb(): CommandUnknownOpts {
     .option("--json", "print one JSON object")
     .action(async (model: string, flags: TableFlags & { readonly json?: true }) => {
       const { json, memoryLimit, targetParams, baseDtype = "f16", preset } = flags;
-      const run = resolveShape(pruneOptionsOf(flags), preset && presetOptions(preset, 0));
+      const asked = resolveShape(pruneOptionsOf(flags), preset && presetOptions(preset, 0));
       const spec = await openSpec(model), adapter = await adapterHere();
+      const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
       const options = memoryOptions(run, {
         baseDtype,
         adapter: adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu },
@@ -106,9 +107,8 @@ interface Target {
   readonly sparsityOf: "layers" | "model";
 }
 
-function targetOf(spec: DecoderSpec, parameters: number, { units, method, layout }: RunShape): Target {
-  const shape = { units, method, rules: {}, layout };
-  const { sparsity } = sizeGoal({ spec, tokenizer: null }, shape, { parameters });
+function targetOf(spec: DecoderSpec, parameters: number, run: RunShape): Target {
+  const { units } = run, { sparsity } = sizeGoal({ spec, tokenizer: null }, run, { parameters });
   return { parameters, sparsity, sparsityOf: sparsityBase(units) };
 }
 

@@ -91,7 +91,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   let owned = stack;
   const own = <T extends Disposable>(resource: T): T => owned.use(resource);
   const units = table.count, slotCount = table.layout.count, layers = table.layers.length;
-  const gates = units - table.layerFirst, { minimum, align } = table.rules;
+  const gates = units - table.layerFirst, { minimum, fit } = table.rules;
   if (gates > 0 && layers > MOST_GATED_LAYERS) throw tooManyLayers(layers);
   const words = packTables(table), goals = new Float32Array(3 * layers + 1).fill(-1);
   const logAlpha = own(device.createBuffer("log alpha", 4 * units));
@@ -201,7 +201,12 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
         cost: 80 * units,
       });
       plan.optional(isBounded, () => {
-        const params = [...counts, u32(layers), f32(Math.ceil(minimum.hidden / align) * align), f32(leastGates)];
+        const params = [
+          ...counts,
+          u32(layers),
+          f32(Math.ceil(minimum.hidden / fit.hidden) * fit.hidden),
+          f32(leastGates),
+        ];
         plan.dispatch(compileKernel(device, maskBounds), [logAlpha, tables, state, goalBuffer, bounds, { params }], {
           groups: [layers + 1],
           cost: 2400 * units,

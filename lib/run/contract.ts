@@ -300,7 +300,7 @@ export interface MemoryOptions {
   /** Kinds of units; hidden masks need more to be kept. */
   readonly units?: readonly UnitKind[];
   /** Units that are never cut are not learned. */
-  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
+  readonly rules?: Omit<UnitRules, "rest">;
   /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
   readonly layout?: Layout;
   /** Whether backward computes layers anew instead of keeping them; default true. */

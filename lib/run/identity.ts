@@ -23,7 +23,8 @@ export function decidingOptions(
     rules: { ...rules, ...(protect ? { protect: [...new Set(protect)].sort((a, b) => a - b) } : {}) },
   };
   const found: Record<string, unknown> = {};
-  for (const path of DECIDING_PATHS) copyPath(path.split("."), options, found);
+  // The default multiples of widths follow from the type of the file that is written.
+  for (const path of [...DECIDING_PATHS, "rules.fit"]) copyPath(path.split("."), options, found);
   return JSON.parse(JSON.stringify(found)); // without what is undefined
 }
 

@@ -18,7 +18,7 @@ import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
-import { checkWord } from "../core/check_options.ts";
+import { checkWord, given } from "../core/check_options.ts";
 import { checkResuming } from "./identity.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
@@ -146,7 +146,7 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  const { resolved, rows, isWritten } = await calibrationOf(model, { asked, rest, out, resume, refusesEarlier });
+  const { resolved, rows, isWritten } = await calibrationOf(model, { asked, rest, files, out, resume, refusesEarlier });
   const written: TextRow[] = [];
   using session = new PruneSession(model, {
     ...rest,
@@ -220,9 +220,10 @@ function checkFiles(
 /** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */
 async function calibrationOf(
   model: Model,
-  { asked, rest, out, resume, refusesEarlier }: {
+  { asked, rest, files, out, resume, refusesEarlier }: {
     readonly asked: FolderOptions["calibration"];
     readonly rest: PruneOptions;
+    readonly files: SessionExportOptions;
     readonly out: string;
     readonly resume: boolean;
     readonly refusesEarlier: boolean;
@@ -237,7 +238,10 @@ async function calibrationOf(
     checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
   }
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
-  const resolved = resolveOptions({ ...rest, ...named }, model.spec, model.source);
+  const resolved = resolveOptions({ ...rest, ...named }, model.spec, {
+    source: model.source,
+    ...given({ ggufDtype: files.ggufDtype, dtype: files.dtype, formats: files.formats }),
+  });
   const choice = asked ?? calibrationDefault(resolved, { resume, areThere }), isOwn = choice === "own";
   if (typeof choice === "string") refuseReading(rest);
   // A run that ended before its first checkpoint has left records beside its texts.

@@ -644,5 +644,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
 /** Prunes a model on any system, such as in a browser with files in memory. See `prune` for files on disk. */
 export function pruneOn(platform: RunPlatform, model: Model, options: PruneOptions): PruneSession {
-  return new PruneSession(model, options, { ...platform, resolved: resolveOptions(options, model.spec, model.source) });
+  return new PruneSession(model, options, {
+    ...platform,
+    resolved: resolveOptions(options, model.spec, { source: model.source }),
+  });
 }

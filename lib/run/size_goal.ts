@@ -2,7 +2,7 @@
 // meet it.
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
-import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
+import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
@@ -14,16 +14,7 @@ import type { SizeTarget } from "../units/selection.ts";
 import { planSlice } from "../slice/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../units/target_size.ts";
 import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../units/uniform.ts";
-import {
-  checkReachable,
-  checkShare,
-  hardSparsity,
-  keptUnits,
-  selectedSpec,
-  type UnitKind,
-  type UnitRules,
-  type UnitTable,
-} from "../units/units.ts";
+import { checkReachable, checkShare, hardSparsity, keptUnits, selectedSpec, type UnitTable } from "../units/units.ts";
 import type { RunPosition, WantedSize } from "./contract.ts";
 import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
@@ -34,17 +25,6 @@ export const GGUF_NAME = "pruned by Compresso";
 
 /** A size whose file's type is known. */
 export type KnownSize = WantedSize<GgufWriteType>;
-
-/**
- * Default rules for a size: widths in whole blocks. Matrices of other widths fall back to f16, which makes the file
- * larger.
- */
-export function alignment(wanted: KnownSize | null, units: readonly UnitKind[]): Pick<UnitRules, "align"> {
-  if (!units.some((kind) => kind === "ffn" || kind === "hidden")) return {};
-  if (!wanted || "parameters" in wanted || wanted.file.format !== "gguf") return {};
-  const block = blockOf(wanted.file.dtype);
-  return block > 1 ? { align: block } : {};
-}
 
 /** How a run reaches a size. */
 export interface SizeGoal {

@@ -37,16 +37,17 @@ export function byScore(first: number, count: number, scores: ArrayLike<number>)
 
 /**
  * The blocks of a table in ascending order of score; ties by the lower first unit. Without alignment each unit is a
- * block. With alignment, the FFN columns of a layer and the hidden dims form blocks of `align` units in order of score.
- * The first block is smaller, so that a multiple of `align` remains. The score of a block is the mean of its units.
- * Held units are in no block; the remaining units and the kept held units together number a multiple of `align`.
+ * block. With alignment, the FFN columns of a layer and the hidden dims form blocks of `align` units in order of score,
+ * and heads blocks of as many as fit. The first block is smaller, so that a multiple remains. The score of a block is
+ * the mean of its units. Held units are in no block; the remaining units and the kept held units together number a
+ * multiple.
  */
 export function unitBlocks(
   table: UnitTable,
   scores: ArrayLike<number>,
   { held }: { readonly held?: HeldUnits | null | undefined } = {},
 ): Block[] {
-  const { ffnFirst, hiddenFirst, layerFirst, count, layers, rules: { align } } = table;
+  const { hiddenFirst, layerFirst, count, layers, rules: { fit } } = table;
   const blocks: Block[] = [];
   const single = (from: number, to: number): void => {
     for (let unit = from; unit < to; unit++) {
@@ -55,16 +56,18 @@ export function unitBlocks(
       blocks.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
     }
   };
-  single(0, ffnFirst);
-  if (align === 1) single(ffnFirst, layerFirst);
-  else {
-    layers.forEach(({ ffn: { first, count: width } }, layer) => {
-      const columns = byScore(first, width, scores);
-      blocks.push(...alignedBlocks(table, scores, { name: `ffn ${layer}`, units: columns, layer, held }));
-    });
-    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores);
-    blocks.push(...alignedBlocks(table, scores, { name: "hidden", units: dims, layer: null, held }));
-  }
+  const inSteps = (name: string, first: number, { width, step, layer }: Steps): void => {
+    if (step === 1) return single(first, first + width);
+    const units = byScore(first, width, scores);
+    blocks.push(...alignedBlocks(table, scores, { name, units, step, layer, held }));
+  };
+  layers.forEach(({ attention: { first, count: width, step } }, layer) => {
+    inSteps(`heads ${layer}`, first, { width, step, layer });
+  });
+  layers.forEach(({ ffn: { first, count: width, step } }, layer) => {
+    inSteps(`ffn ${layer}`, first, { width, step, layer });
+  });
+  inSteps("hidden", hiddenFirst, { width: layerFirst - hiddenFirst, step: fit.hidden, layer: null });
   single(layerFirst, count);
   return sorted(blocks);
 }
@@ -76,19 +79,25 @@ export function sorted(blocks: readonly Block[]): Block[] {
     .flatMap((index) => blocks[index] ?? []);
 }
 
+interface Steps {
+  readonly width: number;
+  readonly step: number;
+  readonly layer: number | null;
+}
+
 /**
- * Blocks of `align` units of a queue, the remainder first. A remainder at the end, caused by held units, is not cut.
+ * Blocks of `step` units of a queue, the remainder first. A remainder at the end, caused by held units, is not cut.
  */
 function alignedBlocks(
   table: UnitTable,
   scores: ArrayLike<number>,
-  { name, units, layer, held }: Queue & { readonly held: HeldUnits | null | undefined },
+  { name, units, step, layer, held }: Queue & { readonly step: number; readonly held: HeldUnits | null | undefined },
 ): Block[] {
-  const { align } = table.rules, made: Block[] = [];
+  const made: Block[] = [];
   const free = units.filter((unit) => !held?.flags[unit]);
   const width = free.length + units.filter((unit) => held?.flags[unit] && held.kept[unit]).length;
   let score = -Infinity;
-  for (let from = 0, to = width % align || align; to <= free.length; from = to, to += align) {
+  for (let from = 0, to = width % step || step; to <= free.length; from = to, to += step) {
     const own = free.slice(from, to);
     // A mean has rounding errors: the maximum keeps blocks of equal scores in order.
     score = Math.max(score, own.reduce((sum, unit) => sum + (scores[unit] ?? 0), 0) / own.length);

@@ -37,6 +37,11 @@ export interface UnitRules {
   /** Kept FFN widths and a kept hidden size are multiples of this, or unchanged. Default 1. */
   readonly align?: number;
   /**
+   * Multiples of their own for the query heads of a layer (default 1) and for the hidden size (default `align`); see
+   * `fittingWidths`. Heads that share K and V and are cut one by one have none.
+   */
+  readonly fit?: { readonly heads?: number; readonly hidden?: number };
+  /**
    * Additional parameters per hidden dim that sparsity counts. 0, the default, gives a share of the layers' linear
    * weights; the size of embedding, norms and head gives a share of the model (see `restPerDim` in target_size.ts).
    */
@@ -47,7 +52,7 @@ const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "num
 
 /** Names of the rules that are also options of a run. */
 export const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
-  Omit<UnitRules, "rest">
+  Omit<UnitRules, "rest" | "fit">
 >;
 
 /** Rules with all defaults filled in. */
@@ -58,6 +63,8 @@ export interface ResolvedRules {
   readonly minimum: Required<MinimumWidths>;
   /** See {@link UnitRules.align}. */
   readonly align: number;
+  /** See {@link UnitRules.fit}. */
+  readonly fit: { readonly heads: number; readonly hidden: number };
   /** See {@link UnitRules.rest}. */
   readonly rest: number;
 }
@@ -75,8 +82,10 @@ export function layersOf(places: readonly number[], count: number): number[] {
  * @throws CompressoError("usage") for unknown rules or layers, and for invalid widths.
  */
 export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules {
-  checkNames(rules, { ...RULE_NAMES, rest: "number" }, { whose: "unitTable" });
-  const { protect = [], minimum = {}, align = 1, rest = 0 } = rules, count = spec.layers.length;
+  checkNames(rules, { ...RULE_NAMES, fit: { heads: "number", hidden: "number" }, rest: "number" }, {
+    whose: "unitTable",
+  });
+  const { protect = [], minimum = {}, align = 1, fit = {}, rest = 0 } = rules, count = spec.layers.length;
   for (const layer of protect) {
     if (Number.isInteger(layer) && layer >= -count && layer < count) continue;
     throw refusal(
@@ -96,8 +105,11 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
       "try 0",
     );
   }
-  if (!Number.isInteger(align) || align < 1) {
-    throw refusal("cannot align widths", "they are multiples of a whole number, at least 1", String(align), "try 32");
+  const { heads: fitHeads = 1, hidden: fitHidden = align } = fit;
+  for (const multiple of [align, fitHeads, fitHidden]) {
+    if (Number.isInteger(multiple) && multiple >= 1) continue;
+    const rule = "they are multiples of a whole number, at least 1";
+    throw refusal("cannot align widths", rule, String(multiple), "try 32");
   }
   if (!(Number.isFinite(rest) && rest >= 0)) {
     throw refusal(
@@ -107,7 +119,13 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
       "give such a number",
     );
   }
-  return { protect: new Set(layersOf(protect, count)), minimum: { heads, ffn, hidden, layers }, align, rest };
+  return {
+    protect: new Set(layersOf(protect, count)),
+    minimum: { heads, ffn, hidden, layers },
+    align,
+    fit: { heads: fitHeads, hidden: fitHidden },
+    rest,
+  };
 }
 
 /**
@@ -186,10 +204,13 @@ export function leastFfn({ layers }: Pick<DecoderSpec, "layers">, minimum: Resol
   return Math.max(minimum.ffn, layers.filter(({ ffn }) => ffn > 0).length > 1 ? 0 : 1);
 }
 
-/** Whether any head or KV group of a layer may be cut. */
-export function mayCutHeads({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { minimum }: ResolvedRules): boolean {
-  const step = kind === "kv" && kvHeads > 0 ? heads / kvHeads : 1;
-  return heads > 0 && heads - step >= minimum.heads;
+/** Query heads that are cut at once in a layer: one or, of KV groups, all of a group; with `fit.heads` a multiple. */
+export function headStep({ heads, kvHeads }: LayerSpec, kind: "heads" | "kv", { fit }: ResolvedRules): number {
+  const share = kvHeads > 0 ? heads / kvHeads : 1;
+  if (kind === "heads" && share > 1) return 1;
+  let step = share;
+  while (step % fit.heads !== 0) step += share;
+  return step;
 }
 
 /**
@@ -201,7 +222,7 @@ export function checkAnyUnits(
   rules: ResolvedRules,
   units: ReadonlyMap<UnitKind, number>,
 ): void {
-  const { layers, hidden } = spec, { protect, minimum, align } = rules;
+  const { layers, hidden } = spec, { protect, minimum, align, fit } = rules;
   const widest = (of: (layer: LayerSpec) => number): number => Math.max(0, ...layers.map(of));
   const heads = widest((layer) => layer.heads), ffn = widest((layer) => layer.ffn);
   const has: Readonly<Record<UnitKind, boolean>> = {
@@ -221,7 +242,7 @@ export function checkAnyUnits(
       : kind === "hidden"
       ? [
         "the hidden size is above its least width and the alignment",
-        `hidden size ${hidden}, at least ${minimum.hidden}, aligned to ${align}`,
+        `hidden size ${hidden}, at least ${minimum.hidden}, aligned to ${fit.hidden}`,
       ]
       : kind === "layers"
       ? [

@@ -306,11 +306,12 @@ function unreachable(
 ): CompressoError {
   const { target, size, layerTargets, held, rowsOf } = options;
   const { spec, rules } = table, kinds = [...table.kinds];
-  const { protect, minimum, align, rest } = rules, own: UnitRules = { minimum, align, rest, protect: [...protect] };
+  const { protect, minimum, align, fit, rest } = rules;
+  const own: UnitRules = { minimum, align, fit, rest, protect: [...protect] };
   const loosened: readonly (readonly [string, UnitRules])[] = [
     ...(protect.size > 0 ? [["protected layers", { ...own, protect: [] }] as const] : []),
     ...(Object.values(minimum).some((width) => width > 0) ? [["least widths", { ...own, minimum: {} }] as const] : []),
-    ...(align > 1 ? [["aligned widths", { ...own, align: 1 }] as const] : []),
+    ...(Math.max(align, fit.heads, fit.hidden) > 1 ? [["aligned widths", { ...own, align: 1, fit: {} }] as const] : []),
   ];
   const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
   const counted = (value: number): string => `${shown(value)} ${size?.unit}`;

@@ -5,10 +5,10 @@ import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import {
   checkAnyUnits,
   checkKinds,
+  headStep,
   headUnits,
   leastFfn,
   livingLayers,
-  mayCutHeads,
   nextNarrower,
   type ResolvedRules,
   resolveRules,
@@ -40,6 +40,8 @@ export interface LayerPart {
   readonly fixed: number;
   /** Size of the whole part. */
   readonly total: number;
+  /** Units that are cut together. */
+  readonly step: number;
   /** Minimum number of heads or columns, in whole KV groups and aligned. */
   readonly minimum: number;
   /** Minimum size of the part, with the minimum heads in as few KV groups as possible. */
@@ -116,7 +118,7 @@ interface Row {
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   const set = checkKinds(kinds), resolved = resolveRules(spec, rules);
-  const { protect, minimum, align, rest } = resolved, layout = slotLayout(spec);
+  const { protect, minimum, align, fit, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];
   const attention = spec.layers.map((layer, index) => {
     const own = set.has("kv") ? "kv" : set.has("heads") ? "heads" : null;
@@ -137,12 +139,13 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
       groupCount: 0,
       fixed: isCut ? 0 : 3 * width,
       total: 3 * width,
+      step: align,
       minimum: stays,
       least: 3 * stays,
     };
   });
   const hiddenFirst = rows.length;
-  if (set.has("hidden") && nextNarrower(spec.hidden, { align, least: Math.max(1, minimum.hidden) }) > 0) {
+  if (set.has("hidden") && nextNarrower(spec.hidden, { align: fit.hidden, least: Math.max(1, minimum.hidden) }) > 0) {
     for (let d = 0; d < spec.hidden; d++) {
       rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
     }
@@ -256,6 +259,7 @@ const ABSENT: LayerPart = {
   groupCount: 0,
   fixed: 0,
   total: 0,
+  step: 1,
   minimum: 0,
   least: 0,
 };
@@ -275,8 +279,9 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0;
   const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
   const part = { first, firstGroup, total }, least = resolved.minimum.heads;
-  if (kind === null || !mayCutHeads(layer, kind, resolved)) {
-    return { ...part, count: 0, groupCount: 0, fixed: total, minimum: heads, least: total };
+  const step = kind === null ? 1 : headStep(layer, kind, resolved);
+  if (kind === null || nextNarrower(heads, { align: step, least }) < 0) {
+    return { ...part, count: 0, groupCount: 0, fixed: total, step: 1, minimum: heads, least: total };
   }
   for (let g = 0; g < kvHeads; g++) {
     if (kind === "kv" || share === 1) {
@@ -289,12 +294,13 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
       rows.push({ cost: 2 * headDim, slot: at, slots: 1, layer: index, group: groups.length - 1 });
     }
   }
-  const started = Math.ceil(least / share), minimum = kind === "kv" ? started * share : least;
+  const minimum = Math.ceil(least / step) * step, started = Math.ceil(minimum / share);
   return {
     ...part,
     count: rows.length - first,
     groupCount: groups.length - firstGroup,
     fixed: 0,
+    step: kind === "kv" ? step / share : step,
     minimum,
     least: 2 * headDim * (minimum + started),
   };

@@ -171,7 +171,7 @@ interface RowQueue extends Pick<Queue, "name"> {
 }
 
 function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
-  const { kinds, layers, spec, hiddenFirst, layerFirst, rules: { align } } = table;
+  const { kinds, layers, spec, hiddenFirst, layerFirst, rules: { align, fit } } = table;
   if (kinds.has("layers")) throw impossible("whole layers are not among the units", [...kinds].join(", "));
   const queues: RowQueue[] = [];
   const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
@@ -180,7 +180,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   const isCut = kinds.has("heads") || kinds.has("kv");
   checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
   if (isCut) {
-    const queue = rowsOf("heads", heads, 1);
+    const queue = rowsOf("heads", heads, layers[0]?.attention.step ?? 1);
     if (fallsWhole(queue)) {
       const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
       throw impossible(
@@ -215,7 +215,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
   }
   if (kinds.has("hidden")) {
     const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores).map((unit) => [unit]);
-    queues.push(rowsOf("hidden", [dims], align));
+    queues.push(rowsOf("hidden", [dims], fit.hidden));
   }
   return queues;
 }

@@ -69,7 +69,10 @@ Deno.test("the order of units and of protected layers tells no runs apart, and w
     await Deno.writeTextFile(`${folder}/run.json`, JSON.stringify(then));
     await Deno.writeTextFile(`${folder}/model.gguf`, "");
     const found = (now: readonly UnitKind[]): ReturnType<typeof finishedRun> =>
-      finishedRun(folder, { now: resolveOptions(options(now), SPEC), inputs: () => Promise.resolve({}) });
+      finishedRun(folder, {
+        now: () => Promise.resolve(resolveOptions(options(now), SPEC)),
+        inputs: () => Promise.resolve({}),
+      });
     assert.deepEqual((await found(["ffn", "kv"]))?.options.units, ["kv", "ffn"]);
     await assert.rejects(found(["ffn", "kv", "layers"]), /units: \["kv","ffn"\] then, \["kv","ffn","layers"\] now/);
   });

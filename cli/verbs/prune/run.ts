@@ -11,7 +11,7 @@ import { isHubName } from "../../../lib/hub/name.ts";
 import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
 import { disk } from "../../../lib/files/disk.ts";
 import { modelInfo } from "../../../lib/formats/open.ts";
-import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
+import { DEMO, demoData, modelPath, openModelFiles } from "../../../lib/disk/open_model.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
@@ -82,7 +82,12 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
   await fetchInputs({ model: [path], data: [asked.data, asked.calibration] });
   await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: await modelPath(path) });
   const flags = { ...asked, calibration: await calibrationChoice(asked, resolved) };
-  const now = { ...resolved, calibration: flags.calibration !== NONE };
+  // Default widths follow from the model.
+  const now = async (): Promise<ResolvedOptions> => {
+    const { source } = await openModelFiles(path), { ggufDtype, dtype } = flags;
+    const whole = resolveOptions(options, source.spec, { source, ...given({ ggufDtype, dtype }) });
+    return { ...whole, calibration: flags.calibration !== NONE };
+  };
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   else if (resume) await checkResumable(out);

@@ -137,8 +137,8 @@ export async function isResumable(out: string): Promise<boolean> {
  */
 export async function finishedRun(
   out: string,
-  { now: options, inputs }: {
-    readonly now: ResolvedOptions;
+  { now: optionsNow, inputs }: {
+    readonly now: () => Promise<ResolvedOptions>;
     readonly inputs: () => Promise<Readonly<Record<string, string>>>;
   },
 ): Promise<RunSummary | null> {
@@ -147,7 +147,7 @@ export async function finishedRun(
   const { inputs: made } = summary; // empty of a run of a program
   const present = Object.keys(made).length > 0 ? await inputs() : {};
   const now = {
-    ...decidingOptions(options),
+    ...decidingOptions(await optionsNow()),
     ...Object.fromEntries(Object.keys(made).map((key) => [key, present[key]])),
   };
   const differing = differencesOf({ ...decidingOptions(summary.options), ...made }, now);

@@ -200,7 +200,7 @@ const WAIT_FOR_A_STEP =
  * are cut alike, it is that of one unit in each layer, with heads counted in whole groups if there are several.
  */
 export function largestUnit(table: UnitTable, layout: Layout): number {
-  const { hidden, layers } = table.spec, { align } = table.rules, isUniform = layout === "uniform";
+  const { hidden, layers } = table.spec, { align, fit } = table.rules, isUniform = layout === "uniform";
   const isWhole = isUniform && !isSingleGroup(table);
   let most = 0;
   for (let unit = 0; unit < table.count; unit++) {
@@ -210,9 +210,15 @@ export function largestUnit(table: UnitTable, layout: Layout): number {
       : unit >= table.hiddenFirst
       ? table.total / hidden
       : ((table.cost[unit] ?? 0) * (group && isWhole ? group.count : 1) + (group?.cost ?? 0)) * hidden;
-    const isAligned = unit >= table.ffnFirst && unit < table.layerFirst;
+    const step = unit >= table.layerFirst
+      ? 1
+      : unit >= table.hiddenFirst
+      ? fit.hidden
+      : unit >= table.ffnFirst
+      ? align
+      : layer?.attention.step ?? 1;
     const isInAll = isUniform && unit < table.hiddenFirst;
-    most = Math.max(most, parameters * (isAligned ? align : 1) * (isInAll ? layers.length : 1));
+    most = Math.max(most, parameters * step * (isInAll ? layers.length : 1));
   }
   return most / table.total;
 }

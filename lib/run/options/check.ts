@@ -39,7 +39,12 @@ export function checkMemoryOptions(
   { adapter, ...options }: MemoryOptions,
   { whose }: { readonly whose: string },
 ): void {
-  const names = { ...namesOf(MEMORY_PATHS, { whose }), adapter: { limits: true, isCpu: "switch" } } as const;
+  const { rules, ...others } = namesOf(MEMORY_PATHS, { whose });
+  const names: OptionNames = {
+    ...others,
+    rules: isObject(rules) ? { ...rules, fit: true } : true,
+    adapter: { limits: true, isCpu: "switch" },
+  };
   checkNames({ ...options, adapter }, names, { whose });
   checkValues(options, MEMORY_PATHS);
 }

@@ -103,8 +103,9 @@ export interface RunOptions {
    */
   readonly recompute?: boolean;
   /**
-   * Protected layers, least widths, aligned widths. Default: none. For a size in bytes of a GGUF with a block dtype,
-   * widths are aligned to the block by default, since matrices of other widths would fall back to f16.
+   * Protected layers, least widths, aligned widths. Default: no layers, no least widths, and FFN widths and hidden sizes
+   * in multiples of 32 (256 for K-quants), such that quantised matrices keep their type; see `fittingWidths`. `align: 1`
+   * turns this off.
    */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
   /** How units are chosen. Default "compresso": learned masks. */
@@ -240,11 +241,13 @@ export type ResolvedOptions =
       | "monitors"
       | "preset"
       | "calibration"
+      | "rules"
     >
   >
   & {
     readonly lora: LoraConfig & { readonly dropout: number };
     readonly rates: Rates;
+    readonly rules: Omit<UnitRules, "rest">;
     readonly monitors: ResolvedMonitors;
     /** 0 if a size is given, until its sparsity is known. */
     readonly sparsity: number;

@@ -21,21 +21,31 @@ import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf } from 
 import { checkLoraRates, resolveRates } from "./rates.ts";
 import { OPTION_TABLE } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
-import { checkSizeFile, ggufDtypeFor } from "../../slice/export_options.ts";
+import { checkSizeFile, type ExportOptions, FORMATS, ggufDtypeFor } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
-import { alignment } from "../size_goal.ts";
+import { fittingWidths } from "../../units/fitting_widths.ts";
 import type { PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts";
 
+/** What options are checked against: a model's context and widths. */
+export type KnownShape = Pick<DecoderSpec, "maxPosition"> & Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>;
+
+/** The weights of a model, and how it is to be written. */
+export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "formats"> {
+  /** Without it a GGUF of the type `auto` counts as f16. */
+  readonly source?: WeightSource;
+}
+
 /**
- * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Throws `CompressoError("usage")` for options that do not exist, values out of
- * range and options that do not go together. Without `spec` the length of the model's context is not checked; without `source`, the model's weights, a
- * GGUF of the type `auto` counts as f16.
+ * Fills in defaults. Sparsity is 0 where a size is given: `sizeGoal` finds it. Without `spec` the length of the model's
+ * context is not checked, and widths are not aligned by default.
+ *
+ * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.
  */
 export function resolveOptions(
   options: PruneOptions,
-  spec: Pick<DecoderSpec, "maxPosition"> = { maxPosition: Infinity },
-  source?: WeightSource,
+  spec: KnownShape = { maxPosition: Infinity },
+  written: Written = {},
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
   checkGoal(options);
@@ -46,7 +56,7 @@ export function resolveOptions(
   const shape = resolveShape(options, preset);
   const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
-  const size = options.size ? knownSize(options.size, source) : null;
+  const size = options.size ? knownSize(options.size, written.source) : null;
   const resolved: ResolvedOptions = {
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
@@ -60,7 +70,7 @@ export function resolveOptions(
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
-    rules: { ...alignment(size, shape.units), ...shape.rules },
+    rules: withFittingWidths(shape, spec, writtenType(size, written)),
     start: options.start ?? preset.start ?? start.default,
     keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
@@ -82,6 +92,28 @@ export function resolveOptions(
   checkResuming(options.checkpoint ?? {});
   checkContext(resolved.seq, spec);
   return resolved;
+}
+
+/** The rules with the default multiples of widths, unless they have their own. */
+export function withFittingWidths(
+  { rules, units }: Pick<ResolvedOptions, "rules" | "units">,
+  { layers, hidden, headDim }: Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>,
+  ggufDtype: GgufWriteType | null,
+): ResolvedOptions["rules"] {
+  if (rules.align !== undefined || !layers || !hidden || !headDim) return rules;
+  return { ...rules, ...fittingWidths({ layers, hidden, headDim }, units, ggufDtype) };
+}
+
+/** The type of the GGUF that a run writes; null for none. */
+function writtenType(
+  size: WantedSize<GgufWriteType> | null,
+  { source, formats = FORMATS, ...types }: Written,
+): GgufWriteType | null {
+  if (size && "file" in size && size.file.format === "gguf") return size.file.dtype;
+  if (!formats.includes("gguf")) return null;
+  if (source) return ggufDtypeFor(source, types);
+  const { ggufDtype = "auto" } = types;
+  return ggufDtype === "auto" ? "f16" : ggufDtype;
 }
 
 /** The size of a file of known type. */

@@ -107,7 +107,7 @@ export type PrunePath =
   | "sparsity"
   | Within<"lora", LoraConfig>
   | Within<"rates", Rates>
-  | Exclude<Within<"rules", Omit<UnitRules, "rest">>, "rules.minimum">
+  | Exclude<Within<"rules", Omit<UnitRules, "rest" | "fit">>, "rules.minimum">
   | Within<"rules.minimum", MinimumWidths>
   | Within<"checkpoint", CheckpointOptions>
   | "size.parameters"
@@ -309,8 +309,9 @@ export const OPTION_TABLE = {
     least: 1,
     name: "align",
     group: "method",
-    defaultText: "1; the block of the file's type for a size in bytes of a GGUF",
-    help: "kept FFN widths and hidden size are multiples of it",
+    defaultText: "32, or 256 for K-quants of a model whose own widths are; 1 for small models",
+    help:
+      "kept FFN widths and hidden size are multiples of it, so that quantised matrices keep their type; 1: any width",
   },
   "rules.minimum.heads": {
     type: "count",

@@ -7,18 +7,21 @@ export function withoutMark(text: string): string {
 
 /** A value as a piece of JSON, cut where it is long, for a message. */
 export function shownJson(value: unknown): string {
-  const text = value === undefined ? "not given" : asJson(value) ?? String(value);
+  const text = value === undefined ? "not given" : asJson(value);
   return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN - 1)}…` : text;
 }
 
 /** Characters of a value in a message. */
 const MOST_SHOWN = 100;
 
-/** Undefined for what JSON has no text for, such as 1n. */
-function asJson(value: unknown): string | undefined {
+/** A value as JSON, or what it is where JSON has no text for it, such as 1n, or too long a one. */
+function asJson(value: unknown): string {
+  if (typeof value !== "object" || value === null) {
+    return typeof value === "bigint" ? String(value) : JSON.stringify(value) ?? String(value);
+  }
   try {
     return JSON.stringify(value);
   } catch {
-    return undefined;
+    return Array.isArray(value) ? "a list" : "an object";
   }
 }

@@ -39,8 +39,7 @@ export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
     truncated: isTruncated,
     scores,
   }),
-  read: ({ scores, truncated }) =>
-    Array.isArray(scores) ? { scores: scores.map(Number), isTruncated: truncated === true } : null,
+  read: ({ scores, truncated }) => isNumbers(scores) ? { scores, isTruncated: truncated === true } : null,
 };
 
 /** Windows of a text, by their size. */
@@ -92,10 +91,12 @@ export async function openEvaluationFile<Known, Added>(
     const [head = "", ...lines] = text.split("\n").slice(0, -1);
     checkHead(path, head, identity);
     for (const line of lines) {
-      const parsed = parse(line), fields = isObject(parsed) ? parsed : {}, { model, place } = fields;
-      const entry = kind.read(fields);
-      if (typeof place !== "number" || entry === null) throw broken(path, `a line that is no ${kind.noun}`);
-      const key = `${model}\n${fields[kind.part]}`, known = entries.get(key) ?? new Map<number, Known>();
+      const parsed = parse(line), fields = isObject(parsed) ? parsed : {}, { model, place, [kind.part]: part } = fields;
+      const entry = kind.read(fields), isPart = typeof part === "string" || typeof part === "number";
+      if (typeof model !== "string" || !isPart || typeof place !== "number" || entry === null) {
+        throw broken(path, `a line that is no ${kind.noun}`);
+      }
+      const key = `${model}\n${part}`, known = entries.get(key) ?? new Map<number, Known>();
       entries.set(key, known.set(place, entry));
       found++;
     }
@@ -111,6 +112,10 @@ export async function openEvaluationFile<Known, Added>(
     add: (model, part, entry) => write({ model, [kind.part]: part, place: entry.place, ...kind.write(entry) }),
     [Symbol.dispose]: () => file[Symbol.dispose](),
   };
+}
+
+function isNumbers(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((one) => typeof one === "number");
 }
 
 /** Whether a file is the first line of an evaluation and no more, except for a line that was cut off. */

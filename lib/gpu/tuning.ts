@@ -1,5 +1,6 @@
 // The tuning table: the fastest kernel variant for each work size on a device, and its text format.
 import { isObject } from "../core/guards.ts";
+import { shownJson } from "../core/text.ts";
 import type { Device } from "./device.ts";
 
 /** Names of variants by names of work sizes. Work that is not in the table runs with the default. */
@@ -66,7 +67,7 @@ export function parseTuning(text: string, identity: TuningIdentity): ReadTuning 
   }
   if (!isObject(value) || value.format !== FORMAT) return no("it is not a table of tuned kernels");
   isForeign = false;
-  if (value.version !== VERSION) return no(`it has version ${String(value.version)}, not ${VERSION}`);
+  if (value.version !== VERSION) return no(`it has version ${shownJson(value.version)}, not ${VERSION}`);
   if (value.adapter !== identity.adapter) {
     return no("it was measured on another adapter, as WebGPU names it, or by another version of Deno");
   }

@@ -178,7 +178,7 @@ function isInBounds(
 export function meantBy(path: OptionPath, value: unknown): string | null {
   const { type, words, below, most } = entryOf(path);
   if (type === "word" && words !== undefined) return typeof value === "string" ? nearest(value, words) : null;
-  if (type !== "number" || (below ?? most) !== 1) return null;
+  if (type !== "number" || (below ?? most) !== 1 || !["string", "number"].includes(typeof value)) return null;
   const [, digits] = typeof value === "string"
     ? /^\s*\+?(\d+(?:\.\d+)?)\s*%?\s*$/.exec(value) ?? []
     : [, String(value)];
@@ -189,7 +189,8 @@ export function meantBy(path: OptionPath, value: unknown): string | null {
 /** Throws `CompressoError("usage")` for a value that an option cannot have. */
 export function checkValue(path: OptionPath, value: unknown): void {
   if (accepts(path, value)) return;
-  const { type, single } = entryOf(path), meant = meantBy(path, value), rounded = Math.fround(Number(value));
+  const { type, single } = entryOf(path), meant = meantBy(path, value);
+  const rounded = typeof value === "number" ? Math.fround(value) : NaN;
   const isRounded = type === "number" && single && isInBounds(value, entryOf(path));
   throw new CompressoError("usage", {
     what: `cannot use ${option(path)}`,

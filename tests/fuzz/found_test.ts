@@ -1,0 +1,51 @@
+// What the fuzzers found: each file ended in an exception that was no CompressoError.
+import assert from "node:assert/strict";
+import { shownJson } from "../../lib/core/text.ts";
+import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
+import { openExperiment } from "../../lib/experiment/open.ts";
+import { parseTuning } from "../../lib/gpu/tuning.ts";
+import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+
+/** Lists in lists, too deep to be turned into a text. */
+function deepList(): unknown {
+  let value: unknown = 1;
+  for (let level = 0; level < 20_000; level++) value = [value];
+  return value;
+}
+
+const UNPRINTABLE = { toString: 1 };
+
+Deno.test("an evaluation's line whose model, task or scores are no texts and numbers is refused", async () => {
+  const head = { compresso: "evaluation", version: 1, identity: {} };
+  const line = { model: "demo", task: "piqa", place: 0, scores: [-1, -2], truncated: false };
+  for (
+    const change of [{ model: UNPRINTABLE }, { task: UNPRINTABLE }, { scores: [UNPRINTABLE, -1] }, { scores: [null] }]
+  ) {
+    await inTemporaryFolder(async (folder) => {
+      const lines = [head, line, { ...line, ...change }];
+      await Deno.writeTextFile(`${folder}/a.jsonl`, lines.map((one) => `${JSON.stringify(one)}\n`).join(""));
+      const opened = openEvaluationFile(`${folder}/a.jsonl`, {}, { kind: QUESTIONS });
+      await rejectsWith(opened, "input", /a line that is no scored question/);
+    });
+  }
+});
+
+Deno.test("an experiment whose share is an object is refused", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const definition = { name: "a", model: "demo", base: { sparsity: UNPRINTABLE } };
+    await Deno.writeTextFile(`${folder}/a.json`, JSON.stringify(definition));
+    await rejectsWith(openExperiment(`${folder}/a.json`), "usage", /cannot use this sparsity in the base/);
+  });
+});
+
+Deno.test("a tuning table whose version is an object is no table", () => {
+  const table = JSON.stringify({ format: "compresso-tuning", version: UNPRINTABLE, entries: {} });
+  const read = parseTuning(table, { adapter: "a", kernels: "k" });
+  assert.match(read.isFit ? "" : read.reason, /it has version \{"toString":1\}/);
+});
+
+Deno.test("a value too deep to be written is named by what it is", () => {
+  assert.equal(shownJson(deepList()), "a list");
+  assert.equal(shownJson({ a: deepList() }), "an object");
+  assert.equal(shownJson(1n), "1");
+});

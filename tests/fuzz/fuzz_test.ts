@@ -1,0 +1,36 @@
+// Mutants of every format that a verb reads: each is read or refused by a CompressoError, in bounded time and memory. More of them: deno task fuzz
+import assert from "node:assert/strict";
+import { fuzz } from "./fuzz.ts";
+import { FORMATS } from "./mutants.ts";
+
+const MUTANTS = 2000, SEED = 1;
+
+for (const { name } of FORMATS) {
+  Deno.test(`${MUTANTS} mutants of ${name} are read or refused by a named error`, async () => {
+    const { accepted, refused, wrong } = await fuzz(name, { seed: SEED, count: MUTANTS });
+    const told = wrong.slice(0, 5).map(({ number, what }) => `mutant ${number} of seed ${SEED}: ${what}`);
+    assert.equal(wrong.length, 0, told.join("\n"));
+    assert.equal(accepted + refused, MUTANTS);
+    // A mutator that breaks everything or nothing would test little.
+    assert.ok(accepted >= MUTANTS / 200, `only ${accepted} are accepted`);
+    if (name !== "tuning table") assert.ok(refused >= MUTANTS / 20, `only ${refused} are refused`);
+  });
+}
+
+Deno.test("a mutant that hangs, one that fills memory and a foreign exception are seen", async () => {
+  const told: Readonly<Record<string, RegExp>> = {
+    "hang for the test": /takes longer than/,
+    "bomb for the test": /takes more than/,
+    "throw for the test": /TypeError/,
+    "rejection for the test": /an unhandled rejection/,
+  };
+  for (const [name, what] of Object.entries(told)) {
+    const { wrong } = await fuzz(name, {
+      seed: SEED,
+      count: 1,
+      mib: 400,
+      ...(name.startsWith("hang") ? { seconds: 2 } : {}),
+    });
+    assert.match(wrong.map((one) => one.what).join("\n"), what);
+  }
+});

@@ -19,6 +19,7 @@ import { reportError } from "./terminal/error.ts";
 import { setVerbosity, type Verbosity } from "./terminal/output.ts";
 import { planVerb } from "./verbs/plan.ts";
 import { pruneVerb } from "./verbs/prune/prune.ts";
+import { pushVerb } from "./verbs/push.ts";
 import { reportVerb } from "./verbs/report.ts";
 import { scheduleVerb } from "./verbs/schedule/schedule.ts";
 import { serveVerb } from "./verbs/serve.ts";
@@ -48,6 +49,7 @@ export async function main(args: readonly string[]): Promise<number> {
       serveVerb,
       benchVerb,
       exportVerb,
+      pushVerb,
       reportVerb,
     ]
   ) {

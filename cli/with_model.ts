@@ -56,7 +56,7 @@ export const BASE_DTYPE_HELP = OPTION_TABLE.baseDtype.help;
 /** `--adapter` of the verbs that run a model as it is. */
 export const ADAPTER_OPTION = [
   "--adapter <path>",
-  "LoRA to add to the model, without merging: a folder in PEFT's format, or its .safetensors file",
+  "LoRA to add to the model, without merging: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
 ] as const;
 
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */

@@ -34,7 +34,7 @@ export function exportVerb(): CommandUnknownOpts {
       "export path/to/model --adapter path/to/adapter --out merged",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
     .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
     .option(
       "--layout <layout>",
@@ -56,7 +56,7 @@ export function exportVerb(): CommandUnknownOpts {
     )
     .option(
       "--adapter <path>",
-      "LoRA to merge into the weights: a folder in PEFT's format, or its .safetensors file",
+      "LoRA to merge into the weights: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
     )
     .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
     .option(

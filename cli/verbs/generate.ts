@@ -36,7 +36,7 @@ export function generateVerb(): CommandUnknownOpts {
       'generate path/to/model --compare path/to/pruned --prompt "The sea is"',
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
     .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is dropped")
     .option("--text <file>", "read the text to continue from a UTF-8 file; one line break at its end is dropped")
     .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)

@@ -27,7 +27,7 @@ export function inspect(): CommandUnknownOpts {
     description: "Show a model's layers, parameters, stored types and tokenizer. Needs no GPU.",
     examples: ["inspect demo", "inspect path/to/model.gguf --json"],
   })
-    .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo")
+    .argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo")
     .option("--json", "print one JSON object")
     .action(async (model, { json }) => {
       const facts = await describe(model);

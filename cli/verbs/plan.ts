@@ -44,7 +44,10 @@ export function planVerb(): CommandUnknownOpts {
       "plan demo --batch 8",
       "plan path/to/config.json --base-dtype q4 --batch 1 --seq 512 --memory-limit 8G",
     ],
-  }).argument("<model>", "a Hugging Face folder, or its config.json alone; a .gguf file; or demo");
+  }).argument(
+    "<model>",
+    "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo",
+  );
   return addTableFlags(command, {
     paths: PATHS,
     inOneGroup: true,

@@ -29,7 +29,7 @@ export function serveVerb(): CommandUnknownOpts {
       "Serve a model over HTTP as OpenAI's API does: completions (16 tokens by default), chat (1,024; of a model with a chat template), models, health.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
     .option(
       "--host <address>",
       "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",

@@ -27,6 +27,13 @@ export { demoData, openModelFiles } from "../disk/open_model.ts";
 export type { ModelFiles } from "../formats/open.ts";
 export { openSpec } from "../disk/open_model.ts";
 
+// The Hugging Face Hub.
+export { fetchFromHub, type HubFetched, type HubFetchOptions, type HubProgress } from "../hub/fetch.ts";
+export { type HubListener } from "../hub/http.ts";
+export { type HubUse } from "../hub/name.ts";
+export { type PushOptions, pushToHub } from "../disk/push_model.ts";
+export { type Uploaded, type UploadOptions } from "../hub/upload.ts";
+
 // The model.
 export { type GradientResult, Model } from "./model.ts";
 export type { Adapters, GradientInput, LoraInput, ModelCallOptions } from "./input.ts";

@@ -36,7 +36,7 @@ export function chatVerb(): CommandUnknownOpts {
       "chat path/to/model --json < questions.txt",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
     .option("--system <text>", "system text before the first question")
     .option("--with-prompt", "put the collaborative prompt before the first question (default: no prompt)")
     .option("--prompt-file <file>", "a file with your own prompt, in place of the collaborative one")

@@ -36,8 +36,14 @@ function inspectVerb(): CommandUnknownOpts {
     description: "Count the rows of a file, list broken and empty ones, and show how they are used in training.",
     examples: ["data inspect alpaca.json --model demo --seq 128", "data inspect c4.json.gz --limit 1000 --json"],
   })
-    .argument("<file>", "JSON, JSON lines or text, also gzip or Zstandard, or parquet")
-    .option("--model <model>", "a Hugging Face folder, a .gguf file, or demo: also count tokens as prune does")
+    .argument(
+      "<file>",
+      "JSON, JSON lines or text, also gzip or Zstandard, or parquet; or hf:owner/name[:file], of a data set",
+    )
+    .option(
+      "--model <model>",
+      "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo: also count tokens as prune does",
+    )
     .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
     .option("--text-field <name>", "the field with the text of every row (default: detected from the fields)")
     .option("--limit <rows>", "rows to read at most", wholeNumber("--limit", { least: 1 }))
@@ -60,7 +66,7 @@ function generateVerb(): CommandUnknownOpts {
       "data generate path/to/model --out own.jsonl --resume",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
     .option(
       "--out <file>",
       'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',

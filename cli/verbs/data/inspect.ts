@@ -1,7 +1,7 @@
 // `compresso data inspect FILE`: what the rows of a file are and, with a model, how they are used in training.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataReport, type LeftOut, type Row } from "../../../lib/data/rows.ts";
-import { readRows } from "../../../lib/disk/rows.ts";
+import { dataPath, readRows } from "../../../lib/disk/rows.ts";
 import { placeOf } from "../../../lib/data/row.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { FormatOptions } from "../../../lib/data/prompts/format.ts";
@@ -82,7 +82,7 @@ export async function inspectData(file: string, settings: InspectSettings): Prom
     : { training: null, failure: null };
   const facts: Facts = {
     file,
-    bytes: (await Deno.stat(file)).size,
+    bytes: (await Deno.stat(await dataPath(file))).size,
     kind,
     read: report,
     characters: lengths(rows.map(charactersOf)),

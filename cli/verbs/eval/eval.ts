@@ -38,7 +38,7 @@ export function evaluate(): CommandUnknownOpts {
   })
     .argument(
       "<model...>",
-      "a Hugging Face folder, a .gguf file, or demo; the first of several is the baseline of the comparison",
+      "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo; the first of several is the baseline of the comparison",
     )
     .option("--text <file>", "measure the perplexity of a UTF-8 text, over whole windows, each read alone, without BOS")
     .option(

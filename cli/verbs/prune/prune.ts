@@ -17,7 +17,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "prune path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --batch 4 --seq 256 --out runs/model",
       "prune path/to/model --data alpaca.json --target-params 5.4B --save-adapter --out runs/model",
     ],
-  }).argument("<model>", "a Hugging Face folder, a .gguf file, or demo");
+  }).argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo");
   return addTableFlags(command).action(async (model: string, flags: TableFlags) =>
     await runPrune(model, { ...flags, steps: flags.steps ?? STEPS, out: required(flags.out, "--out") })
   );

@@ -187,7 +187,8 @@ export const OPTION_TABLE = {
     everyday: true,
     placeholder: "file",
     defaultText: "none; the demo has its own",
-    help: "instructions, conversations or texts, as JSON, JSON lines, plain text (also .gz or .zst) or parquet",
+    help:
+      "instructions, conversations or texts, as JSON, JSON lines, plain text (also .gz or .zst) or parquet; or hf:owner/name[:file], of a data set",
   },
   rows: {
     ...PROGRAM,

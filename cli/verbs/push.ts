@@ -1,0 +1,41 @@
+// `compresso push MODEL hf:owner/name`: uploads a run's folder, with its model card, to the Hugging Face Hub.
+import type { CommandUnknownOpts } from "../packages.ts";
+import { pushToHub } from "../../lib/disk/push_model.ts";
+import { verb } from "../command.ts";
+import { watchInterrupt } from "../terminal/interrupt.ts";
+import { formatBytes, note, print, printJson } from "../terminal/output.ts";
+import { stderrProgress } from "../terminal/progress.ts";
+
+/** Declares the verb. */
+export function pushVerb(): CommandUnknownOpts {
+  return verb("push", {
+    description: "Upload a pruned model with its model card to the Hugging Face Hub, as one commit.",
+    examples: ["push runs/mine hf:me/my-model --private", "push runs/mine/model.gguf hf:me/my-model-gguf"],
+    notes: "The token is that of HF_TOKEN, or of the file that `hf auth login` writes; it has to allow writing.",
+  })
+    .argument("<model>", "the folder of a finished run, a Hugging Face folder, or a .gguf file")
+    .argument("<name>", "the repository, hf:owner/name, or a branch of it, hf:owner/name@branch")
+    .option("--private", "make the repository private, if it is new")
+    .option("--message <text>", "message of the commit (default: what was uploaded)")
+    .option("--json", "print one JSON object")
+    .action(async (model, name, { private: isPrivate = false, message, json }) => {
+      using progress = stderrProgress();
+      using interrupt = watchInterrupt("stopping; large files that were uploaded are not sent again");
+      interrupt.start();
+      const result = await pushToHub(model, name, {
+        isPrivate,
+        ...(message === undefined ? {} : { message }),
+        signal: interrupt.signal,
+        onNote: progress.note,
+        onProgress: ({ file, bytes, total }) =>
+          progress.phase(`uploading ${file}`, bytes / total, `${formatBytes(bytes)} of ${formatBytes(total)}`),
+      });
+      progress[Symbol.dispose]();
+      if (json) return printJson(result);
+      const { url, source, files, bytes } = result;
+      if (files.length === 0) note("compresso: the repository has these files already");
+      print(`pushed      ${files.length} files, ${formatBytes(bytes)}`);
+      print(`as          ${source}`);
+      print(`page        ${url}`);
+    });
+}

@@ -1,0 +1,62 @@
+// Pushes a model to the Hugging Face Hub: the folder of a run, a Hugging Face folder, or a GGUF.
+import { CompressoError } from "../core/errors.ts";
+import { disk } from "../files/disk.ts";
+import { lastPart, within } from "../files/path.ts";
+import { infoOf, isThere } from "../files/system.ts";
+import { type Uploaded, type UploadFile, type UploadOptions, uploadToHub } from "../hub/upload.ts";
+
+/** What a run's folder has beside its model: no checkpoint, and no texts that it was calibrated on. */
+const OF_RUN = /^(?:model\.gguf|run\.json|records\.jsonl|report\.html|adapter|unmerged)$/;
+
+/** Options of {@link pushToHub}. */
+export type PushOptions = Partial<UploadOptions>;
+
+/**
+ * Uploads a model as one commit, into a repository that is made where there is none: of a run's folder the files of `model/`, with its card, at the
+ * top, and beside them model.gguf, run.json, records.jsonl and adapters; of a Hugging Face folder its files; or a GGUF. The token is that of `HF_TOKEN`,
+ * or of the file which `hf auth login` writes. Large files that the Hub has are not sent again.
+ *
+ * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@branch]`, and without a token.
+ * @throws CompressoError("input") for a path without a model, where the token does not allow it, or the Hub cannot be reached.
+ */
+export async function pushToHub(path: string, name: string, options: PushOptions = {}): Promise<Uploaded> {
+  return await uploadToHub(name, await filesOf(path), {
+    message: `Upload ${lastPart(path)} with Compresso`,
+    ...options,
+  });
+}
+
+/** The files, and where they go. */
+async function filesOf(path: string): Promise<UploadFile[]> {
+  const { isFolder } = await infoOf(disk, path);
+  if (!isFolder && path.endsWith(".gguf")) return [{ path: lastPart(path), from: path }];
+  if (isFolder && await isThere(disk, within(path, "config.json"))) return await filesBelow(path);
+  const isRun = isFolder && await isThere(disk, within(path, "run.json"));
+  if (!isRun) {
+    throw new CompressoError("input", {
+      what: `cannot push ${path}`,
+      rule: "it is the folder of a finished run, a Hugging Face folder, or a .gguf file",
+      value: isFolder ? "a folder without run.json and config.json" : "another file",
+      fix: "name the folder that a run was written to",
+    });
+  }
+  const model = within(path, "model"), found = await isThere(disk, model) ? await filesBelow(model) : [];
+  for (const name of (await disk.names(path)).filter((name) => OF_RUN.test(name))) {
+    const from = within(path, name);
+    if ((await infoOf(disk, from)).isFolder) found.push(...await filesBelow(from, `${name}/`));
+    else found.push({ path: name, from });
+  }
+  return found;
+}
+
+/** Files of a folder and of those in it; what begins with a dot is left out, and checkpoints. */
+async function filesBelow(folder: string, prefix = ""): Promise<UploadFile[]> {
+  const found: UploadFile[] = [];
+  for (const name of await disk.names(folder)) {
+    const from = within(folder, name);
+    if (name.startsWith(".") || name === "checkpoint.safetensors") continue;
+    if ((await infoOf(disk, from)).isFolder) found.push(...await filesBelow(from, `${prefix}${name}/`));
+    else found.push({ path: prefix + name, from });
+  }
+  return found;
+}

@@ -3,6 +3,7 @@ import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import accumulateText from "./accumulate.wgsl" with { type: "text" };
 import geluTanhText from "./activation_gelu_tanh.wgsl" with { type: "text" };
+import reluText from "./activation_relu.wgsl" with { type: "text" };
 import siluText from "./activation_silu.wgsl" with { type: "text" };
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
@@ -18,6 +19,9 @@ import expectedSizePrelude from "./expected_size_prelude.wgsl" with { type: "tex
 import gatedText from "./gated.wgsl" with { type: "text" };
 import gatedBackwardText from "./gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
+import layerNormBackwardText from "./layer_norm_backward.wgsl" with { type: "text" };
+import layerNormPrelude from "./layer_norm_prelude.wgsl" with { type: "text" };
+import layerNormText from "./layer_norm.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
 import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
@@ -51,6 +55,8 @@ import scaleText from "./scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
 import statePrelude from "./state.wgsl" with { type: "text" };
 import sumText from "./sum.wgsl" with { type: "text" };
+import ungatedBackwardText from "./ungated_backward.wgsl" with { type: "text" };
+import ungatedText from "./ungated.wgsl" with { type: "text" };
 import topLogitsText from "./top_logits.wgsl" with { type: "text" };
 import weightTermColumnsText from "./weight_term_columns.wgsl" with { type: "text" };
 import weightTermRowsText from "./weight_term_rows.wgsl" with { type: "text" };
@@ -62,6 +68,7 @@ export * from "./attention_decode.ts";
 export * from "./attention_decode_texture.ts";
 export * from "./embedding.ts";
 export * from "./matvec.ts";
+export * from "./positions.ts";
 export * from "./rope.ts";
 export * from "./product_buffer.ts";
 export * from "./product_pack.ts";
@@ -93,6 +100,18 @@ export const rmsNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lane
 export const rmsNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
   kernel("rms_norm_backward", reduce(lanes) + rmsNormBackwardText, "read read read read storage uniform")
 );
+/** y = LayerNorm(x): bindings x, w, b, y, r, params. */
+export const layerNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("layer_norm", reduce(lanes) + layerNormPrelude + layerNormText, "read read read storage storage uniform")
+);
+/** dx of LayerNorm: bindings dy, x, w, r, dx, params. */
+export const layerNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel(
+    "layer_norm_backward",
+    reduce(lanes) + layerNormPrelude + layerNormBackwardText,
+    "read read read read storage uniform",
+  )
+);
 /** y = RMSNorm of each head of x: bindings x, w, y, params. */
 export const headNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
   kernel("head_norm", reduce(lanes) + headNormText, "read read storage uniform")
@@ -114,6 +133,14 @@ export const gated = forActivations((name, text) => kernel(name, text + gatedTex
 /** Its backward: bindings da, z, gate → dgate, up → dup, partial, params. */
 export const gatedBackward = forActivations((name, text) =>
   kernel(`${name}_backward`, text + block + gatedBackwardText, "read read storage storage storage uniform")
+);
+/** Masked activation of an FFN without gate: bindings up, z, a, params. */
+export const ungated = forActivations((name, text) =>
+  kernel(`ungated_${name}`, text + ungatedText, "read read storage uniform")
+);
+/** Its backward: bindings da, z, up → dup, partial, params. */
+export const ungatedBackward = forActivations((name, text) =>
+  kernel(`ungated_${name}_backward`, text + block + ungatedBackwardText, "read read storage storage uniform")
 );
 /** y = x ∘ z by column groups: bindings x, z, y, params. */
 export const scale = kernel("scale", maskPrelude + scaleText, "read read storage uniform");
@@ -255,8 +282,10 @@ function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, K
   return { 8: make(8), 64: make(64) };
 }
 
-function forActivations<T>(make: (name: string, text: string) => T): Readonly<Record<"silu" | "gelu_tanh", T>> {
-  return { silu: make("swiglu", siluText), gelu_tanh: make("geglu", geluTanhText) };
+function forActivations<T>(
+  make: (name: string, text: string) => T,
+): Readonly<Record<"silu" | "gelu_tanh" | "relu", T>> {
+  return { silu: make("swiglu", siluText), gelu_tanh: make("geglu", geluTanhText), relu: make("reglu", reluText) };
 }
 
 function forGates<T>(make: (gated: boolean) => T): Readonly<Record<"gated" | "plain", T>> {

@@ -14,6 +14,7 @@ import {
   type DecoderSpec,
   type LayerCount,
   type LayerSpec,
+  linearPerDim,
   parameterCount,
   tensorShapes,
   windowsOf,
@@ -101,12 +102,8 @@ async function isConfig({ files, path }: ModelView): Promise<boolean> {
 }
 
 function shapeOf(spec: DecoderSpec): Pick<Facts, "parameters" | "prunable" | "spec"> {
-  const prunable = spec.layers.reduce((sum, layer) => sum + layerParameters(spec, layer), 0);
+  const prunable = spec.layers.reduce((sum, layer) => sum + spec.hidden * linearPerDim(spec, layer), 0);
   return { parameters: parameterCount(spec), prunable, spec };
-}
-
-function layerParameters({ hidden, headDim }: DecoderSpec, { heads, kvHeads, ffn }: LayerSpec): number {
-  return hidden * (2 * headDim * (heads + kvHeads) + 3 * ffn);
 }
 
 function dtypesOf(source: WeightSource): Record<string, number> {

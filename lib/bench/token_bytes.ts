@@ -7,7 +7,7 @@ export function bytesOfToken({ weights: { layers, head } }: Model): number {
   const matrices: Matrix[] = [head];
   for (const { attention, ffn } of layers) {
     if (attention) matrices.push(attention.q, attention.k, attention.v, attention.o);
-    if (ffn) matrices.push(ffn.gate, ffn.up, ffn.down);
+    if (ffn) matrices.push(...ffn.gate ? [ffn.gate] : [], ffn.up, ffn.down);
   }
   return matrices.reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -1,6 +1,13 @@
 // One-shot baselines that need no activations: magnitude, random, first-order Taylor.
 import type { WeightSource } from "../spec/source.ts";
-import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  ffnMatrices,
+  linearPerDim,
+  presentProjections,
+  type Projection,
+  projectionName,
+} from "../spec/decoder.ts";
 import { randomU32 } from "../core/random.ts";
 import { checkPerUnit, unitParameters, type UnitTable } from "../units/units.ts";
 
@@ -44,7 +51,7 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
   for (const [index, layer] of spec.layers.entries()) {
     const sums = emptySums(layer);
     layers.push(sums);
-    for (const projection of PROJECTIONS) {
+    for (const projection of presentProjections(spec, layer)) {
       const [units, width] = partsOf(projection, sums, spec);
       if (units.length > 0) {
         addSquares(await source.read(projectionName(index, projection)), { projection, units, width, hidden });
@@ -190,18 +197,13 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
       return (sum(sums.heads) + sum(sums.kvHeads) + sum(sums.ffn)) / unitParameters(table, unit);
     }
     if (unit >= table.hiddenFirst) {
-      const perDim = layers.length === 0 ? 1 : linearPerDim(spec);
+      const perDim = spec.layers.reduce((total, own) => total + linearPerDim(spec, own), 0) || 1;
       return (hidden[slot - layout.hidden] ?? 0) / perDim;
     }
-    if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (3 * spec.hidden);
+    if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (ffnMatrices(spec) * spec.hidden);
     const first = slot - slots.head, share = layer.heads / layer.kvHeads;
     const kv = (sums.kvHeads[Math.floor(first / share)] ?? 0) * count / share;
     return (sum(sums.heads.subarray(first, first + count)) + kv) /
       (2 * spec.headDim * spec.hidden * (count + count / share));
   });
-}
-
-/** Weights of the layers' matrices per hidden dim. */
-function linearPerDim({ headDim, layers }: DecoderSpec): number {
-  return layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
 }

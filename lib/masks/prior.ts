@@ -4,8 +4,8 @@ import { normName, projectionName } from "../spec/decoder.ts";
 import type { UnitTable } from "../units/table.ts";
 
 /**
- * Relative prior of the units within a kind and layer. For an FFN column it is the squared norm of its gate row,
- * including the norm's weight, relative to the layer's mean, squared again. For all other units it is 1. It was chosen
+ * Relative prior of the units within a kind and layer. For an FFN column it is the squared norm of its gate row (of
+ * its up row without a gate), including the norm's weight, relative to the layer's mean, squared again. For all other units it is 1. It was chosen
  * in trials on instructions (docs/evidence/trials.md). The idea: columns with a large gate open strongly but for few
  * tokens, and a few batches contain too few of those.
  */
@@ -16,7 +16,7 @@ export async function priorShape(
   const shape = new Float64Array(table.count).fill(1), { hidden } = table.spec;
   for (const [layer, { ffn: { first, count } }] of table.layers.entries()) {
     if (count === 0) continue;
-    const gate = await source.read(projectionName(layer, "gate"));
+    const gate = await source.read(projectionName(layer, table.spec.ungated ? "up" : "gate"));
     const norm = await source.read(normName(layer, "ffn"));
     const squares = Float64Array.from({ length: gate.length / hidden }, (_, row) => {
       let sum = 0;

@@ -1,6 +1,6 @@
 // A part of a model as a model: half a layer, or a band of the output head.
 import type { RowRange, WeightSource } from "../spec/source.ts";
-import { EMBEDDING, HEAD, type LayerSpec, presentProjections } from "../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, presentProjections } from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";
 
 /** A model, or a part of one, with its masks and LoRA. */
@@ -23,7 +23,7 @@ export function layerParts({ source, adapters }: AdaptedSource, index: number): 
       rows: { start: 0, count: 1 },
       rename: (name) => name.startsWith(own) ? there + name.slice(own.length) : name,
     }),
-    adapters: layerAdapters(adapters, { half, index, before: layers.slice(0, index) }),
+    adapters: layerAdapters(adapters, { spec: source.spec, half, index }),
   }));
 }
 
@@ -51,17 +51,18 @@ function part(source: WeightSource, { layers, head, rows, rename }: {
 }
 
 /** Masks of the half layer, and LoRA named as that of layer 0. */
-function layerAdapters({ masks, lora }: Adapters, { half, index, before }: {
+function layerAdapters({ masks, lora }: Adapters, { spec, half, index }: {
+  readonly spec: DecoderSpec;
   readonly half: LayerSpec;
   readonly index: number;
-  readonly before: readonly LayerSpec[];
 }): Adapters {
+  const before = spec.layers.slice(0, index);
   const cut = (values: Float32Array | undefined, key: "heads" | "ffn"): Float32Array | undefined => {
     const first = before.reduce((sum, layer) => sum + layer[key], 0);
     return values?.subarray(first, first + half[key]);
   };
   const head = cut(masks?.head, "heads"), ffn = cut(masks?.ffn, "ffn"), hidden = masks?.hidden;
-  const there = `lora.${index}.`, own = presentProjections(half).map((projection) => `${there}${projection}.`);
+  const there = `lora.${index}.`, own = presentProjections(spec, half).map((projection) => `${there}${projection}.`);
   const named = [...lora?.weights ?? []].filter(([name]) => own.some((start) => name.startsWith(start)));
   const weights = new Map(named.map(([name, data]) => [`lora.0.${name.slice(there.length)}`, data]));
   return {

@@ -5,7 +5,7 @@ import { AttentionScratch } from "./attention.ts";
 import { paddedRows, strideOf } from "./padding.ts";
 import { OperandPool } from "./products/linear.ts";
 import { partialFloats } from "./ops.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS } from "../spec/decoder.ts";
+import { type DecoderSpec, hasProjection, type Projection, PROJECTIONS } from "../spec/decoder.ts";
 import { headWidths } from "./weights.ts";
 
 /** Tokens of one pass: `batch` sequences of `seq` tokens. */
@@ -39,14 +39,17 @@ type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 
 /** Buffers of the forward pass of one layer. Layers share the buffers that backward does not need. */
 export interface LayerActivations {
-  /** q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. */
+  /**
+   * q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. Without a gate,
+   * gate is the same buffer as up.
+   */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
-  /** 1 / rms of each row [rows], for the attention norm and the FFN norm. */
+  /** 1 / rms (LayerNorm: 1 / standard deviation) of each row [rows], for the attention norm and the FFN norm. */
   readonly rms: readonly [DeviceBuffer, DeviceBuffer];
   /** Log-sum-exp of attention [heads, rows]. */
   readonly lse: DeviceBuffer;
   /** LoRA: A·x of each projection [rows, rank]. */
-  readonly inner: Readonly<Record<Projection, DeviceBuffer>> | null;
+  readonly inner: Readonly<Partial<Record<Projection, DeviceBuffer>>> | null;
 }
 
 /** Buffers of one pass over `rows` = batch · seq tokens. All are [paddedRows, stride] f32 unless stated otherwise. */
@@ -192,11 +195,18 @@ function createLayers(
     a: ffn,
   });
   const wide = widthsFor(widest(spec));
-  const names = FORWARD.filter((name) => spec.qkNorm || (name !== "q0" && name !== "k0"));
+  const names = FORWARD.filter((name) =>
+    (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated)
+  );
   const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : names;
   const keepsAll = kept.length === names.length;
   const inner = (label: string): LayerActivations["inner"] =>
-    rank > 0 ? record(PROJECTIONS, (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank)) : null;
+    rank > 0
+      ? record(
+        PROJECTIONS.filter((name) => hasProjection(spec, name)),
+        (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank),
+      )
+      : null;
   const sums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
     rms: [floats(`rms1${label}`, rows), floats(`rms2${label}`, rows)],
     lse: floats(`lse${label}`, heads * rows),
@@ -208,7 +218,11 @@ function createLayers(
     const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
     const own = record(names, (name) => shared.get(name) ?? act(name + label, widths[name]));
     return {
-      forward: spec.qkNorm ? own : { ...own, q0: own.q, k0: own.k },
+      forward: {
+        ...own,
+        ...spec.qkNorm ? {} : { q0: own.q, k0: own.k },
+        ...spec.ungated ? { gate: own.up } : {},
+      },
       ...(sharedSums ?? sums(label)),
       inner: backward ? inner(label) : sharedInner,
     };

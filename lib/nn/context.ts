@@ -33,6 +33,8 @@ export interface DecoderContext {
   readonly lora: Lora | null;
   /** cos and sin of each position. */
   readonly rope: RopeTables;
+  /** One u32 that is added to the positions of all rows. Used with KV caches. */
+  readonly position?: DeviceBuffer | undefined;
   /** State of the training step; dropout and cross-entropy read it. */
   readonly state: DeviceBuffer;
   /** Set if the rows are token trees; forward only. */

@@ -17,23 +17,24 @@ import {
   recordHeadNormBackward,
   recordOutputNorm,
   recordOutputNormBackward,
+  recordPositions,
   recordResidual,
-  recordRmsNorm,
-  recordRmsNormBackward,
   recordScale,
   recordScaleBackward,
+  recordUngated,
+  recordUngatedBackward,
 } from "./ops.ts";
+import { recordNorm, recordNormBackward } from "./norm.ts";
 import { layerTable, recordRope } from "./rope.ts";
-import type { LayerSpec, Projection } from "../spec/decoder.ts";
+import { type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";
 
-/** x[0] = embedding(tokens) · scale ∘ z_hidden. */
+/** x[0] = (embedding(tokens) · scale + positions) ∘ z_hidden. */
 export function recordInput(context: DecoderContext): void {
   const { plan, weights, act } = context;
   const { rows, x, embedded } = act;
-  plan.section("embedding");
-  const { hidden: width, scales } = weights.spec;
-  recordEmbedding(plan, weights.embedding, { tokens: act.tokens, x: embedded }, { rows, scale: scales?.embedding });
+  recordEmbedded(context);
+  const width = weights.spec.hidden;
   recordScale(plan, { x: embedded, z: hiddenMask(context), y: existing(x[0], "input of layer 0") }, {
     rows,
     width,
@@ -41,13 +42,27 @@ export function recordInput(context: DecoderContext): void {
   });
 }
 
+/** act.embedded = embedding(tokens) · scale + positions. */
+function recordEmbedded({ plan, weights, act, trees, position }: DecoderContext): void {
+  const { rows, tokens, embedded, shape: { seq } } = act, { spec, positions: table } = weights;
+  plan.section("embedding");
+  recordEmbedding(plan, weights.embedding, { tokens, x: embedded }, { rows, scale: spec.scales?.embedding });
+  if (!table || !spec.positions) return;
+  recordPositions(plan, { table, x: embedded }, {
+    rows,
+    width: spec.hidden,
+    offset: spec.positions.offset,
+    seq,
+    positionBuffer: position,
+    positions: trees?.positions,
+  });
+}
+
 /** dz_hidden += the embedding's share; dx is the gradient of x[0]. */
 export function recordInputBackward(context: DecoderContext): void {
-  const { plan, weights, act } = context;
+  const { act } = context;
   if (!act.backward || !context.maskGrads.has("hidden")) return;
-  plan.section("embedding");
-  const { rows, tokens, embedded: x } = act, scale = weights.spec.scales?.embedding;
-  recordEmbedding(plan, weights.embedding, { tokens, x }, { rows, scale });
+  recordEmbedded(context);
   recordHiddenBackward(context, act.embedded);
 }
 
@@ -143,7 +158,7 @@ function recordAttentionPart(
   const { layer, forward: f, rms } = partsOf(context, index);
   const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: norm, y: f.h1, r: rms[0] }, { rows, width: spec.hidden, eps: spec.normEps });
+  recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
   const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
   for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
     recordProjection(context, { layer: index, projection, input, output, again });
@@ -178,19 +193,16 @@ function recordFfnPart(
   const { spec } = weights, { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
   const width = layer.spec.ffn;
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: norm, y: f.h2, r: rms[1] }, {
-    rows,
-    width: spec.hidden,
-    eps: spec.normEps,
-  });
+  recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
   const input = { buffer: f.h2, operand: asOperand(context, f.h2, spec.hidden), width: spec.hidden };
-  for (const projection of ["gate", "up"] as const) {
+  for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
   if (again && !needsInput(context, index, "down")) return;
   plan.section("elementwise");
   const z = ffnMask(context, index), { activation } = spec;
-  recordGated(plan, { gate: f.gate, up: f.up, z, a: f.a }, { rows, width, activation });
+  if (spec.ungated) recordUngated(plan, { up: f.up, z, a: f.a }, { rows, width, activation });
+  else recordGated(plan, { gate: f.gate, up: f.up, z, a: f.a }, { rows, width, activation });
   if (again) return;
   context.observe?.(context, index, { of: "down", buffer: f.a, width });
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
@@ -201,7 +213,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index), b = backwardOf(context);
   const { rows } = act, { norm, outputNorm } = existing(layer.ffn, `FFN of layer ${index}`);
-  const width = layer.spec.ffn, { hidden, activation } = weights.spec;
+  const { spec } = weights, width = layer.spec.ffn, { hidden, activation } = spec;
   recordWriteBackward(context, { y: f.y2, outputNorm });
   recordProjectionBackward(context, {
     layer: index,
@@ -213,15 +225,16 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   });
   plan.section("elementwise");
   const slots = existing(context.masks.layout.layers[index], `masks of layer ${index}`);
-  recordGatedBackward(plan, {
+  const io = {
     da: b.da,
     z: ffnMask(context, index),
-    gate: f.gate,
     up: f.up,
     partial: act.partial,
     grads: context.maskGrads.has("ffn") ? gradientSlices(context.masks, slots.ffn, width) : null,
-  }, { rows, width, activation });
-  for (const projection of ["gate", "up"] as const) {
+  };
+  if (spec.ungated) recordUngatedBackward(plan, io, { rows, width, activation });
+  else recordGatedBackward(plan, { ...io, gate: f.gate }, { rows, width, activation });
+  for (const [nth, projection] of ffnInputs(spec).entries()) {
     const buffer = f[projection];
     recordProjectionBackward(context, {
       layer: index,
@@ -229,15 +242,11 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
       input: { buffer: f.h2, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
       output: b.dh,
-      accumulate: projection === "up",
+      accumulate: nth > 0,
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: norm, r: rms[1], dx: b.dx }, {
-    rows,
-    width: hidden,
-    accumulate: true,
-  });
+  recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[1], dx: b.dx }, { rows, spec, accumulate: true });
 }
 
 function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
@@ -299,11 +308,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     });
   }
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy: b.dh, x, w: norm, r: rms[0], dx: b.dx }, {
-    rows,
-    width: hidden,
-    accumulate: true,
-  });
+  recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[0], dx: b.dx }, { rows, spec, accumulate: true });
 }
 
 /**
@@ -326,6 +331,11 @@ function headNorms(context: DecoderContext, index: number): readonly {
     { x: f.q0, w: weights.q, y: f.q, dy: backward?.dq, heads },
     { x: f.k0, w: weights.k, y: f.k, dy: backward?.dk, heads: kvHeads },
   ];
+}
+
+/** The projections of an FFN's input. */
+function ffnInputs({ ungated }: DecoderSpec): readonly ("gate" | "up")[] {
+  return ungated ? ["up"] : ["gate", "up"];
 }
 
 function headShape({ act, weights: { spec } }: DecoderContext, heads: number): Heads {
@@ -405,6 +415,7 @@ function rotate(
     readonly inverse: boolean;
   },
 ): void {
+  if (!hasRope(weights.spec)) return;
   recordRope(plan, {
     rows: act.rows,
     seq: act.shape.seq,

@@ -5,7 +5,8 @@ import type { DecoderSpec } from "../spec/decoder.ts";
 import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
-import { recordCopyRows, recordCrossEntropy, recordRmsNorm, recordRmsNormBackward, recordTopLogits } from "./ops.ts";
+import { recordNorm, recordNormBackward } from "./norm.ts";
+import { recordCopyRows, recordCrossEntropy, recordTopLogits } from "./ops.ts";
 
 /** Rows of a product tile. */
 const ROW_TILE = 16;
@@ -86,15 +87,11 @@ export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Arr
   return Float32Array.from(targets, (target) => target < 0 ? 0 : losses[at++] ?? NaN);
 }
 
-/** act.final = RMSNorm(output of the last layer). */
+/** act.final = norm(output of the last layer). */
 export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
   const { spec } = weights, x = lastOutput(act, spec);
   plan.section("elementwise");
-  recordRmsNorm(plan, { x, w: weights.finalNorm, y: act.final, r: act.rmsFinal }, {
-    rows: act.rows,
-    width: spec.hidden,
-    eps: spec.normEps,
-  });
+  recordNorm(plan, weights.finalNorm, { x, y: act.final, r: act.rmsFinal }, { rows: act.rows, spec });
 }
 
 /** act.logits = head(act.final rows first … first + rows − 1). */
@@ -156,9 +153,9 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
   if (!gradient) return;
   const dy = existing(act.dfinal, "gradient of the final norm"), { dx } = existing(act.backward, "buffers of backward");
   plan.section("elementwise");
-  recordRmsNormBackward(plan, { dy, x: lastOutput(act, spec), w: weights.finalNorm, r: act.rmsFinal, dx }, {
+  recordNormBackward(plan, weights.finalNorm, { dy, x: lastOutput(act, spec), r: act.rmsFinal, dx }, {
     rows: act.rows,
-    width: spec.hidden,
+    spec,
     accumulate: false,
   });
 }

@@ -11,9 +11,12 @@ import {
   gatedBackward,
   headNorm,
   headNormBackward,
+  layerNorm,
+  layerNormBackward,
   type NormLanes,
   outputNorm,
   outputNormBackward,
+  positionsKernel,
   reducePartials,
   residual,
   rmsNorm,
@@ -22,9 +25,11 @@ import {
   scale,
   scaleBackward,
   topLogits,
+  ungated,
+  ungatedBackward,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
-import { compileKernel } from "../gpu/kernel.ts";
+import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
 import type { Activation } from "../spec/decoder.ts";
@@ -80,6 +85,35 @@ export function recordEmbedding(
   }
 }
 
+/** Where a row of tokens is in its sequence; see `positionsKernel`. */
+export interface RowPositions {
+  /** Tokens of one sequence: the position of row m is m % seq. */
+  readonly seq: number;
+  /** One u32 that is added to every position. */
+  readonly positionBuffer?: DeviceBuffer | undefined;
+  /** The position of each row [rows] u32, instead of m % seq. */
+  readonly positions?: DeviceBuffer | undefined;
+}
+
+/** x[m] += P[position(m) + offset]; adds (+=). Shapes: x [rows, stride], P [positions, stride] with zero padding. */
+export function recordPositions(
+  plan: Plan,
+  io: { table: DeviceBuffer; x: Span },
+  { rows, width, offset, seq, positionBuffer, positions }: Extent & RowPositions & { readonly offset: number },
+): void {
+  const stride4 = strideOf(width) / 4, given = positions ?? positionBuffer;
+  const kernel = compileKernel(
+    plan.device,
+    sourceOf(positionsKernel, positions ? "rows" : given ? "offset" : "plain"),
+  );
+  const count = Math.floor(io.table.bytes / (16 * stride4));
+  plan.dispatch(
+    kernel,
+    [io.table, ...(given ? [given] : []), io.x, { params: [u32(seq), u32(stride4), u32(count), u32(offset)] }],
+    { groups: [Math.ceil(stride4 / LANES), rows], cost: 4 * rows * width },
+  );
+}
+
 /** Invocations that share a row, unless the adapter determines the number. */
 export function normLanes({ device }: Plan): NormLanes {
   return device.facts.isCpu ? 8 : 64;
@@ -113,6 +147,37 @@ export function recordRmsNormBackward(
     compileKernel(plan.device, rmsNormBackward[lanes]),
     [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), f32(width), u32(accumulate ? 1 : 0)] }],
     { groups: [rows], cost: 12 * rows * width },
+  );
+}
+
+/** y = LayerNorm(x)·w + b and r = 1 / standard deviation; writes (=). Shapes: w, b [stride], r [rows]. */
+export function recordLayerNorm(
+  plan: Plan,
+  io: { x: Span; w: Span; b: Span; y: Span; r: Span },
+  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, layerNorm[lanes]),
+    [io.x, io.w, io.b, io.y, io.r, { params: [u32(rows), u32(stride4), u32(width), f32(eps)] }],
+    { groups: [rows], cost: 12 * rows * width },
+  );
+}
+
+/** Gradient of {@link recordLayerNorm} with respect to x: (+=) with `accumulate`, otherwise (=). */
+export function recordLayerNormBackward(
+  plan: Plan,
+  io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
+  { rows, width, accumulate, lanes = normLanes(plan) }: Extent & {
+    readonly accumulate: boolean;
+    readonly lanes?: NormLanes;
+  },
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, layerNormBackward[lanes]),
+    [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), u32(width), u32(accumulate ? 1 : 0)] }],
+    { groups: [rows], cost: 20 * rows * width },
   );
 }
 
@@ -207,6 +272,32 @@ export function recordGatedBackward(
   plan.dispatch(
     compileKernel(plan.device, gatedBackward[activation]),
     [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
+    { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
+  );
+  if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });
+}
+
+/** a = f(up)·z, for an FFN without gate; writes (=). Shapes: up, a [rows, stride]; z [stride]. */
+export function recordUngated(
+  plan: Plan,
+  io: { up: Span; z: Span; a: Span },
+  { rows, width, activation = "silu" }: GatedExtent,
+): void {
+  columns(plan, compileKernel(plan.device, ungated[activation]), [io.up, io.z, io.a], { rows, width, cost: 20 });
+}
+
+/**
+ * Backward of {@link recordUngated}, in place: up := dup. The mask gradients [width] (=) are summed through `partial`.
+ */
+export function recordUngatedBackward(
+  plan: Plan,
+  io: { da: Span; z: Span; up: Span; partial: Span; grads: MaskGradients | null },
+  { rows, width, activation = "silu" }: GatedExtent,
+): void {
+  const stride4 = strideOf(width) / 4;
+  plan.dispatch(
+    compileKernel(plan.device, ungatedBackward[activation]),
+    [io.da, io.z, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );
   if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });

@@ -8,7 +8,10 @@ import {
   HEAD,
   headNormName,
   type LayerSpec,
+  normBiasName,
   normName,
+  positionRows,
+  POSITIONS,
   presentProjections,
   type Projection,
   projectionName,
@@ -19,6 +22,7 @@ import { CompressoError } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
+import type { NormWeights } from "./norm.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
 import type { QuantRows } from "../spec/quant.ts";
@@ -27,9 +31,9 @@ import type { QuantRows } from "../spec/quant.ts";
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Attention: norm [stride], norm of the output (null without `normPlaces`), projections and head norms. */
+  /** Attention: norm, norm of the output (null without `normPlaces`), projections and head norms. */
   readonly attention: {
-    readonly norm: DeviceBuffer;
+    readonly norm: NormWeights;
     readonly outputNorm: DeviceBuffer | null;
     readonly q: Matrix;
     readonly k: Matrix;
@@ -38,11 +42,11 @@ export interface LayerWeights {
     /** Weights [headStride] of the q and k head norms; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** FFN: norm [stride], norm of the output (null without `normPlaces`) and projections. */
+  /** FFN: norm, norm of the output (null without `normPlaces`) and projections; gate is null without one. */
   readonly ffn: {
-    readonly norm: DeviceBuffer;
+    readonly norm: NormWeights;
     readonly outputNorm: DeviceBuffer | null;
-    readonly gate: Matrix;
+    readonly gate: Matrix | null;
     readonly up: Matrix;
     readonly down: Matrix;
   } | null;
@@ -60,15 +64,17 @@ export interface Weights extends Disposable {
   readonly embedding: Matrix;
   /** Layers in order. */
   readonly layers: readonly LayerWeights[];
-  /** Weight of the final norm [stride]. */
-  readonly finalNorm: DeviceBuffer;
+  /** Learned position embeddings [positions, stride] f32; null without them. */
+  readonly positions: DeviceBuffer | null;
+  /** Final norm. */
+  readonly finalNorm: NormWeights;
   /** Output head; the embedding itself if tied. */
   readonly head: Matrix;
 }
 
 /** Options of {@link loadWeights}. */
 export interface LoadOptions {
-  /** Storage of the matrices on the GPU. Norms are always f32. */
+  /** Storage of the matrices on the GPU. Norms, biases and learned positions are always f32. */
   readonly baseDtype: MatrixDtype;
   /** Called after each tensor with the share of parameters loaded, 0 to 1. */
   readonly onProgress?: (done: number) => void;
@@ -139,9 +145,14 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     if (!device.isDry) padded.set(finite(name, await source.read(name)));
     return own(device.uploadBuffer(name, padded));
   };
+  const norm = async (name: string): Promise<NormWeights> => ({
+    weight: await vector(name),
+    bias: spec.norm === "layer" ? await vector(normBiasName(name)) : null,
+  });
 
   try {
     const embedding = await matrix(EMBEDDING, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    const positions = spec.positions ? own(await loadPositions(device, source)) : null;
     progress();
     const layers: LayerWeights[] = [];
     for (const [index, layer] of spec.layers.entries()) {
@@ -154,7 +165,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       layers.push({
         spec: layer,
         attention: layer.heads === 0 ? null : {
-          norm: await vector(normName(index, "attention")),
+          norm: await norm(normName(index, "attention")),
           outputNorm: spec.normPlaces ? await vector(normName(index, "attention_output")) : null,
           q: await part("q"),
           k: await part("k"),
@@ -168,9 +179,9 @@ export async function loadWeights(device: Device, source: WeightSource, options:
             : null,
         },
         ffn: layer.ffn === 0 ? null : {
-          norm: await vector(normName(index, "ffn")),
+          norm: await norm(normName(index, "ffn")),
           outputNorm: spec.normPlaces ? await vector(normName(index, "ffn_output")) : null,
-          gate: await part("gate"),
+          gate: spec.ungated ? null : await part("gate"),
           up: await part("up"),
           down: await part("down"),
         },
@@ -178,11 +189,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       });
       progress();
     }
-    const finalNorm = await vector(FINAL_NORM);
+    const finalNorm = await norm(FINAL_NORM);
     const head = spec.tied ? embedding : await matrix(HEAD, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
     progress();
     device.check();
-    return { spec, baseDtype: options.baseDtype, embedding, layers, finalNorm, head, [Symbol.dispose]: dispose };
+    const { baseDtype } = options;
+    return { spec, baseDtype, embedding, positions, layers, finalNorm, head, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -219,6 +231,18 @@ export async function writeBiases(device: Device, weights: Weights, source: Weig
   }
 }
 
+async function loadPositions(device: Device, source: WeightSource): Promise<DeviceBuffer> {
+  const { spec } = source, rows = positionRows(spec), stride = strideOf(spec.hidden);
+  const buffer = device.createBuffer(POSITIONS, 4 * rows * stride);
+  if (device.isDry) return buffer;
+  const padded = new Float32Array(rows * stride), data = finite(POSITIONS, await source.read(POSITIONS));
+  for (let row = 0; row < rows; row++) {
+    padded.set(data.subarray(row * spec.hidden, (row + 1) * spec.hidden), row * stride);
+  }
+  device.write(buffer, padded);
+  return buffer;
+}
+
 async function loadBiases(
   device: Device,
   source: WeightSource,
@@ -226,7 +250,7 @@ async function loadBiases(
 ): Promise<LayerWeights["biases"]> {
   const { spec } = source, layer = spec.layers[index];
   const biases: Partial<Record<Projection, DeviceBuffer>> = {};
-  for (const projection of layer ? presentProjections(layer) : []) {
+  for (const projection of layer ? presentProjections(spec, layer) : []) {
     if (!hasBias(spec, projection) || !layer) continue;
     const [width] = storedShape(spec, layer, projection), name = biasName(index, projection);
     const padded = device.isDry ? new Float32Array(strideOf(width)) : await readBias(source, index, projection);

@@ -1,5 +1,5 @@
 // Numbers that figures and tables compute from a run: smoothing, the steps that count, cut shares of layers, time left.
-import type { LayerSpec } from "../spec/decoder.ts";
+import { type LayerSpec, linearPerDim } from "../spec/decoder.ts";
 import type { Stage, StepRecord } from "../run/contract.ts";
 import type { SizeResult } from "../run/size_goal.ts";
 import type { ReportRun, ReportSummary } from "./read_run.ts";
@@ -46,7 +46,7 @@ export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult[
 export function layerSparsity(
   { before, masks, layers, hidden }: Pick<ReportSummary, "before" | "masks" | "layers" | "hidden">,
 ): { readonly layers: readonly number[]; readonly uniform: number } {
-  const perDim = ({ heads, kvHeads, ffn }: LayerSpec): number => 2 * before.headDim * (heads + kvHeads) + 3 * ffn;
+  const perDim = (layer: LayerSpec): number => linearPerDim(before, layer);
   const sizes = before.layers.map((layer, index) => {
     const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
     const groups = Array.from({ length: layer.kvHeads }, (_, group) => z.slice(group * share, (group + 1) * share));

@@ -6,6 +6,7 @@ import type { GgufArch } from "../formats/families.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { fixedHeads } from "../formats/hf/stock_config.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
@@ -75,6 +76,15 @@ export async function stageModel(
       rule: "all layers have the same heads, KV heads and FFN columns",
       value: "they differ",
       fix: 'prune with the layout uniform, or export as "padded" or "compact"',
+    });
+  }
+  const heads = fixedHeads(laidOut.spec), own = laidOut.spec.layers[0]?.heads;
+  if (layout === "uniform" && heads !== null && own !== heads) {
+    throw new CompressoError("usage", {
+      what: "cannot export with the layout uniform",
+      rule: `layers have hidden / head_dim = ${heads} heads, as the classes of this family do`,
+      value: `${own} heads`,
+      fix: 'prune FFN columns or layers alone, or export as "padded" or "compact"',
     });
   }
   const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
@@ -188,6 +198,7 @@ const STOCK = [
   "vLLM (by its source code; not tried)",
   "compresso",
 ];
+const TRANSFORMERS_ALONE = STOCK.filter((program) => /^(transformers|compresso)/.test(program));
 const STOCK_5 = ["transformers 5: AutoModelForCausalLM.from_pretrained(folder)", "compresso"];
 const REMOTE_CODE = [
   "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), and AutoTokenizer alike",
@@ -204,8 +215,9 @@ function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec):
   if (form === "compresso") return REMOTE_CODE;
   if (form === "ministral") return STOCK_5;
   const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
+  if (form === "opt") return TRANSFORMERS_ALONE;
   const others = isNarrow || layers.some(({ window }) => window !== undefined);
-  return others ? STOCK.filter((program) => /^(transformers|compresso)/.test(program)) : STOCK;
+  return others ? TRANSFORMERS_ALONE : STOCK;
 }
 
 const LLAMA = ["llama.cpp", "node-llama-cpp"];

@@ -6,18 +6,22 @@ import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
 import {
   biasName,
   type DecoderSpec,
+  ffnMatrices,
   headNormName,
   isAttentionNorm,
   layersAlike,
   type LayerSpec,
+  linearPerDim,
   normName,
   normPlaces,
+  normTensors,
   type Projection,
   projectionName,
   PROJECTIONS,
   QK,
   withCounts,
 } from "../spec/decoder.ts";
+import { fixedHeads } from "../formats/hf/stock_config.ts";
 import type { Layout } from "../units/layout.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";
@@ -38,7 +42,10 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
   const living = [...spec.layers.entries()].filter(([, { heads, ffn }]) => heads + ffn > 0);
   if (living.length === 0 || living.length === spec.layers.length) return { spec, made };
   for (const [layer, [place]] of living.entries()) {
-    for (const norm of normPlaces(spec)) made.set(normName(layer, norm), { from: normName(place, norm) });
+    for (const norm of normPlaces(spec)) {
+      const from = normTensors(spec, normName(place, norm));
+      normTensors(spec, normName(layer, norm)).forEach((name, i) => made.set(name, { from: from[i] ?? name }));
+    }
     for (const of of QK) made.set(headNormName(layer, of), { from: headNormName(place, of) });
     for (const projection of PROJECTIONS) {
       made.set(projectionName(layer, projection), { from: projectionName(place, projection) });
@@ -50,14 +57,14 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
 
 /**
  * The same model with every layer padded with zeros to the width of the widest: equal logits, more memory and time. The
- * number of query heads per KV head becomes the same everywhere, the one with the fewest parameters. KV heads that
+ * number of query heads per KV head becomes the same everywhere, the one with the fewest parameters. Families whose
+ * classes derive the head width from the number of heads get all heads again (`fixedHeads`). KV heads that
  * slicing repeated in this program to split a group are merged again, so the result is never larger than the model
  * before slicing. A layer without attention or FFN gets a part of zeros.
  */
 export function padded(source: WeightSource): WeightSource {
-  if (layersAlike(source.spec)) return source;
   const { spec, made } = paddedPlan(source.spec);
-  return remapSource(source, spec, (name) => made.get(name) ?? { from: name });
+  return spec === source.spec ? source : remapSource(source, spec, (name) => made.get(name) ?? { from: name });
 }
 
 /** Shape of the exported files of a sliced model. */
@@ -68,10 +75,11 @@ export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
 
 /** Shape and tensors of {@link padded}. */
 export function paddedPlan(spec: DecoderSpec): SlicePlan {
-  const { headDim } = spec;
-  if (layersAlike(spec)) return { spec, made: new Map() };
+  const { headDim } = spec, fixed = fixedHeads(spec);
+  if (layersAlike(spec) && (fixed ?? spec.layers[0]?.heads) === spec.layers[0]?.heads) return { spec, made: new Map() };
   const groups = wholeGroups(spec), size = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
-  const kvHeads = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));
+  const most = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));
+  const kvHeads = Math.max(most, Math.floor((fixed ?? 0) / size));
   const ffn = Math.max(1, ...spec.layers.map((layer) => layer.ffn));
   const made = new Map<string, Remap | Constant>();
   spec.layers.forEach((layer, index) => {
@@ -97,7 +105,8 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       made.set(bias, there ? { from: bias, rows } : { fill: 0 });
     }
     for (const place of normPlaces(spec)) {
-      if ((isAttentionNorm(place) ? layer.heads : layer.ffn) === 0) made.set(normName(index, place), { fill: 1 });
+      if ((isAttentionNorm(place) ? layer.heads : layer.ffn) > 0) continue;
+      normTensors(spec, normName(index, place)).forEach((name, i) => made.set(name, { fill: 1 - i }));
     }
     if (layer.heads === 0) { for (const of of QK) made.set(headNormName(index, of), { fill: 1 }); }
   });
@@ -146,7 +155,7 @@ export function uniformMasks(
     const lives = groups.map((group) => group.heads.filter((h) => mask.heads[h] !== 0).length);
     living += lives.filter((alive) => alive > 0).length;
     heads += count(mask.heads);
-    size += 2 * spec.headDim * (layer.heads + layer.kvHeads) + 3 * layer.ffn;
+    size += linearPerDim(spec, layer);
   }
   const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
   if (target !== undefined && !(target >= 0 && target < 1)) {
@@ -162,10 +171,10 @@ export function uniformMasks(
   const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));
   const share = clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
   const columns = (kv: number): number => {
-    // The widest FFN with dims·layers·(attention + 3·ffn) ≤ (1 − target)·hidden·size. The small term absorbs rounding
+    // The widest FFN with dims·layers·(attention + matrices·ffn) ≤ (1 − target)·hidden·size. The small term absorbs rounding
     // of the quotient.
     const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
-    return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / 3 + 1e-9);
+    return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / ffnMatrices(spec) + 1e-9);
   };
   let kv = clamp(Math.round(living / layers.length), 1, mostKv);
   // If the FFN cannot compensate for the mean number of heads, the number of heads changes.
@@ -215,7 +224,7 @@ function keptPerDim(
   return spec.layers.reduce((sum, layer, index) => {
     const { heads = new Float32Array(0), ffn = new Float32Array(0) } = masks[index] ?? {};
     const living = groupsOf(layer).filter((group) => group.heads.some((h) => heads[h] !== 0)).length;
-    return sum + 2 * spec.headDim * (count(heads) + living) + 3 * count(ffn);
+    return sum + linearPerDim(spec, { heads: count(heads), kvHeads: living, ffn: count(ffn) });
   }, 0);
 }
 

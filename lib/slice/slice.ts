@@ -14,6 +14,8 @@ import {
   type LayerSpec,
   normName,
   normPlaces,
+  normTensors,
+  POSITIONS,
   type Projection,
   projectionName,
   PROJECTIONS,
@@ -21,6 +23,7 @@ import {
   withBiases,
   withCounts,
 } from "../spec/decoder.ts";
+import { cannotCutHidden } from "../units/rules.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
 
@@ -67,6 +70,7 @@ interface LayerPlan {
  * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up),
  *   and z of hidden dims into columns of the embedding and rows of o_proj and down_proj. The head uses the embedding
  *   without z, so soft hidden masks untie it.
+ * - With LayerNorm no hidden dim is cut, see `cannotCutHidden`.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and
  *   ε' = ε·H/D.
  * - A factor of the embedding that grows with √H (Gemma) becomes that of D dims; the embedding takes √(H/D). With a
@@ -119,6 +123,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     });
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
+  if (hidden && spec.norm === "layer") throw cannotCutHidden("cannot slice the model", "hidden masks of 0");
   const hiddenScale = scaleOf(hiddenMask, kept);
   let isFirst = true;
   const plans = spec.layers.map((layer, index) => {
@@ -136,8 +141,11 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
 
   const remaps = new Map<string, Remap | Constant>();
   remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
+  if (spec.positions) remaps.set(POSITIONS, { from: POSITIONS, cols: hidden, colScale: hiddenScale });
   remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
-  const norm = (name: string): unknown => remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
+  const norm = (weight: string): void => {
+    for (const name of normTensors(spec, weight)) remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
+  };
   norm(FINAL_NORM);
   const { scales } = spec, isFolded = hidden !== undefined && scales?.embedding !== undefined;
   if (isFolded) {

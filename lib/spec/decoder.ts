@@ -57,7 +57,10 @@ export interface LayerSpec {
 /** The counts of a layer that pruning reduces. */
 export type LayerCount = "heads" | "kvHeads" | "ffn";
 
-/** A decoder-only transformer like LLaMA: RMSNorm, RoPE, causal attention, a gated FFN. */
+/**
+ * A decoder-only transformer. Without the optional fields it is like LLaMA: RMSNorm, RoPE, causal attention, an FFN with
+ * silu of a gate.
+ */
 export interface DecoderSpec {
   /** Number of token ids. */
   readonly vocab: number;
@@ -67,9 +70,18 @@ export interface DecoderSpec {
   readonly headDim: number;
   /** Decoder layers in order. */
   readonly layers: readonly LayerSpec[];
-  /** ε of every RMSNorm. */
+  /** ε of every norm. */
   readonly normEps: number;
-  /** Rotary position embedding. */
+  /** LayerNorm, with a bias [hidden] beside each weight, instead of RMSNorm. */
+  readonly norm?: "layer";
+  /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
+  readonly ungated?: true;
+  /**
+   * Learned position embeddings [maxPosition + offset, hidden], added to those of the tokens: position p has row
+   * p + offset. No layer has RoPE then.
+   */
+  readonly positions?: { readonly offset: number };
+  /** Rotary position embedding; unused with `positions`. */
   readonly rope: Rope;
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
@@ -80,8 +92,8 @@ export interface DecoderSpec {
    * without these norms.
    */
   readonly qkNorm?: "head";
-  /** Activation of the FFN's gate; absent for silu. */
-  readonly activation?: "gelu_tanh";
+  /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
+  readonly activation?: "gelu_tanh" | "relu";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
    * residual stream. Absent: only their inputs are.
@@ -104,7 +116,7 @@ export interface DecoderSpec {
   readonly padId: number | null;
 }
 
-/** Activation of the FFN's gate. */
+/** Activation of the FFN. */
 export type Activation = "silu" | NonNullable<DecoderSpec["activation"]>;
 
 /** Part of a decoder layer that holds a weight matrix; also the names of LoRA targets. */
@@ -121,7 +133,9 @@ export const QWEN2_BIASES: readonly Projection[] = ["q", "k", "v"];
 
 /** Canonical tensor names are those of the Hugging Face LLaMA modules. */
 export const EMBEDDING = "model.embed_tokens.weight";
-/** Final RMSNorm weight, [hidden]. */
+/** Learned position embeddings, [maxPosition + offset, hidden]; only with `positions`. */
+export const POSITIONS = "model.embed_positions.weight";
+/** Weight of the final norm, [hidden]. */
 export const FINAL_NORM = "model.norm.weight";
 /** Output head, [vocab, hidden]; absent if tied. */
 export const HEAD = "lm_head.weight";
@@ -191,6 +205,39 @@ export function layerNorms(spec: Pick<DecoderSpec, "normPlaces">, { heads, ffn }
   return normPlaces(spec).filter((place) => (isAttentionNorm(place) ? heads : ffn) > 0);
 }
 
+/** Canonical name of the bias of a norm, shape [hidden]; only with LayerNorm. */
+export function normBiasName(weight: string): string {
+  return weight.replace(/weight$/, "bias");
+}
+
+/** Canonical names of the weight of a norm and, with LayerNorm, of its bias. */
+export function normTensors({ norm }: DecoderSpec, weight: string): string[] {
+  return norm === "layer" ? [weight, normBiasName(weight)] : [weight];
+}
+
+/** Number of weight matrices [ffn, hidden] or [hidden, ffn] of an FFN: gate, up and down, or the last two. */
+export function ffnMatrices({ ungated }: Pick<DecoderSpec, "ungated">): number {
+  return ungated ? 2 : 3;
+}
+
+/** Weights of a layer's matrices per hidden dim. */
+export function linearPerDim(
+  spec: Pick<DecoderSpec, "headDim" | "ungated">,
+  { heads, kvHeads, ffn }: Pick<LayerSpec, LayerCount>,
+): number {
+  return 2 * spec.headDim * (heads + kvHeads) + ffnMatrices(spec) * ffn;
+}
+
+/** Vectors [hidden] of a norm: weight and, with LayerNorm, bias. */
+export function normVectors({ norm }: Pick<DecoderSpec, "norm">): number {
+  return norm === "layer" ? 2 : 1;
+}
+
+/** Whether a layer of this model has the projection at all, apart from its counts. */
+export function hasProjection({ ungated }: Pick<DecoderSpec, "ungated">, projection: Projection): boolean {
+  return projection !== "gate" || !ungated;
+}
+
 /** Canonical name of the RMSNorm weight of a layer's query or key heads, shape [headDim]; only with `qkNorm`. */
 export function headNormName(layer: number, of: "q" | "k"): string {
   return `model.layers.${layer}.self_attn.${of}_norm.weight`;
@@ -225,18 +272,23 @@ export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection:
  */
 export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   const shapes = new Map<string, number[]>([[EMBEDDING, [spec.vocab, spec.hidden]]]);
+  const norm = (weight: string): void => {
+    for (const name of normTensors(spec, weight)) shapes.set(name, [spec.hidden]);
+  };
+  if (spec.positions) shapes.set(POSITIONS, [positionRows(spec), spec.hidden]);
   spec.layers.forEach((layer, index) => {
     const attention = layer.heads > 0;
-    for (const place of layerNorms(spec, layer)) shapes.set(normName(index, place), [spec.hidden]);
+    for (const place of layerNorms(spec, layer)) norm(normName(index, place));
     if (attention && spec.qkNorm) { for (const of of QK) shapes.set(headNormName(index, of), [spec.headDim]); }
     for (const projection of PROJECTIONS) {
+      if (!hasProjection(spec, projection)) continue;
       const shape = projectionShape(spec, layer, projection);
       if (shape[0] === 0 || shape[1] === 0) continue;
       shapes.set(projectionName(index, projection), shape);
       if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
     }
   });
-  shapes.set(FINAL_NORM, [spec.hidden]);
+  norm(FINAL_NORM);
   if (!spec.tied) shapes.set(HEAD, [spec.vocab, spec.hidden]);
   return shapes;
 }
@@ -279,8 +331,18 @@ export function parameterCount(spec: DecoderSpec): number {
 }
 
 /** Projections of a layer. */
-export function presentProjections(layer: LayerSpec): Projection[] {
+export function presentProjections(spec: Pick<DecoderSpec, "ungated">, layer: LayerSpec): Projection[] {
   return PROJECTIONS.filter((name) =>
-    name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 : layer.heads > 0
+    name === "gate" || name === "up" || name === "down" ? layer.ffn > 0 && hasProjection(spec, name) : layer.heads > 0
   );
+}
+
+/** Whether attention rotates queries and keys. */
+export function hasRope({ positions }: Pick<DecoderSpec, "positions">): boolean {
+  return positions === undefined;
+}
+
+/** Rows of the learned position embeddings; 0 without them. */
+export function positionRows({ positions, maxPosition }: DecoderSpec): number {
+  return positions ? maxPosition + positions.offset : 0;
 }

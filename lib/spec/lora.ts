@@ -40,7 +40,7 @@ export function loraScale({ rank, alpha, rsLora = false }: Pick<LoraConfig, "ran
 /** The projections among `targets` that the model has, in canonical order. */
 export function loraModules(spec: DecoderSpec, targets: readonly Projection[]): LoraModule[] {
   return spec.layers.flatMap((layer, index) =>
-    presentProjections(layer).filter((projection) => targets.includes(projection)).map((projection) => ({
+    presentProjections(spec, layer).filter((projection) => targets.includes(projection)).map((projection) => ({
       layer: index,
       projection,
       shape: projectionShape(spec, layer, projection),

@@ -3,8 +3,11 @@ import {
   type DecoderSpec,
   EMBEDDING,
   hasBias,
+  hasProjection,
   HEAD,
   layerNorms,
+  normVectors,
+  positionRows,
   type Projection,
   PROJECTIONS,
   projectionShape,
@@ -44,9 +47,10 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   };
   return {
     layer(layer, hidden): number {
-      let total = layerNorms(spec, layer).length * vector(hidden);
+      let total = layerNorms(spec, layer).length * normVectors(spec) * vector(hidden);
       if (spec.qkNorm && layer.heads > 0) total += 2 * vector(spec.headDim);
       for (const projection of PROJECTIONS) {
+        if (!hasProjection(spec, projection)) continue;
         const [rows, columns] = projectionShape({ ...spec, hidden }, layer, projection);
         if (rows === 0 || columns === 0) continue;
         total += matrix(projection, rows, columns) + (hasBias(spec, projection) ? vector(rows) : 0);
@@ -54,7 +58,8 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
       return total;
     },
     rest: (hidden) =>
-      matrix(EMBEDDING, spec.vocab, hidden) + vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)),
+      matrix(EMBEDDING, spec.vocab, hidden) + vector(positionRows(spec) * hidden) +
+      normVectors(spec) * vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)),
   };
 }
 

@@ -267,6 +267,21 @@ export function checkAnyUnits(
   }
 }
 
+/**
+ * The error for cutting hidden dims of a model with LayerNorm. Its mean and variance over all H dims, the cut ones 0,
+ * are no multiples of those over the D kept ones: (x − D/H·mean)/√variance has another offset in each row, which no
+ * weight of a smaller norm gives.
+ */
+export function cannotCutHidden(what: string, value: string): CompressoError {
+  return new CompressoError("usage", {
+    what,
+    rule:
+      "hidden dims are cut of models with RMSNorm alone: a LayerNorm over the kept dims is not a scaled LayerNorm over all",
+    value,
+    fix: "take hidden out of the units: heads, kv, ffn and layers can be cut",
+  });
+}
+
 /** The error for a kind of units that cannot be cut at all. */
 export class NothingToCutError extends CompressoError {
   /** The kind. */

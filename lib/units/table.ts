@@ -1,8 +1,9 @@
 // The unit table: what each mask cuts and how many parameters it saves.
 import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/mask_slots.ts";
-import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
 import {
+  cannotCutHidden,
   checkAnyUnits,
   checkKinds,
   headStep,
@@ -118,6 +119,9 @@ interface Row {
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   const set = checkKinds(kinds), resolved = resolveRules(spec, rules);
+  if (set.has("hidden") && spec.norm === "layer") {
+    throw cannotCutHidden("cannot prune hidden", "this model has LayerNorm");
+  }
   const { protect, minimum, align, fit, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];
   const attention = spec.layers.map((layer, index) => {
@@ -126,22 +130,22 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
     return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
   const ffnFirst = rows.length;
-  const least = leastFfn(spec, minimum);
+  const least = leastFfn(spec, minimum), matrices = ffnMatrices(spec);
   const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
     const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
     const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least }) >= 0;
     const stays = isCut ? Math.ceil(minimum.ffn / align) * align : width;
-    for (let c = 0; isCut && c < width; c++) rows.push({ cost: 3, slot: slot + c, slots: 1, layer, group: -1 });
+    for (let c = 0; isCut && c < width; c++) rows.push({ cost: matrices, slot: slot + c, slots: 1, layer, group: -1 });
     return {
       first,
       count: rows.length - first,
       firstGroup: 0,
       groupCount: 0,
-      fixed: isCut ? 0 : 3 * width,
-      total: 3 * width,
+      fixed: isCut ? 0 : matrices * width,
+      total: matrices * width,
       step: align,
       minimum: stays,
-      least: 3 * stays,
+      least: matrices * stays,
     };
   });
   const hiddenFirst = rows.length;

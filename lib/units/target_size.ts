@@ -3,8 +3,12 @@ import { CompressoError, option } from "../core/errors.ts";
 import {
   type DecoderSpec,
   hasBias,
+  hasProjection,
   headNormParameters,
   layerNorms,
+  linearPerDim,
+  normVectors,
+  positionRows,
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
@@ -18,14 +22,15 @@ import { type Selection, unitParameters, type UnitTable } from "./table.ts";
 export function parameterMeasure(spec: DecoderSpec): Measure {
   return {
     layer(layer, hidden): number {
-      let total = layerNorms(spec, layer).length * hidden + headNormParameters(spec, layer);
+      let total = layerNorms(spec, layer).length * normVectors(spec) * hidden + headNormParameters(spec, layer);
       for (const projection of PROJECTIONS) {
+        if (!hasProjection(spec, projection)) continue;
         const [rows, cols] = projectionShape({ ...spec, hidden }, layer, projection);
         total += rows * cols + (hasBias(spec, projection) && cols > 0 ? rows : 0);
       }
       return total;
     },
-    rest: (hidden) => hidden * (spec.vocab * (spec.tied ? 1 : 2) + 1),
+    rest: (hidden) => hidden * (spec.vocab * (spec.tied ? 1 : 2) + positionRows(spec) + normVectors(spec)),
   };
 }
 
@@ -40,8 +45,8 @@ export function parameterTarget(spec: DecoderSpec, most: number): SizeTarget {
  * size, however many of them it cuts.
  */
 export function restPerDim(spec: DecoderSpec, { measure }: SizeTarget): number {
-  const { layers, hidden, headDim } = spec;
-  const perDim = layers.reduce((sum, { heads, kvHeads, ffn }) => sum + 2 * headDim * (heads + kvHeads) + 3 * ffn, 0);
+  const { layers, hidden } = spec;
+  const perDim = layers.reduce((sum, layer) => sum + linearPerDim(spec, layer), 0);
   const inLayers = layers.reduce((sum, layer) => sum + measure.layer(layer, hidden), 0);
   return inLayers > 0 ? measure.rest(hidden) / inLayers * perDim : 0;
 }

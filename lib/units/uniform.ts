@@ -1,6 +1,7 @@
 // The uniform layout: all layers are cut to the same counts.
 import { CompressoError } from "../core/errors.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
+import { fixedHeads } from "../formats/hf/stock_config.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
@@ -73,6 +74,15 @@ export function tableOf(
     readonly layout: Layout;
   },
 ): UnitTable {
+  const heads = fixedHeads(spec), kind = units.find((unit) => unit === "heads" || unit === "kv");
+  if (layout === "uniform" && heads !== null && kind) {
+    throw new CompressoError("usage", {
+      what: `cannot prune ${kind} of this model with the layout uniform`,
+      rule: `layers keep hidden / head_dim = ${heads} heads, as the classes of its family do`,
+      value: [...units].join(", "),
+      fix: `take ${kind} out of the units, or take the layout "compact" or "padded"`,
+    });
+  }
   if (!fallsByGroup(spec, { units, layout })) return unitTable(spec, units, rules);
   try {
     return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);
@@ -125,7 +135,7 @@ export function uniformGoals(
   const sparsity = hardSparsity(table, uniformSelection(table, new Uint8Array(table.count), counts));
   const final = table.layers.map(({ attention, ffn }) => ({
     attention: attention.count > 0 ? 1 - 2 * headDim * (counts.heads + counts.kvHeads) / attention.total : null,
-    ffn: ffn.count > 0 ? 1 - 3 * counts.ffn / ffn.total : null,
+    ffn: ffn.count > 0 ? 1 - ffnMatrices(table.spec) * counts.ffn / ffn.total : null,
   }));
   let beyond: { readonly now: number; readonly goals: UniformGoals } | null = null;
   return {

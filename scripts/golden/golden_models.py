@@ -1,4 +1,4 @@
-"""Makes tiny random LLaMA models with transformers and the golden values that tests/golden compares our kernels with.
+"""Makes tiny random models of every family with transformers and the golden values that tests/golden compares our kernels with.
 
 Owns fixtures/golden/<model>/{model/,golden.safetensors} and fixtures/golden/golden.json; refuses anything trained or
 downloaded. Everything is seeded: running it again gives the same files. The models are saved by transformers, loaded
@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, Qwen2Config, Qwen3Config)
+    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -114,6 +114,14 @@ MODELS = {
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # LayerNorm, learned positions, biases everywhere, an FFN without gate.
+    "opt": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: OPTConfig(
+            hidden_size=42, word_embed_proj_dim=42, num_attention_heads=7, ffn_dim=67, num_hidden_layers=3, vocab_size=71,
+            max_position_embeddings=41, dropout=0.0,
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {
@@ -137,7 +145,7 @@ def write_model(folder, recipe, generator):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             elif weight.dim() == 1:
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + 0.5)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif "embed_" in name or "lm_head" in name:
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             else:
                 weight.copy_(normal(generator, *weight.shape, std=1.3 / weight.shape[1] ** 0.5))
@@ -164,6 +172,8 @@ def to_float64(model):
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = lambda x, m=module: m.weight * (
                 x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
+    if not has_rope(model):
+        return
     rotary = model.model.rotary_emb
     inverse = rotary.inv_freq.double()
 
@@ -178,8 +188,29 @@ def head_dim_of(config):
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def decoder_of(model):
+    return getattr(model.model, "decoder", model.model)
+
+
+def has_rope(model):
+    return hasattr(model.model, "rotary_emb")
+
+
+def targets_of(layer):
+    return [target for target in TARGETS if projection(layer, target) is not None]
+
+
 def projection(layer, target):
+    """The module of a projection; None for a gate that there is not."""
+    if hasattr(layer, "fc1"):
+        attention = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+        return getattr(layer.self_attn, attention[target]) if target in attention else {"up": layer.fc1, "down": layer.fc2}.get(target)
     return getattr(layer.mlp if target in ("gate", "up", "down") else layer.self_attn, f"{target}_proj")
+
+
+def widths_of(config):
+    """Heads and FFN columns of a layer."""
+    return config.num_attention_heads, getattr(config, "intermediate_size", None) or config.ffn_dim
 
 
 def attach(model, lora, masks):
@@ -198,14 +229,17 @@ def attach(model, lora, masks):
         handles.append(module.register_forward_hook(
             lambda _, args, out: out + ALPHA / RANK * (args[0] @ a.T) @ b.T))
 
-    after(model.model.embed_tokens)
-    for index, layer in enumerate(model.model.layers):
-        before(layer.self_attn.o_proj, masks["mask.head"][index].repeat_interleave(head_dim))
-        before(layer.mlp.down_proj, masks["mask.ffn"][index])
-        for target in TARGETS if lora else ():
+    decoder = decoder_of(model)
+    after(decoder.embed_tokens)
+    if hasattr(decoder, "embed_positions"):
+        after(decoder.embed_positions)
+    for index, layer in enumerate(decoder.layers):
+        before(projection(layer, "o"), masks["mask.head"][index].repeat_interleave(head_dim))
+        before(projection(layer, "down"), masks["mask.ffn"][index])
+        for target in targets_of(layer) if lora else ():
             adapt(projection(layer, target), lora[f"lora.{index}.{target}.A"], lora[f"lora.{index}.{target}.B"])
-        after(layer.self_attn.o_proj)
-        after(layer.mlp.down_proj)
+        after(projection(layer, "o"))
+        after(projection(layer, "down"))
     return handles
 
 
@@ -230,16 +264,18 @@ def folded_loss(folder, batch, lora, masks):
     with torch.no_grad():
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # a tied head is not masked
         z_hidden = masks["mask.hidden"]
-        model.model.embed_tokens.weight.mul_(z_hidden)
-        for index, layer in enumerate(model.model.layers):
-            for target in TARGETS:
+        decoder = decoder_of(model)
+        decoder.embed_tokens.weight.mul_(z_hidden)
+        if hasattr(decoder, "embed_positions"):
+            decoder.embed_positions.weight.mul_(z_hidden)
+        for index, layer in enumerate(decoder.layers):
+            for target in targets_of(layer):
                 weight = projection(layer, target).weight
                 weight += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
-            layer.self_attn.o_proj.weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
-            layer.mlp.down_proj.weight *= masks["mask.ffn"][index]
-            layer.self_attn.o_proj.weight.mul_(z_hidden[:, None])
-            layer.mlp.down_proj.weight.mul_(z_hidden[:, None])
+            projection(layer, "o").weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
+            projection(layer, "down").weight *= masks["mask.ffn"][index]
             for target in ("o", "down"):
+                projection(layer, target).weight.mul_(z_hidden[:, None])
                 if projection(layer, target).bias is not None:
                     projection(layer, target).bias.mul_(z_hidden)
         tokens, labels = batch
@@ -264,8 +300,8 @@ def make_batches(generator, vocab):
 
 def make_lora(generator, model):
     lora = {}
-    for index, layer in enumerate(model.model.layers):
-        for target in TARGETS:
+    for index, layer in enumerate(decoder_of(model).layers):
+        for target in targets_of(layer):
             out, inside = projection(layer, target).weight.shape
             lora[f"lora.{index}.{target}.A"] = normal(generator, RANK, inside, std=1 / inside ** 0.5)
             lora[f"lora.{index}.{target}.B"] = normal(generator, out, RANK, std=0.15)
@@ -274,8 +310,8 @@ def make_lora(generator, model):
 
 def make_masks(generator, config):
     layers, masks = config.num_hidden_layers, {}
-    shapes = {"head": (layers, config.num_attention_heads), "ffn": (layers, config.intermediate_size),
-              "hidden": (config.hidden_size,)}
+    heads, ffn = widths_of(config)
+    shapes = {"head": (layers, heads), "ffn": (layers, ffn), "hidden": (config.hidden_size,)}
     for name, shape in shapes.items():
         z = 1 - 0.9 * torch.rand(shape, generator=generator, dtype=torch.float64)
         dropped = torch.rand(shape, generator=generator) < (0.1 if name == "hidden" else 0.25)
@@ -297,7 +333,7 @@ def make(name, recipe, root, seed):
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     fresh = AutoModelForCausalLM.from_config(recipe["config"]())
-    assert torch.equal(model.model.rotary_emb.inv_freq, fresh.model.rotary_emb.inv_freq), f"{name}: RoPE not read back"
+    assert not has_rope(model) or torch.equal(model.model.rotary_emb.inv_freq, fresh.model.rotary_emb.inv_freq), f"{name}: RoPE not read back"
     to_float64(model)
     model.requires_grad_(False)
     stock.requires_grad_(False)
@@ -313,7 +349,8 @@ def make(name, recipe, root, seed):
         golden |= {f"{batch_name}.tokens": tokens, f"{batch_name}.labels": labels, f"{batch_name}.logits": logits}
         for run, adapters, z in (("bare", {}, ones), ("lora", lora, ones), ("full", lora, masks)):
             loss, found = gradients(model, batch, adapters, z)
-            assert all(value.abs().max() > 0 for value in found.values()), f"{name}: a gradient is zero throughout"
+            zero = [key for key, value in found.items() if value.abs().max() == 0]
+            assert not zero, f"{name} {run}: the gradients of {zero} are zero throughout"
             golden[f"{batch_name}.{run}.loss"] = loss.reshape(1)
             golden |= {f"{batch_name}.{run}.grad.{key}": value for key, value in found.items()}
             _, rough = gradients(stock, batch, *({k: v.float() for k, v in part.items()} for part in (adapters, z)))
@@ -331,8 +368,8 @@ def make(name, recipe, root, seed):
             stats[f"{batch_name}.unlimited"] = (((unlimited - logits).abs().max() / logits.abs().max()).item(),)
             assert stats[f"{batch_name}.unlimited"][0] > 0.01, f"{name}: the window hardly matters"
         stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
-        model_rope = model.model.rotary_emb.forward
-        if recipe["config"]().rope_parameters["rope_type"] != "default":
+        if has_rope(model) and recipe["config"]().rope_parameters["rope_type"] != "default":
+            model_rope = model.model.rotary_emb.forward
             inverse = recipe["config"]().rope_parameters["rope_theta"] ** (
                 -torch.arange(0, head_dim_of(model.config), 2, dtype=torch.float64) / head_dim_of(model.config))
             model.model.rotary_emb.forward = lambda x, position_ids, **_: tuple(
@@ -349,7 +386,7 @@ def make(name, recipe, root, seed):
     for key, value in stats.items():
         print(f"  {key:16} {LEGEND.get(key.split('.')[1], LEGEND['run'])}: {', '.join(f'{number:.4g}' for number in value)}")
     return {"dtype": str(recipe["dtype"]).removeprefix("torch."), "heads": model.config.num_attention_heads,
-            "kv_heads": model.config.num_key_value_heads, "head_dim": head_dim_of(model.config)}
+            "kv_heads": getattr(model.config, "num_key_value_heads", model.config.num_attention_heads), "head_dim": head_dim_of(model.config)}
 
 
 def main():

@@ -133,7 +133,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama, deci, qwen2, qwen3, openelm; got: gpt2; fix: .* Qwen3 family$/,
+    /general\.architecture is llama, deci, qwen2, qwen3, openelm; got: gpt2; fix: .* OPT family$/,
   ],
   [
     "an architecture of experts",

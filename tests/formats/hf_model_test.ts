@@ -290,7 +290,7 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
     { model_type: "gemma", bos_token_id: 2 },
-    /expected: model_type is llama, mistral, ministral, qwen2, qwen3, compresso; got: model_type = "gemma"; fix: .* Qwen3 family$/,
+    /expected: model_type is llama, mistral, ministral, qwen2, qwen3, opt, compresso; got: model_type = "gemma"; fix: .* OPT family$/,
   ],
   [
     { model_type: "gemma2", hidden_act: "gelu_pytorch_tanh", final_logit_softcapping: 30, partial_rotary_factor: 1 },
@@ -321,7 +321,9 @@ const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
     /num_attention_heads: it divides hidden_size = 20.*got: num_attention_heads = 3/,
   ],
   [{ num_key_value_heads: 3 }, /num_key_value_heads: it divides num_attention_heads = 4; got: num_key_value_heads = 3/],
-  [{ hidden_act: "gelu" }, /hidden_act: expected "silu"; got: hidden_act = "gelu"; fix: only SwiGLU/],
+  [{ hidden_act: "gelu" }, /hidden_act: .*"silu".*; got: hidden_act = "gelu"; fix: only FFNs of SwiGLU/],
+  [{ hidden_act: "relu" }, /a supported llama has silu; got: hidden_act = "relu"/],
+  [{ norm: "layer" }, /norm: only model_type "compresso" has it/],
   [{ attention_bias: 1 }, /attention_bias: expected boolean, received number; got: attention_bias = 1/],
   [{ attention_bias: true }, /holds the tensor model\.layers\.0\.self_attn\.q_proj\.bias, \[24\]; got: no such tensor/],
   [{ mlp_bias: true }, /holds the tensor model\.layers\.0\.mlp\.gate_proj\.bias, \[33\]; got: no such tensor/],

@@ -31,6 +31,8 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   // Windows of 7 and 10 tokens; the batches have 21 and 37.
   { name: "mistral_window", baseDtype: "f32" },
   { name: "ministral_window", baseDtype: "f32" },
+  // Seven heads of 6, 42 hidden dims, 67 columns.
+  { name: "opt", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -184,6 +186,14 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       rope: { base: 10000, scaling: { kind: "none" } },
       layers: [10, null, 10].map((window) => ({ heads: 4, kvHeads: 2, ffn: 45, ...(window ? { window } : {}) })),
       maxPosition: 128,
+    }],
+    ["opt", {
+      headDim: 6,
+      tied: true,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: layers(3, 7, { kvHeads: 7, ffn: 67 }),
+      maxPosition: 41,
+      biases: ["q", "k", "v", "o", "up", "down"],
     }],
   ]);
   const device = await sharedDevice();

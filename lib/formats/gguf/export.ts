@@ -170,6 +170,14 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
  * @throws CompressoError("input") where none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
+  if (spec.positions || spec.ungated || spec.norm || spec.activation) {
+    throw new CompressoError("input", {
+      what: "cannot write a GGUF",
+      rule: "llama.cpp has an architecture with these layers: it has none for OPT",
+      value: "LayerNorm, learned positions and an FFN without gate",
+      fix: "export a Hugging Face folder alone",
+    });
+  }
   if (wanted !== "auto") {
     const found = misfit(spec, wanted);
     if (found === null) return wanted;

@@ -9,6 +9,8 @@ import {
   withWindow,
 } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
+import { isObject } from "../../core/guards.ts";
+import { ownKey, withLlamaKeys } from "./keys.ts";
 import { GIVE_FAMILY, MODEL_TYPES, refuseOtherFamilies } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
 import { ropeOf } from "./rope.ts";
@@ -33,14 +35,24 @@ const CONFIG = z.looseObject({
   num_attention_heads: width.nullish(),
   num_key_value_heads: width.nullish(),
   head_dim: width.nullish(),
-  hidden_act: z.literal("silu").default("silu"),
+  hidden_act: z.enum(["silu", "relu"]).nullish(),
   max_position_embeddings: count.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
+  tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   // Of compresso alone; a qwen3 always has it.
   qk_norm: z.literal("head").nullish(),
+  // Of compresso alone: what other families have without saying it.
+  norm: z.literal("layer").nullish(),
+  ungated_mlp: z.literal(true).nullish(),
+  position_offset: z.int().nonnegative().nullish(),
+  // Of OPT.
+  enable_bias: z.boolean().nullish(),
+  do_layer_norm_before: z.boolean().nullish(),
+  layer_norm_elementwise_affine: z.boolean().nullish(),
+  _remove_final_layer_norm: z.boolean().nullish(),
+  word_embed_proj_dim: width.nullish(),
   ...WINDOW_KEYS,
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
@@ -73,22 +85,25 @@ export interface HfConfigFiles {
  */
 export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
   refuseOtherFamilies(json, files.path);
-  const config = validated(CONFIG, json, files.path);
+  const config = validated(CONFIG, isObject(json) ? withLlamaKeys(json) : json, files.path);
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
-  const fail = (key: string, rule: string, fix?: string): never => {
+  const fail = (llamaKey: string, rule: string, fix?: string): never => {
+    const key = ownKey(config.model_type, llamaKey);
     throw refusal(files.path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
   };
+  const family = familyOf(config, fail);
   // transformers' own defaults, for keys that old files leave out.
   const isQwen = config.model_type === "qwen2" || config.model_type === "qwen3";
   const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
   const windows = windowsIn(config, maxPosition, fail);
-  const headDim = config.head_dim ?? (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
+  const headDim = (config.model_type === "opt" ? null : config.head_dim) ??
+    (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
   if (config.qk_norm && config.model_type !== "compresso") {
     fail("qk_norm", 'only model_type "compresso" has it: others ignore it');
   }
   const hasQkNorm = config.model_type === "qwen3" || config.qk_norm === "head";
-  if (headDim % 2 !== 0) fail("head_dim", "it is even: RoPE turns pairs");
+  if (headDim % 2 !== 0) fail("head_dim", "it is even");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
   const eosIds = new Set([
@@ -99,9 +114,9 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
   // An id that only generation_config.json has, and that has no row, is ignored.
   const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
-  const implied = has("bos_token_id") || isQwen ? null : 1;
+  const isOpt = config.model_type === "opt", implied = has("bos_token_id") || isQwen ? null : isOpt ? 2 : 1;
   const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;
-  const padId = config.pad_token_id ?? other(generation.pad_token_id);
+  const padId = config.pad_token_id ?? other(generation.pad_token_id) ?? (isOpt && !has("pad_token_id") ? 1 : null);
   const inVocab = (key: string, id: number): void => {
     if (!hasRow(id)) fail(key, rule);
   };
@@ -119,9 +134,10 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     hidden: config.hidden_size,
     headDim,
     layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => withWindow(layer, windows[index])),
-    normEps: config.rms_norm_eps,
-    rope: ropeOf(json, { maxPosition, path: files.path }),
-    tied: config.tie_word_embeddings,
+    normEps: isOpt ? OPT_EPS : config.rms_norm_eps,
+    ...family,
+    rope: family.positions ? NO_ROPE : ropeOf(json, { maxPosition, path: files.path }),
+    tied: config.tie_word_embeddings ?? isOpt,
     ...hasQkNorm ? { qkNorm: "head" as const } : {},
     maxPosition,
     bosId,
@@ -136,12 +152,65 @@ const MAX_POSITIONS = {
   ministral: 131072,
   qwen2: 32768,
   qwen3: 32768,
+  opt: 2048,
   compresso: 2048,
 } as const;
 const QWEN3_HEAD_DIM = 128;
 
+/** ε of torch's LayerNorm: a configuration of OPT names none. */
+export const OPT_EPS = 1e-5;
+/** Rows before the first position in OPT's table. */
+export const OPT_OFFSET = 2;
+
+/** What a family's layers are where they are not LLaMA's. */
+function familyOf(
+  config: Config,
+  fail: Fail,
+): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "positions"> {
+  const { model_type: type, norm, ungated_mlp: ungated, position_offset: offset } = config;
+  const activation = config.hidden_act ?? (type === "opt" ? "relu" : "silu");
+  for (const key of ["norm", "ungated_mlp", "position_offset"] as const) {
+    if ((config[key] ?? null) !== null && type !== "compresso") {
+      fail(key, 'only model_type "compresso" has it: others ignore it');
+    }
+  }
+  if (type === "compresso") {
+    return {
+      ...norm ? { norm } : {},
+      ...activation === "silu" ? {} : { activation },
+      ...ungated ? { ungated } : {},
+      ...typeof offset === "number" ? { positions: { offset } } : {},
+    };
+  }
+  const wanted = type === "opt" ? "relu" : "silu";
+  if (activation !== wanted) fail("hidden_act", `a supported ${type} has ${wanted}`);
+  if (type !== "opt") return {};
+  if (config.do_layer_norm_before === false) {
+    fail(
+      "do_layer_norm_before",
+      "norms stand before attention and FFN: one after the residual, as OPT-350m has it, is not supported",
+    );
+  }
+  if ((config.word_embed_proj_dim ?? config.hidden_size) !== config.hidden_size) {
+    fail(
+      "word_embed_proj_dim",
+      "it is hidden_size: a projection of the embedding, as OPT-350m has it, is not supported",
+    );
+  }
+  if (config.layer_norm_elementwise_affine === false) {
+    fail("layer_norm_elementwise_affine", "it is true: norms have weights");
+  }
+  if (config._remove_final_layer_norm) fail("_remove_final_layer_norm", "it is false: there is a final norm");
+  return { norm: "layer", activation: "relu", ungated: true, positions: { offset: OPT_OFFSET } };
+}
+
+/** Stands in a spec with learned positions. */
+const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
+
 /** Biases go by model type: what a type ignores in its config is refused. */
-function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail): Projection[] {
+function biasesOf(config: Config, fail: Fail): Projection[] {
+  const { model_type, attention_bias, mlp_bias, ungated_mlp, enable_bias } = config;
+  if (model_type === "opt") return enable_bias === false ? [] : ["q", "k", "v", "o", "up", "down"];
   if (model_type === "mistral" || model_type === "ministral" || model_type === "qwen2") {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
@@ -150,7 +219,7 @@ function biasesOf({ model_type, attention_bias, mlp_bias }: Config, fail: Fail):
   if (model_type === "qwen3" && mlp_bias) fail("mlp_bias", "a qwen3 does not have it");
   return [
     ...attention_bias ? ["q", "k", "v", "o"] as const : [],
-    ...mlp_bias ? ["gate", "up", "down"] as const : [],
+    ...mlp_bias ? [...ungated_mlp ? [] : ["gate"] as const, "up", "down"] as const : [],
   ];
 }
 
@@ -187,7 +256,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
   // Null says that there are as many, whatever the default is.
   const kvHeads = config.num_key_value_heads === null ? heads : config.num_key_value_heads ??
-    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, compresso: heads }[config.model_type];
+    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, opt: heads, compresso: heads }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }
@@ -207,13 +276,14 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
   const [issue] = result.error.issues;
   const keys = issue?.path ?? [];
   const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
-  const key = keys.map(String).join(".") || "the file";
+  const type = valueAt(json, ["model_type"]),
+    key = keys.map((name) => ownKey(type, String(name))).join(".") || "the file";
   const fix = FIXES[String(keys[0])];
   throw refusal(path, { key, rule: `${key}: ${message}`, value: shownJson(valueAt(json, keys)), fix });
 }
 
 const FIXES: Readonly<Record<string, string>> = {
   model_type: GIVE_FAMILY,
-  hidden_act: "only SwiGLU models are supported",
+  hidden_act: "only FFNs of SwiGLU, or of ReLU in an OPT, are supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };

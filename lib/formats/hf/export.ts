@@ -3,6 +3,7 @@ import { CompressoError } from "../../core/errors.ts";
 import {
   type DecoderSpec,
   hasBias,
+  hasProjection,
   layersAlike,
   type Projection,
   PROJECTIONS,
@@ -14,6 +15,8 @@ import {
 import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { ropeConfig } from "./rope_export.ts";
+import { isOpt, OPT_BIASES, optConfig } from "./stock_config.ts";
+import { storedName } from "./stored.ts";
 import { windowKeys } from "./windows.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
@@ -28,7 +31,7 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "compresso";
+export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "opt" | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -51,7 +54,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen3 for norms of q and k heads, Qwen2 for its
- * biases, else Llama, or Mistral where heads do not divide the hidden size, which Llama's refuses, or where all layers have one window, or Ministral
+ * biases, OPT for learned positions, else Llama, or Mistral where heads do not divide the hidden size, which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
  * Mistral's would fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
@@ -69,6 +72,7 @@ export async function stageHf(
   const own = tensorShapes(spec);
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
     ...item,
+    name: storedName(form, item.name),
     data: async () => {
       signal?.throwIfAborted();
       const { name, shape } = item;
@@ -132,7 +136,10 @@ function withOlderList(settings: Json): Json {
 
 /** Bytes of a folder's safetensors, headers and all, without config, tokenizer and index. */
 export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions, "dtype">): number {
-  return shardedSafetensorsBytes(weightItems(spec, dtype));
+  const form = formOf(spec);
+  return shardedSafetensorsBytes(
+    weightItems(spec, dtype).map((item) => ({ ...item, name: storedName(form, item.name) })),
+  );
 }
 
 function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
@@ -162,11 +169,17 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
 export function formOf(spec: DecoderSpec): HfForm {
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
+  if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : "compresso";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
+}
+
+/** Whether norms, activation, FFN and positions are those of LLaMA. */
+function isLlamaLike({ norm, activation, ungated, positions }: DecoderSpec): boolean {
+  return !norm && !activation && !ungated && !positions;
 }
 
 const BIAS_KEYS: Readonly<Record<"attention_bias" | "mlp_bias", readonly Projection[]>> = {
@@ -182,9 +195,12 @@ function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> 
 
 /** The biases that a folder must hold, as its configuration can only say all or none of each block. */
 export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
-  if (formOf(spec) === "qwen2") return QWEN2_BIASES;
+  const form = formOf(spec);
+  if (form === "qwen2") return QWEN2_BIASES;
+  if (form === "opt") return spec.biases?.length ? OPT_BIASES : [];
   const config = biasConfig(spec);
   return PROJECTIONS.filter((projection) =>
+    hasProjection(spec, projection) &&
     config[BIAS_KEYS.attention_bias.includes(projection) ? "attention_bias" : "mlp_bias"]
   );
 }
@@ -192,27 +208,10 @@ export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
 /** Content of config.json, for transformers 5 and 4. */
 export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype }): Json {
   const form = formOf(spec);
-  const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
-  // Counts of all layers in one are only there to be read by tools where layers differ.
-  const kvHeads = most("kvHeads"),
-    heads = form === "compresso" ? Math.ceil(most("heads") / kvHeads) * kvHeads : most("heads");
   return {
     architectures: [`${CLASSES[form]}ForCausalLM`],
     model_type: form,
-    ...(form === "compresso" ? remoteCode(spec) : {}),
-    ...formKeys(form, spec),
-    attention_dropout: 0,
-    hidden_act: "silu",
-    hidden_size: spec.hidden,
-    head_dim: spec.headDim,
-    initializer_range: 0.02,
-    intermediate_size: most("ffn"),
-    max_position_embeddings: spec.maxPosition,
-    num_attention_heads: heads,
-    num_hidden_layers: spec.layers.length,
-    num_key_value_heads: kvHeads,
-    rms_norm_eps: spec.normEps,
-    ...ropeConfig(spec),
+    ...form === "opt" ? optConfig(spec) : llamaConfig(form, spec),
     tie_word_embeddings: spec.tied,
     use_cache: true,
     vocab_size: spec.vocab,
@@ -225,17 +224,42 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   };
 }
 
+/** The keys that LLaMA and its relatives share. */
+function llamaConfig(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
+  const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
+  // Counts of all layers in one are only there to be read by tools where layers differ.
+  const kvHeads = most("kvHeads"),
+    heads = form === "compresso" ? Math.ceil(most("heads") / kvHeads) * kvHeads : most("heads");
+  return {
+    ...(form === "compresso" ? remoteCode(spec) : {}),
+    ...formKeys(form, spec),
+    attention_dropout: 0,
+    hidden_act: spec.activation ?? "silu",
+    hidden_size: spec.hidden,
+    head_dim: spec.headDim,
+    initializer_range: 0.02,
+    intermediate_size: most("ffn"),
+    max_position_embeddings: spec.maxPosition,
+    num_attention_heads: heads,
+    num_hidden_layers: spec.layers.length,
+    num_key_value_heads: kvHeads,
+    rms_norm_eps: spec.normEps,
+    ...ropeConfig(spec),
+  };
+}
+
 const CLASSES: Readonly<Record<HfForm, string>> = {
   llama: "Llama",
   mistral: "Mistral",
   ministral: "Ministral",
   qwen2: "Qwen2",
   qwen3: "Qwen3",
+  opt: "OPT",
   compresso: "Compresso",
 };
 
 /** Keys that a form alone has. */
-function formKeys(form: HfForm, spec: DecoderSpec): Json {
+function formKeys(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
   return { ...form === "qwen3" ? { attention_bias } : {}, ...windowKeys(form, spec) };
@@ -254,6 +278,9 @@ function remoteCode(spec: DecoderSpec): Json {
       AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
     },
     ...spec.qkNorm ? { qk_norm: spec.qkNorm } : {},
+    ...spec.norm ? { norm: spec.norm } : {},
+    ...spec.ungated ? { ungated_mlp: true } : {},
+    ...spec.positions ? { position_offset: spec.positions.offset } : {},
     layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({
       num_attention_heads: heads,
       num_key_value_heads: kvHeads,

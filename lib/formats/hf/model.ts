@@ -5,6 +5,7 @@ import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
+import { storedName } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -24,15 +25,19 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it: model type llama, mistral, qwen2 or qwen3, or our own `compresso` whose layers may differ.
+ * Opens a folder as transformers writes it: a model type of `MODEL_TYPES`, or our own `compresso` whose layers may differ.
  * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
  * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
  * differs is refused where the embedding is read.
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
-  const tensors = await openShards(files, folder);
-  checkTensors(spec, tensors, folder);
+  const stored = await openShards(files, folder),
+    nameOf = (name: string): string => storedName(String(config["model_type"]), name);
+  // By canonical name, or by its own where it has none.
+  const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
+  const tensors = new Map([...stored].map(([name, file]) => [canonical.get(name) ?? name, file]));
+  checkTensors(spec, tensors, { folder, nameOf });
   const provenance = await hfProvenance(files, folder);
   let tied: Promise<void> | null = null;
   return {
@@ -43,20 +48,20 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     spec,
     provenance,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, folder));
-      return await fileOf(name).read(stored(name), rows);
+      if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, { folder, nameOf }));
+      return await fileOf(name).read(nameOf(kept(name)), rows);
     },
     storedDtype(name): string {
-      return fileOf(name).tensors.get(stored(name))?.dtype.toLowerCase() ?? "";
+      return fileOf(name).tensors.get(nameOf(kept(name)))?.dtype.toLowerCase() ?? "";
     },
   };
 
-  function stored(name: string): string {
+  function kept(name: string): string {
     return name === EMBEDDING && spec.tied && !tensors.has(EMBEDDING) ? HEAD : name;
   }
 
   function fileOf(name: string): SafetensorsFile {
-    const file = tensors.get(stored(name));
+    const file = tensors.get(kept(name));
     if (file) return file;
     throw new CompressoError("input", {
       what: `cannot read the tensor ${name} of ${folder}`,
@@ -122,16 +127,26 @@ async function openShards(files: FileSystem, folder: string): Promise<Map<string
   return tensors;
 }
 
-function checkTensors(spec: DecoderSpec, files: ReadonlyMap<string, SafetensorsFile>, folder: string): void {
+/** A folder, and how its tensors are called. */
+interface Names {
+  readonly folder: string;
+  readonly nameOf: (canonical: string) => string;
+}
+
+function checkTensors(
+  spec: DecoderSpec,
+  files: ReadonlyMap<string, SafetensorsFile>,
+  { folder, nameOf }: Names,
+): void {
   const shapes = storedShapes(spec, files);
-  for (const [name, shape] of shapes) {
-    const entry = files.get(name)?.tensors.get(name);
+  for (const [canonical, shape] of shapes) {
+    const name = nameOf(canonical), entry = files.get(canonical)?.tensors.get(name);
     if (!entry) {
       throw new CompressoError("input", {
         what: `cannot open the model ${folder}`,
         rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
         value: "no such tensor",
-        fix: name === HEAD
+        fix: canonical === HEAD
           ? "if the head is the embedding, set tie_word_embeddings to true in config.json"
           : "fetch the missing file, or correct config.json",
       });
@@ -176,19 +191,19 @@ const COMPARED = 1 << 20;
 async function checkTied(
   spec: DecoderSpec,
   files: ReadonlyMap<string, SafetensorsFile>,
-  folder: string,
+  { folder, nameOf }: Names,
 ): Promise<void> {
   const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab, hidden } = spec;
   if (!spec.tied || !embedding || !head) return;
   const most = Math.max(1, Math.floor(COMPARED / hidden));
   for (let start = 0; start < vocab; start += most) {
     const rows = { start, count: Math.min(most, vocab - start) };
-    const ours = await embedding.read(EMBEDDING, rows), theirs = await head.read(HEAD, rows);
+    const ours = await embedding.read(nameOf(EMBEDDING), rows), theirs = await head.read(nameOf(HEAD), rows);
     for (let index = 0; index < ours.length; index++) {
       const a = ours[index], b = theirs[index];
       if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
       const place = `row ${start + Math.floor(index / hidden)}, column ${index % hidden}`;
-      const rule = `${HEAD} is ${EMBEDDING}, as tie_word_embeddings of config.json says`;
+      const rule = `${nameOf(HEAD)} is ${nameOf(EMBEDDING)}, as tie_word_embeddings of config.json says`;
       throw broken(`the model ${folder}`, rule, `${b} instead of ${a} at ${place}`, UNTIE);
     }
   }

@@ -66,7 +66,7 @@ function windowOf(
 }
 
 /** Model types whose layers all see the whole context, but for `layer_windows`. */
-const WHOLE = { llama: true, compresso: true };
+const WHOLE = { llama: true, opt: true, compresso: true };
 const DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
 
 /** Whether a layer has the window, where there is one. */

@@ -85,6 +85,7 @@ export function createBatchPass(
       masks: stack.use(createMaskSlots(device, spec)),
       lora: null,
       rope: stack.use(createRopeTables(device, spec, capacity)),
+      position,
       state: stack.use(createStepState(device)),
       dropout: false,
       maskGrads: new Set<MaskKind>(),

@@ -12,6 +12,7 @@ import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
 import { strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
+import { hasRope } from "../../spec/decoder.ts";
 import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
 import { headWidths } from "../weights.ts";
@@ -40,6 +41,7 @@ export function createGeneralStep(
       masks,
       lora,
       rope,
+      position: state.position,
       state: stepState,
       dropout: false,
       maskGrads: new Set<MaskKind>(),
@@ -75,9 +77,11 @@ export function recordCachedAttention(
     { q, k, v, o } = own.forward,
     { rows } = act;
   const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  const turn = { rows, seq: 1, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
-  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
+  if (hasRope(weights.spec)) {
+    const turn = { rows, seq: 1, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
+    recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
+    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
+  }
   plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
     params: [u32(kvStride / 4), u32(capacity)],
   }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });

@@ -14,7 +14,7 @@ import type { Lora } from "../lora.ts";
 import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
 import { layerTable, recordRope } from "../rope.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import { type DecoderSpec, hasRope } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 
 /** Input of {@link runPrefill}. */
@@ -76,6 +76,7 @@ async function runSlice(device: Device, state: DecodeState, options: PrefillOpti
     masks,
     lora,
     rope,
+    position,
     state: stepState,
     dropout: false,
     maskGrads: new Set<MaskKind>(),
@@ -108,9 +109,11 @@ function recordLaterAttention(
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
   const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
   const widths = headWidths(spec, layer.spec), { rows } = act;
-  const turn = { rows, seq: rows, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
-  recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-  recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
+  if (hasRope(spec)) {
+    const turn = { rows, seq: rows, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
+    recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
+    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
+  }
   recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });
   const shape = { heads, kvHeads, headDim, window, capacity: caches.capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {

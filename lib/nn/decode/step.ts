@@ -76,9 +76,10 @@ export function stepPlacement(device: Device, weights: Weights, capacity: number
 }
 
 /** The fused kernels compute a LLaMA without biases. */
-function isFusable({ biases = [], qkNorm, activation, normPlaces, scales, rope }: DecoderSpec): boolean {
+function isFusable(spec: DecoderSpec): boolean {
+  const { biases = [], qkNorm, activation, norm, normPlaces, ungated, positions, scales, rope } = spec;
   return biases.length === 0 && rope.localBase === undefined &&
-    [qkNorm, activation, normPlaces, scales].every((part) => part === undefined);
+    [qkNorm, activation, norm, normPlaces, ungated, positions, scales].every((part) => part === undefined);
 }
 
 /**
@@ -148,7 +149,7 @@ function recordAttention(
   if (!part) return;
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim, hidden } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
-  const input: MatvecInput = { buffer: x, width: hidden, norm: { weight: part.norm, eps: spec.normEps } };
+  const input: MatvecInput = { buffer: x, width: hidden, norm: { weight: part.norm.weight, eps: spec.normEps } };
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
   const shape = { heads, kvHeads, headDim, window, capacity };
   plan.section("products");
@@ -205,16 +206,21 @@ function recordRotateAppend(
 function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights, index: number): void {
   if (!part) return;
   const { plan, weights: { spec }, masks, x, a } = context;
-  const norm = { weight: part.norm, eps: spec.normEps };
+  const norm = { weight: part.norm.weight, eps: spec.normEps };
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, ffn);
   plan.section("products");
-  recordGatedProducts(plan, { buffer: x, width: spec.hidden, norm }, { gate: part.gate, up: part.up, z, y: a });
+  recordGatedProducts(plan, { buffer: x, width: spec.hidden, norm }, {
+    gate: existing(part.gate, `gate of layer ${index}`),
+    up: part.up,
+    z,
+    y: a,
+  });
   recordResidualProduct(plan, { buffer: a, width: ffn }, { matrix: part.down, z: hiddenMask(context), y: x });
 }
 
 /** logits = head·RMSNorm(x). */
 function recordHead({ plan, weights, x, logits }: Context): void {
-  const { spec, finalNorm: weight, head: matrix } = weights;
+  const { spec, finalNorm: { weight }, head: matrix } = weights;
   plan.section("head");
   recordStoredProducts(plan, { buffer: x, width: spec.hidden, norm: { weight, eps: spec.normEps } }, {
     parts: [{ matrix, offset: 0 }],

@@ -259,7 +259,7 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
     });
   };
   for (const layer of spec.layers) {
-    for (const projection of presentProjections(layer)) {
+    for (const projection of presentProjections(spec, layer)) {
       const shape = storedShape(spec, layer, projection), [out, cols] = shape, m = options.rows;
       addLinear(m, shape, baseDtype);
       if (rank === 0) continue;

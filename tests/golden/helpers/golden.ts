@@ -16,7 +16,8 @@ export type GoldenName =
   | "qwen2"
   | "qwen3"
   | "mistral_window"
-  | "ministral_window";
+  | "ministral_window"
+  | "opt";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

@@ -1,4 +1,4 @@
-"""Configuration of a LLaMA whose layers differ: layer_counts holds the counts of each layer."""
+"""Configuration of a decoder whose layers differ: layer_counts holds the counts of each layer."""
 
 from transformers.models.mistral.configuration_mistral import MistralConfig
 
@@ -10,18 +10,32 @@ class CompressoConfig(MistralConfig):
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
+    With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate. With position_offset
+    there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
     model_type = "compresso"
 
     def __init__(
-        self, layer_counts=None, layer_windows=None, attention_bias=False, mlp_bias=False, qk_norm=None, **kwargs
+        self,
+        layer_counts=None,
+        layer_windows=None,
+        attention_bias=False,
+        mlp_bias=False,
+        qk_norm=None,
+        norm=None,
+        ungated_mlp=False,
+        position_offset=None,
+        **kwargs,
     ):
         super().__init__(**{**kwargs, "sliding_window": None})
         self.attention_bias = attention_bias
         self.mlp_bias = mlp_bias
         self.qk_norm = qk_norm
+        self.norm = norm
+        self.ungated_mlp = ungated_mlp
+        self.position_offset = position_offset
         self.layer_counts = layer_counts
         self.layer_windows = layer_windows
 

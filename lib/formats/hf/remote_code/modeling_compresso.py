@@ -1,4 +1,4 @@
-"""A LLaMA whose layers differ in heads, KV heads and MLP width, or lack attention or MLP; made by structured pruning."""
+"""A decoder whose layers differ in heads, KV heads and MLP width, or lack attention or MLP; made by structured pruning."""
 
 import copy
 import inspect
@@ -17,6 +17,7 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < LEAST:
     )
 
 from transformers import DynamicCache
+from transformers.activations import ACT2FN
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import (
@@ -41,6 +42,36 @@ def windows_of(config):
     return config.layer_windows or [None] * len(config.layer_counts)
 
 
+def norm_of(config):
+    kind = nn.LayerNorm if config.norm == "layer" else LlamaRMSNorm
+    return kind(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class UngatedMLP(nn.Module):
+    """down(act(up(x))): an MLP without gate."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.up_proj(x)))
+
+
+class NoRotation(nn.Module):
+    """In place of RoPE where positions are learned: turns by an angle of 0."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.head_dim = config.head_dim
+
+    def forward(self, x, position_ids):
+        ones = torch.ones(*position_ids.shape, self.head_dim, dtype=x.dtype, device=x.device)
+        return ones, torch.zeros_like(ones)
+
+
 class CompressoDecoderLayer(LlamaDecoderLayer):
     """A layer with the parts that it has; an absent part adds nothing to the residual stream."""
 
@@ -53,7 +84,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             setattr(own, key, value)
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0:
-            self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.input_layernorm = norm_of(config)
             if config.qk_norm == "head":
                 # It looks up whether this layer has a sliding window.
                 own.layer_types = ["full_attention"] * (cache_index + 1)
@@ -64,8 +95,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             # The shared config, so that a later choice of the attention's implementation reaches every layer.
             self.self_attn.config = config
         if counts["intermediate_size"] > 0:
-            self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.mlp = LlamaMLP(own)
+            self.post_attention_layernorm = norm_of(config)
+            self.mlp = UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
 
     def forward(self, hidden_states, window_masks=None, **kwargs):
         if self.window is not None:
@@ -91,26 +122,36 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        if config.position_offset is not None:
+            rows = config.max_position_embeddings + config.position_offset
+            self.embed_positions = nn.Embedding(rows, config.hidden_size)
         self.layers = nn.ModuleList()
         with_attention = 0
         for counts, window in zip(config.layer_counts, windows_of(config)):
             # The cache counts only layers with attention: it takes the number of tokens seen from its first layer.
             self.layers.append(CompressoDecoderLayer(config, counts, window, with_attention))
             with_attention += counts["num_attention_heads"] > 0
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config)
+        self.norm = norm_of(config)
+        self.rotary_emb = NoRotation(config) if hasattr(self, "embed_positions") else LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **kwargs):
         windows = {window for window in windows_of(self.config) if window is not None}
-        if windows:
+        is_learned = self.config.position_offset is not None
+        if windows or is_learned:
             if inputs_embeds is None:
                 input_ids, inputs_embeds = None, self.embed_tokens(input_ids)
             name = CACHE if CACHE in kwargs or "past_key_values" not in kwargs else "past_key_values"
             use_cache = kwargs.get("use_cache")
             if (self.config.use_cache if use_cache is None else use_cache) and kwargs.get(name) is None:
                 kwargs[name] = DynamicCache(config=self.config)
+        if is_learned:
+            if position_ids is None:
+                past = 0 if kwargs.get(name) is None else kwargs[name].get_seq_length()
+                position_ids = past + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids + self.config.position_offset)
+        if windows:
             kwargs["window_masks"] = {
                 window: self.window_mask(
                     window,

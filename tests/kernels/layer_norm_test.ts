@@ -1,0 +1,160 @@
+// LayerNorm and its backward against f64 oracles, the oracle against finite differences.
+import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { Plan } from "../../lib/gpu/plan.ts";
+import { strideOf } from "../../lib/nn/padding.ts";
+import { recordLayerNorm, recordLayerNormBackward } from "../../lib/nn/ops.ts";
+import {
+  assertActivation,
+  assertGradient,
+  assertValues,
+  type Cell,
+  dense,
+  denseOf,
+  lay,
+  random,
+  ROUND,
+  STALE,
+  staleActivation,
+  uploadActivation,
+} from "./helpers/cells.ts";
+
+const device: Device = await openDevice();
+
+const LANES = [8, 64] as const;
+const SIZES = [[1, 1], [2, 3], [65, 63], [3, 64], [5, 65], [4, 255], [3, 257], [2, 1030]] as const;
+const EPS = 1e-5;
+
+interface NormRow {
+  readonly mean: number;
+  /** Mean of |x|: the size of the rounding error of the mean. */
+  readonly size: number;
+  readonly r: number;
+  /** (x − mean) · r. */
+  readonly n: Float64Array;
+}
+
+function norm(x: ArrayLike<number>, eps: number): NormRow {
+  const values = Float64Array.from(x), width = values.length;
+  const mean = values.reduce((sum, value) => sum + value, 0) / width;
+  const size = values.reduce((sum, value) => sum + Math.abs(value), 0) / width;
+  const r = 1 / Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / width + eps);
+  return { mean, size, r, n: values.map((value) => (value - mean) * r) };
+}
+
+/** dx of Σ dy · (norm(x) · w + b), and the size of the terms that are subtracted. */
+function normGradient(
+  dy: ArrayLike<number>,
+  x: ArrayLike<number>,
+  w: ArrayLike<number>,
+): { readonly dx: Float64Array; readonly size: Float64Array } {
+  const { r, n } = norm(x, EPS), width = n.length;
+  const g = Float64Array.from({ length: width }, (_, c) => (dy[c] ?? NaN) * (w[c] ?? NaN));
+  const mean = (of: (c: number) => number): number => g.reduce((sum, _, c) => sum + of(c), 0) / width;
+  const offset = mean((c) => g[c] ?? NaN), factor = mean((c) => (g[c] ?? NaN) * (n[c] ?? NaN));
+  const offsetSize = mean((c) => Math.abs(g[c] ?? NaN)),
+    factorSize = mean((c) => Math.abs((g[c] ?? NaN) * (n[c] ?? NaN)));
+  return {
+    dx: g.map((value, c) => r * (value - offset - (n[c] ?? NaN) * factor)),
+    size: g.map((value, c) => r * (Math.abs(value) + offsetSize + (1 + Math.abs(n[c] ?? NaN)) * factorSize)),
+  };
+}
+
+/** Roundings of a sum over the row (turns of four, the tree of the lanes), of a root (2 ulp), and of a few products. */
+const roundings = (width: number, lanes: number): number =>
+  Math.ceil(width / (4 * lanes)) + 2 + Math.log2(lanes) + 3 * 4 + 8;
+
+const rowOf = (values: Float32Array, row: number, width: number): Float32Array =>
+  values.subarray(row * width, (row + 1) * width);
+
+Deno.test("the gradient of LayerNorm is that of finite differences", () => {
+  for (const width of [2, 3, 10]) {
+    const x = random(width, 1), w = random(width, 2), dy = random(width, 3);
+    assertGradient(
+      (moved) => norm(moved, EPS).n.reduce((sum, n, c) => sum + n * (w[c] ?? NaN) * (dy[c] ?? NaN), 0),
+      x,
+      { what: `width ${width}`, gradient: normGradient(dy, x, w).dx },
+    );
+  }
+});
+
+for (const lanes of LANES) {
+  Deno.test(`recordLayerNorm() takes mean and variance over the width, not the stride, with ${lanes} lanes`, async () => {
+    for (const [rows, width] of SIZES) {
+      for (const [size, shift] of [[3, 0], [1, 100], [1e4, -1e4]] as const) {
+        const plain = dense(rows, width, { seed: 1, size });
+        const x = denseOf(rows, width, plain.values.map((value) => value + shift));
+        const w = random(width, 2), b = random(width, 4), options = { rows: 1, cols: width, stride: strideOf(width) };
+        using xBuffer = uploadActivation(device, x);
+        using wBuffer = device.uploadBuffer("w", lay(w, options));
+        using bBuffer = device.uploadBuffer("b", lay(b, options));
+        using y = staleActivation(device, rows, width);
+        using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
+        using plan = new Plan(device);
+        recordLayerNorm(plan, { x: xBuffer, w: wBuffer, b: bBuffer, y, r }, { rows, width, eps: EPS, lanes });
+        await plan.run();
+        const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), EPS));
+        const what = `${rows} × ${width}, size ${size}, shift ${shift}`, each = roundings(width, lanes) * ROUND;
+        // The mean is off by each · mean of |x|: so are all differences from it, and the root of their mean square.
+        const shiftError = (row: number): number => each * (wanted[row]?.size ?? NaN) * (wanted[row]?.r ?? NaN);
+        await assertActivation(device, y, {
+          what,
+          rows,
+          cols: width,
+          want(row, column): Cell {
+            const n = wanted[row]?.n[column] ?? NaN, weight = w[column] ?? NaN, bias = b[column] ?? NaN;
+            const off = shiftError(row) * (1 + Math.abs(n)) + each * (Math.abs(n) + 1);
+            return { value: n * weight + bias, bound: off * Math.abs(weight) + ROUND * Math.abs(bias) + 1e-30 };
+          },
+        });
+        assertValues(await device.readFloats(r, rows + 2), {
+          what: `r of ${what}`,
+          want(row): Cell {
+            if (row >= rows) return { value: STALE, bound: 0 };
+            const value = wanted[row]?.r ?? NaN;
+            return { value, bound: (each + shiftError(row)) * value };
+          },
+        });
+      }
+    }
+  });
+
+  Deno.test(`recordLayerNormBackward() gives dx for every size, added or not, with ${lanes} lanes`, async () => {
+    for (const [rows, width] of SIZES) {
+      for (const accumulate of [false, true]) {
+        const x = dense(rows, width, { seed: 1, size: 3 }), dy = dense(rows, width, { seed: 5 });
+        const before = dense(rows, width, { seed: 6 }), w = random(width, 2);
+        const r = Float32Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), EPS).r);
+        using xBuffer = uploadActivation(device, x);
+        using dyBuffer = uploadActivation(device, dy);
+        using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: width, stride: strideOf(width) }));
+        using rBuffer = device.uploadBuffer("r", r);
+        using dx = accumulate ? uploadActivation(device, before, { fill: 0 }) : staleActivation(device, rows, width);
+        using plan = new Plan(device);
+        recordLayerNormBackward(plan, { dy: dyBuffer, x: xBuffer, w: wBuffer, r: rBuffer, dx }, {
+          rows,
+          width,
+          accumulate,
+          lanes,
+        });
+        await plan.run();
+        const wanted = Array.from(
+          { length: rows },
+          (_, row) => normGradient(rowOf(dy.values, row, width), rowOf(x.values, row, width), w),
+        );
+        await assertActivation(device, dx, {
+          what: `dx ${rows} × ${width}, accumulate ${accumulate}`,
+          rows,
+          cols: width,
+          fill: accumulate ? 0 : STALE,
+          want(row, column): Cell {
+            const value = (wanted[row]?.dx[column] ?? NaN) + (accumulate ? before.at(row, column) : 0);
+            const size = (wanted[row]?.size[column] ?? NaN) + (accumulate ? Math.abs(before.at(row, column)) : 0);
+            // The error of the mean of x, relative to its deviation, is in every n.
+            const off = norm(rowOf(x.values, row, width), EPS);
+            return { value, bound: 2 * roundings(width, lanes) * ROUND * size * (1 + off.size * off.r) + 1e-30 };
+          },
+        });
+      }
+    }
+  });
+}

@@ -1,7 +1,7 @@
-"""Makes LoRA adapters with PEFT for the tiny model gqa_f16, and the logits that tests/formats/peft_test.ts compares ours with.
+"""Makes LoRA adapters with PEFT for the tiny models gqa_f16 and opt, and the logits that tests/formats/peft_test.ts compares ours with.
 
 Owns fixtures/golden/peft/<adapter>/{adapter_config.json,adapter_model.safetensors} and fixtures/golden/peft/golden.safetensors,
-which holds `tokens` [T] and `<adapter>.logits` [T, vocab]. B is random, as PEFT's is zero before training. Everything is
+which holds `tokens` [T] and `<adapter>.logits` [T, vocab], of `opt` for tokens modulo its vocabulary. B is random, as PEFT's is zero before training. Everything is
 seeded. The adapters are saved by PEFT, loaded back from disk, and run in float64; the results are stored as f32.
 """
 
@@ -25,7 +25,10 @@ ADAPTERS = {
         r=2, lora_alpha=6, target_modules=["k_proj", "o_proj", "up_proj", "down_proj"], layers_to_transform=[1],
         rank_pattern={"o_proj": 4, "model.layers.1.mlp.up_proj": 1},
         alpha_pattern={"o_proj": 3, "^k_proj": 99, "self_attn.k_proj": 9})),  # ^ matches whole names only: nothing here
+    "opt": (torch.float32, dict(r=3, lora_alpha=4, target_modules=["q_proj", "v_proj", "out_proj", "fc1", "fc2"])),
 }
+# The base of an adapter where it is not gqa_f16: modules of another class have other names.
+BASES = {"opt": "opt"}
 TOKENS = 11
 
 
@@ -47,16 +50,19 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--out", default=os.path.join(here, "..", "..", "fixtures", "golden"), help="folder to write to")
     root = parser.parse_args().out
-    base, out = os.path.join(root, "gqa_f16", "model"), os.path.join(root, "peft")
+    out = os.path.join(root, "peft")
     generator = torch.Generator().manual_seed(2024)
     shutil.rmtree(out, ignore_errors=True)
-    plain = load_base(base)
-    tokens = torch.randint(3, plain.config.vocab_size, (1, TOKENS), generator=generator)
-    golden = {"tokens": tokens[0]}
+    golden = {}
     for name, (dtype, settings) in ADAPTERS.items():
-        folder = os.path.join(out, name)
+        folder, base_name = os.path.join(out, name), BASES.get(name, "gqa_f16")
+        base = os.path.join(root, base_name, "model")
+        plain = load_base(base)
+        if not golden:
+            golden["tokens"] = torch.randint(3, plain.config.vocab_size, (1, TOKENS), generator=generator)[0]
+        tokens = golden["tokens"][None] % plain.config.vocab_size
         made = get_peft_model(load_base(base), LoraConfig(task_type="CAUSAL_LM", **settings), autocast_adapter_dtype=False)
-        made.peft_config["default"].base_model_name_or_path = "gqa_f16"
+        made.peft_config["default"].base_model_name_or_path = base_name
         randomise(made, generator)
         made.save_pretrained(folder, save_embedding_layers=False)
         os.remove(os.path.join(folder, "README.md"))

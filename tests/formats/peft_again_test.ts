@@ -19,9 +19,9 @@ async function configOf(folder: string): Promise<Readonly<Record<string, unknown
   return { ...config, target_modules: modules.toSorted() };
 }
 
-for (const name of ["qv", "all_rslora"]) {
+for (const [name, base] of [["qv", "gqa_f16"], ["all_rslora", "gqa_f16"], ["opt", "opt"]] as const) {
   Deno.test(`the adapter ${name} of PEFT is the same when it is written again`, async () => {
-    const { spec } = await openHfFolder(fixture("golden/gqa_f16/model")), theirs = fixture(`golden/peft/${name}`);
+    const { spec } = await openHfFolder(fixture(`golden/${base}/model`)), theirs = fixture(`golden/peft/${name}`);
     const { config, weights, baseModel } = await readPeftAdapter(theirs, spec);
     await inTemporaryFolder(async (folder) => {
       const ours = `${folder}/adapter`;

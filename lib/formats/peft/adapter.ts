@@ -6,7 +6,15 @@ import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decod
 import { folderOf } from "../../files/path.ts";
 import { type FileSystem, infoOf, isThere, missing, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
-import { MERGE_FIRST, moduleName, modulePath, parsePeftConfig, type PeftConfig, peftConfig } from "./config.ts";
+import {
+  llamaPath,
+  MERGE_FIRST,
+  moduleName,
+  modulePath,
+  parsePeftConfig,
+  type PeftConfig,
+  peftConfig,
+} from "./config.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
 import { withoutMark } from "../../core/text.ts";
@@ -86,7 +94,12 @@ export async function stagePeftAdapter(
     for (const [side, shape] of [["A", [rank, cols]], ["B", [rows, rank]]] as const) {
       const name = `lora.${layer}.${projection}.${side}`;
       const data = matrix(weights.get(name), { name, shape });
-      items.push({ name: tensorName(layer, projection, side), dtype: "F32", shape, data: () => data });
+      items.push({
+        name: tensorName(modulePath(spec, layer, projection), side),
+        dtype: "F32",
+        shape,
+        data: () => data,
+      });
     }
   }
   if (items.length === 0) {
@@ -99,7 +112,7 @@ export async function stagePeftAdapter(
   }
   refuseOthers(spec, { targets, weights });
   return await files.stageFolder(dir, async (folder) => {
-    const json = JSON.stringify(peftConfig(config, { baseModel }), null, 2);
+    const json = JSON.stringify(peftConfig(config, { spec, baseModel }), null, 2);
     await writeFile(files, `${folder}/${CONFIG_FILE}`, `${json}\n`);
     await writeSafetensors(`${folder}/${WEIGHTS_FILE}`, items, { files });
     if (readme !== undefined) await writeFile(files, `${folder}/README.md`, readme);
@@ -156,12 +169,13 @@ export async function openPeftAdapter(
 
 /** Every module that has LoRA, checked against the model and the configuration. */
 function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): Module[] {
-  const { pairs, isHeadless } = pairsOf(file), modules: Module[] = [];
+  const { pairs, isHeadless, hasOwnNames } = pairsOf(file, spec), modules: Module[] = [];
   for (const { layer, projection, shape } of loraModules(spec, PROJECTIONS)) {
-    const name = modulePath(layer, projection), { A, B } = pairs.get(name) ?? {};
+    const key = llamaPath(layer, projection), { A, B } = pairs.get(key) ?? {};
+    const name = hasOwnNames ? modulePath(spec, layer, projection) : key;
     // As PEFT saw it, whose patterns may ask for the whole name.
     const asNamed = isHeadless ? name.replace(/^model\./, "") : name;
-    pairs.delete(name);
+    pairs.delete(key);
     const expected = said.expects(asNamed, layer);
     if (!A && !B && expected !== true) continue;
     if (expected === false) {
@@ -170,7 +184,7 @@ function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): 
     }
     const rank = said.rankOf(asNamed), [rows, cols] = shape;
     const check = (entry: SafetensorsEntry | undefined, side: "A" | "B"): SafetensorsEntry => {
-      const tensor = tensorName(layer, projection, side), wanted = side === "A" ? [rank, cols] : [rows, rank];
+      const tensor = tensorName(name, side), wanted = side === "A" ? [rank, cols] : [rows, rank];
       if (!entry) throw broken(file.path, `it holds the tensor ${tensor}, [${wanted.join(", ")}]`, "no such tensor");
       if (entry.shape.join() === wanted.join()) return entry;
       const rule = `${tensor} is [${
@@ -188,32 +202,63 @@ function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): 
   return modules;
 }
 
-/** The file's tensors by module, and whether their names begin at the layers, as those of a base without its head do. */
-function pairsOf(file: SafetensorsFile): { readonly pairs: Map<string, Pair>; readonly isHeadless: boolean } {
+/** The file's tensors by module under LLaMA's names. */
+interface Pairs {
+  readonly pairs: Map<string, Pair>;
+  /** Whether names begin at the layers, as those of a base without its head do. */
+  readonly isHeadless: boolean;
+  /** Whether names are those of a class that is not LLaMA's. */
+  readonly hasOwnNames: boolean;
+}
+
+function pairsOf(file: SafetensorsFile, spec: DecoderSpec): Pairs {
+  const own = new Map(
+    loraModules(spec, PROJECTIONS).map(({ layer, projection }) => [
+      modulePath(spec, layer, projection),
+      llamaPath(layer, projection),
+    ]),
+  );
   const pairs = new Map<string, Pair>();
-  let isHeadless = false;
+  let isHeadless = false, hasOwnNames = false;
   for (const entry of file.tensors.values()) {
-    const [, head, layer = "", block = "", projection = "", side] = TENSOR.exec(entry.name) ?? [];
+    const { name, head, side, isOwn } = moduleOf(entry.name, own);
     if (side !== "A" && side !== "B") {
       const rule = `its tensors are lora_A and lora_B of ${PROJECTIONS.map(moduleName).join(", ")} in model.layers`;
       throw broken(file.path, rule, entry.name, MERGE_FIRST);
     }
-    const name = `model.layers.${Number(layer)}.${block}.${projection}`, pair = pairs.get(name) ?? {};
+    const pair = pairs.get(name) ?? {};
     isHeadless ||= head === undefined;
+    hasOwnNames ||= isOwn;
     const twin = pair[side];
     if (twin) throw broken(file.path, `a module has one lora_${side}`, `${twin.name} and ${entry.name}`);
     pairs.set(name, { ...pair, [side]: entry });
   }
-  return { pairs, isHeadless };
+  return { pairs, isHeadless, hasOwnNames };
+}
+
+/** The module of a tensor under LLaMA's name; `own` has the names of the model's class. No side for other tensors. */
+function moduleOf(tensor: string, own: ReadonlyMap<string, string>): {
+  readonly name: string;
+  readonly head: string | undefined;
+  readonly side: string | undefined;
+  readonly isOwn: boolean;
+} {
+  const [, head, layer = "", block = "", projection = "", side] = TENSOR.exec(tensor) ?? [];
+  if (side !== undefined) {
+    return { name: `model.layers.${Number(layer)}.${block}.${projection}`, head, side, isOwn: false };
+  }
+  const [, start, rest = "", ownSide] = OWN_TENSOR.exec(tensor) ?? [], name = own.get(`model.${rest}`);
+  return { name: name ?? "", head: start, side: name === undefined ? undefined : ownSide, isOwn: true };
 }
 
 /** PEFT leaves the adapter's name out when it saves; files made from a state dict by hand have it, and lack `model.` where the base had no head. */
 const TENSOR =
   /^base_model\.model\.(model\.)?layers\.(\d+)\.(self_attn|mlp)\.(\w+_proj)\.lora_([AB])(?:\.default)?\.weight$/;
+const OWN_TENSOR = /^base_model\.model\.(model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight$/;
 const OTHER_MODEL = "give the model that the adapter was made for";
 
-function tensorName(layer: number, projection: Projection, side: "A" | "B"): string {
-  return `base_model.model.${modulePath(layer, projection)}.lora_${side}.weight`;
+function tensorName(module: string, side: "A" | "B"): string {
+  return `base_model.model.${module}.lora_${side}.weight`;
 }
 
 async function placeOf(

@@ -1,9 +1,11 @@
 // adapter_config.json of PEFT (https://huggingface.co/docs/peft).
 import type { LoraConfig } from "../../spec/lora.ts";
-import { type Projection, projectionName, PROJECTIONS } from "../../spec/decoder.ts";
+import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../spec/decoder.ts";
 import { z } from "../../core/packages.ts";
 import { shownJson } from "../../core/text.ts";
+import { formOf } from "../hf/export.ts";
 import { refusal, valueAt } from "../hf/refusal.ts";
+import { storedName } from "../hf/stored.ts";
 
 /** What a configuration says of the modules it names; a module is named as in the model, `model.layers.0.self_attn.q_proj`. */
 export interface PeftConfig {
@@ -101,7 +103,13 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
 }
 
 /** Content of adapter_config.json for LoRA of one rank: keys that PEFT has had since it knows rsLoRA. */
-export function peftConfig(config: LoraConfig, { baseModel }: { readonly baseModel: string | null }): unknown {
+export function peftConfig(
+  config: LoraConfig,
+  { spec, baseModel }: { readonly spec: DecoderSpec; readonly baseModel: string | null },
+): unknown {
+  const modules = PROJECTIONS.filter((projection) => config.targets.includes(projection)).map((projection) =>
+    modulePath(spec, 0, projection)
+  );
   return {
     base_model_name_or_path: baseModel,
     bias: "none",
@@ -116,19 +124,27 @@ export function peftConfig(config: LoraConfig, { baseModel }: { readonly baseMod
     peft_type: "LORA",
     r: config.rank,
     revision: null,
-    target_modules: PROJECTIONS.filter((projection) => config.targets.includes(projection)).map(moduleName),
+    target_modules: modules.map((module) => module.slice(module.lastIndexOf(".") + 1)),
     task_type: "CAUSAL_LM",
     use_rslora: config.rsLora ?? false,
   };
 }
 
-/** Name of a projection's module, in a layer or, without one, of all: `model.layers.0.self_attn.q_proj`, `q_proj`. */
+/** Name of a projection's module in a layer of LLaMA: `q_proj`. */
 export function moduleName(projection: Projection): string {
   return `${projection}_proj`;
 }
 
-/** Name of a projection's module within the model, as PEFT matches it. */
-export function modulePath(layer: number, projection: Projection): string {
+/**
+ * Name of a projection's module within the class of transformers that has this shape, as PEFT matches it:
+ * `model.layers.0.self_attn.q_proj`, in an OPT `model.decoder.layers.0.fc1`.
+ */
+export function modulePath(spec: DecoderSpec, layer: number, projection: Projection): string {
+  return storedName(formOf(spec), projectionName(layer, projection)).replace(/\.weight$/, "");
+}
+
+/** Its name in LLaMA's class, and in that of a model whose layers differ. */
+export function llamaPath(layer: number, projection: Projection): string {
   return projectionName(layer, projection).replace(/\.weight$/, "");
 }
 

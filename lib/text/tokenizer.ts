@@ -245,7 +245,10 @@ function guarded<T>(what: string, work: () => T): T {
   }
 }
 
-/** Refuses a vocabulary and affixes of other types than the library takes, and ids that no vocabulary has: it makes a list as long as the largest. */
+/**
+ * Refuses what the library would take as something else: texts and lists of other types, whose `length` it goes by, pieces of a length that is no whole
+ * number, and ids that no vocabulary has, since it makes a list as long as the largest.
+ */
 function checkModel(json: Json): void {
   const { model, added_tokens: added } = json, vocab = isObject(model) ? model["vocab"] : null;
   if (isObject(model)) {
@@ -266,7 +269,29 @@ function checkModel(json: Json): void {
     );
   };
   if (isObject(vocab)) { for (const id of Object.values(vocab)) check(id); }
-  for (const token of Array.isArray(added) ? added : []) if (isObject(token)) check(token["id"]);
+  for (const token of Array.isArray(added) ? added : []) {
+    if (!isObject(token)) continue;
+    check(token["id"]);
+    checkText(token["content"], "an added token's content");
+  }
+  for (const [at, piece] of (Array.isArray(vocab) ? vocab : []).entries()) {
+    checkText(Array.isArray(piece) ? piece[0] : piece, `model.vocab[${at}]`);
+  }
+  checkLengths(json["pre_tokenizer"]);
+}
+
+function checkText(value: unknown, what: string): void {
+  if (typeof value !== "string") throw new Error(`${what} is ${shownJson(value)}, not a text`);
+}
+
+/** Refuses a pre-tokenizer of pieces whose length never comes to the end of a text. */
+function checkLengths(node: unknown): void {
+  if (!isObject(node)) return;
+  const { type, length, pretokenizers } = node;
+  if (type === "FixedLength" && !(typeof length === "number" && Number.isInteger(length) && length > 0)) {
+    throw new Error(`pre_tokenizer.length is ${shownJson(length)}, not a whole number above 0`);
+  }
+  for (const part of Array.isArray(pretokenizers) ? pretokenizers : []) checkLengths(part);
 }
 
 const MOST_TOKENS = 2 ** 24;

@@ -13,8 +13,11 @@ export type Said =
 /** Characters that a message has at most. */
 const MOST_MESSAGE = 2048;
 
+/** Begins each line: the runtime's unpacker of brotli writes lines of its own to stdout, "leaking memory block of length …". */
+export const MARK = "fuzz ";
+
 function say(said: Said): void {
-  Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(said)}\n`));
+  Deno.stdout.writeSync(new TextEncoder().encode(`\n${MARK}${JSON.stringify(said)}\n`));
 }
 
 /** What is wrong with an error that a reader ended with; null for nothing. */

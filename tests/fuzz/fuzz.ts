@@ -1,7 +1,7 @@
 // Fuzzes formats, each in a process of its own whose time and memory are watched: deno run -A tests/fuzz/fuzz.ts [--mutants N] [--seed S] [NAME…]
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import type { Said } from "./child.ts";
+import { MARK, type Said } from "./child.ts";
 import { FORMATS } from "./mutants.ts";
 
 /** Seconds that a mutant may take. A chat template has 10 s, and the machine may have other work. */
@@ -92,7 +92,7 @@ async function process(
   for await (const chunk of child.stdout.pipeThrough(new TextDecoderStream())) {
     const lines = (text + chunk).split("\n");
     text = lines.pop() ?? "";
-    for (const line of lines) take(JSON.parse(line));
+    for (const line of lines) if (line.startsWith(MARK)) take(JSON.parse(line.slice(MARK.length)));
   }
   const { code } = await child.status;
   clearInterval(watch);

@@ -140,13 +140,73 @@ const INDEX: Format = {
   read: (files) => useModel(files, "model"),
 };
 
+const LETTERS = ["<unk>", ..."abcdefghijklmnopqrstuvwxyzTR0123456789'▁ ", "Tom", "##om", "train", "<0xC3>", "<0xA9>"];
+const VOCAB = Object.fromEntries(LETTERS.map((letter, id) => [letter, id]));
+const ADDED = { special: true, lstrip: true, rstrip: false, normalized: false, single_word: false };
+
+/** A tokenizer.json with steps of each kind. */
+function madeTokenizer(model: Readonly<Record<string, unknown>>): Case {
+  const pattern = { Regex: "\\s+(?!\\S)|'s|\\p{N}{1,3}" };
+  const tokenizer = {
+    added_tokens: [{ id: LETTERS.length, content: "<s>", ...ADDED }],
+    normalizer: {
+      type: "Sequence",
+      normalizers: [
+        ...["NFC", "Lowercase", "StripAccents"].map((type) => ({ type })),
+        { type: "Replace", pattern: { String: "  " }, content: " " },
+        { type: "Prepend", prepend: "▁" },
+        { type: "Strip", strip_left: true, strip_right: false },
+      ],
+    },
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [
+        { type: "Split", pattern, behavior: "Isolated", invert: false },
+        { type: "Punctuation", behavior: "Isolated" },
+        { type: "Digits", individual_digits: true },
+        { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: true },
+        { type: "FixedLength", length: 5 },
+      ],
+    },
+    post_processor: {
+      type: "TemplateProcessing",
+      single: [{ SpecialToken: { id: "<s>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+      pair: [{ Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 1 } }],
+      special_tokens: { "<s>": { id: "<s>", ids: [LETTERS.length], tokens: ["<s>"] } },
+    },
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "▁" }, content: " " },
+        ...["ByteFallback", "Fuse"].map((type) => ({ type })),
+        { type: "Strip", content: " ", start: 1, stop: 0 },
+      ],
+    },
+    model,
+  };
+  return { files: new Map([["t/tokenizer.json", jsonFile(tokenizer)]]), mutators: { "t/tokenizer.json": json } };
+}
+
 const TOKENIZER: Format = {
   name: "tokenizer.json",
-  cases: () =>
-    (["byte_level", "sentencepiece"] as const).map((name) => ({
+  cases: () => [
+    ...(["byte_level", "sentencepiece"] as const).map((name) => ({
       files: tokenizerFiles(name),
       mutators: { "t/tokenizer.json": json },
     })),
+    madeTokenizer({ type: "BPE", vocab: VOCAB, merges: ["t r", "a i"], unk_token: "<unk>" }),
+    madeTokenizer({ type: "WordLevel", vocab: VOCAB, unk_token: "<unk>" }),
+    madeTokenizer({
+      ...{ type: "WordPiece", vocab: VOCAB, unk_token: "<unk>", continuing_subword_prefix: "##" },
+      max_input_chars_per_word: 100,
+    }),
+    madeTokenizer({
+      type: "Unigram",
+      vocab: LETTERS.map((letter, id) => [letter, -id]),
+      unk_id: 0,
+      byte_fallback: true,
+    }),
+  ],
   async read(files): Promise<void> {
     const tokenizer = await tokenizerIn(files);
     if (tokenizer) useTokenizer(tokenizer);

@@ -43,3 +43,20 @@ Deno.test("a pattern that takes exponential time is refused on loading", () => {
     assert.equal(splitting(pattern).encode("ab").length, 2, pattern);
   }
 });
+
+Deno.test("an added token that is no text, whose length would fill the memory, is refused", () => {
+  const content = { length: 1e9 }, added = [{ id: 4, content, special: true, normalized: false }];
+  assert.throws(() => tokenizer({ added_tokens: added }), failure("input", /an added token's content is \{"length"/));
+  const unigram = { type: "Unigram", vocab: [["a", -1], [content, -2]], unk_id: 0 };
+  assert.throws(() => tokenizer({}, unigram), failure("input", /model\.vocab\[1\] is \{"length"/));
+});
+
+Deno.test("pieces of a length that never come to the end of a text are refused", () => {
+  for (const length of [0, -1, 0.5, "1", null]) {
+    const step = { type: "FixedLength", length };
+    for (const pre_tokenizer of [step, { type: "Sequence", pretokenizers: [step] }]) {
+      assert.throws(() => tokenizer({ pre_tokenizer }), failure("input", /pre_tokenizer\.length is .*above 0/));
+    }
+  }
+  assert.deepEqual(tokenizer({ pre_tokenizer: { type: "FixedLength", length: 1 } }).encode("ab"), [0, 1]);
+});

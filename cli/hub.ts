@@ -2,7 +2,7 @@
 import { basename, resolve } from "node:path";
 import { lastPart } from "../lib/files/path.ts";
 import { snapshotOf } from "../lib/hub/cache.ts";
-import { fetchFromHub } from "../lib/hub/fetch.ts";
+import { fetchedBefore, fetchFromHub, type HubFetchOptions } from "../lib/hub/fetch.ts";
 import { type HubUse, isHubName, parseHubName } from "../lib/hub/name.ts";
 import { formatBytes } from "./terminal/output.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
@@ -13,23 +13,27 @@ export type TypedInputs = { readonly [use in HubUse]?: readonly (string | undefi
 /** Fetches what names on the Hub stand for; where a name is used later, it is there. Paths are left alone. */
 export async function fetchInputs(
   inputs: TypedInputs,
-  { signal }: { readonly signal?: AbortSignal } = {},
+  { signal, resumes }: {
+    readonly signal?: AbortSignal;
+    /** Whether earlier work is resumed, with the revisions that it was begun with. */
+    readonly resumes?: boolean;
+  } = {},
 ): Promise<void> {
   const uses = Object.entries(inputs) as readonly [HubUse, readonly (string | undefined)[]][];
   const names = uses.flatMap(([use, list]) => list.flatMap((name) => name && isHubName(name) ? [{ use, name }] : []));
   if (names.length === 0) return;
   using progress = stderrProgress();
-  for (const { use, name } of names) await fetchWithProgress(name, use, { progress, signal });
+  for (const { use, name } of names) await fetchWithProgress(name, use, { progress, signal, resumes });
 }
 
 async function fetchWithProgress(
   name: string,
   use: HubUse,
-  { progress, signal }: { readonly progress: Progress; readonly signal: AbortSignal | undefined },
+  { progress, ...how }: Pick<HubFetchOptions, "signal" | "resumes"> & { readonly progress: Progress },
 ): Promise<void> {
   const { source } = await fetchFromHub(name, {
+    ...how,
     use,
-    signal,
     onNote: progress.note,
     onProgress: ({ bytes, total }) => {
       const detail = `${formatBytes(bytes)} of ${formatBytes(total)}`;
@@ -37,6 +41,16 @@ async function fetchWithProgress(
     },
   });
   progress.detail(`${name} is ${source}`);
+}
+
+/** Words with the names on the Hub among them pinned to the commits that they stand for. */
+export async function pinned(words: readonly string[]): Promise<string[]> {
+  return await Promise.all(words.map(async (word) => {
+    const [, flag = "", name = ""] = /^(--[\w-]+=)?(hf:.+)$/.exec(word) ?? [];
+    const uses = await Promise.all((["model", "data", "adapter"] as const).map((use) => fetchedBefore(name, use)));
+    const source = uses.find((use) => use !== null)?.source;
+    return source === undefined ? word : flag + source;
+  }));
 }
 
 /** What a model is called: the last part of its path, or of its name on the Hub. */

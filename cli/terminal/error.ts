@@ -1,6 +1,7 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError, type ErrorParts, spelled } from "../../lib/core/errors.ts";
+import { HUB_VARIABLES } from "../../lib/hub/settings.ts";
 import { CommanderError } from "../packages.ts";
 import { flagOf, spellFlag } from "../options/spelling.ts";
 import { writeError } from "./output.ts";
@@ -106,6 +107,8 @@ function rightToAdd({ message }: Error): string {
 function rightIn(message: string): string {
   const [, kind = "all", target] = /Requires (\w+) access(?: to "([^"]*)")?/.exec(message) ?? [];
   if (kind === "all") return "--allow-all";
+  const isOfHub = kind === "env" && HUB_VARIABLES.some((name) => name === target && name.startsWith("HF_"));
+  if (isOfHub) return `--allow-env=${HUB_VARIABLES.join(",")}`; // all at once, as each would be asked for next
   return target === undefined || target.startsWith("<")
     ? `--allow-${kind}`
     : `--allow-${kind}=${/[^\w@%+:,./-]/.test(target) ? `'${target}'` : target}`;

@@ -2,6 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { withoutMark } from "../core/text.ts";
+import { dataPath } from "../disk/rows.ts";
 import { exactText, readText, textProblem } from "../files/text_file.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -52,7 +53,7 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
   })));
   const measures: Measure[] = [];
   for (const item of evaluate.perplexity ?? []) {
-    const { name, text: path, window, maxWindows, limitChars } = item, text = await readText(path);
+    const { name, text: path, window, maxWindows, limitChars } = item, text = await readText(await dataPath(path));
     measures.push({
       id: `perplexity ${name}`,
       identity: JSON.stringify({ window, maxWindows, limitChars, text: await cache.digest(path) }),

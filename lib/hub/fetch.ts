@@ -21,6 +21,8 @@ export interface HubProgress {
 export interface HubFetchOptions extends HubListener {
   /** What the name is used for: "data" are rows, in a repository of a data set. Default "model". */
   readonly use?: HubUse;
+  /** Whether a branch stands for the commit that the cache knows, as for work that is resumed, not for the newest. Default false. */
+  readonly resumes?: boolean | undefined;
   /** Called as bytes come. */
   readonly onProgress?: ((progress: HubProgress) => void) | undefined;
 }
@@ -67,10 +69,10 @@ export async function fetchedBefore(name: string, use: HubUse): Promise<HubFetch
 
 async function fetchNow(
   text: string,
-  { use, onProgress, ...listener }: HubFetchOptions & { readonly use: HubUse },
+  { use, resumes, onProgress, ...listener }: HubFetchOptions & { readonly use: HubUse },
 ): Promise<HubFetched> {
   const name = parseHubName(text, use);
-  const repo = await openRepo(name, await hubSettings(), { ...listener, keeps: true });
+  const repo = await openRepo(name, await hubSettings(), { ...listener, keeps: true, resumes });
   const read = async (path: string): Promise<string> => await Deno.readTextFile(await download(repo, path, listener));
   const { files, place } = await chooseFiles(repo, use, { read });
   const total = files.reduce((sum, path) => sum + sizeOf(repo, path), 0);

@@ -35,9 +35,11 @@ const MOST_PAGES = 200;
 export async function openRepo(
   name: HubName,
   settings: HubSettings,
-  { keeps, ...listener }: HubListener & {
+  { keeps, resumes = false, ...listener }: HubListener & {
     /** Whether commit and list are written to the cache. */
     readonly keeps: boolean;
+    /** Whether a branch stands for the commit that the cache knows, if it does. Default false. */
+    readonly resumes?: boolean | undefined;
   },
 ): Promise<HubRepo> {
   const cache = new RepoCache(settings.cache, name), revision = name.revision ?? MAIN;
@@ -47,7 +49,8 @@ export async function openRepo(
   const kept = async (commit: string): Promise<HubFile[]> => await cache.files(commit) ?? await cache.present(commit);
   if (!settings.isOffline) {
     try {
-      const commit = isCommit(revision) ? revision : await commitOf(name, settings, listener);
+      const before = resumes ? await cache.commitOf(revision) : null;
+      const commit = isCommit(revision) ? revision : before ?? await commitOf(name, settings, listener);
       const files = await cache.files(commit) ?? await filesOf(name, commit, settings, listener);
       if (keeps) await cache.keepFiles(commit, files);
       if (keeps && revision !== commit) await cache.keepRef(revision, commit);

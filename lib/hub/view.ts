@@ -56,11 +56,15 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
     const rests = [...repo.files.keys()].filter((path) => path.startsWith(below));
     return [...new Set(rests.map((path) => path.slice(below.length).split("/", 1)[0] ?? ""))].sort();
   };
+  const opened = new Map<string, ByteSource>();
   const open = async (path: string): Promise<ByteSource> => {
     const at = inner(path), file = repo.files.get(at ?? "");
     if (!file) return await disk.open(path);
     const there = await repo.cache.place(repo.commit, file);
-    return there === null ? remoteFile(repo, file, { ...listener, path }) : await disk.open(there);
+    if (there !== null) return await disk.open(there);
+    const source = opened.get(path) ?? remoteFile(repo, file, { ...listener, path });
+    opened.set(path, source);
+    return source;
   };
   return {
     ...disk,
@@ -123,8 +127,12 @@ function remoteFile(
       if (end > file.size) throw endsEarly(path, end, file.size);
       if (offset < kept.start || end > kept.start + kept.bytes.length) {
         if (repo.isOffline) throw notKept(path, repo.settings);
-        const last = Math.min(file.size, Math.max(end, offset + LEAST_RANGE));
-        kept = { start: offset, bytes: await rangeOf(repo, file, { ...listener, start: offset, end: last }) };
+        // Headers are read from their beginning on, and again where they turn out to be longer.
+        const before = offset === kept.start ? kept.bytes : new Uint8Array(0), start = offset + before.length;
+        const last = Math.min(file.size, Math.max(end, offset + LEAST_RANGE)), bytes = new Uint8Array(last - offset);
+        bytes.set(before);
+        bytes.set(await rangeOf(repo, file, { ...listener, start, end: last }), before.length);
+        kept = { start: offset, bytes };
       }
       target.set(kept.bytes.subarray(offset - kept.start, end - kept.start));
     },

@@ -2,6 +2,7 @@
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
+import { exists } from "../../../lib/files/exists.ts";
 import { openExperiment } from "../../../lib/experiment/open.ts";
 import { CELL_OPTION_NAMES } from "../../../lib/experiment/options.ts";
 import { planCells } from "../../../lib/experiment/plan.ts";
@@ -11,6 +12,7 @@ import { Store } from "../../../lib/experiment/store.ts";
 import { openDevice } from "../../../lib/gpu/device.ts";
 import { alarmLine } from "../prune/alarms.ts";
 import { verb } from "../../command.ts";
+import { fetchInputs, type TypedInputs } from "../../hub.ts";
 import { namedPaths, selection, settings } from "./values.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../../terminal/output.ts";
@@ -21,6 +23,7 @@ import type {
   Experiment,
   ExperimentOverrides,
   PlannedCell,
+  ResolvedExperiment,
   RunExperimentOptions,
 } from "../../../lib/experiment/types.ts";
 
@@ -107,6 +110,7 @@ interface Settings {
 async function run(file: string, settings: Settings): Promise<void> {
   const experiment = await openExperiment(file), { only, json = false } = settings;
   const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(settings);
+  await fetchInputs(inputsOf(resolveExperiment(experiment, overrides)), { resumes: await exists(out) });
   if (settings.dryRun) {
     const { cells } = await planCells(resolveExperiment(experiment, overrides), new Store(out), { only });
     const isRefused = refusedCells(cells, settings).length > 0;
@@ -139,6 +143,15 @@ async function run(file: string, settings: Settings): Promise<void> {
     fix:
       "the same command tries failed runs again, from their checkpoints if there are any; with --redo from the start. Runs whose pruned model exists are only measured",
   });
+}
+
+/** Models and files with rows. */
+function inputsOf(
+  { models, data, evaluate: { perplexity = [], rows = [], choices = [] } }: ResolvedExperiment,
+): TypedInputs {
+  const files = Object.values(data).map((source) => typeof source === "string" ? { file: source } : source);
+  const all = [...files, ...rows, ...choices].flatMap((source) => "file" in source ? [source.file] : []);
+  return { model: Object.values(models), data: [...all, ...perplexity.map(({ text }) => text)] };
 }
 
 async function drive(experiment: Experiment, { settings, out, overrides }: {

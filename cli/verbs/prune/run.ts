@@ -33,7 +33,7 @@ import type { MaskSummary } from "../../../lib/run/mask_summary.ts";
 import type { PruneSession } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
-import { fetchInputs, modelName } from "../../hub.ts";
+import { fetchInputs, modelName, pinned } from "../../hub.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
@@ -79,7 +79,7 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
   };
   const resolved = resolveOptions(options);
   if (isHubName(path)) dataPathOf(path, asked); // before a model is fetched
-  await fetchInputs({ model: [path], data: [asked.data, asked.calibration] });
+  await fetchInputs({ model: [path], data: [asked.data, asked.calibration] }, { resumes: resume });
   await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: await modelPath(path) });
   const flags = { ...asked, calibration: await calibrationChoice(asked, resolved) };
   // Default widths follow from the model.
@@ -163,7 +163,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary> {
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
-      throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${resumeCommand()}` });
+      throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
     }
     throw error;
   }
@@ -308,10 +308,10 @@ async function drive(
   });
 }
 
-/** The command that resumes this run, as the user typed it. */
-function resumeCommand(): string {
+/** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */
+async function resumeCommand(): Promise<string> {
   if (Deno.args.includes(AUTO)) return [programAsRun(), ...Deno.args.map(shellWord)].join(" ");
-  const words = runWords(), end = words.indexOf("--");
+  const words = await pinned(runWords()), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }
 

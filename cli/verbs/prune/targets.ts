@@ -2,7 +2,8 @@
 import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
-import { openModelFiles, openSpec } from "../../../lib/disk/open_model.ts";
+import { lookAt, openSpec } from "../../../lib/disk/open_model.ts";
+import { openWeights } from "../../../lib/formats/open.ts";
 import { ggufDtypeFor } from "../../../lib/slice/export_options.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
 import { isScript } from "../../../lib/schedule/open.ts";
@@ -11,7 +12,6 @@ import { fallsByGroup } from "../../../lib/units/uniform.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import type { ResolvedOptions, Target } from "../../../lib/run/options/options.ts";
 import { checkSizeLayout, type SizeResult } from "../../../lib/run/size_goal.ts";
-import { fetchInputs } from "../../hub.ts";
 import { pruneOptionsOf, type TableFlags } from "../../options/table_flags.ts";
 import { formatCount } from "../../terminal/output.ts";
 
@@ -59,9 +59,8 @@ export async function withScheduleTarget<Flags extends TableFlags & { readonly s
 export async function withFileType<Flags extends TableFlags>(model: string, flags: Flags): Promise<Flags> {
   const { targetBytes, targetFile, ggufDtype = "auto" } = flags;
   if (targetBytes === undefined || targetFile !== "gguf" || ggufDtype !== "auto") return flags;
-  await fetchInputs({ model: [model] });
-  const { source } = await openModelFiles(model);
-  return { ...flags, ggufDtype: ggufDtypeFor(source, { ggufDtype }) };
+  const { files, path } = await lookAt(model);
+  return { ...flags, ggufDtype: ggufDtypeFor(await openWeights(files, path), { ggufDtype }) };
 }
 
 /**

@@ -86,7 +86,7 @@ function parseHeader({ name: path, size }: ByteSource, bytes: Uint8Array<ArrayBu
 /** Bytes of a header that are read at first. */
 const FIRST_BYTES = 1 << 20;
 /** How much more is read where they are too few: vocabularies take some 10 MB. */
-const GROWTH = 32;
+const GROWTH = 4;
 
 /** Items of an array in the metadata; vocabularies have some 300,000. */
 const MOST_ITEMS = 2 ** 24;

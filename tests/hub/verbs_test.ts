@@ -1,0 +1,165 @@
+// Verbs with names on the Hub: what they read of them, with which rights, and what a run keeps of their revisions.
+import assert from "node:assert/strict";
+import config from "../../deno.json" with { type: "json" };
+import { loadModel, openDevice, readRows } from "../../mod.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/model/mod.ts";
+import { cli, type CliResult, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
+import { join } from "../cli/helpers/paths.ts";
+import { demoFiles, HubRig } from "./helpers.ts";
+
+const rowsOf = (name: string): Uint8Array<ArrayBuffer> =>
+  Deno.readFileSync(join(ROOT, "fixtures", "demo_data", `${name}.jsonl`));
+
+let gguf: Promise<Uint8Array<ArrayBuffer>> | null = null;
+
+/** The demo as a GGUF, made once. */
+function demoGguf(): Promise<Uint8Array<ArrayBuffer>> {
+  return gguf ??= (async () => {
+    using folder = new TemporaryFolder();
+    ok(await cli(["export", "demo", "--out", folder.path, "--formats", "gguf", "--overwrite"]));
+    return await Deno.readFile(folder.at("model.gguf"));
+  })();
+}
+
+/** A hub with the demo, its rows, and a GGUF of the demo. */
+async function demoHub(): Promise<HubRig> {
+  const bytes = await demoGguf(), rig = new HubRig();
+  rig.hub.add("models/maker/demo", demoFiles());
+  rig.hub.add("models/maker/demo-gguf", {
+    "demo.gguf": bytes,
+    "README.md": "x",
+  });
+  rig.hub.add("datasets/maker/rows", { "train.jsonl": rowsOf("train"), "heldout.jsonl": rowsOf("heldout") });
+  return rig;
+}
+
+const ok = ({ code, stdout, stderr }: CliResult): string => {
+  assert.equal(code, 0, stderr);
+  return stdout;
+};
+
+Deno.test("plan and inspect read config and headers alone, write nothing, and say what they say of the same files here", async () => {
+  await using rig = await demoHub();
+  const { hub } = rig;
+  assert.equal(
+    ok(await cli(["plan", "hf:maker/demo"])).replace("hf:maker/demo", "demo"),
+    ok(await cli(["plan", "demo"])),
+  );
+  assert.equal(hub.seen.filter(({ host }) => host === "store").length, 0);
+  const facts = JSON.parse(ok(await cli(["inspect", "hf:maker/demo", "--json"])));
+  const own = JSON.parse(ok(await cli(["inspect", "demo", "--json"])));
+  assert.deepEqual({ ...facts, model: "", bytes: 0 }, { ...own, model: "", bytes: 0 });
+  const large = hub.repos.get("models/maker/demo")?.files.get("model.safetensors")?.length ?? 0;
+  const fetched = (): number =>
+    hub.seen.filter(({ host }) => host === "store").reduce((sum, { sent }) => sum + sent, 0);
+  assert.ok(fetched() > 0 && fetched() < large / 8, `${fetched()} of ${large}`);
+  const before = fetched();
+  assert.match(ok(await cli(["plan", "hf:maker/demo-gguf"])), /979,008 parameters/);
+  assert.match(ok(await cli(["inspect", "hf:maker/demo-gguf:demo.gguf"])), /GGUF, .*\n.*979,008/);
+  // The first megabyte of the file each.
+  assert.ok(fetched() - before <= 2 ** 21, String(fetched() - before));
+  assert.deepEqual([...Deno.readDirSync(rig.home)], []);
+});
+
+Deno.test("with the rights of the set hub, inspect and plan; with the cache to write, export; without, each names the right to add", async () => {
+  await using rig = await demoHub();
+  const port = new URL(rig.hub.url).host, store = new URL(rig.hub.storeUrl).host, { env } = config.permissions.hub;
+  const withRights = async (rights: readonly string[], args: readonly string[]): Promise<CliResult> => {
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "--no-prompt", ...rights, "cli/main.ts", ...args],
+      cwd: ROOT,
+      env: { NO_COLOR: "1" },
+    }).output();
+    return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+  };
+  using folder = new TemporaryFolder();
+  const read = "--allow-read", envs = `--allow-env=${env.join(",")}`, net = `--allow-net=${port},${store}`;
+  ok(await withRights([read, envs, net], ["plan", "hf:maker/demo"]));
+  ok(await withRights([read, envs, net], ["inspect", "hf:maker/demo"]));
+  const write = `--allow-write=${rig.home},${folder.path}`;
+  ok(await withRights([read, envs, net, write], ["export", "hf:maker/demo", "--out", folder.at("out")]));
+  for (
+    const [rights, args, pattern] of [
+      [
+        [read],
+        ["inspect", "hf:maker/demo"],
+        /add --allow-env=HF_ENDPOINT,HF_HOME,HF_HUB_CACHE,HF_HUB_OFFLINE,HF_TOKEN,/,
+      ],
+      [[read, envs], ["inspect", "hf:maker/demo"], new RegExp(`add --allow-net=${port.replaceAll(".", "\\.")} to`)],
+      [[read, envs, `--allow-net=${port}`], ["inspect", "hf:maker/demo-gguf"], new RegExp(`add --allow-net=${store}`)],
+      [[read, envs, net], ["data", "inspect", "hf:maker/rows:heldout.jsonl"], /add --allow-write=\S+ to/],
+    ] as const
+  ) {
+    const { code, stderr } = await withRights(rights, args);
+    assert.ok(code === 2 || code === 3, `${args.join(" ")} with ${rights.join(" ")}: ${code} ${stderr}`);
+    assert.match(stderr, pattern);
+  }
+});
+
+Deno.test("a bare owner/name of rows is answered with what was meant, and a model without data before it is fetched", async () => {
+  await using rig = await demoHub();
+  assert.match((await cli(["data", "inspect", "maker/rows"])).stderr, /did you mean hf:maker\/rows\?/);
+  const several = await cli(["data", "inspect", "hf:maker/rows"]);
+  assert.equal(several.code, 3);
+  assert.match(
+    several.stderr,
+    /train\.jsonl \([\d.]+ MB\), heldout\.jsonl[^]*name one, such as hf:maker\/rows:train\.jsonl/,
+  );
+  const asked = rig.hub.seen.length;
+  using folder = new TemporaryFolder();
+  assert.equal((await cli(["prune", "hf:maker/demo", "--sparsity", "0.3", "--out", folder.at("run")])).code, 2);
+  assert.equal(rig.hub.seen.length, asked);
+});
+
+Deno.test("programs take names on the Hub where they take paths: models, rows, adapters", async () => {
+  await using rig = await demoHub();
+  using device = await openDevice();
+  using model = await loadModel("hf:maker/demo-gguf", { device });
+  using plain = await loadModel("demo", { device });
+  assert.deepEqual(await model.logits([5, 6, 7]), await plain.logits([5, 6, 7]));
+  const { rows } = await readRows("hf:maker/rows:heldout.jsonl");
+  assert.deepEqual(rows, (await readRows(join(ROOT, "fixtures/demo_data/heldout.jsonl"))).rows);
+  using folder = new TemporaryFolder();
+  const { spec } = model,
+    weights = new Map(spec.layers.flatMap(({ heads }, layer) => [
+      [`lora.${layer}.q.A`, new Float32Array(2 * spec.hidden).fill(0.01)] as const,
+      [`lora.${layer}.q.B`, new Float32Array(heads * spec.headDim * 2).fill(0.01)] as const,
+    ]));
+  await writePeftAdapter(folder.at("a"), {
+    spec,
+    config: { rank: 2, alpha: 4, targets: ["q"] },
+    weights,
+    baseModel: null,
+  });
+  rig.hub.add(
+    "models/maker/adapter",
+    Object.fromEntries(
+      [...Deno.readDirSync(folder.at("a"))].map(({ name }) => [`v1/${name}`, Deno.readFileSync(folder.at("a", name))]),
+    ),
+  );
+  const adapter = await readPeftAdapter("hf:maker/adapter:v1", spec);
+  assert.deepEqual([...adapter.weights], [...(await readPeftAdapter(folder.at("a"), spec)).weights]);
+});
+
+Deno.test({
+  name: "a disk that refuses bytes is named with the file, and what was fetched before is not fetched again",
+  ignore: Deno.build.os === "windows", // no such limits
+  fn: async () => {
+    await using rig = await demoHub();
+    const verb = ["data", "inspect", "hf:maker/rows:train.jsonl"], limit = 512 * 1000;
+    // No file may be longer: writing fails as on a full disk, with another number of the system.
+    const shell = `trap "" XFSZ; ulimit -f 1000; exec "$0" run -A --no-code-cache cli/main.ts "$@"`;
+    const { code, stderr } = await new Deno.Command("sh", {
+      args: ["-c", shell, Deno.execPath(), ...verb],
+      cwd: ROOT,
+      env: { NO_COLOR: "1" },
+    }).output();
+    const said = new TextDecoder().decode(stderr);
+    assert.equal(code, 3, said);
+    assert.match(said, /cannot write \S+blobs\/[0-9a-f]{40}\.incomplete[^]*free space/);
+    const before = rig.hub.bytesOut;
+    ok(await cli(verb));
+    const size = rowsOf("train").length;
+    assert.ok(rig.hub.bytesOut - before <= size - limit + 4096, `${rig.hub.bytesOut - before} of ${size}`);
+  },
+});

@@ -4,13 +4,13 @@ import { isObject } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
 
 /** The model types that are read: `compresso` is a model of one of the others whose layers may differ, with `layer_counts`. */
-export const MODEL_TYPES = ["llama", "mistral", "ministral", "qwen2", "qwen3", "opt", "compresso"] as const;
+export const MODEL_TYPES = ["llama", "mistral", "ministral", "qwen2", "qwen3", "phi3", "opt", "compresso"] as const;
 
 /** What to do about a model of another family. */
-export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3 or OPT family";
+export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Phi-3 or OPT family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "openelm"] as const;
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "openelm"] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];

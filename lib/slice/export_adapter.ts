@@ -1,6 +1,6 @@
 // Exports the LoRA of a run for PEFT, beside the sliced model without LoRA.
 import type { FileSystem, Staged } from "../files/system.ts";
-import { type HfDtype, stageHf } from "../formats/hf/export.ts";
+import { type HfDtype, stageHf, writtenSpec } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";
 import type { WeightSource } from "../spec/source.ts";
 import type { Json } from "../core/guards.ts";
@@ -53,7 +53,7 @@ export async function stageAdapter(
   const { weights, ...settings } = config;
   const peft = pending.use(
     await stagePeftAdapter(files, adapter, {
-      spec: source.spec,
+      spec: writtenSpec(source.spec),
       config: settings,
       weights,
       baseModel: unmerged,

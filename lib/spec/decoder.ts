@@ -106,6 +106,11 @@ export interface DecoderSpec {
     /** Of q·k. Absent: 1 / √headDim. */
     readonly attention?: number;
   };
+  /**
+   * Files hold q, k and v as one matrix, and gate and up as one (Phi-3); absent if each projection is a matrix of its
+   * own. Changes no value: it chooses the class and architecture of exported files.
+   */
+  readonly fused?: true;
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
   /** Token that begins a text, if any. */

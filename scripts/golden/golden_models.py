@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Qwen2Config, Qwen3Config)
+    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -122,6 +122,17 @@ MODELS = {
             max_position_embeddings=41, dropout=0.0,
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # One batch is within the original context, and one beyond it.
+    "phi3": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: Phi3Config(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=45, num_hidden_layers=2,
+            vocab_size=71, tie_word_embeddings=False, max_position_embeddings=128, original_max_position_embeddings=24,
+            rms_norm_eps=1e-4, sliding_window=9,
+            rope_parameters={"rope_type": "longrope", "rope_theta": 1000.0, "partial_rotary_factor": 0.6,
+                             "short_factor": [1.0, 1.2, 1.5], "long_factor": [1.1, 2.5, 6.0]},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {
@@ -175,9 +186,15 @@ def to_float64(model):
     if not has_rope(model):
         return
     rotary = model.model.rotary_emb
-    inverse = rotary.inv_freq.double()
+    plain, settings = rotary.inv_freq.double(), model.config.rope_parameters
 
     def rope(x, position_ids, **_):
+        inverse = plain
+        if rotary.rope_type == "longrope":  # the factors go by the longest position
+            is_long = position_ids.max() >= settings["original_max_position_embeddings"]
+            factors = torch.tensor(settings["long_factor" if is_long else "short_factor"], dtype=torch.float64)
+            steps = torch.arange(len(factors), dtype=torch.float64) / len(factors)
+            inverse = 1 / (factors * settings["rope_theta"] ** steps)
         angles = torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)
         return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
 
@@ -201,11 +218,24 @@ def targets_of(layer):
 
 
 def projection(layer, target):
-    """The module of a projection; None for a gate that there is not."""
+    """The module that holds a projection, and the slice of its rows; None for a gate that there is not."""
     if hasattr(layer, "fc1"):
         attention = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
-        return getattr(layer.self_attn, attention[target]) if target in attention else {"up": layer.fc1, "down": layer.fc2}.get(target)
-    return getattr(layer.mlp if target in ("gate", "up", "down") else layer.self_attn, f"{target}_proj")
+        if target == "gate":
+            return None
+        own = getattr(layer.self_attn, attention[target]) if target in attention else {"up": layer.fc1, "down": layer.fc2}[target]
+        return own, slice(0, own.out_features)
+    block = layer.mlp if target in ("gate", "up", "down") else layer.self_attn
+    own = getattr(block, f"{target}_proj", None)
+    if own is not None:
+        return own, slice(0, own.out_features)
+    whole = getattr(block, "qkv_proj" if target in "qkv" else "gate_up_proj")
+    if target in ("gate", "up"):
+        half = whole.out_features // 2
+        return whole, slice(0, half) if target == "gate" else slice(half, 2 * half)
+    width = block.num_key_value_heads * block.head_dim
+    start = {"q": 0, "k": whole.out_features - 2 * width, "v": whole.out_features - width}[target]
+    return whole, slice(start, start + (whole.out_features - 2 * width if target == "q" else width))
 
 
 def widths_of(config):
@@ -225,21 +255,24 @@ def attach(model, lora, masks):
     def after(module):
         handles.append(module.register_forward_hook(lambda _, __, out: out * z_hidden))
 
-    def adapt(module, a, b):
-        handles.append(module.register_forward_hook(
-            lambda _, args, out: out + ALPHA / RANK * (args[0] @ a.T) @ b.T))
+    def adapt(module, rows, a, b):
+        def adapted(_, args, out):
+            update = ALPHA / RANK * (args[0] @ a.T) @ b.T
+            return out + torch.nn.functional.pad(update, (rows.start, out.shape[-1] - rows.stop))
+        handles.append(module.register_forward_hook(adapted))
 
     decoder = decoder_of(model)
     after(decoder.embed_tokens)
     if hasattr(decoder, "embed_positions"):
         after(decoder.embed_positions)
     for index, layer in enumerate(decoder.layers):
-        before(projection(layer, "o"), masks["mask.head"][index].repeat_interleave(head_dim))
-        before(projection(layer, "down"), masks["mask.ffn"][index])
+        output, down = projection(layer, "o")[0], projection(layer, "down")[0]
+        before(output, masks["mask.head"][index].repeat_interleave(head_dim))
+        before(down, masks["mask.ffn"][index])
         for target in targets_of(layer) if lora else ():
-            adapt(projection(layer, target), lora[f"lora.{index}.{target}.A"], lora[f"lora.{index}.{target}.B"])
-        after(projection(layer, "o"))
-        after(projection(layer, "down"))
+            adapt(*projection(layer, target), lora[f"lora.{index}.{target}.A"], lora[f"lora.{index}.{target}.B"])
+        after(output)
+        after(down)
     return handles
 
 
@@ -270,14 +303,15 @@ def folded_loss(folder, batch, lora, masks):
             decoder.embed_positions.weight.mul_(z_hidden)
         for index, layer in enumerate(decoder.layers):
             for target in targets_of(layer):
-                weight = projection(layer, target).weight
-                weight += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
-            projection(layer, "o").weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
-            projection(layer, "down").weight *= masks["mask.ffn"][index]
+                module, rows = projection(layer, target)
+                module.weight[rows] += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
+            projection(layer, "o")[0].weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
+            projection(layer, "down")[0].weight *= masks["mask.ffn"][index]
             for target in ("o", "down"):
-                projection(layer, target).weight.mul_(z_hidden[:, None])
-                if projection(layer, target).bias is not None:
-                    projection(layer, target).bias.mul_(z_hidden)
+                module, _ = projection(layer, target)
+                module.weight.mul_(z_hidden[:, None])
+                if module.bias is not None:
+                    module.bias.mul_(z_hidden)
         tokens, labels = batch
         return model.float()(input_ids=tokens, labels=labels, use_cache=False).loss.item()
 
@@ -302,7 +336,8 @@ def make_lora(generator, model):
     lora = {}
     for index, layer in enumerate(decoder_of(model).layers):
         for target in targets_of(layer):
-            out, inside = projection(layer, target).weight.shape
+            module, rows = projection(layer, target)
+            out, inside = rows.stop - rows.start, module.in_features
             lora[f"lora.{index}.{target}.A"] = normal(generator, RANK, inside, std=1 / inside ** 0.5)
             lora[f"lora.{index}.{target}.B"] = normal(generator, out, RANK, std=0.15)
     return {name: value.float().double() for name, value in lora.items()}
@@ -370,8 +405,9 @@ def make(name, recipe, root, seed):
         stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
         if has_rope(model) and recipe["config"]().rope_parameters["rope_type"] != "default":
             model_rope = model.model.rotary_emb.forward
+            dims = 2 * len(model.model.rotary_emb.inv_freq)
             inverse = recipe["config"]().rope_parameters["rope_theta"] ** (
-                -torch.arange(0, head_dim_of(model.config), 2, dtype=torch.float64) / head_dim_of(model.config))
+                -torch.arange(0, dims, 2, dtype=torch.float64) / dims)
             model.model.rotary_emb.forward = lambda x, position_ids, **_: tuple(
                 f(torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)) for f in (torch.cos, torch.sin))
             unscaled = model(input_ids=tokens, use_cache=False).logits

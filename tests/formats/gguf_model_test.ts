@@ -133,7 +133,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama, deci, qwen2, qwen3, openelm; got: gpt2; fix: .* OPT family$/,
+    /general\.architecture is llama, deci, qwen2, qwen3, phi3, openelm; got: gpt2; fix: .* family$/,
   ],
   [
     "an architecture of experts",
@@ -204,7 +204,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another scaling",
     ({ metadata }) => metadata.set("llama.rope.scaling.type", "yarn"),
-    /scaling\.type is none or linear.*got: yarn/,
+    /scaling\.type is none, linear or longrope.*got: yarn/,
   ],
   [
     "a token id outside the vocabulary",

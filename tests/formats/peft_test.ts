@@ -277,7 +277,7 @@ Deno.test("readPeftAdapter() refuses tensors that are missing, strange or of ano
     [
       "another width",
       [a, item("layers.0.self_attn.q_proj.lora_B.weight", [23, 2])],
-      /\[24, 2\].*q is \[24, 20\].*\[23, 2\]/,
+      /\[24, 2\].*q_proj is \[24, 20\].*\[23, 2\]/,
     ],
     ["B transposed", [a, item("layers.0.self_attn.q_proj.lora_B.weight", [2, 24])], /lora_B.*got: \[2, 24\]/],
     ["a layer too many", [a, b, item("layers.1.self_attn.q_proj.lora_A.weight", [2, hidden])], /layers\.1.*has not/],

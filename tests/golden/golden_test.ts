@@ -33,6 +33,8 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "ministral_window", baseDtype: "f32" },
   // Seven heads of 6, 42 hidden dims, 67 columns.
   { name: "opt", baseDtype: "f32" },
+  // LongRoPE with an original context of 24 tokens.
+  { name: "phi3", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -195,9 +197,27 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       maxPosition: 41,
       biases: ["q", "k", "v", "o", "up", "down"],
     }],
+    ["phi3", {
+      headDim: 10,
+      tied: false,
+      rope: {
+        base: 1000,
+        scaling: {
+          kind: "longrope",
+          short: [1, 1.2, 1.5],
+          long: [1.1, 2.5, 6],
+          attention: Math.sqrt(1 + Math.log(128 / 24) / Math.log(24)),
+          originalMaxPosition: 24,
+        },
+        dims: 6,
+      },
+      layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 45, window: 9 }),
+      maxPosition: 128,
+      fused: true,
+    }],
   ]);
   const device = await sharedDevice();
-  for (const [name, { headDim, tied, rope, layers, maxPosition, biases, qkNorm }] of wanted) {
+  for (const [name, { headDim, tied, rope, layers, maxPosition, biases, qkNorm, fused }] of wanted) {
     using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
     const { spec } = model;
     assert.deepEqual(
@@ -209,8 +229,9 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
         maxPosition: spec.maxPosition,
         biases: spec.biases,
         qkNorm: spec.qkNorm,
+        fused: spec.fused,
       },
-      { headDim, tied, rope, layers, maxPosition, biases, qkNorm },
+      { headDim, tied, rope, layers, maxPosition, biases, qkNorm, fused },
       name,
     );
     assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);

@@ -49,8 +49,13 @@ async function equalTensors(actual: WeightSource, expected: WeightSource, form?:
   }
 }
 
-/** Heads that do not divide the hidden size are Mistral's, which has no biases, or Qwen2's, which has those of q, k and v. */
-function isUnevenWithBiases({ hidden, layers: [first], biases = [] }: DecoderSpec): boolean {
+/**
+ * Models that no class of transformers has although all layers are alike. Heads that do not divide the hidden size are Mistral's, which has no biases,
+ * or Qwen2's, which has those of q, k and v.
+ */
+function isOddlyShaped({ hidden, layers: [first], biases = [], rope }: DecoderSpec): boolean {
+  // Phi-3's class counts the factors of LongRoPE against hidden size / heads.
+  if (rope.dims !== undefined) return Math.floor(0.6 * Math.floor(hidden / (first?.heads ?? 1))) !== rope.dims;
   return biases.length > 0 && biases.join() !== "q,k,v" && hidden % (first?.heads ?? 1) !== 0;
 }
 
@@ -82,7 +87,7 @@ Deno.test("each layout of each model reads back from a folder with the same spec
       for (const [layout, made] of Object.entries({ compact, padded: padded(compact), uniform: even })) {
         const folder = `${out}/${name}/${layout}`;
         const { form } = await exportHf(made, folder, { dtype: "f32", tokenizer: null, maxShardBytes: 20000 });
-        const isOwn = layout === "compact" || isUnevenWithBiases(made.spec);
+        const isOwn = layout === "compact" || isOddlyShaped(made.spec);
         assert.equal(form === "compresso", isOwn, `${name} ${layout} is ${form}`);
         await equalTensors(await openHfFolder(folder), made, form);
         const files = await names(folder);
@@ -303,11 +308,12 @@ Deno.test("RoPE factors of a GGUF are recognised as the llama3 setting that they
     const plain = ropeFrequencies({ headDim, rope: { base, scaling: { kind: "none" } } });
     const scaled = ropeFrequencies({ headDim, rope: { base, scaling } });
     const factors = Array.from(plain, (value, i) => Math.fround(value / (scaled[i] ?? NaN)));
-    const config = ropeConfig({ headDim, rope: { base, scaling: { kind: "factors", factors } } });
-    assert.deepEqual(config, ropeConfig({ headDim, rope: { base, scaling } }));
+    const config = ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling: { kind: "factors", factors } } });
+    assert.deepEqual(config, ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling } }));
     const changed = factors.with(-1, 7);
     assert.throws(
-      () => ropeConfig({ headDim, rope: { base, scaling: { kind: "factors", factors: changed } } }),
+      () =>
+        ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling: { kind: "factors", factors: changed } } }),
       /export as GGUF/,
     );
   }

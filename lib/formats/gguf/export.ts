@@ -5,8 +5,8 @@ import {
   type LayerCount,
   type LayerSpec,
   parameterCount,
-  projectionName,
   QWEN2_BIASES,
+  ropeDims,
   tensorShapes,
   windowsOf,
   withCounts,
@@ -14,8 +14,9 @@ import {
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import type { GgufArch } from "../families.ts";
-import { MORE_EOS_KEY, turnsNeighbours, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
-import { fusedName, type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
+import { ATTENTION_KEY, MORE_EOS_KEY, ORIGINAL_KEY, turnsNeighbours, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
+import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
@@ -93,22 +94,23 @@ function contentOf(
   const names = ggufNames(layers.length);
   const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
   const types = matrixTypes(options.dtype, { ...spec, layers }, shapes);
+  const fused = fusedTensors({ ...spec, layers }, archFusions(arch));
   for (const [canonical, shape] of shapes) {
     const gguf = names.get(canonical) ?? { name: canonical }, choice = types.get(canonical);
-    const parts = arch === "openelm" ? fusedParts(gguf) : [canonical];
-    if (parts.length === 0) continue;
-    const name = parts.length > 1 ? fusedName(gguf.part?.layer ?? 0) : gguf.name;
+    const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];
+    // A fused tensor takes the place of its first part.
+    if (parts[0] !== canonical) continue;
+    const name = whole ? fusedGgufName(whole) : gguf.name;
     if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(name);
-    const rows = (part: string): number => shapes.get(part)?.[0] ?? 0;
     tensors.push({
       name,
       type: choice?.type ?? "f32",
-      shape: parts.length > 1 ? [parts.reduce((sum, part) => sum + rows(part), 0), spec.hidden] : shape,
+      shape: whole?.shape ?? shape,
       data: async () => {
         options.signal?.throwIfAborted();
         const read = (part: string): Promise<Float32Array> =>
           tensorData(source, { canonical: part, gguf, shape: shapes.get(part) ?? [], arch, added: !own.has(part) });
-        return parts.length > 1 ? joined(await Promise.all(parts.map(read))) : await read(canonical);
+        return whole ? joined(await Promise.all(parts.map(read))) : await read(canonical);
       },
     });
   }
@@ -119,24 +121,6 @@ function contentOf(
   const isMostlyF16 = 2 * weights(matrices.filter(({ type }) => type === "f16")) > weights(matrices);
   metadata.set("general.file_type", fileTypeId(isMostlyF16 ? "f16" : options.dtype));
   return { arch, layers, fellBack, content: { metadata, tensors } };
-}
-
-const QKV = ["q", "k", "v"] as const;
-
-/** The canonical tensors of one of arch openelm: q, k and v are one, in the place of q. */
-function fusedParts({ part, name }: GgufName): readonly string[] {
-  if (part?.projection === "k" || part?.projection === "v") return [];
-  return part?.projection === "q" ? QKV.map((projection) => projectionName(part.layer, projection)) : [name];
-}
-
-function joined(parts: readonly Float32Array[]): Float32Array {
-  const out = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }
 
 /** llama.cpp's openelm has heads and FFN columns in every layer: one of zeros changes no value. */
@@ -183,32 +167,42 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
     if (found === null) return wanted;
     throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
   }
-  const [first = "deci", ...others] = PREFERRED.filter((arch) => isNormed(arch) === (spec.qkNorm !== undefined));
+  const candidates = PREFERRED.filter((arch) =>
+    isNormed(arch) === (spec.qkNorm !== undefined) && (arch !== "phi3" || spec.fused === true)
+  );
+  const [first = "deci", ...others] = candidates;
   const found = misfit(spec, first);
   if (found === null) return first;
   const other = others.find((arch) => misfit(spec, arch) === null);
   if (other) return other;
-  throw unwritable(found);
+  throw unwritable(spec, found);
 }
 
 /**
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
- * @throws CompressoError("input") for norms of q and k heads and a head of its own.
+ * @throws CompressoError("input") for norms of q and k heads and a head of its own, and for RoPE of a part of each head.
  */
-export function refuseUnlike({ qkNorm, tied }: DecoderSpec): void {
-  if (qkNorm && !tied) throw unwritable({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
+export function refuseUnlike(spec: DecoderSpec): void {
+  const { qkNorm, tied, rope: { dims } } = spec;
+  if ((qkNorm && !tied) || dims !== undefined) {
+    throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
+  }
 }
 
-function unwritable(found: Misfit): CompressoError {
-  const what = "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads, " +
-    "and openelm where the output head is the embedding";
+function unwritable({ qkNorm, rope: { dims } }: DecoderSpec, found: Misfit): CompressoError {
+  const what = qkNorm
+    ? "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads, " +
+      "and openelm where the output head is the embedding"
+    : dims !== undefined
+    ? "cannot write a GGUF: of llama.cpp's architectures only phi3 has this RoPE of a part of each head"
+    : "cannot write a GGUF";
   return new CompressoError("input", { what, ...found });
 }
 
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
-const PREFERRED: readonly GgufArch[] = ["qwen3", "openelm", "qwen2", "llama", "deci"];
+const PREFERRED: readonly GgufArch[] = ["phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
 
 /** Whether an architecture norms the heads of q and k. */
 function isNormed(arch: GgufArch): boolean {
@@ -223,12 +217,11 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
-  const { dims, scaling } = spec.rope, fix = "export as a Hugging Face folder";
+  if (arch === "phi3") return noPhi3(spec);
+  const { dims } = spec.rope;
   if (dims !== undefined) {
-    return { rule: "RoPE rotates whole heads", value: `the first ${dims} of ${spec.headDim} dims`, fix };
-  }
-  if (scaling.kind === "longrope") {
-    return { rule: "RoPE has one factor a frequency", value: "short and long ones", fix };
+    const value = `the first ${dims} of ${spec.headDim} dims`, fix = "export as a Hugging Face folder";
+    return { rule: "RoPE rotates whole heads", value, fix };
   }
   if (isNormed(arch)) return noNorms(spec, arch);
   if (spec.qkNorm) {
@@ -272,6 +265,21 @@ function noQwen2(spec: DecoderSpec): Misfit | null {
   return noDivisors(spec, fix);
 }
 
+/** Its q is as wide as the residual stream, and it has no biases and no RoPE but plain and LongRoPE. */
+function noPhi3(spec: DecoderSpec): Misfit | null {
+  const { hidden, headDim, layers: [first], biases = [] } = spec, width = (first?.heads ?? 0) * headDim;
+  const fix = spec.rope.dims === undefined ? "take arch llama" : HEADS_STAY, { kind } = spec.rope.scaling;
+  const unlike = unlikeLayers(spec);
+  if (unlike) return { ...unlike, fix: ALIKE };
+  if (spec.qkNorm) return { rule: "q and k heads have no norms", value: "they have", fix: "take arch qwen3" };
+  if (biases.length > 0) return { rule: "no part has a bias", value: biases.join(", "), fix };
+  if (width !== hidden) return { rule: `heads · head_dim = ${hidden}, the hidden dims`, value: String(width), fix };
+  if (kind === "none" || kind === "longrope") return null;
+  return { rule: "RoPE is not scaled, or by LongRoPE", value: kind, fix };
+}
+
+const HEADS_STAY = "export as a Hugging Face folder, or prune neither heads nor hidden dims for a GGUF";
+
 function noDivisors({ rope: { scaling: { kind } } }: DecoderSpec, fix: string): Misfit | null {
   return kind === "none" || kind === "linear" ? null : { rule: "RoPE is not scaled, or linearly", value: kind, fix };
 }
@@ -312,7 +320,7 @@ function modelMetadata(
     [`${arch}.attention.key_length`, spec.headDim],
     [`${arch}.attention.value_length`, spec.headDim],
     [`${arch}.attention.layer_norm_rms_epsilon`, float(spec.normEps)],
-    [`${arch}.rope.dimension_count`, spec.headDim],
+    [`${arch}.rope.dimension_count`, ropeDims(spec)],
     [`${arch}.rope.freq_base`, float(spec.rope.base)],
   ]);
   const [window] = slidingWindows(spec);
@@ -324,6 +332,12 @@ function modelMetadata(
   if (spec.rope.scaling.kind === "linear") {
     metadata.set(`${arch}.rope.scaling.type`, "linear");
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
+  }
+  if (spec.rope.scaling.kind === "longrope") {
+    const { attention, originalMaxPosition } = spec.rope.scaling;
+    metadata.set(`${arch}.rope.scaling.type`, "longrope");
+    metadata.set(`${arch}.${ATTENTION_KEY}`, float(attention));
+    metadata.set(`${arch}.${ORIGINAL_KEY}`, originalMaxPosition);
   }
   for (const entry of provenanceEntries(options.provenance ?? {}, parameterCount(spec))) metadata.set(...entry);
   for (const [key, value] of tokenizerMetadata) {
@@ -370,11 +384,15 @@ const TEXT_TYPES: ReadonlySet<number> = new Set([TOKEN_TYPE.normal, TOKEN_TYPE.u
 
 /** llama.cpp knows the llama3 rule only as its result: divisors of the frequencies. */
 function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
-  if (rope.scaling.kind !== "llama3" && rope.scaling.kind !== "factors") return [];
+  const { scaling } = rope;
+  const item = (name: string, factors: readonly number[]): GgufItem => {
+    return { name, type: "f32", shape: [factors.length], data: () => Float32Array.from(factors) };
+  };
+  if (scaling.kind === "longrope") return [item(ROPE_SHORT, scaling.short), item(ROPE_LONG, scaling.long)];
+  if (scaling.kind !== "llama3" && scaling.kind !== "factors") return [];
   const plain = ropeFrequencies({ headDim, rope: { base: rope.base, scaling: { kind: "none" } } });
   const scaled = ropeFrequencies({ headDim, rope });
-  const factors = Float32Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency));
-  return [{ name: ROPE_FREQS, type: "f32", shape: [factors.length], data: () => factors }];
+  return [item(ROPE_FREQS, Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency)))];
 }
 
 async function tensorData(

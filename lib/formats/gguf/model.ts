@@ -5,7 +5,8 @@ import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
 import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
-import { fusedName, type GgufName, ggufNames, ggufRow, ROPE_FREQS } from "./names.ts";
+import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
+import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -52,13 +53,16 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
       const { tensor, rotated, part } = tensorOf(name);
       return rotated
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
-        : await file.readTensor(tensor.name, part ? within(part, rows) : rows);
+        : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);
       return rotated
         ? await readRotatedBlocks(file, { tensor, headDim: spec.headDim, ...options })
-        : await file.readTensorBlocks(tensor.name, part ? { ...options, rows: within(part, options.rows) } : options);
+        : await file.readTensorBlocks(
+          tensor.name,
+          part ? { ...options, rows: rowsWithin(part, options.rows) } : options,
+        );
     },
     storedDtype: (name): string => tensorOf(name).tensor.type,
   };
@@ -129,22 +133,22 @@ interface Found {
   readonly part: RowRange | null;
 }
 
-/** Rows of a part of a tensor as rows of the tensor. */
-function within(part: RowRange, rows: RowRange | undefined): RowRange {
-  return rows ? { start: part.start + rows.start, count: rows.count } : part;
-}
-
 function checkTensors(
   spec: DecoderSpec,
   file: GgufFile,
   { names, arch }: { readonly names: ReadonlyMap<string, GgufName>; readonly arch: GgufArch },
 ): Map<string, Found> {
   const found = new Map<string, Found>(), isRotated = turnsNeighbours(arch);
-  const known = new Set(isRotated ? [ROPE_FREQS] : []);
+  const fusedParts = fusedTensors(spec, archFusions(arch));
+  const known = new Set(
+    spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : isRotated ? [ROPE_FREQS] : [],
+  );
   for (const [canonical, own] of tensorShapes(spec)) {
     const place = names.get(canonical) ?? { name: canonical }, projection = place.part?.projection;
-    const fused = arch === "openelm" ? fusedPart(spec, place) : null;
-    const { name, shape } = fused ?? { name: place.name, shape: own };
+    const whole = fusedParts.get(canonical);
+    const { name, shape } = whole
+      ? { name: fusedGgufName(whole), shape: whole.shape }
+      : { name: place.name, shape: own };
     const tensor = file.tensors.get(name);
     const wanted = `[${shape.join(", ")}]`;
     if (!tensor) {
@@ -156,7 +160,8 @@ function checkTensors(
     }
     known.add(name);
     const rotated = isRotated && (projection === "q" || projection === "k");
-    found.set(canonical, { tensor, rotated, part: fused?.rows ?? null });
+    const part = whole?.parts.find((part) => part.name === canonical)?.rows ?? null;
+    found.set(canonical, { tensor, rotated, part });
   }
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;
@@ -164,22 +169,4 @@ function checkTensors(
     throw ggufError(file.path, { rule, value: name });
   }
   return found;
-}
-
-/** The tensor that holds a layer's q, k and v, and the rows of one of them; null for what else there is. */
-function fusedPart(
-  { headDim, hidden, layers }: DecoderSpec,
-  { part }: GgufName,
-): { readonly name: string; readonly shape: readonly number[]; readonly rows: RowRange } | null {
-  const { heads = 0, kvHeads = 0 } = layers[part?.layer ?? -1] ?? {};
-  const [first, count] = part?.projection === "q"
-    ? [0, heads]
-    : part?.projection === "k"
-    ? [heads, kvHeads]
-    : part?.projection === "v"
-    ? [heads + kvHeads, kvHeads]
-    : [0, 0];
-  if (!part || count === 0) return null;
-  const shape = [(heads + 2 * kvHeads) * headDim, hidden];
-  return { name: fusedName(part.layer), shape, rows: { start: first * headDim, count: count * headDim } };
 }

@@ -10,6 +10,11 @@ import {
   projectionName,
   QK,
 } from "../../spec/decoder.ts";
+import type { GgufArch } from "../families.ts";
+import { FUSED_BLOCKS, FUSED_QKV, type Fusion } from "../fused.ts";
+
+/** Divisors of LongRoPE, for contexts of at most the original length and for longer ones. */
+export const ROPE_SHORT = "rope_factors_short.weight", ROPE_LONG = "rope_factors_long.weight";
 
 /** RoPE divisors, one for each pair of a head; not a weight, but settings of the model. */
 export const ROPE_FREQS = "rope_freqs.weight";
@@ -51,9 +56,9 @@ export function ggufNames(layers: number): Map<string, GgufName> {
   return names;
 }
 
-/** GGUF name of a layer's q, k and v in one tensor, one after another, as arch openelm has them. */
-export function fusedName(layer: number): string {
-  return `blk.${layer}.attn_qkv.weight`;
+/** The matrices that an architecture holds as one. */
+export function archFusions(arch: GgufArch): readonly Fusion[] {
+  return arch === "phi3" ? FUSED_BLOCKS : arch === "openelm" ? FUSED_QKV : [];
 }
 
 /**

@@ -11,11 +11,14 @@ import {
 } from "../../spec/decoder.ts";
 import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
 import type { GgufFile } from "./file.ts";
-import { ggufNames, ROPE_FREQS } from "./names.ts";
+import { ggufNames, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
 import { ggufError } from "./types.ts";
 
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
+
+/** Keys of LongRoPE, behind the architecture: the factor of cos and sin, and the original context. */
+export const ATTENTION_KEY = "rope.scaling.attn_factor", ORIGINAL_KEY = "rope.scaling.original_context_length";
 
 /** Keys of windows, behind the architecture. */
 export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
@@ -87,10 +90,18 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     (value) => value > 0 && value % 2 === 0,
     "it is even, given or implied",
   );
-  for (const key of ["attention.value_length", "rope.dimension_count"]) {
-    const rule = `it equals the head's width, ${headDim}`;
-    keys.check(own(key), keys.number(own(key), headDim), (value) => value === headDim, rule);
-  }
+  const width = `the head's width, ${headDim}`,
+    valueKey = own("attention.value_length"),
+    dimsKey = own("rope.dimension_count");
+  keys.check(valueKey, keys.number(valueKey, headDim), (value) => value === headDim, `it equals ${width}`);
+  const dims = keys.number(dimsKey, headDim);
+  keys.check(
+    dimsKey,
+    dims,
+    // llama.cpp takes a part of a head in this architecture alone.
+    (value) => arch === "phi3" ? value > 0 && value <= headDim && value % 2 === 0 : value === headDim,
+    arch === "phi3" ? `it is even and at most ${width}` : `it equals ${width}`,
+  );
   const vocab = file.tensors.get("token_embd.weight")?.shape[0] ?? 0;
   const id = (name: string): number | null => {
     const key = `tokenizer.ggml.${name}_token_id`;
@@ -114,10 +125,12 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     normEps: keys.decimal(own("attention.layer_norm_rms_epsilon")),
     rope: {
       base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
-      scaling: await ropeScaling(file, { arch, headDim }),
+      scaling: await ropeScaling(file, { arch, dims, maxPosition }),
+      ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),
     ...arch === "qwen3" || arch === "openelm" ? { qkNorm: "head" as const } : {},
+    ...arch === "phi3" ? { fused: true as const } : {},
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],
@@ -205,16 +218,37 @@ function layersOf(file: GgufFile, arch: string): LayerSpec[] {
 /** `rope_freqs.weight` holds divisors of the frequencies; linear scaling divides all of them once more. */
 async function ropeScaling(
   file: GgufFile,
-  { arch, headDim }: { readonly arch: GgufArch; readonly headDim: number },
+  { arch, dims, maxPosition }: {
+    readonly arch: GgufArch;
+    readonly dims: number;
+    readonly maxPosition: number;
+  },
 ): Promise<RopeScaling> {
   const keys = metadataReader(file);
   const own = (key: string): string => `${arch}.${key}`;
   const type = file.metadata.get(own("rope.scaling.type")) ?? "linear";
+  const attention = own(ATTENTION_KEY);
+  // A phi3 says by the tensors alone that it has LongRoPE.
+  if (type === "longrope" || (arch === "phi3" && file.tensors.has(ROPE_LONG))) {
+    const original = own(ORIGINAL_KEY), originalMaxPosition = keys.number(original, maxPosition);
+    keys.check(
+      original,
+      originalMaxPosition,
+      (value) => Number.isInteger(value) && value > 0,
+      "a whole number above 0",
+    );
+    return {
+      kind: "longrope",
+      short: await divisors(file, ROPE_SHORT, dims),
+      long: await divisors(file, ROPE_LONG, dims),
+      attention: file.metadata.has(attention) ? keys.decimal(attention) : 1,
+      originalMaxPosition,
+    };
+  }
   if (type !== "none" && type !== "linear") {
-    const rule = `${own("rope.scaling.type")} is none or linear, beside rope_freqs.weight`;
+    const rule = `${own("rope.scaling.type")} is none, linear or longrope, beside rope_freqs.weight`;
     throw ggufError(file.path, { rule, value: String(type), fix: "give the model as a Hugging Face folder" });
   }
-  const attention = own("rope.scaling.attn_factor");
   keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");
   // llama.cpp takes linear for granted where a factor is given without a type, under an older key too.
   const key = file.metadata.has(own("rope.scaling.factor")) ? own("rope.scaling.factor") : own("rope.scale_linear");
@@ -224,12 +258,17 @@ async function ropeScaling(
   if (!turnsNeighbours(arch) || !file.tensors.has(ROPE_FREQS)) {
     return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
   }
-  const factors = await file.readTensor(ROPE_FREQS);
-  if (factors.length !== headDim / 2 || factors.some((value) => !(value > 0 && value < Infinity))) {
-    const rule = `${ROPE_FREQS} has ${headDim / 2} numbers above 0, one for each frequency`;
-    throw ggufError(file.path, { rule, value: `${factors.length} numbers, ${factors.slice(0, 4).join(", ")} …` });
-  }
-  return { kind: "factors", factors: Array.from(factors, (value) => value * factor) };
+  const factors = await divisors(file, ROPE_FREQS, dims);
+  return { kind: "factors", factors: factors.map((value) => value * factor) };
+}
+
+/** A tensor of divisors of the frequencies. */
+async function divisors(file: GgufFile, name: string, dims: number): Promise<number[]> {
+  const rule = `${name} has ${dims / 2} numbers above 0, one for each frequency`;
+  if (!file.tensors.has(name)) throw ggufError(file.path, { rule, value: "no such tensor" });
+  const values = Array.from(await file.readTensor(name));
+  if (values.length === dims / 2 && values.every((value) => value > 0 && value < Infinity)) return values;
+  throw ggufError(file.path, { rule, value: `${values.length} numbers, ${values.slice(0, 4).join(", ")} …` });
 }
 
 interface MetadataReader {

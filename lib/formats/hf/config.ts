@@ -37,11 +37,11 @@ const CONFIG = z.looseObject({
   head_dim: width.nullish(),
   hidden_act: z.enum(["silu", "relu"]).nullish(),
   max_position_embeddings: count.nullish(),
-  rms_norm_eps: z.number().positive().default(1e-6),
+  rms_norm_eps: z.number().positive().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
-  // Of compresso alone; a qwen3 always has it.
+  // Of compresso alone; a qwen3 always has the first, a phi3 the second.
   qk_norm: z.literal("head").nullish(),
   // Of compresso alone: what other families have without saying it.
   norm: z.literal("layer").nullish(),
@@ -53,6 +53,7 @@ const CONFIG = z.looseObject({
   layer_norm_elementwise_affine: z.boolean().nullish(),
   _remove_final_layer_norm: z.boolean().nullish(),
   word_embed_proj_dim: width.nullish(),
+  fused: z.boolean().nullish(),
   ...WINDOW_KEYS,
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
@@ -99,15 +100,17 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const windows = windowsIn(config, maxPosition, fail);
   const headDim = (config.model_type === "opt" ? null : config.head_dim) ??
     (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
-  if (config.qk_norm && config.model_type !== "compresso") {
-    fail("qk_norm", 'only model_type "compresso" has it: others ignore it');
+  for (const key of ["qk_norm", "fused"] as const) {
+    if (config[key] && config.model_type !== "compresso") {
+      fail(key, 'only model_type "compresso" has it: others ignore it');
+    }
   }
   const hasQkNorm = config.model_type === "qwen3" || config.qk_norm === "head";
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
   const eosIds = new Set([
-    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [2],
+    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [config.model_type === "phi3" ? PHI3_END : 2],
     ...ids(generation.eos_token_id),
   ]);
   const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
@@ -134,11 +137,12 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     hidden: config.hidden_size,
     headDim,
     layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => withWindow(layer, windows[index])),
-    normEps: isOpt ? OPT_EPS : config.rms_norm_eps,
+    normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
     ...family,
-    rope: family.positions ? NO_ROPE : ropeOf(json, { maxPosition, path: files.path }),
+    rope: family.positions ? NO_ROPE : ropeOf(json, { maxPosition, headDim, path: files.path }),
     tied: config.tie_word_embeddings ?? isOpt,
     ...hasQkNorm ? { qkNorm: "head" as const } : {},
+    ...config.model_type === "phi3" || config.fused ? { fused: true as const } : {},
     maxPosition,
     bosId,
     eosIds: [...eosIds],
@@ -153,9 +157,10 @@ const MAX_POSITIONS = {
   qwen2: 32768,
   qwen3: 32768,
   opt: 2048,
+  phi3: 4096,
   compresso: 2048,
 } as const;
-const QWEN3_HEAD_DIM = 128;
+const QWEN3_HEAD_DIM = 128, PHI3_END = 32000;
 
 /** ε of torch's LayerNorm: a configuration of OPT names none. */
 export const OPT_EPS = 1e-5;
@@ -211,7 +216,7 @@ const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
 function biasesOf(config: Config, fail: Fail): Projection[] {
   const { model_type, attention_bias, mlp_bias, ungated_mlp, enable_bias } = config;
   if (model_type === "opt") return enable_bias === false ? [] : ["q", "k", "v", "o", "up", "down"];
-  if (model_type === "mistral" || model_type === "ministral" || model_type === "qwen2") {
+  if (["mistral", "ministral", "qwen2", "phi3"].includes(model_type)) {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
     return model_type === "qwen2" ? [...QWEN2_BIASES] : [];
@@ -256,7 +261,9 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
   // Null says that there are as many, whatever the default is.
   const kvHeads = config.num_key_value_heads === null ? heads : config.num_key_value_heads ??
-    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, opt: heads, compresso: heads }[config.model_type];
+    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, phi3: heads, opt: heads, compresso: heads }[
+      config.model_type
+    ];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }

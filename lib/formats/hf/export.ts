@@ -8,12 +8,15 @@ import {
   type Projection,
   PROJECTIONS,
   QWEN2_BIASES,
+  ropeDims,
   tensorShapes,
   windowsOf,
   withBiases,
 } from "../../spec/decoder.ts";
 import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
+import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
+import { fusionsOf, hfShapes } from "./model.ts";
 import { ropeConfig } from "./rope_export.ts";
 import { isOpt, OPT_BIASES, optConfig } from "./stock_config.ts";
 import { storedName } from "./stored.ts";
@@ -31,7 +34,7 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "opt" | "compresso";
+export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "phi3" | "opt" | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -53,8 +56,9 @@ const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "
 const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
- * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Qwen3 for norms of q and k heads, Qwen2 for its
- * biases, OPT for learned positions, else Llama, or Mistral where heads do not divide the hidden size, which Llama's refuses, or where all layers have one window, or Ministral
+ * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
+ * for norms of q and k heads, Qwen2 for its biases, OPT for learned positions, else Llama, or Mistral where heads do not divide the hidden size,
+ * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
  * Mistral's would fit, which has none. Llama's biases are those of q, k, v and o together, and of gate, up and down: what the model does not have is zeros.
@@ -69,14 +73,18 @@ export async function stageHf(
 ): Promise<Staged & { readonly form: HfForm }> {
   const { spec } = source, { dtype, tokenizer, files, signal } = options;
   const form = formOf(spec), config = hfConfig(spec, { dtype });
-  const own = tensorShapes(spec);
+  const written = writtenSpec(spec), own = tensorShapes(spec), shapes = tensorShapes(written);
+  const fused = [...fusedTensors(written, fusionsOf(written)).values()];
+  const parts = new Map(fused.map((whole) => [fusedModuleName(whole), whole.parts.map(({ name }) => name)]));
+  const read = async (name: string): Promise<Float32Array<ArrayBuffer>> =>
+    own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shapes.get(name) ?? []));
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
     ...item,
     name: storedName(form, item.name),
     data: async () => {
       signal?.throwIfAborted();
-      const { name, shape } = item;
-      return own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shape));
+      const names = parts.get(item.name);
+      return names ? joined(await Promise.all(names.map(read))) : await read(item.name);
     },
   }));
   const staged = await files.stageFolder(folder, async (path) => {
@@ -143,8 +151,7 @@ export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions
 }
 
 function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
-  const shapes = tensorShapes(withBiases(spec, writtenBiases(spec)));
-  return [...shapes].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+  return [...hfShapes(writtenSpec(spec))].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
 }
 
 /** The named templates of a tokenizer, with the template in use as the default; the template in use alone where there are no others. */
@@ -165,8 +172,16 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
   });
 }
 
+/** The model as a folder holds it: with the biases that its configuration implies, and fused where its class is. */
+export function writtenSpec(spec: DecoderSpec): DecoderSpec {
+  const form = formOf(spec), { fused: _, ...unfused } = spec;
+  return withBiases(form === "phi3" || form === "compresso" ? spec : unfused, writtenBiases(spec));
+}
+
 /** The configuration that says the shape of a model. */
 export function formOf(spec: DecoderSpec): HfForm {
+  if (spec.fused && isPhi3(spec)) return "phi3";
+  if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
   if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : "compresso";
@@ -180,6 +195,20 @@ export function formOf(spec: DecoderSpec): HfForm {
 /** Whether norms, activation, FFN and positions are those of LLaMA. */
 function isLlamaLike({ norm, activation, ungated, positions }: DecoderSpec): boolean {
   return !norm && !activation && !ungated && !positions;
+}
+
+/**
+ * Whether transformers' Phi-3 computes this model: one window for all layers, no biases, and RoPE that is not scaled or LongRoPE. Its configuration
+ * counts the factors of LongRoPE against hidden size / heads, whatever the width of a head is.
+ */
+function isPhi3(spec: DecoderSpec): boolean {
+  const { hidden, headDim, rope: { scaling }, layers: [first] } = spec;
+  if (!first || !layersAlike(spec) || windowsOf(spec).length > 1 || spec.biases?.length || spec.qkNorm) return false;
+  if (!isLlamaLike(spec)) return false;
+  if (scaling.kind === "none") return true;
+  const share = ropeDims(spec) / headDim;
+  return scaling.kind === "longrope" &&
+    Math.floor(Math.floor(Math.floor(hidden / first.heads) * share) / 2) === scaling.short.length;
 }
 
 const BIAS_KEYS: Readonly<Record<"attention_bias" | "mlp_bias", readonly Projection[]>> = {
@@ -255,6 +284,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   qwen2: "Qwen2",
   qwen3: "Qwen3",
   opt: "OPT",
+  phi3: "Phi3",
   compresso: "Compresso",
 };
 
@@ -281,6 +311,7 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.norm ? { norm: spec.norm } : {},
     ...spec.ungated ? { ungated_mlp: true } : {},
     ...spec.positions ? { position_offset: spec.positions.offset } : {},
+    ...spec.fused ? { fused: true } : {},
     layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({
       num_attention_heads: heads,
       num_key_value_heads: kvHeads,

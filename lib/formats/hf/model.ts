@@ -3,6 +3,7 @@ import { CompressoError, option } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
+import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
 import { storedName } from "./stored.ts";
@@ -39,6 +40,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const tensors = new Map([...stored].map(([name, file]) => [canonical.get(name) ?? name, file]));
   checkTensors(spec, tensors, { folder, nameOf });
   const provenance = await hfProvenance(files, folder);
+  const fused = fusedTensors(spec, fusionsOf(spec));
   let tied: Promise<void> | null = null;
   return {
     format: "hf",
@@ -49,7 +51,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     provenance,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, { folder, nameOf }));
-      return await fileOf(name).read(nameOf(kept(name)), rows);
+      const part = fused.get(name)?.parts.find((own) => own.name === name)?.rows;
+      return await fileOf(name).read(nameOf(kept(name)), part ? rowsWithin(part, rows) : rows);
     },
     storedDtype(name): string {
       return fileOf(name).tensors.get(nameOf(kept(name)))?.dtype.toLowerCase() ?? "";
@@ -57,6 +60,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   };
 
   function kept(name: string): string {
+    const whole = fused.get(name);
+    if (whole) return fusedModuleName(whole);
     return name === EMBEDDING && spec.tied && !tensors.has(EMBEDDING) ? HEAD : name;
   }
 
@@ -174,9 +179,23 @@ function checkTensors(
   }
 }
 
+/** The matrices that a folder of this model holds as one. */
+export function fusionsOf({ fused }: DecoderSpec): readonly Fusion[] {
+  return fused ? FUSED_BLOCKS : [];
+}
+
+/** Every tensor of a folder with its shape, in file order: the canonical ones, or the fused ones that hold them. */
+export function hfShapes(spec: DecoderSpec): Map<string, readonly number[]> {
+  const fused = fusedTensors(spec, fusionsOf(spec));
+  return new Map([...tensorShapes(spec)].map(([name, shape]): [string, readonly number[]] => {
+    const whole = fused.get(name);
+    return whole ? [fusedModuleName(whole), whole.shape] : [name, shape];
+  }));
+}
+
 /** Shapes of the tensors that files must hold; tied ones hold the embedding, the head, or both. */
 function storedShapes(spec: DecoderSpec, files: ReadonlyMap<string, unknown>): Map<string, readonly number[]> {
-  const shapes = new Map<string, readonly number[]>(tensorShapes(spec));
+  const shapes = hfShapes(spec);
   if (spec.tied && files.has(HEAD)) {
     shapes.set(HEAD, [spec.vocab, spec.hidden]);
     if (!files.has(EMBEDDING)) shapes.delete(EMBEDDING);

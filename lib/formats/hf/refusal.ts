@@ -10,7 +10,8 @@ export function refusal(
     key,
     rule,
     value,
-    fix = "correct it, or fetch the file again; what is no plain LLaMA, Mistral, Qwen2, Qwen3 or OPT is not supported",
+    fix =
+      "correct it, or fetch the file again; what is no plain LLaMA, Mistral, Qwen2, Qwen3, Phi-3 or OPT is not supported",
   } = parts;
   return new CompressoError("input", {
     what: `cannot use ${path}`,

@@ -1,10 +1,13 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters.
 import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
+import { isObject } from "../../core/guards.ts";
 import { shownJson } from "../../core/text.ts";
 import { refusal, valueAt } from "./refusal.ts";
 
-const KINDS = ["default", "linear", "llama3"] as const;
+const KINDS = ["default", "linear", "llama3", "longrope", "su"] as const;
+
+const share = z.number().positive().max(1), factors = z.array(z.number().positive());
 
 const ROPE = z.looseObject({
   rope_type: z.enum(KINDS).nullish(),
@@ -14,13 +17,18 @@ const ROPE = z.looseObject({
   low_freq_factor: z.number().positive().nullish(),
   high_freq_factor: z.number().positive().nullish(),
   original_max_position_embeddings: z.int().positive().nullish(),
-  partial_rotary_factor: z.literal(1).nullish(),
+  partial_rotary_factor: share.nullish(),
+  short_factor: factors.nullish(),
+  long_factor: factors.nullish(),
+  attention_factor: z.number().positive().nullish(),
 });
 
 const OUTER = z.looseObject({
   rope_theta: z.number().positive().nullish(),
   original_max_position_embeddings: z.int().positive().nullish(),
-  partial_rotary_factor: z.literal(1).nullish(),
+  partial_rotary_factor: share.nullish(),
+  model_type: z.string().nullish(),
+  fused: z.boolean().nullish(),
   rope_scaling: ROPE.nullish(),
   rope_parameters: ROPE.nullish(),
 });
@@ -28,6 +36,7 @@ const OUTER = z.looseObject({
 /** What {@link ropeOf} takes beside the JSON; `path` is named in errors. */
 export interface RopeContext {
   readonly maxPosition: number;
+  readonly headDim: number;
   readonly path: string;
 }
 
@@ -36,7 +45,7 @@ export interface RopeContext {
  *
  * @throws CompressoError("input") for every other kind of scaling and for missing or senseless figures.
  */
-export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): DecoderSpec["rope"] {
+export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContext): DecoderSpec["rope"] {
   const result = OUTER.safeParse(json);
   if (!result.success) {
     const [issue] = result.error.issues;
@@ -48,14 +57,14 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
       key,
       rule: message,
       value: shownJson(value),
-      fix: "only default, linear and llama3 RoPE are supported",
+      fix: "only default, linear, llama3 and longrope RoPE are supported",
     });
   }
   const outer = result.data;
   const scaling = outer.rope_scaling;
   const chosen = scaling && Object.keys(scaling).length > 0 ? "rope_scaling" : "rope_parameters";
   const rope = outer[chosen] ?? {};
-  const layered = Object.entries(rope).find(([, value]) => typeof value === "object" && value !== null);
+  const layered = Object.entries(rope).find(([, value]) => isObject(value));
   if (layered) {
     const key = `${chosen}.${layered[0]}`;
     const fix = "only models whose layers share one RoPE are supported";
@@ -67,10 +76,26 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
     throw refusal(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shownJson(value) });
   };
   const kind = rope.rope_type ?? rope.type ?? "default";
-  return { base: rope.rope_theta ?? outer.rope_theta ?? 10000, scaling: scalingOf() };
+  const isPhi3 = outer.model_type === "phi3";
+  const share = rope.partial_rotary_factor ?? outer.partial_rotary_factor ?? 1, dims = Math.floor(headDim * share);
+  if (share !== 1 && !isPhi3 && !outer.fused) {
+    const rule = "the whole of each head rotates in this family";
+    throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
+  }
+  if (dims < 2 || dims % 2 !== 0) {
+    const rule = `an even number of the ${headDim} dims of a head rotates, at least 2`;
+    throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
+  }
+  const base = rope.rope_theta ?? outer.rope_theta ?? 10000;
+  return { base, scaling: scalingOf(), ...dims < headDim ? { dims } : {} };
 
   function scalingOf(): RopeScaling {
+    if (isPhi3 && kind !== "default" && kind !== "longrope" && kind !== "su") {
+      const rule = "RoPE of a phi3 is default or longrope";
+      throw refusal(path, { key: `${chosen}.rope_type`, rule, value: shownJson(kind) });
+    }
     if (kind === "default") return { kind: "none" };
+    if (kind === "longrope" || kind === "su") return longRope();
     if (kind === "linear") return { kind: "linear", factor: need("factor") };
     const low = need("low_freq_factor"), high = need("high_freq_factor");
     if (high <= low) {
@@ -90,4 +115,32 @@ export function ropeOf(json: unknown, { maxPosition, path }: RopeContext): Decod
         maxPosition,
     };
   }
+
+  function longRope(): RopeScaling {
+    const half = dims / 2;
+    const need = (key: "short_factor" | "long_factor"): number[] => {
+      const list = rope[key];
+      if (list?.length === half) return list;
+      const rule = `${half} numbers, one for each pair of dims that rotates`;
+      throw refusal(path, {
+        key: `${chosen}.${key}`,
+        rule,
+        value: list ? `${list.length} numbers` : shownJson(list),
+      });
+    };
+    // As transformers: of a Phi-3 the outer length always counts, and the ratio of lengths is the factor where none is given.
+    const originalMaxPosition = outer.original_max_position_embeddings ??
+      (isPhi3 ? PHI3_ORIGINAL : rope.original_max_position_embeddings ?? maxPosition);
+    const attention = rope.attention_factor ??
+      longRopeAttention(rope.factor ?? maxPosition / originalMaxPosition, originalMaxPosition);
+    return { kind: "longrope", short: need("short_factor"), long: need("long_factor"), attention, originalMaxPosition };
+  }
+}
+
+/** The original context of a Phi-3 whose configuration leaves it out. */
+const PHI3_ORIGINAL = 4096;
+
+/** The factor of cos and sin for a context that is `factor` times the original one (Ding et al. 2024). */
+export function longRopeAttention(factor: number, originalMaxPosition: number): number {
+  return factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalMaxPosition));
 }

@@ -1,10 +1,12 @@
 // RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling).
 import { CompressoError } from "../../core/errors.ts";
+import { longRopeAttention } from "./rope.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
 import type { Json } from "../../core/guards.ts";
 
 type Llama3 = Extract<RopeScaling, { kind: "llama3" }>;
+type LongRope = Extract<RopeScaling, { kind: "longrope" }>;
 
 /** The llama3 settings in use: Llama 3.1 and 3.3 (factor 8), Llama 3.2 (factor 32). */
 const KNOWN: readonly Llama3[] = [8, 32].map((factor) => ({
@@ -23,12 +25,12 @@ const TOLERANCE = 1e-4;
  *
  * @throws CompressoError("input") for factors of a GGUF that are those of no known llama3 setting.
  */
-export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope">): Json {
-  const { base, dims } = spec.rope, scaling = named(spec), own = scalingKeys(scaling);
+export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">): Json {
+  const { base, dims } = spec.rope, scaling = named(spec), own = scalingKeys(scaling, spec);
   const partial = dims === undefined ? {} : { partial_rotary_factor: partialFactor(dims, spec.headDim) };
   return {
     rope_parameters: { ...own, rope_theta: base, ...partial },
-    ...(scaling.kind === "none" ? {} : { rope_scaling: own }),
+    ...(scaling.kind === "none" ? {} : { rope_scaling: olderKeys(own) }),
     rope_theta: base,
     ...partial,
     // Phi-3's class reads it here.
@@ -42,7 +44,10 @@ function partialFactor(dims: number, headDim: number): number {
   return Math.floor(headDim * share) === dims ? share : (dims + 0.5) / headDim;
 }
 
-function scalingKeys(scaling: Exclude<RopeScaling, { kind: "factors" }>): Json {
+function scalingKeys(
+  scaling: Exclude<RopeScaling, { kind: "factors" }>,
+  { maxPosition }: Pick<DecoderSpec, "maxPosition">,
+): Json {
   switch (scaling.kind) {
     case "none":
       return { rope_type: "default" };
@@ -61,10 +66,22 @@ function scalingKeys(scaling: Exclude<RopeScaling, { kind: "factors" }>): Json {
         rope_type: "longrope",
         short_factor: [...scaling.short],
         long_factor: [...scaling.long],
-        attention_factor: scaling.attention,
+        ...isImplied(scaling, maxPosition) ? {} : { attention_factor: scaling.attention },
         original_max_position_embeddings: scaling.originalMaxPosition,
       };
   }
+}
+
+/** Whether transformers computes this factor from the two context lengths. */
+function isImplied({ attention, originalMaxPosition }: LongRope, maxPosition: number): boolean {
+  const implied = longRopeAttention(maxPosition / originalMaxPosition, originalMaxPosition);
+  return Math.abs(attention - implied) < 1e-6;
+}
+
+/** The scaling as transformers 4 reads it: Phi-3's class takes three keys there, no more. */
+function olderKeys(own: Json): Json {
+  const { rope_type: type, original_max_position_embeddings: _, ...others } = own;
+  return type === "longrope" ? { type, ...others } : own;
 }
 
 function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling, { kind: "factors" }> {

@@ -57,6 +57,8 @@ function windowOf(
     case "mistral":
     case "ministral":
       return window === undefined ? DEFAULT_WINDOW : window;
+    case "phi3":
+      return window ?? null;
     case "qwen2":
     case "qwen3":
       return isUsed ? window === undefined ? DEFAULT_WINDOW : window : null;
@@ -78,10 +80,10 @@ function slides(
   return type.startsWith("qwen") ? layer >= (full ?? DEFAULT_FULL_LAYERS) : true;
 }
 
-/** The keys of a configuration of transformers' Mistral, Ministral, Qwen2 or Qwen3 for these windows, of which it can say one. */
-export function windowKeys(form: "mistral" | "ministral" | "qwen2" | "qwen3", spec: DecoderSpec): Json {
+/** The keys of a configuration of these classes of transformers for these windows, of which it can say one. */
+export function windowKeys(form: "mistral" | "ministral" | "qwen2" | "qwen3" | "phi3", spec: DecoderSpec): Json {
   const window = windowsOf(spec).find((one) => one !== undefined) ?? null;
-  if (form === "mistral") return { sliding_window: window };
+  if (form === "mistral" || form === "phi3") return { sliding_window: window };
   const types = spec.layers.map((layer) => layer.window === undefined ? "full_attention" : "sliding_attention");
   if (form === "ministral") return { sliding_window: window, layer_types: types };
   if (window === null) return { use_sliding_window: false };

@@ -2,18 +2,19 @@
 import { CompressoError } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";
-import { type DecoderSpec, type Projection, PROJECTIONS } from "../../spec/decoder.ts";
+import { type DecoderSpec, PROJECTIONS } from "../../spec/decoder.ts";
 import { folderOf } from "../../files/path.ts";
 import { type FileSystem, infoOf, isThere, missing, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import {
-  llamaPath,
   MERGE_FIRST,
-  moduleName,
-  modulePath,
+  MODULE_NAMES,
+  type ModulePart,
   parsePeftConfig,
   type PeftConfig,
   peftConfig,
+  type StoredModule,
+  storedModules,
 } from "./config.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
@@ -61,13 +62,18 @@ interface Pair {
 }
 
 /** A module with LoRA: what the file holds for it, and its own rank and alpha. */
-interface Module {
-  readonly layer: number;
-  readonly projection: Projection;
-  readonly shape: readonly [number, number];
+interface Module extends StoredModule {
   readonly pair: Required<Pair>;
   readonly rank: number;
   readonly alpha: number;
+}
+
+/** LoRA of one projection, with its own rank and alpha: A [rank, in], B [out, rank]. */
+interface PartLora extends ModulePart {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly a: Float32Array;
+  readonly b: Float32Array;
 }
 
 const CONFIG_FILE = "adapter_config.json";
@@ -90,17 +96,23 @@ export async function stagePeftAdapter(
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
   const items: SafetensorsItem[] = [];
-  for (const { layer, projection, shape: [rows, cols] } of loraModules(spec, targets)) {
-    for (const [side, shape] of [["A", [rank, cols]], ["B", [rows, rank]]] as const) {
-      const name = `lora.${layer}.${projection}.${side}`;
-      const data = matrix(weights.get(name), { name, shape });
-      items.push({
-        name: tensorName(modulePath(spec, layer, projection), side),
-        dtype: "F32",
-        shape,
-        data: () => data,
-      });
+  const isTarget = ({ projection }: ModulePart): boolean => targets.includes(projection);
+  for (const { path, shape: [rows, cols], parts } of storedModules(spec)) {
+    if (!parts.some(isTarget)) continue;
+    const whole = rank * parts.length, a = new Float32Array(whole * cols), b = new Float32Array(rows * whole);
+    // One block of A's rows and of B's columns a part; those of no target are zeros.
+    for (const [place, part] of parts.entries()) {
+      if (!isTarget(part)) continue;
+      const name = (side: "A" | "B"): string => `lora.${part.layer}.${part.projection}.${side}`;
+      const { start, count } = part.rows, nameB = name("B");
+      a.set(matrix(weights.get(name("A")), { name: name("A"), shape: [rank, cols] }), place * rank * cols);
+      const own = matrix(weights.get(nameB), { name: nameB, shape: [count, rank] });
+      for (let row = 0; row < count; row++) {
+        b.set(own.subarray(row * rank, (row + 1) * rank), (start + row) * whole + place * rank);
+      }
     }
+    items.push({ name: tensorName(path, "A"), dtype: "F32", shape: [whole, cols], data: () => a });
+    items.push({ name: tensorName(path, "B"), dtype: "F32", shape: [rows, whole], data: () => b });
   }
   if (items.length === 0) {
     throw new CompressoError("input", {
@@ -138,7 +150,8 @@ export async function openPeftAdapter(
   const place = await placeOf(files, path);
   const said = parsePeftConfig(await readJson(files, place.config), { path: place.config });
   const file = await openSafetensors(await files.open(place.weights));
-  const modules = modulesOf(file, spec, said);
+  const modules = await Promise.all(modulesOf(file, spec, said).map((module) => partsOf(file, module, said)))
+    .then((parts) => parts.flat());
   const [first] = modules;
   if (!first) {
     throw broken(file.path, "it holds LoRA of a projection", "no tensors", "check that this is the right file");
@@ -154,12 +167,11 @@ export async function openPeftAdapter(
     weights.set(`lora.${layer}.${projection}.B`, new Float32Array(rows * rank));
   }
   for (const module of modules) {
-    const { layer, projection, pair } = module, [rows] = module.shape;
-    const a = finite(pair.A.name, await file.read(pair.A.name)), b = finite(pair.B.name, await file.read(pair.B.name));
+    const { layer, projection, a, b, rows: { count } } = module;
     const factor = loraScale({ ...module, rsLora: said.rsLora }) / loraScale(config);
     const padded = weights.get(`lora.${layer}.${projection}.B`);
     weights.get(`lora.${layer}.${projection}.A`)?.set(a);
-    for (let row = 0; row < rows; row++) {
+    for (let row = 0; row < count; row++) {
       const values = b.subarray(row * module.rank, (row + 1) * module.rank);
       padded?.set(factor === 1 ? values : values.map((value) => value * factor), row * rank);
     }
@@ -167,16 +179,51 @@ export async function openPeftAdapter(
   return { config, weights, baseModel: said.baseModel };
 }
 
+/**
+ * LoRA of each projection that a module holds. Each has the module's A and its own rows of B. Where B has a block of
+ * columns for each projection, as we write it, each has its own block alone, and one whose A is zero has none.
+ */
+async function partsOf(file: SafetensorsFile, module: Module, { rsLora }: PeftConfig): Promise<PartLora[]> {
+  const { parts, pair, rank, alpha, shape: [, cols] } = module;
+  const a = finite(pair.A.name, await file.read(pair.A.name)), b = finite(pair.B.name, await file.read(pair.B.name));
+  const block = rank / parts.length;
+  const isApart = parts.length > 1 && Number.isInteger(block) && b.some((value) => value !== 0) &&
+    parts.every(({ rows }, place) => {
+      for (let row = rows.start; row < rows.start + rows.count; row++) {
+        for (let column = 0; column < rank; column++) {
+          if (Math.floor(column / block) !== place && b[row * rank + column] !== 0) return false;
+        }
+      }
+      return true;
+    });
+  if (!isApart) {
+    return parts.map((part) => {
+      const { start, count } = part.rows;
+      return { ...part, rank, alpha, a, b: b.subarray(start * rank, (start + count) * rank) };
+    });
+  }
+  const own = alpha / (rsLora ? Math.sqrt(parts.length) : parts.length);
+  return parts.map((part, place): PartLora => {
+    const { start, count } = part.rows, first = place * block;
+    const columns = Float32Array.from(
+      { length: count * block },
+      (_, i) => b[(start + Math.floor(i / block)) * rank + first + i % block] ?? NaN,
+    );
+    return { ...part, rank: block, alpha: own, a: a.subarray(first * cols, (first + block) * cols), b: columns };
+  }).filter((part) => part.a.some((value) => value !== 0));
+}
+
 /** Every module that has LoRA, checked against the model and the configuration. */
 function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): Module[] {
   const { pairs, isHeadless, hasOwnNames } = pairsOf(file, spec), modules: Module[] = [];
-  for (const { layer, projection, shape } of loraModules(spec, PROJECTIONS)) {
-    const key = llamaPath(layer, projection), { A, B } = pairs.get(key) ?? {};
-    const name = hasOwnNames ? modulePath(spec, layer, projection) : key;
+  for (const module of storedModules(spec)) {
+    const { key, path, shape, parts: [part] } = module, { A, B } = pairs.get(key) ?? {};
+    if (!part) continue;
+    const name = hasOwnNames ? path : key;
     // As PEFT saw it, whose patterns may ask for the whole name.
     const asNamed = isHeadless ? name.replace(/^model\./, "") : name;
     pairs.delete(key);
-    const expected = said.expects(asNamed, layer);
+    const expected = said.expects(asNamed, part.layer);
     if (!A && !B && expected !== true) continue;
     if (expected === false) {
       // PEFT would leave such tensors out without a word.
@@ -187,13 +234,13 @@ function modulesOf(file: SafetensorsFile, spec: DecoderSpec, said: PeftConfig): 
       const tensor = tensorName(name, side), wanted = side === "A" ? [rank, cols] : [rows, rank];
       if (!entry) throw broken(file.path, `it holds the tensor ${tensor}, [${wanted.join(", ")}]`, "no such tensor");
       if (entry.shape.join() === wanted.join()) return entry;
-      const rule = `${tensor} is [${
-        wanted.join(", ")
-      }]: its rank is ${rank}, and the model's ${projection} is [${rows}, ${cols}]`;
+      const rule = `${tensor} is [${wanted.join(", ")}]: its rank is ${rank}, and the model's ${
+        name.slice(name.lastIndexOf(".") + 1)
+      } is [${rows}, ${cols}]`;
       throw broken(file.path, rule, `[${entry.shape.join(", ")}]`, OTHER_MODEL);
     };
     const pair = { A: check(A, "A"), B: check(B, "B") };
-    modules.push({ layer, projection, shape, pair, rank, alpha: said.alphaOf(asNamed) });
+    modules.push({ ...module, pair, rank, alpha: said.alphaOf(asNamed) });
   }
   const [rest] = pairs.keys();
   if (rest !== undefined) {
@@ -212,18 +259,13 @@ interface Pairs {
 }
 
 function pairsOf(file: SafetensorsFile, spec: DecoderSpec): Pairs {
-  const own = new Map(
-    loraModules(spec, PROJECTIONS).map(({ layer, projection }) => [
-      modulePath(spec, layer, projection),
-      llamaPath(layer, projection),
-    ]),
-  );
+  const own = new Map(storedModules(spec).map(({ path, key }) => [path, key]));
   const pairs = new Map<string, Pair>();
   let isHeadless = false, hasOwnNames = false;
   for (const entry of file.tensors.values()) {
     const { name, head, side, isOwn } = moduleOf(entry.name, own);
     if (side !== "A" && side !== "B") {
-      const rule = `its tensors are lora_A and lora_B of ${PROJECTIONS.map(moduleName).join(", ")} in model.layers`;
+      const rule = `its tensors are lora_A and lora_B of ${MODULE_NAMES.join(", ")} in model.layers`;
       throw broken(file.path, rule, entry.name, MERGE_FIRST);
     }
     const pair = pairs.get(name) ?? {};

@@ -3,7 +3,12 @@ import type { LoraConfig } from "../../spec/lora.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../spec/decoder.ts";
 import { z } from "../../core/packages.ts";
 import { shownJson } from "../../core/text.ts";
+import type { Json } from "../../core/guards.ts";
+import type { RowRange } from "../../spec/source.ts";
+import { loraModules } from "../../spec/lora.ts";
+import { FUSED_BLOCKS, fusedModuleName, fusedTensors } from "../fused.ts";
 import { formOf } from "../hf/export.ts";
+import { fusionsOf } from "../hf/model.ts";
 import { refusal, valueAt } from "../hf/refusal.ts";
 import { storedName } from "../hf/stored.ts";
 
@@ -102,15 +107,30 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
   };
 }
 
-/** Content of adapter_config.json for LoRA of one rank: keys that PEFT has had since it knows rsLoRA. */
+/**
+ * Content of adapter_config.json for LoRA of one rank: keys that PEFT has had since it knows rsLoRA. LoRA on a fused
+ * matrix has the rank of all its parts together, at the scale of each.
+ */
 export function peftConfig(
   config: LoraConfig,
   { spec, baseModel }: { readonly spec: DecoderSpec; readonly baseModel: string | null },
 ): unknown {
-  const modules = PROJECTIONS.filter((projection) => config.targets.includes(projection)).map((projection) =>
-    modulePath(spec, 0, projection)
-  );
+  const stored = storedModules(spec);
+  const modules = new Map(PROJECTIONS.flatMap((projection) => {
+    if (!config.targets.includes(projection)) return [];
+    const holder = stored.find(({ parts }) => parts.some((part) => part.projection === projection));
+    return holder ? [[holder.path.slice(holder.path.lastIndexOf(".") + 1), holder.parts.length] as const] : [];
+  }));
+  const wide = [...modules].filter(([, parts]) => parts > 1);
+  const pattern = (valueOf: (parts: number) => number): Json =>
+    Object.fromEntries(wide.map(([module, parts]) => [module, valueOf(parts)]));
   return {
+    ...wide.length > 0
+      ? {
+        alpha_pattern: pattern((parts) => config.alpha * (config.rsLora ? Math.sqrt(parts) : parts)),
+        rank_pattern: pattern((parts) => config.rank * parts),
+      }
+      : {},
     base_model_name_or_path: baseModel,
     bias: "none",
     fan_in_fan_out: false,
@@ -124,31 +144,60 @@ export function peftConfig(
     peft_type: "LORA",
     r: config.rank,
     revision: null,
-    target_modules: modules.map((module) => module.slice(module.lastIndexOf(".") + 1)),
+    target_modules: [...modules.keys()],
     task_type: "CAUSAL_LM",
     use_rslora: config.rsLora ?? false,
   };
 }
 
 /** Name of a projection's module in a layer of LLaMA: `q_proj`. */
-export function moduleName(projection: Projection): string {
+function moduleName(projection: Projection): string {
   return `${projection}_proj`;
 }
 
-/**
- * Name of a projection's module within the class of transformers that has this shape, as PEFT matches it:
- * `model.layers.0.self_attn.q_proj`, in an OPT `model.decoder.layers.0.fc1`.
- */
-export function modulePath(spec: DecoderSpec, layer: number, projection: Projection): string {
-  return storedName(formOf(spec), projectionName(layer, projection)).replace(/\.weight$/, "");
+/** A projection, and its rows of the module that holds it. */
+export interface ModulePart {
+  readonly layer: number;
+  readonly projection: Projection;
+  readonly rows: RowRange;
 }
 
-/** Its name in LLaMA's class, and in that of a model whose layers differ. */
-export function llamaPath(layer: number, projection: Projection): string {
-  return projectionName(layer, projection).replace(/\.weight$/, "");
+/** A linear module of a model, with the projections that it holds. */
+export interface StoredModule {
+  /** Its name in LLaMA's class, and in that of a model whose layers differ: `model.layers.0.self_attn.q_proj`. */
+  readonly key: string;
+  /** Its name in the class of transformers that has this shape, as PEFT matches it: in an OPT `model.decoder.layers.0.fc1`. */
+  readonly path: string;
+  readonly shape: readonly [number, number];
+  readonly parts: readonly ModulePart[];
 }
 
-const MODULE_NAMES: readonly string[] = PROJECTIONS.map(moduleName);
+/** The linear modules of a model in file order. */
+export function storedModules(spec: DecoderSpec): StoredModule[] {
+  const fused = fusedTensors(spec, fusionsOf(spec)), form = formOf(spec), modules = new Map<string, StoredModule>();
+  for (const { layer, projection, shape: [count, cols] } of loraModules(spec, PROJECTIONS)) {
+    const name = projectionName(layer, projection), whole = fused.get(name);
+    const stored = whole ? fusedModuleName(whole) : name, key = withoutWeight(stored);
+    const rows = whole?.parts.find((part) => part.name === name)?.rows ?? { start: 0, count };
+    modules.set(key, {
+      key,
+      path: withoutWeight(storedName(form, stored)),
+      shape: [whole?.shape[0] ?? count, cols],
+      parts: [...modules.get(key)?.parts ?? [], { layer, projection, rows }],
+    });
+  }
+  return [...modules.values()];
+}
+
+function withoutWeight(name: string): string {
+  return name.replace(/\.weight$/, "");
+}
+
+/** Names of the modules that LoRA lies on, the fused ones among them. */
+export const MODULE_NAMES: readonly string[] = [
+  ...PROJECTIONS.map(moduleName),
+  ...FUSED_BLOCKS.map(({ module }) => module),
+];
 
 const FIXES: Readonly<Record<string, string>> = {
   peft_type: "only LoRA is read; other methods must be merged into the base model with PEFT",

@@ -17,7 +17,8 @@ export type GoldenName =
   | "qwen3"
   | "mistral_window"
   | "ministral_window"
-  | "opt";
+  | "opt"
+  | "phi3";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

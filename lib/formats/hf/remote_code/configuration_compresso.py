@@ -6,7 +6,8 @@ from transformers.models.mistral.configuration_mistral import MistralConfig
 class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
-    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are.
+    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are. With fused, layers are Phi-3's: q, k
+    and v are one matrix, gate and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
@@ -27,6 +28,7 @@ class CompressoConfig(MistralConfig):
         norm=None,
         ungated_mlp=False,
         position_offset=None,
+        fused=False,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "sliding_window": None})
@@ -36,6 +38,7 @@ class CompressoConfig(MistralConfig):
         self.norm = norm
         self.ungated_mlp = ungated_mlp
         self.position_offset = position_offset
+        self.fused = fused
         self.layer_counts = layer_counts
         self.layer_windows = layer_windows
 

@@ -30,6 +30,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
 )
+from transformers.models.phi3.modeling_phi3 import Phi3Attention, Phi3MLP, Phi3RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
 from .configuration_compresso import CompressoConfig
@@ -72,6 +73,26 @@ class NoRotation(nn.Module):
         return ones, torch.zeros_like(ones)
 
 
+class LayerConfig:
+    """The model's configuration with what a layer has of its own. What changes later, such as the attention's
+    implementation, reaches every layer."""
+
+    def __init__(self, shared, **own):
+        self.__dict__.update(own, shared=shared)
+
+    def __getattr__(self, name):
+        if name == "shared" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.shared, name)
+
+
+def with_bias(block, names):
+    """Gives linear layers of a class that has no biases some."""
+    for name in names:
+        linear = getattr(block, name)
+        setattr(block, name, nn.Linear(linear.in_features, linear.out_features, bias=True))
+
+
 class CompressoDecoderLayer(LlamaDecoderLayer):
     """A layer with the parts that it has; an absent part adds nothing to the residual stream."""
 
@@ -79,30 +100,33 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         GradientCheckpointingLayer.__init__(self)
         self.hidden_size = config.hidden_size
         self.window = window
-        own = copy.copy(config)
-        for key, value in counts.items():
-            setattr(own, key, value)
+        own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0:
             self.input_layernorm = norm_of(config)
-            if config.qk_norm == "head":
+            if config.fused:
+                own.sliding_window = window
+                self.self_attn = Phi3Attention(own, cache_index)
+                if config.attention_bias:
+                    with_bias(self.self_attn, ["qkv_proj", "o_proj"])
+            elif config.qk_norm == "head":
                 # It looks up whether this layer has a sliding window.
                 own.layer_types = ["full_attention"] * (cache_index + 1)
                 self.self_attn = Qwen3Attention(own, cache_index)
                 self.self_attn.sliding_window = window
             else:
                 self.self_attn = LlamaAttention(own, cache_index)
-            # The shared config, so that a later choice of the attention's implementation reaches every layer.
-            self.self_attn.config = config
         if counts["intermediate_size"] > 0:
             self.post_attention_layernorm = norm_of(config)
-            self.mlp = UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
+            self.mlp = Phi3MLP(own) if config.fused else UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
+            if config.fused and config.mlp_bias:
+                with_bias(self.mlp, ["gate_up_proj", "down_proj"])
 
     def forward(self, hidden_states, window_masks=None, **kwargs):
         if self.window is not None:
             kwargs["attention_mask"] = window_masks[self.window]
-            # Flash attention makes masks of its own, and takes the window. Qwen3Attention passes on its own.
-            if not hasattr(self.self_attn, "sliding_window"):
+            # Flash attention makes masks of its own, and takes the window. The other classes pass on their own.
+            if isinstance(self.self_attn, LlamaAttention):
                 kwargs["sliding_window"] = self.window
         if self.self_attn is not None:
             hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
@@ -132,7 +156,8 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
             self.layers.append(CompressoDecoderLayer(config, counts, window, with_attention))
             with_attention += counts["num_attention_heads"] > 0
         self.norm = norm_of(config)
-        self.rotary_emb = NoRotation(config) if hasattr(self, "embed_positions") else LlamaRotaryEmbedding(config=config)
+        rotary = Phi3RotaryEmbedding if config.fused else LlamaRotaryEmbedding
+        self.rotary_emb = NoRotation(config) if hasattr(self, "embed_positions") else rotary(config=config)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -1,0 +1,89 @@
+// Matrices that files hold as one, row after row: which projections they are, and where each lies.
+import {
+  biasName,
+  type DecoderSpec,
+  hasBias,
+  type Projection,
+  projectionName,
+  projectionShape,
+} from "../spec/decoder.ts";
+import type { RowRange } from "../spec/source.ts";
+
+/** Projections of a layer that a file holds as one matrix, in this order. */
+export interface Fusion {
+  /** The module in the Hugging Face layout, without its block. */
+  readonly module: string;
+  /** The tensor of a GGUF, without its layer. */
+  readonly gguf: string;
+  readonly parts: readonly Projection[];
+}
+
+const QKV: Fusion = { module: "qkv_proj", gguf: "attn_qkv", parts: ["q", "k", "v"] };
+const GATE_UP: Fusion = { module: "gate_up_proj", gguf: "ffn_up", parts: ["gate", "up"] };
+
+/** q, k and v as one matrix, as llama.cpp's openelm has them. */
+export const FUSED_QKV: readonly Fusion[] = [QKV];
+
+/** q, k and v as one matrix, and gate and up as one, as Phi-3 has them. */
+export const FUSED_BLOCKS: readonly Fusion[] = [QKV, GATE_UP];
+
+/** A stored matrix, or the stored biases, of several projections. */
+export interface FusedTensor {
+  readonly layer: number;
+  readonly fusion: Fusion;
+  readonly kind: "weight" | "bias";
+  readonly shape: readonly number[];
+  /** The canonical tensors in it, and the rows of each. */
+  readonly parts: readonly { readonly name: string; readonly rows: RowRange }[];
+}
+
+/** The fused tensor of every canonical tensor that lies in one; a layer without the projections has none. */
+export function fusedTensors(spec: DecoderSpec, fusions: readonly Fusion[]): Map<string, FusedTensor> {
+  const found = new Map<string, FusedTensor>();
+  for (const [index, layer] of spec.layers.entries()) {
+    for (const fusion of fusions) {
+      for (const kind of ["weight", "bias"] as const) {
+        const nameOf = kind === "weight" ? projectionName : biasName;
+        const those = kind === "weight" ? fusion.parts : fusion.parts.filter((part) => hasBias(spec, part));
+        if (those.length === 0) continue;
+        let start = 0;
+        const parts = those.map((part) => {
+          const [count] = projectionShape(spec, layer, part), rows = { start, count };
+          start += count;
+          return { name: nameOf(index, part), rows };
+        });
+        if (start === 0) continue;
+        const shape = kind === "weight" ? [start, spec.hidden] : [start];
+        for (const { name } of parts) found.set(name, { layer: index, fusion, kind, shape, parts });
+      }
+    }
+  }
+  return found;
+}
+
+/** Rows of a part of a stored tensor as rows of that tensor. */
+export function rowsWithin(part: RowRange, rows: RowRange | undefined): RowRange {
+  return rows ? { start: part.start + rows.start, count: rows.count } : part;
+}
+
+/** The values of tensors one after another. */
+export function joined(parts: readonly Float32Array[]): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+/** Name of a fused tensor in a folder of Hugging Face. */
+export function fusedModuleName({ layer, fusion, kind }: Pick<FusedTensor, "layer" | "fusion" | "kind">): string {
+  const [first = "q"] = fusion.parts;
+  return projectionName(layer, first).replace(/\w+_proj\.weight$/, `${fusion.module}.${kind}`);
+}
+
+/** Name of a fused tensor in a GGUF. */
+export function fusedGgufName({ layer, fusion, kind }: Pick<FusedTensor, "layer" | "fusion" | "kind">): string {
+  return `blk.${layer}.${fusion.gguf}.${kind}`;
+}

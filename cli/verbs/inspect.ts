@@ -140,7 +140,7 @@ async function sizeOf(path: string): Promise<number> {
 }
 
 function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer }: Facts): void {
-  const { rope, layers } = spec;
+  const { layers } = spec;
   const types = Object.entries(dtypes).map(([dtype, count]) => `${dtype} ${(100 * count / parameters).toFixed(0)} %`);
   print(`model       ${model} (${FORMAT_NAMES[format]}, ${formatBytes(bytes)})`);
   print(`parameters  ${formatCount(parameters)}, of which ${formatCount(prunable)} in the layers' linear weights`);
@@ -148,13 +148,21 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   print(
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,
   );
-  print(`context     ${spec.maxPosition} tokens, RoPE base ${rope.base}, scaling ${rope.scaling.kind}`);
+  print(`context     ${spec.maxPosition} tokens, ${positionsLine(spec)}`);
   const window = windowLine(spec);
   if (window) print(`window      ${window}`);
   print(`head        ${spec.tied ? "tied to the embedding" : "separate"}`);
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);
+}
+
+/** How positions enter the model. */
+function positionsLine({ positions, rope, headDim }: DecoderSpec): string {
+  if (positions) return "learned positions";
+  const { base, scaling, dims } = rope, part = dims === undefined ? "" : `, ${dims} of ${headDim} dims of a head`;
+  const from = scaling.kind === "longrope" ? ` from ${scaling.originalMaxPosition} tokens` : "";
+  return `RoPE base ${base}, scaling ${scaling.kind}${from}${part}`;
 }
 
 /** What sliding windows there are, and in which layers where not in all; null where all see the whole context. */

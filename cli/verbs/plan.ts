@@ -78,6 +78,8 @@ export function planVerb(): CommandUnknownOpts {
           model,
           parameters: parameterCount(spec),
           layers: spec.layers.length,
+          // One a layer, in tokens; null for all.
+          windows: spec.layers.map(({ window = null }) => window),
           adapter,
           options: shown,
           ...budget,

@@ -15,6 +15,12 @@ const TEKKEN_SPLIT = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]
   "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" +
   "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]", LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
+const SHORT_FORMS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+const GPT4O_SPLIT = `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${SHORT_FORMS}` +
+  `|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${SHORT_FORMS}` +
+  "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /** A family of byte-level BPE vocabularies. */
 export interface PreTokenizerFamily {
   /** Values of `tokenizer.ggml.pre` that mean this family; the first is the one written. */
@@ -45,6 +51,7 @@ export const PRE_TOKENIZER_FAMILIES: readonly PreTokenizerFamily[] = [
   family(["dbrx", "smaug-bpe"], [split(LLAMA3_SPLIT), byteLevel(false)]),
   family(["qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"], [split(QWEN2_SPLIT), byteLevel(false)]),
   family(["tekken"], [split(TEKKEN_SPLIT), byteLevel(false)], true, true),
+  family(["gpt-4o", "llama4", "kanana2"], [split(GPT4O_SPLIT), byteLevel(false)]),
   // What llama.cpp does where the file names no split.
   family(["default"], [
     split("[\\p{P}\\$\\+<=>\\^~\\|]+"),

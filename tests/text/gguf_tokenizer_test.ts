@@ -230,7 +230,7 @@ Deno.test("tokens without an embedding row are left out of a GGUF, with their me
 
 Deno.test("every pre-tokenizer family is recognised in a tokenizer.json and named alike", async () => {
   const tokenizer = await tokenizerOf("byte_level");
-  for (const pre of ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken", "default"]) {
+  for (const pre of ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o", "default"]) {
     const family = familyByName(pre);
     assert(family, pre);
     const model = { ...tokenizer.json["model"] as object, ignore_merges: family.ignoreMerges };

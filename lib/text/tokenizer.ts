@@ -3,6 +3,7 @@ import { LibraryTokenizer } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";
 import { type FileSystem } from "../files/system.ts";
+import { gpt2TokenizerJson } from "./gpt2_files.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { shownJson, withoutMark } from "../core/text.ts";
 import { checkPatterns } from "./slow_patterns.ts";
@@ -141,13 +142,15 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
  * Reads the tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
  * chat_template.jinja and additional_chat_templates. As in transformers the map goes before the config, unless that has `added_tokens_decoder`, as
  * newer ones do; added_tokens.json counts only without it, too. Tokens that tokenizer.json lacks are in the tokenizer's `json`.
- * Gives null where there is no tokenizer.json.
+ * Without a tokenizer.json, vocab.json and merges.txt are read as GPT-2's. Gives null where there are neither.
  *
  * @throws CompressoError("input") where a file is broken, and as {@link withAddedTokens}.
  */
 export async function loadHfTokenizer(files: FileSystem, folder: string): Promise<Tokenizer | null> {
-  const json = await readJson(files, `${folder}/tokenizer.json`);
-  if (json === null) return null;
+  const whole = await readJson(files, `${folder}/tokenizer.json`);
+  const vocab = whole ? null : await readJson(files, `${folder}/vocab.json`);
+  const merges = vocab ? await files.text(`${folder}/merges.txt`) : null;
+  if (!whole && (!vocab || merges === null)) return null;
   const { chat_template: inConfig, ...own } = await readJson(files, `${folder}/tokenizer_config.json`) ?? {};
   const older = (name: string): Promise<Json | null> =>
     "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(files, `${folder}/${name}`);
@@ -158,6 +161,7 @@ export async function loadHfTokenizer(files: FileSystem, folder: string): Promis
     return text === null ? [] : [[key, text] as const];
   });
   const others = { ...own, ...Object.fromEntries(special) };
+  const json = whole ?? gpt2TokenizerJson({ vocab: vocab ?? {}, merges: merges ?? "", config: others });
   // Named templates are kept to be written again; the default one is used.
   const named = [...Array.isArray(inConfig) ? inConfig : [], ...await namedTemplates(files, folder)];
   const config = named.length > 0 ? { ...others, chat_template: named } : others;

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
+import { isObject } from "../../lib/core/guards.ts";
 import { createStreamDecoder, createTokenizer } from "../../lib/text/tokenizer.ts";
 import { loadHfTokenizer } from "../disk.ts";
+import { fixture } from "../formats/files.ts";
 import { failure, type FixtureName, golden, inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
 
 const NAMES: readonly FixtureName[] = ["byte_level", "sentencepiece"];
@@ -165,6 +167,30 @@ Deno.test("loadHfTokenizer() takes special tokens from special_tokens_map.json w
     assert.equal(await eos(), tokenizer?.tokenToId(last));
     await write("tokenizer_config", { added_tokens_decoder: {} });
     assert.equal(await eos(), null);
+  });
+});
+
+Deno.test("loadHfTokenizer() reads vocab.json and merges.txt, as OPT has them, like the tokenizer.json of the same tokens", async () => {
+  const whole = await loadHfTokenizer(fixture("demo")), { cases } = await golden("byte_level");
+  const model = whole?.json["model"];
+  assert.ok(whole && isObject(model) && isObject(model["vocab"]) && Array.isArray(model["merges"]));
+  const { vocab, merges } = model, [bos = "", id = NaN] = Object.entries(vocab).at(-1) ?? [];
+  await inFolder(async (folder) => {
+    const write = (name: string, text: string): Promise<void> => Deno.writeTextFile(`${folder}/${name}`, text);
+    const lines = merges.map((merge) => Array.isArray(merge) ? merge.join(" ") : String(merge));
+    await write("vocab.json", JSON.stringify(vocab));
+    assert.equal(await loadHfTokenizer(folder), null, "merges.txt is missing");
+    await write("merges.txt", ["#version: 0.2", ...lines, ""].join("\r\n"));
+    await write("tokenizer_config.json", JSON.stringify({ add_bos_token: true }));
+    await write("special_tokens_map.json", JSON.stringify({ bos_token: bos, eos_token: bos }));
+    const read = await loadHfTokenizer(folder);
+    assert.deepEqual([read?.bosId, read?.eosId, read?.leading], [id, id, [id]]);
+    for (const { text } of cases.filter(({ text }) => !text.includes("<|") && !text.includes(bos))) {
+      const ids = whole.encode(text);
+      assert.deepEqual(read?.encode(text), ids, JSON.stringify(text));
+      assert.deepEqual(read?.encode(text, { addSpecial: true }), [id, ...ids], JSON.stringify(text));
+      assert.equal(read?.decode(ids), whole.decode(ids));
+    }
   });
 });
 

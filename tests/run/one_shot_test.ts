@@ -39,7 +39,7 @@ import {
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
 
-for (const name of ["gqa_llama3", "gqa_f16", "qwen2", "qwen3"] as const) {
+for (const name of ["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "opt"] as const) {
   Deno.test(`calibrate() gives the statistics of the tokens before labels, for ${name}`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
@@ -206,7 +206,7 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
   });
 });
 
-for (const name of ["gqa_f16", "gqa_bias", "qwen3"] as const) {
+for (const name of ["gqa_f16", "gqa_bias", "qwen3", "opt"] as const) {
   Deno.test(`compensation keeps the mean of each output of ${name} over the calibration data`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const { spec } = source, rows = sequences(batches);

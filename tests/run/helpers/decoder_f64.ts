@@ -6,9 +6,12 @@ import { ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
   FINAL_NORM,
+  hasRope,
   HEAD,
   headNormName,
+  normBiasName,
   normName,
+  POSITIONS,
   type Projection,
   ropeDims,
   tensorShapes,
@@ -43,8 +46,15 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       )
     );
   };
-  const norm = (x: Rows, name: string): Float64Array[] =>
+  const layerNorm = (x: Rows, name: string): Float64Array[] =>
     x.map((row) => {
+      const mean = row.reduce((sum, value) => sum + value, 0) / hidden;
+      const deviation = Math.sqrt(row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / hidden + spec.normEps);
+      const weight = at(name), bias = at(normBiasName(name));
+      return row.map((value, i) => (value - mean) / deviation * (weight[i] ?? NaN) + (bias[i] ?? NaN));
+    });
+  const norm = (x: Rows, name: string): Float64Array[] =>
+    spec.norm === "layer" ? layerNorm(x, name) : x.map((row) => {
       const rms = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / hidden + spec.normEps);
       return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
     });
@@ -62,7 +72,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   };
   const size = spec.rope.scaling.kind === "longrope" ? spec.rope.scaling.attention : 1;
   /** Rotates pairs (i, i + half) of every head by the position. */
-  const rotate = (x: Rows): Float64Array[] => {
+  const rotate = (x: Rows): Rows => {
+    if (!hasRope(spec)) return x;
     const frequencies = ropeFrequencies(spec, x.length);
     return x.map((row, position) =>
       row.map((value, i) => {
@@ -97,8 +108,13 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     const z = masks.hidden ?? new Float32Array(hidden).fill(1);
     const added = (x: Rows, y: Rows): Float64Array[] =>
       x.map((row, t) => row.map((value, i) => value + (y[t]?.[i] ?? NaN) * (z[i] ?? NaN)));
-    let x: Rows = tokens.map((token) =>
-      Float64Array.from({ length: hidden }, (_, i) => (at(EMBEDDING)[token * hidden + i] ?? NaN) * (z[i] ?? NaN))
+    const position = (row: number, i: number): number =>
+      spec.positions ? at(POSITIONS)[(row + spec.positions.offset) * hidden + i] ?? NaN : 0;
+    let x: Rows = tokens.map((token, row) =>
+      Float64Array.from(
+        { length: hidden },
+        (_, i) => ((at(EMBEDDING)[token * hidden + i] ?? NaN) + position(row, i)) * (z[i] ?? NaN),
+      )
     );
     let heads = 0, columns = 0;
     const inputs = spec.layers.map((layer, index) => {
@@ -113,8 +129,11 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       x = added(x, product(o, block("o")));
       const g = norm(x, normName(index, "ffn")), up = product(g, block("up"));
-      const down = product(g, block("gate")).map((row, t) =>
-        row.map((gate, i) => gate / (1 + Math.exp(-gate)) * (up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
+      const activated = (value: number): number =>
+        spec.activation === "relu" ? Math.max(0, value) : value / (1 + Math.exp(-value));
+      const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
+      const down = opened.map((row, t) =>
+        row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );
       x = added(x, product(down, block("down")));
       heads += layer.heads;

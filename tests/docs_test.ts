@@ -140,6 +140,7 @@ const RUN_FIELDS: Readonly<Record<keyof RunSummary, true>> = {
   hidden: true,
   maskedVsSliced: true,
   heldoutLoss: true,
+  evaluation: true,
   seconds: true,
   wallSeconds: true,
   resumedAfter: true,

@@ -15,7 +15,7 @@ import type { MonitorOptions } from "../../lib/run/monitors/alarm.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { flagOf, spellFlag } from "./spelling.ts";
 import { placeOption } from "../terminal/help.ts";
-import { byteCount, layerList, outputPath, parameterCount, type Parse, someOf } from "./values.ts";
+import { byteCount, layerList, outputPath, parameterCount, type Parse, someOf, wordList } from "./values.ts";
 
 /** Options of the table as the command line has them: what is not given is absent. */
 export type TableFlags = {
@@ -52,6 +52,7 @@ const PLACEHOLDERS = {
   word: "name",
   words: "list",
   names: "list",
+  list: "list",
   layers: "layers",
 } as const;
 
@@ -132,6 +133,7 @@ function parserOf(path: OptionPath): Parse<unknown> {
     number: (text: string) => text.trim() === "" ? NaN : Number(text),
     word,
     names: someOf(flag, words),
+    list: wordList(flag),
     words: (text: string) => text.split(",").filter((part) => part.trim() !== "").map(word),
     parameters: parameterCount(flag),
     bytes: byteCount(flag),
@@ -155,7 +157,7 @@ function parserOf(path: OptionPath): Parse<unknown> {
 
 /** Options of `prune` that the flags give, in their object; those that the command line writes otherwise are left to it. */
 export function pruneOptionsOf(flags: TableFlags): Partial<RunOptions> {
-  const others: readonly OptionPath[] = ["prompt", "calibration"];
+  const others: readonly OptionPath[] = ["prompt", "calibration", "evaluate.text"];
   return atPaths(
     PRUNE_PATHS.filter((path) => nameOf(path) !== null && !others.includes(path))
       .map((path) => [path, valueOfFlag(flags, path)] as const),

@@ -1,6 +1,6 @@
 // Compares two models on the same questions or windows: paired differences with confidence intervals.
 import { CompressoError } from "../core/errors.ts";
-import type { PerplexityResult } from "./perplexity.ts";
+import type { PerplexityResult, WindowLoss } from "./perplexity.ts";
 import { type ItemScore, meanAndError } from "./metrics.ts";
 
 /** A difference of two models on the same data, with its 95 % confidence interval by Student's distribution. */
@@ -96,18 +96,22 @@ function firstGap(first: readonly ItemScore[], second: readonly ItemScore[]): st
  * of the difference of the mean losses, with the windows as what varies.
  */
 export function comparePerplexity(first: PerplexityResult, second: PerplexityResult): PerplexityRatio | null {
-  const a = first.perWindow, b = second.perWindow, n = a.length;
+  const a = first.perWindow, b = second.perWindow;
   if (first.digest !== second.digest) return null;
-  if (n !== b.length || a.some(({ tokens }, index) => tokens !== b[index]?.tokens)) return null;
-  const gap = second.nll - first.nll;
+  if (a.length !== b.length || a.some(({ tokens }, index) => tokens !== b[index]?.tokens)) return null;
+  const { difference, low, high } = compareLosses(a, b);
+  return { ratio: Math.exp(difference), low: Math.exp(low), high: Math.exp(high) };
+}
+
+/** Difference of the mean losses of a token, in nats, of two models over the same windows, which are what varies. */
+export function compareLosses(first: readonly WindowLoss[], second: readonly WindowLoss[]): PairedDifference {
+  const n = first.length, tokens = first.reduce((sum, window) => sum + window.tokens, 0);
+  const gaps = first.map(({ nll }, index) => (second[index]?.nll ?? NaN) - nll);
+  const difference = gaps.reduce((sum, gap) => sum + gap, 0) / tokens;
   // Windows may have different numbers of tokens: the error of a ratio of sums.
-  const squares = a.reduce(
-    (sum, { nll, tokens }, index) => sum + ((b[index]?.nll ?? NaN) - nll - gap * tokens) ** 2,
-    0,
-  );
-  const stderr = n > 1 ? Math.sqrt(squares * n / (n - 1)) / first.tokens : NaN;
-  const reach = halfWidth(n) * stderr;
-  return { ratio: Math.exp(gap), low: Math.exp(gap - reach), high: Math.exp(gap + reach) };
+  const squares = first.reduce((sum, own, index) => sum + ((gaps[index] ?? NaN) - difference * own.tokens) ** 2, 0);
+  const stderr = n > 1 ? Math.sqrt(squares * n / (n - 1)) / tokens : NaN, reach = halfWidth(n) * stderr;
+  return { difference, stderr, low: difference - reach, high: difference + reach };
 }
 
 /** Difference of the shares of what is true, item by item the same for both. */

@@ -1,6 +1,8 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
 import { spelled, spellPath } from "../core/errors.ts";
 import { lastPart } from "../files/path.ts";
+import type { PairedDifference } from "../eval/compare.ts";
+import type { LossChange, TaskChange } from "../run/quality.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
@@ -32,7 +34,11 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
       ? [{
         label: "Loss, held-out rows",
         value: short(heldout.after),
-        note: `${short(heldout.before)} before pruning; ${grouped(heldout.labels)} tokens`,
+        note: `${short(heldout.before)} before pruning; ${grouped(heldout.labels)} tokens${
+          heldout.bitsPerByte
+            ? `; bits per byte ${short(heldout.bitsPerByte.before)} → ${short(heldout.bitsPerByte.after)}`
+            : ""
+        }`,
       }]
       : []),
     trainingTile(run),
@@ -44,6 +50,37 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
       note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
     },
   ];
+}
+
+/** Rows about a loss before and after pruning: its name, and what it is in a run. */
+function lossRows(
+  of: string,
+  lossOf: (summary: NonNullable<ReportRun["summary"]>) => LossChange | null,
+): (readonly [string, (summary: NonNullable<ReportRun["summary"]>) => string])[] {
+  const cell = (value: (loss: LossChange) => string | null) => (summary: NonNullable<ReportRun["summary"]>): string => {
+    const loss = lossOf(summary);
+    return (loss && value(loss)) ?? ABSENT;
+  };
+  const change = ({ before, after }: { readonly before: number; readonly after: number }): string =>
+    `${short(after)}; before pruning ${short(before)}`;
+  return [
+    [`loss on ${of}`, cell((loss) => `${change(loss)}${rangeOf(loss.difference)}`)],
+    [`perplexity on ${of}`, cell(({ perplexity }) => change(perplexity))],
+    [`bits per byte of ${of}`, cell(({ bitsPerByte }) => bitsPerByte && change(bitsPerByte))],
+  ];
+}
+
+/** The difference with its 95 % confidence interval; nothing where there is none. */
+function rangeOf({ difference, low, high }: PairedDifference): string {
+  const signed = (value: number): string => `${value < 0 ? "−" : "+"}${short(Math.abs(value))}`;
+  return Number.isNaN(low) ? "" : ` (${signed(difference)}; 95 %: ${signed(low)} to ${signed(high)})`;
+}
+
+function taskCell(task: TaskChange | undefined): string {
+  if (!task) return ABSENT;
+  const { before, after, difference: { acc } } = task, percent = (value: number): string => short(100 * value);
+  const points = { ...acc, difference: 100 * acc.difference, low: 100 * acc.low, high: 100 * acc.high };
+  return `${percent(after.acc)} %; before pruning ${percent(before.acc)} % of ${grouped(after.n)}${rangeOf(points)}`;
 }
 
 function sparsityTile(run: ReportRun): Tile {
@@ -124,11 +161,10 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       row("sparsity, target", (run) => shareOf(run, run.summary?.sparsity.target ?? lastPruned(run)?.target)),
       row("sparsity, expected", (run) => shareOf(run, run.summary?.sparsity.expected ?? lastPruned(run)?.expected)),
       row("sparsity, hard", (run) => shareOf(run, run.summary?.sparsity.hard)),
-      row(
-        "loss on held-out rows",
-        summed(({ heldoutLoss }) =>
-          heldoutLoss ? `${short(heldoutLoss.after)}; before pruning ${short(heldoutLoss.before)}` : ABSENT
-        ),
+      ...lossRows("held-out rows", ({ heldoutLoss }) => heldoutLoss).map(([name, value]) => row(name, summed(value))),
+      ...lossRows("the text", ({ evaluation }) => evaluation.text).map(([name, value]) => row(name, summed(value))),
+      ...[...new Set(runs.flatMap(({ summary }) => Object.keys(summary?.evaluation.tasks ?? {})))].map((task) =>
+        row(`accuracy, ${task}`, summed(({ evaluation }) => taskCell(evaluation.tasks[task])))
       ),
       row("training loss, start", end("first")),
       row("training loss, end", end("last")),

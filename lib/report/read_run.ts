@@ -28,6 +28,7 @@ export type ReportSummary = Pick<
   | "hidden"
   | "maskedVsSliced"
   | "heldoutLoss"
+  | "evaluation"
   | "seconds"
   | "wallSeconds"
   | "resumedAfter"
@@ -103,13 +104,39 @@ const RECORD = z.object({
 });
 
 const layer = z.object({ heads: count, kvHeads: count, ffn: count, window: z.int().positive().exactOptional() });
+const change = z.object({ before: number, after: number });
+const difference = z.object({ difference: number, stderr: number, low: number, high: number });
+const lossChange = z.object({
+  before: number,
+  after: number,
+  perplexity: change,
+  bitsPerByte: change.nullable(),
+  difference,
+  labels: count,
+  bytes: count,
+  sequences: count,
+});
+const taskScore = z.object({
+  acc: number,
+  acc_norm: number,
+  stderr: number,
+  acc_norm_stderr: number,
+  n: count,
+  truncated: count,
+});
+const taskChange = z.object({
+  before: taskScore,
+  after: taskScore,
+  difference: z.object({ acc: difference, acc_norm: difference }),
+});
 const SUMMARY = z.object({
   sparsity: z.object({ target: number, expected: number, hard: number }),
   parameters: z.object({ before: count, after: count }),
   layers: z.array(layer),
   hidden: count,
   maskedVsSliced: z.object({ maxAbs: number, range: number }),
-  heldoutLoss: z.object({ before: number, after: number, labels: count }).nullable(),
+  heldoutLoss: lossChange.nullable(),
+  evaluation: z.object({ text: lossChange.nullable(), tasks: z.record(z.string(), taskChange) }),
   seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
   wallSeconds: number,
   resumedAfter: count,

@@ -10,7 +10,7 @@ import { checkSessionExport, FORMATS, ggufDtypeFor, type SessionExportOptions } 
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import { runCard } from "./run_card.ts";
-import type { HeldoutLoss } from "./heldout_loss.ts";
+import type { QualityChange } from "./quality.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
@@ -34,7 +34,7 @@ export interface FinishedRun {
   readonly finish: () => Promise<{
     readonly sliced: SlicedModel;
     readonly result: PruneResult;
-    readonly heldoutLoss: HeldoutLoss | null;
+    readonly quality: QualityChange;
     readonly peakGpuBytes: number;
   }>;
   readonly signal: AbortSignal;
@@ -51,7 +51,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { generation: more, formats = FORMATS, ...written } = others,
     generation = { ...keptGeneration(model.source), ...more };
   signal.throwIfAborted();
-  const { sliced, result, heldoutLoss, peakGpuBytes } = await run.finish();
+  const { sliced, result, quality, peakGpuBytes } = await run.finish();
   await files.makeFolder(dir);
   await hooks.beforeExport?.(dir);
   const sized = exportDefaults(options.size);
@@ -69,7 +69,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     files,
     signal,
     provenance: model.source.provenance,
-    card: runCard({ options, origin, command, sliced, result, heldoutLoss }),
+    card: runCard({ options, origin, command, sliced, result, quality }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
@@ -93,7 +93,8 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     layers: sliced.spec.layers,
     hidden: sliced.spec.hidden,
     maskedVsSliced: { maxAbs, range },
-    heldoutLoss,
+    heldoutLoss: quality.heldout,
+    evaluation: { text: quality.text, tasks: quality.tasks },
     seconds: result.seconds,
     wallSeconds: (performance.now() - startedAt) / 1000,
     resumedAfter: run.before.step,

@@ -13,7 +13,8 @@ export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/adv
 // A run step by step.
 export { prune } from "./prune.ts";
 export { PruneSession, type SliceOptions } from "./session.ts";
-export type { HeldoutLoss } from "./heldout_loss.ts";
+export type { Evaluation } from "./evaluation.ts";
+export type { LossChange, QualityChange, TaskChange } from "./quality.ts";
 export type { Stage, StepRecord } from "./contract.ts";
 export type { RecordView } from "../schedule/definition.ts";
 export type { OriginFile } from "../slice/export_options.ts";

@@ -12,7 +12,7 @@ import type { OriginFile } from "../slice/export_options.ts";
 import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import type { ExportResult } from "../slice/export.ts";
 import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
-import type { HeldoutLoss } from "./heldout_loss.ts";
+import type { LossChange, QualityChange } from "./quality.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -101,8 +101,10 @@ export interface RunSummary {
   readonly hidden: number;
   /** Largest difference and range of the logits. */
   readonly maskedVsSliced: { readonly maxAbs: number; readonly range: number };
-  /** Loss on held-out rows before and after; null where no rows are held out, and for FLAP. */
-  readonly heldoutLoss: HeldoutLoss | null;
+  /** Loss on held-out rows before and after; null where no rows are held out. */
+  readonly heldoutLoss: LossChange | null;
+  /** The same of the text, and the scores of the tasks, that were to be measured. */
+  readonly evaluation: Pick<QualityChange, "text" | "tasks">;
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
   /**

@@ -1,21 +1,22 @@
 // What the model card of a pruned model says of its run.
 import type { OriginFile } from "../slice/export_options.ts";
 import type { RunCard } from "../slice/model_card.ts";
-import type { HeldoutLoss } from "./heldout_loss.ts";
+import type { LossChange, QualityChange } from "./quality.ts";
 import { stagesOf } from "./methods/names.ts";
+import type { TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { PruneResult, SlicedModel } from "./result.ts";
 import { sparsityBase } from "./size_goal.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
 export function runCard(
-  { options, origin, command, sliced, result, heldoutLoss }: {
+  { options, origin, command, sliced, result, quality }: {
     readonly options: ResolvedOptions;
     readonly origin: readonly OriginFile[];
     readonly command: string | null;
     readonly sliced: Pick<SlicedModel, "parameters">;
     readonly result: Pick<PruneResult, "sparsity">;
-    readonly heldoutLoss: HeldoutLoss | null;
+    readonly quality: QualityChange;
   },
 ): RunCard {
   const nameOf = (role: OriginFile["role"]): string | null => origin.find((file) => file.role === role)?.name ?? null;
@@ -36,18 +37,31 @@ export function runCard(
       ],
       ...(data === null ? [] : [["data", data] as const]),
       ...(calibration === null ? [] : [["calibration", calibration] as const]),
-      ...(heldoutLoss
-        ? [
-          [
-            "loss on held-out rows",
-            `${heldoutLoss.after.toFixed(3)}, before pruning ${heldoutLoss.before.toFixed(3)} (${
-              shown(heldoutLoss.labels)
-            } tokens)`,
-          ] as const,
-        ]
-        : []),
+      ...lossFacts("held-out rows", quality.heldout),
+      ...lossFacts("the text given for evaluation", quality.text),
+      ...Object.entries(quality.tasks).map(([name, { before, after }]) =>
+        [name, `acc ${accuracy(after)}, before pruning ${accuracy(before)} (${shown(after.n)} questions)`] as const
+      ),
     ],
   };
+}
+
+/** Loss, perplexity and bits per byte in words; nothing where none was measured. */
+function lossFacts(of: string, loss: LossChange | null): (readonly [string, string])[] {
+  if (!loss) return [];
+  const { before, after, perplexity, bitsPerByte: bits, labels } = loss;
+  const facts = [
+    [`loss on ${of}`, after, before, ` (${shown(labels)} tokens)`, 3],
+    [`perplexity on ${of}`, perplexity.after, perplexity.before, "", 2],
+    ...(bits ? [[`bits per byte of ${of}`, bits.after, bits.before, "", 3] as const] : []),
+  ] as const;
+  return facts.map(([name, now, then, of, digits]) =>
+    [name, `${now.toFixed(digits)}, before pruning ${then.toFixed(digits)}${of}`] as const
+  );
+}
+
+function accuracy({ acc }: TaskScore): string {
+  return `${(100 * acc).toFixed(1)} %`;
 }
 
 /** A count with separators. */

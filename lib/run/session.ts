@@ -4,25 +4,28 @@ import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Row } from "../data/rows.ts";
 import { Lifetime } from "../model/lifetime.ts";
-import type { Model } from "../model/model.ts";
+import type { Adapters, Model } from "../model/model.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
 import { sliceModel } from "../slice/slice.ts";
 import { verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
+import { writeBiases } from "../nn/weights.ts";
 import { type Allocated, allocateRun, freeRun, type RunSetup, selectorOf } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
-import { type HeldoutLoss, heldoutLoss } from "./heldout_loss.ts";
+import { compareQuality, measureQuality, type QualityChange, type QualityData, qualityData } from "./quality.ts";
 import { handleOf, refuseHandle, type RunHandle } from "./hooks.ts";
 import { changesBetween, identityOf } from "./identity.ts";
 import { layerStates } from "./layer_states.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
 import { stagesOf } from "./methods/names.ts";
+import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
 import { stopError, stoppedAt } from "./monitors/judge.ts";
@@ -98,8 +101,8 @@ export interface SessionParts extends RunPlatform {
     | undefined;
 }
 
-/** Share of the progress after the last step that the comparison takes; the rest is the loss on held-out rows. */
-const COMPARED = 0.8;
+/** Share of the progress after the last step that the comparison takes; the rest is for measuring quality. */
+const COMPARED = 0.6;
 
 /**
  * A prune run, from its first step to the export. Dispose it to free its GPU memory: at once while it is paused,
@@ -135,7 +138,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #startedAt = performance.now();
   #result: PruneResult | null = null;
   #sliced: SlicedModel | null = null;
-  #heldoutLoss: HeldoutLoss | null = null;
+  /** What quality is measured on; null before the run is prepared. */
+  #qualityData: QualityData | null = null;
+  #quality: QualityChange = { heldout: null, text: null, tasks: {} };
   /** Peak of training and comparison, bytes. */
   #peakBytes = 0;
 
@@ -241,7 +246,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         startedAt: this.#startedAt,
         finish: async () => {
           const sliced = await this.#slice(signal), result = this.result();
-          return { sliced, result, heldoutLoss: this.#heldoutLoss, peakGpuBytes: this.#peakBytes };
+          return { sliced, result, quality: this.#quality, peakGpuBytes: this.#peakBytes };
         },
         signal,
       });
@@ -257,27 +262,21 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     if (this.#sliced) return this.#sliced;
     const result = this.result(), { masks, lora, heldout, source: base } = result;
     this.#free();
-    const { device, spec, tokenizer } = this.#model, { size: wanted, units, seq } = this.options;
+    const { device, spec, tokenizer } = this.#model, { size: wanted, units } = this.options;
     const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
-    // The given model does not contain FLAP's compensation.
-    const isMeasured = base === this.#model.source && result.heldoutLabels.length > 0;
-    const compared = isMeasured ? COMPARED : 1;
     const maskedVsSliced = await verifySliced(base, source, {
       device,
       adapters,
       tokens: heldout,
       ...verifyShape(this.options),
       signal,
-      onProgress: (share) => onProgress?.(compared * share),
+      onProgress: (share) => onProgress?.(COMPARED * share),
     });
-    this.#heldoutLoss = isMeasured
-      ? await heldoutLoss(this.#model, result, {
-        adapters,
-        seq,
-        signal,
-        onProgress: (share) => onProgress?.(compared + (1 - compared) * share),
-      })
-      : null;
+    this.#quality = await this.#measure(
+      base,
+      { adapters, signal },
+      (share) => onProgress?.(COMPARED + (1 - COMPARED) * share),
+    );
     this.#peakBytes = device.peakBytes;
     const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
     const size = wanted &&
@@ -285,8 +284,27 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
   }
 
+  /** Quality before and after pruning; `base` are the weights that are sliced. */
+  async #measure(
+    base: WeightSource,
+    { adapters, signal }: { readonly adapters: Adapters; readonly signal: AbortSignal },
+    onProgress: (share: number) => void,
+  ): Promise<QualityChange> {
+    const data = this.#qualityData, model = this.#model;
+    if (!data) throw new Error("the run is not prepared");
+    const half = (from: number): (share: number) => void => (share) => onProgress(from + share / 2);
+    const before = await measureQuality(model, data, { adapters: {}, signal, onProgress: half(0) });
+    // FLAP's compensation is in biases, which the given model may not have.
+    using compensated = base === model.source ? null : await withCompensation(model);
+    if (compensated) await writeBiases(model.device, compensated.weights, base);
+    const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
+    return compareQuality(data, before, after);
+  }
+
   async #allocate(): Promise<void> {
     try {
+      const { original: { evaluate: evaluation }, options: { seq } } = this.#setup, { signal } = this.#life;
+      this.#qualityData ??= await qualityData(this.#model, this.#setup, { seq, evaluation, signal });
       const found = await this.#checkpointToResume();
       this.#allocated = await allocateRun(this.#model, this.#setup, {
         state: () => stepStateOf(this.options, this.#position, { rate: 0, target: 0, rates: this.options.rates }),

@@ -2,6 +2,26 @@
 import type { ReportRun } from "../../lib/report/read_run.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 
+const MADE_LOSS = {
+  before: 1.9,
+  after: 2.15,
+  perplexity: { before: 6.69, after: 8.58 },
+  bitsPerByte: { before: 0.81, after: 0.92 },
+  difference: { difference: 0.25, stderr: 0.05, low: 0.13, high: 0.37 },
+  labels: 640,
+  bytes: 2170,
+  sequences: 8,
+};
+const MADE_SCORE = { acc: 0.62, acc_norm: 0.6, stderr: 0.05, acc_norm_stderr: 0.05, n: 100, truncated: 0 };
+const MADE_TASK = {
+  before: MADE_SCORE,
+  after: { ...MADE_SCORE, acc: 0.55 },
+  difference: {
+    acc: { difference: -0.07, stderr: 0.03, low: -0.13, high: -0.01 },
+    acc_norm: { difference: 0, stderr: 0, low: NaN, high: NaN },
+  },
+};
+
 /** A record of step `step` of 40: 4 of fine-tuning, 28 of pruning, 8 of fine-tuning. */
 export function madeRecord(step: number, change: Partial<StepRecord> = {}): StepRecord {
   const stage = step <= 4 ? "finetune" : step <= 32 ? "prune" : "postfinetune";
@@ -43,7 +63,8 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
       parameters: { before: 10_000, after: 7_500 },
       layers: [{ heads: 2, kvHeads: 1, ffn: 4 }, { heads: 4, kvHeads: 2, ffn: 6 }],
       hidden: 15,
-      heldoutLoss: { before: 1.9, after: 2.15, labels: 640 },
+      heldoutLoss: MADE_LOSS,
+      evaluation: { text: { ...MADE_LOSS, after: 2.5, sequences: 12 }, tasks: { arc_easy: MADE_TASK } },
       seconds: { finetune: 1, prune: 20, postfinetune: 3 },
       wallSeconds: 95,
       resumedAfter: 0,

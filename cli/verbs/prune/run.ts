@@ -37,6 +37,7 @@ import { fetchInputs, modelName, pinned } from "../../hub.ts";
 import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
+import { readText } from "../../terminal/read_text.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
@@ -75,6 +76,7 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
     rows: [],
     steps: asked.steps,
     prompt,
+    ...await evaluationOf(asked),
     ...(asked.calibration === undefined || asked.calibration === NONE ? {} : { calibration: [] }),
   };
   const resolved = resolveOptions(options);
@@ -105,6 +107,15 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
 async function decided({ mayDiffer, ...flags }: TypedFlags): Promise<RunFlags> {
   const { out, resume: asked = false } = flags, resume = asked === "auto" ? await holdsRun(out) : asked;
   return { ...flags, resume, ...(resume ? given({ mayDiffer }) : {}) };
+}
+
+/** What is measured beside held-out rows. */
+async function evaluationOf(
+  { evalText, evalTasks, taskData, evalLimit }: TableFlags,
+): Promise<Pick<PruneOptions, "evaluate">> {
+  const text = evalText === undefined ? undefined : await readText(evalText);
+  const evaluate = given({ text, tasks: evalTasks, taskData, questions: evalLimit });
+  return Object.keys(evaluate).length > 0 ? { evaluate } : {};
 }
 
 /** Digests and names of the inputs of a run. */

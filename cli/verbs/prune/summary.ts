@@ -9,6 +9,7 @@ import { hanging } from "../../terminal/wrap.ts";
 import { duration } from "../../../lib/report/numbers.ts";
 import { exportLines, fallbackLines } from "../export.ts";
 import { alarmLine } from "./alarms.ts";
+import { qualityLines, qualityWarnings } from "./quality.ts";
 import { sizeLine } from "./targets.ts";
 
 /** Prints the results of the run. */
@@ -46,14 +47,7 @@ export function showSummary(summary: RunSummary, out: string): void {
       maskedVsSliced.range.toFixed(1)
     })`,
   );
-  const { heldoutLoss: loss } = summary;
-  if (loss) {
-    print(
-      `held out    loss ${loss.before.toFixed(3)} → ${loss.after.toFixed(3)}, on ${
-        formatCount(loss.labels)
-      } tokens of rows that were not trained on`,
-    );
-  }
+  for (const line of qualityLines(summary)) print(line);
   // A command to copy is not wrapped.
   for (const line of byteLines(summary, out)) line.includes("--gguf-dtype") ? printLine(line) : print(line);
   print(
@@ -64,6 +58,7 @@ export function showSummary(summary: RunSummary, out: string): void {
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(`records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of fallbackLines(fellBack)) note(line);
+  for (const line of qualityWarnings(summary)) note(line);
   for (const line of exportLines({ loadableBy: summary.files })) print(line, line.startsWith(" ") ? 4 : 0);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }

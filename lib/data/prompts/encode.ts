@@ -151,7 +151,7 @@ function systemGrowth(options: FormatOptions): number {
 }
 
 /** Labels that enter the loss: all but −100 and the first. */
-export function countLabels(labels: Int32Array): number {
+export function countLabels(labels: ArrayLike<number>): number {
   let count = 0;
   for (let index = 1; index < labels.length; index++) if (labels[index] !== IGNORED_LABEL) count++;
   return count;

@@ -10,6 +10,7 @@ import type { UnitKind, UnitRules } from "../../units/units.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
 import type { RunHooks } from "../hooks.ts";
 import type { MaskSummary } from "../mask_summary.ts";
+import type { Evaluation } from "../evaluation.ts";
 import type { Method } from "../methods/names.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
 import type { ScheduleSource } from "../../schedule/open.ts";
@@ -144,6 +145,11 @@ export interface RunOptions {
    * Default false.
    */
   readonly skipBroken?: boolean;
+  /**
+   * A text and tasks on which the model is measured before and after pruning, beside held-out rows. Default: held-out
+   * rows alone.
+   */
+  readonly evaluate?: Evaluation;
   /** Functions that the run calls. */
   readonly hooks?: RunHooks;
   /** What is monitored during the run, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
@@ -237,6 +243,7 @@ export type ResolvedOptions =
       | "reading"
       | "calibrationReading"
       | "skipBroken"
+      | "evaluate"
       | "hooks"
       | "monitors"
       | "preset"

@@ -17,6 +17,7 @@ import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { Rates } from "../contract.ts";
 import { firstStageSteps, lastStageSteps, type Method, METHODS } from "../methods/names.ts";
 import type { CheckpointOptions, RunOptions } from "./options.ts";
+import { type Evaluation, MOST_WINDOWS, QUESTIONS, WINDOW } from "../evaluation.ts";
 
 /** What a value is. `count` is a whole number; `value` is checked where it is used; `parts` is an object with options of its own. */
 export type OptionType =
@@ -103,13 +104,14 @@ type Within<P extends string, T> = `${P}.${Extract<keyof T, string>}`;
 
 /** Paths of all options of `prune`. */
 export type PrunePath =
-  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint">
+  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint" | "evaluate">
   | "sparsity"
   | Within<"lora", LoraConfig>
   | Within<"rates", Rates>
   | Exclude<Within<"rules", Omit<UnitRules, "rest" | "fit">>, "rules.minimum">
   | Within<"rules.minimum", MinimumWidths>
   | Within<"checkpoint", CheckpointOptions>
+  | Within<"evaluate", Evaluation>
   | "size.parameters"
   | "size.bytes"
   | "size.file.format"
@@ -243,6 +245,47 @@ export const OPTION_TABLE = {
     methods: ["compresso", "taylor", "wanda-sp", "flap"],
     defaultText: "own for masks learned from saliency with a prior, else none",
     help: "texts that help to tell units apart before pruning: a file; own, which the model writes first; or none",
+  },
+  "evaluate.text": {
+    type: "text",
+    name: "evalText",
+    group: "data",
+    placeholder: "file",
+    inExperiments: false,
+    mayChange: true,
+    help:
+      `text on which loss, perplexity and bits per byte are measured before and after pruning: its first ${MOST_WINDOWS} windows of ${WINDOW} tokens`,
+  },
+  "evaluate.tasks": {
+    type: "list",
+    name: "evalTasks",
+    group: "data",
+    placeholder: "list",
+    inExperiments: false,
+    mayChange: true,
+    help: "tasks that are scored before and after pruning, as of eval: names, or files with your own",
+  },
+  "evaluate.taskData": {
+    type: "text",
+    name: "taskData",
+    group: "data",
+    placeholder: "dir",
+    inExperiments: false,
+    mayChange: true,
+    needs: { path: "evaluate.tasks" },
+    defaultText: "this folder",
+    help: "folder with the data of these tasks",
+  },
+  "evaluate.questions": {
+    type: "count",
+    least: 1,
+    name: "evalLimit",
+    group: "data",
+    inExperiments: false,
+    mayChange: true,
+    default: QUESTIONS,
+    needs: { path: "evaluate.tasks" },
+    help: "questions of each of these tasks, or of each of its subsets, at most",
   },
   reading: {
     ...PROGRAM,
@@ -949,7 +992,7 @@ export type NameOf<P extends OptionPath> = typeof OPTION_TABLE[P] extends { read
 export type WrittenValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends
   { readonly type: "word"; readonly words: readonly (infer W)[] } ? W
   : typeof OPTION_TABLE[P] extends { readonly type: "words"; readonly words: readonly (infer W)[] } ? readonly W[]
-  : typeof OPTION_TABLE[P] extends { readonly type: "names" } ? readonly string[]
+  : typeof OPTION_TABLE[P] extends { readonly type: "names" | "list" } ? readonly string[]
   : typeof OPTION_TABLE[P] extends { readonly type: "count" | "number" | "parameters" | "bytes" } ? number
   : typeof OPTION_TABLE[P] extends { readonly type: "switch"; readonly auto: string } ? boolean | "auto"
   : typeof OPTION_TABLE[P] extends { readonly type: "switch" } ? boolean

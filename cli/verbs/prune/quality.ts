@@ -1,0 +1,64 @@
+// Lines about the quality of a model before and after pruning, and warnings where it got much worse.
+import type { PairedDifference } from "../../../lib/eval/compare.ts";
+import { LOSS_WARNING } from "../../../lib/run/evaluation.ts";
+import type { LossChange } from "../../../lib/run/quality.ts";
+import type { RunSummary } from "../../../lib/run/result.ts";
+import { formatCount } from "../../terminal/output.ts";
+
+type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation">;
+
+/** Loss, perplexity and bits per byte, and accuracy on tasks. */
+export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Qualities): string[] {
+  return [
+    ...(heldoutLoss
+      ? [
+        lossLine("held out", heldoutLoss, `${formatCount(heldoutLoss.labels)} tokens of rows that were not trained on`),
+      ]
+      : []),
+    ...(text ? [lossLine("text", text, `${formatCount(text.labels)} tokens in ${text.sequences} windows`)] : []),
+    ...Object.entries(tasks).map(([name, { before, after, difference: { acc } }]) =>
+      `${name.padEnd(WIDTH)}acc ${percent(before.acc)} → ${percent(after.acc)} %${
+        interval(acc, percent)
+      }, of ${after.n} questions`
+    ),
+  ];
+}
+
+/** Says where the loss is so much higher that the model may be of little use. */
+export function qualityWarnings({ heldoutLoss, evaluation: { text } }: Qualities): string[] {
+  return ([["held-out rows", heldoutLoss], ["the text", text]] as const).flatMap(([of, loss]) =>
+    loss && loss.after > LOSS_WARNING * loss.before
+      ? [
+        `compresso: warning: the loss on ${of} is ${
+          (loss.after / loss.before).toFixed(2)
+        } times that before pruning, more than ${LOSS_WARNING}: try the model before you rely on it; less sparsity, more steps or more rows keep more`,
+      ]
+      : []
+  );
+}
+
+const WIDTH = 12;
+
+function lossLine(
+  name: string,
+  { before, after, perplexity, bitsPerByte: bits, difference }: LossChange,
+  on: string,
+): string {
+  const change = (then: number, now: number, digits: number): string =>
+    `${then.toFixed(digits)} → ${now.toFixed(digits)}`;
+  return `${name.padEnd(WIDTH)}loss ${change(before, after, 3)}${
+    interval(difference, (value) => value.toFixed(3))
+  }, perplexity ${change(perplexity.before, perplexity.after, 2)}${
+    bits ? `, bits per byte ${change(bits.before, bits.after, 3)}` : ""
+  }; ${on}`;
+}
+
+/** The 95 % confidence interval of a difference; nothing where there is none. */
+function interval({ low, high }: PairedDifference, shown: (value: number) => string): string {
+  const signed = (value: number): string => `${value < 0 ? "−" : "+"}${shown(Math.abs(value))}`;
+  return !Number.isFinite(low) ? "" : ` (95 %: ${signed(low)} to ${signed(high)})`;
+}
+
+function percent(share: number): string {
+  return (100 * share).toFixed(1);
+}

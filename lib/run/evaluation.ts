@@ -1,0 +1,21 @@
+// What a run measures beside held-out rows, and how much of it.
+import type { EvaluateOptions } from "../eval/evaluate.ts";
+
+/** What is measured beside held-out rows, of the model before and after pruning. */
+export interface Evaluation extends Partial<Pick<EvaluateOptions, "tasks" | "taskData">> {
+  /** A text. The first {@link MOST_WINDOWS} windows of {@link WINDOW} tokens of its first {@link MOST_CHARS} characters are measured, each read alone. */
+  readonly text?: string;
+  /** Questions of each task, or of each of its subsets, at most; default {@link QUESTIONS}. */
+  readonly questions?: number;
+}
+
+/** Tokens of a window of the text, or the model's context where that is less. */
+export const WINDOW = 512;
+/** Most windows of the text. */
+export const MOST_WINDOWS = 40;
+/** Most characters of the text. */
+export const MOST_CHARS = 200_000;
+/** Questions of a task by default. */
+export const QUESTIONS = 100;
+/** Loss after pruning over that before, above which `prune` warns. */
+export const LOSS_WARNING = 1.25;

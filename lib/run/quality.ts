@@ -1,0 +1,196 @@
+// Quality of a model before and after pruning: loss on held-out rows, and on a text and tasks where they are given.
+import { compareItems, compareLosses, type PairedDifference } from "../eval/compare.ts";
+import { type EncodedTask, encodeTask, loadTasks, scoreTask } from "../eval/evaluate.ts";
+import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
+import { checkLength, encodeText, perplexity, type WindowLoss } from "../eval/perplexity.ts";
+import type { LoadedTask } from "../eval/task_data.ts";
+import { labelBytes } from "../eval/text_bytes.ts";
+import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import type { RunData } from "./data.ts";
+import { type Evaluation, MOST_CHARS, MOST_WINDOWS, QUESTIONS, WINDOW } from "./evaluation.ts";
+
+/** Loss of a model before and after pruning on the same tokens. */
+export interface LossChange {
+  /** Mean cross-entropy of a label in nats, of the model as it was given. */
+  readonly before: number;
+  /** The same with masks and LoRA: of the pruned model, in the dtype of the base. */
+  readonly after: number;
+  /** exp of both. */
+  readonly perplexity: { readonly before: number; readonly after: number };
+  /** Loss in bits for each byte of text in UTF-8, which models with other tokenizers can be compared by; null without text. */
+  readonly bitsPerByte: { readonly before: number; readonly after: number } | null;
+  /** after − before with its 95 % confidence interval, sequences taken as independent. NaN (null in files) for one sequence. */
+  readonly difference: PairedDifference;
+  /** Labels: tokens of the responses, or all of a text. */
+  readonly labels: number;
+  /** Bytes of their text. */
+  readonly bytes: number;
+  /** Sequences, each read alone. */
+  readonly sequences: number;
+}
+
+/** Scores of a task before and after pruning. */
+export interface TaskChange {
+  /** Of the model as it was given. */
+  readonly before: TaskScore;
+  /** Of the pruned model. */
+  readonly after: TaskScore;
+  /** Differences in acc and acc_norm. */
+  readonly difference: ReturnType<typeof compareItems>;
+}
+
+/** Quality of a model before and after pruning. */
+export interface QualityChange {
+  /** On held-out rows; null where there are none. */
+  readonly heldout: LossChange | null;
+  /** On the text; null where none is given. */
+  readonly text: LossChange | null;
+  /** By name of the task. */
+  readonly tasks: Readonly<Record<string, TaskChange>>;
+}
+
+/** What quality is measured on. */
+export interface QualityData {
+  /** Held-out sequences, their labels, and the tokens to which they are padded. */
+  readonly heldout: Pick<RunData, "heldout" | "heldoutLabels"> & { readonly seq: number; readonly bytes: number };
+  readonly text: { readonly tokens: readonly number[]; readonly window: number; readonly bytes: number } | null;
+  readonly tasks: readonly { readonly task: LoadedTask; readonly encoded: EncodedTask }[];
+}
+
+/** What was measured of one model. */
+export interface Measured {
+  /** Of each held-out sequence. */
+  readonly heldout: readonly WindowLoss[];
+  /** Of each window of the text. */
+  readonly text: readonly WindowLoss[];
+  /** By name of the task. */
+  readonly tasks: Readonly<Record<string, readonly ItemScore[]>>;
+}
+
+/**
+ * Reads and encodes what quality is measured on.
+ *
+ * @throws CompressoError("input") for a text shorter than a window, and for tasks whose data are missing or do not fit.
+ * @throws CompressoError("usage") for unknown tasks.
+ */
+export async function qualityData(
+  model: Model,
+  { heldout, heldoutLabels }: Pick<RunData, "heldout" | "heldoutLabels">,
+  { seq, evaluation: { text, tasks = [], taskData = ".", questions = QUESTIONS } = {}, signal }: {
+    readonly seq: number;
+    readonly evaluation?: Evaluation | undefined;
+    readonly signal: AbortSignal;
+  },
+): Promise<QualityData> {
+  const { tokenizer } = model, measured = heldoutLabels.length > 0 ? heldout : [];
+  const bytes = tokenizer
+    ? measured.reduce((sum, ids, row) => sum + labelBytes(tokenizer, ids, heldoutLabels[row] ?? []), 0)
+    : 0;
+  const loaded = tasks.length > 0 ? await loadTasks({ tasks, taskData, limit: questions }) : [];
+  const encoded: { task: LoadedTask; encoded: EncodedTask }[] = [];
+  for (const task of loaded) encoded.push({ task, encoded: await encodeTask(model, task, { signal }) });
+  return {
+    heldout: { heldout: measured, heldoutLabels, seq, bytes },
+    text: text === undefined ? null : textData(model, text),
+    tasks: encoded,
+  };
+}
+
+/** Measures a model with masks and LoRA, or without. Sequences run one by one, which takes little memory. */
+export async function measureQuality(
+  model: Model,
+  { heldout: { heldout, heldoutLabels, seq }, text, tasks }: QualityData,
+  { adapters, signal, onProgress }: {
+    readonly adapters: Adapters;
+    readonly signal: AbortSignal;
+    /** Called with the share that is done, from 0 to 1. */
+    readonly onProgress?: (share: number) => void;
+  },
+): Promise<Measured> {
+  const windows = text ? Math.min(MOST_WINDOWS, Math.floor(text.tokens.length / text.window)) : 0;
+  const questions = tasks.reduce((sum, { task }) => sum + task.questions.length, 0);
+  const whole = heldout.length + windows + questions, losses: WindowLoss[] = [];
+  for (const [row, ids] of heldout.entries()) {
+    const own = heldoutLabels[row] ?? [], tokens = new Uint32Array(seq);
+    const labels = new Int32Array(seq).fill(IGNORED_LABEL);
+    tokens.set(ids);
+    labels.set(own);
+    let nll = 0;
+    for (const loss of await model.tokenLosses(tokens, labels, { batch: 1, adapters, signal })) nll += loss;
+    losses.push({ nll, tokens: countLabels(own) });
+    onProgress?.(losses.length / whole);
+  }
+  const { perWindow = [] } = text && windows > 0
+    ? await perplexity(model, text.tokens, {
+      window: text.window,
+      maxWindows: windows,
+      batch: 1,
+      adapters,
+      signal,
+      onProgress: (done) => onProgress?.((heldout.length + done) / whole),
+    })
+    : {};
+  const items: Record<string, readonly ItemScore[]> = {};
+  let before = heldout.length + windows;
+  for (const { task, encoded } of tasks) {
+    const onScored = (done: number): void => onProgress?.((before + done) / whole);
+    items[task.name] = await scoreTask(model, task, { encoded, adapters, signal, onProgress: onScored });
+    before += task.questions.length;
+  }
+  await model.release();
+  return { heldout: losses, text: perWindow, tasks: items };
+}
+
+/** Compares what was measured before and after pruning. */
+export function compareQuality(data: QualityData, before: Measured, after: Measured): QualityChange {
+  return {
+    heldout: lossChange(before.heldout, after.heldout, data.heldout.bytes),
+    text: data.text && lossChange(before.text, after.text, data.text.bytes),
+    tasks: Object.fromEntries(
+      Object.entries(before.tasks).map(([name, items]) => {
+        const other = after.tasks[name] ?? [];
+        return [name, { before: taskScore(items), after: taskScore(other), difference: compareItems(items, other) }];
+      }),
+    ),
+  };
+}
+
+/** Null where nothing was measured. */
+function lossChange(
+  before: readonly WindowLoss[],
+  after: readonly WindowLoss[],
+  bytes: number,
+): LossChange | null {
+  const labels = before.reduce((sum, { tokens }) => sum + tokens, 0);
+  if (labels === 0) return null;
+  const [first, second] = [before, after].map((losses) => losses.reduce((sum, { nll }) => sum + nll, 0) / labels);
+  const [own = NaN, other = NaN] = [first, second], bits = (loss: number): number => loss * labels / bytes / Math.LN2;
+  return {
+    before: own,
+    after: other,
+    perplexity: { before: Math.exp(own), after: Math.exp(other) },
+    bitsPerByte: bytes > 0 ? { before: bits(own), after: bits(other) } : null,
+    difference: compareLosses(before, after),
+    labels,
+    bytes,
+    sequences: before.length,
+  };
+}
+
+function textData(model: Model, text: string): QualityData["text"] {
+  const window = Math.min(WINDOW, model.spec.maxPosition), tokens = encodeText(model, text, MOST_CHARS);
+  checkLength(tokens.length, { window, stride: undefined });
+  const used = tokens.slice(0, window * Math.min(MOST_WINDOWS, Math.floor(tokens.length / window)));
+  return { tokens: used, window, bytes: model.tokenizer ? windowBytes(model.tokenizer, used, window) : 0 };
+}
+
+function windowBytes(tokenizer: Tokenizer, tokens: readonly number[], window: number): number {
+  let bytes = 0;
+  for (let first = 0; first < tokens.length; first += window) {
+    const ids = tokens.slice(first, first + window);
+    bytes += labelBytes(tokenizer, ids, ids);
+  }
+  return bytes;
+}

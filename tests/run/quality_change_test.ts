@@ -1,0 +1,107 @@
+// Quality before and after pruning: loss, perplexity, bits per byte and tasks, as the model that is written has them.
+import assert from "node:assert/strict";
+import { prune } from "../../mod.ts";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { evaluateTasks, perplexity, rowPerplexity } from "../../lib/eval/mod.ts";
+import { compareLosses } from "../../lib/eval/compare.ts";
+import { labelBytes } from "../../lib/eval/text_bytes.ts";
+import { loadModelFrom } from "../../lib/model/mod.ts";
+import { qualityLines, qualityWarnings } from "../../cli/verbs/prune/quality.ts";
+import { BASE, withDemo } from "./helpers/demo_run.ts";
+
+/** 110 different sentences: some windows of the demo's context. */
+const TEXT = Array.from({ length: 110 }, (_, i) => `The ${i % 7} dogs of street ${i} saw ${i * i} cats. `).join("");
+const ASKED = { tasks: ["arc_easy", "piqa"], taskData: "fixtures/tasks", questions: 2 } as const;
+const { questions: limit, ...tasks } = ASKED, TASKS = { ...tasks, limit };
+
+for (const method of ["flap", "gradual"] as const) {
+  Deno.test(`a run by ${method} measures rows, text and tasks as the model that it slices has them`, async () => {
+    await withDemo(async ({ model, device }) => {
+      const { rows, seq, prompt } = BASE, out = await Deno.makeTempDir();
+      const steps = { prefinetune: 0, steps: method === "flap" ? 0 : 3, postfinetune: 1 };
+      using run = prune(model, { ...BASE, ...steps, method, packing: false, evaluate: { text: TEXT, ...ASKED } });
+      for await (const _ of run);
+      const { source } = await run.slice(), { tokenizer } = model;
+      const summary = await run.export(out, { formats: ["hf"] }), { heldoutLoss: rowLoss, evaluation } = summary;
+      assert.ok(rowLoss && evaluation.text && tokenizer);
+      using sliced = await loadModelFrom(source, { device, tokenizer });
+      const near = (value: number | undefined, expected: number, what: string): void =>
+        assert.ok(value !== undefined && Math.abs(value - expected) < 2e-3, `${what}: ${value}, ${expected}`);
+      const held = rows.slice(-summary.data.heldOut);
+      for (const [when, one] of [["before", model], ["after", sliced]] as const) {
+        near(rowLoss[when], (await rowPerplexity(one, held, { seq, prompt })).nll, `rows ${when}`);
+        const { nll, tokens, windows } = await perplexity(one, TEXT, { window: 512 });
+        near(evaluation.text[when], nll, `text ${when}`);
+        assert.deepEqual([evaluation.text.labels, evaluation.text.sequences], [tokens, windows]);
+        const bits = nll * tokens / evaluation.text.bytes / Math.LN2;
+        near(evaluation.text.bitsPerByte?.[when], bits, `bits per byte ${when}`);
+        const { tasks } = await evaluateTasks(one, TASKS);
+        for (const name of TASKS.tasks) assert.deepEqual(evaluation.tasks[name]?.[when].n, tasks[name]?.n);
+        near(evaluation.tasks["piqa"]?.[when].acc, tasks["piqa"]?.acc ?? NaN, "piqa");
+      }
+      const { difference: { difference, low, high } } = evaluation.text;
+      near(difference, evaluation.text.after - evaluation.text.before, "difference");
+      assert.ok(low < difference && difference < high);
+      const [rowLine, textLine, ...taskLines] = qualityLines(summary);
+      assert.match(rowLine ?? "", /^held out {4}loss .* perplexity .* bits per byte .* tokens of rows/);
+      assert.match(textLine ?? "", /^text {8}loss \d\.\d+ → .*95 %: .* in \d+ windows$/);
+      assert.match(taskLines.join("\n"), /^arc_easy {4}acc [\d.]+ → [\d.]+ %.*of 2 questions\npiqa/);
+      const card = await Deno.readTextFile(`${out}/model/README.md`);
+      for (const name of ["bits per byte of held-out rows", "perplexity on the text", "piqa"]) {
+        assert.ok(card.includes(`| ${name}`), name);
+      }
+      await Deno.remove(out, { recursive: true });
+    });
+  });
+}
+
+Deno.test("a text that is too short, and unknown tasks, are refused before the first step", async () => {
+  await withDemo(async ({ model }) => {
+    for (const evaluate of [{ text: "short" }, { tasks: ["arc_esay"], taskData: "fixtures/tasks" }]) {
+      using run = prune(model, { ...BASE, evaluate });
+      await assert.rejects(run.prepare(), (error) => error instanceof CompressoError);
+    }
+  });
+});
+
+Deno.test("bytes are those of the text after its first token, in UTF-8, without special tokens", async () => {
+  await withDemo(({ model: { tokenizer } }) => {
+    assert.ok(tokenizer);
+    const text = "A dog saw two cats.", ids = tokenizer.encode(text), first = tokenizer.decode(ids.slice(0, 1));
+    assert.equal(labelBytes(tokenizer, ids, ids), text.length - first.length);
+    const labels = ids.map((id, at) => at === 2 || at === 3 ? id : -100);
+    assert.equal(labelBytes(tokenizer, ids, labels), tokenizer.decode(ids.slice(2, 4)).length);
+    const ended = [...ids, tokenizer.eosId ?? 0];
+    assert.equal(labelBytes(tokenizer, ended, ended), text.length - first.length);
+    return Promise.resolve();
+  });
+});
+
+Deno.test("the interval of a difference of losses is that of the sums, and there is none for one sequence", () => {
+  const losses = (...sums: number[]): { nll: number; tokens: number }[] => sums.map((nll) => ({ nll, tokens: 10 }));
+  const { difference, stderr, low, high } = compareLosses(losses(10, 20, 30), losses(11, 22, 33));
+  // Differences of 0.1, 0.2 and 0.3 a token: mean 0.2, standard error 0.1 / √3, Student's 4.3027 at 2 degrees of freedom.
+  for (const [value, expected] of [[difference, 0.2], [stderr, 0.1 / Math.sqrt(3)], [high - low, 0.49683]] as const) {
+    assert.ok(Math.abs(value - expected) < 1e-4, `${value}, ${expected}`);
+  }
+  assert.ok(Number.isNaN(compareLosses(losses(1), losses(2)).low));
+});
+
+Deno.test("a loss of more than 1.25 times that before is warned of, and no smaller one", () => {
+  const loss = (after: number): Parameters<typeof qualityWarnings>[0] => ({
+    heldoutLoss: {
+      before: 2,
+      after,
+      perplexity: { before: 1, after: 1 },
+      bitsPerByte: null,
+      difference: { difference: after - 2, stderr: NaN, low: NaN, high: NaN },
+      labels: 5,
+      bytes: 0,
+      sequences: 1,
+    },
+    evaluation: { text: null, tasks: {} },
+  });
+  assert.deepEqual(qualityWarnings(loss(2.5)), []);
+  assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
+  assert.ok(!qualityLines(loss(2.6)).join().includes("95 %"));
+});

@@ -148,10 +148,11 @@ async function answered(url: URL, init: RequestInit, signal: AbortSignal | undef
   }
 }
 
-/** Seconds of Retry-After, a number or a date; null without one. */
+/** Seconds of Retry-After, a number or a date, or until a rate limit that is used up is lifted; null without. */
 function secondsAsked(headers: Headers): number | null {
-  const text = headers.get("retry-after");
-  if (text === null) return null;
+  const [, limit] = /;\s*r=0\s*;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "") ?? [];
+  const text = headers.get("retry-after") ?? limit;
+  if (text === undefined) return null;
   const seconds = /^\d+$/.test(text.trim()) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
   return Number.isFinite(seconds) ? Math.max(0, Math.ceil(seconds)) : null;
 }

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
+import { FakeHub } from "../hub/fake_hub.ts";
+import { demoFiles } from "../hub/helpers.ts";
 import { ROOT } from "./checkout.ts";
 
 /** A program on the PATH; null where it is not there. */
@@ -29,6 +31,11 @@ Deno.test({
   ignore: !canRun,
   fn: async () => {
     const folder = await Deno.makeTempDir({ prefix: "compresso_npm_" });
+    await using hub = new FakeHub();
+    hub.add("models/maker/demo", demoFiles());
+    // The storage of a Hub that is not the public one.
+    const flags = `--allow-net=${new URL(hub.storeUrl).host}`,
+      hubEnv = { HF_ENDPOINT: hub.url, COMPRESSO_DENO_FLAGS: flags };
     try {
       const packed = await new Deno.Command("bash", { args: ["scripts/npm/pack.sh", folder], cwd: ROOT }).output();
       assert.ok(packed.success, new TextDecoder().decode(packed.stderr));
@@ -47,7 +54,7 @@ Deno.test({
           args: [join(folder, "bin", "compresso"), ...args],
           cwd: folder,
           clearEnv: true,
-          env: { PATH: join(folder, "bin"), HOME: folder, NO_COLOR: "1" },
+          env: { PATH: join(folder, "bin"), HOME: folder, NO_COLOR: "1", ...hubEnv },
         }).output();
         assert.equal(code, 0, `${args.join(" ")}\n${new TextDecoder().decode(stderr)}`);
         return new TextDecoder().decode(stdout);
@@ -59,6 +66,11 @@ Deno.test({
       const script = join(ROOT, "scripts", "examples", "early_stop.ts");
       await run("schedule", "preview", script, "--steps", "4", "--svg", "curve.svg");
       await run("export", "demo", "--out", "exported");
+      assert.match(await run("inspect", "hf:maker/demo:config.json"), /979,008/);
+      assert.ok(!existsSync(join(folder, ".cache", "huggingface")));
+      const options = ["--prompt", "Tom", "--max-tokens", "2", "--no-tuning"];
+      assert.ok((await run("generate", "hf:maker/demo", ...options)) !== "");
+      assert.ok(existsSync(join(folder, ".cache", "huggingface", "hub", "models--maker--demo")));
       assert.ok(existsSync(join(folder, "curve.svg")) && existsSync(join(folder, "exported", "model.gguf")));
     } finally {
       await Deno.remove(folder, { recursive: true });

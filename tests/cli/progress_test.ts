@@ -218,6 +218,19 @@ Deno.test("a phase has a bar where its share is known, and says how long it last
   assert.equal(written.length, length, "a phase that ended is not shown again");
 });
 
+Deno.test("a download says its bytes beside the time that is left, on a terminal and off it", () => {
+  for (const isTerminal of [true, false]) {
+    const { progress, written, clock } = fake({ isTerminal, columns: 80 });
+    progress.phase("fetching hf:a/b", 0, "0 B of 6 MiB");
+    clock.now += 6000;
+    progress.phase("fetching hf:a/b", 0.5, "3 MiB of 6 MiB");
+    const share = isTerminal ? "██████████░░░░░░░░░░  50 %" : "50 %", gap = isTerminal ? "  " : " ";
+    const line = isTerminal ? lineOf(written) : written.at(-1)?.trim();
+    assert.equal(line, `fetching hf:a/b${gap}${share}  6 s left  3 MiB of 6 MiB`);
+    progress[Symbol.dispose]();
+  }
+});
+
 Deno.test("off a terminal a phase is named once, and again each minute that it lasts", () => {
   const { progress, written, clock, tick } = fake({ isTerminal: false });
   progress.phase("writing the files");

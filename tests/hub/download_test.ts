@@ -207,11 +207,12 @@ Deno.test("429 with Retry-After is waited for, and passing errors are tried agai
   const name = fresh(), notes: string[] = [];
   rig.hub.add(`models/${name}`, { "model.gguf": noise(1000) });
   const busy = (): Response => new Response(null, { status: 429, headers: { "retry-after": "1" } });
-  rig.hub.faults.push({ path: /revision/, times: 1, answer: busy });
+  const limited = (): Response => new Response(null, { status: 429, headers: { ratelimit: '"api";r=0;t=1' } });
+  rig.hub.faults.push({ path: /revision/, times: 1, answer: busy }, { path: /tree/, times: 1, answer: limited });
   rig.hub.faults.push({ path: /signature/, times: 1, answer: () => new Response(null, { status: 503 }) });
   const start = performance.now();
   await fetchFromHub(`hf:${name}`, { onNote: (line) => notes.push(line) });
-  assert.ok(performance.now() - start >= 1000);
+  assert.ok(performance.now() - start >= 2000);
   assert.match(notes.join(), /asks to wait 1 s/);
   const other = fresh();
   rig.hub.add(`models/${other}`, { "model.gguf": noise(1000) });

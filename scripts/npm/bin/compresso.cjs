@@ -56,6 +56,18 @@ function link(folder, name) {
   return path;
 }
 
+/** Flags of the rights that a name on the Hub adds to those of a verb: to reach it, to read its variables, and to write to its cache. */
+function hubRights(set, writes) {
+  const { env, net } = CONFIG.permissions.hub, own = process.env;
+  const hosts = [...net, ...URL.canParse(own.HF_ENDPOINT ?? "") ? [new URL(own.HF_ENDPOINT).host] : []];
+  const home = own.HF_HOME ?? join(own.XDG_CACHE_HOME ?? join(os.homedir(), ".cache"), "huggingface");
+  return [
+    `--allow-env=${[...new Set([...set.env ?? [], ...env])].join(",")}`,
+    `--allow-net=${[...set.net ?? [], ...hosts].join(",")}`,
+    ...writes && set.write !== true ? [`--allow-write=${own.HF_HUB_CACHE ?? join(home, "hub")}`] : [],
+  ];
+}
+
 /**
  * Flags of the rights: the set of the verb in deno.json, and what the arguments name. Files to write are named by options, addresses
  * to read by URLs; schedule scripts run in a process of Deno. COMPRESSO_DENO_FLAGS has more, such as -A.
@@ -64,7 +76,11 @@ function rightsOf(args, deno) {
   const verb = args.find((word) => !word.startsWith("-")) ?? "", set = CONFIG.permissions[verb];
   const flags = set === undefined ? [] : [`-P=${verb}`];
   if (set?.run !== undefined) flags.push(`--allow-run=${deno}`);
-  if (args.some((word) => /^--(?:out|svg|tuning)(?:=|$)/.test(word))) flags.push("--allow-write");
+  const writes = args.some((word) => /^--(?:out|svg|tuning)(?:=|$)/.test(word));
+  if (writes) flags.push("--allow-write");
+  if (set !== undefined && args.some((word) => /^(?:--[\w-]+=)?hf:/.test(word))) {
+    flags.push(...hubRights(set, !writes && !["inspect", "plan", "push"].includes(verb)));
+  }
   if (verb === "serve" && args.some((word) => /^--host(?:=|$)/.test(word))) flags.push("--allow-net");
   for (const word of args) {
     const host = /^(?:--[\w-]+=)?https?:\/\/([^/?#]+)/.exec(word)?.[1];

@@ -4,7 +4,7 @@
 // thread sees a signal between two of them. What does block it for long (encoding a large data set) comes before anything is written: until
 // `start` the system's own way holds, and the process ends at once.
 import { CompressoError } from "../../lib/core/errors.ts";
-import { writeError } from "./output.ts";
+import { isSilenced, writeError } from "./output.ts";
 
 /** A signal that fires on the first Ctrl-C, with `CompressoError("aborted")` as its reason. Dispose it to stop listening. */
 export interface Interrupt extends Disposable {
@@ -34,7 +34,7 @@ export function watchInterrupt(
         if (controller.signal.aborted && name === "SIGHUP") return;
         if (controller.signal.aborted) Deno.exit(130);
         // The terminal has echoed ^C after the line of progress.
-        writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
+        if (!isSilenced()) writeError(`${Deno.stderr.isTerminal() ? "\n" : ""}compresso: ${said}\n`);
         controller.abort(new CompressoError("aborted", { what: `stopped by ${name === "SIGINT" ? "Ctrl-C" : name}` }));
       };
       Deno.addSignalListener(name, listener);

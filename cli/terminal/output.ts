@@ -20,6 +20,7 @@ export function printJson(value: unknown): void {
 
 /** Writes a part of the result to stdout as it is. Throws `CompressoError("input")` where it is not taken, such as by a full disk. */
 export function writeResult(text: string): void {
+  if (isSilent) return;
   try {
     writeAll(Deno.stdout, text);
   } catch (error) {
@@ -36,10 +37,22 @@ export function writeResult(text: string): void {
 export type Verbosity = "quiet" | "normal" | "verbose";
 
 let chosen: Verbosity = "normal";
+/** Whether results are not printed; see {@link silence}. */
+let isSilent = false;
+
+/** Lets this process print errors alone: another one prints the results of both. */
+export function silence(): void {
+  [chosen, isSilent] = ["quiet", true];
+}
 
 /** Sets how much this process says: --quiet and --verbose. */
 export function setVerbosity(verbosity: Verbosity): void {
   chosen = verbosity;
+}
+
+/** Whether another process prints the results of this one. */
+export function isSilenced(): boolean {
+  return isSilent;
 }
 
 /** How much this process says. */

@@ -1,7 +1,7 @@
 // SHA-256 (FIPS 180-4), incremental and synchronous: Web Crypto's digest is neither.
 
 /** Bytes that can be hashed; a text is hashed as UTF-8. */
-export type Hashable = string | Uint8Array | Uint32Array | Int32Array;
+export type Hashable = string | Uint8Array | Uint32Array | Int32Array | Float32Array;
 
 /** The first 16 hexadecimal digits of the SHA-256 of the parts, one after another. */
 export function digestOf(parts: Iterable<Hashable>): string {

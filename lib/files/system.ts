@@ -65,6 +65,22 @@ export interface FileSystem {
   remove(path: string): Promise<boolean>;
 }
 
+/** A file system that is read as it is, and drops what is written to it. */
+export function withoutWrites(files: FileSystem): FileSystem {
+  const nothing = (): Promise<void> => Promise.resolve();
+  const dropped = { commit: nothing, [Symbol.dispose]: () => {} };
+  return {
+    info: (path) => files.info(path),
+    names: (folder) => files.names(folder),
+    open: (path) => files.open(path),
+    text: (path) => files.text(path),
+    makeFolder: nothing,
+    stageFile: (path) => Promise.resolve({ ...dropped, path, written: 0, write: nothing, sync: nothing }),
+    stageFolder: () => Promise.resolve(dropped),
+    remove: () => Promise.resolve(false),
+  };
+}
+
 /** Whether a file or folder is at a path, and may be looked at. */
 export async function isThere(files: FileSystem, path: string): Promise<boolean> {
   return await files.info(path).then((info) => info !== null, () => false);

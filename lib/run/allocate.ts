@@ -65,7 +65,8 @@ export async function allocateRun(
   },
 ): Promise<Allocated> {
   const { batch, accumulate, seq, seed, lora, recompute } = options, { device } = base;
-  const { schedule, trustSchedule: trust, signal, onScheduleLog: onLog } = original, given = optionNumbers(original);
+  const { schedule, trustSchedule: trust, signal, ranks, onScheduleLog: onLog } = original,
+    given = optionNumbers(original);
   // If an allocation fails, the earlier ones are freed.
   await using stack = new AsyncDisposableStack();
   const entered = stack.use(base.enter());
@@ -80,7 +81,9 @@ export async function allocateRun(
   device.resetPeak();
   const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
-  const trainer = stack.use(createTrainer(model, { batch, accumulate, seq, seed, lora, table, recompute, drops }));
+  const trainer = stack.use(
+    createTrainer(model, { batch, accumulate, ranks, seq, seed, lora, table, recompute, drops }),
+  );
   const selector = selectorOf(setup, { model, trainer, place });
   stack.move();
   const { peakBytes, otherBytes } = plan;

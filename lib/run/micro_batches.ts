@@ -1,5 +1,6 @@
 // Micro-batches: the parts of a step that are trained one after the other, and the sum of their gradients.
 import { accumulate } from "../../kernels/mod.ts";
+import type { Ranks } from "../core/ranks.ts";
 import type { Batch } from "../data/batches.ts";
 import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
@@ -65,5 +66,46 @@ export function createGradientSum(
     add: () => add.run(),
     finish: () => finish.run(),
     [Symbol.dispose]: () => owned.dispose(),
+  };
+}
+
+/**
+ * A sum over the micro-batches of all ranks, each of which adds its own to it. The values pass through the host, with the
+ * bits that {@link createGradientSum} has for the same micro-batches on one rank.
+ */
+export function createRankSum(
+  device: Device,
+  parts: readonly { readonly buffer: DeviceBuffer; readonly count: number }[],
+  ranks: Ranks,
+): GradientSum {
+  let own: Float32Array<ArrayBuffer>[] = [];
+  return {
+    begin: () => {
+      own = [];
+      return Promise.resolve();
+    },
+    async add(): Promise<void> {
+      if (device.isDry) return;
+      const read = await device.read(parts.map(({ buffer, count }) => ({ buffer, bytes: 4 * count })));
+      const values = new Float32Array(parts.reduce((sum, { count }) => sum + count, 0));
+      let start = 0;
+      for (const bytes of read) {
+        values.set(new Float32Array(bytes), start);
+        start += bytes.byteLength / 4;
+      }
+      own.push(values);
+    },
+    async finish(): Promise<void> {
+      if (device.isDry) return;
+      const total = await ranks.sum(own);
+      let start = 0;
+      for (const { buffer, count } of parts) {
+        device.write(buffer, total.subarray(start, start + count));
+        start += count;
+      }
+    },
+    [Symbol.dispose]: () => {
+      own = [];
+    },
   };
 }

@@ -22,9 +22,19 @@ export type { RunHandle, RunHooks } from "./hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 
 // Into a folder.
-export { type FolderOptions, pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
+export {
+  type FolderOptions,
+  type FollowOptions,
+  followToFolder,
+  pruneToFolder,
+  type PruneToFolderOptions,
+} from "./prune_to_folder.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
+
+// On several machines.
+export { type MpiRanks, openMpi } from "../disk/mpi.ts";
+export type { Ranks } from "../core/ranks.ts";
 
 // Options.
 export type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";

@@ -16,6 +16,7 @@ import { refuseUnlike } from "../formats/gguf/export.ts";
 import type { Layout } from "../units/layout.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
+import { withoutWrites } from "../files/system.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkWord, given } from "../core/check_options.ts";
@@ -193,6 +194,50 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   });
   await removeCheckpoint(path).catch(() => undefined);
   return summary;
+}
+
+/** Options of {@link followToFolder}: those of {@link pruneToFolder} that do not concern files. */
+export type FollowOptions =
+  & Omit<RunOptions, "checkpoint" | "calibration">
+  & Target
+  & Omit<FolderOptions, "checkpointEvery" | "export" | "onReady" | "onRecord" | "onPhase">
+  & Required<Pick<RunOptions, "ranks">>;
+
+/**
+ * Trains the run of {@link pruneToFolder} on a rank that is not the first, with the same options. Nothing is written.
+ *
+ * @throws what iterating a {@link PruneSession} does.
+ */
+export async function followToFolder(
+  model: Model,
+  { out, resume: asks = false, mayDiffer, identity, calibration: asked, onCalibration, onStart, ...rest }:
+    FollowOptions,
+): Promise<void> {
+  const path = `${out}/${CHECKPOINT_FILE}`, resume = asks === "auto" ? await exists(path) : asks;
+  const weights = identity?.["weights"] ?? await sourceDigest(model.source);
+  const how = { asked, rest, out, resume, refusesEarlier: false };
+  const { resolved, rows, isWritten } = await calibrationOf(model, how);
+  using session = new PruneSession(model, {
+    ...rest,
+    ...(rows ? { calibration: rows } : {}),
+    checkpoint: {
+      path,
+      every: Infinity,
+      resume,
+      ...(mayDiffer ? { mayDiffer } : {}),
+      identity: { ...identity, weights },
+    },
+  }, {
+    resolved,
+    openScript: ON_DISK.openScript,
+    files: withoutWrites(ON_DISK.files),
+    calibrate: isWritten
+      ? (settings) => writeOwnTexts(model, resolved, { ...settings, onProgress: onCalibration })
+      : undefined,
+  });
+  const { steps } = await session.prepare();
+  await onStart?.(session, steps);
+  for await (const _ of session);
 }
 
 /**

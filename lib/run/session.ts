@@ -1,4 +1,6 @@
 // A prune session: a stream of step records through the stages, then slice() and export().
+import config from "../../deno.json" with { type: "json" };
+import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
@@ -14,6 +16,7 @@ import { parameterCount } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
 import { writeBiases } from "../nn/weights.ts";
+import { checkAlike } from "./alike.ts";
 import { type Allocated, allocateRun, freeRun, type RunSetup, selectorOf } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
@@ -316,10 +319,26 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       if (found) await this.#restore(found, this.#allocated.steerer);
       else await this.#keep();
       if (this.#records.length === 0) this.#before = this.#position;
+      await this.#checkRanks();
     } catch (error) {
       this.#free();
       throw error;
     }
+  }
+
+  /** Refuses to train beside ranks that differ: at the start, and by the state at steps at which it is read. */
+  async #checkRanks(arrays?: TrainerArrays): Promise<void> {
+    const { ranks } = this.#setup.original;
+    if (!ranks) return;
+    const { step } = this.#position;
+    await checkAlike(
+      ranks,
+      arrays ? { step, state: digestOf(Object.values(arrays)) } : {
+        ...this.#identity(this.#now.steerer),
+        version: config.version,
+        step,
+      },
+    );
   }
 
   /** The checkpoint to resume from; null if the run starts from the beginning. */
@@ -521,8 +540,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   }
 
   #shouldFlush(): boolean {
-    const { options: { method }, original: { hooks } } = this.#setup, choice = { stage: this.#stage?.stage, method };
+    const { options: { method }, original: { hooks, ranks } } = this.#setup,
+      choice = { stage: this.#stage?.stage, method };
     return choosesNext(this.#position, choice) || this.#now.steerer.needsRecords || hooks?.afterStep !== undefined ||
+      ranks !== undefined || // at the same steps on all ranks
       this.#pending.length >= RING_SLOTS / 2 || performance.now() - this.#lastFlush > FLUSH_SECONDS * 1000;
   }
 
@@ -539,6 +560,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const numbers = first ? await this.#trainer.numbers(first.index, pending.length) : [];
     const arrays = isNew ? await this.#trainer.save() : null,
       look = arrays && lookOf(this.#setup, arrays, this.#position);
+    if (arrays) await this.#checkRanks(arrays);
     if (isNew) this.#position = { ...this.#position, looked: this.#position.step };
     if (arrays && look?.broken === null) onMasks?.(this.#position.step, masksOf(this.#setup, arrays, this.#position));
     this.#pending = [];

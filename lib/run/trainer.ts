@@ -1,5 +1,6 @@
 // One training step on the GPU: the plans of its passes and updates, and the arrays that a checkpoint holds.
 import { CompressoError } from "../core/errors.ts";
+import { rangeOf, type Ranks } from "../core/ranks.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
@@ -18,7 +19,7 @@ import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } 
 import type { UnitTable } from "../units/units.ts";
 import type { Batch } from "../data/batches.ts";
 import { createFocus, type Focus, focusedLabels } from "./focus.ts";
-import { createGradientSum, type MicroBatch, microBatches } from "./micro_batches.ts";
+import { createGradientSum, createRankSum, type MicroBatch, microBatches } from "./micro_batches.ts";
 import type { Model } from "../model/model.ts";
 import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
 import type { StepKind, StepNumbers, TrainerArrays } from "./contract.ts";
@@ -29,6 +30,8 @@ export interface TrainerOptions {
   readonly batch: number;
   /** Micro-batches of a step. Default 1. */
   readonly accumulate?: number;
+  /** Processes that share the micro-batches out. Default: this one alone. */
+  readonly ranks?: Ranks | undefined;
   readonly seq: number;
   readonly seed: number;
   readonly lora: LoraConfig;
@@ -108,7 +111,7 @@ const SUM_GROUPS = 64;
 
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
-  const { device, weights, spec } = model, { batch, accumulate: count = 1, seq, table } = options;
+  const { device, weights, spec } = model, { batch, accumulate: count = 1, ranks, seq, table } = options;
   const { lora: config, recompute = true, drops = (config.dropout ?? 0) > 0 } = options;
   using stack = new DisposableStack();
   let owned = stack;
@@ -120,11 +123,16 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
   const { lora, masks, act, state } = pass;
   if (!lora) throw new Error("createTrainer: the pass has no LoRA");
-  const gradientSum = count === 1 ? null : own(createGradientSum(device, [
+  const summed = [
     { buffer: lora.grads, count: lora.count },
     { buffer: masks.dz, count: 2 * masks.layout.count },
     { buffer: metrics, count: 1 },
-  ]));
+  ];
+  const gradientSum = ranks
+    ? own(createRankSum(device, summed, ranks))
+    : count > 1
+    ? own(createGradientSum(device, summed))
+    : null;
   const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
   const places: readonly (readonly [Exclude<keyof TrainerArrays, "written">, DeviceBuffer, number])[] = [
     ["lora", lora.params, lora.count],
@@ -220,7 +228,7 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   };
   const loadOne = (data: Batch, stepState: StepState): void =>
     load({ ...data, firstRow: 0 }, { ...stepState, lossScale: scaleOf(data) });
-  /** Runs the passes of each micro-batch; their gradients, summed up, are where those of one would be. */
+  /** Runs the passes of this rank's micro-batches; the gradients of all, summed up, are where those of one would be. */
   const runParts = async (
     data: Batch,
     stepState: StepState,
@@ -228,7 +236,8 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   ): Promise<void> => {
     const whole = { ...stepState, lossScale: scaleOf(data) };
     await gradientSum?.begin();
-    for (const [index, part] of partsOf(data).entries()) {
+    const { start, end } = rangeOf(count, ranks ?? { rank: 0, size: 1 });
+    for (const [index, part] of partsOf(data).slice(start, end).entries()) {
       load(part, whole);
       await run(part, { ...whole, firstRow: part.firstRow }, index);
       await gradientSum?.add();

@@ -24,7 +24,7 @@ import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/c
 import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
-import { pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
+import { followToFolder, pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
@@ -42,6 +42,8 @@ import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
+import type { MpiRanks } from "../../../lib/disk/mpi.ts";
+import { withRanks } from "../../ranks.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } from "./run_folder.ts";
 import { showSummary } from "./summary.ts";
@@ -63,15 +65,21 @@ export type RunFlags = Omit<TableFlags, "resume"> & {
   readonly resume: boolean;
 };
 
-/** Runs the verb. */
+/** Runs the verb, on the ranks of an MPI job where it was started in one. */
 export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
-  const whole = await withFileType(path, await withScheduleTarget(path, typed));
+  await withRanks((ranks) => pruneOn(ranks, path, typed), { asJson: typed.json ?? false });
+}
+
+async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags): Promise<void> {
+  const shared = ranks ? { accumulate: ranks.size, ...typed } : typed;
+  const whole = await withFileType(path, await withScheduleTarget(path, shared));
   checkTrust(whole.schedule, whole.trust);
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
   const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
   const prompt = await promptText(asked.prompt ?? true);
   const options: PruneOptions = {
     ...pruneOptionsOf(asked),
+    ...(ranks ? { ranks } : {}),
     ...targetOf(asked, { name }),
     rows: [],
     steps: asked.steps,
@@ -93,11 +101,13 @@ export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
   if (earlier) note(`compresso: the run in ${out} is finished already`);
   else if (resume) await checkResumable(out);
-  const port = asked.dashboardPort ?? (asked.dashboard ? 0 : null);
+  const isFirst = ranks === null || ranks.rank === 0;
+  const port = !isFirst ? null : asked.dashboardPort ?? (asked.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   // Its address is printed on a line of its own, so that the user finds the page.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
-  const summary = earlier ?? await start(path, { flags, options, resolved, prompt, name, dashboard });
+  const summary = earlier ?? await start(path, { flags, options, resolved, prompt, name, dashboard, ranks });
+  if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
   else showSummary(summary, out);
@@ -132,9 +142,11 @@ interface Driven {
   /** Name of the model within a GGUF. */
   readonly name: string;
   readonly dashboard: Dashboard | null;
+  readonly ranks: MpiRanks | null;
 }
 
-async function start(path: string, driven: Driven): Promise<RunSummary> {
+/** Loads the inputs and runs; null on a rank that is not the first. */
+async function start(path: string, driven: Driven): Promise<RunSummary | null> {
   const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
   await modelInfo(disk, await modelPath(path));
   await checkFolder(out);
@@ -225,9 +237,13 @@ async function drive(
     readonly inputs: Inputs;
     readonly origin: readonly OriginFile[];
   },
-): Promise<RunSummary> {
-  const { flags, options: asked, resolved, rows, reading, beside, prompt, inputs, origin, name, dashboard } = run;
+): Promise<RunSummary | null> {
+  const { flags, options: asked, resolved, rows, reading, beside, prompt, inputs, origin, name, dashboard, ranks } =
+    run;
   const { out, resume, dtype, ggufDtype } = flags;
+  // One rank alone must not stop before the others do.
+  if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
+  const stop = ranks ? ranks.signal : signal;
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
   await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
@@ -243,11 +259,23 @@ async function drive(
       dashboard?.tell({ kind: "alarm", alarm });
     }
   };
-  return await pruneToFolder(model, {
+  const shared = {
     ...asked,
     rows,
     reading,
     ...beside,
+    signal: stop,
+    out,
+    resume,
+    ...given({ mayDiffer: flags.mayDiffer }),
+    identity: { weights: inputs.model },
+  };
+  if (ranks && ranks.rank > 0) {
+    await followToFolder(model, { ...shared, ranks, onStart: () => listen() });
+    return null;
+  }
+  return await pruneToFolder(model, {
+    ...shared,
     onCalibration: (share) => {
       if (!isWriting) dashboard?.tell({ kind: "state", text: "Writing texts for calibration." });
       isWriting = true;
@@ -255,11 +283,7 @@ async function drive(
     },
     onScoring: (share) => progress.phase("scoring units", share),
     onScheduleLog: (line) => progress.note(`script: ${line}`),
-    signal,
-    out,
-    resume,
-    ...given({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
-    identity: { weights: inputs.model },
+    ...given({ checkpointEvery: flags.checkpointEvery }),
     export: {
       ...given({ dtype, ggufDtype }),
       name,
@@ -291,7 +315,8 @@ async function drive(
       });
       const rowsLine = `${dataLine(data, resolved)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.stages(stagesOf(started.options));
-      progress.note(`${rowsLine}; ${steps} steps on ${model.device.facts.description}`);
+      const places = ranks ? `${ranks.size} ranks, rank 0 on ` : "";
+      progress.note(`${rowsLine}; ${steps} steps on ${places}${model.device.facts.description}`);
       if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);

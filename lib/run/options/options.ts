@@ -1,4 +1,5 @@
 // Types of a prune run's options: as given, and with every default filled in.
+import type { Ranks } from "../../core/ranks.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
@@ -181,6 +182,12 @@ export interface RunOptions {
   readonly preset?: Preset;
   /** Stops the run between two submits of a step. The run then throws the signal's reason. */
   readonly signal?: AbortSignal;
+  /**
+   * Processes that train the run together, as `openMpi` gives them; default: this one alone. Each has all options, data
+   * and weights, and computes its share of the `accumulate` micro-batches of each step, of which there are at least as
+   * many as ranks. The result has the bits of one process with the same `accumulate`.
+   */
+  readonly ranks?: Ranks;
   /** Where the run saves checkpoints; default nowhere. */
   readonly checkpoint?: CheckpointOptions;
 }
@@ -232,6 +239,7 @@ export type ResolvedOptions =
     Omit<
       RunOptions,
       | "signal"
+      | "ranks"
       | "checkpoint"
       | "lora"
       | "rates"

@@ -90,6 +90,7 @@ export function resolveOptions(
   checkFocus(resolved);
   checkCalibration(resolved);
   checkResuming(options.checkpoint ?? {});
+  checkRanks(options.ranks, resolved);
   checkContext(resolved.seq, spec);
   return resolved;
 }
@@ -114,6 +115,18 @@ function writtenType(
   if (source) return ggufDtypeFor(source, types);
   const { ggufDtype = "auto" } = types;
   return ggufDtype === "auto" ? "f16" : ggufDtype;
+}
+
+/** Each rank has a micro-batch of each step. */
+function checkRanks(ranks: PruneOptions["ranks"], { accumulate }: Pick<ResolvedOptions, "accumulate">): void {
+  if (!ranks || accumulate >= ranks.size) return;
+  throw new CompressoError("usage", {
+    what: `cannot train on ${ranks.size} ranks`,
+    rule: "a step has at least as many micro-batches as there are ranks",
+    value: option("accumulate", accumulate),
+    fix: `start fewer ranks, or give ${option("accumulate", ranks.size)}`,
+    option: "accumulate",
+  });
 }
 
 /** The size of a file of known type. */

@@ -866,6 +866,12 @@ export const OPTION_TABLE = {
     mayChange: true,
     help: "stops the run",
   },
+  ranks: {
+    ...PROGRAM,
+    type: "value",
+    mayChange: true,
+    help: "processes that train the run together",
+  },
   identity: {
     ...PROGRAM,
     type: "value",

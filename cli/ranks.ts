@@ -1,0 +1,34 @@
+// A verb on several ranks: rank 0 prints and writes, and the failure of one ends all.
+import { CompressoError } from "../lib/core/errors.ts";
+import { type MpiRanks, openMpi } from "../lib/disk/mpi.ts";
+import { reportError } from "./terminal/error.ts";
+import { silence, writeError } from "./terminal/output.ts";
+
+/** Milliseconds in which rank 0 shows an error that all ranks have. */
+const FIRST_SHOWS = 2000;
+
+/** Does the work of a verb, on the ranks of the job that this process was started in; null where it was started alone. */
+export async function withRanks(
+  work: (ranks: MpiRanks | null) => Promise<void>,
+  { asJson }: { readonly asJson: boolean },
+): Promise<void> {
+  const ranks = openMpi();
+  if (!ranks) return await work(null);
+  const isFirst = ranks.rank === 0;
+  if (!isFirst) silence();
+  try {
+    await work(ranks);
+    await ranks.finish();
+  } catch (error) {
+    if (ranks.signal.aborted) { // all ranks have stopped after the same step
+      await ranks.finish();
+      if (isFirst) throw error;
+      Deno.exit(error instanceof CompressoError ? error.exitStatus : 1);
+    }
+    if (!isFirst) {
+      await new Promise((resolve) => setTimeout(resolve, FIRST_SHOWS));
+      writeError(`compresso: rank ${ranks.rank} of ${ranks.size} failed:\n`);
+    }
+    ranks.abort(reportError(error, { asJson }));
+  }
+}

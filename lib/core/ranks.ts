@@ -1,0 +1,37 @@
+// Ranks: processes that train one run together, and the sum that gives all of them the same bits.
+
+/** One of the processes that train a run together; see `openMpi`. */
+export interface Ranks {
+  /** Number of this process, from 0. Rank 0 writes the files. */
+  readonly rank: number;
+  /** Number of processes, at least 1. */
+  readonly size: number;
+  /**
+   * The sum of the parts of rank 0, in order, then of those of rank 1, and so on: with the same bits on all ranks, and
+   * for the same parts on any number of ranks. All ranks call it, each with one part or more, all of the same length.
+   */
+  sum(parts: readonly Float32Array<ArrayBuffer>[]): Promise<Float32Array<ArrayBuffer>>;
+  /** The text of a rank. All ranks call it, with their own texts. */
+  textOf(rank: number, text: string): Promise<string>;
+}
+
+const LEAST_NORMAL = 2 ** -126;
+
+/** total[i] += values[i], as kernels/accumulate.wgsl adds: in f32, with subnormal numbers as 0. */
+export function addInto(total: Float32Array, values: Float32Array): void {
+  for (let i = 0; i < total.length; i++) {
+    total[i] = normal(Math.fround(normal(total[i] ?? 0) + normal(values[i] ?? 0)));
+  }
+}
+
+function normal(value: number): number {
+  return value < LEAST_NORMAL && value > -LEAST_NORMAL ? 0 : value;
+}
+
+/** The first of so many items that a rank takes, and the one after its last: each rank takes a range, in order. */
+export function rangeOf(
+  count: number,
+  { rank, size }: Pick<Ranks, "rank" | "size">,
+): { readonly start: number; readonly end: number } {
+  return { start: Math.floor(count * rank / size), end: Math.floor(count * (rank + 1) / size) };
+}

@@ -35,31 +35,42 @@ compresso_setup() {
   say "GPU adapter: $(adapter_name)"
 }
 
-# A Chromium for the tests of pages, where apt can give one. Without one those tests are left out and say so, so this never fails.
+# Programs that some tests run, where apt can give them: a Chromium for pages, Open MPI for runs of several processes.
+# Without one its tests are left out and say so, so these never fail.
 compresso_setup_browser() {
-  local name as_root=()
-  for name in chromium chromium-browser google-chrome google-chrome-stable; do
-    if command -v "$name" >/dev/null 2>&1; then
-      say "browser: $(command -v "$name")"
+  install_for_tests "Chromium" "tests of pages" "chromium chromium-browser google-chrome google-chrome-stable" \
+    chromium fonts-dejavu-core
+}
+compresso_setup_mpi() {
+  install_for_tests "MPI" "tests of several ranks" mpirun openmpi-bin libopenmpi40
+}
+
+# install_for_tests NAME WHAT PROGRAMS PACKAGE…: nothing where one of the programs is there.
+install_for_tests() {
+  local name=$1 what=$2 programs=$3 program as_root=()
+  shift 3
+  for program in $programs; do
+    if command -v "$program" >/dev/null 2>&1; then
+      say "$name: $(command -v "$program")"
       return 0
     fi
   done
   if ! command -v apt-get >/dev/null 2>&1; then
-    say "there is no Chromium, and no apt-get to install it: tests of pages are left out"
+    say "there is no $name, and no apt-get to install it: $what are left out"
     return 0
   fi
   if [ "$(id -u)" -ne 0 ]; then
     # No question may stop a script that nobody watches.
     if ! sudo -n true 2>/dev/null; then
-      say "there is no Chromium, and installing it needs root: tests of pages are left out"
+      say "there is no $name, and installing it needs root: $what are left out"
       return 0
     fi
     as_root=(sudo -n)
   fi
-  say "will install: chromium, for the tests of pages (${as_root[*]:+sudo }apt-get install chromium)"
+  say "will install: $*, for the $what (${as_root[*]:+sudo }apt-get install)"
   "${as_root[@]}" apt-get update -q >&2 || say "apt-get update met errors; going on with the lists that are there"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core >&2 ||
-    say "apt-get could not install it: tests of pages are left out"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 ||
+    say "apt-get could not install it: $what are left out"
 }
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -196,11 +196,11 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   return summary;
 }
 
-/** Options of {@link followToFolder}: those of {@link pruneToFolder} that do not concern files. */
+/** Options of {@link followToFolder}: those of {@link pruneToFolder} but for what only rank 0 does. */
 export type FollowOptions =
   & Omit<RunOptions, "checkpoint" | "calibration">
   & Target
-  & Omit<FolderOptions, "checkpointEvery" | "export" | "onReady" | "onRecord" | "onPhase">
+  & Omit<FolderOptions, "checkpointEvery" | "onReady" | "onRecord" | "onPhase">
   & Required<Pick<RunOptions, "ranks">>;
 
 /**
@@ -210,12 +210,13 @@ export type FollowOptions =
  */
 export async function followToFolder(
   model: Model,
-  { out, resume: asks = false, mayDiffer, identity, calibration: asked, onCalibration, onStart, ...rest }:
-    FollowOptions,
+  options: FollowOptions,
 ): Promise<void> {
+  const { out, resume: asks = false, mayDiffer, identity, export: files = {}, ...others } = options;
+  const { calibration: asked, onCalibration, onStart, ...rest } = others;
   const path = `${out}/${CHECKPOINT_FILE}`, resume = asks === "auto" ? await exists(path) : asks;
   const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  const how = { asked, rest, out, resume, refusesEarlier: false };
+  const how = { asked, rest, files, out, resume, refusesEarlier: false };
   const { resolved, rows, isWritten } = await calibrationOf(model, how);
   using session = new PruneSession(model, {
     ...rest,

@@ -149,7 +149,7 @@ interface Driven {
 async function start(path: string, driven: Driven): Promise<RunSummary | null> {
   const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
   await modelInfo(disk, await modelPath(path));
-  await checkFolder(out);
+  if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
   const how = given({ textField, limit: limitRows, skipBroken });
   using progress = stderrProgress();
@@ -271,7 +271,7 @@ async function drive(
     identity: { weights: inputs.model },
   };
   if (ranks && ranks.rank > 0) {
-    await followToFolder(model, { ...shared, ranks, onStart: () => listen() });
+    await followToFolder(model, { ...shared, export: given({ dtype, ggufDtype }), ranks, onStart: () => listen() });
     return null;
   }
   return await pruneToFolder(model, {

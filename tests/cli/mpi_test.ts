@@ -1,0 +1,127 @@
+// `mpirun … compresso prune`: the bits of one process, one error for all ranks, and a run that other ranks resume.
+import assert from "node:assert/strict";
+import { cli, ROOT, TemporaryFolder } from "./helpers/cli.ts";
+
+const OPTIONS = [
+  ...[
+    "prune",
+    "demo",
+    "--sparsity",
+    "0.3",
+    "--steps",
+    "4",
+    "--prefinetune",
+    "1",
+    "--postfinetune",
+    "1",
+    "--batch",
+    "1",
+  ],
+  ...["--seq", "64", "--no-prompt", "--limit-rows", "200", "--calibration", "none"],
+];
+
+/** Open MPI or MPICH; null where there is none. */
+const MPIRUN = await find("mpirun");
+const TEST = { ignore: MPIRUN === null };
+if (MPIRUN === null) console.log("left out, there is no mpirun (Debian: apt-get install openmpi-bin libopenmpi40)");
+
+async function find(name: string): Promise<string | null> {
+  for (const folder of (Deno.env.get("PATH") ?? "").split(":")) {
+    if (await Deno.stat(`${folder}/${name}`).then(({ isFile }) => isFile, () => false)) return `${folder}/${name}`;
+  }
+  return null;
+}
+
+/** Runs the command on so many ranks; `words` may use the number of the rank as $RANK. */
+async function onRanks(count: number, words: readonly string[]): Promise<{ code: number; text: string }> {
+  const line = `RANK=\${OMPI_COMM_WORLD_RANK:-$PMI_RANK}; exec ${Deno.execPath()} run -A cli/main.ts ${
+    words.join(" ")
+  }`;
+  const { code, stdout, stderr } = await new Deno.Command(MPIRUN ?? "", {
+    args: ["-n", `${count}`, "bash", "-c", line],
+    cwd: ROOT,
+    env: {
+      NO_COLOR: "1",
+      OMPI_ALLOW_RUN_AS_ROOT: "1",
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
+      PRTE_MCA_rmaps_default_mapping_policy: ":oversubscribe",
+      OMPI_MCA_btl: "self,sm",
+    },
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  const decoder = new TextDecoder();
+  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
+}
+
+/** The files that the run wrote, but for those that say how long it took. */
+async function filesOf(folder: string): Promise<Map<string, string>> {
+  const files = new Map<string, string>();
+  for (const name of ["model/model.safetensors", "model.gguf"]) {
+    const digest = await crypto.subtle.digest("SHA-256", await Deno.readFile(`${folder}/${name}`));
+    files.set(name, new Uint8Array(digest).toHex());
+  }
+  return files;
+}
+
+Deno.test({
+  name: "two and three ranks write what one process writes, and one resumes what three began",
+  ...TEST,
+  fn: async () => {
+    using folder = new TemporaryFolder();
+    const alone = await cli([...OPTIONS, "--accumulate", "3", "--out", folder.at("alone")]);
+    assert.equal(alone.code, 0, alone.stderr);
+    const want = await filesOf(folder.at("alone"));
+    for (const count of [2, 3]) {
+      const out = folder.at(`ranks${count}`);
+      const { code, text } = await onRanks(count, [...OPTIONS, "--accumulate", "3", "--out", out]);
+      assert.equal(code, 0, text);
+      assert.match(text, new RegExp(`on ${count} ranks, rank 0 on`));
+      assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
+      assert.deepEqual(await filesOf(out), want);
+    }
+    // Three ranks stop by a schedule that fails, with a checkpoint of the steps before.
+    const out = folder.at("resumed"), schedule = folder.at("stops.ts"), going = folder.at("goes.ts");
+    const module = new URL("../../lib/schedule/mod.ts", import.meta.url).href;
+    const source = (last: string): string =>
+      `import { defineSchedule } from "${module}";
+export default defineSchedule({ sparsity: ({ step }) => { ${last} return 0.3 * (step + 1) / 4; } });
+`;
+    await Deno.writeTextFile(schedule, source("if (step === 2) throw new Error('no further');"));
+    await Deno.writeTextFile(going, source(""));
+    const stopped = await onRanks(3, [
+      ...[...OPTIONS, "--accumulate", "3", "--out", out, "--schedule", schedule, "--trust"],
+      ...["--checkpoint-every", "1"],
+    ]);
+    assert.notEqual(stopped.code, 0);
+    assert.equal(stopped.text.match(/no further/g)?.length, 1, stopped.text);
+    const more = ["--schedule", going, "--trust"];
+    const resumed = await cli([
+      ...[...OPTIONS, ...more, "--accumulate", "3", "--out", out, "--resume", "--may-differ", "schedule"],
+    ]);
+    assert.equal(resumed.code, 0, resumed.stderr);
+    const unbroken = await onRanks(2, [...OPTIONS, ...more, "--accumulate", "3", "--out", folder.at("unbroken")]);
+    assert.equal(unbroken.code, 0, unbroken.text);
+    assert.deepEqual(await filesOf(out), await filesOf(folder.at("unbroken")));
+  },
+});
+
+Deno.test({
+  name: "ranks with other options, and more ranks than micro-batches, are one error, and write nothing",
+  ...TEST,
+  fn: async () => {
+    using folder = new TemporaryFolder();
+    for (
+      const [words, pattern] of [
+        [["--seed", "$((1+RANK))"], /rank 1 of 2 cannot train with the others[^]*seed: 2, on rank 0 1/],
+        [["--accumulate", "1"], /cannot train on 2 ranks[^]*--accumulate 1/],
+      ] as const
+    ) {
+      const { code, text } = await onRanks(2, [...OPTIONS, ...words, "--out", folder.at("run")]);
+      assert.notEqual(code, 0);
+      assert.match(text, pattern);
+      assert.equal(text.match(/compresso: .*cannot train/g)?.length, 1, text);
+      assert.ok(!folder.has("run"));
+    }
+  },
+});

@@ -4,19 +4,35 @@ import { isObject } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
 
 /** The model types that are read: `compresso` is a model of one of the others whose layers may differ, with `layer_counts`. */
-export const MODEL_TYPES = ["llama", "mistral", "ministral", "qwen2", "qwen3", "phi3", "opt", "compresso"] as const;
+export const MODEL_TYPES = [
+  "llama",
+  "mistral",
+  "ministral",
+  "qwen2",
+  "qwen3",
+  "gemma3_text",
+  "phi3",
+  "opt",
+  "compresso",
+] as const;
+
+/** Models of more than text whose text part is read, by itself. */
+export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: ["gemma3_text"], mistral3: ["mistral"] };
 
 /** What to do about a model of another family. */
-export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Phi-3 or OPT family";
+export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3 or OPT family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "openelm"] as const;
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "openelm", "gemma3"] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];
 
 /** Keys that hold the number of experts of a layer. */
 const EXPERT_KEYS = ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
+
+/** Keys of a wrapper that hold for its text part. */
+const OUTER_KEYS = ["bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config"];
 
 /** Keys that change what a model computes, none of which is supported, and values with which they change nothing. */
 const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
@@ -43,12 +59,14 @@ const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
 };
 
 /**
- * Refuses a mixture of experts, a model of more than text, and other families, by what their config.json has.
+ * The part of a parsed config.json that describes the text model: all of it, or `text_config` of one of {@link
+ * WRAPPERS}, with the token ids and the tie that stand beside it. Refuses a mixture of experts, other models of more
+ * than text, and other families.
  *
  * @throws CompressoError("input") with what the config has that is not supported.
  */
-export function refuseOtherFamilies(json: unknown, path: string): void {
-  if (!isObject(json)) return;
+export function textConfig(json: unknown, path: string): unknown {
+  if (!isObject(json)) return json;
   const type = json["model_type"], shown = `model_type = ${shownJson(type)}`;
   const refused = (rule: string, value: string, fix = GIVE_FAMILY): CompressoError =>
     new CompressoError("input", { what: `cannot use ${path}`, rule, value, fix });
@@ -58,16 +76,20 @@ export function refuseOtherFamilies(json: unknown, path: string): void {
     throw refused("the model is dense: mixture-of-experts models are not supported", value);
   }
   const text = json["text_config"];
+  if (isObject(text) && WRAPPERS[String(type)]?.includes(String(text["model_type"]))) {
+    const outer = OUTER_KEYS.filter((key) => json[key] !== undefined).map((key) => [key, json[key]]);
+    return textConfig({ ...Object.fromEntries(outer), ...text }, path);
+  }
   if (isObject(text)) {
     const inner = `text_config of model_type = ${shownJson(text["model_type"])}`;
     const fix = `${GIVE_FAMILY}; a text part of one can be saved as a folder of its own with transformers`;
     throw refused(
-      "the model reads text alone: multimodal wrappers are not supported",
+      `the model reads text alone, or is a ${Object.keys(WRAPPERS).join(" or ")}, of which the text part is read`,
       `${shown} around a ${inner}`,
       fix,
     );
   }
-  if (typeof type !== "string" || MODEL_TYPES.some((known) => known === type)) return;
+  if (typeof type !== "string" || MODEL_TYPES.some((known) => known === type)) return json;
   const others = Object.entries(UNSUPPORTED).filter(([key, neutral]) =>
     json[key] !== undefined && json[key] !== null && !neutral.includes(json[key])
   ).map(([key]) => `${key} = ${shownJson(json[key])}`);

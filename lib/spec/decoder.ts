@@ -243,6 +243,11 @@ export function hasProjection({ ungated }: Pick<DecoderSpec, "ungated">, project
   return projection !== "gate" || !ungated;
 }
 
+/** Whether a canonical name is that of a norm's weight. */
+export function isNormWeight(name: string): boolean {
+  return name.endsWith("norm.weight");
+}
+
 /** Canonical name of the RMSNorm weight of a layer's query or key heads, shape [headDim]; only with `qkNorm`. */
 export function headNormName(layer: number, of: "q" | "k"): string {
   return `model.layers.${layer}.self_attn.${of}_norm.weight`;

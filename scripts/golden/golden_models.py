@@ -25,7 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config)
+    AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config,
+    Qwen2Config, Qwen3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -133,6 +134,17 @@ MODELS = {
                              "short_factor": [1.0, 1.2, 1.5], "long_factor": [1.1, 2.5, 6.0]},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # A window by layer with its own RoPE; scores by another factor than the head's width gives.
+    "gemma3": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: Gemma3TextConfig(
+            hidden_size=44, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=45,
+            num_hidden_layers=3, vocab_size=71, tie_word_embeddings=True, max_position_embeddings=128,
+            rms_norm_eps=1e-3, sliding_window=9, query_pre_attn_scalar=7,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={"full_attention": {"rope_type": "linear", "factor": 2.5, "rope_theta": 5000.0},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -155,7 +167,9 @@ def write_model(folder, recipe, generator):
             if name.endswith(".bias"):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             elif weight.dim() == 1:
-                weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + 0.5)
+                # Gemma stores the weight of a norm without 1.
+                least = -0.5 if isinstance(model.config, Gemma3TextConfig) else 0.5
+                weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + least)
             elif "embed_" in name or "lm_head" in name:
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             else:
@@ -181,22 +195,25 @@ def to_float64(model):
     """Replaces the two modules of transformers that compute in f32 whatever the dtype: RMSNorm and RoPE."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
-            module.forward = lambda x, m=module: m.weight * (
-                x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
+            plus, eps = (1, module.eps) if hasattr(module, "eps") else (0, module.variance_epsilon)
+            module.forward = lambda x, m=module, plus=plus, eps=eps: (plus + m.weight) * (
+                x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
     if not has_rope(model):
         return
     rotary = model.model.rotary_emb
-    plain, settings = rotary.inv_freq.double(), model.config.rope_parameters
+    settings = model.config.rope_parameters
 
-    def rope(x, position_ids, **_):
-        inverse = plain
+    def rope(x, position_ids, layer_type=None):
+        own = f"{layer_type}_" if layer_type else ""
+        inverse = getattr(rotary, f"{own}inv_freq").double()
         if rotary.rope_type == "longrope":  # the factors go by the longest position
             is_long = position_ids.max() >= settings["original_max_position_embeddings"]
             factors = torch.tensor(settings["long_factor" if is_long else "short_factor"], dtype=torch.float64)
             steps = torch.arange(len(factors), dtype=torch.float64) / len(factors)
             inverse = 1 / (factors * settings["rope_theta"] ** steps)
         angles = torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)
-        return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+        scaling = getattr(rotary, f"{own}attention_scaling")
+        return angles.cos() * scaling, angles.sin() * scaling
 
     rotary.forward = rope
 
@@ -368,7 +385,8 @@ def make(name, recipe, root, seed):
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     fresh = AutoModelForCausalLM.from_config(recipe["config"]())
-    assert not has_rope(model) or torch.equal(model.model.rotary_emb.inv_freq, fresh.model.rotary_emb.inv_freq), f"{name}: RoPE not read back"
+    for key, table in fresh.model.rotary_emb.named_buffers() if has_rope(model) else ():
+        assert torch.equal(getattr(model.model.rotary_emb, key), table), f"{name}: RoPE not read back"
     to_float64(model)
     model.requires_grad_(False)
     stock.requires_grad_(False)
@@ -403,7 +421,8 @@ def make(name, recipe, root, seed):
             stats[f"{batch_name}.unlimited"] = (((unlimited - logits).abs().max() / logits.abs().max()).item(),)
             assert stats[f"{batch_name}.unlimited"][0] > 0.01, f"{name}: the window hardly matters"
         stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
-        if has_rope(model) and recipe["config"]().rope_parameters["rope_type"] != "default":
+        # Where layers differ in RoPE, the other tests would fail without its scaling.
+        if has_rope(model) and recipe["config"]().rope_parameters.get("rope_type", "default") != "default":
             model_rope = model.model.rotary_emb.forward
             dims = 2 * len(model.model.rotary_emb.inv_freq)
             inverse = recipe["config"]().rope_parameters["rope_theta"] ** (

@@ -23,7 +23,7 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
   const names = ggufNames(SPEC.layers.length);
   assert.deepEqual(
     new Set(names.keys()),
-    new Set(tensorShapes({ ...withBiases(SPEC, PROJECTIONS), qkNorm: "head" }).keys()),
+    new Set(tensorShapes({ ...withBiases(SPEC, PROJECTIONS), qkNorm: "head", normPlaces: "both" }).keys()),
   );
   assert.equal(new Set([...names.values()].map(({ name }) => name)).size, names.size);
   assert.equal(names.get("model.layers.1.self_attn.o_proj.weight")?.name, "blk.1.attn_output.weight");
@@ -133,7 +133,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama, deci, qwen2, qwen3, phi3, openelm; got: gpt2; fix: .* family$/,
+    /general\.architecture is llama, deci, qwen2, qwen3, phi3, openelm, gemma3; got: gpt2; fix: .* family$/,
   ],
   [
     "an architecture of experts",

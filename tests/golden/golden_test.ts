@@ -35,6 +35,8 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "opt", baseDtype: "f32" },
   // LongRoPE with an original context of 24 tokens.
   { name: "phi3", baseDtype: "f32" },
+  // A window of 9 tokens in two layers of three, with a RoPE of its own.
+  { name: "gemma3", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -196,6 +198,21 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: layers(3, 7, { kvHeads: 7, ffn: 67 }),
       maxPosition: 41,
       biases: ["q", "k", "v", "o", "up", "down"],
+      activation: "relu",
+    }],
+    ["gemma3", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 5000, scaling: { kind: "linear", factor: 2.5 }, localBase: 100 },
+      layers: [9, null, 9].map((window) => ({
+        ...{ heads: 4, kvHeads: 2, ffn: 45 },
+        ...(window ? { window, rope: "local" } : {}),
+      })),
+      maxPosition: 128,
+      qkNorm: "head",
+      activation: "gelu_tanh",
+      normPlaces: "both",
+      scales: { embedding: Math.sqrt(44), attention: 7 ** -0.5 },
     }],
     ["phi3", {
       headDim: 10,
@@ -216,8 +233,16 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       fused: true,
     }],
   ]);
+  const absent = {
+    biases: undefined,
+    qkNorm: undefined,
+    fused: undefined,
+    activation: undefined,
+    normPlaces: undefined,
+    scales: undefined,
+  };
   const device = await sharedDevice();
-  for (const [name, { headDim, tied, rope, layers, maxPosition, biases, qkNorm, fused }] of wanted) {
+  for (const [name, shape] of wanted) {
     using model = await loadModel((await openGolden(name)).modelPath, { device, baseDtype: "f32" });
     const { spec } = model;
     assert.deepEqual(
@@ -230,8 +255,11 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
         biases: spec.biases,
         qkNorm: spec.qkNorm,
         fused: spec.fused,
+        activation: spec.activation,
+        normPlaces: spec.normPlaces,
+        scales: spec.scales,
       },
-      { headDim, tied, rope, layers, maxPosition, biases, qkNorm, fused },
+      { ...absent, ...shape },
       name,
     );
     assert.deepEqual([spec.bosId, [...spec.eosIds], spec.padId], [1, [2], 0], name);

@@ -22,6 +22,7 @@ export const NAMES: readonly GoldenName[] = [
   "gqa_bias",
   "qwen2",
   "qwen3",
+  "gemma3",
   "ministral_window",
   "phi3",
 ];

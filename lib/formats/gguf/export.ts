@@ -2,7 +2,9 @@
 import { CompressoError } from "../../core/errors.ts";
 import {
   type DecoderSpec,
+  headNormName,
   type LayerCount,
+  layerOf,
   type LayerSpec,
   parameterCount,
   QWEN2_BIASES,
@@ -15,7 +17,18 @@ import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import type { GgufArch } from "../families.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
-import { ATTENTION_KEY, MORE_EOS_KEY, ORIGINAL_KEY, turnsNeighbours, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
+import {
+  ATTENTION_KEY,
+  GEMMA3_PERIOD,
+  gemma3Scale,
+  LOCAL_BASE,
+  LOCAL_BASE_KEY,
+  MORE_EOS_KEY,
+  ORIGINAL_KEY,
+  turnsNeighbours,
+  WINDOW_KEY,
+  WINDOW_PATTERN_KEY,
+} from "./spec.ts";
 import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
@@ -154,7 +167,7 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
  * @throws CompressoError("input") where none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
-  if (spec.positions || spec.ungated || spec.norm || spec.activation) {
+  if (spec.positions || spec.ungated || spec.norm || spec.activation === "relu") {
     throw new CompressoError("input", {
       what: "cannot write a GGUF",
       rule: "llama.cpp has an architecture with these layers: it has none for OPT",
@@ -167,9 +180,11 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
     if (found === null) return wanted;
     throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
   }
-  const candidates = PREFERRED.filter((arch) =>
-    isNormed(arch) === (spec.qkNorm !== undefined) && (arch !== "phi3" || spec.fused === true)
-  );
+  const candidates = PREFERRED.filter((arch) => {
+    if (isGemma(spec)) return arch === "gemma3";
+    return arch !== "gemma3" && isNormed(arch) === (spec.qkNorm !== undefined) &&
+      (arch !== "phi3" || spec.fused === true);
+  });
   const [first = "deci", ...others] = candidates;
   const found = misfit(spec, first);
   if (found === null) return first;
@@ -181,17 +196,21 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
 /**
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
- * @throws CompressoError("input") for norms of q and k heads and a head of its own, and for RoPE of a part of each head.
+ * @throws CompressoError("input") for norms of q and k heads and a head of its own, for RoPE of a part of each head, and
+ * for a Gemma.
  */
 export function refuseUnlike(spec: DecoderSpec): void {
   const { qkNorm, tied, rope: { dims } } = spec;
-  if ((qkNorm && !tied) || dims !== undefined) {
+  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec)) {
     throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
 }
 
-function unwritable({ qkNorm, rope: { dims } }: DecoderSpec, found: Misfit): CompressoError {
-  const what = qkNorm
+function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
+  const { qkNorm, rope: { dims } } = spec;
+  const what = isGemma(spec)
+    ? "cannot write a GGUF: of llama.cpp's architectures only gemma3 has such norms and such a gate"
+    : qkNorm
     ? "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads, " +
       "and openelm where the output head is the embedding"
     : dims !== undefined
@@ -200,13 +219,18 @@ function unwritable({ qkNorm, rope: { dims } }: DecoderSpec, found: Misfit): Com
   return new CompressoError("input", { what, ...found });
 }
 
+/** Whether a model has what of llama.cpp's architectures those of Gemma alone have. */
+function isGemma({ activation, normPlaces, scales, rope }: DecoderSpec): boolean {
+  return activation === "gelu_tanh" || [normPlaces, scales, rope.localBase].some((part) => part !== undefined);
+}
+
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
-const PREFERRED: readonly GgufArch[] = ["phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
+const PREFERRED: readonly GgufArch[] = ["gemma3", "phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
 
 /** Whether an architecture norms the heads of q and k. */
 function isNormed(arch: GgufArch): boolean {
-  return arch === "qwen3" || arch === "openelm";
+  return arch === "qwen3" || arch === "openelm" || arch === "gemma3";
 }
 
 interface Misfit {
@@ -223,6 +247,10 @@ function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
     const value = `the first ${dims} of ${spec.headDim} dims`, fix = "export as a Hugging Face folder";
     return { rule: "RoPE rotates whole heads", value, fix };
   }
+  if (arch === "gemma3") return noGemma3(spec);
+  if (isGemma(spec)) {
+    return { rule: "the model is no Gemma", value: "it has its norms or gate", fix: "take arch gemma3" };
+  }
   if (isNormed(arch)) return noNorms(spec, arch);
   if (spec.qkNorm) {
     return { rule: "q and k heads have no norms", value: "they have", fix: "take arch qwen3" };
@@ -238,6 +266,31 @@ function noNorms(spec: DecoderSpec, arch: GgufArch): Misfit | null {
   if (arch === "openelm" && !spec.tied) return { rule: "the output head is the embedding", value: "it is not", fix };
   if (spec.biases?.length) return { rule: "no part has a bias", value: spec.biases.join(", "), fix };
   return noDivisors(spec, fix);
+}
+
+/** It is a whole Gemma 3: its layers are alike, and those with the local RoPE are all but each n-th. */
+function noGemma3(spec: DecoderSpec): Misfit | null {
+  const fix = "export as a Hugging Face folder";
+  const { activation, normPlaces, qkNorm, scales, biases, hidden, layers, rope } = spec, unlike = unlikeLayers(spec);
+  const isWhole = activation && normPlaces && qkNorm && rope.localBase !== undefined;
+  if (!isWhole || Math.abs((scales?.embedding ?? 1) / Math.sqrt(hidden) - 1) > 1e-6) {
+    return { rule: "the model is a Gemma 3", value: "it lacks a part of one", fix: "leave out the arch" };
+  }
+  if (unlike) return { ...unlike, fix: ALIKE };
+  if (biases?.length) return { rule: "no part has a bias", value: biases.join(", "), fix };
+  if (localPeriod(layers) === null || layers.some(({ rope, window }) => rope !== "local" && window !== undefined)) {
+    const value = layers.map(({ rope }) => rope ?? "full").join(", ");
+    return { rule: "layers with a window and a RoPE of their own are all but each n-th", value, fix };
+  }
+  return noDivisors(spec, fix);
+}
+
+/** The n such that all layers but each n-th have the local RoPE: 0 if all have it; null if there is none. */
+function localPeriod(layers: readonly LayerSpec[]): number | null {
+  const isLocal = layers.map(({ rope }) => rope === "local"), first = isLocal.indexOf(false);
+  if (first < 0) return layers.length < GEMMA3_PERIOD ? GEMMA3_PERIOD : 0;
+  const period = first + 1;
+  return isLocal.every((local, layer) => local === (layer % period < period - 1)) ? period : null;
 }
 
 function unlikeLayers({ layers }: DecoderSpec): Misfit | null {
@@ -324,7 +377,13 @@ function modelMetadata(
     [`${arch}.rope.freq_base`, float(spec.rope.base)],
   ]);
   const [window] = slidingWindows(spec);
-  if (window !== undefined) {
+  if (arch === "gemma3") {
+    // llama.cpp takes the local RoPE for layers with a window.
+    metadata.set(`${arch}.${WINDOW_KEY}`, window ?? spec.maxPosition);
+    metadata.set(`${arch}.${LOCAL_BASE_KEY}`, float(spec.rope.localBase ?? LOCAL_BASE));
+    const period = localPeriod(spec.layers);
+    if (period !== null && period !== GEMMA3_PERIOD) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
+  } else if (window !== undefined) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window);
     const pattern = spec.layers.map((layer) => layer.window !== undefined);
     if (pattern.includes(false)) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, pattern);
@@ -395,6 +454,13 @@ function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
   return [item(ROPE_FREQS, Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency)))];
 }
 
+/** The model's factor of q·k over that of arch gemma3, in the weights of norms of q; 1 in other tensors. */
+function queryScale(spec: DecoderSpec, canonical: string): number {
+  const layer = layerOf(canonical);
+  if (Number.isNaN(layer) || canonical !== headNormName(layer, "q")) return 1;
+  return (spec.scales?.attention ?? spec.headDim ** -0.5) / gemma3Scale(spec);
+}
+
 async function tensorData(
   source: WeightSource,
   tensor: {
@@ -408,7 +474,9 @@ async function tensorData(
   const { canonical, gguf, shape, arch } = tensor;
   // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
   if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
-  const data = await source.read(canonical);
+  const data = await source.read(canonical), scale = arch === "gemma3" ? queryScale(source.spec, canonical) : 1;
+  // llama.cpp's factor of q·k goes by the shape: what differs goes into the weight of the norm of q.
+  if (scale !== 1) return data.map((value) => value * scale);
   const projection = gguf.part?.projection;
   if (!turnsNeighbours(arch) || (projection !== "q" && projection !== "k")) return data;
   const out = new Float32Array(data.length);

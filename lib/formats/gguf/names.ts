@@ -6,6 +6,7 @@ import {
   HEAD,
   headNormName,
   normName,
+  type NormPlace,
   type Projection,
   projectionName,
   QK,
@@ -29,6 +30,13 @@ const PARTS: readonly (readonly [Projection, string])[] = [
   ["down", "ffn_down"],
 ];
 
+const NORMS: readonly (readonly [NormPlace, string])[] = [
+  ["attention", "attn_norm"],
+  ["ffn", "ffn_norm"],
+  ["attention_output", "post_attention_norm"],
+  ["ffn_output", "post_ffw_norm"],
+];
+
 /** What a canonical tensor is in a GGUF. */
 export interface GgufName {
   readonly name: string;
@@ -44,8 +52,7 @@ export function ggufNames(layers: number): Map<string, GgufName> {
     [HEAD, { name: "output.weight" }],
   ]);
   for (let layer = 0; layer < layers; layer++) {
-    names.set(normName(layer, "attention"), { name: `blk.${layer}.attn_norm.weight` });
-    names.set(normName(layer, "ffn"), { name: `blk.${layer}.ffn_norm.weight` });
+    for (const [place, norm] of NORMS) names.set(normName(layer, place), { name: `blk.${layer}.${norm}.weight` });
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     for (const [projection, part] of PARTS) {
       const own = { layer, projection };

@@ -23,6 +23,18 @@ export const ATTENTION_KEY = "rope.scaling.attn_factor", ORIGINAL_KEY = "rope.sc
 /** Keys of windows, behind the architecture. */
 export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
 
+/** Key of the RoPE base of layers with a window, behind the architecture, and llama.cpp's value without it. */
+export const LOCAL_BASE_KEY = "rope.freq_base_swa", LOCAL_BASE = 1e4;
+
+/** Of as many layers of arch gemma3 the last has no window, where the file does not say it. */
+export const GEMMA3_PERIOD = 6;
+
+/** llama.cpp's factor of q·k in arch gemma3, which goes by the number of layers of the largest Gemma 3. */
+export function gemma3Scale({ headDim, hidden, layers }: Pick<DecoderSpec, "headDim" | "hidden" | "layers">): number {
+  const [first] = layers;
+  return first && layers.length === 62 ? Math.floor(hidden / first.heads) ** -0.5 : headDim ** -0.5;
+}
+
 /**
  * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
  * with value i + headDim/2, as Hugging Face does; llama.cpp gives these no RoPE divisors.
@@ -76,8 +88,11 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
-  const windows = windowsOf(file, { arch, maxPosition });
-  const layers = layersOf(file, arch).map((layer, index) => withWindow(layer, windows(index)));
+  const isGemma = arch === "gemma3", { window, slides } = windowsOf(file, { arch, maxPosition });
+  const layers = layersOf(file, arch).map((layer, index) => ({
+    ...withWindow(layer, slides(index) ? window : undefined),
+    ...isGemma && slides(index) ? { rope: "local" as const } : {},
+  }));
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
     ? keys.size(own("attention.key_length"))
@@ -126,10 +141,14 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     rope: {
       base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
+      ...isGemma
+        ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : LOCAL_BASE }
+        : {},
       ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),
-    ...arch === "qwen3" || arch === "openelm" ? { qkNorm: "head" as const } : {},
+    ...arch === "qwen3" || arch === "openelm" || isGemma ? { qkNorm: "head" as const } : {},
+    ...isGemma ? gemmaParts({ headDim, hidden, layers }) : {},
     ...arch === "phi3" ? { fused: true as const } : {},
     maxPosition,
     bosId: id("bos"),
@@ -137,6 +156,18 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     padId: id("padding"),
   }, biasesOf(file, layers.length));
   return { spec, arch };
+}
+
+/** What arch gemma3 computes beyond norms of q and k heads. */
+function gemmaParts(
+  spec: Pick<DecoderSpec, "headDim" | "hidden" | "layers">,
+): Pick<DecoderSpec, "activation" | "normPlaces" | "scales"> {
+  const { headDim, hidden } = spec, attention = gemma3Scale(spec);
+  return {
+    activation: "gelu_tanh",
+    normPlaces: "both",
+    scales: { embedding: Math.sqrt(hidden), ...attention === headDim ** -0.5 ? {} : { attention } },
+  };
 }
 
 /** No key says which biases there are: llama.cpp takes those that it finds. */
@@ -149,27 +180,27 @@ function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
 }
 
 /**
- * The window of each layer; the pattern says which have one: a list, or a number n for all but each n-th. llama.cpp knows the keys, but gives these
- * architectures no window, whatever they say.
+ * The window, undefined where it is no shorter than the context, and which layers slide: a list, or a number n for all
+ * but each n-th. llama.cpp knows the keys, but gives no architecture here a window, whatever they say, except gemma3.
  */
 function windowsOf(
   file: GgufFile,
   { arch, maxPosition }: { readonly arch: GgufArch; readonly maxPosition: number },
-): (layer: number) => number | undefined {
+): { readonly window: number | undefined; readonly slides: (layer: number) => boolean } {
   const keys = metadataReader(file), windowKey = `${arch}.${WINDOW_KEY}`, patternKey = `${arch}.${WINDOW_PATTERN_KEY}`;
   const window = keys.number(windowKey, 0);
   keys.check(windowKey, window, (value) => Number.isInteger(value) && value >= 0, "a whole number from 0 on");
-  if (window === 0 || window >= maxPosition) return () => undefined;
-  const pattern = file.metadata.get(patternKey);
-  if (Array.isArray(pattern)) return (layer) => pattern[layer] === true ? window : undefined;
-  const period = keys.number(patternKey, 0);
+  if (window === 0) return { window: undefined, slides: () => false };
+  const shown = window < maxPosition ? window : undefined, pattern = file.metadata.get(patternKey);
+  if (Array.isArray(pattern)) return { window: shown, slides: (layer) => pattern[layer] === true };
+  const period = keys.number(patternKey, arch === "gemma3" ? GEMMA3_PERIOD : 0);
   keys.check(
     patternKey,
     period,
     (value) => Number.isInteger(value) && value >= 0,
     "a list of true and false, or a whole number",
   );
-  return (layer) => period === 0 || layer % period < period - 1 ? window : undefined;
+  return { window: shown, slides: (layer) => period === 0 || layer % period < period - 1 };
 }
 
 const NONE = -1;

@@ -9,12 +9,12 @@ import {
   withWindow,
 } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
-import { isObject } from "../../core/guards.ts";
+import { isObject, type Json } from "../../core/guards.ts";
 import { ownKey, withLlamaKeys } from "./keys.ts";
-import { GIVE_FAMILY, MODEL_TYPES, refuseOtherFamilies } from "../families.ts";
+import { GIVE_FAMILY, MODEL_TYPES, textConfig } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
-import { ropeOf } from "./rope.ts";
-import { WINDOW_KEYS, windowsIn } from "./windows.ts";
+import { layeredRope, ropeOf } from "./rope.ts";
+import { slidingLayers, WINDOW_KEYS, windowsIn } from "./windows.ts";
 
 const count = z.int().positive();
 /**
@@ -26,6 +26,25 @@ const width = count.max(MOST_WIDTH);
 const tokenId = z.int().nullish();
 const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token id or a list of them" }).nullish();
 
+/** Keys that a `compresso` alone has: other families have without saying it what they say. */
+const OWN_KEYS = {
+  qk_norm: z.literal("head").nullish(),
+  fused: z.boolean().nullish(),
+  norm: z.literal("layer").nullish(),
+  norm_places: z.literal("both").nullish(),
+  ungated_mlp: z.literal(true).nullish(),
+  position_offset: z.int().nonnegative().nullish(),
+  embedding_scale: z.number().positive().nullish(),
+  attention_scale: z.number().positive().nullish(),
+  local_rope_theta: z.number().positive().nullish(),
+  layer_ropes: z.array(z.enum(["local"]).nullable()).nullish(),
+  layer_counts: z.array(z.object({
+    num_attention_heads: z.int().nonnegative().max(MOST_WIDTH),
+    num_key_value_heads: z.int().nonnegative().max(MOST_WIDTH),
+    intermediate_size: z.int().nonnegative().max(MOST_WIDTH),
+  })).nullish(),
+};
+
 const CONFIG = z.looseObject({
   model_type: z.enum(MODEL_TYPES),
   vocab_size: count.max(MOST_TOKENS),
@@ -35,25 +54,24 @@ const CONFIG = z.looseObject({
   num_attention_heads: width.nullish(),
   num_key_value_heads: width.nullish(),
   head_dim: width.nullish(),
-  hidden_act: z.enum(["silu", "relu"]).nullish(),
+  hidden_act: z.enum(["silu", "relu", "gelu_pytorch_tanh"]).nullish(),
   max_position_embeddings: count.nullish(),
   rms_norm_eps: z.number().positive().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
-  // Of compresso alone; a qwen3 always has the first, a phi3 the second.
-  qk_norm: z.literal("head").nullish(),
-  // Of compresso alone: what other families have without saying it.
-  norm: z.literal("layer").nullish(),
-  ungated_mlp: z.literal(true).nullish(),
-  position_offset: z.int().nonnegative().nullish(),
+  ...OWN_KEYS,
+  // Of Gemma.
+  query_pre_attn_scalar: z.number().positive().nullish(),
+  use_bidirectional_attention: z.literal(false).nullish(),
+  attn_logit_softcapping: z.null().optional(),
+  final_logit_softcapping: z.null().optional(),
   // Of OPT.
   enable_bias: z.boolean().nullish(),
   do_layer_norm_before: z.boolean().nullish(),
   layer_norm_elementwise_affine: z.boolean().nullish(),
   _remove_final_layer_norm: z.boolean().nullish(),
   word_embed_proj_dim: width.nullish(),
-  fused: z.boolean().nullish(),
   ...WINDOW_KEYS,
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
@@ -61,11 +79,6 @@ const CONFIG = z.looseObject({
   bos_token_id: tokenId,
   eos_token_id: tokenIds,
   pad_token_id: tokenId,
-  layer_counts: z.array(z.object({
-    num_attention_heads: z.int().nonnegative().max(MOST_WIDTH),
-    num_key_value_heads: z.int().nonnegative().max(MOST_WIDTH),
-    intermediate_size: z.int().nonnegative().max(MOST_WIDTH),
-  })).nullish(),
 });
 
 const GENERATION = z.looseObject({ bos_token_id: tokenId, eos_token_id: tokenIds, pad_token_id: tokenId });
@@ -84,8 +97,8 @@ export interface HfConfigFiles {
  *
  * @throws CompressoError("input") naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
  */
-export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec {
-  refuseOtherFamilies(json, files.path);
+export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec {
+  const json = withDefaults(textConfig(whole, files.path));
   const config = validated(CONFIG, isObject(json) ? withLlamaKeys(json) : json, files.path);
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
@@ -100,12 +113,13 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
   const windows = windowsIn(config, maxPosition, fail);
   const headDim = (config.model_type === "opt" ? null : config.head_dim) ??
     (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
-  for (const key of ["qk_norm", "fused"] as const) {
-    if (config[key] && config.model_type !== "compresso") {
-      fail(key, 'only model_type "compresso" has it: others ignore it');
-    }
+  const isGemma = config.model_type === "gemma3_text";
+  const hasQkNorm = config.model_type === "qwen3" || isGemma || config.qk_norm === "head";
+  const ropeContext = { maxPosition, headDim, path: files.path };
+  const localRopes = isGemma ? slidingLayers(config) : config.layer_ropes ?? [];
+  if (localRopes.some(Boolean) && !isGemma && !config.local_rope_theta) {
+    fail("layer_ropes", "local needs local_rope_theta");
   }
-  const hasQkNorm = config.model_type === "qwen3" || config.qk_norm === "head";
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
@@ -136,18 +150,55 @@ export function parseHfConfig(json: unknown, files: HfConfigFiles): DecoderSpec 
     vocab: config.vocab_size,
     hidden: config.hidden_size,
     headDim,
-    layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => withWindow(layer, windows[index])),
+    layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => ({
+      ...withWindow(layer, windows[index]),
+      ...localRopes[index] ? { rope: "local" as const } : {},
+    })),
     normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
     ...family,
-    rope: family.positions ? NO_ROPE : ropeOf(json, { maxPosition, headDim, path: files.path }),
+    rope: family.positions ? NO_ROPE : isGemma ? layeredRope(json, ropeContext) : {
+      ...ropeOf(json, ropeContext),
+      ...config.local_rope_theta ? { localBase: config.local_rope_theta } : {},
+    },
     tied: config.tie_word_embeddings ?? isOpt,
     ...hasQkNorm ? { qkNorm: "head" as const } : {},
     ...config.model_type === "phi3" || config.fused ? { fused: true as const } : {},
+    ...scalesOf(config, headDim),
     maxPosition,
     bosId,
     eosIds: [...eosIds],
     padId: padId === -1 ? null : padId,
   }, biasesOf(config, fail));
+}
+
+/** What transformers takes for keys that a configuration leaves out: published ones of Gemma leave out most. */
+const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
+  gemma3_text: {
+    vocab_size: 262208,
+    num_attention_heads: 8,
+    head_dim: 256,
+    query_pre_attn_scalar: 256,
+    bos_token_id: 2,
+    eos_token_id: 1,
+    pad_token_id: 0,
+    tie_word_embeddings: true,
+  },
+};
+
+function withDefaults(json: unknown): unknown {
+  return isObject(json) ? { ...TYPE_DEFAULTS[String(json["model_type"])], ...json } : json;
+}
+
+/** The factors of a Gemma follow from its sizes. */
+function scalesOf(
+  { model_type, hidden_size, query_pre_attn_scalar: scalar, embedding_scale, attention_scale }: Config,
+  headDim: number,
+): Pick<DecoderSpec, "scales"> {
+  const isGemma = model_type === "gemma3_text";
+  const embedding = isGemma ? Math.sqrt(hidden_size) : embedding_scale;
+  const attention = isGemma && scalar && scalar !== headDim ? scalar ** -0.5 : attention_scale;
+  if (!embedding && !attention) return {};
+  return { scales: { ...embedding ? { embedding } : {}, ...attention ? { attention } : {} } };
 }
 
 const MAX_POSITIONS = {
@@ -156,6 +207,7 @@ const MAX_POSITIONS = {
   ministral: 131072,
   qwen2: 32768,
   qwen3: 32768,
+  gemma3_text: 131072,
   opt: 2048,
   phi3: 4096,
   compresso: 2048,
@@ -167,28 +219,34 @@ export const OPT_EPS = 1e-5;
 /** Rows before the first position in OPT's table. */
 export const OPT_OFFSET = 2;
 
+/** Activations of families that have another one than SiLU. */
+const ACTIVATIONS: Readonly<Record<string, Config["hidden_act"]>> = { opt: "relu", gemma3_text: "gelu_pytorch_tanh" };
+
 /** What a family's layers are where they are not LLaMA's. */
 function familyOf(
   config: Config,
   fail: Fail,
-): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "positions"> {
-  const { model_type: type, norm, ungated_mlp: ungated, position_offset: offset } = config;
-  const activation = config.hidden_act ?? (type === "opt" ? "relu" : "silu");
-  for (const key of ["norm", "ungated_mlp", "position_offset"] as const) {
-    if ((config[key] ?? null) !== null && type !== "compresso") {
+): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "positions"> {
+  const { model_type: type, norm, norm_places: places, ungated_mlp: ungated, position_offset: offset } = config;
+  const own = ACTIVATIONS[type] ?? "silu", given = config.hidden_act ?? own;
+  const activation = given === "gelu_pytorch_tanh" ? "gelu_tanh" : given;
+  for (const key of Object.keys(OWN_KEYS)) {
+    if ((valueAt(config, [key]) ?? null) !== null && type !== "compresso") {
       fail(key, 'only model_type "compresso" has it: others ignore it');
     }
   }
   if (type === "compresso") {
+    if (norm && places) fail("norm_places", "outputs are normalised by RMSNorm alone");
     return {
       ...norm ? { norm } : {},
+      ...places ? { normPlaces: places } : {},
       ...activation === "silu" ? {} : { activation },
       ...ungated ? { ungated } : {},
       ...typeof offset === "number" ? { positions: { offset } } : {},
     };
   }
-  const wanted = type === "opt" ? "relu" : "silu";
-  if (activation !== wanted) fail("hidden_act", `a supported ${type} has ${wanted}`);
+  if (given !== own) fail("hidden_act", `a supported ${type} has ${own}`);
+  if (type === "gemma3_text") return { activation: "gelu_tanh", normPlaces: "both" };
   if (type !== "opt") return {};
   if (config.do_layer_norm_before === false) {
     fail(
@@ -216,6 +274,12 @@ const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
 function biasesOf(config: Config, fail: Fail): Projection[] {
   const { model_type, attention_bias, mlp_bias, ungated_mlp, enable_bias } = config;
   if (model_type === "opt") return enable_bias === false ? [] : ["q", "k", "v", "o", "up", "down"];
+  if (model_type === "gemma3_text" && attention_bias) {
+    fail(
+      "attention_bias",
+      "it is false: no Gemma that was published has it, and outputs with a bias are not normalised",
+    );
+  }
   if (["mistral", "ministral", "qwen2", "phi3"].includes(model_type)) {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
@@ -261,9 +325,17 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
   const ffn = config.intermediate_size ?? fail("intermediate_size", "it is given");
   // Null says that there are as many, whatever the default is.
   const kvHeads = config.num_key_value_heads === null ? heads : config.num_key_value_heads ??
-    { llama: heads, mistral: 8, ministral: 8, qwen2: 32, qwen3: 32, phi3: heads, opt: heads, compresso: heads }[
-      config.model_type
-    ];
+    {
+      llama: heads,
+      mistral: 8,
+      ministral: 8,
+      qwen2: 32,
+      qwen3: 32,
+      gemma3_text: 4,
+      phi3: heads,
+      opt: heads,
+      compresso: heads,
+    }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return Array.from({ length }, () => ({ heads, kvHeads, ffn }));
 }
@@ -291,6 +363,7 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 
 const FIXES: Readonly<Record<string, string>> = {
   model_type: GIVE_FAMILY,
-  hidden_act: "only FFNs of SwiGLU, or of ReLU in an OPT, are supported",
+  hidden_act:
+    "only FFNs with a gate of SiLU, or of GELU in its tanh form in a Gemma, and of ReLU in an OPT, are supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };

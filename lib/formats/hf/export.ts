@@ -17,9 +17,10 @@ import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
 import { fusionsOf, hfShapes } from "./model.ts";
-import { ropeConfig } from "./rope_export.ts";
-import { isOpt, OPT_BIASES, optConfig } from "./stock_config.ts";
-import { storedName } from "./stored.ts";
+import { withOwnKeys } from "./keys.ts";
+import { layeredRopeConfig, ropeConfig } from "./rope_export.ts";
+import { isGemma3, isOpt, OPT_BIASES, optConfig, queryScalar } from "./stock_config.ts";
+import { storedName, storedPlus } from "./stored.ts";
 import { windowKeys } from "./windows.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
 import modelingText from "./remote_code/modeling_compresso.py" with { type: "text" };
@@ -34,7 +35,16 @@ import { INPUT_NAMES, type Tokenizer } from "../../text/tokenizer.ts";
 export type HfDtype = "f32" | "f16" | "bf16";
 
 /** Which classes load the folder: those of transformers, or Python files in the folder (`trust_remote_code`). */
-export type HfForm = "llama" | "mistral" | "ministral" | "qwen2" | "qwen3" | "phi3" | "opt" | "compresso";
+export type HfForm =
+  | "llama"
+  | "mistral"
+  | "ministral"
+  | "qwen2"
+  | "qwen3"
+  | "gemma3_text"
+  | "phi3"
+  | "opt"
+  | "compresso";
 
 /** How to export. */
 export interface HfExportOptions {
@@ -57,7 +67,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
- * for norms of q and k heads, Qwen2 for its biases, OPT for learned positions, else Llama, or Mistral where heads do not divide the hidden size,
+ * for norms of q and k heads, Qwen2 for its biases, OPT for learned positions, Gemma 3 for norms of outputs, else Llama, or Mistral where heads do not divide the hidden size,
  * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
@@ -83,8 +93,9 @@ export async function stageHf(
     name: storedName(form, item.name),
     data: async () => {
       signal?.throwIfAborted();
-      const names = parts.get(item.name);
-      return names ? joined(await Promise.all(names.map(read))) : await read(item.name);
+      const names = parts.get(item.name), plus = storedPlus(form, item.name);
+      const values = names ? joined(await Promise.all(names.map(read))) : await read(item.name);
+      return plus === 0 ? values : values.map((value) => value - plus);
     },
   }));
   const staged = await files.stageFolder(folder, async (path) => {
@@ -184,7 +195,7 @@ export function formOf(spec: DecoderSpec): HfForm {
   if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
-  if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : "compresso";
+  if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : isGemma3(spec) ? "gemma3_text" : "compresso";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
@@ -192,9 +203,9 @@ export function formOf(spec: DecoderSpec): HfForm {
   return spec.biases?.length ? "compresso" : "mistral";
 }
 
-/** Whether norms, activation, FFN and positions are those of LLaMA. */
-function isLlamaLike({ norm, activation, ungated, positions }: DecoderSpec): boolean {
-  return !norm && !activation && !ungated && !positions;
+/** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
+function isLlamaLike({ norm, normPlaces, activation, ungated, positions, scales, rope }: DecoderSpec): boolean {
+  return [norm, normPlaces, activation, ungated, positions, scales, rope.localBase].every((part) => !part);
 }
 
 /**
@@ -240,7 +251,7 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   return {
     architectures: [`${CLASSES[form]}ForCausalLM`],
     model_type: form,
-    ...form === "opt" ? optConfig(spec) : llamaConfig(form, spec),
+    ...form === "opt" ? optConfig(spec) : withOwnKeys(form, llamaConfig(form, spec)),
     tie_word_embeddings: spec.tied,
     use_cache: true,
     vocab_size: spec.vocab,
@@ -263,7 +274,7 @@ function llamaConfig(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
     ...(form === "compresso" ? remoteCode(spec) : {}),
     ...formKeys(form, spec),
     attention_dropout: 0,
-    hidden_act: spec.activation ?? "silu",
+    hidden_act: spec.activation === "gelu_tanh" ? "gelu_pytorch_tanh" : spec.activation ?? "silu",
     hidden_size: spec.hidden,
     head_dim: spec.headDim,
     initializer_range: 0.02,
@@ -273,7 +284,7 @@ function llamaConfig(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
     num_hidden_layers: spec.layers.length,
     num_key_value_heads: kvHeads,
     rms_norm_eps: spec.normEps,
-    ...ropeConfig(spec),
+    ...form === "gemma3_text" ? layeredRopeConfig(spec) : ropeConfig(spec),
   };
 }
 
@@ -283,6 +294,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   ministral: "Ministral",
   qwen2: "Qwen2",
   qwen3: "Qwen3",
+  gemma3_text: "Gemma3",
   opt: "OPT",
   phi3: "Phi3",
   compresso: "Compresso",
@@ -292,7 +304,11 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
 function formKeys(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
-  return { ...form === "qwen3" ? { attention_bias } : {}, ...windowKeys(form, spec) };
+  return {
+    ...form === "qwen3" || form === "gemma3_text" ? { attention_bias } : {},
+    ...form === "gemma3_text" ? { query_pre_attn_scalar: queryScalar(spec) } : {},
+    ...windowKeys(form, spec),
+  };
 }
 
 /** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */
@@ -308,6 +324,12 @@ function remoteCode(spec: DecoderSpec): Json {
       AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
     },
     ...spec.qkNorm ? { qk_norm: spec.qkNorm } : {},
+    ...spec.normPlaces ? { norm_places: spec.normPlaces } : {},
+    ...spec.scales?.embedding ? { embedding_scale: spec.scales.embedding } : {},
+    ...spec.scales?.attention ? { attention_scale: spec.scales.attention } : {},
+    ...spec.rope.localBase
+      ? { local_rope_theta: spec.rope.localBase, layer_ropes: spec.layers.map(({ rope = null }) => rope) }
+      : {},
     ...spec.norm ? { norm: spec.norm } : {},
     ...spec.ungated ? { ungated_mlp: true } : {},
     ...spec.positions ? { position_offset: spec.positions.offset } : {},

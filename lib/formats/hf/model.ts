@@ -6,10 +6,10 @@ import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
-import { storedName } from "./stored.ts";
+import { storedName, storedPlus } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
-import type { WeightSource } from "../../spec/source.ts";
+import type { RowRange, WeightSource } from "../../spec/source.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 
 /** Weights of a Hugging Face folder. */
@@ -26,18 +26,24 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it: a model type of `MODEL_TYPES`, or our own `compresso` whose layers may differ.
+ * Opens a folder as transformers writes it: a model type of `MODEL_TYPES`, or our own `compresso` whose layers may differ; of a wrapper of `WRAPPERS`, its text part.
  * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
  * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
  * differs is refused where the embedding is read.
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
-  const stored = await openShards(files, folder),
-    nameOf = (name: string): string => storedName(String(config["model_type"]), name);
+  const { text_config: text, model_type } = config, type = String(isObject(text) ? text["model_type"] : model_type);
+  const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(type, name);
+  const stored = isObject(text)
+    ? textTensors(shards)
+    : new Map([...shards].map(([name, file]) => [name, { file, name }]));
   // By canonical name, or by its own where it has none.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
-  const tensors = new Map([...stored].map(([name, file]) => [canonical.get(name) ?? name, file]));
+  const tensors = new Map([...stored].map(([key, found]) => {
+    const name = canonical.get(key);
+    return [name ?? key, { ...found, plus: name === undefined ? 0 : storedPlus(type, name) }];
+  }));
   checkTensors(spec, tensors, { folder, nameOf });
   const provenance = await hfProvenance(files, folder);
   const fused = fusedTensors(spec, fusionsOf(spec));
@@ -52,10 +58,11 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, { folder, nameOf }));
       const part = fused.get(name)?.parts.find((own) => own.name === name)?.rows;
-      return await fileOf(name).read(nameOf(kept(name)), part ? rowsWithin(part, rows) : rows);
+      return await read(tensorOf(name), part ? rowsWithin(part, rows) : rows);
     },
     storedDtype(name): string {
-      return fileOf(name).tensors.get(nameOf(kept(name)))?.dtype.toLowerCase() ?? "";
+      const { file, name: stored } = tensorOf(name);
+      return file.tensors.get(stored)?.dtype.toLowerCase() ?? "";
     },
   };
 
@@ -65,9 +72,9 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     return name === EMBEDDING && spec.tied && !tensors.has(EMBEDDING) ? HEAD : name;
   }
 
-  function fileOf(name: string): SafetensorsFile {
-    const file = tensors.get(kept(name));
-    if (file) return file;
+  function tensorOf(name: string): Found {
+    const found = tensors.get(kept(name));
+    if (found) return found;
     throw new CompressoError("input", {
       what: `cannot read the tensor ${name} of ${folder}`,
       rule: "the files hold it",
@@ -75,6 +82,28 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
       fix: "ask for a tensor of tensorShapes(spec)",
     });
   }
+}
+
+/** A tensor of the files: its name there, and what is added to its values. */
+interface Found {
+  readonly file: SafetensorsFile;
+  readonly name: string;
+  readonly plus: number;
+}
+
+async function read({ file, name, plus }: Found, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
+  const values = await file.read(name, rows);
+  return plus === 0 ? values : values.map((value) => value + plus);
+}
+
+/** Where the text part of a wrapper has its tensors, and where the rest has its own. */
+const TEXT_PART = /^(?:language_model\.(?=model\.|lm_head\.)|(model\.)language_model\.)/;
+const OTHER_PARTS = /^(?:model\.)?(?:vision_tower|multi_modal_projector)\./;
+
+/** The tensors of a wrapper's text part, by the names that they have without the wrapper. */
+function textTensors(files: ReadonlyMap<string, SafetensorsFile>): Map<string, Pick<Found, "file" | "name">> {
+  const own = [...files].filter(([name]) => !OTHER_PARTS.test(name));
+  return new Map(own.map(([name, file]) => [name.replace(TEXT_PART, "$1"), { file, name }]));
 }
 
 /** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
@@ -140,12 +169,12 @@ interface Names {
 
 function checkTensors(
   spec: DecoderSpec,
-  files: ReadonlyMap<string, SafetensorsFile>,
+  files: ReadonlyMap<string, Found>,
   { folder, nameOf }: Names,
 ): void {
   const shapes = storedShapes(spec, files);
   for (const [canonical, shape] of shapes) {
-    const name = nameOf(canonical), entry = files.get(canonical)?.tensors.get(name);
+    const name = nameOf(canonical), found = files.get(canonical), entry = found?.file.tensors.get(found.name);
     if (!entry) {
       throw new CompressoError("input", {
         what: `cannot open the model ${folder}`,
@@ -209,7 +238,7 @@ const COMPARED = 1 << 20;
 /** Refuses a head that is stored beside the embedding of a tied model and differs: transformers 5 would not tie them. */
 async function checkTied(
   spec: DecoderSpec,
-  files: ReadonlyMap<string, SafetensorsFile>,
+  files: ReadonlyMap<string, Found>,
   { folder, nameOf }: Names,
 ): Promise<void> {
   const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab, hidden } = spec;
@@ -217,7 +246,7 @@ async function checkTied(
   const most = Math.max(1, Math.floor(COMPARED / hidden));
   for (let start = 0; start < vocab; start += most) {
     const rows = { start, count: Math.min(most, vocab - start) };
-    const ours = await embedding.read(nameOf(EMBEDDING), rows), theirs = await head.read(nameOf(HEAD), rows);
+    const ours = await read(embedding, rows), theirs = await read(head, rows);
     for (let index = 0; index < ours.length; index++) {
       const a = ours[index], b = theirs[index];
       if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;

@@ -1,7 +1,7 @@
 // RoPE settings of a config.json: rope_theta with rope_scaling (before transformers 5), or rope_parameters.
 import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
-import { isObject } from "../../core/guards.ts";
+import { isObject, type Json } from "../../core/guards.ts";
 import { shownJson } from "../../core/text.ts";
 import { refusal, valueAt } from "./refusal.ts";
 
@@ -32,6 +32,39 @@ const OUTER = z.looseObject({
   rope_scaling: ROPE.nullish(),
   rope_parameters: ROPE.nullish(),
 });
+
+/**
+ * RoPE of a model whose layers with a window have a RoPE of their own, without scaling: `full_attention` and
+ * `sliding_attention` of rope_parameters, or rope_theta, rope_scaling and rope_local_base_freq.
+ *
+ * @throws CompressoError("input") as {@link ropeOf}.
+ */
+export function layeredRope(json: unknown, context: RopeContext): DecoderSpec["rope"] {
+  const outer = isObject(json) ? json : {}, { rope_parameters: parameters } = outer, { path } = context;
+  const of = (kind: string): Json => {
+    const own = isObject(parameters) ? parameters[kind] : undefined;
+    return isObject(own) ? own : {};
+  };
+  const full = ropeOf({
+    rope_theta: outer["rope_theta"] ?? GLOBAL_BASE,
+    rope_scaling: outer["rope_scaling"],
+    rope_parameters: of("full_attention"),
+  }, context);
+  const sliding = { rope_theta: outer["rope_local_base_freq"] ?? LOCAL_BASE, rope_parameters: of("sliding_attention") };
+  const local = ropeOf(sliding, context);
+  if (local.scaling.kind !== "none") {
+    const key = "rope_parameters.sliding_attention";
+    throw refusal(path, {
+      key,
+      rule: "RoPE of layers with a window is not scaled",
+      value: shownJson(of("sliding_attention")),
+    });
+  }
+  return { ...full, localBase: local.base };
+}
+
+/** Bases of a Gemma 3 that says none. */
+const GLOBAL_BASE = 1e6, LOCAL_BASE = 1e4;
 
 /** What {@link ropeOf} takes beside the JSON; `path` is named in errors. */
 export interface RopeContext {

@@ -38,6 +38,16 @@ export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosi
   };
 }
 
+/** The keys of a model whose layers with a window have the local RoPE, as Gemma 3's. */
+export function layeredRopeConfig(spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">): Json {
+  const { rope_parameters: full, ...older } = ropeConfig(spec), { localBase = spec.rope.base } = spec.rope;
+  return {
+    rope_parameters: { full_attention: full, sliding_attention: { rope_type: "default", rope_theta: localBase } },
+    ...older,
+    rope_local_base_freq: localBase,
+  };
+}
+
 /** The share of a head that rotates: transformers rounds headDim · share down to the dims. */
 function partialFactor(dims: number, headDim: number): number {
   const share = dims / headDim;

@@ -22,6 +22,30 @@ export function isOpt(spec: DecoderSpec): boolean {
     first?.kvHeads === first?.heads && first?.heads === fixedHeads(spec);
 }
 
+/** Whether transformers' Gemma 3 computes a model of this shape, whose layers have one window at most. */
+export function isGemma3(spec: DecoderSpec): boolean {
+  const { hidden, layers, rope, scales, biases = [] } = spec;
+  return spec.activation === "gelu_tanh" && spec.normPlaces === "both" && spec.qkNorm === "head" &&
+    biases.length === 0 && !spec.norm && !spec.ungated && !spec.positions && layersAlike(spec) &&
+    rope.localBase !== undefined && rope.dims === undefined && isSameFactor(scales?.embedding ?? 1, hidden ** 0.5) &&
+    queryScalar(spec) !== null && layers.every(({ heads }) => hidden % heads === 0) &&
+    layers.every(({ window, rope }) => window === undefined || rope === "local") &&
+    // One window is that of all layers with the local RoPE.
+    new Set(layers.filter(({ rope }) => rope === "local").map(({ window }) => window)).size <= 1;
+}
+
+/** `query_pre_attn_scalar`, a whole number s with the factor 1 / √s of q·k; null if there is none. */
+export function queryScalar({ headDim, scales }: DecoderSpec): number | null {
+  if (scales?.attention === undefined) return headDim;
+  const scalar = Math.round(scales.attention ** -2);
+  return isSameFactor(scales.attention, scalar ** -0.5) ? scalar : null;
+}
+
+/** Whether two factors are the same but for the rounding of f32. */
+function isSameFactor(a: number, b: number): boolean {
+  return Math.abs(a / b - 1) <= 1e-6;
+}
+
 /** The keys of an OPT's config.json that say its shape. */
 export function optConfig(spec: DecoderSpec): Json {
   const { heads = 0, ffn = 0 } = spec.layers[0] ?? {};

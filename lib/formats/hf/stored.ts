@@ -1,4 +1,5 @@
-// Names of the tensors of a Hugging Face folder, by model type; used to read and to write.
+// Names and values of the tensors of a Hugging Face folder, by model type; used to read and to write.
+import { isNormWeight } from "../../spec/decoder.ts";
 
 /** Renames parts of canonical names, in turn. */
 type Renames = readonly (readonly [from: RegExp, to: string])[];
@@ -13,7 +14,20 @@ const RENAMES: Readonly<Record<string, Renames>> = {
     [/\.mlp\.up_proj\./, ".fc1."],
     [/\.mlp\.down_proj\./, ".fc2."],
   ],
+  gemma3_text: [
+    [/\.post_attention_layernorm\./, ".pre_feedforward_layernorm."],
+    [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
+    [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
+  ],
 };
+
+/** Model types that store the weights of norms without 1. */
+const NORMS_WITHOUT_1: readonly string[] = ["gemma3_text"];
+
+/** What is added to the stored values of a canonical tensor. */
+export function storedPlus(type: string, name: string): number {
+  return NORMS_WITHOUT_1.includes(type) && isNormWeight(name) ? 1 : 0;
+}
 
 /** Name of a canonical tensor in a folder of this model type. */
 export function storedName(type: string, name: string): string {

@@ -11,6 +11,7 @@ export const WINDOW_KEYS = {
   use_sliding_window: z.boolean().nullish(),
   max_window_layers: z.int().nonnegative().nullish(),
   layer_types: z.array(z.enum(["full_attention", "sliding_attention"])).nullish(),
+  sliding_window_pattern: count.nullish(),
   layer_windows: z.array(count.nullable()).nullish(),
 };
 
@@ -46,7 +47,12 @@ export function windowsIn(
     const keys = type.startsWith("qwen") ? "use_sliding_window and sliding_window" : "sliding_window";
     fail("layer_types", type in WHOLE ? `a ${type} has full_attention alone` : `sliding_attention needs ${keys}`);
   }
-  return Array.from({ length }, (_, layer) => slides(config, layer) ? shown(window) : undefined);
+  return slidingLayers(config).map((slides) => slides ? shown(window) : undefined);
+}
+
+/** Which layers have the window, where there is one. */
+export function slidingLayers(config: WindowConfig): readonly boolean[] {
+  return Array.from({ length: config.num_hidden_layers }, (_, layer) => slides(config, layer));
 }
 
 /** The window of layers that have one; transformers' default where an old file leaves it out. */
@@ -56,6 +62,7 @@ function windowOf(
   switch (type) {
     case "mistral":
     case "ministral":
+    case "gemma3_text":
       return window === undefined ? DEFAULT_WINDOW : window;
     case "phi3":
       return window ?? null;
@@ -70,20 +77,31 @@ function windowOf(
 /** Model types whose layers all see the whole context, but for `layer_windows`. */
 const WHOLE = { llama: true, opt: true, compresso: true };
 const DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
+/** Of as many layers of a Gemma 3 the last sees the whole context. */
+const GEMMA3_PERIOD = 6;
 
 /** Whether a layer has the window, where there is one. */
 function slides(
-  { model_type: type, layer_types: types, max_window_layers: full }: WindowConfig,
+  { model_type: type, layer_types: types, max_window_layers: full, sliding_window_pattern: period }: WindowConfig,
   layer: number,
 ): boolean {
   if (types) return types[layer] === "sliding_attention";
+  if (type === "gemma3_text") return (layer + 1) % (period ?? GEMMA3_PERIOD) !== 0;
   return type.startsWith("qwen") ? layer >= (full ?? DEFAULT_FULL_LAYERS) : true;
 }
 
-/** The keys of a configuration of these classes of transformers for these windows, of which it can say one. */
-export function windowKeys(form: "mistral" | "ministral" | "qwen2" | "qwen3" | "phi3", spec: DecoderSpec): Json {
+/** The keys of a configuration of one of these forms for the windows of a model, of which it can say one. */
+export function windowKeys(
+  form: "mistral" | "ministral" | "qwen2" | "qwen3" | "gemma3_text" | "phi3",
+  spec: DecoderSpec,
+): Json {
   const window = windowsOf(spec).find((one) => one !== undefined) ?? null;
   if (form === "mistral" || form === "phi3") return { sliding_window: window };
+  // Its layers with a window are those with the local RoPE, also where the context is no longer than the window.
+  if (form === "gemma3_text") {
+    const types = spec.layers.map(({ rope }) => rope === "local" ? "sliding_attention" : "full_attention");
+    return { sliding_window: window ?? spec.maxPosition, layer_types: types };
+  }
   const types = spec.layers.map((layer) => layer.window === undefined ? "full_attention" : "sliding_attention");
   if (form === "ministral") return { sliding_window: window, layer_types: types };
   if (window === null) return { use_sliding_window: false };

@@ -15,6 +15,7 @@ export type GoldenName =
   | "gqa_bias"
   | "qwen2"
   | "qwen3"
+  | "gemma3"
   | "mistral_window"
   | "ministral_window"
   | "opt"

@@ -2,13 +2,14 @@
 // has no batches and no padding.
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
-import { ropeFrequencies } from "../../../lib/spec/rope.ts";
+import { localRope, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
   FINAL_NORM,
   hasRope,
   HEAD,
   headNormName,
+  type LayerSpec,
   normBiasName,
   normName,
   POSITIONS,
@@ -35,7 +36,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const { spec } = source, weights = new Map<string, Float32Array>();
   for (const name of tensorShapes(spec).keys()) weights.set(name, await source.read(name));
   const at = (name: string): Float32Array => weights.get(name) ?? new Float32Array();
-  const { headDim, hidden } = spec, half = ropeDims(spec) / 2;
+  const { headDim, hidden } = spec, half = ropeDims(spec) / 2, scale = spec.scales?.attention ?? 1 / Math.sqrt(headDim);
 
   const product = (x: Rows, name: string): Float64Array[] => {
     const w = at(name), bias = weights.get(name.replace(/weight$/, "bias"));
@@ -72,9 +73,9 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   };
   const size = spec.rope.scaling.kind === "longrope" ? spec.rope.scaling.attention : 1;
   /** Rotates pairs (i, i + half) of every head by the position. */
-  const rotate = (x: Rows): Rows => {
+  const rotate = (x: Rows, { rope }: LayerSpec): Rows => {
     if (!hasRope(spec)) return x;
-    const frequencies = ropeFrequencies(spec, x.length);
+    const frequencies = ropeFrequencies((rope === "local" && localRope(spec)) || spec, x.length);
     return x.map((row, position) =>
       row.map((value, i) => {
         const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);
@@ -84,36 +85,48 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       })
     );
   };
-  const attention = (q: Rows, k: Rows, v: Rows, share: number): Float64Array[] =>
+  const attention = (q: Rows, k: Rows, v: Rows, { heads, kvHeads, window = Infinity }: LayerSpec): Float64Array[] =>
     q.map((query, t) => {
+      const share = heads / kvHeads, earliest = Math.max(0, t + 1 - window);
       const out = new Float64Array(query.length);
       for (let head = 0; head < query.length / headDim; head++) {
         const first = head * headDim, kv = Math.floor(head / share) * headDim;
-        const scores = k.slice(0, t + 1).map((key) => {
+        const scores = k.slice(earliest, t + 1).map((key) => {
           let dot = 0;
           for (let i = 0; i < headDim; i++) dot += (query[first + i] ?? NaN) * (key[kv + i] ?? NaN);
-          return Math.exp(dot / Math.sqrt(headDim));
+          return Math.exp(dot * scale);
         });
         const total = scores.reduce((sum, score) => sum + score, 0);
         scores.forEach((score, s) => {
           for (let i = 0; i < headDim; i++) {
-            out[first + i] = (out[first + i] ?? 0) + score / total * (v[s]?.[kv + i] ?? NaN);
+            out[first + i] = (out[first + i] ?? 0) + score / total * (v[earliest + s]?.[kv + i] ?? NaN);
           }
         });
       }
       return out;
     });
 
+  const activated = (x: number): number => {
+    if (spec.activation === "relu") return Math.max(0, x);
+    if (spec.activation === undefined) return x / (1 + Math.exp(-x));
+    return x / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  };
+
   return (tokens, masks = {}) => {
+    const embedding = spec.scales?.embedding ?? 1;
     const z = masks.hidden ?? new Float32Array(hidden).fill(1);
-    const added = (x: Rows, y: Rows): Float64Array[] =>
-      x.map((row, t) => row.map((value, i) => value + (y[t]?.[i] ?? NaN) * (z[i] ?? NaN)));
+    /** x + y ∘ z, or x + RMSNorm(y ∘ z) where outputs are normalised. */
+    const added = (x: Rows, y: Rows, outputNorm: string): Float64Array[] => {
+      const masked = y.map((row) => row.map((value, i) => value * (z[i] ?? NaN)));
+      const write = spec.normPlaces ? norm(masked, outputNorm) : masked;
+      return x.map((row, t) => row.map((value, i) => value + (write[t]?.[i] ?? NaN)));
+    };
     const position = (row: number, i: number): number =>
       spec.positions ? at(POSITIONS)[(row + spec.positions.offset) * hidden + i] ?? NaN : 0;
     let x: Rows = tokens.map((token, row) =>
       Float64Array.from(
         { length: hidden },
-        (_, i) => ((at(EMBEDDING)[token * hidden + i] ?? NaN) + position(row, i)) * (z[i] ?? NaN),
+        (_, i) => ((at(EMBEDDING)[token * hidden + i] ?? NaN) * embedding + position(row, i)) * (z[i] ?? NaN),
       )
     );
     let heads = 0, columns = 0;
@@ -123,19 +136,17 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
           ["gate", "up", "down"].includes(projection) ? "mlp" : "self_attn"
         }.${projection}_proj.weight`;
       const h = norm(x, normName(index, "attention"));
-      const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)));
+      const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)), layer);
       const [q, k] = [turned("q"), turned("k")];
-      const o = attention(q, k, product(h, block("v")), layer.heads / layer.kvHeads)
+      const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
-      x = added(x, product(o, block("o")));
+      x = added(x, product(o, block("o")), normName(index, "attention_output"));
       const g = norm(x, normName(index, "ffn")), up = product(g, block("up"));
-      const activated = (value: number): number =>
-        spec.activation === "relu" ? Math.max(0, value) : value / (1 + Math.exp(-value));
       const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );
-      x = added(x, product(down, block("down")));
+      x = added(x, product(down, block("down")), normName(index, "ffn_output"));
       heads += layer.heads;
       columns += layer.ffn;
       return { o, down };

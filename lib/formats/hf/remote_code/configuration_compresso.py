@@ -13,6 +13,9 @@ class CompressoConfig(MistralConfig):
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
     With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
+    With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are. embedding_scale is a factor
+    of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
+    layers whose RoPE has the base local_rope_theta, without scaling, and None for the others.
     The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
@@ -22,10 +25,15 @@ class CompressoConfig(MistralConfig):
         self,
         layer_counts=None,
         layer_windows=None,
+        layer_ropes=None,
         attention_bias=False,
         mlp_bias=False,
         qk_norm=None,
         norm=None,
+        norm_places=None,
+        embedding_scale=None,
+        attention_scale=None,
+        local_rope_theta=None,
         ungated_mlp=False,
         position_offset=None,
         fused=False,
@@ -36,11 +44,16 @@ class CompressoConfig(MistralConfig):
         self.mlp_bias = mlp_bias
         self.qk_norm = qk_norm
         self.norm = norm
+        self.norm_places = norm_places
+        self.embedding_scale = embedding_scale
+        self.attention_scale = attention_scale
+        self.local_rope_theta = local_rope_theta
         self.ungated_mlp = ungated_mlp
         self.position_offset = position_offset
         self.fused = fused
         self.layer_counts = layer_counts
         self.layer_windows = layer_windows
+        self.layer_ropes = layer_ropes
 
 
 __all__ = ["CompressoConfig"]

@@ -43,6 +43,10 @@ def windows_of(config):
     return config.layer_windows or [None] * len(config.layer_counts)
 
 
+def ropes_of(config):
+    return config.layer_ropes or [None] * len(config.layer_counts)
+
+
 def norm_of(config):
     kind = nn.LayerNorm if config.norm == "layer" else LlamaRMSNorm
     return kind(config.hidden_size, eps=config.rms_norm_eps)
@@ -93,13 +97,51 @@ def with_bias(block, names):
         setattr(block, name, nn.Linear(linear.in_features, linear.out_features, bias=True))
 
 
+class CompressoEmbedding(nn.Embedding):
+    """An embedding times a factor."""
+
+    def __init__(self, scale, *args):
+        super().__init__(*args)
+        self.scale = scale
+
+    def forward(self, input_ids):
+        return super().forward(input_ids) * self.scale
+
+
+class CompressoRotaryEmbeddings(nn.Module):
+    """The two RoPEs of a model, by what layer_ropes says."""
+
+    def __init__(self, config):
+        super().__init__()
+        local = copy.copy(config)
+        local.rope_theta = config.local_rope_theta
+        # transformers 5 reads the first, 4 the second.
+        local.rope_parameters = {"rope_type": "default", "rope_theta": config.local_rope_theta}
+        local.rope_scaling = local.rope_parameters
+        self.model = LlamaRotaryEmbedding(config=config)
+        self.local = LlamaRotaryEmbedding(config=local)
+
+    def forward(self, hidden_states, position_ids):
+        return {None: self.model(hidden_states, position_ids), "local": self.local(hidden_states, position_ids)}
+
+
+def rotary_of(config):
+    if config.position_offset is not None:
+        return NoRotation(config)
+    if config.local_rope_theta is not None:
+        return CompressoRotaryEmbeddings(config)
+    return (Phi3RotaryEmbedding if config.fused else LlamaRotaryEmbedding)(config=config)
+
+
 class CompressoDecoderLayer(LlamaDecoderLayer):
     """A layer with the parts that it has; an absent part adds nothing to the residual stream."""
 
-    def __init__(self, config, counts, window, cache_index):
+    def __init__(self, config, counts, window, rope, cache_index):
         GradientCheckpointingLayer.__init__(self)
         self.hidden_size = config.hidden_size
         self.window = window
+        self.rope = rope
+        has_output_norms = config.norm_places == "both"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0:
@@ -116,22 +158,30 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn.sliding_window = window
             else:
                 self.self_attn = LlamaAttention(own, cache_index)
+            if config.attention_scale is not None:
+                self.self_attn.scaling = config.attention_scale
+            self.post_self_attn_layernorm = norm_of(config) if has_output_norms else nn.Identity()
         if counts["intermediate_size"] > 0:
             self.post_attention_layernorm = norm_of(config)
             self.mlp = Phi3MLP(own) if config.fused else UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
             if config.fused and config.mlp_bias:
                 with_bias(self.mlp, ["gate_up_proj", "down_proj"])
+            self.post_mlp_layernorm = norm_of(config) if has_output_norms else nn.Identity()
 
-    def forward(self, hidden_states, window_masks=None, **kwargs):
+    def forward(self, hidden_states, window_masks=None, position_embeddings=None, **kwargs):
+        several = isinstance(position_embeddings, dict)
+        kwargs["position_embeddings"] = position_embeddings[self.rope] if several else position_embeddings
         if self.window is not None:
             kwargs["attention_mask"] = window_masks[self.window]
             # Flash attention makes masks of its own, and takes the window. The other classes pass on their own.
             if isinstance(self.self_attn, LlamaAttention):
                 kwargs["sliding_window"] = self.window
         if self.self_attn is not None:
-            hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+            output = self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+            hidden_states = hidden_states + self.post_self_attn_layernorm(output)
         if self.mlp is not None:
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+            output = self.mlp(self.post_attention_layernorm(hidden_states))
+            hidden_states = hidden_states + self.post_mlp_layernorm(output)
         return hidden_states
 
 
@@ -145,19 +195,20 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
         LlamaPreTrainedModel.__init__(self, config)
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        shape = (config.vocab_size, config.hidden_size, self.padding_idx)
+        is_scaled = config.embedding_scale is not None
+        self.embed_tokens = CompressoEmbedding(config.embedding_scale, *shape) if is_scaled else nn.Embedding(*shape)
         if config.position_offset is not None:
             rows = config.max_position_embeddings + config.position_offset
             self.embed_positions = nn.Embedding(rows, config.hidden_size)
         self.layers = nn.ModuleList()
         with_attention = 0
-        for counts, window in zip(config.layer_counts, windows_of(config)):
+        for counts, window, rope in zip(config.layer_counts, windows_of(config), ropes_of(config)):
             # The cache counts only layers with attention: it takes the number of tokens seen from its first layer.
-            self.layers.append(CompressoDecoderLayer(config, counts, window, with_attention))
+            self.layers.append(CompressoDecoderLayer(config, counts, window, rope, with_attention))
             with_attention += counts["num_attention_heads"] > 0
         self.norm = norm_of(config)
-        rotary = Phi3RotaryEmbedding if config.fused else LlamaRotaryEmbedding
-        self.rotary_emb = NoRotation(config) if hasattr(self, "embed_positions") else rotary(config=config)
+        self.rotary_emb = rotary_of(config)
         self.gradient_checkpointing = False
         self.post_init()
 

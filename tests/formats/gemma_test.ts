@@ -1,0 +1,213 @@
+// Gemma 3 in folders and GGUFs: configurations as they are published, wrappers, and what each format can say.
+import assert from "node:assert/strict";
+import { type DecoderSpec, tensorShapes } from "../../lib/spec/decoder.ts";
+import { parseHfConfig } from "../../lib/formats/hf/config.ts";
+import { formOf, hfConfig } from "../../lib/formats/hf/export.ts";
+import { storedName, storedPlus } from "../../lib/formats/hf/stored.ts";
+import { exportGguf, exportHf, openGguf, openHfFolder, writeSafetensors } from "../disk.ts";
+import { inTemporaryFolder, rejectsWith } from "./files.ts";
+import { assertSameWeights, randomSource, SPEC } from "./models.ts";
+
+const LOCAL = { window: 16, rope: "local" } as const;
+const GEMMA3: DecoderSpec = {
+  ...SPEC,
+  layers: SPEC.layers.map((layer, index) => index === 1 ? layer : { ...layer, ...LOCAL }),
+  rope: { base: 54321, scaling: { kind: "linear", factor: 8 }, localBase: 1234 },
+  tied: true,
+  qkNorm: "head",
+  activation: "gelu_tanh",
+  normPlaces: "both",
+  scales: { embedding: Math.sqrt(SPEC.hidden) },
+};
+const OPTIONS = { dtype: "f32", tokenizerMetadata: new Map<string, never>(), name: "a" } as const;
+
+Deno.test("configurations of Gemma 3 as they are published have transformers' defaults for what they leave out", () => {
+  // Of google/gemma-3-1b-it and gemma-3-4b-it, as far as they say what a model computes.
+  const one = {
+    model_type: "gemma3_text",
+    eos_token_id: [1, 106],
+    head_dim: 256,
+    hidden_activation: "gelu_pytorch_tanh",
+    hidden_size: 1152,
+    intermediate_size: 6912,
+    num_attention_heads: 4,
+    num_hidden_layers: 26,
+    num_key_value_heads: 1,
+    query_pre_attn_scalar: 256,
+    rope_local_base_freq: 10000,
+    rope_scaling: null,
+    rope_theta: 1000000,
+    sliding_window: 512,
+    sliding_window_pattern: 6,
+    vocab_size: 262144,
+    cache_implementation: "hybrid",
+    max_position_embeddings: 32768,
+    rms_norm_eps: 1e-6,
+  };
+  const spec = parseHfConfig(one, { path: "config.json" });
+  assert.deepEqual(spec.layers.map(({ window }) => window === 512), spec.layers.map((_, i) => i % 6 !== 5));
+  assert.deepEqual(spec.layers.map(({ rope }) => rope === "local"), spec.layers.map((_, i) => i % 6 !== 5));
+  assert.deepEqual(spec.rope, { base: 1e6, scaling: { kind: "none" }, localBase: 1e4 });
+  assert.deepEqual(spec.scales, { embedding: Math.sqrt(1152) });
+  assert.deepEqual([spec.tied, spec.bosId, [...spec.eosIds], spec.padId], [true, 2, [1, 106], 0]);
+
+  const text = {
+    hidden_size: 2560,
+    intermediate_size: 10240,
+    model_type: "gemma3_text",
+    num_hidden_layers: 34,
+    rope_scaling: { factor: 8.0, rope_type: "linear" },
+    sliding_window: 1024,
+  };
+  const four = parseHfConfig(
+    { model_type: "gemma3", eos_token_id: [1, 106], text_config: text, vision_config: { hidden_size: 1152 } },
+    { path: "config.json" },
+  );
+  assert.deepEqual(four.layers[5], { heads: 8, kvHeads: 4, ffn: 10240 });
+  assert.deepEqual(four.layers[0], { heads: 8, kvHeads: 4, ffn: 10240, window: 1024, rope: "local" });
+  assert.deepEqual(four.rope, { base: 1e6, scaling: { kind: "linear", factor: 8 }, localBase: 1e4 });
+  assert.deepEqual([four.vocab, four.headDim, [...four.eosIds]], [262208, 256, [1, 106]]);
+
+  // As transformers 5 writes it, with a window as long as the context: the local RoPE stays.
+  const five = parseHfConfig({
+    ...one,
+    layer_types: Array.from({ length: 26 }, (_, i) => i < 2 ? "full_attention" : "sliding_attention"),
+    max_position_embeddings: 512,
+    query_pre_attn_scalar: 168,
+    rope_parameters: {
+      full_attention: { rope_type: "linear", factor: 4, rope_theta: 5e5 },
+      sliding_attention: { rope_type: "default", rope_theta: 2e4 },
+    },
+    rope_theta: undefined,
+    rope_local_base_freq: undefined,
+  }, { path: "config.json" });
+  assert.deepEqual(five.layers.slice(0, 3).map(({ rope, window }) => [rope, window]), [
+    [undefined, undefined],
+    [undefined, undefined],
+    ["local", undefined],
+  ]);
+  assert.deepEqual(five.rope, { base: 5e5, scaling: { kind: "linear", factor: 4 }, localBase: 2e4 });
+  assert.deepEqual(five.scales, { embedding: Math.sqrt(1152), attention: 168 ** -0.5 });
+  for (
+    const [change, error] of [
+      [{ use_bidirectional_attention: true }, /use_bidirectional_attention/],
+      [{ final_logit_softcapping: 30 }, /final_logit_softcapping/],
+      [{ hidden_activation: "silu" }, /hidden_activation/],
+      [{ attention_bias: true }, /attention_bias: it is false/],
+      [
+        { rope_parameters: { sliding_attention: { rope_type: "linear", factor: 2 } } },
+        /sliding_attention: RoPE of layers with a window is not scaled/,
+      ],
+    ] as const
+  ) assert.throws(() => parseHfConfig({ ...one, ...change }, { path: "config.json" }), error);
+});
+
+Deno.test("a folder of a Gemma 3 has its names and norms without 1, alone and in both forms of the wrapper", async () => {
+  const source = randomSource(GEMMA3);
+  await inTemporaryFolder(async (folder) => {
+    const { form } = await exportHf(source, `${folder}/plain`, { dtype: "f32", tokenizer: null });
+    assert.equal(form, "gemma3_text");
+    const plain = await openHfFolder(`${folder}/plain`);
+    assert.deepEqual(plain.spec, GEMMA3);
+    // 1 is added to what was stored without it: one rounding of a number near 1.
+    await assertSameWeights(plain, source, 1.2e-7);
+    for (const prefix of ["language_model.model.", "model.language_model."]) {
+      const path = `${folder}/${prefix}`;
+      await Deno.mkdir(path);
+      await Deno.writeTextFile(
+        `${path}/config.json`,
+        JSON.stringify({ model_type: "gemma3", text_config: hfConfig(GEMMA3, { dtype: "f32" }) }),
+      );
+      const items = [...tensorShapes(GEMMA3)].map(([name, shape]) => {
+        const plus = storedPlus("gemma3_text", name);
+        return {
+          name: storedName("gemma3_text", name).replace(/^model\./, prefix),
+          dtype: "F32" as const,
+          shape,
+          data: async () => (await source.read(name)).map((value) => value - plus),
+        };
+      });
+      const other = { name: "vision_tower.x", dtype: "F32" as const, shape: [2], data: () => new Float32Array(2) };
+      await writeSafetensors(`${path}/model.safetensors`, [...items, other]);
+      const wrapped = await openHfFolder(path);
+      assert.deepEqual(wrapped.spec, GEMMA3);
+      await assertSameWeights(wrapped, source, 1.2e-7);
+    }
+  });
+});
+
+Deno.test("a folder of a Gemma 3 is stock where transformers computes the same, else one with Python files", () => {
+  const [first, second] = GEMMA3.layers;
+  assert.ok(first && second);
+  const cases: readonly (readonly [string, DecoderSpec])[] = [
+    ["gemma3_text", { ...GEMMA3, scales: { ...GEMMA3.scales, attention: 24 ** -0.5 } }],
+    ["gemma3_text", { ...GEMMA3, layers: [second, { ...first, window: 16 }] }],
+    ["compresso", { ...GEMMA3, scales: { ...GEMMA3.scales, attention: 0.3 } }],
+    ["compresso", { ...GEMMA3, scales: { embedding: 3 } }],
+    ["compresso", { ...GEMMA3, layers: [first, { ...second, window: 16 }] }],
+    ["compresso", { ...GEMMA3, layers: [first, { ...first, window: 8 }] }],
+    ["compresso", { ...GEMMA3, layers: [first, { ...second, ffn: 32 }] }],
+    ["compresso", { ...GEMMA3, layers: GEMMA3.layers.map((layer) => ({ ...layer, heads: 3, kvHeads: 1 })) }],
+    ["compresso", { ...GEMMA3, biases: ["o", "down"] }],
+  ];
+  for (const [form, spec] of cases) {
+    assert.equal(formOf(spec), form, JSON.stringify(spec));
+    assert.deepEqual(parseHfConfig(hfConfig(spec, { dtype: "f32" }), { path: "config.json" }), {
+      ...spec,
+      // A folder says the biases of a whole block.
+      ...spec.biases ? { biases: ["q", "k", "v", "o", "gate", "up", "down"] } : {},
+    });
+  }
+});
+
+Deno.test("a GGUF of a Gemma 3 reads back, with its window, pattern and RoPE bases", async () => {
+  const many = Array.from({ length: 7 }, (_, i) => i % 3 === 2 ? GEMMA3.layers[1] : GEMMA3.layers[0]);
+  const layers = many.filter((layer) => layer !== undefined);
+  const short = (spec: DecoderSpec): DecoderSpec => ({
+    ...spec,
+    layers: spec.layers.map(({ window: _, ...layer }) => layer),
+  });
+  for (const spec of [GEMMA3, { ...GEMMA3, layers }, short(GEMMA3), { ...GEMMA3, tied: false }]) {
+    const source = randomSource(spec);
+    await inTemporaryFolder(async (folder) => {
+      const { arch } = await exportGguf(source, `${folder}/a.gguf`, OPTIONS);
+      assert.equal(arch, "gemma3");
+      const read = await openGguf(`${folder}/a.gguf`);
+      assert.deepEqual(read.spec, spec);
+      assert.equal(read.metadata.get("gemma3.attention.sliding_window"), spec.layers[0]?.window ?? 128);
+      await assertSameWeights(read, source);
+    });
+  }
+});
+
+Deno.test("another factor of q·k goes into the norm of q, as a GGUF cannot say it", async () => {
+  const spec: DecoderSpec = { ...GEMMA3, scales: { ...GEMMA3.scales, attention: 24 ** -0.5 } };
+  await inTemporaryFolder(async (folder) => {
+    await exportGguf(randomSource(spec), `${folder}/a.gguf`, OPTIONS);
+    const read = await openGguf(`${folder}/a.gguf`), name = "model.layers.1.self_attn.q_norm.weight";
+    assert.deepEqual(read.spec, GEMMA3);
+    const stored = await read.read(name), own = await randomSource(spec).read(name);
+    // headDim is 6: (1/√24) / (1/√6) = 1/2.
+    assert.ok(stored.every((value, i) => Math.abs(value - (own[i] ?? NaN) / 2) < 1e-7));
+  });
+});
+
+Deno.test("exportGguf() says why it writes no other shape of a Gemma 3", async () => {
+  const [first, second] = GEMMA3.layers;
+  assert.ok(first && second);
+  const cases: readonly (readonly [DecoderSpec, RegExp])[] = [
+    [{ ...GEMMA3, layers: [first, { ...second, ffn: 32 }] }, /only gemma3 has .*got: layer 1: .*; fix: .* padded/],
+    [{ ...GEMMA3, layers: [first, second, first, first] }, /all but each n-th; got: local, full, local, local/],
+    [{ ...GEMMA3, biases: ["o"] }, /no part has a bias; got: o/],
+    [{ ...GEMMA3, scales: {} }, /the model is a Gemma 3; got: it lacks/],
+  ];
+  await inTemporaryFolder(async (folder) => {
+    for (const [spec, error] of cases) {
+      await rejectsWith(exportGguf(randomSource(spec), `${folder}/a`, OPTIONS), "input", error);
+    }
+    const llama = { ...OPTIONS, arch: "llama" as const };
+    await rejectsWith(exportGguf(randomSource(GEMMA3), `${folder}/a`, llama), "usage", /take arch gemma3/);
+    const gemma = { ...OPTIONS, arch: "gemma3" as const };
+    await rejectsWith(exportGguf(randomSource(SPEC), `${folder}/a`, gemma), "usage", /the model is a Gemma 3/);
+  });
+});

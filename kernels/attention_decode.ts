@@ -1,4 +1,5 @@
 // Attention of query tokens over a cache of keys and values in buffers.
+import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import { dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
@@ -12,21 +13,19 @@ export interface DecodeTile {
   readonly heads: number;
   /** Multiplies the output of each head with its mask z [heads], which is bound before o. */
   readonly isMasked?: boolean;
-  /**
-   * Each row is the next token of a separate sequence, with its keys in rows r·capacity … of the caches, instead of the
-   * next token of the same sequence.
-   */
+  /** Each row is the next token of a separate sequence instead of the next token of the same sequence. */
   readonly ownCaches?: boolean;
 }
 
 /**
- * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or over the keys j ≤
- * position[0] of the row's own cache; only the last params.window of them. Writes (=) the rows of o.
+ * o[r, h] = Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the keys j ≤ position[0] + r, or with `ownCaches` over
+ * the keys j ≤ position[r] of the row's own sequence; only the last params.window of them. Writes (=) the rows of o.
  *
  * Each lane processes every lanes-th key with a separate online softmax; the lanes are merged in order through
  * workgroup memory.
- * Shapes: q, o [rows, qStride4] vec4; k, v [capacity, kvStride4] vec4, or [rows, capacity, kvStride4]. Grid: x = heads
- * of the model / tile.heads, y rows from params.first. Bindings: q, k, v, position, z (if masked), o, params.
+ * Shapes: q, o [rows, qStride4] vec4; k, v [pages, {@link CACHE_KEYS}, kvStride4] vec4; pages [rows or 1, perRow]: key j
+ * of row r is key j % CACHE_KEYS of page pages[r, ⌊j / CACHE_KEYS⌋]. Grid: x = heads
+ * of the model / tile.heads, y rows from params.first. Bindings: q, k, v, position, pages, z (if masked), o, params.
  * params.vectors is the number of vec4 of a head (a param, so that loops over it stay loops), params.scale is log2(e) /
  * √headDim.
  */
@@ -39,14 +38,15 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const part = range(by);
   const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
   const code =
-    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, window: u32, first: u32, scale: f32 }
+    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, perRow: u32, window: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
 @group(0) @binding(3) var<storage, read> position: array<u32>;
-${isMasked ? "@group(0) @binding(4) var<storage, read> z: array<f32>;" : ""}
-@group(0) @binding(${isMasked ? 5 : 4}) var<storage, read_write> o: array<vec4f>;
-@group(0) @binding(${isMasked ? 6 : 5}) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> pages: array<u32>;
+${isMasked ? "@group(0) @binding(5) var<storage, read> z: array<f32>;" : ""}
+@group(0) @binding(${isMasked ? 6 : 5}) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(${isMasked ? 7 : 6}) var<uniform> params: Params;
 var<workgroup> tops: array<f32, ${lanes}>;
 var<workgroup> sums: array<f32, ${lanes}>;
 var<workgroup> parts: array<vec4f, ${lanes * by}>;
@@ -57,7 +57,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let column = (h / params.ratio) * ${vectors}u;
   let row = params.first + group.y;
   let start = row * params.qStride4;
-  let keys = min(position[0] + ${ownCaches ? "" : "row + "}1u, params.capacity);
+  let keys = min(position[${ownCaches ? "row" : "0"}] + ${ownCaches ? "" : "row + "}1u, params.capacity);
 ${
       heads.map((g) =>
         `  ${registers(`q${g}`, vectors)}
@@ -75,7 +75,8 @@ ${
       ).join("\n")
     }
   for (var j = keys - min(keys, params.window) + lane; j < keys; j += ${lanes}u) {
-    let at = ${ownCaches ? "(row * params.capacity + j)" : "j"} * params.kvStride4 + column;
+    let page = pages[${ownCaches ? "row * params.perRow + " : ""}j / ${CACHE_KEYS}u];
+    let at = (page * ${CACHE_KEYS}u + j % ${CACHE_KEYS}u) * params.kvStride4 + column;
     ${registers("x", vectors)}
     ${loop} {
       ${shift("x", vectors, { by, values: part.map((i) => `k[at + c + ${i}u]`) })}
@@ -103,7 +104,7 @@ ${heads.map(merge).join("\n")}
 `;
   return {
     name: `attention_decode-${headDim}-${tile.heads}-${lanes}${isMasked ? "-masked" : ""}${ownCaches ? "-own" : ""}`,
-    bindings: ["read", "read", "read", "read", ...(isMasked ? ["read" as const] : []), "storage", "uniform"],
+    bindings: ["read", "read", "read", "read", "read", ...(isMasked ? ["read" as const] : []), "storage", "uniform"],
     code,
   };
 

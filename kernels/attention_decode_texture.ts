@@ -5,7 +5,7 @@ import type { DecodeTile } from "./attention_decode.ts";
 import type { KernelSource } from "./source.ts";
 
 /**
- * Keys in one row of a cache texture. A row holds keys of one KV head side by side, so that a CPU reads them
+ * Keys of a page of the caches. In a texture a row is a page of one KV head, side by side, so that a CPU reads them
  * sequentially.
  */
 export const CACHE_KEYS = 64;
@@ -16,16 +16,20 @@ const STEP = 4;
 
 /**
  * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the last params.window of the keys j ≤
- * position[0] + r. Writes (=) the heads of o, not its padding.
+ * position[0] + r, or with `ownCaches` j ≤ position[r] of the row's own sequence. Writes (=) the heads of o, not its
+ * padding.
  *
  * Processes the caches row by row with an online softmax. Lanes are columns of a head, and sum scores through workgroup
  * memory, in order.
- * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors; z [heads]; k, v textures of {@link CACHE_KEYS}·vectors ×
- * kvHeads·rows texels, in which key j of head h' is in row h'·rows + ⌊j / CACHE_KEYS⌋, from (j % CACHE_KEYS)·vectors.
- * Grid: x = heads of the model / tile.heads, y rows from params.first. Bindings: q, k, v (texture-f32), position, z, o,
- * params. params.scale is log2(e) / √headDim.
+ * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors; z [heads]; pages [rows or 1, perRow]; k, v textures of
+ * {@link CACHE_KEYS}·vectors × pages·kvHeads texels, in which key j of head h' of row r is in row pages[r, ⌊j /
+ * CACHE_KEYS⌋]·kvHeads + h', from (j % CACHE_KEYS)·vectors.
+ * Grid: x = heads of the model / tile.heads, y rows from params.first. Bindings: q, k, v (texture-f32), position, pages,
+ * z, o, params. params.scale is log2(e) / √headDim.
  */
-export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTile, "headDim" | "heads">): KernelSource {
+export function decodeAttentionTexture(
+  { headDim, heads: count, ownCaches = false }: Pick<DecodeTile, "headDim" | "heads" | "ownCaches">,
+): KernelSource {
   const vectors = headVectors(headDim),
     heads = range(count),
     owned = range(Math.ceil(vectors / LANES)),
@@ -37,14 +41,15 @@ export function decodeAttentionTexture({ headDim, heads: count }: Pick<DecodeTil
       `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
 ${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} + c${i}, row));`)}`);
   const code =
-    `struct Params { ratio: u32, capacity: u32, rows: u32, qStride4: u32, window: u32, first: u32, scale: f32 }
+    `struct Params { ratio: u32, capacity: u32, kvHeads: u32, perRow: u32, qStride4: u32, window: u32, first: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var k: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var v: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(3) var<storage, read> position: array<u32>;
-@group(0) @binding(4) var<storage, read> z: array<f32>;
-@group(0) @binding(5) var<storage, read_write> o: array<vec4f>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> pages: array<u32>;
+@group(0) @binding(5) var<storage, read> z: array<f32>;
+@group(0) @binding(6) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(7) var<uniform> params: Params;
 var<workgroup> partial: array<f32, ${count * CACHE_KEYS * LANES}>;
 var<workgroup> weights: array<f32, ${count * CACHE_KEYS}>;
 var<workgroup> shared_values: array<f32, ${count * LANES}>;
@@ -52,10 +57,9 @@ var<workgroup> shared_values: array<f32, ${count * LANES}>;
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let h = group.x * ${count}u;
-  let first = h / params.ratio * params.rows;
   let query = params.first + group.y;
   let start = query * params.qStride4;
-  let keys = min(position[0] + query + 1u, params.capacity);
+  let keys = min(position[${ownCaches ? "query" : "0"}] + ${ownCaches ? "" : "query + "}1u, params.capacity);
   // Lanes past the end of a head read its last column, with a query of zero.
 ${lines(owned, (i) => `  let c${i} = min(lane + ${i * LANES}u, ${vectors - 1}u);`)}
 ${
@@ -74,7 +78,8 @@ ${
     let count = min(${CACHE_KEYS}u, keys - tile);
     let hidden = max(oldest, tile) - tile; // keys before the window, in its first row only
     let begin = hidden / ${STEP}u * ${STEP}u;
-    let row = first + tile / ${CACHE_KEYS}u;
+    let page = pages[${ownCaches ? "query * params.perRow + " : ""}tile / ${CACHE_KEYS}u];
+    let row = page * params.kvHeads + h / params.ratio;
     for (var j = begin; j < count; j += ${STEP}u) {
 ${load("k")}
 ${
@@ -150,8 +155,8 @@ ${
 }
 `;
   return {
-    name: `attention_decode_texture-${headDim}-${count}`,
-    bindings: ["read", "texture-f32", "texture-f32", "read", "read", "storage", "uniform"],
+    name: `attention_decode_texture-${headDim}-${count}${ownCaches ? "-own" : ""}`,
+    bindings: ["read", "texture-f32", "texture-f32", "read", "read", "read", "storage", "uniform"],
     code,
   };
 }

@@ -1,8 +1,9 @@
 // Ends a decoding step: the most likely token t = argmax logits, the lowest id among equals, becomes the input of the
-// next step. tokens[0] = t, picks[position[0]] = t, then position[0] += 1. If a logit is NaN or infinite, picks gets
-// 0xffffffff and tokens 0.
-// Shapes: logits [vocab]; tokens, position one u32; picks [capacity]. Grid: one workgroup. Writes (=).
-struct Params { vocab: u32, capacity: u32 }
+// next step. For each row r, tokens[r] = t, picks[r, position[r]] = t, then position[r] += 1. If a logit is NaN or
+// infinite, picks gets 0xffffffff and tokens 0.
+// Shapes: logits [rows, stride]; tokens, position [rows] u32; picks [rows, capacity]. Grid: one workgroup per row. Writes
+// (=).
+struct Params { vocab: u32, capacity: u32, stride: u32 }
 const NONE = 0xffffffffu;
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
@@ -13,12 +14,13 @@ var<workgroup> values: array<f32, GROUP>;
 var<workgroup> ids: array<u32, GROUP>;
 var<workgroup> broken: atomic<u32>;
 
-@compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
+@compute @workgroup_size(GROUP) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = group.x;
   var best = -3.4e38;
   var id = NONE;
   var finite = true;
   for (var c = lane; c < params.vocab; c += GROUP) {
-    let value = logits[c];
+    let value = logits[row * params.stride + c];
     // By its bits: compilers may assume that no value is NaN.
     finite = finite && (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
     if (id == NONE || value > best) {
@@ -44,9 +46,9 @@ var<workgroup> broken: atomic<u32>;
     workgroupBarrier();
   }
   if (lane != 0u) { return; }
-  let at = position[0];
+  let at = position[row];
   let isBroken = atomicLoad(&broken) == 1u;
-  tokens[0] = select(ids[0], 0u, isBroken);
-  if (at < params.capacity) { picks[at] = select(ids[0], NONE, isBroken); }
-  position[0] = at + 1u;
+  tokens[row] = select(ids[0], 0u, isBroken);
+  if (at < params.capacity) { picks[row * params.capacity + at] = select(ids[0], NONE, isBroken); }
+  position[row] = at + 1u;
 }

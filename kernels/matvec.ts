@@ -1,6 +1,6 @@
 // Products of frozen matrices with one vector, for token-by-token generation.
 import { range } from "./range.ts";
-import { endingBindings, endingFunctions, endingText } from "./matvec_text.ts";
+import { endingBindings, endingFunctions } from "./matvec_text.ts";
 import { bufferBody } from "./matvec_buffer.ts";
 import { textureBody } from "./matvec_texture.ts";
 import type { Matvec } from "./matvec_types.ts";
@@ -23,20 +23,23 @@ const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds
   scalePitch: u32, // the same of its scales
   rounds: u32,     // textures only
   groupRows: u32,  // rows of a workgroup
+  xPitch: u32,     // vec4 from one vector x to the next
   eps: f32,        // of the norm; its mean is over the columns
-  headStride: u32, // these four only for "rotate"
+  headStride: u32, // these six only for "rotate"
   half: u32,
   positions: u32,
-  cacheRows: u32,  // texture rows of a KV head`;
+  kvHeads: u32,
+  capacity: u32,   // in tokens
+  perRow: u32,     // entries of the page table for one sequence`;
 
 /**
  * Bindings: those of each matrix (two if it is block-quantised); x; with \`norm\` its weight; those of the ending (z;
- * or RoPE's table and position; y or the caches); params. Grid: x and y are the workgroups of all parts; params end
- * with firstGroup, rows and offset of each part. Rows of W are padded to a multiple of 64; padding rows may be read but
+ * or RoPE's table, position and page table; y or the caches); params. Grid: x and y are the workgroups of all parts, z
+ * the vectors in steps of \`batch\`; params end with firstGroup, rows, offset and pitch of each part. Rows of W are padded to a multiple of 64; padding rows may be read but
  * are not written. Only the storage determines the order of a sum, not the grid.
  */
 export function matvecKernel(kernel: Matvec): KernelSource {
-  const { storage, ending, parts, roles = [], norm, units } = kernel;
+  const { storage, ending, parts, roles = [], norm, units, batch = 1 } = kernel;
   const matrices = ending === "swiglu" ? 2 : parts;
   const lanes = matvecLanes(kernel), isTexture = storage.placement === "texture";
   const body = isTexture ? textureBody(kernel) : bufferBody(kernel), weights = weightBindings(storage);
@@ -52,8 +55,12 @@ export function matvecKernel(kernel: Matvec): KernelSource {
   bindings.push(...endingBindings(ending, roles));
   bindings.push({ kind: "uniform", declare: "var<uniform> params: Params;" });
   const list = range(parts);
-  const fields = list.map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32,`).join("\n");
-  const name = ["matvec", storage.placement, storage.dtype, ending, ...roles, parts, ...(norm ? ["norm"] : [])];
+  const fields = list.map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32, pitch${p}: u32,`).join("\n");
+  const name = [
+    ...["matvec", storage.placement, storage.dtype, ending, ...roles, parts],
+    ...(norm ? ["norm"] : []),
+    ...(batch > 1 ? [`batch${batch}`] : []),
+  ];
   const code = `struct Params {
 ${PARAMS}
 ${fields}
@@ -61,8 +68,10 @@ ${fields}
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
 ${body.module}
 ${endingFunctions(ending)}
-/** x with 0 beyond its columns. */
-fn x_at(c4: u32) -> vec4f { return select(vec4f(), x[c4], c4 * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(params.columns)); }
+/** x of vector b with 0 beyond its columns. */
+fn x_at(b: u32, c4: u32) -> vec4f {
+  return select(vec4f(), x[b * params.xPitch + c4], c4 * 4u + vec4u(0u, 1u, 2u, 3u) < vec4u(params.columns));
+}
 
 @compute @workgroup_size(${lanes}) fn main(
   @builtin(workgroup_id) id: vec3u,
@@ -74,6 +83,8 @@ fn x_at(c4: u32) -> vec4f { return select(vec4f(), x[c4], c4 * 4u + vec4u(0u, 1u
   var n0 = group * params.groupRows;
   var rows = params.rows0;
   var offset = params.offset0;
+  var pitch = params.pitch0;
+  let b0 = id.z * ${batch}u;
 ${
     list.slice(1).map((p) =>
       `  if (group >= params.firstGroup${p}) {
@@ -81,12 +92,12 @@ ${
     n0 = (group - params.firstGroup${p}) * params.groupRows;
     rows = params.rows${p};
     offset = params.offset${p};
+    pitch = params.pitch${p};
   }`
     ).join("\n")
   }
   let count = min(params.groupRows, max(rows, n0) - n0);
 ${body.main}
-${endingText(ending, roles, lanes)}
 }
 `;
   return {

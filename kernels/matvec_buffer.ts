@@ -1,7 +1,7 @@
 // Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and sums them in a tree.
 import { range } from "./range.ts";
 import type { Matvec } from "./matvec_types.ts";
-import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
+import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized } from "./weight_access.ts";
 
 /**
@@ -12,42 +12,60 @@ export const MATVEC_BUFFER_ROWS = 4;
 
 const LANES = 64;
 
-/** Declarations and statements of main() up to the sums. */
-export function bufferBody(
-  { storage: { dtype }, ending, parts, norm }: Matvec,
-): { readonly module: string; readonly main: string } {
+/** Declarations and statements of main(). */
+export function bufferBody(kernel: Matvec): { readonly module: string; readonly main: string } {
+  const { storage: { dtype }, ending, parts, roles = [], norm, batch = 1 } = kernel;
   const isPair = ending === "swiglu",
     texel = texelOf(dtype),
     vectors = texel.columns / 4,
-    quantized = isQuantized(dtype);
+    quantized = isQuantized(dtype),
+    list = range(batch);
   const rows = MATVEC_BUFFER_ROWS * (isPair ? 2 : 1);
-  const load = range(vectors).map((v) => {
-    const scale = columnScale4(dtype, 4 * v);
-    return `    let v${v} = x_at(c * ${vectors}u + ${v}u);
+  /** Name of a value of vector b. */
+  const own = (name: string, b: number): string => batch > 1 ? `${name}_${b}` : name;
+  const load = list.flatMap((b) =>
+    range(vectors).map((v) => {
+      const scale = columnScale4(dtype, 4 * v), value = own(`v${v}`, b), normed = own(`h${v}`, b);
+      return `    let ${value} = x_at(b0 + ${b}u, c * ${vectors}u + ${v}u);
 ${
-      norm
-        ? `    squares += v${v} * v${v};\n    let h${v} = v${v} * norm[c * ${vectors}u + ${v}u];`
-        : `    let h${v} = v${v};`
-    }
-    let x${v} = h${v}${scale ? ` * ${scale}` : ""};`;
-  }).join("\n");
+        norm
+          ? `    ${
+            own("squares", b)
+          } += ${value} * ${value};\n    let ${normed} = ${value} * norm[c * ${vectors}u + ${v}u];`
+          : `    let ${normed} = ${value};`
+      }
+    let ${own(`x${v}`, b)} = ${normed}${scale ? ` * ${scale}` : ""};`;
+    })
+  ).join("\n");
   const total = quantized
-    ? `    let total = ${range(vectors).map((v) => `h${v}.x + h${v}.y + h${v}.z + h${v}.w`).join(" + ")};`
+    ? list.map((b) => {
+      const terms = range(vectors).map((v) => own(`h${v}`, b));
+      return `    let ${own("total", b)} = ${terms.map((h) => `${h}.x + ${h}.y + ${h}.z + ${h}.w`).join(" + ")};`;
+    }).join("\n")
     : "";
-  const x = range(vectors).map((v) => `x${v}`);
+  const x = (b: number): string[] => range(vectors).map((v) => own(`x${v}`, b));
   const add = (m: number, base: number): string => {
     if (quantized) {
-      const dot = texelDot(dtype, { texel: `d${base}`, x, name: `f${base}` });
+      const dots = list.map((b) =>
+        texelDot(dtype, { texel: `d${base}`, x: x(b), name: `f${base}`, isShared: batch > 1 })
+      );
+      const scale = scaleOf(`e${base}`, `g${base}`);
       return `    let d${base} = w${m}[n0 / 4u * params.pitch + c];
     let e${base} = scales${m}[n0 / 4u * params.scalePitch + c / ${texel.perScale}u];
-    var a${base} = vec4f();
-    ${scaledSum({ target: `a${base}`, sum: dot.sum, total: "total", scale: `e${base}`, name: `g${base}` })}
-${range(4).map((r) => `    s${base + r} += a${base}[${r}];`).join("\n")}`;
+    ${dots[0]?.before} ${scale.before}
+${
+        dots.map(({ sum }, b) =>
+          `    var ${own(`a${base}`, b)} = vec4f();
+    ${own(`a${base}`, b)} += ${scaledSum(scale, sum, own("total", b))};
+${range(4).map((r) => `    ${own(`s${base + r}`, b)} += ${own(`a${base}`, b)}[${r}];`).join("\n")}`
+        ).join("\n")
+      }`;
     }
     return range(MATVEC_BUFFER_ROWS).map((r) => {
-      const dot = texelDot(dtype, { texel: `d${base + r}`, x, name: `f${base + r}` });
+      const dots = list.map((b) => texelDot(dtype, { texel: `d${base + r}`, x: x(b), name: `f${base + r}` }));
       return `    let d${base + r} = w${m}[(n0 + ${r}u) * params.pitch + c];
-    ${dot.before} s${base + r} += ${dot.sum};`;
+    ${dots[0]?.before}
+${dots.map(({ sum }, b) => `    ${own(`s${base + r}`, b)} += ${sum};`).join("\n")}`;
     }).join("\n");
   };
   const loop = (body: string): string =>
@@ -62,15 +80,18 @@ ${body}
     ? loop(add(0, 0))
     : range(parts).map((m) => `  if (part == ${m}u) {\n${loop(add(m, 0))}\n  }`).join("\n");
   const all = rows + (norm ? 1 : 0);
-  return {
-    module: `var<workgroup> sums: array<f32, ${all * LANES}>;
-fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
-    main: `${range(rows).map((r) => `  var s${r} = 0.0;`).join("\n")}
-${norm ? "  var squares = vec4f();" : ""}
-${products}
+  // The vectors take turns with the workgroup memory.
+  const finish = (b: number): string =>
+    `  {
   workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
-${range(rows).map((r) => `  sums[${r * LANES}u + lane] = s${r};`).join("\n")}
-${norm ? `  sums[${rows * LANES}u + lane] = squares.x + squares.y + squares.z + squares.w;` : ""}
+${range(rows).map((r) => `  sums[${r * LANES}u + lane] = ${own(`s${r}`, b)};`).join("\n")}
+${
+      norm
+        ? `  sums[${rows * LANES}u + lane] = ${
+          ["x", "y", "z", "w"].map((c) => `${own("squares", b)}.${c}`).join(" + ")
+        };`
+        : ""
+    }
   for (var step = ${LANES / 2}u; step > 0u; step /= 2u) {
     workgroupBarrier();
     if (lane < step) {
@@ -82,6 +103,20 @@ ${
       norm
         ? `  let factor = inverseSqrt(sums[${rows * LANES}u] / f32(params.columns) + params.eps);`
         : "  let factor = 1.0;"
-    }`,
+    }
+${
+      endingText({
+        ...{ ending, roles, lanes: LANES, vector: `b0 + ${b}u`, first: "n0", count: "count" },
+        ...{ second: "params.groupRows", factor: "factor" },
+      })
+    }
+  }`;
+  return {
+    module: `var<workgroup> sums: array<f32, ${all * LANES}>;
+fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
+    main: `${list.flatMap((b) => range(rows).map((r) => `  var ${own(`s${r}`, b)} = 0.0;`)).join("\n")}
+${norm ? list.map((b) => `  var ${own("squares", b)} = vec4f();`).join("\n") : ""}
+${products}
+${list.map(finish).join("\n")}`,
   };
 }

@@ -47,12 +47,17 @@ export function columnScale4(dtype: WeightDtype, first: number): string | null {
 
 /**
  * WGSL expression of the sum over the columns of a texel: of one row as f32, of four rows as vec4f. x holds the names
- * of its vec4. Quantised codes are not yet multiplied by their scale. `unpacked` is a name prefix for values that the
- * statements in `before` define.
+ * of its vec4. Quantised codes are not yet multiplied by their scale. `name` is a prefix for values that the statements
+ * in `before` define; `isShared` defines there all that does not depend on x.
  */
 export function texelDot(
   dtype: WeightDtype,
-  { texel, x, name }: { readonly texel: string; readonly x: readonly string[]; readonly name: string },
+  { texel, x, name, isShared = false }: {
+    readonly texel: string;
+    readonly x: readonly string[];
+    readonly name: string;
+    readonly isShared?: boolean;
+  },
 ): { readonly before: string; readonly sum: string } {
   const factor = (column: number): string => `${x[column >> 2]}.${XYZW[column & 3]}`;
   if (dtype === "f32") {
@@ -65,30 +70,39 @@ export function texelDot(
     };
   }
   const bits = quantBits(dtype);
-  const terms = Array.from({ length: quantColumns(dtype) }, (_, c) => {
+  const codes = Array.from({ length: quantColumns(dtype) }, (_, c) => {
     const shift = bits * c, isLast = shift + bits === 32;
     const code = isLast ? `${texel} >> vec4u(${shift}u)` : `${texel} & vec4u(${(2 ** bits - 1) * 2 ** shift}u)`;
     // Through i32, as a CPU converts signed integers in one instruction, unsigned ones in eight.
-    return `${factor(c)} * vec4f(vec4i(${code}))`;
+    return `vec4f(vec4i(${code}))`;
   });
-  return { before: "", sum: terms.join(" + ") };
+  return {
+    before: isShared ? codes.map((code, c) => `let ${name}_${c} = ${code};`).join(" ") : "",
+    sum: codes.map((code, c) => `${factor(c)} * ${isShared ? `${name}_${c}` : code}`).join(" + "),
+  };
 }
 
-/** Statement that adds d·sum + m·(sum of x) of four rows to `target`. */
-export function scaledSum(
-  { target, sum, total, scale, name }: {
-    readonly target: string;
-    readonly sum: string;
-    /** Sum of x over the columns. */
-    readonly total: string;
-    /** A texel of scales. */
-    readonly scale: string;
-    readonly name: string;
-  },
-): string {
-  const pairs = XYZW.map((c, i) => `let ${name}_${i} = unpack2x16float(${scale}.${c});`).join(" ");
+/** d and m of four rows, from a texel of scales. */
+export interface TexelScale {
+  /** Statements that define the names used by the others. */
+  readonly before: string;
+  readonly d: string;
+  readonly m: string;
+}
+
+/** Unpacks a texel of scales; `name` is a prefix for the values of the statements. */
+export function scaleOf(texel: string, name: string): TexelScale {
   const pick = (half: string): string => `vec4f(${XYZW.map((_, i) => `${name}_${i}.${half}`).join(", ")})`;
-  return `${pairs} ${target} += ${pick("x")} * (${sum}) + ${pick("y")} * ${total};`;
+  return {
+    before: XYZW.map((c, i) => `let ${name}_${i} = unpack2x16float(${texel}.${c});`).join(" "),
+    d: pick("x"),
+    m: pick("y"),
+  };
+}
+
+/** d·sum + m·(sum of x) of four rows; `total` is the sum of x over the columns. */
+export function scaledSum({ d, m }: TexelScale, sum: string, total: string): string {
+  return `${d} * (${sum}) + ${m} * ${total}`;
 }
 
 /** Bindings of an ending, in order, each with its WGSL declaration. */
@@ -111,6 +125,7 @@ export function endingBindings(
       return [
         read("table: array<vec2f>"),
         read("position: array<u32>"),
+        read("pages: array<u32>"),
         ...roles.map((role) =>
           role === "q" ? y : {
             kind: "texture-store-f32" as const,
@@ -121,45 +136,67 @@ export function endingBindings(
   }
 }
 
+/** Where {@link endingText} finds its sums. */
+export interface EndingOptions {
+  readonly ending: MatvecEnding;
+  readonly roles: readonly MatvecRole[];
+  /** Invocations that share the work. */
+  readonly lanes: number;
+  /** WGSL expression of the vector in the batch. */
+  readonly vector: string;
+  /** WGSL expressions of the first row n of the part and the number of rows. */
+  readonly first: string;
+  readonly count: string;
+  /** WGSL expression of the distance between the sums of the two matrices of "swiglu". */
+  readonly second: string;
+  /** WGSL expression of the factor of the norm. */
+  readonly factor: string;
+}
+
 /**
- * Statements at the end of a workgroup. Its rows are n0 … n0 + count − 1 of part `part`. `sum_of(i)` is the sum of row
- * n0 + i; the second matrix of "swiglu" uses i + params.groupRows. `lanes` invocations share the work.
+ * Statements that write the results of rows n = first … first + count − 1 of part `part` for one vector. `sum_of(i)` is
+ * the sum of row first + i; the second matrix of "swiglu" uses i + second.
  */
-export function endingText(ending: MatvecEnding, roles: readonly MatvecRole[], lanes: number): string {
-  const each = (body: string): string => `for (var i = lane; i < count; i += ${lanes}u) { ${body} }`;
+export function endingText(options: EndingOptions): string {
+  const { ending, roles, lanes, vector, first, count, second, factor } = options;
+  const each = (body: string): string => `for (var i = lane; i < ${count}; i += ${lanes}u) { ${body} }`;
+  const row = `let n = (${vector}) * pitch + offset + ${first} + i;`;
   switch (ending) {
     case "store":
-      return `  ${each("y[offset + n0 + i] = sum_of(i) * factor;")}`;
+      return `  ${each(`${row} y[n] = sum_of(i) * ${factor};`)}`;
     case "residual":
-      return `  ${each("let n = offset + n0 + i; y[n] = fma(sum_of(i) * factor, z[n], y[n]);")}`;
+      return `  ${each(`${row} y[n] = fma(sum_of(i) * ${factor}, z[offset + ${first} + i], y[n]);`)}`;
     case "swiglu":
       return `  ${
         each(`
-    let gate = sum_of(i) * factor;
-    let n = offset + n0 + i;
-    y[n] = gate / (1.0 + exp(-gate)) * (sum_of(i + params.groupRows) * factor) * z[n];
+    let gate = sum_of(i) * ${factor};
+    ${row}
+    y[n] = gate / (1.0 + exp(-gate)) * (sum_of(i + ${second}) * ${factor}) * z[offset + ${first} + i];
   `)
       }`;
     case "rotate":
-      return `  let at = position[0];
+      return `  {
+  let at = position[${vector}];
 ${
         roles.map((role, part) =>
           `  if (part == ${part}u) {
     ${
-            role === "q"
-              ? each("y[offset + n0 + i] = rotated(i, at) * factor;")
-              : `for (var i = lane * 4u; i < count; i += ${4 * lanes}u) {
-      let value = vec4f(${
-                [0, 1, 2, 3].map((j) => role === "k" ? `rotated(i + ${j}u, at)` : `sum_of(i + ${j}u)`).join(", ")
-              }) * factor;
-      let n = offset + n0 + i;
-      let column = at % ${CACHE_KEYS}u * params.headStride + n % params.headStride;
-      textureStore(${role}_cache, vec2u(column / 4u, n / params.headStride * params.cacheRows + at / ${CACHE_KEYS}u), value);
+            role === "q" ? each(`${row} y[n] = rotated(i, at) * ${factor};`) : `if (at < params.capacity) {
+      let page = pages[(${vector}) * params.perRow + at / ${CACHE_KEYS}u];
+      for (var i = lane * 4u; i < ${count}; i += ${4 * lanes}u) {
+        let value = vec4f(${
+              [0, 1, 2, 3].map((j) => role === "k" ? `rotated(i + ${j}u, at)` : `sum_of(i + ${j}u)`).join(", ")
+            }) * ${factor};
+        let n = offset + ${first} + i;
+        let column = at % ${CACHE_KEYS}u * params.headStride + n % params.headStride;
+        textureStore(${role}_cache, vec2u(column / 4u, page * params.kvHeads + n / params.headStride), value);
+      }
     }`
           }
   }`
         ).join("\n")
-      }`;
+      }
+  }`;
   }
 }
 

@@ -1,7 +1,7 @@
 // Body of the matrix-vector kernels for CPU adapters: x in registers, rows of W streamed from a texture.
 import { range } from "./range.ts";
 import type { Matvec, TextureUnits } from "./matvec_types.ts";
-import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
+import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "./matvec_text.ts";
 import { isQuantized, type WeightDtype } from "./weight_access.ts";
 
 /** Largest number of rows of a workgroup, over all matrices of a "swiglu"; more were not faster. */
@@ -57,10 +57,10 @@ interface Load {
   readonly total: string;
 }
 
-/** Declarations and statements of main() up to the sums. */
+/** Declarations and statements of main(). */
 export function textureBody(kernel: Matvec): { readonly module: string; readonly main: string } {
-  const { storage: { dtype }, ending, parts, norm, rows: most = MAX_ROWS, units: { units, half, rounds } = NO_UNITS } =
-    kernel;
+  const { storage: { dtype }, ending, parts, roles = [], norm } = kernel;
+  const { rows: most = MAX_ROWS, units: { units, half, rounds } = NO_UNITS } = kernel;
   const { texels, step, span } = unitOf(dtype), isMany = rounds > 1;
   const texel = texelOf(dtype), vectors = texel.columns / 4, perUnit = texels * vectors, quantized = isQuantized(dtype);
   const registers = range(units * perUnit);
@@ -85,7 +85,7 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
     columns.flatMap((column, t) =>
       range(vectors).map((v) => {
         const i = t * vectors + v, c4 = `(${column}) * ${vectors}u + ${v}u`, scale = columnScale4(dtype, 4 * v);
-        return `    let v${i} = x_at(${c4});
+        return `    let v${i} = x_at(0u, ${c4});
 ${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` : `    let h${i} = v${i};`}
     ${targets[i]} = h${i}${scale ? ` * ${scale}` : ""};`;
       })
@@ -125,10 +125,8 @@ ${
     const sums = all.map((load, u) => {
       const dots = load.texels.map(({ x }, t) => texelDot(dtype, { texel: `d${u}_${t}`, x, name: `f${u}_${t}` }));
       const before = dots.map((dot) => dot.before).join(" "), sum = dots.map((dot) => dot.sum).join(" + ");
-      return `      ${before} ` +
-        (quantized
-          ? scaledSum({ target: "sum", sum, total: load.total, scale: `e${u}`, name: `g${u}` })
-          : `sum += ${sum};`);
+      const scale = quantized ? scaleOf(`e${u}`, `g${u}`) : null;
+      return `      ${before} ${scale?.before ?? ""} sum += ${scale ? scaledSum(scale, sum, load.total) : sum};`;
     });
     const store = quantized
       ? range(4).map((j) => `      ${storeSum(`${at} + ${j * LANES}u`, `sum[${j}]`, isMany)}`).join("\n")
@@ -178,7 +176,13 @@ ${
     }
 ${reduce("")}
 ${ending === "swiglu" ? reduce(" + params.groupRows") : ""}
-  workgroupBarrier();`,
+  workgroupBarrier();
+${
+      endingText({
+        ...{ ending, roles, lanes: LANES, vector: "0u", first: "n0", count: "count" },
+        ...{ second: "params.groupRows", factor: "factor" },
+      })
+    }`,
   };
 }
 

@@ -15,19 +15,24 @@ export interface Matvec {
   readonly units?: TextureUnits;
   /** Texture only: largest number of rows of a workgroup, see `textureRows`. */
   readonly rows?: number;
+  /**
+   * Buffer only: vectors x that one workgroup multiplies, so that W is read once for all of them; workgroups along z take
+   * the next ones. Each vector's sums have the order of a single one. Default 1.
+   */
+  readonly batch?: number;
 }
 
-/** What happens to the sum s = W·x of a row n. */
+/** What happens to the sum s = W·x of a row n, for vector b of the batch. */
 export type MatvecEnding =
-  /** y[offset + n] = s. */
+  /** y[b, offset + n] = s. */
   | "store"
-  /** y[n] = silu(s)·s'·z[n], with s' of the second matrix. */
+  /** y[b, n] = silu(s)·s'·z[n], with s' of the second matrix. */
   | "swiglu"
-  /** y[n] += s·z[n]. */
+  /** y[b, n] += s·z[n]. */
   | "residual"
   /**
-   * q = RoPE(s); key position[0] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and
-   * `decodeAttentionTexture`.
+   * q[b] = RoPE(s); key position[b] of the key texture = RoPE(s), of the value texture = s: see {@link MatvecRole} and
+   * `decodeAttentionTexture`. Nothing is written past the capacity.
    */
   | "rotate";
 

@@ -84,6 +84,7 @@ export const ROW_BLOCK = 64;
 export const GRAD_SQUARES = 1;
 
 const reduce = (group: number): string => `const GROUP = ${group}u;\n${reducePrelude}`;
+const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
 
@@ -177,16 +178,24 @@ export const topLogits = kernel(
   reduce(256) + topLogitsText,
   "read read storage storage storage uniform",
 );
-/** Appends a row to the KV cache: bindings k, v, position, kCache, vCache, params. */
-export const cacheAppend = kernel("cache_append", cacheAppendText, "read read read storage storage uniform");
-/** First rows of the KV cache in textures: bindings k, v, kCache, vCache, params. */
+/** Rows of the KV cache in buffers: bindings k, v, position, pages, kCache, vCache, params. */
+export const cacheAppend = kernel(
+  "cache_append",
+  keys + cacheAppendText,
+  "read read read read storage storage uniform",
+);
+/** Rows of the KV cache in textures: bindings k, v, position, pages, kCache, vCache, params. */
 export const cacheFill = kernel(
   "cache_fill",
-  `const CACHE_KEYS = ${CACHE_KEYS}u;\n${cacheFillText}`,
-  "read read texture-store-f32 texture-store-f32 uniform",
+  keys + cacheFillText,
+  "read read read read texture-store-f32 texture-store-f32 uniform",
 );
-/** RoPE of one token and its row of the KV cache: bindings table, position, qkv, kCache, vCache, params. */
-export const rotateAppend = kernel("rotate_append", rotateAppendText, "read read storage storage storage uniform");
+/** RoPE of a token of each row and its key of the KV cache: bindings table, position, pages, qkv, kCache, vCache, params. */
+export const rotateAppend = kernel(
+  "rotate_append",
+  keys + rotateAppendText,
+  "read read read storage storage storage uniform",
+);
 /** Greedy choice of the next token: bindings logits, tokens, picks, position, params. */
 export const greedyNext = kernel(
   "greedy_next",

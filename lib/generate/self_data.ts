@@ -1,10 +1,11 @@
 // Data that a model writes itself, as in LLM-QAT.
 import { CompressoError } from "../core/errors.ts";
+import { existing } from "../core/guards.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../core/random.ts";
-import { createBatchPass, sequencesAtOnce } from "../nn/decode/batch.ts";
+import { createDecodeBatch, sequencesAtOnce } from "../nn/decode/batch.ts";
 import type { Model } from "../model/model.ts";
 import { createSampler, type Sampler } from "./sampling.ts";
 
@@ -99,7 +100,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   return texts();
 
   async function* texts(): AsyncGenerator<SelfText, void, undefined> {
-    const size = sequencesAtOnce(model.device, model.spec, { capacity: leading.length + tokens, bytes: cacheBytes });
+    const size = sequencesAtOnce(model.device, model.weights, { capacity: leading.length + tokens, bytes: cacheBytes });
     for (let from = skip; from < count; from += size) {
       const wanted = Array.from({ length: Math.min(size, count - from) }, (_, place) => from + place);
       const tell = (share: number): void => onProgress?.((from - skip + share * wanted.length) / (count - skip));
@@ -143,23 +144,24 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
 
   /** Lets drafts grow until each has ended or is as long as asked for. */
   async function grow(drafts: readonly Draft[], tell: (share: number) => void): Promise<void> {
-    const sizes = { sequences: drafts.length, capacity: leading.length + tokens - 1 };
-    using pass = createBatchPass(model.device, model.weights, sizes);
-    const read = (tokenOf: (draft: Draft) => number): Promise<readonly Float32Array[]> => {
+    const capacity = leading.length + tokens - 1;
+    using batch = createDecodeBatch(model.device, model.weights, { sequences: drafts.length, capacity });
+    const rows = drafts.map((draft) => ({ draft, sequence: existing(batch.open(capacity), "pages of a text") }));
+    for (const { sequence } of rows) await sequence.prefill(leading, { signal });
+    for (let length = 1; length < tokens; length++) {
+      const open = rows.filter(({ draft }) => !draft.hasEnded);
+      if (open.length === 0) break;
       signal?.throwIfAborted();
-      return pass.logits(drafts.map(tokenOf), { signal });
-    };
-    for (const token of leading) await read(() => token);
-    for (let length = 1; length < tokens && drafts.some(({ hasEnded }) => !hasEnded); length++) {
-      const logits = await read(({ ids }) => ids.at(-1) ?? 0);
-      for (const [row, draft] of drafts.entries()) {
-        if (draft.hasEnded) continue;
-        const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, pass.length);
+      const next = open.map(({ draft, sequence }) => ({ sequence, token: draft.ids.at(-1) ?? 0 }));
+      const logits = await batch.logits(next, { signal });
+      for (const [row, { draft, sequence }] of open.entries()) {
+        const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, sequence.length);
         if (ends.has(id)) draft.hasEnded = true;
         else draft.ids.push(id);
       }
-      tell(drafts.every(({ hasEnded }) => hasEnded) ? 1 : length / (tokens - 1));
+      tell(length / (tokens - 1));
     }
+    tell(1);
   }
 
   function fail(index: number): never {

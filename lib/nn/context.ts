@@ -35,6 +35,8 @@ export interface DecoderContext {
   readonly rope: RopeTables;
   /** One u32 that is added to the positions of all rows. Used with KV caches. */
   readonly position?: DeviceBuffer | undefined;
+  /** The position of each row [rows] u32. Used where each row is the next token of a separate sequence. */
+  readonly positions?: DeviceBuffer | undefined;
   /** State of the training step; dropout and cross-entropy read it. */
   readonly state: DeviceBuffer;
   /** Set if the rows are token trees; forward only. */

@@ -43,7 +43,7 @@ export function recordInput(context: DecoderContext): void {
 }
 
 /** act.embedded = embedding(tokens) · scale + positions. */
-function recordEmbedded({ plan, weights, act, trees, position }: DecoderContext): void {
+function recordEmbedded({ plan, weights, act, trees, position, positions }: DecoderContext): void {
   const { rows, tokens, embedded, shape: { seq } } = act, { spec, positions: table } = weights;
   plan.section("embedding");
   recordEmbedding(plan, weights.embedding, { tokens, x: embedded }, { rows, scale: spec.scales?.embedding });
@@ -54,7 +54,7 @@ function recordEmbedded({ plan, weights, act, trees, position }: DecoderContext)
     offset: spec.positions.offset,
     seq,
     positionBuffer: position,
-    positions: trees?.positions,
+    positions: trees?.positions ?? positions,
   });
 }
 

@@ -1,11 +1,19 @@
 // Decoding attention over both kinds of caches, and what fills them, against the f64 oracle.
 import assert from "node:assert/strict";
-import { CACHE_KEYS, cacheAppend, rotateAppend } from "../../kernels/mod.ts";
+import { CACHE_KEYS, rotateAppend } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/decode/attention.ts";
-import { createCaches, fitsTextures, recordCacheFill } from "../../lib/nn/decode/cache.ts";
+import { recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/decode/attention.ts";
+import {
+  createCaches,
+  createPageTable,
+  type DecodeCache,
+  mostPages,
+  pagesOf,
+  recordCacheFill,
+} from "../../lib/nn/decode/cache.ts";
+import type { PageTable } from "../../lib/nn/products/matvec.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import { ropeTable } from "../../lib/spec/rope.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
@@ -59,14 +67,16 @@ for (const placement of ["texture", "buffer"] as const) {
       using position = device.uploadBuffer("position", Uint32Array.of(seq - 1));
       using o = device.uploadBuffer("o", new Float32Array(strideOf(heads * hs)).fill(STALE));
       const spec = specOf({ heads, kvHeads, headDim });
-      using caches = createCaches(device, spec, { capacity, placement });
+      using caches = createCaches(device, spec, { pages: pagesOf(capacity), placement });
+      using pages = createPageTable(device, capacity);
+      using start = device.createBuffer("start", 4);
       using plan = new Plan(device);
-      recordCacheFill(plan, caches, { spec, layer: 0, k, v, rows: seq });
+      recordCacheFill(plan, { caches, capacity, pages, position: start }, { spec, layer: 0, k, v, rows: seq });
       const cache = caches.layers[0] ?? assert.fail();
       const shape = { heads, kvHeads, headDim, window, capacity };
       if (cache.placement === "buffer") {
-        recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
-      } else recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
+        recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
+      } else recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
       await plan.run();
       const padding = placement === "buffer" ? 0 : STALE;
       assertCells(await device.readFloats(o, strideOf(heads * hs)), {
@@ -102,7 +112,8 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
   assert.ok(q && k && v);
   const want = attentionOracle(shape, { q, k, v }).o;
   const spec = specOf({ heads, kvHeads, headDim });
-  using caches = createCaches(device, spec, { capacity, placement });
+  using caches = createCaches(device, spec, { pages: pagesOf(capacity), placement });
+  using pages = createPageTable(device, capacity);
   for (const [first, end] of [[0, 60], [60, seq]] as const) {
     const rows = end - first;
     const part = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> =>
@@ -119,19 +130,15 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
     using position = device.uploadBuffer("position", Uint32Array.of(first));
     using o = device.createBuffer("o", 4 * rows * wide);
     using plan = new Plan(device);
-    recordCacheFill(plan, caches, { spec, layer: 0, k: keys, v: values, rows, first });
+    recordCacheFill(plan, { caches, capacity, pages, position }, { spec, layer: 0, k: keys, v: values, rows });
     const cache = caches.layers[0] ?? assert.fail();
     const sizes = { heads, kvHeads, headDim, window, capacity, rows };
     if (cache.placement === "buffer") {
-      recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
-    } else {recordTextureDecodeAttention(plan, sizes, {
-        q: queries,
-        kCache: cache.k,
-        vCache: cache.v,
-        position,
-        z,
-        o,
-      });}
+      recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, pages, o });
+    } else {
+      const buffers = { q: queries, kCache: cache.k, vCache: cache.v, position, pages, z, o };
+      recordTextureDecodeAttention(plan, sizes, buffers);
+    }
     await plan.run();
     assertCells(await device.readFloats(o, rows * wide), {
       what: `window ${window}, rows ${first} to ${end}`,
@@ -147,55 +154,60 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
   }
 }
 
-Deno.test("decoding attention of sequences with caches of their own equals the last row of full attention of each", async () => {
-  const device = await sharedDevice();
-  for (const [lanes, shape, window] of [[8, SHAPES[1]], [64, SHAPES[2], 5], [8, SHAPES[4]]] as const) {
-    const { heads, kvHeads, headDim } = shape, seq = Math.min(shape.seq, 20), sequences = 3, hs = headStride(headDim);
-    const capacity = seq + 2, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
-    const [q, k, v] = [heads, kvHeads, kvHeads].map((count, i) =>
-      Float64Array.from(random(sequences * seq * count * headDim, i + 1), (value) => 3 * value)
-    );
-    assert.ok(q && k && v);
-    const want = attentionOracle({ batch: sequences, seq, heads, kvHeads, headDim, window }, { q, k, v }).o;
-    using caches = createCaches(device, specOf(shape), { capacity, placement: "buffer", sequences });
-    const cache = caches.layers[0] ?? assert.fail();
-    if (cache.placement !== "buffer") assert.fail();
-    using position = device.uploadBuffer("position", Uint32Array.of(0));
-    using o = device.uploadBuffer("o", new Float32Array(sequences * wide).fill(STALE));
-    for (let t = 0; t < seq; t++) {
-      const rowsOf = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> => {
-        const width = count * headDim, rows = new Float64Array(sequences * width);
-        for (let s = 0; s < sequences; s++) {
-          const from = (s * seq + t) * width;
-          rows.set(values.subarray(from, from + width), s * width);
-        }
-        return padded(rows, { rows: sequences, heads: count, headDim, stride });
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`rows of sequences of different lengths, in pages anywhere in a ${placement}, have the bits of each alone`, async () => {
+    const device = await sharedDevice();
+    for (const [shape, window] of [[SHAPES[1]], [SHAPES[2], 5], [SHAPES[4]]] as const) {
+      const { heads, kvHeads, headDim } = shape, hs = headStride(headDim), lengths = [1, CACHE_KEYS, 150];
+      const capacity = 200, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs), spec = specOf(shape);
+      // The pages of the three sequences, which take turns.
+      const places = [[5, 2, 9, 7], [0, 4, 1, 3], [6, 11, 8, 10]];
+      using caches = createCaches(device, spec, { pages: 12, placement });
+      const cache = caches.layers[0] ?? assert.fail();
+      using z = device.uploadBuffer("z", new Float32Array(heads).fill(1));
+      const queries = random(lengths.length * wide, 4).map((value) => 3 * value);
+      const read = async (
+        rows: readonly number[],
+        target: { readonly pages: PageTable; readonly cache: NonNullable<DecodeCache> },
+      ): Promise<string[]> => {
+        using q = device.uploadBuffer("q", Float32Array.from(rows.flatMap((row) => [...rowAt(queries, row, wide)])));
+        using position = device.uploadBuffer("position", Uint32Array.from(rows, (row) => (lengths[row] ?? 0) - 1));
+        using o = device.createBuffer("o", 4 * rows.length * wide);
+        using plan = new Plan(device);
+        const sizes = { heads, kvHeads, headDim, window, capacity, rows: rows.length, ownCaches: rows.length > 1 };
+        const { cache: { placement, k, v }, pages } = target;
+        if (placement === "buffer") {
+          recordDecodeAttention(plan, sizes, { q, kCache: k, vCache: v, position, pages, z, o });
+        } else recordTextureDecodeAttention(plan, sizes, { q, kCache: k, vCache: v, position, pages, z, o });
+        await plan.run();
+        const all = await device.readFloats(o, rows.length * wide);
+        return rows.map((_, index) => rowAt(all, index, wide).subarray(0, heads * hs).join());
       };
-      using queries = device.uploadBuffer("q", rowsOf(q, heads, wide));
-      using keys = device.uploadBuffer("k", rowsOf(k, kvHeads, stride));
-      using values = device.uploadBuffer("v", rowsOf(v, kvHeads, stride));
-      device.write(position, Uint32Array.of(t));
-      using plan = new Plan(device);
-      plan.dispatch(compileKernel(device, cacheAppend), [keys, values, position, cache.k, cache.v, {
-        params: [u32(stride / 4), u32(capacity)],
-      }], { groups: [Math.ceil(stride / 256), sequences] });
-      const sizes = { heads, kvHeads, headDim, window, capacity, rows: sequences, ownCaches: true, lanes };
-      recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, o });
-      await plan.run();
+      const alone: string[] = [];
+      for (const [row, length] of lengths.entries()) {
+        using keys = device.uploadBuffer("k", random(length * stride, 10 + row));
+        using values = device.uploadBuffer("v", random(length * stride, 20 + row));
+        using start = device.createBuffer("start", 4);
+        using table = device.uploadBuffer("pages", Uint32Array.from(places[row] ?? []));
+        using own = createCaches(device, spec, { pages: pagesOf(capacity), placement });
+        using plain = createPageTable(device, capacity);
+        using plan = new Plan(device);
+        for (const [target, pages] of [[caches, { buffer: table, perRow: 4 }], [own, plain]] as const) {
+          const state = { caches: target, capacity, pages, position: start };
+          recordCacheFill(plan, state, { spec, layer: 0, k: keys, v: values, rows: length });
+        }
+        await plan.run();
+        alone.push(...await read([row], { pages: plain, cache: own.layers[0] ?? assert.fail() }));
+      }
+      using table = device.uploadBuffer("pages", Uint32Array.from(places.flat()));
+      assert.deepEqual(await read([0, 1, 2], { pages: { buffer: table, perRow: 4 }, cache }), alone);
     }
-    assertCells(await device.readFloats(o, sequences * wide), {
-      what: JSON.stringify({ lanes, ...shape, seq }),
-      rows: sequences,
-      stride: wide,
-      want(row, column): Cell {
-        const h = Math.floor(column / hs), c = column % hs;
-        if (h >= heads || c >= headDim) return { value: 0, bound: 0 };
-        const value = want[((row * seq + seq - 1) * heads + h) * headDim + c] ?? NaN;
-        return { value, bound: TOLERANCE * (1 + Math.abs(value)) };
-      },
-    });
-  }
-});
+  });
+}
+
+function rowAt(values: Float32Array, row: number, stride: number): Float32Array {
+  return values.subarray(row * stride, (row + 1) * stride);
+}
 
 Deno.test("large scores stay finite, whichever row of the cache they lie in", async () => {
   const device = await sharedDevice();
@@ -212,18 +224,21 @@ Deno.test("large scores stay finite, whichever row of the cache they lie in", as
     using position = device.uploadBuffer("position", Uint32Array.of(seq - 1));
     using o = device.createBuffer("o", 256);
     const spec = specOf(shape);
-    using caches = createCaches(device, spec, { capacity: shape.capacity, placement: "texture" });
+    const { capacity } = shape;
+    using caches = createCaches(device, spec, { pages: pagesOf(capacity), placement: "texture" });
+    using pages = createPageTable(device, capacity);
+    using start = device.createBuffer("start", 4);
     const cache = caches.layers[0];
     assert.ok(cache?.placement === "texture");
     using plan = new Plan(device);
-    recordCacheFill(plan, caches, { spec, layer: 0, k, v, rows: seq });
-    recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, z, o });
+    recordCacheFill(plan, { caches, capacity, pages, position: start }, { spec, layer: 0, k, v, rows: seq });
+    recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
     await plan.run();
     assert.deepEqual([...await device.readFloats(o, 4)], [5, 5, 5, 5], `key ${top}`);
   }
 });
 
-Deno.test("rotateAppend turns the query in place, and writes one row of the caches, none past their end", async () => {
+Deno.test("rotateAppend turns the queries in place, and writes one key of each sequence, none past the capacity", async () => {
   const device = await sharedDevice();
   for (
     const { heads, kvHeads, headDim, dims = headDim } of [
@@ -233,27 +248,36 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
       { heads: 4, kvHeads: 2, headDim: 18, dims: 10 },
     ]
   ) {
-    for (const at of [0, 4, 5]) {
-      const capacity = 5, hs = headStride(headDim), half = dims / 2, stride = strideOf(kvHeads * hs);
-      const k0 = heads * hs, v0 = k0 + kvHeads * hs, values = random(v0 + kvHeads * hs, 1);
+    for (const positions of [[0, 4], [4, 5], [5, 0]]) {
+      // Two sequences, the first in page 1 and the second in page 0.
+      const capacity = 5,
+        hs = headStride(headDim),
+        half = dims / 2,
+        stride = strideOf(kvHeads * hs),
+        wide = heads * hs;
+      const k0 = 2 * wide, v0 = k0 + 2 * stride, values = random(v0 + 2 * stride, 1), places = [1, 0];
       // Padding of heads is zero, as that of the weights is.
       values.forEach((_, n) => n % hs >= headDim && (values[n] = 0));
       const table = ropeTable({ headDim, rope: { base: 50, scaling: { kind: "none" }, dims } }, capacity + 1);
       using rope = device.uploadBuffer("rope", table);
-      using position = device.uploadBuffer("position", Uint32Array.of(at));
+      using position = device.uploadBuffer("position", Uint32Array.from(positions));
+      using pages = device.uploadBuffer("pages", Uint32Array.from(places));
       using qkv = device.uploadBuffer("qkv", values);
-      using kCache = device.uploadBuffer("k", new Float32Array(capacity * stride).fill(STALE));
-      using vCache = device.uploadBuffer("v", new Float32Array(capacity * stride).fill(STALE));
+      using kCache = device.uploadBuffer("k", new Float32Array(2 * CACHE_KEYS * stride).fill(STALE));
+      using vCache = device.uploadBuffer("v", new Float32Array(2 * CACHE_KEYS * stride).fill(STALE));
       using plan = new Plan(device);
-      const params = [heads, kvHeads, hs / 4, half, k0 / 4, v0 / 4, stride / 4, capacity, capacity + 1].map(u32);
+      const params = [
+        ...[heads, kvHeads, hs / 4, half, wide / 4, k0 / 4, v0 / 4, stride / 4, capacity, capacity + 1, 1],
+      ].map(u32);
       const threads = (heads + kvHeads) * half + kvHeads * hs;
-      plan.dispatch(compileKernel(device, rotateAppend), [rope, position, qkv, kCache, vCache, { params }], {
-        groups: [Math.ceil(threads / 64)],
+      plan.dispatch(compileKernel(device, rotateAppend), [rope, position, pages, qkv, kCache, vCache, { params }], {
+        groups: [Math.ceil(threads / 64), 2],
       });
       await plan.run();
-      const turned = (n: number): Cell => {
-        const j = n % hs, pair = j % half, low = n - j + pair;
-        if (j >= dims) return { value: values[n] ?? NaN, bound: 0 };
+      /** Value n of a row that begins at `from`, turned. */
+      const turned = (row: number, from: number, n: number): Cell => {
+        const j = n % hs, pair = j % half, low = from + n - j + pair, at = positions[row] ?? NaN;
+        if (j >= dims) return { value: values[from + n] ?? NaN, bound: 0 };
         const [a = NaN, b = NaN] = [values[low], values[low + half]],
           [cos = NaN, sin = NaN] = table.subarray(2 * (at * half + pair));
         return {
@@ -261,22 +285,28 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
           bound: 4 * ROUND * (Math.abs(a) + Math.abs(b)),
         };
       };
-      const what = JSON.stringify({ heads, kvHeads, headDim, at });
+      const what = JSON.stringify({ heads, kvHeads, headDim, positions });
       const read = (buffer: DeviceBuffer, length: number): Promise<Float32Array> => device.readFloats(buffer, length);
       assertCells(await read(qkv, values.length), {
         what: `${what}, qkv`,
         rows: 1,
         stride: values.length,
-        want: (_, n) => n < k0 ? turned(n) : { value: values[n] ?? NaN, bound: 0 },
+        want(_, n): Cell {
+          const row = Math.floor(n / wide);
+          return n < k0 ? turned(row, row * wide, n % wide) : { value: values[n] ?? NaN, bound: 0 };
+        },
       });
       for (const [cache, from] of [[kCache, k0], [vCache, v0]] as const) {
-        assertCells(await read(cache, capacity * stride), {
+        assertCells(await read(cache, 2 * CACHE_KEYS * stride), {
           what: `${what}, cache from ${from}`,
-          rows: capacity,
+          rows: 2 * CACHE_KEYS,
           stride,
-          want(row, n): Cell {
-            if (row !== at || n >= kvHeads * hs) return { value: STALE, bound: 0 };
-            return from === k0 ? turned(k0 + n) : { value: values[v0 + n] ?? NaN, bound: 0 };
+          want(key, n): Cell {
+            const row = places.indexOf(Math.floor(key / CACHE_KEYS)),
+              at = key % CACHE_KEYS,
+              start = from + row * stride;
+            if (at !== positions[row] || at >= capacity || n >= kvHeads * hs) return { value: STALE, bound: 0 };
+            return from === k0 ? turned(row, start, n) : { value: values[start + n] ?? NaN, bound: 0 };
           },
         });
       }
@@ -284,12 +314,20 @@ Deno.test("rotateAppend turns the query in place, and writes one row of the cach
   }
 });
 
-Deno.test("caches go to textures as far as these hold them", async () => {
-  const device = await sharedDevice();
-  const most = Math.floor(device.limits.maxTextureDimension2D / 2) * CACHE_KEYS; // two KV heads
-  assert.equal(fitsTextures(device, SPEC, most), true);
-  assert.equal(fitsTextures(device, SPEC, most + 1), false);
-  assert.equal(cacheRows(CACHE_KEYS + 1), 2);
+Deno.test("caches have as many pages as textures and bindings hold", async () => {
+  const device = await sharedDevice(), { maxTextureDimension2D, maxStorageBufferBindingSize } = device.limits;
+  assert.equal(mostPages(device, SPEC, "texture"), Math.floor(maxTextureDimension2D / 2)); // two KV heads
+  const bytes = 4 * CACHE_KEYS * 64; // f32, rows padded to 64
+  assert.equal(mostPages(device, SPEC, "buffer"), Math.floor(maxStorageBufferBindingSize / bytes));
+  assert.equal(
+    mostPages(
+      { limits: { maxTextureDimension2D: 8, maxBufferSize: 1, maxStorageBufferBindingSize: 1 } },
+      SPEC,
+      "texture",
+    ),
+    0,
+  );
+  assert.deepEqual([1, CACHE_KEYS, CACHE_KEYS + 1].map(pagesOf), [1, 1, 2]);
 });
 
 /** A model of one layer. */

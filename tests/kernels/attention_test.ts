@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { type DeviceBuffer } from "../../lib/gpu/types.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import { createPageTable } from "../../lib/nn/decode/cache.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import {
   AttentionScratch,
@@ -167,6 +168,7 @@ Deno.test("recordAttention() records nothing for a layer without heads", () => {
     vCache: buffer,
     o: buffer,
     position: buffer,
+    pages: { buffer, perRow: 1 },
   });
   assert.equal(plan.length, 0);
 });
@@ -216,8 +218,9 @@ Deno.test("recordDecodeAttention() equals the last row of full attention", async
     using vCache = device.uploadBuffer("v", padded(inputs.v, kv));
     using position = device.uploadBuffer("position", new Uint32Array([seq - 1]));
     using o = device.uploadBuffer("o", new Float32Array(strideOf(heads * headStride(headDim))).fill(7));
+    using pages = createPageTable(device, capacity);
     using plan = new Plan(device);
-    recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity }, { q, kCache, vCache, position, o });
+    recordDecodeAttention(plan, { heads, kvHeads, headDim, capacity }, { q, kCache, vCache, position, pages, o });
     await plan.run();
     const got = await device.readFloats(o, o.bytes / 4);
     assertClose(`o of ${JSON.stringify(shape)}`, dense(got, { rows: 1, heads, headDim }), want, TOLERANCE);

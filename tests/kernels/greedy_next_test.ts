@@ -48,6 +48,26 @@ Deno.test("greedyNext writes nothing past the last position", async () => {
   assert.deepEqual(chosen, { token: 1, pick: undefined, position: 9 });
 });
 
+Deno.test("greedyNext chooses for each row, at its own position", async () => {
+  const device = await sharedDevice(), vocab = 5, stride = 64, capacity = 3;
+  const logits = new Float32Array(3 * stride).fill(9); // padding is larger than every logit
+  [[0, 1, 2, 1, 0], [4, 4, 1, 0, 0], [0, NaN, 0, 0, 0]].forEach((row, index) => logits.set(row, index * stride));
+  using input = device.uploadBuffer("logits", logits);
+  using tokens = device.createBuffer("tokens", 12);
+  using picks = device.createBuffer("picks", 4 * 3 * capacity);
+  using at = device.uploadBuffer("position", Uint32Array.of(2, 0, 1));
+  using plan = new Plan(device);
+  plan.dispatch(compileKernel(device, greedyNext), [input, tokens, picks, at, {
+    params: [u32(vocab), u32(capacity), u32(stride)],
+  }], { groups: [3] });
+  await plan.run();
+  const sizes = [[tokens, 3], [picks, 9], [at, 3]] as const;
+  const read = (await device.read(sizes.map(([buffer, count]) => ({ buffer, bytes: 4 * count })))).map((bytes) =>
+    new Uint32Array(bytes)
+  );
+  assert.deepEqual(read.map((values) => [...values]), [[2, 0, 0], [0, 0, 2, 0, 0, 0, 0, NONE, 0], [3, 1, 2]]);
+});
+
 async function choose(
   device: Device,
   logits: Float32Array<ArrayBuffer>,
@@ -60,7 +80,7 @@ async function choose(
   using at = device.uploadBuffer("position", Uint32Array.of(position));
   using plan = new Plan(device);
   plan.dispatch(compileKernel(device, greedyNext), [input, tokens, picks, at, {
-    params: [u32(logits.length), u32(capacity)],
+    params: [u32(logits.length), u32(capacity), u32(logits.length)],
   }], { groups: [1] });
   await plan.run();
   const [token, all, next] = (await device.read([

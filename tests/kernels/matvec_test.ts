@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CACHE_KEYS, textureUnits } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { cacheRows } from "../../lib/nn/decode/attention.ts";
+import { createPageTable } from "../../lib/nn/decode/cache.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import {
   createMatrix,
@@ -197,7 +197,7 @@ for (const dtype of DTYPES) {
         { heads: 9, kvHeads: 3, headDim: 64, cols: 100 },
       ]
     ) {
-      const width = headStride(headDim), rows = cacheRows(capacity);
+      const width = headStride(headDim), pageCount = 2;
       using q = weights(heads * width, cols, storage, 1);
       using k = weights(kvHeads * width, cols, storage, 2);
       using v = weights(kvHeads * width, cols, storage, 3);
@@ -205,8 +205,9 @@ for (const dtype of DTYPES) {
       const table = ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" }, dims } }, capacity);
       using rope = device.uploadBuffer("rope", table);
       using position = device.uploadBuffer("position", Uint32Array.of(at));
+      using pages = createPageTable(device, capacity);
       using turned = device.uploadBuffer("q", new Float32Array(heads * width + 64).fill(STALE));
-      const size = [CACHE_KEYS * width / 4, kvHeads * rows] as const;
+      const size = [CACHE_KEYS * width / 4, kvHeads * pageCount] as const;
       using kCache = device.createTexture("k", ...size, "rgba32float");
       using vCache = device.createTexture("v", ...size, "rgba32float");
       for (const cache of [kCache, vCache]) {
@@ -219,10 +220,12 @@ for (const dtype of DTYPES) {
         dims,
         rope,
         position,
+        pages,
+        capacity,
+        kvHeads,
         q: turned,
         kCache,
         vCache,
-        cacheRows: rows,
       });
       await plan.run();
       const rotated = (w: Weights, n: number): Cell => {
@@ -247,14 +250,49 @@ for (const dtype of DTYPES) {
           rows: size[1],
           stride: 4 * size[0],
           want: (row, column) => {
-            const key = row % rows * CACHE_KEYS + Math.floor(column / width);
+            const key = Math.floor(row / kvHeads) * CACHE_KEYS + Math.floor(column / width);
             if (key !== at) return { value: STALE, bound: 0 };
-            const n = Math.floor(row / rows) * width + column % width;
+            const n = row % kvHeads * width + column % width;
             return role === "k" ? rotated(w, n) : rowSum(w, x.values, n);
           },
         });
       }
     }
+  });
+}
+
+for (const [dtype, placement, batch] of [["q4", "buffer", 2]] as const) {
+  Deno.test(`each of ${batch} vectors has the bits of one alone, ${dtype} in ${placement}s`, async () => {
+    const storage = { dtype, placement } as const,
+      cols = 70,
+      rows = 37,
+      stride = strideOf(cols),
+      pitch = strideOf(rows);
+    using gate = weights(rows, cols, storage, 1);
+    using up = weights(rows, cols, storage, 2);
+    using z = device.uploadBuffer("z", random(rows, 3));
+    using weight = device.uploadBuffer("norm", random(stride, 4));
+    const all = random(batch * stride, 5);
+    const run = async (values: Float32Array<ArrayBuffer>, count: number): Promise<Float32Array> => {
+      using buffer = device.uploadBuffer("x", values);
+      using stored = device.createBuffer("stored", 4 * count * pitch);
+      using gated = device.createBuffer("gated", 4 * count * pitch);
+      using plan = new Plan(device);
+      const input = { buffer, width: cols, batch: count, norm: { weight, eps: EPS } };
+      recordStoredProducts(plan, input, { parts: [{ matrix: gate.matrix, offset: 0 }], y: stored });
+      recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: gated });
+      recordResidualProduct(plan, input, { matrix: up.matrix, z, y: gated });
+      await plan.run();
+      const read = await Promise.all([stored, gated].map((y) => device.readFloats(y, count * pitch)));
+      return Float32Array.from(
+        Array.from({ length: count }, (_, b) => read.flatMap((y) => [...y.subarray(b * pitch, b * pitch + rows)]))
+          .flat(),
+      );
+    };
+    const alone: number[] = [];
+    for (let b = 0; b < batch; b++) alone.push(...await run(all.slice(b * stride, (b + 1) * stride), 1));
+    assert.ok(alone.every((value) => value !== 0));
+    assert.deepEqual([...await run(all, batch)], alone);
   });
 }
 
@@ -273,6 +311,7 @@ Deno.test("rotated products take several dispatches where an adapter binds few t
         ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" } } }, 1),
       );
       using position = device.createBuffer("position", 4);
+      using pages = createPageTable(device, 1);
       using turned = device.createBuffer("q", 4 * heads * width);
       const size = [CACHE_KEYS * width / 4, kvHeads] as const;
       using kCache = device.createTexture("k", ...size, "rgba32float");
@@ -291,10 +330,12 @@ Deno.test("rotated products take several dispatches where an adapter binds few t
         dims: headDim,
         rope,
         position,
+        pages,
+        capacity: 1,
+        kvHeads,
         q: turned,
         kCache,
         vCache,
-        cacheRows: 1,
       });
       Reflect.deleteProperty(device, "limits");
       counts.push(plan.length);

@@ -1,86 +1,157 @@
-// Sequences that are decoded in step, against the full forward pass of each, and what they may take.
+// Sequences that are decoded together, against the same sequences decoded alone, and what they may take.
 import assert from "node:assert/strict";
 import { Device, openDevice } from "../../lib/gpu/device.ts";
-import { createBatchPass, sequencesAtOnce } from "../../lib/nn/decode/batch.ts";
-import { cacheBytes } from "../../lib/nn/decode/cache.ts";
-import { loadModelFrom } from "../../lib/model/model.ts";
-import { assertClose, distance } from "../golden/helpers/golden.ts";
+import { CACHE_KEYS } from "../../kernels/mod.ts";
+import { createDecodeBatch, type DecodeBatch, sequencesAtOnce } from "../../lib/nn/decode/batch.ts";
+import { createDecodePass } from "../../lib/nn/decode/pass.ts";
+import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { UNEVEN } from "../formats/models.ts";
 import { randomSource } from "../slice/helpers.ts";
-import { rowOf, someTokens } from "../run/helpers/reference.ts";
+import { openGoldenModel, someTokens } from "../run/helpers/reference.ts";
+import { sharedDevice } from "../device.ts";
 
-/** As in decode_step_test.ts. */
-const TOLERANCE = 1e-4;
+/** Prompts of different lengths, some past one page of the caches. */
+function prompts(count: number, vocab: number): number[][] {
+  const lengths = [5, CACHE_KEYS + 3, 1, 12, 2, CACHE_KEYS, 3, 9, 4, 7];
+  return Array.from(
+    { length: count },
+    (_, index) => someTokens(lengths[index % lengths.length] ?? 1, vocab).map((id) => (id * (index + 1)) % vocab),
+  );
+}
 
-const LENGTH = 7;
+/** Logits of tokens behind a prompt, token by token, as text: bits that differ give another text. */
+async function alone(model: Model, prompt: readonly number[], next: readonly number[]): Promise<string[]> {
+  using batch = createDecodeBatch(model.device, model.weights, { sequences: 1, capacity: prompt.length + next.length });
+  return (await together(batch, [{ prompt, next }]))[0] ?? [];
+}
+
+async function together(
+  batch: DecodeBatch,
+  all: readonly { readonly prompt: readonly number[]; readonly next: readonly number[] }[],
+): Promise<string[][]> {
+  const open = all.map(({ prompt, next }) => batch.open(prompt.length + next.length) ?? assert.fail("no pages"));
+  for (const [index, sequence] of open.entries()) await sequence.prefill(all[index]?.prompt.slice(0, -1) ?? []);
+  const seen: string[][] = all.map(() => []), length = Math.max(...all.map(({ next }) => next.length));
+  for (let t = 0; t < length; t++) {
+    // Those that have ended leave; the others go on in fewer rows, from the last to the first.
+    const rows = open.flatMap((sequence, index) => {
+      const { prompt = [], next = [] } = all[index] ?? {};
+      const token = t === 0 ? prompt.at(-1) ?? 0 : next[t - 1] ?? 0;
+      return t < next.length ? [{ sequence, token, index }] : [];
+    }).reverse();
+    const logits = await batch.logits(rows);
+    rows.forEach(({ index }, row) => seen[index]?.push(logits[row]?.join() ?? ""));
+  }
+  open.forEach((sequence) => sequence[Symbol.dispose]());
+  return seen;
+}
+
+const DEVICES = {
+  texture: openDevice,
+  buffer: async () => {
+    const { gpu, facts } = await openDevice();
+    return new Device(gpu, { ...facts, isCpu: false });
+  },
+};
 
 for (const placement of ["texture", "buffer"] as const) {
-  Deno.test(`logits of sequences in step, weights in ${placement}s, equal those of the full forward pass of each`, async () => {
-    using opened = await openDevice();
-    const { gpu, facts } = opened;
-    using device = placement === "texture" ? opened : new Device(gpu, { ...facts, isCpu: false });
-    for (const baseDtype of ["f32", "f16", "q8", "q4"] as const) {
-      using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype });
+  Deno.test(`logits of sequences together are the bits of each alone, weights in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    // Kernels over buffers take long to compile; matvec_test.ts has every storage and larger batches.
+    const isBuffer = placement === "buffer";
+    const spec = isBuffer ? { ...UNEVEN, layers: UNEVEN.layers.slice(0, 1) } : UNEVEN;
+    for (const baseDtype of isBuffer ? ["f16"] as const : ["f32", "f16", "q8", "q4"] as const) {
+      using model = await loadModelFrom(randomSource(spec), { device, baseDtype });
       assert.equal(model.weights.embedding.placement, placement);
-      const sequences = [1, 2, 3].map((factor) =>
-        someTokens(LENGTH, UNEVEN.vocab).map((id) => (id * factor) % UNEVEN.vocab)
-      );
-      using pass = createBatchPass(device, model.weights, { sequences: 3, capacity: LENGTH });
-      const expected = await Promise.all(sequences.map((tokens) => model.logits(tokens)));
-      const distances = [];
-      for (let t = 0; t < LENGTH; t++) {
-        const logits = await pass.logits(sequences.map((tokens) => tokens[t] ?? 0));
-        assert.equal(pass.length, t + 1);
-        for (const [row, own] of logits.entries()) {
-          const full = expected[row] ?? assert.fail();
-          distances.push(distance(`${placement} ${baseDtype}, ${row}, ${t}`, own, rowOf(full, t, UNEVEN.vocab)));
+      for (const count of isBuffer ? [2] : [1, 3, 10]) {
+        const all = prompts(count, UNEVEN.vocab).map((prompt, index) => ({
+          prompt,
+          next: someTokens(2 + index % 3, UNEVEN.vocab),
+        }));
+        using batch = createDecodeBatch(device, model.weights, { sequences: count, capacity: 80 });
+        const pages = batch.freePages, seen = await together(batch, all);
+        assert.equal(batch.freePages, pages);
+        for (const [index, { prompt, next }] of all.entries()) {
+          assert.deepEqual(seen[index], await alone(model, prompt, next), `${baseDtype}, ${index} of ${count}`);
         }
       }
-      assertClose(distances, TOLERANCE);
-      await assert.rejects(pass.logits([0, 0, 0]), /8 tokens, capacity 7/);
     }
   });
 }
 
-for (const placement of ["texture", "buffer"] as const) {
-  Deno.test(`a sequence's logits are the same bits beside others, whichever and however many, weights in ${placement}s`, async () => {
-    using opened = await openDevice();
-    const { gpu, facts } = opened;
-    using device = placement === "texture" ? opened : new Device(gpu, { ...facts, isCpu: false });
-    using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f16" });
-    const tokens = someTokens(LENGTH, UNEVEN.vocab);
-    const run = async (others: number, place: number): Promise<string[]> => {
-      using pass = createBatchPass(device, model.weights, { sequences: others + 1, capacity: LENGTH });
-      const seen: string[] = [];
-      for (const [t, token] of tokens.entries()) {
-        const row = Array.from({ length: others + 1 }, (_, index) => index === place ? token : (index * 5 + t) % 71);
-        seen.push((await pass.logits(row))[place]?.join() ?? "");
-      }
-      return seen;
-    };
-    const alone = await run(0, 0);
-    for (const [others, place] of [[2, 1], [8, 8], [31, 17]] as const) {
-      assert.deepEqual(await run(others, place), alone, `${others} others`);
+for (const name of ["gqa_bias", "qwen3", "mistral_window"] as const) {
+  Deno.test(`logits of ${name} are the same bits together and alone`, async () => {
+    const device = await sharedDevice();
+    const { model } = await openGoldenModel(name, { device });
+    using _ = model;
+    const { vocab } = model.spec;
+    const all = prompts(3, vocab).map((prompt) => ({ prompt: prompt.slice(-30), next: someTokens(3, vocab) }));
+    using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 80 });
+    const seen = await together(batch, all);
+    for (const [index, { prompt, next }] of all.entries()) {
+      assert.deepEqual(seen[index], await alone(model, prompt, next), `${index}`);
     }
   });
 }
 
-Deno.test("as many sequences are decoded in step as memory and bindings allow, from one to 32", () => {
-  // f32, rows padded to 64; keys and values of three layers.
-  const layer = 4 * 100 * 64, one = 6 * layer, GIB = 2 ** 30;
-  assert.deepEqual(cacheBytes(UNEVEN, 100), [layer, 0, layer, 0, layer]);
+Deno.test("greedy tokens of sequences together are those of each alone, in groups that overlap", async () => {
+  const device = await sharedDevice();
+  using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f32" });
+  const all = prompts(3, UNEVEN.vocab);
+  using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 90 });
+  const rows = [];
+  for (const prompt of all) {
+    const sequence = batch.open(90) ?? assert.fail();
+    await sequence.prefill(prompt.slice(0, -1));
+    rows.push({ sequence, token: prompt.at(-1) ?? 0 });
+  }
+  assert.equal(batch.open(1), null);
+  const groups = await Promise.all([
+    batch.greedy(rows, { count: 4 }),
+    batch.greedy(null, { count: 1 }),
+    batch.greedy(null, { count: 6 }),
+  ]);
+  for (const [index, prompt] of all.entries()) {
+    using pass = createDecodePass(device, model.weights, { capacity: 90 });
+    await pass.prefill(prompt.slice(0, -1));
+    const expected = await pass.greedy(prompt.at(-1) ?? 0, { count: 11 });
+    assert.deepEqual(groups.flatMap((group) => group[index] ?? []), expected);
+    assert.equal(rows[index]?.sequence.length, prompt.length + 10);
+  }
+  await assert.rejects(batch.greedy(null, { count: 90 }), /capacity 90/);
+  rows[1]?.sequence[Symbol.dispose]();
+  await assert.rejects(batch.greedy(rows, { count: 1 }), /was disposed/);
+});
+
+Deno.test("as many sequences are decoded together as memory and bindings allow, from one to 32", async () => {
+  using device = await openDevice();
+  using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f32" });
+  // f32, rows padded to 64; keys and values of three layers, in pages.
+  const page = 6 * 4 * CACHE_KEYS * 64, { limits } = device;
   const atOnce = (
-    sizes: Partial<Pick<Device, "memoryLimit" | "bytes">> & { binding?: number; asked?: number; capacity?: number },
+    { capacity = 100, bytes, left = Infinity, binding = limits.maxStorageBufferBindingSize }: {
+      readonly capacity?: number;
+      readonly bytes?: number;
+      readonly left?: number;
+      readonly binding?: number;
+    },
   ): number => {
-    const { memoryLimit = Infinity, bytes = 0, binding = GIB, asked, capacity = 100 } = sizes;
-    const limits = { maxStorageBufferBindingSize: binding, maxBufferSize: GIB };
-    return sequencesAtOnce({ memoryLimit, bytes, limits }, UNEVEN, { capacity, bytes: asked });
+    const limited = {
+      limits: {
+        maxStorageBufferBindingSize: binding,
+        maxBufferSize: limits.maxBufferSize,
+        maxTextureDimension2D: limits.maxTextureDimension2D,
+      },
+      memoryLimit: device.bytes + left,
+      bytes: device.bytes,
+    };
+    return sequencesAtOnce(limited, model.weights, { capacity, bytes });
   };
   assert.equal(atOnce({}), 32);
-  assert.equal(atOnce({ asked: 5.5 * one }), 5);
-  assert.equal(atOnce({ asked: 0 }), 1);
-  assert.equal(atOnce({ memoryLimit: 50 * one, bytes: 30 * one }), 10);
-  assert.equal(atOnce({ memoryLimit: 50 * one, bytes: 50 * one }), 1);
-  assert.equal(atOnce({ binding: 7.5 * layer }), 7);
-  assert.equal(atOnce({ capacity: 2 ** 18 }), 2);
+  assert.equal(atOnce({ bytes: 11 * page }), 5);
+  assert.equal(atOnce({ bytes: 0 }), 1);
+  assert.equal(atOnce({ left: 40 * page }), 10);
+  assert.equal(atOnce({ left: 0 }), 1);
+  assert.equal(atOnce({ binding: 15 * 4 * CACHE_KEYS * 64 }), 7);
+  assert.equal(atOnce({ capacity: 50 * CACHE_KEYS, bytes: 120 * page }), 2);
 });

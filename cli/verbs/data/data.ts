@@ -115,7 +115,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
       const rows = Math.min(
         count,
-        sequencesAtOnce(model.device, model.spec, { capacity: tokens + (model.tokenizer?.leading.length ?? 0) }),
+        sequencesAtOnce(model.device, model.weights, { capacity: tokens + (model.tokenizer?.leading.length ?? 0) }),
       );
       await tune({ rows, directions: ["forward"], tokens: count * tokens });
       const start = performance.now();

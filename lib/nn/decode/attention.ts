@@ -1,10 +1,11 @@
 // Attention of query tokens over a KV cache in buffers or textures.
-import { CACHE_KEYS, decodeAttentionKernel, decodeAttentionTexture, NO_WINDOW } from "../../../kernels/mod.ts";
+import { decodeAttentionKernel, decodeAttentionTexture, NO_WINDOW } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
 import type { Span } from "../ops.ts";
+import type { PageTable } from "../products/matvec.ts";
 
 /** Sizes of {@link recordDecodeAttention}. */
 export interface DecodeShape {
@@ -15,13 +16,11 @@ export interface DecodeShape {
   readonly scale?: number | undefined;
   /** Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all. */
   readonly window?: number | undefined;
-  /** Rows of the caches. */
+  /** Largest number of tokens of a sequence. */
   readonly capacity: number;
   /** Query tokens. They are consecutive unless `ownCaches` is set. Default 1. */
   readonly rows?: number;
-  /**
-   * Whether each row is the next token of a separate sequence; the caches are then [rows, capacity, …]. Default false.
-   */
+  /** Whether each row is the next token of a separate sequence. Default false. */
   readonly ownCaches?: boolean;
   /** Workgroup size of the buffer kernel; the default depends on the device. */
   readonly lanes?: number;
@@ -31,14 +30,17 @@ export interface DecodeShape {
 export interface DecodeBuffers {
   /** [rows, strideOf(heads·hs)]; a single row may omit the padding after the heads. */
   readonly q: DeviceBuffer;
-  /** [capacity, strideOf(kvHeads·hs)], or one such cache for each row. */
+  /** See `DecodeCache`. */
   readonly kCache: DeviceBuffer;
   readonly vCache: DeviceBuffer;
   readonly o: DeviceBuffer;
   /**
-   * One u32: position[0] + 1 keys are valid for the first row, and one more for each further row of the same sequence.
+   * u32: position[0] + 1 keys are valid for the first row, and one more for each further row of the same sequence; with
+   * `ownCaches` position[r] + 1 keys for row r.
    */
   readonly position: DeviceBuffer;
+  /** The pages of the sequence, or with `ownCaches` of each row. */
+  readonly pages: PageTable;
   /** Head masks, which multiply o. Default: none. */
   readonly z?: Span;
 }
@@ -71,33 +73,32 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   const { lanes = plan.device.facts.isCpu ? CPU_LANES : LANES } = shape;
   const hs = headStride(headDim), shared = sharedHeads(shape), isMasked = buffers.z !== undefined;
   const source = sourceOf(decodeAttentionKernel, { headDim, lanes, heads: shared, isMasked, ownCaches });
-  const sizes = [heads / kvHeads, heads, capacity, strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4, hs / 4];
-  const { q, kCache, vCache, position, o, z } = buffers;
+  const { q, kCache, vCache, position, pages, o, z } = buffers;
+  const strides = [heads, kvHeads].map((count) => strideOf(count * hs) / 4);
   recordRows(plan, shape, {
     kernel: compileKernel(plan.device, source),
-    sizes,
-    bound: [q, kCache, vCache, position, ...(z ? [z] : []), o],
+    sizes: [heads / kvHeads, heads, capacity, ...strides, hs / 4, pages.perRow],
+    bound: [q, kCache, vCache, position, pages.buffer, ...(z ? [z] : []), o],
   });
 }
 
 /**
- * Like {@link recordDecodeAttention}, over the cache of one sequence in textures. Writes (=) the heads of the rows of
- * o, but not their padding columns.
+ * Like {@link recordDecodeAttention}, over caches in textures. Writes (=) the heads of the rows of o, but not their
+ * padding columns.
  */
 export function recordTextureDecodeAttention(
   plan: Plan,
-  shape: Omit<DecodeShape, "ownCaches" | "lanes">,
+  shape: Omit<DecodeShape, "lanes">,
   buffers: TextureDecodeBuffers,
 ): void {
-  const { heads, kvHeads, headDim, capacity } = shape, hs = headStride(headDim);
+  const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape, hs = headStride(headDim);
   if (heads === 0) return;
-  const shared = sharedHeads(shape);
-  const source = sourceOf(decodeAttentionTexture, { headDim, heads: shared });
-  const { q, kCache, vCache, position, z, o } = buffers;
+  const source = sourceOf(decodeAttentionTexture, { headDim, heads: sharedHeads(shape), ownCaches });
+  const { q, kCache, vCache, position, pages, z, o } = buffers;
   recordRows(plan, shape, {
     kernel: compileKernel(plan.device, source),
-    sizes: [heads / kvHeads, capacity, cacheRows(capacity), strideOf(heads * hs) / 4],
-    bound: [q, kCache, vCache, position, z, o],
+    sizes: [heads / kvHeads, capacity, kvHeads, pages.perRow, strideOf(heads * hs) / 4],
+    bound: [q, kCache, vCache, position, pages.buffer, z, o],
   });
 }
 
@@ -120,11 +121,6 @@ function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
 /** Factor of q·k for softmax with base 2. */
 export function scoreScale({ headDim, scale }: Pick<DecodeShape, "headDim" | "scale">): number {
   return scale === undefined ? LOG2_E / Math.sqrt(headDim) : LOG2_E * scale;
-}
-
-/** Rows of a cache texture that one KV head occupies. */
-export function cacheRows(capacity: number): number {
-  return Math.ceil(capacity / CACHE_KEYS);
 }
 
 /** Heads of a KV group that one workgroup processes. */

@@ -1,112 +1,281 @@
-// Decodes several sequences of the same length together, token by token.
-import type { DeviceLimits } from "../../gpu/types.ts";
+// Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
-import { Plan } from "../../gpu/plan.ts";
-import { createActivations } from "../activations.ts";
-import { createRopeTables } from "../rope.ts";
-import { cacheBytes, createCaches } from "./cache.ts";
-import { recordCachedAttention } from "./general.ts";
-import { recordFinalNorm, recordLogits } from "../head.ts";
+import { type CacheLimits, createCaches, mostPages, pageBytes, pagesOf } from "./cache.ts";
+import { createGeneralStep } from "./general.ts";
+import { notFinite } from "./pass.ts";
+import { runPrefill } from "./prefill.ts";
+import { createDecodeStep, type DecodeState, type DecodeStep, stepPlacement } from "./step.ts";
 import { strideOf } from "../padding.ts";
-import { createMaskSlots, type MaskKind } from "../mask_slots.ts";
-import { recordForward } from "../pass.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import { createRopeTables } from "../rope.ts";
+import type { MatrixPlacement } from "../products/matrix.ts";
+import { BATCH_ROWS } from "../products/matvec.ts";
+import { createLora, type Lora } from "../lora.ts";
+import type { LoraConfig } from "../../spec/lora.ts";
+import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
 import { createStepState } from "../train/step_state.ts";
 import type { Weights } from "../weights.ts";
 
-/** Sizes of {@link createBatchPass}. */
-export interface BatchPassOptions {
+/** Options of {@link createDecodeBatch}. */
+export interface DecodeBatchOptions {
+  /** Sequences decoded at once, at most {@link MOST_SEQUENCES}. */
   readonly sequences: number;
   /** Largest number of tokens of a sequence. */
   readonly capacity: number;
+  /** Pages of the caches, for all sequences. Default: enough for all sequences at their capacity. */
+  readonly pages?: number;
+  readonly lora?: LoraConfig | null;
 }
 
-/** Sequences of the same length that are decoded together. After an error or an abort it can only be disposed. */
-export interface BatchPass extends Disposable {
-  /** Tokens of each sequence that the model has read. */
+/** One sequence. Disposing it frees its pages; no call that reads it may be pending then. */
+export interface BatchSequence extends Disposable {
+  /** Tokens that the model has read. */
   readonly length: number;
-  /** Reads the next token of each sequence [sequences]. Returns the next-token logits [vocab] of each. */
+  /** Reads the next tokens of the sequence in one pass. Tokens of other sequences may be decoded meanwhile. */
+  prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
+}
+
+/** A sequence and its next token. */
+export interface BatchRow {
+  readonly sequence: BatchSequence;
+  readonly token: number;
+}
+
+/** Sequences that are decoded together. Write masks and LoRA before the first token. After an error it can only be disposed. */
+export interface DecodeBatch extends Disposable {
+  readonly masks: MaskSlots;
+  readonly lora: Lora | null;
+  /** Pages that no sequence has. */
+  readonly freePages: number;
+  /** Takes pages for a sequence of up to this many tokens. Null if there are not enough. */
+  open(capacity: number): BatchSequence | null;
+  /** Reads a token of each sequence. Returns the next-token logits [vocab] of each, the same bits as decoded alone. */
   logits(
-    tokens: ArrayLike<number>,
+    rows: readonly BatchRow[],
     options?: { readonly signal?: AbortSignal | undefined },
   ): Promise<readonly Float32Array<ArrayBuffer>[]>;
+  /**
+   * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
+   * that it chooses itself. Returns the most likely token after each, `count` for each sequence. May be called again
+   * before it resolves; the work then continues without a gap.
+   *
+   * @throws CompressoError("numeric") if the logits are not finite.
+   */
+  greedy(
+    rows: readonly BatchRow[] | null,
+    options: {
+      readonly count: number;
+      readonly signal?: AbortSignal | undefined;
+      /** See `Plan.run`. */
+      readonly profile?: Map<string, number>;
+    },
+  ): Promise<readonly (readonly number[])[]>;
 }
 
-/** Largest number of sequences of one pass. Larger batches reuse the weights that the products read. */
-const MOST_SEQUENCES = 32;
-/** Largest size of the caches of one pass in bytes, and as a share of the remaining memory on a device with a limit. */
+/** What of a device bounds the caches. */
+type Bounds = Pick<Device, "memoryLimit" | "bytes"> & { readonly limits: CacheLimits };
+
+/** Largest number of sequences of a batch. */
+export const MOST_SEQUENCES = 32;
+/** Largest size of the caches in bytes, and as a share of the remaining memory on a device with a limit. */
 const MOST_CACHE_BYTES = 2 ** 30, CACHE_SHARE = 0.5;
+/** The value that kernels/greedy_next.wgsl writes for logits that are not finite. */
+const NO_PICK = 0xffffffff;
 
 /**
- * Largest number of sequences of the given length to decode together. Their caches take at most `bytes` (default: 1
- * GiB, less where memory is limited), and each cache fits one binding. At least one.
+ * Largest number of cache pages within the limits of the device and `bytes` (default: 1 GiB, less where memory is
+ * limited). At least one.
+ */
+export function pagesWithin(
+  device: Bounds,
+  weights: Weights,
+  { bytes = MOST_CACHE_BYTES }: { readonly bytes?: number | undefined } = {},
+): number {
+  const { spec } = weights, { memoryLimit, bytes: used } = device;
+  const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used));
+  const page = 2 * pageBytes(spec).reduce((sum, layer) => sum + layer, 0);
+  const bound = mostPages(device, spec, batchPlacement(device, weights, 1) ?? "buffer");
+  return Math.max(1, Math.min(bound, Math.floor(most / Math.max(1, page))));
+}
+
+/**
+ * Largest number of sequences of up to `capacity` tokens to decode together, within {@link pagesWithin}. At least one.
  */
 export function sequencesAtOnce(
-  { memoryLimit, bytes: used, limits }: Pick<Device, "memoryLimit" | "bytes"> & {
-    readonly limits: Pick<DeviceLimits, "maxStorageBufferBindingSize" | "maxBufferSize">;
-  },
-  spec: DecoderSpec,
-  { capacity, bytes = MOST_CACHE_BYTES }: { readonly capacity: number; readonly bytes?: number | undefined },
+  device: Bounds,
+  weights: Weights,
+  { capacity, bytes }: { readonly capacity: number; readonly bytes?: number | undefined },
 ): number {
-  const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used)),
-    layers = cacheBytes(spec, capacity);
-  const all = 2 * layers.reduce((sum, layer) => sum + layer, 0), largest = Math.max(...layers);
-  const bound = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
-  const count = Math.floor(Math.min(MOST_SEQUENCES, most / Math.max(1, all), bound / Math.max(1, largest)));
-  return Math.max(1, count);
+  const pages = pagesWithin(device, weights, { bytes });
+  return Math.min(MOST_SEQUENCES, Math.max(1, Math.floor(pages / pagesOf(capacity))));
 }
 
-/**
- * Allocates caches and buffers, and records the plan of one token of each sequence. The logits of a sequence do not
- * depend on the others.
- */
-export function createBatchPass(
-  device: Device,
-  weights: Weights,
-  { sequences, capacity }: BatchPassOptions,
-): BatchPass {
-  const { spec } = weights, stride = strideOf(spec.vocab);
+/** Where the caches of the fused step must be placed, or null if it does not apply: in textures it has one row. */
+function batchPlacement(device: Bounds, weights: Weights, pages: number): MatrixPlacement | null {
+  const placement = stepPlacement(device, weights, pages);
+  return placement === "texture" ? null : placement;
+}
+
+/** Rows of the plan that decodes this many sequences: the kernels exist for few numbers of rows. */
+function planRows(sequences: number): number {
+  if (sequences > BATCH_ROWS) return Math.ceil(sequences / BATCH_ROWS) * BATCH_ROWS;
+  return 2 ** Math.ceil(Math.log2(sequences));
+}
+
+/** A sequence with its pages. */
+interface Own extends BatchSequence {
+  readonly pages: readonly number[];
+  readonly capacity: number;
+  length: number;
+}
+
+/** Allocates caches and buffers. Plans are recorded when first needed. Initially all masks are 1 and LoRA is zero. */
+export function createDecodeBatch(device: Device, weights: Weights, options: DecodeBatchOptions): DecodeBatch {
+  const { spec } = weights, { sequences, capacity, lora: config = null } = options;
+  const { pages = sequences * pagesOf(capacity) } = options, perRow = pagesOf(capacity), most = planRows(sequences);
+  if (sequences > MOST_SEQUENCES) throw new Error(`decoding: ${sequences} sequences, at most ${MOST_SEQUENCES}`);
   const stack = new DisposableStack();
   try {
-    const position = stack.use(device.createBuffer("position", 4));
-    const caches = stack.use(createCaches(device, spec, { capacity, placement: "buffer", sequences }));
-    const act = stack.use(createActivations(device, spec, {
-      batch: sequences,
-      seq: 1,
-      backward: false,
-      rank: 0,
-      headRows: sequences,
-    }));
-    const plan = stack.use(new Plan(device));
-    const context = {
-      plan,
+    const masks = stack.use(createMaskSlots(device, spec));
+    const lora = config ? stack.use(createLora(device, spec, { ...config, trains: false })) : null;
+    const stepState = stack.use(createStepState(device));
+    const fused = lora ? null : batchPlacement(device, weights, pages);
+    const stride = strideOf(spec.vocab);
+    const buffer = (label: string, values: number): DecodeState["token"] =>
+      stack.use(device.createBuffer(label, 4 * values));
+    const state: Omit<DecodeState, "rows"> = {
+      capacity,
       weights,
-      act,
-      masks: stack.use(createMaskSlots(device, spec)),
-      lora: null,
+      masks,
+      caches: stack.use(createCaches(device, spec, { pages, placement: fused ?? "buffer" })),
+      pages: { buffer: buffer("pages", most * perRow), perRow },
       rope: stack.use(createRopeTables(device, spec, capacity)),
-      position,
-      state: stack.use(createStepState(device)),
-      dropout: false,
-      maskGrads: new Set<MaskKind>(),
+      token: buffer("token", most),
+      position: buffer("position", most),
+      picks: buffer("picks", most * capacity),
+      logits: buffer("logits", most * stride),
     };
-    recordForward({ ...context, attend: (own, index) => recordCachedAttention(own, { caches, position }, index) });
-    recordFinalNorm(context);
-    recordLogits(context, { first: 0, rows: sequences });
-    plan.finish();
-    let length = 0;
-    return {
-      get length(): number {
-        return length;
+    const steps = new Map<number, DecodeStep>();
+    const stepOf = (rows: number): DecodeStep => {
+      const known = steps.get(rows);
+      if (known) return known;
+      const all = { ...state, rows };
+      const step = stack.use(
+        fused ? createDecodeStep(device, all) : createGeneralStep(device, all, { lora, stepState }),
+      );
+      steps.set(rows, step);
+      return step;
+    };
+
+    const free = Array.from({ length: pages }, (_, page) => pages - 1 - page), owned = new Set<BatchSequence>();
+    const advance = (sequence: Own, count: number): void => {
+      if (sequence.length + count > sequence.capacity) {
+        throw new Error(`decoding: ${sequence.length} + ${count} tokens, capacity ${sequence.capacity}`);
+      }
+      sequence.length += count;
+    };
+    const open = (room: number): BatchSequence | null => {
+      if (room > capacity) throw new Error(`decoding: a sequence of ${room} tokens, capacity ${capacity}`);
+      if (free.length < pagesOf(room)) return null;
+      const taken = free.splice(free.length - pagesOf(room));
+      const sequence: Own = {
+        pages: taken,
+        capacity: room,
+        length: 0,
+        async prefill(tokens, { signal } = {}): Promise<void> {
+          if (tokens.length === 0) return;
+          const start = sequence.length;
+          advance(sequence, tokens.length);
+          using table = device.uploadBuffer("pages", Uint32Array.from(taken));
+          using position = device.createBuffer("position", 4);
+          const own = { ...state, position, pages: { buffer: table, perRow: taken.length } };
+          await runPrefill(device, own, { tokens, start, lora, stepState, signal });
+        },
+        [Symbol.dispose](): void {
+          if (owned.delete(sequence)) free.push(...taken);
+        },
+      };
+      owned.add(sequence);
+      return sequence;
+    };
+
+    /** The sequences of the last step, in the order of their rows. */
+    let current: readonly Own[] = [];
+    const checked = (sequence: BatchSequence): Own => {
+      if (!owned.has(sequence)) throw new Error("decoding: a sequence of another batch, or one that was disposed");
+      return sequence as Own;
+    };
+    /** Writes the rows of a step; rows beyond the sequences repeat the first one. */
+    const write = (rows: readonly BatchRow[], own: readonly Own[], starts: readonly number[]): void => {
+      const count = planRows(rows.length), table = new Uint32Array(count * perRow);
+      const places = Array.from({ length: count }, (_, index) => index < rows.length ? index : 0);
+      places.forEach((place, index) => table.set(own[place]?.pages ?? [], index * perRow));
+      device.write(state.pages.buffer, table);
+      device.write(state.token, Uint32Array.from(places, (place) => rows[place]?.token ?? 0));
+      device.write(state.position, Uint32Array.from(places, (place) => starts[place] ?? 0));
+    };
+    // Each run enters the queue as soon as the previous one is submitted.
+    let turn = Promise.resolve();
+    const run = async <T>(
+      rows: readonly BatchRow[] | null,
+      { repeat, signal, profile }: {
+        readonly repeat: number;
+        readonly signal: AbortSignal | undefined;
+        readonly profile?: Map<string, number> | undefined;
       },
-      async logits(tokens, { signal } = {}): Promise<readonly Float32Array<ArrayBuffer>[]> {
-        if (tokens.length !== sequences) throw new Error(`decoding: ${tokens.length} tokens of ${sequences} sequences`);
-        if (length >= capacity) throw new Error(`decoding: ${length + 1} tokens, capacity ${capacity}`);
-        device.write(act.tokens, Uint32Array.from(tokens));
-        device.write(position, Uint32Array.of(length++));
-        await plan.run(signal ? { signal } : {});
-        const all = await device.readFloats(act.logits, sequences * stride);
-        return Array.from({ length: sequences }, (_, row) => all.subarray(row * stride, row * stride + spec.vocab));
+      read: (starts: readonly number[]) => Promise<T>,
+    ): Promise<T> => {
+      const own = rows ? rows.map(({ sequence }) => checked(sequence)) : current;
+      const starts = own.map(({ length }) => length);
+      if (own.length === 0 || own.length > sequences) {
+        throw new Error(`decoding: ${own.length} sequences, from 1 to ${sequences}`);
+      }
+      own.forEach((sequence) => advance(sequence, repeat));
+      current = own;
+      const before = turn, submitted = Promise.withResolvers<void>();
+      turn = submitted.promise;
+      try {
+        await before;
+        if (rows) write(rows, own, starts);
+        const results: Promise<T>[] = [];
+        await stepOf(planRows(own.length)).plan.run({
+          repeat,
+          ...(signal ? { signal } : {}),
+          ...(profile ? { profile } : {}),
+          onSubmitted: () => {
+            const result = read(starts);
+            result.catch(() => {}); // awaited below unless the run fails first
+            results.push(result);
+            submitted.resolve();
+          },
+        });
+        return await (results[0] ?? read(starts));
+      } finally {
+        submitted.resolve();
+      }
+    };
+    return {
+      masks,
+      lora,
+      get freePages(): number {
+        return free.length;
+      },
+      open,
+      async logits(rows, { signal } = {}): Promise<readonly Float32Array<ArrayBuffer>[]> {
+        const all = await run(rows, { repeat: 1, signal }, () => device.readFloats(state.logits, rows.length * stride));
+        return rows.map((_, row) => all.slice(row * stride, row * stride + spec.vocab));
+      },
+      async greedy(rows, { count, signal, profile }): Promise<readonly (readonly number[])[]> {
+        const read = (starts: readonly number[]): Promise<readonly ArrayBuffer[]> =>
+          device.read(starts.map((start, row) => ({
+            buffer: state.picks,
+            byteOffset: 4 * (row * capacity + start),
+            bytes: 4 * count,
+          })));
+        const picks = (await run(rows, { repeat: count, signal, profile }, read)).map((bytes) => [
+          ...new Uint32Array(bytes),
+        ]);
+        if (picks.some((own) => own.includes(NO_PICK))) throw notFinite();
+        return picks;
       },
       [Symbol.dispose]: () => stack.dispose(),
     };

@@ -1,113 +1,137 @@
-// The KV cache: keys and values of the tokens read so far, by layer.
+// The KV cache: keys and values of the tokens read so far, by layer, in pages that sequences share.
 import { existing } from "../../core/guards.ts";
-import { CACHE_KEYS, cacheFill } from "../../../kernels/mod.ts";
-import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
+import { CACHE_KEYS, cacheAppend, cacheFill } from "../../../kernels/mod.ts";
+import type { DeviceBuffer, DeviceLimits, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type Plan, u32 } from "../../gpu/plan.ts";
-import { cacheRows } from "./attention.ts";
 import { headStride, strideOf } from "../padding.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
+import type { PageTable } from "../products/matvec.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
 
 /**
- * Keys after RoPE and values of a layer: buffers [sequences, capacity, strideOf(kvHeads·hs)] f32, or textures of one
- * sequence in the layout of `decodeAttentionTexture`. Null for layers without attention.
+ * Keys after RoPE and values of a layer: buffers [pages, CACHE_KEYS, strideOf(kvHeads·hs)] f32, or textures in the
+ * layout of `decodeAttentionTexture`. Null for layers without attention.
  */
 export type DecodeCache =
   | { readonly placement: "buffer"; readonly k: DeviceBuffer; readonly v: DeviceBuffer }
   | { readonly placement: "texture"; readonly k: DeviceTexture; readonly v: DeviceTexture }
   | null;
 
-/** The caches of all layers. */
+/** The caches of all layers. A page holds the keys and values of CACHE_KEYS tokens of one sequence, in every layer. */
 export interface DecodeCaches extends Disposable {
-  /** Capacity in tokens of a sequence. */
-  readonly capacity: number;
+  readonly pages: number;
   readonly layers: readonly DecodeCache[];
 }
 
 /** Largest number of workgroups along y. */
 const GRID_HEIGHT = 32768;
 
-/** Size in bytes of the keys, or the values, of one sequence of `capacity` tokens, for each layer. */
-export function cacheBytes(spec: DecoderSpec, capacity: number): readonly number[] {
-  return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * capacity * strideOf(headWidths(spec, layer).kv));
+/** Pages that a sequence of this many tokens takes. */
+export function pagesOf(tokens: number): number {
+  return Math.ceil(tokens / CACHE_KEYS);
 }
 
-/** Allocates zeroed caches for `capacity` tokens of each of `sequences` (default 1; more than one only in buffers). */
+/** Size in bytes of the keys, or the values, of one page, for each layer. */
+export function pageBytes(spec: DecoderSpec): readonly number[] {
+  return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * CACHE_KEYS * strideOf(headWidths(spec, layer).kv));
+}
+
+/** Allocates zeroed caches. */
 export function createCaches(
   device: Device,
   spec: DecoderSpec,
-  { capacity, placement, sequences = 1 }: {
-    readonly capacity: number;
-    readonly placement: MatrixPlacement;
-    readonly sequences?: number;
-  },
+  { pages, placement }: { readonly pages: number; readonly placement: MatrixPlacement },
 ): DecodeCaches {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
-  const vectors = headStride(spec.headDim) / 4;
+  const vectors = headStride(spec.headDim) / 4, bytes = pageBytes(spec);
   try {
-    const layers = spec.layers.map((layer): DecodeCache => {
-      const { kvHeads } = layer;
+    const layers = spec.layers.map(({ kvHeads }, index): DecodeCache => {
       if (kvHeads === 0) return null;
       if (placement === "buffer") {
-        const stride = strideOf(headWidths(spec, layer).kv);
-        const make = (label: string): DeviceBuffer =>
-          own(device.createBuffer(label, 4 * sequences * capacity * stride));
+        const make = (label: string): DeviceBuffer => own(device.createBuffer(label, pages * (bytes[index] ?? 0)));
         return { placement, k: make("k cache"), v: make("v cache") };
       }
       const make = (label: string): DeviceTexture =>
-        own(device.createTexture(label, CACHE_KEYS * vectors, kvHeads * cacheRows(capacity), "rgba32float"));
+        own(device.createTexture(label, CACHE_KEYS * vectors, kvHeads * pages, "rgba32float"));
       return { placement, k: make("k cache"), v: make("v cache") };
     });
-    return { capacity, layers, [Symbol.dispose]: dispose };
+    return { pages, layers, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
   }
 }
 
-/** Whether textures can hold caches of this many tokens. */
-export function fitsTextures(device: Device, { headDim, layers }: DecoderSpec, capacity: number): boolean {
-  const { maxTextureDimension2D } = device.limits;
-  const heads = Math.max(0, ...layers.map(({ kvHeads }) => kvHeads));
-  return CACHE_KEYS * headStride(headDim) / 4 <= maxTextureDimension2D &&
-    heads * cacheRows(capacity) <= maxTextureDimension2D;
+/** Limits of a device that bound caches. */
+export type CacheLimits = Pick<
+  DeviceLimits,
+  "maxStorageBufferBindingSize" | "maxBufferSize" | "maxTextureDimension2D"
+>;
+
+/** Largest number of pages that the limits of a device allow, by placement. */
+export function mostPages(
+  { limits }: { readonly limits: CacheLimits },
+  spec: DecoderSpec,
+  placement: MatrixPlacement,
+): number {
+  if (placement === "texture") {
+    const { maxTextureDimension2D: most } = limits, heads = Math.max(1, ...spec.layers.map(({ kvHeads }) => kvHeads));
+    return CACHE_KEYS * headStride(spec.headDim) / 4 <= most ? Math.floor(most / heads) : 0;
+  }
+  const bytes = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize);
+  return Math.floor(bytes / Math.max(1, ...pageBytes(spec)));
+}
+
+/** A table of one sequence that has the first pages. */
+export function createPageTable(device: Device, capacity: number): PageTable & Disposable {
+  const perRow = pagesOf(capacity);
+  const buffer = device.uploadBuffer("pages", Uint32Array.from({ length: perRow }, (_, page) => page));
+  return { buffer, perRow, [Symbol.dispose]: () => buffer[Symbol.dispose]() };
 }
 
 /**
- * Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to the cache rows of a layer
- * from `first` (default 0).
+ * Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to a layer's caches: from key
+ * position[0] on, or with `own` to key position[r] of the sequence of row r (only in buffers).
  */
 export function recordCacheFill(
   plan: Plan,
-  { capacity, layers }: DecodeCaches,
-  { spec, layer: index, k, v, rows, first = 0 }: {
+  { caches: { layers }, position, pages, capacity }: CacheState,
+  { spec, layer: index, k, v, rows, own = false }: {
     readonly spec: DecoderSpec;
     readonly layer: number;
     readonly k: DeviceBuffer;
     readonly v: DeviceBuffer;
     readonly rows: number;
-    readonly first?: number;
+    readonly own?: boolean;
   },
 ): void {
   const cache = existing(layers[index], `cache of layer ${index}`);
   const layer = existing(spec.layers[index], `layer ${index}`);
-  const stride = strideOf(headWidths(spec, layer).kv);
-  if (cache.placement === "buffer") {
-    const range = { bytes: 4 * rows * stride, targetOffset: 4 * first * stride };
-    plan.copy(k, cache.k, range);
-    plan.copy(v, cache.v, range);
-    return;
-  }
-  const vectors = headStride(spec.headDim) / 4, height = Math.min(rows, GRID_HEIGHT);
-  plan.dispatch(compileKernel(plan.device, cacheFill), [k, v, cache.k, cache.v, {
-    params: [rows, stride / 4, vectors, layer.kvHeads, cacheRows(capacity), first].map(u32),
-  }], {
-    groups: [Math.ceil(layer.kvHeads * vectors / 64), height, Math.ceil(rows / height)],
-    cost: 40 * rows * stride,
-  });
+  const stride = strideOf(headWidths(spec, layer).kv), vectors = headStride(spec.headDim) / 4;
+  const isBuffer = cache.placement === "buffer", width = isBuffer ? stride / 4 : layer.kvHeads * vectors;
+  if (own && !isBuffer) throw new Error("caches in textures are filled from one sequence");
+  const params = isBuffer
+    ? [rows, stride / 4, capacity, pages.perRow, own ? 1 : 0]
+    : [rows, stride / 4, vectors, layer.kvHeads, capacity];
+  const height = Math.min(rows, GRID_HEIGHT);
+  plan.dispatch(
+    compileKernel(plan.device, isBuffer ? cacheAppend : cacheFill),
+    [k, v, position, pages.buffer, cache.k, cache.v, { params: params.map(u32) }],
+    { groups: [Math.ceil(width / 64), height, Math.ceil(rows / height)], cost: 40 * rows * stride },
+  );
+}
+
+/** The caches and the places in them of the sequences of a plan. */
+export interface CacheState {
+  readonly caches: DecodeCaches;
+  /** Capacity of a sequence in tokens. */
+  readonly capacity: number;
+  /** Tokens of each sequence that were read, which is the position of its next token: [sequences] u32. */
+  readonly position: DeviceBuffer;
+  readonly pages: PageTable;
 }

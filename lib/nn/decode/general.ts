@@ -1,12 +1,11 @@
-// The plan of one token, built from the record functions of the forward pass. Used with LoRA, and where the fused step
+// The plan of one token of each sequence, built from the record functions of the forward pass. Used with LoRA, and where the fused step
 // does not apply.
-import { cacheAppend } from "../../../kernels/mod.ts";
 import type { Device } from "../../gpu/device.ts";
-import { compileKernel } from "../../gpu/kernel.ts";
-import { Plan, u32 } from "../../gpu/plan.ts";
+import { Plan } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
 import { recordDecodeAttention } from "../attention.ts";
 import { layerTable, recordRope } from "../rope.ts";
+import { type CacheState, recordCacheFill } from "./cache.ts";
 import { type DecodeState, type DecodeStep, recordGreedyChoice } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
@@ -17,19 +16,21 @@ import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
 import { headWidths } from "../weights.ts";
 
-/** Records the plan of one token: logits, then the greedy choice as the next token. The caches are buffers. */
+/**
+ * Records the plan of one token of each row: logits, then the greedy choice as the next token. The caches are buffers.
+ */
 export function createGeneralStep(
   device: Device,
   state: DecodeState,
   { lora, stepState }: { readonly lora: Lora | null; readonly stepState: DecoderContext["state"] },
 ): DecodeStep {
-  const { weights, masks, rope, token, logits } = state, { spec } = weights;
+  const { weights, masks, rope, token, logits, rows } = state, { spec } = weights;
   const act = createActivations(device, spec, {
-    batch: 1,
+    batch: rows,
     seq: 1,
     backward: false,
     rank: lora?.config.rank ?? 0,
-    headRows: 1,
+    headRows: rows,
   });
   const plan = new Plan(device);
   const dispose = (): void => [plan, act].forEach((resource) => resource[Symbol.dispose]());
@@ -41,17 +42,17 @@ export function createGeneralStep(
       masks,
       lora,
       rope,
-      position: state.position,
+      positions: state.position,
       state: stepState,
       dropout: false,
       maskGrads: new Set<MaskKind>(),
       attend: (own, index) => recordCachedAttention(own, state, index),
     };
-    plan.copy(token, act.tokens, { bytes: 4 });
+    plan.copy(token, act.tokens, { bytes: 4 * rows });
     recordForward(context);
     recordFinalNorm(context);
-    recordLogits(context, { first: 0, rows: 1 });
-    plan.copy(act.logits, logits, { bytes: 4 * strideOf(spec.vocab) });
+    recordLogits(context, { first: 0, rows });
+    plan.copy(act.logits, logits, { bytes: 4 * rows * strideOf(spec.vocab) });
     recordGreedyChoice(plan, state);
     plan.finish();
     return { plan, [Symbol.dispose]: dispose };
@@ -62,34 +63,26 @@ export function createGeneralStep(
 }
 
 /**
- * Computes o of each row of the context. Each row is the token of a separate sequence at position[0]. Its key and value
- * are first appended to the cache of that sequence. The caches are buffers [rows, capacity, …].
+ * Computes o of each row of the context. Each row is the next token of a separate sequence, whose key and value are
+ * first appended to its cache. The caches are buffers.
  */
-export function recordCachedAttention(
-  { plan, act, weights, rope }: DecoderContext,
-  { caches: { layers, capacity }, position }: Pick<DecodeState, "caches" | "position">,
+function recordCachedAttention(
+  { plan, act, weights: { spec, layers }, rope }: DecoderContext,
+  state: CacheState,
   index: number,
 ): void {
-  const cache = layers[index], layer = weights.layers[index], own = act.layers[index];
+  const { caches, capacity, position, pages } = state;
+  const cache = caches.layers[index], layer = layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim, rope: { dims }, scales: { attention: scale } = {} } = weights.spec,
-    { heads, kvHeads, window } = layer.spec,
-    { q, k, v, o } = own.forward,
-    { rows } = act;
-  const widths = headWidths(weights.spec, layer.spec), kvStride = strideOf(widths.kv);
-  if (hasRope(weights.spec)) {
-    const turn = { rows, seq: 1, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
+  const { headDim, rope: { dims }, scales: { attention: scale } = {} } = spec;
+  const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
+  if (hasRope(spec)) {
+    const widths = headWidths(spec, layer.spec), table = layerTable(rope, layer.spec);
+    const turn = { rows, seq: 1, headDim, dims, cosSin: table, positions: position };
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: kvStride });
+    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   }
-  plan.dispatch(compileKernel(plan.device, cacheAppend), [k, v, position, cache.k, cache.v, {
-    params: [u32(kvStride / 4), u32(capacity)],
-  }], { groups: [Math.ceil(kvStride / 256), rows], cost: 2 * rows * kvStride });
-  recordDecodeAttention(plan, { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1, scale }, {
-    q,
-    kCache: cache.k,
-    vCache: cache.v,
-    o,
-    position,
-  });
+  recordCacheFill(plan, state, { spec, layer: index, k, v, rows, own: true });
+  const shape = { heads, kvHeads, headDim, window, capacity, rows, ownCaches: true, scale };
+  recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages });
 }

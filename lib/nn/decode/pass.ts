@@ -1,7 +1,7 @@
 // Decodes one sequence token by token with a KV cache.
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
-import { createCaches } from "./cache.ts";
+import { createCaches, createPageTable, pagesOf } from "./cache.ts";
 import { createGeneralStep } from "./general.ts";
 import { createRopeTables } from "../rope.ts";
 import { runPrefill } from "./prefill.ts";
@@ -81,12 +81,14 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: false })) : null;
     const stepState = own(createStepState(device));
-    const fused = lora ? null : stepPlacement(device, weights, capacity);
-    const caches = own(createCaches(device, spec, { capacity, placement: fused ?? "buffer" }));
+    const fused = lora ? null : stepPlacement(device, weights, pagesOf(capacity));
     const state: DecodeState = {
+      rows: 1,
+      capacity,
       weights,
       masks,
-      caches,
+      caches: own(createCaches(device, spec, { pages: pagesOf(capacity), placement: fused ?? "buffer" })),
+      pages: own(createPageTable(device, capacity)),
       rope: own(createRopeTables(device, spec, capacity)),
       token: own(device.createBuffer("token", 4)),
       position: own(device.createBuffer("position", 4)),

@@ -5,17 +5,24 @@ import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations, widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
-import { recordCacheFill } from "./cache.ts";
-import type { DecodeState } from "./step.ts";
+import { type CacheState, recordCacheFill } from "./cache.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordSelfAttention } from "../decoder.ts";
 import { ROW_ALIGN, strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
-import type { MaskKind } from "../mask_slots.ts";
+import type { MaskKind, MaskSlots } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
-import { layerTable, recordRope } from "../rope.ts";
+import { layerTable, recordRope, type RopeTables } from "../rope.ts";
 import { type DecoderSpec, hasRope } from "../../spec/decoder.ts";
-import { headWidths } from "../weights.ts";
+import { headWidths, type Weights } from "../weights.ts";
+
+/** A sequence and what it is read with. */
+export interface PrefillState extends CacheState {
+  readonly weights: Weights;
+  readonly masks: MaskSlots;
+  /** One row for each cache position. */
+  readonly rope: RopeTables;
+}
 
 /** Input of {@link runPrefill}. */
 export interface PrefillOptions {
@@ -31,7 +38,7 @@ export interface PrefillOptions {
  * Fills rows start … start + tokens − 1 of the caches, in as few plans as the device limits allow. Afterwards
  * `state.position` is start + tokens.
  */
-export async function runPrefill(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+export async function runPrefill(device: Device, state: PrefillState, options: PrefillOptions): Promise<void> {
   const { tokens, start } = options, most = prefillRows(device, state.weights.spec);
   for (let first = 0; first < tokens.length; first += most) {
     await runSlice(device, state, { ...options, tokens: tokens.slice(first, first + most), start: start + first });
@@ -57,7 +64,7 @@ export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">,
   return Math.max(ROW_ALIGN, Math.floor(rows / ROW_ALIGN) * ROW_ALIGN);
 }
 
-async function runSlice(device: Device, state: DecodeState, options: PrefillOptions): Promise<void> {
+async function runSlice(device: Device, state: PrefillState, options: PrefillOptions): Promise<void> {
   const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal } = options;
   using act = createActivations(device, weights.spec, {
     batch: 1,
@@ -82,7 +89,7 @@ async function runSlice(device: Device, state: DecodeState, options: PrefillOpti
     maskGrads: new Set<MaskKind>(),
     attend: start === 0
       ? (own, index) => recordFirstAttention(own, state, index)
-      : (own, index) => recordLaterAttention(own, state, { index, start, open }),
+      : (own, index) => recordLaterAttention(own, state, { index, open }),
   });
   device.write(act.tokens, Uint32Array.from(tokens));
   device.write(position, Uint32Array.of(start));
@@ -91,19 +98,20 @@ async function runSlice(device: Device, state: DecodeState, options: PrefillOpti
 }
 
 /** Attention among the new tokens alone. Keys and values are copied before the next layer overwrites them. */
-function recordFirstAttention(context: DecoderContext, { caches }: DecodeState, index: number): void {
+function recordFirstAttention(context: DecoderContext, state: CacheState, index: number): void {
   const { plan, act, weights: { spec } } = context;
   recordSelfAttention(context, index);
   const forward = act.layers[index]?.forward;
-  if (forward) recordCacheFill(plan, caches, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
+  if (forward) recordCacheFill(plan, state, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
 }
 
 /** Attention over the caches, after the tokens' own keys and values are appended. */
 function recordLaterAttention(
   { plan, act, weights, rope }: DecoderContext,
-  { caches, position }: DecodeState,
-  { index, start, open }: { readonly index: number; readonly start: number; readonly open: DeviceBuffer },
+  state: CacheState,
+  { index, open }: { readonly index: number; readonly open: DeviceBuffer },
 ): void {
+  const { caches, capacity, position, pages } = state;
   const cache = existing(caches.layers[index], `cache of layer ${index}`);
   const layer = existing(weights.layers[index], `layer ${index}`);
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
@@ -114,12 +122,12 @@ function recordLaterAttention(
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
     recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   }
-  recordCacheFill(plan, caches, { spec, layer: index, k, v, rows, first: start });
-  const shape = { heads, kvHeads, headDim, window, capacity: caches.capacity, rows, scale: spec.scales?.attention };
+  recordCacheFill(plan, state, { spec, layer: index, k, v, rows });
+  const shape = { heads, kvHeads, headDim, window, capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {
-    recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position });
+    recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages });
     return;
   }
   plan.clear(o); // the padding may hold values of layers of other widths
-  recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, z: open });
+  recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages, z: open });
 }

@@ -1,4 +1,4 @@
-// The plan of one token of generation: a few fused kernels per layer, no copies. Without LoRA; see general.ts.
+// The plan of one token of each sequence: a few fused kernels per layer, no copies. Without LoRA; see general.ts.
 import { existing } from "../../core/guards.ts";
 import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
@@ -6,11 +6,12 @@ import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { Plan, u32 } from "../../gpu/plan.ts";
 import { widest } from "../activations.ts";
-import { cacheRows, recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
-import { type DecodeCaches, fitsTextures } from "./cache.ts";
-import { ropeDims } from "../../spec/decoder.ts";
+import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
+import { type CacheLimits, mostPages } from "./cache.ts";
+import type { PrefillState } from "./prefill.ts";
+import { type DecoderSpec, ropeDims } from "../../spec/decoder.ts";
 import { headStride, strideOf } from "../padding.ts";
-import { type MaskSlots, slotSlice } from "../mask_slots.ts";
+import { slotSlice } from "../mask_slots.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
 import {
   type MatvecInput,
@@ -20,24 +21,17 @@ import {
   recordStoredProducts,
 } from "../products/matvec.ts";
 import { recordEmbedding, recordScale } from "../ops.ts";
-import type { RopeTables } from "../rope.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
 
-/** Buffers that the plan of one token reads and writes. All must outlive the plan. */
-export interface DecodeState {
-  readonly weights: Weights;
-  readonly masks: MaskSlots;
-  readonly caches: DecodeCaches;
-  /** One row for each cache position. */
-  readonly rope: RopeTables;
-  /** One u32: the current token. */
+/** Buffers that the plan of one token reads and writes, for `rows` sequences. All must outlive the plan. */
+export interface DecodeState extends PrefillState {
+  /** Sequences, each with a row in the buffers. */
+  readonly rows: number;
+  /** The current token of each sequence [rows] u32. */
   readonly token: DeviceBuffer;
-  /** One u32: number of tokens read, which is the position of the current token. */
-  readonly position: DeviceBuffer;
-  /** The most likely token after each position, [capacity] u32. */
+  /** The most likely token after each position, [rows, capacity] u32. */
   readonly picks: DeviceBuffer;
-  /** Next-token logits, [strideOf(vocab)]. */
+  /** Next-token logits, [rows, strideOf(vocab)]. */
   readonly logits: DeviceBuffer;
 }
 
@@ -46,13 +40,13 @@ export interface DecodeStep extends Disposable {
   readonly plan: Plan;
 }
 
-/** Vectors of the step; each is a single row. */
+/** Vectors of the step, each [rows, strideOf(width)]. */
 interface Vectors {
   /** The residual stream. */
   readonly x: DeviceBuffer;
   /** The embedding before its mask. */
   readonly embedded: DeviceBuffer;
-  /** Queries after RoPE. Keys and values follow them if the caches are buffers. */
+  /** Queries after RoPE. The keys of all rows, then their values, follow them if the caches are buffers. */
   readonly qkv: DeviceBuffer;
   /** Masked output of the heads. */
   readonly o: DeviceBuffer;
@@ -65,14 +59,18 @@ interface Context extends DecodeState, Vectors {
 }
 
 /** Where the caches of {@link createDecodeStep} must be placed, or null if the fused step does not apply. */
-export function stepPlacement(device: Device, weights: Weights, capacity: number): MatrixPlacement | null {
+export function stepPlacement(
+  device: { readonly limits: CacheLimits },
+  weights: Weights,
+  pages: number,
+): MatrixPlacement | null {
   if (!isFusable(weights.spec)) return null;
   if (weights.embedding.placement === "buffer") return "buffer";
   // RoPE is applied to the rows of a workgroup, so a workgroup must hold whole heads; shards could split a head.
   const isWhole = weights.layers.every(({ attention: part }) =>
     !part || [part.q, part.k, part.v].every(({ shards }) => shards.length === 1)
   );
-  return isWhole && fitsTextures(device, weights.spec, capacity) ? "texture" : null;
+  return isWhole && pages <= mostPages(device, weights.spec, "texture") ? "texture" : null;
 }
 
 /** The fused kernels compute a LLaMA without biases. */
@@ -83,8 +81,8 @@ function isFusable(spec: DecoderSpec): boolean {
 }
 
 /**
- * Records the plan of one token: logits, then the greedy choice as the next token. {@link stepPlacement} gives the
- * placement of the caches.
+ * Records the plan of one token of each row: logits, then the greedy choice as the next token. {@link stepPlacement}
+ * gives the placement of the caches. The values of a row do not depend on the number of rows.
  */
 export function createDecodeStep(device: Device, state: DecodeState): DecodeStep {
   const owned: Disposable[] = [];
@@ -92,14 +90,15 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   try {
     const { spec } = state.weights, wide = widest(spec);
-    const vector = (label: string, width: number): DeviceBuffer => own(device.createBuffer(label, 4 * strideOf(width)));
+    const vector = (label: string, width: number): DeviceBuffer =>
+      own(device.createBuffer(label, 4 * state.rows * strideOf(width)));
     const plan = own(new Plan(device));
     const context: Context = {
       ...state,
       plan,
       x: vector("x", spec.hidden),
       embedded: vector("embedding", spec.hidden),
-      qkv: vector("qkv", wide.q + 2 * wide.kv),
+      qkv: vector("qkv", strideOf(wide.q) + 2 * strideOf(wide.kv)),
       o: vector("o", wide.q),
       a: vector("ffn activation", wide.ffn),
     };
@@ -118,25 +117,25 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
   }
 }
 
-/** token = argmax logits, stored at picks[position]; position += 1. */
+/** token[r] = argmax logits[r], stored at picks[r, position[r]]; position[r] += 1. */
 export function recordGreedyChoice(
   plan: Plan,
-  { weights, logits, token, picks, position, caches }: Omit<DecodeState, "masks" | "rope">,
+  { weights, logits, token, picks, position, capacity, rows }: Omit<DecodeState, "masks" | "rope">,
 ): void {
   plan.section("choice");
   const { vocab } = weights.spec;
   plan.dispatch(compileKernel(plan.device, greedyNext), [logits, token, picks, position, {
-    params: [u32(vocab), u32(caches.capacity)],
-  }], { groups: [1], cost: 4 * vocab });
+    params: [vocab, capacity, strideOf(vocab)].map(u32),
+  }], { groups: [rows], cost: 4 * rows * vocab });
 }
 
 /** x = embedding(token) ∘ z. */
-function recordToken({ plan, weights, masks, token, embedded, x }: Context): void {
+function recordToken({ plan, weights, masks, token, embedded, x, rows }: Context): void {
   plan.section("embedding");
   const width = weights.spec.hidden;
-  recordEmbedding(plan, weights.embedding, { tokens: token, x: embedded }, { rows: 1 });
+  recordEmbedding(plan, weights.embedding, { tokens: token, x: embedded }, { rows });
   const z = slotSlice(masks.z, masks.layout.hidden, width);
-  recordScale(plan, { x: embedded, z, y: x }, { rows: 1, width, groupWidth: 1 });
+  recordScale(plan, { x: embedded, z, y: x }, { rows, width, groupWidth: 1 });
 }
 
 /** x += Wo·(z ∘ attention of RMSNorm(x)) ∘ z. */
@@ -145,43 +144,47 @@ function recordAttention(
   { attention: part, spec: { heads, kvHeads, window } }: LayerWeights,
   index: number,
 ): void {
-  const { plan, weights, masks, caches: { capacity, layers }, rope: { model: rope }, position, x, qkv, o } = context;
+  const { plan, weights, masks, caches: { layers }, capacity, pages, rope: { model: rope }, position, x, qkv, o } =
+    context;
+  const { rows } = context;
   if (!part) return;
-  const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim, hidden } = spec;
+  const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
-  const input: MatvecInput = { buffer: x, width: hidden, norm: { weight: part.norm.weight, eps: spec.normEps } };
+  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm: part.norm.weight });
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
-  const shape = { heads, kvHeads, headDim, window, capacity };
+  const shape = { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1 };
   plan.section("products");
   if (cache.placement === "texture") {
-    recordRotatedProducts(plan, input, part, {
-      headDim,
-      dims: ropeDims(spec),
-      rope,
-      position,
-      q: qkv,
-      kCache: cache.k,
-      vCache: cache.v,
-      cacheRows: cacheRows(capacity),
-    });
+    const target = { headDim, dims: ropeDims(spec), kvHeads, capacity, rope, position, pages };
+    recordRotatedProducts(plan, input, part, { ...target, q: qkv, kCache: cache.k, vCache: cache.v });
     plan.section("attention");
-    recordTextureDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, z });
+    const buffers = { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z };
+    recordTextureDecodeAttention(plan, shape, buffers);
   } else {
-    const k = widths.q, v = k + widths.kv;
+    const k = rows * strideOf(widths.q), v = k + rows * strideOf(widths.kv);
     recordStoredProducts(plan, input, {
       parts: [{ matrix: part.q, offset: 0 }, { matrix: part.k, offset: k }, { matrix: part.v, offset: v }],
       y: qkv,
     });
     plan.section("attention");
     recordRotateAppend(context, { heads, kvHeads, k, v, cache });
-    recordDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, z });
+    recordDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z });
   }
   plan.section("products");
-  recordResidualProduct(plan, { buffer: o, width: widths.q }, { matrix: part.o, z: hiddenMask(context), y: x });
+  const output = vectorsOf(context, { buffer: o, width: widths.q });
+  recordResidualProduct(plan, output, { matrix: part.o, z: hiddenMask(context), y: x });
+}
+
+/** Input of the products: a vector of each row, with the norm that precedes them. */
+function vectorsOf(
+  { rows, weights: { spec } }: Context,
+  { norm, ...vectors }: { readonly buffer: DeviceBuffer; readonly width: number; readonly norm?: DeviceBuffer },
+): MatvecInput {
+  return { ...vectors, batch: rows, ...(norm ? { norm: { weight: norm, eps: spec.normEps } } : {}) };
 }
 
 function recordRotateAppend(
-  { plan, weights, caches: { capacity }, rope: { model: rope }, position, qkv }: Context,
+  { plan, weights, capacity, rope: { model: rope }, position, pages, qkv, rows }: Context,
   { heads, kvHeads, k, v, cache }: {
     readonly heads: number;
     readonly kvHeads: number;
@@ -193,12 +196,15 @@ function recordRotateAppend(
 ): void {
   const hs = headStride(weights.spec.headDim), half = ropeDims(weights.spec) / 2;
   const positions = Math.floor(rope.bytes / (8 * half));
-  const params = [heads, kvHeads, hs / 4, half, k / 4, v / 4, strideOf(kvHeads * hs) / 4, capacity, positions];
+  const params = [
+    ...[heads, kvHeads, hs / 4, half, strideOf(heads * hs) / 4, k / 4, v / 4, strideOf(kvHeads * hs) / 4],
+    ...[capacity, positions, pages.perRow],
+  ];
   const threads = (heads + kvHeads) * half + kvHeads * hs;
   plan.dispatch(
     compileKernel(plan.device, rotateAppend),
-    [rope, position, qkv, cache.k, cache.v, { params: params.map(u32) }],
-    { groups: [Math.ceil(threads / 64)], cost: 10 * threads },
+    [rope, position, pages.buffer, qkv, cache.k, cache.v, { params: params.map(u32) }],
+    { groups: [Math.ceil(threads / 64), rows], cost: 10 * rows * threads },
   );
 }
 
@@ -206,26 +212,21 @@ function recordRotateAppend(
 function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights, index: number): void {
   if (!part) return;
   const { plan, weights: { spec }, masks, x, a } = context;
-  const norm = { weight: part.norm.weight, eps: spec.normEps };
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, ffn);
   plan.section("products");
-  recordGatedProducts(plan, { buffer: x, width: spec.hidden, norm }, {
-    gate: existing(part.gate, `gate of layer ${index}`),
-    up: part.up,
-    z,
-    y: a,
-  });
-  recordResidualProduct(plan, { buffer: a, width: ffn }, { matrix: part.down, z: hiddenMask(context), y: x });
+  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm: part.norm.weight });
+  const gate = existing(part.gate, `gate of layer ${index}`);
+  recordGatedProducts(plan, input, { gate, up: part.up, z, y: a });
+  const output = vectorsOf(context, { buffer: a, width: ffn });
+  recordResidualProduct(plan, output, { matrix: part.down, z: hiddenMask(context), y: x });
 }
 
 /** logits = head·RMSNorm(x). */
-function recordHead({ plan, weights, x, logits }: Context): void {
-  const { spec, finalNorm: { weight }, head: matrix } = weights;
+function recordHead(context: Context): void {
+  const { plan, weights: { spec, finalNorm: { weight: norm }, head: matrix }, x, logits } = context;
   plan.section("head");
-  recordStoredProducts(plan, { buffer: x, width: spec.hidden, norm: { weight, eps: spec.normEps } }, {
-    parts: [{ matrix, offset: 0 }],
-    y: logits,
-  });
+  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm });
+  recordStoredProducts(plan, input, { parts: [{ matrix, offset: 0 }], y: logits });
 }
 
 function hiddenMask({ masks, weights }: Context): ReturnType<typeof slotSlice> {

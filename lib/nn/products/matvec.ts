@@ -1,4 +1,4 @@
-// Products of frozen matrices with the single vector of a decoding step.
+// Products of frozen matrices with the vectors of a decoding step, one for each sequence.
 import {
   MATVEC_BUFFER_ROWS,
   type MatvecEnding,
@@ -11,14 +11,16 @@ import {
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
-import { headStride, roundUp } from "../padding.ts";
+import { headStride, roundUp, strideOf } from "../padding.ts";
 import type { Matrix, MatrixShard } from "./matrix.ts";
 import type { Span } from "../ops.ts";
 
-/** The vector x [width] that the matrices multiply. The rest of its buffer is not used. */
+/** The vectors x [batch, strideOf(width)] that the matrices multiply. Values beyond the width are not used. */
 export interface MatvecInput {
   readonly buffer: DeviceBuffer;
   readonly width: number;
+  /** Number of vectors: up to {@link BATCH_ROWS}, or a multiple of it. Default 1. */
+  readonly batch?: number;
   /** Applies RMSNorm to x first; weight [stride]. */
   readonly norm?: { readonly weight: DeviceBuffer; readonly eps: number };
 }
@@ -30,15 +32,27 @@ export interface RotatedTarget {
   readonly dims: number;
   /** See `ropeTable`. */
   readonly rope: DeviceBuffer;
-  /** One u32, the position of the token: the row of the caches that is written. */
+  /** The position of each token [batch] u32: the key of its cache that is written. */
   readonly position: DeviceBuffer;
+  /** See `DecodeCaches`. */
+  readonly pages: PageTable;
+  /** Capacity of a sequence in tokens; nothing is written past it. */
+  readonly capacity: number;
+  readonly kvHeads: number;
+  /** [batch, strideOf of its width] */
   readonly q: DeviceBuffer;
-  /** See `decodeAttentionTexture`: number of texture rows of a KV head. */
-  readonly cacheRows: number;
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
 }
 
+/** The pages of the caches that each sequence of a step has: [sequences, perRow] u32. */
+export interface PageTable {
+  readonly buffer: DeviceBuffer;
+  readonly perRow: number;
+}
+
+/** Vectors that share one reading of a matrix, at most. */
+export const BATCH_ROWS = 8;
 /** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
 const MIN_ROWS = 32;
 /** Maximum number of storage buffers of a kernel: the number that WebGPU guarantees. */
@@ -46,7 +60,7 @@ const MAX_BUFFERS = 8;
 /** Maximum number of workgroups along x. */
 const GRID_WIDTH = 32768;
 
-/** Records y[offset + n] (=) (W·x)[n] for each matrix. */
+/** Records y[offset + b·strideOf(rows) + n] (=) (W·x[b])[n] for each matrix. */
 export function recordStoredProducts(
   plan: Plan,
   x: MatvecInput,
@@ -62,7 +76,7 @@ export function recordStoredProducts(
   if (first) record(plan, x, { matrix: first.matrix, ending: "store", parts: all, bound: () => [y] });
 }
 
-/** Records y[n] (=) silu((gate·x)[n])·(up·x)[n]·z[n]. */
+/** Records y[b, n] (=) silu((gate·x[b])[n])·(up·x[b])[n]·z[n]. */
 export function recordGatedProducts(
   plan: Plan,
   x: MatvecInput,
@@ -76,7 +90,7 @@ export function recordGatedProducts(
   record(plan, x, { matrix: gate, ending: "swiglu", parts, bound: () => [z, y] });
 }
 
-/** Records y[n] (+=) (W·x)[n]·z[n]. */
+/** Records y[b, n] (+=) (W·x[b])[n]·z[n]. */
 export function recordResidualProduct(
   plan: Plan,
   x: MatvecInput,
@@ -86,7 +100,7 @@ export function recordResidualProduct(
 }
 
 /**
- * Records q (=) RoPE(Wq·x), and row `position` of the caches (=) RoPE(Wk·x) and Wv·x. Only for matrices in textures
+ * Records q (=) RoPE(Wq·x), and key `position` of the caches (=) RoPE(Wk·x) and Wv·x. Only for matrices in textures
  * with one shard each.
  */
 export function recordRotatedProducts(
@@ -95,7 +109,7 @@ export function recordRotatedProducts(
   matrices: Readonly<Record<MatvecRole, Matrix>>,
   target: RotatedTarget,
 ): void {
-  const { headDim, dims, rope, position, cacheRows } = target;
+  const { headDim, dims, rope, position, pages, kvHeads, capacity } = target;
   const out = { q: target.q, k: target.kCache, v: target.vCache };
   const parts = (["q", "k", "v"] as const).flatMap((role) =>
     partsOf(matrices[role]).map((part) => ({ ...part, role }))
@@ -105,8 +119,11 @@ export function recordRotatedProducts(
     ending: "rotate",
     parts,
     align: headStride(headDim),
-    rotation: [headStride(headDim), dims / 2, Math.floor(rope.bytes / (4 * dims)), cacheRows],
-    bound: (roles) => [rope, position, ...roles.map((role) => out[role])],
+    rotation: [
+      ...[headStride(headDim), dims / 2, Math.floor(rope.bytes / (4 * dims))],
+      ...[kvHeads, capacity, pages.perRow],
+    ],
+    bound: (roles) => [rope, position, pages.buffer, ...roles.map((role) => out[role])],
   });
 }
 
@@ -116,6 +133,8 @@ interface Part {
   readonly rows: number;
   /** Offset of the result row. */
   readonly offset: number;
+  /** Values from the result of one vector to that of the next. */
+  readonly pitch: number;
   readonly role?: MatvecRole;
 }
 
@@ -126,13 +145,14 @@ interface Product {
   readonly parts: readonly Part[];
   /** Number of consecutive rows that a workgroup must not split. Default 4. */
   readonly align?: number;
-  /** headStride, half, positions and cacheRows. */
-  readonly rotation?: readonly [number, number, number, number];
+  /** headStride, half, positions, kvHeads, capacity and perRow. */
+  readonly rotation?: readonly number[];
   readonly bound: (roles: readonly MatvecRole[]) => readonly Bound[];
 }
 
 function partsOf(matrix: Matrix): Part[] {
-  return matrix.shards.map(({ row0, rows, resources }) => ({ resources, rows, offset: row0 }));
+  const pitch = strideOf(matrix.rows);
+  return matrix.shards.map(({ row0, rows, resources }) => ({ resources, rows, offset: row0, pitch }));
 }
 
 /** Records as many parts in each dispatch as the binding limits allow. */
@@ -155,9 +175,12 @@ function partsOfDispatch(plan: Plan, x: MatvecInput, { matrix, ending, parts }: 
 }
 
 function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
-  const { matrix, ending, parts, rotation = [0, 0, 0, 0], bound } = product;
-  const { dtype, placement, stride } = matrix, { norm } = x;
-  const units = textureUnits(dtype, stride), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
+  const { matrix, ending, parts, rotation = [0, 0, 0, 0, 0, 0], bound } = product;
+  const { dtype, placement, stride } = matrix, { norm, batch: vectors = 1 } = x;
+  const units = textureUnits(dtype, stride);
+  const batch = Math.min(vectors, BATCH_ROWS), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
+  if (vectors % batch !== 0) throw new Error(`matvec: ${vectors} vectors are not whole batches of ${batch}`);
+  if (batch > 1 && placement === "texture") throw new Error("matvec: several vectors, and a matrix in a texture");
   const roles = parts.flatMap(({ role }) => role ?? []);
   const source = sourceOf(matvecKernel, {
     storage: { placement, dtype },
@@ -166,17 +189,19 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
     roles,
     norm: norm !== undefined,
     ...(placement === "texture" ? { units, rows: most } : {}),
+    ...(batch > 1 ? { batch } : {}),
   });
   const groupRows = placement === "buffer" ? MATVEC_BUFFER_ROWS : rowsOfGroup(product, most);
   let groups = 0;
-  const places = parts.flatMap(({ rows, offset }) => {
+  const places = parts.flatMap(({ rows, offset, pitch }) => {
     const first = groups;
     groups += Math.ceil(rows / groupRows);
-    return [first, rows, offset];
+    return [first, rows, offset, pitch];
   });
   const texel = texelOf(dtype), pitch = stride / texel.columns;
   const params = [
     ...[x.width, pitch, texel.perScale === 0 ? 0 : pitch / texel.perScale, units.rounds, groupRows].map(u32),
+    u32(strideOf(x.width) / 4),
     f32(norm?.eps ?? 0),
     ...[...rotation, ...places].map(u32),
   ];
@@ -191,8 +216,8 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
       { params },
     ],
     {
-      groups: [width, Math.ceil(groups / width)],
-      cost: (ending === "swiglu" ? 4 : 2) * stride * parts.reduce((sum, { rows }) => sum + rows, 0),
+      groups: [width, Math.ceil(groups / width), vectors / batch],
+      cost: (ending === "swiglu" ? 4 : 2) * stride * vectors * parts.reduce((sum, { rows }) => sum + rows, 0),
     },
   );
 }

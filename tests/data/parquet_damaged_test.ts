@@ -41,7 +41,7 @@ Deno.test("a page header without a size of its levels is refused: hyparquet woul
 
 Deno.test("a page header without a number of rows is refused", async () => {
   const bytes = await damaged("instructions_gzip", [284, [0, 0, 0, 1, 0, 0, 0]], [474, [0xd6]]);
-  assert.match(await problemOf(bytes) ?? "", /column output has undefined for its number of rows/);
+  assert.match(await problemOf(bytes) ?? "", /a page of column output: undefined for its number of rows/);
 });
 
 Deno.test("a column that the schema lacks is refused before another one is read, whose error nobody would catch", async () => {
@@ -53,6 +53,10 @@ Deno.test("a column that the schema lacks is refused before another one is read,
 Deno.test("a schema with fewer elements than it says is refused as a broken table", async () => {
   const bytes = await damaged("nulls", [258, [0, 0]], [261, [0]], [282, [0x2c]], [775, [0xb9]]);
   assert.match(await problemOf(bytes) ?? "", /it is a whole parquet file/);
+});
+
+Deno.test("a group of fewer than no columns is read, where looking for geometry would go round for ever", async () => {
+  assert.notEqual(await problemOf(await damaged("odd_columns", [294, [3]], [745, [24]])), "");
 });
 
 Deno.test("of 200 damaged copies of each table every one is read or refused by a named error", async () => {

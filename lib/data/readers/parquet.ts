@@ -8,7 +8,7 @@ import {
 } from "../../core/packages.ts";
 import { CompressoError } from "../../core/errors.ts";
 import { type ByteSource, readBytes } from "../../files/system.ts";
-import { checkChunks, checkPages } from "./parquet_pages.ts";
+import { checkChunks, checkPages, type TableFacts, unpackedBudget } from "./parquet_pages.ts";
 import { type Codecs, dataError, messageOf, noCodecs } from "./bytes.ts";
 import { NOT_UTF8 } from "../row.ts";
 
@@ -27,7 +27,7 @@ export async function* parquetRows(
   { wanted, codecs }: { readonly wanted: () => number; readonly codecs: Codecs | null },
 ): AsyncGenerator<{ readonly number: number; readonly value: unknown }, void, undefined> {
   const path = source.name, buffer = { byteLength: source.size, slice: sliceOf(source) };
-  const metadata = await guarded(path, () => parquetMetadataAsync(buffer));
+  const metadata = await guarded(path, () => parquetMetadataAsync(buffer, METADATA));
   const codecsUsed = metadata.row_groups.flatMap(({ columns }) =>
     columns.map((column) => column.meta_data?.codec ?? "")
   );
@@ -43,6 +43,7 @@ export async function* parquetRows(
   const schema = await guarded(path, () => parquetSchema(metadata)), columns = readableOf(schema);
   const check = (work: () => unknown): Promise<unknown> => guarded(path, work);
   await check(() => checkChunks(metadata, schema));
+  const table: TableFacts = { schema, codecs, budget: { bytes: unpackedBudget(source.size) } };
   let groupStart = 0;
   for (const { num_rows, columns: chunks } of metadata.row_groups) {
     if (wanted() <= 0) break;
@@ -50,7 +51,7 @@ export async function* parquetRows(
     const short = chunks.find(({ meta_data }) => meta_data && meta_data.num_values < num_rows)?.meta_data;
     if (short) throw notWhole(path, `${num_rows} rows, of which a column holds ${short.num_values}`);
     await check(() =>
-      checkPages(buffer, chunks.filter((chunk) => columns.includes(chunk.meta_data?.path_in_schema[0] ?? "")))
+      checkPages(buffer, chunks.filter((chunk) => columns.includes(chunk.meta_data?.path_in_schema[0] ?? "")), table)
     );
     const groupEnd = groupStart + Number(num_rows);
     for (let rowStart = groupStart; rowStart < groupEnd && wanted() > 0;) {
@@ -73,6 +74,9 @@ export async function* parquetRows(
     groupStart = groupEnd;
   }
 }
+
+/** Columns of geometry are no texts, and looking for them goes round for ever where a group has fewer than no columns. */
+const METADATA = { geoparquet: false } as const;
 
 /** Rows that are read at once, at least: each read decodes its columns again, and rows may be left out. */
 const LEAST_ROWS = 1024;

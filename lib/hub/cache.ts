@@ -110,7 +110,15 @@ export class RepoCache {
   }
 
   /** Puts a blob into the snapshot of a commit: as a link, or, where the system has none, as the file itself. */
-  async link(commit: string, path: string, { hash }: { readonly hash: string }): Promise<string> {
+  async link(
+    commit: string,
+    path: string,
+    { hash, isNew }: {
+      readonly hash: string;
+      /** Whether no other snapshot can have the blob yet. */
+      readonly isNew: boolean;
+    },
+  ): Promise<string> {
     const at = join(this.snapshot(commit), path), blob = this.blob(hash);
     await this.prepare(at);
     try {
@@ -121,7 +129,9 @@ export class RepoCache {
         await Deno.symlink(relative(dirname(at), blob), at);
       } catch (error) {
         if (error instanceof Deno.errors.AlreadyExists) return at; // another process was as fast
-        await Deno.copyFile(blob, at);
+        // Windows has links for some users alone, and Deno none with the right to write to some folders alone.
+        if (isNew) await Deno.rename(blob, at);
+        else await Deno.copyFile(blob, at);
       }
       return at;
     } catch (error) {

@@ -47,12 +47,12 @@ export async function download(repo: HubRepo, path: string, options: DownloadOpt
   await cache.prepare(cache.lock(hash));
   using _lock = await lockOf(cache.lock(hash), { ...options, what: path });
   // Another process may have fetched it meanwhile, or another revision has it too.
-  const info = await Deno.stat(blob).catch(() => null);
-  if (info?.size !== file.size) {
+  const info = await Deno.stat(blob).catch(() => null), isNew = info?.size !== file.size;
+  if (isNew) {
     if (repo.isOffline) throw notKept(hubText(repo.name, { file: path }), repo.settings);
     await fetchBlob(repo, file, { ...options, blob });
   }
-  return await cache.link(commit, path, { hash });
+  return await cache.link(commit, path, { hash, isNew });
 }
 
 /** Fetches a blob to its place. */

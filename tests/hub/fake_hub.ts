@@ -194,6 +194,7 @@ export class FakeHub implements AsyncDisposable {
     const [, api, kind = "", owner = "", name = "", verb, rest = ""] = url.pathname.split("/");
     if (url.pathname.includes(".git/info/lfs")) return await this.#ofLfs(request, url);
     if (api === "api" && kind === "repos" && owner === "create") return await this.#create(request);
+    if (kind !== "models" && kind !== "datasets") return refusal(404, "", "Not found");
     const id = `${kind}/${owner}/${name}`, revision = decodeURIComponent(rest);
     if (owner === "") {
       const author = url.searchParams.get("author"), search = url.searchParams.get("search")?.toLowerCase();
@@ -279,7 +280,8 @@ export class FakeHub implements AsyncDisposable {
   }
 
   async #ofLfs(request: Request, url: URL): Promise<Response> {
-    if (tokenOf(request) !== TOKEN) return refusal(401, "", "Invalid username or password.");
+    const isSigned = url.pathname.endsWith("/complete") && url.search === "?signature=1";
+    if (!isSigned && tokenOf(request) !== TOKEN) return refusal(401, "", "Invalid username or password.");
     if (url.pathname.endsWith("/verify")) return Response.json({});
     if (url.pathname.endsWith("/complete")) {
       const { oid, parts } = await request.json(), all = this.#parts.get(oid) ?? new Map();
@@ -304,7 +306,7 @@ export class FakeHub implements AsyncDisposable {
           `${this.storeUrl}/${oid}/${index + 1}?signature=1`,
         ]);
         const header = { chunk_size: String(PART), ...Object.fromEntries(parts) };
-        return { oid, size, actions: { upload: { href: `${base}complete`, header }, verify } };
+        return { oid, size, actions: { upload: { href: `${base}complete?signature=1`, header }, verify } };
       }),
     });
   }

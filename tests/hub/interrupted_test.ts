@@ -97,6 +97,18 @@ Deno.test({
       { role: "data", name: "maker/rows", source: data },
     ]);
     assert.match(await Deno.readTextFile(join(out, "model", "README.md")), /^base_model:\n- maker\/demo$/m);
+
+    // What it became goes back to the Hub, and answers from there as it does here.
+    Deno.env.set("HF_TOKEN", TOKEN);
+    const pushed = await cli(["push", out, "hf:me/smaller", "--json"]);
+    assert.equal(pushed.code, 0, pushed.stderr);
+    assert.ok(JSON.parse(pushed.stdout).files.includes("README.md"), pushed.stdout);
+    const asked = ["--prompt", "Tom went", "--max-tokens", "8", "--no-tuning"];
+    const [there, here] = await Promise.all(
+      ["hf:me/smaller", join(out, "model")].map((model) => cli(["generate", model, ...asked])),
+    );
+    assert.equal(there?.code, 0, there?.stderr);
+    assert.equal(there?.stdout, here?.stdout);
   },
 });
 

@@ -84,6 +84,31 @@ print(hf_hub_download("maker/rows", "rows.jsonl", repo_type="dataset"))
 });
 
 Deno.test({
+  name: "the fake hub takes what Python uploads as it takes ours",
+  ignore,
+  fn: async () => {
+    await using rig = new HubRig();
+    const folder = await Deno.makeTempDir(), large = noise(700_001), small = noise(1001, 2);
+    await Deno.writeFile(`${folder}/model.safetensors`, large);
+    await Deno.writeFile(`${folder}/small.gguf`, small);
+    await Deno.writeTextFile(`${folder}/config.json`, "{}");
+    const program = `
+from huggingface_hub import CommitOperationAdd, HfApi
+HfApi().create_repo("me/theirs", exist_ok=True)
+names = ["model.safetensors", "small.gguf", "config.json"]
+HfApi().create_commit("me/theirs", [CommitOperationAdd(n, "${folder}/" + n) for n in names], commit_message="x")
+`;
+    const env = { ...rig.variables, HF_TOKEN: TOKEN, HF_HUB_DISABLE_XET: "1" },
+      { code, stderr } = await python(program, env);
+    assert.equal(code, 0, stderr);
+    const files = rig.hub.repos.get("models/me/theirs")?.files;
+    assert.deepEqual(files?.get("model.safetensors"), large);
+    assert.deepEqual(files?.get("small.gguf"), small);
+    await Deno.remove(folder, { recursive: true });
+  },
+});
+
+Deno.test({
   name: "what we pushed, Python downloads",
   ignore,
   fn: async () => {

@@ -78,6 +78,11 @@ Deno.test("with the rights of the set hub, inspect and plan; with the cache to w
   ok(await withRights([read, envs, net], ["inspect", "hf:maker/demo"]));
   const write = `--allow-write=${rig.home},${folder.path}`;
   ok(await withRights([read, envs, net, write], ["export", "hf:maker/demo", "--out", folder.at("out")]));
+  // Deno makes no links then, so that the files themselves are in the snapshot.
+  assert.deepEqual([...Deno.readDirSync(rig.at("models--maker--demo", "blobs"))], []);
+  const asked = rig.hub.bytesOut;
+  ok(await withRights([read, envs, net, write], ["export", "hf:maker/demo", "--out", folder.at("out"), "--overwrite"]));
+  assert.equal(rig.hub.bytesOut, asked);
   for (
     const [rights, args, pattern] of [
       [

@@ -39,7 +39,7 @@ import {
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
 
-for (const name of ["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "opt"] as const) {
+for (const name of ["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const) {
   Deno.test(`calibrate() gives the statistics of the tokens before labels, for ${name}`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });

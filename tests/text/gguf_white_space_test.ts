@@ -99,6 +99,22 @@ Deno.test("of a GGUF that puts spaces before texts where the tokenizer does not,
   }
 });
 
+Deno.test("a split at spaces that the normalizer has written as ▁, as Gemma has it, is none in a GGUF", async () => {
+  const { json, config } = await tokenizerOf("sentencepiece");
+  const normalizer = { type: "Replace", pattern: { String: " " }, content: "▁" };
+  const pattern = { String: " " };
+  const pre_tokenizer = { type: "Split", pattern, behavior: "MergedWithPrevious", invert: false };
+  const tokenizer = createTokenizer({ ...json, normalizer, pre_tokenizer }, { config });
+  const metadata = ggufTokenizerMetadata(tokenizer);
+  assert.equal(metadata.get("tokenizer.ggml.add_space_prefix"), false);
+  for (const text of ["stone", " stone", "The river  carries\n a stone. ", "</s> x"]) {
+    assert.ok(isReadAlike(tokenizer, text), JSON.stringify(text));
+  }
+  const dots = { ...pre_tokenizer, pattern: { String: "." } };
+  const other = createTokenizer({ ...json, normalizer, pre_tokenizer: dots }, { config });
+  assert.throws(() => ggufTokenizerMetadata(other), /writes spaces as ▁, by its normalizer or by Metaspace/);
+});
+
 Deno.test("Metaspace that splits at spaces within tokens is refused in a GGUF, which holds no such splits", async () => {
   const { json, config } = await tokenizerOf("sentencepiece"), { model } = json;
   assert.ok(isObject(model) && isObject(model["vocab"]) && Array.isArray(model["merges"]));

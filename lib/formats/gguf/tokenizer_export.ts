@@ -227,7 +227,7 @@ function spacePlace(json: Json): "none" | "start" | "each" {
     if (!prepends && pre["prepend_scheme"] === "first") return "start";
     return prepends || pre["prepend_scheme"] !== "never" ? "each" : "none";
   }
-  if (parts.some(writesSpaces) && !isObject(pre)) return prepends ? "each" : "none";
+  if (parts.some(writesSpaces) && (!isObject(pre) || splitsAtSpaces(pre))) return prepends ? "each" : "none";
   throw refused(
     "a tokenizer with byte fallback writes spaces as ▁, by its normalizer or by Metaspace",
     JSON.stringify({ normalizer: json["normalizer"], pre_tokenizer: pre }),
@@ -246,6 +246,11 @@ function isPrepend(part: Json): boolean {
 
 function isMetaspace(pre: unknown): pre is Json {
   return isObject(pre) && pre["type"] === "Metaspace" && (pre["replacement"] ?? "▁") === "▁";
+}
+
+/** A split at spaces, as Gemma has it, which finds none where the normalizer has written them as ▁. */
+function splitsAtSpaces({ type, pattern }: Json): boolean {
+  return type === "Split" && isObject(pattern) && pattern["String"] === " ";
 }
 
 function writesSpaces({ type, pattern, content }: Json): boolean {

@@ -236,3 +236,17 @@ Deno.test("an array of more items than any vocabulary has is refused by its coun
     );
   });
 });
+
+Deno.test("more tensors or metadata values than any model has are refused by their counts", async () => {
+  await inTemporaryFolder(async (folder) => {
+    for (const [tensors, values] of [[2 ** 18 + 1, 0], [0, 2 ** 16 + 1]] as const) {
+      const bytes = new Uint8Array(24 + 24 * tensors + 13 * values), view = new DataView(bytes.buffer);
+      bytes.set(new TextEncoder().encode("GGUF"));
+      view.setUint32(4, 3, true);
+      view.setBigUint64(8, BigInt(tensors), true);
+      view.setBigUint64(16, BigInt(values), true);
+      await Deno.writeFile(`${folder}/a.gguf`, bytes);
+      await rejectsWith(openGgufFile(`${folder}/a.gguf`), "input", /at most 262144 tensors and 65536 metadata values/);
+    }
+  });
+});

@@ -299,3 +299,17 @@ Deno.test("a shape of many huge dimensions is refused at once, with a message of
     assert.deepEqual(await (await openSafetensors(`${folder}/b`)).read("a"), new Float32Array(0));
   });
 });
+
+Deno.test("a header of more tensors than any model has is refused before it is parsed", async () => {
+  await inTemporaryFolder(async (folder) => {
+    const entry = (index: number): string => `"${index}":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}`;
+    const header = (count: number): string =>
+      `{${Array.from({ length: count }, (_, index) => entry(index)).join(",")}}`;
+    await Deno.writeFile(`${folder}/a`, craft(header(2 ** 18 + 2)));
+    await rejectsWith(openSafetensors(`${folder}/a`), "input", /at most 262144 tensors; got: 262147 objects/);
+    // Braces in a text are none.
+    const name = JSON.stringify(`${"{".repeat(2 ** 18 + 9)}\\"{`);
+    await Deno.writeFile(`${folder}/b`, craft(`{${name}:{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}`));
+    assert.equal((await openSafetensors(`${folder}/b`)).tensors.size, 1);
+  });
+});

@@ -67,6 +67,10 @@ function parseHeader({ name: path, size }: ByteSource, bytes: Uint8Array<ArrayBu
   // Both counts are checked against the smallest size of what follows, so that a damaged one ends here.
   const tensorCount = cursor.count("tensors", 24);
   const valueCount = cursor.count("metadata values", 13);
+  if (tensorCount > MOST_TENSORS || valueCount > MOST_VALUES) {
+    const rule = `a file has at most ${MOST_TENSORS} tensors and ${MOST_VALUES} metadata values`;
+    throw ggufError(path, { rule, value: `${tensorCount} and ${valueCount}` });
+  }
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < valueCount; i++) {
     const key = cursor.string("a metadata key");
@@ -90,6 +94,9 @@ const GROWTH = 4;
 
 /** Items of an array in the metadata; vocabularies have some 300,000. */
 const MOST_ITEMS = 2 ** 24;
+
+/** Tensors and metadata values of a file; large models have some 2,000 and 60. */
+const MOST_TENSORS = 2 ** 18, MOST_VALUES = 2 ** 16;
 
 /** Thrown where a header does not end within the bytes that were read. */
 class MoreNeeded extends Error {

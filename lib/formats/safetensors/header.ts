@@ -75,11 +75,13 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
   if (dataStart > size) {
     throw broken(path, `the file holds its header of ${length} bytes`, `${size} bytes in all`, AGAIN);
   }
+  const header = await readBytes(source, 8, Number(length)), objects = objectsIn(header);
+  if (objects > MOST_TENSORS + 2) {
+    throw broken(path, `a file has at most ${MOST_TENSORS} tensors`, `${objects} objects in its header`);
+  }
   let json: StrictJson;
   try {
-    json = parseStrictJson(
-      new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(source, 8, Number(length))),
-    );
+    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(header));
   } catch (error) {
     if (error instanceof CompressoError) throw error;
     throw broken(path, "the header is JSON in UTF-8", error instanceof Error ? error.message : String(error));
@@ -93,6 +95,21 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
   }
   checkLayout(path, tensors, { dataStart, size });
   return { metadata, tensors };
+}
+
+/** Tensors of a file; the largest models have some 100,000 in all their files. */
+const MOST_TENSORS = 2 ** 18;
+
+/** Number of objects in JSON, without parsing it: of `{` outside of texts. */
+function objectsIn(json: Uint8Array): number {
+  let count = 0, isText = false;
+  for (let at = 0; at < json.length; at++) {
+    const byte = json[at];
+    if (byte === 0x5c && isText) at++;
+    else if (byte === 0x22) isText = !isText;
+    else if (byte === 0x7b && !isText) count++;
+  }
+  return count;
 }
 
 const AGAIN = "the file is truncated: fetch or write it again";

@@ -62,6 +62,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/hub/fetch.ts",
   "lib/hub/http.ts",
   "lib/hub/settings.ts",
+  "lib/hub/storage.ts",
   "lib/hub/upload.ts",
   "lib/run/prune_to_folder.ts",
   "lib/run/record_file.ts",

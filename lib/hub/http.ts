@@ -2,7 +2,7 @@
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import type { HubSettings } from "./settings.ts";
 
-/** What those who wait for the Hub are told. */
+/** Signal and notes of work with the Hub. */
 export interface HubListener {
   /** Aborts the work. */
   readonly signal?: AbortSignal | undefined;

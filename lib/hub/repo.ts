@@ -51,9 +51,10 @@ export async function openRepo(
     try {
       const before = resumes ? await cache.commitOf(revision) : null;
       const commit = isCommit(revision) ? revision : before ?? await commitOf(name, settings, listener);
-      const files = await cache.files(commit) ?? await filesOf(name, commit, settings, listener);
-      if (keeps) await cache.keepFiles(commit, files);
-      if (keeps && revision !== commit) await cache.keepRef(revision, commit);
+      const known = await cache.files(commit), files = known ?? await filesOf(name, commit, settings, listener);
+      // A cache that may not be written to serves what it has.
+      if (keeps && known === null) await cache.keepFiles(commit, files).catch(ignored);
+      if (keeps && revision !== commit) await cache.keepRef(revision, commit).catch(ignored);
       return whole(commit, files, false);
     } catch (error) {
       const commit = isCommit(revision) ? revision : await cache.commitOf(revision);
@@ -78,6 +79,11 @@ export function notKept(what: string, { cache }: { readonly cache: string }): Co
     value: `it is not in ${cache}`,
     fix: "remove HF_HUB_OFFLINE, check the connection, or set HF_HOME to where it is",
   });
+}
+
+/** Lets a failure to write pass; what else fails is a fault of the program. */
+function ignored(error: unknown): void {
+  if (!(error instanceof CompressoError)) throw error;
 }
 
 /** The commit that a revision stands for. */

@@ -1,16 +1,15 @@
 // Uploads of files to a model's repository as one commit: small ones in git, large ones in large file storage, which takes them in parts.
-import * as http from "node:http";
-import * as https from "node:https";
 import { CompressoError } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { openDiskFile } from "../files/bytes.ts";
-import { streamBytes } from "../files/system.ts";
+import { firstBytes } from "../files/system.ts";
 import { hashOf } from "./download.ts";
-import { hubFetch, type HubListener, jsonOf, paused, SILENT_SECONDS, strange } from "./http.ts";
+import { hubFetch, type HubListener, jsonOf, strange } from "./http.ts";
 import { type HubName, hubText, parseHubName } from "./name.ts";
 import { refusal } from "./refusal.ts";
 import { MAIN } from "./repo.ts";
 import { type HubSettings, hubSettings } from "./settings.ts";
+import { piecesOf, put } from "./storage.ts";
 
 /** A file to upload. */
 export interface UploadFile {
@@ -44,12 +43,8 @@ export interface Uploaded {
   readonly bytes: number;
 }
 
-/** Tries of a request to the storage, and milliseconds before the second one, which double. */
-const TRIES = 4, FIRST_WAIT_MS = 500;
 /** Bytes of a file that the Hub sees to tell whether it belongs into large file storage. */
 const SAMPLE = 512;
-/** Bytes that are hashed or sent at a time. */
-const PIECE = 1 << 20;
 /** Files that are asked about at a time. */
 const AT_ONCE = 256;
 
@@ -74,7 +69,7 @@ interface Upload extends UploadOptions {
 
 /**
  * Uploads files as one commit, into a repository that is made where there is none. Large files that the Hub has already are not sent again, so that an
- * upload that was interrupted goes on with the next file.
+ * upload that was interrupted continues with the next file.
  *
  * @throws CompressoError("usage") for a name of another form, and without a token.
  * @throws CompressoError("input") where the token does not allow it, a file cannot be read, or the Hub cannot be reached.
@@ -137,19 +132,17 @@ async function makeRepo({ name, settings, isPrivate = false, ...listener }: Uplo
 async function known(files: readonly UploadFile[], upload: Upload): Promise<Outgoing[]> {
   const asked = [];
   for (const { path, from } of files) {
-    using file = await Deno.open(from);
-    const sample = new Uint8Array(SAMPLE), count = await file.read(sample) ?? 0;
-    const text = btoa(String.fromCharCode(...sample.subarray(0, count)));
-    asked.push({ path, sample: text, size: (await file.stat()).size });
+    const source = await openDiskFile(from), sample = base64(await firstBytes(source, SAMPLE));
+    asked.push({ path, sample, size: source.size });
   }
   const { name: { repo }, revision } = upload;
   const answer = await posted(`/api/models/${repo}/preupload/${revision}`, { files: asked }, upload);
-  const told = new Map(
+  const answers = new Map(
     (Array.isArray(answer["files"]) ? answer["files"] : []).filter(isObject).map((one) => [one["path"], one]),
   );
   const found: Outgoing[] = [];
   for (const [index, { path, from }] of files.entries()) {
-    const one = told.get(path), size = asked[index]?.size ?? 0;
+    const one = answers.get(path), size = asked[index]?.size ?? 0;
     if (!one) throw strange(upload.settings.endpoint, { value: `nothing about ${path}` });
     if (one["shouldIgnore"] === true) continue;
     // Storage takes no empty files.
@@ -208,7 +201,7 @@ async function sendOne(
   const header = isObject(action["header"]) ? action["header"] : {}, size = Number(header["chunk_size"]);
   if (header["chunk_size"] === undefined) {
     const headers = Object.fromEntries(Object.entries(header).map(([key, value]) => [key, String(value)]));
-    await put(action["href"], file, { start: 0, end: file.size, headers, signal, onBytes });
+    await put(action["href"], { ...file, start: 0, end: file.size, headers, signal, onBytes });
   } else {
     const urls = Object.entries(header).filter(([key]) => /^\d+$/.test(key)).sort(([a], [b]) => Number(a) - Number(b));
     if (!(size > 0) || urls.length !== Math.ceil(file.size / size)) {
@@ -218,7 +211,7 @@ async function sendOne(
     for (const [index, [, url]] of urls.entries()) {
       const start = index * size, end = Math.min(file.size, start + size);
       const tell = (bytes: number): void => onBytes(start + bytes);
-      const etag = await put(String(url), file, { start, end, signal, onBytes: tell });
+      const etag = await put(String(url), { ...file, start, end, signal, onBytes: tell });
       if (!etag) throw strange(new URL(String(url)).origin, { value: "a part without an etag" });
       parts.push({ partNumber: index + 1, etag });
     }
@@ -280,89 +273,6 @@ async function posted(
   }
   await response.body?.cancel();
   return {};
-}
-
-interface Put {
-  readonly start: number;
-  readonly end: number;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly signal?: AbortSignal | undefined;
-  readonly onBytes: (bytes: number) => void;
-}
-
-/** Puts a range of a file to an address of the storage, which gets no token; returns the etag. */
-async function put(url: string, { from, path }: UploadFile, options: Put): Promise<string | null> {
-  const { signal } = options;
-  for (let left = TRIES - 1, wait = FIRST_WAIT_MS;; left--, wait *= 2) {
-    signal?.throwIfAborted();
-    let value: string;
-    try {
-      const { status, etag } = await putOnce(url, from, options);
-      if (status >= 200 && status < 300) return etag;
-      value = `status ${status}`;
-      if (status < 500 && status !== 408 && status !== 429) left = 0;
-    } catch (error) {
-      if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
-      value = error instanceof Error ? error.message : String(error);
-    }
-    if (left <= 0) {
-      throw new CompressoError("input", {
-        what: `cannot upload ${path} to ${new URL(url).host}`,
-        rule: "the storage takes it",
-        value,
-        fix: "try again: files that are there are not sent again",
-      });
-    }
-    await paused(wait, signal);
-  }
-}
-
-/** By Node's client: the storage asks for a length, which `fetch` does not send with a stream. */
-async function putOnce(
-  url: string,
-  from: string,
-  { start, end, headers = {}, signal, onBytes }: Put,
-): Promise<{ readonly status: number; readonly etag: string | null }> {
-  const { promise, resolve, reject } = Promise.withResolvers<
-    { readonly status: number; readonly etag: string | null }
-  >();
-  const { request } = url.startsWith("https:") ? https : http;
-  const outgoing = request(url, {
-    method: "PUT",
-    headers: { ...headers, "content-length": end - start },
-    ...(signal ? { signal } : {}),
-  });
-  outgoing.setTimeout(1000 * SILENT_SECONDS, () => outgoing.destroy(new Error(`no answer in ${SILENT_SECONDS} s`)));
-  outgoing.on("error", reject);
-  outgoing.on("response", (response) => {
-    response.resume();
-    response.on("error", reject);
-    response.on("end", () => resolve({ status: response.statusCode ?? 0, etag: response.headers.etag ?? null }));
-  });
-  const send = async (): Promise<void> => {
-    let sent = 0;
-    for await (const piece of piecesOf(from, start, end)) {
-      const written = Promise.withResolvers<void>();
-      outgoing.write(piece.slice(), () => written.resolve());
-      await Promise.race([written.promise, promise]);
-      sent += piece.length;
-      onBytes(sent);
-    }
-    outgoing.end();
-  };
-  const [result] = await Promise.all([
-    promise,
-    send().catch((error) => {
-      outgoing.destroy(error);
-      throw error;
-    }),
-  ]);
-  return result;
-}
-
-/** A range of a file in pieces. */
-async function* piecesOf(path: string, start: number, end: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  yield* streamBytes(await openDiskFile(path), start, { length: end - start, pieceBytes: PIECE });
 }
 
 function base64(bytes: Uint8Array): string {

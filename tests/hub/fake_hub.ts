@@ -344,7 +344,7 @@ function body(request: Request, whole: Uint8Array<ArrayBuffer>, { seen, fault, h
   if (isRange && start >= whole.length) {
     return new Response(null, { status: 416, headers: { "content-range": `bytes */${whole.length}` } });
   }
-  const bytes = (fault?.change ?? ((same) => same))(whole.slice(start, end)), piece = 4096;
+  const bytes = (fault?.change ?? ((same) => same))(whole.slice(start, end)), piece = fault ? 4096 : 65536;
   let at = 0;
   const stream = new ReadableStream<Uint8Array>({
     async pull(controller): Promise<void> {

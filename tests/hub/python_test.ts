@@ -1,5 +1,5 @@
-// The cache is that of Python's huggingface_hub: what one fetched the other finds. Skipped where `python3`, or the one in COMPRESSO_PYTHON, has no such
-// library.
+// The cache is shared with Python's huggingface_hub: a file is fetched once for both. Skipped where `python3`, or the Python that COMPRESSO_PYTHON
+// names, has no such library.
 import assert from "node:assert/strict";
 import { fetchFromHub } from "../../lib/hub/fetch.ts";
 import { sha, TOKEN } from "./fake_hub.ts";

@@ -1,0 +1,100 @@
+// The storage of large files: ranges of files are put to addresses that the Hub has signed, without the token.
+import * as http from "node:http";
+import * as https from "node:https";
+import { CompressoError } from "../core/errors.ts";
+import { openDiskFile } from "../files/bytes.ts";
+import { streamBytes } from "../files/system.ts";
+import { paused, SILENT_SECONDS } from "./http.ts";
+
+/** Tries of a request to the storage, and milliseconds before the second one, which double. */
+const TRIES = 4, FIRST_WAIT_MS = 500;
+/** Bytes that are hashed or sent at a time. */
+const PIECE = 1 << 20;
+
+/** A range of a file that is put. */
+export interface Put {
+  /** Path of the file on this machine. */
+  readonly from: string;
+  /** Its name in errors. */
+  readonly path: string;
+  readonly start: number;
+  readonly end: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal | undefined;
+  readonly onBytes: (bytes: number) => void;
+}
+
+/** Puts a range of a file to an address of the storage, which gets no token; returns the etag. */
+export async function put(url: string, options: Put): Promise<string | null> {
+  const { path, signal } = options;
+  for (let left = TRIES - 1, wait = FIRST_WAIT_MS;; left--, wait *= 2) {
+    signal?.throwIfAborted();
+    let value: string;
+    try {
+      const { status, etag } = await putOnce(url, options);
+      if (status >= 200 && status < 300) return etag;
+      value = `status ${status}`;
+      if (status < 500 && status !== 408 && status !== 429) left = 0;
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
+      value = error instanceof Error ? error.message : String(error);
+    }
+    if (left <= 0) {
+      throw new CompressoError("input", {
+        what: `cannot upload ${path} to ${new URL(url).host}`,
+        rule: "the storage takes it",
+        value,
+        fix: "try again: files that are there are not sent again",
+      });
+    }
+    await paused(wait, signal);
+  }
+}
+
+/** By Node's client: the storage asks for a length, which `fetch` does not send with a stream. */
+async function putOnce(
+  url: string,
+  { from, start, end, headers = {}, signal, onBytes }: Put,
+): Promise<{ readonly status: number; readonly etag: string | null }> {
+  const { promise, resolve, reject } = Promise.withResolvers<
+    { readonly status: number; readonly etag: string | null }
+  >();
+  const { request } = url.startsWith("https:") ? https : http;
+  const outgoing = request(url, {
+    method: "PUT",
+    headers: { ...headers, "content-length": end - start },
+    ...(signal ? { signal } : {}),
+  });
+  outgoing.setTimeout(1000 * SILENT_SECONDS, () => outgoing.destroy(new Error(`no answer in ${SILENT_SECONDS} s`)));
+  outgoing.on("error", reject);
+  outgoing.on("response", (response) => {
+    response.resume();
+    response.on("error", reject);
+    response.on("end", () => resolve({ status: response.statusCode ?? 0, etag: response.headers.etag ?? null }));
+  });
+  const send = async (): Promise<void> => {
+    let sent = 0;
+    for await (const piece of piecesOf(from, start, end)) {
+      const written = Promise.withResolvers<void>();
+      outgoing.write(piece.slice(), () => written.resolve());
+      await Promise.race([written.promise, promise]);
+      sent += piece.length;
+      onBytes(sent);
+    }
+    outgoing.end();
+  };
+  const [result] = await Promise.all([
+    promise,
+    send().catch((error) => {
+      outgoing.destroy(error);
+      throw error;
+    }),
+  ]);
+  return result;
+}
+
+/** A range of a file in pieces. */
+export async function* piecesOf(path: string, start: number, end: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  yield* streamBytes(await openDiskFile(path), start, { length: end - start, pieceBytes: PIECE });
+}

@@ -12,6 +12,7 @@ export const MODEL_TYPES = [
   "qwen3",
   "gemma3_text",
   "phi3",
+  "smollm3",
   "opt",
   "compresso",
 ] as const;
@@ -20,10 +21,11 @@ export const MODEL_TYPES = [
 export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: ["gemma3_text"], mistral3: ["mistral"] };
 
 /** What to do about a model of another family. */
-export const GIVE_FAMILY = "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3 or OPT family";
+export const GIVE_FAMILY =
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3, SmolLM3 or OPT family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "openelm", "gemma3"] as const;
+export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "smollm3", "openelm", "gemma3"] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];

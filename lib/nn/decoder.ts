@@ -415,7 +415,7 @@ function rotate(
     readonly inverse: boolean;
   },
 ): void {
-  if (!hasRope(weights.spec)) return;
+  if (!hasRope(weights.spec, layer)) return;
   recordRope(plan, {
     rows: act.rows,
     seq: act.shape.seq,

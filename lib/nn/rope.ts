@@ -5,14 +5,18 @@ import type { Device } from "../gpu/device.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { f32, type Plan, u32 } from "../gpu/plan.ts";
-import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, type LayerSpec, ropeDims } from "../spec/decoder.ts";
 import { localRope, ropeTable } from "../spec/rope.ts";
 import { headStride } from "./padding.ts";
 
-/** Tables of {@link ropeTable}: of the model, and of the layers with `rope: "local"`. */
+/**
+ * Tables of {@link ropeTable}: of the model, of the layers with `rope: "local"`, and for the layers with `rope: "none"`
+ * one row that rotates nothing, which holds for all positions.
+ */
 export interface RopeTables extends Disposable {
   readonly model: DeviceBuffer;
   readonly local: DeviceBuffer | null;
+  readonly none: DeviceBuffer | null;
 }
 
 /** Uploads the tables of a model for `positions` positions. */
@@ -20,15 +24,19 @@ export function createRopeTables(device: Device, spec: DecoderSpec, positions: n
   const upload = (of: Pick<DecoderSpec, "headDim" | "rope">): DeviceBuffer =>
     device.uploadBuffer("rope", ropeTable(of, positions));
   const own = localRope(spec), model = upload(spec), local = own ? upload(own) : null;
+  const still = Float32Array.from({ length: ropeDims(spec) }, (_, i) => i % 2 === 0 ? 1 : 0);
+  const none = spec.layers.some(({ rope }) => rope === "none") ? device.uploadBuffer("rope", still) : null;
   return {
     model,
     local,
-    [Symbol.dispose]: () => [model, local].forEach((table) => table?.[Symbol.dispose]()),
+    none,
+    [Symbol.dispose]: () => [model, local, none].forEach((table) => table?.[Symbol.dispose]()),
   };
 }
 
 /** The table of a layer. */
-export function layerTable({ model, local }: RopeTables, { rope }: LayerSpec): DeviceBuffer {
+export function layerTable({ model, local, none }: RopeTables, { rope }: LayerSpec): DeviceBuffer {
+  if (rope === "none") return existing(none, "table without RoPE");
   return rope === "local" ? existing(local, "local RoPE") : model;
 }
 

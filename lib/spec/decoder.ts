@@ -50,8 +50,11 @@ export interface LayerSpec {
    * previous tokens.
    */
   readonly window?: number;
-  /** "local" if RoPE has the base `rope.localBase`, without scaling; absent if it has the model's base and scaling. */
-  readonly rope?: "local";
+  /**
+   * "local" if RoPE has the base `rope.localBase`, without scaling; "none" without RoPE: attention then knows positions
+   * by causality alone. Absent if RoPE has the model's base and scaling.
+   */
+  readonly rope?: "local" | "none";
 }
 
 /** The counts of a layer that pruning reduces. */
@@ -347,9 +350,9 @@ export function presentProjections(spec: Pick<DecoderSpec, "ungated">, layer: La
   );
 }
 
-/** Whether attention rotates queries and keys. */
-export function hasRope({ positions }: Pick<DecoderSpec, "positions">): boolean {
-  return positions === undefined;
+/** Whether attention of a layer rotates queries and keys. */
+export function hasRope({ positions }: Pick<DecoderSpec, "positions">, { rope }: Pick<LayerSpec, "rope">): boolean {
+  return positions === undefined && rope !== "none";
 }
 
 /** Rows of the learned position embeddings; 0 without them. */

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config,
-    Qwen2Config, Qwen3Config)
+    Qwen2Config, Qwen3Config, SmolLM3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -144,6 +144,17 @@ MODELS = {
             layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             rope_parameters={"full_attention": {"rope_type": "linear", "factor": 2.5, "rope_theta": 5000.0},
                              "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}, **COMMON),
+    },
+}
+
+MODELS |= {
+    # Each fourth layer has no RoPE.
+    "smollm3": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1020,
+        "config": lambda: SmolLM3Config(
+            hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=37, num_hidden_layers=5,
+            vocab_size=67, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-4,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
 }
 
@@ -456,7 +467,7 @@ def main():
             models = json.load(file)["models"]
     for index, (name, recipe) in enumerate(MODELS.items()):
         if options.model in (None, name):
-            models[name] = make(name, recipe, root, 1000 + index)
+            models[name] = make(name, recipe, root, recipe.get("seed", 1000 + index))
     with open(os.path.join(root, "golden.json"), "w", encoding="utf-8") as file:
         json.dump({"rank": RANK, "alpha": ALPHA, "targets": TARGETS, "models": models}, file, indent=1)
         file.write("\n")

@@ -133,7 +133,7 @@ const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => 
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama, deci, qwen2, qwen3, phi3, openelm, gemma3; got: gpt2; fix: .* family$/,
+    /general\.architecture is llama, deci, .*openelm.*; got: gpt2; fix: .* family$/,
   ],
   [
     "an architecture of experts",

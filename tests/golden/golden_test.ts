@@ -37,6 +37,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "phi3", baseDtype: "f32" },
   // A window of 9 tokens in two layers of three, with a RoPE of its own.
   { name: "gemma3", baseDtype: "f32" },
+  { name: "smollm3", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -231,6 +232,15 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 45, window: 9 }),
       maxPosition: 128,
       fused: true,
+    }],
+    ["smollm3", {
+      headDim: 14,
+      tied: true,
+      rope: { base: 500, scaling: { kind: "none" } },
+      layers: Array.from({ length: 5 }, (_, index) => {
+        return { heads: 3, kvHeads: 1, ffn: 37, ...index === 3 ? { rope: "none" } : {} };
+      }),
+      maxPosition: 128,
     }],
   ]);
   const absent = {

@@ -86,6 +86,16 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`logits of layers with and without RoPE equal those of the full forward pass in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    const { model, adapters: { masks } } = await openGoldenModel("smollm3", { device });
+    using _ = model;
+    assert.ok(model.spec.layers.some(({ rope }) => rope === "none"));
+    await assertLogits(model, { what: "smollm3", masks, length: 30, start: 11 });
+  });
+}
+
 Deno.test("decoding goes on past one row of a cache texture", async () => {
   const device = await sharedDevice();
   const { model } = await openGoldenModel("gqa_llama3", { device });

@@ -25,6 +25,7 @@ export const NAMES: readonly GoldenName[] = [
   "gemma3",
   "ministral_window",
   "phi3",
+  "smollm3",
 ];
 
 /**

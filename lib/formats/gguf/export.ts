@@ -25,6 +25,7 @@ import {
   LOCAL_BASE_KEY,
   MORE_EOS_KEY,
   ORIGINAL_KEY,
+  SMOLLM3_STEP,
   turnsNeighbours,
   WINDOW_KEY,
   WINDOW_PATTERN_KEY,
@@ -183,7 +184,7 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
   const candidates = PREFERRED.filter((arch) => {
     if (isGemma(spec)) return arch === "gemma3";
     return arch !== "gemma3" && isNormed(arch) === (spec.qkNorm !== undefined) &&
-      (arch !== "phi3" || spec.fused === true);
+      (arch !== "phi3" || spec.fused === true) && (arch === "smollm3") === isWithoutRope(spec);
   });
   const [first = "deci", ...others] = candidates;
   const found = misfit(spec, first);
@@ -196,12 +197,12 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
 /**
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
- * @throws CompressoError("input") for norms of q and k heads and a head of its own, for RoPE of a part of each head, and
- * for a Gemma.
+ * @throws CompressoError("input") for norms of q and k heads and a head of its own, for RoPE of a part of each head, for
+ * layers without RoPE, and for a Gemma.
  */
 export function refuseUnlike(spec: DecoderSpec): void {
   const { qkNorm, tied, rope: { dims } } = spec;
-  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec)) {
+  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec) || isWithoutRope(spec)) {
     throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
 }
@@ -210,6 +211,8 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
   const { qkNorm, rope: { dims } } = spec;
   const what = isGemma(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only gemma3 has such norms and such a gate"
+    : isWithoutRope(spec)
+    ? "cannot write a GGUF: of llama.cpp's architectures only smollm3 has layers without RoPE"
     : qkNorm
     ? "cannot write a GGUF: of llama.cpp's architectures only qwen3 has such norms of q and k heads, " +
       "and openelm where the output head is the embedding"
@@ -226,7 +229,7 @@ function isGemma({ activation, normPlaces, scales, rope }: DecoderSpec): boolean
 
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
-const PREFERRED: readonly GgufArch[] = ["gemma3", "phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
+const PREFERRED: readonly GgufArch[] = ["gemma3", "smollm3", "phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
 
 /** Whether an architecture norms the heads of q and k. */
 function isNormed(arch: GgufArch): boolean {
@@ -241,6 +244,8 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
+  if (arch === "smollm3") return noSmolLm3(spec);
+  if (isWithoutRope(spec)) return { rule: "all layers have RoPE", value: "some have none", fix: "take arch smollm3" };
   if (arch === "phi3") return noPhi3(spec);
   const { dims } = spec.rope;
   if (dims !== undefined) {
@@ -315,6 +320,25 @@ function noQwen2(spec: DecoderSpec): Misfit | null {
     return { rule: "q, k and v have biases and no other part has", value: biases.join(", ") || "none", fix };
   }
   if (width !== hidden) return { rule: `heads · head_dim = ${hidden}, the hidden dims`, value: String(width), fix };
+  return noDivisors(spec, fix);
+}
+
+/** Whether some layers have no RoPE. */
+function isWithoutRope({ layers }: DecoderSpec): boolean {
+  return layers.some(({ rope }) => rope === "none");
+}
+
+/** Each fourth layer has no RoPE, whatever the file says; all layers are alike, without biases, norms of heads and RoPE divisors. */
+function noSmolLm3(spec: DecoderSpec): Misfit | null {
+  const { layers, biases = [], qkNorm } = spec, fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec);
+  if (unlike) return { ...unlike, fix: ALIKE };
+  const other = layers.findIndex(({ rope }, index) => (rope === "none") !== ((index + 1) % SMOLLM3_STEP === 0));
+  if (other >= 0) {
+    const rule = `each ${SMOLLM3_STEP}th layer has no RoPE, and the others have`;
+    return { rule, value: `layer ${other} ${layers[other]?.rope === "none" ? "has none" : "has RoPE"}`, fix };
+  }
+  if (biases.length > 0) return { rule: "no part has a bias", value: biases.join(", "), fix };
+  if (qkNorm) return { rule: "q and k heads have no norms", value: "they have", fix };
   return noDivisors(spec, fix);
 }
 

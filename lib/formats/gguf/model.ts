@@ -8,7 +8,7 @@ import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
 import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
-import { ggufSpec, turnsNeighbours } from "./spec.ts";
+import { ggufSpec, takesDivisors, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
 import type { ByteSource } from "../../files/system.ts";
@@ -141,7 +141,7 @@ function checkTensors(
   const found = new Map<string, Found>(), isRotated = turnsNeighbours(arch);
   const fusedParts = fusedTensors(spec, archFusions(arch));
   const known = new Set(
-    spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : isRotated ? [ROPE_FREQS] : [],
+    spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : takesDivisors(arch) ? [ROPE_FREQS] : [],
   );
   for (const [canonical, own] of tensorShapes(spec)) {
     const place = names.get(canonical) ?? { name: canonical }, projection = place.part?.projection;

@@ -37,11 +37,18 @@ export function gemma3Scale({ headDim, hidden, layers }: Pick<DecoderSpec, "head
 
 /**
  * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
- * with value i + headDim/2, as Hugging Face does; llama.cpp gives these no RoPE divisors.
- */
+ * with value i + headDim/2, as Hugging Face does; */
 export function turnsNeighbours(arch: GgufArch): boolean {
+  return arch === "llama" || arch === "deci" || arch === "smollm3";
+}
+
+/** Whether llama.cpp divides the frequencies of RoPE by `rope_freqs.weight` in an architecture. */
+export function takesDivisors(arch: GgufArch): boolean {
   return arch === "llama" || arch === "deci";
 }
+
+/** Each nth layer of llama.cpp's smollm3 has no RoPE: no key says so. */
+export const SMOLLM3_STEP = 4;
 
 /** Keys that change what a llama computes; 0, or absence, means that they do not. */
 const MUST_BE_ZERO = [
@@ -92,6 +99,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   const layers = layersOf(file, arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
     ...isGemma && slides(index) ? { rope: "local" as const } : {},
+    ...arch === "smollm3" && (index + 1) % SMOLLM3_STEP === 0 ? { rope: "none" as const } : {},
   }));
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
@@ -286,7 +294,7 @@ async function ropeScaling(
   const given = type === "linear" && file.metadata.has(key) ? keys.decimal(key) : 1;
   const factor = given === 0 ? 1 : given;
   keys.check(key, factor, (value) => value > 0, "it is above 0");
-  if (!turnsNeighbours(arch) || !file.tensors.has(ROPE_FREQS)) {
+  if (!takesDivisors(arch) || !file.tensors.has(ROPE_FREQS)) {
     return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
   }
   const factors = await divisors(file, ROPE_FREQS, dims);

@@ -14,7 +14,7 @@ import { ownKey, withLlamaKeys } from "./keys.ts";
 import { GIVE_FAMILY, MODEL_TYPES, textConfig } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
 import { layeredRope, ropeOf } from "./rope.ts";
-import { slidingLayers, WINDOW_KEYS, windowsIn } from "./windows.ts";
+import { layerHasRope, slidingLayers, WINDOW_KEYS, windowsIn } from "./windows.ts";
 
 const count = z.int().positive();
 /**
@@ -37,7 +37,7 @@ const OWN_KEYS = {
   embedding_scale: z.number().positive().nullish(),
   attention_scale: z.number().positive().nullish(),
   local_rope_theta: z.number().positive().nullish(),
-  layer_ropes: z.array(z.enum(["local"]).nullable()).nullish(),
+  layer_ropes: z.array(z.enum(["local", "none"]).nullable()).nullish(),
   layer_counts: z.array(z.object({
     num_attention_heads: z.int().nonnegative().max(MOST_WIDTH),
     num_key_value_heads: z.int().nonnegative().max(MOST_WIDTH),
@@ -116,22 +116,20 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   const isGemma = config.model_type === "gemma3_text";
   const hasQkNorm = config.model_type === "qwen3" || isGemma || config.qk_norm === "head";
   const ropeContext = { maxPosition, headDim, path: files.path };
-  const localRopes = isGemma ? slidingLayers(config) : config.layer_ropes ?? [];
-  if (localRopes.some(Boolean) && !isGemma && !config.local_rope_theta) {
-    fail("layer_ropes", "local needs local_rope_theta");
-  }
+  const ropes = ropesOf(config, fail);
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
   const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
   const eosIds = new Set([
-    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [config.model_type === "phi3" ? PHI3_END : 2],
+    ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [LAST_IDS[config.model_type] ?? 2],
     ...ids(generation.eos_token_id),
   ]);
   const hasRow = (id: number): boolean => id >= 0 && id < config.vocab_size;
   const rule = `token ids lie from 0 to vocab_size − 1 = ${config.vocab_size - 1}`;
   // An id that only generation_config.json has, and that has no row, is ignored.
   const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
-  const isOpt = config.model_type === "opt", implied = has("bos_token_id") || isQwen ? null : isOpt ? 2 : 1;
+  const isOpt = config.model_type === "opt",
+    implied = has("bos_token_id") || isQwen ? null : FIRST_IDS[config.model_type] ?? 1;
   const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;
   const padId = config.pad_token_id ?? other(generation.pad_token_id) ?? (isOpt && !has("pad_token_id") ? 1 : null);
   const inVocab = (key: string, id: number): void => {
@@ -152,7 +150,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     headDim,
     layers: withinUnits(layersOf(config, fail), fail).map((layer, index) => ({
       ...withWindow(layer, windows[index]),
-      ...localRopes[index] ? { rope: "local" as const } : {},
+      ...ropes[index] ? { rope: ropes[index] } : {},
     })),
     normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
     ...family,
@@ -160,7 +158,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
       ...ropeOf(json, ropeContext),
       ...config.local_rope_theta ? { localBase: config.local_rope_theta } : {},
     },
-    tied: config.tie_word_embeddings ?? isOpt,
+    tied: config.tie_word_embeddings ?? (isOpt || config.model_type === "smollm3"),
     ...hasQkNorm ? { qkNorm: "head" as const } : {},
     ...config.model_type === "phi3" || config.fused ? { fused: true as const } : {},
     ...scalesOf(config, headDim),
@@ -210,9 +208,13 @@ const MAX_POSITIONS = {
   gemma3_text: 131072,
   opt: 2048,
   phi3: 4096,
+  smollm3: 32768,
   compresso: 2048,
 } as const;
-const QWEN3_HEAD_DIM = 128, PHI3_END = 32000;
+const QWEN3_HEAD_DIM = 128;
+/** The first and the end token of families in which they are not 1 and 2, where a configuration leaves them out. */
+const FIRST_IDS: Readonly<Record<string, number>> = { opt: 2, smollm3: 128000 };
+const LAST_IDS: Readonly<Record<string, number>> = { phi3: 32000, smollm3: 128001 };
 
 /** ε of torch's LayerNorm: a configuration of OPT names none. */
 export const OPT_EPS = 1e-5;
@@ -265,6 +267,17 @@ function familyOf(
   }
   if (config._remove_final_layer_norm) fail("_remove_final_layer_norm", "it is false: there is a final norm");
   return { norm: "layer", activation: "relu", ungated: true, positions: { offset: OPT_OFFSET } };
+}
+
+/** What RoPE layers have where it is not the model's. */
+function ropesOf(config: Config, fail: Fail): readonly (LayerSpec["rope"] | null)[] {
+  const { model_type: type, no_rope_layers: list, num_hidden_layers: length, layer_ropes: ropes } = config;
+  if (list && type !== "smollm3") fail("no_rope_layers", "only a smollm3 has layers without RoPE");
+  if (list && list.length !== length) fail("no_rope_layers", `it has an entry for each of ${length} layers`);
+  if (type === "gemma3_text") return slidingLayers(config).map((slides) => slides ? "local" : null);
+  if (type === "smollm3") return Array.from({ length }, (_, at) => layerHasRope(config, at) ? null : "none");
+  if (ropes?.includes("local") && !config.local_rope_theta) fail("layer_ropes", "local needs local_rope_theta");
+  return ropes ?? [];
 }
 
 /** Stands in a spec with learned positions. */
@@ -333,6 +346,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       qwen3: 32,
       gemma3_text: 4,
       phi3: heads,
+      smollm3: 4,
       opt: heads,
       compresso: heads,
     }[config.model_type];

@@ -43,6 +43,7 @@ export type HfForm =
   | "qwen3"
   | "gemma3_text"
   | "phi3"
+  | "smollm3"
   | "opt"
   | "compresso";
 
@@ -196,11 +197,22 @@ export function formOf(spec: DecoderSpec): HfForm {
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
   if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : isGemma3(spec) ? "gemma3_text" : "compresso";
+  if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
+}
+
+/** The layers with RoPE (1) and those without (0), as SmolLM3's configuration lists them. */
+function ropeLayers({ layers }: DecoderSpec): Json {
+  return { no_rope_layers: layers.map(({ rope }) => rope === "none" ? 0 : 1) };
+}
+
+/** Whether all layers rotate queries and keys. */
+function hasRopeEverywhere({ layers }: DecoderSpec): boolean {
+  return layers.every(({ rope }) => rope !== "none");
 }
 
 /** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
@@ -215,7 +227,7 @@ function isLlamaLike({ norm, normPlaces, activation, ungated, positions, scales,
 function isPhi3(spec: DecoderSpec): boolean {
   const { hidden, headDim, rope: { scaling }, layers: [first] } = spec;
   if (!first || !layersAlike(spec) || windowsOf(spec).length > 1 || spec.biases?.length || spec.qkNorm) return false;
-  if (!isLlamaLike(spec)) return false;
+  if (!isLlamaLike(spec) || !hasRopeEverywhere(spec)) return false;
   if (scaling.kind === "none") return true;
   const share = ropeDims(spec) / headDim;
   return scaling.kind === "longrope" &&
@@ -297,6 +309,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   gemma3_text: "Gemma3",
   opt: "OPT",
   phi3: "Phi3",
+  smollm3: "SmolLM3",
   compresso: "Compresso",
 };
 
@@ -305,8 +318,9 @@ function formKeys(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
   return {
-    ...form === "qwen3" || form === "gemma3_text" ? { attention_bias } : {},
+    ...form === "qwen3" || form === "gemma3_text" || form === "smollm3" ? { attention_bias } : {},
     ...form === "gemma3_text" ? { query_pre_attn_scalar: queryScalar(spec) } : {},
+    ...form === "smollm3" ? { mlp_bias, ...ropeLayers(spec) } : {},
     ...windowKeys(form, spec),
   };
 }
@@ -327,9 +341,8 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.normPlaces ? { norm_places: spec.normPlaces } : {},
     ...spec.scales?.embedding ? { embedding_scale: spec.scales.embedding } : {},
     ...spec.scales?.attention ? { attention_scale: spec.scales.attention } : {},
-    ...spec.rope.localBase
-      ? { local_rope_theta: spec.rope.localBase, layer_ropes: spec.layers.map(({ rope = null }) => rope) }
-      : {},
+    ...spec.rope.localBase ? { local_rope_theta: spec.rope.localBase } : {},
+    ...spec.layers.some(({ rope }) => rope) ? { layer_ropes: spec.layers.map(({ rope = null }) => rope) } : {},
     ...spec.norm ? { norm: spec.norm } : {},
     ...spec.ungated ? { ungated_mlp: true } : {},
     ...spec.positions ? { position_offset: spec.positions.offset } : {},

@@ -11,7 +11,7 @@ export function refusal(
     rule,
     value,
     fix =
-      "correct it, or fetch the file again; what is no plain LLaMA, Mistral, Qwen2, Qwen3, Phi-3 or OPT is not supported",
+      "correct it, or fetch the file again; `compresso inspect` and docs/guide/models.md say which families are supported",
   } = parts;
   return new CompressoError("input", {
     what: `cannot use ${path}`,

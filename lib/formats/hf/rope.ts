@@ -119,7 +119,7 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
     const rule = `an even number of the ${headDim} dims of a head rotates, at least 2`;
     throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
   }
-  const base = rope.rope_theta ?? outer.rope_theta ?? 10000;
+  const base = rope.rope_theta ?? outer.rope_theta ?? (outer.model_type === "smollm3" ? SMOLLM3_BASE : 10000);
   return { base, scaling: scalingOf(), ...dims < headDim ? { dims } : {} };
 
   function scalingOf(): RopeScaling {
@@ -169,6 +169,9 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
     return { kind: "longrope", short: need("short_factor"), long: need("long_factor"), attention, originalMaxPosition };
   }
 }
+
+/** The base of a SmolLM3 whose configuration leaves it out. */
+const SMOLLM3_BASE = 2_000_000;
 
 /** The original context of a Phi-3 whose configuration leaves it out. */
 const PHI3_ORIGINAL = 4096;

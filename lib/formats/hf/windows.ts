@@ -5,7 +5,7 @@ import type { Json } from "../../core/guards.ts";
 
 const count = z.int().positive();
 
-/** The keys that say it; `layer_windows` is that of `compresso`. */
+/** The keys that say it, and those of layers without RoPE; `layer_windows` is that of `compresso`. */
 export const WINDOW_KEYS = {
   sliding_window: count.nullish(),
   use_sliding_window: z.boolean().nullish(),
@@ -13,6 +13,9 @@ export const WINDOW_KEYS = {
   layer_types: z.array(z.enum(["full_attention", "sliding_attention"])).nullish(),
   sliding_window_pattern: count.nullish(),
   layer_windows: z.array(count.nullable()).nullish(),
+  // 1 for a layer with RoPE, 0 for one without.
+  no_rope_layers: z.array(z.union([z.literal(0), z.literal(1)])).nullish(),
+  no_rope_layer_interval: count.nullish(),
 };
 
 /** What windows follow from. */
@@ -44,7 +47,9 @@ export function windowsIn(
   const window = windowOf(config);
   if (types?.includes("sliding_attention") && !window) {
     const { model_type: type } = config;
-    const keys = type.startsWith("qwen") ? "use_sliding_window and sliding_window" : "sliding_window";
+    const keys = type.startsWith("qwen") || type === "smollm3"
+      ? "use_sliding_window and sliding_window"
+      : "sliding_window";
     fail("layer_types", type in WHOLE ? `a ${type} has full_attention alone` : `sliding_attention needs ${keys}`);
   }
   return slidingLayers(config).map((slides) => slides ? shown(window) : undefined);
@@ -53,6 +58,17 @@ export function windowsIn(
 /** Which layers have the window, where there is one. */
 export function slidingLayers(config: WindowConfig): readonly boolean[] {
   return Array.from({ length: config.num_hidden_layers }, (_, layer) => slides(config, layer));
+}
+
+/** Whether a layer of a SmolLM3 has RoPE: by the list, or all but each nth. */
+export function layerHasRope(
+  { no_rope_layers: list, no_rope_layer_interval: interval }: Pick<
+    WindowConfig,
+    "no_rope_layers" | "no_rope_layer_interval"
+  >,
+  layer: number,
+): boolean {
+  return list ? list[layer] === 1 : (layer + 1) % (interval ?? DEFAULT_ROPE_INTERVAL) !== 0;
 }
 
 /** The window of layers that have one; transformers' default where an old file leaves it out. */
@@ -66,6 +82,8 @@ function windowOf(
       return window === undefined ? DEFAULT_WINDOW : window;
     case "phi3":
       return window ?? null;
+    case "smollm3":
+      return isUsed ? window ?? null : null;
     case "qwen2":
     case "qwen3":
       return isUsed ? window === undefined ? DEFAULT_WINDOW : window : null;
@@ -76,23 +94,25 @@ function windowOf(
 
 /** Model types whose layers all see the whole context, but for `layer_windows`. */
 const WHOLE = { llama: true, opt: true, compresso: true };
-const DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
+const DEFAULT_ROPE_INTERVAL = 4, DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
 /** Of as many layers of a Gemma 3 the last sees the whole context. */
 const GEMMA3_PERIOD = 6;
 
 /** Whether a layer has the window, where there is one. */
 function slides(
-  { model_type: type, layer_types: types, max_window_layers: full, sliding_window_pattern: period }: WindowConfig,
+  { model_type: type, layer_types: types, max_window_layers: full, sliding_window_pattern: period, ...config }:
+    WindowConfig,
   layer: number,
 ): boolean {
   if (types) return types[layer] === "sliding_attention";
+  if (type === "smollm3") return !layerHasRope(config, layer);
   if (type === "gemma3_text") return (layer + 1) % (period ?? GEMMA3_PERIOD) !== 0;
   return type.startsWith("qwen") ? layer >= (full ?? DEFAULT_FULL_LAYERS) : true;
 }
 
 /** The keys of a configuration of one of these forms for the windows of a model, of which it can say one. */
 export function windowKeys(
-  form: "mistral" | "ministral" | "qwen2" | "qwen3" | "gemma3_text" | "phi3",
+  form: "mistral" | "ministral" | "qwen2" | "qwen3" | "gemma3_text" | "phi3" | "smollm3",
   spec: DecoderSpec,
 ): Json {
   const window = windowsOf(spec).find((one) => one !== undefined) ?? null;

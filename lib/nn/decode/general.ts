@@ -76,7 +76,7 @@ function recordCachedAttention(
   if (cache?.placement !== "buffer" || !layer || !own) return;
   const { headDim, rope: { dims }, scales: { attention: scale } = {} } = spec;
   const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
-  if (hasRope(spec)) {
+  if (hasRope(spec, layer.spec)) {
     const widths = headWidths(spec, layer.spec), table = layerTable(rope, layer.spec);
     const turn = { rows, seq: 1, headDim, dims, cosSin: table, positions: position };
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });

@@ -117,7 +117,7 @@ function recordLaterAttention(
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
   const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
   const widths = headWidths(spec, layer.spec), { rows } = act;
-  if (hasRope(spec)) {
+  if (hasRope(spec, layer.spec)) {
     const turn = { rows, seq: rows, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
     recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });

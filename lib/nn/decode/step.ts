@@ -21,6 +21,7 @@ import {
   recordStoredProducts,
 } from "../products/matvec.ts";
 import { recordEmbedding, recordScale } from "../ops.ts";
+import { layerTable } from "../rope.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
 
 /** Buffers that the plan of one token reads and writes, for `rows` sequences. All must outlive the plan. */
@@ -141,13 +142,12 @@ function recordToken({ plan, weights, masks, token, embedded, x, rows }: Context
 /** x += Wo·(z ∘ attention of RMSNorm(x)) ∘ z. */
 function recordAttention(
   context: Context,
-  { attention: part, spec: { heads, kvHeads, window } }: LayerWeights,
+  { attention: part, spec: layer }: LayerWeights,
   index: number,
 ): void {
-  const { plan, weights, masks, caches: { layers }, capacity, pages, rope: { model: rope }, position, x, qkv, o } =
-    context;
-  const { rows } = context;
+  const { plan, weights, masks, caches: { layers }, capacity, pages, position, x, qkv, o, rows } = context;
   if (!part) return;
+  const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer);
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
   const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm: part.norm.weight });
@@ -167,7 +167,7 @@ function recordAttention(
       y: qkv,
     });
     plan.section("attention");
-    recordRotateAppend(context, { heads, kvHeads, k, v, cache });
+    recordRotateAppend(context, { heads, kvHeads, k, v, cache, rope });
     recordDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z });
   }
   plan.section("products");
@@ -184,14 +184,16 @@ function vectorsOf(
 }
 
 function recordRotateAppend(
-  { plan, weights, capacity, rope: { model: rope }, position, pages, qkv, rows }: Context,
-  { heads, kvHeads, k, v, cache }: {
+  { plan, weights, capacity, position, pages, qkv, rows }: Context,
+  { heads, kvHeads, k, v, cache, rope }: {
     readonly heads: number;
     readonly kvHeads: number;
     /** Offset of keys and values. */
     readonly k: number;
     readonly v: number;
     readonly cache: { readonly k: DeviceBuffer; readonly v: DeviceBuffer };
+    /** See `layerTable`. */
+    readonly rope: DeviceBuffer;
   },
 ): void {
   const hs = headStride(weights.spec.headDim), half = ropeDims(weights.spec) / 2;

@@ -19,7 +19,8 @@ export type GoldenName =
   | "mistral_window"
   | "ministral_window"
   | "opt"
-  | "phi3";
+  | "phi3"
+  | "smollm3";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

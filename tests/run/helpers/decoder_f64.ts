@@ -73,9 +73,9 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   };
   const size = spec.rope.scaling.kind === "longrope" ? spec.rope.scaling.attention : 1;
   /** Rotates pairs (i, i + half) of every head by the position. */
-  const rotate = (x: Rows, { rope }: LayerSpec): Rows => {
-    if (!hasRope(spec)) return x;
-    const frequencies = ropeFrequencies((rope === "local" && localRope(spec)) || spec, x.length);
+  const rotate = (x: Rows, layer: LayerSpec): Rows => {
+    if (!hasRope(spec, layer)) return x;
+    const frequencies = ropeFrequencies((layer.rope === "local" && localRope(spec)) || spec, x.length);
     return x.map((row, position) =>
       row.map((value, i) => {
         const inHead = i % headDim, angle = position * (frequencies[inHead % half] ?? NaN);

@@ -32,6 +32,7 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.models.phi3.modeling_phi3 import Phi3Attention, Phi3MLP, Phi3RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
 
 from .configuration_compresso import CompressoConfig
 
@@ -109,7 +110,7 @@ class CompressoEmbedding(nn.Embedding):
 
 
 class CompressoRotaryEmbeddings(nn.Module):
-    """The two RoPEs of a model, by what layer_ropes says."""
+    """The two RoPEs of a model, by what layer_ropes says of layers that have one."""
 
     def __init__(self, config):
         super().__init__()
@@ -156,6 +157,12 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 own.layer_types = ["full_attention"] * (cache_index + 1)
                 self.self_attn = Qwen3Attention(own, cache_index)
                 self.self_attn.sliding_window = window
+            elif rope == "none":
+                # It looks up whether its layer has RoPE and a sliding window.
+                own.no_rope_layers = [0] * (cache_index + 1)
+                own.use_sliding_window = False
+                self.self_attn = SmolLM3Attention(own, cache_index)
+                self.self_attn.sliding_window = window
             else:
                 self.self_attn = LlamaAttention(own, cache_index)
             if config.attention_scale is not None:
@@ -170,7 +177,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
 
     def forward(self, hidden_states, window_masks=None, position_embeddings=None, **kwargs):
         several = isinstance(position_embeddings, dict)
-        kwargs["position_embeddings"] = position_embeddings[self.rope] if several else position_embeddings
+        own = None if self.rope == "none" else self.rope
+        kwargs["position_embeddings"] = position_embeddings[own] if several else position_embeddings
         if self.window is not None:
             kwargs["attention_mask"] = window_masks[self.window]
             # Flash attention makes masks of its own, and takes the window. The other classes pass on their own.

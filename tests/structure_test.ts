@@ -53,6 +53,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/files/exists.ts",
   "lib/files/fingerprint.ts",
   "lib/files/held_file.ts",
+  "lib/files/lease.ts",
   "lib/files/lock.ts",
   "lib/files/platform.ts",
   "lib/files/text_file.ts",

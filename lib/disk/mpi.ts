@@ -69,6 +69,17 @@ const CHUNK = 1 << 18;
 /** Bytes that are enough for a status in each implementation. */
 const STATUS_BYTES = 64;
 
+/** The place of this process in the job of a launcher, without a call of MPI; null where it was started alone. */
+export function launchedRank(): Pick<Ranks, "rank" | "size"> | null {
+  const launcher = launcherOf();
+  if (launcher === undefined) return null;
+  return { rank: Number(variable(RANK_OF[launcher])), size: Number(variable(launcher)) };
+}
+
+function launcherOf(): typeof SIZES[number] | undefined {
+  return SIZES.find((name) => Number(variable(name) ?? 1) > 1 && variable(RANK_OF[name]) !== undefined);
+}
+
 /**
  * Joins the MPI job that this process was started in, such as by `mpirun -n 4 deno run …`; null where it was started
  * alone. Needs the right to call libraries (`--allow-ffi`), and to read the environment variables of the launcher.
@@ -76,7 +87,7 @@ const STATUS_BYTES = 64;
  * @throws CompressoError("usage") where the process belongs to a job and no MPI library can be opened.
  */
 export function openMpi(): MpiRanks | null {
-  const launcher = SIZES.find((name) => Number(variable(name) ?? 1) > 1 && variable(RANK_OF[name]) !== undefined);
+  const launcher = launcherOf();
   if (launcher === undefined) return null;
   const { library, path } = openLibrary(), { symbols } = library, handles = handlesOf(path);
   const provided = new Int32Array(1), rank = new Int32Array(1), size = new Int32Array(1);

@@ -2,6 +2,7 @@
 import { CompressoError, option } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { makeFolder } from "../files/atomic.ts";
+import { Leases } from "../files/lease.ts";
 import { FolderLock } from "../files/lock.ts";
 import { loadModel } from "../disk/load_model.ts";
 import { type Model } from "../model/model.ts";
@@ -56,29 +57,34 @@ export async function runExperiment(experiment: Experiment, given: RunExperiment
   checkRunOptions(given);
   const { options, rethrow } = guardCallbacks(given);
   const resolved = resolveExperiment(experiment, options), store = new Store(options.out);
+  const leases = leasesOf(store, options);
   using lock = new FolderLock(store.out);
-  await lock.take();
+  if (leases) await lock.check();
+  else await lock.take();
   const plan = await planCells(resolved, store, { only: options.only });
   const todo = await toDo(plan, options), failures = new Map<string, CellFailure>();
   if (todo.length > 0) await noteLeftOut(plan, options);
   rethrow();
   await makeFolder(store.out);
-  await lock.take();
+  if (!leases) await lock.take();
   using slot = new ModelSlot(options.device, options);
   const reportNow = async (): Promise<
     { after: ExperimentPlan; report: ExperimentReport; files: readonly string[] }
   > => {
+    await using _alone = leases ? await leases.wait("report") : null;
     const after = await refreshed(plan, store);
     const report = await makeReport(resolved, after, store);
     return { after, report, files: await writeReport(report, store) };
   };
   let index = 0;
   try {
-    for (const cell of todo) {
+    for await (const { cell, lost } of turnsOf(todo, { plan, store, leases, options })) {
       options.signal.throwIfAborted();
       await options.onCell?.(cell, { index: index++, count: todo.length });
       rethrow();
-      const failure = await workOn(cell, { plan, store, slot, options });
+      const signal = lost ? AbortSignal.any([options.signal, lost]) : options.signal;
+      const work = workOn(cell, { plan, store, slot, leases, options: { ...options, signal } });
+      const failure = await (lost ? work.catch((error) => onlyLost(error, lost, options.signal)) : work);
       // Also where the cell finished.
       rethrow();
       if (failure) {
@@ -141,6 +147,53 @@ export async function planExperiment(
   return (await planCells(resolveExperiment(experiment, overrides), new Store(out), { only })).cells;
 }
 
+/** The leases of an experiment that several processes work on; null for one process. */
+function leasesOf(store: Store, { shared = false, shard }: RunExperimentOptions): Leases | null {
+  if (shared === false && !shard) return null;
+  return new Leases(store.leases, typeof shared === "object" ? shared : {});
+}
+
+/** A cell to work on, and a signal that fires where another process took it over. */
+interface Turn {
+  readonly cell: PlannedCell;
+  readonly lost: AbortSignal | null;
+}
+
+/** The cells one after the other; with leases those that no other process works on, until none is left. */
+async function* turnsOf(todo: readonly PlannedCell[], { plan, store, leases, options }: {
+  readonly plan: ExperimentPlan;
+  readonly store: Store;
+  readonly leases: Leases | null;
+  readonly options: RunExperimentOptions & { readonly signal: AbortSignal };
+}): AsyncGenerator<Turn, void, undefined> {
+  if (!leases) return yield* todo.map((cell) => ({ cell, lost: null }));
+  let turns = 0;
+  const { maxCells = Infinity, signal } = options, left = new Set(todo);
+  while (left.size > 0) {
+    const before = turns;
+    for (const planned of [...left]) {
+      if (turns >= maxCells) return;
+      await using lease = await leases.take(planned.name);
+      if (!lease) continue;
+      left.delete(planned);
+      const cell = { ...planned, state: await store.stateOf(planned.folder, planned.identity, plan.measures) };
+      // Another process may have finished it, or failed at it.
+      const isLeft = sittingOf([cell], options).length > 0 && triesOf(cell.state) <= triesOf(planned.state);
+      if (!isLeft) continue;
+      turns++;
+      yield { cell, lost: lease.lost };
+    }
+    signal.throwIfAborted();
+    if (turns === before && left.size > 0) await leases.pause();
+  }
+}
+
+/** Lets a cell be that another process took over; throws any other error. */
+function onlyLost(error: unknown, lost: AbortSignal, stop: AbortSignal): null {
+  if (lost.aborted && !stop.aborted) return null;
+  throw error;
+}
+
 /** Notes the files of which rows were left out. */
 async function noteLeftOut(
   { cache }: ExperimentPlan,
@@ -150,8 +203,9 @@ async function noteLeftOut(
 }
 
 /** The cells to work on. Those that failed come last, so that a cell that always fails delays no other. */
-async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): Promise<PlannedCell[]> {
-  const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote } = options;
+async function toDo({ cells: chosen }: ExperimentPlan, options: RunExperimentOptions): Promise<PlannedCell[]> {
+  const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote, shard, shared = false } = options;
+  const cells = shard ? chosen.filter((_, index) => index % shard.count === shard.index - 1) : chosen;
   if (maxCells !== Infinity && !(Number.isInteger(maxCells) && maxCells >= 0)) {
     throw new CompressoError("usage", {
       what: "cannot run so many cells",
@@ -188,7 +242,9 @@ async function toDo({ cells }: ExperimentPlan, options: RunExperimentOptions): P
       `${anew.length} cells have failed or changed and have no model to measure: redo without evaluateOnly runs them again`,
     );
   }
-  return sittingOf(cells, { evaluateOnly, redo, maxCells });
+  // Where others may take some of the cells, this process counts those that it takes.
+  const most = shard || shared !== false ? Infinity : maxCells;
+  return sittingOf(cells, { evaluateOnly, redo, maxCells: most });
 }
 
 /** Cells for which {@link runExperiment} throws with these options: their definition changed since their results. */
@@ -233,10 +289,11 @@ function hasPruned({ state }: PlannedCell): boolean {
  * Runs and measures one cell and records the result. Returns why it failed, or null. Throws only where the signal or an error of the caller's functions
  * stopped it, and `CompressoError("mismatch")` where its files changed since it was planned.
  */
-async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
+async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }: {
   readonly plan: ExperimentPlan;
   readonly store: Store;
   readonly slot: ModelSlot;
+  readonly leases: Leases | null;
   readonly options: RunExperimentOptions;
 }): Promise<CellFailure | null> {
   const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
@@ -255,7 +312,10 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
     if (!anew && !isPruned) await store.begin(folder, identity, { anew });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);
-    await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
+    {
+      await using _alone = leases ? await leases.wait("dense models", signal) : null;
+      await takeMeasures(model, missingOf(measures, await store.measured(denseDir)), { dir: denseDir, store, events });
+    }
     if (!isPruned) {
       const writer = (what: string): Writer => ({
         model,
@@ -264,9 +324,11 @@ async function workOn(cell: PlannedCell, { plan, store, slot, options }: {
         signal,
         onProgress: (share) => onPhase?.(`writing texts ${what}`, share),
       });
+      const { calibration: beside } = cell, texts = leases ? await leases.wait("texts", signal) : null;
+      await using _alone = texts;
       const rows = await cache.rows(cell.source, writer("to train on"));
-      const { calibration: beside } = cell;
       const calibration = beside === null ? null : await cache.rows(beside, writer("for calibration"));
+      await texts?.[Symbol.asyncDispose]();
       await noteLeftOut(plan, options);
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;

@@ -13,6 +13,7 @@ const PLAN_NAMES: NamesOf<PlanExperimentOptions> = {
 const RUN_NAMES: NamesOf<RunExperimentOptions> = {
   ...PLAN_NAMES,
   ...{ device: true, maxCells: "number", keep: true, evaluateOnly: "switch", redo: "switch", signal: true },
+  ...{ shared: true, shard: true },
   ...{ onCell: true, onFailure: true, onNote: true, onModel: true, onRecord: true, onAlarm: true, onPhase: true },
 };
 
@@ -26,7 +27,13 @@ export function checkPlanOptions(options: PlanExperimentOptions): void {
 export function checkRunOptions(options: RunExperimentOptions): void {
   checkNames(options, RUN_NAMES, { whose: "runExperiment" });
   checkForms(options);
-  const { keep = "none" } = options;
+  const { keep = "none", shared = false, shard = { index: 1, count: 1 } } = options;
+  if (typeof shared !== "boolean" && !(Number(shared?.takeOverAfter) > 0)) {
+    throw wrong("shared", "it is true, false or { takeOverAfter: seconds }", shared);
+  }
+  const isShare = Number.isInteger(shard?.index) && Number.isInteger(shard?.count) && shard.index >= 1 &&
+    shard.index <= shard.count;
+  if (!isShare) throw wrong("shard", "it is { index, count }, whole numbers with 1 ≤ index ≤ count", shard);
   checkWord(keep, ["none", "models"], { what: `cannot keep '${keep}'` });
 }
 

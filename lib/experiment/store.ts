@@ -147,6 +147,11 @@ export class Store {
     return found;
   }
 
+  /** Folder of the leases of processes that share the experiment. */
+  get leases(): string {
+    return join(this.out, "leases");
+  }
+
   /** Folder of self-written texts. */
   get data(): string {
     return join(this.out, "data");

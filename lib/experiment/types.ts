@@ -470,6 +470,14 @@ export interface RunExperimentOptions extends ExperimentOverrides {
   readonly evaluateOnly?: boolean | undefined;
   /** Runs cells again that failed, whose definition changed, or that lack measures and their model. Default false. */
   readonly redo?: boolean | undefined;
+  /**
+   * Whether other processes, also on other machines that share the folder, may work on the same experiment with the same
+   * option. Each cell is worked on by one of them at a time; the cell of a process that died is taken over, after 60
+   * seconds or `takeOverAfter` seconds. The call ends when all chosen cells are done. Default false.
+   */
+  readonly shared?: boolean | { readonly takeOverAfter: number } | undefined;
+  /** One of `count` shares of the chosen cells: each `count`-th one from the `index`-th on, from 1. Implies `shared`. */
+  readonly shard?: { readonly index: number; readonly count: number } | undefined;
   /** Stops the work; the present cell continues from there in the next call. */
   readonly signal?: AbortSignal | undefined;
   /** Called before each cell; awaited. */

@@ -9,13 +9,14 @@ import { planCells } from "../../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../../lib/experiment/resolve.ts";
 import { isMeasuredAlone, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
 import { Store } from "../../../lib/experiment/store.ts";
+import { launchedRank } from "../../../lib/disk/mpi.ts";
 import { openDevice } from "../../../lib/gpu/device.ts";
 import { alarmLine } from "../prune/alarms.ts";
 import { verb } from "../../command.ts";
 import { fetchInputs, type TypedInputs } from "../../hub.ts";
 import { namedPaths, selection, settings } from "./values.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
-import { formatCount, note, print, printJson } from "../../terminal/output.ts";
+import { formatCount, note, print, printJson, silence } from "../../terminal/output.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../../tuning.ts";
 import { byteCount, oneOf, outputPath, wholeNumber } from "../../options/values.ts";
@@ -70,6 +71,15 @@ export function experimentVerb(): CommandUnknownOpts {
       "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
       collect(selection("--only"), { joins: true }),
     )
+    .option(
+      "--shared",
+      "share the runs with other processes, also on other machines: give all of them the same command and folder",
+    )
+    .option(
+      "--shard <i/n>",
+      "one of n shares of the runs, for a process that starts with n others; implies --shared",
+      shard,
+    )
     .option("--max-cells <count>", "most runs in this call", wholeNumber("--max-cells", { least: 1 }))
     .option(
       "--keep <what>",
@@ -97,6 +107,8 @@ interface Settings {
   readonly file?: ReadonlyMap<string, readonly string[]> | undefined;
   readonly set?: ReadonlyMap<string, readonly string[]> | undefined;
   readonly only?: ReadonlyMap<string, readonly string[]> | undefined;
+  readonly shared?: true | undefined;
+  readonly shard?: { readonly index: number; readonly count: number } | undefined;
   readonly maxCells?: number | undefined;
   readonly keep: "none" | "models";
   readonly evaluateOnly?: true | undefined;
@@ -107,7 +119,21 @@ interface Settings {
   readonly json?: true | undefined;
 }
 
+/** Parses `--shard`. Throws `CompressoError("usage")`. */
+function shard(text: string): { readonly index: number; readonly count: number } {
+  const [, index = 0, count = 0] = (/^(\d{1,6})\/(\d{1,6})$/.exec(text) ?? []).map(Number);
+  if (index >= 1 && index <= count) return { index, count };
+  throw new CompressoError("usage", {
+    what: `cannot use --shard ${text}`,
+    rule: "it is i/n with 1 ≤ i ≤ n, such as 2/8",
+    value: text,
+    fix: "give such a share, or --shared alone",
+  });
+}
+
 async function run(file: string, settings: Settings): Promise<void> {
+  const place = launchedRank();
+  if (place && place.rank > 0) silence();
   const experiment = await openExperiment(file), { only, json = false } = settings;
   const out = settings.out ?? join("runs", experiment.definition.name), overrides = overridesOf(settings);
   await fetchInputs(inputsOf(resolveExperiment(experiment, overrides)), { resumes: await exists(out) });
@@ -127,7 +153,11 @@ async function run(file: string, settings: Settings): Promise<void> {
     }
     return;
   }
-  const { report, files, failed, left } = await drive(experiment, { settings, out, overrides });
+  const { report, files, failed, left } = await drive(experiment, {
+    settings: place ? { ...settings, shared: true } : settings,
+    out,
+    overrides,
+  });
   if (json) printJson({ ...report, losses: undefined, out, failed, left });
   else {
     print(`finished    ${report.cells.length} runs; ${left} of those chosen are left`);
@@ -170,6 +200,8 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     device,
     out,
     only: settings.only,
+    shared: settings.shared ?? false,
+    shard: settings.shard,
     maxCells: settings.maxCells,
     keep: settings.keep,
     evaluateOnly: settings.evaluateOnly ?? false,

@@ -1,0 +1,80 @@
+// Leases: one holder at a time, take-over of the dead, and word to a holder that was taken for dead.
+import assert from "node:assert/strict";
+import { Leases } from "../../lib/files/lease.ts";
+
+async function inFolder(test: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "compresso_lease_" });
+  try {
+    await test(`${folder}/leases`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+Deno.test("of many who try at once, again and again, one at a time holds a lease", () =>
+  inFolder(async (folder) => {
+    let holders = 0, taken = 0;
+    const work = async (): Promise<void> => {
+      const leases = new Leases(folder, { takeOverAfter: 30 });
+      for (let tries = 0; tries < 40; tries++) {
+        const lease = await leases.take("cell a/b");
+        if (!lease) {
+          await sleep(1);
+          continue;
+        }
+        assert.equal(++holders, 1);
+        taken++;
+        await sleep(2);
+        holders--;
+        await lease[Symbol.asyncDispose]();
+      }
+    };
+    await Promise.all(Array.from({ length: 6 }, work));
+    assert.ok(taken > 6, `${taken} times`);
+    assert.deepEqual([...Deno.readDirSync(folder)], [], "released leases leave no file");
+  }));
+
+Deno.test("a lease that its holder touches is kept, and other names are free", () =>
+  inFolder(async (folder) => {
+    const holder = new Leases(folder, { takeOverAfter: 0.6 }), other = new Leases(folder, { takeOverAfter: 0.6 });
+    await using lease = await holder.wait("a");
+    for (let tries = 0; tries < 12; tries++) {
+      assert.equal(await other.take("a"), null);
+      await sleep(100);
+    }
+    assert.equal(lease.lost.aborted, false);
+    await using free = await other.take("b");
+    assert.ok(free);
+  }));
+
+Deno.test("the lease of a holder that died is taken over once, after the time, by one of those who wait", () =>
+  inFolder(async (folder) => {
+    await Deno.mkdir(folder);
+    await Deno.writeTextFile(`${folder}/a.3`, "of a process that was killed");
+    const start = performance.now();
+    const waiting = Array.from({ length: 4 }, () => new Leases(folder, { takeOverAfter: 0.5 }));
+    const first = await Promise.race(
+      waiting.map(async (leases) => {
+        const lease = await leases.wait("a", AbortSignal.timeout(20_000));
+        return { lease, at: performance.now() };
+      }).map((one) => one.catch(() => new Promise<never>(() => {}))),
+    );
+    assert.ok(first.at - start > 500, `${first.at - start} ms`);
+    assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), ["a.4"]);
+    await first.lease[Symbol.asyncDispose]();
+    // The others take it in turn and are let go.
+    await sleep(100);
+    for (const { name } of [...Deno.readDirSync(folder)]) assert.match(name, /^a\./);
+  }));
+
+Deno.test("a holder whose lease was taken over hears of it", () =>
+  inFolder(async (folder) => {
+    await using lease = await new Leases(folder, { takeOverAfter: 0.3 }).wait("a");
+    // What another process does that has seen no touch for too long.
+    await Deno.writeTextFile(`${folder}/a.2`, "");
+    await sleep(300);
+    assert.equal(lease.lost.aborted, true);
+    assert.match(String(lease.lost.reason), /another process took over a/);
+  }));

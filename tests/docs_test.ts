@@ -141,6 +141,7 @@ const RUN_FIELDS: Readonly<Record<keyof RunSummary, true>> = {
   maskedVsSliced: true,
   heldoutLoss: true,
   evaluation: true,
+  vocabulary: true,
   seconds: true,
   wallSeconds: true,
   resumedAfter: true,

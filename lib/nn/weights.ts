@@ -119,27 +119,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   let done = 0;
   const progress = (): void => options.onProgress?.(++done / steps);
 
-  const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) => {
-    options.signal?.throwIfAborted();
-    const [rows, cols] = shape;
-    const dtype = name === EMBEDDING || name === HEAD ? headDtype(options.baseDtype) : options.baseDtype;
-    const target = own(createMatrix(device, name, { rows, cols, dtype }));
-    if (device.isDry) return target;
-    if (shape[0] === logical[0] && shape[1] === logical[1]) {
-      const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
-      for (let start = 0; start < rows; start += chunk) {
-        const range = { start, count: Math.min(chunk, rows - start) };
-        const blocks = await blocksOf(source, { name, range, dtype });
-        if (blocks) writeBlocks(device, target, start, blocks);
-        else writeRows(device, target, start, finite(name, await source.read(name, range)));
-        await device.settleWrites();
-      }
-    } else {
-      writeRows(device, target, 0, padHeads(spec, finite(name, await source.read(name)), { shape, logical }));
-      await device.settleWrites();
-    }
-    return target;
-  };
+  const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) =>
+    await loadMatrix(device, source, { name, shape, logical, own, options });
   const vector = async (name: string, width = strideOf(spec.hidden)): Promise<DeviceBuffer> => {
     const padded = new Float32Array(width);
     if (!device.isDry) padded.set(finite(name, await source.read(name)));
@@ -195,6 +176,60 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     device.check();
     const { baseDtype } = options;
     return { spec, baseDtype, embedding, positions, layers, finalNorm, head, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Uploads a matrix in pieces. */
+async function loadMatrix(device: Device, source: WeightSource, { name, shape, logical, own, options }: {
+  readonly name: string;
+  /** Shape in memory, and in the source. */
+  readonly shape: readonly [number, number];
+  readonly logical: readonly [number, number];
+  readonly own: <T extends Disposable>(resource: T) => T;
+  readonly options: Pick<LoadOptions, "baseDtype" | "signal">;
+}): Promise<Matrix> {
+  options.signal?.throwIfAborted();
+  const [rows, cols] = shape;
+  const dtype = name === EMBEDDING || name === HEAD ? headDtype(options.baseDtype) : options.baseDtype;
+  const target = own(createMatrix(device, name, { rows, cols, dtype }));
+  if (device.isDry) return target;
+  if (shape[0] === logical[0] && shape[1] === logical[1]) {
+    const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
+    for (let start = 0; start < rows; start += chunk) {
+      const range = { start, count: Math.min(chunk, rows - start) };
+      const blocks = await blocksOf(source, { name, range, dtype });
+      if (blocks) writeBlocks(device, target, start, blocks);
+      else writeRows(device, target, start, finite(name, await source.read(name, range)));
+      await device.settleWrites();
+    }
+  } else {
+    writeRows(device, target, 0, padHeads(source.spec, finite(name, await source.read(name)), { shape, logical }));
+    await device.settleWrites();
+  }
+  return target;
+}
+
+/**
+ * Combines the layers of `weights` with the embedding and head of `source`, which must otherwise be the same model.
+ * Disposing the result frees only its embedding and head.
+ */
+export async function shareLayers(
+  device: Device,
+  weights: Weights,
+  { source, signal }: { readonly source: WeightSource; readonly signal?: AbortSignal | undefined },
+): Promise<Weights> {
+  const { spec } = source, shape = [spec.vocab, spec.hidden] as const, owned: Disposable[] = [];
+  const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
+  const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
+  const options = { baseDtype: weights.baseDtype, ...(signal ? { signal } : {}) };
+  const load = (name: string): Promise<Matrix> =>
+    loadMatrix(device, source, { name, shape, logical: shape, own, options });
+  try {
+    const embedding = await load(EMBEDDING), head = spec.tied ? embedding : await load(HEAD);
+    return { ...weights, spec, embedding, head, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;

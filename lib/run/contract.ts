@@ -299,6 +299,8 @@ export interface MemoryOptions {
   readonly lora?: Partial<LoraConfig>;
   /** Kinds of units; hidden masks need more to be kept. */
   readonly units?: readonly UnitKind[];
+  /** Tokens that a cut vocabulary keeps, or a share below 1; the whole embedding stays beside the cut one. Default: all. */
+  readonly vocab?: { readonly size?: number };
   /** Units that are never cut are not learned. */
   readonly rules?: Omit<UnitRules, "rest">;
   /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */

@@ -9,18 +9,24 @@ import { stageAdapter } from "../slice/export_adapter.ts";
 import { checkSessionExport, FORMATS, ggufDtypeFor, type SessionExportOptions } from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
+import { VOCABULARY_FILE } from "./folder.ts";
 import { runCard } from "./run_card.ts";
 import type { QualityChange } from "./quality.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { recordsFor } from "./record_lines.ts";
-import type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
+import type { PruneOutcome, RunSummary, SlicedModel } from "./result.ts";
+import type { VocabularySummary } from "./vocabulary.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
 
 /** A run that is to be written. */
 export interface FinishedRun {
   readonly model: Model;
+  /** The model as it was given: `model` itself, or what its vocabulary was cut from. */
+  readonly dense: Model;
+  /** Ids that the vocabulary keeps; null if it was not cut. */
+  readonly kept: Int32Array | null;
   readonly files: FileSystem;
   readonly options: ResolvedOptions;
   readonly hooks: RunHooks;
@@ -33,8 +39,9 @@ export interface FinishedRun {
   /** Slices the model, where that was not done. */
   readonly finish: () => Promise<{
     readonly sliced: SlicedModel;
-    readonly result: PruneResult;
+    readonly result: PruneOutcome;
     readonly quality: QualityChange;
+    readonly vocabulary: VocabularySummary | null;
     readonly peakGpuBytes: number;
   }>;
   readonly signal: AbortSignal;
@@ -42,7 +49,7 @@ export interface FinishedRun {
 
 /** Writes the files; see `PruneSession.export`. Returns what run.json holds. */
 export async function exportRun(dir: string, asked: SessionExportOptions, run: FinishedRun): Promise<RunSummary> {
-  const { model, files, options, hooks, signal } = run;
+  const { model, dense, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
   const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, command = null, ...others } = given(
@@ -51,12 +58,12 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { generation: more, formats = FORMATS, ...written } = others,
     generation = { ...keptGeneration(model.source), ...more };
   signal.throwIfAborted();
-  const { sliced, result, quality, peakGpuBytes } = await run.finish();
+  const { sliced, result, quality, vocabulary, peakGpuBytes } = await run.finish();
   await files.makeFolder(dir);
   await hooks.beforeExport?.(dir);
   const sized = exportDefaults(options.size);
   // As the model was, not the sliced weights.
-  const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(model.source, written);
+  const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(dense.source, written);
   const how = {
     layout: options.layout,
     name: GGUF_NAME,
@@ -69,7 +76,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     files,
     signal,
     provenance: model.source.provenance,
-    card: runCard({ options, origin, command, sliced, result, quality }),
+    card: runCard({ options, origin, command, sliced, result, quality, vocabulary }),
   };
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
@@ -80,6 +87,8 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;
   await staged.commit();
   await adapter?.commit();
+  if (run.kept) await writeFile(files, `${dir}/${VOCABULARY_FILE}`, `${JSON.stringify({ kept: [...run.kept] })}\n`);
+  else await files.remove(`${dir}/${VOCABULARY_FILE}`);
   if (records !== null) await writeFile(files, recordsPath, records);
   const { loadableBy, skipped, parameters, fellBack } = staged.result;
   const { rows: _rows, ...plain } = options, { maxAbs, range } = sliced.maskedVsSliced;
@@ -95,6 +104,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     maskedVsSliced: { maxAbs, range },
     heldoutLoss: quality.heldout,
     evaluation: { text: quality.text, tasks: quality.tasks },
+    vocabulary,
     seconds: result.seconds,
     wallSeconds: (performance.now() - startedAt) / 1000,
     resumedAfter: run.before.step,
@@ -109,7 +119,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     options: plain,
     inputs,
     origin,
-    before: modelBefore(model.source),
+    before: modelBefore(dense.source),
     masks: maskSummary(model.spec, result.masks),
     fileBytes: withSmallerTypes(await fileBytes(loadableBy.map(({ file }) => file), files), {
       spec: shapeWritten(sliced.spec, layout),

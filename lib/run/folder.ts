@@ -9,6 +9,9 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 /** Name of the records within the folder of a run. */
 export const RECORDS_FILE = "records.jsonl";
 
+/** Name of the list of the tokens that a cut vocabulary keeps, by their ids before. */
+export const VOCABULARY_FILE = "vocabulary.json";
+
 /** Name of the texts that the model wrote for calibration. */
 export const CALIBRATION_FILE = "calibration.jsonl";
 
@@ -16,7 +19,9 @@ export const CALIBRATION_FILE = "calibration.jsonl";
  * Files that show that a folder holds a run. Records alone do not: a run killed before its first checkpoint leaves
  * them.
  */
-export const RUN_FILES = ["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, CHECKPOINT_FILE] as const;
+export const RUN_FILES = [
+  ...["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, VOCABULARY_FILE, CHECKPOINT_FILE] as const,
+];
 
 /** Folders among them, which a crash within their replacement may leave aside. */
 export const MODEL_FOLDERS = ["model", UNMERGED_FOLDER, ADAPTER_FOLDER] as const;

@@ -10,11 +10,11 @@ import { fileBytes } from "./mask_summary.ts";
 
 /** The files as they are called and how large they are, by their paths; null where there is none. */
 export async function originOf(
-  paths: Readonly<Record<OriginFile["role"], string | null>>,
+  paths: Readonly<Partial<Record<OriginFile["role"], string | null>>>,
 ): Promise<OriginFile[]> {
   const found: OriginFile[] = [];
-  for (const role of ["model", "data", "calibration"] as const) {
-    const path = paths[role];
+  for (const role of ["model", "data", "calibration", "vocabulary"] as const) {
+    const path = paths[role] ?? null;
     if (path === null) continue;
     const place = role === "model" ? await modelPath(path) : await dataPath(path), hub = snapshotOf(place);
     const [file] = await fileBytes([place], disk);

@@ -12,17 +12,13 @@ import { readRows } from "../disk/rows.ts";
 import type { TextRow } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
-import { refuseUnlike } from "../formats/gguf/export.ts";
-import type { Layout } from "../units/layout.ts";
-import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { withoutWrites } from "../files/system.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
 import { checkWord, given } from "../core/check_options.ts";
 import { checkResuming } from "./identity.ts";
 import type { Model } from "../model/model.ts";
-import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
+import type { SessionExportOptions } from "../slice/export_options.ts";
 import { OPTION_TABLE } from "./options/table.ts";
 import { checkOptions, FOLDER_PATHS } from "./options/check.ts";
 import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
@@ -37,10 +33,12 @@ import {
   refuseEarlierRun,
   RUN_FILES,
 } from "./folder.ts";
-import { checkExportSize } from "./size_goal.ts";
+import { checkFiles } from "./check_files.ts";
+import { type CutForRun, cutForRun } from "./vocabulary.ts";
+import { cutVocabularyToFolder } from "./vocabulary_to_folder.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
 import { refuseReading } from "./data.ts";
-import { resolveOptions } from "./options/resolve.ts";
+import { cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
 import { ON_DISK } from "./prune.ts";
 import { PruneSession } from "./session.ts";
@@ -107,7 +105,8 @@ export interface FolderOptions {
 }
 
 /**
- * Runs all stages, slices, verifies and writes. From its start to its end a run holds its folder. `export.replace` gives up an earlier run's checkpoint, and
+ * Runs all stages, slices, verifies and writes. With the unit "vocab" the vocabulary is cut first, and alone, nothing
+ * is trained. From its start to its end a run holds its folder. `export.replace` gives up an earlier run's checkpoint, and
  * its calibration texts where the model writes its own anew; what is refused leaves the folder as it is.
  *
  * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint, and for a folder that another run
@@ -115,8 +114,9 @@ export interface FolderOptions {
  * @throws CompressoError("mismatch") for a checkpoint of another model, of other rows or options.
  * @throws what iterating a {@link PruneSession} and what `exportModel` do.
  */
-export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
+export async function pruneToFolder(dense: Model, options: PruneToFolderOptions): Promise<RunSummary> {
   checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
+  if (cutsVocabularyAlone(options)) return await cutVocabularyToFolder(dense, options);
   const startedAt = performance.now();
   const {
     out,
@@ -136,7 +136,8 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   const path = `${out}/${CHECKPOINT_FILE}`, resume = asksResume === "auto" ? await exists(path) : asksResume;
   const mayDiffer = asksResume === "auto" && !resume ? [] : allowed;
   const files = { startedAt, ...wanted, ...(resume && wanted.replace === undefined ? { replace: true } : {}) };
-  checkFiles(files, { size: rest.size, layout: files.layout ?? rest.layout ?? OPTION_TABLE.layout.default, model });
+  const layout = files.layout ?? rest.layout ?? OPTION_TABLE.layout.default;
+  checkFiles(files, { size: rest.size, layout, model: dense });
   checkResuming({ mayDiffer, resume, ...(identity ? { identity } : {}) });
   const refusesEarlier = !resume && !files.replace;
   using lock = new FolderLock(out);
@@ -146,15 +147,18 @@ export async function pruneToFolder(model: Model, options: PruneToFolderOptions)
   if (resume) await checkResumable(out);
   if (refusesEarlier) await refuseEarlierRun(out);
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
-  const weights = identity?.["weights"] ?? await sourceDigest(model.source);
-  const { resolved, rows, isWritten } = await calibrationOf(model, { asked, rest, files, out, resume, refusesEarlier });
+  const weights = identity?.["weights"] ?? await sourceDigest(dense.source);
+  const { resolved, rows, isWritten } = await calibrationOf(dense, { asked, rest, files, out, resume, refusesEarlier });
+  using vocabulary = await vocabularyOf(dense, resolved, rest);
+  const model = vocabulary?.model ?? dense, cut = vocabulary ? { vocabulary: vocabulary.digest } : {};
   const written: TextRow[] = [];
   using session = new PruneSession(model, {
     ...rest,
     ...(rows ? { calibration: rows } : {}),
-    checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights } },
+    checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights, ...cut } },
   }, {
     resolved,
+    vocabulary: vocabulary ?? undefined,
     ...ON_DISK,
     calibrate: !isWritten ? undefined : async (how) => {
       written.push(...await writeOwnTexts(model, resolved, { ...how, onProgress: onCalibration }));
@@ -209,15 +213,17 @@ export type FollowOptions =
  * @throws what iterating a {@link PruneSession} does.
  */
 export async function followToFolder(
-  model: Model,
+  dense: Model,
   options: FollowOptions,
 ): Promise<void> {
   const { out, resume: asks = false, mayDiffer, identity, export: files = {}, ...others } = options;
   const { calibration: asked, onCalibration, onStart, ...rest } = others;
   const path = `${out}/${CHECKPOINT_FILE}`, resume = asks === "auto" ? await exists(path) : asks;
-  const weights = identity?.["weights"] ?? await sourceDigest(model.source);
+  const weights = identity?.["weights"] ?? await sourceDigest(dense.source);
   const how = { asked, rest, files, out, resume, refusesEarlier: false };
-  const { resolved, rows, isWritten } = await calibrationOf(model, how);
+  const { resolved, rows, isWritten } = await calibrationOf(dense, how);
+  using vocabulary = await vocabularyOf(dense, resolved, rest);
+  const model = vocabulary?.model ?? dense, cut = vocabulary ? { vocabulary: vocabulary.digest } : {};
   using session = new PruneSession(model, {
     ...rest,
     ...(rows ? { calibration: rows } : {}),
@@ -226,10 +232,11 @@ export async function followToFolder(
       every: Infinity,
       resume,
       ...(mayDiffer ? { mayDiffer } : {}),
-      identity: { ...identity, weights },
+      identity: { ...identity, weights, ...cut },
     },
   }, {
     resolved,
+    vocabulary: vocabulary ?? undefined,
     openScript: ON_DISK.openScript,
     files: withoutWrites(ON_DISK.files),
     calibrate: isWritten
@@ -241,26 +248,14 @@ export async function followToFolder(
   for await (const _ of session);
 }
 
-/**
- * Refuses files that the model cannot be written as, before the first step: not every positional encoding has a config, which a folder that has to be
- * written needs, and a GGUF neither takes every tokenizer nor layers that differ of every architecture.
- */
-function checkFiles(
-  files: SessionExportOptions,
-  { size, layout, model: { spec, tokenizer } }: {
-    readonly size: PruneOptions["size"] | undefined;
-    readonly layout: Layout;
-    readonly model: Model;
-  },
-): void {
-  checkSessionExport(files);
-  checkExportSize(size, files);
-  const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
-  const isSized = size && "file" in size && size.file.format === "hf";
-  if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
-  if (!isAlone || !formats.includes("gguf")) return;
-  if (layout === "compact") refuseUnlike(spec);
-  if (tokenizer) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
+/** Cuts the vocabulary, where it is among the units. */
+async function vocabularyOf(
+  dense: Model,
+  resolved: ResolvedOptions,
+  { evaluate, vocab, signal }: Pick<RunOptions, "evaluate" | "vocab" | "signal">,
+): Promise<CutForRun | null> {
+  if (!resolved.vocab) return null;
+  return await cutForRun(dense, { options: resolved, evaluation: evaluate, rows: vocab?.rows, ...given({ signal }) });
 }
 
 /** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */

@@ -13,6 +13,7 @@ import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import type { ExportResult } from "../slice/export.ts";
 import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
+import type { VocabularySummary } from "./vocabulary.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -64,6 +65,9 @@ export interface PruneResult {
   readonly changes: readonly RunChange[];
 }
 
+/** What files and run.json take of a result. */
+export type PruneOutcome = Omit<PruneResult, "table" | "logAlpha" | "heldout" | "heldoutLabels">;
+
 /** A pruned model, physically smaller, not yet written. */
 export interface SlicedModel {
   /** Weights of the smaller model. */
@@ -105,6 +109,8 @@ export interface RunSummary {
   readonly heldoutLoss: LossChange | null;
   /** The same of the text, and the scores of the tasks, that were to be measured. */
   readonly evaluation: Pick<QualityChange, "text" | "tasks">;
+  /** What became of the vocabulary; null if it was not cut. */
+  readonly vocabulary: VocabularySummary | null;
   /** Seconds by stage. */
   readonly seconds: PruneResult["seconds"];
   /**

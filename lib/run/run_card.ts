@@ -5,36 +5,44 @@ import type { LossChange, QualityChange } from "./quality.ts";
 import { stagesOf } from "./methods/names.ts";
 import type { TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
+import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, SlicedModel } from "./result.ts";
+import { cutsVocabularyAlone } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
 export function runCard(
-  { options, origin, command, sliced, result, quality }: {
+  { options, origin, command, sliced, result, quality, vocabulary }: {
     readonly options: ResolvedOptions;
     readonly origin: readonly OriginFile[];
     readonly command: string | null;
     readonly sliced: Pick<SlicedModel, "parameters">;
     readonly result: Pick<PruneResult, "sparsity">;
     readonly quality: QualityChange;
+    readonly vocabulary: VocabularySummary | null;
   },
 ): RunCard {
   const nameOf = (role: OriginFile["role"]): string | null => origin.find((file) => file.role === role)?.name ?? null;
   const { units, method, layout, batch, seq, seed, lora } = options, { before, after } = sliced.parameters;
   const base = sparsityBase(units) === "model" ? "the whole model" : "the layers' linear weights";
   const stages = stagesOf(options).filter(({ steps }) => steps > 0).map(({ stage, steps }) => `${stage} ${steps}`);
+  const isAlone = cutsVocabularyAlone(options), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
   const data = nameOf("data"), calibration = nameOf("calibration");
   return {
     base: nameOf("model"),
     command,
+    removed: [...isAlone ? [] : ["parts of the layers"], ...tokens].join(" and "),
     facts: [
       ["parameters", `${shown(after)}, before pruning ${shown(before)}`],
-      ["sparsity", `${(100 * result.sparsity.hard).toFixed(1)} % of ${base}`],
-      ["method", `${method}: units ${units.join(", ")}; layout ${layout}`],
-      [
-        "training",
-        `LoRA of rank ${lora.rank}; steps: ${stages.join(", ")}; batch ${batch}, ${seq} tokens, seed ${seed}`,
-      ],
+      ...vocabulary ? vocabularyFacts(vocabulary) : [],
+      ...(isAlone ? [] : [
+        ["sparsity", `${(100 * result.sparsity.hard).toFixed(1)} % of ${base}`] as const,
+        ["method", `${method}: units ${units.join(", ")}; layout ${layout}`] as const,
+        [
+          "training",
+          `LoRA of rank ${lora.rank}; steps: ${stages.join(", ")}; batch ${batch}, ${seq} tokens, seed ${seed}`,
+        ] as const,
+      ]),
       ...(data === null ? [] : [["data", data] as const]),
       ...(calibration === null ? [] : [["calibration", calibration] as const]),
       ...lossFacts("held-out rows", quality.heldout),
@@ -62,6 +70,23 @@ function lossFacts(of: string, loss: LossChange | null): (readonly [string, stri
 
 function accuracy({ acc }: TaskScore): string {
   return `${(100 * acc).toFixed(1)} %`;
+}
+
+function vocabularyFacts({ before, after, growth, heldout, text }: VocabularySummary): [string, string][] {
+  const bits = ([["held-out rows", heldout], ["the text given for evaluation", text]] as const).flatMap((
+    [of, found],
+  ): [string, string][] =>
+    found
+      ? [[
+        `bits per byte of ${of}`,
+        `${found.after.toFixed(3)}, with the whole vocabulary and model ${found.before.toFixed(3)} (${
+          shown(found.bytes)
+        } bytes)`,
+      ]]
+      : []
+  );
+  const growing = `texts are expected to take ${(100 * growth).toFixed(1)} % more tokens`;
+  return [["vocabulary", `${shown(after)} tokens, before pruning ${shown(before)}; ${growing}`], ...bits];
 }
 
 /** A count with separators. */

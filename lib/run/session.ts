@@ -2,6 +2,7 @@
 import config from "../../deno.json" with { type: "json" };
 import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Row } from "../data/rows.ts";
@@ -31,6 +32,7 @@ import { stagesOf } from "./methods/names.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
+import type { CutForRun, VocabularySummary } from "./vocabulary.ts";
 import { stopError, stoppedAt } from "./monitors/judge.ts";
 import {
   goodState,
@@ -98,6 +100,8 @@ export interface RunPlatform {
 export interface SessionParts extends RunPlatform {
   /** The options with all defaults. */
   readonly resolved: ResolvedOptions;
+  /** The vocabulary that was cut before, if `units` has "vocab"; its model is the run's. */
+  readonly vocabulary?: CutForRun | undefined;
   /** Provides the calibration rows once every other check of the run has passed; it may use `cacheBytes` of GPU memory. */
   readonly calibrate?:
     | ((how: { readonly cacheBytes: number; readonly signal: AbortSignal }) => Promise<readonly Row[]>)
@@ -116,6 +120,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
   readonly #files: FileSystem;
   readonly #openScript: ScriptOpener | null;
+  readonly #vocabulary: CutForRun | null;
   #setup: RunSetup;
   #calibrate: SessionParts["calibrate"];
   readonly #batches: Batches;
@@ -144,16 +149,23 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** What quality is measured on; null before the run is prepared. */
   #qualityData: QualityData | null = null;
   #quality: QualityChange = { heldout: null, text: null, tasks: {} };
+  #vocabularySummary: VocabularySummary | null = null;
   /** Peak of training and comparison, bytes. */
   #peakBytes = 0;
 
   /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
-  constructor(model: Model, original: PruneOptions, { resolved, files, openScript, calibrate }: SessionParts) {
+  constructor(
+    model: Model,
+    original: PruneOptions,
+    { resolved, files, openScript, calibrate, vocabulary }: SessionParts,
+  ) {
+    if (resolved.vocab && !vocabulary) throw vocabularyLeft();
     const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, original);
     this.#model = model;
     this.#files = files;
     this.#openScript = openScript;
     this.#calibrate = calibrate;
+    this.#vocabulary = vocabulary ?? null;
     this.#life = new Lifetime("session", original.signal);
     this.#setup = { ...aim, ...data, original: { ...original, signal: this.#life.signal } };
     this.#batches = data.makeBatches(aim.options.seed, aim.options.accumulate);
@@ -241,6 +253,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const own = this.#life.signal, signal = options.signal ? AbortSignal.any([options.signal, own]) : own;
       return await exportRun(dir, options, {
         model: this.#model,
+        dense: this.#vocabulary?.dense ?? this.#model,
+        kept: this.#vocabulary?.kept ?? null,
         files: this.#files,
         options: this.options,
         hooks: this.#setup.original.hooks ?? {},
@@ -249,7 +263,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         startedAt: this.#startedAt,
         finish: async () => {
           const sliced = await this.#slice(signal), result = this.result();
-          return { sliced, result, quality: this.#quality, peakGpuBytes: this.#peakBytes };
+          const quality = this.#quality, vocabulary = this.#vocabularySummary;
+          return { sliced, result, quality, vocabulary, peakGpuBytes: this.#peakBytes };
         },
         signal,
       });
@@ -265,7 +280,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     if (this.#sliced) return this.#sliced;
     const result = this.result(), { masks, lora, heldout, source: base } = result;
     this.#free();
-    const { device, spec, tokenizer } = this.#model, { size: wanted, units } = this.options;
+    const { device, tokenizer } = this.#model, { size: wanted, units } = this.options;
     const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
     const maskedVsSliced = await verifySliced(base, source, {
       device,
@@ -280,8 +295,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       { adapters, signal },
       (share) => onProgress?.(COMPARED + (1 - COMPARED) * share),
     );
+    const isGiven = base === this.#model.source, vocabulary = this.#vocabulary;
+    this.#vocabularySummary = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
     this.#peakBytes = device.peakBytes;
-    const parameters = { before: parameterCount(spec), after: parameterCount(source.spec) };
+    const whole = vocabulary?.dense.spec ?? this.#model.spec;
+    const parameters = { before: parameterCount(whole), after: parameterCount(source.spec) };
     const size = wanted &&
       reachedSize(source.spec, wanted, { tokenizer, units, provenance: this.#model.source.provenance });
     return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
@@ -301,7 +319,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     using compensated = base === model.source ? null : await withCompensation(model);
     if (compensated) await writeBiases(model.device, compensated.weights, base);
     const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
-    return compareQuality(data, before, after);
+    // Scores of tasks can be compared whatever the tokens are: these are of the model with its whole vocabulary.
+    return compareQuality(data, { ...before, tasks: this.#vocabulary?.tasks ?? before.tasks }, after);
   }
 
   async #allocate(): Promise<void> {
@@ -680,6 +699,16 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const { options, original } = this.#setup;
     return identityOf(this.#model, this.#setup, { options, schedule, beside: original.checkpoint?.identity });
   }
+}
+
+function vocabularyLeft(): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot prune this model with the unit vocab",
+    rule: "a vocabulary is cut before the session that prunes the layers",
+    value: option("units", "vocab"),
+    fix: "cut it by pruneToFolder, or by cutModel and leave vocab out of the units",
+    option: "units",
+  });
 }
 
 /** Prunes a model on any system, such as in a browser with files in memory. See `prune` for files on disk. */

@@ -45,7 +45,7 @@ export interface ExportOptions {
 /** A file or folder that a run used as input. */
 export interface OriginFile {
   /** Its role in the run. */
-  readonly role: "model" | "data" | "calibration";
+  readonly role: "model" | "data" | "calibration" | "vocabulary";
   /** Its name without parent folders; `owner/name` of what is in the cache of huggingface_hub. */
   readonly name: string;
   /** Size in bytes; for a model folder, the size of its weights. */

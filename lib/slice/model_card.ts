@@ -10,6 +10,8 @@ import type { Provenance } from "../spec/provenance.ts";
 export interface RunCard {
   /** Name of the model before pruning; null if unknown. */
   readonly base: string | null;
+  /** What was cut, such as "parts of the layers". */
+  readonly removed: string;
   /** Names and values in order, such as "sparsity" and "20.0 %". */
   readonly facts: readonly (readonly [name: string, value: string])[];
   /** The command line of the run; null if a program made the model. */
@@ -44,7 +46,7 @@ export function modelCard(
     run ? `# ${base ?? "A model"}, pruned` : `# ${base ?? "A model"}`,
     "",
     run
-      ? `Made smaller by structural pruning with Compresso ${config.version}: parts of the layers are removed, not set to zero.`
+      ? `Made smaller by structural pruning with Compresso ${config.version}: ${run.removed} are removed, not set to zero.`
       : `Written by Compresso ${config.version}.`,
     "",
     "| | |",

@@ -6,13 +6,14 @@ import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 /**
  * Kinds of units. "heads" are single attention heads, whose K and V are removed with the last head of their KV group;
  * "kv" are KV groups with all their heads. Both together count as heads. The others are FFN columns, hidden dims and
- * whole layers. If heads share K and V and are cut one by one, slicing pads the groups of a layer to one size with
+ * whole layers, and tokens of the vocabulary: these are cut before a run, which then cuts the other kinds. If heads share
+ * K and V and are cut one by one, slicing pads the groups of a layer to one size with
  * heads of zeros, so files may keep more than the sparsity says.
  */
-export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers";
+export type UnitKind = "heads" | "kv" | "ffn" | "hidden" | "layers" | "vocab";
 
 /** All kinds, in the order of the command-line help. */
-export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden", "layers"];
+export const UNIT_KINDS: readonly UnitKind[] = ["heads", "kv", "ffn", "hidden", "layers", "vocab"];
 
 /** Minimum widths. A part that is not wider than its minimum is not cut at all. Default 0 each. */
 export interface MinimumWidths {
@@ -231,6 +232,7 @@ export function checkAnyUnits(
     ffn: ffn > 0,
     hidden: true,
     layers: heads + ffn > 0,
+    vocab: false,
   };
   for (const [kind, count] of units) {
     if (count > 0 || !has[kind]) continue;

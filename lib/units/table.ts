@@ -63,7 +63,7 @@ export interface LayerUnits {
 export interface UnitTable {
   /** Shape of the unpruned model. */
   readonly spec: DecoderSpec;
-  /** Kinds of units that are pruned. */
+  /** Kinds of units that are pruned, but for the vocabulary, which has no masks. */
   readonly kinds: ReadonlySet<UnitKind>;
   /** Rules that limit cutting. Units that can never be cut are not in the table. */
   readonly rules: ResolvedRules;
@@ -118,7 +118,7 @@ interface Row {
  * they leave nothing of a kind to cut.
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
-  const set = checkKinds(kinds), resolved = resolveRules(spec, rules);
+  const set = maskedKinds(kinds), resolved = resolveRules(spec, rules);
   if (set.has("hidden") && spec.norm === "layer") {
     throw cannotCutHidden("cannot prune hidden", "this model has LayerNorm");
   }
@@ -310,6 +310,18 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   };
 }
 
+/** The kinds that have masks. Throws `CompressoError("usage")` where there are none. */
+function maskedKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
+  const masked = new Set([...checkKinds(kinds)].filter((kind) => kind !== "vocab"));
+  if (masked.size > 0) return masked;
+  throw new CompressoError("usage", {
+    what: "cannot prune these units",
+    rule: "masks are of heads, kv, ffn, hidden or layers",
+    value: kinds.join(","),
+    fix: "add one of these; the vocabulary alone is cut without masks, by pruneToFolder",
+  });
+}
+
 function unitsByKind(
   kinds: ReadonlySet<UnitKind>,
   { ffnFirst, hiddenFirst, layerFirst, count }: Pick<UnitTable, "ffnFirst" | "hiddenFirst" | "layerFirst" | "count">,
@@ -320,6 +332,7 @@ function unitsByKind(
     ffn: hiddenFirst - ffnFirst,
     hidden: layerFirst - hiddenFirst,
     layers: count - layerFirst,
+    vocab: 0,
   };
   return new Map([...kinds].map((kind) => [kind, counts[kind]]));
 }

@@ -91,7 +91,12 @@ Deno.test("an exported folder and GGUF keep the licence of the folder that they 
 Deno.test("modelCard() names base model, facts, command and licence, and says which folders need their own code", async () => {
   const { source: { spec } } = await openModelFiles("demo");
   const command = "compresso prune someone/large --data 'my rows.json'";
-  const run = { base: "someone/large", facts: [["data", "my|rows.json"]] as const, command };
+  const run = {
+    base: "someone/large",
+    facts: [["data", "my|rows.json"]] as const,
+    removed: "parts of the layers",
+    command,
+  };
   const card = modelCard({ spec, form: "compresso", name: "pruned", provenance: { license: "mit" }, run });
   assert.deepEqual(cardProvenance(card), { license: "mit", baseModels: ["someone/large"] });
   assert.match(card, /^# someone\/large, pruned$/m);

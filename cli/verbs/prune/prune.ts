@@ -3,6 +3,7 @@ import type { CommandUnknownOpts } from "../../packages.ts";
 import { verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
 import { required } from "../../options/values.ts";
+import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import { runPrune } from "./run.ts";
 
 /** Default steps of the pruning stage. */
@@ -15,10 +16,15 @@ export function pruneVerb(): CommandUnknownOpts {
     examples: [
       "prune demo --sparsity 0.3 --steps 200 --out runs/demo",
       "prune path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --batch 4 --seq 256 --out runs/model",
+      "prune path/to/model --units vocab --vocab-size 24000 --vocab-data texts.jsonl --out runs/words",
       "prune path/to/model --data alpaca.json --target-params 5.4B --save-adapter --out runs/model",
     ],
   }).argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo");
   return addTableFlags(command).action(async (model: string, flags: TableFlags) =>
-    await runPrune(model, { ...flags, steps: flags.steps ?? STEPS, out: required(flags.out, "--out") })
+    await runPrune(model, {
+      ...flags,
+      steps: flags.steps ?? (cutsVocabularyAlone(flags) ? 0 : STEPS),
+      out: required(flags.out, "--out"),
+    })
   );
 }

@@ -21,10 +21,11 @@ import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
-import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { resolveOptions } from "../../../lib/run/options/resolve.ts";
+import type { AskedOptions, PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
 import { followToFolder, pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
+import { cutVocabularyToFolder } from "../../../lib/run/vocabulary_to_folder.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
@@ -77,21 +78,23 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
   const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
   const prompt = await promptText(asked.prompt ?? true);
-  const options: PruneOptions = {
+  const hasTarget = [asked.sparsity, asked.targetParams, asked.targetBytes].some((value) => value !== undefined);
+  const options: AskedOptions = {
     ...pruneOptionsOf(asked),
     ...(ranks ? { ranks } : {}),
-    ...targetOf(asked, { name }),
+    ...(cutsVocabularyAlone(asked) && !hasTarget ? {} : targetOf(asked, { name })),
     rows: [],
     steps: asked.steps,
     prompt,
     ...await evaluationOf(asked),
     ...(asked.calibration === undefined || asked.calibration === NONE ? {} : { calibration: [] }),
   };
-  const resolved = resolveOptions(options);
+  const resolved = resolveOptions(options), isAlone = cutsVocabularyAlone(resolved);
+  checkVocabularyData(asked, resolved);
   if (isHubName(path)) dataPathOf(path, asked); // before a model is fetched
-  await fetchInputs({ model: [path], data: [asked.data, asked.calibration] }, { resumes: resume });
+  await fetchInputs({ model: [path], data: [asked.data, asked.calibration, asked.vocabData] }, { resumes: resume });
   await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: await modelPath(path) });
-  const flags = { ...asked, calibration: await calibrationChoice(asked, resolved) };
+  const flags = { ...asked, calibration: isAlone ? NONE : await calibrationChoice(asked, resolved) };
   // Default widths follow from the model.
   const now = async (): Promise<ResolvedOptions> => {
     const { source } = await openModelFiles(path), { ggufDtype, dtype } = flags;
@@ -129,13 +132,15 @@ async function evaluationOf(
 }
 
 /** Digests and names of the inputs of a run. */
-type Inputs = Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>;
+type Inputs =
+  & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
+  & { readonly vocabulary?: string };
 
 /** Settings of a run, before its model and rows are read. */
 interface Driven {
   readonly flags: ChosenFlags;
   /** The options as the flags give them. */
-  readonly options: PruneOptions;
+  readonly options: AskedOptions;
   /** The options with defaults. */
   readonly resolved: ResolvedOptions;
   readonly prompt: string | null;
@@ -155,7 +160,7 @@ async function start(path: string, driven: Driven): Promise<RunSummary | null> {
   using progress = stderrProgress();
   progress.phase("reading the data");
   const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
-  const beside = await calibrationOf(flags);
+  const beside = await calibrationOf(flags), needed = await vocabularyRows(flags);
   progress[Symbol.dispose]();
   const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
   if (typeof flags.prompt === "string" && !flags.resume && all.every(({ kind }) => kind === "text")) {
@@ -169,8 +174,8 @@ async function start(path: string, driven: Driven): Promise<RunSummary | null> {
       ...given({ baseDtype, memoryLimit, tuning }),
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
-      onShape: (spec, { limits, facts: { isCpu } }) =>
-        checkMemory(
+      onShape: async (spec, { limits, facts: { isCpu } }) =>
+        cutsVocabularyAlone(resolved) ? null : await checkMemory(
           spec,
           memoryOptions(resolved, { adapter: { limits, isCpu }, baseDtype }),
           memoryLimit === undefined ? {} : { memoryLimit },
@@ -180,9 +185,18 @@ async function start(path: string, driven: Driven): Promise<RunSummary | null> {
         model: path === DEMO || isHubName(path) ? path : resolve(path),
         data: dataPathOf(path, flags),
         calibration: typeof calibration === "string" ? null : flags.calibration,
+        vocabulary: flags.vocabData ?? null,
       });
       driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
-      return await drive(loaded, { ...driven, rows, reading, beside, origin, inputs: await inputsOf(path, flags) });
+      return await drive(loaded, {
+        ...driven,
+        rows,
+        reading,
+        beside,
+        needed,
+        origin,
+        inputs: await inputsOf(path, flags),
+      });
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
@@ -192,9 +206,34 @@ async function start(path: string, driven: Driven): Promise<RunSummary | null> {
   }
 }
 
-function dataPathOf(path: string, { data }: Pick<TableFlags, "data">): string {
+/** Refuses texts for a vocabulary that is not cut. Throws `CompressoError("usage")`. */
+function checkVocabularyData(
+  { vocabData }: Pick<TableFlags, "vocabData">,
+  { units }: Pick<ResolvedOptions, "units">,
+): void {
+  if (vocabData === undefined || units.includes("vocab")) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --vocab-data",
+    rule: "it is of the unit vocab",
+    value: `--units ${units.join(",")}`,
+    fix: "leave it out, or add vocab to --units",
+    option: "vocabData",
+  });
+}
+
+/** Rows of --vocab-data; undefined without. */
+async function vocabularyRows({ vocabData, textField, skipBroken }: ChosenFlags): Promise<readonly Row[] | undefined> {
+  if (vocabData === undefined) return undefined;
+  return (await readRows(vocabData, given({ textField, skipBroken }))).rows;
+}
+
+function dataPathOf(
+  path: string,
+  { data, units, vocabData }: Pick<TableFlags, "data" | "units" | "vocabData">,
+): string {
   if (data !== undefined) return data;
   if (path === DEMO) return demoData("train");
+  if (vocabData !== undefined && cutsVocabularyAlone({ units })) return vocabData;
   throw new CompressoError("usage", {
     what: "cannot prune without data",
     rule: "--data names instruction rows or texts; only demo has its own",
@@ -216,6 +255,7 @@ async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
       calibration: await calibrationName(calibration),
       schedule: await scheduleName(schedule, { trust }),
       files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
+      ...(flags.vocabData === undefined ? {} : { vocabulary: await fileDigest(await dataPath(flags.vocabData)) }),
     };
   } catch (error) {
     if (!isOfPath(error)) throw error;
@@ -235,6 +275,8 @@ async function drive(
     readonly reading: DataReport;
     readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
     readonly inputs: Inputs;
+    /** Rows that tell which tokens are needed. */
+    readonly needed: readonly Row[] | undefined;
     readonly origin: readonly OriginFile[];
   },
 ): Promise<RunSummary | null> {
@@ -246,7 +288,9 @@ async function drive(
   const stop = ranks ? ranks.signal : signal;
   const tokens = resolved.batch * resolved.seq;
   const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
-  await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
+  if (!cutsVocabularyAlone(resolved)) {
+    await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
+  }
   const { tokenizer } = model;
   const hasEnds = ({ packed: isPacked }: EncodeReport): boolean =>
     tokenizer !== null && haveEnds(rows[0]?.kind ?? "text", { tokenizer, prompt, isPacked });
@@ -259,31 +303,32 @@ async function drive(
       dashboard?.tell({ kind: "alarm", alarm });
     }
   };
-  const shared = {
-    ...asked,
+  const { sparsity: _sparsity, size, ...others } = asked;
+  const inputsOfRun = {
+    ...others,
     rows,
     reading,
-    ...beside,
+    ...(run.needed ? { vocab: { ...asked.vocab, rows: run.needed } } : {}),
     signal: stop,
     out,
     resume,
-    ...given({ mayDiffer: flags.mayDiffer }),
-    identity: { weights: inputs.model },
   };
-  if (ranks && ranks.rank > 0) {
-    await followToFolder(model, { ...shared, export: given({ dtype, ggufDtype }), ranks, onStart: () => listen() });
+  const isAlone = cutsVocabularyAlone(asked);
+  if (ranks && ranks.rank > 0 && !isAlone) {
+    await followToFolder(model, {
+      ...inputsOfRun,
+      ...targetOf(flags, { name }),
+      ...beside,
+      ...given({ mayDiffer: flags.mayDiffer }),
+      identity: { weights: inputs.model },
+      export: given({ dtype, ggufDtype }),
+      ranks,
+      onStart: () => listen(),
+    });
     return null;
   }
-  return await pruneToFolder(model, {
-    ...shared,
-    onCalibration: (share) => {
-      if (!isWriting) dashboard?.tell({ kind: "state", text: "Writing texts for calibration." });
-      isWriting = true;
-      progress.phase("calibration texts", share);
-    },
-    onScoring: (share) => progress.phase("scoring units", share),
-    onScheduleLog: (line) => progress.note(`script: ${line}`),
-    ...given({ checkpointEvery: flags.checkpointEvery }),
+  const shared = {
+    ...inputsOfRun,
     export: {
       ...given({ dtype, ggufDtype }),
       name,
@@ -296,11 +341,35 @@ async function drive(
       startedAt: 0,
       command: ["compresso", ...runWords().map(shellWord)].join(" "),
     },
-    onReady: async () => {
+    onReady: async (): Promise<void> => {
       await checkSchedule(flags, inputs.schedule);
       // Only here: a command that is refused must not delete the earlier run.
       if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration] });
     },
+    onPhase: (phase: "slice" | "export", share: number): void => {
+      const text = phase === "slice" ? "checking the sliced model" : "writing the files";
+      if (share === 0) {
+        // Alarms of masks that become hard after the last step are in no record.
+        if (phase === "slice") showAlarms(session?.result().alarms ?? []);
+        dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
+      }
+      progress.phase(text, share);
+    },
+  };
+  if (isAlone) return await cutVocabularyToFolder(model, { ...shared, size });
+  return await pruneToFolder(model, {
+    ...shared,
+    ...targetOf(flags, { name }),
+    ...beside,
+    onCalibration: (share) => {
+      if (!isWriting) dashboard?.tell({ kind: "state", text: "Writing texts for calibration." });
+      isWriting = true;
+      progress.phase("calibration texts", share);
+    },
+    onScoring: (share) => progress.phase("scoring units", share),
+    onScheduleLog: (line) => progress.note(`script: ${line}`),
+    ...given({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
+    identity: { weights: inputs.model },
     onStart: (started, doneBefore) => {
       const { steps, data, options: { rows: _rows, ...options } } = session = started;
       listen();
@@ -331,15 +400,6 @@ async function drive(
     onRecord: (record) => {
       progress.step(record);
       showAlarms(record.alarms);
-    },
-    onPhase: (phase, share) => {
-      const text = phase === "slice" ? "checking the sliced model" : "writing the files";
-      if (share === 0) {
-        // Alarms of masks that become hard after the last step are in no record.
-        if (phase === "slice") showAlarms(session?.result().alarms ?? []);
-        dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });
-      }
-      progress.phase(text, share);
     },
   });
 }

@@ -1,7 +1,9 @@
 // Prints the summary of a finished run.
 import { lastPart } from "../../../lib/files/path.ts";
 import { grownFiles, modelInput } from "../../../lib/report/sizes.ts";
+import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
+import type { VocabularySummary } from "../../../lib/run/vocabulary.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { formatBytes, formatCount, formatShare, note, print as printLine } from "../../terminal/output.ts";
 import { terminalColumns } from "../../terminal/style.ts";
@@ -16,16 +18,19 @@ import { sizeLine } from "./targets.ts";
 export function showSummary(summary: RunSummary, out: string): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
+  const isAlone = cutsVocabularyAlone(summary.options), { vocabulary } = summary;
   const total = Object.values(seconds).reduce((sum, value) => sum + value, 0);
   const range = (key: "heads" | "kvHeads" | "ffn"): string => {
     const values = layers.map((layer) => layer[key]), least = Math.min(...values), most = Math.max(...values);
     return least === most ? String(least) : `${least} to ${most}`;
   };
-  print(
-    `sparsity    ${formatShare(sparsity.hard)} of the ${
-      size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
-    } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
-  );
+  if (!isAlone) {
+    print(
+      `sparsity    ${formatShare(sparsity.hard)} of the ${
+        size?.sparsityOf === "model" ? "whole model" : "layers' linear weights"
+      } (target ${formatShare(sparsity.target)}, expected ${formatShare(sparsity.expected)})`,
+    );
+  }
   const zeros = writtenParameters - parameters.after;
   print(
     `parameters  ${formatCount(parameters.before)} → ${formatCount(parameters.after)}${
@@ -36,6 +41,7 @@ export function showSummary(summary: RunSummary, out: string): void {
         : ""
     }`,
   );
+  if (vocabulary) { for (const line of vocabularyLines(vocabulary)) print(line); }
   if (size) print(`size        ${sizeLine(size)}`);
   print(
     `layers      ${layers.length}, each with ${range("heads")} heads, ${range("kvHeads")} KV heads, ${
@@ -43,24 +49,44 @@ export function showSummary(summary: RunSummary, out: string): void {
     } FFN columns; hidden ${hidden}`,
   );
   print(
-    `check       sliced and masked logits differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${
-      maskedVsSliced.range.toFixed(1)
-    })`,
+    `check       ${
+      isAlone ? "logits of kept tokens and those of the whole model" : "sliced and masked logits"
+    } differ by at most ${maskedVsSliced.maxAbs.toExponential(1)} (range ${maskedVsSliced.range.toFixed(1)})`,
   );
   for (const line of qualityLines(summary)) print(line);
   // A command to copy is not wrapped.
   for (const line of byteLines(summary, out)) line.includes("--gguf-dtype") ? printLine(line) : print(line);
   print(
-    `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
-      formatBytes(summary.peakGpuBytes)
-    } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
+    isAlone
+      ? `time        ${duration(summary.wallSeconds)}, at most ${formatBytes(summary.peakGpuBytes)} on the GPU`
+      : `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
+        formatBytes(summary.peakGpuBytes)
+      } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
-  print(`records     ${out}/records.jsonl, ${out}/run.json`);
+  print(isAlone ? `records     ${out}/run.json` : `records     ${out}/records.jsonl, ${out}/run.json`);
   for (const line of fallbackLines(fellBack)) note(line);
   for (const line of qualityWarnings(summary)) note(line);
   for (const line of exportLines({ loadableBy: summary.files })) print(line, line.startsWith(" ") ? 4 : 0);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
+}
+
+function vocabularyLines({ before, after, growth, heldout, text }: VocabularySummary): string[] {
+  const bits = ([["rows that were not trained on", heldout], ["the text", text]] as const).flatMap(([of, found]) =>
+    found
+      ? [
+        `            bits per byte ${found.before.toFixed(3)} → ${found.after.toFixed(3)}, on ${
+          formatCount(found.bytes)
+        } bytes of ${of}, from the whole model with its whole vocabulary`,
+      ]
+      : []
+  );
+  return [
+    `vocabulary  ${formatCount(before)} → ${formatCount(after)} tokens; texts are expected to take ${
+      formatShare(growth)
+    } more of them`,
+    ...bits,
+  ];
 }
 
 /** Prints a fact; on a terminal its further lines are indented to its value. */

@@ -35,6 +35,18 @@ export type PresetOptions = Pick<
   | "rates"
 >;
 
+/** What is kept of the vocabulary, if `units` has "vocab". */
+export interface VocabularyOptions {
+  /**
+   * Tokens to keep: a number, or a share below 1. Default: as many as the texts need, of which they are expected to
+   * take at most 1 % more tokens; with a target size, the vocabulary alone gives it, and beside other units at most
+   * half of what goes.
+   */
+  readonly size?: number;
+  /** Rows that tell which tokens are needed. Default: those to train on, without the ones that are held out. */
+  readonly rows?: readonly Row[];
+}
+
 /** How small the model is to become: a sparsity, or a size. */
 export type Target =
   | {
@@ -55,6 +67,12 @@ export type Target =
 
 /** Options of `prune`: a {@link Target}, and how to reach it. */
 export type PruneOptions = RunOptions & Target;
+
+/** Options of a run that may have no target, as one that cuts the vocabulary alone. */
+export type AskedOptions = RunOptions & {
+  readonly sparsity?: number | undefined;
+  readonly size?: WantedSize | undefined;
+};
 
 /** Options of `prune` beside its target. */
 export interface RunOptions {
@@ -90,6 +108,8 @@ export interface RunOptions {
   readonly seed?: number;
   /** Kinds of units, in any order; default KV groups and FFN columns. */
   readonly units?: readonly UnitKind[];
+  /** What is kept of the vocabulary; only if `units` has "vocab". */
+  readonly vocab?: VocabularyOptions;
   /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
   readonly lora?: Partial<LoraConfig>;
   /**
@@ -257,6 +277,7 @@ export type ResolvedOptions =
       | "preset"
       | "calibration"
       | "rules"
+      | "vocab"
     >
   >
   & {
@@ -264,6 +285,8 @@ export type ResolvedOptions =
     readonly rates: Rates;
     readonly rules: Omit<UnitRules, "rest">;
     readonly monitors: ResolvedMonitors;
+    /** What is kept of the vocabulary; null if it is not cut. */
+    readonly vocab: { readonly size: number | null } | null;
     /** 0 if a size is given, until its sparsity is known. */
     readonly sparsity: number;
     readonly size: WantedSize<GgufWriteType> | null;

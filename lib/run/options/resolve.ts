@@ -9,7 +9,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, checkTakenRules } from "../../units/units.ts";
+import { checkKinds, checkTakenRules, type UnitKind } from "../../units/units.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
@@ -17,15 +17,15 @@ import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
 import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, type Method } from "../methods/names.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
-import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf } from "./check.ts";
+import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt } from "./check.ts";
 import { checkLoraRates, resolveRates } from "./rates.ts";
-import { OPTION_TABLE } from "./table.ts";
+import { entryOf, OPTION_TABLE, type OptionPath } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
 import { checkSizeFile, type ExportOptions, FORMATS, ggufDtypeFor } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
 import { fittingWidths } from "../../units/fitting_widths.ts";
-import type { PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts";
+import type { AskedOptions, PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts";
 
 /** What options are checked against: a model's context and widths. */
 export type KnownShape = Pick<DecoderSpec, "maxPosition"> & Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>;
@@ -43,18 +43,20 @@ export interface Written extends Pick<ExportOptions, "ggufDtype" | "dtype" | "fo
  * @throws CompressoError("usage") for options that do not exist, values out of range and options that do not go together.
  */
 export function resolveOptions(
-  options: PruneOptions,
+  options: AskedOptions,
   spec: KnownShape = { maxPosition: Infinity },
   written: Written = {},
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
-  checkGoal(options);
+  const isAlone = cutsVocabularyAlone(options);
+  if (isAlone) checkAlone(options);
+  else checkGoal(options);
   const { method = OPTION_TABLE.method.default, steps } = options;
-  checkSteps(steps, method);
+  if (!isAlone) checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
   const shape = resolveShape(options, preset);
-  const postfinetune = options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
+  const postfinetune = isAlone ? 0 : options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
   const size = options.size ? knownSize(options.size, written.source) : null;
   const resolved: ResolvedOptions = {
@@ -64,9 +66,10 @@ export function resolveOptions(
     preset: options.preset ?? null,
     calibration: options.calibration !== undefined,
     steps,
-    prefinetune: options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
+    prefinetune: isAlone ? 0 : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
     ...shape,
+    vocab: shape.units.includes("vocab") ? { size: options.vocab?.size ?? null } : null,
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
@@ -76,13 +79,14 @@ export function resolveOptions(
     lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
     // Without a last stage no step learns from a part of the labels.
     focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
-    rates: resolveRates(steps, { preset: preset.rates, given: options.rates }),
+    rates: resolveRates(isAlone ? 1 : steps, { preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
   checkPromptText(resolved.prompt, { fix: "null for none; leave it out for the collaborative prompt" });
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
+  checkVocabulary(options.vocab, resolved);
   checkRanking(options.ranking, resolved);
   checkSchedule(options.schedule, resolved);
   checkLoraRates(options.rates, resolved);
@@ -187,7 +191,52 @@ function checkSteps(steps: number, method: Method): void {
   });
 }
 
-function checkGoal({ sparsity, size }: Partial<PruneOptions>): void {
+/** Whether nothing but the vocabulary is cut, for which nothing is trained. */
+export function cutsVocabularyAlone({ units }: { readonly units?: readonly UnitKind[] | undefined }): boolean {
+  return units !== undefined && units.length === 1 && units.includes("vocab");
+}
+
+/** Options that have an effect where the vocabulary alone is cut. */
+const ALONE: readonly OptionPath[] = [
+  ...["size.parameters", "size.bytes", "size.file.format", "size.file.dtype", "size.name", "rows", "reading"] as const,
+  ...["evaluate.text", "evaluate.tasks", "evaluate.taskData", "evaluate.questions"] as const,
+  ...["units", "vocab.size", "vocab.rows", "prompt", "skipBroken", "seq", "layout", "hooks", "signal"] as const,
+];
+
+function checkAlone(options: AskedOptions): void {
+  const { size, steps } = options;
+  if (size !== undefined) checkSize(size);
+  const idle = PRUNE_PATHS.find((path) => {
+    const value = valueAt(options, path), { type, default: own } = entryOf(path);
+    // Functions that follow steps are not called.
+    const isDefault = value === undefined || value === own || type === "function";
+    return !ALONE.includes(path) && !isDefault && !(path === "steps" && steps === 0);
+  });
+  if (idle === undefined) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option(idle)} where the vocabulary alone is cut`,
+    rule: "nothing is trained, and no layer is cut",
+    value: option("units", "vocab"),
+    fix: "leave it out, or add units of the layers, such as kv,ffn",
+    option: idle,
+  });
+}
+
+function checkVocabulary(
+  vocab: PruneOptions["vocab"],
+  { units }: Pick<ResolvedOptions, "units">,
+): void {
+  if (vocab === undefined || units.includes("vocab")) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${option(vocab.size === undefined ? "vocab.rows" : "vocab.size")}`,
+    rule: "it is of the unit vocab",
+    value: option("units", units.join(",")),
+    fix: "leave it out, or add vocab to the units",
+    option: "vocab.size",
+  });
+}
+
+function checkGoal({ sparsity, size }: AskedOptions): void {
   const targets = `${option("sparsity")}, ${option("size.parameters")} and ${option("size.bytes")}`;
   if ((sparsity === undefined) === (size === undefined)) {
     throw new CompressoError("usage", {

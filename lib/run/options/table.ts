@@ -16,7 +16,7 @@ import { DTYPES, FORMATS, GGUF_DTYPES } from "../../slice/export_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { Rates } from "../contract.ts";
 import { firstStageSteps, lastStageSteps, type Method, METHODS } from "../methods/names.ts";
-import type { CheckpointOptions, RunOptions } from "./options.ts";
+import type { CheckpointOptions, RunOptions, VocabularyOptions } from "./options.ts";
 import { type Evaluation, MOST_WINDOWS, QUESTIONS, WINDOW } from "../evaluation.ts";
 
 /** What a value is. `count` is a whole number; `value` is checked where it is used; `parts` is an object with options of its own. */
@@ -104,7 +104,8 @@ type Within<P extends string, T> = `${P}.${Extract<keyof T, string>}`;
 
 /** Paths of all options of `prune`. */
 export type PrunePath =
-  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint" | "evaluate">
+  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint" | "evaluate" | "vocab">
+  | Within<"vocab", VocabularyOptions>
   | "sparsity"
   | Within<"lora", LoraConfig>
   | Within<"rates", Rates>
@@ -316,7 +317,29 @@ export const OPTION_TABLE = {
     everyday: true,
     default: ["kv", "ffn"],
     paper: ["heads", "ffn", "hidden"],
-    help: "what is cut: heads or kv (whole KV groups), ffn, hidden, layers (whole ones)",
+    help: "what is cut: heads or kv (whole KV groups), ffn, hidden, layers (whole ones), vocab (tokens)",
+  },
+  "vocab.size": {
+    type: "number",
+    above: 0,
+    name: "vocabSize",
+    group: "method",
+    defaultText: "as many as the texts need",
+    help: "tokens that the vocabulary keeps, or a share of them below 1; for the unit vocab",
+  },
+  "vocab.rows": {
+    ...PROGRAM,
+    type: "list",
+    group: "data",
+    help: "rows that tell which tokens are needed",
+  },
+  vocabData: {
+    type: "text",
+    of: "command",
+    group: "data",
+    placeholder: "file",
+    defaultText: "the training data",
+    help: "texts that tell which tokens are needed, for the unit vocab",
   },
   schedule: {
     type: "value",
@@ -984,7 +1007,7 @@ export function entryOf(path: OptionPath): OptionEntry {
 /** Paths of the options of `prune` that decide its bits, in their resolved form: what a resumed run compares, beside rows, schedule and model. */
 export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) => {
   const { of, mayChange } = entryOf(path);
-  return of === undefined && !mayChange && path !== "rows";
+  return of === undefined && !mayChange && path !== "rows" && path !== "vocab.rows";
 });
 
 /**

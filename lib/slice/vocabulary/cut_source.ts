@@ -15,14 +15,16 @@ export function cutSource(source: WeightSource, kept: Int32Array): WeightSource 
   const ids = newIds(kept);
   const cut = remapSource(
     source,
-    cutSpec(source.spec, ids),
+    cutSpec(source.spec, kept),
     (name) => name === EMBEDDING || name === HEAD ? { from: name, rows: kept } : { from: name },
   );
   const generation: unknown = "generation" in source ? source.generation : null;
   return isObject(generation) ? { ...cut, ...{ generation: cutGeneration(generation, ids) } } : cut;
 }
 
-function cutSpec(spec: DecoderSpec, ids: NewIds): DecoderSpec {
+/** The shape of a model with a part of its vocabulary. */
+export function cutSpec(spec: DecoderSpec, kept: Int32Array): DecoderSpec {
+  const ids = newIds(kept);
   const known = (id: number | null): number | null => id === null ? null : ids.get(id) ?? null;
   return {
     ...spec,

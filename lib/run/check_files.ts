@@ -1,0 +1,31 @@
+// Checks before a run that its files can be written.
+import { refuseUnlike } from "../formats/gguf/export.ts";
+import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
+import { ropeConfig } from "../formats/hf/rope_export.ts";
+import type { Model } from "../model/model.ts";
+import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
+import type { Layout } from "../units/layout.ts";
+import type { PruneOptions } from "./options/options.ts";
+import { checkExportSize } from "./size_goal.ts";
+
+/**
+ * Refuses files that the model cannot be written as, before the first step: not every positional encoding has a config, which a folder that has to be
+ * written needs, and a GGUF neither takes every tokenizer nor layers that differ of every architecture.
+ */
+export function checkFiles(
+  files: SessionExportOptions,
+  { size, layout, model: { spec, tokenizer } }: {
+    readonly size: PruneOptions["size"] | undefined;
+    readonly layout: Layout;
+    readonly model: Model;
+  },
+): void {
+  checkSessionExport(files);
+  checkExportSize(size, files);
+  const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
+  const isSized = size && "file" in size && size.file.format === "hf";
+  if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
+  if (!isAlone || !formats.includes("gguf")) return;
+  if (layout === "compact") refuseUnlike(spec);
+  if (tokenizer) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });
+}

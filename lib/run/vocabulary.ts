@@ -1,0 +1,301 @@
+// The vocabulary of a run: chooses its tokens by the rows, cuts the model to them, and measures both in bits per byte.
+import { heldOutOf } from "./data.ts";
+import type { ResolvedOptions } from "./options/options.ts";
+import { CompressoError, option } from "../core/errors.ts";
+import { digestOf } from "../core/digest.ts";
+import { encodeRow } from "../data/encode_rows.ts";
+import { IGNORED_LABEL } from "../data/prompts/encode.ts";
+import { placeOf } from "../data/row.ts";
+import type { Row } from "../data/rows.ts";
+import type { ModelFiles } from "../formats/open.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { shallowPlan } from "../slice/layouts.ts";
+import { chooseVocabulary, type VocabularyChoice } from "../slice/vocabulary/choose.ts";
+import { cutModel } from "../slice/vocabulary/cut_model.ts";
+import { cutTokenizer } from "../slice/vocabulary/cut_tokenizer.ts";
+import { cutSpec } from "../slice/vocabulary/cut_source.ts";
+import { parameterCount } from "../spec/decoder.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { fileBytes } from "../units/file_size.ts";
+import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
+import { type Measured, measureQuality, qualityData } from "./quality.ts";
+import { GGUF_NAME, type KnownSize } from "./size_goal.ts";
+
+/** What became of a vocabulary, as run.json holds it. */
+export interface VocabularySummary {
+  /** Rows of the embedding before and after. */
+  readonly before: number;
+  /** Tokens that are kept. */
+  readonly after: number;
+  /** Tokens of the texts that the choice was made by. */
+  readonly counted: number;
+  /** Share by which such texts are expected to grow in tokens. */
+  readonly growth: number;
+  /** On held-out rows; null without them. */
+  readonly heldout: BitsPerByte | null;
+  /** On the text that was to be measured; null without one. */
+  readonly text: BitsPerByte | null;
+}
+
+/** Bits per byte of the model as it was given and of the result, on the same text. */
+export interface BitsPerByte {
+  readonly before: number;
+  readonly after: number;
+  readonly bytes: number;
+}
+
+/** A model whose vocabulary is cut, with what the run says of it. */
+export interface CutForRun extends Disposable {
+  /** On the same device; it shares the layers of the model that it was cut from. */
+  readonly model: Model;
+  /** The model that it was cut from. */
+  readonly dense: Model;
+  /** Digest of the kept ids, by which a resumed run is compared. */
+  readonly digest: string;
+  /** Ids that are kept, ascending. */
+  readonly kept: Int32Array;
+  /** Scores of the model that it was cut from on the tasks that are measured. */
+  readonly tasks: Measured["tasks"];
+  /** Measures the result, with masks and LoRA; null where these do not give it. */
+  readonly summary: (adapters: Adapters | null, signal?: AbortSignal) => Promise<VocabularySummary>;
+}
+
+/**
+ * Chooses and cuts the vocabulary of a run. The choice depends on the rows and options alone, so that a resumed run
+ * makes it again.
+ *
+ * @throws CompressoError("usage") for a size that the vocabulary cannot have, and a target that it cannot reach alone.
+ * @throws CompressoError("input") for a model without tokenizer, or one of a kind that cannot be cut.
+ */
+export async function cutForRun(
+  dense: Model,
+  { options, evaluation, rows: given, signal = new AbortController().signal }: {
+    readonly options: ResolvedOptions;
+    /** What is measured beside held-out rows. */
+    readonly evaluation: Evaluation | undefined;
+    /** Rows that tell which tokens are needed. Default: those of the run that are not held out. */
+    readonly rows: readonly Row[] | undefined;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<CutForRun> {
+  const { tokenizer, source } = dense, { rows, seq, prompt } = options;
+  if (!tokenizer) throw noTokenizer("cannot cut the vocabulary");
+  const training = rows.slice(0, rows.length - heldOutOf(rows.length));
+  const choice = chooseVocabulary(dense, countRows(given ?? training, { tokenizer }));
+  const size = vocabularySize({ source, tokenizer }, choice, options), kept = choice.kept(size);
+  using stack = new DisposableStack();
+  const model = stack.use(await cutModel(dense, kept, { signal }));
+  const pairs = heldOutPairs(rows.slice(training.length), { dense, cut: model, seq, prompt });
+  const before = await bitsOf(dense, pairs.map(([own]) => own), { seq, signal });
+  const window = Math.min(WINDOW, source.spec.maxPosition);
+  const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });
+  const textBefore = windows ? await bitsOf(dense, windows.dense, { seq: window, signal }) : 0;
+  const { text: _text, ...measured } = evaluation ?? {};
+  const data = await qualityData(dense, { heldout: [], heldoutLabels: [] }, { seq, evaluation: measured, signal });
+  const { tasks } = await measureQuality(dense, data, { adapters: {}, signal });
+  await dense.release();
+  const owned = stack.move();
+  return {
+    model,
+    dense,
+    kept,
+    digest: digestOf([kept]),
+    tasks,
+    async summary(adapters, signal): Promise<VocabularySummary> {
+      const rows = adapters ? pairs : [], bytes = rows.reduce((sum, [own]) => sum + own.bytes, 0);
+      const own = { adapters: adapters ?? {}, signal };
+      const bits = await bitsOf(model, rows.map(([, small]) => small), { seq, ...own });
+      const textBits = adapters && windows ? await bitsOf(model, windows.cut, { seq: window, ...own }) : null;
+      await model.release();
+      return {
+        before: source.spec.vocab,
+        after: size,
+        counted: choice.counted,
+        growth: choice.growth(size),
+        heldout: bytes > 0 ? { before: before / bytes, after: bits / bytes, bytes } : null,
+        text: windows && textBits !== null
+          ? { before: textBefore / windows.bytes, after: textBits / windows.bytes, bytes: windows.bytes }
+          : null,
+      };
+    },
+    [Symbol.dispose]: () => owned.dispose(),
+  };
+}
+
+/** Counts the tokens of rows as the model reads them, without the collaborative prompt. */
+function countRows(rows: readonly Row[], { tokenizer }: { readonly tokenizer: Tokenizer }): Float64Array {
+  const counts = new Float64Array(tokenizer.vocabSize);
+  for (const [index, row] of rows.entries()) {
+    const encoded = encodedOrNull(row, index, { tokenizer, prompt: null, seq: Infinity });
+    for (const id of encoded?.tokens ?? []) counts[id] = (counts[id] ?? 0) + 1;
+  }
+  return counts;
+}
+
+/** The tokens of a row; null where it cannot be encoded, which the run itself refuses or counts. */
+function encodedOrNull(
+  row: Row,
+  index: number,
+  options: { readonly tokenizer: Tokenizer; readonly prompt: string | null; readonly seq: number },
+): ReturnType<typeof encodeRow> | null {
+  try {
+    return encodeRow(row, placeOf(row, index), options);
+  } catch (error) {
+    if (error instanceof CompressoError && error.code === "input") return null;
+    throw error;
+  }
+}
+
+/** The number of tokens to keep. */
+function vocabularySize(
+  files: ModelFiles & { readonly tokenizer: Tokenizer },
+  choice: VocabularyChoice,
+  { vocab, size: wanted, units }: Pick<ResolvedOptions, "vocab" | "size" | "units">,
+): number {
+  const asked = vocab?.size ?? null, { tokens, least } = choice;
+  if (asked !== null) return choice.sizeOf(asked);
+  const isAlone = units.length === 1;
+  if (wanted === null) return choice.sizeOf(undefined);
+  const bytes = (size: number): number => sizeWith(files, choice.kept(size), wanted);
+  const whole = bytes(tokens), most = "parameters" in wanted ? wanted.parameters : wanted.bytes;
+  const within = (limit: number): number => largestWithin(limit, bytes, { low: least, high: tokens });
+  // Half of what goes at most comes from the vocabulary, the rest from the layers.
+  if (!isAlone) return Math.max(choice.sizeOf(undefined), within((whole + most) / 2));
+  const found = within(most);
+  if (most < whole && bytes(found) <= most) return found;
+  throw unreachable(wanted, { whole, least: bytes(least), most });
+}
+
+/** The largest number from `low` to `high` whose size is within a limit; `low` where none is. Sizes grow nearly in a line. */
+function largestWithin(
+  limit: number,
+  sizeOf: (count: number) => number,
+  range: { readonly low: number; readonly high: number },
+): number {
+  let { low, high } = range, below = sizeOf(low), above = sizeOf(high);
+  if (above <= limit) return high;
+  for (let round = 0; high - low > 1 && below <= limit; round++) {
+    // The line through both ends; where the ends come closer from one side alone, the middle.
+    const share = round % 4 === 3 ? 0.5 : (limit - below) / (above - below);
+    const next = Math.min(high - 1, Math.max(low + 1, Math.floor(low + share * (high - low)))), size = sizeOf(next);
+    if (size <= limit) [low, below] = [next, size];
+    else [high, above] = [next, size];
+  }
+  return low;
+}
+
+function unreachable(
+  wanted: KnownSize,
+  { whole, least, most }: { readonly whole: number; readonly least: number; readonly most: number },
+): CompressoError {
+  const unit = "parameters" in wanted ? "parameters" : "bytes";
+  return new CompressoError("usage", {
+    what: `cannot cut the vocabulary to this number of ${unit}`,
+    rule: `it is below the model's own ${whole.toLocaleString("en")}, and at least ${least.toLocaleString("en")}`,
+    value: most.toLocaleString("en"),
+    fix: `give a number in that range, or add kinds to ${option("units")}`,
+    option: unit === "parameters" ? "size.parameters" : "size.bytes",
+  });
+}
+
+/** Parameters, or bytes of the file, of the model with so many tokens and all of its layers. */
+function sizeWith(
+  { source, tokenizer }: ModelFiles & { readonly tokenizer: Tokenizer },
+  kept: Int32Array,
+  wanted: KnownSize,
+): number {
+  const spec = cutSpec(source.spec, kept);
+  if ("parameters" in wanted) return parameterCount(spec);
+  const { file, name = GGUF_NAME } = wanted;
+  const content = { tokenizer: file.format === "gguf" ? cutTokenizer(tokenizer, kept) : null, name };
+  return fileBytes(shallowPlan(spec).spec, file, { ...content, provenance: source.provenance });
+}
+
+/** A held-out row as a model reads it. */
+interface HeldOut {
+  readonly tokens: Uint32Array;
+  readonly labels: Int32Array;
+  /** Bytes of what the labels say. */
+  readonly bytes: number;
+}
+
+/**
+ * Held-out rows as both models read them, the same text for both: of a text as much as fits into a sequence of the cut
+ * model; other rows only if they fit whole.
+ */
+function heldOutPairs(
+  rows: readonly Row[],
+  { dense, cut, seq, prompt }: {
+    readonly dense: Pick<Model, "tokenizer">;
+    readonly cut: Pick<Model, "tokenizer">;
+    readonly seq: number;
+    readonly prompt: string | null;
+  },
+): readonly (readonly [dense: HeldOut, cut: HeldOut])[] {
+  const { tokenizer: before } = dense, { tokenizer: after } = cut;
+  if (!before || !after) return [];
+  return rows.flatMap((row, index) => {
+    const shown = row.kind === "text" ? { ...row, text: beginning(row.text, { tokenizer: after, seq }) } : row;
+    const [own, small] = [before, after].map((tokenizer) => {
+      const found = encodedOrNull(shown, index, { tokenizer, prompt, seq });
+      if (!found || found.truncated || found.labelTokens === 0 || found.tokens.length > seq) return null;
+      const said = [...found.labels.subarray(1)].filter((id) => id !== IGNORED_LABEL);
+      return { ...found, bytes: new TextEncoder().encode(tokenizer.decode(said, { skipSpecial: true })).length };
+    });
+    return own && small && own.bytes > 0 ? [[own, small] as const] : [];
+  });
+}
+
+/** Windows of a text as both models read them: of the same text, each window alone. */
+function windowPairs(
+  text: string,
+  { dense, cut, window }: {
+    readonly dense: Pick<Model, "tokenizer">;
+    readonly cut: Pick<Model, "tokenizer">;
+    readonly window: number;
+  },
+): { readonly dense: readonly HeldOut[]; readonly cut: readonly HeldOut[]; readonly bytes: number } | null {
+  if (!dense.tokenizer || !cut.tokenizer) return null;
+  const seq = window * MOST_WINDOWS;
+  const used = beginning(text.slice(0, MOST_CHARS), { tokenizer: cut.tokenizer, seq });
+  const windowsOf = (tokenizer: Tokenizer): HeldOut[] => {
+    const ids = tokenizer.encode(used), windows: HeldOut[] = [];
+    for (let first = 0; first < ids.length; first += window) {
+      const tokens = Uint32Array.from(ids.slice(first, first + window));
+      windows.push({ tokens, labels: Int32Array.from(tokens), bytes: 0 });
+    }
+    return windows;
+  };
+  const bytes = new TextEncoder().encode(used).length;
+  return bytes === 0 ? null : { dense: windowsOf(dense.tokenizer), cut: windowsOf(cut.tokenizer), bytes };
+}
+
+/** The beginning of a text that fits into a sequence. */
+function beginning(text: string, { tokenizer, seq }: { readonly tokenizer: Tokenizer; readonly seq: number }): string {
+  const ids = tokenizer.encode(text, { addSpecial: true });
+  if (ids.length <= seq) return text;
+  // The last character may be incomplete.
+  return tokenizer.decode(ids.slice(0, seq - 1), { skipSpecial: true }).replace(/\uFFFD+$/, "");
+}
+
+/** Bits that a model needs for the labels of all rows; each runs alone. */
+async function bitsOf(
+  model: Model,
+  rows: readonly HeldOut[],
+  { seq, adapters = {}, signal }: {
+    readonly seq: number;
+    readonly adapters?: Adapters;
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<number> {
+  let nats = 0;
+  for (const row of rows) {
+    const tokens = new Uint32Array(seq), labels = new Int32Array(seq).fill(IGNORED_LABEL);
+    tokens.set(row.tokens);
+    labels.set(row.labels);
+    const losses = await model.tokenLosses(tokens, labels, { batch: 1, adapters, ...(signal ? { signal } : {}) });
+    for (const loss of losses) nats += loss;
+  }
+  return nats / Math.LN2;
+}

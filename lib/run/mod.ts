@@ -36,6 +36,14 @@ export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
 export { type MpiRanks, openMpi } from "../disk/mpi.ts";
 export type { Ranks } from "../core/ranks.ts";
 
+// The vocabulary.
+export { cutVocabularyToFolder, type VocabularyToFolderOptions } from "./vocabulary_to_folder.ts";
+export type { BitsPerByte, VocabularySummary } from "./vocabulary.ts";
+export type { VocabularyOptions } from "./options/options.ts";
+export { chooseVocabulary, countTokens, type VocabularyChoice } from "../slice/vocabulary/choose.ts";
+export { cutVocabulary } from "../slice/vocabulary/cut.ts";
+export { cutModel } from "../slice/vocabulary/cut_model.ts";
+
 // Options.
 export type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
 export type { Rates, RunChange, WantedSize } from "./contract.ts";

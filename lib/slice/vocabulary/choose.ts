@@ -41,8 +41,23 @@ export function countTokens(
  * Orders the vocabulary by what cutting costs the texts. A token that they lack is judged by its place in the
  * vocabulary, see `expectedUses`. What the chat template writes stays.
  *
- * @param counts - Count of each id in the texts.
- * @throws CompressoError("input") as `tokenPieces`, and for a model without tokenizer.
+ * @param counts - Count of each id in the texts, see {@link countTokens}.
+ * @throws CompressoError("input") for a tokenizer that is neither BPE nor Unigram, and for a model without one.
+ * @example
+ * ```ts
+ * import { demoData, exportModel, readRows } from "compresso";
+ * import { openModelFiles } from "compresso/model";
+ * import { chooseVocabulary, countTokens, cutVocabulary } from "compresso/run";
+ *
+ * const files = await openModelFiles("demo"), { rows } = await readRows(demoData("train"), { limit: 200 });
+ * const texts = rows.map((row) => row.kind === "instruct" ? row.instruction : "");
+ * const choice = chooseVocabulary(files, countTokens(files, texts));
+ * const { source, tokenizer } = cutVocabulary(files, choice.kept(choice.sizeOf(0.7)));
+ * const out = await Deno.makeTempDir();
+ * await exportModel(source, out, { tokenizer, name: "fewer tokens" });
+ * if (tokenizer?.vocabSize !== source.spec.vocab) throw new Error(`${source.spec.vocab} rows`);
+ * await Deno.remove(out, { recursive: true });
+ * ```
  */
 export function chooseVocabulary(
   { source: { spec }, tokenizer }: ModelFiles,

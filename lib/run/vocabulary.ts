@@ -40,8 +40,11 @@ export interface VocabularySummary {
 
 /** Bits per byte of the model as it was given and of the result, on the same text. */
 export interface BitsPerByte {
+  /** Of the model as it was given. */
   readonly before: number;
+  /** Of the result. */
   readonly after: number;
+  /** Bytes of the text in UTF-8. */
   readonly bytes: number;
 }
 

@@ -124,7 +124,12 @@ async function followed(
       redirect: "manual",
       ...(body === undefined ? {} : { body }),
     }, signal);
-    if (at.origin === own) onHeaders?.(response.headers);
+    try {
+      if (at.origin === own) onHeaders?.(response.headers);
+    } catch (error) {
+      await response.body?.cancel();
+      throw error;
+    }
     const place = response.headers.get("location");
     if (response.status < 300 || response.status > 399 || place === null) return response;
     await response.body?.cancel();

@@ -114,6 +114,20 @@ Deno.test("bytes of another hash are refused and not kept, large or small", asyn
   }
 });
 
+Deno.test("a large file that is announced with another hash, and redirects without an end, are refused before bytes come", async () => {
+  await using rig = new HubRig();
+  const name = fresh(),
+    { hub } = rig,
+    moved = (headers: Record<string, string>) => (): Response => new Response(null, { status: 302, headers });
+  hub.add(`models/${name}`, { "model.gguf": noise(5000) });
+  const other = { "x-linked-etag": `"${"0".repeat(64)}"`, "x-linked-size": "5000", location: `${hub.storeUrl}/x` };
+  hub.faults.push({ path: /resolve/, times: 1, answer: moved(other) });
+  assert.match((await refusedBy(`hf:${name}`)).parts.value ?? "", /^0{64}, 5000 bytes$/);
+  hub.faults.push({ path: /resolve/, times: 99, answer: moved({ location: "/maker/again/resolve/main/model.gguf" }) });
+  assert.match((await refusedBy(`hf:${name}`)).parts.value ?? "", /more than 8 redirects/);
+  assert.equal(hub.seen.filter(({ host }) => host === "store").length, 0);
+});
+
 Deno.test("no token goes to the host that large files are redirected to", async () => {
   await using rig = new HubRig();
   const name = fresh();

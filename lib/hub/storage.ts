@@ -34,10 +34,15 @@ export async function put(url: string, options: Put): Promise<string | null> {
       const { status, etag } = await putOnce(url, options);
       if (status >= 200 && status < 300) return etag;
       value = `status ${status}`;
-      if (status < 500 && status !== 408 && status !== 429) left = 0;
+      // 400 is also S3's answer to a connection that stalled.
+      if (status < 500 && ![400, 408, 429].includes(status)) left = 0;
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
+      // Node's client has another error for a missing right.
+      if (error instanceof Error && "code" in error && error.code === "EPERM") {
+        throw new Deno.errors.NotCapable(`Requires net access to "${new URL(url).host}"`);
+      }
       value = error instanceof Error ? error.message : String(error);
     }
     if (left <= 0) {

@@ -83,7 +83,7 @@ Deno.test("what the Hub has is not sent again, and a storage that fails in passi
     path: /\/3\?signature/,
     method: "PUT",
     times: 9,
-    answer: () => new Response(null, { status: 400 }),
+    answer: () => new Response(null, { status: 403 }),
   });
   assert.match((await refused(folder, "hf:me/small")).parts.fix ?? "", /not sent again/);
   assert.equal(hub.repos.get("models/me/small")?.files.size, 0);

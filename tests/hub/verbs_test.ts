@@ -5,6 +5,7 @@ import { loadModel, openDevice, readRows } from "../../mod.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../lib/model/mod.ts";
 import { cli, type CliResult, ROOT, TemporaryFolder } from "../cli/helpers/cli.ts";
 import { join } from "../cli/helpers/paths.ts";
+import { TOKEN } from "./fake_hub.ts";
 import { demoFiles, HubRig } from "./helpers.ts";
 
 const rowsOf = (name: string): Uint8Array<ArrayBuffer> =>
@@ -85,8 +86,11 @@ Deno.test("with the rights of the set hub, inspect and plan; with the cache to w
   await Deno.remove(rig.at("models--maker--demo", "refs"), { recursive: true });
   ok(await withRights([read, envs, net, own], ["export", "hf:maker/demo", "--out", folder.at("out"), "--overwrite"]));
   assert.equal(rig.hub.bytesOut, asked);
+  const model = folder.at("out", "model.gguf"), push = ["push", model, "hf:me/pushed"];
+  Deno.env.set("HF_TOKEN", TOKEN);
   for (
     const [rights, args, pattern] of [
+      [[read, envs, `--allow-net=${port}`], push, new RegExp(`add --allow-net=${store}`)],
       [
         [read],
         ["inspect", "hf:maker/demo"],
@@ -101,6 +105,7 @@ Deno.test("with the rights of the set hub, inspect and plan; with the cache to w
     assert.ok(code === 2 || code === 3, `${args.join(" ")} with ${rights.join(" ")}: ${code} ${stderr}`);
     assert.match(stderr, pattern);
   }
+  assert.match(ok(await withRights([read, envs, net], push)), /^pushed +1 files/);
 });
 
 Deno.test("a bare owner/name of rows or an adapter is answered with what was meant, and a model without data before it is fetched", async () => {

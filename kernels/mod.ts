@@ -2,6 +2,7 @@
 import type { Binding, KernelSource } from "./source.ts";
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
 import accumulateText from "./accumulate.wgsl" with { type: "text" };
+import geluText from "./activation_gelu.wgsl" with { type: "text" };
 import geluTanhText from "./activation_gelu_tanh.wgsl" with { type: "text" };
 import reluText from "./activation_relu.wgsl" with { type: "text" };
 import siluText from "./activation_silu.wgsl" with { type: "text" };
@@ -293,8 +294,13 @@ function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, K
 
 function forActivations<T>(
   make: (name: string, text: string) => T,
-): Readonly<Record<"silu" | "gelu_tanh" | "relu", T>> {
-  return { silu: make("swiglu", siluText), gelu_tanh: make("geglu", geluTanhText), relu: make("reglu", reluText) };
+): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu", T>> {
+  return {
+    silu: make("swiglu", siluText),
+    gelu: make("geglu_erf", geluText),
+    gelu_tanh: make("geglu", geluTanhText),
+    relu: make("reglu", reluText),
+  };
 }
 
 function forGates<T>(make: (gated: boolean) => T): Readonly<Record<"gated" | "plain", T>> {

@@ -9,12 +9,18 @@ export interface AdaptedSource {
   readonly adapters: Adapters;
 }
 
-/** The attention and the FFN of layer `index` as models of one layer, as far as it has them; run in turn they are the layer. */
+/**
+ * The attention and the FFN of layer `index` as models of one layer, as far as it has them (a parallel layer whole); run
+ * in turn they are the layer.
+ */
 export function layerParts({ source, adapters }: AdaptedSource, index: number): AdaptedSource[] {
   const { layers } = source.spec, layer = layers[index];
   if (!layer) return [];
   const own = "model.layers.0.", there = `model.layers.${index}.`;
-  const halves: readonly LayerSpec[] = [{ ...layer, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
+  // Both parts of a parallel layer read its input.
+  const halves: readonly LayerSpec[] = source.spec.parallel
+    ? [layer]
+    : [{ ...layer, ffn: 0 }, { ...layer, heads: 0, kvHeads: 0 }];
   return halves.filter(({ heads, ffn }) => heads > 0 || ffn > 0).map((half) => ({
     source: part(source, {
       layers: [half],

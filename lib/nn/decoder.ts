@@ -77,7 +77,7 @@ export function recordLayer(context: DecoderContext, index: number): void {
     recordWrite(context, { x, y: forward.y1, outputNorm: layer.attention.outputNorm, out: middle });
   }
   if (layer.ffn) {
-    recordFfnPart(context, index, { x: middle, again: false });
+    recordFfnPart(context, index, { x: weights.spec.parallel ? x : middle, again: false });
     recordWrite(context, { x: middle, y: forward.y2, outputNorm: layer.ffn.outputNorm, out });
   }
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
@@ -117,18 +117,34 @@ function recordWriteBackward(
 function recordLayerAgain(context: DecoderContext, index: number): void {
   const { layer, x, forward } = partsOf(context, index);
   if (layer.attention) recordAttentionPart(context, index, { x, again: true });
-  if (layer.ffn) recordFfnPart(context, index, { x: layer.attention ? forward.x1 : x, again: true });
+  if (layer.ffn) recordFfnPart(context, index, { x: ffnInput(context, index), again: true });
 }
 
 /** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. */
 export function recordLayerBackward(context: DecoderContext, index: number): void {
   const { weights, act } = context;
-  const { layer, x, forward } = partsOf(context, index);
+  const { layer, x, forward } = partsOf(context, index), isParallel = isParallelLayer(context, index);
   // The values of the last layer are still in the buffers of forward.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
-  if (layer.ffn) recordFfnBackward(context, index, layer.attention ? forward.x1 : x);
-  if (layer.attention) recordAttentionPartBackward(context, index, x);
+  // Before dx receives what the FFN adds: attention does not write what the FFN of a parallel layer reads.
+  if (isParallel) recordWriteBackward(context, { y: forward.y1, outputNorm: layer.attention?.outputNorm ?? null });
+  if (layer.ffn) recordFfnBackward(context, index, ffnInput(context, index));
+  if (!layer.attention) return;
+  if (!isParallel) recordWriteBackward(context, { y: forward.y1, outputNorm: layer.attention.outputNorm });
+  recordAttentionPartBackward(context, index, x);
+}
+
+/** Whether attention and FFN of a layer both read its input. */
+function isParallelLayer({ weights: { spec, layers } }: DecoderContext, index: number): boolean {
+  const layer = layers[index];
+  return spec.parallel === true && layer?.attention !== null && layer?.ffn !== null;
+}
+
+/** What the FFN of a layer reads. */
+function ffnInput(context: DecoderContext, index: number): DeviceBuffer {
+  const { layer, x, forward } = partsOf(context, index);
+  return layer.attention && !isParallelLayer(context, index) ? forward.x1 : x;
 }
 
 /** o = causal attention among the rows of the pass. Rotates q and k in place (RoPE). */
@@ -249,15 +265,13 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[1], dx: b.dx }, { rows, spec, accumulate: true });
 }
 
+/** Backward of {@link recordAttentionPart}: y1 holds dL/dy1; dx receives (+=) its share of dL/dx. */
 function recordAttentionPartBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, rms, lse } = partsOf(context, index), b = backwardOf(context);
-  const { spec } = weights,
-    { rows } = act,
-    { norm, outputNorm } = existing(layer.attention, `attention of layer ${index}`);
+  const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
   const { hidden } = spec;
   const widths = headWidths(spec, layer.spec);
-  recordWriteBackward(context, { y: f.y1, outputNorm });
   recordProjectionBackward(context, {
     layer: index,
     projection: "o",

@@ -81,6 +81,7 @@ interface LayerPlan {
  * - Biases follow the rows of their weights. If a part is cut whole, the bias of its o_proj or down_proj remains. It
  *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
  *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
+ *   The FFN of a parallel layer does not, and takes the bias of a cut attention itself.
  *   Where outputs are normalised, it cannot move: the part keeps a head or a column of zeros.
  * - A KV head is removed with the last head of its group. Groups of different sizes are made equal in the way with the
  *   fewest parameters: shorter ones get heads of zeros, or longer ones are split and their KV head is repeated (see
@@ -224,7 +225,9 @@ function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<strin
   let last: string[] | undefined, hasMoved = false;
   plans.forEach((plan, index) => {
     const layer = spec.layers[index];
-    for (const projection of ["o", "down"] as const) {
+    // The FFN of a parallel layer does not read what its attention writes, so a cut attention's bias goes to the FFN's.
+    const isSwapped = spec.parallel === true && plan.spec.heads === 0;
+    for (const projection of isSwapped ? ["down", "o"] as const : ["o", "down"] as const) {
       const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
       const isLeft = plan.spec[part] > 0;
       // The first write also receives what remained before it in its own layer.
@@ -262,7 +265,7 @@ function planLayer(
   const hasColumn = stays ? down && kept.length === 0 : isGone && layer.ffn > 0 && (o || down);
   const plan = planHeads(groups, {
     size: cheapestGroupSize([groups.map((group) => group.heads.length)]),
-    kvHeads: groups.length === 0 && o && (stays || !isGone || layer.ffn === 0) ? 1 : groups.length,
+    kvHeads: groups.length === 0 && o && (stays || (isGone ? layer.ffn === 0 : !spec.parallel)) ? 1 : groups.length,
   });
   const ffn = hasColumn ? Int32Array.of(-1) : kept;
   const qScale = scaleOf(mask.heads, plan.heads);

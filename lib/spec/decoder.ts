@@ -77,6 +77,8 @@ export interface DecoderSpec {
   readonly normEps: number;
   /** LayerNorm, with a bias [hidden] beside each weight, instead of RMSNorm. */
   readonly norm?: "layer";
+  /** Attention and FFN both read the input of their layer (parallel residual); absent: the FFN reads what attention left. */
+  readonly parallel?: true;
   /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
   readonly ungated?: true;
   /**
@@ -96,7 +98,7 @@ export interface DecoderSpec {
    */
   readonly qkNorm?: "head";
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
-  readonly activation?: "gelu_tanh" | "relu";
+  readonly activation?: "gelu" | "gelu_tanh" | "relu";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
    * residual stream. Absent: only their inputs are.

@@ -34,6 +34,12 @@ interface Curve {
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const CURVES: Readonly<Record<Activation, Curve>> = {
   relu: { value: (x) => Math.max(x, 0), slope: (x) => x > 0 ? 1 : 0, roundings: () => 2 },
+  gelu: {
+    value: (x) => x * normal(x),
+    slope: (x) => normal(x) + x * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI),
+    // erfc's fit is good to 1.2e-7, two roundings; each exp to (3 + 2·|t|) ulp of an argument t with 3 roundings.
+    roundings: (x) => 2 * (2 + 2 * (3 + x * x + 1.5 * x * x + 6) + 20),
+  },
   gelu_tanh: {
     value: (x) => x * sigmoid(inner(x)),
     slope: (x) => sigmoid(inner(x)) * (1 + x * (1 - sigmoid(inner(x))) * innerSlope(x)),
@@ -46,6 +52,21 @@ const CURVES: Readonly<Record<Activation, Curve>> = {
     // WGSL allows exp an error of (3 + 2·|x|) ulp and a division 2.5 ulp, an ulp being two roundings.
     roundings: (x) => 4 * (3 + 2 * Math.abs(x) + 2.5) + 8,
   },
+};
+/** The normal distribution, from a series where it is not small and a continued fraction where it is. */
+const normal = (x: number): number => {
+  const z = Math.abs(x), bell = Math.exp(-z * z / 2) / Math.sqrt(2 * Math.PI);
+  let tail = 0;
+  if (z < 3) {
+    let term = z, sum = z;
+    for (let k = 1; k < 60; k++) sum += term *= z * z / (2 * k + 1);
+    tail = 0.5 - bell * sum;
+  } else {
+    let fraction = z;
+    for (let k = 60; k > 0; k--) fraction = z + k / fraction;
+    tail = bell / fraction;
+  }
+  return x > 0 ? 1 - tail : tail;
 };
 /** 2 · √(2/π) · (x + 0.044715 x³), the argument of the sigmoid of GELU's tanh form, and its slope. */
 const inner = (x: number): number => 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);

@@ -115,7 +115,7 @@ function recordWriteBackward(
  * needed.
  */
 function recordLayerAgain(context: DecoderContext, index: number): void {
-  const { layer, x, forward } = partsOf(context, index);
+  const { layer, x } = partsOf(context, index);
   if (layer.attention) recordAttentionPart(context, index, { x, again: true });
   if (layer.ffn) recordFfnPart(context, index, { x: ffnInput(context, index), again: true });
 }

@@ -2,6 +2,7 @@
 import { refuseUnlike } from "../formats/gguf/export.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
+import { refusePacked } from "../formats/peft/adapter.ts";
 import type { Model } from "../model/model.ts";
 import { checkSessionExport, FORMATS, type SessionExportOptions } from "../slice/export_options.ts";
 import type { Layout } from "../units/layout.ts";
@@ -25,6 +26,8 @@ export function checkFiles(
   const { formats = FORMATS, saveAdapter } = files, isAlone = formats.length === 1;
   const isSized = size && "file" in size && size.file.format === "hf";
   if (saveAdapter || isSized || (isAlone && formats.includes("hf"))) ropeConfig(spec);
+  // Layers that differ have classes of their own, with a module for each projection.
+  if (saveAdapter && layout !== "compact") refusePacked(spec);
   if (!isAlone || !formats.includes("gguf")) return;
   if (layout === "compact") refuseUnlike(spec);
   if (tokenizer) ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab });

@@ -67,9 +67,9 @@ interface LayerPlan {
  * Slices a model: computes the same as `base` with these masks and LoRA, without the units with z = 0. Lazy: reads a
  * tensor of the base when one of its own is read.
  *
- * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up),
- *   and z of hidden dims into columns of the embedding and rows of o_proj and down_proj. The head uses the embedding
- *   without z, so soft hidden masks untie it.
+ * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up;
+ *   without a gate on f(up), so into columns of down_proj), and z of hidden dims into columns of the embedding and rows
+ *   of o_proj and down_proj. The head uses the embedding without z, so soft hidden masks untie it.
  * - With LayerNorm no hidden dim is cut, see `cannotCutHidden`.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and
  *   ε' = ε·H/D.
@@ -163,6 +163,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
         hidden,
         hiddenScale,
         headScale: spec.qkNorm && hidden ? Math.sqrt(ratio) : 1,
+        ungated: spec.ungated === true,
       });
       remaps.set(from, { from, ...picked });
       const bias = biasName(index, projection), { rows, rowScale } = picked;
@@ -187,11 +188,13 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
 function pick(
   plan: LayerPlan,
   projection: Projection,
-  { hidden, hiddenScale, headScale }: {
+  { hidden, hiddenScale, headScale, ungated }: {
     readonly hidden: Int32Array | undefined;
     readonly hiddenScale: Float64Array | undefined;
     /** Factor of q and k, which their norms cancel. */
     readonly headScale: number;
+    /** Whether the FFN has no gate. */
+    readonly ungated: boolean;
   },
 ): Omit<Remap, "from"> {
   const scaled = (rows: Int32Array): Omit<Remap, "from"> =>
@@ -210,9 +213,9 @@ function pick(
     case "gate":
       return { rows: plan.ffn, cols: hidden };
     case "up":
-      return { rows: plan.ffn, cols: hidden, rowScale: plan.ffnScale };
+      return { rows: plan.ffn, cols: hidden, rowScale: ungated ? undefined : plan.ffnScale };
     case "down":
-      return { rows: hidden, cols: plan.ffn, rowScale: hiddenScale };
+      return { rows: hidden, cols: plan.ffn, rowScale: hiddenScale, colScale: ungated ? plan.ffnScale : undefined };
   }
 }
 

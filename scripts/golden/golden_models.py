@@ -25,8 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config,
-    Qwen2Config, Qwen3Config, SmolLM3Config)
+    AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig,
+    Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -156,6 +156,23 @@ MODELS |= {
             vocab_size=67, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
+    # q, k and v in one, transposed weights, positions without offset.
+    "gpt2": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1021,
+        "config": lambda: GPT2Config(
+            n_embd=42, n_head=7, n_inner=67, n_layer=2, vocab_size=71, n_positions=41, layer_norm_epsilon=1e-3,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    # q, k and v in one by head, parallel residual, a quarter of each head rotates.
+    "gpt_neox": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1022,
+        "config": lambda: GPTNeoXConfig(
+            hidden_size=60, num_attention_heads=5, intermediate_size=67, num_hidden_layers=2, vocab_size=71,
+            max_position_embeddings=64, layer_norm_eps=1e-4,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {
@@ -181,7 +198,7 @@ def write_model(folder, recipe, generator):
                 # Gemma stores the weight of a norm without 1.
                 least = -0.5 if isinstance(model.config, Gemma3TextConfig) else 0.5
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + least)
-            elif "embed_" in name or "lm_head" in name:
+            elif any(part in name for part in ("embed_", "lm_head", "wte", "wpe")):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             else:
                 weight.copy_(normal(generator, *weight.shape, std=1.3 / weight.shape[1] ** 0.5))
@@ -211,7 +228,7 @@ def to_float64(model):
                 x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
     if not has_rope(model):
         return
-    rotary = model.model.rotary_emb
+    rotary = decoder_of(model).rotary_emb
     settings = model.config.rope_parameters
 
     def rope(x, position_ids, layer_type=None):
@@ -234,11 +251,38 @@ def head_dim_of(config):
 
 
 def decoder_of(model):
-    return getattr(model.model, "decoder", model.model)
+    base = model.base_model
+    return getattr(base, "decoder", base)
+
+
+def embeddings_of(decoder):
+    """The embedding of tokens and, where positions are learned, theirs."""
+    names = ("embed_tokens", "embed_positions", "wte", "wpe", "embed_in")
+    return [getattr(decoder, name) for name in names if hasattr(decoder, name)]
+
+
+def layers_of(model):
+    decoder = decoder_of(model)
+    return decoder.h if hasattr(decoder, "h") else decoder.layers
 
 
 def has_rope(model):
-    return hasattr(model.model, "rotary_emb")
+    return hasattr(decoder_of(model), "rotary_emb")
+
+
+def weight_of(module):
+    """A weight [out, in]: a view where it is stored otherwise (Conv1D)."""
+    return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
+
+
+# The modules of families that name them otherwise; q, k and v in one alternate by head where they are said to.
+OTHER_MODULES = {
+    "GPT2Block": {"qkv": "attn.c_attn", "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
+    "GPTNeoXLayer": {"qkv": "attention.query_key_value", "o": "attention.dense", "up": "mlp.dense_h_to_4h",
+                     "down": "mlp.dense_4h_to_h"},
+    "OPTDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
+                        "up": "fc1", "down": "fc2"},
+}
 
 
 def targets_of(layer):
@@ -246,13 +290,20 @@ def targets_of(layer):
 
 
 def projection(layer, target):
-    """The module that holds a projection, and the slice of its rows; None for a gate that there is not."""
-    if hasattr(layer, "fc1"):
-        attention = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+    """The module that holds a projection, and its rows, a slice or their indices; None for a gate that there is not."""
+    names = OTHER_MODULES.get(type(layer).__name__)
+    if names:
         if target == "gate":
             return None
-        own = getattr(layer.self_attn, attention[target]) if target in attention else {"up": layer.fc1, "down": layer.fc2}[target]
-        return own, slice(0, own.out_features)
+        own = layer.get_submodule(names.get(target) or names["qkv"])
+        out = weight_of(own).shape[0]
+        if target in names:
+            return own, slice(0, out)
+        nth, third = "qkv".index(target), out // 3
+        if not hasattr(layer, "attention"):
+            return own, slice(nth * third, (nth + 1) * third)
+        size = layer.attention.head_size
+        return own, torch.arange(out).view(-1, 3, size)[:, nth].flatten()
     block = layer.mlp if target in ("gate", "up", "down") else layer.self_attn
     own = getattr(block, f"{target}_proj", None)
     if own is not None:
@@ -268,7 +319,8 @@ def projection(layer, target):
 
 def widths_of(config):
     """Heads and FFN columns of a layer."""
-    return config.num_attention_heads, getattr(config, "intermediate_size", None) or config.ffn_dim
+    ffn = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner")]
+    return config.num_attention_heads, next((width for width in ffn if width), 4 * config.hidden_size)
 
 
 def attach(model, lora, masks):
@@ -286,14 +338,14 @@ def attach(model, lora, masks):
     def adapt(module, rows, a, b):
         def adapted(_, args, out):
             update = ALPHA / RANK * (args[0] @ a.T) @ b.T
-            return out + torch.nn.functional.pad(update, (rows.start, out.shape[-1] - rows.stop))
+            if isinstance(rows, slice):
+                return out + torch.nn.functional.pad(update, (rows.start, out.shape[-1] - rows.stop))
+            return out.index_add(-1, rows, update)
         handles.append(module.register_forward_hook(adapted))
 
-    decoder = decoder_of(model)
-    after(decoder.embed_tokens)
-    if hasattr(decoder, "embed_positions"):
-        after(decoder.embed_positions)
-    for index, layer in enumerate(decoder.layers):
+    for embedding in embeddings_of(decoder_of(model)):
+        after(embedding)
+    for index, layer in enumerate(layers_of(model)):
         output, down = projection(layer, "o")[0], projection(layer, "down")[0]
         before(output, masks["mask.head"][index].repeat_interleave(head_dim))
         before(down, masks["mask.ffn"][index])
@@ -323,21 +375,20 @@ def folded_loss(folder, batch, lora, masks):
     """The loss of stock transformers in f32 with LoRA and masks folded into the weights: a check of the hooks."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.no_grad():
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # a tied head is not masked
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.clone())  # a tied head is not masked
         z_hidden = masks["mask.hidden"]
-        decoder = decoder_of(model)
-        decoder.embed_tokens.weight.mul_(z_hidden)
-        if hasattr(decoder, "embed_positions"):
-            decoder.embed_positions.weight.mul_(z_hidden)
-        for index, layer in enumerate(decoder.layers):
+        for embedding in embeddings_of(decoder_of(model)):
+            embedding.weight.mul_(z_hidden)
+        for index, layer in enumerate(layers_of(model)):
             for target in targets_of(layer):
                 module, rows = projection(layer, target)
-                module.weight[rows] += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
-            projection(layer, "o")[0].weight *= masks["mask.head"][index].repeat_interleave(head_dim_of(model.config))
-            projection(layer, "down")[0].weight *= masks["mask.ffn"][index]
+                weight_of(module)[rows] += ALPHA / RANK * lora[f"lora.{index}.{target}.B"] @ lora[f"lora.{index}.{target}.A"]
+            weight_of(projection(layer, "o")[0]).mul_(masks["mask.head"][index].repeat_interleave(head_dim_of(model.config)))
+            weight_of(projection(layer, "down")[0]).mul_(masks["mask.ffn"][index])
             for target in ("o", "down"):
                 module, _ = projection(layer, target)
-                module.weight.mul_(z_hidden[:, None])
+                weight_of(module).mul_(z_hidden[:, None])
                 if module.bias is not None:
                     module.bias.mul_(z_hidden)
         tokens, labels = batch
@@ -362,10 +413,10 @@ def make_batches(generator, vocab):
 
 def make_lora(generator, model):
     lora = {}
-    for index, layer in enumerate(decoder_of(model).layers):
+    for index, layer in enumerate(layers_of(model)):
         for target in targets_of(layer):
             module, rows = projection(layer, target)
-            out, inside = rows.stop - rows.start, module.in_features
+            out, inside = weight_of(module)[rows].shape
             lora[f"lora.{index}.{target}.A"] = normal(generator, RANK, inside, std=1 / inside ** 0.5)
             lora[f"lora.{index}.{target}.B"] = normal(generator, out, RANK, std=0.15)
     return {name: value.float().double() for name, value in lora.items()}
@@ -396,8 +447,8 @@ def make(name, recipe, root, seed):
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     fresh = AutoModelForCausalLM.from_config(recipe["config"]())
-    for key, table in fresh.model.rotary_emb.named_buffers() if has_rope(model) else ():
-        assert torch.equal(getattr(model.model.rotary_emb, key), table), f"{name}: RoPE not read back"
+    for key, table in decoder_of(fresh).rotary_emb.named_buffers() if has_rope(model) else ():
+        assert torch.equal(getattr(decoder_of(model).rotary_emb, key), table), f"{name}: RoPE not read back"
     to_float64(model)
     model.requires_grad_(False)
     stock.requires_grad_(False)
@@ -434,14 +485,14 @@ def make(name, recipe, root, seed):
         stats[f"{batch_name}.logits"] = (logits.std().item(), (logits.max() - logits.min()).item(), drift)
         # Where layers differ in RoPE, the other tests would fail without its scaling.
         if has_rope(model) and recipe["config"]().rope_parameters.get("rope_type", "default") != "default":
-            model_rope = model.model.rotary_emb.forward
-            dims = 2 * len(model.model.rotary_emb.inv_freq)
+            model_rope = decoder_of(model).rotary_emb.forward
+            dims = 2 * len(decoder_of(model).rotary_emb.inv_freq)
             inverse = recipe["config"]().rope_parameters["rope_theta"] ** (
                 -torch.arange(0, dims, 2, dtype=torch.float64) / dims)
-            model.model.rotary_emb.forward = lambda x, position_ids, **_: tuple(
+            decoder_of(model).rotary_emb.forward = lambda x, position_ids, **_: tuple(
                 f(torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)) for f in (torch.cos, torch.sin))
             unscaled = model(input_ids=tokens, use_cache=False).logits
-            model.model.rotary_emb.forward = model_rope
+            decoder_of(model).rotary_emb.forward = model_rope
             stats[f"{batch_name}.unscaled"] = (((unscaled - logits).abs().max() / logits.abs().max()).item(),)
             assert stats[f"{batch_name}.unscaled"][0] > 0.01, f"{name}: the RoPE scaling hardly matters"
     path = os.path.join(root, name, "golden.safetensors")

@@ -6,7 +6,7 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
-import { OPT_BIASES } from "../../lib/formats/hf/stock_config.ts";
+import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
@@ -27,7 +27,7 @@ Deno.test("an OPT on 4-bit blocks takes what is planned, and its folder and adap
       ungated: true,
       positions: { offset: 2 },
       tied: true,
-      biases: OPT_BIASES,
+      biases: ALL_UNGATED,
       maxPosition: 64,
     };
     const source = randomSource(spec), shape = { batch: 2, seq: 48, units: ["heads", "ffn"] } as const;

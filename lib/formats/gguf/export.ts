@@ -168,7 +168,9 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
  * @throws CompressoError("input") where none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
-  if (spec.positions || spec.ungated || spec.norm || spec.activation === "relu") {
+  if (
+    spec.positions || spec.ungated || spec.norm || spec.parallel || ["relu", "gelu"].includes(spec.activation ?? "")
+  ) {
     throw new CompressoError("input", {
       what: "cannot write a GGUF",
       rule: "llama.cpp has an architecture with these layers: it has none for OPT",

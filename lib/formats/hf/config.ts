@@ -1,6 +1,7 @@
 // config.json of a Hugging Face folder as a DecoderSpec.
 import { z } from "../../core/packages.ts";
 import {
+  type Activation,
   type DecoderSpec,
   type LayerSpec,
   type Projection,
@@ -33,6 +34,7 @@ const OWN_KEYS = {
   norm: z.literal("layer").nullish(),
   norm_places: z.literal("both").nullish(),
   ungated_mlp: z.literal(true).nullish(),
+  parallel: z.literal(true).nullish(),
   position_offset: z.int().nonnegative().nullish(),
   embedding_scale: z.number().positive().nullish(),
   attention_scale: z.number().positive().nullish(),
@@ -45,6 +47,23 @@ const OWN_KEYS = {
   })).nullish(),
 };
 
+/** Activations by their names in transformers. */
+const HF_ACTIVATIONS = {
+  silu: "silu",
+  relu: "relu",
+  gelu: "gelu",
+  gelu_new: "gelu_tanh",
+  gelu_pytorch_tanh: "gelu_tanh",
+} as const satisfies Record<string, Activation>;
+
+/** The activations that are supported of each model type that has not silu, its default first. */
+const ACTIVATIONS: Readonly<Record<string, readonly [Activation, ...Activation[]]>> = {
+  gemma3_text: ["gelu_tanh"],
+  opt: ["relu"],
+  gpt2: ["gelu_tanh", "gelu", "relu"],
+  gpt_neox: ["gelu", "gelu_tanh", "relu"],
+};
+
 const CONFIG = z.looseObject({
   model_type: z.enum(MODEL_TYPES),
   vocab_size: count.max(MOST_TOKENS),
@@ -54,7 +73,7 @@ const CONFIG = z.looseObject({
   num_attention_heads: width.nullish(),
   num_key_value_heads: width.nullish(),
   head_dim: width.nullish(),
-  hidden_act: z.enum(["silu", "relu", "gelu_pytorch_tanh"]).nullish(),
+  hidden_act: z.enum(Object.keys(HF_ACTIVATIONS) as (keyof typeof HF_ACTIVATIONS)[]).nullish(),
   max_position_embeddings: count.nullish(),
   rms_norm_eps: z.number().positive().nullish(),
   tie_word_embeddings: z.boolean().nullish(),
@@ -66,6 +85,12 @@ const CONFIG = z.looseObject({
   use_bidirectional_attention: z.literal(false).nullish(),
   attn_logit_softcapping: z.null().optional(),
   final_logit_softcapping: z.null().optional(),
+  // Of GPT-2.
+  scale_attn_weights: z.literal(true).nullish(),
+  scale_attn_by_inverse_layer_idx: z.literal(false).nullish(),
+  add_cross_attention: z.literal(false).nullish(),
+  // Of GPT-NeoX.
+  use_parallel_residual: z.boolean().nullish(),
   // Of OPT.
   enable_bias: z.boolean().nullish(),
   do_layer_norm_before: z.boolean().nullish(),
@@ -98,8 +123,8 @@ export interface HfConfigFiles {
  * @throws CompressoError("input") naming the key, its value and the rule where the model is none that a {@link DecoderSpec} describes.
  */
 export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec {
-  const json = withDefaults(textConfig(whole, files.path));
-  const config = validated(CONFIG, isObject(json) ? withLlamaKeys(json) : json, files.path);
+  const json = withDefaults(textConfig(whole, files.path)), given = isObject(json) ? withLlamaKeys(json) : json;
+  const config = validated(CONFIG, given, files.path);
   const generationPath = `${files.path} (generation_config.json)`;
   const generation = validated(GENERATION, files.generation ?? {}, generationPath);
   const fail = (llamaKey: string, rule: string, fix?: string): never => {
@@ -108,10 +133,11 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   };
   const family = familyOf(config, fail);
   // transformers' own defaults, for keys that old files leave out.
-  const isQwen = config.model_type === "qwen2" || config.model_type === "qwen3";
+  const isImplied = !DERIVED.includes(config.model_type),
+    isQwen = config.model_type === "qwen2" || config.model_type === "qwen3";
   const maxPosition = config.max_position_embeddings ?? MAX_POSITIONS[config.model_type];
   const windows = windowsIn(config, maxPosition, fail);
-  const headDim = (config.model_type === "opt" ? null : config.head_dim) ??
+  const headDim = (isImplied ? config.head_dim : null) ??
     (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
   const isGemma = config.model_type === "gemma3_text";
   const hasQkNorm = config.model_type === "qwen3" || isGemma || config.qk_norm === "head";
@@ -119,7 +145,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   const ropes = ropesOf(config, fail);
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
   const ids = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
-  const has = (key: string): boolean => valueAt(json, [key]) !== undefined;
+  const has = (key: string): boolean => valueAt(given, [key]) !== undefined;
   const eosIds = new Set([
     ...has("eos_token_id") ? ids(config.eos_token_id) : isQwen ? [] : [LAST_IDS[config.model_type] ?? 2],
     ...ids(generation.eos_token_id),
@@ -154,8 +180,8 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     })),
     normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
     ...family,
-    rope: family.positions ? NO_ROPE : isGemma ? layeredRope(json, ropeContext) : {
-      ...ropeOf(json, ropeContext),
+    rope: family.positions ? NO_ROPE : isGemma ? layeredRope(given, ropeContext) : {
+      ...ropeOf(given, ropeContext),
       ...config.local_rope_theta ? { localBase: config.local_rope_theta } : {},
     },
     tied: config.tie_word_embeddings ?? (isOpt || config.model_type === "smollm3"),
@@ -180,6 +206,25 @@ const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
     eos_token_id: 1,
     pad_token_id: 0,
     tie_word_embeddings: true,
+  },
+  gpt2: {
+    vocab_size: 50257,
+    n_embd: 768,
+    n_layer: 12,
+    n_head: 12,
+    n_positions: 1024,
+    layer_norm_epsilon: 1e-5,
+    bos_token_id: 50256,
+    eos_token_id: 50256,
+    tie_word_embeddings: true,
+  },
+  gpt_neox: {
+    layer_norm_eps: 1e-5,
+    attention_bias: true,
+    use_parallel_residual: true,
+    rotary_pct: 0.25,
+    bos_token_id: 0,
+    eos_token_id: 2,
   },
 };
 
@@ -207,6 +252,8 @@ const MAX_POSITIONS = {
   qwen3: 32768,
   gemma3_text: 131072,
   opt: 2048,
+  gpt2: 1024,
+  gpt_neox: 2048,
   phi3: 4096,
   smollm3: 32768,
   compresso: 2048,
@@ -216,22 +263,22 @@ const QWEN3_HEAD_DIM = 128;
 const FIRST_IDS: Readonly<Record<string, number>> = { opt: 2, smollm3: 128000 };
 const LAST_IDS: Readonly<Record<string, number>> = { phi3: 32000, smollm3: 128001 };
 
+/** Model types whose classes derive the head width from the number of heads. */
+const DERIVED: readonly string[] = ["opt", "gpt2", "gpt_neox"];
+
 /** ε of torch's LayerNorm: a configuration of OPT names none. */
 export const OPT_EPS = 1e-5;
 /** Rows before the first position in OPT's table. */
 export const OPT_OFFSET = 2;
 
-/** Activations of families that have another one than SiLU. */
-const ACTIVATIONS: Readonly<Record<string, Config["hidden_act"]>> = { opt: "relu", gemma3_text: "gelu_pytorch_tanh" };
-
 /** What a family's layers are where they are not LLaMA's. */
 function familyOf(
   config: Config,
   fail: Fail,
-): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "positions"> {
+): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "parallel" | "positions"> {
   const { model_type: type, norm, norm_places: places, ungated_mlp: ungated, position_offset: offset } = config;
-  const own = ACTIVATIONS[type] ?? "silu", given = config.hidden_act ?? own;
-  const activation = given === "gelu_pytorch_tanh" ? "gelu_tanh" : given;
+  const known = ACTIVATIONS[type] ?? ["silu"], [own] = known;
+  const activation = config.hidden_act ? HF_ACTIVATIONS[config.hidden_act] : own;
   for (const key of Object.keys(OWN_KEYS)) {
     if ((valueAt(config, [key]) ?? null) !== null && type !== "compresso") {
       fail(key, 'only model_type "compresso" has it: others ignore it');
@@ -244,11 +291,15 @@ function familyOf(
       ...places ? { normPlaces: places } : {},
       ...activation === "silu" ? {} : { activation },
       ...ungated ? { ungated } : {},
+      ...config.parallel ? { parallel: true as const } : {},
       ...typeof offset === "number" ? { positions: { offset } } : {},
     };
   }
-  if (given !== own) fail("hidden_act", `a supported ${type} has ${own}`);
+  if (!known.includes(activation)) fail("hidden_act", `a supported ${type} has ${known.join(" or ")}`);
   if (type === "gemma3_text") return { activation: "gelu_tanh", normPlaces: "both" };
+  const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;
+  if (type === "gpt2") return { ...plain, positions: { offset: 0 } };
+  if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: true as const } : {} };
   if (type !== "opt") return {};
   if (config.do_layer_norm_before === false) {
     fail(
@@ -266,7 +317,7 @@ function familyOf(
     fail("layer_norm_elementwise_affine", "it is true: norms have weights");
   }
   if (config._remove_final_layer_norm) fail("_remove_final_layer_norm", "it is false: there is a final norm");
-  return { norm: "layer", activation: "relu", ungated: true, positions: { offset: OPT_OFFSET } };
+  return { ...plain, positions: { offset: OPT_OFFSET } };
 }
 
 /** What RoPE layers have where it is not the model's. */
@@ -286,13 +337,17 @@ const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
 /** Biases go by model type: what a type ignores in its config is refused. */
 function biasesOf(config: Config, fail: Fail): Projection[] {
   const { model_type, attention_bias, mlp_bias, ungated_mlp, enable_bias } = config;
-  if (model_type === "opt") return enable_bias === false ? [] : ["q", "k", "v", "o", "up", "down"];
   if (model_type === "gemma3_text" && attention_bias) {
     fail(
       "attention_bias",
       "it is false: no Gemma that was published has it, and outputs with a bias are not normalised",
     );
   }
+  if (model_type === "gpt2") return [...ALL_UNGATED];
+  if (model_type === "gpt_neox") {
+    return [...ALL_UNGATED].filter((one) => attention_bias || one === "up" || one === "down");
+  }
+  if (model_type === "opt") return enable_bias === false ? [] : [...ALL_UNGATED];
   if (["mistral", "ministral", "qwen2", "phi3"].includes(model_type)) {
     if (attention_bias) fail("attention_bias", `a ${model_type} does not have it`);
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
@@ -304,6 +359,9 @@ function biasesOf(config: Config, fail: Fail): Projection[] {
     ...mlp_bias ? [...ungated_mlp ? [] : ["gate"] as const, "up", "down"] as const : [],
   ];
 }
+
+/** All projections of a layer without gate. */
+export const ALL_UNGATED: readonly Projection[] = ["q", "k", "v", "o", "up", "down"];
 
 type Fail = (key: string, rule: string, fix?: string) => never;
 
@@ -348,6 +406,8 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       phi3: heads,
       smollm3: 4,
       opt: heads,
+      gpt2: heads,
+      gpt_neox: heads,
       compresso: heads,
     }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
@@ -378,6 +438,6 @@ function validated<T>(schema: z.ZodType<T>, json: unknown, path: string): T {
 const FIXES: Readonly<Record<string, string>> = {
   model_type: GIVE_FAMILY,
   hidden_act:
-    "only FFNs with a gate of SiLU, or of GELU in its tanh form in a Gemma, and of ReLU in an OPT, are supported",
+    "only FFNs with a gate of SiLU or (Gemma) GELU in its tanh form, and of ReLU or GELU without gate, are supported",
   quantization_config: "give the model without quantisation, or a GGUF",
 };

@@ -19,7 +19,16 @@ import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
 import { fusionsOf, hfShapes } from "./model.ts";
 import { withOwnKeys } from "./keys.ts";
 import { layeredRopeConfig, ropeConfig } from "./rope_export.ts";
-import { isGemma3, isOpt, OPT_BIASES, optConfig, queryScalar } from "./stock_config.ts";
+import { pack, packedTensors } from "./packed.ts";
+import {
+  ACTIVATION_NAMES,
+  isGemma3,
+  layerNormBiases,
+  layerNormConfig,
+  type LayerNormForm,
+  layerNormForm,
+  queryScalar,
+} from "./stock_config.ts";
 import { storedName, storedPlus } from "./stored.ts";
 import { windowKeys } from "./windows.ts";
 import configurationText from "./remote_code/configuration_compresso.py" with { type: "text" };
@@ -44,7 +53,7 @@ export type HfForm =
   | "gemma3_text"
   | "phi3"
   | "smollm3"
-  | "opt"
+  | LayerNormForm
   | "compresso";
 
 /** How to export. */
@@ -68,7 +77,8 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
- * for norms of q and k heads, Qwen2 for its biases, OPT for learned positions, Gemma 3 for norms of outputs, else Llama, or Mistral where heads do not divide the hidden size,
+ * for norms of q and k heads, Qwen2 for its biases, Gemma 3 for norms of outputs, OPT, GPT-2 or GPT-NeoX for LayerNorm, else Llama, or Mistral where
+ * heads do not divide the hidden size,
  * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
  * `compresso`, with the Python files that load it; see `padded` for a folder that stock classes load all the same. So do other biases where only
@@ -87,6 +97,7 @@ export async function stageHf(
   const written = writtenSpec(spec), own = tensorShapes(spec), shapes = tensorShapes(written);
   const fused = [...fusedTensors(written, fusionsOf(written)).values()];
   const parts = new Map(fused.map((whole) => [fusedModuleName(whole), whole.parts.map(({ name }) => name)]));
+  const packed = new Map(packedTensors(form, written).map((tensor) => [tensor.name, tensor]));
   const read = async (name: string): Promise<Float32Array<ArrayBuffer>> =>
     own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shapes.get(name) ?? []));
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
@@ -94,6 +105,8 @@ export async function stageHf(
     name: storedName(form, item.name),
     data: async () => {
       signal?.throwIfAborted();
+      const tensor = packed.get(item.name);
+      if (tensor) return pack(tensor, await Promise.all(tensor.parts.map(({ name }) => read(name))));
       const names = parts.get(item.name), plus = storedPlus(form, item.name);
       const values = names ? joined(await Promise.all(names.map(read))) : await read(item.name);
       return plus === 0 ? values : values.map((value) => value - plus);
@@ -162,8 +175,16 @@ export function hfWeightBytes(spec: DecoderSpec, { dtype }: Pick<HfExportOptions
   );
 }
 
+/** The tensors of a folder under their canonical names, but for packed ones. */
 function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "data">[] {
-  return [...hfShapes(writtenSpec(spec))].map(([name, shape]) => ({ name, shape, dtype: FILE_DTYPES[dtype] }));
+  const written = writtenSpec(spec), shapes = hfShapes(written);
+  // A packed tensor takes the place of its first part.
+  const packed = packedTensors(formOf(spec), written), first = new Map(packed.map((own) => [own.parts[0]?.name, own]));
+  const others = new Set(packed.flatMap(({ parts }) => parts.slice(1).map(({ name }) => name)));
+  return [...shapes].filter(([name]) => !others.has(name)).map(([name, shape]) => {
+    const own = first.get(name);
+    return { name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] };
+  });
 }
 
 /** The named templates of a tokenizer, with the template in use as the default; the template in use alone where there are no others. */
@@ -192,11 +213,12 @@ export function writtenSpec(spec: DecoderSpec): DecoderSpec {
 
 /** The configuration that says the shape of a model. */
 export function formOf(spec: DecoderSpec): HfForm {
+  if (spec.norm) return layerNormForm(spec) ?? "compresso";
   if (spec.fused && isPhi3(spec)) return "phi3";
   if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
-  if (!isLlamaLike(spec)) return isOpt(spec) ? "opt" : isGemma3(spec) ? "gemma3_text" : "compresso";
+  if (!isLlamaLike(spec)) return isGemma3(spec) ? "gemma3_text" : "compresso";
   if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
@@ -216,8 +238,9 @@ function hasRopeEverywhere({ layers }: DecoderSpec): boolean {
 }
 
 /** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
-function isLlamaLike({ norm, normPlaces, activation, ungated, positions, scales, rope }: DecoderSpec): boolean {
-  return [norm, normPlaces, activation, ungated, positions, scales, rope.localBase].every((part) => !part);
+function isLlamaLike(spec: DecoderSpec): boolean {
+  const { norm, normPlaces, activation, ungated, parallel, positions, scales, rope } = spec;
+  return [norm, normPlaces, activation, ungated, parallel, positions, scales, rope.localBase].every((part) => !part);
 }
 
 /**
@@ -249,7 +272,7 @@ function biasConfig(spec: DecoderSpec): Record<keyof typeof BIAS_KEYS, boolean> 
 export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
   const form = formOf(spec);
   if (form === "qwen2") return QWEN2_BIASES;
-  if (form === "opt") return spec.biases?.length ? OPT_BIASES : [];
+  if (isLayerNormForm(form)) return layerNormBiases(form, spec);
   const config = biasConfig(spec);
   return PROJECTIONS.filter((projection) =>
     hasProjection(spec, projection) &&
@@ -261,9 +284,9 @@ export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
 export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype }): Json {
   const form = formOf(spec);
   return {
-    architectures: [`${CLASSES[form]}ForCausalLM`],
+    architectures: [form === "gpt2" ? "GPT2LMHeadModel" : `${CLASSES[form]}ForCausalLM`],
     model_type: form,
-    ...form === "opt" ? optConfig(spec) : withOwnKeys(form, llamaConfig(form, spec)),
+    ...isLayerNormForm(form) ? layerNormConfig(form, spec) : withOwnKeys(form, llamaConfig(form, spec)),
     tie_word_embeddings: spec.tied,
     use_cache: true,
     vocab_size: spec.vocab,
@@ -276,8 +299,12 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
   };
 }
 
+function isLayerNormForm(form: HfForm): form is LayerNormForm {
+  return form === "opt" || form === "gpt2" || form === "gpt_neox";
+}
+
 /** The keys that LLaMA and its relatives share. */
-function llamaConfig(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
+function llamaConfig(form: Exclude<HfForm, LayerNormForm>, spec: DecoderSpec): Json {
   const most = (key: "heads" | "kvHeads" | "ffn"): number => Math.max(1, ...spec.layers.map((layer) => layer[key]));
   // Counts of all layers in one are only there to be read by tools where layers differ.
   const kvHeads = most("kvHeads"),
@@ -286,7 +313,7 @@ function llamaConfig(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
     ...(form === "compresso" ? remoteCode(spec) : {}),
     ...formKeys(form, spec),
     attention_dropout: 0,
-    hidden_act: spec.activation === "gelu_tanh" ? "gelu_pytorch_tanh" : spec.activation ?? "silu",
+    hidden_act: ACTIVATION_NAMES[spec.activation ?? "silu"],
     hidden_size: spec.hidden,
     head_dim: spec.headDim,
     initializer_range: 0.02,
@@ -308,13 +335,15 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   qwen3: "Qwen3",
   gemma3_text: "Gemma3",
   opt: "OPT",
+  gpt2: "GPT2",
+  gpt_neox: "GPTNeoX",
   phi3: "Phi3",
   smollm3: "SmolLM3",
   compresso: "Compresso",
 };
 
 /** Keys that a form alone has. */
-function formKeys(form: Exclude<HfForm, "opt">, spec: DecoderSpec): Json {
+function formKeys(form: Exclude<HfForm, LayerNormForm>, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
   return {
@@ -345,6 +374,7 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.layers.some(({ rope }) => rope) ? { layer_ropes: spec.layers.map(({ rope = null }) => rope) } : {},
     ...spec.norm ? { norm: spec.norm } : {},
     ...spec.ungated ? { ungated_mlp: true } : {},
+    ...spec.parallel ? { parallel: true } : {},
     ...spec.positions ? { position_offset: spec.positions.offset } : {},
     ...spec.fused ? { fused: true } : {},
     layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({

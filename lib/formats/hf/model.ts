@@ -6,7 +6,8 @@ import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
-import { storedName, storedPlus } from "./stored.ts";
+import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
+import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { RowRange, WeightSource } from "../../spec/source.ts";
@@ -35,9 +36,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
   const { text_config: text, model_type } = config, type = String(isObject(text) ? text["model_type"] : model_type);
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(type, name);
-  const stored = isObject(text)
-    ? textTensors(shards)
-    : new Map([...shards].map(([name, file]) => [name, { file, name }]));
+  const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
+  const stored = unpacked(packedTensors(type, spec), withPrefix(type, own), { type, spec, folder });
   // By canonical name, or by its own where it has none.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {
@@ -86,7 +86,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
 
 /** A tensor of the files: its name there, and what is added to its values. */
 interface Found {
-  readonly file: SafetensorsFile;
+  readonly file: TensorFile;
   readonly name: string;
   readonly plus: number;
 }
@@ -200,7 +200,7 @@ function checkTensors(
   }
   for (const name of files.keys()) {
     // Old files carry the RoPE table, which is known to be what the config says.
-    if (shapes.has(name) || name.endsWith(".rotary_emb.inv_freq")) continue;
+    if (shapes.has(name) || IDLE_TENSORS.test(name)) continue;
     const fix = name.endsWith(".bias")
       ? "attention_bias and mlp_bias of config.json say which biases there are"
       : undefined;

@@ -28,7 +28,6 @@ const OUTER = z.looseObject({
   original_max_position_embeddings: z.int().positive().nullish(),
   partial_rotary_factor: share.nullish(),
   model_type: z.string().nullish(),
-  fused: z.boolean().nullish(),
   rope_scaling: ROPE.nullish(),
   rope_parameters: ROPE.nullish(),
 });
@@ -65,6 +64,8 @@ export function layeredRope(json: unknown, context: RopeContext): DecoderSpec["r
 
 /** Bases of a Gemma 3 that says none. */
 const GLOBAL_BASE = 1e6, LOCAL_BASE = 1e4;
+/** Model types that may rotate a part of each head. */
+const PARTIAL: readonly string[] = ["phi3", "gpt_neox", "compresso"];
 
 /** What {@link ropeOf} takes beside the JSON; `path` is named in errors. */
 export interface RopeContext {
@@ -111,7 +112,7 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
   const kind = rope.rope_type ?? rope.type ?? "default";
   const isPhi3 = outer.model_type === "phi3";
   const share = rope.partial_rotary_factor ?? outer.partial_rotary_factor ?? 1, dims = Math.floor(headDim * share);
-  if (share !== 1 && !isPhi3 && !outer.fused) {
+  if (share !== 1 && !PARTIAL.includes(outer.model_type ?? "")) {
     const rule = "the whole of each head rotates in this family";
     throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
   }

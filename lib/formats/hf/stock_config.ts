@@ -1,10 +1,11 @@
 // config.json of the families whose configuration is not LLaMA's with a few more keys.
 import type { Json } from "../../core/guards.ts";
-import { type DecoderSpec, layersAlike, type Projection, windowsOf } from "../../spec/decoder.ts";
-import { OPT_EPS, OPT_OFFSET } from "./config.ts";
+import { type DecoderSpec, hasBias, layersAlike, type Projection, PROJECTIONS, windowsOf } from "../../spec/decoder.ts";
+import { ALL_UNGATED, OPT_EPS, OPT_OFFSET } from "./config.ts";
+import { ropeConfig } from "./rope_export.ts";
 
-/** The projections with biases in OPT: all that it has. */
-export const OPT_BIASES: readonly Projection[] = ["q", "k", "v", "o", "up", "down"];
+/** A class of transformers with LayerNorm and an FFN without gate. */
+export type LayerNormForm = "opt" | "gpt2" | "gpt_neox";
 
 /**
  * Query heads that every layer has in the classes of a family that derives the head width from them; null where heads
@@ -14,12 +15,20 @@ export function fixedHeads({ norm, hidden, headDim }: DecoderSpec): number | nul
   return norm === "layer" && hidden % headDim === 0 ? hidden / headDim : null;
 }
 
-/** Whether transformers' OPT computes a model of this shape. */
-export function isOpt(spec: DecoderSpec): boolean {
-  const { norm, activation, ungated, positions, qkNorm, normEps, layers: [first] } = spec;
-  return norm === "layer" && activation === "relu" && ungated === true && positions?.offset === OPT_OFFSET &&
-    !qkNorm && normEps === OPT_EPS && layersAlike(spec) && windowsOf(spec).every((window) => window === undefined) &&
-    first?.kvHeads === first?.heads && first?.heads === fixedHeads(spec);
+/** Activations by their names in transformers. */
+export const ACTIVATION_NAMES = { silu: "silu", relu: "relu", gelu: "gelu", gelu_tanh: "gelu_pytorch_tanh" } as const;
+
+/** The class of transformers that computes a model of this shape with LayerNorm; null where there is none. */
+export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
+  const { norm, activation = "silu", ungated, parallel, positions, qkNorm, normEps, layers: [first] } = spec;
+  const isPlain = norm === "layer" && ungated === true && !qkNorm && layersAlike(spec) &&
+    windowsOf(spec).every((window) => window === undefined) && first?.kvHeads === first?.heads &&
+    first?.heads === fixedHeads(spec);
+  if (!isPlain) return null;
+  if (!positions) return activation !== "silu" && hasAllOrNone(spec, ["q", "k", "v", "o"]) ? "gpt_neox" : null;
+  if (parallel) return null;
+  if (positions.offset === 0) return activation === "silu" ? null : "gpt2";
+  return positions.offset === OPT_OFFSET && activation === "relu" && normEps === OPT_EPS ? "opt" : null;
 }
 
 /** Whether transformers' Gemma 3 computes a model of this shape, whose layers have one window at most. */
@@ -46,8 +55,67 @@ function isSameFactor(a: number, b: number): boolean {
   return Math.abs(a / b - 1) <= 1e-6;
 }
 
-/** The keys of an OPT's config.json that say its shape. */
-export function optConfig(spec: DecoderSpec): Json {
+function hasAllOrNone(spec: DecoderSpec, projections: readonly Projection[]): boolean {
+  return new Set(projections.map((projection) => hasBias(spec, projection))).size === 1;
+}
+
+/** The biases that a folder of this form holds. */
+export function layerNormBiases(form: LayerNormForm, { biases = [] }: DecoderSpec): readonly Projection[] {
+  if (form === "gpt2") return ALL_UNGATED;
+  if (form === "opt") return biases.length > 0 ? ALL_UNGATED : [];
+  return PROJECTIONS.filter((one) => one === "up" || one === "down" || biases.includes(one));
+}
+
+/** The keys of config.json that say the shape of a model of this form. */
+export function layerNormConfig(form: LayerNormForm, spec: DecoderSpec): Json {
+  return { opt: optConfig, gpt2: gpt2Config, gpt_neox: gptNeoxConfig }[form](spec);
+}
+
+function gpt2Config(spec: DecoderSpec): Json {
+  const { heads = 0, ffn = 0 } = spec.layers[0] ?? {};
+  return {
+    // The name that other programs know; the function is that of gelu_pytorch_tanh.
+    activation_function: spec.activation === "gelu_tanh" ? "gelu_new" : ACTIVATION_NAMES[spec.activation ?? "silu"],
+    attn_pdrop: 0,
+    embd_pdrop: 0,
+    initializer_range: 0.02,
+    layer_norm_epsilon: spec.normEps,
+    n_embd: spec.hidden,
+    n_head: heads,
+    n_inner: ffn,
+    n_layer: spec.layers.length,
+    n_positions: spec.maxPosition,
+    reorder_and_upcast_attn: false,
+    resid_pdrop: 0,
+    scale_attn_by_inverse_layer_idx: false,
+    scale_attn_weights: true,
+  };
+}
+
+function gptNeoxConfig(spec: DecoderSpec): Json {
+  const { heads = 0, ffn = 0 } = spec.layers[0] ?? {}, { partial_rotary_factor: share = 1, ...rope } = ropeConfig(spec);
+  const parameters = { ...(rope["rope_parameters"] as Json), partial_rotary_factor: share };
+  return {
+    attention_bias: hasBias(spec, "q"),
+    attention_dropout: 0,
+    hidden_act: ACTIVATION_NAMES[spec.activation ?? "silu"],
+    hidden_dropout: 0,
+    hidden_size: spec.hidden,
+    initializer_range: 0.02,
+    intermediate_size: ffn,
+    layer_norm_eps: spec.normEps,
+    max_position_embeddings: spec.maxPosition,
+    num_attention_heads: heads,
+    num_hidden_layers: spec.layers.length,
+    rope_parameters: parameters,
+    // transformers 4 reads these.
+    rotary_emb_base: spec.rope.base,
+    rotary_pct: share,
+    use_parallel_residual: spec.parallel === true,
+  };
+}
+
+function optConfig(spec: DecoderSpec): Json {
   const { heads = 0, ffn = 0 } = spec.layers[0] ?? {};
   return {
     activation_function: "relu",

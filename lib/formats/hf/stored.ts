@@ -19,6 +19,26 @@ const RENAMES: Readonly<Record<string, Renames>> = {
     [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
     [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
   ],
+  gpt2: [
+    [/^model\.embed_tokens\./, "transformer.wte."],
+    [/^model\.embed_positions\./, "transformer.wpe."],
+    [/^model\.norm\./, "transformer.ln_f."],
+    [/^model\.layers\./, "transformer.h."],
+    [/\.input_layernorm\./, ".ln_1."],
+    [/\.post_attention_layernorm\./, ".ln_2."],
+    [/\.self_attn\.o_proj\./, ".attn.c_proj."],
+    [/\.mlp\.up_proj\./, ".mlp.c_fc."],
+    [/\.mlp\.down_proj\./, ".mlp.c_proj."],
+  ],
+  gpt_neox: [
+    [/^model\.embed_tokens\./, "gpt_neox.embed_in."],
+    [/^lm_head\./, "embed_out."],
+    [/^model\.norm\./, "gpt_neox.final_layer_norm."],
+    [/^model\./, "gpt_neox."],
+    [/\.self_attn\.o_proj\./, ".attention.dense."],
+    [/\.mlp\.up_proj\./, ".mlp.dense_h_to_4h."],
+    [/\.mlp\.down_proj\./, ".mlp.dense_4h_to_h."],
+  ],
 };
 
 /** Model types that store the weights of norms without 1. */
@@ -27,6 +47,23 @@ const NORMS_WITHOUT_1: readonly string[] = ["gemma3_text"];
 /** What is added to the stored values of a canonical tensor. */
 export function storedPlus(type: string, name: string): number {
   return NORMS_WITHOUT_1.includes(type) && isNormWeight(name) ? 1 : 0;
+}
+
+/** Names in which no tensor of the decoder lies: causal masks and RoPE tables of old files. */
+export const IDLE_TENSORS = /\.rotary_emb\.inv_freq$|\.(attn|attention)\.(masked_)?bias$/;
+
+/** What all names of a family but the head's begin with; files of the model without its head lack it. */
+const PREFIXES: Readonly<Record<string, string>> = { opt: "model.", gpt2: "transformer.", gpt_neox: "gpt_neox." };
+
+/** Names of a folder's tensors with the prefix of the family, where they have none. */
+export function withPrefix<T>(type: string, tensors: ReadonlyMap<string, T>): Map<string, T> {
+  const prefix = PREFIXES[type];
+  const isBare = prefix !== undefined && [...tensors.keys()].every((name) => !name.startsWith(prefix));
+  return new Map([...tensors].map(([name, value]) => [isBare && !isHead(name) ? prefix + name : name, value]));
+}
+
+function isHead(name: string): boolean {
+  return name === "lm_head.weight" || name === "embed_out.weight";
 }
 
 /** Name of a canonical tensor in a folder of this model type. */

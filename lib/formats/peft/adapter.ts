@@ -16,6 +16,8 @@ import {
   type StoredModule,
   storedModules,
 } from "./config.ts";
+import { formOf } from "../hf/export.ts";
+import { packedTensors } from "../hf/packed.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
 import { withoutMark } from "../../core/text.ts";
@@ -54,6 +56,23 @@ const NAMES: NamesOf<PeftWriteOptions> = {
   readme: "text",
   replace: "switch",
 };
+
+/**
+ * Refuses a model whose class in transformers has no module for each projection, so that no adapter of it can say what
+ * ours does.
+ *
+ * @throws CompressoError("input") for such a model.
+ */
+export function refusePacked(spec: DecoderSpec): void {
+  const form = formOf(spec);
+  if (packedTensors(form, spec).length === 0) return;
+  throw new CompressoError("input", {
+    what: "cannot write the adapter",
+    rule: "each projection is a module of its own in the model's class",
+    value: `transformers' ${form} has q, k and v in one`,
+    fix: "leave the adapter out: the exported model has its LoRA merged",
+  });
+}
 
 /** The two matrices of a module in the file. */
 interface Pair {
@@ -95,6 +114,7 @@ export async function stagePeftAdapter(
   checkNames(options, NAMES, { whose: "writePeftAdapter" });
   const { spec, config, weights, baseModel, readme, replace = false } = options, { rank, targets } = config;
   checkLora(config);
+  refusePacked(spec);
   const items: SafetensorsItem[] = [];
   const isTarget = ({ projection }: ModulePart): boolean => targets.includes(projection);
   for (const { path, shape: [rows, cols], parts } of storedModules(spec)) {

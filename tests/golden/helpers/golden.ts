@@ -19,6 +19,8 @@ export type GoldenName =
   | "mistral_window"
   | "ministral_window"
   | "opt"
+  | "gpt2"
+  | "gpt_neox"
   | "phi3"
   | "smollm3";
 

@@ -11,7 +11,8 @@ class CompressoConfig(MistralConfig):
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
-    With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate. With position_offset
+    With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate; with
+    parallel it reads what attention reads. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are. embedding_scale is a factor
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
@@ -35,6 +36,7 @@ class CompressoConfig(MistralConfig):
         attention_scale=None,
         local_rope_theta=None,
         ungated_mlp=False,
+        parallel=False,
         position_offset=None,
         fused=False,
         **kwargs,
@@ -49,6 +51,7 @@ class CompressoConfig(MistralConfig):
         self.attention_scale = attention_scale
         self.local_rope_theta = local_rope_theta
         self.ungated_mlp = ungated_mlp
+        self.parallel = parallel
         self.position_offset = position_offset
         self.fused = fused
         self.layer_counts = layer_counts

@@ -91,6 +91,28 @@ class LayerConfig:
         return getattr(self.shared, name)
 
 
+class PartialAttention(Phi3Attention):
+    """Llama's projections with RoPE of a part of each head, as Phi-3's attention has it."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        del self.qkv_proj
+        hidden, dim, bias = config.hidden_size, self.head_dim, config.attention_bias
+        self.q_proj = nn.Linear(hidden, config.num_attention_heads * dim, bias=bias)
+        self.k_proj = nn.Linear(hidden, config.num_key_value_heads * dim, bias=bias)
+        self.v_proj = nn.Linear(hidden, config.num_key_value_heads * dim, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * dim, hidden, bias=bias)
+
+    def qkv_proj(self, x):
+        return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+
+
+def is_partial(config):
+    """Whether a part of each head rotates."""
+    return ((getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor") or getattr(
+        config, "partial_rotary_factor", None) or 1) < 1
+
+
 def with_bias(block, names):
     """Gives linear layers of a class that has no biases some."""
     for name in names:
@@ -131,7 +153,7 @@ def rotary_of(config):
         return NoRotation(config)
     if config.local_rope_theta is not None:
         return CompressoRotaryEmbeddings(config)
-    return (Phi3RotaryEmbedding if config.fused else LlamaRotaryEmbedding)(config=config)
+    return (Phi3RotaryEmbedding if config.fused or is_partial(config) else LlamaRotaryEmbedding)(config=config)
 
 
 class CompressoDecoderLayer(LlamaDecoderLayer):
@@ -142,6 +164,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         self.hidden_size = config.hidden_size
         self.window = window
         self.rope = rope
+        self.parallel = config.parallel
         has_output_norms = config.norm_places == "both"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
@@ -152,6 +175,9 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn = Phi3Attention(own, cache_index)
                 if config.attention_bias:
                     with_bias(self.self_attn, ["qkv_proj", "o_proj"])
+            elif is_partial(config):
+                own.sliding_window = window
+                self.self_attn = PartialAttention(own, cache_index)
             elif config.qk_norm == "head":
                 # It looks up whether this layer has a sliding window.
                 own.layer_types = ["full_attention"] * (cache_index + 1)
@@ -184,11 +210,13 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             # Flash attention makes masks of its own, and takes the window. The other classes pass on their own.
             if isinstance(self.self_attn, LlamaAttention):
                 kwargs["sliding_window"] = self.window
+        given = hidden_states
         if self.self_attn is not None:
             output = self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
             hidden_states = hidden_states + self.post_self_attn_layernorm(output)
         if self.mlp is not None:
-            output = self.mlp(self.post_attention_layernorm(hidden_states))
+            read = given if self.parallel else hidden_states
+            output = self.mlp(self.post_attention_layernorm(read))
             hidden_states = hidden_states + self.post_mlp_layernorm(output)
         return hidden_states
 

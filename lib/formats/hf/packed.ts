@@ -1,0 +1,155 @@
+// Tensors of GPT-2's and GPT-NeoX's folders that hold several canonical ones, or one transposed; read and written as the canonical ones.
+import { CompressoError } from "../../core/errors.ts";
+import { biasName, type DecoderSpec, type Projection, projectionName, tensorShapes } from "../../spec/decoder.ts";
+import type { RowRange } from "../../spec/source.ts";
+import type { SafetensorsFile } from "../safetensors/read.ts";
+import { storedName } from "./stored.ts";
+
+/** What is read of a file of weights. */
+export type TensorFile = Pick<SafetensorsFile, "tensors" | "read">;
+
+/** Where a tensor is: in which file, under which name. */
+export interface TensorPlace {
+  readonly file: TensorFile;
+  readonly name: string;
+}
+
+/** A tensor of a folder that is made of canonical tensors. */
+export interface PackedTensor {
+  readonly name: string;
+  /** Shape in the file. */
+  readonly shape: readonly number[];
+  /** Canonical tensors whose rows it holds, and their rows. */
+  readonly parts: readonly { readonly name: string; readonly rows: number }[];
+  /** Rows of a part that stand together before those of the next one (a head); null where all do. */
+  readonly block: number | null;
+  /** Whether it is stored [in, out]. */
+  readonly transposed: boolean;
+}
+
+/** How a family packs: the modules of q, k and v together, by head or one after another, and of single projections where they are transposed. */
+interface Packing {
+  readonly qkv: string;
+  readonly byHead: boolean;
+  readonly transposed: readonly Projection[];
+}
+
+const PACKINGS: Readonly<Record<string, Packing>> = {
+  gpt2: { qkv: "attn.c_attn", byHead: false, transposed: ["o", "up", "down"] },
+  gpt_neox: { qkv: "attention.query_key_value", byHead: true, transposed: [] },
+};
+
+const QKV = ["q", "k", "v"] as const;
+
+/** The packed tensors of a folder of this model type; none of other types. */
+export function packedTensors(type: string, spec: DecoderSpec): PackedTensor[] {
+  const packing = PACKINGS[type], shapes = tensorShapes(spec), found: PackedTensor[] = [];
+  if (!packing) return found;
+  const isConv = packing.transposed.length > 0;
+  const add = (name: string, names: readonly string[], isWeight: boolean): void => {
+    const parts = names.map((part) => ({ name: part, rows: shapes.get(part)?.[0] ?? 0 }));
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+    if (rows === 0) return;
+    const [, width] = shapes.get(names[0] ?? "") ?? [], shape = width === undefined ? [rows] : [rows, width];
+    const block = names.length > 1 && packing.byHead ? spec.headDim : null, transposed = isConv && isWeight;
+    found.push({ name, shape: transposed ? shape.toReversed() : shape, parts, block, transposed });
+  };
+  spec.layers.forEach((_, layer) => {
+    const module = storedName(type, projectionName(layer, "q")).replace(/[^.]+\.[^.]+\.weight$/, packing.qkv);
+    add(`${module}.weight`, QKV.map((part) => projectionName(layer, part)), true);
+    add(`${module}.bias`, QKV.map((part) => biasName(layer, part)), false);
+    for (const part of packing.transposed) {
+      const name = projectionName(layer, part);
+      add(storedName(type, name), [name], true);
+    }
+  });
+  return found;
+}
+
+/**
+ * The tensors of a folder with packed ones replaced by their parts, under the names that `storedName` gives those.
+ *
+ * @throws CompressoError("input") for a packed tensor of another shape.
+ */
+export function unpacked(
+  packed: readonly PackedTensor[],
+  places: ReadonlyMap<string, TensorPlace>,
+  { type, spec, folder }: { readonly type: string; readonly spec: DecoderSpec; readonly folder: string },
+): Map<string, TensorPlace> {
+  const all = new Map(places), shapes = tensorShapes(spec);
+  for (const tensor of packed) {
+    const place = places.get(tensor.name), entry = place?.file.tensors.get(place.name);
+    if (!place || !entry) continue;
+    if (entry.shape.join() !== tensor.shape.join()) {
+      throw new CompressoError("input", {
+        what: `cannot open the model ${folder}`,
+        rule: `${tensor.name} has the shape [${tensor.shape.join(", ")}] that config.json implies`,
+        value: `[${entry.shape.join(", ")}]`,
+        fix: "fetch the files again, all of one model",
+      });
+    }
+    all.delete(tensor.name);
+    for (const { name } of tensor.parts) {
+      const own = storedName(type, name);
+      const file: TensorFile = {
+        tensors: new Map([[own, { ...entry, name: own, shape: shapes.get(name) ?? [] }]]),
+        read: async (_, rows) =>
+          await readPart((range) => place.file.read(place.name, range), tensor, { part: name, rows }),
+      };
+      all.set(own, { file, name: own });
+    }
+  }
+  return all;
+}
+
+/** Rows of a canonical tensor (default: all) from the packed tensor that holds it. */
+async function readPart(
+  read: (rows?: RowRange) => Promise<Float32Array<ArrayBuffer>>,
+  tensor: PackedTensor,
+  { part, rows }: { readonly part: string; readonly rows: RowRange | undefined },
+): Promise<Float32Array<ArrayBuffer>> {
+  const index = tensor.parts.findIndex(({ name }) => name === part), width = widthOf(tensor);
+  const { start, count } = rows ?? { start: 0, count: tensor.parts[index]?.rows ?? 0 };
+  const out = new Float32Array(count * width);
+  if (tensor.transposed) {
+    const whole = await read(), stride = tensor.shape[1] ?? 1;
+    for (let row = 0; row < count; row++) {
+      const column = placeOf(tensor, index, start + row);
+      for (let c = 0; c < width; c++) out[row * width + c] = whole[c * stride + column] ?? NaN;
+    }
+    return out;
+  }
+  for (let row = 0; row < count;) {
+    // Rows that follow one another in the file.
+    const { block } = tensor, run = block === null ? count : Math.min(count - row, block - (start + row) % block);
+    out.set(await read({ start: placeOf(tensor, index, start + row), count: run }), row * width);
+    row += run;
+  }
+  return out;
+}
+
+/** The values of a packed tensor from those of its parts. */
+export function pack(tensor: PackedTensor, values: readonly Float32Array[]): Float32Array<ArrayBuffer> {
+  const width = widthOf(tensor), stride = tensor.shape[1] ?? 1;
+  const out = new Float32Array(values.reduce((sum, part) => sum + part.length, 0));
+  tensor.parts.forEach(({ rows }, index) => {
+    const part = values[index] ?? new Float32Array();
+    for (let row = 0; row < rows; row++) {
+      const place = placeOf(tensor, index, row);
+      if (!tensor.transposed) out.set(part.subarray(row * width, (row + 1) * width), place * width);
+      else for (let c = 0; c < width; c++) out[c * stride + place] = part[row * width + c] ?? NaN;
+    }
+  });
+  return out;
+}
+
+/** Values of a row of the canonical tensors. */
+function widthOf({ shape: [first = 1, second], transposed }: PackedTensor): number {
+  return transposed ? first : second ?? 1;
+}
+
+/** Row of the packed tensor, before it is transposed, that holds a row of a part. */
+function placeOf({ parts, block }: PackedTensor, index: number, row: number): number {
+  if (block === null) return parts.slice(0, index).reduce((sum, part) => sum + part.rows, row);
+  return (Math.floor(row / block) * parts.length + index) * block + row % block;
+}

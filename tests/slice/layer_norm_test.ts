@@ -1,0 +1,120 @@
+// OPT, GPT-2 and GPT-NeoX: masked equals sliced and written, in each layout; what LayerNorm and their classes rule out is refused.
+import assert from "node:assert/strict";
+import { exportModel } from "../../lib/disk/export_model.ts";
+import { ggufArch } from "../../lib/formats/gguf/export.ts";
+import { loadModelFrom } from "../../lib/model/model.ts";
+import { sliceModel } from "../../lib/slice/slice.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
+import { type DecoderSpec, parameterCount } from "../../lib/spec/decoder.ts";
+import { parameterMeasure } from "../../lib/units/target_size.ts";
+import { tableOf } from "../../lib/units/uniform.ts";
+import { unitTable } from "../../lib/units/units.ts";
+import { sharedDevice } from "../device.ts";
+import { openHfFolder } from "../disk.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
+import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
+
+const TOKENS = [3, 9, 20, 44, 5, 70, 1, 33, 12, 8, 61];
+
+/** Masks of every head and column, by their places. */
+function masksOf(
+  { layers }: DecoderSpec,
+  z: { readonly head: (layer: number, at: number) => number; readonly ffn: (layer: number, at: number) => number },
+): { head: Float32Array; ffn: Float32Array } {
+  const values = (of: "head" | "ffn", key: "heads" | "ffn"): Float32Array =>
+    Float32Array.from(
+      layers.flatMap((layer, index) => Array.from({ length: layer[key] }, (_, at) => z[of](index, at))),
+    );
+  return { head: values("head", "heads"), ffn: values("ffn", "ffn") };
+}
+
+async function golden(name: "opt" | "gpt2" | "gpt_neox"): Promise<WeightSource> {
+  return await openHfFolder((await openGolden(name)).modelPath);
+}
+
+/** What is cut: some of everything with soft masks on the rest, and whole parts, whose biases move. */
+const CUTS: Readonly<Record<string, Parameters<typeof masksOf>[1]>> = {
+  mixed: {
+    head: (layer, at) => (at + layer) % 3 === 1 ? 0 : at % 4 === 0 ? 0.5 : 1,
+    ffn: (layer, at) => (at + layer) % 3 === 0 || (layer > 0 && at > 60) ? 0 : at % 5 === 0 ? 0.25 : 1,
+  },
+  "attention first, FFN last": { head: (layer) => layer === 0 ? 0 : 1, ffn: (layer) => layer === 0 ? 1 : 0 },
+  "FFN first, attention last": { head: (layer) => layer === 0 ? 1 : 0, ffn: (layer) => layer === 0 ? 0 : 1 },
+};
+
+for (const name of ["opt", "gpt2", "gpt_neox"] as const) {
+  for (const [what, cut] of Object.entries(CUTS)) {
+    Deno.test(`masked ${name} equals the sliced one, and its folder in the layouts compact and padded: ${what}`, async () => {
+      const source = await golden(name), device = await sharedDevice(), { spec } = source;
+      using model = await loadModelFrom(source, { device, baseDtype: "f32" });
+      const hidden = Float32Array.from({ length: spec.hidden }, (_, i) => i % 7 === 0 && what === "mixed" ? 0.75 : 1);
+      const masks = { ...masksOf(spec, cut), hidden };
+      const masked = await model.logits(TOKENS, { masks }), sliced = sliceModel(source, { masks });
+      const measure = parameterMeasure(sliced.spec), rest = measure.rest(spec.hidden);
+      const measured = sliced.spec.layers.reduce((sum, layer) => sum + measure.layer(layer, spec.hidden), rest);
+      assert.equal(measured, parameterCount(sliced.spec));
+      const close = async (other: WeightSource, what: string): Promise<void> => {
+        using small = await loadModelFrom(other, { device, baseDtype: "f32" });
+        assertClose([distance(what, await small.logits(TOKENS), masked)], 2e-6);
+      };
+      await close(sliced, "sliced");
+      await inTemporaryFolder(async (folder) => {
+        for (const [layout, type] of [["compact", "compresso"], ["padded", name]] as const) {
+          const out = `${folder}/${layout}`;
+          await exportModel(sliced, out, { layout, dtype: "f32", tokenizer: null, formats: ["hf"], name });
+          const written = await openHfFolder(`${out}/model`);
+          assert.equal(written.config["model_type"], type);
+          await close(written, layout);
+        }
+      });
+    });
+  }
+}
+
+Deno.test("an OPT is no GGUF, and with fewer heads no folder of the layout uniform", async () => {
+  const source = await golden("opt");
+  await inTemporaryFolder(async (folder) => {
+    await rejectsWith(
+      exportModel(source, `${folder}/gguf`, { tokenizer: null, formats: ["gguf"], name: "opt" }),
+      "input",
+      /no.*for OPT/,
+    );
+    const alike = sliceModel(source, {
+      masks: masksOf(source.spec, { head: (_, at) => at === 0 ? 0 : 1, ffn: () => 1 }),
+    });
+    await rejectsWith(
+      exportModel(alike, `${folder}/uniform`, { layout: "uniform", tokenizer: null, formats: ["hf"], name: "opt" }),
+      "usage",
+      /hidden \/ head_dim = 7 heads.*got: 6 heads/,
+    );
+  });
+});
+
+Deno.test("an OPT whose layers are cut alike in FFN columns stays an OPT in the layout uniform", async () => {
+  const source = await golden("opt");
+  const sliced = sliceModel(source, {
+    masks: { ffn: Float32Array.from({ length: 201 }, (_, i) => i % 67 < 20 ? 0 : 1) },
+  });
+  await inTemporaryFolder(async (folder) => {
+    await exportModel(sliced, folder, {
+      layout: "uniform",
+      dtype: "f32",
+      tokenizer: null,
+      formats: ["hf"],
+      name: "opt",
+    });
+    const written = await openHfFolder(`${folder}/model`);
+    assert.deepEqual([written.config["model_type"], written.config["ffn_dim"]], ["opt", 47]);
+    assert.deepEqual(written.spec, sliced.spec);
+  });
+});
+
+Deno.test("hidden dims of a model with LayerNorm are not cut, and heads not in the layout uniform", async () => {
+  const source = await golden("opt"), { spec } = source;
+  refuses(() => unitTable(spec, ["ffn", "hidden"]), "usage", /hidden.*RMSNorm alone.*LayerNorm/);
+  const hidden = Float32Array.from({ length: 42 }, (_, i) => i === 3 ? 0 : 1);
+  refuses(() => sliceModel(source, { masks: { hidden } }), "usage", /LayerNorm over the kept dims/);
+  refuses(() => tableOf(spec, { units: ["kv", "ffn"], rules: {}, layout: "uniform" }), "usage", /kv.*= 7 heads/);
+  assert.equal(tableOf(spec, { units: ["kv", "ffn"], rules: {}, layout: "compact" }).cost[21], 2);
+  refuses(() => ggufArch(spec), "input", /no.*for OPT/);
+});

@@ -18,6 +18,7 @@ import { parameterCount } from "../spec/decoder.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { fileBytes } from "../units/file_size.ts";
+import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { type Measured, measureQuality, qualityData } from "./quality.ts";
 import { GGUF_NAME, type KnownSize } from "./size_goal.ts";
@@ -243,8 +244,7 @@ function heldOutPairs(
     const [own, small] = [before, after].map((tokenizer) => {
       const found = encodedOrNull(shown, index, { tokenizer, prompt, seq });
       if (!found || found.truncated || found.labelTokens === 0 || found.tokens.length > seq) return null;
-      const said = [...found.labels.subarray(1)].filter((id) => id !== IGNORED_LABEL);
-      return { ...found, bytes: new TextEncoder().encode(tokenizer.decode(said, { skipSpecial: true })).length };
+      return { ...found, bytes: labelBytes(tokenizer, [...found.tokens], [...found.labels]) };
     });
     return own && small && own.bytes > 0 ? [[own, small] as const] : [];
   });

@@ -1,0 +1,148 @@
+// Runs that cut the vocabulary: alone, with the layers, to a size, resumed.
+import assert from "node:assert/strict";
+import { prune, pruneToFolder, type RunSummary } from "../../mod.ts";
+import { encodeExample } from "../../lib/data/prompts/encode.ts";
+import type { UnitKind } from "../../lib/units/units.ts";
+import { cutVocabularyToFolder, type VocabularyToFolderOptions } from "../../lib/run/mod.ts";
+import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
+import { failure } from "../text/fixtures.ts";
+import { BASE, withDemo } from "./helpers/demo_run.ts";
+
+/** Options of the demo without steps. */
+const CUT = { rows: BASE.rows, seq: 256, prompt: null } as const;
+
+async function inFolder<T>(work: (out: string) => Promise<T>): Promise<T> {
+  const out = await Deno.makeTempDir();
+  try {
+    return await work(out);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+}
+
+async function keptOf(out: string): Promise<number[]> {
+  const { kept }: { kept: number[] } = JSON.parse(await Deno.readTextFile(`${out}/vocabulary.json`));
+  return kept;
+}
+
+Deno.test("a vocabulary is cut alone: both files give the dense model's logits of kept tokens, and its texts", async () => {
+  await withDemo(async ({ model, device }) => {
+    await inFolder(async (out) => {
+      const summary = await cutVocabularyToFolder(model, { ...CUT, out, vocab: { size: 0.7 } });
+      const { vocabulary, parameters, before, masks, options } = summary, kept = await keptOf(out);
+      assert.ok(vocabulary?.heldout && vocabulary.growth > 0);
+      assert.deepEqual([vocabulary.before, vocabulary.after, kept.length], [768, 538, 538]);
+      assert.deepEqual([options.units, options.vocab], [["vocab"], { size: 0.7 }]);
+      assert.equal(parameters.before - parameters.after, (768 - 538) * model.spec.hidden);
+      assert.deepEqual([before.hidden, masks.hidden.every((share) => share === 1)], [192, true]);
+      assert.ok(Math.abs(vocabulary.heldout.before - await bitsPerByte(model)) < 1e-9);
+      const text = "Which of these is a color?\n", ids = [3, 40, 200, 537];
+      const whole = await model.logits(ids.map((id) => kept[id] ?? 0));
+      const expected = ids.flatMap((_, row) => kept.map((id) => whole[row * 768 + id]));
+      for (const path of [`${out}/model`, `${out}/model.gguf`]) {
+        using small = await loadModel(path, { device });
+        assert.deepEqual([...await small.logits(ids)], expected, path);
+        const encoded = small.tokenizer?.encode(text) ?? [];
+        assert.equal(small.tokenizer?.decode(encoded), text);
+        assert.equal(model.tokenizer?.decode(encoded.map((id) => kept[id] ?? 0)), text);
+        if (path.endsWith("model")) assert.ok(Math.abs(vocabulary.heldout.after - await bitsPerByte(small)) < 1e-9);
+      }
+      const card = await Deno.readTextFile(`${out}/model/README.md`);
+      assert.match(card, /tokens of the vocabulary are removed/);
+      assert.match(card, /\| vocabulary \| 538 tokens, before pruning 768/);
+    });
+  });
+});
+
+/** Bits per byte of the held-out rows, a tenth of all, by the losses of their answers. */
+async function bitsPerByte(model: Model): Promise<number> {
+  let nats = 0, bytes = 0;
+  for (const row of BASE.rows.slice(-6)) {
+    if (row.kind !== "instruct" || !model.tokenizer) throw new Error("not an instruction of the demo");
+    const { tokens, labels } = encodeExample(row, { tokenizer: model.tokenizer, prompt: null, seq: 256 });
+    for (const loss of await model.tokenLosses(tokens, labels, { batch: 1 })) nats += loss;
+    bytes += new TextEncoder().encode(row.output).length;
+  }
+  return nats / bytes / Math.LN2;
+}
+
+Deno.test("alone, a size is met to within one token, in parameters and in bytes of either file", async () => {
+  await withDemo(async ({ model }) => {
+    const run = async (size: VocabularyToFolderOptions["size"]): Promise<RunSummary> =>
+      await inFolder(async (out) => await cutVocabularyToFolder(model, { ...CUT, out, size }));
+    const wanted = parameterCount(model.spec) - 100 * model.spec.hidden - 7;
+    const { parameters, vocabulary } = await run({ parameters: wanted });
+    assert.ok(parameters.after <= wanted && parameters.after + model.spec.hidden > wanted);
+    assert.equal(vocabulary?.after, 768 - 101);
+    for (const format of ["hf", "gguf"] as const) {
+      const { size, fileBytes } = await run({ bytes: 1_800_000, file: { format, dtype: "f16" } });
+      const file = fileBytes.find(({ file }) => file.endsWith(format === "hf" ? "model" : "model.gguf"));
+      assert.equal(size?.reached, file?.bytes, format);
+      // A row of 192 values and, in a GGUF, its token: at most 64 bytes with their padding.
+      assert.ok(size && size.reached <= 1_800_000 && size.reached > 1_800_000 - 2 * 192 - 64, `${size?.reached}`);
+    }
+    await assert.rejects(run({ parameters: 1000 }), failure("usage", /cannot cut the vocabulary to this number/));
+  });
+});
+
+Deno.test("with the layers, one target counts what both cut, and a resumed run needs the same tokens", async () => {
+  await withDemo(async ({ model, device }) => {
+    await inFolder(async (out) => {
+      const stop = new AbortController();
+      const options = {
+        ...{ ...BASE, out, sparsity: undefined, size: { parameters: 800_000 }, steps: 3, prefinetune: 0 },
+        ...{ postfinetune: 1, calibration: "none" } as const,
+        units: ["kv", "ffn", "vocab"] satisfies UnitKind[],
+      };
+      const stopped = pruneToFolder(model, {
+        ...options,
+        signal: stop.signal,
+        onRecord: ({ step }) => step === 2 ? stop.abort(new DOMException("stop", "AbortError")) : undefined,
+      });
+      await assert.rejects(stopped, { name: "AbortError" });
+      const resumed = { ...options, resume: true };
+      await assert.rejects(
+        pruneToFolder(model, { ...resumed, vocab: { rows: BASE.rows.slice(0, 5) } }),
+        failure("mismatch", /vocabulary: \w+ then, \w+ now/),
+      );
+      await assert.rejects(
+        pruneToFolder(model, { ...resumed, vocab: { size: 600 } }),
+        failure("mismatch", /vocab.*600 now/),
+      );
+      const { vocabulary, parameters, layers, options: written } = await pruneToFolder(model, resumed);
+      assert.ok(vocabulary && vocabulary.after < 768 && layers.some(({ ffn }) => ffn < 96));
+      // Half of what goes at most is the vocabulary's.
+      const rows = (768 - vocabulary.after) * model.spec.hidden, gone = parameters.before - parameters.after;
+      assert.ok(rows <= gone / 2 && parameters.after <= 800_000 && parameters.after > 790_000, `${rows} of ${gone}`);
+      assert.deepEqual(written.units, ["kv", "ffn", "vocab"]);
+      const { source, tokenizer } = await openModelFiles(`${out}/model`);
+      assert.equal(source.spec.vocab, vocabulary.after);
+      using small = await loadModelFrom(source, { device, tokenizer });
+      assert.equal((await small.logits([1, 2])).length, 2 * vocabulary.after);
+    });
+  });
+});
+
+Deno.test("options of the vocabulary without the unit, and options of steps without layers, are refused", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (out) => {
+      const refused = (message: RegExp, work: () => Promise<unknown>): Promise<void> =>
+        assert.rejects(work, failure("usage", message));
+      const { steps: _steps, ...rest } = BASE;
+      await refused(/vocab.size.*unit vocab/, () => pruneToFolder(model, { ...BASE, out, vocab: { size: 500 } }));
+      await refused(
+        /lora.rank.*vocabulary alone/,
+        async () => await cutVocabularyToFolder(model, { ...CUT, out, ...{ lora: { rank: 3 } } }),
+      );
+      await refused(
+        /calibration.*vocabulary alone/,
+        async () => await cutVocabularyToFolder(model, { ...CUT, out, ...{ calibration: BASE.rows } }),
+      );
+      await refused(/sparsity/, async () => await pruneToFolder(model, { ...rest, steps: 0, out, units: ["vocab"] }));
+      await refused(
+        /cannot prune this model with the unit vocab/,
+        () => Promise.resolve().then(() => prune(model, { ...BASE, units: ["ffn", "vocab"] })),
+      );
+    });
+  });
+});

@@ -21,6 +21,36 @@ async function clone(folder: string): Promise<void> {
   }
 }
 
+/** Records of a run so far. */
+async function linesOf(out: string): Promise<number> {
+  return (await Deno.readTextFile(join(out, "records.jsonl")).catch(() => "")).split("\n").length - 1;
+}
+
+/** Runs `prune`, and sends a signal as soon as `when` holds; without, waits for its end. */
+async function stopped(
+  args: readonly string[],
+  { cwd = ROOT, signal, when = () => false }: {
+    readonly cwd?: string;
+    readonly signal?: Deno.Signal | undefined;
+    readonly when?: (() => boolean | Promise<boolean>) | undefined;
+  },
+): Promise<CliResult> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "cli/main.ts", "prune", ...args],
+    cwd,
+    env: { NO_COLOR: "1", HF_TOKEN: TOKEN },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  let isOver = false;
+  const result = child.output().finally(() => isOver = true);
+  while (signal && !isOver && !(await when())) await new Promise((resolve) => setTimeout(resolve, 10));
+  if (signal && !isOver) child.kill(signal);
+  const wasOver = isOver, { code, stdout, stderr } = await result, said = new TextDecoder().decode(stderr);
+  if (signal && wasOver) assert.fail(`it ended before ${signal}: ${said}`);
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: said };
+}
+
 Deno.test({
   name: "a fresh clone's prune of a model on the Hub, interrupted five times, ends with the same bits",
   ignore: Deno.build.os === "windows", // there are no such signals
@@ -37,32 +67,14 @@ Deno.test({
           (sum, { sent }) => sum + sent,
           0,
         );
-    const lines = async (): Promise<number> =>
-      (await Deno.readTextFile(join(out, "records.jsonl")).catch(() => "")).split("\n").length - 1;
+    const lines = (): Promise<number> => linesOf(out);
 
-    /** Runs the command, and sends a signal as soon as `when` holds; without, waits for its end. */
-    const run = async (
-      signal?: Deno.Signal,
-      when: () => boolean | Promise<boolean> = () => false,
-    ): Promise<CliResult> => {
-      const names = ["hf:maker/demo", "--data", "hf:maker/rows"];
-      const child = new Deno.Command(Deno.execPath(), {
-        args: ["run", "-A", "cli/main.ts", "prune", ...names, ...OPTIONS, "--out", out, "--resume=auto"],
+    const run = (signal?: Deno.Signal, when?: () => boolean | Promise<boolean>): Promise<CliResult> =>
+      stopped([...["hf:maker/demo", "--data", "hf:maker/rows"], ...OPTIONS, "--out", out, "--resume=auto"], {
         cwd: folder.at("clone"),
-        env: { NO_COLOR: "1", HF_TOKEN: TOKEN },
-        stdout: "piped",
-        stderr: "piped",
-      }).spawn();
-      let isOver = false;
-      const result = child.output().finally(() => isOver = true);
-      while (signal && !isOver && !(await when())) await new Promise((resolve) => setTimeout(resolve, 10));
-      if (signal) {
-        if (isOver) assert.fail(`it ended before ${signal}: ${new TextDecoder().decode((await result).stderr)}`);
-        child.kill(signal);
-      }
-      const { code, stdout, stderr } = await result;
-      return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
-    };
+        signal,
+        when,
+      });
 
     const slow = { times: 1, slow: 2 }, large = /signature/;
     hub.faults.push({ path: large, ...slow });
@@ -112,22 +124,27 @@ Deno.test({
   },
 });
 
-Deno.test("a run is resumed with the revision that it began with, though the branch has moved", async () => {
-  await using rig = new HubRig();
-  using folder = new TemporaryFolder();
-  const { hub } = rig, files = demoFiles(), out = folder.at("run");
-  hub.add("models/maker/moving", files);
-  const before = hub.commit("models/maker/moving");
-  const args = ["prune", "hf:maker/moving", "--data", ROWS, ...OPTIONS, "--out", out];
-  assert.equal((await cli(args)).code, 0);
-  hub.add("models/maker/moving", {
-    ...files,
-    "config.json": JSON.stringify({ ...JSON.parse(new TextDecoder().decode(files["config.json"])), vocab_size: 1 }),
-  });
-  assert.notEqual(hub.commit("models/maker/moving"), before);
-  const again = await cli([...args, "--resume"]);
-  assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, /is finished already/);
-  const pinned = await cli(["inspect", `hf:maker/moving@${before}`]);
-  assert.equal(pinned.code, 0, pinned.stderr);
+Deno.test({
+  name: "a run is resumed with the revision that it began with, though the branch has moved",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await using rig = new HubRig();
+    using folder = new TemporaryFolder();
+    const { hub } = rig, files = demoFiles(), out = folder.at("run");
+    hub.add("models/maker/moving", files);
+    const before = hub.commit("models/maker/moving"),
+      args = ["hf:maker/moving", "--data", ROWS, ...OPTIONS, "--out", out];
+    const { stderr } = await stopped(args, { signal: "SIGINT", when: async () => await linesOf(out) >= 3 });
+    assert.match(stderr, new RegExp(`to resume, run: .* prune hf:maker/moving@${before} .*--resume`));
+    const config = JSON.parse(new TextDecoder().decode(files["config.json"]));
+    hub.add("models/maker/moving", { ...files, "config.json": JSON.stringify({ ...config, rope_theta: 20000 }) });
+    assert.notEqual(hub.commit("models/maker/moving"), before);
+    for (const said of [/resuming after step/, /is finished already/]) {
+      const again = await cli(["prune", ...args, "--resume"]);
+      assert.equal(again.code, 0, again.stderr);
+      assert.match(again.stderr, said);
+    }
+    const [model] = JSON.parse(await Deno.readTextFile(join(out, "run.json"))).origin;
+    assert.equal(model.source, `hf:maker/moving@${before}`);
+  },
 });

@@ -80,7 +80,7 @@ export function serveVerb(): CommandUnknownOpts {
     .option(...NO_TUNING_OPTION)
     .action(async (path, options) => {
       const { host, port, withPrompt = false, promptFile = withPrompt } = options;
-      const apiKey = await readKey(options.apiKeyFile);
+      const apiKey = await readKey(options.apiKeyFile, { host });
       const name = options.name ?? nameOf(path);
       checkOrigin(originOf(options.cors));
       checkListen({ host, port });
@@ -182,10 +182,21 @@ function originOf(cors: string | true | undefined): string | null {
   return cors === true ? "*" : cors ?? null;
 }
 
+/** The key of the variable. Where it may not be read, a server that this machine alone reaches does without, and says so. */
+function keyInEnvironment(host: string): string | null {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: KEY_VARIABLE });
+  if (state === "granted" || !isLoopback(host)) return Deno.env.get(KEY_VARIABLE) ?? null;
+  note(`compresso: there is no right to read the variable ${KEY_VARIABLE}: no key is asked for`);
+  return null;
+}
+
 /** The key of the file, or of the environment; null for none. */
-async function readKey(file: string | undefined): Promise<string | null> {
+async function readKey(
+  file: string | undefined,
+  { host }: { readonly host: string },
+): Promise<string | null> {
   const fromFile = file === undefined ? undefined : await readFile(file);
-  const key = fromFile ?? Deno.env.get(KEY_VARIABLE) ?? null;
+  const key = fromFile ?? keyInEnvironment(host);
   if (key === null) return null;
   const trimmed = key.trim();
   if (/^[\x21-\x7e]+$/.test(trimmed)) return trimmed;

@@ -35,7 +35,10 @@ export async function openExperiment(path: string): Promise<Experiment> {
   };
   const kind = extname(path).toLowerCase();
   if (/^https?:/i.test(path)) return fail("an address");
-  const info = await Deno.stat(path).catch(() => null);
+  const info = await Deno.stat(path).catch((error) => {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+    return fail(error instanceof Error ? error.message : String(error), error);
+  });
   if (!info?.isFile) return fail(info ? "not a file" : "no such file");
   const root = dirname(resolve(path));
   if (kind === ".json") {

@@ -116,8 +116,8 @@ Deno.test("a refusal names the right to add", async () => {
   for (
     const [rights, args, flag] of [
       [[], ["inspect", "demo"], /add --allow-read=\S+ to/],
-      [[read], ["serve", "demo", "--port", "0"], /add --allow-env=COMPRESSO_API_KEY to/],
-      [[read, "--allow-env"], ["serve", "demo", "--port", "18765"], /add --allow-net=127\.0\.0\.1:18765 to/],
+      [[read], ["serve", "demo", "--host", "0.0.0.0"], /add --allow-env=COMPRESSO_API_KEY to/],
+      [[read], ["serve", "demo", "--port", "18765"], /add --allow-net=127\.0\.0\.1:18765 to/],
       [[read], ["export", "demo", "--out", folder.at("exported")], /add --allow-write=\S+ to/],
     ] as const
   ) {

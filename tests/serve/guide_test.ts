@@ -65,7 +65,7 @@ Deno.test("a server runs with the rights of the page, and says which one is miss
     const response = await fetch(`http://127.0.0.1:${port}/health`);
     assert.equal((await response.json()).status, "ok");
   });
-  for (const right of ["--allow-env=COMPRESSO_API_KEY", "--allow-net=127.0.0.1:8000"]) {
+  for (const right of ["--allow-net=127.0.0.1:8000"]) {
     const { code, stderr } = await bash(command.replace(right, "")).output(), said = new TextDecoder().decode(stderr);
     assert.equal(code, 2, said);
     assert.ok(said.includes(`add ${right} to`), said);

@@ -34,9 +34,11 @@ export async function openDashboard(
   let hasFinished = false;
   worker.onerror = (event): void => {
     event.preventDefault();
-    reject(new Error(event.message));
+    // Deno reads the thread's own file as a program would.
+    const isRight = /^Requires \w+ access/.test(event.message);
+    reject(isRight ? new Deno.errors.NotCapable(event.message) : new Error(event.message));
     finish();
-    onTrouble(`the dashboard has ended: ${event.message}`);
+    if (!isRight) onTrouble(`the dashboard has ended: ${event.message}`);
   };
   channel.onmessage = ({ data }: MessageEvent<DashboardReply>): void => data.kind === "done" ? finish() : resolve(data);
   worker.postMessage({ port }, [port2]);

@@ -44,11 +44,13 @@ import maskUpdatePlain from "./mask_update_plain.wgsl" with { type: "text" };
 import maskWrittenText from "./mask_written.wgsl" with { type: "text" };
 import outputNormText from "./output_norm.wgsl" with { type: "text" };
 import outputNormBackwardText from "./output_norm_backward.wgsl" with { type: "text" };
+import multiplyText from "./multiply.wgsl" with { type: "text" };
 import randomPrelude from "./random.wgsl" with { type: "text" };
 import recordText from "./record.wgsl" with { type: "text" };
 import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
 import reducePrelude from "./reduce.wgsl" with { type: "text" };
 import residualText from "./residual.wgsl" with { type: "text" };
+import residualScaledText from "./residual_scaled.wgsl" with { type: "text" };
 import rmsNormText from "./rms_norm.wgsl" with { type: "text" };
 import rmsNormBackwardText from "./rms_norm_backward.wgsl" with { type: "text" };
 import rotateAppendText from "./rotate_append.wgsl" with { type: "text" };
@@ -156,6 +158,10 @@ export const scaleBackward = kernel(
 export const reducePartials = kernel("reduce_partials", reducePartialsText, "read storage storage uniform");
 /** out = x + y ∘ z: bindings x, y, z, out, params. */
 export const residual = kernel("residual", residualText, "read read read storage uniform");
+/** out = x + s·y ∘ z: bindings x, y, z, out, params. */
+export const residualScaled = kernel("residual_scaled", residualScaledText, "read read read storage uniform");
+/** y = s·x: bindings x, y, params. */
+export const multiply = kernel("multiply", multiplyText, "read storage uniform");
 /** y += b: bindings b, y, params. */
 export const addBias = kernel("add_bias", addBiasText, "read storage uniform");
 /** Means and squared deviations of columns by row block: bindings x, keep, counts, partial, params. */

@@ -13,6 +13,7 @@ export const MODEL_TYPES = [
   "gemma3_text",
   "phi3",
   "smollm3",
+  "granite",
   "opt",
   "gpt2",
   "gpt_neox",
@@ -24,10 +25,20 @@ export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: [
 
 /** What to do about a model of another family. */
 export const GIVE_FAMILY =
-  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3, SmolLM3, OPT, GPT-2 or GPT-NeoX (Pythia) family";
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3, SmolLM3, Granite, OPT, GPT-2 or GPT-NeoX (Pythia) family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
-export const GGUF_ARCHS = ["llama", "deci", "qwen2", "qwen3", "phi3", "smollm3", "openelm", "gemma3"] as const;
+export const GGUF_ARCHS = [
+  "llama",
+  "deci",
+  "qwen2",
+  "qwen3",
+  "phi3",
+  "smollm3",
+  "granite",
+  "openelm",
+  "gemma3",
+] as const;
 
 /** An architecture of llama.cpp. */
 export type GgufArch = typeof GGUF_ARCHS[number];

@@ -15,6 +15,7 @@ import {
   recordGatedBackward,
   recordHeadNorm,
   recordHeadNormBackward,
+  recordMultiply,
   recordOutputNorm,
   recordOutputNormBackward,
   recordPositions,
@@ -83,7 +84,7 @@ export function recordLayer(context: DecoderContext, index: number): void {
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
 }
 
-/** out = x + y ∘ z_hidden, or x + RMSNorm(y ∘ z_hidden) with an output norm. */
+/** out = x + y ∘ z_hidden · scale, or x + RMSNorm(y ∘ z_hidden) with an output norm. */
 function recordWrite(context: DecoderContext, { outputNorm: w, ...io }: {
   readonly x: DeviceBuffer;
   readonly y: DeviceBuffer;
@@ -94,7 +95,7 @@ function recordWrite(context: DecoderContext, { outputNorm: w, ...io }: {
   const z = hiddenMask(context);
   plan.section("elementwise");
   if (w) recordOutputNorm(plan, { ...io, w, z }, { ...extent, eps: spec.normEps });
-  else recordResidual(plan, { ...io, z }, extent);
+  else recordResidual(plan, { ...io, z }, { ...extent, scale: spec.scales?.residual });
 }
 
 /** y := dL/dy of {@link recordWrite} from dx, the gradient of `out`; dz_hidden += its share. */
@@ -103,10 +104,12 @@ function recordWriteBackward(
   { y, outputNorm: w }: { readonly y: DeviceBuffer; readonly outputNorm: DeviceBuffer | null },
 ): void {
   const { plan, act: { rows }, weights: { spec } } = context, { dx, dh } = backwardOf(context);
-  if (!w) return recordHiddenBackward(context, y);
+  const factor = spec.scales?.residual;
+  if (!w && factor === undefined) return recordHiddenBackward(context, y);
   plan.section("elementwise");
+  if (factor !== undefined) recordMultiply(plan, { x: dx, y: dh }, { rows, width: spec.hidden, factor });
   const extent = { rows, width: spec.hidden, eps: spec.normEps };
-  recordOutputNormBackward(plan, { dout: dx, y, z: hiddenMask(context), w, du: dh }, extent);
+  if (w) recordOutputNormBackward(plan, { dout: dx, y, z: hiddenMask(context), w, du: dh }, extent);
   recordHiddenBackward(context, y, dh);
 }
 

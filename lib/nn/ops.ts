@@ -13,12 +13,14 @@ import {
   headNormBackward,
   layerNorm,
   layerNormBackward,
+  multiply,
   type NormLanes,
   outputNorm,
   outputNormBackward,
   positionsKernel,
   reducePartials,
   residual,
+  residualScaled,
   rmsNorm,
   rmsNormBackward,
   ROW_BLOCK,
@@ -335,13 +337,24 @@ export function recordScaleBackward(
   if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth, accumulate });
 }
 
-/** out = x + y ∘ z; writes (=). Shapes: z [stride]. */
+/** out = x + scale · y ∘ z, without the factor if it is not given; writes (=). Shapes: z [stride]. */
 export function recordResidual(
   plan: Plan,
   io: { x: Span; y: Span; z: Span; out: Span },
-  { rows, width }: Extent,
+  { rows, width, scale: factor }: Extent & { readonly scale?: number | undefined },
 ): void {
-  columns(plan, compileKernel(plan.device, residual), [io.x, io.y, io.z, io.out], { rows, width, cost: 8 });
+  const spans = [io.x, io.y, io.z, io.out], extent = { rows, width, cost: 8 };
+  if (factor === undefined) columns(plan, compileKernel(plan.device, residual), spans, extent);
+  else columns(plan, compileKernel(plan.device, residualScaled), spans, { ...extent, factor });
+}
+
+/** y = factor · x; writes (=). */
+export function recordMultiply(
+  plan: Plan,
+  io: { x: Span; y: Span },
+  { rows, width, factor }: Extent & { readonly factor: number },
+): void {
+  columns(plan, compileKernel(plan.device, multiply), [io.x, io.y], { rows, width, factor, cost: 4 });
 }
 
 /** y[m] += b; adds (+=). Shapes: b [stride], y [rows, stride]. */
@@ -478,10 +491,10 @@ function columns(
   plan: Plan,
   kernel: ReturnType<typeof compileKernel>,
   spans: readonly Bound[],
-  { rows, width, cost }: Extent & { readonly cost: number },
+  { rows, width, cost, factor }: Extent & { readonly cost: number; readonly factor?: number },
 ): void {
-  const stride4 = strideOf(width) / 4;
-  plan.dispatch(kernel, [...spans, { params: [u32(rows), u32(stride4)] }], {
+  const stride4 = strideOf(width) / 4, params = [u32(rows), u32(stride4), ...factor === undefined ? [] : [f32(factor)]];
+  plan.dispatch(kernel, [...spans, { params }], {
     groups: [Math.ceil(stride4 / LANES), rows],
     cost: cost * rows * width,
   });

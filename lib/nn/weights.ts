@@ -121,9 +121,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
 
   const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) =>
     await loadMatrix(device, source, { name, shape, logical, own, options });
+  const { logits: divisor = 1 } = spec.scales ?? {};
   const vector = async (name: string, width = strideOf(spec.hidden)): Promise<DeviceBuffer> => {
     const padded = new Float32Array(width);
     if (!device.isDry) padded.set(finite(name, await source.read(name)));
+    // The logits are linear in the final norm's weight, which carries their divisor.
+    if (name === FINAL_NORM && divisor !== 1) padded.forEach((value, i) => padded[i] = value / divisor);
     return own(device.uploadBuffer(name, padded));
   };
   const norm = async (name: string): Promise<NormWeights> => ({

@@ -197,12 +197,12 @@ async function embedded(
   { source, adapters }: AdaptedSource,
   { groups, signal }: RunInput,
 ): Promise<Float32Array<ArrayBuffer>[]> {
-  const { hidden } = source.spec, z = adapters.masks?.hidden;
+  const { hidden, scales: { embedding: scale = 1 } = {} } = source.spec, z = adapters.masks?.hidden;
   const known = new Map<number, Float32Array>();
   for (const token of new Set(groups.flatMap(({ pieces }) => pieces.flat()))) {
     signal?.throwIfAborted();
     const row = await source.read(EMBEDDING, { start: token, count: 1 });
-    known.set(token, z ? row.map((value, dim) => value * (z[dim] ?? NaN)) : row);
+    known.set(token, row.map((value, dim) => value * scale * (z?.[dim] ?? 1)));
   }
   return groups.map(({ batch, seq, pieces }) => {
     const states = new Float32Array(batch * seq * hidden);

@@ -110,6 +110,10 @@ export interface DecoderSpec {
     readonly embedding?: number;
     /** Of q·k. Absent: 1 / √headDim. */
     readonly attention?: number;
+    /** Of what attention and FFN add to the residual stream; not with `normPlaces`. Absent: 1. */
+    readonly residual?: number;
+    /** Divisor of the logits. Absent: 1. */
+    readonly logits?: number;
   };
   /**
    * Files hold q, k and v as one matrix, and gate and up as one (Phi-3); absent if each projection is a matrix of its

@@ -25,8 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MinistralConfig, MistralConfig, OPTConfig,
-    Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
+    AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MinistralConfig,
+    MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -172,6 +172,15 @@ MODELS |= {
             max_position_embeddings=64, layer_norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    # Factors of the embedding, the scores, what layers add, and the logits.
+    "granite": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1031,
+        "config": lambda: GraniteConfig(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=47, num_hidden_layers=2,
+            vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-4,
+            embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.7, logits_scaling=3.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
 }
 

@@ -41,6 +41,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   // A window of 9 tokens in two layers of three, with a RoPE of its own.
   { name: "gemma3", baseDtype: "f32" },
   { name: "smollm3", baseDtype: "f32" },
+  { name: "granite", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -235,6 +236,14 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 45, window: 9 }),
       maxPosition: 128,
       fused: true,
+    }],
+    ["granite", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 500, scaling: { kind: "none" } },
+      layers: layers(2, 4, { kvHeads: 2, ffn: 47 }),
+      maxPosition: 128,
+      scales: { embedding: 6, attention: 0.25, residual: 0.7, logits: 3 },
     }],
     ["smollm3", {
       headDim: 14,

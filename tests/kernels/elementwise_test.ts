@@ -9,6 +9,7 @@ import {
   partialFloats,
   recordGated,
   recordGatedBackward,
+  recordMultiply,
   recordResidual,
   recordScale,
   recordScaleBackward,
@@ -297,27 +298,55 @@ Deno.test("reduce_partials sums any number of blocks and their squares, set or a
   }
 });
 
-Deno.test("recordResidual() is x + y ∘ z for every size", async () => {
+for (const scale of [undefined, 0.7]) {
+  Deno.test(`recordResidual() is x + y ∘ z${scale ? " · scale" : ""} for every size`, async () => {
+    for (const [rows, width] of SIZES) {
+      const x = dense(rows, width, { seed: 1 }), y = dense(rows, width, { seed: 2 }), z = maskOf(width, 3);
+      using xBuffer = uploadActivation(device, x);
+      using yBuffer = uploadActivation(device, y);
+      using zBuffer = device.uploadBuffer("z", z);
+      using out = staleActivation(device, rows, width);
+      using plan = new Plan(device);
+      recordResidual(plan, { x: xBuffer, y: yBuffer, z: zBuffer, out }, { rows, width, scale });
+      await plan.run();
+      await assertActivation(device, out, {
+        what: `residual ${rows} × ${width}`,
+        rows,
+        cols: width,
+        want(row, column): Cell {
+          const added = y.at(row, column) * (z[column] ?? NaN) * Math.fround(scale ?? 1), kept = x.at(row, column);
+          // A fused product rounds once, each further operation once more.
+          return { value: kept + added, bound: (scale ? 3 : 2) * ROUND * (Math.abs(kept) + Math.abs(added)) };
+        },
+      });
+    }
+  });
+}
+
+Deno.test("recordMultiply() is factor · x for every size, the gradient of what recordResidual() adds", async () => {
+  const factor = 0.7;
   for (const [rows, width] of SIZES) {
-    const x = dense(rows, width, { seed: 1 }), y = dense(rows, width, { seed: 2 }), z = maskOf(width, 3);
+    const x = dense(rows, width, { seed: 1 });
     using xBuffer = uploadActivation(device, x);
-    using yBuffer = uploadActivation(device, y);
-    using zBuffer = device.uploadBuffer("z", z);
-    using out = staleActivation(device, rows, width);
+    using y = staleActivation(device, rows, width);
     using plan = new Plan(device);
-    recordResidual(plan, { x: xBuffer, y: yBuffer, z: zBuffer, out }, { rows, width });
+    recordMultiply(plan, { x: xBuffer, y }, { rows, width, factor });
     await plan.run();
-    await assertActivation(device, out, {
-      what: `residual ${rows} × ${width}`,
+    await assertActivation(device, y, {
+      what: `product ${rows} × ${width}`,
       rows,
       cols: width,
       want(row, column): Cell {
-        const added = y.at(row, column) * (z[column] ?? NaN), kept = x.at(row, column);
-        // A fused product rounds once, two operations round twice.
-        return { value: kept + added, bound: 2 * ROUND * (Math.abs(kept) + Math.abs(added)) };
+        const value = Math.fround(factor) * x.at(row, column);
+        return { value, bound: ROUND * Math.abs(value) };
       },
     });
   }
+  // d/dy Σ w·(x + s·y∘z) = s·w∘z: the product, then the backward of the mask.
+  const x = random(40, 1), y = random(40, 2), z = random(40, 3), w = random(40, 4);
+  const sum = (moved: ArrayLike<number>): number =>
+    w.reduce((total, weight, i) => total + weight * ((x[i] ?? NaN) + factor * (moved[i] ?? NaN) * (z[i] ?? NaN)), 0);
+  assertGradient(sum, y, { what: "residual", gradient: Array.from(w, (weight, i) => factor * weight * (z[i] ?? NaN)) });
 });
 
 Deno.test("sum adds blocks of values or squares, scaled or not, at its offset only", async () => {

@@ -26,6 +26,7 @@ export const NAMES: readonly GoldenName[] = [
   "ministral_window",
   "phi3",
   "smollm3",
+  "granite",
 ];
 
 /**

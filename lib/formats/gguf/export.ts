@@ -21,6 +21,7 @@ import {
   ATTENTION_KEY,
   GEMMA3_PERIOD,
   gemma3Scale,
+  GRANITE_KEYS,
   LOCAL_BASE,
   LOCAL_BASE_KEY,
   MORE_EOS_KEY,
@@ -186,7 +187,8 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
   const candidates = PREFERRED.filter((arch) => {
     if (isGemma(spec)) return arch === "gemma3";
     return arch !== "gemma3" && isNormed(arch) === (spec.qkNorm !== undefined) &&
-      (arch !== "phi3" || spec.fused === true) && (arch === "smollm3") === isWithoutRope(spec);
+      (arch !== "phi3" || spec.fused === true) && (arch === "smollm3") === isWithoutRope(spec) &&
+      (arch === "granite") === isGranite(spec);
   });
   const [first = "deci", ...others] = candidates;
   const found = misfit(spec, first);
@@ -200,11 +202,11 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
  * @throws CompressoError("input") for norms of q and k heads and a head of its own, for RoPE of a part of each head, for
- * layers without RoPE, and for a Gemma.
+ * layers without RoPE, for factors as Granite has them, and for a Gemma.
  */
 export function refuseUnlike(spec: DecoderSpec): void {
   const { qkNorm, tied, rope: { dims } } = spec;
-  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec) || isWithoutRope(spec)) {
+  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec) || isWithoutRope(spec) || isGranite(spec)) {
     throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
 }
@@ -213,6 +215,8 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
   const { qkNorm, rope: { dims } } = spec;
   const what = isGemma(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only gemma3 has such norms and such a gate"
+    : isGranite(spec)
+    ? "cannot write a GGUF: of llama.cpp's architectures only granite has such factors"
     : isWithoutRope(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only smollm3 has layers without RoPE"
     : qkNorm
@@ -226,12 +230,39 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
 
 /** Whether a model has what of llama.cpp's architectures those of Gemma alone have. */
 function isGemma({ activation, normPlaces, scales, rope }: DecoderSpec): boolean {
-  return activation === "gelu_tanh" || [normPlaces, scales, rope.localBase].some((part) => part !== undefined);
+  return activation === "gelu_tanh" ||
+    [normPlaces, scales?.embedding, rope.localBase].some((part) => part !== undefined) && scales?.logits === undefined;
+}
+
+/** Whether a model has factors that of llama.cpp's architectures granite alone has. */
+function isGranite(spec: DecoderSpec): boolean {
+  return spec.scales !== undefined && !isGemma(spec);
+}
+
+/** All layers are alike, without norms of q and k heads and with RoPE everywhere; biases it takes. */
+function noGranite(spec: DecoderSpec): Misfit | null {
+  const fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec);
+  if (!isGranite(spec)) {
+    return { rule: "the model has the factors of a Granite", value: "it has none", fix: "take arch llama" };
+  }
+  if (unlike) return { ...unlike, fix: ALIKE };
+  if (spec.qkNorm) return { rule: "q and k heads have no norms", value: "they have", fix };
+  return null;
 }
 
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
-const PREFERRED: readonly GgufArch[] = ["gemma3", "smollm3", "phi3", "qwen3", "openelm", "qwen2", "llama", "deci"];
+const PREFERRED: readonly GgufArch[] = [
+  "gemma3",
+  "granite",
+  "smollm3",
+  "phi3",
+  "qwen3",
+  "openelm",
+  "qwen2",
+  "llama",
+  "deci",
+];
 
 /** Whether an architecture norms the heads of q and k. */
 function isNormed(arch: GgufArch): boolean {
@@ -253,6 +284,10 @@ function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
   if (dims !== undefined) {
     const value = `the first ${dims} of ${spec.headDim} dims`, fix = "export as a Hugging Face folder";
     return { rule: "RoPE rotates whole heads", value, fix };
+  }
+  if (arch === "granite") return noGranite(spec);
+  if (isGranite(spec)) {
+    return { rule: "the model has no factors", value: "those of a Granite", fix: "take arch granite" };
   }
   if (arch === "gemma3") return noGemma3(spec);
   if (isGemma(spec)) {
@@ -402,6 +437,12 @@ function modelMetadata(
     [`${arch}.rope.dimension_count`, ropeDims(spec)],
     [`${arch}.rope.freq_base`, float(spec.rope.base)],
   ]);
+  if (arch === "granite") {
+    const { embedding = 1, attention = spec.headDim ** -0.5, residual = 1, logits = 1 } = spec.scales ?? {};
+    for (const [part, value] of Object.entries({ embedding, attention, residual, logits })) {
+      metadata.set(`${arch}.${GRANITE_KEYS[part as keyof typeof GRANITE_KEYS]}`, float(value));
+    }
+  }
   const [window] = slidingWindows(spec);
   if (arch === "gemma3") {
     // llama.cpp takes the local RoPE for layers with a window.

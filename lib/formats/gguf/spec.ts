@@ -39,12 +39,12 @@ export function gemma3Scale({ headDim, hidden, layers }: Pick<DecoderSpec, "head
  * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
  * with value i + headDim/2, as Hugging Face does; */
 export function turnsNeighbours(arch: GgufArch): boolean {
-  return arch === "llama" || arch === "deci" || arch === "smollm3";
+  return arch === "llama" || arch === "deci" || arch === "smollm3" || arch === "granite";
 }
 
 /** Whether llama.cpp divides the frequencies of RoPE by `rope_freqs.weight` in an architecture. */
 export function takesDivisors(arch: GgufArch): boolean {
-  return arch === "llama" || arch === "deci";
+  return arch === "llama" || arch === "deci" || arch === "granite";
 }
 
 /** Each nth layer of llama.cpp's smollm3 has no RoPE: no key says so. */
@@ -90,7 +90,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
       fix: GIVE_FAMILY,
     });
   }
-  for (const key of MUST_BE_ZERO) {
+  for (const key of arch === "granite" ? ["attention.clamp_kqv"] : MUST_BE_ZERO) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }
   const hidden = keys.size(own("embedding_length"));
@@ -158,12 +158,37 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     ...arch === "qwen3" || arch === "openelm" || isGemma ? { qkNorm: "head" as const } : {},
     ...isGemma ? gemmaParts({ headDim, hidden, layers }) : {},
     ...arch === "phi3" ? { fused: true as const } : {},
+    ...arch === "granite" ? { scales: graniteScales(file, headDim) } : {},
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],
     padId: id("padding"),
   }, biasesOf(file, layers.length));
   return { spec, arch };
+}
+
+/** Keys of the factors of arch granite, behind the architecture. */
+export const GRANITE_KEYS = {
+  embedding: "embedding_scale",
+  attention: "attention.scale",
+  residual: "residual_scale",
+  logits: "logit_scale",
+} as const;
+
+/** The factors of arch granite; 0 or no key stands for the usual one, and for none. */
+function graniteScales(file: GgufFile, headDim: number): Required<NonNullable<DecoderSpec["scales"]>> {
+  const keys = metadataReader(file), usual = { embedding: 1, attention: headDim ** -0.5, residual: 1, logits: 1 };
+  const scale = (part: keyof typeof GRANITE_KEYS): number => {
+    const key = `granite.${GRANITE_KEYS[part]}`, value = file.metadata.has(key) ? keys.decimal(key) : 0;
+    keys.check(key, value, (value) => value >= 0, "it is 0 or above");
+    return value || usual[part];
+  };
+  return {
+    embedding: scale("embedding"),
+    attention: scale("attention"),
+    residual: scale("residual"),
+    logits: scale("logits"),
+  };
 }
 
 /** What arch gemma3 computes beyond norms of q and k heads. */

@@ -80,6 +80,11 @@ const CONFIG = z.looseObject({
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   ...OWN_KEYS,
+  // Of Granite; the last two of compresso too.
+  embedding_multiplier: z.number().positive().nullish(),
+  attention_multiplier: z.number().positive().nullish(),
+  residual_multiplier: z.number().positive().nullish(),
+  logits_scaling: z.number().positive().nullish(),
   // Of Gemma.
   query_pre_attn_scalar: z.number().positive().nullish(),
   use_bidirectional_attention: z.literal(false).nullish(),
@@ -232,16 +237,32 @@ function withDefaults(json: unknown): unknown {
   return isObject(json) ? { ...TYPE_DEFAULTS[String(json["model_type"])], ...json } : json;
 }
 
-/** The factors of a Gemma follow from its sizes. */
-function scalesOf(
-  { model_type, hidden_size, query_pre_attn_scalar: scalar, embedding_scale, attention_scale }: Config,
-  headDim: number,
-): Pick<DecoderSpec, "scales"> {
+/** The factors of a Gemma follow from its sizes; a Granite says them. */
+function scalesOf(config: Config, headDim: number): Pick<DecoderSpec, "scales"> {
+  const { model_type, hidden_size, query_pre_attn_scalar: scalar, embedding_scale, attention_scale } = config;
+  if (model_type === "granite") {
+    return {
+      scales: {
+        embedding: config.embedding_multiplier ?? 1,
+        attention: config.attention_multiplier ?? 1,
+        residual: config.residual_multiplier ?? 1,
+        logits: config.logits_scaling ?? 1,
+      },
+    };
+  }
+  const { residual_multiplier: residual, logits_scaling: logits } = model_type === "compresso" ? config : {};
   const isGemma = model_type === "gemma3_text";
   const embedding = isGemma ? Math.sqrt(hidden_size) : embedding_scale;
   const attention = isGemma && scalar && scalar !== headDim ? scalar ** -0.5 : attention_scale;
-  if (!embedding && !attention) return {};
-  return { scales: { ...embedding ? { embedding } : {}, ...attention ? { attention } : {} } };
+  if (!embedding && !attention && !residual && !logits) return {};
+  return {
+    scales: {
+      ...embedding ? { embedding } : {},
+      ...attention ? { attention } : {},
+      ...residual ? { residual } : {},
+      ...logits ? { logits } : {},
+    },
+  };
 }
 
 const MAX_POSITIONS = {
@@ -256,6 +277,7 @@ const MAX_POSITIONS = {
   gpt_neox: 2048,
   phi3: 4096,
   smollm3: 32768,
+  granite: 2048,
   compresso: 2048,
 } as const;
 const QWEN3_HEAD_DIM = 128;
@@ -405,6 +427,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       gemma3_text: 4,
       phi3: heads,
       smollm3: 4,
+      granite: heads,
       opt: heads,
       gpt2: heads,
       gpt_neox: heads,

@@ -53,6 +53,7 @@ export type HfForm =
   | "gemma3_text"
   | "phi3"
   | "smollm3"
+  | "granite"
   | LayerNormForm
   | "compresso";
 
@@ -218,13 +219,29 @@ export function formOf(spec: DecoderSpec): HfForm {
   if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
-  if (!isLlamaLike(spec)) return isGemma3(spec) ? "gemma3_text" : "compresso";
+  if (!isLlamaLike(spec)) return isGemma3(spec) ? "gemma3_text" : isGranite(spec) ? "granite" : "compresso";
   if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";
   return spec.biases?.length ? "compresso" : "mistral";
+}
+
+/** Whether transformers' Granite computes this model, of alike layers: a LLaMA with factors, without windows. */
+function isGranite({ scales, ...spec }: DecoderSpec): boolean {
+  return scales?.logits !== undefined && isLlamaLike(spec) && !spec.qkNorm && hasRopeEverywhere(spec) &&
+    windowsOf(spec).every((window) => window === undefined);
+}
+
+/** The keys of Granite's factors; attention's is always said, as the default there is 1. */
+function graniteFactors({ scales = {}, headDim }: DecoderSpec): Json {
+  return {
+    embedding_multiplier: scales.embedding ?? 1,
+    attention_multiplier: scales.attention ?? headDim ** -0.5,
+    residual_multiplier: scales.residual ?? 1,
+    logits_scaling: scales.logits ?? 1,
+  };
 }
 
 /** The layers with RoPE (1) and those without (0), as SmolLM3's configuration lists them. */
@@ -339,6 +356,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   gpt_neox: "GPTNeoX",
   phi3: "Phi3",
   smollm3: "SmolLM3",
+  granite: "Granite",
   compresso: "Compresso",
 };
 
@@ -346,6 +364,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
 function formKeys(form: Exclude<HfForm, LayerNormForm>, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
+  if (form === "granite") return { attention_bias, mlp_bias, ...graniteFactors(spec) };
   return {
     ...form === "qwen3" || form === "gemma3_text" || form === "smollm3" ? { attention_bias } : {},
     ...form === "gemma3_text" ? { query_pre_attn_scalar: queryScalar(spec) } : {},
@@ -370,6 +389,8 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.normPlaces ? { norm_places: spec.normPlaces } : {},
     ...spec.scales?.embedding ? { embedding_scale: spec.scales.embedding } : {},
     ...spec.scales?.attention ? { attention_scale: spec.scales.attention } : {},
+    ...spec.scales?.residual ? { residual_multiplier: spec.scales.residual } : {},
+    ...spec.scales?.logits ? { logits_scaling: spec.scales.logits } : {},
     ...spec.rope.localBase ? { local_rope_theta: spec.rope.localBase } : {},
     ...spec.layers.some(({ rope }) => rope) ? { layer_ropes: spec.layers.map(({ rope = null }) => rope) } : {},
     ...spec.norm ? { norm: spec.norm } : {},

@@ -22,7 +22,8 @@ export type GoldenName =
   | "gpt2"
   | "gpt_neox"
   | "phi3"
-  | "smollm3";
+  | "smollm3"
+  | "granite";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

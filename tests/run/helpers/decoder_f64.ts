@@ -113,13 +113,13 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   };
 
   return (tokens, masks = {}) => {
-    const embedding = spec.scales?.embedding ?? 1;
+    const { embedding = 1, residual = 1, logits: divisor = 1 } = spec.scales ?? {};
     const z = masks.hidden ?? new Float32Array(hidden).fill(1);
     /** x + y ∘ z, or x + RMSNorm(y ∘ z) where outputs are normalised. */
     const added = (x: Rows, y: Rows, outputNorm: string): Float64Array[] => {
       const masked = y.map((row) => row.map((value, i) => value * (z[i] ?? NaN)));
       const write = spec.normPlaces ? norm(masked, outputNorm) : masked;
-      return x.map((row, t) => row.map((value, i) => value + (write[t]?.[i] ?? NaN)));
+      return x.map((row, t) => row.map((value, i) => value + residual * (write[t]?.[i] ?? NaN)));
     };
     const position = (row: number, i: number): number =>
       spec.positions ? at(POSITIONS)[(row + spec.positions.offset) * hidden + i] ?? NaN : 0;
@@ -151,7 +151,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       columns += layer.ffn;
       return { o, down };
     });
-    return { inputs, logits: product(norm(x, FINAL_NORM), spec.tied ? EMBEDDING : HEAD) };
+    const logits = product(norm(x, FINAL_NORM), spec.tied ? EMBEDDING : HEAD);
+    return { inputs, logits: logits.map((row) => row.map((value) => value / divisor)) };
   };
 }
 

@@ -16,7 +16,9 @@ class CompressoConfig(MistralConfig):
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are. embedding_scale is a factor
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
-    layers whose RoPE has the base local_rope_theta, without scaling, and None for the others.
+    layers whose RoPE has the base local_rope_theta, without scaling, "none" for layers without RoPE, as SmolLM3's, and None
+    for the others. residual_multiplier is a factor of what attention and MLP add, logits_scaling the divisor of the logits,
+    as Granite's are.
     The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
@@ -34,6 +36,8 @@ class CompressoConfig(MistralConfig):
         norm_places=None,
         embedding_scale=None,
         attention_scale=None,
+        residual_multiplier=None,
+        logits_scaling=None,
         local_rope_theta=None,
         ungated_mlp=False,
         parallel=False,
@@ -49,6 +53,8 @@ class CompressoConfig(MistralConfig):
         self.norm_places = norm_places
         self.embedding_scale = embedding_scale
         self.attention_scale = attention_scale
+        self.residual_multiplier = residual_multiplier
+        self.logits_scaling = logits_scaling
         self.local_rope_theta = local_rope_theta
         self.ungated_mlp = ungated_mlp
         self.parallel = parallel

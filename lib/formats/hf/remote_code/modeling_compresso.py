@@ -131,6 +131,17 @@ class CompressoEmbedding(nn.Embedding):
         return super().forward(input_ids) * self.scale
 
 
+class CompressoHead(nn.Linear):
+    """A head whose logits are divided by a number."""
+
+    def __init__(self, divisor, *args):
+        super().__init__(*args, bias=False)
+        self.divisor = divisor
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) / self.divisor
+
+
 class CompressoRotaryEmbeddings(nn.Module):
     """The two RoPEs of a model, by what layer_ropes says of layers that have one."""
 
@@ -165,6 +176,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         self.window = window
         self.rope = rope
         self.parallel = config.parallel
+        self.residual_multiplier = 1 if config.residual_multiplier is None else config.residual_multiplier
         has_output_norms = config.norm_places == "both"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
@@ -213,11 +225,11 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         given = hidden_states
         if self.self_attn is not None:
             output = self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
-            hidden_states = hidden_states + self.post_self_attn_layernorm(output)
+            hidden_states = hidden_states + self.residual_multiplier * self.post_self_attn_layernorm(output)
         if self.mlp is not None:
             read = given if self.parallel else hidden_states
             output = self.mlp(self.post_attention_layernorm(read))
-            hidden_states = hidden_states + self.post_mlp_layernorm(output)
+            hidden_states = hidden_states + self.residual_multiplier * self.post_mlp_layernorm(output)
         return hidden_states
 
 
@@ -309,7 +321,9 @@ class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):
         LlamaPreTrainedModel.__init__(self, config)
         self.model = CompressoModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        shape = (config.hidden_size, config.vocab_size)
+        is_divided = config.logits_scaling is not None
+        self.lm_head = CompressoHead(config.logits_scaling, *shape) if is_divided else nn.Linear(*shape, bias=False)
         self.post_init()
 
     def _get_static_cache_init_shape(self):

@@ -22,6 +22,7 @@ const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds
   pitch: u32,      // texels from one row of W to the next; buffers only
   scalePitch: u32, // the same of its scales
   rounds: u32,     // textures only
+  units: u32,      // the same: units of a round
   groupRows: u32,  // rows of a workgroup
   xPitch: u32,     // vec4 from one vector x to the next
   eps: f32,        // of the norm; its mean is over the columns

@@ -35,6 +35,7 @@ export function textureUnits(dtype: WeightDtype, columns: number): TextureUnits 
   return { units: units <= EXACT_UNITS ? units : Math.ceil(units / 2) * 2, half: false, rounds };
 }
 
+/** See {@link textureUnits}. */
 interface Unit {
   /** Texels of a unit. */
   readonly texels: number;
@@ -44,7 +45,8 @@ interface Unit {
   readonly span: number;
 }
 
-function unitOf(dtype: WeightDtype): Unit {
+/** The unit of a dtype. */
+export function unitOf(dtype: WeightDtype): Unit {
   const { columns, perScale } = texelOf(dtype), texels = perScale === 0 ? 1 : 2;
   return { texels, step: perScale / texels, span: LANES * texels * columns };
 }
@@ -93,8 +95,9 @@ ${norm ? `    squares += v${i} * v${i};\n    let h${i} = v${i} * norm[${c4}];` :
     (quantized
       ? `\n    ${total} = ${targets.map((_, i) => `h${i}.x + h${i}.y + h${i}.z + h${i}.w`).join(" + ")};`
       : "");
-  // Shifts the registers down in a loop: unrolled buffer loads make llvmpipe's compiler several times slower.
-  const fill = `  for (var i = 0u; i < ${units}u; i++) {
+  // Shifts the registers down in a loop: unrolled buffer loads make llvmpipe's compiler several times slower, and
+  // compilers contract unrolled sums of squares otherwise. So its end is a param.
+  const fill = `  for (var i = 0u; i < params.units; i++) {
     ${registers.slice(0, -perUnit).map((i) => `x${i} = x${i + perUnit};`).join(" ")}
     ${quantized ? range(units - 1).map((i) => `t${i} = t${i + 1};`).join(" ") : ""}
 ${

@@ -71,6 +71,7 @@ export * from "./attention_decode.ts";
 export * from "./attention_decode_texture.ts";
 export * from "./embedding.ts";
 export * from "./matvec.ts";
+export * from "./matvec_batch.ts";
 export * from "./positions.ts";
 export * from "./rope.ts";
 export * from "./product_buffer.ts";

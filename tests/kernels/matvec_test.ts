@@ -19,6 +19,7 @@ import {
   recordRotatedProducts,
   recordStoredProducts,
 } from "../../lib/nn/products/matvec.ts";
+import { createMatvecScratch } from "../../lib/nn/products/matvec_batch.ts";
 import { ropeTable } from "../../lib/spec/rope.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
@@ -261,13 +262,23 @@ for (const dtype of DTYPES) {
   });
 }
 
-for (const [dtype, placement, batch] of [["q4", "buffer", 2]] as const) {
-  Deno.test(`each of ${batch} vectors has the bits of one alone, ${dtype} in ${placement}s`, async () => {
-    const storage = { dtype, placement } as const,
-      cols = 70,
-      rows = 37,
-      stride = strideOf(cols),
-      pitch = strideOf(rows);
+/** Half a unit, one, several, and several rounds. */
+const BATCHES: readonly {
+  readonly dtype: MatrixDtype;
+  readonly batch: number;
+  readonly cols: number;
+  readonly placement?: MatrixPlacement;
+}[] = [
+  ...DTYPES.flatMap((dtype) => [{ dtype, batch: 2, cols: 70 }, { dtype, batch: 16, cols: 200 }]),
+  { dtype: "q8", batch: 4, cols: 100 },
+  { dtype: "q4", batch: 4, cols: 190 },
+  { dtype: "f32", batch: 2, cols: 48 },
+  { dtype: "f32", batch: 2, cols: 1100 },
+  { dtype: "q4", batch: 2, cols: 70, placement: "buffer" },
+];
+for (const { dtype, batch, cols, placement = "texture" } of BATCHES) {
+  Deno.test(`each of ${batch} vectors has the bits of one alone, ${dtype} in ${placement}s, ${cols} columns`, async () => {
+    const storage = { dtype, placement } as const, rows = 37, stride = strideOf(cols), pitch = strideOf(rows);
     using gate = weights(rows, cols, storage, 1);
     using up = weights(rows, cols, storage, 2);
     using z = device.uploadBuffer("z", random(rows, 3));
@@ -278,10 +289,14 @@ for (const [dtype, placement, batch] of [["q4", "buffer", 2]] as const) {
       using stored = device.createBuffer("stored", 4 * count * pitch);
       using gated = device.createBuffer("gated", 4 * count * pitch);
       using plan = new Plan(device);
-      const input = { buffer, width: cols, batch: count, norm: { weight, eps: EPS } };
+      using scratch = createMatvecScratch(device, count);
+      const isScratch = count > 1 && gate.matrix.placement === "texture";
+      const plain = { buffer, width: cols, batch: count, scratch: isScratch ? scratch : undefined };
+      const input = { ...plain, norm: { weight, eps: EPS } };
       recordStoredProducts(plan, input, { parts: [{ matrix: gate.matrix, offset: 0 }], y: stored });
       recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: gated });
-      recordResidualProduct(plan, input, { matrix: up.matrix, z, y: gated });
+      recordResidualProduct(plan, plain, { matrix: up.matrix, z, y: gated });
+      recordResidualProduct(plan, input, { matrix: gate.matrix, z, y: gated });
       await plan.run();
       const read = await Promise.all([stored, gated].map((y) => device.readFloats(y, count * pitch)));
       return Float32Array.from(

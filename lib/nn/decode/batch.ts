@@ -7,7 +7,6 @@ import { runPrefill } from "./prefill.ts";
 import { createDecodeStep, type DecodeState, type DecodeStep, stepPlacement } from "./step.ts";
 import { strideOf } from "../padding.ts";
 import { createRopeTables } from "../rope.ts";
-import type { MatrixPlacement } from "../products/matrix.ts";
 import { BATCH_ROWS } from "../products/matvec.ts";
 import { createLora, type Lora } from "../lora.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
@@ -93,7 +92,7 @@ export function pagesWithin(
   const { spec } = weights, { memoryLimit, bytes: used } = device;
   const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used));
   const page = 2 * pageBytes(spec).reduce((sum, layer) => sum + layer, 0);
-  const bound = mostPages(device, spec, batchPlacement(device, weights, 1) ?? "buffer");
+  const bound = mostPages(device, spec, stepPlacement(device, weights, 1) ?? "buffer");
   return Math.max(1, Math.min(bound, Math.floor(most / Math.max(1, page))));
 }
 
@@ -107,12 +106,6 @@ export function sequencesAtOnce(
 ): number {
   const pages = pagesWithin(device, weights, { bytes });
   return Math.min(MOST_SEQUENCES, Math.max(1, Math.floor(pages / pagesOf(capacity))));
-}
-
-/** Where the caches of the fused step must be placed, or null if it does not apply: in textures it has one row. */
-function batchPlacement(device: Bounds, weights: Weights, pages: number): MatrixPlacement | null {
-  const placement = stepPlacement(device, weights, pages);
-  return placement === "texture" ? null : placement;
 }
 
 /** Rows of the plan that decodes this many sequences: the kernels exist for few numbers of rows. */
@@ -138,7 +131,7 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
     const masks = stack.use(createMaskSlots(device, spec));
     const lora = config ? stack.use(createLora(device, spec, { ...config, trains: false })) : null;
     const stepState = stack.use(createStepState(device));
-    const fused = lora ? null : batchPlacement(device, weights, pages);
+    const fused = lora ? null : stepPlacement(device, weights, pages);
     const stride = strideOf(spec.vocab);
     const buffer = (label: string, values: number): DecodeState["token"] =>
       stack.use(device.createBuffer(label, 4 * values));

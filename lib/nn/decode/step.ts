@@ -20,6 +20,7 @@ import {
   recordRotatedProducts,
   recordStoredProducts,
 } from "../products/matvec.ts";
+import { createMatvecScratch, type MatvecScratch } from "../products/matvec_batch.ts";
 import { recordEmbedding, recordScale } from "../ops.ts";
 import { layerTable } from "../rope.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
@@ -49,6 +50,8 @@ interface Vectors {
   readonly embedded: DeviceBuffer;
   /** Queries after RoPE. The keys of all rows, then their values, follow them if the caches are buffers. */
   readonly qkv: DeviceBuffer;
+  /** Queries after RoPE, of the caches in textures with several rows. */
+  readonly turned: DeviceBuffer | null;
   /** Masked output of the heads. */
   readonly o: DeviceBuffer;
   /** Masked activation of the FFN. */
@@ -57,6 +60,8 @@ interface Vectors {
 
 interface Context extends DecodeState, Vectors {
   readonly plan: Plan;
+  /** Null for a single row, and where matrices lie in buffers. */
+  readonly scratch: MatvecScratch | null;
 }
 
 /** Where the caches of {@link createDecodeStep} must be placed, or null if the fused step does not apply. */
@@ -94,12 +99,16 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
     const vector = (label: string, width: number): DeviceBuffer =>
       own(device.createBuffer(label, 4 * state.rows * strideOf(width)));
     const plan = own(new Plan(device));
+    const needsScratch = state.rows > 1 && state.weights.embedding.placement === "texture";
+    const turned = strideOf(wide.q), qkv = turned + 2 * strideOf(wide.kv);
     const context: Context = {
       ...state,
       plan,
+      scratch: needsScratch ? own(createMatvecScratch(device, state.rows)) : null,
       x: vector("x", spec.hidden),
       embedded: vector("embedding", spec.hidden),
-      qkv: vector("qkv", strideOf(wide.q) + 2 * strideOf(wide.kv)),
+      qkv: vector("qkv", qkv),
+      turned: needsScratch ? vector("queries", turned) : null,
       o: vector("o", wide.q),
       a: vector("ffn activation", wide.ffn),
     };
@@ -156,9 +165,10 @@ function recordAttention(
   plan.section("products");
   if (cache.placement === "texture") {
     const target = { headDim, dims: ropeDims(spec), kvHeads, capacity, rope, position, pages };
-    recordRotatedProducts(plan, input, part, { ...target, q: qkv, kCache: cache.k, vCache: cache.v });
+    const q = context.turned ?? qkv;
+    recordRotatedProducts(plan, input, part, { ...target, q, products: qkv, kCache: cache.k, vCache: cache.v });
     plan.section("attention");
-    const buffers = { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z };
+    const buffers = { q, kCache: cache.k, vCache: cache.v, o, position, pages, z };
     recordTextureDecodeAttention(plan, shape, buffers);
   } else {
     const k = rows * strideOf(widths.q), v = k + rows * strideOf(widths.kv);
@@ -177,10 +187,15 @@ function recordAttention(
 
 /** Input of the products: a vector of each row, with the norm that precedes them. */
 function vectorsOf(
-  { rows, weights: { spec } }: Context,
+  { rows, weights: { spec }, scratch }: Context,
   { norm, ...vectors }: { readonly buffer: DeviceBuffer; readonly width: number; readonly norm?: DeviceBuffer },
 ): MatvecInput {
-  return { ...vectors, batch: rows, ...(norm ? { norm: { weight: norm, eps: spec.normEps } } : {}) };
+  return {
+    ...vectors,
+    batch: rows,
+    scratch: scratch ?? undefined,
+    ...(norm ? { norm: { weight: norm, eps: spec.normEps } } : {}),
+  };
 }
 
 function recordRotateAppend(

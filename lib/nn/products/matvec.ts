@@ -12,7 +12,9 @@ import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, roundUp, strideOf } from "../padding.ts";
-import type { Matrix, MatrixShard } from "./matrix.ts";
+import { existing } from "../../core/guards.ts";
+import type { Matrix } from "./matrix.ts";
+import { type BatchPart, type MatvecScratch, recordBatch, recordRotateAppend } from "./matvec_batch.ts";
 import type { Span } from "../ops.ts";
 
 /** The vectors x [batch, strideOf(width)] that the matrices multiply. Values beyond the width are not used. */
@@ -21,6 +23,8 @@ export interface MatvecInput {
   readonly width: number;
   /** Number of vectors: up to {@link BATCH_ROWS}, or a multiple of it. Default 1. */
   readonly batch?: number;
+  /** Scratch of the vectors; needed for several of them where matrices lie in textures. */
+  readonly scratch?: MatvecScratch | undefined;
   /** Applies RMSNorm to x first; weight [stride]. */
   readonly norm?: { readonly weight: DeviceBuffer; readonly eps: number };
 }
@@ -41,6 +45,8 @@ export interface RotatedTarget {
   readonly kvHeads: number;
   /** [batch, strideOf of its width] */
   readonly q: DeviceBuffer;
+  /** Scratch for the products of several vectors, as large as q and one key and value for each of them. */
+  readonly products?: DeviceBuffer | undefined;
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
 }
@@ -109,7 +115,8 @@ export function recordRotatedProducts(
   matrices: Readonly<Record<MatvecRole, Matrix>>,
   target: RotatedTarget,
 ): void {
-  const { headDim, dims, rope, position, pages, kvHeads, capacity } = target;
+  const { headDim, dims, rope, position, pages, kvHeads, capacity } = target, { scratch } = x;
+  if (scratch) return recordRotatedBatch(plan, x, matrices, { target, scratch });
   const out = { q: target.q, k: target.kCache, v: target.vCache };
   const parts = (["q", "k", "v"] as const).flatMap((role) =>
     partsOf(matrices[role]).map((part) => ({ ...part, role }))
@@ -127,14 +134,29 @@ export function recordRotatedProducts(
   });
 }
 
+/** Several vectors take two steps: the products, then the rotation of whole heads. */
+function recordRotatedBatch(
+  plan: Plan,
+  x: MatvecInput,
+  { q, k, v }: Readonly<Record<MatvecRole, Matrix>>,
+  { target, scratch }: { readonly target: RotatedTarget; readonly scratch: MatvecScratch },
+): void {
+  const { vectors } = scratch, qkv = existing(target.products, "buffer of the products");
+  const places = { k: vectors * strideOf(q.rows), v: vectors * (strideOf(q.rows) + strideOf(k.rows)) };
+  const parts = [[q, 0], [k, places.k], [v, places.v]] as const;
+  recordBatch(plan, x, scratch, {
+    matrix: q,
+    ending: "raw",
+    parts: parts.flatMap(([matrix, offset]) =>
+      partsOf(matrix).map((part) => ({ ...part, offset: offset + part.offset }))
+    ),
+    bound: [qkv],
+  });
+  recordRotateAppend(plan, scratch, { ...target, ...places, heads: q.rows / headStride(target.headDim), qkv });
+}
+
 /** A shard of a matrix, and of the second matrix of a gated product. */
-interface Part {
-  readonly resources: MatrixShard["resources"];
-  readonly rows: number;
-  /** Offset of the result row. */
-  readonly offset: number;
-  /** Values from the result of one vector to that of the next. */
-  readonly pitch: number;
+interface Part extends BatchPart {
   readonly role?: MatvecRole;
 }
 
@@ -157,6 +179,11 @@ function partsOf(matrix: Matrix): Part[] {
 
 /** Records as many parts in each dispatch as the binding limits allow. */
 function record(plan: Plan, x: MatvecInput, product: Product): void {
+  const { ending } = product;
+  if (x.scratch && ending !== "rotate") {
+    recordBatch(plan, x, x.scratch, { ...product, ending, bound: product.bound([]) });
+    return;
+  }
   const most = partsOfDispatch(plan, x, product);
   for (let first = 0; first < product.parts.length; first += most) {
     recordDispatch(plan, x, { ...product, parts: product.parts.slice(first, first + most) });
@@ -200,7 +227,9 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
   });
   const texel = texelOf(dtype), pitch = stride / texel.columns;
   const params = [
-    ...[x.width, pitch, texel.perScale === 0 ? 0 : pitch / texel.perScale, units.rounds, groupRows].map(u32),
+    ...[x.width, pitch, texel.perScale === 0 ? 0 : pitch / texel.perScale, units.rounds, units.units, groupRows].map(
+      u32,
+    ),
     u32(strideOf(x.width) / 4),
     f32(norm?.eps ?? 0),
     ...[...rotation, ...places].map(u32),

@@ -23,6 +23,7 @@ import { pushVerb } from "./verbs/push.ts";
 import { reportVerb } from "./verbs/report.ts";
 import { scheduleVerb } from "./verbs/schedule/schedule.ts";
 import { serveVerb } from "./verbs/serve.ts";
+import { sweepVerb } from "./verbs/sweep.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -41,6 +42,7 @@ export async function main(args: readonly string[]): Promise<number> {
       inspect,
       planVerb,
       pruneVerb,
+      sweepVerb,
       scheduleVerb,
       data,
       evaluate,

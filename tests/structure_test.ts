@@ -47,6 +47,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/disk/mpi.ts",
   "lib/experiment/open.ts",
   "lib/experiment/store.ts",
+  "lib/experiment/sweep.ts",
   "lib/files/atomic.ts",
   "lib/files/bytes.ts",
   "lib/files/disk.ts",

@@ -156,7 +156,8 @@ interface Bounds {
   readonly most?: number;
 }
 
-function wrong(option: string, text: string, rule: string): CompressoError {
+/** The error of a value that an option cannot have. */
+export function wrong(option: string, text: string, rule: string): CompressoError {
   return new CompressoError("usage", {
     what: `cannot use ${option} ${text.trim() === "" ? `'${text}'` : text}`,
     rule: `${option} is ${rule}`,

@@ -26,6 +26,10 @@ export type {
   RunExperimentOptions,
 } from "./types.ts";
 
+// Sweeps.
+export { sweep, type SweepOptions } from "./sweep.ts";
+export type { SweepPoint, SweepResult, SweepSize } from "./sweep_points.ts";
+
 // Results.
 export type { Contrast, ExperimentReport, ExperimentResult, Group, NumberName, ReportCell, Value } from "./types.ts";
 export type { Difference, Spread } from "./statistics.ts";

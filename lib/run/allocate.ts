@@ -10,6 +10,7 @@ import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
+import type { SharedWork } from "./shared_work.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
@@ -41,6 +42,8 @@ export interface RunSetup extends RunData {
   readonly goal: SizeGoal | null;
   /** The options as the caller has them, without defaults. */
   readonly original: PruneOptions;
+  /** What it shares with other runs; absent where it is alone. */
+  readonly work?: SharedWork;
 }
 
 /** Current state of a run, read when needed. */
@@ -92,7 +95,7 @@ export async function allocateRun(
 
 /** The selector of the run's method, which remembers nothing yet. */
 export function selectorOf(
-  { options, table, goal, makeBatches, calibration, original: { signal, onScoring } }: RunSetup,
+  { options, table, goal, makeBatches, calibration, original: { signal, onScoring }, work }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
 ): UnitSelector {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
@@ -106,6 +109,7 @@ export function selectorOf(
     trainer,
     signal,
     onScoring,
+    work,
     makeBatches,
     calibration,
     counts: goal?.counts ?? null,

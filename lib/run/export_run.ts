@@ -34,6 +34,8 @@ export interface FinishedRun {
   readonly records: readonly StepRecord[];
   /** Where a resumed run stood when it was resumed. */
   readonly before: Pick<RunPosition, "step" | "recent">;
+  /** Whether model files are written; default true. Records and run.json always are. */
+  readonly writesModel?: boolean;
   /** When the session began. */
   readonly startedAt: number;
   /** Slices the model, where that was not done. */
@@ -82,21 +84,22 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const recordsPath = `${dir}/records.jsonl`;
   const records = await recordsFor(recordsPath, run.records, { replace, before: run.before.recent, files });
   // Nothing is moved to its place before all is written: the model that is read may stand there.
-  using staged = await stageModel(sliced.source, dir, how);
+  using staged = (run.writesModel ?? true) ? await stageModel(sliced.source, dir, how) : null;
   const ofAdapter = { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal };
   using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;
-  await staged.commit();
+  await staged?.commit();
   await adapter?.commit();
   if (run.kept) await writeFile(files, `${dir}/${VOCABULARY_FILE}`, `${JSON.stringify({ kept: [...run.kept] })}\n`);
   else await files.remove(`${dir}/${VOCABULARY_FILE}`);
   if (records !== null) await writeFile(files, recordsPath, records);
-  const { loadableBy, skipped, parameters, fellBack } = staged.result;
+  const { loadableBy, skipped, parameters, fellBack, ggufDtype: writtenDtype } = staged?.result ??
+    { loadableBy: [], skipped: [], parameters: sliced.parameters.after, fellBack: [], ggufDtype: null };
   const { rows: _rows, ...plain } = options, { maxAbs, range } = sliced.maskedVsSliced;
   const summary: RunSummary = {
     sparsity: result.sparsity,
     parameters: sliced.parameters,
     writtenParameters: parameters,
-    ggufDtype: staged.result.ggufDtype,
+    ggufDtype: writtenDtype,
     fellBack: fellBack.length,
     size: sliced.size,
     layers: sliced.spec.layers,

@@ -42,6 +42,7 @@ import { cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
 import type { RunSummary } from "./result.ts";
 import { ON_DISK } from "./prune.ts";
 import { PruneSession } from "./session.ts";
+import type { RunOfMany } from "./shared_work.ts";
 
 /** Options of {@link pruneToFolder}. */
 export type PruneToFolderOptions =
@@ -114,7 +115,16 @@ export interface FolderOptions {
  * @throws CompressoError("mismatch") for a checkpoint of another model, of other rows or options.
  * @throws what iterating a {@link PruneSession} and what `exportModel` do.
  */
-export async function pruneToFolder(dense: Model, options: PruneToFolderOptions): Promise<RunSummary> {
+export async function pruneToFolder(model: Model, options: PruneToFolderOptions): Promise<RunSummary> {
+  return await runToFolder(model, options);
+}
+
+/** {@link pruneToFolder} for one of several runs. */
+export async function runToFolder(
+  dense: Model,
+  options: PruneToFolderOptions,
+  ofMany: RunOfMany = {},
+): Promise<RunSummary> {
   checkOptions(options, FOLDER_PATHS, { whose: "pruneToFolder" });
   if (cutsVocabularyAlone(options)) return await cutVocabularyToFolder(dense, options);
   const startedAt = performance.now();
@@ -159,6 +169,7 @@ export async function pruneToFolder(dense: Model, options: PruneToFolderOptions)
   }, {
     resolved,
     vocabulary: vocabulary ?? undefined,
+    ofMany,
     ...ON_DISK,
     calibrate: !isWritten ? undefined : async (how) => {
       written.push(...await writeOwnTexts(model, resolved, { ...how, onProgress: onCalibration }));

@@ -57,6 +57,7 @@ import {
   type SlicedModel,
 } from "./result.ts";
 import { aimRun, goesBeforeSize, reachedSize } from "./size_goal.ts";
+import type { RunOfMany } from "./shared_work.ts";
 import { recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
 import {
   aimOf,
@@ -102,6 +103,8 @@ export interface SessionParts extends RunPlatform {
   readonly resolved: ResolvedOptions;
   /** The vocabulary that was cut before, if `units` has "vocab"; its model is the run's. */
   readonly vocabulary?: CutForRun | undefined;
+  /** How the run is one of several. Default: it is alone. */
+  readonly ofMany?: RunOfMany;
   /** Provides the calibration rows once every other check of the run has passed; it may use `cacheBytes` of GPU memory. */
   readonly calibrate?:
     | ((how: { readonly cacheBytes: number; readonly signal: AbortSignal }) => Promise<readonly Row[]>)
@@ -121,6 +124,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #files: FileSystem;
   readonly #openScript: ScriptOpener | null;
   readonly #vocabulary: CutForRun | null;
+  readonly #ofMany: RunOfMany;
   #setup: RunSetup;
   #calibrate: SessionParts["calibrate"];
   readonly #batches: Batches;
@@ -157,7 +161,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   constructor(
     model: Model,
     original: PruneOptions,
-    { resolved, files, openScript, calibrate, vocabulary }: SessionParts,
+    { resolved, files, openScript, calibrate, vocabulary, ofMany = {} }: SessionParts,
   ) {
     if (resolved.vocab && !vocabulary) throw vocabularyLeft();
     const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, original);
@@ -167,7 +171,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#calibrate = calibrate;
     this.#vocabulary = vocabulary ?? null;
     this.#life = new Lifetime("session", original.signal);
-    this.#setup = { ...aim, ...data, original: { ...original, signal: this.#life.signal } };
+    this.#ofMany = ofMany;
+    const { work } = ofMany;
+    this.#setup = { ...aim, ...data, original: { ...original, signal: this.#life.signal }, ...(work ? { work } : {}) };
     this.#batches = data.makeBatches(aim.options.seed, aim.options.accumulate);
     this.#stages = stagesOf(aim.options);
     this.#position = firstPosition(this.#batches.cursor);
@@ -261,6 +267,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         records: this.#records,
         before: this.#before,
         startedAt: this.#startedAt,
+        writesModel: this.#ofMany.writesModel ?? true,
         finish: async () => {
           const sliced = await this.#slice(signal), result = this.result();
           const quality = this.#quality, vocabulary = this.#vocabularySummary;
@@ -314,7 +321,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const data = this.#qualityData, model = this.#model;
     if (!data) throw new Error("the run is not prepared");
     const half = (from: number): (share: number) => void => (share) => onProgress(from + share / 2);
-    const before = await measureQuality(model, data, { adapters: {}, signal, onProgress: half(0) });
+    const { work } = this.#ofMany, how = { adapters: {}, signal, onProgress: half(0) };
+    const before = work?.dense ?? await measureQuality(model, data, how);
+    if (work) work.dense = before;
     // FLAP's compensation is in biases, which the given model may not have.
     using compensated = base === model.source ? null : await withCompensation(model);
     if (compensated) await writeBiases(model.device, compensated.weights, base);
@@ -462,7 +471,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         : error;
       const isSaved = original.checkpoint !== undefined;
       const explained = await asShortage(failed, { ...this.#now, options, isSaved, step: this.#position.step });
-      if (explained !== failed) await this.#save(this.#kept.at(-1));
+      if (explained !== failed) await this.#save({ state: this.#kept.at(-1) });
       throw explained;
     } finally {
       await this.#allocated?.steerer[Symbol.asyncDispose]();
@@ -485,7 +494,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       if (due) await this.#save();
     }
     if (yield* this.#flush({ looks: true })) return;
-    if (stage.stage === "prune" && this.#position.begun !== "hard") await this.#harden();
+    if (stage.stage === "prune" && this.#position.begun !== "hard") {
+      const { keptState } = this.#ofMany;
+      if (keptState !== undefined) await this.#save({ path: keptState });
+      await this.#harden();
+    }
     await hooks?.afterStage?.(stage.stage, this.#handle(stage.stage));
     this.#position = { ...this.#position, stage: this.#position.stage + 1, stageStep: 0, ...NOTHING_DONE };
     await this.#keep();
@@ -624,7 +637,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     // Assigned before the awaits: a signal may interrupt them.
     [this.#kept, this.#since] = [isBack ? [state] : this.#kept.slice(0, this.#kept.indexOf(good) + 1), []];
     await this.#adopt(state);
-    await this.#save(isBack ? undefined : stoppedAt(state, verdict));
+    await this.#save({ state: isBack ? undefined : stoppedAt(state, verdict) });
     if (!isBack) throw stopError(verdict);
     return true;
   }
@@ -670,14 +683,19 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     return overseeEnd(this.#position, { ...hardLookOf(this.#setup, arrays, this.#position), excess }, this.#oversight);
   }
 
-  /** Saves the current state, or the given one if the current state cannot be used. */
-  async #save(state?: RunState): Promise<void> {
-    const checkpoint = this.#setup.original.checkpoint, position = this.#position;
-    if (!checkpoint) return;
+  /** Saves the current state, or the given one if the current state cannot be used. Default path: that of the checkpoint, if any. */
+  async #save(
+    { state, path = this.#setup.original.checkpoint?.path }: {
+      readonly state?: RunState | undefined;
+      readonly path?: string | undefined;
+    } = {},
+  ): Promise<void> {
+    const position = this.#position;
+    if (path === undefined) return;
     const present = state ?? { position, arrays: await this.#trainer.save() };
     const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
     const identity = this.#identity(this.#now.steerer);
-    await writeCheckpoint(checkpoint.path, { identity, ...present, kept }, { files: this.#files });
+    await writeCheckpoint(path, { identity, ...present, kept }, { files: this.#files });
   }
 
   /**
@@ -690,7 +708,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       await this.#save();
     } catch (late) {
       if (late !== reason) return late;
-      await this.#save(this.#kept.at(-1));
+      await this.#save({ state: this.#kept.at(-1) });
     }
     return error;
   }

@@ -75,6 +75,9 @@ Deno.test("verbs that write files run with the rights to read and write, and scr
   const schedule = Deno.build.os === "windows" ? "cubic" : "scripts/examples/cubic_with_plateaus.ts";
   await asItself(["prune", "demo", "--sparsity", "0.2", ...SHORT, "--schedule", schedule, "--out", run, "--no-tuning"]);
   assert.ok(folder.has("run", "model.gguf"));
+  const swept = ["sweep", "demo", "--sparsities", "10%,20%", ...SHORT.slice(0, 4), "--batch", "1", "--seq", "32"];
+  await asItself([...swept, "--out", folder.at("sweep"), "--no-tuning"]);
+  assert.ok(folder.has("sweep", "sweep.html"));
   await asItself(["report", run, "--out", folder.at("report.html")]);
   await asItself(["export", `${run}/model`, "--out", folder.at("exported")]);
   assert.ok(folder.has("report.html") && folder.has("exported", "model.gguf"));

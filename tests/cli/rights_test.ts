@@ -18,6 +18,13 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
       ...["16", "--no-prompt", "--calibration", "none", "--limit-rows", "40", "--no-tuning"],
     ],
   ],
+  [
+    "sweep",
+    [
+      ...["--sparsities", "20%", "--method", "magnitude", "--steps", "0", "--batch", "1", "--seq", "16"],
+      ...["--no-prompt", "--limit-rows", "40", "--no-tuning"],
+    ],
+  ],
   ["experiment", ["--no-tuning"]],
   ["serve", ["--no-tuning"]],
 ];

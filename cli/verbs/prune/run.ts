@@ -24,8 +24,9 @@ import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/c
 import type { AskedOptions, PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
-import { followToFolder, pruneToFolder } from "../../../lib/run/prune_to_folder.ts";
-import { cutVocabularyToFolder } from "../../../lib/run/vocabulary_to_folder.ts";
+import { followToFolder, pruneToFolder, type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
+import { cutVocabularyToFolder, type VocabularyToFolderOptions } from "../../../lib/run/vocabulary_to_folder.ts";
+import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
@@ -50,7 +51,6 @@ import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } fr
 import { showSummary } from "./summary.ts";
 import { headsLine, paddedLine, targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
-import type { RunSummary } from "../../../lib/run/result.ts";
 
 /** The flag by which the folder decides whether its run is resumed. */
 const AUTO = "--resume=auto";
@@ -109,7 +109,9 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
   // Its address is printed on a line of its own, so that the user finds the page.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
-  const summary = earlier ?? await start(path, { flags, options, resolved, prompt, name, dashboard, ranks });
+  const work = { go: pruneToFolder, goAlone: cutVocabularyToFolder };
+  const driven = { flags, options, resolved, prompt, name, dashboard, ranks, ...work };
+  const summary = earlier ?? await startRun(path, driven);
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
@@ -123,7 +125,7 @@ async function decided({ mayDiffer, ...flags }: TypedFlags): Promise<RunFlags> {
 }
 
 /** What is measured beside held-out rows. */
-async function evaluationOf(
+export async function evaluationOf(
   { evalText, evalTasks, taskData, evalLimit }: TableFlags,
 ): Promise<Pick<PruneOptions, "evaluate">> {
   const text = evalText === undefined ? undefined : await readText(evalText);
@@ -137,7 +139,11 @@ type Inputs =
   & { readonly vocabulary?: string };
 
 /** Settings of a run, before its model and rows are read. */
-interface Driven {
+export interface Driven<T> {
+  /** Runs it, with all that is read and shown: `pruneToFolder`, or a sweep. */
+  readonly go: (model: Model, options: PruneToFolderOptions) => Promise<T>;
+  /** Cuts the vocabulary alone; null where that is refused before. */
+  readonly goAlone: ((model: Model, options: VocabularyToFolderOptions) => Promise<T>) | null;
   readonly flags: ChosenFlags;
   /** The options as the flags give them. */
   readonly options: AskedOptions;
@@ -150,8 +156,8 @@ interface Driven {
   readonly ranks: MpiRanks | null;
 }
 
-/** Loads the inputs and runs; null on a rank that is not the first. */
-async function start(path: string, driven: Driven): Promise<RunSummary | null> {
+/** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
+export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | null> {
   const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
   await modelInfo(disk, await modelPath(path));
   if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
@@ -227,7 +233,8 @@ async function vocabularyRows({ vocabData, textField, skipBroken }: ChosenFlags)
   return (await readRows(vocabData, given({ textField, skipBroken }))).rows;
 }
 
-function dataPathOf(
+/** The data of a run: the demo has its own. */
+export function dataPathOf(
   path: string,
   { data, units, vocabData }: Pick<TableFlags, "data" | "units" | "vocabData">,
 ): string {
@@ -268,9 +275,9 @@ async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
   }
 }
 
-async function drive(
+async function drive<T>(
   { model, signal, progress, listen, tune }: Loaded,
-  run: Driven & {
+  run: Driven<T> & {
     readonly rows: readonly Row[];
     readonly reading: DataReport;
     readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
@@ -279,7 +286,7 @@ async function drive(
     readonly needed: readonly Row[] | undefined;
     readonly origin: readonly OriginFile[];
   },
-): Promise<RunSummary | null> {
+): Promise<T | null> {
   const { flags, options: asked, resolved, rows, reading, beside, prompt, inputs, origin, name, dashboard, ranks } =
     run;
   const { out, resume, dtype, ggufDtype } = flags;
@@ -356,8 +363,8 @@ async function drive(
       progress.phase(text, share);
     },
   };
-  if (isAlone) return await cutVocabularyToFolder(model, { ...shared, size });
-  return await pruneToFolder(model, {
+  if (isAlone && run.goAlone) return await run.goAlone(model, { ...shared, size });
+  return await run.go(model, {
     ...shared,
     ...targetOf(flags, { name }),
     ...beside,
@@ -405,7 +412,7 @@ async function drive(
 }
 
 /** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */
-async function resumeCommand(): Promise<string> {
+export async function resumeCommand(): Promise<string> {
   if (Deno.args.includes(AUTO)) return [programAsRun(), ...Deno.args.map(shellWord)].join(" ");
   const words = await pinned(runWords()), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");

@@ -19,9 +19,14 @@ const MEASURED_SEQUENCES = 128;
 
 /** The selector of a one-shot method. */
 export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): UnitSelector {
-  const { model, table, options, trainer, weightTerms, harden, signal } = parts, { batch, seq, seed } = options;
+  const { model, table, options, trainer, weightTerms, harden, signal, work } = parts, { batch, seq, seed } = options;
   let source: WeightSource | null = null;
   const score = async (): Promise<OneShotScores> => {
+    const known = work?.scores ?? await measured();
+    if (work) work.scores = known;
+    return known;
+  };
+  const measured = async (): Promise<OneShotScores> => {
     // After a rollback the weights contain a compensation, which the scored model must not have.
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     const isMeasured = method === "wanda-sp" || method === "flap";

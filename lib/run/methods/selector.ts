@@ -13,6 +13,7 @@ import type { CalibrationData } from "../calibration.ts";
 import type { Model } from "../../model/model.ts";
 import { checkUnits, OUT_OF_ROWS, ROWS_FIX } from "./one_shot_scores.ts";
 import type { ResolvedOptions } from "../options/options.ts";
+import type { SharedWork } from "../shared_work.ts";
 import type { Trainer } from "../trainer.ts";
 import { sparsityOf } from "./kept.ts";
 import type { Rates } from "../contract.ts";
@@ -70,6 +71,8 @@ export interface SelectorParts {
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
   readonly signal?: AbortSignal | undefined;
+  /** What the run shares with others. */
+  readonly work?: SharedWork | undefined;
   /** Receives the share of the batches that are done. */
   readonly onScoring?: ((share: number) => void) | undefined;
 }

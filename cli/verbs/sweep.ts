@@ -1,0 +1,179 @@
+// `compresso sweep MODEL`: one run through several sparsities, and a table of quality against size.
+import type { CommandUnknownOpts } from "../packages.ts";
+import { join } from "node:path";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { given } from "../../lib/core/check_options.ts";
+import { exists } from "../../lib/files/exists.ts";
+import { isHubName } from "../../lib/hub/name.ts";
+import { sweep, SWEEP_FILE } from "../../lib/experiment/sweep.ts";
+import type { SweepResult } from "../../lib/experiment/sweep_points.ts";
+import { sweepTable } from "../../lib/experiment/sweep_report.ts";
+import { checkTogether, PRUNE_PATHS } from "../../lib/run/options/check.ts";
+import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import type { PruneOptions } from "../../lib/run/options/options.ts";
+import type { OptionPath } from "../../lib/run/options/table.ts";
+import { verb } from "../command.ts";
+import { fetchInputs, modelName } from "../hub.ts";
+import { promptText } from "../options/prompt.ts";
+import { addTableFlags, FLAG_PATHS, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
+import { type Parse, required, wrong } from "../options/values.ts";
+import { note, print, printJson } from "../terminal/output.ts";
+import { calibrationChoice } from "./prune/calibration.ts";
+import { dataPathOf, evaluationOf, resumeCommand, startRun } from "./prune/run.ts";
+import { refuseFile } from "./prune/run_folder.ts";
+
+/** Options of a run that a sweep has of its own, or that are of one run alone. */
+const NOT_HERE: readonly OptionPath[] = [
+  "sparsity",
+  "size.parameters",
+  "size.bytes",
+  "size.file.format",
+  "schedule",
+  "trustSchedule",
+  "mayDiffer",
+  "vocab.size",
+  "vocabData",
+  "dashboard",
+  "dashboardPort",
+];
+/** Default steps of the pruning stage, to the largest sparsity. */
+const STEPS = 200;
+
+interface SweepFlags extends TableFlags {
+  readonly sparsities?: readonly number[];
+  readonly recover?: true;
+  readonly export?: true;
+}
+
+/** Declares the verb. */
+export function sweepVerb(): CommandUnknownOpts {
+  const command = verb("sweep", {
+    description:
+      "Find out how far a model can be pruned: one run through several sparsities, with its quality at each.",
+    examples: [
+      "sweep demo --sparsities 10%,20%,30% --steps 60 --out runs/sweep",
+      "sweep path/to/model --data alpaca.json --sparsities 10%,20%,30%,40% --eval-text wiki.txt --out runs/sweep",
+      "sweep path/to/model --data alpaca.json --sparsities 0.1,0.3,0.5 --method taylor --recover --export --out runs/sweep",
+    ],
+    notes:
+      "Writes sweep.json, sweep.svg and sweep.html to --out, and of each sparsity a folder as of prune. The knee is " +
+      "the sparsity at which the share of all cutting that is done exceeds the share of the loss's whole rise most; past it, " +
+      "further cuts cost more than the mean one.",
+  })
+    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .option(
+      "--sparsities <list>",
+      "ascending shares to cut, such as 10%,20%,30% or 0.1,0.2,0.3",
+      shares("--sparsities"),
+    )
+    .option("--recover", "fine-tune the model at each sparsity, for --postfinetune steps")
+    .option("--export", "write the model of each sparsity");
+  const paths = FLAG_PATHS.filter((path) => !NOT_HERE.includes(path));
+  return addTableFlags(command, {
+    paths,
+    help: {
+      steps: "steps of the pruning stage, to the largest sparsity",
+      out: "folder for the results and a folder of each sparsity",
+      resume: "continue the sweep in --out, with the same options",
+      json: "print sweep.json at the end",
+    },
+  }).action(async (model: string, flags: SweepFlags) => await runSweep(model, flags));
+}
+
+async function runSweep(path: string, typed: SweepFlags): Promise<void> {
+  const out = required(typed.out, "--out"), sparsities = required(typed.sparsities, "--sparsities");
+  const { json, overwrite = false, resume: asked = false } = typed;
+  const recover = typed.recover === true, writesModels = typed.export === true;
+  const isThere = await exists(join(out, SWEEP_FILE)), resume = asked === "auto" ? isThere : asked;
+  checkExported(typed);
+  checkTogether(pruneOptionsOf(typed), { paths: PRUNE_PATHS });
+  await refuseFile(out);
+  const flags = { ...typed, out, steps: typed.steps ?? STEPS, resume, sparsity: sparsities.at(-1) },
+    prompt = await promptText(flags.prompt ?? true);
+  const options: PruneOptions = {
+    ...pruneOptionsOf(flags),
+    sparsity: sparsities.at(-1) ?? 0,
+    rows: [],
+    steps: flags.steps,
+    prompt,
+    ...await evaluationOf(flags),
+  };
+  const resolved = resolveOptions(options), name = `${modelName(path)} pruned by Compresso`;
+  if (isHubName(path)) dataPathOf(path, flags); // before a model is fetched
+  await fetchInputs({ model: [path], data: [flags.data, flags.calibration] }, { resumes: resume });
+  const calibration = await calibrationChoice({ ...flags, resume: false }, resolved);
+  const words = (sparsity: number): string => `${Number((100 * sparsity).toPrecision(6))} %`;
+  try {
+    const result = await startRun(path, {
+      flags: { ...flags, calibration },
+      options,
+      resolved,
+      prompt,
+      name,
+      dashboard: null,
+      ranks: null,
+      goAlone: null,
+      go: (model, run) => {
+        const { sparsity: _last, size: _none, schedule: _own, trustSchedule: _a, onScheduleLog: _b, ...rest } = run;
+        const { mayDiffer: _c, onReady: _d, export: files, ...others } = rest;
+        return sweep(model, {
+          ...others,
+          sparsities,
+          recover,
+          writesModels,
+          resume,
+          export: { ...files, replace: overwrite },
+          onPoint: (sparsity, { index, isDone }) =>
+            note(`${words(sparsity)}, ${index + 1} of ${sparsities.length}${isDone ? ": measured already" : ""}`),
+        });
+      },
+    });
+    if (!result) return;
+    if (json) printJson(result);
+    else show(result, out);
+  } catch (error) {
+    if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
+    throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
+  }
+}
+
+/** Refuses options of files that are not written. */
+function checkExported({ export: isWritten, dtype, saveAdapter }: SweepFlags): void {
+  const idle = Object.entries(given({ "--dtype": dtype, "--save-adapter": saveAdapter }))[0]?.[0];
+  if (isWritten || idle === undefined) return;
+  throw new CompressoError("usage", {
+    what: `cannot use ${idle}`,
+    rule: "it is of the models that --export writes",
+    value: "no --export",
+    fix: "leave it out, or add --export",
+  });
+}
+
+/** Prints the table as columns, and where the rest is. */
+function show(result: SweepResult, out: string): void {
+  const { head, rows } = sweepTable(result), all = [head, ...rows];
+  const widths = head.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)));
+  for (const row of all) print(row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd());
+  const { knee } = result;
+  print(
+    knee
+      ? `knee        ${
+        Number((100 * knee.sparsity).toPrecision(6))
+      } %: past it further cuts cost more than the mean one`
+      : "knee        none: the loss rises evenly, or not at all",
+  );
+  print(`results     ${out}/sweep.html, ${out}/sweep.svg, ${out}/${SWEEP_FILE}`);
+}
+
+/** Comma-separated shares in ascending order, in per cent or not. */
+function shares(option: string): Parse<readonly number[]> {
+  return (text) => {
+    const values = text.split(",").map((part) => {
+      const [, digits, percent] = /^\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*$/.exec(part) ?? [];
+      return digits === undefined ? NaN : Number(digits) / (percent ? 100 : 1);
+    });
+    const isRising = values.every((value, index) => value > (values[index - 1] ?? 0) && value < 1);
+    if (isRising) return values;
+    throw wrong(option, text, "ascending shares above 0 and below 1, such as 10%,20%,30%");
+  };
+}

@@ -1,0 +1,360 @@
+// A sweep: one run that passes through several sparsities, and what the model is worth at each.
+import { aimRun } from "../run/size_goal.ts";
+import { CompressoError, option } from "../core/errors.ts";
+import { given } from "../core/check_options.ts";
+import { digestOf } from "../core/digest.ts";
+import { isObject } from "../core/guards.ts";
+import { differencesOf, type Json, type RunIdentity } from "../core/identity.ts";
+import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
+import { exists, namesIn } from "../files/exists.ts";
+import { FolderLock } from "../files/lock.ts";
+import { readRows } from "../disk/rows.ts";
+import type { Model } from "../model/model.ts";
+import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE } from "../run/folder.ts";
+import { decidingOptions } from "../run/identity.ts";
+import { isOneShot, learnsBesideCalibration } from "../run/methods/names.ts";
+import type { ResolvedOptions, RunOptions } from "../run/options/options.ts";
+import { resolveOptions } from "../run/options/resolve.ts";
+import { type FolderOptions, type PruneToFolderOptions, runToFolder } from "../run/prune_to_folder.ts";
+import type { RunSummary } from "../run/result.ts";
+import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
+import { defineSchedule, type Schedule } from "../schedule/definition.ts";
+import { sourceDigest } from "../spec/source_digest.ts";
+import { type SweepPoint, sweepPoint, type SweepResult, sweepResult } from "./sweep_points.ts";
+import { sweepChart, sweepPage } from "./sweep_report.ts";
+
+/** Options of {@link sweep}: those of `pruneToFolder`, but for a target and a schedule, which a sweep has of its own. */
+export interface SweepOptions
+  extends
+    Omit<RunOptions, "checkpoint" | "calibration" | "schedule" | "trustSchedule" | "onScheduleLog" | "vocab" | "ranks">,
+    Omit<FolderOptions, "mayDiffer" | "resume" | "onReady"> {
+  /** Sparsities, in (0, 1), in ascending order. */
+  readonly sparsities: readonly number[];
+  /** Whether the model is fine-tuned at each sparsity, for `postfinetune` steps. Default false: as pruning left it. */
+  readonly recover?: boolean;
+  /** Whether the model of each sparsity is written. Default false: each has records and run.json alone. */
+  readonly writesModels?: boolean;
+  /** Whether to resume the sweep in `out`. */
+  readonly resume?: boolean;
+  /** Called before each sparsity, with its place from 0, and whether it was measured before. */
+  readonly onPoint?: (sparsity: number, place: { readonly index: number; readonly isDone: boolean }) => void;
+}
+
+/** File of a sweep's results. */
+export const SWEEP_FILE = "sweep.json";
+/** State at the end of a sparsity's pruning, at which the next one begins. */
+const STATE_FILE = "state.safetensors";
+
+/**
+ * Prunes to several sparsities in one run, and measures the model at each. Learned masks and gradual saliency go on from
+ * one sparsity to the next; a one-shot method scores its units once.
+ *
+ * Each sparsity has a folder `sparsity-N` in `out`, as of `pruneToFolder`; `sweep.json`, `sweep.svg` and `sweep.html`
+ * hold the results, and are there from the first sparsity on.
+ *
+ * @throws CompressoError("usage") for sparsities that are out of range, not ascending or out of reach, and for a folder
+ *   that holds another sweep, unless it is resumed or `export.replace` is set.
+ * @throws CompressoError("mismatch") where a resumed sweep has other options, rows or another model.
+ * @throws what `pruneToFolder` does.
+ * @example
+ * ```ts
+ * import { loadModel, openDevice, readRows } from "compresso";
+ * import { sweep } from "compresso/experiment";
+ * import { demoData } from "compresso/model";
+ *
+ * using device = await openDevice();
+ * using model = await loadModel("demo", { device });
+ * const { rows } = await readRows(demoData("train"), { limit: 40 }), out = await Deno.makeTempDir();
+ * const how = { rows, out, method: "magnitude", steps: 0, batch: 1, seq: 64 } as const;
+ * const { points, knee } = await sweep(model, { ...how, sparsities: [0.1, 0.3] });
+ * for (const { sparsity, parameters, heldout } of points) console.log(sparsity, parameters, heldout?.after);
+ * console.log(knee?.sparsity);
+ * await Deno.remove(out, { recursive: true });
+ * ```
+ */
+export async function sweep(model: Model, options: SweepOptions): Promise<SweepResult> {
+  const { sparsities, resume = false, out, onPoint } = options;
+  checkSparsities(sparsities);
+  const plan = planSweep(model, options), { replace = false } = options.export ?? {};
+  using lock = new FolderLock(out);
+  await lock.check();
+  const identity = await identityOf(model, options, plan);
+  if (resume) await checkSame(out, identity);
+  else if (await exists(`${out}/${SWEEP_FILE}`) && !replace) throw sweepThere(out);
+  await makeFolder(out);
+  await lock.take();
+  if (!resume) await clearSweep(out);
+  const types = given({ ggufDtype: options.export?.ggufDtype });
+  const work: SharedWork = { scores: null, dense: null }, points: SweepPoint[] = [];
+  for (const [index, sparsity] of sparsities.entries()) {
+    const folder = folderOf(out, sparsity), done = resume ? await finishedPoint(folder) : null;
+    onPoint?.(sparsity, { index, isDone: done !== null });
+    const summary = done ?? await runPoint(model, options, { plan, index, work });
+    points.push(sweepPoint(model, summary, { folder, ...types }));
+    const before = sparsities[index - 1];
+    if (before !== undefined) await remove(`${folderOf(out, before)}/${STATE_FILE}`);
+    const result = sweepResult(model, points, { method: plan.asked.method, ...types });
+    await writeFileAtomically(`${out}/${SWEEP_FILE}`, JSON.stringify({ identity, ...result }, null, 2) + "\n");
+    await writeFileAtomically(`${out}/sweep.svg`, sweepChart(result));
+    await writeFileAtomically(`${out}/sweep.html`, sweepPage(result));
+  }
+  return sweepResult(model, points, { method: plan.asked.method, ...types });
+}
+
+/** What all sparsities share, and where the pruning stage is at the end of each. */
+interface SweepPlan {
+  /** Options of a run to the largest sparsity, with all defaults. */
+  readonly asked: ResolvedOptions;
+  /** Steps of the pruning stage done at the end of each sparsity. */
+  readonly ends: readonly number[];
+  /** Whether each sparsity goes on from the one before; otherwise units are scored once and cut anew. */
+  readonly isStepwise: boolean;
+}
+
+/** Resolves the options, and refuses sparsities out of reach. */
+function planSweep(model: Model, options: SweepOptions): SweepPlan {
+  const { sparsities, recover = false, method = "compresso", steps, postfinetune = 0 } = options;
+  if (!recover && postfinetune > 0) {
+    throw new CompressoError("usage", {
+      what: `cannot use ${option("postfinetune")}`,
+      rule: "the last stage is of a sweep that recovers the model at each sparsity",
+      value: `${postfinetune} steps without recovery`,
+      fix: `leave ${option("postfinetune")} out, or recover`,
+    });
+  }
+  if (options.units?.includes("vocab")) {
+    throw new CompressoError("usage", {
+      what: "cannot sweep the vocabulary",
+      rule: "it is cut once, before the other units",
+      value: options.units.join(","),
+      fix: "cut it first, then sweep the model that this gives",
+    });
+  }
+  const isStepwise = !isOneShot(method), most = sparsities.at(-1) ?? 0;
+  const asked = resolveOptions({ ...plainOptions(options), sparsity: most }, model.spec, {
+    source: model.source,
+    ...given({ ggufDtype: options.export?.ggufDtype, dtype: options.export?.dtype }),
+  });
+  aimRun(model, asked);
+  const ends: number[] = [];
+  for (const sparsity of sparsities) ends.push(Math.max((ends.at(-1) ?? 0) + 1, Math.round(steps * sparsity / most)));
+  if (isStepwise && (ends.at(-1) ?? 0) > steps) {
+    throw new CompressoError("usage", {
+      what: `cannot use ${option("steps")}`,
+      rule: "the pruning stage has a step for each sparsity at least",
+      value: `${steps} steps, ${sparsities.length} sparsities`,
+      fix: "give more steps",
+      option: "steps",
+    });
+  }
+  return { asked, ends, isStepwise };
+}
+
+/** The options of a run without what a sweep has of its own. */
+function plainOptions(
+  { sparsities: _list, recover = false, writesModels: _writes, resume: _resume, onPoint: _onPoint, ...rest }:
+    SweepOptions,
+): RunOptions {
+  const { out: _out, export: _files, calibration, identity: _facts, checkpointEvery: _every, ...others } = rest;
+  const { onStart: _a, onRecord: _b, onPhase: _c, onCalibration: _d, ...run } = others;
+  const isBare = !recover && isOneShot(run.method ?? "compresso");
+  return {
+    ...run,
+    ...(recover ? {} : { postfinetune: 0 }),
+    ...(isBare ? { prefinetune: 0, steps: 0 } : {}),
+    ...(calibration === undefined || calibration === "none"
+      ? {}
+      : { calibration: calibration === "own" ? [] : calibration }),
+  };
+}
+
+/** Runs one sparsity into its folder. */
+async function runPoint(
+  model: Model,
+  options: SweepOptions,
+  { plan: { asked, ends, isStepwise }, index, work }: {
+    readonly plan: SweepPlan;
+    readonly index: number;
+    readonly work: SharedWork;
+  },
+): Promise<RunSummary> {
+  const { out, sparsities, writesModels = false, resume = false, export: files = {} } = options;
+  const sparsity = sparsities[index] ?? 0, before = sparsities[index - 1], folder = folderOf(out, sparsity);
+  const isBegun = resume && await exists(`${folder}/${CHECKPOINT_FILE}`), goesOn = isStepwise && before !== undefined;
+  if (goesOn && !isBegun) await beginAt(folderOf(out, before), folder);
+  const { calibration: _rows, ...plain } = plainOptions(options),
+    { onStart, onRecord, onPhase, onCalibration } = options;
+  const { method, start, rates: { mask, saliencyDecay } } = asked;
+  const learned = method === "compresso"
+    ? { rates: { ...options.rates, mask, ...(start === "saliency" ? { saliencyDecay } : {}) } }
+    : {};
+  const stepwise = {
+    steps: ends[index] ?? 0,
+    prefinetune: asked.prefinetune,
+    postfinetune: asked.postfinetune,
+    schedule: sweepSchedule(sparsities, { ends, warmup: asked.rates.warmup }),
+    ...learned,
+  };
+  const run: PruneToFolderOptions = {
+    ...plain,
+    ...(isStepwise ? stepwise : {}),
+    ...await calibrationOf(options, { index, asked }),
+    ...given({ onStart, onRecord, onPhase, onCalibration }),
+    ...given({ identity: options.identity, checkpointEvery: options.checkpointEvery }),
+    out: folder,
+    sparsity,
+    export: { ...files, replace: true },
+    resume: isBegun || goesOn,
+    ...(goesOn ? { mayDiffer: ["sparsity", "steps"] } : {}),
+  };
+  const isLast = index === sparsities.length - 1;
+  const ofMany: RunOfMany = {
+    work,
+    writesModel: writesModels,
+    ...(isStepwise && !isLast ? { keptState: `${folder}/${STATE_FILE}` } : {}),
+  };
+  await makeFolder(folder);
+  return await runToFolder(model, run, ofMany);
+}
+
+/** Calibration texts that the model wrote for the first sparsity serve all. */
+async function calibrationOf(
+  { calibration, out, sparsities }: SweepOptions,
+  { index, asked }: { readonly index: number; readonly asked: ResolvedOptions },
+): Promise<Pick<PruneToFolderOptions, "calibration">> {
+  const path = `${folderOf(out, sparsities[0] ?? 0)}/${CALIBRATION_FILE}`;
+  const isOwn = calibration === "own" && !learnsBesideCalibration(asked);
+  if (isOwn && index > 0 && await exists(path)) return { calibration: (await readRows(path)).rows };
+  return given({ calibration });
+}
+
+/** Puts the state at the end of a sparsity's pruning, its records and calibration texts into the folder of the next. */
+async function beginAt(before: string, folder: string): Promise<void> {
+  await makeFolder(folder);
+  for (const name of [RECORDS_FILE, CALIBRATION_FILE]) {
+    if (await exists(`${before}/${name}`)) await Deno.copyFile(`${before}/${name}`, `${folder}/${name}`);
+  }
+  const state = `${before}/${STATE_FILE}`, begun = `${folder}/${CHECKPOINT_FILE}`;
+  if (!await exists(state)) {
+    throw new CompressoError("input", {
+      what: `cannot go on from ${before}`,
+      rule: "it holds the state at the end of its pruning",
+      value: `there is no ${STATE_FILE}`,
+      fix: `start the sweep anew with ${option("export.replace")}`,
+    });
+  }
+  // A copy that was cut off must not be taken for a checkpoint.
+  await Deno.copyFile(state, `${begun}.part`);
+  await Deno.rename(`${begun}.part`, begun);
+}
+
+/**
+ * The schedule of a sweep: from each sparsity to the next by a cubic curve, which arrives after `warmup` of the steps
+ * between them; for the rest it holds, so that masks settle before they are cut.
+ */
+export function sweepSchedule(
+  sparsities: readonly number[],
+  { ends, warmup }: { readonly ends: readonly number[]; readonly warmup: number },
+): Schedule {
+  return defineSchedule({
+    sparsity: ({ step }) => {
+      const found = ends.findIndex((end) => step < end), at = found < 0 ? ends.length - 1 : found;
+      const start = ends[at - 1] ?? 0, from = sparsities[at - 1] ?? 0, to = sparsities[at] ?? 0;
+      const done = Math.min(1, (step - start + 1) / (warmup * ((ends[at] ?? 0) - start)));
+      return done >= 1 ? to : to + (from - to) * (1 - done) ** 3;
+    },
+  });
+}
+
+function checkSparsities(sparsities: readonly number[]): void {
+  const isList = Array.isArray(sparsities) && sparsities.length > 0;
+  const isRising = isList && sparsities.every((one, index) => one > (sparsities[index - 1] ?? 0) && one < 1);
+  if (isRising) return;
+  throw new CompressoError("usage", {
+    what: "cannot sweep these sparsities",
+    rule: "they are shares above 0 and below 1, in ascending order",
+    value: isList ? sparsities.join(", ") : "none",
+    fix: "try 0.1, 0.2, 0.3",
+  });
+}
+
+/** Folder of a sparsity. */
+function folderOf(out: string, sparsity: number): string {
+  return `${out}/sparsity-${Number((100 * sparsity).toPrecision(10))}`;
+}
+
+/** What a sweep has to share with the one that it resumes. */
+async function identityOf(
+  model: Model,
+  { sparsities, recover = false, writesModels = false, rows, evaluate = {}, identity = {}, calibration }: SweepOptions,
+  { asked }: SweepPlan,
+): Promise<RunIdentity> {
+  const { text = null, questions = null, taskData = null, tasks = [] } = evaluate;
+  const texts = typeof calibration === "object" ? calibration : [];
+  return {
+    ...decidingOptions(asked),
+    ...identity,
+    weights: identity["weights"] ?? await sourceDigest(model.source),
+    sparsities: [...sparsities],
+    recover,
+    writesModels,
+    rows: digestOf([...rows, ...texts].map((row) => JSON.stringify(row))),
+    calibration: typeof calibration === "string" ? calibration : `${texts.length} rows`,
+    evaluate: {
+      text: text === null ? null : digestOf([text]),
+      questions,
+      taskData,
+      tasks: tasks.map((task) => typeof task === "string" ? task : task.name),
+    },
+  } satisfies Record<string, Json | undefined>;
+}
+
+/** Refuses to resume another sweep. */
+async function checkSame(out: string, identity: RunIdentity): Promise<void> {
+  const path = `${out}/${SWEEP_FILE}`;
+  // Stopped before its first sparsity was measured, it has results of none.
+  if (!await exists(path)) return;
+  let found: unknown = null;
+  try {
+    found = JSON.parse(await Deno.readTextFile(path));
+  } catch { /* refused below */ }
+  const then = isObject(found) && isObject(found["identity"]) ? found["identity"] : null;
+  const differences = then === null ? ["it cannot be read"] : differencesOf(then as RunIdentity, identity);
+  if (differences.length === 0) return;
+  throw new CompressoError("mismatch", {
+    what: `cannot resume the sweep in ${out}`,
+    rule: "options, rows and model are those of the first run",
+    value: differences.join("; "),
+    fix: `give the same options, or another ${option("out")}`,
+  });
+}
+
+/** The summary of a sparsity that is done; null where it is not. */
+async function finishedPoint(folder: string): Promise<RunSummary | null> {
+  if (await exists(`${folder}/${CHECKPOINT_FILE}`) || !await exists(`${folder}/run.json`)) return null;
+  return JSON.parse(await Deno.readTextFile(`${folder}/run.json`));
+}
+
+/** Removes an earlier sweep. */
+async function clearSweep(out: string): Promise<void> {
+  for (const name of await namesIn(out)) {
+    if (/^(?:sweep\.(?:json|svg|html)|sparsity-[\d.e-]+)$/.test(name)) {
+      await Deno.remove(`${out}/${name}`, { recursive: true });
+    }
+  }
+}
+
+async function remove(path: string): Promise<void> {
+  if (await exists(path)) await Deno.remove(path);
+}
+
+function sweepThere(out: string): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot start a sweep in ${out}`,
+    rule: "the folder holds no earlier sweep",
+    value: `it holds ${SWEEP_FILE}`,
+    fix: `continue with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${
+      option("out")
+    }`,
+  });
+}

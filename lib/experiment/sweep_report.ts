@@ -1,0 +1,128 @@
+// A sweep as a table, a chart of quality against size, and a page with both.
+import { formatBytes, formatCount } from "../report/numbers.ts";
+import { lineChart } from "../report/line_chart.ts";
+import type { LineSeries } from "../report/line_panel.ts";
+import { pageHtml } from "../report/page.ts";
+import { escape, short } from "../report/svg.ts";
+import { type Table, tableHtml } from "../report/table.ts";
+import type { LossChange } from "../run/quality.ts";
+import { accuracyOf, type SweepPoint, type SweepResult } from "./sweep_points.ts";
+
+const ABSENT = "–";
+
+/** The table of a sweep: a row for the model before pruning, and one for each sparsity. */
+export function sweepTable({ dense, ggufDtype, points, knee }: SweepResult): Table {
+  const [first] = points, tasks = Object.keys(first?.tasks ?? {});
+  const of = (name: "text" | "heldout"): LossColumn[] => first?.[name] ? lossColumns(name) : [];
+  const columns: readonly LossColumn[] = [...of("heldout"), ...of("text")];
+  const size = ({ parameters, bytes }: Pick<SweepPoint, "parameters" | "bytes">): string[] => [
+    formatCount(parameters),
+    bytes === null ? ABSENT : formatBytes(bytes),
+  ];
+  const accuracies = (point: SweepPoint | undefined, which: 0 | 1): string[] =>
+    tasks.map((task) => {
+      const score = point && accuracyOf(point, task)?.[which];
+      return score ? `${short(100 * score.acc)} %` : ABSENT;
+    });
+  return {
+    caption: `Quality against size. ${knee ? `The knee is at ${share(knee.sparsity)}` : "There is no knee"}.`,
+    head: ["sparsity", "parameters", `GGUF, ${ggufDtype}`, ...columns.map(({ name }) => name), ...tasks],
+    rows: [
+      [
+        "0 %",
+        ...size(dense),
+        ...columns.map(({ dense: cell }) => first ? cell(first) : ABSENT),
+        ...accuracies(first, 0),
+      ],
+      ...points.map((point) => [
+        share(point.hard) + (point === knee ? " (knee)" : ""),
+        ...size(point),
+        ...columns.map(({ cell }) => cell(point)),
+        ...accuracies(point, 1),
+      ]),
+    ],
+  };
+}
+
+/** A chart of quality against size, as SVG. */
+export function sweepChart(result: SweepResult): string {
+  const { points, dense, knee, method } = result, millions = (parameters: number): number => parameters / 1e6;
+  const line = (name: string, lossOf: (point: SweepPoint) => LossChange | null): LineSeries[] => {
+    const [first] = points, start = first && lossOf(first);
+    if (!start) return [];
+    const at = (loss: LossChange, which: "before" | "after"): number => loss.bitsPerByte?.[which] ?? loss[which];
+    const measured = points.flatMap((point) => {
+      const loss = lossOf(point);
+      return loss ? [[millions(point.parameters), at(loss, "after")] as const] : [];
+    });
+    return [{ name, points: [[millions(dense.parameters), at(start, "before")], ...measured], style: { dots: true } }];
+  };
+  const series = [...line("held-out rows", ({ heldout }) => heldout), ...line("text", ({ text }) => text)];
+  const isBits = points.every(({ heldout, text }) => (text ?? heldout)?.bitsPerByte !== null);
+  return lineChart({
+    title: `Quality against size: ${method}`,
+    description: knee
+      ? `Before pruning at the right. Past the knee at ${
+        share(knee.sparsity)
+      }, further cuts cost more than the mean one.`
+      : "Before pruning at the right.",
+    x: { label: "parameters, millions" },
+    y: { label: isBits ? "bits per byte" : "loss, nats a token" },
+    series,
+    marks: knee ? [{ x: millions(knee.parameters), label: `knee, ${share(knee.sparsity)}` }] : [],
+  });
+}
+
+/** The page of a sweep: one HTML document, which asks for nothing from elsewhere. */
+export function sweepPage(result: SweepResult): string {
+  const { points, method } = result;
+  const links = points.map(({ hard, folder }) => `<li>${escape(`${share(hard)}: ${folder}`)}</li>`).join("");
+  return pageHtml({
+    title: "Sweep: quality against size",
+    note: `${points.length} sparsities, method ${method}.`,
+    content: `<section><h2>Result</h2>
+${tableHtml(sweepTable(result), "sweep-table")}
+</section>
+<section><h2>Chart</h2>
+<figure>${sweepChart(result)}</figure>
+</section>
+<section><h2>Runs</h2>
+<ul>${links}</ul>
+</section>`,
+    live: null,
+  });
+}
+
+interface LossColumn {
+  readonly name: string;
+  readonly dense: (point: SweepPoint) => string;
+  readonly cell: (point: SweepPoint) => string;
+}
+
+/** Columns about the loss on held-out rows or a text. */
+function lossColumns(name: "heldout" | "text"): LossColumn[] {
+  const of = name === "heldout" ? "held out" : "text";
+  const column = (what: string, value: (loss: LossChange, which: "before" | "after") => string): LossColumn => {
+    const cell = (which: "before" | "after") => (point: SweepPoint): string => {
+      const loss = point[name];
+      return loss ? value(loss, which) : ABSENT;
+    };
+    return { name: `${what}, ${of}`, dense: cell("before"), cell: cell("after") };
+  };
+  return [
+    column("loss", (loss, which) => loss[which].toFixed(3)),
+    column("rise at 95 %", (loss, which) => which === "after" ? interval(loss) : ABSENT),
+    column("perplexity", ({ perplexity }, which) => perplexity[which].toFixed(2)),
+    column("bits per byte", ({ bitsPerByte }, which) => bitsPerByte ? bitsPerByte[which].toFixed(3) : ABSENT),
+  ];
+}
+
+/** The 95 % confidence interval of the rise. */
+function interval({ difference: { low, high } }: LossChange): string {
+  const signed = (value: number): string => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
+  return Number.isFinite(low) ? `${signed(low)} to ${signed(high)}` : ABSENT;
+}
+
+function share(value: number): string {
+  return `${Number((100 * value).toFixed(1))} %`;
+}

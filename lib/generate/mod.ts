@@ -10,6 +10,17 @@ export { type FinishReason, generate, type GenerateOptions } from "./generate.ts
 export type { SamplingOptions } from "./sampling.ts";
 export type { TokenTimes } from "./timed_tokens.ts";
 
+// Many texts at once.
+export {
+  type BatchTextOptions,
+  createTextBatch,
+  generateMany,
+  type ManyRequest,
+  type ManyText,
+  type TextBatch,
+  type TextBatchOptions,
+} from "./many.ts";
+
 // Chats.
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./chat.ts";
 export type { ChatMessage } from "../text/chat_template.ts";

@@ -2,7 +2,6 @@
 import type { Device } from "../../gpu/device.ts";
 import { type CacheLimits, createCaches, mostPages, pageBytes, pagesOf } from "./cache.ts";
 import { createGeneralStep } from "./general.ts";
-import { notFinite } from "./pass.ts";
 import { runPrefill } from "./prefill.ts";
 import { createDecodeStep, type DecodeState, type DecodeStep, stepPlacement } from "./step.ts";
 import { strideOf } from "../padding.ts";
@@ -54,10 +53,8 @@ export interface DecodeBatch extends Disposable {
   ): Promise<readonly Float32Array<ArrayBuffer>[]>;
   /**
    * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
-   * that it chooses itself. Returns the most likely token after each, `count` for each sequence. May be called again
-   * before it resolves; the work then continues without a gap.
-   *
-   * @throws CompressoError("numeric") if the logits are not finite.
+   * that it chooses itself. Returns the most likely token after each, `count` for each sequence; null for a sequence
+   * whose logits are not finite. May be called again before it resolves; the work then continues without a gap.
    */
   greedy(
     rows: readonly BatchRow[] | null,
@@ -67,7 +64,7 @@ export interface DecodeBatch extends Disposable {
       /** See `Plan.run`. */
       readonly profile?: Map<string, number>;
     },
-  ): Promise<readonly (readonly number[])[]>;
+  ): Promise<readonly (readonly number[] | null)[]>;
 }
 
 /** What of a device bounds the caches. */
@@ -257,18 +254,18 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
         const all = await run(rows, { repeat: 1, signal }, () => device.readFloats(state.logits, rows.length * stride));
         return rows.map((_, row) => all.slice(row * stride, row * stride + spec.vocab));
       },
-      async greedy(rows, { count, signal, profile }): Promise<readonly (readonly number[])[]> {
+      async greedy(rows, { count, signal, profile }): Promise<readonly (readonly number[] | null)[]> {
         const read = (starts: readonly number[]): Promise<readonly ArrayBuffer[]> =>
           device.read(starts.map((start, row) => ({
             buffer: state.picks,
             byteOffset: 4 * (row * capacity + start),
             bytes: 4 * count,
           })));
-        const picks = (await run(rows, { repeat: count, signal, profile }, read)).map((bytes) => [
-          ...new Uint32Array(bytes),
-        ]);
-        if (picks.some((own) => own.includes(NO_PICK))) throw notFinite();
-        return picks;
+        const all = await run(rows, { repeat: count, signal, profile }, read);
+        return all.map((bytes) => {
+          const picks = [...new Uint32Array(bytes)];
+          return picks.includes(NO_PICK) ? null : picks;
+        });
       },
       [Symbol.dispose]: () => stack.dispose(),
     };

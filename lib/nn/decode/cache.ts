@@ -34,6 +34,11 @@ export function pagesOf(tokens: number): number {
   return Math.ceil(tokens / CACHE_KEYS);
 }
 
+/** Tokens that this many pages hold. */
+export function tokensOf(pages: number): number {
+  return pages * CACHE_KEYS;
+}
+
 /** Size in bytes of the keys, or the values, of one page, for each layer. */
 export function pageBytes(spec: DecoderSpec): readonly number[] {
   return spec.layers.map((layer) => layer.kvHeads === 0 ? 0 : 4 * CACHE_KEYS * strideOf(headWidths(spec, layer).kv));

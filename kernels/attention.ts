@@ -1,6 +1,7 @@
 // Causal attention, forward, with online softmax.
 import {
   type AttentionTile,
+  capped,
   chunks,
   dotOnto,
   headVectors,
@@ -16,14 +17,16 @@ import type { KernelSource } from "./source.ts";
 /**
  * Params of the three kernels, in order. `blocks` is one past the last block of queries of a dispatch, or its first
  * block of keys. `vectors` is the number of vec4 of a head (a param, so that loops over it stay loops). `window` is the
- * largest number of keys that a query attends to, including its own, from 1 to {@link NO_WINDOW}. `scale` is log2(e) /
- * √headDim.
+ * largest number of keys that a query attends to, including its own, from 1 to {@link NO_WINDOW}. `scale` is log2(e)
+ * times the factor of q·k (1 / √headDim by default), and `cap`, only with a soft cap, log2(e) times it.
  */
-export const ATTENTION_PARAMS = `struct Params {
+export function attentionParams({ isCapped = false }: Pick<AttentionTile, "isCapped">): string {
+  return `struct Params {
   seq: u32, ratio: u32, kvHeads: u32, first: u32,
   qStride4: u32, kvStride4: u32, blocks: u32, tokens: u32,
-  vectors: u32, window: u32, scale: f32,
+  vectors: u32, window: u32, scale: f32,${isCapped ? " cap: f32," : ""}
 }`;
+}
 
 /** The window of attention without a limit. The u32 distance from a key to an earlier query is larger than this. */
 export const NO_WINDOW = 2 ** 31;
@@ -58,7 +61,7 @@ export function attentionKernel(
     stride: "params.kvStride4",
     locate: (e) => ({ row: `base + min(${e}, params.seq - 1u)`, column: `kv * ${vectors}u` }),
   });
-  const code = `${ATTENTION_PARAMS}
+  const code = `${attentionParams(tile)}
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 ${keys.declare}
 @group(0) @binding(3) var<storage, read_write> o: array<vec4f>;
@@ -117,7 +120,7 @@ ${
 }
 `;
   return {
-    name: `attention-${variant}-${headDim}${trees ? "-trees" : ""}`,
+    name: `attention-${variant}-${headDim}${trees ? "-trees" : ""}${tile.isCapped ? "-capped" : ""}`,
     bindings: [
       ...["read", keys.binding, keys.binding, "storage", "storage"] as const,
       ...(trees ? ["read" as const] : []),
@@ -143,6 +146,9 @@ ${
         }
       }
     });
+    if (tile.isCapped) {
+      for (const r of rows) for (const k of steps) parts.push(`    s${r}_${k} = ${capped(`s${r}_${k}`)};`);
+    }
     if (trees) {
       for (const k of steps) parts.push(`    let e${k} = spans[base + min(j + ${k}u, params.seq - 1u)].y;`);
     }

@@ -1,8 +1,9 @@
 // Backward of causal attention: one kernel for delta and dq (lanes along queries), one for dk and dv (lanes along
 // keys).
-import { ATTENTION_PARAMS, FIRST_KEY } from "./attention.ts";
+import { attentionParams, FIRST_KEY } from "./attention.ts";
 import {
   type AttentionTile,
+  capped,
   chunks,
   dotOnto,
   headVectors,
@@ -14,6 +15,11 @@ import {
 } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
+
+/** The slope of a soft cap at a score that has it, as a factor. */
+function capSlope(score: string): string {
+  return ` * (1.0 - ${score} / params.cap * (${score} / params.cap))`;
+}
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];
@@ -33,7 +39,7 @@ export function attentionQueryGradKernel(tile: AttentionTile): KernelSource {
     stride: "params.kvStride4",
     locate: (e) => ({ row: `base + min(${e}, params.seq - 1u)`, column: `kv * ${vectors}u` }),
   });
-  const code = `${ATTENTION_PARAMS}
+  const code = `${attentionParams(tile)}
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 ${keys.declare}
 @group(0) @binding(3) var<storage, read> o: array<vec4f>;
@@ -97,7 +103,7 @@ ${
 }
 `;
   return {
-    name: `attention_query_grad-${variant}-${headDim}`,
+    name: `attention_query_grad-${variant}-${headDim}${tile.isCapped ? "-capped" : ""}`,
     bindings: ["read", keys.binding, keys.binding, "read", "read", "read", "storage", "storage", "uniform"],
     code,
   };
@@ -123,8 +129,10 @@ ${
     });
     for (const r of rows) {
       for (const k of steps) {
+        const s = `s${r}_${k}`, slope = tile.isCapped ? capSlope(s) : "";
+        if (tile.isCapped) parts.push(`    ${s} = ${capped(s)};`);
         parts.push(
-          `    let e${r}_${k} = select(0.0, exp2(s${r}_${k} - lse${r}) * (d${r}_${k} - delta${r}), t${r} - (j + ${k}u) < params.window);`,
+          `    let e${r}_${k} = select(0.0, exp2(${s} - lse${r}) * (d${r}_${k} - delta${r})${slope}, t${r} - (j + ${k}u) < params.window);`,
         );
       }
       for (const c of columns) {
@@ -156,7 +164,7 @@ export function attentionKeyGradKernel(tile: AttentionTile): KernelSource {
       return { row: `base + ${i} / params.ratio`, column: `(kv * params.ratio + ${i} % params.ratio) * ${vectors}u` };
     },
   });
-  const code = `${ATTENTION_PARAMS}
+  const code = `${attentionParams(tile)}
 ${queries.declare}
 @group(0) @binding(2) var<storage, read> k: array<vec4f>;
 @group(0) @binding(3) var<storage, read> v: array<vec4f>;
@@ -221,7 +229,7 @@ ${
 }
 `;
   return {
-    name: `attention_key_grad-${variant}-${headDim}`,
+    name: `attention_key_grad-${variant}-${headDim}${tile.isCapped ? "-capped" : ""}`,
     bindings: [queries.binding, queries.binding, "read", "read", "read", "read", "storage", "storage", "uniform"],
     code,
   };
@@ -258,9 +266,11 @@ ${
     });
     for (const r of rows) {
       for (const i of steps) {
+        const s = `s${r}_${i}`, slope = tile.isCapped ? capSlope(s) : "";
+        if (tile.isCapped) parts.push(`    ${s} = ${capped(s)};`);
         parts.push(
           `    let p${r}_${i} = select(0.0, exp2(s${r}_${i} - lse${i}), j + ${i}u - start${r} < reach && j + ${i}u < count);`,
-          `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i});`,
+          `    let e${r}_${i} = p${r}_${i} * (d${r}_${i} - delta${i})${slope};`,
         );
       }
       for (const c of columns) {

@@ -1,6 +1,6 @@
 // Attention of query tokens over a cache of keys and values in buffers.
 import { CACHE_KEYS } from "./attention_decode_texture.ts";
-import { dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
+import { capped, dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
 
@@ -15,6 +15,8 @@ export interface DecodeTile {
   readonly isMasked?: boolean;
   /** Each row is the next token of a separate sequence instead of the next token of the same sequence. */
   readonly ownCaches?: boolean;
+  /** Whether scores have a soft cap, as in `AttentionTile`. */
+  readonly isCapped?: boolean;
 }
 
 /**
@@ -30,7 +32,7 @@ export interface DecodeTile {
  * √headDim.
  */
 export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
-  const { headDim, lanes, isMasked = false, ownCaches = false } = tile;
+  const { headDim, lanes, isMasked = false, ownCaches = false, isCapped = false } = tile;
   const vectors = headVectors(headDim);
   const heads = range(tile.heads), columns = range(vectors);
   const by = Math.max(...range(8).map((i) => i + 1).filter((width) => vectors % width === 0));
@@ -38,7 +40,9 @@ export function decodeAttentionKernel(tile: DecodeTile): KernelSource {
   const part = range(by);
   const loop = `for (var c = 0u; c < params.vectors; c += ${by}u)`;
   const code =
-    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, perRow: u32, window: u32, first: u32, scale: f32 }
+    `struct Params { ratio: u32, heads: u32, capacity: u32, qStride4: u32, kvStride4: u32, vectors: u32, perRow: u32, window: u32, first: u32, scale: f32${
+      isCapped ? ", cap: f32" : ""
+    } }
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;
 @group(0) @binding(1) var<storage, read> k: array<vec4f>;
 @group(0) @binding(2) var<storage, read> v: array<vec4f>;
@@ -84,7 +88,7 @@ ${
 ${
       heads.map((g) =>
         `    var s${g} = ${columns.reduce<string | null>((sum, c) => dotOnto(sum, `q${g}_${c}`, `x_${c}`), null)};
-    let n${g} = max(m${g}, s${g});
+${isCapped ? `    s${g} = ${capped(`s${g}`)};\n` : ""}    let n${g} = max(m${g}, s${g});
     let a${g} = exp2(m${g} - n${g});
     let p${g} = exp2(s${g} - n${g});
     m${g} = n${g};
@@ -103,7 +107,9 @@ ${heads.map(merge).join("\n")}
 }
 `;
   return {
-    name: `attention_decode-${headDim}-${tile.heads}-${lanes}${isMasked ? "-masked" : ""}${ownCaches ? "-own" : ""}`,
+    name: `attention_decode-${headDim}-${tile.heads}-${lanes}${isMasked ? "-masked" : ""}${ownCaches ? "-own" : ""}${
+      isCapped ? "-capped" : ""
+    }`,
     bindings: ["read", "read", "read", "read", "read", ...(isMasked ? ["read" as const] : []), "storage", "uniform"],
     code,
   };

@@ -19,6 +19,13 @@ export interface AttentionTile {
   readonly rows: number;
   /** Streamed rows of one loop step. */
   readonly step: number;
+  /** Whether scores have a soft cap: params.cap · tanh(s / params.cap), both times log2(e). Default false. */
+  readonly isCapped?: boolean;
+}
+
+/** A score with its soft cap. tanh is 1 in f32 from 10 on; some drivers overflow for much larger values. */
+export function capped(score: string): string {
+  return `params.cap * tanh(clamp(${score} / params.cap, -10.0, 10.0))`;
 }
 
 /** Number of streamed texels to load before they are used. */

@@ -1,10 +1,9 @@
-// Cross-entropy of one chunk of rows: loss[m] = log Σ exp(logits[m]) − logits[m, target[m]]; rows with target < 0 have
-// loss 0. If params.gradient is 1, the gradient replaces the logits:
-//   logits := (softmax(logits) − onehot(target)) · state.lossScale, zero for rows without target.
+// Cross-entropy of one chunk of rows: loss[m] = log Σ exp(y[m]) − y[m, target[m]] for y = logit_of(logits); rows with
+// target < 0 have loss 0. If params.gradient is 1, the gradient replaces the logits:
+//   logits := (softmax(y) − onehot(target)) · state.lossScale · logit_slope(logits), zero for rows without target.
 // Shapes: logits [rows, stride]; targets [tokens] i32 and loss [tokens], read and written from params.firstRow; columns
 // ≥ vocab are padding.
 // Grid: one workgroup per row. Writes (=).
-struct Params { rows: u32, stride: u32, vocab: u32, firstRow: u32, gradient: u32 }
 @group(0) @binding(0) var<storage, read> targets: array<i32>;
 @group(0) @binding(1) var<storage, read> state: StepState;
 @group(0) @binding(2) var<storage, read_write> logits: array<f32>;
@@ -24,20 +23,21 @@ struct Params { rows: u32, stride: u32, vocab: u32, firstRow: u32, gradient: u32
     return;
   }
   var largest = -3.4e38;
-  for (var c = lane; c < params.vocab; c += GROUP) { largest = max(largest, logits[base + c]); }
+  for (var c = lane; c < params.vocab; c += GROUP) { largest = max(largest, logit_of(logits[base + c])); }
   let top = group_max(largest, lane);
   var sum = 0.0;
-  for (var c = lane; c < params.vocab; c += GROUP) { sum += exp(logits[base + c] - top); }
+  for (var c = lane; c < params.vocab; c += GROUP) { sum += exp(logit_of(logits[base + c]) - top); }
   let total = group_sum(sum, lane);
   // The difference first: it is exact where the two logits are close, however large they are.
-  if (lane == 0u) { loss[token] = log(total) + (top - logits[base + u32(wanted)]); }
+  if (lane == 0u) { loss[token] = log(total) + (top - logit_of(logits[base + u32(wanted)])); }
   if (params.gradient == 0u) { return; }
   workgroupBarrier();
   storageBarrier();
   for (var c = lane; c < params.stride; c += GROUP) {
     var value = 0.0;
-    if (c < params.vocab) { value = exp(logits[base + c] - top) / total; }
+    let raw = logits[base + c];
+    if (c < params.vocab) { value = exp(logit_of(raw) - top) / total; }
     if (c == u32(wanted)) { value -= 1.0; }
-    logits[base + c] = value * state.lossScale;
+    logits[base + c] = value * state.lossScale * logit_slope(raw);
   }
 }

@@ -26,6 +26,8 @@ import layerNormText from "./layer_norm.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
 import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
+import logitsCapped from "./logits_capped.wgsl" with { type: "text" };
+import logitsPlain from "./logits_plain.wgsl" with { type: "text" };
 import maskBoundsText from "./mask_bounds.wgsl" with { type: "text" };
 import maskExpandText from "./mask_expand.wgsl" with { type: "text" };
 import maskGatesText from "./mask_gates.wgsl" with { type: "text" };
@@ -56,6 +58,7 @@ import rmsNormBackwardText from "./rms_norm_backward.wgsl" with { type: "text" }
 import rotateAppendText from "./rotate_append.wgsl" with { type: "text" };
 import scaleText from "./scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
+import softCapText from "./soft_cap.wgsl" with { type: "text" };
 import statePrelude from "./state.wgsl" with { type: "text" };
 import sumText from "./sum.wgsl" with { type: "text" };
 import ungatedBackwardText from "./ungated_backward.wgsl" with { type: "text" };
@@ -171,12 +174,13 @@ export const columnStats = kernel("column_stats", block + columnStatsText, "read
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
-/** Cross-entropy of a chunk: bindings targets, state, logits → dlogits, loss, params. */
-export const crossEntropy = kernel(
-  "cross_entropy",
-  statePrelude + reduce(256) + crossEntropyText,
-  "read read storage storage uniform",
-);
+/** Cross-entropy of a chunk, of logits as they are or with a soft cap: bindings targets, state, logits → dlogits, loss, params. */
+export const crossEntropy: Readonly<Record<"plain" | "capped", KernelSource>> = {
+  plain: crossEntropyOf("cross_entropy", logitsPlain),
+  capped: crossEntropyOf("cross_entropy_capped", logitsCapped),
+};
+/** Soft cap in place: bindings x, params. */
+export const softCap = kernel("soft_cap", softCapText, "storage uniform");
 /**
  * Log-probabilities of a chunk, for a target and the most likely tokens: bindings targets, logits, chosen, ids, values,
  * params.
@@ -293,6 +297,10 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
     code: weightAccess(storage, 3) + text,
     bindings: ["read", "storage", "uniform", ...weightBindings(storage)],
   };
+}
+
+function crossEntropyOf(name: string, prelude: string): KernelSource {
+  return kernel(name, statePrelude + prelude + reduce(256) + crossEntropyText, "read read storage storage uniform");
 }
 
 function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {

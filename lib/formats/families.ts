@@ -10,6 +10,8 @@ export const MODEL_TYPES = [
   "ministral",
   "qwen2",
   "qwen3",
+  "gemma",
+  "gemma2",
   "gemma3_text",
   "phi3",
   "smollm3",
@@ -25,7 +27,7 @@ export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: [
 
 /** What to do about a model of another family. */
 export const GIVE_FAMILY =
-  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, Phi-3, SmolLM3, Granite, OPT, GPT-2 or GPT-NeoX (Pythia) family";
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OPT, GPT-2 or GPT-NeoX (Pythia) family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
 export const GGUF_ARCHS = [
@@ -37,6 +39,8 @@ export const GGUF_ARCHS = [
   "smollm3",
   "granite",
   "openelm",
+  "gemma",
+  "gemma2",
   "gemma3",
 ] as const;
 

@@ -10,9 +10,9 @@ import {
 import type { DeviceBuffer, DeviceTexture } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
-import { type Bound, f32, type Params, type Plan, u32 } from "../gpu/plan.ts";
+import { type Bound, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { scoreScale } from "./decode/attention.ts";
+import { scoreParams } from "./decode/attention.ts";
 
 export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
 export { ropeTable } from "../spec/rope.ts";
@@ -28,6 +28,8 @@ export interface AttentionShape {
   readonly headDim: number;
   /** Factor of q·k. Default: 1 / √headDim. */
   readonly scale?: number | undefined;
+  /** Soft cap of the scaled scores. Default: none. */
+  readonly softCap?: number | undefined;
   /**
    * Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all keys since
    * the start of its sequence.
@@ -184,7 +186,8 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
   const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
   if (pairs * seq === 0) return;
   const variant = options.variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
-  const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass] };
+  const capped = shape.softCap === undefined ? {} : { isCapped: true };
+  const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass], ...capped };
   const source = trees ? sourceOf(attentionKernel, tile, { trees }) : sourceOf(PASSES[pass].generate, tile);
   const kernel = compileKernel(plan.device, source);
   const streamed = variant === "texture" ? copied(plan, shape, options) : options.streamed;
@@ -216,7 +219,7 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
         hs / 4,
         window,
       ];
-      const params = [...integers.map(u32), f32(scoreScale(shape))];
+      const params = [...integers.map(u32), ...scoreParams(shape)];
       const cost = count * Math.min(pairCost, (end - from) * blockCost);
       plan.dispatch(kernel, bound(streamed, params), { groups: [end - from, count], cost });
     }

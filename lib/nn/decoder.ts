@@ -418,8 +418,8 @@ function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: n
 
 function attentionShape({ act, weights }: DecoderContext, { spec }: LayerWeights): AttentionShape {
   const { batch, seq } = act.shape;
-  const { heads, kvHeads, window } = spec, { headDim, scales } = weights.spec;
-  return { batch, seq, heads, kvHeads, headDim, window, scale: scales?.attention };
+  const { heads, kvHeads, window } = spec, { headDim, scales, softCaps } = weights.spec;
+  return { batch, seq, heads, kvHeads, headDim, window, scale: scales?.attention, softCap: softCaps?.attention };
 }
 
 function rotate(

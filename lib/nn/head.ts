@@ -6,7 +6,7 @@ import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
 import { recordNorm, recordNormBackward } from "./norm.ts";
-import { recordCopyRows, recordCrossEntropy, recordTopLogits } from "./ops.ts";
+import { recordCopyRows, recordCrossEntropy, recordSoftCap, recordTopLogits } from "./ops.ts";
 
 /** Rows of a product tile. */
 const ROW_TILE = 16;
@@ -106,8 +106,15 @@ export function recordLogits(
   recordHead(context, { rows });
 }
 
-/** act.logits = head(act.chunk). */
-function recordHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
+/** act.logits = head(act.chunk), with the model's soft cap. */
+function recordHead(context: DecoderContext, { rows }: { readonly rows: number }): void {
+  const { plan, weights: { spec }, act } = context, cap = spec.softCaps?.logits;
+  recordRawHead(context, { rows });
+  if (cap !== undefined) recordSoftCap(plan, act.logits, { count: rows * strideOf(spec.vocab), cap });
+}
+
+/** act.logits = head(act.chunk), without a soft cap. */
+function recordRawHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
   const stride = strideOf(weights.spec.hidden);
   plan.repeat(`head of ${rows} rows`, () =>
     recordLinear(
@@ -139,13 +146,14 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
         first,
         direction: "gather",
       });
-      recordHead(context, { rows });
+      recordRawHead(context, { rows });
       recordCrossEntropy(plan, { targets: act.targets, state, logits: act.logits, loss: act.loss }, {
         rows,
         stride: strideOf(spec.vocab),
         vocab: spec.vocab,
         firstRow: first,
         gradient,
+        cap: spec.softCaps?.logits,
       });
       if (gradient) recordLogitsBackward(context, { first, rows });
     });

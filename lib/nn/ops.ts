@@ -26,6 +26,7 @@ import {
   ROW_BLOCK,
   scale,
   scaleBackward,
+  softCap,
   topLogits,
   ungated,
   ungatedBackward,
@@ -393,21 +394,35 @@ export function recordColumnStats(
 export function recordCrossEntropy(
   plan: Plan,
   io: { targets: Span; state: Span; logits: Span; loss: Span },
-  { rows, stride, vocab, firstRow, gradient }: {
+  { rows, stride, vocab, firstRow, gradient, cap }: {
     readonly rows: number;
     readonly stride: number;
     readonly vocab: number;
     readonly firstRow: number;
     readonly gradient: boolean;
+    /** Soft cap of the logits. Default: none. */
+    readonly cap?: number | undefined;
   },
 ): void {
+  const params = [rows, stride, vocab, firstRow, gradient ? 1 : 0].map(u32);
   plan.dispatch(
-    compileKernel(plan.device, crossEntropy),
-    [io.targets, io.state, io.logits, io.loss, {
-      params: [u32(rows), u32(stride), u32(vocab), u32(firstRow), u32(gradient ? 1 : 0)],
-    }],
+    compileKernel(plan.device, crossEntropy[cap === undefined ? "plain" : "capped"]),
+    [io.targets, io.state, io.logits, io.loss, { params: cap === undefined ? params : [...params, f32(cap)] }],
     { groups: [rows], cost: 30 * rows * vocab },
   );
+}
+
+/** x := cap · tanh(x / cap) for the first `count` values. */
+export function recordSoftCap(
+  plan: Plan,
+  x: Span,
+  { count, cap }: { readonly count: number; readonly cap: number },
+): void {
+  const groups = Math.ceil(count / LANES), width = Math.min(groups, 32768);
+  plan.dispatch(compileKernel(plan.device, softCap), [x, { params: [u32(count), f32(cap)] }], {
+    groups: [width, Math.ceil(groups / width)],
+    cost: 20 * count,
+  });
 }
 
 /**

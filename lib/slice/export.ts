@@ -215,7 +215,7 @@ function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec):
   if (form === "compresso") return REMOTE_CODE;
   if (form === "ministral") return STOCK_5;
   const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  if (["opt", "gpt2", "gpt_neox", "gemma3_text"].includes(form)) return TRANSFORMERS_ALONE;
+  if (["opt", "gpt2", "gpt_neox"].includes(form) || form.startsWith("gemma")) return TRANSFORMERS_ALONE;
   const others = isNarrow || layers.some(({ window }) => window !== undefined);
   return others ? TRANSFORMERS_ALONE : STOCK;
 }
@@ -228,7 +228,7 @@ function ggufPrograms(
 ): string[] {
   const others = tokenizer === null ? [] : ggufDifferences(tokenizer), [window] = slidingWindows(spec);
   const texts = others.length === 0 ? [] : [`${others.join(" and ")}, as the folder's tokenizer does not`];
-  const limits = window === undefined || arch === "gemma3" ? [] : [
+  const limits = window === undefined || arch === "gemma2" || arch === "gemma3" ? [] : [
     `only for contexts of at most ${window} tokens: it ignores the sliding window of this architecture`,
   ];
   return ggufLoaders(arch, spec).map((program) => {

@@ -180,7 +180,9 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     layers: plans.map((plan) => plan.spec),
     normEps: hidden ? spec.normEps * ratio : spec.normEps,
     tied: isTied,
-    ...isFolded ? { scales: { ...scales, embedding: scales.embedding / Math.sqrt(ratio) } } : {},
+    ...isFolded
+      ? { scales: { ...scales, embedding: Math.sqrt(kept.length) * (scales.embedding / Math.sqrt(spec.hidden)) } }
+      : {},
   };
   return { spec: sliced, made: remaps };
 }

@@ -120,6 +120,13 @@ export interface DecoderSpec {
    * own. Changes no value: it chooses the class and architecture of exported files.
    */
   readonly fused?: true;
+  /** Bounds c: a score or logit x becomes c · tanh(x / c). */
+  readonly softCaps?: {
+    /** Of q·k times its factor. Absent: none. */
+    readonly attention?: number;
+    /** Of the output. Absent: none. */
+    readonly logits?: number;
+  };
   /** Longest context the model was trained for, in tokens. */
   readonly maxPosition: number;
   /** Token that begins a text, if any. */

@@ -25,8 +25,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, GraniteConfig, LlamaConfig, MinistralConfig,
-    MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
+    AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
+    LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -182,6 +182,23 @@ MODELS |= {
             embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.7, logits_scaling=3.0,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
+    # The gate and the scaled embedding alone.
+    "gemma": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: GemmaConfig(
+            hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=67, tie_word_embeddings=True, max_position_embeddings=128,
+            rms_norm_eps=1e-3, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, **COMMON),
+    },
+    # Soft caps that bend scores and logits, and a window by layer.
+    "gemma2": {
+        "dtype": torch.float32, "old": None, "shard": None,
+        "config": lambda: Gemma2Config(
+            hidden_size=36, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=45,
+            num_hidden_layers=3, vocab_size=71, tie_word_embeddings=True, max_position_embeddings=128,
+            rms_norm_eps=1e-3, sliding_window=9, query_pre_attn_scalar=7, attn_logit_softcapping=2.5,
+            final_logit_softcapping=6.0, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -205,7 +222,7 @@ def write_model(folder, recipe, generator):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             elif weight.dim() == 1:
                 # Gemma stores the weight of a norm without 1.
-                least = -0.5 if isinstance(model.config, Gemma3TextConfig) else 0.5
+                least = -0.5 if isinstance(model.config, (GemmaConfig, Gemma2Config, Gemma3TextConfig)) else 0.5
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + least)
             elif any(part in name for part in ("embed_", "lm_head", "wte", "wpe")):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))

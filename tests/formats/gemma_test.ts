@@ -1,4 +1,4 @@
-// Gemma 3 in folders and GGUFs: configurations as they are published, wrappers, and what each format can say.
+// Gemma in folders and GGUFs: configurations as they are published, wrappers, and what each format can say.
 import assert from "node:assert/strict";
 import { type DecoderSpec, tensorShapes } from "../../lib/spec/decoder.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
@@ -91,7 +91,7 @@ Deno.test("configurations of Gemma 3 as they are published have transformers' de
   for (
     const [change, error] of [
       [{ use_bidirectional_attention: true }, /use_bidirectional_attention/],
-      [{ final_logit_softcapping: 30 }, /final_logit_softcapping/],
+      [{ attn_logit_softcapping: 30 }, /attn_logit_softcapping: a gemma3_text does not have it/],
       [{ hidden_activation: "silu" }, /hidden_activation/],
       [{ attention_bias: true }, /attention_bias: it is false/],
       [
@@ -196,10 +196,16 @@ Deno.test("exportGguf() says why it writes no other shape of a Gemma 3", async (
   const [first, second] = GEMMA3.layers;
   assert.ok(first && second);
   const cases: readonly (readonly [DecoderSpec, RegExp])[] = [
-    [{ ...GEMMA3, layers: [first, { ...second, ffn: 32 }] }, /only gemma3 has .*got: layer 1: .*; fix: .* padded/],
-    [{ ...GEMMA3, layers: [first, second, first, first] }, /all but each n-th; got: local, full, local, local/],
+    [
+      { ...GEMMA3, layers: [first, { ...second, ffn: 32 }] },
+      /only those of Gemma have .*got: layer 1: .*; fix: .* padded/,
+    ],
+    [
+      { ...GEMMA3, layers: [first, second, first, first] },
+      /all but each n-th; got: local 16, full all, local 16, local 16/,
+    ],
     [{ ...GEMMA3, biases: ["o"] }, /no part has a bias; got: o/],
-    [{ ...GEMMA3, scales: {} }, /the model is a Gemma 3; got: it lacks/],
+    [{ ...GEMMA3, scales: {} }, /the model is a gemma3; got: it has other parts/],
   ];
   await inTemporaryFolder(async (folder) => {
     for (const [spec, error] of cases) {
@@ -208,6 +214,110 @@ Deno.test("exportGguf() says why it writes no other shape of a Gemma 3", async (
     const llama = { ...OPTIONS, arch: "llama" as const };
     await rejectsWith(exportGguf(randomSource(GEMMA3), `${folder}/a`, llama), "usage", /take arch gemma3/);
     const gemma = { ...OPTIONS, arch: "gemma3" as const };
-    await rejectsWith(exportGguf(randomSource(SPEC), `${folder}/a`, gemma), "usage", /the model is a Gemma 3/);
+    await rejectsWith(exportGguf(randomSource(SPEC), `${folder}/a`, gemma), "usage", /the model is a gemma3/);
+  });
+});
+
+const GEMMA2: DecoderSpec = {
+  ...SPEC,
+  layers: SPEC.layers.map((layer, index) => index === 1 ? layer : { ...layer, window: 16 }),
+  tied: true,
+  activation: "gelu_tanh",
+  normPlaces: "both",
+  scales: { embedding: Math.sqrt(SPEC.hidden) },
+  softCaps: { attention: 50, logits: 30 },
+};
+const GEMMA: DecoderSpec = {
+  ...SPEC,
+  tied: true,
+  activation: "gelu_tanh",
+  scales: { embedding: Math.sqrt(SPEC.hidden) },
+};
+
+Deno.test("configurations of Gemma and Gemma 2 as they are published have transformers' defaults for what they leave out", () => {
+  const sizes = {
+    head_dim: 256,
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_attention_heads: 8,
+    num_hidden_layers: 5,
+    num_key_value_heads: 4,
+    vocab_size: 256000,
+  };
+  const two = parseHfConfig({ ...sizes, model_type: "gemma2" }, { path: "config.json" });
+  assert.deepEqual(two.layers.map(({ window = null }) => window), [4096, null, 4096, null, 4096]);
+  assert.deepEqual([two.softCaps, two.scales], [{ attention: 50, logits: 30 }, { embedding: 48 }]);
+  assert.deepEqual([two.rope, two.tied, two.maxPosition, two.normPlaces, two.qkNorm], [
+    { base: 10000, scaling: { kind: "none" } },
+    true,
+    8192,
+    "both",
+    undefined,
+  ]);
+  const bare = { ...sizes, model_type: "gemma2", attn_logit_softcapping: null, query_pre_attn_scalar: 144 };
+  const other = parseHfConfig({ ...bare, sliding_window: 64 }, { path: "config.json" });
+  assert.deepEqual([other.softCaps, other.scales], [{ logits: 30 }, { embedding: 48, attention: 1 / 12 }]);
+  assert.equal(other.layers[0]?.window, 64);
+  // The first files of Gemma.
+  const one = parseHfConfig({ ...sizes, model_type: "gemma", hidden_act: "gelu" }, { path: "config.json" });
+  assert.deepEqual([one.activation, one.normPlaces, one.softCaps], ["gelu_tanh", undefined, undefined]);
+  assert.throws(
+    () => parseHfConfig({ ...sizes, model_type: "gemma", final_logit_softcapping: 30 }, { path: "config.json" }),
+    /final_logit_softcapping: a gemma does not have it/,
+  );
+});
+
+Deno.test("Gemma and Gemma 2 have stock folders and GGUFs of their own, and other shapes say why not", async () => {
+  const [slides, sees] = GEMMA2.layers;
+  assert.ok(slides && sees);
+  for (const [spec, form, arch] of [[GEMMA, "gemma", "gemma"], [GEMMA2, "gemma2", "gemma2"]] as const) {
+    const source = randomSource(spec);
+    await inTemporaryFolder(async (folder) => {
+      assert.equal((await exportHf(source, `${folder}/hf`, { dtype: "f32", tokenizer: null })).form, form);
+      const read = await openHfFolder(`${folder}/hf`);
+      assert.deepEqual(read.spec, spec);
+      await assertSameWeights(read, source, 1.2e-7);
+      assert.equal((await exportGguf(source, `${folder}/a.gguf`, OPTIONS)).arch, arch);
+      const file = await openGguf(`${folder}/a.gguf`);
+      assert.deepEqual(file.spec, spec);
+      await assertSameWeights(file, source);
+    });
+  }
+  for (
+    const spec of [
+      { ...GEMMA, scales: { ...GEMMA.scales, attention: 0.3 } },
+      { ...GEMMA, layers: [sees, slides] },
+      { ...GEMMA, softCaps: { logits: 30 } },
+      { ...GEMMA2, rope: { ...GEMMA2.rope, localBase: 5 }, layers: [sees, { ...slides, rope: "local" as const }] },
+    ]
+  ) {
+    assert.equal(formOf(spec), "compresso");
+    assert.deepEqual(parseHfConfig(hfConfig(spec, { dtype: "f32" }), { path: "config.json" }), spec);
+  }
+  const refused: readonly (readonly [DecoderSpec, RegExp])[] = [
+    [{ ...GEMMA2, softCaps: { logits: 30 } }, /the model is a gemma2; got: it has other parts/],
+    [{ ...GEMMA2, tied: false }, /the output head is the embedding; got: it is not/],
+    [{ ...GEMMA, tied: false }, /the output head is the embedding; got: it is not/],
+    [{ ...GEMMA, layers: [slides, sees] }, /no layer has a window; got: full 16, full all/],
+    [{ ...GEMMA2, layers: [slides, slides, sees, slides, sees] }, /all but each n-th/],
+  ];
+  await inTemporaryFolder(async (folder) => {
+    for (const [spec, error] of refused) {
+      await rejectsWith(exportGguf(randomSource(spec), `${folder}/a`, OPTIONS), "input", error);
+    }
+  });
+});
+
+Deno.test("a GGUF of a Gemma 2 has llama.cpp's caps, window and pattern where it says none, and another factor in q", async () => {
+  const spec: DecoderSpec = { ...GEMMA2, maxPosition: 8192, scales: { ...GEMMA2.scales, attention: 24 ** -0.5 } };
+  const layers = spec.layers.map((layer) => layer.window === undefined ? layer : { ...layer, window: 4096 });
+  await inTemporaryFolder(async (folder) => {
+    await exportGguf(randomSource({ ...spec, layers }), `${folder}/a.gguf`, OPTIONS);
+    const read = await openGguf(`${folder}/a.gguf`), name = "model.layers.1.self_attn.q_proj.weight";
+    assert.deepEqual(read.spec, { ...spec, layers, scales: GEMMA2.scales });
+    const stored = await read.read(name), own = await randomSource(spec).read(name);
+    // headDim is 6: (1/√24) / (1/√6) = 1/2.
+    assert.ok(stored.every((value, i) => Math.abs(value - (own[i] ?? NaN) / 2) < 1e-7));
+    assert.equal(read.metadata.get("gemma2.attention.sliding_window_pattern"), undefined);
   });
 });

@@ -289,12 +289,12 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
 
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [
-    { model_type: "gemma", bos_token_id: 2 },
-    /expected: model_type is llama, mistral, .*, compresso; got: model_type = "gemma"; fix: .* family$/,
+    { model_type: "gemma4", bos_token_id: 2 },
+    /expected: model_type is llama, mistral, .*, compresso; got: model_type = "gemma4"; fix: .* family$/,
   ],
   [
-    { model_type: "gemma2", hidden_act: "gelu_pytorch_tanh", final_logit_softcapping: 30, partial_rotary_factor: 1 },
-    /"gemma2"; of its other keys .*: final_logit_softcapping = 30, hidden_act = "gelu_pytorch_tanh"; fix/,
+    { model_type: "granite4", hidden_act: "gelu_pytorch_tanh", final_logit_softcapping: 30, partial_rotary_factor: 1 },
+    /"granite4"; of its other keys .*: final_logit_softcapping = 30, hidden_act = "gelu_pytorch_tanh"; fix/,
   ],
   [{ model_type: 7 }, /model_type: .*got: model_type = 7; fix: give a dense/],
   [

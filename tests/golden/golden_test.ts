@@ -42,6 +42,9 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "gemma3", baseDtype: "f32" },
   { name: "smollm3", baseDtype: "f32" },
   { name: "granite", baseDtype: "f32" },
+  { name: "gemma", baseDtype: "f32" },
+  // Scores that are bent beyond 2.5, logits beyond 6.
+  { name: "gemma2", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -205,6 +208,26 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       biases: ["q", "k", "v", "o", "up", "down"],
       activation: "relu",
     }],
+    ["gemma", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 1000, scaling: { kind: "none" } },
+      layers: layers(2, 3, { kvHeads: 1, ffn: 47 }),
+      maxPosition: 128,
+      activation: "gelu_tanh",
+      scales: { embedding: Math.sqrt(38) },
+    }],
+    ["gemma2", {
+      headDim: 10,
+      tied: true,
+      rope: { base: 1000, scaling: { kind: "none" } },
+      layers: [9, null, 9].map((window) => ({ heads: 4, kvHeads: 2, ffn: 45, ...(window ? { window } : {}) })),
+      maxPosition: 128,
+      activation: "gelu_tanh",
+      normPlaces: "both",
+      scales: { embedding: Math.sqrt(36), attention: 7 ** -0.5 },
+      softCaps: { attention: 2.5, logits: 6 },
+    }],
     ["gemma3", {
       headDim: 10,
       tied: true,
@@ -262,6 +285,7 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
     activation: undefined,
     normPlaces: undefined,
     scales: undefined,
+    softCaps: undefined,
   };
   const device = await sharedDevice();
   for (const [name, shape] of wanted) {
@@ -280,6 +304,7 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
         activation: spec.activation,
         normPlaces: spec.normPlaces,
         scales: spec.scales,
+        softCaps: spec.softCaps,
       },
       { ...absent, ...shape },
       name,

@@ -36,6 +36,14 @@ const WINDOWED: readonly AttentionShape[] = [
   { batch: 2, seq: 70, heads: 9, kvHeads: 3, headDim: 64, window: 33 },
 ];
 
+/** Scores with a factor of their own, and with soft caps that bend many or few of them. */
+const SCALED: readonly AttentionShape[] = [
+  { batch: 2, seq: 37, heads: 4, kvHeads: 2, headDim: 6, scale: 0.9 },
+  { batch: 3, seq: 7, heads: 4, kvHeads: 2, headDim: 6, softCap: 1.5 },
+  { batch: 1, seq: 130, heads: 3, kvHeads: 1, headDim: 10, softCap: 4, scale: 0.7, window: 33 },
+  { batch: 2, seq: 17, heads: 9, kvHeads: 3, headDim: 64, softCap: 50 },
+];
+
 /** Tiles for other widths than 64: they compile fast, and their odd step leaves a rest of the keys. */
 const SMALL = {
   forward: { lanes: 8, rows: 2, step: 3 },
@@ -72,6 +80,11 @@ for (const variant of ["texture", "workgroup"] as const) {
     for (const shape of WINDOWED) await compare(shape, { variant, scratch });
   });
 
+  Deno.test(`attention with a factor and a soft cap of scores and its backward match the oracle with the variant '${variant}'`, async () => {
+    using scratch = new AttentionScratch(device);
+    for (const shape of SCALED) await compare(shape, { variant, scratch });
+  });
+
   Deno.test(`a window of all keys has the bits of none, and one of one key no gradient of its score, with the variant '${variant}'`, async () => {
     using scratch = new AttentionScratch(device);
     const shape = { batch: 1, seq: 130, heads: 4, kvHeads: 2, headDim: 6 }, any = random(shape);
@@ -97,7 +110,9 @@ Deno.test("attention over a window costs what its keys do, in fewer dispatches",
 });
 
 Deno.test("the oracle's gradients match finite differences", () => {
-  for (const window of [1, 2, 3]) finiteDifferences({ batch: 1, seq: 3, heads: 4, kvHeads: 2, headDim: 2, window });
+  const shape = { batch: 1, seq: 3, heads: 4, kvHeads: 2, headDim: 2 };
+  for (const window of [1, 2, 3]) finiteDifferences({ ...shape, window });
+  finiteDifferences({ ...shape, scale: 0.4, softCap: 2 });
 });
 
 function finiteDifferences(shape: AttentionShape): void {

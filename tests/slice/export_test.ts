@@ -51,12 +51,12 @@ async function equalTensors(actual: WeightSource, expected: WeightSource, form?:
 
 /**
  * Models that no class of transformers has although all layers are alike. Heads that do not divide the hidden size are Mistral's, which has no biases,
- * or Qwen2's, which has those of q, k and v; not Gemma 3's.
+ * or Qwen2's, which has those of q, k and v; not those of Gemma with norms of outputs.
  */
-function isOddlyShaped({ hidden, layers: [first], biases = [], rope, activation }: DecoderSpec): boolean {
+function isOddlyShaped({ hidden, layers: [first], biases = [], rope, normPlaces, norm }: DecoderSpec): boolean {
   // Phi-3's class counts the factors of LongRoPE against hidden size / heads.
   if (rope.dims !== undefined) return Math.floor(0.6 * Math.floor(hidden / (first?.heads ?? 1))) !== rope.dims;
-  if (activation !== undefined) return hidden % (first?.heads ?? 1) !== 0;
+  if (normPlaces !== undefined || norm !== undefined) return hidden % (first?.heads ?? 1) !== 0;
   return biases.length > 0 && biases.join() !== "q,k,v" && hidden % (first?.heads ?? 1) !== 0;
 }
 

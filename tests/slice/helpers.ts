@@ -22,6 +22,8 @@ export const NAMES: readonly GoldenName[] = [
   "gqa_bias",
   "qwen2",
   "qwen3",
+  "gemma",
+  "gemma2",
   "gemma3",
   "ministral_window",
   "phi3",

@@ -7,6 +7,7 @@ import {
   layerOf,
   type LayerSpec,
   parameterCount,
+  projectionName,
   QWEN2_BIASES,
   ropeDims,
   tensorShapes,
@@ -19,13 +20,15 @@ import type { GgufArch } from "../families.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
 import {
   ATTENTION_KEY,
-  GEMMA3_PERIOD,
-  gemma3Scale,
+  GEMMA_ARCHS,
+  type GemmaArch,
+  gemmaScale,
   GRANITE_KEYS,
-  LOCAL_BASE,
   LOCAL_BASE_KEY,
+  LOGIT_CAP_KEY,
   MORE_EOS_KEY,
   ORIGINAL_KEY,
+  SCORE_CAP_KEY,
   SMOLLM3_STEP,
   turnsNeighbours,
   WINDOW_KEY,
@@ -185,8 +188,8 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
     throw new CompressoError("usage", { what: `cannot export as arch ${wanted}`, ...found });
   }
   const candidates = PREFERRED.filter((arch) => {
-    if (isGemma(spec)) return arch === "gemma3";
-    return arch !== "gemma3" && isNormed(arch) === (spec.qkNorm !== undefined) &&
+    if (isGemma(spec)) return arch === gemmaArch(spec);
+    return !GEMMA_ARCHS[arch] && isNormed(arch) === (spec.qkNorm !== undefined) &&
       (arch !== "phi3" || spec.fused === true) && (arch === "smollm3") === isWithoutRope(spec) &&
       (arch === "granite") === isGranite(spec);
   });
@@ -214,7 +217,7 @@ export function refuseUnlike(spec: DecoderSpec): void {
 function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
   const { qkNorm, rope: { dims } } = spec;
   const what = isGemma(spec)
-    ? "cannot write a GGUF: of llama.cpp's architectures only gemma3 has such norms and such a gate"
+    ? "cannot write a GGUF: of llama.cpp's architectures only those of Gemma have such a gate and such norms"
     : isGranite(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only granite has such factors"
     : isWithoutRope(spec)
@@ -229,9 +232,14 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
 }
 
 /** Whether a model has what of llama.cpp's architectures those of Gemma alone have. */
-function isGemma({ activation, normPlaces, scales, rope }: DecoderSpec): boolean {
-  return activation === "gelu_tanh" ||
-    [normPlaces, scales?.embedding, rope.localBase].some((part) => part !== undefined) && scales?.logits === undefined;
+function isGemma({ activation, normPlaces, scales, softCaps, rope }: DecoderSpec): boolean {
+  return activation === "gelu_tanh" || ([normPlaces, softCaps, scales?.embedding, rope.localBase]
+    .some((part) => part !== undefined) && scales?.logits === undefined);
+}
+
+/** The architecture of the Gemma that a model is most alike. */
+function gemmaArch({ normPlaces, qkNorm, rope }: DecoderSpec): "gemma" | "gemma2" | "gemma3" {
+  return qkNorm || rope.localBase !== undefined ? "gemma3" : normPlaces ? "gemma2" : "gemma";
 }
 
 /** Whether a model has factors that of llama.cpp's architectures granite alone has. */
@@ -253,6 +261,8 @@ function noGranite(spec: DecoderSpec): Misfit | null {
 const ALIKE = "export with the layout padded, or prune with the layout uniform";
 
 const PREFERRED: readonly GgufArch[] = [
+  "gemma",
+  "gemma2",
   "gemma3",
   "granite",
   "smollm3",
@@ -289,9 +299,10 @@ function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
   if (isGranite(spec)) {
     return { rule: "the model has no factors", value: "those of a Granite", fix: "take arch granite" };
   }
-  if (arch === "gemma3") return noGemma3(spec);
+  const gemma = GEMMA_ARCHS[arch];
+  if (gemma) return noGemma(spec, arch, gemma);
   if (isGemma(spec)) {
-    return { rule: "the model is no Gemma", value: "it has its norms or gate", fix: "take arch gemma3" };
+    return { rule: "the model is no Gemma", value: "it has its norms or gate", fix: `take arch ${gemmaArch(spec)}` };
   }
   if (isNormed(arch)) return noNorms(spec, arch);
   if (spec.qkNorm) {
@@ -310,29 +321,39 @@ function noNorms(spec: DecoderSpec, arch: GgufArch): Misfit | null {
   return noDivisors(spec, fix);
 }
 
-/** It is a whole Gemma 3: its layers are alike, and those with the local RoPE are all but each n-th. */
-function noGemma3(spec: DecoderSpec): Misfit | null {
-  const fix = "export as a Hugging Face folder";
-  const { activation, normPlaces, qkNorm, scales, biases, hidden, layers, rope } = spec, unlike = unlikeLayers(spec);
-  const isWhole = activation && normPlaces && qkNorm && rope.localBase !== undefined;
-  if (!isWhole || Math.abs((scales?.embedding ?? 1) / Math.sqrt(hidden) - 1) > 1e-6) {
-    return { rule: "the model is a Gemma 3", value: "it lacks a part of one", fix: "leave out the arch" };
-  }
+/** It is a whole Gemma of this architecture: its layers are alike, and those that slide are all but each n-th. */
+function noGemma(spec: DecoderSpec, arch: GgufArch, gemma: GemmaArch): Misfit | null {
+  const fix = "export as a Hugging Face folder", { hidden, layers, rope, scales, softCaps } = spec;
+  const isThree = arch === "gemma3", isTwo = arch === "gemma2", hasCaps = softCaps?.attention && softCaps.logits;
+  const isWhole = spec.activation === "gelu_tanh" && (spec.normPlaces !== undefined) === (isTwo || isThree) &&
+    (spec.qkNorm !== undefined) === isThree && (rope.localBase !== undefined) === isThree &&
+    (isTwo ? hasCaps : !softCaps) && Math.abs((scales?.embedding ?? 1) / Math.sqrt(hidden) - 1) <= 1e-6;
+  if (!isWhole) return { rule: `the model is a ${arch}`, value: "it has other parts", fix };
+  const unlike = unlikeLayers(spec);
   if (unlike) return { ...unlike, fix: ALIKE };
-  if (biases?.length) return { rule: "no part has a bias", value: biases.join(", "), fix };
-  if (localPeriod(layers) === null || layers.some(({ rope, window }) => rope !== "local" && window !== undefined)) {
-    const value = layers.map(({ rope }) => rope ?? "full").join(", ");
-    return { rule: "layers with a window and a RoPE of their own are all but each n-th", value, fix };
+  if (spec.biases?.length) return { rule: "no part has a bias", value: spec.biases.join(", "), fix };
+  if (!isThree && !spec.tied) return { rule: "the output head is the embedding", value: "it is not", fix };
+  const sees = layers.map(({ rope, window }) => `${rope ?? "full"} ${window ?? "all"}`).join(", ");
+  if (!isTwo && layers.some(({ rope, window }) => rope !== "local" && window !== undefined)) {
+    return {
+      rule: isThree ? "layers with a window have a RoPE of their own" : "no layer has a window",
+      value: sees,
+      fix,
+    };
+  }
+  if (gemma.period !== null && slidingPeriod(arch, layers) === null) {
+    return { rule: "layers with a window are all but each n-th", value: sees, fix };
   }
   return noDivisors(spec, fix);
 }
 
-/** The n such that all layers but each n-th have the local RoPE: 0 if all have it; null if there is none. */
-function localPeriod(layers: readonly LayerSpec[]): number | null {
-  const isLocal = layers.map(({ rope }) => rope === "local"), first = isLocal.indexOf(false);
-  if (first < 0) return layers.length < GEMMA3_PERIOD ? GEMMA3_PERIOD : 0;
+/** The n such that all layers but each n-th slide: 0 if all do; null if there is none. */
+function slidingPeriod(arch: GgufArch, layers: readonly LayerSpec[]): number | null {
+  const slides = layers.map(({ rope, window }) => arch === "gemma3" ? rope === "local" : window !== undefined);
+  const first = slides.indexOf(false), usual = GEMMA_ARCHS[arch]?.period ?? 0;
+  if (first < 0) return layers.length < usual ? usual : 0;
   const period = first + 1;
-  return isLocal.every((local, layer) => local === (layer % period < period - 1)) ? period : null;
+  return slides.every((own, layer) => own === (layer % period < period - 1)) ? period : null;
 }
 
 function unlikeLayers({ layers }: DecoderSpec): Misfit | null {
@@ -444,12 +465,18 @@ function modelMetadata(
     }
   }
   const [window] = slidingWindows(spec);
-  if (arch === "gemma3") {
-    // llama.cpp takes the local RoPE for layers with a window.
+  const usual = GEMMA_ARCHS[arch]?.period ?? null;
+  if (usual !== null) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window ?? spec.maxPosition);
-    metadata.set(`${arch}.${LOCAL_BASE_KEY}`, float(spec.rope.localBase ?? LOCAL_BASE));
-    const period = localPeriod(spec.layers);
-    if (period !== null && period !== GEMMA3_PERIOD) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
+    const period = slidingPeriod(arch, spec.layers);
+    if (period !== null && period !== usual) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
+    // llama.cpp takes the local RoPE for layers with a window.
+    const { rope: { localBase }, softCaps = {} } = spec;
+    const numbers = [[LOCAL_BASE_KEY, localBase], [SCORE_CAP_KEY, softCaps.attention], [
+      LOGIT_CAP_KEY,
+      softCaps.logits,
+    ]] as const;
+    for (const [key, value] of numbers) if (value !== undefined) metadata.set(`${arch}.${key}`, float(value));
   } else if (window !== undefined) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window);
     const pattern = spec.layers.map((layer) => layer.window !== undefined);
@@ -521,11 +548,10 @@ function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
   return [item(ROPE_FREQS, Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency)))];
 }
 
-/** The model's factor of q·k over that of arch gemma3, in the weights of norms of q; 1 in other tensors. */
-function queryScale(spec: DecoderSpec, canonical: string): number {
-  const layer = layerOf(canonical);
-  if (Number.isNaN(layer) || canonical !== headNormName(layer, "q")) return 1;
-  return (spec.scales?.attention ?? spec.headDim ** -0.5) / gemma3Scale(spec);
+/** The model's factor of q·k over that of an architecture of Gemma, in the last weights of q; 1 in other tensors. */
+function queryScale(spec: DecoderSpec, canonical: string, gemma: GemmaArch): number {
+  const layer = layerOf(canonical), name = spec.qkNorm ? headNormName(layer, "q") : projectionName(layer, "q");
+  return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / gemmaScale(gemma, spec) : 1;
 }
 
 async function tensorData(
@@ -541,8 +567,9 @@ async function tensorData(
   const { canonical, gguf, shape, arch } = tensor;
   // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
   if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
-  const data = await source.read(canonical), scale = arch === "gemma3" ? queryScale(source.spec, canonical) : 1;
-  // llama.cpp's factor of q·k goes by the shape: what differs goes into the weight of the norm of q.
+  const data = await source.read(canonical), gemma = GEMMA_ARCHS[arch];
+  const scale = gemma ? queryScale(source.spec, canonical, gemma) : 1;
+  // llama.cpp's factor of q·k goes by the shape: what differs goes into the weight of the norm of q, or of q.
   if (scale !== 1) return data.map((value) => value * scale);
   const projection = gguf.part?.projection;
   if (!turnsNeighbours(arch) || (projection !== "q" && projection !== "k")) return data;

@@ -26,13 +26,34 @@ export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "atte
 /** Key of the RoPE base of layers with a window, behind the architecture, and llama.cpp's value without it. */
 export const LOCAL_BASE_KEY = "rope.freq_base_swa", LOCAL_BASE = 1e4;
 
-/** Of as many layers of arch gemma3 the last has no window, where the file does not say it. */
-export const GEMMA3_PERIOD = 6;
+/** Keys of soft caps, behind the architecture, and llama.cpp's values of arch gemma2 without them. */
+export const SCORE_CAP_KEY = "attn_logit_softcapping", LOGIT_CAP_KEY = "final_logit_softcapping";
+const SCORE_CAP = 50, LOGIT_CAP = 30;
 
-/** llama.cpp's factor of q·k in arch gemma3, which goes by the number of layers of the largest Gemma 3. */
-export function gemma3Scale({ headDim, hidden, layers }: Pick<DecoderSpec, "headDim" | "hidden" | "layers">): number {
+/** What llama.cpp takes for granted of an architecture of Gemma. */
+export interface GemmaArch {
+  /** Of as many layers the last has no window, where the file does not say it; null without windows. */
+  readonly period: number | null;
+  /** The window where the file does not say it. */
+  readonly window: number;
+  /** Number of layers by which the largest model is known, whose factor of q·k is another one. */
+  readonly largest: number;
+}
+
+/** The architectures of Gemma. */
+export const GEMMA_ARCHS: Readonly<Partial<Record<GgufArch, GemmaArch>>> = {
+  gemma: { period: null, window: 0, largest: NaN },
+  gemma2: { period: 2, window: 4096, largest: 46 },
+  gemma3: { period: 6, window: 0, largest: 62 },
+};
+
+/** llama.cpp's factor of q·k in an architecture of Gemma. */
+export function gemmaScale(
+  { largest }: GemmaArch,
+  { headDim, hidden, layers }: Pick<DecoderSpec, "headDim" | "hidden" | "layers">,
+): number {
   const [first] = layers;
-  return first && layers.length === 62 ? Math.floor(hidden / first.heads) ** -0.5 : headDim ** -0.5;
+  return first && layers.length === largest ? Math.floor(hidden / first.heads) ** -0.5 : headDim ** -0.5;
 }
 
 /**
@@ -95,10 +116,10 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
-  const isGemma = arch === "gemma3", { window, slides } = windowsOf(file, { arch, maxPosition });
+  const isGemma3 = arch === "gemma3", { window, slides } = windowsOf(file, { arch, maxPosition });
   const layers = layersOf(file, arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
-    ...isGemma && slides(index) ? { rope: "local" as const } : {},
+    ...isGemma3 && slides(index) ? { rope: "local" as const } : {},
     ...arch === "smollm3" && (index + 1) % SMOLLM3_STEP === 0 ? { rope: "none" as const } : {},
   }));
   const firstHeads = layers[0]?.heads ?? 0;
@@ -149,14 +170,14 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     rope: {
       base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
-      ...isGemma
+      ...isGemma3
         ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : LOCAL_BASE }
         : {},
       ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),
-    ...arch === "qwen3" || arch === "openelm" || isGemma ? { qkNorm: "head" as const } : {},
-    ...isGemma ? gemmaParts({ headDim, hidden, layers }) : {},
+    ...arch === "qwen3" || arch === "openelm" || isGemma3 ? { qkNorm: "head" as const } : {},
+    ...gemmaParts(file, arch, { headDim, hidden, layers }),
     ...arch === "phi3" ? { fused: true as const } : {},
     ...arch === "granite" ? { scales: graniteScales(file, headDim) } : {},
     maxPosition,
@@ -191,15 +212,33 @@ function graniteScales(file: GgufFile, headDim: number): Required<NonNullable<De
   };
 }
 
-/** What arch gemma3 computes beyond norms of q and k heads. */
+/** What an architecture of Gemma computes beyond norms of q and k heads. */
 function gemmaParts(
+  file: GgufFile,
+  arch: GgufArch,
   spec: Pick<DecoderSpec, "headDim" | "hidden" | "layers">,
-): Pick<DecoderSpec, "activation" | "normPlaces" | "scales"> {
-  const { headDim, hidden } = spec, attention = gemma3Scale(spec);
+): Pick<DecoderSpec, "activation" | "normPlaces" | "scales" | "softCaps"> {
+  const gemma = GEMMA_ARCHS[arch];
+  if (!gemma) return {};
+  const { headDim, hidden } = spec, attention = gemmaScale(gemma, spec), keys = metadataReader(file);
+  const cap = (key: string, fallback: number): number => {
+    const own = `${arch}.${key}`, value = file.metadata.has(own) ? keys.decimal(own) : fallback;
+    keys.check(own, value, (value) => value >= 0, "a number from 0 on");
+    return value;
+  };
+  const isTwo = arch === "gemma2", scores = isTwo ? cap(SCORE_CAP_KEY, SCORE_CAP) : 0;
+  const logits = arch === "gemma" ? 0 : cap(LOGIT_CAP_KEY, isTwo ? LOGIT_CAP : 0);
+  if (isTwo && (scores === 0 || logits === 0)) {
+    const rule = `${arch}.${SCORE_CAP_KEY} and ${arch}.${LOGIT_CAP_KEY} are above 0`;
+    throw ggufError(file.path, { rule, value: `${scores}, ${logits}` });
+  }
   return {
     activation: "gelu_tanh",
-    normPlaces: "both",
+    ...arch === "gemma" ? {} : { normPlaces: "both" as const },
     scales: { embedding: Math.sqrt(hidden), ...attention === headDim ** -0.5 ? {} : { attention } },
+    ...scores > 0 || logits > 0
+      ? { softCaps: { ...scores > 0 ? { attention: scores } : {}, ...logits > 0 ? { logits } : {} } }
+      : {},
   };
 }
 
@@ -214,19 +253,19 @@ function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
 
 /**
  * The window, undefined where it is no shorter than the context, and which layers slide: a list, or a number n for all
- * but each n-th. llama.cpp knows the keys, but gives no architecture here a window, whatever they say, except gemma3.
+ * but each n-th. llama.cpp knows the keys, but gives no architecture here a window, whatever they say, except gemma2 and gemma3.
  */
 function windowsOf(
   file: GgufFile,
   { arch, maxPosition }: { readonly arch: GgufArch; readonly maxPosition: number },
 ): { readonly window: number | undefined; readonly slides: (layer: number) => boolean } {
   const keys = metadataReader(file), windowKey = `${arch}.${WINDOW_KEY}`, patternKey = `${arch}.${WINDOW_PATTERN_KEY}`;
-  const window = keys.number(windowKey, 0);
+  const gemma = GEMMA_ARCHS[arch], window = keys.number(windowKey, gemma?.window ?? 0);
   keys.check(windowKey, window, (value) => Number.isInteger(value) && value >= 0, "a whole number from 0 on");
   if (window === 0) return { window: undefined, slides: () => false };
   const shown = window < maxPosition ? window : undefined, pattern = file.metadata.get(patternKey);
   if (Array.isArray(pattern)) return { window: shown, slides: (layer) => pattern[layer] === true };
-  const period = keys.number(patternKey, arch === "gemma3" ? GEMMA3_PERIOD : 0);
+  const period = keys.number(patternKey, gemma?.period ?? 0);
   keys.check(
     patternKey,
     period,

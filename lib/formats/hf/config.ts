@@ -58,6 +58,8 @@ const HF_ACTIVATIONS = {
 
 /** The activations that are supported of each model type that has not silu, its default first. */
 const ACTIVATIONS: Readonly<Record<string, readonly [Activation, ...Activation[]]>> = {
+  gemma: ["gelu_tanh"],
+  gemma2: ["gelu_tanh"],
   gemma3_text: ["gelu_tanh"],
   opt: ["relu"],
   gpt2: ["gelu_tanh", "gelu", "relu"],
@@ -88,8 +90,9 @@ const CONFIG = z.looseObject({
   // Of Gemma.
   query_pre_attn_scalar: z.number().positive().nullish(),
   use_bidirectional_attention: z.literal(false).nullish(),
-  attn_logit_softcapping: z.null().optional(),
-  final_logit_softcapping: z.null().optional(),
+  // Of Gemma and of compresso.
+  attn_logit_softcapping: z.number().positive().nullish(),
+  final_logit_softcapping: z.number().positive().nullish(),
   // Of GPT-2.
   scale_attn_weights: z.literal(true).nullish(),
   scale_attn_by_inverse_layer_idx: z.literal(false).nullish(),
@@ -144,8 +147,8 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   const windows = windowsIn(config, maxPosition, fail);
   const headDim = (isImplied ? config.head_dim : null) ??
     (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
-  const isGemma = config.model_type === "gemma3_text";
-  const hasQkNorm = config.model_type === "qwen3" || isGemma || config.qk_norm === "head";
+  const isGemma3 = config.model_type === "gemma3_text";
+  const hasQkNorm = config.model_type === "qwen3" || isGemma3 || config.qk_norm === "head";
   const ropeContext = { maxPosition, headDim, path: files.path };
   const ropes = ropesOf(config, fail);
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
@@ -185,7 +188,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     })),
     normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
     ...family,
-    rope: family.positions ? NO_ROPE : isGemma ? layeredRope(given, ropeContext) : {
+    rope: family.positions ? NO_ROPE : isGemma3 ? layeredRope(given, ropeContext) : {
       ...ropeOf(given, ropeContext),
       ...config.local_rope_theta ? { localBase: config.local_rope_theta } : {},
     },
@@ -193,6 +196,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     ...hasQkNorm ? { qkNorm: "head" as const } : {},
     ...config.model_type === "phi3" || config.fused ? { fused: true as const } : {},
     ...scalesOf(config, headDim),
+    ...softCapsOf(config, fail),
     maxPosition,
     bosId,
     eosIds: [...eosIds],
@@ -201,17 +205,17 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
 }
 
 /** What transformers takes for keys that a configuration leaves out: published ones of Gemma leave out most. */
+const GEMMA_DEFAULTS = { head_dim: 256, bos_token_id: 2, eos_token_id: 1, pad_token_id: 0, tie_word_embeddings: true };
 const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
-  gemma3_text: {
-    vocab_size: 262208,
+  gemma: GEMMA_DEFAULTS,
+  gemma2: {
+    ...GEMMA_DEFAULTS,
     num_attention_heads: 8,
-    head_dim: 256,
     query_pre_attn_scalar: 256,
-    bos_token_id: 2,
-    eos_token_id: 1,
-    pad_token_id: 0,
-    tie_word_embeddings: true,
+    attn_logit_softcapping: 50,
+    final_logit_softcapping: 30,
   },
+  gemma3_text: { ...GEMMA_DEFAULTS, vocab_size: 262208, num_attention_heads: 8, query_pre_attn_scalar: 256 },
   gpt2: {
     vocab_size: 50257,
     n_embd: 768,
@@ -234,7 +238,23 @@ const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
 };
 
 function withDefaults(json: unknown): unknown {
-  return isObject(json) ? { ...TYPE_DEFAULTS[String(json["model_type"])], ...json } : json;
+  if (!isObject(json)) return json;
+  const whole = { ...TYPE_DEFAULTS[String(json["model_type"])], ...json };
+  // The first files of Gemma say this and mean its tanh form, which transformers takes too.
+  return whole["model_type"] === "gemma" && whole["hidden_act"] === "gelu"
+    ? { ...whole, hidden_act: "gelu_pytorch_tanh" }
+    : whole;
+}
+
+/** The soft caps of a Gemma 2, and of the output of a Gemma 3. */
+function softCapsOf(config: Config, fail: Fail): Pick<DecoderSpec, "softCaps"> {
+  const { model_type: type, attn_logit_softcapping: attention, final_logit_softcapping: logits } = config;
+  const has = (types: readonly string[]): boolean => types.includes(type) || type === "compresso";
+  if (attention && !has(["gemma2"])) fail("attn_logit_softcapping", `a ${type} does not have it`);
+  if (logits && !has(["gemma2", "gemma3_text"])) fail("final_logit_softcapping", `a ${type} does not have it`);
+  if (attention && config.qk_norm) fail("attn_logit_softcapping", "q and k heads have no norms");
+  if (!attention && !logits) return {};
+  return { softCaps: { ...attention ? { attention } : {}, ...logits ? { logits } : {} } };
 }
 
 /** The factors of a Gemma follow from its sizes; a Granite says them. */
@@ -251,9 +271,11 @@ function scalesOf(config: Config, headDim: number): Pick<DecoderSpec, "scales"> 
     };
   }
   const { residual_multiplier: residual, logits_scaling: logits } = model_type === "compresso" ? config : {};
-  const isGemma = model_type === "gemma3_text";
+  const isGemma = model_type.startsWith("gemma");
   const embedding = isGemma ? Math.sqrt(hidden_size) : embedding_scale;
-  const attention = isGemma && scalar && scalar !== headDim ? scalar ** -0.5 : attention_scale;
+  const attention = isGemma && model_type !== "gemma" && scalar && scalar !== headDim
+    ? scalar ** -0.5
+    : attention_scale;
   if (!embedding && !attention && !residual && !logits) return {};
   return {
     scales: {
@@ -271,6 +293,8 @@ const MAX_POSITIONS = {
   ministral: 131072,
   qwen2: 32768,
   qwen3: 32768,
+  gemma: 8192,
+  gemma2: 8192,
   gemma3_text: 131072,
   opt: 2048,
   gpt2: 1024,
@@ -318,7 +342,8 @@ function familyOf(
     };
   }
   if (!known.includes(activation)) fail("hidden_act", `a supported ${type} has ${known.join(" or ")}`);
-  if (type === "gemma3_text") return { activation: "gelu_tanh", normPlaces: "both" };
+  if (type === "gemma") return { activation: "gelu_tanh" };
+  if (type.startsWith("gemma")) return { activation: "gelu_tanh", normPlaces: "both" };
   const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;
   if (type === "gpt2") return { ...plain, positions: { offset: 0 } };
   if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: true as const } : {} };
@@ -359,7 +384,7 @@ const NO_ROPE: DecoderSpec["rope"] = { base: 10000, scaling: { kind: "none" } };
 /** Biases go by model type: what a type ignores in its config is refused. */
 function biasesOf(config: Config, fail: Fail): Projection[] {
   const { model_type, attention_bias, mlp_bias, ungated_mlp, enable_bias } = config;
-  if (model_type === "gemma3_text" && attention_bias) {
+  if (model_type.startsWith("gemma") && attention_bias) {
     fail(
       "attention_bias",
       "it is false: no Gemma that was published has it, and outputs with a bias are not normalised",
@@ -424,6 +449,8 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       ministral: 8,
       qwen2: 32,
       qwen3: 32,
+      gemma: 16,
+      gemma2: 4,
       gemma3_text: 4,
       phi3: heads,
       smollm3: 4,

@@ -22,12 +22,12 @@ import { layeredRopeConfig, ropeConfig } from "./rope_export.ts";
 import { pack, packedTensors } from "./packed.ts";
 import {
   ACTIVATION_NAMES,
-  isGemma3,
+  gemmaForm,
+  gemmaKeys,
   layerNormBiases,
   layerNormConfig,
   type LayerNormForm,
   layerNormForm,
-  queryScalar,
 } from "./stock_config.ts";
 import { storedName, storedPlus } from "./stored.ts";
 import { windowKeys } from "./windows.ts";
@@ -50,6 +50,8 @@ export type HfForm =
   | "ministral"
   | "qwen2"
   | "qwen3"
+  | "gemma"
+  | "gemma2"
   | "gemma3_text"
   | "phi3"
   | "smollm3"
@@ -78,7 +80,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
- * for norms of q and k heads, Qwen2 for its biases, Gemma 3 for norms of outputs, OPT, GPT-2 or GPT-NeoX for LayerNorm, else Llama, or Mistral where
+ * for norms of q and k heads, Qwen2 for its biases, Gemma for its gate and norms, OPT, GPT-2 or GPT-NeoX for LayerNorm, else Llama, or Mistral where
  * heads do not divide the hidden size,
  * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
@@ -219,7 +221,7 @@ export function formOf(spec: DecoderSpec): HfForm {
   if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
-  if (!isLlamaLike(spec)) return isGemma3(spec) ? "gemma3_text" : isGranite(spec) ? "granite" : "compresso";
+  if (!isLlamaLike(spec)) return isGranite(spec) ? "granite" : gemmaForm(spec) ?? "compresso";
   if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
   if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
@@ -256,8 +258,10 @@ function hasRopeEverywhere({ layers }: DecoderSpec): boolean {
 
 /** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
 function isLlamaLike(spec: DecoderSpec): boolean {
-  const { norm, normPlaces, activation, ungated, parallel, positions, scales, rope } = spec;
-  return [norm, normPlaces, activation, ungated, parallel, positions, scales, rope.localBase].every((part) => !part);
+  const { norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope } = spec;
+  return [norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope.localBase].every((part) =>
+    !part
+  );
 }
 
 /**
@@ -350,6 +354,8 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   ministral: "Ministral",
   qwen2: "Qwen2",
   qwen3: "Qwen3",
+  gemma: "Gemma",
+  gemma2: "Gemma2",
   gemma3_text: "Gemma3",
   opt: "OPT",
   gpt2: "GPT2",
@@ -364,18 +370,22 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
 function formKeys(form: Exclude<HfForm, LayerNormForm>, spec: DecoderSpec): Json {
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
+  if (form === "gemma") return gemmaKeys(form, spec);
   if (form === "granite") return { attention_bias, mlp_bias, ...graniteFactors(spec) };
   return {
-    ...form === "qwen3" || form === "gemma3_text" || form === "smollm3" ? { attention_bias } : {},
-    ...form === "gemma3_text" ? { query_pre_attn_scalar: queryScalar(spec) } : {},
+    ...form === "qwen3" || form === "smollm3" ? { attention_bias } : {},
+    ...form === "gemma2" || form === "gemma3_text" ? gemmaKeys(form, spec) : {},
     ...form === "smollm3" ? { mlp_bias, ...ropeLayers(spec) } : {},
     ...windowKeys(form, spec),
   };
 }
 
-/** Writes 8 as 8.0 where transformers 4 expects a float and warns of an integer. */
+/** Writes 8 as 8.0 where transformers expects a float: 4 warns of an integer, 5 refuses some. */
 function withFloats(json: string): string {
-  return json.replace(/"(factor|low_freq_factor|high_freq_factor|rope_theta)": (\d+)(?=[,\n])/g, '"$1": $2.0');
+  return json.replace(
+    /"(factor|low_freq_factor|high_freq_factor|rope_theta|\w+_softcapping)": (\d+)(?=[,\n])/g,
+    '"$1": $2.0',
+  );
 }
 
 function remoteCode(spec: DecoderSpec): Json {
@@ -389,6 +399,8 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.normPlaces ? { norm_places: spec.normPlaces } : {},
     ...spec.scales?.embedding ? { embedding_scale: spec.scales.embedding } : {},
     ...spec.scales?.attention ? { attention_scale: spec.scales.attention } : {},
+    ...spec.softCaps?.attention ? { attn_logit_softcapping: spec.softCaps.attention } : {},
+    ...spec.softCaps?.logits ? { final_logit_softcapping: spec.softCaps.logits } : {},
     ...spec.scales?.residual ? { residual_multiplier: spec.scales.residual } : {},
     ...spec.scales?.logits ? { logits_scaling: spec.scales.logits } : {},
     ...spec.rope.localBase ? { local_rope_theta: spec.rope.localBase } : {},

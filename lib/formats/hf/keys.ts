@@ -2,6 +2,7 @@
 
 /** Names of a family's keys, by LLaMA's. */
 const OWN_KEYS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  gemma2: { hidden_act: "hidden_activation" },
   gemma3_text: { hidden_act: "hidden_activation" },
   opt: { intermediate_size: "ffn_dim", hidden_act: "activation_function" },
   gpt2: {

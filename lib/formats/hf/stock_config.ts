@@ -31,20 +31,43 @@ export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
   return positions.offset === OPT_OFFSET && activation === "relu" && normEps === OPT_EPS ? "opt" : null;
 }
 
-/** Whether transformers' Gemma 3 computes a model of this shape, whose layers have one window at most. */
-export function isGemma3(spec: DecoderSpec): boolean {
-  const { hidden, layers, rope, scales, biases = [] } = spec;
-  return spec.activation === "gelu_tanh" && spec.normPlaces === "both" && spec.qkNorm === "head" &&
-    biases.length === 0 && !spec.norm && !spec.ungated && !spec.positions && layersAlike(spec) &&
-    rope.localBase !== undefined && rope.dims === undefined && isSameFactor(scales?.embedding ?? 1, hidden ** 0.5) &&
-    queryScalar(spec) !== null && layers.every(({ heads }) => hidden % heads === 0) &&
+/** Which of transformers' Gemma computes a model of this shape, whose layers have one window at most; null for none. */
+export function gemmaForm(spec: DecoderSpec): "gemma" | "gemma2" | "gemma3_text" | null {
+  const { hidden, layers, rope, scales, softCaps, biases = [] } = spec;
+  const isGemma = spec.activation === "gelu_tanh" && biases.length === 0 && !spec.norm && !spec.ungated &&
+    !spec.positions && !spec.fused && layersAlike(spec) && rope.dims === undefined &&
+    isSameFactor(scales?.embedding ?? 1, hidden ** 0.5);
+  if (!isGemma) return null;
+  const isPlain = !spec.qkNorm && rope.localBase === undefined;
+  if (!spec.normPlaces) {
+    const isOne = isPlain && !softCaps && queryScalar(spec) === spec.headDim &&
+      layers.every(({ window }) => window === undefined);
+    return isOne ? "gemma" : null;
+  }
+  if (queryScalar(spec) === null || layers.some(({ heads }) => hidden % heads !== 0)) return null;
+  if (isPlain) return "gemma2";
+  const isThree = spec.qkNorm === "head" && rope.localBase !== undefined && softCaps?.attention === undefined &&
     layers.every(({ window, rope }) => window === undefined || rope === "local") &&
     // One window is that of all layers with the local RoPE.
     new Set(layers.filter(({ rope }) => rope === "local").map(({ window }) => window)).size <= 1;
+  return isThree ? "gemma3_text" : null;
+}
+
+/** Keys that a Gemma's config.json has beyond those of LLaMA. */
+export function gemmaKeys(form: "gemma" | "gemma2" | "gemma3_text", spec: DecoderSpec): Json {
+  // transformers 4 reads it here in all of them.
+  if (form === "gemma") return { attention_bias: false, hidden_activation: "gelu_pytorch_tanh" };
+  const { attention = null, logits = null } = spec.softCaps ?? {};
+  return {
+    attention_bias: false,
+    query_pre_attn_scalar: queryScalar(spec),
+    attn_logit_softcapping: attention,
+    final_logit_softcapping: logits,
+  };
 }
 
 /** `query_pre_attn_scalar`, a whole number s with the factor 1 / √s of q·k; null if there is none. */
-export function queryScalar({ headDim, scales }: DecoderSpec): number | null {
+function queryScalar({ headDim, scales }: DecoderSpec): number | null {
   if (scales?.attention === undefined) return headDim;
   const scalar = Math.round(scales.attention ** -2);
   return isSameFactor(scales.attention, scalar ** -0.5) ? scalar : null;

@@ -4,6 +4,13 @@ import { isNormWeight } from "../../spec/decoder.ts";
 /** Renames parts of canonical names, in turn. */
 type Renames = readonly (readonly [from: RegExp, to: string])[];
 
+/** Norms of outputs under the names of Gemma. */
+const OUTPUT_NORMS: Renames = [
+  [/\.post_attention_layernorm\./, ".pre_feedforward_layernorm."],
+  [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
+  [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
+];
+
 const RENAMES: Readonly<Record<string, Renames>> = {
   opt: [
     [/^model\./, "model.decoder."],
@@ -14,11 +21,8 @@ const RENAMES: Readonly<Record<string, Renames>> = {
     [/\.mlp\.up_proj\./, ".fc1."],
     [/\.mlp\.down_proj\./, ".fc2."],
   ],
-  gemma3_text: [
-    [/\.post_attention_layernorm\./, ".pre_feedforward_layernorm."],
-    [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
-    [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
-  ],
+  gemma2: OUTPUT_NORMS,
+  gemma3_text: OUTPUT_NORMS,
   gpt2: [
     [/^model\.embed_tokens\./, "transformer.wte."],
     [/^model\.embed_positions\./, "transformer.wpe."],
@@ -42,7 +46,7 @@ const RENAMES: Readonly<Record<string, Renames>> = {
 };
 
 /** Model types that store the weights of norms without 1. */
-const NORMS_WITHOUT_1: readonly string[] = ["gemma3_text"];
+const NORMS_WITHOUT_1: readonly string[] = ["gemma", "gemma2", "gemma3_text"];
 
 /** What is added to the stored values of a canonical tensor. */
 export function storedPlus(type: string, name: string): number {

@@ -78,6 +78,7 @@ function windowOf(
   switch (type) {
     case "mistral":
     case "ministral":
+    case "gemma2":
     case "gemma3_text":
       return window === undefined ? DEFAULT_WINDOW : window;
     case "phi3":
@@ -93,10 +94,10 @@ function windowOf(
 }
 
 /** Model types whose layers all see the whole context, but for `layer_windows`. */
-const WHOLE = { llama: true, opt: true, gpt2: true, gpt_neox: true, compresso: true };
+const WHOLE = { llama: true, gemma: true, opt: true, gpt2: true, gpt_neox: true, compresso: true };
 const DEFAULT_ROPE_INTERVAL = 4, DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
-/** Of as many layers of a Gemma 3 the last sees the whole context. */
-const GEMMA3_PERIOD = 6;
+/** Of as many layers of a Gemma the last sees the whole context. */
+const GEMMA2_PERIOD = 2, GEMMA3_PERIOD = 6;
 
 /** Whether a layer has the window, where there is one. */
 function slides(
@@ -107,16 +108,21 @@ function slides(
   if (types) return types[layer] === "sliding_attention";
   if (type === "smollm3") return !layerHasRope(config, layer);
   if (type === "gemma3_text") return (layer + 1) % (period ?? GEMMA3_PERIOD) !== 0;
+  if (type === "gemma2") return (layer + 1) % GEMMA2_PERIOD !== 0;
   return type.startsWith("qwen") ? layer >= (full ?? DEFAULT_FULL_LAYERS) : true;
 }
 
 /** The keys of a configuration of one of these forms for the windows of a model, of which it can say one. */
 export function windowKeys(
-  form: "mistral" | "ministral" | "qwen2" | "qwen3" | "gemma3_text" | "phi3" | "smollm3",
+  form: "mistral" | "ministral" | "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "phi3" | "smollm3",
   spec: DecoderSpec,
 ): Json {
   const window = windowsOf(spec).find((one) => one !== undefined) ?? null;
   if (form === "mistral" || form === "phi3") return { sliding_window: window };
+  if (form === "gemma2") {
+    const types = spec.layers.map((layer) => layer.window === undefined ? "full_attention" : "sliding_attention");
+    return { sliding_window: window ?? spec.maxPosition, layer_types: types };
+  }
   // Its layers with a window are those with the local RoPE, also where the context is no longer than the window.
   if (form === "gemma3_text") {
     const types = spec.layers.map(({ rope }) => rope === "local" ? "sliding_attention" : "full_attention");

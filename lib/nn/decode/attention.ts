@@ -2,7 +2,7 @@
 import { decodeAttentionKernel, decodeAttentionTexture, NO_WINDOW } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, type Kernel, sourceOf } from "../../gpu/kernel.ts";
-import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
+import { type Bound, f32, type Params, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
 import type { Span } from "../ops.ts";
 import type { PageTable } from "../products/matvec.ts";
@@ -14,6 +14,8 @@ export interface DecodeShape {
   readonly headDim: number;
   /** Factor of q·k. Default: 1 / √headDim. */
   readonly scale?: number | undefined;
+  /** Soft cap of the scaled scores; in buffers only. Default: none. */
+  readonly softCap?: number | undefined;
   /** Sliding window: number of keys that a query attends to, including its own; at least 1. Default: all. */
   readonly window?: number | undefined;
   /** Largest number of tokens of a sequence. */
@@ -72,7 +74,8 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
   if (heads === 0) return;
   const { lanes = plan.device.facts.isCpu ? CPU_LANES : LANES } = shape;
   const hs = headStride(headDim), shared = sharedHeads(shape), isMasked = buffers.z !== undefined;
-  const source = sourceOf(decodeAttentionKernel, { headDim, lanes, heads: shared, isMasked, ownCaches });
+  const capped = shape.softCap === undefined ? {} : { isCapped: true };
+  const source = sourceOf(decodeAttentionKernel, { headDim, lanes, heads: shared, isMasked, ownCaches, ...capped });
   const { q, kCache, vCache, position, pages, o, z } = buffers;
   const strides = [heads, kvHeads].map((count) => strideOf(count * hs) / 4);
   recordRows(plan, shape, {
@@ -88,7 +91,7 @@ export function recordDecodeAttention(plan: Plan, shape: DecodeShape, buffers: D
  */
 export function recordTextureDecodeAttention(
   plan: Plan,
-  shape: Omit<DecodeShape, "lanes">,
+  shape: Omit<DecodeShape, "lanes" | "softCap">,
   buffers: TextureDecodeBuffers,
 ): void {
   const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape, hs = headStride(headDim);
@@ -113,14 +116,15 @@ function recordRows(plan: Plan, shape: DecodeShape, { kernel, sizes, bound }: {
   const cost = 4 * headDim * heads * Math.min(capacity, window), part = Math.max(1, Math.floor(DISPATCH_COST / cost));
   for (let first = 0; first < rows; first += part) {
     const count = Math.min(part, rows - first);
-    const params = [...[...sizes, window, first].map(u32), f32(scoreScale(shape))];
+    const params = [...[...sizes, window, first].map(u32), ...scoreParams(shape)];
     plan.dispatch(kernel, [...bound, { params }], { groups: [heads / sharedHeads(shape), count], cost: count * cost });
   }
 }
 
-/** Factor of q·k for softmax with base 2. */
-export function scoreScale({ headDim, scale }: Pick<DecodeShape, "headDim" | "scale">): number {
-  return scale === undefined ? LOG2_E / Math.sqrt(headDim) : LOG2_E * scale;
+/** Factor of q·k for softmax with base 2, and the soft cap of the scores if there is one. */
+export function scoreParams({ headDim, scale, softCap }: Pick<DecodeShape, "headDim" | "scale" | "softCap">): Params {
+  const factor = f32(scale === undefined ? LOG2_E / Math.sqrt(headDim) : LOG2_E * scale);
+  return softCap === undefined ? [factor] : [factor, f32(LOG2_E * softCap)];
 }
 
 /** Heads of a KV group that one workgroup processes. */

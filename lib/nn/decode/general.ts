@@ -74,7 +74,7 @@ function recordCachedAttention(
   const { caches, capacity, position, pages } = state;
   const cache = caches.layers[index], layer = layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
-  const { headDim, rope: { dims }, scales: { attention: scale } = {} } = spec;
+  const { headDim, rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec;
   const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
   if (hasRope(spec, layer.spec)) {
     const widths = headWidths(spec, layer.spec), table = layerTable(rope, layer.spec);
@@ -83,6 +83,16 @@ function recordCachedAttention(
     recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   }
   recordCacheFill(plan, state, { spec, layer: index, k, v, rows, own: true });
-  const shape = { heads, kvHeads, headDim, window, capacity, rows, ownCaches: true, scale };
+  const shape = {
+    heads,
+    kvHeads,
+    headDim,
+    window,
+    capacity,
+    rows,
+    ownCaches: true,
+    scale,
+    softCap: softCaps?.attention,
+  };
   recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages });
 }

@@ -125,7 +125,14 @@ function recordLaterAttention(
   recordCacheFill(plan, state, { spec, layer: index, k, v, rows });
   const shape = { heads, kvHeads, headDim, window, capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {
-    recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages });
+    recordDecodeAttention(plan, { ...shape, softCap: spec.softCaps?.attention }, {
+      q,
+      kCache: cache.k,
+      vCache: cache.v,
+      o,
+      position,
+      pages,
+    });
     return;
   }
   plan.clear(o); // the padding may hold values of layers of other widths

@@ -81,9 +81,12 @@ export function stepPlacement(
 
 /** The fused kernels compute a LLaMA without biases. */
 function isFusable(spec: DecoderSpec): boolean {
-  const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, rope } = spec;
+  const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
+    spec;
   return biases.length === 0 && rope.localBase === undefined &&
-    [qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales].every((part) => part === undefined);
+    [qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps].every((part) =>
+      part === undefined
+    );
 }
 
 /**

@@ -15,6 +15,8 @@ export type GoldenName =
   | "gqa_bias"
   | "qwen2"
   | "qwen3"
+  | "gemma"
+  | "gemma2"
   | "gemma3"
   | "mistral_window"
   | "ministral_window"

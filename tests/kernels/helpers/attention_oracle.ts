@@ -19,7 +19,7 @@ export function attentionOracle(shape: AttentionShape, { q, k, v }: AttentionInp
   const { batch, seq, heads, headDim } = shape;
   const o = new Float64Array(q.length), lse = new Float64Array(heads * batch * seq);
   eachQuery(shape, (m, h, at, kvAt) => {
-    const scores = Array.from(kvAt, (from) => dot(q, at, k, from, headDim) / Math.sqrt(headDim));
+    const scores = Array.from(kvAt, (from) => scoreOf(shape, dot(q, at, k, from, headDim)));
     const top = Math.max(...scores);
     const weights = scores.map((score) => Math.exp(score - top));
     const sum = weights.reduce((a, b) => a + b, 0);
@@ -37,12 +37,14 @@ export function attentionGradOracle(shape: AttentionShape, inputs: AttentionInpu
   const { q, k, v } = inputs;
   const { o, lse } = attentionOracle(shape, inputs);
   const dq = new Float64Array(q.length), dk = new Float64Array(k.length), dv = new Float64Array(v.length);
-  const scale = 1 / Math.sqrt(headDim);
+  const { scale = 1 / Math.sqrt(headDim), softCap } = shape;
   eachQuery(shape, (m, h, at, kvAt) => {
     const delta = dot(dO, at, o, at, headDim);
     for (const from of kvAt) {
-      const p = Math.exp(dot(q, at, k, from, headDim) * scale - (lse[h * batch * seq + m] ?? NaN));
-      const ds = p * (dot(dO, at, v, from, headDim) - delta) * scale;
+      const score = scoreOf(shape, dot(q, at, k, from, headDim));
+      const p = Math.exp(score - (lse[h * batch * seq + m] ?? NaN));
+      const slope = softCap === undefined ? 1 : 1 - (score / softCap) ** 2;
+      const ds = p * (dot(dO, at, v, from, headDim) - delta) * slope * scale;
       for (let c = 0; c < headDim; c++) {
         add(dq, at + c, ds * (k[from + c] ?? NaN));
         add(dk, from + c, ds * (q[at + c] ?? NaN));
@@ -51,6 +53,12 @@ export function attentionGradOracle(shape: AttentionShape, inputs: AttentionInpu
     }
   });
   return { q: dq, k: dk, v: dv };
+}
+
+/** A score of the product q·k. */
+function scoreOf({ headDim, scale = 1 / Math.sqrt(headDim), softCap }: AttentionShape, product: number): number {
+  const score = product * scale;
+  return softCap === undefined ? score : softCap * Math.tanh(score / softCap);
 }
 
 /** Visits row m and head h, where its query starts and where the heads of its keys start. */

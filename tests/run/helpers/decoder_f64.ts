@@ -94,7 +94,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         const scores = k.slice(earliest, t + 1).map((key) => {
           let dot = 0;
           for (let i = 0; i < headDim; i++) dot += (query[first + i] ?? NaN) * (key[kv + i] ?? NaN);
-          return Math.exp(dot * scale);
+          return Math.exp(bent(dot * scale, spec.softCaps?.attention));
         });
         const total = scores.reduce((sum, score) => sum + score, 0);
         scores.forEach((score, s) => {
@@ -152,8 +152,13 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       return { o, down };
     });
     const logits = product(norm(x, FINAL_NORM), spec.tied ? EMBEDDING : HEAD);
-    return { inputs, logits: logits.map((row) => row.map((value) => value / divisor)) };
+    return { inputs, logits: logits.map((row) => row.map((value) => bent(value / divisor, spec.softCaps?.logits))) };
   };
+}
+
+/** A score or logit with its soft cap. */
+function bent(x: number, cap: number | undefined): number {
+  return cap === undefined ? x : cap * Math.tanh(x / cap);
 }
 
 /** Σ −ln p(labels[t + 1] | tokens up to t) over the labels that count, and their number. */

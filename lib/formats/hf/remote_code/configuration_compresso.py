@@ -18,7 +18,8 @@ class CompressoConfig(MistralConfig):
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
     layers whose RoPE has the base local_rope_theta, without scaling, "none" for layers without RoPE, as SmolLM3's, and None
     for the others. residual_multiplier is a factor of what attention and MLP add, logits_scaling the divisor of the logits,
-    as Granite's are.
+    as Granite's are. attn_logit_softcapping and final_logit_softcapping are bounds c of the scores and of the logits: x
+    becomes c * tanh(x / c).
     The base is Mistral's configuration, because LlamaConfig refuses a hidden size that is no multiple of the number of heads.
     """
 
@@ -39,6 +40,8 @@ class CompressoConfig(MistralConfig):
         residual_multiplier=None,
         logits_scaling=None,
         local_rope_theta=None,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
         ungated_mlp=False,
         parallel=False,
         position_offset=None,
@@ -56,6 +59,8 @@ class CompressoConfig(MistralConfig):
         self.residual_multiplier = residual_multiplier
         self.logits_scaling = logits_scaling
         self.local_rope_theta = local_rope_theta
+        self.attn_logit_softcapping = attn_logit_softcapping
+        self.final_logit_softcapping = final_logit_softcapping
         self.ungated_mlp = ungated_mlp
         self.parallel = parallel
         self.position_offset = position_offset

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaDecoderLayer,
@@ -132,14 +133,16 @@ class CompressoEmbedding(nn.Embedding):
 
 
 class CompressoHead(nn.Linear):
-    """A head whose logits are divided by a number."""
+    """A head whose logits are divided by a number, and have a soft cap."""
 
-    def __init__(self, divisor, *args):
+    def __init__(self, divisor, cap, *args):
         super().__init__(*args, bias=False)
-        self.divisor = divisor
+        self.divisor = 1 if divisor is None else divisor
+        self.cap = cap
 
     def forward(self, hidden_states):
-        return super().forward(hidden_states) / self.divisor
+        logits = super().forward(hidden_states) / self.divisor
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 class CompressoRotaryEmbeddings(nn.Module):
@@ -187,6 +190,11 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn = Phi3Attention(own, cache_index)
                 if config.attention_bias:
                     with_bias(self.self_attn, ["qkv_proj", "o_proj"])
+            elif config.attn_logit_softcapping is not None:
+                own.layer_types = ["full_attention"] * (cache_index + 1)
+                own.query_pre_attn_scalar, own.use_bidirectional_attention = config.head_dim, False
+                self.self_attn = Gemma2Attention(own, cache_index)
+                self.self_attn.sliding_window = window
             elif is_partial(config):
                 own.sliding_window = window
                 self.self_attn = PartialAttention(own, cache_index)
@@ -241,6 +249,9 @@ class CompressoPreTrainedModel(LlamaPreTrainedModel):
 class CompressoModel(CompressoPreTrainedModel, LlamaModel):
     def __init__(self, config):
         LlamaPreTrainedModel.__init__(self, config)
+        if config.attn_logit_softcapping is not None:
+            # The only implementation of attention with a soft cap that all versions have.
+            config._attn_implementation = "eager"
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         shape = (config.vocab_size, config.hidden_size, self.padding_idx)
@@ -322,8 +333,9 @@ class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):
         self.model = CompressoModel(config)
         self.vocab_size = config.vocab_size
         shape = (config.hidden_size, config.vocab_size)
-        is_divided = config.logits_scaling is not None
-        self.lm_head = CompressoHead(config.logits_scaling, *shape) if is_divided else nn.Linear(*shape, bias=False)
+        changes = (config.logits_scaling, config.final_logit_softcapping)
+        is_changed = any(change is not None for change in changes)
+        self.lm_head = CompressoHead(*changes, *shape) if is_changed else nn.Linear(*shape, bias=False)
         self.post_init()
 
     def _get_static_cache_init_shape(self):

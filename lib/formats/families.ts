@@ -42,6 +42,8 @@ export const GGUF_ARCHS = [
   "gemma",
   "gemma2",
   "gemma3",
+  "gpt2",
+  "gptneox",
 ] as const;
 
 /** An architecture of llama.cpp. */

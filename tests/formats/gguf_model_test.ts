@@ -23,7 +23,15 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
   const names = ggufNames(SPEC.layers.length);
   assert.deepEqual(
     new Set(names.keys()),
-    new Set(tensorShapes({ ...withBiases(SPEC, PROJECTIONS), qkNorm: "head", normPlaces: "both" }).keys()),
+    new Set(
+      tensorShapes({
+        ...withBiases(SPEC, PROJECTIONS),
+        qkNorm: "head",
+        normPlaces: "both",
+        norm: "layer",
+        positions: { offset: 0 },
+      }).keys(),
+    ),
   );
   assert.equal(new Set([...names.values()].map(({ name }) => name)).size, names.size);
   assert.equal(names.get("model.layers.1.self_attn.o_proj.weight")?.name, "blk.1.attn_output.weight");
@@ -132,8 +140,8 @@ for (const [name, keys, factors, expected] of ROPE) {
 const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, RegExp])[] = [
   [
     "another architecture",
-    ({ metadata }) => metadata.set("general.architecture", "gpt2"),
-    /general\.architecture is llama, deci, .*openelm.*; got: gpt2; fix: .* family$/,
+    ({ metadata }) => metadata.set("general.architecture", "mamba"),
+    /general\.architecture is llama, deci, .*openelm.*; got: mamba; fix: .* family$/,
   ],
   [
     "an architecture of experts",

@@ -34,7 +34,20 @@ import {
   WINDOW_KEY,
   WINDOW_PATTERN_KEY,
 } from "./spec.ts";
-import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
+import {
+  archFusions,
+  epsKey,
+  type GgufName,
+  ggufNames,
+  ggufRow,
+  hasLayerNorm,
+  PARALLEL_KEY,
+  ROPE_FREQS,
+  ROPE_LONG,
+  ROPE_SHORT,
+} from "./names.ts";
+import { ALL_UNGATED } from "../hf/config.ts";
+import { fixedHeads, layerNormForm } from "../hf/stock_config.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
@@ -172,14 +185,15 @@ export function deciLayers(layers: readonly LayerSpec[]): LayerSpec[] {
  * @throws CompressoError("input") where none can.
  */
 export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"): GgufArch {
-  if (
-    spec.positions || spec.ungated || spec.norm || spec.parallel || ["relu", "gelu"].includes(spec.activation ?? "")
-  ) {
-    throw new CompressoError("input", {
-      what: "cannot write a GGUF",
-      rule: "llama.cpp has an architecture with these layers: it has none for OPT",
-      value: "LayerNorm, learned positions and an FFN without gate",
-      fix: "export a Hugging Face folder alone",
+  if (isLayerNormModel(spec)) {
+    const arch = layerNormArch(spec);
+    if (wanted === "auto" || wanted === arch) return arch;
+    const fix = `take arch ${arch}, or leave it out`;
+    throw new CompressoError("usage", {
+      what: `cannot export as arch ${wanted}`,
+      rule: "norms are RMSNorm",
+      value: "LayerNorm",
+      fix,
     });
   }
   if (wanted !== "auto") {
@@ -209,9 +223,55 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
  */
 export function refuseUnlike(spec: DecoderSpec): void {
   const { qkNorm, tied, rope: { dims } } = spec;
+  if (isLayerNormModel(spec)) {
+    throw layerNormMisfit({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
+  }
   if ((qkNorm && !tied) || dims !== undefined || isGemma(spec) || isWithoutRope(spec) || isGranite(spec)) {
     throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
+}
+
+/** Whether a model is of the families with LayerNorm, or lacks a part of what LLaMA's relatives have. */
+function isLayerNormModel({ norm, ungated, parallel, positions, activation }: DecoderSpec): boolean {
+  return norm !== undefined || ungated !== undefined || parallel !== undefined || positions !== undefined ||
+    activation === "relu" || activation === "gelu";
+}
+
+/**
+ * The architecture of a model with LayerNorm.
+ *
+ * @throws CompressoError("input") where there is none.
+ */
+function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" {
+  const { activation, biases = [], layers: [first], rope: { scaling: { kind } } } = spec;
+  const form = layerNormForm(spec), fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec);
+  const heads = fixedHeads(spec);
+  if (spec.norm && unlike) throw layerNormMisfit({ ...unlike, fix: ALIKE });
+  if (spec.norm && heads !== null && first?.heads !== heads) {
+    const rule = `layers have hidden / head_dim = ${heads} heads`, again = "export with the layout padded";
+    throw layerNormMisfit({ rule, value: `${first?.heads} heads`, fix: again });
+  }
+  if (form !== "gpt2" && form !== "gpt_neox") {
+    const rule = "llama.cpp has an architecture with these layers: it has none for OPT";
+    throw layerNormMisfit({ rule, value: "LayerNorm, its positions, and an FFN without gate", fix });
+  }
+  const own = form === "gpt2" ? "gelu_tanh" : "gelu";
+  if (activation !== own) throw layerNormMisfit({ rule: `its FFN has ${own}`, value: String(activation), fix });
+  if (biases.length !== ALL_UNGATED.length) {
+    throw layerNormMisfit({ rule: "all projections have biases", value: biases.join(", ") || "none", fix });
+  }
+  if (form === "gpt_neox" && spec.tied) {
+    throw layerNormMisfit({ rule: "the output head is a matrix of its own", value: "it is the embedding", fix });
+  }
+  if (kind !== "none" && kind !== "linear") {
+    throw layerNormMisfit({ rule: "RoPE is not scaled, or linearly", value: kind, fix });
+  }
+  return form === "gpt2" ? "gpt2" : "gptneox";
+}
+
+function layerNormMisfit(found: Misfit): CompressoError {
+  const what = "cannot write a GGUF: of llama.cpp's architectures only gpt2 and gptneox have such norms and FFNs";
+  return new CompressoError("input", { what, ...found });
 }
 
 function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
@@ -287,6 +347,7 @@ interface Misfit {
 
 /** Why llama.cpp would not load, or compute, a model of this shape as `arch`; null where it does. */
 function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
+  if (hasLayerNorm(arch)) return { rule: "norms are LayerNorm", value: "RMSNorm", fix: "leave out the arch" };
   if (arch === "smollm3") return noSmolLm3(spec);
   if (isWithoutRope(spec)) return { rule: "all layers have RoPE", value: "some have none", fix: "take arch smollm3" };
   if (arch === "phi3") return noPhi3(spec);
@@ -454,10 +515,13 @@ function modelMetadata(
     [`${arch}.attention.head_count_kv`, counts("kvHeads")],
     [`${arch}.attention.key_length`, spec.headDim],
     [`${arch}.attention.value_length`, spec.headDim],
-    [`${arch}.attention.layer_norm_rms_epsilon`, float(spec.normEps)],
-    [`${arch}.rope.dimension_count`, ropeDims(spec)],
-    [`${arch}.rope.freq_base`, float(spec.rope.base)],
+    [`${arch}.${epsKey(arch)}`, float(spec.normEps)],
   ]);
+  if (arch === "gptneox") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel === true);
+  if (!spec.positions) {
+    metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));
+    metadata.set(`${arch}.rope.freq_base`, float(spec.rope.base));
+  }
   if (arch === "granite") {
     const { embedding = 1, attention = spec.headDim ** -0.5, residual = 1, logits = 1 } = spec.scales ?? {};
     for (const [part, value] of Object.entries({ embedding, attention, residual, logits })) {

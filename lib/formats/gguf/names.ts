@@ -5,8 +5,10 @@ import {
   FINAL_NORM,
   HEAD,
   headNormName,
+  normBiasName,
   normName,
   type NormPlace,
+  POSITIONS,
   type Projection,
   projectionName,
   QK,
@@ -48,11 +50,17 @@ export interface GgufName {
 export function ggufNames(layers: number): Map<string, GgufName> {
   const names = new Map<string, GgufName>([
     [EMBEDDING, { name: "token_embd.weight" }],
+    [POSITIONS, { name: "position_embd.weight" }],
     [FINAL_NORM, { name: "output_norm.weight" }],
+    [normBiasName(FINAL_NORM), { name: "output_norm.bias" }],
     [HEAD, { name: "output.weight" }],
   ]);
   for (let layer = 0; layer < layers; layer++) {
-    for (const [place, norm] of NORMS) names.set(normName(layer, place), { name: `blk.${layer}.${norm}.weight` });
+    for (const [place, norm] of NORMS) {
+      const name = normName(layer, place);
+      names.set(name, { name: `blk.${layer}.${norm}.weight` });
+      names.set(normBiasName(name), { name: `blk.${layer}.${norm}.bias` });
+    }
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     for (const [projection, part] of PARTS) {
       const own = { layer, projection };
@@ -65,8 +73,22 @@ export function ggufNames(layers: number): Map<string, GgufName> {
 
 /** The matrices that an architecture holds as one. */
 export function archFusions(arch: GgufArch): readonly Fusion[] {
-  return arch === "phi3" ? FUSED_BLOCKS : arch === "openelm" ? FUSED_QKV : [];
+  if (arch === "phi3") return FUSED_BLOCKS;
+  return arch === "openelm" || hasLayerNorm(arch) ? FUSED_QKV : [];
 }
+
+/** Whether an architecture has LayerNorm and an FFN without gate. */
+export function hasLayerNorm(arch: GgufArch): boolean {
+  return arch === "gpt2" || arch === "gptneox";
+}
+
+/** Key of the ε of the norms, behind the architecture. */
+export function epsKey(arch: GgufArch): string {
+  return hasLayerNorm(arch) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+}
+
+/** Key that says whether attention and FFN both read a layer's input, behind gptneox. */
+export const PARALLEL_KEY = "use_parallel_residual";
 
 /**
  * Index of a row of a q or k weight, or of a value of its bias, in a GGUF of an arch that `turnsNeighbours`. Hugging Face's RoPE turns value i of a head with

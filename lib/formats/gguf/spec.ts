@@ -11,7 +11,17 @@ import {
 } from "../../spec/decoder.ts";
 import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
 import type { GgufFile } from "./file.ts";
-import { ggufNames, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
+import {
+  archFusions,
+  epsKey,
+  ggufNames,
+  hasLayerNorm,
+  PARALLEL_KEY,
+  ROPE_FREQS,
+  ROPE_LONG,
+  ROPE_SHORT,
+} from "./names.ts";
+import { fusedGgufName } from "../fused.ts";
 import { ggufError } from "./types.ts";
 
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
@@ -138,13 +148,13 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     valueKey = own("attention.value_length"),
     dimsKey = own("rope.dimension_count");
   keys.check(valueKey, keys.number(valueKey, headDim), (value) => value === headDim, `it equals ${width}`);
-  const dims = keys.number(dimsKey, headDim);
+  // llama.cpp takes a part of a head in these architectures alone.
+  const dims = keys.number(dimsKey, headDim), isPartial = arch === "phi3" || arch === "gptneox";
   keys.check(
     dimsKey,
     dims,
-    // llama.cpp takes a part of a head in this architecture alone.
-    (value) => arch === "phi3" ? value > 0 && value <= headDim && value % 2 === 0 : value === headDim,
-    arch === "phi3" ? `it is even and at most ${width}` : `it equals ${width}`,
+    (value) => isPartial ? value > 0 && value <= headDim && value % 2 === 0 : value === headDim,
+    isPartial ? `it is even and at most ${width}` : `it equals ${width}`,
   );
   const vocab = file.tensors.get("token_embd.weight")?.shape[0] ?? 0;
   const id = (name: string): number | null => {
@@ -166,7 +176,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     hidden,
     headDim,
     layers,
-    normEps: keys.decimal(own("attention.layer_norm_rms_epsilon")),
+    normEps: keys.decimal(own(epsKey(arch))),
     rope: {
       base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
@@ -178,13 +188,14 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     tied: !file.tensors.has("output.weight"),
     ...arch === "qwen3" || arch === "openelm" || isGemma3 ? { qkNorm: "head" as const } : {},
     ...gemmaParts(file, arch, { headDim, hidden, layers }),
+    ...hasLayerNorm(arch) ? layerNormParts(file, arch) : {},
     ...arch === "phi3" ? { fused: true as const } : {},
     ...arch === "granite" ? { scales: graniteScales(file, headDim) } : {},
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],
     padId: id("padding"),
-  }, biasesOf(file, layers.length));
+  }, biasesOf(file, { layers: layers.length, arch }));
   return { spec, arch };
 }
 
@@ -242,13 +253,36 @@ function gemmaParts(
   };
 }
 
+/**
+ * What architectures gpt2 and gptneox compute. llama.cpp takes GELU in its tanh form for both; the models of gptneox
+ * were trained with the error function.
+ */
+function layerNormParts(
+  file: GgufFile,
+  arch: GgufArch,
+): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions"> {
+  if (arch === "gpt2") return { norm: "layer", activation: "gelu_tanh", ungated: true, positions: { offset: 0 } };
+  const key = `${arch}.${PARALLEL_KEY}`, isParallel = file.metadata.get(key);
+  if (typeof isParallel !== "boolean") {
+    throw ggufError(file.path, { rule: `${key} is true or false`, value: String(isParallel ?? "not given") });
+  }
+  return { norm: "layer", activation: "gelu", ungated: true, ...isParallel ? { parallel: true as const } : {} };
+}
+
 /** No key says which biases there are: llama.cpp takes those that it finds. */
-function biasesOf({ tensors }: GgufFile, layers: number): Projection[] {
-  const names = ggufNames(layers);
-  return PROJECTIONS.filter((projection) =>
-    Array.from({ length: layers }, (_, layer) => names.get(biasName(layer, projection))?.name ?? "")
-      .some((name) => tensors.has(name))
-  );
+function biasesOf(
+  { tensors }: GgufFile,
+  { layers, arch }: { readonly layers: number; readonly arch: GgufArch },
+): Projection[] {
+  const names = ggufNames(layers), fusions = archFusions(arch);
+  return PROJECTIONS.filter((projection) => {
+    const fusion = fusions.find(({ parts }) => parts.includes(projection));
+    return Array.from(
+      { length: layers },
+      (_, layer) =>
+        fusion ? fusedGgufName({ layer, fusion, kind: "bias" }) : names.get(biasName(layer, projection))?.name ?? "",
+    ).some((name) => tensors.has(name));
+  });
 }
 
 /**

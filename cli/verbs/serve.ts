@@ -3,7 +3,8 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";
-import { generate } from "../../lib/generate/generate.ts";
+import { generateMany } from "../../lib/generate/many.ts";
+import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
 import { checkOrigin } from "../../lib/serve/cors.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
@@ -57,7 +58,13 @@ export function serveVerb(): CommandUnknownOpts {
       wholeNumber("--max-request-tokens", { least: 1 }),
       65536,
     )
-    .option("--max-queue <count>", "requests that may wait behind the running one", wholeNumber("--max-queue"), 32)
+    .option(
+      "--parallel <count>",
+      "requests that are answered at once; their texts share the steps of the model",
+      wholeNumber("--parallel", { least: 1, most: MOST_SEQUENCES }),
+      8,
+    )
+    .option("--max-queue <count>", "requests that may wait behind those", wholeNumber("--max-queue"), 32)
     .option(
       "--timeout <seconds>",
       "time of a request, waiting included",
@@ -127,6 +134,7 @@ interface Settings {
   readonly prompt: string | null;
   readonly maxBody: number;
   readonly maxRequestTokens: number;
+  readonly parallel: number;
   readonly maxQueue: number;
   readonly timeout: number;
   readonly grace: number;
@@ -135,7 +143,7 @@ interface Settings {
 
 async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
   const { host, port, name, apiKey, cors, temperature, prompt: before } = settings;
-  const { maxBody, maxRequestTokens, maxQueue, timeout, grace, log } = settings;
+  const { maxBody, maxRequestTokens, parallel, maxQueue, timeout, grace, log } = settings;
   const tokenizer = tokenizerOf(model);
   if (before !== null && tokenizer.chatTemplate !== null) {
     promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
@@ -144,7 +152,12 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
   // The first pass compiles kernels, which on some adapters takes longer than a client would wait.
   progress.phase("compiling kernels");
   const prompt = Array<number>(Math.max(1, Math.min(WARM_TOKENS, model.spec.maxPosition - 2))).fill(0);
-  for await (const _ of generate(model, prompt, { maxTokens: 2, adapters, signal }));
+  // The texts end one after the other, so that every number of rows is met.
+  const warm = Array.from({ length: parallel }, (_, index) => ({ prompt, maxTokens: 2 + index, signal }));
+  await generateMany(model, warm.filter(({ maxTokens }) => maxTokens + prompt.length <= model.spec.maxPosition), {
+    sequences: parallel,
+    adapters,
+  });
   progress[Symbol.dispose](); // from here on the terminal belongs to the requests
   await using server = serveModel(model, {
     host,
@@ -159,6 +172,7 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
     limits: {
       bodyBytes: maxBody,
       tokens: maxRequestTokens,
+      parallel,
       queue: maxQueue,
       seconds: timeout,
       graceSeconds: grace,

@@ -218,6 +218,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     using stack = new DisposableStack();
     try {
       stack.use(model.enter());
+      await model.release(); // what scoring has left there may be what the caches need
       const batch = stack.use(openBatch());
       const { capacity } = batch;
       while (!isOver) {

@@ -8,6 +8,9 @@ const MOST_TOP = 20;
 /** Strings that may end an answer. */
 const MOST_STOPS = 16;
 
+/** Answers that a request may ask for to each prompt. */
+const MOST_ANSWERS = 128;
+
 const whole = (least: number, most = 2 ** 31 - 1): z.ZodInt =>
   z.int(`must be a whole number from ${least} to ${most}`).min(least, `must be at least ${least}`).max(
     most,
@@ -33,7 +36,7 @@ const common = {
   stop: stops.nullish(),
   stream: z.boolean("must be true or false").nullish(),
   stream_options: z.strictObject({ include_usage: z.boolean().optional() }).nullish(),
-  n: only(1),
+  n: whole(1, MOST_ANSWERS).nullish(),
   frequency_penalty: only(0),
   presence_penalty: only(0),
   logit_bias: none,

@@ -1,4 +1,4 @@
-// From a request to its response: routes, the key, time limits, and one request at a time on the GPU.
+// From a request to its response: routes, the key, time limits, and turns on the GPU.
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { z } from "../core/packages.ts";
 import { CompressoError } from "../core/errors.ts";
@@ -199,7 +199,7 @@ async function answer<Fields extends CommonFields>(
 
 const EMPTY: Piece = { index: 0, text: "", tokens: [], finish: null };
 
-/** The pieces of a job, made while the request has the GPU to itself. */
+/** The pieces of a job, made while the request has a turn. */
 async function* inTurn(
   { queue, bench, onBroken }: Serving,
   { usage, signal }: Call,

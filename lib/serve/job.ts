@@ -1,6 +1,7 @@
 // What a request asks of the model, and its work piece by piece: echo, log-probabilities and the end of a text.
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { type FinishReason, generate } from "../generate/generate.ts";
+import type { FinishReason } from "../generate/generate.ts";
+import type { TextBatch } from "../generate/many.ts";
 import { continuationDecoder, specialIds, streamText } from "../generate/text.ts";
 import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../eval/logprobs.ts";
 import type { Adapters, Model } from "../model/model.ts";
@@ -16,6 +17,8 @@ export interface Prompt {
   /** Tokens of the text that the answer continues; none where the answer is a text by itself. */
   readonly before: readonly number[];
   readonly sampling: SamplingOptions;
+  /** Whether its tokens are counted: those of a prompt with several answers are read once. */
+  readonly isCounted: boolean;
 }
 
 /** All that a request asks for. */
@@ -63,6 +66,10 @@ export interface Workbench {
   readonly model: Model;
   readonly tokenizer: Tokenizer;
   readonly adapters: Adapters;
+  /** Decodes the texts of all requests, with the adapters. */
+  readonly texts: TextBatch;
+  /** Texts of one request that are decoded at once. */
+  readonly parallel: number;
   readonly labels: Labels;
   /** Text before every chat; null for none. */
   readonly prompt: string | null;
@@ -70,53 +77,99 @@ export interface Workbench {
   readonly temperature: number;
 }
 
-/** Does a job: the prompts one after the other, each ending with a piece that says why. Counts tokens in `usage` as it goes. */
+/** Does a job: the prompts together, each ending with a piece that says why. Counts tokens in `usage` as it goes. */
 export async function* runJob(
   bench: Workbench,
   job: Job,
   { usage, signal }: { readonly usage: Usage; readonly signal: AbortSignal },
 ): AsyncGenerator<Piece, void, undefined> {
-  const { prompts, echo, top, maxTokens } = job;
-  const { model, adapters } = bench;
+  const { prompts, echo, top } = job, { model, adapters, parallel } = bench;
   // The likeliest token behind the prompt comes with its log-probabilities: a scoring client asks for no more, and one pass does.
   const scored = echo && top !== null
     ? await tokenLogprobs(model, prompts.map(({ ids }) => ids), { top: Math.max(1, top), adapters, signal })
     : null;
-  for (const [index, prompt] of prompts.entries()) {
-    usage.promptTokens += prompt.ids.length;
-    const places = scored?.[index] ?? null;
-    const start = echo ? codePoints(prompt.text) : 0;
-    const tokens = places ? promptEntries(bench, { prompt, places, top: top ?? 0 }) : [];
-    const echoed: Piece = { index, text: echo ? prompt.text : "", tokens, finish: maxTokens === 0 ? "length" : null };
-    if (maxTokens === 0) {
-      yield echoed;
-      continue;
+  const answers = prompts.map((prompt, index) => () =>
+    answer(bench, job, { index, prompt, places: scored?.[index] ?? null, usage, signal })
+  );
+  yield* together(answers, parallel);
+}
+
+/** The answer to one prompt. */
+async function* answer(
+  bench: Workbench,
+  job: Job,
+  { index, prompt, places, usage, signal }: {
+    readonly index: number;
+    readonly prompt: Prompt;
+    /** Log-probabilities of the prompt, where they were asked for. */
+    readonly places: readonly PlaceLogprobs[] | null;
+    readonly usage: Usage;
+    readonly signal: AbortSignal;
+  },
+): AsyncGenerator<Piece, void, undefined> {
+  const { echo, top, maxTokens } = job;
+  if (prompt.isCounted) usage.promptTokens += prompt.ids.length;
+  const start = echo ? codePoints(prompt.text) : 0;
+  const tokens = places ? promptEntries(bench, { prompt, places, top: top ?? 0 }) : [];
+  const echoed: Piece = { index, text: echo ? prompt.text : "", tokens, finish: maxTokens === 0 ? "length" : null };
+  if (maxTokens === 0) {
+    yield echoed;
+    return;
+  }
+  const next = places?.at(-1)?.top[0];
+  if (places && next && maxTokens === 1 && job.stop.length === 0 && isGreedy(prompt.sampling)) {
+    const isEnd = isEndToken(bench, job, next.id);
+    const entry = {
+      id: next.id,
+      offset: start,
+      logprob: next.logprob,
+      top: places.at(-1)?.top.slice(0, top ?? 0) ?? [],
+    };
+    if (!isEnd) usage.completionTokens++;
+    const text = isEnd ? "" : textOf(bench, prompt, next.id);
+    yield echoed;
+    yield { index, text, tokens: [entry], finish: isEnd ? "stop" : "length" };
+    return;
+  }
+  const pieces = continuation(bench, job, { index, prompt, start, usage, signal });
+  try {
+    // The echo waits for the first piece of the answer: what cannot be done is known before anything is said.
+    const first = await pieces.next();
+    if (echo) yield echoed;
+    if (!first.done) yield first.value;
+    yield* pieces;
+  } finally {
+    await pieces.return();
+  }
+}
+
+/** What generators yield, as it comes; `most` of them are under way at once. */
+async function* together<T>(
+  sources: readonly (() => AsyncGenerator<T, void, undefined>)[],
+  most: number,
+): AsyncGenerator<T, void, undefined> {
+  const waiting = [...sources], open = new Map<AsyncGenerator<T, void, undefined>, Promise<() => boolean>>();
+  const found: T[] = [];
+  const advance = (source: AsyncGenerator<T, void, undefined>): void =>
+    void open.set(
+      source,
+      source.next().then(({ done, value }) => () => {
+        if (done) return open.delete(source);
+        found.push(value);
+        advance(source);
+        return true;
+      }),
+    );
+  try {
+    for (;;) {
+      while (open.size < most && waiting.length > 0) waiting.splice(0, 1).forEach((make) => advance(make()));
+      if (open.size === 0) return;
+      (await Promise.race(open.values()))();
+      yield* found.splice(0);
     }
-    const next = places?.at(-1)?.top[0];
-    if (places && next && maxTokens === 1 && job.stop.length === 0 && isGreedy(prompt.sampling)) {
-      const isEnd = isEndToken(bench, job, next.id);
-      const entry = {
-        id: next.id,
-        offset: start,
-        logprob: next.logprob,
-        top: places.at(-1)?.top.slice(0, top ?? 0) ?? [],
-      };
-      if (!isEnd) usage.completionTokens++;
-      const text = isEnd ? "" : textOf(bench, prompt, next.id);
-      yield echoed;
-      yield { index, text, tokens: [entry], finish: isEnd ? "stop" : "length" };
-      continue;
-    }
-    const answer = continuation(bench, job, { index, prompt, start, usage, signal });
-    try {
-      // The echo waits for the first piece of the answer: what cannot be done is known before anything is said.
-      const first = await answer.next();
-      if (echo) yield echoed;
-      if (!first.done) yield first.value;
-      yield* answer;
-    } finally {
-      await answer.return();
-    }
+  } finally {
+    for (const step of open.values()) step.catch(() => {}); // one failed already, or nobody listens any more
+    await Promise.all([...open.keys()].map((source) => source.return()));
   }
 }
 
@@ -132,9 +185,7 @@ async function* continuation(
     readonly signal: AbortSignal;
   },
 ): AsyncGenerator<Piece, void, undefined> {
-  const { model, tokenizer, adapters } = bench, { maxTokens, stop, endTokens, top } = job;
-  // What scoring has left there may be what the caches need.
-  await model.release();
+  const { texts, tokenizer } = bench, { maxTokens, stop, endTokens, top } = job;
   const { before } = prompt, tracker = createTracker(tokenizer, { start, before, skipSpecial: true });
   const stopIds = specialIds(tokenizer, stop);
   let waiting: TokenEntry[] = [], end = start;
@@ -143,11 +194,10 @@ async function* continuation(
     waiting.push({ id, offset: tracker.at, ...placeLogprobs(logits, { id, top: top ?? 0 }) });
     if (!isEndToken(bench, job, id)) tracker.push(id);
   };
-  const tokens = generate(model, prompt.ids, {
+  const tokens = texts.generate(prompt.ids, {
     ...prompt.sampling,
     maxTokens,
     endTokens,
-    adapters,
     signal,
     ...(top === null ? {} : { onChoice }),
   });

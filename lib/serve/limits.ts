@@ -1,5 +1,6 @@
 // Limits of a request and of the server, with their defaults.
 import { CompressoError } from "../core/errors.ts";
+import { MOST_SEQUENCES } from "../nn/decode/batch.ts";
 import { checkNames, given, type NamesOf } from "../core/check_options.ts";
 
 /** Limits of a server. */
@@ -8,7 +9,9 @@ export interface ServeLimits {
   readonly bodyBytes: number;
   /** Tokens of a request: those of all its prompts, and those to generate for each. Default 65536. */
   readonly tokens: number;
-  /** Requests that wait for the GPU, beside the one that has it. Default 32. */
+  /** Requests that are answered at once, and texts that are decoded together, from 1 to 32. Default 8. */
+  readonly parallel: number;
+  /** Requests that wait for the GPU, beside those that are answered. Default 32. */
   readonly queue: number;
   /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
   readonly seconds: number;
@@ -22,11 +25,12 @@ export interface ServeLimits {
 
 const LIMIT_NAMES: NamesOf<ServeLimits> = {
   ...{ bodyBytes: "number", tokens: "number", queue: "number", seconds: "number", graceSeconds: "number" },
-  ...{ connections: "number", headSeconds: "number" },
+  ...{ connections: "number", headSeconds: "number", parallel: "number" },
 };
 const DEFAULTS: ServeLimits = {
   bodyBytes: 2 ** 21,
   tokens: 65536,
+  parallel: 8,
   queue: 32,
   seconds: 300,
   connections: 256,
@@ -38,7 +42,10 @@ const DEFAULTS: ServeLimits = {
 export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
   checkNames(limits, LIMIT_NAMES, { whose: "serveModel's limits" });
   const resolved = { ...DEFAULTS, ...given(limits) };
-  const { bodyBytes, tokens, queue, seconds, connections, headSeconds, graceSeconds } = resolved;
+  const { bodyBytes, tokens, parallel, queue, seconds, connections, headSeconds, graceSeconds } = resolved;
+  if (!Number.isInteger(parallel) || parallel < 1 || parallel > MOST_SEQUENCES) {
+    fail(`parallel is a whole number from 1 to ${MOST_SEQUENCES}`, parallel);
+  }
   for (
     const [name, value, least] of [
       ["bodyBytes", bodyBytes, 1],

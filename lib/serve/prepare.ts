@@ -3,6 +3,7 @@ import { type ChatMessage, renderChat } from "../text/chat_template.ts";
 import { endToken } from "../data/prompts/encode.ts";
 import { withPrompt } from "../data/prompts/format.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { MAX_SEED } from "../core/random.ts";
 import type { SamplingOptions } from "../generate/sampling.ts";
 import { badRequest } from "./api_error.ts";
 import type { ChatFields, CommonFields, CompletionFields } from "./fields.ts";
@@ -30,14 +31,15 @@ export function prepareCompletion(fields: CompletionFields, options: PrepareOpti
     : prompt;
   // Each has a token at least: so many are not even encoded.
   if (texts.length > options.limits.tokens) throw tooManyTokens(`${texts.length} prompts`, options);
-  const prompts = texts.map((text): Prompt => {
-    const sampling = samplingOf(fields, options);
+  const prompts = texts.flatMap((text): Prompt[] => {
     if (typeof text !== "string") {
       const ids = checkIds(text, options);
-      return { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", before: ids, sampling };
+      const read = { ids, leading: 0, text: fields.echo ? tokenizer.decode(ids) : "", before: ids };
+      return answersTo(read, fields, options);
     }
     const before = encodeWithin(text, "prompt", options), { leading } = tokenizer, ids = [...leading, ...before];
-    return { ids: ids.length > 0 ? ids : beginning(options), leading: leading.length, text, before, sampling };
+    const read = { ids: ids.length > 0 ? ids : beginning(options), leading: leading.length, text, before };
+    return answersTo(read, fields, options);
   });
   return checkLengths(
     {
@@ -87,13 +89,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   return checkLengths(
     {
       // The space that some templates want before an answer is no part of it: the answer is a text of its own.
-      prompts: [{
-        ids: encodeWithin(text, field, options),
-        leading: 0,
-        text,
-        before: [],
-        sampling: samplingOf(fields, options),
-      }],
+      prompts: answersTo({ ids: encodeWithin(text, field, options), leading: 0, text, before: [] }, fields, options),
       maxTokens: max_completion_tokens ?? max_tokens ?? null,
       defaultTokens: CHAT_TOKENS,
       stop: fields.stop ?? [],
@@ -169,6 +165,20 @@ function tooManyTokens(asked: string, { limits: { tokens } }: Pick<PrepareOption
   return badRequest(`this server takes ${tokens} tokens a request, prompts and answers together; asked for ${asked}`, {
     code: "too_many_tokens",
   });
+}
+
+/** A prompt once for each answer that is asked for; the answers have seeds one after the other. */
+function answersTo(
+  prompt: Omit<Prompt, "sampling" | "isCounted">,
+  fields: CommonFields,
+  options: PrepareOptions,
+): Prompt[] {
+  const sampling = samplingOf(fields, options), { seed = 0 } = sampling;
+  return Array.from({ length: fields.n ?? 1 }, (_, index) => ({
+    ...prompt,
+    sampling: { ...sampling, seed: (seed + index) % (MAX_SEED + 1) },
+    isCounted: index === 0,
+  }));
 }
 
 function samplingOf(

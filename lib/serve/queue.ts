@@ -1,9 +1,9 @@
-// One request at a time on the GPU, the others in order behind it.
+// A few requests at a time on the GPU, the others in order behind them.
 import { ApiError } from "./api_error.ts";
 
 /** The line of requests. */
 export interface Queue {
-  /** Whether a request is being worked on. */
+  /** Whether any request is being worked on. */
   readonly isBusy: boolean;
   /** Whether newcomers are sent away. */
   readonly isClosed: boolean;
@@ -14,7 +14,7 @@ export interface Queue {
    * Throws `ApiError` 429 where too many wait and 503 where the line is closed, and the signal's reason where it fires first.
    */
   enter(signal: AbortSignal): Promise<Disposable>;
-  /** Sends all that wait away, and all that come later; the present turn is left to end. */
+  /** Sends all that wait away, and all that come later; present turns are left to end. */
   close(): void;
   /** Resolves when nobody has the turn. */
   idle(): Promise<void>;
@@ -25,19 +25,16 @@ interface Waiting {
   readonly leave: (reason: unknown) => void;
 }
 
-/** Makes a line in which at most `most` requests wait. */
-export function createQueue({ most }: { readonly most: number }): Queue {
+/** Makes a line in which at most `most` requests wait, while `turns` (default 1) have their turn. */
+export function createQueue({ most, turns = 1 }: { readonly most: number; readonly turns?: number }): Queue {
   const line: Waiting[] = [];
-  let isBusy = false, isClosed = false, idle = Promise.withResolvers<void>();
+  let running = 0, isClosed = false, idle = Promise.withResolvers<void>();
   idle.resolve();
 
   const next = (): void => {
     const first = line.shift();
     if (first) first.begin();
-    else {
-      isBusy = false;
-      idle.resolve();
-    }
+    else if (--running === 0) idle.resolve();
   };
   const turn = (): Disposable => {
     let isOver = false;
@@ -52,7 +49,7 @@ export function createQueue({ most }: { readonly most: number }): Queue {
 
   return {
     get isBusy(): boolean {
-      return isBusy;
+      return running > 0;
     },
     get isClosed(): boolean {
       return isClosed;
@@ -63,9 +60,8 @@ export function createQueue({ most }: { readonly most: number }): Queue {
     async enter(signal): Promise<Disposable> {
       signal.throwIfAborted();
       if (isClosed) throw closing();
-      if (!isBusy) {
-        isBusy = true;
-        idle = Promise.withResolvers<void>();
+      if (running < turns) {
+        if (running++ === 0) idle = Promise.withResolvers<void>();
         return turn();
       }
       if (line.length >= most) throw full(most);

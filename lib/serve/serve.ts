@@ -7,6 +7,7 @@ import type { Adapters, Model } from "../model/model.ts";
 import { checkOrigin } from "./cors.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { type HttpListener, type HttpRequest, listenHttp } from "./http.ts";
+import { createTextBatch } from "../generate/many.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";
 import { createQueue } from "./queue.ts";
@@ -69,8 +70,8 @@ const LAST_WORDS = 1000;
 /**
  * Serves a model over HTTP as OpenAI's API does: `/v1/completions` (with `echo` and `logprobs`; 16 tokens by default),
  * `/v1/chat/completions` (of a model with a chat template; 1,024 tokens by default), both also as a stream,
- * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. Requests are answered one after the other; the model must not be used
- * otherwise meanwhile. Work for a client that has gone is stopped. Without a key, a server that listens at loopback answers only requests for this machine's
+ * `/v1/models` and `/health`, whose status is 503 once the GPU has failed. A few requests are answered at once: their
+ * texts share the steps of the model, and each is the same as alone. The model must not be used otherwise meanwhile. Work for a client that has gone is stopped. Without a key, a server that listens at loopback answers only requests for this machine's
  * names and `host`.
  *
  * @throws CompressoError("input") for a model without tokenizer
@@ -104,8 +105,11 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
   checkAddress({ port, name, apiKey });
   checkOrigin(cors);
   checkTemperature(temperature);
-  const queue = createQueue({ most: limits.queue }), ending = new AbortController();
-  const bench = { model, tokenizer, adapters, labels: createLabels(tokenizer), prompt, temperature };
+  const { parallel } = limits;
+  const queue = createQueue({ most: limits.queue, turns: parallel }), ending = new AbortController();
+  const capacity = Math.min(model.spec.maxPosition, limits.tokens);
+  const texts = createTextBatch(model, { sequences: parallel, capacity, adapters });
+  const bench = { model, tokenizer, adapters, texts, parallel, labels: createLabels(tokenizer), prompt, temperature };
   // No request comes before the handler below: the first one is taken in a later turn.
   const server = listen({ host, port }, { handler: (request) => handler(request), limits });
   const { hostname, port: chosen } = server.addr;
@@ -140,6 +144,7 @@ export function serveModel(model: Model, options: ServeOptions = {}): ModelServe
     ending.abort(); // work whose client has gone may still be under way
     server.close();
     await queue.idle();
+    await texts[Symbol.asyncDispose]();
     timers.forEach(clearTimeout);
   };
   const onAbort = (): void => void shutdown();

@@ -41,7 +41,7 @@ Deno.test("a client that goes stops its work, streamed or not, however long its 
 });
 
 Deno.test("with the queue full more requests get 429, and health is answered meanwhile", async () => {
-  await using served = await serveDemo({ endless: true, limits: { queue: 1 } });
+  await using served = await serveDemo({ endless: true, limits: { parallel: 1, queue: 1 } });
   const { post, server: { url } } = served, leave = new AbortController();
   const first = eventsOf(await post(COMPLETIONS, { ...LONG, stream: true }, { signal: leave.signal }));
   await first.next();
@@ -88,7 +88,7 @@ Deno.test("a request that takes too long ends with 408, in a stream with an erro
 });
 
 Deno.test("a server that stops lets the running request end, sends the waiting one away, and frees its port", async () => {
-  await using served = await serveDemo({ endless: true, limits: { graceSeconds: 60 } });
+  await using served = await serveDemo({ endless: true, limits: { parallel: 1, graceSeconds: 60 } });
   const { post, server, model } = served;
   const first = await post(COMPLETIONS, { ...LONG, max_tokens: 300, stream: true });
   const waiting = post(COMPLETIONS, { ...LONG, max_tokens: 1 });
@@ -143,7 +143,7 @@ Deno.test("a client that does not read keeps no server from its end", async () =
 
 Deno.test("a request that is too large for the memory is refused by itself, and what scoring has left makes room for the next", async () => {
   await using served = await serveDemo();
-  const { post, model: { device } } = served, before = device.bytes;
+  const { post, server, model: { device } } = served, before = device.bytes;
   const ask = async (fields: Record<string, unknown>): Promise<Response> =>
     await post(COMPLETIONS, { ...LONG, ...fields });
   Object.defineProperty(device, "memoryLimit", { configurable: true, value: before + 4096 });
@@ -163,6 +163,8 @@ Deno.test("a request that is too large for the memory is refused by itself, and 
   const answer = await ask({ max_tokens: 2 });
   assert.equal(answer.status, 200);
   await answer.body?.cancel();
+  // The caches stay for the next request, until the server ends.
+  await server.shutdown();
   assert.equal(device.bytes, before);
 });
 

@@ -294,3 +294,37 @@ Deno.test("a log that fails costs no answer", async () => {
   assert.equal(unknown.status, 404);
   assert.equal(typeof (await unknown.json()).error.message, "string");
 });
+
+Deno.test("several clients at once, several prompts and several answers get the texts that each gets alone", async () => {
+  await using served = await serveDemo();
+  const { post } = served;
+  const ask = async (fields: Record<string, unknown>): Promise<{ text: string; index: number }[]> => {
+    const response = await post(COMPLETIONS, { model: NAME, max_tokens: 12, ...fields });
+    assert.equal(response.status, 200);
+    return (await response.json()).choices;
+  };
+  const prompts = ["Tom went", "The cat", "One day", "She had a", "Once", "He", "In the", "A dog", "They", "It was"];
+  const requests = prompts.map((prompt, index) => ({
+    prompt,
+    max_tokens: 4 + index,
+    seed: index,
+    temperature: index % 2,
+    ...(index === 3 ? { logprobs: 2 } : {}),
+  }));
+  const alone = [];
+  for (const request of requests) alone.push(await ask(request));
+  assert.deepEqual(await Promise.all(requests.map(ask)), alone);
+
+  // Three answers have the seeds from the one given on; two prompts stand one after the other.
+  const all = await ask({ prompt: prompts.slice(0, 2), n: 3, seed: 5, temperature: 1 });
+  assert.deepEqual(all.map(({ index }) => index), [0, 1, 2, 3, 4, 5]);
+  for (const [index, { text }] of all.entries()) {
+    const [own] = await ask({ prompt: prompts[Math.floor(index / 3)], seed: 5 + index % 3, temperature: 1 });
+    assert.equal(text, own?.text);
+  }
+  const usage = async (n: number): Promise<number> => {
+    const response = await post(COMPLETIONS, { model: NAME, prompt: "Tom went", max_tokens: 2, n });
+    return (await response.json()).usage.prompt_tokens;
+  };
+  assert.equal(await usage(3), await usage(1));
+});

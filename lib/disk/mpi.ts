@@ -14,7 +14,10 @@ export interface MpiRanks extends Ranks {
   stopAll(reason: unknown): void;
   /** Waits for all ranks, then ends MPI. */
   finish(): Promise<void>;
-  /** Ends the processes of all ranks at once, this one with the exit status. */
+  /**
+   * Ends the processes of all ranks at once, this one with the exit status. Where ranks have lost each other it ends
+   * this one, and the launcher and the time limit end the others.
+   */
   abort(status: number): void;
 }
 
@@ -28,7 +31,15 @@ const RANK_OF = {
 } as const;
 
 /** Names of the environment variables that are read, where the process may read them. */
-export const MPI_VARIABLES: readonly string[] = [...SIZES, ...new Set(Object.values(RANK_OF)), "COMPRESSO_MPI"];
+export const MPI_VARIABLES: readonly string[] = [
+  ...SIZES,
+  ...new Set(Object.values(RANK_OF)),
+  "COMPRESSO_MPI",
+  "COMPRESSO_MPI_SECONDS",
+];
+
+/** Seconds that a rank waits for another one: longer than a checkpoint takes, or a slower adapter's step. */
+const DEFAULT_SECONDS = 600;
 
 /** Files of the implementations, most common first. */
 const LIBRARIES = [
@@ -120,18 +131,38 @@ function ranksOf(
   { rank, size }: { readonly rank: number; readonly size: number },
 ): MpiRanks {
   const stopping = new AbortController(), status = new Uint8Array(STATUS_BYTES), last = size - 1;
-  let stop: { readonly reason: unknown } | null = null;
+  const seconds = Number(variable("COMPRESSO_MPI_SECONDS") ?? DEFAULT_SECONDS);
+  let stop: { readonly reason: unknown } | null = null, isLost = false;
+  /** The call's end. Throws where it does not come: MPI itself would wait for ever for a host that is cut off. */
+  const inTime = async (call: Promise<number>): Promise<void> => {
+    const timer = Promise.withResolvers<never>();
+    const timeout = setTimeout(() => {
+      isLost = true;
+      timer.reject(
+        new CompressoError("input", {
+          what: `rank ${rank} of ${size} heard nothing from the others for ${seconds} seconds`,
+          rule: "hosts and network stay up, and no rank takes longer for its part of a step",
+          fix: "resume from the last checkpoint; the environment variable COMPRESSO_MPI_SECONDS sets the time",
+        }),
+      );
+    }, 1000 * seconds);
+    try {
+      await Promise.race([call, timer.promise]);
+    } finally {
+      clearTimeout(timeout);
+    }
+  };
   const broadcast = async (values: Float32Array<ArrayBuffer>, from: number): Promise<void> => {
-    for (const part of chunksOf(values)) await symbols.MPI_Bcast(part, part.length, float, from, world);
+    for (const part of chunksOf(values)) await inTime(symbols.MPI_Bcast(part, part.length, float, from, world));
   };
   /** Each part of the sum passes from rank to rank, and each adds its own, while later ranks are at earlier parts. */
   const chain = async (total: Float32Array<ArrayBuffer>, parts: readonly Float32Array[]): Promise<void> => {
     let start = 0;
     for (const chunk of chunksOf(total)) {
       const end = start + chunk.length;
-      if (rank > 0) await symbols.MPI_Recv(chunk, chunk.length, float, rank - 1, 0, world, status);
+      if (rank > 0) await inTime(symbols.MPI_Recv(chunk, chunk.length, float, rank - 1, 0, world, status));
       for (const part of parts) addInto(chunk, part.subarray(start, end));
-      if (rank < last) await symbols.MPI_Send(chunk, chunk.length, float, rank + 1, 0, world);
+      if (rank < last) await inTime(symbols.MPI_Send(chunk, chunk.length, float, rank + 1, 0, world));
       start = end;
     }
     await broadcast(total, last);
@@ -165,6 +196,7 @@ function ranksOf(
       await symbols.MPI_Finalize();
     },
     abort(exitStatus): void {
+      if (isLost) Deno.exit(exitStatus);
       symbols.MPI_Abort(world, exitStatus);
     },
   };

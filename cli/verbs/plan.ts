@@ -5,7 +5,7 @@ import { spellFlag } from "../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
 import type { DeviceLimits } from "../../lib/gpu/types.ts";
 import { openSpec } from "../../lib/disk/open_model.ts";
-import { type DecoderSpec, parameterCount } from "../../lib/spec/decoder.ts";
+import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
@@ -145,12 +145,13 @@ function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: 
       ? `adapter   ${adapter.facts.description}; products read ${adapter.facts.isCpu ? "textures" : "buffers"}`
       : "adapter   none here; planned with the limits that every WebGPU adapter grants",
   );
+  const own = targets.filter((target) => hasProjection(spec, target));
   print(
     `run       ${
       accumulate > 1 ? `${accumulate} × ` : ""
-    }${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${targets.join(",")}, units ${
-      units.join(",")
-    }${recompute ? "" : ", no recomputation"}`,
+    }${batch} × ${seq} tokens, base ${baseDtype}, LoRA of rank ${rank} on ${own.join(",")}, units ${units.join(",")}${
+      recompute ? "" : ", no recomputation"
+    }`,
   );
   if (target) {
     const whole = target.sparsityOf === "model" ? "model" : "layers' linear weights";

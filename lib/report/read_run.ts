@@ -146,7 +146,13 @@ const SUMMARY = z.object({
   options: z.record(z.string(), z.unknown()),
   inputs: z.record(z.string(), z.unknown()),
   origin: z.array(z.object({ role: z.enum(["model", "data", "calibration"]), name: z.string(), bytes: count })),
-  before: z.object({ layers: z.array(layer), hidden: count, headDim: count, bytes: z.number() }),
+  before: z.object({
+    layers: z.array(layer),
+    hidden: count,
+    headDim: count,
+    ungated: z.literal(true).exactOptional(),
+    bytes: z.number(),
+  }),
   masks: z.object({
     heads: z.array(z.array(z.number())),
     ffn: z.array(z.array(z.number())),

@@ -25,6 +25,8 @@ export interface ModelBefore {
   readonly hidden: number;
   /** Width of a head. */
   readonly headDim: number;
+  /** Whether its FFNs have no gate; absent if they have one. */
+  readonly ungated?: true;
   /** Bytes of its tensors as they are stored. */
   readonly bytes: number;
 }
@@ -89,7 +91,7 @@ function keptShares(z: Float32Array | undefined, count: number, shareOf: (z: num
 
 /** Shape of a model and bytes of its tensors. */
 export function modelBefore(source: WeightSource): ModelBefore {
-  const { layers, hidden, headDim } = source.spec;
+  const { layers, hidden, headDim, ungated } = source.spec;
   let bytes = 0;
   for (const [name, shape] of tensorShapes(source.spec)) {
     const type = source.storedDtype(name),
@@ -97,7 +99,7 @@ export function modelBefore(source: WeightSource): ModelBefore {
     const values = shape.reduce((product, size) => product * size, 1);
     bytes += values * (format ? format.bytes / format.block : 4);
   }
-  return { layers, hidden, headDim, bytes };
+  return { layers, hidden, headDim, ...ungated ? { ungated } : {}, bytes };
 }
 
 /** Sizes of files and of the weights in folders. */

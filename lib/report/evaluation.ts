@@ -64,6 +64,9 @@ export async function readEvaluation(path: string): Promise<Evaluation[]> {
   return parseEvaluation(text, path);
 }
 
+/** Models of one evaluation. */
+const MOST_MODELS = 100;
+
 /** The models of an evaluation's JSON; `path` is named in errors, and names a model alone. */
 export function parseEvaluation(text: string, path: string): Evaluation[] {
   let value: unknown = null;
@@ -74,6 +77,9 @@ export function parseEvaluation(text: string, path: string): Evaluation[] {
   }
   if (!isObject(value)) throw wrong(path, Array.isArray(value) ? "a list" : typeof value);
   const { models, differences } = value;
+  if (Array.isArray(models) && models.length > MOST_MODELS) {
+    throw wrong(path, `${models.length} models, of at most ${MOST_MODELS}`);
+  }
   const changes = objects(differences);
   const named = Array.isArray(models)
     ? objects(models).map((one, index) =>

@@ -280,11 +280,12 @@ function withDistinctNames(all: readonly Evaluation[]): Evaluation[] {
     ({ name, file }) => `${file.split(/[/\\]/).slice(-2).join("/")}: ${name}`,
     ({ name, file }, place) => `${lastPart(file)}: ${name} (${place + 1})`,
   ];
-  return all.map((one) => {
-    const alike = all.filter(({ name }) => name === one.name);
-    const shown = named.find((name) => new Set(alike.map(name)).size === alike.length);
-    return shown ? { ...one, name: shown(one, alike.indexOf(one)) } : one;
-  });
+  const shown = new Map<Evaluation, string>();
+  for (const alike of Map.groupBy(all, ({ name }) => name).values()) {
+    const nameOf = named.find((name) => new Set(alike.map(name)).size === alike.length);
+    alike.forEach((one, place) => shown.set(one, nameOf?.(one, place) ?? one.name));
+  }
+  return all.map((one) => ({ ...one, name: shown.get(one) ?? one.name }));
 }
 
 /** Measurements beside each other, a column for each file; null where there are none. */
@@ -294,9 +295,10 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
   );
   const columns: readonly Evaluation[] = withDistinctNames([...own, ...others]);
   if (columns.length === 0) return null;
-  const keys = [
-    ...new Set(columns.flatMap(({ scores }) => scores.map(({ task, metric }) => JSON.stringify([task, metric])))),
-  ];
+  const keyOf = ({ task, metric }: Score): string => JSON.stringify([task, metric]);
+  // The first score where one comes twice.
+  const byKey = columns.map(({ scores }) => new Map(scores.toReversed().map((score) => [keyOf(score), score])));
+  const keys = [...new Set(columns.flatMap(({ scores }) => scores.map(keyOf)))];
   const isCut = columns.some(({ scores }) => scores.some(({ truncated = 0 }) => truncated > 0));
   return {
     caption: `Measured values; ± is the standard error, the count in brackets${
@@ -304,9 +306,7 @@ export function evaluationTable(runs: readonly ReportRun[], others: readonly Eva
     }; against another model item by item, with its 95 % interval`,
     head: ["task, metric", ...columns.map(({ name }) => name)],
     rows: keys.map((key) => {
-      const found = columns.map(({ scores }) =>
-        scores.find(({ task, metric }) => JSON.stringify([task, metric]) === key)
-      );
+      const found = byKey.map((scores) => scores.get(key));
       const known = found.find((score) => score !== undefined);
       return [
         `${known?.task ?? ""}, ${known?.metric ?? ""}`,

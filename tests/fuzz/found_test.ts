@@ -4,7 +4,8 @@ import { shownJson } from "../../lib/core/text.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
 import { parseTuning } from "../../lib/gpu/tuning.ts";
-import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 
 const UNPRINTABLE = { toString: 1 };
 
@@ -39,4 +40,13 @@ Deno.test("a tuning table whose version is an object is no table", () => {
 
 Deno.test("a value that JSON has no text for is named by what it is", () => {
   assert.deepEqual([shownJson([1n]), shownJson({ a: 1n }), shownJson(1n)], ["a list", "an object", "1"]);
+});
+
+Deno.test("an evaluation of more models than a table can show is refused", () => {
+  const models = (count: number): string =>
+    JSON.stringify({
+      models: Array.from({ length: count }, (_, at) => ({ model: `${at}`, perplexity: 9, window: 64 })),
+    });
+  assert.equal(parseEvaluation(models(100), "a.json").length, 100);
+  refuses(() => parseEvaluation(models(101), "a.json"), "input", /101 models, of at most 100/);
 });

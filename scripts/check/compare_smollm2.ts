@@ -1,5 +1,5 @@
-// Runs our command line on SmolLM2-135M-Instruct and compares perplexity and greedy tokens with those of transformers
-// in fixtures/golden/smollm2_reference.json.
+// Runs our command line on a model, SmolLM2-135M-Instruct by default, and compares perplexity and greedy tokens with
+// those of transformers in a JSON file of reference.py.
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,7 +14,7 @@ const HELP = `usage: deno run -A scripts/check/compare_smollm2.ts MODEL --text F
 Evaluates and generates with MODEL through our command line, compares with transformers + torch (reference.py), and
 prints one PASS or FAIL line; exit status 1 on FAIL.
 
-  MODEL               GGUF of SmolLM2-135M-Instruct
+  MODEL               GGUF of SmolLM2-135M-Instruct, or of the model of --reference
   --text FILE         the text of the reference
   --reference FILE    JSON of reference.py (fixtures/golden/smollm2_reference.json)
   --max-windows N     passed on to eval; 0 for all windows (0)

@@ -74,13 +74,13 @@ def step_with_cache(model, ids, cache):
     return model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float(), cache
 
 
-def greedy(model, tokenizer, prompt, max_tokens):
-    """Greedy continuation of a prompt, no special tokens added: ids of both, text, smallest margin.
+def greedy(model, tokenizer, prompt, max_tokens, special_tokens=False):
+    """Greedy continuation of a prompt, by default without special tokens: ids of both, text, smallest margin.
 
     The margin of a step is the gap between the best and the second logit: a small one says that another program,
     with other rounding, may rightly choose another token there.
     """
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt, add_special_tokens=special_tokens)["input_ids"]
     stops = model.generation_config.eos_token_id
     stops = set(stops if isinstance(stops, list) else [stops])
     stops.add(tokenizer.eos_token_id)

@@ -31,12 +31,16 @@ def main():
     parser.add_argument("--max-windows", type=int, default=0, help="windows to measure, 0 for all (0)")
     parser.add_argument("--prompt", action="append", help="prompt to continue, may be repeated (three built-in ones)")
     parser.add_argument("--max-tokens", type=int, default=40, help="tokens of each continuation (40)")
+    parser.add_argument("--special-tokens", action="store_true", help="put the tokenizer's special tokens around prompts")
     parser.add_argument("--figures-only", action="store_true", help="leave out the continuations' text")
     options = parser.parse_args()
 
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     text = read_text(options.text, options.limit_chars)
-    generations = [greedy(model, tokenizer, prompt, options.max_tokens) for prompt in options.prompt or PROMPTS]
+    generations = [
+        greedy(model, tokenizer, prompt, options.max_tokens, options.special_tokens)
+        for prompt in options.prompt or PROMPTS
+    ]
     if options.figures_only:
         for generation in generations:
             del generation["text"]

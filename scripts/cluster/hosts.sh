@@ -8,9 +8,10 @@
 #   scripts/cluster/hosts.sh down          removes them
 # SHARED names the shared folder, by default /tmp/compresso_shared.
 set -euo pipefail
-readonly NAME=cmp NET=10.77.0 SHARED=${SHARED:-/tmp/compresso_shared} SELF=$(realpath "${BASH_SOURCE[0]}")
+SELF=$(realpath "${BASH_SOURCE[0]}")
+readonly SELF NAME=cmp NET=10.77.0 SHARED=${SHARED:-/tmp/compresso_shared}
 
-hosts() { ip netns list | sed -nE "s/^($NAME[0-9]+).*/\1/p" | sort; }
+hosts() { ip netns list | sed -nE "s/^(${NAME}[0-9]+).*/\1/p" | sort; }
 
 up() {
   local count=$1 i j

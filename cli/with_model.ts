@@ -10,6 +10,7 @@ import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts"
 import { fetchInputs } from "./hub.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
+import type { MpiRanks } from "../lib/disk/mpi.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
 
 /** Options of {@link withModel}; absent or undefined means the default. */
@@ -24,6 +25,8 @@ export interface ModelSettings {
   readonly compare?: string | undefined;
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;
+  /** Processes that share the work. */
+  readonly ranks?: MpiRanks | null;
   /** Called before any weight is read; if it throws, nothing is loaded. */
   readonly onShape?: (spec: DecoderSpec, device: Device) => Promise<unknown>;
   /** The message at the first Ctrl-C. */
@@ -39,6 +42,7 @@ export interface Loaded {
   readonly other: Model | null;
   /** LoRA of the adapter, where one was asked for; it is not merged. */
   readonly adapters: Adapters;
+  readonly ranks: MpiRanks | undefined;
   readonly signal: AbortSignal;
   readonly progress: Progress;
   /** From here on Ctrl-C fires `signal`. */
@@ -88,7 +92,16 @@ export async function withModel<T>(
   const tune = async (request: TuneRequest): Promise<void> => {
     for (const each of other ? [model, other] : [model]) await tuneFor(each, request, { setting, progress, signal });
   };
-  return await work({ model, other, adapters, signal, progress, listen: interrupt.start, tune });
+  return await work({
+    model,
+    other,
+    adapters,
+    ranks: settings.ranks ?? undefined,
+    signal,
+    progress,
+    listen: interrupt.start,
+    tune,
+  });
 }
 
 /** LoRA of the adapter at a path, as evaluation takes it; nothing without a path. */

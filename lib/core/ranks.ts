@@ -35,3 +35,43 @@ export function rangeOf(
 ): { readonly start: number; readonly end: number } {
   return { start: Math.floor(count * rank / size), end: Math.floor(count * (rank + 1) / size) };
 }
+
+/** Items of each rank between two exchanges of results. */
+const ROUND = 4;
+
+/**
+ * Runs each item on one of the ranks and gives every rank all results, in order. Without ranks, one after the other. All
+ * ranks have the same items; results are what JSON keeps, so numbers are finite.
+ */
+export async function* dealt<Item, Result>(
+  items: Iterable<Item>,
+  ranks: Ranks | undefined,
+  run: (item: Item) => Promise<Result>,
+): AsyncGenerator<readonly [Item, Result]> {
+  if (!ranks) {
+    for (const item of items) yield [item, await run(item)];
+    return;
+  }
+  const { rank, size } = ranks, left = Iterator.from(items);
+  for (;;) {
+    const round = taken(left, ROUND * size), own: Result[] = [], all: Result[][] = [];
+    if (round.length === 0) return;
+    for (const [index, item] of round.entries()) if (index % size === rank) own.push(await run(item));
+    for (let from = 0; from < size; from++) all.push(JSON.parse(await ranks.textOf(from, JSON.stringify(own))));
+    for (const [index, item] of round.entries()) {
+      const result = all[index % size]?.[Math.floor(index / size)];
+      if (result !== undefined) yield [item, result];
+    }
+  }
+}
+
+/** The next items, at most so many; the iterator stays open. */
+function taken<Item>(left: Iterator<Item>, most: number): Item[] {
+  const items: Item[] = [];
+  while (items.length < most) {
+    const next = left.next();
+    if (next.done) break;
+    items.push(next.value);
+  }
+  return items;
+}

@@ -1,6 +1,7 @@
 // Scores tasks by a model.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
+import type { Ranks } from "../core/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -28,6 +29,8 @@ export interface EvaluateOptions {
   readonly adapters?: Adapters;
   /** Whether a question that does not fit the model's context is an error; else its context is cut from the left. Default false. */
   readonly refuseLong?: boolean;
+  /** Processes that share the questions: all call it with the same options, and each gets all scores. */
+  readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called with the questions of a task scored so far. */
@@ -41,6 +44,7 @@ const NAMES: NamesOf<EvaluateOptions> = {
   prompt: true,
   adapters: true,
   refuseLong: "switch",
+  ranks: true,
   signal: true,
   onProgress: true,
 };
@@ -148,7 +152,8 @@ export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | 
 }
 
 /** Options of {@link scoreTask}. */
-export interface ScoreTaskOptions extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "onProgress"> {
+export interface ScoreTaskOptions
+  extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "ranks" | "onProgress"> {
   /** What {@link encodeTask} made of the questions that are not known. Default: they are encoded before the first is scored. */
   readonly encoded?: EncodedTask | undefined;
   /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
@@ -173,7 +178,7 @@ export async function scoreTask(
   task: LoadedTask,
   options: ScoreTaskOptions = {},
 ): Promise<TaskItemScore[]> {
-  const { adapters, signal, onProgress, known, onItem } = options, { questions } = task;
+  const { adapters, ranks, signal, onProgress, known, onItem } = options, { questions } = task;
   const encoded = options.encoded ?? await encodeTask(model, task, options);
   const own = questions.map((question, place) => {
     const scores = knownScores(question, known?.get(place));
@@ -192,6 +197,7 @@ export async function scoreTask(
   await logLikelihoods(model, open.map(({ sequence }) => sequence), {
     ...(adapters ? { adapters } : {}),
     ...(signal ? { signal } : {}),
+    ranks,
     onScores: (indices, scores) => {
       indices.forEach((index, at) => {
         const { place, choice } = open[index] ?? { place: -1, choice: -1 }, row = own[place];

@@ -1,5 +1,6 @@
 // Perplexity of a text in windows, each alone or sliding.
 import { CompressoError } from "../core/errors.ts";
+import { dealt, type Ranks } from "../core/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -23,6 +24,8 @@ export interface PerplexityOptions {
   readonly batch?: number;
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
+  /** Processes that share the windows: all call it with the same text and options, and each gets all losses. */
+  readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /**
@@ -43,6 +46,7 @@ const NAMES: NamesOf<PerplexityOptions> = {
   maxWindows: "number",
   batch: "number",
   adapters: true,
+  ranks: true,
   signal: true,
   known: true,
   onWindow: true,
@@ -90,7 +94,7 @@ export async function perplexity(
   text: string | ArrayLike<number>,
   options: PerplexityOptions,
 ): Promise<PerplexityResult> {
-  const { window, stride, maxWindows = Infinity, signal, known, onWindow, onProgress } = options;
+  const { window, stride, maxWindows = Infinity, ranks, signal, known, onWindow, onProgress } = options;
   checkNames(options, NAMES, { whose: "perplexity" });
   checkPerplexity(model, text, options);
   const tokens = typeof text === "string" ? encodeText(model, text, options.limitChars) : text;
@@ -98,12 +102,18 @@ export async function perplexity(
   const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
   const batch = Math.min(spans.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
   const perWindow: WindowLoss[] = [];
-  for (let first = 0; first < spans.length; first += batch) {
+  const firsts = Array.from({ length: Math.ceil(spans.length / batch) }, (_, index) => index * batch);
+  const partOf = (first: number): WindowSpan[] => spans.slice(first, first + batch);
+  const run = async (first: number): Promise<WindowLoss[]> => {
     signal?.throwIfAborted();
-    const part = spans.slice(first, first + batch), before = part.map((_, index) => known?.get(first + index));
-    const measured = before.includes(undefined) ? await measureWindows(model, tokens, { ...options, part, batch }) : [];
-    part.forEach((_, index) => {
-      const old = before[index], loss = old ?? measured[index] ?? { nll: NaN, tokens: 0 }, place = perWindow.length;
+    const part = partOf(first), isKnown = part.every((_, index) => known?.has(first + index));
+    return isKnown ? [] : await measureWindows(model, tokens, { ...options, part, batch });
+  };
+  for await (const [first, measured] of dealt(firsts, ranks, run)) {
+    partOf(first).forEach((_, index) => {
+      const old = known?.get(first + index),
+        loss = old ?? measured[index] ?? { nll: NaN, tokens: 0 },
+        place = perWindow.length;
       checkFinite(loss.nll, place);
       perWindow.push(loss);
       if (!old) onWindow?.(place, loss);

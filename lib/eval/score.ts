@@ -1,9 +1,10 @@
 // Log-likelihood of continuations, and multiple choice by them.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { dealt, type Ranks } from "../core/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "../model/model.ts";
-import { packSequences } from "./score_packing.ts";
+import { type Packing, packSequences } from "./score_packing.ts";
 
 export type { Sequence } from "../nn/token_tree.ts";
 
@@ -23,13 +24,15 @@ export interface ChoiceRow {
 export interface ScoreOptions {
   /** Masks and LoRA. */
   readonly adapters?: Adapters;
+  /** Processes that share the work: all call it with the same sequences, and each gets all scores. Default: this one. */
+  readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch with the sequences scored so far. */
   readonly onProgress?: (sequences: number, total: number) => void;
 }
 
-const NAMES: NamesOf<ScoreOptions> = { adapters: true, signal: true, onProgress: true };
+const NAMES: NamesOf<ScoreOptions> = { adapters: true, ranks: true, signal: true, onProgress: true };
 
 /** Options of {@link logLikelihoods}. */
 export interface LikelihoodOptions extends ScoreOptions {
@@ -101,11 +104,11 @@ export async function logLikelihoods(
   options: LikelihoodOptions = {},
 ): Promise<number[]> {
   checkNames(options, { ...NAMES, onScores: true }, { whose: "logLikelihoods" });
-  const { adapters, signal, onProgress, onScores } = options;
+  const { adapters, ranks, signal, onProgress, onScores } = options;
   checkSequences(sequences, model.spec.maxPosition);
   const result = new Array<number>(sequences.length).fill(NaN);
   let done = 0;
-  for (const { tree, rows, places } of packSequences(sequences)) {
+  const run = async ({ tree, rows }: Packing): Promise<number[]> => {
     signal?.throwIfAborted();
     const losses = await model.treeLosses(tree, {
       rows,
@@ -114,6 +117,9 @@ export async function logLikelihoods(
     });
     const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
     checkFinite(scores);
+    return scores;
+  };
+  for await (const [{ places }, scores] of dealt(packSequences(sequences), ranks, run)) {
     places.forEach((place, index) => result[place] = scores[index] ?? NaN);
     done += places.length;
     onScores?.(places, scores);

@@ -125,3 +125,21 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  name: "eval on two ranks prints what one process prints",
+  ...TEST,
+  fn: async () => {
+    using folder = new TemporaryFolder();
+    const text = folder.at("text.txt");
+    await Deno.writeTextFile(text, "Mary went to Paris. ".repeat(400));
+    for (const words of [["--text", text, "--window", "48"], ["--tasks", "piqa", "--task-data", "fixtures/tasks"]]) {
+      const line = ["eval", "demo", ...words, "--json"], alone = await cli(line), both = await onRanks(2, line);
+      assert.equal(alone.code, 0, alone.stderr);
+      assert.equal(both.code, 0, both.text);
+      assert.ok(both.text.includes(alone.stdout), both.text);
+    }
+    const refused = await onRanks(2, ["eval", "demo", "--text", text, "--out", folder.at("scores.jsonl")]);
+    assert.equal(refused.text.match(/cannot keep scores/g)?.length, 1, refused.text);
+  },
+});

@@ -1,6 +1,6 @@
 // Several ranks train with the bits of one process: in one process here, which passes the sums itself.
 import assert from "node:assert/strict";
-import { addInto, rangeOf, type Ranks } from "../../lib/core/ranks.ts";
+import { addInto, dealt, rangeOf, type Ranks } from "../../lib/core/ranks.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
@@ -118,4 +118,16 @@ Deno.test("checkAlike() refuses on all ranks what one of them has otherwise, and
       return true;
     });
   }
+});
+
+Deno.test("dealt() runs each item once on one rank, and gives all results to each in order", async () => {
+  const items = Array.from({ length: 23 }, (_, index) => index), want = items.map((item) => [item, item / 3]);
+  for (const size of [1, 2, 3, 40]) {
+    const ran: number[] = [];
+    const run = (item: number): Promise<number> => (ran.push(item), Promise.resolve(item / 3));
+    const got = await Promise.all(together(size).map((ranks) => Array.fromAsync(dealt(items.values(), ranks, run))));
+    for (const one of got) assert.deepEqual(one, want);
+    assert.deepEqual(ran.sort((a, b) => a - b), items, `${size} ranks`);
+  }
+  assert.deepEqual(await Array.fromAsync(dealt(items, undefined, (item) => Promise.resolve(item / 3))), want);
 });

@@ -4,6 +4,8 @@ import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { DEMO, demoData } from "../../../lib/disk/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
+import type { MpiRanks } from "../../../lib/disk/mpi.ts";
+import { withRanks } from "../../ranks.ts";
 import { verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";
 import { checkEach } from "./models.ts";
@@ -103,30 +105,54 @@ export function evaluate(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
-    .action(async (paths, options) => {
-      const { json = false } = options;
-      await fetchInputs({ model: paths, data: [options.data], adapter: [options.adapter] });
-      using work = await chooseWork(paths, options);
-      const measured: Measured[] = [];
-      for (const path of paths) {
-        const result = await withModel(path, { ...options, ...work.interrupt }, (loaded) => work.measure(path, loaded));
-        measured.push({ model: path, ...result });
-      }
-      const [first, ...others] = measured;
-      if (!first) return;
-      if (others.length === 0) {
-        if (json) printJson(valuesOf(first));
-        else for (const line of measurementTable([first])) print(line);
-        return;
-      }
-      const gaps = others.map((other) => differences(first, other));
-      if (json) {
-        const models = measured.map((one) => ({ model: one.model, ...valuesOf(one) }));
-        return printJson({ models, differences: gaps.map(({ values }) => values) });
-      }
-      for (const line of measurementTable(measured)) print(line);
-      for (const line of differenceTable(first, gaps)) print(line);
-    });
+    .action(async (paths, options) =>
+      await withRanks((ranks) => run(paths, { ...options, ranks }), { asJson: options.json ?? false })
+    );
+}
+
+async function run(
+  paths: readonly string[],
+  { ranks, ...options }: EvalSettings & {
+    readonly ranks: MpiRanks | null;
+    readonly json?: boolean | undefined;
+  },
+): Promise<void> {
+  if (ranks && options.out !== undefined) throw noFile(ranks.size);
+  const { json = false } = options;
+  await fetchInputs({ model: paths, data: [options.data], adapter: [options.adapter] });
+  using work = await chooseWork(paths, options);
+  const measured: Measured[] = [];
+  for (const path of paths) {
+    const result = await withModel(
+      path,
+      { ...options, ...work.interrupt, ranks },
+      (loaded) => work.measure(path, loaded),
+    );
+    measured.push({ model: path, ...result });
+  }
+  const [first, ...others] = measured;
+  if (!first) return;
+  if (others.length === 0) {
+    if (json) printJson(valuesOf(first));
+    else for (const line of measurementTable([first])) print(line);
+    return;
+  }
+  const gaps = others.map((other) => differences(first, other));
+  if (json) {
+    const models = measured.map((one) => ({ model: one.model, ...valuesOf(one) }));
+    return printJson({ models, differences: gaps.map(({ values }) => values) });
+  }
+  for (const line of measurementTable(measured)) print(line);
+  for (const line of differenceTable(first, gaps)) print(line);
+}
+
+function noFile(ranks: number): CompressoError {
+  return new CompressoError("usage", {
+    what: "cannot keep scores in the file of --out",
+    rule: "one process writes to it",
+    value: `${ranks} ranks`,
+    fix: "leave --out out, or start one process",
+  });
 }
 
 /** Checks the models before the first one is measured. */

@@ -24,7 +24,7 @@ export async function chooseRows(
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
     checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
   });
-  return plainWork(async (_, { model, adapters, signal, progress, tune }) => {
+  return plainWork(async (_, { model, adapters, ranks, signal, progress, tune }) => {
     const tokenizer = tokenizerOf(model);
     if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");
     const choices = encodeChoices(rows, { tokenizer, prompt, ...limit });
@@ -36,6 +36,7 @@ export async function chooseRows(
     });
     const { accuracy, correct, n, perRow } = await scoreChoices(model, choices, {
       adapters,
+      ranks,
       signal,
       onProgress: (done, all) => progress.phase("scoring", done / all),
     });

@@ -55,7 +55,7 @@ export async function chooseTasks(
 
 async function measure(
   path: string,
-  { model, adapters, signal, progress, tune }: Loaded,
+  { model, adapters, ranks, signal, progress, tune }: Loaded,
   { tasks, prompt, file, refuseLong }: {
     readonly tasks: readonly LoadedTask[];
     readonly prompt: string | null;
@@ -91,6 +91,7 @@ async function measure(
   for (const [index, task] of tasks.entries()) {
     const items = await scoreTask(model, task, {
       adapters,
+      ranks,
       signal,
       encoded: encoded[index],
       known: file?.known(path, task.name),

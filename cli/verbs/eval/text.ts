@@ -51,7 +51,7 @@ async function defaultWindow(paths: readonly string[]): Promise<number> {
 
 async function measure(
   path: string,
-  { model, adapters, signal, progress, tune }: Loaded,
+  { model, adapters, ranks, signal, progress, tune }: Loaded,
   { text, sizes, options, file }: {
     readonly text: string;
     readonly sizes: readonly number[];
@@ -78,6 +78,7 @@ async function measure(
     const result = await perplexity(model, tokens, {
       window,
       adapters,
+      ranks,
       signal,
       ...shape,
       ...(file

@@ -33,7 +33,16 @@ function listed(phases: string[]): Progress {
 /** A model as the command has it, without tuning. */
 function loadedOf(model: Model, phases: string[]): Loaded {
   const { signal } = new AbortController(), progress = listed(phases);
-  return { model, other: null, adapters: {}, signal, progress, listen: () => {}, tune: async () => {} };
+  return {
+    model,
+    other: null,
+    adapters: {},
+    ranks: undefined,
+    signal,
+    progress,
+    listen: () => {},
+    tune: async () => {},
+  };
 }
 
 /** Tokens that a model has for the text. */

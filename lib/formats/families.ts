@@ -16,6 +16,7 @@ export const MODEL_TYPES = [
   "phi3",
   "smollm3",
   "granite",
+  "olmo2",
   "opt",
   "gpt2",
   "gpt_neox",
@@ -27,7 +28,7 @@ export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: [
 
 /** What to do about a model of another family. */
 export const GIVE_FAMILY =
-  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OPT, GPT-2 or GPT-NeoX (Pythia) family";
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OLMo 2, OPT, GPT-2 or GPT-NeoX (Pythia) family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
 export const GGUF_ARCHS = [
@@ -38,6 +39,7 @@ export const GGUF_ARCHS = [
   "phi3",
   "smollm3",
   "granite",
+  "olmo2",
   "openelm",
   "gemma",
   "gemma2",

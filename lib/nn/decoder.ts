@@ -177,8 +177,8 @@ function recordAttentionPart(
   const { layer, forward: f, rms } = partsOf(context, index);
   const { spec } = weights, { rows } = act, { norm } = existing(layer.attention, `attention of layer ${index}`);
   plan.section("elementwise");
-  recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
-  const input = { buffer: f.h1, operand: asOperand(context, f.h1, spec.hidden), width: spec.hidden };
+  if (norm) recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
+  const h = norm ? f.h1 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
     recordProjection(context, { layer: index, projection, input, output, again });
   }
@@ -212,8 +212,8 @@ function recordFfnPart(
   const { spec } = weights, { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
   const width = layer.spec.ffn;
   plan.section("elementwise");
-  recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
-  const input = { buffer: f.h2, operand: asOperand(context, f.h2, spec.hidden), width: spec.hidden };
+  if (norm) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
+  const h = norm ? f.h2 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
@@ -258,12 +258,13 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     recordProjectionBackward(context, {
       layer: index,
       projection,
-      input: { buffer: f.h2, width: hidden },
+      input: { buffer: norm ? f.h2 : x, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
-      output: b.dh,
-      accumulate: nth > 0,
+      output: norm ? b.dh : b.dx,
+      accumulate: !norm || nth > 0,
     });
   }
+  if (!norm) return;
   plan.section("elementwise");
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[1], dx: b.dx }, { rows, spec, accumulate: true });
 }
@@ -318,12 +319,13 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     recordProjectionBackward(context, {
       layer: index,
       projection,
-      input: { buffer: f.h1, width: hidden },
+      input: { buffer: norm ? f.h1 : x, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
-      output: b.dh,
-      accumulate: projection !== "q",
+      output: norm ? b.dh : b.dx,
+      accumulate: !norm || projection !== "q",
     });
   }
+  if (!norm) return;
   plan.section("elementwise");
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[0], dx: b.dx }, { rows, spec, accumulate: true });
 }
@@ -356,7 +358,7 @@ function ffnInputs({ ungated }: DecoderSpec): readonly ("gate" | "up")[] {
 }
 
 function headShape({ act, weights: { spec } }: DecoderContext, heads: number): Heads {
-  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps };
+  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps, isWhole: spec.qkNorm === "whole" };
 }
 
 /** unmasked := dy ∘ z_hidden, and dz_hidden += Σ dy · unmasked; dy is dx if not given. */

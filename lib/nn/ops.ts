@@ -191,6 +191,8 @@ export interface Heads {
   readonly headDim: number;
   readonly eps: number;
   readonly lanes?: NormLanes;
+  /** Whether one norm spans all heads, with w [heads·headStride]. Default: each head has its own. */
+  readonly isWhole?: boolean;
 }
 
 /** y = RMSNorm of each head of x, times w [headStride]; writes (=), including the columns after the heads. */
@@ -211,12 +213,14 @@ function headDispatch(
     /** Operations per value. */
     readonly cost: number;
   },
-  { rows, heads, headDim, eps, lanes = normLanes(plan) }: Heads,
+  { rows, heads, headDim, eps, isWhole = false, lanes = normLanes(plan) }: Heads,
 ): void {
-  const width = headStride(headDim),
-    params = [u32(strideOf(heads * width) / 4), u32(width / 4), f32(headDim), f32(eps)];
+  // A norm over the whole width is that of one head with the columns of all: padding columns are zeros in between.
+  const columns = isWhole ? heads : 1, width = headStride(headDim) * columns;
+  const stride = strideOf(heads * headStride(headDim));
+  const params = [u32(stride / 4), u32(width / 4), f32(headDim * columns), f32(eps)];
   plan.dispatch(compileKernel(plan.device, kernel[lanes]), [...bound, { params }], {
-    groups: [heads, rows],
+    groups: [heads / columns, rows],
     cost: cost * rows * heads * headDim,
   });
 }

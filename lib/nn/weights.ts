@@ -7,9 +7,11 @@ import {
   hasBias,
   HEAD,
   headNormName,
+  headNormWidths,
   type LayerSpec,
   normBiasName,
   normName,
+  normPlaces,
   positionRows,
   POSITIONS,
   presentProjections,
@@ -31,20 +33,20 @@ import type { QuantRows } from "../spec/quant.ts";
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Attention: norm, norm of the output (null without `normPlaces`), projections and head norms. */
+  /** Attention: norm (null where outputs alone are normalised), norm of the output (null without `normPlaces`), projections and head norms. */
   readonly attention: {
-    readonly norm: NormWeights;
+    readonly norm: NormWeights | null;
     readonly outputNorm: DeviceBuffer | null;
     readonly q: Matrix;
     readonly k: Matrix;
     readonly v: Matrix;
     readonly o: Matrix;
-    /** Weights [headStride] of the q and k head norms; null without `qkNorm`. */
+    /** Weights of the q and k norms, [headStride] or with "whole" as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** FFN: norm, norm of the output (null without `normPlaces`) and projections; gate is null without one. */
+  /** FFN: norm (null likewise), norm of the output (null without `normPlaces`) and projections; gate is null without one. */
   readonly ffn: {
-    readonly norm: NormWeights;
+    readonly norm: NormWeights | null;
     readonly outputNorm: DeviceBuffer | null;
     readonly gate: Matrix | null;
     readonly up: Matrix;
@@ -129,6 +131,17 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     if (name === FINAL_NORM && divisor !== 1) padded.forEach((value, i) => padded[i] = value / divisor);
     return own(device.uploadBuffer(name, padded));
   };
+  const hasInputNorms = normPlaces(spec).includes("attention");
+  /** The norm of each head has the width of a head, one over the whole width that of all heads, each padded. */
+  const headNorm = async (index: number, of: "q" | "k"): Promise<DeviceBuffer> => {
+    const name = headNormName(index, of), layer = spec.layers[index];
+    if (spec.qkNorm !== "whole" || !layer) return await vector(name, headStride(spec.headDim));
+    const { q, k } = headNormWidths(spec, layer), widths = headWidths(spec, layer);
+    const [count, width] = of === "q" ? [q, widths.q] : [k, widths.kv];
+    if (device.isDry) return own(device.uploadBuffer(name, new Float32Array(width)));
+    const data = finite(name, await source.read(name));
+    return own(device.uploadBuffer(name, padHeads(spec, data, { shape: [1, width], logical: [1, count] })));
+  };
   const norm = async (name: string): Promise<NormWeights> => ({
     weight: await vector(name),
     bias: spec.norm === "layer" ? await vector(normBiasName(name)) : null,
@@ -149,7 +162,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       layers.push({
         spec: layer,
         attention: layer.heads === 0 ? null : {
-          norm: await norm(normName(index, "attention")),
+          norm: hasInputNorms ? await norm(normName(index, "attention")) : null,
           outputNorm: spec.normPlaces ? await vector(normName(index, "attention_output")) : null,
           q: await part("q"),
           k: await part("k"),
@@ -157,13 +170,13 @@ export async function loadWeights(device: Device, source: WeightSource, options:
           o: await part("o"),
           headNorms: spec.qkNorm
             ? {
-              q: await vector(headNormName(index, "q"), headStride(spec.headDim)),
-              k: await vector(headNormName(index, "k"), headStride(spec.headDim)),
+              q: await headNorm(index, "q"),
+              k: await headNorm(index, "k"),
             }
             : null,
         },
         ffn: layer.ffn === 0 ? null : {
-          norm: await norm(normName(index, "ffn")),
+          norm: hasInputNorms ? await norm(normName(index, "ffn")) : null,
           outputNorm: spec.normPlaces ? await vector(normName(index, "ffn_output")) : null,
           gate: spec.ungated ? null : await part("gate"),
           up: await part("up"),

@@ -169,16 +169,18 @@ export function uniformMasks(
   const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
   const mostShare = Math.min(...layers.map(({ layer }) => layer.heads / Math.max(1, layer.kvHeads)));
   const mostFfn = Math.min(...layers.map(({ layer }) => layer.ffn));
-  const share = clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
+  const share = spec.qkNorm === "whole" ? mostShare : clamp(Math.round(heads / Math.max(1, living)), 1, mostShare);
   const columns = (kv: number): number => {
     // The widest FFN with dims·layers·(attention + matrices·ffn) ≤ (1 − target)·hidden·size. The small term absorbs rounding
     // of the quotient.
     const budget = (1 - wanted) * spec.hidden * size / (Math.max(1, dims) * layers.length);
     return Math.floor((budget - 2 * spec.headDim * kv * (share + 1)) / ffnMatrices(spec) + 1e-9);
   };
-  let kv = clamp(Math.round(living / layers.length), 1, mostKv);
+  // Heads whose q and k are normalised together are cut in no layer.
+  const isFixed = spec.qkNorm === "whole";
+  let kv = isFixed ? mostKv : clamp(Math.round(living / layers.length), 1, mostKv);
   // If the FFN cannot compensate for the mean number of heads, the number of heads changes.
-  while (kv > 1 && columns(kv) < 1) kv--;
+  while (!isFixed && kv > 1 && columns(kv) < 1) kv--;
   while (kv < mostKv && columns(kv) > mostFfn && columns(kv + 1) >= 1) kv++;
   const ffn = Math.min(columns(kv), mostFfn);
   if (mostKv < 1 || mostFfn < 1 || ffn < 1 || dims === 0) throw impossible(wanted, { mostKv, mostFfn });

@@ -23,7 +23,7 @@ import {
   withBiases,
   withCounts,
 } from "../spec/decoder.ts";
-import { cannotCutHidden } from "../units/rules.ts";
+import { cannotCutHeads, cannotCutHidden } from "../units/rules.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
 
@@ -125,6 +125,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
   if (hidden && spec.norm === "layer") throw cannotCutHidden("cannot slice the model", "hidden masks of 0");
+  refuseSomeHeads(spec, z);
   const hiddenScale = scaleOf(hiddenMask, kept);
   let isFirst = true;
   const plans = spec.layers.map((layer, index) => {
@@ -185,6 +186,18 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
       : {},
   };
   return { spec: sliced, made: remaps };
+}
+
+/** Refuses to cut some heads of a layer whose norms of q and k span all of them; all of them may go. */
+function refuseSomeHeads(spec: DecoderSpec, z: Float32Array): void {
+  if (spec.qkNorm !== "whole") return;
+  const layout = slotLayout(spec);
+  spec.layers.forEach(({ heads }, index) => {
+    const first = layout.layers[index]?.head ?? 0,
+      cut = z.subarray(first, first + heads).filter((value) => value === 0);
+    if (cut.length === 0 || cut.length === heads) return;
+    throw cannotCutHeads("cannot slice the model", `masks of 0 of ${cut.length} of ${heads} heads of layer ${index}`);
+  });
 }
 
 function pick(

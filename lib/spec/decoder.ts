@@ -93,17 +93,17 @@ export interface DecoderSpec {
   /** Projections with a bias, in every layer that has them; absent if there are none. */
   readonly biases?: readonly Projection[];
   /**
-   * RMSNorm of each head of q and k before RoPE, with one weight [headDim] for q and one for k in every layer; absent
-   * without these norms.
+   * RMSNorm of q and k before RoPE, with one weight for q and one for k in every layer: "head" of each head, [headDim];
+   * "whole" of all heads together, [heads · headDim]. Absent without these norms.
    */
-  readonly qkNorm?: "head";
+  readonly qkNorm?: "head" | "whole";
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
   readonly activation?: "gelu" | "gelu_tanh" | "relu";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
-   * residual stream. Absent: only their inputs are.
+   * residual stream. "after": these outputs alone are. Absent: only the inputs are.
    */
-  readonly normPlaces?: "both";
+  readonly normPlaces?: "both" | "after";
   /** Constant factors. */
   readonly scales?: {
     /** Of the embedding where it enters the residual stream; not of a head that shares it. Absent: 1. */
@@ -205,7 +205,9 @@ const NORM_NAMES: Readonly<Record<NormPlace, string>> = {
 
 /** The norms of a layer, in canonical order. Those of outputs only with `normPlaces`. */
 export function normPlaces(spec: Pick<DecoderSpec, "normPlaces">): readonly NormPlace[] {
-  return spec.normPlaces ? ["attention", "ffn", "attention_output", "ffn_output"] : ["attention", "ffn"];
+  const inputs = ["attention", "ffn"] as const, outputs = ["attention_output", "ffn_output"] as const;
+  if (spec.normPlaces === "after") return outputs;
+  return spec.normPlaces === "both" ? [...inputs, ...outputs] : inputs;
 }
 
 /** Whether a norm belongs to a layer's attention. */
@@ -269,9 +271,19 @@ export function headNormName(layer: number, of: "q" | "k"): string {
   return `model.layers.${layer}.self_attn.${of}_norm.weight`;
 }
 
-/** Number of parameters of a layer's norms of q and k heads. */
-export function headNormParameters({ qkNorm, headDim }: DecoderSpec, { heads }: LayerSpec): number {
-  return qkNorm && heads > 0 ? 2 * headDim : 0;
+/** Widths of the norms of q and k in a layer; 0 without them. */
+export function headNormWidths(
+  { qkNorm, headDim }: Pick<DecoderSpec, "qkNorm" | "headDim">,
+  { heads, kvHeads }: LayerSpec,
+): Readonly<Record<typeof QK[number], number>> {
+  if (!qkNorm || heads === 0) return { q: 0, k: 0 };
+  return qkNorm === "whole" ? { q: heads * headDim, k: kvHeads * headDim } : { q: headDim, k: headDim };
+}
+
+/** Number of parameters of a layer's norms of q and k. */
+export function headNormParameters(spec: DecoderSpec, layer: LayerSpec): number {
+  const { q, k } = headNormWidths(spec, layer);
+  return q + k;
 }
 
 /** Shape [out, in] of a projection in a layer. */
@@ -303,9 +315,9 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   };
   if (spec.positions) shapes.set(POSITIONS, [positionRows(spec), spec.hidden]);
   spec.layers.forEach((layer, index) => {
-    const attention = layer.heads > 0;
     for (const place of layerNorms(spec, layer)) norm(normName(index, place));
-    if (attention && spec.qkNorm) { for (const of of QK) shapes.set(headNormName(index, of), [spec.headDim]); }
+    const widths = headNormWidths(spec, layer);
+    for (const of of QK) if (widths[of] > 0) shapes.set(headNormName(index, of), [widths[of]]);
     for (const projection of PROJECTIONS) {
       if (!hasProjection(spec, projection)) continue;
       const shape = projectionShape(spec, layer, projection);

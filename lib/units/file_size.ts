@@ -5,6 +5,7 @@ import {
   hasBias,
   hasProjection,
   HEAD,
+  headNormWidths,
   layerNorms,
   normVectors,
   positionRows,
@@ -48,7 +49,7 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
   return {
     layer(layer, hidden): number {
       let total = layerNorms(spec, layer).length * normVectors(spec) * vector(hidden);
-      if (spec.qkNorm && layer.heads > 0) total += 2 * vector(spec.headDim);
+      for (const width of Object.values(headNormWidths(spec, layer))) if (width > 0) total += vector(width);
       for (const projection of PROJECTIONS) {
         if (!hasProjection(spec, projection)) continue;
         const [rows, columns] = projectionShape({ ...spec, hidden }, layer, projection);

@@ -284,6 +284,21 @@ export function cannotCutHidden(what: string, value: string): CompressoError {
   });
 }
 
+/**
+ * The error for cutting heads of a model whose norms of q and k span all heads of a layer. The mean square of the kept
+ * heads is no multiple of that of all: it has another ratio in each row, which no weight of a smaller norm gives.
+ */
+export function cannotCutHeads(what: string, value: string): CompressoError {
+  return new CompressoError("usage", {
+    what,
+    rule:
+      "heads are cut of models whose norms of q and k are those of each head: a norm over the kept heads is not a " +
+      "scaled norm over all",
+    value,
+    fix: "take heads and kv out of the units: ffn, hidden and layers can be cut",
+  });
+}
+
 /** The error for a kind of units that cannot be cut at all. */
 export class NothingToCutError extends CompressoError {
   /** The kind. */

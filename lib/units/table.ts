@@ -3,6 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { type MaskValues, type SlotLayout, slotLayout } from "../nn/mask_slots.ts";
 import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
 import {
+  cannotCutHeads,
   cannotCutHidden,
   checkAnyUnits,
   checkKinds,
@@ -121,6 +122,10 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const set = maskedKinds(kinds), resolved = resolveRules(spec, rules);
   if (set.has("hidden") && spec.norm === "layer") {
     throw cannotCutHidden("cannot prune hidden", "this model has LayerNorm");
+  }
+  for (const kind of ["heads", "kv"] as const) {
+    if (!set.has(kind) || spec.qkNorm !== "whole") continue;
+    throw cannotCutHeads(`cannot prune ${kind}`, "this model has norms over the whole width of q and k");
   }
   const { protect, minimum, align, fit, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];

@@ -26,7 +26,8 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-    LlamaConfig, MinistralConfig, MistralConfig, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
+    LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config,
+    SmolLM3Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -172,6 +173,14 @@ MODELS |= {
             max_position_embeddings=64, layer_norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    # Norms of outputs alone, and of q and k over all heads.
+    "olmo2": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1032,
+        "config": lambda: Olmo2Config(
+            hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=47, num_hidden_layers=2,
+            vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
     # Factors of the embedding, the scores, what layers add, and the logits.
     "granite": {

@@ -45,6 +45,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "gemma", baseDtype: "f32" },
   // Scores that are bent beyond 2.5, logits beyond 6.
   { name: "gemma2", baseDtype: "f32" },
+  { name: "olmo2", baseDtype: "f32" },
 ];
 const BATCHES: readonly BatchName[] = ["pair", "single"];
 const RUNS: readonly RunName[] = ["bare", "lora", "full"];
@@ -259,6 +260,15 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 45, window: 9 }),
       maxPosition: 128,
       fused: true,
+    }],
+    ["olmo2", {
+      headDim: 14,
+      tied: false,
+      rope: { base: 500, scaling: { kind: "none" } },
+      layers: layers(2, 3, { kvHeads: 1, ffn: 47 }),
+      maxPosition: 128,
+      normPlaces: "after",
+      qkNorm: "whole",
     }],
     ["granite", {
       headDim: 10,

@@ -237,48 +237,58 @@ function spread({ rows, cols, values }: Dense, width: number): Dense {
 }
 
 for (const lanes of LANES) {
-  Deno.test(`recordHeadNorm() and its backward norm each head by itself, for every size, with ${lanes} lanes`, async () => {
-    for (const [rows, heads, headDim] of HEADS) {
-      for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
-        const hs = headStride(headDim), cols = heads * hs, what = `${rows} × ${heads} × ${headDim}, size ${size}`;
-        const x = dense(rows, heads * headDim, { seed: 1, size }), dy = dense(rows, heads * headDim, { seed: 3 });
-        const w = random(headDim, 2), shape = { rows, heads, headDim, eps, lanes };
-        using xBuffer = uploadActivation(device, spread(x, headDim));
-        using wBuffer = device.uploadBuffer("w", lay(w, { rows: 1, cols: headDim, stride: hs }));
-        using y = staleActivation(device, rows, cols);
-        using d = uploadActivation(device, spread(dy, headDim));
-        using plan = new Plan(device);
-        recordHeadNorm(plan, { x: xBuffer, w: wBuffer, y }, shape);
-        recordHeadNormBackward(plan, { x: xBuffer, w: wBuffer, dy: d }, shape);
-        await plan.run();
-        const of = (values: Dense, row: number, head: number): Float32Array =>
-          values.values.subarray((row * heads + head) * headDim, (row * heads + head + 1) * headDim);
-        const wanted = Array.from({ length: rows * heads }, (_, i) => {
-          const row = Math.floor(i / heads), own = of(x, row, i % heads);
-          return { ...norm(own, w, eps), ...normGradient(of(dy, row, i % heads), own, { w, eps }) };
-        });
-        const cell = (give: (own: typeof wanted[number], c: number) => Cell) => (row: number, column: number): Cell => {
-          const own = wanted[row * heads + Math.floor(column / hs)], c = column % hs;
-          return own && c < headDim ? give(own, c) : { value: 0, bound: 0 };
-        };
-        // The backward computes r anew, and its third power.
-        const count = roundings(headDim, lanes), forward = count * ROUND, backward = 4 * count * ROUND;
-        await assertActivation(device, y, {
-          what,
-          rows,
-          cols,
-          want: cell((own, c) => ({ value: own.y[c] ?? NaN, bound: forward * Math.abs(own.y[c] ?? NaN) })),
-        });
-        await assertActivation(device, d, {
-          what: `gradient of ${what}`,
-          rows,
-          cols,
-          fill: 0,
-          want: cell((own, c) => ({ value: own.dx[c] ?? NaN, bound: backward * (own.size[c] ?? NaN) })),
-        });
+  for (const isWhole of [false, true]) {
+    const what = isWhole ? "norm all heads together" : "norm each head by itself";
+    Deno.test(`recordHeadNorm() and its backward ${what}, for every size, with ${lanes} lanes`, async () => {
+      for (const [rows, heads, headDim] of HEADS) {
+        for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
+          const hs = headStride(headDim), cols = heads * hs, what = `${rows} × ${heads} × ${headDim}, size ${size}`;
+          const x = dense(rows, heads * headDim, { seed: 1, size }), dy = dense(rows, heads * headDim, { seed: 3 });
+          // The columns that are normalised together.
+          const width = isWhole ? heads * headDim : headDim, w = random(width, 2);
+          const shape = { rows, heads, headDim, eps, lanes, isWhole };
+          using xBuffer = uploadActivation(device, spread(x, headDim));
+          using wBuffer = isWhole
+            ? uploadActivation(device, spread(denseOf(1, width, w), headDim))
+            : device.uploadBuffer("w", lay(w, { rows: 1, cols: headDim, stride: hs }));
+          using y = staleActivation(device, rows, cols);
+          using d = uploadActivation(device, spread(dy, headDim));
+          using plan = new Plan(device);
+          recordHeadNorm(plan, { x: xBuffer, w: wBuffer, y }, shape);
+          recordHeadNormBackward(plan, { x: xBuffer, w: wBuffer, dy: d }, shape);
+          await plan.run();
+          const norms = heads * headDim / width;
+          const of = (values: Dense, index: number): Float32Array =>
+            values.values.subarray(index * width, (index + 1) * width);
+          const wanted = Array.from({ length: rows * norms }, (_, i) => {
+            const own = of(x, i);
+            return { ...norm(own, w, eps), ...normGradient(of(dy, i), own, { w, eps }) };
+          });
+          const cell =
+            (give: (own: typeof wanted[number], c: number) => Cell) => (row: number, column: number): Cell => {
+              const head = Math.floor(column / hs), c = column % hs, at = (row * heads + head) * headDim + c;
+              const own = wanted[Math.floor(at / width)];
+              return own && head < heads && c < headDim ? give(own, at % width) : { value: 0, bound: 0 };
+            };
+          // The backward computes r anew, and its third power.
+          const count = roundings(width, lanes), forward = count * ROUND, backward = 4 * count * ROUND;
+          await assertActivation(device, y, {
+            what,
+            rows,
+            cols,
+            want: cell((own, c) => ({ value: own.y[c] ?? NaN, bound: forward * Math.abs(own.y[c] ?? NaN) })),
+          });
+          await assertActivation(device, d, {
+            what: `gradient of ${what}`,
+            rows,
+            cols,
+            fill: 0,
+            want: cell((own, c) => ({ value: own.dx[c] ?? NaN, bound: backward * (own.size[c] ?? NaN) })),
+          });
+        }
       }
-    }
-  });
+    });
+  }
 }
 
 Deno.test("norms leave no buffer behind", () => {

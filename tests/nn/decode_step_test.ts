@@ -87,6 +87,13 @@ for (const placement of ["texture", "buffer"] as const) {
 }
 
 for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`logits of olmo2, with norms of outputs alone, equal those of the full forward pass in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    const { model, adapters: { masks } } = await openGoldenModel("olmo2", { device });
+    using _ = model;
+    await assertLogits(model, { what: "olmo2", masks, length: 30, start: 11 });
+  });
+
   Deno.test(`logits of granite, with factors, equal those of the full forward pass in ${placement}s`, async () => {
     using device = await DEVICES[placement]();
     const { model, adapters: { masks } } = await openGoldenModel("granite", { device });

@@ -203,7 +203,8 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
   }
   const candidates = PREFERRED.filter((arch) => {
     if (isGemma(spec)) return arch === gemmaArch(spec);
-    return !GEMMA_ARCHS[arch] && isNormed(arch) === (spec.qkNorm !== undefined) &&
+    if (isOlmo2(spec)) return arch === "olmo2";
+    return !GEMMA_ARCHS[arch] && arch !== "olmo2" && isNormed(arch) === (spec.qkNorm !== undefined) &&
       (arch !== "phi3" || spec.fused === true) && (arch === "smollm3") === isWithoutRope(spec) &&
       (arch === "granite") === isGranite(spec);
   });
@@ -219,14 +220,17 @@ export function ggufArch(spec: DecoderSpec, wanted: "auto" | GgufArch = "auto"):
  * Refuses a model whose GGUF cannot have layers that differ, whatever they will be.
  *
  * @throws CompressoError("input") for norms of q and k heads and a head of its own, for RoPE of a part of each head, for
- * layers without RoPE, for factors as Granite has them, and for a Gemma.
+ * layers without RoPE, for factors as Granite has them, for a Gemma and an OLMo 2.
  */
 export function refuseUnlike(spec: DecoderSpec): void {
   const { qkNorm, tied, rope: { dims } } = spec;
   if (isLayerNormModel(spec)) {
     throw layerNormMisfit({ rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
-  if ((qkNorm && !tied) || dims !== undefined || isGemma(spec) || isWithoutRope(spec) || isGranite(spec)) {
+  if (
+    (qkNorm && !tied) || dims !== undefined ||
+    [isGemma, isWithoutRope, isGranite, isOlmo2].some((is) => is(spec))
+  ) {
     throw unwritable(spec, { rule: "all layers are alike", value: "the layout compact", fix: ALIKE });
   }
 }
@@ -278,6 +282,8 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
   const { qkNorm, rope: { dims } } = spec;
   const what = isGemma(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only those of Gemma have such a gate and such norms"
+    : isOlmo2(spec)
+    ? "cannot write a GGUF: of llama.cpp's architectures only olmo2 has norms of outputs alone, or of q and k as wholes"
     : isGranite(spec)
     ? "cannot write a GGUF: of llama.cpp's architectures only granite has such factors"
     : isWithoutRope(spec)
@@ -293,13 +299,33 @@ function unwritable(spec: DecoderSpec, found: Misfit): CompressoError {
 
 /** Whether a model has what of llama.cpp's architectures those of Gemma alone have. */
 function isGemma({ activation, normPlaces, scales, softCaps, rope }: DecoderSpec): boolean {
-  return activation === "gelu_tanh" || ([normPlaces, softCaps, scales?.embedding, rope.localBase]
-    .some((part) => part !== undefined) && scales?.logits === undefined);
+  return activation === "gelu_tanh" || normPlaces === "both" ||
+    [softCaps, rope.localBase].some((part) => part !== undefined) ||
+    (scales?.embedding !== undefined && scales.logits === undefined);
 }
 
 /** The architecture of the Gemma that a model is most alike. */
 function gemmaArch({ normPlaces, qkNorm, rope }: DecoderSpec): "gemma" | "gemma2" | "gemma3" {
   return qkNorm || rope.localBase !== undefined ? "gemma3" : normPlaces ? "gemma2" : "gemma";
+}
+
+/** Whether a model has norms that of llama.cpp's architectures olmo2 alone has. */
+function isOlmo2({ normPlaces, qkNorm }: DecoderSpec): boolean {
+  return normPlaces === "after" || qkNorm === "whole";
+}
+
+/** Its q is as wide as the residual stream, and its output head is a matrix of its own; it has no biases and no RoPE divisors. */
+function noOlmo2(spec: DecoderSpec): Misfit | null {
+  const { normPlaces, qkNorm, hidden, headDim, layers: [first], biases = [], tied, scales } = spec;
+  const fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec), width = (first?.heads ?? 0) * headDim;
+  if (normPlaces !== "after" || qkNorm !== "whole" || scales) {
+    return { rule: "the model is an OLMo 2", value: "it is not", fix: "leave out the arch" };
+  }
+  if (unlike) return { ...unlike, fix: ALIKE };
+  if (width !== hidden) return { rule: `heads · head_dim = ${hidden}, the hidden dims`, value: String(width), fix };
+  if (tied) return { rule: "the output head is a matrix of its own", value: "it is the embedding", fix };
+  if (biases.length > 0) return { rule: "no part has a bias", value: biases.join(", "), fix };
+  return noDivisors(spec, fix);
 }
 
 /** Whether a model has factors that of llama.cpp's architectures granite alone has. */
@@ -324,6 +350,7 @@ const PREFERRED: readonly GgufArch[] = [
   "gemma",
   "gemma2",
   "gemma3",
+  "olmo2",
   "granite",
   "smollm3",
   "phi3",
@@ -356,6 +383,8 @@ function misfit(spec: DecoderSpec, arch: GgufArch): Misfit | null {
     const value = `the first ${dims} of ${spec.headDim} dims`, fix = "export as a Hugging Face folder";
     return { rule: "RoPE rotates whole heads", value, fix };
   }
+  if (arch === "olmo2") return noOlmo2(spec);
+  if (isOlmo2(spec)) return { rule: "the model is no OLMo 2", value: "it has its norms", fix: "take arch olmo2" };
   if (arch === "granite") return noGranite(spec);
   if (isGranite(spec)) {
     return { rule: "the model has no factors", value: "those of a Granite", fix: "take arch granite" };

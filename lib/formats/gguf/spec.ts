@@ -189,6 +189,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     ...arch === "qwen3" || arch === "openelm" || isGemma3 ? { qkNorm: "head" as const } : {},
     ...gemmaParts(file, arch, { headDim, hidden, layers }),
     ...hasLayerNorm(arch) ? layerNormParts(file, arch) : {},
+    ...arch === "olmo2" ? { normPlaces: "after" as const, qkNorm: "whole" as const } : {},
     ...arch === "phi3" ? { fused: true as const } : {},
     ...arch === "granite" ? { scales: graniteScales(file, headDim) } : {},
     maxPosition,

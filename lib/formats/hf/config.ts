@@ -29,10 +29,10 @@ const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token
 
 /** Keys that a `compresso` alone has: other families have without saying it what they say. */
 const OWN_KEYS = {
-  qk_norm: z.literal("head").nullish(),
+  qk_norm: z.enum(["head", "whole"]).nullish(),
   fused: z.boolean().nullish(),
   norm: z.literal("layer").nullish(),
-  norm_places: z.literal("both").nullish(),
+  norm_places: z.enum(["both", "after"]).nullish(),
   ungated_mlp: z.literal(true).nullish(),
   parallel: z.literal(true).nullish(),
   position_offset: z.int().nonnegative().nullish(),
@@ -148,7 +148,11 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   const headDim = (isImplied ? config.head_dim : null) ??
     (config.model_type === "qwen3" ? QWEN3_HEAD_DIM : impliedHeadDim(config, fail));
   const isGemma3 = config.model_type === "gemma3_text";
-  const hasQkNorm = config.model_type === "qwen3" || isGemma3 || config.qk_norm === "head";
+  const qkNorm = config.model_type === "qwen3" || isGemma3
+    ? "head"
+    : config.model_type === "olmo2"
+    ? "whole"
+    : config.qk_norm;
   const ropeContext = { maxPosition, headDim, path: files.path };
   const ropes = ropesOf(config, fail);
   if (headDim % 2 !== 0) fail("head_dim", "it is even");
@@ -163,7 +167,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
   // An id that only generation_config.json has, and that has no row, is ignored.
   const other = (id: number | null | undefined): number | null => hasRow(id ?? -1) ? id ?? null : null;
   const isOpt = config.model_type === "opt",
-    implied = has("bos_token_id") || isQwen ? null : FIRST_IDS[config.model_type] ?? 1;
+    implied = has("bos_token_id") || isQwen || config.model_type === "olmo2" ? null : FIRST_IDS[config.model_type] ?? 1;
   const bosId = config.bos_token_id ?? other(generation.bos_token_id) ?? implied;
   const padId = config.pad_token_id ?? other(generation.pad_token_id) ?? (isOpt && !has("pad_token_id") ? 1 : null);
   const inVocab = (key: string, id: number): void => {
@@ -186,14 +190,16 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
       ...withWindow(layer, windows[index]),
       ...ropes[index] ? { rope: ropes[index] } : {},
     })),
-    normEps: isOpt ? OPT_EPS : config.rms_norm_eps ?? (config.model_type === "phi3" ? 1e-5 : 1e-6),
+    normEps: isOpt
+      ? OPT_EPS
+      : config.rms_norm_eps ?? (config.model_type === "phi3" || config.model_type === "olmo2" ? 1e-5 : 1e-6),
     ...family,
     rope: family.positions ? NO_ROPE : isGemma3 ? layeredRope(given, ropeContext) : {
       ...ropeOf(given, ropeContext),
       ...config.local_rope_theta ? { localBase: config.local_rope_theta } : {},
     },
     tied: config.tie_word_embeddings ?? (isOpt || config.model_type === "smollm3"),
-    ...hasQkNorm ? { qkNorm: "head" as const } : {},
+    ...qkNorm ? { qkNorm } : {},
     ...config.model_type === "phi3" || config.fused ? { fused: true as const } : {},
     ...scalesOf(config, headDim),
     ...softCapsOf(config, fail),
@@ -302,12 +308,13 @@ const MAX_POSITIONS = {
   phi3: 4096,
   smollm3: 32768,
   granite: 2048,
+  olmo2: 2048,
   compresso: 2048,
 } as const;
 const QWEN3_HEAD_DIM = 128;
 /** The first and the end token of families in which they are not 1 and 2, where a configuration leaves them out. */
 const FIRST_IDS: Readonly<Record<string, number>> = { opt: 2, smollm3: 128000 };
-const LAST_IDS: Readonly<Record<string, number>> = { phi3: 32000, smollm3: 128001 };
+const LAST_IDS: Readonly<Record<string, number>> = { phi3: 32000, smollm3: 128001, olmo2: 50279 };
 
 /** Model types whose classes derive the head width from the number of heads. */
 const DERIVED: readonly string[] = ["opt", "gpt2", "gpt_neox"];
@@ -342,6 +349,7 @@ function familyOf(
     };
   }
   if (!known.includes(activation)) fail("hidden_act", `a supported ${type} has ${known.join(" or ")}`);
+  if (type === "olmo2") return { normPlaces: "after" };
   if (type === "gemma") return { activation: "gelu_tanh" };
   if (type.startsWith("gemma")) return { activation: "gelu_tanh", normPlaces: "both" };
   const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;
@@ -400,7 +408,9 @@ function biasesOf(config: Config, fail: Fail): Projection[] {
     if (mlp_bias) fail("mlp_bias", `a ${model_type} does not have it`);
     return model_type === "qwen2" ? [...QWEN2_BIASES] : [];
   }
-  if (model_type === "qwen3" && mlp_bias) fail("mlp_bias", "a qwen3 does not have it");
+  if ((model_type === "qwen3" || model_type === "olmo2") && mlp_bias) {
+    fail("mlp_bias", `a ${model_type} does not have it`);
+  }
   return [
     ...attention_bias ? ["q", "k", "v", "o"] as const : [],
     ...mlp_bias ? [...ungated_mlp ? [] : ["gate"] as const, "up", "down"] as const : [],
@@ -455,6 +465,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       phi3: heads,
       smollm3: 4,
       granite: heads,
+      olmo2: heads,
       opt: heads,
       gpt2: heads,
       gpt_neox: heads,

@@ -56,6 +56,7 @@ export type HfForm =
   | "phi3"
   | "smollm3"
   | "granite"
+  | "olmo2"
   | LayerNormForm
   | "compresso";
 
@@ -221,9 +222,11 @@ export function formOf(spec: DecoderSpec): HfForm {
   if (spec.rope.dims !== undefined) return "compresso";
   const [first] = spec.layers, windows = windowsOf(spec), sliding = windows.filter((window) => window !== undefined);
   if (!first || !layersAlike(spec) || sliding.length > 1) return "compresso";
-  if (!isLlamaLike(spec)) return isGranite(spec) ? "granite" : gemmaForm(spec) ?? "compresso";
+  if (!isLlamaLike(spec)) {
+    return isGranite(spec) ? "granite" : isOlmo2(spec) ? "olmo2" : gemmaForm(spec) ?? "compresso";
+  }
   if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
-  if (spec.qkNorm) return biasConfig(spec).mlp_bias ? "compresso" : "qwen3";
+  if (spec.qkNorm) return biasConfig(spec).mlp_bias || spec.qkNorm === "whole" ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";
@@ -234,6 +237,12 @@ export function formOf(spec: DecoderSpec): HfForm {
 function isGranite({ scales, ...spec }: DecoderSpec): boolean {
   return scales?.logits !== undefined && isLlamaLike(spec) && !spec.qkNorm && hasRopeEverywhere(spec) &&
     windowsOf(spec).every((window) => window === undefined);
+}
+
+/** Whether transformers' OLMo 2 computes this model, of alike layers: norms of outputs alone, and of q and k as wholes. */
+function isOlmo2({ normPlaces, qkNorm, ...spec }: DecoderSpec): boolean {
+  return normPlaces === "after" && qkNorm === "whole" && isLlamaLike(spec) && hasRopeEverywhere(spec) &&
+    !biasConfig(spec).mlp_bias && windowsOf(spec).every((window) => window === undefined);
 }
 
 /** The keys of Granite's factors; attention's is always said, as the default there is 1. */
@@ -363,6 +372,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   phi3: "Phi3",
   smollm3: "SmolLM3",
   granite: "Granite",
+  olmo2: "Olmo2",
   compresso: "Compresso",
 };
 
@@ -371,6 +381,7 @@ function formKeys(form: Exclude<HfForm, LayerNormForm>, spec: DecoderSpec): Json
   const { attention_bias, mlp_bias } = biasConfig(spec);
   if (form === "llama" || form === "compresso") return { attention_bias, mlp_bias };
   if (form === "gemma") return gemmaKeys(form, spec);
+  if (form === "olmo2") return { attention_bias };
   if (form === "granite") return { attention_bias, mlp_bias, ...graniteFactors(spec) };
   return {
     ...form === "qwen3" || form === "smollm3" ? { attention_bias } : {},

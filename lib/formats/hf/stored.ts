@@ -23,6 +23,10 @@ const RENAMES: Readonly<Record<string, Renames>> = {
   ],
   gemma2: OUTPUT_NORMS,
   gemma3_text: OUTPUT_NORMS,
+  olmo2: [
+    [/\.post_self_attn_layernorm\./, ".post_attention_layernorm."],
+    [/\.post_mlp_layernorm\./, ".post_feedforward_layernorm."],
+  ],
   gpt2: [
     [/^model\.embed_tokens\./, "transformer.wte."],
     [/^model\.embed_positions\./, "transformer.wpe."],

@@ -162,7 +162,11 @@ function recordAttention(
   const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer);
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
-  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm: part.norm.weight });
+  const input = vectorsOf(context, {
+    buffer: x,
+    width: spec.hidden,
+    norm: existing(part.norm, `norm of layer ${index}`).weight,
+  });
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
   const shape = { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1 };
   plan.section("products");
@@ -234,7 +238,11 @@ function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights,
   const { plan, weights: { spec }, masks, x, a } = context;
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, ffn);
   plan.section("products");
-  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm: part.norm.weight });
+  const input = vectorsOf(context, {
+    buffer: x,
+    width: spec.hidden,
+    norm: existing(part.norm, `norm of layer ${index}`).weight,
+  });
   const gate = existing(part.gate, `gate of layer ${index}`);
   recordGatedProducts(plan, input, { gate, up: part.up, z, y: a });
   const output = vectorsOf(context, { buffer: a, width: ffn });

@@ -25,7 +25,8 @@ export type GoldenName =
   | "gpt_neox"
   | "phi3"
   | "smollm3"
-  | "granite";
+  | "granite"
+  | "olmo2";
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";

@@ -59,15 +59,16 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const rms = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / hidden + spec.normEps);
       return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
     });
-  /** RMSNorm of each head, where the model has it. */
+  /** RMSNorm of each head, or of all heads together, where the model has it. */
   const headNorm = (x: Rows, name: string): Rows => {
     if (!spec.qkNorm) return x;
     const w = at(name);
     return x.map((row) =>
       row.map((value, i) => {
-        const head = row.subarray(i - i % headDim, i - i % headDim + headDim);
-        const rms = Math.sqrt(head.reduce((sum, other) => sum + other * other, 0) / headDim + spec.normEps);
-        return value / rms * (w[i % headDim] ?? NaN);
+        // The columns that are normalised together: a head, or all.
+        const width = spec.qkNorm === "whole" ? row.length : headDim, first = i - i % width;
+        const squares = row.subarray(first, first + width).reduce((sum, other) => sum + other * other, 0);
+        return value / Math.sqrt(squares / width + spec.normEps) * (w[i % width] ?? NaN);
       })
     );
   };

@@ -6,7 +6,8 @@ from transformers.models.mistral.configuration_mistral import MistralConfig
 class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
-    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are. With fused, layers are Phi-3's: q, k
+    With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are, with "whole" those of all heads together,
+    as OLMo 2's are. With fused, layers are Phi-3's: q, k
     and v are one matrix, gate and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
@@ -14,7 +15,7 @@ class CompressoConfig(MistralConfig):
     With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate; with
     parallel it reads what attention reads. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
-    With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are. embedding_scale is a factor
+    With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone. embedding_scale is a factor
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
     layers whose RoPE has the base local_rope_theta, without scaling, "none" for layers without RoPE, as SmolLM3's, and None
     for the others. residual_multiplier is a factor of what attention and MLP add, logits_scaling the divisor of the logits,

@@ -31,6 +31,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
 )
+from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention
 from transformers.models.phi3.modeling_phi3 import Phi3Attention, Phi3MLP, Phi3RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
@@ -180,11 +181,12 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         self.rope = rope
         self.parallel = config.parallel
         self.residual_multiplier = 1 if config.residual_multiplier is None else config.residual_multiplier
-        has_output_norms = config.norm_places == "both"
+        has_output_norms = config.norm_places is not None
+        has_input_norms = config.norm_places != "after"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
         if counts["num_attention_heads"] > 0:
-            self.input_layernorm = norm_of(config)
+            self.input_layernorm = norm_of(config) if has_input_norms else nn.Identity()
             if config.fused:
                 own.sliding_window = window
                 self.self_attn = Phi3Attention(own, cache_index)
@@ -203,6 +205,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 own.layer_types = ["full_attention"] * (cache_index + 1)
                 self.self_attn = Qwen3Attention(own, cache_index)
                 self.self_attn.sliding_window = window
+            elif config.qk_norm == "whole":
+                self.self_attn = Olmo2Attention(own, cache_index)
             elif rope == "none":
                 # It looks up whether its layer has RoPE and a sliding window.
                 own.no_rope_layers = [0] * (cache_index + 1)
@@ -215,7 +219,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn.scaling = config.attention_scale
             self.post_self_attn_layernorm = norm_of(config) if has_output_norms else nn.Identity()
         if counts["intermediate_size"] > 0:
-            self.post_attention_layernorm = norm_of(config)
+            self.post_attention_layernorm = norm_of(config) if has_input_norms else nn.Identity()
             self.mlp = Phi3MLP(own) if config.fused else UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
             if config.fused and config.mlp_bias:
                 with_bias(self.mlp, ["gate_up_proj", "down_proj"])

@@ -5,6 +5,7 @@ import {
   type FileSystem,
   missing,
   notAFile,
+  noText,
   occupied,
   type Staged,
   type StagedFile,
@@ -65,7 +66,12 @@ export function memoryFiles(initial: Iterable<readonly [string, Uint8Array<Array
     },
     text(path): Promise<string | null> {
       const file = files.get(path);
-      return Promise.resolve(file ? new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(file) : null);
+      if (!file) return Promise.resolve(null);
+      try {
+        return Promise.resolve(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(file));
+      } catch (error) {
+        return Promise.reject(noText(path, "it is not UTF-8", error));
+      }
     },
     makeFolder: () => Promise.resolve(), // they are there as long as they have files
     stageFile: (path) => Promise.resolve(stageFile(path, (bytes) => files.set(path, bytes))),

@@ -148,6 +148,16 @@ export function notAFile(path: string): CompressoError {
   });
 }
 
+/** The error of a file that is no text, or that the system does not let be read; `value` says which. */
+export function noText(path: string, value: string, cause: unknown): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot read ${path}`,
+    rule: "it is a file of UTF-8 that may be read",
+    value,
+    fix: "check the file and the rights to it",
+  }, { cause });
+}
+
 /** The error of bytes that end too early. */
 export function endsEarly(name: string, needed: number, size: number): CompressoError {
   return new CompressoError("input", {

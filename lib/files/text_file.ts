@@ -1,5 +1,6 @@
 // Reads UTF-8 text files.
 import { CompressoError } from "../core/errors.ts";
+import { noText } from "./system.ts";
 
 /** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */
 export async function readText(path: string): Promise<string> {
@@ -61,12 +62,7 @@ export async function textIfThere(
     return await (mayBeCut ? Deno.readTextFile(path) : exactText(path));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
-    throw new CompressoError("input", {
-      what: `cannot read ${path}`,
-      rule: "it is a file of UTF-8 that may be read",
-      value: textProblem(error),
-      fix: "check the file and the rights to it",
-    }, { cause: error });
+    throw noText(path, textProblem(error), error);
   }
 }
 

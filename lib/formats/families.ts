@@ -1,6 +1,6 @@
 // The families of models that are read, and what is said of others.
 import { CompressoError } from "../core/errors.ts";
-import { isObject } from "../core/guards.ts";
+import { asNumber, asText, isObject } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
 
 /** The model types that are read: `compresso` is a model of one of the others whose layers may differ, with `layer_counts`. */
@@ -93,13 +93,13 @@ export function textConfig(json: unknown, path: string): unknown {
   const type = json["model_type"], shown = `model_type = ${shownJson(type)}`;
   const refused = (rule: string, value: string, fix = GIVE_FAMILY): CompressoError =>
     new CompressoError("input", { what: `cannot use ${path}`, rule, value, fix });
-  const experts = EXPERT_KEYS.find((key) => Number(json[key]) > 1);
+  const experts = EXPERT_KEYS.find((key) => asNumber(json[key]) > 1);
   if (experts) {
     const value = `${shown} with ${experts} = ${shownJson(json[experts])}`;
     throw refused("the model is dense: mixture-of-experts models are not supported", value);
   }
   const text = json["text_config"];
-  if (isObject(text) && WRAPPERS[String(type)]?.includes(String(text["model_type"]))) {
+  if (isObject(text) && WRAPPERS[asText(type)]?.includes(asText(text["model_type"]))) {
     const outer = OUTER_KEYS.filter((key) => json[key] !== undefined).map((key) => [key, json[key]]);
     return textConfig({ ...Object.fromEntries(outer), ...text }, path);
   }

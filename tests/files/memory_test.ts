@@ -6,6 +6,7 @@ import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
 import { type FileSystem, readBytes, streamBytes } from "../../lib/files/system.ts";
 import { openModel } from "../../lib/formats/open.ts";
 import { stageModel } from "../../lib/slice/export.ts";
+import { rejectsWith } from "../formats/files.ts";
 
 /** All files of a folder, by their paths in it. */
 async function contentOf(files: FileSystem, folder: string, inner = ""): Promise<Map<string, Uint8Array>> {
@@ -62,4 +63,9 @@ Deno.test("bytes of a source come in pieces, and none beyond its end", async () 
   for await (const piece of streamBytes(source, 2, { length: 7, pieceBytes: 3 })) pieces.push([...piece]);
   assert.deepEqual(pieces, [[2, 3, 4], [5, 6, 7], [8]]);
   await assert.rejects(readBytes(source, 8, 3), { message: /has 11 bytes or more/ });
+});
+
+Deno.test("a text in memory that is not UTF-8 is refused as on a disk", async () => {
+  const files = memoryFiles([["a.json", new Uint8Array([0x7b, 0xff])]]);
+  await rejectsWith(files.text("a.json"), "input", /cannot read a\.json.*it is not UTF-8/s);
 });

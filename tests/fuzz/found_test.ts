@@ -3,8 +3,11 @@ import assert from "node:assert/strict";
 import { shownJson } from "../../lib/core/text.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import { openExperiment } from "../../lib/experiment/open.ts";
+import { readSpec } from "../../lib/formats/open.ts";
 import { parseTuning } from "../../lib/gpu/tuning.ts";
 import { parseEvaluation } from "../../lib/report/evaluation.ts";
+import { memoryFiles } from "../../lib/files/memory.ts";
+import { fixture, jsonFile } from "./format.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 
 const UNPRINTABLE = { toString: 1 };
@@ -49,4 +52,14 @@ Deno.test("an evaluation of more models than a table can show is refused", () =>
     });
   assert.equal(parseEvaluation(models(100), "a.json").length, 100);
   refuses(() => parseEvaluation(models(101), "a.json"), "input", /101 models, of at most 100/);
+});
+
+Deno.test("a config.json whose type or number of experts is an object is refused", async () => {
+  const config = JSON.parse(new TextDecoder().decode(fixture("golden/gqa_llama3/model/config.json")));
+  for (const change of [{ model_type: UNPRINTABLE }, { text_config: { model_type: UNPRINTABLE } }]) {
+    const files = memoryFiles([["model/config.json", jsonFile({ ...config, ...change })]]);
+    await rejectsWith(readSpec(files, "model"), "input", /model\/config\.json/);
+  }
+  const files = memoryFiles([["model/config.json", jsonFile({ ...config, num_experts: UNPRINTABLE })]]);
+  assert.equal((await readSpec(files, "model")).hidden, config.hidden_size);
 });

@@ -27,7 +27,19 @@ const BLOCKS: DecoderSpec = {
   tied: true,
 };
 
-/** Names of a folder's files that are written for a model of random weights. */
+/** Names of the golden models, of all families. */
+function goldenModels(): string[] {
+  const folder = new URL("../../fixtures/golden/", import.meta.url);
+  return [...Deno.readDirSync(folder)].map(({ name }) => name).sort().filter((name) => {
+    try {
+      return Deno.statSync(new URL(`${name}/model/config.json`, folder)).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** The files of a folder of a model of random weights. */
 async function hfFolder(spec: DecoderSpec, options: { readonly maxShardBytes?: number } = {}): Promise<Files> {
   const files = memoryFiles();
   using staged = await stageHf(randomSource(spec), "model", { dtype: "f16", tokenizer: null, files, ...options });
@@ -114,11 +126,11 @@ const CONFIG: Format = {
       files: new Map([["model/config.json", jsonFile(config)]]),
       mutators: { "model/config.json": json },
     });
-    const golden = ["gqa_llama3", "qwen2", "qwen3", "mistral_window", "ministral_window", "gqa_bias"];
-    const configs = golden.map((name): unknown =>
+    const configs = goldenModels().map((name): unknown =>
       JSON.parse(new TextDecoder().decode(fixture(`golden/${name}/model/config.json`)))
     );
-    const folder = await hfFolder(SPEC), mutators = { "model/config.json": json, "model/generation_config.json": json };
+    const folder = await hfFolder(SPEC),
+      mutators = { "model/config.json": oneOf(json, bytes()), "model/generation_config.json": json };
     return [...configs.map(own), { files: folder, mutators }];
   },
   async read(files, draw): Promise<void> {
@@ -234,7 +246,7 @@ const SETTINGS: Format = {
         "t/tokenizer_config.json": json,
         "t/special_tokens_map.json": json,
         "t/added_tokens.json": json,
-        "t/chat_template.jinja": text,
+        "t/chat_template.jinja": oneOf(text, bytes()),
         "t/additional_chat_templates/other.jinja": text,
       },
     }));

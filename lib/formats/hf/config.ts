@@ -10,7 +10,7 @@ import {
   withWindow,
 } from "../../spec/decoder.ts";
 import { shownJson } from "../../core/text.ts";
-import { isObject, type Json } from "../../core/guards.ts";
+import { asText, isObject, type Json } from "../../core/guards.ts";
 import { ownKey, withLlamaKeys } from "./keys.ts";
 import { GIVE_FAMILY, MODEL_TYPES, textConfig } from "../families.ts";
 import { refusal, valueAt } from "./refusal.ts";
@@ -245,7 +245,7 @@ const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
 
 function withDefaults(json: unknown): unknown {
   if (!isObject(json)) return json;
-  const whole = { ...TYPE_DEFAULTS[String(json["model_type"])], ...json };
+  const whole = { ...TYPE_DEFAULTS[asText(json["model_type"])], ...json };
   // The first files of Gemma say this and mean its tanh form, which transformers takes too.
   return whole["model_type"] === "gemma" && whole["hidden_act"] === "gelu"
     ? { ...whole, hidden_act: "gelu_pytorch_tanh" }

@@ -1,4 +1,5 @@
 // Keys of config.json under which a family says what LLaMA's configuration says under another name.
+import { asNumber, asText } from "../../core/guards.ts";
 
 /** Names of a family's keys, by LLaMA's. */
 const OWN_KEYS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
@@ -19,7 +20,7 @@ const OWN_KEYS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
 
 /** The name that a family gives to a key of LLaMA. */
 export function ownKey(type: unknown, key: string): string {
-  return OWN_KEYS[String(type)]?.[key] ?? key;
+  return OWN_KEYS[asText(type)]?.[key] ?? key;
 }
 
 /** A parsed config.json under LLaMA's keys. */
@@ -27,11 +28,11 @@ export function withLlamaKeys(json: Readonly<Record<string, unknown>>): Record<s
   const config = renamed(json);
   // GPT-2 says "four times the width" with null.
   const isImplied = json["model_type"] === "gpt2" && (config["intermediate_size"] ?? null) === null;
-  return isImplied ? { ...config, intermediate_size: 4 * Number(config["hidden_size"]) } : config;
+  return isImplied ? { ...config, intermediate_size: 4 * asNumber(config["hidden_size"]) } : config;
 }
 
 function renamed(json: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const names = OWN_KEYS[String(json["model_type"])] ?? {};
+  const names = OWN_KEYS[asText(json["model_type"])] ?? {};
   const llama = new Map(Object.entries(names).map(([key, own]) => [own, key]));
   return Object.fromEntries(Object.entries(json).map(([key, value]) => [llama.get(key) ?? key, value]));
 }

@@ -11,7 +11,7 @@ import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { RowRange, WeightSource } from "../../spec/source.ts";
-import { isObject, type Json } from "../../core/guards.ts";
+import { asText, isObject, type Json } from "../../core/guards.ts";
 
 /** Weights of a Hugging Face folder. */
 export interface HfSource extends WeightSource {
@@ -34,7 +34,7 @@ const SINGLE = "model.safetensors";
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
-  const { text_config: text, model_type } = config, type = String(isObject(text) ? text["model_type"] : model_type);
+  const { text_config: text, model_type } = config, type = asText(isObject(text) ? text["model_type"] : model_type);
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(type, name);
   const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
   const stored = unpacked(packedTensors(type, spec), withPrefix(type, own), { type, spec, folder });

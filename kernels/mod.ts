@@ -55,6 +55,7 @@ import residualText from "./residual.wgsl" with { type: "text" };
 import residualScaledText from "./residual_scaled.wgsl" with { type: "text" };
 import rmsNormText from "./rms_norm.wgsl" with { type: "text" };
 import rmsNormBackwardText from "./rms_norm_backward.wgsl" with { type: "text" };
+import sampleNextText from "./sample_next.wgsl" with { type: "text" };
 import rotateAppendText from "./rotate_append.wgsl" with { type: "text" };
 import scaleText from "./scale.wgsl" with { type: "text" };
 import scaleBackwardText from "./scale_backward.wgsl" with { type: "text" };
@@ -213,6 +214,14 @@ export const greedyNext = kernel(
   "greedy_next",
   "const GROUP = 256u;\n" + greedyNextText,
   "read storage storage storage uniform",
+);
+/**
+ * Draw of the next token: bindings logits, settings, table, tokens, picks, position, weights, seen, params.
+ */
+export const sampleNext = kernel(
+  "sample_next",
+  "const GROUP = 256u;\n" + randomPrelude + sampleNextText,
+  "read read read storage storage storage storage storage uniform",
 );
 /** Dropout: bindings x, state, y, params. */
 export const dropout = kernel(

@@ -8,6 +8,7 @@ import {
   type NamedModel,
 } from "../../lib/bench/models.ts";
 import type { Repeats } from "../../lib/bench/stats.ts";
+import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { verb } from "../command.ts";
@@ -29,7 +30,7 @@ export function benchVerb(): CommandUnknownOpts {
     .option(
       "--batch <count>",
       "prompts read at once, and sequences written in turns, beside one alone",
-      wholeNumber("--batch", { least: 1 }),
+      wholeNumber("--batch", { least: 1, most: MOST_SEQUENCES }),
       8,
     )
     .option("--repeats <count>", "measurements of each figure", wholeNumber("--repeats", { least: 1 }), 5)
@@ -105,7 +106,7 @@ function printTable({ adapter, prompt, tokens, batch, repeats, rows }: ModelBenc
     ["tokens/s read, 1 prompt", "promptRate", rate],
     [`tokens/s read, ${batch} prompts`, "promptRateMany", rate],
     ["tokens/s written, 1 sequence", "decodeRate", rate],
-    [`tokens/s written, ${batch} in turns`, "decodeRateMany", rate],
+    [`tokens/s written, ${batch} together`, "decodeRateMany", rate],
   ];
   print(`${adapter.description}; weights in ${baseDtype}; ${tokens} tokens after a prompt of ${prompt}`);
   print(`medians of ${repeats} with least and most, by wall clock; models take turns`);

@@ -4,8 +4,10 @@
 // that a machine that grows slower affects all alike. A ratio is the median of the ratios within the repeats.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { existing } from "../core/guards.ts";
 import type { AdapterFacts } from "../gpu/types.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
+import { type BatchRow, createDecodeBatch, MOST_SEQUENCES } from "../nn/decode/batch.ts";
 import { createPass } from "../nn/pass.ts";
 import { createTopPass } from "../nn/top_pass.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
@@ -20,7 +22,7 @@ export interface ModelBenchOptions {
   readonly prompt?: number;
   /** Tokens written behind it, at least 2. Default 32. */
   readonly tokens?: number;
-  /** Sequences at once in figures of "many". Default 8. */
+  /** Sequences at once in figures of "many", at most 32. Default 8. */
   readonly batch?: number;
   /** Measurements of each, after one that does not count. Default 5. */
   readonly repeats?: number;
@@ -51,7 +53,7 @@ export interface ModelFigures<T> {
   readonly promptRateMany: T;
   /** Tokens written, one sequence. */
   readonly decodeRate: T;
-  /** Tokens written in all while many sequences take turns; each has a step of its own, which reads the weights. */
+  /** Tokens written in all by many sequences, which share the steps of the model. */
   readonly decodeRateMany: T;
 }
 
@@ -186,7 +188,19 @@ function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Be
     const begin = async (pass: ReturnType<typeof open>, stream: number): Promise<void> => {
       const own = ids(stream);
       await pass.prefill(own.slice(0, -1), { signal });
-      await pass.greedy(own.at(-1) ?? 0, { count: 1, signal });
+      await pass.next(own.at(-1) ?? 0, { count: 1, signal });
+    };
+    /** Seconds of the tokens behind the first ones of all sequences; those are given by one token each. */
+    const decodeMany = async (): Promise<number> => {
+      using many = createDecodeBatch(device, weights, { sequences: batch, capacity: prompt + tokens });
+      const rows: BatchRow[] = [];
+      for (let index = 0; index < batch; index++) {
+        const own = ids(index), sequence = existing(many.open(prompt + tokens), "pages of a sequence");
+        await sequence.prefill(own.slice(0, -1), { signal });
+        rows.push({ sequence, token: own.at(-1) ?? 0 });
+      }
+      await many.next(rows, { count: 1, signal });
+      return await timed(() => many.next(null, { count: tokens - 1, signal }));
     };
     return {
       async measure(): Promise<ModelFigures<number>> {
@@ -195,15 +209,9 @@ function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Be
         const pass = single.use(open());
         await begin(pass, 0);
         const firstToken = (performance.now() - start) / 1000;
-        const nextToken = await timed(() => pass.greedy(null, { count: tokens - 1, signal })) / (tokens - 1);
+        const nextToken = await timed(() => pass.next(null, { count: tokens - 1, signal })) / (tokens - 1);
         single.dispose();
-        using together = new DisposableStack();
-        const many = Array.from({ length: batch }, () => together.use(open()));
-        for (const [index, each] of many.entries()) await begin(each, index);
-        const seconds = await timed(() =>
-          Promise.all(many.map((each) => each.greedy(null, { count: tokens - 1, signal })))
-        );
-        together.dispose();
+        const seconds = await decodeMany();
         const [promptRate = NaN, promptRateMany = NaN] = [await readers[0]?.(), await readers[1]?.()];
         return {
           firstToken,
@@ -247,6 +255,9 @@ export function checkSizes(
   const fail = (rule: string, value: string, fix: string): never => {
     throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value, fix });
   };
+  if (sizes.batch > MOST_SEQUENCES) {
+    fail(`batch is at most ${MOST_SEQUENCES}, the sequences of one step`, String(sizes.batch), "lower it");
+  }
   for (const [name, value] of Object.entries(sizes)) {
     const least = name === "tokens" ? 2 : 1;
     if (Number.isInteger(value) && value >= least) continue;

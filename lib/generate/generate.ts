@@ -1,6 +1,7 @@
 // Generation: a prompt continued token by token.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
+import type { DrawSettings } from "../nn/decode/choice.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode/pass.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Adapters, Model } from "../model/model.ts";
@@ -8,7 +9,7 @@ import { writeAdapters } from "../model/input.ts";
 import {
   checkSampling,
   createSampler,
-  isGreedy,
+  drawSettings,
   type Sampler,
   SAMPLING_NAMES,
   type SamplingOptions,
@@ -22,7 +23,7 @@ export interface GenerateOptions extends SamplingOptions {
   readonly endTokens?: readonly number[];
   /**
    * Called with each token that is chosen, the one that ends the text included, and the logits [vocab] of the model that it is chosen from.
-   * Greedy tokens are then read one by one, which takes longer.
+   * Tokens are then chosen one by one on the CPU, which takes longer.
    */
   readonly onChoice?: (id: number, logits: Float32Array) => void;
   /**
@@ -50,7 +51,7 @@ export const GENERATE_NAMES: NamesOf<GenerateOptions> = {
 /** Why a text ended: at an end token, at a stop string, after `maxTokens`, or where the model's context was full. */
 export type FinishReason = "end" | "stop" | "length" | "context";
 
-/** Wanted time between two reads of greedy tokens. */
+/** Wanted time between two reads of tokens. */
 const GROUP_SECONDS = 0.1;
 /** Tokens between two reads, at most. */
 const GROUP_TOKENS = 64;
@@ -115,9 +116,9 @@ export async function* continueTokens(
 ): AsyncGenerator<number, FinishReason, undefined> {
   const { spec, maxTokens, endTokens = [], readsAhead = true, onChoice, signal } = options;
   const count = roomFor(spec, prompt, options), last = prompt.at(-1) ?? 0;
-  const tokens = isGreedy(options) && !onChoice
-    ? greedyTokens(pass, last, { count, readsAhead, signal })
-    : sampledTokens(pass, last, { count, sampler: createSampler(options, prompt), onChoice, signal });
+  const tokens = onChoice
+    ? singleTokens(pass, last, { count, sampler: createSampler(options, prompt), onChoice, signal })
+    : groupedTokens(pass, last, { count, draw: drawSettings(options, prompt), readsAhead, signal });
   for await (const id of tokens) {
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return "end";
     yield id;
@@ -126,14 +127,15 @@ export async function* continueTokens(
 }
 
 /**
- * Greedy tokens in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way (with
+ * Tokens that the GPU chooses, in groups that grow until one takes {@link GROUP_SECONDS}. While one group is read the next is under way (with
  * `readsAhead`), as if no token ended the text; if one does, that work is given up.
  */
-async function* greedyTokens(
+async function* groupedTokens(
   pass: DecodePass,
   token: number,
-  { count, readsAhead, signal }: {
+  { count, draw, readsAhead, signal }: {
     readonly count: number;
+    readonly draw: DrawSettings | null;
     readonly readsAhead: boolean;
     readonly signal: AbortSignal | undefined;
   },
@@ -142,7 +144,7 @@ async function* greedyTokens(
   const either = signal ? AbortSignal.any([signal, end.signal]) : end.signal;
   let size = 1, left = count;
   const start = (first: number | null): Promise<number[]> => {
-    const group = pass.greedy(first, { count: Math.min(size, left), signal: either });
+    const group = pass.next(first, { count: Math.min(size, left), draw, signal: either });
     group.catch(() => {}); // it may fail before it is awaited
     left -= Math.min(size, left);
     return group;
@@ -165,20 +167,20 @@ async function* greedyTokens(
   }
 }
 
-async function* sampledTokens(
+async function* singleTokens(
   pass: DecodePass,
   token: number,
   { count, sampler, onChoice, signal }: {
     readonly count: number;
     readonly sampler: Sampler;
-    readonly onChoice: GenerateOptions["onChoice"];
+    readonly onChoice: NonNullable<GenerateOptions["onChoice"]>;
     readonly signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<number, void, undefined> {
   for (let left = count, last = token; left > 0; left--) {
     const logits = await pass.logits(last, { signal });
     last = sampler.choose(logits, pass.length);
-    onChoice?.(last, logits);
+    onChoice(last, logits);
     yield last;
   }
 }

@@ -20,7 +20,7 @@ import {
   type GenerateOptions,
   roomFor,
 } from "./generate.ts";
-import { checkSampling, createSampler, isGreedy, type Sampler } from "./sampling.ts";
+import { checkSampling, createSampler, drawSettings } from "./sampling.ts";
 
 /** Options of a text of {@link createTextBatch}. */
 export type BatchTextOptions = Omit<GenerateOptions, "adapters" | "readsAhead">;
@@ -112,8 +112,8 @@ const GROUP_SECONDS = 0.1, GROUP_TOKENS = 64;
 interface Text {
   readonly prompt: readonly number[];
   readonly options: BatchTextOptions;
-  /** Null for greedy tokens that the GPU chooses. */
-  readonly sampler: Sampler | null;
+  /** Tokens of prompt and text. */
+  readonly seen: number[];
   readonly sequence: { current: BatchSequence | null };
   readonly tokens: number[];
   /** The token that is read next. */
@@ -164,7 +164,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     prompt: readonly number[],
     own: BatchTextOptions,
   ): AsyncGenerator<number, FinishReason, undefined> {
-    const { signal, onChoice } = own;
+    const { signal } = own;
     signal?.throwIfAborted();
     if (isOver) throw stopped();
     let awake = Promise.withResolvers<void>();
@@ -172,7 +172,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     const text: Text = {
       prompt,
       options: own,
-      sampler: isGreedy(own) && !onChoice ? null : createSampler(own, prompt),
+      seen: [...prompt],
       sequence: { current: null },
       tokens: [],
       last: prompt.at(-1) ?? 0,
@@ -302,22 +302,22 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
   /** Decodes tokens of the active texts until one of them ends or another one is ready. */
   async function decode(batch: DecodeBatch): Promise<void> {
     const texts = [...active];
-    const rows = texts.flatMap(({ sequence: { current }, last }) =>
-      current ? [{ sequence: current, token: last }] : []
+    const rows = texts.flatMap(({ sequence: { current }, last, options, seen }) =>
+      current ? [{ sequence: current, token: last, draw: drawSettings(options, seen) }] : []
     );
-    if (texts.some(({ sampler }) => sampler)) {
+    if (texts.some(({ options: { onChoice } }) => onChoice)) {
       const logits = await batch.logits(rows);
       texts.forEach((text, row) => choose(text, logits[row] ?? NOTHING, rows[row]?.sequence.length ?? 0));
       return;
     }
     let left = Math.min(...texts.map((text) => text.left));
-    const start = (first: typeof rows | null): ReturnType<DecodeBatch["greedy"]> => {
-      const count = Math.min(size, left), group = batch.greedy(first, { count });
+    const start = (first: typeof rows | null): ReturnType<DecodeBatch["next"]> => {
+      const count = Math.min(size, left), group = batch.next(first, { count });
       group.catch(() => {}); // it may fail before it is awaited
       left -= count;
       return group;
     };
-    for (let group: ReturnType<DecodeBatch["greedy"]> | null = start(rows); group;) {
+    for (let group: ReturnType<DecodeBatch["next"]> | null = start(rows); group;) {
       const current = group, from = performance.now();
       const isStable = left > 0 && !isOver && ready.length === 0 && texts.every(({ end }) => !end);
       group = isStable ? start(null) : null;
@@ -336,8 +336,8 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
   function choose(text: Text, logits: Float32Array, position: number): void {
     if (text.end) return;
     try {
-      const { sampler, options: { onChoice } } = text, id = (sampler ?? GREEDY).choose(logits, position);
-      onChoice?.(id, logits);
+      const { options, seen } = text, id = createSampler(options, seen).choose(logits, position);
+      options.onChoice?.(id, logits);
       take(text, id);
     } catch (error) {
       finish(text, { error });
@@ -349,6 +349,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     const { endTokens = [], maxTokens } = text.options;
     if (spec.eosIds.includes(id) || endTokens.includes(id)) return finish(text, { reason: "end" });
     text.tokens.push(id);
+    text.seen.push(id);
     text.last = id;
     if (--text.left > 0) return text.wake();
     finish(text, { reason: roomFor(spec, text.prompt, { maxTokens }) < maxTokens ? "context" : "length" });
@@ -369,7 +370,6 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
 }
 
 const NOTHING = new Float32Array(0);
-const GREEDY = createSampler({}, []);
 
 function checkSizes({ sequences, longest }: { readonly sequences: number; readonly longest: number }): void {
   const fail = (rule: string, value: number): never => {

@@ -1,9 +1,11 @@
 // The next token from logits.
 //
 // The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
-// TopKLogitsWarper, TopPLogitsWarper. Sums are in f64 here and in f32 there.
+// TopKLogitsWarper, TopPLogitsWarper. Penalty and distances are in f32, weights and sums in integers, as in
+// kernels/sample_next.wgsl, which draws the same tokens.
 import { CompressoError } from "../core/errors.ts";
 import type { NamesOf } from "../core/check_options.ts";
+import { CHOICE_STREAM, CHOICE_UNIT, type DrawSettings, inverseTemperature, weightTable } from "../nn/decode/choice.ts";
 import { notFinite } from "../nn/decode/pass.ts";
 import { checkSeed, uniform } from "../core/random.ts";
 
@@ -53,16 +55,13 @@ export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
   readonly u: number;
 }
 
-/** Stream of the random numbers that choose tokens. */
-const STREAM = 0x6e78;
-
 /** A sampler behind a prompt. The options are those that {@link checkSampling} has passed. */
 export function createSampler(options: SamplingOptions, prompt: readonly number[]): Sampler {
   const { repetitionPenalty = 1, seed = 0 } = options;
   const seen = new Set(repetitionPenalty === 1 ? [] : prompt);
   return {
     choose(logits, position): number {
-      const id = sampleToken(logits, { ...options, seen, u: uniform(seed, STREAM, position) });
+      const id = sampleToken(logits, { ...options, seen, u: uniform(seed, CHOICE_STREAM, position) });
       if (repetitionPenalty !== 1) seen.add(id);
       return id;
     },
@@ -107,13 +106,36 @@ export function sampleToken(logits: Float32Array, options: ChoiceOptions): numbe
   const best = largest(scores), top = scores[best] ?? 0;
   if (temperature === 0) return best;
   if (topK > 0 && topK < scores.length) keepLargest(scores, topK);
-  const weights = new Float64Array(scores.length);
+  const inverse = inverseTemperature(temperature), weights = new Float64Array(scores.length);
   for (let id = 0; id < weights.length; id++) {
     const score = scores[id] ?? 0;
-    if (score > -Infinity) weights[id] = Math.exp((score - top) / temperature);
+    if (score > -Infinity) weights[id] = weightOf(Math.fround(Math.fround(top - score) * inverse));
   }
   if (topP < 1) keepNucleus(weights, topP);
   return draw(weights, u);
+}
+
+const TABLE = weightTable();
+
+/** 2^30·2^−y, rounded down as {@link weightTable} says. */
+function weightOf(y: number): number {
+  if (!(y < 30)) return 0;
+  const fixed = Math.floor(y * 2 ** 20),
+    coarse = TABLE[(fixed >> 10) & 1023] ?? 0,
+    fine = TABLE[1024 + (fixed & 1023)] ?? 0;
+  return Math.floor((coarse - Math.floor(coarse * fine / 2 ** 26)) / 2 ** (fixed >> 20));
+}
+
+/** ⌊whole·part⌋, with the part in whole units of 2^−25. */
+function partOf(whole: number, part: number): number {
+  return Number(BigInt(whole) * BigInt(Math.round(part * CHOICE_UNIT)) / BigInt(CHOICE_UNIT));
+}
+
+/** The settings of a sampler on the GPU behind a prompt; null for the most likely tokens. */
+export function drawSettings(options: SamplingOptions, seen: Iterable<number>): DrawSettings | null {
+  if (isGreedy(options)) return null;
+  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
+  return { temperature, topK, topP, repetitionPenalty, seed, seen };
 }
 
 // The loops below pass over a whole vocabulary for each token: they count indices, as iterators take several times as long.
@@ -126,9 +148,10 @@ function penalized(logits: Float32Array, { repetitionPenalty = 1, seen = [] }: C
     scores[id] = logit;
   }
   if (repetitionPenalty === 1) return scores;
+  const penalty = Math.fround(repetitionPenalty), reciprocal = Math.fround(1 / repetitionPenalty);
   for (const id of new Set(seen)) {
     const score = scores[id];
-    if (score !== undefined) scores[id] = score < 0 ? score * repetitionPenalty : score / repetitionPenalty;
+    if (score !== undefined) scores[id] = Math.fround(score * (score < 0 ? penalty : reciprocal));
   }
   return scores;
 }
@@ -146,7 +169,7 @@ function largest(scores: Float64Array): number {
 
 /** Index drawn in proportion to weights. */
 function draw(weights: Float64Array, u: number): number {
-  let left = u * sum(weights), last = 0;
+  let left = partOf(sum(weights), u), last = 0;
   for (let id = 0; id < weights.length; id++) {
     const weight = weights[id] ?? 0;
     if (weight === 0) continue;
@@ -154,7 +177,7 @@ function draw(weights: Float64Array, u: number): number {
     left -= weight;
     if (left < 0) break;
   }
-  return last; // rounding may leave a rest: then the last token that can be drawn
+  return last;
 }
 
 /** Sets the scores below the k-th largest to −∞. */
@@ -170,7 +193,7 @@ function keepNucleus(weights: Float64Array, p: number): void {
   // Weights below this do not reach 1 − p all together, so none of them is kept; mostly few are left. The factor is for rounding.
   const least = (1 - 1e-9) * (1 - p) * total / weights.length;
   const ids = idsFrom(weights, least);
-  const count = selectTop(ids, weights, { need: p * total, masses: weights });
+  const count = selectTop(ids, weights, { need: Math.max(1, partOf(total, p)), masses: weights });
   for (let index = count; index < ids.length; index++) weights[ids[index] ?? 0] = 0;
   for (let id = 0; id < weights.length; id++) if ((weights[id] ?? 0) < least) weights[id] = 0;
 }

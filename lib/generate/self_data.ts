@@ -6,8 +6,9 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../core/random.ts";
 import { createDecodeBatch, sequencesAtOnce } from "../nn/decode/batch.ts";
+import { notFinite } from "../nn/decode/pass.ts";
 import type { Model } from "../model/model.ts";
-import { createSampler, type Sampler } from "./sampling.ts";
+import { drawSettings } from "./sampling.ts";
 
 /** What decides on the texts; the same settings give the same texts. */
 export interface SelfDataSettings {
@@ -66,6 +67,8 @@ export function textFields({ text, hasEnded }: SelfText): { readonly text: strin
 
 /** The greedy beginning has 3, 4 or 5 tokens, the first one included. */
 const LEADS = [3, 4, 5] as const;
+/** Tokens of all texts between two reads: of a text that ends, the rest is given up. */
+const GROUP_TOKENS = 16;
 /** Other first tokens that are tried where a model has nothing to say after one. */
 const TRIES = 8;
 /** Streams of the random numbers. */
@@ -136,8 +139,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
       index,
       ids: [start],
       lead,
-      greedy: createSampler({ temperature: 0 }, []),
-      sampler: createSampler({ temperature, seed: randomU32(seed, DRAW_STREAM, index, attempt) }, []),
+      seed: randomU32(seed, DRAW_STREAM, index, attempt),
       hasEnded: false,
     };
   }
@@ -148,18 +150,26 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     using batch = createDecodeBatch(model.device, model.weights, { sequences: drafts.length, capacity });
     const rows = drafts.map((draft) => ({ draft, sequence: existing(batch.open(capacity), "pages of a text") }));
     for (const { sequence } of rows) await sequence.prefill(leading, { signal });
-    for (let length = 1; length < tokens; length++) {
+    for (let length = 1; length < tokens;) {
       const open = rows.filter(({ draft }) => !draft.hasEnded);
       if (open.length === 0) break;
       signal?.throwIfAborted();
-      const next = open.map(({ draft, sequence }) => ({ sequence, token: draft.ids.at(-1) ?? 0 }));
-      const logits = await batch.logits(next, { signal });
-      for (const [row, { draft, sequence }] of open.entries()) {
-        const id = (length < draft.lead ? draft.greedy : draft.sampler).choose(logits[row] ?? NOTHING, sequence.length);
-        if (ends.has(id)) draft.hasEnded = true;
-        else draft.ids.push(id);
+      const next = open.map(({ draft, sequence }) => ({
+        sequence,
+        token: draft.ids.at(-1) ?? 0,
+        draw: length < draft.lead ? null : drawSettings({ temperature, seed: draft.seed }, []),
+      }));
+      const count = length < Math.max(...LEADS) ? 1 : Math.min(GROUP_TOKENS, tokens - length);
+      const picks = await batch.next(next, { count, signal });
+      for (const [row, { draft }] of open.entries()) {
+        const own = picks[row];
+        if (!own) throw notFinite();
+        const end = own.findIndex((id) => ends.has(id));
+        draft.ids.push(...own.slice(0, end < 0 ? count : end));
+        draft.hasEnded = end >= 0;
       }
-      tell(length / (tokens - 1));
+      length += count;
+      tell((length - 1) / (tokens - 1));
     }
     tell(1);
   }
@@ -188,12 +198,10 @@ interface Draft {
   readonly ids: number[];
   /** Tokens before the first that is drawn. */
   readonly lead: number;
-  readonly greedy: Sampler;
-  readonly sampler: Sampler;
+  /** Of the tokens that are drawn. */
+  readonly seed: number;
   hasEnded: boolean;
 }
-
-const NOTHING = new Float32Array(0);
 
 /** Tokens that a text can begin with: not special, and whole characters that are not white space alone. */
 function firstTokens(tokenizer: Tokenizer, vocab: number): number[] {

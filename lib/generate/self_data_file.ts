@@ -51,7 +51,7 @@ export interface SelfDataResult {
 }
 
 /** Version of the file's format. */
-export const TEXT_FORMAT = 1;
+export const TEXT_FORMAT = 2;
 
 /** Path of the growing part. */
 export function partPath(path: string): string {

@@ -36,7 +36,7 @@ export async function measureDecode(model: Model, { prompt, tokens, repeats }: D
   for (let repeat = 0; repeat <= repeats; repeat++) {
     using pass = createDecodePass(device, weights, { capacity: prompt.length + tokens });
     await pass.prefill(prompt.slice(0, -1));
-    const timing = await timed(() => pass.greedy(last, { count: tokens }), { repeats: 1 });
+    const timing = await timed(() => pass.next(last, { count: tokens }), { repeats: 1 });
     if (repeat === 0) {
       // Compiles the kernels.
       firstSeconds = timing.seconds[0] ?? 0;
@@ -135,7 +135,7 @@ async function profile(model: Model, { prompt, tokens }: DecodeLength): Promise<
   using pass = createDecodePass(model.device, model.weights, { capacity: prompt.length + tokens });
   await pass.prefill(prompt.slice(0, -1));
   const parts = new Map<string, number>();
-  await pass.greedy(prompt.at(-1) ?? 0, { count: tokens, profile: parts });
+  await pass.next(prompt.at(-1) ?? 0, { count: tokens, profile: parts });
   for (const [part, seconds] of parts) console.log(`  ${part.padEnd(12)} ${(seconds * 1e3 / tokens).toFixed(2)} ms`);
 }
 

@@ -82,7 +82,7 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
-for (const name of ["gqa_bias", "qwen3", "mistral_window"] as const) {
+for (const name of ["gqa_bias", "qwen3", "opt", "gemma2", "mistral_window"] as const) {
   Deno.test(`logits of ${name} are the same bits together and alone`, async () => {
     const device = await sharedDevice();
     const { model } = await openGoldenModel(name, { device });
@@ -110,20 +110,20 @@ Deno.test("greedy tokens of sequences together are those of each alone, in group
   }
   assert.equal(batch.open(1), null);
   const groups = await Promise.all([
-    batch.greedy(rows, { count: 4 }),
-    batch.greedy(null, { count: 1 }),
-    batch.greedy(null, { count: 6 }),
+    batch.next(rows, { count: 4 }),
+    batch.next(null, { count: 1 }),
+    batch.next(null, { count: 6 }),
   ]);
   for (const [index, prompt] of all.entries()) {
     using pass = createDecodePass(device, model.weights, { capacity: 90 });
     await pass.prefill(prompt.slice(0, -1));
-    const expected = await pass.greedy(prompt.at(-1) ?? 0, { count: 11 });
+    const expected = await pass.next(prompt.at(-1) ?? 0, { count: 11 });
     assert.deepEqual(groups.flatMap((group) => group[index] ?? []), expected);
     assert.equal(rows[index]?.sequence.length, prompt.length + 10);
   }
-  await assert.rejects(batch.greedy(null, { count: 90 }), /capacity 90/);
+  await assert.rejects(batch.next(null, { count: 90 }), /capacity 90/);
   rows[1]?.sequence[Symbol.dispose]();
-  await assert.rejects(batch.greedy(rows, { count: 1 }), /was disposed/);
+  await assert.rejects(batch.next(rows, { count: 1 }), /was disposed/);
 });
 
 Deno.test("as many sequences are decoded together as memory and bindings allow, from one to 32", async () => {

@@ -122,7 +122,7 @@ Deno.test("decoding reuses what was allocated and bound at its start", async () 
   using model = await load(UNEVEN, { device, dtype: "f16" });
   using pass = createDecodePass(device, model.weights, { capacity: 64 });
   await pass.prefill([1, 2]);
-  await pass.greedy(3, { count: 2 });
+  await pass.next(3, { count: 2 });
   const before = [device.liveCount, device.bytes];
   const { gpu } = device;
   const forbidden = ["createBindGroup", "createTexture", "createComputePipeline"] as const;
@@ -139,7 +139,7 @@ Deno.test("decoding reuses what was allocated and bound at its start", async () 
     value: (descriptor: GPUBufferDescriptor) => (buffers++, createBuffer(descriptor)),
   });
   try {
-    await pass.greedy(3, { count: 30 });
+    await pass.next(3, { count: 30 });
   } finally {
     for (const name of [...forbidden, "createBuffer"]) Reflect.deleteProperty(gpu, name);
   }
@@ -147,7 +147,7 @@ Deno.test("decoding reuses what was allocated and bound at its start", async () 
   assert.deepEqual([device.liveCount, device.bytes], before);
 });
 
-Deno.test("greedy() asked again before it has answered goes on where it was", async () => {
+Deno.test("next() asked again before it has answered goes on where it was", async () => {
   const device = await sharedDevice();
   using model = await load(UNEVEN, { device, dtype: "f32" });
   const expected = await greedyReference(model, [1, 2, 3], { maxTokens: 12 });
@@ -155,15 +155,15 @@ Deno.test("greedy() asked again before it has answered goes on where it was", as
   await pass.prefill([1, 2]);
   const groups = await Promise.all([
     // A profiled run waits for the GPU after each token: the others must not overtake it.
-    pass.greedy(3, { count: 5, profile: new Map() }),
-    pass.greedy(null, { count: 1 }),
-    pass.greedy(null, { count: 6 }),
+    pass.next(3, { count: 5, profile: new Map() }),
+    pass.next(null, { count: 1 }),
+    pass.next(null, { count: 6 }),
   ]);
   assert.deepEqual(groups.flat(), expected);
   assert.deepEqual(groups.map(({ length }) => length), [5, 1, 6]);
   const logits = await pass.logits(expected.at(-1) ?? 0);
   assert.equal(argmax(logits), (await greedyReference(model, [1, 2, 3], { maxTokens: 13 })).at(-1));
-  await assert.rejects(pass.greedy(null, { count: 20 }), /capacity 20/);
+  await assert.rejects(pass.next(null, { count: 20 }), /capacity 20/);
 });
 
 for (const placement of ["texture", "buffer"] as const) {
@@ -185,11 +185,11 @@ for (const placement of ["texture", "buffer"] as const) {
     await pass.prefill(tokens.slice(6, 70)); // past one row of a cache texture
     assert.equal(pass.length, 70);
     await check(70);
-    await pass.greedy(1, { count: 4 });
+    await pass.next(1, { count: 4 });
     pass.rewind(40);
     await pass.prefill(tokens.slice(40, 41));
     await check(41);
-    const abort = new AbortController(), stopped = pass.greedy(2, { count: 30, signal: abort.signal });
+    const abort = new AbortController(), stopped = pass.next(2, { count: 30, signal: abort.signal });
     abort.abort(new Error("enough"));
     await assert.rejects(stopped, /enough/);
     pass.rewind(30);

@@ -1,6 +1,7 @@
 // Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
 import { type CacheLimits, createCaches, mostPages, pageBytes, pagesOf } from "./cache.ts";
+import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { runPrefill } from "./prefill.ts";
 import { createDecodeStep, type DecodeState, type DecodeStep, stepPlacement } from "./step.ts";
@@ -36,6 +37,8 @@ export interface BatchSequence extends Disposable {
 export interface BatchRow {
   readonly sequence: BatchSequence;
   readonly token: number;
+  /** How the tokens after it are drawn. Default: the most likely ones are taken. */
+  readonly draw?: DrawSettings | null | undefined;
 }
 
 /** Sequences that are decoded together. Write masks and LoRA before the first token. After an error it can only be disposed. */
@@ -53,10 +56,10 @@ export interface DecodeBatch extends Disposable {
   ): Promise<readonly Float32Array<ArrayBuffer>[]>;
   /**
    * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
-   * that it chooses itself. Returns the most likely token after each, `count` for each sequence; null for a sequence
-   * whose logits are not finite. May be called again before it resolves; the work then continues without a gap.
+   * that it chooses itself. Returns the token that it chooses after each, `count` for each sequence: the most likely one
+   * or one that is drawn. Null for a sequence whose logits are not finite. May be called again before it resolves; the work then continues without a gap.
    */
-  greedy(
+  next(
     rows: readonly BatchRow[] | null,
     options: {
       readonly count: number;
@@ -74,7 +77,7 @@ type Bounds = Pick<Device, "memoryLimit" | "bytes"> & { readonly limits: CacheLi
 export const MOST_SEQUENCES = 32;
 /** Largest size of the caches in bytes, and as a share of the remaining memory on a device with a limit. */
 const MOST_CACHE_BYTES = 2 ** 30, CACHE_SHARE = 0.5;
-/** The value that kernels/greedy_next.wgsl writes for logits that are not finite. */
+/** The value that the kernels of the choice write for logits that are not finite. */
 const NO_PICK = 0xffffffff;
 
 /**
@@ -143,6 +146,7 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
       position: buffer("position", most),
       picks: buffer("picks", most * capacity),
       logits: buffer("logits", most * stride),
+      choice: stack.use(createChoice(device, { rows: most, vocab: spec.vocab })),
     };
     const steps = new Map<number, DecodeStep>();
     const stepOf = (rows: number): DecodeStep => {
@@ -202,6 +206,7 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
       device.write(state.pages.buffer, table);
       device.write(state.token, Uint32Array.from(places, (place) => rows[place]?.token ?? 0));
       device.write(state.position, Uint32Array.from(places, (place) => starts[place] ?? 0));
+      writeChoice(device, state.choice, places.map((place) => rows[place]?.draw ?? null));
     };
     // Each run enters the queue as soon as the previous one is submitted.
     let turn = Promise.resolve();
@@ -254,7 +259,7 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
         const all = await run(rows, { repeat: 1, signal }, () => device.readFloats(state.logits, rows.length * stride));
         return rows.map((_, row) => all.slice(row * stride, row * stride + spec.vocab));
       },
-      async greedy(rows, { count, signal, profile }): Promise<readonly (readonly number[] | null)[]> {
+      async next(rows, { count, signal, profile }): Promise<readonly (readonly number[] | null)[]> {
         const read = (starts: readonly number[]): Promise<readonly ArrayBuffer[]> =>
           device.read(starts.map((start, row) => ({
             buffer: state.picks,

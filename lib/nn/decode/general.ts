@@ -6,7 +6,8 @@ import { createActivations } from "../activations.ts";
 import { recordDecodeAttention } from "../attention.ts";
 import { layerTable, recordRope } from "../rope.ts";
 import { type CacheState, recordCacheFill } from "./cache.ts";
-import { type DecodeState, type DecodeStep, recordGreedyChoice } from "./step.ts";
+import { recordChoice } from "./choice.ts";
+import type { DecodeState, DecodeStep } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
 import { strideOf } from "../padding.ts";
@@ -17,7 +18,7 @@ import { recordForward } from "../pass.ts";
 import { headWidths } from "../weights.ts";
 
 /**
- * Records the plan of one token of each row: logits, then the greedy choice as the next token. The caches are buffers.
+ * Records the plan of one token of each row: logits, then the choice of the next token. The caches are buffers.
  */
 export function createGeneralStep(
   device: Device,
@@ -53,7 +54,7 @@ export function createGeneralStep(
     recordFinalNorm(context);
     recordLogits(context, { first: 0, rows });
     plan.copy(act.logits, logits, { bytes: 4 * rows * strideOf(spec.vocab) });
-    recordGreedyChoice(plan, state);
+    recordChoice(plan, state);
     plan.finish();
     return { plan, [Symbol.dispose]: dispose };
   } catch (error) {

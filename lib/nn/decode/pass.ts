@@ -2,6 +2,7 @@
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import { createCaches, createPageTable, pagesOf } from "./cache.ts";
+import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { createRopeTables } from "../rope.ts";
 import { runPrefill } from "./prefill.ts";
@@ -40,15 +41,17 @@ export interface DecodePass extends Disposable {
   ): Promise<Float32Array<ArrayBuffer>>;
   /**
    * Reads one token (or, with null, the token chosen last), then count − 1 tokens that it chooses itself. Returns the
-   * most likely token after each, `count` in total. May be called again before it resolves; the work then continues
-   * without a gap.
+   * token that it chooses after each, `count` in total: the most likely one, or one that is drawn. May be called again
+   * before it resolves; the work then continues without a gap, and tokens are chosen as before.
    *
    * @throws CompressoError("numeric") if the logits are not finite.
    */
-  greedy(
+  next(
     token: number | null,
     options: {
       readonly count: number;
+      /** How tokens are drawn, with a token. Default: the most likely ones are taken. */
+      readonly draw?: DrawSettings | null | undefined;
       readonly signal?: AbortSignal | undefined;
       /** See `Plan.run`. */
       readonly profile?: Map<string, number>;
@@ -59,11 +62,12 @@ export interface DecodePass extends Disposable {
 /** Options of one run of the decoding step. */
 interface TokenRun {
   readonly repeat: number;
+  readonly draw?: DrawSettings | null;
   readonly signal: AbortSignal | undefined;
   readonly profile?: Map<string, number> | undefined;
 }
 
-/** The value that kernels/greedy_next.wgsl writes for logits that are not finite. */
+/** The value that the kernels of the choice write for logits that are not finite. */
 const NO_PICK = 0xffffffff;
 
 /** Allocates caches and buffers, and records the plan of one token. Initially all masks are 1 and LoRA is zero. */
@@ -94,6 +98,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       position: own(device.createBuffer("position", 4)),
       picks: own(device.createBuffer("picks", 4 * capacity)),
       logits: own(device.createBuffer("logits", 4 * strideOf(spec.vocab))),
+      choice: own(createChoice(device, { rows: 1, vocab: spec.vocab })),
     };
     const step = own(
       fused ? createDecodeStep(device, state) : createGeneralStep(device, state, { lora, stepState }),
@@ -109,7 +114,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
     let turn = Promise.resolve();
     const run = async <T>(
       token: number | null,
-      { repeat, signal, profile }: TokenRun,
+      { repeat, draw = null, signal, profile }: TokenRun,
       read: () => Promise<T>,
     ): Promise<T> => {
       advance(repeat);
@@ -117,7 +122,10 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       turn = submitted.promise;
       try {
         await before;
-        if (token !== null) device.write(state.token, Uint32Array.of(token));
+        if (token !== null) {
+          device.write(state.token, Uint32Array.of(token));
+          writeChoice(device, state.choice, [draw]);
+        }
         const results: Promise<T>[] = [];
         await step.plan.run({
           repeat,
@@ -150,9 +158,9 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
       async logits(token, { signal } = {}): Promise<Float32Array<ArrayBuffer>> {
         return await run(token, { repeat: 1, signal }, () => device.readFloats(state.logits, spec.vocab));
       },
-      async greedy(token, { count, signal, profile }): Promise<number[]> {
+      async next(token, { count, draw = null, signal, profile }): Promise<number[]> {
         const range = { buffer: state.picks, byteOffset: 4 * length, bytes: 4 * count };
-        const [bytes] = await run(token, { repeat: count, signal, profile }, () => device.read([range]));
+        const [bytes] = await run(token, { repeat: count, draw, signal, profile }, () => device.read([range]));
         const picks = [...new Uint32Array(bytes ?? new ArrayBuffer(0))];
         if (picks.includes(NO_PICK)) throw notFinite();
         return picks;

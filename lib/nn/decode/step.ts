@@ -1,6 +1,6 @@
 // The plan of one token of each sequence: a few fused kernels per layer, no copies. Without LoRA; see general.ts.
 import { existing } from "../../core/guards.ts";
-import { greedyNext, rotateAppend } from "../../../kernels/mod.ts";
+import { rotateAppend } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
@@ -8,6 +8,7 @@ import { Plan, u32 } from "../../gpu/plan.ts";
 import { widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
 import { type CacheLimits, mostPages } from "./cache.ts";
+import { type ChoiceState, recordChoice } from "./choice.ts";
 import type { PrefillState } from "./prefill.ts";
 import { type DecoderSpec, ropeDims } from "../../spec/decoder.ts";
 import { headStride, strideOf } from "../padding.ts";
@@ -35,6 +36,7 @@ export interface DecodeState extends PrefillState {
   readonly picks: DeviceBuffer;
   /** Next-token logits, [rows, strideOf(vocab)]. */
   readonly logits: DeviceBuffer;
+  readonly choice: ChoiceState;
 }
 
 /** The plan and the buffers that it owns. */
@@ -90,7 +92,7 @@ function isFusable(spec: DecoderSpec): boolean {
 }
 
 /**
- * Records the plan of one token of each row: logits, then the greedy choice as the next token. {@link stepPlacement}
+ * Records the plan of one token of each row: logits, then the choice of the next token. {@link stepPlacement}
  * gives the placement of the caches. The values of a row do not depend on the number of rows.
  */
 export function createDecodeStep(device: Device, state: DecodeState): DecodeStep {
@@ -121,25 +123,13 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
       recordFfn(context, layer, index);
     });
     recordHead(context);
-    recordGreedyChoice(plan, state);
+    recordChoice(plan, state);
     plan.finish();
     return { plan, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
   }
-}
-
-/** token[r] = argmax logits[r], stored at picks[r, position[r]]; position[r] += 1. */
-export function recordGreedyChoice(
-  plan: Plan,
-  { weights, logits, token, picks, position, capacity, rows }: Omit<DecodeState, "masks" | "rope">,
-): void {
-  plan.section("choice");
-  const { vocab } = weights.spec;
-  plan.dispatch(compileKernel(plan.device, greedyNext), [logits, token, picks, position, {
-    params: [vocab, capacity, strideOf(vocab)].map(u32),
-  }], { groups: [rows], cost: 4 * rows * vocab });
 }
 
 /** x = embedding(token) ∘ z. */

@@ -151,6 +151,9 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   print(`context     ${spec.maxPosition} tokens, ${positionsLine(spec)}`);
   const window = windowLine(spec);
   if (window) print(`window      ${window}`);
+  const { attention, logits } = spec.softCaps ?? {};
+  const caps = [...attention ? [`scores ${attention}`] : [], ...logits ? [`logits ${logits}`] : []];
+  if (caps.length > 0) print(`soft caps   ${caps.join(", ")}`);
   print(`head        ${spec.tied ? "tied to the embedding" : "separate"}`);
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
@@ -160,9 +163,11 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
 /** How positions enter the model. */
 function positionsLine({ positions, rope, headDim }: DecoderSpec): string {
   if (positions) return "learned positions";
-  const { base, scaling, dims } = rope, part = dims === undefined ? "" : `, ${dims} of ${headDim} dims of a head`;
+  const { base, scaling, dims, localBase } = rope,
+    part = dims === undefined ? "" : `, ${dims} of ${headDim} dims of a head`;
   const from = scaling.kind === "longrope" ? ` from ${scaling.originalMaxPosition} tokens` : "";
-  return `RoPE base ${base}, scaling ${scaling.kind}${from}${part}`;
+  const local = localBase === undefined ? "" : `; in layers with a window base ${localBase}, scaling none`;
+  return `RoPE base ${base}, scaling ${scaling.kind}${from}${part}${local}`;
 }
 
 /** What sliding windows there are, and in which layers where not in all; null where all see the whole context. */

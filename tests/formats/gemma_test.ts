@@ -68,6 +68,14 @@ Deno.test("configurations of Gemma 3 as they are published have transformers' de
   assert.deepEqual(four.rope, { base: 1e6, scaling: { kind: "linear", factor: 8 }, localBase: 1e4 });
   assert.deepEqual([four.vocab, four.headDim, [...four.eosIds]], [262208, 256, [1, 106]]);
 
+  const mistral = { ...text, model_type: "mistral", num_attention_heads: 32, vocab_size: 131072, sliding_window: null };
+  const three = parseHfConfig({ model_type: "mistral3", text_config: mistral }, { path: "config.json" });
+  assert.deepEqual([three.layers[0], three.activation, three.hidden], [
+    { heads: 32, kvHeads: 8, ffn: 10240 },
+    undefined,
+    2560,
+  ]);
+
   // As transformers 5 writes it, with a window as long as the context: the local RoPE stays.
   const five = parseHfConfig({
     ...one,

@@ -24,6 +24,7 @@ import { reportVerb } from "./verbs/report.ts";
 import { scheduleVerb } from "./verbs/schedule/schedule.ts";
 import { serveVerb } from "./verbs/serve.ts";
 import { sweepVerb } from "./verbs/sweep.ts";
+import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -35,7 +36,11 @@ export async function main(args: readonly string[]): Promise<number> {
     .helpCommand("help [verb]", "show the help of a verb")
     .option("-q, --quiet", "show results and errors only")
     .option("-v, --verbose", "say more about the work")
-    .hook("preAction", (command) => setVerbosity(verbosityOf(command.opts())));
+    .option(...WEBGPU_OPTION)
+    .hook("preAction", (command) => {
+      setVerbosity(verbosityOf(command.opts()));
+      setWebgpu(command.opts().webgpu);
+    });
   for (
     const make of [
       doctor,

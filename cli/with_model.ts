@@ -1,6 +1,6 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
 import { OPTION_TABLE } from "../lib/run/options/table.ts";
-import { type Device, openDevice } from "../lib/gpu/device.ts";
+import type { Device } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/disk/open_model.ts";
 import { readPeftAdapter } from "../lib/disk/adapter.ts";
 import type { Tokenizer } from "../lib/text/tokenizer.ts";
@@ -12,6 +12,7 @@ import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
 import type { MpiRanks } from "../lib/disk/mpi.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
+import { openDeviceHere } from "./webgpu.ts";
 
 /** Options of {@link withModel}; absent or undefined means the default. */
 export interface ModelSettings {
@@ -74,7 +75,7 @@ export async function withModel<T>(
   if (!listensLater) interrupt.start();
   await fetchInputs({ model: [path, settings.compare], adapter: [settings.adapter] }, { signal: interrupt.signal });
   using progress = stderrProgress();
-  using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
+  using device = await openDeviceHere(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
   progress.detail(`device      ${device.facts.description}`);
   const files = await openModelFiles(path), { spec } = files.source;

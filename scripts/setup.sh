@@ -44,6 +44,11 @@ compresso_setup_browser() {
 compresso_setup_mpi() {
   install_for_tests "MPI" "tests of several ranks" mpirun openmpi-bin libopenmpi40
 }
+# Dawn, a second WebGPU: 51 MB to download, 132 MB on disk.
+compresso_setup_dawn() {
+  say "will download where it is missing: npm:webgpu@0.6.2 (Dawn, 51 MB), for the tests of another WebGPU"
+  deno cache -q --no-lock npm:webgpu@0.6.2 >&2 || say "it could not be downloaded: tests of another WebGPU are left out"
+}
 
 # install_for_tests NAME WHAT PROGRAMS PACKAGE…: nothing where one of the programs is there.
 install_for_tests() {

@@ -195,7 +195,8 @@ Deno.test("the reference of the command line is what the program prints: deno ru
 });
 
 /** Flags of other programs that the documents name. */
-const OTHER_FLAGS = /^--(?:allow-\w+|no-prompt|local-dir|parallel|lint|global|html|quiet|requeue|signal|open-mode)$/;
+const OTHER_FLAGS =
+  /^--(?:allow-\w+|no-prompt|no-lock|local-dir|parallel|lint|global|html|quiet|requeue|signal|open-mode)$/;
 
 Deno.test("every option that a document names is one of the program's", async () => {
   const known = new Set([...(await allHelp()).values()].flatMap((text) => text.match(/--[a-z][\w-]*/g) ?? []));

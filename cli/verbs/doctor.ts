@@ -1,12 +1,13 @@
 // `compresso doctor`: checks whether this machine can run the toolkit.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { type Device, openDevice } from "../../lib/gpu/device.ts";
+import type { Device } from "../../lib/gpu/device.ts";
 import { type AdapterCheck, checkAdapter } from "../../lib/nn/adapter_check.ts";
 import { loadTuning, type TuningFile } from "../../lib/disk/tuning_cache.ts";
 import { verb } from "../command.ts";
 import { formatBytes, print, printJson } from "../terminal/output.ts";
 import { tuningPlace } from "../tuning.ts";
+import { openDeviceHere } from "../webgpu.ts";
 
 /** Limits that decide what fits. */
 const LIMITS = [
@@ -31,7 +32,7 @@ export function doctor(): CommandUnknownOpts {
 }
 
 async function run(asJson: boolean): Promise<void> {
-  using device = await openDevice();
+  using device = await openDeviceHere();
   const checks = await checkAdapter(device);
   const path = tuningPlace(device);
   const report: Report = {

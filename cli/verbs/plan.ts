@@ -15,6 +15,7 @@ import { resolveShape, type RunShape, withFittingWidths } from "../../lib/run/op
 import type { OptionPath } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
+import { chosenWebgpu } from "../webgpu.ts";
 import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
@@ -120,7 +121,7 @@ function targetOf(spec: DecoderSpec, parameters: number, run: RunShape): Target 
 /** The adapter of this machine; null where there is none. */
 async function adapterHere(): Promise<AdapterOffer | null> {
   try {
-    return await describeAdapter();
+    return await describeAdapter(await chosenWebgpu());
   } catch (error) {
     if (error instanceof CompressoError && error.code === "gpu") return null;
     throw error;

@@ -30,6 +30,11 @@ export class Device implements Disposable {
   readonly facts: AdapterFacts;
   /** WebGPU features that were granted. */
   readonly features: ReadonlySet<string>;
+  /**
+   * WebGPU's entry point if it is not `navigator.gpu`, otherwise null. Dawn by Node-API crashes when it is collected
+   * before the device.
+   */
+  readonly entry: GPU | null;
   /** Subgroup support; null if kernels must not use subgroups. */
   readonly subgroups: Subgroups | null;
   /** Budget for all buffers and textures, in bytes; infinite without a budget. */
@@ -57,10 +62,11 @@ export class Device implements Disposable {
   constructor(
     gpu: GPUDevice,
     facts: AdapterFacts,
-    { memoryLimit = Infinity, isDry = false, subgroups = null }: {
+    { memoryLimit = Infinity, isDry = false, subgroups = null, entry = null }: {
       readonly memoryLimit?: number;
       readonly isDry?: boolean;
       readonly subgroups?: Subgroups | null;
+      readonly entry?: GPU | null;
     } = {},
   ) {
     this.gpu = gpu;
@@ -69,10 +75,12 @@ export class Device implements Disposable {
     this.memoryLimit = memoryLimit;
     this.isDry = isDry;
     this.subgroups = subgroups;
+    this.entry = entry;
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       const { error } = event as GPUUncapturedErrorEvent;
-      if (error instanceof GPUOutOfMemoryError) this.#shortage ??= "adapter";
+      // By name: another WebGPU has classes of its own.
+      if (error.constructor.name === "GPUOutOfMemoryError") this.#shortage ??= "adapter";
       this.#failure ??= error.message;
     });
     gpu.lost.then((info) => {
@@ -187,8 +195,10 @@ export class Device implements Disposable {
    * @internal
    */
   writeTexture(target: DeviceTexture, { row, rows, texels, data }: TexelRows): void {
+    // Dawn 0.6 by Node-API takes a Float16Array for an empty array.
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     const layout = { bytesPerRow: texels * TEXEL_BYTES };
-    this.gpu.queue.writeTexture({ texture: target.raw, origin: [0, row] }, data, layout, [texels, rows]);
+    this.gpu.queue.writeTexture({ texture: target.raw, origin: [0, row] }, bytes, layout, [texels, rows]);
     this.#written += data.byteLength;
   }
 
@@ -317,6 +327,10 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const withSubgroups = size === null ? null : await requestSubgroups(adapter, descriptor);
   const gpu = withSubgroups ?? await adapter.requestDevice(descriptor);
   const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;
-  const { memoryLimit } = options;
-  return new Device(gpu, facts, { subgroups, ...(memoryLimit === undefined ? {} : { memoryLimit }) });
+  const { memoryLimit, gpu: entry = navigator.gpu } = options;
+  return new Device(gpu, facts, {
+    subgroups,
+    entry: entry === navigator.gpu ? null : entry,
+    ...(memoryLimit === undefined ? {} : { memoryLimit }),
+  });
 }

@@ -411,5 +411,5 @@ function packParams(params: Params, size: number): string {
 
 function resourceOf(bound: Exclude<Bound, { readonly params: Params }>): GPUBindingResource {
   if ("buffer" in bound) return { buffer: bound.buffer.raw, offset: bound.byteOffset, size: bound.bytes };
-  return bound.raw instanceof GPUTexture ? bound.raw.createView() : { buffer: bound.raw as GPUBuffer };
+  return "createView" in bound.raw ? bound.raw.createView() : { buffer: bound.raw };
 }

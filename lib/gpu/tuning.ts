@@ -31,6 +31,11 @@ const OPENING = `{\n  "format": "${FORMAT}"`;
 /** Increase when keys or names of variants change their meaning. */
 const VERSION = 1;
 
+/** What Deno 2.9 and its types lack of `GPU`. */
+interface WgslFeatures {
+  readonly wgslLanguageFeatures?: Iterable<string>;
+}
+
 const tables = new WeakMap<Device, Tuning>();
 
 /** The table of the device, initially empty. */
@@ -40,10 +45,16 @@ export function tuningOf(device: Device): Tuning {
   return table;
 }
 
-/** Name of the adapter, of its driver if known, and of the runtime. */
-export function adapterIdentity({ facts, gpu }: Device): string {
+/**
+ * Name of the adapter, of its driver if known, and of the runtime. Another WebGPU than the runtime's has no name; the
+ * WGSL features that it lists distinguish most of its versions.
+ */
+export function adapterIdentity({ facts, gpu, entry }: Device): string {
   const { architecture = "", device = "" } = gpu.adapterInfo ?? {};
-  return [facts.description, facts.vendor, architecture, device, navigator.userAgent, navigator.platform].join(" | ");
+  const runtime = [facts.description, facts.vendor, architecture, device, navigator.userAgent, navigator.platform];
+  if (entry === null) return runtime.join(" | ");
+  const { wgslLanguageFeatures = [] } = entry as WgslFeatures;
+  return [...runtime, "another WebGPU", ...[...wgslLanguageFeatures].sort()].join(" | ");
 }
 
 /** The table as text, with sorted keys. */

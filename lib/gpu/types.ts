@@ -2,7 +2,10 @@
 
 /** Options of `openDevice`. */
 export interface DeviceOptions {
-  /** WebGPU's entry point. Default: `navigator.gpu`. */
+  /**
+   * WebGPU's entry point, of any implementation: the one of a browser, or Dawn by the npm package `webgpu`. Default:
+   * `navigator.gpu`.
+   */
   readonly gpu?: GPU;
   /**
    * Budget for all buffers and textures, in bytes. WebGPU does not report the memory of the adapter. Default: no

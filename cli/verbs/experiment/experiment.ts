@@ -10,7 +10,6 @@ import { resolveExperiment } from "../../../lib/experiment/resolve.ts";
 import { isMeasuredAlone, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
 import { Store } from "../../../lib/experiment/store.ts";
 import { launchedRank } from "../../../lib/disk/mpi.ts";
-import { openDevice } from "../../../lib/gpu/device.ts";
 import { alarmLine } from "../prune/alarms.ts";
 import { verb } from "../../command.ts";
 import { fetchInputs, type TypedInputs } from "../../hub.ts";
@@ -27,6 +26,7 @@ import type {
   ResolvedExperiment,
   RunExperimentOptions,
 } from "../../../lib/experiment/types.ts";
+import { openDeviceHere } from "../../webgpu.ts";
 
 /** Declares the verb. */
 export function experimentVerb(): CommandUnknownOpts {
@@ -193,7 +193,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
   using interrupt = watchInterrupt("stopping after a checkpoint; press Ctrl-C again to end at once");
   interrupt.start();
   using progress = stderrProgress();
-  using device = await openDevice(memoryLimit === undefined ? {} : { memoryLimit });
+  using device = await openDeviceHere(memoryLimit === undefined ? {} : { memoryLimit });
   const { signal } = interrupt;
   const options: RunExperimentOptions = {
     ...overrides,

@@ -75,5 +75,5 @@ export async function readTexels(device: Device, store: TexelStore, band: TexelB
 }
 
 function isTexture(store: TexelStore): store is DeviceTexture {
-  return store.raw instanceof GPUTexture;
+  return "createView" in store.raw;
 }

@@ -6,7 +6,7 @@ import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import type { WindowLoss } from "./perplexity.ts";
-import type { KnownQuestion, TaskItemScore } from "./evaluate.ts";
+import type { KnownQuestion, TaskItemScore } from "./score_task.ts";
 
 /** What a file keeps: `Added` goes into a line, `Known` comes back from it. */
 export interface EntryKind<Known, Added> {

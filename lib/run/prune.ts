@@ -1,12 +1,13 @@
 // Pruning of a model with what it writes on the disk of this machine.
+import { loadTasks } from "../eval/evaluate.ts";
 import { disk } from "../files/disk.ts";
 import type { Model } from "../model/model.ts";
 import { openScript } from "../schedule/host.ts";
 import type { PruneOptions } from "./options/options.ts";
 import { pruneOn, type PruneSession, type RunPlatform } from "./session.ts";
 
-/** The disk of this machine, and schedules in processes of their own. */
-export const ON_DISK: RunPlatform = { files: disk, openScript };
+/** The disk of this machine, schedules in processes of their own, and tasks. */
+export const ON_DISK: RunPlatform = { files: disk, openScript, loadTasks };
 
 /**
  * Prunes a model by the three stages of Compresso: LoRA alone, LoRA and masks under the cubic schedule, LoRA with frozen masks.

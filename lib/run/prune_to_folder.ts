@@ -249,6 +249,7 @@ export async function followToFolder(
     resolved,
     vocabulary: vocabulary ?? undefined,
     openScript: ON_DISK.openScript,
+    loadTasks: ON_DISK.loadTasks,
     files: withoutWrites(ON_DISK.files),
     calibrate: isWritten
       ? (settings) => writeOwnTexts(model, resolved, { ...settings, onProgress: onCalibration })

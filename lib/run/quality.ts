@@ -1,6 +1,8 @@
 // Quality of a model before and after pruning: loss on held-out rows, and on a text and tasks where they are given.
 import { compareItems, compareLosses, type PairedDifference } from "../eval/compare.ts";
-import { type EncodedTask, encodeTask, loadTasks, scoreTask } from "../eval/evaluate.ts";
+import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
+import type { EvaluateOptions } from "../eval/evaluate.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
 import { checkLength, encodeText, perplexity, type WindowLoss } from "../eval/perplexity.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
@@ -59,6 +61,11 @@ export interface QualityData {
   readonly tasks: readonly { readonly task: LoadedTask; readonly encoded: EncodedTask }[];
 }
 
+/** Reads the data of tasks. */
+export type TaskLoader = (
+  options: Pick<EvaluateOptions, "tasks" | "taskData" | "limit">,
+) => Promise<readonly LoadedTask[]>;
+
 /** What was measured of one model. */
 export interface Measured {
   /** Of each held-out sequence. */
@@ -78,9 +85,10 @@ export interface Measured {
 export async function qualityData(
   model: Model,
   { heldout, heldoutLabels }: Pick<RunData, "heldout" | "heldoutLabels">,
-  { seq, evaluation: { text, tasks = [], taskData = ".", questions = QUESTIONS } = {}, signal }: {
+  { seq, evaluation: { text, tasks = [], taskData = ".", questions = QUESTIONS } = {}, loadTasks, signal }: {
     readonly seq: number;
     readonly evaluation?: Evaluation | undefined;
+    readonly loadTasks: TaskLoader | null;
     readonly signal: AbortSignal;
   },
 ): Promise<QualityData> {
@@ -88,7 +96,8 @@ export async function qualityData(
   const bytes = tokenizer
     ? measured.reduce((sum, ids, row) => sum + labelBytes(tokenizer, ids, heldoutLabels[row] ?? []), 0)
     : 0;
-  const loaded = tasks.length > 0 ? await loadTasks({ tasks, taskData, limit: questions }) : [];
+  if (tasks.length > 0 && !loadTasks) throw noTasks();
+  const loaded = tasks.length > 0 ? await loadTasks?.({ tasks, taskData, limit: questions }) ?? [] : [];
   const encoded: { task: LoadedTask; encoded: EncodedTask }[] = [];
   for (const task of loaded) encoded.push({ task, encoded: await encodeTask(model, task, { signal }) });
   return {
@@ -177,6 +186,15 @@ function lossChange(
     bytes,
     sequences: before.length,
   };
+}
+
+function noTasks(): CompressoError {
+  return new CompressoError("usage", {
+    what: `cannot use ${option("evaluate.tasks")}`,
+    rule: "their data are read from the disk of this machine",
+    value: "a run on another system",
+    fix: "leave them out, and measure the model afterwards",
+  });
 }
 
 function textData(model: Model, text: string): QualityData["text"] {

@@ -23,7 +23,14 @@ import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoi
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
-import { compareQuality, measureQuality, type QualityChange, type QualityData, qualityData } from "./quality.ts";
+import {
+  compareQuality,
+  measureQuality,
+  type QualityChange,
+  type QualityData,
+  qualityData,
+  type TaskLoader,
+} from "./quality.ts";
 import { handleOf, refuseHandle, type RunHandle } from "./hooks.ts";
 import { changesBetween, identityOf } from "./identity.ts";
 import { layerStates } from "./layer_states.ts";
@@ -95,6 +102,8 @@ export interface RunPlatform {
   readonly files: FileSystem;
   /** Opens schedules that are scripts; null refuses scripts. */
   readonly openScript: ScriptOpener | null;
+  /** Reads the data of tasks; null refuses tasks. */
+  readonly loadTasks: TaskLoader | null;
 }
 
 /** What a session needs besides its options. */
@@ -123,6 +132,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   readonly #model: Model;
   readonly #files: FileSystem;
   readonly #openScript: ScriptOpener | null;
+  readonly #loadTasks: TaskLoader | null;
   readonly #vocabulary: CutForRun | null;
   readonly #ofMany: RunOfMany;
   #setup: RunSetup;
@@ -161,13 +171,14 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   constructor(
     model: Model,
     original: PruneOptions,
-    { resolved, files, openScript, calibrate, vocabulary, ofMany = {} }: SessionParts,
+    { resolved, files, openScript, loadTasks, calibrate, vocabulary, ofMany = {} }: SessionParts,
   ) {
     if (resolved.vocab && !vocabulary) throw vocabularyLeft();
     const aim = aimRun(model, resolved), data = encodeRun(model, aim.options, original);
     this.#model = model;
     this.#files = files;
     this.#openScript = openScript;
+    this.#loadTasks = loadTasks;
     this.#calibrate = calibrate;
     this.#vocabulary = vocabulary ?? null;
     this.#life = new Lifetime("session", original.signal);
@@ -335,7 +346,12 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   async #allocate(): Promise<void> {
     try {
       const { original: { evaluate: evaluation }, options: { seq } } = this.#setup, { signal } = this.#life;
-      this.#qualityData ??= await qualityData(this.#model, this.#setup, { seq, evaluation, signal });
+      this.#qualityData ??= await qualityData(this.#model, this.#setup, {
+        seq,
+        evaluation,
+        loadTasks: this.#loadTasks,
+        signal,
+      });
       const found = await this.#checkpointToResume();
       this.#allocated = await allocateRun(this.#model, this.#setup, {
         state: () => stepStateOf(this.options, this.#position, { rate: 0, target: 0, rates: this.options.rates }),

@@ -10,6 +10,7 @@ import type { Row } from "../data/rows.ts";
 import type { ModelFiles } from "../formats/open.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { shallowPlan } from "../slice/layouts.ts";
+import { loadTasks } from "../eval/evaluate.ts";
 import { chooseVocabulary, type VocabularyChoice } from "../slice/vocabulary/choose.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
 import { cutTokenizer } from "../slice/vocabulary/cut_tokenizer.ts";
@@ -96,7 +97,12 @@ export async function cutForRun(
   const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });
   const textBefore = windows ? await bitsOf(dense, windows.dense, { seq: window, signal }) : 0;
   const { text: _text, ...measured } = evaluation ?? {};
-  const data = await qualityData(dense, { heldout: [], heldoutLabels: [] }, { seq, evaluation: measured, signal });
+  const data = await qualityData(dense, { heldout: [], heldoutLabels: [] }, {
+    seq,
+    evaluation: measured,
+    loadTasks,
+    signal,
+  });
   const { tasks } = await measureQuality(dense, data, { adapters: {}, signal });
   await dense.release();
   const owned = stack.move();

@@ -82,6 +82,7 @@ export async function cutVocabularyToFolder(
   const measures = await qualityData(model, none, {
     seq,
     evaluation: given({ ...evaluation, text: undefined }),
+    loadTasks: ON_DISK.loadTasks,
     signal,
   });
   const measured = await measureQuality(model, measures, { adapters: {}, signal });

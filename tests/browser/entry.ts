@@ -33,7 +33,7 @@ async function run({ model, tokens }: {
   using device = await openDevice({ gpu: navigator.gpu });
   using dense = await loadModelFrom(source, { device, tokenizer, baseDtype: "f32" });
   const rows = STORIES.map((text): TextRow => ({ kind: "text", text, extra: {} }));
-  using session = pruneOn({ files, openScript: null }, dense, { rows, sparsity: 0.2, ...SHORT });
+  using session = pruneOn({ files, openScript: null, loadTasks: null }, dense, { rows, sparsity: 0.2, ...SHORT });
   const losses: number[] = [];
   for await (const { loss } of session) losses.push(loss);
   const { masks, lora } = session.result(), logits = await dense.logits(tokens, { masks, lora });

@@ -1,6 +1,8 @@
 // Quality before and after pruning: loss, perplexity, bits per byte and tasks, as the model that is written has them.
 import assert from "node:assert/strict";
 import { prune } from "../../mod.ts";
+import { ON_DISK } from "../../lib/run/prune.ts";
+import { pruneOn } from "../../lib/run/session.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { evaluateTasks, perplexity, rowPerplexity } from "../../lib/eval/mod.ts";
 import { compareLosses } from "../../lib/eval/compare.ts";
@@ -61,6 +63,8 @@ Deno.test("a text that is too short, and unknown tasks, are refused before the f
       using run = prune(model, { ...BASE, evaluate });
       await assert.rejects(run.prepare(), (error) => error instanceof CompressoError);
     }
+    using elsewhere = pruneOn({ ...ON_DISK, loadTasks: null }, model, { ...BASE, evaluate: ASKED });
+    await assert.rejects(elsewhere.prepare(), /evaluate\.tasks.*read from the disk of this machine/);
   });
 });
 

@@ -1,15 +1,7 @@
 // Tasks for `compresso eval --tasks`: their questions, and what has to be the same for resuming.
 import { encodeQuestion, mayBeLong } from "../../../lib/eval/encode.ts";
-import {
-  type EncodedTask,
-  encodeTask,
-  type EvaluateResult,
-  hasContext,
-  type KnownQuestion,
-  loadTasks,
-  scoreTask,
-  taskDigest,
-} from "../../../lib/eval/evaluate.ts";
+import { type EvaluateResult, hasContext, loadTasks, taskDigest } from "../../../lib/eval/evaluate.ts";
+import { type EncodedTask, encodeTask, type KnownQuestion, scoreTask } from "../../../lib/eval/score_task.ts";
 import { type EvaluationFile, type QuestionEntry, QUESTIONS } from "../../../lib/eval/evaluation_file.ts";
 import { taskScore } from "../../../lib/eval/metrics.ts";
 import type { LoadedTask } from "../../../lib/eval/task_data.ts";

@@ -1,0 +1,115 @@
+// Scores the questions of a task by a model.
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { noTokenizer } from "../text/no_tokenizer.ts";
+import type { Model } from "../model/model.ts";
+import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
+import type { EvaluateOptions } from "./evaluate.ts";
+import { type ItemScore, pick } from "./metrics.ts";
+import { logLikelihoods } from "./score.ts";
+import type { LoadedTask, Question } from "./task_data.ts";
+
+/** Options of {@link encodeTask}. */
+export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | "signal"> {
+  /** Questions that need not be encoded and scored again, by their places. */
+  readonly known?: ReadonlyMap<number, KnownQuestion> | undefined;
+  /** Called now and then with the questions encoded so far. */
+  readonly onEncoded?: (done: number, total: number) => void;
+}
+
+/** Options of {@link scoreTask}. */
+export interface ScoreTaskOptions
+  extends EncodeTaskOptions, Pick<EvaluateOptions, "adapters" | "ranks" | "onProgress"> {
+  /** What {@link encodeTask} made of the questions that are not known. Default: they are encoded before the first is scored. */
+  readonly encoded?: EncodedTask | undefined;
+  /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
+  readonly onItem?: (place: number, item: TaskItemScore) => void;
+}
+
+/** What the model made of one question, and whether it had to be cut. */
+export interface TaskItemScore extends ItemScore {
+  /** Whether its context was cut from the left to fit the model. */
+  readonly isTruncated: boolean;
+}
+
+/** What is known of a question that was scored before. */
+export type KnownQuestion = Pick<TaskItemScore, "scores" | "isTruncated">;
+
+/** Questions that are ready to be scored, by their places. */
+export type EncodedTask = ReadonlyMap<number, EncodedQuestion>;
+
+/** Scores the questions of one task. */
+export async function scoreTask(
+  model: Model,
+  task: LoadedTask,
+  options: ScoreTaskOptions = {},
+): Promise<TaskItemScore[]> {
+  const { adapters, ranks, signal, onProgress, known, onItem } = options, { questions } = task;
+  const encoded = options.encoded ?? await encodeTask(model, task, options);
+  const own = questions.map((question, place) => {
+    const scores = knownScores(question, known?.get(place));
+    return scores ? [...scores] : new Array<number>(question.choices.length).fill(NaN);
+  });
+  const isDone = (place: number): boolean => own[place]?.every((score) => !Number.isNaN(score)) ?? false;
+  const itemAt = (place: number): TaskItemScore => {
+    const { choices = [], answer = null, subset = "" } = questions[place] ?? {}, scores = own[place] ?? [];
+    const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
+    return { scores, ...pick(scores, choices), answer, subset, isTruncated };
+  };
+  const open = [...encoded].flatMap(([place, { sequences }]) =>
+    sequences.map((sequence, choice) => ({ place, choice, sequence }))
+  );
+  let done = questions.length - new Set(open.map(({ place }) => place)).size;
+  await logLikelihoods(model, open.map(({ sequence }) => sequence), {
+    ...(adapters ? { adapters } : {}),
+    ...(signal ? { signal } : {}),
+    ranks,
+    onScores: (indices, scores) => {
+      indices.forEach((index, at) => {
+        const { place, choice } = open[index] ?? { place: -1, choice: -1 }, row = own[place];
+        if (row) row[choice] = scores[at] ?? NaN;
+        if (!isDone(place)) return;
+        done++;
+        onItem?.(place, itemAt(place));
+      });
+      onProgress?.(done, questions.length, task.name);
+    },
+  });
+  return questions.map((_, place) => itemAt(place));
+}
+
+/** Milliseconds for which questions are encoded at a stretch. */
+const ENCODING_MS = 50;
+
+/**
+ * Encodes the questions of a task that are not known. That may take minutes: now and then others get their turn, an abort among them. Throws
+ * `CompressoError("input")` as {@link encodeQuestion} does, and for a model without tokenizer.
+ */
+export async function encodeTask(
+  model: Model,
+  task: LoadedTask,
+  { known, refuseLong, signal, onEncoded }: EncodeTaskOptions = {},
+): Promise<EncodedTask> {
+  const tokenizer = tokenizerFor(model, task), context = model.spec.maxPosition;
+  const open = [...task.questions.entries()].filter(([place, question]) => !knownScores(question, known?.get(place)));
+  const encoded = new Map<number, EncodedQuestion>();
+  let since = performance.now();
+  for (const [place, question] of open) {
+    encoded.set(place, encodeQuestion(task, question, { tokenizer, context, refuseLong }));
+    if (performance.now() - since < ENCODING_MS) continue;
+    onEncoded?.(encoded.size, open.length);
+    await new Promise((resolve) => setTimeout(resolve));
+    signal?.throwIfAborted();
+    since = performance.now();
+  }
+  return encoded;
+}
+
+/** The scores of all choices; null where they are not known. */
+function knownScores({ choices }: Question, { scores = [] }: Partial<KnownQuestion> = {}): readonly number[] | null {
+  return scores.length === choices.length && !scores.some(Number.isNaN) ? scores : null;
+}
+
+function tokenizerFor({ tokenizer }: Model, { name }: LoadedTask): Tokenizer {
+  if (tokenizer) return tokenizer;
+  throw noTokenizer(`cannot score the task ${name}`);
+}

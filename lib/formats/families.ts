@@ -20,6 +20,7 @@ export const MODEL_TYPES = [
   "opt",
   "gpt2",
   "gpt_neox",
+  "stablelm",
   "compresso",
 ] as const;
 
@@ -28,7 +29,7 @@ export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: [
 
 /** What to do about a model of another family. */
 export const GIVE_FAMILY =
-  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OLMo 2, OPT, GPT-2 or GPT-NeoX (Pythia) family";
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OLMo 2, OPT, GPT-2, GPT-NeoX (Pythia) or StableLM family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
 export const GGUF_ARCHS = [
@@ -46,6 +47,7 @@ export const GGUF_ARCHS = [
   "gemma3",
   "gpt2",
   "gptneox",
+  "stablelm",
 ] as const;
 
 /** An architecture of llama.cpp. */

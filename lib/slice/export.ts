@@ -215,7 +215,7 @@ function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec):
   if (form === "compresso") return REMOTE_CODE;
   if (form === "ministral") return STOCK_5;
   const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  if (["opt", "gpt2", "gpt_neox"].includes(form) || form.startsWith("gemma")) return TRANSFORMERS_ALONE;
+  if (["opt", "gpt2", "gpt_neox", "stablelm"].includes(form) || form.startsWith("gemma")) return TRANSFORMERS_ALONE;
   const others = isNarrow || layers.some(({ window }) => window !== undefined);
   return others ? TRANSFORMERS_ALONE : STOCK;
 }

@@ -77,7 +77,11 @@ export function shapeWritten(sliced: DecoderSpec, layout: Layout): DecoderSpec {
 export function paddedPlan(spec: DecoderSpec): SlicePlan {
   const { headDim } = spec, fixed = fixedHeads(spec);
   if (layersAlike(spec) && (fixed ?? spec.layers[0]?.heads) === spec.layers[0]?.heads) return { spec, made: new Map() };
-  const groups = wholeGroups(spec), size = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
+  const groups = wholeGroups(spec),
+    cheapest = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
+  // All heads together are the fixed number.
+  let size = cheapest;
+  while (fixed !== null && fixed % size !== 0) size++;
   const most = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));
   const kvHeads = Math.max(most, Math.floor((fixed ?? 0) / size));
   const ffn = Math.max(1, ...spec.layers.map((layer) => layer.ffn));

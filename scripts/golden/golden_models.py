@@ -27,7 +27,7 @@ from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
     LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config,
-    SmolLM3Config)
+    SmolLM3Config, StableLmConfig)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -156,6 +156,15 @@ MODELS |= {
             hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=37, num_hidden_layers=5,
             vocab_size=67, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
+    # LayerNorm before a gated MLP, a quarter of each head rotates.
+    "stablelm": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1023,
+        "config": lambda: StableLmConfig(
+            hidden_size=72, num_attention_heads=6, num_key_value_heads=2, intermediate_size=61, num_hidden_layers=2,
+            vocab_size=67, max_position_embeddings=128, layer_norm_eps=1e-4, use_qkv_bias=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
     # q, k and v in one, transposed weights, positions without offset.
     "gpt2": {

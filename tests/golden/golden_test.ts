@@ -36,6 +36,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   // Seven heads of 6; five heads of 12, of which 4 dims rotate.
   { name: "gpt2", baseDtype: "f32" },
   { name: "gpt_neox", baseDtype: "f32" },
+  { name: "stablelm", baseDtype: "f32" },
   // LongRoPE with an original context of 24 tokens.
   { name: "phi3", baseDtype: "f32" },
   // A window of 9 tokens in two layers of three, with a RoPE of its own.

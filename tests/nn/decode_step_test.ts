@@ -44,7 +44,20 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
-for (const name of ["gqa_bias", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt", "gpt2", "gpt_neox"] as const) {
+for (
+  const name of [
+    "gqa_bias",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "opt",
+    "gpt2",
+    "gpt_neox",
+    "stablelm",
+  ] as const
+) {
   for (const placement of ["texture", "buffer"] as const) {
     Deno.test(`logits of ${name}, which the fused step does not take, equal those of the full forward pass in ${placement}s`, async () => {
       using device = await DEVICES[placement]();

@@ -246,7 +246,7 @@ function isLayerNormModel({ norm, ungated, parallel, positions, activation }: De
  *
  * @throws CompressoError("input") where there is none.
  */
-function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" {
+function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" | "stablelm" {
   const { activation, biases = [], layers: [first], rope: { scaling: { kind } } } = spec;
   const form = layerNormForm(spec), fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec);
   const heads = fixedHeads(spec);
@@ -255,26 +255,27 @@ function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" {
     const rule = `layers have hidden / head_dim = ${heads} heads`, again = "export with the layout padded";
     throw layerNormMisfit({ rule, value: `${first?.heads} heads`, fix: again });
   }
-  if (form !== "gpt2" && form !== "gpt_neox") {
+  if (form === null || form === "opt") {
     const rule = "llama.cpp has an architecture with these layers: it has none for OPT";
     throw layerNormMisfit({ rule, value: "LayerNorm, its positions, and an FFN without gate", fix });
   }
-  const own = form === "gpt2" ? "gelu_tanh" : "gelu";
-  if (activation !== own) throw layerNormMisfit({ rule: `its FFN has ${own}`, value: String(activation), fix });
-  if (biases.length !== ALL_UNGATED.length) {
-    throw layerNormMisfit({ rule: "all projections have biases", value: biases.join(", ") || "none", fix });
-  }
-  if (form === "gpt_neox" && spec.tied) {
+  if (form !== "gpt2" && spec.tied) {
     throw layerNormMisfit({ rule: "the output head is a matrix of its own", value: "it is the embedding", fix });
   }
   if (kind !== "none" && kind !== "linear") {
     throw layerNormMisfit({ rule: "RoPE is not scaled, or linearly", value: kind, fix });
   }
+  if (form === "stablelm") return form;
+  const own = form === "gpt2" ? "gelu_tanh" : "gelu";
+  if (activation !== own) throw layerNormMisfit({ rule: `its FFN has ${own}`, value: String(activation), fix });
+  if (biases.length !== ALL_UNGATED.length) {
+    throw layerNormMisfit({ rule: "all projections have biases", value: biases.join(", ") || "none", fix });
+  }
   return form === "gpt2" ? "gpt2" : "gptneox";
 }
 
 function layerNormMisfit(found: Misfit): CompressoError {
-  const what = "cannot write a GGUF: of llama.cpp's architectures only gpt2 and gptneox have such norms and FFNs";
+  const what = "cannot write a GGUF: of llama.cpp's architectures only gpt2, gptneox and stablelm have such norms";
   return new CompressoError("input", { what, ...found });
 }
 
@@ -546,7 +547,7 @@ function modelMetadata(
     [`${arch}.attention.value_length`, spec.headDim],
     [`${arch}.${epsKey(arch)}`, float(spec.normEps)],
   ]);
-  if (arch === "gptneox") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel === true);
+  if (arch === "gptneox" || arch === "stablelm") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel === true);
   if (!spec.positions) {
     metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));
     metadata.set(`${arch}.rope.freq_base`, float(spec.rope.base));

@@ -74,12 +74,12 @@ export function ggufNames(layers: number): Map<string, GgufName> {
 /** The matrices that an architecture holds as one. */
 export function archFusions(arch: GgufArch): readonly Fusion[] {
   if (arch === "phi3") return FUSED_BLOCKS;
-  return arch === "openelm" || hasLayerNorm(arch) ? FUSED_QKV : [];
+  return arch === "openelm" || arch === "gpt2" || arch === "gptneox" ? FUSED_QKV : [];
 }
 
-/** Whether an architecture has LayerNorm and an FFN without gate. */
+/** Whether an architecture has LayerNorm. */
 export function hasLayerNorm(arch: GgufArch): boolean {
-  return arch === "gpt2" || arch === "gptneox";
+  return arch === "gpt2" || arch === "gptneox" || arch === "stablelm";
 }
 
 /** Key of the ε of the norms, behind the architecture. */

@@ -149,7 +149,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     dimsKey = own("rope.dimension_count");
   keys.check(valueKey, keys.number(valueKey, headDim), (value) => value === headDim, `it equals ${width}`);
   // llama.cpp takes a part of a head in these architectures alone.
-  const dims = keys.number(dimsKey, headDim), isPartial = arch === "phi3" || arch === "gptneox";
+  const dims = keys.number(dimsKey, headDim), isPartial = arch === "phi3" || arch === "gptneox" || arch === "stablelm";
   keys.check(
     dimsKey,
     dims,
@@ -255,13 +255,14 @@ function gemmaParts(
 }
 
 /**
- * What architectures gpt2 and gptneox compute. llama.cpp takes GELU in its tanh form for both; the models of gptneox
+ * What architectures stablelm, gpt2 and gptneox compute. llama.cpp takes GELU in its tanh form for the last two; the models of gptneox
  * were trained with the error function.
  */
 function layerNormParts(
   file: GgufFile,
   arch: GgufArch,
 ): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions"> {
+  if (arch === "stablelm") return { norm: "layer" };
   if (arch === "gpt2") return { norm: "layer", activation: "gelu_tanh", ungated: true, positions: { offset: 0 } };
   const key = `${arch}.${PARALLEL_KEY}`, isParallel = file.metadata.get(key);
   if (typeof isParallel !== "boolean") {

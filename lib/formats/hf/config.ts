@@ -97,8 +97,10 @@ const CONFIG = z.looseObject({
   scale_attn_weights: z.literal(true).nullish(),
   scale_attn_by_inverse_layer_idx: z.literal(false).nullish(),
   add_cross_attention: z.literal(false).nullish(),
-  // Of GPT-NeoX.
+  // Of GPT-NeoX and StableLM.
   use_parallel_residual: z.boolean().nullish(),
+  use_qkv_bias: z.boolean().nullish(),
+  qk_layernorm: z.boolean().nullish(),
   // Of OPT.
   enable_bias: z.boolean().nullish(),
   do_layer_norm_before: z.boolean().nullish(),
@@ -233,6 +235,7 @@ const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
     eos_token_id: 50256,
     tie_word_embeddings: true,
   },
+  stablelm: { layer_norm_eps: 1e-5, partial_rotary_factor: 0.25, bos_token_id: 0, eos_token_id: 0 },
   gpt_neox: {
     layer_norm_eps: 1e-5,
     attention_bias: true,
@@ -305,6 +308,7 @@ const MAX_POSITIONS = {
   opt: 2048,
   gpt2: 1024,
   gpt_neox: 2048,
+  stablelm: 4096,
   phi3: 4096,
   smollm3: 32768,
   granite: 2048,
@@ -317,7 +321,7 @@ const FIRST_IDS: Readonly<Record<string, number>> = { opt: 2, smollm3: 128000 };
 const LAST_IDS: Readonly<Record<string, number>> = { phi3: 32000, smollm3: 128001, olmo2: 50279 };
 
 /** Model types whose classes derive the head width from the number of heads. */
-const DERIVED: readonly string[] = ["opt", "gpt2", "gpt_neox"];
+const DERIVED: readonly string[] = ["opt", "gpt2", "gpt_neox", "stablelm"];
 
 /** ε of torch's LayerNorm: a configuration of OPT names none. */
 export const OPT_EPS = 1e-5;
@@ -352,6 +356,12 @@ function familyOf(
   if (type === "olmo2") return { normPlaces: "after" };
   if (type === "gemma") return { activation: "gelu_tanh" };
   if (type.startsWith("gemma")) return { activation: "gelu_tanh", normPlaces: "both" };
+  if (type === "stablelm") {
+    const rule = "attention and FFN have a norm each, one after the other: one norm for both is not supported";
+    if (config.use_parallel_residual) fail("use_parallel_residual", rule);
+    if (config.qk_layernorm) fail("qk_layernorm", "q and k heads have no LayerNorm of their own");
+    return { norm: "layer" };
+  }
   const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;
   if (type === "gpt2") return { ...plain, positions: { offset: 0 } };
   if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: true as const } : {} };
@@ -399,6 +409,7 @@ function biasesOf(config: Config, fail: Fail): Projection[] {
     );
   }
   if (model_type === "gpt2") return [...ALL_UNGATED];
+  if (model_type === "stablelm") return config.use_qkv_bias ? [...QWEN2_BIASES] : [];
   if (model_type === "gpt_neox") {
     return [...ALL_UNGATED].filter((one) => attention_bias || one === "up" || one === "down");
   }
@@ -469,6 +480,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       opt: heads,
       gpt2: heads,
       gpt_neox: heads,
+      stablelm: 32,
       compresso: heads,
     }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);

@@ -24,6 +24,7 @@ import {
   ACTIVATION_NAMES,
   gemmaForm,
   gemmaKeys,
+  LAYER_NORM_FORMS,
   layerNormBiases,
   layerNormConfig,
   type LayerNormForm,
@@ -81,7 +82,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
- * for norms of q and k heads, Qwen2 for its biases, Gemma for its gate and norms, OPT, GPT-2 or GPT-NeoX for LayerNorm, else Llama, or Mistral where
+ * for norms of q and k heads, Qwen2 for its biases, Gemma for its gate and norms, OPT, GPT-2, GPT-NeoX or StableLM for LayerNorm, else Llama, or Mistral where
  * heads do not divide the hidden size,
  * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
@@ -330,7 +331,7 @@ export function hfConfig(spec: DecoderSpec, { dtype }: { readonly dtype: HfDtype
 }
 
 function isLayerNormForm(form: HfForm): form is LayerNormForm {
-  return form === "opt" || form === "gpt2" || form === "gpt_neox";
+  return LAYER_NORM_FORMS.some((own) => own === form);
 }
 
 /** The keys that LLaMA and its relatives share. */
@@ -369,6 +370,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   opt: "OPT",
   gpt2: "GPT2",
   gpt_neox: "GPTNeoX",
+  stablelm: "StableLm",
   phi3: "Phi3",
   smollm3: "SmolLM3",
   granite: "Granite",

@@ -1,11 +1,21 @@
 // config.json of the families whose configuration is not LLaMA's with a few more keys.
 import type { Json } from "../../core/guards.ts";
-import { type DecoderSpec, hasBias, layersAlike, type Projection, PROJECTIONS, windowsOf } from "../../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  hasBias,
+  layersAlike,
+  type Projection,
+  PROJECTIONS,
+  QWEN2_BIASES,
+} from "../../spec/decoder.ts";
 import { ALL_UNGATED, OPT_EPS, OPT_OFFSET } from "./config.ts";
 import { ropeConfig } from "./rope_export.ts";
 
-/** A class of transformers with LayerNorm and an FFN without gate. */
-export type LayerNormForm = "opt" | "gpt2" | "gpt_neox";
+/** The classes of transformers with LayerNorm. */
+export const LAYER_NORM_FORMS = ["opt", "gpt2", "gpt_neox", "stablelm"] as const;
+
+/** Name of one. */
+export type LayerNormForm = typeof LAYER_NORM_FORMS[number];
 
 /**
  * Query heads that every layer has in the classes of a family that derives the head width from them; null where heads
@@ -20,11 +30,18 @@ export const ACTIVATION_NAMES = { silu: "silu", relu: "relu", gelu: "gelu", gelu
 
 /** The class of transformers that computes a model of this shape with LayerNorm; null where there is none. */
 export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
-  const { norm, activation = "silu", ungated, parallel, positions, qkNorm, normEps, layers: [first] } = spec;
-  const isPlain = norm === "layer" && ungated === true && !qkNorm && layersAlike(spec) &&
-    windowsOf(spec).every((window) => window === undefined) && first?.kvHeads === first?.heads &&
-    first?.heads === fixedHeads(spec);
+  const { norm, activation = "silu", ungated, parallel, positions, normEps, layers, rope } = spec, [first] = layers;
+  const { qkNorm, normPlaces, scales, softCaps, fused, biases = [] } = spec;
+  const isPlain = norm === "layer" && layersAlike(spec) && first?.heads === fixedHeads(spec) &&
+    layers.every((layer) => layer.window === undefined && layer.rope === undefined) &&
+    [qkNorm, normPlaces, scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
+    rope.scaling.kind !== "longrope" && rope.scaling.kind !== "factors";
   if (!isPlain) return null;
+  if (!ungated) {
+    const isStableLm = activation === "silu" && !parallel && !positions;
+    return isStableLm && (biases.length === 0 || biases.join() === QWEN2_BIASES.join()) ? "stablelm" : null;
+  }
+  if (first?.kvHeads !== first?.heads) return null;
   if (!positions) return activation !== "silu" && hasAllOrNone(spec, ["q", "k", "v", "o"]) ? "gpt_neox" : null;
   if (parallel) return null;
   if (positions.offset === 0) return activation === "silu" ? null : "gpt2";
@@ -86,12 +103,13 @@ function hasAllOrNone(spec: DecoderSpec, projections: readonly Projection[]): bo
 export function layerNormBiases(form: LayerNormForm, { biases = [] }: DecoderSpec): readonly Projection[] {
   if (form === "gpt2") return ALL_UNGATED;
   if (form === "opt") return biases.length > 0 ? ALL_UNGATED : [];
+  if (form === "stablelm") return biases;
   return PROJECTIONS.filter((one) => one === "up" || one === "down" || biases.includes(one));
 }
 
 /** The keys of config.json that say the shape of a model of this form. */
 export function layerNormConfig(form: LayerNormForm, spec: DecoderSpec): Json {
-  return { opt: optConfig, gpt2: gpt2Config, gpt_neox: gptNeoxConfig }[form](spec);
+  return { opt: optConfig, gpt2: gpt2Config, gpt_neox: gptNeoxConfig, stablelm: stableLmConfig }[form](spec);
 }
 
 function gpt2Config(spec: DecoderSpec): Json {
@@ -115,9 +133,36 @@ function gpt2Config(spec: DecoderSpec): Json {
   };
 }
 
-function gptNeoxConfig(spec: DecoderSpec): Json {
-  const { heads = 0, ffn = 0 } = spec.layers[0] ?? {}, { partial_rotary_factor: share = 1, ...rope } = ropeConfig(spec);
+function stableLmConfig(spec: DecoderSpec): Json {
+  const { heads = 0, kvHeads = 0, ffn = 0 } = spec.layers[0] ?? {};
+  return {
+    attention_dropout: 0,
+    hidden_act: "silu",
+    hidden_dropout: 0,
+    hidden_size: spec.hidden,
+    initializer_range: 0.02,
+    intermediate_size: ffn,
+    layer_norm_eps: spec.normEps,
+    max_position_embeddings: spec.maxPosition,
+    num_attention_heads: heads,
+    num_hidden_layers: spec.layers.length,
+    num_key_value_heads: kvHeads,
+    qk_layernorm: false,
+    ...partialRope(spec),
+    use_parallel_residual: false,
+    use_qkv_bias: hasBias(spec, "q"),
+  };
+}
+
+/** The keys of RoPE of a class that rotates a quarter of each head where they do not say otherwise. */
+function partialRope(spec: DecoderSpec): Json {
+  const { partial_rotary_factor: share = 1, ...rope } = ropeConfig(spec);
   const parameters = { ...(rope["rope_parameters"] as Json), partial_rotary_factor: share };
+  return { ...rope, rope_parameters: parameters, partial_rotary_factor: share };
+}
+
+function gptNeoxConfig(spec: DecoderSpec): Json {
+  const { heads = 0, ffn = 0 } = spec.layers[0] ?? {}, rope = partialRope(spec);
   return {
     attention_bias: hasBias(spec, "q"),
     attention_dropout: 0,
@@ -130,10 +175,10 @@ function gptNeoxConfig(spec: DecoderSpec): Json {
     max_position_embeddings: spec.maxPosition,
     num_attention_heads: heads,
     num_hidden_layers: spec.layers.length,
-    rope_parameters: parameters,
+    rope_parameters: rope["rope_parameters"] ?? {},
     // transformers 4 reads these.
     rotary_emb_base: spec.rope.base,
-    rotary_pct: share,
+    rotary_pct: rope["partial_rotary_factor"] ?? 1,
     use_parallel_residual: spec.parallel === true,
   };
 }

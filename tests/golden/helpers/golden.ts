@@ -23,6 +23,7 @@ export type GoldenName =
   | "opt"
   | "gpt2"
   | "gpt_neox"
+  | "stablelm"
   | "phi3"
   | "smollm3"
   | "granite"

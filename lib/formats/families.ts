@@ -59,27 +59,24 @@ const EXPERT_KEYS = ["num_local_experts", "num_experts", "n_routed_experts", "mo
 /** Keys of a wrapper that hold for its text part. */
 const OUTER_KEYS = ["bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config"];
 
-/** Keys that change what a model computes, none of which is supported, and values with which they change nothing. */
+/** Activations that some family has. */
+const ACTIVATIONS = ["silu", "relu", "gelu", "gelu_new", "gelu_pytorch_tanh"];
+
+/** Keys that change what a model computes, as no family that is read has it, and values with which they change nothing. */
 const UNSUPPORTED: Readonly<Record<string, readonly unknown[]>> = {
-  activation_function: ["silu"],
-  attn_logit_softcapping: [],
-  attention_multiplier: [],
+  activation_function: ACTIVATIONS,
+  alibi: [false],
   clip_qkv: [],
-  do_layer_norm_before: [],
-  embedding_multiplier: [1],
-  final_logit_softcapping: [],
-  hidden_act: ["silu"],
-  hidden_activation: ["silu"],
-  layer_norm_eps: [],
-  layer_norm_epsilon: [],
-  logits_scaling: [1],
-  no_rope_layers: [],
-  partial_rotary_factor: [1],
-  query_pre_attn_scalar: [],
+  do_layer_norm_before: [true],
+  hidden_act: ACTIVATIONS,
+  hidden_activation: ACTIVATIONS,
+  kv_lora_rank: [],
+  layer_norm_elementwise_affine: [true],
+  linear_num_value_heads: [],
+  logit_scale: [1],
+  mamba_d_state: [],
   quantization_config: [],
-  residual_multiplier: [1],
-  rotary_pct: [1],
-  use_parallel_residual: [false],
+  use_qk_norm: [false],
   word_embed_proj_dim: [],
 };
 

@@ -11,7 +11,7 @@ import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
 import { presetOptions } from "../../lib/run/options/check.ts";
-import { resolveShape, type RunShape, withFittingWidths } from "../../lib/run/options/resolve.ts";
+import { checkVocabulary, resolveShape, type RunShape, withFittingWidths } from "../../lib/run/options/resolve.ts";
 import type { OptionPath } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
@@ -33,6 +33,7 @@ const PATHS: readonly OptionPath[] = [
     "lora.dropout",
     "preset",
     "size.parameters",
+    "vocab.size",
   ] as const,
   ...["layout", "baseDtype", "recompute", "method", "focus", "memoryLimit"] as const,
 ];
@@ -55,13 +56,15 @@ export function planVerb(): CommandUnknownOpts {
     help: {
       "size.parameters": "show what sparsity this number of parameters is, such as 5.4B; not with the padded layout",
       focus: "share of the labels that the last stage learns from, as in prune; 1 for a run without that stage",
+      "vocab.size": "tokens that the vocabulary keeps, or a share of them below 1; for the unit vocab, else all stay",
       memoryLimit: "GPU memory to fit into, such as 6G",
     },
   })
     .option("--json", "print one JSON object")
     .action(async (model: string, flags: TableFlags & { readonly json?: true }) => {
       const { json, memoryLimit, targetParams, baseDtype = "f16", preset } = flags;
-      const asked = resolveShape(pruneOptionsOf(flags), preset && presetOptions(preset, 0));
+      const given = pruneOptionsOf(flags), asked = resolveShape(given, preset && presetOptions(preset, 0));
+      checkVocabulary(given.vocab, asked);
       const spec = await openSpec(model), adapter = await adapterHere();
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
       const options = memoryOptions(run, {
@@ -96,14 +99,15 @@ export function planVerb(): CommandUnknownOpts {
 
 /** The options of a plan for a run. */
 export function memoryOptions(
-  { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus }: RunShape,
+  { batch, accumulate, seq, lora, units, vocab, rules, layout, recompute, method, focus }: RunShape,
   { adapter, baseDtype = "f16" }: {
     readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
     readonly baseDtype?: MatrixDtype | undefined;
   },
 ): MemoryOptions {
   const shape = { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus, baseDtype };
-  return adapter ? { ...shape, adapter } : shape;
+  const cut = vocab && vocab.size !== null ? { vocab: { size: vocab.size } } : {};
+  return { ...shape, ...cut, ...(adapter ? { adapter } : {}) };
 }
 
 /** What a number of parameters means for a run with these units. */

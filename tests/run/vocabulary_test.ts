@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { prune, pruneToFolder, type RunSummary } from "../../mod.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";
 import type { UnitKind } from "../../lib/units/units.ts";
-import { cutVocabularyToFolder, type VocabularyToFolderOptions } from "../../lib/run/mod.ts";
+import { cutVocabularyToFolder, planMemory, type VocabularyToFolderOptions } from "../../lib/run/mod.ts";
 import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
 import { failure } from "../text/fixtures.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
@@ -109,7 +109,13 @@ Deno.test("with the layers, one target counts what both cut, and a resumed run n
         pruneToFolder(model, { ...resumed, vocab: { size: 600 } }),
         failure("mismatch", /vocab.*600 now/),
       );
-      const { vocabulary, parameters, layers, options: written } = await pruneToFolder(model, resumed);
+      const summary = await pruneToFolder(model, resumed), { batch, seq } = BASE;
+      const { vocabulary, parameters, layers, options: written } = summary;
+      const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+      const size = vocabulary?.after ?? 0, shape = { batch, seq, units: options.units, focus: written.focus, adapter };
+      const { peakBytes } = await planMemory(model.spec, { ...shape, vocab: { size } });
+      assert.equal(summary.plannedGpuBytes, peakBytes);
+      assert.ok(summary.peakGpuBytes <= peakBytes && summary.peakGpuBytes > 0.95 * peakBytes);
       assert.ok(vocabulary && vocabulary.after < 768 && layers.some(({ ffn }) => ffn < 96));
       // Half of what goes at most is the vocabulary's.
       const rows = (768 - vocabulary.after) * model.spec.hidden, gone = parameters.before - parameters.after;

@@ -14,14 +14,15 @@ import { type Batch } from "../../data/batches.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkMemoryOptions } from "../options/check.ts";
 import { bytesByPart, type MemoryPart } from "./parts.ts";
-import { loadModelFrom, type Model } from "../../model/model.ts";
+import { shareLayers } from "../../nn/weights.ts";
+import { loadModelFrom, Model } from "../../model/model.ts";
 import { calibrate } from "../methods/calibrate.ts";
 import { isOneShot } from "../methods/names.ts";
 import { withCompensation } from "../methods/one_shot_scores.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
 import type { MemoryOptions, PlannedAdapter } from "../contract.ts";
-import { resolveShape, type RunShape } from "../options/resolve.ts";
+import { checkVocabulary, resolveShape, type RunShape } from "../options/resolve.ts";
 
 /** What a run would take. */
 export interface MemoryPlan {
@@ -106,6 +107,7 @@ function resolved(spec: DecoderSpec, options: MemoryOptions): RunShape {
   const shape = resolveShape(options);
   checkLora(shape.lora);
   checkTakenRules(shape.units, shape.rules);
+  checkVocabulary(options.vocab, shape);
   checkContext(shape.seq, spec);
   return shape;
 }
@@ -116,11 +118,13 @@ function tableFor(spec: DecoderSpec, options: MemoryOptions): UnitTable {
 
 async function planOn(
   device: Device,
-  spec: DecoderSpec,
+  whole: DecoderSpec,
   { table, baseDtype = "f16", ...options }: MemoryOptions & { readonly table: UnitTable },
 ): Promise<MemoryPlan> {
-  const run = resolved(spec, options);
-  using model = await loadModelFrom(zeros(spec), { device, baseDtype });
+  const run = resolved(whole, options);
+  using dense = await loadModelFrom(zeros(whole), { device, baseDtype });
+  using cut = await withVocabulary(dense, run);
+  const model = cut ?? dense, { spec } = model;
   const weights = device.bytes;
   await dryTraining(model, table, run);
   const training = measured(device);
@@ -152,6 +156,14 @@ async function planOn(
     },
     excesses: device.excesses.map(({ parts }) => parts),
   };
+}
+
+/** The model with so many tokens, beside the embedding and head of the whole vocabulary; null where all stay. */
+async function withVocabulary(dense: Model, { vocab }: Pick<RunShape, "vocab">): Promise<Model | null> {
+  const { device, weights, spec } = dense, size = vocab?.size ?? null;
+  if (size === null) return null;
+  const source = zeros({ ...spec, vocab: Math.max(1, Math.round(size < 1 ? size * spec.vocab : size)) });
+  return new Model(device, source, { weights: await shareLayers(device, weights, { source }), tokenizer: null });
 }
 
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */

@@ -30,7 +30,9 @@ export const FOLDER_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
 
 /** Paths of the options that memory depends on. */
 const MEMORY_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
-  ["batch", "accumulate", "seq", "units", "layout", "recompute", "method", "focus", "baseDtype"].includes(path) ||
+  ["batch", "accumulate", "seq", "units", "layout", "recompute", "method", "focus", "baseDtype", "vocab.size"].includes(
+    path,
+  ) ||
   path.startsWith("lora.") || path.startsWith("rules.")
 );
 

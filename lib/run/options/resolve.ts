@@ -69,7 +69,6 @@ export function resolveOptions(
     prefinetune: isAlone ? 0 : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
     ...shape,
-    vocab: shape.units.includes("vocab") ? { size: options.vocab?.size ?? null } : null,
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
@@ -146,7 +145,18 @@ function knownSize(size: WantedSize, source: WeightSource | undefined): WantedSi
 /** What of a run its memory depends on. */
 export type RunShape = Pick<
   ResolvedOptions,
-  "batch" | "accumulate" | "seq" | "seed" | "units" | "lora" | "rules" | "layout" | "recompute" | "method" | "focus"
+  | "batch"
+  | "accumulate"
+  | "seq"
+  | "seed"
+  | "units"
+  | "vocab"
+  | "lora"
+  | "rules"
+  | "layout"
+  | "recompute"
+  | "method"
+  | "focus"
 >;
 
 /** Fills in the defaults of what memory depends on, of a run with a last stage. Checks the kinds of units alone. */
@@ -156,12 +166,14 @@ export function resolveShape(
 ): RunShape {
   const { method, batch, accumulate, seq, seed, layout, recompute, units, focus } = OPTION_TABLE;
   const { method: chosen = method.default } = options;
+  const kinds = checkKinds(options.units ?? preset.units ?? units.default);
   return {
     batch: options.batch ?? batch.default,
     accumulate: options.accumulate ?? accumulate.default,
     seq: options.seq ?? seq.default,
     seed: options.seed ?? seed.default,
-    units: [...checkKinds(options.units ?? preset.units ?? units.default)],
+    units: [...kinds],
+    vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
     lora: { ...LORA_DEFAULTS, ...preset.lora, ...given(options.lora ?? {}) },
     rules: given(options.rules ?? {}),
     layout: options.layout ?? layout.default,
@@ -222,7 +234,8 @@ function checkAlone(options: AskedOptions): void {
   });
 }
 
-function checkVocabulary(
+/** Refuses what is of a vocabulary that is not cut. Throws `CompressoError("usage")`. */
+export function checkVocabulary(
   vocab: PruneOptions["vocab"],
   { units }: Pick<ResolvedOptions, "units">,
 ): void {

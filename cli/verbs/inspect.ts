@@ -20,7 +20,7 @@ import {
   windowsOf,
 } from "../../lib/spec/decoder.ts";
 import { verb } from "../command.ts";
-import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
+import { formatBytes, formatCount, formatShare, print, printJson } from "../terminal/output.ts";
 
 /** Declares the verb. */
 export function inspect(): CommandUnknownOpts {
@@ -154,7 +154,12 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   const { attention, logits } = spec.softCaps ?? {};
   const caps = [...attention ? [`scores ${attention}`] : [], ...logits ? [`logits ${logits}`] : []];
   if (caps.length > 0) print(`soft caps   ${caps.join(", ")}`);
-  print(`head        ${spec.tied ? "tied to the embedding" : "separate"}`);
+  const rows = spec.vocab * spec.hidden * (spec.tied ? 1 : 2);
+  print(
+    `head        ${spec.tied ? "tied to the embedding" : "separate"}; the vocabulary takes ${
+      formatShare(rows / parameters)
+    } of the parameters`,
+  );
   if (format !== "config") print(`tokenizer   ${tokenizerLine(tokenizer)}`);
   print();
   for (const line of layerBars(layers)) print(line);

@@ -1,6 +1,5 @@
 // Compares what llama.cpp (through the npm package node-llama-cpp) makes of texts with the tokens and texts of Compresso.
 // usage: node scripts/check/vocabulary_llama_cpp.mjs MODEL.gguf TEXTS.json      TEXTS.json is that of vocabulary_texts.ts
-// deno-lint-ignore-file explicit-function-return-type -- JavaScript has no place to write one
 import { readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";

@@ -67,7 +67,14 @@ async function places(folder: TemporaryFolder): Promise<Readonly<Record<string, 
   const more = { gradNorm: 1, learningRate: 1, tokens: 1, labelTokens: 1, tokensPerSecond: 1, gpuBytes: 1 };
   const line = JSON.stringify({ ...record, ...more, plannedGpuBytes: 1, layers: null, alarms: [] });
   await Deno.writeTextFile(join(run, "records.jsonl"), `${line}\n`);
-  const paths = { MODEL: model, DATA: data, FILE: folder.at("experiment.json"), SCRIPT: folder.at("schedule.ts") };
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const paths = {
+    PORT: `${listener.addr.port}`,
+    MODEL: model,
+    DATA: data,
+    FILE: folder.at("experiment.json"),
+    SCRIPT: folder.at("schedule.ts"),
+  };
   return {
     ...paths,
     RUN: run,
@@ -79,7 +86,7 @@ async function places(folder: TemporaryFolder): Promise<Readonly<Record<string, 
 }
 
 function filled(text: string, places: Readonly<Record<string, string>>): string {
-  return text.replace(/[A-Z]{3,}/g, (name) => places[name] ?? name);
+  return text.replace("8000", "PORT").replace(/[A-Z]{3,}/g, (name) => places[name] ?? name);
 }
 
 interface Ended {

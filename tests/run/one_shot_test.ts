@@ -18,7 +18,7 @@ import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { compensate, oneShotScores, withCompensation } from "../../lib/run/methods/one_shot_scores.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
-import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
+import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 import { openDemo } from "./helpers/reference.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import {
@@ -39,7 +39,12 @@ import {
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
 
-for (const name of ["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const) {
+const STATISTICS: readonly GoldenName[] = [
+  ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const,
+  ...["phi3", "smollm3", "granite", "olmo2"] as const,
+];
+
+for (const name of STATISTICS) {
   Deno.test(`calibrate() gives the statistics of the tokens before labels, for ${name}`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const stats = await calibrate(model, { batches, batch: BATCH, seq: SEQ });
@@ -206,7 +211,7 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
   });
 });
 
-for (const name of ["gqa_f16", "gqa_bias", "qwen3", "opt"] as const) {
+for (const name of ["gqa_f16", "gqa_bias", "qwen3", "opt", "phi3", "granite"] as const) {
   Deno.test(`compensation keeps the mean of each output of ${name} over the calibration data`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const { spec } = source, rows = sequences(batches);

@@ -136,13 +136,16 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         `model.layers.${index}.${
           ["gate", "up", "down"].includes(projection) ? "mlp" : "self_attn"
         }.${projection}_proj.weight`;
-      const h = norm(x, normName(index, "attention"));
+      // Where outputs alone are normalised, attention and FFN read the stream as it is.
+      const input = (place: "attention" | "ffn"): Rows =>
+        spec.normPlaces === "after" ? x : norm(x, normName(index, place));
+      const h = input("attention");
       const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)), layer);
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       x = added(x, product(o, block("o")), normName(index, "attention_output"));
-      const g = norm(x, normName(index, "ffn")), up = product(g, block("up"));
+      const g = input("ffn"), up = product(g, block("up"));
       const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))

@@ -69,7 +69,7 @@ export function packedTensors(type: string, spec: DecoderSpec): PackedTensor[] {
 /**
  * The tensors of a folder with packed ones replaced by their parts, under the names that `storedName` gives those.
  *
- * @throws CompressoError("input") for a packed tensor of another shape.
+ * @throws CompressoError("input") for a packed tensor that is missing or has another shape.
  */
 export function unpacked(
   packed: readonly PackedTensor[],
@@ -79,14 +79,17 @@ export function unpacked(
   const all = new Map(places), shapes = tensorShapes(spec);
   for (const tensor of packed) {
     const place = places.get(tensor.name), entry = place?.file.tensors.get(place.name);
-    if (!place || !entry) continue;
+    const shape = `[${tensor.shape.join(", ")}]`,
+      refused = (rule: string, value: string): CompressoError =>
+        new CompressoError("input", {
+          what: `cannot open the model ${folder}`,
+          rule,
+          value,
+          fix: "fetch the files again, all of one model, or correct config.json",
+        });
+    if (!place || !entry) throw refused(`it holds the tensor ${tensor.name}, ${shape}`, "no such tensor");
     if (entry.shape.join() !== tensor.shape.join()) {
-      throw new CompressoError("input", {
-        what: `cannot open the model ${folder}`,
-        rule: `${tensor.name} has the shape [${tensor.shape.join(", ")}] that config.json implies`,
-        value: `[${entry.shape.join(", ")}]`,
-        fix: "fetch the files again, all of one model",
-      });
+      throw refused(`${tensor.name} has the shape ${shape} that config.json implies`, `[${entry.shape.join(", ")}]`);
     }
     all.delete(tensor.name);
     for (const { name } of tensor.parts) {

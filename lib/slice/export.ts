@@ -206,6 +206,9 @@ const REMOTE_CODE = [
   "compresso",
 ];
 
+/** The forms in which other programs than transformers were tried. */
+const WIDELY_TRIED: readonly HfForm[] = ["llama", "mistral", "qwen2", "qwen3"];
+
 /**
  * mlx-lm and vLLM derive the head width of a Qwen2 from the hidden size, as most of its configurations do not state it.
  * They were not tested with windows.
@@ -215,8 +218,7 @@ function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec):
   if (form === "compresso") return REMOTE_CODE;
   if (form === "ministral") return STOCK_5;
   const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  if (["opt", "gpt2", "gpt_neox", "stablelm"].includes(form) || form.startsWith("gemma")) return TRANSFORMERS_ALONE;
-  const others = isNarrow || layers.some(({ window }) => window !== undefined);
+  const others = isNarrow || !WIDELY_TRIED.includes(form) || layers.some(({ window }) => window !== undefined);
   return others ? TRANSFORMERS_ALONE : STOCK;
 }
 

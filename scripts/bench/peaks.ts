@@ -1,6 +1,7 @@
 // Measures the peak rates of the adapter: multiply-adds from registers, and bytes streamed through memory.
 import type { KernelSource } from "../../kernels/source.ts";
-import type { Device } from "../../lib/gpu/device.ts";
+import { requestAdapter } from "../../lib/gpu/adapter.ts";
+import { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { type Bound, f32, Plan, u32 } from "../../lib/gpu/plan.ts";
 import { type Clock, type Effort, prepare, timePlan, type Timing, typical } from "./timing.ts";
@@ -26,6 +27,17 @@ export interface Peaks {
   readonly probes: readonly Probe[];
 }
 
+/** Multiply-adds of f16 pairs from registers, or null where the adapter computes no f16. */
+export async function measureF16Peak(
+  { clock, effort }: { readonly clock: Clock; readonly effort: Effort },
+): Promise<number | null> {
+  const { adapter, facts } = await requestAdapter({});
+  if (!adapter.features.has("shader-f16")) return null;
+  using device = new Device(await adapter.requestDevice({ requiredFeatures: ["shader-f16"] }), facts);
+  const probes = await arithmeticProbes(device, probingOn(device, { clock, effort }), "f16");
+  return Math.max(...probes.map(({ rate }) => rate));
+}
+
 type Probing = (name: string, work: number, record: (plan: Plan) => void) => Promise<Probe>;
 
 /** Measures the peaks with buffers of `bytes` each, which should be larger than every cache. */
@@ -33,12 +45,7 @@ export async function measurePeaks(
   device: Device,
   { clock, effort, bytes }: { readonly clock: Clock; readonly effort: Effort; readonly bytes: number },
 ): Promise<Peaks> {
-  const probe: Probing = async (name, work, record) => {
-    using plan = new Plan(device);
-    record(plan);
-    const timing = await timePlan(await prepare(plan, effort), effort);
-    return { name, work, timing, rate: work / typical(clock, timing), isKernel: true };
-  };
+  const probe = probingOn(device, { clock, effort });
   const arithmetic = await arithmeticProbes(device, probe), memory = await memoryProbes(device, probe, bytes);
   using from = device.createBuffer("from", bytes);
   using to = device.createBuffer("to", bytes);
@@ -53,13 +60,25 @@ export async function measurePeaks(
   };
 }
 
-async function arithmeticProbes(device: Device, probe: Probing): Promise<Probe[]> {
+function probingOn(
+  device: Device,
+  { clock, effort }: { readonly clock: Clock; readonly effort: Effort },
+): Probing {
+  return async (name, work, record) => {
+    using plan = new Plan(device);
+    record(plan);
+    const timing = await timePlan(await prepare(plan, effort), effort);
+    return { name, work, timing, rate: work / typical(clock, timing), isKernel: true };
+  };
+}
+
+async function arithmeticProbes(device: Device, probe: Probing, type: "f32" | "f16" = "f32"): Promise<Probe[]> {
   using out = device.createBuffer("out", 4 * INVOCATIONS);
   const probes: Probe[] = [];
   for (const fused of [true, false]) {
     for (const chains of [8, 10, 12]) {
-      const kernel = compileKernel(device, multiplyAdds({ fused, chains })),
-        work = 2 * chains * UNROLL * LOOPS * INVOCATIONS;
+      const kernel = compileKernel(device, multiplyAdds({ fused, chains, type })),
+        work = (type === "f16" ? 2 : 1) * 2 * chains * UNROLL * LOOPS * INVOCATIONS;
       const bound = [out, { params: [u32(LOOPS), f32(0.999), f32(0.001)] }];
       const name = `${chains} chains, ${fused ? "fma" : "multiply and add"}`;
       probes.push(
@@ -102,23 +121,29 @@ const UNROLL = 16;
 /** vec4 that one invocation of {@link streamRead} sums. */
 const SPAN = 64;
 
-/** x := x·factor + addend in independent chains that never leave the registers. */
-function multiplyAdds({ fused, chains }: { readonly fused: boolean; readonly chains: number }): KernelSource {
+/** x := x·factor + addend in independent chains that never leave the registers; of f16, pairs. */
+function multiplyAdds({ fused, chains, type }: {
+  readonly fused: boolean;
+  readonly chains: number;
+  readonly type: "f32" | "f16";
+}): KernelSource {
+  const kind = type === "f16" ? "vec2<f16>" : "f32";
   const names = Array.from({ length: chains }, (_, i) => `a${i}`);
   const turn = names.map((a) => fused ? `${a} = fma(${a}, m, c);` : `${a} = ${a} * m + c;`).join(" ");
   return {
-    name: `peak_multiply_add_${fused ? "fma" : "mad"}_${chains}`,
-    code: `struct Params { loops: u32, factor: f32, addend: f32 }
+    name: `peak_multiply_add_${type}_${fused ? "fma" : "mad"}_${chains}`,
+    code: `${type === "f16" ? "enable f16;\n" : ""}struct Params { loops: u32, factor: f32, addend: f32 }
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 @group(0) @binding(1) var<uniform> params: Params;
 @compute @workgroup_size(${GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-  let m = params.factor;
-  let c = params.addend;
-${names.map((a, i) => `  var ${a} = f32(id.x) + ${i}.0;`).join("\n")}
+  let m = ${kind}(${type}(params.factor));
+  let c = ${kind}(${type}(params.addend));
+${names.map((a, i) => `  var ${a} = ${kind}(${type}(id.x % 64u) + ${i}.0);`).join("\n")}
   for (var i = 0u; i < params.loops; i++) {
 ${Array.from({ length: UNROLL }, () => `    ${turn}`).join("\n")}
   }
-  out[id.x] = ${names.join(" + ")};
+  let sum = ${names.join(" + ")};
+  out[id.x] = ${type === "f16" ? "f32(sum.x + sum.y)" : "sum"};
 }`,
     bindings: ["storage", "uniform"],
   };

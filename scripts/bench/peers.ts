@@ -80,7 +80,6 @@ const PROGRAMS: Readonly<Record<PeerName, Program>> = {
   },
 };
 
-/** Longest time that one peer may take for one list of cases. */
 const LIMIT_SECONDS = 1200;
 
 const LINE = z.object({
@@ -95,12 +94,19 @@ const LINE = z.object({
 });
 
 /** The peers; with `enabled` false none of them is there, and nothing is said of it. */
-export function createPeers({ enabled }: { readonly enabled: boolean }): Peers {
+export function createPeers({ enabled, torchDevice = "cpu", only, limitSeconds = LIMIT_SECONDS }: {
+  readonly enabled: boolean;
+  readonly torchDevice?: "cpu" | "cuda";
+  /** Default: all. */
+  readonly only?: readonly PeerName[];
+  /** Longest time that one peer may take for one list of cases. */
+  readonly limitSeconds?: number;
+}): Peers {
   const absent = new Set<PeerName>();
   const problems: string[] = [];
   return {
     problems,
-    available: (names) => enabled ? names.filter((name) => !absent.has(name)) : [],
+    available: (names) => enabled ? names.filter((name) => !absent.has(name) && (only?.includes(name) ?? true)) : [],
     async run(name, cases, { repeats }): Promise<PeerResult[]> {
       if (cases.length === 0 || absent.has(name)) return [];
       const { file, command, install } = PROGRAMS[name];
@@ -109,7 +115,12 @@ export function createPeers({ enabled }: { readonly enabled: boolean }): Peers {
         problems.push(`${name} was left out: ${reason}; install: ${install}`);
       };
       const path = fileURLToPath(new URL(`./peers/${file}`, import.meta.url));
-      const { lines, failure } = await converse(command(path), JSON.stringify({ cases, repeats }));
+      const placed = name === "torch" ? cases.map((one) => ({ ...one, device: torchDevice })) : cases;
+      const { lines, failure } = await converse(
+        command(path),
+        JSON.stringify({ cases: placed, repeats }),
+        limitSeconds,
+      );
       const results: PeerResult[] = [];
       for (const line of lines) {
         const { missing, error, version = "", seconds, cpuSeconds, note } = line;
@@ -130,6 +141,7 @@ export function createPeers({ enabled }: { readonly enabled: boolean }): Peers {
 async function converse(
   [program, ...args]: readonly [string, ...string[]],
   request: string,
+  limitSeconds: number,
 ): Promise<{ lines: z.infer<typeof LINE>[]; failure: string | null }> {
   let child: Deno.ChildProcess;
   try {
@@ -143,7 +155,7 @@ async function converse(
   const timer = setTimeout(() => {
     isLate = true;
     child.kill("SIGKILL");
-  }, 1000 * LIMIT_SECONDS);
+  }, 1000 * limitSeconds);
   const [, { code, stdout, stderr }] = await Promise.all([send(child, request), child.output()]);
   clearTimeout(timer);
   const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
@@ -153,7 +165,7 @@ async function converse(
     return parsed.success ? [parsed.data] : [];
   });
   const last = text(stderr).trim().split("\n").at(-1) ?? "";
-  const failure = isLate ? `it took more than ${LIMIT_SECONDS} s` : code === 0 ? null : `exit status ${code} ${last}`;
+  const failure = isLate ? `it took more than ${limitSeconds} s` : code === 0 ? null : `exit status ${code} ${last}`;
   return { lines, failure };
 }
 

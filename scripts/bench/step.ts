@@ -3,6 +3,7 @@
 import type { Device } from "../../lib/gpu/device.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
+import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { DTYPES, modelDtypes, type Scale, shares } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import type { PeerName, Peers } from "./peers.ts";
@@ -37,7 +38,8 @@ export interface StepResult extends StepShape {
   readonly rows: readonly StepRow[];
 }
 
-const SHAPES: Readonly<Record<Scale, StepShape>> = {
+/** Tokens of the measured step. */
+export const STEP_SHAPES: Readonly<Record<Scale, StepShape>> = {
   full: { batch: 4, seq: 256 },
   quick: { batch: 2, seq: 128 },
   tiny: { batch: 1, seq: 16 },
@@ -49,8 +51,9 @@ const STEP_PEERS: readonly PeerName[] = ["torch", "jax-js"];
 /** Measures the step with frozen weights of each dtype, and in the peers. */
 export async function measureStep(
   device: Device,
-  { source, name, machine, effort, scale, peers, log }: {
+  { source, name, machine, effort, scale, peers, log, dtypes = modelDtypes(scale) }: {
     readonly source: WeightSource;
+    readonly dtypes?: readonly MatrixDtype[];
     readonly name: string;
     readonly machine: Machine;
     readonly effort: Effort;
@@ -59,7 +62,7 @@ export async function measureStep(
     readonly log: (line: string) => void;
   },
 ): Promise<StepResult> {
-  const shape = SHAPES[scale], repeats = REPEATS[scale], tokens = shape.batch * shape.seq;
+  const shape = STEP_SHAPES[scale], repeats = REPEATS[scale], tokens = shape.batch * shape.seq;
   const config = configOf(source.spec), { rank, targets } = TRAINING;
   const peerCase = config && { name: "step", kind: "step" as const, config, ...shape, rank, targets, masks: true };
   const rows: StepRow[] = [];
@@ -67,7 +70,7 @@ export async function measureStep(
     const typicalSeconds = typical(machine.clock, row.timing);
     rows.push({ ...row, typicalSeconds, tokensPerSecond: tokens / typicalSeconds });
   };
-  const variants = modelDtypes(scale).flatMap((dtype) =>
+  const variants = dtypes.flatMap((dtype) =>
     (dtype === "f32" || dtype === "f16" ? [false, true] : [true]).map((recompute) => ({ dtype, recompute }))
   );
   for (const { dtype, recompute } of variants) {

@@ -45,8 +45,9 @@ const EFFORTS: Readonly<Record<Scale, Effort>> = {
   tiny: { repeats: 2, repeatSeconds: 0.002 },
 };
 /** Bytes of each buffer that measures the memory. */
-const STREAM_BYTES: Readonly<Record<Scale, number>> = { full: 64 << 20, quick: 64 << 20, tiny: 1 << 20 };
-const MODELS: Readonly<Record<Scale, DecoderConfig>> = {
+export const STREAM_BYTES: Readonly<Record<Scale, number>> = { full: 64 << 20, quick: 64 << 20, tiny: 1 << 20 };
+/** Shape of the random model. */
+export const MODELS: Readonly<Record<Scale, DecoderConfig>> = {
   full: SMOLLM2,
   quick: { ...SMOLLM2, layers: 2, vocab: 8192 },
   tiny: { ...SMOLLM2, hidden: 32, layers: 1, heads: 4, kvHeads: 2, headDim: 8, ffn: 64, vocab: 64 },
@@ -70,7 +71,7 @@ export async function runSuite(options: BenchOptions, { log, save }: SuiteEvents
     clock,
     peaks: await measurePeaks(device, { clock, effort, bytes: STREAM_BYTES[scale] }),
   });
-  const peers = createPeers({ enabled: options.peers });
+  const peers = createPeers({ enabled: options.peers, torchDevice: device.facts.isCpu ? "cpu" : "cuda" });
   const { files, name, path } = await openFiles(options);
   const common = { machine, effort, scale, peers, log }, { source } = files;
   const ggufPath = path && (await Deno.stat(path)).isFile ? path : null;

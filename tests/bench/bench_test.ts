@@ -1,14 +1,16 @@
 // The benchmark suite's own arithmetic, and a run of all its parts at tiny sizes: that it measures, writes and draws, not how fast anything is.
 import assert from "node:assert/strict";
+import { openDevice } from "../../lib/gpu/device.ts";
 import { EMBEDDING, projectionName } from "../../lib/spec/decoder.ts";
 import { shares } from "../../scripts/bench/cases.ts";
 import { linearTicks, logTicks, si } from "../../scripts/bench/chart.ts";
 import { findings, fits } from "../../scripts/bench/growth.ts";
 import { bench } from "../../scripts/bench/main.ts";
+import { measureBatches, measureMemory, runTests } from "../../scripts/bench/gpu_parts.ts";
 import { parseOptions, PARTS } from "../../scripts/bench/options.ts";
 import { randomModel, SMOLLM2, specOf } from "../../scripts/bench/random_model.ts";
 import { evaluate, logLogExponent, median, polynomialFit } from "../../scripts/bench/stats.ts";
-import type { BenchResults } from "../../scripts/bench/suite.ts";
+import { type BenchResults, MODELS } from "../../scripts/bench/suite.ts";
 import { type Timing, typical } from "../../scripts/bench/timing.ts";
 import { assertStandsAlone } from "../report/svg.ts";
 
@@ -17,6 +19,24 @@ Deno.test("median() is the middle of the sorted values, the mean of two for an e
   assert.equal(median([4, 1, 3, 2]), 2.5);
   assert.equal(median([7]), 7);
   assert.ok(Number.isNaN(median([])));
+});
+
+Deno.test("the benchmark of a GPU machine plans the memory that a step takes, and decodes several sequences", async () => {
+  using device = await openDevice();
+  const source = randomModel(specOf(MODELS.tiny), { seed: 1 });
+  const [memory] = await measureMemory(device, source, { scale: "tiny" });
+  assert.ok(memory && memory.measured > 0);
+  assert.equal(memory.planned, memory.measured);
+  const rows = await measureBatches(device, source, { scale: "tiny", counts: [1, 3] });
+  assert.deepEqual(rows.map(({ sequences }) => sequences), [1, 3]);
+  assert.equal(device.liveCount, 0);
+});
+
+Deno.test("a run of test files is counted, and cut short where its time is over", async () => {
+  const whole = await runTests("tests/core/digest_test.ts", { seconds: 120 });
+  assert.ok(whole.isWhole && whole.passed > 0 && whole.failed === 0);
+  const none = await runTests("tests/core/digest_test.ts", { seconds: 0.01 });
+  assert.deepEqual(none, { passed: 0, failed: 0, isWhole: false, tail: "" });
 });
 
 Deno.test("polynomialFit() finds the coefficients of exact data, whatever their sizes", () => {

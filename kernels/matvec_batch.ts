@@ -43,8 +43,8 @@ const XYZW = ["x", "y", "z", "w"] as const;
 
 /**
  * Bindings: those of each matrix; x (texture-f32) [vectors, texels] as {@link matvecPrepare} writes it; with `norm` the
- * factors [vectors]; z for "swiglu" and "residual"; y; params. Grid: x workgroups of all parts, each of
- * {@link BATCH_GROUP_ROWS} rows; y the vectors in steps of `batch`. Params end with firstGroup, rows, offset and pitch of
+ * factors [vectors]; z for "swiglu" and "residual"; y; params. Grid: x the vectors in steps of `batch`, so that
+ * those who read the same rows run one after the other; y workgroups of all parts, each of {@link BATCH_GROUP_ROWS} rows. Params end with firstGroup, rows, offset and pitch of
  * each part.
  */
 export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
@@ -82,17 +82,17 @@ ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`
 
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   var part = 0u;
-  var n0 = group.x * ${BATCH_GROUP_ROWS}u;
+  var n0 = group.y * ${BATCH_GROUP_ROWS}u;
   var rows = params.rows0;
   var offset = params.offset0;
   var pitch = params.pitch0;
-  let b0 = group.y * ${batch}u;
+  let b0 = group.x * ${batch}u;
   let vector = b0 + min(lane, ${batch - 1}u);
 ${
     range(parts).slice(1).map((p) =>
-      `  if (group.x >= params.firstGroup${p}) {
+      `  if (group.y >= params.firstGroup${p}) {
     part = ${p}u;
-    n0 = (group.x - params.firstGroup${p}) * ${BATCH_GROUP_ROWS}u;
+    n0 = (group.y - params.firstGroup${p}) * ${BATCH_GROUP_ROWS}u;
     rows = params.rows${p};
     offset = params.offset${p};
     pitch = params.pitch${p};

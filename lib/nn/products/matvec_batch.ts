@@ -100,7 +100,7 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
         { params: [units, rounds, ...places].map(u32) },
       ],
       {
-        groups: [groups, scratch.vectors / batch],
+        groups: [scratch.vectors / batch, groups],
         cost: (isPair ? 4 : 2) * stride * scratch.vectors * own.reduce((sum, { rows }) => sum + rows, 0),
       },
     );

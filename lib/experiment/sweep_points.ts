@@ -46,7 +46,7 @@ export interface SweepResult {
   readonly ggufDtype: GgufWriteType;
   /** By sparsity. */
   readonly points: readonly SweepPoint[];
-  /** The last point before quality falls faster than size: see {@link kneeOf}. null where there is none. */
+  /** The last point before quality falls faster than size, as the guide on sweeps defines it; null where there is none. */
   readonly knee: SweepPoint | null;
 }
 

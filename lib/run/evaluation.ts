@@ -3,9 +3,9 @@ import type { EvaluateOptions } from "../eval/evaluate.ts";
 
 /** What is measured beside held-out rows, of the model before and after pruning. */
 export interface Evaluation extends Partial<Pick<EvaluateOptions, "tasks" | "taskData">> {
-  /** A text. The first {@link MOST_WINDOWS} windows of {@link WINDOW} tokens of its first {@link MOST_CHARS} characters are measured, each read alone. */
+  /** A text. The first 40 windows of 512 tokens of its first 200,000 characters are measured, each read alone. */
   readonly text?: string;
-  /** Questions of each task, or of each of its subsets, at most; default {@link QUESTIONS}. */
+  /** Questions of each task, or of each of its subsets, at most; default 100. */
   readonly questions?: number;
 }
 

@@ -65,7 +65,7 @@ Deno.test("only the files of packages import packages in kernels/, lib/ and cli/
       if (isDirectory) await visit(path);
       else if (name.endsWith(".ts") && !PACKAGES.includes(path)) {
         const text = await Deno.readTextFile(path);
-        for (const [, specifier = ""] of text.matchAll(/^(?:import|export|\})[^"\n]*(?:from )?"([^"]+)"/gm)) {
+        for (const [, specifier = ""] of text.matchAll(/^(?:import |(?:export|\}).* from )[^"\n]*"([^"]+)"/gm)) {
           if (names.includes(specifier) || /^(?:npm|jsr|https?):/.test(specifier)) {
             strangers.push(`${path}: ${specifier}`);
           }

@@ -118,7 +118,7 @@ async function compareLogits(sequence, { tokens, logits }) {
 /** Greedy tokens after a prompt, compared token by token; the continuation may end early at an end token. */
 async function compareGeneration(model, sequence, { prompt, prompt_tokens: known, tokens: wanted, ended }) {
   const name = JSON.stringify(prompt);
-  const ids = model.tokenize(prompt);
+  const ids = model.tokenize(prompt, true);
   if (ids.join() !== known.join()) {
     failures.push(`prompt ${name} is tokenised as [${ids}], the reference has [${known}]`);
     return;
@@ -153,7 +153,8 @@ async function compareGeneration(model, sequence, { prompt, prompt_tokens: known
 async function comparePerplexity(model, sequence, { reference, evaluation }) {
   const window = Number(options.window), limit = Number(options["limit-chars"]);
   const text = readFileSync(options.text, "utf8");
-  const tokens = model.tokenize(limit ? Array.from(text).slice(0, limit).join("") : text);
+  // As transformers and this toolkit do, special tokens are read in texts: WikiText says "<unk>".
+  const tokens = model.tokenize(limit ? Array.from(text).slice(0, limit).join("") : text, true);
   const available = Math.floor(tokens.length / window);
   const windows = Number(options["max-windows"]) || evaluation?.windows || reference?.windows || available;
   if (windows > available || windows === 0) {

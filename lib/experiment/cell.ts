@@ -119,7 +119,10 @@ function refusePrompt({ options: { prompt } }: PlannedCell, { rows }: SourceRows
   });
 }
 
-/** Takes the missing measures of a cell's pruned model, with the tokenizer of the model that it was made from. */
+/**
+ * Takes the missing measures of a cell's pruned model, with the tokenizer of the model that it was made from, or its own
+ * where the vocabulary was cut.
+ */
 export async function measureCell(
   cell: PlannedCell,
   base: Pick<Model, "device" | "tokenizer">,
@@ -131,10 +134,10 @@ export async function measureCell(
 ): Promise<void> {
   const dir = store.cell(cell.folder), missing = missingOf(measures, await store.measured(dir));
   if (missing.length === 0) return;
-  const { source } = await openModelFiles(store.model(cell.folder));
+  const { source, tokenizer } = await openModelFiles(store.model(cell.folder));
   using pruned = await loadModelFrom(source, {
     device: base.device,
-    tokenizer: base.tokenizer,
+    tokenizer: cell.prune.units?.includes("vocab") ? tokenizer : base.tokenizer,
     baseDtype: cell.model.baseDtype,
     ...(events.signal ? { signal: events.signal } : {}),
   });

@@ -132,10 +132,18 @@ async function check(name: string, model: RealModel): Promise<void> {
     await cli(["prune", path, ...what, ...steps, "--out", out]);
   }
   const sizes = ["--window", "512", "--limit-chars", "160000", ...windows];
-  await Deno.writeTextFile(`${out}/eval.json`, await cli(["eval", `${out}/model`, ...textArgs, ...sizes, "--json"]));
-  const compared = [...textArgs, "--eval", `${out}/eval.json`];
-  await run(python, [`${HERE}reload_hf.py`, `${out}/model`, ...compared]);
-  await run("node", [`${HERE}llama_cpp.mjs`, `${out}/model.gguf`, ...compared]);
+  // The GGUF is quantised as its input is: each file is compared with our own figures of it.
+  for (
+    const [file, program, script] of [["model", python, "reload_hf.py"], [
+      "model.gguf",
+      "node",
+      "llama_cpp.mjs",
+    ]] as const
+  ) {
+    const made = `${out}/${file}`, evaluation = `${out}/${file}.eval.json`;
+    await Deno.writeTextFile(evaluation, await cli(["eval", made, ...textArgs, ...sizes, "--json"]));
+    await run(program, [`${HERE}${script}`, made, ...textArgs, "--eval", evaluation]);
+  }
 }
 
 /** Joins the data files of the packages that hold a model's parts. */

@@ -83,7 +83,11 @@ export function dequantizeRows({ codes, scales }: QuantRows, cols: number): Floa
 
 /** Index of the first word of scales that contains NaN or infinity, or −1. */
 export function firstBrokenScale({ scales }: QuantRows): number {
-  return scales.findIndex((word) => (word & 0x7c00) === 0x7c00 || (word & 0x7c000000) === 0x7c000000);
+  for (let i = 0; i < scales.length; i++) {
+    const word = scales[i] as number;
+    if ((word & 0x7c00) === 0x7c00 || (word & 0x7c000000) === 0x7c000000) return i;
+  }
+  return -1;
 }
 
 /** Arranges rows as texels of 4 rows. Missing rows, and columns up to the stride (a multiple of 64), are zero. */

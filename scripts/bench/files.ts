@@ -7,6 +7,7 @@ import type { ModelFiles } from "../../lib/formats/open.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
+import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import type { Scale } from "./cases.ts";
 import type { Machine } from "./machine.ts";
 import { randomSlice } from "./slicing.ts";
@@ -25,8 +26,15 @@ export interface FileRow {
 }
 
 const REPEATS: Readonly<Record<Scale, number>> = { full: 3, quick: 2, tiny: 1 };
-/** A folder of f16, and GGUF files of f16 and of blocks. */
-const GGUF_TYPES: readonly GgufWriteType[] = ["f16", "q8_0"];
+/** Types of GGUF files, each with the dtypes on the GPU that it is loaded as. */
+const GGUF_LOADS: readonly (readonly [GgufWriteType, readonly MatrixDtype[]])[] = [
+  ["f32", ["f32", "f16"]],
+  ["f16", ["f16"]],
+  ["bf16", ["f16"]],
+  ["q8_0", ["q8", "f16"]],
+  ["q4_0", ["q4", "f16"]],
+  ["q4_k_m", ["q4", "f16"]],
+];
 /** Shares of the layers' weights that are cut. */
 export const SPARSITIES = [0.2, 0.4] as const;
 
@@ -52,12 +60,12 @@ export async function measureFiles(
     const typicalSeconds = typical(clock, timing);
     return { name, ...of, timing, typicalSeconds, rate: of.bytes / typicalSeconds };
   };
-  const readBack = async (name: string, path: string): Promise<void> => {
+  const readBack = async (name: string, path: string, baseDtype: MatrixDtype = "f16"): Promise<void> => {
     if (!parts.load) return;
     log(`load: ${name}`);
     const timing = await timed(async () => {
       // Weights alone: a tokenizer's time has nothing to do with bytes of weights.
-      using model = await loadModelFrom(await openWeights(disk, path), { device });
+      using model = await loadModelFrom(await openWeights(disk, path), { device, baseDtype });
       await model.device.idle();
     }, { repeats });
     load.push(row(name, timing, { bytes: await sizeOf(path), parameters }));
@@ -71,9 +79,9 @@ export async function measureFiles(
     const writeFolder = await timed(() => exportModel(source, dense, { ...shared, formats: ["hf"] }), { repeats: 1 });
     await readBack("folder, f16", `${dense}/model`);
     if (parts.load) {
-      for (const ggufDtype of GGUF_TYPES) {
+      for (const [ggufDtype, dtypes] of GGUF_LOADS) {
         await exportModel(source, dense, { ...shared, ggufDtype, formats: ["gguf"] });
-        await readBack(`GGUF, ${ggufDtype}`, `${dense}/model.gguf`);
+        for (const dtype of dtypes) await readBack(`GGUF, ${ggufDtype} as ${dtype}`, `${dense}/model.gguf`, dtype);
       }
     }
     if (parts.slice) {

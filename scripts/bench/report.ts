@@ -22,7 +22,7 @@ export function report(results: BenchResults): string {
     ...(kernels ? [productText(kernels), kernelText(kernels)] : []),
     ...(step ? [stepText(results)] : []),
     ...(decode ? [decodeText(results)] : []),
-    ...(load?.length ? [fileText("load, to GPU memory as f16", load)] : []),
+    ...(load?.length ? [fileText("load, to GPU memory; f16 where nothing else is said", load)] : []),
     ...(slice?.length ? [fileText("slice and export", slice)] : []),
     ...(growth ? [growthText(results)] : []),
     ...problems,

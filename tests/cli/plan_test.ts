@@ -107,7 +107,7 @@ Deno.test("plan over the limit ends with 4 and names changes, of which each fits
 Deno.test("plan refuses what is no model, and options out of range", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "hello");
-  await Deno.writeTextFile(folder.at("config.json"), CONFIG.replace("llama", "gpt2"));
+  await Deno.writeTextFile(folder.at("config.json"), CONFIG.replace("llama", "bloom"));
   const cases: [string[], number, RegExp][] = [
     [[folder.at("none")], 3, /no such file|the path exists/],
     [[folder.at("text.txt")], 3, /folder with config\.json, such a file, or a file that starts with GGUF/],

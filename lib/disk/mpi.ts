@@ -228,7 +228,7 @@ function openLibrary(): { readonly library: Library; readonly path: string } {
     rule: isRight ? "the process may call the MPI library" : `there is an MPI library: ${tried.join(", ")}`,
     value: first instanceof Error ? first.message : String(first),
     fix: isRight
-      ? "add --allow-ffi"
+      ? "give the process the right ffi"
       : "install it (Debian and Ubuntu: apt-get install openmpi-bin libopenmpi40), or name its file by COMPRESSO_MPI",
   }, { cause: first });
 }

@@ -26,7 +26,7 @@ import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import type { NormWeights } from "./norm.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeHalf, writeRows } from "./products/matrix.ts";
 import type { QuantRows } from "../spec/quant.ts";
 
 /** Weights of one layer. The attention or FFN part is null if the layer lacks it. */
@@ -216,8 +216,10 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
     const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
     for (let start = 0; start < rows; start += chunk) {
       const range = { start, count: Math.min(chunk, rows - start) };
-      const blocks = await blocksOf(source, { name, range, dtype });
+      const blocks = await blocksOf(source, { name, range, dtype }),
+        half = await halfOf(source, { name, range, dtype });
       if (blocks) writeBlocks(device, target, start, blocks);
+      else if (half) writeHalf(device, target, start, half);
       else writeRows(device, target, start, finite(name, await source.read(name, range)));
       await device.settleWrites();
     }
@@ -385,6 +387,16 @@ async function blocksOf(
 ): Promise<QuantRows | null> {
   if (dtype !== "q8" && dtype !== "q4") return null;
   return await source.readBlocks?.(name, { bits: dtype === "q8" ? 8 : 4, rows: range }) ?? null;
+}
+
+/** Rows as f16 of the file, if the matrix stores f16 and all are finite; others are refused with their place by `finite`. */
+async function halfOf(
+  source: WeightSource,
+  { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },
+): Promise<Uint16Array<ArrayBuffer> | null> {
+  const bits = dtype === "f16" ? await source.readHalf?.(name, range) ?? null : null;
+  for (let i = 0; bits && i < bits.length; i++) if (((bits[i] as number) & 0x7c00) === 0x7c00) return null;
+  return bits;
 }
 
 function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {

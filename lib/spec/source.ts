@@ -51,6 +51,11 @@ export interface WeightSource {
    * Throws like `read`.
    */
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
+  /**
+   * Reads rows as the f16 bit patterns of the file, without widening them. Null if the file stores the tensor
+   * otherwise. Absent for sources that never read f16 so, such as ones that change the values of another. Throws like `read`.
+   */
+  readHalf?(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
   /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
   storedDtype(name: string): string;
 }

@@ -13,6 +13,8 @@ export interface GgufFile extends GgufHeader {
   readonly path: string;
   /** Reads a tensor, or a range of its rows, by its name in the file, dequantised to f32 and in the file's row order. */
   readTensor(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
+  /** The same as f16 bit patterns; null where the tensor is of another type. */
+  readTensorHalf(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
   /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
   readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
 }
@@ -33,6 +35,14 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
       const tensor = find(name), { count, pieces } = readPieces(source, tensor, rows);
       const out = new Float32Array(count);
       for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
+      return out;
+    },
+    async readTensorHalf(name, rows): Promise<Uint16Array<ArrayBuffer> | null> {
+      const tensor = find(name);
+      if (tensor.type !== "f16") return null;
+      const { count, pieces } = readPieces(source, tensor, rows);
+      const out = new Uint16Array(count), bytes = new Uint8Array(out.buffer);
+      for await (const { raw, at } of pieces) bytes.set(raw, 2 * at);
       return out;
     },
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {

@@ -55,6 +55,13 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
         : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
     },
+    async readHalf(name, rows): Promise<Uint16Array<ArrayBuffer> | null> {
+      const { tensor, rotated, part } = tensorOf(name);
+      if (!rotated) return await file.readTensorHalf(tensor.name, part ? rowsWithin(part, rows) : rows);
+      const { heads, width, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
+      const bits = await file.readTensorHalf(tensor.name, heads);
+      return bits && pickRows(bits, new Uint16Array(count * width), { width, rowOf });
+    },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);
       return rotated
@@ -113,7 +120,7 @@ function headsOf({ tensor, headDim, rows }: Rotated & { readonly rows: RowRange 
 }
 
 /** Fills `target` with rows of `from`. */
-function pickRows<T extends Float32Array | Uint8Array | Uint32Array>(
+function pickRows<T extends Float32Array | Uint8Array | Uint16Array | Uint32Array>(
   from: T,
   target: T,
   { width, rowOf }: { readonly width: number; readonly rowOf: (index: number) => number },

@@ -156,6 +156,24 @@ export function writeRows(device: Device, matrix: Matrix, row0: number, data: Fl
   });
 }
 
+/** Writes rows of f16 bit patterns, which must be finite, to a matrix of f16, from `row0` on. */
+export function writeHalf(device: Device, matrix: Matrix, row0: number, bits: Uint16Array<ArrayBuffer>): void {
+  const { cols, stride, dtype, label } = matrix;
+  if (dtype !== "f16") throw new Error(`writeHalf: '${label}' is ${dtype}`);
+  const count = checkRows(matrix, row0, bits.length / cols), step = Math.max(1, Math.floor(UPLOAD_VALUES / stride));
+  forShards(matrix, row0, count, (shard, first, end) => {
+    for (let from = first; from < end; from += step) {
+      const rows = Math.min(step, end - from),
+        values = bits.subarray((from - row0) * cols, (from - row0 + rows) * cols);
+      const data = cols === stride ? values : new Uint16Array(rows * stride);
+      for (let r = 0; data !== values && r < rows; r++) data.set(values.subarray(r * cols, (r + 1) * cols), r * stride);
+      bandsOf(matrix, shard, { row: from - shard.row0, rows }).forEach(([store, band]) =>
+        writeTexels(device, store, { ...band, data })
+      );
+    }
+  });
+}
+
 /**
  * Writes block-quantised rows without requantising them. The codes must fit the dtype, q8 or q4. `row0` and the number
  * of rows are as for {@link writeRows}.

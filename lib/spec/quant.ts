@@ -96,22 +96,35 @@ export function packTexels(
   { cols, stride, dtype }: { readonly cols: number; readonly stride: number; readonly dtype: QuantDtype },
 ): QuantTexels {
   const blocks = blocksOf(cols), width = blocks * QUANT_BLOCK, rows = scales.length / blocks;
-  const bits = quantBits(dtype), perWord = quantColumns(dtype);
+  const perWord = quantColumns(dtype), quads = inQuads(codes);
   const groups = Math.ceil(rows / QUANT_ROWS), texels = stride / perWord, scaleTexels = stride / QUANT_BLOCK;
   const words = new Uint32Array(groups * texels * QUANT_ROWS);
   const scaleWords = new Uint32Array(groups * scaleTexels * QUANT_ROWS);
   for (let row = 0; row < rows; row++) {
     const group = Math.floor(row / QUANT_ROWS), part = row % QUANT_ROWS;
-    for (let t = 0, at = row * width; t < width / perWord; t++) {
-      let word = 0;
-      for (let shift = 0; shift < 32; shift += bits) word |= (codes[at++] ?? 0) << shift;
-      words[(group * texels + t) * QUANT_ROWS + part] = word;
+    for (let t = 0, at = row * width / 4; t < width / perWord; t++) {
+      const word = quads[at++] as number;
+      words[(group * texels + t) * QUANT_ROWS + part] = dtype === "q8"
+        ? word
+        : nibbles(word) | nibbles(quads[at++] as number) << 16;
     }
     for (let block = 0; block < blocks; block++) {
       scaleWords[(group * scaleTexels + block) * QUANT_ROWS + part] = scales[row * blocks + block] ?? 0;
     }
   }
   return { codes: words, scales: scaleWords };
+}
+
+/** Codes four at a time, the first in the lowest byte. Blocks are whole words. */
+function inQuads(codes: Uint8Array): Uint32Array {
+  const aligned = codes.byteOffset % 4 === 0 ? codes : codes.slice();
+  return new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
+}
+
+/** The lower four bits of each byte, side by side. */
+function nibbles(word: number): number {
+  const pairs = (word | word >>> 4) & 0x00ff00ff;
+  return (pairs | pairs >>> 8) & 0xffff;
 }
 
 /** The inverse of {@link packTexels}, for all rows of the texels. */

@@ -160,12 +160,12 @@ export async function runToFolder(
   const weights = identity?.["weights"] ?? await sourceDigest(dense.source);
   const { resolved, rows, isWritten } = await calibrationOf(dense, { asked, rest, files, out, resume, refusesEarlier });
   using vocabulary = await vocabularyOf(dense, resolved, rest);
-  const model = vocabulary?.model ?? dense, cut = vocabulary ? { vocabulary: vocabulary.digest } : {};
+  const model = vocabulary?.model ?? dense, identified = { ...identity, weights, ...factsOf(vocabulary) };
   const written: TextRow[] = [];
   using session = new PruneSession(model, {
     ...rest,
     ...(rows ? { calibration: rows } : {}),
-    checkpoint: { path, every, resume, mayDiffer, identity: { ...identity, weights, ...cut } },
+    checkpoint: { path, every, resume, mayDiffer, identity: identified },
   }, {
     resolved,
     vocabulary: vocabulary ?? undefined,
@@ -234,7 +234,7 @@ export async function followToFolder(
   const how = { asked, rest, files, out, resume, refusesEarlier: false };
   const { resolved, rows, isWritten } = await calibrationOf(dense, how);
   using vocabulary = await vocabularyOf(dense, resolved, rest);
-  const model = vocabulary?.model ?? dense, cut = vocabulary ? { vocabulary: vocabulary.digest } : {};
+  const model = vocabulary?.model ?? dense, identified = { ...identity, weights, ...factsOf(vocabulary) };
   using session = new PruneSession(model, {
     ...rest,
     ...(rows ? { calibration: rows } : {}),
@@ -243,7 +243,7 @@ export async function followToFolder(
       every: Infinity,
       resume,
       ...(mayDiffer ? { mayDiffer } : {}),
-      identity: { ...identity, weights, ...cut },
+      identity: identified,
     },
   }, {
     resolved,
@@ -268,6 +268,11 @@ async function vocabularyOf(
 ): Promise<CutForRun | null> {
   if (!resolved.vocab) return null;
   return await cutForRun(dense, { options: resolved, evaluation: evaluate, rows: vocab?.rows, ...given({ signal }) });
+}
+
+/** What tells runs with other kept tokens apart. */
+function factsOf(vocabulary: CutForRun | null): Readonly<Record<string, string>> {
+  return vocabulary ? { vocabulary: vocabulary.digest } : {};
 }
 
 /** The options with their defaults, and the calibration rows: given, of the folder, or, with `isWritten`, those that the model is to write. */

@@ -53,6 +53,9 @@ Deno.test("the type auto is that of a quantised GGUF, which is written with the 
   const shared = { tokenizerMetadata: new Map<string, never>(), name: "test" };
   assert.equal(ggufDtypeFor(source, { ggufDtype: "auto" }), "f16");
   assert.equal(ggufDtypeFor(source, { dtype: "f32" }), "f32");
+  // Rows of a cut model that fill no blocks have a type without blocks in each mix.
+  const uneven = { ...spec, layers: layers.map((own, index) => ({ ...own, ffn: 256 - 20 * (index % 2) })) };
+  assert.equal(ggufDtypeFor({ ...randomSource(uneven), storedDtype: () => "f16" }, { ggufDtype: "auto" }), "f16");
   await inTemporaryFolder(async (folder) => {
     for (const dtype of ["q4_k_m", "q4_1", "bf16", "f32"] as const satisfies readonly GgufWriteType[]) {
       await exportGguf(source, `${folder}/a.gguf`, { dtype, ...shared });

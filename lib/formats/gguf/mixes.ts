@@ -190,6 +190,9 @@ export function matrixTypes(
   return types;
 }
 
+/** Types without blocks. */
+const PLAIN_TYPES: readonly string[] = ["f32", "f16", "bf16"];
+
 /**
  * The type of a GGUF whose layers are like those of a quantised one: that which gives most weights of each projection the types that they have there,
  * whichever the layers are: llama.cpp has counted layers in another order before. Null for a model that is not quantised.
@@ -203,8 +206,10 @@ export function typeLike(
     const found = new Map<string, number>();
     for (const [name, shape] of shapes) {
       const projection = parts.get(name)?.part?.projection;
-      if (shape.length === 1 || !projection) continue;
-      const key = `${projection} ${typeOf(name)}`;
+      const type = typeOf(name);
+      // A matrix with rows that fill no blocks has one of these types in each mix.
+      if (shape.length === 1 || !projection || type === undefined || PLAIN_TYPES.includes(type)) continue;
+      const key = `${projection} ${type}`;
       found.set(key, (found.get(key) ?? 0) + elementCount(shape));
     }
     return found;

@@ -59,6 +59,7 @@ Deno.test("serve refuses an empty address, which would be all of them", async ()
 Deno.test("a run.json that cannot be read as one is refused on resuming", async () => {
   using folder = new TemporaryFolder();
   await Deno.mkdir(folder.at("run"));
+  await Deno.writeTextFile(folder.at("run", "model.gguf"), "as a finished run has one");
   for (const text of ["", "{}", "[1]"]) {
     await Deno.writeTextFile(folder.at("run", "run.json"), text);
     const { code, stderr } = await cli([

@@ -89,8 +89,12 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
       try {
         return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
       } catch (cause) {
-        const parts = { what: `cannot read ${path}`, rule: "it is a text of UTF-8", value: "other bytes" };
-        throw new CompressoError("input", parts, { cause });
+        throw new CompressoError("input", {
+          what: `cannot read ${path}`,
+          rule: "it is a text of UTF-8",
+          value: "other bytes",
+          fix: "name another file or revision",
+        }, { cause });
       }
     },
   };
@@ -99,8 +103,12 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
 /** All bytes of a file, checked by their hash. */
 async function wholeOf(source: ByteSource, file: HubFile): Promise<Uint8Array> {
   if (file.size > MOST_WHOLE) {
-    const rule = `a text has at most ${MOST_WHOLE} bytes`;
-    throw new CompressoError("input", { what: `cannot read ${source.name}`, rule, value: String(file.size) });
+    throw new CompressoError("input", {
+      what: `cannot read ${source.name}`,
+      rule: `a text has at most ${MOST_WHOLE} bytes`,
+      value: String(file.size),
+      fix: "name another file or revision",
+    });
   }
   const bytes = await readBytes(source, 0, file.size), hash = file.sha256 ?? file.blobId;
   if (hash === null || hashOf(file).update(bytes).digest("hex") === hash) return bytes;

@@ -29,7 +29,7 @@ export function benchVerb(): CommandUnknownOpts {
     .option("--tokens <count>", "tokens to generate after the prompt", wholeNumber("--tokens", { least: 2 }), 32)
     .option(
       "--batch <count>",
-      "prompts read at once, and sequences written in turns, beside one alone",
+      "prompts read, and sequences written, at once, beside one alone",
       wholeNumber("--batch", { least: 1, most: MOST_SEQUENCES }),
       8,
     )

@@ -140,8 +140,9 @@ function ranksOf(
       isLost = true;
       timer.reject(
         new CompressoError("input", {
-          what: `rank ${rank} of ${size} heard nothing from the others for ${seconds} seconds`,
-          rule: "hosts and network stay up, and no rank takes longer for its part of a step",
+          what: `rank ${rank} of ${size} cannot go further`,
+          rule: `hosts and network stay up, and no rank takes longer than ${seconds} seconds for its part of a step`,
+          value: "nothing was heard from the others for that time",
           fix: "resume from the last checkpoint; the environment variable COMPRESSO_MPI_SECONDS sets the time",
         }),
       );

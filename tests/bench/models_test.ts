@@ -59,7 +59,7 @@ Deno.test("bench names adapter, models and figures, as a table and as JSON", asy
   const table = await cli(["bench", "demo", "demo", ...sizes]);
   assert.equal(table.code, 0, table.stderr);
   for (
-    const text of [/^\S.*weights in f16/, /demo: 979,008 parameters/, /first token after 8 .* ms/, /2 in turns .*×/]
+    const text of [/^\S.*weights in f16/, /demo: 979,008 parameters/, /first token after 8 .* ms/, /2 together .*×/]
   ) {
     assert.match(table.stdout, text);
   }

@@ -17,6 +17,7 @@ import { fetchInputs, modelName } from "../hub.ts";
 import { promptText } from "../options/prompt.ts";
 import { addTableFlags, FLAG_PATHS, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
 import { type Parse, required, wrong } from "../options/values.ts";
+import { placeOption } from "../terminal/help.ts";
 import { note, print, printJson } from "../terminal/output.ts";
 import { calibrationChoice } from "./prune/calibration.ts";
 import { dataPathOf, evaluationOf, resumeCommand, startRun } from "./prune/run.ts";
@@ -68,6 +69,7 @@ export function sweepVerb(): CommandUnknownOpts {
     )
     .option("--recover", "fine-tune the model at each sparsity, for --postfinetune steps")
     .option("--export", "write the model of each sparsity");
+  for (const option of command.options) placeOption(option, { isEveryday: true });
   const paths = FLAG_PATHS.filter((path) => !NOT_HERE.includes(path));
   return addTableFlags(command, {
     paths,

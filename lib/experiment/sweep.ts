@@ -107,7 +107,7 @@ interface SweepPlan {
   readonly asked: ResolvedOptions;
   /** Steps of the pruning stage done at the end of each sparsity. */
   readonly ends: readonly number[];
-  /** Whether each sparsity goes on from the one before; otherwise units are scored once and cut anew. */
+  /** Whether each sparsity continues from the one before; otherwise units are scored once and cut anew. */
   readonly isStepwise: boolean;
 }
 

@@ -75,7 +75,7 @@ export interface FolderOptions {
    * CheckpointOptions} for when a run saves itself anyway.
    */
   readonly checkpointEvery?: number;
-  /** Whether to resume from the folder's checkpoint. "auto": where there is one, else start, so that a restarted program goes on. */
+  /** Whether to resume from the folder's checkpoint. "auto": where there is one, else start, so that a restarted program continues. */
   readonly resume?: boolean | "auto";
   /**
    * Names of options of a resumed run that may differ from those of its checkpoint, such as "schedule" or "rates"; see

@@ -4,7 +4,7 @@
 # that is cut, resuming after it. Needs root, iproute2 and Open MPI.
 #   scripts/cluster/hosts.sh up 3          makes three hosts
 #   scripts/cluster/hosts.sh run COMMAND…  runs the command on each, one rank a host, in the present folder
-#   scripts/cluster/hosts.sh cut 2         takes the second host off the network; `mend 2` puts it back
+#   scripts/cluster/hosts.sh cut 2         takes the second host off the network; `restore 2` puts it back
 #   scripts/cluster/hosts.sh down          removes them
 # SHARED names the shared folder, by default /tmp/compresso_shared.
 set -euo pipefail
@@ -74,6 +74,6 @@ case ${1:-} in
   down) down ;;
   run | agent | enter) "$@" ;;
   cut) ip link set "$NAME-$2" down ;;
-  mend) ip link set "$NAME-$2" up ;;
+  restore) ip link set "$NAME-$2" up ;;
   *) sed -n '2,11s/^# \{0,1\}//p' "$SELF"; exit 2 ;;
 esac

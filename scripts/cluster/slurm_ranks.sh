@@ -4,7 +4,7 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --time=12:00:00
 #SBATCH --requeue
-# One run on several GPUs, one rank each; a requeued job goes on from its checkpoint. Arguments are those of
+# One run on several GPUs, one rank each; a requeued job resumes from its checkpoint. Arguments are those of
 # `compresso prune`; --out is a folder that all nodes see.
 # sbatch scripts/cluster/slurm_ranks.sh path/to/model --data alpaca.json --sparsity 0.2 --steps 400 --out /shared/run
 set -euo pipefail

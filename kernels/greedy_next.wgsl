@@ -2,17 +2,13 @@
 // next step. For each row r, tokens[r] = t, picks[r, position[r]] = t, then position[r] += 1. If a logit is NaN or
 // infinite, picks gets 0xffffffff and tokens 0.
 // Shapes: logits [rows, stride]; tokens, position [rows] u32; picks [rows, capacity]. Grid: one workgroup per row. Writes
-// (=).
+// (=). Needs prelude best_of_row.wgsl.
 struct Params { vocab: u32, capacity: u32, stride: u32 }
-const NONE = 0xffffffffu;
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(2) var<storage, read_write> picks: array<u32>;
 @group(0) @binding(3) var<storage, read_write> position: array<u32>;
 @group(0) @binding(4) var<uniform> params: Params;
-var<workgroup> values: array<f32, GROUP>;
-var<workgroup> ids: array<u32, GROUP>;
-var<workgroup> broken: atomic<u32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = group.x;
@@ -21,30 +17,13 @@ var<workgroup> broken: atomic<u32>;
   var finite = true;
   for (var c = lane; c < params.vocab; c += GROUP) {
     let value = logits[row * params.stride + c];
-    // By its bits: compilers may assume that no value is NaN.
-    finite = finite && (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
+    finite = finite && is_finite(value);
     if (id == NONE || value > best) {
       best = value;
       id = c;
     }
   }
-  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
-  if (!finite) { atomicStore(&broken, 1u); }
-  values[lane] = best;
-  ids[lane] = id;
-  workgroupBarrier();
-  for (var step = GROUP / 2u; step > 0u; step /= 2u) {
-    if (lane < step) {
-      let other = values[lane + step];
-      let at = ids[lane + step];
-      // Lanes without a column hold NONE, the highest id.
-      if (at != NONE && (ids[lane] == NONE || other > values[lane] || (other == values[lane] && at < ids[lane]))) {
-        values[lane] = other;
-        ids[lane] = at;
-      }
-    }
-    workgroupBarrier();
-  }
+  best_of_group(best, id, finite, lane);
   if (lane != 0u) { return; }
   let at = position[row];
   let isBroken = atomicLoad(&broken) == 1u;

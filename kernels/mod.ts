@@ -8,6 +8,7 @@ import reluText from "./activation_relu.wgsl" with { type: "text" };
 import siluText from "./activation_silu.wgsl" with { type: "text" };
 import addBiasText from "./add_bias.wgsl" with { type: "text" };
 import adamwText from "./adamw.wgsl" with { type: "text" };
+import bestOfRowPrelude from "./best_of_row.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
 import cacheFillText from "./cache_fill.wgsl" with { type: "text" };
 import columnStatsText from "./column_stats.wgsl" with { type: "text" };
@@ -209,10 +210,11 @@ export const rotateAppend = kernel(
   keys + rotateAppendText,
   "read read read storage storage storage uniform",
 );
+const bestOfRow = `const GROUP = 256u;\n${bestOfRowPrelude}`;
 /** Greedy choice of the next token: bindings logits, tokens, picks, position, params. */
 export const greedyNext = kernel(
   "greedy_next",
-  "const GROUP = 256u;\n" + greedyNextText,
+  bestOfRow + greedyNextText,
   "read storage storage storage uniform",
 );
 /**
@@ -220,7 +222,7 @@ export const greedyNext = kernel(
  */
 export const sampleNext = kernel(
   "sample_next",
-  "const GROUP = 256u;\n" + randomPrelude + sampleNextText,
+  bestOfRow + randomPrelude + sampleNextText,
   "read read read storage storage storage storage storage uniform",
 );
 /** Dropout: bindings x, state, y, params. */

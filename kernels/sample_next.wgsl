@@ -4,7 +4,7 @@
 // and tokens 0.
 // Shapes: logits, weights (scratch) [rows, stride]; tokens, position [rows] u32; picks [rows, capacity]; settings [rows,
 // 8]; table [2048], see `weightTable`; seen [rows, words], a bit for each token that the penalty counts.
-// Grid: one workgroup per row. Writes (=). Needs prelude random.wgsl.
+// Grid: one workgroup per row. Writes (=). Needs preludes best_of_row.wgsl and random.wgsl.
 struct Params { vocab: u32, capacity: u32, stride: u32, words: u32, stream: u32 }
 struct Settings {
   inverse: f32,    // log2(e) / temperature; 0 takes the most likely token
@@ -16,7 +16,6 @@ struct Settings {
   penalized: u32,  // 1 where penalty is not 1
   unused: u32,
 }
-const NONE = 0xffffffffu;
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> settings: array<Settings>;
 @group(0) @binding(2) var<storage, read> table: array<u32>;
@@ -26,10 +25,7 @@ const NONE = 0xffffffffu;
 @group(0) @binding(6) var<storage, read_write> weights: array<u32>;
 @group(0) @binding(7) var<storage, read_write> seen: array<u32>;
 @group(0) @binding(8) var<uniform> params: Params;
-var<workgroup> values: array<f32, GROUP>;
-var<workgroup> ids: array<u32, GROUP>;
 var<workgroup> sums: array<vec2u, GROUP>;
-var<workgroup> broken: atomic<u32>;
 var<workgroup> chosen: u32;
 
 // Integers of 64 bits: x the low word, y the high one.
@@ -112,8 +108,7 @@ fn threshold(needed: vec2u, counted: bool, base: u32, lane: u32) -> u32 {
   var finite = true;
   for (var c = lane; c < params.vocab; c += GROUP) {
     var value = logits[base + c];
-    // By its bits: compilers may assume that no value is NaN.
-    finite = finite && (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
+    finite = finite && is_finite(value);
     let isSeen = own.penalized == 1u && (seen[row * params.words + c / 32u] >> (c % 32u) & 1u) == 1u;
     if (isSeen) { value = value * select(own.reciprocal, own.penalty, value < 0.0); }
     weights[base + c] = key_of(value);
@@ -122,22 +117,7 @@ fn threshold(needed: vec2u, counted: bool, base: u32, lane: u32) -> u32 {
       id = c;
     }
   }
-  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md
-  if (!finite) { atomicStore(&broken, 1u); }
-  values[lane] = best;
-  ids[lane] = id;
-  workgroupBarrier();
-  for (var step = GROUP / 2u; step > 0u; step /= 2u) {
-    if (lane < step) {
-      let other = values[lane + step];
-      let at = ids[lane + step];
-      if (at != NONE && (ids[lane] == NONE || other > values[lane] || (other == values[lane] && at < ids[lane]))) {
-        values[lane] = other;
-        ids[lane] = at;
-      }
-    }
-    workgroupBarrier();
-  }
+  best_of_group(best, id, finite, lane);
   let top = workgroupUniformLoad(&values[0]);
   if (lane == 0u) { chosen = ids[0]; }
   if (own.inverse > 0.0) {

@@ -1,5 +1,5 @@
 // Checks before a run that its files can be written.
-import { refuseUnlike } from "../formats/gguf/export.ts";
+import { refuseUnlike } from "../formats/gguf/architecture.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import { refusePacked } from "../formats/peft/adapter.ts";

@@ -1,7 +1,8 @@
 // Exports a model to files for other programs: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
-import { ggufArch, slidingWindows, stageGguf } from "../formats/gguf/export.ts";
+import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
+import { stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/families.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";

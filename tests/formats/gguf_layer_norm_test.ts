@@ -1,7 +1,7 @@
 // GPT-2, GPT-NeoX and StableLM as GGUFs: read back with the same weights, and refused where llama.cpp's architectures cannot hold them.
 import assert from "node:assert/strict";
 import { exportModel } from "../../lib/disk/export_model.ts";
-import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/export.ts";
+import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
 import { type DecoderSpec, tensorShapes } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { openGguf, openHfFolder } from "../disk.ts";

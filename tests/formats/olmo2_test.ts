@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { formOf } from "../../lib/formats/hf/export.ts";
-import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/export.ts";
+import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { exportGguf, exportHf, openGguf, openHfFolder, openSafetensors } from "../disk.ts";
 import { inTemporaryFolder, refuses } from "./files.ts";

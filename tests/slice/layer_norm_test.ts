@@ -1,7 +1,7 @@
 // OPT, GPT-2, GPT-NeoX and StableLM: masked equals sliced and written, in each layout; what LayerNorm and their classes rule out is refused.
 import assert from "node:assert/strict";
 import { exportModel } from "../../lib/disk/export_model.ts";
-import { ggufArch } from "../../lib/formats/gguf/export.ts";
+import { ggufArch } from "../../lib/formats/gguf/architecture.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";

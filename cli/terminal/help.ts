@@ -50,10 +50,14 @@ export function helpCommand(command: CommandUnknownOpts, flag = "--help"): strin
 export class VerbHelp extends Help {
   override minWidthToWrap = 1;
   override showGlobalOptions = true;
+  #isFormatting = false;
 
+  /** The options that the help shows; outside of it all, from which commander says what a misspelt one was meant to be. */
   override visibleOptions(command: CommandUnknownOpts): Option[] {
     const options = super.visibleOptions(command);
-    return isShort(command) ? options.filter((option) => everyday.has(option) || option.long === "--help") : options;
+    return this.#isFormatting && isShort(command)
+      ? options.filter((option) => everyday.has(option) || option.long === "--help")
+      : options;
   }
 
   override visibleGlobalOptions(command: CommandUnknownOpts): Option[] {
@@ -115,7 +119,9 @@ export class VerbHelp extends Help {
   }
 
   override formatHelp(command: CommandUnknownOpts, helper: Help): string {
+    this.#isFormatting = true;
     const text = super.formatHelp(command, helper);
+    this.#isFormatting = false;
     if (!isShort(command)) return text;
     return `${text}\nAll ${command.options.length} options: ${helpCommand(command, HELP_ALL)}\n`;
   }

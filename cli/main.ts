@@ -15,6 +15,7 @@ import { experimentVerb } from "./verbs/experiment/experiment.ts";
 import { exportVerb } from "./verbs/export.ts";
 import { generateVerb } from "./verbs/generate.ts";
 import { inspect } from "./verbs/inspect.ts";
+import { leaveToFirst } from "./ranks.ts";
 import { reportError } from "./terminal/error.ts";
 import { setVerbosity, type Verbosity } from "./terminal/output.ts";
 import { planVerb } from "./verbs/plan.ts";
@@ -82,6 +83,7 @@ export async function main(args: readonly string[]): Promise<number> {
     }
     // The reader of our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
     if (error instanceof Deno.errors.BrokenPipe) return 141;
+    if (error instanceof CommanderError) await leaveToFirst(2);
     return reportError(error, { help: helpCommand(commandOf(program, words)), asJson: flags.includes("--json") });
   }
 }

@@ -1,11 +1,23 @@
 // A verb on several ranks: rank 0 prints and writes, and the failure of one ends all.
 import { CompressoError } from "../lib/core/errors.ts";
-import { type MpiRanks, openMpi } from "../lib/disk/mpi.ts";
+import { launchedRank, type MpiRanks, openMpi } from "../lib/disk/mpi.ts";
 import { reportError } from "./terminal/error.ts";
 import { silence, writeError } from "./terminal/output.ts";
 
 /** Milliseconds in which rank 0 shows an error that all ranks have. */
 const FIRST_SHOWS = 2000;
+
+/** Leaves it to the first rank to show an error that all have, since all were given the same words: ends the others. */
+export async function leaveToFirst(status: number): Promise<void> {
+  if ((launchedRank()?.rank ?? 0) === 0) return;
+  await firstHasShown();
+  Deno.exit(status);
+}
+
+/** A launcher ends all ranks once one has ended with an error. */
+async function firstHasShown(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, FIRST_SHOWS));
+}
 
 /** Does the work of a verb, on the ranks of the job that this process was started in; null where it was started alone. */
 export async function withRanks(
@@ -26,7 +38,7 @@ export async function withRanks(
       Deno.exit(error instanceof CompressoError ? error.exitStatus : 1);
     }
     if (!isFirst) {
-      await new Promise((resolve) => setTimeout(resolve, FIRST_SHOWS));
+      await firstHasShown();
       writeError(`compresso: rank ${ranks.rank} of ${ranks.size} failed:\n`);
     }
     ranks.abort(reportError(error, { asJson }));

@@ -115,12 +115,13 @@ Deno.test({
       const [words, pattern] of [
         [["--seed", "$((1+RANK))"], /rank 1 of 2 cannot train with the others[^]*seed: 2, on rank 0 1/],
         [["--accumulate", "1"], /cannot train on 2 ranks[^]*--accumulate 1/],
+        [["--acumulate", "2"], /unknown option '--acumulate'[^]*did you mean --accumulate\?/],
       ] as const
     ) {
       const { code, text } = await onRanks(2, [...OPTIONS, ...words, "--out", folder.at("run")]);
       assert.notEqual(code, 0);
       assert.match(text, pattern);
-      assert.equal(text.match(/compresso: .*cannot train/g)?.length, 1, text);
+      assert.equal(text.match(/compresso: .*(?:cannot train|unknown)/g)?.length, 1, text);
       assert.ok(!folder.has("run"));
     }
   },

@@ -11,15 +11,8 @@ export type { SamplingOptions } from "./sampling.ts";
 export type { TokenTimes } from "./timed_tokens.ts";
 
 // Many texts at once.
-export {
-  type BatchTextOptions,
-  createTextBatch,
-  generateMany,
-  type ManyRequest,
-  type ManyText,
-  type TextBatch,
-  type TextBatchOptions,
-} from "./many.ts";
+export { type BatchTextOptions, createTextBatch, type TextBatch, type TextBatchOptions } from "./text_batch.ts";
+export { generateMany, type ManyRequest, type ManyText } from "./many.ts";
 
 // Chats.
 export { type Chat, type ChatAnswer, type ChatOptions, createChat } from "./chat.ts";

@@ -8,24 +8,24 @@ interface ShapeOptions {
   readonly top: number | null;
 }
 
-/** The event that a stream begins with. */
-export function chatOpening(head: AnswerHead): Record<string, unknown> {
+/** The events that a stream begins with, one for each of its answers. */
+export function chatOpenings(head: AnswerHead, answers: number): readonly Record<string, unknown>[] {
   const delta = { role: "assistant", content: "" };
-  return {
+  return Array.from({ length: answers }, (_, index) => ({
     ...head,
     object: "chat.completion.chunk",
-    choices: [{ index: 0, delta, logprobs: null, finish_reason: null }],
-  };
+    choices: [{ index, delta, logprobs: null, finish_reason: null }],
+  }));
 }
 
 /** A piece as an event of a stream. */
 export function chatChunk(
   head: AnswerHead,
-  { text, tokens, finish }: Piece,
+  { index, text, tokens, finish }: Piece,
   { labels, top }: ShapeOptions,
 ): Record<string, unknown> {
   const logprobs = logprobsBody(tokens, { labels, top });
-  const choice = { index: 0, delta: text === "" ? {} : { content: text }, logprobs, finish_reason: finish };
+  const choice = { index, delta: text === "" ? {} : { content: text }, logprobs, finish_reason: finish };
   return { ...head, object: "chat.completion.chunk", choices: [choice] };
 }
 
@@ -35,8 +35,8 @@ export function chatBody(
   pieces: readonly Piece[],
   { labels, top, usage }: ShapeOptions & { readonly usage: Usage },
 ): Record<string, unknown> {
-  const choices = mergePieces(pieces).map(({ text, tokens, finish }) => ({
-    index: 0,
+  const choices = mergePieces(pieces).map(({ index, text, tokens, finish }) => ({
+    index,
     message: { role: "assistant", content: text, refusal: null },
     logprobs: logprobsBody(tokens, { labels, top }),
     finish_reason: finish,

@@ -5,7 +5,7 @@ import { CompressoError } from "../core/errors.ts";
 import { ApiError, badRequest, errorResponse, toApiError } from "./api_error.ts";
 import { parseFields, readJsonBody } from "./body.ts";
 import { preflight, withOrigin } from "./cors.ts";
-import { chatBody, chatChunk, chatOpening } from "./chat.ts";
+import { chatBody, chatChunk, chatOpenings } from "./chat.ts";
 import { type AnswerHead, completionBody, completionChunk, usageBody } from "./completions.ts";
 import { eventStream } from "./event_stream.ts";
 import { chatFields, type CommonFields, completionFields } from "./fields.ts";
@@ -57,8 +57,8 @@ interface Endpoint<Fields extends CommonFields> {
   readonly schema: z.ZodType<Fields>;
   readonly idPrefix: string;
   prepare(fields: Fields, options: PrepareOptions): Job;
-  /** Event before the first piece. */
-  opening(head: AnswerHead): Record<string, unknown> | null;
+  /** Events before the first piece. */
+  openings(head: AnswerHead, answers: number): readonly Record<string, unknown>[];
   chunk(head: AnswerHead, piece: Piece, options: Pick<Workbench, "labels"> & Pick<Job, "top">): Record<string, unknown>;
   body(
     head: AnswerHead,
@@ -86,7 +86,7 @@ const COMPLETIONS: Endpoint<z.infer<typeof completionFields>> = {
   schema: completionFields,
   idPrefix: "cmpl",
   prepare: prepareCompletion,
-  opening: () => null,
+  openings: () => [],
   chunk: completionChunk,
   body: completionBody,
 };
@@ -95,7 +95,7 @@ const CHAT: Endpoint<z.infer<typeof chatFields>> = {
   schema: chatFields,
   idPrefix: "chatcmpl",
   prepare: prepareChat,
-  opening: chatOpening,
+  openings: chatOpenings,
   chunk: chatChunk,
   body: chatBody,
 };
@@ -184,8 +184,7 @@ async function answer<Fields extends CommonFields>(
 
   async function* events(): AsyncGenerator<unknown, void, undefined> {
     const usageField = withUsage ? { usage: null } : {};
-    const opening = endpoint.opening(head);
-    if (opening) yield { ...opening, ...usageField };
+    for (const opening of endpoint.openings(head, job.prompts.length)) yield { ...opening, ...usageField };
     for (let next = first; !next.done; next = await pieces.next()) {
       yield { ...endpoint.chunk(head, next.value, { labels, top }), ...usageField };
     }

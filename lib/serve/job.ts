@@ -1,7 +1,7 @@
 // What a request asks of the model, and its work piece by piece: echo, log-probabilities and the end of a text.
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { FinishReason } from "../generate/generate.ts";
-import type { TextBatch } from "../generate/many.ts";
+import type { TextBatch } from "../generate/text_batch.ts";
 import { continuationDecoder, specialIds, streamText } from "../generate/text.ts";
 import { type LikelyToken, type PlaceLogprobs, placeLogprobs, tokenLogprobs } from "../eval/logprobs.ts";
 import type { Adapters, Model } from "../model/model.ts";

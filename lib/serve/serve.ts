@@ -7,7 +7,7 @@ import type { Adapters, Model } from "../model/model.ts";
 import { checkOrigin } from "./cors.ts";
 import { createHandler, type RequestRecord, type Serving } from "./handler.ts";
 import { type HttpListener, type HttpRequest, listenHttp } from "./http.ts";
-import { createTextBatch } from "../generate/many.ts";
+import { createTextBatch } from "../generate/text_batch.ts";
 import { createLabels } from "./labels.ts";
 import { resolveLimits, type ServeLimits } from "./limits.ts";
 import { createQueue } from "./queue.ts";

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type FinishReason, generate, type GenerateOptions } from "../../lib/generate/generate.ts";
-import { createTextBatch, generateMany, type ManyRequest } from "../../lib/generate/many.ts";
+import { generateMany, type ManyRequest } from "../../lib/generate/many.ts";
+import { createTextBatch } from "../../lib/generate/text_batch.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { pageBytes } from "../../lib/nn/decode/cache.ts";
 import { UNEVEN } from "../formats/models.ts";
@@ -138,6 +139,30 @@ Deno.test("texts wait in order for room in the KV cache, and one that can never 
   assert.deepEqual(fitting, { status: "fulfilled", value: expected[0] });
   assert.ok(failing.status === "rejected" && failing.reason instanceof CompressoError);
   assert.equal(failing.reason.code, "gpu");
+});
+
+Deno.test("texts of one prompt share its pages, during a text and after it, and give them up for others", async () => {
+  using model = await load();
+  const page = 2 * pageBytes(model.spec).reduce((sum, layer) => sum + layer, 0);
+  const requests = [1, 2, 3].map((seed) => ({ prompt: prompt(70, 3), maxTokens: 9, temperature: 1, seed }));
+  const other = { prompt: prompt(70, 5), maxTokens: 59 }, again = { prompt: prompt(70, 3), maxTokens: 20 };
+  const expected = await alone(model, [...requests, other, again]);
+  // A text alone takes two pages. Three of one prompt take one page together, and one each.
+  await using batch = createTextBatch(model, { cacheBytes: 4 * page });
+  const events: string[] = [];
+  const texts = await Promise.all(requests.map(async ({ prompt, ...own }) => {
+    const text = batch.generate(prompt, own), first = await text.next();
+    events.push("start");
+    assert.ok(!first.done);
+    const rest = await read(text);
+    events.push("end");
+    return { ...rest, tokens: [first.value, ...rest.tokens] };
+  }));
+  assert.deepEqual(texts, expected.slice(0, 3));
+  assert.deepEqual(events, ["start", "start", "start", "end", "end", "end"]);
+  const later = [again, other, other, again].map(({ prompt, ...own }) => read(batch.generate(prompt, own)));
+  const [, , , long, short] = expected;
+  assert.deepEqual(await Promise.all(later), [short, long, long, short]);
 });
 
 Deno.test("a disposed batch ends its texts, and sizes out of range are refused", async () => {

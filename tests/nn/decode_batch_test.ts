@@ -126,6 +126,39 @@ Deno.test("greedy tokens of sequences together are those of each alone, in group
   await assert.rejects(batch.next(rows, { count: 1 }), /was disposed/);
 });
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`a fork of a sequence has its bits and its pages, which the last of them frees, in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    const spec = { ...UNEVEN, layers: UNEVEN.layers.slice(0, 2) };
+    using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f16" });
+    using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 150, pages: 5 });
+    for (const length of [CACHE_KEYS - 1, CACHE_KEYS, CACHE_KEYS + 5]) {
+      const prompt = someTokens(length, spec.vocab), next = someTokens(3, spec.vocab);
+      const expected = await alone(model, [...prompt, next[0] ?? 0], next);
+      const first = batch.open(80) ?? assert.fail("no pages");
+      await first.prefill(prompt);
+      await batch.logits([{ sequence: first, token: 1 }]); // lies behind the fork
+      const fork = first.fork(length, { capacity: 140 }) ?? assert.fail("no pages");
+      const whole = Math.floor(length / CACHE_KEYS);
+      assert.equal(batch.freePages, 5 - 2 - (3 - whole));
+      assert.equal(first.fork(length, { capacity: 150 }), null);
+      first.trim(length);
+      await assert.rejects(first.prefill([1]), /capacity/);
+      const second = first.fork(length, { capacity: length + 1 }) ?? assert.fail("no pages");
+      first[Symbol.dispose]();
+      second[Symbol.dispose]();
+      assert.equal(batch.freePages, 2);
+      const seen: string[] = [];
+      for (const token of next.map((_, at) => at === 0 ? next[0] ?? 0 : next[at - 1] ?? 0)) {
+        seen.push((await batch.logits([{ sequence: fork, token }])).map((row) => row.join())[0] ?? "");
+      }
+      assert.deepEqual(seen, expected);
+      fork[Symbol.dispose]();
+      assert.equal(batch.freePages, 5);
+    }
+  });
+}
+
 Deno.test("as many sequences are decoded together as memory and bindings allow, from one to 32", async () => {
   using device = await openDevice();
   using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f32" });

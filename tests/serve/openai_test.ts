@@ -62,6 +62,33 @@ Deno.test("the openai client streams completions and chats, with usage at the en
   assert.equal(total, whole.usage?.total_tokens);
 });
 
+Deno.test("the openai client gets several answers to a chat, whole and streamed, each as of its own seed", async () => {
+  await using served = await serveDemo();
+  const client = clientOf(served);
+  const settings = {
+    model: NAME,
+    messages: [{ role: "user" as const, content: "Where is John?" }],
+    temperature: 1,
+    max_tokens: 6,
+  };
+  const { choices, usage } = await client.chat.completions.create({ ...settings, n: 3, seed: 7 });
+  assert.deepEqual(choices.map(({ index }) => index), [0, 1, 2]);
+  for (const { index, message } of choices) {
+    const alone = await client.chat.completions.create({ ...settings, seed: 7 + index });
+    assert.equal(message.content, alone.choices[0]?.message.content);
+    assert.equal(usage?.prompt_tokens, alone.usage?.prompt_tokens);
+  }
+  const streamed = ["", "", ""], roles: string[] = [];
+  for await (const chunk of await client.chat.completions.create({ ...settings, n: 3, seed: 7, stream: true })) {
+    for (const { index, delta } of chunk.choices) {
+      streamed[index] += delta.content ?? "";
+      if (delta.role) roles[index] = delta.role;
+    }
+  }
+  assert.deepEqual(streamed, choices.map(({ message }) => message.content));
+  assert.deepEqual(roles, ["assistant", "assistant", "assistant"]);
+});
+
 Deno.test("the openai client sends an answer back as it got it, and is answered again", async () => {
   await using served = await serveDemo();
   const client = clientOf(served), question = { role: "user", content: "Where is John?" } as const;

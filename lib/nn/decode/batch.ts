@@ -1,6 +1,6 @@
 // Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
-import { type CacheLimits, createCaches, mostPages, pageBytes, pagesOf } from "./cache.ts";
+import { type CacheLimits, copyPage, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { runPrefill } from "./prefill.ts";
@@ -31,6 +31,13 @@ export interface BatchSequence extends Disposable {
   readonly length: number;
   /** Reads the next tokens of the sequence in one pass. Tokens of other sequences may be decoded meanwhile. */
   prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
+  /**
+   * Another sequence of up to `capacity` tokens that begins with the first `tokens` of this one, without reading them
+   * again. Null if there are not enough pages: whole pages are shared, the last one is copied.
+   */
+  fork(tokens: number, options: { readonly capacity: number }): BatchSequence | null;
+  /** Forgets all tokens behind the first `tokens`, and frees their pages; no more can be read. */
+  trim(tokens: number): void;
 }
 
 /** A sequence and its next token. */
@@ -116,8 +123,8 @@ function planRows(sequences: number): number {
 
 /** A sequence with its pages. */
 interface Own extends BatchSequence {
-  readonly pages: readonly number[];
-  readonly capacity: number;
+  readonly pages: number[];
+  capacity: number;
   length: number;
 }
 
@@ -161,36 +168,70 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
     };
 
     const free = Array.from({ length: pages }, (_, page) => pages - 1 - page), owned = new Set<BatchSequence>();
+    /** Sequences that have each page. */
+    const users = new Uint8Array(pages);
+    const take = (wanted: readonly number[]): readonly number[] => {
+      for (const page of wanted) users[page] = (users[page] ?? 0) + 1;
+      return wanted;
+    };
+    const give = (unused: readonly number[]): void => {
+      for (const page of unused) {
+        const left = (users[page] ?? 0) - 1;
+        users[page] = left;
+        if (left === 0) free.push(page);
+      }
+    };
     const advance = (sequence: Own, count: number): void => {
       if (sequence.length + count > sequence.capacity) {
         throw new Error(`decoding: ${sequence.length} + ${count} tokens, capacity ${sequence.capacity}`);
       }
       sequence.length += count;
     };
-    const open = (room: number): BatchSequence | null => {
+    /** A sequence that begins with `length` tokens, which lie in the pages `shared`. */
+    const openBehind = (
+      room: number,
+      { shared, length }: { readonly shared: readonly number[]; readonly length: number },
+    ): Own | null => {
       if (room > capacity) throw new Error(`decoding: a sequence of ${room} tokens, capacity ${capacity}`);
-      if (free.length < pagesOf(room)) return null;
-      const taken = free.splice(free.length - pagesOf(room));
+      const count = pagesOf(room) - shared.length;
+      if (free.length < count) return null;
+      const own = [...take(shared), ...take(free.splice(free.length - count))];
       const sequence: Own = {
-        pages: taken,
+        pages: own,
         capacity: room,
-        length: 0,
+        length,
         async prefill(tokens, { signal } = {}): Promise<void> {
           if (tokens.length === 0) return;
           const start = sequence.length;
           advance(sequence, tokens.length);
-          using table = device.uploadBuffer("pages", Uint32Array.from(taken));
+          using table = device.uploadBuffer("pages", Uint32Array.from(own));
           using position = device.createBuffer("position", 4);
-          const own = { ...state, position, pages: { buffer: table, perRow: taken.length } };
-          await runPrefill(device, own, { tokens, start, lora, stepState, signal });
+          const ownState = { ...state, position, pages: { buffer: table, perRow: own.length } };
+          await runPrefill(device, ownState, { tokens, start, lora, stepState, signal });
+        },
+        fork(tokens, { capacity: wanted }): BatchSequence | null {
+          if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
+          const whole = Math.floor(tokens / tokensOf(1));
+          const fork = openBehind(wanted, { shared: own.slice(0, whole), length: tokens });
+          const from = own[whole], to = fork?.pages[whole];
+          if (tokens > tokensOf(whole) && from !== undefined && to !== undefined) {
+            copyPage(device, state.caches, { spec, from, to });
+          }
+          return fork;
+        },
+        trim(tokens): void {
+          if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
+          sequence.length = sequence.capacity = tokens;
+          give(own.splice(pagesOf(tokens)));
         },
         [Symbol.dispose](): void {
-          if (owned.delete(sequence)) free.push(...taken);
+          if (owned.delete(sequence)) give(own);
         },
       };
       owned.add(sequence);
       return sequence;
     };
+    const open = (room: number): BatchSequence | null => openBehind(room, { shared: [], length: 0 });
 
     /** The sequences of the last step, in the order of their rows. */
     let current: readonly Own[] = [];

@@ -2,7 +2,7 @@
 import { existing } from "../../core/guards.ts";
 import { CACHE_KEYS, cacheAppend, cacheFill } from "../../../kernels/mod.ts";
 import type { DeviceBuffer, DeviceLimits, DeviceTexture } from "../../gpu/types.ts";
-import type { Device } from "../../gpu/device.ts";
+import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
@@ -129,6 +129,35 @@ export function recordCacheFill(
     [k, v, position, pages.buffer, cache.k, cache.v, { params: params.map(u32) }],
     { groups: [Math.ceil(width / 64), height, Math.ceil(rows / height)], cost: 40 * rows * stride },
   );
+}
+
+/** Copies a page to another one, in every layer. Pages of one texture cannot be copied directly. */
+export function copyPage(
+  device: Device,
+  { layers }: DecodeCaches,
+  { spec, from, to }: { readonly spec: DecoderSpec; readonly from: number; readonly to: number },
+): void {
+  const bytes = pageBytes(spec), width = CACHE_KEYS * headStride(spec.headDim) / 4;
+  const bytesPerRow = width * TEXEL_BYTES;
+  using between = device.createBuffer("page", Math.max(...bytes));
+  const encoder = device.gpu.createCommandEncoder();
+  layers.forEach((cache, index) => {
+    if (!cache) return;
+    if (cache.placement === "buffer") {
+      const size = bytes[index] ?? 0;
+      for (const { raw } of [cache.k, cache.v]) {
+        encoder.copyBufferToBuffer(raw, from * size, between.raw, 0, size);
+        encoder.copyBufferToBuffer(between.raw, 0, raw, to * size, size);
+      }
+      return;
+    }
+    const rows = spec.layers[index]?.kvHeads ?? 0, place = { buffer: between.raw, bytesPerRow };
+    for (const { raw: texture } of [cache.k, cache.v]) {
+      encoder.copyTextureToBuffer({ texture, origin: [0, from * rows] }, place, [width, rows]);
+      encoder.copyBufferToTexture(place, { texture, origin: [0, to * rows] }, [width, rows]);
+    }
+  });
+  device.gpu.queue.submit([encoder.finish()]);
 }
 
 /** The caches and the places in them of the sequences of a plan. */

@@ -66,7 +66,7 @@ function outputBiases(
     if (known) made.set(name, known);
     return known;
   };
-  const { readBlocks } = base;
+  const { readBlocks, readStored } = base;
   return {
     spec,
     ...(base.provenance ? { provenance: base.provenance } : {}),
@@ -77,6 +77,7 @@ function outputBiases(
       return bias.slice(start, start + count);
     },
     ...(readBlocks ? { readBlocks: (name, options) => readBlocks.call(base, name, options) } : {}),
+    ...(readStored ? { readStored: (name, rows) => readStored.call(base, name, rows) } : {}),
     storedDtype: (name) => makers.has(name) ? "f32" : base.storedDtype(name),
   };
 }

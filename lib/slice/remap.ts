@@ -68,8 +68,7 @@ export function remapSource(
     storedDtype(name): string {
       shapeOf(name);
       const made = remap(name);
-      if ("fill" in made || made.rowScale || made.colScale || made.lowRank || made.plus?.length) return "f32";
-      return base.storedDtype(made.from);
+      return "fill" in made || isComputed(made) ? "f32" : base.storedDtype(made.from);
     },
     async read(name, range): Promise<Float32Array<ArrayBuffer>> {
       const { start, count, width } = rowWindow(name, shapeOf(name), { rows: range });
@@ -94,9 +93,7 @@ export function remapSource(
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const made = remap(name), { start, count, width } = rowWindow(name, shapeOf(name), { rows: options.rows });
-      const isWhole = !("fill" in made) && !made.cols && !made.rowScale && !made.colScale && !made.lowRank &&
-        !made.plus?.length;
-      if (!isWhole) return null;
+      if (!hasWholeRows(made)) return null;
       if (!made.rows) return await base.readBlocks?.(made.from, options) ?? null;
       const perRow = blocksOf(width);
       const codes = new Uint8Array(count * width), scales = new Uint32Array(count * perRow);
@@ -113,7 +110,36 @@ export function remapSource(
       }
       return { codes, scales };
     },
+    async readStored(name, range): Promise<Uint8Array<ArrayBuffer> | null> {
+      const made = remap(name), { start, count, width } = rowWindow(name, shapeOf(name), { rows: range });
+      if (!hasWholeRows(made)) return null;
+      if (!made.rows) return await base.readStored?.(made.from, range) ?? null;
+      let out: Uint8Array<ArrayBuffer> | null = null;
+      for (const { at, end, first, last } of runsOf(made.rows, { start, count }, width)) {
+        const rows = { start: first, count: last - first + 1 };
+        const stored = await base.readStored?.(made.from, rows);
+        if (!stored) return null;
+        const rowBytes = stored.length / rows.count;
+        out ??= new Uint8Array(count * rowBytes);
+        for (let place = at; place < end; place++) {
+          const row = (made.rows[place] ?? -1) - first;
+          if (row < 0) return null;
+          out.set(stored.subarray(row * rowBytes, (row + 1) * rowBytes), (place - start) * rowBytes);
+        }
+      }
+      return out;
+    },
   };
+}
+
+/** Whether values are computed from those of the base. */
+function isComputed({ rowScale, colScale, lowRank, plus = [] }: Remap): boolean {
+  return Boolean(rowScale || colScale || lowRank) || plus.length > 0;
+}
+
+/** Whether each row is one of the base, unchanged. */
+function hasWholeRows(made: Remap | Constant): made is Remap {
+  return !("fill" in made) && !made.cols && !isComputed(made);
 }
 
 /** New rows `at` to `end` whose base rows are in order, from `first` to `last`, and within one chunk. */

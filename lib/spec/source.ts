@@ -56,6 +56,11 @@ export interface WeightSource {
    * otherwise. Absent for sources that never read f16 so, such as ones that change the values of another. Throws like `read`.
    */
   readHalf?(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
+  /**
+   * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that a file of that type holds the same
+   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so. Throws like `read`.
+   */
+  readStored?(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer> | null>;
   /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
   storedDtype(name: string): string;
 }

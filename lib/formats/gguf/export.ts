@@ -44,7 +44,7 @@ import {
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
-import type { GgufTyped, GgufValue } from "./types.ts";
+import { type GgufTensorType, type GgufTyped, type GgufValue, TENSOR_FORMATS } from "./types.ts";
 import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./write.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import type { Provenance } from "../../spec/provenance.ts";
@@ -125,17 +125,22 @@ function contentOf(
     const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];
     // A fused tensor takes the place of its first part.
     if (parts[0] !== canonical) continue;
-    const name = whole ? fusedGgufName(whole) : gguf.name;
+    const name = whole ? fusedGgufName(whole) : gguf.name, type = choice?.type ?? "f32";
     if (choice?.type === "f16" && choice.wanted !== "f16") fellBack.push(name);
     tensors.push({
       name,
-      type: choice?.type ?? "f32",
+      type,
       shape: whole?.shape ?? shape,
       data: async () => {
         options.signal?.throwIfAborted();
-        const read = (part: string): Promise<Float32Array> =>
-          tensorData(source, { canonical: part, gguf, shape: shapes.get(part) ?? [], arch, added: !own.has(part) });
-        return whole ? joined(await Promise.all(parts.map(read))) : await read(canonical);
+        const tensorOf = (part: string): ExportedTensor => {
+          return { canonical: part, gguf, shape: shapes.get(part) ?? [], type, arch, added: !own.has(part) };
+        };
+        if (!whole) {
+          const tensor = tensorOf(canonical);
+          return await storedData(source, tensor) ?? await tensorData(source, tensor);
+        }
+        return joined(await Promise.all(parts.map((part) => tensorData(source, tensorOf(part)))));
       },
     });
   }
@@ -274,29 +279,52 @@ function queryScale(spec: DecoderSpec, canonical: string, gemma: GemmaArch): num
   return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / gemmaScale(gemma, spec) : 1;
 }
 
-async function tensorData(
-  source: WeightSource,
-  tensor: {
-    readonly canonical: string;
-    readonly gguf: GgufName;
-    readonly shape: readonly number[];
-    readonly arch: GgufArch;
-    readonly added: boolean;
-  },
-): Promise<Float32Array> {
-  const { canonical, gguf, shape, arch } = tensor;
+/** A tensor of the model as the file holds it. */
+interface ExportedTensor {
+  readonly canonical: string;
+  readonly gguf: GgufName;
+  readonly shape: readonly number[];
+  readonly type: GgufTensorType;
+  readonly arch: GgufArch;
+  /** Whether the model does not have it. */
+  readonly added: boolean;
+}
+
+/** The factor of a tensor: llama.cpp's factor of q·k goes by the shape, and what differs goes into the weight of the norm of q, or of q. */
+function factorOf({ spec }: WeightSource, { canonical, arch }: ExportedTensor): number {
+  const gemma = GEMMA_ARCHS[arch];
+  return gemma ? queryScale(spec, canonical, gemma) : 1;
+}
+
+/** The blocks of a quantised tensor as its file has them; null where they have another type or were changed. */
+async function storedData(source: WeightSource, tensor: ExportedTensor): Promise<Uint8Array<ArrayBuffer> | null> {
+  const { canonical, type, added } = tensor;
+  if (added || TENSOR_FORMATS[type].block === 1 || source.storedDtype(canonical) !== type) return null;
+  if (factorOf(source, tensor) !== 1) return null;
+  const stored = await source.readStored?.(canonical) ?? null;
+  return stored && inFileOrder(stored, () => new Uint8Array(stored.length), { source, tensor });
+}
+
+async function tensorData(source: WeightSource, tensor: ExportedTensor): Promise<Float32Array> {
+  const { canonical, gguf, shape, added } = tensor;
   // What the model does not have is added: weights and biases of 0, and norms of 1 so that nothing divides by them.
-  if (tensor.added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
-  const data = await source.read(canonical), gemma = GEMMA_ARCHS[arch];
-  const scale = gemma ? queryScale(source.spec, canonical, gemma) : 1;
-  // llama.cpp's factor of q·k goes by the shape: what differs goes into the weight of the norm of q, or of q.
-  if (scale !== 1) return data.map((value) => value * scale);
-  const projection = gguf.part?.projection;
+  if (added) return new Float32Array(elementCount(shape)).fill(gguf.part ? 0 : 1);
+  const data = await source.read(canonical), factor = factorOf(source, tensor);
+  if (factor !== 1) return data.map((value) => value * factor);
+  return inFileOrder(data, () => new Float32Array(data.length), { source, tensor });
+}
+
+/** Rows of q and k in the order of the file; `make` gives the place for them where that differs. */
+function inFileOrder<T extends Float32Array | Uint8Array<ArrayBuffer>>(
+  data: T,
+  make: () => T,
+  { source, tensor }: { readonly source: WeightSource; readonly tensor: ExportedTensor },
+): T {
+  const { gguf, shape: [rows = 0], arch } = tensor, projection = gguf.part?.projection;
   if (!turnsNeighbours(arch) || (projection !== "q" && projection !== "k")) return data;
-  const out = new Float32Array(data.length);
-  const [rows = 0, width = 1] = shape;
+  const width = data.length / rows, target = make();
   for (let row = 0; row < rows; row++) {
-    out.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
+    target.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
   }
-  return out;
+  return target;
 }

@@ -15,6 +15,8 @@ export interface GgufFile extends GgufHeader {
   readTensor(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
   /** The same as f16 bit patterns; null where the tensor is of another type. */
   readTensorHalf(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
+  /** The same as the bytes of the file. */
+  readTensorStored(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>>;
   /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
   readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
 }
@@ -43,6 +45,13 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
       const { count, pieces } = readPieces(source, tensor, rows);
       const out = new Uint16Array(count), bytes = new Uint8Array(out.buffer);
       for await (const { raw, at } of pieces) bytes.set(raw, 2 * at);
+      return out;
+    },
+    async readTensorStored(name, rows): Promise<Uint8Array<ArrayBuffer>> {
+      const tensor = find(name), { block, bytes } = TENSOR_FORMATS[tensor.type];
+      const { count, pieces } = readPieces(source, tensor, rows);
+      const out = new Uint8Array(count / block * bytes);
+      for await (const { raw, at } of pieces) out.set(raw, at / block * bytes);
       return out;
     },
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {

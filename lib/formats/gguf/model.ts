@@ -62,6 +62,13 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
       const bits = await file.readTensorHalf(tensor.name, heads);
       return bits && pickRows(bits, new Uint16Array(count * width), { width, rowOf });
     },
+    async readStored(name, rows): Promise<Uint8Array<ArrayBuffer>> {
+      const { tensor, rotated, part } = tensorOf(name);
+      if (!rotated) return await file.readTensorStored(tensor.name, part ? rowsWithin(part, rows) : rows);
+      const { heads, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
+      const stored = await file.readTensorStored(tensor.name, heads), width = stored.length / heads.count;
+      return pickRows(stored, new Uint8Array(count * width), { width, rowOf });
+    },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);
       return rotated
@@ -120,7 +127,7 @@ function headsOf({ tensor, headDim, rows }: Rotated & { readonly rows: RowRange 
 }
 
 /** Fills `target` with rows of `from`. */
-function pickRows<T extends Float32Array | Uint8Array | Uint16Array | Uint32Array>(
+function pickRows<T extends Float32Array | Uint8Array<ArrayBuffer> | Uint16Array | Uint32Array>(
   from: T,
   target: T,
   { width, rowOf }: { readonly width: number; readonly rowOf: (index: number) => number },

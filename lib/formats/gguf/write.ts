@@ -16,14 +16,17 @@ import { elementCount } from "../../spec/row_range.ts";
 /** What tensors are aligned to, where the metadata do not say otherwise. */
 export const GGUF_ALIGNMENT = 32;
 
-/** A tensor to write. `data` is called once, when its turn comes; its values are encoded as `type`. */
+/** A tensor to write. `data` is called once, when its turn comes: values are encoded as `type`, bytes are written as they are. */
 export interface GgufItem {
   readonly name: string;
   readonly type: GgufTensorType;
   /** Row-major, as [out, in]; the last size must be a multiple of the type's block. */
   readonly shape: readonly number[];
-  readonly data: () => Float32Array | Promise<Float32Array>;
+  readonly data: () => GgufData | Promise<GgufData>;
 }
+
+/** Values of a tensor, or the bytes of its blocks. */
+export type GgufData = Float32Array | Uint8Array<ArrayBuffer>;
 
 /** What a GGUF holds. */
 export interface GgufContent {
@@ -153,16 +156,17 @@ function writeScalar(out: ByteWriter, key: string, { type, value }: GgufTyped): 
 }
 
 async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
-  const data = await item.data();
-  const expected = elementCount(item.shape);
+  const data = await item.data(), isEncoded = data instanceof Uint8Array;
+  const expected = isEncoded ? byteLength(item) : elementCount(item.shape);
   if (data.length !== expected) {
     throw new CompressoError("mismatch", {
       what: `cannot write the tensor ${item.name}`,
-      rule: `it has ${expected} values for [${item.shape.join(", ")}]`,
+      rule: `it has ${expected} ${isEncoded ? "bytes" : "values"} for [${item.shape.join(", ")}]`,
       value: String(data.length),
       fix: "give data and shape of one tensor",
     });
   }
+  if (isEncoded) return await file.write(data);
   // In pieces, so that a large tensor is not in memory twice.
   for (let at = 0; at < data.length; at += PIECE_VALUES) {
     const piece = data.subarray(at, at + PIECE_VALUES);

@@ -62,7 +62,8 @@ type Splitter = (text: string, isOwn: boolean) => Split | null;
 
 /** Byte pair encoding of a single token's text. */
 function bpeSplit(model: Json, vocab: ReadonlyMap<string, number>): Splitter {
-  const hasBytes = model["byte_fallback"] === true, size = 1 + Math.max(...vocab.values());
+  const hasBytes = model["byte_fallback"] === true;
+  const size = vocab.values().reduce((most, id) => Math.max(most, id + 1), 0);
   const merges = new Map<number, { readonly rank: number; readonly id: number }>();
   const list: readonly unknown[] = Array.isArray(model["merges"]) ? model["merges"] : [];
   list.forEach((merge, rank) => {
@@ -101,7 +102,7 @@ function unigramSplit(model: Json, vocab: ReadonlyMap<string, number>): Splitter
   for (const entry of list) {
     if (Array.isArray(entry) && typeof entry[0] === "string") scores.set(entry[0], Number(entry[1]));
   }
-  const longest = Math.max(1, ...[...scores.keys()].map((text) => text.length));
+  const longest = scores.keys().reduce((most, text) => Math.max(most, text.length), 1);
   return (text) => {
     if (hasBytes && BYTE.test(text)) return null;
     const best = new Float64Array(text.length + 1).fill(-Infinity), from = new Int32Array(text.length + 1);

@@ -26,6 +26,16 @@ Deno.test("a BPE token is made of the two tokens of its last merge, and needs th
   assert.deepEqual(needs, parts);
 });
 
+Deno.test("a vocabulary may be as large as Gemma's", () => {
+  const size = 262_144, added = Array.from({ length: size }, (_, id) => [`${id} `, 10 + id]);
+  const vocab = {
+    ...Object.fromEntries(Array.from("0123456789", (digit, id) => [digit, id])),
+    ...Object.fromEntries(added),
+  };
+  const { ids, isFixed } = tokenPieces(createTokenizer({ model: { type: "BPE", vocab, merges: [] } }, {}));
+  assert.deepEqual([ids.length, isFixed.length], [size + 10, size + 10]);
+});
+
 Deno.test("tokens that cost least go first, and what a cut token falls into counts its uses", () => {
   const pieces = tokenPieces(letters());
   // Uses of ab 1, cd 2, abc 5, abcd 3.

@@ -21,6 +21,7 @@ export const MODEL_TYPES = [
   "gpt2",
   "gpt_neox",
   "stablelm",
+  "phi",
   "compresso",
 ] as const;
 
@@ -29,7 +30,7 @@ export const WRAPPERS: Readonly<Record<string, readonly string[]>> = { gemma3: [
 
 /** What to do about a model of another family. */
 export const GIVE_FAMILY =
-  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OLMo 2, OPT, GPT-2, GPT-NeoX (Pythia) or StableLM family";
+  "give a dense text model of the LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi-3, SmolLM3, Granite, OLMo 2, OPT, GPT-2, GPT-NeoX (Pythia), StableLM or Phi-2 family";
 
 /** Architectures of GGUFs that are read and written; deci is a llama whose layers may differ, openelm a qwen3 whose layers may. */
 export const GGUF_ARCHS = [
@@ -48,6 +49,7 @@ export const GGUF_ARCHS = [
   "gpt2",
   "gptneox",
   "stablelm",
+  "phi2",
 ] as const;
 
 /** An architecture of llama.cpp. */

@@ -1,6 +1,6 @@
 // A part of a model as a model: half a layer, or a band of the output head.
 import type { RowRange, WeightSource } from "../spec/source.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, presentProjections } from "../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, HEAD_BIAS, type LayerSpec, presentProjections } from "../spec/decoder.ts";
 import type { Adapters } from "./model.ts";
 
 /** A model, or a part of one, with its masks and LoRA. */
@@ -48,9 +48,9 @@ function part(source: WeightSource, { layers, head, rows, rename }: {
   return {
     spec: { ...source.spec, vocab: rows.count, layers, tied: true, bosId: null, eosIds: [], padId: null },
     read(name, range): Promise<Float32Array<ArrayBuffer>> {
-      if (name !== EMBEDDING) return source.read(rename(name), range);
+      if (name !== EMBEDDING && name !== HEAD_BIAS) return source.read(rename(name), range);
       const { start, count } = range ?? { start: 0, count: rows.count };
-      return source.read(head, { start: rows.start + start, count });
+      return source.read(name === EMBEDDING ? head : name, { start: rows.start + start, count });
     },
     storedDtype: (name) => source.storedDtype(name === EMBEDDING ? head : rename(name)),
   };

@@ -141,7 +141,12 @@ export function recordLayerBackward(context: DecoderContext, index: number): voi
 /** Whether attention and FFN of a layer both read its input. */
 function isParallelLayer({ weights: { spec, layers } }: DecoderContext, index: number): boolean {
   const layer = layers[index];
-  return spec.parallel === true && layer?.attention !== null && layer?.ffn !== null;
+  return spec.parallel !== undefined && layer?.attention !== null && layer?.ffn !== null;
+}
+
+/** Whether the FFN of a layer reads the normalised input of its attention, h1. */
+function readsAttentionNorm(context: DecoderContext, index: number): boolean {
+  return context.weights.spec.parallel === "shared" && isParallelLayer(context, index);
 }
 
 /** What the FFN of a layer reads. */
@@ -210,10 +215,11 @@ function recordFfnPart(
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index);
   const { spec } = weights, { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
-  const width = layer.spec.ffn;
+  const width = layer.spec.ffn, isShared = readsAttentionNorm(context, index);
   plan.section("elementwise");
-  if (norm) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
-  const h = norm ? f.h2 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
+  if (norm && !isShared) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
+  const h = isShared ? f.h1 : norm ? f.h2 : x,
+    input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
@@ -228,6 +234,7 @@ function recordFfnPart(
   recordProjection(context, { layer: index, projection: "down", input: activated, output: f.y2, again });
 }
 
+/** With a norm that attention shares, dh receives (=) the FFN's part of the gradient of h1, and dx nothing. */
 function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index), b = backwardOf(context);
@@ -253,18 +260,19 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   };
   if (spec.ungated) recordUngatedBackward(plan, io, { rows, width, activation });
   else recordGatedBackward(plan, { ...io, gate: f.gate }, { rows, width, activation });
+  const isShared = readsAttentionNorm(context, index);
   for (const [nth, projection] of ffnInputs(spec).entries()) {
     const buffer = f[projection];
     recordProjectionBackward(context, {
       layer: index,
       projection,
-      input: { buffer: norm ? f.h2 : x, width: hidden },
+      input: { buffer: isShared ? f.h1 : norm ? f.h2 : x, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
       output: norm ? b.dh : b.dx,
       accumulate: !norm || nth > 0,
     });
   }
-  if (!norm) return;
+  if (!norm || isShared) return;
   plan.section("elementwise");
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[1], dx: b.dx }, { rows, spec, accumulate: true });
 }
@@ -322,7 +330,7 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
       input: { buffer: norm ? f.h1 : x, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
       output: norm ? b.dh : b.dx,
-      accumulate: !norm || projection !== "q",
+      accumulate: !norm || projection !== "q" || readsAttentionNorm(context, index),
     });
   }
   if (!norm) return;

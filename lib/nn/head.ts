@@ -6,7 +6,7 @@ import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
 import { recordNorm, recordNormBackward } from "./norm.ts";
-import { recordCopyRows, recordCrossEntropy, recordSoftCap, recordTopLogits } from "./ops.ts";
+import { recordBias, recordCopyRows, recordCrossEntropy, recordSoftCap, recordTopLogits } from "./ops.ts";
 
 /** Rows of a product tile. */
 const ROW_TILE = 16;
@@ -113,7 +113,7 @@ function recordHead(context: DecoderContext, { rows }: { readonly rows: number }
   if (cap !== undefined) recordSoftCap(plan, act.logits, { count: rows * strideOf(spec.vocab), cap });
 }
 
-/** act.logits = head(act.chunk), without a soft cap. */
+/** act.logits = head(act.chunk) and its bias, without a soft cap. */
 function recordRawHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
   const stride = strideOf(weights.spec.hidden);
   plan.repeat(`head of ${rows} rows`, () =>
@@ -124,6 +124,8 @@ function recordRawHead({ plan, weights, act }: DecoderContext, { rows }: { reado
       { buffer: act.logits, stride: strideOf(weights.spec.vocab) },
       { rows, direction: "forward" },
     ));
+  if (!weights.headBias) return;
+  recordBias(plan, { b: weights.headBias, y: act.logits }, { rows, width: weights.spec.vocab });
 }
 
 /**

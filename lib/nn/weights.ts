@@ -6,12 +6,13 @@ import {
   FINAL_NORM,
   hasBias,
   HEAD,
+  HEAD_BIAS,
   headNormName,
   headNormWidths,
+  layerNorms,
   type LayerSpec,
   normBiasName,
   normName,
-  normPlaces,
   positionRows,
   POSITIONS,
   presentProjections,
@@ -44,7 +45,7 @@ export interface LayerWeights {
     /** Weights of the q and k norms, [headStride] or with "whole" as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** FFN: norm (null likewise), norm of the output (null without `normPlaces`) and projections; gate is null without one. */
+  /** FFN: norm (null likewise; that of attention where they share one), norm of the output (null without `normPlaces`) and projections; gate is null without one. */
   readonly ffn: {
     readonly norm: NormWeights | null;
     readonly outputNorm: DeviceBuffer | null;
@@ -72,6 +73,8 @@ export interface Weights extends Disposable {
   readonly finalNorm: NormWeights;
   /** Output head; the embedding itself if tied. */
   readonly head: Matrix;
+  /** Bias of the output head [strideOf(vocab)]; null without `headBias`. */
+  readonly headBias: DeviceBuffer | null;
 }
 
 /** Options of {@link loadWeights}. */
@@ -131,7 +134,6 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     if (name === FINAL_NORM && divisor !== 1) padded.forEach((value, i) => padded[i] = value / divisor);
     return own(device.uploadBuffer(name, padded));
   };
-  const hasInputNorms = normPlaces(spec).includes("attention");
   /** The norm of each head has the width of a head, one over the whole width that of all heads, each padded. */
   const headNorm = async (index: number, of: "q" | "k"): Promise<DeviceBuffer> => {
     const name = headNormName(index, of), layer = spec.layers[index];
@@ -153,6 +155,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     progress();
     const layers: LayerWeights[] = [];
     for (const [index, layer] of spec.layers.entries()) {
+      const has = layerNorms(spec, layer);
+      const shared = spec.parallel === "shared" && has.includes("attention")
+        ? await norm(normName(index, "attention"))
+        : null;
+      const inputNorm = async (place: "attention" | "ffn"): Promise<NormWeights | null> =>
+        shared ?? (has.includes(place) ? await norm(normName(index, place)) : null);
       const part = (projection: Projection): Promise<Matrix> =>
         matrix(
           projectionName(index, projection),
@@ -162,7 +170,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       layers.push({
         spec: layer,
         attention: layer.heads === 0 ? null : {
-          norm: hasInputNorms ? await norm(normName(index, "attention")) : null,
+          norm: await inputNorm("attention"),
           outputNorm: spec.normPlaces ? await vector(normName(index, "attention_output")) : null,
           q: await part("q"),
           k: await part("k"),
@@ -176,7 +184,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
             : null,
         },
         ffn: layer.ffn === 0 ? null : {
-          norm: hasInputNorms ? await norm(normName(index, "ffn")) : null,
+          norm: await inputNorm("ffn"),
           outputNorm: spec.normPlaces ? await vector(normName(index, "ffn_output")) : null,
           gate: spec.ungated ? null : await part("gate"),
           up: await part("up"),
@@ -188,10 +196,11 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     }
     const finalNorm = await norm(FINAL_NORM);
     const head = spec.tied ? embedding : await matrix(HEAD, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    const headBias = spec.headBias ? own(await loadHeadBias(device, source)) : null;
     progress();
     device.check();
     const { baseDtype } = options;
-    return { spec, baseDtype, embedding, positions, layers, finalNorm, head, [Symbol.dispose]: dispose };
+    return { spec, baseDtype, embedding, positions, layers, finalNorm, head, headBias, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -247,7 +256,8 @@ export async function shareLayers(
     loadMatrix(device, source, { name, shape, logical: shape, own, options });
   try {
     const embedding = await load(EMBEDDING), head = spec.tied ? embedding : await load(HEAD);
-    return { ...weights, spec, embedding, head, [Symbol.dispose]: dispose };
+    const headBias = spec.headBias ? own(await loadHeadBias(device, source)) : null;
+    return { ...weights, spec, embedding, head, headBias, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -294,6 +304,13 @@ async function loadPositions(device: Device, source: WeightSource): Promise<Devi
   }
   device.write(buffer, padded);
   return buffer;
+}
+
+/** The bias of the output head, whose divisor of the logits the final norm carries: it is divided too. */
+async function loadHeadBias(device: Device, source: WeightSource): Promise<DeviceBuffer> {
+  const { spec } = source, padded = new Float32Array(strideOf(spec.vocab)), { logits: divisor = 1 } = spec.scales ?? {};
+  if (!device.isDry) padded.set(finite(HEAD_BIAS, await source.read(HEAD_BIAS)).map((value) => value / divisor));
+  return device.uploadBuffer(HEAD_BIAS, padded);
 }
 
 async function loadBiases(

@@ -7,8 +7,8 @@ import {
   biasName,
   type DecoderSpec,
   ffnMatrices,
+  hasNorm,
   headNormName,
-  isAttentionNorm,
   layersAlike,
   type LayerSpec,
   linearPerDim,
@@ -109,7 +109,7 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       made.set(bias, there ? { from: bias, rows } : { fill: 0 });
     }
     for (const place of normPlaces(spec)) {
-      if ((isAttentionNorm(place) ? layer.heads : layer.ffn) > 0) continue;
+      if (hasNorm(spec, layer, place)) continue;
       normTensors(spec, normName(index, place)).forEach((name, i) => made.set(name, { fill: 1 - i }));
     }
     if (layer.heads === 0) { for (const of of QK) made.set(headNormName(index, of), { fill: 1 }); }

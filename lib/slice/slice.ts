@@ -244,7 +244,7 @@ function outputBiases(spec: DecoderSpec, plans: readonly LayerPlan[]): Map<strin
   plans.forEach((plan, index) => {
     const layer = spec.layers[index];
     // The FFN of a parallel layer does not read what its attention writes, so a cut attention's bias goes to the FFN's.
-    const isSwapped = spec.parallel === true && plan.spec.heads === 0;
+    const isSwapped = spec.parallel !== undefined && plan.spec.heads === 0;
     for (const projection of isSwapped ? ["down", "o"] as const : ["o", "down"] as const) {
       const part = projection === "o" ? "heads" : "ffn", name = biasName(index, projection);
       const isLeft = plan.spec[part] > 0;

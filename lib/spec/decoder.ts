@@ -77,8 +77,12 @@ export interface DecoderSpec {
   readonly normEps: number;
   /** LayerNorm, with a bias [hidden] beside each weight, instead of RMSNorm. */
   readonly norm?: "layer";
-  /** Attention and FFN both read the input of their layer (parallel residual); absent: the FFN reads what attention left. */
-  readonly parallel?: true;
+  /**
+   * Attention and FFN both read the input of their layer (parallel residual): "own" each through a norm of its own,
+   * "shared" both through the norm of attention, which a layer with either part has. Absent: the FFN reads what
+   * attention left.
+   */
+  readonly parallel?: "own" | "shared";
   /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
   readonly ungated?: true;
   /**
@@ -90,6 +94,8 @@ export interface DecoderSpec {
   readonly rope: Rope;
   /** Whether the output head is the embedding matrix. */
   readonly tied: boolean;
+  /** The output head has a bias [vocab], also where its matrix is the embedding. */
+  readonly headBias?: true;
   /** Projections with a bias, in every layer that has them; absent if there are none. */
   readonly biases?: readonly Projection[];
   /**
@@ -160,6 +166,8 @@ export const POSITIONS = "model.embed_positions.weight";
 export const FINAL_NORM = "model.norm.weight";
 /** Output head, [vocab, hidden]; absent if tied. */
 export const HEAD = "lm_head.weight";
+/** Bias of the output head, [vocab]; only with `headBias`. */
+export const HEAD_BIAS = "lm_head.bias";
 
 /** Layer of a tensor by its canonical name; NaN if it belongs to no layer. */
 export function layerOf(name: string): number {
@@ -204,15 +212,21 @@ const NORM_NAMES: Readonly<Record<NormPlace, string>> = {
 };
 
 /** The norms of a layer, in canonical order. Those of outputs only with `normPlaces`. */
-export function normPlaces(spec: Pick<DecoderSpec, "normPlaces">): readonly NormPlace[] {
-  const inputs = ["attention", "ffn"] as const, outputs = ["attention_output", "ffn_output"] as const;
+export function normPlaces(spec: Pick<DecoderSpec, "normPlaces" | "parallel">): readonly NormPlace[] {
+  const inputs = spec.parallel === "shared" ? ["attention"] as const : ["attention", "ffn"] as const,
+    outputs = ["attention_output", "ffn_output"] as const;
   if (spec.normPlaces === "after") return outputs;
   return spec.normPlaces === "both" ? [...inputs, ...outputs] : inputs;
 }
 
-/** Whether a norm belongs to a layer's attention. */
-export function isAttentionNorm(place: NormPlace): boolean {
-  return place === "attention" || place === "attention_output";
+/** Whether a layer with these counts has a norm, given that its model has such norms. */
+export function hasNorm(
+  { parallel }: Pick<DecoderSpec, "parallel">,
+  { heads, ffn }: LayerSpec,
+  place: NormPlace,
+): boolean {
+  if (place === "attention" && parallel === "shared") return heads + ffn > 0;
+  return (place === "attention" || place === "attention_output" ? heads : ffn) > 0;
 }
 
 /**
@@ -224,8 +238,11 @@ export function normName(layer: number, place: NormPlace): string {
 }
 
 /** The norms of width `hidden` that a layer with these counts has. */
-export function layerNorms(spec: Pick<DecoderSpec, "normPlaces">, { heads, ffn }: LayerSpec): readonly NormPlace[] {
-  return normPlaces(spec).filter((place) => (isAttentionNorm(place) ? heads : ffn) > 0);
+export function layerNorms(
+  spec: Pick<DecoderSpec, "normPlaces" | "parallel">,
+  layer: LayerSpec,
+): readonly NormPlace[] {
+  return normPlaces(spec).filter((place) => hasNorm(spec, layer, place));
 }
 
 /** Canonical name of the bias of a norm, shape [hidden]; only with LayerNorm. */
@@ -328,6 +345,7 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
   });
   norm(FINAL_NORM);
   if (!spec.tied) shapes.set(HEAD, [spec.vocab, spec.hidden]);
+  if (spec.headBias) shapes.set(HEAD_BIAS, [spec.vocab]);
   return shapes;
 }
 

@@ -60,7 +60,8 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
     },
     rest: (hidden) =>
       matrix(EMBEDDING, spec.vocab, hidden) + vector(positionRows(spec) * hidden) +
-      normVectors(spec) * vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)),
+      normVectors(spec) * vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)) +
+      (spec.headBias ? vector(spec.vocab) : 0),
   };
 }
 

@@ -30,7 +30,9 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
       }
       return total;
     },
-    rest: (hidden) => hidden * (spec.vocab * (spec.tied ? 1 : 2) + positionRows(spec) + normVectors(spec)),
+    rest: (hidden) =>
+      hidden * (spec.vocab * (spec.tied ? 1 : 2) + positionRows(spec) + normVectors(spec)) +
+      (spec.headBias ? spec.vocab : 0),
   };
 }
 

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
-    LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, Qwen2Config, Qwen3Config,
+    LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, PhiConfig, Qwen2Config, Qwen3Config,
     SmolLM3Config, StableLmConfig)
 from transformers.utils import logging  # noqa: E402
 
@@ -164,6 +164,23 @@ MODELS |= {
             hidden_size=72, num_attention_heads=6, num_key_value_heads=2, intermediate_size=61, num_hidden_layers=2,
             vocab_size=67, max_position_embeddings=128, layer_norm_eps=1e-4, use_qkv_bias=True,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    # Attention and FFN read one norm; the output head of the second has a bias.
+    "stablelm_parallel": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1033,
+        "config": lambda: StableLmConfig(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=37, num_hidden_layers=2,
+            vocab_size=67, max_position_embeddings=128, layer_norm_eps=1e-4, use_parallel_residual=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.4},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    "phi": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1034,
+        "config": lambda: PhiConfig(
+            hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=67, num_hidden_layers=2,
+            vocab_size=71, max_position_embeddings=64, layer_norm_eps=1e-4,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
     # q, k and v in one, transposed weights, positions without offset.
@@ -324,6 +341,8 @@ OTHER_MODULES = {
     "GPT2Block": {"qkv": "attn.c_attn", "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
     "GPTNeoXLayer": {"qkv": "attention.query_key_value", "o": "attention.dense", "up": "mlp.dense_h_to_4h",
                      "down": "mlp.dense_4h_to_h"},
+    "PhiDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.dense",
+                        "up": "mlp.fc1", "down": "mlp.fc2"},
     "OPTDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
                         "up": "fc1", "down": "fc2"},
 }

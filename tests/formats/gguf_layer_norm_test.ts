@@ -1,4 +1,4 @@
-// GPT-2, GPT-NeoX and StableLM as GGUFs: read back with the same weights, and refused where llama.cpp's architectures cannot hold them.
+// GPT-2, GPT-NeoX, StableLM and Phi as GGUFs: read back with the same weights, and refused where llama.cpp's architectures cannot hold them.
 import assert from "node:assert/strict";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
@@ -8,7 +8,10 @@ import { openGguf, openHfFolder } from "../disk.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { inTemporaryFolder, refuses } from "./files.ts";
 
-const CASES = [["gpt2", "gpt2"], ["gpt_neox", "gptneox"], ["stablelm", "stablelm"]] as const;
+const CASES = [["gpt2", "gpt2"], ["gpt_neox", "gptneox"], ["stablelm", "stablelm"], [
+  "stablelm_parallel",
+  "stablelm",
+], ["phi", "phi2"]] as const;
 
 for (const [name, arch] of CASES) {
   Deno.test(`a uniform cut of ${name} is a GGUF of arch ${arch} with the same shape and weights`, async () => {
@@ -40,7 +43,7 @@ for (const [name, arch] of CASES) {
     });
   });
 
-  Deno.test(`what llama.cpp's ${arch} cannot hold is refused by its reason`, async () => {
+  Deno.test(`what llama.cpp's ${arch} cannot hold of ${name} is refused by its reason`, async () => {
     const { spec } = await openHfFolder((await openGolden(name)).modelPath);
     const refused = (change: Partial<DecoderSpec>, said: RegExp): void =>
       refuses(() => ggufArch({ ...spec, ...change }), "input", said);
@@ -51,7 +54,7 @@ for (const [name, arch] of CASES) {
     refused({ layers: [first, { ...first, ffn: 3 }] }, /same heads, KV heads and FFN columns/);
     refused({ layers: spec.layers.map(() => ({ heads: 2, kvHeads: 2, ffn: 9 })) }, /hidden \/ head_dim/);
     if (name !== "gpt2") refused({ tied: true }, /a matrix of its own/);
-    if (name === "stablelm") return;
+    if (arch === "stablelm") return;
     refused({ biases: ["q", "k", "v", "o"] }, /all projections have biases/);
     refused({ activation: "relu" }, /its FFN has gelu/);
   });

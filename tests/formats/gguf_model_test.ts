@@ -30,6 +30,7 @@ Deno.test("ggufNames() gives every canonical tensor its own name", () => {
         normPlaces: "both",
         norm: "layer",
         positions: { offset: 0 },
+        headBias: true,
       }).keys(),
     ),
   );

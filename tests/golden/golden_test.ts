@@ -37,6 +37,9 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "gpt2", baseDtype: "f32" },
   { name: "gpt_neox", baseDtype: "f32" },
   { name: "stablelm", baseDtype: "f32" },
+  // Attention and FFN read one norm; three heads of 14, of which 4 dims rotate, and a bias of the head.
+  { name: "stablelm_parallel", baseDtype: "f32" },
+  { name: "phi", baseDtype: "f32" },
   // LongRoPE with an original context of 24 tokens.
   { name: "phi3", baseDtype: "f32" },
   // A window of 9 tokens in two layers of three, with a RoPE of its own.

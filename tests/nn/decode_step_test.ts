@@ -55,7 +55,8 @@ for (
     "opt",
     "gpt2",
     "gpt_neox",
-    "stablelm",
+    "stablelm_parallel",
+    "phi",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

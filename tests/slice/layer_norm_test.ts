@@ -1,4 +1,4 @@
-// OPT, GPT-2, GPT-NeoX and StableLM: masked equals sliced and written, in each layout; what LayerNorm and their classes rule out is refused.
+// OPT, GPT-2, GPT-NeoX, StableLM and Phi: masked equals sliced and written, in each layout; what LayerNorm and their classes rule out is refused.
 import assert from "node:assert/strict";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { ggufArch } from "../../lib/formats/gguf/architecture.ts";
@@ -12,7 +12,7 @@ import { unitTable } from "../../lib/units/units.ts";
 import { sharedDevice } from "../device.ts";
 import { openHfFolder } from "../disk.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
-import { assertClose, distance, openGolden } from "../golden/helpers/golden.ts";
+import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 
 const TOKENS = [3, 9, 20, 44, 5, 60, 1, 33, 12, 8, 61];
 
@@ -28,7 +28,7 @@ function masksOf(
   return { head: values("head", "heads"), ffn: values("ffn", "ffn") };
 }
 
-async function golden(name: "opt" | "gpt2" | "gpt_neox" | "stablelm"): Promise<WeightSource> {
+async function golden(name: GoldenName): Promise<WeightSource> {
   return await openHfFolder((await openGolden(name)).modelPath);
 }
 
@@ -42,7 +42,13 @@ const CUTS: Readonly<Record<string, Parameters<typeof masksOf>[1]>> = {
   "FFN first, attention last": { head: (layer) => layer === 0 ? 1 : 0, ffn: (layer) => layer === 0 ? 0 : 1 },
 };
 
-for (const name of ["opt", "gpt2", "gpt_neox", "stablelm"] as const) {
+/** Golden models, and the type of their folders. */
+const MODELS = [["opt", "opt"], ["gpt2", "gpt2"], ["gpt_neox", "gpt_neox"], ["stablelm", "stablelm"], [
+  "stablelm_parallel",
+  "stablelm",
+], ["phi", "phi"]] as const;
+
+for (const [name, stock] of MODELS) {
   for (const [what, cut] of Object.entries(CUTS)) {
     Deno.test(`masked ${name} equals the sliced one, and its folder in the layouts compact and padded: ${what}`, async () => {
       const source = await golden(name), device = await sharedDevice(), { spec } = source;
@@ -59,7 +65,7 @@ for (const name of ["opt", "gpt2", "gpt_neox", "stablelm"] as const) {
       };
       await close(sliced, "sliced");
       await inTemporaryFolder(async (folder) => {
-        for (const [layout, type] of [["compact", "compresso"], ["padded", name]] as const) {
+        for (const [layout, type] of [["compact", "compresso"], ["padded", stock]] as const) {
           const out = `${folder}/${layout}`;
           await exportModel(sliced, out, { layout, dtype: "f32", tokenizer: null, formats: ["hf"], name });
           const written = await openHfFolder(`${out}/model`);

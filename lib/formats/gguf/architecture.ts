@@ -89,8 +89,8 @@ export function refuseUnlike(spec: DecoderSpec): void {
 }
 
 /** Whether a model is of the families with LayerNorm, or lacks a part of what LLaMA's relatives have. */
-function isLayerNormModel({ norm, ungated, parallel, positions, activation }: DecoderSpec): boolean {
-  return norm !== undefined || ungated !== undefined || parallel !== undefined || positions !== undefined ||
+function isLayerNormModel({ norm, ungated, parallel, positions, headBias, activation }: DecoderSpec): boolean {
+  return [norm, ungated, parallel, positions, headBias].some((part) => part !== undefined) ||
     activation === "relu" || activation === "gelu";
 }
 
@@ -99,7 +99,7 @@ function isLayerNormModel({ norm, ungated, parallel, positions, activation }: De
  *
  * @throws CompressoError("input") where there is none.
  */
-function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" | "stablelm" {
+function layerNormArch(spec: DecoderSpec): GgufArch {
   const { activation, biases = [], layers: [first], rope: { scaling: { kind } } } = spec;
   const form = layerNormForm(spec), fix = "export as a Hugging Face folder", unlike = unlikeLayers(spec);
   const heads = fixedHeads(spec);
@@ -119,16 +119,17 @@ function layerNormArch(spec: DecoderSpec): "gpt2" | "gptneox" | "stablelm" {
     throw layerNormMisfit({ rule: "RoPE is not scaled, or linearly", value: kind, fix });
   }
   if (form === "stablelm") return form;
-  const own = form === "gpt2" ? "gelu_tanh" : "gelu";
+  const own = form === "gpt_neox" ? "gelu" : "gelu_tanh";
   if (activation !== own) throw layerNormMisfit({ rule: `its FFN has ${own}`, value: String(activation), fix });
   if (biases.length !== ALL_UNGATED.length) {
     throw layerNormMisfit({ rule: "all projections have biases", value: biases.join(", ") || "none", fix });
   }
-  return form === "gpt2" ? "gpt2" : "gptneox";
+  return ({ gpt2: "gpt2", gpt_neox: "gptneox", phi: "phi2" } as const)[form];
 }
 
 function layerNormMisfit(found: Misfit): CompressoError {
-  const what = "cannot write a GGUF: of llama.cpp's architectures only gpt2, gptneox and stablelm have such norms";
+  const what =
+    "cannot write a GGUF: of llama.cpp's architectures only gpt2, gptneox, stablelm and phi2 have such norms";
   return new CompressoError("input", { what, ...found });
 }
 

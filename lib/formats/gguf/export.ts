@@ -178,7 +178,7 @@ function modelMetadata(
     [`${arch}.attention.value_length`, spec.headDim],
     [`${arch}.${epsKey(arch)}`, float(spec.normEps)],
   ]);
-  if (arch === "gptneox" || arch === "stablelm") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel === true);
+  if (arch === "gptneox" || arch === "stablelm") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel !== undefined);
   if (!spec.positions) {
     metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));
     metadata.set(`${arch}.rope.freq_base`, float(spec.rope.base));

@@ -4,6 +4,7 @@ import {
   EMBEDDING,
   FINAL_NORM,
   HEAD,
+  HEAD_BIAS,
   headNormName,
   normBiasName,
   normName,
@@ -54,6 +55,7 @@ export function ggufNames(layers: number): Map<string, GgufName> {
     [FINAL_NORM, { name: "output_norm.weight" }],
     [normBiasName(FINAL_NORM), { name: "output_norm.bias" }],
     [HEAD, { name: "output.weight" }],
+    [HEAD_BIAS, { name: "output.bias" }],
   ]);
   for (let layer = 0; layer < layers; layer++) {
     for (const [place, norm] of NORMS) {
@@ -79,7 +81,7 @@ export function archFusions(arch: GgufArch): readonly Fusion[] {
 
 /** Whether an architecture has LayerNorm. */
 export function hasLayerNorm(arch: GgufArch): boolean {
-  return arch === "gpt2" || arch === "gptneox" || arch === "stablelm";
+  return arch === "gpt2" || arch === "gptneox" || arch === "stablelm" || arch === "phi2";
 }
 
 /** Key of the ε of the norms, behind the architecture. */
@@ -87,7 +89,7 @@ export function epsKey(arch: GgufArch): string {
   return hasLayerNorm(arch) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
 }
 
-/** Key that says whether attention and FFN both read a layer's input, behind gptneox. */
+/** Key that says whether attention and FFN both read a layer's input, behind gptneox and stablelm. */
 export const PARALLEL_KEY = "use_parallel_residual";
 
 /**

@@ -78,6 +78,9 @@ export function takesDivisors(arch: GgufArch): boolean {
   return arch === "llama" || arch === "deci" || arch === "granite";
 }
 
+/** Architectures that rotate a part of each head where the file says so. */
+const PARTIAL_ARCHS: readonly GgufArch[] = ["phi3", "gptneox", "stablelm", "phi2"];
+
 /** Each nth layer of llama.cpp's smollm3 has no RoPE: no key says so. */
 export const SMOLLM3_STEP = 4;
 
@@ -149,7 +152,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     dimsKey = own("rope.dimension_count");
   keys.check(valueKey, keys.number(valueKey, headDim), (value) => value === headDim, `it equals ${width}`);
   // llama.cpp takes a part of a head in these architectures alone.
-  const dims = keys.number(dimsKey, headDim), isPartial = arch === "phi3" || arch === "gptneox" || arch === "stablelm";
+  const dims = keys.number(dimsKey, headDim), isPartial = PARTIAL_ARCHS.includes(arch);
   keys.check(
     dimsKey,
     dims,
@@ -255,20 +258,25 @@ function gemmaParts(
 }
 
 /**
- * What architectures stablelm, gpt2 and gptneox compute. llama.cpp takes GELU in its tanh form for the last two; the models of gptneox
- * were trained with the error function.
+ * What architectures with LayerNorm compute. llama.cpp takes GELU in its tanh form for all but stablelm; the models of gptneox
+ * were trained with the error function. A stablelm has one norm for attention and FFN where the tensors of the other are missing,
+ * whatever its key says.
  */
 function layerNormParts(
   file: GgufFile,
   arch: GgufArch,
-): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions"> {
-  if (arch === "stablelm") return { norm: "layer" };
-  if (arch === "gpt2") return { norm: "layer", activation: "gelu_tanh", ungated: true, positions: { offset: 0 } };
+): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions" | "headBias"> {
+  if (arch === "stablelm") {
+    return { norm: "layer", ...file.tensors.has("blk.0.ffn_norm.weight") ? {} : { parallel: "shared" } };
+  }
+  const plain = { norm: "layer", activation: "gelu_tanh", ungated: true } as const;
+  if (arch === "gpt2") return { ...plain, positions: { offset: 0 } };
+  if (arch === "phi2") return { ...plain, parallel: "shared", headBias: true };
   const key = `${arch}.${PARALLEL_KEY}`, isParallel = file.metadata.get(key);
   if (typeof isParallel !== "boolean") {
     throw ggufError(file.path, { rule: `${key} is true or false`, value: String(isParallel ?? "not given") });
   }
-  return { norm: "layer", activation: "gelu", ungated: true, ...isParallel ? { parallel: true as const } : {} };
+  return { ...plain, activation: "gelu", ...isParallel ? { parallel: "own" } : {} };
 }
 
 /** No key says which biases there are: llama.cpp takes those that it finds. */

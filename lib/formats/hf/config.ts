@@ -34,7 +34,8 @@ const OWN_KEYS = {
   norm: z.literal("layer").nullish(),
   norm_places: z.enum(["both", "after"]).nullish(),
   ungated_mlp: z.literal(true).nullish(),
-  parallel: z.literal(true).nullish(),
+  parallel: z.enum(["own", "shared"]).nullish(),
+  head_bias: z.literal(true).nullish(),
   position_offset: z.int().nonnegative().nullish(),
   embedding_scale: z.number().positive().nullish(),
   attention_scale: z.number().positive().nullish(),
@@ -64,6 +65,7 @@ const ACTIVATIONS: Readonly<Record<string, readonly [Activation, ...Activation[]
   opt: ["relu"],
   gpt2: ["gelu_tanh", "gelu", "relu"],
   gpt_neox: ["gelu", "gelu_tanh", "relu"],
+  phi: ["gelu_tanh", "gelu", "relu"],
 };
 
 const CONFIG = z.looseObject({
@@ -97,7 +99,7 @@ const CONFIG = z.looseObject({
   scale_attn_weights: z.literal(true).nullish(),
   scale_attn_by_inverse_layer_idx: z.literal(false).nullish(),
   add_cross_attention: z.literal(false).nullish(),
-  // Of GPT-NeoX and StableLM.
+  // Of GPT-NeoX, StableLM and Phi.
   use_parallel_residual: z.boolean().nullish(),
   use_qkv_bias: z.boolean().nullish(),
   qk_layernorm: z.boolean().nullish(),
@@ -236,6 +238,7 @@ const TYPE_DEFAULTS: Readonly<Record<string, Json>> = {
     tie_word_embeddings: true,
   },
   stablelm: { layer_norm_eps: 1e-5, partial_rotary_factor: 0.25, bos_token_id: 0, eos_token_id: 0 },
+  phi: { layer_norm_eps: 1e-5, partial_rotary_factor: 0.5 },
   gpt_neox: {
     layer_norm_eps: 1e-5,
     attention_bias: true,
@@ -309,6 +312,7 @@ const MAX_POSITIONS = {
   gpt2: 1024,
   gpt_neox: 2048,
   stablelm: 4096,
+  phi: 2048,
   phi3: 4096,
   smollm3: 32768,
   granite: 2048,
@@ -332,7 +336,7 @@ export const OPT_OFFSET = 2;
 function familyOf(
   config: Config,
   fail: Fail,
-): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "parallel" | "positions"> {
+): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "parallel" | "positions" | "headBias"> {
   const { model_type: type, norm, norm_places: places, ungated_mlp: ungated, position_offset: offset } = config;
   const known = ACTIVATIONS[type] ?? ["silu"], [own] = known;
   const activation = config.hidden_act ? HF_ACTIVATIONS[config.hidden_act] : own;
@@ -343,12 +347,14 @@ function familyOf(
   }
   if (type === "compresso") {
     if (norm && places) fail("norm_places", "outputs are normalised by RMSNorm alone");
+    if (places && config.parallel) fail("parallel", "outputs are not normalised");
     return {
       ...norm ? { norm } : {},
       ...places ? { normPlaces: places } : {},
       ...activation === "silu" ? {} : { activation },
       ...ungated ? { ungated } : {},
-      ...config.parallel ? { parallel: true as const } : {},
+      ...config.parallel ? { parallel: config.parallel } : {},
+      ...config.head_bias ? { headBias: true as const } : {},
       ...typeof offset === "number" ? { positions: { offset } } : {},
     };
   }
@@ -356,15 +362,14 @@ function familyOf(
   if (type === "olmo2") return { normPlaces: "after" };
   if (type === "gemma") return { activation: "gelu_tanh" };
   if (type.startsWith("gemma")) return { activation: "gelu_tanh", normPlaces: "both" };
-  if (type === "stablelm") {
-    const rule = "attention and FFN have a norm each, one after the other: one norm for both is not supported";
-    if (config.use_parallel_residual) fail("use_parallel_residual", rule);
-    if (config.qk_layernorm) fail("qk_layernorm", "q and k heads have no LayerNorm of their own");
-    return { norm: "layer" };
+  if (config.qk_layernorm && (type === "stablelm" || type === "phi")) {
+    fail("qk_layernorm", "it is false: a LayerNorm of q and k heads, as StableLM 2 12B has it, is not supported");
   }
+  if (type === "stablelm") return { norm: "layer", ...config.use_parallel_residual ? { parallel: "shared" } : {} };
   const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;
   if (type === "gpt2") return { ...plain, positions: { offset: 0 } };
-  if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: true as const } : {} };
+  if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: "own" } : {} };
+  if (type === "phi") return { ...plain, parallel: "shared", headBias: true };
   if (type !== "opt") return {};
   if (config.do_layer_norm_before === false) {
     fail(
@@ -408,7 +413,7 @@ function biasesOf(config: Config, fail: Fail): Projection[] {
       "it is false: no Gemma that was published has it, and outputs with a bias are not normalised",
     );
   }
-  if (model_type === "gpt2") return [...ALL_UNGATED];
+  if (model_type === "gpt2" || model_type === "phi") return [...ALL_UNGATED];
   if (model_type === "stablelm") return config.use_qkv_bias ? [...QWEN2_BIASES] : [];
   if (model_type === "gpt_neox") {
     return [...ALL_UNGATED].filter((one) => attention_bias || one === "up" || one === "down");
@@ -481,6 +486,7 @@ function layersOf(config: Config, fail: Fail): LayerSpec[] {
       gpt2: heads,
       gpt_neox: heads,
       stablelm: 32,
+      phi: heads,
       compresso: heads,
     }[config.model_type];
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);

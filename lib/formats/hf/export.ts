@@ -82,7 +82,7 @@ const FILE_DTYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /**
  * Writes the model as a folder beside its place. Layers that are all alike give a stock configuration: Phi-3 where its matrices are fused, Qwen3
- * for norms of q and k heads, Qwen2 for its biases, Gemma for its gate and norms, OPT, GPT-2, GPT-NeoX or StableLM for LayerNorm, else Llama, or Mistral where
+ * for norms of q and k heads, Qwen2 for its biases, Gemma for its gate and norms, OPT, GPT-2, GPT-NeoX, StableLM or Phi for LayerNorm, else Llama, or Mistral where
  * heads do not divide the hidden size,
  * which Llama's refuses, or where all layers have one window, or Ministral
  * where some have. Layers that differ, and those of several windows, give
@@ -268,9 +268,11 @@ function hasRopeEverywhere({ layers }: DecoderSpec): boolean {
 
 /** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
 function isLlamaLike(spec: DecoderSpec): boolean {
-  const { norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope } = spec;
-  return [norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope.localBase].every((part) =>
-    !part
+  const { norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, headBias, rope } = spec;
+  return [norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, headBias, rope.localBase].every(
+    (
+      part,
+    ) => !part,
   );
 }
 
@@ -371,6 +373,7 @@ const CLASSES: Readonly<Record<HfForm, string>> = {
   gpt2: "GPT2",
   gpt_neox: "GPTNeoX",
   stablelm: "StableLm",
+  phi: "Phi",
   phi3: "Phi3",
   smollm3: "SmolLM3",
   granite: "Granite",
@@ -420,7 +423,8 @@ function remoteCode(spec: DecoderSpec): Json {
     ...spec.layers.some(({ rope }) => rope) ? { layer_ropes: spec.layers.map(({ rope = null }) => rope) } : {},
     ...spec.norm ? { norm: spec.norm } : {},
     ...spec.ungated ? { ungated_mlp: true } : {},
-    ...spec.parallel ? { parallel: true } : {},
+    ...spec.parallel ? { parallel: spec.parallel } : {},
+    ...spec.headBias ? { head_bias: true } : {},
     ...spec.positions ? { position_offset: spec.positions.offset } : {},
     ...spec.fused ? { fused: true } : {},
     layer_counts: spec.layers.map(({ heads, kvHeads, ffn }) => ({

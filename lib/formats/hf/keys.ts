@@ -16,6 +16,7 @@ const OWN_KEYS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     rms_norm_eps: "layer_norm_epsilon",
   },
   stablelm: { rms_norm_eps: "layer_norm_eps" },
+  phi: { rms_norm_eps: "layer_norm_eps" },
   gpt_neox: { rms_norm_eps: "layer_norm_eps", partial_rotary_factor: "rotary_pct", rope_theta: "rotary_emb_base" },
 };
 

@@ -65,7 +65,7 @@ export function layeredRope(json: unknown, context: RopeContext): DecoderSpec["r
 /** Bases of a Gemma 3 that says none. */
 const GLOBAL_BASE = 1e6, LOCAL_BASE = 1e4;
 /** Model types that may rotate a part of each head. */
-const PARTIAL: readonly string[] = ["phi3", "gpt_neox", "stablelm", "compresso"];
+const PARTIAL: readonly string[] = ["phi3", "gpt_neox", "stablelm", "phi", "compresso"];
 
 /** What {@link ropeOf} takes beside the JSON; `path` is named in errors. */
 export interface RopeContext {

@@ -12,7 +12,7 @@ import { ALL_UNGATED, OPT_EPS, OPT_OFFSET } from "./config.ts";
 import { ropeConfig } from "./rope_export.ts";
 
 /** The classes of transformers with LayerNorm. */
-export const LAYER_NORM_FORMS = ["opt", "gpt2", "gpt_neox", "stablelm"] as const;
+export const LAYER_NORM_FORMS = ["opt", "gpt2", "gpt_neox", "stablelm", "phi"] as const;
 
 /** Name of one. */
 export type LayerNormForm = typeof LAYER_NORM_FORMS[number];
@@ -31,15 +31,18 @@ export const ACTIVATION_NAMES = { silu: "silu", relu: "relu", gelu: "gelu", gelu
 /** The class of transformers that computes a model of this shape with LayerNorm; null where there is none. */
 export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
   const { norm, activation = "silu", ungated, parallel, positions, normEps, layers, rope } = spec, [first] = layers;
-  const { qkNorm, normPlaces, scales, softCaps, fused, biases = [] } = spec;
+  const { qkNorm, normPlaces, scales, softCaps, fused, headBias, biases = [] } = spec;
   const isPlain = norm === "layer" && layersAlike(spec) && first?.heads === fixedHeads(spec) &&
     layers.every((layer) => layer.window === undefined && layer.rope === undefined) &&
     [qkNorm, normPlaces, scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
     rope.scaling.kind !== "longrope" && rope.scaling.kind !== "factors";
   if (!isPlain) return null;
   if (!ungated) {
-    const isStableLm = activation === "silu" && !parallel && !positions;
+    const isStableLm = activation === "silu" && parallel !== "own" && !positions && !headBias;
     return isStableLm && (biases.length === 0 || biases.join() === QWEN2_BIASES.join()) ? "stablelm" : null;
+  }
+  if (parallel === "shared" || headBias) {
+    return parallel === "shared" && headBias && !positions && activation !== "silu" ? "phi" : null;
   }
   if (first?.kvHeads !== first?.heads) return null;
   if (!positions) return activation !== "silu" && hasAllOrNone(spec, ["q", "k", "v", "o"]) ? "gpt_neox" : null;
@@ -52,7 +55,8 @@ export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
 export function gemmaForm(spec: DecoderSpec): "gemma" | "gemma2" | "gemma3_text" | null {
   const { hidden, layers, rope, scales, softCaps, biases = [] } = spec;
   const isGemma = spec.activation === "gelu_tanh" && biases.length === 0 && !spec.norm && !spec.ungated &&
-    !spec.positions && !spec.fused && layersAlike(spec) && rope.dims === undefined &&
+    !spec.positions && !spec.fused && !spec.parallel && !spec.headBias && layersAlike(spec) &&
+    rope.dims === undefined &&
     isSameFactor(scales?.embedding ?? 1, hidden ** 0.5);
   if (!isGemma) return null;
   const isPlain = !spec.qkNorm && rope.localBase === undefined;
@@ -101,7 +105,7 @@ function hasAllOrNone(spec: DecoderSpec, projections: readonly Projection[]): bo
 
 /** The biases that a folder of this form holds. */
 export function layerNormBiases(form: LayerNormForm, { biases = [] }: DecoderSpec): readonly Projection[] {
-  if (form === "gpt2") return ALL_UNGATED;
+  if (form === "gpt2" || form === "phi") return ALL_UNGATED;
   if (form === "opt") return biases.length > 0 ? ALL_UNGATED : [];
   if (form === "stablelm") return biases;
   return PROJECTIONS.filter((one) => one === "up" || one === "down" || biases.includes(one));
@@ -109,14 +113,20 @@ export function layerNormBiases(form: LayerNormForm, { biases = [] }: DecoderSpe
 
 /** The keys of config.json that say the shape of a model of this form. */
 export function layerNormConfig(form: LayerNormForm, spec: DecoderSpec): Json {
-  return { opt: optConfig, gpt2: gpt2Config, gpt_neox: gptNeoxConfig, stablelm: stableLmConfig }[form](spec);
+  const keys = {
+    opt: optConfig,
+    gpt2: gpt2Config,
+    gpt_neox: gptNeoxConfig,
+    stablelm: stableLmConfig,
+    phi: phiConfig,
+  } satisfies Record<LayerNormForm, (spec: DecoderSpec) => Json>;
+  return keys[form](spec);
 }
 
 function gpt2Config(spec: DecoderSpec): Json {
   const { heads = 0, ffn = 0 } = spec.layers[0] ?? {};
   return {
-    // The name that other programs know; the function is that of gelu_pytorch_tanh.
-    activation_function: spec.activation === "gelu_tanh" ? "gelu_new" : ACTIVATION_NAMES[spec.activation ?? "silu"],
+    activation_function: olderActivation(spec),
     attn_pdrop: 0,
     embd_pdrop: 0,
     initializer_range: 0.02,
@@ -133,12 +143,30 @@ function gpt2Config(spec: DecoderSpec): Json {
   };
 }
 
+/** The activation by the name that other programs know: gelu_new is the function of gelu_pytorch_tanh. */
+function olderActivation({ activation }: DecoderSpec): string {
+  return activation === "gelu_tanh" ? "gelu_new" : ACTIVATION_NAMES[activation ?? "silu"];
+}
+
 function stableLmConfig(spec: DecoderSpec): Json {
+  return {
+    ...partialRopeConfig(spec),
+    hidden_act: "silu",
+    hidden_dropout: 0,
+    use_parallel_residual: spec.parallel === "shared",
+    use_qkv_bias: hasBias(spec, "q"),
+  };
+}
+
+function phiConfig(spec: DecoderSpec): Json {
+  return { ...partialRopeConfig(spec), embd_pdrop: 0, hidden_act: olderActivation(spec), resid_pdrop: 0 };
+}
+
+/** The keys that StableLM and Phi share. */
+function partialRopeConfig(spec: DecoderSpec): Json {
   const { heads = 0, kvHeads = 0, ffn = 0 } = spec.layers[0] ?? {};
   return {
     attention_dropout: 0,
-    hidden_act: "silu",
-    hidden_dropout: 0,
     hidden_size: spec.hidden,
     initializer_range: 0.02,
     intermediate_size: ffn,
@@ -149,8 +177,6 @@ function stableLmConfig(spec: DecoderSpec): Json {
     num_key_value_heads: kvHeads,
     qk_layernorm: false,
     ...partialRope(spec),
-    use_parallel_residual: false,
-    use_qkv_bias: hasBias(spec, "q"),
   };
 }
 
@@ -179,7 +205,7 @@ function gptNeoxConfig(spec: DecoderSpec): Json {
     // transformers 4 reads these.
     rotary_emb_base: spec.rope.base,
     rotary_pct: rope["partial_rotary_factor"] ?? 1,
-    use_parallel_residual: spec.parallel === true,
+    use_parallel_residual: spec.parallel === "own",
   };
 }
 

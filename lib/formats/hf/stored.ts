@@ -38,6 +38,12 @@ const RENAMES: Readonly<Record<string, Renames>> = {
     [/\.mlp\.up_proj\./, ".mlp.c_fc."],
     [/\.mlp\.down_proj\./, ".mlp.c_proj."],
   ],
+  phi: [
+    [/^model\.norm\./, "model.final_layernorm."],
+    [/\.self_attn\.o_proj\./, ".self_attn.dense."],
+    [/\.mlp\.up_proj\./, ".mlp.fc1."],
+    [/\.mlp\.down_proj\./, ".mlp.fc2."],
+  ],
   gpt_neox: [
     [/^model\.embed_tokens\./, "gpt_neox.embed_in."],
     [/^lm_head\./, "embed_out."],

@@ -94,7 +94,16 @@ function windowOf(
 }
 
 /** Model types whose layers all see the whole context, but for `layer_windows`. */
-const WHOLE = { llama: true, gemma: true, opt: true, gpt2: true, gpt_neox: true, stablelm: true, compresso: true };
+const WHOLE = {
+  llama: true,
+  gemma: true,
+  opt: true,
+  gpt2: true,
+  gpt_neox: true,
+  stablelm: true,
+  phi: true,
+  compresso: true,
+};
 const DEFAULT_ROPE_INTERVAL = 4, DEFAULT_WINDOW = 4096, DEFAULT_FULL_LAYERS = 28;
 /** Of as many layers of a Gemma the last sees the whole context. */
 const GEMMA2_PERIOD = 2, GEMMA3_PERIOD = 6;

@@ -86,9 +86,9 @@ function isFusable(spec: DecoderSpec): boolean {
   const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
     spec;
   return biases.length === 0 && rope.localBase === undefined &&
-    [qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps].every((part) =>
-      part === undefined
-    );
+    [qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, spec.headBias].every((
+      part,
+    ) => part === undefined);
 }
 
 /**

@@ -1,6 +1,6 @@
 // Weights of a model without the rows of tokens that are cut.
 import { isObject, type Json } from "../../core/guards.ts";
-import { type DecoderSpec, EMBEDDING, HEAD } from "../../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, HEAD_BIAS } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { remapSource } from "../remap.ts";
 import { type NewIds, newIds } from "./cut_tokenizer.ts";
@@ -16,7 +16,7 @@ export function cutSource(source: WeightSource, kept: Int32Array): WeightSource 
   const cut = remapSource(
     source,
     cutSpec(source.spec, kept),
-    (name) => name === EMBEDDING || name === HEAD ? { from: name, rows: kept } : { from: name },
+    (name) => [EMBEDDING, HEAD, HEAD_BIAS].includes(name) ? { from: name, rows: kept } : { from: name },
   );
   const generation: unknown = "generation" in source ? source.generation : null;
   return isObject(generation) ? { ...cut, ...{ generation: cutGeneration(generation, ids) } } : cut;

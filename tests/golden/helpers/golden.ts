@@ -24,6 +24,8 @@ export type GoldenName =
   | "gpt2"
   | "gpt_neox"
   | "stablelm"
+  | "stablelm_parallel"
+  | "phi"
   | "phi3"
   | "smollm3"
   | "granite"

@@ -13,7 +13,8 @@ class CompressoConfig(MistralConfig):
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
     With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate; with
-    parallel it reads what attention reads. With position_offset
+    parallel = "own" it reads what attention reads, through a norm of its own, with "shared" through that of attention. With
+    head_bias the output head has a bias. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
     With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone. embedding_scale is a factor
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
@@ -44,7 +45,8 @@ class CompressoConfig(MistralConfig):
         attn_logit_softcapping=None,
         final_logit_softcapping=None,
         ungated_mlp=False,
-        parallel=False,
+        parallel=None,
+        head_bias=False,
         position_offset=None,
         fused=False,
         **kwargs,
@@ -64,6 +66,7 @@ class CompressoConfig(MistralConfig):
         self.final_logit_softcapping = final_logit_softcapping
         self.ungated_mlp = ungated_mlp
         self.parallel = parallel
+        self.head_bias = head_bias
         self.position_offset = position_offset
         self.fused = fused
         self.layer_counts = layer_counts

@@ -136,8 +136,8 @@ class CompressoEmbedding(nn.Embedding):
 class CompressoHead(nn.Linear):
     """A head whose logits are divided by a number, and have a soft cap."""
 
-    def __init__(self, divisor, cap, *args):
-        super().__init__(*args, bias=False)
+    def __init__(self, divisor, cap, *args, bias):
+        super().__init__(*args, bias=bias)
         self.divisor = 1 if divisor is None else divisor
         self.cap = cap
 
@@ -185,8 +185,9 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         has_input_norms = config.norm_places != "after"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
-        if counts["num_attention_heads"] > 0:
+        if counts["num_attention_heads"] > 0 or config.parallel == "shared":
             self.input_layernorm = norm_of(config) if has_input_norms else nn.Identity()
+        if counts["num_attention_heads"] > 0:
             if config.fused:
                 own.sliding_window = window
                 self.self_attn = Phi3Attention(own, cache_index)
@@ -219,7 +220,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 self.self_attn.scaling = config.attention_scale
             self.post_self_attn_layernorm = norm_of(config) if has_output_norms else nn.Identity()
         if counts["intermediate_size"] > 0:
-            self.post_attention_layernorm = norm_of(config) if has_input_norms else nn.Identity()
+            if config.parallel != "shared":
+                self.post_attention_layernorm = norm_of(config) if has_input_norms else nn.Identity()
             self.mlp = Phi3MLP(own) if config.fused else UngatedMLP(own) if config.ungated_mlp else LlamaMLP(own)
             if config.fused and config.mlp_bias:
                 with_bias(self.mlp, ["gate_up_proj", "down_proj"])
@@ -239,8 +241,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             output = self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
             hidden_states = hidden_states + self.residual_multiplier * self.post_self_attn_layernorm(output)
         if self.mlp is not None:
-            read = given if self.parallel else hidden_states
-            output = self.mlp(self.post_attention_layernorm(read))
+            norm = self.input_layernorm if self.parallel == "shared" else self.post_attention_layernorm
+            output = self.mlp(norm(given if self.parallel else hidden_states))
             hidden_states = hidden_states + self.residual_multiplier * self.post_mlp_layernorm(output)
         return hidden_states
 
@@ -339,7 +341,8 @@ class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):
         shape = (config.hidden_size, config.vocab_size)
         changes = (config.logits_scaling, config.final_logit_softcapping)
         is_changed = any(change is not None for change in changes)
-        self.lm_head = CompressoHead(*changes, *shape) if is_changed else nn.Linear(*shape, bias=False)
+        bias = config.head_bias
+        self.lm_head = CompressoHead(*changes, *shape, bias=bias) if is_changed else nn.Linear(*shape, bias=bias)
         self.post_init()
 
     def _get_static_cache_init_shape(self):

@@ -36,8 +36,13 @@ export function halfWidth(n: number): number {
   return STUDENT[free - 1] ?? Z + first / free + second / free ** 2;
 }
 
+/** Differences of two models in the numbers of a task, by their names. */
+export type TaskDifference =
+  | { readonly acc: PairedDifference; readonly acc_norm: PairedDifference; readonly exact_match?: undefined }
+  | { readonly exact_match: PairedDifference; readonly acc?: undefined; readonly acc_norm?: undefined };
+
 /**
- * Differences in acc and acc_norm of a second model against a first on the same questions. As both models answer each question, what makes a
+ * Differences in acc and acc_norm, or in exact_match, of a second model against a first on the same questions. As both models answer each question, what makes a
  * question hard for both cancels: the interval is that of the mean of the differences, not of two independent means. Items do not hold what was
  * asked: that it was the same is checked by their number and, of each, by subset, number of choices and right answer.
  *
@@ -47,7 +52,7 @@ export function halfWidth(n: number): number {
 export function compareItems(
   first: readonly ItemScore[],
   second: readonly ItemScore[],
-): { readonly acc: PairedDifference; readonly acc_norm: PairedDifference } {
+): TaskDifference {
   const gap = firstGap(first, second);
   if (gap !== null) {
     throw new CompressoError("mismatch", {
@@ -67,10 +72,19 @@ export function compareItems(
   }
   const gains = (isRight: (item: ItemScore) => boolean): PairedDifference =>
     comparePairs(first.map(isRight), second.map(isRight));
+  if (first.some(({ text }) => text !== undefined)) return { exact_match: gains(({ isExact }) => isExact === true) };
   return {
     acc: gains(({ picked, answer }) => picked === answer),
     acc_norm: gains(({ pickedNorm, answer }) => pickedNorm === answer),
   };
+}
+
+/** The differences in the order of `metricsOf`; the first one stands for the task where there is room for one. */
+export function gapsOf(
+  gaps: TaskDifference,
+): readonly [{ readonly name: string; readonly gap: PairedDifference }, ...{ name: string; gap: PairedDifference }[]] {
+  if (gaps.exact_match) return [{ name: "exact_match", gap: gaps.exact_match }];
+  return [{ name: "acc", gap: gaps.acc }, { name: "acc_norm", gap: gaps.acc_norm }];
 }
 
 /** Where the questions of two lists of items differ first; null where nothing tells them apart. */
@@ -78,7 +92,7 @@ function firstGap(first: readonly ItemScore[], second: readonly ItemScore[]): st
   if (first.length !== second.length) return `${first.length} and ${second.length} questions`;
   const facts = ({ subset, answer, scores }: ItemScore): Readonly<Record<string, string>> => ({
     subset: JSON.stringify(subset),
-    choices: String(scores.length),
+    choices: String(scores?.length ?? 0),
     "right answer": String(answer),
   });
   for (const [index, item] of first.entries()) {

@@ -7,7 +7,7 @@ import type { LoadedTask, Question } from "./task_data.ts";
 
 /** A question ready to be scored. */
 export interface EncodedQuestion {
-  /** One for each choice. */
+  /** One for each choice. Where the answer is generated: one, what is read before it, and no choice. */
   readonly sequences: readonly Sequence[];
   /** Whether a context was cut from the left to fit the model. */
   readonly isTruncated: boolean;
@@ -31,7 +31,7 @@ export interface EncodeQuestionOptions {
  * that is refused.
  */
 export function encodeQuestion(
-  { name, path }: Pick<LoadedTask, "name" | "path">,
+  { name, path, generate }: Pick<LoadedTask, "name" | "path" | "generate">,
   question: Question,
   { tokenizer, context: most, refuseLong = false }: EncodeQuestionOptions,
 ): EncodedQuestion {
@@ -47,6 +47,19 @@ export function encodeQuestion(
   };
   const known = new Map<string, readonly number[]>();
   let isTruncated = false;
+  if (generate) {
+    const [context = ""] = question.contexts, { maxTokens } = generate, room = most - maxTokens;
+    const fix = "lower maxTokens, or take a model with a longer context";
+    if (room < 1) fail(`an answer has fewer than the ${most} tokens of the model's context`, `${maxTokens}`, fix);
+    const ids = encodeContext(tokenizer, context);
+    if (ids.length === 0) fail("a context has tokens", "none", "give the question a context");
+    if (ids.length > room && refuseLong) {
+      const rule = `a context leaves room for ${maxTokens} tokens in the model's ${most}`;
+      fail(rule, `${ids.length} tokens`, "allow that contexts are cut from the left, or use fewer examples");
+    }
+    const over = Math.max(0, ids.length - room);
+    return { sequences: [{ prefix: ids.slice(over), choice: [] }], isTruncated: over > 0 };
+  }
   const sequences = question.contexts.map((context, index): Sequence => {
     const continuation = question.continuations[index] ?? "";
     const [before, after] = context === ""
@@ -88,10 +101,15 @@ const ADDED = 4;
  * that is short enough so need not be encoded to know that it fits.
  */
 export function mayBeLong(
+  { generate }: Pick<LoadedTask, "generate">,
   { contexts, continuations }: Question,
   { context: most, refuseLong = false }: Omit<EncodeQuestionOptions, "tokenizer">,
 ): boolean {
   const encoder = new TextEncoder();
+  if (generate) {
+    const room = most - generate.maxTokens;
+    return room < 1 || refuseLong && contexts.some((context) => encoder.encode(context).length + ADDED > room);
+  }
   return contexts.some((context, index) => {
     const continuation = continuations[index] ?? "";
     return encoder.encode(refuseLong ? context + continuation : continuation).length + ADDED > most;
@@ -116,12 +134,26 @@ function pairEncoded(
   },
 ): Pair {
   const kept = trimEnd(context);
-  const start = tokenizer.bosId ?? tokenizer.eosId;
-  const startText = start === null ? null : tokenizer.idToToken(start);
-  const encode = (text: string): number[] =>
-    tokenizer.encode(text, { addSpecial: startText === null || !text.startsWith(startText) });
   let before = known.get(kept);
-  if (!before) known.set(kept, before = encode(kept));
-  const whole = encode(context + continuation);
+  if (!before) known.set(kept, before = encodeWhole(tokenizer, kept));
+  const whole = encodeWhole(tokenizer, context + continuation);
   return [before, whole.slice(before.length)];
+}
+
+/** What the model continues: a text with what the tokenizer puts before it; BOS or EOS alone where it is empty. */
+function encodeContext(tokenizer: Tokenizer, text: string): readonly number[] {
+  if (text === "") return aloneEncoded(tokenizer, "")[0];
+  const ids = encodeWhole(tokenizer, text);
+  return isBegun(tokenizer, text) ? ids : ids.slice(0, ids.length - tokenizer.trailing.length);
+}
+
+/** A text with what the tokenizer adds to it, such as BOS, unless it begins with that. */
+function encodeWhole(tokenizer: Tokenizer, text: string): number[] {
+  return tokenizer.encode(text, { addSpecial: !isBegun(tokenizer, text) });
+}
+
+/** Whether a text begins with the text of BOS, or of EOS where there is none. */
+function isBegun(tokenizer: Tokenizer, text: string): boolean {
+  const start = tokenizer.bosId ?? tokenizer.eosId, startText = start === null ? null : tokenizer.idToToken(start);
+  return startText !== null && text.startsWith(startText);
 }

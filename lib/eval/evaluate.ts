@@ -56,7 +56,8 @@ export interface EvaluateResult {
 
 /**
  * Evaluates a model on multiple choice tasks as EleutherAI's lm-evaluation-harness 0.4.13 does: the same prompts, the same division into context
- * and continuation, acc, acc_norm and their standard errors. All questions are encoded before the first is scored.
+ * and continuation, acc, acc_norm and their standard errors. A task with `generate` has the model answer in its own words, decoded greedily, and
+ * gives exact_match. All questions are encoded before the first is scored.
  *
  * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for.
  * @throws CompressoError("input") where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a
@@ -131,11 +132,10 @@ function behind(prompt: string, question: Question): Question {
   return { ...question, contexts: question.contexts.map((text) => text === "" ? text : `${prompt}\n\n${text}`) };
 }
 
-/** What tells a task's questions from others: a hash of what is asked and which choice is right. */
-export function taskDigest({ questions }: LoadedTask): string {
-  return digestOf(
-    questions.map(({ contexts, continuations, choices, answer, subset }) =>
-      JSON.stringify([contexts, continuations, choices, answer, subset])
-    ),
+/** What tells a task's questions from others: a hash of what is asked and what is right. */
+export function taskDigest({ questions, generate }: LoadedTask): string {
+  const of = questions.map(({ contexts, continuations, choices, answer, subset, accepted }) =>
+    JSON.stringify([contexts, continuations, choices, answer, subset, ...(accepted ? [accepted] : [])])
   );
+  return digestOf(generate ? [JSON.stringify(generate), ...of] : of);
 }

@@ -30,16 +30,16 @@ export interface QuestionEntry {
 export const QUESTIONS: EntryKind<KnownQuestion, QuestionEntry> = {
   part: "task",
   noun: "scored question",
-  write: ({ label, item: { scores, picked, pickedNorm, answer, subset, isTruncated } }) => ({
-    label,
-    subset,
-    answer,
-    picked,
-    picked_norm: pickedNorm,
-    truncated: isTruncated,
-    scores,
-  }),
-  read: ({ scores, truncated }) => isNumbers(scores) ? { scores, isTruncated: truncated === true } : null,
+  write: ({ label, item }) => {
+    const { subset, isTruncated: truncated } = item;
+    if (item.text !== undefined) return { label, subset, exact: item.isExact, truncated, text: item.text };
+    const { scores, picked, pickedNorm, answer } = item;
+    return { label, subset, answer, picked, picked_norm: pickedNorm, truncated, scores };
+  },
+  read: ({ scores, text, truncated }) => {
+    const isTruncated = truncated === true;
+    return isNumbers(scores) ? { scores, isTruncated } : typeof text === "string" ? { text, isTruncated } : null;
+  },
 };
 
 /** Windows of a text, by their size. */

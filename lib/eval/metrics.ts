@@ -1,8 +1,8 @@
-// Accuracy of a task and its standard error, as lm-evaluation-harness defines them.
+// Accuracy or exact match of a task and its standard error, as lm-evaluation-harness defines them.
 import { pythonLength } from "../compat/python_text.ts";
 
-/** What the model made of one question. */
-export interface ItemScore {
+/** What the model made of one question with choices. */
+export interface ChoiceItem {
   /** Log-likelihood of each choice, in nats. */
   readonly scores: readonly number[];
   /** The choice with the highest score, the first among equals. */
@@ -13,10 +13,29 @@ export interface ItemScore {
   readonly answer: number | null;
   /** "" where the task has no subsets. */
   readonly subset: string;
+  readonly text?: undefined;
+  readonly isExact?: undefined;
 }
 
-/** Scores of a task. A standard error is NaN where a task or a subset has one question only. */
-export interface TaskScore {
+/** What the model answered in its own words. */
+export interface AnswerItem {
+  /** The answer. */
+  readonly text: string;
+  /** Whether it equals an accepted one. */
+  readonly isExact: boolean;
+  /** "" where the task has no subsets. */
+  readonly subset: string;
+  readonly scores?: undefined;
+  readonly picked?: undefined;
+  readonly pickedNorm?: undefined;
+  readonly answer?: undefined;
+}
+
+/** What the model made of one question. */
+export type ItemScore = ChoiceItem | AnswerItem;
+
+/** Scores of a task with choices. A standard error is NaN where a task or a subset has one question only. */
+export interface ChoiceScore {
   /** Share of the questions whose likeliest choice is the right one. */
   readonly acc: number;
   /** The same by likelihood for each character of a choice. */
@@ -30,32 +49,94 @@ export interface TaskScore {
   /** Questions whose context was cut from the left to fit the model. */
   readonly truncated: number;
   /** Scores of the subsets, where the task has them. */
-  readonly subsets?: Readonly<Record<string, TaskScore>>;
+  readonly subsets?: Readonly<Record<string, ChoiceScore>>;
+  readonly exact_match?: undefined;
+}
+
+/** Scores of a task whose answers are generated; errors as in {@link ChoiceScore}. */
+export interface AnswerScore {
+  /** Share of the questions whose answer equals an accepted one. */
+  readonly exact_match: number;
+  /** Standard error of it. */
+  readonly stderr: number;
+  /** Questions. */
+  readonly n: number;
+  /** Questions whose context was cut from the left to fit the model. */
+  readonly truncated: number;
+  /** Scores of the subsets, where the task has them. */
+  readonly subsets?: Readonly<Record<string, AnswerScore>>;
+  readonly acc?: undefined;
+  readonly acc_norm?: undefined;
+  readonly acc_norm_stderr?: undefined;
+}
+
+/** Scores of a task. */
+export type TaskScore = ChoiceScore | AnswerScore;
+
+/** One number of a task. */
+export interface TaskMetric {
+  /** Its name in lm-evaluation-harness. */
+  readonly name: "acc" | "acc_norm" | "exact_match";
+  /** A share from 0 to 1. */
+  readonly value: number;
+  /** Its standard error. */
+  readonly stderr: number;
+}
+
+/** The names of a task's numbers, in the order of {@link metricsOf}. */
+export function metricNames({ generate }: { readonly generate?: unknown }): readonly TaskMetric["name"][] {
+  return generate ? ["exact_match"] : ["acc", "acc_norm"];
+}
+
+/** The numbers of a task; the first one stands for it where there is room for one. */
+export function metricsOf(score: TaskScore): readonly [TaskMetric, ...TaskMetric[]] {
+  if (score.exact_match !== undefined) {
+    return [{ name: "exact_match", value: score.exact_match, stderr: score.stderr }];
+  }
+  return [
+    { name: "acc", value: score.acc, stderr: score.stderr },
+    { name: "acc_norm", value: score.acc_norm, stderr: score.acc_norm_stderr },
+  ];
 }
 
 /** Picks by the scores of choices. */
 export function pick(
   scores: readonly number[],
   choices: readonly string[],
-): Pick<ItemScore, "picked" | "pickedNorm"> {
+): Pick<ChoiceItem, "picked" | "pickedNorm"> {
   return {
     picked: argmax(scores),
     pickedNorm: argmax(scores.map((score, index) => score / pythonLength(choices[index] ?? ""))),
   };
 }
 
-/** The scores of a task's questions. */
-export function taskScore(items: readonly (ItemScore & { readonly isTruncated?: boolean })[]): TaskScore {
+type Scored<Item> = Item & { readonly isTruncated?: boolean };
+
+/** The scores of a task's questions, which all have choices, or none. */
+export function taskScore(items: readonly Scored<ItemScore>[]): TaskScore {
+  const answers = items.filter((item) => item.text !== undefined);
+  if (answers.length > 0) {
+    const subsets = bySubset(answers, answerScore), score = answerScore(answers);
+    return subsets ? { ...score, stderr: pooled(Object.values(subsets)), subsets } : score;
+  }
+  const chosen = items.filter((item) => item.scores !== undefined);
+  const subsets = bySubset(chosen, choiceScore), score = choiceScore(chosen);
+  if (!subsets) return score;
+  const parts = Object.values(subsets);
+  const norms = parts.map(({ acc_norm_stderr: stderr, n }) => ({ stderr, n }));
+  return { ...score, stderr: pooled(parts), acc_norm_stderr: pooled(norms), subsets };
+}
+
+/** The score of each subset; null where there are none. */
+function bySubset<Item extends ItemScore, Score>(
+  items: readonly Item[],
+  scoreOf: (items: readonly Item[]) => Score,
+): Readonly<Record<string, Score>> | null {
   const names = [...new Set(items.map(({ subset }) => subset))];
-  if (names.length === 1 && names[0] === "") return plainScore(items);
-  const parts = names.map((name) => plainScore(items.filter(({ subset }) => subset === name)));
-  const whole = plainScore(items);
-  return {
-    ...whole,
-    stderr: pooled(parts.map(({ stderr, n }) => ({ stderr, n }))),
-    acc_norm_stderr: pooled(parts.map(({ acc_norm_stderr: stderr, n }) => ({ stderr, n }))),
-    subsets: Object.fromEntries(names.map((name, index) => [name, parts[index] ?? whole])),
-  };
+  if (names.length === 1 && names[0] === "") return null;
+  return Object.fromEntries(
+    names.map((name) => [name, scoreOf(items.filter(({ subset }) => subset === name))] as const),
+  );
 }
 
 /** Index of the largest value, the first among equals. */
@@ -63,13 +144,21 @@ function argmax(values: readonly number[]): number {
   return values.indexOf(Math.max(...values));
 }
 
-function plainScore(items: readonly (ItemScore & { readonly isTruncated?: boolean })[]): TaskScore {
+function choiceScore(items: readonly Scored<ChoiceItem>[]): ChoiceScore {
   const right = items.map(({ picked, answer }) => picked === answer);
   const rightNorm = items.map(({ pickedNorm, answer }) => pickedNorm === answer);
   const [acc, stderr] = meanAndError(right.map(Number));
   const [acc_norm, acc_norm_stderr] = meanAndError(rightNorm.map(Number));
-  const truncated = items.filter(({ isTruncated }) => isTruncated).length;
-  return { acc, acc_norm, stderr, acc_norm_stderr, n: items.length, truncated };
+  return { acc, acc_norm, stderr, acc_norm_stderr, n: items.length, truncated: truncatedOf(items) };
+}
+
+function answerScore(items: readonly Scored<AnswerItem>[]): AnswerScore {
+  const [exact_match, stderr] = meanAndError(items.map(({ isExact }) => Number(isExact)));
+  return { exact_match, stderr, n: items.length, truncated: truncatedOf(items) };
+}
+
+function truncatedOf(items: readonly Scored<ItemScore>[]): number {
+  return items.filter(({ isTruncated }) => isTruncated).length;
 }
 
 /** Mean and its standard error: s / √n with s² = Σ (x − mean)² / (n − 1). */

@@ -6,8 +6,17 @@
 
 // Tasks.
 export { type EvaluateOptions, type EvaluateResult, evaluateTasks } from "./evaluate.ts";
-export type { ItemScore, TaskScore } from "./metrics.ts";
-export { defineTask, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+export type { AnswerItem, AnswerScore, ChoiceItem, ChoiceScore, ItemScore, TaskScore } from "./metrics.ts";
+export {
+  type AnswerQuestion,
+  defineTask,
+  type GenerateAnswers,
+  type TaskDefinition,
+  type TaskItem,
+  type TaskRow,
+} from "./task.ts";
+export { answerRows, type AnswerRowsOptions, type RowAnswers } from "./answer_rows.ts";
+export { type AnswerPrompt, type AnswersOptions, greedyAnswers, isExactMatch } from "./answers.ts";
 
 // Perplexity.
 export { perplexity, type PerplexityOptions, type PerplexityResult, type WindowLoss } from "./perplexity.ts";
@@ -28,4 +37,10 @@ export type { Sequence } from "../nn/token_tree.ts";
 export { type LikelyToken, type PlaceLogprobs, tokenLogprobs, type TokenLogprobsOptions } from "./logprobs.ts";
 
 // Two models.
-export { compareItems, comparePerplexity, type PairedDifference, type PerplexityRatio } from "./compare.ts";
+export {
+  compareItems,
+  comparePerplexity,
+  type PairedDifference,
+  type PerplexityRatio,
+  type TaskDifference,
+} from "./compare.ts";

@@ -1,11 +1,13 @@
-// Scores the questions of a task by a model.
+// Scores the questions of a task by a model: likelihoods of choices, or answers that it generates.
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Model } from "../model/model.ts";
+import { greedyAnswers, isExactMatch } from "./answers.ts";
 import { type EncodedQuestion, encodeQuestion } from "./encode.ts";
 import type { EvaluateOptions } from "./evaluate.ts";
 import { type ItemScore, pick } from "./metrics.ts";
 import { logLikelihoods } from "./score.ts";
+import type { GenerateAnswers } from "./task.ts";
 import type { LoadedTask, Question } from "./task_data.ts";
 
 /** Options of {@link encodeTask}. */
@@ -26,25 +28,68 @@ export interface ScoreTaskOptions
 }
 
 /** What the model made of one question, and whether it had to be cut. */
-export interface TaskItemScore extends ItemScore {
+export type TaskItemScore = ItemScore & {
   /** Whether its context was cut from the left to fit the model. */
   readonly isTruncated: boolean;
-}
+};
 
-/** What is known of a question that was scored before. */
-export type KnownQuestion = Pick<TaskItemScore, "scores" | "isTruncated">;
+/** What is known of a question that was scored or answered before. */
+export interface KnownQuestion {
+  readonly scores?: readonly number[];
+  readonly text?: string;
+  readonly isTruncated: boolean;
+}
 
 /** Questions that are ready to be scored, by their places. */
 export type EncodedTask = ReadonlyMap<number, EncodedQuestion>;
 
-/** Scores the questions of one task. */
+/** Scores the questions of one task, or has them answered. */
 export async function scoreTask(
   model: Model,
   task: LoadedTask,
   options: ScoreTaskOptions = {},
 ): Promise<TaskItemScore[]> {
-  const { adapters, ranks, signal, onProgress, known, onItem } = options, { questions } = task;
   const encoded = options.encoded ?? await encodeTask(model, task, options);
+  return task.generate
+    ? await answerTask(model, task, { ...options, encoded, ...task.generate })
+    : await scoreChoices(model, task, { ...options, encoded });
+}
+
+/** Options with the questions encoded. */
+type Encoded = ScoreTaskOptions & { readonly encoded: EncodedTask };
+
+async function answerTask(
+  model: Model,
+  task: LoadedTask,
+  { encoded, known, onItem, onProgress, maxTokens, until, ...options }: Encoded & Required<GenerateAnswers>,
+): Promise<TaskItemScore[]> {
+  const { questions } = task, open = [...encoded], texts = questions.map((_, place) => known?.get(place)?.text ?? "");
+  const itemAt = (place: number): TaskItemScore => {
+    const { accepted = [], subset = "" } = questions[place] ?? {}, text = texts[place] ?? "";
+    const { isTruncated = false } = encoded.get(place) ?? known?.get(place) ?? {};
+    return { text, isExact: isExactMatch(text, accepted), subset, isTruncated };
+  };
+  let done = questions.length - open.length;
+  const prompts = open.map(([, { sequences }]) => ({ prompt: sequences[0]?.prefix ?? [], maxTokens, until }));
+  await greedyAnswers(model, prompts, {
+    ...options,
+    tokenizer: tokenizerFor(model, task),
+    onAnswer: (index, text) => {
+      const place = open[index]?.[0] ?? -1;
+      texts[place] = text;
+      onItem?.(place, itemAt(place));
+      onProgress?.(++done, questions.length, task.name);
+    },
+  });
+  return questions.map((_, place) => itemAt(place));
+}
+
+async function scoreChoices(
+  model: Model,
+  task: LoadedTask,
+  { adapters, ranks, signal, onProgress, known, onItem, encoded }: Encoded,
+): Promise<TaskItemScore[]> {
+  const { questions } = task;
   const own = questions.map((question, place) => {
     const scores = knownScores(question, known?.get(place));
     return scores ? [...scores] : new Array<number>(question.choices.length).fill(NaN);
@@ -90,7 +135,9 @@ export async function encodeTask(
   { known, refuseLong, signal, onEncoded }: EncodeTaskOptions = {},
 ): Promise<EncodedTask> {
   const tokenizer = tokenizerFor(model, task), context = model.spec.maxPosition;
-  const open = [...task.questions.entries()].filter(([place, question]) => !knownScores(question, known?.get(place)));
+  const isKnown = (place: number, question: Question): boolean =>
+    task.generate ? known?.get(place)?.text !== undefined : knownScores(question, known?.get(place)) !== null;
+  const open = [...task.questions.entries()].filter(([place, question]) => !isKnown(place, question));
   const encoded = new Map<number, EncodedQuestion>();
   let since = performance.now();
   for (const [place, question] of open) {

@@ -19,7 +19,23 @@ export interface TaskRow {
   error(rule: string, value: string): CompressoError;
 }
 
-/** One question. */
+/** One question that is answered in the model's own words; its task has `generate`. */
+export interface AnswerQuestion {
+  /** The text that the model continues. */
+  readonly context: string;
+  /** The right answer, or several of which any counts. */
+  readonly answers: string | readonly string[];
+}
+
+/** How answers are generated: greedily, up to an end token of the model. */
+export interface GenerateAnswers {
+  /** Tokens of an answer at most. Default 32. */
+  readonly maxTokens?: number;
+  /** Texts before which an answer ends. Default: a line break. */
+  readonly until?: readonly string[];
+}
+
+/** One question with choices. */
 export interface TaskItem {
   /** The text before a choice. A list has one for each choice: then `continuation` is scored after each ("partial evaluation"). */
   readonly context: string | readonly string[];
@@ -31,14 +47,16 @@ export interface TaskItem {
   readonly answer: number | null;
 }
 
-/** A multiple choice task, see {@link defineTask}. */
+/** A task, see {@link defineTask}: multiple choice, or exact match of generated answers where it has `generate`. */
 export interface TaskDefinition {
   /** Letters, digits, `_`, `-` and `.`; data are found as `<name>.<split>.jsonl`. */
   readonly name: string;
   /** Splits that hold the questions, the first that is there is taken. Default: test, validation, valid. */
   readonly splits?: readonly string[];
   /** Makes a question of a row. */
-  readonly item: (row: TaskRow) => TaskItem;
+  readonly item: (row: TaskRow) => TaskItem | AnswerQuestion;
+  /** That answers are generated, and how. Default: questions have choices, which are scored. */
+  readonly generate?: GenerateAnswers;
   /** Solved examples before each question: the first rows of the subset without the row that is asked. Default 0. */
   readonly shots?: number;
   /** Splits that hold the examples. Default: dev, fewshot, train. */
@@ -69,6 +87,15 @@ export interface TaskDefinition {
  *   }),
  * });
  * ```
+ * @example The model answers in its own words
+ * ```ts
+ * import { defineTask } from "compresso/evaluate";
+ * export const capitals = defineTask({
+ *   name: "capitals",
+ *   generate: { maxTokens: 8, until: [".", "\n"] },
+ *   item: (row) => ({ context: `The capital of ${row.text("country")} is`, answers: row.text("capital") }),
+ * });
+ * ```
  */
 export function defineTask(definition: TaskDefinition): TaskDefinition {
   return asTask(definition, "defineTask");
@@ -81,7 +108,8 @@ export function asTask(value: unknown, where: string): TaskDefinition {
       what: `cannot use the task of ${where}`,
       rule,
       value: typeof now === "string" ? JSON.stringify(now) : String(now),
-      fix: "export default defineTask({ name, item: (row) => ({ context, choices, answer }) })",
+      fix:
+        "export default defineTask({ name, item: (row) => ({ context, choices, answer }) }), or with generate and item: (row) => ({ context, answers })",
     });
   };
   if (!isObject(value)) return fail("a task is an object", value);
@@ -102,10 +130,16 @@ export function asTask(value: unknown, where: string): TaskDefinition {
   check("shotDelimiter", "a text", isText);
   check("description", "a text or a function of a row", (part) => isText(part) || isFunction(part));
   check("subset", "a function of a row", isFunction);
+  check(
+    "generate",
+    "an object, perhaps with maxTokens from 1 on and until, a list of texts that are not empty",
+    isGenerate,
+  );
   const known = [
     "name",
     "splits",
     "item",
+    "generate",
     "shots",
     "shotSplits",
     "description",
@@ -116,6 +150,13 @@ export function asTask(value: unknown, where: string): TaskDefinition {
   const unknown = Object.keys(value).find((key) => !known.includes(key));
   if (unknown !== undefined) fail(`its parts are ${known.join(", ")}`, unknown);
   return value as unknown as TaskDefinition;
+}
+
+function isGenerate(value: unknown): boolean {
+  if (!isObject(value)) return false;
+  const { maxTokens = 1, until = [], ...others } = value;
+  return Object.keys(others).length === 0 && Number.isInteger(maxTokens) && Number(maxTokens) >= 1 &&
+    Array.isArray(until) && until.every((text) => typeof text === "string" && text !== "");
 }
 
 /** Makes the fields of a parsed row readable. `where` names task and file, `label` the row. */

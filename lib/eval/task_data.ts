@@ -7,9 +7,16 @@ import { within } from "../files/path.ts";
 import { fileKind } from "../files/held_file.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { shownJson } from "../core/text.ts";
-import { createRow, type TaskDefinition, type TaskItem, type TaskRow } from "./task.ts";
+import {
+  type AnswerQuestion,
+  createRow,
+  type GenerateAnswers,
+  type TaskDefinition,
+  type TaskItem,
+  type TaskRow,
+} from "./task.ts";
 
-/** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. */
+/** One question as texts: `contexts[i]` and `continuations[i]` belong to choice i. Where the answer is generated there is one context, and no choice. */
 export interface Question {
   /** Its place, such as "line 3". */
   readonly label: string;
@@ -19,11 +26,15 @@ export interface Question {
   readonly continuations: readonly string[];
   readonly choices: readonly string[];
   readonly answer: number | null;
+  /** The answers that count, where the answer is generated. */
+  readonly accepted?: readonly string[];
 }
 
 /** A task with its questions. */
 export interface LoadedTask {
   readonly name: string;
+  /** How answers are generated; undefined where questions have choices. */
+  readonly generate?: Required<GenerateAnswers> | undefined;
   /** The file of the questions. */
   readonly path: string;
   readonly questions: readonly Question[];
@@ -32,6 +43,8 @@ export interface LoadedTask {
 }
 
 const SPLITS = ["test", "validation", "valid"] as const;
+/** Tokens of a generated answer at most. */
+const MAX_TOKENS = 32;
 const SHOT_SPLITS = ["dev", "fewshot", "train"] as const;
 const EXTENSIONS = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json"] as const;
 
@@ -81,8 +94,14 @@ export async function loadTask(
     const { row, label } = placed, subset = subsetOf(task, row), count = taken.get(subset) ?? 0;
     if (count >= limit) continue;
     taken.set(subset, count + 1);
-    const item = makeItem(task, row);
     const before = describe(task, row) + (examples ? examples(subset, placed) : "");
+    if (task.generate) {
+      const { context, answers } = makeAnswer(task, row);
+      const none = { choices: [], answer: null, continuations: [] };
+      questions.push({ label, subset, ...none, contexts: [before + context], accepted: answers });
+      continue;
+    }
+    const item = makeItem(task, row);
     const [contexts, continuations] = sides(item, delimiter);
     questions.push({
       label,
@@ -93,7 +112,8 @@ export async function loadTask(
       continuations,
     });
   }
-  return { name, path, questions };
+  const generate = task.generate && { maxTokens: MAX_TOKENS, until: ["\n"], ...task.generate };
+  return { name, path, questions, ...(generate ? { generate } : {}) };
 }
 
 interface PlacedRow {
@@ -126,9 +146,7 @@ async function readExamples(
   const exampleOf = (placed: PlacedRow): string => {
     const known = made.get(placed);
     if (known !== undefined) return known;
-    const { row } = placed, item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
-    if (item.answer === null) throw row.error("an example has a right choice", "has none");
-    const text = `${contexts[item.answer]}${continuations[item.answer]}${shotDelimiter}`;
+    const text = `${solved(task, placed.row, delimiter)}${shotDelimiter}`;
     made.set(placed, text);
     return text;
   };
@@ -138,6 +156,17 @@ async function readExamples(
     const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`, beside = asked ? " beside the one asked" : "";
     throw row.error(`${path} has ${shots} examples${whose}${beside}`, `needs ${shots}, and there are ${others.length}`);
   };
+}
+
+/** A question with its right answer. */
+function solved(task: TaskDefinition, row: TaskRow, delimiter: string): string {
+  if (task.generate) {
+    const { context, answers: [first = ""] } = makeAnswer(task, row);
+    return context + delimiter + first;
+  }
+  const item = makeItem(task, row), [contexts, continuations] = sides(item, delimiter);
+  if (item.answer === null) throw row.error("an example has a right choice", "has none");
+  return `${contexts[item.answer]}${continuations[item.answer]}`;
 }
 
 function describe({ description = "" }: TaskDefinition, row: TaskRow): string {
@@ -186,15 +215,38 @@ function sides(
     : [context, choices.map(() => delimiter + continuation)];
 }
 
+const QUESTION_RULE = "the task makes a question of each row";
+
+/** The question of a row whose answer is generated, checked. */
+function makeAnswer(
+  task: TaskDefinition,
+  row: TaskRow,
+): Pick<AnswerQuestion, "context"> & { readonly answers: readonly string[] } {
+  const item = madeOf(row, { rule: QUESTION_RULE, make: () => task.item(row) });
+  const { context, answers }: Json = isObject(item) ? item : {};
+  const list = typeof answers === "string" ? [answers] : answers;
+  if (typeof context !== "string" || !isTexts(list)) {
+    const rule = "a question of a task with generate has a context and answers that are texts";
+    throw row.error(rule, `gives ${item === undefined ? "nothing" : shownJson(item)}`);
+  }
+  if (list.length === 0 || list.some((one) => one.trim() === "")) {
+    throw row.error("there is at least one answer, and none is empty", `has ${shownJson(list)}`);
+  }
+  return { context, answers: list };
+}
+
+function isTexts(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((part) => typeof part === "string");
+}
+
 /** The question of a row, checked. */
 function makeItem(task: TaskDefinition, row: TaskRow): TaskItem {
-  const item = madeOf(row, { rule: "the task makes a question of each row", make: () => task.item(row) });
-  const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((part) => typeof part === "string");
+  const item = madeOf(row, { rule: QUESTION_RULE, make: () => task.item(row) });
   const { context, choices, continuation }: Json = isObject(item) ? item : {};
   const isContext = typeof context === "string" || isTexts(context);
   if (!isContext || !isTexts(choices) || (continuation !== undefined && typeof continuation !== "string")) {
     throw row.error(
-      "a question has a context, choices that are texts, and an answer",
+      "a question has a context, choices that are texts, and an answer (or, in a task with generate, a context and answers)",
       `gives ${item === undefined ? "nothing" : shownJson(item)}`,
     );
   }

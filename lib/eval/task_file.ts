@@ -13,10 +13,14 @@ const JsonTask = z.strictObject({
   name: z.string(),
   /** The text before a choice. */
   context: z.string(),
-  /** A field with a list of texts, or the choices themselves. */
-  choices: z.union([z.string(), z.array(z.string()).min(2)]),
-  /** A field: the index of the right choice, its text, or its label. */
+  /** A field with a list of texts, or the choices themselves. Without, the answer is generated. */
+  choices: z.union([z.string(), z.array(z.string()).min(2)]).optional(),
+  /** A field: the index of the right choice, its text, or its label; without choices the right answer, or a list of those that count. */
   answer: z.string(),
+  /** Tokens of a generated answer at most. */
+  maxTokens: z.int().min(1).optional(),
+  /** Texts before which a generated answer ends. */
+  until: z.array(z.string().min(1)).optional(),
   /** A field with the labels of the choices. */
   labels: z.string().optional(),
   splits: z.array(z.string()).min(1).optional(),
@@ -71,16 +75,27 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
     throw new CompressoError("input", {
       what: `cannot use the task of ${path}`,
       rule:
-        "a task in JSON has name, context, choices, answer, and perhaps labels, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
+        "a task in JSON has name, context, answer, and perhaps choices, labels, maxTokens, until, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
       fix: "correct that part",
     });
   }
-  const { context, choices, answer, labels, description, subset, ...rest } = parsed.data;
-  const plain = Object.fromEntries(Object.entries(rest).filter(([, part]) => part !== undefined));
+  const { context, choices, answer, labels, maxTokens, until, description, subset, ...rest } = parsed.data;
+  const idle = choices === undefined ? { labels } : { maxTokens, until };
+  const given = Object.entries(idle).find(([, part]) => part !== undefined)?.[0];
+  if (given !== undefined) {
+    throw new CompressoError("input", {
+      what: `cannot use the task of ${path}`,
+      rule: "labels go with choices, maxTokens and until with answers that are generated",
+      value: `${given} ${choices === undefined ? "without" : "with"} choices`,
+      fix: `leave ${given} out`,
+    });
+  }
   return asTask({
-    ...plain,
+    ...defined(rest),
+    ...(choices === undefined ? { generate: defined({ maxTokens, until }) } : {}),
     item: (row: TaskRow) => {
+      if (choices === undefined) return { context: filled(context, row), answers: answersOf(row, answer) };
       const texts = typeof choices === "string" ? row.texts(choices) : choices.map((choice) => filled(choice, row));
       return { context: filled(context, row), choices: texts, answer: answerOf(row, { answer, labels, texts }) };
     },
@@ -89,12 +104,24 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
   }, path);
 }
 
+/** The parts that are given. */
+function defined(parts: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(parts).filter(([, part]) => part !== undefined));
+}
+
+/** The right answers of a row: a list, or a text, number or truth value. */
+function answersOf(row: TaskRow, field: string): readonly string[] {
+  return Array.isArray(row.value(field)) ? row.texts(field) : [textOf(row, field)];
+}
+
 /** A template with the fields of a row in place of their names. */
 function filled(template: string, row: TaskRow): string {
-  return template.replace(/\{\{\s*([^{}]+?)\s*\}\}/g, (_, field: string) => {
-    const value = row.value(field);
-    return typeof value === "number" || typeof value === "boolean" ? String(value) : row.text(field);
-  });
+  return template.replace(/\{\{\s*([^{}]+?)\s*\}\}/g, (_, field: string) => textOf(row, field));
+}
+
+function textOf(row: TaskRow, field: string): string {
+  const value = row.value(field);
+  return typeof value === "number" || typeof value === "boolean" ? String(value) : row.text(field);
 }
 
 function answerOf(

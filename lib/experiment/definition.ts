@@ -123,7 +123,7 @@ function isSource(data: NonNullable<ExperimentDefinition["data"]>): data is Data
   return source.safeParse(data).success;
 }
 
-const MEAN_OF_TASKS = /^mean acc(_norm)? of \d+ tasks$/;
+const MEAN_OF_TASKS = /^mean (acc|acc_norm|exact_match) of \d+ tasks$/;
 
 /** Options without effect on a cell without LoRA. */
 const OF_LORA: readonly (keyof CellOptions)[] = [

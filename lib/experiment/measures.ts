@@ -9,7 +9,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { loadTasks, taskDigest } from "../eval/evaluate.ts";
 import { scoreTask } from "../eval/score_task.ts";
-import { taskScore } from "../eval/metrics.ts";
+import { metricNames, metricsOf, taskScore } from "../eval/metrics.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
 import { encodeChoices } from "../eval/choice_rows.ts";
 import type { Model } from "../model/model.ts";
@@ -118,18 +118,20 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
     measures.push({
       id: `task ${name}${label}`,
       identity: taskDigest(task),
-      named: nameAs([`${name} acc${label}`, `${name} acc_norm${label}`], of),
+      named: nameAs(metricNames(task).map((metric) => `${name} ${metric}${label}`), of),
       take: async (model, control) => {
         const scored = await scoreTask(model, task, {
           ...(control.signal ? { signal: control.signal } : {}),
           onProgress: (done, total) => control.onProgress?.(done / total),
         });
-        const { acc, acc_norm, stderr, acc_norm_stderr, n, truncated } = taskScore(scored);
+        const score = taskScore(scored), { n, truncated } = score;
         const shared = { kind: "accuracy", n, truncated, ...of } as const;
-        return [
-          { name: `${name} acc${label}`, value: acc, stderr: finite(stderr), ...shared },
-          { name: `${name} acc_norm${label}`, value: acc_norm, stderr: finite(acc_norm_stderr), ...shared },
-        ];
+        return metricsOf(score).map(({ name: metric, value, stderr }) => ({
+          name: `${name} ${metric}${label}`,
+          value,
+          stderr: finite(stderr),
+          ...shared,
+        }));
       },
     });
   }
@@ -184,7 +186,7 @@ async function tasksOf(
     for (const task of own) loaded.push({ task, label });
   }
   const others = [...perplexity, ...rows, ...choices].map((item) => item.name);
-  const twice = loaded.flatMap(({ task: { name } }) => [`${name} acc`, `${name} acc_norm`])
+  const twice = loaded.flatMap(({ task }) => metricNames(task).map((metric) => `${task.name} ${metric}`))
     .find((name) => others.includes(name));
   if (twice === undefined) return loaded;
   throw new CompressoError("usage", {

@@ -123,7 +123,7 @@ function truncationsOf(
 /** Means over the tasks, where there are several. */
 function withMeans(values: readonly Value[]): Value[] {
   const labels = [...new Set(values.flatMap(({ task, label = "" }) => task === undefined ? [] : [label]))];
-  const wanted = labels.flatMap((label) => ["acc", "acc_norm"].map((metric) => ({ metric, label })));
+  const wanted = labels.flatMap((label) => ["acc", "acc_norm", "exact_match"].map((metric) => ({ metric, label })));
   const means = wanted.flatMap(({ metric, label }): Value[] => {
     const own = values.filter(({ task, name }) => task !== undefined && name === `${task} ${metric}${label}`);
     if (own.length < 2) return [];

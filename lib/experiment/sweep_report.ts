@@ -2,6 +2,7 @@
 import { formatBytes, formatCount } from "../report/numbers.ts";
 import { lineChart } from "../report/line_chart.ts";
 import type { LineSeries } from "../report/line_panel.ts";
+import { metricsOf } from "../eval/metrics.ts";
 import { pageHtml } from "../report/page.ts";
 import { escape, short } from "../report/svg.ts";
 import { type Table, tableHtml } from "../report/table.ts";
@@ -22,7 +23,7 @@ export function sweepTable({ dense, ggufDtype, points, knee }: SweepResult): Tab
   const accuracies = (point: SweepPoint | undefined, which: 0 | 1): string[] =>
     tasks.map((task) => {
       const score = point && accuracyOf(point, task)?.[which];
-      return score ? `${short(100 * score.acc)} %` : ABSENT;
+      return score ? `${short(100 * metricsOf(score)[0].value)} %` : ABSENT;
     });
   return {
     caption: `Quality against size. ${knee ? `The knee is at ${share(knee.sparsity)}` : "There is no knee"}.`,

@@ -52,6 +52,9 @@ type Values = Readonly<Record<string, unknown>>;
 /** Numbers that say how something was measured, not how well the model did. */
 const CIRCUMSTANCES = /^(n|nll|tokens|windows?|stride|correct|shots?|limit|seed|seconds|truncated|.*stderr.*)$/;
 
+/** Metrics that come first. */
+const FIRST = ["acc", "accuracy", "exact_match"];
+
 /**
  * Reads a file of `compresso eval --json`, in UTF-8 or, as PowerShell may write it, in UTF-16 with a byte order mark. Throws `CompressoError("input")` for
  * anything else.
@@ -104,7 +107,9 @@ function scoresOfModel(values: Values, change: Values | null): Score[] {
   const windows = [...alone, ...perplexities].flatMap((measured, index) =>
     scoresOf(measured, { task: windowName(measured), change: { perplexity: ratios[index] }, against })
   );
-  const choices = typeof values["accuracy"] === "number" ? scoresOf(values, { task: "choices", change, against }) : [];
+  const choices = FIRST.some((metric) => typeof values[metric] === "number")
+    ? scoresOf(values, { task: "choices", change, against })
+    : [];
   return [
     ...windows,
     ...choices,
@@ -130,7 +135,7 @@ function scoresOf(measured: Values, { task, change, against }: {
   return Object.entries(measured).flatMap(([metric, value]) => {
     if (typeof value !== "number" || CIRCUMSTANCES.test(metric)) return [];
     // One `stderr` is that of the first metric.
-    const stderr = numberAt(`${metric}_stderr`, ...(metric === "acc" || metric === "accuracy" ? ["stderr"] : []));
+    const stderr = numberAt(`${metric}_stderr`, ...(FIRST.includes(metric) ? ["stderr"] : []));
     const found = change?.[metric];
     return [{
       ...{ task, metric, value, stderr, count: numberAt("n", "tokens") },

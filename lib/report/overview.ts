@@ -1,7 +1,8 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
 import { spelled, spellPath } from "../core/errors.ts";
 import { lastPart } from "../files/path.ts";
-import type { PairedDifference } from "../eval/compare.ts";
+import { gapsOf, type PairedDifference } from "../eval/compare.ts";
+import { metricsOf } from "../eval/metrics.ts";
 import type { LossChange, TaskChange } from "../run/quality.ts";
 import { namesOneShot } from "../run/methods/names.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
@@ -78,9 +79,11 @@ function rangeOf({ difference, low, high }: PairedDifference): string {
 
 function taskCell(task: TaskChange | undefined): string {
   if (!task) return ABSENT;
-  const { before, after, difference: { acc } } = task, percent = (value: number): string => short(100 * value);
-  const points = { ...acc, difference: 100 * acc.difference, low: 100 * acc.low, high: 100 * acc.high };
-  return `${percent(after.acc)} %; before pruning ${percent(before.acc)} % of ${grouped(after.n)}${rangeOf(points)}`;
+  const [{ value: before }] = metricsOf(task.before), [{ name, value: after }] = metricsOf(task.after);
+  const [{ gap }] = gapsOf(task.difference), percent = (value: number): string => short(100 * value);
+  const points = { ...gap, difference: 100 * gap.difference, low: 100 * gap.low, high: 100 * gap.high };
+  const of = `${grouped(task.after.n)}${name === "exact_match" ? ", exact match" : ""}`;
+  return `${percent(after)} %; before pruning ${percent(before)} % of ${of}${rangeOf(points)}`;
 }
 
 function sparsityTile(run: ReportRun): Tile {

@@ -116,7 +116,7 @@ const lossChange = z.object({
   bytes: count,
   sequences: count,
 });
-const taskScore = z.object({
+const choiceScore = z.object({
   acc: number,
   acc_norm: number,
   stderr: number,
@@ -124,11 +124,15 @@ const taskScore = z.object({
   n: count,
   truncated: count,
 });
-const taskChange = z.object({
-  before: taskScore,
-  after: taskScore,
-  difference: z.object({ acc: difference, acc_norm: difference }),
-});
+const answerScore = z.object({ exact_match: number, stderr: number, n: count, truncated: count });
+const taskChange = z.union([
+  z.object({
+    before: choiceScore,
+    after: choiceScore,
+    difference: z.object({ acc: difference, acc_norm: difference }),
+  }),
+  z.object({ before: answerScore, after: answerScore, difference: z.object({ exact_match: difference }) }),
+]);
 const SUMMARY = z.object({
   sparsity: z.object({ target: number, expected: number, hard: number }),
   parameters: z.object({ before: count, after: count }),

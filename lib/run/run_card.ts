@@ -3,7 +3,7 @@ import type { OriginFile } from "../slice/export_options.ts";
 import type { RunCard } from "../slice/model_card.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
 import { stagesOf } from "./methods/names.ts";
-import type { TaskScore } from "../eval/metrics.ts";
+import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, SlicedModel } from "./result.ts";
@@ -48,7 +48,7 @@ export function runCard(
       ...lossFacts("held-out rows", quality.heldout),
       ...lossFacts("the text given for evaluation", quality.text),
       ...Object.entries(quality.tasks).map(([name, { before, after }]) =>
-        [name, `acc ${accuracy(after)}, before pruning ${accuracy(before)} (${shown(after.n)} questions)`] as const
+        [name, `${scoreOf(after)}, before pruning ${percent(before)} (${shown(after.n)} questions)`] as const
       ),
     ],
   };
@@ -68,8 +68,13 @@ function lossFacts(of: string, loss: LossChange | null): (readonly [string, stri
   );
 }
 
-function accuracy({ acc }: TaskScore): string {
-  return `${(100 * acc).toFixed(1)} %`;
+/** Name and value of the first number of a task. */
+function scoreOf(score: TaskScore): string {
+  return `${metricsOf(score)[0].name} ${percent(score)}`;
+}
+
+function percent(score: TaskScore): string {
+  return `${(100 * metricsOf(score)[0].value).toFixed(1)} %`;
 }
 
 function vocabularyFacts({ before, after, growth, heldout, text }: VocabularySummary): [string, string][] {

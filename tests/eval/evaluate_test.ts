@@ -3,9 +3,12 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { compareItems, comparePairs, comparePerplexity, halfWidth } from "../../lib/eval/compare.ts";
-import { encodeQuestion } from "../../lib/eval/encode.ts";
+import { isExactMatch } from "../../lib/eval/answers.ts";
+import { generateText } from "../../lib/generate/mod.ts";
+import { encodeQuestion, mayBeLong } from "../../lib/eval/encode.ts";
 import { evaluateTasks, loadTasks, taskDigest } from "../../lib/eval/evaluate.ts";
-import { scoreTask, type TaskItemScore } from "../../lib/eval/score_task.ts";
+import type { ChoiceItem } from "../../lib/eval/metrics.ts";
+import { scoreTask } from "../../lib/eval/score_task.ts";
 import { openEvaluationFile, QUESTIONS } from "../../lib/eval/evaluation_file.ts";
 import type { TaskDefinition } from "../../lib/eval/task.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
@@ -203,14 +206,104 @@ Deno.test("an abort is noticed while questions are encoded, and known ones are n
   assert.deepEqual(items[0]?.scores, [-2, -1]);
 });
 
+Deno.test("a task with generated answers gives each question the model's own greedy answer, and counts exact matches", async () => {
+  const device = await sharedDevice();
+  const demo = await openDemo(device);
+  using model = demo.model;
+  const folder = await Deno.makeTempDir({ prefix: "compresso_answers_" });
+  const people = ["John", "Tom", "Max", "Lara", "Mary", "Paul", "Sam", "Ben", "Rosa", "Anna"];
+  const rows = people.map((name, place) => ({ name, group: place < 6 ? "a" : "b" }));
+  const task = (answers: (place: number) => readonly string[]): TaskDefinition => ({
+    name: "stories",
+    generate: { maxTokens: 12, until: [".", "?"] },
+    shots: 1,
+    subset: (row) => row.text("group"),
+    item: (row) => ({ context: `${row.text("name")} went`, answers: answers(people.indexOf(row.text("name"))) }),
+  });
+  for (const split of ["test", "dev"]) {
+    await Deno.writeTextFile(
+      `${folder}/stories.${split}.jsonl`,
+      rows.map((row) => `${JSON.stringify(row)}\n`).join(""),
+    );
+  }
+  const where = { taskData: folder };
+  const first = await evaluateTasks(model, { tasks: [task(() => ["to Rome"])], ...where });
+  const wanted: string[] = [];
+  for (const place of people.keys()) {
+    const example = place < 6 ? "John" : "Sam", context = `${example} went to Rome\n\n${people[place]} went`;
+    wanted.push((await Array.fromAsync(generateText(model, context, { maxTokens: 12, stop: [".", "?"] }))).join(""));
+  }
+  const texts = first.items["stories"]?.map(({ text }) => text);
+  assert.deepEqual(texts, wanted);
+  assert.ok(new Set(wanted).size > 1 && wanted.every((text) => text.trim() !== ""), wanted.join("|"));
+  const right = wanted.filter((text) => text.trim().toLowerCase() === "to rome").length;
+  assert.equal(first.tasks["stories"]?.exact_match, right / 10);
+
+  // Case, punctuation and white space do not count, and any of several answers will do.
+  const half = task((place) => place % 2 === 0 ? ["to Rome", ` ${wanted[place]?.toUpperCase()} !`] : ["none"]);
+  const second = await evaluateTasks(model, { tasks: [half], ...where }), score = second.tasks["stories"];
+  assert.equal(score?.exact_match, 0.5);
+  assert.deepEqual(Object.values(score.subsets ?? {}).map(({ exact_match }) => exact_match), [0.5, 0.5]);
+  // Deviations of 6 and 4 halves, pooled: √((6 · ¼ + 4 · ¼) / 8 / 10).
+  assert.ok(Math.abs(score.stderr - Math.sqrt(2.5 / 8 / 10)) < 1e-12, String(score.stderr));
+  const { exact_match: gap } = compareItems(first.items["stories"] ?? [], second.items["stories"] ?? []);
+  assert.equal(gap?.difference, 0.5 - right / 10);
+
+  // A question that is known is not asked again.
+  const [loaded] = await loadTasks({ tasks: [half], ...where });
+  const known = new Map(
+    people.map((_, place) => [place, { text: place === 1 ? "None." : "", isTruncated: place > 7 }]),
+  );
+  const kept = await scoreTask(model, loaded ?? assert.fail(), { known });
+  assert.deepEqual(kept.map(({ isExact }) => isExact), people.map((_, place) => place === 1));
+  assert.deepEqual(kept.map(({ isTruncated }) => isTruncated), people.map((_, place) => place > 7));
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("answers are equal where SQuAD's normalisation makes them so, but for articles", () => {
+  for (
+    const [text, accepted] of [["in  Essen.\n", "In Essen"], ["A", "a"], ["U.S.A", "usa"], ["+", "+"], [
+      "É",
+      "é",
+    ]] as const
+  ) {
+    assert.ok(isExactMatch(text, ["other", accepted]), text);
+  }
+  for (
+    const [text, accepted] of [["the fox", "fox"], ["+", "-"], ["", "x"], ["in Essen or Rome", "in Essen"]] as const
+  ) {
+    assert.ok(!isExactMatch(text, [accepted]), text);
+  }
+});
+
+Deno.test("a context loses its beginning where an answer would not fit, or is refused", async () => {
+  const device = await sharedDevice();
+  const demo = await openDemo(device);
+  using model = demo.model;
+  const { tokenizer } = demo, context = model.spec.maxPosition;
+  const question = { label: "line 1", subset: "", contexts: ["Tom went ".repeat(context)], accepted: ["x"] };
+  const whole = { ...question, choices: [], continuations: [], answer: null };
+  const task = { name: "long", path: "long.jsonl", generate: { maxTokens: 16, until: [] } };
+  const { sequences: [cut], isTruncated } = encodeQuestion(task, whole, { tokenizer, context });
+  assert.deepEqual([cut?.prefix.length, cut?.choice.length, isTruncated], [context - 16, 0, true]);
+  assert.deepEqual(cut?.prefix, tokenizer.encode(whole.contexts[0] ?? "").slice(16 - context));
+  const refuse = { tokenizer, context, refuseLong: true };
+  assert.throws(() => encodeQuestion(task, whole, refuse), /leaves room for 16 tokens/);
+  assert.ok(mayBeLong(task, whole, refuse) && !mayBeLong(task, whole, { context }));
+  const much = { ...task, generate: { maxTokens: context, until: [] } };
+  assert.throws(() => encodeQuestion(much, whole, { tokenizer, context }), /fewer than the \d+ tokens/);
+  assert.ok(mayBeLong(much, whole, { context }));
+});
+
 Deno.test("differences are paired: what is hard for both models cancels", () => {
-  const item = (picked: number, pickedNorm: number): TaskItemScore => ({
+  const item = (picked: number, pickedNorm: number): ChoiceItem & { readonly isTruncated: boolean } => ({
     ...{ scores: [0, 0], picked, pickedNorm, answer: 0, subset: "", isTruncated: false },
   });
   // Ten questions: the second model loses two that the first had right and wins one.
   const first = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1].map((picked) => item(picked, 0));
   const second = [1, 1, 0, 0, 0, 0, 0, 1, 1, 1].map((picked) => item(picked, 0));
   const { acc, acc_norm } = compareItems(first, second);
+  assert.ok(acc && acc_norm);
   // Differences −1, −1, 1 and seven zeros: mean −0.1, squares 3 − 10 · 0.01.
   const stderr = Math.sqrt(2.9 / 9 / 10);
   assert.ok(Math.abs(acc.difference + 0.1) < 1e-12 && Math.abs(acc.stderr - stderr) < 1e-12);
@@ -222,7 +315,7 @@ Deno.test("differences are paired: what is hard for both models cancels", () => 
   assert.ok(Number.isNaN(comparePairs([true], [false]).low), "one question has no interval");
   assert.throws(() => compareItems(first, second.slice(1)), /same questions; got: 10 and 9 questions/);
   assert.throws(() => compareItems([], []), /at least one question/);
-  const other = (change: Partial<TaskItemScore>): TaskItemScore[] =>
+  const other = (change: Partial<ChoiceItem>): ChoiceItem[] =>
     second.map((item, index) => index === 3 ? { ...item, ...change } : item);
   for (
     const [change, said] of [

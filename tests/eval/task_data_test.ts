@@ -216,6 +216,16 @@ export default defineTask({
     ),
     "capitals.dev.jsonl": lines({ land: "Sudland", towns: ["Up", "Down"], right: 0 }),
     "broken.json": JSON.stringify({ name: "capitals", context: "x", choices: "towns", answr: "right" }),
+    "words.json": JSON.stringify({ name: "capitals", shots: 1, context: "{{land}}:", answer: "towns", maxTokens: 9 }),
+    "words.ts": `import { defineTask } from ${JSON.stringify(new URL("../../lib/eval/mod.ts", import.meta.url).href)};
+export default defineTask({
+  name: "capitals",
+  shots: 1,
+  generate: { maxTokens: 9 },
+  item: (row) => ({ context: row.text("land") + ":", answers: row.texts("towns") }),
+});`,
+    "number.json": JSON.stringify({ name: "capitals", context: "{{land}}:", answer: "right", until: [";"] }),
+    "idle.json": JSON.stringify({ name: "capitals", context: "x", choices: "towns", answer: "right", maxTokens: 9 }),
     "broken.ts": "export default { name: 'x' };",
   });
   const read = async (file: string): Promise<LoadedTask | undefined> =>
@@ -233,6 +243,15 @@ export default defineTask({
   assert.equal((await read("labels.json"))?.questions[0]?.answer, 1);
   const text = (await read("text.json"))?.questions[0];
   assert.deepEqual([text?.answer, text?.contexts[0], text?.choices], [0, "Norland, 1:", ["Norland 1", "no"]]);
+  const words = await read("words.json");
+  assert.deepEqual(words, await read("words.ts"));
+  assert.deepEqual(words?.generate, { maxTokens: 9, until: ["\n"] });
+  const answered = { choices: [], continuations: [], answer: null, accepted: ["Ost", "West"] };
+  const contexts = ["Sudland: Up\n\nNorland:"];
+  assert.deepEqual(words?.questions, [{ label: "line 1", subset: "", contexts, ...answered }]);
+  const number = await read("number.json");
+  assert.deepEqual([number?.questions[0]?.accepted, number?.generate?.until], [["1"], [";"]]);
+  await assert.rejects(read("idle.json"), /maxTokens with choices/);
   await assert.rejects(read("broken.json"), /answr/);
   await assert.rejects(read("broken.ts"), /item is a function/);
   await assert.rejects(read("none.ts"), /no such file/);
@@ -277,6 +296,12 @@ Deno.test("a task that a program defines is checked, and so is what it makes of 
   const data = { "a.test.jsonl": lines({ t: ["x", "y"] }) };
   assert.equal((await load(defineTask({ name: "a", item }), data)).questions.length, 1);
   await refused({ name: "a", item: () => wrong({ context: 3, choices: [] }) }, data, ["input", /line 1 gives/]);
+  await refused({ name: "a", generate: {}, item }, data, ["input", /with generate has a context and answers/]);
+  const empty = { name: "a", generate: {}, item: () => ({ context: "c", answers: ["x", " "] }) };
+  await refused(empty, data, ["input", /none is empty; got: line 1 has/]);
+  for (const generate of [true, { maxTokens: 0 }, { until: [""] }, { tokens: 3 }]) {
+    assert.throws(() => defineTask({ name: "a", item, generate: wrong(generate) }), /generate is an object/);
+  }
   await refused({ name: "a", item: () => wrong<{ b: never }>(null).b }, data, ["input", /line 1 ends in TypeError/]);
   await refused(
     { name: "a", item: () => ({ context: ["c"], choices: ["x", "y"], continuation: "z", answer: 0 }) },

@@ -49,8 +49,8 @@ for (const [name, { subsets, ...score }] of Object.entries(golden.tasks)) {
     }
     const actual = taskScore(items);
     assert.equal(actual.n, items.length);
-    const close = (value: number, want: number | null, what: string): void => {
-      const fits = want === null ? Number.isNaN(value) : Math.abs(value - want) < 1e-12;
+    const close = (value: number | undefined, want: number | null, what: string): void => {
+      const fits = want === null ? Number.isNaN(value) : Math.abs((value ?? NaN) - want) < 1e-12;
       assert.ok(fits, `${what}: ${value}, expected ${want}`);
     };
     close(actual.acc, score.acc, "acc");

@@ -34,7 +34,7 @@ export function evaluate(): CommandUnknownOpts {
     examples: [
       "eval path/to/model --text book.txt --window 128,512 --limit-chars 100000 --json",
       "eval path/to/model --text book.txt --window 512 --stride 256",
-      "eval demo --data fixtures/demo_data/heldout.jsonl",
+      "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
   })
@@ -66,6 +66,10 @@ export function evaluate(): CommandUnknownOpts {
     .option(
       "--data <file>",
       "rows with a field choices that includes the output: measure how often the output is the most likely choice (default for demo alone: its held-out rows)",
+    )
+    .option(
+      "--exact-match",
+      "have the model answer each row of the data in its own words, and measure how often that equals the output; rows need no choices then",
     )
     .option("--limit-rows <count>", "rows of the data to use at most", wholeNumber("--limit-rows", { least: 1 }))
     .option(
@@ -202,7 +206,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
 /** Options of each kind of work; some belong to several. */
 const BELONGS: Readonly<Record<string, readonly (keyof EvalSettings)[]>> = {
   "--text": ["window", "stride", "limitChars", "maxWindows", "out"],
-  "--data": ["limitRows", "withPrompt", "prompt"],
+  "--data": ["limitRows", "exactMatch", "withPrompt", "prompt"],
   "--tasks": ["taskData", "limit", "refuseLong", "out", "withPrompt", "prompt"],
 };
 

@@ -4,9 +4,11 @@ import {
   compareItems,
   comparePairs,
   comparePerplexity,
+  gapsOf,
   type PairedDifference,
   type PerplexityRatio,
 } from "../../../lib/eval/compare.ts";
+import { metricsOf } from "../../../lib/eval/metrics.ts";
 import type { Measurement } from "./work.ts";
 import { formatShare } from "../../terminal/output.ts";
 
@@ -25,7 +27,11 @@ export interface Differences {
 export function valuesOf(measured: Measurement): object {
   switch (measured.kind) {
     case "rows":
-      return { accuracy: measured.accuracy, correct: measured.correct, n: measured.n };
+      return {
+        ...(measured.choices ? { accuracy: measured.choices.accuracy, correct: measured.choices.correct } : {}),
+        ...(measured.answers ? { exact_match: measured.answers.exactMatch } : {}),
+        n: measured.n,
+      };
     case "tasks":
       return { tasks: measured.result.tasks };
     case "text": {
@@ -44,7 +50,11 @@ export function measurementTable(measured: readonly Measured[]): string[] {
   const [first] = measured;
   if (!first) return [];
   if (measured.length === 1 && first.kind === "rows") {
-    return [`accuracy ${formatShare(first.accuracy)} (${first.correct} of ${first.n})`];
+    const { choices, answers, n } = first;
+    return [
+      ...(choices ? [`accuracy ${formatShare(choices.accuracy)} (${choices.correct} of ${n})`] : []),
+      ...(answers ? [`exact match ${formatShare(answers.exactMatch)} (${countOf(answers.exact)} of ${n})`] : []),
+    ];
   }
   if (measured.length === 1 && first.kind === "text") {
     return first.windows.map(({ perplexity, tokens, windows, window, stride }) =>
@@ -82,9 +92,12 @@ export function differences(first: Measured, other: Measured): Differences {
   const lines = new Map<string, string>();
   const head = { model: other.model, against: first.model };
   if (first.kind === "rows" && other.kind === "rows") {
-    const accuracy = comparePairs(first.right, other.right);
-    lines.set("accuracy", shares(accuracy));
-    return { model: other.model, values: { ...head, accuracy }, lines };
+    const accuracy = first.choices && other.choices && comparePairs(first.choices.right, other.choices.right);
+    const exact = first.answers && other.answers && comparePairs(first.answers.exact, other.answers.exact);
+    if (accuracy) lines.set("accuracy", shares(accuracy));
+    if (exact) lines.set("exact match", shares(exact));
+    const values = { ...head, ...(accuracy ? { accuracy } : {}), ...(exact ? { exact_match: exact } : {}) };
+    return { model: other.model, values, lines };
   }
   if (first.kind === "text" && other.kind === "text") {
     const perplexities = first.windows.map((one, index) => {
@@ -100,8 +113,7 @@ export function differences(first: Measured, other: Measured): Differences {
     const tasks = Object.fromEntries(
       Object.entries(first.result.items).map(([name, items]) => {
         const gaps = compareItems(items, other.result.items[name] ?? []);
-        lines.set(`${name} acc`, shares(gaps.acc));
-        lines.set(`${name} acc_norm`, shares(gaps.acc_norm));
+        for (const { name: metric, gap } of gapsOf(gaps)) lines.set(`${name} ${metric}`, shares(gap));
         return [name, gaps];
       }),
     );
@@ -113,17 +125,29 @@ export function differences(first: Measured, other: Measured): Differences {
 function cells(measured: Measured): Map<string, string> {
   switch (measured.kind) {
     case "rows":
-      return new Map([["accuracy", `${formatShare(measured.accuracy)} of ${measured.n}`]]);
+      return new Map([
+        ...(measured.choices
+          ? [["accuracy", `${formatShare(measured.choices.accuracy)} of ${measured.n}`] as const]
+          : []),
+        ...(measured.answers
+          ? [["exact match", `${formatShare(measured.answers.exactMatch)} of ${measured.n}`] as const]
+          : []),
+      ]);
     case "text":
       return new Map(measured.windows.map((one) => [windowName(one), one.perplexity.toFixed(4)]));
     case "tasks":
       return new Map(
-        Object.entries(measured.result.tasks).flatMap(([name, { acc, acc_norm, stderr, acc_norm_stderr, n }]) => [
-          [`${name} acc`, `${withError(acc, stderr)} of ${n}`],
-          [`${name} acc_norm`, withError(acc_norm, acc_norm_stderr)],
-        ]),
+        Object.entries(measured.result.tasks).flatMap(([task, score]) =>
+          metricsOf(score).map(({ name, value, stderr }, index) =>
+            [`${task} ${name}`, withError(value, stderr) + (index === 0 ? ` of ${score.n}` : "")] as const
+          )
+        ),
       );
   }
+}
+
+function countOf(values: readonly boolean[]): number {
+  return values.filter(Boolean).length;
 }
 
 function truncation(measured: Measured): string[] {

@@ -1,6 +1,7 @@
-// Accuracy on rows with choices for `compresso eval --data`.
+// Accuracy on rows with choices and exact match of generated answers for `compresso eval --data`.
 import { readRows } from "../../../lib/disk/rows.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
+import { answerPrompts, answerRows } from "../../../lib/eval/answer_rows.ts";
 import { encodeChoices } from "../../../lib/eval/choice_rows.ts";
 import { checkRows, scoreChoices } from "../../../lib/eval/score.ts";
 import { checkEach } from "./models.ts";
@@ -21,13 +22,28 @@ export async function chooseRows(
   const { rows, report } = await readRows(dataPath, { ...limit, brokenFix: "fix or remove it" });
   const leftOut = readingNote(report);
   if (leftOut !== null) note(`compresso: rows of ${dataPath} that are left out: ${leftOut}`);
-  await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
-    checkRows(encodeChoices(rows, { tokenizer: tokenizerOf({ tokenizer }), prompt, ...limit }), spec.maxPosition);
+  const isAnswered = options.exactMatch === true;
+  const isChosen = !isAnswered || rows.some((row) => row.kind === "instruct" && row.choices !== undefined);
+  await checkEach(paths, {}, ({ source: { spec }, tokenizer: own }) => {
+    const tokenizer = tokenizerOf({ tokenizer: own });
+    if (isChosen) checkRows(encodeChoices(rows, { tokenizer, prompt }), spec.maxPosition);
+    if (isAnswered) answerPrompts(rows, { tokenizer, spec, prompt });
   });
   return plainWork(async (_, { model, adapters, ranks, signal, progress, tune }) => {
     const tokenizer = tokenizerOf(model);
     if (prompt !== null) promptNote(promptCost({ tokenizer, prompt }), "each instruction");
-    const choices = encodeChoices(rows, { tokenizer, prompt, ...limit });
+    const answers = isAnswered
+      ? await answerRows(model, rows, {
+        prompt,
+        adapters,
+        ranks,
+        signal,
+        onProgress: (done, all) => progress.phase("answering", done / all),
+      })
+      : null;
+    const given = answers && { exactMatch: answers.exactMatch, exact: answers.perRow.map(({ isExact }) => isExact) };
+    if (!isChosen) return { kind: "rows", n: rows.length, choices: null, answers: given };
+    const choices = encodeChoices(rows, { tokenizer, prompt });
     const lengths = choices.map((row) => row.prefix.length + row.choices.flat().length);
     await tune({
       rows: BATCH_TOKENS,
@@ -40,6 +56,7 @@ export async function chooseRows(
       signal,
       onProgress: (done, all) => progress.phase("scoring", done / all),
     });
-    return { kind: "rows", accuracy, correct, n, right: perRow.map(({ isCorrect }) => isCorrect) };
+    const right = perRow.map(({ isCorrect }) => isCorrect);
+    return { kind: "rows", n, choices: { accuracy, correct, right }, answers: given };
   });
 }

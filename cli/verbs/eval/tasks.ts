@@ -31,7 +31,7 @@ export async function chooseTasks(
   await checkEach(paths, {}, ({ source: { spec }, tokenizer }) => {
     const how = { tokenizer: tokenizerOf({ tokenizer }), context: spec.maxPosition, refuseLong };
     for (const task of tasks) {
-      for (const question of task.questions) if (mayBeLong(question, how)) encodeQuestion(task, question, how);
+      for (const question of task.questions) if (mayBeLong(task, question, how)) encodeQuestion(task, question, how);
     }
   });
   const digests = tasks.map((task) => [`task ${task.name}`, `${task.questions.length} questions, ${taskDigest(task)}`]);

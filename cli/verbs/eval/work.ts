@@ -13,6 +13,7 @@ export interface EvalSettings {
   readonly maxWindows?: number | undefined;
   readonly data?: string | undefined;
   readonly limitRows?: number | undefined;
+  readonly exactMatch?: true | undefined;
   readonly withPrompt?: true | undefined;
   readonly prompt?: PromptSetting | undefined;
   readonly tasks?: readonly string[] | undefined;
@@ -35,10 +36,13 @@ export type Measurement =
   | { readonly kind: "text"; readonly windows: readonly WindowMeasurement[] }
   | {
     readonly kind: "rows";
-    readonly accuracy: number;
-    readonly correct: number;
     readonly n: number;
-    readonly right: readonly boolean[];
+    /** Null for rows without choices. */
+    readonly choices:
+      | { readonly accuracy: number; readonly correct: number; readonly right: readonly boolean[] }
+      | null;
+    /** Null where no answers are generated. */
+    readonly answers: { readonly exactMatch: number; readonly exact: readonly boolean[] } | null;
   }
   | { readonly kind: "tasks"; readonly result: EvaluateResult };
 

@@ -1,5 +1,6 @@
 // Lines about the quality of a model before and after pruning, and warnings where it got much worse.
-import type { PairedDifference } from "../../../lib/eval/compare.ts";
+import { gapsOf, type PairedDifference } from "../../../lib/eval/compare.ts";
+import { metricsOf } from "../../../lib/eval/metrics.ts";
 import { LOSS_WARNING } from "../../../lib/run/evaluation.ts";
 import type { LossChange } from "../../../lib/run/quality.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
@@ -7,7 +8,7 @@ import { formatCount } from "../../terminal/output.ts";
 
 type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation">;
 
-/** Loss, perplexity and bits per byte, and accuracy on tasks. */
+/** Loss, perplexity and bits per byte, and accuracy or exact match on tasks. */
 export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Qualities): string[] {
   return [
     ...(heldoutLoss
@@ -16,11 +17,14 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
       ]
       : []),
     ...(text ? [lossLine("text", text, `${formatCount(text.labels)} tokens in ${text.sequences} windows`)] : []),
-    ...Object.entries(tasks).map(([name, { before, after, difference: { acc } }]) =>
-      `${name.padEnd(WIDTH)}acc ${percent(before.acc)} → ${percent(after.acc)} %${
-        interval(acc, percent)
-      }, of ${after.n} questions`
-    ),
+    ...Object.entries(tasks).map(([task, { before, after, difference }]) => {
+      const [{ name, value }] = metricsOf(after),
+        [{ value: first }] = metricsOf(before),
+        [{ gap }] = gapsOf(difference);
+      return `${task.padEnd(WIDTH)}${name} ${percent(first)} → ${percent(value)} %${
+        interval(gap, percent)
+      }, of ${after.n} questions`;
+    }),
   ];
 }
 

@@ -1,6 +1,6 @@
 // Exact match of generated answers: greedy decoding of several questions at once, and what counts as equal.
 import { dealt, type Ranks } from "../core/ranks.ts";
-import { createTextBatch, type TextBatch } from "../generate/many.ts";
+import { createTextBatch, type TextBatch } from "../generate/text_batch.ts";
 import { streamText } from "../generate/text.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";

@@ -13,7 +13,9 @@ export interface ChoiceItem {
   readonly answer: number | null;
   /** "" where the task has no subsets. */
   readonly subset: string;
+  /** Of answers alone. */
   readonly text?: undefined;
+  /** Of answers alone. */
   readonly isExact?: undefined;
 }
 
@@ -25,9 +27,13 @@ export interface AnswerItem {
   readonly isExact: boolean;
   /** "" where the task has no subsets. */
   readonly subset: string;
+  /** Of choices alone. */
   readonly scores?: undefined;
+  /** Of choices alone. */
   readonly picked?: undefined;
+  /** Of choices alone. */
   readonly pickedNorm?: undefined;
+  /** Of choices alone. */
   readonly answer?: undefined;
 }
 
@@ -50,6 +56,7 @@ export interface ChoiceScore {
   readonly truncated: number;
   /** Scores of the subsets, where the task has them. */
   readonly subsets?: Readonly<Record<string, ChoiceScore>>;
+  /** Of generated answers alone. */
   readonly exact_match?: undefined;
 }
 
@@ -65,8 +72,11 @@ export interface AnswerScore {
   readonly truncated: number;
   /** Scores of the subsets, where the task has them. */
   readonly subsets?: Readonly<Record<string, AnswerScore>>;
+  /** Of choices alone. */
   readonly acc?: undefined;
+  /** Of choices alone. */
   readonly acc_norm?: undefined;
+  /** Of choices alone. */
   readonly acc_norm_stderr?: undefined;
 }
 

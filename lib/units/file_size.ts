@@ -13,10 +13,13 @@ import {
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { SizeTarget } from "./selection.ts";
 import type { Measure } from "./cut_state.ts";
+import { ggufArch } from "../formats/gguf/architecture.ts";
 import { ggufFileBytes } from "../formats/gguf/export.ts";
 import { type GgufWriteType, typeChooser } from "../formats/gguf/mixes.ts";
+import { fusesQkv } from "../formats/gguf/names.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { GGUF_ALIGNMENT } from "../formats/gguf/write.ts";
@@ -78,7 +81,8 @@ function typeShares(
   spec: DecoderSpec,
   dtype: GgufWriteType,
 ): (place: Place, columns: number) => readonly TypeShare[] {
-  const choose = typeChooser(dtype, spec), known = new Map<string, readonly TypeShare[]>();
+  const choose = typeChooser(dtype, spec, { fusesQkv: writesQkv(spec) }),
+    known = new Map<string, readonly TypeShare[]>();
   const count = (place: Place, columns: number): TypeShare[] => {
     if (place === EMBEDDING || place === HEAD) return [{ type: choose(place, columns).type, share: 1 }];
     const shares = new Map<GgufTensorType, number>(), layers = Math.max(1, spec.layers.length);
@@ -95,6 +99,16 @@ function typeShares(
     known.set(key, found);
     return found;
   };
+}
+
+/** Whether a GGUF of the model holds q, k and v as one matrix. One that is written only after it is cut or padded counts as one that does not. */
+function writesQkv(spec: DecoderSpec): boolean {
+  try {
+    return fusesQkv(ggufArch(spec));
+  } catch (error) {
+    if (error instanceof CompressoError) return false;
+    throw error;
+  }
 }
 
 /** Contents of a file in addition to the tensors. */

@@ -1,7 +1,7 @@
 """Makes golden types of tensors: which type llama.cpp's quantiser gives each matrix, for every type of a file that Compresso writes.
 
-Owns fixtures/gguf_mixes.json: a list of { shape, types: { <file type>: { <part>: <its types, by layer> } } }; a part is a tensor's name without "blk.N."
-and ".weight". Weights are zeros.
+Owns fixtures/gguf_mixes.json: a list of { arch, shape, types: { <file type>: { <part>: <its types, by layer> } } }; a part is a tensor's name without
+"blk.N." and ".weight". Weights are zeros.
 LIBRARIES is a folder of llama.cpp's shared libraries, such as bins/linux-x64 of the npm package @node-llama-cpp/linux-x64.
 Usage: python3 scripts/golden/gguf_mixes.py LIBRARIES
 """
@@ -19,8 +19,12 @@ FILE_TYPES = {
     "q8_0": 7, "q6_k": 18, "q5_k_m": 17, "q5_k_s": 16, "q5_1": 9, "q5_0": 8, "q4_k_m": 15, "q4_k_s": 14, "q4_1": 3, "q4_0": 2,
     "q3_k_l": 13, "q3_k_m": 12, "q3_k_s": 11, "q2_k": 10,
 }
-# Layers, hidden size, FFN columns, heads, KV heads, whether the head is the embedding.
-SHAPES = [(17, 256, 256, 4, 1, False), (10, 256, 512, 2, 1, True), (9, 96, 256, 4, 4, False), (3, 96, 80, 4, 4, True)]
+# Architecture, layers, hidden size, FFN columns, heads, KV heads, whether the head is the embedding.
+SHAPES = [
+    ("llama", 17, 256, 256, 4, 1, False), ("llama", 10, 256, 512, 2, 1, True), ("llama", 9, 96, 256, 4, 4, False),
+    ("llama", 3, 96, 80, 4, 4, True), ("gptneox", 10, 256, 256, 8, 8, False), ("gpt2", 9, 256, 256, 8, 8, True),
+    ("phi3", 17, 256, 256, 8, 2, False),
+]
 VOCAB, HEAD_DIM = 32, 32
 
 
@@ -32,9 +36,9 @@ class Parameters(ctypes.Structure):
     ] + [("others", ctypes.c_char * 248)]
 
 
-def write_model(path: str, shape: tuple[int, int, int, int, int, bool]) -> None:
-    layers, hidden, ffn, heads, kv_heads, tied = shape
-    writer = GGUFWriter(path, "llama")
+def write_model(path: str, shape: tuple[str, int, int, int, int, int, bool]) -> None:
+    arch, layers, hidden, ffn, heads, kv_heads, tied = shape
+    writer = GGUFWriter(path, arch)
     writer.add_block_count(layers)
     writer.add_context_length(128)
     writer.add_embedding_length(hidden)
@@ -44,16 +48,27 @@ def write_model(path: str, shape: tuple[int, int, int, int, int, bool]) -> None:
     writer.add_key_length(HEAD_DIM)
     writer.add_value_length(HEAD_DIM)
     writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_parallel_residual(True)
     writer.add_rope_dimension_count(HEAD_DIM)
     writer.add_vocab_size(VOCAB)
     writer.add_tokenizer_model("none")
     matrices = {"token_embd": (VOCAB, hidden)} | ({} if tied else {"output": (VOCAB, hidden)})
     vectors = {"output_norm": hidden}
+    if arch == "gpt2":
+        # Its converter stores it as f32.
+        vectors |= {"position_embd": (128, hidden)}
     for layer in range(layers):
         sizes = {
             "attn_q": (heads * HEAD_DIM, hidden), "attn_k": (kv_heads * HEAD_DIM, hidden), "attn_v": (kv_heads * HEAD_DIM, hidden),
             "attn_output": (hidden, heads * HEAD_DIM), "ffn_gate": (ffn, hidden), "ffn_up": (ffn, hidden), "ffn_down": (hidden, ffn),
         }
+        if arch != "llama":
+            rows = sum(sizes.pop(f"attn_{part}")[0] for part in "qkv")
+            sizes = {"attn_qkv": (rows, hidden)} | sizes
+            del sizes["ffn_gate"]
+        if arch == "phi3":
+            sizes["ffn_up"] = (2 * ffn, hidden)
         matrices |= {f"blk.{layer}.{part}": size for part, size in sizes.items()}
         vectors |= {f"blk.{layer}.{part}": hidden for part in ("attn_norm", "ffn_norm")}
     for name, size in matrices.items():
@@ -87,7 +102,7 @@ def main() -> None:
     llama.llama_model_quantize.restype = ctypes.c_uint32
     golden = []
     for shape in SHAPES:
-        layers, hidden, ffn, heads, kv_heads, tied = shape
+        arch, layers, hidden, ffn, heads, kv_heads, tied = shape
         types = {}
         with tempfile.TemporaryDirectory() as out:
             write_model(f"{out}/f16.gguf", shape)
@@ -100,6 +115,7 @@ def main() -> None:
                 types[name] = by_part({t.name: t.tensor_type.name.lower() for t in tensors if len(t.shape) > 1})
         layer = {"heads": heads, "kvHeads": kv_heads, "ffn": ffn}
         golden.append({
+            "arch": arch,
             "shape": {"vocab": VOCAB, "hidden": hidden, "headDim": HEAD_DIM, "layers": [layer] * layers, "tied": tied},
             "types": types,
         })

@@ -1,10 +1,12 @@
 // Types of the tensors of a GGUF against those that llama.cpp's own quantiser gives (scripts/golden/gguf_mixes.py).
 import assert from "node:assert/strict";
 import { GGUF_WRITE_TYPES, type GgufWriteType, matrixTypes, typeLike } from "../../lib/formats/gguf/mixes.ts";
-import { ggufNames } from "../../lib/formats/gguf/names.ts";
+import type { GgufArch } from "../../lib/formats/families.ts";
+import { fusedGgufName, fusedTensors } from "../../lib/formats/fused.ts";
+import { archFusions, fusesQkv, ggufNames } from "../../lib/formats/gguf/names.ts";
 import { openGguf } from "../disk.ts";
 import { exportGguf } from "../disk.ts";
-import { type DecoderSpec, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
+import { type DecoderSpec, POSITIONS, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
 import { ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { fileBytes } from "../../lib/units/file_size.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";
@@ -12,6 +14,7 @@ import { randomSource, SPEC } from "./models.ts";
 
 /** Shape of a model, and for each type of a file the types of each part by layer, or one for all layers. */
 interface Golden {
+  readonly arch: GgufArch;
   readonly shape: Pick<DecoderSpec, "vocab" | "hidden" | "headDim" | "layers" | "tied">;
   readonly types: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>>;
 }
@@ -19,16 +22,25 @@ interface Golden {
 const GOLDEN: readonly Golden[] = JSON.parse(await Deno.readTextFile(fixture("gguf_mixes.json")));
 const QUANTISED = GGUF_WRITE_TYPES.filter((dtype) => /^q/.test(dtype));
 
-for (const { shape, types } of GOLDEN) {
-  const spec: DecoderSpec = { ...SPEC, ...shape }, shapes = tensorShapes(spec);
-  const what = `${shape.layers.length} layers, hidden ${shape.hidden}${shape.tied ? ", tied" : ""}`;
+/** What tensors of an architecture have beyond those of a LLaMA. */
+const PARTS: Readonly<Record<string, Partial<DecoderSpec>>> = {
+  gpt2: { ungated: true, positions: { offset: 0 } },
+  gptneox: { ungated: true },
+};
+
+for (const { arch, shape, types } of GOLDEN) {
+  const spec: DecoderSpec = { ...SPEC, ...shape, ...PARTS[arch] }, shapes = tensorShapes(spec);
+  const fused = fusedTensors(spec, archFusions(arch)), input = { shapes, fusesQkv: fusesQkv(arch) };
+  const what = `${arch}, ${shape.layers.length} layers, hidden ${shape.hidden}${shape.tied ? ", tied" : ""}`;
   Deno.test(`matrices have the types that llama.cpp gives them: ${what}`, () => {
     assert.deepEqual(Object.keys(types).toSorted(), QUANTISED.toSorted());
     const names = ggufNames(spec.layers.length);
     for (const dtype of QUANTISED) {
-      for (const [canonical, { type }] of matrixTypes(dtype, spec, shapes)) {
-        const { name, part } = names.get(canonical) ?? { name: "" },
-          found = types[dtype]?.[name.split(".").at(-2) ?? ""];
+      const matrices = matrixTypes(dtype, spec, input);
+      assert.equal(matrices.has(POSITIONS), false, "they are f32");
+      for (const [canonical, { type }] of matrices) {
+        const { name: own, part } = names.get(canonical) ?? { name: "" }, whole = fused.get(canonical);
+        const name = whole ? fusedGgufName(whole) : own, found = types[dtype]?.[name.split(".").at(-2) ?? ""];
         assert.equal(type, found?.[found.length > 1 ? part?.layer ?? 0 : 0], `${name} of ${dtype}`);
       }
     }
@@ -36,9 +48,9 @@ for (const { shape, types } of GOLDEN) {
 
   Deno.test(`a GGUF is known by the types of its layers: ${what}`, () => {
     for (const dtype of QUANTISED) {
-      const chosen = matrixTypes(dtype, spec, shapes);
+      const chosen = matrixTypes(dtype, spec, input);
       const stored = { spec, storedDtype: (name: string): string => chosen.get(name)?.type ?? "f32" };
-      const found = typeLike(stored, shapes), again = matrixTypes(found ?? "f32", spec, shapes);
+      const found = typeLike(stored, shapes), again = matrixTypes(found ?? "f32", spec, input);
       // Types may give the same file, such as where few layers leave nothing to mix.
       for (const [name, { type }] of chosen) {
         if (/layers/.test(name)) assert.equal(again.get(name)?.type, type, `${name} of ${dtype}, taken for ${found}`);

@@ -33,6 +33,7 @@ import {
 import {
   archFusions,
   epsKey,
+  fusesQkv,
   type GgufName,
   ggufNames,
   ggufRow,
@@ -54,7 +55,7 @@ import { deciLayers, ggufArch, openelmLayers, slidingPeriod, slidingWindows } fr
 /** How to export. */
 export interface GgufExportOptions {
   /**
-   * Type of the weight matrices by llama.cpp's rules (see `typeChooser`); vectors are always f32. Where a row is not a multiple of 256 values, types
+   * Type of the weight matrices by llama.cpp's rules (see `typeChooser`); vectors and learned positions are always f32. Where a row is not a multiple of 256 values, types
    * of such blocks fall back to one of blocks of 32 values, and where it is none of 32 either, to f16.
    */
   readonly dtype: GgufWriteType;
@@ -118,7 +119,7 @@ function contentOf(
   const tensors = ropeItems(spec);
   const names = ggufNames(layers.length);
   const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
-  const types = matrixTypes(options.dtype, { ...spec, layers }, shapes);
+  const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusesQkv(arch) });
   const fused = fusedTensors({ ...spec, layers }, archFusions(arch));
   for (const [canonical, shape] of shapes) {
     const gguf = names.get(canonical) ?? { name: canonical }, choice = types.get(canonical);

@@ -1,5 +1,5 @@
 // Types of a whole GGUF and, for each, the types of its tensors by llama.cpp's rules: some parts of some layers have more bits.
-import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, type Projection } from "../../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, type LayerSpec, POSITIONS, type Projection } from "../../spec/decoder.ts";
 import { elementCount } from "../../spec/row_range.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { ggufNames } from "./names.ts";
@@ -72,21 +72,25 @@ export type MatrixPlace =
   /** The weight of a projection, of the nth of the layers that have one. */
   | { readonly projection: Projection; readonly nth: number };
 
-/** Chooses the type of matrices of a model with rows of `columns` values; vectors are always f32. */
+/**
+ * Chooses the type of matrices of a model with rows of `columns` values; vectors and learned positions are always f32.
+ * With `fusesQkv`, q, k and v are one matrix, which has the type of v.
+ */
 export function typeChooser(
   dtype: GgufWriteType,
   spec: Pick<DecoderSpec, "tied" | "layers">,
+  { fusesQkv = false }: { readonly fusesQkv?: boolean } = {},
 ): (place: MatrixPlace, columns: number) => TypeChoice {
   const { base } = FILES[dtype], { layers, tied } = spec;
   if (TENSOR_FORMATS[base].block === 1) return () => ({ type: base, wanted: base });
   const values = layers.filter(({ heads }) => heads > 0).length, groups = groupSize(layers[0]);
   // llama.cpp's 70B: V is small there.
-  const isWide = layers.length === 80 && groups > 1;
+  const isWide = layers.length === 80 && groups > 1 && !fusesQkv;
   const wantedAt = (place: MatrixPlace, columns: number): GgufTensorType => {
     if (place === HEAD || (place === EMBEDDING && tied)) return headType(base, columns);
     if (place === EMBEDDING) return base;
     const { projection, nth } = place;
-    if (projection === "v") {
+    if (projection === "v" || (fusesQkv && (projection === "q" || projection === "k"))) {
       const type = valueType(dtype, { nth, layers: values, groups }) ?? base;
       return isWide && (type === "q3_k" || type === "q4_k") ? "q5_k" : type;
     }
@@ -176,13 +180,15 @@ function hasMoreBits(nth: number, layers: number): boolean {
 export function matrixTypes(
   dtype: GgufWriteType,
   spec: Pick<DecoderSpec, "tied" | "layers">,
-  shapes: ReadonlyMap<string, readonly number[]>,
+  { shapes, fusesQkv }: { readonly shapes: ReadonlyMap<string, readonly number[]>; readonly fusesQkv: boolean },
 ): Map<string, TypeChoice> {
-  const choose = typeChooser(dtype, spec), names = ggufNames(spec.layers.length), seen = new Map<Projection, number>();
+  const choose = typeChooser(dtype, spec, { fusesQkv }),
+    names = ggufNames(spec.layers.length),
+    seen = new Map<Projection, number>();
   const types = new Map<string, TypeChoice>();
   for (const [name, shape] of shapes) {
     const part = names.get(name)?.part, columns = shape.at(-1) ?? 0;
-    if (shape.length === 1) continue;
+    if (shape.length === 1 || name === POSITIONS) continue;
     const nth = part ? seen.get(part.projection) ?? 0 : 0;
     if (part) seen.set(part.projection, nth + 1);
     types.set(name, choose(part ? { projection: part.projection, nth } : name === HEAD ? HEAD : EMBEDDING, columns));
@@ -218,9 +224,11 @@ export function typeLike(
   let best: GgufWriteType | null = null, most = 0;
   for (const dtype of GGUF_WRITE_TYPES) {
     if (blockOf(dtype) === 1) continue;
-    const types = matrixTypes(dtype, spec, shapes), mixed = weights((name) => types.get(name)?.type);
-    const shared = [...mixed].reduce((sum, [key, count]) => sum + Math.min(count, stored.get(key) ?? 0), 0);
-    if (shared > most) [best, most] = [dtype, shared];
+    for (const fusesQkv of [false, true]) {
+      const types = matrixTypes(dtype, spec, { shapes, fusesQkv }), mixed = weights((name) => types.get(name)?.type);
+      const shared = [...mixed].reduce((sum, [key, count]) => sum + Math.min(count, stored.get(key) ?? 0), 0);
+      if (shared > most) [best, most] = [dtype, shared];
+    }
   }
   return best;
 }

@@ -79,6 +79,11 @@ export function archFusions(arch: GgufArch): readonly Fusion[] {
   return arch === "openelm" || arch === "gpt2" || arch === "gptneox" ? FUSED_QKV : [];
 }
 
+/** Whether an architecture holds q, k and v as one matrix. */
+export function fusesQkv(arch: GgufArch): boolean {
+  return archFusions(arch).length > 0;
+}
+
 /** Whether an architecture has LayerNorm. */
 export function hasLayerNorm(arch: GgufArch): boolean {
   return arch === "gpt2" || arch === "gptneox" || arch === "stablelm" || arch === "phi2";

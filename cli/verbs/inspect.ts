@@ -12,6 +12,7 @@ import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import {
   type DecoderSpec,
+  embeddingWidth,
   type LayerCount,
   type LayerSpec,
   linearPerDim,
@@ -154,7 +155,7 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
   const { attention, logits } = spec.softCaps ?? {};
   const caps = [...attention ? [`scores ${attention}`] : [], ...logits ? [`logits ${logits}`] : []];
   if (caps.length > 0) print(`soft caps   ${caps.join(", ")}`);
-  const rows = spec.vocab * spec.hidden * (spec.tied ? 1 : 2);
+  const rows = spec.vocab * embeddingWidth(spec) * (spec.tied ? 1 : 2);
   print(
     `head        ${spec.tied ? "tied to the embedding" : "separate"}; the vocabulary takes ${
       formatShare(rows / parameters)

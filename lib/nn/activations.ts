@@ -5,7 +5,14 @@ import { AttentionScratch } from "./attention.ts";
 import { paddedRows, strideOf } from "./padding.ts";
 import { OperandPool } from "./products/linear.ts";
 import { partialFloats } from "./ops.ts";
-import { type DecoderSpec, hasProjection, type Projection, PROJECTIONS } from "../spec/decoder.ts";
+import {
+  type DecoderSpec,
+  embeddingWidth,
+  hasFinalNorm,
+  hasProjection,
+  type Projection,
+  PROJECTIONS,
+} from "../spec/decoder.ts";
 import { headWidths } from "./weights.ts";
 
 /** Tokens of one pass: `batch` sequences of `seq` tokens. */
@@ -41,10 +48,11 @@ type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 export interface LayerActivations {
   /**
    * q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. Without a gate,
-   * gate is the same buffer as up.
+   * gate is the same buffer as up. h1 and h2 hold the input of attention and of the FFN after its norm or, with norms of
+   * the residual stream, that stream before its norm.
    */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
-  /** 1 / rms (LayerNorm: 1 / standard deviation) of each row [rows], for the attention norm and the FFN norm. */
+  /** 1 / rms (LayerNorm: 1 / standard deviation) of each row [rows], for the norm of attention and that of the FFN. */
   readonly rms: readonly [DeviceBuffer, DeviceBuffer];
   /** Log-sum-exp of attention [heads, rows]. */
   readonly lse: DeviceBuffer;
@@ -68,6 +76,8 @@ export interface Activations extends Disposable {
   readonly wanted: { rows: number };
   /** Input of each layer, then the output of the last layer. Without backward, two buffers alternate. */
   readonly x: readonly DeviceBuffer[];
+  /** Rows of the embedding, [paddedRows, strideOf(embeddingWidth)]; null where they are `embedded`. */
+  readonly looked: DeviceBuffer | null;
   /** Embedding output before its mask. */
   readonly embedded: DeviceBuffer;
   /** Buffers of each layer. */
@@ -77,7 +87,9 @@ export interface Activations extends Disposable {
   readonly rmsFinal: DeviceBuffer;
   /** Row sums of the attention backward pass [heads, rows]. */
   readonly delta: DeviceBuffer;
-  /** Output of the final norm, and its gradient. */
+  /** Output of the final norm where a projection follows it; null otherwise. */
+  readonly normed: DeviceBuffer | null;
+  /** What the head reads, of the width of the embedding, and its gradient. */
   readonly final: DeviceBuffer;
   readonly dfinal: DeviceBuffer | null;
   /**
@@ -114,7 +126,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
     const wide = widest(spec);
     const floats = (label: string, count: number): DeviceBuffer => own(device.createBuffer(label, count * 4));
     const act = (label: string, width: number): DeviceBuffer => floats(label, paddedRows(rows) * strideOf(width));
-    const { hidden } = spec;
+    const { hidden } = spec, inner = embeddingWidth(spec), isProjected = spec.embeddingWidth !== undefined;
     const inputs = shape.backward ? spec.layers.length + 1 : Math.min(2, spec.layers.length + 1);
     const kept = Array.from({ length: inputs }, (_, index) => act(`x${index}`, hidden));
     const x = Array.from({ length: spec.layers.length + 1 }, (_, index) => kept[index % inputs] ?? act("x", hidden));
@@ -129,6 +141,7 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
       loss: floats("loss", rows),
       wanted: { rows },
       x,
+      looked: isProjected ? act("looked", inner) : null,
       embedded: layers[0]?.forward.h1 ?? act("embedded", hidden),
       layers,
       backward: shape.backward
@@ -144,10 +157,11 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
         : null,
       rmsFinal: floats("rms final", rows),
       delta: floats("delta", heads * rows),
-      final: act("final", hidden),
-      dfinal: shape.backward ? act("dfinal", hidden) : null,
-      chunk: floats("head input", paddedRows(shape.headRows) * strideOf(hidden)),
-      dchunk: shape.backward ? floats("head gradient", paddedRows(shape.headRows) * strideOf(hidden)) : null,
+      normed: isProjected && hasFinalNorm(spec) ? act("normed", hidden) : null,
+      final: act("final", inner),
+      dfinal: shape.backward ? act("dfinal", inner) : null,
+      chunk: floats("head input", paddedRows(shape.headRows) * strideOf(inner)),
+      dchunk: shape.backward ? floats("head gradient", paddedRows(shape.headRows) * strideOf(inner)) : null,
       logits: floats("logits", paddedRows(shape.headRows) * strideOf(spec.vocab)),
       partial: floats(
         "partial",
@@ -198,7 +212,8 @@ function createLayers(
   const names = FORWARD.filter((name) =>
     (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated)
   );
-  const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...(keepsWrites ? ["y1", "y2"] : [])] : names;
+  const sums = spec.normPlaces === "residual" ? ["h1", "h2"] : [], writes = keepsWrites ? ["y1", "y2"] : [];
+  const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...sums, ...writes] : names;
   const keepsAll = kept.length === names.length;
   const inner = (label: string): LayerActivations["inner"] =>
     rank > 0
@@ -207,12 +222,12 @@ function createLayers(
         (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank),
       )
       : null;
-  const sums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
+  const rowSums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
     rms: [floats(`rms1${label}`, rows), floats(`rms2${label}`, rows)],
     lse: floats(`lse${label}`, heads * rows),
   });
   const shared = new Map(names.filter((name) => !kept.includes(name)).map((name) => [name, act(name, wide[name])]));
-  const sharedSums = keepsAll ? null : sums("");
+  const sharedSums = keepsAll ? null : rowSums("");
   const sharedInner = backward ? null : inner("");
   return spec.layers.map((layer, index) => {
     const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
@@ -223,7 +238,7 @@ function createLayers(
         ...spec.qkNorm ? {} : { q0: own.q, k0: own.k },
         ...spec.ungated ? { gate: own.up } : {},
       },
-      ...(sharedSums ?? sums(label)),
+      ...(sharedSums ?? rowSums(label)),
       inner: backward ? inner(label) : sharedInner,
     };
   });

@@ -5,7 +5,7 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import type { LayerActivations } from "./activations.ts";
 import type { DecoderContext } from "./context.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { type Operand, operand } from "./products/linear.ts";
+import { type Operand, operand, recordLinear } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
@@ -25,12 +25,12 @@ import {
   recordUngated,
   recordUngatedBackward,
 } from "./ops.ts";
-import { recordNorm, recordNormBackward } from "./norm.ts";
+import { type NormWeights, recordNorm, recordNormBackward } from "./norm.ts";
 import { layerTable, recordRope } from "./rope.ts";
 import { type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";
 
-/** x[0] = (embedding(tokens) · scale + positions) ∘ z_hidden. */
+/** x[0] = act.embedded ∘ z_hidden, see {@link recordEmbedded}. */
 export function recordInput(context: DecoderContext): void {
   const { plan, weights, act } = context;
   const { rows, x, embedded } = act;
@@ -43,11 +43,18 @@ export function recordInput(context: DecoderContext): void {
   });
 }
 
-/** act.embedded = embedding(tokens) · scale + positions. */
+/** act.embedded = embedding(tokens) · scale + positions, where an embedding of another width is projected first. */
 function recordEmbedded({ plan, weights, act, trees, position, positions }: DecoderContext): void {
-  const { rows, tokens, embedded, shape: { seq } } = act, { spec, positions: table } = weights;
+  const { rows, tokens, looked, embedded, shape: { seq } } = act, { spec, positions: table, projectIn } = weights;
   plan.section("embedding");
-  recordEmbedding(plan, weights.embedding, { tokens, x: embedded }, { rows, scale: spec.scales?.embedding });
+  recordEmbedding(plan, weights.embedding, { tokens, x: looked ?? embedded }, { rows, scale: spec.scales?.embedding });
+  if (projectIn && looked) {
+    const x = operand(plan, act.operands, looked, { rows, stride: strideOf(projectIn.cols) });
+    recordLinear(plan, x, projectIn, { buffer: embedded, stride: strideOf(spec.hidden) }, {
+      rows,
+      direction: "forward",
+    });
+  }
   if (!table || !spec.positions) return;
   recordPositions(plan, { table, x: embedded }, {
     rows,
@@ -75,35 +82,64 @@ export function recordLayer(context: DecoderContext, index: number): void {
   if (layer.attention) {
     recordAttentionPart(context, index, { x, again: false });
     middle = layer.ffn ? forward.x1 : out;
-    recordWrite(context, { x, y: forward.y1, outputNorm: layer.attention.outputNorm, out: middle });
+    recordWrite(context, { x, ...attentionWrite(context, index), out: middle });
   }
   if (layer.ffn) {
     recordFfnPart(context, index, { x: weights.spec.parallel ? x : middle, again: false });
-    recordWrite(context, { x: middle, y: forward.y2, outputNorm: layer.ffn.outputNorm, out });
+    recordWrite(context, { x: middle, ...ffnWrite(context, index), out });
   }
   if (!layer.attention && !layer.ffn) plan.copy(x, out, { bytes: act.rows * strideOf(weights.spec.hidden) * 4 });
 }
 
-/** out = x + y ∘ z_hidden · scale, or x + RMSNorm(y ∘ z_hidden) with an output norm. */
-function recordWrite(context: DecoderContext, { outputNorm: w, ...io }: {
-  readonly x: DeviceBuffer;
+/** What attention or FFN adds to the residual stream, and the norm of that or of the stream after it. */
+interface Write {
   readonly y: DeviceBuffer;
   readonly outputNorm: DeviceBuffer | null;
-  readonly out: DeviceBuffer;
-}): void {
-  const { plan, act, weights: { spec } } = context, extent = { rows: act.rows, width: spec.hidden };
-  const z = hiddenMask(context);
-  plan.section("elementwise");
-  if (w) recordOutputNorm(plan, { ...io, w, z }, { ...extent, eps: spec.normEps });
-  else recordResidual(plan, { ...io, z }, { ...extent, scale: spec.scales?.residual });
+  readonly streamNorm: NormWeights | null;
+  /** With a norm of the stream: the stream before it, and the factors of its rows. */
+  readonly sum: DeviceBuffer;
+  readonly r: DeviceBuffer;
 }
 
-/** y := dL/dy of {@link recordWrite} from dx, the gradient of `out`; dz_hidden += its share. */
-function recordWriteBackward(
-  context: DecoderContext,
-  { y, outputNorm: w }: { readonly y: DeviceBuffer; readonly outputNorm: DeviceBuffer | null },
-): void {
+function attentionWrite(context: DecoderContext, index: number): Write {
+  const { layer, forward: { y1: y, h1: sum }, rms: [r] } = partsOf(context, index);
+  const { outputNorm, streamNorm } = existing(layer.attention, `attention of layer ${index}`);
+  return { y, outputNorm, streamNorm, sum, r };
+}
+
+function ffnWrite(context: DecoderContext, index: number): Write {
+  const { layer, forward: { y2: y, h2: sum }, rms: [, r] } = partsOf(context, index);
+  const { outputNorm, streamNorm } = existing(layer.ffn, `FFN of layer ${index}`);
+  return { y, outputNorm, streamNorm, sum, r };
+}
+
+/**
+ * out = x + y ∘ z_hidden · scale, or x + RMSNorm(y ∘ z_hidden) with an output norm, or norm(x + y ∘ z_hidden) with one
+ * of the stream.
+ */
+function recordWrite(context: DecoderContext, { outputNorm: w, streamNorm, sum, r, ...io }: Write & {
+  readonly x: DeviceBuffer;
+  readonly out: DeviceBuffer;
+}): void {
+  const { plan, act: { rows }, weights: { spec } } = context, extent = { rows, width: spec.hidden };
+  const z = hiddenMask(context);
+  plan.section("elementwise");
+  if (w) return recordOutputNorm(plan, { ...io, w, z }, { ...extent, eps: spec.normEps });
+  recordResidual(plan, { ...io, z, out: streamNorm ? sum : io.out }, { ...extent, scale: spec.scales?.residual });
+  if (streamNorm) recordNorm(plan, streamNorm, { x: sum, y: io.out, r }, { rows, spec });
+}
+
+/**
+ * y := dL/dy of {@link recordWrite} from dx, the gradient of `out`; dz_hidden += its share. With a norm of the stream,
+ * dx becomes the gradient of `x`.
+ */
+function recordWriteBackward(context: DecoderContext, { y, outputNorm: w, streamNorm, sum, r }: Write): void {
   const { plan, act: { rows }, weights: { spec } } = context, { dx, dh } = backwardOf(context);
+  if (streamNorm) {
+    plan.section("elementwise");
+    recordNormBackward(plan, streamNorm, { dy: dx, x: sum, r, dx: dh }, { rows, spec, accumulate: false });
+    plan.copy(dh, dx, { bytes: rows * strideOf(spec.hidden) * 4 });
+  }
   const factor = spec.scales?.residual;
   if (!w && factor === undefined) return recordHiddenBackward(context, y);
   plan.section("elementwise");
@@ -114,27 +150,42 @@ function recordWriteBackward(
 }
 
 /**
- * Recomputes what backward needs of a layer and forward did not keep. x[index] and x1 were kept; y1 and y2 were kept if
- * needed.
+ * Recomputes what backward needs of a layer and forward did not keep. x[index] and x1 were kept; y1 and y2, and the
+ * stream before its norms, were kept if needed.
  */
 function recordLayerAgain(context: DecoderContext, index: number): void {
-  const { layer, x } = partsOf(context, index);
-  if (layer.attention) recordAttentionPart(context, index, { x, again: true });
-  if (layer.ffn) recordFfnPart(context, index, { x: ffnInput(context, index), again: true });
+  const { layer, x, forward } = partsOf(context, index),
+    out = existing(context.act.x[index + 1], `output of layer ${index}`);
+  if (layer.attention) {
+    recordAttentionPart(context, index, { x, again: true });
+    recordStreamNormAgain(context, { ...attentionWrite(context, index), out: layer.ffn ? forward.x1 : out });
+  }
+  if (layer.ffn) {
+    recordFfnPart(context, index, { x: ffnInput(context, index), again: true });
+    recordStreamNormAgain(context, { ...ffnWrite(context, index), out });
+  }
+}
+
+/** The factors of the rows again; the output, which was kept, is written as it was. */
+function recordStreamNormAgain(
+  { plan, act: { rows }, weights: { spec } }: DecoderContext,
+  { streamNorm, sum: x, r, out: y }: Write & { readonly out: DeviceBuffer },
+): void {
+  if (streamNorm) recordNorm(plan, streamNorm, { x, y, r }, { rows, spec });
 }
 
 /** Backward of layer `index`: act.backward.dx holds dL/dx[index + 1] and becomes dL/dx[index]. */
 export function recordLayerBackward(context: DecoderContext, index: number): void {
   const { weights, act } = context;
-  const { layer, x, forward } = partsOf(context, index), isParallel = isParallelLayer(context, index);
+  const { layer, x } = partsOf(context, index), isParallel = isParallelLayer(context, index);
   // The values of the last layer are still in the buffers of forward.
   const isLast = index === weights.layers.length - 1;
   if (act.shape.recompute !== false && !isLast) recordLayerAgain(context, index);
   // Before dx receives what the FFN adds: attention does not write what the FFN of a parallel layer reads.
-  if (isParallel) recordWriteBackward(context, { y: forward.y1, outputNorm: layer.attention?.outputNorm ?? null });
+  if (isParallel) recordWriteBackward(context, attentionWrite(context, index));
   if (layer.ffn) recordFfnBackward(context, index, ffnInput(context, index));
   if (!layer.attention) return;
-  if (!isParallel) recordWriteBackward(context, { y: forward.y1, outputNorm: layer.attention.outputNorm });
+  if (!isParallel) recordWriteBackward(context, attentionWrite(context, index));
   recordAttentionPartBackward(context, index, x);
 }
 
@@ -238,9 +289,9 @@ function recordFfnPart(
 function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuffer): void {
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index), b = backwardOf(context);
-  const { rows } = act, { norm, outputNorm } = existing(layer.ffn, `FFN of layer ${index}`);
+  const { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
   const { spec } = weights, width = layer.spec.ffn, { hidden, activation } = spec;
-  recordWriteBackward(context, { y: f.y2, outputNorm });
+  recordWriteBackward(context, ffnWrite(context, index));
   recordProjectionBackward(context, {
     layer: index,
     projection: "down",

@@ -1,7 +1,7 @@
 // The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] is never stored whole.
 import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
+import { type DecoderSpec, embeddingWidth } from "../spec/decoder.ts";
 import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
@@ -65,7 +65,7 @@ export function recordTop(context: DecoderContext, { top, ...buffers }: TopBuffe
     plan.optional(() => first < act.wanted.rows, () => {
       recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
         rows,
-        width: spec.hidden,
+        width: embeddingWidth(spec),
         first,
         direction: "gather",
       });
@@ -87,11 +87,37 @@ export function lossByRow(losses: Float32Array, targets: Int32Array): Float32Arr
   return Float32Array.from(targets, (target) => target < 0 ? 0 : losses[at++] ?? NaN);
 }
 
-/** act.final = norm(output of the last layer). */
+/** act.final = norm(output of the last layer), projected to the width of the head where it has another one. */
 export function recordFinalNorm({ plan, weights, act }: DecoderContext): void {
-  const { spec } = weights, x = lastOutput(act, spec);
+  const { spec, finalNorm, projectOut } = weights,
+    { rows, final, normed, rmsFinal: r } = act,
+    x = lastOutput(act, spec);
   plan.section("elementwise");
-  recordNorm(plan, weights.finalNorm, { x, y: act.final, r: act.rmsFinal }, { rows: act.rows, spec });
+  if (finalNorm) recordNorm(plan, finalNorm, { x, y: normed ?? final, r }, { rows, spec });
+  if (projectOut) {
+    const stride = strideOf(spec.hidden), input = operand(plan, act.operands, normed ?? x, { rows, stride });
+    plan.section("head");
+    recordLinear(plan, input, projectOut, { buffer: final, stride: strideOf(projectOut.rows) }, {
+      rows,
+      direction: "forward",
+    });
+  } else if (!finalNorm) plan.copy(x, final, { bytes: rows * strideOf(spec.hidden) * 4 });
+}
+
+/** dx = dL/d(output of the last layer) from act.dfinal. */
+function recordFinalNormBackward({ plan, weights, act }: DecoderContext): void {
+  const { spec, finalNorm, projectOut } = weights, { rows, rmsFinal: r } = act, stride = strideOf(spec.hidden);
+  const dfinal = existing(act.dfinal, "gradient of the final norm"),
+    { dx, dh } = existing(act.backward, "buffers of backward");
+  const dy = projectOut ? finalNorm ? dh : dx : dfinal;
+  if (projectOut) {
+    const input = operand(plan, act.operands, dfinal, { rows, stride: strideOf(projectOut.rows) });
+    recordLinear(plan, input, projectOut, { buffer: dy, stride }, { rows, direction: "backward" });
+  }
+  plan.section("elementwise");
+  const io = { dy, x: lastOutput(act, spec), r, dx };
+  if (finalNorm) recordNormBackward(plan, finalNorm, io, { rows, spec, accumulate: false });
+  else if (!projectOut) plan.copy(dfinal, dx, { bytes: rows * stride * 4 });
 }
 
 /** act.logits = head(act.final rows first … first + rows − 1). */
@@ -100,7 +126,7 @@ export function recordLogits(
   { first, rows }: { readonly first: number; readonly rows: number },
 ): void {
   const { plan, weights, act } = context;
-  const stride = strideOf(weights.spec.hidden);
+  const stride = strideOf(embeddingWidth(weights.spec));
   plan.section("head");
   plan.copy(act.final, act.chunk, { bytes: rows * stride * 4, sourceOffset: first * stride * 4 });
   recordHead(context, { rows });
@@ -115,7 +141,7 @@ function recordHead(context: DecoderContext, { rows }: { readonly rows: number }
 
 /** act.logits = head(act.chunk) and its bias, without a soft cap. */
 function recordRawHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
-  const stride = strideOf(weights.spec.hidden);
+  const stride = strideOf(embeddingWidth(weights.spec));
   plan.repeat(`head of ${rows} rows`, () =>
     recordLinear(
       plan,
@@ -140,7 +166,7 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
   plan.clear(act.loss);
   if (gradient && act.dfinal) plan.clear(act.dfinal);
   for (let first = 0; first < act.rows; first += act.shape.headRows) {
-    const rows = Math.min(act.shape.headRows, act.rows - first), width = spec.hidden;
+    const rows = Math.min(act.shape.headRows, act.rows - first), width = embeddingWidth(spec);
     plan.optional(() => first < act.wanted.rows, () => {
       recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
         rows,
@@ -160,14 +186,7 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
       if (gradient) recordLogitsBackward(context, { first, rows });
     });
   }
-  if (!gradient) return;
-  const dy = existing(act.dfinal, "gradient of the final norm"), { dx } = existing(act.backward, "buffers of backward");
-  plan.section("elementwise");
-  recordNormBackward(plan, weights.finalNorm, { dy, x: lastOutput(act, spec), r: act.rmsFinal, dx }, {
-    rows: act.rows,
-    spec,
-    accumulate: false,
-  });
+  if (gradient) recordFinalNormBackward(context);
 }
 
 function recordLogitsBackward(
@@ -178,7 +197,12 @@ function recordLogitsBackward(
   const dchunk = existing(act.dchunk, "gradient of a chunk"),
     dfinal = existing(act.dfinal, "gradient of the final norm");
   plan.repeat(`head backward of ${rows} rows`, () => recordHeadBackward(context, { dchunk, rows }));
-  recordCopyRows(plan, { order, x: dchunk, y: dfinal }, { rows, width: spec.hidden, first, direction: "scatter" });
+  recordCopyRows(plan, { order, x: dchunk, y: dfinal }, {
+    rows,
+    width: embeddingWidth(spec),
+    first,
+    direction: "scatter",
+  });
 }
 
 function lastOutput({ x }: DecoderContext["act"], { layers }: DecoderSpec): DeviceBuffer {
@@ -190,7 +214,7 @@ function recordHeadBackward(
   { plan, weights: { head, spec }, act }: DecoderContext,
   { dchunk, rows }: { readonly dchunk: DeviceBuffer; readonly rows: number },
 ): void {
-  const target = { buffer: dchunk, stride: strideOf(spec.hidden) };
+  const target = { buffer: dchunk, stride: strideOf(embeddingWidth(spec)) };
   const stride = strideOf(spec.vocab);
   if (head.placement === "buffer" || head.shards.length === 1) {
     const x = operand(plan, act.operands, act.logits, { rows, stride });

@@ -38,7 +38,8 @@ export function createPass(device: Device, weights: Weights, options: PassOption
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   try {
     const headRows = options.headRows ?? headRowsFor(spec.vocab, batch * seq);
-    const keepsWrites = spec.normPlaces !== undefined || (options.maskGrads?.has("hidden") ?? true);
+    const hasOutputNorms = spec.normPlaces !== undefined && spec.normPlaces !== "residual";
+    const keepsWrites = hasOutputNorms || (options.maskGrads?.has("hidden") ?? true);
     const { recompute = true } = options, rank = config?.rank ?? 0;
     const act = own(createActivations(device, spec, { batch, seq, backward, recompute, keepsWrites, rank, headRows }));
     const masks = own(createMaskSlots(device, spec));

@@ -3,8 +3,10 @@ import {
   biasName,
   type DecoderSpec,
   EMBEDDING,
+  embeddingWidth,
   FINAL_NORM,
   hasBias,
+  hasFinalNorm,
   HEAD,
   HEAD_BIAS,
   headNormName,
@@ -16,6 +18,8 @@ import {
   positionRows,
   POSITIONS,
   presentProjections,
+  PROJECT_IN,
+  PROJECT_OUT,
   type Projection,
   projectionName,
   PROJECTIONS,
@@ -34,10 +38,14 @@ import type { QuantRows } from "../spec/quant.ts";
 export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
-  /** Attention: norm (null where outputs alone are normalised), norm of the output (null without `normPlaces`), projections and head norms. */
+  /**
+   * Attention: norm of the input, of the output, and of the residual stream after it (null where the spec's `normPlaces`
+   * has none), projections and head norms.
+   */
   readonly attention: {
     readonly norm: NormWeights | null;
     readonly outputNorm: DeviceBuffer | null;
+    readonly streamNorm: NormWeights | null;
     readonly q: Matrix;
     readonly k: Matrix;
     readonly v: Matrix;
@@ -45,10 +53,11 @@ export interface LayerWeights {
     /** Weights of the q and k norms, [headStride] or with "whole" as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
-  /** FFN: norm (null likewise; that of attention where they share one), norm of the output (null without `normPlaces`) and projections; gate is null without one. */
+  /** FFN: its norms likewise (that of attention's input where they share one), and projections; gate is null without one. */
   readonly ffn: {
     readonly norm: NormWeights | null;
     readonly outputNorm: DeviceBuffer | null;
+    readonly streamNorm: NormWeights | null;
     readonly gate: Matrix | null;
     readonly up: Matrix;
     readonly down: Matrix;
@@ -63,14 +72,17 @@ export interface Weights extends Disposable {
   readonly spec: DecoderSpec;
   /** Storage of the matrices. For q4, the embedding and the head use q8. */
   readonly baseDtype: MatrixDtype;
-  /** Token embedding [vocab, hidden]. */
+  /** Token embedding [vocab, embeddingWidth]. */
   readonly embedding: Matrix;
   /** Layers in order. */
   readonly layers: readonly LayerWeights[];
   /** Learned position embeddings [positions, stride] f32; null without them. */
   readonly positions: DeviceBuffer | null;
-  /** Final norm. */
-  readonly finalNorm: NormWeights;
+  /** Matrices between the embedding or the head and the residual stream; null where the spec has no `embeddingWidth`. */
+  readonly projectIn: Matrix | null;
+  readonly projectOut: Matrix | null;
+  /** Final norm; null with norms of the residual stream. */
+  readonly finalNorm: NormWeights | null;
   /** Output head; the embedding itself if tied. */
   readonly head: Matrix;
   /** Bias of the output head [strideOf(vocab)]; null without `headBias`. */
@@ -86,6 +98,8 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** The matrices outside the layers. */
+const OUTER: readonly string[] = [EMBEDDING, PROJECT_IN, PROJECT_OUT, HEAD];
 /** Number of values read at once, so that a whole embedding is never copied. */
 const CHUNK_VALUES = 1 << 24;
 /** Rows are read in multiples of this, because block formats store this many together; see `writeRows`. */
@@ -103,8 +117,8 @@ export function storedShape(spec: DecoderSpec, layer: LayerSpec, projection: Pro
 }
 
 /**
- * Storage of the embedding and output head for layers with `baseDtype`. It is q8 for q4, because 4 bits there raise the
- * perplexity of SmolLM2-135M by 7 %.
+ * Storage of the embedding, the output head and their projections for layers with `baseDtype`. It is q8 for q4, because
+ * 4 bits there raise the perplexity of SmolLM2-135M by 7 %.
  */
 export function headDtype(baseDtype: MatrixDtype): MatrixDtype {
   return baseDtype === "q4" ? "q8" : baseDtype;
@@ -134,6 +148,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
     if (name === FINAL_NORM && divisor !== 1) padded.forEach((value, i) => padded[i] = value / divisor);
     return own(device.uploadBuffer(name, padded));
   };
+  const isResidual = spec.normPlaces === "residual";
+  const hasOutputNorms = !isResidual && spec.normPlaces !== undefined;
   /** The norm of each head has the width of a head, one over the whole width that of all heads, each padded. */
   const headNorm = async (index: number, of: "q" | "k"): Promise<DeviceBuffer> => {
     const name = headNormName(index, of), layer = spec.layers[index];
@@ -150,7 +166,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   });
 
   try {
-    const embedding = await matrix(EMBEDDING, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    const { hidden, embeddingWidth: inner } = spec, shape = [spec.vocab, inner ?? hidden] as const;
+    const embedding = await matrix(EMBEDDING, shape, shape);
+    const projection = async (name: string, rows: number, cols: number): Promise<Matrix> =>
+      await matrix(name, [rows, cols], [rows, cols]);
+    const projectIn = inner === undefined ? null : await projection(PROJECT_IN, hidden, inner);
+    const projectOut = inner === undefined ? null : await projection(PROJECT_OUT, inner, hidden);
     const positions = spec.positions ? own(await loadPositions(device, source)) : null;
     progress();
     const layers: LayerWeights[] = [];
@@ -160,7 +181,7 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         ? await norm(normName(index, "attention"))
         : null;
       const inputNorm = async (place: "attention" | "ffn"): Promise<NormWeights | null> =>
-        shared ?? (has.includes(place) ? await norm(normName(index, place)) : null);
+        shared ?? (!isResidual && has.includes(place) ? await norm(normName(index, place)) : null);
       const part = (projection: Projection): Promise<Matrix> =>
         matrix(
           projectionName(index, projection),
@@ -171,7 +192,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         spec: layer,
         attention: layer.heads === 0 ? null : {
           norm: await inputNorm("attention"),
-          outputNorm: spec.normPlaces ? await vector(normName(index, "attention_output")) : null,
+          outputNorm: hasOutputNorms ? await vector(normName(index, "attention_output")) : null,
+          streamNorm: isResidual ? await norm(normName(index, "attention")) : null,
           q: await part("q"),
           k: await part("k"),
           v: await part("v"),
@@ -185,7 +207,8 @@ export async function loadWeights(device: Device, source: WeightSource, options:
         },
         ffn: layer.ffn === 0 ? null : {
           norm: await inputNorm("ffn"),
-          outputNorm: spec.normPlaces ? await vector(normName(index, "ffn_output")) : null,
+          outputNorm: hasOutputNorms ? await vector(normName(index, "ffn_output")) : null,
+          streamNorm: isResidual ? await norm(normName(index, "ffn")) : null,
           gate: spec.ungated ? null : await part("gate"),
           up: await part("up"),
           down: await part("down"),
@@ -194,13 +217,14 @@ export async function loadWeights(device: Device, source: WeightSource, options:
       });
       progress();
     }
-    const finalNorm = await norm(FINAL_NORM);
-    const head = spec.tied ? embedding : await matrix(HEAD, [spec.vocab, spec.hidden], [spec.vocab, spec.hidden]);
+    const finalNorm = hasFinalNorm(spec) ? await norm(FINAL_NORM) : null;
+    const head = spec.tied ? embedding : await matrix(HEAD, shape, shape);
     const headBias = spec.headBias ? own(await loadHeadBias(device, source)) : null;
     progress();
     device.check();
     const { baseDtype } = options;
-    return { spec, baseDtype, embedding, positions, layers, finalNorm, head, headBias, [Symbol.dispose]: dispose };
+    const outer = { embedding, projectIn, positions, finalNorm, projectOut, head, headBias };
+    return { spec, baseDtype, ...outer, layers, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -218,7 +242,7 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
 }): Promise<Matrix> {
   options.signal?.throwIfAborted();
   const [rows, cols] = shape;
-  const dtype = name === EMBEDDING || name === HEAD ? headDtype(options.baseDtype) : options.baseDtype;
+  const dtype = OUTER.includes(name) ? headDtype(options.baseDtype) : options.baseDtype;
   const target = own(createMatrix(device, name, { rows, cols, dtype }));
   if (device.isDry) return target;
   if (shape[0] === logical[0] && shape[1] === logical[1]) {
@@ -248,7 +272,7 @@ export async function shareLayers(
   weights: Weights,
   { source, signal }: { readonly source: WeightSource; readonly signal?: AbortSignal | undefined },
 ): Promise<Weights> {
-  const { spec } = source, shape = [spec.vocab, spec.hidden] as const, owned: Disposable[] = [];
+  const { spec } = source, shape = [spec.vocab, embeddingWidth(spec)] as const, owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const options = { baseDtype: weights.baseDtype, ...(signal ? { signal } : {}) };

@@ -16,6 +16,8 @@ import {
   normPlaces,
   normTensors,
   POSITIONS,
+  PROJECT_IN,
+  PROJECT_OUT,
   type Projection,
   projectionName,
   PROJECTIONS,
@@ -82,7 +84,8 @@ interface LayerPlan {
  *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
  *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
  *   The FFN of a parallel layer does not, and takes the bias of a cut attention itself.
- *   Where outputs are normalised, it cannot move: the part keeps a head or a column of zeros.
+ *   Where outputs are normalised, it cannot move: the part keeps a head or a column of zeros. Where the residual stream
+ *   is, the part keeps one in any case, as its norm does not pass the stream on as it is.
  * - A KV head is removed with the last head of its group. Groups of different sizes are made equal in the way with the
  *   fewest parameters: shorter ones get heads of zeros, or longer ones are split and their KV head is repeated (see
  *   `cheapestGroupSize`).
@@ -138,13 +141,20 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     if (plan.spec.heads > 0 || plan.spec.ffn > 0) isFirst = false;
     return plan;
   });
-  const ratio = spec.hidden / kept.length, isTied = spec.tied && !hiddenScale;
+  // A projection of the embedding takes the hidden mask, so a tied embedding stays one.
+  const hasProjections = spec.embeddingWidth !== undefined;
+  const ratio = spec.hidden / kept.length, isTied = spec.tied && (hasProjections || !hiddenScale);
   const normScale = hidden ? new Float64Array(kept.length).fill(Math.sqrt(ratio)) : undefined;
 
   const remaps = new Map<string, Remap | Constant>();
-  remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
+  if (hasProjections) {
+    remaps.set(PROJECT_IN, { from: PROJECT_IN, rows: hidden, rowScale: hiddenScale });
+    remaps.set(PROJECT_OUT, { from: PROJECT_OUT, cols: hidden });
+  } else {
+    remaps.set(EMBEDDING, { from: EMBEDDING, cols: hidden, colScale: hiddenScale });
+    remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
+  }
   if (spec.positions) remaps.set(POSITIONS, { from: POSITIONS, cols: hidden, colScale: hiddenScale });
-  remaps.set(HEAD, { from: spec.tied ? EMBEDDING : HEAD, cols: hidden });
   const norm = (weight: string): void => {
     for (const name of normTensors(spec, weight)) remaps.set(name, { from: name, rows: hidden, rowScale: normScale });
   };
@@ -276,8 +286,9 @@ function planLayer(
   })).filter((group) => group.heads.length > 0);
   const kept = keptIndices(mask.ffn), isGone = groups.length === 0 && kept.length === 0;
   const stays = spec.normPlaces !== undefined;
+  const isResidual = spec.normPlaces === "residual";
   const leaves = (projection: Projection, count: number): boolean =>
-    (mask.isFirst || stays) && count > 0 && hasBias(spec, projection);
+    count > 0 && (isResidual || ((mask.isFirst || stays) && hasBias(spec, projection)));
   const o = leaves("o", layer.heads), down = leaves("down", layer.ffn);
   // The column of a fully cut layer takes both biases: nothing reads between them.
   const hasColumn = stays ? down && kept.length === 0 : isGone && layer.ffn > 0 && (o || down);

@@ -10,7 +10,7 @@ import { recordFinalNorm, recordLogits } from "../nn/head.ts";
 import { strideOf } from "../nn/padding.ts";
 import type { Pass } from "../nn/context.ts";
 import { createPass } from "../nn/pass.ts";
-import { type DecoderSpec, EMBEDDING, hasBias } from "../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, embeddingWidth, hasBias, PROJECT_IN } from "../spec/decoder.ts";
 import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
 import { loadWeights } from "../nn/weights.ts";
 import type { Adapters } from "../model/model.ts";
@@ -198,10 +198,12 @@ async function embedded(
   { groups, signal }: RunInput,
 ): Promise<Float32Array<ArrayBuffer>[]> {
   const { hidden, scales: { embedding: scale = 1 } = {} } = source.spec, z = adapters.masks?.hidden;
+  const projection = source.spec.embeddingWidth === undefined ? null : await source.read(PROJECT_IN);
   const known = new Map<number, Float32Array>();
   for (const token of new Set(groups.flatMap(({ pieces }) => pieces.flat()))) {
     signal?.throwIfAborted();
-    const row = await source.read(EMBEDDING, { start: token, count: 1 });
+    const stored = await source.read(EMBEDDING, { start: token, count: 1 });
+    const row = projection ? projected(stored, { projection, hidden }) : stored;
     known.set(token, row.map((value, dim) => value * scale * (z?.[dim] ?? 1)));
   }
   return groups.map(({ batch, seq, pieces }) => {
@@ -211,6 +213,17 @@ async function embedded(
     );
     return states;
   });
+}
+
+/** W·row of a matrix [hidden, row.length]. */
+function projected(
+  row: Float32Array,
+  { projection: w, hidden }: { readonly projection: Float32Array; readonly hidden: number },
+): Float32Array<ArrayBuffer> {
+  return Float32Array.from(
+    { length: hidden },
+    (_, dim) => row.reduce((sum, value, i) => sum + value * (w[dim * row.length + i] ?? NaN), 0),
+  );
 }
 
 /** The residual stream of each group after a layer [rows, hidden]. */
@@ -352,8 +365,8 @@ function merged(first: Difference, second: Difference): Difference {
 }
 
 /** Bands of the vocabulary, the same for all models. */
-function bands({ vocab, hidden }: DecoderSpec): RowRange[] {
-  const size = Math.max(1, Math.floor(BAND_VALUES / hidden));
+function bands({ vocab, ...spec }: DecoderSpec): RowRange[] {
+  const size = Math.max(1, Math.floor(BAND_VALUES / embeddingWidth(spec)));
   return Array.from({ length: Math.ceil(vocab / size) }, (_, index) => ({
     start: index * size,
     count: Math.min(size, vocab - index * size),

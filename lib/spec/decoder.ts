@@ -69,6 +69,11 @@ export interface DecoderSpec {
   readonly vocab: number;
   /** Width of the residual stream. */
   readonly hidden: number;
+  /**
+   * Width of the token embedding and of what the head reads, where it is not `hidden`: a matrix stands between each of
+   * them and the residual stream (OPT-350m). Absent: `hidden`, without these matrices.
+   */
+  readonly embeddingWidth?: number;
   /** Width of one attention head. */
   readonly headDim: number;
   /** Decoder layers in order. */
@@ -107,9 +112,10 @@ export interface DecoderSpec {
   readonly activation?: "gelu" | "gelu_tanh" | "relu";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
-   * residual stream. "after": these outputs alone are. Absent: only the inputs are.
+   * residual stream. "after": these outputs alone are. "residual": the residual stream is, once by attention and once by
+   * the FFN after they added to it, and there is no final norm. Absent: only the inputs are.
    */
-  readonly normPlaces?: "both" | "after";
+  readonly normPlaces?: "both" | "after" | "residual";
   /** Constant factors. */
   readonly scales?: {
     /** Of the embedding where it enters the residual stream; not of a head that shares it. Absent: 1. */
@@ -162,9 +168,13 @@ export const QWEN2_BIASES: readonly Projection[] = ["q", "k", "v"];
 export const EMBEDDING = "model.embed_tokens.weight";
 /** Learned position embeddings, [maxPosition + offset, hidden]; only with `positions`. */
 export const POSITIONS = "model.embed_positions.weight";
-/** Weight of the final norm, [hidden]. */
+/** Matrix from the embedding to the residual stream, [hidden, embeddingWidth]; only with `embeddingWidth`. */
+export const PROJECT_IN = "model.project_in.weight";
+/** Matrix from the residual stream to the input of the head, [embeddingWidth, hidden]; only with `embeddingWidth`. */
+export const PROJECT_OUT = "model.project_out.weight";
+/** Weight of the final norm, [hidden]; not with norms of the residual stream. */
 export const FINAL_NORM = "model.norm.weight";
-/** Output head, [vocab, hidden]; absent if tied. */
+/** Output head, [vocab, hidden] (or `embeddingWidth`); absent if tied. */
 export const HEAD = "lm_head.weight";
 /** Bias of the output head, [vocab]; only with `headBias`. */
 export const HEAD_BIAS = "lm_head.bias";
@@ -201,7 +211,7 @@ export function withBiases(spec: DecoderSpec, biases: Iterable<Projection>): Dec
   return wanted.size === 0 ? plain : { ...plain, biases: PROJECTIONS.filter((projection) => wanted.has(projection)) };
 }
 
-/** A norm of a layer: of the input or of the output of attention or FFN. */
+/** A norm of a layer: of the input (or of the residual stream after it) or of the output of attention or FFN. */
 export type NormPlace = "attention" | "ffn" | "attention_output" | "ffn_output";
 
 const NORM_NAMES: Readonly<Record<NormPlace, string>> = {
@@ -227,6 +237,23 @@ export function hasNorm(
 ): boolean {
   if (place === "attention" && parallel === "shared") return heads + ffn > 0;
   return (place === "attention" || place === "attention_output" ? heads : ffn) > 0;
+}
+
+/** Whether there is a norm between the last layer and the head. */
+export function hasFinalNorm({ normPlaces }: Pick<DecoderSpec, "normPlaces">): boolean {
+  return normPlaces !== "residual";
+}
+
+/** Width of the token embedding and of the input of the head. */
+export function embeddingWidth({ embeddingWidth, hidden }: Pick<DecoderSpec, "embeddingWidth" | "hidden">): number {
+  return embeddingWidth ?? hidden;
+}
+
+/** Number of parameters outside the layers, for this hidden size. */
+export function outerParameters(spec: DecoderSpec, hidden: number): number {
+  const { vocab, tied, embeddingWidth: own } = spec, norm = hasFinalNorm(spec) ? normVectors(spec) : 0;
+  const matrices = vocab * (own ?? hidden) * (tied ? 1 : 2), bias = spec.headBias ? vocab : 0;
+  return matrices + bias + hidden * (2 * (own ?? 0) + positionRows(spec) + norm);
 }
 
 /**
@@ -326,10 +353,12 @@ export function projectionShape(spec: DecoderSpec, layer: LayerSpec, projection:
  * Every tensor of a model with its shape, in file order. Absent parts (no heads, no FFN) and their norms are left out.
  */
 export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
-  const shapes = new Map<string, number[]>([[EMBEDDING, [spec.vocab, spec.hidden]]]);
+  const { vocab, hidden, tied, embeddingWidth: inner } = spec;
+  const shapes = new Map<string, number[]>([[EMBEDDING, [vocab, inner ?? hidden]]]);
   const norm = (weight: string): void => {
     for (const name of normTensors(spec, weight)) shapes.set(name, [spec.hidden]);
   };
+  if (inner !== undefined) shapes.set(PROJECT_IN, [hidden, inner]);
   if (spec.positions) shapes.set(POSITIONS, [positionRows(spec), spec.hidden]);
   spec.layers.forEach((layer, index) => {
     for (const place of layerNorms(spec, layer)) norm(normName(index, place));
@@ -343,9 +372,10 @@ export function tensorShapes(spec: DecoderSpec): Map<string, number[]> {
       if (hasBias(spec, projection)) shapes.set(biasName(index, projection), [shape[0]]);
     }
   });
-  norm(FINAL_NORM);
-  if (!spec.tied) shapes.set(HEAD, [spec.vocab, spec.hidden]);
-  if (spec.headBias) shapes.set(HEAD_BIAS, [spec.vocab]);
+  if (hasFinalNorm(spec)) norm(FINAL_NORM);
+  if (inner !== undefined) shapes.set(PROJECT_OUT, [inner, hidden]);
+  if (!tied) shapes.set(HEAD, [vocab, inner ?? hidden]);
+  if (spec.headBias) shapes.set(HEAD_BIAS, [vocab]);
   return shapes;
 }
 

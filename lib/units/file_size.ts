@@ -3,6 +3,7 @@ import {
   type DecoderSpec,
   EMBEDDING,
   hasBias,
+  hasFinalNorm,
   hasProjection,
   HEAD,
   headNormWidths,
@@ -61,10 +62,12 @@ export function byteMeasure(spec: DecoderSpec, kind: FileKind): Measure {
       }
       return total;
     },
-    rest: (hidden) =>
-      matrix(EMBEDDING, spec.vocab, hidden) + vector(positionRows(spec) * hidden) +
-      normVectors(spec) * vector(hidden) + (spec.tied ? 0 : matrix(HEAD, spec.vocab, hidden)) +
-      (spec.headBias ? vector(spec.vocab) : 0),
+    rest(hidden): number {
+      const { vocab, tied, embeddingWidth: own } = spec, width = own ?? hidden;
+      const norms = hasFinalNorm(spec) ? normVectors(spec) * vector(hidden) : 0;
+      return matrix(EMBEDDING, vocab, width) + 2 * vector((own ?? 0) * hidden) + vector(positionRows(spec) * hidden) +
+        norms + (tied ? 0 : matrix(HEAD, vocab, width)) + (spec.headBias ? vector(vocab) : 0);
+    },
   };
 }
 

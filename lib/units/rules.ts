@@ -106,6 +106,8 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
       "try 0",
     );
   }
+  // A norm of the residual stream stays where all of attention or FFN is cut, and its place needs one of them.
+  const floor = spec.normPlaces === "residual" ? 1 : 0;
   const { heads: fitHeads = 1, hidden: fitHidden = align } = fit;
   for (const multiple of [align, fitHeads, fitHidden]) {
     if (Number.isInteger(multiple) && multiple >= 1) continue;
@@ -122,7 +124,7 @@ export function resolveRules(spec: DecoderSpec, rules: UnitRules): ResolvedRules
   }
   return {
     protect: new Set(layersOf(protect, count)),
-    minimum: { heads, ffn, hidden, layers },
+    minimum: { heads: Math.max(heads, floor), ffn: Math.max(ffn, floor), hidden, layers },
     align,
     fit: { heads: fitHeads, hidden: fitHidden },
     rest,
@@ -281,6 +283,16 @@ export function cannotCutHidden(what: string, value: string): CompressoError {
       "hidden dims are cut of models with RMSNorm alone: a LayerNorm over the kept dims is not a scaled LayerNorm over all",
     value,
     fix: "take hidden out of the units: heads, kv, ffn and layers can be cut",
+  });
+}
+
+/** The error for cutting layers whose norms follow the residual stream: a stream that is normalised again is not what it was. */
+export function cannotCutLayers(what: string, value: string): CompressoError {
+  return new CompressoError("usage", {
+    what,
+    rule: "whole layers are cut of models whose layers add to the residual stream: norms that follow it would stay",
+    value,
+    fix: "take layers out of the units: heads, kv and ffn can be cut",
   });
 }
 

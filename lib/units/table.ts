@@ -5,6 +5,7 @@ import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.t
 import {
   cannotCutHeads,
   cannotCutHidden,
+  cannotCutLayers,
   checkAnyUnits,
   checkKinds,
   headStep,
@@ -122,6 +123,9 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   const set = maskedKinds(kinds), resolved = resolveRules(spec, rules);
   if (set.has("hidden") && spec.norm === "layer") {
     throw cannotCutHidden("cannot prune hidden", "this model has LayerNorm");
+  }
+  if (set.has("layers") && spec.normPlaces === "residual") {
+    throw cannotCutLayers("cannot prune layers", "this model has norms of the residual stream");
   }
   for (const kind of ["heads", "kv"] as const) {
     if (!set.has(kind) || spec.qkNorm !== "whole") continue;

@@ -8,7 +8,7 @@ import {
   layerNorms,
   linearPerDim,
   normVectors,
-  positionRows,
+  outerParameters,
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
@@ -30,9 +30,7 @@ export function parameterMeasure(spec: DecoderSpec): Measure {
       }
       return total;
     },
-    rest: (hidden) =>
-      hidden * (spec.vocab * (spec.tied ? 1 : 2) + positionRows(spec) + normVectors(spec)) +
-      (spec.headBias ? spec.vocab : 0),
+    rest: (hidden) => outerParameters(spec, hidden),
   };
 }
 

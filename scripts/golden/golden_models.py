@@ -200,6 +200,14 @@ MODELS |= {
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # As OPT-350m: norms of the residual stream, projections of the embedding.
+    "opt_residual": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1040,
+        "config": lambda: OPTConfig(
+            hidden_size=42, word_embed_proj_dim=22, do_layer_norm_before=False, num_attention_heads=7, ffn_dim=67,
+            num_hidden_layers=3, vocab_size=71, max_position_embeddings=41, dropout=0.0,
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
     # Norms of outputs alone, and of q and k over all heads.
     "olmo2": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1032,
@@ -317,9 +325,12 @@ def decoder_of(model):
 
 
 def embeddings_of(decoder):
-    """The embedding of tokens and, where positions are learned, theirs."""
+    """The embedding of tokens, or its projection to the residual stream, and, where positions are learned, theirs."""
     names = ("embed_tokens", "embed_positions", "wte", "wpe", "embed_in")
-    return [getattr(decoder, name) for name in names if hasattr(decoder, name)]
+    found = {name: getattr(decoder, name) for name in names if hasattr(decoder, name)}
+    if getattr(decoder, "project_in", None) is not None:
+        found["embed_tokens"] = decoder.project_in
+    return list(found.values())
 
 
 def layers_of(model):
@@ -442,7 +453,8 @@ def folded_loss(folder, batch, lora, masks):
         head.weight = torch.nn.Parameter(head.weight.clone())  # a tied head is not masked
         z_hidden = masks["mask.hidden"]
         for embedding in embeddings_of(decoder_of(model)):
-            embedding.weight.mul_(z_hidden)
+            is_projection = isinstance(embedding, torch.nn.Linear)
+            embedding.weight.mul_(z_hidden[:, None] if is_projection else z_hidden)
         for index, layer in enumerate(layers_of(model)):
             for target in targets_of(layer):
                 module, rows = projection(layer, target)

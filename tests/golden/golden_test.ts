@@ -33,6 +33,7 @@ const CASES: readonly { name: GoldenName; baseDtype: "f32" | "f16" }[] = [
   { name: "ministral_window", baseDtype: "f32" },
   // Seven heads of 6, 42 hidden dims, 67 columns.
   { name: "opt", baseDtype: "f32" },
+  { name: "opt_residual", baseDtype: "f32" },
   // Seven heads of 6; five heads of 12, of which 4 dims rotate.
   { name: "gpt2", baseDtype: "f32" },
   { name: "gpt_neox", baseDtype: "f32" },
@@ -213,6 +214,17 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
       biases: ["q", "k", "v", "o", "up", "down"],
       activation: "relu",
     }],
+    ["opt_residual", {
+      headDim: 6,
+      tied: true,
+      rope: { base: 10000, scaling: { kind: "none" } },
+      layers: layers(3, 7, { kvHeads: 7, ffn: 67 }),
+      maxPosition: 41,
+      biases: ["q", "k", "v", "o", "up", "down"],
+      activation: "relu",
+      normPlaces: "residual",
+      embeddingWidth: 22,
+    }],
     ["gemma", {
       headDim: 10,
       tied: true,
@@ -298,6 +310,7 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
     fused: undefined,
     activation: undefined,
     normPlaces: undefined,
+    embeddingWidth: undefined,
     scales: undefined,
     softCaps: undefined,
   };
@@ -317,6 +330,7 @@ Deno.test("config.json in the old and the new form gives the spec that the fixtu
         fused: spec.fused,
         activation: spec.activation,
         normPlaces: spec.normPlaces,
+        embeddingWidth: spec.embeddingWidth,
         scales: spec.scales,
         softCaps: spec.softCaps,
       },

@@ -53,6 +53,7 @@ for (
     "gemma2",
     "gemma3",
     "opt",
+    "opt_residual",
     "gpt2",
     "gpt_neox",
     "stablelm_parallel",

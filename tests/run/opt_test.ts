@@ -1,4 +1,4 @@
-// A whole run of an OPT: its memory on 4-bit blocks, FLAP's bias compensation, its files and its adapter.
+// A whole run of an OPT like OPT-350m (norms of the residual stream, projections of the embedding): its memory on 4-bit blocks, FLAP's bias compensation, its files and its adapter.
 import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
@@ -19,6 +19,8 @@ Deno.test("an OPT on 4-bit blocks takes what is planned, and its folder and adap
     const spec: DecoderSpec = {
       ...{ rope, vocab, bosId, eosIds, padId },
       hidden: 96,
+      embeddingWidth: 40,
+      normPlaces: "residual",
       headDim: 16,
       layers: Array(2).fill({ heads: 6, kvHeads: 6, ffn: 131 }),
       normEps: 1e-5,

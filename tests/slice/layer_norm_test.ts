@@ -43,7 +43,10 @@ const CUTS: Readonly<Record<string, Parameters<typeof masksOf>[1]>> = {
 };
 
 /** Golden models, and the type of their folders. */
-const MODELS = [["opt", "opt"], ["gpt2", "gpt2"], ["gpt_neox", "gpt_neox"], ["stablelm", "stablelm"], [
+const MODELS = [["opt", "opt"], ["opt_residual", "opt"], ["gpt2", "gpt2"], ["gpt_neox", "gpt_neox"], [
+  "stablelm",
+  "stablelm",
+], [
   "stablelm_parallel",
   "stablelm",
 ], ["phi", "phi"]] as const;
@@ -76,6 +79,13 @@ for (const [name, stock] of MODELS) {
     });
   }
 }
+
+Deno.test("layers whose norms follow the residual stream keep a head and a column, and are not cut whole", async () => {
+  const { spec } = await golden("opt_residual");
+  refuses(() => unitTable(spec, ["ffn", "layers"]), "usage", /layers.*add to the residual stream/);
+  const { layers } = unitTable(spec, ["heads", "ffn"]);
+  assert.deepEqual(layers.map(({ attention, ffn }) => [attention.minimum, ffn.minimum]), Array(3).fill([1, 1]));
+});
 
 Deno.test("an OPT is no GGUF, and with fewer heads no folder of the layout uniform", async () => {
   const source = await golden("opt");

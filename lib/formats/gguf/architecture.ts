@@ -89,8 +89,9 @@ export function refuseUnlike(spec: DecoderSpec): void {
 }
 
 /** Whether a model is of the families with LayerNorm, or lacks a part of what LLaMA's relatives have. */
-function isLayerNormModel({ norm, ungated, parallel, positions, headBias, activation }: DecoderSpec): boolean {
-  return [norm, ungated, parallel, positions, headBias].some((part) => part !== undefined) ||
+function isLayerNormModel(spec: DecoderSpec): boolean {
+  const { norm, ungated, parallel, positions, headBias, embeddingWidth, activation } = spec;
+  return [norm, ungated, parallel, positions, headBias, embeddingWidth].some((part) => part !== undefined) ||
     activation === "relu" || activation === "gelu";
 }
 

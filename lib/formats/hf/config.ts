@@ -32,7 +32,8 @@ const OWN_KEYS = {
   qk_norm: z.enum(["head", "whole"]).nullish(),
   fused: z.boolean().nullish(),
   norm: z.literal("layer").nullish(),
-  norm_places: z.enum(["both", "after"]).nullish(),
+  norm_places: z.enum(["both", "after", "residual"]).nullish(),
+  embedding_width: width.nullish(),
   ungated_mlp: z.literal(true).nullish(),
   parallel: z.enum(["own", "shared"]).nullish(),
   head_bias: z.literal(true).nullish(),
@@ -336,7 +337,10 @@ export const OPT_OFFSET = 2;
 function familyOf(
   config: Config,
   fail: Fail,
-): Pick<DecoderSpec, "norm" | "normPlaces" | "activation" | "ungated" | "parallel" | "positions" | "headBias"> {
+): Pick<
+  DecoderSpec,
+  "norm" | "normPlaces" | "activation" | "ungated" | "parallel" | "positions" | "headBias" | "embeddingWidth"
+> {
   const { model_type: type, norm, norm_places: places, ungated_mlp: ungated, position_offset: offset } = config;
   const known = ACTIVATIONS[type] ?? ["silu"], [own] = known;
   const activation = config.hidden_act ? HF_ACTIVATIONS[config.hidden_act] : own;
@@ -346,8 +350,7 @@ function familyOf(
     }
   }
   if (type === "compresso") {
-    if (norm && places) fail("norm_places", "outputs are normalised by RMSNorm alone");
-    if (places && config.parallel) fail("parallel", "outputs are not normalised");
+    checkPlaces(config, fail);
     return {
       ...norm ? { norm } : {},
       ...places ? { normPlaces: places } : {},
@@ -356,6 +359,7 @@ function familyOf(
       ...config.parallel ? { parallel: config.parallel } : {},
       ...config.head_bias ? { headBias: true as const } : {},
       ...typeof offset === "number" ? { positions: { offset } } : {},
+      ...config.embedding_width ? { embeddingWidth: config.embedding_width } : {},
     };
   }
   if (!known.includes(activation)) fail("hidden_act", `a supported ${type} has ${known.join(" or ")}`);
@@ -371,23 +375,30 @@ function familyOf(
   if (type === "gpt_neox") return { ...plain, ...config.use_parallel_residual ? { parallel: "own" } : {} };
   if (type === "phi") return { ...plain, parallel: "shared", headBias: true };
   if (type !== "opt") return {};
-  if (config.do_layer_norm_before === false) {
-    fail(
-      "do_layer_norm_before",
-      "norms stand before attention and FFN: one after the residual, as OPT-350m has it, is not supported",
-    );
-  }
-  if ((config.word_embed_proj_dim ?? config.hidden_size) !== config.hidden_size) {
-    fail(
-      "word_embed_proj_dim",
-      "it is hidden_size: a projection of the embedding, as OPT-350m has it, is not supported",
-    );
-  }
   if (config.layer_norm_elementwise_affine === false) {
     fail("layer_norm_elementwise_affine", "it is true: norms have weights");
   }
   if (config._remove_final_layer_norm) fail("_remove_final_layer_norm", "it is false: there is a final norm");
-  return { ...plain, positions: { offset: OPT_OFFSET } };
+  const { hidden_size: hidden, word_embed_proj_dim: inner } = config;
+  return {
+    ...plain,
+    positions: { offset: OPT_OFFSET },
+    ...config.do_layer_norm_before === false ? { normPlaces: "residual" as const } : {},
+    ...inner && inner !== hidden ? { embeddingWidth: inner } : {},
+  };
+}
+
+/** Refuses norms and factors that no family has together. */
+function checkPlaces(config: Config, fail: Fail): void {
+  const { norm, norm_places: places, parallel } = config, isResidual = places === "residual";
+  if (isResidual && !norm) fail("norm_places", "the residual stream is normalised by LayerNorm alone");
+  if (norm && places && !isResidual) fail("norm_places", "outputs are normalised by RMSNorm alone");
+  if (places && parallel) fail("parallel", "attention and FFN have a norm of their input alone");
+  for (const key of ["embedding_scale", "residual_multiplier", "logits_scaling"] as const) {
+    if ((isResidual || config.embedding_width) && config[key]) {
+      fail(key, "there is no factor beside norms of the residual stream or a projection of the embedding");
+    }
+  }
 }
 
 /** What RoPE layers have where it is not the model's. */

@@ -268,12 +268,10 @@ function hasRopeEverywhere({ layers }: DecoderSpec): boolean {
 
 /** Whether norms, activation, FFN, positions and factors are those of LLaMA. */
 function isLlamaLike(spec: DecoderSpec): boolean {
-  const { norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, headBias, rope } = spec;
-  return [norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, headBias, rope.localBase].every(
-    (
-      part,
-    ) => !part,
-  );
+  const { norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope } = spec;
+  return [norm, normPlaces, activation, ungated, parallel, positions, scales, softCaps, rope.localBase].every((part) =>
+    !part
+  ) && !spec.headBias && !spec.embeddingWidth;
 }
 
 /**
@@ -413,6 +411,7 @@ function remoteCode(spec: DecoderSpec): Json {
     },
     ...spec.qkNorm ? { qk_norm: spec.qkNorm } : {},
     ...spec.normPlaces ? { norm_places: spec.normPlaces } : {},
+    ...spec.embeddingWidth ? { embedding_width: spec.embeddingWidth } : {},
     ...spec.scales?.embedding ? { embedding_scale: spec.scales.embedding } : {},
     ...spec.scales?.attention ? { attention_scale: spec.scales.attention } : {},
     ...spec.softCaps?.attention ? { attn_logit_softcapping: spec.softCaps.attention } : {},

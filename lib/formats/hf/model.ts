@@ -1,6 +1,6 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards.
 import { CompressoError, option } from "../../core/errors.ts";
-import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes } from "../../spec/decoder.ts";
+import { type DecoderSpec, EMBEDDING, embeddingWidth, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
@@ -226,7 +226,7 @@ export function hfShapes(spec: DecoderSpec): Map<string, readonly number[]> {
 function storedShapes(spec: DecoderSpec, files: ReadonlyMap<string, unknown>): Map<string, readonly number[]> {
   const shapes = hfShapes(spec);
   if (spec.tied && files.has(HEAD)) {
-    shapes.set(HEAD, [spec.vocab, spec.hidden]);
+    shapes.set(HEAD, [spec.vocab, embeddingWidth(spec)]);
     if (!files.has(EMBEDDING)) shapes.delete(EMBEDDING);
   }
   return shapes;
@@ -241,16 +241,16 @@ async function checkTied(
   files: ReadonlyMap<string, Found>,
   { folder, nameOf }: Names,
 ): Promise<void> {
-  const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab, hidden } = spec;
+  const embedding = files.get(EMBEDDING), head = files.get(HEAD), { vocab } = spec, width = embeddingWidth(spec);
   if (!spec.tied || !embedding || !head) return;
-  const most = Math.max(1, Math.floor(COMPARED / hidden));
+  const most = Math.max(1, Math.floor(COMPARED / width));
   for (let start = 0; start < vocab; start += most) {
     const rows = { start, count: Math.min(most, vocab - start) };
     const ours = await read(embedding, rows), theirs = await read(head, rows);
     for (let index = 0; index < ours.length; index++) {
       const a = ours[index], b = theirs[index];
       if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
-      const place = `row ${start + Math.floor(index / hidden)}, column ${index % hidden}`;
+      const place = `row ${start + Math.floor(index / width)}, column ${index % width}`;
       const rule = `${nameOf(HEAD)} is ${nameOf(EMBEDDING)}, as tie_word_embeddings of config.json says`;
       throw broken(`the model ${folder}`, rule, `${b} instead of ${a} at ${place}`, UNTIE);
     }

@@ -2,6 +2,7 @@
 import type { Json } from "../../core/guards.ts";
 import {
   type DecoderSpec,
+  embeddingWidth,
   hasBias,
   layersAlike,
   type Projection,
@@ -30,13 +31,16 @@ export const ACTIVATION_NAMES = { silu: "silu", relu: "relu", gelu: "gelu", gelu
 
 /** The class of transformers that computes a model of this shape with LayerNorm; null where there is none. */
 export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
-  const { norm, activation = "silu", ungated, parallel, positions, normEps, layers, rope } = spec, [first] = layers;
-  const { qkNorm, normPlaces, scales, softCaps, fused, headBias, biases = [] } = spec;
+  const { norm, activation = "silu", ungated, parallel, positions, layers, rope } = spec, [first] = layers;
+  const { qkNorm, normPlaces, embeddingWidth, scales, softCaps, fused, headBias, biases = [] } = spec;
   const isPlain = norm === "layer" && layersAlike(spec) && first?.heads === fixedHeads(spec) &&
     layers.every((layer) => layer.window === undefined && layer.rope === undefined) &&
-    [qkNorm, normPlaces, scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
+    [qkNorm, scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
     rope.scaling.kind !== "longrope" && rope.scaling.kind !== "factors";
   if (!isPlain) return null;
+  // OPT alone has norms of the residual stream and projections of the embedding.
+  const isLikeOpt = ungated && !parallel && first?.kvHeads === first?.heads && positions?.offset === OPT_OFFSET;
+  if (normPlaces !== undefined || embeddingWidth !== undefined) return isLikeOpt && isOptFfn(spec) ? "opt" : null;
   if (!ungated) {
     const isStableLm = activation === "silu" && parallel !== "own" && !positions && !headBias;
     return isStableLm && (biases.length === 0 || biases.join() === QWEN2_BIASES.join()) ? "stablelm" : null;
@@ -48,14 +52,18 @@ export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
   if (!positions) return activation !== "silu" && hasAllOrNone(spec, ["q", "k", "v", "o"]) ? "gpt_neox" : null;
   if (parallel) return null;
   if (positions.offset === 0) return activation === "silu" ? null : "gpt2";
-  return positions.offset === OPT_OFFSET && activation === "relu" && normEps === OPT_EPS ? "opt" : null;
+  return isLikeOpt && isOptFfn(spec) ? "opt" : null;
+}
+
+function isOptFfn({ activation, normEps }: DecoderSpec): boolean {
+  return activation === "relu" && normEps === OPT_EPS;
 }
 
 /** Which of transformers' Gemma computes a model of this shape, whose layers have one window at most; null for none. */
 export function gemmaForm(spec: DecoderSpec): "gemma" | "gemma2" | "gemma3_text" | null {
   const { hidden, layers, rope, scales, softCaps, biases = [] } = spec;
   const isGemma = spec.activation === "gelu_tanh" && biases.length === 0 && !spec.norm && !spec.ungated &&
-    !spec.positions && !spec.fused && !spec.parallel && !spec.headBias && layersAlike(spec) &&
+    !spec.positions && !spec.fused && !spec.parallel && !spec.headBias && !spec.embeddingWidth && layersAlike(spec) &&
     rope.dims === undefined &&
     isSameFactor(scales?.embedding ?? 1, hidden ** 0.5);
   if (!isGemma) return null;
@@ -214,7 +222,7 @@ function optConfig(spec: DecoderSpec): Json {
   return {
     activation_function: "relu",
     attention_dropout: 0,
-    do_layer_norm_before: true,
+    do_layer_norm_before: spec.normPlaces !== "residual",
     dropout: 0,
     enable_bias: (spec.biases?.length ?? 0) > 0,
     ffn_dim: ffn,
@@ -225,6 +233,6 @@ function optConfig(spec: DecoderSpec): Json {
     max_position_embeddings: spec.maxPosition,
     num_attention_heads: heads,
     num_hidden_layers: spec.layers.length,
-    word_embed_proj_dim: spec.hidden,
+    word_embed_proj_dim: embeddingWidth(spec),
   };
 }

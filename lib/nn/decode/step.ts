@@ -86,7 +86,19 @@ function isFusable(spec: DecoderSpec): boolean {
   const { biases = [], qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, rope } =
     spec;
   return biases.length === 0 && rope.localBase === undefined &&
-    [qkNorm, activation, norm, normPlaces, ungated, parallel, positions, scales, softCaps, spec.headBias].every((
+    [
+      qkNorm,
+      activation,
+      norm,
+      normPlaces,
+      ungated,
+      parallel,
+      positions,
+      scales,
+      softCaps,
+      spec.headBias,
+      spec.embeddingWidth,
+    ].every((
       part,
     ) => part === undefined);
 }
@@ -241,7 +253,8 @@ function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights,
 
 /** logits = head·RMSNorm(x). */
 function recordHead(context: Context): void {
-  const { plan, weights: { spec, finalNorm: { weight: norm }, head: matrix }, x, logits } = context;
+  const { plan, weights: { spec, finalNorm, head: matrix }, x, logits } = context;
+  const norm = existing(finalNorm, "final norm").weight;
   plan.section("head");
   const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm });
   recordStoredProducts(plan, input, { parts: [{ matrix, offset: 0 }], y: logits });

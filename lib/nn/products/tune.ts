@@ -13,7 +13,7 @@ import { type Direction, linearProduct, type MatmulOptions, recordLinear, record
 import { matmulProduct } from "./matmul.ts";
 import { createMatrix, type MatrixDtype, writeRows } from "./matrix.ts";
 import { type BufferView, operand, OperandPool } from "./operand.ts";
-import { type DecoderSpec, presentProjections } from "../../spec/decoder.ts";
+import { type DecoderSpec, embeddingWidth, presentProjections } from "../../spec/decoder.ts";
 import { candidateTiles, measuredSide, type Product, productKey, type Tile, tileName } from "./variants.ts";
 import { headDtype, storedShape } from "../weights.ts";
 
@@ -271,7 +271,7 @@ function worksOf(device: Device, spec: DecoderSpec, options: TuneOptions): Work[
       addThin({ m: rank, n: cols, k: m, transposeA: true });
     }
   }
-  addLinear(headRowsFor(spec.vocab, options.rows), [spec.vocab, spec.hidden], headDtype(baseDtype));
+  addLinear(headRowsFor(spec.vocab, options.rows), [spec.vocab, embeddingWidth(spec)], headDtype(baseDtype));
   return [...works.values()]
     .filter(({ cost, product }) => cost >= LEAST_COST && candidateTiles(device, product).length > 1)
     .sort((first, second) => second.cost * second.count - first.cost * first.count);

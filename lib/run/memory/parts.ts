@@ -34,7 +34,7 @@ const LABELS: readonly (readonly [RegExp, MemoryPart])[] = [
   [/^(lora .*|gradient sum)$/, "lora"],
   [/^x\d+$| of layer \d+$/, "kept"],
   [/^(h1|h2|q0|k0|q|k|v|o|om|y1|x1|gate|up|a|y2|x|rms1|rms2|lse|dropped)$/, "forward"],
-  [/^(embedded|final|rms final|tokens|order|targets|loss)$/, "forward"],
+  [/^(looked|embedded|normed|final|rms final|tokens|order|targets|loss)$/, "forward"],
   [/^(dx|dh|dq|dk|dv|dom|da|dfinal|delta|partial)$/, "backward"],
   [/^(head input|head gradient|logits)$/, "head"],
   [/^(mask \w+|last mask z|log alpha|constraint|units|KV groups|unit of slot)$/, "masks"],

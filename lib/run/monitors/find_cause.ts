@@ -3,7 +3,7 @@ import { option } from "../../core/errors.ts";
 import { type LoraWeights } from "../../spec/lora.ts";
 import { unpackLora } from "../../nn/lora.ts";
 import { packMasks } from "../../nn/mask_slots.ts";
-import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../spec/decoder.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, PROJECT_IN, PROJECT_OUT, tensorShapes } from "../../spec/decoder.ts";
 import type { StepState } from "../../nn/train/step_state.ts";
 import type { UnitTable } from "../../units/units.ts";
 import type { Batch } from "../../data/batches.ts";
@@ -121,9 +121,9 @@ function placeOf({ streams, loss }: Inspection): Place | null {
 async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cause> {
   const isThere = (tensor: string): boolean =>
     layer === null
-      ? [FINAL_NORM, HEAD, EMBEDDING].includes(tensor)
+      ? [FINAL_NORM, PROJECT_OUT, HEAD, EMBEDDING].includes(tensor)
       : layer < 0
-      ? tensor === EMBEDDING
+      ? tensor === EMBEDDING || tensor === PROJECT_IN
       : tensor.startsWith(`model.layers.${layer}.`);
   let most = 0, place = "";
   for (const tensor of tensorShapes(source.spec).keys()) {

@@ -21,6 +21,7 @@ export type GoldenName =
   | "mistral_window"
   | "ministral_window"
   | "opt"
+  | "opt_residual"
   | "gpt2"
   | "gpt_neox"
   | "stablelm"

@@ -5,6 +5,7 @@ import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
 import { localRope, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
+  embeddingWidth,
   FINAL_NORM,
   hasRope,
   HEAD,
@@ -13,6 +14,8 @@ import {
   normBiasName,
   normName,
   POSITIONS,
+  PROJECT_IN,
+  PROJECT_OUT,
   type Projection,
   ropeDims,
   tensorShapes,
@@ -29,7 +32,10 @@ export interface Forward {
 }
 
 /** Runs one sequence, with masks where given. */
-export type Decoder = (tokens: readonly number[], masks?: MaskValues) => Forward;
+export type Decoder = (tokens: readonly number[], masks?: TwinMasks) => Forward;
+
+/** Masks of any precision. */
+export type TwinMasks = Readonly<Partial<Record<keyof MaskValues, ArrayLike<number>>>>;
 
 /** Reads all weights of a model without absent parts. */
 export async function decoderOf(source: WeightSource): Promise<Decoder> {
@@ -116,20 +122,21 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   return (tokens, masks = {}) => {
     const { embedding = 1, residual = 1, logits: divisor = 1 } = spec.scales ?? {};
     const z = masks.hidden ?? new Float32Array(hidden).fill(1);
-    /** x + y ∘ z, or x + RMSNorm(y ∘ z) where outputs are normalised. */
-    const added = (x: Rows, y: Rows, outputNorm: string): Float64Array[] => {
+    const isResidual = spec.normPlaces === "residual", width = embeddingWidth(spec);
+    /** x + y ∘ z, or x + RMSNorm(y ∘ z) where outputs are normalised, or norm(x + y ∘ z) where the stream is. */
+    const added = (x: Rows, y: Rows, index: number, of: "attention" | "ffn"): Float64Array[] => {
       const masked = y.map((row) => row.map((value, i) => value * (z[i] ?? NaN)));
-      const write = spec.normPlaces ? norm(masked, outputNorm) : masked;
-      return x.map((row, t) => row.map((value, i) => value + residual * (write[t]?.[i] ?? NaN)));
+      const write = spec.normPlaces && !isResidual ? norm(masked, normName(index, `${of}_output`)) : masked;
+      const sum = x.map((row, t) => row.map((value, i) => value + residual * (write[t]?.[i] ?? NaN)));
+      return isResidual ? norm(sum, normName(index, of)) : sum;
     };
     const position = (row: number, i: number): number =>
       spec.positions ? at(POSITIONS)[(row + spec.positions.offset) * hidden + i] ?? NaN : 0;
-    let x: Rows = tokens.map((token, row) =>
-      Float64Array.from(
-        { length: hidden },
-        (_, i) => ((at(EMBEDDING)[token * hidden + i] ?? NaN) * embedding + position(row, i)) * (z[i] ?? NaN),
-      )
+    const looked = tokens.map((token) =>
+      Float64Array.from({ length: width }, (_, i) => (at(EMBEDDING)[token * width + i] ?? NaN) * embedding)
     );
+    const entered = spec.embeddingWidth === undefined ? looked : product(looked, PROJECT_IN);
+    let x: Rows = entered.map((own, row) => own.map((value, i) => (value + position(row, i)) * (z[i] ?? NaN)));
     let heads = 0, columns = 0;
     const inputs = spec.layers.map((layer, index) => {
       const block = (projection: Projection): string =>
@@ -138,24 +145,26 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
         }.${projection}_proj.weight`;
       // Where outputs alone are normalised, attention and FFN read the stream as it is.
       const input = (place: "attention" | "ffn"): Rows =>
-        spec.normPlaces === "after" ? x : norm(x, normName(index, place));
+        spec.normPlaces === "after" || isResidual ? x : norm(x, normName(index, place));
       const h = input("attention");
       const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)), layer);
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
-      x = added(x, product(o, block("o")), normName(index, "attention_output"));
+      x = added(x, product(o, block("o")), index, "attention");
       const g = input("ffn"), up = product(g, block("up"));
       const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
       );
-      x = added(x, product(down, block("down")), normName(index, "ffn_output"));
+      x = added(x, product(down, block("down")), index, "ffn");
       heads += layer.heads;
       columns += layer.ffn;
       return { o, down };
     });
-    const logits = product(norm(x, FINAL_NORM), spec.tied ? EMBEDDING : HEAD);
+    const last = isResidual ? x : norm(x, FINAL_NORM);
+    const read = spec.embeddingWidth === undefined ? last : product(last, PROJECT_OUT);
+    const logits = product(read, spec.tied ? EMBEDDING : HEAD);
     return { inputs, logits: logits.map((row) => row.map((value) => bent(value / divisor, spec.softCaps?.logits))) };
   };
 }

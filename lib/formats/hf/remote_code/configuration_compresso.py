@@ -16,7 +16,9 @@ class CompressoConfig(MistralConfig):
     parallel = "own" it reads what attention reads, through a norm of its own, with "shared" through that of attention. With
     head_bias the output head has a bias. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
-    With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone. embedding_scale is a factor
+    With norm_places = "both" the outputs of attention and MLP are normed too, as Gemma 3's are, with "after" they alone;
+    with "residual" the stream is, after each of them added to it, as OPT-350m's is, and there is no final norm. With embedding_width the
+    embedding and what the head reads have this width, and a matrix stands between each and the stream. embedding_scale is a factor
     of the embedding, attention_scale that of the scores, 1 / sqrt(head_dim) where it is None. layer_ropes says "local" for
     layers whose RoPE has the base local_rope_theta, without scaling, "none" for layers without RoPE, as SmolLM3's, and None
     for the others. residual_multiplier is a factor of what attention and MLP add, logits_scaling the divisor of the logits,
@@ -37,6 +39,7 @@ class CompressoConfig(MistralConfig):
         qk_norm=None,
         norm=None,
         norm_places=None,
+        embedding_width=None,
         embedding_scale=None,
         attention_scale=None,
         residual_multiplier=None,
@@ -57,6 +60,7 @@ class CompressoConfig(MistralConfig):
         self.qk_norm = qk_norm
         self.norm = norm
         self.norm_places = norm_places
+        self.embedding_width = embedding_width
         self.embedding_scale = embedding_scale
         self.attention_scale = attention_scale
         self.residual_multiplier = residual_multiplier

@@ -181,7 +181,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
         self.rope = rope
         self.parallel = config.parallel
         self.residual_multiplier = 1 if config.residual_multiplier is None else config.residual_multiplier
-        has_output_norms = config.norm_places is not None
+        self.norms_stream = config.norm_places == "residual"
+        has_output_norms = config.norm_places in ("both", "after")
         has_input_norms = config.norm_places != "after"
         own = LayerConfig(config, **counts)
         self.self_attn = self.mlp = None
@@ -238,12 +239,18 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 kwargs["sliding_window"] = self.window
         given = hidden_states
         if self.self_attn is not None:
-            output = self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+            read = hidden_states if self.norms_stream else self.input_layernorm(hidden_states)
+            output = self.self_attn(read, **kwargs)[0]
             hidden_states = hidden_states + self.residual_multiplier * self.post_self_attn_layernorm(output)
+            if self.norms_stream:
+                hidden_states = self.input_layernorm(hidden_states)
         if self.mlp is not None:
             norm = self.input_layernorm if self.parallel == "shared" else self.post_attention_layernorm
-            output = self.mlp(norm(given if self.parallel else hidden_states))
+            read = given if self.parallel else hidden_states
+            output = self.mlp(read if self.norms_stream else norm(read))
             hidden_states = hidden_states + self.residual_multiplier * self.post_mlp_layernorm(output)
+            if self.norms_stream:
+                hidden_states = self.post_attention_layernorm(hidden_states)
         return hidden_states
 
 
@@ -260,9 +267,14 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
             config._attn_implementation = "eager"
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
-        shape = (config.vocab_size, config.hidden_size, self.padding_idx)
+        width = config.embedding_width or config.hidden_size
+        shape = (config.vocab_size, width, self.padding_idx)
         is_scaled = config.embedding_scale is not None
         self.embed_tokens = CompressoEmbedding(config.embedding_scale, *shape) if is_scaled else nn.Embedding(*shape)
+        self.project_in = self.project_out = None
+        if config.embedding_width is not None:
+            self.project_in = nn.Linear(width, config.hidden_size, bias=False)
+            self.project_out = nn.Linear(config.hidden_size, width, bias=False)
         if config.position_offset is not None:
             rows = config.max_position_embeddings + config.position_offset
             self.embed_positions = nn.Embedding(rows, config.hidden_size)
@@ -272,7 +284,7 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
             # The cache counts only layers with attention: it takes the number of tokens seen from its first layer.
             self.layers.append(CompressoDecoderLayer(config, counts, window, rope, with_attention))
             with_attention += counts["num_attention_heads"] > 0
-        self.norm = norm_of(config)
+        self.norm = nn.Identity() if config.norm_places == "residual" else norm_of(config)
         self.rotary_emb = rotary_of(config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -280,9 +292,11 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **kwargs):
         windows = {window for window in windows_of(self.config) if window is not None}
         is_learned = self.config.position_offset is not None
+        if inputs_embeds is None and (windows or is_learned or self.project_in is not None):
+            input_ids, inputs_embeds = None, self.embed_tokens(input_ids)
+        if self.project_in is not None:
+            inputs_embeds = self.project_in(inputs_embeds)
         if windows or is_learned:
-            if inputs_embeds is None:
-                input_ids, inputs_embeds = None, self.embed_tokens(input_ids)
             name = CACHE if CACHE in kwargs or "past_key_values" not in kwargs else "past_key_values"
             use_cache = kwargs.get("use_cache")
             if (self.config.use_cache if use_cache is None else use_cache) and kwargs.get(name) is None:
@@ -304,13 +318,19 @@ class CompressoModel(CompressoPreTrainedModel, LlamaModel):
                 )
                 for window in windows
             }
-        return super().forward(
+        output = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+        if self.project_out is None:
+            return output
+        if isinstance(output, tuple):
+            return (self.project_out(output[0]), *output[1:])
+        output.last_hidden_state = self.project_out(output.last_hidden_state)
+        return output
 
     def window_mask(self, window, inputs_embeds, attention_mask, position_ids, cache, cache_position):
         if cache_position is None:
@@ -338,7 +358,7 @@ class CompressoForCausalLM(CompressoPreTrainedModel, LlamaForCausalLM):
         LlamaPreTrainedModel.__init__(self, config)
         self.model = CompressoModel(config)
         self.vocab_size = config.vocab_size
-        shape = (config.hidden_size, config.vocab_size)
+        shape = (config.embedding_width or config.hidden_size, config.vocab_size)
         changes = (config.logits_scaling, config.final_logit_softcapping)
         is_changed = any(change is not None for change in changes)
         bias = config.head_bias

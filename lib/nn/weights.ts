@@ -78,8 +78,9 @@ export interface Weights extends Disposable {
   readonly layers: readonly LayerWeights[];
   /** Learned position embeddings [positions, stride] f32; null without them. */
   readonly positions: DeviceBuffer | null;
-  /** Matrices between the embedding or the head and the residual stream; null where the spec has no `embeddingWidth`. */
+  /** Matrix from the embedding to the residual stream; null where the spec has no `embeddingWidth`. */
   readonly projectIn: Matrix | null;
+  /** Matrix from the residual stream to the head; null likewise. */
   readonly projectOut: Matrix | null;
   /** Final norm; null with norms of the residual stream. */
   readonly finalNorm: NormWeights | null;

@@ -7,6 +7,7 @@ import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { keepsLayers } from "./options/resolve.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
@@ -14,7 +15,7 @@ import type { SharedWork } from "./shared_work.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
-import type { SelectorParts, UnitSelector } from "./methods/selector.ts";
+import { keepingSelector, type SelectorParts, type UnitSelector } from "./methods/selector.ts";
 import { learnedSelector } from "./methods/learned.ts";
 import { gradualSelector } from "./methods/gradual.ts";
 import { oneShotSelector } from "./methods/one_shot.ts";
@@ -118,6 +119,7 @@ export function selectorOf(
     weightTerms: (data) => trainer.weightTerms(data, at()),
   };
   const { method } = options;
+  if (keepsLayers(options)) return keepingSelector(parts);
   if (method === "compresso") return learnedSelector(parts);
   return method === "gradual" ? gradualSelector(parts) : oneShotSelector(parts, method);
 }

@@ -106,9 +106,10 @@ export interface FolderOptions {
 }
 
 /**
- * Runs all stages, slices, verifies and writes. With the unit "vocab" the vocabulary is cut first, and alone, nothing
- * is trained. From its start to its end a run holds its folder. `export.replace` gives up an earlier run's checkpoint, and
- * its calibration texts where the model writes its own anew; what is refused leaves the folder as it is.
+ * Runs all stages, slices, verifies and writes. With the unit "vocab" the vocabulary is cut first. With that unit alone,
+ * the steps train LoRA on the cut vocabulary; without steps nothing is trained. From its start to its end a run holds its
+ * folder. `export.replace` gives up an earlier run's checkpoint, and its calibration texts where the model writes its own
+ * anew; what is refused leaves the folder as it is.
  *
  * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint, and for a folder that another run
  * holds, or that has an earlier run or texts in the place of the model's own, unless the run is resumed or `export.replace` is set.

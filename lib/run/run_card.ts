@@ -7,7 +7,7 @@ import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { PruneResult, SlicedModel } from "./result.ts";
-import { cutsVocabularyAlone } from "./options/resolve.ts";
+import { cutsVocabularyAlone, keepsLayers } from "./options/resolve.ts";
 import { sparsityBase } from "./size_goal.ts";
 
 /** The card's facts, from the options and the outcome of a run. */
@@ -26,18 +26,20 @@ export function runCard(
   const { units, method, layout, batch, seq, seed, lora } = options, { before, after } = sliced.parameters;
   const base = sparsityBase(units) === "model" ? "the whole model" : "the layers' linear weights";
   const stages = stagesOf(options).filter(({ steps }) => steps > 0).map(({ stage, steps }) => `${stage} ${steps}`);
-  const isAlone = cutsVocabularyAlone(options), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
+  const isWhole = keepsLayers(options), tokens = vocabulary ? ["tokens of the vocabulary"] : [];
   const data = nameOf("data"), calibration = nameOf("calibration");
   return {
     base: nameOf("model"),
     command,
-    removed: [...isAlone ? [] : ["parts of the layers"], ...tokens].join(" and "),
+    removed: [...isWhole ? [] : ["parts of the layers"], ...tokens].join(" and "),
     facts: [
       ["parameters", `${shown(after)}, before pruning ${shown(before)}`],
       ...vocabulary ? vocabularyFacts(vocabulary) : [],
-      ...(isAlone ? [] : [
+      ...(isWhole ? [] : [
         ["sparsity", `${(100 * result.sparsity.hard).toFixed(1)} % of ${base}`] as const,
         ["method", `${method}: units ${units.join(", ")}; layout ${layout}`] as const,
+      ]),
+      ...(cutsVocabularyAlone(options) ? [] : [
         [
           "training",
           `LoRA of rank ${lora.rank}; steps: ${stages.join(", ")}; batch ${batch}, ${seq} tokens, seed ${seed}`,

@@ -19,6 +19,7 @@ import type { RunPosition, WantedSize } from "./contract.ts";
 import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";
 import type { ResolvedOptions } from "./options/options.ts";
+import { keepsLayers } from "./options/resolve.ts";
 
 /** Default name of the model within a GGUF. */
 export const GGUF_NAME = "pruned by Compresso";
@@ -60,6 +61,8 @@ export function aimRun(
   model: SizedModel,
   asked: ResolvedOptions,
 ): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
+  // The vocabulary is cut to the size before.
+  if (keepsLayers(asked)) return { options: asked, table: tableOf(model.spec, asked), goal: null };
   if (asked.size) {
     const goal = sizeGoal(model, asked, asked.size);
     return { options: { ...asked, sparsity: goal.sparsity }, table: goal.table, goal };

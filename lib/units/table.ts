@@ -319,16 +319,10 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   };
 }
 
-/** The kinds that have masks. Throws `CompressoError("usage")` where there are none. */
+/** The kinds that have masks. A run that cuts the vocabulary alone has those of FFN columns, and keeps all of them. */
 function maskedKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
   const masked = new Set([...checkKinds(kinds)].filter((kind) => kind !== "vocab"));
-  if (masked.size > 0) return masked;
-  throw new CompressoError("usage", {
-    what: "cannot prune these units",
-    rule: "masks are of heads, kv, ffn, hidden or layers",
-    value: kinds.join(","),
-    fix: "add one of these; the vocabulary alone is cut without masks, by pruneToFolder",
-  });
+  return masked.size > 0 ? masked : new Set(["ffn"]);
 }
 
 function unitsByKind(

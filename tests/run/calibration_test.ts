@@ -222,7 +222,7 @@ Deno.test("pruneToFolder lets the model write its own calibration texts into the
 
 Deno.test("the model writes no calibration where nothing would look at it, and where a resumed run began without", async () => {
   await inFolder(async ({ model, begin, textsOf }) => {
-    const without: Readonly<Record<string, Partial<RunOptions>>> = {
+    const without: Readonly<Record<string, Partial<Omit<RunOptions, "units">>>> = {
       gradual: { method: "gradual" },
       flap: { method: "flap" },
       paper: { preset: "paper" },

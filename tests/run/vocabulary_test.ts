@@ -129,6 +129,44 @@ Deno.test("with the layers, one target counts what both cut, and a resumed run n
   });
 });
 
+Deno.test("with steps, LoRA is trained on the cut vocabulary, and the layers keep their widths", async () => {
+  await withDemo(async ({ model }) => {
+    await inFolder(async (out) => {
+      const { rows, batch, seq, prompt } = BASE, units = ["vocab"] as const;
+      const summary = await pruneToFolder(model, {
+        rows,
+        batch,
+        seq,
+        prompt,
+        out,
+        units,
+        steps: 3,
+        vocab: { size: 600 },
+      });
+      const { vocabulary, heldoutLoss, layers, parameters, sparsity, options, seconds } = summary;
+      assert.deepEqual([sparsity.hard, options.steps, options.prefinetune, options.postfinetune], [0, 3, 0, 0]);
+      assert.ok(layers.every(({ ffn, heads }) => ffn === 96 && heads === 6));
+      assert.deepEqual(parameters.before - parameters.after, (768 - 600) * model.spec.hidden);
+      assert.ok(seconds.postfinetune > 0 && seconds.prune === 0 && seconds.finetune === 0);
+      // Three steps change the model with the cut vocabulary; its bits per byte are those of the trained one.
+      assert.ok(vocabulary?.heldout && heldoutLoss?.bitsPerByte && heldoutLoss.before !== heldoutLoss.after);
+      const card = await Deno.readTextFile(`${out}/model/README.md`);
+      assert.match(
+        card,
+        /tokens of the vocabulary are removed[^]*\| training \| LoRA of rank \d+; steps: postfinetune 3/,
+      );
+      assert.doesNotMatch(card, /\| (sparsity|method) \|/);
+      const whole = { rows, out: `${out}/other`, units, steps: 3 };
+      for (const [option, idle] of [["sparsity", { sparsity: 0.2 }], ["method", { method: "taylor" }]] as const) {
+        await assert.rejects(
+          async () => await pruneToFolder(model, { ...whole, ...idle } as typeof whole),
+          failure("usage", new RegExp(`${option}.*vocabulary alone`)),
+        );
+      }
+    });
+  });
+});
+
 Deno.test("options of the vocabulary without the unit, and options of steps without layers, are refused", async () => {
   await withDemo(async ({ model }) => {
     await inFolder(async (out) => {

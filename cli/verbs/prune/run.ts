@@ -78,11 +78,10 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
   const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
   const prompt = await promptText(asked.prompt ?? true);
-  const hasTarget = [asked.sparsity, asked.targetParams, asked.targetBytes].some((value) => value !== undefined);
   const options: AskedOptions = {
     ...pruneOptionsOf(asked),
     ...(ranks ? { ranks } : {}),
-    ...(cutsVocabularyAlone(asked) && !hasTarget ? {} : targetOf(asked, { name })),
+    ...targetOf(asked, { name }),
     rows: [],
     steps: asked.steps,
     prompt,
@@ -236,11 +235,11 @@ async function vocabularyRows({ vocabData, textField, skipBroken }: ChosenFlags)
 /** The data of a run: the demo has its own. */
 export function dataPathOf(
   path: string,
-  { data, units, vocabData }: Pick<TableFlags, "data" | "units" | "vocabData">,
+  { data, units, steps, vocabData }: Pick<TableFlags, "data" | "units" | "steps" | "vocabData">,
 ): string {
   if (data !== undefined) return data;
   if (path === DEMO) return demoData("train");
-  if (vocabData !== undefined && cutsVocabularyAlone({ units })) return vocabData;
+  if (vocabData !== undefined && cutsVocabularyAlone({ units, steps })) return vocabData;
   throw new CompressoError("usage", {
     what: "cannot prune without data",
     rule: "--data names instruction rows or texts; only demo has its own",

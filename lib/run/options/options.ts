@@ -47,7 +47,7 @@ export interface VocabularyOptions {
   readonly rows?: readonly Row[];
 }
 
-/** How small the model is to become: a sparsity, or a size. */
+/** How small the model is to become: a sparsity, or a size; neither where the vocabulary alone is cut. */
 export type Target =
   | {
     /** Share of the layers' linear weights to cut, in (0, 1). */
@@ -63,6 +63,14 @@ export type Target =
     readonly size: WantedSize;
     /** Exclusive with a size. */
     readonly sparsity?: undefined;
+  }
+  | {
+    /** The vocabulary alone, to `vocab.size`. */
+    readonly units: readonly ["vocab"];
+    /** Layers are not cut. */
+    readonly sparsity?: undefined;
+    /** Left to `vocab.size`. */
+    readonly size?: undefined;
   };
 
 /** Options of `prune`: a {@link Target}, and how to reach it. */

@@ -19,7 +19,7 @@ import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, ty
 import { resolveMonitors } from "../monitors/alarm.ts";
 import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt } from "./check.ts";
 import { checkLoraRates, resolveRates } from "./rates.ts";
-import { entryOf, OPTION_TABLE, type OptionPath } from "./table.ts";
+import { entryOf, OPTION_PATHS, OPTION_TABLE, type OptionPath } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
 import { checkSizeFile, type ExportOptions, FORMATS, ggufDtypeFor } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
@@ -48,15 +48,19 @@ export function resolveOptions(
   written: Written = {},
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
-  const isAlone = cutsVocabularyAlone(options);
+  const isAlone = cutsVocabularyAlone(options), recovers = !isAlone && keepsLayers(options);
   if (isAlone) checkAlone(options);
+  else if (recovers) checkRecovery(options);
   else checkGoal(options);
-  const { method = OPTION_TABLE.method.default, steps } = options;
+  // A method whose steps are all recovery.
+  const { method = recovers ? RECOVERY_METHOD : OPTION_TABLE.method.default, steps } = options;
   if (!isAlone) checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
-  const shape = resolveShape(options, preset);
-  const postfinetune = isAlone ? 0 : options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
+  const shape = resolveShape({ ...options, method }, preset), isSingle = isAlone || recovers;
+  const postfinetune = isSingle
+    ? options.postfinetune ?? 0
+    : options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
   const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
   const size = options.size ? knownSize(options.size, written.source) : null;
   const resolved: ResolvedOptions = {
@@ -66,7 +70,9 @@ export function resolveOptions(
     preset: options.preset ?? null,
     calibration: options.calibration !== undefined,
     steps,
-    prefinetune: isAlone ? 0 : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
+    prefinetune: isSingle
+      ? options.prefinetune ?? 0
+      : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
     ...shape,
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
@@ -203,9 +209,31 @@ function checkSteps(steps: number, method: Method): void {
   });
 }
 
-/** Whether nothing but the vocabulary is cut, for which nothing is trained. */
-export function cutsVocabularyAlone({ units }: { readonly units?: readonly UnitKind[] | undefined }): boolean {
+/** Whether nothing of the layers is cut, but the vocabulary is. */
+export function keepsLayers({ units }: { readonly units?: readonly UnitKind[] | undefined }): boolean {
   return units !== undefined && units.length === 1 && units.includes("vocab");
+}
+
+/** Whether nothing but the vocabulary is cut, and nothing is trained. */
+export function cutsVocabularyAlone(
+  { units, steps = 0 }: { readonly units?: readonly UnitKind[] | undefined; readonly steps?: number | undefined },
+): boolean {
+  return keepsLayers({ units }) && steps === 0;
+}
+
+/** The method of a run that trains after the vocabulary alone is cut. */
+const RECOVERY_METHOD = "magnitude";
+
+/** Options of choosing units, which such a run does not do. */
+const CHOOSING: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
+  ["sparsity", "method", "preset", "ranking", "start", "keptMasks", "lambdaRule", "calibration"].includes(path) ||
+  path.startsWith("rules.")
+);
+
+/** Refuses options of choosing units where none are chosen. Throws `CompressoError("usage")`. */
+function checkRecovery(options: AskedOptions): void {
+  if (options.size !== undefined) checkSize(options.size);
+  refuseIdle(options, { isUsed: (path) => !CHOOSING.includes(path), rule: "no layer is cut" });
 }
 
 /** Options that have an effect where the vocabulary alone is cut. */
@@ -218,16 +246,27 @@ const ALONE: readonly OptionPath[] = [
 function checkAlone(options: AskedOptions): void {
   const { size, steps } = options;
   if (size !== undefined) checkSize(size);
+  refuseIdle(options, {
+    isUsed: (path) => ALONE.includes(path) || (path === "steps" && steps === 0),
+    rule: "nothing is trained, and no layer is cut",
+  });
+}
+
+/** Refuses options without effect, unless they have their default. Throws `CompressoError("usage")`. */
+function refuseIdle(
+  options: AskedOptions,
+  { isUsed, rule }: { readonly isUsed: (path: OptionPath) => boolean; readonly rule: string },
+): void {
   const idle = PRUNE_PATHS.find((path) => {
     const value = valueAt(options, path), { type, default: own } = entryOf(path);
     // Functions that follow steps are not called.
     const isDefault = value === undefined || value === own || type === "function";
-    return !ALONE.includes(path) && !isDefault && !(path === "steps" && steps === 0);
+    return !isUsed(path) && !isDefault;
   });
   if (idle === undefined) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option(idle)} where the vocabulary alone is cut`,
-    rule: "nothing is trained, and no layer is cut",
+    rule,
     value: option("units", "vocab"),
     fix: "leave it out, or add units of the layers, such as kv,ffn",
     option: idle,

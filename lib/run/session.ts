@@ -120,8 +120,8 @@ export interface SessionParts extends RunPlatform {
     | undefined;
 }
 
-/** Share of the progress after the last step that the comparison takes; the rest is for measuring quality. */
-const COMPARED = 0.6;
+/** Share of the progress of `slice` that the comparison takes; the rest is for measuring quality. */
+export const COMPARED = 0.6;
 
 /**
  * A prune run, from its first step to the export. Dispose it to free its GPU memory: at once while it is paused,

@@ -4,6 +4,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { type FinishReason, generate, type GenerateOptions } from "../../lib/generate/generate.ts";
 import { generateMany, type ManyRequest } from "../../lib/generate/many.ts";
 import { createTextBatch } from "../../lib/generate/text_batch.ts";
+import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { pageBytes } from "../../lib/nn/decode/cache.ts";
 import { UNEVEN } from "../formats/models.ts";
@@ -139,6 +140,31 @@ Deno.test("texts wait in order for room in the KV cache, and one that can never 
   assert.deepEqual(fitting, { status: "fulfilled", value: expected[0] });
   assert.ok(failing.status === "rejected" && failing.reason instanceof CompressoError);
   assert.equal(failing.reason.code, "gpu");
+});
+
+Deno.test("under a memory limit texts wait in the order in which they came, and small ones do not overtake a large one", async () => {
+  const before = (await sharedDevice()).bytes;
+  using free = await load();
+  const bytes = free.device.bytes - before;
+  const lengths = [50, 110, 5, 5, 5],
+    all = lengths.map((maxTokens, index) => ({ prompt: prompt(4, index + 1), maxTokens }));
+  const expected = await alone(free, all);
+  const page = 2 * pageBytes(free.spec).reduce((sum, layer) => sum + layer, 0);
+  // Half of what is left is for the KV cache: two pages. The first text takes one of them, the second needs both.
+  using device = await openDevice({ memoryLimit: bytes + 5 * page });
+  using model = await loadModelFrom(randomSource({ ...UNEVEN, eosIds: [] }), { device, baseDtype: "f16" });
+  await using batch = createTextBatch(model, { sequences: 4 });
+  const started: number[] = [];
+  const texts = await Promise.all(all.map(async ({ prompt, ...own }, index) => {
+    const text = batch.generate(prompt, own), first = await text.next();
+    started.push(index);
+    assert.ok(!first.done);
+    const rest = await read(text);
+    return { ...rest, tokens: [first.value, ...rest.tokens] };
+  }));
+  assert.deepEqual(texts, expected);
+  assert.deepEqual(started, [0, 1, 2, 3, 4]);
+  assert.ok(device.peakBytes <= device.memoryLimit);
 });
 
 Deno.test("texts of one prompt share its pages, during a text and after it, and give them up for others", async () => {

@@ -127,7 +127,10 @@ Deno.test("a q4 or q8 base refuses NaN and what its blocks cannot hold, and name
   const source = randomSource(WIDE), up = projectionName(0, "up");
   for (const baseDtype of ["q8", "q4"] as const) {
     for (
-      const [value, message] of [[NaN, /element 5 is NaN/], [1e5, /±32768; got: 100000 at row 0, column 5/]] as const
+      const [value, message] of [[NaN, /±32768; got: NaN at row 0, column 5/], [
+        1e5,
+        /±32768; got: 100000 at row 0, column 5/,
+      ]] as const
     ) {
       const values = await source.read(up);
       values[5] = value;

@@ -15,20 +15,20 @@ const CODE_BITS = { q4_0: 4, q4_1: 4, q4_k: 4, q5_0: 5, q5_1: 5, q5_k: 5, q8_0: 
 >;
 
 const BLOCK = 32;
+/** Words of four codes in a group of 32 values. */
+const WORDS = BLOCK / 4;
 
-/** Writes the 32 codes of a group within a block at `raw[at]`, and returns [d, m]. */
-type GroupReader = (raw: Uint8Array, at: number, target: Target) => readonly [d: number, m: number];
-
-interface Target {
-  readonly codes: Uint8Array;
-  /** Where the group's codes begin. */
-  readonly to: number;
-  /** Group within the block. */
-  readonly group: number;
+/** Blocks as halves of words, and where their codes and scales go. */
+interface Blocks {
+  /** All blocks are of an even number of bytes. */
+  readonly raw: Uint16Array;
+  /** Groups of 32 values. */
+  readonly groups: number;
+  /** Codes four at a time, the first in the lowest byte. */
+  readonly codes: Uint32Array;
+  /** d (lower half) and m (upper half) of each group as f16 bits. */
+  readonly scales: Uint32Array;
 }
-
-const byte = (raw: Uint8Array, at: number): number => raw[at] as number;
-const half = (raw: Uint8Array, at: number): number => f16Table()[byte(raw, at) | byte(raw, at + 1) << 8] as number;
 
 /** Whether tensors of a type can be had in codes of at most so many bits. */
 export function hasBlocks(type: GgufTensorType, bits: number): type is BlockType {
@@ -41,78 +41,124 @@ export function unpackBlocks(
   type: BlockType,
   { codes, scales, at }: { readonly codes: Uint8Array; readonly scales: Uint32Array; readonly at: number },
 ): void {
-  const { block, bytes } = TENSOR_FORMATS[type];
-  const groups = block / BLOCK, read = GROUPS[type], count = raw.length / bytes * groups;
-  const pairs = new Float32Array(2 * count);
-  for (let index = 0; index < count; index++) {
-    const group = index % groups;
-    const [d, m] = read(raw, (index - group) / groups * bytes, { codes, to: at + index * BLOCK, group });
-    pairs[2 * index] = d;
-    pairs[2 * index + 1] = m;
-  }
-  scales.set(new Uint32Array(narrowF16(pairs).buffer), at / BLOCK);
+  const { block, bytes } = TENSOR_FORMATS[type], groups = raw.length / bytes * block / BLOCK;
+  const even = raw.byteOffset % 2 === 0 ? raw : raw.slice();
+  READERS[type]({
+    raw: new Uint16Array(even.buffer, even.byteOffset, even.length / 2),
+    groups,
+    codes: new Uint32Array(codes.buffer, codes.byteOffset + at, groups * WORDS),
+    scales: scales.subarray(at / BLOCK, at / BLOCK + groups),
+  });
 }
 
-const GROUPS: Readonly<Record<BlockType, GroupReader>> = {
-  q4_0(raw, at, target): [number, number] {
-    const d = half(raw, at);
-    nibbles(raw, at + 2, target);
-    return [d, -8 * d];
+const word = (raw: Uint16Array, at: number): number => (raw[at] as number) | (raw[at + 1] as number) << 16;
+
+const READERS: Readonly<Record<BlockType, (blocks: Blocks) => void>> = {
+  q4_0({ raw, groups, codes, scales }): void {
+    const minima = productsOf(-8);
+    for (let group = 0, at = 0; group < groups; group++, at += 9) {
+      const d = raw[at] as number;
+      scales[group] = d | (minima[d] as number) << 16;
+      nibbles(raw, at + 1, codes, group * WORDS);
+    }
   },
-  q4_1(raw, at, target): [number, number] {
-    nibbles(raw, at + 4, target);
-    return [half(raw, at), half(raw, at + 2)];
+  q4_1({ raw, groups, codes, scales }): void {
+    for (let group = 0, at = 0; group < groups; group++, at += 10) {
+      scales[group] = word(raw, at);
+      nibbles(raw, at + 2, codes, group * WORDS);
+    }
   },
-  q5_0(raw, at, target): [number, number] {
-    const d = half(raw, at);
-    nibbles(raw, at + 6, target);
-    fifthBits(raw, at + 2, target);
-    return [d, -16 * d];
+  q5_0({ raw, groups, codes, scales }): void {
+    const minima = productsOf(-16);
+    for (let group = 0, at = 0; group < groups; group++, at += 11) {
+      const d = raw[at] as number;
+      scales[group] = d | (minima[d] as number) << 16;
+      nibbles(raw, at + 3, codes, group * WORDS);
+      fifthBits(word(raw, at + 1), codes, group * WORDS);
+    }
   },
-  q5_1(raw, at, target): [number, number] {
-    nibbles(raw, at + 8, target);
-    fifthBits(raw, at + 4, target);
-    return [half(raw, at), half(raw, at + 2)];
+  q5_1({ raw, groups, codes, scales }): void {
+    for (let group = 0, at = 0; group < groups; group++, at += 12) {
+      scales[group] = word(raw, at);
+      nibbles(raw, at + 4, codes, group * WORDS);
+      fifthBits(word(raw, at + 2), codes, group * WORDS);
+    }
   },
-  q8_0(raw, at, { codes, to }): [number, number] {
-    const d = half(raw, at);
-    for (let i = 0; i < BLOCK; i++) codes[to + i] = byte(raw, at + 2 + i) ^ 0x80;
-    return [d, -128 * d];
+  q8_0({ raw, groups, codes, scales }): void {
+    const minima = productsOf(-128);
+    for (let group = 0, at = 0, to = 0; group < groups; group++, at += 17) {
+      const d = raw[at] as number;
+      scales[group] = d | (minima[d] as number) << 16;
+      for (let i = 0; i < WORDS; i++) codes[to++] = word(raw, at + 1 + 2 * i) ^ 0x80808080;
+    }
   },
-  q4_k(raw, at, target): [number, number] {
-    nibblesOfGroup(raw, at + 16, target);
-    return scalesOfGroup(raw, at, target.group);
+  q4_k({ raw, groups, codes, scales }): void {
+    for (let group = 0, at = 0; group < groups; group += 8, at += 72) {
+      for (let pair = 0; pair < 4; pair++) {
+        const to = (group + 2 * pair) * WORDS;
+        for (let i = 0; i < WORDS; i++) {
+          const both = word(raw, at + 8 + (pair * WORDS + i) * 2);
+          codes[to + i] = both & LOW;
+          codes[to + WORDS + i] = both >>> 4 & LOW;
+        }
+      }
+    }
+    scalesOfK(raw, { halves: 72, scales });
   },
-  q5_k(raw, at, target): [number, number] {
-    const { codes, to, group } = target;
-    nibblesOfGroup(raw, at + 48, target);
-    for (let i = 0; i < BLOCK; i++) codes[to + i] = byte(codes, to + i) | (byte(raw, at + 16 + i) >> group & 1) << 4;
-    return scalesOfGroup(raw, at, group);
+  q5_k({ raw, groups, codes, scales }): void {
+    for (let group = 0, at = 0; group < groups; group += 8, at += 88) {
+      for (let pair = 0; pair < 4; pair++) {
+        const to = (group + 2 * pair) * WORDS;
+        for (let i = 0; i < WORDS; i++) {
+          const both = word(raw, at + 24 + (pair * WORDS + i) * 2), fifth = word(raw, at + 8 + 2 * i) >>> 2 * pair;
+          codes[to + i] = both & LOW | (fifth & ONES) << 4;
+          codes[to + WORDS + i] = both >>> 4 & LOW | (fifth >>> 1 & ONES) << 4;
+        }
+      }
+    }
+    scalesOfK(raw, { halves: 88, scales });
   },
 };
 
+/** The lower four bits, and the lowest bit, of each byte of a word. */
+const LOW = 0x0f0f0f0f, ONES = 0x01010101;
+
 /** 16 bytes: the low nibble is value i, the high one value i + 16. */
-function nibbles(raw: Uint8Array, from: number, { codes, to }: Target): void {
-  for (let i = 0; i < 16; i++) {
-    codes[to + i] = byte(raw, from + i) & 15;
-    codes[to + 16 + i] = byte(raw, from + i) >> 4;
+function nibbles(raw: Uint16Array, at: number, codes: Uint32Array, to: number): void {
+  for (let i = 0; i < 4; i++) {
+    const both = word(raw, at + 2 * i);
+    codes[to + i] = both & LOW;
+    codes[to + 4 + i] = both >>> 4 & LOW;
   }
 }
 
-/** Bit i of 32 is the fifth bit of value i. */
-function fifthBits(raw: Uint8Array, from: number, { codes, to }: Target): void {
-  for (let i = 0; i < BLOCK; i++) {
-    codes[to + i] = byte(codes, to + i) | (byte(raw, from + (i >> 3)) >> (i & 7) & 1) << 4;
+/** Bit i of 32 is the fifth bit of value i. The product copies four bits to the lowest bits of four bytes. */
+function fifthBits(bits: number, codes: Uint32Array, to: number): void {
+  for (let i = 0; i < WORDS; i++) {
+    codes[to + i] = (codes[to + i] as number) | ((bits >>> 4 * i & 15) * 0x00204081 & ONES) << 4;
   }
 }
 
-/** 32 bytes: their low nibbles are an even group, their high ones the next. */
-function nibblesOfGroup(raw: Uint8Array, from: number, { codes, to, group }: Target): void {
-  const start = from + (group >> 1) * BLOCK, shift = (group & 1) * 4;
-  for (let i = 0; i < BLOCK; i++) codes[to + i] = byte(raw, start + i) >> shift & 15;
+/** d·s and −m·s' of the 8 groups of K blocks of so many halves of words: d, m, 12 bytes of s and s'. */
+function scalesOfK(
+  raw: Uint16Array,
+  { halves, scales }: { readonly halves: number; readonly scales: Uint32Array },
+): void {
+  const bytes = new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength), half = f16Table();
+  const pairs = new Float32Array(2 * scales.length);
+  for (let group = 0; group < scales.length; group++) {
+    const at = (group >>> 3) * halves, from = 2 * at + 4, place = group & 7;
+    pairs[2 * group] = (half[raw[at] as number] as number) * scale6(bytes, from, place);
+    pairs[2 * group + 1] = -(half[raw[at + 1] as number] as number) * minimum6(bytes, from, place);
+  }
+  scales.set(new Uint32Array(narrowF16(pairs).buffer));
 }
 
-/** d·s and −m·s' of one of the 8 groups of a K block that begins at `at`. */
-function scalesOfGroup(raw: Uint8Array, at: number, group: number): [number, number] {
-  return [half(raw, at) * scale6(raw, at + 4, group), -half(raw, at + 2) * minimum6(raw, at + 4, group)];
+const products = new Map<number, Uint16Array>();
+
+/** The f16 bits of factor·d for the bits of each f16 d. */
+function productsOf(factor: number): Uint16Array {
+  const known = products.get(factor) ?? narrowF16(f16Table().map((d) => factor * d));
+  products.set(factor, known);
+  return known;
 }

@@ -73,7 +73,7 @@ const BLOCKS: Readonly<Record<Exclude<GgufTensorType, "f32" | "f16" | "bf16">, B
   // d, 32 × i8: d·q
   q8_0(raw, at, out, to): void {
     const d = half(raw, at);
-    for (let i = 0; i < 32; i++) out[to + i] = d * signed(raw, at + 2 + i);
+    for (let i = 0; i < 32; i++) out[to + i] = d * (((raw[at + 2 + i] as number) ^ 0x80) - 128); // two's complement
   },
 
   // 16 × (low nibble: scale, high: minimum), 64 bytes of 2-bit q, d, m: d·s·q − m·s'. Bits 2k of 32 bytes are 32 values in a row.
@@ -131,14 +131,14 @@ const BLOCKS: Readonly<Record<Exclude<GgufTensorType, "f32" | "f16" | "bf16">, B
   // 128 bytes of nibbles, 64 bytes of upper 2 bits, 16 × i8 scales, d: d·s·(q − 32). Each half of 128 values has 64 + 32 bytes.
   q6_k(raw, at, out, to): void {
     const d = half(raw, at + 208);
-    for (let row = 0; row < 8; row++) {
-      const part = row >> 2, quarter = row & 3;
-      const low = at + part * 64 + (quarter & 1) * 32, lowShift = (quarter >> 1) * 4;
-      const high = at + 128 + part * 32, highShift = quarter * 2;
-      for (let i = 0; i < 32; i++) {
-        const scale = fround(d * signed(raw, at + 192 + row * 2 + (i >> 4)));
-        const q = byte(raw, low + i) >> lowShift & 15 | (byte(raw, high + i) >> highShift & 3) << 4;
-        out[to + row * 32 + i] = scale * (q - 32);
+    for (let group = 0; group < 16; group++) {
+      const row = group >> 1, part = row >> 2, quarter = row & 3, column = (group & 1) * 16;
+      const scale = fround(d * signed(raw, at + 192 + group));
+      const low = at + part * 64 + (quarter & 1) * 32 + column, lowShift = (quarter >> 1) * 4;
+      const high = at + 128 + part * 32 + column, highShift = quarter * 2, first = to + group * 16;
+      for (let i = 0; i < 16; i++) {
+        const q = (raw[low + i] as number) >> lowShift & 15 | ((raw[high + i] as number) >> highShift & 3) << 4;
+        out[first + i] = scale * (q - 32);
       }
     }
   },

@@ -134,7 +134,7 @@ export function createMatrix(device: Device, label: string, options: MatrixOptio
  *
  * @throws CompressoError("numeric") if a value is NaN or infinite in the dtype of the matrix.
  */
-export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array): void {
+export function writeRows(device: Device, matrix: Matrix, row0: number, data: Float32Array<ArrayBuffer>): void {
   const { cols, stride, dtype } = matrix;
   const count = checkRows(matrix, row0, data.length / cols);
   checkRange(matrix, row0, data);
@@ -146,8 +146,11 @@ export function writeRows(device: Device, matrix: Matrix, row0: number, data: Fl
       if (isQuantized(dtype)) {
         writePacked(device, { matrix, shard, row, dtype, blocks: quantizeRows(values, { cols, dtype }) });
       } else {
-        const packed = dtype === "f16" ? new Float16Array(rows * stride) : new Float32Array(rows * stride);
-        for (let r = 0; r < rows; r++) packed.set(values.subarray(r * cols, r * cols + cols), r * stride);
+        const padded = cols === stride ? values : new Float32Array(rows * stride);
+        for (let r = 0; padded !== values && r < rows; r++) {
+          padded.set(values.subarray(r * cols, r * cols + cols), r * stride);
+        }
+        const packed = dtype === "f16" ? new Float16Array(padded) : padded;
         bandsOf(matrix, shard, { row, rows }).forEach(([store, band]) =>
           writeTexels(device, store, { ...band, data: packed })
         );
@@ -329,6 +332,6 @@ function checkRange({ dtype, cols, label }: Matrix, row0: number, data: Float32A
     what: `cannot store '${label}' as ${dtype}`,
     rule: dtype === "f32" ? "values are finite" : `values lie within ±${largest}`,
     value: `${data[bad]} at row ${row0 + Math.floor(bad / cols)}, column ${bad % cols}`,
-    fix: dtype !== "f32" && Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",
+    fix: Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",
   });
 }

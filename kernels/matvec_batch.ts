@@ -1,18 +1,19 @@
 // Products of frozen matrices in textures with the vectors of several sequences, for CPU adapters.
 //
-// Every sum has the terms and the order of matvec_texture.ts, where the columns of a row are spread over eight
-// invocations: here an invocation takes these eight parts one after the other, for rows and vectors of its own.
+// Every sum has the terms and the order of matvec_texture.ts: invocations are columns of W, and a texel of it is loaded
+// and unpacked once for all vectors, whose columns an invocation keeps in registers.
 import { range } from "./range.ts";
 import {
   columnScale4,
   endingBindings,
   endingFunctions,
   endingText,
-  scaleOf,
+  scaledSum,
   texelDot,
   texelOf,
 } from "./matvec_text.ts";
-import { unitOf } from "./matvec_texture.ts";
+import type { TextureUnits } from "./matvec_types.ts";
+import { type Load, loadsOf, unitOf } from "./matvec_texture.ts";
 import type { KernelSource } from "./source.ts";
 import { isQuantized, weightBindings, type WeightDtype } from "./weight_access.ts";
 
@@ -23,34 +24,48 @@ export interface BatchMatvec {
   readonly ending: "store" | "raw" | "swiglu" | "residual";
   /** Number of consecutive matrices in the grid (1 for "residual" and "swiglu", whose second matrix does not count). */
   readonly parts: number;
-  /** Vectors of a workgroup, at most {@link BATCH_VECTORS}. */
+  /** Vectors of a workgroup, at most {@link batchVectors}. */
   readonly batch: number;
   /** Whether the sums are multiplied by a factor of each vector, which {@link matvecPrepare} writes. */
   readonly norm: boolean;
-  /** Of `textureUnits`: whether half a unit follows, and whether there are several rounds. */
-  readonly half: boolean;
-  readonly isMany: boolean;
-  /** Whether invocations of a workgroup load different vectors and broadcast them; needs subgroups of 8. */
-  readonly broadcast: boolean;
+  /** Of `textureUnits`. Of `rounds`, only whether it exceeds 1 matters. */
+  readonly units: TextureUnits;
+  /** Rows of a workgroup at most, for {@link batchRowBytes}. */
+  readonly rows: number;
+  /** Whether the invocations of a workgroup exchange sums as a subgroup of 8, instead of through workgroup memory. */
+  readonly exchange: boolean;
 }
 
 /** Vectors of a workgroup, at most. */
-export const BATCH_VECTORS = 8;
+const BATCH_VECTORS = 8;
+/** Values that an invocation keeps of all vectors, at most: 48 KiB in all, and the compile time grows with them. */
+const MOST_VALUES = 1536;
 const LANES = 8;
-/** Rows of W of a workgroup: a vec4 of each invocation. */
-export const BATCH_GROUP_ROWS = 4 * LANES;
 const XYZW = ["x", "y", "z", "w"] as const;
+
+/** Vectors of a workgroup whose columns an invocation can keep. */
+export function batchVectors(dtype: WeightDtype, { units, half }: TextureUnits): number {
+  const all = units + (half ? 0.5 : 0), values = all * (unitOf(dtype).span / LANES + (isQuantized(dtype) ? 1 : 0));
+  return Math.max(1, 2 ** Math.floor(Math.log2(Math.min(BATCH_VECTORS, MOST_VALUES / values))));
+}
+
+/** Bytes of workgroup memory for each row of W: sums of all invocations and vectors, 0 if they are exchanged. */
+export function batchRowBytes({ ending, batch, units, exchange }: Omit<BatchMatvec, "rows">): number {
+  return exchange && units.rounds === 1 ? 0 : 4 * LANES * batch * (ending === "swiglu" ? 2 : 1);
+}
 
 /**
  * Bindings: those of each matrix; x (texture-f32) [vectors, texels] as {@link matvecPrepare} writes it; with `norm` the
  * factors [vectors]; z for "swiglu" and "residual"; y; params. Grid: x the vectors in steps of `batch`, so that
- * those who read the same rows run one after the other; y workgroups of all parts, each of {@link BATCH_GROUP_ROWS} rows. Params end with firstGroup, rows, offset and pitch of
- * each part.
+ * those who read the same rows run one after the other; y workgroups of all parts. Params end with firstGroup, rows,
+ * offset and pitch of each part.
  */
 export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
-  const { dtype, ending, parts, batch, norm, half, isMany, broadcast } = kernel;
+  const { dtype, ending, parts, batch, norm, units: { units, half, rounds } } = kernel;
   const storage = { placement: "texture", dtype } as const, matrices = ending === "swiglu" ? 2 : parts;
-  const weights = weightBindings(storage), quantized = isQuantized(dtype), list = range(batch);
+  const weights = weightBindings(storage), quantized = isQuantized(dtype), list = range(batch), isMany = rounds > 1;
+  const { texels, step, span } = unitOf(dtype), texel = texelOf(dtype), vectors = texel.columns / 4;
+  const kept = batchRowBytes(kernel) > 0, pair = ending === "swiglu" ? [0, 1] : [0];
   const bindings: { kind: KernelSource["bindings"][number]; declare: string }[] = [];
   for (let m = 0; m < matrices; m++) {
     weights.forEach((kind, index) => {
@@ -64,191 +79,195 @@ export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
   if (hasMask) bindings.push({ kind: "read", declare: "var<storage, read> z: array<f32>;" });
   bindings.push({ kind: "storage", declare: "var<storage, read_write> y: array<f32>;" });
   bindings.push({ kind: "uniform", declare: "var<uniform> params: Params;" });
-  const sum = (m: number): string => sumOfMatrix({ ...kernel, m, result: `c${m}` });
-  const result = (b: number): string =>
-    ({
-      store: `y[n] = c0_${b}[i]${isNormed ? " * factor" : ""};`,
-      raw: `y[n] = c0_${b}[i];`,
-      residual: `y[n] = fma(c0_${b}[i]${isNormed ? " * factor" : ""}, z[offset + row + i], y[n]);`,
-      swiglu: `let gate = c0_${b}[i]${isNormed ? " * factor" : ""};
-      y[n] = gate / (1.0 + exp(-gate)) * (c1_${b}[i]${isNormed ? " * factor" : ""}) * z[offset + row + i];`,
-    })[ending];
+
+  const loads = loadsOf(dtype, { units, half, rounds });
+  const scaled = (value: string): string => `${value}${isNormed ? " * factor" : ""}`;
+  /** Writes the sums of row `row` of W, given for the two matrices, for the vector of this invocation. */
+  const write = (row: string, [first, second]: readonly string[]): string =>
+    `if (lane < ${batch}u && ${row} < rows) {
+        let n = start + ${row};
+        ${
+      {
+        store: `y[n] = ${scaled(`${first}`)};`,
+        raw: `y[n] = ${first};`,
+        residual: `y[n] = fma(${scaled(`${first}`)}, z[offset + ${row}], y[n]);`,
+        swiglu: `let gate = ${scaled(`${first}`)};
+        y[n] = gate / (1.0 + exp(-gate)) * (${scaled(`${second}`)}) * z[offset + ${row}];`,
+      }[ending]
+    }
+      }`;
+  const place = (m: number, row: string, b: number | string): string =>
+    `(((${row}) * ${pair.length}u + ${m}u) * ${batch}u + ${b}) * ${LANES}u`;
+  /** Statements of a row of W, or of four in a texel, for all vectors. */
+  const row = (matrix: (m: number) => number): string => {
+    const at = quantized ? "(r + i)" : "r";
+    const sums = pair.map((m) =>
+      kept
+        ? sumsOf(m) + list.map((b) => {
+          const sum = `sums[${place(m, `${at} - n0`, `${b}u`)} + lane]`, value = `sum${m}_${b}`;
+          return `      ${
+            isMany ? `if (round == 0u) { ${sum} = ${value}; } else { ${sum} += ${value}; }` : `${sum} = ${value};`
+          }`;
+        }).join("\n")
+        : sumsOf(m) + transposed(`all${m}`, list.map((b) => `sum${m}_${b}`))
+    );
+    const body = [...sums, ...(kept ? [] : [`      ${write(at, pair.map((m) => `all${m}`))}`])].join("\n");
+    return `    for (var r = n0; r < n0 + count; r += ${texel.rows}u) {
+${pair.map((m) => loadsOfRow(matrix(m), m)).join("\n")}
+${
+      quantized
+        ? `    for (var i = 0u; i < 4u; i++) {
+      let isOdd = (i & 1u) == 1u;
+      let isHigh = i >= 2u;
+${body}
+    }`
+        : body
+    }
+    }`;
+  };
+  const work = `  let first = ${quantized ? `lane / ${step}u * ${texel.perScale}u + lane % ${step}u` : "lane"}${
+    isMany ? ` + round * ${units * LANES * texels}u` : ""
+  };
+${quantized ? `  let firstScale = lane / ${step}u${isMany ? ` + round * ${units * span / 32}u` : ""};` : ""}
+${loads.flatMap((load, u) => list.map((b) => loadX(load, u, b))).join("\n")}
+${
+    ending === "swiglu" || parts === 1
+      ? row((m) => m)
+      : range(parts).map((p) => `  if (part == ${p}u) {\n${row(() => p)}\n  }`).join("\n")
+  }`;
   const code = `struct Params {
   units: u32,
   rounds: u32,
+  groupRows: u32,
 ${range(parts).map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32, pitch${p}: u32,`).join("\n")}
 }
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
+${kept ? `var<workgroup> sums: array<f32, ${kernel.rows * batchRowBytes(kernel) / 4}>;` : ""}
 
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   var part = 0u;
-  var n0 = group.y * ${BATCH_GROUP_ROWS}u;
+  var n0 = group.y * params.groupRows;
   var rows = params.rows0;
   var offset = params.offset0;
   var pitch = params.pitch0;
   let b0 = group.x * ${batch}u;
-  let vector = b0 + min(lane, ${batch - 1}u);
 ${
     range(parts).slice(1).map((p) =>
       `  if (group.y >= params.firstGroup${p}) {
     part = ${p}u;
-    n0 = (group.y - params.firstGroup${p}) * ${BATCH_GROUP_ROWS}u;
+    n0 = (group.y - params.firstGroup${p}) * params.groupRows;
     rows = params.rows${p};
     offset = params.offset${p};
     pitch = params.pitch${p};
   }`
     ).join("\n")
   }
-  let row = n0 + lane * 4u;
-${range(ending === "swiglu" ? 2 : 1).flatMap((m) => list.map((b) => `  var c${m}_${b} = vec4f();`)).join("\n")}
+  let count = min(params.groupRows, max(rows, n0) - n0);
+  let start = (b0 + lane) * pitch + offset;
+${isNormed ? `  let factor = factors[b0 + min(lane, ${batch - 1}u)];` : ""}
+${kept ? "  workgroupBarrier(); // some drivers zero workgroup memory late: see CONTRIBUTING.md" : ""}
+${isMany ? `  for (var round = 0u; round < params.rounds; round++) {\n${work}\n  }` : work}
 ${
-    ending === "swiglu"
-      ? `${sum(0)}\n${sum(1)}`
-      : parts === 1
-      ? sum(0)
-      : range(parts).map((m) => `  if (part == ${m}u) {\n${sumOfMatrix({ ...kernel, m, result: "c0" })}\n  }`).join(
-        "\n",
-      )
-  }
-  let count = min(4u, max(rows, row) - row);
+    kept
+      ? `  workgroupBarrier();
+  for (var r = n0; r < n0 + count; r++) {
+    let b = min(lane, ${batch - 1}u);
 ${
-    list.map((b) =>
-      `  {
-    ${isNormed ? `let factor = factors[b0 + ${b}u];` : ""}
-    let start = (b0 + ${b}u) * pitch + offset + row;
-    for (var i = 0u; i < count; i++) {
-      let n = start + i;
-      ${result(b)}
-    }
+        pair.map((m) =>
+          `    let at${m} = ${place(m, "r - n0", "b")};
+    let all${m} = ${range(LANES).map((j) => `sums[at${m} + ${j}u]`).join(" + ")};`
+        ).join("\n")
+      }
+    ${write("r", pair.map((m) => `all${m}`))}
   }`
-    ).join("\n")
+      : ""
   }
 }
 `;
   return {
-    name: `matvec-batch${batch}-${dtype}-${ending}-${parts}${isNormed ? "-norm" : ""}${half ? "-half" : ""}${
+    name: `matvec-batch${batch}-${dtype}-${ending}-${parts}${isNormed ? "-norm" : ""}-${units + (half ? 0.5 : 0)}${
       isMany ? "-rounds" : ""
-    }${broadcast ? "-broadcast" : ""}`,
+    }${kept ? `-${kernel.rows}` : ""}`,
     bindings: bindings.map(({ kind }) => kind),
-    ...(broadcast ? { usesSubgroups: true } : {}),
+    ...(kept ? {} : { usesSubgroups: true }),
     code,
   };
 
-  /** Statements that add the sums of four rows of a matrix to `result`, for each vector. */
-  function sumOfMatrix({ m, result }: BatchMatvec & { readonly m: number; readonly result: string }): string {
-    const { texels, step, span } = unitOf(dtype), { perScale } = texelOf(dtype);
-    const unit = unitBody({
-      m,
-      columns: range(texels).map((t) => `place + u * ${LANES * texels}u + ${t * step}u`),
-      scale: `vlane / ${Math.max(1, step)}u + u * ${span / 32}u`,
-    });
-    const rest = half
-      ? unitBody({
-        m,
-        columns: [`vlane + params.units * ${LANES * texels}u`],
-        scale: `vlane / ${perScale}u + params.units * ${span / 32}u`,
+  /** Statements that load the columns of vector b for a load of W: x{i}_{b}, and the sum of a block's as total. */
+  function loadX({ texels, x, total }: Load, u: number, b: number): string {
+    const parts = texels.flatMap(({ column }, t) =>
+      range(vectors).map((v) => {
+        const h = `h${u}_${t * vectors + v}_${b}`, scale = columnScale4(dtype, 4 * v);
+        return `  let ${h} = textureLoad(x, vec2u((${column}) * ${vectors}u + ${v}u, b0 + ${b}u));
+  let ${x[t * vectors + v]}_${b} = ${h}${scale ? ` * ${scale}` : ""};`;
       })
-      : "";
-    const clear = list.map((b) => `    var sum_${b} = vec4f();`).join("\n");
-    const add = (target: string): string => list.map((b) => `    ${target}_${b} += sum_${b};`).join("\n");
-    const units = (first: string): string =>
-      `    for (var i = 0u; i < params.units; i++) {
-    let u = ${first}i;
-${unit}
-    }`;
-    return `  for (var vlane = 0u; vlane < ${LANES}u; vlane++) {
-    let place = ${quantized ? `vlane / ${step}u * ${perScale}u + vlane % ${step}u` : "vlane"};
-${
-      isMany
-        ? `${list.map((b) => `    var all_${b} = vec4f();`).join("\n")}
-    for (var round = 0u; round < params.rounds; round++) {
-${clear}
-${units("round * params.units + ")}
-${add("all")}
-    }
-${list.map((b) => `    ${result}_${b} += all_${b};`).join("\n")}`
-        : `${clear}
-${units("")}
-${rest}
-${add(result)}`
-    }
-  }`;
+    );
+    const all = range(parts.length).map((i) => XYZW.map((c) => `h${u}_${i}_${b}.${c}`).join(" + ")).join(" + ");
+    return [...parts, ...(quantized ? [`  let ${total}_${b} = ${all};`] : [])].join("\n");
   }
 
-  /** Adds the products of a unit, or of half of one, to the sums. */
-  function unitBody({ m, columns, scale }: {
-    readonly m: number;
-    /** Texels of W along a row. */
-    readonly columns: readonly string[];
-    readonly scale: string;
-  }): string {
-    const { columns: width } = texelOf(dtype), vectors = width / 4;
-    const at = (name: string, t: number, k: number): string => `${name}${t}_${k}`;
-    const all = columns.flatMap((_, t) => range(vectors).map((k) => [t, k] as const));
-    const column = columns.map((text, t) => `      let column${t} = ${text};`);
-    const load = (target: string, vector: string): string =>
-      all.map(([t, k]) =>
-        `      let ${at(target, t, k)} = textureLoad(x, vec2u(column${t} * ${vectors}u + ${k}u, ${vector}));`
-      ).join("\n");
-    const total = (name: string): string =>
-      all.map(([t, k]) => XYZW.map((c) => `${at(name, t, k)}.${c}`).join(" + ")).join(" + ");
-    const scaled = (name: string, target: string): string =>
-      all.map(([t, k]) => {
-        const factor = columnScale4(dtype, 4 * k);
-        return `      let ${at(target, t, k)} = ${at(name, t, k)}${factor ? ` * ${factor}` : ""};`;
-      }).join("\n");
-    const texels = quantized
-      ? columns.map((_, t) => `      let d${t} = textureLoad(w${m}, vec2u(column${t}, row / 4u));`)
-      : range(4).map((i) => `      let d0_${i} = textureLoad(w${m}, vec2u(column0, row + ${i}u));`);
-    const scales = quantized ? [`      let e = textureLoad(scales${m}, vec2u(${scale}, row / 4u));`] : [];
-    const own = broadcast
-      ? `${load("h", "vector")}\n${quantized ? `      let own_total = ${total("h")};\n${scaled("h", "s")}` : ""}`
-      : "";
-    const source = quantized ? "s" : "h";
-    const vectorOf = (b: number): string =>
-      broadcast
-        ? all.map(([t, k]) => `      let ${at(`x${b}_`, t, k)} = subgroupBroadcast(${at(source, t, k)}, ${b}u);`)
-          .concat(quantized ? [`      let total${b} = subgroupBroadcast(own_total, ${b}u);`] : []).join("\n")
-        : `${load(quantized ? `h${b}_` : `x${b}_`, `b0 + ${b}u`)}
-${quantized ? `      let total${b} = ${total(`h${b}_`)};\n${scaled(`h${b}_`, `x${b}_`)}` : ""}`;
-    const scaling = quantized ? scaleOf("e", "g") : null;
-    const dot = (b: number): { readonly before: string; readonly sum: string } => {
-      const x = (t: number): string[] => range(vectors).map((k) => at(`x${b}_`, t, k));
-      if (!quantized) {
-        const terms = range(width).map((c) => `${x(0)[c >> 2]}.${XYZW[c & 3]} * f${c}`);
-        return { before: floatColumns(dtype, width), sum: terms.join(" + ") };
-      }
-      const dots = columns.map((_, t) => texelDot(dtype, { texel: `d${t}`, x: x(t), name: `f${t}`, isShared: true }));
-      return { before: dots.map(({ before }) => before).join(" "), sum: dots.map(({ sum }) => sum).join(" + ") };
-    };
-    return `    {
-${[...column, ...texels, ...scales].join("\n")}
-${own}
-      ${dot(0).before}
-      ${scaling ? `${scaling.before} let scale_d = ${scaling.d}; let scale_m = ${scaling.m};` : ""}
-${
-      list.map((b) =>
-        `${vectorOf(b)}
-      sum_${b} += ${scaling ? `scale_d * (${dot(b).sum}) + scale_m * total${b}` : dot(b).sum};`
-      ).join("\n")
-    }
-    }`;
+  /** Statements that load a row of matrix m, or four in a texel: all loads precede their arithmetic. */
+  function loadsOfRow(m: number, pair: number): string {
+    const at = quantized ? "r / 4u" : "r";
+    return loads.flatMap((load, u) => [
+      ...load.texels.map(({ column }, t) =>
+        `      let d${pair}_${u}_${t} = textureLoad(w${m}, vec2u(${column}, ${at}));`
+      ),
+      ...(quantized ? [`      let e${pair}_${u} = textureLoad(scales${m}, vec2u(${load.scale}, ${at}));`] : []),
+    ]).join("\n");
+  }
+
+  /** Statements that sum one row for each vector, in sum{pair}_{b}. Of four rows in a texel it is the i-th. */
+  function sumsOf(pair: number): string {
+    const picked = (name: string): string =>
+      `select(select(${name}.x, ${name}.y, isOdd), select(${name}.z, ${name}.w, isOdd), isHigh)`;
+    const sums = loads.flatMap((load, u) => {
+      const name = `${pair}_${u}`;
+      const dots = (b: number): readonly { readonly before: string; readonly sum: string }[] =>
+        load.texels.map((_, t) =>
+          texelDot(dtype, {
+            texel: `${quantized ? "c" : "d"}${name}_${t}`,
+            x: load.x.slice(t * vectors, (t + 1) * vectors).map((x) => `${x}_${b}`),
+            name: `f${name}_${t}`,
+            ...{ isShared: true, isRow: true },
+          })
+        );
+      return [
+        ...(quantized ? load.texels.map((_, t) => `      let c${name}_${t} = ${picked(`d${name}_${t}`)};`) : []),
+        ...(quantized ? [`      let g${name} = unpack2x16float(${picked(`e${name}`)});`] : []),
+        `      ${dots(0).map(({ before }) => before).join(" ")}`,
+        ...list.map((b) => {
+          const sum = dots(b).map((dot) => dot.sum).join(" + ");
+          const scale = { before: "", d: `g${name}.x`, m: `g${name}.y` };
+          return `      sum${pair}_${b} += ${quantized ? scaledSum(scale, sum, `${load.total}_${b}`) : sum};`;
+        }),
+      ];
+    });
+    return [...list.map((b) => `      var sum${pair}_${b} = 0.0;`), ...sums, ""].join("\n");
   }
 }
 
-/** Defines f0, f1, …: the values of a column of a texel for four rows. */
-function floatColumns(dtype: WeightDtype, width: number): string {
-  const rows = range(4);
-  if (dtype === "f32") {
-    return range(width).map((c) => `let f${c} = vec4f(${rows.map((i) => `d0_${i}.${XYZW[c]}`).join(", ")});`).join(" ");
+/**
+ * Statements that define `name`: in lane b, the sum over all lanes of the b-th value, in the order of the lanes.
+ * Values are exchanged between pairs of lanes whose numbers differ in one bit, three times.
+ */
+function transposed(name: string, values: readonly string[]): string {
+  let held = range(LANES).map((i) => values[i] ?? values[0]);
+  const lines: string[] = [];
+  for (const bit of [1, 2, 4]) {
+    const next = [...held];
+    for (const i of range(LANES).filter((i) => (i & bit) === 0)) {
+      const j = i | bit, own = `${name}_${bit}_${i}`, other = `${name}_${bit}_${j}`;
+      lines.push(
+        `      let ${own} = select(subgroupShuffleXor(${held[j]}, ${bit}u), ${held[i]}, (lane & ${bit}u) == 0u);`,
+        `      let ${other} = select(${held[j]}, subgroupShuffleXor(${held[i]}, ${bit}u), (lane & ${bit}u) == 0u);`,
+      );
+      next[i] = own;
+      next[j] = other;
+    }
+    held = next;
   }
-  const pairs = rows.flatMap((i) =>
-    range(width / 2).map((p) => `let p${i}_${p} = unpack2x16float(d0_${i}.${XYZW[p]});`)
-  );
-  const columns = range(width).map((c) =>
-    `let f${c} = vec4f(${rows.map((i) => `p${i}_${c >> 1}.${c % 2 === 0 ? "x" : "y"}`).join(", ")});`
-  );
-  return [...pairs, ...columns].join(" ");
+  return [...lines, `      let ${name} = ${held.join(" + ")};`].join("\n");
 }
 
 /**
@@ -257,7 +276,9 @@ function floatColumns(dtype: WeightDtype, width: number): string {
  * Bindings: x, with `norm` its weight, target (texture), with `norm` factors, params. Grid: one workgroup per vector.
  * Writes (=).
  */
-export function matvecPrepare({ dtype, norm, half }: Pick<BatchMatvec, "dtype" | "norm" | "half">): KernelSource {
+export function matvecPrepare(
+  { dtype, norm, half }: Pick<BatchMatvec, "dtype" | "norm"> & Pick<TextureUnits, "half">,
+): KernelSource {
   const { texels, step } = unitOf(dtype), { columns, perScale } = texelOf(dtype), vectors = columns / 4;
   const body = (column: string): string =>
     range(vectors).map((k) =>

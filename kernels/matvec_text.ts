@@ -48,15 +48,17 @@ export function columnScale4(dtype: WeightDtype, first: number): string | null {
 /**
  * WGSL expression of the sum over the columns of a texel: of one row as f32, of four rows as vec4f. x holds the names
  * of its vec4. Quantised codes are not yet multiplied by their scale. `name` is a prefix for values that the statements
- * in `before` define; `isShared` defines there all that does not depend on x.
+ * in `before` define; `isShared` defines there all that does not depend on x. With `isRow` the texel of codes is that of
+ * one row, a u32.
  */
 export function texelDot(
   dtype: WeightDtype,
-  { texel, x, name, isShared = false }: {
+  { texel, x, name, isShared = false, isRow = false }: {
     readonly texel: string;
     readonly x: readonly string[];
     readonly name: string;
     readonly isShared?: boolean;
+    readonly isRow?: boolean;
   },
 ): { readonly before: string; readonly sum: string } {
   const factor = (column: number): string => `${x[column >> 2]}.${XYZW[column & 3]}`;
@@ -69,12 +71,12 @@ export function texelDot(
       sum: Array.from({ length: 8 }, (_, c) => `${factor(c)} * ${name}_${c >> 1}.${XYZW[c & 1]}`).join(" + "),
     };
   }
-  const bits = quantBits(dtype);
+  const bits = quantBits(dtype), [uint, int, float] = isRow ? ["u32", "i32", "f32"] : ["vec4u", "vec4i", "vec4f"];
   const codes = Array.from({ length: quantColumns(dtype) }, (_, c) => {
     const shift = bits * c, isLast = shift + bits === 32;
-    const code = isLast ? `${texel} >> vec4u(${shift}u)` : `${texel} & vec4u(${(2 ** bits - 1) * 2 ** shift}u)`;
+    const code = isLast ? `${texel} >> ${uint}(${shift}u)` : `${texel} & ${uint}(${(2 ** bits - 1) * 2 ** shift}u)`;
     // Through i32, as a CPU converts signed integers in one instruction, unsigned ones in eight.
-    return `vec4f(vec4i(${code}))`;
+    return `${float}(${int}(${code}))`;
   });
   return {
     before: isShared ? codes.map((code, c) => `let ${name}_${c} = ${code};`).join(" ") : "",

@@ -52,11 +52,41 @@ export function unitOf(dtype: WeightDtype): Unit {
 }
 
 /** Loads of one invocation: texels of W by column, the vec4 of x that they multiply, and the position of the scales. */
-interface Load {
+export interface Load {
   readonly texels: readonly { readonly column: string; readonly x: readonly string[] }[];
+  /** Names of the vec4 of x for all texels. */
+  readonly x: readonly string[];
   readonly scale: string;
   /** Name of the sum of x. */
   readonly total: string;
+}
+
+/** The loads of a round, where `first` is the invocation's first texel and `firstScale` that of its scales. */
+export function loadsOf(dtype: WeightDtype, { units, half }: TextureUnits): Load[] {
+  const { texels, step, span } = unitOf(dtype), { columns, perScale } = texelOf(dtype), vectors = columns / 4;
+  const loads = range(units).map((u) =>
+    loadOf({
+      columns: range(texels).map((t) => `first + ${u * LANES * texels + t * step}u`),
+      x: (i) => `x${u * texels * vectors + i}`,
+      scale: `firstScale + ${u * span / 32}u`,
+      total: `t${u}`,
+    })
+  );
+  const rest = {
+    columns: [`lane + ${units * LANES * texels}u`],
+    x: (i: number) => `y${i}`,
+    scale: `lane / ${perScale}u + ${units * span / 32}u`,
+    total: "rest",
+  };
+  return half ? [...loads, loadOf(rest)] : loads;
+
+  function loadOf({ columns, x, ...names }: Omit<Load, "texels" | "x"> & {
+    readonly columns: readonly string[];
+    readonly x: (index: number) => string;
+  }): Load {
+    const each = columns.map((column, t) => ({ column, x: range(vectors).map((v) => x(t * vectors + v)) }));
+    return { ...names, texels: each, x: each.flatMap((texel) => texel.x) };
+  }
 }
 
 /** Declarations and statements of main(). */
@@ -68,19 +98,7 @@ export function textureBody(kernel: Matvec): { readonly module: string; readonly
   const registers = range(units * perUnit);
 
   const place = (unit: string, t: number): string => `first + ${unit} * ${LANES * texels}u + ${t * step}u`;
-  const loads: Load[] = range(units).map((u) => ({
-    texels: range(texels).map((t) => ({
-      column: place(`${u}u`, t),
-      x: range(vectors).map((v) => `x${(u * texels + t) * vectors + v}`),
-    })),
-    scale: `firstScale + ${u * span / 32}u`,
-    total: `t${u}`,
-  }));
-  const rest: Load = {
-    texels: [{ column: `lane + ${units * LANES * texels}u`, x: range(vectors).map((v) => `y${v}`) }],
-    scale: `lane / ${texel.perScale}u + ${units * span / 32}u`,
-    total: "rest",
-  };
+  const all = loadsOf(dtype, { units, half, rounds }), rest = half ? all.at(-1) : undefined;
 
   /** Statements that load x for texels of W, given the names to assign. */
   const loadX = (columns: readonly string[], targets: readonly string[], total: string): string =>
@@ -108,13 +126,8 @@ ${
     )
   }
   }
-${
-    half
-      ? `  {\n${loadX(rest.texels.map(({ column }) => column), rest.texels.flatMap(({ x }) => x), rest.total)}\n  }`
-      : ""
-  }`;
+${rest ? `  {\n${loadX(rest.texels.map(({ column }) => column), rest.x, rest.total)}\n  }` : ""}`;
 
-  const all = half ? [...loads, rest] : loads;
   const row = (m: number): string => {
     const texture = quantized ? "n0 / 4u + r / 4u" : "n0 + r";
     const at = `(${m === 1 && ending === "swiglu" ? "r + params.groupRows" : "r"}) * ${LANES}u + lane`;
@@ -162,7 +175,7 @@ ${rows}`;
 ${norm ? `var<workgroup> square_sums: array<f32, ${LANES}>;` : ""}
 fn sum_of(i: u32) -> f32 { return sums[i * ${LANES}u]; }`,
     main: `${
-      [...registers.map((i) => `x${i}`), ...(half ? rest.texels.flatMap(({ x }) => x) : [])]
+      [...registers.map((i) => `x${i}`), ...rest?.x ?? []]
         .map((x) => `  var ${x} = vec4f();`).join("\n")
     }
 ${quantized ? all.map(({ total }) => `  var ${total} = 0.0;`).join("\n") : ""}

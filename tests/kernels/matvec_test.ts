@@ -268,7 +268,11 @@ const BATCHES: readonly {
   readonly batch: number;
   readonly cols: number;
   readonly placement?: MatrixPlacement;
+  /** Without subgroups. */
+  readonly isPlain?: boolean;
 }[] = [
+  { dtype: "f16", batch: 4, cols: 70, isPlain: true },
+  { dtype: "q4", batch: 8, cols: 190, isPlain: true },
   ...DTYPES.flatMap((dtype) => [{ dtype, batch: 2, cols: 70 }, { dtype, batch: 16, cols: 200 }]),
   { dtype: "q8", batch: 4, cols: 100 },
   { dtype: "q4", batch: 4, cols: 190 },
@@ -276,9 +280,14 @@ const BATCHES: readonly {
   { dtype: "f32", batch: 2, cols: 1100 },
   { dtype: "q4", batch: 2, cols: 70, placement: "buffer" },
 ];
-for (const { dtype, batch, cols, placement = "texture" } of BATCHES) {
-  Deno.test(`each of ${batch} vectors has the bits of one alone, ${dtype} in ${placement}s, ${cols} columns`, async () => {
-    const storage = { dtype, placement } as const, rows = 37, stride = strideOf(cols), pitch = strideOf(rows);
+for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BATCHES) {
+  const name = `${dtype} in ${placement}s, ${cols} columns${isPlain ? ", without subgroups" : ""}`;
+  Deno.test(`each of ${batch} vectors has the bits of one alone, ${name}`, async () => {
+    const storage = { dtype, placement } as const,
+      rows = 37,
+      stride = strideOf(cols),
+      pitch = strideOf(rows),
+      { subgroups } = device;
     using gate = weights(rows, cols, storage, 1);
     using up = weights(rows, cols, storage, 2);
     using z = device.uploadBuffer("z", random(rows, 3));
@@ -289,6 +298,9 @@ for (const { dtype, batch, cols, placement = "texture" } of BATCHES) {
       using stored = device.createBuffer("stored", 4 * count * pitch);
       using gated = device.createBuffer("gated", 4 * count * pitch);
       using plan = new Plan(device);
+      if (isPlain) Object.defineProperty(device, "subgroups", { configurable: true, value: null });
+      using restored = new DisposableStack();
+      restored.defer(() => Object.defineProperty(device, "subgroups", { configurable: true, value: subgroups }));
       using scratch = createMatvecScratch(device, count);
       const isScratch = count > 1 && gate.matrix.placement === "texture";
       const plain = { buffer, width: cols, batch: count, scratch: isScratch ? scratch : undefined };

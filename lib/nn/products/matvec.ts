@@ -11,10 +11,10 @@ import {
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
-import { headStride, roundUp, strideOf } from "../padding.ts";
+import { headStride, strideOf } from "../padding.ts";
 import { existing } from "../../core/guards.ts";
 import type { Matrix } from "./matrix.ts";
-import { type BatchPart, type MatvecScratch, recordBatch, recordRotateAppend } from "./matvec_batch.ts";
+import { type BatchPart, type MatvecScratch, recordBatch, recordRotateAppend, rowsOfGroup } from "./matvec_batch.ts";
 import type { Span } from "../ops.ts";
 
 /** The vectors x [batch, strideOf(width)] that the matrices multiply. Values beyond the width are not used. */
@@ -59,8 +59,6 @@ export interface PageTable {
 
 /** Vectors that share one reading of a matrix, at most. */
 export const BATCH_ROWS = 8;
-/** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
-const MIN_ROWS = 32;
 /** Maximum number of storage buffers of a kernel: the number that WebGPU guarantees. */
 const MAX_BUFFERS = 8;
 /** Maximum number of workgroups along x. */
@@ -202,7 +200,7 @@ function partsOfDispatch(plan: Plan, x: MatvecInput, { matrix, ending, parts }: 
 }
 
 function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
-  const { matrix, ending, parts, rotation = [0, 0, 0, 0, 0, 0], bound } = product;
+  const { matrix, ending, parts, align, rotation = [0, 0, 0, 0, 0, 0], bound } = product;
   const { dtype, placement, stride } = matrix, { norm, batch: vectors = 1 } = x;
   const units = textureUnits(dtype, stride);
   const batch = Math.min(vectors, BATCH_ROWS), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
@@ -218,7 +216,9 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
     ...(placement === "texture" ? { units, rows: most } : {}),
     ...(batch > 1 ? { batch } : {}),
   });
-  const groupRows = placement === "buffer" ? MATVEC_BUFFER_ROWS : rowsOfGroup(product, most);
+  const groupRows = placement === "buffer"
+    ? MATVEC_BUFFER_ROWS
+    : rowsOfGroup(parts, { most: ending === "swiglu" ? most / 2 : most, align });
   let groups = 0;
   const places = parts.flatMap(({ rows, offset, pitch }) => {
     const first = groups;
@@ -249,15 +249,4 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
       cost: (ending === "swiglu" ? 4 : 2) * stride * vectors * parts.reduce((sum, { rows }) => sum + rows, 0),
     },
   );
-}
-
-/**
- * Rows of a workgroup on a CPU adapter: one workgroup per core, since each reads x again, or a multiple if that exceeds
- * `most`.
- */
-function rowsOfGroup({ ending, parts, align = 4 }: Product, most: number): number {
-  const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
-  const highest = Math.floor(most / (ending === "swiglu" ? 2 : 1) / align) * align;
-  const groups = roundUp(Math.max(1, rows / highest), cores);
-  return Math.min(highest, roundUp(Math.max(MIN_ROWS, Math.ceil(rows / groups)), align));
 }

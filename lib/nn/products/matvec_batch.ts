@@ -1,8 +1,8 @@
 // Products of frozen matrices in textures with the vectors of several sequences.
 import {
-  BATCH_GROUP_ROWS,
-  BATCH_VECTORS,
   type BatchMatvec,
+  batchRowBytes,
+  batchVectors,
   matvecBatchKernel,
   matvecPrepare,
   matvecRotate,
@@ -13,10 +13,15 @@ import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
-import { headStride, strideOf } from "../padding.ts";
+import { headStride, roundUp, strideOf } from "../padding.ts";
 import type { Matrix, MatrixDtype, MatrixShard } from "./matrix.ts";
 import type { MatvecInput, RotatedTarget } from "./matvec.ts";
 import { sharesA } from "./variants.ts";
+
+/** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
+const MIN_ROWS = 32;
+/** Maximum number of rows of a workgroup, so that large matrices are divided evenly. */
+const MOST_ROWS = 768;
 
 /** Textures of vectors, which the products of a plan take turns with. */
 export interface MatvecScratch extends Disposable {
@@ -76,18 +81,30 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
   const each = parts[0]?.resources.length ?? 1, isPair = ending === "swiglu";
   const textures = Math.min(8, plan.device.limits.maxStorageTexturesPerShaderStage) - 1;
   const most = isPair ? 1 : Math.max(1, Math.floor(textures / each));
-  const { units, half, rounds } = textureUnits(dtype, stride);
-  const batch = Math.min(scratch.vectors, BATCH_VECTORS), isNormed = prepared.norm && ending !== "raw";
+  const units = textureUnits(dtype, stride), isNormed = prepared.norm && ending !== "raw";
+  const batch = Math.min(scratch.vectors, batchVectors(dtype, units));
+  const shape = {
+    dtype,
+    ending,
+    batch,
+    norm: prepared.norm,
+    units,
+    exchange: sharesA(plan.device, { rows: 8, columns: 4 }),
+  };
   for (let first = 0; first < parts.length; first += most) {
-    const own = parts.slice(first, first + most);
+    const own = parts.slice(first, first + most), all = { ...shape, parts: own.length };
+    const bytes = batchRowBytes(all), { maxComputeWorkgroupStorageSize: memory } = plan.device.limits;
+    const rows = bytes === 0 ? MOST_ROWS : Math.min(MOST_ROWS, Math.floor(memory / bytes / 4) * 4);
     const source = sourceOf(matvecBatchKernel, {
-      ...{ dtype, ending, parts: own.length, batch, norm: prepared.norm, half, isMany: rounds > 1 },
-      broadcast: sharesA(plan.device, { rows: batch, columns: 4 }),
+      ...all,
+      units: { ...units, rounds: Math.min(2, units.rounds) },
+      rows,
     });
+    const groupRows = rowsOfGroup(own, { most: rows });
     let groups = 0;
     const places = own.flatMap(({ rows, offset, pitch }) => {
       const from = groups;
-      groups += Math.ceil(rows / BATCH_GROUP_ROWS);
+      groups += Math.ceil(rows / groupRows);
       return [from, rows, offset, pitch];
     });
     plan.dispatch(
@@ -97,7 +114,7 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
         prepared.texture,
         ...(isNormed ? [scratch.factors] : []),
         ...bound,
-        { params: [units, rounds, ...places].map(u32) },
+        { params: [units.units, units.rounds, groupRows, ...places].map(u32) },
       ],
       {
         groups: [scratch.vectors / batch, groups],
@@ -105,6 +122,20 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
       },
     );
   }
+}
+
+/**
+ * Rows of a workgroup on a CPU adapter: one workgroup per core, since each reads x again, or a multiple if that exceeds
+ * `most`. A workgroup does not split `align` consecutive rows.
+ */
+export function rowsOfGroup(
+  parts: readonly Pick<BatchPart, "rows">[],
+  { most, align = 4 }: { readonly most: number; readonly align?: number | undefined },
+): number {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0), cores = navigator.hardwareConcurrency;
+  const highest = Math.floor(most / align) * align;
+  const groups = roundUp(Math.max(1, rows / highest), cores);
+  return Math.min(highest, roundUp(Math.max(MIN_ROWS, Math.ceil(rows / groups)), align));
 }
 
 /** Records the rotation and the caching of the queries, keys and values that a "raw" product has left in `qkv`. */

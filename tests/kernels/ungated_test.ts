@@ -18,6 +18,7 @@ import {
   staleActivation,
   uploadActivation,
 } from "./helpers/cells.ts";
+import { normal } from "./helpers/normal.ts";
 
 const device: Device = await openDevice();
 
@@ -52,21 +53,6 @@ const CURVES: Readonly<Record<Activation, Curve>> = {
     // WGSL allows exp an error of (3 + 2·|x|) ulp and a division 2.5 ulp, an ulp being two roundings.
     roundings: (x) => 4 * (3 + 2 * Math.abs(x) + 2.5) + 8,
   },
-};
-/** The normal distribution, from a series where it is not small and a continued fraction where it is. */
-const normal = (x: number): number => {
-  const z = Math.abs(x), bell = Math.exp(-z * z / 2) / Math.sqrt(2 * Math.PI);
-  let tail = 0;
-  if (z < 3) {
-    let term = z, sum = z;
-    for (let k = 1; k < 60; k++) sum += term *= z * z / (2 * k + 1);
-    tail = 0.5 - bell * sum;
-  } else {
-    let fraction = z;
-    for (let k = 60; k > 0; k--) fraction = z + k / fraction;
-    tail = bell / fraction;
-  }
-  return x > 0 ? 1 - tail : tail;
 };
 /** 2 · √(2/π) · (x + 0.044715 x³), the argument of the sigmoid of GELU's tanh form, and its slope. */
 const inner = (x: number): number => 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);

@@ -42,6 +42,7 @@ const TOLERANCE = 2e-5;
 const STATISTICS: readonly GoldenName[] = [
   ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const,
   ...["phi3", "smollm3", "granite", "olmo2"] as const,
+  ...["gpt2", "gpt_neox", "stablelm", "phi"] as const,
 ];
 
 for (const name of STATISTICS) {
@@ -211,7 +212,20 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
   });
 });
 
-for (const name of ["gqa_f16", "gqa_bias", "qwen3", "opt", "phi3", "granite"] as const) {
+for (
+  const name of [
+    "gqa_f16",
+    "gqa_bias",
+    "qwen3",
+    "opt",
+    "phi3",
+    "granite",
+    "gpt2",
+    "gpt_neox",
+    "stablelm",
+    "phi",
+  ] as const
+) {
   Deno.test(`compensation keeps the mean of each output of ${name} over the calibration data`, async () => {
     await withGolden(name, async ({ model, source, batches }) => {
       const { spec } = source, rows = sequences(batches);

@@ -2,6 +2,7 @@
 // has no batches and no padding.
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import type { MaskValues } from "../../../lib/nn/mask_slots.ts";
+import { normal } from "../../kernels/helpers/normal.ts";
 import { localRope, ropeFrequencies } from "../../../lib/spec/rope.ts";
 import {
   EMBEDDING,
@@ -9,6 +10,7 @@ import {
   FINAL_NORM,
   hasRope,
   HEAD,
+  HEAD_BIAS,
   headNormName,
   type LayerSpec,
   normBiasName,
@@ -45,13 +47,17 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const { headDim, hidden } = spec, half = ropeDims(spec) / 2, scale = spec.scales?.attention ?? 1 / Math.sqrt(headDim);
 
   const product = (x: Rows, name: string): Float64Array[] => {
-    const w = at(name), bias = weights.get(name.replace(/weight$/, "bias"));
-    return x.map((row) =>
-      Float64Array.from(
-        { length: w.length / row.length },
-        (_, i) => row.reduce((sum, value, j) => sum + value * (w[i * row.length + j] ?? NaN), bias?.[i] ?? 0),
-      )
-    );
+    const w = at(name), bias = name === HEAD ? undefined : weights.get(name.replace(/weight$/, "bias"));
+    return x.map((row) => {
+      const out = new Float64Array(w.length / row.length);
+      for (let i = 0; i < out.length; i++) {
+        let sum = bias?.[i] ?? 0;
+        // Nearly all time is spent here.
+        for (let j = 0, at = i * row.length; j < row.length; j++, at++) sum += (row[j] as number) * (w[at] as number);
+        out[i] = sum;
+      }
+      return out;
+    });
   };
   const layerNorm = (x: Rows, name: string): Float64Array[] =>
     x.map((row) => {
@@ -116,6 +122,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const activated = (x: number): number => {
     if (spec.activation === "relu") return Math.max(0, x);
     if (spec.activation === undefined) return x / (1 + Math.exp(-x));
+    if (spec.activation === "gelu") return x * normal(x);
     return x / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
   };
 
@@ -146,13 +153,13 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       // Where outputs alone are normalised, attention and FFN read the stream as it is.
       const input = (place: "attention" | "ffn"): Rows =>
         spec.normPlaces === "after" || isResidual ? x : norm(x, normName(index, place));
-      const h = input("attention");
+      const h = input("attention"), beside = spec.parallel === "shared" ? h : spec.parallel ? input("ffn") : null;
       const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)), layer);
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));
       x = added(x, product(o, block("o")), index, "attention");
-      const g = input("ffn"), up = product(g, block("up"));
+      const g = beside ?? input("ffn"), up = product(g, block("up"));
       const opened = (spec.ungated ? up : product(g, block("gate"))).map((row) => row.map(activated));
       const down = opened.map((row, t) =>
         row.map((open, i) => open * (spec.ungated ? 1 : up[t]?.[i] ?? NaN) * (masks.ffn?.[columns + i] ?? 1))
@@ -164,7 +171,8 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     });
     const last = isResidual ? x : norm(x, FINAL_NORM);
     const read = spec.embeddingWidth === undefined ? last : product(last, PROJECT_OUT);
-    const logits = product(read, spec.tied ? EMBEDDING : HEAD);
+    const bias = weights.get(HEAD_BIAS), raw = product(read, spec.tied ? EMBEDDING : HEAD);
+    const logits = bias ? raw.map((row) => row.map((value, token) => value + (bias[token] ?? NaN))) : raw;
     return { inputs, logits: logits.map((row) => row.map((value) => bent(value / divisor, spec.softCaps?.logits))) };
   };
 }

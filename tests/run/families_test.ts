@@ -7,7 +7,7 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
-import type { DecoderSpec } from "../../lib/spec/decoder.ts";
+import { type DecoderSpec, PROJECTIONS, withBiases } from "../../lib/spec/decoder.ts";
 import { openGguf, openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { randomSource } from "../slice/helpers.ts";
@@ -53,6 +53,21 @@ const MODELS: readonly { spec: DecoderSpec; units: ("kv" | "ffn" | "hidden")[]; 
     form: "olmo2",
     arch: "olmo2",
   },
+  {
+    spec: {
+      ...withBiases(DEMO, ["q", "k", "v", "o", "up", "down"]),
+      layers: layers(1),
+      tied: false,
+      norm: "layer",
+      parallel: "shared",
+      ungated: true,
+      activation: "gelu_tanh",
+      headBias: true,
+    },
+    units: ["ffn"],
+    form: "phi",
+    arch: "phi2",
+  },
 ];
 
 for (const { spec, units, form, arch } of MODELS) {
@@ -82,7 +97,7 @@ for (const { spec, units, form, arch } of MODELS) {
       assert.ok(ffn > 0 && ffn < 160);
       assert.deepEqual(file.spec.layers, made.spec.layers);
       const { weights, config } = await readPeftAdapter(`${folder}/run/adapter`, made.spec);
-      assert.equal(config.targets.length, 7);
+      assert.equal(config.targets.length, spec.ungated ? 6 : PROJECTIONS.length);
       assert.ok(weights.get("lora.0.up.B")?.some((value) => value !== 0));
     });
   });

@@ -6,7 +6,7 @@ import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
-import { archFusions, type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT } from "./names.ts";
+import { type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec, takesDivisors, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -153,7 +153,7 @@ function checkTensors(
   { names, arch }: { readonly names: ReadonlyMap<string, GgufName>; readonly arch: GgufArch },
 ): Map<string, Found> {
   const found = new Map<string, Found>(), isRotated = turnsNeighbours(arch);
-  const fusedParts = fusedTensors(spec, archFusions(arch));
+  const fusedParts = fusedTensors(spec, storedFusions(arch, file.tensors));
   const known = new Set(
     spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : takesDivisors(arch) ? [ROPE_FREQS] : [],
   );

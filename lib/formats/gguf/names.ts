@@ -79,6 +79,11 @@ export function archFusions(arch: GgufArch): readonly Fusion[] {
   return arch === "openelm" || arch === "gpt2" || arch === "gptneox" ? FUSED_QKV : [];
 }
 
+/** The matrices that a file holds as one: older ones of a Phi-2 have q, k and v so, newer ones not. */
+export function storedFusions(arch: GgufArch, tensors: ReadonlyMap<string, unknown>): readonly Fusion[] {
+  return arch === "phi2" && tensors.has("blk.0.attn_qkv.weight") ? FUSED_QKV : archFusions(arch);
+}
+
 /** Whether an architecture holds q, k and v as one matrix. */
 export function fusesQkv(arch: GgufArch): boolean {
   return archFusions(arch).length > 0;

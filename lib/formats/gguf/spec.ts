@@ -12,7 +12,6 @@ import {
 import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
 import type { GgufFile } from "./file.ts";
 import {
-  archFusions,
   epsKey,
   ggufNames,
   hasLayerNorm,
@@ -20,6 +19,7 @@ import {
   ROPE_FREQS,
   ROPE_LONG,
   ROPE_SHORT,
+  storedFusions,
 } from "./names.ts";
 import { fusedGgufName } from "../fused.ts";
 import { ggufError } from "./types.ts";
@@ -284,7 +284,7 @@ function biasesOf(
   { tensors }: GgufFile,
   { layers, arch }: { readonly layers: number; readonly arch: GgufArch },
 ): Projection[] {
-  const names = ggufNames(layers), fusions = archFusions(arch);
+  const names = ggufNames(layers), fusions = storedFusions(arch, tensors);
   return PROJECTIONS.filter((projection) => {
     const fusion = fusions.find(({ parts }) => parts.includes(projection));
     return Array.from(

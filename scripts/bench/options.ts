@@ -4,7 +4,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import type { Scale } from "./cases.ts";
 
 /** Parts of the suite in the order in which they run. */
-export const PARTS = ["kernels", "step", "decode", "load", "slice", "growth"] as const;
+export const PARTS = ["kernels", "step", "decode", "load", "slice", "growth", "families"] as const;
 /** A part of the suite. */
 export type Part = typeof PARTS[number];
 
@@ -23,7 +23,7 @@ export interface BenchOptions {
 /** Text of --help. */
 export const HELP = `usage: deno task bench [options]
 
-Measures this machine: kernels, a training step, decoding, files, and how time and memory grow. Prints tables, and writes
+Measures this machine: kernels, a training step, decoding, files, how time and memory grow, and the step of each family. Prints tables, and writes
 bench.json with every repeat, and charts. Other libraries are measured in the same run where they are installed.
 
   --only PARTS   some of ${PARTS.join(",")}; default: all

@@ -4,6 +4,7 @@ import { short, si } from "./chart.ts";
 import { sectionSeconds } from "./step.ts";
 import type { KernelRow } from "./kernels.ts";
 import type { Growth } from "./growth.ts";
+import { typical } from "./timing.ts";
 
 /** Cells as text, columns aligned: the first to the left, all others to the right. */
 export function table(headers: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -16,7 +17,7 @@ export function table(headers: readonly string[], rows: readonly (readonly strin
 
 /** The whole report. */
 export function report(results: BenchResults): string {
-  const { kernels, step, decode, load, slice, growth, problems } = results;
+  const { kernels, step, decode, load, slice, growth, families, problems } = results;
   return [
     machineText(results),
     ...(kernels ? [productText(kernels), kernelText(kernels)] : []),
@@ -25,6 +26,7 @@ export function report(results: BenchResults): string {
     ...(load?.length ? [fileText("load, to GPU memory; f16 where nothing else is said", load)] : []),
     ...(slice?.length ? [fileText("slice and export", slice)] : []),
     ...(growth ? [growthText(results)] : []),
+    ...(families ? [familiesText(results)] : []),
     ...problems,
   ].filter((part) => part !== "").join("\n\n");
 }
@@ -181,6 +183,23 @@ function growthText({ growth }: BenchResults): string {
     ? growth.findings.join("\n")
     : "nothing grows faster than the mathematics requires";
   return `${title}\n\n${table(headers, rows)}\n\n${found}`;
+}
+
+function familiesText({ families, machine: { clock } }: BenchResults): string {
+  if (!families) return "";
+  const { batch, seq, config: { hidden, layers, heads, kvHeads, ffn, vocab }, llama, rows } = families;
+  const title =
+    `step of each family, ${batch} × ${seq} tokens; hidden ${hidden}, ${layers} layers of ${heads} heads, ${kvHeads} KV heads and ` +
+    `FFN ${ffn}, vocabulary ${vocab}; masks of FFN columns; LLaMA takes ${short(typical(clock, llama))} s`;
+  const cells = rows.map(({ family, ratio, flops, expected, extra }) => {
+    const shown = Object.entries(extra).toSorted((a, b) => b[1] - a[1]).slice(0, 2).filter(([, value]) => value > 0);
+    return [
+      family,
+      ...[ratio, expected, flops, ratio / expected].map((value) => value.toFixed(3)),
+      shown.map(([name, value]) => `${name} ${short(1000 * value)} ms`).join(", "),
+    ];
+  });
+  return `${title}\n\n${table(["", "to LLaMA", "expected", "FLOPs", "to expected", "slower by"], cells)}`;
 }
 
 /** A rate in thousands of millions. */

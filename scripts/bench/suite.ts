@@ -5,6 +5,7 @@ import { type ModelFiles } from "../../lib/formats/open.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import type { Scale } from "./cases.ts";
 import { type DecodeResult, measureDecoding } from "./decoding.ts";
+import { type FamiliesResult, measureFamilies } from "./families.ts";
 import { type FileRow, measureFiles } from "./files.ts";
 import { type GrowthResult, measureGrowth } from "./growth.ts";
 import { type KernelRow, measureKernels } from "./kernels.ts";
@@ -35,6 +36,7 @@ export interface BenchResults {
   readonly load?: readonly FileRow[];
   readonly slice?: readonly FileRow[];
   readonly growth?: GrowthResult;
+  readonly families?: FamiliesResult;
   /** Peers and cases that were left out, with the reason. */
   readonly problems: readonly string[];
 }
@@ -102,6 +104,7 @@ export async function runSuite(options: BenchOptions, { log, save }: SuiteEvents
     await add({ ...(onDisk.load ? { load } : {}), ...(onDisk.slice ? { slice } : {}) });
   }
   if (parts.has("growth")) await add({ growth: await measureGrowth(device, common) });
+  if (parts.has("families")) await add({ families: await measureFamilies(device, common) });
   return results;
 }
 

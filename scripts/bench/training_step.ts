@@ -54,11 +54,14 @@ const SEED = 1;
 export async function openStep(
   model: Model,
   shape: StepShape,
-  { recompute = true }: { readonly recompute?: boolean } = {},
+  { recompute = true, units = TRAINING.units }: {
+    readonly recompute?: boolean;
+    readonly units?: readonly UnitKind[];
+  } = {},
 ): Promise<Step> {
   const { device, spec } = model;
   device.resetPeak();
-  const { rank, alpha, targets, units } = TRAINING;
+  const { rank, alpha, targets } = TRAINING;
   const stack = new DisposableStack();
   const trainer = stack.use(
     createTrainer(model, {

@@ -161,12 +161,19 @@ Deno.test("the suite measures every part at tiny sizes, and writes bench.json an
 });
 
 function checkResults(
-  { machine, kernels = [], step, decode, load, slice, growth, date, problems }: BenchResults,
+  { machine, kernels = [], step, decode, load, slice, growth, families, date, problems }: BenchResults,
 ): void {
   assert.ok(machine.peaks.flops > 1e8 && machine.peaks.bytes > 1e8, "both peaks are measured");
   assert.ok(machine.peaks.probes.every(({ timing }) => timing.seconds.length === 2), "every probe has its repeats");
   assert.ok(!Number.isNaN(Date.parse(date)));
   assert.deepEqual(problems, []);
+  assert.deepEqual(families?.rows.map(({ family }) => family), ["Gemma 2", "OPT-350m"]);
+  for (const { family, timing, ratio, flops, expected, extra } of families?.rows ?? []) {
+    assert.equal(timing.seconds.length, 2, family);
+    assert.ok(ratio > 0 && Object.values(extra).every(Number.isFinite), family);
+    // A window and one FFN matrix fewer save more than other kernels cost.
+    assert.ok(flops < 1 && expected > flops, `${family}: ${flops}, ${expected}`);
+  }
   for (const { name, unit, work, timing, typicalSeconds, rate, share } of kernels) {
     assert.equal(timing.seconds.length, 2, name);
     assert.equal(timing.cpuSeconds.length, 2, name);

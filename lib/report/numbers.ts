@@ -21,3 +21,16 @@ export function duration(seconds: number): string {
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
   return `${Math.floor(whole / 3600)} h ${pad(Math.floor(whole % 3600 / 60))} min`;
 }
+
+/** What stands in place of a number that is not known. */
+export const ABSENT = "–";
+
+/** A share in percent. */
+export function percent(share: number): string {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : ABSENT;
+}
+
+/** A count with separators between thousands. */
+export function grouped(count: number): string {
+  return Number.isFinite(count) ? formatCount(count) : ABSENT;
+}

@@ -8,11 +8,12 @@ import { namesOneShot } from "../run/methods/names.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
 import { keptRecords, mean, secondsLeft, sparsityOf } from "./facts.ts";
-import { duration, formatBytes, formatCount } from "./numbers.ts";
+import { ABSENT, duration, formatBytes, grouped, percent } from "./numbers.ts";
 import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
 import { grownFiles, modelInput } from "./sizes.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
+import { keepsLayers, vocabularyRows, vocabularyTile } from "./vocabulary.ts";
 
 /** A number that stands out at the head of a report of one run. */
 export interface Tile {
@@ -23,14 +24,14 @@ export interface Tile {
 
 /** Steps over which first and last loss are taken. */
 const ENDS = 10;
-const ABSENT = "–";
 
 /** The main numbers of one run; `isLive` says that it is under way. */
 export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
   const { summary, alarms } = run, heldout = summary?.heldoutLoss;
   return [
-    sparsityTile(run),
+    ...(keepsLayers(run) ? [] : [sparsityTile(run)]),
     ...(summary ? [parameterTile(summary.parameters)] : []),
+    ...(summary?.vocabulary ? [vocabularyTile(summary.vocabulary)] : []),
     ...(heldout
       ? [{
         label: "Loss, held-out rows",
@@ -164,6 +165,7 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       row("sparsity, target", (run) => shareOf(run, run.summary?.sparsity.target ?? lastPruned(run)?.target)),
       row("sparsity, expected", (run) => shareOf(run, run.summary?.sparsity.expected ?? lastPruned(run)?.expected)),
       row("sparsity, hard", (run) => shareOf(run, run.summary?.sparsity.hard)),
+      ...vocabularyRows().map(([name, value]) => row(name, summed(value))),
       ...lossRows("held-out rows", ({ heldoutLoss }) => heldoutLoss).map(([name, value]) => row(name, summed(value))),
       ...lossRows("the text", ({ evaluation }) => evaluation.text).map(([name, value]) => row(name, summed(value))),
       ...[...new Set(runs.flatMap(({ summary }) => Object.keys(summary?.evaluation.tasks ?? {})))].map((task) =>
@@ -242,7 +244,7 @@ interface SizeChange {
 /** What became smaller in a finished run, by name. */
 function sizeChanges({ summary, origin }: ReportRun): ReadonlyMap<string, SizeChange> {
   if (!summary) return new Map();
-  const { parameters, before, layers, hidden, fileBytes } = summary, input = modelInput({ origin, before });
+  const { parameters, vocabulary, before, layers, hidden, fileBytes } = summary, input = modelInput({ origin, before });
   const sum = (list: readonly LayerSpec[], key: "heads" | "kvHeads" | "ffn"): number =>
     list.reduce((total, layer) => total + layer[key], 0);
   const change = (from: number, to: number, show: (value: number) => string): SizeChange => ({
@@ -252,6 +254,7 @@ function sizeChanges({ summary, origin }: ReportRun): ReadonlyMap<string, SizeCh
   });
   return new Map([
     ["parameters", change(parameters.before, parameters.after, grouped)],
+    ...(vocabulary ? [["vocabulary", change(vocabulary.before, vocabulary.after, grouped)] as const] : []),
     ["heads", change(sum(before.layers, "heads"), sum(layers, "heads"), grouped)],
     ["KV heads", change(sum(before.layers, "kvHeads"), sum(layers, "kvHeads"), grouped)],
     ["FFN columns", change(sum(before.layers, "ffn"), sum(layers, "ffn"), grouped)],
@@ -461,15 +464,6 @@ function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [st
 
 function withoutEmpty({ rows, ...table }: Table): Table {
   return { ...table, rows: rows.filter(([, ...cells]) => cells.some((cell) => cell !== ABSENT)) };
-}
-
-function percent(share: number): string {
-  return Number.isFinite(share) ? `${(100 * share).toFixed(2)} %` : ABSENT;
-}
-
-/** A count with separators between thousands. */
-function grouped(count: number): string {
-  return Number.isFinite(count) ? formatCount(count) : ABSENT;
 }
 
 /** A count that is read at a glance: 729,238, 113.3 M, 5.40 B. */

@@ -29,6 +29,7 @@ export type ReportSummary = Pick<
   | "maskedVsSliced"
   | "heldoutLoss"
   | "evaluation"
+  | "vocabulary"
   | "seconds"
   | "wallSeconds"
   | "resumedAfter"
@@ -106,6 +107,7 @@ const RECORD = z.object({
 const layer = z.object({ heads: count, kvHeads: count, ffn: count, window: z.int().positive().exactOptional() });
 const change = z.object({ before: number, after: number });
 const difference = z.object({ difference: number, stderr: number, low: number, high: number });
+const bitsPerByte = z.object({ before: number, after: number, bytes: count });
 const lossChange = z.object({
   before: number,
   after: number,
@@ -141,6 +143,15 @@ const SUMMARY = z.object({
   maskedVsSliced: z.object({ maxAbs: number, range: number }),
   heldoutLoss: lossChange.nullable(),
   evaluation: z.object({ text: lossChange.nullable(), tasks: z.record(z.string(), taskChange) }),
+  vocabulary: z.object({
+    before: count,
+    after: count,
+    counted: count,
+    coverage: number,
+    growth: number,
+    heldout: bitsPerByte.nullable(),
+    text: bitsPerByte.nullable(),
+  }).nullable(),
   seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
   wallSeconds: number,
   resumedAfter: count,

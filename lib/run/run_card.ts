@@ -79,7 +79,7 @@ function percent(score: TaskScore): string {
   return `${(100 * metricsOf(score)[0].value).toFixed(1)} %`;
 }
 
-function vocabularyFacts({ before, after, growth, heldout, text }: VocabularySummary): [string, string][] {
+function vocabularyFacts({ before, after, coverage, growth, heldout, text }: VocabularySummary): [string, string][] {
   const bits = ([["held-out rows", heldout], ["the text given for evaluation", text]] as const).flatMap((
     [of, found],
   ): [string, string][] =>
@@ -92,8 +92,9 @@ function vocabularyFacts({ before, after, growth, heldout, text }: VocabularySum
       ]]
       : []
   );
-  const growing = `texts are expected to take ${(100 * growth).toFixed(1)} % more tokens`;
-  return [["vocabulary", `${shown(after)} tokens, before pruning ${shown(before)}; ${growing}`], ...bits];
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  const growing = `${percent(coverage)} of those in the texts; such texts are expected to take ${percent(growth)} more`;
+  return [["vocabulary", `${shown(after)} tokens, before pruning ${shown(before)}: ${growing}`], ...bits];
 }
 
 /** A count with separators. */

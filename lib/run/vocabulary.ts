@@ -32,6 +32,8 @@ export interface VocabularySummary {
   readonly after: number;
   /** Tokens of the texts that the choice was made by. */
   readonly counted: number;
+  /** Share of these tokens that are kept. */
+  readonly coverage: number;
   /** Share by which such texts are expected to grow in tokens. */
   readonly growth: number;
   /** On held-out rows; null without them. */
@@ -122,6 +124,7 @@ export async function cutForRun(
         before: source.spec.vocab,
         after: size,
         counted: choice.counted,
+        coverage: choice.coverage(size),
         growth: choice.growth(size),
         heldout: bytes > 0 ? { before: before / bytes, after: bits / bytes, bytes } : null,
         text: windows && textBits !== null

@@ -65,6 +65,7 @@ export function madeRun(name: string, change: Partial<ReportRun> = {}): ReportRu
       hidden: 15,
       heldoutLoss: MADE_LOSS,
       evaluation: { text: { ...MADE_LOSS, after: 2.5, sequences: 12 }, tasks: { arc_easy: MADE_TASK } },
+      vocabulary: null,
       seconds: { finetune: 1, prune: 20, postfinetune: 3 },
       wallSeconds: 95,
       resumedAfter: 0,

@@ -264,6 +264,39 @@ Deno.test("a report names model and data, the whole time, and how a file that gr
   assert.ok(!resumed.includes("held-out"));
 });
 
+Deno.test("a report says what became of the vocabulary", () => {
+  const { summary } = madeRun("mine");
+  assert(summary);
+  const bits = { before: 1.12, after: 1.25, bytes: 2170 };
+  const cut = {
+    before: 49_152,
+    after: 24_000,
+    counted: 578_952,
+    coverage: 0.961,
+    growth: 0.04,
+    heldout: bits,
+    text: null,
+  };
+  const html = renderReport([
+    madeRun("mine", { options: { units: ["vocab"] }, summary: { ...summary, vocabulary: cut } }),
+  ]);
+  assert.match(
+    html,
+    /<dt>Vocabulary<\/dt><dd class="big">24,000<\/dd><dd class="small">of 49,152 tokens; they are 96\.10\u00a0% of/,
+  );
+  const found = cells(html);
+  for (
+    const cell of [
+      "24,000 of 49,152 tokens",
+      "96.10 % of 578,952",
+      "4.00 % more tokens",
+      "1.25; whole model and vocabulary 1.12 (2,170 bytes)",
+    ]
+  ) assert.ok(found.includes(cell), cell);
+  assert.ok(!html.includes("<dt>Sparsity</dt>") && !html.includes("of the text, vocabulary cut"));
+  assert.ok(!renderReport([madeRun("mine")]).includes("ocabulary"));
+});
+
 Deno.test("runs of several models are called by them too", () => {
   const other = madeRun("b", { origin: [{ role: "model", name: "other.gguf", bytes: 1 }] });
   const html = renderReport([madeRun("a"), other]);

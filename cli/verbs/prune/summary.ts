@@ -71,7 +71,7 @@ export function showSummary(summary: RunSummary, out: string): void {
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
 }
 
-function vocabularyLines({ before, after, growth, heldout, text }: VocabularySummary): string[] {
+function vocabularyLines({ before, after, coverage, growth, heldout, text }: VocabularySummary): string[] {
   const bits = ([["rows that were not trained on", heldout], ["the text", text]] as const).flatMap(([of, found]) =>
     found
       ? [
@@ -82,9 +82,9 @@ function vocabularyLines({ before, after, growth, heldout, text }: VocabularySum
       : []
   );
   return [
-    `vocabulary  ${formatCount(before)} → ${formatCount(after)} tokens; texts are expected to take ${
-      formatShare(growth)
-    } more of them`,
+    `vocabulary  ${formatCount(before)} → ${formatCount(after)} tokens, ${
+      formatShare(coverage)
+    } of those in the texts; such texts are expected to take ${formatShare(growth)} more of them`,
     ...bits,
   ];
 }

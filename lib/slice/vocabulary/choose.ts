@@ -22,6 +22,8 @@ export interface VocabularyChoice {
   readonly sizeOf: (size: number | undefined) => number;
   /** Ids of the tokens that are kept, ascending. */
   readonly kept: (size: number) => Int32Array;
+  /** Share of the tokens of these texts that a vocabulary of a size has. */
+  readonly coverage: (size: number) => number;
   /** Share of tokens by which such texts are expected to grow. */
   readonly growth: (size: number) => number;
 }
@@ -78,6 +80,10 @@ export function chooseVocabulary(
     tokens: ids.length,
     least,
     counted,
+    coverage(size): number {
+      const gone = removal.order.subarray(0, ids.length - size).reduce((sum, id) => sum + (counts[id] ?? 0), 0);
+      return 1 - gone / Math.max(1, counted);
+    },
     growth,
     sizeOf: (size) => sizeOf(size, { tokens: ids.length, least, removal, counted }),
     kept(size): Int32Array {

@@ -1,0 +1,46 @@
+// What a report says of a vocabulary that is cut.
+import type { VocabularySummary } from "../run/vocabulary.ts";
+import { ABSENT, grouped, percent } from "./numbers.ts";
+import type { Tile } from "./overview.ts";
+import type { ReportRun } from "./read_run.ts";
+import { short } from "./svg.ts";
+
+/** The tile of a run that cut the vocabulary. */
+export function vocabularyTile({ before, after, coverage, heldout, text }: VocabularySummary): Tile {
+  const [bits] = [heldout, text].filter((found) => found !== null);
+  return {
+    label: "Vocabulary",
+    value: grouped(after),
+    note: `of ${grouped(before)} tokens; they are ${percent(coverage)} of those in the texts${
+      bits ? `; bits per byte ${short(bits.before)} → ${short(bits.after)}` : ""
+    }`,
+  };
+}
+
+/** Whether a run cuts the vocabulary alone. */
+export function keepsLayers({ options }: ReportRun): boolean {
+  const units = options?.["units"];
+  return Array.isArray(units) && units.length === 1 && units[0] === "vocab";
+}
+
+/** Rows about a cut vocabulary: its name, and what it is in a run. */
+export function vocabularyRows(): (readonly [string, (summary: NonNullable<ReportRun["summary"]>) => string])[] {
+  const cell =
+    (value: (vocabulary: VocabularySummary) => string | null) =>
+    ({ vocabulary }: NonNullable<ReportRun["summary"]>): string => (vocabulary && value(vocabulary)) ?? ABSENT;
+  const bits = (of: "heldout" | "text") =>
+    cell(({ [of]: found }) =>
+      found &&
+      `${short(found.after)}; whole model and vocabulary ${short(found.before)} (${grouped(found.bytes)} bytes)`
+    );
+  return [
+    ["vocabulary", cell(({ before, after }) => `${grouped(after)} of ${grouped(before)} tokens`)],
+    [
+      "tokens of the texts that are kept",
+      cell(({ coverage, counted }) => `${percent(coverage)} of ${grouped(counted)}`),
+    ],
+    ["expected growth of such texts", cell(({ growth }) => `${percent(growth)} more tokens`)],
+    ["bits per byte of held-out rows, vocabulary cut", bits("heldout")],
+    ["bits per byte of the text, vocabulary cut", bits("text")],
+  ];
+}

@@ -43,7 +43,7 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
         }`,
       }]
       : []),
-    trainingTile(run),
+    ...(summary && run.records.length === 0 ? [] : [trainingTile(run)]),
     stepTile(run),
     ...timeTiles(run, { isLive }),
     {
@@ -202,7 +202,11 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       ),
       row("adapter", ({ adapter }) => adapter ?? ABSENT),
       row("versions", summed(({ versions }) => `Compresso ${versions.compresso}, Deno ${versions.deno}`)),
-      row("records", ({ folder }) => folder === null ? ABSENT : `${folder}/records.jsonl`),
+      row(
+        "records",
+        ({ folder, records, summary }) =>
+          folder === null || (summary && records.length === 0) ? ABSENT : `${folder}/records.jsonl`,
+      ),
     ],
   });
 }

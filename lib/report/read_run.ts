@@ -18,6 +18,7 @@ import type { RunSummary } from "../run/result.ts";
 import { DEFAULT_SCHEDULE, SCHEDULE_NAMES } from "../schedule/builtin.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import { type Evaluation, readEvaluation } from "./evaluation.ts";
+import { keepsLayers } from "./vocabulary.ts";
 
 /** What a report reads of run.json. */
 export type ReportSummary = Pick<
@@ -195,9 +196,10 @@ export async function readRun(folder: string): Promise<ReportRun> {
     textIfThere(recordsPath, { mayBeCut: true }),
     textIfThere(summaryPath),
   ]);
-  if (recordsText === null) throw await noRun(folder);
   const parsed = summaryText === null ? null : parseSummary(summaryText, summaryPath);
-  const records = parseRecords(recordsText, { path: recordsPath, isFinished: parsed !== null });
+  // A run that cuts the vocabulary alone may have no steps.
+  if (recordsText === null && !(parsed && keepsLayers(parsed))) throw await noRun(folder);
+  const records = parseRecords(recordsText ?? "", { path: recordsPath, isFinished: parsed !== null });
   const own = { name: lastPart(folder), folder, records, liveMasks: null, ...await readEvaluations(folder) };
   if (parsed) {
     const { options, inputs, adapter, origin, alarms, ...summary } = parsed;

@@ -100,7 +100,9 @@ export function reportContent(
   return [
     ...(first && runs.length === 1 ? [tilesHtml(first, { isLive })] : []),
     `<nav aria-label="Parts of the report"><ul>${links}</ul></nav>`,
-    ...(figures.length === 0 ? ['<p class="note">No step is done yet.</p>'] : []),
+    ...(figures.length === 0 && !runs.every(({ summary }) => summary)
+      ? ['<p class="note">No step is done yet.</p>']
+      : []),
     ...sections.map(({ id, title, html }) =>
       `<section aria-labelledby="${id}"><h2 id="${id}">${escape(title)}</h2>\n${html}\n</section>`
     ),

@@ -1,12 +1,14 @@
 // What a report says of a vocabulary that is cut.
 import type { VocabularySummary } from "../run/vocabulary.ts";
 import { ABSENT, grouped, percent } from "./numbers.ts";
-import type { Tile } from "./overview.ts";
-import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 
 /** The tile of a run that cut the vocabulary. */
-export function vocabularyTile({ before, after, coverage, heldout, text }: VocabularySummary): Tile {
+export function vocabularyTile({ before, after, coverage, heldout, text }: VocabularySummary): {
+  readonly label: string;
+  readonly value: string;
+  readonly note: string;
+} {
   const [bits] = [heldout, text].filter((found) => found !== null);
   return {
     label: "Vocabulary",
@@ -18,16 +20,22 @@ export function vocabularyTile({ before, after, coverage, heldout, text }: Vocab
 }
 
 /** Whether a run cuts the vocabulary alone. */
-export function keepsLayers({ options }: ReportRun): boolean {
+export function keepsLayers(
+  { options }: { readonly options: Readonly<Record<string, unknown>> | null },
+): boolean {
   const units = options?.["units"];
   return Array.isArray(units) && units.length === 1 && units[0] === "vocab";
 }
 
+/** What is read of a finished run. */
+interface Finished {
+  readonly vocabulary: VocabularySummary | null;
+}
+
 /** Rows about a cut vocabulary: its name, and what it is in a run. */
-export function vocabularyRows(): (readonly [string, (summary: NonNullable<ReportRun["summary"]>) => string])[] {
-  const cell =
-    (value: (vocabulary: VocabularySummary) => string | null) =>
-    ({ vocabulary }: NonNullable<ReportRun["summary"]>): string => (vocabulary && value(vocabulary)) ?? ABSENT;
+export function vocabularyRows(): (readonly [string, (summary: Finished) => string])[] {
+  const cell = (value: (vocabulary: VocabularySummary) => string | null) => ({ vocabulary }: Finished): string =>
+    (vocabulary && value(vocabulary)) ?? ABSENT;
   const bits = (of: "heldout" | "text") =>
     cell(({ [of]: found }) =>
       found &&

@@ -3,6 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { blocksOf, type QuantRows } from "../spec/quant.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
+import { remapRows } from "./remap_rows.ts";
 import { type DecoderSpec, layerOf, type LayerSpec, projectionName, tensorShapes } from "../spec/decoder.ts";
 
 /** Low-rank update W + scale·B·A of the base's tensor: A [rank, in], B [out, rank]. */
@@ -77,17 +78,21 @@ export function remapSource(
       if ("fill" in made) return out.fill(made.fill);
       const baseShape = baseShapes.get(made.from) ?? [];
       const baseWidth = elementCount(baseShape.slice(1));
-      const plain = !made.rows && !made.cols && !made.rowScale && !made.colScale && !made.lowRank && !made.plus?.length;
+      const plain = !made.rows && !made.cols && !isComputed(made);
       if (plain) return await base.read(made.from, ...(range ? [range] : []));
+      const a = made.lowRank && columnsOf(made.lowRank, made.cols, baseWidth);
       for (const { at, end, first, last } of runsOf(made.rows, { start, count }, baseWidth)) {
-        const chunk = await readSum(base, made, { start: first, count: last - first + 1 });
-        for (let place = at; place < end; place++) {
-          const row = made.rows ? made.rows[place] ?? -1 : place;
-          if (row < 0) continue;
-          const values = chunk.subarray((row - first) * baseWidth, (row - first + 1) * baseWidth);
-          const target = out.subarray((place - start) * width, (place - start + 1) * width);
-          writeRow(target, values, { made, row, at: place });
-        }
+        const values = await readSum(base, made, { start: first, count: last - first + 1 });
+        const rows = Int32Array.from({ length: end - at }, (_, i) => Math.max(-1, baseRow(made, at + i) - first));
+        remapRows({
+          values,
+          baseWidth,
+          rows,
+          cols: made.cols ?? null,
+          rowScale: made.rowScale?.subarray(at, end) ?? null,
+          colScale: made.colScale ?? null,
+          update: made.lowRank && a ? { a, factors: factorsOf(made, { at, end }, made.lowRank) } : null,
+        }, out.subarray((at - start) * width, (end - start) * width));
       }
       return out;
     },
@@ -205,7 +210,11 @@ function headRowsOf(
 }
 
 /** Rows of the base tensor plus those of the tensors to add. */
-async function readSum(base: WeightSource, { from, plus = [] }: Remap, rows: RowRange): Promise<Float32Array> {
+async function readSum(
+  base: WeightSource,
+  { from, plus = [] }: Remap,
+  rows: RowRange,
+): Promise<Float32Array<ArrayBuffer>> {
   const sum = await base.read(from, rows);
   for (const name of plus) {
     const values = await base.read(name, rows);
@@ -214,26 +223,27 @@ async function readSum(base: WeightSource, { from, plus = [] }: Remap, rows: Row
   return sum;
 }
 
-function writeRow(
-  out: Float32Array,
-  values: Float32Array,
-  { made, row, at }: { readonly made: Remap; readonly row: number; readonly at: number },
-): void {
-  const { cols, colScale, lowRank } = made;
-  const factor = made.rowScale?.[at] ?? 1;
-  const merged = lowRank ? plusLowRank(values, lowRank, row) : values;
-  for (let i = 0; i < out.length; i++) {
-    const col = cols ? cols[i] ?? -1 : i;
-    if (col >= 0) out[i] = (merged[col] ?? 0) * factor * (colScale ? colScale[i] ?? 0 : 1);
-  }
+/** The base row of a new row; −1 for zeros. */
+function baseRow({ rows }: Remap, place: number): number {
+  return rows ? rows[place] ?? -1 : place;
 }
 
-function plusLowRank(values: Float32Array, { a, b, rank, scale }: LowRank, row: number): Float64Array {
-  const sum = Float64Array.from(values), width = values.length;
+/** A at the new columns, [rank, new columns]; zeros for columns of −1. */
+function columnsOf({ a, rank }: LowRank, cols: Int32Array | undefined, baseWidth: number): Float64Array {
+  if (!cols) return new Float64Array(a);
+  const width = cols.length, own = new Float64Array(rank * width);
   for (let r = 0; r < rank; r++) {
-    const factor = scale * (b[row * rank + r] ?? 0);
-    if (factor === 0) continue;
-    for (let i = 0; i < width; i++) sum[i] = (sum[i] ?? 0) + factor * (a[r * width + i] ?? 0);
+    for (let i = 0; i < width; i++) own[r * width + i] = a[r * baseWidth + (cols[i] as number)] ?? 0;
   }
-  return sum;
+  return own;
+}
+
+/** Factors of the rows of A for new rows, [new rows, rank]. */
+function factorsOf(made: Remap, { at, end }: Pick<Run, "at" | "end">, { b, rank, scale }: LowRank): Float64Array {
+  const factors = new Float64Array((end - at) * rank);
+  for (let place = at; place < end; place++) {
+    const row = baseRow(made, place);
+    for (let r = 0; r < rank; r++) factors[(place - at) * rank + r] = scale * (b[row * rank + r] ?? 0);
+  }
+  return factors;
 }

@@ -7,6 +7,8 @@ Owns fixtures/gguf_blocks.safetensors; refuses whole GGUF files. Seeded: running
   input.<type>   U8  [rows, bytes]    gguf.quants.quantize of them (f16, bf16 and the types of blocks of 32)
   input_k        F32 [rows, 256]      values to quantise into blocks of 256
   input_k.<type> U8  [rows, bytes]    ggml_quantize_chunk of them without an importance matrix (q2_k to q6_k; gguf-py does not quantise them)
+  importance     F32 [512]            importance of columns: of unlike sizes, with a group of zeros
+  weighted.<type> U8 [rows, bytes]    ggml_quantize_chunk of input_k as rows of 512 values, with it (types of up to 6 bits)
 LIBGGML is ggml's library as llama.cpp builds it, such as libggml-base.so of the npm package @node-llama-cpp/linux-x64.
 Usage: python3 scripts/golden/gguf_blocks.py LIBGGML
 """
@@ -56,17 +58,28 @@ def k_blocks(random: np.random.Generator, library: str) -> dict[str, np.ndarray]
     rows[13] = random.uniform(-1, 1, 256)
     rows[14] = random.integers(-2, 3, 256)
     rows[15] *= np.float32(1e-7)  # scales below the smallest f16
-    ggml = ctypes.CDLL(library)
-    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
     found = {"input_k": rows}
     for name in WRITTEN_K:
-        kind = Type[name]
-        raw = np.zeros((len(rows), GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
-        pointers = rows.ctypes.data_as(ctypes.c_void_p), raw.ctypes.data_as(ctypes.c_void_p)
-        counts = ctypes.c_int64(0), ctypes.c_int64(len(rows)), ctypes.c_int64(256)
-        assert ggml.ggml_quantize_chunk(ctypes.c_int(kind), *pointers, *counts, None) == raw.size
-        found[f"input_k.{name.lower()}"] = raw
+        found[f"input_k.{name.lower()}"] = quantized(library, name, rows, None)
+    columns = np.random.default_rng(51)
+    importance = (columns.standard_t(3, 512) ** 2 * np.exp(columns.normal(size=512))).astype(np.float32)
+    importance[96:128] = 0
+    found["importance"] = importance
+    for name in ["Q4_0", "Q4_1", "Q5_0", "Q5_1", *WRITTEN_K]:
+        found[f"weighted.{name.lower()}"] = quantized(library, name, rows.reshape(-1, 512), importance)
     return found
+
+
+def quantized(library: str, name: str, rows: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+    ggml, kind = ctypes.CDLL(library), Type[name]
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    block, size = GGML_QUANT_SIZES[kind]
+    raw = np.zeros((len(rows), rows.shape[1] // block * size), dtype=np.uint8)
+    pointers = [rows.ctypes.data_as(ctypes.c_void_p), raw.ctypes.data_as(ctypes.c_void_p)]
+    counts = [ctypes.c_int64(count) for count in (0, *rows.shape)]
+    weights = None if importance is None else importance.ctypes.data_as(ctypes.c_void_p)
+    assert ggml.ggml_quantize_chunk(ctypes.c_int(kind), *pointers, *counts, weights) == raw.size
+    return raw
 
 
 def main() -> None:

@@ -24,6 +24,17 @@ for (const type of Object.keys(TENSOR_FORMATS) as GgufTensorType[]) {
 const WRITTEN = ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] as const;
 const WRITTEN_K = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"] as const;
 
+for (const type of ["q4_0", "q4_1", "q5_0", "q5_1", ...WRITTEN_K] as const) {
+  Deno.test(`quantize() to ${type} with the importance of columns equals ggml byte for byte`, async () => {
+    const golden = await openSafetensors(fixture("gguf_blocks.safetensors"));
+    const expected = await golden.readRaw(`weighted.${type}`);
+    const actual = quantize(await golden.read("input_k"), type, await golden.read("importance"));
+    assert.equal(actual.length, expected.length);
+    const bad = expected.findIndex((value, index) => value !== actual[index]);
+    assert.equal(bad, -1, `byte ${bad}: ${actual[bad]} instead of ${expected[bad]}`);
+  });
+}
+
 for (const [types, input] of [[WRITTEN, "input"], [WRITTEN_K, "input_k"]] as const) {
   for (const type of types) {
     Deno.test(`quantize() to ${type} equals ${types === WRITTEN ? "gguf-py" : "ggml"} byte for byte`, async () => {

@@ -1,12 +1,22 @@
-// f32 to GGML's stored types, rounded as ggml's reference quantiser does, bit for bit. Blocks of 256 values: see quant_k.ts.
+// f32 to GGML's stored types, rounded as ggml's quantisers do with and without an importance matrix, bit for bit. Blocks of 256 values: see quant_k.ts.
 import { narrowBf16, narrowF16 } from "../../core/half.ts";
+import { fitFromLeast, fitSigned, squaresOf, weighErrors, WEIGHTED_STEPS } from "./quant_fit.ts";
 import { quantizeK } from "./quant_k.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 
 const fround = Math.fround;
 
-/** Encodes finite values; their number must be a multiple of the type's block. A scale too large for f16 becomes infinite. */
-export function quantize(values: Float32Array, type: GgufTensorType): Uint8Array {
+/**
+ * Encodes finite values; their number must be a multiple of the type's block. A scale too large for f16 becomes infinite.
+ *
+ * @param importance - Of each column: how much an error counts, as in llama.cpp's importance matrix. Values are then whole rows. Types with 8 bits or
+ * more do not use it. Default: by the values alone.
+ */
+export function quantize(
+  values: Float32Array,
+  type: GgufTensorType,
+  importance: Float32Array | null = null,
+): Uint8Array {
   switch (type) {
     case "f32":
       return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
@@ -17,19 +27,19 @@ export function quantize(values: Float32Array, type: GgufTensorType): Uint8Array
     case "q8_0":
       return quantizeQ8(values);
     case "q4_0":
-      return quantizeSigned(values, type, 4);
+      return importance ? quantizeWeighted(values, type, importance) : quantizeSigned(values, type, 4);
     case "q5_0":
-      return quantizeSigned(values, type, 5);
+      return importance ? quantizeWeighted(values, type, importance) : quantizeSigned(values, type, 5);
     case "q4_1":
-      return quantizeFromLeast(values, type, 4);
+      return importance ? quantizeWeighted(values, type, importance) : quantizeFromLeast(values, type, 4);
     case "q5_1":
-      return quantizeFromLeast(values, type, 5);
+      return importance ? quantizeWeighted(values, type, importance) : quantizeFromLeast(values, type, 5);
     case "q2_k":
     case "q3_k":
     case "q4_k":
     case "q5_k":
     case "q6_k":
-      return quantizeK(values, type);
+      return quantizeK(values, type, importance);
   }
 }
 
@@ -101,6 +111,49 @@ function quantizeFromLeast(values: Float32Array, type: "q4_1" | "q5_1", bits: 4 
     packCodes(out, b * bytes + 4, codes, bits);
   }
   return withScales(withScales(out, scales, { bytes, at: 0 }), minima, { bytes, at: 2 });
+}
+
+/** Blocks of 32 values with the scale, and the minimum where the type has one, of least error weighted by importance · √(mean square of the row + x²). */
+function quantizeWeighted(
+  values: Float32Array,
+  type: "q4_0" | "q5_0" | "q4_1" | "q5_1",
+  importance: Float32Array,
+): Uint8Array {
+  const { block, bytes } = TENSOR_FORMATS[type], columns = importance.length, bits = type.startsWith("q4") ? 4 : 5;
+  const hasMinimum = type.endsWith("_1"), signed = new Int8Array(block), trial = new Uint8Array(block);
+  const weights = new Float32Array(block),
+    moments = weights,
+    scale = new Float32Array(1),
+    minimum = new Float32Array(1);
+  const out = new Uint8Array(values.length / block * bytes);
+  const scales = new Float32Array(values.length / block), minima = new Float32Array(values.length / block);
+  const work = {
+    values,
+    importance,
+    weights,
+    moments,
+    codes: signed,
+    trial,
+    scales: scale,
+    minima: minimum,
+    sums: scale,
+  };
+  let sigma2 = 0;
+  for (let b = 0; b < scales.length; b++) {
+    const first = b * block, codes = new Uint8Array(signed.buffer);
+    if (first % columns === 0) sigma2 = fround(squaresOf(values, first, columns) / columns);
+    weighErrors({ values, importance, weights }, { first, count: block, sigma2 });
+    if (hasMinimum) {
+      fitFromLeast(work, { from: first, group: 0, count: block, most: 2 ** bits - 1, ...WEIGHTED_STEPS });
+      scales[b] = scale[0] as number;
+      minima[b] = -(minimum[0] as number);
+    } else {
+      scales[b] = fitSigned({ values, first, count: block, weights, codes: signed, to: 0, half: 2 ** (bits - 1) });
+    }
+    packCodes(out, b * bytes + (hasMinimum ? 4 : 2), codes, bits);
+  }
+  withScales(out, scales, { bytes, at: 0 });
+  return hasMinimum ? withScales(out, minima, { bytes, at: 2 }) : out;
 }
 
 /** 32 codes from `out[at]` on: 4 bytes of fifth bits where there are such, then 16 bytes whose low nibbles are the first 16 codes. */

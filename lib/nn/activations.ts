@@ -48,8 +48,8 @@ type Backward = "dx" | "dh" | "dq" | "dk" | "dv" | "dom" | "da";
 export interface LayerActivations {
   /**
    * q0 and k0 hold q and k before their norm. Without `qkNorm` they are the same buffers as q and k. Without a gate,
-   * gate is the same buffer as up. h1 and h2 hold the input of attention and of the FFN after its norm or, with norms of
-   * the residual stream, that stream before its norm.
+   * gate is the same buffer as up; where attention and FFN share their norm, h2 is the same as h1. h1 and h2 hold the
+   * input of attention and of the FFN after its norm or, with norms of the residual stream, that stream before its norm.
    */
   readonly forward: Readonly<Record<Forward, DeviceBuffer>>;
   /** 1 / rms (LayerNorm: 1 / standard deviation) of each row [rows], for the norm of attention and that of the FFN. */
@@ -210,7 +210,8 @@ function createLayers(
   });
   const wide = widthsFor(widest(spec));
   const names = FORWARD.filter((name) =>
-    (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated)
+    (spec.qkNorm || (name !== "q0" && name !== "k0")) && (name !== "gate" || !spec.ungated) &&
+    (name !== "h2" || spec.parallel !== "shared")
   );
   const sums = spec.normPlaces === "residual" ? ["h1", "h2"] : [], writes = keepsWrites ? ["y1", "y2"] : [];
   const kept: readonly string[] = !backward ? [] : recompute ? ["x1", ...sums, ...writes] : names;
@@ -237,6 +238,7 @@ function createLayers(
         ...own,
         ...spec.qkNorm ? {} : { q0: own.q, k0: own.k },
         ...spec.ungated ? { gate: own.up } : {},
+        ...spec.parallel === "shared" ? { h2: own.h1 } : {},
       },
       ...(sharedSums ?? rowSums(label)),
       inner: backward ? inner(label) : sharedInner,

@@ -195,7 +195,7 @@ function isParallelLayer({ weights: { spec, layers } }: DecoderContext, index: n
   return spec.parallel !== undefined && layer?.attention !== null && layer?.ffn !== null;
 }
 
-/** Whether the FFN of a layer reads the normalised input of its attention, h1. */
+/** Whether the FFN of a layer reads the normalised input of its attention: h1 and h2 are one buffer then. */
 function readsAttentionNorm(context: DecoderContext, index: number): boolean {
   return context.weights.spec.parallel === "shared" && isParallelLayer(context, index);
 }
@@ -266,11 +266,10 @@ function recordFfnPart(
   const { plan, weights, act } = context;
   const { layer, forward: f, rms } = partsOf(context, index);
   const { spec } = weights, { rows } = act, { norm } = existing(layer.ffn, `FFN of layer ${index}`);
-  const width = layer.spec.ffn, isShared = readsAttentionNorm(context, index);
+  const width = layer.spec.ffn;
   plan.section("elementwise");
-  if (norm && !isShared) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
-  const h = isShared ? f.h1 : norm ? f.h2 : x,
-    input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
+  if (norm && !readsAttentionNorm(context, index)) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
+  const h = norm ? f.h2 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }
@@ -311,19 +310,18 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
   };
   if (spec.ungated) recordUngatedBackward(plan, io, { rows, width, activation });
   else recordGatedBackward(plan, { ...io, gate: f.gate }, { rows, width, activation });
-  const isShared = readsAttentionNorm(context, index);
   for (const [nth, projection] of ffnInputs(spec).entries()) {
     const buffer = f[projection];
     recordProjectionBackward(context, {
       layer: index,
       projection,
-      input: { buffer: isShared ? f.h1 : norm ? f.h2 : x, width: hidden },
+      input: { buffer: norm ? f.h2 : x, width: hidden },
       gradient: { buffer, operand: asOperand(context, buffer, width), width },
       output: norm ? b.dh : b.dx,
       accumulate: !norm || nth > 0,
     });
   }
-  if (!norm || isShared) return;
+  if (!norm || readsAttentionNorm(context, index)) return;
   plan.section("elementwise");
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[1], dx: b.dx }, { rows, spec, accumulate: true });
 }

@@ -13,15 +13,18 @@ from protocol import load_model, torch
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
-MODULES = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
+# Modules of families that call them otherwise than q_proj.
+OTHER_MODULES = {"opt": {"o": "out_proj", "up": "fc1", "down": "fc2"}, "phi": {"o": "dense", "up": "fc1", "down": "fc2"}}
 
 
 def make(options):
     """An adapter as training would leave it: PEFT starts with B = 0, so A and B are drawn anew."""
+    base = load_model(options.base, trust_remote_code=True)
+    names = OTHER_MODULES.get(base.config.model_type, {})
     config = LoraConfig(
         r=options.rank, lora_alpha=options.alpha, use_rslora=options.rslora, lora_dropout=options.dropout,
-        target_modules=[f"{name}_proj" for name in options.targets.split(",")], task_type="CAUSAL_LM")
-    model = get_peft_model(load_model(options.base, trust_remote_code=True), config)
+        target_modules=[names.get(name, f"{name}_proj") for name in options.targets.split(",")], task_type="CAUSAL_LM")
+    model = get_peft_model(base, config)
     generator = torch.Generator().manual_seed(options.seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -1,6 +1,6 @@
 // Parts of a model as models: their tensors are those of the whole.
 import assert from "node:assert/strict";
-import { EMBEDDING, FINAL_NORM, HEAD, tensorShapes } from "../../lib/spec/decoder.ts";
+import { EMBEDDING, FINAL_NORM, HEAD, HEAD_BIAS, tensorShapes } from "../../lib/spec/decoder.ts";
 import { headPart, layerParts } from "../../lib/model/parts.ts";
 import { openSource, randomLora, randomMasks } from "../slice/helpers.ts";
 
@@ -39,7 +39,7 @@ Deno.test("a part that a layer does not have is left out", async () => {
 });
 
 Deno.test("a band of the output head holds its rows, tied or not", async () => {
-  for (const name of ["gqa_llama3", "mha_linear"] as const) {
+  for (const name of ["gqa_llama3", "mha_linear", "phi"] as const) {
     const source = await openSource(name), { tied, hidden } = source.spec, head = tied ? EMBEDDING : HEAD;
     const part = headPart(source, { start: 3, count: 5 });
     assert.deepEqual([part.spec.vocab, part.spec.layers.length, part.spec.tied], [5, 0, true]);
@@ -48,6 +48,9 @@ Deno.test("a band of the output head holds its rows, tied or not", async () => {
       await part.read(EMBEDDING, { start: 2, count: 1 }),
       await source.read(head, { start: 5, count: 1 }),
     );
+    if (source.spec.headBias) {
+      assert.deepEqual(await part.read(HEAD_BIAS), (await source.read(HEAD_BIAS)).subarray(3, 8));
+    }
     assert.equal((await part.read(FINAL_NORM)).length, hidden);
     assert.equal(part.storedDtype(EMBEDDING), source.storedDtype(head));
   }

@@ -1,5 +1,6 @@
 // Attention of query tokens over a cache in textures, for CPU adapters.
 import { dotOnto, headVectors } from "./attention_text.ts";
+import { laneSums } from "./lane_sums.ts";
 import { range } from "./range.ts";
 import type { DecodeTile } from "./attention_decode.ts";
 import type { KernelSource } from "./source.ts";
@@ -11,16 +12,20 @@ import type { KernelSource } from "./source.ts";
 export const CACHE_KEYS = 64;
 
 const LANES = 8;
-/** Number of keys to load before they are used. */
-const STEP = 4;
+
+/** One kernel of the family. */
+export interface TextureDecodeTile extends Pick<DecodeTile, "headDim" | "heads" | "ownCaches"> {
+  /** Whether lanes exchange scores as a subgroup of 8, instead of through workgroup memory. The values are the same. */
+  readonly exchange: boolean;
+}
 
 /**
  * o[r, h] = z[h] · Σ_j softmax_j(q[r, h]·k[j, h'] / √headDim) v[j, h'] over the last params.window of the keys j ≤
  * position[0] + r, or with `ownCaches` j ≤ position[r] of the row's own sequence. Writes (=) the heads of o, not its
  * padding.
  *
- * Processes the caches row by row with an online softmax. Lanes are columns of a head, and sum scores through workgroup
- * memory, in order.
+ * Processes the caches row by row with an online softmax. Lanes are columns of a head, and sum scores in the order of
+ * the lanes; then each takes every eighth key.
  * Shapes: q, o [rows, qStride4] vec4, head h from h·vectors; z [heads]; pages [rows or 1, perRow]; k, v textures of
  * {@link CACHE_KEYS}·vectors × pages·kvHeads texels, in which key j of head h' of row r is in row pages[r, ⌊j /
  * CACHE_KEYS⌋]·kvHeads + h', from (j % CACHE_KEYS)·vectors.
@@ -28,14 +33,51 @@ const STEP = 4;
  * z, o, params. params.scale is log2(e) / √headDim.
  */
 export function decodeAttentionTexture(
-  { headDim, heads: count, ownCaches = false }: Pick<DecodeTile, "headDim" | "heads" | "ownCaches">,
+  { headDim, heads: count, ownCaches = false, exchange }: TextureDecodeTile,
 ): KernelSource {
   const vectors = headVectors(headDim),
     heads = range(count),
     owned = range(Math.ceil(vectors / LANES)),
-    steps = range(STEP);
+    // Keys to load before they are used.
+    step = exchange ? LANES : 4,
+    steps = range(step);
   const lines = <T>(items: readonly T[], line: (item: T) => string): string => items.map(line).join("\n");
-  const eight = (array: string, at: string): string => range(LANES).map((i) => `${array}[${at} + ${i}u]`).join(", ");
+  const barrier = exchange ? "" : "    workgroupBarrier();";
+  const shareAll = (name: string): string =>
+    exchange ? "" : `${lines(heads, (g) => `  shared_values[${g * LANES}u + lane] = ${name}${g};`)}\n${barrier}`;
+  /** The values of all lanes of a head's variable, which without exchange `shareAll` has shared, combined. */
+  const overLanes = (name: string, g: number, combine: (values: string[]) => string): string =>
+    combine(
+      range(LANES).map((i) => exchange ? `subgroupBroadcast(${name}, ${i}u)` : `shared_values[${g * LANES + i}]`),
+    );
+  const score = (g: number, at: string, sum: string): string =>
+    `      let s${g} = select(-3e38, ${sum}, ${at} >= hidden${exchange ? ` && ${at} < count` : ""});
+      weights[${g * CACHE_KEYS}u + ${at}] = s${g};
+      most${g} = max(most${g}, s${g});`;
+  /** Scores of a head for the keys of a step: a lane has that of one key, or without exchange a part of all. */
+  const scoresOf = (g: number): string => {
+    const dots = steps.map((u) =>
+      owned.reduce<string | null>((sum, i) => dotOnto(sum, `q${g}_${i}`, `x${u}_${i}`), null) ?? "0.0"
+    );
+    if (!exchange) {
+      return lines(steps, (u) => `      partial[(${g * CACHE_KEYS}u + j + ${u}u) * ${LANES}u + lane] = ${dots[u]};`);
+    }
+    return `${lines(steps, (u) => `      let dot${g}_${u} = ${dots[u]};`)}
+${laneSums(`sum${g}`, steps.map((u) => `dot${g}_${u}`))}
+${score(g, "(j + lane)", `sum${g}`)}`;
+  };
+  /** Without exchange: sums the parts of the scores. */
+  const finishScores = (): string =>
+    `${barrier}
+    for (var j = begin + lane; j < count; j += ${LANES}u) {
+${
+      lines(heads, (g) => {
+        const at = `(${g * CACHE_KEYS}u + j) * ${LANES}u`;
+        return score(g, "j", range(LANES).map((i) => `partial[${at} + ${i}u]`).join(" + "));
+      })
+    }
+    }
+${shareAll("most")}`;
   const load = (name: string): string =>
     lines(steps, (u) =>
       `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
@@ -50,9 +92,9 @@ ${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} 
 @group(0) @binding(5) var<storage, read> z: array<f32>;
 @group(0) @binding(6) var<storage, read_write> o: array<vec4f>;
 @group(0) @binding(7) var<uniform> params: Params;
-var<workgroup> partial: array<f32, ${count * CACHE_KEYS * LANES}>;
+${exchange ? "" : `var<workgroup> partial: array<f32, ${count * CACHE_KEYS * LANES}>;`}
 var<workgroup> weights: array<f32, ${count * CACHE_KEYS}>;
-var<workgroup> shared_values: array<f32, ${count * LANES}>;
+${exchange ? "" : `var<workgroup> shared_values: array<f32, ${count * LANES}>;`}
 
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -77,42 +119,19 @@ ${
   for (var tile = oldest / ${CACHE_KEYS}u * ${CACHE_KEYS}u; tile < keys; tile += ${CACHE_KEYS}u) {
     let count = min(${CACHE_KEYS}u, keys - tile);
     let hidden = max(oldest, tile) - tile; // keys before the window, in its first row only
-    let begin = hidden / ${STEP}u * ${STEP}u;
+    let begin = hidden / ${LANES}u * ${LANES}u;
     let page = pages[${ownCaches ? "query * params.perRow + " : ""}tile / ${CACHE_KEYS}u];
     let row = page * params.kvHeads + h / params.ratio;
-    for (var j = begin; j < count; j += ${STEP}u) {
-${load("k")}
-${
-      lines(heads, (g) =>
-        lines(steps, (u) =>
-          `      partial[(${g * CACHE_KEYS}u + j + ${u}u) * ${LANES}u + lane] = ${
-            owned.reduce<string | null>((sum, i) =>
-              dotOnto(sum, `q${g}_${i}`, `x${u}_${i}`), null)
-          };`))
-    }
-    }
-    workgroupBarrier();
 ${lines(heads, (g) => `    var most${g} = top${g};`)}
-    for (var j = lane; j < count; j += ${LANES}u) {
-${
-      lines(heads, (g) =>
-        `      let s${g} = select(-3e38, ${
-          range(LANES).map((i) =>
-            `partial[(${g * CACHE_KEYS}u + j) * ${LANES}u + ${i}u]`
-          ).join(" + ")
-        }, j >= hidden);
-      weights[${g * CACHE_KEYS}u + j] = s${g};
-      most${g} = max(most${g}, s${g});`)
+    for (var j = begin; j < count; j += ${step}u) {
+${load("k")}
+${lines(heads, scoresOf)}
     }
-    }
-${lines(heads, (g) => `    shared_values[${g * LANES}u + lane] = most${g};`)}
-    workgroupBarrier();
+${exchange ? "" : finishScores()}
 ${
       lines(heads, (g) =>
         `    most${g} = ${
-          range(LANES).map((i) =>
-            `shared_values[${g * LANES + i}u]`
-          ).reduce((most, value) => `max(${most}, ${value})`)
+          overLanes(`most${g}`, g, (values) => values.reduce((all, value) => `max(${all}, ${value})`))
         };
     let shrink${g} = exp2(top${g} - most${g});
     top${g} = most${g};
@@ -120,7 +139,7 @@ ${
 ${lines(owned, (i) => `    o${g}_${i} *= shrink${g};`)}`)
     }
     // Each lane takes the keys whose scores it wrote; the rest of the last step has no weight.
-    for (var j = lane; j < (count + ${STEP - 1}u) / ${STEP}u * ${STEP}u; j += ${LANES}u) {
+    for (var j = begin + lane; j < (count + ${step - 1}u) / ${step}u * ${step}u; j += ${LANES}u) {
 ${
       lines(heads, (g) =>
         `      let p${g} = select(0.0, exp2(weights[${g * CACHE_KEYS}u + j] - top${g}), j < count);
@@ -128,23 +147,28 @@ ${
       total${g} += p${g};`)
     }
     }
-    workgroupBarrier();
-    for (var j = begin; j < count; j += ${STEP}u) {
+${barrier}
+    for (var j = begin; j < count; j += ${step}u) {
 ${load("v")}
+${exchange ? lines(heads, (g) => `      let w${g} = weights[${g * CACHE_KEYS}u + j + lane];`) : ""}
 ${
       lines(heads, (g) =>
         lines(steps, (u) =>
-          `      let w${g}_${u} = weights[${g * CACHE_KEYS}u + j + ${u}u];
-${lines(owned, (i) => `      o${g}_${i} += w${g}_${u} * x${u}_${i};`)}`))
+          `      let w${g}_${u} = ${
+            exchange ? `subgroupBroadcast(w${g}, ${u}u)` : `weights[${g * CACHE_KEYS}u + j + ${u}u]`
+          };
+${
+            lines(owned, (i) =>
+              `      o${g}_${i} += w${g}_${u} * x${u}_${i};`)
+          }`))
     }
     }
-    workgroupBarrier();
+${barrier}
   }
-${lines(heads, (g) => `  shared_values[${g * LANES}u + lane] = total${g};`)}
-  workgroupBarrier();
+${shareAll("total")}
 ${
       lines(heads, (g) =>
-        `  let factor${g} = z[h + ${g}u] / (${eight("shared_values", `${g * LANES}u`).replaceAll(", ", " + ")});
+        `  let factor${g} = z[h + ${g}u] / (${overLanes(`total${g}`, g, (values) => values.join(" + "))});
 ${
           lines(owned, (i) =>
             `  if (lane + ${
@@ -155,7 +179,8 @@ ${
 }
 `;
   return {
-    name: `attention_decode_texture-${headDim}-${count}${ownCaches ? "-own" : ""}`,
+    name: `attention_decode_texture-${headDim}-${count}${ownCaches ? "-own" : ""}${exchange ? "-exchange" : ""}`,
+    ...(exchange ? { usesSubgroups: true } : {}),
     bindings: ["read", "texture-f32", "texture-f32", "read", "read", "read", "storage", "uniform"],
     code,
   };

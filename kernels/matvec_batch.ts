@@ -2,6 +2,7 @@
 //
 // Every sum has the terms and the order of matvec_texture.ts: invocations are columns of W, and a texel of it is loaded
 // and unpacked once for all vectors, whose columns an invocation keeps in registers.
+import { laneSums } from "./lane_sums.ts";
 import { range } from "./range.ts";
 import {
   columnScale4,
@@ -109,7 +110,7 @@ export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
             isMany ? `if (round == 0u) { ${sum} = ${value}; } else { ${sum} += ${value}; }` : `${sum} = ${value};`
           }`;
         }).join("\n")
-        : sumsOf(m) + transposed(`all${m}`, list.map((b) => `sum${m}_${b}`))
+        : sumsOf(m) + laneSums(`all${m}`, list.map((b) => `sum${m}_${b}`))
     );
     const body = [...sums, ...(kept ? [] : [`      ${write(at, pair.map((m) => `all${m}`))}`])].join("\n");
     return `    for (var r = n0; r < n0 + count; r += ${texel.rows}u) {
@@ -245,29 +246,6 @@ ${
     });
     return [...list.map((b) => `      var sum${pair}_${b} = 0.0;`), ...sums, ""].join("\n");
   }
-}
-
-/**
- * Statements that define `name`: in lane b, the sum over all lanes of the b-th value, in the order of the lanes.
- * Values are exchanged between pairs of lanes whose numbers differ in one bit, three times.
- */
-function transposed(name: string, values: readonly string[]): string {
-  let held = range(LANES).map((i) => values[i] ?? values[0]);
-  const lines: string[] = [];
-  for (const bit of [1, 2, 4]) {
-    const next = [...held];
-    for (const i of range(LANES).filter((i) => (i & bit) === 0)) {
-      const j = i | bit, own = `${name}_${bit}_${i}`, other = `${name}_${bit}_${j}`;
-      lines.push(
-        `      let ${own} = select(subgroupShuffleXor(${held[j]}, ${bit}u), ${held[i]}, (lane & ${bit}u) == 0u);`,
-        `      let ${other} = select(${held[j]}, subgroupShuffleXor(${held[i]}, ${bit}u), (lane & ${bit}u) == 0u);`,
-      );
-      next[i] = own;
-      next[j] = other;
-    }
-    held = next;
-  }
-  return [...lines, `      let ${name} = ${held.join(" + ")};`].join("\n");
 }
 
 /**

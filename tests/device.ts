@@ -7,3 +7,11 @@ let shared: Promise<Device> | null = null;
 export function sharedDevice(): Promise<Device> {
   return shared ??= openDevice();
 }
+
+/** Records work as on an adapter without subgroups. */
+export function withoutSubgroups(device: Device, record: () => void): void {
+  const { subgroups } = device;
+  Object.defineProperty(device, "subgroups", { configurable: true, value: null });
+  record();
+  Object.defineProperty(device, "subgroups", { configurable: true, value: subgroups });
+}

@@ -20,7 +20,7 @@ import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { SPEC } from "../formats/models.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
-import { sharedDevice } from "../device.ts";
+import { sharedDevice, withoutSubgroups } from "../device.ts";
 
 /** As in attention_test.ts. */
 const TOLERANCE = 2e-5;
@@ -101,7 +101,19 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
-async function inTwoParts(placement: "texture" | "buffer", window: number | undefined): Promise<void> {
+Deno.test("decoding attention over a texture has the same bits with and without subgroups", async () => {
+  for (const window of [undefined, 61]) {
+    const plain = await inTwoParts("texture", window, withoutSubgroups);
+    assert.deepEqual(await inTwoParts("texture", window), plain);
+  }
+});
+
+/** Checks both parts, and returns their values. */
+async function inTwoParts(
+  placement: "texture" | "buffer",
+  window: number | undefined,
+  as: typeof withoutSubgroups = (_, record) => record(),
+): Promise<number[]> {
   const device = await sharedDevice();
   const { seq, heads, kvHeads, headDim } = { seq: CACHE_KEYS + 6, heads: 4, kvHeads: 2, headDim: 6 };
   const hs = headStride(headDim), capacity = seq + 1, stride = strideOf(kvHeads * hs), wide = strideOf(heads * hs);
@@ -114,6 +126,7 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
   const spec = specOf({ heads, kvHeads, headDim });
   using caches = createCaches(device, spec, { pages: pagesOf(capacity), placement });
   using pages = createPageTable(device, capacity);
+  const all: number[] = [];
   for (const [first, end] of [[0, 60], [60, seq]] as const) {
     const rows = end - first;
     const part = (values: Float64Array, count: number, stride: number): Float32Array<ArrayBuffer> =>
@@ -136,11 +149,14 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
     if (cache.placement === "buffer") {
       recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, pages, o });
     } else {
-      const buffers = { q: queries, kCache: cache.k, vCache: cache.v, position, pages, z, o };
-      recordTextureDecodeAttention(plan, sizes, buffers);
+      const buffers = { q: queries, position, pages, z, o };
+      const { k: kCache, v: vCache } = cache;
+      as(device, () => recordTextureDecodeAttention(plan, sizes, { ...buffers, kCache, vCache }));
     }
     await plan.run();
-    assertCells(await device.readFloats(o, rows * wide), {
+    const got = await device.readFloats(o, rows * wide);
+    all.push(...got);
+    assertCells(got, {
       what: `window ${window}, rows ${first} to ${end}`,
       rows,
       stride: wide,
@@ -152,6 +168,7 @@ async function inTwoParts(placement: "texture" | "buffer", window: number | unde
       },
     });
   }
+  return all;
 }
 
 for (const placement of ["texture", "buffer"] as const) {

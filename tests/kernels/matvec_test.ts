@@ -22,6 +22,7 @@ import {
 import { createMatvecScratch } from "../../lib/nn/products/matvec_batch.ts";
 import { ropeTable } from "../../lib/spec/rope.ts";
 import { assertCells, type Cell, random, ROUND, STALE } from "./helpers/cells.ts";
+import { withoutSubgroups } from "../device.ts";
 import { DTYPES, stored } from "./helpers/stored.ts";
 
 const device: Device = await openDevice();
@@ -286,8 +287,7 @@ for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BAT
     const storage = { dtype, placement } as const,
       rows = 37,
       stride = strideOf(cols),
-      pitch = strideOf(rows),
-      { subgroups } = device;
+      pitch = strideOf(rows);
     using gate = weights(rows, cols, storage, 1);
     using up = weights(rows, cols, storage, 2);
     using z = device.uploadBuffer("z", random(rows, 3));
@@ -298,17 +298,18 @@ for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BAT
       using stored = device.createBuffer("stored", 4 * count * pitch);
       using gated = device.createBuffer("gated", 4 * count * pitch);
       using plan = new Plan(device);
-      if (isPlain) Object.defineProperty(device, "subgroups", { configurable: true, value: null });
-      using restored = new DisposableStack();
-      restored.defer(() => Object.defineProperty(device, "subgroups", { configurable: true, value: subgroups }));
       using scratch = createMatvecScratch(device, count);
       const isScratch = count > 1 && gate.matrix.placement === "texture";
       const plain = { buffer, width: cols, batch: count, scratch: isScratch ? scratch : undefined };
       const input = { ...plain, norm: { weight, eps: EPS } };
-      recordStoredProducts(plan, input, { parts: [{ matrix: gate.matrix, offset: 0 }], y: stored });
-      recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: gated });
-      recordResidualProduct(plan, plain, { matrix: up.matrix, z, y: gated });
-      recordResidualProduct(plan, input, { matrix: gate.matrix, z, y: gated });
+      const record = (): void => {
+        recordStoredProducts(plan, input, { parts: [{ matrix: gate.matrix, offset: 0 }], y: stored });
+        recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: gated });
+        recordResidualProduct(plan, plain, { matrix: up.matrix, z, y: gated });
+        recordResidualProduct(plan, input, { matrix: gate.matrix, z, y: gated });
+      };
+      if (isPlain) withoutSubgroups(device, record);
+      else record();
       await plan.run();
       const read = await Promise.all([stored, gated].map((y) => device.readFloats(y, count * pitch)));
       return Float32Array.from(

@@ -6,6 +6,7 @@ import { type Bound, f32, type Params, type Plan, u32 } from "../../gpu/plan.ts"
 import { headStride, strideOf } from "../padding.ts";
 import type { Span } from "../ops.ts";
 import type { PageTable } from "../products/matvec.ts";
+import { exchangesLanes } from "../products/variants.ts";
 
 /** Sizes of {@link recordDecodeAttention}. */
 export interface DecodeShape {
@@ -96,7 +97,8 @@ export function recordTextureDecodeAttention(
 ): void {
   const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape, hs = headStride(headDim);
   if (heads === 0) return;
-  const source = sourceOf(decodeAttentionTexture, { headDim, heads: sharedHeads(shape), ownCaches });
+  const exchange = exchangesLanes(plan.device);
+  const source = sourceOf(decodeAttentionTexture, { headDim, heads: sharedHeads(shape), ownCaches, exchange });
   const { q, kCache, vCache, position, pages, z, o } = buffers;
   recordRows(plan, shape, {
     kernel: compileKernel(plan.device, source),

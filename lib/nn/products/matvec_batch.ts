@@ -16,7 +16,7 @@ import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, roundUp, strideOf } from "../padding.ts";
 import type { Matrix, MatrixDtype, MatrixShard } from "./matrix.ts";
 import type { MatvecInput, RotatedTarget } from "./matvec.ts";
-import { sharesA } from "./variants.ts";
+import { exchangesLanes } from "./variants.ts";
 
 /** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
 const MIN_ROWS = 32;
@@ -89,7 +89,7 @@ export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, 
     batch,
     norm: prepared.norm,
     units,
-    exchange: sharesA(plan.device, { rows: 8, columns: 4 }),
+    exchange: exchangesLanes(plan.device),
   };
   for (let first = 0; first < parts.length; first += most) {
     const own = parts.slice(first, first + most), all = { ...shape, parts: own.length };

@@ -81,7 +81,7 @@ export function productTile(device: Device, product: Product): Tile {
  * with few rows sharing gains little.
  */
 export function sharesA(device: Device, { rows }: Tile): boolean {
-  return hasSharing(device) && rows >= 4;
+  return exchangesLanes(device) && rows >= 4;
 }
 
 /** Tiles that a device can use for a product, the default first. */
@@ -103,7 +103,7 @@ export function tileName({ rows, columns }: Tile): string {
 
 /** Identity of a tuning table: this device and these kernels. */
 export function tuningIdentity(device: Device): TuningIdentity {
-  return { adapter: adapterIdentity(device), kernels: kernelDigest(hasSharing(device)) };
+  return { adapter: adapterIdentity(device), kernels: kernelDigest(exchangesLanes(device)) };
 }
 
 /** Representative size to measure for a side of this length; longer sides have the same key. */
@@ -112,7 +112,7 @@ export function measuredSide(size: number): number {
 }
 
 function choiceOf(device: Device, { family, m, dtype }: Product): Choice {
-  const isShared = family === "linear-texture" && dtype === "f32" && m > SHARED_FROM && hasSharing(device);
+  const isShared = family === "linear-texture" && dtype === "f32" && m > SHARED_FROM && exchangesLanes(device);
   if (isShared) return SHARED_F32;
   const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
   if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
@@ -129,7 +129,8 @@ function bucket(size: number): number {
   return size <= EXACT_UP_TO ? size : Math.round(2 ** (Math.round(2 * Math.log2(Math.min(size, MOST))) / 2));
 }
 
-function hasSharing({ subgroups }: Device): boolean {
+/** Whether the lanes of a workgroup of {@link TEXTURE_LANES} are a subgroup, and may exchange values. */
+export function exchangesLanes({ subgroups }: Device): boolean {
   return subgroups?.size === TEXTURE_LANES;
 }
 

@@ -1,9 +1,9 @@
-// Copies keys and values of tokens of one sequence to cache textures, from key position[0] on. Writes nothing past the
+// Copies keys and values of tokens of one sequence to cache textures, row r to key position[0] + r, from row params.first on. Writes nothing past the
 // capacity.
 // Shapes: k, v [rows, 4·stride4], head h from 4·h·vectors; pages [perRow]; see attention_decode_texture.ts for the
 // caches.
 // Grid: x = kvHeads·vectors / 64, y and z rows. Writes (=).
-struct Params { rows: u32, stride4: u32, vectors: u32, kvHeads: u32, capacity: u32 }
+struct Params { rows: u32, stride4: u32, vectors: u32, kvHeads: u32, capacity: u32, first: u32 }
 @group(0) @binding(0) var<storage, read> k: array<vec4f>;
 @group(0) @binding(1) var<storage, read> v: array<vec4f>;
 @group(0) @binding(2) var<storage, read> position: array<u32>;
@@ -16,7 +16,7 @@ struct Params { rows: u32, stride4: u32, vectors: u32, kvHeads: u32, capacity: u
   @builtin(global_invocation_id) id: vec3u,
   @builtin(num_workgroups) grid: vec3u,
 ) {
-  let row = id.y + id.z * grid.y;
+  let row = params.first + id.y + id.z * grid.y;
   let j = position[0] + row;
   if (id.x >= params.kvHeads * params.vectors || row >= params.rows || j >= params.capacity) { return; }
   let place = vec2u(

@@ -5,7 +5,7 @@ import type { BatchSequence } from "../nn/decode/batch.ts";
 export interface Prefixes {
   /** The sequence of an equal prompt, which stays here; null for none. */
   find(prompt: readonly number[]): BatchSequence | null;
-  /** Takes the sequence of a text that has ended, and keeps what was read before its first token. */
+  /** Takes the sequence of a text that has ended, and keeps what was read before its first token if it is still held. */
   keep(prompt: readonly number[], sequence: BatchSequence): void;
   /** Frees the pages of the prompt that was kept first; false where there is none. */
   drop(): boolean;
@@ -19,7 +19,8 @@ export function createPrefixes(): Prefixes {
   return {
     find,
     keep(prompt, sequence): void {
-      if (prompt.length < 2 || find(prompt)) return sequence[Symbol.dispose]();
+      const isKept = prompt.length > 1 && !find(prompt) && sequence.holds(prompt.length - 1);
+      if (!isKept) return sequence[Symbol.dispose]();
       sequence.trim(prompt.length - 1);
       kept.push({ prompt, sequence });
     },

@@ -63,8 +63,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
     const wanted = prompt.length - 1, same = Math.min(commonLength(held, prompt), wanted);
     // Attention behind cached tokens is slower than at the start, so a small cached part is not reused.
     const start = 8 * same < wanted ? 0 : same;
-    held = held.slice(0, start);
-    pass.rewind(start);
+    held = held.slice(0, pass.rewind(start));
     return pass;
   };
   return {

@@ -203,7 +203,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
 
   function openBatch(): { readonly batch: DecodeBatch; readonly capacity: number } & Disposable {
     const wanted = Math.max(pagesOf(longest), sequences * pagesOf(Math.min(longest, DEFAULT_TOKENS)));
-    const most = pagesWithin(device, weights, { bytes: cacheBytes });
+    const most = pagesWithin(device, weights, { bytes: cacheBytes, sequences, capacity: longest });
     const pages = cacheBytes === undefined ? Math.min(wanted, most) : most;
     const capacity = Math.min(longest, tokensOf(pages));
     const batch = createDecodeBatch(device, weights, { sequences, capacity, pages, lora: adapters.lora ?? null });
@@ -277,7 +277,8 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
   ): { readonly sequence: BatchSequence; readonly isRead: boolean } | null {
     do {
       const same = [...active, ...ready].find((other) => isSamePrompt(other.prompt, prompt));
-      const read = same?.sequence.current ?? prefixes.find(prompt);
+      const isHeld = (one: BatchSequence | null | undefined): boolean => one?.holds(prompt.length - 1) ?? false;
+      const [read = null] = [same?.sequence.current ?? null, prefixes.find(prompt)].filter(isHeld);
       const sequence = read ? read.fork(prompt.length - 1, { capacity: tokens }) : batch.open(tokens);
       if (sequence) return { sequence, isRead: read !== null };
     } while (prefixes.drop());

@@ -5,14 +5,8 @@ import type { DeviceBuffer } from "../../lib/gpu/types.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "../../lib/nn/decode/attention.ts";
-import {
-  createCaches,
-  createPageTable,
-  type DecodeCache,
-  mostPages,
-  pagesOf,
-  recordCacheFill,
-} from "../../lib/nn/decode/cache.ts";
+import { createPageTable } from "./helpers/pages.ts";
+import { createCaches, type DecodeCache, mostPages, pagesOf, recordCacheFill } from "../../lib/nn/decode/cache.ts";
 import type { PageTable } from "../../lib/nn/products/matvec.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import { ropeTable } from "../../lib/spec/rope.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type DeviceBuffer } from "../../lib/gpu/types.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import { createPageTable } from "../../lib/nn/decode/cache.ts";
+import { createPageTable } from "./helpers/pages.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import {
   AttentionScratch,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CACHE_KEYS, textureUnits } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { createPageTable } from "../../lib/nn/decode/cache.ts";
+import { createPageTable } from "./helpers/pages.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import {
   createMatrix,

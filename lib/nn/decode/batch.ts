@@ -1,6 +1,6 @@
 // Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
-import { type CacheLimits, copyPage, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
+import { type CacheLimits, copyPages, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { runPrefill } from "./prefill.ts";
@@ -13,6 +13,17 @@ import type { LoraConfig } from "../../spec/lora.ts";
 import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
 import { createStepState } from "../train/step_state.ts";
 import type { Weights } from "../weights.ts";
+import {
+  type ByWindow,
+  byWindow,
+  createPageTables,
+  createPool,
+  firstPageSeen,
+  pagesAround,
+  pagesIn,
+  stillHolds,
+  type Window,
+} from "./windows.ts";
 
 /** Options of {@link createDecodeBatch}. */
 export interface DecodeBatchOptions {
@@ -20,7 +31,7 @@ export interface DecodeBatchOptions {
   readonly sequences: number;
   /** Largest number of tokens of a sequence. */
   readonly capacity: number;
-  /** Pages of the caches, for all sequences. Default: enough for all sequences at their capacity. */
+  /** Pages of the caches of layers without a window, for all sequences. Default: enough for all at their capacity. */
   readonly pages?: number;
   readonly lora?: LoraConfig | null;
 }
@@ -32,11 +43,14 @@ export interface BatchSequence extends Disposable {
   /** Reads the next tokens of the sequence in one pass. Tokens of other sequences may be decoded meanwhile. */
   prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
   /**
-   * Another sequence of up to `capacity` tokens that begins with the first `tokens` of this one, without reading them
-   * again. Null if there are not enough pages: whole pages are shared, the last one is copied.
+   * Another sequence of up to `capacity` tokens that begins with the first `tokens` of this one, which it must still
+   * hold, without reading them again. Null if there are not enough pages: whole pages are shared, the last one is
+   * copied, and so is what layers with windows still need.
    */
   fork(tokens: number, options: { readonly capacity: number }): BatchSequence | null;
-  /** Forgets all tokens behind the first `tokens`, and frees their pages; no more can be read. */
+  /** Whether the caches, also those of layers with windows, hold what the token behind the first `tokens` sees. */
+  holds(tokens: number): boolean;
+  /** Forgets all tokens behind the first `tokens`, which it must hold, and frees their pages; no more can be read. */
   trim(tokens: number): void;
 }
 
@@ -52,7 +66,7 @@ export interface BatchRow {
 export interface DecodeBatch extends Disposable {
   readonly masks: MaskSlots;
   readonly lora: Lora | null;
-  /** Pages that no sequence has. */
+  /** Pages that no sequence has; of several windows, where there are fewest. */
   readonly freePages: number;
   /** Takes pages for a sequence of up to this many tokens. Null if there are not enough. */
   open(capacity: number): BatchSequence | null;
@@ -87,20 +101,42 @@ const MOST_CACHE_BYTES = 2 ** 30, CACHE_SHARE = 0.5;
 /** The value that the kernels of the choice write for logits that are not finite. */
 const NO_PICK = 0xffffffff;
 
+/** Pages of the layers with each window where those without have `pages`: no more than rings for all sequences. */
+function poolSizes(
+  { spec }: Weights,
+  { pages, sequences, capacity }: Required<Pick<DecodeBatchOptions, "pages" | "sequences" | "capacity">>,
+): ByWindow<number> {
+  const most = (window: Window): number => window === undefined ? pages : sequences * pagesIn(window, capacity);
+  return byWindow(spec, (window) => Math.min(pages, most(window)));
+}
+
+/** Bytes of the caches with these pools. */
+function cacheBytes({ spec }: Weights, pools: ByWindow<number>): number {
+  const page = pageBytes(spec);
+  return spec.layers.reduce((sum, { window }, layer) => sum + 2 * (page[layer] ?? 0) * (pools.get(window) ?? 0), 0);
+}
+
 /**
- * Largest number of cache pages within the limits of the device and `bytes` (default: 1 GiB, less where memory is
- * limited). At least one.
+ * Largest number of cache pages, for this many sequences, within the limits of the device and `bytes` (default: 1 GiB,
+ * less where memory is limited). At least one.
  */
 export function pagesWithin(
   device: Bounds,
   weights: Weights,
-  { bytes = MOST_CACHE_BYTES }: { readonly bytes?: number | undefined } = {},
+  { bytes = MOST_CACHE_BYTES, sequences, capacity }: Pick<DecodeBatchOptions, "sequences" | "capacity"> & {
+    readonly bytes?: number | undefined;
+  },
 ): number {
   const { spec } = weights, { memoryLimit, bytes: used } = device;
   const most = Math.min(bytes, MOST_CACHE_BYTES, CACHE_SHARE * (memoryLimit - used));
-  const page = 2 * pageBytes(spec).reduce((sum, layer) => sum + layer, 0);
   const bound = mostPages(device, spec, stepPlacement(device, weights, 1) ?? "buffer");
-  return Math.max(1, Math.min(bound, Math.floor(most / Math.max(1, page))));
+  let low = 1, high = Math.max(1, bound);
+  while (low < high) {
+    const pages = Math.ceil((low + high) / 2);
+    if (cacheBytes(weights, poolSizes(weights, { pages, sequences, capacity })) <= most) low = pages;
+    else high = pages - 1;
+  }
+  return low;
 }
 
 /**
@@ -111,8 +147,24 @@ export function sequencesAtOnce(
   weights: Weights,
   { capacity, bytes }: { readonly capacity: number; readonly bytes?: number | undefined },
 ): number {
-  const pages = pagesWithin(device, weights, { bytes });
-  return Math.min(MOST_SEQUENCES, Math.max(1, Math.floor(pages / pagesOf(capacity))));
+  for (let sequences = MOST_SEQUENCES; sequences > 1; sequences--) {
+    const pages = pagesWithin(device, weights, { bytes, sequences, capacity });
+    if (pages >= sequences * pagesOf(capacity)) return sequences;
+  }
+  return 1;
+}
+
+/** Pages that a sequence which was just forked copies: its last one, and of rings all that its next token sees. */
+function copiesTo(fork: Own, from: ByWindow<readonly number[]>): ByWindow<readonly { from: number; to: number }[]> {
+  return new Map([...fork.pages].map(([window, own]) => {
+    const source = from.get(window) ?? [], copies: { from: number; to: number }[] = [];
+    const whole = Math.floor(fork.length / tokensOf(1));
+    const first = window === undefined ? whole : firstPageSeen(window, fork.length);
+    for (let page = first; page < pagesOf(fork.length); page++) {
+      copies.push({ from: source[page % source.length] ?? 0, to: own[page % own.length] ?? 0 });
+    }
+    return [window, copies];
+  }));
 }
 
 /** Rows of the plan that decodes this many sequences: the kernels exist for few numbers of rows. */
@@ -123,9 +175,11 @@ function planRows(sequences: number): number {
 
 /** A sequence with its pages. */
 interface Own extends BatchSequence {
-  readonly pages: number[];
+  readonly pages: ByWindow<number[]>;
   capacity: number;
   length: number;
+  /** The most tokens that it had. */
+  reach: number;
 }
 
 /** Allocates caches and buffers. Plans are recorded when first needed. Initially all masks are 1 and LoRA is zero. */
@@ -142,12 +196,13 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
     const stride = strideOf(spec.vocab);
     const buffer = (label: string, values: number): DecodeState["token"] =>
       stack.use(device.createBuffer(label, 4 * values));
+    const sizes = poolSizes(weights, { pages, sequences, capacity });
     const state: Omit<DecodeState, "rows"> = {
       capacity,
       weights,
       masks,
-      caches: stack.use(createCaches(device, spec, { pages, placement: fused ?? "buffer" })),
-      pages: { buffer: buffer("pages", most * perRow), perRow },
+      caches: stack.use(createCaches(device, spec, { pages: sizes, placement: fused ?? "buffer" })),
+      pages: byWindow(spec, () => ({ buffer: buffer("pages", most * perRow), perRow })),
       rope: stack.use(createRopeTables(device, spec, capacity)),
       token: buffer("token", most),
       position: buffer("position", most),
@@ -167,25 +222,29 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
       return step;
     };
 
-    const free = Array.from({ length: pages }, (_, page) => pages - 1 - page), owned = new Set<BatchSequence>();
-    /** Sequences that have each page. */
-    const users = new Uint8Array(pages);
-    const take = (wanted: readonly number[]): readonly number[] => {
-      for (const page of wanted) users[page] = (users[page] ?? 0) + 1;
-      return wanted;
-    };
-    const give = (unused: readonly number[]): void => {
-      for (const page of unused) {
-        const left = (users[page] ?? 0) - 1;
-        users[page] = left;
-        if (left === 0) free.push(page);
+    const pools = byWindow(spec, (window) => createPool(window, sizes.get(window) ?? 0)),
+      owned = new Set<BatchSequence>();
+    const give = (unused: ByWindow<readonly number[]>): void =>
+      unused.forEach((own, window) => pools.get(window)?.give(own));
+    /** Pages of every window, or of none if one has not enough. */
+    const take = (tokens: number, shared: readonly number[]): Map<Window, number[]> | null => {
+      const taken = new Map<Window, number[]>();
+      for (const [window, pool] of pools) {
+        const own = pool.take(tokens, window === undefined ? shared : []);
+        if (!own) {
+          give(taken);
+          return null;
+        }
+        taken.set(window, own);
       }
+      return taken;
     };
     const advance = (sequence: Own, count: number): void => {
       if (sequence.length + count > sequence.capacity) {
         throw new Error(`decoding: ${sequence.length} + ${count} tokens, capacity ${sequence.capacity}`);
       }
       sequence.length += count;
+      sequence.reach = Math.max(sequence.reach, sequence.length);
     };
     /** A sequence that begins with `length` tokens, which lie in the pages `shared`. */
     const openBehind = (
@@ -193,36 +252,39 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
       { shared, length }: { readonly shared: readonly number[]; readonly length: number },
     ): Own | null => {
       if (room > capacity) throw new Error(`decoding: a sequence of ${room} tokens, capacity ${capacity}`);
-      const count = pagesOf(room) - shared.length;
-      if (free.length < count) return null;
-      const own = [...take(shared), ...take(free.splice(free.length - count))];
+      const own = take(room, shared);
+      if (!own) return null;
       const sequence: Own = {
         pages: own,
         capacity: room,
         length,
+        reach: length,
         async prefill(tokens, { signal } = {}): Promise<void> {
           if (tokens.length === 0) return;
           const start = sequence.length;
           advance(sequence, tokens.length);
-          using table = device.uploadBuffer("pages", Uint32Array.from(own));
+          using tables = createPageTables(device, own, sequence.capacity);
           using position = device.createBuffer("position", 4);
-          const ownState = { ...state, position, pages: { buffer: table, perRow: own.length } };
+          const ownState = { ...state, position, pages: tables };
           await runPrefill(device, ownState, { tokens, start, lora, stepState, signal });
         },
         fork(tokens, { capacity: wanted }): BatchSequence | null {
           if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
-          const whole = Math.floor(tokens / tokensOf(1));
-          const fork = openBehind(wanted, { shared: own.slice(0, whole), length: tokens });
-          const from = own[whole], to = fork?.pages[whole];
-          if (tokens > tokensOf(whole) && from !== undefined && to !== undefined) {
-            copyPage(device, state.caches, { spec, from, to });
-          }
+          const whole = Math.floor(tokens / tokensOf(1)), all = own.get(undefined) ?? [];
+          const fork = openBehind(wanted, { shared: all.slice(0, whole), length: tokens });
+          if (fork) copyPages(device, state.caches, { spec, pages: copiesTo(fork, own) });
           return fork;
+        },
+        holds(tokens): boolean {
+          const pages = byWindow(spec, (window) => own.get(window)?.length ?? 0), { reach } = sequence;
+          // The rings of a fork have nothing from before it.
+          return tokens >= length && tokens <= sequence.length && stillHolds(tokens, { reach, pages });
         },
         trim(tokens): void {
           if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
           sequence.length = sequence.capacity = tokens;
-          give(own.splice(pagesOf(tokens)));
+          // A whole ring stays: its pages are counted around.
+          give(byWindow(spec, (window) => window === undefined ? own.get(window)?.splice(pagesOf(tokens)) ?? [] : []));
         },
         [Symbol.dispose](): void {
           if (owned.delete(sequence)) give(own);
@@ -241,10 +303,15 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
     };
     /** Writes the rows of a step; rows beyond the sequences repeat the first one. */
     const write = (rows: readonly BatchRow[], own: readonly Own[], starts: readonly number[]): void => {
-      const count = planRows(rows.length), table = new Uint32Array(count * perRow);
+      const count = planRows(rows.length);
       const places = Array.from({ length: count }, (_, index) => index < rows.length ? index : 0);
-      places.forEach((place, index) => table.set(own[place]?.pages ?? [], index * perRow));
-      device.write(state.pages.buffer, table);
+      for (const [window, { buffer }] of state.pages) {
+        const table = new Uint32Array(count * perRow);
+        places.forEach((place, index) =>
+          table.set(pagesAround(own[place]?.pages.get(window) ?? [], perRow), index * perRow)
+        );
+        device.write(buffer, table);
+      }
       device.write(state.token, Uint32Array.from(places, (place) => rows[place]?.token ?? 0));
       device.write(state.position, Uint32Array.from(places, (place) => starts[place] ?? 0));
       writeChoice(device, state.choice, places.map((place) => rows[place]?.draw ?? null));
@@ -293,7 +360,7 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
       masks,
       lora,
       get freePages(): number {
-        return free.length;
+        return Math.min(...[...pools.values()].map(({ free }) => free));
       },
       open,
       async logits(rows, { signal } = {}): Promise<readonly Float32Array<ArrayBuffer>[]> {

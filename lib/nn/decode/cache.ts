@@ -8,8 +8,9 @@ import { type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
 import type { PageTable } from "../products/matvec.ts";
-import type { DecoderSpec } from "../../spec/decoder.ts";
+import type { DecoderSpec, LayerSpec } from "../../spec/decoder.ts";
 import { headWidths } from "../weights.ts";
+import type { ByWindow } from "./windows.ts";
 
 /**
  * Keys after RoPE and values of a layer: buffers [pages, CACHE_KEYS, strideOf(kvHeads·hs)] f32, or textures in the
@@ -20,9 +21,8 @@ export type DecodeCache =
   | { readonly placement: "texture"; readonly k: DeviceTexture; readonly v: DeviceTexture }
   | null;
 
-/** The caches of all layers. A page holds the keys and values of CACHE_KEYS tokens of one sequence, in every layer. */
+/** The caches of all layers. A page holds the keys and values of CACHE_KEYS tokens of one sequence. */
 export interface DecodeCaches extends Disposable {
-  readonly pages: number;
   readonly layers: readonly DecodeCache[];
 }
 
@@ -48,24 +48,29 @@ export function pageBytes(spec: DecoderSpec): readonly number[] {
 export function createCaches(
   device: Device,
   spec: DecoderSpec,
-  { pages, placement }: { readonly pages: number; readonly placement: MatrixPlacement },
+  { pages, placement }: {
+    /** Pages of each layer, or of the layers with each window. */
+    readonly pages: number | ByWindow<number>;
+    readonly placement: MatrixPlacement;
+  },
 ): DecodeCaches {
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const vectors = headStride(spec.headDim) / 4, bytes = pageBytes(spec);
   try {
-    const layers = spec.layers.map(({ kvHeads }, index): DecodeCache => {
+    const layers = spec.layers.map(({ kvHeads, window }, index): DecodeCache => {
       if (kvHeads === 0) return null;
+      const count = typeof pages === "number" ? pages : existing(pages.get(window), `pages of layer ${index}`);
       if (placement === "buffer") {
-        const make = (label: string): DeviceBuffer => own(device.createBuffer(label, pages * (bytes[index] ?? 0)));
+        const make = (label: string): DeviceBuffer => own(device.createBuffer(label, count * (bytes[index] ?? 0)));
         return { placement, k: make("k cache"), v: make("v cache") };
       }
       const make = (label: string): DeviceTexture =>
-        own(device.createTexture(label, CACHE_KEYS * vectors, kvHeads * pages, "rgba32float"));
+        own(device.createTexture(label, CACHE_KEYS * vectors, kvHeads * count, "rgba32float"));
       return { placement, k: make("k cache"), v: make("v cache") };
     });
-    return { pages, layers, [Symbol.dispose]: dispose };
+    return { layers, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();
     throw error;
@@ -92,26 +97,21 @@ export function mostPages(
   return Math.floor(bytes / Math.max(1, ...pageBytes(spec)));
 }
 
-/** A table of one sequence that has the first pages. */
-export function createPageTable(device: Device, capacity: number): PageTable & Disposable {
-  const perRow = pagesOf(capacity);
-  const buffer = device.uploadBuffer("pages", Uint32Array.from({ length: perRow }, (_, page) => page));
-  return { buffer, perRow, [Symbol.dispose]: () => buffer[Symbol.dispose]() };
-}
-
 /**
- * Records the copy of the first `rows` rows of k and v, as a forward pass leaves them, to a layer's caches: from key
- * position[0] on, or with `own` to key position[r] of the sequence of row r (only in buffers).
+ * Records the copy of rows `first` to `rows` − 1 of k and v, as a forward pass leaves them, to a layer's caches: row r to
+ * key position[0] + r, or with `own` to key position[r] of the sequence of row r (only in buffers). No two rows may
+ * have the same place in a ring.
  */
 export function recordCacheFill(
   plan: Plan,
-  { caches: { layers }, position, pages, capacity }: CacheState,
-  { spec, layer: index, k, v, rows, own = false }: {
+  { caches: { layers }, position, pages, capacity }: Omit<CacheState, "pages"> & { readonly pages: PageTable },
+  { spec, layer: index, k, v, rows, first = 0, own = false }: {
     readonly spec: DecoderSpec;
     readonly layer: number;
     readonly k: DeviceBuffer;
     readonly v: DeviceBuffer;
     readonly rows: number;
+    readonly first?: number;
     readonly own?: boolean;
   },
 ): void {
@@ -121,42 +121,46 @@ export function recordCacheFill(
   const isBuffer = cache.placement === "buffer", width = isBuffer ? stride / 4 : layer.kvHeads * vectors;
   if (own && !isBuffer) throw new Error("caches in textures are filled from one sequence");
   const params = isBuffer
-    ? [rows, stride / 4, capacity, pages.perRow, own ? 1 : 0]
-    : [rows, stride / 4, vectors, layer.kvHeads, capacity];
-  const height = Math.min(rows, GRID_HEIGHT);
+    ? [rows, stride / 4, capacity, pages.perRow, own ? 1 : 0, first]
+    : [rows, stride / 4, vectors, layer.kvHeads, capacity, first];
+  const count = rows - first, height = Math.min(count, GRID_HEIGHT);
   plan.dispatch(
     compileKernel(plan.device, isBuffer ? cacheAppend : cacheFill),
     [k, v, position, pages.buffer, cache.k, cache.v, { params: params.map(u32) }],
-    { groups: [Math.ceil(width / 64), height, Math.ceil(rows / height)], cost: 40 * rows * stride },
+    { groups: [Math.ceil(width / 64), height, Math.ceil(count / height)], cost: 40 * count * stride },
   );
 }
 
-/** Copies a page to another one, in every layer. Pages of one texture cannot be copied directly. */
-export function copyPage(
+/** Copies pages to others, in the layers with each window. Pages of one texture cannot be copied directly. */
+export function copyPages(
   device: Device,
   { layers }: DecodeCaches,
-  { spec, from, to }: { readonly spec: DecoderSpec; readonly from: number; readonly to: number },
+  { spec, pages }: {
+    readonly spec: DecoderSpec;
+    readonly pages: ByWindow<readonly { readonly from: number; readonly to: number }[]>;
+  },
 ): void {
   const bytes = pageBytes(spec), width = CACHE_KEYS * headStride(spec.headDim) / 4;
   const bytesPerRow = width * TEXEL_BYTES;
   using between = device.createBuffer("page", Math.max(...bytes));
   const encoder = device.gpu.createCommandEncoder();
-  layers.forEach((cache, index) => {
-    if (!cache) return;
-    if (cache.placement === "buffer") {
-      const size = bytes[index] ?? 0;
-      for (const { raw } of [cache.k, cache.v]) {
-        encoder.copyBufferToBuffer(raw, from * size, between.raw, 0, size);
-        encoder.copyBufferToBuffer(between.raw, 0, raw, to * size, size);
+  for (const [index, cache] of layers.entries()) {
+    const { window, kvHeads: rows = 0 } = spec.layers[index] ?? {}, size = bytes[index] ?? 0;
+    for (const { from, to } of cache ? pages.get(window) ?? [] : []) {
+      if (cache?.placement === "buffer") {
+        for (const { raw } of [cache.k, cache.v]) {
+          encoder.copyBufferToBuffer(raw, from * size, between.raw, 0, size);
+          encoder.copyBufferToBuffer(between.raw, 0, raw, to * size, size);
+        }
+      } else if (cache) {
+        const place = { buffer: between.raw, bytesPerRow };
+        for (const { raw: texture } of [cache.k, cache.v]) {
+          encoder.copyTextureToBuffer({ texture, origin: [0, from * rows] }, place, [width, rows]);
+          encoder.copyBufferToTexture(place, { texture, origin: [0, to * rows] }, [width, rows]);
+        }
       }
-      return;
     }
-    const rows = spec.layers[index]?.kvHeads ?? 0, place = { buffer: between.raw, bytesPerRow };
-    for (const { raw: texture } of [cache.k, cache.v]) {
-      encoder.copyTextureToBuffer({ texture, origin: [0, from * rows] }, place, [width, rows]);
-      encoder.copyBufferToTexture(place, { texture, origin: [0, to * rows] }, [width, rows]);
-    }
-  });
+  }
   device.gpu.queue.submit([encoder.finish()]);
 }
 
@@ -167,5 +171,10 @@ export interface CacheState {
   readonly capacity: number;
   /** Tokens of each sequence that were read, which is the position of its next token: [sequences] u32. */
   readonly position: DeviceBuffer;
-  readonly pages: PageTable;
+  readonly pages: ByWindow<PageTable>;
+}
+
+/** The page table of a layer. */
+export function pagesFor({ pages }: Pick<CacheState, "pages">, { window }: Pick<LayerSpec, "window">): PageTable {
+  return existing(pages.get(window), "pages of a window");
 }

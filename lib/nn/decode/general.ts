@@ -5,7 +5,7 @@ import { Plan } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
 import { recordDecodeAttention } from "../attention.ts";
 import { layerTable, recordRope } from "../rope.ts";
-import { type CacheState, recordCacheFill } from "./cache.ts";
+import { type CacheState, pagesFor, recordCacheFill } from "./cache.ts";
 import { recordChoice } from "./choice.ts";
 import type { DecodeState, DecodeStep } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
@@ -72,7 +72,7 @@ function recordCachedAttention(
   state: CacheState,
   index: number,
 ): void {
-  const { caches, capacity, position, pages } = state;
+  const { caches, capacity, position } = state;
   const cache = caches.layers[index], layer = layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
   const { headDim, rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec;
@@ -83,7 +83,8 @@ function recordCachedAttention(
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
     recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   }
-  recordCacheFill(plan, state, { spec, layer: index, k, v, rows, own: true });
+  const pages = pagesFor(state, layer.spec);
+  recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows, own: true });
   const shape = {
     heads,
     kvHeads,

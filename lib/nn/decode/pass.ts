@@ -1,7 +1,7 @@
 // Decodes one sequence token by token with a KV cache.
 import { CompressoError } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
-import { createCaches, createPageTable, pagesOf } from "./cache.ts";
+import { createCaches, pagesOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
 import { createRopeTables } from "../rope.ts";
@@ -13,6 +13,7 @@ import { createLora, type Lora } from "../lora.ts";
 import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
 import { createStepState } from "../train/step_state.ts";
 import type { Weights } from "../weights.ts";
+import { byWindow, createPageTables, pagesIn, stillHolds } from "./windows.ts";
 
 /** Options of {@link createDecodePass}. */
 export interface DecodePassOptions {
@@ -32,8 +33,11 @@ export interface DecodePass extends Disposable {
   readonly length: number;
   /** Reads the next tokens of the sequence in one pass. */
   prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
-  /** Forgets all tokens except the first `count`. No other call may be pending. */
-  rewind(count: number): void;
+  /**
+   * Forgets all tokens except the first `count`. No other call may be pending. Returns how many remain: `count`, or 0
+   * where the caches of layers with windows no longer hold what the next token sees.
+   */
+  rewind(count: number): number;
   /** Reads one token. Returns the next-token logits [vocab]. */
   logits(
     token: number,
@@ -76,23 +80,27 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
   const owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
-  let length = 0;
+  // Tokens that were read, and the most since the caches were last empty.
+  let length = 0, reach = 0;
   const advance = (count: number): void => {
     if (length + count > capacity) throw new Error(`decoding: ${length} + ${count} tokens, capacity ${capacity}`);
     length += count;
+    reach = Math.max(reach, length);
   };
   try {
     const masks = own(createMaskSlots(device, spec));
     const lora = config ? own(createLora(device, spec, { ...config, trains: false })) : null;
     const stepState = own(createStepState(device));
     const fused = lora ? null : stepPlacement(device, weights, pagesOf(capacity));
+    const pages = byWindow(spec, (window) => pagesIn(window, capacity));
+    const places = byWindow(spec, (window) => Array.from({ length: pagesIn(window, capacity) }, (_, page) => page));
     const state: DecodeState = {
       rows: 1,
       capacity,
       weights,
       masks,
-      caches: own(createCaches(device, spec, { pages: pagesOf(capacity), placement: fused ?? "buffer" })),
-      pages: own(createPageTable(device, capacity)),
+      caches: own(createCaches(device, spec, { pages, placement: fused ?? "buffer" })),
+      pages: own(createPageTables(device, places, capacity)),
       rope: own(createRopeTables(device, spec, capacity)),
       token: own(device.createBuffer("token", 4)),
       position: own(device.createBuffer("position", 4)),
@@ -150,10 +158,12 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
         return length;
       },
       prefill,
-      rewind(count): void {
+      rewind(count): number {
         if (count > length) throw new Error(`decoding: rewinding ${length} tokens to ${count}`);
-        length = count;
-        device.write(state.position, Uint32Array.of(count));
+        length = stillHolds(count, { reach, pages }) ? count : 0;
+        if (length === 0) reach = 0;
+        device.write(state.position, Uint32Array.of(length));
+        return length;
       },
       async logits(token, { signal } = {}): Promise<Float32Array<ArrayBuffer>> {
         return await run(token, { repeat: 1, signal }, () => device.readFloats(state.logits, spec.vocab));

@@ -5,7 +5,7 @@ import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations, widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
-import { type CacheState, recordCacheFill } from "./cache.ts";
+import { type CacheState, pagesFor, pagesOf, recordCacheFill, tokensOf } from "./cache.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordSelfAttention } from "../decoder.ts";
 import { ROW_ALIGN, strideOf } from "../padding.ts";
@@ -15,6 +15,7 @@ import { recordForward } from "../pass.ts";
 import { layerTable, recordRope, type RopeTables } from "../rope.ts";
 import { type DecoderSpec, hasRope } from "../../spec/decoder.ts";
 import { headWidths, type Weights } from "../weights.ts";
+import { WINDOW_PART } from "./windows.ts";
 
 /** A sequence and what it is read with. */
 export interface PrefillState extends CacheState {
@@ -40,8 +41,11 @@ export interface PrefillOptions {
  */
 export async function runPrefill(device: Device, state: PrefillState, options: PrefillOptions): Promise<void> {
   const { tokens, start } = options, most = prefillRows(device, state.weights.spec);
-  for (let first = 0; first < tokens.length; first += most) {
-    await runSlice(device, state, { ...options, tokens: tokens.slice(first, first + most), start: start + first });
+  const hasRings = [...state.pages.values()].some(({ ring = Infinity, perRow }) => ring < perRow);
+  for (let first = 0; first < tokens.length;) {
+    const end = first + (hasRings && start + first > 0 ? Math.min(most, WINDOW_PART) : most);
+    await runSlice(device, state, { ...options, tokens: tokens.slice(first, end), start: start + first });
+    first = end;
   }
 }
 
@@ -101,8 +105,11 @@ async function runSlice(device: Device, state: PrefillState, options: PrefillOpt
 function recordFirstAttention(context: DecoderContext, state: CacheState, index: number): void {
   const { plan, act, weights: { spec } } = context;
   recordSelfAttention(context, index);
-  const forward = act.layers[index]?.forward;
-  if (forward) recordCacheFill(plan, state, { spec, layer: index, k: forward.k, v: forward.v, rows: act.rows });
+  const { k, v } = existing(act.layers[index], `buffers of layer ${index}`).forward, { rows } = act;
+  const pages = pagesFor(state, existing(spec.layers[index], `layer ${index}`)), { ring = Infinity } = pages;
+  // Of tokens that have the same place in a ring the last one stays.
+  const first = Math.max(0, tokensOf(pagesOf(rows) - ring));
+  recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows, first });
 }
 
 /** Attention over the caches, after the tokens' own keys and values are appended. */
@@ -111,7 +118,7 @@ function recordLaterAttention(
   state: CacheState,
   { index, open }: { readonly index: number; readonly open: DeviceBuffer },
 ): void {
-  const { caches, capacity, position, pages } = state;
+  const { caches, capacity, position } = state;
   const cache = existing(caches.layers[index], `cache of layer ${index}`);
   const layer = existing(weights.layers[index], `layer ${index}`);
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
@@ -122,7 +129,8 @@ function recordLaterAttention(
     recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
     recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
   }
-  recordCacheFill(plan, state, { spec, layer: index, k, v, rows });
+  const pages = pagesFor(state, layer.spec);
+  recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows });
   const shape = { heads, kvHeads, headDim, window, capacity, rows, scale: spec.scales?.attention };
   if (cache.placement === "buffer") {
     recordDecodeAttention(plan, { ...shape, softCap: spec.softCaps?.attention }, {

@@ -7,7 +7,7 @@ import { compileKernel } from "../../gpu/kernel.ts";
 import { Plan, u32 } from "../../gpu/plan.ts";
 import { widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
-import { type CacheLimits, mostPages } from "./cache.ts";
+import { type CacheLimits, mostPages, pagesFor } from "./cache.ts";
 import { type ChoiceState, recordChoice } from "./choice.ts";
 import type { PrefillState } from "./prefill.ts";
 import { type DecoderSpec, ropeDims } from "../../spec/decoder.ts";
@@ -16,6 +16,7 @@ import { slotSlice } from "../mask_slots.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
 import {
   type MatvecInput,
+  type PageTable,
   recordGatedProducts,
   recordResidualProduct,
   recordRotatedProducts,
@@ -159,8 +160,9 @@ function recordAttention(
   { attention: part, spec: layer }: LayerWeights,
   index: number,
 ): void {
-  const { plan, weights, masks, caches: { layers }, capacity, pages, position, x, qkv, o, rows } = context;
+  const { plan, weights, masks, caches: { layers }, capacity, position, x, qkv, o, rows } = context;
   if (!part) return;
+  const pages = pagesFor(context, layer);
   const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer);
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
@@ -186,7 +188,7 @@ function recordAttention(
       y: qkv,
     });
     plan.section("attention");
-    recordRotateAppend(context, { heads, kvHeads, k, v, cache, rope });
+    recordRotateAppend(context, { heads, kvHeads, k, v, cache, rope, pages });
     recordDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z });
   }
   plan.section("products");
@@ -208,8 +210,8 @@ function vectorsOf(
 }
 
 function recordRotateAppend(
-  { plan, weights, capacity, position, pages, qkv, rows }: Context,
-  { heads, kvHeads, k, v, cache, rope }: {
+  { plan, weights, capacity, position, qkv, rows }: Context,
+  { heads, kvHeads, k, v, cache, rope, pages }: {
     readonly heads: number;
     readonly kvHeads: number;
     /** Offset of keys and values. */
@@ -218,6 +220,7 @@ function recordRotateAppend(
     readonly cache: { readonly k: DeviceBuffer; readonly v: DeviceBuffer };
     /** See `layerTable`. */
     readonly rope: DeviceBuffer;
+    readonly pages: PageTable;
   },
 ): void {
   const hs = headStride(weights.spec.headDim), half = ropeDims(weights.spec) / 2;

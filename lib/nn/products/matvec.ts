@@ -55,6 +55,8 @@ export interface RotatedTarget {
 export interface PageTable {
   readonly buffer: DeviceBuffer;
   readonly perRow: number;
+  /** Pages after which those of a sequence repeat. Default: they do not. */
+  readonly ring?: number;
 }
 
 /** Vectors that share one reading of a matrix, at most. */

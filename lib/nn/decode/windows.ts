@@ -1,0 +1,101 @@
+// Pages of the KV caches by attention window: in layers with a window a sequence has a ring of pages, which later tokens take again.
+import type { Device } from "../../gpu/device.ts";
+import { type DecoderSpec, windowsOf } from "../../spec/decoder.ts";
+import type { PageTable } from "../products/matvec.ts";
+import { pagesOf, tokensOf } from "./cache.ts";
+
+/** A window of layers; undefined for those that see all tokens. */
+export type Window = number | undefined;
+
+/** Something for the layers of each window that a model has. */
+export type ByWindow<T> = ReadonlyMap<Window, T>;
+
+/**
+ * Tokens that one plan reads behind cached ones where layers have windows: their rings hold what the first of these
+ * tokens sees together with all of them.
+ */
+export const WINDOW_PART = 256;
+
+/** Pages that a sequence of this many tokens takes in the cache of a layer with this window. */
+export function pagesIn(window: Window, tokens: number): number {
+  const all = pagesOf(tokens);
+  return window === undefined ? all : Math.min(all, pagesOf(window + WINDOW_PART - 2) + 1);
+}
+
+/** A value for each window of the model. */
+export function byWindow<T>(spec: DecoderSpec, valueOf: (window: Window) => T): Map<Window, T> {
+  return new Map(windowsOf(spec).map((window) => [window, valueOf(window)]));
+}
+
+/** Uploads the tables of one sequence: page i of its tokens is the i-th of its own pages, counted around. */
+export function createPageTables(
+  device: Device,
+  own: ByWindow<readonly number[]>,
+  capacity: number,
+): ByWindow<PageTable> & Disposable {
+  const stack = new DisposableStack(), perRow = pagesOf(capacity);
+  const tables = new Map([...own].map(([window, pages]): [Window, PageTable] => {
+    const buffer = stack.use(device.uploadBuffer("pages", pagesAround(pages, perRow)));
+    return [window, { buffer, perRow, ring: pages.length }];
+  }));
+  return Object.assign(tables, { [Symbol.dispose]: () => stack.dispose() });
+}
+
+/** The pages of `count` pages of tokens. */
+export function pagesAround(own: readonly number[], count: number): Uint32Array<ArrayBuffer> {
+  return Uint32Array.from({ length: count }, (_, page) => own[page % own.length] ?? 0);
+}
+
+/** The first page of tokens that the token behind the first `tokens` sees. */
+export function firstPageSeen(window: Window, tokens: number): number {
+  return window === undefined ? 0 : Math.floor(Math.max(0, tokens + 1 - window) / tokensOf(1));
+}
+
+/** Pages of caches, for all sequences, and which of them no sequence has. */
+export interface PagePool {
+  readonly free: number;
+  /** Pages for `tokens` tokens, of which the first are `shared` with other sequences; null if there are not enough. */
+  take(tokens: number, shared?: readonly number[]): number[] | null;
+  /** Frees pages that no other sequence has. */
+  give(pages: readonly number[]): void;
+}
+
+/** A pool of the layers with this window. */
+export function createPool(window: Window, count: number): PagePool {
+  const free = Array.from({ length: count }, (_, page) => count - 1 - page);
+  /** Sequences that have each page. */
+  const users = new Uint8Array(count);
+  return {
+    get free(): number {
+      return free.length;
+    },
+    take(tokens, shared = []): number[] | null {
+      const wanted = pagesIn(window, tokens) - shared.length;
+      if (free.length < wanted) return null;
+      const own = [...shared, ...free.splice(free.length - wanted)];
+      for (const page of own) users[page] = (users[page] ?? 0) + 1;
+      return own;
+    },
+    give(pages): void {
+      for (const page of pages) {
+        const left = (users[page] ?? 0) - 1;
+        users[page] = left;
+        if (left === 0) free.push(page);
+      }
+    },
+  };
+}
+
+/**
+ * Whether the rings of a sequence still hold what the token behind the first `tokens` sees. `reach` is the largest number of tokens that
+ * they held, and `pages` are those of the sequence.
+ */
+export function stillHolds(
+  tokens: number,
+  { reach, pages }: { readonly reach: number; readonly pages: ByWindow<number> },
+): boolean {
+  if (tokens === 0) return true;
+  return [...pages].every(([window, count]) =>
+    window === undefined || firstPageSeen(window, tokens) + count >= pagesOf(reach)
+  );
+}

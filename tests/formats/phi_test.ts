@@ -5,10 +5,11 @@ import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { cutSource } from "../../lib/slice/vocabulary/cut_source.ts";
 import { FUSED_QKV, fusedGgufName, fusedTensors, joined } from "../../lib/formats/fused.ts";
 import { EMBEDDING, HEAD, HEAD_BIAS, tensorShapes } from "../../lib/spec/decoder.ts";
+import type { WeightSource } from "../../lib/spec/source.ts";
 import type { GgufItem } from "../../lib/formats/gguf/write.ts";
 import { exportGguf, openGguf, openGgufFile, openHfFolder, writeGguf } from "../disk.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
-import { inTemporaryFolder, refuses } from "./files.ts";
+import { inTemporaryFolder, refuses, rejectsWith } from "./files.ts";
 
 /** The sizes of Phi-1. */
 const SIZES = {
@@ -50,27 +51,53 @@ Deno.test("a parallel residual shares its norm in a stablelm, and not in a gpt_n
   refuses(() => parsed({ ...stable, qk_layernorm: true }), "input", /qk_layernorm.*StableLM 2 12B/);
 });
 
+/** Writes a GGUF of a golden model with some tensors left out and others added. */
+async function changedGguf(
+  source: WeightSource,
+  path: string,
+  { without, plus }: { readonly without: RegExp; readonly plus: readonly GgufItem[] },
+): Promise<void> {
+  await exportGguf(source, path, { dtype: "f32", tokenizerMetadata: new Map(), name: "changed" });
+  const { metadata, tensors, readTensor } = await openGgufFile(path), items: GgufItem[] = [];
+  for (const [name, { shape }] of tensors) {
+    const values = await readTensor(name);
+    if (!without.test(name)) items.push({ name, shape, type: "f32", data: () => values });
+  }
+  await Deno.remove(path);
+  await writeGguf(path, { metadata: new Map(metadata), tensors: [...items, ...plus] });
+}
+
 Deno.test("an older GGUF of a Phi-2, with q, k and v in one, is read as a newer one", async () => {
   const source = await openHfFolder((await openGolden("phi")).modelPath);
   await inTemporaryFolder(async (folder) => {
-    await exportGguf(source, `${folder}/new.gguf`, { dtype: "f32", tokenizerMetadata: new Map(), name: "phi" });
-    const file = await openGgufFile(`${folder}/new.gguf`);
     const fused = [...fusedTensors(source.spec, FUSED_QKV)].filter(([name, { parts }]) => name === parts[0]?.name);
-    const tensors: GgufItem[] = [...file.tensors].filter(([name]) => !/attn_[qkv]\./.test(name)).map(
-      ([name, { shape }]) => ({ name, shape, type: "f32", data: () => file.readTensor(name) }),
-    );
-    for (const [, whole] of fused) {
-      const data = async (): Promise<Float32Array> =>
-        joined(await Promise.all(whole.parts.map(({ name }) => source.read(name))));
-      tensors.push({ name: fusedGgufName(whole), shape: whole.shape, type: "f32", data });
-    }
-    await writeGguf(`${folder}/old.gguf`, { metadata: new Map(file.metadata), tensors });
-    const older = await openGguf(`${folder}/old.gguf`);
+    const plus = fused.map(([, whole]): GgufItem => ({
+      name: fusedGgufName(whole),
+      shape: whole.shape,
+      type: "f32",
+      data: async () => joined(await Promise.all(whole.parts.map(({ name }) => source.read(name)))),
+    }));
+    await changedGguf(source, `${folder}/a`, { without: /attn_[qkv]\./, plus });
+    const older = await openGguf(`${folder}/a`);
     assert.ok(older.tensors.has("blk.1.attn_qkv.bias") && !older.tensors.has("blk.1.attn_q.weight"));
     assert.deepEqual(older.spec, source.spec);
     for (const name of tensorShapes(source.spec).keys()) {
       assert.deepEqual(await older.read(name), await source.read(name), name);
     }
+  });
+});
+
+Deno.test("a GGUF of a StableLM with LayerNorm of q and k heads is refused by that", async () => {
+  const source = await openHfFolder((await openGolden("stablelm_parallel")).modelPath), { headDim } = source.spec;
+  const norm: GgufItem = {
+    name: "blk.0.attn_q_norm.weight",
+    shape: [4, headDim],
+    type: "f32",
+    data: () => new Float32Array(4 * headDim),
+  };
+  await inTemporaryFolder(async (folder) => {
+    await changedGguf(source, `${folder}/a`, { without: /^none$/, plus: [norm] });
+    await rejectsWith(openGguf(`${folder}/a`), "input", /StableLM 2 12B is not supported.*attn_q_norm/);
   });
 });
 

@@ -267,6 +267,11 @@ function layerNormParts(
   arch: GgufArch,
 ): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions" | "headBias"> {
   if (arch === "stablelm") {
+    const norm = "blk.0.attn_q_norm.weight";
+    if (file.tensors.has(norm)) {
+      const rule = "q and k heads have no LayerNorm: StableLM 2 12B is not supported";
+      throw ggufError(file.path, { rule, value: norm, fix: GIVE_FAMILY });
+    }
     return { norm: "layer", ...file.tensors.has("blk.0.ffn_norm.weight") ? {} : { parallel: "shared" } };
   }
   const plain = { norm: "layer", activation: "gelu_tanh", ungated: true } as const;

@@ -17,6 +17,7 @@ import type { ResolvedOptions, RunOptions } from "../run/options/options.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { type FolderOptions, type PruneToFolderOptions, runToFolder } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
+import { measuredSequences } from "../run/quality.ts";
 import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 import { defineSchedule, type Schedule } from "../schedule/definition.ts";
 import { sourceDigest } from "../spec/source_digest.ts";
@@ -85,7 +86,8 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
   await lock.take();
   if (!resume) await clearSweep(out);
   const types = given({ ggufDtype: options.export?.ggufDtype });
-  const work: SharedWork = { scores: null, dense: null }, points: SweepPoint[] = [];
+  const work: SharedWork = { scores: null, dense: null, sequences: measuredSequences(plan.asked) },
+    points: SweepPoint[] = [];
   for (const [index, sparsity] of sparsities.entries()) {
     const folder = folderOf(out, sparsity), done = resume ? await finishedPoint(folder) : null;
     onPoint?.(sparsity, { index, isDone: done !== null });

@@ -16,8 +16,8 @@ export interface RunData {
   /** How the training rows were encoded. */
   readonly report: EncodeReport;
   /**
-   * Up to 8 sequences for comparing the masked with the sliced model, from rows that are not trained on if there are
-   * enough.
+   * Up to 32 sequences from rows that are not trained on if there are enough, for measuring quality; the masked and the
+   * sliced model are compared on some of them.
    */
   readonly heldout: readonly (readonly number[])[];
   /** Their labels, −100 where nothing is predicted; empty if the rows are trained on. */
@@ -116,8 +116,8 @@ export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): Compres
   });
 }
 
-/** Most rows, and sequences of them, that are held out: the comparison holds all their logits on the CPU. */
-const HELD_OUT = 8;
+/** Most rows, and sequences of them, that are held out. */
+const HELD_OUT = 32;
 
 /** Number of rows to hold out: the last ones, at most a tenth, so none of fewer than ten. */
 export function heldOutOf(rows: number): number {

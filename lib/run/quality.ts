@@ -11,6 +11,8 @@ import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import type { RunData } from "./data.ts";
+import { stagesOf, type StageSteps } from "./methods/names.ts";
+import type { ResolvedOptions } from "./options/options.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, QUESTIONS, WINDOW } from "./evaluation.ts";
 
 /** Loss of a model before and after pruning on the same tokens. */
@@ -61,6 +63,20 @@ export interface QualityData {
   readonly tasks: readonly { readonly task: LoadedTask; readonly encoded: EncodedTask }[];
 }
 
+/** Fewest and most held-out sequences that are measured. */
+const FEWEST = 8, MOST = 32;
+/** Share of the time of a run's steps that measuring them takes at most, as long as they are more than the fewest. */
+const COST = 0.05;
+/** Time of a training step over that of reading its sequences alone. */
+const STEP_COST = 3;
+
+/** Number of held-out sequences to measure before and after the steps of a run. */
+export function measuredSequences(options: StageSteps & Pick<ResolvedOptions, "batch" | "accumulate">): number {
+  const steps = stagesOf(options).reduce((sum, stage) => sum + stage.steps, 0);
+  const trained = steps * options.batch * options.accumulate;
+  return Math.min(MOST, Math.max(FEWEST, Math.floor(COST * STEP_COST * trained / 2)));
+}
+
 /** Reads the data of tasks. */
 export type TaskLoader = (
   options: Pick<EvaluateOptions, "tasks" | "taskData" | "limit">,
@@ -84,15 +100,24 @@ export interface Measured {
  */
 export async function qualityData(
   model: Model,
-  { heldout, heldoutLabels }: Pick<RunData, "heldout" | "heldoutLabels">,
-  { seq, evaluation: { text, tasks = [], taskData = ".", questions = QUESTIONS } = {}, loadTasks, signal }: {
+  { heldout: sequences, heldoutLabels: labels }: Pick<RunData, "heldout" | "heldoutLabels">,
+  {
+    seq,
+    most = FEWEST,
+    evaluation: { text, tasks = [], taskData = ".", questions = QUESTIONS } = {},
+    loadTasks,
+    signal,
+  }: {
     readonly seq: number;
+    /** Held-out sequences at most. */
+    readonly most?: number;
     readonly evaluation?: Evaluation | undefined;
     readonly loadTasks: TaskLoader | null;
     readonly signal: AbortSignal;
   },
 ): Promise<QualityData> {
-  const { tokenizer } = model, measured = heldoutLabels.length > 0 ? heldout : [];
+  const { tokenizer } = model, heldoutLabels = labels.slice(0, most);
+  const measured = sequences.slice(0, heldoutLabels.length);
   const bytes = tokenizer
     ? measured.reduce((sum, ids, row) => sum + labelBytes(tokenizer, ids, heldoutLabels[row] ?? []), 0)
     : 0;

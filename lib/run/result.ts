@@ -45,7 +45,7 @@ export interface PruneResult {
   /** How the rows were encoded. */
   readonly data: EncodeReport;
   /**
-   * Up to 8 sequences for comparisons. They are not trained on, unless there are too few rows or those held out do not
+   * Up to 32 sequences for comparisons. They are not trained on, unless there are too few rows or those held out do not
    * fit.
    */
   readonly heldout: readonly (readonly number[])[];

@@ -25,6 +25,7 @@ import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
 import {
   compareQuality,
+  measuredSequences,
   measureQuality,
   type QualityChange,
   type QualityData,
@@ -119,6 +120,9 @@ export interface SessionParts extends RunPlatform {
     | ((how: { readonly cacheBytes: number; readonly signal: AbortSignal }) => Promise<readonly Row[]>)
     | undefined;
 }
+
+/** Most sequences on which the masked and the sliced model are compared: all their logits are in memory. */
+const COMPARED_SEQUENCES = 8;
 
 /** Share of the progress of `slice` that the comparison takes; the rest is for measuring quality. */
 export const COMPARED = 0.6;
@@ -303,7 +307,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const maskedVsSliced = await verifySliced(base, source, {
       device,
       adapters,
-      tokens: heldout,
+      tokens: heldout.slice(0, COMPARED_SEQUENCES),
       ...verifyShape(this.options),
       signal,
       onProgress: (share) => onProgress?.(COMPARED * share),
@@ -348,6 +352,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const { original: { evaluate: evaluation }, options: { seq } } = this.#setup, { signal } = this.#life;
       this.#qualityData ??= await qualityData(this.#model, this.#setup, {
         seq,
+        most: this.#ofMany.work?.sequences ?? measuredSequences(this.options),
         evaluation,
         loadTasks: this.#loadTasks,
         signal,

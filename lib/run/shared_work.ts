@@ -6,6 +6,8 @@ import type { Measured } from "./quality.ts";
 export interface SharedWork {
   /** Scores of a one-shot method, which do not depend on the sparsity. */
   scores: OneShotScores | null;
+  /** Held-out sequences that each of them measures. */
+  readonly sequences: number;
   /** What was measured of the model before pruning. */
   dense: Measured | null;
 }

@@ -21,7 +21,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { fileBytes } from "../units/file_size.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
-import { type Measured, measureQuality, qualityData } from "./quality.ts";
+import { type Measured, measuredSequences, measureQuality, qualityData } from "./quality.ts";
 import { GGUF_NAME, type KnownSize } from "./size_goal.ts";
 
 /** What became of a vocabulary, as run.json holds it. */
@@ -93,7 +93,8 @@ export async function cutForRun(
   const size = vocabularySize({ source, tokenizer }, choice, options), kept = choice.kept(size);
   using stack = new DisposableStack();
   const model = stack.use(await cutModel(dense, kept, { signal }));
-  const pairs = heldOutPairs(rows.slice(training.length), { dense, cut: model, seq, prompt });
+  const heldOut = rows.slice(training.length, training.length + measuredSequences(options));
+  const pairs = heldOutPairs(heldOut, { dense, cut: model, seq, prompt });
   const before = await bitsOf(dense, pairs.map(([own]) => own), { seq, signal });
   const window = Math.min(WINDOW, source.spec.maxPosition);
   const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });

@@ -1,28 +1,22 @@
 // The vocabulary of a run: chooses its tokens by the rows, cuts the model to them, and measures both in bits per byte.
 import { heldOutOf } from "./data.ts";
 import type { ResolvedOptions } from "./options/options.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { digestOf } from "../core/digest.ts";
 import { encodeRow } from "../data/encode_rows.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { placeOf } from "../data/row.ts";
 import type { Row } from "../data/rows.ts";
-import type { ModelFiles } from "../formats/open.ts";
 import type { Adapters, Model } from "../model/model.ts";
-import { shallowPlan } from "../slice/layouts.ts";
 import { loadTasks } from "../eval/evaluate.ts";
-import { chooseVocabulary, type VocabularyChoice } from "../slice/vocabulary/choose.ts";
+import { chooseVocabulary } from "../slice/vocabulary/choose.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
-import { cutTokenizer } from "../slice/vocabulary/cut_tokenizer.ts";
-import { cutSpec } from "../slice/vocabulary/cut_source.ts";
-import { parameterCount } from "../spec/decoder.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { fileBytes } from "../units/file_size.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
+import { vocabularySize } from "./vocabulary_size.ts";
 import { type Measured, measuredSequences, measureQuality, qualityData } from "./quality.ts";
-import { GGUF_NAME, type KnownSize } from "./size_goal.ts";
 
 /** What became of a vocabulary, as run.json holds it. */
 export interface VocabularySummary {
@@ -159,71 +153,6 @@ function encodedOrNull(
     if (error instanceof CompressoError && error.code === "input") return null;
     throw error;
   }
-}
-
-/** The number of tokens to keep. */
-function vocabularySize(
-  files: ModelFiles & { readonly tokenizer: Tokenizer },
-  choice: VocabularyChoice,
-  { vocab, size: wanted, units }: Pick<ResolvedOptions, "vocab" | "size" | "units">,
-): number {
-  const asked = vocab?.size ?? null, { tokens, least } = choice;
-  if (asked !== null) return choice.sizeOf(asked);
-  const isAlone = units.length === 1;
-  if (wanted === null) return choice.sizeOf(undefined);
-  const bytes = (size: number): number => sizeWith(files, choice.kept(size), wanted);
-  const whole = bytes(tokens), most = "parameters" in wanted ? wanted.parameters : wanted.bytes;
-  const within = (limit: number): number => largestWithin(limit, bytes, { low: least, high: tokens });
-  // Half of what goes at most comes from the vocabulary, the rest from the layers.
-  if (!isAlone) return Math.max(choice.sizeOf(undefined), within((whole + most) / 2));
-  const found = within(most);
-  if (most < whole && bytes(found) <= most) return found;
-  throw unreachable(wanted, { whole, least: bytes(least), most });
-}
-
-/** The largest number from `low` to `high` whose size is within a limit; `low` where none is. Sizes grow nearly in a line. */
-function largestWithin(
-  limit: number,
-  sizeOf: (count: number) => number,
-  range: { readonly low: number; readonly high: number },
-): number {
-  let { low, high } = range, below = sizeOf(low), above = sizeOf(high);
-  if (above <= limit) return high;
-  for (let round = 0; high - low > 1 && below <= limit; round++) {
-    // The line through both ends; where the ends come closer from one side alone, the middle.
-    const share = round % 4 === 3 ? 0.5 : (limit - below) / (above - below);
-    const next = Math.min(high - 1, Math.max(low + 1, Math.floor(low + share * (high - low)))), size = sizeOf(next);
-    if (size <= limit) [low, below] = [next, size];
-    else [high, above] = [next, size];
-  }
-  return low;
-}
-
-function unreachable(
-  wanted: KnownSize,
-  { whole, least, most }: { readonly whole: number; readonly least: number; readonly most: number },
-): CompressoError {
-  const unit = "parameters" in wanted ? "parameters" : "bytes";
-  return new CompressoError("usage", {
-    what: `cannot cut the vocabulary to this number of ${unit}`,
-    rule: `it is below the model's own ${whole.toLocaleString("en")}, and at least ${least.toLocaleString("en")}`,
-    value: most.toLocaleString("en"),
-    fix: `give a number in that range, or add kinds to ${option("units")}`,
-    option: unit === "parameters" ? "size.parameters" : "size.bytes",
-  });
-}
-
-/** Parameters, or bytes of the file, of the model with so many tokens and all of its layers. */
-function sizeWith(
-  { source, tokenizer }: ModelFiles & { readonly tokenizer: Tokenizer },
-  kept: Int32Array,
-  wanted: KnownSize,
-): number {
-  const spec = cutSpec(source.spec, kept);
-  if ("parameters" in wanted) return parameterCount(spec);
-  const { file, name = GGUF_NAME } = wanted;
-  const content = { tokenizer: file.format === "gguf" ? cutTokenizer(tokenizer, kept) : null, name };
-  return fileBytes(shallowPlan(spec).spec, file, { ...content, provenance: source.provenance });
 }
 
 /** A held-out row as a model reads it. */

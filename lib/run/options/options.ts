@@ -39,8 +39,8 @@ export type PresetOptions = Pick<
 export interface VocabularyOptions {
   /**
    * Tokens to keep: a number, or a share below 1. Default: as many as the texts need, of which they are expected to
-   * take at most 1 % more tokens; with a target size, the vocabulary alone gives it, and beside other units at most
-   * half of what goes.
+   * take at most 1 % more tokens; with a target size, the vocabulary alone gives it, and beside other units as much of
+   * it as is expected to cost least.
    */
   readonly size?: number;
   /** Rows that tell which tokens are needed. Default: those to train on, without the ones that are held out. */

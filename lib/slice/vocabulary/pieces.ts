@@ -12,6 +12,8 @@ export interface TokenPieces {
   readonly ids: Int32Array;
   /** Whether a token is never cut: bytes, special tokens, and whatever nothing could take the place of. */
   readonly isFixed: Uint8Array;
+  /** Whether a token is a byte that characters without a token fall back to. */
+  readonly isByte: Uint8Array;
   /** Tokens that take the place of a token once it is cut. Empty for fixed tokens and ids without one. */
   readonly parts: readonly (readonly number[])[];
   /** Tokens without which a token cannot be made: the two of its last merge. */
@@ -37,11 +39,14 @@ export function tokenPieces(tokenizer: Tokenizer): TokenPieces {
   if (!unigram) checkBpe(model);
   const vocab = unigram ? unigramIds(model) : bpeIds(model), added = addedTokens(json);
   const all = new Map([...vocab, ...added.map(({ content, id }) => [content, id] as const)]);
-  const isFixed = new Uint8Array(size), parts: number[][] = Array.from({ length: size }, () => []);
+  const isFixed = new Uint8Array(size),
+    isByte = new Uint8Array(size),
+    parts: number[][] = Array.from({ length: size }, () => []);
   const needs: number[][] = Array.from({ length: size }, () => []);
   const fixed = fixedTexts(tokenizer, added);
   const split = unigram ? unigramSplit(model, vocab) : bpeSplit(model, vocab);
   for (const [text, id] of all) {
+    if (model["byte_fallback"] === true && BYTE.test(text)) isByte[id] = 1;
     const own = fixed.has(text) ? null : split(text, vocab.get(text) === id);
     if (own === null) isFixed[id] = 1;
     else {
@@ -49,7 +54,7 @@ export function tokenPieces(tokenizer: Tokenizer): TokenPieces {
       needs[id] = own.needs;
     }
   }
-  return { size, ids: Int32Array.from(new Set(all.values())).sort(), isFixed, parts, needs };
+  return { size, ids: Int32Array.from(new Set(all.values())).sort(), isFixed, isByte, parts, needs };
 }
 
 interface Split {

@@ -11,11 +11,11 @@ export interface Removal {
 
 /**
  * Orders the tokens that may be cut. Each step cuts the token that costs least: its uses times the tokens that its
- * parts are more than one. Its uses then count for its parts, so what a frequent word falls into stays. A token that
- * another one needs waits for it.
+ * parts are more than one, where a byte counts as two. Its uses then count for its parts, so what a frequent word falls
+ * into stays. A token that another one needs waits for it.
  */
 export function removalOrder(
-  { ids, isFixed, parts, needs }: TokenPieces,
+  { ids, isFixed, isByte, parts, needs }: TokenPieces,
   uses: ArrayLike<number>,
 ): Removal {
   const count = Float64Array.from(uses),
@@ -24,7 +24,11 @@ export function removalOrder(
   for (const id of ids) for (const part of needs[id] ?? []) dependents[part] = (dependents[part] ?? 0) + 1;
   const standing = (id: number): number[] =>
     (parts[id] ?? []).flatMap((part) => isGone[part] ? standing(part) : [part]);
-  const cost = (id: number): number => (count[id] ?? 0) * (standing(id).length - 1);
+  // A model hardly ever saw bytes where a character has a token: a digit that becomes its byte is no longer known.
+  const cost = (id: number): number => {
+    const stands = standing(id), bytes = stands.reduce((sum, part) => sum + (isByte[part] ?? 0), 0);
+    return (count[id] ?? 0) * (stands.length + bytes - 1);
+  };
   const heap = new CostHeap(), removable = ids.filter((id) => !isFixed[id]);
   // Of equal costs the later token goes first.
   for (const id of removable.toReversed()) if (dependents[id] === 0) heap.push(id, cost(id));
@@ -39,7 +43,7 @@ export function removalOrder(
     }
     const stands = standing(id);
     isGone[id] = 1;
-    total += now;
+    total += (count[id] ?? 0) * (stands.length - 1);
     order[done] = id;
     extra[done++] = total;
     for (const part of stands) count[part] = (count[part] ?? 0) + (count[id] ?? 0);

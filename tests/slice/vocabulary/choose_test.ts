@@ -26,8 +26,8 @@ Deno.test("a BPE token is made of the two tokens of its last merge, and needs th
   assert.deepEqual(needs, parts);
 });
 
-Deno.test("a vocabulary may be as large as Gemma's", () => {
-  const size = 262_144, added = Array.from({ length: size }, (_, id) => [`${id} `, 10 + id]);
+Deno.test("a vocabulary may have more tokens than a call has arguments", () => {
+  const size = 131_072, added = Array.from({ length: size }, (_, id) => [`${id} `, 10 + id]);
   const vocab = {
     ...Object.fromEntries(Array.from("0123456789", (digit, id) => [digit, id])),
     ...Object.fromEntries(added),
@@ -69,6 +69,18 @@ Deno.test("characters fall back to bytes, which stay", async () => {
   }
   assert.deepEqual([parts[id("é")], needs[id("é")]], [[id("<0xC3>"), id("<0xA9>")], []]);
   for (const token of ["<unk>", "<s>", "</s>"]) assert.equal(isFixed[id(token)], 1, token);
+});
+
+Deno.test("a character that the texts use stays, though a byte alone would take its place", async () => {
+  const tokenizer = await tokenizerOf("sentencepiece"), pieces = tokenPieces(tokenizer);
+  const id = (token: string): number => tokenizer.tokenToId(token) ?? -1;
+  assert.deepEqual(pieces.parts[id("1")], [id("<0x31>")]);
+  assert.deepEqual([pieces.isByte[id("<0x31>")], pieces.isByte[id("1")]], [1, 0]);
+  const uses = new Float64Array(pieces.size);
+  uses[id("1")] = 50;
+  const { order, extra } = removalOrder(pieces, uses);
+  assert.equal(order.at(-1), id("1"), "it is the last to go");
+  assert.equal(extra.at(-1), 0, "its byte is one token too");
 });
 
 Deno.test("reserved special tokens go, unless the template names them, and other added tokens are read as text", () => {

@@ -3,6 +3,7 @@ import config from "../../deno.json" with { type: "json" };
 import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
 import { CompressoError, option } from "../core/errors.ts";
+import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Row } from "../data/rows.ts";
@@ -304,6 +305,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#free();
     const { device, tokenizer } = this.#model, { size: wanted, units } = this.options;
     const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
+    using _threads = holdThreads();
     const maskedVsSliced = await verifySliced(base, source, {
       device,
       adapters,

@@ -1,5 +1,6 @@
 // Exports a model to files for other programs: a Hugging Face folder and a GGUF.
 import { CompressoError, option } from "../core/errors.ts";
+import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
@@ -11,12 +12,14 @@ import { fixedHeads } from "../formats/hf/stock_config.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
-import type { WeightSource } from "../spec/source.ts";
+import type { RowRange, WeightSource } from "../spec/source.ts";
+import { rowWindow } from "../spec/row_range.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
-import { type DecoderSpec, hasBias, layersAlike, parameterCount, withBiases } from "../spec/decoder.ts";
+import { type DecoderSpec, hasBias, layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";
 import { modelCard, type RunCard } from "./model_card.ts";
+import { readTogether, type SharedSource } from "./read_together.ts";
 
 /** Result of an export. */
 export interface ExportResult {
@@ -113,33 +116,57 @@ export async function stageModel(
   // An existing file at this path is from another model and would otherwise stay beside the new export.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
-  const stop = signal ? { signal } : {}, times = [hf, metadata].filter((one) => one !== null).length;
-  const read = onProgress ? counted(laidOut, { times, onProgress }) : laidOut;
+  const times = [hf, metadata].filter((one) => one !== null).length;
+  const read = onProgress ? counted(laidOut, { times, onProgress }) : (source: WeightSource): WeightSource => source;
   using pending = new DisposableStack();
-  const folder = hf && pending.use(
-    await stageHf(read, paths.hf, {
-      dtype,
-      tokenizer,
-      replace,
-      generation: options.generation ?? keptGeneration(source),
-      texts: {
-        "README.md": modelCard({ spec: laidOut.spec, form: formOf(laidOut.spec), name: options.name, provenance, run }),
-        ...(provenance?.licenseText === undefined ? {} : { LICENSE: provenance.licenseText }),
-      },
-      files,
-      ...stop,
-    }),
-  );
-  const file = metadata && pending.use(
-    await stageGguf(read, paths.gguf, {
-      dtype: ggufDtype,
-      tokenizerMetadata: metadata,
-      name: options.name,
-      ...(provenance ? { provenance } : {}),
-      files,
-      ...stop,
-    }),
-  );
+  using _threads = holdThreads();
+  const failed = new AbortController(), stop = { signal: AbortSignal.any([failed.signal, ...signal ? [signal] : []]) };
+  const [forFolder, forFile] = readTogether(laidOut);
+  const together = times > 1;
+  const stageOne = async <T extends Disposable>(
+    shared: SharedSource,
+    stage: (weights: WeightSource) => Promise<T>,
+  ): Promise<T> => {
+    using _ended = shared;
+    try {
+      return pending.use(await stage(read(together ? shared : laidOut)));
+    } catch (error) {
+      failed.abort(error);
+      throw error;
+    }
+  };
+  const writing = [
+    hf && stageOne(forFolder, (weights) =>
+      stageHf(weights, paths.hf, {
+        dtype,
+        tokenizer,
+        replace,
+        generation: options.generation ?? keptGeneration(source),
+        texts: {
+          "README.md": modelCard({
+            spec: laidOut.spec,
+            form: formOf(laidOut.spec),
+            name: options.name,
+            provenance,
+            run,
+          }),
+          ...(provenance?.licenseText === undefined ? {} : { LICENSE: provenance.licenseText }),
+        },
+        files,
+        ...stop,
+      })),
+    metadata && stageOne(forFile, (weights) =>
+      stageGguf(weights, paths.gguf, {
+        dtype: ggufDtype,
+        tokenizerMetadata: metadata,
+        name: options.name,
+        ...(provenance ? { provenance } : {}),
+        files,
+        ...stop,
+      })),
+  ] as const;
+  await Promise.allSettled(writing);
+  const [folder, file] = await Promise.all(writing);
   signal?.throwIfAborted();
   const loadableBy = [
     ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.form, laidOut.spec) }] : [],
@@ -174,23 +201,32 @@ export async function stageModel(
   };
 }
 
-/** The same weights, for `times` reads in total. Reports the share read after each tensor. */
+/** Makes sources that report which share of `times` readings of the model is done. */
 function counted(
-  source: WeightSource,
+  { spec }: WeightSource,
   { times, onProgress }: { readonly times: number; readonly onProgress: (share: number) => void },
-): WeightSource {
-  const all = times * parameterCount(source.spec);
+): (source: WeightSource) => WeightSource {
+  const shapes = tensorShapes(spec), all = times * parameterCount(spec);
   let done = 0;
-  return {
+  const count = (name: string, rows?: RowRange): void => {
+    const { count, width } = rowWindow(name, shapes.get(name) ?? [], { rows });
+    done += count * width;
+    onProgress(Math.min(1, done / all));
+  };
+  return (source) => ({
     spec: source.spec,
     storedDtype: (name) => source.storedDtype(name),
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
       const values = await source.read(name, rows);
-      done += values.length;
-      onProgress(Math.min(1, done / all));
+      count(name, rows);
       return values;
     },
-  };
+    async readStored(name, rows): Promise<Uint8Array<ArrayBuffer> | null> {
+      const bytes = await source.readStored?.(name, rows) ?? null;
+      if (bytes) count(name, rows);
+      return bytes;
+    },
+  });
 }
 
 const STOCK = [

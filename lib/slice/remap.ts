@@ -3,6 +3,7 @@ import { CompressoError } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { blocksOf, type QuantRows } from "../spec/quant.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
+import { inOrder, onThread } from "../core/threads.ts";
 import { remapRows } from "./remap_rows.ts";
 import { type DecoderSpec, layerOf, type LayerSpec, projectionName, tensorShapes } from "../spec/decoder.ts";
 
@@ -81,19 +82,20 @@ export function remapSource(
       const plain = !made.rows && !made.cols && !isComputed(made);
       if (plain) return await base.read(made.from, ...(range ? [range] : []));
       const a = made.lowRank && columnsOf(made.lowRank, made.cols, baseWidth);
-      for (const { at, end, first, last } of runsOf(made.rows, { start, count }, baseWidth)) {
+      const runs = [...runsOf(made.rows, { start, count }, baseWidth)], module = import.meta.resolve("./remap_rows.ts");
+      await inOrder(runs, async ({ at, end, first, last }) => {
         const values = await readSum(base, made, { start: first, count: last - first + 1 });
-        const rows = Int32Array.from({ length: end - at }, (_, i) => Math.max(-1, baseRow(made, at + i) - first));
-        remapRows({
+        const work = {
           values,
           baseWidth,
-          rows,
+          rows: Int32Array.from({ length: end - at }, (_, i) => Math.max(-1, baseRow(made, at + i) - first)),
           cols: made.cols ?? null,
-          rowScale: made.rowScale?.subarray(at, end) ?? null,
+          rowScale: made.rowScale?.slice(at, end) ?? null,
           colScale: made.colScale ?? null,
           update: made.lowRank && a ? { a, factors: factorsOf(made, { at, end }, made.lowRank) } : null,
-        }, out.subarray((at - start) * width, (end - start) * width));
-      }
+        };
+        return await onThread(module, remapRows, [work], { transfer: [values.buffer] });
+      }, (rows, { at }) => out.set(rows, (at - start) * width));
       return out;
     },
     async readBlocks(name, options): Promise<QuantRows | null> {

@@ -1,4 +1,5 @@
-// Rows of a derived tensor from base rows in memory: selected, scaled, with a low-rank update. Computed in f64, rounded once.
+// Rows of a derived tensor from base rows in memory, on a thread: selected, scaled, with a low-rank update. Computed in
+// f64, rounded once.
 
 /** Rows to derive. */
 export interface RowWork {
@@ -24,10 +25,11 @@ export interface LowRankRows {
   readonly factors: Float64Array;
 }
 
-/** Writes the new rows, [rows, width], into `out`, which is 0. */
-export function remapRows(work: RowWork, out: Float32Array): void {
+/** The new rows, [rows, new columns]. */
+export function remapRows(work: RowWork): Float32Array<ArrayBuffer> {
   const { values, baseWidth, rows, cols, rowScale, colScale, update } = work;
   const width = cols?.length ?? baseWidth, isScaled = rowScale !== null || colScale !== null;
+  const out = new Float32Array(rows.length * width);
   const sum = update || isScaled ? new Float64Array(width) : null;
   const empty = cols?.includes(-1) ? [...cols.keys()].filter((i) => (cols[i] as number) < 0) : [];
   for (let place = 0; place < rows.length; place++) {
@@ -43,6 +45,7 @@ export function remapRows(work: RowWork, out: Float32Array): void {
     }
     for (const i of empty) out[to + i] = 0;
   }
+  return out;
 }
 
 /** Adds rank by rank, so that the order of the sum does not depend on how many are taken at once. */

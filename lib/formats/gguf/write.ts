@@ -1,7 +1,7 @@
 // Writing of GGUF files (version 3), a tensor at a time.
 import { CompressoError } from "../../core/errors.ts";
 import type { FileSystem, StagedFile } from "../../files/system.ts";
-import { quantize } from "./quant.ts";
+import { encode } from "./encode.ts";
 import {
   type GgufScalarType,
   type GgufTensorType,
@@ -10,7 +10,8 @@ import {
   TENSOR_FORMATS,
   VALUE_TYPES,
 } from "./types.ts";
-import { BF16_LIMIT, F16_LIMIT, firstAtLeast, firstNonFinite } from "../../core/half.ts";
+import { BF16_LIMIT, F16_LIMIT } from "../../core/half.ts";
+import { inOrder, onThread, pieceStarts } from "../../core/threads.ts";
 import { elementCount } from "../../spec/row_range.ts";
 
 /** What tensors are aligned to, where the metadata do not say otherwise. */
@@ -168,28 +169,28 @@ async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
   }
   if (isEncoded) return await file.write(data);
   // In pieces, so that a large tensor is not in memory twice.
-  for (let at = 0; at < data.length; at += PIECE_VALUES) {
-    const piece = data.subarray(at, at + PIECE_VALUES);
-    checkRange(piece, item, at);
-    await file.write(quantize(piece, item.type));
-  }
+  await inOrder(pieceStarts(data.length, PIECE_VALUES), async (start) => {
+    const values = data.slice(start, start + PIECE_VALUES);
+    const module = import.meta.resolve("./encode.ts"), { type } = item;
+    return await onThread(module, encode, [values, type, LIMITS[type]], { transfer: [values.buffer] });
+  }, async (bytes, start) => {
+    if (typeof bytes === "number") throw outOfRange(item, data, start + bytes);
+    await file.write(bytes);
+  });
 }
 
-function checkRange(values: Float32Array, { name, type }: GgufItem, at: number): void {
-  const limit = LIMITS[type];
-  const bad = firstNonFinite(values);
-  const large = bad >= 0 ? bad : firstAtLeast(values, limit);
-  if (large < 0) return;
-  throw new CompressoError("numeric", {
+function outOfRange({ name, type }: GgufItem, values: Float32Array, at: number): CompressoError {
+  const isFinite = Number.isFinite(values[at]);
+  return new CompressoError("numeric", {
     what: `cannot write ${name} as ${type}`,
-    rule: bad >= 0 ? "values are finite" : `values lie within ±${limit}`,
-    value: `${values[large]} at ${at + large}`,
-    fix: bad >= 0 ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
+    rule: isFinite ? `values lie within ±${LIMITS[type]}` : "values are finite",
+    value: `${values[at]} at ${at}`,
+    fix: !isFinite ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
   });
 }
 
 /** A multiple of every block size. */
-const PIECE_VALUES = 1 << 22;
+const PIECE_VALUES = 1 << 20;
 
 /** From here on a value, or the f16 scale or minimum of its block, may round to infinity; of K blocks somewhat before. */
 const LIMITS: Readonly<Record<GgufTensorType, number>> = {

@@ -1,8 +1,9 @@
 // Writing of safetensors files, a tensor at a time, in one file or in shards with their index.
 import { CompressoError } from "../../core/errors.ts";
-import { type FileSystem, writeFile } from "../../files/system.ts";
-import { BF16_LIMIT, F16_LIMIT, firstAtLeast, narrowBf16, narrowF16 } from "../../core/half.ts";
+import { type FileSystem, type StagedFile, writeFile } from "../../files/system.ts";
+import { inOrder, onThread, pieceStarts } from "../../core/threads.ts";
 import { elementCount } from "../../spec/row_range.ts";
+import { type HalfDtype, halve, HALVES } from "./halve.ts";
 import { DTYPE_BITS, MAX_HEADER_BYTES, type SafetensorsDtype } from "./header.ts";
 
 /**
@@ -59,7 +60,7 @@ export async function writeSafetensors(
   const sorted = items.toSorted((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
   using file = await options.files.stageFile(path);
   await file.write(headerBytes(sorted, { metadata: options.metadata ?? FOR_TORCH, path }));
-  for (const item of sorted) await file.write(await itemBytes(item));
+  for (const item of sorted) await writeItem(file, item);
   await file.commit();
 }
 
@@ -171,37 +172,43 @@ function headerBytes(
   return bytes;
 }
 
-async function itemBytes(item: SafetensorsItem): Promise<Uint8Array> {
-  const { name, dtype } = item;
-  const data = await item.data();
-  const expected = elementCount(item.shape);
-  let view: ArrayBufferView = data;
-  if (data instanceof Float32Array && (dtype === "F16" || dtype === "BF16")) {
-    const { limit, most, wider, narrow } = HALVES[dtype], bad = firstAtLeast(data, limit);
-    if (bad >= 0) {
-      throw new CompressoError("numeric", {
-        what: `cannot write ${name} as ${dtype}`,
-        rule: `values lie within ±${most}`,
-        value: `${data[bad]} at ${bad}`,
-        fix: `write ${wider}`,
-      });
-    }
-    view = narrow(data);
-  } else if (!(data instanceof Uint8Array) && !VIEWS[dtype]?.some((type) => data instanceof type)) {
+async function writeItem(file: StagedFile, item: SafetensorsItem): Promise<void> {
+  const { name, dtype, shape } = item, data = await item.data(), expected = elementCount(shape);
+  const isHalved = data instanceof Float32Array && (dtype === "F16" || dtype === "BF16");
+  if (!isHalved && !(data instanceof Uint8Array) && !VIEWS[dtype]?.some((type) => data instanceof type)) {
     throw misfit(name, `data of dtype ${dtype}, or raw bytes`, data.constructor.name);
   }
-  if (view.byteLength !== byteLength(item)) {
-    const value = `${data.length} (${view.byteLength} bytes)`;
-    throw misfit(name, `${expected} values (${byteLength(item)} bytes) for ${dtype} [${item.shape.join(", ")}]`, value);
+  const bytes = isHalved ? 2 * data.length : data.byteLength;
+  if (bytes !== byteLength(item)) {
+    const value = `${data.length} (${bytes} bytes)`;
+    throw misfit(name, `${expected} values (${byteLength(item)} bytes) for ${dtype} [${shape.join(", ")}]`, value);
   }
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  if (!isHalved) return await file.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  await inOrder(pieceStarts(data.length, PIECE_VALUES), async (start) => {
+    const values = data.slice(start, start + PIECE_VALUES);
+    return await onThread(import.meta.resolve("./halve.ts"), halve, [values, dtype], { transfer: [values.buffer] });
+  }, async (halves, start) => {
+    if (typeof halves === "number") throw tooLarge(name, dtype, { data, at: start + halves });
+    await file.write(new Uint8Array(halves.buffer));
+  });
 }
 
-/** How f32 becomes a half, and from where on it would become infinite. */
-const HALVES = {
-  F16: { limit: F16_LIMIT, most: "65,504", wider: "BF16 or F32", narrow: narrowF16 },
-  BF16: { limit: BF16_LIMIT, most: "3.3895e38", wider: "F32", narrow: narrowBf16 },
-} as const;
+/** Values that are halved at once. */
+const PIECE_VALUES = 1 << 20;
+
+function tooLarge(
+  name: string,
+  dtype: HalfDtype,
+  { data, at }: { readonly data: Float32Array; readonly at: number },
+): CompressoError {
+  const { most, wider } = HALVES[dtype];
+  return new CompressoError("numeric", {
+    what: `cannot write ${name} as ${dtype}`,
+    rule: `values lie within ±${most}`,
+    value: `${data[at]} at ${at}`,
+    fix: `write ${wider}`,
+  });
+}
 
 /** Views other than Uint8Array that hold the bits of a dtype. */
 const VIEWS: Partial<Record<SafetensorsDtype, readonly (new () => TensorData)[]>> = {

@@ -1,0 +1,150 @@
+// Runs pure functions of modules on all cores; where no threads can be started, in the calling one.
+
+/** A function of a module with its arguments, as it is sent to a thread. */
+export interface ThreadCall {
+  /** Address of the module. */
+  readonly module: string;
+  /** Name under which the module exports the function. */
+  readonly name: string;
+  readonly args: readonly unknown[];
+}
+
+/** What a thread answers: that it has started, a result, or the text of an error. */
+export type ThreadAnswer = "ready" | { readonly value: unknown } | { readonly error: string };
+
+/** Most threads: beyond it reading and writing set the pace. */
+const MOST_THREADS = 16;
+
+/** Calls with fewer bytes are not worth a thread. */
+const LEAST_BYTES = 1 << 20;
+
+/** A call that waits for a thread or for its answer. */
+interface Waiting {
+  readonly call: ThreadCall;
+  readonly transfer: ArrayBuffer[];
+  readonly answer: PromiseWithResolvers<unknown>;
+}
+
+let holders = 0, started: Promise<Threads | null> | null = null;
+
+/** Keeps threads for {@link onThread} until it is disposed. They start with the first call. */
+export function holdThreads(): Disposable {
+  const stack = new DisposableStack();
+  holders++;
+  stack.defer(() => {
+    if (--holders > 0) return;
+    void started?.then((threads) => threads?.[Symbol.dispose]());
+    started = null;
+  });
+  return stack;
+}
+
+/** Number of calls of {@link onThread} that can run at once. */
+export function threadCount(): number {
+  return holders > 0 ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
+}
+
+/**
+ * Calls a function that the module at an address exports under its own name: on a thread, or here where nobody holds
+ * threads, none can be started or the work is small. It must depend on its arguments alone. The caller gives up the
+ * buffers of `transfer`, which must be among the arguments.
+ */
+export async function onThread<Args extends readonly unknown[], Result>(
+  module: string,
+  work: (...args: Args) => Result,
+  args: Args,
+  { transfer = [] }: { readonly transfer?: ArrayBuffer[] } = {},
+): Promise<Result> {
+  const isLarge = transfer.reduce((sum, { byteLength }) => sum + byteLength, 0) >= LEAST_BYTES;
+  const threads = holders > 0 && isLarge ? await (started ??= Threads.start(threadCount())) : null;
+  if (!threads) return work(...args);
+  return await threads.run({ module, name: work.name, args }, transfer) as Result;
+}
+
+/** Works on the pieces of something with so many at a time that all threads are busy, and uses the results in order. */
+export async function inOrder<Piece, Result>(
+  pieces: readonly Piece[],
+  make: (piece: Piece) => Promise<Result>,
+  use: (result: Result, piece: Piece) => void | Promise<void>,
+): Promise<void> {
+  const ahead = threadCount(), pending: Promise<Result>[] = [];
+  try {
+    for (const [index, piece] of pieces.entries()) {
+      for (const next of pieces.slice(index + pending.length, index + ahead)) {
+        const result = make(next);
+        result.catch(() => {}); // thrown when its turn comes
+        pending.push(result);
+      }
+      const result = pending.shift();
+      if (result) await use(await result, piece);
+    }
+  } finally {
+    await Promise.allSettled(pending);
+  }
+}
+
+/** Beginnings of pieces of so many values. */
+export function pieceStarts(values: number, size: number): number[] {
+  return Array.from({ length: Math.ceil(values / size) }, (_, index) => index * size);
+}
+
+class Threads implements Disposable {
+  readonly #idle: Worker[];
+  readonly #all: readonly Worker[];
+  readonly #waiting: Waiting[] = [];
+
+  private constructor(workers: readonly Worker[]) {
+    this.#all = workers;
+    this.#idle = [...workers];
+  }
+
+  /** Null where threads cannot be started, such as without the right to read their file. */
+  static async start(count: number): Promise<Threads | null> {
+    const workers: Worker[] = [];
+    try {
+      for (let index = 0; index < count; index++) {
+        workers.push(new Worker(new URL("./thread.ts", import.meta.url), { type: "module" }));
+      }
+      await Promise.all(workers.map((worker) => answerOf(worker)));
+      return new Threads(workers);
+    } catch {
+      for (const worker of workers) worker.terminate();
+      return null;
+    }
+  }
+
+  async run(call: ThreadCall, transfer: ArrayBuffer[]): Promise<unknown> {
+    const answer = Promise.withResolvers<unknown>();
+    this.#waiting.push({ call, transfer, answer });
+    this.#send();
+    return await answer.promise;
+  }
+
+  #send(): void {
+    const worker = this.#waiting.length > 0 ? this.#idle.pop() : undefined, next = worker && this.#waiting.shift();
+    if (!worker || !next) return;
+    answerOf(worker).then((answer) => {
+      this.#idle.push(worker);
+      this.#send();
+      if (answer === "ready") throw new Error("a thread has started twice");
+      if ("error" in answer) throw new Error(answer.error);
+      return answer.value;
+    }).then(next.answer.resolve, next.answer.reject);
+    worker.postMessage(next.call, next.transfer);
+  }
+
+  [Symbol.dispose](): void {
+    for (const worker of this.#all) worker.terminate();
+  }
+}
+
+/** The next message of a thread. */
+function answerOf(worker: Worker): Promise<ThreadAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<ThreadAnswer>();
+  worker.onmessage = ({ data }: MessageEvent<ThreadAnswer>): void => resolve(data);
+  worker.onerror = (event): void => {
+    event.preventDefault();
+    reject(new Error(event.message));
+  };
+  return promise;
+}

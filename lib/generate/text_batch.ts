@@ -22,6 +22,7 @@ import {
 } from "./generate.ts";
 import { createPrefixes, isSamePrompt, type Prefixes } from "./prefixes.ts";
 import { checkSampling, createSampler, drawSettings } from "./sampling.ts";
+import { createTurns } from "./turns.ts";
 
 /** Options of a text of {@link createTextBatch}. */
 export type BatchTextOptions = Omit<GenerateOptions, "adapters" | "readsAhead">;
@@ -64,6 +65,8 @@ export const DEFAULT_SEQUENCES = 8;
 const DEFAULT_TOKENS = 1024;
 /** Wanted time between two reads of tokens, and the most tokens between them. */
 const GROUP_SECONDS = 0.1, GROUP_TOKENS = 64;
+/** Time in which a prompt is read between two groups of tokens. */
+const READING_SECONDS = 0.1;
 
 /** A text, from its place in the line to its end. */
 interface Text {
@@ -93,8 +96,12 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
   const { device, weights, spec } = model, { adapters = {}, cacheBytes } = options;
   const { sequences = DEFAULT_SEQUENCES, capacity: longest = spec.maxPosition } = options;
   checkSizes({ sequences, longest });
-  const line: Text[] = [], ready: Text[] = [];
-  let active: Text[] = [], reading: Text | null = null, isOver = false, working: Promise<void> | null = null;
+  const line: Text[] = [], ready: Text[] = [], turns = createTurns();
+  let active: Text[] = [], isOver = false, working: Promise<void> | null = null;
+  /** The text whose prompt is read, and the end of that. */
+  let reading: { readonly text: Text; readonly done: Promise<void> } | null = null;
+  /** Whether a text has come since the line was looked at. */
+  let hasNews = false;
   /** Tokens between two reads. */
   let size = 1;
   let change = Promise.withResolvers<void>();
@@ -143,6 +150,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     const onAbort = (): void => finish(text, { error: signal?.reason });
     signal?.addEventListener("abort", onAbort);
     line.push(text);
+    hasNews = true;
     begin();
     changed();
     try {
@@ -180,18 +188,28 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
       const prefixes = createPrefixes();
       while (!isOver) {
         leave(prefixes);
+        hasNews = false;
         const isReading = readNext({ ...batch, prefixes });
         active.push(...ready.splice(0));
-        if (active.length > 0) await decode(batch.batch);
-        else if (isReading || line.length > 0) await change.promise;
-        else await idle();
+        if (active.length > 0) {
+          // In turns: a long prompt does not stop the texts, nor they the prompt.
+          if (reading) await turns.give(READING_SECONDS, reading.done);
+          active.push(...ready.splice(0));
+          await decode(batch.batch);
+        } else if (isReading || line.length > 0) {
+          turns.begin();
+          await change.promise;
+          turns.end();
+        } else await idle();
       }
       throw stopped();
     } catch (error) {
-      for (const text of [...line.splice(0), ...ready.splice(0), ...active, ...(reading ? [reading] : [])]) {
+      for (const text of [...line.splice(0), ...ready.splice(0), ...active, ...(reading ? [reading.text] : [])]) {
         finish(text, { error });
       }
-      while (reading) await change.promise;
+      turns.begin();
+      await reading?.done;
+      turns.end();
       active = [];
     }
   }
@@ -248,9 +266,8 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
       ready.push(text);
       return readNext(own);
     }
-    reading = text;
     const { signal } = text.options;
-    sequence.prefill(text.prompt.slice(0, -1), { signal }).then(
+    const done = sequence.prefill(text.prompt.slice(0, -1), { signal, turn: turns.wait }).then(
       () => {
         ready.push(text);
       },
@@ -263,6 +280,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
       reading = null;
       changed();
     });
+    reading = { text, done };
     return true;
   }
 
@@ -285,7 +303,7 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     return null;
   }
 
-  /** Decodes tokens of the active texts until one of them ends or another one is ready. */
+  /** Decodes tokens of the active texts until one of them ends or another one has come. */
   async function decode(batch: DecodeBatch): Promise<void> {
     const texts = [...active];
     const rows = texts.flatMap(({ sequence: { current }, last, options, seen }) =>
@@ -305,7 +323,8 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
     };
     for (let group: ReturnType<DecodeBatch["next"]> | null = start(rows); group;) {
       const current = group, from = performance.now();
-      const isStable = left > 0 && !isOver && ready.length === 0 && texts.every(({ end }) => !end);
+      const isStable = left > 0 && !isOver && !hasNews && !reading && ready.length === 0 &&
+        texts.every(({ end }) => !end);
       group = isStable ? start(null) : null;
       const picks = await current, seconds = (performance.now() - from) / 1000;
       if (seconds < GROUP_SECONDS / 2) size = Math.min(GROUP_TOKENS, 2 * size);

@@ -30,6 +30,8 @@ export function f32(value: number): { f32: number } {
 export interface RunOptions {
   /** Aborts between two submits, by throwing the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Waited for before each submit, so that other work can take turns with this one. Default: no wait. */
+  readonly turn?: (() => Promise<void>) | undefined;
   /** Number of replays in sequence, without waiting between them. Default 1. */
   readonly repeat?: number;
   /** Collects seconds by label. Requires the feature timestamp-query and slows the run down. */
@@ -265,6 +267,7 @@ export class Plan implements Disposable {
     const end = repeat * steps.length;
     let total = 0;
     for (let at = 0; at < end;) {
+      await options.turn?.();
       options.signal?.throwIfAborted();
       let cost = 0;
       const from = at;

@@ -1,5 +1,5 @@
-"""Many clients of the official `openai` package at once against `compresso serve`: tokens a second, times to the first token, and whether each
-answer is that of the same request alone.
+"""Many clients of the official `openai` package at once against `compresso serve`: tokens a second (by the clock, and of the server's CPU time),
+times to the first token, and whether each answer is that of the same request alone.
 
 Half of the requests are streams, half are greedy, the others have a seed. Development only; needs the package openai. See serve_openai.sh.
 """
@@ -7,6 +7,7 @@ Half of the requests are streams, half are greedy, the others have a seed. Devel
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -43,12 +44,19 @@ async def ask(client, request, stream):
     return text, tokens, first, time.perf_counter() - start
 
 
+def cpu_seconds(pid):
+    """CPU time of a process so far, of all its threads. Linux."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("url", help="what the server says, with /v1 at its end")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=48, help="tokens of an answer at most")
-    parser.add_argument("--alone", help="file with the answers of each request alone; made where it does not exist")
+    parser.add_argument("--alone", required=True, help="file with the answers of each request alone; made where it does not exist")
+    parser.add_argument("--pid", type=int, required=True, help="process of the server")
     args = parser.parse_args()
 
     async with openai.AsyncOpenAI(base_url=args.url, api_key="none", max_retries=0, timeout=600) as client:
@@ -59,10 +67,10 @@ async def main():
             texts = [(await ask(client, request, stream=False))[0] for request in all_requests]
             alone.write_text(json.dumps(texts), "utf-8")
         expected = json.loads(alone.read_text("utf-8"))
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds(args.pid)
         asked = [ask(client, request, stream=index % 2 == 0) for index, request in enumerate(all_requests)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(args.pid) - cpu
 
     lost = [answer for answer in answers if isinstance(answer, BaseException)]
     whole = [answer for answer in answers if not isinstance(answer, BaseException)]
@@ -75,6 +83,8 @@ async def main():
             "tokens": tokens,
             "seconds": round(seconds, 2),
             "tokensPerSecond": round(tokens / seconds, 1),
+            "cpuSeconds": round(cpu, 2),
+            "tokensPerCpuSecond": round(tokens / cpu, 1),
             "firstToken": {"median": round(statistics.median(firsts), 2), "worst": round(max(firsts), 2)},
             "end": {"median": round(statistics.median(ends), 2), "worst": round(max(ends), 2)},
             "lost": len(lost),

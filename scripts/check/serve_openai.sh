@@ -24,6 +24,6 @@ for parallel in "$@"; do
   done
   url=$(sed -n 's/^serving .* at //p' "$out/serve.txt")
   echo -n "parallel $parallel: "
-  "${PYTHON:-python3}" "$here/serve_openai.py" "$url" --clients "${CLIENTS:-32}" --tokens "${TOKENS:-48}" --alone "$out/alone.json"
+  "${PYTHON:-python3}" "$here/serve_openai.py" "$url" --clients "${CLIENTS:-32}" --tokens "${TOKENS:-48}" --alone "$out/alone.json" --pid "$server"
   stop
 done

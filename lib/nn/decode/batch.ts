@@ -1,5 +1,6 @@
 // Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
+import type { RunOptions } from "../../gpu/plan.ts";
 import { type CacheLimits, copyPages, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
 import { createGeneralStep } from "./general.ts";
@@ -40,8 +41,11 @@ export interface DecodeBatchOptions {
 export interface BatchSequence extends Disposable {
   /** Tokens that the model has read. */
   readonly length: number;
-  /** Reads the next tokens of the sequence in one pass. Tokens of other sequences may be decoded meanwhile. */
-  prefill(tokens: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
+  /** Reads the next tokens of the sequence in one pass. Tokens of other sequences may be decoded meanwhile, in turns with it. */
+  prefill(
+    tokens: readonly number[],
+    options?: { readonly signal?: AbortSignal | undefined; readonly turn?: RunOptions["turn"] },
+  ): Promise<void>;
   /**
    * Another sequence of up to `capacity` tokens that begins with the first `tokens` of this one, which it must still
    * hold, without reading them again. Null if there are not enough pages: whole pages are shared, the last one is
@@ -259,14 +263,14 @@ export function createDecodeBatch(device: Device, weights: Weights, options: Dec
         capacity: room,
         length,
         reach: length,
-        async prefill(tokens, { signal } = {}): Promise<void> {
+        async prefill(tokens, { signal, turn: parts } = {}): Promise<void> {
           if (tokens.length === 0) return;
           const start = sequence.length;
           advance(sequence, tokens.length);
           using tables = createPageTables(device, own, sequence.capacity);
           using position = device.createBuffer("position", 4);
           const ownState = { ...state, position, pages: tables };
-          await runPrefill(device, ownState, { tokens, start, lora, stepState, signal });
+          await runPrefill(device, ownState, { tokens, start, lora, stepState, signal, turn: parts });
         },
         fork(tokens, { capacity: wanted }): BatchSequence | null {
           if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);

@@ -33,6 +33,8 @@ export interface PrefillOptions {
   readonly lora: Lora | null;
   readonly stepState: DecoderContext["state"];
   readonly signal: AbortSignal | undefined;
+  /** See `RunOptions`. */
+  readonly turn?: (() => Promise<void>) | undefined;
 }
 
 /**
@@ -69,7 +71,7 @@ export function prefillRows({ limits, facts }: Pick<Device, "limits" | "facts">,
 }
 
 async function runSlice(device: Device, state: PrefillState, options: PrefillOptions): Promise<void> {
-  const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal } = options;
+  const { weights, masks, rope, position } = state, { tokens, start, lora, stepState, signal, turn } = options;
   using act = createActivations(device, weights.spec, {
     batch: 1,
     seq: tokens.length,
@@ -97,7 +99,7 @@ async function runSlice(device: Device, state: PrefillState, options: PrefillOpt
   });
   device.write(act.tokens, Uint32Array.from(tokens));
   device.write(position, Uint32Array.of(start));
-  await plan.run(signal ? { signal } : {});
+  await plan.run({ ...(signal ? { signal } : {}), turn });
   device.write(position, Uint32Array.of(start + tokens.length));
 }
 

@@ -47,6 +47,10 @@ export interface DecoderContext {
   readonly maskGrads: ReadonlySet<MaskKind>;
   /** Records o of a layer from its q, k and v before RoPE, instead of `recordSelfAttention`. Used with KV caches. */
   readonly attend?: (context: DecoderContext, index: number) => void;
+  /** Records y = W·x of each row, instead of `recordLinear`. Used where the rows are a few tokens of separate sequences. */
+  readonly multiply?:
+    | ((matrix: Matrix, x: { readonly buffer: DeviceBuffer; readonly width: number }, y: DeviceBuffer) => void)
+    | undefined;
   /**
    * Called in forward after the input of o or down of a layer is recorded and before it is overwritten; for statistics.
    */

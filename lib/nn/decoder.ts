@@ -471,7 +471,8 @@ function ffnMask({ masks, weights }: DecoderContext, index: number): ReturnType<
   return slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, layer.spec.ffn);
 }
 
-function asOperand({ plan, act }: DecoderContext, buffer: DeviceBuffer, width: number): Operand {
+function asOperand({ plan, act, multiply }: DecoderContext, buffer: DeviceBuffer, width: number): Operand {
+  if (multiply) return { buffer, stride: strideOf(width), rows: act.rows, texture: null };
   return operand(plan, act.operands, buffer, { rows: act.rows, stride: strideOf(width) });
 }
 

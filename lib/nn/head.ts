@@ -140,18 +140,17 @@ function recordHead(context: DecoderContext, { rows }: { readonly rows: number }
 }
 
 /** act.logits = head(act.chunk) and its bias, without a soft cap. */
-function recordRawHead({ plan, weights, act }: DecoderContext, { rows }: { readonly rows: number }): void {
-  const stride = strideOf(embeddingWidth(weights.spec));
-  plan.repeat(`head of ${rows} rows`, () =>
-    recordLinear(
-      plan,
-      operand(plan, act.operands, act.chunk, { rows, stride }),
-      weights.head,
-      { buffer: act.logits, stride: strideOf(weights.spec.vocab) },
-      { rows, direction: "forward" },
-    ));
-  if (!weights.headBias) return;
-  recordBias(plan, { b: weights.headBias, y: act.logits }, { rows, width: weights.spec.vocab });
+function recordRawHead({ plan, weights, act, multiply }: DecoderContext, { rows }: { readonly rows: number }): void {
+  const width = embeddingWidth(weights.spec), stride = strideOf(width), { head, spec } = weights;
+  if (multiply) multiply(head, { buffer: act.chunk, width }, act.logits);
+  else {
+    const target = { buffer: act.logits, stride: strideOf(spec.vocab) };
+    plan.repeat(`head of ${rows} rows`, () => {
+      const x = operand(plan, act.operands, act.chunk, { rows, stride });
+      recordLinear(plan, x, head, target, { rows, direction: "forward" });
+    });
+  }
+  if (weights.headBias) recordBias(plan, { b: weights.headBias, y: act.logits }, { rows, width: spec.vocab });
 }
 
 /**

@@ -49,7 +49,8 @@ function recordProduct(context: DecoderContext, { layer, projection, input, outp
   const target = { buffer: output, stride: strideOf(matrix.rows) };
   if (!lora || !entry || !kept) {
     plan.section("products");
-    recordLinear(plan, input.operand, matrix, target, { rows, direction: "forward" });
+    if (context.multiply) context.multiply(matrix, input, output);
+    else recordLinear(plan, input.operand, matrix, target, { rows, direction: "forward" });
     return;
   }
   const { rank } = lora.config, inner = flat(kept, rank);

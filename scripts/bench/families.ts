@@ -1,15 +1,16 @@
 // The part "families": the training step of each family at the widths of LLaMA, against LLaMA's step in turns.
 import type { Device } from "../../lib/gpu/device.ts";
-import { loadModelFrom } from "../../lib/model/model.ts";
+import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { type DecoderSpec, QWEN2_BIASES } from "../../lib/spec/decoder.ts";
 import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
 import type { Scale } from "./cases.ts";
+import { measureDecode } from "./decode.ts";
 import type { Machine } from "./machine.ts";
 import { secondsAtPeak, stepOperations } from "./operations.ts";
 import { type DecoderConfig, randomModel, SMOLLM2, specOf } from "./random_model.ts";
 import { median } from "./stats.ts";
 import { sectionSeconds } from "./step.ts";
-import { type Effort, joined, secondsBy, timed, type Timing } from "./timing.ts";
+import { type Effort, joined, secondsBy, timed, type Timing, typical } from "./timing.ts";
 import { openStep, type StepShape } from "./training_step.ts";
 
 /** One family's step. */
@@ -24,6 +25,8 @@ export interface FamilyRow {
   readonly expected: number;
   /** Seconds of each section replayed alone, less those of LLaMA. */
   readonly extra: Readonly<Record<string, number>>;
+  /** Tokens a second of decoding, to those of LLaMA. */
+  readonly decoding: number;
 }
 
 /** Steps of all families. */
@@ -126,6 +129,12 @@ export async function measureFamilies(
   using llama = await openStep(llamaModel, shape, { units: ["ffn"] });
   const usual = sectionSeconds(clock, await llama.sections(few));
   const rows: FamilyRow[] = [], all: Timing[] = [];
+  const length = {
+    prompt: Array.from({ length: shape.seq / 4 }, (_, index) => index % config.vocab),
+    tokens: shape.seq / 4,
+  };
+  const decodeOf = async (one: Model): Promise<number> =>
+    typical(clock, await measureDecode(one, { ...length, repeats: few.repeats }));
   for (const [family, specFor] of Object.entries(FAMILIES)) {
     if (scale === "tiny" && !TINY.includes(family)) continue;
     log(`families: ${family}, ${shape.batch} × ${shape.seq} tokens`);
@@ -146,6 +155,7 @@ export async function measureFamilies(
     const timing = joined(...parts), other = joined(...others), reference = secondsBy(clock, other);
     const seconds = sectionSeconds(clock, await step.sections(few));
     all.push(other);
+    const usualDecoding = await decodeOf(llamaModel);
     rows.push({
       family,
       timing,
@@ -153,6 +163,7 @@ export async function measureFamilies(
       flops: operations.flops / own.flops,
       expected: secondsAtPeak(operations, peaks) / secondsAtPeak(own, peaks),
       extra: Object.fromEntries(Object.entries(seconds).map(([name, value]) => [name, value - (usual[name] ?? 0)])),
+      decoding: usualDecoding / await decodeOf(model),
     });
   }
   return { ...shape, config, llama: joined(...all), rows };

@@ -191,15 +191,16 @@ function familiesText({ families, machine: { clock } }: BenchResults): string {
   const title =
     `step of each family, ${batch} × ${seq} tokens; hidden ${hidden}, ${layers} layers of ${heads} heads, ${kvHeads} KV heads and ` +
     `FFN ${ffn}, vocabulary ${vocab}; masks of FFN columns; LLaMA takes ${short(typical(clock, llama))} s`;
-  const cells = rows.map(({ family, ratio, flops, expected, extra }) => {
+  const cells = rows.map(({ family, ratio, flops, expected, extra, decoding }) => {
     const shown = Object.entries(extra).toSorted((a, b) => b[1] - a[1]).slice(0, 2).filter(([, value]) => value > 0);
     return [
       family,
       ...[ratio, expected, flops, ratio / expected].map((value) => value.toFixed(3)),
+      decoding.toFixed(2),
       shown.map(([name, value]) => `${name} ${short(1000 * value)} ms`).join(", "),
     ];
   });
-  return `${title}\n\n${table(["", "to LLaMA", "expected", "FLOPs", "to expected", "slower by"], cells)}`;
+  return `${title}\n\n${table(["", "to LLaMA", "expected", "FLOPs", "to expected", "decoding", "slower by"], cells)}`;
 }
 
 /** A rate in thousands of millions. */

@@ -44,6 +44,14 @@ for (const placement of ["texture", "buffer"] as const) {
   });
 }
 
+for (const placement of ["texture", "buffer"] as const) {
+  Deno.test(`logits of uneven layers with norms of heads, which the fused step does not take, in ${placement}s`, async () => {
+    using device = await DEVICES[placement]();
+    using model = await loadModelFrom(randomSource({ ...UNEVEN, qkNorm: "head" }), { device, baseDtype: "f32" });
+    await assertLogits(model, { what: placement, length: 5 });
+  });
+}
+
 for (
   const name of [
     "gqa_bias",

@@ -12,6 +12,8 @@ import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
 import { strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
+import { recordStoredProducts } from "../products/matvec.ts";
+import { createMatvecScratch } from "../products/matvec_batch.ts";
 import { hasRope } from "../../spec/decoder.ts";
 import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
@@ -34,7 +36,9 @@ export function createGeneralStep(
     headRows: rows,
   });
   const plan = new Plan(device);
-  const dispose = (): void => [plan, act].forEach((resource) => resource[Symbol.dispose]());
+  const needsScratch = rows > 1 && weights.embedding.placement === "texture";
+  const scratch = needsScratch ? createMatvecScratch(device, rows) : undefined;
+  const dispose = (): void => [plan, act, scratch].forEach((resource) => resource?.[Symbol.dispose]());
   try {
     const context: DecoderContext = {
       plan,
@@ -48,6 +52,9 @@ export function createGeneralStep(
       dropout: false,
       maskGrads: new Set<MaskKind>(),
       attend: (own, index) => recordCachedAttention(own, state, index),
+      multiply: lora ? undefined : (matrix, x, y) => {
+        recordStoredProducts(plan, { ...x, batch: rows, scratch }, { parts: [{ matrix, offset: 0 }], y });
+      },
     };
     plan.copy(token, act.tokens, { bytes: 4 * rows });
     recordForward(context);

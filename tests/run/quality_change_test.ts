@@ -8,6 +8,7 @@ import { evaluateTasks, perplexity, rowPerplexity, type TaskRow } from "../../li
 import { compareLosses } from "../../lib/eval/compare.ts";
 import { labelBytes } from "../../lib/eval/text_bytes.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
+import { measuredSequences } from "../../lib/run/quality.ts";
 import { qualityLines, qualityWarnings } from "../../cli/verbs/prune/quality.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
@@ -120,4 +121,13 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
   assert.deepEqual(qualityWarnings(loss(2.5)), []);
   assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
   assert.ok(!qualityLines(loss(2.6)).join().includes("95 %"));
+});
+
+Deno.test("as many held-out sequences are measured as take about 5 % of the steps' time, 8 to 32", () => {
+  const run = { method: "compresso", prefinetune: 20, steps: 200, postfinetune: 60, batch: 4, accumulate: 1 } as const;
+  const none = { prefinetune: 0, postfinetune: 0 };
+  assert.equal(measuredSequences(run), 32);
+  assert.equal(measuredSequences({ ...run, ...none, steps: 1 }), 8);
+  // Two passes forward over 18 sequences, and 3 times as long for each of 240: 36 of 720.
+  assert.equal(measuredSequences({ ...run, ...none, method: "taylor", steps: 30, accumulate: 2 }), 18);
 });

@@ -24,6 +24,8 @@ import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
 import layerNormBackwardText from "./layer_norm_backward.wgsl" with { type: "text" };
 import layerNormPrelude from "./layer_norm_prelude.wgsl" with { type: "text" };
 import layerNormText from "./layer_norm.wgsl" with { type: "text" };
+import headLayerNormText from "./head_layer_norm.wgsl" with { type: "text" };
+import headLayerNormBackwardText from "./head_layer_norm_backward.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
 import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
@@ -129,6 +131,18 @@ export const headNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lan
 /** Its backward: bindings x, w, dy → dx, params. */
 export const headNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
   kernel("head_norm_backward", reduce(lanes) + headNormBackwardText, "read read storage uniform")
+);
+/** y = LayerNorm of each head of x: bindings x, w, y, params. */
+export const headLayerNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("head_layer_norm", reduce(lanes) + layerNormPrelude + headLayerNormText, "read read storage uniform")
+);
+/** Its backward: bindings x, w, dy → dx, params. */
+export const headLayerNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel(
+    "head_layer_norm_backward",
+    reduce(lanes) + layerNormPrelude + headLayerNormBackwardText,
+    "read read storage uniform",
+  )
 );
 /** out = x + RMSNorm(y ∘ z): bindings y, z, w, x, out, params. */
 export const outputNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>

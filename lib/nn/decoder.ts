@@ -415,7 +415,7 @@ function ffnInputs({ ungated }: DecoderSpec): readonly ("gate" | "up")[] {
 }
 
 function headShape({ act, weights: { spec } }: DecoderContext, heads: number): Heads {
-  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps, isWhole: spec.qkNorm === "whole" };
+  return { rows: act.rows, heads, headDim: spec.headDim, eps: spec.normEps, norm: spec.qkNorm };
 }
 
 /** unmasked := dy ∘ z_hidden, and dz_hidden += Σ dy · unmasked; dy is dx if not given. */

@@ -9,6 +9,8 @@ import {
   embeddingKernel,
   gated,
   gatedBackward,
+  headLayerNorm,
+  headLayerNormBackward,
   headNorm,
   headNormBackward,
   layerNorm,
@@ -191,18 +193,23 @@ export interface Heads {
   readonly headDim: number;
   readonly eps: number;
   readonly lanes?: NormLanes;
-  /** Whether one norm spans all heads, with w [heads·headStride]. Default: each head has its own. */
-  readonly isWhole?: boolean;
+  /**
+   * "head" (default): RMSNorm of each head, w [headStride]. "whole": one RMSNorm of all heads. "layer": LayerNorm of each
+   * head without bias. Both have w [heads·headStride].
+   */
+  readonly norm?: "head" | "whole" | "layer" | undefined;
 }
 
-/** y = RMSNorm of each head of x, times w [headStride]; writes (=), including the columns after the heads. */
+/** y = norm of the heads of x; writes (=), including the columns after the heads. */
 export function recordHeadNorm(plan: Plan, io: { x: Span; w: Span; y: Span }, shape: Heads): void {
-  headDispatch(plan, { kernel: headNorm, bound: [io.x, io.w, io.y], cost: 8 }, shape);
+  const kernel = shape.norm === "layer" ? headLayerNorm : headNorm;
+  headDispatch(plan, { kernel, bound: [io.x, io.w, io.y], cost: 8 }, shape);
 }
 
 /** Gradient of {@link recordHeadNorm} with respect to x, in place: dy := dx. */
 export function recordHeadNormBackward(plan: Plan, io: { x: Span; w: Span; dy: Span }, shape: Heads): void {
-  headDispatch(plan, { kernel: headNormBackward, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
+  const kernel = shape.norm === "layer" ? headLayerNormBackward : headNormBackward;
+  headDispatch(plan, { kernel, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
 }
 
 function headDispatch(
@@ -213,12 +220,12 @@ function headDispatch(
     /** Operations per value. */
     readonly cost: number;
   },
-  { rows, heads, headDim, eps, isWhole = false, lanes = normLanes(plan) }: Heads,
+  { rows, heads, headDim, eps, norm, lanes = normLanes(plan) }: Heads,
 ): void {
   // A norm over the whole width is that of one head with the columns of all: padding columns are zeros in between.
-  const columns = isWhole ? heads : 1, width = headStride(headDim) * columns;
+  const columns = norm === "whole" ? heads : 1, width = headStride(headDim) * columns;
   const stride = strideOf(heads * headStride(headDim));
-  const params = [u32(stride / 4), u32(width / 4), f32(headDim * columns), f32(eps)];
+  const params = [u32(stride / 4), u32(width / 4), norm === "layer" ? u32(headDim) : f32(headDim * columns), f32(eps)];
   plan.dispatch(compileKernel(plan.device, kernel[lanes]), [...bound, { params }], {
     groups: [heads / columns, rows],
     cost: cost * rows * heads * headDim,

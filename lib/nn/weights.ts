@@ -50,7 +50,7 @@ export interface LayerWeights {
     readonly k: Matrix;
     readonly v: Matrix;
     readonly o: Matrix;
-    /** Weights of the q and k norms, [headStride] or with "whole" as wide as q and k; null without `qkNorm`. */
+    /** Weights of the q and k norms, [headStride] or, but for "head", as wide as q and k; null without `qkNorm`. */
     readonly headNorms: { readonly q: DeviceBuffer; readonly k: DeviceBuffer } | null;
   } | null;
   /** FFN: its norms likewise (that of attention's input where they share one), and projections; gate is null without one. */
@@ -151,10 +151,10 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   };
   const isResidual = spec.normPlaces === "residual";
   const hasOutputNorms = !isResidual && spec.normPlaces !== undefined;
-  /** The norm of each head has the width of a head, one over the whole width that of all heads, each padded. */
+  /** An RMSNorm of each head has the width of a head, the others that of all heads, each padded. */
   const headNorm = async (index: number, of: "q" | "k"): Promise<DeviceBuffer> => {
     const name = headNormName(index, of), layer = spec.layers[index];
-    if (spec.qkNorm !== "whole" || !layer) return await vector(name, headStride(spec.headDim));
+    if (spec.qkNorm === "head" || !layer) return await vector(name, headStride(spec.headDim));
     const { q, k } = headNormWidths(spec, layer), widths = headWidths(spec, layer);
     const [count, width] = of === "q" ? [q, widths.q] : [k, widths.kv];
     if (device.isDry) return own(device.uploadBuffer(name, new Float32Array(width)));

@@ -112,7 +112,11 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
       if (hasNorm(spec, layer, place)) continue;
       normTensors(spec, normName(index, place)).forEach((name, i) => made.set(name, { fill: 1 - i }));
     }
-    if (layer.heads === 0) { for (const of of QK) made.set(headNormName(index, of), { fill: 1 }); }
+    for (const of of QK) {
+      const name = headNormName(index, of);
+      if (layer.heads === 0) made.set(name, { fill: 1 });
+      else if (spec.qkNorm === "layer") made.set(name, { from: name, rows: of === "q" ? q : kv });
+    }
   });
   const layers = spec.layers.map((layer) => withCounts(layer, { heads: kvHeads * size, kvHeads, ffn }));
   return { spec: { ...spec, layers }, made };

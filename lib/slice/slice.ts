@@ -11,6 +11,7 @@ import {
   FINAL_NORM,
   hasBias,
   HEAD,
+  headNormName,
   type LayerSpec,
   normName,
   normPlaces,
@@ -22,6 +23,7 @@ import {
   projectionName,
   PROJECTIONS,
   projectionShape,
+  QK,
   withBiases,
   withCounts,
 } from "../spec/decoder.ts";
@@ -168,6 +170,12 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   }
   plans.forEach((plan, index) => {
     for (const place of normPlaces(spec)) norm(normName(index, place));
+    if (spec.qkNorm === "layer") {
+      for (const of of QK) {
+        const name = headNormName(index, of);
+        remaps.set(name, { from: name, rows: of === "q" ? plan.q : plan.kv });
+      }
+    }
     for (const projection of PROJECTIONS) {
       const from = projectionName(index, projection);
       const picked = pick(plan, projection, {

@@ -104,10 +104,11 @@ export interface DecoderSpec {
   /** Projections with a bias, in every layer that has them; absent if there are none. */
   readonly biases?: readonly Projection[];
   /**
-   * RMSNorm of q and k before RoPE, with one weight for q and one for k in every layer: "head" of each head, [headDim];
-   * "whole" of all heads together, [heads · headDim]. Absent without these norms.
+   * Norms of q and k before RoPE, with one weight for q and one for k in every layer: "head" RMSNorm of each head,
+   * [headDim]; "whole" RMSNorm of all heads together, [heads · headDim]; "layer" LayerNorm without bias of each head, with
+   * weights of its own, [heads · headDim]. Absent without these norms.
    */
-  readonly qkNorm?: "head" | "whole";
+  readonly qkNorm?: "head" | "whole" | "layer";
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
   readonly activation?: "gelu" | "gelu_tanh" | "relu";
   /**
@@ -310,7 +311,7 @@ export function isNormWeight(name: string): boolean {
   return name.endsWith("norm.weight");
 }
 
-/** Canonical name of the RMSNorm weight of a layer's query or key heads, shape [headDim]; only with `qkNorm`. */
+/** Canonical name of the weight of the norm of a layer's query or key heads; only with `qkNorm`. */
 export function headNormName(layer: number, of: "q" | "k"): string {
   return `model.layers.${layer}.self_attn.${of}_norm.weight`;
 }
@@ -321,7 +322,7 @@ export function headNormWidths(
   { heads, kvHeads }: LayerSpec,
 ): Readonly<Record<typeof QK[number], number>> {
   if (!qkNorm || heads === 0) return { q: 0, k: 0 };
-  return qkNorm === "whole" ? { q: heads * headDim, k: kvHeads * headDim } : { q: headDim, k: headDim };
+  return qkNorm === "head" ? { q: headDim, k: headDim } : { q: heads * headDim, k: kvHeads * headDim };
 }
 
 /** Number of parameters of a layer's norms of q and k. */

@@ -166,12 +166,13 @@ MODELS |= {
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.34},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
-    # Attention and FFN read one norm; the output head of the second has a bias.
+    # Attention and FFN read one norm; q and k heads have LayerNorm in the first, the output head of the second has a bias.
     "stablelm_parallel": {
         "dtype": torch.float32, "old": None, "shard": None, "seed": 1033,
         "config": lambda: StableLmConfig(
             hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=37, num_hidden_layers=2,
             vocab_size=67, max_position_embeddings=128, layer_norm_eps=1e-4, use_parallel_residual=True,
+            qk_layernorm=True,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.4},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },

@@ -4,10 +4,19 @@ import { formOf } from "../../lib/formats/hf/export.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { cutSource } from "../../lib/slice/vocabulary/cut_source.ts";
 import { FUSED_QKV, fusedGgufName, fusedTensors, joined } from "../../lib/formats/fused.ts";
-import { EMBEDDING, HEAD, HEAD_BIAS, tensorShapes } from "../../lib/spec/decoder.ts";
+import { EMBEDDING, HEAD, HEAD_BIAS, headNormName, tensorShapes } from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import type { GgufItem } from "../../lib/formats/gguf/write.ts";
-import { exportGguf, openGguf, openGgufFile, openHfFolder, writeGguf } from "../disk.ts";
+import {
+  exportGguf,
+  exportHf,
+  openGguf,
+  openGgufFile,
+  openHfFolder,
+  openSafetensors,
+  writeGguf,
+  writeSafetensors,
+} from "../disk.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "./files.ts";
 
@@ -32,7 +41,7 @@ Deno.test("a phi has the defaults of transformers, and what its class computes o
   assert.equal(formOf(spec), "phi");
   // Its heads may have another width than hidden size / heads, where its description is no longer that of the class.
   assert.equal(parsed({ ...phi, head_dim: 32 }).headDim, 32);
-  refuses(() => parsed({ ...phi, qk_layernorm: true }), "input", /qk_layernorm.*LayerNorm of q and k heads/);
+  refuses(() => parsed({ ...phi, qk_layernorm: true }), "input", /qk_layernorm.*LayerNorm that all q heads share/);
   refuses(() => parsed({ ...phi, hidden_act: "silu" }), "input", /hidden_act.*gelu_tanh or gelu or relu/);
 });
 
@@ -48,7 +57,9 @@ Deno.test("a parallel residual shares its norm in a stablelm, and not in a gpt_n
     // No class has the other one.
     assert.equal(formOf({ ...whole, parallel: parallel === "own" ? "shared" : "own" }), "compresso");
   }
-  refuses(() => parsed({ ...stable, qk_layernorm: true }), "input", /qk_layernorm.*StableLM 2 12B/);
+  // As StableLM 2 12B has it.
+  const whole = parsed({ ...stable, use_parallel_residual: true, qk_layernorm: true });
+  assert.deepEqual([whole.qkNorm, formOf(whole)], ["layer", "stablelm"]);
 });
 
 /** Writes a GGUF of a golden model with some tensors left out and others added. */
@@ -87,17 +98,30 @@ Deno.test("an older GGUF of a Phi-2, with q, k and v in one, is read as a newer 
   });
 });
 
-Deno.test("a GGUF of a StableLM with LayerNorm of q and k heads is refused by that", async () => {
-  const source = await openHfFolder((await openGolden("stablelm_parallel")).modelPath), { headDim } = source.spec;
-  const norm: GgufItem = {
-    name: "blk.0.attn_q_norm.weight",
-    shape: [4, headDim],
-    type: "f32",
-    data: () => new Float32Array(4 * headDim),
-  };
+Deno.test("norms of q and k heads of a StableLM are a tensor for each head in a folder, and rows in a GGUF", async () => {
+  const source = await openHfFolder((await openGolden("stablelm_parallel")).modelPath), { spec } = source;
+  const name = headNormName(1, "q"), rows = { start: 7, count: 19 }, values = await source.read(name);
+  assert.deepEqual([spec.qkNorm, values.length], ["layer", 40]);
   await inTemporaryFolder(async (folder) => {
-    await changedGguf(source, `${folder}/a`, { without: /^none$/, plus: [norm] });
-    await rejectsWith(openGguf(`${folder}/a`), "input", /StableLM 2 12B is not supported.*attn_q_norm/);
+    await exportGguf(source, `${folder}/a`, { dtype: "f16", tokenizerMetadata: new Map(), name: "stablelm" });
+    const file = await openGguf(`${folder}/a`), norm = file.tensors.get("blk.1.attn_q_norm.weight");
+    assert.deepEqual([norm?.shape, norm?.type, file.spec.qkNorm], [[4, 10], "f32", "layer"]);
+    await exportHf(source, `${folder}/hf`, { dtype: "f32", tokenizer: null });
+    const written = await openHfFolder(`${folder}/hf`);
+    assert.deepEqual([written.config["model_type"], written.config["qk_layernorm"]], ["stablelm", true]);
+    const stored = await openSafetensors(`${folder}/hf/model.safetensors`), head = [10];
+    assert.deepEqual(stored.tensors.get("model.layers.1.self_attn.q_layernorm.norms.3.weight")?.shape, head);
+    for (const other of [source, file, written]) {
+      assert.deepEqual(await other.read(name), values);
+      assert.deepEqual(await other.read(name, rows), values.slice(7, 26));
+    }
+    const items = [...stored.tensors].filter(([key]) => !/q_layernorm.norms.2/.test(key)).map(
+      ([key, { shape, dtype }]) => ({ name: key, shape, dtype, data: () => stored.read(key) }),
+    );
+    await Deno.mkdir(`${folder}/less`);
+    await Deno.copyFile(`${folder}/hf/config.json`, `${folder}/less/config.json`);
+    await writeSafetensors(`${folder}/less/model.safetensors`, items);
+    await rejectsWith(openHfFolder(`${folder}/less`), "input", /q_layernorm\.norms\.2\.weight, \[10\].*no such tensor/);
   });
 });
 

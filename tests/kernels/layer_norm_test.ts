@@ -1,8 +1,8 @@
 // LayerNorm and its backward against f64 oracles, the oracle against finite differences.
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { strideOf } from "../../lib/nn/padding.ts";
-import { recordLayerNorm, recordLayerNormBackward } from "../../lib/nn/ops.ts";
+import { headStride, strideOf } from "../../lib/nn/padding.ts";
+import { recordHeadNorm, recordHeadNormBackward, recordLayerNorm, recordLayerNormBackward } from "../../lib/nn/ops.ts";
 import {
   assertActivation,
   assertGradient,
@@ -10,9 +10,11 @@ import {
   type Cell,
   dense,
   denseOf,
+  HEADS,
   lay,
   random,
   ROUND,
+  spread,
   STALE,
   staleActivation,
   uploadActivation,
@@ -155,6 +157,55 @@ for (const lanes of LANES) {
           },
         });
       }
+    }
+  });
+
+  Deno.test(`recordHeadNorm() and its backward give LayerNorm of each head with its own weights, with ${lanes} lanes`, async () => {
+    for (const [rows, heads, headDim] of HEADS) {
+      const hs = headStride(headDim),
+        cols = heads * hs,
+        width = heads * headDim,
+        what = `${rows} × ${heads} × ${headDim}`;
+      const x = dense(rows, width, { seed: 1, size: 3 }), dy = dense(rows, width, { seed: 3 }), w = random(width, 2);
+      using xBuffer = uploadActivation(device, spread(x, headDim));
+      using wBuffer = uploadActivation(device, spread(denseOf(1, width, w), headDim));
+      using y = staleActivation(device, rows, cols);
+      using d = uploadActivation(device, spread(dy, headDim));
+      using plan = new Plan(device);
+      const shape = { rows, heads, headDim, eps: EPS, lanes, norm: "layer" } as const;
+      recordHeadNorm(plan, { x: xBuffer, w: wBuffer, y }, shape);
+      recordHeadNormBackward(plan, { x: xBuffer, w: wBuffer, dy: d }, shape);
+      await plan.run();
+      const wanted = Array.from({ length: rows * heads }, (_, at) => {
+        const own = rowOf(x.values, at, headDim), weights = rowOf(w, at % heads, headDim);
+        const { dx, size: gradientSize } = normGradient(rowOf(dy.values, at, headDim), own, weights);
+        return { ...norm(own, EPS), dx, gradientSize, weights };
+      });
+      const each = roundings(headDim, lanes) * ROUND;
+      const cell = (give: (own: typeof wanted[number], c: number) => Cell) => (row: number, column: number): Cell => {
+        const head = Math.floor(column / hs), c = column % hs, own = wanted[row * heads + head];
+        return own && head < heads && c < headDim ? give(own, c) : { value: 0, bound: 0 };
+      };
+      await assertActivation(device, y, {
+        what,
+        rows,
+        cols,
+        want: cell(({ n, r, size, weights }, c) => {
+          const own = n[c] ?? NaN, off = each * size * r * (1 + Math.abs(own)) + each * (Math.abs(own) + 1);
+          return { value: own * (weights[c] ?? NaN), bound: off * Math.abs(weights[c] ?? NaN) + 1e-30 };
+        }),
+      });
+      await assertActivation(device, d, {
+        what: `gradient of ${what}`,
+        rows,
+        cols,
+        fill: 0,
+        // r is computed anew: its error and that of the mean are in every n.
+        want: cell(({ dx, r, size, gradientSize }, c) => ({
+          value: dx[c] ?? NaN,
+          bound: 4 * each * (gradientSize[c] ?? NaN) * (1 + size * r) + 1e-30,
+        })),
+      });
     }
   });
 }

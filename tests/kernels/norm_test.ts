@@ -19,9 +19,11 @@ import {
   type Dense,
   dense,
   denseOf,
+  HEADS,
   lay,
   random,
   ROUND,
+  spread,
   STALE,
   staleActivation,
   uploadActivation,
@@ -226,19 +228,9 @@ for (const lanes of LANES) {
   });
 }
 
-/** Rows, heads and width of a head: one, odd, padded to 4, wider than a turn of 8 and of 64 lanes. */
-const HEADS = [[1, 1, 2], [3, 5, 6], [2, 3, 10], [33, 2, 64], [5, 7, 128], [2, 1, 258]] as const;
-
-/** Heads of `width` columns, each at a stride of headStride, as rows of an activation. */
-function spread({ rows, cols, values }: Dense, width: number): Dense {
-  const hs = headStride(width), heads = cols / width, out = new Float32Array(rows * heads * hs);
-  values.forEach((value, i) => out[Math.floor(i / width) * hs + i % width] = value);
-  return denseOf(rows, heads * hs, out);
-}
-
 for (const lanes of LANES) {
-  for (const isWhole of [false, true]) {
-    const what = isWhole ? "norm all heads together" : "norm each head by itself";
+  for (const kind of ["head", "whole"] as const) {
+    const isWhole = kind === "whole", what = isWhole ? "norm all heads together" : "norm each head by itself";
     Deno.test(`recordHeadNorm() and its backward ${what}, for every size, with ${lanes} lanes`, async () => {
       for (const [rows, heads, headDim] of HEADS) {
         for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
@@ -246,7 +238,7 @@ for (const lanes of LANES) {
           const x = dense(rows, heads * headDim, { seed: 1, size }), dy = dense(rows, heads * headDim, { seed: 3 });
           // The columns that are normalised together.
           const width = isWhole ? heads * headDim : headDim, w = random(width, 2);
-          const shape = { rows, heads, headDim, eps, lanes, isWhole };
+          const shape = { rows, heads, headDim, eps, lanes, norm: kind };
           using xBuffer = uploadActivation(device, spread(x, headDim));
           using wBuffer = isWhole
             ? uploadActivation(device, spread(denseOf(1, width, w), headDim))

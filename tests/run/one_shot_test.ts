@@ -42,7 +42,7 @@ const TOLERANCE = 2e-5;
 const STATISTICS: readonly GoldenName[] = [
   ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const,
   ...["phi3", "smollm3", "granite", "olmo2"] as const,
-  ...["gpt2", "gpt_neox", "stablelm", "phi"] as const,
+  ...["gpt2", "gpt_neox", "stablelm", "stablelm_parallel", "phi"] as const,
 ];
 
 for (const name of STATISTICS) {

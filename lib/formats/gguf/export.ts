@@ -37,6 +37,7 @@ import {
   type GgufName,
   ggufNames,
   ggufRow,
+  ggufShape,
   PARALLEL_KEY,
   ROPE_FREQS,
   ROPE_LONG,
@@ -131,7 +132,7 @@ function contentOf(
     tensors.push({
       name,
       type,
-      shape: whole?.shape ?? shape,
+      shape: whole?.shape ?? ggufShape(spec, canonical, shape),
       data: async () => {
         options.signal?.throwIfAborted();
         const tensorOf = (part: string): ExportedTensor => {

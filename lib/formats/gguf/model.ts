@@ -6,7 +6,16 @@ import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
-import { type GgufName, ggufNames, ggufRow, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
+import {
+  type GgufName,
+  ggufNames,
+  ggufRow,
+  ggufShape,
+  ROPE_FREQS,
+  ROPE_LONG,
+  ROPE_SHORT,
+  storedFusions,
+} from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec, takesDivisors, turnsNeighbours } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -50,7 +59,8 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
     spec,
     provenance: ggufProvenance(file.metadata),
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      const { tensor, rotated, part } = tensorOf(name);
+      const { tensor, rotated, part, isFlat } = tensorOf(name);
+      if (isFlat && rows) return (await file.readTensor(tensor.name)).slice(rows.start, rows.start + rows.count);
       return rotated
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
         : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
@@ -145,6 +155,8 @@ interface Found {
   readonly rotated: boolean;
   /** Its rows, where the tensor holds others too. */
   readonly part: RowRange | null;
+  /** Whether the canonical tensor is a vector, and the one in the file has rows. */
+  readonly isFlat: boolean;
 }
 
 function checkTensors(
@@ -162,7 +174,7 @@ function checkTensors(
     const whole = fusedParts.get(canonical);
     const { name, shape } = whole
       ? { name: fusedGgufName(whole), shape: whole.shape }
-      : { name: place.name, shape: own };
+      : { name: place.name, shape: ggufShape(spec, canonical, own) };
     const tensor = file.tensors.get(name);
     const wanted = `[${shape.join(", ")}]`;
     if (!tensor) {
@@ -175,7 +187,7 @@ function checkTensors(
     known.add(name);
     const rotated = isRotated && (projection === "q" || projection === "k");
     const part = whole?.parts.find((part) => part.name === canonical)?.rows ?? null;
-    found.set(canonical, { tensor, rotated, part });
+    found.set(canonical, { tensor, rotated, part, isFlat: own.length === 1 && shape.length > 1 });
   }
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;

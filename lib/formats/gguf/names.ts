@@ -1,6 +1,7 @@
 // Tensor names and row order of GGUF, and the canonical ones for them.
 import {
   biasName,
+  type DecoderSpec,
   EMBEDDING,
   FINAL_NORM,
   HEAD,
@@ -87,6 +88,19 @@ export function storedFusions(arch: GgufArch, tensors: ReadonlyMap<string, unkno
 /** Whether an architecture holds q, k and v as one matrix. */
 export function fusesQkv(arch: GgufArch): boolean {
   return archFusions(arch).length > 0;
+}
+
+/**
+ * Shape of a tensor of a GGUF that holds this canonical one: llama.cpp has a row for each head where norms of heads have
+ * weights of their own.
+ */
+export function ggufShape(
+  { qkNorm, headDim }: Pick<DecoderSpec, "qkNorm" | "headDim">,
+  canonical: string,
+  shape: readonly number[],
+): readonly number[] {
+  const isOfHeads = qkNorm === "layer" && /\.self_attn\.[qk]_norm\.weight$/.test(canonical);
+  return isOfHeads ? [(shape[0] ?? 0) / headDim, headDim] : shape;
 }
 
 /** Whether an architecture has LayerNorm. */

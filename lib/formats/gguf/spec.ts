@@ -260,19 +260,18 @@ function gemmaParts(
 /**
  * What architectures with LayerNorm compute. llama.cpp takes GELU in its tanh form for all but stablelm; the models of gptneox
  * were trained with the error function. A stablelm has one norm for attention and FFN where the tensors of the other are missing,
- * whatever its key says.
+ * whatever its key says, and norms of heads where there are their tensors.
  */
 function layerNormParts(
   file: GgufFile,
   arch: GgufArch,
-): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions" | "headBias"> {
+): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions" | "headBias" | "qkNorm"> {
   if (arch === "stablelm") {
-    const norm = "blk.0.attn_q_norm.weight";
-    if (file.tensors.has(norm)) {
-      const rule = "q and k heads have no LayerNorm: StableLM 2 12B is not supported";
-      throw ggufError(file.path, { rule, value: norm, fix: GIVE_FAMILY });
-    }
-    return { norm: "layer", ...file.tensors.has("blk.0.ffn_norm.weight") ? {} : { parallel: "shared" } };
+    return {
+      norm: "layer",
+      ...file.tensors.has("blk.0.ffn_norm.weight") ? {} : { parallel: "shared" },
+      ...file.tensors.has("blk.0.attn_q_norm.weight") ? { qkNorm: "layer" } : {},
+    };
   }
   const plain = { norm: "layer", activation: "gelu_tanh", ungated: true } as const;
   if (arch === "gpt2") return { ...plain, positions: { offset: 0 } };

@@ -29,7 +29,7 @@ const tokenIds = z.union([z.int(), z.array(z.int())], { error: "expected a token
 
 /** Keys that a `compresso` alone has: other families have without saying it what they say. */
 const OWN_KEYS = {
-  qk_norm: z.enum(["head", "whole"]).nullish(),
+  qk_norm: z.enum(["head", "whole", "layer"]).nullish(),
   fused: z.boolean().nullish(),
   norm: z.literal("layer").nullish(),
   norm_places: z.enum(["both", "after", "residual"]).nullish(),
@@ -157,6 +157,8 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     ? "head"
     : config.model_type === "olmo2"
     ? "whole"
+    : config.model_type === "stablelm" && config.qk_layernorm
+    ? "layer"
     : config.qk_norm;
   const ropeContext = { maxPosition, headDim, path: files.path };
   const ropes = ropesOf(config, fail);
@@ -366,8 +368,8 @@ function familyOf(
   if (type === "olmo2") return { normPlaces: "after" };
   if (type === "gemma") return { activation: "gelu_tanh" };
   if (type.startsWith("gemma")) return { activation: "gelu_tanh", normPlaces: "both" };
-  if (config.qk_layernorm && (type === "stablelm" || type === "phi")) {
-    fail("qk_layernorm", "it is false: a LayerNorm of q and k heads, as StableLM 2 12B has it, is not supported");
+  if (config.qk_layernorm && type === "phi") {
+    fail("qk_layernorm", "it is false: a LayerNorm that all q heads share, and all k heads, is not supported");
   }
   if (type === "stablelm") return { norm: "layer", ...config.use_parallel_residual ? { parallel: "shared" } : {} };
   const plain = { norm: "layer", ungated: true, ...activation === "silu" ? {} : { activation } } as const;

@@ -17,6 +17,7 @@ import { type FileSystem, type Staged, writeFile } from "../../files/system.ts";
 import { firstNonFinite } from "../../core/half.ts";
 import { fusedModuleName, fusedTensors, joined } from "../fused.ts";
 import { fusionsOf, hfShapes } from "./model.ts";
+import { headNormTensors } from "./head_norms.ts";
 import { withOwnKeys } from "./keys.ts";
 import { layeredRopeConfig, ropeConfig } from "./rope_export.ts";
 import { pack, packedTensors } from "./packed.ts";
@@ -103,6 +104,7 @@ export async function stageHf(
   const fused = [...fusedTensors(written, fusionsOf(written)).values()];
   const parts = new Map(fused.map((whole) => [fusedModuleName(whole), whole.parts.map(({ name }) => name)]));
   const packed = new Map(packedTensors(form, written).map((tensor) => [tensor.name, tensor]));
+  const headNorms = new Map(headNormTensors(form, written).map((tensor) => [tensor.name, tensor]));
   const read = async (name: string): Promise<Float32Array<ArrayBuffer>> =>
     own.has(name) ? finite(name, await source.read(name)) : new Float32Array(elementCount(shapes.get(name) ?? []));
   const items = weightItems(spec, dtype).map((item): SafetensorsItem => ({
@@ -112,6 +114,8 @@ export async function stageHf(
       signal?.throwIfAborted();
       const tensor = packed.get(item.name);
       if (tensor) return pack(tensor, await Promise.all(tensor.parts.map(({ name }) => read(name))));
+      const norm = headNorms.get(item.name);
+      if (norm) return (await read(norm.canonical)).subarray(norm.first, norm.first + written.headDim);
       const names = parts.get(item.name), plus = storedPlus(form, item.name);
       const values = names ? joined(await Promise.all(names.map(read))) : await read(item.name);
       return plus === 0 ? values : values.map((value) => value - plus);
@@ -186,9 +190,11 @@ function weightItems(spec: DecoderSpec, dtype: HfDtype): Omit<SafetensorsItem, "
   // A packed tensor takes the place of its first part.
   const packed = packedTensors(formOf(spec), written), first = new Map(packed.map((own) => [own.parts[0]?.name, own]));
   const others = new Set(packed.flatMap(({ parts }) => parts.slice(1).map(({ name }) => name)));
-  return [...shapes].filter(([name]) => !others.has(name)).map(([name, shape]) => {
-    const own = first.get(name);
-    return { name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] };
+  const headNorms = Map.groupBy(headNormTensors(formOf(spec), written), ({ canonical }) => canonical);
+  return [...shapes].filter(([name]) => !others.has(name)).flatMap(([name, shape]) => {
+    const own = first.get(name), norms = headNorms.get(name);
+    if (norms) return norms.map((norm) => ({ name: norm.name, shape: [spec.headDim], dtype: FILE_DTYPES[dtype] }));
+    return [{ name: own?.name ?? name, shape: own?.shape ?? shape, dtype: FILE_DTYPES[dtype] }];
   });
 }
 
@@ -227,7 +233,7 @@ export function formOf(spec: DecoderSpec): HfForm {
     return isGranite(spec) ? "granite" : isOlmo2(spec) ? "olmo2" : gemmaForm(spec) ?? "compresso";
   }
   if (!hasRopeEverywhere(spec)) return spec.qkNorm ? "compresso" : "smollm3";
-  if (spec.qkNorm) return biasConfig(spec).mlp_bias || spec.qkNorm === "whole" ? "compresso" : "qwen3";
+  if (spec.qkNorm) return biasConfig(spec).mlp_bias || spec.qkNorm !== "head" ? "compresso" : "qwen3";
   if (spec.biases?.join() === QWEN2_BIASES.join()) return "qwen2";
   if (sliding.length > 0) return spec.biases?.length ? "compresso" : windows.length > 1 ? "ministral" : "mistral";
   if (spec.hidden % first.heads === 0) return "llama";

@@ -6,6 +6,7 @@ import { type FileSystem, isThere, missing } from "../../files/system.ts";
 import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
+import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
@@ -37,7 +38,8 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const { text_config: text, model_type } = config, type = asText(isObject(text) ? text["model_type"] : model_type);
   const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(type, name);
   const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
-  const stored = unpacked(packedTensors(type, spec), withPrefix(type, own), { type, spec, folder });
+  const context = { type, spec, folder };
+  const stored = withHeadNorms(unpacked(packedTensors(type, spec), withPrefix(type, own), context), context);
   // By canonical name, or by its own where it has none.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {

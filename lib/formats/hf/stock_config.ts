@@ -35,11 +35,13 @@ export function layerNormForm(spec: DecoderSpec): LayerNormForm | null {
   const { qkNorm, normPlaces, embeddingWidth, scales, softCaps, fused, headBias, biases = [] } = spec;
   const isPlain = norm === "layer" && layersAlike(spec) && first?.heads === fixedHeads(spec) &&
     layers.every((layer) => layer.window === undefined && layer.rope === undefined) &&
-    [qkNorm, scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
+    (!qkNorm || (qkNorm === "layer" && !ungated)) &&
+    [scales, softCaps, fused, rope.localBase].every((part) => part === undefined) &&
     rope.scaling.kind !== "longrope" && rope.scaling.kind !== "factors";
   if (!isPlain) return null;
   // OPT alone has norms of the residual stream and projections of the embedding.
-  const isLikeOpt = ungated && !parallel && first?.kvHeads === first?.heads && positions?.offset === OPT_OFFSET;
+  const isLikeOpt = ungated && !parallel && !headBias && first?.kvHeads === first?.heads &&
+    positions?.offset === OPT_OFFSET;
   if (normPlaces !== undefined || embeddingWidth !== undefined) return isLikeOpt && isOptFfn(spec) ? "opt" : null;
   if (!ungated) {
     const isStableLm = activation === "silu" && parallel !== "own" && !positions && !headBias;
@@ -183,7 +185,7 @@ function partialRopeConfig(spec: DecoderSpec): Json {
     num_attention_heads: heads,
     num_hidden_layers: spec.layers.length,
     num_key_value_heads: kvHeads,
-    qk_layernorm: false,
+    qk_layernorm: spec.qkNorm === "layer",
     ...partialRope(spec),
   };
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { DeviceBuffer } from "../../../lib/gpu/types.ts";
 import type { Device } from "../../../lib/gpu/device.ts";
-import { paddedRows, strideOf } from "../../../lib/nn/padding.ts";
+import { headStride, paddedRows, strideOf } from "../../../lib/nn/padding.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
 
 /** Relative error of one rounding to f32. */
@@ -152,4 +152,14 @@ export function assertGradient(
       `${what}: d[${i}] is ${analytic}, by differences ${numeric}`,
     );
   }
+}
+
+/** Rows, heads and width of a head: one, odd, padded to 4, wider than a turn of 8 and of 64 lanes. */
+export const HEADS = [[1, 1, 2], [3, 5, 6], [2, 3, 10], [33, 2, 64], [5, 7, 128], [2, 1, 258]] as const;
+
+/** Heads of `width` columns, each at a stride of headStride, as rows of an activation. */
+export function spread({ rows, cols, values }: Dense, width: number): Dense {
+  const hs = headStride(width), heads = cols / width, out = new Float32Array(rows * heads * hs);
+  values.forEach((value, i) => out[Math.floor(i / width) * hs + i % width] = value);
+  return denseOf(rows, heads * hs, out);
 }

@@ -75,6 +75,16 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
   const headNorm = (x: Rows, name: string): Rows => {
     if (!spec.qkNorm) return x;
     const w = at(name);
+    if (spec.qkNorm === "layer") {
+      return x.map((row) =>
+        row.map((value, i) => {
+          const head = row.subarray(i - i % headDim, i - i % headDim + headDim);
+          const mean = head.reduce((sum, other) => sum + other, 0) / headDim;
+          const variance = head.reduce((sum, other) => sum + (other - mean) ** 2, 0) / headDim;
+          return (value - mean) / Math.sqrt(variance + spec.normEps) * (w[i] ?? NaN);
+        })
+      );
+    }
     return x.map((row) =>
       row.map((value, i) => {
         // The columns that are normalised together: a head, or all.

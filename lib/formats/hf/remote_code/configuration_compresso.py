@@ -7,7 +7,7 @@ class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
     With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are, with "whole" those of all heads together,
-    as OLMo 2's are. With fused, layers are Phi-3's: q, k
+    as OLMo 2's are, with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With fused, layers are Phi-3's: q, k
     and v are one matrix, gate and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The

@@ -93,8 +93,21 @@ class LayerConfig:
         return getattr(self.shared, name)
 
 
+class HeadLayerNorm(nn.Module):
+    """LayerNorm of each head without bias, with weights of its own."""
+
+    def __init__(self, heads, dim, eps):
+        super().__init__()
+        self.shape, self.eps = (heads, dim), eps
+        self.weight = nn.Parameter(torch.ones(heads * dim))
+
+    def forward(self, x):
+        normed = nn.functional.layer_norm(x.unflatten(-1, self.shape), self.shape[1:], eps=self.eps)
+        return normed.flatten(-2) * self.weight
+
+
 class PartialAttention(Phi3Attention):
-    """Llama's projections with RoPE of a part of each head, as Phi-3's attention has it."""
+    """Llama's projections with RoPE of a part of each head, as Phi-3's attention has it; with LayerNorm of q and k heads."""
 
     def __init__(self, config, layer_idx):
         super().__init__(config, layer_idx)
@@ -104,9 +117,13 @@ class PartialAttention(Phi3Attention):
         self.k_proj = nn.Linear(hidden, config.num_key_value_heads * dim, bias=bias)
         self.v_proj = nn.Linear(hidden, config.num_key_value_heads * dim, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * dim, hidden, bias=bias)
+        self.q_norm = self.k_norm = nn.Identity()
+        if config.qk_norm == "layer":
+            self.q_norm = HeadLayerNorm(config.num_attention_heads, dim, config.rms_norm_eps)
+            self.k_norm = HeadLayerNorm(config.num_key_value_heads, dim, config.rms_norm_eps)
 
     def qkv_proj(self, x):
-        return torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+        return torch.cat([self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)], dim=-1)
 
 
 def is_partial(config):
@@ -199,7 +216,7 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
                 own.query_pre_attn_scalar, own.use_bidirectional_attention = config.head_dim, False
                 self.self_attn = Gemma2Attention(own, cache_index)
                 self.self_attn.sliding_window = window
-            elif is_partial(config):
+            elif is_partial(config) or config.qk_norm == "layer":
                 own.sliding_window = window
                 self.self_attn = PartialAttention(own, cache_index)
             elif config.qk_norm == "head":

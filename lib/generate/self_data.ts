@@ -148,8 +148,13 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   async function grow(drafts: readonly Draft[], tell: (share: number) => void): Promise<void> {
     const capacity = leading.length + tokens - 1;
     using batch = createDecodeBatch(model.device, model.weights, { sequences: drafts.length, capacity });
-    const rows = drafts.map((draft) => ({ draft, sequence: existing(batch.open(capacity), "pages of a text") }));
-    for (const { sequence } of rows) await sequence.prefill(leading, { signal });
+    // What stands before each text is read once.
+    const start = existing(batch.open(capacity), "pages of a text");
+    await start.prefill(leading, { signal });
+    const rows = drafts.map((draft, index) => ({
+      draft,
+      sequence: index === 0 ? start : existing(start.fork(leading.length, { capacity }), "pages of a text"),
+    }));
     for (let length = 1; length < tokens;) {
       const open = rows.filter(({ draft }) => !draft.hasEnded);
       if (open.length === 0) break;

@@ -1,6 +1,7 @@
 // Checkpoints of a run: one safetensors file with its identity, the position and arrays of the present state and of those to go back to.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError, type ErrorParts, option } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { FileSystem } from "../files/system.ts";
 import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
@@ -22,24 +23,27 @@ const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;
 
-/** Writes a checkpoint atomically. */
+/** Writes a checkpoint atomically. Arrays with the same numbers, such as those of a state that was just kept, are stored once. */
 export async function writeCheckpoint(
   path: string,
   { identity, position, arrays, kept }: Checkpoint,
   { files }: { readonly files: FileSystem },
 ): Promise<void> {
-  const compresso = JSON.stringify({
-    version: VERSION,
-    identity,
-    position,
-    kept: kept.map(({ position }) => position),
-  });
-  const sha256 = await digestOfAll(compresso, [arrays, ...kept.map(({ arrays }) => arrays)]);
-  await writeSafetensors(
-    path,
-    [...tensorsOf("", arrays), ...kept.flatMap((state, index) => tensorsOf(prefixOf(index), state.arrays))],
-    { metadata: { compresso, sha256 }, files },
-  );
+  const states = [arrays, ...kept.map(({ arrays }) => arrays)];
+  const prefixes = ["", ...kept.map((_, index) => prefixOf(index))];
+  const digests: Uint8Array[] = [], stored = new Map<string, StoredArray>(), same: Record<string, string> = {};
+  for (const [index, own] of states.entries()) {
+    for (const item of tensorsOf(prefixes[index] ?? "", own)) {
+      const digest = await sha256(item.data()), known = stored.get(digest.toHex());
+      digests.push(digest);
+      if (known) same[item.name] = known.name;
+      else stored.set(digest.toHex(), item);
+    }
+  }
+  const head: Head = { version: VERSION, identity, position, kept: kept.map(({ position }) => position), same };
+  const compresso = JSON.stringify(head);
+  const metadata = { compresso, sha256: digestOf([await sha256(encoded(compresso)), ...digests]) };
+  await writeSafetensors(path, [...stored.values()], { metadata, files });
 }
 
 /**
@@ -52,9 +56,9 @@ export async function readCheckpoint(
 ): Promise<Checkpoint> {
   try {
     const file = await openSafetensors(await files.open(path)), text = file.metadata.get("compresso");
-    const { identity, position, kept } = headOf(text, path);
+    const { identity, position, kept, same } = headOf(text, path);
     const [arrays, ...others] = await Promise.all(
-      ["", ...kept.map((_, index) => prefixOf(index))].map((prefix) => arraysOf(file, prefix)),
+      ["", ...kept.map((_, index) => prefixOf(index))].map((prefix) => arraysOf(file, prefix, same)),
     );
     if (!arrays) throw broken(path, { value: "no state" });
     if (file.metadata.get("sha256") !== await digestOfAll(text ?? "", [arrays, ...others])) {
@@ -122,10 +126,12 @@ function withRatesAnew(
 }
 
 interface Head {
-  readonly version?: number;
+  readonly version: number;
   readonly identity: RunIdentity;
   readonly position: RunPosition;
   readonly kept: readonly RunPosition[];
+  /** Names of arrays that are not stored, each with the name of a stored one that is equal. */
+  readonly same: Readonly<Record<string, string>>;
 }
 
 /** What the header says of the run, of this version. */
@@ -135,30 +141,45 @@ function headOf(text: string | undefined, path: string): Head {
   try {
     head = JSON.parse(text);
   } catch { /* refused below */ }
-  if (head?.version === VERSION && Array.isArray(head.kept)) return head;
+  if (head?.version === VERSION && Array.isArray(head.kept) && isObject(head.same)) return head;
   throw broken(path, { value: `format ${head?.version ?? "unknown"}` });
 }
 
 /** SHA-256 of the text that says where the run stands, and of all arrays. */
 async function digestOfAll(text: string, states: readonly TrainerArrays[]): Promise<string> {
-  const parts = [new TextEncoder().encode(text), ...states.flatMap((arrays) => FIELDS.map((name) => arrays[name]))];
   const digests: Uint8Array[] = [];
   // One at a time: each call copies its bytes.
-  for (const part of parts) digests.push(new Uint8Array(await crypto.subtle.digest("SHA-256", part)));
+  for (const part of [encoded(text), ...states.flatMap((arrays) => FIELDS.map((name) => arrays[name]))]) {
+    digests.push(await sha256(part));
+  }
   return digestOf(digests);
 }
 
-function tensorsOf(prefix: string, arrays: TrainerArrays): SafetensorsItem[] {
+async function sha256(part: Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer>): Promise<Uint8Array> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", part));
+}
+
+function encoded(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(text);
+}
+
+/** An array as a tensor. */
+interface StoredArray extends SafetensorsItem {
+  readonly data: () => Float32Array<ArrayBuffer>;
+}
+
+function tensorsOf(prefix: string, arrays: TrainerArrays): StoredArray[] {
   return FIELDS.map((name) => ({
     name: prefix + name,
     dtype: "F32",
     shape: [arrays[name].length],
-    data: () => arrays[name],
+    data: (): Float32Array<ArrayBuffer> => arrays[name],
   }));
 }
 
-async function arraysOf(file: SafetensorsFile, prefix: string): Promise<TrainerArrays> {
-  const read = (name: typeof FIELDS[number]): Promise<Float32Array<ArrayBuffer>> => file.read(prefix + name);
+async function arraysOf(file: SafetensorsFile, prefix: string, same: Head["same"]): Promise<TrainerArrays> {
+  const read = (name: typeof FIELDS[number]): Promise<Float32Array<ArrayBuffer>> =>
+    file.read(same[prefix + name] ?? prefix + name);
   return {
     lora: await read("lora"),
     loraM: await read("loraM"),

@@ -71,7 +71,7 @@ export interface FolderOptions {
   /** Called while the model writes calibration texts, with the share that is written, 0 to 1. */
   readonly onCalibration?: (share: number) => void;
   /**
-   * Steps between two checkpoints, an integer; default 50. 0 disables periodic checkpoints, but see {@link
+   * Steps between two checkpoints, an integer; default 57. 0 disables periodic checkpoints, but see {@link
    * CheckpointOptions} for when a run saves itself anyway.
    */
   readonly checkpointEvery?: number;

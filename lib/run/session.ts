@@ -158,6 +158,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   /** One stream for all loops: the next loop continues where the last one stopped. Created anew after an error. */
   #stream: AsyncGenerator<StepRecord, void, undefined> | null = null;
   #isDone = false;
+  /** The periodic checkpoint that is being written beside the next step. */
+  #writing: Promise<void> | null = null;
   /** Records as they were yielded, one per step. */
   readonly #records: StepRecord[] = [];
   /** Position at which a resumed run continued. */
@@ -497,6 +499,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       if (explained !== failed) await this.#save({ state: this.#kept.at(-1) });
       throw explained;
     } finally {
+      await this.#writing?.catch(() => {}); // another error is on its way
       await this.#allocated?.steerer[Symbol.asyncDispose]();
     }
   }
@@ -511,11 +514,13 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     await this.#enter(stage);
     while (this.#position.stageStep < stage.steps && this.#position.begun !== "hard") {
       if (!await this.#step(stage)) break;
+      await this.#written();
       const { step, stageStep } = this.#position, due = step % every === 0;
       const looks = this.#oversight.looksAt(step) || stageStep === stage.steps;
       if ((due || looks || this.#shouldFlush()) && (yield* this.#flush({ looks }))) return;
-      if (due) await this.#save();
+      if (due) await this.#save({ isBeside: true });
     }
+    await this.#written();
     if (yield* this.#flush({ looks: true })) return;
     if (stage.stage === "prune" && this.#position.begun !== "hard") {
       const { keptState } = this.#ofMany;
@@ -708,9 +713,11 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Saves the current state, or the given one if the current state cannot be used. Default path: that of the checkpoint, if any. */
   async #save(
-    { state, path = this.#setup.original.checkpoint?.path }: {
+    { state, path = this.#setup.original.checkpoint?.path, isBeside = false }: {
       readonly state?: RunState | undefined;
       readonly path?: string | undefined;
+      /** Whether the file is written beside what follows; {@link #written} waits for it. */
+      readonly isBeside?: boolean;
     } = {},
   ): Promise<void> {
     const position = this.#position;
@@ -718,7 +725,17 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const present = state ?? { position, arrays: await this.#trainer.save() };
     const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
     const identity = this.#identity(this.#now.steerer);
-    await writeCheckpoint(path, { identity, ...present, kept }, { files: this.#files });
+    await this.#written();
+    this.#writing = writeCheckpoint(path, { identity, ...present, kept }, { files: this.#files });
+    if (!isBeside) return await this.#written();
+    this.#writing.catch(() => {}); // thrown by what waits for it
+  }
+
+  /** Waits for the checkpoint that is being written. */
+  async #written(): Promise<void> {
+    const writing = this.#writing;
+    this.#writing = null;
+    await writing;
   }
 
   /**

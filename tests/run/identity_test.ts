@@ -125,3 +125,20 @@ Deno.test("what a checkpoint is taken up with otherwise is kept with it, from th
     { step: 15, differences: ["rates.lora: 0.5 then, 0.25 now"] },
   ]);
 });
+
+Deno.test("a checkpoint stores arrays with the same numbers once, and reads them back for each state", async () => {
+  const files = memoryFiles(),
+    position = firstPosition({ epoch: 0, index: 0 }),
+    long = Float32Array.from({ length: 999 }, Math.sqrt);
+  const bytesWith = async (...others: TrainerArrays[]): Promise<number> => {
+    const kept = others.map((arrays) => ({ position, arrays }));
+    await writeCheckpoint(PATH, { identity: {}, position, arrays: { ...arrays, lora: long }, kept }, { files });
+    const found = await readCheckpoint(PATH, { files });
+    assert.deepEqual(found.kept, kept);
+    assert.deepEqual(found.arrays.lora, long);
+    return (await files.info(PATH))?.size ?? 0;
+  };
+  const alone = await bytesWith(), equal = await bytesWith({ ...arrays, lora: long.slice() });
+  assert.ok(equal < alone + 999 * 4, `${equal} bytes with a state that is equal, ${alone} without`);
+  assert.ok(await bytesWith({ ...arrays, lora: long.map((x) => x + 1) }) > equal + 900 * 4);
+});

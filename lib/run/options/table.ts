@@ -597,7 +597,8 @@ export const OPTION_TABLE = {
   },
   checkpointEvery: {
     type: "count",
-    default: 50,
+    // Three rounds of a long run (look_steps.ts): the state is kept at that step anyway, and is stored once.
+    default: 57,
     of: "pruneToFolder",
     group: "files",
     placeholder: "steps",

@@ -28,6 +28,8 @@ import headLayerNormText from "./head_layer_norm.wgsl" with { type: "text" };
 import headLayerNormBackwardText from "./head_layer_norm_backward.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
 import headNormBackwardText from "./head_norm_backward.wgsl" with { type: "text" };
+import headNormLanesText from "./head_norm_lanes.wgsl" with { type: "text" };
+import headNormBackwardLanesText from "./head_norm_backward_lanes.wgsl" with { type: "text" };
 import hardConcretePrelude from "./hard_concrete.wgsl" with { type: "text" };
 import logitsCapped from "./logits_capped.wgsl" with { type: "text" };
 import logitsPlain from "./logits_plain.wgsl" with { type: "text" };
@@ -94,7 +96,8 @@ export const ROW_BLOCK = 64;
 /** Index of the sum of squared LoRA gradients in the metrics of a step; index 0 is the loss. */
 export const GRAD_SQUARES = 1;
 
-const reduce = (group: number): string => `const GROUP = ${group}u;\n${reducePrelude}`;
+const group = (lanes: number): string => `const GROUP = ${lanes}u;\n`;
+const reduce = (lanes: number): string => group(lanes) + reducePrelude;
 const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
@@ -143,6 +146,14 @@ export const headLayerNormBackward: Readonly<Record<NormLanes, KernelSource>> = 
     reduce(lanes) + layerNormPrelude + headLayerNormBackwardText,
     "read read storage uniform",
   )
+);
+/** The same with a lane for each head. */
+export const headNormLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("head_norm_lanes", group(lanes) + headNormLanesText, "read read storage uniform")
+);
+/** Its backward, likewise. */
+export const headNormBackwardLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel("head_norm_backward_lanes", group(lanes) + headNormBackwardLanesText, "read read storage uniform")
 );
 /** out = x + RMSNorm(y ∘ z): bindings y, z, w, x, out, params. */
 export const outputNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>

@@ -13,6 +13,8 @@ import {
   headLayerNormBackward,
   headNorm,
   headNormBackward,
+  headNormBackwardLanes,
+  headNormLanes,
   layerNorm,
   layerNormBackward,
   multiply,
@@ -59,6 +61,8 @@ export interface MaskGradients {
 }
 
 const LANES = 64;
+/** Largest number of workgroups along x. */
+const GRID_WIDTH = 32768;
 
 /** Number of row blocks in the partial sums of a mask gradient. */
 export function rowBlocks(rows: number): number {
@@ -193,6 +197,8 @@ export interface Heads {
   readonly headDim: number;
   readonly eps: number;
   readonly lanes?: NormLanes;
+  /** Whether a lane takes a whole head; only of "head". Default: on a CPU, where barriers are slow. */
+  readonly perLane?: boolean;
   /**
    * "head" (default): RMSNorm of each head, w [headStride]. "whole": one RMSNorm of all heads. "layer": LayerNorm of each
    * head without bias. Both have w [heads·headStride].
@@ -202,33 +208,45 @@ export interface Heads {
 
 /** y = norm of the heads of x; writes (=), including the columns after the heads. */
 export function recordHeadNorm(plan: Plan, io: { x: Span; w: Span; y: Span }, shape: Heads): void {
-  const kernel = shape.norm === "layer" ? headLayerNorm : headNorm;
-  headDispatch(plan, { kernel, bound: [io.x, io.w, io.y], cost: 8 }, shape);
+  const kernels = shape.norm === "layer" ? [headLayerNorm] as const : [headNorm, headNormLanes] as const;
+  headDispatch(plan, { kernels, bound: [io.x, io.w, io.y], cost: 8 }, shape);
 }
 
 /** Gradient of {@link recordHeadNorm} with respect to x, in place: dy := dx. */
 export function recordHeadNormBackward(plan: Plan, io: { x: Span; w: Span; dy: Span }, shape: Heads): void {
-  const kernel = shape.norm === "layer" ? headLayerNormBackward : headNormBackward;
-  headDispatch(plan, { kernel, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
+  const kernels = shape.norm === "layer"
+    ? [headLayerNormBackward] as const
+    : [headNormBackward, headNormBackwardLanes] as const;
+  headDispatch(plan, { kernels, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
 }
 
 function headDispatch(
   plan: Plan,
-  { kernel, bound, cost }: {
-    readonly kernel: typeof headNorm;
+  { kernels: [shared, lone], bound, cost }: {
+    /** With a workgroup for each head, and with a lane for each. */
+    readonly kernels: readonly [typeof headNorm, typeof headNorm?];
     readonly bound: readonly Bound[];
     /** Operations per value. */
     readonly cost: number;
   },
-  { rows, heads, headDim, eps, norm, lanes = normLanes(plan) }: Heads,
+  { rows, heads, headDim, eps, norm = "head", lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Heads,
 ): void {
   // A norm over the whole width is that of one head with the columns of all: padding columns are zeros in between.
   const columns = norm === "whole" ? heads : 1, width = headStride(headDim) * columns;
-  const stride = strideOf(heads * headStride(headDim));
+  const stride = strideOf(heads * headStride(headDim)), total = cost * rows * heads * headDim;
   const params = [u32(stride / 4), u32(width / 4), norm === "layer" ? u32(headDim) : f32(headDim * columns), f32(eps)];
-  plan.dispatch(compileKernel(plan.device, kernel[lanes]), [...bound, { params }], {
+  if (perLane && lone && norm === "head") {
+    const groups = Math.ceil(rows * heads / lanes), grid = Math.min(groups, GRID_WIDTH);
+    const all = { params: [...params, u32(heads), u32(rows)] };
+    plan.dispatch(compileKernel(plan.device, lone[lanes]), [...bound, all], {
+      groups: [grid, Math.ceil(groups / grid)],
+      cost: total,
+    });
+    return;
+  }
+  plan.dispatch(compileKernel(plan.device, shared[lanes]), [...bound, { params }], {
     groups: [heads / columns, rows],
-    cost: cost * rows * heads * headDim,
+    cost: total,
   });
 }
 

@@ -229,8 +229,9 @@ for (const lanes of LANES) {
 }
 
 for (const lanes of LANES) {
-  for (const kind of ["head", "whole"] as const) {
-    const isWhole = kind === "whole", what = isWhole ? "norm all heads together" : "norm each head by itself";
+  for (const [kind, perLane] of [["head", false], ["head", true], ["whole", false]] as const) {
+    const isWhole = kind === "whole";
+    const what = isWhole ? "norm all heads together" : `norm each head by itself${perLane ? ", in a lane" : ""}`;
     Deno.test(`recordHeadNorm() and its backward ${what}, for every size, with ${lanes} lanes`, async () => {
       for (const [rows, heads, headDim] of HEADS) {
         for (const [size, eps] of [[3, EPS], [1e-3, 0.25]] as const) {
@@ -238,7 +239,7 @@ for (const lanes of LANES) {
           const x = dense(rows, heads * headDim, { seed: 1, size }), dy = dense(rows, heads * headDim, { seed: 3 });
           // The columns that are normalised together.
           const width = isWhole ? heads * headDim : headDim, w = random(width, 2);
-          const shape = { rows, heads, headDim, eps, lanes, norm: kind };
+          const shape = { rows, heads, headDim, eps, lanes, norm: kind, perLane };
           using xBuffer = uploadActivation(device, spread(x, headDim));
           using wBuffer = isWhole
             ? uploadActivation(device, spread(denseOf(1, width, w), headDim))
@@ -263,7 +264,7 @@ for (const lanes of LANES) {
               return own && head < heads && c < headDim ? give(own, at % width) : { value: 0, bound: 0 };
             };
           // The backward computes r anew, and its third power.
-          const count = roundings(width, lanes), forward = count * ROUND, backward = 4 * count * ROUND;
+          const count = roundings(width, perLane ? 1 : lanes), forward = count * ROUND, backward = 4 * count * ROUND;
           await assertActivation(device, y, {
             what,
             rows,

@@ -6,6 +6,7 @@ import { sampleChat } from "../../text/sample_chat.ts";
 import { expectedUses } from "./expected_uses.ts";
 import { tokenPieces } from "./pieces.ts";
 import { type Removal, removalOrder } from "./removal.ts";
+import { tokenKind } from "./token_kind.ts";
 
 /** Largest growth of texts, in tokens, that a vocabulary of unstated size may cause. */
 const AUTOMATIC_GROWTH = 0.01;
@@ -40,8 +41,8 @@ export function countTokens(
 }
 
 /**
- * Orders the vocabulary by what cutting costs the texts. A token that they lack is judged by its place in the
- * vocabulary, see `expectedUses`. What the chat template writes stays.
+ * Orders the vocabulary by what cutting costs the texts. A token that they lack is judged by its script and its place in
+ * the vocabulary, see `expectedUses`. What the chat template writes stays.
  *
  * @param counts - Count of each id in the texts, see {@link countTokens}.
  * @throws CompressoError("input") for a tokenizer that is neither BPE nor Unigram, and for a model without one.
@@ -72,7 +73,8 @@ export function chooseVocabulary(
   }
   // A tokenizer may have tokens for which the model has no row.
   const pieces = { ...found, isFixed, ids: found.ids.filter((id) => id < spec.vocab) }, { ids } = pieces;
-  const removal = removalOrder(pieces, expectedUses(counts, ids.filter((id) => !isFixed[id])));
+  const kindOf = (id: number): string => tokenKind(tokenizer.idToToken(id) ?? "", () => tokenizer.decode([id]));
+  const removal = removalOrder(pieces, expectedUses(counts, ids.filter((id) => !isFixed[id]), kindOf));
   const counted = Array.from(counts).reduce((sum, count) => sum + count, 0);
   const least = ids.length - removal.order.length;
   const growth = (size: number): number => (removal.extra[ids.length - size - 1] ?? 0) / Math.max(1, counted);

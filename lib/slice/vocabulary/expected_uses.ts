@@ -1,14 +1,14 @@
 // How often each token is expected in texts of the same kind, from its count in a sample of them.
 
-/** Tokens on each side of one whose counts tell how often tokens of its place in the vocabulary occur. */
+/** Tokens of its kind on each side of one whose counts tell how often tokens of its place in the vocabulary occur. */
 const WINDOW = 512;
 /** How often the prior counts. */
 const BURST = 3;
 
 /**
  * Expected uses of each token in as many texts as were counted. Vocabularies list tokens by how frequent they were when
- * the tokenizer was made, so the counts of the tokens around one in that order tell how often such a token occurs, also
- * where a sample lacks it. Counts are taken as Poisson, with a Gamma prior whose mean m and variance are those of the
+ * the tokenizer was made, so the counts of the tokens of its kind around one in that order tell how often such a token
+ * occurs, also where a sample lacks it. Counts are taken as Poisson, with a Gamma prior whose mean m and variance are those of the
  * window (empirical Bayes):
  *
  *     a = 3 m² / (v − m),   expected = (count + a) / (1 + a/m)
@@ -18,9 +18,20 @@ const BURST = 3;
  *
  * @param counts - Count of each id.
  * @param ids - Ids that have a token and may be cut, in the order of the vocabulary.
+ * @param kindOf - Kind of a token, see `tokenKind`. Default: all are of one.
  */
-export function expectedUses(counts: ArrayLike<number>, ids: Int32Array): Float64Array {
-  const found = Float64Array.from(counts), total = ids.length;
+export function expectedUses(
+  counts: ArrayLike<number>,
+  ids: Int32Array,
+  kindOf: (id: number) => string = () => "",
+): Float64Array {
+  const found = Float64Array.from(counts);
+  for (const alike of Map.groupBy(ids, kindOf).values()) smooth(counts, alike, found);
+  return found;
+}
+
+function smooth(counts: ArrayLike<number>, ids: readonly number[], found: Float64Array): void {
+  const total = ids.length;
   const sums = new Float64Array(total + 1), squares = new Float64Array(total + 1);
   ids.forEach((id, place) => {
     const count = counts[id] ?? 0;
@@ -36,5 +47,4 @@ export function expectedUses(counts: ArrayLike<number>, ids: Int32Array): Float6
     const count = counts[id] ?? 0;
     found[id] = shape === Infinity ? mean : (count + shape) / (1 + shape / mean);
   });
-  return found;
 }

@@ -1,6 +1,7 @@
 // Which tokens are cut, and in what order.
 import assert from "node:assert/strict";
 import { expectedUses } from "../../../lib/slice/vocabulary/expected_uses.ts";
+import { tokenKind } from "../../../lib/slice/vocabulary/token_kind.ts";
 import { tokenPieces } from "../../../lib/slice/vocabulary/pieces.ts";
 import { removalOrder } from "../../../lib/slice/vocabulary/removal.ts";
 import { chooseVocabulary, countTokens } from "../../../lib/slice/vocabulary/choose.ts";
@@ -107,6 +108,25 @@ Deno.test("tokens that a sample lacks are judged by those around them", () => {
   const sum = (values: Float64Array): number => values.reduce((total, value) => total + value, 0);
   // Expectations of all tokens together are about what was counted.
   assert.ok(Math.abs(sum(uses) / sum(counts) - 1) < 0.02, `${sum(uses)} of ${sum(counts)}`);
+});
+
+Deno.test("a token that a sample lacks is judged by those of its script, not by its neighbours of others", () => {
+  const counts = Float64Array.from({ length: 4000 }, (_, id) => id % 4 === 0 ? 8 : 0);
+  const uses = expectedUses(counts, Int32Array.from(counts.keys()), (id) => id % 2 === 0 ? "Latin" : "Han");
+  assert.equal(uses[2001], 0, "no token of this script is used");
+  assert.ok((uses[2002] ?? 0) > 0.5 && (uses[2002] ?? 0) < (uses[2000] ?? 0));
+});
+
+Deno.test("kinds of tokens are the script of their letters and whether they begin a word", () => {
+  const kind = (token: string, text = token): string => tokenKind(token, () => text);
+  assert.deepEqual(["Ġthe", "▁the", " the", "the", "12", "Ġ", "\n"].map((token) => kind(token)), [
+    ...["_ASCII", "_ASCII", "_ASCII", "ASCII", "none", "_none", "none"],
+  ]);
+  assert.deepEqual(["▁été", "мир", "世界", "▁ก", "😀"].map((token) => kind(token)), [
+    ...["_Latin", "Cyrillic", "Han", "_Thai", "other"],
+  ]);
+  // Byte-level tokens are written as other characters; a part of a character is of no script.
+  assert.deepEqual([kind("ÐºÐ°", "ка"), kind("Ð", "\ufffd")], ["Cyrillic", "other"]);
 });
 
 Deno.test("sizes are numbers, shares, or what the texts need, and each vocabulary holds the smaller ones", async () => {

@@ -13,6 +13,7 @@ import { exportModel } from "../../lib/disk/export_model.ts";
 import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { verb } from "../command.ts";
+import { checkImatrix, importanceOn } from "../imatrix.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { DTYPES, GGUF_DTYPES, ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { stderrProgress } from "../terminal/progress.ts";
@@ -27,10 +28,12 @@ const FORMATS = ["hf", "gguf"] as const;
 /** Declares the verb. */
 export function exportVerb(): CommandUnknownOpts {
   return verb("export", {
-    description: "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU.",
+    description:
+      "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU, but for --gguf-imatrix.",
     examples: [
       "export runs/demo/model --out runs/padded --layout padded",
       "export path/to/model --out out --gguf-dtype q8_0 --formats gguf",
+      "export path/to/model --out out --gguf-dtype q4_k_m --gguf-imatrix texts.jsonl --formats gguf",
       "export path/to/model --adapter path/to/adapter --out merged",
     ],
   })
@@ -55,6 +58,10 @@ export function exportVerb(): CommandUnknownOpts {
       oneOf("--gguf-dtype", GGUF_DTYPES),
     )
     .option(
+      "--gguf-imatrix <file>",
+      "texts or rows, as the data of prune: quantised matrices of the GGUF are fitted by an importance matrix of up to 128 sequences of 512 tokens, as llama.cpp's; needs a GPU",
+    )
+    .option(
       "--adapter <path>",
       "LoRA to merge into the weights: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
     )
@@ -64,14 +71,15 @@ export function exportVerb(): CommandUnknownOpts {
       "replace existing files; the file of a format that cannot hold the model is removed",
     )
     .option("--json", "print one JSON object")
-    .action(async (path, { out, layout, dtype, ggufDtype, adapter, formats, overwrite, json }) => {
+    .action(async (path, { out, layout, dtype, ggufDtype, ggufImatrix, adapter, formats, overwrite, json }) => {
       using progress = stderrProgress();
       using interrupt = watchInterrupt();
       interrupt.start();
       const folder = required(out, "--out");
       checkTypes(formats, { dtype, ggufDtype });
+      checkImatrix(formats, ggufImatrix);
       await refuseFile(folder);
-      await fetchInputs({ model: [path], adapter: [adapter] }, { signal: interrupt.signal });
+      await fetchInputs({ model: [path], data: [ggufImatrix], adapter: [adapter] }, { signal: interrupt.signal });
       // A run may be writing its own model there.
       using lock = new FolderLock(folder);
       await lock.take();
@@ -79,6 +87,10 @@ export function exportVerb(): CommandUnknownOpts {
       if (lock.isHeld) await recoverFolder(`${folder}/model`);
       const { source, tokenizer } = await openModelFiles(path);
       const { lora } = await readAdapters(adapter, source.spec);
+      const onProgress = (share: number): void => progress.phase("measuring the importance of columns", share);
+      const ggufImportance = ggufImatrix === undefined
+        ? undefined
+        : await importanceOn(ggufImatrix, { spec: source.spec, tokenizer }, { onProgress });
       const isNew = !(await exists(folder));
       await makeFolder(folder);
       await lock.take();
@@ -88,6 +100,7 @@ export function exportVerb(): CommandUnknownOpts {
         dtype: dtype ?? "f16",
         // As the model is, not its weights with an adapter.
         ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
+        ...(ggufImportance ? { ggufImportance } : {}),
         formats,
         tokenizer,
         ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),

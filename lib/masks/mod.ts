@@ -26,6 +26,8 @@ export type { MaskKind, MaskValues, SlotLayout } from "../nn/mask_slots.ts";
 export { type MergeLora, type SliceInput, sliceModel } from "../slice/slice.ts";
 export { padded, shallow } from "../slice/layouts.ts";
 export { shallowLora, type SlicedLora, sliceLora } from "../slice/lora.ts";
+export { type ImportanceOptions, measureImportance } from "../slice/importance.ts";
+export type { Importance } from "../formats/gguf/importance.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/verify.ts";
 
 // Files.

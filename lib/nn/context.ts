@@ -52,16 +52,19 @@ export interface DecoderContext {
     | ((matrix: Matrix, x: { readonly buffer: DeviceBuffer; readonly width: number }, y: DeviceBuffer) => void)
     | undefined;
   /**
-   * Called in forward after the input of o or down of a layer is recorded and before it is overwritten; for statistics.
+   * Called in forward after an input of a layer's projections is recorded and before it is overwritten; for statistics.
    */
   readonly observe?: (context: DecoderContext, index: number, input: ObservedInput) => void;
   /** Called in backward for every projection, before its gradients are propagated; for statistics of dL/dW = dyᵀ·x. */
   readonly observeWeights?: (context: DecoderContext, product: ObservedProduct) => void;
 }
 
-/** The masked input of o_proj [rows, heads·headStride] or of down_proj [rows, ffn]. */
+/**
+ * An input of projections: of q, k and v (`attention`) and of gate and up (`ffn`) [rows, hidden], the masked ones of o_proj [rows, heads·headStride] and
+ * of down_proj [rows, ffn].
+ */
 export interface ObservedInput {
-  readonly of: "o" | "down";
+  readonly of: "attention" | "o" | "ffn" | "down";
   readonly buffer: DeviceBuffer;
   readonly width: number;
 }

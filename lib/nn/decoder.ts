@@ -235,6 +235,7 @@ function recordAttentionPart(
   plan.section("elementwise");
   if (norm) recordNorm(plan, norm, { x, y: f.h1, r: rms[0] }, { rows, spec });
   const h = norm ? f.h1 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
+  if (!again) context.observe?.(context, index, { of: "attention", buffer: h, width: spec.hidden });
   for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
     recordProjection(context, { layer: index, projection, input, output, again });
   }
@@ -270,6 +271,7 @@ function recordFfnPart(
   plan.section("elementwise");
   if (norm && !readsAttentionNorm(context, index)) recordNorm(plan, norm, { x, y: f.h2, r: rms[1] }, { rows, spec });
   const h = norm ? f.h2 : x, input = { buffer: h, operand: asOperand(context, h, spec.hidden), width: spec.hidden };
+  if (!again) context.observe?.(context, index, { of: "ffn", buffer: h, width: spec.hidden });
   for (const projection of ffnInputs(spec)) {
     recordProjection(context, { layer: index, projection, input, output: f[projection], again });
   }

@@ -3,7 +3,7 @@
 import { CompressoError } from "../core/errors.ts";
 import type { Row, TextRow } from "../data/rows.ts";
 import type { Example } from "../data/prompts/encode.ts";
-import { type Batch, createBatches } from "../data/batches.ts";
+import { type Batch, type Batches, createBatches } from "../data/batches.ts";
 import { encodeRows, type EncodeRowsOptions } from "../data/encode_rows.ts";
 import type { EncodeReport } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
@@ -34,6 +34,21 @@ export function calibrationTexts(
 ): number {
   if (isOneShot(method)) return CALIBRATION_SEQUENCES;
   return Math.min(CALIBRATION_SEQUENCES, Math.ceil((prefinetune + steps + postfinetune) * batch / 3));
+}
+
+/** Up to {@link CALIBRATION_SEQUENCES} sequences of the calibration rows and as many of the training rows, without padding. */
+export function sequencesToMeasure(
+  { calibration, makeBatches }: {
+    readonly calibration: CalibrationData | null;
+    readonly makeBatches: (seed: number) => Batches;
+  },
+  { batch, seq, seed }: Pick<ResolvedOptions, "batch" | "seq" | "seed">,
+): number[][] {
+  const training = makeBatches(seed), count = Math.min(CALIBRATION_SEQUENCES, training.length);
+  const sequencesOf = ({ tokens, lengths }: Batch): number[][] =>
+    Array.from({ length: batch }, (_, row) => [...tokens.slice(row * seq, row * seq + (lengths?.[row] ?? seq))]);
+  const rows = Array.from({ length: Math.ceil(count / batch) }, () => sequencesOf(training.next()));
+  return [...Iterator.from(calibration?.batches() ?? []).flatMap(sequencesOf), ...rows.flat().slice(0, count)];
 }
 
 /** Encodes calibration rows like the rows of the run. Throws `CompressoError("input")` as `encodeRows` does. */

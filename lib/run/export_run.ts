@@ -5,8 +5,15 @@ import { type FileSystem, writeFile } from "../files/system.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import type { Model } from "../model/model.ts";
 import { stageModel } from "../slice/export.ts";
+import { measureImportance } from "../slice/importance.ts";
 import { stageAdapter } from "../slice/export_adapter.ts";
-import { checkSessionExport, FORMATS, ggufDtypeFor, type SessionExportOptions } from "../slice/export_options.ts";
+import {
+  checkSessionExport,
+  type ExportOptions,
+  FORMATS,
+  ggufDtypeFor,
+  type SessionExportOptions,
+} from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import { VOCABULARY_FILE } from "./folder.ts";
@@ -38,6 +45,8 @@ export interface FinishedRun {
   readonly writesModel?: boolean;
   /** When the session began. */
   readonly startedAt: number;
+  /** Sequences of token ids to measure the importance of columns on. */
+  readonly sequences: () => number[][];
   /** Slices the model, where that was not done. */
   readonly finish: () => Promise<{
     readonly sliced: SlicedModel;
@@ -54,11 +63,10 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const { model, dense, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
-  const { saveAdapter = false, inputs = {}, origin = [], startedAt = run.startedAt, command = null, ...others } = given(
-    asked,
-  );
-  const { generation: more, formats = FORMATS, ...written } = others,
-    generation = { ...keptGeneration(model.source), ...more };
+  const { saveAdapter = false, ggufImatrix = false, inputs = {}, origin = [], ...more } = given(asked);
+  const { startedAt = run.startedAt, command = null, ...others } = more;
+  const { generation: own, formats = FORMATS, ...written } = others,
+    generation = { ...keptGeneration(model.source), ...own };
   signal.throwIfAborted();
   const { sliced, result, quality, vocabulary, peakGpuBytes } = await run.finish();
   await files.makeFolder(dir);
@@ -66,6 +74,10 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
   const sized = exportDefaults(options.size);
   // As the model was, not the sliced weights.
   const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(dense.source, written);
+  const ggufImportance: ExportOptions["ggufImportance"] = (source, signal) => {
+    const { batch, seq } = options, shape = { window: seq, rows: batch * seq };
+    return measureImportance(source, { device: model.device, tokens: run.sequences(), ...shape, signal });
+  };
   const how = {
     layout: options.layout,
     name: GGUF_NAME,
@@ -74,6 +86,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: F
     ...written,
     ...(formats.includes("gguf") ? { ggufDtype } : {}),
     formats,
+    ...(ggufImatrix ? { ggufImportance } : {}),
     ...(formats.includes("hf") ? { generation } : {}),
     files,
     signal,

@@ -24,6 +24,7 @@ import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoi
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
+import { sequencesToMeasure } from "./calibration.ts";
 import {
   compareQuality,
   measuredSequences,
@@ -286,6 +287,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         before: this.#before,
         startedAt: this.#startedAt,
         writesModel: this.#ofMany.writesModel ?? true,
+        sequences: () => sequencesToMeasure(this.#setup, this.options),
         finish: async () => {
           const sliced = await this.#slice(signal), result = this.result();
           const quality = this.#quality, vocabulary = this.#vocabularySummary;

@@ -8,6 +8,7 @@ import type { VerifyResult } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
 import { checkFiles } from "./check_files.ts";
 import { encodeRun } from "./data.ts";
+import { sequencesToMeasure } from "./calibration.ts";
 import { exportRun } from "./export_run.ts";
 import { checkResumable, RECORDS_FILE, refuseEarlierRun, RUN_FILES } from "./folder.ts";
 import type { FolderOptions } from "./prune_to_folder.ts";
@@ -103,6 +104,7 @@ export async function cutVocabularyToFolder(
     options: resolved,
     hooks: options.hooks ?? {},
     records: [],
+    sequences: () => sequencesToMeasure(data, resolved),
     before: { step: 0, recent: [] },
     startedAt,
     signal,

@@ -5,7 +5,7 @@ import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
 import type { GgufArch } from "../formats/families.ts";
-import type { GgufWriteType } from "../formats/gguf/mixes.ts";
+import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { fixedHeads } from "../formats/hf/stock_config.ts";
@@ -119,6 +119,7 @@ export async function stageModel(
   const times = [hf, metadata].filter((one) => one !== null).length;
   const read = onProgress ? counted(laidOut, { times, onProgress }) : (source: WeightSource): WeightSource => source;
   using pending = new DisposableStack();
+  const importance = metadata && blockOf(ggufDtype) > 1 ? await options.ggufImportance?.(laidOut, signal) : undefined;
   using _threads = holdThreads();
   const failed = new AbortController(), stop = { signal: AbortSignal.any([failed.signal, ...signal ? [signal] : []]) };
   const [forFolder, forFile] = readTogether(laidOut);
@@ -160,6 +161,7 @@ export async function stageModel(
         dtype: ggufDtype,
         tokenizerMetadata: metadata,
         name: options.name,
+        importance,
         ...(provenance ? { provenance } : {}),
         files,
         ...stop,

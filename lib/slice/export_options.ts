@@ -2,6 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
+import type { Importance } from "../formats/gguf/importance.ts";
 import { GGUF_WRITE_TYPES, type GgufWriteType, typeLike } from "../formats/gguf/mixes.ts";
 import type { HfDtype } from "../formats/hf/export.ts";
 import { tensorShapes } from "../spec/decoder.ts";
@@ -23,6 +24,11 @@ export interface ExportOptions {
    * otherwise f16. Default: like "auto", with `dtype` instead of f16.
    */
   readonly ggufDtype?: GgufDtype;
+  /**
+   * Measures by how much errors of each column count in a quantised GGUF, on the weights as they are written; see `measureImportance`. Called once, if
+   * there are matrices to quantise. Default: errors count by the weights alone.
+   */
+  readonly ggufImportance?: (source: WeightSource, signal: AbortSignal | undefined) => Promise<Importance>;
   /** Tokenizer of the model; with null the files support token ids only. */
   readonly tokenizer: Tokenizer | null;
   /** Name of the model in the GGUF. */
@@ -61,6 +67,11 @@ export type SessionExportOptions =
   >
   & {
     readonly layout?: Layout;
+    /**
+     * Whether a quantised GGUF is fitted with an importance matrix: mean squares of what each column is multiplied by, on up to 32 sequences of the
+     * calibration texts and as many of the rows. Default false: by the weights alone.
+     */
+    readonly ggufImatrix?: boolean;
     /** Inputs of the run by name, such as digests of files; for run.json. Default: none. */
     readonly inputs?: Readonly<Record<string, string>>;
     /** Names and sizes of the input files of the run; for run.json. Default: none. */
@@ -115,12 +126,13 @@ const BOTH = {
   replace: "switch",
   signal: true,
   onProgress: true,
-} satisfies Omit<NamesOf<ExportOptions>, "tokenizer">;
-const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true };
+} satisfies Omit<NamesOf<ExportOptions>, "tokenizer" | "ggufImportance">;
+const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufImportance: true };
 
 /** Names of the options of `PruneSession.export`. */
 export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
   ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", command: "text", saveAdapter: "switch" },
+  ggufImatrix: "switch",
 };
 
 /**
@@ -177,9 +189,9 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
  * @throws CompressoError("usage") for options for a file that is not written.
  */
 export function checkUsed(
-  { formats = FORMATS, ggufDtype, generation, saveAdapter = false }:
+  { formats = FORMATS, ggufDtype, generation, saveAdapter = false, ggufImatrix = false }:
     & Pick<Partial<ExportOptions>, "formats" | "ggufDtype" | "generation">
-    & Pick<SessionExportOptions, "saveAdapter">,
+    & Pick<SessionExportOptions, "saveAdapter" | "ggufImatrix">,
 ): void {
   const unused = (option: string, file: string): CompressoError =>
     new CompressoError("usage", {
@@ -189,6 +201,7 @@ export function checkUsed(
       fix: "leave it out, or add that format",
     });
   if (ggufDtype !== undefined && !formats.includes("gguf")) throw unused("ggufDtype", "the GGUF");
+  if (ggufImatrix && !formats.includes("gguf")) throw unused("ggufImatrix", "the GGUF");
   if (generation !== undefined && !formats.includes("hf") && !saveAdapter) {
     throw unused("generation", "the folder (hf)");
   }

@@ -8,6 +8,9 @@ llm-pruner runs llama3.py of a checkout of horseee/LLM-Pruner, with the package 
 is. The examples run as they are, but for the replacements below: the CPU in place of a GPU, float32, data from a file,
 and no measuring of their own. Prints one JSON line. Owns what is replaced and the figures; neither program is a
 dependency of this project.
+
+torch-pruning 1.6.1 needs transformers 4.48.3, the version that its example names: with 5.24 its graph of dependencies
+does not come to an end even for one layer.
 """
 
 import argparse
@@ -20,7 +23,10 @@ import sys
 import time
 import types
 
-from protocol import load_model, load_tokenizer, perplexity, read_text, torch
+import transformers
+
+from protocol import load_tokenizer, perplexity, read_text, torch
+from transformers import AutoModelForCausalLM
 
 WINDOW = 512
 
@@ -33,11 +39,17 @@ REPLACEMENTS = {
     ],
     "llm-pruner": [
         ("torch_dtype=torch.float16", "torch_dtype=torch.float32"),
+        # Its graph takes tensors, and tuples of them, as the output: caches of keys and values are none since transformers 4.36.
+        ('    if args.device != "cpu":\n        model.half()\n', "    model.config.use_cache = False\n"),
         ("    gc.collect()\n    torch.cuda.empty_cache()\n", "    return DONE(model)\n"),
     ],
 }
-# Of torch-pruning's example: transformers 5 reads the number of heads of each layer from the weights, and refuses to save
-# a model whose attention is not as wide as `head_dim` says; the example sets everything else that is saved.
+
+
+def load_model(path, trust_remote_code=False):
+    """As that of the protocol, but with a name of the type that transformers before 4.56 know too."""
+    kinds = {"torch_dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    return AutoModelForCausalLM.from_pretrained(path, **kinds).eval()
 
 
 class Texts:
@@ -82,8 +94,10 @@ def run_example(options):
         first, last = options.layers
         arguments += ["--base_model", options.model, "--pruning_ratio", str(options.ratio), "--device", "cpu"]
         arguments += ["--eval_device", "cpu", "--block_wise", "--pruner_type", "taylor"]
-        for part in ("mlp", "attention"):
-            arguments += [f"--block_{part}_layer_start", str(first), f"--block_{part}_layer_end", str(last)]
+        arguments += ["--block_mlp_layer_start", str(first), "--block_mlp_layer_end", str(last)]
+        # It fails where a ratio cuts less than one KV group, as one below 1/3 does of three: then columns alone.
+        start = first if options.attention else last
+        arguments += ["--block_attention_layer_start", str(start), "--block_attention_layer_end", str(last)]
     sys.argv = arguments
     exec(compile(source, path, "exec"), {"__name__": "__main__", "__file__": path, "DONE": made.append})
     return made[0].float().eval()
@@ -137,6 +151,7 @@ def main():
     parser.add_argument("--repository", help="checkout of the program")
     parser.add_argument("--ratio", type=float, default=0.2, help="the example's own --pruning_ratio")
     parser.add_argument("--layers", type=int, nargs=2, default=[3, 28], help="llm-pruner: the first, and one after the last")
+    parser.add_argument("--attention", action="store_true", help="llm-pruner: cut KV groups too")
     parser.add_argument("--calibration", help="llm-pruner: JSONL of documents in place of BookCorpus")
     parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--last", type=int, default=100)
@@ -153,7 +168,7 @@ def main():
     model = load_model(options.model, True) if options.program == "none" else run_example(options)
     seconds = time.perf_counter() - start
     result = {
-        "program": options.program, "ratio": options.ratio if dense else None, "seconds": round(seconds, 1),
+        "program": options.program, "transformers": transformers.__version__, "ratio": options.ratio if dense else None, "seconds": round(seconds, 1),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parameters": sum(one.numel() for one in model.parameters()), "linear_weights": linear_weights(model),
     }

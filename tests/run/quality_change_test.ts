@@ -65,6 +65,17 @@ for (const method of ["flap", "gradual"] as const) {
       for (const name of ["bits per byte of held-out rows", "perplexity on the text", "piqa"]) {
         assert.ok(card.includes(`| ${name}`), name);
       }
+      if (method === "flap") {
+        const gguf = async (ggufImatrix: boolean): Promise<Uint8Array> => {
+          await run.export(out, { formats: ["gguf"], ggufDtype: "q4_0", ggufImatrix, replace: true });
+          return await Deno.readFile(`${out}/model.gguf`);
+        };
+        const [plain, fitted] = [await gguf(false), await gguf(true)];
+        assert.ok(
+          plain.length === fitted.length && plain.some((byte, at) => byte !== fitted[at]),
+          "fitted by the rows",
+        );
+      }
       await Deno.remove(out, { recursive: true });
     });
   });

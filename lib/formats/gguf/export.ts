@@ -43,6 +43,7 @@ import {
   ROPE_LONG,
   ROPE_SHORT,
 } from "./names.ts";
+import type { Importance } from "./importance.ts";
 import { fileTypeId, type GgufWriteType, matrixTypes } from "./mixes.ts";
 import { provenanceEntries } from "./provenance.ts";
 import { NO_TOKENIZER, TOKEN_TYPE } from "./tokenizer.ts";
@@ -66,6 +67,8 @@ export interface GgufExportOptions {
   readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
   /** Name of the model, `general.name`. */
   readonly name: string;
+  /** Importance of columns, by which quantised matrices are fitted. Default: none. */
+  readonly importance?: Importance | undefined;
   /** Origin of the model that this one was made from. Default: unknown. */
   readonly provenance?: Provenance;
   readonly signal?: AbortSignal;
@@ -133,6 +136,8 @@ function contentOf(
       name,
       type,
       shape: whole?.shape ?? ggufShape(spec, canonical, shape),
+      // The parts of a fused tensor read the same input.
+      importance: options.importance?.get(canonical),
       data: async () => {
         options.signal?.throwIfAborted();
         const tensorOf = (part: string): ExportedTensor => {

@@ -24,6 +24,8 @@ export interface GgufItem {
   /** Row-major, as [out, in]; the last size must be a multiple of the type's block. */
   readonly shape: readonly number[];
   readonly data: () => GgufData | Promise<GgufData>;
+  /** Importance of its columns, for types of blocks. Default: none. */
+  readonly importance?: Float32Array | undefined;
 }
 
 /** Values of a tensor, or the bytes of its blocks. */
@@ -168,14 +170,26 @@ async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
     });
   }
   if (isEncoded) return await file.write(data);
-  // In pieces, so that a large tensor is not in memory twice.
-  await inOrder(pieceStarts(data.length, PIECE_VALUES), async (start) => {
-    const values = data.slice(start, start + PIECE_VALUES);
+  const columns = item.shape.at(-1) ?? 1, importance = importanceOf(item);
+  // In pieces, so that a large tensor is not in memory twice; of whole rows where columns have an importance.
+  const size = importance ? columns * Math.max(1, Math.floor(PIECE_VALUES / columns)) : PIECE_VALUES;
+  await inOrder(pieceStarts(data.length, size), async (start) => {
+    const values = data.slice(start, start + size);
     const module = import.meta.resolve("./encode.ts"), { type } = item;
-    return await onThread(module, encode, [values, type, LIMITS[type]], { transfer: [values.buffer] });
+    return await onThread(module, encode, [values, type, LIMITS[type], importance], { transfer: [values.buffer] });
   }, async (bytes, start) => {
     if (typeof bytes === "number") throw outOfRange(item, data, start + bytes);
     await file.write(bytes);
+  });
+}
+
+function importanceOf({ name, shape, importance }: GgufItem): Float32Array | null {
+  if (!importance || importance.length === shape.at(-1)) return importance ?? null;
+  throw new CompressoError("mismatch", {
+    what: `cannot write the tensor ${name}`,
+    rule: `its importance has a value for each of its ${shape.at(-1)} columns`,
+    value: String(importance.length),
+    fix: "measure it on the model that is written",
   });
 }
 

@@ -587,6 +587,15 @@ export const OPTION_TABLE = {
     default: "auto",
     help: "type of the GGUF's matrices, mixed as llama.cpp does; auto: like a quantised GGUF that is read, else f16",
   },
+  "export.ggufImatrix": {
+    type: "switch",
+    default: false,
+    of: "pruneToFolder",
+    name: "ggufImatrix",
+    group: "files",
+    help:
+      "fit quantised matrices of the GGUF by an importance matrix, as llama.cpp's, of the calibration texts and rows",
+  },
   "export.saveAdapter": {
     type: "switch",
     default: false,

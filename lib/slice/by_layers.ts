@@ -1,0 +1,163 @@
+// Runs a model layer by layer, with half a layer at a time on the GPU: the residual stream goes from one to the next through main memory.
+import type { Device } from "../gpu/device.ts";
+import { createInputStatistics, type InputMoments } from "../nn/column_stats.ts";
+import type { ObservedInput, Pass } from "../nn/context.ts";
+import { recordLayer } from "../nn/decoder.ts";
+import { strideOf } from "../nn/padding.ts";
+import { createPass } from "../nn/pass.ts";
+import { IDLE_STATE, writeStepState } from "../nn/train/step_state.ts";
+import { loadWeights } from "../nn/weights.ts";
+import { writeAdapters } from "../model/input.ts";
+import { type AdaptedSource, layerParts } from "../model/parts.ts";
+import { EMBEDDING, PROJECT_IN } from "../spec/decoder.ts";
+
+/** Sequences that run together, and the rows of their tokens: row `sequence · seq + token`. */
+export interface Group {
+  readonly batch: number;
+  readonly seq: number;
+  /** Tokens by sequence. The rest of a sequence is padding, which no token attends to. */
+  readonly pieces: readonly (readonly number[])[];
+  /** Rows that contain a token. */
+  readonly rows: readonly number[];
+}
+
+/** Device and groups of a run. */
+export interface RunInput {
+  readonly device: Device;
+  readonly groups: readonly Group[];
+  readonly signal: AbortSignal | undefined;
+  /** Called with statistics of the inputs of a layer's projections over so many rows that contain tokens. Default: none are taken. */
+  readonly onInputs?: ((moments: readonly InputMoments[], count: number) => void) | undefined;
+}
+
+const INPUTS: readonly ObservedInput["of"][] = ["attention", "o", "ffn", "down"];
+
+function flagsOf(rows: readonly number[], count: number): Uint32Array<ArrayBuffer> {
+  const flags = new Uint32Array(count);
+  for (const row of rows) flags[row] = 1;
+  return flags;
+}
+
+/** The masked embedding of the tokens of each group [rows, hidden]. */
+export async function embedded(
+  { source, adapters }: AdaptedSource,
+  { groups, signal }: RunInput,
+): Promise<Float32Array<ArrayBuffer>[]> {
+  const { hidden, scales: { embedding: scale = 1 } = {} } = source.spec, z = adapters.masks?.hidden;
+  const projection = source.spec.embeddingWidth === undefined ? null : await source.read(PROJECT_IN);
+  const known = new Map<number, Float32Array>();
+  for (const token of new Set(groups.flatMap(({ pieces }) => pieces.flat()))) {
+    signal?.throwIfAborted();
+    const stored = await source.read(EMBEDDING, { start: token, count: 1 });
+    const row = projection ? projected(stored, { projection, hidden }) : stored;
+    known.set(token, row.map((value, dim) => value * scale * (z?.[dim] ?? 1)));
+  }
+  return groups.map(({ batch, seq, pieces }) => {
+    const states = new Float32Array(batch * seq * hidden);
+    pieces.forEach((piece, sequence) =>
+      piece.forEach((token, at) => states.set(known.get(token) ?? [], (sequence * seq + at) * hidden))
+    );
+    return states;
+  });
+}
+
+/** W·row of a matrix [hidden, row.length]. */
+function projected(
+  row: Float32Array,
+  { projection: w, hidden }: { readonly projection: Float32Array; readonly hidden: number },
+): Float32Array<ArrayBuffer> {
+  return Float32Array.from(
+    { length: hidden },
+    (_, dim) => row.reduce((sum, value, i) => sum + value * (w[dim * row.length + i] ?? NaN), 0),
+  );
+}
+
+/** The residual stream of each group after a layer [rows, hidden]. */
+export async function layerOutputs(
+  side: AdaptedSource,
+  index: number,
+  { inputs, ...run }: RunInput & { readonly inputs: readonly Float32Array<ArrayBuffer>[] },
+): Promise<readonly Float32Array<ArrayBuffer>[]> {
+  let states = inputs;
+  for (const part of layerParts(side, index)) states = await partOutputs(part, { ...run, inputs: states });
+  return states;
+}
+
+/** The output of a one-layer model. */
+async function partOutputs(
+  { source, adapters }: AdaptedSource,
+  { device, groups, signal, inputs, onInputs }: RunInput & { readonly inputs: readonly Float32Array[] },
+): Promise<Float32Array<ArrayBuffer>[]> {
+  using weights = await loadWeights(device, source, { baseDtype: "f32", ...(signal ? { signal } : {}) });
+  const { spec } = weights, [shape] = groups;
+  using pass = createPass(device, weights, {
+    batch: shape?.batch ?? 1,
+    seq: shape?.seq ?? 1,
+    lora: adapters.lora ?? null,
+  });
+  writeAdapters(device, pass, { ...adapters, spec });
+  writeStepState(device, pass.state, IDLE_STATE);
+  const context = pass.plan();
+  using plan = context.plan;
+  using statistics = onInputs ? createInputStatistics(device, spec, { rows: pass.act.rows, of: INPUTS }) : null;
+  recordLayer(statistics ? { ...context, observe: statistics.observe } : context, 0);
+  const output = pass.act.x[1];
+  const outputs: Float32Array<ArrayBuffer>[] = [];
+  for (const [index, input] of inputs.entries()) {
+    signal?.throwIfAborted();
+    statistics?.choose(flagsOf(groups[index]?.rows ?? [], pass.act.rows));
+    writeInput(pass, input);
+    await plan.run();
+    const stride = strideOf(spec.hidden);
+    const stored = output ? await device.readFloats(output, pass.act.rows * stride) : new Float32Array(0);
+    outputs.push(columns(stored, { stride, width: spec.hidden }));
+  }
+  if (statistics) onInputs?.(await statistics.read(), statistics.count);
+  return outputs;
+}
+
+/** Writes the input of the first layer of the pass, [rows, hidden]. */
+export function writeInput({ device, act, weights }: Pass, states: Float32Array): void {
+  const { hidden } = weights.spec, stride = strideOf(hidden), [x] = act.x;
+  const stored = new Float32Array(act.rows * stride);
+  for (let row = 0; row < act.rows; row++) {
+    stored.set(states.subarray(row * hidden, (row + 1) * hidden), row * stride);
+  }
+  if (x) device.write(x, stored);
+}
+
+/** The first `width` columns. */
+export function columns(
+  stored: Float32Array,
+  { stride, width }: { readonly stride: number; readonly width: number },
+): Float32Array<ArrayBuffer> {
+  const rows = stored.length / stride, values = new Float32Array(rows * width);
+  for (let row = 0; row < rows; row++) values.set(stored.subarray(row * stride, row * stride + width), row * width);
+  return values;
+}
+
+/**
+ * Groups of a shape that does not depend on the sequences, so that a plan can assume it. The last group may have fewer
+ * pieces.
+ */
+export function grouped(
+  tokens: readonly (readonly number[])[],
+  { window, rows }: { readonly window: number; readonly rows: number },
+): Group[] {
+  const pieces = tokens.flatMap((sequence) =>
+    Array.from(
+      { length: Math.ceil(sequence.length / window) },
+      (_, piece) => sequence.slice(piece * window, (piece + 1) * window),
+    )
+  );
+  const batch = Math.max(1, Math.floor(rows / window));
+  return Array.from({ length: Math.ceil(pieces.length / batch) }, (_, index) => {
+    const own = pieces.slice(index * batch, (index + 1) * batch);
+    return {
+      batch,
+      seq: window,
+      pieces: own,
+      rows: own.flatMap((piece, sequence) => piece.map((_, at) => sequence * window + at)),
+    };
+  });
+}

@@ -22,8 +22,12 @@ import gatedText from "./gated.wgsl" with { type: "text" };
 import gatedBackwardText from "./gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./greedy_next.wgsl" with { type: "text" };
 import layerNormBackwardText from "./layer_norm_backward.wgsl" with { type: "text" };
-import layerNormPrelude from "./layer_norm_prelude.wgsl" with { type: "text" };
+import centredText from "./centred.wgsl" with { type: "text" };
+import layerNormPreludeText from "./layer_norm_prelude.wgsl" with { type: "text" };
 import layerNormText from "./layer_norm.wgsl" with { type: "text" };
+import layerNormLanePreludeText from "./layer_norm_lane_prelude.wgsl" with { type: "text" };
+import layerNormLanesText from "./layer_norm_lanes.wgsl" with { type: "text" };
+import layerNormBackwardLanesText from "./layer_norm_backward_lanes.wgsl" with { type: "text" };
 import headLayerNormText from "./head_layer_norm.wgsl" with { type: "text" };
 import headLayerNormBackwardText from "./head_layer_norm_backward.wgsl" with { type: "text" };
 import headNormText from "./head_norm.wgsl" with { type: "text" };
@@ -97,6 +101,8 @@ export const ROW_BLOCK = 64;
 export const GRAD_SQUARES = 1;
 
 const group = (lanes: number): string => `const GROUP = ${lanes}u;\n`;
+const layerNormPrelude = centredText + layerNormPreludeText;
+const layerNormLanePrelude = centredText + layerNormLanePreludeText;
 const reduce = (lanes: number): string => group(lanes) + reducePrelude;
 const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
@@ -124,6 +130,22 @@ export const layerNormBackward: Readonly<Record<NormLanes, KernelSource>> = forL
   kernel(
     "layer_norm_backward",
     reduce(lanes) + layerNormPrelude + layerNormBackwardText,
+    "read read read read storage uniform",
+  )
+);
+/** LayerNorm with a lane for each row, with the bindings of {@link layerNorm}. */
+export const layerNormLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel(
+    "layer_norm_lanes",
+    group(lanes) + layerNormLanePrelude + layerNormLanesText,
+    "read read read storage storage uniform",
+  )
+);
+/** Its backward, with the bindings of {@link layerNormBackward}. */
+export const layerNormBackwardLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
+  kernel(
+    "layer_norm_backward_lanes",
+    group(lanes) + layerNormLanePrelude + layerNormBackwardLanesText,
     "read read read read storage uniform",
   )
 );

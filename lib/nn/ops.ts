@@ -17,6 +17,8 @@ import {
   headNormLanes,
   layerNorm,
   layerNormBackward,
+  layerNormBackwardLanes,
+  layerNormLanes,
   multiply,
   type NormLanes,
   outputNorm,
@@ -159,17 +161,26 @@ export function recordRmsNormBackward(
   );
 }
 
+/** How lanes share a row. */
+interface RowLanes {
+  readonly lanes?: NormLanes;
+  /** Whether a lane takes a whole row. Default: on a CPU, where barriers are slow. */
+  readonly perLane?: boolean;
+}
+
 /** y = LayerNorm(x)·w + b and r = 1 / standard deviation; writes (=). Shapes: w, b [stride], r [rows]. */
 export function recordLayerNorm(
   plan: Plan,
   io: { x: Span; w: Span; b: Span; y: Span; r: Span },
-  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
+  { rows, width, eps, lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Extent & RowLanes & {
+    readonly eps: number;
+  },
 ): void {
-  const stride4 = strideOf(width) / 4;
+  const stride4 = strideOf(width) / 4, kernels = perLane ? layerNormLanes : layerNorm;
   plan.dispatch(
-    compileKernel(plan.device, layerNorm[lanes]),
+    compileKernel(plan.device, kernels[lanes]),
     [io.x, io.w, io.b, io.y, io.r, { params: [u32(rows), u32(stride4), u32(width), f32(eps)] }],
-    { groups: [rows], cost: 12 * rows * width },
+    { groups: [perLane ? Math.ceil(rows / lanes) : rows], cost: 12 * rows * width },
   );
 }
 
@@ -177,16 +188,15 @@ export function recordLayerNorm(
 export function recordLayerNormBackward(
   plan: Plan,
   io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
-  { rows, width, accumulate, lanes = normLanes(plan) }: Extent & {
+  { rows, width, accumulate, lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Extent & RowLanes & {
     readonly accumulate: boolean;
-    readonly lanes?: NormLanes;
   },
 ): void {
-  const stride4 = strideOf(width) / 4;
+  const stride4 = strideOf(width) / 4, kernels = perLane ? layerNormBackwardLanes : layerNormBackward;
   plan.dispatch(
-    compileKernel(plan.device, layerNormBackward[lanes]),
+    compileKernel(plan.device, kernels[lanes]),
     [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), u32(width), u32(accumulate ? 1 : 0)] }],
-    { groups: [rows], cost: 20 * rows * width },
+    { groups: [perLane ? Math.ceil(rows / lanes) : rows], cost: 20 * rows * width },
   );
 }
 

@@ -6,7 +6,7 @@ import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
 import type { Scale } from "./cases.ts";
 import { measureDecode } from "./decode.ts";
 import type { Machine } from "./machine.ts";
-import { secondsAtPeak, stepOperations } from "./operations.ts";
+import { expectedSeconds, flopsOf, stepOperations } from "./operations.ts";
 import { type DecoderConfig, randomModel, SMOLLM2, specOf } from "./random_model.ts";
 import { median } from "./stats.ts";
 import { sectionSeconds } from "./step.ts";
@@ -21,7 +21,7 @@ export interface FamilyRow {
   readonly ratio: number;
   /** Ratio of the floating-point operations to those of LLaMA. */
   readonly flops: number;
-  /** Ratio of the time that operations and streamed bytes take at the machine's peaks. */
+  /** Ratio of the time that its operations would take at the rates that LLaMA's sections have. */
   readonly expected: number;
   /** Seconds of each section replayed alone, less those of LLaMA. */
   readonly extra: Readonly<Record<string, number>>;
@@ -114,7 +114,7 @@ const TINY: readonly string[] = ["Gemma 2", "OPT-350m"];
 /** Measures the step of every family. LLaMA itself is among them: its ratio shows what is noise. */
 export async function measureFamilies(
   device: Device,
-  { machine: { clock, peaks }, effort, scale, log }: {
+  { machine: { clock }, effort, scale, log }: {
     readonly machine: Machine;
     readonly effort: Effort;
     readonly scale: Scale;
@@ -123,7 +123,8 @@ export async function measureFamilies(
 ): Promise<FamiliesResult> {
   const shape = SHAPES[scale], config = CONFIGS[scale], { repeats } = effort;
   const base = specOf(config), window = shape.seq / 4;
-  const own = stepOperations(base, shape), few = { ...effort, repeats: Math.min(3, repeats) };
+  const own = stepOperations(base, shape),
+    few = { repeats: Math.min(3, repeats), repeatSeconds: effort.repeatSeconds / 4 };
   using llamaModel = await loadModelFrom(randomModel(base, { seed: 1 }), { device, baseDtype: "f16" });
   // FFN columns, which all families can cut.
   using llama = await openStep(llamaModel, shape, { units: ["ffn"] });
@@ -160,8 +161,8 @@ export async function measureFamilies(
       family,
       timing,
       ratio: median(secondsBy(clock, timing).map((value, repeat) => value / (reference[repeat] ?? NaN))),
-      flops: operations.flops / own.flops,
-      expected: secondsAtPeak(operations, peaks) / secondsAtPeak(own, peaks),
+      flops: flopsOf(operations) / flopsOf(own),
+      expected: expectedSeconds(operations, own, usual) / expectedSeconds(own, own, usual),
       extra: Object.fromEntries(Object.entries(seconds).map(([name, value]) => [name, value - (usual[name] ?? 0)])),
       decoding: usualDecoding / await decodeOf(model),
     });

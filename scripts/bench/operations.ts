@@ -1,4 +1,4 @@
-// Counts the mathematics of a training step from a model's shape: floating-point operations of products and attention, and bytes that the other kernels stream.
+// Counts the mathematics of a training step from a model's shape: floating-point operations of products and attention, and floats that the other kernels stream.
 import {
   type DecoderSpec,
   embeddingWidth,
@@ -11,49 +11,61 @@ import {
 } from "../../lib/spec/decoder.ts";
 import type { StepShape } from "./training_step.ts";
 
-/** What a step computes; LoRA, masks' learner and optimiser are left out, as they are the same for all. */
+/** What each section of a step computes; LoRA, masks' learner and optimiser are left out, as they are the same for all. */
 export interface Operations {
-  /** Of products with frozen matrices, the head, and attention. */
-  readonly flops: number;
-  /** Of activations that norms, activations, masks, biases, RoPE and residual writes read and write. */
-  readonly bytes: number;
+  /** Floating-point operations of products with frozen matrices. */
+  readonly products: number;
+  /** Of attention. */
+  readonly attention: number;
+  /** Of the output head. */
+  readonly head: number;
+  /** Floats of activations that norms, activations, masks, biases, RoPE and residual writes read and write. */
+  readonly elementwise: number;
 }
 
 /** Forward, what backward recomputes (all but o, down and the writes to the residual stream), and backward. */
 export function stepOperations(spec: DecoderSpec, { batch, seq }: StepShape): Operations {
-  const rows = batch * seq,
-    width = embeddingWidth(spec),
-    projections = spec.embeddingWidth ? 2 * width * spec.hidden : 0;
-  let flops = 4 * rows * (spec.vocab * width + projections), floats = 0;
-  for (const layer of spec.layers) {
-    flops += rows * layerFlops(spec, layer, seq);
-    floats += layerFloats(spec, layer);
-  }
+  const rows = batch * seq, width = embeddingWidth(spec);
   // The final norm, forward and backward; the input with its mask, twice.
-  floats += spec.hidden * ((hasFinalNorm(spec) ? normFloats(spec) : 0) + 6 + (spec.positions ? 6 : 0));
-  return { flops, bytes: 4 * rows * floats };
+  const outside = spec.hidden * ((hasFinalNorm(spec) ? normFloats(spec) : 0) + 6 + (spec.positions ? 6 : 0));
+  const sum = (of: (layer: LayerSpec) => number): number => spec.layers.reduce((all, layer) => all + of(layer), 0);
+  return {
+    products: rows * (sum((layer) => productFlops(spec, layer)) + (spec.embeddingWidth ? 6 * width * spec.hidden : 0)),
+    attention: rows * sum((layer) => attentionFlops(spec, layer, seq)),
+    head: 4 * rows * spec.vocab * width,
+    elementwise: rows * (outside + sum((layer) => layerFloats(spec, layer))),
+  };
 }
 
-/** Seconds at a machine's peaks, one after the other. */
-export function secondsAtPeak(
-  { flops, bytes }: Operations,
-  peaks: { readonly flops: number; readonly bytes: number },
+/** Floating-point operations of products, attention and head. */
+export function flopsOf({ products, attention, head }: Operations): number {
+  return products + attention + head;
+}
+
+/** Seconds of a step with these operations where one with `usual` operations takes `seconds` in each section. */
+export function expectedSeconds(
+  own: Operations,
+  usual: Operations,
+  seconds: Readonly<Record<string, number>>,
 ): number {
-  return flops / peaks.flops + bytes / peaks.bytes;
+  const factor = (section: string): number => {
+    const key = (["products", "attention", "head", "elementwise"] as const).find((one) => one === section);
+    return key ? own[key] / usual[key] : 1;
+  };
+  return Object.entries(seconds).reduce((sum, [section, value]) => sum + value * factor(section), 0);
 }
 
 /** Operations of a token. A matrix takes 2 a weight in each of its two or three products. */
-function layerFlops(
-  { hidden, headDim, ...spec }: DecoderSpec,
-  { heads, kvHeads, ffn, window = Infinity }: LayerSpec,
-  seq: number,
-): number {
-  const q = heads * headDim, kv = kvHeads * headDim, opened = (ffnMatrices(spec) - 1) * ffn;
-  const again = q + 2 * kv + opened, once = q + ffn;
+function productFlops({ hidden, headDim, ...spec }: DecoderSpec, { heads, kvHeads, ffn }: LayerSpec): number {
+  const q = heads * headDim, again = q + 2 * kvHeads * headDim + (ffnMatrices(spec) - 1) * ffn;
+  return hidden * (6 * again + 4 * (q + ffn));
+}
+
+/** Scores and sums in forward and again, five products in backward. */
+function attentionFlops({ headDim }: DecoderSpec, { heads, window = Infinity }: LayerSpec, seq: number): number {
   let keys = 0;
   for (let t = 1; t <= seq; t++) keys += Math.min(t, window) / seq;
-  // Scores and sums in forward and again, five products in backward.
-  return hidden * (6 * again + 4 * once) + (4 + 4 + 10) * keys * q;
+  return (4 + 4 + 10) * keys * heads * headDim;
 }
 
 /** Activations of a token that pass through memory. */

@@ -79,8 +79,9 @@ Deno.test("the gradient of LayerNorm is that of finite differences", () => {
   }
 });
 
-for (const lanes of LANES) {
-  Deno.test(`recordLayerNorm() takes mean and variance over the width, not the stride, with ${lanes} lanes`, async () => {
+for (const [lanes, perLane] of [[8, false], [8, true], [64, false]] as const) {
+  const how = `with ${lanes} lanes${perLane ? ", each with rows of its own" : ""}`, sharing = perLane ? 1 : lanes;
+  Deno.test(`recordLayerNorm() takes mean and variance over the width, not the stride, ${how}`, async () => {
     for (const [rows, width] of SIZES) {
       for (const [size, shift] of [[3, 0], [1, 100], [1e4, -1e4]] as const) {
         const plain = dense(rows, width, { seed: 1, size });
@@ -92,10 +93,10 @@ for (const lanes of LANES) {
         using y = staleActivation(device, rows, width);
         using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
         using plan = new Plan(device);
-        recordLayerNorm(plan, { x: xBuffer, w: wBuffer, b: bBuffer, y, r }, { rows, width, eps: EPS, lanes });
+        recordLayerNorm(plan, { x: xBuffer, w: wBuffer, b: bBuffer, y, r }, { rows, width, eps: EPS, lanes, perLane });
         await plan.run();
         const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), EPS));
-        const what = `${rows} × ${width}, size ${size}, shift ${shift}`, each = roundings(width, lanes) * ROUND;
+        const what = `${rows} × ${width}, size ${size}, shift ${shift}`, each = roundings(width, sharing) * ROUND;
         // The mean is off by each · mean of |x|: so are all differences from it, and the root of their mean square.
         const shiftError = (row: number): number => each * (wanted[row]?.size ?? NaN) * (wanted[row]?.r ?? NaN);
         await assertActivation(device, y, {
@@ -120,7 +121,7 @@ for (const lanes of LANES) {
     }
   });
 
-  Deno.test(`recordLayerNormBackward() gives dx for every size, added or not, with ${lanes} lanes`, async () => {
+  Deno.test(`recordLayerNormBackward() gives dx for every size, added or not, ${how}`, async () => {
     for (const [rows, width] of SIZES) {
       for (const accumulate of [false, true]) {
         const x = dense(rows, width, { seed: 1, size: 3 }), dy = dense(rows, width, { seed: 5 });
@@ -137,6 +138,7 @@ for (const lanes of LANES) {
           width,
           accumulate,
           lanes,
+          perLane,
         });
         await plan.run();
         const wanted = Array.from(
@@ -153,13 +155,15 @@ for (const lanes of LANES) {
             const size = (wanted[row]?.size[column] ?? NaN) + (accumulate ? Math.abs(before.at(row, column)) : 0);
             // The error of the mean of x, relative to its deviation, is in every n.
             const off = norm(rowOf(x.values, row, width), EPS);
-            return { value, bound: 2 * roundings(width, lanes) * ROUND * size * (1 + off.size * off.r) + 1e-30 };
+            return { value, bound: 2 * roundings(width, sharing) * ROUND * size * (1 + off.size * off.r) + 1e-30 };
           },
         });
       }
     }
   });
+}
 
+for (const lanes of LANES) {
   Deno.test(`recordHeadNorm() and its backward give LayerNorm of each head with its own weights, with ${lanes} lanes`, async () => {
     for (const [rows, heads, headDim] of HEADS) {
       const hs = headStride(headDim),

@@ -41,15 +41,9 @@ export const MPI_VARIABLES: readonly string[] = [
 /** Seconds that a rank waits for another one: longer than a checkpoint takes, or a slower adapter's step. */
 const DEFAULT_SECONDS = 600;
 
-/** Files of the implementations, most common first. */
-const LIBRARIES = [
-  "libmpi.so.40",
-  "libmpich.so.12",
-  "libmpi.so.12",
-  "libmpi_abi.so.1",
-  "libmpi.40.dylib",
-  "libmpi.dylib",
-];
+/** Files of Open MPI, and of MPICH and those with its ABI or the standard one. */
+const OPEN_MPI = ["libmpi.so.40", "libmpi.40.dylib", "libmpi.dylib"];
+const MPICH_LIKE = ["libmpich.so.12", "libmpi.so.12", "libmpi_abi.so.1", "libmpich.12.dylib"];
 
 /** Handles of the communicator of all ranks and of f32, where they are numbers. */
 const MPICH = { world: 0x44000000n, float: 0x4c00040an };
@@ -100,7 +94,7 @@ function launcherOf(): typeof SIZES[number] | undefined {
 export function openMpi(): MpiRanks | null {
   const launcher = launcherOf();
   if (launcher === undefined) return null;
-  const { library, path } = openLibrary(), { symbols } = library, handles = handlesOf(path);
+  const { library, path } = openLibrary(launcher), { symbols } = library, handles = handlesOf(path);
   const provided = new Int32Array(1), rank = new Int32Array(1), size = new Int32Array(1);
   symbols.MPI_Init_thread(0n, 0n, SERIALIZED, provided);
   symbols.MPI_Comm_rank(handles.world, rank);
@@ -213,8 +207,13 @@ function variable(name: string): string | undefined {
   return Deno.env.get(name);
 }
 
-function openLibrary(): { readonly library: Library; readonly path: string } {
-  const named = variable("COMPRESSO_MPI"), tried = named ? [named] : LIBRARIES;
+/** Opens the library of the launcher: a machine may have several, and PMI alone is how MPICH's starts processes. */
+function openLibrary(
+  launcher: typeof SIZES[number],
+): { readonly library: Library; readonly path: string } {
+  const named = variable("COMPRESSO_MPI");
+  const known = launcher === "PMI_SIZE" ? [...MPICH_LIKE, ...OPEN_MPI] : [...OPEN_MPI, ...MPICH_LIKE];
+  const tried = named ? [named] : known;
   let first: unknown;
   for (const path of tried) {
     try {

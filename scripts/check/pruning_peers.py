@@ -164,11 +164,11 @@ def main():
             setattr(options, name, os.path.abspath(getattr(options, name)))
     dense = linear_weights(load_model(options.model)) if options.program != "none" else None
     random.seed(1)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     model = load_model(options.model, True) if options.program == "none" else run_example(options)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - used
     result = {
-        "program": options.program, "transformers": transformers.__version__, "ratio": options.ratio if dense else None, "seconds": round(seconds, 1),
+        "program": options.program, "transformers": transformers.__version__, "ratio": options.ratio if dense else None, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parameters": sum(one.numel() for one in model.parameters()), "linear_weights": linear_weights(model),
     }

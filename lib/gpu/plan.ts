@@ -267,7 +267,7 @@ export class Plan implements Disposable {
     const end = repeat * steps.length;
     let total = 0;
     for (let at = 0; at < end;) {
-      await options.turn?.();
+      if (options.turn) await options.turn();
       options.signal?.throwIfAborted();
       let cost = 0;
       const from = at;

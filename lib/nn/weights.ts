@@ -31,8 +31,17 @@ import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import type { NormWeights } from "./norm.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeHalf, writeRows } from "./products/matrix.ts";
-import type { QuantRows } from "../spec/quant.ts";
+import {
+  createMatrix,
+  F16_OVERFLOW,
+  type Matrix,
+  type MatrixDtype,
+  writeBlocks,
+  writeHalf,
+  writeRows,
+} from "./products/matrix.ts";
+import { writeCodes } from "./products/matrix_codes.ts";
+import type { CodeRows, QuantRows } from "../spec/quant.ts";
 
 /** Weights of one layer. The attention or FFN part is null if the layer lacks it. */
 export interface LayerWeights {
@@ -103,6 +112,8 @@ export interface LoadOptions {
 const OUTER: readonly string[] = [EMBEDDING, PROJECT_IN, PROJECT_OUT, HEAD];
 /** Number of values read at once: few enough that they stay in a CPU's cache from the file to the GPU. */
 const CHUNK_VALUES = 1 << 20;
+/** Codes of blocks are below this. */
+const CODES = 256;
 /** Rows are read in multiples of this, because block formats store this many together; see `writeRows`. */
 const CHUNK_ROWS = 64;
 
@@ -250,10 +261,12 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
     const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
     for (let start = 0; start < rows; start += chunk) {
       const range = { start, count: Math.min(chunk, rows - start) };
-      const blocks = await blocksOf(source, { name, range, dtype }),
-        half = await halfOf(source, { name, range, dtype });
+      const part = { name, range, dtype };
+      const blocks = await blocksOf(source, part), half = await halfOf(source, part);
+      const codes = half ? null : await codesOf(source, part);
       if (blocks) writeBlocks(device, target, start, blocks);
       else if (half) writeHalf(device, target, start, half);
+      else if (codes) writeCodes(device, target, start, codes);
       else writeRows(device, target, start, await source.read(name, range));
       await device.settleWrites();
     }
@@ -429,6 +442,21 @@ async function blocksOf(
 ): Promise<QuantRows | null> {
   if (dtype !== "q8" && dtype !== "q4") return null;
   return await source.readBlocks?.(name, { bits: dtype === "q8" ? 8 : 4, rows: range }) ?? null;
+}
+
+/** Rows as codes with exact scales, if the matrix stores f16 and no value is too large; others are refused with their place by `writeRows`. */
+async function codesOf(
+  source: WeightSource,
+  { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },
+): Promise<CodeRows | null> {
+  const found = dtype === "f16" ? await source.readCodes?.(name, range) ?? null : null;
+  if (!found) return null;
+  const { scales, zero } = found;
+  for (let i = 0; i < scales.length; i += 2) {
+    const d = Math.abs(scales[i] as number), m = Math.abs(scales[i + 1] as number);
+    if (!(d * Math.max(zero, CODES - zero) + m < F16_OVERFLOW)) return null;
+  }
+  return found;
 }
 
 /** Rows as f16 of the file, if the matrix stores f16 and all are finite; others are refused with their place by `writeRows`. */

@@ -1,5 +1,5 @@
 // The interface of all weight readers, and the input of all writers.
-import type { QuantRows } from "./quant.ts";
+import type { CodeRows, QuantRows } from "./quant.ts";
 import type { DecoderSpec } from "./decoder.ts";
 import type { Provenance } from "./provenance.ts";
 
@@ -56,6 +56,11 @@ export interface WeightSource {
    * otherwise. Absent for sources that never read f16 so, such as ones that change the values of another. Throws like `read`.
    */
   readHalf?(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
+  /**
+   * Reads rows as codes and scales that give exactly the values of `read`. Null if the file does not store the tensor in
+   * such blocks. Absent for sources that never read so. Throws like `read`.
+   */
+  readCodes?(name: string, rows?: RowRange): Promise<CodeRows | null>;
   /**
    * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that a file of that type holds the same
    * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so. Throws like `read`.

@@ -1,7 +1,7 @@
 // GGUF files: tensors by their name in the file, dequantised row by row.
-import { blocksOf, type QuantRows } from "../../spec/quant.ts";
+import { blocksOf, type CodeRows, type QuantRows } from "../../spec/quant.ts";
 import { type ByteSource, streamBytes } from "../../files/system.ts";
-import { hasBlocks, unpackBlocks } from "./blocks.ts";
+import { codeShape, hasBlocks, hasCodes, unpackBlocks, unpackCodes } from "./blocks.ts";
 import { dequantize } from "./dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
 import { ggufError, TENSOR_FORMATS } from "./types.ts";
@@ -17,6 +17,8 @@ export interface GgufFile extends GgufHeader {
   readTensorHalf(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
   /** The same as the bytes of the file. */
   readTensorStored(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>>;
+  /** The same as codes with exact scales; null where the tensor has no such blocks. */
+  readTensorCodes(name: string, rows?: RowRange): Promise<CodeRows | null>;
   /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
   readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
 }
@@ -53,6 +55,14 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
       const out = new Uint8Array(count / block * bytes);
       for await (const { raw, at } of pieces) out.set(raw, at / block * bytes);
       return out;
+    },
+    async readTensorCodes(name, rows): Promise<CodeRows | null> {
+      const tensor = find(name), { type } = tensor;
+      if (!hasCodes(type)) return null;
+      const { count, pieces } = readPieces(source, tensor, rows), shape = codeShape(type);
+      const codes = new Uint8Array(count), scales = new Float32Array(2 * count / shape.group);
+      for await (const { raw, at } of pieces) unpackCodes(raw, type, { codes, scales, at });
+      return { codes, scales, ...shape };
     },
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
       const tensor = find(name), { type } = tensor;

@@ -1,6 +1,6 @@
 // A GGUF as a source of weights.
 import { CompressoError } from "../../core/errors.ts";
-import { blocksOf, type QuantRows } from "../../spec/quant.ts";
+import { blocksOf, type CodeRows, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
 import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
@@ -78,6 +78,19 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
       const { heads, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
       const stored = await file.readTensorStored(tensor.name, heads), width = stored.length / heads.count;
       return pickRows(stored, new Uint8Array(count * width), { width, rowOf });
+    },
+    async readCodes(name, rows): Promise<CodeRows | null> {
+      const { tensor, rotated, part } = tensorOf(name);
+      if (!rotated) return await file.readTensorCodes(tensor.name, part ? rowsWithin(part, rows) : rows);
+      const { heads, width, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
+      const found = await file.readTensorCodes(tensor.name, heads);
+      if (!found) return null;
+      const { codes, scales } = found, pairs = 2 * width / found.group;
+      return {
+        ...found,
+        codes: pickRows(codes, new Uint8Array(count * width), { width, rowOf }),
+        scales: pickRows(scales, new Float32Array(count * pairs), { width: pairs, rowOf }),
+      };
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);

@@ -74,7 +74,7 @@ const SHARD_ALIGN = 64;
 /** Largest host copy of one upload, in values. */
 const UPLOAD_VALUES = 1 << 21;
 /** Smallest magnitude that rounds to infinity in f16. */
-const F16_OVERFLOW = 65520;
+export const F16_OVERFLOW = 65520;
 
 /**
  * Allocates a zero matrix.
@@ -315,11 +315,19 @@ function forShards(
   count: number,
   visit: (shard: MatrixShard, first: number, end: number) => void,
 ): void {
-  for (const shard of matrix.shards) {
-    const first = Math.max(row0, shard.row0);
-    const end = Math.min(row0 + count, shard.row0 + shard.rows);
-    if (first < end) visit(shard, first, end);
-  }
+  shardRange(matrix, row0, count).forEach(({ shard, first, end }) => visit(shard, first, end));
+}
+
+/** The rows `row0` … `row0 + count` − 1 of a matrix by shards: from `first` to before `end`. */
+export function shardRange(
+  { shards }: Matrix,
+  row0: number,
+  count: number,
+): readonly { readonly shard: MatrixShard; readonly first: number; readonly end: number }[] {
+  return shards.flatMap((shard) => {
+    const first = Math.max(row0, shard.row0), end = Math.min(row0 + count, shard.row0 + shard.rows);
+    return first < end ? [{ shard, first, end }] : [];
+  });
 }
 
 function checkRange({ dtype, cols, label }: Matrix, row0: number, data: Float32Array): void {

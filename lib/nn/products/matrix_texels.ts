@@ -74,6 +74,7 @@ export async function readTexels(device: Device, store: TexelStore, band: TexelB
   return tight.buffer;
 }
 
-function isTexture(store: TexelStore): store is DeviceTexture {
+/** Whether the store is a texture. */
+export function isTexture(store: TexelStore): store is DeviceTexture {
   return "createView" in store.raw;
 }

@@ -47,7 +47,9 @@ const FORM = z.strictObject({
       limitChars: positive.optional(),
     })).optional(),
     rows: z.array(fileData.extend({ name, seq: z.int().min(2) })).optional(),
-    choices: z.array(z.strictObject({ name, file: path, limit: positive.optional() })).optional(),
+    choices: z.array(
+      z.strictObject({ name, file: path, limit: positive.optional(), exactMatch: z.boolean().optional() }),
+    ).optional(),
     tasks: z.strictObject({ names: z.array(z.string()).min(1), data: path, limit: positive.optional() }).optional(),
     prompt: z.array(z.union([z.boolean(), path], "expected true, false or a path")).min(1).optional(),
   }).optional(),
@@ -187,6 +189,7 @@ function checkRest(definition: ExperimentDefinition): void {
   }
   const names = [
     ...[...perplexity, ...rows, ...choices].map((item) => item.name),
+    ...choices.filter(({ exactMatch }) => exactMatch).map((item) => `${item.name} exact match`),
     ...(tasks?.names ?? []).flatMap((task) => [`${task} acc`, `${task} acc_norm`]),
   ];
   // Two measures of one name could not be distinguished in the tables.

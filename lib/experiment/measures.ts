@@ -11,6 +11,7 @@ import { loadTasks, taskDigest } from "../eval/evaluate.ts";
 import { scoreTask } from "../eval/score_task.ts";
 import { metricNames, metricsOf, taskScore } from "../eval/metrics.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
+import { answerRows } from "../eval/answer_rows.ts";
 import { encodeChoices } from "../eval/choice_rows.ts";
 import type { Model } from "../model/model.ts";
 import { perplexity } from "../eval/perplexity.ts";
@@ -91,24 +92,33 @@ export async function measuresOf(evaluate: EvaluateDefinition, cache: RowCache):
       });
     }
   }
-  for (const { name, file, limit } of evaluate.choices ?? []) {
+  for (const { name, file, limit, exactMatch = false } of evaluate.choices ?? []) {
     const set = await cache.read({ file, ...(limit === undefined ? {} : { limit }) }, "fix or remove it");
     for (const { label, prompt } of prompts) {
       measures.push({
         id: `choices ${name}${label}`,
-        identity: JSON.stringify({ limit, prompt: promptName(prompt), file: await cache.digest(file) }),
-        named: nameAs([`${name}${label}`]),
+        identity: JSON.stringify({
+          limit,
+          prompt: promptName(prompt),
+          file: await cache.digest(file),
+          ...(exactMatch ? { exactMatch } : {}),
+        }),
+        named: nameAs([`${name}${label}`, ...(exactMatch ? [`${name} exact match${label}`] : [])]),
         take: async (model, control) => {
           const rows = encodeChoices(set.rows, {
             tokenizer: tokenizerOf(model),
             prompt,
             ...(limit === undefined ? {} : { limit }),
           });
+          const stop = control.signal ? { signal: control.signal } : {};
           const { accuracy, n } = await scoreChoices(model, rows, {
-            ...(control.signal ? { signal: control.signal } : {}),
+            ...stop,
             onProgress: (done, all) => control.onProgress?.(done / all),
           });
-          return [accuracyValue(`${name}${label}`, accuracy, n)];
+          const chosen = accuracyValue(`${name}${label}`, accuracy, n);
+          if (!exactMatch) return [chosen];
+          const answers = await answerRows(model, set.rows.slice(0, limit), { ...stop, prompt });
+          return [chosen, accuracyValue(`${name} exact match${label}`, answers.exactMatch, answers.n)];
         },
       });
     }

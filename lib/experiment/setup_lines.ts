@@ -46,10 +46,12 @@ export function protocolOf({ evaluate }: ResolvedExperiment, all: readonly Plann
         textField === undefined ? "" : `, texts in ${textField}`
       }, each read alone and cut to ${seq} tokens`
     ),
-    ...(evaluate.choices ?? []).map(({ name, file, limit }) =>
+    ...(evaluate.choices ?? []).map(({ name, file, limit, exactMatch }) =>
       `${name}: share of ${limit ? `up to the first ${limit} rows` : "the rows"} of ${
         base(file)
-      } whose right choice is the likeliest`
+      } whose right choice is the likeliest${
+        exactMatch ? "; exact match: share that is answered in the words of the output, by greedy decoding" : ""
+      }`
     ),
     ...(evaluate.tasks
       ? [

@@ -69,6 +69,8 @@ export interface ChoicesMeasure {
   readonly name: string;
   /** The file. */
   readonly file: string;
+  /** Whether the model also answers in its own words, which are compared with the outputs: `NAME exact match`; see `answerRows`. Default false. */
+  readonly exactMatch?: boolean | undefined;
   /** Rows at most, from the first on. */
   readonly limit?: number | undefined;
 }

@@ -21,6 +21,6 @@ export const BASE = {
 export const EVALUATE = {
   perplexity: [{ name: "wikitext", text: "@wikitext", window: 512, maxWindows: 24, limitChars: 160_000 }],
   rows: [{ name: "held-out answers", file: "@heldout", last: 99, seq: 256 }],
-  choices: [{ name: "held-out questions", file: "@questions", limit: 100 }],
+  choices: [{ name: "held-out questions", file: "@questions", limit: 100, exactMatch: true }],
   tasks: { names: ["arc_easy", "piqa", "hellaswag", "openbookqa"], data: "@tasks", limit: 200 },
 } as const;

@@ -299,7 +299,7 @@ experimentTest(
       data: { rows: { file: data }, beside: { file: beside } },
       base: { ...TINY.base, data: "rows", calibration: "beside" },
       grid: { seed: [1] },
-      evaluate: { choices: [{ name: "questions", file, limit: 6 }] },
+      evaluate: { choices: [{ name: "questions", file, limit: 6, exactMatch: true }] },
     };
     const { result } = await run(definition, out, { onNote: (line) => void notes.push(line) });
     assert.deepEqual(result.failed, []);
@@ -312,5 +312,8 @@ experimentTest(
       `${out}/cells/${result.report.cells[0]?.folder}/run.json`,
     );
     assert.deepEqual([empty, calibration?.empty], [1, 2]);
+    const [dense = []] = Object.values(result.report.dense), [chosen, exact] = dense;
+    assert.deepEqual(dense.map(({ name, value }) => [name, value]), [["questions", 1], ["questions exact match", 1]]);
+    assert.equal(exact?.n, chosen?.n);
   },
 );

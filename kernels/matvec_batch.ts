@@ -50,9 +50,19 @@ export function batchVectors(dtype: WeightDtype, { units, half }: TextureUnits):
   return Math.max(1, 2 ** Math.floor(Math.log2(Math.min(BATCH_VECTORS, MOST_VALUES / values))));
 }
 
-/** Bytes of workgroup memory for each row of W: sums of all invocations and vectors, 0 if they are exchanged. */
-export function batchRowBytes({ ending, batch, units, exchange }: Omit<BatchMatvec, "rows">): number {
-  return exchange && units.rounds === 1 ? 0 : 4 * LANES * batch * (ending === "swiglu" ? 2 : 1);
+/**
+ * Bytes of workgroup memory for each row of W: sums of all invocations and vectors; where they are exchanged, those of
+ * the first matrix of "swiglu".
+ */
+export function batchRowBytes(kernel: Omit<BatchMatvec, "rows">): number {
+  const { ending, batch } = kernel;
+  if (isExchanged(kernel)) return ending === "swiglu" ? 4 * LANES : 0;
+  return 4 * LANES * batch * (ending === "swiglu" ? 2 : 1);
+}
+
+/** Whether a row is summed at once, and its sums then exchanged. */
+function isExchanged({ units, exchange }: Pick<BatchMatvec, "units" | "exchange">): boolean {
+  return exchange && units.rounds === 1;
 }
 
 /**
@@ -66,7 +76,10 @@ export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
   const storage = { placement: "texture", dtype } as const, matrices = ending === "swiglu" ? 2 : parts;
   const weights = weightBindings(storage), quantized = isQuantized(dtype), list = range(batch), isMany = rounds > 1;
   const { texels, step, span } = unitOf(dtype), texel = texelOf(dtype), vectors = texel.columns / 4;
-  const kept = batchRowBytes(kernel) > 0, pair = ending === "swiglu" ? [0, 1] : [0];
+  const kept = !isExchanged(kernel),
+    bytes = batchRowBytes(kernel),
+    isPair = ending === "swiglu",
+    pair = isPair ? [0, 1] : [0];
   const bindings: { kind: KernelSource["bindings"][number]; declare: string }[] = [];
   for (let m = 0; m < matrices; m++) {
     weights.forEach((kind, index) => {
@@ -99,22 +112,21 @@ export function matvecBatchKernel(kernel: BatchMatvec): KernelSource {
       }`;
   const place = (m: number, row: string, b: number | string): string =>
     `(((${row}) * ${pair.length}u + ${m}u) * ${batch}u + ${b}) * ${LANES}u`;
-  /** Statements of a row of W, or of four in a texel, for all vectors. */
-  const row = (matrix: (m: number) => number): string => {
-    const at = quantized ? "(r + i)" : "r";
-    const sums = pair.map((m) =>
-      kept
-        ? sumsOf(m) + list.map((b) => {
-          const sum = `sums[${place(m, `${at} - n0`, `${b}u`)} + lane]`, value = `sum${m}_${b}`;
-          return `      ${
-            isMany ? `if (round == 0u) { ${sum} = ${value}; } else { ${sum} += ${value}; }` : `${sum} = ${value};`
-          }`;
-        }).join("\n")
-        : sumsOf(m) + laneSums(`all${m}`, list.map((b) => `sum${m}_${b}`))
-    );
-    const body = [...sums, ...(kept ? [] : [`      ${write(at, pair.map((m) => `all${m}`))}`])].join("\n");
+  /** Statements that take the rows of a matrix, for all vectors; m counts the matrices of "swiglu". */
+  const rowsOf = (matrix: number, m: number): string => {
+    const at = quantized ? "(r + i)" : "r", isFirst = m + 1 < pair.length;
+    const kept0 = `sums[(${at} - n0) * ${LANES}u + lane]`;
+    const end = isFirst ? `      ${kept0} = all0;` : `      ${write(at, isPair ? [kept0, "all1"] : ["all0"])}`;
+    const store = list.map((b) => {
+      const sum = `sums[${place(m, `${at} - n0`, `${b}u`)} + lane]`, value = `sum${m}_${b}`;
+      return `      ${
+        isMany ? `if (round == 0u) { ${sum} = ${value}; } else { ${sum} += ${value}; }` : `${sum} = ${value};`
+      }`;
+    });
+    const body = sumsOf(m) +
+      (kept ? store.join("\n") : `${laneSums(`all${m}`, list.map((b) => `sum${m}_${b}`))}\n${end}`);
     return `    for (var r = n0; r < n0 + count; r += ${texel.rows}u) {
-${pair.map((m) => loadsOfRow(matrix(m), m)).join("\n")}
+${loadsOfRow(matrix, m)}
 ${
       quantized
         ? `    for (var i = 0u; i < 4u; i++) {
@@ -133,8 +145,8 @@ ${quantized ? `  let firstScale = lane / ${step}u${isMany ? ` + round * ${units 
 ${loads.flatMap((load, u) => list.map((b) => loadX(load, u, b))).join("\n")}
 ${
     ending === "swiglu" || parts === 1
-      ? row((m) => m)
-      : range(parts).map((p) => `  if (part == ${p}u) {\n${row(() => p)}\n  }`).join("\n")
+      ? pair.map((m) => rowsOf(m, m)).join("\n")
+      : range(parts).map((p) => `  if (part == ${p}u) {\n${rowsOf(p, 0)}\n  }`).join("\n")
   }`;
   const code = `struct Params {
   units: u32,
@@ -143,7 +155,7 @@ ${
 ${range(parts).map((p) => `  firstGroup${p}: u32, rows${p}: u32, offset${p}: u32, pitch${p}: u32,`).join("\n")}
 }
 ${bindings.map(({ declare }, index) => `@group(0) @binding(${index}) ${declare}`).join("\n")}
-${kept ? `var<workgroup> sums: array<f32, ${kernel.rows * batchRowBytes(kernel) / 4}>;` : ""}
+${bytes > 0 ? `var<workgroup> sums: array<f32, ${kernel.rows * bytes / 4}>;` : ""}
 
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   var part = 0u;
@@ -188,7 +200,7 @@ ${
   return {
     name: `matvec-batch${batch}-${dtype}-${ending}-${parts}${isNormed ? "-norm" : ""}-${units + (half ? 0.5 : 0)}${
       isMany ? "-rounds" : ""
-    }${kept ? `-${kernel.rows}` : ""}`,
+    }${kept ? "-kept" : ""}${bytes > 0 ? `-${kernel.rows}` : ""}`,
     bindings: bindings.map(({ kind }) => kind),
     ...(kept ? {} : { usesSubgroups: true }),
     code,

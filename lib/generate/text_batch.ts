@@ -186,16 +186,22 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
       await model.release(); // what scoring has left there may be what the caches need
       const batch = stack.use(openBatch());
       const prefixes = createPrefixes();
-      while (!isOver) {
+      const start = (): boolean => {
         leave(prefixes);
         hasNews = false;
         const isReading = readNext({ ...batch, prefixes });
         active.push(...ready.splice(0));
+        return isReading;
+      };
+      while (!isOver) {
+        const isReading = start();
         if (active.length > 0) {
-          // In turns: a long prompt does not stop the texts, nor they the prompt.
-          if (reading) await turns.give(READING_SECONDS, reading.done);
-          active.push(...ready.splice(0));
-          await decode(batch.batch);
+          if (reading) {
+            // In turns: a long prompt does not stop the texts, nor they the prompt.
+            await turns.give(READING_SECONDS, reading.done);
+            start();
+          }
+          if (active.length > 0) await decode(batch.batch);
         } else if (isReading || line.length > 0) {
           turns.begin();
           await change.promise;

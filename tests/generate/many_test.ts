@@ -110,22 +110,27 @@ Deno.test("texts join and leave between tokens, and those who stay are not distu
   assert.deepEqual([device.liveCount, device.bytes], before);
 });
 
-Deno.test("a text that comes later does not wait for the end of those under way", async () => {
+Deno.test("texts that come later, several at once too, do not wait for the end of those under way", async () => {
   using model = await load();
   const room = model.spec.maxPosition;
-  const long = { prompt: prompt(3, 2), maxTokens: room - 4 }, later = { prompt: prompt(1, 3), maxTokens: 4 };
-  const expected = await alone(model, [long, later]);
-  await using batch = createTextBatch(model, { sequences: 2 });
-  const { prompt: start, ...options } = long, { prompt: beginning, ...own } = later, ends: string[] = [];
-  const running = batch.generate(start, options), first = await running.next();
+  const all = [
+    { prompt: prompt(3, 2), maxTokens: room - 4 },
+    { prompt: prompt(1, 3), maxTokens: 60 },
+    { prompt: prompt(1, 5), maxTokens: 4 },
+  ];
+  const expected = await alone(model, all);
+  await using batch = createTextBatch(model, { sequences: 3 });
+  const [long, second, third] = all.map(({ prompt, ...own }) => () => batch.generate(prompt, own));
+  assert.ok(long && second && third);
+  const running = long(), first = await running.next(), ends: string[] = [];
   assert.ok(!first.done);
-  const [rest, other] = await Promise.all([
+  const [rest, ...others] = await Promise.all([
     read(running).finally(() => ends.push("long")),
-    read(batch.generate(beginning, own)).finally(() => ends.push("later")),
+    read(second()).finally(() => ends.push("second")),
+    read(third()).finally(() => ends.push("third")),
   ]);
-  assert.deepEqual({ ...rest, tokens: [first.value, ...rest.tokens] }, expected[0]);
-  assert.deepEqual(other, expected[1]);
-  assert.deepEqual(ends, ["later", "long"]);
+  assert.deepEqual([{ ...rest, tokens: [first.value, ...rest.tokens] }, ...others], expected);
+  assert.deepEqual(ends, ["third", "second", "long"]);
 });
 
 Deno.test("logits of choices are those of a text alone, beside others", async () => {

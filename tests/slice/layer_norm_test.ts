@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { ggufArch } from "../../lib/formats/gguf/architecture.ts";
+import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
@@ -85,6 +86,20 @@ Deno.test("layers whose norms follow the residual stream keep a head and a colum
   refuses(() => unitTable(spec, ["ffn", "layers"]), "usage", /layers.*add to the residual stream/);
   const { layers } = unitTable(spec, ["heads", "ffn"]);
   assert.deepEqual(layers.map(({ attention, ffn }) => [attention.minimum, ffn.minimum]), Array(3).fill([1, 1]));
+});
+
+Deno.test("norms of the residual stream are LayerNorms, and have no factors beside them", () => {
+  const plain = {
+    ...{ model_type: "compresso", vocab_size: 40, hidden_size: 16, num_hidden_layers: 1, intermediate_size: 8 },
+    ...{ num_attention_heads: 2, norm: "layer", norm_places: "residual", embedding_width: 12 },
+  };
+  const parse = (keys: Record<string, unknown>): DecoderSpec => parseHfConfig({ ...plain, ...keys }, { path: "x" });
+  const { normPlaces, embeddingWidth } = parse({});
+  assert.deepEqual([normPlaces, embeddingWidth], ["residual", 12]);
+  refuses(() => parse({ norm: undefined }), "input", /norm_places.*LayerNorm alone/);
+  refuses(() => parse({ norm_places: "both" }), "input", /norm_places.*RMSNorm alone/);
+  refuses(() => parse({ parallel: "own" }), "input", /parallel/);
+  refuses(() => parse({ logits_scaling: 2 }), "input", /logits_scaling.*no factor/);
 });
 
 Deno.test("an OPT is no GGUF, and with fewer heads no folder of the layout uniform", async () => {

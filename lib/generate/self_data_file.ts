@@ -1,6 +1,8 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file.
+import { checkAlike } from "../core/alike.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { gathered, type Ranks } from "../core/ranks.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
 import { openAlone, type OwnFile } from "../files/lock.ts";
@@ -61,7 +63,7 @@ export function partPath(path: string): string {
 /**
  * Writes {@link writeTexts} to a file. Texts are on disk before the next ones begin; a stopped or crashed run leaves
  * `PATH.part`, from which `resume` makes the same file as a run that was not stopped. `PATH` itself appears whole or not
- * at all. `count` may be raised on resuming, but not below what is written.
+ * at all. `count` may be raised on resuming, but not below what is written. Of several ranks the first writes.
  *
  * @throws CompressoError("mismatch") for resuming with other settings.
  * @throws CompressoError("usage") for fewer texts than are there.
@@ -69,13 +71,17 @@ export function partPath(path: string): string {
  */
 export async function writeTextFile(model: Model, options: SelfDataFileOptions): Promise<SelfDataResult> {
   checkNames(options, NAMES, { whose: "writeTextFile" });
-  const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal } = options;
+  const { path, count, resume = false, identity = {}, onStart, onText, onProgress, signal, ranks } = options;
   const { tokens, temperature = 1, seed = 1, cacheBytes } = options;
   const settings = { tokens, temperature, seed };
   const header = JSON.stringify({ settings: { ...settings, ...identity, format: TEXT_FORMAT } });
-  const part = partPath(path);
+  const part = partPath(path), how = { count, ...settings, cacheBytes, ranks, signal, onProgress };
   // The options are checked before the part of an earlier run is touched.
   writeTexts(model, { count, ...settings, cacheBytes });
+  if (ranks) {
+    await checkAlike(ranks, { path, count, resume, header });
+    if (ranks.rank > 0) return await follow(model, { ...how, ranks, path });
+  }
   await makeFolder(folderOf(path));
   using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
   const there = resume ? await standing(file, { part, header }) : 0;
@@ -91,10 +97,11 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     await file.cutAt(0);
     await append(file, `${header}\n`);
   }
+  if (ranks) await gathered(ranks, there);
   await onStart?.(there);
   let generated = 0, written = there;
   try {
-    for await (const text of writeTexts(model, { count, ...settings, skip: there, cacheBytes, signal, onProgress })) {
+    for await (const text of writeTexts(model, { ...how, skip: there })) {
       await append(file, `${JSON.stringify(textFields(text))}\n`);
       written++;
       generated += text.tokens;
@@ -106,6 +113,17 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   // While the lock is still held: a process that waits for it finds another file, or none.
   await publish(await file.readAll(), { part, path, count });
   return { path, count, resumed: there, tokens: generated };
+}
+
+/** The part of a rank that is not the first, which writes the file. */
+async function follow(
+  model: Model,
+  { path, ranks, ...how }: SelfDataOptions & { readonly path: string; readonly ranks: Ranks },
+): Promise<SelfDataResult> {
+  const [there = 0] = await gathered(ranks, 0);
+  let tokens = 0;
+  for await (const text of writeTexts(model, { ...how, ranks, skip: there })) tokens += text.tokens;
+  return { path, count: how.count, resumed: there, tokens };
 }
 
 /** Number of texts in a part, whose unfinished last line is cut off; 0 where it is empty. */

@@ -24,6 +24,8 @@ export interface InputStatistics extends Disposable {
   choose(flags: Uint32Array<ArrayBuffer>): void;
   /** Rows that counted so far, those of the last choice included. */
   readonly count: number;
+  /** Forgets all rows so far. */
+  clear(): void;
   /** What was found, in the order of recording. */
   read(): Promise<InputMoments[]>;
 }
@@ -70,6 +72,10 @@ export function createInputStatistics(
     },
     get count(): number {
       return count;
+    },
+    clear(): void {
+      for (const { stats } of found) device.write(stats, new Float32Array(stats.bytes / 4));
+      count = 0;
     },
     async read(): Promise<InputMoments[]> {
       if (found.length === 0) return [];

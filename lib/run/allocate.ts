@@ -96,7 +96,7 @@ export async function allocateRun(
 
 /** The selector of the run's method, which remembers nothing yet. */
 export function selectorOf(
-  { options, table, goal, makeBatches, calibration, original: { signal, onScoring }, work }: RunSetup,
+  { options, table, goal, makeBatches, calibration, original: { signal, ranks, onScoring }, work }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
 ): UnitSelector {
   const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
@@ -108,6 +108,7 @@ export function selectorOf(
     table,
     options,
     trainer,
+    ranks,
     signal,
     onScoring,
     work,

@@ -103,7 +103,7 @@ export function calibrationDefault(
 export async function writeCalibration(
   model: Model,
   { tokens, count = CALIBRATION_SEQUENCES, ...how }:
-    & Pick<SelfDataOptions, "tokens" | "signal" | "cacheBytes" | "onProgress">
+    & Pick<SelfDataOptions, "tokens" | "ranks" | "signal" | "cacheBytes" | "onProgress">
     & { readonly count?: number },
 ): Promise<TextRow[]> {
   const rows: TextRow[] = [];

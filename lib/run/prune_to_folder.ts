@@ -173,7 +173,7 @@ export async function runToFolder(
     ofMany,
     ...ON_DISK,
     calibrate: !isWritten ? undefined : async (how) => {
-      written.push(...await writeOwnTexts(model, resolved, { ...how, onProgress: onCalibration }));
+      written.push(...await writeOwnTexts(model, resolved, { ...how, ranks: rest.ranks, onProgress: onCalibration }));
       return written;
     },
   });
@@ -253,7 +253,7 @@ export async function followToFolder(
     loadTasks: ON_DISK.loadTasks,
     files: withoutWrites(ON_DISK.files),
     calibrate: isWritten
-      ? (settings) => writeOwnTexts(model, resolved, { ...settings, onProgress: onCalibration })
+      ? (settings) => writeOwnTexts(model, resolved, { ...settings, ranks: rest.ranks, onProgress: onCalibration })
       : undefined,
   });
   const { steps } = await session.prepare();
@@ -319,7 +319,7 @@ async function calibrationOf(
 async function writeOwnTexts(
   model: Model,
   options: ResolvedOptions,
-  how: Pick<SelfDataOptions, "cacheBytes" | "signal" | "onProgress">,
+  how: Pick<SelfDataOptions, "cacheBytes" | "ranks" | "signal" | "onProgress">,
 ): Promise<readonly TextRow[]> {
   try {
     return await writeCalibration(model, { tokens: options.seq, count: calibrationTexts(options), ...how });

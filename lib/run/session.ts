@@ -1,5 +1,6 @@
 // A prune session: a stream of step records through the stages, then slice() and export().
 import config from "../../deno.json" with { type: "json" };
+import { checkAlike } from "../core/alike.ts";
 import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
 import { CompressoError, option } from "../core/errors.ts";
@@ -18,7 +19,6 @@ import { parameterCount } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
 import { writeBiases } from "../nn/weights.ts";
-import { checkAlike } from "./alike.ts";
 import { type Allocated, allocateRun, freeRun, type RunSetup, selectorOf } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
@@ -414,6 +414,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const calibration = found.identity["calibration"] ?? "texts that the model writes itself";
       changesBetween(found.identity, { ...this.#identity(steerer), calibration }, checkpoint);
     }
+    const { ranks } = this.#setup.original;
+    // Before they share this work: later checks come too late for it.
+    if (ranks) await checkAlike(ranks, { ...this.#identity(steerer), version: config.version });
     // The other half is for the rest of what writing them needs.
     const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2, signal: this.#life.signal });
     this.#calibrate = undefined;

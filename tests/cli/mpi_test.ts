@@ -113,7 +113,7 @@ Deno.test({
     using folder = new TemporaryFolder();
     for (
       const [words, pattern] of [
-        [["--seed", "$((1+RANK))"], /rank 1 of 2 cannot train with the others[^]*seed: 2, on rank 0 1/],
+        [["--seed", "$((1+RANK))"], /rank 1 of 2 cannot work with the others[^]*seed: 2, on rank 0 1/],
         [["--accumulate", "1"], /cannot train on 2 ranks[^]*--accumulate 1/],
         [["--acumulate", "2"], /unknown option '--acumulate'[^]*did you mean --accumulate\?/],
       ] as const

@@ -10,6 +10,7 @@ import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/gener
 import { partPath, type SelfDataFileOptions, writeTextFile } from "../../lib/generate/self_data_file.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { greedyReference, openDemo, openGoldenModel } from "../run/helpers/reference.ts";
+import { together } from "../run/helpers/ranks.ts";
 import { sharedDevice } from "../device.ts";
 
 const SETTINGS = { count: 4, tokens: 8, seed: 3 } as const;
@@ -83,6 +84,27 @@ Deno.test("texts are the same however many are written in step, and progress tel
       const cacheBytes = 2 * atOnce * pageBytes(model.spec).reduce((sum, layer) => sum + layer, 0);
       assert.deepEqual(await all(model, { ...settings, cacheBytes }), texts, `${atOnce} at once`);
     }
+  });
+});
+
+Deno.test("ranks share texts out, and get and write those of one process", async () => {
+  await withDemo(async (model) => {
+    const settings = { ...SETTINGS, count: 7 }, texts = await all(model, settings);
+    for (const size of [2, 3]) {
+      const got = await Promise.all(together(size).map((ranks) => all(model, { ...settings, skip: 1, ranks })));
+      for (const own of got) assert.deepEqual(own, texts.slice(1), `${size} ranks`);
+    }
+    await inTemporaryFolder(async (folder) => {
+      const path = `${folder}/own.jsonl`, seen: number[] = [];
+      const file = { ...settings, path, onText: ({ index }: SelfText): void => void seen.push(index) };
+      const results = await Promise.all(together(2).map((ranks) => writeTextFile(model, { ...file, ranks })));
+      assert.deepEqual(seen, texts.map(({ index }) => index), "the first rank alone tells of texts");
+      for (const result of results) assert.deepEqual(result, results[0]);
+      const lines = texts.map(({ text, hasEnded }) => JSON.stringify(hasEnded ? { text } : { text, ended: false }));
+      assert.equal(await Deno.readTextFile(path), lines.map((line) => `${line}\n`).join(""));
+      const odd = together(2).map((ranks) => writeTextFile(model, { ...file, seed: 4 + ranks.rank, ranks }));
+      for (const one of odd) await assert.rejects(one, isError("mismatch", /rank 1 of 2 cannot work with the others/));
+    });
   });
 });
 

@@ -1,46 +1,26 @@
 // Several ranks train with the bits of one process: in one process here, which passes the sums itself.
 import assert from "node:assert/strict";
-import { addInto, dealt, rangeOf, type Ranks } from "../../lib/core/ranks.ts";
+import { dealt, gathered, rangeOf, type Ranks } from "../../lib/core/ranks.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
-import { checkAlike } from "../../lib/run/alike.ts";
+import { checkAlike } from "../../lib/core/alike.ts";
 import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/units.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
-
-/** Ranks in one process: each call is answered once all have made it. */
-function together(size: number): Ranks[] {
-  let calls: { readonly rank: number; readonly value: unknown; readonly resolve: (all: unknown[]) => void }[] = [];
-  const meet = async <T>(rank: number, value: T): Promise<T[]> =>
-    await new Promise<unknown[]>((resolve) => {
-      calls.push({ rank, value, resolve });
-      if (calls.length < size) return;
-      const met = calls.sort((a, b) => a.rank - b.rank);
-      calls = [];
-      for (const { resolve } of met) resolve(met.map(({ value }) => value));
-    }) as T[];
-  return Array.from({ length: size }, (_, rank) => ({
-    rank,
-    size,
-    async sum(parts): Promise<Float32Array<ArrayBuffer>> {
-      const all = (await meet(rank, parts)).flat(), total = new Float32Array(all[0]?.length ?? 0);
-      for (const part of all) addInto(total, part);
-      return total;
-    },
-    textOf: async (from, text) => (await meet(rank, text))[from] ?? "",
-  }));
-}
+import { saliencyOn } from "../../lib/run/methods/selector.ts";
+import { type OneShotScores, oneShotScores } from "../../lib/run/methods/one_shot_scores.ts";
+import { together } from "./helpers/ranks.ts";
 
 const BATCH = 1, SEQ = 24, MICRO_BATCHES = 5;
 
-function batchOf(vocab: number, seed: number): Batch {
-  const length = MICRO_BATCHES * BATCH * SEQ;
+function batchOf(vocab: number, seed: number, micro = MICRO_BATCHES): Batch {
+  const length = micro * BATCH * SEQ;
   const tokens = Uint32Array.from({ length }, (_, i) => Math.floor(vocab * uniform(seed, i)));
   const labels = Int32Array.from(tokens, (token, i) => i % SEQ < 4 ? -100 : token);
   const labelTokens = shiftLabels(labels, { seq: SEQ }).filter((target) => target >= 0).length;
@@ -91,6 +71,46 @@ Deno.test("ranks train with the bits of one process that adds up as many micro-b
       }
     } finally {
       for (const trainer of trainers) trainer[Symbol.dispose]();
+    }
+  }
+});
+
+Deno.test("ranks score units with the bits of one process, by each score that looks at rows", async () => {
+  using device = await openDevice();
+  const { modelPath } = await openGolden("gqa_f16");
+  using model = await loadModel(modelPath, { device, baseDtype: "f32" });
+  const table = unitTable(model.spec, ["kv", "ffn", "hidden", "layers"]), { vocab } = model.spec;
+  const batches = Array.from({ length: 10 }, (_, index) => batchOf(vocab, 40 + index, 1));
+  const lora = { rank: 2, alpha: 4, targets: PROJECTIONS };
+  const state = { ...IDLE_STATE, seed: 1 };
+  const score = async (ranks?: Ranks): Promise<{ all: OneShotScores[]; mean: Float64Array; looks: number }> => {
+    using trainer = createTrainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table });
+    const all: OneShotScores[] = [];
+    let looks = 0;
+    for (const method of ["taylor", "wanda-sp", "flap"] as const) {
+      const weightTerms = (data: Batch): ReturnType<Trainer["weightTerms"]> => trainer.weightTerms(data, { state });
+      const how = { method, batches, batch: BATCH, seq: SEQ, seed: 1, ranks, weightTerms };
+      all.push(await oneShotScores(model, table, { ...how, onBatch: () => looks++ }));
+    }
+    const maskGradients = (data: Batch): ReturnType<Trainer["maskGradients"]> => trainer.maskGradients(data, { state });
+    const parts = { table, ranks, maskGradients };
+    return { all, mean: await saliencyOn(parts, { of: "rows", batches, look: () => looks++ }), looks };
+  };
+  const want = await score();
+  assert.equal(want.looks, 4 * batches.length);
+  for (const size of [2, 3]) {
+    for (const got of await Promise.all(together(size).map(score))) assert.deepEqual(got, want, `${size} ranks`);
+  }
+});
+
+Deno.test("gathered() keeps all bits of arrays", async () => {
+  const bits = Uint32Array.from([0x7fc00001, 0x80000000, 1, 0x3f800000]), whole = new Float32Array(bits.buffer);
+  const values = { some: [1 / 3, null], of: whole.subarray(0, 3), none: new Float32Array(0) };
+  for (const all of await Promise.all(together(3).map((ranks) => gathered(ranks, { ...values, rank: ranks.rank })))) {
+    assert.deepEqual(all.map(({ rank }) => rank), [0, 1, 2]);
+    for (const { some, of, none } of all) {
+      assert.deepEqual([some, none], [values.some, values.none]);
+      assert.deepEqual([...new Uint32Array(of.buffer)], [...bits.subarray(0, 3)]);
     }
   }
 });

@@ -6,6 +6,7 @@ import { exists, isFolder } from "../../../lib/files/exists.ts";
 import { modelPath } from "../../../lib/disk/open_model.ts";
 import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
 import { partPath, writeTextFile } from "../../../lib/generate/self_data_file.ts";
+import { withRanks } from "../../ranks.ts";
 import { verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";
 import { inspectData } from "./inspect.ts";
@@ -88,7 +89,10 @@ function generateVerb(): CommandUnknownOpts {
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
-    .action(async (model, options) => await runGenerate(model, { ...options, out: required(options.out, "--out") }));
+    .action(async (model, options) => {
+      const settings = { ...options, out: required(options.out, "--out") };
+      await withRanks((ranks) => runGenerate(model, { ...settings, ranks }), { asJson: options.json ?? false });
+    });
 }
 
 interface GenerateSettings extends ModelSettings {
@@ -103,13 +107,14 @@ interface GenerateSettings extends ModelSettings {
 }
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {
-  const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16" } = settings;
+  const { out, count, tokens, temperature, seed, resume = false, overwrite = false, baseDtype = "f16", ranks } =
+    settings;
   await fetchInputs({ model: [path] });
   const place = await modelPath(path);
   // One that is not there is refused where it is read.
   const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
   await refuseInputs(out, read, { option: "--out" });
-  await checkTarget(settings);
+  if (!ranks || ranks.rank === 0) await checkTarget(settings);
   const onInterrupt = "stopping; finished texts are kept; press Ctrl-C again to end at once";
   try {
     await withModel(path, { ...settings, onInterrupt }, async ({ model, signal, progress, tune }) => {
@@ -118,6 +123,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         sequencesAtOnce(model.device, model.weights, { capacity: tokens + (model.tokenizer?.leading.length ?? 0) }),
       );
       await tune({ rows, directions: ["forward"], tokens: count * tokens });
+      if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
       const start = performance.now();
       const result = await writeTextFile(model, {
         path: out,
@@ -127,7 +133,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
         seed,
         resume,
         identity: { weights: await modelDigest(place), baseDtype },
-        signal,
+        ...(ranks ? { ranks, signal: ranks.signal } : { signal }),
         onStart: (there) => {
           if (there > 0) progress.note(`resuming after text ${there}`);
         },

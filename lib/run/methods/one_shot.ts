@@ -2,7 +2,6 @@
 import type { OneShotMethod } from "../../masks/baselines.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
-import type { Batch } from "../../data/batches.ts";
 import { compensate, type OneShotScores, oneShotScores } from "./one_shot_scores.ts";
 import {
   CALIBRATION_BATCHES,
@@ -35,7 +34,9 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
     return await oneShotScores(model, table, {
       method,
       ranking: options.ranking,
-      batches: counted(batches, counter(parts, batches.length)),
+      batches,
+      onBatch: counter(parts, batches.length),
+      ranks: parts.ranks,
       batch,
       seq,
       seed,
@@ -68,14 +69,6 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
       return source;
     },
   };
-}
-
-/** Yields batches and reports each one when the next is requested. */
-export function* counted(batches: readonly Batch[], look: () => void): Generator<Batch> {
-  for (const batch of batches) {
-    yield batch;
-    look();
-  }
 }
 
 /** Ranks in ascending order of score, ties by index. Unlike the scores, they keep their order in f32. */

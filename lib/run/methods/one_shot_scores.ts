@@ -7,11 +7,14 @@ import {
   randomScores,
   type Ranking,
   rankWithin,
+  type WeightTerms,
 } from "../../masks/baselines.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../../masks/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
+import { dealt, type Ranks } from "../../core/ranks.ts";
 import { CompressoError, option } from "../../core/errors.ts";
 import { unitName, type UnitTable } from "../../units/units.ts";
+import type { Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { MaskValues } from "../../nn/mask_slots.ts";
 import { shareWeights, writeBiases } from "../../nn/weights.ts";
@@ -38,8 +41,12 @@ export interface OneShotOptions {
   readonly seed: number;
   /** Terms of the weights on a batch with masks at 1, for taylor; see `Trainer.weightTerms`. */
   readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
+  /** Processes that share the batches out. Default: this one alone. */
+  readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal;
+  /** Called after each batch. */
+  readonly onBatch?: (() => void) | undefined;
 }
 
 /** Scores of all units; units of the lowest scores are cut first, see `selectUnits`. */
@@ -57,7 +64,7 @@ export async function oneShotScores(model: Model, table: UnitTable, options: One
 }
 
 async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { method, batches, batch, seq, seed, weightTerms, signal } = options, { source } = model;
+  const { method, batches, batch, seq, seed, weightTerms, ranks, signal, onBatch } = options, { source } = model;
   switch (method) {
     case "magnitude":
       return { scores: await magnitudeScores(source, table), stats: null };
@@ -65,9 +72,14 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
       return { scores: randomScores(table, { seed }), stats: null };
     case "taylor": {
       const taylor = createTaylor(table);
-      for (const data of batches) {
+      // Maps are passed between ranks as their entries.
+      const measure = async (data: Batch): Promise<[Projection, WeightTerms][][]> => {
         signal?.throwIfAborted();
-        taylor.add(await weightTerms(data), { labels: data.labelTokens });
+        return (await weightTerms(data)).map((layer) => [...layer]);
+      };
+      for await (const [{ labelTokens: labels }, layers] of dealt(batches, ranks, measure)) {
+        taylor.add(layers.map((entries) => new Map(entries)), { labels });
+        onBatch?.();
       }
       const scores = taylor.scores();
       checkUnits(table, scores, { what: `cannot score units by ${method}` });
@@ -75,7 +87,7 @@ async function rawScores(model: Model, table: UnitTable, options: OneShotOptions
     }
     case "wanda-sp":
     case "flap": {
-      const stats = await calibrate(model, { batches, batch, seq, ...(signal ? { signal } : {}) });
+      const stats = await calibrate(model, { batches, batch, seq, ranks, onBatch, ...(signal ? { signal } : {}) });
       checkFinite(stats, method);
       if (method === "wanda-sp") return { scores: await wandaScores(source, table, stats), stats: null };
       return { scores: await flapScores(source, table, stats), stats };

@@ -1,5 +1,6 @@
 // What all methods of choosing units share: the interface of a selector, and the batches that it scores units on.
 import { option } from "../../core/errors.ts";
+import { dealt, type Ranks } from "../../core/ranks.ts";
 import type { SlotGradients } from "../../nn/mask_slots.ts";
 import type { LayerTerms } from "../../masks/baselines.ts";
 import type { hardenMasks } from "../../masks/harden.ts";
@@ -70,6 +71,8 @@ export interface SelectorParts {
   readonly counts: UniformCounts | null;
   /** Makes masks hard, at the target or at the run's size. */
   readonly harden: typeof hardenMasks;
+  /** Processes that share the batches out. */
+  readonly ranks?: Ranks | undefined;
   readonly signal?: AbortSignal | undefined;
   /** What the run shares with others. */
   readonly work?: SharedWork | undefined;
@@ -99,12 +102,12 @@ export function* calibrationBatches({ makeBatches, options }: SelectorParts, cou
  * them.
  */
 export async function saliencyOn(
-  { table, maskGradients }: SelectorParts,
+  { table, maskGradients, ranks }: Pick<SelectorParts, "table" | "maskGradients" | "ranks">,
   { of, batches, look }: { readonly of: string; readonly batches: readonly Batch[]; readonly look: () => void },
 ): Promise<Float64Array<ArrayBuffer>> {
   const saliency = createSaliency(table);
-  for (const batch of batches) {
-    saliency.add(await maskGradients(batch));
+  for await (const [, gradients] of dealt(batches, ranks, maskGradients)) {
+    saliency.add(gradients);
     look();
   }
   const mean = saliency.mean();

@@ -1,6 +1,6 @@
-// Checks that all ranks of a run train the same.
-import { CompressoError } from "../core/errors.ts";
-import type { Ranks } from "../core/ranks.ts";
+// Checks that all ranks do the same work.
+import { CompressoError } from "./errors.ts";
+import type { Ranks } from "./ranks.ts";
 
 /**
  * Compares facts with those of rank 0, by name. All ranks call it.
@@ -14,7 +14,7 @@ export async function checkAlike(ranks: Ranks, facts: Readonly<Record<string, un
   const odd = (await ranks.sum([differs])).findIndex((count) => count > 0);
   if (odd < 0) return;
   throw new CompressoError("mismatch", {
-    what: `rank ${odd} of ${size} cannot train with the others`,
+    what: `rank ${odd} of ${size} cannot work with the others`,
     rule: "all ranks have the same options, data, version and kind of adapter",
     value: await ranks.textOf(odd, differences(JSON.parse(text), JSON.parse(first))),
     fix: "start all ranks with the same command on machines that are alike",

@@ -1,10 +1,10 @@
 // A thread of threads.ts: calls functions of modules and hands back their results.
 /// <reference lib="deno.worker" />
-import type { ThreadAnswer, ThreadCall } from "./threads.ts";
+import { THREAD_NAME, type ThreadAnswer, type ThreadCall } from "./threads.ts";
 
 const own = self as unknown as DedicatedWorkerGlobalScope;
 
-own.onmessage = async ({ data }: MessageEvent<ThreadCall>): Promise<void> => {
+async function call({ data }: MessageEvent<ThreadCall>): Promise<void> {
   try {
     const module = await import(data.module) as Readonly<Record<string, (...args: readonly unknown[]) => unknown>>;
     const work = module[data.name];
@@ -14,10 +14,14 @@ own.onmessage = async ({ data }: MessageEvent<ThreadCall>): Promise<void> => {
   } catch (error) {
     answer({ error: error instanceof Error ? error.message : String(error) });
   }
-};
+}
 
 function answer(message: ThreadAnswer, transfer: ArrayBuffer[] = []): void {
   own.postMessage(message, transfer);
 }
 
-answer("ready");
+// What starts threads loads this file too, to see whether it may be read.
+if (own.name === THREAD_NAME) {
+  own.onmessage = call;
+  answer("ready");
+}

@@ -12,6 +12,9 @@ export interface ThreadCall {
 /** What a thread answers: that it has started, a result, or the text of an error. */
 export type ThreadAnswer = "ready" | { readonly value: unknown } | { readonly error: string };
 
+/** Name of all threads. */
+export const THREAD_NAME = "compresso thread";
+
 /** Most threads: beyond it reading and writing set the pace. */
 const MOST_THREADS = 16;
 
@@ -100,10 +103,12 @@ class Threads implements Disposable {
 
   /** Null where threads cannot be started, such as without the right to read their file. */
   static async start(count: number): Promise<Threads | null> {
-    const workers: Worker[] = [];
+    const workers: Worker[] = [], file = new URL("./thread.ts", import.meta.url);
     try {
+      // Where it may not be read this throws, and a worker would print that too.
+      await import(file.href);
       for (let index = 0; index < count; index++) {
-        workers.push(new Worker(new URL("./thread.ts", import.meta.url), { type: "module" }));
+        workers.push(new Worker(file, { type: "module", name: THREAD_NAME }));
       }
       await Promise.all(workers.map((worker) => answerOf(worker)));
       return new Threads(workers);

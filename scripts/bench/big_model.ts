@@ -168,7 +168,7 @@ export async function main(args: readonly string[]): Promise<void> {
     phases.begin("read");
     using model = await loadModel(path, { device, baseDtype });
     phases.begin("prepare");
-    const { rows } = await readRows(demoData("train"), { limit: 20 });
+    const { rows } = await readRows(demoData("train"), { limit: 10 });
     const summary = await pruneToFolder(model, {
       out,
       rows,

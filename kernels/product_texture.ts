@@ -1,7 +1,7 @@
 // Matrix product from storage textures, one register tile per invocation, for CPU adapters.
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
-import { HEADER, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
+import { header, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
 import {
   isQuantized,
   QUANT_BLOCK,
@@ -87,12 +87,22 @@ export function productTexture(variant: TextureProduct): KernelSource {
     `var<storage, read_write> c: array<${scalar ? "f32" : "vec4f"}>;`,
     `var<uniform> p: Params;`,
   ];
-  const main: Loop = { variant, a: "a", b: "b", dtype, steps: "p.steps", first: "p.first + ", k: tail ? "p.k" : null };
+  const main: Loop = {
+    variant,
+    a: "a",
+    b: "b",
+    dtype,
+    start: "p.start",
+    steps: "p.steps",
+    first: "p.first + ",
+    k: tail ? "p.k" : null,
+  };
   const second: Loop = {
     variant,
     a: "low_a",
     b: "low_b",
     dtype: "f32",
+    start: "0u",
     steps: "(p.lowK + 3u) / 4u",
     first: "",
     k: "p.lowK",
@@ -102,7 +112,7 @@ export function productTexture(variant: TextureProduct): KernelSource {
   const name = `product-${[transposeA, transposeB, transposeC].map((isSet) => isSet ? "t" : "n").join("")}` +
     `-${dtype}-${rows}x${vectors}${scalar ? "-scalar" : ""}${tail ? "-tail" : ""}${low ? "-low" : ""}` +
     (variant.broadcast ? "-broadcast" : "");
-  const code = `${HEADER}
+  const code = `${header(low)}
 ${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}`)}
 
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -143,6 +153,7 @@ interface Loop {
   readonly a: string;
   readonly b: string;
   readonly dtype: WeightDtype;
+  readonly start: string;
   readonly steps: string;
   /** Name prefix of A's texel index along k. */
   readonly first: string;
@@ -156,14 +167,14 @@ interface Loop {
 
 function loop(of: Loop): string {
   if (isQuantized(of.dtype) && of.variant.transposeB) return blockLoop(of);
-  return `  for (var step = 0u; step < ${of.steps}; step++) {
+  return `  for (var step = ${of.start}; step < ${of.start} + ${of.steps}; step++) {
 ${oneStep(of)}
   }`;
 }
 
 /** One d and m for each row of B covers 32 values of k. A step has 4 of them, as 8 would spill registers. */
 function blockLoop(of: Loop): string {
-  return `  for (var block = 0u; block < ${of.steps}; block++) {
+  return `  for (var block = ${of.start}; block < ${of.start} + ${of.steps}; block++) {
 ${lines(of.variant.vectors, (v) => blockScales(of.variant, v))}
     for (var part = 0u; part < ${QUANT_BLOCK / 4}u; part++) {
     let step = block * ${QUANT_BLOCK / 4}u + part;

@@ -1,20 +1,27 @@
 // Fixed parts of the WGSL of product_texture.ts: params and the ways to write C.
 
-/** Params of the kernels, in order. */
-export const HEADER = `struct Params {
+/** Params of the kernels, in order; the last three only with a low-rank product. */
+export function header(low: boolean): string {
+  return `struct Params {
   rows: u32,       // m
   columns: u32,    // n, a multiple of 4 unless C is written by single f32
   k: u32,
   steps: u32,      // steps of k
+  start: u32,      // first step of k
   first: u32,      // first texel of A along k, where A is stored [m][k]
   offset: u32,     // first value of C, in f32; a multiple of 4 unless C is written by single f32
   stride: u32,     // of C, in f32
   accumulate: u32, // 1: +=, 0: =
-  alpha: f32,
-  lowAlpha: f32,   // these three only with low
+  alpha: f32,${
+    low
+      ? `
+  lowAlpha: f32,
   lowK: u32,
-  lowColumns: u32, // n of low B; C's further columns get nothing of it
+  lowColumns: u32, // n of low B; C's further columns get nothing of it`
+      : ""
+  }
 }`;
+}
 
 /** Writes tile[i], a vec4 of row m at column 4 · n4. */
 export const STORE_VECTOR = `      let at = (p.offset + m * p.stride) / 4u + n4;

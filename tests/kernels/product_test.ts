@@ -172,6 +172,14 @@ for (const { placement, dtype } of storages) {
   });
 }
 
+Deno.test("a deep backward product of codes is added up from several, with a low-rank product once", async () => {
+  for (const dtype of ["q8", "q4"] as const) {
+    const base = { m: 5, rows: 4200, cols: 33, direction: "backward", dtype, placement: "texture" } as const;
+    await checkLinear({ ...base, accumulate: true });
+    await checkLinear({ ...base, rank: 3 });
+  }
+});
+
 for (const placement of ["texture", "buffer"] as const) {
   Deno.test(`a linear product from a ${placement} works on one shard, and writes at a column offset only the wanted columns`, async () => {
     for (const direction of directions) {

@@ -1,5 +1,6 @@
 // Products of activations with frozen matrices, forward and backward.
 import {
+  isQuantized,
   productTexture,
   productTiled,
   textureStep,
@@ -19,6 +20,12 @@ import { type Product, productTile, sharesA } from "./variants.ts";
 
 export { type MatmulOptions, recordMatmul } from "./matmul.ts";
 export { type BufferView, type Operand, operand, OperandPool } from "./operand.ts";
+
+/**
+ * Depth of a backward product from codes in textures; a deeper one is added up from several. All tiles of rows read the
+ * same columns of W, which then stay in a CPU's cache: through a head of 49,152 rows 1.9 times as fast on lavapipe.
+ */
+const STRIP_DEPTH = 4096;
 
 /** forward: y = x·Wᵀ; backward: y = x·W, the gradient of the input from that of the output. */
 export type Direction = "forward" | "backward";
@@ -168,7 +175,6 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
     dtype: w.dtype,
     rows: tile.rows,
     vectors: tile.columns / 4,
-    low: low !== undefined,
     broadcast: sharesA(plan.device, tile),
   };
   const width = transposeB ? part.shard.rows : w.cols;
@@ -183,28 +189,28 @@ function recordTexture(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part:
       }),
     ]
     : [];
-  const params = [
-    u32(part.rows),
-    u32(part.columns),
-    u32(part.depth),
-    u32(part.depth / textureStep(variant)),
-    u32(part.first / 4),
-    u32(part.target),
-    u32(y.stride),
-    u32(part.accumulate ? 1 : 0),
-    f32(1),
-    f32(low?.alpha ?? 1),
-    u32(low?.rank ?? 0),
-    u32(width),
-  ];
-  plan.dispatch(
-    compileKernel(plan.device, sourceOf(productTexture, variant)),
-    [x.texture, ...part.shard.resources, ...lowTextures, y.buffer, { params }],
-    {
-      groups: [Math.ceil(part.rows / tile.rows), Math.ceil(part.columns / textureTileColumns(variant))],
-      cost: 2 * part.rows * part.columns * (part.depth + (low?.rank ?? 0)),
-    },
-  );
+  const step = textureStep(variant), steps = part.depth / step;
+  const most = !transposeB && isQuantized(w.dtype) ? STRIP_DEPTH / step : steps;
+  for (let start = 0; start < steps; start += most) {
+    const count = Math.min(most, steps - start), isLast = start + count === steps;
+    const params = [
+      ...[part.rows, part.columns, part.depth, count, start, part.first / 4, part.target, y.stride].map(u32),
+      u32(part.accumulate || start > 0 ? 1 : 0),
+      f32(1),
+      f32(low?.alpha ?? 1),
+      u32(low?.rank ?? 0),
+      u32(width),
+    ];
+    const source = sourceOf(productTexture, { ...variant, low: isLast && low !== undefined });
+    plan.dispatch(
+      compileKernel(plan.device, source),
+      [x.texture, ...part.shard.resources, ...(isLast ? lowTextures : []), y.buffer, { params }],
+      {
+        groups: [Math.ceil(part.rows / tile.rows), Math.ceil(part.columns / textureTileColumns(variant))],
+        cost: 2 * part.rows * part.columns * (count * step + (isLast ? low?.rank ?? 0 : 0)),
+      },
+    );
+  }
 }
 
 function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options: LinearOptions): void {

@@ -141,7 +141,8 @@ function recordTexture(plan: Plan, pool: OperandPool, options: MatmulOptions): v
     u32(columns),
     u32(k),
     u32(Math.ceil(k / textureStep(variant))),
-    u32(0),
+    u32(0), // start
+    u32(0), // first
     u32(offset),
     u32(c.stride),
     u32(accumulate ? 1 : 0),

@@ -226,7 +226,7 @@ export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeTex
 export const codesToHalf = kernel("codes_to_half", codesToHalfText, "read read storage uniform");
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Cross-entropy of a chunk, of logits as they are or with a soft cap: bindings targets, state, logits → dlogits, loss, params. */
-export const crossEntropy: Readonly<Record<"plain" | "capped", KernelSource>> = {
+export const crossEntropy: Readonly<Record<"plain" | "capped", Readonly<Record<8 | 256, KernelSource>>>> = {
   plain: crossEntropyOf("cross_entropy", logitsPlain),
   capped: crossEntropyOf("cross_entropy_capped", logitsCapped),
 };
@@ -359,8 +359,12 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
   };
 }
 
-function crossEntropyOf(name: string, prelude: string): KernelSource {
-  return kernel(name, statePrelude + prelude + reduce(256) + crossEntropyText, "read read storage storage uniform");
+function crossEntropyOf(name: string, prelude: string): Record<8 | 256, KernelSource> {
+  const ofLanes = (lanes: number): KernelSource => {
+    const code = statePrelude + prelude + reduce(lanes) + crossEntropyText;
+    return kernel(`${name}-${lanes}`, code, "read read storage storage uniform");
+  };
+  return { 8: ofLanes(8), 256: ofLanes(256) };
 }
 
 function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {

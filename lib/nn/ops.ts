@@ -433,7 +433,7 @@ export function recordColumnStats(
 export function recordCrossEntropy(
   plan: Plan,
   io: { targets: Span; state: Span; logits: Span; loss: Span },
-  { rows, stride, vocab, firstRow, gradient, cap }: {
+  { rows, stride, vocab, firstRow, gradient, cap, lanes = plan.device.facts.isCpu ? 8 : 256 }: {
     readonly rows: number;
     readonly stride: number;
     readonly vocab: number;
@@ -441,11 +441,13 @@ export function recordCrossEntropy(
     readonly gradient: boolean;
     /** Soft cap of the logits. Default: none. */
     readonly cap?: number | undefined;
+    /** Workgroup size. Default: on a CPU its vector width, as barriers between vectors cost more than they save. */
+    readonly lanes?: 8 | 256;
   },
 ): void {
   const params = [rows, stride, vocab, firstRow, gradient ? 1 : 0].map(u32);
   plan.dispatch(
-    compileKernel(plan.device, crossEntropy[cap === undefined ? "plain" : "capped"]),
+    compileKernel(plan.device, crossEntropy[cap === undefined ? "plain" : "capped"][lanes]),
     [io.targets, io.state, io.logits, io.loss, { params: cap === undefined ? params : [...params, f32(cap)] }],
     { groups: [rows], cost: 30 * rows * vocab },
   );

@@ -47,6 +47,7 @@ interface LossCase {
 /** What the GPU makes of a chunk: logits [rows, stride], and all losses, one row longer than the chunk. */
 async function run(
   { logits, targets, firstRow, gradient }: LossCase,
+  lanes: 8 | 256 = 8,
 ): Promise<{ logits: Float32Array; losses: Float32Array }> {
   const { rows, cols: vocab, values } = logits, stride = strideOf(vocab), tokens = firstRow + rows + 1;
   const wanted = new Int32Array(tokens).fill(-1);
@@ -62,6 +63,7 @@ async function run(
     vocab,
     firstRow,
     gradient,
+    lanes,
   });
   await plan.run();
   return {
@@ -71,9 +73,13 @@ async function run(
 }
 
 async function check(test: LossCase): Promise<void> {
+  for (const lanes of [8, 256] as const) await checkLanes(test, lanes);
+}
+
+async function checkLanes(test: LossCase, lanes: 8 | 256): Promise<void> {
   const { logits, targets, firstRow, gradient } = test, { rows, cols: vocab } = logits;
   const what = `${rows} × ${vocab} from row ${firstRow}, gradient ${gradient}`;
-  const got = await run(test);
+  const got = await run(test, lanes);
   const wanted = targets.map((target, row) =>
     softmaxLoss(logits.values.subarray(row * vocab, (row + 1) * vocab), target)
   );

@@ -1,6 +1,6 @@
 // f32 to GGML's stored types, rounded as ggml's quantisers do with and without an importance matrix, bit for bit. Blocks of 256 values: see quant_k.ts.
 import { narrowBf16, narrowF16 } from "../../core/half.ts";
-import { fitFromLeast, fitSigned, squaresOf, weighErrors, WEIGHTED_STEPS } from "./quant_fit.ts";
+import { createWork, fitFromLeast, fitSigned, squaresOf, weighErrors, WEIGHTED_STEPS } from "./quant_fit.ts";
 import { quantizeK } from "./quant_k.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 
@@ -113,44 +113,31 @@ function quantizeFromLeast(values: Float32Array, type: "q4_1" | "q5_1", bits: 4 
   return withScales(withScales(out, scales, { bytes, at: 0 }), minima, { bytes, at: 2 });
 }
 
-/** Blocks of 32 values with the scale, and the minimum where the type has one, of least error weighted by importance · √(mean square of the row + x²). */
+/**
+ * Blocks of 32 values with the scale, and the minimum where the type has one, of least error weighted by importance · √(mean square of the row + x²).
+ */
 function quantizeWeighted(
   values: Float32Array,
   type: "q4_0" | "q5_0" | "q4_1" | "q5_1",
   importance: Float32Array,
 ): Uint8Array {
   const { block, bytes } = TENSOR_FORMATS[type], columns = importance.length, bits = type.startsWith("q4") ? 4 : 5;
-  const hasMinimum = type.endsWith("_1"), signed = new Int8Array(block), trial = new Uint8Array(block);
-  const weights = new Float32Array(block),
-    moments = weights,
-    scale = new Float32Array(1),
-    minimum = new Float32Array(1);
-  const out = new Uint8Array(values.length / block * bytes);
-  const scales = new Float32Array(values.length / block), minima = new Float32Array(values.length / block);
-  const work = {
-    values,
-    importance,
-    weights,
-    moments,
-    codes: signed,
-    trial,
-    scales: scale,
-    minima: minimum,
-    sums: scale,
-  };
+  const hasMinimum = type.endsWith("_1"), blocks = values.length / block, out = new Uint8Array(blocks * bytes);
+  const work = createWork(values, importance), { weights, codes } = work, stored = new Uint8Array(codes.buffer);
+  const scales = new Float32Array(blocks), minima = new Float32Array(blocks);
   let sigma2 = 0;
-  for (let b = 0; b < scales.length; b++) {
-    const first = b * block, codes = new Uint8Array(signed.buffer);
+  for (let b = 0; b < blocks; b++) {
+    const first = b * block;
     if (first % columns === 0) sigma2 = fround(squaresOf(values, first, columns) / columns);
     weighErrors({ values, importance, weights }, { first, count: block, sigma2 });
     if (hasMinimum) {
       fitFromLeast(work, { from: first, group: 0, count: block, most: 2 ** bits - 1, ...WEIGHTED_STEPS });
-      scales[b] = scale[0] as number;
-      minima[b] = -(minimum[0] as number);
+      scales[b] = work.scales[0] as number;
+      minima[b] = -(work.minima[0] as number);
     } else {
-      scales[b] = fitSigned({ values, first, count: block, weights, codes: signed, to: 0, half: 2 ** (bits - 1) });
+      scales[b] = fitSigned({ values, first, count: block, weights, codes, to: 0, half: 2 ** (bits - 1) });
     }
-    packCodes(out, b * bytes + (hasMinimum ? 4 : 2), codes, bits);
+    packCodes(out, b * bytes + (hasMinimum ? 4 : 2), stored, bits);
   }
   withScales(out, scales, { bytes, at: 0 });
   return hasMinimum ? withScales(out, minima, { bytes, at: 2 }) : out;

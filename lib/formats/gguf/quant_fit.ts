@@ -22,6 +22,21 @@ export interface Work {
   readonly sums: Float32Array;
 }
 
+/** Room for blocks of up to 256 values. */
+export function createWork(values: Float32Array, importance: Float32Array | null): Work {
+  return {
+    values,
+    importance,
+    codes: new Int8Array(256),
+    trial: new Uint8Array(32),
+    weights: new Float32Array(32),
+    moments: new Float32Array(32),
+    scales: new Float32Array(16),
+    minima: new Float32Array(16),
+    sums: new Float32Array(16),
+  };
+}
+
 /** A group of values in a block. */
 export interface Group {
   /** Where the block begins. */

@@ -3,6 +3,7 @@
 import { f16Table, narrowF16 } from "../../core/half.ts";
 import {
   bounded,
+  createWork,
   extremeOf,
   fitFromLeast,
   fitPositive,
@@ -38,17 +39,7 @@ type BlockWriter = (work: Work, from: number, out: Uint8Array, at: number) => vo
 export function quantizeK(values: Float32Array, type: KType, importance: Float32Array | null = null): Uint8Array {
   const { bytes } = TENSOR_FORMATS[type], write = WRITERS[type];
   const out = new Uint8Array(values.length / BLOCK * bytes);
-  const work: Work = {
-    values,
-    importance,
-    codes: new Int8Array(BLOCK),
-    trial: new Uint8Array(32),
-    weights: new Float32Array(32),
-    moments: new Float32Array(32),
-    scales: new Float32Array(16),
-    minima: new Float32Array(16),
-    sums: new Float32Array(16),
-  };
+  const work = createWork(values, importance);
   for (let from = 0, at = 0; from < values.length; from += BLOCK, at += bytes) write(work, from, out, at);
   return out;
 }

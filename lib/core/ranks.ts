@@ -28,14 +28,6 @@ function normal(value: number): number {
   return value < LEAST_NORMAL && value > -LEAST_NORMAL ? 0 : value;
 }
 
-/** The first of so many items that a rank takes, and the one after its last: each rank takes a range, in order. */
-export function rangeOf(
-  count: number,
-  { rank, size }: Pick<Ranks, "rank" | "size">,
-): { readonly start: number; readonly end: number } {
-  return { start: Math.floor(count * rank / size), end: Math.floor(count * (rank + 1) / size) };
-}
-
 /**
  * What each rank has, in the order of ranks: what JSON keeps, and arrays of f32 with all their bits. All ranks call it. A
  * stop that one of them was asked for reaches all here.

@@ -25,10 +25,12 @@ import { type SweepPoint, sweepPoint, type SweepResult, sweepResult } from "./sw
 import { sweepChart, sweepPage } from "./sweep_report.ts";
 
 /** Options of {@link sweep}: those of `pruneToFolder`, but for a target and a schedule, which a sweep has of its own. */
-export interface SweepOptions
-  extends
-    Omit<RunOptions, "checkpoint" | "calibration" | "schedule" | "trustSchedule" | "onScheduleLog" | "vocab" | "ranks">,
-    Omit<FolderOptions, "mayDiffer" | "resume" | "onReady"> {
+export interface SweepOptions extends
+  Omit<
+    RunOptions,
+    "checkpoint" | "calibration" | "schedule" | "trustSchedule" | "onScheduleLog" | "vocab" | "ranks" | "onDealt"
+  >,
+  Omit<FolderOptions, "mayDiffer" | "resume" | "onReady"> {
   /** Sparsities, in (0, 1), in ascending order. */
   readonly sparsities: readonly number[];
   /** Whether the model is fine-tuned at each sparsity, for `postfinetune` steps. Default false: as pruning left it. */

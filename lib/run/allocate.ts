@@ -69,7 +69,7 @@ export async function allocateRun(
   },
 ): Promise<Allocated> {
   const { batch, accumulate, seq, seed, lora, recompute } = options, { device } = base;
-  const { schedule, trustSchedule: trust, signal, ranks, onScheduleLog: onLog } = original,
+  const { schedule, trustSchedule: trust, signal, ranks, onDealt, onScheduleLog: onLog } = original,
     given = optionNumbers(original);
   // If an allocation fails, the earlier ones are freed.
   await using stack = new AsyncDisposableStack();
@@ -86,7 +86,7 @@ export async function allocateRun(
   const drops = lora.dropout > 0 || steerer.drops;
   const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(
-    createTrainer(model, { batch, accumulate, ranks, seq, seed, lora, table, recompute, drops }),
+    createTrainer(model, { batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops }),
   );
   const selector = selectorOf(setup, { model, trainer, place });
   stack.move();

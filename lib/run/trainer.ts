@@ -1,6 +1,6 @@
 // One training step on the GPU: the plans of its passes and updates, and the arrays that a checkpoint holds.
 import { CompressoError } from "../core/errors.ts";
-import { rangeOf, type Ranks } from "../core/ranks.ts";
+import type { Ranks } from "../core/ranks.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
@@ -21,6 +21,7 @@ import type { Batch } from "../data/batches.ts";
 import { createFocus, type Focus, focusedLabels } from "./focus.ts";
 import { createGradientSum, createRankSum, type MicroBatch, microBatches } from "./micro_batches.ts";
 import type { Model } from "../model/model.ts";
+import { createShares } from "./shares.ts";
 import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
 import type { StepKind, StepNumbers, TrainerArrays } from "./contract.ts";
 
@@ -32,6 +33,8 @@ export interface TrainerOptions {
   readonly accumulate?: number;
   /** Processes that share the micro-batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
+  /** Called when micro-batches are dealt anew, with the number of each rank. */
+  readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
   readonly seq: number;
   readonly seed: number;
   readonly lora: LoraConfig;
@@ -112,6 +115,7 @@ const SUM_GROUPS = 64;
 /** Allocates everything and sets LoRA to its initial values (B = 0). */
 export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   const { device, weights, spec } = model, { batch, accumulate: count = 1, ranks, seq, table } = options;
+  const shares = createShares(count, options);
   const { lora: config, recompute = true, drops = (config.dropout ?? 0) > 0 } = options;
   using stack = new DisposableStack();
   let owned = stack;
@@ -236,13 +240,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
   ): Promise<void> => {
     const whole = { ...stepState, lossScale: scaleOf(data) };
     await gradientSum?.begin();
-    const { start, end } = rangeOf(count, ranks ?? { rank: 0, size: 1 });
+    const { start, end } = shares.range, startedAt = performance.now();
     for (const [index, part] of partsOf(data).slice(start, end).entries()) {
       load(part, whole);
       await run(part, { ...whole, firstRow: part.firstRow }, index);
       await gradientSum?.add();
     }
+    const seconds = (performance.now() - startedAt) / 1000;
     await gradientSum?.finish();
+    await shares.add(seconds);
   };
 
   /** What the last pass left in its buffers. */

@@ -1,6 +1,6 @@
 // Several ranks train with the bits of one process: in one process here, which passes the sums itself.
 import assert from "node:assert/strict";
-import { dealt, gathered, rangeOf, type Ranks } from "../../lib/core/ranks.ts";
+import { dealt, gathered, type Ranks } from "../../lib/core/ranks.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
@@ -9,6 +9,7 @@ import { shiftLabels } from "../../lib/nn/pass.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { checkAlike } from "../../lib/core/alike.ts";
 import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
+import { createShares, type Shares } from "../../lib/run/shares.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/units.ts";
@@ -115,12 +116,36 @@ Deno.test("gathered() keeps all bits of arrays", async () => {
   }
 });
 
-Deno.test("rangeOf() deals all items out in order, and each of as many ranks or fewer has one", () => {
-  for (const [count, size] of [[5, 1], [5, 2], [5, 3], [5, 5], [8, 3]] as const) {
-    const ranges = Array.from({ length: size }, (_, rank) => rangeOf(count, { rank, size }));
+Deno.test("createShares() deals evenly in order, and by times where ranks differ, alike on all", async () => {
+  const rangesOf = (all: readonly Shares[]): number[] => {
+    const ranges = all.map(({ range }) => range);
     assert.deepEqual(ranges.map(({ start }) => start), [0, ...ranges.slice(0, -1).map(({ end }) => end)]);
-    assert.equal(ranges.at(-1)?.end, count);
-    assert.ok(ranges.every(({ start, end }) => end > start));
+    return ranges.map(({ start, end }) => end - start);
+  };
+  for (
+    const [count, seconds, first, then] of [
+      [6, [1, 1, 1], [2, 2, 2], null],
+      [6, [1, 1.2], [3, 3], null], // a step with 4 and 2 would be longer
+      [6, [1, 2], [3, 3], [4, 2]],
+      [8, [4, 1, 3], [3, 3, 2], [1, 6, 1]],
+      [2, [1, 9], [1, 1], null], // one for each rank
+    ] as const
+  ) {
+    const dealt: (readonly number[])[] = [];
+    const all = together(seconds.length).map((ranks) =>
+      createShares(count, { ranks, onDealt: (counts) => dealt.push(counts) })
+    );
+    assert.deepEqual(rangesOf(all), first);
+    for (let step = 0; step < 16; step++) {
+      // The first step compiles kernels.
+      await Promise.all(all.map((shares, rank) => {
+        const { start, end } = shares.range;
+        return shares.add((end - start) * (seconds[rank] ?? 0) + (step === 0 ? 100 : 0));
+      }));
+      if (step === 6) assert.deepEqual(rangesOf(all), first);
+    }
+    assert.deepEqual(rangesOf(all), then ?? first);
+    assert.deepEqual(dealt, then ? seconds.map(() => then) : []);
   }
 });
 

@@ -373,6 +373,7 @@ async function drive<T>(
       progress.phase("calibration texts", share);
     },
     onScoring: (share) => progress.phase("scoring units", share),
+    ...(ranks ? { onDealt: (counts) => progress.note(dealtLine(counts)) } : {}),
     onScheduleLog: (line) => progress.note(`script: ${line}`),
     ...given({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
     identity: { weights: inputs.model },
@@ -408,6 +409,10 @@ async function drive<T>(
       showAlarms(record.alarms);
     },
   });
+}
+
+function dealtLine(counts: readonly number[]): string {
+  return `micro-batches dealt anew by the ranks' times: ${counts.join(", ")}`;
 }
 
 /** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */

@@ -216,6 +216,11 @@ export interface RunOptions {
    * many as ranks. The result has the bits of one process with the same `accumulate`.
    */
   readonly ranks?: Ranks;
+  /**
+   * Called on each rank when micro-batches are dealt anew, because ranks took longer for theirs than others: with the
+   * number of each. There is nothing to deal where micro-batches are as many as ranks.
+   */
+  readonly onDealt?: (counts: readonly number[]) => void;
   /** Where the run saves checkpoints; default nowhere. */
   readonly checkpoint?: CheckpointOptions;
 }
@@ -268,6 +273,7 @@ export type ResolvedOptions =
       RunOptions,
       | "signal"
       | "ranks"
+      | "onDealt"
       | "checkpoint"
       | "lora"
       | "rates"

@@ -905,6 +905,12 @@ export const OPTION_TABLE = {
     mayChange: true,
     help: "processes that train the run together",
   },
+  onDealt: {
+    ...PROGRAM,
+    type: "function",
+    mayChange: true,
+    help: "called when micro-batches are dealt to ranks anew",
+  },
   identity: {
     ...PROGRAM,
     type: "value",

@@ -300,6 +300,22 @@ Deno.test("tokenizers that a GGUF cannot describe are refused", async () => {
   assert.throws(() => ggufTokenizerMetadata(sparse), failure("input", /have a merge; got: none for/));
 });
 
+Deno.test("tokens of one score, whose cuts are mixed in the merges, have one score again in a GGUF", async () => {
+  const { tokens, scores } = await golden("sentencepiece");
+  const tied = Float32Array.from(scores, (score: number) => Math.floor(score / 8) * 8);
+  const { json, config } = tokenizerFromGguf((await sentencePieceMetadata()).set("tokenizer.ggml.scores", tied));
+  const model = json["model"] as { merges: [string, string][] };
+  const made = model.merges.map((pair) => pair.join(""));
+  assert.ok(made.some((token, index) => token !== made[index - 1] && made.indexOf(token) < index), "no cuts are mixed");
+  const found = written(createTokenizer(json, { config })).get("tokenizer.ggml.scores");
+  assert.ok(found instanceof Float32Array);
+  const known = new Set(made);
+  assert.deepEqual(mergesByScore(tokens, found).filter((pair) => known.has(pair.join(""))), model.merges);
+  // In an order that no scores give it is refused.
+  const turned = createTokenizer({ ...json, model: { ...model, merges: model.merges.toReversed() } }, { config });
+  assert.throws(() => ggufTokenizerMetadata(turned), failure("input", /all merges that give a token are together/));
+});
+
 Deno.test("mergesByScore() lists every cut of every token, best score first", () => {
   const merges = mergesByScore(["a", "b", "c", "ab", "bc", "abc"], [0, 0, 0, -2, -3, -1]);
   assert.deepEqual(merges, [["ab", "c"], ["a", "bc"], ["a", "b"], ["b", "c"]]);

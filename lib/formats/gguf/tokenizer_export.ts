@@ -167,37 +167,38 @@ function preOf(json: Json, model: Json): string {
 
 /**
  * Scores that make SentencePiece's algorithm merge in the order of the merges. It merges any two neighbours whose text
- * is a token,
- * so the merges must hold every cut of a token into two, and all cuts of a token must be together.
+ * is a token, so the merges must hold every cut of a token into two, and all cuts of a token must be together. Tokens
+ * whose cuts are mixed have one score, as Gemma's runs of spaces and line feeds have, where that gives their order again.
  */
 function scoresOf(
   tokenizer: Tokenizer,
   merges: readonly (readonly [string, string])[],
   tokens: readonly string[],
 ): Float32Array {
-  const scores = new Float32Array(tokens.length);
-  const ranked = new Set<string>();
-  let last: string | null = null;
-  for (const [left, right] of merges) {
-    const token = left + right;
-    if (token === last) continue;
-    if (ranked.has(token)) {
-      throw refused("all merges that give a token are together", `those of ${JSON.stringify(token)} do not`);
-    }
+  const scores = new Float32Array(tokens.length), made = merges.map(([left, right]) => left + right);
+  const lastOf = new Map(made.map((token, index) => [token, index]));
+  let ranks = 0, end = -1, mixed: string | undefined;
+  made.forEach((token, index) => {
+    if (index > end) ranks++;
+    else if (token !== made[index - 1]) mixed ??= token;
+    end = Math.max(end, lastOf.get(token) ?? index);
     const id = tokenizer.tokenToId(token);
-    ranked.add(token);
-    if (id !== null) scores[id] = -ranked.size;
-    last = token;
-  }
+    if (id !== null) scores[id] = -ranks;
+  });
   const present = new Set(merges.map((pair) => JSON.stringify(pair)));
   const added = new Set(addedTokens(tokenizer.json).map(({ content }) => content));
-  for (const pair of mergesByScore(tokens, scores)) {
-    if (present.has(JSON.stringify(pair)) || [pair.join(""), ...pair].some((piece) => added.has(piece))) continue;
+  const implied = mergesByScore(tokens, scores).filter((pair) => {
+    if (present.has(JSON.stringify(pair))) return true;
+    if ([pair.join(""), ...pair].some((piece) => added.has(piece))) return false;
     throw refused("every two tokens that together are a token have a merge", `none for ${JSON.stringify(pair)}`);
+  });
+  const differs = (pair: readonly string[], index: number): boolean => pair.join("\0") !== merges[index]?.join("\0");
+  if (mixed !== undefined && implied.some(differs)) {
+    throw refused("all merges that give a token are together", `those of ${JSON.stringify(mixed)} do not`);
   }
   for (let id = 0; id < scores.length; id++) {
     // Tokens that no merge gives (single characters) are never compared; they rank last.
-    if (scores[id] === 0 && /^.$/u.test(tokens[id] ?? "")) scores[id] = -(ranked.size + 1);
+    if (scores[id] === 0 && /^.$/u.test(tokens[id] ?? "")) scores[id] = -(ranks + 1);
   }
   return scores;
 }

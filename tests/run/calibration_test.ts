@@ -16,14 +16,14 @@ import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 200 });
 /** Three sets of rows that share none. */
 const [SOME, OTHERS, TEXTS] = [rows.slice(0, 60), rows.slice(60, 120), rows.slice(120)] as const;
 
 Deno.test("calibration batches are the same at every call, of all sequences once and of 32 at most", async () => {
-  await withDemo(({ model: { tokenizer } }) => {
+  await withShortDemo(({ model: { tokenizer } }) => {
     if (!tokenizer) throw new Error("the demo has a tokenizer");
     const encoding = { tokenizer, prompt: null, seq: 48, packing: false, padId: 0 };
     const tokensOf = (rows: readonly Row[], batch: number): string[] =>
@@ -38,7 +38,7 @@ Deno.test("calibration batches are the same at every call, of all sequences once
 });
 
 Deno.test("learned masks start from the saliency on the run's rows and on calibration rows, and from what the weights say", async () => {
-  await withDemo(async ({ model, device }) => {
+  await withShortDemo(async ({ model, device }) => {
     let strong = "";
     const { source, tokenizer } = model;
     /** The weights as they are read after they were loaded: of one layer, once it is named, a gate row is three times as long. */
@@ -73,8 +73,8 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
     for (const options of [beside, { rows: SOME }]) {
       strong = "";
       const before = await startOf(options);
-      strong = projectionName(2, "gate");
-      const moved = changes(await startOf(options), before), unit = 2 * (source.spec.layers[0]?.ffn ?? NaN) + 5;
+      strong = projectionName(1, "gate");
+      const moved = changes(await startOf(options), before), unit = (source.spec.layers[0]?.ffn ?? NaN) + 5;
       const [most = NaN, next = NaN] = moved.toSorted((a, b) => b - a);
       assert.equal(moved.indexOf(most), unit, "the column of the longer gate row");
       assert.ok(most > 4 * next, `${most} beside ${next}`);
@@ -84,7 +84,7 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
 
 for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly Method[]) {
   Deno.test(`the method ${method} scores on calibration rows alone`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const masksOf = async (options: Partial<RunOptions>): Promise<string> => {
         const { result: { masks } } = await drive(model, {
           method,
@@ -104,10 +104,10 @@ for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly 
 }
 
 Deno.test("gradients that are not finite on the rows that tell units apart end the run, and say whose they are", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const afterStage: RunHooks["afterStage"] = async (_, run) => {
       const weights = await run.lora();
-      weights.get("lora.2.v.B")?.fill(3e38);
+      weights.get("lora.1.v.B")?.fill(3e38);
       run.setLora(weights);
     };
     for (const method of ["compresso", "taylor"] as const) {
@@ -125,7 +125,7 @@ Deno.test("gradients that are not finite on the rows that tell units apart end t
 });
 
 Deno.test("what became of calibration rows in reading is a part of the report, and of no rows it is refused", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const left = { row: 3, reason: "blank line" };
     const calibrationReading = { ...(await readRows(demoData("train"), { limit: 1 })).report, skipped: [left] };
     const { result } = await drive(model, { calibration: TEXTS, calibrationReading, steps: 1, postfinetune: 0 });
@@ -150,7 +150,7 @@ Deno.test("calibration rows are refused where nothing would look at them, and ot
     const asked = { rows: SOME, sparsity: 0.2, steps: 4, calibration: TEXTS, ...options };
     assert.throws(() => resolveOptions(asked, { maxPosition: 512 }), value);
   }
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const path = await Deno.makeTempFile(), controller = new AbortController();
     await Deno.remove(path);
     const options = { calibration: TEXTS, steps: 4, postfinetune: 1 } as const, whole = await drive(model, options);
@@ -269,7 +269,7 @@ async function inFolder(
     },
   ) => Promise<void>,
 ): Promise<void> {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const out = await Deno.makeTempDir();
     const base = {
       ...BASE,

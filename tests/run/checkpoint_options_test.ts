@@ -4,7 +4,7 @@ import { CompressoError, prune, pruneToFolder } from "../../mod.ts";
 import { openSafetensors } from "../disk.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 0, postfinetune: 1, seq: 32 } as const;
 
@@ -18,7 +18,7 @@ function isUsage(value: string): (error: unknown) => boolean {
 
 Deno.test("facts of a caller's are refused by the name of any fact of the run's own, and kept by others", async () => {
   await inTemporaryFolder(async (folder) => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const path = `${folder}/checkpoint.safetensors`, given = { weights: "own", rows: 5 };
       const learned = { units: ["heads"], layout: "uniform", rates: { tracking: 0 } } as const;
       await drive(model, { ...SHORT, ...learned, checkpoint: { path, every: Infinity, identity: given } });
@@ -45,7 +45,7 @@ Deno.test("facts of a caller's are refused by the name of any fact of the run's 
 
 Deno.test("what may differ is refused where there is no checkpoint to go on from, and without it such a run begins", async () => {
   await inTemporaryFolder(async (folder) => {
-    await withDemo(async ({ model, device }) => {
+    await withShortDemo(async ({ model, device }) => {
       const checkpoint = { path: `${folder}/none.safetensors`, every: Infinity, resume: true }, { bytes } = device;
       using run = prune(model, { ...SHORT, checkpoint: { ...checkpoint, mayDiffer: ["rates", "schedule"] } });
       await assert.rejects(run.prepare(), (error) => {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError, type Device, type Model, prune } from "../../mod.ts";
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 const SHORT = { ...BASE, steps: 2, postfinetune: 1, seq: 32 } as const;
@@ -30,7 +30,7 @@ async function leavesNothing(
 Deno.test("a run that cannot allocate leaves nothing behind", async () => {
   await using lair = new Lair();
   const schedule = await lair.write(scriptOf({}));
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     const { model, device } = parts, { createBuffer } = device;
     for (const [method, last] of [["compresso", "ring"], ["flap", "ring"], ["compresso", "mask bounds"]] as const) {
       await leavesNothing(parts, async () => {
@@ -50,7 +50,7 @@ Deno.test("a run that cannot allocate leaves nothing behind", async () => {
 });
 
 Deno.test("a session that was disposed at a pause or in a loop refuses whatever follows", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     const { model, device } = parts;
     await leavesNothing(parts, async () => {
       const { bytes } = device, session = prune(model, SHORT), records = session[Symbol.asyncIterator]();
@@ -75,7 +75,7 @@ Deno.test("a session that was disposed at a pause or in a loop refuses whatever 
 });
 
 Deno.test("a session that was disposed before it began does no step", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     await leavesNothing(parts, async () => {
       const session = prune(parts.model, SHORT);
       session[Symbol.dispose]();
@@ -87,7 +87,7 @@ Deno.test("a session that was disposed before it began does no step", async () =
 });
 
 Deno.test("a session that is disposed while it works ends first and then frees, whatever it is at", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     const { model } = parts;
     await using lair = new Lair();
     const schedule = await lair.write(
@@ -115,7 +115,7 @@ Deno.test("a session that is disposed while it works ends first and then frees, 
 });
 
 Deno.test("a hook may dispose its session, and a handle that it kept is refused from then on", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     for (const at of ["beforeStage", "beforeStep", "afterStep", "afterStage"] as const) {
       await leavesNothing(parts, async () => {
         const handles: RunHandle[] = [];
@@ -144,7 +144,7 @@ Deno.test("a hook may dispose its session, and a handle that it kept is refused 
 });
 
 Deno.test("an export stops with its session, also one that has a signal of its own, and leaves no file", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     await leavesNothing(parts, async () => {
       const dir = await Deno.makeTempDir(), hooks: RunHooks = { beforeExport: () => session[Symbol.dispose]() };
       const session = prune(parts.model, { ...SHORT, hooks });
@@ -157,7 +157,7 @@ Deno.test("an export stops with its session, also one that has a signal of its o
 });
 
 Deno.test("prepare() while it is under way, and after it, allocates nothing more", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     await leavesNothing(parts, async () => {
       const { model, device } = parts, before = device.bytes;
       {
@@ -176,7 +176,7 @@ Deno.test("prepare() while it is under way, and after it, allocates nothing more
 });
 
 Deno.test("a loop that was left may be followed by dispose, and a sliced session by another loop", async () => {
-  await withDemo(async (parts) => {
+  await withShortDemo(async (parts) => {
     await leavesNothing(parts, async () => {
       using left = prune(parts.model, SHORT);
       for await (const _ of left) break;
@@ -191,7 +191,7 @@ Deno.test("a loop that was left may be followed by dispose, and a sliced session
 });
 
 Deno.test("a handle that a hook has kept is refused once slice() has freed the trainer", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const handles: RunHandle[] = [];
     using run = prune(model, { ...SHORT, hooks: { afterStage: (_, handle) => void handles.push(handle) } });
     for await (const _ of run) { /* to its end */ }

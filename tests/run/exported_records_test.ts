@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError, openDevice, prune, type PruneOptions } from "../../mod.ts";
 import { loadModelFrom, openModelFiles, type WeightSource } from "../../lib/model/mod.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import { BASE, withDemo } from "./helpers/demo_run.ts";
+import { BASE, withShortDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 2, prefinetune: 1, postfinetune: 1 } as const;
 const UNTRAINED = { rows: BASE.rows, method: "magnitude", sparsity: 0.2, steps: 0, batch: 1, seq: 80 } as const;
@@ -14,7 +14,7 @@ async function linesIn(path: string): Promise<string[]> {
 }
 
 Deno.test("an export of a run without steps keeps no records of an earlier run, and replaces none unasked", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inTemporaryFolder(async (dir) => {
       const path = `${dir}/records.jsonl`;
       await Deno.writeTextFile(path, OTHERS);
@@ -30,7 +30,7 @@ Deno.test("an export of a run without steps keeps no records of an earlier run, 
 });
 
 Deno.test("an export of a resumed run takes up its own records, and none of another run", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inTemporaryFolder(async (dir) => {
       const checkpoint = { path: `${dir}/checkpoint.safetensors`, every: 1000 };
       const before: string[] = [], after: string[] = [];
@@ -71,7 +71,7 @@ Deno.test("an export of a resumed run takes up its own records, and none of anot
 });
 
 Deno.test("an export whose signal has fired already calls no hook and makes no folder", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inTemporaryFolder(async (dir) => {
       let calls = 0;
       using run = prune(model, { ...SHORT, hooks: { beforeExport: () => void calls++ } });

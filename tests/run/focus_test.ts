@@ -14,7 +14,7 @@ import { type Model } from "../../lib/model/model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
-import { drive, withDemo } from "./helpers/demo_run.ts";
+import { drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const BATCH = 2, SEQ = 24;
 const STATE: StepState = {
@@ -68,7 +68,7 @@ Deno.test("a step with a focus has the loss of all labels and, of nearly all, th
 });
 
 Deno.test("a run's last stage has a focus, and the others none", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const run = async (focus?: number): Promise<readonly number[]> => {
       const given = { steps: 2, prefinetune: 2, postfinetune: 3, ...(focus === undefined ? {} : { focus }) };
       const { records, result } = await drive(model, given);

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import type { RunHooks } from "../../lib/run/mod.ts";
 import { defineSchedule, type FrozenUnits, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
-import { bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { bitsOf, drive, interrupted, ROUNDING, withDemo, withShortDemo } from "./helpers/demo_run.ts";
 
 Deno.test("hidden dims and whole layers that are frozen do not move, and the others make up for them", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const units = ["ffn", "hidden", "layers"] as const;
     const moved = async (freeze: readonly FrozenUnits[]): Promise<readonly boolean[]> => {
       const states: Float32Array[] = [];
@@ -20,20 +20,20 @@ Deno.test("hidden dims and whole layers that are frozen do not move, and the oth
       const between = (from: number, end: number): boolean =>
         first?.subarray(from, end).some((value, unit) => value !== last?.[from + unit]) ?? false;
       const { ffnFirst: ffn, hiddenFirst: hidden, layerFirst: end, layers } = table;
-      const { gate = NaN, ffn: { first: own, count } = { first: NaN, count: NaN } } = layers[2] ?? {};
+      const { gate = NaN, ffn: { first: own, count } = { first: NaN, count: NaN } } = layers[1] ?? {};
       return [between(ffn, hidden), between(hidden, end), between(gate, gate + 1), between(own, own + count)];
     };
     assert.deepEqual(await moved([]), [true, true, true, true]);
-    assert.deepEqual(await moved([{ kind: "hidden" }, { layer: 2, kind: "layer" }]), [true, false, false, false]);
+    assert.deepEqual(await moved([{ kind: "hidden" }, { layer: 1, kind: "layer" }]), [true, false, false, false]);
     // Single ones, of a kind that has so many.
     const every = Array.from({ length: model.spec.hidden }, (_, unit) => unit);
     assert.deepEqual(await moved([{ kind: "hidden", units: every }]), [true, false, true, true]);
-    const columns = Array.from({ length: model.spec.layers[2]?.ffn ?? 0 }, (_, unit) => unit);
-    assert.deepEqual(await moved([{ layer: 2, kind: "ffn", units: columns }]), [true, true, true, false]);
-    assert.deepEqual(await moved([{ layer: 2, kind: "ffn", units: columns.slice(1) }]), [true, true, true, true]);
+    const columns = Array.from({ length: model.spec.layers[1]?.ffn ?? 0 }, (_, unit) => unit);
+    assert.deepEqual(await moved([{ layer: 1, kind: "ffn", units: columns }]), [true, true, true, false]);
+    assert.deepEqual(await moved([{ layer: 1, kind: "ffn", units: columns.slice(1) }]), [true, true, true, true]);
     await assert.rejects(
-      moved([{ layer: 2, kind: "ffn", units: [columns.length] }]),
-      /step 0 of 8: cannot freeze units.*units of ffn in layer 2 have numbers from 0 to \d+; got: \d+;/,
+      moved([{ layer: 1, kind: "ffn", units: [columns.length] }]),
+      /step 0 of 8: cannot freeze units.*units of ffn in layer 1 have numbers from 0 to \d+; got: \d+;/,
     );
   });
 });
@@ -83,7 +83,7 @@ Deno.test("gradual saliency holds targets of single layers and frozen units, in 
 });
 
 Deno.test("an alarm says what frozen units kept gradual saliency from, and what fell at once in the end", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const freeze = model.spec.layers.map((_, layer) => ({ layer, kind: "layer" }) as const);
     const schedule = defineSchedule({ freeze: () => freeze });
     const { records, result } = await drive(model, { method: "gradual", steps: 12, schedule });

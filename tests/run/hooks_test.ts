@@ -4,12 +4,12 @@ import { prune, pruneToFolder, type PruneToFolderOptions, type StepRecord } from
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const SHORT = { ...BASE, steps: 1, prefinetune: 1, postfinetune: 1, seq: 32 } as const;
 
 Deno.test("after a step whose numbers are not finite the handle has step and LoRA of the state that was kept", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     let isBroken = false;
     const seen: { readonly step: number; readonly at: number; readonly isFinite: boolean }[] = [];
     const beforeStep = async (run: RunHandle): Promise<void> => {
@@ -50,7 +50,7 @@ Deno.test("hooks of a class keep what they write in their object", async () => {
       this.#told.push(`/${step}`);
     }
   }
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const hooks = new Told();
     await drive(model, { ...SHORT, hooks });
     assert.equal(hooks.all, "finetune 0 /1 /finetune prune 1 /2 /prune postfinetune 2 /3 /postfinetune");
@@ -59,7 +59,7 @@ Deno.test("hooks of a class keep what they write in their object", async () => {
 
 Deno.test("hooks around the export get its folder, first without the model's files and last with all of them", async () => {
   await inTemporaryFolder(async (folder) => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const dir = `${folder}/run`, called: (readonly [string, string, boolean, boolean])[] = [];
       const look = async (hook: string, given: string): Promise<void> => {
         const files = ["model/model.safetensors", "model/config.json", "records.jsonl"];
@@ -80,7 +80,7 @@ Deno.test("hooks around the export get its folder, first without the model's fil
 
 Deno.test("a run waits for what its caller does at its start and with each record, and ends where that is rejected", async () => {
   await inTemporaryFolder(async (folder) => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const told: string[] = [];
       const later = async (text: string, fails: boolean): Promise<void> => {
         told.push(`${text} begins`);

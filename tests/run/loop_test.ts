@@ -9,10 +9,10 @@ import { priorShape } from "../../lib/masks/prior.ts";
 import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";
 import { readRun } from "../../lib/report/read_run.ts";
 import { sparsityOf } from "../../lib/run/methods/kept.ts";
-import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo, withShortDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     for (const damage of ["cut", "none"] as const) {
       const out = await Deno.makeTempDir(), path = `${out}/records.jsonl`;
       const run = async (resume: boolean, stopAt: number | null): Promise<void> => {
@@ -37,7 +37,7 @@ Deno.test("a resumed run whose records were lost in part, broken or not copied g
 });
 
 Deno.test("a run of a program in the folder of an earlier one is refused before anything is done, and that one stays", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const out = await Deno.makeTempDir(), files = ["records.jsonl", "run.json"];
     for (const name of files) await Deno.writeTextFile(`${out}/${name}`, "earlier\n");
     const onRecord = (): void => assert.fail("a step was done");
@@ -48,7 +48,7 @@ Deno.test("a run of a program in the folder of an earlier one is refused before 
 });
 
 Deno.test("a loop over a run may be left, and another one goes on right there", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const folder = await Deno.makeTempDir(), schedule = `${folder}/schedule.ts`;
     await Deno.writeTextFile(
       schedule,
@@ -71,7 +71,7 @@ Deno.test("a loop over a run may be left, and another one goes on right there", 
 });
 
 Deno.test("gradual saliency holds hard masks at the schedule's target, of ones and zeros", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { records, result } = await drive(model, { method: "gradual", steps: 12 });
     const pruning = records.filter(({ stage }) => stage === "prune");
     pruning.forEach(({ expected, target }, step) => {
@@ -89,7 +89,7 @@ Deno.test("gradual saliency holds hard masks at the schedule's target, of ones a
 });
 
 Deno.test("gradual saliency without a warm-up is not blamed for what it has not chosen yet", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { records } = await drive(model, {
       method: "gradual",
       rates: { warmup: 0 },
@@ -103,7 +103,7 @@ Deno.test("gradual saliency without a warm-up is not blamed for what it has not 
 });
 
 Deno.test("records of gradual saliency say the sparsity of the masks that a step had, those of a hook too", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const seen: (readonly [number | null, number])[] = [];
     const hooks: RunHooks = {
       beforeStep: async (run) => {
@@ -121,7 +121,7 @@ Deno.test("records of gradual saliency say the sparsity of the masks that a step
 });
 
 Deno.test("gradual saliency cuts all layers alike at every step where the layout is uniform, or says beforehand that it cannot", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const widths: string[] = [];
     const hooks: RunHooks = {
       afterStep: async ({ stage }, { table, masks }) => {
@@ -148,9 +148,9 @@ Deno.test("gradual saliency cuts all layers alike at every step where the layout
 });
 
 Deno.test("a FLAP run that went back has the compensation of one that did not", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const biasOf = async ({ source }: PruneResult): Promise<number[]> => [
-      ...await source.read("model.layers.3.mlp.down_proj.bias"),
+      ...await source.read("model.layers.1.mlp.down_proj.bias"),
     ];
     const plain = await drive(model, { method: "flap" });
     let poisoned = false;
@@ -169,7 +169,7 @@ Deno.test("a FLAP run that went back has the compensation of one that did not", 
 });
 
 Deno.test("the method magnitude cuts the units of least magnitude of each layer, and all its steps are recovery", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { records, result } = await drive(model, { method: "magnitude" });
     assert.deepEqual(new Set(records.map(({ stage }) => stage)), new Set(["postfinetune"]));
     assert.equal(records.length, 11);
@@ -209,7 +209,7 @@ Deno.test("ranking by layer takes the same share of each, and only one-shot meth
 
 for (const method of ["random", "taylor", "wanda-sp", "flap"] as const) {
   Deno.test(`the method ${method} cuts to the target before its first step, as planned and resumable`, async () => {
-    await withDemo(async ({ model, device }) => {
+    await withShortDemo(async ({ model, device }) => {
       const whole = await drive(model, { method });
       assert.equal(whole.records.length, 11);
       const { hard } = whole.result.sparsity;
@@ -230,7 +230,7 @@ for (const method of ["random", "taylor", "wanda-sp", "flap"] as const) {
 }
 
 Deno.test("a FLAP run slices with its compensation, equal to the masked model", async () => {
-  await withDemo(async ({ model, device }) => {
+  await withShortDemo(async ({ model, device }) => {
     const live = device.liveCount;
     {
       using run = prune(model, { ...BASE, method: "flap", steps: 2 });
@@ -244,7 +244,7 @@ Deno.test("a FLAP run slices with its compensation, equal to the masked model", 
 });
 
 Deno.test("hooks follow steps and stages, and what they write holds from the next step on", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const calls: string[] = [];
     let lastLora: Float32Array | undefined;
     const hooks: RunHooks = {
@@ -294,7 +294,7 @@ Deno.test("hooks follow steps and stages, and what they write holds from the nex
 });
 
 Deno.test("log α that a hook sets is refused where it is of another length or not finite, and the device goes on", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { count } = unitTable(model.spec, ["kv", "ffn"]);
     const cases = [
       [new Float32Array(3), "3 values"],
@@ -316,7 +316,7 @@ Deno.test("log α that a hook sets is refused where it is of another length or n
 });
 
 Deno.test("a run that is stopped within a step has what its hooks wrote before it once", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const change = async (run: RunHandle): Promise<void> => {
       run.setLora(new Map([...await run.lora()].map(([name, values]) => [name, values.map((value) => 0.8 * value)])));
       run.setLogAlpha(Float32Array.from(await run.logAlpha(), (value) => 0.9 * value));
@@ -333,7 +333,7 @@ Deno.test("a run that is stopped within a step has what its hooks wrote before i
 });
 
 Deno.test("log α that a hook sets before the pruning stage is where learned masks start", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     let own: number[] = [];
     const hooks: RunHooks = {
       beforeStage: async (stage, run) => {
@@ -352,7 +352,7 @@ Deno.test("log α that a hook sets before the pruning stage is where learned mas
 });
 
 Deno.test("a prior far above all gradients orders the FFN columns of a layer by their gates, and no prior does not", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const table = unitTable(model.spec, ["ffn"]), shape = await priorShape(model.source, table);
     const ordered = async (prior: number): Promise<boolean[]> => {
       // log α stays where it starts.

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { Model } from "../../mod.ts";
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
-import { bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { bitsOf, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const OPEN = 20, CLOSED = -20;
 /** Nothing but the hook moves log α; the constraint, which then is not met, is not what is tried here. */
@@ -63,7 +63,7 @@ const FAILURES = {
 
 for (const monitor of ["collapse", "dead-layer", "oscillation"] as const) {
   Deno.test(`masks that raise ${monitor} lead back with halved rates; stopped on the way, the run ends with the same bits`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const hooks = (): RunHooks => ({ ...ruining(FAILURES[monitor]), afterStep: () => {} });
       const whole = await drive(model, { ...OPTIONS, hooks: hooks() });
       const steps = whole.records.map(({ step }) => step),

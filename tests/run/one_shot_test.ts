@@ -20,7 +20,7 @@ import { compensate, oneShotScores, withCompensation } from "../../lib/run/metho
 import { verifySliced } from "../../lib/slice/verify.ts";
 import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
 import { openDemo } from "./helpers/reference.ts";
-import { drive, withDemo } from "./helpers/demo_run.ts";
+import { drive, withShortDemo } from "./helpers/demo_run.ts";
 import {
   BATCH,
   columnsOf,
@@ -97,7 +97,7 @@ Deno.test("flap and wanda-sp refuse activations that are not finite, and say whe
 });
 
 Deno.test("flap looks at the same sequences whatever the batch", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const ffn = async (batch: number): Promise<number[]> => {
       const { result } = await drive(model, { method: "flap", steps: 0, prefinetune: 0, postfinetune: 1, batch });
       return [...result.masks.ffn ?? []];
@@ -341,7 +341,7 @@ Deno.test("on the demo FLAP with its bias has a lower loss on the calibration da
 });
 
 Deno.test("scoring tells how far it is, for methods that look at rows and for learned masks", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const calibration = [{ kind: "text", text: "Tom went to Rome. ".repeat(40), extra: {} }] as const;
     for (
       const options of [{ method: "flap", steps: 0 }, { method: "taylor", steps: 0 }, {

@@ -14,7 +14,7 @@ import { parameterCount } from "../../lib/model/mod.ts";
 import type { CheckpointOptions } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { rejectsWith } from "../formats/files.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const CHECKPOINT = "checkpoint.safetensors";
 
@@ -39,7 +39,7 @@ async function inFolder(work: (path: string) => Promise<void>): Promise<void> {
 }
 
 Deno.test("a run that went back and is given other rates goes on with just these, and may go back as often again", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const options = {
         packing: false,
@@ -74,7 +74,7 @@ Deno.test("a run that went back and is given other rates goes on with just these
 });
 
 Deno.test("a rate that another schedule sets is given anew as well, and the same schedule's stays halved", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const options = {
         ...{ packing: false, prefinetune: 0, steps: 12, postfinetune: 1 },
@@ -104,7 +104,7 @@ Deno.test("a rate that another schedule sets is given anew as well, and the same
 });
 
 Deno.test("a run of layers that are to be alike goes on with tracking where it had none", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const checkpoint = { path, every: 1000 }, layout = "uniform" as const;
       await stopAfter(model, 4, { layout, checkpoint, rates: { tracking: 0 } });
@@ -117,7 +117,7 @@ Deno.test("a run of layers that are to be alike goes on with tracking where it h
 });
 
 Deno.test("LoRA that a hook breaks after the last step ends the run by name, and going on without the hook fixes it", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const checkpoint = { path, every: 2 };
       const hooks: PruneOptions["hooks"] = {
@@ -140,7 +140,7 @@ Deno.test("LoRA that a hook breaks after the last step ends the run by name, and
 });
 
 Deno.test("a run goes on with another size, or without calibration, where just these may differ, whatever follows from them", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const size = (share: number): { readonly size: WantedSize } => ({
         size: { parameters: Math.round(share * parameterCount(model.spec)) },
@@ -178,7 +178,7 @@ Deno.test("a run goes on with another size, or without calibration, where just t
 });
 
 Deno.test("a run stopped as a schedule ended its stage counts all its steps again under one that does not", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFolder(async (path) => {
       const { sparsity: _sparsity, ...sized } = BASE, controller = new AbortController();
       const parameters = Math.round(0.85 * parameterCount(model.spec));

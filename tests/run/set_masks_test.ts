@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { MaskValues } from "../../lib/model/mod.ts";
 import type { RunHandle, RunHooks } from "../../lib/run/mod.ts";
-import { bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
+import { bitsOf, drive, interrupted, withShortDemo } from "./helpers/demo_run.ts";
 
 const METHODS = ["compresso", "gradual"] as const;
 
@@ -28,7 +28,7 @@ function setting(told: Map<number, Float32Array> = new Map()): RunHooks {
 
 for (const method of METHODS) {
   Deno.test(`the step after masks were set runs at them, and the one after that at its own: ${method}`, () =>
-    withDemo(async ({ model }) => {
+    withShortDemo(async ({ model }) => {
       const told = new Map<number, Float32Array>(), seen = new Map<number, MaskValues>(), hooks = setting(told);
       const watching: RunHooks = {
         ...hooks,
@@ -50,7 +50,7 @@ for (const method of METHODS) {
     }));
 
   Deno.test(`a run whose hooks set masks ends with the same bits where it was interrupted: ${method}`, () =>
-    withDemo(async ({ model }) => {
+    withShortDemo(async ({ model }) => {
       const options = (): Partial<RunOptions> => ({ method, hooks: setting() });
       const want = bitsOf(await drive(model, options()));
       // Within the step that was to run at them, and between what set them and that step.

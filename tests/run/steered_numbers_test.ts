@@ -9,14 +9,14 @@ import { openSteerer } from "../../lib/run/steering.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { rejectsWith } from "../formats/files.ts";
-import { BASE, bitsOf, drive, interrupted, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, withShortDemo } from "./helpers/demo_run.ts";
 
 const STAGES = { prefinetune: 2, steps: 2, postfinetune: 3 } as const;
 /** Without a focus of the run's own. */
 const GRADUAL = { ...STAGES, method: "gradual" } as const;
 
 Deno.test("dropout of a stage is that which a schedule sets there, with what it takes of memory", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const bits = async (definition: ScheduleDefinition, more: Partial<RunOptions> = {}): Promise<string> =>
       bitsOf(await drive(model, { ...GRADUAL, ...more, schedule: defineSchedule(definition) }));
     const dropout = 0.4, all = { finetune: { dropout }, rates: { dropout }, postfinetune: { dropout } };
@@ -33,7 +33,7 @@ Deno.test("dropout of a stage is that which a schedule sets there, with what it 
 });
 
 Deno.test("the last stage learns from the share of the labels that a schedule sets for each step", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const bits = async (focus: Curve): Promise<string> =>
       bitsOf(await drive(model, { ...GRADUAL, schedule: defineSchedule({ postfinetune: { focus } }) }));
     const [half, whole] = [await drive(model, { ...GRADUAL, focus: 0.5 }), await drive(model, GRADUAL)];
@@ -51,7 +51,7 @@ Deno.test("the last stage learns from the share of the labels that a schedule se
 });
 
 Deno.test("a run whose schedule changes dropout and focus from step to step ends with the same bits where it was interrupted", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const dropout = ({ progress }: { readonly progress: number }): number => 0.5 * (1 - progress);
     const postfinetune = { dropout, focus: ({ step }: { readonly step: number }): number => 1 / (1 + step) };
     const schedule = defineSchedule({ finetune: { dropout }, rates: { dropout }, postfinetune });
@@ -61,7 +61,7 @@ Deno.test("a run whose schedule changes dropout and focus from step to step ends
 });
 
 Deno.test("LoRA stays at its beginning where the run was told a rate of 0, whatever a schedule sets", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const lora = 1e-2, options = { ...GRADUAL, rates: { lora: 0 } };
     const schedule = defineSchedule({ finetune: { lora }, rates: { lora }, postfinetune: { lora: () => lora } });
     const still = await drive(model, { ...options, schedule });
@@ -99,7 +99,7 @@ Deno.test("a dropout or focus that no step would use beside a schedule is refuse
 });
 
 Deno.test("a focus that is out of range is named with its step, and ends the run there", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const schedule = defineSchedule({ postfinetune: { focus: ({ step }) => step === 1 ? 0 : 0.5 } });
     using run = prune(model, { ...BASE, ...GRADUAL, schedule });
     const seen: number[] = [];

@@ -20,11 +20,11 @@ import { keptBy } from "../../lib/run/methods/kept.ts";
 import { layerShares } from "../../lib/run/layer_states.ts";
 import { SPEC } from "../formats/models.ts";
 import { decoder } from "../units/helpers/decoders.ts";
-import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo, withShortDemo } from "./helpers/demo_run.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
 Deno.test("a schedule sets target, rates and end, and the masks become hard at its last target", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const schedule = defineSchedule({
       sparsity: ({ progress }) => 0.25 * progress,
       rates: { lora: ({ step }) => 1e-4 * (step + 1) },
@@ -44,7 +44,7 @@ Deno.test("a schedule sets target, rates and end, and the masks become hard at i
 });
 
 Deno.test("the first step of learned masks is on the model as it was trained so far, units that are frozen from then on included", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const first: number[] = [], frozen: number[] = [];
     const freeze: Parameters<typeof defineSchedule>[0] = {
       freeze: ({ layers }) => {
@@ -68,7 +68,7 @@ Deno.test("the first step of learned masks is on the model as it was trained so 
 });
 
 Deno.test("a schedule that ends the stage before its first step cuts nothing, and an alarm says so", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     // The records of the stage before can be enough for it.
     const schedule = defineSchedule({ end: ({ records }) => records.length > 0 });
     using run = prune(model, { ...BASE, schedule });
@@ -86,7 +86,7 @@ Deno.test("a schedule that ends the stage before its first step cuts nothing, an
 });
 
 Deno.test("a schedule sees the layers' state, and an error of its own names the step", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const seen: number[] = [];
     const schedule = defineSchedule({
       sparsity: ({ layers, step, sparsity }) => {
@@ -104,7 +104,7 @@ Deno.test("a schedule sees the layers' state, and an error of its own names the 
 
 for (const method of ["compresso", "gradual"] as const) {
   Deno.test(`a run of the method ${method} with a schedule that was interrupted ends with the same bits`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const schedule = defineSchedule({
         sparsity: cubic({ to: "target", warmup: 0.8 }),
         rates: {
@@ -123,7 +123,7 @@ for (const method of ["compresso", "gradual"] as const) {
 }
 
 Deno.test("kept masks are 1, or the median at the β that the schedule had last", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const LAST = 0.1, WIDE = 2;
     const schedule = defineSchedule({ rates: { temperature: ({ progress }) => progress < 0.5 ? WIDE : LAST } });
     const options = { schedule, rates: { temperature: WIDE } };
@@ -171,7 +171,7 @@ Deno.test("the sparsity of a layer is the share of its parameters that is cut, i
 });
 
 Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     type Layers = readonly { readonly heads: number; readonly ffn: number }[];
     const seen: Layers[] = [], there: Layers[] = [];
     const watch: ScheduleDefinition = {
@@ -242,7 +242,7 @@ Deno.test("targets of layers that leave the whole's out of reach are refused, bu
 });
 
 Deno.test("where a stage ends while targets of layers are behind the whole's, theirs are met, and an alarm says what is missing", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     for (const last of [4, 7]) { // also before the very last step, at which they would have to agree
       const schedule = defineSchedule({
         sparsity: 0.3,
@@ -264,7 +264,7 @@ Deno.test("what an isolated schedule logs is told, where somebody listens", asyn
   const schedule = await lair.write(scriptOf({ top: `console.log("hello");` })), lines: string[] = [];
   const counting = `import { defineSchedule } from "compresso";
     export default defineSchedule({ layers: ({ step, layers }) => (console.log("step " + step), layers.map(() => null)) });`;
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await drive(model, { schedule, onScheduleLog: (line) => lines.push(line) });
     assert.ok(lines.includes("hello"), lines.join("\n"));
     lines.length = 0;
@@ -298,7 +298,7 @@ Deno.test("targets of single layers and frozen units hold, in training and in th
 });
 
 Deno.test("layers that are to be alike are that too where a schedule ends early, and what rows cannot reach is told with its step", async () => {
-  await withDemo(async ({ model: { source, device, tokenizer, spec } }) => {
+  await withShortDemo(async ({ model: { source, device, tokenizer, spec } }) => {
     const ffn = new Float32Array(maskSizes(spec).ffn).fill(1).fill(0, 0, 20);
     using model = await loadModelFrom(sliceModel(source, { masks: { ffn } }), { device, tokenizer });
     const early = defineSchedule({ sparsity: 0.01, end: ({ step }) => step === 2 });
@@ -332,7 +332,7 @@ Deno.test("layers that are to be alike are that too where a schedule ends early,
 });
 
 Deno.test("a schedule that sorts the records steers a run the same isolated and trusted", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await using lair = new Lair();
     // It looks at the order first, and then has a median.
     const schedule = await lair.write(`import { defineSchedule } from "compresso";
@@ -350,7 +350,7 @@ export default defineSchedule({ sparsity: ({ progress, sparsity, records }) => {
 });
 
 Deno.test("a schedule sets what the running saliency keeps of itself at each step", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const bits = async (memory: Curve): Promise<string> =>
       bitsOf(await drive(model, { schedule: defineSchedule({ rates: { saliencyDecay: memory } }) }));
     const half = await bits(0.5);
@@ -360,7 +360,7 @@ Deno.test("a schedule sets what the running saliency keeps of itself at each ste
 });
 
 Deno.test("a checkpoint of another schedule is refused", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const path = await Deno.makeTempFile();
     await Deno.remove(path);
     const half = defineSchedule({ sparsity: 0.1 }), full = defineSchedule({ sparsity: 0.2 });

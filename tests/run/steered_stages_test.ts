@@ -11,7 +11,7 @@ import { partsOf } from "../../lib/schedule/definition.ts";
 import { stagesOf } from "../../lib/run/methods/names.ts";
 import { openSteerer } from "../../lib/run/steering.ts";
 import { rejectsWith } from "../formats/files.ts";
-import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, interrupted, ROUNDING, withShortDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 import { ratesSet } from "../../lib/run/schedule_parts.ts";
 
@@ -25,7 +25,7 @@ Deno.test("a schedule sets LoRA's learning rate in every stage, by the progress 
     postfinetune: { lora: cosine({ from: 1e-3, to: 0 }) },
   });
   const halfway = 1e-3 * (1 + Math.SQRT1_2) / 2;
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { records } = await drive(model, { ...STAGES, schedule });
     const rates = records.map(({ learningRate }) => learningRate);
     const expected = [2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-4, 2e-4, 3e-4, 4e-4, halfway, 5e-4, 1e-3 - halfway, 0];
@@ -46,7 +46,7 @@ Deno.test("in stages before and after pruning a schedule sees their steps, the r
     seen.push(input);
     return 1e-3;
   };
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const schedule = defineSchedule({ finetune: { lora }, postfinetune: { lora } });
     const { result } = await drive(model, { ...STAGES, schedule, units: ["ffn"] });
     assert.deepEqual(
@@ -77,7 +77,7 @@ Deno.test("in stages before and after pruning a schedule sees their steps, the r
 
 Deno.test("clipping and weight decay of a stage are those that a schedule sets there", async () => {
   const options = { ...STAGES, steps: 1, postfinetune: 3 } as const;
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const bits = async (definition: ScheduleDefinition, more: Partial<RunOptions> = {}): Promise<string> =>
       bitsOf(await drive(model, { ...options, ...more, schedule: defineSchedule(definition) }));
     for (const [name, value] of [["clipNorm", 1e-3], ["weightDecay", 5]] as const) {
@@ -98,7 +98,7 @@ Deno.test("a run with a schedule of all stages that was interrupted in any of th
   const schedule = await lair.write(
     `import { defineSchedule } from "compresso";\nconst lora = ${rate};\nexport default defineSchedule({ finetune: { lora }, rates: { lora }, postfinetune: { lora } });`,
   );
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const options = { prefinetune: 3, steps: 3, postfinetune: 3, schedule }, whole = await drive(model, options);
     assert.equal(new Set(whole.records.map(({ learningRate }) => learningRate)).size, 9);
     for (const at of [2, 5, 8]) {
@@ -110,7 +110,7 @@ Deno.test("a run with a schedule of all stages that was interrupted in any of th
 });
 
 Deno.test("a one-shot method has the numbers of its recovery from a schedule, and none with parts of pruning", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const drives = async (definition: ScheduleDefinition): Promise<number[]> => {
       const given = {
         method: "magnitude",
@@ -139,7 +139,7 @@ Deno.test("a one-shot method has the numbers of its recovery from a schedule, an
 
 Deno.test("learning_rate.ts leads LoRA's rate through all three stages of a run, and leaves the pruning as it is", async () => {
   const schedule = new URL("../../scripts/examples/learning_rate.ts", import.meta.url);
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const options = { prefinetune: 2, steps: 3, postfinetune: 10 } as const;
     const { records } = await drive(model, { ...options, schedule }), plain = await drive(model, options);
     const rates = records.map(({ learningRate }) => learningRate), last = rates.slice(5);
@@ -155,7 +155,7 @@ Deno.test("a schedule ends the stages before and after pruning, and a resumed ru
     finetune: { end: ({ step }) => step === 2 },
     postfinetune: { end: ({ records }) => records.length === 7 },
   });
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const stages = ({ records }: Awaited<ReturnType<typeof drive>>): string =>
       ["finetune", "prune", "postfinetune"].map((name) => records.filter(({ stage }) => stage === name).length).join(
         " ",
@@ -177,7 +177,7 @@ Deno.test("a schedule ends the stages before and after pruning, and a resumed ru
 });
 
 Deno.test("a run whose last stage a schedule has ended goes on there with one that does not", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const folder = await Deno.makeTempDir(), checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
     try {
       const controller = new AbortController();
@@ -300,7 +300,7 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
 });
 
 Deno.test("what a schedule decides wrongly in another stage is named with the stage, and ends the run there", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const schedule = defineSchedule({ postfinetune: { lora: ({ step }) => step === 1 ? NaN : 1e-3 } });
     using run = prune(model, { ...BASE, schedule });
     let steps = 0;

@@ -6,7 +6,7 @@ import type { WeightSource } from "../../lib/model/mod.ts";
 import type { RunHooks } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { biasName } from "../../lib/spec/decoder.ts";
-import { BASE, bitsOf, drive, ROUNDING, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, ROUNDING, withDemo, withShortDemo } from "./helpers/demo_run.ts";
 import { Lair } from "./helpers/scripts.ts";
 
 const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity?: number }>> = {
@@ -22,7 +22,7 @@ const CASES: Readonly<Record<string, Partial<RunOptions> & { readonly sparsity?:
 
 for (const [name, options] of Object.entries(CASES)) {
   Deno.test(`a run that is stopped in the hook after pruning makes its masks hard once: ${name}`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const short = { ...options, sparsity: 0.3, steps: 4, postfinetune: 1 }, whole = await drive(model, short);
       const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
       await Deno.remove(path);
@@ -47,7 +47,7 @@ for (const [name, options] of Object.entries(CASES)) {
 }
 
 Deno.test("a schedule without targets of layers that takes a stage up in its midst is not held to those of the one before", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
     await Deno.remove(path);
     const layered = defineSchedule({ sparsity: 0.1, layers: ({ layers }) => layers.map(() => 0.1) });
@@ -80,7 +80,7 @@ function failingOnce(at: number): RunHooks {
 }
 
 Deno.test("a run that an error of a hook has ended is taken up again by the next loop, with a script as its schedule too", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await using lair = new Lair();
     const schedule = await lair.write(HALF), options = { schedule, steps: 4, postfinetune: 1 };
     const whole = await drive(model, options);
@@ -97,7 +97,7 @@ Deno.test("a run that an error of a hook has ended is taken up again by the next
 });
 
 Deno.test("a record whose hook throws is told once, and the next loop or a checkpoint goes on behind it", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const options = { steps: 4, postfinetune: 1 } as const, whole = await drive(model, options);
     for (const how of ["loop", "checkpoint"] as const) {
       const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
@@ -135,7 +135,7 @@ const LAST = 7;
 
 for (const method of ["compresso", "flap"] as const) {
   Deno.test(`a run of ${method} that is stopped while numbers that are not finite wait to be read can be resumed`, async () => {
-    await withDemo(async ({ model }) => {
+    await withShortDemo(async ({ model }) => {
       const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
       await Deno.remove(path);
       const options = { method, steps: 40, postfinetune: 2 }, checkpoint = { path, every: 1000 };
@@ -200,7 +200,7 @@ Deno.test("gradual saliency sees numbers that are not finite before it chooses b
 });
 
 Deno.test("a state of other shapes is refused where options that change them may differ", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const path = await Deno.makeTempFile(), controller = new AbortController(), { signal } = controller;
     await Deno.remove(path);
     const options = { steps: 4, lora: { rank: 4 } }, checkpoint = { path, every: 1 };
@@ -221,7 +221,7 @@ Deno.test("a state of other shapes is refused where options that change them may
 });
 
 Deno.test("a run whose script was changed since its error is not taken up with the other one", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await using lair = new Lair();
     const schedule = await lair.write(HALF);
     using run = prune(model, { ...BASE, schedule, steps: 4, hooks: failingOnce(3) });
@@ -243,7 +243,7 @@ Deno.test("a run whose script was changed since its error is not taken up with t
 });
 
 Deno.test("a run that numbers which are not finite have stopped is taken up by the next loop from the last good state", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const options = { steps: 8, postfinetune: 1, monitors: { nan: { action: "stop" } } } as const;
     const whole = await drive(model, options), records: StepRecord[] = [];
     let isBroken = false;
@@ -268,7 +268,7 @@ Deno.test("a run that numbers which are not finite have stopped is taken up by t
 });
 
 Deno.test("flap's compensation follows masks that a hook writes once they are hard, and a resumed run has the same", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const path = await Deno.makeTempFile();
     await Deno.remove(path);
     /** Brings the first cut column back. */
@@ -298,7 +298,7 @@ Deno.test("flap's compensation follows masks that a hook writes once they are ha
 });
 
 Deno.test("gradual says what was cut before its last choice, and warns where that makes up for the stage", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { result: { sparsity, alarms } } = await drive(model, { method: "gradual", steps: 2, sparsity: 0.2 });
     assert.equal(sparsity.expected, 0);
     assert.ok(sparsity.hard >= 0.2 - ROUNDING);

@@ -13,7 +13,7 @@ import { tableOf } from "../../lib/units/uniform.ts";
 import { decoder } from "./helpers/decoders.ts";
 
 function shape(
-  { heads, kvHeads = heads, ffn, headDim, hidden = heads * headDim, count = 6 }: {
+  { heads, kvHeads = heads, ffn, headDim, hidden = heads * headDim, count = 3 }: {
     readonly heads: number;
     readonly kvHeads?: number;
     readonly ffn: number;

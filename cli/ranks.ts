@@ -19,12 +19,22 @@ async function firstHasShown(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, FIRST_SHOWS));
 }
 
+/** The ranks of the job; null for a process alone. What keeps all from joining is shown by the first. */
+async function joined(): Promise<MpiRanks | null> {
+  try {
+    return openMpi();
+  } catch (error) {
+    if (error instanceof CompressoError) await leaveToFirst(error.exitStatus);
+    throw error;
+  }
+}
+
 /** Does the work of a verb, on the ranks of the job that this process was started in; null where it was started alone. */
 export async function withRanks(
   work: (ranks: MpiRanks | null) => Promise<void>,
   { asJson }: { readonly asJson: boolean },
 ): Promise<void> {
-  const ranks = openMpi();
+  const ranks = await joined();
   if (!ranks) return await work(null);
   const isFirst = ranks.rank === 0;
   if (!isFirst) silence();

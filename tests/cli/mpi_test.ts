@@ -65,44 +65,35 @@ async function filesOf(folder: string): Promise<Map<string, string>> {
 }
 
 Deno.test({
-  name: "two and three ranks write what one process writes, and one resumes what three began",
+  name: "two ranks write what one process writes, and so does one that resumes what three began",
   ...TEST,
   fn: async () => {
     using folder = new TemporaryFolder();
-    const alone = await cli([...OPTIONS, "--accumulate", "3", "--out", folder.at("alone")]);
-    assert.equal(alone.code, 0, alone.stderr);
-    const want = await filesOf(folder.at("alone"));
-    for (const count of [2, 3]) {
-      const out = folder.at(`ranks${count}`);
-      const { code, text } = await onRanks(count, [...OPTIONS, "--accumulate", "3", "--out", out]);
-      assert.equal(code, 0, text);
-      assert.match(text, new RegExp(`on ${count} ranks, rank 0 on`));
-      assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
-      assert.deepEqual(await filesOf(out), want);
-    }
-    // Three ranks stop by a schedule that fails, with a checkpoint of the steps before.
-    const out = folder.at("resumed"), schedule = folder.at("stops.ts"), going = folder.at("goes.ts");
+    const schedule = folder.at("stops.ts"), whole = folder.at("whole.ts");
     const module = new URL("../../lib/schedule/mod.ts", import.meta.url).href;
     const source = (last: string): string =>
       `import { defineSchedule } from "${module}";
 export default defineSchedule({ sparsity: ({ step }) => { ${last} return 0.3 * (step + 1) / 4; } });
 `;
     await Deno.writeTextFile(schedule, source("if (step === 2) throw new Error('no further');"));
-    await Deno.writeTextFile(going, source(""));
-    const stopped = await onRanks(3, [
-      ...[...OPTIONS, "--accumulate", "3", "--out", out, "--schedule", schedule, "--trust"],
-      ...["--checkpoint-every", "1"],
-    ]);
+    await Deno.writeTextFile(whole, source(""));
+    const options = [...OPTIONS, "--accumulate", "3", "--trust"], steered = [...options, "--schedule", whole];
+    const alone = await cli([...steered, "--out", folder.at("alone")]);
+    assert.equal(alone.code, 0, alone.stderr);
+    const want = await filesOf(folder.at("alone"));
+    const { code, text } = await onRanks(2, [...steered, "--out", folder.at("two")]);
+    assert.equal(code, 0, text);
+    assert.match(text, /on 2 ranks, rank 0 on/);
+    assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
+    assert.deepEqual(await filesOf(folder.at("two")), want);
+    // Three ranks stop by a schedule that fails, with a checkpoint of the steps before.
+    const out = folder.at("resumed");
+    const stopped = await onRanks(3, [...options, "--schedule", schedule, "--checkpoint-every", "1", "--out", out]);
     assert.notEqual(stopped.code, 0);
     assert.equal(stopped.text.match(/no further/g)?.length, 1, stopped.text);
-    const more = ["--schedule", going, "--trust"];
-    const resumed = await cli([
-      ...[...OPTIONS, ...more, "--accumulate", "3", "--out", out, "--resume", "--may-differ", "schedule"],
-    ]);
+    const resumed = await cli([...steered, "--out", out, "--resume", "--may-differ", "schedule"]);
     assert.equal(resumed.code, 0, resumed.stderr);
-    const unbroken = await onRanks(2, [...OPTIONS, ...more, "--accumulate", "3", "--out", folder.at("unbroken")]);
-    assert.equal(unbroken.code, 0, unbroken.text);
-    assert.deepEqual(await filesOf(out), await filesOf(folder.at("unbroken")));
+    assert.deepEqual(await filesOf(out), want);
   },
 });
 

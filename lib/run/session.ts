@@ -492,7 +492,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       for (let stage = this.#stage; stage; stage = this.#stage) yield* this.#driveStage(stage);
       await checkTrained(this.#trainer);
       await this.#act(await this.#overseeEnd());
-      if (!this.#result) await this.#save();
+      // Nothing goes back from here on: the last state, which is the present one, is enough.
+      if (!this.#result) await this.#save({ kept: this.#kept.slice(-1) });
       this.#result = await readResult(this.#now, this.#setup, { model: this.#model, position: this.#position });
     } catch (error) {
       if (this.#life.isOver) throw error;
@@ -718,8 +719,10 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /** Saves the current state, or the given one if the current state cannot be used. Default path: that of the checkpoint, if any. */
   async #save(
-    { state, path = this.#setup.original.checkpoint?.path, isBeside = false }: {
+    { state, kept: states = this.#kept, path = this.#setup.original.checkpoint?.path, isBeside = false }: {
       readonly state?: RunState | undefined;
+      /** States to go back to. Default: all that are kept. */
+      readonly kept?: readonly RunState[];
       readonly path?: string | undefined;
       /** Whether the file is written beside what follows; {@link #written} waits for it. */
       readonly isBeside?: boolean;
@@ -728,7 +731,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     const position = this.#position;
     if (path === undefined) return;
     const present = state ?? { position, arrays: await this.#trainer.save() };
-    const kept = this.#kept.filter((one) => one.position.step <= present.position.step);
+    const kept = states.filter((one) => one.position.step <= present.position.step);
     const identity = this.#identity(this.#now.steerer);
     await this.#written();
     this.#writing = writeCheckpoint(path, { identity, ...present, kept }, { files: this.#files });

@@ -6,8 +6,11 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import process from "node:process";
 import config from "../deno.json" with { type: "json" };
 
-/** Folders whose files train whole models: they begin first, so that no long file is left for the end. */
-const LONG = ["tests/run/", "tests/experiment/", "tests/cli/", "tests/masks/", "tests/generate/", "tests/schedule/"];
+/** Folders and files that take long, such as those that train whole models: they begin first, so that no long file is left for the end. */
+const LONG = [
+  ...["tests/run/", "tests/experiment/", "tests/cli/", "tests/guide_test.ts", "tests/docs_test.ts", "tests/fuzz/"],
+  ...["tests/hub/", "tests/nn/", "tests/masks/", "tests/generate/", "tests/schedule/"],
+];
 /** Files that are named as the slowest. */
 const SLOWEST = 20;
 const COUNTS = ["passed", "failed", "ignored", "filtered out"] as const;

@@ -296,6 +296,7 @@ experimentTest(
     const file = await write("asked.jsonl", demoData("heldout"), 3), notes: string[] = [];
     const definition: ExperimentDefinition = {
       ...TINY,
+      model: "demo", // which knows the answers
       data: { rows: { file: data }, beside: { file: beside } },
       base: { ...TINY.base, data: "rows", calibration: "beside" },
       grid: { seed: [1] },

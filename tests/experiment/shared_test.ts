@@ -1,7 +1,7 @@
 // Several processes work on one experiment, and one of them is killed: the tables are those of one process.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { experimentTest, json, TINY } from "./tiny.ts";
+import { experimentTest, json, MODEL, TINY } from "./tiny.ts";
 import type { ExperimentReport } from "../../lib/experiment/types.ts";
 
 const CHILD = fileURLToPath(new URL("shared_child.ts", import.meta.url));
@@ -19,6 +19,7 @@ experimentTest(
     const children = [1, 2, 3].map(() =>
       new Deno.Command(Deno.execPath(), {
         args: ["run", "-A", "--no-check", CHILD, out],
+        env: { SHORT_DEMO: MODEL },
         stdout: "piped",
         stderr: "inherit",
       }).spawn()

@@ -1,12 +1,13 @@
 // Sweeps: several sparsities of one run, their measures, the knee, and resuming.
 import assert from "node:assert/strict";
-import { loadModel, type Model, prune, readRows } from "../../mod.ts";
+import { loadModelFrom, type Model, prune, readRows } from "../../mod.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { sweep, type SweepOptions, type SweepResult } from "../../lib/experiment/mod.ts";
 import { sweepSchedule } from "../../lib/experiment/sweep.ts";
 import { kneeOf } from "../../lib/experiment/sweep_points.ts";
 import { sweepTable } from "../../lib/experiment/sweep_report.ts";
 import { demoData } from "../../lib/model/mod.ts";
+import { shortDemo } from "../demo.ts";
 import { sharedDevice } from "../device.ts";
 
 const { rows } = await readRows(demoData("train"), { limit: 48 });
@@ -17,7 +18,8 @@ const SPARSITIES = [0.1, 0.2, 0.35] as const;
 async function withDemo(work: (model: Model, out: string) => Promise<void>): Promise<void> {
   const device = await sharedDevice(), out = await Deno.makeTempDir({ prefix: "compresso_sweep_" });
   try {
-    using model = await loadModel("demo", { device });
+    const { source, tokenizer } = await shortDemo();
+    using model = await loadModelFrom(source, { device, tokenizer });
     await work(model, out);
   } finally {
     await Deno.remove(out, { recursive: true });
@@ -59,7 +61,7 @@ for (const method of ["taylor", "flap"] as const) {
         ...{ out, method, steps: 5, sparsities: SPARSITIES, onScoring },
       });
       assert.equal(scored, 1);
-      assert.equal(dense.parameters, 979_008);
+      assert.equal(dense.parameters, 480_192);
       assert.deepEqual(points.map(({ sparsity }) => sparsity), SPARSITIES);
       const point = points.at(-1), stages = { prefinetune: 0, steps: 0, postfinetune: 0 };
       using alone = prune(model, { ...PLAIN, ...stages, method, sparsity: 0.35 });

@@ -2,14 +2,24 @@
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { runExperiment } from "../../lib/experiment/run.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
+import { writeShortDemo } from "../demo.ts";
 import { sharedDevice } from "../device.ts";
 import type { CellOutcome, ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
+
+/** Folder of a short demo: that of the process that started this one, or one that is removed at the end. */
+export const MODEL: string = Deno.env.get("SHORT_DEMO") ?? await temporaryModel();
+
+async function temporaryModel(): Promise<string> {
+  const folder = await Deno.makeTempDir({ prefix: "compresso_short_demo_" });
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+  return await writeShortDemo(folder);
+}
 
 /** Four cells of five steps, with two measures. */
 export const TINY: ExperimentDefinition = {
   name: "tiny",
   question: "Does it run?",
-  model: "demo",
+  model: MODEL,
   data: { file: demoData("train"), limit: 60 },
   base: { sparsity: 0.2, steps: 3, prefinetune: 1, postfinetune: 1, batch: 2, seq: 48, prompt: false },
   // alpha goes with rank, and is no axis of its own.

@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { prune } from "../../mod.ts";
 import { rowPerplexity } from "../../lib/eval/row_perplexity.ts";
 import { type MaskSummary, maskSummary } from "../../lib/run/mask_summary.ts";
-import { BASE, withDemo } from "./helpers/demo_run.ts";
+import { BASE, withShortDemo } from "./helpers/demo_run.ts";
 
 Deno.test("onMasks is given open masks of every head at steps in order, and at the end those that were cut", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const seen: { readonly step: number; readonly masks: MaskSummary }[] = [];
     using run = prune(model, { ...BASE, onMasks: (step, masks) => seen.push({ step, masks }) });
     for await (const _ of run);
@@ -21,7 +21,7 @@ Deno.test("onMasks is given open masks of every head at steps in order, and at t
 });
 
 Deno.test("the loss on held-out rows is that of rowPerplexity() of the model before, and with masks and LoRA after", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const { rows, seq, prompt } = BASE, out = await Deno.makeTempDir();
     using run = prune(model, { ...BASE, packing: false });
     for await (const _ of run);

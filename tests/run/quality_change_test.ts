@@ -10,7 +10,7 @@ import { labelBytes } from "../../lib/eval/text_bytes.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { measuredSequences } from "../../lib/run/quality.ts";
 import { qualityLines, qualityWarnings } from "../../cli/verbs/prune/quality.ts";
-import { BASE, withDemo } from "./helpers/demo_run.ts";
+import { BASE, withShortDemo } from "./helpers/demo_run.ts";
 
 /** 110 different sentences: some windows of the demo's context. */
 const TEXT = Array.from({ length: 110 }, (_, i) => `The ${i % 7} dogs of street ${i} saw ${i * i} cats. `).join("");
@@ -25,7 +25,7 @@ const { questions: limit, ...tasks } = ASKED, TASKS = { ...tasks, limit };
 
 for (const method of ["flap", "gradual"] as const) {
   Deno.test(`a run by ${method} measures rows, text and tasks as the model that it slices has them`, async () => {
-    await withDemo(async ({ model, device }) => {
+    await withShortDemo(async ({ model, device }) => {
       const { rows, seq, prompt } = BASE, out = await Deno.makeTempDir();
       const steps = { prefinetune: 0, steps: method === "flap" ? 0 : 3, postfinetune: 1 };
       using run = prune(model, { ...BASE, ...steps, method, packing: false, evaluate: { text: TEXT, ...ASKED } });
@@ -82,7 +82,7 @@ for (const method of ["flap", "gradual"] as const) {
 }
 
 Deno.test("a text that is too short, and unknown tasks, are refused before the first step", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     for (const evaluate of [{ text: "short" }, { tasks: ["arc_esay"], taskData: "fixtures/tasks" }]) {
       using run = prune(model, { ...BASE, evaluate });
       await assert.rejects(run.prepare(), (error) => error instanceof CompressoError);
@@ -93,7 +93,7 @@ Deno.test("a text that is too short, and unknown tasks, are refused before the f
 });
 
 Deno.test("bytes are those of the text after its first token, in UTF-8, without special tokens", async () => {
-  await withDemo(({ model: { tokenizer } }) => {
+  await withShortDemo(({ model: { tokenizer } }) => {
     assert.ok(tokenizer);
     const text = "A dog saw two cats.", ids = tokenizer.encode(text), first = tokenizer.decode(ids.slice(0, 1));
     assert.equal(labelBytes(tokenizer, ids, ids), text.length - first.length);

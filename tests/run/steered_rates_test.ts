@@ -10,7 +10,7 @@ import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/step.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";
-import { BASE, bitsOf, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, bitsOf, drive, withShortDemo } from "./helpers/demo_run.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { Lair, scriptOf } from "./helpers/scripts.ts";
 
@@ -90,7 +90,7 @@ Deno.test("a rate that only steps under a schedule would use is refused beside o
 Deno.test("a schedule that never ends stops its own run with an error, and not another one on the same model", async () => {
   await using lair = new Lair();
   const endless = await lair.write(scriptOf({ body: "while (true) {}" }));
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const alone = await drive(model, { steps: 4 });
     await assert.rejects(drive(model, { steps: 4, schedule: endless }), (error) => {
       assert.ok(error instanceof CompressoError && error.code === "input");
@@ -111,7 +111,7 @@ Deno.test("early_stop.ts ends the pruning stage of a run whose loss runs away, a
     for (const [name, values] of weights) if (name.endsWith(".B")) values.fill(0.2);
     run.setLora(weights);
   };
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const stepsOf = async (more: Partial<RunOptions> & { readonly sparsity?: number }): Promise<number> =>
       (await drive(model, { ...options, monitors, ...more })).records.filter(({ stage }) => stage === "prune").length;
     const ended = await stepsOf({ hooks: { beforeStep: spoil } });

@@ -12,7 +12,7 @@ import { allAlarms, ShownAlarms } from "../../lib/run/monitors/shown_alarms.ts";
 import { loadModel } from "../../lib/disk/load_model.ts";
 import { RecordFile } from "../../lib/run/record_file.ts";
 import { madeRecord } from "../report/made_run.ts";
-import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
+import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 interface KeptPosition {
   readonly step: number;
@@ -50,7 +50,7 @@ function breaking(): RunHooks {
 }
 
 Deno.test("a state that is to be kept is kept though the hook of its step throws", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const options = { prefinetune: 1, steps: 12, postfinetune: 1 } as const;
     const keptOf = async (fails: boolean): Promise<readonly number[]> => {
       let steps: readonly number[] = [];
@@ -106,7 +106,7 @@ Deno.test("a run that is stopped while the GPU has no memory left saves its last
 });
 
 Deno.test("a run that is stopped while it goes back has gone back: its next state to go back to has the halved rates", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     await inFile(async (path) => {
       const controller = new AbortController(), { signal } = controller;
       const options: Partial<RunOptions> = {
@@ -131,7 +131,7 @@ Deno.test("a run that is stopped while it goes back has gone back: its next stat
 });
 
 Deno.test("flap's compensation is there in the end though to score anew failed as the run went back", async () => {
-  await withDemo(async ({ model }) => {
+  await withShortDemo(async ({ model }) => {
     const end = async (fails: boolean): Promise<Float32Array[]> => {
       let scorings = 0, failures = 0;
       const onScoring = (share: number): void => {

@@ -131,6 +131,8 @@ Deno.test({
       assert.equal(both.code, 0, both.text);
       assert.ok(both.text.includes(alone.stdout), both.text);
     }
+    const odd = await onRanks(2, ["eval", "demo", "--text", text, "--window", "$((48+RANK))"]);
+    assert.match(odd.text, /rank 1 of 2 cannot work with the others[^]*window: \[49\], on rank 0 \[48\]/);
     const refused = await onRanks(2, ["eval", "demo", "--text", text, "--out", folder.at("scores.jsonl")]);
     assert.equal(refused.text.match(/cannot keep scores/g)?.length, 1, refused.text);
   },

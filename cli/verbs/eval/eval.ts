@@ -1,8 +1,11 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks, of one or several models.
+import config from "../../../deno.json" with { type: "json" };
+import { checkAlike } from "../../../lib/core/alike.ts";
+import { modelDigest } from "../../../lib/files/fingerprint.ts";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { DEMO, demoData } from "../../../lib/disk/open_model.ts";
+import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import type { MpiRanks } from "../../../lib/disk/mpi.ts";
 import { withRanks } from "../../ranks.ts";
@@ -21,6 +24,7 @@ import {
   ADAPTER_OPTION,
   BASE_DTYPE_HELP,
   BASE_DTYPES,
+  type ModelSettings,
   readAdapters,
   tokenizerOf,
   withModel,
@@ -124,6 +128,11 @@ async function run(
   if (ranks && options.out !== undefined) throw noFile(ranks.size);
   const { json = false } = options;
   await fetchInputs({ model: paths, data: [options.data], adapter: [options.adapter] });
+  if (ranks) {
+    const { memoryLimit: _bytes, tuning: _kernels, ...facts }: typeof options & ModelSettings = options;
+    const weights = await Array.fromAsync(paths, async (path) => await modelDigest(await modelPath(path)));
+    await checkAlike(ranks, { version: config.version, paths, weights, ...facts });
+  }
   using work = await chooseWork(paths, options);
   const measured: Measured[] = [];
   for (const path of paths) {

@@ -60,20 +60,8 @@ Deno.test("a one-shot method that does not train at all has the model's own text
   using folder = new TemporaryFolder();
   const out = folder.at("run"), options = ["--steps", "0", "--batch", "1", "--seq", "24", "--sparsity", "0.2"];
   const { code, stderr } = await cli([
-    ...[
-      "prune",
-      "demo",
-      "--limit-rows",
-      "400",
-      "--method",
-      "taylor",
-      "--calibration",
-      "own",
-      ...options,
-      "--no-prompt",
-      "--out",
-      out,
-    ],
+    ...["prune", "demo", "--limit-rows", "400", "--method", "taylor", "--calibration", "own", ...options],
+    ...["--no-prompt", "--out", out],
   ]);
   assert.equal(code, 0, stderr);
   assert.equal((await Deno.readTextFile(`${out}/calibration.jsonl`)).trimEnd().split("\n").length, 32);

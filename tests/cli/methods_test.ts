@@ -2,10 +2,7 @@
 import assert from "node:assert/strict";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";
 
-const OPTIONS = [
-  ...["--sparsity", "0.2", "--steps", "2", "--batch", "1", "--seq", "64", "--no-prompt", "--no-tuning"],
-  ...["--limit-rows", "400"],
-];
+const OPTIONS = ["--sparsity", "0.2", "--steps", "2", "--batch", "1", "--seq", "64", "--no-prompt", "--no-tuning"];
 
 for (const method of ["gradual", "flap", "wanda-sp"]) {
   Deno.test(`prune --method ${method} leaves a model that eval reads, from its folder as from its GGUF`, async () => {

@@ -8,7 +8,6 @@ const ROWS = ["--limit-rows", "200"];
 const EXPERIMENT = {
   name: "small",
   model: "demo",
-  data: { file: "fixtures/demo_data/train.jsonl", limit: 200 },
   base: { sparsity: 0.2, steps: 2, prefinetune: 0, postfinetune: 0, batch: 1, seq: 32, prompt: false },
   grid: { rank: [2] },
 };
@@ -75,19 +74,8 @@ Deno.test("verbs that write files run with the rights to read and write, and scr
   using folder = new TemporaryFolder();
   const run = folder.at("run"), definition = folder.at("small.json");
   const schedule = Deno.build.os === "windows" ? "cubic" : "scripts/examples/cubic_with_plateaus.ts";
-  await asItself([
-    "prune",
-    "demo",
-    "--sparsity",
-    "0.2",
-    ...SHORT,
-    ...ROWS,
-    "--schedule",
-    schedule,
-    "--out",
-    run,
-    "--no-tuning",
-  ]);
+  const pruned = ["prune", "demo", "--sparsity", "0.2", ...SHORT, ...ROWS, "--schedule", schedule, "--out", run];
+  await asItself([...pruned, "--no-tuning"]);
   assert.ok(folder.has("run", "model.gguf"));
   const swept = ["sweep", "demo", "--sparsities", "10%,20%", ...SHORT.slice(0, 4), ...SHORT.slice(-4), ...ROWS];
   await asItself([...swept, "--out", folder.at("sweep"), "--no-tuning"]);

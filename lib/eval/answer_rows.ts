@@ -51,8 +51,9 @@ export interface RowAnswers {
  * using device = await openDevice();
  * using model = await loadModel("demo", { device });
  * const input = "Story: Max saw two stars. John went to Essen. Where is John?";
- * const rows = [{ kind: "instruct", instruction: "Answer the question.", input, output: "in Essen", extra: {} }] as const;
- * const { perRow } = await answerRows(model, rows);
+ * const instruction = "Answer the question.", output = "in Essen";
+ * const row = { kind: "instruct", instruction, input, output, choices: null, extra: {} } as const;
+ * const { perRow } = await answerRows(model, [row]);
  * console.log(perRow[0]?.text);
  * ```
  */

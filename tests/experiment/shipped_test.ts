@@ -8,18 +8,25 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/disk/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import type { ExperimentOverrides } from "../../lib/experiment/types.ts";
+import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";
 
-/** What quality.ts asks for; all others have the demo. */
-const WANTED: ExperimentOverrides = {
-  models: { model: "demo" },
-  files: {
-    instructions: demoData("train"),
-    wikitext: demoData("heldout"),
-    c4: demoData("train"),
-    tasks: "fixtures/tasks",
-  },
+/** What experiments on larger models ask for; all others have the demo. */
+const GIVEN: Readonly<Record<string, string>> = {
+  instructions: demoData("train"),
+  rows: demoData("train"),
+  wikitext: demoData("heldout"),
+  c4: demoData("train"),
+  tasks: "fixtures/tasks",
 };
+
+/** The files that an experiment asks for. */
+function wantedBy({ files = {} }: ExperimentDefinition): ExperimentOverrides {
+  const asked = Object.entries(files).filter(([, path]) => path === null).map(([name]) => name);
+  return asked.length === 0 ? {} : {
+    models: { model: "demo" },
+    files: Object.fromEntries(Object.entries(GIVEN).filter(([name]) => asked.includes(name))),
+  };
+}
 
 Deno.test("every experiment in scripts/experiments is well formed, and a run of each of its cells is possible", async () => {
   const folder = fileURLToPath(new URL("../../scripts/experiments/", import.meta.url));
@@ -38,7 +45,7 @@ Deno.test("every experiment in scripts/experiments is well formed, and a run of 
       `${file}: --set may change what the protocol alone then tells`,
     );
     await inTemporaryFolder(async (out) => {
-      const resolved = resolveExperiment(experiment, file === "quality.ts" ? WANTED : {});
+      const resolved = resolveExperiment(experiment, wantedBy(definition));
       const { cells } = await planCells(resolved, new Store(`${out}/runs`));
       assert.ok(cells.length >= 2, file);
       assert.deepEqual(cells.map(({ name }) => name), cellsOf(definition).map(({ name }) => name), file);

@@ -129,7 +129,7 @@ Deno.test("what a checkpoint is taken up with otherwise is kept with it, from th
 Deno.test("a checkpoint stores arrays with the same numbers once, and reads them back for each state", async () => {
   const files = memoryFiles(),
     position = firstPosition({ epoch: 0, index: 0 }),
-    long = Float32Array.from({ length: 999 }, Math.sqrt);
+    long = Float32Array.from({ length: 999 }, (_, index) => Math.sqrt(index));
   const bytesWith = async (...others: TrainerArrays[]): Promise<number> => {
     const kept = others.map((arrays) => ({ position, arrays }));
     await writeCheckpoint(PATH, { identity: {}, position, arrays: { ...arrays, lora: long }, kept }, { files });

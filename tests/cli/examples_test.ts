@@ -26,11 +26,13 @@ Deno.test("other_schedule.ts stops at half of the steps and goes on with the sec
 });
 
 Deno.test("rank_sweep.ts prints a line for each rank", async () => {
-  const [, ...lines] = (await run("rank_sweep.ts", "3", "2,4")).trimEnd().split("\n");
-  assert.deepEqual(lines.map((line) => line.split(" ")[0]), ["2", "4"]);
-  const [two = [], four = []] = lines.map((line) => /^\d +(\d+) +(\d\.\d{3}) +\d+\.\d %$/.exec(line)?.slice(1) ?? []);
-  assert.equal(Number(four[0]), 2 * Number(two[0]), "parameters of LoRA");
-  assert.notEqual(two[1], four[1], "and so other losses");
+  const [, ...lines] = (await run("rank_sweep.ts", "3", "2,16")).trimEnd().split("\n");
+  assert.deepEqual(lines.map((line) => line.split(" ")[0]), ["2", "16"]);
+  const [two = [], sixteen = []] = lines.map((line) =>
+    /^\d +(\d+) +(\d\.\d{3}) +\d+\.\d %$/.exec(line)?.slice(1) ?? []
+  );
+  assert.equal(Number(sixteen[0]), 8 * Number(two[0]), "parameters of LoRA");
+  assert.notEqual(two[1], sixteen[1], "and so other losses");
 });
 
 Deno.test("prompt_ablation.ts prints all four cases", async () => {

@@ -59,11 +59,11 @@ Deno.test("the lease of a holder that died is taken over once, after the time, b
       const leases = new Leases(folder, { takeOverAfter: 0.5 }), lease = await leases.wait("a", stop.signal);
       const files = [...Deno.readDirSync(folder)].map(({ name }) => name), milliseconds = performance.now() - start;
       stop.abort(new Error("one has it"));
-      await lease[Symbol.asyncDispose]();
-      return { files, milliseconds };
+      return { lease, files, milliseconds };
     });
     const [held, ...more] = (await Promise.allSettled(waiting)).filter((one) => one.status === "fulfilled");
     assert.ok(held && more.length === 0);
+    await held.value.lease[Symbol.asyncDispose]();
     assert.ok(held.value.milliseconds > 500, `${held.value.milliseconds} ms`);
     assert.deepEqual(held.value.files, ["a.4"]);
     assert.deepEqual([...Deno.readDirSync(folder)], []);

@@ -35,16 +35,18 @@ export interface RunData {
 /**
  * Encodes the rows of a run.
  *
- * @throws CompressoError("input") for a model without tokenizer, and for tokens without an embedding.
+ * @throws CompressoError("input") for a model without tokenizer, tokens without an embedding, and fewer sequences than ranks.
  * @throws CompressoError("usage") for a prompt that only texts would get.
  */
 export function encodeRun(
   { tokenizer, spec: { vocab } }: { readonly spec: Pick<DecoderSpec, "vocab"> } & Pick<Model, "tokenizer">,
   { rows, prompt, packing, batch, seq }: ResolvedOptions,
-  given: Pick<PruneOptions, "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint"> =
-    {},
+  given: Pick<
+    PruneOptions,
+    "reading" | "calibrationReading" | "skipBroken" | "calibration" | "prompt" | "checkpoint" | "ranks"
+  > = {},
 ): RunData {
-  const { reading, calibrationReading, skipBroken = false, calibration } = given;
+  const { reading, calibrationReading, skipBroken = false, calibration, ranks } = given;
   refusePrompt(rows, given);
   if (!calibration) refuseReading(given);
   if (!tokenizer) throw noTokenizer("cannot train on text");
@@ -52,6 +54,7 @@ export function encodeRun(
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
   const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));
   const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
+  if (ranks && examples.length < ranks.size) throw tooManyRanks(ranks.size, { sequences: examples.length });
   // All held-out rows may be too long for `seq`: training rows fill in.
   const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);
   const heldout = sequences.length > 0 ? sequences : examples.slice(-HELD_OUT);
@@ -67,6 +70,15 @@ export function encodeRun(
     calibration: null,
   };
   return calibration ? withCalibration(data, calibration) : data;
+}
+
+function tooManyRanks(count: number, { sequences }: { readonly sequences: number }): CompressoError {
+  return new CompressoError("input", {
+    what: `cannot train on ${count} ranks`,
+    rule: "there is a sequence of the data for each",
+    value: String(sequences),
+    fix: "start fewer ranks, or give more rows",
+  });
 }
 
 /** Adds calibration rows to the data. */

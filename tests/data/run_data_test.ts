@@ -1,9 +1,11 @@
 // Which rows of a run are held out, where rows are few, long, or do not fit.
 import assert from "node:assert/strict";
+import type { Ranks } from "../../lib/core/ranks.ts";
 import { parseRows, type Row } from "../../lib/data/rows.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { encodeRun } from "../../lib/run/data.ts";
 import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { together } from "../run/helpers/ranks.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 
 const tokenizer = await tokenizerOf("byte_level");
@@ -42,6 +44,13 @@ Deno.test("a tenth of the rows is held out, of 32 rows at most", () => {
   }
   const few = encodeRun(model, optionsOf(instructions([1, 1, 1]), { packing: false }));
   assert.deepEqual([few.heldout.length, few.report.rows], [3, 3]);
+});
+
+Deno.test("fewer sequences than ranks are refused", () => {
+  const options = optionsOf(instructions([1, 1, 1]), { packing: false });
+  const first = (size: number): Ranks => together(size)[0] ?? assert.fail("no rank");
+  assert.throws(() => encodeRun(model, options, { ranks: first(4) }), failure("input", /4 ranks.*3;.*fewer ranks/));
+  assert.equal(encodeRun(model, options, { ranks: first(3) }).report.examples, 3);
 });
 
 Deno.test("rows that are held out and do not fit refuse no run: sequences that are trained on are compared", () => {

@@ -29,7 +29,7 @@ Deno.test("rank_sweep.ts prints a line for each rank", async () => {
   const [, ...lines] = (await run("rank_sweep.ts", "3", "2,16")).trimEnd().split("\n");
   assert.deepEqual(lines.map((line) => line.split(" ")[0]), ["2", "16"]);
   const [two = [], sixteen = []] = lines.map((line) =>
-    /^\d +(\d+) +(\d\.\d{3}) +\d+\.\d %$/.exec(line)?.slice(1) ?? []
+    /^\d+ +(\d+) +(\d\.\d{3}) +\d+\.\d %$/.exec(line)?.slice(1) ?? []
   );
   assert.equal(Number(sixteen[0]), 8 * Number(two[0]), "parameters of LoRA");
   assert.notEqual(two[1], sixteen[1], "and so other losses");

@@ -65,7 +65,7 @@ async function filesOf(folder: string): Promise<Map<string, string>> {
 }
 
 Deno.test({
-  name: "two ranks write what one process writes, and so does one that resumes what three began",
+  name: "two and four ranks write what one process writes, and so does one that resumes what three began",
   ...TEST,
   fn: async () => {
     using folder = new TemporaryFolder();
@@ -77,15 +77,17 @@ export default defineSchedule({ sparsity: ({ step }) => { ${last} return 0.3 * (
 `;
     await Deno.writeTextFile(schedule, source("if (step === 2) throw new Error('no further');"));
     await Deno.writeTextFile(whole, source(""));
-    const options = [...OPTIONS, "--accumulate", "3", "--trust"], steered = [...options, "--schedule", whole];
+    const options = [...OPTIONS, "--accumulate", "4", "--trust"], steered = [...options, "--schedule", whole];
     const alone = await cli([...steered, "--out", folder.at("alone")]);
     assert.equal(alone.code, 0, alone.stderr);
     const want = await filesOf(folder.at("alone"));
-    const { code, text } = await onRanks(2, [...steered, "--out", folder.at("two")]);
-    assert.equal(code, 0, text);
-    assert.match(text, /on 2 ranks, rank 0 on/);
-    assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
-    assert.deepEqual(await filesOf(folder.at("two")), want);
+    for (const count of [2, 4]) {
+      const out = folder.at(`ranks${count}`), { code, text } = await onRanks(count, [...steered, "--out", out]);
+      assert.equal(code, 0, text);
+      assert.match(text, new RegExp(`on ${count} ranks, rank 0 on`));
+      assert.equal(text.match(/^sparsity /gm)?.length, 1, "one summary");
+      assert.deepEqual(await filesOf(out), want);
+    }
     // Three ranks stop by a schedule that fails, with a checkpoint of the steps before.
     const out = folder.at("resumed");
     const stopped = await onRanks(3, [...options, "--schedule", schedule, "--checkpoint-every", "1", "--out", out]);

@@ -57,7 +57,7 @@ Deno.test("ranks train with the bits of one process that adds up as many micro-b
   };
   using alone = make();
   const want = await run(alone);
-  for (const size of [2, MICRO_BATCHES]) {
+  for (const size of [2, 4, MICRO_BATCHES]) {
     const trainers = together(size).map((ranks) => make(ranks));
     try {
       for (const got of await Promise.all(trainers.map(run))) {

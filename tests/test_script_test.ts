@@ -46,7 +46,12 @@ Deno.test("a file whose process is ended after its tests have passed is run once
     `const mark = new URL(import.meta.url.replace(/_test.ts$/, ".mark"));
     const isFirst = await Deno.stat(mark).then(() => false, () => true);
     Deno.writeTextFileSync(mark, "");
-    Deno.test("well", () => { if (${when}) { console.log("ok | 1 passed | 0 failed (1s)"); Deno.kill(Deno.pid, "SIGABRT"); } });`;
+    Deno.test("well", async () => {
+      if (!(${when})) return;
+      console.log("ok | 1 passed | 0 failed (1s)");
+      await new Promise((printed) => setTimeout(printed, 1000)); // the runner prints it in a thread of its own
+      Deno.kill(Deno.pid, "SIGABRT");
+    });`;
   const { code, stdout } = await runFiles({ "a_test.ts": dies("isFirst"), "b_test.ts": dies("true") });
   assert.equal(code, 1);
   assert.equal(stdout.match(/ended with status 134 after its tests had passed, and is run once more\n/g)?.length, 2);

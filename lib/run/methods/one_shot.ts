@@ -1,8 +1,10 @@
-// One-shot methods: units are scored and cut before any training.
+// One-shot methods: units are scored and cut before any training, by taylor in several rounds if the options say so.
 import type { OneShotMethod } from "../../masks/baselines.ts";
+import { gradualMasks } from "../../masks/gradual.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
-import { compensate, type OneShotScores, oneShotScores } from "./one_shot_scores.ts";
+import { keptBy } from "./kept.ts";
+import { compensate, type CutBefore, type OneShotScores, oneShotScores, ranks } from "./one_shot_scores.ts";
 import {
   CALIBRATION_BATCHES,
   calibrationBatches,
@@ -18,31 +20,46 @@ const MEASURED_SEQUENCES = 128;
 
 /** The selector of a one-shot method. */
 export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): UnitSelector {
-  const { model, table, options, trainer, weightTerms, harden, signal, work } = parts, { batch, seq, seed } = options;
+  const { model, table, options, trainer, weightTerms, harden, signal, work } = parts,
+    { batch, seq, seed, ranking, rounds, layout } = options;
   let source: WeightSource | null = null;
-  const score = async (): Promise<OneShotScores> => {
-    const known = work?.scores ?? await measured();
-    if (work) work.scores = known;
-    return known;
+  const score = async (target: number): Promise<OneShotScores> => {
+    // The scores of several rounds belong to their target.
+    if (!work || rounds > 1) return await measured(target);
+    return work.scores ??= await measured(target);
   };
-  const measured = async (): Promise<OneShotScores> => {
+  const measured = async (target: number): Promise<OneShotScores> => {
     // After a rollback the weights contain a compensation, which the scored model must not have.
     if (method === "flap") await writeBiases(model.device, model.weights, model.source);
     const isMeasured = method === "wanda-sp" || method === "flap";
     const count = isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : CALIBRATION_BATCHES;
     const batches = [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
-    return await oneShotScores(model, table, {
-      method,
-      ranking: options.ranking,
-      batches,
-      onBatch: counter(parts, batches.length),
-      ranks: parts.ranks,
-      batch,
-      seq,
-      seed,
-      weightTerms,
-      ...(signal ? { signal } : {}),
-    });
+    const onBatch = counter(parts, rounds * batches.length);
+    const scoresBehind = async (cut?: CutBefore): Promise<OneShotScores> =>
+      await oneShotScores(model, table, {
+        method,
+        ranking,
+        batches,
+        onBatch,
+        cut,
+        ranks: parts.ranks,
+        batch,
+        seq,
+        seed,
+        weightTerms,
+        ...(signal ? { signal } : {}),
+      });
+    if (rounds === 1) return await scoresBehind();
+    // A run that was stopped between two rounds has masks of these.
+    trainer.setMasks(gradualMasks(table, new Float32Array(table.count), { target: 0, layout }));
+    let known = await scoresBehind();
+    for (let round = 1; round < rounds; round++) {
+      const order = ranks(known.scores),
+        masks = gradualMasks(table, order, { target: target * round / rounds, layout });
+      trainer.setMasks(masks);
+      known = await scoresBehind({ kept: keptBy(table, masks), order });
+    }
+    return known;
   };
   let known: { readonly stats: OneShotScores["stats"]; readonly writes: number } | null = null;
   const compensated = async (stats: OneShotScores["stats"]): Promise<void> => {
@@ -52,7 +69,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
   return {
     ...NOTHING,
     async end({ target }): Promise<number> {
-      const { scores, stats } = await score();
+      const { scores, stats } = await score(target);
       trainer.setLogAlpha(ranks(scores));
       const sparsity = chooseHard(table, scores, { target, options, trainer, harden });
       await compensated(stats);
@@ -63,19 +80,10 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
       return null;
     },
     async resumed(): Promise<void> {
-      if (method === "flap") await compensated((await score()).stats);
+      if (method === "flap") await compensated((await score(options.sparsity)).stats);
     },
     get source(): WeightSource | null {
       return source;
     },
   };
-}
-
-/** Ranks in ascending order of score, ties by index. Unlike the scores, they keep their order in f32. */
-export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
-  const order = Array.from({ length: scores.length }, (_, unit) => unit)
-    .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
-  const result = new Float32Array(scores.length);
-  order.forEach((unit, rank) => result[unit] = rank);
-  return result;
 }

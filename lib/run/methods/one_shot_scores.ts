@@ -13,7 +13,7 @@ import { type ActivationStats, flapScores, wandaScores } from "../../masks/basel
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
 import { dealt, type Ranks } from "../../core/ranks.ts";
 import { CompressoError, option } from "../../core/errors.ts";
-import { unitName, type UnitTable } from "../../units/units.ts";
+import { type Selection, unitName, type UnitTable } from "../../units/units.ts";
 import type { Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { MaskValues } from "../../nn/mask_slots.ts";
@@ -39,14 +39,24 @@ export interface OneShotOptions {
   readonly seq: number;
   /** Seed of random scores. */
   readonly seed: number;
-  /** Terms of the weights on a batch with masks at 1, for taylor; see `Trainer.weightTerms`. */
+  /** Terms of the weights on a batch at the current masks, for taylor; see `Trainer.weightTerms`. */
   readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
+  /** Units that are cut before; they rank below all others. Default: none. */
+  readonly cut?: CutBefore | undefined;
   /** Processes that share the batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal;
   /** Called after each batch. */
   readonly onBatch?: (() => void) | undefined;
+}
+
+/** A cut that a score is measured behind. */
+export interface CutBefore {
+  /** 0 for each unit that is cut. */
+  readonly kept: Selection;
+  /** Order of the units in that cut, 0 for the one that falls first; see {@link ranks}. */
+  readonly order: ArrayLike<number>;
 }
 
 /** Scores of all units; units of the lowest scores are cut first, see `selectUnits`. */
@@ -59,8 +69,22 @@ export interface OneShotScores {
 
 /** Scores the units once. Throws `CompressoError("numeric")` where the model's values on the rows are not finite. */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { scores, stats } = await rawScores(model, table, options);
-  return { scores: options.ranking === "layer" ? rankWithin(table, scores) : scores, stats };
+  const { scores, stats } = await rawScores(model, table, options), { cut, ranking } = options;
+  if (cut) {
+    for (const unit of scores.keys()) {
+      if (!cut.kept[unit]) scores[unit] = (cut.order[unit] ?? 0) - table.count;
+    }
+  }
+  return { scores: ranking === "layer" ? rankWithin(table, scores) : scores, stats };
+}
+
+/** Ranks in ascending order of score, ties by index. Unlike the scores, they keep their order in f32. */
+export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
+  const order = Array.from({ length: scores.length }, (_, unit) => unit)
+    .sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+  const result = new Float32Array(scores.length);
+  order.forEach((unit, rank) => result[unit] = rank);
+  return result;
 }
 
 async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {

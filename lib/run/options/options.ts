@@ -151,6 +151,11 @@ export interface RunOptions {
    */
   readonly ranking?: Ranking;
   /**
+   * Cuts in which `taylor` reaches the target, all of the same share; default 1. Before each cut units are scored anew
+   * on the model cut so far, which is not trained between them.
+   */
+  readonly rounds?: number;
+  /**
    * What each step of the pruning stage aims at: a built-in name, a script's path or URL, or `defineSchedule(…)`.
    * Default "cubic". A script or definition may also control the stages before and after; of a one-shot method only its
    * recovery, `postfinetune`.

@@ -61,7 +61,7 @@ export function resolveOptions(
   const postfinetune = isSingle
     ? options.postfinetune ?? 0
     : options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
-  const { packing, start, keptMasks, lambdaRule } = OPTION_TABLE;
+  const { packing, rounds, start, keptMasks, lambdaRule } = OPTION_TABLE;
   const size = options.size ? knownSize(options.size, written.source) : null;
   const resolved: ResolvedOptions = {
     rows: options.rows,
@@ -78,6 +78,7 @@ export function resolveOptions(
     prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
+    rounds: options.rounds ?? rounds.default,
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
     start: options.start ?? preset.start ?? start.default,
     keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
@@ -226,7 +227,9 @@ const RECOVERY_METHOD = "magnitude";
 
 /** Options of choosing units, which such a run does not do. */
 const CHOOSING: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
-  ["sparsity", "method", "preset", "ranking", "start", "keptMasks", "lambdaRule", "calibration"].includes(path) ||
+  ["sparsity", "method", "preset", "ranking", "rounds", "start", "keptMasks", "lambdaRule", "calibration"].includes(
+    path,
+  ) ||
   path.startsWith("rules.")
 );
 

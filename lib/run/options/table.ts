@@ -365,6 +365,14 @@ export const OPTION_TABLE = {
     defaultText: "layer for magnitude, taylor, wanda-sp and the layout uniform, else all",
     help: "units that a one-shot method compares: all, or those of one layer and kind",
   },
+  rounds: {
+    type: "count",
+    least: 1,
+    group: "method",
+    methods: ["taylor"],
+    default: 1,
+    help: "equal cuts in which taylor reaches the target; units are scored anew before each, on the model cut so far",
+  },
   "rules.protect": {
     type: "layers",
     name: "protect",

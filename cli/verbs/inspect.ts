@@ -15,7 +15,7 @@ import {
   embeddingWidth,
   type LayerCount,
   type LayerSpec,
-  linearPerDim,
+  linearCount,
   parameterCount,
   tensorShapes,
   windowsOf,
@@ -103,8 +103,7 @@ async function isConfig({ files, path }: ModelView): Promise<boolean> {
 }
 
 function shapeOf(spec: DecoderSpec): Pick<Facts, "parameters" | "prunable" | "spec"> {
-  const prunable = spec.layers.reduce((sum, layer) => sum + spec.hidden * linearPerDim(spec, layer), 0);
-  return { parameters: parameterCount(spec), prunable, spec };
+  return { parameters: parameterCount(spec), prunable: linearCount(spec), spec };
 }
 
 function dtypesOf(source: WeightSource): Record<string, number> {

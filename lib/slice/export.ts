@@ -4,10 +4,9 @@ import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
-import type { GgufArch } from "../formats/families.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
-import { ggufDifferences, ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { formOf, type HfForm, stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
+import { formOf, stageHf, writtenBiases } from "../formats/hf/export.ts";
 import { fixedHeads } from "../formats/hf/stock_config.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
@@ -16,9 +15,10 @@ import type { RowRange, WeightSource } from "../spec/source.ts";
 import { rowWindow } from "../spec/row_range.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
-import { type DecoderSpec, hasBias, layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
+import { layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";
 import { modelCard, type RunCard } from "./model_card.ts";
+import { folderPrograms, ggufPrograms } from "./programs.ts";
 import { readTogether, type SharedSource } from "./read_together.ts";
 
 /** Result of an export. */
@@ -229,63 +229,6 @@ function counted(
       return bytes;
     },
   });
-}
-
-const STOCK = [
-  "transformers: AutoModelForCausalLM.from_pretrained(folder)",
-  "mlx-lm",
-  "vLLM (by its source code; not tried)",
-  "compresso",
-];
-const TRANSFORMERS_ALONE = STOCK.filter((program) => /^(transformers|compresso)/.test(program));
-const STOCK_5 = ["transformers 5: AutoModelForCausalLM.from_pretrained(folder)", "compresso"];
-const REMOTE_CODE = [
-  "transformers 4.54 or later: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), and AutoTokenizer alike",
-  "PEFT, on the model that transformers loaded",
-  "compresso",
-];
-
-/** The forms in which other programs than transformers were tried. */
-const WIDELY_TRIED: readonly HfForm[] = ["llama", "mistral", "qwen2", "qwen3"];
-
-/**
- * mlx-lm and vLLM derive the head width of a Qwen2 from the hidden size, as most of its configurations do not state it.
- * They were not tested with windows.
- */
-function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec): string[] {
-  const [first] = layers;
-  if (form === "compresso") return REMOTE_CODE;
-  if (form === "ministral") return STOCK_5;
-  const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  const others = isNarrow || !WIDELY_TRIED.includes(form) || layers.some(({ window }) => window !== undefined);
-  return others ? TRANSFORMERS_ALONE : STOCK;
-}
-
-const LLAMA = ["llama.cpp", "node-llama-cpp"];
-
-function ggufPrograms(
-  arch: GgufArch,
-  { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
-): string[] {
-  const others = tokenizer === null ? [] : ggufDifferences(tokenizer), [window] = slidingWindows(spec);
-  const texts = others.length === 0 ? [] : [`${others.join(" and ")}, as the folder's tokenizer does not`];
-  const limits = window === undefined || arch === "gemma2" || arch === "gemma3" ? [] : [
-    `only for contexts of at most ${window} tokens: it ignores the sliding window of this architecture`,
-  ];
-  return ggufLoaders(arch, spec).map((program) => {
-    const notes = program === "compresso" ? texts : [...texts, ...limits];
-    return notes.length === 0 ? program : `${program} (${notes.join("; ")})`;
-  });
-}
-
-/** Before its pull request 21245, llama.cpp supported query biases only if their number equals the hidden size. */
-function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
-  const { hidden, headDim, layers } = spec;
-  const isNew = (arch === "llama" || arch === "deci") && hasBias(spec, "q") &&
-    layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
-  const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
-  if (arch !== "deci" && arch !== "openelm") return [...loaders, "compresso"];
-  return [`${loaders.join(" and ")}, as architecture ${arch}: its layers differ`, "compresso"];
 }
 
 async function refuseStale(files: FileSystem, path: string, error: CompressoError): Promise<void> {

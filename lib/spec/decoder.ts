@@ -417,6 +417,11 @@ export function parameterCount(spec: DecoderSpec): number {
   return total;
 }
 
+/** Parameters of the layers' linear weights, biases aside: what sparsity is a share of unless hidden dims are cut. */
+export function linearCount(spec: DecoderSpec): number {
+  return spec.layers.reduce((sum, layer) => sum + spec.hidden * linearPerDim(spec, layer), 0);
+}
+
 /** Projections of a layer. */
 export function presentProjections(spec: Pick<DecoderSpec, "ungated">, layer: LayerSpec): Projection[] {
   return PROJECTIONS.filter((name) =>

@@ -1,7 +1,12 @@
 // Targets, presets and rates on the command line: what they ask of a run, what contradicts them, and a run with them all.
 import assert from "node:assert/strict";
 import { pruneOptionsOf, type TableFlags } from "../../cli/options/table_flags.ts";
-import { headsLine, paddedLine, targetOf } from "../../cli/verbs/prune/targets.ts";
+import { layoutLines } from "../../cli/verbs/prune/layout_lines.ts";
+import { headsLine, targetOf } from "../../cli/verbs/prune/targets.ts";
+import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { expectedPrograms } from "../../lib/slice/programs.ts";
+import { linearCount, parameterCount } from "../../lib/spec/decoder.ts";
+import type { Layout } from "../../lib/units/layout.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, type RunSummary } from "../../mod.ts";
 import type { Method, Rates } from "../../lib/run/mod.ts";
@@ -259,7 +264,22 @@ Deno.test("--min-layers keeps so many layers", async () => {
   assert.equal(layers.filter(({ ffn }: { readonly ffn: number }) => ffn > 0).length, 3);
 });
 
-Deno.test("a run with the layout padded is said to save nothing where a layer is uncut", () => {
-  assert.match(paddedLine({ layout: "padded" }) ?? "", /--layout uniform/);
-  assert.equal(paddedLine({ layout: "compact" }), null);
+Deno.test("what a layout saves and where its files load is said before the first step", async () => {
+  const { spec } = (await openModelFiles("demo")).source;
+  const lines = (layout: Layout, change: Partial<Parameters<typeof layoutLines>[1]> = {}): string =>
+    layoutLines(spec, { layout, units: ["kv", "ffn"], size: null, sparsity: 0.2, ...change }).join("\n");
+  const count = Math.round(0.2 * linearCount(spec)).toLocaleString("en"),
+    all = parameterCount(spec).toLocaleString("en");
+  assert.match(
+    lines("compact"),
+    new RegExp(`about ${count} of ${all} parameters go\n.*trust_remote_code.*deci.*\n.*--layout uniform`),
+  );
+  assert.match(lines("uniform"), /parameters go\n.*transformers, mlx-lm.*llama\.cpp, node-llama-cpp$/);
+  assert.match(lines("padded"), /stay as large as before.*--layout uniform/);
+  assert.match(lines("compact", { units: ["layers"] }), /transformers, mlx-lm/);
+  // llama.cpp's OLMo 2 has the same widths in all layers.
+  const olmo2 = { ...spec, tied: false, normPlaces: "after", qkNorm: "whole" } as const;
+  for (const [layout, isWritten] of [["compact", false], ["uniform", true]] as const) {
+    assert.equal(expectedPrograms(olmo2, { layout, units: ["ffn"] }).gguf !== null, isWritten, layout);
+  }
 });

@@ -46,10 +46,11 @@ import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
 import type { MpiRanks } from "../../../lib/disk/mpi.ts";
 import { withRanks } from "../../ranks.ts";
+import { layoutLines } from "./layout_lines.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } from "./run_folder.ts";
 import { showSummary } from "./summary.ts";
-import { headsLine, paddedLine, targetOf, withFileType, withScheduleTarget } from "./targets.ts";
+import { headsLine, targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 import { type Loaded, withModel } from "../../with_model.ts";
 
 /** The flag by which the folder decides whether its run is resumed. */
@@ -396,8 +397,7 @@ async function drive<T>(
       if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
       const heads = headsLine(model.spec, options);
       if (heads !== null) progress.note(heads);
-      const wide = paddedLine(options);
-      if (wide !== null) progress.note(wide);
+      for (const line of layoutLines(model.spec, options)) progress.note(line);
       if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
       progress.phase("compiling kernels");
     },

@@ -32,13 +32,6 @@ export function headsLine(
     `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
-/** A note on files in the layout padded; null for other layouts. */
-export function paddedLine({ layout }: Pick<ResolvedOptions, "layout">): string | null {
-  if (layout !== "padded") return null;
-  return "layout padded: each part of every layer is as wide as the widest one after the cut, so files stay as large as before where a layer " +
-    "is not cut (--layout uniform cuts all layers alike, and loads in the same programs)";
-}
-
 /**
  * Adds the sparsity at which the schedule ends, if a script is given and no target.
  *

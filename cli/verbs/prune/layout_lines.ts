@@ -1,0 +1,42 @@
+// What the layout of a run saves and costs, and where its files load, before the first step.
+import { sparsityBase } from "../../../lib/run/size_goal.ts";
+import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { expectedPrograms } from "../../../lib/slice/programs.ts";
+import { type DecoderSpec, linearCount, parameterCount } from "../../../lib/spec/decoder.ts";
+import { formatCount } from "../../terminal/output.ts";
+
+/** Lines on the layout: size, programs, and the other choice. */
+export function layoutLines(
+  spec: DecoderSpec,
+  options: Pick<ResolvedOptions, "layout" | "units" | "size" | "sparsity">,
+): string[] {
+  const { layout } = options, { folder, gguf, differ } = expectedPrograms(spec, options);
+  const loads = `model/ will load in ${listed(folder)}; ${
+    gguf ? `model.gguf in ${listed(gguf)}` : "this layout has no GGUF here"
+  }`;
+  return [`layout ${layout}: ${sizeText(spec, options)}`, loads, ...differ ? [OTHER] : []];
+}
+
+const OTHER = "all layers alike, for stock programs: --layout uniform, which costs more quality at a size " +
+  "(docs/guide/targets_and_layouts.md has figures)";
+
+function sizeText(
+  spec: DecoderSpec,
+  { layout, units, size, sparsity }: Pick<ResolvedOptions, "layout" | "units" | "size" | "sparsity">,
+): string {
+  if (layout === "padded") {
+    return "zeros to the widest layer after the cut, so files stay as large as before where one layer is not cut " +
+      "(--layout uniform cuts all layers alike, and loads in the same programs)";
+  }
+  if (size !== null) return "layers are as small as the size asks for";
+  const before = parameterCount(spec), share = sparsityBase(units) === "model" ? before : linearCount(spec);
+  const beside = units.includes("vocab") ? ", and those of the tokens that go" : "";
+  return `about ${formatCount(Math.round(sparsity * share))} of ${formatCount(before)} parameters go${beside}`;
+}
+
+/** Names of other programs, without how to call them. */
+function listed(programs: readonly string[]): string {
+  return programs.filter((program) => !/^(compresso|PEFT)/.test(program)).map((program) =>
+    program.replace(/: Auto.*trust_remote_code.*$/, " with trust_remote_code").replace(/: Auto.*$/, "")
+  ).join(", ");
+}

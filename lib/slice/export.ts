@@ -13,7 +13,6 @@ import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { rowWindow } from "../spec/row_range.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
 import { layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";

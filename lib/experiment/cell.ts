@@ -6,7 +6,7 @@ import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ShownAlarms } from "../run/monitors/shown_alarms.ts";
 import { originOf } from "../run/origin.ts";
-import { pruneToFolder } from "../run/prune_to_folder.ts";
+import { type FolderPhase, pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { PruneSession } from "../run/session.ts";
@@ -94,15 +94,17 @@ export async function pruneCell(
       showNew(record.alarms);
     },
     onScoring: (share) => events.onPhase?.("scoring units", share),
-    onPhase: (phase, share) =>
-      events.onPhase?.(
-        phase === "slice" ? "comparing the sliced model with the masked one" : "writing the model",
-        share,
-      ),
+    onPhase: (phase, share) => events.onPhase?.(PHASES[phase], share),
   });
   // Alarms of masks that become hard after the last step are in no record.
   showNew(alarms);
 }
+
+const PHASES: Readonly<Record<FolderPhase, string>> = {
+  measure: "measuring the model before",
+  slice: "comparing the sliced model with the masked one",
+  export: "writing the model",
+};
 
 /** The file of a source; null for texts that a model writes. */
 function fileOf(source: DataSource): string | null {

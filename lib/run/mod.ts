@@ -24,6 +24,7 @@ export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 // Into a folder.
 export {
   type FolderOptions,
+  type FolderPhase,
   type FollowOptions,
   followToFolder,
   pruneToFolder,

@@ -50,6 +50,12 @@ export type PruneToFolderOptions =
   & Target
   & FolderOptions;
 
+/**
+ * What a run does beside its steps: `measure`, the model as it was given, where its vocabulary is cut; `slice`, compares
+ * the masked and the sliced model; `export`, writes the files.
+ */
+export type FolderPhase = "measure" | "slice" | "export";
+
 /** Options of {@link pruneToFolder} besides those of `prune`. */
 export interface FolderOptions {
   /**
@@ -98,11 +104,8 @@ export interface FolderOptions {
   readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
   /** Called for every step; the next step waits for it. See {@link StepRecord.step} for rollbacks. */
   readonly onRecord?: (record: StepRecord) => void | Promise<void>;
-  /**
-   * Called before and while the masked and the sliced model are compared and the files are written, with the share that
-   * is done, 0 to 1.
-   */
-  readonly onPhase?: (phase: "slice" | "export", share: number) => void;
+  /** Called before and during each {@link FolderPhase}, with the share that is done, 0 to 1. */
+  readonly onPhase?: (phase: FolderPhase, share: number) => void;
 }
 
 /**
@@ -160,7 +163,7 @@ export async function runToFolder(
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(dense.source);
   const { resolved, rows, isWritten } = await calibrationOf(dense, { asked, rest, files, out, resume, refusesEarlier });
-  using vocabulary = await vocabularyOf(dense, resolved, rest);
+  using vocabulary = await vocabularyOf(dense, resolved, { ...rest, ...given({ onPhase }) });
   const model = vocabulary?.model ?? dense, identified = { ...identity, weights, ...factsOf(vocabulary) };
   const written: TextRow[] = [];
   using session = new PruneSession(model, {
@@ -265,10 +268,18 @@ export async function followToFolder(
 async function vocabularyOf(
   dense: Model,
   resolved: ResolvedOptions,
-  { evaluate, vocab, signal }: Pick<RunOptions, "evaluate" | "vocab" | "signal">,
+  { evaluate, vocab, signal, onPhase }:
+    & Pick<RunOptions, "evaluate" | "vocab" | "signal">
+    & Pick<FolderOptions, "onPhase">,
 ): Promise<CutForRun | null> {
   if (!resolved.vocab) return null;
-  return await cutForRun(dense, { options: resolved, evaluation: evaluate, rows: vocab?.rows, ...given({ signal }) });
+  return await cutForRun(dense, {
+    options: resolved,
+    evaluation: evaluate,
+    rows: vocab?.rows,
+    onMeasured: (share) => onPhase?.("measure", share),
+    ...given({ signal }),
+  });
 }
 
 /** What tells runs with other kept tokens apart. */

@@ -71,13 +71,15 @@ export interface CutForRun extends Disposable {
  */
 export async function cutForRun(
   dense: Model,
-  { options, evaluation, rows: given, signal = new AbortController().signal }: {
+  { options, evaluation, rows: given, signal = new AbortController().signal, onMeasured }: {
     readonly options: ResolvedOptions;
     /** What is measured beside held-out rows. */
     readonly evaluation: Evaluation | undefined;
     /** Rows that tell which tokens are needed. Default: those of the run that are not held out. */
     readonly rows: readonly Row[] | undefined;
     readonly signal?: AbortSignal | undefined;
+    /** Called with the share of the uncut model's measures that is done, from 0 to 1. */
+    readonly onMeasured?: ((share: number) => void) | undefined;
   },
 ): Promise<CutForRun> {
   const { tokenizer, source } = dense, { rows, seq, prompt } = options;
@@ -89,10 +91,14 @@ export async function cutForRun(
   const model = stack.use(await cutModel(dense, kept, { signal }));
   const heldOut = rows.slice(training.length, training.length + measuredSequences(options));
   const pairs = heldOutPairs(heldOut, { dense, cut: model, seq, prompt });
-  const before = await bitsOf(dense, pairs.map(([own]) => own), { seq, signal });
   const window = Math.min(WINDOW, source.spec.maxPosition);
   const windows = evaluation?.text === undefined ? null : windowPairs(evaluation.text, { dense, cut: model, window });
-  const textBefore = windows ? await bitsOf(dense, windows.dense, { seq: window, signal }) : 0;
+  const texts = pairs.length + (windows?.dense.length ?? 0), rest = evaluation?.tasks?.length ? 0.5 : 1;
+  let done = 0;
+  const onRow = (): void => onMeasured?.(rest * ++done / texts);
+  onMeasured?.(0);
+  const before = await bitsOf(dense, pairs.map(([own]) => own), { seq, signal, onRow });
+  const textBefore = windows ? await bitsOf(dense, windows.dense, { seq: window, signal, onRow }) : 0;
   const { text: _text, ...measured } = evaluation ?? {};
   const data = await qualityData(dense, { heldout: [], heldoutLabels: [] }, {
     seq,
@@ -100,7 +106,11 @@ export async function cutForRun(
     loadTasks,
     signal,
   });
-  const { tasks } = await measureQuality(dense, data, { adapters: {}, signal });
+  const { tasks } = await measureQuality(dense, data, {
+    adapters: {},
+    signal,
+    onProgress: (share) => onMeasured?.(rest + (1 - rest) * share),
+  });
   await dense.release();
   const owned = stack.move();
   return {
@@ -225,10 +235,12 @@ function beginning(text: string, { tokenizer, seq }: { readonly tokenizer: Token
 async function bitsOf(
   model: Model,
   rows: readonly HeldOut[],
-  { seq, adapters = {}, signal }: {
+  { seq, adapters = {}, signal, onRow }: {
     readonly seq: number;
     readonly adapters?: Adapters;
     readonly signal?: AbortSignal | undefined;
+    /** Called after each row. */
+    readonly onRow?: () => void;
   },
 ): Promise<number> {
   let nats = 0;
@@ -238,6 +250,7 @@ async function bitsOf(
     labels.set(row.labels);
     const losses = await model.tokenLosses(tokens, labels, { batch: 1, adapters, ...(signal ? { signal } : {}) });
     for (const loss of losses) nats += loss;
+    onRow?.();
   }
   return nats / Math.LN2;
 }

@@ -69,6 +69,7 @@ export async function cutVocabularyToFolder(
     evaluation: options.evaluate,
     rows: options.vocab?.rows,
     signal,
+    onMeasured: (share) => onPhase?.("measure", share),
   });
   const { model, kept } = cut, { spec, tokenizer, source } = model;
   const data = encodeRun(model, resolved, options);

@@ -3,7 +3,12 @@ import assert from "node:assert/strict";
 import { prune, pruneToFolder, type RunSummary } from "../../mod.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";
 import type { UnitKind } from "../../lib/units/units.ts";
-import { cutVocabularyToFolder, planMemory, type VocabularyToFolderOptions } from "../../lib/run/mod.ts";
+import {
+  cutVocabularyToFolder,
+  type FolderPhase,
+  planMemory,
+  type VocabularyToFolderOptions,
+} from "../../lib/run/mod.ts";
 import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
 import { failure } from "../text/fixtures.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
@@ -28,7 +33,12 @@ async function keptOf(out: string): Promise<number[]> {
 Deno.test("a vocabulary is cut alone: both files give the dense model's logits of kept tokens, and its texts", async () => {
   await withDemo(async ({ model, device }) => {
     await inFolder(async (out) => {
-      const summary = await cutVocabularyToFolder(model, { ...CUT, out, vocab: { size: 0.7 } });
+      const shares: number[] = [],
+        onPhase = (phase: FolderPhase, share: number): void => {
+          if (phase === "measure") shares.push(share);
+        };
+      const summary = await cutVocabularyToFolder(model, { ...CUT, out, vocab: { size: 0.7 }, onPhase });
+      assert.deepEqual([shares[0], shares.at(-1), shares.length], [0, 1, 7]);
       const { vocabulary, parameters, before, masks, options } = summary, kept = await keptOf(out);
       assert.ok(vocabulary?.heldout && vocabulary.growth > 0);
       assert.deepEqual([vocabulary.before, vocabulary.after, kept.length], [768, 538, 538]);

@@ -24,7 +24,12 @@ import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/c
 import type { AskedOptions, PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
-import { followToFolder, pruneToFolder, type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
+import {
+  type FolderPhase,
+  followToFolder,
+  pruneToFolder,
+  type PruneToFolderOptions,
+} from "../../../lib/run/prune_to_folder.ts";
 import { cutVocabularyToFolder, type VocabularyToFolderOptions } from "../../../lib/run/vocabulary_to_folder.ts";
 import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
@@ -55,6 +60,12 @@ import { type Loaded, withModel } from "../../with_model.ts";
 
 /** The flag by which the folder decides whether its run is resumed. */
 const AUTO = "--resume=auto";
+
+const PHASES: Readonly<Record<FolderPhase, string>> = {
+  measure: "measuring the model as it is",
+  slice: "checking the sliced model",
+  export: "writing the files",
+};
 
 /** Flags as they are typed, with defaults for those that have none in the library. */
 export type TypedFlags = TableFlags & Pick<RunFlags, "out" | "steps">;
@@ -353,9 +364,9 @@ async function drive<T>(
       // Only here: a command that is refused must not delete the earlier run.
       if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration] });
     },
-    onPhase: (phase: "slice" | "export", share: number): void => {
-      const text = phase === "slice" ? "checking the sliced model" : "writing the files";
-      if (share === 0) {
+    onPhase: (phase: FolderPhase, share: number): void => {
+      const text = PHASES[phase];
+      if (share === 0 && phase !== "measure") {
         // Alarms of masks that become hard after the last step are in no record.
         if (phase === "slice") showAlarms(session?.result().alarms ?? []);
         dashboard?.tell({ kind: "state", text: `All steps are done: ${text}.` });

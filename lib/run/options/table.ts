@@ -953,7 +953,7 @@ export const OPTION_TABLE = {
     ...PROGRAM,
     type: "function",
     of: "pruneToFolder",
-    help: "called before and during slicing and writing, with the share that is done",
+    help: "called before and during measuring, slicing and writing, with the share that is done",
   },
   "export.layout": {
     ...PROGRAM,

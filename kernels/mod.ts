@@ -11,7 +11,6 @@ import adamwText from "./adamw.wgsl" with { type: "text" };
 import bestOfRowPrelude from "./best_of_row.wgsl" with { type: "text" };
 import cacheAppendText from "./cache_append.wgsl" with { type: "text" };
 import cacheFillText from "./cache_fill.wgsl" with { type: "text" };
-import codesToHalfText from "./codes_to_half.wgsl" with { type: "text" };
 import columnStatsText from "./column_stats.wgsl" with { type: "text" };
 import columnStatsMergeText from "./column_stats_merge.wgsl" with { type: "text" };
 import copyRowsText from "./copy_rows.wgsl" with { type: "text" };
@@ -92,6 +91,7 @@ export * from "./product_buffer.ts";
 export * from "./product_pack.ts";
 export * from "./product_texture.ts";
 export * from "./product_tiled.ts";
+export * from "./unpack_blocks.ts";
 export * from "./weight_access.ts";
 
 export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
@@ -223,7 +223,6 @@ export const columnStats = kernel("column_stats", block + columnStatsText, "read
 /** Merges blocks into running statistics: bindings partial, counts, stats, params. */
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
-export const codesToHalf = kernel("codes_to_half", codesToHalfText, "read read storage uniform");
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
 /** Cross-entropy of a chunk, of logits as they are or with a soft cap: bindings targets, state, logits → dlogits, loss, params. */
 export const crossEntropy: Readonly<Record<"plain" | "capped", Readonly<Record<8 | 256, KernelSource>>>> = {

@@ -53,7 +53,7 @@ export {
 } from "../spec/decoder.ts";
 export type { BlockOptions, RowRange, WeightSource } from "../spec/source.ts";
 export type { Provenance } from "../spec/provenance.ts";
-export type { CodeRows, QuantRows } from "../spec/quant.ts";
+export type { QuantRows } from "../spec/quant.ts";
 export type { NormWeights } from "../nn/norm.ts";
 export type { LayerWeights, Weights } from "../nn/weights.ts";
 export type { Matrix, MatrixDtype, MatrixPlacement, MatrixShard } from "../nn/products/matrix.ts";

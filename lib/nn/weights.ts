@@ -31,17 +31,9 @@ import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import type { NormWeights } from "./norm.ts";
 import { headStride, strideOf } from "./padding.ts";
-import {
-  createMatrix,
-  F16_OVERFLOW,
-  type Matrix,
-  type MatrixDtype,
-  writeBlocks,
-  writeHalf,
-  writeRows,
-} from "./products/matrix.ts";
-import { writeCodes } from "./products/matrix_codes.ts";
-import type { CodeRows, QuantRows } from "../spec/quant.ts";
+import { createMatrix, type Matrix, type MatrixDtype, writeBlocks, writeRows } from "./products/matrix.ts";
+import { StoredWriter, takesStored } from "./products/matrix_stored.ts";
+import type { QuantRows } from "../spec/quant.ts";
 
 /** Weights of one layer. The attention or FFN part is null if the layer lacks it. */
 export interface LayerWeights {
@@ -111,9 +103,7 @@ export interface LoadOptions {
 /** The matrices outside the layers. */
 const OUTER: readonly string[] = [EMBEDDING, PROJECT_IN, PROJECT_OUT, HEAD];
 /** Number of values read at once: few enough that they stay in a CPU's cache from the file to the GPU. */
-const CHUNK_VALUES = 1 << 20;
-/** Codes of blocks are below this. */
-const CODES = 256;
+const CHUNK_VALUES = 1 << 21;
 /** Rows are read in multiples of this, because block formats store this many together; see `writeRows`. */
 const CHUNK_ROWS = 64;
 
@@ -147,11 +137,12 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const steps = spec.layers.length + 2;
+  using writer = new StoredWriter(device);
   let done = 0;
   const progress = (): void => options.onProgress?.(++done / steps);
 
   const matrix = async (name: string, shape: readonly [number, number], logical: readonly [number, number]) =>
-    await loadMatrix(device, source, { name, shape, logical, own, options });
+    await loadMatrix(device, source, { name, shape, logical, own, options, writer });
   const { logits: divisor = 1 } = spec.scales ?? {};
   const vector = async (name: string, width = strideOf(spec.hidden)): Promise<DeviceBuffer> => {
     const padded = new Float32Array(width);
@@ -244,13 +235,14 @@ export async function loadWeights(device: Device, source: WeightSource, options:
 }
 
 /** Uploads a matrix in pieces. */
-async function loadMatrix(device: Device, source: WeightSource, { name, shape, logical, own, options }: {
+async function loadMatrix(device: Device, source: WeightSource, { name, shape, logical, own, options, writer }: {
   readonly name: string;
   /** Shape in memory, and in the source. */
   readonly shape: readonly [number, number];
   readonly logical: readonly [number, number];
   readonly own: <T extends Disposable>(resource: T) => T;
   readonly options: Pick<LoadOptions, "baseDtype" | "signal">;
+  readonly writer: StoredWriter;
 }): Promise<Matrix> {
   options.signal?.throwIfAborted();
   const [rows, cols] = shape;
@@ -259,15 +251,17 @@ async function loadMatrix(device: Device, source: WeightSource, { name, shape, l
   if (device.isDry) return target;
   if (shape[0] === logical[0] && shape[1] === logical[1]) {
     const chunk = CHUNK_ROWS * Math.max(1, Math.floor(CHUNK_VALUES / cols / CHUNK_ROWS));
+    const type = source.storedDtype(name);
     for (let start = 0; start < rows; start += chunk) {
       const range = { start, count: Math.min(chunk, rows - start) };
-      const part = { name, range, dtype };
-      const blocks = await blocksOf(source, part), half = await halfOf(source, part);
-      const codes = half ? null : await codesOf(source, part);
-      if (blocks) writeBlocks(device, target, start, blocks);
-      else if (half) writeHalf(device, target, start, half);
-      else if (codes) writeCodes(device, target, start, codes);
-      else writeRows(device, target, start, await source.read(name, range));
+      const stored = takesStored(target, type)
+        ? await source.readStored?.(name, range, writer.room(target, type, range.count))
+        : null;
+      if (!stored || !writer.write(target, start, { type, bytes: stored })) {
+        const blocks = await blocksOf(source, { name, range, dtype });
+        if (blocks) writeBlocks(device, target, start, blocks);
+        else writeRows(device, target, start, await source.read(name, range));
+      }
       await device.settleWrites();
     }
   } else {
@@ -290,8 +284,9 @@ export async function shareLayers(
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
   const options = { baseDtype: weights.baseDtype, ...(signal ? { signal } : {}) };
+  using writer = new StoredWriter(device);
   const load = (name: string): Promise<Matrix> =>
-    loadMatrix(device, source, { name, shape, logical: shape, own, options });
+    loadMatrix(device, source, { name, shape, logical: shape, own, options, writer });
   try {
     const embedding = await load(EMBEDDING), head = spec.tied ? embedding : await load(HEAD);
     const headBias = spec.headBias ? own(await loadHeadBias(device, source)) : null;
@@ -442,31 +437,6 @@ async function blocksOf(
 ): Promise<QuantRows | null> {
   if (dtype !== "q8" && dtype !== "q4") return null;
   return await source.readBlocks?.(name, { bits: dtype === "q8" ? 8 : 4, rows: range }) ?? null;
-}
-
-/** Rows as codes with exact scales, if the matrix stores f16 and no value is too large; others are refused with their place by `writeRows`. */
-async function codesOf(
-  source: WeightSource,
-  { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },
-): Promise<CodeRows | null> {
-  const found = dtype === "f16" ? await source.readCodes?.(name, range) ?? null : null;
-  if (!found) return null;
-  const { scales, zero } = found;
-  for (let i = 0; i < scales.length; i += 2) {
-    const d = Math.abs(scales[i] as number), m = Math.abs(scales[i + 1] as number);
-    if (!(d * Math.max(zero, CODES - zero) + m < F16_OVERFLOW)) return null;
-  }
-  return found;
-}
-
-/** Rows as f16 of the file, if the matrix stores f16 and all are finite; others are refused with their place by `writeRows`. */
-async function halfOf(
-  source: WeightSource,
-  { name, range, dtype }: { readonly name: string; readonly range: RowRange; readonly dtype: MatrixDtype },
-): Promise<Uint16Array<ArrayBuffer> | null> {
-  const bits = dtype === "f16" ? await source.readHalf?.(name, range) ?? null : null;
-  for (let i = 0; bits && i < bits.length; i++) if (((bits[i] as number) & 0x7c00) === 0x7c00) return null;
-  return bits;
 }
 
 function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {

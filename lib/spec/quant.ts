@@ -9,20 +9,6 @@ export interface QuantRows {
   readonly scales: Uint32Array<ArrayBuffer>;
 }
 
-/** Block-quantised rows with scales in f32: a value is d·(q − zero), or with a minimum d·q + m. */
-export interface CodeRows {
-  /** q, row-major; rows are whole groups. */
-  readonly codes: Uint8Array<ArrayBuffer>;
-  /** d and m of each group, row-major. */
-  readonly scales: Float32Array<ArrayBuffer>;
-  /** Values that share a scale: 16 or 32. */
-  readonly group: number;
-  /** The code of 0; 0 with a minimum. */
-  readonly zero: number;
-  /** Whether the scales have a minimum m. */
-  readonly hasMin: boolean;
-}
-
 /** Rows as the texels of a matrix, [rows / 4, stride / columns of a texel] and [rows / 4, stride / 32]. */
 export interface QuantTexels {
   readonly codes: Uint32Array<ArrayBuffer>;

@@ -1,5 +1,5 @@
 // The interface of all weight readers, and the input of all writers.
-import type { CodeRows, QuantRows } from "./quant.ts";
+import type { QuantRows } from "./quant.ts";
 import type { DecoderSpec } from "./decoder.ts";
 import type { Provenance } from "./provenance.ts";
 
@@ -52,20 +52,15 @@ export interface WeightSource {
    */
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /**
-   * Reads rows as the f16 bit patterns of the file, without widening them. Null if the file stores the tensor
-   * otherwise. Absent for sources that never read f16 so, such as ones that change the values of another. Throws like `read`.
-   */
-  readHalf?(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
-  /**
-   * Reads rows as codes and scales that give exactly the values of `read`. Null if the file does not store the tensor in
-   * such blocks. Absent for sources that never read so. Throws like `read`.
-   */
-  readCodes?(name: string, rows?: RowRange): Promise<CodeRows | null>;
-  /**
    * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that a file of that type holds the same
-   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so. Throws like `read`.
+   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so. May
+   * read into the beginning of `into` if it is large enough, which saves new memory. Throws like `read`.
    */
-  readStored?(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer> | null>;
+  readStored?(
+    name: string,
+    rows?: RowRange,
+    into?: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer> | null>;
   /** Dtype in which the file stores the tensor, in lower case: "f32", "f16", "bf16", "q4_1", … */
   storedDtype(name: string): string;
 }

@@ -1,10 +1,6 @@
 // GGML blocks taken over as codes and scales, against their dequantised values.
 import assert from "node:assert/strict";
-import { F16_LIMIT, narrowF16 } from "../../lib/core/half.ts";
-import { codeShape, hasBlocks, hasCodes, unpackBlocks, unpackCodes } from "../../lib/formats/gguf/blocks.ts";
-import { createMatrix, readRows } from "../../lib/nn/products/matrix.ts";
-import { writeCodes } from "../../lib/nn/products/matrix_codes.ts";
-import { sharedDevice } from "../device.ts";
+import { hasBlocks, unpackBlocks } from "../../lib/formats/gguf/blocks.ts";
 import { exportGguf } from "../disk.ts";
 import { openGguf } from "../disk.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../../lib/formats/gguf/types.ts";
@@ -56,39 +52,6 @@ for (const [type, bits] of Object.entries(BITS) as [GgufTensorType, number][]) {
     assert.equal(bad, -1, `value ${bad}: ${values[bad]} instead of ${expected[bad]}`);
   });
 }
-
-for (const type of ["q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q8_0", "q6_k"] as const) {
-  Deno.test(`codes of ${type} with scales in f32, rounded to f16 by the GPU, have the bits of gguf-py's values rounded`, async () => {
-    const golden = await openSafetensors(fixture("gguf_blocks.safetensors")), device = await sharedDevice();
-    const expected = await golden.read(`${type}.values`), raw = await golden.readRaw(`${type}.raw`);
-    assert.ok(hasCodes(type));
-    const shape = codeShape(type), cols = TENSOR_FORMATS[type].block, rows = expected.length / cols;
-    const codes = new Uint8Array(expected.length), scales = new Float32Array(2 * expected.length / shape.group);
-    unpackCodes(raw, type, { codes, scales, at: 0 });
-    for (const placement of ["texture", "buffer"] as const) {
-      // A row and two more before them, in shards of 64 rows.
-      using matrix = createMatrix(device, type, { rows: rows + 70, cols, dtype: "f16", placement, maxShardRows: 64 });
-      writeCodes(device, matrix, 63, { codes, scales, ...shape });
-      const all = await readRows(device, matrix, 0, matrix.rows);
-      // Larger ones are never written so.
-      const bits = (values: Float32Array): number[] =>
-        [...narrowF16(values)].filter((_, i) => Math.abs(expected[i] ?? 0) < F16_LIMIT);
-      assert.deepEqual(bits(all.subarray(63 * cols, (63 + rows) * cols)), bits(expected));
-      assert.ok([...all.subarray(0, 63 * cols), ...all.subarray((63 + rows) * cols)].every((value) => value === 0));
-    }
-  });
-}
-
-Deno.test("codes of subnormal, halfway and largest f16 round to nearest even", async () => {
-  const device = await sharedDevice(), unit = 2 ** -24;
-  const scales = [unit, unit / 2, 3 * unit / 4, 1 / 3, 2 ** -14 / 3, 257, -0.1, 0].flatMap((d) => [d, 0]);
-  const codes = new Uint8Array(256).map((_, i) => i * 8 + (i >> 5));
-  const rows = { codes, scales: Float32Array.from(scales), group: 32, zero: 128, hasMin: false };
-  using matrix = createMatrix(device, "w", { rows: 2, cols: 128, dtype: "f16" });
-  writeCodes(device, matrix, 0, rows);
-  const values = Float32Array.from(codes, (q, i) => (rows.scales[2 * (i >> 5)] ?? 0) * (q - 128));
-  assert.deepEqual([...narrowF16(await readRows(device, matrix, 0, 2))], [...narrowF16(values)]);
-});
 
 Deno.test("other types have no blocks of 32 values with one scale", () => {
   for (const type of Object.keys(TENSOR_FORMATS) as GgufTensorType[]) {

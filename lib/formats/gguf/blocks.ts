@@ -1,7 +1,6 @@
 // GGML's blocks of 32 values as codes and scales, value = d·q + m, without rounding. Layouts: see dequant.ts.
 import { minimum6, scale6 } from "./dequant.ts";
 import { f16Table, narrowF16 } from "../../core/half.ts";
-import type { CodeRows } from "../../spec/quant.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "./types.ts";
 
 /** Types whose blocks of 32 values have one scale and one minimum. */
@@ -50,45 +49,6 @@ export function unpackBlocks(
     codes: new Uint32Array(codes.buffer, codes.byteOffset + at, groups * WORDS),
     scales: scales.subarray(at / BLOCK, at / BLOCK + groups),
   });
-}
-
-/** Types whose blocks give exact values by codes and scales in f32. */
-export type CodeType = BlockType | "q6_k";
-
-/** What is subtracted from a code before it is multiplied; 0 for types with minima. Values of a group: 32, of q6_k 16. */
-const ZEROS: Readonly<Record<CodeType, number>> = {
-  ...{ q4_0: 8, q4_1: 0, q4_k: 0, q5_0: 16, q5_1: 0, q5_k: 0, q8_0: 128, q6_k: 32 },
-};
-
-/** Whether tensors of a type can be had as codes with exact scales. */
-export function hasCodes(type: GgufTensorType): type is CodeType {
-  return type in ZEROS;
-}
-
-/** The properties of such codes. */
-export function codeShape(type: CodeType): Pick<CodeRows, "group" | "zero" | "hasMin"> {
-  return { group: type === "q6_k" ? 16 : BLOCK, zero: ZEROS[type], hasMin: ZEROS[type] === 0 };
-}
-
-/** Codes of whole blocks, one a byte, from `codes[at]` on, and d and m of their groups, from `scales[2 * at / group]` on. */
-export function unpackCodes(
-  raw: Uint8Array,
-  type: CodeType,
-  { codes, scales, at }: { readonly codes: Uint8Array; readonly scales: Float32Array; readonly at: number },
-): void {
-  const { block, bytes } = TENSOR_FORMATS[type], count = raw.length / bytes * block;
-  const { group, hasMin } = codeShape(type), pairs = scales.subarray(2 * at / group, 2 * (at + count) / group);
-  const even = raw.byteOffset % 2 === 0 ? raw : raw.slice();
-  const halves = new Uint16Array(even.buffer, even.byteOffset, even.length / 2);
-  const words = new Uint32Array(codes.buffer, codes.byteOffset + at, count / 4);
-  if (type === "q6_k") return sixBits(halves, words, pairs);
-  const bits = new Uint32Array(count / BLOCK), half = f16Table();
-  READERS[type]({ raw: halves, groups: bits.length, codes: words, scales: bits });
-  if (type === "q4_k" || type === "q5_k") return pairsOfK(halves, { halves: bytes / 2, pairs });
-  for (let i = 0; i < bits.length; i++) {
-    pairs[2 * i] = half[(bits[i] as number) & 0xffff] as number;
-    pairs[2 * i + 1] = hasMin ? half[(bits[i] as number) >>> 16] as number : 0;
-  }
 }
 
 const word = (raw: Uint16Array, at: number): number => (raw[at] as number) | (raw[at + 1] as number) << 16;
@@ -160,8 +120,8 @@ const READERS: Readonly<Record<BlockType, (blocks: Blocks) => void>> = {
   },
 };
 
-/** The lower four bits, two bits and the lowest bit of each byte of a word. */
-const LOW = 0x0f0f0f0f, TWO = 0x03030303, ONES = 0x01010101;
+/** The lower four bits and the lowest bit of each byte of a word. */
+const LOW = 0x0f0f0f0f, ONES = 0x01010101;
 
 /** 16 bytes: the low nibble is value i, the high one value i + 16. */
 function nibbles(raw: Uint16Array, at: number, codes: Uint32Array, to: number): void {
@@ -199,22 +159,6 @@ function pairsOfK(
     const at = (group >>> 3) * halves, from = 2 * at + 4, place = group & 7;
     pairs[2 * group] = (half[raw[at] as number] as number) * scale6(bytes, from, place);
     pairs[2 * group + 1] = -(half[raw[at + 1] as number] as number) * minimum6(bytes, from, place);
-  }
-}
-
-/** Codes and scales of q6_k: see `dequantize`. */
-function sixBits(raw: Uint16Array, codes: Uint32Array, pairs: Float32Array): void {
-  const half = f16Table(), bytes = new Int8Array(raw.buffer, raw.byteOffset, raw.byteLength);
-  for (let at = 0, to = 0, group = 0; at < raw.length; at += 105) {
-    const d = half[raw[at + 104] as number] as number;
-    for (let i = 0; i < 16; i++, group++) pairs[2 * group] = d * (bytes[2 * at + 192 + i] as number);
-    for (let row = 0; row < 8; row++) {
-      const part = row >> 2, quarter = row & 3, lowShift = (quarter >> 1) * 4, highShift = quarter * 2;
-      const low = at + part * 32 + (quarter & 1) * 16, high = at + 64 + part * 16;
-      for (let i = 0; i < WORDS; i++) {
-        codes[to++] = word(raw, low + 2 * i) >>> lowShift & LOW | (word(raw, high + 2 * i) >>> highShift & TWO) << 4;
-      }
-    }
   }
 }
 

@@ -1,7 +1,7 @@
 // GGUF files: tensors by their name in the file, dequantised row by row.
-import { blocksOf, type CodeRows, type QuantRows } from "../../spec/quant.ts";
+import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type ByteSource, streamBytes } from "../../files/system.ts";
-import { codeShape, hasBlocks, hasCodes, unpackBlocks, unpackCodes } from "./blocks.ts";
+import { hasBlocks, unpackBlocks } from "./blocks.ts";
 import { dequantize } from "./dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
 import { ggufError, TENSOR_FORMATS } from "./types.ts";
@@ -13,12 +13,8 @@ export interface GgufFile extends GgufHeader {
   readonly path: string;
   /** Reads a tensor, or a range of its rows, by its name in the file, dequantised to f32 and in the file's row order. */
   readTensor(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
-  /** The same as f16 bit patterns; null where the tensor is of another type. */
-  readTensorHalf(name: string, rows?: RowRange): Promise<Uint16Array<ArrayBuffer> | null>;
-  /** The same as the bytes of the file. */
-  readTensorStored(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>>;
-  /** The same as codes with exact scales; null where the tensor has no such blocks. */
-  readTensorCodes(name: string, rows?: RowRange): Promise<CodeRows | null>;
+  /** The same as the bytes of the file: in the beginning of `into` if that is large enough. */
+  readTensorStored(name: string, rows?: RowRange, into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** The same as codes of at most `bits` bits; null where the tensor has no blocks of 32 values with such codes. */
   readTensorBlocks(name: string, options: BlockOptions): Promise<QuantRows | null>;
 }
@@ -41,28 +37,11 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
       for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
       return out;
     },
-    async readTensorHalf(name, rows): Promise<Uint16Array<ArrayBuffer> | null> {
-      const tensor = find(name);
-      if (tensor.type !== "f16") return null;
-      const { count, pieces } = readPieces(source, tensor, rows);
-      const out = new Uint16Array(count), bytes = new Uint8Array(out.buffer);
-      for await (const { raw, at } of pieces) bytes.set(raw, 2 * at);
+    async readTensorStored(name, rows, into = new Uint8Array()): Promise<Uint8Array<ArrayBuffer>> {
+      const { offset, length } = storedRange(source, find(name), rows);
+      const out = into.length >= length ? into.subarray(0, length) : new Uint8Array(length);
+      await source.read(out, offset);
       return out;
-    },
-    async readTensorStored(name, rows): Promise<Uint8Array<ArrayBuffer>> {
-      const tensor = find(name), { block, bytes } = TENSOR_FORMATS[tensor.type];
-      const { count, pieces } = readPieces(source, tensor, rows);
-      const out = new Uint8Array(count / block * bytes);
-      for await (const { raw, at } of pieces) out.set(raw, at / block * bytes);
-      return out;
-    },
-    async readTensorCodes(name, rows): Promise<CodeRows | null> {
-      const tensor = find(name), { type } = tensor;
-      if (!hasCodes(type)) return null;
-      const { count, pieces } = readPieces(source, tensor, rows), shape = codeShape(type);
-      const codes = new Uint8Array(count), scales = new Float32Array(2 * count / shape.group);
-      for await (const { raw, at } of pieces) unpackCodes(raw, type, { codes, scales, at });
-      return { codes, scales, ...shape };
     },
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
       const tensor = find(name), { type } = tensor;
@@ -75,12 +54,12 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
   };
 }
 
-/** Whole blocks of a range of rows, each piece with the index of its first value, and the number of values in all. */
-function readPieces(
+/** Where the bytes of a range of rows are in the file, and their number of values. */
+function storedRange(
   source: ByteSource,
   { name, type, shape, offset }: GgufTensor,
   rows: RowRange | undefined,
-): { readonly count: number; readonly pieces: AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> } {
+): { readonly offset: number; readonly length: number; readonly count: number } {
   const { block, bytes } = TENSOR_FORMATS[type];
   const { start, count, width } = rowWindow(name, shape, { rows });
   // Rows are whole blocks, except that a one-dimensional tensor has rows of one value.
@@ -90,16 +69,25 @@ function readPieces(
       value: `rows of ${width}`,
     });
   }
-  const first = offset + start * width / block * bytes;
-  const length = count * width / block * bytes;
+  const bytesOf = (values: number): number => values / block * bytes;
+  return { offset: offset + bytesOf(start * width), length: bytesOf(count * width), count: count * width };
+}
+
+/** Whole blocks of a range of rows, each piece with the index of its first value, and the number of values in all. */
+function readPieces(
+  source: ByteSource,
+  tensor: GgufTensor,
+  rows: RowRange | undefined,
+): { readonly count: number; readonly pieces: AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> } {
+  const { block, bytes } = TENSOR_FORMATS[tensor.type], { offset, length, count } = storedRange(source, tensor, rows);
   const pieces = async function* (): AsyncGenerator<{ raw: Uint8Array<ArrayBuffer>; at: number }> {
     let at = 0;
-    for await (const raw of streamBytes(source, first, { length, pieceBytes: PIECE_BLOCKS * bytes })) {
+    for await (const raw of streamBytes(source, offset, { length, pieceBytes: PIECE_BLOCKS * bytes })) {
       yield { raw, at };
       at += raw.length / bytes * block;
     }
   };
-  return { count: count * width, pieces: pieces() };
+  return { count, pieces: pieces() };
 }
 
 /** Blocks in memory at a time beside the result: 3 to 27 MB. */

@@ -1,6 +1,6 @@
 // A GGUF as a source of weights.
 import { CompressoError } from "../../core/errors.ts";
-import { blocksOf, type CodeRows, type QuantRows } from "../../spec/quant.ts";
+import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
 import type { GgufArch } from "../families.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
@@ -65,32 +65,19 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
         ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
         : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
     },
-    async readHalf(name, rows): Promise<Uint16Array<ArrayBuffer> | null> {
+    async readStored(name, rows, into): Promise<Uint8Array<ArrayBuffer>> {
       const { tensor, rotated, part } = tensorOf(name);
-      if (!rotated) return await file.readTensorHalf(tensor.name, part ? rowsWithin(part, rows) : rows);
-      const { heads, width, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
-      const bits = await file.readTensorHalf(tensor.name, heads);
-      return bits && pickRows(bits, new Uint16Array(count * width), { width, rowOf });
-    },
-    async readStored(name, rows): Promise<Uint8Array<ArrayBuffer>> {
-      const { tensor, rotated, part } = tensorOf(name);
-      if (!rotated) return await file.readTensorStored(tensor.name, part ? rowsWithin(part, rows) : rows);
+      if (!rotated) return await file.readTensorStored(tensor.name, part ? rowsWithin(part, rows) : rows, into);
       const { heads, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
-      const stored = await file.readTensorStored(tensor.name, heads), width = stored.length / heads.count;
-      return pickRows(stored, new Uint8Array(count * width), { width, rowOf });
-    },
-    async readCodes(name, rows): Promise<CodeRows | null> {
-      const { tensor, rotated, part } = tensorOf(name);
-      if (!rotated) return await file.readTensorCodes(tensor.name, part ? rowsWithin(part, rows) : rows);
-      const { heads, width, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
-      const found = await file.readTensorCodes(tensor.name, heads);
-      if (!found) return null;
-      const { codes, scales } = found, pairs = 2 * width / found.group;
-      return {
-        ...found,
-        codes: pickRows(codes, new Uint8Array(count * width), { width, rowOf }),
-        scales: pickRows(scales, new Float32Array(count * pairs), { width: pairs, rowOf }),
-      };
+      const stored = await file.readTensorStored(tensor.name, heads, into), width = stored.length / heads.count;
+      if (count !== heads.count) return pickRows(stored, new Uint8Array(count * width), { width, rowOf });
+      const head = new Uint8Array(spec.headDim * width);
+      for (let at = 0; at < stored.length; at += head.length) {
+        const own = stored.subarray(at, at + head.length);
+        head.set(own);
+        pickRows(head, own, { width, rowOf });
+      }
+      return stored;
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);

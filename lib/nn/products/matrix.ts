@@ -250,7 +250,7 @@ function rowsOfTexel(dtype: MatrixDtype): number {
 }
 
 /** Texels of a stored row, for each resource of a shard. */
-function partsOf(
+export function partsOf(
   { dtype, stride }: Pick<Matrix, "dtype" | "stride">,
 ): [Part, ...Part[]] {
   if (isQuantized(dtype)) {

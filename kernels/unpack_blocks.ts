@@ -1,0 +1,316 @@
+// Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32.
+// Layouts of the blocks: ggml's ggml-common.h. Values have the bits of `dequantize`, codes and scales those of
+// `quantizeRows` where they are rounded anew, or else those of the file.
+import { QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "./weight_access.ts";
+import type { KernelSource } from "./source.ts";
+
+/** Types whose rows are divided into groups of 32 values. */
+export type BlockedType = keyof typeof BLOCKED;
+/** Types that are unpacked. */
+export type PackedType = BlockedType | "bf16" | "f32";
+
+/** Invocations of a workgroup along the groups of a row, and along the rows. */
+export const UNPACK_GROUP = 8;
+
+/** How 32 values are read; indices of raw count halves of words. */
+interface BlockLayout {
+  /** Halves of words of a block, and values. */
+  readonly halves: number;
+  readonly block: 32 | 256;
+  /** Bits of a code, and the code of 0; 0 where the scales have a minimum. */
+  readonly bits: number;
+  readonly zero: number;
+  /** Whether 16 values share a scale, and not 32. */
+  readonly isSplit?: boolean;
+  /** Where the f16 of a block are that scale it, and below which size of them all values and products of them are finite f16. */
+  readonly scales: readonly number[];
+  readonly below: number;
+  /** Sets `low`, `high`: codes of 16 values each, four a word; `first`, `second`: d and m of each of them. */
+  readonly read: string;
+}
+
+const LOW = "vec4u(0x0f0f0f0fu)", TWO = "vec4u(0x03030303u)", ONES = "vec4u(0x01010101u)";
+
+/** Four words from a half of a word on; `isAligned`: it is the first of a word. */
+const four = (at: string, isAligned = false): string => isAligned ? `four_words((${at}) >> 1u)` : `four_halves(${at})`;
+const NIBBLES = `low = q & ${LOW}; high = (q >> vec4u(4u)) & ${LOW};`;
+const FIFTHS = "low |= fifth_bits(fifths); high |= fifth_bits(fifths >> 16u);";
+/** d and m of a K block with a word of them, and 12 bytes of scales and minima of 6 bits. */
+const SIX_BITS = `let s = raw[base + 1u] >> ((g & 3u) * 8u); let t = raw[base + 2u] >> ((g & 3u) * 8u);
+  let u = raw[base + 3u] >> ((g & 3u) * 8u);
+  let scale = select(s & 63u, (u & 15u) | ((s >> 2u) & 48u), g >= 4u);
+  let least = select(t & 63u, ((u >> 4u) & 15u) | ((t >> 2u) & 48u), g >= 4u);
+  first = vec2f(float(raw[base]) * f32(scale), -float(raw[base] >> 16u) * f32(least));`;
+
+const BLOCKED = {
+  q4_0: {
+    ...{ halves: 9, block: 32, bits: 4, zero: 8, scales: [0], below: 8189 },
+    read: `let q = ${four("at + 1u")}; ${NIBBLES} first.x = float(half_at(at));`,
+  },
+  q4_1: {
+    ...{ halves: 10, block: 32, bits: 4, zero: 0, scales: [0, 1], below: 2048 },
+    read: `let q = ${four("at + 2u", true)}; ${NIBBLES} first = both(raw[at >> 1u]);`,
+  },
+  q5_0: {
+    ...{ halves: 11, block: 32, bits: 5, zero: 16, scales: [0], below: 4095 },
+    read: `let q = ${four("at + 3u")}; ${NIBBLES} let fifths = half_at(at + 1u) | (half_at(at + 2u) << 16u); ${FIFTHS}
+  first.x = float(half_at(at));`,
+  },
+  q5_1: {
+    ...{ halves: 12, block: 32, bits: 5, zero: 0, scales: [0, 1], below: 1024 },
+    read: `let q = ${four("at + 4u", true)}; ${NIBBLES} let fifths = raw[(at >> 1u) + 1u]; ${FIFTHS}
+  first = both(raw[at >> 1u]);`,
+  },
+  q8_0: {
+    ...{ halves: 17, block: 32, bits: 8, zero: 128, scales: [0], below: 511 },
+    read: `low = ${four("at + 1u")} ^ vec4u(0x80808080u); high = ${four("at + 9u")} ^ vec4u(0x80808080u);
+  first.x = float(half_at(at));`,
+  },
+  q4_k: {
+    ...{ halves: 72, block: 256, bits: 4, zero: 0, scales: [0, 1], below: 64 },
+    read: `let base = at >> 1u; let codes = base + 4u + (g >> 1u) * 8u; let nibble = vec4u((g & 1u) * 4u);
+  low = (four_words(codes) >> nibble) & ${LOW}; high = (four_words(codes + 4u) >> nibble) & ${LOW};
+  ${SIX_BITS}`,
+  },
+  q5_k: {
+    ...{ halves: 88, block: 256, bits: 5, zero: 0, scales: [0, 1], below: 32 },
+    read: `let base = at >> 1u; let codes = base + 12u + (g >> 1u) * 8u; let nibble = vec4u((g & 1u) * 4u);
+  low = ((four_words(codes) >> nibble) & ${LOW}) | (((four_words(base + 4u) >> vec4u(g)) & ${ONES}) << vec4u(4u));
+  high = ((four_words(codes + 4u) >> nibble) & ${LOW}) | (((four_words(base + 8u) >> vec4u(g)) & ${ONES}) << vec4u(4u));
+  ${SIX_BITS}`,
+  },
+  q6_k: {
+    ...{ halves: 105, block: 256, bits: 6, zero: 32, isSplit: true, scales: [104], below: 8 },
+    read: `let lower = at + (g >> 2u) * 32u + (g & 1u) * 16u; let upper = at + 64u + (g >> 2u) * 16u;
+  let nibble = vec4u(((g >> 1u) & 1u) * 4u); let pair = vec4u((g & 3u) * 2u);
+  low = ((${four("lower")} >> nibble) & ${LOW}) | (((${four("upper")} >> pair) & ${TWO}) << vec4u(4u));
+  high = ((${four("lower + 8u")} >> nibble) & ${LOW}) | (((${four("upper + 8u")} >> pair) & ${TWO}) << vec4u(4u));
+  let d = float(half_at(at + 104u)); let scales = bitcast<i32>(half_at(at + 96u + g));
+  first.x = d * f32((scales << 24u) >> 24u); second.x = d * f32((scales << 16u) >> 24u);`,
+  },
+} as const satisfies Readonly<Record<string, BlockLayout>>;
+
+/** The layout of a type. */
+function layoutOf(type: BlockedType): BlockLayout {
+  return BLOCKED[type];
+}
+
+/** Whether rows of a type are divided into groups of 32 values. */
+export function isBlocked(type: string): type is BlockedType {
+  return type in BLOCKED;
+}
+
+/** The f16 that scale a block: their places in it, its halves of words, and the size that all must be below to be unpacked here. */
+export function scalesOfBlock(type: BlockedType): Pick<BlockLayout, "halves" | "block" | "scales" | "below"> {
+  return layoutOf(type);
+}
+
+/** Whether rows of a type are those of a matrix without being rounded anew. */
+export function keepsCodes(type: BlockedType, dtype: QuantDtype): boolean {
+  const { bits, isSplit = false } = layoutOf(type);
+  return !isSplit && bits <= 32 / quantColumns(dtype);
+}
+
+/**
+ * Unpacks rows to f16, rounded to nearest even. Shapes: raw [rows, bytes of a row] without gaps; halves
+ * [rows, pitch] texels of eight values, from texel row `first` on. No value is 65,520 or more.
+ * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows / {@link UNPACK_GROUP}. Writes (=) all but the padding.
+ */
+export function unpackToHalf(type: PackedType): KernelSource {
+  const texels = (codes: string, scale: string, at: number): string =>
+    [0, 1].map((t) => {
+      const words = [0, 1, 2, 3].map((i) => `two(${codes}[${2 * t + (i >> 1)}]${i & 1 ? " >> 16u" : ""}, ${scale})`);
+      return `  target_texels[to + ${at + t}u] = vec4u(${words.join(", ")});`;
+    }).join("\n");
+  const body = type === "f32"
+    ? `  let at = (id.y * p.groups + id.x) * 32u;
+${[0, 1, 2, 3].map((t) => `  target_texels[to + ${t}u] = vec4u(${pairs((i) => `at + ${8 * t + i}u`)});`).join("\n")}`
+    : type === "bf16"
+    ? `  let at = (id.y * p.groups + id.x) * 16u;
+${
+      [0, 1, 2, 3].map((t) =>
+        `  target_texels[to + ${t}u] = vec4u(${[0, 1, 2, 3].map((i) => `upper(raw[at + ${4 * t + i}u])`).join(", ")});`
+      ).join("\n")
+    }`
+    : `  let block = load(id.y, id.x);
+${texels("block.low", "block.first", 0)}
+${texels("block.high", isSplit(type) ? "block.second" : "block.first", 2)}`;
+  return {
+    name: `unpack-${type}-f16`,
+    bindings: ["read", "storage", "uniform"],
+    code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32 }
+@group(0) @binding(0) var<storage, read> raw: array<u32>;
+@group(0) @binding(1) var<storage, read_write> target_texels: array<vec4u>;
+@group(0) @binding(2) var<uniform> p: Params;
+${HALF}${isBlocked(type) ? loadText(type) + valueText(type) : FLOATS}
+@compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.groups || id.y >= p.rows) { return; }
+  let to = (p.first + id.y) * p.pitch + id.x * 4u;
+${body}
+}
+`,
+  };
+}
+
+/**
+ * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, else rounded anew to q8. Shapes: raw as above; codes
+ * [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise.
+ * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows / 4 / {@link UNPACK_GROUP}. Writes (=) all but the padding; missing rows of
+ * the last texels are 0.
+ */
+export function unpackToCodes(type: BlockedType, dtype: QuantDtype): KernelSource {
+  const { zero } = layoutOf(type), keeps = keepsCodes(type, dtype), texels = QUANT_BLOCK / quantColumns(dtype);
+  if (!keeps && dtype === "q4") throw new Error(`${type} is not rounded to q4 on the GPU`);
+  const rows = Array.from({ length: QUANT_ROWS }, (_, row) => row);
+  const word = (row: number, t: number): string => {
+    const codes = (index: number): string => `b${row}.${index < 4 ? "low" : "high"}[${index % 4}]`;
+    return dtype === "q8" ? codes(t) : `nibbles(${codes(2 * t)}) | (nibbles(${codes(2 * t + 1)}) << 16u)`;
+  };
+  const scale = (row: number): string =>
+    zero === 0 || !keeps ? `b${row}.first` : `vec2f(b${row}.first.x, ${-zero}.0 * b${row}.first.x)`;
+  return {
+    name: `unpack-${type}-${dtype}`,
+    bindings: ["read", "storage", "storage", "uniform"],
+    code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32, scalePitch: u32 }
+@group(0) @binding(0) var<storage, read> raw: array<u32>;
+@group(0) @binding(1) var<storage, read_write> code_texels: array<vec4u>;
+@group(0) @binding(2) var<storage, read_write> scale_texels: array<vec4u>;
+@group(0) @binding(3) var<uniform> p: Params;
+${HALF}${loadText(type)}${keeps ? NIBBLE_TEXT : valueText(type) + roundText(type)}
+@compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
+  let row = 4u * id.y;
+  if (id.x >= p.groups || row >= p.rows) { return; }
+${
+      rows.map((r) =>
+        `  var b${r}: Block;
+  if (row + ${r}u < p.rows) { b${r} = ${keeps ? "load" : "rounded"}(row + ${r}u, id.x); }`
+      ).join("\n")
+    }
+  let to = (p.first + id.y) * p.pitch + id.x * ${texels}u;
+${
+      Array.from({ length: texels }, (_, t) =>
+        `  code_texels[to + ${t}u] = vec4u(${rows.map((r) => word(r, t)).join(", ")});`).join("\n")
+    }
+  scale_texels[(p.first + id.y) * p.scalePitch + id.x] = vec4u(${
+      rows.map((r) => `scale_word(${scale(r)}, row + ${r}u)`).join(", ")
+    });
+}
+fn scale_word(scale: vec2f, row: u32) -> u32 { return select(0u, half(scale.x) | (half(scale.y) << 16u), row < p.rows); }
+`,
+  };
+}
+
+function isSplit(type: BlockedType): boolean {
+  return layoutOf(type).isSplit ?? false;
+}
+
+/** Words of two f16 each from eight f32. */
+function pairs(at: (index: number) => string): string {
+  return [0, 2, 4, 6].map((i) => `half(bitcast<f32>(raw[${at(i)}])) | (half(bitcast<f32>(raw[${at(i + 1)}])) << 16u)`)
+    .join(", ");
+}
+
+// Integers round, since a conversion to f16 in WGSL may round either way, and widen, since it may drop subnormal f16.
+const HALF = `
+fn half(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  let size = bits & 0x7fffffffu;
+  let normal = (size + 0xfffu + ((size >> 13u) & 1u) - 0x38000000u) >> 13u;
+  let subnormal = bitcast<u32>(bitcast<f32>(size) + 0.5) - 0x3f000000u; // one unit of 0.5 is 2^-24, that of such f16
+  return ((bits >> 16u) & 0x8000u) | select(subnormal, normal, size >= 0x38800000u);
+}
+`;
+
+const FLOATS = `
+fn upper(word: u32) -> u32 { return half(bitcast<f32>(word << 16u)) | (half(bitcast<f32>(word & 0xffff0000u)) << 16u); }
+`;
+
+const NIBBLE_TEXT = `
+fn nibbles(word: u32) -> u32 { // the lower four bits of each byte, side by side
+  let pairs = (word | (word >> 4u)) & 0x00ff00ffu;
+  return (pairs | (pairs >> 8u)) & 0xffffu;
+}
+`;
+
+/** load(row, group): the codes and scales of 32 values. */
+function loadText(type: BlockedType): string {
+  const { halves, block, read } = layoutOf(type);
+  const at = block === 32
+    ? `(row * p.groups + group) * ${halves}u`
+    : `(row * (p.groups >> 3u) + (group >> 3u)) * ${halves}u`;
+  return `
+struct Block { low: vec4u, high: vec4u, first: vec2f, second: vec2f }
+fn float(bits: u32) -> f32 { // of an f16
+  let size = bits & 0x7fffu;
+  let small = f32(size) * 0x1p-24;
+  let value = select(bitcast<f32>((size << 13u) + 0x38000000u), small, size < 0x400u);
+  return bitcast<f32>(bitcast<u32>(value) | ((bits & 0x8000u) << 16u));
+}
+fn both(word: u32) -> vec2f { return vec2f(float(word), float(word >> 16u)); }
+fn half_at(at: u32) -> u32 { return (raw[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu; }
+fn four_words(at: u32) -> vec4u { return vec4u(raw[at], raw[at + 1u], raw[at + 2u], raw[at + 3u]); }
+fn four_halves(at: u32) -> vec4u {
+  let words = four_words(at >> 1u);
+  let shifted = (words >> vec4u(16u)) | (vec4u(words.yzw, raw[(at >> 1u) + 4u]) << vec4u(16u));
+  return select(words, shifted, (at & 1u) == 1u);
+}
+fn fifth_bits(bits: u32) -> vec4u { // bit i of 16 is the fifth of value i; the product copies four to the lowest of four bytes
+  return ((((vec4u(bits) >> vec4u(0u, 4u, 8u, 12u)) & vec4u(15u)) * vec4u(0x00204081u)) & ${ONES}) << vec4u(4u);
+}
+fn load(row: u32, group: u32) -> Block {
+  let at = ${at};
+  let g = group & 7u;
+  var low: vec4u; var high: vec4u; var first: vec2f; var second: vec2f;
+  ${read}
+  return Block(low, high, first, second);
+}
+`;
+}
+
+/** value(code, scale), and two(codes, scale): two of them as f16. */
+function valueText(type: BlockedType): string {
+  const { zero } = layoutOf(type);
+  const value = zero === 0 ? "scale.x * f32(q & 255u) + scale.y" : `scale.x * f32(i32(q & 255u) - ${zero})`;
+  return `
+fn value(q: u32, scale: vec2f) -> f32 { return ${value}; }
+fn two(word: u32, scale: vec2f) -> u32 { return half(value(word, scale)) | (half(value(word >> 8u, scale)) << 16u); }
+`;
+}
+
+/**
+ * rounded(row, group): a block of q8. All comparisons are exact in f32: d has 11 bits, its factors at most 9, and x is compared as it is.
+ */
+function roundText(type: BlockedType): string {
+  const words = ["low", "high"].flatMap((part) =>
+    [0, 1, 2, 3].map((i) => ({ word: `b.${part}[${i}]`, scale: isSplit(type) && part === "high" ? "second" : "first" }))
+  );
+  return `
+fn four(word: u32, scale: vec2f) -> vec4f {
+  return vec4f(value(word, scale), value(word >> 8u, scale), value(word >> 16u, scale), value(word >> 24u, scale));
+}
+fn above(size: f32) -> u32 { // the least f16 that is not below size / 127
+  let near = half(size / 127.0);
+  let least = near - select(0u, 1u, near > 0u && 127.0 * float(near - 1u) >= size);
+  return least + select(0u, 1u, 127.0 * float(least) < size);
+}
+fn code(x: vec4f, d: f32) -> u32 { // 128 + x / d, to nearest, halves upwards
+  let near = vec4i(floor(x / d + 0.5));
+  let down = vec4i(vec4f(2 * near - 1) * d > 2.0 * x);
+  let up = vec4i(vec4f(2 * near + 1) * d <= 2.0 * x);
+  let q = vec4u(near - down + up + vec4i(128));
+  return q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
+}
+fn rounded(row: u32, group: u32) -> Block {
+  let b = load(row, group);
+${words.map(({ word, scale }, i) => `  let x${i} = four(${word}, b.${scale});`).join("\n")}
+  let most = ${words.slice(1).reduce((sum, _, i) => `max(${sum}, abs(x${i + 1}))`, "abs(x0)")};
+  let d = float(above(max(max(most.x, most.y), max(most.z, most.w))));
+  if (d == 0.0) { return Block(vec4u(), vec4u(), vec2f(0.0, -0.0), vec2f()); }
+  return Block(
+    vec4u(${[0, 1, 2, 3].map((i) => `code(x${i}, d)`).join(", ")}),
+    vec4u(${[4, 5, 6, 7].map((i) => `code(x${i}, d)`).join(", ")}),
+    vec2f(d, -128.0 * d), vec2f(),
+  );
+}
+`;
+}

@@ -16,6 +16,11 @@ export interface PerplexityOptions {
    * counted, as in the page on perplexity of transformers' documentation. Default: windows do not overlap.
    */
   readonly stride?: number;
+  /**
+   * Ids that each window begins with, which count among its tokens and are not predicted. Default for a text: those that the tokenizer puts before
+   * one, such as BOS, as llama.cpp's perplexity does; for ids: none.
+   */
+  readonly leading?: readonly number[];
   /** Characters (code points) of the text that are used; only for a text. Default: all. */
   readonly limitChars?: number;
   /** Windows that are measured at most. Default: all. */
@@ -42,6 +47,7 @@ export interface PerplexityOptions {
 const NAMES: NamesOf<PerplexityOptions> = {
   window: "number",
   stride: "number",
+  leading: true,
   limitChars: "number",
   maxWindows: "number",
   batch: "number",
@@ -59,7 +65,10 @@ export interface PerplexityResult {
   readonly perplexity: number;
   /** Mean negative log-likelihood of a predicted token, in nats. */
   readonly nll: number;
-  /** Tokens that were predicted: window − 1 of each window; with a stride below it, all but the first of what the windows cover. */
+  /**
+   * Tokens that were predicted: window − 1 of each window, fewer only with several leading ids; with a stride below it, all of what the windows
+   * cover, but the first where no leading id is before it.
+   */
   readonly tokens: number;
   /** Windows that count, known ones among them. */
   readonly windows: number;
@@ -81,7 +90,7 @@ const BATCH_TOKENS = 2048;
 
 /**
  * Measures the perplexity of a text or of token ids. The first `limitChars` characters are encoded without special tokens and cut
- * to whole windows, the rest is dropped; each window is read alone from position 0, and all but its first token are predicted. With a stride below the window
+ * to whole windows, the rest is dropped; each window is read alone from position 0, after its leading ids, and all but its first token are predicted. With a stride below the window
  * every token but the first is predicted once, with at least window − stride tokens before it but in the first window, and nothing is dropped.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
@@ -96,10 +105,11 @@ export async function perplexity(
 ): Promise<PerplexityResult> {
   const { window, stride, maxWindows = Infinity, ranks, signal, known, onWindow, onProgress } = options;
   checkNames(options, NAMES, { whose: "perplexity" });
-  checkPerplexity(model, text, options);
+  const { leading = typeof text === "string" ? leadingIds(model) : [] } = options, shape = { window, stride, leading };
+  checkPerplexity(model, text, { ...options, leading });
   const tokens = typeof text === "string" ? encodeText(model, text, options.limitChars) : text;
-  checkLength(tokens.length, { window, stride });
-  const spans = windowSpans(tokens.length, { window, stride }).slice(0, maxWindows);
+  checkLength(tokens.length, shape);
+  const spans = windowSpans(tokens.length, shape).slice(0, maxWindows);
   const batch = Math.min(spans.length, options.batch ?? Math.max(1, Math.floor(BATCH_TOKENS / window)));
   const perWindow: WindowLoss[] = [];
   const firsts = Array.from({ length: Math.ceil(spans.length / batch) }, (_, index) => index * batch);
@@ -107,7 +117,7 @@ export async function perplexity(
   const run = async (first: number): Promise<WindowLoss[]> => {
     signal?.throwIfAborted();
     const part = partOf(first), isKnown = part.every((_, index) => known?.has(first + index));
-    return isKnown ? [] : await measureWindows(model, tokens, { ...options, part, batch });
+    return isKnown ? [] : await measureWindows(model, tokens, { ...options, leading, part, batch });
   };
   for await (const [first, measured] of dealt(firsts, ranks, run)) {
     partOf(first).forEach((_, index) => {
@@ -121,7 +131,7 @@ export async function perplexity(
     onProgress?.(perWindow.length, spans.length);
   }
   const predicted = total(perWindow, "tokens"), nll = total(perWindow, "nll") / predicted;
-  const digest = digestOf([Uint32Array.from(tokens).subarray(0, spans.at(-1)?.end)]);
+  const digest = digestOf([Uint32Array.from(leading), Uint32Array.from(tokens).subarray(0, spans.at(-1)?.end)]);
   return { perplexity: Math.exp(nll), nll, tokens: predicted, windows: spans.length, perWindow, digest };
 }
 
@@ -129,15 +139,17 @@ export async function perplexity(
 async function measureWindows(
   model: Model,
   tokens: ArrayLike<number>,
-  { part, batch, window, adapters, signal }: PerplexityOptions & {
+  { part, batch, window, leading, adapters, signal }: PerplexityOptions & {
     readonly part: readonly WindowSpan[];
     readonly batch: number;
+    readonly leading: readonly number[];
   },
 ): Promise<WindowLoss[]> {
   const ids = new Uint32Array(batch * window), labels = new Int32Array(batch * window).fill(IGNORED_LABEL);
   part.forEach(({ start, fresh, end }, index) => {
+    ids.set(leading, index * window);
     for (let at = start; at < end; at++) {
-      const token = tokens[at] ?? 0, place = index * window + at - start;
+      const token = tokens[at] ?? 0, place = index * window + leading.length + at - start;
       ids[place] = token;
       if (at >= fresh) labels[place] = token;
     }
@@ -150,7 +162,7 @@ async function measureWindows(
   return part.map(({ start, fresh, end }, index) => {
     let nll = 0;
     for (let t = 0; t < window; t++) nll += losses[index * window + t] ?? 0;
-    return { nll, tokens: end - Math.max(fresh, start + 1) };
+    return { nll, tokens: end - Math.max(fresh, leading.length > 0 ? start : start + 1) };
   });
 }
 
@@ -171,21 +183,23 @@ interface WindowSpan {
   readonly end: number;
 }
 
-function windowSpans(
-  length: number,
-  { window, stride }: { readonly window: number; readonly stride: number | undefined },
-): WindowSpan[] {
-  const spans: WindowSpan[] = [];
+/** How a text is cut into windows. */
+interface WindowShape {
+  readonly window: number;
+  readonly stride: number | undefined;
+  readonly leading: readonly number[];
+}
+
+function windowSpans(length: number, { window, stride, leading }: WindowShape): WindowSpan[] {
+  const spans: WindowSpan[] = [], own = window - leading.length, unseen = leading.length > 0 ? 0 : 1;
   if (stride === undefined) {
-    for (let start = 0; start + window <= length; start += window) {
-      spans.push({ start, fresh: start, end: start + window });
-    }
+    for (let start = 0; start + own <= length; start += own) spans.push({ start, fresh: start, end: start + own });
     return spans;
   }
-  for (let start = 0, fresh = 0; fresh < length && length > 1; start += stride) {
-    const end = Math.min(start + window, length);
+  for (let start = 0, fresh = 0; fresh < length && length > unseen; start += stride) {
+    const end = Math.min(start + own, length);
     // The last window may hold nothing but the first token of one, which has no token before it.
-    if (end - Math.max(fresh, start + 1) > 0) spans.push({ start, fresh, end });
+    if (end - Math.max(fresh, start + unseen) > 0) spans.push({ start, fresh, end });
     fresh = end;
   }
   return spans;
@@ -193,6 +207,11 @@ function windowSpans(
 
 function total(windows: readonly WindowLoss[], key: keyof WindowLoss): number {
   return windows.reduce((sum, window) => sum + window[key], 0);
+}
+
+/** Ids that each window of a text begins with by default. */
+export function leadingIds({ tokenizer }: Pick<Model, "tokenizer">): readonly number[] {
+  return tokenizer?.leading ?? [];
 }
 
 /** The tokens of a text, or of its first characters. See {@link perplexity} for what it throws. */
@@ -213,11 +232,8 @@ function firstChars(text: string, count: number): string {
 }
 
 /** Throws `CompressoError("input")` for a text of so many tokens that is too short for a window. */
-export function checkLength(
-  tokens: number,
-  { window, stride }: { readonly window: number; readonly stride: number | undefined },
-): void {
-  if (tokens >= (stride === undefined ? window : 2)) return;
+export function checkLength(tokens: number, { window, stride, leading }: WindowShape): void {
+  if (tokens >= (stride === undefined ? window - leading.length : 2)) return;
   throw new CompressoError("input", {
     what: "cannot measure perplexity",
     rule: stride === undefined
@@ -232,21 +248,22 @@ export function checkLength(
 export function checkPerplexity(
   { spec }: Pick<Model, "spec">,
   text: string | ArrayLike<number>,
-  { window, stride, limitChars, maxWindows, batch }: PerplexityOptions,
+  { window, stride, leading = [], limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {
   const fail = (rule: string, value: unknown, fix = "change it, or leave it out"): never => {
     throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), fix });
   };
-  const { maxPosition } = spec;
-  if (!Number.isInteger(window) || window < 2 || window > maxPosition) {
+  const { maxPosition } = spec, least = Math.max(2, leading.length + 1), most = window - leading.length;
+  if (!Number.isInteger(window) || window < least || window > maxPosition) {
     fail(
-      `window is a whole number from 2 to the model's context of ${maxPosition} tokens`,
+      `window is a whole number from ${least} to the model's context of ${maxPosition} tokens`,
       window,
       "try 512, or the context",
     );
   }
-  if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > window)) {
-    fail(`stride is a whole number from 1 to the window of ${window} tokens`, stride);
+  if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > most)) {
+    const beside = leading.length > 0 ? ", without those that it begins with" : "";
+    fail(`stride is a whole number from 1 to the ${most} tokens of a window${beside}`, stride);
   }
   if (limitChars !== undefined && typeof text !== "string") {
     fail("limitChars is for a text, not for token ids", limitChars);

@@ -4,7 +4,7 @@ import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
 import type { EvaluateOptions } from "../eval/evaluate.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
-import { checkLength, encodeText, perplexity, type WindowLoss } from "../eval/perplexity.ts";
+import { checkLength, encodeText, leadingIds, perplexity, type WindowLoss } from "../eval/perplexity.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
@@ -55,11 +55,17 @@ export interface QualityChange {
   readonly tasks: Readonly<Record<string, TaskChange>>;
 }
 
+/** How a text is cut into windows: tokens of each, the ids that it begins with among them. */
+interface TextWindows {
+  readonly window: number;
+  readonly leading: readonly number[];
+}
+
 /** What quality is measured on. */
 export interface QualityData {
   /** Held-out sequences, their labels, and the tokens to which they are padded. */
   readonly heldout: Pick<RunData, "heldout" | "heldoutLabels"> & { readonly seq: number; readonly bytes: number };
-  readonly text: { readonly tokens: readonly number[]; readonly window: number; readonly bytes: number } | null;
+  readonly text: TextWindows & { readonly tokens: readonly number[]; readonly bytes: number } | null;
   readonly tasks: readonly { readonly task: LoadedTask; readonly encoded: EncodedTask }[];
 }
 
@@ -143,7 +149,7 @@ export async function measureQuality(
     readonly onProgress?: (share: number) => void;
   },
 ): Promise<Measured> {
-  const windows = text ? Math.min(MOST_WINDOWS, Math.floor(text.tokens.length / text.window)) : 0;
+  const windows = text ? windowCount(text.tokens.length, text) : 0;
   const questions = tasks.reduce((sum, { task }) => sum + task.questions.length, 0);
   const whole = heldout.length + windows + questions, losses: WindowLoss[] = [];
   for (const [row, ids] of heldout.entries()) {
@@ -159,6 +165,7 @@ export async function measureQuality(
   const { perWindow = [] } = text && windows > 0
     ? await perplexity(model, text.tokens, {
       window: text.window,
+      leading: text.leading,
       maxWindows: windows,
       batch: 1,
       adapters,
@@ -224,16 +231,27 @@ function noTasks(): CompressoError {
 
 function textData(model: Model, text: string): QualityData["text"] {
   const window = Math.min(WINDOW, model.spec.maxPosition), tokens = encodeText(model, text, MOST_CHARS);
-  checkLength(tokens.length, { window, stride: undefined });
-  const used = tokens.slice(0, window * Math.min(MOST_WINDOWS, Math.floor(tokens.length / window)));
-  return { tokens: used, window, bytes: model.tokenizer ? windowBytes(model.tokenizer, used, window) : 0 };
+  const leading = leadingIds(model);
+  checkLength(tokens.length, { window, stride: undefined, leading });
+  const used = tokens.slice(0, (window - leading.length) * windowCount(tokens.length, { window, leading }));
+  return { tokens: used, window, leading, bytes: windowBytes(model, used, { window, leading }) };
 }
 
-function windowBytes(tokenizer: Tokenizer, tokens: readonly number[], window: number): number {
+/** Whole windows of so many tokens that are measured. */
+function windowCount(tokens: number, { window, leading }: TextWindows): number {
+  return Math.min(MOST_WINDOWS, Math.floor(tokens / (window - leading.length)));
+}
+
+function windowBytes(
+  { tokenizer }: Pick<Model, "tokenizer">,
+  tokens: readonly number[],
+  { window, leading }: TextWindows,
+): number {
   let bytes = 0;
-  for (let first = 0; first < tokens.length; first += window) {
-    const ids = tokens.slice(first, first + window);
-    bytes += labelBytes(tokenizer, ids, ids);
+  const own = window - leading.length, none = leading.map(() => IGNORED_LABEL);
+  for (let first = 0; tokenizer && first < tokens.length; first += own) {
+    const ids = tokens.slice(first, first + own);
+    bytes += labelBytes(tokenizer, [...leading, ...ids], [...none, ...ids]);
   }
   return bytes;
 }

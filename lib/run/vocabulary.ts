@@ -13,6 +13,7 @@ import { chooseVocabulary } from "../slice/vocabulary/choose.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { leadingIds } from "../eval/perplexity.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { vocabularySize } from "./vocabulary_size.ts";
@@ -209,13 +210,14 @@ function windowPairs(
   },
 ): { readonly dense: readonly HeldOut[]; readonly cut: readonly HeldOut[]; readonly bytes: number } | null {
   if (!dense.tokenizer || !cut.tokenizer) return null;
-  const seq = window * MOST_WINDOWS;
+  const leading = leadingIds(cut), own = window - leading.length, seq = own * MOST_WINDOWS;
   const used = beginning(text.slice(0, MOST_CHARS), { tokenizer: cut.tokenizer, seq });
   const windowsOf = (tokenizer: Tokenizer): HeldOut[] => {
-    const ids = tokenizer.encode(used), windows: HeldOut[] = [];
-    for (let first = 0; first < ids.length; first += window) {
-      const tokens = Uint32Array.from(ids.slice(first, first + window));
-      windows.push({ tokens, labels: Int32Array.from(tokens), bytes: 0 });
+    const ids = tokenizer.encode(used), windows: HeldOut[] = [], before = leadingIds({ tokenizer });
+    for (let first = 0; first < ids.length; first += own) {
+      const tokens = Uint32Array.from([...before, ...ids.slice(first, first + own)]);
+      const labels = Int32Array.from(tokens).fill(IGNORED_LABEL, 0, before.length);
+      windows.push({ tokens, labels, bytes: 0 });
     }
     return windows;
   };

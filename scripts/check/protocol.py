@@ -47,23 +47,38 @@ def read_text(path, limit_chars):
     return text[:limit_chars] if limit_chars else text
 
 
+def leading_ids(tokenizer):
+    """Ids that the tokenizer puts before a text, such as BOS."""
+    whole, own = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    at = next(at for at in range(len(whole)) if whole[at:at + len(own)] == own)
+    return whole[:at]
+
+
+def windows_of(tokenizer, text, window, max_windows=0):
+    """Windows of a text, each of `window` tokens with the leading ids of the tokenizer among them."""
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    leading = leading_ids(tokenizer)
+    own = window - len(leading)
+    count = len(tokens) // own
+    if max_windows:
+        count = min(count, max_windows)
+    if count == 0:
+        raise SystemExit(f"FAIL the text holds {len(tokens)} tokens, less than one window of {own}")
+    return [leading + tokens[index * own:(index + 1) * own] for index in range(count)]
+
+
 def perplexity(model, tokenizer, text, window, max_windows=0):
     """Perplexity of a text, how many windows and tokens it was measured on, and the mean NLL of each window."""
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    windows = len(tokens) // window
-    if max_windows:
-        windows = min(windows, max_windows)
-    if windows == 0:
-        raise SystemExit(f"FAIL the text holds {len(tokens)} tokens, less than one window of {window}")
+    windows, first = windows_of(tokenizer, text, window, max_windows), max(1, len(leading_ids(tokenizer)))
     means = []
     with torch.no_grad():
-        for index in range(windows):
-            ids = torch.tensor([tokens[index * window:(index + 1) * window]])
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            means.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).double().item())
-    nll = sum(means) / windows
+        for tokens in windows:
+            ids = torch.tensor([tokens])
+            logits = model(input_ids=ids, use_cache=False).logits[0, first - 1:-1].float()
+            means.append(torch.nn.functional.cross_entropy(logits, ids[0, first:]).double().item())
+    nll = sum(means) / len(windows)
     return {
-        "perplexity": math.exp(nll), "nll": nll, "windows": windows, "tokens": windows * window,
+        "perplexity": math.exp(nll), "nll": nll, "windows": len(windows), "tokens": len(windows) * window,
         "window_nll": [round(mean, 6) for mean in means],
     }
 

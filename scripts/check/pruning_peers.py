@@ -25,7 +25,7 @@ import types
 
 import transformers
 
-from protocol import load_tokenizer, perplexity, read_text, torch
+from protocol import leading_ids, load_tokenizer, perplexity, read_text, torch, windows_of
 from transformers import AutoModelForCausalLM
 
 WINDOW = 512
@@ -111,19 +111,19 @@ def linear_weights(model):
     )
 
 
-def bytes_of(tokenizer, ids):
-    """Bytes of the text of all tokens but the first."""
-    texts = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids, ids[:1]))
+def bytes_of(tokenizer, ids, first=1):
+    """Bytes of the text of all tokens but the first ones."""
+    texts = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids, ids[:first]))
     whole, first = (len(text.encode()) for text in texts)
     return whole - first
 
 
 def text_measures(model, tokenizer, options):
-    ids = tokenizer(read_text(options.text, 160_000), add_special_tokens=False, verbose=False)["input_ids"]
-    found = perplexity(model, tokenizer, read_text(options.text, 160_000), WINDOW, options.windows)
-    used = [ids[at * WINDOW:(at + 1) * WINDOW] for at in range(found["windows"])]
-    labels = sum(len(one) - 1 for one in used)
-    size = sum(bytes_of(tokenizer, one) for one in used)
+    text = read_text(options.text, 160_000)
+    found = perplexity(model, tokenizer, text, WINDOW, options.windows)
+    used, first = windows_of(tokenizer, text, WINDOW, options.windows), max(1, len(leading_ids(tokenizer)))
+    labels = sum(len(one) - first for one in used)
+    size = sum(bytes_of(tokenizer, one, first) for one in used)
     return {"perplexity": found["perplexity"], "bits_per_byte": found["nll"] * labels / size / math.log(2)}
 
 

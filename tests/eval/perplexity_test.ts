@@ -95,6 +95,44 @@ Deno.test("with a stride windows slide, and each token but the first counts once
   }
 });
 
+Deno.test("each window begins with the leading ids, among its tokens and not counted, and all tokens behind them are predicted", async () => {
+  const device = await sharedDevice();
+  const { model } = await openGoldenModel("gqa_f16", { device });
+  using _ = model;
+  const tokens = someTokens(31, model.spec.vocab);
+  for (const leading of [[3], [3, 5]]) {
+    for (const stride of [undefined, 4]) {
+      const own = 10 - leading.length, step = stride ?? own;
+      let sum = 0, count = 0;
+      for (
+        let begin = 0, seen = 0;
+        stride === undefined ? begin + own <= tokens.length : seen < tokens.length;
+        begin += step
+      ) {
+        const end = Math.min(begin + own, tokens.length), from = leading.length + seen - begin;
+        sum += await nllReference(model, [...leading, ...tokens.slice(begin, end)], { from });
+        count += end - seen;
+        seen = end;
+      }
+      const actual = await perplexity(model, tokens, { window: 10, leading, batch: 3, ...(stride ? { stride } : {}) });
+      assert.equal(actual.tokens, count);
+      assert.ok(
+        Math.abs(actual.nll - sum / count) <= NLL_TOLERANCE * actual.nll,
+        `${leading} ${stride}: ${actual.nll}`,
+      );
+      assert.notEqual(actual.digest, (await perplexity(model, tokens, { window: 10 })).digest);
+    }
+  }
+  const demo = await openDemo(device), { tokenizer } = demo;
+  demo.model[Symbol.dispose]();
+  const encode = (): number[] => tokens;
+  using begun = await loadModelFrom(model.source, { device, tokenizer: { ...tokenizer, encode, leading: [3] } });
+  assert.deepEqual(
+    await perplexity(begun, "any", { window: 10 }),
+    await perplexity(model, tokens, { window: 10, leading: [3] }),
+  );
+});
+
 Deno.test("perplexity of the demo model takes the first characters of a text, without special tokens", async () => {
   const device = await sharedDevice();
   const demo = await openDemo(device);
@@ -151,6 +189,8 @@ Deno.test("perplexity() refuses what it cannot measure", async () => {
   await rejects("text", { window: 2 }, ["input", /tokenizer/]);
   for (const window of [1, 2.5, 129]) await rejects(tokens, { window }, ["usage", /window/]);
   for (const stride of [0, 1.5, 5]) await rejects(tokens, { window: 4, stride }, ["usage", /stride/]);
+  await rejects(tokens, { window: 3, leading: [1, 2, 3] }, ["usage", /from 4 to/]);
+  await rejects(tokens, { window: 9, leading: [1], stride: 9 }, ["usage", /to the 8 tokens of a window, without/]);
   await rejects([3], { window: 4, stride: 2 }, ["input", /two tokens; got: 1 tokens/]);
   await rejects(tokens, { window: 4, limitChars: 9 }, ["usage", /limitChars/]);
   await rejects(tokens, { window: 4, batch: 0 }, ["usage", /batch/]);

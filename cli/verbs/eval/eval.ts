@@ -46,7 +46,10 @@ export function evaluate(): CommandUnknownOpts {
       "<model...>",
       "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo; the first of several is the baseline of the comparison",
     )
-    .option("--text <file>", "measure the perplexity of a UTF-8 text, over whole windows, each read alone, without BOS")
+    .option(
+      "--text <file>",
+      "measure the perplexity of a UTF-8 text, over whole windows, each read alone, after BOS where the tokenizer has one",
+    )
     .option(
       "--window <tokens>",
       `tokens of a window, or several sizes with commas (default: ${DEFAULT_WINDOW}, or the shortest context of the models if that is less)`,

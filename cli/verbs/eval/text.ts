@@ -4,7 +4,14 @@ import { namesJson } from "../../../lib/data/readers/split.ts";
 import { disk } from "../../../lib/files/disk.ts";
 import { openWeights } from "../../../lib/formats/open.ts";
 import { modelPath } from "../../../lib/disk/open_model.ts";
-import { checkLength, checkPerplexity, encodeText, perplexity, type WindowLoss } from "../../../lib/eval/perplexity.ts";
+import {
+  checkLength,
+  checkPerplexity,
+  encodeText,
+  leadingIds,
+  perplexity,
+  type WindowLoss,
+} from "../../../lib/eval/perplexity.ts";
 import { digestOf } from "../../../lib/core/digest.ts";
 import { keptWork } from "./kept.ts";
 import { checkEach } from "./models.ts";
@@ -30,8 +37,8 @@ export async function chooseText(
   const sizes = window ?? [await defaultWindow(paths)], longest = Math.max(...sizes);
   if (Math.min(text.length, limitChars ?? Infinity) < MOST_CHARS * longest) {
     await checkEach(paths, options, ({ tokenizer }) => {
-      const { length } = encodeText({ tokenizer: tokenizerOf({ tokenizer }) }, text, options.limitChars);
-      checkLength(length, { window: longest, stride: options.stride });
+      const own = { tokenizer: tokenizerOf({ tokenizer }) }, { length } = encodeText(own, text, options.limitChars);
+      checkLength(length, { window: longest, stride: options.stride, leading: leadingIds(own) });
     });
   }
   const identity = { text: digestOf([text]), window: window?.join(",") ?? null, stride, limitChars, maxWindows };
@@ -63,11 +70,12 @@ async function measure(
   const shape = {
     ...(stride === undefined ? {} : { stride }),
     ...(maxWindows === undefined ? {} : { maxWindows }),
+    leading: leadingIds(model),
   };
   // All are checked before any is measured: one that does not fit would waste the work on the others.
   for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
   const tokens = encodeText(model, text, limitChars);
-  for (const window of sizes) checkLength(tokens.length, { window, stride });
+  for (const window of sizes) checkLength(tokens.length, { window, stride, leading: shape.leading });
   const read = sizes.reduce((sum, window) => {
     const all = tokens.length * (stride === undefined ? 1 : window / stride);
     return sum + Math.min(all, window * (maxWindows ?? Infinity));

@@ -8,7 +8,6 @@ import { checkLength, encodeText, leadingIds, perplexity, type WindowLoss } from
 import type { LoadedTask } from "../eval/task_data.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
-import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import type { RunData } from "./data.ts";
 import { stagesOf, type StageSteps } from "./methods/names.ts";

@@ -1,7 +1,7 @@
 // Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32.
 // Layouts of the blocks: ggml's ggml-common.h. Values have the bits of `dequantize`, codes and scales those of
 // `quantizeRows` where they are rounded anew, or else those of the file.
-import { QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "./weight_access.ts";
+import { QUANT_BLOCK, quantColumns, type QuantDtype } from "./weight_access.ts";
 import type { KernelSource } from "./source.ts";
 
 /** Types whose rows are divided into groups of 32 values. */
@@ -25,7 +25,10 @@ interface BlockLayout {
   /** Where the f16 of a block are that scale it, and below which size of them all values and products of them are finite f16. */
   readonly scales: readonly number[];
   readonly below: number;
-  /** Sets `low`, `high`: codes of 16 values each, four a word; `first`, `second`: d and m of each of them. */
+  /**
+   * Sets `low`, `high`: codes of 16 values each, four a word; `first`, `second`: d and m of each of them; `steps`: by which integers d of
+   * the block is multiplied in them.
+   */
   readonly read: string;
 }
 
@@ -52,7 +55,7 @@ const BLOCKED = {
     read: `let q = ${four("at + 2u", true)}; ${NIBBLES} first = both(raw[at >> 1u]);`,
   },
   q5_0: {
-    ...{ halves: 11, block: 32, bits: 5, zero: 16, scales: [0], below: 4095 },
+    ...{ halves: 11, block: 32, bits: 5, zero: 16, scales: [0], below: 2048 },
     read: `let q = ${four("at + 3u")}; ${NIBBLES} let fifths = half_at(at + 1u) | (half_at(at + 2u) << 16u); ${FIFTHS}
   first.x = float(half_at(at));`,
   },
@@ -62,7 +65,7 @@ const BLOCKED = {
   first = both(raw[at >> 1u]);`,
   },
   q8_0: {
-    ...{ halves: 17, block: 32, bits: 8, zero: 128, scales: [0], below: 511 },
+    ...{ halves: 17, block: 32, bits: 8, zero: 128, scales: [0], below: 256 },
     read: `low = ${four("at + 1u")} ^ vec4u(0x80808080u); high = ${four("at + 9u")} ^ vec4u(0x80808080u);
   first.x = float(half_at(at));`,
   },
@@ -85,8 +88,8 @@ const BLOCKED = {
   let nibble = vec4u(((g >> 1u) & 1u) * 4u); let pair = vec4u((g & 3u) * 2u);
   low = ((${four("lower")} >> nibble) & ${LOW}) | (((${four("upper")} >> pair) & ${TWO}) << vec4u(4u));
   high = ((${four("lower + 8u")} >> nibble) & ${LOW}) | (((${four("upper + 8u")} >> pair) & ${TWO}) << vec4u(4u));
-  let d = float(half_at(at + 104u)); let scales = bitcast<i32>(half_at(at + 96u + g));
-  first.x = d * f32((scales << 24u) >> 24u); second.x = d * f32((scales << 16u) >> 24u);`,
+  let scales = vec2i(i32(half_at(at + 96u + g))); steps = (scales << vec2u(24u, 16u)) >> vec2u(24u);
+  let d = float(half_at(at + 104u)); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`,
   },
 } as const satisfies Readonly<Record<string, BlockLayout>>;
 
@@ -103,6 +106,11 @@ export function isBlocked(type: string): type is BlockedType {
 /** The f16 that scale a block: their places in it, its halves of words, and the size that all must be below to be unpacked here. */
 export function scalesOfBlock(type: BlockedType): Pick<BlockLayout, "halves" | "block" | "scales" | "below"> {
   return layoutOf(type);
+}
+
+/** Whether rows of a type are unpacked to a dtype here. */
+export function unpacksTo(type: BlockedType, dtype: QuantDtype): boolean {
+  return keepsCodes(type, dtype) || dtype === "q8" || layoutOf(type).zero > 0;
 }
 
 /** Whether rows of a type are those of a matrix without being rounded anew. */
@@ -153,49 +161,40 @@ ${body}
 }
 
 /**
- * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, else rounded anew to q8. Shapes: raw as above; codes
- * [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise.
- * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows / 4 / {@link UNPACK_GROUP}. Writes (=) all but the padding; missing rows of
- * the last texels are 0.
+ * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, else rounded anew. Shapes: raw as
+ * above; codes [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise.
+ * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows, up to a multiple of 4, / {@link UNPACK_GROUP}. Writes (=)
+ * all but the padding; missing rows of the last texels are 0.
  */
 export function unpackToCodes(type: BlockedType, dtype: QuantDtype): KernelSource {
   const { zero } = layoutOf(type), keeps = keepsCodes(type, dtype), texels = QUANT_BLOCK / quantColumns(dtype);
-  if (!keeps && dtype === "q4") throw new Error(`${type} is not rounded to q4 on the GPU`);
-  const rows = Array.from({ length: QUANT_ROWS }, (_, row) => row);
-  const word = (row: number, t: number): string => {
-    const codes = (index: number): string => `b${row}.${index < 4 ? "low" : "high"}[${index % 4}]`;
-    return dtype === "q8" ? codes(t) : `nibbles(${codes(2 * t)}) | (nibbles(${codes(2 * t + 1)}) << 16u)`;
-  };
-  const scale = (row: number): string =>
-    zero === 0 || !keeps ? `b${row}.first` : `vec2f(b${row}.first.x, ${-zero}.0 * b${row}.first.x)`;
+  if (!unpacksTo(type, dtype)) throw new Error(`${type} is not rounded to ${dtype} on the GPU`);
+  const codes = (index: number): string => `b.${index < 4 ? "low" : "high"}[${index % 4}]`;
+  const words = Array.from(
+    { length: texels },
+    (_, t) => dtype === "q8" ? codes(t) : `(nibbles(${codes(2 * t)}) | (nibbles(${codes(2 * t + 1)}) << 16u))`,
+  );
+  const least = zero === 0 || !keeps ? "b.first.y" : `${-zero}.0 * b.first.x`;
   return {
     name: `unpack-${type}-${dtype}`,
     bindings: ["read", "storage", "storage", "uniform"],
     code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32, scalePitch: u32 }
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
-@group(0) @binding(1) var<storage, read_write> code_texels: array<vec4u>;
-@group(0) @binding(2) var<storage, read_write> scale_texels: array<vec4u>;
+@group(0) @binding(1) var<storage, read_write> code_words: array<u32>;
+@group(0) @binding(2) var<storage, read_write> scale_words: array<u32>;
 @group(0) @binding(3) var<uniform> p: Params;
-${HALF}${loadText(type)}${keeps ? NIBBLE_TEXT : valueText(type) + roundText(type)}
+${HALF}${loadText(type)}${dtype === "q4" ? NIBBLE_TEXT : ""}${
+      keeps ? "" : dtype === "q8" ? valueText(type) + roundedToQ8(type) : roundedToQ4(type)
+    }
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-  let row = 4u * id.y;
-  if (id.x >= p.groups || row >= p.rows) { return; }
-${
-      rows.map((r) =>
-        `  var b${r}: Block;
-  if (row + ${r}u < p.rows) { b${r} = ${keeps ? "load" : "rounded"}(row + ${r}u, id.x); }`
-      ).join("\n")
-    }
-  let to = (p.first + id.y) * p.pitch + id.x * ${texels}u;
-${
-      Array.from({ length: texels }, (_, t) =>
-        `  code_texels[to + ${t}u] = vec4u(${rows.map((r) => word(r, t)).join(", ")});`).join("\n")
-    }
-  scale_texels[(p.first + id.y) * p.scalePitch + id.x] = vec4u(${
-      rows.map((r) => `scale_word(${scale(r)}, row + ${r}u)`).join(", ")
-    });
+  if (id.x >= p.groups || id.y >= ((p.rows + 3u) & 0xfffffffcu)) { return; }
+  let b = ${keeps ? "load" : "rounded"}(min(id.y, p.rows - 1u), id.x);
+  let kept = select(0u, 0xffffffffu, id.y < p.rows);
+  let to = ((p.first + (id.y >> 2u)) * p.pitch + id.x * ${texels}u) * 4u + (id.y & 3u);
+${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join("\n")}
+  let scale = half(b.first.x) | (half(${least}) << 16u);
+  scale_words[((p.first + (id.y >> 2u)) * p.scalePitch + id.x) * 4u + (id.y & 3u)] = scale & kept;
 }
-fn scale_word(scale: vec2f, row: u32) -> u32 { return select(0u, half(scale.x) | (half(scale.y) << 16u), row < p.rows); }
 `,
   };
 }
@@ -239,7 +238,7 @@ function loadText(type: BlockedType): string {
     ? `(row * p.groups + group) * ${halves}u`
     : `(row * (p.groups >> 3u) + (group >> 3u)) * ${halves}u`;
   return `
-struct Block { low: vec4u, high: vec4u, first: vec2f, second: vec2f }
+struct Block { low: vec4u, high: vec4u, first: vec2f, second: vec2f, steps: vec2i }
 fn float(bits: u32) -> f32 { // of an f16
   let size = bits & 0x7fffu;
   let small = f32(size) * 0x1p-24;
@@ -257,12 +256,13 @@ fn four_halves(at: u32) -> vec4u {
 fn fifth_bits(bits: u32) -> vec4u { // bit i of 16 is the fifth of value i; the product copies four to the lowest of four bytes
   return ((((vec4u(bits) >> vec4u(0u, 4u, 8u, 12u)) & vec4u(15u)) * vec4u(0x00204081u)) & ${ONES}) << vec4u(4u);
 }
+fn block_at(row: u32, group: u32) -> u32 { return ${at}; }
 fn load(row: u32, group: u32) -> Block {
-  let at = ${at};
+  let at = block_at(row, group);
   let g = group & 7u;
-  var low: vec4u; var high: vec4u; var first: vec2f; var second: vec2f;
+  var low: vec4u; var high: vec4u; var first: vec2f; var second: vec2f; var steps = vec2i(1);
   ${read}
-  return Block(low, high, first, second);
+  return Block(low, high, first, second, steps);
 }
 `;
 }
@@ -280,7 +280,7 @@ fn two(word: u32, scale: vec2f) -> u32 { return half(value(word, scale)) | (half
 /**
  * rounded(row, group): a block of q8. All comparisons are exact in f32: d has 11 bits, its factors at most 9, and x is compared as it is.
  */
-function roundText(type: BlockedType): string {
+function roundedToQ8(type: BlockedType): string {
   const words = ["low", "high"].flatMap((part) =>
     [0, 1, 2, 3].map((i) => ({ word: `b.${part}[${i}]`, scale: isSplit(type) && part === "high" ? "second" : "first" }))
   );
@@ -293,11 +293,9 @@ fn above(size: f32) -> u32 { // the least f16 that is not below size / 127
   let least = near - select(0u, 1u, near > 0u && 127.0 * float(near - 1u) >= size);
   return least + select(0u, 1u, 127.0 * float(least) < size);
 }
-fn code(x: vec4f, d: f32) -> u32 { // 128 + x / d, to nearest, halves upwards
-  let near = vec4i(floor(x / d + 0.5));
-  let down = vec4i(vec4f(2 * near - 1) * d > 2.0 * x);
-  let up = vec4i(vec4f(2 * near + 1) * d <= 2.0 * x);
-  let q = vec4u(near - down + up + vec4i(128));
+fn code(x: vec4f, d: f32, inverse: f32) -> u32 { // 128 + x / d, to nearest, halves upwards
+  let below = floor(x * inverse + 0.499); // this or the one above; |x / d| is at most 127
+  let q = bitcast<vec4u>(select(below, below + 1.0, (below + 0.5) * d <= x) + 8388736.0) & vec4u(255u); // 2^23 + 128
   return q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
 }
 fn rounded(row: u32, group: u32) -> Block {
@@ -305,12 +303,77 @@ fn rounded(row: u32, group: u32) -> Block {
 ${words.map(({ word, scale }, i) => `  let x${i} = four(${word}, b.${scale});`).join("\n")}
   let most = ${words.slice(1).reduce((sum, _, i) => `max(${sum}, abs(x${i + 1}))`, "abs(x0)")};
   let d = float(above(max(max(most.x, most.y), max(most.z, most.w))));
-  if (d == 0.0) { return Block(vec4u(), vec4u(), vec2f(0.0, -0.0), vec2f()); }
-  return Block(
-    vec4u(${[0, 1, 2, 3].map((i) => `code(x${i}, d)`).join(", ")}),
-    vec4u(${[4, 5, 6, 7].map((i) => `code(x${i}, d)`).join(", ")}),
-    vec2f(d, -128.0 * d), vec2f(),
+  let kept = vec4u(select(0u, 0xffffffffu, d > 0.0));
+  let unit = select(1.0, d, d > 0.0);
+  let inverse = 1.0 / unit;
+  let low = vec4u(${[0, 1, 2, 3].map((i) => `code(x${i}, unit, inverse)`).join(", ")}) & kept;
+  let high = vec4u(${[4, 5, 6, 7].map((i) => `code(x${i}, unit, inverse)`).join(", ")}) & kept;
+  return Block(low, high, vec2f(d, -128.0 * d), vec2f(), vec2i());
+}
+`;
+}
+
+/**
+ * rounded(row, group): a block of q4. Values are integers X times a unit, that of the block's d: 2^e, so d = D·2^g, m and the codes are found
+ * by integers below 2^27, as exactly as by f64. See `scaleQ4` in lib/spec/quant.ts.
+ */
+function roundedToQ4(type: BlockedType): string {
+  const { zero, scales: [place] } = layoutOf(type);
+  const words = Array.from(
+    { length: 8 },
+    (_, i) => ({ word: `b.${i < 4 ? "low" : "high"}[${i % 4}]`, part: i < 4 ? "x" : "y" }),
   );
+  const of = (name: "min" | "max"): string => words.slice(1).reduce((sum, _, i) => `${name}(${sum}, x${i + 1})`, "x0");
+  const codes = (from: number): string => [0, 1, 2, 3].map((i) => `code(x${from + i}, s)`).join(", ");
+  return `
+struct Scale { base: i32, shift: u32, offset: i32, d: i32, inverse: f32 }
+fn power(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }
+fn integers(word: u32, unit: i32) -> vec4i {
+  return (vec4i((vec4u(word) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u)) - ${zero}) * unit;
+}
+fn code(x: vec4i, s: Scale) -> u32 { // (x - m) / d, to nearest, halves upwards
+  let y = ((x - s.base) << vec4u(s.shift)) + s.offset;
+  let below = floor(vec4f(y) * s.inverse + 0.499); // this or the one above
+  let near = bitcast<vec4i>(below + 8388608.0) & vec4i(31);
+  let q = vec4u(min(near + select(vec4i(0), vec4i(1), (2 * near + 1) * s.d <= 2 * y), vec4i(15)));
+  return q.x | (q.y << 8u) | (q.z << 16u) | (q.w << 24u);
+}
+fn rounded(row: u32, group: u32) -> Block {
+  let b = load(row, group);
+  let bits = half_at(block_at(row, group) + ${place}u);
+  let size = bits & 0x7fffu;
+  let e = select(i32(size >> 10u) - 25, -24, size < 0x400u);
+  let mantissa = i32(select((size & 0x3ffu) | 0x400u, size, size < 0x400u)) * select(1, -1, bits >= 0x8000u);
+  let units = mantissa * b.steps;
+${words.map(({ word, part }, i) => `  let x${i} = integers(${word}, units.${part});`).join("\n")}
+  let leasts = ${of("min")};
+  let mosts = ${of("max")};
+  let sizes = ${of("min").replaceAll(/x\d/g, "abs($&)")};
+  let least = min(min(leasts.x, leasts.y), min(leasts.z, leasts.w));
+  let most = max(max(mosts.x, mosts.y), max(mosts.z, mosts.w));
+  let has_zero = min(min(sizes.x, sizes.y), min(sizes.z, sizes.w)) == 0;
+  // Without a zero, m is the least value, rounded down to the 11 bits of f16.
+  let dropped = u32(max(0, 21 - i32(countLeadingZeros(u32(abs(least))))));
+  let rest = select(0, i32((1u << dropped) - 1u), least < 0);
+  let base = (((abs(least) + rest) >> dropped) << dropped) * select(1, -1, least < 0);
+  // d is range / parts, rounded up to 11 bits, with a zero 7.
+  let range = select(most - base, most - least, has_zero);
+  let parts = select(15, 14, has_zero);
+  let length = 32u - countLeadingZeros(u32(range));
+  let exponent = i32(length) - select(5, 4, (range << 4u) >= (parts << length));
+  let g = max(-24, exponent + e - select(10, 6, has_zero));
+  let finer = u32(max(0, e - g));
+  let coarser = u32(max(0, g - e));
+  let d = ((((range << finer) + ((1i << coarser) - 1)) >> coarser) + parts - 1) / parts;
+  // In the finer of the units 2^e and 2^g. With a zero, m is a multiple of d that is not above the least value.
+  let step = d << coarser;
+  let down = (-least) << finer;
+  let near = i32(f32(down) / f32(max(step, 1)));
+  let times = near + select(0, 1, near * step < down) - select(0, 1, (near - 1) * step >= down);
+  let m = select(f32(base) * power(e), f32(-times * d) * power(g), has_zero);
+  let s = Scale(select(base, 0, has_zero), finer, select(0, times * step, has_zero), step, 1.0 / f32(max(step, 1)));
+  let kept = vec4u(select(0u, 0xffffffffu, d > 0));
+  return Block(vec4u(${codes(0)}) & kept, vec4u(${codes(4)}) & kept, vec2f(f32(d) * power(g), m), vec2f(), vec2i());
 }
 `;
 }

@@ -193,7 +193,7 @@ function withZero(least: number, most: number): Scale {
   if (size === 0) return { d: 0, m: 0 };
   const unit = 2 ** Math.max(-24, Math.floor(Math.log2(size)) - 6);
   const d = Math.ceil(size / unit) * unit;
-  return { d, m: Math.ceil(-least / d) * -d };
+  return { d, m: 0 - Math.ceil(-least / d) * d }; // never −0
 }
 
 const half = new Float16Array(1), halfBits = new Uint16Array(half.buffer);

@@ -136,6 +136,48 @@ Deno.test("halves between two codes of q8 round upwards, as the host rounds them
   assert.deepEqual(await wordsOf(device, matrix), await wordsOf(device, expected));
 });
 
+/** Blocks of values n·d whose n are equal, near each other, of one sign, with a zero or without. */
+const PATTERNS: readonly ((i: number, draw: number) => number)[] = [
+  () => 0,
+  () => 100,
+  () => -100,
+  (i) => i === 7 ? 1 : 0,
+  (i) => i === 7 ? -127 : 0,
+  (i) => 100 + (i & 1),
+  (i) => -(100 + (i & 1)),
+  (i) => 1 + i,
+  (i) => -1 - i,
+  (i) => i,
+  (i) => -i,
+  (i) => 31 - 2 * i, // no zero, and halves between codes
+  (i) => 30 - 2 * i,
+  (i) => i < 16 ? -15 : 15,
+  (_, draw) => draw % 15 + 1,
+  (_, draw) => draw % 29 - 14,
+  (_, draw) => draw % 127 + 1,
+  (_, draw) => -(draw % 127) - 1,
+  (_, draw) => (draw % 127 + 1) * (draw & 256 ? 1 : -1),
+  (_, draw) => draw % 100,
+];
+
+Deno.test("ranges of all kinds are rounded anew to q4 with the bits of the host", async () => {
+  const device = await sharedDevice(), { halves } = scalesOfBlock("q8_0");
+  const scales = [1, -1, 1 / 3, 0.1, -1e-3, 255.5, 2 ** -14, 2 ** -24, 5 * 2 ** -24, 1023 * 2 ** -24, 1025 / 1024, 0];
+  const blocks = PATTERNS.flatMap((pattern) => scales.map((d) => ({ pattern, d }))), rows = blocks.length / 4;
+  const bytes = new Uint8Array(blocks.length * 2 * halves), raw = new Uint16Array(bytes.buffer);
+  const codes = new Int8Array(bytes.buffer), bits = new Uint16Array(new Float16Array(blocks.map(({ d }) => d)).buffer);
+  for (const [block, { pattern }] of blocks.entries()) {
+    raw[block * halves] = bits[block] ?? 0;
+    for (let i = 0; i < 32; i++) codes[block * 2 * halves + 2 + i] = pattern(i, randomU32(11, block, i));
+  }
+  using matrix = createMatrix(device, "w", { rows, cols: 128, dtype: "q4" });
+  using expected = createMatrix(device, "w", { rows, cols: 128, dtype: "q4" });
+  using writer = new StoredWriter(device);
+  writeByHost(device, expected, 0, { type: "q8_0", bytes });
+  assert.ok(writer.write(matrix, 0, { type: "q8_0", bytes }));
+  assert.deepEqual(await wordsOf(device, matrix), await wordsOf(device, expected));
+});
+
 /** f32 at the borders of rounding to f16, up to the largest, and random ones. */
 function borders(count: number, largest: number): Float32Array<ArrayBuffer> {
   const special = [

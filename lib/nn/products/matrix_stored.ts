@@ -3,10 +3,10 @@ import {
   type BlockedType,
   isBlocked,
   isQuantized,
-  keepsCodes,
   QUANT_ROWS,
   scalesOfBlock,
   UNPACK_GROUP,
+  unpacksTo,
   unpackToCodes,
   unpackToHalf,
 } from "../../../kernels/mod.ts";
@@ -36,7 +36,7 @@ const PITCH_TEXELS = 256 / TEXEL_BYTES;
 export function takesStored({ cols, dtype }: Pick<Matrix, "cols" | "dtype">, type: string): boolean {
   if (type === dtype) return true;
   if (dtype === "f16" && (type === "bf16" || type === "f32")) return cols % GROUP === 0;
-  return isBlocked(type) && (dtype === "f16" || dtype === "q8" || dtype === "q4" && keepsCodes(type, dtype));
+  return isBlocked(type) && (isQuantized(dtype) ? unpacksTo(type, dtype) : dtype === "f16");
 }
 
 /**
@@ -111,7 +111,7 @@ export class StoredWriter implements Disposable {
     const encoder = device.gpu.createCommandEncoder(), pass = encoder.beginComputePass();
     pass.setPipeline(kernel.pipeline);
     pass.setBindGroup(0, bindGroup(device, kernel.layout, [raw, ...targets.map(({ buffer }) => buffer), uniform]));
-    pass.dispatchWorkgroups(Math.ceil(groups / UNPACK_GROUP), Math.ceil(count / UNPACK_GROUP));
+    pass.dispatchWorkgroups(Math.ceil(groups / UNPACK_GROUP), Math.ceil(count * perTexel / UNPACK_GROUP));
     pass.end();
     for (const { texture, buffer, pitch, used } of targets) {
       if (!texture) continue;

@@ -9,8 +9,10 @@
 // goal has no λ and is met exactly. Hidden dims are not counted.
 // Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last
 // for hidden dims.
+// Every call of a function that sums is compiled anew, so each is called in one place, within loops; parts is 2, which
+// compilers do not know and so cannot unroll.
 // Grid: one workgroup per layer, and one for hidden dims and the number of gates. Writes (=).
-struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32 }
+struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32, parts: u32 }
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 @group(0) @binding(1) var<storage, read> tables: array<vec4u>;
 @group(0) @binding(2) var<storage, read> state: StepState;
@@ -52,13 +54,10 @@ fn alive_count(first: u32, count: u32, shift: f32, lane: u32) -> f32 {
 fn share_cut(first: u32, which: u32, shift: f32, low: vec2f, lane: u32) -> f32 {
   var kept = 0.0;
   var all = 0.0;
-  if (which != FFN) {
-    kept += part_size(first, max(shift, low.x), lane);
-    all += bitcast<f32>(tables[first + 1u].y);
-  }
-  if (which != ATTENTION) {
-    kept += part_size(first + 2u, max(shift, low.y), lane);
-    all += bitcast<f32>(tables[first + 3u].y);
+  for (var part = 0u; part < params.parts; part++) {
+    if (which == 1u - part) { continue; }
+    kept += part_size(first + 2u * part, max(shift, select(low.x, low.y, part == 1u)), lane);
+    all += bitcast<f32>(tables[first + 2u * part + 1u].y);
   }
   let gate = tables[first + 1u].w;
   if (which == WHOLE && gate != NONE) { kept *= alive(moved(gate, shift)); }
@@ -67,20 +66,22 @@ fn share_cut(first: u32, which: u32, shift: f32, low: vec2f, lane: u32) -> f32 {
 
 /// The shift at which the share is `goal`.
 fn goal_shift(first: u32, which: u32, goal: f32, low: vec2f, lane: u32) -> f32 {
-  let present = share_cut(first, which, 0.0, vec2f(-FREE), lane);
-  let wanted = present + select(1.0, state.tracking, state.tracking > 0.0) * (goal - present);
   var below = -250.0;
   var above = 250.0;
   var shift = 0.0;
-  for (var i = 0u; i < HALVINGS; i++) {
-    shift = 0.5 * (below + above);
-    if (share_cut(first, which, shift, low, lane) > wanted) { below = shift; } else { above = shift; }
+  var wanted = 0.0;
+  for (var i = 0u; i <= HALVINGS; i++) { // first the present share
+    let share = share_cut(first, which, shift, select(low, vec2f(-FREE), i == 0u), lane);
+    if (i == 0u) {
+      wanted = share + select(1.0, state.tracking, state.tracking > 0.0) * (goal - share);
+    } else if (share > wanted) { below = shift; } else { above = shift; }
+    if (i < HALVINGS) { shift = 0.5 * (below + above); }
   }
   // Parts of a layer move as one, which keeps the order of their units.
   var edges = vec2f(-1e30, 1e30);
-  if (which != FFN) { edges = extremes(shift, tables[first].x, tables[first].y, lane); }
-  if (which != ATTENTION) {
-    let own = extremes(shift, tables[first + 2u].x, tables[first + 2u].y, lane);
+  for (var part = 0u; part < params.parts; part++) {
+    if (which == 1u - part) { continue; }
+    let own = extremes(shift, tables[first + 2u * part].x, tables[first + 2u * part].y, lane);
     edges = vec2f(max(edges.x, own.x), min(edges.y, own.y));
   }
   return short_of_saturation(shift, edges);
@@ -117,32 +118,40 @@ fn least_count_shift(first: u32, count: u32, least: f32, lane: u32) -> f32 {
 ) {
   let layer = group.x;
   if (layer == params.layers) {
-    let hidden = least_count_shift(params.hiddenFirst, params.layerFirst - params.hiddenFirst, params.leastHidden, lane);
-    let gates = least_count_shift(params.layerFirst, params.units - params.layerFirst, params.leastGates, lane);
-    for (var l = lane; l < params.layers; l += GROUP) {
-      if (goals[3u * l] < 0.0) { bounds[3u * l + 2u] = vec2f(gates, FREE); }
+    var least = vec2f();
+    for (var kind = 0u; kind < params.parts; kind++) { // hidden dims, gates
+      let start = select(params.hiddenFirst, params.layerFirst, kind == 1u);
+      let end = select(params.layerFirst, params.units, kind == 1u);
+      let wanted = select(params.leastHidden, params.leastGates, kind == 1u);
+      let own = least_count_shift(start, end - start, wanted, lane);
+      least = select(vec2f(own, least.y), vec2f(least.x, own), kind == 1u);
     }
-    if (lane == 0u) { bounds[3u * layer] = vec2f(hidden, FREE); }
+    for (var l = lane; l < params.layers; l += GROUP) {
+      if (goals[3u * l] < 0.0) { bounds[3u * l + 2u] = vec2f(least.y, FREE); }
+    }
+    if (lane == 0u) { bounds[3u * layer] = vec2f(least.x, FREE); }
     return;
   }
   let first = params.units + params.groupCount + 5u * layer;
-  let low = vec2f(least_shift(first, lane), least_shift(first + 2u, lane));
+  var low = vec2f();
+  for (var part = 0u; part < params.parts; part++) {
+    let own = least_shift(first + 2u * part, lane);
+    low = select(vec2f(own, low.y), vec2f(low.x, own), part == 1u);
+  }
   var attention = vec2f(low.x, FREE);
   var ffn = vec2f(low.y, FREE);
   var gate = vec2f(0.0);
   let whole = goals[3u * layer];
-  if (whole >= 0.0) {
-    let shift = goal_shift(first, WHOLE, whole, low, lane);
-    attention = vec2f(max(shift, low.x));
-    ffn = vec2f(max(shift, low.y));
-    let own = tables[first + 1u].w;
-    gate = vec2f(short_of_saturation(shift, extremes(shift, own, select(1u, 0u, own == NONE), lane)));
-  } else {
-    if (goals[3u * layer + 1u] >= 0.0) {
-      attention = vec2f(max(low.x, goal_shift(first, ATTENTION, goals[3u * layer + 1u], low, lane)));
-    }
-    if (goals[3u * layer + 2u] >= 0.0) {
-      ffn = vec2f(max(low.y, goal_shift(first, FFN, goals[3u * layer + 2u], low, lane)));
+  for (var part = 0u; part < params.parts; part++) {
+    let which = select(part, WHOLE, whole >= 0.0);
+    let goal = select(goals[3u * layer + 1u + part], whole, whole >= 0.0);
+    if (goal < 0.0 || (which == WHOLE && part == 1u)) { continue; }
+    let shift = goal_shift(first, which, goal, low, lane);
+    if (which != FFN) { attention = vec2f(max(shift, low.x)); }
+    if (which != ATTENTION) { ffn = vec2f(max(shift, low.y)); }
+    if (which == WHOLE) {
+      let own = tables[first + 1u].w;
+      gate = vec2f(short_of_saturation(shift, extremes(shift, own, select(1u, 0u, own == NONE), lane)));
     }
   }
   if (lane != 0u) { return; }

@@ -6,25 +6,24 @@
 @group(0) @binding(0) var<storage, read_write> logAlpha: array<f32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {
-  let now = expected_size(PRESENT, lane);
-  let present = 1.0 - now.x * now.y / params.total;
-  var shift = 0.0;
-  var reached = present;
-  if (state.tracking > 0.0 && state.goal >= 0.0) {
-    let wanted = present + state.tracking * (state.goal - present);
-    var low = -250.0;
-    var high = 250.0;
-    for (var i = 0u; i < 40u; i++) {
-      shift = 0.5 * (low + high);
-      let size = expected_size(shift, lane);
-      reached = 1.0 - size.x * size.y / params.total;
-      if (reached > wanted) { low = shift; } else { high = shift; }
+  let isMoved = state.tracking > 0.0 && state.goal >= 0.0;
+  let halvings = select(0u, 40u, isMoved);
+  var low = -250.0;
+  var high = 250.0;
+  var shift = PRESENT;
+  var reached = 0.0;
+  var wanted = 0.0;
+  // The present size, the halvings, and the size after the shift: in one loop, as every call is compiled anew.
+  for (var i = 0u; i < halvings + 2u; i++) {
+    if (i == halvings + 1u) {
+      if (isMoved) { shift = short_of_saturation(shift, extremes(shift, 0u, params.units, lane)); } else { shift = 0.0; }
     }
-    shift = short_of_saturation(shift, extremes(shift, 0u, params.units, lane));
-  }
-  if (BOUNDED || (state.tracking > 0.0 && state.goal >= 0.0)) {
     let size = expected_size(shift, lane);
     reached = 1.0 - size.x * size.y / params.total;
+    if (i == 0u) {
+      wanted = reached + state.tracking * (state.goal - reached);
+    } else if (reached > wanted) { low = shift; } else { high = shift; }
+    if (i < halvings) { shift = 0.5 * (low + high); }
   }
   workgroupBarrier();
   storageBarrier();

@@ -1,7 +1,7 @@
 // Prelude: limits a shift so that it cannot move all units that follow it beyond ±SATURATED, or beyond a smaller bound
 // if the limit of log α is near, so that the clamp of log α does not change their order. A target that would need more
 // (0, all, or more than the following units can give) is met as well, or as nearly, with all of them at this bound.
-// Needs GROUP, logAlpha, `follows` and a state. Uniform: all lanes call it with the same arguments.
+// Needs the prelude of pairs, logAlpha, `follows` and a state. Uniform: all lanes call it with the same arguments.
 const SATURATED = 50.0;
 
 /// Largest and smallest log α of those units that follow the shift; where none does, the largest is below the smallest.
@@ -13,7 +13,8 @@ fn extremes(shift: f32, first: u32, count: u32, lane: u32) -> vec2f {
     largest = max(largest, logAlpha[first + u]);
     smallest = min(smallest, logAlpha[first + u]);
   }
-  return vec2f(group_max(largest, lane), -group_max(-smallest, lane));
+  let most = pair_max(vec2f(largest, -smallest), lane);
+  return vec2f(most.x, -most.y);
 }
 
 /// Where nothing follows, nothing holds the shift. Beyond `settled` one draw in a thousand is not what all others are.

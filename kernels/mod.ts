@@ -59,6 +59,7 @@ import multiplyText from "./multiply.wgsl" with { type: "text" };
 import randomPrelude from "./random.wgsl" with { type: "text" };
 import recordText from "./record.wgsl" with { type: "text" };
 import reducePartialsText from "./reduce_partials.wgsl" with { type: "text" };
+import reducePairsPrelude from "./reduce_pairs.wgsl" with { type: "text" };
 import reducePrelude from "./reduce.wgsl" with { type: "text" };
 import residualText from "./residual.wgsl" with { type: "text" };
 import residualScaledText from "./residual_scaled.wgsl" with { type: "text" };
@@ -105,6 +106,7 @@ const group = (lanes: number): string => `const GROUP = ${lanes}u;\n`;
 const layerNormPrelude = centredText + layerNormPreludeText;
 const layerNormLanePrelude = centredText + layerNormLanePreludeText;
 const reduce = (lanes: number): string => group(lanes) + reducePrelude;
+const reducePairs = (lanes: number): string => group(lanes) + reducePairsPrelude;
 const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
@@ -308,8 +310,9 @@ export interface MaskVariant {
   readonly bounded: boolean;
 }
 const expected = ({ gated, bounded }: MaskVariant): string =>
-  `const MOST_LAYERS = ${MOST_GATED_LAYERS}u;\n` + statePrelude + reduce(256) + hardConcretePrelude + maskTables +
-  expectedSizePrelude + (bounded ? maskMovedBounded : maskMovedFree) + (gated ? maskGatesSome : maskGatesNone);
+  `const MOST_LAYERS = ${MOST_GATED_LAYERS}u;\n` + statePrelude + reducePairs(256) + hardConcretePrelude +
+  maskTables + expectedSizePrelude + (bounded ? maskMovedBounded : maskMovedFree) +
+  (gated ? maskGatesSome : maskGatesNone);
 /** Expected sparsity and λ ascent: bindings logAlpha, tables, state, constraint, params. */
 export const expectedSize = forGates((gated) =>
   kernel("expected_size", expected({ gated, bounded: false }) + expectedSizeText, "read read read storage uniform")
@@ -331,7 +334,7 @@ export const maskUpdate = forGates((gated) =>
 /** Bounds of the shift by part: bindings logAlpha, tables, state, goals, bounds, params. */
 export const maskBounds = kernel(
   "mask_bounds",
-  statePrelude + reduce(64) + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
+  statePrelude + reduce(64) + reducePairsPrelude + hardConcretePrelude + maskTables + maskSaturation + maskBoundsText,
   "read read read read storage uniform",
 );
 /** Projection onto the constraint: bindings logAlpha, tables, state, constraint, params; bounded: also bounds. */

@@ -206,6 +206,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
           u32(layers),
           f32(Math.ceil(minimum.hidden / fit.hidden) * fit.hidden),
           f32(leastGates),
+          u32(2),
         ];
         plan.dispatch(compileKernel(device, maskBounds), [logAlpha, tables, state, goalBuffer, bounds, { params }], {
           groups: [layers + 1],

@@ -19,7 +19,10 @@ export interface UniformCounts {
 
 /** Options of {@link uniformCounts}. */
 export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
-  /** Scores of the units, for the share of each kind. Without them, every kind gives the same share of its width. */
+  /**
+   * Scores of the units, for the share of each kind. Without them, every kind gives the same share of its width,
+   * rounded down to whole rows: where one KV group of three would be cut, FFN columns go in its place.
+   */
   readonly scores?: ArrayLike<number>;
 }
 
@@ -117,7 +120,7 @@ export function uniformBlocks(
     let score = -Infinity;
     queue.rows.forEach((units, index) => {
       const row = blockOf(table, ranks, { ...queue, units });
-      score = Math.max(score, scores ? row.score : (index + 0.5) / queue.rows.length);
+      score = Math.max(score, scores ? row.score : (index + 1) / queue.rows.length);
       rows.push({ ...row, score });
     });
   }

@@ -155,6 +155,16 @@ Deno.test("without scores each kind gives the same share, with scores the kind t
   assert.ok(learned.ffn < 10, `${learned.ffn} columns`);
 });
 
+Deno.test("a KV group falls in all layers no sooner than FFN columns have lost as large a share", () => {
+  const spec = alike(4, { heads: 9, kvHeads: 3, ffn: 96 }), table = unitTable(spec, ["kv", "ffn"]);
+  const shares = [0.1, 0.25, 0.34, 0.5].map((target) => {
+    const { kvHeads, ffn } = uniformCounts(table, { target });
+    return [kvHeads, 1 - ffn / 96] as const;
+  });
+  assert.deepEqual(shares.map(([kvHeads]) => kvHeads), [3, 3, 2, 2]);
+  for (const [kvHeads, ffn] of shares) assert.ok(ffn >= 1 - kvHeads / 3, `${kvHeads}: ${ffn}`);
+});
+
 Deno.test("goals follow the sparsity of the step, also beyond the target, so that parts of that share make the whole", () => {
   for (const spec of [DEEP, WORN, MULTI_HEAD]) {
     for (const kinds of [["kv", "ffn"], ["heads", "ffn"]] as const) {

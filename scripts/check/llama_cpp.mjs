@@ -157,14 +157,15 @@ async function comparePerplexity(model, sequence, { reference, evaluation }) {
   const text = readFileSync(options.text, "utf8");
   // As transformers and this toolkit do, special tokens are read in texts: WikiText says "<unk>".
   const tokens = model.tokenize(limit ? Array.from(text).slice(0, limit).join("") : text, true);
-  const available = Math.floor(tokens.length / window);
+  const { bos, shouldPrependBosToken } = model.tokens, leading = shouldPrependBosToken && bos !== null ? [bos] : [];
+  const own = window - leading.length, available = Math.floor(tokens.length / own);
   const windows = Number(options["max-windows"]) || evaluation?.windows || reference?.windows || available;
   if (windows > available || windows === 0) {
     throw new Error(`the text holds ${available} windows of ${window}, not ${windows}`);
   }
   let total = 0;
   for (let index = 0; index < windows; index++) {
-    total += await windowNll(sequence, tokens.slice(index * window, (index + 1) * window));
+    total += await windowNll(sequence, [...leading, ...tokens.slice(index * own, (index + 1) * own)]);
   }
   const measured = Math.exp(total / windows);
   figures.push(`perplexity ${measured.toFixed(4)} over ${windows} windows of ${window}`);

@@ -17,6 +17,8 @@ const LANES = 8;
 export interface TextureDecodeTile extends Pick<DecodeTile, "headDim" | "heads" | "ownCaches"> {
   /** Whether lanes exchange scores as a subgroup of 8, instead of through workgroup memory. The values are the same. */
   readonly exchange: boolean;
+  /** Whether o is a texture [rows, vectors], as the products of several vectors read it. Default: a buffer. */
+  readonly toTexture?: boolean;
 }
 
 /**
@@ -33,7 +35,7 @@ export interface TextureDecodeTile extends Pick<DecodeTile, "headDim" | "heads" 
  * z, o, params. params.scale is log2(e) / √headDim.
  */
 export function decodeAttentionTexture(
-  { headDim, heads: count, ownCaches = false, exchange }: TextureDecodeTile,
+  { headDim, heads: count, ownCaches = false, exchange, toTexture = false }: TextureDecodeTile,
 ): KernelSource {
   const vectors = headVectors(headDim),
     heads = range(count),
@@ -78,6 +80,8 @@ ${
     }
     }
 ${shareAll("most")}`;
+  const write = (column: string, value: string): string =>
+    toTexture ? `textureStore(o, vec2u(${column}, query), ${value});` : `o[start + ${column}] = ${value};`;
   const load = (name: string): string =>
     lines(steps, (u) =>
       `      let at${u} = min(j + ${u}u, count - 1u) * ${vectors}u;
@@ -90,7 +94,9 @@ ${lines(owned, (i) => `      let x${u}_${i} = textureLoad(${name}, vec2u(at${u} 
 @group(0) @binding(3) var<storage, read> position: array<u32>;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
 @group(0) @binding(5) var<storage, read> z: array<f32>;
-@group(0) @binding(6) var<storage, read_write> o: array<vec4f>;
+@group(0) @binding(6) ${
+      toTexture ? "var o: texture_storage_2d<rgba32float, write>;" : "var<storage, read_write> o: array<vec4f>;"
+    }
 @group(0) @binding(7) var<uniform> params: Params;
 ${exchange ? "" : `var<workgroup> partial: array<f32, ${count * CACHE_KEYS * LANES}>;`}
 var<workgroup> weights: array<f32, ${count * CACHE_KEYS}>;
@@ -171,17 +177,23 @@ ${
         `  let factor${g} = z[h + ${g}u] / (${overLanes(`total${g}`, g, (values) => values.join(" + "))});
 ${
           lines(owned, (i) =>
-            `  if (lane + ${
-              i * LANES
-            }u < ${vectors}u) { o[start + (h + ${g}u) * ${vectors}u + c${i}] = o${g}_${i} * factor${g}; }`)
+            `  if (lane + ${i * LANES}u < ${vectors}u) { ${
+              write(`(h + ${g}u) * ${vectors}u + c${i}`, `o${g}_${i} * factor${g}`)
+            } }`)
         }`)
     }
 }
 `;
   return {
-    name: `attention_decode_texture-${headDim}-${count}${ownCaches ? "-own" : ""}${exchange ? "-exchange" : ""}`,
+    name: `attention_decode_texture-${headDim}-${count}${ownCaches ? "-own" : ""}${exchange ? "-exchange" : ""}${
+      toTexture ? "-texture" : ""
+    }`,
     ...(exchange ? { usesSubgroups: true } : {}),
-    bindings: ["read", "texture-f32", "texture-f32", "read", "read", "read", "storage", "uniform"],
+    bindings: [
+      ...["read", "texture-f32", "texture-f32", "read", "read", "read"] as const,
+      toTexture ? "texture-store-f32" : "storage",
+      "uniform",
+    ],
     code,
   };
 }

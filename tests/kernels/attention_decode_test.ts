@@ -70,7 +70,10 @@ for (const placement of ["texture", "buffer"] as const) {
       const shape = { heads, kvHeads, headDim, window, capacity };
       if (cache.placement === "buffer") {
         recordDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
-      } else recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
+      } else {
+        const { k: kCache, v: vCache } = cache;
+        recordTextureDecodeAttention(plan, shape, { q, kCache, vCache, position, pages, z, o: { buffer: o } });
+      }
       await plan.run();
       const padding = placement === "buffer" ? 0 : STALE;
       assertCells(await device.readFloats(o, strideOf(heads * hs)), {
@@ -143,7 +146,7 @@ async function inTwoParts(
     if (cache.placement === "buffer") {
       recordDecodeAttention(plan, sizes, { q: queries, kCache: cache.k, vCache: cache.v, position, pages, o });
     } else {
-      const buffers = { q: queries, position, pages, z, o };
+      const buffers = { q: queries, position, pages, z, o: { buffer: o } };
       const { k: kCache, v: vCache } = cache;
       as(device, () => recordTextureDecodeAttention(plan, sizes, { ...buffers, kCache, vCache }));
     }
@@ -189,7 +192,10 @@ for (const placement of ["texture", "buffer"] as const) {
         const { cache: { placement, k, v }, pages } = target;
         if (placement === "buffer") {
           recordDecodeAttention(plan, sizes, { q, kCache: k, vCache: v, position, pages, z, o });
-        } else recordTextureDecodeAttention(plan, sizes, { q, kCache: k, vCache: v, position, pages, z, o });
+        } else {
+          const caches = { kCache: k, vCache: v };
+          recordTextureDecodeAttention(plan, sizes, { q, ...caches, position, pages, z, o: { buffer: o } });
+        }
         await plan.run();
         const all = await device.readFloats(o, rows.length * wide);
         return rows.map((_, index) => rowAt(all, index, wide).subarray(0, heads * hs).join());
@@ -243,7 +249,8 @@ Deno.test("large scores stay finite, whichever row of the cache they lie in", as
     assert.ok(cache?.placement === "texture");
     using plan = new Plan(device);
     recordCacheFill(plan, { caches, capacity, pages, position: start }, { spec, layer: 0, k, v, rows: seq });
-    recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, position, pages, z, o });
+    const buffers = { q, kCache: cache.k, vCache: cache.v, position, pages, z };
+    recordTextureDecodeAttention(plan, shape, { ...buffers, o: { buffer: o } });
     await plan.run();
     assert.deepEqual([...await device.readFloats(o, 4)], [5, 5, 5, 5], `key ${top}`);
   }

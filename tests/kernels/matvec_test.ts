@@ -263,7 +263,7 @@ for (const dtype of DTYPES) {
   });
 }
 
-/** Half a unit, one, several, and several rounds. */
+/** Half a unit, one, several, several rounds, and several passes. */
 const BATCHES: readonly {
   readonly dtype: MatrixDtype;
   readonly batch: number;
@@ -279,6 +279,7 @@ const BATCHES: readonly {
   { dtype: "q4", batch: 4, cols: 190 },
   { dtype: "f32", batch: 2, cols: 48 },
   { dtype: "f32", batch: 2, cols: 1100 },
+  { dtype: "f16", batch: 8, cols: 1100 },
   { dtype: "q4", batch: 2, cols: 70, placement: "buffer" },
 ];
 for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BATCHES) {
@@ -292,35 +293,51 @@ for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BAT
     using up = weights(rows, cols, storage, 2);
     using z = device.uploadBuffer("z", random(rows, 3));
     using weight = device.uploadBuffer("norm", random(stride, 4));
-    const all = random(batch * stride, 5);
-    const run = async (values: Float32Array<ArrayBuffer>, count: number): Promise<Float32Array> => {
-      using buffer = device.uploadBuffer("x", values);
+    const scales = random(pitch, 6), all = random(batch * stride, 5), old = random(batch * pitch, 7);
+    using scale = device.uploadBuffer("scale", scales);
+    /** The vectors from `first`. */
+    const run = async (first: number, count: number): Promise<Float32Array> => {
+      using buffer = device.uploadBuffer("x", all.slice(first * stride, (first + count) * stride));
       using stored = device.createBuffer("stored", 4 * count * pitch);
       using gated = device.createBuffer("gated", 4 * count * pitch);
+      using y = device.uploadBuffer("y", old.slice(first * pitch, (first + count) * pitch));
       using plan = new Plan(device);
       using scratch = createMatvecScratch(device, count);
-      const isScratch = count > 1 && gate.matrix.placement === "texture";
-      const plain = { buffer, width: cols, batch: count, scratch: isScratch ? scratch : undefined };
+      const textures = count > 1 && placement === "texture" ? { scratch } : undefined;
+      const plain = { buffer, width: cols, batch: count, ...textures };
       const input = { ...plain, norm: { weight, eps: EPS } };
+      const written = textures && { gated: scratch.texture("gated", rows), next: scratch.texture("next", rows) };
+      const next = written && { norm: scale, texture: written.next };
       const record = (): void => {
         recordStoredProducts(plan, input, { parts: [{ matrix: gate.matrix, offset: 0 }], y: stored });
-        recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: gated });
-        recordResidualProduct(plan, plain, { matrix: up.matrix, z, y: gated });
-        recordResidualProduct(plan, input, { matrix: gate.matrix, z, y: gated });
+        recordGatedProducts(plan, input, { gate: gate.matrix, up: up.matrix, z, y: written?.gated ?? gated });
+        recordResidualProduct(plan, plain, { matrix: up.matrix, z, y, next });
+        recordResidualProduct(plan, input, { matrix: gate.matrix, z, y, next });
       };
       if (isPlain) withoutSubgroups(device, record);
       else record();
       await plan.run();
-      const read = await Promise.all([stored, gated].map((y) => device.readFloats(y, count * pitch)));
-      return Float32Array.from(
-        Array.from({ length: count }, (_, b) => read.flatMap((y) => [...y.subarray(b * pitch, b * pitch + rows)]))
-          .flat(),
-      );
+      /** A result of all vectors, without padding. */
+      const own = (all: Float32Array, from: number): number[][] =>
+        Array.from({ length: count }, (_, b) => [...all.subarray(b * from, b * from + rows)]);
+      const sums = own(await device.readFloats(y, count * pitch), pitch);
+      const read = [own(await device.readFloats(stored, count * pitch), pitch), sums];
+      if (written) {
+        const texels = written.next.bytes / 16 / count;
+        const [gated = [], next = []] = await Promise.all(
+          [written.gated, written.next].map(async ({ raw }) => own(await readTexture(raw, texels, count), 4 * texels)),
+        );
+        read.push(gated, next);
+      } else {
+        read.push(own(await device.readFloats(gated, count * pitch), pitch));
+        read.push(sums.map((all) => all.map((value, n) => Math.fround(value * (scales[n] ?? 0)))));
+      }
+      return Float32Array.from(Array.from({ length: count }, (_, b) => read.flatMap((all) => all[b] ?? [])).flat());
     };
     const alone: number[] = [];
-    for (let b = 0; b < batch; b++) alone.push(...await run(all.slice(b * stride, (b + 1) * stride), 1));
+    for (let b = 0; b < batch; b++) alone.push(...await run(b, 1));
     assert.ok(alone.every((value) => value !== 0));
-    assert.deepEqual([...await run(all, batch)], alone);
+    assert.deepEqual([...await run(0, batch)], alone);
   });
 }
 

@@ -49,10 +49,12 @@ export interface DecodeBuffers {
 }
 
 /** Buffers of {@link recordTextureDecodeAttention}. The caches are textures, see `decodeAttentionTexture`. */
-export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vCache"> {
+export interface TextureDecodeBuffers extends Omit<DecodeBuffers, "kCache" | "vCache" | "o"> {
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
   readonly z: Span;
+  /** A buffer as of {@link DecodeBuffers}, or a texture of `MatvecScratch`. */
+  readonly o: { readonly buffer: DeviceBuffer } | { readonly texture: DeviceTexture };
 }
 
 const LOG2_E = Math.LOG2E;
@@ -97,13 +99,19 @@ export function recordTextureDecodeAttention(
 ): void {
   const { heads, kvHeads, headDim, capacity, ownCaches = false } = shape, hs = headStride(headDim);
   if (heads === 0) return;
-  const exchange = exchangesLanes(plan.device);
-  const source = sourceOf(decodeAttentionTexture, { headDim, heads: sharedHeads(shape), ownCaches, exchange });
+  const exchange = exchangesLanes(plan.device), toTexture = "texture" in buffers.o;
+  const source = sourceOf(decodeAttentionTexture, {
+    headDim,
+    heads: sharedHeads(shape),
+    ownCaches,
+    exchange,
+    toTexture,
+  });
   const { q, kCache, vCache, position, pages, z, o } = buffers;
   recordRows(plan, shape, {
     kernel: compileKernel(plan.device, source),
     sizes: [heads / kvHeads, capacity, kvHeads, pages.perRow, strideOf(heads * hs) / 4],
-    bound: [q, kCache, vCache, position, pages.buffer, z, o],
+    bound: [q, kCache, vCache, position, pages.buffer, z, "texture" in o ? o.texture : o.buffer],
   });
 }
 

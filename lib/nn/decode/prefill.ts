@@ -146,5 +146,13 @@ function recordLaterAttention(
     return;
   }
   plan.clear(o); // the padding may hold values of layers of other widths
-  recordTextureDecodeAttention(plan, shape, { q, kCache: cache.k, vCache: cache.v, o, position, pages, z: open });
+  recordTextureDecodeAttention(plan, shape, {
+    q,
+    kCache: cache.k,
+    vCache: cache.v,
+    o: { buffer: o },
+    position,
+    pages,
+    z: open,
+  });
 }

@@ -16,13 +16,14 @@ import { slotSlice } from "../mask_slots.ts";
 import type { MatrixPlacement } from "../products/matrix.ts";
 import {
   type MatvecInput,
+  type NextInput,
   type PageTable,
   recordGatedProducts,
   recordResidualProduct,
   recordRotatedProducts,
   recordStoredProducts,
 } from "../products/matvec.ts";
-import { createMatvecScratch, type MatvecScratch } from "../products/matvec_batch.ts";
+import { createMatvecScratch, type MatvecScratch, recordVectors } from "../products/matvec_batch.ts";
 import { recordEmbedding, recordScale } from "../ops.ts";
 import { layerTable } from "../rope.ts";
 import { headWidths, type LayerWeights, type Weights } from "../weights.ts";
@@ -53,17 +54,15 @@ interface Vectors {
   readonly embedded: DeviceBuffer;
   /** Queries after RoPE. The keys of all rows, then their values, follow them if the caches are buffers. */
   readonly qkv: DeviceBuffer;
-  /** Queries after RoPE, of the caches in textures with several rows. */
-  readonly turned: DeviceBuffer | null;
-  /** Masked output of the heads. */
+  /** Masked output of the heads; with a scratch its texture "heads" instead. */
   readonly o: DeviceBuffer;
-  /** Masked activation of the FFN. */
+  /** Masked activation of the FFN; with a scratch its texture "ffn" instead. */
   readonly a: DeviceBuffer;
 }
 
 interface Context extends DecodeState, Vectors {
   readonly plan: Plan;
-  /** Null for a single row, and where matrices lie in buffers. */
+  /** Null for a single row, and where matrices lie in buffers. Its texture "stream" is x times the weight of the next norm. */
   readonly scratch: MatvecScratch | null;
 }
 
@@ -118,7 +117,7 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
       own(device.createBuffer(label, 4 * state.rows * strideOf(width)));
     const plan = own(new Plan(device));
     const needsScratch = state.rows > 1 && state.weights.embedding.placement === "texture";
-    const turned = strideOf(wide.q), qkv = turned + 2 * strideOf(wide.kv);
+    const qkv = strideOf(wide.q) + 2 * strideOf(wide.kv);
     const context: Context = {
       ...state,
       plan,
@@ -126,14 +125,18 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
       x: vector("x", spec.hidden),
       embedded: vector("embedding", spec.hidden),
       qkv: vector("qkv", qkv),
-      turned: needsScratch ? vector("queries", turned) : null,
       o: vector("o", wide.q),
       a: vector("ffn activation", wide.ffn),
     };
-    recordToken(context);
-    state.weights.layers.forEach((layer, index) => {
-      recordAttention(context, layer, index);
-      recordFfn(context, layer, index);
+    const { layers, finalNorm } = state.weights, blocks = layers.flatMap(({ attention, ffn }) => [attention, ffn]);
+    const norms = [...blocks.filter((block) => block !== null), { norm: finalNorm }].map(({ norm }) =>
+      existing(norm, "norm").weight
+    );
+    const next = (): DeviceBuffer => existing(norms.shift(), "norm behind a block");
+    recordToken(context, next());
+    layers.forEach((layer, index) => {
+      if (layer.attention) recordAttention(context, { layer, index, part: layer.attention, next: next() });
+      if (layer.ffn) recordFfn(context, { layer, index, part: layer.ffn, next: next() });
     });
     recordHead(context);
     recordChoice(plan, state);
@@ -146,41 +149,47 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
 }
 
 /** x = embedding(token) ∘ z. */
-function recordToken({ plan, weights, masks, token, embedded, x, rows }: Context): void {
+function recordToken(context: Context, next: DeviceBuffer): void {
+  const { plan, weights, masks, token, embedded, x, rows } = context, width = weights.spec.hidden;
   plan.section("embedding");
-  const width = weights.spec.hidden;
   recordEmbedding(plan, weights.embedding, { tokens: token, x: embedded }, { rows });
   const z = slotSlice(masks.z, masks.layout.hidden, width);
   recordScale(plan, { x: embedded, z, y: x }, { rows, width, groupWidth: 1 });
+  const input = streamOf(context, next);
+  if (input.texture) recordVectors(plan, input, input.texture);
+}
+
+/** A layer's attention or FFN. */
+interface Block<Part> {
+  readonly layer: LayerWeights;
+  readonly index: number;
+  readonly part: Part;
+  /** Weight of the norm that follows. */
+  readonly next: DeviceBuffer;
 }
 
 /** x += Wo·(z ∘ attention of RMSNorm(x)) ∘ z. */
 function recordAttention(
   context: Context,
-  { attention: part, spec: layer }: LayerWeights,
-  index: number,
+  { layer: { spec: layer }, index, part, next }: Block<NonNullable<LayerWeights["attention"]>>,
 ): void {
   const { plan, weights, masks, caches: { layers }, capacity, position, x, qkv, o, rows } = context;
-  if (!part) return;
   const pages = pagesFor(context, layer);
   const { heads, kvHeads, window } = layer, rope = layerTable(context.rope, layer);
   const cache = existing(layers[index], `cache of layer ${index}`), { spec } = weights, { headDim } = spec;
   const widths = headWidths(spec, { heads, kvHeads, ffn: 0 });
-  const input = vectorsOf(context, {
-    buffer: x,
-    width: spec.hidden,
-    norm: existing(part.norm, `norm of layer ${index}`).weight,
-  });
+  const input = streamOf(context, existing(part.norm, `norm of layer ${index}`).weight);
+  const output = vectorsOf(context, { buffer: o, name: "heads", width: widths.q });
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).head, heads);
   const shape = { heads, kvHeads, headDim, window, capacity, rows, ownCaches: rows > 1 };
   plan.section("products");
   if (cache.placement === "texture") {
     const target = { headDim, dims: ropeDims(spec), kvHeads, capacity, rope, position, pages };
-    const q = context.turned ?? qkv;
-    recordRotatedProducts(plan, input, part, { ...target, q, products: qkv, kCache: cache.k, vCache: cache.v });
+    recordRotatedProducts(plan, input, part, { ...target, q: qkv, kCache: cache.k, vCache: cache.v });
     plan.section("attention");
-    const buffers = { q, kCache: cache.k, vCache: cache.v, o, position, pages, z };
-    recordTextureDecodeAttention(plan, shape, buffers);
+    const buffers = { q: qkv, kCache: cache.k, vCache: cache.v, position, pages, z };
+    const { texture } = output;
+    recordTextureDecodeAttention(plan, shape, { ...buffers, o: texture ? { texture } : { buffer: o } });
   } else {
     const k = rows * strideOf(widths.q), v = k + rows * strideOf(widths.kv);
     recordStoredProducts(plan, input, {
@@ -192,21 +201,12 @@ function recordAttention(
     recordDecodeAttention(plan, shape, { q: qkv, kCache: cache.k, vCache: cache.v, o, position, pages, z });
   }
   plan.section("products");
-  const output = vectorsOf(context, { buffer: o, width: widths.q });
-  recordResidualProduct(plan, output, { matrix: part.o, z: hiddenMask(context), y: x });
-}
-
-/** Input of the products: a vector of each row, with the norm that precedes them. */
-function vectorsOf(
-  { rows, weights: { spec }, scratch }: Context,
-  { norm, ...vectors }: { readonly buffer: DeviceBuffer; readonly width: number; readonly norm?: DeviceBuffer },
-): MatvecInput {
-  return {
-    ...vectors,
-    batch: rows,
-    scratch: scratch ?? undefined,
-    ...(norm ? { norm: { weight: norm, eps: spec.normEps } } : {}),
-  };
+  recordResidualProduct(plan, output, {
+    matrix: part.o,
+    z: hiddenMask(context),
+    y: x,
+    next: nextOf(context, next),
+  });
 }
 
 function recordRotateAppend(
@@ -238,29 +238,46 @@ function recordRotateAppend(
 }
 
 /** x += Wdown·(silu(gate)·up·z) ∘ z of RMSNorm(x). */
-function recordFfn(context: Context, { ffn: part, spec: { ffn } }: LayerWeights, index: number): void {
-  if (!part) return;
-  const { plan, weights: { spec }, masks, x, a } = context;
+function recordFfn(
+  context: Context,
+  { layer: { spec: { ffn } }, index, part, next }: Block<NonNullable<LayerWeights["ffn"]>>,
+): void {
+  const { plan, masks, x, a } = context;
   const z = slotSlice(masks.z, existing(masks.layout.layers[index], `masks of layer ${index}`).ffn, ffn);
   plan.section("products");
-  const input = vectorsOf(context, {
-    buffer: x,
-    width: spec.hidden,
-    norm: existing(part.norm, `norm of layer ${index}`).weight,
-  });
+  const input = streamOf(context, existing(part.norm, `norm of layer ${index}`).weight);
   const gate = existing(part.gate, `gate of layer ${index}`);
-  recordGatedProducts(plan, input, { gate, up: part.up, z, y: a });
-  const output = vectorsOf(context, { buffer: a, width: ffn });
-  recordResidualProduct(plan, output, { matrix: part.down, z: hiddenMask(context), y: x });
+  const output = vectorsOf(context, { buffer: a, name: "ffn", width: ffn });
+  recordGatedProducts(plan, input, { gate, up: part.up, z, y: output.texture ?? a });
+  recordResidualProduct(plan, output, { matrix: part.down, z: hiddenMask(context), y: x, next: nextOf(context, next) });
 }
 
 /** logits = head·RMSNorm(x). */
 function recordHead(context: Context): void {
-  const { plan, weights: { spec, finalNorm, head: matrix }, x, logits } = context;
-  const norm = existing(finalNorm, "final norm").weight;
+  const { plan, weights: { finalNorm, head: matrix }, logits } = context;
   plan.section("head");
-  const input = vectorsOf(context, { buffer: x, width: spec.hidden, norm });
+  const input = streamOf(context, existing(finalNorm, "final norm").weight);
   recordStoredProducts(plan, input, { parts: [{ matrix, offset: 0 }], y: logits });
+}
+
+/** Input of products: a vector of each row. */
+function vectorsOf(
+  { rows, scratch }: Context,
+  { name, buffer, width }: { readonly buffer: DeviceBuffer; readonly name: string; readonly width: number },
+): MatvecInput {
+  return { buffer, width, batch: rows, ...(scratch ? { scratch, texture: scratch.texture(name, width) } : {}) };
+}
+
+/** The residual stream as the input of products behind a norm. */
+function streamOf(context: Context, weight: DeviceBuffer): MatvecInput {
+  const { weights: { spec: { hidden, normEps: eps } }, x } = context;
+  return { ...vectorsOf(context, { buffer: x, name: "stream", width: hidden }), norm: { weight, eps } };
+}
+
+/** What a product that adds to the residual stream writes for the norm behind it, if there is a scratch. */
+function nextOf(context: Context, norm: DeviceBuffer): NextInput | undefined {
+  const { texture } = streamOf(context, norm);
+  return texture && { norm, texture };
 }
 
 function hiddenMask({ masks, weights }: Context): ReturnType<typeof slotSlice> {

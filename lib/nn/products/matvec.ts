@@ -12,9 +12,8 @@ import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
 import { headStride, strideOf } from "../padding.ts";
-import { existing } from "../../core/guards.ts";
 import type { Matrix } from "./matrix.ts";
-import { type BatchPart, type MatvecScratch, recordBatch, recordRotateAppend, rowsOfGroup } from "./matvec_batch.ts";
+import { type BatchPart, type MatvecScratch, recordBatch, rowsOfGroup } from "./matvec_batch.ts";
 import type { Span } from "../ops.ts";
 
 /** The vectors x [batch, strideOf(width)] that the matrices multiply. Values beyond the width are not used. */
@@ -25,6 +24,8 @@ export interface MatvecInput {
   readonly batch?: number;
   /** Scratch of the vectors; needed for several of them where matrices lie in textures. */
   readonly scratch?: MatvecScratch | undefined;
+  /** With a scratch: x, times the weight of the norm, where it is already a texture of it. */
+  readonly texture?: DeviceTexture | undefined;
   /** Applies RMSNorm to x first; weight [stride]. */
   readonly norm?: { readonly weight: DeviceBuffer; readonly eps: number };
 }
@@ -45,8 +46,6 @@ export interface RotatedTarget {
   readonly kvHeads: number;
   /** [batch, strideOf of its width] */
   readonly q: DeviceBuffer;
-  /** Scratch for the products of several vectors, as large as q and one key and value for each of them. */
-  readonly products?: DeviceBuffer | undefined;
   readonly kCache: DeviceTexture;
   readonly vCache: DeviceTexture;
 }
@@ -82,11 +81,16 @@ export function recordStoredProducts(
   if (first) record(plan, x, { matrix: first.matrix, ending: "store", parts: all, bound: () => [y] });
 }
 
-/** Records y[b, n] (=) silu((gate·x[b])[n])·(up·x[b])[n]·z[n]. */
+/** Records y[b, n] (=) silu((gate·x[b])[n])·(up·x[b])[n]·z[n]. With a scratch y is a texture of it. */
 export function recordGatedProducts(
   plan: Plan,
   x: MatvecInput,
-  { gate, up, z, y }: { readonly gate: Matrix; readonly up: Matrix; readonly z: Span; readonly y: DeviceBuffer },
+  { gate, up, z, y }: {
+    readonly gate: Matrix;
+    readonly up: Matrix;
+    readonly z: Span;
+    readonly y: DeviceBuffer | DeviceTexture;
+  },
 ): void {
   const second = partsOf(up);
   const parts = partsOf(gate).map((part, index) => ({
@@ -96,13 +100,26 @@ export function recordGatedProducts(
   record(plan, x, { matrix: gate, ending: "swiglu", parts, bound: () => [z, y] });
 }
 
-/** Records y[b, n] (+=) (W·x[b])[n]·z[n]. */
+/** Vectors times the weight of the norm that follows them, as the next products read them. */
+export interface NextInput {
+  /** [stride] */
+  readonly norm: DeviceBuffer;
+  readonly texture: DeviceTexture;
+}
+
+/** Records y[b, n] (+=) (W·x[b])[n]·z[n], and with a scratch `next`. */
 export function recordResidualProduct(
   plan: Plan,
   x: MatvecInput,
-  { matrix, z, y }: { readonly matrix: Matrix; readonly z: Span; readonly y: DeviceBuffer },
+  { matrix, z, y, next }: {
+    readonly matrix: Matrix;
+    readonly z: Span;
+    readonly y: DeviceBuffer;
+    readonly next?: NextInput | undefined;
+  },
 ): void {
-  record(plan, x, { matrix, ending: "residual", parts: partsOf(matrix), bound: () => [z, y] });
+  const following = next ? [next.norm, next.texture] : [];
+  record(plan, x, { matrix, ending: "residual", parts: partsOf(matrix), bound: () => [z, y, ...following] });
 }
 
 /**
@@ -115,8 +132,7 @@ export function recordRotatedProducts(
   matrices: Readonly<Record<MatvecRole, Matrix>>,
   target: RotatedTarget,
 ): void {
-  const { headDim, dims, rope, position, pages, kvHeads, capacity } = target, { scratch } = x;
-  if (scratch) return recordRotatedBatch(plan, x, matrices, { target, scratch });
+  const { headDim, dims, rope, position, pages, kvHeads, capacity } = target;
   const out = { q: target.q, k: target.kCache, v: target.vCache };
   const parts = (["q", "k", "v"] as const).flatMap((role) =>
     partsOf(matrices[role]).map((part) => ({ ...part, role }))
@@ -126,33 +142,9 @@ export function recordRotatedProducts(
     ending: "rotate",
     parts,
     align: headStride(headDim),
-    rotation: [
-      ...[headStride(headDim), dims / 2, Math.floor(rope.bytes / (4 * dims))],
-      ...[kvHeads, capacity, pages.perRow],
-    ],
+    rotation: [dims / 2, Math.floor(rope.bytes / (4 * dims)), kvHeads, capacity, pages.perRow],
     bound: (roles) => [rope, position, pages.buffer, ...roles.map((role) => out[role])],
   });
-}
-
-/** Several vectors take two steps: the products, then the rotation of whole heads. */
-function recordRotatedBatch(
-  plan: Plan,
-  x: MatvecInput,
-  { q, k, v }: Readonly<Record<MatvecRole, Matrix>>,
-  { target, scratch }: { readonly target: RotatedTarget; readonly scratch: MatvecScratch },
-): void {
-  const { vectors } = scratch, qkv = existing(target.products, "buffer of the products");
-  const places = { k: vectors * strideOf(q.rows), v: vectors * (strideOf(q.rows) + strideOf(k.rows)) };
-  const parts = [[q, 0], [k, places.k], [v, places.v]] as const;
-  recordBatch(plan, x, scratch, {
-    matrix: q,
-    ending: "raw",
-    parts: parts.flatMap(([matrix, offset]) =>
-      partsOf(matrix).map((part) => ({ ...part, offset: offset + part.offset }))
-    ),
-    bound: [qkv],
-  });
-  recordRotateAppend(plan, scratch, { ...target, ...places, heads: q.rows / headStride(target.headDim), qkv });
 }
 
 /** A shard of a matrix, and of the second matrix of a gated product. */
@@ -167,7 +159,7 @@ interface Product {
   readonly parts: readonly Part[];
   /** Number of consecutive rows that a workgroup must not split. Default 4. */
   readonly align?: number;
-  /** headStride, half, positions, kvHeads, capacity and perRow. */
+  /** half, positions, kvHeads, capacity and perRow. */
   readonly rotation?: readonly number[];
   readonly bound: (roles: readonly MatvecRole[]) => readonly Bound[];
 }
@@ -179,11 +171,7 @@ function partsOf(matrix: Matrix): Part[] {
 
 /** Records as many parts in each dispatch as the binding limits allow. */
 function record(plan: Plan, x: MatvecInput, product: Product): void {
-  const { ending } = product;
-  if (x.scratch && ending !== "rotate") {
-    recordBatch(plan, x, x.scratch, { ...product, ending, bound: product.bound([]) });
-    return;
-  }
+  if (x.scratch) return recordBatch(plan, x, x.scratch, product);
   const most = partsOfDispatch(plan, x, product);
   for (let first = 0; first < product.parts.length; first += most) {
     recordDispatch(plan, x, { ...product, parts: product.parts.slice(first, first + most) });
@@ -202,7 +190,7 @@ function partsOfDispatch(plan: Plan, x: MatvecInput, { matrix, ending, parts }: 
 }
 
 function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
-  const { matrix, ending, parts, align, rotation = [0, 0, 0, 0, 0, 0], bound } = product;
+  const { matrix, ending, parts, align, rotation = [0, 0, 0, 0, 0], bound } = product;
   const { dtype, placement, stride } = matrix, { norm, batch: vectors = 1 } = x;
   const units = textureUnits(dtype, stride);
   const batch = Math.min(vectors, BATCH_ROWS), most = textureRows(plan.device.limits.maxComputeWorkgroupStorageSize);
@@ -234,7 +222,7 @@ function recordDispatch(plan: Plan, x: MatvecInput, product: Product): void {
     ),
     u32(strideOf(x.width) / 4),
     f32(norm?.eps ?? 0),
-    ...[...rotation, ...places].map(u32),
+    ...[align ?? 0, ...rotation, ...places].map(u32),
   ];
   const width = Math.min(groups, GRID_WIDTH);
   plan.dispatch(

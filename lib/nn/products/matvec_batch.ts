@@ -5,17 +5,17 @@ import {
   batchVectors,
   matvecBatchKernel,
   matvecPrepare,
-  matvecRotate,
+  type MatvecRole,
   texelOf,
   textureUnits,
 } from "../../../kernels/mod.ts";
-import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
+import type { DeviceTexture } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import { type Bound, f32, type Plan, u32 } from "../../gpu/plan.ts";
-import { headStride, roundUp, strideOf } from "../padding.ts";
-import type { Matrix, MatrixDtype, MatrixShard } from "./matrix.ts";
-import type { MatvecInput, RotatedTarget } from "./matvec.ts";
+import { roundUp, strideOf } from "../padding.ts";
+import { type Matrix, MATRIX_DTYPES, type MatrixShard } from "./matrix.ts";
+import type { MatvecInput } from "./matvec.ts";
 import { exchangesLanes } from "./variants.ts";
 
 /** Minimum number of rows of a workgroup on a CPU: fewer take less time than reading x. */
@@ -23,30 +23,39 @@ const MIN_ROWS = 32;
 /** Maximum number of rows of a workgroup, so that large matrices are divided evenly. */
 const MOST_ROWS = 768;
 
-/** Textures of vectors, which the products of a plan take turns with. */
+/** Textures of vectors, which the products of a plan read and write. */
 export interface MatvecScratch extends Disposable {
   readonly vectors: number;
-  /** The vectors, with this many texels each at least. */
-  texture(texels: number): DeviceTexture;
-  /** Factors of the norm [vectors]. */
-  readonly factors: DeviceBuffer;
+  /**
+   * The texture of this name for vectors of `width` values, zero beyond them. Values of another width have another
+   * texture.
+   */
+  texture(name: string, width: number): DeviceTexture;
 }
 
 /** Allocates the scratch of a plan; textures when they are first needed. */
 export function createMatvecScratch(device: Device, vectors: number): MatvecScratch {
-  const stack = new DisposableStack(), textures = new Map<number, DeviceTexture>();
+  const stack = new DisposableStack(), textures = new Map<string, DeviceTexture>();
   return {
     vectors,
-    factors: stack.use(device.createBuffer("factors", 4 * vectors)),
-    texture(texels): DeviceTexture {
-      const known = textures.get(texels);
+    texture(name, width): DeviceTexture {
+      const key = `${name} ${width}`, known = textures.get(key);
       if (known) return known;
-      const made = stack.use(device.createTexture("vectors", texels, vectors, "rgba32float"));
-      textures.set(texels, made);
+      const made = stack.use(device.createTexture("vectors", texelsOf(width), vectors, "rgba32float"));
+      textures.set(key, made);
       return made;
     },
     [Symbol.dispose]: () => stack.dispose(),
   };
+}
+
+/** Texels that the products read of a vector, whatever the storage of W. */
+function texelsOf(width: number): number {
+  const columns = MATRIX_DTYPES.map((dtype) => {
+    const { units, half, rounds } = textureUnits(dtype, strideOf(width)), { columns, perScale } = texelOf(dtype);
+    return 8 * columns * (perScale === 0 ? 1 : 2) * (units * rounds + (half ? 0.5 : 0));
+  });
+  return Math.max(...columns) / 4;
 }
 
 /** A shard of a matrix, and of the second matrix of a gated product. */
@@ -63,62 +72,64 @@ export interface BatchProduct {
   /** One of the matrices; all have the same storage. */
   readonly matrix: Matrix;
   readonly ending: BatchMatvec["ending"];
-  readonly parts: readonly BatchPart[];
-  /** z for "swiglu" and "residual", then y. */
-  readonly bound: readonly Bound[];
-}
-
-/** Vectors as the kernels read them. */
-interface Prepared {
-  readonly texture: DeviceTexture;
-  readonly norm: boolean;
+  readonly parts: readonly (BatchPart & { readonly role?: MatvecRole })[];
+  /** Number of consecutive rows that a workgroup must not split: those of a head of "rotate". */
+  readonly align?: number | undefined;
+  /** half, positions, kvHeads, capacity and perRow of "rotate". */
+  readonly rotation?: readonly number[];
+  /** Buffers and textures of the ending, see `batchEndingBindings`. */
+  readonly bound: (roles: readonly MatvecRole[]) => readonly Bound[];
 }
 
 /** Records products whose order of summation is that of a single vector. */
 export function recordBatch(plan: Plan, x: MatvecInput, scratch: MatvecScratch, product: BatchProduct): void {
-  const { matrix: { dtype, stride }, ending, parts, bound } = product;
-  const prepared = recordPrepare(plan, x, scratch, { dtype, stride });
-  const each = parts[0]?.resources.length ?? 1, isPair = ending === "swiglu";
-  const textures = Math.min(8, plan.device.limits.maxStorageTexturesPerShaderStage) - 1;
-  const most = isPair ? 1 : Math.max(1, Math.floor(textures / each));
-  const units = textureUnits(dtype, stride), isNormed = prepared.norm && ending !== "raw";
-  const batch = Math.min(scratch.vectors, batchVectors(dtype, units));
+  const { matrix: { dtype, stride }, ending, parts, align, rotation = [], bound } = product,
+    { norm, buffer, width } = x;
+  const texture = x.texture ?? recordVectors(plan, x, scratch.texture("other", width));
+  const each = parts[0]?.resources.length ?? 1, { limits } = plan.device;
+  const units = textureUnits(dtype, stride), batch = Math.min(scratch.vectors, batchVectors(dtype, units));
   const shape = {
     dtype,
     ending,
     batch,
-    norm: prepared.norm,
+    norm: norm !== undefined,
     units,
     exchange: exchangesLanes(plan.device),
+    ...(ending === "rotate" && align !== undefined ? { headStride: align } : {}),
   };
+  // One of x; two parts of "rotate" store to textures.
+  const textures = Math.min(8, limits.maxStorageTexturesPerShaderStage) - (ending === "rotate" ? 3 : 1);
+  const most = ending === "swiglu" ? 1 : Math.max(1, Math.floor(textures / each));
   for (let first = 0; first < parts.length; first += most) {
-    const own = parts.slice(first, first + most), all = { ...shape, parts: own.length };
-    const bytes = batchRowBytes(all), { maxComputeWorkgroupStorageSize: memory } = plan.device.limits;
+    const own = parts.slice(first, first + most), roles = own.flatMap(({ role }) => role ?? []);
+    const all = { ...shape, parts: own.length, ...(roles.length > 0 ? { roles } : {}) };
+    const bytes = batchRowBytes(all), memory = limits.maxComputeWorkgroupStorageSize;
     const rows = bytes === 0 ? MOST_ROWS : Math.min(MOST_ROWS, Math.floor(memory / bytes / 4) * 4);
     const source = sourceOf(matvecBatchKernel, {
       ...all,
       units: { ...units, rounds: Math.min(2, units.rounds) },
       rows,
     });
-    const groupRows = rowsOfGroup(own, { most: rows });
+    const groupRows = rowsOfGroup(own, { most: rows, align });
     let groups = 0;
     const places = own.flatMap(({ rows, offset, pitch }) => {
       const from = groups;
       groups += Math.ceil(rows / groupRows);
       return [from, rows, offset, pitch];
     });
+    const sizes = [units.units, units.rounds, groupRows, width, strideOf(width) / 4].map(u32);
     plan.dispatch(
       compileKernel(plan.device, source),
       [
         ...own.flatMap(({ resources }) => resources),
-        prepared.texture,
-        ...(isNormed ? [scratch.factors] : []),
-        ...bound,
-        { params: [units.units, units.rounds, groupRows, ...places].map(u32) },
+        texture,
+        ...(norm ? [buffer] : []),
+        ...bound(roles),
+        { params: [...sizes, f32(norm?.eps ?? 0), ...[...rotation, ...places].map(u32)] },
       ],
       {
         groups: [scratch.vectors / batch, groups],
-        cost: (isPair ? 4 : 2) * stride * scratch.vectors * own.reduce((sum, { rows }) => sum + rows, 0),
+        cost: (ending === "swiglu" ? 4 : 2) * stride * scratch.vectors * own.reduce((sum, { rows }) => sum + rows, 0),
       },
     );
   }
@@ -138,50 +149,16 @@ export function rowsOfGroup(
   return Math.min(highest, roundUp(Math.max(MIN_ROWS, Math.ceil(rows / groups)), align));
 }
 
-/** Records the rotation and the caching of the queries, keys and values that a "raw" product has left in `qkv`. */
-export function recordRotateAppend(
+/** Records target (=) x, times the weight of its norm if it has one, as the products read it. Returns target. */
+export function recordVectors(
   plan: Plan,
-  scratch: MatvecScratch,
-  { headDim, dims, rope, position, pages, capacity, kvHeads, heads, q, kCache, vCache, qkv, k, v }: RotatedTarget & {
-    readonly heads: number;
-    readonly qkv: DeviceBuffer;
-    /** First value of the keys and of the values. */
-    readonly k: number;
-    readonly v: number;
-  },
-): void {
-  const hs = headStride(headDim), { vectors, factors } = scratch, groups = heads + 2 * kvHeads;
-  const params = [
-    ...[heads, hs, dims / 2, Math.floor(rope.bytes / (4 * dims)), kvHeads, capacity, pages.perRow],
-    ...[k, v, strideOf(heads * hs), strideOf(kvHeads * hs)],
-  ];
+  { buffer, width, norm, batch = 1 }: Pick<MatvecInput, "buffer" | "width" | "norm" | "batch">,
+  target: DeviceTexture,
+): DeviceTexture {
   plan.dispatch(
-    compileKernel(plan.device, sourceOf(matvecRotate, { headStride: hs })),
-    [qkv, factors, rope, position, pages.buffer, q, kCache, vCache, { params: params.map(u32) }],
-    { groups: [groups, vectors], cost: 10 * vectors * groups * hs },
+    compileKernel(plan.device, sourceOf(matvecPrepare, { norm: norm !== undefined })),
+    [buffer, ...(norm ? [norm.weight] : []), target, { params: [u32(width), u32(strideOf(width) / 4)] }],
+    { groups: [batch], cost: 20 * batch * width },
   );
-}
-
-/** Records x as the products read it: times the weight of the norm, in a texture. */
-function recordPrepare(
-  plan: Plan,
-  { buffer, width, norm }: MatvecInput,
-  scratch: MatvecScratch,
-  { dtype, stride }: { readonly dtype: MatrixDtype; readonly stride: number },
-): Prepared {
-  const { units, half, rounds } = textureUnits(dtype, stride), { columns, perScale } = texelOf(dtype);
-  const perUnit = 8 * (perScale === 0 ? 1 : 2) * columns / 4, all = units * rounds;
-  const texture = scratch.texture(perUnit * (all + (half ? 0.5 : 0)));
-  plan.dispatch(
-    compileKernel(plan.device, sourceOf(matvecPrepare, { dtype, norm: norm !== undefined, half })),
-    [
-      buffer,
-      ...(norm ? [norm.weight] : []),
-      texture,
-      ...(norm ? [scratch.factors] : []),
-      { params: [u32(width), u32(strideOf(width) / 4), u32(all), f32(norm?.eps ?? 0)] },
-    ],
-    { groups: [scratch.vectors], cost: 20 * scratch.vectors * width },
-  );
-  return { texture, norm: norm !== undefined };
+  return target;
 }

@@ -89,6 +89,7 @@ export * from "./matvec_batch.ts";
 export * from "./positions.ts";
 export * from "./rope.ts";
 export * from "./product_buffer.ts";
+export * from "./product_matrix.ts";
 export * from "./product_pack.ts";
 export * from "./product_texture.ts";
 export * from "./product_tiled.ts";

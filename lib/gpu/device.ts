@@ -9,7 +9,9 @@ import type {
   TexelRows,
 } from "./types.ts";
 import { CompressoError } from "../core/errors.ts";
+import type { MatrixUnits } from "../../kernels/mod.ts";
 import { requestAdapter } from "./adapter.ts";
+import { offeredUnits, requestUnits, unitsAreRight } from "./matrix_units.ts";
 import { type BufferRange, readBack } from "./read_back.ts";
 import { fixOf, type MemoryShortage } from "./shortage.ts";
 import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
@@ -37,6 +39,8 @@ export class Device implements Disposable {
   readonly entry: GPU | null;
   /** Subgroup support; null if kernels must not use subgroups. */
   readonly subgroups: Subgroups | null;
+  /** Matrix units that compute right; null if kernels must not use any. */
+  readonly matrixUnits: MatrixUnits | null;
   /** Budget for all buffers and textures, in bytes; infinite without a budget. */
   readonly memoryLimit: number;
   /**
@@ -62,10 +66,11 @@ export class Device implements Disposable {
   constructor(
     gpu: GPUDevice,
     facts: AdapterFacts,
-    { memoryLimit = Infinity, isDry = false, subgroups = null, entry = null }: {
+    { memoryLimit = Infinity, isDry = false, subgroups = null, matrixUnits = null, entry = null }: {
       readonly memoryLimit?: number;
       readonly isDry?: boolean;
       readonly subgroups?: Subgroups | null;
+      readonly matrixUnits?: MatrixUnits | null;
       readonly entry?: GPU | null;
     } = {},
   ) {
@@ -75,6 +80,7 @@ export class Device implements Disposable {
     this.memoryLimit = memoryLimit;
     this.isDry = isDry;
     this.subgroups = subgroups;
+    this.matrixUnits = matrixUnits;
     this.entry = entry;
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
@@ -325,11 +331,14 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   };
   const size = facts.isCpu && options.subgroups !== false ? subgroupSize(adapter) : null; // GPU kernels use none
   const withSubgroups = size === null ? null : await requestSubgroups(adapter, descriptor);
-  const gpu = withSubgroups ?? await adapter.requestDevice(descriptor);
+  const units = facts.isCpu || options.subgroups === false ? null : offeredUnits(adapter);
+  const withUnits = units && await requestUnits(adapter, descriptor);
+  const gpu = withSubgroups ?? withUnits ?? await adapter.requestDevice(descriptor);
   const subgroups = withSubgroups && size !== null ? await probeSubgroups(withSubgroups, size) : null;
   const { memoryLimit, gpu: entry = navigator.gpu } = options;
   return new Device(gpu, facts, {
     subgroups,
+    matrixUnits: units && withUnits && await unitsAreRight(withUnits, units) ? units : null,
     entry: entry === navigator.gpu ? null : entry,
     ...(memoryLimit === undefined ? {} : { memoryLimit }),
   });

@@ -14,7 +14,8 @@ export interface DeviceOptions {
   readonly memoryLimit?: number;
   /**
    * Whether kernels may use subgroups. They are faster with them and compute the same values. Default: on CPU adapters
-   * that support them; GPU kernels do not use them.
+   * that support them. On a GPU only the products on its matrix units use them, where the adapter offers subgroup
+   * matrices (Dawn with unsafe APIs); these sum in an order of their own.
    */
   readonly subgroups?: false;
   /** Which of several adapters to prefer. Default "high-performance". */

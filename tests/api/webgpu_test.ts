@@ -43,6 +43,41 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "Dawn's compiler takes the product on matrix units and the kernels that unpack files",
+  ignore: !isCached,
+  fn: async () => {
+    // Dawn's backend without a GPU offers all features, so it compiles what no adapter here runs.
+    const text = `import { create, globals } from "${DAWN}";
+import { isBlocked, productMatrix, unpacksTo, unpackToCodes, unpackToHalf } from "./kernels/mod.ts";
+import { TENSOR_FORMATS } from "./lib/formats/gguf/types.ts";
+Object.assign(globalThis, globals);
+const gpu = create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
+const adapter = await gpu.requestAdapter();
+const requiredFeatures = ["shader-f16", "subgroups", "chromium-experimental-subgroup-matrix"];
+const device = await adapter.requestDevice({ requiredFeatures });
+device.addEventListener("uncapturederror", (event) => event.preventDefault());
+const types = Object.keys(TENSOR_FORMATS).filter(isBlocked);
+const kernels = [
+  ...[[16, 16, 16], [8, 16, 16], [8, 8, 8]].map(([m, n, k]) => productMatrix({ lanes: 32, m, n, k })),
+  ...[...types, "bf16", "f32"].map((type) => unpackToHalf(type)),
+  ...["q8", "q4"].flatMap((dtype) =>
+    types.filter((type) => unpacksTo(type, dtype)).map((type) => unpackToCodes(type, dtype))),
+  { name: "broken", code: "fn main() { let x = 1u >> 1u & 1u; }" },
+];
+for (const { name, code } of kernels) {
+  const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
+  const errors = messages.filter(({ type }) => type === "error").map(({ message }) => message);
+  console.log(errors.length > 0 ? "FAIL" : "PASS", name, ...errors);
+}
+Deno.exit(0);`;
+    const { code, said } = await deno("eval", "--no-lock", "--cached-only", text);
+    assert.equal(code, 0, said);
+    assert.ok((said.match(/^PASS /gm)?.length ?? 0) > 20, said);
+    assert.deepEqual(said.match(/^FAIL \S+/gm), ["FAIL broken"], said);
+  },
+});
+
 Deno.test("a module without WebGPU is refused with what it lacks", async () => {
   for (const [module, reason] of [["lib/core/guards.ts", /exports neither/], ["npm:", /got: /], ["no.ts", /no\.ts/]]) {
     const { code, said } = await deno("run", "-A", "cli/main.ts", "doctor", "--webgpu", String(module));

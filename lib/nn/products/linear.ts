@@ -1,13 +1,16 @@
 // Products of activations with frozen matrices, forward and backward.
 import {
   isQuantized,
+  productMatrix,
   productTexture,
   productTiled,
   textureStep,
   textureTileColumns,
   TILED_SIDE,
   TILED_STEP,
+  UNIT_TILE,
 } from "../../../kernels/mod.ts";
+import type { KernelSource } from "../../../kernels/source.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
@@ -230,10 +233,27 @@ function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options
   });
 }
 
+/** Products of fewer rows leave most of a tile of the matrix units unused. */
+const UNIT_ROWS = 32;
+
+/** The kernel of a product from buffers, and the rows and columns of a workgroup. */
+function tiledKernel(
+  device: Device,
+  w: Matrix,
+  part: Part,
+): { readonly source: KernelSource; readonly tileRows: number; readonly tileColumns: number } {
+  const { matrixUnits } = device, transposeB = part.direction === "forward";
+  if (matrixUnits && transposeB && w.dtype === "f16" && part.rows >= UNIT_ROWS) {
+    return { source: sourceOf(productMatrix, matrixUnits), tileRows: UNIT_TILE, tileColumns: UNIT_TILE };
+  }
+  const tile = productTile(device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
+  const source = sourceOf(productTiled, { transposeB, dtype: w.dtype, ...tile });
+  return { source, tileRows: TILED_SIDE * tile.rows, tileColumns: TILED_SIDE * tile.columns };
+}
+
 function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: Part): void {
-  const tile = productTile(plan.device, linearProduct(w, { ...part, shardRows: part.shard.rows }));
-  const source = sourceOf(productTiled, { transposeB: part.direction === "forward", dtype: w.dtype, ...tile });
-  const tileRows = TILED_SIDE * tile.rows, cost = 2 * part.columns * part.depth, { dispatchCost } = part;
+  const { source, tileRows, tileColumns } = tiledKernel(plan.device, w, part);
+  const cost = 2 * part.columns * part.depth, { dispatchCost } = part;
   for (const { first, rows } of rowParts(part.rows, { cost, tileRows, dispatchCost })) {
     const params = [
       u32(rows),
@@ -247,7 +267,7 @@ function recordTiled(plan: Plan, x: Operand, w: Matrix, y: LinearTarget, part: P
       u32(part.accumulate ? 1 : 0),
     ];
     plan.dispatch(compileKernel(plan.device, source), [x.buffer, ...part.shard.resources, y.buffer, { params }], {
-      groups: [Math.ceil(rows / tileRows), Math.ceil(part.columns / (TILED_SIDE * tile.columns))],
+      groups: [Math.ceil(rows / tileRows), Math.ceil(part.columns / tileColumns)],
       cost: cost * rows,
     });
   }

@@ -5,9 +5,11 @@ import type { KernelSource } from "./source.ts";
 export interface MatrixUnits {
   /** Invocations of a subgroup. */
   readonly lanes: number;
-  /** m and n divide 32, k divides 16. */
+  /** Rows of the left factor; divides 32. */
   readonly m: number;
+  /** Columns of the right factor; divides 32. */
   readonly n: number;
+  /** Depth; divides 16. */
   readonly k: number;
 }
 

@@ -1,4 +1,4 @@
-// Tokens a second of generation: `deno run -A scripts/bench/decode.ts [MODEL] [--dtype f16,q4] [--sparsity 0,0.4] [--tokens N] [--prompt N] [--repeats N] [--profile]`.
+// Tokens a second of generation: `deno run -A scripts/bench/decode.ts [MODEL] [--dtype f16,q4] [--sparsity 0,0.4] [--sequences 1,8] [--tokens N] [--prompt N] [--repeats N] [--profile]`.
 // Asserts nothing, and does not measure quality.
 //
 // Decoding reads every weight once a token, so the yardstick is the speed of reading: that of a kernel that only adds up a large texture (a
@@ -10,6 +10,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
+import { type BatchRow, createDecodeBatch, type DecodeBatch } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
@@ -46,6 +47,42 @@ export async function measureDecode(model: Model, { prompt, tokens, repeats }: D
     cpuSeconds.push(...timing.cpuSeconds);
   }
   return { seconds, cpuSeconds, firstSeconds };
+}
+
+/** Times `tokens` greedy tokens of each of several sequences, decoded together after prompts of the length of `prompt`. */
+async function measureBatch(
+  model: Model,
+  { prompt, tokens, repeats, sequences }: DecodeLength & { readonly sequences: number },
+): Promise<Timing> {
+  const seconds: number[] = [], cpuSeconds: number[] = [];
+  let firstSeconds = 0;
+  for (let repeat = 0; repeat <= repeats; repeat++) {
+    using opened = await openBatch(model, { prompt, tokens, sequences });
+    const timing = await timed(() => opened.batch.next(opened.rows, { count: tokens }), { repeats: 1 });
+    if (repeat === 0) {
+      firstSeconds = timing.seconds[0] ?? 0;
+      continue;
+    }
+    seconds.push(...timing.seconds);
+    cpuSeconds.push(...timing.cpuSeconds);
+  }
+  return { seconds, cpuSeconds, firstSeconds };
+}
+
+/** Sequences whose prompts are read but for the last token. */
+async function openBatch(
+  model: Model,
+  { prompt, tokens, sequences }: Omit<DecodeLength, "repeats"> & { readonly sequences: number },
+): Promise<{ readonly batch: DecodeBatch; readonly rows: readonly BatchRow[] } & Disposable> {
+  const capacity = prompt.length + tokens, { vocab } = model.spec;
+  const batch = createDecodeBatch(model.device, model.weights, { sequences, capacity }), rows: BatchRow[] = [];
+  for (let text = 0; text < sequences; text++) {
+    const own = prompt.map((id) => (id + text * 104729) % vocab), sequence = batch.open(capacity);
+    if (!sequence) throw new Error(`${sequences} sequences do not fit`);
+    await sequence.prefill(own.slice(0, -1));
+    rows.push({ sequence, token: own.at(-1) ?? 0 });
+  }
+  return { batch, rows, [Symbol.dispose]: () => batch[Symbol.dispose]() };
 }
 
 /** Texels of a row and rows of the texture that {@link readingSpeed} adds up: 256 MiB. */
@@ -95,6 +132,7 @@ async function main(): Promise<void> {
     options: {
       dtype: { type: "string", default: "f16" },
       sparsity: { type: "string", default: "0" },
+      sequences: { type: "string", default: "1" },
       tokens: { type: "string", default: "64" },
       prompt: { type: "string", default: "64" },
       repeats: { type: "string", default: "5" },
@@ -109,34 +147,53 @@ async function main(): Promise<void> {
   console.log(`${device.facts.description}, ${tokens} tokens after ${prompt.length}, median of ${repeats}`);
   console.log(`reading: ${(speed / 1e9).toFixed(1)} GB/s by ${clock.kind} time`);
   console.log(
-    "dtype sparsity parameters  MB/token  tokens/s by " + `${clock.kind}`.padEnd(5) + " wall    share of reading",
+    "dtype sparsity sequences parameters  MB/token  tokens/s by " + `${clock.kind}`.padEnd(5) +
+      " wall    share of reading",
   );
   for (const dtype of values.dtype.split(",") as MatrixDtype[]) {
     for (const sparsity of values.sparsity.split(",").map(Number)) {
       using model = await loadModelFrom(randomSlice(source, { sparsity }), { device, baseDtype: dtype });
-      const timing = await measureDecode(model, { prompt, tokens, repeats });
-      const rate = tokens / median(secondsBy(clock, timing)), bytes = bytesOfToken(model);
-      console.log([
-        dtype.padEnd(5),
-        String(sparsity).padEnd(8),
-        String(parameterCount(model.spec)).padStart(10),
-        (bytes / 1e6).toFixed(1).padStart(9),
-        rate.toFixed(1).padStart(16),
-        (tokens / median(timing.seconds)).toFixed(1).padStart(8),
-        `${(100 * rate * bytes / speed).toFixed(0)} %`.padStart(9),
-      ].join(" "));
-      if (values.profile) await profile(model, { prompt, tokens: Math.min(8, tokens), repeats: 1 });
+      const bytes = bytesOfToken(model);
+      for (const sequences of values.sequences.split(",").map(Number)) {
+        const timing = sequences === 1
+          ? await measureDecode(model, { prompt, tokens, repeats })
+          : await measureBatch(model, { prompt, tokens, repeats, sequences });
+        const rate = sequences * tokens / median(secondsBy(clock, timing));
+        console.log([
+          dtype.padEnd(5),
+          String(sparsity).padEnd(8),
+          String(sequences).padEnd(9),
+          String(parameterCount(model.spec)).padStart(10),
+          (bytes / 1e6).toFixed(1).padStart(9),
+          rate.toFixed(1).padStart(16),
+          (sequences * tokens / median(timing.seconds)).toFixed(1).padStart(8),
+          `${(100 * rate / sequences * bytes / speed).toFixed(0)} %`.padStart(9),
+        ].join(" "));
+        if (values.profile) await profile(model, { prompt, tokens: Math.min(8, tokens), sequences });
+      }
     }
   }
 }
 
-/** Prints the seconds of each part of a token by the device's own timestamps. */
-async function profile(model: Model, { prompt, tokens }: DecodeLength): Promise<void> {
-  using pass = createDecodePass(model.device, model.weights, { capacity: prompt.length + tokens });
-  await pass.prefill(prompt.slice(0, -1));
-  const parts = new Map<string, number>();
-  await pass.next(prompt.at(-1) ?? 0, { count: tokens, profile: parts });
-  for (const [part, seconds] of parts) console.log(`  ${part.padEnd(12)} ${(seconds * 1e3 / tokens).toFixed(2)} ms`);
+/** Prints the seconds of each part of a step, a token of each sequence, by the device's own timestamps. */
+async function profile(
+  model: Model,
+  { prompt, tokens, sequences }: Omit<DecodeLength, "repeats"> & { readonly sequences: number },
+): Promise<void> {
+  const parts = new Map<string, number>(), options = { count: tokens, profile: parts };
+  if (sequences === 1) {
+    using pass = createDecodePass(model.device, model.weights, { capacity: prompt.length + tokens });
+    await pass.prefill(prompt.slice(0, -1));
+    await pass.next(prompt.at(-1) ?? 0, options);
+  } else {
+    using opened = await openBatch(model, { prompt, tokens, sequences });
+    await opened.batch.next(opened.rows, options);
+  }
+  const all = [...parts.values()].reduce((sum, seconds) => sum + seconds, 0);
+  for (const [part, seconds] of parts) {
+    const share = `${(100 * seconds / all).toFixed(0)} %`;
+    console.log(`  ${part.padEnd(12)} ${(seconds * 1e3 / tokens).toFixed(2)} ms ${share.padStart(5)}`);
+  }
 }
 
 if (import.meta.main) await main();

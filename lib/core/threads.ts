@@ -18,6 +18,9 @@ export const THREAD_NAME = "compresso thread";
 /** Most threads: beyond it reading and writing set the pace. */
 const MOST_THREADS = 16;
 
+/** Milliseconds in which threads must have started. They take about a tenth of a second. */
+const START_LIMIT = 10_000;
+
 /** Calls with fewer bytes are not worth a thread. */
 const LEAST_BYTES = 1 << 20;
 
@@ -28,12 +31,15 @@ interface Waiting {
   readonly answer: PromiseWithResolvers<unknown>;
 }
 
-let holders = 0, started: Promise<Threads | null> | null = null;
+let holders = 0, limit = START_LIMIT, started: Promise<Threads | null> | null = null;
 
-/** Keeps threads for {@link onThread} until it is disposed. They start with the first call. */
-export function holdThreads(): Disposable {
+/**
+ * Keeps threads for {@link onThread} until it is disposed. They start with the first call; if they do not within
+ * `startLimit` milliseconds, there are none.
+ */
+export function holdThreads({ startLimit = START_LIMIT }: { readonly startLimit?: number } = {}): Disposable {
   const stack = new DisposableStack();
-  holders++;
+  if (holders++ === 0) limit = startLimit;
   stack.defer(() => {
     if (--holders > 0) return;
     void started?.then((threads) => threads?.[Symbol.dispose]());
@@ -59,7 +65,7 @@ export async function onThread<Args extends readonly unknown[], Result>(
   { transfer = [] }: { readonly transfer?: ArrayBuffer[] } = {},
 ): Promise<Result> {
   const isLarge = transfer.reduce((sum, { byteLength }) => sum + byteLength, 0) >= LEAST_BYTES;
-  const threads = holders > 0 && isLarge ? await (started ??= Threads.start(threadCount())) : null;
+  const threads = holders > 0 && isLarge ? await (started ??= Threads.start(threadCount(), limit)) : null;
   if (!threads) return work(...args);
   return await threads.run({ module, name: work.name, args }, transfer) as Result;
 }
@@ -101,8 +107,8 @@ class Threads implements Disposable {
     this.#idle = [...workers];
   }
 
-  /** Null where threads cannot be started, such as without the right to read their file. */
-  static async start(count: number): Promise<Threads | null> {
+  /** Null where threads cannot be started in time, or at all, such as without the right to read their file. */
+  static async start(count: number, limit: number): Promise<Threads | null> {
     const workers: Worker[] = [], file = new URL("./thread.ts", import.meta.url);
     try {
       // Where it may not be read this throws, and a worker would print that too.
@@ -110,7 +116,7 @@ class Threads implements Disposable {
       for (let index = 0; index < count; index++) {
         workers.push(new Worker(file, { type: "module", name: THREAD_NAME }));
       }
-      await Promise.all(workers.map((worker) => answerOf(worker)));
+      await within(limit, Promise.all(workers.map((worker) => answerOf(worker))));
       return new Threads(workers);
     } catch {
       for (const worker of workers) worker.terminate();
@@ -140,6 +146,17 @@ class Threads implements Disposable {
 
   [Symbol.dispose](): void {
     for (const worker of this.#all) worker.terminate();
+  }
+}
+
+/** What a promise gives, or an error after so many milliseconds. */
+async function within<Result>(milliseconds: number, work: Promise<Result>): Promise<Result> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new Error("the threads have not started")), milliseconds);
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

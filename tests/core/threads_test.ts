@@ -20,6 +20,31 @@ Deno.test("onThread() gives what the function gives: large work on a thread, all
   assert.ok(!small.buffer.detached, "small work stays here");
 });
 
+Deno.test("threads that do not start in time are not waited for: all work is done here", async () => {
+  const own = values(), { Worker } = globalThis;
+  let silent = 0;
+  class Silent extends EventTarget {
+    constructor() {
+      super();
+      silent++;
+    }
+    terminate(): void {
+      silent--;
+    }
+  }
+  try {
+    Object.defineProperty(globalThis, "Worker", { configurable: true, writable: true, value: Silent });
+    using _threads = holdThreads({ startLimit: 20 });
+    assert.deepEqual(await narrowed(own), narrowF16(values()));
+    assert.ok(!own.buffer.detached && silent === 0, "threads that never answer are ended");
+  } finally {
+    Object.defineProperty(globalThis, "Worker", { configurable: true, writable: true, value: Worker });
+  }
+  using _threads = holdThreads({ startLimit: 60_000 });
+  assert.deepEqual(await narrowed(own), narrowF16(values()));
+  assert.ok(own.buffer.detached, "the next ones start");
+});
+
 Deno.test("an error on a thread reaches the caller, and the thread works on", async () => {
   using _threads = holdThreads();
   const own = values(), lost = (own: Float32Array<ArrayBuffer>): number => own.length;

@@ -42,7 +42,7 @@ const PITCH = UNIT_STEP + 8;
  *
  * A value of x is the sum of two f16 after a power of two has brought the largest of its row near 2^15, so it keeps
  * 22 bits, or 2^-39 of the largest. Products of f16 are exact; the units add them up in f32, in an order of their
- * own that depends on nothing but k.
+ * own.
  */
 export function productMatrix(units: MatrixUnits, operations: MatrixOperations = builtin(units)): KernelSource {
   const { lanes, m, n, k } = units, group = lanes * SUBGROUPS, { left, right, multiply, store } = operations;

@@ -55,10 +55,10 @@ const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
 };
 
 /**
- * If lanes share A, more rows cost few loads of it, and f32 needs no unpacking code: the code of all 32 rows fits a
- * CPU's instruction cache.
+ * If lanes share A, more rows cost few loads of it, and a column of B is unpacked once for all: f32 and q8 take so little
+ * code for that that 32 rows fit a CPU's instruction cache. (q4 lost a quarter backward.)
  */
-const SHARED_F32: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
+const SHARED_MANY: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
 const SHARED_FROM = 64;
 
 /**
@@ -112,8 +112,9 @@ export function measuredSide(size: number): number {
 }
 
 function choiceOf(device: Device, { family, m, dtype }: Product): Choice {
-  const isShared = family === "linear-texture" && dtype === "f32" && m > SHARED_FROM && exchangesLanes(device);
-  if (isShared) return SHARED_F32;
+  const isShared = family === "linear-texture" && (dtype === "f32" || dtype === "q8") && m > SHARED_FROM &&
+    exchangesLanes(device);
+  if (isShared) return SHARED_MANY;
   const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
   if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
   return choice;

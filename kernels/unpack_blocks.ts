@@ -91,6 +91,23 @@ const BLOCKED = {
   let scales = vec2i(i32(half_at(at + 96u + g))); steps = (scales << vec2u(24u, 16u)) >> vec2u(24u);
   let d = float(half_at(at + 104u)); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`,
   },
+  q2_k: {
+    ...{ halves: 42, block: 256, bits: 2, zero: 0, isSplit: true, scales: [40, 41], below: 512 },
+    read: `let codes = (at >> 1u) + 4u + (g >> 2u) * 8u; let pair = vec4u((g & 3u) * 2u);
+  low = (four_words(codes) >> pair) & ${TWO}; high = (four_words(codes + 4u) >> pair) & ${TWO};
+  let s = half_at(at + g); let d = float(half_at(at + 40u)); let m = -float(half_at(at + 41u));
+  first = vec2f(d * f32(s & 15u), m * f32((s >> 4u) & 15u));
+  second = vec2f(d * f32((s >> 8u) & 15u), m * f32(s >> 12u));`,
+  },
+  q3_k: {
+    ...{ halves: 55, block: 256, bits: 3, zero: 4, isSplit: true, scales: [54], below: 256 },
+    read: `let codes = at + 16u + (g >> 2u) * 16u; let pair = vec4u((g & 3u) * 2u);
+  low = ((${four("codes")} >> pair) & ${TWO}) | (((${four("at")} >> vec4u(g)) & ${ONES}) << vec4u(2u));
+  high = ((${four("codes + 8u")} >> pair) & ${TWO}) | (((${four("at + 8u")} >> vec4u(g)) & ${ONES}) << vec4u(2u));
+  let lower = half_at(at + 48u + (g & 3u)) >> ((g >> 2u) * 4u); let upper = half_at(at + 52u + (g & 1u)) >> ((g >> 1u) * 2u);
+  steps = (vec2i(vec2u(lower, lower >> 8u)) & vec2i(15)) + ((vec2i(vec2u(upper, upper >> 8u)) & vec2i(3)) << vec2u(4u)) - 32;
+  let d = float(half_at(at + 54u)); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`,
+  },
 } as const satisfies Readonly<Record<string, BlockLayout>>;
 
 /** The layout of a type. */

@@ -189,7 +189,7 @@ function checkResults(
   );
   assert.ok(step?.rows.every(({ sections, tokensPerSecond }) => tokensPerSecond > 0 && "products" in (sections ?? {})));
   assert.ok(decode?.rows.some(({ sparsity, shrinkage }) => sparsity === 0.4 && (shrinkage ?? 0) > 1));
-  assert.deepEqual([load?.length, slice?.length], [11, 3]);
+  assert.deepEqual([load?.length, slice?.length], [13, 3]);
   assert.deepEqual(growth?.axes.map(({ axis }) => axis), ["sequence", "vocabulary"]);
   for (const { points, growths } of growth?.axes ?? []) {
     assert.equal(points.length, 3);

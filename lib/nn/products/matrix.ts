@@ -74,7 +74,7 @@ const SHARD_ALIGN = 64;
 /** Largest host copy of one upload, in values. */
 const UPLOAD_VALUES = 1 << 21;
 /** Smallest magnitude that rounds to infinity in f16. */
-export const F16_OVERFLOW = 65520;
+const F16_OVERFLOW = 65520;
 
 /**
  * Allocates a zero matrix.

@@ -341,6 +341,76 @@ for (const { dtype, batch, cols, placement = "texture", isPlain = false } of BAT
   });
 }
 
+for (
+  const { dtype, batch, headDim, isPlain } of [
+    { dtype: "f16", batch: 8, headDim: 6, isPlain: false },
+    { dtype: "q4", batch: 2, headDim: 18, isPlain: false },
+    { dtype: "q8", batch: 4, headDim: 6, isPlain: true },
+  ] as const
+) {
+  const name = `${dtype}, heads of ${headDim}${isPlain ? ", without subgroups" : ""}`;
+  Deno.test(`rotated products of ${batch} vectors have the bits of each alone, ${name}`, async () => {
+    const heads = 4, kvHeads = 2, width = headStride(headDim), cols = 70, capacity = CACHE_KEYS + 9;
+    const storage = { dtype, placement: "texture" } as const, stride = strideOf(cols), pitch = strideOf(heads * width);
+    using q = weights(heads * width, cols, storage, 1);
+    using k = weights(kvHeads * width, cols, storage, 2);
+    using v = weights(kvHeads * width, cols, storage, 3);
+    using weight = device.uploadBuffer("norm", random(stride, 4));
+    const table = ropeTable({ headDim, rope: { base: 100, scaling: { kind: "none" } } }, capacity);
+    using rope = device.uploadBuffer("rope", table);
+    const all = random(batch * stride, 5), size = [CACHE_KEYS * width / 4, 2 * kvHeads * batch] as const;
+    using kCache = device.createTexture("k", ...size, "rgba32float");
+    using vCache = device.createTexture("v", ...size, "rgba32float");
+    /** The vectors from `first`, whose pages and positions differ; the last one is beyond the capacity. */
+    const run = async (first: number, count: number): Promise<Float32Array[]> => {
+      const own = Array.from({ length: count }, (_, b) => first + b);
+      using buffer = device.uploadBuffer("x", all.slice(first * stride, (first + count) * stride));
+      using position = device.uploadBuffer(
+        "position",
+        Uint32Array.from(own, (b) => b + 1 === batch ? capacity : CACHE_KEYS - 1 + b),
+      );
+      using pages = device.uploadBuffer("pages", Uint32Array.from(own.flatMap((b) => [2 * b + 1, 2 * b])));
+      using turned = device.createBuffer("q", 4 * count * pitch);
+      using scratch = createMatvecScratch(device, count);
+      using plan = new Plan(device);
+      const input = {
+        buffer,
+        width: cols,
+        batch: count,
+        ...(count > 1 ? { scratch } : {}),
+        norm: { weight, eps: EPS },
+      };
+      const target = { headDim, dims: headDim, rope, position, pages: { buffer: pages, perRow: 2 }, capacity, kvHeads };
+      const record = (): void =>
+        recordRotatedProducts(plan, input, { q: q.matrix, k: k.matrix, v: v.matrix }, {
+          ...target,
+          q: turned,
+          kCache,
+          vCache,
+        });
+      if (isPlain) withoutSubgroups(device, record);
+      else record();
+      await plan.run();
+      const read = await device.readFloats(turned, count * pitch);
+      return own.map((_, b) => read.slice(b * pitch, b * pitch + heads * width));
+    };
+    const caches = (): Promise<Float32Array[]> =>
+      Promise.all([kCache, vCache].map(({ raw }) => readTexture(raw, ...size)));
+    const alone = [];
+    for (let b = 0; b < batch; b++) alone.push(...await run(b, 1));
+    const written = await caches();
+    const zeros = new Float32Array(4 * size[0] * size[1]);
+    for (const { raw } of [kCache, vCache]) {
+      device.gpu.queue.writeTexture({ texture: raw }, zeros, { bytesPerRow: 16 * size[0] }, [...size]);
+    }
+    assert.deepEqual(await run(0, batch), alone);
+    assert.deepEqual(await caches(), written);
+    for (const values of written) {
+      assert.equal(values.filter((value) => value !== 0).length, (batch - 1) * kvHeads * width);
+    }
+  });
+}
+
 Deno.test("rotated products take several dispatches where an adapter binds few textures, with the same bits", async () => {
   const headDim = 6, heads = 4, kvHeads = 2, width = headStride(headDim), cols = 70, { limits } = device;
   for (const dtype of ["f16", "q4"] as const) {

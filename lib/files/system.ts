@@ -96,9 +96,14 @@ export async function firstBytes(source: ByteSource, most: number): Promise<Uint
   return await readBytes(source, 0, Math.min(source.size, most));
 }
 
-/** Reads `length` bytes from `offset` on. Throws as {@link ByteSource.read}. */
-export async function readBytes(source: ByteSource, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(length);
+/** Reads `length` bytes from `offset` on: into the beginning of `into` if that is large enough. Throws as {@link ByteSource.read}. */
+export async function readBytes(
+  source: ByteSource,
+  offset: number,
+  length: number,
+  into = new Uint8Array(),
+): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = into.length >= length ? into.subarray(0, length) : new Uint8Array(length);
   await source.read(bytes, offset);
   return bytes;
 }

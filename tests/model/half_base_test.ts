@@ -1,9 +1,10 @@
-// Weights of a GGUF go to the GPU as f16 without widening on the host: the same bits as through f32.
+// Weights of a file go to the GPU as f16 without widening on the host: the same bits as through f32.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { narrowF16 } from "../../lib/core/half.ts";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { disk } from "../../lib/files/disk.ts";
+import type { ExportOptions } from "../../lib/slice/export_options.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import { loadWeights, projectionMatrix } from "../../lib/nn/weights.ts";
 import { readRows } from "../../lib/nn/products/matrix.ts";
@@ -14,15 +15,24 @@ import { sharedDevice } from "../device.ts";
 
 // Widths that are no multiples of 64, and one that is; q and k have their rows in another order in the file.
 for (
-  const [hidden, ffn, ggufDtype] of [[40, 72, "f16"], [64, 192, "f16"], [96, 192, "q8_0"], [64, 96, "q4_0"]] as const
+  const [hidden, ffn, type, format] of [
+    [40, 72, "f16", "gguf"],
+    [64, 192, "f16", "gguf"],
+    [96, 192, "q8_0", "gguf"],
+    [64, 96, "q4_0", "gguf"],
+    [40, 72, "f16", "hf"],
+    [64, 192, "bf16", "hf"],
+    [64, 96, "f32", "hf"],
+  ] as const
 ) {
-  Deno.test(`${ggufDtype} of a GGUF lies on the GPU as f16 as through f32: ${hidden} × ${ffn}`, async () => {
+  Deno.test(`${type} of a file (${format}) lies on the GPU as f16 as through f32: ${hidden} × ${ffn}`, async () => {
     const device = await sharedDevice(), folder = await Deno.makeTempDir();
     try {
       const spec = specOf({ ...SMOLLM2, hidden, ffn, layers: 1, heads: 4, kvHeads: 2, headDim: 16, vocab: 130 });
-      const shared = { tokenizer: null, name: "half", ggufDtype, formats: ["gguf"] } as const;
-      await exportModel(randomModel(spec, { seed: 3 }), `${folder}/model`, shared);
-      const source = await openWeights(disk, `${folder}/model/model.gguf`);
+      const own = format === "gguf" ? { ggufDtype: type } : { dtype: type };
+      const asked: ExportOptions = { tokenizer: null, name: "half", formats: [format] };
+      await exportModel(randomModel(spec, { seed: 3 }), folder, Object.assign(asked, own));
+      const source = await openWeights(disk, format === "gguf" ? `${folder}/model.gguf` : `${folder}/model`);
       const stored: string[] = [];
       const counted: WeightSource = {
         ...source,

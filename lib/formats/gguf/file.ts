@@ -1,6 +1,6 @@
 // GGUF files: tensors by their name in the file, dequantised row by row.
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
-import { type ByteSource, streamBytes } from "../../files/system.ts";
+import { type ByteSource, readBytes, streamBytes } from "../../files/system.ts";
 import { hasBlocks, unpackBlocks } from "./blocks.ts";
 import { dequantize } from "./dequant.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./header.ts";
@@ -37,11 +37,9 @@ export async function openGgufFile(source: ByteSource): Promise<GgufFile> {
       for await (const { raw, at } of pieces) dequantize(raw, tensor.type, { out, at });
       return out;
     },
-    async readTensorStored(name, rows, into = new Uint8Array()): Promise<Uint8Array<ArrayBuffer>> {
+    async readTensorStored(name, rows, into): Promise<Uint8Array<ArrayBuffer>> {
       const { offset, length } = storedRange(source, find(name), rows);
-      const out = into.length >= length ? into.subarray(0, length) : new Uint8Array(length);
-      await source.read(out, offset);
-      return out;
+      return await readBytes(source, offset, length, into);
     },
     async readTensorBlocks(name, { bits, rows }): Promise<QuantRows | null> {
       const tensor = find(name), { type } = tensor;

@@ -58,15 +58,23 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
     spec,
     provenance,
     async read(name, rows): Promise<Float32Array<ArrayBuffer>> {
-      if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, { folder, nameOf }));
-      const part = fused.get(name)?.parts.find((own) => own.name === name)?.rows;
-      return await read(tensorOf(name), part ? rowsWithin(part, rows) : rows);
+      return await read(...await placeOf(name, rows));
+    },
+    async readStored(name, rows, into): Promise<Uint8Array<ArrayBuffer> | null> {
+      const [{ file, name: stored, plus }, own] = await placeOf(name, rows);
+      return plus === 0 ? await file.readRaw?.(stored, own, into) ?? null : null;
     },
     storedDtype(name): string {
       const { file, name: stored } = tensorOf(name);
       return file.tensors.get(stored)?.dtype.toLowerCase() ?? "";
     },
   };
+
+  async function placeOf(name: string, rows: RowRange | undefined): Promise<[Found, RowRange | undefined]> {
+    if (name === EMBEDDING) await (tied ??= checkTied(spec, tensors, { folder, nameOf }));
+    const part = fused.get(name)?.parts.find((own) => own.name === name)?.rows;
+    return [tensorOf(name), part ? rowsWithin(part, rows) : rows];
+  }
 
   function kept(name: string): string {
     const whole = fused.get(name);

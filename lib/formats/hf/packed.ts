@@ -5,8 +5,8 @@ import type { RowRange } from "../../spec/source.ts";
 import type { SafetensorsFile } from "../safetensors/read.ts";
 import { storedName } from "./stored.ts";
 
-/** What is read of a file of weights. */
-export type TensorFile = Pick<SafetensorsFile, "tensors" | "read">;
+/** What is read of a file of weights; `readRaw` where its tensors are those of a file. */
+export type TensorFile = Pick<SafetensorsFile, "tensors" | "read"> & Partial<Pick<SafetensorsFile, "readRaw">>;
 
 /** Where a tensor is: in which file, under which name. */
 export interface TensorPlace {

@@ -19,8 +19,8 @@ export interface SafetensorsFile extends SafetensorsHeader {
   readonly path: string;
   /** Reads an F32, F16 or BF16 tensor, or a range of its rows, as f32, row-major. */
   read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>>;
-  /** Reads the bytes of a tensor of any dtype, or of a range of its rows. */
-  readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>>;
+  /** Reads the bytes of a tensor of any dtype, or of a range of its rows: into the beginning of `into` if that is large enough. */
+  readRaw(name: string, rows?: RowRange, into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Reads a U32 tensor. */
   readU32(name: string): Promise<Uint32Array<ArrayBuffer>>;
   /** Reads an I64 tensor. */
@@ -49,9 +49,13 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
     return entry;
   }
 
-  async function readRaw(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>> {
+  async function readRaw(
+    name: string,
+    rows?: RowRange,
+    into = new Uint8Array(),
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const entry = entryOf(name);
-    if (!rows) return await readBytes(source, entry.offset, entry.byteLength);
+    if (!rows) return await readBytes(source, entry.offset, entry.byteLength, into);
     const { start, count, width } = rowWindow(name, entry.shape, { rows });
     const rowBits = width * DTYPE_BITS[entry.dtype];
     if (rowBits % 8 !== 0) {
@@ -63,7 +67,7 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
       });
     }
     const length = count * rowBits / 8;
-    return await readBytes(source, entry.offset + start * rowBits / 8, length);
+    return await readBytes(source, entry.offset + start * rowBits / 8, length, into);
   }
 
   async function read(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {

@@ -53,7 +53,8 @@ export interface WeightSource {
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /**
    * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that a file of that type holds the same
-   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so. May
+   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so: one that
+   * changes what another reads leaves it out. May
    * read into the beginning of `into` if it is large enough, which saves new memory. Throws like `read`.
    */
   readStored?(

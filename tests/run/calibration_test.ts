@@ -48,7 +48,10 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
         ? values.map((value, at) => Math.floor(at / source.spec.hidden) === 5 ? 3 * value : value)
         : values;
     };
-    using own = await loadModelFrom({ ...source, read }, { device, tokenizer });
+    using own = await loadModelFrom({ spec: source.spec, storedDtype: source.storedDtype, read }, {
+      device,
+      tokenizer,
+    });
     /** log α of the FFN columns, from its median: how kinds stand to each other is decided by the run's own rows. */
     const startOf = async (options: Partial<RunOptions>): Promise<readonly number[]> => {
       let start = new Float32Array();

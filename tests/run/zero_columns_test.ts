@@ -23,7 +23,8 @@ Deno.test("zero columns start below all others, which start as far apart as with
     const columnAt = (index: number): number => rowsOf.has(name) ? Math.floor(index / width) : index % width;
     return values.map((value, index) => isZero(columnAt(index)) ? 0 : value);
   };
-  using model = await loadModelFrom({ ...source, read }, { device: await sharedDevice(), tokenizer });
+  const storedDtype = source.storedDtype.bind(source);
+  using model = await loadModelFrom({ spec, read, storedDtype }, { device: await sharedDevice(), tokenizer });
   const table = unitTable(spec, ["ffn"]);
   const starts: Float32Array[] = [];
   const beforeStage = async (stage: string, run: RunHandle): Promise<void> => {

@@ -7,17 +7,19 @@ import type { UnitTable } from "./table.ts";
 export interface Aim {
   readonly isMet: () => boolean;
   readonly overshoots: (slack: number) => boolean;
+  /** Whether blocks that overshoot are skipped while smaller ones may do. Default: true. */
+  readonly skips?: boolean | undefined;
 }
 
 /**
- * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block. If that
+ * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block, unless the aim says otherwise. If that
  * does not meet the aim, cutting restarts with the next larger allowed overshoot, and finally without a limit. Returns
  * whether the aim was met.
  */
 export function cutUntil(state: CutState, order: readonly Block[], aim: Aim): boolean {
   if (aim.isMet()) return true;
   const sizes = [...new Set(order.map(({ size }) => size))].sort((a, b) => a - b).slice(0, MOST_SLACKS);
-  for (const slack of [...sizes, Infinity]) {
+  for (const slack of aim.skips === false ? [Infinity] : [...sizes, Infinity]) {
     const cut: Block[] = [], stopped = new Set<string | null>();
     for (const block of order) {
       if (block.queue !== null && stopped.has(block.queue)) continue;

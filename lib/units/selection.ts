@@ -112,6 +112,8 @@ interface ChooseOptions extends SelectOptions {
   readonly forced?: readonly Block[];
   /** All blocks of a table that may be cut, if they are rows through all layers. Default: single units. */
   readonly rowsOf?: (table: UnitTable) => readonly Block[];
+  /** Whether a block that overshoots is skipped while later ones may do. Default: true. */
+  readonly skips?: boolean;
 }
 
 /** The error if there is no selection. */
@@ -132,7 +134,8 @@ function cut(
   blocks: readonly Block[],
   { isClose, ...options }: ChooseOptions & { readonly isClose: boolean },
 ): Selection | Unmet {
-  const { target = null, size, layerTargets, held, isNearest = false, forced = [] } = options, { hidden } = table.spec;
+  const { target = null, size, layerTargets, held, isNearest = false, forced = [], skips } = options;
+  const { hidden } = table.spec;
   const state = new CutState(table, size?.measure);
   const whole = size ? state.size() : 0;
   for (const block of forced) if (!drop(state, block)) return () => unforced(block);
@@ -166,6 +169,7 @@ function cut(
     const met = cutUntil(state, free, {
       isMet,
       overshoots: (slack) => state.size() < size.most - slack * perParameter,
+      skips,
     });
     if (!met && !isNearest) return () => unreachable(table, options, { most: state.size(), whole });
     giveBack(table, free, { state, isMet });
@@ -173,6 +177,7 @@ function cut(
     const aim = {
       isMet: () => state.sparsity() >= target - ROUNDING,
       overshoots: (slack: number) => state.sparsity() > target + slack / table.total,
+      skips,
     };
     const met = cutTo(table, free, { state, aim });
     if (!met && !isNearest) return () => unreachable(table, options, { most: state.sparsity(), whole });

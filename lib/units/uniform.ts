@@ -20,8 +20,8 @@ export interface UniformCounts {
 /** Options of {@link uniformCounts}. */
 export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
   /**
-   * Scores of the units, for the share of each kind. Without them, every kind gives the same share of its width,
-   * rounded down to whole rows: where one KV group of three would be cut, FFN columns go in its place.
+   * Scores of the units, for the share of each kind. Without them the largest share that a kind loses is as small as it
+   * can be: a KV group of three falls in all layers where FFN columns would have to lose more than a third.
    */
   readonly scores?: ArrayLike<number>;
 }
@@ -56,7 +56,9 @@ export interface UniformGoals {
 export function uniformCounts(table: UnitTable, { target, size, scores }: UniformOptions): UniformCounts {
   const blocks = uniformBlocks(table, scores), { forced, rows } = blocks;
   if (forced.length > 0) refuseForced(table, blocks, { target: target ?? null, size });
-  return countsOf(table, choose(table, rows, { target: target ?? null, size, forced, rowsOf: allRows }));
+  // Skipping a KV group that overshoots would leave its share to the FFN.
+  const options = { target: target ?? null, size, forced, rowsOf: allRows, skips: scores !== undefined };
+  return countsOf(table, choose(table, rows, options));
 }
 
 /** Widths of the layers of a selection that keeps equally many units in each. */

@@ -17,8 +17,9 @@ export function layoutLines(
   return [`layout ${layout}: ${sizeText(spec, options)}`, loads, ...differ ? [OTHER] : []];
 }
 
+/** The figure is that of docs/evidence/smollm2.md. */
 const OTHER = "all layers alike, for stock programs: --layout uniform, which costs more quality at a size " +
-  "(docs/guide/targets_and_layouts.md has figures)";
+  "(8 to 11 % of perplexity for a model of 135 M parameters at 20 %)";
 
 function sizeText(
   spec: DecoderSpec,

@@ -32,21 +32,11 @@ export interface DecodeLength {
 /** Times `tokens` greedy tokens after a prompt, in seconds of each repeat; loading the prompt and compiling kernels is not timed. */
 export async function measureDecode(model: Model, { prompt, tokens, repeats }: DecodeLength): Promise<Timing> {
   const { device, weights } = model, last = prompt.at(-1) ?? 0;
-  const seconds: number[] = [], cpuSeconds: number[] = [];
-  let firstSeconds = 0;
-  for (let repeat = 0; repeat <= repeats; repeat++) {
+  return await timeRepeats(repeats, async () => {
     using pass = createDecodePass(device, weights, { capacity: prompt.length + tokens });
     await pass.prefill(prompt.slice(0, -1));
-    const timing = await timed(() => pass.next(last, { count: tokens }), { repeats: 1 });
-    if (repeat === 0) {
-      // Compiles the kernels.
-      firstSeconds = timing.seconds[0] ?? 0;
-      continue;
-    }
-    seconds.push(...timing.seconds);
-    cpuSeconds.push(...timing.cpuSeconds);
-  }
-  return { seconds, cpuSeconds, firstSeconds };
+    return await timed(() => pass.next(last, { count: tokens }), { repeats: 1 });
+  });
 }
 
 /** Times `tokens` greedy tokens of each of several sequences, decoded together after prompts of the length of `prompt`. */
@@ -54,19 +44,21 @@ async function measureBatch(
   model: Model,
   { prompt, tokens, repeats, sequences }: DecodeLength & { readonly sequences: number },
 ): Promise<Timing> {
-  const seconds: number[] = [], cpuSeconds: number[] = [];
-  let firstSeconds = 0;
-  for (let repeat = 0; repeat <= repeats; repeat++) {
+  return await timeRepeats(repeats, async () => {
     using opened = await openBatch(model, { prompt, tokens, sequences });
-    const timing = await timed(() => opened.batch.next(opened.rows, { count: tokens }), { repeats: 1 });
-    if (repeat === 0) {
-      firstSeconds = timing.seconds[0] ?? 0;
-      continue;
-    }
-    seconds.push(...timing.seconds);
-    cpuSeconds.push(...timing.cpuSeconds);
-  }
-  return { seconds, cpuSeconds, firstSeconds };
+    return await timed(() => opened.batch.next(opened.rows, { count: tokens }), { repeats: 1 });
+  });
+}
+
+/** The timings of repeats; the first run, which compiles the kernels, is not among them. */
+async function timeRepeats(repeats: number, once: () => Promise<Timing>): Promise<Timing> {
+  const { seconds: [firstSeconds = 0] } = await once(), timings: Timing[] = [];
+  for (let repeat = 0; repeat < repeats; repeat++) timings.push(await once());
+  return {
+    seconds: timings.flatMap((timing) => timing.seconds),
+    cpuSeconds: timings.flatMap((timing) => timing.cpuSeconds),
+    firstSeconds,
+  };
 }
 
 /** Sequences whose prompts are read but for the last token. */

@@ -12,7 +12,8 @@ export interface Aim {
 }
 
 /**
- * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block, unless the aim says otherwise. If that
+ * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block, if the
+ * aim allows it. If that
  * does not meet the aim, cutting restarts with the next larger allowed overshoot, and finally without a limit. Returns
  * whether the aim was met.
  */

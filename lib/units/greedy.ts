@@ -12,10 +12,9 @@ export interface Aim {
 }
 
 /**
- * Cuts blocks in order until the aim is met. Skips blocks that would overshoot by more than the smallest block, if the
- * aim allows it. If that
- * does not meet the aim, cutting restarts with the next larger allowed overshoot, and finally without a limit. Returns
- * whether the aim was met.
+ * Cuts blocks in order until the aim is met. If the aim allows it, skips blocks that would overshoot by more than the
+ * smallest block; if that does not meet the aim, cutting restarts with the next larger allowed overshoot, and finally
+ * without a limit. Returns whether the aim was met.
  */
 export function cutUntil(state: CutState, order: readonly Block[], aim: Aim): boolean {
   if (aim.isMet()) return true;

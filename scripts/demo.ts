@@ -110,4 +110,6 @@ async function demo(out: string): Promise<void> {
       `${row.input}\n  ${answer.trim()} (${answer.trim() === row.output ? "right" : `right: ${row.output}`})`,
     );
   }
+  console.log(`\nAsk it yourself: deno run -A cli/main.ts chat ${out}/model`);
+  console.log(`See the run:     deno run -A cli/main.ts report ${out}`);
 }

@@ -1,5 +1,5 @@
 // Tasks from a user's file: a module that exports a definition, or JSON with templates.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
 import { fileKind, isMissing } from "../files/held_file.ts";
 import { urlOf } from "../files/url.ts";
@@ -55,7 +55,7 @@ export async function readTaskFile(path: string): Promise<TaskDefinition> {
     await fileKind(path);
     module = await import(urlOf(path).href);
   } catch (error) {
-    throw unreadable(path, "it is a module that Deno can import", error);
+    throw unreadable(path, importFault(error), error);
   }
   const value = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;
   return asTask(value, path);
@@ -66,7 +66,8 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
   try {
     value = JSON.parse(withoutMark(await exactText(path)));
   } catch (error) {
-    throw unreadable(path, "it is a JSON file of UTF-8", error);
+    const value = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    throw unreadable(path, { rule: "it is a JSON file of UTF-8", value, fix: "fix the file" }, error);
   }
   const parsed = JsonTask.safeParse(value);
   if (!parsed.success) {
@@ -145,12 +146,19 @@ function answerOf(
   );
 }
 
-function unreadable(path: string, rule: string, error: unknown): CompressoError {
-  const missing = isMissing(error);
-  return new CompressoError("input", {
-    what: `cannot read the task ${path}`,
-    rule,
-    value: missing ? "no such file" : error instanceof Error ? `${error.name}: ${error.message}` : String(error),
-    fix: missing ? "check the path" : "fix the file",
-  }, { cause: error });
+/** What is wrong with a file, as an error says it. */
+type Fault = Required<Pick<ErrorParts, "rule" | "value" | "fix">>;
+
+/** Why a module of the user's own could not be imported. */
+export function importFault(error: unknown): Fault {
+  return {
+    rule: "it is a module that Deno can import",
+    value: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    fix: "fix the file; a name such as compresso/evaluate needs a Compresso that was installed with -c deno.json",
+  };
+}
+
+function unreadable(path: string, { rule, ...fault }: Fault, error: unknown): CompressoError {
+  const { value, fix } = isMissing(error) ? { value: "no such file", fix: "check the path" } : fault;
+  return new CompressoError("input", { what: `cannot read the task ${path}`, rule, value, fix }, { cause: error });
 }

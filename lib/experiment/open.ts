@@ -4,7 +4,7 @@ import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import { CompressoError, option } from "../core/errors.ts";
-import { isTaskFile, isTaskModule } from "../eval/task_file.ts";
+import { importFault, isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { withoutMark } from "../core/text.ts";
 import { exactText, textProblem } from "../files/text_file.ts";
 import { isHubName } from "../hub/name.ts";
@@ -25,13 +25,10 @@ export function absolutePath(...parts: readonly string[]): string {
  * @throws CompressoError("usage") for an experiment that is refused
  */
 export async function openExperiment(path: string): Promise<Experiment> {
+  const what = `cannot read the experiment ${path}`;
   const fail = (value: string, cause?: unknown): never => {
-    throw new CompressoError("input", {
-      what: `cannot read the experiment ${path}`,
-      rule: "it is a local .ts, .js, .mjs or .json file",
-      value,
-      fix: "check the path, or fix the file",
-    }, { cause });
+    const rule = "it is a local .ts, .js, .mjs or .json file", fix = "check the path, or fix the file";
+    throw new CompressoError("input", { what, rule, value, fix }, { cause });
   };
   const kind = extname(path).toLowerCase();
   if (/^https?:/i.test(path)) return fail("an address");
@@ -53,8 +50,9 @@ export async function openExperiment(path: string): Promise<Experiment> {
   } catch (error) {
     // The definition's own error says more.
     if (error instanceof CompressoError) throw error;
+    const { rule, value, fix } = importFault(error);
     // Deno colours its messages on imports.
-    return fail(stripVTControlCharacters(error instanceof Error ? error.message : String(error)), error);
+    throw new CompressoError("input", { what, rule, value: stripVTControlCharacters(value), fix }, { cause: error });
   }
   return { ...asExperiment(module.default, path), root };
 }

@@ -1,4 +1,4 @@
-// The program from its address and as `deno install` puts it on the PATH: from another folder, without a configuration file or a flag.
+// The program from its address, without a configuration file, and as `deno install` puts it on the PATH; both from another folder.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import config from "../../deno.json" with { type: "json" };
@@ -30,7 +30,8 @@ Deno.test({
   fn: async () => {
     await using elsewhere = await Elsewhere.make(cache ?? "");
     const env = { DENO_INSTALL_ROOT: join(elsewhere.folder, "root") };
-    const installed = await elsewhere.run(Deno.execPath(), ["install", "-g", "-A", "-n", "compresso", main], env);
+    const words = ["install", "-g", "-A", "-n", "compresso", "-c", join(ROOT, "deno.json"), main];
+    const installed = await elsewhere.run(Deno.execPath(), words, env);
     assert.equal(installed.code, 0, installed.stderr);
     const program = join(env.DENO_INSTALL_ROOT, "bin", "compresso");
     const version = await elsewhere.run(program, ["--version"]);
@@ -38,6 +39,14 @@ Deno.test({
     const text = await elsewhere.run(program, ["generate", "demo", "--prompt", "Tom went", "--max-tokens", "4"]);
     assert.equal(text.code, 0, text.stderr);
     assert.match(text.stdout, /\w/);
+    // The user's own modules know the entries by their names.
+    const task = join(ROOT, "scripts", "examples", "own_task.ts"), data = join(elsewhere.folder, "data");
+    const row = { day: "Monday", next: ["Tuesday", "Friday"], right: 0 };
+    await Deno.mkdir(data);
+    await Deno.writeTextFile(join(data, "weekdays.test.jsonl"), `${JSON.stringify(row)}\n`);
+    const own = await elsewhere.run(program, ["eval", "demo", "--no-tuning", "--tasks", task, "--task-data", data]);
+    assert.equal(own.code, 0, own.stderr);
+    assert.match(own.stdout, /weekdays acc .* of 1/);
     // It serves without a word of Deno's about the signal of requests.
     const child = new Deno.Command(program, {
       args: ["serve", "demo", "--port", "0", "--no-tuning"],

@@ -8,6 +8,7 @@ Deno.test("sweep prints a row for each sparsity and writes table and chart; the 
   const short = [...args, "--steps", "0", "--batch", "1", "--seq", "64", "--no-tuning", "--out", out];
   const { code, stdout, stderr } = await cli(short);
   assert.equal(code, 0, stderr);
+  assert.equal(stderr.match(/^layout compact/gm)?.length, 1, "what all sparsities share is said once");
   assert.match(stdout, /^sparsity +parameters +GGUF, f16 +loss, held out .*bits per byte/);
   assert.match(stdout, /^0 % +979,008 +1\.89 MiB/m);
   assert.match(stdout, /^10 % .*\n30 % /m);

@@ -128,9 +128,14 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
       sequences: 1,
     },
     evaluation: { text: null, tasks: {} },
+    vocabulary: null,
   });
   assert.deepEqual(qualityWarnings(loss(2.5)), []);
   assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
+  const heldout = { before: 0.1, after: 1.5, bytes: 60 };
+  const vocabulary = { before: 9, after: 5, counted: 100, coverage: 0.9, growth: 0.1, heldout, text: null };
+  const said = qualityWarnings({ ...loss(2.5), heldoutLoss: null, vocabulary });
+  assert.match(said.join(), /bits per byte of held-out rows are 15\.00 times .*a larger --vocab-size/);
   assert.ok(!qualityLines(loss(2.6)).join().includes("95 %"));
 });
 

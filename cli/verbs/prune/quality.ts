@@ -6,7 +6,7 @@ import type { LossChange } from "../../../lib/run/quality.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
 import { formatCount } from "../../terminal/output.ts";
 
-type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation">;
+type Qualities = Pick<RunSummary, "heldoutLoss" | "evaluation" | "vocabulary">;
 
 /** Loss, perplexity and bits per byte, and accuracy or exact match on tasks. */
 export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Qualities): string[] {
@@ -28,14 +28,22 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
   ];
 }
 
-/** Says where the loss is so much higher that the model may be of little use. */
-export function qualityWarnings({ heldoutLoss, evaluation: { text } }: Qualities): string[] {
-  return ([["held-out rows", heldoutLoss], ["the text", text]] as const).flatMap(([of, loss]) =>
-    loss && loss.after > LOSS_WARNING * loss.before
+/** Says where the loss, or with another vocabulary bits per byte, is so much higher that the model may be of little use. */
+export function qualityWarnings({ heldoutLoss, evaluation: { text }, vocabulary }: Qualities): string[] {
+  const cut = "less sparsity, more steps or more rows keep more";
+  const words = "a larger --vocab-size, or --vocab-data like these texts, keeps more";
+  const measures = [
+    ["the loss on held-out rows is", heldoutLoss, cut],
+    ["the loss on the text is", text, cut],
+    ["bits per byte of held-out rows are", vocabulary?.heldout, words],
+    ["bits per byte of the text are", vocabulary?.text, words],
+  ] as const;
+  return measures.flatMap(([measure, found, advice]) =>
+    found && found.after > LOSS_WARNING * found.before
       ? [
-        `compresso: warning: the loss on ${of} is ${
-          (loss.after / loss.before).toFixed(2)
-        } times that before pruning, more than ${LOSS_WARNING}: try the model before you rely on it; less sparsity, more steps or more rows keep more`,
+        `compresso: warning: ${measure} ${
+          (found.after / found.before).toFixed(2)
+        } times that before pruning, more than ${LOSS_WARNING}: try the model before you rely on it; ${advice}`,
       ]
       : []
   );

@@ -126,7 +126,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   if (!summary) return;
   dashboard?.tell({ kind: "finished" });
   if (json) printJson(summary);
-  else showSummary(summary, out);
+  else showSummary(summary, { out, model: path });
 }
 
 /** Decides whether the folder's run is resumed: with "auto" where it holds one that is stopped or finished. What may differ then is for such a run alone. */
@@ -390,6 +390,8 @@ async function drive<T>(
     ...given({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
     identity: { weights: inputs.model },
     onStart: (started, doneBefore) => {
+      // A sweep starts a session for each sparsity; what all of them share is said once.
+      const isFirst = session === null;
       const { steps, data, options: { rows: _rows, ...options } } = session = started;
       listen();
       shown.know(earlier, doneBefore);
@@ -401,14 +403,16 @@ async function drive<T>(
         adapter: model.device.facts.description,
         origin,
       });
-      const rowsLine = `${dataLine(data, resolved)}${hasEnds(data) ? "" : NO_ENDS}`;
       progress.stages(stagesOf(started.options));
-      const places = ranks ? `${ranks.size} ranks, rank 0 on ` : "";
-      progress.note(`${rowsLine}; ${steps} steps on ${places}${model.device.facts.description}`);
-      if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
-      const heads = headsLine(model.spec, options);
-      if (heads !== null) progress.note(heads);
-      for (const line of layoutLines(model.spec, options)) progress.note(line);
+      if (isFirst) {
+        const rowsLine = `${dataLine(data, resolved)}${hasEnds(data) ? "" : NO_ENDS}`;
+        const places = ranks ? `${ranks.size} ranks, rank 0 on ` : "";
+        progress.note(`${rowsLine}; ${steps} steps on ${places}${model.device.facts.description}`);
+        if (data.calibration) progress.note(`calibration: ${dataLine(data.calibration, resolved)}`);
+        const heads = headsLine(model.spec, options);
+        if (heads !== null) progress.note(heads);
+        for (const line of layoutLines(model.spec, options)) progress.note(line);
+      }
       if (doneBefore > 0) progress.note(`resuming after step ${doneBefore}`);
       progress.phase("compiling kernels");
     },

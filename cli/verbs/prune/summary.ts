@@ -14,8 +14,11 @@ import { alarmLine } from "./alarms.ts";
 import { qualityLines, qualityWarnings } from "./quality.ts";
 import { sizeLine } from "./targets.ts";
 
-/** Prints the results of the run. */
-export function showSummary(summary: RunSummary, out: string): void {
+/** Prints the results of the run of a model into the folder `out`, and what to look at next. */
+export function showSummary(
+  summary: RunSummary,
+  { out, model }: { readonly out: string; readonly model: string },
+): void {
   const { sparsity, parameters, writtenParameters, fellBack, size, layers, hidden, maskedVsSliced, seconds, skipped } =
     summary;
   const isAlone = cutsVocabularyAlone(summary.options), { vocabulary } = summary;
@@ -69,6 +72,10 @@ export function showSummary(summary: RunSummary, out: string): void {
   for (const line of qualityWarnings(summary)) note(line);
   for (const line of exportLines({ loadableBy: summary.files })) print(line, line.startsWith(" ") ? 4 : 0);
   for (const { format, reason } of skipped) print(`no ${format} file: ${reason}`);
+  // Commands to copy are not wrapped.
+  const command = (...words: readonly string[]): string => [programAsRun(), ...words.map(shellWord)].join(" ");
+  note(`next        ${command("report", out)}`);
+  note(`            ${command("generate", `${out}/model`, "--compare", model, "--prompt", "Your text")}`);
 }
 
 function vocabularyLines({ before, after, coverage, growth, heldout, text }: VocabularySummary): string[] {

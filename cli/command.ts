@@ -16,6 +16,9 @@ export interface VerbText {
   readonly notes?: string;
 }
 
+/** What is given as a model, in the help of verbs. */
+export const MODEL_TEXT = "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo";
+
 /** Whether this is the npm package, run by its link in the user's cache folder: see scripts/npm. */
 const IS_FROM_NPM = /\/compresso\/npm\/[^/]+\/cli\/command\.ts$/.test(import.meta.url);
 

@@ -84,7 +84,8 @@ export async function main(args: readonly string[]): Promise<number> {
     // The reader of our output has gone, as `head` does: the status is that of a process ended by SIGPIPE.
     if (error instanceof Deno.errors.BrokenPipe) return 141;
     if (error instanceof CommanderError) await leaveToFirst(2);
-    return reportError(error, { help: helpCommand(commandOf(program, words)), asJson: flags.includes("--json") });
+    const help = helpCommand(commandOf(program, words)), owners = ownersOf(program, error);
+    return reportError(error, { help: `${help}${owners}`, asJson: flags.includes("--json") });
   }
 }
 
@@ -98,6 +99,13 @@ function verbosityOf({ quiet, verbose }: { readonly quiet?: true; readonly verbo
     });
   }
   return quiet ? "quiet" : verbose ? "verbose" : "normal";
+}
+
+/** Which verbs have the option that another was given, such as `plan` one of `prune`; nothing where none has it. */
+function ownersOf(program: CommandUnknownOpts, error: unknown): string {
+  const [, flag] = error instanceof CommanderError ? /unknown option '([^'=]+)/.exec(error.message) ?? [] : [];
+  const verbs = program.commands.filter(({ options }) => options.some(({ long }) => long === flag));
+  return flag === undefined || verbs.length === 0 ? "" : `; ${flag} is of ${verbs.map((one) => one.name()).join(", ")}`;
 }
 
 /** The command that words call. */

@@ -88,7 +88,7 @@ export class VerbHelp extends Help {
 
   override optionDescription({ description, defaultValue, argChoices, required, optional }: Option): string {
     const extra = [
-      ...(argChoices ? [`one of ${argChoices.join(", ")}`] : []),
+      ...(argChoices ? [argChoices.length === 1 ? argChoices.join() : `one of ${argChoices.join(", ")}`] : []),
       ...(required || optional ? defaultText(defaultValue) : []),
     ];
     return extra.length === 0 ? description : `${description} (${extra.join("; ")})`;

@@ -11,7 +11,7 @@ import type { Repeats } from "../../lib/bench/stats.ts";
 import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import { verb } from "../command.ts";
+import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs } from "../hub.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../tuning.ts";
@@ -24,7 +24,7 @@ export function benchVerb(): CommandUnknownOpts {
     description: "Measure the latency and throughput of models, such as a dense and a pruned one.",
     examples: ["bench path/to/model runs/mine/model", "bench demo --prompt-tokens 64 --tokens 16 --batch 4 --json"],
   })
-    .argument("<models...>", "Hugging Face folders, .gguf files, or demo; the others are compared with the first")
+    .argument("<models...>", `${MODEL_TEXT}; the first of several is what the others are compared with`)
     .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
     .option("--tokens <count>", "tokens to generate after the prompt", wholeNumber("--tokens", { least: 2 }), 32)
     .option(

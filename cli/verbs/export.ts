@@ -12,7 +12,7 @@ import { sliceModel } from "../../lib/slice/slice.ts";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { type ExportResult } from "../../lib/slice/export.ts";
 import type { ExportFormat } from "../../lib/slice/export_options.ts";
-import { verb } from "../command.ts";
+import { MODEL_TEXT, verb } from "../command.ts";
 import { checkImatrix, importanceOn } from "../imatrix.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { DTYPES, GGUF_DTYPES, ggufDtypeFor } from "../../lib/slice/export_options.ts";
@@ -37,7 +37,7 @@ export function exportVerb(): CommandUnknownOpts {
       "export path/to/model --adapter path/to/adapter --out merged",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
+    .argument("<model>", MODEL_TEXT)
     .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
     .option(
       "--layout <layout>",

@@ -8,7 +8,7 @@ import { streamText } from "../../lib/generate/text.ts";
 import type { Adapters, Model } from "../../lib/model/model.ts";
 import { timeTokens } from "../../lib/generate/timed_tokens.ts";
 import { listen, speak, type Spoken, spokenValues, type Voice } from "./chat/answers.ts";
-import { verb } from "../command.ts";
+import { MODEL_TEXT, verb } from "../command.ts";
 import { printJson } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { readText, readTextInput } from "../terminal/read_text.ts";
@@ -36,7 +36,7 @@ export function generateVerb(): CommandUnknownOpts {
       'generate path/to/model --compare path/to/pruned --prompt "The sea is"',
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
+    .argument("<model>", MODEL_TEXT)
     .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is dropped")
     .option("--text <file>", "read the text to continue from a UTF-8 file; one line break at its end is dropped")
     .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)

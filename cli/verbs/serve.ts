@@ -8,7 +8,7 @@ import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
 import { checkOrigin } from "../../lib/serve/cors.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { checkListen, isLoopback, serveModel } from "../../lib/serve/serve.ts";
-import { verb } from "../command.ts";
+import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { note, print } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
@@ -27,10 +27,11 @@ const WARM_TOKENS = 33;
 export function serveVerb(): CommandUnknownOpts {
   return verb("serve", {
     description:
-      "Serve a model over HTTP as OpenAI's API does: completions (16 tokens by default), chat (1,024; of a model with a chat template), models, health.",
+      "Serve a model over HTTP with OpenAI's API: completions, chat (of a model with a chat template), models, health.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
+    notes: "A request that names no limit gets 16 tokens as a completion, 1,024 in a chat.",
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
+    .argument("<model>", MODEL_TEXT)
     .option(
       "--host <address>",
       "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",

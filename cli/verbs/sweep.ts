@@ -12,7 +12,7 @@ import { checkTogether, PRUNE_PATHS } from "../../lib/run/options/check.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import type { OptionPath } from "../../lib/run/options/table.ts";
-import { verb } from "../command.ts";
+import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { promptText } from "../options/prompt.ts";
 import { addTableFlags, FLAG_PATHS, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
@@ -61,7 +61,7 @@ export function sweepVerb(): CommandUnknownOpts {
       "the sparsity at which the share of all cutting that is done exceeds the share of the loss's whole rise most; past it, " +
       "further cuts cost more than the mean one.",
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, or demo")
+    .argument("<model>", MODEL_TEXT)
     .option(
       "--sparsities <list>",
       "ascending shares to cut, such as 10%,20%,30% or 0.1,0.2,0.3",

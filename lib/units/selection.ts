@@ -342,7 +342,7 @@ function unreachable(
     value: limits.length > 0 ? `${asked}, limited by ${limits.join(", ")}` : asked,
     fix: `${size ? `raise the number of ${size.unit}` : `lower ${option("sparsity")}`}${
       limits.length > 0 ? ", loosen a limit" : ""
-    } or add kinds to --units`,
+    } or add kinds to ${option("units")}`,
   });
 }
 

@@ -41,7 +41,7 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   await Deno.writeTextFile(folder.at("many.jsonl"), `${JSON.stringify(row)}\n`.repeat(35));
   const many = ["--data", folder.at("many.jsonl"), "--no-prompt", "--seq", "64"];
   const before = await cli(["data", "inspect", folder.at("many.jsonl"), "--model", "demo", ...many.slice(2)]);
-  assert.match(before.stdout, /^held out +the last 3 rows: prune compares/m);
+  assert.match(before.stdout, /^held out +the last 3 rows: prune does not train/m);
   const facts = await cli(["data", "inspect", folder.at("many.jsonl"), "--model", "demo", ...many.slice(2), "--json"]);
   const { training } = JSON.parse(facts.stdout);
   assert.deepEqual([training.rows, training.heldOut], [32, 3]);
@@ -60,7 +60,7 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
       folder.at("out"),
     ],
   ]);
-  assert.match(run.stderr, /the last 3 rows kept for the check/);
+  assert.match(run.stderr, /the last 3 rows held out/);
 });
 
 Deno.test("prune refuses a prompt of one's own beside texts, which get none", async () => {

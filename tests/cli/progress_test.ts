@@ -157,7 +157,7 @@ Deno.test("on a terminal one line is rewritten, no wider than the terminal, and 
 });
 
 Deno.test("a long note is broken at spaces on a terminal, and left as it is elsewhere", () => {
-  const text = "122 examples of 64 tokens, rows packed, the last 8 rows kept for the check; 10 steps on a GPU";
+  const text = "122 examples of 64 tokens, rows packed, the last 8 rows held out; 10 steps on a GPU";
   for (const isTerminal of [true, false]) {
     const { progress, written } = fake({ isTerminal, columns: 40 });
     progress.note(text);

@@ -34,6 +34,7 @@ Deno.test("a mistyped verb or option is answered with the likely one and status 
     [["help", "prun"], /unknown command 'prun'\n {2}fix: +did you mean prune\?$/m],
     [["prune", "demo", "--sparsty", "0.3"], /unknown option '--sparsty'\n {2}fix: +did you mean --sparsity\?$/m],
     [["prune", "demo", "--acumulate", "2"], /unknown option '--acumulate'\n {2}fix: +did you mean --accumulate\?$/m],
+    [["plan", "demo", "--sparsity", "0.2"], /fix: +see compresso plan --help; --sparsity is of prune$/m],
     [["eval", "demo", "--windo", "12"], /unknown option '--windo'\n {2}fix: +did you mean --window\?$/m],
     [["eval", "demo", "--xqzv"], /^compresso: unknown option '--xqzv'\n {2}fix: +see compresso eval --help\n$/],
     [["inspect"], /missing required argument[^]*\n {2}fix: +see compresso inspect --help\n$/],

@@ -18,7 +18,7 @@ Deno.test("no text of the library names a flag of the command line", async () =>
     const lines = (await Deno.readTextFile(path)).split("\n");
     lines.forEach((line, index) => {
       const isComment = /^\s*(\/\/|\/?\*)/.test(line);
-      if (isComment || FOREIGN.test(line) || !/["'`][^"'`]*(?<![\w-])--[a-z]/.test(line)) return;
+      if (isComment || FOREIGN.test(line) || !/["'`}][^"'`]*(?<![\w-])--[a-z]/.test(line)) return;
       if (!/var\(--|: --|\{ --|--\w+:/.test(line)) found.push(`${path}:${index + 1}: ${line.trim()}`);
     });
   }

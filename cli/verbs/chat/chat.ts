@@ -4,7 +4,7 @@ import { CompressoError } from "../../../lib/core/errors.ts";
 import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
 import type { Adapters, Model } from "../../../lib/model/model.ts";
 import { listen, speak, spokenValues, type Voice } from "./answers.ts";
-import { verb } from "../../command.ts";
+import { MODEL_TEXT, verb } from "../../command.ts";
 import { COMPARE_OPTION } from "../generate.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { type Lines, stdinLines } from "../../terminal/lines.ts";
@@ -36,7 +36,7 @@ export function chatVerb(): CommandUnknownOpts {
       "chat path/to/model --json < questions.txt",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
+    .argument("<model>", MODEL_TEXT)
     .option("--system <text>", "system text before the first question")
     .option("--with-prompt", "put the collaborative prompt before the first question (default: no prompt)")
     .option("--prompt-file <file>", "a file with your own prompt, in place of the collaborative one")

@@ -7,7 +7,7 @@ import { modelPath } from "../../../lib/disk/open_model.ts";
 import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
 import { partPath, writeTextFile } from "../../../lib/generate/self_data_file.ts";
 import { withRanks } from "../../ranks.ts";
-import { verb } from "../../command.ts";
+import { MODEL_TEXT, verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";
 import { inspectData } from "./inspect.ts";
 import { fileNames, modelDigest } from "../../../lib/files/fingerprint.ts";
@@ -43,7 +43,7 @@ function inspectVerb(): CommandUnknownOpts {
     )
     .option(
       "--model <model>",
-      "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo: also count tokens as prune does",
+      `${MODEL_TEXT}: also count tokens as prune does`,
     )
     .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
     .option("--text-field <name>", "the field with the text of every row (default: detected from the fields)")
@@ -67,7 +67,7 @@ function generateVerb(): CommandUnknownOpts {
       "data generate path/to/model --out own.jsonl --resume",
     ],
   })
-    .argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo")
+    .argument("<model>", MODEL_TEXT)
     .option(
       "--out <file>",
       'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',

@@ -227,7 +227,9 @@ function trainingLines(
   const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
   return [
     ...(heldOut > 0
-      ? [`held out    the last ${heldOut} rows: prune compares the masked with the sliced model on them`]
+      ? [
+        `held out    the last ${heldOut} rows: prune does not train on them, and measures the model on them before and after`,
+      ]
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0

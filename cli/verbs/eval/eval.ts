@@ -9,7 +9,7 @@ import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import type { MpiRanks } from "../../../lib/disk/mpi.ts";
 import { withRanks } from "../../ranks.ts";
-import { verb } from "../../command.ts";
+import { MODEL_TEXT, verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";
 import { checkEach } from "./models.ts";
 import { chooseRows } from "./rows.ts";
@@ -44,7 +44,7 @@ export function evaluate(): CommandUnknownOpts {
   })
     .argument(
       "<model...>",
-      "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo; the first of several is the baseline of the comparison",
+      `${MODEL_TEXT}; the first of several is the baseline of the comparison`,
     )
     .option(
       "--text <file>",

@@ -27,7 +27,7 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
     ...some("skipped", "left out"),
     ...some("empty", "empty"),
     ...some("broken", "broken"),
-    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows kept for the check`] : []),
+    ...(data.heldOut > 0 ? [`the last ${data.heldOut} rows held out`] : []),
     ...(data.promptTokens > 0
       ? [`the prompt takes ${data.promptTokens} tokens a row, ${promptShare(data)}${unseen({ ...data, seq })}`]
       : []),

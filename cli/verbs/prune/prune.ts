@@ -1,6 +1,6 @@
 // `compresso prune MODEL`: declares the flags of the verb, from the table of options.
 import type { CommandUnknownOpts } from "../../packages.ts";
-import { verb } from "../../command.ts";
+import { MODEL_TEXT, verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
 import { required } from "../../options/values.ts";
 import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
@@ -19,7 +19,7 @@ export function pruneVerb(): CommandUnknownOpts {
       "prune path/to/model --units vocab --vocab-size 24000 --vocab-data texts.jsonl --out runs/words",
       "prune path/to/model --data alpaca.json --target-params 5.4B --save-adapter --out runs/model",
     ],
-  }).argument("<model>", "a Hugging Face folder, a .gguf file, hf:owner/name[:file], or demo");
+  }).argument("<model>", MODEL_TEXT);
   return addTableFlags(command).action(async (model: string, flags: TableFlags) =>
     await runPrune(model, {
       ...flags,

@@ -94,7 +94,7 @@ function extraOf(path: OptionPath): string {
   const { words, methods, type } = entryOf(path), standard = defaultText(path), paper = paperText(path);
   const notes = [
     ...(type === "word" && words && !words.every((word) => entryOf(path).help.includes(word))
-      ? [words.length === 1 ? words.join() : `one of ${words.join(", ")}`]
+      ? [`one of ${words.join(", ")}`]
       : []),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`paper: ${paper}`]),

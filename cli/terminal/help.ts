@@ -88,7 +88,10 @@ export class VerbHelp extends Help {
 
   override optionDescription({ description, defaultValue, argChoices, required, optional }: Option): string {
     const extra = [
-      ...(argChoices ? [argChoices.length === 1 ? argChoices.join() : `one of ${argChoices.join(", ")}`] : []),
+      // As in the help of `prune`: not where the description has them all.
+      ...(argChoices && !argChoices.every((word) => description.includes(word))
+        ? [`one of ${argChoices.join(", ")}`]
+        : []),
       ...(required || optional ? defaultText(defaultValue) : []),
     ];
     return extra.length === 0 ? description : `${description} (${extra.join("; ")})`;

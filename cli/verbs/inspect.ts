@@ -8,7 +8,7 @@ import { SNIFFED_BYTES } from "../../lib/formats/sniff.ts";
 import { lookAt, type ModelView } from "../../lib/disk/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
-import type { Tokenizer } from "../../lib/text/tokenizer.ts";
+import { type Tokenizer, UNCUT_KEY } from "../../lib/text/tokenizer.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import {
   type DecoderSpec,
@@ -57,6 +57,8 @@ interface Facts {
 interface TokenizerFacts {
   readonly kind: string;
   readonly vocab: number;
+  /** Tokens before the vocabulary was cut; null where it was not. */
+  readonly uncutVocab: number | null;
   readonly style: string;
   readonly chatTemplate: boolean;
 }
@@ -116,10 +118,11 @@ function dtypesOf(source: WeightSource): Record<string, number> {
 }
 
 function describeTokenizer(tokenizer: Tokenizer): TokenizerFacts {
-  const model = tokenizer.json["model"];
+  const model = tokenizer.json["model"], uncut = tokenizer.config[UNCUT_KEY];
   return {
     kind: isObject(model) && typeof model["type"] === "string" ? model["type"] : "unknown",
     vocab: tokenizer.vocabSize,
+    uncutVocab: typeof uncut === "number" ? uncut : null,
     style: promptStyle(tokenizer),
     chatTemplate: tokenizer.chatTemplate !== null,
   };
@@ -189,7 +192,8 @@ export function windowLine(spec: DecoderSpec): string | null {
 function tokenizerLine(tokenizer: Facts["tokenizer"]): string {
   if (tokenizer === null) return "none: only token ids can be used";
   if ("unread" in tokenizer) return tokenizer.unread;
-  return `${tokenizer.kind}, ${tokenizer.vocab} tokens, prompts in ${tokenizer.style} style`;
+  const { kind, vocab, uncutVocab, style } = tokenizer, cut = uncutVocab === null ? "" : ` (cut from ${uncutVocab})`;
+  return `${kind}, ${vocab} tokens${cut}, prompts in ${style} style`;
 }
 
 const BAR_WIDTH = 24;

@@ -12,6 +12,12 @@ import { forJavaScript, repairDecoder, repairModel, tokenText } from "./tokenize
 /** What a decoder takes of a tokenizer, as `model_input_names` of tokenizer_config.json says. */
 export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];
 
+/**
+ * Tokens that a tokenizer had before its vocabulary was cut: a key of tokenizer_config.json, and in a GGUF behind
+ * "tokenizer."; other programs pass it over.
+ */
+export const UNCUT_KEY = "compresso_uncut_vocab_size";
+
 /** A tokenizer with the files it came from. */
 export interface Tokenizer {
   /**

@@ -2,7 +2,7 @@
 import { CompressoError } from "../../core/errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import type { Json } from "../../core/guards.ts";
-import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer } from "../../text/tokenizer.ts";
+import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer, UNCUT_KEY } from "../../text/tokenizer.ts";
 
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
@@ -67,6 +67,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
     clean_up_tokenization_spaces: false,
     model_input_names: INPUT_NAMES,
     ...named(STYLE_KEY, optionalString(metadata, `tokenizer.${STYLE_KEY}`)),
+    ...named(UNCUT_KEY, optionalNumber(metadata, `tokenizer.${UNCUT_KEY}`)),
   };
   const own = [...metadata].filter(([key]) => key.startsWith("tokenizer."));
   return createTokenizer(json, {
@@ -206,7 +207,7 @@ function addedTokens(
   });
 }
 
-function named(key: string, value: string | null): Json {
+function named(key: string, value: string | number | null): Json {
   return value === null ? {} : { [key]: value };
 }
 
@@ -240,6 +241,12 @@ function optionalString(metadata: GgufMetadata, key: string): string | null {
   const value = metadata.get(key);
   if (value === undefined || typeof value === "string") return value ?? null;
   throw broken(key, "a string", describe(value));
+}
+
+function optionalNumber(metadata: GgufMetadata, key: string): number | null {
+  const value = metadata.get(key);
+  if (value === undefined || typeof value === "number") return value ?? null;
+  throw broken(key, "a number", describe(value));
 }
 
 function optionalBoolean(metadata: GgufMetadata, key: string): boolean | null {

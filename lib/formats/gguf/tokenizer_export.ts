@@ -5,7 +5,7 @@ import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { tokenText } from "../../text/tokenizer_json.ts";
-import type { Tokenizer } from "../../text/tokenizer.ts";
+import { type Tokenizer, UNCUT_KEY } from "../../text/tokenizer.ts";
 
 /** A value of the metadata. Numbers are u32 in the file, the arrays i32, f32 and strings. */
 export type GgufTokenizerValue = number | boolean | string | readonly string[] | Int32Array | Float32Array;
@@ -60,6 +60,8 @@ export function ggufTokenizerMetadata(
   if (tokenizer.chatTemplate !== null) metadata.set("tokenizer.chat_template", tokenizer.chatTemplate);
   const style = tokenizer.config[STYLE_KEY];
   if (typeof style === "string") metadata.set(`tokenizer.${STYLE_KEY}`, style);
+  const uncut = tokenizer.config[UNCUT_KEY];
+  if (typeof uncut === "number") metadata.set(`tokenizer.${UNCUT_KEY}`, uncut);
   return metadata;
 }
 

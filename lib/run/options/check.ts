@@ -129,6 +129,7 @@ export function ruleOf(path: OptionPath): string {
     case "word":
       return `one of ${words.join(", ")}`;
     case "words":
+    case "names":
       return `some of ${words.join(", ")}, each once`;
     case "layers":
       return "numbers of layers, such as 0, 1, -1";

@@ -177,7 +177,7 @@ export const OPTION_TABLE = {
     type: "word",
     words: ["paper"],
     group: "target",
-    help: `defaults of the publication in place of the others, except ${option("batch")} and ${
+    help: `paper: defaults of the publication in place of the others, except ${option("batch")} and ${
       option("seq")
     } (published: 1 and 1024)`,
   },
@@ -347,7 +347,7 @@ export const OPTION_TABLE = {
     placeholder: "name|file|url",
     defaultText: "cubic",
     mayChange: true,
-    help: "sparsity step by step: cubic, linear, cosine, constant, or a script, which runs isolated",
+    help: "sparsity step by step: cubic, linear, cosine, exponential, step, constant, or a script, which runs isolated",
   },
   trustSchedule: {
     type: "switch",
@@ -747,7 +747,7 @@ export const OPTION_TABLE = {
     methods: LEARNED,
     name: "noise",
     group: "advanced",
-    help: "scale of hard concrete's noise; 1 is Louizos et al.",
+    help: "scale of hard concrete's noise; 1 is that of Louizos et al. (2018)",
   },
   "rates.spread": {
     type: "number",

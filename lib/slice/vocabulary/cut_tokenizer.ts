@@ -1,6 +1,6 @@
 // Rewrites a tokenizer for a part of its vocabulary.
 import { isObject, type Json } from "../../core/guards.ts";
-import { createTokenizer, type Tokenizer } from "../../text/tokenizer.ts";
+import { createTokenizer, type Tokenizer, UNCUT_KEY } from "../../text/tokenizer.ts";
 import { mergeTexts } from "./pieces.ts";
 
 /** New ids of the tokens that are kept: their places in the list. */
@@ -14,12 +14,13 @@ export function newIds(kept: ArrayLike<number>): NewIds {
 /**
  * The same tokenizer without the tokens that are not kept. Merges stay where both their tokens and what they make stay;
  * ids are new everywhere: vocabulary, added tokens, post-processor, padding, config and GGUF metadata. A text whose
- * tokens are all kept gets the same tokens as before.
+ * tokens are all kept gets the same tokens as before. Config and metadata say how many tokens there were before the first cut.
  *
  * @param kept - Ids that stay, ascending.
  */
 export function cutTokenizer(tokenizer: Tokenizer, kept: Int32Array): Tokenizer {
   const ids = newIds(kept), { json, config, chatTemplate, ggufMetadata } = tokenizer;
+  const uncut = config[UNCUT_KEY] ?? tokenizer.vocabSize;
   const model = isObject(json["model"]) ? json["model"] : {}, { added_tokens, post_processor, padding } = json;
   const added: readonly unknown[] = Array.isArray(added_tokens) ? added_tokens : [];
   const cut: Json = {
@@ -30,9 +31,9 @@ export function cutTokenizer(tokenizer: Tokenizer, kept: Int32Array): Tokenizer 
     model: Array.isArray(model["vocab"]) ? cutUnigram(model, ids) : cutBpe(model, ids),
   };
   return createTokenizer(cut, {
-    config: cutConfig(config, ids),
+    config: { ...cutConfig(config, ids), [UNCUT_KEY]: uncut },
     chatTemplate,
-    ggufMetadata: ggufMetadata && cutMetadata(ggufMetadata, kept),
+    ggufMetadata: ggufMetadata && cutMetadata(ggufMetadata, kept).set(`tokenizer.${UNCUT_KEY}`, uncut),
   });
 }
 

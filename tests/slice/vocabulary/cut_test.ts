@@ -6,7 +6,7 @@ import { chooseVocabulary, countTokens } from "../../../lib/slice/vocabulary/cho
 import { cutVocabulary } from "../../../lib/slice/vocabulary/cut.ts";
 import { cutTokenizer } from "../../../lib/slice/vocabulary/cut_tokenizer.ts";
 import { familyByName } from "../../../lib/text/pre_tokenizers.ts";
-import { createTokenizer, type Tokenizer } from "../../../lib/text/tokenizer.ts";
+import { createTokenizer, type Tokenizer, UNCUT_KEY } from "../../../lib/text/tokenizer.ts";
 import { isObject } from "../../../lib/core/guards.ts";
 import { loadModelFrom } from "../../../lib/model/model.ts";
 import { EMBEDDING } from "../../../lib/spec/decoder.ts";
@@ -88,6 +88,9 @@ Deno.test("a GGUF's entries are cut as tokenizer.json is", async () => {
     for (const text of await texts()) assert.deepEqual(again.encode(text), cut.encode(text), JSON.stringify(text));
     assert.deepEqual([again.bosId, again.eosId, again.padId], [cut.bosId, cut.eosId, cut.padId]);
     assert.equal(again.vocabSize, kept.length);
+    const once = cutTokenizer(own, kept), twice = cutTokenizer(again, kept.subarray(0, 310).map((_, id) => id));
+    for (const one of [once, again, twice]) assert.equal(one.config[UNCUT_KEY], own.vocabSize);
+    assert.equal(tokenizerFromGguf(ggufTokenizerMetadata(once)).config[UNCUT_KEY], own.vocabSize);
   }
 });
 

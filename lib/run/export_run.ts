@@ -16,19 +16,18 @@ import {
 } from "../slice/export_options.ts";
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
+import type { FinishedRun } from "./finish.ts";
 import { VOCABULARY_FILE } from "./folder.ts";
 import { runCard } from "./run_card.ts";
-import type { QualityChange } from "./quality.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { recordsFor } from "./record_lines.ts";
-import type { PruneOutcome, RunSummary, SlicedModel } from "./result.ts";
-import type { VocabularySummary } from "./vocabulary.ts";
+import type { RunSummary } from "./result.ts";
 import { checkExportSize, exportDefaults, GGUF_NAME } from "./size_goal.ts";
 
 /** A run that is to be written. */
-export interface FinishedRun {
+export interface RunToWrite {
   readonly model: Model;
   /** The model as it was given: `model` itself, or what its vocabulary was cut from. */
   readonly dense: Model;
@@ -48,18 +47,12 @@ export interface FinishedRun {
   /** Sequences of token ids to measure the importance of columns on. */
   readonly sequences: () => number[][];
   /** Slices the model, where that was not done. */
-  readonly finish: () => Promise<{
-    readonly sliced: SlicedModel;
-    readonly result: PruneOutcome;
-    readonly quality: QualityChange;
-    readonly vocabulary: VocabularySummary | null;
-    readonly peakGpuBytes: number;
-  }>;
+  readonly finish: () => Promise<FinishedRun>;
   readonly signal: AbortSignal;
 }
 
 /** Writes the files; see `PruneSession.export`. Returns what run.json holds. */
-export async function exportRun(dir: string, asked: SessionExportOptions, run: FinishedRun): Promise<RunSummary> {
+export async function exportRun(dir: string, asked: SessionExportOptions, run: RunToWrite): Promise<RunSummary> {
   const { model, dense, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);

@@ -4,45 +4,31 @@ import { checkAlike } from "../core/alike.ts";
 import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
 import { CompressoError, option } from "../core/errors.ts";
-import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere } from "../files/system.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { Row } from "../data/rows.ts";
 import { Lifetime } from "../model/lifetime.ts";
-import type { Adapters, Model } from "../model/model.ts";
+import type { Model } from "../model/model.ts";
 import type { LayerState, RecordView } from "../schedule/definition.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
-import { sliceModel } from "../slice/slice.ts";
-import { verifyShape, verifySliced } from "../slice/verify.ts";
-import { parameterCount } from "../spec/decoder.ts";
-import type { WeightSource } from "../spec/source.ts";
 import { unpackMasks } from "../nn/mask_slots.ts";
-import { writeBiases } from "../nn/weights.ts";
 import { type Allocated, allocateRun, freeRun, type RunSetup, selectorOf } from "./allocate.ts";
 import { type Checkpoint, noCheckpoint, readCheckpoint, resumedBy, writeCheckpoint } from "./checkpoint.ts";
 import type { RunPosition, RunState, Stage, StagePlan, StepRecord, TrainerArrays } from "./contract.ts";
 import { encodeRun, withCalibration } from "./data.ts";
 import { exportRun } from "./export_run.ts";
+import { type FinishedRun, finishRun } from "./finish.ts";
 import { sequencesToMeasure } from "./calibration.ts";
-import {
-  compareQuality,
-  measuredSequences,
-  measureQuality,
-  type QualityChange,
-  type QualityData,
-  qualityData,
-  type TaskLoader,
-} from "./quality.ts";
+import { measuredSequences, type QualityData, qualityData, type TaskLoader } from "./quality.ts";
 import { handleOf, refuseHandle, type RunHandle } from "./hooks.ts";
 import { changesBetween, identityOf } from "./identity.ts";
 import { layerStates } from "./layer_states.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
 import { stagesOf } from "./methods/names.ts";
-import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
-import type { CutForRun, VocabularySummary } from "./vocabulary.ts";
+import type { CutForRun } from "./vocabulary.ts";
 import { stopError, stoppedAt } from "./monitors/judge.ts";
 import {
   goodState,
@@ -66,7 +52,7 @@ import {
   type RunSummary,
   type SlicedModel,
 } from "./result.ts";
-import { aimRun, goesBeforeSize, reachedSize } from "./size_goal.ts";
+import { aimRun, goesBeforeSize } from "./size_goal.ts";
 import type { RunOfMany } from "./shared_work.ts";
 import { recordsAt, recordView, type Steered, steered, type Steerer } from "./steering.ts";
 import {
@@ -123,12 +109,6 @@ export interface SessionParts extends RunPlatform {
     | undefined;
 }
 
-/** Most sequences on which the masked and the sliced model are compared: all their logits are in memory. */
-const COMPARED_SEQUENCES = 8;
-
-/** Share of the progress of `slice` that the comparison takes; the rest is for measuring quality. */
-export const COMPARED = 0.6;
-
 /**
  * A prune run, from its first step to the export. Dispose it to free its GPU memory: at once while it is paused,
  * otherwise as soon as the current work has stopped. Using it afterwards throws `CompressoError("usage")`. Disposing
@@ -167,13 +147,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
   #before: Pick<RunPosition, "step" | "recent"> = { step: 0, recent: [] };
   readonly #startedAt = performance.now();
   #result: PruneResult | null = null;
-  #sliced: SlicedModel | null = null;
+  #finished: FinishedRun | null = null;
   /** What quality is measured on; null before the run is prepared. */
   #qualityData: QualityData | null = null;
-  #quality: QualityChange = { heldout: null, text: null, tasks: {} };
-  #vocabularySummary: VocabularySummary | null = null;
-  /** Peak of training and comparison, bytes. */
-  #peakBytes = 0;
 
   /** Use {@link prune}. Throws `CompressoError` for rows and goals that cannot work, before any GPU work. */
   constructor(
@@ -262,7 +238,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
    *   differs.
    */
   async slice({ onProgress }: SliceOptions = {}): Promise<SlicedModel> {
-    return await this.#life.during(() => this.#slice(this.#life.signal, onProgress));
+    const { sliced } = await this.#life.during(() => this.#finish(this.#life.signal, onProgress));
+    return sliced;
   }
 
   /**
@@ -288,11 +265,7 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
         startedAt: this.#startedAt,
         writesModel: this.#ofMany.writesModel ?? true,
         sequences: () => sequencesToMeasure(this.#setup, this.options),
-        finish: async () => {
-          const sliced = await this.#slice(signal), result = this.result();
-          const quality = this.#quality, vocabulary = this.#vocabularySummary;
-          return { sliced, result, quality, vocabulary, peakGpuBytes: this.#peakBytes };
-        },
+        finish: () => this.#finish(signal),
         signal,
       });
     });
@@ -303,54 +276,13 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
     this.#life.end(() => this.#free());
   }
 
-  async #slice(signal: AbortSignal, onProgress?: SliceOptions["onProgress"]): Promise<SlicedModel> {
-    if (this.#sliced) return this.#sliced;
-    const result = this.result(), { masks, lora, heldout, source: base } = result;
-    this.#free();
-    const { device, tokenizer } = this.#model, { size: wanted, units } = this.options;
-    const source = sliceModel(base, { masks, lora }), adapters = { masks, lora };
-    using _threads = holdThreads();
-    const maskedVsSliced = await verifySliced(base, source, {
-      device,
-      adapters,
-      tokens: heldout.slice(0, COMPARED_SEQUENCES),
-      ...verifyShape(this.options),
-      signal,
-      onProgress: (share) => onProgress?.(COMPARED * share),
-    });
-    this.#quality = await this.#measure(
-      base,
-      { adapters, signal },
-      (share) => onProgress?.(COMPARED + (1 - COMPARED) * share),
-    );
-    const isGiven = base === this.#model.source, vocabulary = this.#vocabulary;
-    this.#vocabularySummary = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
-    this.#peakBytes = device.peakBytes;
-    const whole = vocabulary?.dense.spec ?? this.#model.spec;
-    const parameters = { before: parameterCount(whole), after: parameterCount(source.spec) };
-    const size = wanted &&
-      reachedSize(source.spec, wanted, { tokenizer, units, provenance: this.#model.source.provenance });
-    return this.#sliced = { source, spec: source.spec, parameters, size, maskedVsSliced };
-  }
-
-  /** Quality before and after pruning; `base` are the weights that are sliced. */
-  async #measure(
-    base: WeightSource,
-    { adapters, signal }: { readonly adapters: Adapters; readonly signal: AbortSignal },
-    onProgress: (share: number) => void,
-  ): Promise<QualityChange> {
-    const data = this.#qualityData, model = this.#model;
+  async #finish(signal: AbortSignal, onProgress?: SliceOptions["onProgress"]): Promise<FinishedRun> {
+    if (this.#finished) return this.#finished;
+    const result = this.result(), data = this.#qualityData;
     if (!data) throw new Error("the run is not prepared");
-    const half = (from: number): (share: number) => void => (share) => onProgress(from + share / 2);
-    const { work } = this.#ofMany, how = { adapters: {}, signal, onProgress: half(0) };
-    const before = work?.dense ?? await measureQuality(model, data, how);
-    if (work) work.dense = before;
-    // FLAP's compensation is in biases, which the given model may not have.
-    using compensated = base === model.source ? null : await withCompensation(model);
-    if (compensated) await writeBiases(model.device, compensated.weights, base);
-    const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
-    // Scores of tasks can be compared whatever the tokens are: these are of the model with its whole vocabulary.
-    return compareQuality(data, { ...before, tasks: this.#vocabulary?.tasks ?? before.tasks }, after);
+    this.#free();
+    const { work } = this.#ofMany, how = { vocabulary: this.#vocabulary, work, signal, onProgress };
+    return this.#finished = await finishRun(result, { model: this.#model, options: this.options, data, ...how });
   }
 
   async #allocate(): Promise<void> {

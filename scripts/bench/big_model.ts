@@ -16,7 +16,7 @@ import { type GgufItem, stageGgufFile } from "../../lib/formats/gguf/write.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
 import { pruneToFolder } from "../../lib/run/prune_to_folder.ts";
-import { COMPARED } from "../../lib/run/session.ts";
+import { COMPARED } from "../../lib/run/finish.ts";
 import { type DecoderSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";
 import { elementCount } from "../../lib/spec/row_range.ts";
 import { specOf } from "./random_model.ts";

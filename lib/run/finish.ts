@@ -1,0 +1,96 @@
+// What follows the steps of a run: slices the model, compares it with the masked one, and measures both.
+import { holdThreads } from "../core/threads.ts";
+import type { Adapters, Model } from "../model/model.ts";
+import { writeBiases } from "../nn/weights.ts";
+import { sliceModel } from "../slice/slice.ts";
+import { verifyShape, verifySliced } from "../slice/verify.ts";
+import { parameterCount } from "../spec/decoder.ts";
+import { withCompensation } from "./methods/one_shot_scores.ts";
+import type { ResolvedOptions } from "./options/options.ts";
+import { compareQuality, measureQuality, type QualityChange, type QualityData } from "./quality.ts";
+import type { PruneOutcome, PruneResult, SlicedModel } from "./result.ts";
+import type { SharedWork } from "./shared_work.ts";
+import { reachedSize } from "./size_goal.ts";
+import type { CutForRun, VocabularySummary } from "./vocabulary.ts";
+
+/** A run whose model is sliced and measured, not yet written. */
+export interface FinishedRun {
+  readonly result: PruneOutcome;
+  readonly sliced: SlicedModel;
+  readonly quality: QualityChange;
+  /** What became of the vocabulary; null if it was not cut. */
+  readonly vocabulary: VocabularySummary | null;
+  /** Peak of training and comparison, bytes. */
+  readonly peakGpuBytes: number;
+}
+
+/** Where and on what a trained run is finished. */
+export interface FinishOptions {
+  /** The model that was pruned, without its trainer. */
+  readonly model: Model;
+  readonly options: ResolvedOptions;
+  /** What quality is measured on. */
+  readonly data: QualityData;
+  /** The vocabulary that was cut before; null if it was not. */
+  readonly vocabulary: CutForRun | null;
+  /** What the run shares with others on the same model; it takes what is measured of the model before pruning. */
+  readonly work?: SharedWork | undefined;
+  readonly signal: AbortSignal;
+  /** Called with the share that is done, 0 to 1. */
+  readonly onProgress?: ((share: number) => void) | undefined;
+}
+
+/** Most sequences on which the masked and the sliced model are compared: all their logits are in memory. */
+const COMPARED_SEQUENCES = 8;
+
+/** Share of the progress that the comparison takes; the rest is for measuring quality. */
+export const COMPARED = 0.6;
+
+/**
+ * Slices the model by the masks and LoRA of a run.
+ *
+ * @throws CompressoError("mismatch") where logits of the sliced model differ from those of the masked one.
+ */
+export async function finishRun(result: PruneResult, finish: FinishOptions): Promise<FinishedRun> {
+  const { model, options, vocabulary, signal, onProgress } = finish, { device, tokenizer } = model;
+  const { masks, lora, heldout, source: base } = result, adapters = { masks, lora };
+  const source = sliceModel(base, { masks, lora }), { spec } = source;
+  using _threads = holdThreads();
+  const maskedVsSliced = await verifySliced(base, source, {
+    device,
+    adapters,
+    tokens: heldout.slice(0, COMPARED_SEQUENCES),
+    ...verifyShape(options),
+    signal,
+    onProgress: (share) => onProgress?.(COMPARED * share),
+  });
+  const quality = await measure(result, { ...finish, adapters });
+  // Where a method has changed other weights too, masks and LoRA do not give the result.
+  const isGiven = base === model.source,
+    words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
+  const parameters = {
+    before: parameterCount(vocabulary?.dense.spec ?? model.spec),
+    after: parameterCount(spec),
+  };
+  const { size: wanted, units } = options, { provenance } = model.source;
+  const size = wanted && reachedSize(spec, wanted, { tokenizer, units, provenance });
+  const sliced = { source, spec, parameters, size, maskedVsSliced };
+  return { result, sliced, quality, vocabulary: words, peakGpuBytes: device.peakBytes };
+}
+
+/** Quality before and after pruning. */
+async function measure(
+  { source: base }: PruneResult,
+  { model, data, vocabulary, work, adapters, signal, onProgress }: FinishOptions & { readonly adapters: Adapters },
+): Promise<QualityChange> {
+  const half = (from: number): (share: number) => void => (share) =>
+    onProgress?.(COMPARED + (1 - COMPARED) * (from + share / 2));
+  const before = work?.dense ?? await measureQuality(model, data, { adapters: {}, signal, onProgress: half(0) });
+  if (work) work.dense = before;
+  // FLAP's compensation is in biases, which the given model may not have.
+  using compensated = base === model.source ? null : await withCompensation(model);
+  if (compensated) await writeBiases(model.device, compensated.weights, base);
+  const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
+  // Scores of tasks can be compared whatever the tokens are: these are of the model with its whole vocabulary.
+  return compareQuality(data, { ...before, tasks: vocabulary?.tasks ?? before.tasks }, after);
+}

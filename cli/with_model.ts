@@ -8,6 +8,7 @@ import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts";
 import { fetchInputs } from "./hub.ts";
+import { byteCount, oneOf } from "./options/values.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
 import type { MpiRanks } from "../lib/disk/mpi.ts";
@@ -52,11 +53,21 @@ export interface Loaded {
   readonly tune: (request: TuneRequest) => Promise<void>;
 }
 
-/** Words of `--base-dtype`. */
-export const BASE_DTYPES = OPTION_TABLE.baseDtype.words;
+const { words: BASE_DTYPES, help: BASE_DTYPE_HELP } = OPTION_TABLE.baseDtype;
 
-/** What `--base-dtype` chooses. */
-export const BASE_DTYPE_HELP = OPTION_TABLE.baseDtype.help;
+/** `--base-dtype` of the verbs that run a model as it is. */
+export const BASE_DTYPE_OPTION = [
+  "--base-dtype <type>",
+  `${BASE_DTYPE_HELP} (default: f16)`,
+  oneOf("--base-dtype", BASE_DTYPES),
+] as const;
+
+/** `--memory-limit` of the verbs that use a GPU. */
+export const MEMORY_LIMIT_OPTION = [
+  "--memory-limit <bytes>",
+  "GPU memory to use at most, such as 6G",
+  byteCount("--memory-limit"),
+] as const;
 
 /** `--adapter` of the verbs that run a model as it is. */
 export const ADAPTER_OPTION = [

@@ -15,8 +15,8 @@ import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs } from "../hub.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../tuning.ts";
-import { byteCount, oneOf, wholeNumber } from "../options/values.ts";
-import { BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } from "../with_model.ts";
+import { wholeNumber } from "../options/values.ts";
+import { BASE_DTYPE_OPTION, type Loaded, MEMORY_LIMIT_OPTION, type ModelSettings, withModel } from "../with_model.ts";
 
 /** Declares the verb. */
 export function benchVerb(): CommandUnknownOpts {
@@ -34,8 +34,8 @@ export function benchVerb(): CommandUnknownOpts {
       8,
     )
     .option("--repeats <count>", "measurements of each figure", wholeNumber("--repeats", { least: 1 }), 5)
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")
@@ -58,7 +58,7 @@ interface Settings {
   readonly tokens: number;
   readonly batch: number;
   readonly repeats: number;
-  readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
+  readonly baseDtype?: ModelSettings["baseDtype"];
   readonly tuning?: TuningSetting | undefined;
   readonly json?: true | undefined;
 }

@@ -23,8 +23,15 @@ import {
   TOP_P_OPTION,
 } from "../options/sampling.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
-import { byteCount, oneOf, required, wholeNumber } from "../options/values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "../with_model.ts";
+import { required, wholeNumber } from "../options/values.ts";
+import {
+  ADAPTER_OPTION,
+  BASE_DTYPE_OPTION,
+  type Loaded,
+  MEMORY_LIMIT_OPTION,
+  tokenizerOf,
+  withModel,
+} from "../with_model.ts";
 
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
@@ -52,8 +59,8 @@ export function generateVerb(): CommandUnknownOpts {
     .option("--prompt-file <file>", "with --chat: a file with your own prompt, in place of the collaborative one")
     .option(...COMPARE_OPTION)
     .option(...ADAPTER_OPTION)
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object with tokens and text at the end")

@@ -13,8 +13,15 @@ import { fetchInputs, modelName } from "../hub.ts";
 import { note, print } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
-import { byteCount, oneOf, realNumber, wholeNumber } from "../options/values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, tokenizerOf, withModel } from "../with_model.ts";
+import { byteCount, realNumber, wholeNumber } from "../options/values.ts";
+import {
+  ADAPTER_OPTION,
+  BASE_DTYPE_OPTION,
+  type Loaded,
+  MEMORY_LIMIT_OPTION,
+  tokenizerOf,
+  withModel,
+} from "../with_model.ts";
 
 /** Where the key is looked for without `--api-key-file`. */
 const KEY_VARIABLE = "COMPRESSO_API_KEY";
@@ -82,8 +89,8 @@ export function serveVerb(): CommandUnknownOpts {
     .option("--prompt-file <file>", "put your own text there, in place of that prompt")
     .option("--log", "say one line about each request on stderr")
     .option(...ADAPTER_OPTION)
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .action(async (path, options) => {

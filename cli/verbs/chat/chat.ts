@@ -23,8 +23,8 @@ import {
   TOP_P_OPTION,
 } from "../../options/sampling.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { byteCount, oneOf, wholeNumber } from "../../options/values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_HELP, BASE_DTYPES, type Loaded, withModel } from "../../with_model.ts";
+import { oneOf, wholeNumber } from "../../options/values.ts";
+import { ADAPTER_OPTION, BASE_DTYPE_OPTION, type Loaded, MEMORY_LIMIT_OPTION, withModel } from "../../with_model.ts";
 
 /** Declares the verb. */
 export function chatVerb(): CommandUnknownOpts {
@@ -54,8 +54,8 @@ export function chatVerb(): CommandUnknownOpts {
     .option(...SEED_OPTION)
     .option(...COMPARE_OPTION)
     .option(...ADAPTER_OPTION)
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object a line for each question")

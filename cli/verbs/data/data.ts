@@ -16,8 +16,8 @@ import { formatCount, print, printJson } from "../../terminal/output.ts";
 import { refuseInputs } from "../../own_inputs.ts";
 import { duration } from "../../../lib/report/numbers.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { byteCount, oneOf, outputPath, realNumber, required, wholeNumber } from "../../options/values.ts";
-import { BASE_DTYPE_HELP, BASE_DTYPES, type ModelSettings, withModel } from "../../with_model.ts";
+import { outputPath, realNumber, required, wholeNumber } from "../../options/values.ts";
+import { BASE_DTYPE_OPTION, MEMORY_LIMIT_OPTION, type ModelSettings, withModel } from "../../with_model.ts";
 
 /** Declares the verb. */
 export function data(): CommandUnknownOpts {
@@ -84,8 +84,8 @@ function generateVerb(): CommandUnknownOpts {
     .option("--seed <number>", "seed of first tokens and sampling", wholeNumber("--seed", { most: MAX_SEED }), 1)
     .option("--resume", "resume an earlier run with the same options")
     .option("--overwrite", "replace an existing --out")
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")

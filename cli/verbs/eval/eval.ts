@@ -19,11 +19,11 @@ import { chooseText, DEFAULT_WINDOW } from "./text.ts";
 import type { EvalSettings, EvalWork } from "./work.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { byteCount, oneOf, outputPath, wholeNumber, wholeNumbers, wordList } from "../../options/values.ts";
+import { outputPath, wholeNumber, wholeNumbers, wordList } from "../../options/values.ts";
 import {
   ADAPTER_OPTION,
-  BASE_DTYPE_HELP,
-  BASE_DTYPES,
+  BASE_DTYPE_OPTION,
+  MEMORY_LIMIT_OPTION,
   type ModelSettings,
   readAdapters,
   tokenizerOf,
@@ -111,8 +111,8 @@ export function evaluate(): CommandUnknownOpts {
       outputPath("--out"),
     )
     .option(ADAPTER_OPTION[0], `${ADAPTER_OPTION[1]}; with several models, to each`)
-    .option("--base-dtype <type>", BASE_DTYPE_HELP + " (default: f16)", oneOf("--base-dtype", BASE_DTYPES))
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...BASE_DTYPE_OPTION)
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")

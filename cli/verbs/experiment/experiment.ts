@@ -17,8 +17,9 @@ import { namedPaths, selection, settings } from "./values.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { formatCount, note, print, printJson, silence } from "../../terminal/output.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
+import { MEMORY_LIMIT_OPTION } from "../../with_model.ts";
 import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../../tuning.ts";
-import { byteCount, oneOf, outputPath, wholeNumber } from "../../options/values.ts";
+import { oneOf, outputPath, wholeNumber } from "../../options/values.ts";
 import type {
   Experiment,
   ExperimentOverrides,
@@ -93,7 +94,7 @@ export function experimentVerb(): CommandUnknownOpts {
       "--dry-run",
       "list the runs with their steps, tokens and state, and what this command would do; only reads files, and opens the scripts of tasks and schedules",
     )
-    .option("--memory-limit <bytes>", "GPU memory to use at most, such as 6G", byteCount("--memory-limit"))
+    .option(...MEMORY_LIMIT_OPTION)
     .option(...TUNING_OPTION)
     .option(...NO_TUNING_OPTION)
     .option("--json", "print one JSON object")

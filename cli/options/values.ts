@@ -5,7 +5,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 export type Parse<T> = (text: string) => T;
 
 /** A parser that says which words it takes, for completion. */
-export type WordParse<T> = Parse<T> & {
+type WordParse<T> = Parse<T> & {
   readonly words: readonly string[];
   /** Whether it takes a comma-separated list of them. */
   readonly isList: boolean;
@@ -144,7 +144,7 @@ export function required<T>(
 }
 
 /** Bounds of {@link realNumber}. */
-export interface RealBounds {
+interface RealBounds {
   readonly above?: number;
   readonly least?: number;
   readonly below?: number;

@@ -37,7 +37,7 @@ export function showAllOptions(program: CommandUnknownOpts): void {
 }
 
 /** The words that call a command, without the program: "data inspect". */
-export function verbPath(command: CommandUnknownOpts): string {
+function verbPath(command: CommandUnknownOpts): string {
   return command.parent ? `${verbPath(command.parent)} ${command.name()}`.trimStart() : "";
 }
 

@@ -20,7 +20,7 @@ export function stdinLines(): Lines {
 }
 
 /** Lines of a stream of bytes; the last one needs no line break. Throws `CompressoError("input")` where it is not UTF-8. */
-export function pipedLines(stream: ReadableStream<BufferSource>): Lines {
+function pipedLines(stream: ReadableStream<BufferSource>): Lines {
   const lines = split();
   return {
     isTerminal: false,

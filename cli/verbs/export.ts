@@ -172,7 +172,7 @@ export function exportLines({ loadableBy }: Pick<ExportResult, "loadableBy">): s
 }
 
 /** What could not be written, and why. */
-export function skippedLines({ skipped }: Pick<ExportResult, "skipped">): string[] {
+function skippedLines({ skipped }: Pick<ExportResult, "skipped">): string[] {
   return skipped.map(({ format, error }) =>
     `compresso: no ${format === "hf" ? "Hugging Face folder" : "GGUF"}: ${error.message}`
   );

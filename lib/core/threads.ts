@@ -49,7 +49,7 @@ export function holdThreads({ startLimit = START_LIMIT }: { readonly startLimit?
 }
 
 /** Number of calls of {@link onThread} that can run at once. */
-export function threadCount(): number {
+function threadCount(): number {
   return holders > 0 ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
 }
 

@@ -30,14 +30,6 @@ const RANK_OF = {
   SLURM_STEP_NUM_TASKS: "PMIX_RANK",
 } as const;
 
-/** Names of the environment variables that are read, where the process may read them. */
-export const MPI_VARIABLES: readonly string[] = [
-  ...SIZES,
-  ...new Set(Object.values(RANK_OF)),
-  "COMPRESSO_MPI",
-  "COMPRESSO_MPI_SECONDS",
-];
-
 /** Seconds that a rank waits for another one: longer than a checkpoint takes, or a slower adapter's step. */
 const DEFAULT_SECONDS = 600;
 

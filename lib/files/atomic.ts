@@ -143,16 +143,6 @@ export async function checkFolder(path: string): Promise<void> {
   }
 }
 
-/** {@link stageFolder} and its commit in one. */
-export async function writeFolderAtomically(
-  path: string,
-  fill: (folder: string) => Promise<void>,
-  options: FolderOptions = {},
-): Promise<void> {
-  using staged = await stageFolder(path, fill, options);
-  await staged.commit();
-}
-
 /**
  * Lets `fill` write into a new folder beside `path`, which commit moves to `path`. After a failure nothing of it is left.
  * With `replace`, a folder that is there is put aside first and removed last; a crash between leaves it as

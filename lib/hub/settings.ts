@@ -22,7 +22,7 @@ export const HUB_VARIABLES = [
 ] as const;
 
 /** Address of the Hub where HF_ENDPOINT names no other. */
-export const HUB_ADDRESS = "https://huggingface.co";
+const HUB_ADDRESS = "https://huggingface.co";
 
 /** Reads the settings. Throws `CompressoError("usage")` for an address that is none, and where no variable says which folder is the user's. */
 export async function hubSettings(): Promise<HubSettings> {

@@ -527,7 +527,7 @@ export function recordDropout(
 }
 
 /** Sums partials over their blocks, by groups of columns: the mask gradients, (=) or (+=). */
-export function recordPartialSums(
+function recordPartialSums(
   plan: Plan,
   partial: Span,
   { dz, squares }: MaskGradients,

@@ -5,7 +5,7 @@ export const COLUMN_ALIGN = 64;
 /** The row count of an activation buffer is a multiple of this, so that register tiles may read past the last token. */
 export const ROW_ALIGN = 32;
 /** A head's width is padded to a multiple of this many f32, so that heads are read as vec4. */
-export const HEAD_ALIGN = 4;
+const HEAD_ALIGN = 4;
 
 /** The smallest multiple of `align` that is ≥ `value`. */
 export function roundUp(value: number, align: number): number {

@@ -1,7 +1,7 @@
 // The parts of our SVG figures: document, styles for light and dark, text, lines, numbers.
 
 /** Size of all text but titles, in pixels. */
-export const FONT = 12;
+const FONT = 12;
 const FAMILY = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif";
 
 /** Colors of series on light and on dark grounds; after Okabe & Ito (2008), safe for the color-blind, each with a contrast of 3 at least. */

@@ -50,7 +50,7 @@ export function createShares(
  * Deals items to ranks that take so many seconds for each: one to every rank, then each of the others to the rank that
  * has it done first.
  */
-export function dealtByTime(count: number, seconds: readonly number[]): number[] {
+function dealtByTime(count: number, seconds: readonly number[]): number[] {
   const counts = seconds.map(() => 1);
   for (let left = count - counts.length; left > 0; left--) {
     const ends = seconds.map((own, rank) => own * ((counts[rank] ?? 0) + 1)), first = ends.indexOf(Math.min(...ends));

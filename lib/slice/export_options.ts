@@ -130,7 +130,7 @@ const BOTH = {
 const EXPORT_NAMES: NamesOf<ExportOptions> = { ...BOTH, tokenizer: true, ggufImportance: true };
 
 /** Names of the options of `PruneSession.export`. */
-export const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
+const SESSION_EXPORT_NAMES: NamesOf<SessionExportOptions> = {
   ...{ ...BOTH, inputs: true, origin: true, startedAt: "number", command: "text", saveAdapter: "switch" },
   ggufImatrix: "switch",
 };
@@ -221,7 +221,7 @@ export function checkLayout(layout: unknown): void {
  *
  * @throws CompressoError("usage") for unknown formats and file types.
  */
-export function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
+function checkDtypes({ dtype, ggufDtype }: { readonly dtype?: unknown; readonly ggufDtype?: unknown }): void {
   if (dtype !== undefined) checkWord(dtype, DTYPES, { what: "cannot write weights of this dtype" });
   if (ggufDtype === undefined) return;
   checkWord(ggufDtype, GGUF_DTYPES, { what: "cannot write matrices of this type into a GGUF" });

@@ -52,7 +52,7 @@ export interface UnitRules {
 const MINIMUM = { heads: "number", ffn: "number", hidden: "number", layers: "number" } satisfies NamesOf<MinimumWidths>;
 
 /** Names of the rules that are also options of a run. */
-export const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
+const RULE_NAMES = { protect: "list", minimum: MINIMUM, align: "number" } satisfies NamesOf<
   Omit<UnitRules, "rest" | "fit">
 >;
 

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import {
-  AtomicFile,
-  recoverFolder,
-  stageFolder,
-  writeFileAtomically,
-  writeFolderAtomically,
-} from "../../lib/files/atomic.ts";
+import { AtomicFile, recoverFolder, stageFolder, writeFileAtomically } from "../../lib/files/atomic.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+
+/** {@link stageFolder} and its commit in one. */
+async function writeFolder(...args: Parameters<typeof stageFolder>): Promise<void> {
+  using staged = await stageFolder(...args);
+  await staged.commit();
+}
 
 async function names(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder), (entry) => entry.name)).sort();
@@ -46,7 +46,7 @@ Deno.test("what a link leads to is written, a file or a folder that is there or 
     for (const name of ["a", "b", "old", "new"]) await Deno.symlink(`../disk/${name}`, at(`links/${name}`));
     for (const name of ["a", "b"]) await writeFileAtomically(at(`links/${name}`), name);
     for (const name of ["old", "new"]) {
-      await writeFolderAtomically(at(`links/${name}/`), (inner) => Deno.writeTextFile(`${inner}/x`, name));
+      await writeFolder(at(`links/${name}/`), (inner) => Deno.writeTextFile(`${inner}/x`, name));
     }
     assert.deepEqual(await names(at("disk")), ["a", "b", "new", "old"]);
     for (const name of await names(at("links"))) assert.ok((await Deno.lstat(at(`links/${name}`))).isSymlink, name);
@@ -130,16 +130,16 @@ Deno.test({
       }
       const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, "x");
       await Deno.mkdir(`${folder}/model`, { mode: 0o700 });
-      await writeFolderAtomically(`${folder}/model`, fill, { replace: true });
+      await writeFolder(`${folder}/model`, fill, { replace: true });
       assert.equal(modeOf(`${folder}/model`), 0o700);
     });
   },
 });
 
-Deno.test("writeFolderAtomically() writes a new folder, whole", async () => {
+Deno.test("a staged folder is written whole", async () => {
   await inTemporaryFolder(async (folder) => {
     const target = `${folder}/deep/model/`;
-    await writeFolderAtomically(target, async (tmp) => {
+    await writeFolder(target, async (tmp) => {
       await Deno.mkdir(`${tmp}/sub`);
       await Deno.writeTextFile(`${tmp}/sub/x`, "1");
       assert.ok(!(await names(`${folder}/deep`)).includes("model"));
@@ -149,26 +149,26 @@ Deno.test("writeFolderAtomically() writes a new folder, whole", async () => {
   });
 });
 
-Deno.test("writeFolderAtomically() replaces a folder with content only when told to", async () => {
+Deno.test("a staged folder replaces one with content only where that is asked for", async () => {
   await inTemporaryFolder(async (folder) => {
     const target = `${folder}/model`;
     const fill = (text: string) => async (tmp: string): Promise<void> =>
       await Deno.writeTextFile(`${tmp}/${text}`, text);
     await Deno.mkdir(target);
-    await writeFolderAtomically(target, fill("one"));
-    await rejectsWith(writeFolderAtomically(target, fill("two")), "input", /new or empty; got: it holds 1 entry; fix/);
+    await writeFolder(target, fill("one"));
+    await rejectsWith(writeFolder(target, fill("two")), "input", /new or empty; got: it holds 1 entry; fix/);
     assert.deepEqual(await names(target), ["one"]);
-    await writeFolderAtomically(target, fill("two"), { replace: true });
+    await writeFolder(target, fill("two"), { replace: true });
     assert.deepEqual(await names(target), ["two"]);
     assert.deepEqual(await names(folder), ["model"]);
   });
 });
 
-Deno.test("writeFolderAtomically() keeps the old folder and passes the error on where filling fails", async () => {
+Deno.test("where filling a staged folder fails, the old one stays and the error is passed on", async () => {
   await inTemporaryFolder(async (folder) => {
     await Deno.mkdir(`${folder}/model`);
     await Deno.writeTextFile(`${folder}/model/old`, "");
-    const failing = writeFolderAtomically(`${folder}/model`, () => Promise.reject(new TypeError("mine")), {
+    const failing = writeFolder(`${folder}/model`, () => Promise.reject(new TypeError("mine")), {
       replace: true,
     });
     await assert.rejects(failing, TypeError);
@@ -177,11 +177,11 @@ Deno.test("writeFolderAtomically() keeps the old folder and passes the error on 
   });
 });
 
-Deno.test("writeFolderAtomically() refuses a path that is a file", async () => {
+Deno.test("a staged folder is refused at a path that is a file", async () => {
   await inTemporaryFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/model`, "a file");
     await rejectsWith(
-      writeFolderAtomically(`${folder}/model`, async () => {}, { replace: true }),
+      writeFolder(`${folder}/model`, async () => {}, { replace: true }),
       "input",
       /cannot write/,
     );
@@ -236,8 +236,8 @@ Deno.test("a folder that a full disk keeps from being filled is refused by its p
 }, async () => {
   await inTemporaryFolder(async (folder) => {
     const fill = (): Promise<void> => Deno.writeTextFile("/dev/full", "more than fits");
-    await rejectsWith(writeFolderAtomically(`${folder}/model`, fill), "input", /cannot write .*model;.*free space/);
-    const broken = writeFolderAtomically(`${folder}/model`, () => Promise.reject(new TypeError("a defect")));
+    await rejectsWith(writeFolder(`${folder}/model`, fill), "input", /cannot write .*model;.*free space/);
+    const broken = writeFolder(`${folder}/model`, () => Promise.reject(new TypeError("a defect")));
     await assert.rejects(broken, TypeError);
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
@@ -279,7 +279,7 @@ Deno.test("a write is done where the folder cannot be brought to the disk, and f
         await writeFileAtomically(`${folder}/a`, "one");
         for (const text of ["new", "again"]) {
           const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, text);
-          await writeFolderAtomically(`${folder}/model`, fill, { replace: true });
+          await writeFolder(`${folder}/model`, fill, { replace: true });
           assert.equal(await Deno.readTextFile(`${folder}/model/x`), text);
         }
         await Deno.rename(`${folder}/model`, `${folder}/model.old-12345678`);
@@ -293,7 +293,7 @@ Deno.test("a write is done where the folder cannot be brought to the disk, and f
     const refused = await refusing("files", async () => {
       await rejectsWith(writeFileAtomically(`${folder}/a`, "one"), "input", /cannot write .*Invalid argument/);
       const fill = (tmp: string): Promise<void> => Deno.writeTextFile(`${tmp}/x`, "x");
-      await rejectsWith(writeFolderAtomically(`${folder}/model`, fill), "input", /cannot write .*Invalid argument/);
+      await rejectsWith(writeFolder(`${folder}/model`, fill), "input", /cannot write .*Invalid argument/);
     });
     assert.equal(refused, 2);
     assert.deepEqual(await names(folder), []);

@@ -72,7 +72,7 @@ export function spokenValues({ tokens, reason, times }: Spoken): Readonly<Record
 }
 
 /** "57 tokens, 31.2 tokens/s". */
-export function speedLine({ tokens, times }: Spoken): string {
+function speedLine({ tokens, times }: Spoken): string {
   const speed = tokensPerSecond(times);
   const count = `${tokens.length} ${tokens.length === 1 ? "token" : "tokens"}`;
   return speed === null ? count : `${count}, ${speed.toFixed(1)} tokens/s`;

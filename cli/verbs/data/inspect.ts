@@ -17,7 +17,7 @@ import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } fr
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
 
 /** Options of the verb, as parsed. */
-export interface InspectSettings {
+interface InspectSettings {
   readonly model?: string | undefined;
   readonly seq?: number | undefined;
   readonly textField?: string | undefined;

@@ -71,7 +71,7 @@ export const TENSOR_FORMATS = {
 export type GgufTensorType = keyof typeof TENSOR_FORMATS;
 
 /** Names of types that are not read, for the error. */
-export const OTHER_TENSOR_TYPES: Readonly<Record<number, string>> = {
+const OTHER_TENSOR_TYPES: Readonly<Record<number, string>> = {
   9: "q8_1",
   15: "q8_k",
   16: "iq2_xxs",

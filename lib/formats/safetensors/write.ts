@@ -43,7 +43,7 @@ export interface SafetensorsWriteOptions extends SafetensorsMetadata {
 }
 
 /** Weights above this many bytes are cut into several files by default: 5 GB, as transformers does. */
-export const DEFAULT_SHARD_BYTES = 5_000_000_000;
+const DEFAULT_SHARD_BYTES = 5_000_000_000;
 
 /**
  * Writes a safetensors file atomically. Wider dtypes come first, as in the reference, so that every tensor is aligned.

@@ -123,7 +123,7 @@ export type ResolvedMonitors =
   & { readonly rollbacks: number };
 
 /** Actions that a monitor may have; the first is its default. */
-export const MONITOR_ACTIONS: Readonly<Record<MonitorName, readonly AlarmAction[]>> = {
+const MONITOR_ACTIONS: Readonly<Record<MonitorName, readonly AlarmAction[]>> = {
   collapse: ["rollback", "warn", "stop"],
   "dead-layer": ["warn", "stop", "rollback"],
   oscillation: ["rollback", "warn", "stop"],

@@ -10,10 +10,10 @@ import {
 } from "./alarm.ts";
 
 /** Actions that a setting may name. */
-export const SETTING_ACTIONS = [...ALARM_ACTIONS, "off"] as const;
+const SETTING_ACTIONS = [...ALARM_ACTIONS, "off"] as const;
 
 /** The expected form, for error messages. */
-export const ALARM_SETTING_FORM = `NAME=ACTION or NAME=ACTION:THRESHOLD, NAME one of ${
+const ALARM_SETTING_FORM = `NAME=ACTION or NAME=ACTION:THRESHOLD, NAME one of ${
   MONITOR_NAMES.join(", ")
 }, ACTION one of ${SETTING_ACTIONS.join(", ")}`;
 

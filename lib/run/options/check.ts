@@ -190,7 +190,7 @@ export function meantBy(path: OptionPath, value: unknown): string | null {
 }
 
 /** Throws `CompressoError("usage")` for a value that an option cannot have. */
-export function checkValue(path: OptionPath, value: unknown): void {
+function checkValue(path: OptionPath, value: unknown): void {
   if (accepts(path, value)) return;
   const { type, single } = entryOf(path), meant = meantBy(path, value);
   const rounded = typeof value === "number" ? Math.fround(value) : NaN;

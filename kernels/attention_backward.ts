@@ -4,6 +4,7 @@ import { attentionParams, FIRST_KEY } from "./attention.ts";
 import {
   type AttentionTile,
   capped,
+  capSlope,
   chunks,
   dotOnto,
   headVectors,
@@ -15,11 +16,6 @@ import {
 } from "./attention_text.ts";
 import { range } from "./range.ts";
 import type { KernelSource } from "./source.ts";
-
-/** The slope of a soft cap at a score that has it, as a factor. */
-function capSlope(score: string): string {
-  return ` * (1.0 - ${score} / params.cap * (${score} / params.cap))`;
-}
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];

@@ -2,15 +2,13 @@
 import { range } from "./range.ts";
 import type { Binding } from "./source.ts";
 
-/**
- * Memory from which a kernel reads the rows that all invocations of a workgroup share: storage textures (fast on CPU
- * adapters) or tiles in workgroup memory (GPUs).
- */
-export type AttentionVariant = "texture" | "workgroup";
-
 /** Shape of one invocation's work. */
 export interface AttentionTile {
-  readonly variant: AttentionVariant;
+  /**
+   * Memory from which a kernel reads the rows that all invocations of a workgroup share: storage textures (on CPU
+   * adapters without subgroups) or tiles in workgroup memory (GPUs).
+   */
+  readonly variant: "texture" | "workgroup";
   /** Unpadded width of a head. */
   readonly headDim: number;
   /** Invocations of a workgroup. */
@@ -23,9 +21,14 @@ export interface AttentionTile {
   readonly isCapped?: boolean;
 }
 
-/** A score with its soft cap. tanh is 1 in f32 from 10 on; some drivers overflow for much larger values. */
-export function capped(score: string): string {
-  return `params.cap * tanh(clamp(${score} / params.cap, -10.0, 10.0))`;
+/** A score, or a vector of scores, with its soft cap. tanh is 1 in f32 from 10 on; some drivers overflow for larger values. */
+export function capped(score: string, type: "f32" | "vec4f" = "f32"): string {
+  return `params.cap * tanh(clamp(${score} / params.cap, ${type}(-10.0), ${type}(10.0)))`;
+}
+
+/** The slope of a soft cap at a score that has it, as a factor. */
+export function capSlope(score: string): string {
+  return ` * (1.0 - ${score} / params.cap * (${score} / params.cap))`;
 }
 
 /** Number of streamed texels to load before they are used. */

@@ -83,6 +83,7 @@ export * from "./attention.ts";
 export * from "./attention_backward.ts";
 export * from "./attention_decode.ts";
 export * from "./attention_decode_texture.ts";
+export * from "./attention_lanes.ts";
 export * from "./embedding.ts";
 export * from "./matvec.ts";
 export * from "./matvec_batch.ts";
@@ -96,7 +97,8 @@ export * from "./product_tiled.ts";
 export * from "./unpack_blocks.ts";
 export * from "./weight_access.ts";
 
-export type { AttentionTile, AttentionVariant } from "./attention_text.ts";
+export type { AttentionLanes } from "./attention_lanes_text.ts";
+export type { AttentionTile } from "./attention_text.ts";
 
 /** Rows that one invocation of a column reduction sums before the partials are added. */
 export const ROW_BLOCK = 64;

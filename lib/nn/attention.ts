@@ -2,17 +2,23 @@
 import {
   attentionKernel,
   attentionKeyGradKernel,
+  type AttentionLanes,
+  attentionLanesKernel,
+  attentionLanesKeyGradKernel,
+  attentionLanesQueryGradKernel,
   attentionQueryGradKernel,
   type AttentionTile,
-  type AttentionVariant,
   NO_WINDOW,
 } from "../../kernels/mod.ts";
+import type { KernelSource } from "../../kernels/source.ts";
+import { existing } from "../core/guards.ts";
 import type { DeviceBuffer, DeviceTexture } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, type Params, type Plan, u32 } from "../gpu/plan.ts";
 import { headStride, strideOf } from "./padding.ts";
 import { scoreParams } from "./decode/attention.ts";
+import { exchangesLanes } from "./products/variants.ts";
 
 export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
 export { ropeTable } from "../spec/rope.ts";
@@ -41,9 +47,9 @@ export interface AttentionShape {
 export interface AttentionOptions {
   /** Scratch textures shared by all layers. Without them attention reads buffers. */
   readonly scratch?: AttentionScratch;
-  /** Default: "texture" on a CPU adapter with a scratch, else "workgroup". */
+  /** Default: on a CPU adapter with a scratch "lanes", without subgroups "texture"; else "workgroup". */
   readonly variant?: AttentionVariant;
-  /** Work of one invocation; overrides the default of the variant, for benchmarks. */
+  /** Work of one invocation of the variants "texture" and "workgroup"; overrides their default, for tests. */
   readonly tiles?: Partial<Record<AttentionPass, Pick<AttentionTile, "lanes" | "rows" | "step">>>;
   /**
    * Largest number of floating-point operations of one dispatch, because drivers abort long dispatches. A dispatch
@@ -52,6 +58,12 @@ export interface AttentionOptions {
    */
   readonly dispatchCost?: number;
 }
+
+/**
+ * Kernels for one purpose: "lanes" exchange values within subgroups and read textures, "texture" reads textures, and
+ * "workgroup" shares rows in workgroup memory.
+ */
+export type AttentionVariant = "lanes" | AttentionTile["variant"];
 
 /** The kernels: forward, dq (lanes along queries), dk and dv (lanes along keys). */
 export type AttentionPass = "forward" | "query" | "key";
@@ -119,13 +131,15 @@ export class AttentionScratch implements Disposable {
  * Rows past batch·seq are not written.
  */
 export function recordAttention(plan: Plan, shape: AttentionShape, buffers: AttentionBuffers): void {
-  const { q, k, v, o, lse, spans } = buffers;
+  const { q, k, v, o, lse, spans } = buffers, operands = { q, k, v };
+  const textures = copied(plan, shape, { ...buffers, operands, passes: ["forward"] });
   recordPass(plan, shape, {
     ...buffers,
     pass: "forward",
     trees: spans !== undefined,
-    streamed: [k, v],
-    bound: ([keys, values], params) => [q, keys, values, o, lse, ...(spans ? [spans] : []), { params }],
+    operands,
+    textures,
+    bound: (of, params) => [of("q"), of("k"), of("v"), o, lse, ...(spans ? [spans] : []), { params }],
   });
 }
 
@@ -134,41 +148,73 @@ export function recordAttention(plan: Plan, shape: AttentionShape, buffers: Atte
  * columns. Runs are bit-identical.
  */
 export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffers: AttentionBackwardBuffers): void {
-  const { q, k, v, o, dO, lse, delta, dq, dk, dv } = buffers;
+  const { q, k, v, o, dO, lse, delta, dq, dk, dv } = buffers, operands = { q, k, v, dO };
+  const textures = copied(plan, shape, { ...buffers, operands, passes: ["query", "key"] });
+  const read = { ...buffers, operands, textures };
   recordPass(plan, shape, {
-    ...buffers,
+    ...read,
     pass: "query",
-    streamed: [k, v],
-    bound: ([keys, values], params) => [q, keys, values, o, dO, lse, delta, dq, { params }],
+    bound: (of, params) => [of("q"), of("k"), of("v"), o, of("dO"), lse, delta, dq, { params }],
   });
   recordPass(plan, shape, {
-    ...buffers,
+    ...read,
     pass: "key",
-    streamed: [q, dO],
-    bound: ([queries, grads], params) => [queries, grads, k, v, lse, delta, dk, dv, { params }],
+    bound: (of, params) => [of("q"), of("dO"), of("k"), of("v"), lse, delta, dk, dv, { params }],
   });
 }
 
 /** Properties of the three kernels. */
 const PASSES = {
-  // products: products of length headDim for each query and key pair. names: the streamed textures. columns: on a CPU,
-  // the padded columns of all rows that an invocation owns (they stay in the L1 cache). step: the streamed rows of one
-  // step. Measured on lavapipe with headDim 64: more owned rows share a load, which costs 6 cycles a value there, but
-  // the compile time grows faster than the speed.
-  forward: { generate: attentionKernel, products: 2, names: ["k", "v"], columns: 384, step: 2 },
-  query: { generate: attentionQueryGradKernel, products: 3, names: ["k", "v"], columns: 384, step: 4 },
-  key: { generate: attentionKeyGradKernel, products: 4, names: ["q", "dO"], columns: 256, step: 4 },
+  // products: products of length headDim for each query and key pair.
+  // lanes: rows of a workgroup for heads of up to 64, fewer for wider ones. Measured on lavapipe.
+  // columns: with textures alone, the padded columns of all rows that an invocation owns (they stay in the L1 cache).
+  // step: the streamed rows of one step. Measured on lavapipe with headDim 64: more owned rows share a load, which
+  // costs 6 cycles a value there, but the compile time grows faster than the speed.
+  forward: {
+    generate: attentionKernel,
+    generateLanes: attentionLanesKernel,
+    products: 2,
+    rows: 32,
+    columns: 384,
+    step: 2,
+  },
+  query: {
+    generate: attentionQueryGradKernel,
+    generateLanes: attentionLanesQueryGradKernel,
+    products: 3,
+    rows: 32,
+    columns: 384,
+    step: 4,
+  },
+  key: {
+    generate: attentionKeyGradKernel,
+    generateLanes: attentionLanesKeyGradKernel,
+    products: 4,
+    rows: 24,
+    columns: 256,
+    step: 4,
+  },
 } as const;
 
-type Streamed = readonly [DeviceBuffer | DeviceTexture, DeviceBuffer | DeviceTexture];
+type Operand = "q" | "k" | "v" | "dO";
+type Operands = Readonly<Partial<Record<Operand, DeviceBuffer>>>;
+type Textures = Partial<Record<Operand, DeviceTexture>>;
+
+/** What the kernels read from textures. */
+const TEXTURES: Readonly<Record<AttentionVariant, Readonly<Record<AttentionPass, readonly Operand[]>>>> = {
+  lanes: { forward: ["q", "k", "v"], query: ["q", "k", "v", "dO"], key: ["q", "k", "v", "dO"] },
+  texture: { forward: ["k", "v"], query: ["k", "v"], key: ["q", "dO"] },
+  workgroup: { forward: [], query: [], key: [] },
+};
 
 interface PassOptions extends AttentionOptions {
   readonly pass: AttentionPass;
   /** Whether the forward pass uses the kernel for token trees. */
   readonly trees?: boolean;
-  /** The two matrices that all invocations of a workgroup share. */
-  readonly streamed: readonly [DeviceBuffer, DeviceBuffer];
-  readonly bound: (streamed: Streamed, params: Params) => readonly Bound[];
+  readonly operands: Operands;
+  readonly textures: Readonly<Textures>;
+  /** The kernel's bindings, given where it reads each operand. */
+  readonly bound: (of: (operand: Operand) => DeviceBuffer | DeviceTexture, params: Params) => readonly Bound[];
 }
 
 /** One head may take this many times the cost of a dispatch before its blocks are split over dispatches. */
@@ -182,17 +228,17 @@ const LEAST_BLOCKS = 16;
  */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim, window = NO_WINDOW } = shape;
-  const { pass, trees = false, scratch, dispatchCost = 1e9, bound } = options;
+  const { pass, trees = false, dispatchCost = 1e9, operands, textures, bound } = options;
   const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
   if (pairs * seq === 0) return;
-  const variant = options.variant ?? (plan.device.facts.isCpu && scratch ? "texture" : "workgroup");
-  const capped = shape.softCap === undefined ? {} : { isCapped: true };
-  const tile = { variant, headDim, ...tileOf(pass, variant, headDim), ...options.tiles?.[pass], ...capped };
-  const source = trees ? sourceOf(attentionKernel, tile, { trees }) : sourceOf(PASSES[pass].generate, tile);
+  const variant = variantOn(plan.device, options), { source, rows } = kernelOf(variant, shape, options);
+  const of = (operand: Operand): DeviceBuffer | DeviceTexture => {
+    const isTexture = TEXTURES[variant][pass].includes(operand);
+    return existing(isTexture ? textures[operand] : operands[operand], operand);
+  };
   const kernel = compileKernel(plan.device, source);
-  const streamed = variant === "texture" ? copied(plan, shape, options) : options.streamed;
   const owned = pass === "key" ? seq : seq * ratio;
-  const blocks = Math.ceil(owned / (tile.lanes * tile.rows));
+  const blocks = Math.ceil(owned / rows);
   const strides = [strideOf(heads * hs) / 4, strideOf(kvHeads * hs) / 4];
   const seen = Math.min(seq, window);
   const pairCost = PASSES[pass].products * seen * (2 * seq - seen + 1) * headDim * ratio;
@@ -221,30 +267,56 @@ function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): vo
       ];
       const params = [...integers.map(u32), ...scoreParams(shape)];
       const cost = count * Math.min(pairCost, (end - from) * blockCost);
-      plan.dispatch(kernel, bound(streamed, params), { groups: [end - from, count], cost });
+      plan.dispatch(kernel, bound(of, params), { groups: [end - from, count], cost });
     }
   }
 }
 
-function tileOf(
-  pass: AttentionPass,
-  variant: AttentionVariant,
-  headDim: number,
-): Pick<AttentionTile, "lanes" | "rows" | "step"> {
-  if (variant === "workgroup") return { lanes: 64, rows: 1, step: 2 };
-  const rows = Math.floor(PASSES[pass].columns / headStride(headDim));
-  return { lanes: 8, rows: Math.min(6, Math.max(1, rows)), step: PASSES[pass].step };
+function variantOn(device: Device, { variant, scratch }: AttentionOptions): AttentionVariant {
+  if (variant) return variant;
+  if (!device.facts.isCpu || !scratch) return "workgroup";
+  return exchangesLanes(device) ? "lanes" : "texture";
 }
 
-/** Records the copies of the streamed matrices into textures. */
-function copied(plan: Plan, shape: AttentionShape, { pass, scratch, streamed }: PassOptions): Streamed {
-  if (!scratch) throw new Error("attention: the variant 'texture' needs a scratch");
-  const stride = strideOf((pass === "key" ? shape.heads : shape.kvHeads) * headStride(shape.headDim));
-  const rows = shape.batch * shape.seq;
-  const copy = (i: 0 | 1): DeviceTexture => {
-    const texture = scratch.texture(PASSES[pass].names[i], stride / 4, rows);
-    plan.copyToTexture(streamed[i], texture, { bytesPerRow: stride * 4, rows });
-    return texture;
-  };
-  return [copy(0), copy(1)];
+/** The kernel of a pass, and the rows of a workgroup. */
+function kernelOf(
+  variant: AttentionVariant,
+  { headDim, softCap }: AttentionShape,
+  { pass, trees = false, tiles }: PassOptions,
+): { readonly source: KernelSource; readonly rows: number } {
+  const capped = softCap === undefined ? {} : { isCapped: true }, { generate, generateLanes, ...of } = PASSES[pass];
+  if (variant === "lanes") {
+    // Half, a third, … of the rows for heads of more than 64, 128, … values.
+    const rows = Math.max(8, Math.floor(of.rows / Math.ceil(headDim / 64) / 8) * 8);
+    const tile: AttentionLanes = { headDim, rows, ...capped };
+    return { source: trees ? sourceOf(attentionLanesKernel, tile, { trees }) : sourceOf(generateLanes, tile), rows };
+  }
+  const most = Math.min(6, Math.max(1, Math.floor(of.columns / headStride(headDim))));
+  const work = variant === "workgroup" ? { lanes: 64, rows: 1, step: 2 } : { lanes: 8, rows: most, step: of.step };
+  const tile: AttentionTile = { variant, headDim, ...work, ...tiles?.[pass], ...capped };
+  const source = trees ? sourceOf(attentionKernel, tile, { trees }) : sourceOf(generate, tile);
+  return { source, rows: tile.lanes * tile.rows };
+}
+
+/** Records the copies into textures of what the kernels of some passes read from there. */
+function copied(
+  plan: Plan,
+  { batch, seq, heads, kvHeads, headDim }: AttentionShape,
+  { passes, operands, ...options }: AttentionOptions & {
+    readonly passes: readonly AttentionPass[];
+    readonly operands: Operands;
+  },
+): Textures {
+  const rows = batch * seq, textures: Textures = {};
+  if (kvHeads * rows === 0) return textures;
+  const inTextures = TEXTURES[variantOn(plan.device, options)], { scratch } = options;
+  for (const name of new Set(passes.flatMap((pass) => inTextures[pass]))) {
+    const buffer = existing(operands[name], name);
+    if (!scratch) throw new Error("attention: textures need a scratch");
+    const stride = strideOf((name === "q" || name === "dO" ? heads : kvHeads) * headStride(headDim));
+    const texture = scratch.texture(name, stride / 4, rows);
+    plan.copyToTexture(buffer, texture, { bytesPerRow: stride * 4, rows });
+    textures[name] = texture;
+  }
+  return textures;
 }

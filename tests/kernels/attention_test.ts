@@ -14,7 +14,7 @@ import {
 import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { attentionGradOracle, type AttentionInputs, attentionOracle } from "./helpers/attention_oracle.ts";
 
-type Variant = "texture" | "workgroup";
+type Variant = "lanes" | "texture" | "workgroup";
 
 const SHAPES: readonly AttentionShape[] = [
   { batch: 1, seq: 1, heads: 1, kvHeads: 1, headDim: 2 },
@@ -67,7 +67,7 @@ Deno.test.afterAll(() => {
   device[Symbol.dispose]();
 });
 
-for (const variant of ["texture", "workgroup"] as const) {
+for (const variant of ["lanes", "texture", "workgroup"] as const) {
   Deno.test(`recordAttention() and its backward match the oracle with the variant '${variant}'`, async () => {
     using scratch = new AttentionScratch(device);
     for (const shape of SHAPES) {
@@ -140,7 +140,7 @@ Deno.test("recordAttention() keeps large scores finite", async () => {
   const inputs = randomInputs(shape);
   for (const x of [inputs.q, inputs.k]) x.forEach((value, i) => x[i] = Math.fround(value * 12));
   // Scores reach some 600: their f32 error of 1e-7 · 600 · √6 is the relative error of the weights.
-  for (const variant of ["texture", "workgroup"] as const) {
+  for (const variant of ["lanes", "texture", "workgroup"] as const) {
     await compare(shape, { variant, scratch, inputs, tolerance: 1e-3 });
   }
 });
@@ -154,7 +154,7 @@ Deno.test("recordAttention() and its backward match the oracle in several dispat
 Deno.test("attention over many rows goes in dispatches of some blocks of a head, with the bits of all at once", async () => {
   const shape = { batch: 1, seq: 130, heads: 4, kvHeads: 2, headDim: 10 }, any = random(shape);
   using scratch = new AttentionScratch(device);
-  for (const variant of ["texture", "workgroup"] as const) {
+  for (const variant of ["lanes", "texture", "workgroup"] as const) {
     const whole = await runBoth(shape, { variant, scratch, ...any });
     // The forward pass of a pair is 2 · 130 · 131 · 10 · 2 operations: all blocks alone, and a few at once.
     for (const dispatchCost of [1, 2e4]) {

@@ -44,7 +44,7 @@ Deno.test("a tree holds what sequences share once, and every node knows its root
   assert.deepEqual(paths, [[0, 1], [0, 2], [3], [4]]);
 });
 
-for (const variant of ["texture", "workgroup"] as const) {
+for (const variant of ["lanes", "texture", "workgroup"] as const) {
   Deno.test(`attention over trees equals that of each node's own sequence with the variant '${variant}'`, async () => {
     using device = await openDevice();
     using scratch = new AttentionScratch(device);

@@ -166,7 +166,7 @@ export function recordAttentionBackward(plan: Plan, shape: AttentionShape, buffe
 /** Properties of the three kernels. */
 const PASSES = {
   // products: products of length headDim for each query and key pair.
-  // lanes: rows of a workgroup for heads of up to 64, fewer for wider ones. Measured on lavapipe.
+  // rows: with lanes, the rows of a workgroup for heads of up to 64; more are no faster on lavapipe.
   // columns: with textures alone, the padded columns of all rows that an invocation owns (they stay in the L1 cache).
   // step: the streamed rows of one step. Measured on lavapipe with headDim 64: more owned rows share a load, which
   // costs 6 cycles a value there, but the compile time grows faster than the speed.
@@ -182,7 +182,7 @@ const PASSES = {
     generate: attentionQueryGradKernel,
     generateLanes: attentionLanesQueryGradKernel,
     products: 3,
-    rows: 32,
+    rows: 24,
     columns: 384,
     step: 4,
   },
@@ -190,7 +190,7 @@ const PASSES = {
     generate: attentionKeyGradKernel,
     generateLanes: attentionLanesKeyGradKernel,
     products: 4,
-    rows: 24,
+    rows: 16,
     columns: 256,
     step: 4,
   },
@@ -286,8 +286,7 @@ function kernelOf(
 ): { readonly source: KernelSource; readonly rows: number } {
   const capped = softCap === undefined ? {} : { isCapped: true }, { generate, generateLanes, ...of } = PASSES[pass];
   if (variant === "lanes") {
-    // Half, a third, … of the rows for heads of more than 64, 128, … values.
-    const rows = Math.max(8, Math.floor(of.rows / Math.ceil(headDim / 64) / 8) * 8);
+    const rows = headDim <= 64 ? of.rows : headDim <= 128 ? 16 : 8; // more take long to compile, and gain little
     const tile: AttentionLanes = { headDim, rows, ...capped };
     return { source: trees ? sourceOf(attentionLanesKernel, tile, { trees }) : sourceOf(generateLanes, tile), rows };
   }

@@ -228,7 +228,7 @@ const LEAST_BLOCKS = 16;
  */
 function recordPass(plan: Plan, shape: AttentionShape, options: PassOptions): void {
   const { batch, seq, heads, kvHeads, headDim, window = NO_WINDOW } = shape;
-  const { pass, trees = false, dispatchCost = 1e9, operands, textures, bound } = options;
+  const { pass, dispatchCost = 1e9, operands, textures, bound } = options;
   const pairs = batch * kvHeads, ratio = heads / kvHeads, hs = headStride(headDim);
   if (pairs * seq === 0) return;
   const variant = variantOn(plan.device, options), { source, rows } = kernelOf(variant, shape, options);

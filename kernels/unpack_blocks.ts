@@ -27,23 +27,61 @@ interface BlockLayout {
   readonly below: number;
   /**
    * Sets `low`, `high`: codes of 16 values each, four a word; `first`, `second`: d and m of each of them; `steps`: by which integers d of
-   * the block is multiplied in them.
+   * the block is multiplied in them. The block begins at half `at`; `g` is the number of the 32 values in it.
    */
-  readonly read: string;
+  readonly read: string | ((words: Words) => string);
+}
+
+/** Reads of a K block, of which eight lanes read the same words, or words at one of a few places. */
+interface Words {
+  /** Word number `index` of a block of whole words. */
+  readonly word: (index: number) => string;
+  /** Four words from half number `at` on, or for n = 1, 2 or 3 from `step`, twice or three times `step` halves behind it. */
+  readonly four: (at: number, place?: { readonly n: string; readonly count: 2 | 4; readonly step: number }) => string;
+  /** Half number `at` + n; `at` is even, n below 8. */
+  readonly half: (at: number, n?: string) => string;
 }
 
 const LOW = "vec4u(0x0f0f0f0fu)", TWO = "vec4u(0x03030303u)", ONES = "vec4u(0x01010101u)";
 
 /** Four words from a half of a word on; `isAligned`: it is the first of a word. */
 const four = (at: string, isAligned = false): string => isAligned ? `four_words((${at}) >> 1u)` : `four_halves(${at})`;
+
+/** Each lane loads what it reads. */
+const wordsOfLane = (isAligned: boolean): Words => ({
+  word: (index) => `raw[(at >> 1u) + ${index}u]`,
+  four: (at, place) => four(place ? `at + ${at}u + ${place.n} * ${place.step}u` : `at + ${at}u`, isAligned),
+  half: (at, n = "0u") => `half_at(at + ${at}u + ${n})`,
+});
+
+/** Lane i has loaded the words i, i + 8, … of the block (`shared0`, `shared1`, …); loads cost more than all else. */
+const wordsOfSubgroup = (isAligned: boolean): Words => {
+  const loaded = (index: number): string => `subgroupBroadcast(shared${index >> 3}, ${index & 7}u)`;
+  const word = (index: number): string =>
+    isAligned ? loaded(index) : `joined(${loaded(index)}, ${loaded(index + 1)}, at)`;
+  const either = (n: string, bit: number, no: string, yes: string): string =>
+    `select(${no}, ${yes}, (${n} & ${bit}u) != 0u)`;
+  const words = (at: number): string => `vec4u(${[0, 1, 2, 3].map((i) => word((at >> 1) + i)).join(", ")})`;
+  return {
+    word,
+    four: (at, place) => {
+      if (!place) return words(at);
+      const { n, count, step } = place,
+        [a = "", b = "", c = "", d = ""] = [0, 1, 2, 3].map((i) => words(at + i * step));
+      return count === 2 ? either(n, 1, a, b) : either(n, 2, either(n, 1, a, b), either(n, 1, c, d));
+    },
+    half: (at, n) => n === undefined ? `(${word(at >> 1)} & 0xffffu)` : `half_of(${words(at)}, ${n})`,
+  };
+};
+
 const NIBBLES = `low = q & ${LOW}; high = (q >> vec4u(4u)) & ${LOW};`;
 const FIFTHS = "low |= fifth_bits(fifths); high |= fifth_bits(fifths >> 16u);";
 /** d and m of a K block with a word of them, and 12 bytes of scales and minima of 6 bits. */
-const SIX_BITS = `let s = raw[base + 1u] >> ((g & 3u) * 8u); let t = raw[base + 2u] >> ((g & 3u) * 8u);
-  let u = raw[base + 3u] >> ((g & 3u) * 8u);
+const sixBits = ({ word }: Words): string =>
+  `let s = ${word(1)} >> ((g & 3u) * 8u); let t = ${word(2)} >> ((g & 3u) * 8u); let u = ${word(3)} >> ((g & 3u) * 8u);
   let scale = select(s & 63u, (u & 15u) | ((s >> 2u) & 48u), g >= 4u);
   let least = select(t & 63u, ((u >> 4u) & 15u) | ((t >> 2u) & 48u), g >= 4u);
-  first = vec2f(float(raw[base]) * f32(scale), -float(raw[base] >> 16u) * f32(least));`;
+  let scales = both(${word(0)}); first = vec2f(scales.x * f32(scale), -scales.y * f32(least));`;
 
 const BLOCKED = {
   q4_0: {
@@ -71,42 +109,56 @@ const BLOCKED = {
   },
   q4_k: {
     ...{ halves: 72, block: 256, bits: 4, zero: 0, scales: [0, 1], below: 64 },
-    read: `let base = at >> 1u; let codes = base + 4u + (g >> 1u) * 8u; let nibble = vec4u((g & 1u) * 4u);
-  low = (four_words(codes) >> nibble) & ${LOW}; high = (four_words(codes + 4u) >> nibble) & ${LOW};
-  ${SIX_BITS}`,
+    read: (words) => {
+      const place = { n: "(g >> 1u)", count: 4, step: 16 } as const;
+      return `let nibble = vec4u((g & 1u) * 4u);
+  low = (${words.four(8, place)} >> nibble) & ${LOW}; high = (${words.four(16, place)} >> nibble) & ${LOW};
+  ${sixBits(words)}`;
+    },
   },
   q5_k: {
     ...{ halves: 88, block: 256, bits: 5, zero: 0, scales: [0, 1], below: 32 },
-    read: `let base = at >> 1u; let codes = base + 12u + (g >> 1u) * 8u; let nibble = vec4u((g & 1u) * 4u);
-  low = ((four_words(codes) >> nibble) & ${LOW}) | (((four_words(base + 4u) >> vec4u(g)) & ${ONES}) << vec4u(4u));
-  high = ((four_words(codes + 4u) >> nibble) & ${LOW}) | (((four_words(base + 8u) >> vec4u(g)) & ${ONES}) << vec4u(4u));
-  ${SIX_BITS}`,
+    read: (words) => {
+      const place = { n: "(g >> 1u)", count: 4, step: 16 } as const;
+      return `let nibble = vec4u((g & 1u) * 4u);
+  low = ((${words.four(24, place)} >> nibble) & ${LOW}) | (((${words.four(8)} >> vec4u(g)) & ${ONES}) << vec4u(4u));
+  high = ((${words.four(32, place)} >> nibble) & ${LOW}) | (((${words.four(16)} >> vec4u(g)) & ${ONES}) << vec4u(4u));
+  ${sixBits(words)}`;
+    },
   },
   q6_k: {
     ...{ halves: 105, block: 256, bits: 6, zero: 32, isSplit: true, scales: [104], below: 8 },
-    read: `let lower = at + (g >> 2u) * 32u + (g & 1u) * 16u; let upper = at + 64u + (g >> 2u) * 16u;
-  let nibble = vec4u(((g >> 1u) & 1u) * 4u); let pair = vec4u((g & 3u) * 2u);
-  low = ((${four("lower")} >> nibble) & ${LOW}) | (((${four("upper")} >> pair) & ${TWO}) << vec4u(4u));
-  high = ((${four("lower + 8u")} >> nibble) & ${LOW}) | (((${four("upper + 8u")} >> pair) & ${TWO}) << vec4u(4u));
-  let scales = vec2i(i32(half_at(at + 96u + g))); steps = (scales << vec2u(24u, 16u)) >> vec2u(24u);
-  let d = float(half_at(at + 104u)); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`,
+    read: ({ four, half }) => {
+      const lower = { n: "(((g >> 1u) & 2u) | (g & 1u))", count: 4, step: 16 } as const;
+      const upper = { n: "(g >> 2u)", count: 2, step: 16 } as const;
+      return `let nibble = vec4u(((g >> 1u) & 1u) * 4u); let pair = vec4u((g & 3u) * 2u);
+  low = ((${four(0, lower)} >> nibble) & ${LOW}) | (((${four(64, upper)} >> pair) & ${TWO}) << vec4u(4u));
+  high = ((${four(8, lower)} >> nibble) & ${LOW}) | (((${four(72, upper)} >> pair) & ${TWO}) << vec4u(4u));
+  let scales = vec2i(i32(${half(96, "g")})); steps = (scales << vec2u(24u, 16u)) >> vec2u(24u);
+  let d = float(${half(104)}); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`;
+    },
   },
   q2_k: {
     ...{ halves: 42, block: 256, bits: 2, zero: 0, isSplit: true, scales: [40, 41], below: 512 },
-    read: `let codes = (at >> 1u) + 4u + (g >> 2u) * 8u; let pair = vec4u((g & 3u) * 2u);
-  low = (four_words(codes) >> pair) & ${TWO}; high = (four_words(codes + 4u) >> pair) & ${TWO};
-  let s = half_at(at + g); let d = float(half_at(at + 40u)); let m = -float(half_at(at + 41u));
-  first = vec2f(d * f32(s & 15u), m * f32((s >> 4u) & 15u));
-  second = vec2f(d * f32((s >> 8u) & 15u), m * f32(s >> 12u));`,
+    read: ({ four, half, word }) => {
+      const place = { n: "(g >> 2u)", count: 2, step: 16 } as const;
+      return `let pair = vec4u((g & 3u) * 2u);
+  low = (${four(8, place)} >> pair) & ${TWO}; high = (${four(16, place)} >> pair) & ${TWO};
+  let s = ${half(0, "g")}; let scales = both(${word(20)}) * vec2f(1.0, -1.0);
+  first = scales * vec2f(vec2u(s, s >> 4u) & vec2u(15u)); second = scales * vec2f(vec2u(s >> 8u, s >> 12u) & vec2u(15u));`;
+    },
   },
   q3_k: {
     ...{ halves: 55, block: 256, bits: 3, zero: 4, isSplit: true, scales: [54], below: 256 },
-    read: `let codes = at + 16u + (g >> 2u) * 16u; let pair = vec4u((g & 3u) * 2u);
-  low = ((${four("codes")} >> pair) & ${TWO}) | (((${four("at")} >> vec4u(g)) & ${ONES}) << vec4u(2u));
-  high = ((${four("codes + 8u")} >> pair) & ${TWO}) | (((${four("at + 8u")} >> vec4u(g)) & ${ONES}) << vec4u(2u));
-  let lower = half_at(at + 48u + (g & 3u)) >> ((g >> 2u) * 4u); let upper = half_at(at + 52u + (g & 1u)) >> ((g >> 1u) * 2u);
+    read: ({ four, half }) => {
+      const place = { n: "(g >> 2u)", count: 2, step: 16 } as const;
+      return `let pair = vec4u((g & 3u) * 2u);
+  low = ((${four(16, place)} >> pair) & ${TWO}) | (((${four(0)} >> vec4u(g)) & ${ONES}) << vec4u(2u));
+  high = ((${four(24, place)} >> pair) & ${TWO}) | (((${four(8)} >> vec4u(g)) & ${ONES}) << vec4u(2u));
+  let lower = ${half(48, "(g & 3u)")} >> ((g >> 2u) * 4u); let upper = ${half(52, "(g & 1u)")} >> ((g >> 1u) * 2u);
   steps = (vec2i(vec2u(lower, lower >> 8u)) & vec2i(15)) + ((vec2i(vec2u(upper, upper >> 8u)) & vec2i(3)) << vec2u(4u)) - 32;
-  let d = float(half_at(at + 54u)); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`,
+  let d = float(${half(54)}); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`;
+    },
   },
 } as const satisfies Readonly<Record<string, BlockLayout>>;
 
@@ -141,7 +193,7 @@ export function keepsCodes(type: BlockedType, dtype: QuantDtype): boolean {
  * [rows, pitch] texels of eight values, from texel row `first` on. No value is 65,520 or more.
  * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows / {@link UNPACK_GROUP}. Writes (=) all but the padding.
  */
-export function unpackToHalf(type: PackedType): KernelSource {
+export function unpackToHalf(type: PackedType, exchange: boolean): KernelSource {
   const texels = (codes: string, scale: string, at: number): string =>
     [0, 1].map((t) => {
       const words = [0, 1, 2, 3].map((i) => `two(${codes}[${2 * t + (i >> 1)}]${i & 1 ? " >> 16u" : ""}, ${scale})`);
@@ -157,19 +209,20 @@ ${
         `  target_texels[to + ${t}u] = vec4u(${[0, 1, 2, 3].map((i) => `upper(raw[at + ${4 * t + i}u])`).join(", ")});`
       ).join("\n")
     }`
-    : `  let block = load(id.y, id.x);
-${texels("block.low", "block.first", 0)}
+    : `${texels("block.low", "block.first", 0)}
 ${texels("block.high", isSplit(type) ? "block.second" : "block.first", 2)}`;
+  const shares = exchange && isShared(type);
   return {
     name: `unpack-${type}-f16`,
     bindings: ["read", "storage", "uniform"],
+    ...(shares ? { usesSubgroups: true } : {}),
     code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32 }
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read_write> target_texels: array<vec4u>;
 @group(0) @binding(2) var<uniform> p: Params;
-${HALF}${isBlocked(type) ? loadText(type) + valueText(type) : FLOATS}
+${HALF}${isBlocked(type) ? loadText(type, shares) + valueText(type) : FLOATS}
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.groups || id.y >= p.rows) { return; }
+${isBlocked(type) ? "  let block = load(id.y, id.x);\n" : ""}  if (id.x >= p.groups || id.y >= p.rows) { return; }
   let to = (p.first + id.y) * p.pitch + id.x * 4u;
 ${body}
 }
@@ -183,7 +236,7 @@ ${body}
  * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows, up to a multiple of 4, / {@link UNPACK_GROUP}. Writes (=)
  * all but the padding; missing rows of the last texels are 0.
  */
-export function unpackToCodes(type: BlockedType, dtype: QuantDtype): KernelSource {
+export function unpackToCodes(type: BlockedType, dtype: QuantDtype, exchange: boolean): KernelSource {
   const { zero } = layoutOf(type), keeps = keepsCodes(type, dtype), texels = QUANT_BLOCK / quantColumns(dtype);
   if (!unpacksTo(type, dtype)) throw new Error(`${type} is not rounded to ${dtype} on the GPU`);
   const codes = (index: number): string => `b.${index < 4 ? "low" : "high"}[${index % 4}]`;
@@ -192,20 +245,22 @@ export function unpackToCodes(type: BlockedType, dtype: QuantDtype): KernelSourc
     (_, t) => dtype === "q8" ? codes(t) : `(nibbles(${codes(2 * t)}) | (nibbles(${codes(2 * t + 1)}) << 16u))`,
   );
   const least = zero === 0 || !keeps ? "b.first.y" : `${-zero}.0 * b.first.x`;
+  const shares = exchange && isShared(type);
   return {
     name: `unpack-${type}-${dtype}`,
     bindings: ["read", "storage", "storage", "uniform"],
+    ...(shares ? { usesSubgroups: true } : {}),
     code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32, scalePitch: u32 }
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read_write> code_words: array<u32>;
 @group(0) @binding(2) var<storage, read_write> scale_words: array<u32>;
 @group(0) @binding(3) var<uniform> p: Params;
-${HALF}${loadText(type)}${dtype === "q4" ? NIBBLE_TEXT : ""}${
+${HALF}${loadText(type, shares)}${dtype === "q4" ? NIBBLE_TEXT : ""}${
       keeps ? "" : dtype === "q8" ? valueText(type) + roundedToQ8(type) : roundedToQ4(type)
     }
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
+  let b = ${keeps ? "load" : "rounded"}(id.y, id.x);
   if (id.x >= p.groups || id.y >= ((p.rows + 3u) & 0xfffffffcu)) { return; }
-  let b = ${keeps ? "load" : "rounded"}(min(id.y, p.rows - 1u), id.x);
   let kept = select(0u, 0xffffffffu, id.y < p.rows);
   let to = ((p.first + (id.y >> 2u)) * p.pitch + id.x * ${texels}u) * 4u + (id.y & 3u);
 ${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join("\n")}
@@ -214,6 +269,11 @@ ${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join(
 }
 `,
   };
+}
+
+/** Whether the lanes of a subgroup read the same block. */
+function isShared(type: PackedType): boolean {
+  return isBlocked(type) && layoutOf(type).block === 32 * UNPACK_GROUP;
 }
 
 function isSplit(type: BlockedType): boolean {
@@ -248,9 +308,14 @@ fn nibbles(word: u32) -> u32 { // the lower four bits of each byte, side by side
 }
 `;
 
-/** load(row, group): the codes and scales of 32 values. */
-function loadText(type: BlockedType): string {
-  const { halves, block, read } = layoutOf(type);
+/** load(row, group): the codes and scales of 32 values; what lies beyond the rows is 0, or anything. */
+function loadText(type: BlockedType, shares: boolean): string {
+  const { halves, block, read } = layoutOf(type), isAligned = halves % 2 === 0;
+  const words = shares ? wordsOfSubgroup(isAligned) : wordsOfLane(isAligned);
+  const loads = Array.from(
+    { length: shares ? Math.ceil((halves + 1) / 16) : 0 },
+    (_, i) => `  let shared${i} = raw[(at >> 1u) + g + ${UNPACK_GROUP * i}u];\n`,
+  );
   const at = block === 32
     ? `(row * p.groups + group) * ${halves}u`
     : `(row * (p.groups >> 3u) + (group >> 3u)) * ${halves}u`;
@@ -270,6 +335,14 @@ fn four_halves(at: u32) -> vec4u {
   let shifted = (words >> vec4u(16u)) | (vec4u(words.yzw, raw[(at >> 1u) + 4u]) << vec4u(16u));
   return select(words, shifted, (at & 1u) == 1u);
 }
+fn joined(word: u32, next: u32, at: u32) -> u32 { // from the second half of a word on, if \`at\` is odd
+  return select(word, (word >> 16u) | (next << 16u), (at & 1u) == 1u);
+}
+fn half_of(words: vec4u, index: u32) -> u32 {
+  let odd = (index & 2u) != 0u;
+  let word = select(select(words.x, words.y, odd), select(words.z, words.w, odd), (index & 4u) != 0u);
+  return (word >> ((index & 1u) * 16u)) & 0xffffu;
+}
 fn fifth_bits(bits: u32) -> vec4u { // bit i of 16 is the fifth of value i; the product copies four to the lowest of four bytes
   return ((((vec4u(bits) >> vec4u(0u, 4u, 8u, 12u)) & vec4u(15u)) * vec4u(0x00204081u)) & ${ONES}) << vec4u(4u);
 }
@@ -278,7 +351,7 @@ fn load(row: u32, group: u32) -> Block {
   let at = block_at(row, group);
   let g = group & 7u;
   var low: vec4u; var high: vec4u; var first: vec2f; var second: vec2f; var steps = vec2i(1);
-  ${read}
+${loads.join("")}  ${typeof read === "string" ? read : read(words)}
   return Block(low, high, first, second, steps);
 }
 `;

@@ -17,6 +17,7 @@ import { compileKernel, sourceOf } from "../../gpu/kernel.ts";
 import type { DeviceBuffer, DeviceTexture } from "../../gpu/types.ts";
 import { roundUp } from "../padding.ts";
 import { type Matrix, type MatrixDtype, partsOf, shardRange, writeHalf, writeRows } from "./matrix.ts";
+import { exchangesLanes } from "./variants.ts";
 import { isTexture, type TexelStore } from "./matrix_texels.ts";
 
 /** Rows of a tensor as the bytes of a file. */
@@ -101,7 +102,7 @@ export class StoredWriter implements Disposable {
       const pitch = roundUp(used, PITCH_TEXELS), buffer = this.#buffer(`texels ${index}`, count * pitch * TEXEL_BYTES);
       return [{ buffer, pitch, first: 0, used, texture: store }];
     });
-    const kernel = compileKernel(device, sourceFor(type, dtype));
+    const kernel = compileKernel(device, sourceFor(type, dtype, exchangesLanes(device)));
     const raw = this.#buffer("stored rows", bytes.length + RAW_SPARE);
     device.write(raw, wholeWords(bytes));
     const [codes, scales] = targets, groups = Math.ceil(cols / GROUP);
@@ -147,9 +148,9 @@ interface Target {
 /** Kernels read up to so many bytes beyond the last block. */
 const RAW_SPARE = 16;
 
-function sourceFor(type: string, dtype: MatrixDtype): KernelSource {
-  if (!isBlocked(type)) return sourceOf(unpackToHalf, type === "bf16" ? type : "f32");
-  return isQuantized(dtype) ? sourceOf(unpackToCodes, type, dtype) : sourceOf(unpackToHalf, type);
+function sourceFor(type: string, dtype: MatrixDtype, exchange: boolean): KernelSource {
+  if (!isBlocked(type)) return sourceOf(unpackToHalf, type === "bf16" ? type : "f32", exchange);
+  return isQuantized(dtype) ? sourceOf(unpackToCodes, type, dtype, exchange) : sourceOf(unpackToHalf, type, exchange);
 }
 
 function bindGroup(device: Device, layout: GPUBindGroupLayout, buffers: readonly DeviceBuffer[]): GPUBindGroup {

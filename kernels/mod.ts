@@ -95,6 +95,7 @@ export * from "./product_pack.ts";
 export * from "./product_texture.ts";
 export * from "./product_tiled.ts";
 export * from "./unpack_blocks.ts";
+export { type BlockedType, isBlocked, scalesOfBlock, UNPACK_GROUP } from "./unpack_layouts.ts";
 export * from "./weight_access.ts";
 
 export type { AttentionLanes } from "./attention_lanes_text.ts";

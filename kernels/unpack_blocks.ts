@@ -1,181 +1,14 @@
-// Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32.
-// Layouts of the blocks: ggml's ggml-common.h. Values have the bits of `dequantize`, codes and scales those of
-// `quantizeRows` where they are rounded anew, or else those of the file.
+// Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32. Values have the bits
+// of `dequantize`, codes and scales those of `quantizeRows` where they are rounded anew, or else those of the file.
 import { QUANT_BLOCK, quantColumns, type QuantDtype } from "./weight_access.ts";
 import type { KernelSource } from "./source.ts";
+import { type BlockedType, isBlocked, isShared, isSplit, layoutOf, loadText, UNPACK_GROUP } from "./unpack_layouts.ts";
 
-/** Types whose rows are divided into groups of 32 values. */
-export type BlockedType = keyof typeof BLOCKED;
 /** Types that are unpacked. */
 export type PackedType = BlockedType | "bf16" | "f32";
 
-/** Invocations of a workgroup along the groups of a row, and along the rows. */
-export const UNPACK_GROUP = 8;
-
-/** How 32 values are read; indices of raw count halves of words. */
-interface BlockLayout {
-  /** Halves of words of a block, and values. */
-  readonly halves: number;
-  readonly block: 32 | 256;
-  /** Bits of a code, and the code of 0; 0 where the scales have a minimum. */
-  readonly bits: number;
-  readonly zero: number;
-  /** Whether 16 values share a scale, and not 32. */
-  readonly isSplit?: boolean;
-  /** Where the f16 of a block are that scale it, and below which size of them all values and products of them are finite f16. */
-  readonly scales: readonly number[];
-  readonly below: number;
-  /**
-   * Sets `low`, `high`: codes of 16 values each, four a word; `first`, `second`: d and m of each of them; `steps`: by which integers d of
-   * the block is multiplied in them. The block begins at half `at`; `g` is the number of the 32 values in it.
-   */
-  readonly read: string | ((words: Words) => string);
-}
-
-/** Reads of a K block, of which eight lanes read the same words, or words at one of a few places. */
-interface Words {
-  /** Word number `index` of a block of whole words. */
-  readonly word: (index: number) => string;
-  /** Four words from half number `at` on, or for n = 1, 2 or 3 from `step`, twice or three times `step` halves behind it. */
-  readonly four: (at: number, place?: { readonly n: string; readonly count: 2 | 4; readonly step: number }) => string;
-  /** Half number `at` + n; `at` is even, n below 8. */
-  readonly half: (at: number, n?: string) => string;
-}
-
-const LOW = "vec4u(0x0f0f0f0fu)", TWO = "vec4u(0x03030303u)", ONES = "vec4u(0x01010101u)";
-
-/** Four words from a half of a word on; `isAligned`: it is the first of a word. */
-const four = (at: string, isAligned = false): string => isAligned ? `four_words((${at}) >> 1u)` : `four_halves(${at})`;
-
-/** Each lane loads what it reads. */
-const wordsOfLane = (isAligned: boolean): Words => ({
-  word: (index) => `raw[(at >> 1u) + ${index}u]`,
-  four: (at, place) => four(place ? `at + ${at}u + ${place.n} * ${place.step}u` : `at + ${at}u`, isAligned),
-  half: (at, n = "0u") => `half_at(at + ${at}u + ${n})`,
-});
-
-/** Lane i has loaded the words i, i + 8, … of the block (`shared0`, `shared1`, …); loads cost more than all else. */
-const wordsOfSubgroup = (isAligned: boolean): Words => {
-  const loaded = (index: number): string => `subgroupBroadcast(shared${index >> 3}, ${index & 7}u)`;
-  const word = (index: number): string =>
-    isAligned ? loaded(index) : `joined(${loaded(index)}, ${loaded(index + 1)}, at)`;
-  const either = (n: string, bit: number, no: string, yes: string): string =>
-    `select(${no}, ${yes}, (${n} & ${bit}u) != 0u)`;
-  const words = (at: number): string => `vec4u(${[0, 1, 2, 3].map((i) => word((at >> 1) + i)).join(", ")})`;
-  return {
-    word,
-    four: (at, place) => {
-      if (!place) return words(at);
-      const { n, count, step } = place,
-        [a = "", b = "", c = "", d = ""] = [0, 1, 2, 3].map((i) => words(at + i * step));
-      return count === 2 ? either(n, 1, a, b) : either(n, 2, either(n, 1, a, b), either(n, 1, c, d));
-    },
-    half: (at, n) => n === undefined ? `(${word(at >> 1)} & 0xffffu)` : `half_of(${words(at)}, ${n})`,
-  };
-};
-
-const NIBBLES = `low = q & ${LOW}; high = (q >> vec4u(4u)) & ${LOW};`;
-const FIFTHS = "low |= fifth_bits(fifths); high |= fifth_bits(fifths >> 16u);";
-/** d and m of a K block with a word of them, and 12 bytes of scales and minima of 6 bits. */
-const sixBits = ({ word }: Words): string =>
-  `let s = ${word(1)} >> ((g & 3u) * 8u); let t = ${word(2)} >> ((g & 3u) * 8u); let u = ${word(3)} >> ((g & 3u) * 8u);
-  let scale = select(s & 63u, (u & 15u) | ((s >> 2u) & 48u), g >= 4u);
-  let least = select(t & 63u, ((u >> 4u) & 15u) | ((t >> 2u) & 48u), g >= 4u);
-  let scales = both(${word(0)}); first = vec2f(scales.x * f32(scale), -scales.y * f32(least));`;
-
-const BLOCKED = {
-  q4_0: {
-    ...{ halves: 9, block: 32, bits: 4, zero: 8, scales: [0], below: 8189 },
-    read: `let q = ${four("at + 1u")}; ${NIBBLES} first.x = float(half_at(at));`,
-  },
-  q4_1: {
-    ...{ halves: 10, block: 32, bits: 4, zero: 0, scales: [0, 1], below: 2048 },
-    read: `let q = ${four("at + 2u", true)}; ${NIBBLES} first = both(raw[at >> 1u]);`,
-  },
-  q5_0: {
-    ...{ halves: 11, block: 32, bits: 5, zero: 16, scales: [0], below: 2048 },
-    read: `let q = ${four("at + 3u")}; ${NIBBLES} let fifths = half_at(at + 1u) | (half_at(at + 2u) << 16u); ${FIFTHS}
-  first.x = float(half_at(at));`,
-  },
-  q5_1: {
-    ...{ halves: 12, block: 32, bits: 5, zero: 0, scales: [0, 1], below: 1024 },
-    read: `let q = ${four("at + 4u", true)}; ${NIBBLES} let fifths = raw[(at >> 1u) + 1u]; ${FIFTHS}
-  first = both(raw[at >> 1u]);`,
-  },
-  q8_0: {
-    ...{ halves: 17, block: 32, bits: 8, zero: 128, scales: [0], below: 256 },
-    read: `low = ${four("at + 1u")} ^ vec4u(0x80808080u); high = ${four("at + 9u")} ^ vec4u(0x80808080u);
-  first.x = float(half_at(at));`,
-  },
-  q4_k: {
-    ...{ halves: 72, block: 256, bits: 4, zero: 0, scales: [0, 1], below: 64 },
-    read: (words) => {
-      const place = { n: "(g >> 1u)", count: 4, step: 16 } as const;
-      return `let nibble = vec4u((g & 1u) * 4u);
-  low = (${words.four(8, place)} >> nibble) & ${LOW}; high = (${words.four(16, place)} >> nibble) & ${LOW};
-  ${sixBits(words)}`;
-    },
-  },
-  q5_k: {
-    ...{ halves: 88, block: 256, bits: 5, zero: 0, scales: [0, 1], below: 32 },
-    read: (words) => {
-      const place = { n: "(g >> 1u)", count: 4, step: 16 } as const;
-      return `let nibble = vec4u((g & 1u) * 4u);
-  low = ((${words.four(24, place)} >> nibble) & ${LOW}) | (((${words.four(8)} >> vec4u(g)) & ${ONES}) << vec4u(4u));
-  high = ((${words.four(32, place)} >> nibble) & ${LOW}) | (((${words.four(16)} >> vec4u(g)) & ${ONES}) << vec4u(4u));
-  ${sixBits(words)}`;
-    },
-  },
-  q6_k: {
-    ...{ halves: 105, block: 256, bits: 6, zero: 32, isSplit: true, scales: [104], below: 8 },
-    read: ({ four, half }) => {
-      const lower = { n: "(((g >> 1u) & 2u) | (g & 1u))", count: 4, step: 16 } as const;
-      const upper = { n: "(g >> 2u)", count: 2, step: 16 } as const;
-      return `let nibble = vec4u(((g >> 1u) & 1u) * 4u); let pair = vec4u((g & 3u) * 2u);
-  low = ((${four(0, lower)} >> nibble) & ${LOW}) | (((${four(64, upper)} >> pair) & ${TWO}) << vec4u(4u));
-  high = ((${four(8, lower)} >> nibble) & ${LOW}) | (((${four(72, upper)} >> pair) & ${TWO}) << vec4u(4u));
-  let scales = vec2i(i32(${half(96, "g")})); steps = (scales << vec2u(24u, 16u)) >> vec2u(24u);
-  let d = float(${half(104)}); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`;
-    },
-  },
-  q2_k: {
-    ...{ halves: 42, block: 256, bits: 2, zero: 0, isSplit: true, scales: [40, 41], below: 512 },
-    read: ({ four, half, word }) => {
-      const place = { n: "(g >> 2u)", count: 2, step: 16 } as const;
-      return `let pair = vec4u((g & 3u) * 2u);
-  low = (${four(8, place)} >> pair) & ${TWO}; high = (${four(16, place)} >> pair) & ${TWO};
-  let s = ${half(0, "g")}; let scales = both(${word(20)}) * vec2f(1.0, -1.0);
-  first = scales * vec2f(vec2u(s, s >> 4u) & vec2u(15u)); second = scales * vec2f(vec2u(s >> 8u, s >> 12u) & vec2u(15u));`;
-    },
-  },
-  q3_k: {
-    ...{ halves: 55, block: 256, bits: 3, zero: 4, isSplit: true, scales: [54], below: 256 },
-    read: ({ four, half }) => {
-      const place = { n: "(g >> 2u)", count: 2, step: 16 } as const;
-      return `let pair = vec4u((g & 3u) * 2u);
-  low = ((${four(16, place)} >> pair) & ${TWO}) | (((${four(0)} >> vec4u(g)) & ${ONES}) << vec4u(2u));
-  high = ((${four(24, place)} >> pair) & ${TWO}) | (((${four(8)} >> vec4u(g)) & ${ONES}) << vec4u(2u));
-  let lower = ${half(48, "(g & 3u)")} >> ((g >> 2u) * 4u); let upper = ${half(52, "(g & 1u)")} >> ((g >> 1u) * 2u);
-  steps = (vec2i(vec2u(lower, lower >> 8u)) & vec2i(15)) + ((vec2i(vec2u(upper, upper >> 8u)) & vec2i(3)) << vec2u(4u)) - 32;
-  let d = float(${half(54)}); first.x = d * f32(steps.x); second.x = d * f32(steps.y);`;
-    },
-  },
-} as const satisfies Readonly<Record<string, BlockLayout>>;
-
-/** The layout of a type. */
-function layoutOf(type: BlockedType): BlockLayout {
-  return BLOCKED[type];
-}
-
-/** Whether rows of a type are divided into groups of 32 values. */
-export function isBlocked(type: string): type is BlockedType {
-  return type in BLOCKED;
-}
-
-/** The f16 that scale a block: their places in it, its halves of words, and the size that all must be below to be unpacked here. */
-export function scalesOfBlock(type: BlockedType): Pick<BlockLayout, "halves" | "block" | "scales" | "below"> {
-  return layoutOf(type);
-}
+/** Rows of an invocation: those of a texel of codes. To begin one takes a CPU's driver as long as to unpack a fifth of a row's group. */
+export const UNPACK_ROWS = 4;
 
 /** Whether rows of a type are unpacked to a dtype here. */
 export function unpacksTo(type: BlockedType, dtype: QuantDtype): boolean {
@@ -191,7 +24,8 @@ export function keepsCodes(type: BlockedType, dtype: QuantDtype): boolean {
 /**
  * Unpacks rows to f16, rounded to nearest even. Shapes: raw [rows, bytes of a row] without gaps; halves
  * [rows, pitch] texels of eight values, from texel row `first` on. No value is 65,520 or more.
- * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows / {@link UNPACK_GROUP}. Writes (=) all but the padding.
+ * With `exchange` the invocations of a row in a workgroup share loads as a subgroup of 8. Grid: x groups of 32 values /
+ * {@link UNPACK_GROUP}, y rows / {@link UNPACK_ROWS} / {@link UNPACK_GROUP}. Writes (=) all but the padding.
  */
 export function unpackToHalf(type: PackedType, exchange: boolean): KernelSource {
   const texels = (codes: string, scale: string, at: number): string =>
@@ -200,31 +34,35 @@ export function unpackToHalf(type: PackedType, exchange: boolean): KernelSource 
       return `  target_texels[to + ${at + t}u] = vec4u(${words.join(", ")});`;
     }).join("\n");
   const body = type === "f32"
-    ? `  let at = (id.y * p.groups + id.x) * 32u;
+    ? `  let at = (row * p.groups + id.x) * 32u;
 ${[0, 1, 2, 3].map((t) => `  target_texels[to + ${t}u] = vec4u(${pairs((i) => `at + ${8 * t + i}u`)});`).join("\n")}`
     : type === "bf16"
-    ? `  let at = (id.y * p.groups + id.x) * 16u;
+    ? `  let at = (row * p.groups + id.x) * 16u;
 ${
       [0, 1, 2, 3].map((t) =>
         `  target_texels[to + ${t}u] = vec4u(${[0, 1, 2, 3].map((i) => `upper(raw[at + ${4 * t + i}u])`).join(", ")});`
       ).join("\n")
     }`
-    : `${texels("block.low", "block.first", 0)}
-${texels("block.high", isSplit(type) ? "block.second" : "block.first", 2)}`;
+    : `  let first = ${scaleOf(type, "block.first")};
+${isSplit(type) ? `  let second = ${scaleOf(type, "block.second")};\n` : ""}${texels("block.low", "first", 0)}
+${texels("block.high", isSplit(type) ? "second" : "first", 2)}`;
   const shares = exchange && isShared(type);
   return {
     name: `unpack-${type}-f16`,
     bindings: ["read", "storage", "uniform"],
     ...(shares ? { usesSubgroups: true } : {}),
-    code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32 }
+    code: `struct Params { rows: u32, groups: u32, pitch: u32, first: u32, scalePitch: u32, zero: u32 }
 @group(0) @binding(0) var<storage, read> raw: array<u32>;
 @group(0) @binding(1) var<storage, read_write> target_texels: array<vec4u>;
 @group(0) @binding(2) var<uniform> p: Params;
-${HALF}${isBlocked(type) ? loadText(type, shares) + valueText(type) : FLOATS}
+${HALF}${isBlocked(type) ? loadText(type, shares) + valueText(type) + twoText(type) : FLOATS}
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-${isBlocked(type) ? "  let block = load(id.y, id.x);\n" : ""}  if (id.x >= p.groups || id.y >= p.rows) { return; }
-  let to = (p.first + id.y) * p.pitch + id.x * 4u;
+  for (var row = id.y * ${UNPACK_ROWS}u; row < (id.y + 1u) * ${UNPACK_ROWS}u; row++) {
+${isBlocked(type) ? "  let block = load(row, id.x);\n" : ""}  if (id.x < p.groups && row < p.rows) {
+  let to = (p.first + row) * p.pitch + id.x * 4u;
 ${body}
+  }
+  }
 }
 `,
   };
@@ -233,8 +71,7 @@ ${body}
 /**
  * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, else rounded anew. Shapes: raw as
  * above; codes [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise.
- * Grid: x groups of 32 values / {@link UNPACK_GROUP}, y rows, up to a multiple of 4, / {@link UNPACK_GROUP}. Writes (=)
- * all but the padding; missing rows of the last texels are 0.
+ * Grid and `exchange` as above. Writes (=) all but the padding; missing rows of the last texels are 0.
  */
 export function unpackToCodes(type: BlockedType, dtype: QuantDtype, exchange: boolean): KernelSource {
   const { zero } = layoutOf(type), keeps = keepsCodes(type, dtype), texels = QUANT_BLOCK / quantColumns(dtype);
@@ -259,25 +96,20 @@ ${HALF}${loadText(type, shares)}${dtype === "q4" ? NIBBLE_TEXT : ""}${
       keeps ? "" : dtype === "q8" ? valueText(type) + roundedToQ8(type) : roundedToQ4(type)
     }
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
-  let b = ${keeps ? "load" : "rounded"}(id.y, id.x);
-  if (id.x >= p.groups || id.y >= ((p.rows + 3u) & 0xfffffffcu)) { return; }
-  let kept = select(0u, 0xffffffffu, id.y < p.rows);
-  let to = ((p.first + (id.y >> 2u)) * p.pitch + id.x * ${texels}u) * 4u + (id.y & 3u);
+  for (var i = 0u; i < ${UNPACK_ROWS}u; i++) {
+  let row = id.y * ${UNPACK_ROWS}u + i;
+  let b = ${keeps ? "load" : "rounded"}(row, id.x);
+  if (id.x < p.groups && id.y * ${UNPACK_ROWS}u < p.rows) {
+  let kept = select(0u, 0xffffffffu, row < p.rows);
+  let to = ((p.first + id.y) * p.pitch + id.x * ${texels}u) * 4u + i;
 ${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join("\n")}
   let scale = half(b.first.x) | (half(${least}) << 16u);
-  scale_words[((p.first + (id.y >> 2u)) * p.scalePitch + id.x) * 4u + (id.y & 3u)] = scale & kept;
+  scale_words[((p.first + id.y) * p.scalePitch + id.x) * 4u + i] = scale & kept;
+  }
+  }
 }
 `,
   };
-}
-
-/** Whether the lanes of a subgroup read the same block. */
-function isShared(type: PackedType): boolean {
-  return isBlocked(type) && layoutOf(type).block === 32 * UNPACK_GROUP;
-}
-
-function isSplit(type: BlockedType): boolean {
-  return layoutOf(type).isSplit ?? false;
 }
 
 /** Words of two f16 each from eight f32. */
@@ -308,63 +140,36 @@ fn nibbles(word: u32) -> u32 { // the lower four bits of each byte, side by side
 }
 `;
 
-/** load(row, group): the codes and scales of 32 values; what lies beyond the rows is 0, or anything. */
-function loadText(type: BlockedType, shares: boolean): string {
-  const { halves, block, read } = layoutOf(type), isAligned = halves % 2 === 0;
-  const words = shares ? wordsOfSubgroup(isAligned) : wordsOfLane(isAligned);
-  const loads = Array.from(
-    { length: shares ? Math.ceil((halves + 1) / 16) : 0 },
-    (_, i) => `  let shared${i} = raw[(at >> 1u) + g + ${UNPACK_GROUP * i}u];\n`,
-  );
-  const at = block === 32
-    ? `(row * p.groups + group) * ${halves}u`
-    : `(row * (p.groups >> 3u) + (group >> 3u)) * ${halves}u`;
-  return `
-struct Block { low: vec4u, high: vec4u, first: vec2f, second: vec2f, steps: vec2i }
-fn float(bits: u32) -> f32 { // of an f16
-  let size = bits & 0x7fffu;
-  let small = f32(size) * 0x1p-24;
-  let value = select(bitcast<f32>((size << 13u) + 0x38000000u), small, size < 0x400u);
-  return bitcast<f32>(bitcast<u32>(value) | ((bits & 0x8000u) << 16u));
-}
-fn both(word: u32) -> vec2f { return vec2f(float(word), float(word >> 16u)); }
-fn half_at(at: u32) -> u32 { return (raw[at >> 1u] >> ((at & 1u) * 16u)) & 0xffffu; }
-fn four_words(at: u32) -> vec4u { return vec4u(raw[at], raw[at + 1u], raw[at + 2u], raw[at + 3u]); }
-fn four_halves(at: u32) -> vec4u {
-  let words = four_words(at >> 1u);
-  let shifted = (words >> vec4u(16u)) | (vec4u(words.yzw, raw[(at >> 1u) + 4u]) << vec4u(16u));
-  return select(words, shifted, (at & 1u) == 1u);
-}
-fn joined(word: u32, next: u32, at: u32) -> u32 { // from the second half of a word on, if \`at\` is odd
-  return select(word, (word >> 16u) | (next << 16u), (at & 1u) == 1u);
-}
-fn half_of(words: vec4u, index: u32) -> u32 {
-  let odd = (index & 2u) != 0u;
-  let word = select(select(words.x, words.y, odd), select(words.z, words.w, odd), (index & 4u) != 0u);
-  return (word >> ((index & 1u) * 16u)) & 0xffffu;
-}
-fn fifth_bits(bits: u32) -> vec4u { // bit i of 16 is the fifth of value i; the product copies four to the lowest of four bytes
-  return ((((vec4u(bits) >> vec4u(0u, 4u, 8u, 12u)) & vec4u(15u)) * vec4u(0x00204081u)) & ${ONES}) << vec4u(4u);
-}
-fn block_at(row: u32, group: u32) -> u32 { return ${at}; }
-fn load(row: u32, group: u32) -> Block {
-  let at = block_at(row, group);
-  let g = group & 7u;
-  var low: vec4u; var high: vec4u; var first: vec2f; var second: vec2f; var steps = vec2i(1);
-${loads.join("")}  ${typeof read === "string" ? read : read(words)}
-  return Block(low, high, first, second, steps);
-}
-`;
-}
-
-/** value(code, scale), and two(codes, scale): two of them as f16. */
+/** value(code, scale). */
 function valueText(type: BlockedType): string {
   const { zero } = layoutOf(type);
   const value = zero === 0 ? "scale.x * f32(q & 255u) + scale.y" : `scale.x * f32(i32(q & 255u) - ${zero})`;
   return `
 fn value(q: u32, scale: vec2f) -> f32 { return ${value}; }
-fn two(word: u32, scale: vec2f) -> u32 { return half(value(word, scale)) | (half(value(word >> 8u, scale)) << 16u); }
 `;
+}
+
+/** two(codes, scale): two values as f16. Of two bits, the scale is the four values that there are as f16. */
+function twoText(type: BlockedType): string {
+  if (layoutOf(type).bits !== 2) {
+    return `fn two(word: u32, scale: vec2f) -> u32 { return half(value(word, scale)) | (half(value(word >> 8u, scale)) << 16u); }
+`;
+  }
+  return `fn four_values(scale: vec2f) -> vec4u {
+  // Not of 0u: compilers make x · 0 + y to y, which may be −0.
+  return vec4u(half(value(p.zero, scale)), half(value(1u, scale)), half(value(2u, scale)), half(value(3u, scale)));
+}
+fn one(word: u32, bit: u32, values: vec4u) -> u32 {
+  let odd = (word & bit) != 0u;
+  return select(select(values.x, values.y, odd), select(values.z, values.w, odd), (word & (2u * bit)) != 0u);
+}
+fn two(word: u32, values: vec4u) -> u32 { return one(word, 1u, values) | (one(word, 256u, values) << 16u); }
+`;
+}
+
+/** What `two` takes as a scale. */
+function scaleOf(type: BlockedType, scale: string): string {
+  return layoutOf(type).bits === 2 ? `four_values(${scale})` : scale;
 }
 
 /**

@@ -6,6 +6,7 @@ import {
   QUANT_ROWS,
   scalesOfBlock,
   UNPACK_GROUP,
+  UNPACK_ROWS,
   unpacksTo,
   unpackToCodes,
   unpackToHalf,
@@ -112,7 +113,7 @@ export class StoredWriter implements Disposable {
     const encoder = device.gpu.createCommandEncoder(), pass = encoder.beginComputePass();
     pass.setPipeline(kernel.pipeline);
     pass.setBindGroup(0, bindGroup(device, kernel.layout, [raw, ...targets.map(({ buffer }) => buffer), uniform]));
-    pass.dispatchWorkgroups(Math.ceil(groups / UNPACK_GROUP), Math.ceil(count * perTexel / UNPACK_GROUP));
+    pass.dispatchWorkgroups(Math.ceil(groups / UNPACK_GROUP), Math.ceil(count * perTexel / UNPACK_ROWS / UNPACK_GROUP));
     pass.end();
     for (const { texture, buffer, pitch, used } of targets) {
       if (!texture) continue;

@@ -79,7 +79,7 @@ install_for_tests() {
 }
 
 say() { printf 'setup: %s\n' "$*" >&2; }
-complain() { printf 'setup: cannot go on: %s\n' "$*" >&2; }
+complain() { printf 'setup: cannot continue: %s\n' "$*" >&2; }
 
 deno_version() { deno --version 2>/dev/null | sed -n '1s/^deno \([0-9.]*\).*/\1/p'; }
 

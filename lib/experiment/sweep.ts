@@ -49,7 +49,7 @@ export const SWEEP_FILE = "sweep.json";
 const STATE_FILE = "state.safetensors";
 
 /**
- * Prunes to several sparsities in one run, and measures the model at each. Learned masks and gradual saliency go on from
+ * Prunes to several sparsities in one run, and measures the model at each. Learned masks and gradual saliency continue from
  * one sparsity to the next; a one-shot method scores its units once.
  *
  * Each sparsity has a folder `sparsity-N` in `out`, as of `pruneToFolder`; `sweep.json`, `sweep.svg` and `sweep.html`
@@ -241,7 +241,7 @@ async function beginAt(before: string, folder: string): Promise<void> {
   const state = `${before}/${STATE_FILE}`, begun = `${folder}/${CHECKPOINT_FILE}`;
   if (!await exists(state)) {
     throw new CompressoError("input", {
-      what: `cannot go on from ${before}`,
+      what: `cannot continue from ${before}`,
       rule: "it holds the state at the end of its pruning",
       value: `there is no ${STATE_FILE}`,
       fix: `start the sweep anew with ${option("export.replace")}`,

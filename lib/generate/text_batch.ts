@@ -87,7 +87,7 @@ interface Text {
 
 /**
  * Decodes texts together. Memory is allocated at the first text. Prompts are read one after the other, in order, while
- * other texts go on.
+ * other texts continue.
  *
  * @throws CompressoError("usage") for options out of range.
  */

@@ -4,10 +4,10 @@ import { normName, projectionName } from "../spec/decoder.ts";
 import type { UnitTable } from "../units/table.ts";
 
 /**
- * Relative prior of the units within a kind and layer. For an FFN column it is the squared norm of its gate row (of
- * its up row without a gate), including the norm's weight, relative to the layer's mean, squared again. For all other units it is 1. It was chosen
- * in trials on instructions (docs/evidence/trials.md). The idea: columns with a large gate open strongly but for few
- * tokens, and a few batches contain too few of those.
+ * Relative prior of the units within a kind and layer, [units]. For an FFN column it is the squared norm of its gate
+ * row (without a gate of its up row), including the norm's weight, relative to the layer's mean, squared again. For all
+ * other units it is 1. It was chosen in trials on instructions (docs/evidence/trials.md). The idea: columns with a
+ * large gate open strongly but for few tokens, and a few batches contain too few of those.
  */
 export async function priorShape(
   source: Pick<WeightSource, "read">,

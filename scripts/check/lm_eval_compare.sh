@@ -2,7 +2,7 @@
 # Runs lm-evaluation-harness and `compresso eval` on the same weights (f32), tokenizer and local data, and compares them question by question.
 # usage: scripts/check/lm_eval_compare.sh MODEL DATA OUT [LIMIT [TASKS]]
 # MODEL: what compresso reads; DATA: a folder of <task>.<split>.jsonl; OUT: a folder for the exported model and the scores, from which a run
-# that stopped goes on; LIMIT: questions a task, default 40; TASKS: default those of the data named below.
+# that stopped is continued; LIMIT: questions a task, default 40; TASKS: default those of the data named below.
 # Needs Python with lm_eval 0.4.12 or later, torch and transformers (PYTHON names it, default python3); the toolkit itself needs none of them.
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2,6p' "$0" >&2; exit 2; fi

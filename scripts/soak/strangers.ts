@@ -92,7 +92,7 @@ const REQUEST = { model: "demo", prompt: "Where is Tom?", max_tokens: 4, tempera
 /** A server under abuse. */
 export const SERVER: Loop = {
   name: "server abuse",
-  promise: "nonsense is answered by 4xx, clients that go or send nothing stop nobody, and the server goes on",
+  promise: "nonsense is answered by 4xx, clients that go or send nothing stop nobody, and the server continues",
   async run(tally, { until }: Bounds): Promise<void> {
     const { child, ended } = start(["serve", "demo", "--port", "0", "--no-tuning", "--max-queue", "8"], {
       flags: ["-A", "--v8-flags=--max-old-space-size=512"],

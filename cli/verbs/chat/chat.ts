@@ -173,7 +173,7 @@ async function question(lines: Lines): Promise<string | null> {
 function command(
   line: string,
   { table, settings: { before } }: { readonly table: Table; readonly settings: Settings },
-): "exit" | "go on" {
+): "exit" | "continue" {
   const [, word = "", rest = ""] = /^\/(\S*)\s*(.*)$/s.exec(line) ?? [];
   switch (word) {
     case "exit":
@@ -197,7 +197,7 @@ function command(
     default:
       note(`compresso: unknown command /${word}; /help lists the commands`);
   }
-  return "go on";
+  return "continue";
 }
 
 /** Answers on stdout, and says whether the answer was stopped. */

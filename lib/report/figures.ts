@@ -8,6 +8,7 @@ import type { LineSeries, PanelMark, Point, SeriesStyle } from "./line_panel.ts"
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
+import { keepsLayers } from "./vocabulary.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { MaskSummary } from "../run/mask_summary.ts";
@@ -68,7 +69,7 @@ export function figuresOf(runs: readonly ReportRun[]): Figure[] {
   const figures: (Figure | null)[] = [
     ...steps(lossFigure(curves)),
     ...steps(sparsityFigure(curves)),
-    ...curves.flatMap((one) => [maskFigure(one, runs), layersFigure(one, runs)]),
+    ...curves.flatMap((one) => keepsLayers(one.run) ? [] : [maskFigure(one, runs), layersFigure(one, runs)]),
     layerSparsityFigure(runs),
     ...trainingFigures(curves).flatMap(steps),
   ];
@@ -361,8 +362,9 @@ function layersFigure({ name, index, records }: Curves, runs: readonly ReportRun
 }
 
 function layerSparsityFigure(runs: readonly ReportRun[]): Figure | null {
-  const shown = runs.flatMap(({ name, summary }) => {
-    if (!summary) return [];
+  const shown = runs.flatMap((run) => {
+    const { name, summary } = run;
+    if (!summary || keepsLayers(run)) return [];
     const { layers, uniform } = layerSparsity(summary);
     return [{ name, values: layers, uniform }];
   });

@@ -27,7 +27,8 @@ const ENDS = 10;
 
 /** The main numbers of one run; `isLive` says that it is under way. */
 export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
-  const { summary, alarms } = run, heldout = summary?.heldoutLoss;
+  const { summary, alarms, records } = run, heldout = summary?.heldoutLoss;
+  const isTrained = summary === null || records.length > 0;
   return [
     ...(keepsLayers(run) ? [] : [sparsityTile(run)]),
     ...(summary ? [parameterTile(summary.parameters)] : []),
@@ -43,14 +44,17 @@ export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }
         }`,
       }]
       : []),
-    ...(summary && run.records.length === 0 ? [] : [trainingTile(run)]),
-    stepTile(run),
+    ...(isTrained ? [trainingTile(run)] : []),
+    ...(isTrained || !keepsLayers(run) ? [stepTile(run)] : []),
     ...timeTiles(run, { isLive }),
-    {
-      label: "Alarms",
-      value: String(alarms.length),
-      note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
-    },
+    // Nothing watches where a vocabulary is cut and nothing is trained.
+    ...(isTrained || !keepsLayers(run)
+      ? [{
+        label: "Alarms",
+        value: String(alarms.length),
+        note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
+      }]
+      : []),
   ];
 }
 
@@ -181,14 +185,19 @@ export function resultTable(runs: readonly ReportRun[]): Table {
       ),
       row(
         "seconds of steps, by stage",
-        summed(({ seconds: { finetune, prune, postfinetune } }) =>
-          [finetune, prune, postfinetune].map((value) => Math.round(value)).join(" + ")
-        ),
+        summed((summary) => {
+          const { finetune, prune, postfinetune } = summary.seconds;
+          return stepSeconds(summary) > 0
+            ? [finetune, prune, postfinetune].map((value) => Math.round(value)).join(" + ")
+            : ABSENT;
+        }),
       ),
       row(
         "tokens a second",
-        (run) =>
-          run.summary ? short(run.summary.tokensPerSecond) : last(({ tokensPerSecond }) => short(tokensPerSecond))(run),
+        (run) => {
+          const { tokensPerSecond } = run.summary ?? run.records.at(-1) ?? { tokensPerSecond: 0 };
+          return tokensPerSecond > 0 ? short(tokensPerSecond) : ABSENT;
+        },
       ),
       row(
         "GPU memory, peak",
@@ -415,6 +424,7 @@ function ofModel(run: ReportRun): string {
 
 /** A run's sparsity as a cell beside those of others. */
 function shareOf(run: ReportRun, sparsity: number | null | undefined): string {
+  if (keepsLayers(run)) return ABSENT;
   const text = percent(sparsity ?? NaN), of = ofModel(run);
   return text === ABSENT || of === "" ? text : `${text} ${of}`;
 }

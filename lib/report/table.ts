@@ -9,8 +9,8 @@ export interface Table {
   readonly rows: readonly (readonly string[])[];
 }
 
-/** A number with its unit, or none: columns of them stand right. */
-const NUMBER = /^(?:–|[-−]?\d[\d.,]*(?:e[-+]?\d+)?(?: ?(?:%|bytes|[KMGT]iB))?)$/;
+/** A number with its unit, an interval, or none: columns of them stand right. */
+const NUMBER = /^(?:–|[-−]?\d[\d.,]*(?:e[-+]?\d+)?(?: ?(?:%|bytes|[KMGT]iB))?|[+−]\d[\d.]* to [+−]\d[\d.]*)$/;
 
 /** The table in a frame that scrolls sideways where the page is narrow. `id` is unique on the page. */
 export function tableHtml({ caption, head, rows }: Table, id: string): string {

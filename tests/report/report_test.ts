@@ -294,6 +294,13 @@ Deno.test("a report says what became of the vocabulary", () => {
     ]
   ) assert.ok(found.includes(cell), cell);
   assert.ok(!html.includes("<dt>Sparsity</dt>") && !html.includes("of the text, vocabulary cut"));
+  for (const title of ["sparsity, hard", "Masks", "Sparsity of each layer"]) {
+    assert.ok(!html.includes(`>${title}<`), title);
+  }
+  const other = renderReport([madeRun("mine")]);
+  for (const title of ["sparsity, hard", "Masks", "Sparsity of each layer"]) {
+    assert.ok(other.includes(`>${title}<`), title);
+  }
   assert.ok(!renderReport([madeRun("mine")]).includes("ocabulary"));
 });
 

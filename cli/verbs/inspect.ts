@@ -144,7 +144,10 @@ async function sizeOf(path: string): Promise<number> {
 
 function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokenizer }: Facts): void {
   const { layers } = spec;
-  const types = Object.entries(dtypes).map(([dtype, count]) => `${dtype} ${(100 * count / parameters).toFixed(0)} %`);
+  const types = Object.entries(dtypes).sort(([, a], [, b]) => b - a).map(([dtype, count]) => {
+    const percent = Math.round(100 * count / parameters);
+    return `${dtype} ${percent === 0 ? "under 1" : percent} %`;
+  });
   print(`model       ${model} (${FORMAT_NAMES[format]}, ${formatBytes(bytes)})`);
   print(`parameters  ${formatCount(parameters)}, of which ${formatCount(prunable)} in the layers' linear weights`);
   if (format !== "config") print(`stored as   ${types.join(", ")}`);

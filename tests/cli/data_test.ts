@@ -124,7 +124,7 @@ Deno.test("data inspect shows what the prompt costs: ours, and one's own", async
     own = await inspect("--prompt", folder.at("prompt.txt"));
   const lines = await cli([...args.slice(0, 5), "--limit", "1", "--seq", "90"]);
   const share =
-    /^prompt +\d+ tokens a row, (\d+\.\d) % of all, so no answer has all of it before it in a sequence of 90$/m
+    /^prompt +\d+ tokens a row, (\d+\.\d) % of all \(--prompt FILE gives a shorter one, --no-prompt leaves it out\), so no answer has all of it before it in a sequence of 90$/m
       .exec(lines.stdout)?.[1];
   assert.ok(Number(share) > 30 && Number(share) < 100, lines.stdout);
   assert.match(lines.stdout, /tokens left out/);

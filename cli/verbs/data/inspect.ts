@@ -12,7 +12,7 @@ import { checkContext, encodeRow, encodeRows } from "../../../lib/data/encode_ro
 import { type EncodeReport, placesOf, withBroken } from "../../../lib/data/encode_report.ts";
 import { heldOutOf } from "../../../lib/run/data.ts";
 import { fetchInputs } from "../../hub.ts";
-import { unseen } from "../prune/data_line.ts";
+import { promptShare, unseen } from "../prune/data_line.ts";
 import { formatBytes, formatCount, formatShare, print, printJson, rowsNamed } from "../../terminal/output.ts";
 import { type PromptSetting, promptText } from "../../options/prompt.ts";
 
@@ -224,7 +224,7 @@ function trainingLines(
     `${formatCount(training.labelTokens)} tokens learned`,
   ];
   // Tokens that packing leaves out have prompts too; a row that is cut keeps its prompt whole.
-  const share = formatShare(promptTokens * (rows - skipped - refused) / Math.max(1, training.tokens + leftOver));
+  const share = promptShare({ ...training, rows: rows - refused });
   return [
     ...(heldOut > 0
       ? [
@@ -233,7 +233,7 @@ function trainingLines(
       : []),
     `at seq ${String(seq).padEnd(5)}${parts.join("; ")}`,
     promptTokens > 0
-      ? `prompt      ${promptTokens} tokens a row, ${share} of all${unseen(training)}`
+      ? `prompt      ${promptTokens} tokens a row, ${share}${unseen(training)}`
       : `prompt      ${kind === "text" ? "texts get none" : "none"}`,
   ];
 }

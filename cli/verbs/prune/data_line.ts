@@ -35,7 +35,12 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
 }
 
 /** The share of all tokens that the prompt takes, and how to reduce it if it is large. */
-function promptShare({ promptTokens, rows, skipped, tokens, leftOver }: EncodeReport): string {
+export function promptShare(
+  { promptTokens, rows, skipped, tokens, leftOver }: Pick<
+    EncodeReport,
+    "promptTokens" | "rows" | "skipped" | "tokens" | "leftOver"
+  >,
+): string {
   const share = promptTokens * (rows - skipped) / Math.max(1, tokens + leftOver);
   const advice = share < MUCH ? "" : " (--prompt FILE gives a shorter one, --no-prompt leaves it out)";
   return `${formatShare(share)} of all${advice}`;

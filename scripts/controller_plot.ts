@@ -3,7 +3,7 @@
 // deno run -A scripts/controller_plot.ts [docs/images/controller.svg]
 import { openDevice } from "../lib/gpu/device.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
-import { unitParameters, unitTable } from "../lib/units/units.ts";
+import { unitParameters, unitTable } from "../lib/units/table.ts";
 import { defaultRates } from "../lib/run/options/rates.ts";
 import { legend } from "../lib/report/line_chart.ts";
 import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";

@@ -13,7 +13,8 @@ import { builtinSchedule, type ScheduleName } from "../lib/schedule/builtin.ts";
 import { progressOf } from "../lib/schedule/ramp.ts";
 import { evaluateSchedule } from "../lib/schedule/output.ts";
 import { uniformGoals } from "../lib/units/uniform.ts";
-import { hardSparsity, type Selection, type UnitTable } from "../lib/units/units.ts";
+import { hardSparsity } from "../lib/units/selection.ts";
+import type { Selection, UnitTable } from "../lib/units/table.ts";
 import { uniform } from "../lib/core/random.ts";
 import { defaultRates } from "../lib/run/options/rates.ts";
 

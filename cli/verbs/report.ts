@@ -9,7 +9,7 @@ import { readRun } from "../../lib/report/read_run.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { verb } from "../command.ts";
 import { formatBytes, note, print } from "../terminal/output.ts";
-import { refuseInputs } from "../own_inputs.ts";
+import { refuseInputs } from "../refuse_inputs.ts";
 import { REPORT_FILE, runRecords } from "./prune/run_folder.ts";
 import { outputPath } from "../options/values.ts";
 

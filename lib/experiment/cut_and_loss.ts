@@ -1,7 +1,7 @@
 // Numbers of one run: what it cut of each layer, and how its loss went.
 import { packMasks } from "../nn/mask_slots.ts";
 import { CutState } from "../units/cut_state.ts";
-import { keptUnits, type UnitTable } from "../units/units.ts";
+import { keptUnits, type UnitTable } from "../units/table.ts";
 import type { PruneResult } from "../run/result.ts";
 import type { Rates, StepRecord } from "../run/contract.ts";
 import type { CutProfile, LossProfile } from "./types.ts";

@@ -1,7 +1,7 @@
 // Options of a cell: the options of a prune run that the table gives experiments, by one flat name each, so that a grid or a command line can set any of them.
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { CompressoError, option } from "../core/errors.ts";
-import { layersOf, UNIT_KINDS } from "../units/units.ts";
+import { layersOf, UNIT_KINDS } from "../units/rules.ts";
 import { isOneShot } from "../run/methods/names.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { accepts, atPaths, meantBy, ruleOf } from "../run/options/check.ts";

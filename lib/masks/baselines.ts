@@ -9,7 +9,7 @@ import {
   projectionName,
 } from "../spec/decoder.ts";
 import { randomU32 } from "../core/random.ts";
-import { checkPerUnit, unitParameters, type UnitTable } from "../units/units.ts";
+import { checkPerUnit, unitParameters, type UnitTable } from "../units/table.ts";
 
 /** Names of the one-shot scores; see the function of each. */
 export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;

@@ -2,7 +2,7 @@
 import type { WeightSource } from "../spec/source.ts";
 import { projectionName } from "../spec/decoder.ts";
 import { rankBy, rankWithin } from "./baselines.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
 export interface ChannelStats {

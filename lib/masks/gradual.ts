@@ -5,7 +5,7 @@ import type { Layout } from "../units/layout.ts";
 import type { HeldUnits } from "../units/blocks.ts";
 import type { SelectOptions } from "../units/selection.ts";
 import { takesUniform, type UniformCounts } from "../units/uniform.ts";
-import { selectionMasks, unitParameters, type UnitTable } from "../units/units.ts";
+import { selectionMasks, unitParameters, type UnitTable } from "../units/table.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 
 /** Steps between two choices of masks. */

@@ -1,6 +1,6 @@
 // Initial log α from saliency: units ordered by the loss that cutting them costs, from mask gradients.
 import type { SlotGradients } from "../nn/mask_slots.ts";
-import { unitParameters, type UnitTable } from "../units/units.ts";
+import { unitParameters, type UnitTable } from "../units/table.ts";
 
 /**
  * Mean of squared mask gradients, the diagonal of the empirical Fisher matrix. Gradients are squared by blocks of

@@ -1,6 +1,6 @@
 // Allocates what a run has on the GPU, checked against the memory that there is, and frees it.
 import type { StepState } from "../nn/train/step_state.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 import type { MemoryOptions } from "./contract.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";

@@ -8,7 +8,7 @@ import type { FileKind } from "../units/file_size.ts";
 import type { LoraConfig } from "../spec/lora.ts";
 import type { MatrixDtype } from "../nn/products/matrix.ts";
 import type { Layout } from "../units/layout.ts";
-import type { UnitKind, UnitRules } from "../units/units.ts";
+import type { UnitKind, UnitRules } from "../units/rules.ts";
 import type { Method } from "./methods/names.ts";
 
 /**

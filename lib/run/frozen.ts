@@ -1,7 +1,7 @@
 // Units that a schedule freezes, as flags over the unit table.
 import { CompressoError } from "../core/errors.ts";
 import type { FrozenUnits } from "../schedule/definition.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 
 /**
  * Flags of the frozen units; null if these kinds have no units in the table.

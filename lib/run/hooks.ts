@@ -1,7 +1,7 @@
 // The hooks of a run, and the handle with which they read and change masks and LoRA.
 import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 import type { Stage, StepRecord } from "./contract.ts";
 import { CompressoError } from "../core/errors.ts";
 

@@ -1,5 +1,5 @@
 // How far the layers of a model are cut, by expectation or by hard masks.
-import type { LayerPart, UnitTable } from "../units/units.ts";
+import type { LayerPart, UnitTable } from "../units/table.ts";
 import type { LayerState } from "../schedule/definition.ts";
 import { keptBy } from "./methods/kept.ts";
 import type { ResolvedOptions } from "./options/options.ts";

@@ -4,7 +4,7 @@ import { fileBytes as bytesOfKind, type FileContent, type FileKind } from "../un
 import { type FileSystem, infoOf } from "../files/system.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 import { type DecoderSpec, type LayerSpec, tensorShapes } from "../spec/decoder.ts";
 
 /** Masks of a run by layer of the model as it was. */

@@ -10,11 +10,11 @@ import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts
 import { hardenMasks, type HardenOptions } from "../masks/harden.ts";
 import type { Layout } from "../units/layout.ts";
 import { shallowPlan } from "../slice/layouts.ts";
-import type { SizeTarget } from "../units/selection.ts";
 import { planSlice } from "../slice/slice.ts";
 import { parameterTarget, restPerDim, targetSparsity } from "../units/target_size.ts";
 import { countsOf, tableOf, type UniformCounts, uniformCounts } from "../units/uniform.ts";
-import { checkReachable, checkShare, hardSparsity, keptUnits, selectedSpec, type UnitTable } from "../units/units.ts";
+import { checkReachable, checkShare, hardSparsity, selectedSpec, type SizeTarget } from "../units/selection.ts";
+import { keptUnits, type UnitTable } from "../units/table.ts";
 import type { RunPosition, WantedSize } from "./contract.ts";
 import type { ExportOptions } from "../slice/export_options.ts";
 import type { Model } from "../model/model.ts";

@@ -3,7 +3,8 @@
 import { CompressoError, option } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
-import { checkLayerTargets, checkReachable, mostSparsity, type UnitTable } from "../units/units.ts";
+import { checkLayerTargets, checkReachable, mostSparsity } from "../units/selection.ts";
+import type { UnitTable } from "../units/table.ts";
 import { cubicSparsity, progressOf } from "../schedule/ramp.ts";
 import type { ScheduleOutput } from "../schedule/output.ts";
 import {

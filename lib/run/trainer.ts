@@ -16,7 +16,7 @@ import { createPass, recordGradients, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";
 import type { LayerTerms } from "../masks/baselines.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../masks/learner.ts";
-import type { UnitTable } from "../units/units.ts";
+import type { UnitTable } from "../units/table.ts";
 import type { Batch } from "../data/batches.ts";
 import { createFocus, type Focus, focusedLabels } from "./focus.ts";
 import { createGradientSum, createRankSum, type MicroBatch, microBatches } from "./micro_batches.ts";

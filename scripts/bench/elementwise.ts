@@ -22,7 +22,7 @@ import {
 } from "../../lib/nn/ops.ts";
 import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { createMaskLearner, type MaskLearner } from "../../lib/masks/learner.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { activation, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2, specOf } from "./random_model.ts";
 

@@ -1,7 +1,8 @@
 // Cuts a random share of a model's KV groups and FFN columns. Speed does not depend on which are cut.
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { selectionMasks, selectUnits, unitTable } from "../../lib/units/units.ts";
+import { selectUnits } from "../../lib/units/selection.ts";
+import { selectionMasks, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 
 const SEED = 1;

@@ -9,7 +9,7 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
-import { selectionMasks, unitTable } from "../../lib/units/units.ts";
+import { selectionMasks, unitTable } from "../../lib/units/table.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 import type {

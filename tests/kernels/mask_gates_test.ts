@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { slotLayout } from "../../lib/nn/mask_slots.ts";
 import { createMaskLearner } from "../../lib/masks/learner.ts";
-import { type UnitTable, unitTable } from "../../lib/units/units.ts";
+import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random } from "./helpers/cells.ts";
 import { createRig, drawOf, nameOf, NOISE, stretched } from "./helpers/mask_rig.ts";

@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { packTables } from "../../lib/masks/tables.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, type Cell, random, STALE } from "./helpers/cells.ts";
 import { nameOf } from "./helpers/mask_rig.ts";

@@ -6,7 +6,7 @@ import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import type { StepState } from "../../lib/nn/train/step_state.ts";
 import { CONSTRAINT_FLOATS } from "../../lib/masks/learner.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random, ROUND, STALE, stateBuffer } from "./helpers/cells.ts";
 import {

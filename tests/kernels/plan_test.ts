@@ -7,7 +7,7 @@ import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { f32, Plan, u32 } from "../../lib/gpu/plan.ts";
 import { recordCopyRows } from "../../lib/nn/ops.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { SPEC } from "../formats/models.ts";

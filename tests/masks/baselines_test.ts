@@ -4,7 +4,9 @@ import { type HfSource } from "../../lib/formats/hf/model.ts";
 import { openHfFolder } from "../disk.ts";
 import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
-import { selectUnits, type UnitKind, type UnitTable, unitTable } from "../../lib/units/units.ts";
+import type { UnitKind } from "../../lib/units/rules.ts";
+import { selectUnits } from "../../lib/units/selection.ts";
+import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 
 const MODEL = new URL("../../fixtures/golden/gqa_llama3/model", import.meta.url).pathname;
 

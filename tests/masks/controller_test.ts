@@ -5,15 +5,9 @@ import { layersAlike } from "../../lib/spec/decoder.ts";
 import { SCHEDULE_NAMES } from "../../lib/schedule/builtin.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { defaultRates } from "../../lib/run/options/rates.ts";
-import { mostSparsity } from "../../lib/units/selection.ts";
-import {
-  selectedSpec,
-  type UnitKind,
-  unitParameters,
-  type UnitRules,
-  type UnitTable,
-  unitTable,
-} from "../../lib/units/units.ts";
+import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import { mostSparsity, selectedSpec } from "../../lib/units/selection.ts";
+import { unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { type ControllerTrace, runController } from "../../scripts/controller_run.ts";
 import { decoder, layerSparsityOf, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { addGradients, gradualMasks } from "../../lib/masks/gradual.ts";
 import { packMasks } from "../../lib/nn/mask_slots.ts";
 import { heldUnits, withTheirLayers } from "../../lib/run/frozen.ts";
-import { keptUnits, type Selection, unitParameters, unitTable } from "../../lib/units/units.ts";
+import { keptUnits, type Selection, unitParameters, unitTable } from "../../lib/units/table.ts";
 import { decoder } from "../units/helpers/decoders.ts";
 
 Deno.test("a whole layer's saliency leaves out what of it is cut already, unless the layer is", () => {

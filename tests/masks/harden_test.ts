@@ -1,7 +1,7 @@
 // Hard masks from log α: the target is met, the lowest log α falls, kept units have z = 1 or the median of hard concrete.
 import assert from "node:assert/strict";
 import { hardenMasks } from "../../lib/masks/harden.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 

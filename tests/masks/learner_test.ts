@@ -6,7 +6,8 @@ import { createMaskSlots, unpackMasks } from "../../lib/nn/mask_slots.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner } from "../../lib/masks/learner.ts";
 import { cubicSparsity, progressOf } from "../../lib/schedule/ramp.ts";
-import { hardSparsity, selectUnits, type UnitTable, unitTable } from "../../lib/units/units.ts";
+import { hardSparsity, selectUnits } from "../../lib/units/selection.ts";
+import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { GROUPED, KINDS, MULTI_HEAD, UNEVEN } from "../units/helpers/decoders.ts";
 

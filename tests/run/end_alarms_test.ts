@@ -15,7 +15,7 @@ import { watchCollapse } from "../../lib/run/monitors/collapse.ts";
 import { checkFall } from "../../lib/run/monitors/constraint.ts";
 import { lookAtMasks } from "../../lib/run/monitors/mask_look.ts";
 import { FRESH_MONITORS, watchMasks } from "../../lib/run/monitors/watch.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { firstPosition } from "../../lib/run/step.ts";
 import { decoder } from "../units/helpers/decoders.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";

@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { normal, uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";

@@ -6,7 +6,7 @@ import type { WeightSource } from "../../lib/spec/source.ts";
 import { type DecoderSpec, projectionName } from "../../lib/spec/decoder.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../../lib/masks/baselines_activations.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";

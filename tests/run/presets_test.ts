@@ -12,7 +12,7 @@ import {
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/initial_log_alpha.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { decidingOptions } from "../../lib/run/identity.ts";

@@ -12,7 +12,7 @@ import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
 import { createShares, type Shares } from "../../lib/run/shares.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { saliencyOn } from "../../lib/run/methods/selector.ts";
 import { type OneShotScores, oneShotScores } from "../../lib/run/methods/one_shot_scores.ts";

@@ -5,7 +5,7 @@ import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { RunHandle } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { RATE_NAMES } from "../../lib/schedule/definition.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/step.ts";

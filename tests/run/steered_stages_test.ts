@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { prune, type PruneOptions } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { cosine, defineSchedule, linear, type ScheduleDefinition, type ScheduleInput } from "../../lib/schedule/mod.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { stepNumbers } from "../../lib/run/step.ts";

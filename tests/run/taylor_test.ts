@@ -11,7 +11,7 @@ import {
 } from "../../lib/spec/decoder.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/masks/baselines.ts";
-import { unitParameters, type UnitTable, unitTable } from "../../lib/units/units.ts";
+import { unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { createTrainer } from "../../lib/run/trainer.ts";
 import { decoderOf, lossOf } from "./helpers/decoder_f64.ts";
 import { scored, trainerOf, withGolden } from "./helpers/one_shot.ts";

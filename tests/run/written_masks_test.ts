@@ -5,7 +5,7 @@ import type { WantedSize } from "../../lib/run/contract.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { Alarm, RunHandle } from "../../lib/run/mod.ts";
 import { openModelFiles } from "../../lib/disk/open_model.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";

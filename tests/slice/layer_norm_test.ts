@@ -9,7 +9,7 @@ import type { WeightSource } from "../../lib/spec/source.ts";
 import { type DecoderSpec, parameterCount } from "../../lib/spec/decoder.ts";
 import { parameterMeasure } from "../../lib/units/target_size.ts";
 import { tableOf } from "../../lib/units/uniform.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { sharedDevice } from "../device.ts";
 import { openHfFolder } from "../disk.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";

@@ -8,7 +8,7 @@ import { parameterCount } from "../../lib/spec/decoder.ts";
 import { padded, shallow } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { padLora, shallowLora, sliceLora } from "../../lib/slice/lora.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { exportModel } from "../../lib/disk/export_model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";

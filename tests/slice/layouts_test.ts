@@ -6,7 +6,8 @@ import { type DecoderSpec, layersAlike, normName, parameterCount, projectionName
 import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { padLora, sliceLora } from "../../lib/slice/lora.ts";
-import { hardSparsity, unitTable } from "../../lib/units/units.ts";
+import { hardSparsity } from "../../lib/units/selection.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { decoder } from "../units/helpers/decoders.ts";

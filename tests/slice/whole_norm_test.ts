@@ -8,7 +8,7 @@ import { verifySliced } from "../../lib/slice/verify.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { parameterMeasure } from "../../lib/units/target_size.ts";
-import { unitTable } from "../../lib/units/units.ts";
+import { unitTable } from "../../lib/units/table.ts";
 import { sharedDevice } from "../device.ts";
 import { openHfFolder } from "../disk.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";

@@ -4,17 +4,9 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { type DecoderSpec, parameterCount } from "../../lib/spec/decoder.ts";
 import { parameterTarget } from "../../lib/units/target_size.ts";
 import { type UniformCounts, uniformCounts } from "../../lib/units/uniform.ts";
-import {
-  hardSparsity,
-  selectedSpec,
-  type Selection,
-  selectUnits,
-  type UnitKind,
-  unitParameters,
-  type UnitRules,
-  type UnitTable,
-  unitTable,
-} from "../../lib/units/units.ts";
+import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import { hardSparsity, selectedSpec, selectUnits } from "../../lib/units/selection.ts";
+import { type Selection, unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { decoder, GROUPED, KINDS, LAYER_KINDS, layerSparsityOf, UNEVEN } from "./helpers/decoders.ts";
 

@@ -4,22 +4,23 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { packMasks } from "../../lib/nn/mask_slots.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
+import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
 import {
   checkLayerTargets,
   checkReachable,
   hardSparsity,
-  keptUnits,
   mostSparsity,
   selectedSpec,
+  selectUnits,
+} from "../../lib/units/selection.ts";
+import {
+  keptUnits,
   type Selection,
   selectionMasks,
-  selectUnits,
-  type UnitKind,
   unitParameters,
-  type UnitRules,
   type UnitTable,
   unitTable,
-} from "../../lib/units/units.ts";
+} from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import {
   aliveOf,

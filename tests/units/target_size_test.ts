@@ -5,17 +5,10 @@ import { byteMeasure, byteTarget, type FileKind } from "../../lib/units/file_siz
 import { exportHf } from "../disk.ts";
 import { type DecoderSpec, parameterCount, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
 import { hardSelection } from "../../lib/masks/harden.ts";
-import { leastSize, type SizeTarget } from "../../lib/units/selection.ts";
 import { parameterMeasure, parameterTarget, restPerDim, targetSparsity } from "../../lib/units/target_size.ts";
 import { uniformCounts } from "../../lib/units/uniform.ts";
-import {
-  hardSparsity,
-  selectedSpec,
-  type Selection,
-  selectUnits,
-  type UnitTable,
-  unitTable,
-} from "../../lib/units/units.ts";
+import { hardSparsity, leastSize, selectedSpec, selectUnits, type SizeTarget } from "../../lib/units/selection.ts";
+import { type Selection, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { decoder, GROUPED, KINDS, LAYER_KINDS, MULTI_HEAD, UNEVEN } from "./helpers/decoders.ts";
 

@@ -5,7 +5,6 @@ import { type DecoderSpec, layersAlike, parameterCount } from "../../lib/spec/de
 import { gradualMasks } from "../../lib/masks/gradual.ts";
 import { hardenMasks } from "../../lib/masks/harden.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { leastSize } from "../../lib/units/selection.ts";
 import { parameterTarget } from "../../lib/units/target_size.ts";
 import {
   allRows,
@@ -16,14 +15,9 @@ import {
   uniformGoals,
   uniformSelection,
 } from "../../lib/units/uniform.ts";
-import {
-  hardSparsity,
-  mostSparsity,
-  selectedSpec,
-  type UnitRules,
-  type UnitTable,
-  unitTable,
-} from "../../lib/units/units.ts";
+import type { UnitRules } from "../../lib/units/rules.ts";
+import { hardSparsity, leastSize, mostSparsity, selectedSpec } from "../../lib/units/selection.ts";
+import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { decoder, GROUPED, MULTI_HEAD, sparsityOf, UNEVEN } from "./helpers/decoders.ts";
 

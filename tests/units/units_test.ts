@@ -2,22 +2,18 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { rankWithin } from "../../lib/masks/baselines.ts";
-import { leastSize } from "../../lib/units/selection.ts";
 import { parameterTarget } from "../../lib/units/target_size.ts";
 import { slotLayout } from "../../lib/nn/mask_slots.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import {
   checkReachable,
   hardSparsity,
+  leastSize,
   mostSparsity,
   selectedSpec,
-  type Selection,
-  selectionMasks,
   selectUnits,
-  unitParameters,
-  type UnitTable,
-  unitTable,
-} from "../../lib/units/units.ts";
+} from "../../lib/units/selection.ts";
+import { type Selection, selectionMasks, unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import {
   aliveOf,

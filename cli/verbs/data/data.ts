@@ -13,7 +13,7 @@ import { inspectData } from "./inspect.ts";
 import { fileNames, modelDigest } from "../../../lib/files/fingerprint.ts";
 import { MAX_SEED } from "../../../lib/core/random.ts";
 import { formatCount, print, printJson } from "../../terminal/output.ts";
-import { refuseInputs } from "../../own_inputs.ts";
+import { refuseInputs } from "../../refuse_inputs.ts";
 import { duration } from "../../../lib/report/numbers.ts";
 import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
 import { outputPath, realNumber, required, wholeNumber } from "../../options/values.ts";

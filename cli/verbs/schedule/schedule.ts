@@ -10,7 +10,7 @@ import { type OpenSchedule } from "../../../lib/schedule/open.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
 import { checkTrust } from "../../../lib/schedule/open.ts";
 import { scriptUrl } from "../../../lib/schedule/source.ts";
-import { refuseInputs } from "../../own_inputs.ts";
+import { refuseInputs } from "../../refuse_inputs.ts";
 import { verb } from "../../command.ts";
 import { plotColumns, plotRows } from "../../terminal/plot.ts";
 import { formatShare, note, print, printJson } from "../../terminal/output.ts";

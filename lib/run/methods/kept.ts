@@ -1,6 +1,7 @@
 // Units that masks keep, and the resulting sparsity.
 import { type MaskValues, packMasks } from "../../nn/mask_slots.ts";
-import { hardSparsity, keptUnits, type UnitTable } from "../../units/units.ts";
+import { hardSparsity } from "../../units/selection.ts";
+import { keptUnits, type UnitTable } from "../../units/table.ts";
 
 /** Units that hard masks keep. */
 export function keptBy(table: UnitTable, masks: MaskValues): Uint8Array<ArrayBuffer> {

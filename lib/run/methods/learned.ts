@@ -4,7 +4,7 @@ import { uniformGoals } from "../../units/uniform.ts";
 import { besidePrior, priorShape, saliencyPrior } from "../../masks/prior.ts";
 import { maskStart, openStart, perParameter } from "../../masks/saliency.ts";
 import { constantLogAlpha } from "../../masks/initial_log_alpha.ts";
-import { unitParameters } from "../../units/units.ts";
+import { unitParameters } from "../../units/table.ts";
 import {
   counter,
   firstBatches,

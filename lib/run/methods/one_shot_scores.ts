@@ -13,7 +13,7 @@ import { type ActivationStats, flapScores, wandaScores } from "../../masks/basel
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
 import { dealt, type Ranks } from "../../core/ranks.ts";
 import { CompressoError, option } from "../../core/errors.ts";
-import { type Selection, unitName, type UnitTable } from "../../units/units.ts";
+import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
 import type { Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { MaskValues } from "../../nn/mask_slots.ts";

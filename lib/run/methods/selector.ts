@@ -7,7 +7,7 @@ import type { hardenMasks } from "../../masks/harden.ts";
 import type { FrozenUnits } from "../../schedule/definition.ts";
 import { leastUniform, type UniformCounts } from "../../units/uniform.ts";
 import { createSaliency } from "../../masks/saliency.ts";
-import type { UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { Batch, Batches } from "../../data/batches.ts";
 import type { CalibrationData } from "../calibration.ts";

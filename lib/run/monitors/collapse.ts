@@ -1,6 +1,6 @@
 // Detects masks that collapse to all zero or all one, and layers that add nothing any more.
 import { option } from "../../core/errors.ts";
-import type { UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 import { lessAtOnce } from "./divergence.ts";

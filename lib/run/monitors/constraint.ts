@@ -4,7 +4,7 @@ import { GRADUAL_EVERY } from "../../masks/gradual.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { RecordView } from "../../schedule/definition.ts";
 import { isSingleGroup } from "../../units/uniform.ts";
-import { type UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 
 /** Tolerance for f32 sums and quotients of integers. */

@@ -5,7 +5,7 @@ import { unpackLora } from "../../nn/lora.ts";
 import { packMasks } from "../../nn/mask_slots.ts";
 import { EMBEDDING, FINAL_NORM, HEAD, PROJECT_IN, PROJECT_OUT, tensorShapes } from "../../spec/decoder.ts";
 import type { StepState } from "../../nn/train/step_state.ts";
-import type { UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import type { Batch } from "../../data/batches.ts";
 import type { Model } from "../../model/model.ts";
 import type { Inspection, Trainer } from "../trainer.ts";

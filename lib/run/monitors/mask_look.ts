@@ -1,5 +1,6 @@
 // Masks at one step as monitors and records see them: how much of each unit, layer and kind is cut.
-import { keptUnits, livingLayers, unitName, unitParameters, type UnitTable } from "../../units/units.ts";
+import { livingLayers } from "../../units/rules.ts";
+import { keptUnits, unitName, unitParameters, type UnitTable } from "../../units/table.ts";
 import { expectedCuts, layerShares } from "../layer_states.ts";
 import type { KindState, MaskLook, Rates, TrainerArrays } from "../contract.ts";
 

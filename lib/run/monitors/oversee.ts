@@ -1,7 +1,7 @@
 // Applies the monitors to one step of a run: its record with alarms, the position after it, and the resulting action.
 import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
 import { takesUniform } from "../../units/uniform.ts";
-import { type UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import { goesBeforeSize } from "../size_goal.ts";
 import type { MaskLook, RunPosition, RunState, StepRecord } from "../contract.ts";

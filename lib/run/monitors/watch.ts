@@ -2,7 +2,7 @@
 import { watchConstraint } from "./constraint.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { RecordView } from "../../schedule/definition.ts";
-import type { UnitTable } from "../../units/units.ts";
+import type { UnitTable } from "../../units/table.ts";
 import type { Finding, MonitorName, ResolvedMonitors } from "./alarm.ts";
 import { HELD_KEY, watchCollapse, watchLayers } from "./collapse.ts";
 import { NO_LOSSES, watchLoss } from "./divergence.ts";

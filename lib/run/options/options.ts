@@ -7,7 +7,7 @@ import type { KeptRule } from "../../masks/harden.ts";
 import type { LambdaRule } from "../../masks/lambda_rule.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
-import type { UnitKind, UnitRules } from "../../units/units.ts";
+import type { UnitKind, UnitRules } from "../../units/rules.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
 import type { RunHooks } from "../hooks.ts";
 import type { MaskSummary } from "../mask_summary.ts";

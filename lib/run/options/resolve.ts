@@ -9,7 +9,7 @@ import type { DecoderSpec } from "../../spec/decoder.ts";
 import { checkKept } from "../../masks/harden.ts";
 import type { Layout } from "../../units/layout.ts";
 import { leastLimit, shownLimit } from "../../masks/saliency.ts";
-import { checkKinds, checkTakenRules, type UnitKind } from "../../units/units.ts";
+import { checkKinds, checkTakenRules, type UnitKind } from "../../units/rules.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";

@@ -5,7 +5,7 @@ import { Plan } from "../../../lib/gpu/plan.ts";
 import { createMaskSlots, type MaskSlots } from "../../../lib/nn/mask_slots.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
 import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../../../lib/masks/learner.ts";
-import type { UnitTable } from "../../../lib/units/units.ts";
+import type { UnitTable } from "../../../lib/units/table.ts";
 import { uniform } from "../../../lib/core/random.ts";
 import { sparsityOf } from "../../units/helpers/decoders.ts";
 

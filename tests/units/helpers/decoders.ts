@@ -1,6 +1,7 @@
 // Specs to prune, and an independent count of their parameters.
 import { type DecoderSpec, type LayerSpec, PROJECTIONS, projectionShape } from "../../../lib/spec/decoder.ts";
-import type { UnitKind, UnitTable } from "../../../lib/units/units.ts";
+import type { UnitKind } from "../../../lib/units/rules.ts";
+import type { UnitTable } from "../../../lib/units/table.ts";
 
 /** A decoder of the given layers; what pruning does not look at is small. */
 export function decoder(

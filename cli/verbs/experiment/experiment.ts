@@ -161,7 +161,8 @@ async function run(file: string, settings: Settings): Promise<void> {
   });
   if (json) printJson({ ...report, losses: undefined, out, failed, left });
   else {
-    print(`finished    ${report.cells.length} runs; ${left} of those chosen are left`);
+    const rest = left === 0 ? "none is left" : `${left} left: the same command continues`;
+    print(`finished    ${runsText(report.cells.length)}; ${rest}`);
     print(`tables      ${files[0]}, ${files[1]}`);
     for (const chart of files.slice(2)) print(`chart       ${chart}`);
   }
@@ -275,11 +276,15 @@ function showPlan(
   const atMost = sitting.some(({ isStopped }) => isStopped) ? "at most " : "";
   print();
   print(
-    `${cells.length} runs, ${sitting.length} to do: ${atMost}${
+    `${runsText(cells.length)}, ${sitting.length} to do: ${atMost}${
       formatCount(sum(sitting, ({ steps }) => steps))
     } steps, ${formatCount(sum(sitting, ({ tokens }) => tokens))} tokens with padding; results in ${out}`,
   );
   for (const { name, state } of cells) if (state.kind === "changed") note(`${name} has changed: ${state.what}`);
+}
+
+function runsText(count: number): string {
+  return `${count} ${count === 1 ? "run" : "runs"}`;
 }
 
 function cellFacts({ name, folder, steps, tokens, state, identity }: PlannedCell): Readonly<Record<string, unknown>> {

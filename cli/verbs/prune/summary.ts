@@ -62,9 +62,9 @@ export function showSummary(
   print(
     isAlone
       ? `time        ${duration(summary.wallSeconds)}, at most ${formatBytes(summary.peakGpuBytes)} on the GPU`
-      : `time        ${timeText(summary, total)}, ${Math.round(summary.tokensPerSecond)} tokens/s, at most ${
-        formatBytes(summary.peakGpuBytes)
-      } on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
+      : `time        ${timeText(summary, total)}${
+        total > 0 ? `, ${Math.round(summary.tokensPerSecond)} tokens/s` : ""
+      }, at most ${formatBytes(summary.peakGpuBytes)} on the GPU (planned: ${formatBytes(summary.plannedGpuBytes)})`,
   );
   for (const alarm of summary.alarms) print(`alarm       ${alarmLine(alarm)}`);
   print(isAlone ? `records     ${out}/run.json` : `records     ${out}/records.jsonl, ${out}/run.json`);

@@ -1,4 +1,4 @@
-// Numbers that figures and tables compute from a run: smoothing, the steps that count, cut shares of layers, time left.
+// Numbers that figures, tiles and tables compute from a run: smoothing, the steps that count, losses at both ends, cut shares of layers, time left.
 import { type LayerSpec, linearPerDim } from "../spec/decoder.ts";
 import type { Stage, StepRecord } from "../run/contract.ts";
 import type { SizeResult } from "../run/size_goal.ts";
@@ -79,4 +79,46 @@ export function secondsLeft(records: readonly StepRecord[]): number | null {
   const last = records.at(-1);
   const seconds = mean(records.slice(-SPEED_STEPS).map(({ tokens, tokensPerSecond }) => tokens / tokensPerSecond));
   return last && Number.isFinite(seconds) ? seconds * (last.steps - last.step) : null;
+}
+
+/** The last step that pruned. */
+export function lastPruned({ records }: ReportRun): ReportRun["records"][number] | undefined {
+  return records.findLast(({ target }) => target !== null);
+}
+
+/** Said of sparsity where it is no share of the layers' linear weights, as it is elsewhere; empty where it is. */
+export function ofModel(run: ReportRun): string {
+  return sparsityOf(run) === "model" ? "of the whole model" : "";
+}
+
+/** Steps over which first and last loss are taken. */
+const ENDS = 10;
+
+/** A loss, and in words what it is of. */
+export interface LossEnd {
+  readonly value: number;
+  readonly of: string;
+}
+
+/**
+ * Training loss at both ends of a run: means of ten steps where these do not overlap, else of one step; `first` is null where there is one step
+ * alone.
+ */
+export function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; readonly last: LossEnd | null } {
+  const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);
+  if (losses.length >= 2 * ENDS) {
+    return {
+      first: { value: mean(losses.slice(0, ENDS)), of: `first ${ENDS} steps` },
+      last: { value: mean(losses.slice(-ENDS)), of: `last ${ENDS} steps` },
+    };
+  }
+  return {
+    first: first === undefined || losses.length < 2 ? null : { value: first, of: "first step" },
+    last: last === undefined ? null : { value: last, of: "last step" },
+  };
+}
+
+/** Seconds of all steps of a finished run. */
+export function stepSeconds({ seconds }: NonNullable<ReportRun["summary"]>): number {
+  return Object.values(seconds).reduce((sum, value) => sum + value, 0);
 }

@@ -4,59 +4,15 @@ import { lastPart } from "../files/path.ts";
 import { gapsOf, type PairedDifference } from "../eval/compare.ts";
 import { metricsOf } from "../eval/metrics.ts";
 import type { LossChange, TaskChange } from "../run/quality.ts";
-import { namesOneShot } from "../run/methods/names.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
-import { keptRecords, mean, secondsLeft, sparsityOf } from "./facts.ts";
+import { lastPruned, lossEnds, ofModel, stepSeconds } from "./facts.ts";
 import { ABSENT, duration, formatBytes, grouped, percent } from "./numbers.ts";
 import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
 import { grownFiles, modelInput } from "./sizes.ts";
 import { short } from "./svg.ts";
 import type { Table } from "./table.ts";
-import { keepsLayers, vocabularyRows, vocabularyTile } from "./vocabulary.ts";
-
-/** A number that stands out at the head of a report of one run. */
-export interface Tile {
-  readonly label: string;
-  readonly value: string;
-  readonly note: string;
-}
-
-/** Steps over which first and last loss are taken. */
-const ENDS = 10;
-
-/** The main numbers of one run; `isLive` says that it is under way. */
-export function tilesOf(run: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
-  const { summary, alarms, records } = run, heldout = summary?.heldoutLoss;
-  const isTrained = summary === null || records.length > 0;
-  return [
-    ...(keepsLayers(run) ? [] : [sparsityTile(run)]),
-    ...(summary ? [parameterTile(summary.parameters)] : []),
-    ...(summary?.vocabulary ? [vocabularyTile(summary.vocabulary)] : []),
-    ...(heldout
-      ? [{
-        label: "Loss, held-out rows",
-        value: short(heldout.after),
-        note: `${short(heldout.before)} before pruning; ${grouped(heldout.labels)} tokens${
-          heldout.bitsPerByte
-            ? `; bits per byte ${short(heldout.bitsPerByte.before)} → ${short(heldout.bitsPerByte.after)}`
-            : ""
-        }`,
-      }]
-      : []),
-    ...(isTrained ? [trainingTile(run)] : []),
-    ...(isTrained || !keepsLayers(run) ? [stepTile(run)] : []),
-    ...timeTiles(run, { isLive }),
-    // Nothing watches where a vocabulary is cut and nothing is trained.
-    ...(isTrained || !keepsLayers(run)
-      ? [{
-        label: "Alarms",
-        value: String(alarms.length),
-        note: alarms.length === 0 ? "the monitors saw nothing unusual" : "see below",
-      }]
-      : []),
-  ];
-}
+import { keepsLayers, vocabularyRows } from "./vocabulary.ts";
 
 /** Rows about a loss before and after pruning: its name, and what it is in a run. */
 function lossRows(
@@ -89,54 +45,6 @@ function taskCell(task: TaskChange | undefined): string {
   const points = { ...gap, difference: 100 * gap.difference, low: 100 * gap.low, high: 100 * gap.high };
   const of = `${grouped(task.after.n)}${name === "exact_match" ? ", exact match" : ""}`;
   return `${percent(after)} %; before pruning ${percent(before)} % of ${of}${rangeOf(points)}`;
-}
-
-function sparsityTile(run: ReportRun): Tile {
-  const { summary, records, options } = run, pruned = lastPruned(run), label = "Sparsity";
-  const of = ofModel(run) && `, ${ofModel(run)}`;
-  if (summary) {
-    const { hard, target } = summary.sparsity;
-    return { label, value: percent(hard), note: `hard${of}; target ${percent(target)}` };
-  }
-  if (pruned) {
-    const { expected, target } = pruned;
-    return { label, value: percent(expected ?? NaN), note: `expected${of}; target ${percent(target ?? NaN)}` };
-  }
-  const isCut = records.length > 0 && namesOneShot(options?.["method"]);
-  return { label, value: ABSENT, note: isCut ? "cut before the first step" : "the pruning stage has not begun" };
-}
-
-function parameterTile({ before, after }: { readonly before: number; readonly after: number }): Tile {
-  return { label: "Parameters", value: brief(after), note: `of ${grouped(before)}: ${percent(after / before)}` };
-}
-
-function trainingTile(run: ReportRun): Tile {
-  const { first, last } = lossEnds(run), label = "Training loss";
-  if (!first || !last) return { label, value: short(last?.value ?? NaN), note: last ? last.of : "no step yet" };
-  return { label, value: short(last.value), note: `${last.of}; ${first.of}: ${short(first.value)}` };
-}
-
-function stepTile({ records, summary }: ReportRun): Tile {
-  const last = records.at(-1), label = "Steps", value = `${last?.step ?? 0}`;
-  if (!last) return { label, value, note: summary ? "none were asked for" : "none yet" };
-  const isEarly = summary !== null && last.step < last.steps;
-  return { label, value, note: `of ${last.steps}${isEarly ? "; a schedule ended the last stage" : ""}` };
-}
-
-function timeTiles({ summary, records }: ReportRun, { isLive }: { readonly isLive: boolean }): Tile[] {
-  if (summary) {
-    const { wallSeconds, resumedAfter } = summary;
-    return [{
-      label: "Time",
-      value: duration(wallSeconds),
-      note: resumedAfter > 0
-        ? `since it was resumed after step ${resumedAfter}`
-        : `of which steps ${duration(stepSeconds(summary))}`,
-    }];
-  }
-  const left = isLive ? secondsLeft(records) : null;
-  if (left === null) return [];
-  return [{ label: "Time left", value: duration(left), note: "for the steps, at the present speed" }];
 }
 
 /** What the runs came to, a column for each. */
@@ -412,49 +320,11 @@ function stateOf({ summary, records }: ReportRun): string {
   return last ? `not finished: ${last.stage}, step ${last.step} of ${last.steps}` : "not finished: no step yet";
 }
 
-/** The last step that pruned. */
-function lastPruned({ records }: ReportRun): ReportRun["records"][number] | undefined {
-  return records.findLast(({ target }) => target !== null);
-}
-
-/** Said of sparsity where it is no share of the layers' linear weights, as it is elsewhere; empty where it is. */
-function ofModel(run: ReportRun): string {
-  return sparsityOf(run) === "model" ? "of the whole model" : "";
-}
-
 /** A run's sparsity as a cell beside those of others. */
 function shareOf(run: ReportRun, sparsity: number | null | undefined): string {
   if (keepsLayers(run)) return ABSENT;
   const text = percent(sparsity ?? NaN), of = ofModel(run);
   return text === ABSENT || of === "" ? text : `${text} ${of}`;
-}
-
-/** A loss, and in words what it is of. */
-interface LossEnd {
-  readonly value: number;
-  readonly of: string;
-}
-
-/**
- * Training loss at both ends of a run: means of ten steps where these do not overlap, else of one step; `first` is null where there is one step
- * alone.
- */
-function lossEnds({ records }: ReportRun): { readonly first: LossEnd | null; readonly last: LossEnd | null } {
-  const losses = keptRecords(records).map(({ loss }) => loss), [first] = losses, last = losses.at(-1);
-  if (losses.length >= 2 * ENDS) {
-    return {
-      first: { value: mean(losses.slice(0, ENDS)), of: `first ${ENDS} steps` },
-      last: { value: mean(losses.slice(-ENDS)), of: `last ${ENDS} steps` },
-    };
-  }
-  return {
-    first: first === undefined || losses.length < 2 ? null : { value: first, of: "first step" },
-    last: last === undefined ? null : { value: last, of: "last step" },
-  };
-}
-
-function stepSeconds({ seconds }: NonNullable<ReportRun["summary"]>): number {
-  return Object.values(seconds).reduce((sum, value) => sum + value, 0);
 }
 
 /** Nested options by dotted names. */
@@ -478,11 +348,4 @@ function flattened(options: Readonly<Record<string, unknown>>, prefix = ""): [st
 
 function withoutEmpty({ rows, ...table }: Table): Table {
   return { ...table, rows: rows.filter(([, ...cells]) => cells.some((cell) => cell !== ABSENT)) };
-}
-
-/** A count that is read at a glance: 729,238, 113.3 M, 5.40 B. */
-function brief(count: number): string {
-  if (count < 1e6) return grouped(count);
-  const [unit, letter] = count < 1e9 ? [1e6, "M"] : [1e9, "B"];
-  return `${(count / unit).toPrecision(4)} ${letter}`;
 }

@@ -11,11 +11,11 @@ import {
   optionTable,
   resultTable,
   sizeTable,
-  tilesOf,
 } from "./overview.ts";
 import { pageHtml } from "./page.ts";
 import type { ReportRun } from "./read_run.ts";
 import { escape } from "./svg.ts";
+import { tilesOf } from "./tiles.ts";
 import { type Table, tableHtml } from "./table.ts";
 
 /** Options of {@link renderReport}. */

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { defaultText, paperText } from "../cli/options/table_flags.ts";
 import { flagOf, spellFlag } from "../cli/options/spelling.ts";
 import { spelled } from "../lib/core/errors.ts";
-import { ruleOf } from "../lib/run/options/check.ts";
+import { methodsNamed, ruleOf } from "../lib/run/options/check.ts";
 import { isInExperiments } from "../lib/experiment/options.ts";
 import { entryOf, nameOf, OPTION_GROUPS, OPTION_PATHS, type OptionPath } from "../lib/run/options/table.ts";
 import { OUTER_RATES, RATE_NAMES } from "../lib/schedule/definition.ts";
@@ -63,7 +63,7 @@ function entryText(path: OptionPath): string {
     ...(["text", "value", "calibration", "alarms", "list"].includes(type) ? [] : [ruleOf(path)]),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`preset: ${paper}`]),
-    ...(methods === undefined ? [] : [`for the methods ${methods.join(", ")}`]),
+    ...(methods === undefined ? [] : [`for ${methodsNamed(methods)}`]),
     ...(needs === undefined ? [] : [`goes with \`${spellFlag(needs.path, needs.values?.map(String).join("|"))}\``]),
     ...(excludes === undefined
       ? []

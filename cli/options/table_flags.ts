@@ -1,7 +1,7 @@
 // Flags of the options of pruning, from their table: declaration with help and group, parsing, and how an error names them.
 import { type CommandUnknownOpts, Option } from "../packages.ts";
 import { CompressoError, spelled } from "../../lib/core/errors.ts";
-import { accepts, atPaths, meantBy, PRUNE_PATHS, ruleOf } from "../../lib/run/options/check.ts";
+import { accepts, atPaths, meantBy, methodsNamed, PRUNE_PATHS, ruleOf } from "../../lib/run/options/check.ts";
 import {
   entryOf,
   type NameOf,
@@ -98,7 +98,7 @@ function extraOf(path: OptionPath): string {
       : []),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`paper: ${paper}`]),
-    ...(methods === undefined ? [] : [`for ${methods.join(", ")}`]),
+    ...(methods === undefined ? [] : [`for ${methodsNamed(methods)}`]),
   ];
   return notes.length === 0 ? "" : ` (${notes.join("; ")})`;
 }

@@ -142,6 +142,11 @@ export function ruleOf(path: OptionPath): string {
   }
 }
 
+/** The methods that take an option, in words. */
+export function methodsNamed(methods: readonly string[]): string {
+  return `the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`;
+}
+
 /** Whether an option may have a value, by its type, words and bounds. */
 export function accepts(path: OptionPath, value: unknown): boolean {
   const entry = entryOf(path), { type, words = [] } = entry;
@@ -259,7 +264,7 @@ export function checkTogether(
     if (!methods.some((one) => one === method)) {
       throw new CompressoError("usage", {
         what: what ?? `cannot use ${option(path)}`,
-        rule: `${option(path)} is for the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`,
+        rule: `${option(path)} is for ${methodsNamed(methods)}`,
         value: `method ${method}`,
         fix: "leave it out, or choose another method",
         option: path,

@@ -610,7 +610,7 @@ export const OPTION_TABLE = {
     of: "pruneToFolder",
     name: "saveAdapter",
     group: "files",
-    help: "save LoRA too, in PEFT's format: adapter/, for the sliced model without it, unmerged/",
+    help: "save LoRA apart too, in PEFT's format: adapter/, and the sliced model without it: unmerged/",
   },
   checkpointEvery: {
     type: "count",
@@ -637,7 +637,7 @@ export const OPTION_TABLE = {
     of: "pruneToFolder",
     group: "files",
     needs: { path: "resume" },
-    help: `what ${option("resume")} may have otherwise than the run began with`,
+    help: `what may differ from the run that ${option("resume")} continues: schedule, rates or both`,
   },
   "export.replace": {
     type: "switch",

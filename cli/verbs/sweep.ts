@@ -20,7 +20,8 @@ import { type Parse, required, wrong } from "../options/values.ts";
 import { placeOption } from "../terminal/help.ts";
 import { note, print, printJson } from "../terminal/output.ts";
 import { calibrationChoice } from "./prune/calibration.ts";
-import { dataPathOf, evaluationOf, resumeCommand, startRun } from "./prune/run.ts";
+import { dataPathOf, evaluationOf } from "./prune/inputs.ts";
+import { resumeCommand, startRun } from "./prune/run.ts";
 import { refuseFile } from "./prune/run_folder.ts";
 
 /** Options of a run that a sweep has of its own, or that are of one run alone. */

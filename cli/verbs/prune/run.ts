@@ -1,17 +1,14 @@
 // Runs `prune`: reads its inputs, prunes with progress and Ctrl-C, and prints the summary.
 import { basename, join, resolve } from "node:path";
 import { CompressoError, option } from "../../../lib/core/errors.ts";
-import { scheduleName } from "../../../lib/experiment/identity.ts";
 import { given } from "../../../lib/core/check_options.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
-import { isOfPath } from "../../../lib/files/bytes.ts";
 import { type DataReport, type Row } from "../../../lib/data/rows.ts";
-import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { readRows } from "../../../lib/disk/rows.ts";
 import { isHubName } from "../../../lib/hub/name.ts";
-import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
 import { disk } from "../../../lib/files/disk.ts";
 import { modelInfo } from "../../../lib/formats/open.ts";
-import { DEMO, demoData, modelPath, openModelFiles } from "../../../lib/disk/open_model.ts";
+import { DEMO, modelPath, openModelFiles } from "../../../lib/disk/open_model.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
@@ -21,7 +18,7 @@ import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
-import type { AskedOptions, PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import type { AskedOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
 import {
@@ -41,16 +38,16 @@ import type { PruneSession } from "../../../lib/run/session.ts";
 import { alarmLine } from "./alarms.ts";
 import { programAsRun, shellWord } from "../../command.ts";
 import { fetchInputs, modelName, pinned } from "../../hub.ts";
-import { calibrationChoice, calibrationName, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
+import { calibrationChoice, calibrationOf, type ChosenFlags, NONE } from "./calibration.ts";
 import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
-import { readText } from "../../terminal/read_text.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
 import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
 import type { MpiRanks } from "../../../lib/disk/mpi.ts";
 import { withRanks } from "../../ranks.ts";
+import { checkVocabularyData, dataPathOf, evaluationOf, type Inputs, inputsOf, vocabularyRows } from "./inputs.ts";
 import { layoutLines } from "./layout_lines.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } from "./run_folder.ts";
@@ -135,20 +132,6 @@ async function decided({ mayDiffer, ...flags }: TypedFlags): Promise<RunFlags> {
   return { ...flags, resume, ...(resume ? given({ mayDiffer }) : {}) };
 }
 
-/** What is measured beside held-out rows. */
-export async function evaluationOf(
-  { evalText, evalTasks, taskData, evalLimit }: TableFlags,
-): Promise<Pick<PruneOptions, "evaluate">> {
-  const text = evalText === undefined ? undefined : await readText(evalText);
-  const evaluate = given({ text, tasks: evalTasks, taskData, questions: evalLimit });
-  return Object.keys(evaluate).length > 0 ? { evaluate } : {};
-}
-
-/** Digests and names of the inputs of a run. */
-type Inputs =
-  & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
-  & { readonly vocabulary?: string };
-
 /** Settings of a run, before its model and rows are read. */
 export interface Driven<T> {
   /** Runs it, with all that is read and shown: `pruneToFolder`, or a sweep. */
@@ -220,69 +203,6 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
     }
     throw error;
-  }
-}
-
-/** Refuses texts for a vocabulary that is not cut. Throws `CompressoError("usage")`. */
-function checkVocabularyData(
-  { vocabData }: Pick<TableFlags, "vocabData">,
-  { units }: Pick<ResolvedOptions, "units">,
-): void {
-  if (vocabData === undefined || units.includes("vocab")) return;
-  throw new CompressoError("usage", {
-    what: "cannot use --vocab-data",
-    rule: "it is of the unit vocab",
-    value: `--units ${units.join(",")}`,
-    fix: "leave it out, or add vocab to --units",
-    option: "vocabData",
-  });
-}
-
-/** Rows of --vocab-data; undefined without. */
-async function vocabularyRows({ vocabData, textField, skipBroken }: ChosenFlags): Promise<readonly Row[] | undefined> {
-  if (vocabData === undefined) return undefined;
-  return (await readRows(vocabData, given({ textField, skipBroken }))).rows;
-}
-
-/** The data of a run: the demo has its own. */
-export function dataPathOf(
-  path: string,
-  { data, units, steps, vocabData }: Pick<TableFlags, "data" | "units" | "steps" | "vocabData">,
-): string {
-  if (data !== undefined) return data;
-  if (path === DEMO) return demoData("train");
-  if (vocabData !== undefined && cutsVocabularyAlone({ units, steps })) return vocabData;
-  throw new CompressoError("usage", {
-    what: "cannot prune without data",
-    rule: "--data names instruction rows or texts; only demo has its own",
-    fix: "add --data FILE",
-    value: "no --data",
-  });
-}
-
-/** What determines a run and its files besides its options. */
-async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
-  const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = flags;
-  const { dtype, ggufDtype, saveAdapter } = flags;
-  const data = dataPathOf(path, flags);
-  try {
-    return {
-      model: await modelDigest(await modelPath(path)),
-      baseDtype: baseDtype ?? "f16",
-      data: `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
-      calibration: await calibrationName(calibration),
-      schedule: await scheduleName(schedule, { trust }),
-      files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
-      ...(flags.vocabData === undefined ? {} : { vocabulary: await fileDigest(await dataPath(flags.vocabData)) }),
-    };
-  } catch (error) {
-    if (!isOfPath(error)) throw error;
-    throw new CompressoError("input", {
-      what: "cannot tell whether the run is the same",
-      rule: "model and data are there, and may be read",
-      value: error.message,
-      fix: "check the paths, and the rights to them",
-    }, { cause: error });
   }
 }
 

@@ -1,0 +1,93 @@
+// What a run reads beside its model: data, texts of a vocabulary and of measures, and the digests that tell whether a resumed run has the same.
+import { given } from "../../../lib/core/check_options.ts";
+import { CompressoError } from "../../../lib/core/errors.ts";
+import type { Row } from "../../../lib/data/rows.ts";
+import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
+import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { scheduleName } from "../../../lib/experiment/identity.ts";
+import { isOfPath } from "../../../lib/files/bytes.ts";
+import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
+import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
+import type { TableFlags } from "../../options/table_flags.ts";
+import { readText } from "../../terminal/read_text.ts";
+import { calibrationName, type ChosenFlags } from "./calibration.ts";
+
+/** What is measured beside held-out rows. */
+export async function evaluationOf(
+  { evalText, evalTasks, taskData, evalLimit }: TableFlags,
+): Promise<Pick<PruneOptions, "evaluate">> {
+  const text = evalText === undefined ? undefined : await readText(evalText);
+  const evaluate = given({ text, tasks: evalTasks, taskData, questions: evalLimit });
+  return Object.keys(evaluate).length > 0 ? { evaluate } : {};
+}
+
+/** Digests and names of the inputs of a run. */
+export type Inputs =
+  & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
+  & { readonly vocabulary?: string };
+
+/** Refuses texts for a vocabulary that is not cut. Throws `CompressoError("usage")`. */
+export function checkVocabularyData(
+  { vocabData }: Pick<TableFlags, "vocabData">,
+  { units }: Pick<ResolvedOptions, "units">,
+): void {
+  if (vocabData === undefined || units.includes("vocab")) return;
+  throw new CompressoError("usage", {
+    what: "cannot use --vocab-data",
+    rule: "it is of the unit vocab",
+    value: `--units ${units.join(",")}`,
+    fix: "leave it out, or add vocab to --units",
+    option: "vocabData",
+  });
+}
+
+/** Rows of --vocab-data; undefined without. */
+export async function vocabularyRows(
+  { vocabData, textField, skipBroken }: ChosenFlags,
+): Promise<readonly Row[] | undefined> {
+  if (vocabData === undefined) return undefined;
+  return (await readRows(vocabData, given({ textField, skipBroken }))).rows;
+}
+
+/** The data of a run: the demo has its own. */
+export function dataPathOf(
+  path: string,
+  { data, units, steps, vocabData }: Pick<TableFlags, "data" | "units" | "steps" | "vocabData">,
+): string {
+  if (data !== undefined) return data;
+  if (path === DEMO) return demoData("train");
+  if (vocabData !== undefined && cutsVocabularyAlone({ units, steps })) return vocabData;
+  throw new CompressoError("usage", {
+    what: "cannot prune without data",
+    rule: "--data names instruction rows or texts; only demo has its own",
+    fix: "add --data FILE",
+    value: "no --data",
+  });
+}
+
+/** What determines a run and its files besides its options. */
+export async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
+  const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = flags;
+  const { dtype, ggufDtype, saveAdapter } = flags;
+  const data = dataPathOf(path, flags);
+  try {
+    return {
+      model: await modelDigest(await modelPath(path)),
+      baseDtype: baseDtype ?? "f16",
+      data: `${await fileDigest(await dataPath(data))} ${JSON.stringify({ textField, limitRows, skipBroken })}`,
+      calibration: await calibrationName(calibration),
+      schedule: await scheduleName(schedule, { trust }),
+      files: JSON.stringify({ dtype, ggufDtype, saveAdapter }),
+      ...(flags.vocabData === undefined ? {} : { vocabulary: await fileDigest(await dataPath(flags.vocabData)) }),
+    };
+  } catch (error) {
+    if (!isOfPath(error)) throw error;
+    throw new CompressoError("input", {
+      what: "cannot tell whether the run is the same",
+      rule: "model and data are there, and may be read",
+      value: error.message,
+      fix: "check the paths, and the rights to them",
+    }, { cause: error });
+  }
+}

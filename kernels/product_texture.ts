@@ -46,8 +46,8 @@ export interface TextureProduct {
    */
   readonly low?: boolean;
   /**
-   * A workgroup is one subgroup. Its lanes load different texels of A and broadcast them to all others; otherwise each
-   * lane loads the same texels. Requires subgroups of {@link TEXTURE_LANES}, lanes numbered like invocations, and A
+   * A workgroup is one subgroup. Its lanes load different texels of A and hand them to all others; otherwise each lane
+   * loads the same texels. Requires subgroups of {@link TEXTURE_LANES}, lanes numbered like invocations, and A
    * stored [m][k].
    */
   readonly broadcast?: boolean;
@@ -57,6 +57,12 @@ export interface TextureProduct {
 export const TEXTURE_LANES = 8;
 const LANES = TEXTURE_LANES;
 const XYZW = ["x", "y", "z", "w"] as const;
+
+/**
+ * Indices of lanes, which the compiler must not know: it shuffles by a constant in two instructions, and by a vector of
+ * indices in one. (`p.accumulate` is 0 or 1.)
+ */
+const LANE_INDICES = lines(LANES, (i) => `  let lane${i} = (p.accumulate >> 1u) + ${i}u;`);
 
 /** Columns of C that one workgroup owns. */
 export function textureTileColumns({ vectors }: TextureProduct): number {
@@ -118,6 +124,7 @@ ${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.x * ${rows}u;
   let x0 = group.y * ${isPaired(variant) ? LANES * vectors / 2 : LANES * vectors}u + lane;
+${variant.broadcast ? LANE_INDICES : ""}
 ${lines(tiles, (i) => `  var c${i} = vec4f();`)}
 ${loop(main)}
 ${low ? loop(second) : ""}
@@ -186,7 +193,7 @@ ${oneStep(of)}
 /**
  * Everything is loaded first, since a load is a call that clobbers all registers. If lanes share A there are few loads
  * of it, and it is better to keep a column of B in registers for all rows: each column is loaded right before its
- * multiply-adds.
+ * multiply-adds, unless it is codes, of which all columns are few loads.
  */
 function oneStep(of: Loop): string {
   const { variant, dtype } = of, { rows, vectors, broadcast } = variant;
@@ -202,12 +209,14 @@ function oneStep(of: Loop): string {
     ].filter((text) => text !== "").join("\n");
   }
   const width = dtype !== "f32" && !variant.transposeB ? 2 : 1; // columns of one load of B
+  const isEarly = isQuantized(dtype) && variant.transposeB;
   return [
+    isEarly ? loadB(of, all) : "",
     loadA(of),
     ...range(vectors / width).flatMap((index) => {
       const columns = all.slice(index * width, (index + 1) * width);
       return [
-        loadB(of, columns),
+        isEarly ? "" : loadB(of, columns),
         ...columns.flatMap((v) =>
           chunks.flatMap((chunk) => [
             unpack(of, chunk, v),
@@ -271,10 +280,10 @@ function loadShared(
   });
 }
 
-/** Broadcasts the A texel of a row to all lanes, for one column: kept longer it would be spilled. */
+/** Hands the A texel of a row to all lanes, for one column: kept longer it would be spilled. */
 function share(chunk: number, cell: Cell): string {
   const { r } = cell;
-  return `    let ${sharedName(chunk, cell)} = subgroupBroadcast(s${Math.floor(r / LANES)}_${chunk}, ${r % LANES}u);`;
+  return `    let ${sharedName(chunk, cell)} = subgroupShuffle(s${Math.floor(r / LANES)}_${chunk}, lane${r % LANES});`;
 }
 
 function sharedName(chunk: number, { r, v }: Cell): string {

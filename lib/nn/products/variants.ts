@@ -54,12 +54,27 @@ const CHOICES: Readonly<Record<ProductFamily, readonly Choice[]>> = {
   "matmul-buffer": [{ upTo: Infinity, tiles: tiles("4x4 2x4 4x2 8x4 8x8") }],
 };
 
+/** Tiles for more than `above` rows. */
+interface LargeChoice {
+  readonly above: number;
+  readonly tiles: readonly Tile[];
+}
+
+const LARGE: LargeChoice = { above: 64, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
+/** Of fewer rows, such as those of a chunk of the output head, a last tile of 26 rows may compute many for nothing. */
+const LARGE_CODES: LargeChoice = { above: 192, tiles: tiles("26x8 16x8 8x8 24x8 32x8 16x16") };
 /**
- * If lanes share A, more rows cost few loads of it, and a column of B is unpacked once for all: f32 and q8 take so little
- * code for that that 32 rows fit a CPU's instruction cache. (q4 lost a quarter backward.)
+ * If lanes share A, more rows a tile cost few loads of it, and a column of B is unpacked once for all. But a loop of more
+ * than some 20 KB of code runs at half its speed in some versions of the code, and in some processes: of the tiles that
+ * were as fast in each of many processes, these were the best.
  */
-const SHARED_MANY: Choice = { upTo: Infinity, tiles: tiles("32x8 16x8 8x8 24x8 16x16") };
-const SHARED_FROM = 64;
+const SHARED_MANY: Readonly<Record<string, LargeChoice>> = {
+  "forward f32": LARGE,
+  "backward f32": LARGE,
+  "forward q8": LARGE_CODES,
+  "forward q4": LARGE_CODES,
+  "backward q4": LARGE,
+};
 
 /**
  * Sizes up to this have separate keys. Larger ones use the nearest power of √2, so that layers of uneven widths share a
@@ -71,7 +86,7 @@ const MOST = 2 ** 13;
 
 /** The tile that the device uses for a product: the tuned tile, or the default. */
 export function productTile(device: Device, product: Product): Tile {
-  const all = choiceOf(device, product).tiles, name = tuningOf(device).get(productKey(product));
+  const all = tilesOf(device, product), name = tuningOf(device).get(productKey(product));
   const tile = name === undefined ? undefined : all.find((known) => tileName(known) === name);
   return tile ?? defaultTile(device, product);
 }
@@ -86,7 +101,7 @@ export function sharesA(device: Device, { rows }: Tile): boolean {
 
 /** Tiles that a device can use for a product, the default first. */
 export function candidateTiles(device: Device, product: Product): readonly Tile[] {
-  const all = choiceOf(device, product).tiles;
+  const all = tilesOf(device, product);
   if (product.family !== "linear-buffer") return all;
   return all.filter((tile) => tiledBytes(tile) <= device.limits.maxComputeWorkgroupStorageSize);
 }
@@ -111,17 +126,16 @@ export function measuredSide(size: number): number {
   return Math.min(size, MOST);
 }
 
-function choiceOf(device: Device, { family, m, dtype }: Product): Choice {
-  const isShared = family === "linear-texture" && (dtype === "f32" || dtype === "q8") && m > SHARED_FROM &&
-    exchangesLanes(device);
-  if (isShared) return SHARED_MANY;
+function tilesOf(device: Device, { family, layout, dtype, m }: Product): readonly Tile[] {
+  const shared = family === "linear-texture" && exchangesLanes(device) ? SHARED_MANY[`${layout} ${dtype}`] : undefined;
+  if (shared && m > shared.above) return shared.tiles;
   const choice = CHOICES[family].find(({ upTo }) => m <= upTo);
   if (!choice) throw new Error(`no tile of ${family} for ${m} rows`);
-  return choice;
+  return choice.tiles;
 }
 
 function defaultTile(device: Device, product: Product): Tile {
-  const [tile] = choiceOf(device, product).tiles;
+  const [tile] = tilesOf(device, product);
   if (!tile) throw new Error(`no tile of ${product.family}`);
   return tile;
 }

@@ -103,19 +103,21 @@ ${
 }
 
 /**
- * Adds up what the scores weight, four streamed rows at a time, up to the row `end`. The columns of a sum are loaded
- * right before their multiply-adds: kept longer they would be spilled.
+ * Adds up what the scores weight, four streamed rows at a time, up to the row `end`. Each column of a sum has a loop of
+ * its own: short loops are faster, and columns that are kept longer would be spilled.
  */
 export function weighted(tile: AttentionLanes, end: string, pairs: readonly Weighted[]): string {
   const locate = (i: number): string => {
     const part = PARTS[i];
     return `      let x_${i} = subgroupShuffle(x.${part}, part) + lane; let y_${i} = subgroupShuffle(y.${part}, part);`;
   };
-  return `    let parts = min(${LANES}u, (${end} - j + 3u) / 4u);
-    for (var part = 0u; part < parts; part++) {
+  const loop = (pair: Weighted, c: number): string =>
+    `    for (var part = 0u; part < parts; part++) {
 ${lines(range(4), locate)}
-${pairs.flatMap((pair) => columnsOf(tile).map((c) => weightedColumn(tile, pair, c))).join("\n")}
+${weightedColumn(tile, pair, c)}
     }`;
+  return `    let parts = min(${LANES}u, (${end} - j + 3u) / 4u);
+${pairs.flatMap((pair) => columnsOf(tile).map((c) => loop(pair, c))).join("\n")}`;
 }
 
 function weightedColumn(tile: AttentionLanes, { sum, weight, streamed }: Weighted, c: number): string {

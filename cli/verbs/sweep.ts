@@ -20,6 +20,7 @@ import { type Parse, required, wrong } from "../options/values.ts";
 import { placeOption } from "../terminal/help.ts";
 import { note, print, printJson } from "../terminal/output.ts";
 import { calibrationChoice } from "./prune/calibration.ts";
+import { UNMEASURED } from "./prune/quality.ts";
 import { dataPathOf, evaluationOf } from "./prune/inputs.ts";
 import { resumeCommand, startRun } from "./prune/run.ts";
 import { refuseFile } from "./prune/run_folder.ts";
@@ -157,13 +158,14 @@ function show(result: SweepResult, out: string): void {
   const { head, rows } = sweepTable(result), all = [head, ...rows];
   const widths = head.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)));
   for (const row of all) print(row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd());
-  const { knee } = result;
+  const { knee, points } = result, isMeasured = points.some(({ heldout, text }) => heldout ?? text);
+  const none = isMeasured ? "the loss rises evenly, or not at all" : UNMEASURED;
   print(
-    knee
-      ? `knee        ${
-        Number((100 * knee.sparsity).toPrecision(6))
-      } %: past it further cuts cost more than the mean one`
-      : "knee        none: the loss rises evenly, or not at all",
+    `knee        ${
+      knee
+        ? `${Number((100 * knee.sparsity).toPrecision(6))} %: past it further cuts cost more than the mean one`
+        : `none: ${none}`
+    }`,
   );
   print(`results     ${out}/sweep.html, ${out}/sweep.svg, ${out}/${SWEEP_FILE}`);
 }

@@ -28,8 +28,13 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
   ];
 }
 
-/** Says where the loss, or with another vocabulary bits per byte, is so much higher that the model may be of little use. */
-export function qualityWarnings({ heldoutLoss, evaluation: { text }, vocabulary }: Qualities): string[] {
+/** Why there is no loss before and after. */
+export const UNMEASURED = "no loss was measured, as there are too few rows to hold some out: give more, or --eval-text";
+
+/** Says where nothing was measured, or the loss, or with another vocabulary bits per byte, is so much higher that the model may be of little use. */
+export function qualityWarnings({ heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities): string[] {
+  const isMeasured = heldoutLoss ?? text ?? vocabulary?.heldout ?? vocabulary?.text ?? Object.keys(tasks).length > 0;
+  if (!isMeasured) return [`compresso: warning: ${UNMEASURED}`];
   const cut = "less sparsity, more steps or more rows keep more";
   const words = "a larger --vocab-size, or --vocab-data like these texts, keeps more";
   const measures = [

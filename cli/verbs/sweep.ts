@@ -6,7 +6,7 @@ import { given } from "../../lib/core/check_options.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { isHubName } from "../../lib/hub/name.ts";
 import { sweep, SWEEP_FILE } from "../../lib/experiment/sweep.ts";
-import type { SweepResult } from "../../lib/experiment/sweep_points.ts";
+import { hasLosses, type SweepResult } from "../../lib/experiment/sweep_points.ts";
 import { sweepTable } from "../../lib/experiment/sweep_report.ts";
 import { checkTogether, PRUNE_PATHS } from "../../lib/run/options/check.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
@@ -158,8 +158,7 @@ function show(result: SweepResult, out: string): void {
   const { head, rows } = sweepTable(result), all = [head, ...rows];
   const widths = head.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)));
   for (const row of all) print(row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd());
-  const { knee, points } = result, isMeasured = points.some(({ heldout, text }) => heldout ?? text);
-  const none = isMeasured ? "the loss rises evenly, or not at all" : UNMEASURED;
+  const { knee } = result, none = hasLosses(result) ? "the loss rises evenly, or not at all" : UNMEASURED;
   print(
     `knee        ${
       knee

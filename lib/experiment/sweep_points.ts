@@ -134,3 +134,8 @@ function bytesOf(model: Model, spec: DecoderSpec, ggufDtype: GgufDtype = "auto")
     throw error;
   }
 }
+
+/** Whether a loss was measured, on held-out rows or a text: else there is no knee, and nothing to draw. */
+export function hasLosses({ points }: Pick<SweepResult, "points">): boolean {
+  return points.some(({ heldout, text }) => (heldout ?? text) !== null);
+}

@@ -7,13 +7,13 @@ import { pageHtml } from "../report/page.ts";
 import { escape, short } from "../report/svg.ts";
 import { type Table, tableHtml } from "../report/table.ts";
 import type { LossChange } from "../run/quality.ts";
-import { accuracyOf, type SweepPoint, type SweepResult } from "./sweep_points.ts";
+import { accuracyOf, hasLosses, type SweepPoint, type SweepResult } from "./sweep_points.ts";
 
 const ABSENT = "–";
 
 /** The table of a sweep: a row for the model before pruning, and one for each sparsity. */
-export function sweepTable({ dense, ggufDtype, points, knee }: SweepResult): Table {
-  const [first] = points, tasks = Object.keys(first?.tasks ?? {});
+export function sweepTable(result: SweepResult): Table {
+  const { dense, ggufDtype, points, knee } = result, [first] = points, tasks = Object.keys(first?.tasks ?? {});
   const of = (name: "text" | "heldout"): LossColumn[] => first?.[name] ? lossColumns(name) : [];
   const columns: readonly LossColumn[] = [...of("heldout"), ...of("text")];
   const size = ({ parameters, bytes }: Pick<SweepPoint, "parameters" | "bytes">): string[] => [
@@ -26,7 +26,9 @@ export function sweepTable({ dense, ggufDtype, points, knee }: SweepResult): Tab
       return score ? `${short(100 * metricsOf(score)[0].value)} %` : ABSENT;
     });
   return {
-    caption: `Quality against size. ${knee ? `The knee is at ${share(knee.sparsity)}` : "There is no knee"}.`,
+    caption: `Quality against size. ${
+      knee ? `The knee is at ${share(knee.sparsity)}` : hasLosses(result) ? "There is no knee" : "No loss was measured"
+    }.`,
     head: ["sparsity", "parameters", `GGUF, ${ggufDtype}`, ...columns.map(({ name }) => name), ...tasks],
     rows: [
       [
@@ -84,9 +86,7 @@ export function sweepPage(result: SweepResult): string {
     content: `<section><h2>Result</h2>
 ${tableHtml(sweepTable(result), "sweep-table")}
 </section>
-<section><h2>Chart</h2>
-<figure>${sweepChart(result)}</figure>
-</section>
+${hasLosses(result) ? `<section><h2>Chart</h2>\n<figure>${sweepChart(result)}</figure>\n</section>` : ""}
 <section><h2>Runs</h2>
 <ul>${links}</ul>
 </section>`,

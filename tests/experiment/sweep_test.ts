@@ -5,7 +5,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { sweep, type SweepOptions, type SweepResult } from "../../lib/experiment/mod.ts";
 import { sweepSchedule } from "../../lib/experiment/sweep.ts";
 import { kneeOf } from "../../lib/experiment/sweep_points.ts";
-import { sweepTable } from "../../lib/experiment/sweep_report.ts";
+import { sweepPage, sweepTable } from "../../lib/experiment/sweep_report.ts";
 import { demoData } from "../../lib/model/mod.ts";
 import { shortDemo } from "../demo.ts";
 import { sharedDevice } from "../device.ts";
@@ -75,7 +75,7 @@ for (const method of ["taylor", "flap"] as const) {
   });
 }
 
-Deno.test("a sweep that is stopped goes on to the same bits, writes what was asked for, and refuses what is not it", async () => {
+Deno.test("a sweep that is stopped continues to the same bits, writes what was asked for, and refuses what is not it", async () => {
   await withDemo(async (model, out) => {
     const run = async (folder: string, more: Partial<SweepOptions> = {}): Promise<SweepResult> =>
       await sweep(model, {
@@ -112,6 +112,13 @@ Deno.test("a sweep that is stopped goes on to the same bits, writes what was ask
     const page = await Deno.readTextFile(`${parts}/sweep.html`), svg = await Deno.readTextFile(`${parts}/sweep.svg`);
     assert.ok(page.includes("Quality against size") && svg.startsWith("<svg "));
     const { head, rows } = sweepTable(resumed);
+    const unmeasured = {
+      ...resumed,
+      knee: null,
+      points: resumed.points.map((point) => ({ ...point, heldout: null, text: null })),
+    };
+    assert.match(sweepTable(unmeasured).caption, /No loss was measured\.$/);
+    assert.ok(!sweepPage(unmeasured).includes("<h2>Chart</h2>") && sweepPage(resumed).includes("<h2>Chart</h2>"));
     assert.deepEqual(rows.map((row) => row.length), Array(4).fill(head.length));
     assert.ok(head.includes("bits per byte, held out") && rows[0]?.[0] === "0 %");
     await assert.rejects(run(parts), /cannot start a sweep in .*holds sweep\.json/);

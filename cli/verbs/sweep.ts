@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { given } from "../../lib/core/check_options.ts";
+import { withoutUndefined } from "../../lib/core/check_options.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { isHubName } from "../../lib/hub/name.ts";
 import { sweep, SWEEP_FILE } from "../../lib/experiment/sweep.ts";
@@ -143,7 +143,7 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
 
 /** Refuses options of files that are not written. */
 function checkExported({ export: isWritten, dtype, saveAdapter }: SweepFlags): void {
-  const idle = Object.entries(given({ "--dtype": dtype, "--save-adapter": saveAdapter }))[0]?.[0];
+  const idle = Object.entries(withoutUndefined({ "--dtype": dtype, "--save-adapter": saveAdapter }))[0]?.[0];
   if (isWritten || idle === undefined) return;
   throw new CompressoError("usage", {
     what: `cannot use ${idle}`,

@@ -2,7 +2,7 @@
 import { CompressoError } from "./errors.ts";
 
 /** An object without its undefined parts. */
-export function given<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+export function withoutUndefined<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined)) as {
     [K in keyof T]?: Exclude<T[K], undefined>;
   };

@@ -1,7 +1,7 @@
 // A sweep: one run that passes through several sparsities, and what the model is worth at each.
 import { aimRun } from "../run/size_goal.ts";
 import { CompressoError, option } from "../core/errors.ts";
-import { given } from "../core/check_options.ts";
+import { withoutUndefined } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type Json, type RunIdentity } from "../core/identity.ts";
@@ -87,7 +87,7 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
   await makeFolder(out);
   await lock.take();
   if (!resume) await clearSweep(out);
-  const types = given({ ggufDtype: options.export?.ggufDtype });
+  const types = withoutUndefined({ ggufDtype: options.export?.ggufDtype });
   const work: SharedWork = { scores: null, dense: null, sequences: measuredSequences(plan.asked) },
     points: SweepPoint[] = [];
   for (const [index, sparsity] of sparsities.entries()) {
@@ -137,7 +137,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   const isStepwise = !isOneShot(method), most = sparsities.at(-1) ?? 0;
   const asked = resolveOptions({ ...plainOptions(options), sparsity: most }, model.spec, {
     source: model.source,
-    ...given({ ggufDtype: options.export?.ggufDtype, dtype: options.export?.dtype }),
+    ...withoutUndefined({ ggufDtype: options.export?.ggufDtype, dtype: options.export?.dtype }),
   });
   aimRun(model, asked);
   const ends: number[] = [];
@@ -203,8 +203,8 @@ async function runPoint(
     ...plain,
     ...(isStepwise ? stepwise : {}),
     ...await calibrationOf(options, { index, asked }),
-    ...given({ onStart, onRecord, onPhase, onCalibration }),
-    ...given({ identity: options.identity, checkpointEvery: options.checkpointEvery }),
+    ...withoutUndefined({ onStart, onRecord, onPhase, onCalibration }),
+    ...withoutUndefined({ identity: options.identity, checkpointEvery: options.checkpointEvery }),
     out: folder,
     sparsity,
     export: { ...files, replace: true },
@@ -229,7 +229,7 @@ async function calibrationOf(
   const path = `${folderOf(out, sparsities[0] ?? 0)}/${CALIBRATION_FILE}`;
   const isOwn = calibration === "own" && !learnsBesideCalibration(asked);
   if (isOwn && index > 0 && await exists(path)) return { calibration: (await readRows(path)).rows };
-  return given({ calibration });
+  return withoutUndefined({ calibration });
 }
 
 /** Puts the state at the end of a sparsity's pruning, its records and calibration texts into the folder of the next. */

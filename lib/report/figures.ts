@@ -1,6 +1,6 @@
 // The figures of a report: titles, captions, what is drawn, and the tables behind them.
 import type { Axis } from "./axes.ts";
-import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./facts.ts";
+import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./derived.ts";
 import { heatMap } from "./heat_map.ts";
 import { layerBars } from "./layer_bars.ts";
 import { lineChart } from "./line_chart.ts";

@@ -6,7 +6,7 @@ import { metricsOf } from "../eval/metrics.ts";
 import type { LossChange, TaskChange } from "../run/quality.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { Evaluation, Score } from "./evaluation.ts";
-import { lastPruned, lossEnds, ofModel, stepSeconds } from "./facts.ts";
+import { lastPruned, lossEnds, ofModel, stepSeconds } from "./derived.ts";
 import { ABSENT, duration, formatBytes, grouped, percent } from "./numbers.ts";
 import { INPUT_NAMES, type ReportRun } from "./read_run.ts";
 import { grownFiles, modelInput } from "./sizes.ts";

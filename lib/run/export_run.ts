@@ -1,6 +1,6 @@
 // Writes a finished run: the sliced model in its formats, records.jsonl and, last, run.json.
 import config from "../../deno.json" with { type: "json" };
-import { given } from "../core/check_options.ts";
+import { withoutUndefined } from "../core/check_options.ts";
 import { type FileSystem, writeFile } from "../files/system.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import type { Model } from "../model/model.ts";
@@ -56,7 +56,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   const { model, dense, files, options, hooks, signal } = run;
   checkSessionExport(asked);
   checkExportSize(options.size, asked);
-  const { saveAdapter = false, ggufImatrix = false, inputs = {}, origin = [], ...more } = given(asked);
+  const { saveAdapter = false, ggufImatrix = false, inputs = {}, origin = [], ...more } = withoutUndefined(asked);
   const { startedAt = run.startedAt, command = null, ...others } = more;
   const { generation: own, formats = FORMATS, ...written } = others,
     generation = { ...keptGeneration(model.source), ...own };

@@ -15,7 +15,7 @@ import { sourceDigest } from "../spec/source_digest.ts";
 import { withoutWrites } from "../files/system.ts";
 import { FolderLock } from "../files/lock.ts";
 import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
-import { checkWord, given } from "../core/check_options.ts";
+import { checkWord, withoutUndefined } from "../core/check_options.ts";
 import { checkResuming } from "./identity.ts";
 import type { Model } from "../model/model.ts";
 import type { SessionExportOptions } from "../slice/export_options.ts";
@@ -163,7 +163,7 @@ export async function runToFolder(
   const every = checkpointEvery > 0 ? checkpointEvery : Infinity;
   const weights = identity?.["weights"] ?? await sourceDigest(dense.source);
   const { resolved, rows, isWritten } = await calibrationOf(dense, { asked, rest, files, out, resume, refusesEarlier });
-  using vocabulary = await vocabularyOf(dense, resolved, { ...rest, ...given({ onPhase }) });
+  using vocabulary = await vocabularyOf(dense, resolved, { ...rest, ...withoutUndefined({ onPhase }) });
   const model = vocabulary?.model ?? dense, identified = { ...identity, weights, ...factsOf(vocabulary) };
   const written: TextRow[] = [];
   using session = new PruneSession(model, {
@@ -278,7 +278,7 @@ async function vocabularyOf(
     evaluation: evaluate,
     rows: vocab?.rows,
     onMeasured: (share) => onPhase?.("measure", share),
-    ...given({ signal }),
+    ...withoutUndefined({ signal }),
   });
 }
 
@@ -310,7 +310,7 @@ async function calibrationOf(
   const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
   const resolved = resolveOptions({ ...rest, ...named }, model.spec, {
     source: model.source,
-    ...given({ ggufDtype: files.ggufDtype, dtype: files.dtype, formats: files.formats }),
+    ...withoutUndefined({ ggufDtype: files.ggufDtype, dtype: files.dtype, formats: files.formats }),
   });
   const choice = asked ?? calibrationDefault(resolved, { resume, areThere }), isOwn = choice === "own";
   if (typeof choice === "string") refuseReading(rest);

@@ -1,5 +1,5 @@
 // Cuts the vocabulary of a model into a folder, without training.
-import { given } from "../core/check_options.ts";
+import { withoutUndefined } from "../core/check_options.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { makeFolder, removeLeftovers } from "../files/atomic.ts";
 import { FolderLock } from "../files/lock.ts";
@@ -53,7 +53,7 @@ export async function cutVocabularyToFolder(
   const startedAt = performance.now(), { files: system } = ON_DISK;
   const resolved = resolveOptions(options, dense.spec, {
       source: dense.source,
-      ...given({ ggufDtype: wanted.ggufDtype, dtype: wanted.dtype }),
+      ...withoutUndefined({ ggufDtype: wanted.ggufDtype, dtype: wanted.dtype }),
     }),
     { size, units, layout, seq } = resolved;
   const files = { startedAt, ...wanted };
@@ -83,7 +83,7 @@ export async function cutVocabularyToFolder(
   const evaluation = options.evaluate, none = { heldout: [], heldoutLabels: [] };
   const measures = await qualityData(model, none, {
     seq,
-    evaluation: given({ ...evaluation, text: undefined }),
+    evaluation: withoutUndefined({ ...evaluation, text: undefined }),
     loadTasks: ON_DISK.loadTasks,
     signal,
   });

@@ -1,7 +1,7 @@
 // Limits of a request and of the server, with their defaults.
 import { CompressoError } from "../core/errors.ts";
 import { MOST_SEQUENCES } from "../nn/decode/batch.ts";
-import { checkNames, given, type NamesOf } from "../core/check_options.ts";
+import { checkNames, type NamesOf, withoutUndefined } from "../core/check_options.ts";
 
 /** Limits of a server. */
 export interface ServeLimits {
@@ -41,7 +41,7 @@ const DEFAULTS: ServeLimits = {
 /** Limits with their defaults. Throws `CompressoError("usage")` for one out of range. */
 export function resolveLimits(limits: Partial<ServeLimits> = {}): ServeLimits {
   checkNames(limits, LIMIT_NAMES, { whose: "serveModel's limits" });
-  const resolved = { ...DEFAULTS, ...given(limits) };
+  const resolved = { ...DEFAULTS, ...withoutUndefined(limits) };
   const { bodyBytes, tokens, parallel, queue, seconds, connections, headSeconds, graceSeconds } = resolved;
   if (!Number.isInteger(parallel) || parallel < 1 || parallel > MOST_SEQUENCES) {
     fail(`parallel is a whole number from 1 to ${MOST_SEQUENCES}`, parallel);

@@ -1,6 +1,6 @@
 // The report's HTML, without a browser: what it holds of finished, unfinished and empty runs, and the sums behind it.
 import assert from "node:assert/strict";
-import { keptRecords, layerSparsity, smoothed, stageStarts } from "../../lib/report/facts.ts";
+import { keptRecords, layerSparsity, smoothed, stageStarts } from "../../lib/report/derived.ts";
 import { heatMap } from "../../lib/report/heat_map.ts";
 import type { ReportRun } from "../../lib/report/read_run.ts";
 import { renderReport, reportContent } from "../../lib/report/report.ts";

@@ -1,5 +1,5 @@
 // What a run reads beside its model: data, texts of a vocabulary and of measures, and the digests that tell whether a resumed run has the same.
-import { given } from "../../../lib/core/check_options.ts";
+import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import type { Row } from "../../../lib/data/rows.ts";
 import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
@@ -18,7 +18,7 @@ export async function evaluationOf(
   { evalText, evalTasks, taskData, evalLimit }: TableFlags,
 ): Promise<Pick<PruneOptions, "evaluate">> {
   const text = evalText === undefined ? undefined : await readText(evalText);
-  const evaluate = given({ text, tasks: evalTasks, taskData, questions: evalLimit });
+  const evaluate = withoutUndefined({ text, tasks: evalTasks, taskData, questions: evalLimit });
   return Object.keys(evaluate).length > 0 ? { evaluate } : {};
 }
 
@@ -47,7 +47,7 @@ export async function vocabularyRows(
   { vocabData, textField, skipBroken }: ChosenFlags,
 ): Promise<readonly Row[] | undefined> {
   if (vocabData === undefined) return undefined;
-  return (await readRows(vocabData, given({ textField, skipBroken }))).rows;
+  return (await readRows(vocabData, withoutUndefined({ textField, skipBroken }))).rows;
 }
 
 /** The data of a run: the demo has its own. */

@@ -1,7 +1,7 @@
 // Runs `prune`: reads its inputs, prunes with progress and Ctrl-C, and prints the summary.
 import { basename, join, resolve } from "node:path";
 import { CompressoError, option } from "../../../lib/core/errors.ts";
-import { given } from "../../../lib/core/check_options.ts";
+import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { checkFolder } from "../../../lib/files/atomic.ts";
 import { type DataReport, type Row } from "../../../lib/data/rows.ts";
 import { readRows } from "../../../lib/disk/rows.ts";
@@ -106,7 +106,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   // Default widths follow from the model.
   const now = async (): Promise<ResolvedOptions> => {
     const { source } = await openModelFiles(path), { ggufDtype, dtype } = flags;
-    const whole = resolveOptions(options, source.spec, { source, ...given({ ggufDtype, dtype }) });
+    const whole = resolveOptions(options, source.spec, { source, ...withoutUndefined({ ggufDtype, dtype }) });
     return { ...whole, calibration: flags.calibration !== NONE };
   };
   const earlier = resume ? await finishedRun(out, { now, inputs: () => inputsOf(path, flags) }) : null;
@@ -129,7 +129,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
 /** Decides whether the folder's run is resumed: with "auto" where it holds one that is stopped or finished. What may differ then is for such a run alone. */
 async function decided({ mayDiffer, ...flags }: TypedFlags): Promise<RunFlags> {
   const { out, resume: asked = false } = flags, resume = asked === "auto" ? await holdsRun(out) : asked;
-  return { ...flags, resume, ...(resume ? given({ mayDiffer }) : {}) };
+  return { ...flags, resume, ...(resume ? withoutUndefined({ mayDiffer }) : {}) };
 }
 
 /** Settings of a run, before its model and rows are read. */
@@ -156,7 +156,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   await modelInfo(disk, await modelPath(path));
   if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
   const { textField, limitRows, skipBroken } = flags;
-  const how = given({ textField, limit: limitRows, skipBroken });
+  const how = withoutUndefined({ textField, limit: limitRows, skipBroken });
   using progress = stderrProgress();
   progress.phase("reading the data");
   const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
@@ -171,7 +171,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
   }
   try {
     return await withModel(path, {
-      ...given({ baseDtype, memoryLimit, tuning }),
+      ...withoutUndefined({ baseDtype, memoryLimit, tuning }),
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
       onShape: async (spec, { limits, facts: { isCpu } }) =>
@@ -257,9 +257,9 @@ async function drive<T>(
       ...inputsOfRun,
       ...targetOf(flags, { name }),
       ...beside,
-      ...given({ mayDiffer: flags.mayDiffer }),
+      ...withoutUndefined({ mayDiffer: flags.mayDiffer }),
       identity: { weights: inputs.model },
-      export: given({ dtype, ggufDtype }),
+      export: withoutUndefined({ dtype, ggufDtype }),
       ranks,
       onStart: () => listen(),
     });
@@ -268,7 +268,7 @@ async function drive<T>(
   const shared = {
     ...inputsOfRun,
     export: {
-      ...given({ dtype, ggufDtype }),
+      ...withoutUndefined({ dtype, ggufDtype }),
       name,
       // Files of a run that was killed while moving them into place are its own.
       replace: resume || (flags.overwrite ?? false),
@@ -307,7 +307,7 @@ async function drive<T>(
     onScoring: (share) => progress.phase("scoring units", share),
     ...(ranks ? { onDealt: (counts) => progress.note(dealtLine(counts)) } : {}),
     onScheduleLog: (line) => progress.note(`script: ${line}`),
-    ...given({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
+    ...withoutUndefined({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
     identity: { weights: inputs.model },
     onStart: (started, doneBefore) => {
       // A sweep starts a session for each sparsity; what all of them share is said once.

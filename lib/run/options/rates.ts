@@ -1,6 +1,6 @@
 // Numbers of the training loop: their defaults, and how going back halves them.
 import { CompressoError, option } from "../../core/errors.ts";
-import { given } from "../../core/check_options.ts";
+import { withoutUndefined } from "../../core/check_options.ts";
 import { isOneShot, stagesOf, type StageSteps } from "../methods/names.ts";
 import type { Halved, Rates } from "../contract.ts";
 import { defaultsOf } from "./check.ts";
@@ -31,7 +31,7 @@ export function resolveRates(
     readonly given?: Partial<Rates> | undefined;
   },
 ): Rates {
-  const rates = { ...defaultRates(steps), ...preset, ...given(own) };
+  const rates = { ...defaultRates(steps), ...preset, ...withoutUndefined(own) };
   return { ...rates, postfinetune: own.postfinetune ?? own.lora ?? preset.postfinetune ?? rates.lora };
 }
 

@@ -1,7 +1,7 @@
 // Fills in the defaults of a run's options, and checks the options that depend on each other or on the model.
 import { CompressoError, option } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
-import { given } from "../../core/check_options.ts";
+import { withoutUndefined } from "../../core/check_options.ts";
 import { COLLABORATIVE_PROMPT } from "../../data/prompts/encode.ts";
 import { checkPromptText } from "../../data/prompts/format.ts";
 import { checkLora } from "../../spec/lora.ts";
@@ -181,8 +181,8 @@ export function resolveShape(
     seed: options.seed ?? seed.default,
     units: [...kinds],
     vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
-    lora: { ...LORA_DEFAULTS, ...preset.lora, ...given(options.lora ?? {}) },
-    rules: given(options.rules ?? {}),
+    lora: { ...LORA_DEFAULTS, ...preset.lora, ...withoutUndefined(options.lora ?? {}) },
+    rules: withoutUndefined(options.rules ?? {}),
     layout: options.layout ?? layout.default,
     recompute: options.recompute ?? recompute.default,
     method: chosen,

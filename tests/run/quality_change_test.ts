@@ -131,7 +131,7 @@ Deno.test("a loss of more than 1.25 times that before is warned of, and no small
     vocabulary: null,
   });
   assert.deepEqual(qualityWarnings(loss(2.5)), []);
-  assert.match(qualityWarnings({ ...loss(2.5), heldoutLoss: null }).join(), /no loss was measured, .*--eval-text$/);
+  assert.match(qualityWarnings({ ...loss(2.5), heldoutLoss: null }).join(), /no loss was measured: .*--eval-text/);
   assert.match(qualityWarnings(loss(2.6)).join(), /loss on held-out rows is 1\.30 times that before pruning/);
   const heldout = { before: 0.1, after: 1.5, bytes: 60 };
   const vocabulary = { before: 9, after: 5, counted: 100, coverage: 0.9, growth: 0.1, heldout, text: null };

@@ -29,7 +29,8 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
 }
 
 /** Why there is no loss before and after. */
-export const UNMEASURED = "no loss was measured, as there are too few rows to hold some out: give more, or --eval-text";
+export const UNMEASURED =
+  "no loss was measured: fewer than ten rows, or none of those held out fits --seq; --eval-text measures a text";
 
 /** Says where nothing was measured, or the loss, or with another vocabulary bits per byte, is so much higher that the model may be of little use. */
 export function qualityWarnings({ heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities): string[] {

@@ -13,8 +13,8 @@ import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } 
 import { failure } from "../text/fixtures.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
-/** Options of the demo without steps. */
-const CUT = { rows: BASE.rows, seq: 256, prompt: null } as const;
+/** Options of the demo without steps; by default no prompt stands before the rows. */
+const CUT = { rows: BASE.rows, seq: 256 } as const;
 
 async function inFolder<T>(work: (out: string) => Promise<T>): Promise<T> {
   const out = await Deno.makeTempDir();

@@ -86,7 +86,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   checkTrust(whole.schedule, whole.trust);
   checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
   const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
-  const prompt = await promptText(asked.prompt ?? true);
+  const prompt = await promptText(asked.prompt ?? !cutsVocabularyAlone(asked));
   const options: AskedOptions = {
     ...pruneOptionsOf(asked),
     ...(ranks ? { ranks } : {}),

@@ -75,7 +75,8 @@ export function resolveOptions(
       : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
     postfinetune,
     ...shape,
-    prompt: options.prompt === undefined ? COLLABORATIVE_PROMPT : options.prompt,
+    // Where nothing is trained, rows are measured as they are read later, without a prompt.
+    prompt: options.prompt !== undefined ? options.prompt : isAlone ? null : COLLABORATIVE_PROMPT,
     packing: options.packing ?? preset.packing ?? packing.default,
     ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
     rounds: options.rounds ?? rounds.default,

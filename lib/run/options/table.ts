@@ -236,7 +236,7 @@ export const OPTION_TABLE = {
     type: "prompt",
     group: "data",
     placeholder: "file",
-    defaultText: "the collaborative prompt",
+    defaultText: "the collaborative prompt; none where the vocabulary alone is cut without steps",
     help: "text before every instruction in training",
   },
   calibration: {

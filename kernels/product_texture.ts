@@ -59,10 +59,14 @@ const LANES = TEXTURE_LANES;
 const XYZW = ["x", "y", "z", "w"] as const;
 
 /**
- * Indices of lanes, which the compiler must not know: it shuffles by a constant in two instructions, and by a vector of
- * indices in one. (`p.accumulate` is 0 or 1.)
+ * Indices of lanes. The compiler shuffles by a constant in two instructions, and by a vector of indices in one, so it must
+ * not know them: `p.accumulate` is 0 or 1. Of f32, whose tile has twice the rows, it may: the one instruction has more
+ * bytes, and the loop would just fill the instruction cache, which halved its speed in some processes.
  */
-const LANE_INDICES = lines(LANES, (i) => `  let lane${i} = (p.accumulate >> 1u) + ${i}u;`);
+function laneIndices({ dtype }: TextureProduct): string {
+  const hidden = dtype === "f32" ? "" : "(p.accumulate >> 1u) + ";
+  return lines(LANES, (i) => `  let lane${i} = ${hidden}${i}u;`);
+}
 
 /** Columns of C that one workgroup owns. */
 export function textureTileColumns({ vectors }: TextureProduct): number {
@@ -124,7 +128,7 @@ ${lines(declarations.length, (i) => `@group(0) @binding(${i}) ${declarations[i]}
 @compute @workgroup_size(${LANES}) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let m0 = group.x * ${rows}u;
   let x0 = group.y * ${isPaired(variant) ? LANES * vectors / 2 : LANES * vectors}u + lane;
-${variant.broadcast ? LANE_INDICES : ""}
+${variant.broadcast ? laneIndices(variant) : ""}
 ${lines(tiles, (i) => `  var c${i} = vec4f();`)}
 ${loop(main)}
 ${low ? loop(second) : ""}

@@ -58,7 +58,7 @@ ${texels("block.high", isSplit(type) ? "second" : "first", 2)}`;
 ${HALF}${isBlocked(type) ? loadText(type, shares) + valueText(type) + twoText(type) : FLOATS}
 @compute @workgroup_size(${UNPACK_GROUP}, ${UNPACK_GROUP}) fn main(@builtin(global_invocation_id) id: vec3u) {
   for (var row = id.y * ${UNPACK_ROWS}u; row < (id.y + 1u) * ${UNPACK_ROWS}u; row++) {
-${isBlocked(type) ? "  let block = load(row, id.x);\n" : ""}  if (id.x < p.groups && row < p.rows) {
+${isBlocked(type) ? "  let block = load(row, id.x);\n" : ""}  if ((id.x < p.groups) & (row < p.rows)) {
   let to = (p.first + row) * p.pitch + id.x * 4u;
 ${body}
   }
@@ -99,7 +99,7 @@ ${HALF}${loadText(type, shares)}${dtype === "q4" ? NIBBLE_TEXT : ""}${
   for (var i = 0u; i < ${UNPACK_ROWS}u; i++) {
   let row = id.y * ${UNPACK_ROWS}u + i;
   let b = ${keeps ? "load" : "rounded"}(row, id.x);
-  if (id.x < p.groups && id.y * ${UNPACK_ROWS}u < p.rows) {
+  if ((id.x < p.groups) & (id.y * ${UNPACK_ROWS}u < p.rows)) {
   let kept = select(0u, 0xffffffffu, row < p.rows);
   let to = ((p.first + id.y) * p.pitch + id.x * ${texels}u) * 4u + i;
 ${words.map((word, t) => `  code_words[to + ${4 * t}u] = ${word} & kept;`).join("\n")}
@@ -179,13 +179,15 @@ function roundedToQ8(type: BlockedType): string {
   const words = ["low", "high"].flatMap((part) =>
     [0, 1, 2, 3].map((i) => ({ word: `b.${part}[${i}]`, scale: isSplit(type) && part === "high" ? "second" : "first" }))
   );
+  // As integers, of which a CPU finds the larger without asking for NaN.
+  const size = (i: number): string => `(bitcast<vec4u>(x${i}) & vec4u(0x7fffffffu))`;
   return `
 fn four(word: u32, scale: vec2f) -> vec4f {
   return vec4f(value(word, scale), value(word >> 8u, scale), value(word >> 16u, scale), value(word >> 24u, scale));
 }
 fn above(size: f32) -> u32 { // the least f16 that is not below size / 127
   let near = half(size / 127.0);
-  let least = near - select(0u, 1u, near > 0u && 127.0 * float(near - 1u) >= size);
+  let least = near - select(0u, 1u, (near > 0u) & (127.0 * float(near - 1u) >= size));
   return least + select(0u, 1u, 127.0 * float(least) < size);
 }
 fn code(x: vec4f, d: f32, inverse: f32) -> u32 { // 128 + x / d, to nearest, halves upwards
@@ -196,8 +198,8 @@ fn code(x: vec4f, d: f32, inverse: f32) -> u32 { // 128 + x / d, to nearest, hal
 fn rounded(row: u32, group: u32) -> Block {
   let b = load(row, group);
 ${words.map(({ word, scale }, i) => `  let x${i} = four(${word}, b.${scale});`).join("\n")}
-  let most = ${words.slice(1).reduce((sum, _, i) => `max(${sum}, abs(x${i + 1}))`, "abs(x0)")};
-  let d = float(above(max(max(most.x, most.y), max(most.z, most.w))));
+  let most = ${words.slice(1).reduce((sum, _, i) => `max(${sum}, ${size(i + 1)})`, size(0))};
+  let d = float(above(bitcast<f32>(max(max(most.x, most.y), max(most.z, most.w)))));
   let kept = vec4u(select(0u, 0xffffffffu, d > 0.0));
   let unit = select(1.0, d, d > 0.0);
   let inverse = 1.0 / unit;

@@ -3,7 +3,6 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError, spelled } from "../../lib/core/errors.ts";
 import { spellFlag } from "../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
-import type { DeviceLimits } from "../../lib/gpu/types.ts";
 import { openSpec } from "../../lib/disk/open_model.ts";
 import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
@@ -19,7 +18,7 @@ import { chosenWebgpu } from "../webgpu.ts";
 import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
-import type { MemoryOptions } from "../../lib/run/contract.ts";
+import type { MemoryOptions, PlannedAdapter } from "../../lib/run/contract.ts";
 
 /** Options of `prune` that the verb has too. */
 const PATHS: readonly OptionPath[] = [
@@ -69,7 +68,7 @@ export function planVerb(): CommandUnknownOpts {
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
       const options = memoryOptions(run, {
         baseDtype,
-        adapter: adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu },
+        adapter: adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
       });
       const budget = memoryLimit === undefined ? {} : { memoryLimit };
       const plan = await planMemory(spec, options);
@@ -101,7 +100,7 @@ export function planVerb(): CommandUnknownOpts {
 export function memoryOptions(
   { batch, accumulate, seq, lora, units, vocab, rules, layout, recompute, method, focus }: RunShape,
   { adapter, baseDtype = "f16" }: {
-    readonly adapter: { readonly limits: DeviceLimits; readonly isCpu: boolean } | null;
+    readonly adapter: PlannedAdapter | null;
     readonly baseDtype?: MatrixDtype | undefined;
   },
 ): MemoryOptions {

@@ -1,6 +1,7 @@
 // The GPU adapter: its selection, its properties and its limits.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
+import { subgroupSize } from "./subgroups.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
 
 /** Capabilities of an adapter, available without opening a device. */
@@ -9,6 +10,8 @@ export interface AdapterOffer {
   readonly facts: AdapterFacts;
   /** Limits that {@link openDevice} would receive. */
   readonly limits: DeviceLimits;
+  /** Size of the subgroups that kernels use if the device has them; null on a GPU, whose kernels use none. */
+  readonly subgroupSize: number | null;
 }
 
 const NAMES: NamesOf<DeviceOptions> = { gpu: true, memoryLimit: "number", subgroups: "switch", powerPreference: true };
@@ -22,8 +25,8 @@ const MAX_WORKGROUPS = 65535;
  * @throws CompressoError("gpu") if there is no adapter.
  */
 export async function describeAdapter(options: DeviceOptions = {}): Promise<AdapterOffer> {
-  const { facts, limits } = await requestAdapter(options);
-  return { facts, limits };
+  const { adapter: _adapter, ...offer } = await requestAdapter(options);
+  return offer;
 }
 
 /**
@@ -52,6 +55,7 @@ export async function requestAdapter(options: DeviceOptions): Promise<AdapterOff
     /llvmpipe|swiftshader|lavapipe/i.test(`${info.description} ${info.architecture}`);
   return {
     adapter,
+    subgroupSize: isCpu && options.subgroups !== false ? subgroupSize(adapter) : null,
     facts: { description: info.description || info.architecture || "unnamed adapter", vendor: info.vendor, isCpu },
     limits: {
       maxBufferSize: limits.maxBufferSize,

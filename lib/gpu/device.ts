@@ -14,7 +14,7 @@ import { requestAdapter } from "./adapter.ts";
 import { offeredUnits, requestUnits, unitsAreRight } from "./matrix_units.ts";
 import { type BufferRange, readBack } from "./read_back.ts";
 import { fixOf, type MemoryShortage } from "./shortage.ts";
-import { probeSubgroups, requestSubgroups, type Subgroups, subgroupSize } from "./subgroups.ts";
+import { probeSubgroups, requestSubgroups, type Subgroups } from "./subgroups.ts";
 
 /** Bytes of one texel of the two formats that kernels read. */
 export const TEXEL_BYTES = 16;
@@ -315,7 +315,7 @@ export class Device implements Disposable {
  * ```
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
-  const { adapter, facts, limits } = await requestAdapter(options);
+  const { adapter, facts, limits, subgroupSize: size } = await requestAdapter(options);
   const descriptor = {
     requiredFeatures: (["timestamp-query"] as const).filter((feature) => adapter.features.has(feature)),
     requiredLimits: {
@@ -329,7 +329,6 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
       maxComputeWorkgroupSizeX: adapter.limits.maxComputeWorkgroupSizeX,
     },
   };
-  const size = facts.isCpu && options.subgroups !== false ? subgroupSize(adapter) : null; // GPU kernels use none
   const withSubgroups = size === null ? null : await requestSubgroups(adapter, descriptor);
   const units = facts.isCpu || options.subgroups === false ? null : offeredUnits(adapter);
   const withUnits = units && await requestUnits(adapter, descriptor);

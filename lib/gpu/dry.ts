@@ -9,6 +9,8 @@ export interface DryDeviceOptions {
   readonly limits?: DeviceLimits;
   /** Whether to plan for a CPU adapter: operands and weights are then textures. */
   readonly isCpu: boolean;
+  /** Size of the subgroups that kernels of a CPU adapter use; default null: none. */
+  readonly subgroupSize?: number | null;
   /** Name of the adapter to plan for. */
   readonly description?: string;
   /**
@@ -34,12 +36,13 @@ export const DEFAULT_LIMITS: DeviceLimits = {
  * throws.
  */
 export function openDryDevice(options: DryDeviceOptions): Device {
-  const { limits = DEFAULT_LIMITS, isCpu, description = "none", memoryLimit } = options;
+  const { limits = DEFAULT_LIMITS, isCpu, subgroupSize = null, description = "none", memoryLimit } = options;
   // The toolkit uses a small part of WebGPU; a call to anything else fails at once because the function does not exist.
   const gpu = dryGpu(limits) as unknown as GPUDevice;
   const facts = { description, vendor: "", isCpu };
-  if (memoryLimit === undefined) return new Device(gpu, facts, { isDry: true });
-  return new StrictDevice(gpu, facts, { isDry: true, memoryLimit });
+  const subgroups = isCpu && subgroupSize !== null ? { size: subgroupSize, directive: "" } : null;
+  if (memoryLimit === undefined) return new Device(gpu, facts, { isDry: true, subgroups });
+  return new StrictDevice(gpu, facts, { isDry: true, subgroups, memoryLimit });
 }
 
 /** A dry device that throws where a real one does. */

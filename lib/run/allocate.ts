@@ -2,7 +2,7 @@
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/table.ts";
 import type { MemoryOptions } from "./contract.ts";
-import type { MemoryPlan } from "./memory/plan.ts";
+import { adapterOf, type MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
@@ -131,7 +131,7 @@ export function memoryOptionsOf(
   { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
   { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
-  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+  const adapter = adapterOf(device);
   // What share a schedule sets changes no memory.
   return {
     batch,

@@ -323,4 +323,6 @@ export interface PlannedAdapter {
   readonly limits: DeviceLimits;
   /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
   readonly isCpu: boolean;
+  /** Size of the subgroups that kernels of a CPU adapter use, which have parameters of their own; default null: none. */
+  readonly subgroupSize?: number | null;
 }

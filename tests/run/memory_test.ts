@@ -11,7 +11,7 @@ import { openSpec } from "../../lib/disk/open_model.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
-import type { MemoryPlan } from "../../lib/run/memory/plan.ts";
+import { adapterOf, type MemoryPlan } from "../../lib/run/memory/plan.ts";
 import { checkMemory } from "../../lib/run/memory/advice.ts";
 import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory/parts.ts";
 import type { MemoryOptions } from "../../lib/run/contract.ts";
@@ -58,7 +58,7 @@ async function pruneOptions(options: MemoryOptions): Promise<PruneOptions> {
 
 /** Plans for the device at hand. */
 async function planFor(device: Device, options: MemoryOptions): Promise<MemoryPlan> {
-  const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+  const adapter = adapterOf(device);
   return await planMemory(await openSpec("demo"), { ...options, adapter });
 }
 
@@ -226,7 +226,7 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
       for await (const _ of run) assert.fail("a step was done");
     }, /planned peak/);
     assert.equal(device.bytes, before);
-    const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+    const adapter = adapterOf(device);
     return await adviseMemory(model.spec, { ...shape, adapter }, { memoryLimit });
   })();
   assert.ok(advice.length >= 4, JSON.stringify(advice));

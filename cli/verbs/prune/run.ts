@@ -12,6 +12,7 @@ import { DEMO, modelPath, openModelFiles } from "../../../lib/disk/open_model.ts
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
+import { adapterOf } from "../../../lib/run/memory/plan.ts";
 import { stagesOf } from "../../../lib/run/methods/names.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
@@ -174,10 +175,10 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       ...withoutUndefined({ baseDtype, memoryLimit, tuning }),
       onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
       listensLater: true,
-      onShape: async (spec, { limits, facts: { isCpu } }) =>
+      onShape: async (spec, device) =>
         cutsVocabularyAlone(resolved) ? null : await checkMemory(
           spec,
-          memoryOptions(resolved, { adapter: { limits, isCpu }, baseDtype }),
+          memoryOptions(resolved, { adapter: adapterOf(device), baseDtype }),
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {

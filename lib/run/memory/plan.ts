@@ -99,6 +99,13 @@ export function plannerWithin(
   };
 }
 
+/** What a plan takes of a device. */
+export function adapterOf(
+  { limits, facts: { isCpu }, subgroups }: Pick<Device, "limits" | "facts" | "subgroups">,
+): PlannedAdapter {
+  return { limits, isCpu, subgroupSize: subgroups?.size ?? null };
+}
+
 function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: MemoryOptions): PlannedAdapter {
   return adapter;
 }

@@ -45,7 +45,7 @@ export function checkMemoryOptions(
   const names: OptionNames = {
     ...others,
     rules: isObject(rules) ? { ...rules, fit: true } : true,
-    adapter: { limits: true, isCpu: "switch" },
+    adapter: { limits: true, isCpu: "switch", subgroupSize: true },
   };
   checkNames({ ...options, adapter }, names, { whose });
   checkValues(options, MEMORY_PATHS);

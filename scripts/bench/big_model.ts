@@ -14,7 +14,7 @@ import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.t
 import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
 import { type GgufItem, stageGgufFile } from "../../lib/formats/gguf/write.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { planMemory } from "../../lib/run/memory/plan.ts";
+import { adapterOf, planMemory } from "../../lib/run/memory/plan.ts";
 import { pruneToFolder } from "../../lib/run/prune_to_folder.ts";
 import { COMPARED } from "../../lib/run/finish.ts";
 import { type DecoderSpec, parameterCount, tensorShapes } from "../../lib/spec/decoder.ts";
@@ -160,7 +160,7 @@ export async function main(args: readonly string[]): Promise<void> {
     if (!await disk.info(path)) await writeRandomGguf(path, spec);
     phases.begin("plan");
     using device = await openDevice();
-    const adapter = { limits: device.limits, isCpu: device.facts.isCpu }, batch = 1, baseDtype = "q4";
+    const adapter = adapterOf(device), batch = 1, baseDtype = "q4";
     const plan = await planMemory(spec, { batch, seq, baseDtype, adapter });
     phases.end();
     console.log(`file ${gigabytes((await Deno.stat(path)).size)}, plan: GPU peak ${gigabytes(plan.peakBytes)}`);

@@ -197,7 +197,7 @@ ${oneStep(of)}
 /**
  * Everything is loaded first, since a load is a call that clobbers all registers. If lanes share A there are few loads
  * of it, and it is better to keep a column of B in registers for all rows: each column is loaded right before its
- * multiply-adds, unless it is codes, of which all columns are few loads.
+ * multiply-adds, unless all columns are few loads of codes or f16.
  */
 function oneStep(of: Loop): string {
   const { variant, dtype } = of, { rows, vectors, broadcast } = variant;
@@ -213,7 +213,7 @@ function oneStep(of: Loop): string {
     ].filter((text) => text !== "").join("\n");
   }
   const width = dtype !== "f32" && !variant.transposeB ? 2 : 1; // columns of one load of B
-  const isEarly = isQuantized(dtype) && variant.transposeB;
+  const isEarly = variant.transposeB ? isQuantized(dtype) : dtype === "f16";
   return [
     isEarly ? loadB(of, all) : "",
     loadA(of),

@@ -71,6 +71,7 @@ const LARGE_CODES: LargeChoice = { above: 192, tiles: tiles("26x8 16x8 8x8 24x8 
 const SHARED_MANY: Readonly<Record<string, LargeChoice>> = {
   "forward f32": LARGE,
   "backward f32": LARGE,
+  "backward f16": LARGE,
   "forward q8": LARGE_CODES,
   "forward q4": LARGE_CODES,
   "backward q4": LARGE,

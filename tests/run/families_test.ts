@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
@@ -77,7 +78,7 @@ for (const { spec, units, form, arch } of MODELS) {
       const source = randomSource(spec), shape = { batch: 2, seq: 48, units, layout: "uniform" } as const;
       using device = await openDevice();
       using model = await loadModelFrom(source, { device, baseDtype: "q4", tokenizer });
-      const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+      const adapter = adapterOf(device);
       const plan = await planMemory(spec, { ...shape, baseDtype: "q4", adapter });
       device.resetPeak();
       const steps = { steps: 1, prefinetune: 1, postfinetune: 1, sparsity: 0.2, seed: 1 };

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
@@ -33,7 +34,7 @@ for (const [name, form] of [["gemma2", "gemma2"], ["gemma3", "gemma3_text"]] as 
       const shape = { batch: 2, seq: 48, units: ["ffn", "hidden"], layout: "uniform" } as const;
       using device = await openDevice();
       using model = await loadModelFrom(source, { device, baseDtype: "q4", tokenizer: demo.tokenizer });
-      const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+      const adapter = adapterOf(device);
       const plan = await planMemory(source.spec, { ...shape, baseDtype: "q4", adapter });
       device.resetPeak();
       const { peakGpuBytes } = await pruneToFolder(model, {

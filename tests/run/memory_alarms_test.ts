@@ -3,13 +3,14 @@ import assert from "node:assert/strict";
 import { type CompressoError, loadModel, openDevice } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { planMemory, type RunHandle } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { drive, withDemo } from "./helpers/demo_run.ts";
 import { BASE, failure, namesOf } from "./helpers/failures.ts";
 
 Deno.test("memory that runs out is told near the limit, and a run that it ends says what would fit", async () => {
   const { batch, seq } = BASE;
   using probe = await openDevice();
-  const adapter = { limits: probe.limits, isCpu: probe.facts.isCpu };
+  const adapter = adapterOf(probe);
   using plain = await loadModel("demo", { device: probe });
   const { peakBytes } = await planMemory(plain.spec, { batch, seq, adapter });
   const memoryLimit = 3 * peakBytes;

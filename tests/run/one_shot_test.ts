@@ -36,6 +36,7 @@ import {
   squares,
   withGolden,
 } from "./helpers/one_shot.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 
 /** f32 forward passes are off by about 1e-6 of the largest value; the statistics add little. */
 const TOLERANCE = 2e-5;
@@ -120,7 +121,7 @@ Deno.test("calibrate() and the biases take on a dry device what they take on a r
     return device.peakBytes;
   };
   using real = await openDevice();
-  using dry = openDryDevice({ limits: real.limits, isCpu: real.facts.isCpu });
+  using dry = openDryDevice(adapterOf(real));
   assert.equal(await peakOf(dry), await peakOf(real));
 });
 

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
@@ -35,7 +36,7 @@ Deno.test("an OPT on 4-bit blocks takes what is planned, and its folder and adap
     const source = randomSource(spec), shape = { batch: 2, seq: 48, units: ["heads", "ffn"] } as const;
     using device = await openDevice();
     using model = await loadModelFrom(source, { device, baseDtype: "q4", tokenizer: demo.tokenizer });
-    const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+    const adapter = adapterOf(device);
     const plan = await planMemory(spec, { ...shape, baseDtype: "q4", adapter });
     device.resetPeak();
     const given = { ...shape, rows: rows.slice(0, 24), prompt: null, seed: 1, sparsity: 0.3 };

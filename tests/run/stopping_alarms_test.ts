@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { loadModel, openDevice, prune, type StepRecord } from "../../mod.ts";
 import { AlarmError, type MonitorName, planMemory, type RunHandle } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const OPEN = 20, CLOSED = -20;
@@ -59,7 +60,7 @@ for (const { monitor, code, step, said, beforeStep } of CASES) {
   Deno.test(`an alarm of ${monitor} that is to stop the run does so at its step, and the run goes on where it only warns`, async () => {
     using probe = await openDevice();
     using plain = await loadModel("demo", { device: probe });
-    const { batch, seq } = SHORT, adapter = { limits: probe.limits, isCpu: probe.facts.isCpu };
+    const { batch, seq } = SHORT, adapter = adapterOf(probe);
     const memoryLimit = 3 * (await planMemory(plain.spec, { batch, seq, adapter })).peakBytes;
     const folder = await Deno.makeTempDir(), checkpoint = { path: `${folder}/checkpoint.safetensors`, every: Infinity };
     await using _ = { [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }) };

@@ -9,6 +9,7 @@ import {
   planMemory,
   type VocabularyToFolderOptions,
 } from "../../lib/run/mod.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
 import { failure } from "../text/fixtures.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
@@ -121,7 +122,7 @@ Deno.test("with the layers, one target counts what both cut, and a resumed run n
       );
       const summary = await pruneToFolder(model, resumed), { batch, seq } = BASE;
       const { vocabulary, parameters, layers, options: written } = summary;
-      const adapter = { limits: device.limits, isCpu: device.facts.isCpu };
+      const adapter = adapterOf(device);
       const size = vocabulary?.after ?? 0, shape = { batch, seq, units: options.units, focus: written.focus, adapter };
       const { peakBytes } = await planMemory(model.spec, { ...shape, vocab: { size } });
       assert.equal(summary.plannedGpuBytes, peakBytes);

@@ -4,6 +4,7 @@ import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { generateMany } from "../../lib/generate/many.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
+import { adapterOf } from "../../lib/run/memory/plan.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { modelDtypes, type Scale } from "./cases.ts";
 import { STEP_SHAPES } from "./step.ts";
@@ -27,9 +28,9 @@ export async function measureMemory(
   source: WeightSource,
   { scale }: { readonly scale: Scale },
 ): Promise<MemoryRow[]> {
-  const { limits, facts } = device, rows: MemoryRow[] = [];
+  const rows: MemoryRow[] = [];
   for (const baseDtype of modelDtypes(scale)) {
-    using dry = openDryDevice({ limits, isCpu: facts.isCpu });
+    using dry = openDryDevice(adapterOf(device));
     const planned = await stepBytes(dry, source, { baseDtype, scale });
     const before = await usedBytes(), base = device.bytes;
     let driver: number | null = null;

@@ -215,7 +215,7 @@ function trainingLines(
   } = training;
   const all = training.tokens + padding;
   const parts = [
-    `${formatCount(examples)} examples${packed ? ", rows packed" : ""}`,
+    `${formatCount(examples)} ${examples === 1 ? "example" : "examples"}${packed ? ", rows packed" : ""}`,
     ...rowsNamed("rows cut", { count: truncated, first: placesOf(training, "truncated") }),
     ...(divided > 0 ? [`${formatCount(divided)} split between sequences, as packing does`] : []),
     ...rowsNamed("left out", { count: skipped, first: placesOf(training, "skipped") }),

@@ -21,7 +21,9 @@ export function dataLine(data: EncodeReport, { seq }: { readonly seq: number }):
   const some = (kind: keyof EncodeReport["lines"], what: string): string[] =>
     rowsNamed(what, { count: data[kind], first: placesOf(data, kind) });
   return [
-    `${formatCount(data.examples)} examples${data.packed ? ` of ${seq} tokens, rows packed` : ""}`,
+    `${formatCount(data.examples)} ${data.examples === 1 ? "example" : "examples"}${
+      data.packed ? ` of ${seq} tokens, rows packed` : ""
+    }`,
     ...some("truncated", `cut to ${seq} tokens`),
     ...(data.leftOver > 0 ? [`${formatCount(data.leftOver)} tokens left out`] : []),
     ...some("skipped", "left out"),

@@ -19,7 +19,7 @@ Deno.test("data inspect names empty and broken lines, and with a model what beco
   const joined = await cli(args);
   assert.match(
     joined.stdout,
-    /^at seq 64 +1 examples, rows packed; 137 tokens left out; 0.0 % padding; 6 tokens learned$/m,
+    /^at seq 64 +1 example, rows packed; 137 tokens left out; 0.0 % padding; 6 tokens learned$/m,
   );
   args.push("--no-packing");
   const { code, stdout, stderr } = await cli(args);

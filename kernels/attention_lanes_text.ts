@@ -55,7 +55,7 @@ export function lines(numbers: readonly number[], line: (number: number) => stri
 
 /**
  * The value of row `r` of a variable that has one row a lane. `zero` keeps the compiler from knowing the lane: llvmpipe
- * takes three instructions to spread a known lane, and one for any other.
+ * takes one instruction to spread an unknown lane, and more for a known one.
  */
 export function ofRow(name: string, r: number): string {
   return `subgroupShuffle(${name}${Math.floor(r / LANES)}, zero + ${r % LANES}u)`;
@@ -201,7 +201,7 @@ export function lanesKernel(
 ${bindings.map((entry, index) => `@group(0) @binding(${index}) ${declared(entry)}`).join("\n")}
 @group(0) @binding(${bindings.length}) var<uniform> params: Params;
 
-// The token of the query i of a KV group: i / ratio, by f32, which llvmpipe divides faster. Exact below 2^20.
+// The token of the query i of a KV group: i / ratio, by f32, which llvmpipe divides faster. Exact below 2^20: textures have at most 2^14 rows.
 fn token_of(i: u32) -> u32 { return u32((f32(i) + 0.5) / f32(params.ratio)); }
 
 @compute @workgroup_size(${LANES})

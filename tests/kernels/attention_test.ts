@@ -148,7 +148,9 @@ Deno.test("recordAttention() keeps large scores finite", async () => {
 Deno.test("recordAttention() and its backward match the oracle in several dispatches", async () => {
   using scratch = new AttentionScratch(device);
   const shape = { batch: 3, seq: 7, heads: 4, kvHeads: 2, headDim: 6 };
-  for (const dispatchCost of [1, 3500]) await compare(shape, { variant: "texture", scratch, dispatchCost }); // 1, and 1 to 2 pairs a dispatch
+  for (const variant of ["lanes", "texture"] as const) {
+    for (const dispatchCost of [1, 3500]) await compare(shape, { variant, scratch, dispatchCost }); // 1, and 1 to 2 pairs a dispatch
+  }
 });
 
 Deno.test("attention over many rows goes in dispatches of some blocks of a head, with the bits of all at once", async () => {
@@ -202,9 +204,10 @@ Deno.test("AttentionScratch shares textures among layers and frees them", () => 
 Deno.test("recordAttentionBackward() gives the same bits twice", async () => {
   using scratch = new AttentionScratch(device);
   const shape = { batch: 2, seq: 130, heads: 6, kvHeads: 2, headDim: 10 };
-  const first = await runBoth(shape, { variant: "texture", scratch, ...random(shape) });
-  const second = await runBoth(shape, { variant: "texture", scratch, ...random(shape) });
-  assert.deepEqual(first, second);
+  for (const variant of ["lanes", "texture"] as const) {
+    const first = await runBoth(shape, { variant, scratch, ...random(shape) });
+    assert.deepEqual(await runBoth(shape, { variant, scratch, ...random(shape) }), first);
+  }
 });
 
 Deno.test("recordDecodeAttention() equals the last row of full attention", async () => {

@@ -18,14 +18,14 @@
 // The GPU, and a model on it.
 export { Device, openDevice } from "./lib/gpu/device.ts";
 export type { DeviceOptions } from "./lib/gpu/types.ts";
-export { loadModel } from "./lib/disk/load_model.ts";
+export { loadModel } from "./lib/local/load_model.ts";
 export { loadModelFrom, type LoadModelOptions, Model } from "./lib/model/model.ts";
 export type { Adapters } from "./lib/model/input.ts";
 
 // Rows to learn from.
 export { type DataSet, type ReadOptions } from "./lib/data/rows.ts";
-export { readRows } from "./lib/disk/rows.ts";
-export { demoData } from "./lib/disk/open_model.ts";
+export { readRows } from "./lib/local/rows.ts";
+export { demoData } from "./lib/local/open_model.ts";
 export { type Row, toRow } from "./lib/data/row.ts";
 
 // Pruning: a run step by step, or into a folder.
@@ -38,7 +38,7 @@ export type { PruneResult, RunSummary, SlicedModel } from "./lib/run/result.ts";
 
 // Cutting by masks of your own, and files.
 export { type SliceInput, sliceModel } from "./lib/slice/slice.ts";
-export { exportModel } from "./lib/disk/export_model.ts";
+export { exportModel } from "./lib/local/export_model.ts";
 export { type ExportResult } from "./lib/slice/export.ts";
 export type { ExportOptions } from "./lib/slice/export_options.ts";
 

@@ -1,7 +1,7 @@
 // `--gguf-imatrix` of `compresso export`: the importance of columns on the texts of a file.
 import { CompressoError } from "../lib/core/errors.ts";
 import { encodeRows } from "../lib/data/encode_rows.ts";
-import { readRows } from "../lib/disk/rows.ts";
+import { readRows } from "../lib/local/rows.ts";
 import { measureImportance } from "../lib/slice/importance.ts";
 import type { ExportOptions } from "../lib/slice/export_options.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";

@@ -1,6 +1,6 @@
 // A verb on several ranks: rank 0 prints and writes, and the failure of one ends all.
 import { CompressoError } from "../lib/core/errors.ts";
-import { launchedRank, type MpiRanks, openMpi } from "../lib/disk/mpi.ts";
+import { launchedRank, type MpiRanks, openMpi } from "../lib/ranks/mpi.ts";
 import { reportError } from "./terminal/error.ts";
 import { silence, writeError } from "./terminal/output.ts";
 

@@ -9,7 +9,7 @@ import { adapterIdentity } from "../lib/gpu/tuning.ts";
 import { type TuneOptions, tuneProducts } from "../lib/nn/products/tune.ts";
 import { parameterCount } from "../lib/spec/decoder.ts";
 import type { Model } from "../lib/model/model.ts";
-import { loadTuning, saveTuning } from "../lib/disk/tuning_cache.ts";
+import { loadTuning, saveTuning } from "../lib/local/tuning_cache.ts";
 import type { Progress } from "./terminal/progress.ts";
 
 /** Value of `--tuning FILE` and `--no-tuning`: a path, false, or true for the default place. */

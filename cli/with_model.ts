@@ -1,8 +1,8 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
 import { OPTION_TABLE } from "../lib/run/options/table.ts";
 import type { Device } from "../lib/gpu/device.ts";
-import { openModelFiles } from "../lib/disk/open_model.ts";
-import { readPeftAdapter } from "../lib/disk/adapter.ts";
+import { openModelFiles } from "../lib/local/open_model.ts";
+import { readPeftAdapter } from "../lib/local/adapter.ts";
 import type { Tokenizer } from "../lib/text/tokenizer.ts";
 import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
@@ -11,7 +11,7 @@ import { fetchInputs } from "./hub.ts";
 import { byteCount, oneOf } from "./options/values.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
-import type { MpiRanks } from "../lib/disk/mpi.ts";
+import type { MpiRanks } from "../lib/ranks/mpi.ts";
 import { tuneFor, type TuneRequest, type TuningSetting } from "./tuning.ts";
 import { openDeviceHere } from "./webgpu.ts";
 

@@ -1,6 +1,6 @@
 // The first layers of the demo model, which train in less than half the time: for tests that ask nothing of its quality.
 import { exportModel } from "../mod.ts";
-import { openModelFiles } from "../lib/disk/open_model.ts";
+import { openModelFiles } from "../lib/local/open_model.ts";
 import type { ModelFiles } from "../lib/formats/open.ts";
 
 /** Weights and tokenizer of the demo with two of its five layers. */

@@ -10,6 +10,7 @@ const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const ORDER = [
   "kernels",
   "lib/core",
+  "lib/ranks",
   "lib/compat",
   "lib/files",
   "lib/text",
@@ -23,7 +24,7 @@ const ORDER = [
   "lib/model",
   "lib/slice",
   "lib/hub",
-  "lib/disk",
+  "lib/local",
   "lib/generate",
   "lib/eval",
   "lib/schedule",
@@ -44,7 +45,6 @@ const MOST_IN_RING = 3;
 
 /** Files of the library that may name the runtime: `Deno` or modules of `node:`. All others run wherever there is JavaScript and WebGPU. */
 const OF_THE_RUNTIME: readonly string[] = [
-  "lib/disk/mpi.ts",
   "lib/experiment/open.ts",
   "lib/experiment/store.ts",
   "lib/experiment/sweep.ts",
@@ -66,6 +66,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/hub/settings.ts",
   "lib/hub/storage.ts",
   "lib/hub/upload.ts",
+  "lib/ranks/mpi.ts",
   "lib/run/prune_to_folder.ts",
   "lib/run/record_file.ts",
   "lib/schedule/sandbox/process.ts",

@@ -9,7 +9,7 @@ import {
 } from "../../lib/bench/models.ts";
 import type { Repeats } from "../../lib/bench/stats.ts";
 import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs } from "../hub.ts";

@@ -3,7 +3,7 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { type AdapterCheck, checkAdapter } from "../../lib/nn/adapter_check.ts";
-import { loadTuning, type TuningFile } from "../../lib/disk/tuning_cache.ts";
+import { loadTuning, type TuningFile } from "../../lib/local/tuning_cache.ts";
 import { verb } from "../command.ts";
 import { formatBytes, print, printJson } from "../terminal/output.ts";
 import { tuningPlace } from "../tuning.ts";

@@ -5,7 +5,7 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { firstBytes } from "../../lib/files/system.ts";
 import { modelInfo, openModel, openWeights, readSpec } from "../../lib/formats/open.ts";
 import { SNIFFED_BYTES } from "../../lib/formats/sniff.ts";
-import { lookAt, type ModelView } from "../../lib/disk/open_model.ts";
+import { lookAt, type ModelView } from "../../lib/local/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/encode.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import { type Tokenizer, UNCUT_KEY } from "../../lib/text/tokenizer.ts";

@@ -3,7 +3,7 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError, spelled } from "../../lib/core/errors.ts";
 import { spellFlag } from "../options/spelling.ts";
 import { type AdapterOffer, describeAdapter } from "../../lib/gpu/adapter.ts";
-import { openSpec } from "../../lib/disk/open_model.ts";
+import { openSpec } from "../../lib/local/open_model.ts";
 import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";

@@ -1,6 +1,6 @@
 // `compresso push MODEL hf:owner/name`: uploads a run's folder, with its model card, to the Hugging Face Hub.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { pushToHub } from "../../lib/disk/push_model.ts";
+import { pushToHub } from "../../lib/local/push_model.ts";
 import { verb } from "../command.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatBytes, note, print, printJson } from "../terminal/output.ts";

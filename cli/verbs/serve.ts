@@ -1,7 +1,7 @@
 // `compresso serve MODEL`: a model behind an OpenAI-compatible server until it is stopped.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";
 import { generateMany } from "../../lib/generate/many.ts";
 import { MOST_SEQUENCES } from "../../lib/nn/decode/batch.ts";

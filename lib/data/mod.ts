@@ -6,7 +6,7 @@
 
 // Files.
 export { type DataReport, type DataSet, type LeftOut, type ReadOptions } from "./rows.ts";
-export { readRows } from "../disk/rows.ts";
+export { readRows } from "../local/rows.ts";
 export type { Compression } from "./readers/bytes.ts";
 export type { TextFormat } from "./readers/split.ts";
 

@@ -1,5 +1,5 @@
 // Exact match of generated answers: greedy decoding of several questions at once, and what counts as equal.
-import { dealt, type Ranks } from "../core/ranks.ts";
+import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { createTextBatch, type TextBatch } from "../generate/text_batch.ts";
 import { streamText } from "../generate/text.ts";
 import type { Adapters, Model } from "../model/model.ts";

@@ -1,7 +1,7 @@
 // Scores tasks by a model.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError } from "../core/errors.ts";
-import type { Ranks } from "../core/ranks.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import type { Adapters, Model } from "../model/model.ts";

@@ -1,6 +1,6 @@
 // Perplexity of a text in windows, each alone or sliding.
 import { CompressoError } from "../core/errors.ts";
-import { dealt, type Ranks } from "../core/ranks.ts";
+import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";

@@ -1,6 +1,6 @@
 // Log-likelihood of continuations, and multiple choice by them.
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
-import { dealt, type Ranks } from "../core/ranks.ts";
+import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Sequence } from "../nn/token_tree.ts";
 import type { Adapters, Model } from "../model/model.ts";

@@ -1,7 +1,7 @@
 // Questions of a task from its files, as the texts that a model scores.
 import { CompressoError, option } from "../core/errors.ts";
 import { type PlacedValue } from "../data/readers/values.ts";
-import { readValues } from "../disk/rows.ts";
+import { readValues } from "../local/rows.ts";
 import { isFolder } from "../files/exists.ts";
 import { within } from "../files/path.ts";
 import { fileKind } from "../files/held_file.ts";

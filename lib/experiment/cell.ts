@@ -1,6 +1,6 @@
 // One cell: prunes a model, then measures the result.
 import { CompressoError } from "../core/errors.ts";
-import { openModelFiles } from "../disk/open_model.ts";
+import { openModelFiles } from "../local/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";

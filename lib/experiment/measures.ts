@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { withoutMark } from "../core/text.ts";
-import { dataPath } from "../disk/rows.ts";
+import { dataPath } from "../local/rows.ts";
 import { exactText, readText, textProblem } from "../files/text_file.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";

@@ -1,6 +1,6 @@
 // The plan of an experiment: its cells with options, identity and state, checked before anything runs.
 import { CompressoError, spelledParts } from "../core/errors.ts";
-import { modelPath, openModelFiles } from "../disk/open_model.ts";
+import { modelPath, openModelFiles } from "../local/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/names.ts";
 import { resolveOptions } from "../run/options/resolve.ts";

@@ -1,7 +1,7 @@
 // An experiment with its overrides made and the paths of its files found; the files are not read.
 import { CompressoError, option } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
-import { DEMO, demoData } from "../disk/open_model.ts";
+import { DEMO, demoData } from "../local/open_model.ts";
 import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
 import { cellsOf } from "./grid.ts";
 import { isScriptPath } from "./identity.ts";

@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/rows.ts";
-import { dataPath, readRows } from "../disk/rows.ts";
+import { dataPath, readRows } from "../local/rows.ts";
 import { notOneFile } from "../data/readers/bytes.ts";
 import { isOfPath } from "../files/bytes.ts";
 import { disk } from "../files/disk.ts";

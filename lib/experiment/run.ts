@@ -4,7 +4,7 @@ import type { Device } from "../gpu/device.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { Leases } from "../files/lease.ts";
 import { FolderLock } from "../files/lock.ts";
-import { loadModel } from "../disk/load_model.ts";
+import { loadModel } from "../local/load_model.ts";
 import { type Model } from "../model/model.ts";
 import { guardCallbacks } from "./callbacks.ts";
 import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";

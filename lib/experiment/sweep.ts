@@ -8,7 +8,7 @@ import { differencesOf, type Json, type RunIdentity } from "../core/identity.ts"
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { FolderLock } from "../files/lock.ts";
-import { readRows } from "../disk/rows.ts";
+import { readRows } from "../local/rows.ts";
 import type { Model } from "../model/model.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE } from "../run/folder.ts";
 import { decidingOptions } from "../run/identity.ts";

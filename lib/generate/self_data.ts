@@ -2,7 +2,7 @@
 import { CompressoError } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import { gathered, type Ranks } from "../core/ranks.ts";
+import { gathered, type Ranks } from "../ranks/ranks.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../core/random.ts";

@@ -1,8 +1,8 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file.
-import { checkAlike } from "../core/alike.ts";
+import { checkAlike } from "../ranks/alike.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import { gathered, type Ranks } from "../core/ranks.ts";
+import { gathered, type Ranks } from "../ranks/ranks.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { disk } from "../files/disk.ts";
 import { openAlone, type OwnFile } from "../files/lock.ts";

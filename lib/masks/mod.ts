@@ -31,7 +31,7 @@ export type { Importance } from "../formats/gguf/importance.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/verify.ts";
 
 // Files.
-export { exportModel } from "../disk/export_model.ts";
+export { exportModel } from "../local/export_model.ts";
 export { type ExportResult } from "../slice/export.ts";
 export type { ExportFormat, ExportOptions, GgufDtype, SessionExportOptions } from "../slice/export_options.ts";
 export type { FileKind } from "../units/file_size.ts";

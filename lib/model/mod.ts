@@ -22,17 +22,17 @@ export type { MatrixUnits } from "../../kernels/product_matrix.ts";
 export type { BufferRange } from "../gpu/read_back.ts";
 
 // Opening.
-export { loadModel } from "../disk/load_model.ts";
+export { loadModel } from "../local/load_model.ts";
 export { loadModelFrom, type LoadModelOptions } from "./model.ts";
-export { demoData, openModelFiles } from "../disk/open_model.ts";
+export { demoData, openModelFiles } from "../local/open_model.ts";
 export type { ModelFiles } from "../formats/open.ts";
-export { openSpec } from "../disk/open_model.ts";
+export { openSpec } from "../local/open_model.ts";
 
 // The Hugging Face Hub.
 export { fetchFromHub, type HubFetched, type HubFetchOptions, type HubProgress } from "../hub/fetch.ts";
 export { type HubListener } from "../hub/http.ts";
 export { type HubUse } from "../hub/name.ts";
-export { type PushOptions, pushToHub } from "../disk/push_model.ts";
+export { type PushOptions, pushToHub } from "../local/push_model.ts";
 export { type Uploaded, type UploadOptions } from "../hub/upload.ts";
 
 // The model.
@@ -63,4 +63,4 @@ export type { Tokenizer } from "../text/tokenizer.ts";
 // LoRA.
 export { type LoraConfig, loraScale, type LoraWeights } from "../spec/lora.ts";
 export { type PeftAdapter, type PeftWriteOptions } from "../formats/peft/adapter.ts";
-export { readPeftAdapter, writePeftAdapter } from "../disk/adapter.ts";
+export { readPeftAdapter, writePeftAdapter } from "../local/adapter.ts";

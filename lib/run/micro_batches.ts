@@ -1,6 +1,6 @@
 // Micro-batches: the parts of a step that are trained one after the other, and the sum of their gradients.
 import { accumulate } from "../../kernels/mod.ts";
-import type { Ranks } from "../core/ranks.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import type { Batch } from "../data/batches.ts";
 import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";

@@ -34,8 +34,8 @@ export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
 
 // On several machines.
-export { type MpiRanks, openMpi } from "../disk/mpi.ts";
-export type { Ranks } from "../core/ranks.ts";
+export { type MpiRanks, openMpi } from "../ranks/mpi.ts";
+export type { Ranks } from "../ranks/ranks.ts";
 
 // The vocabulary.
 export { cutVocabularyToFolder, type VocabularyToFolderOptions } from "./vocabulary_to_folder.ts";

@@ -1,6 +1,6 @@
 // Names and sizes of the files that a run is made from, for run.json.
-import { DEMO, modelPath } from "../disk/open_model.ts";
-import { dataPath } from "../disk/rows.ts";
+import { DEMO, modelPath } from "../local/open_model.ts";
+import { dataPath } from "../local/rows.ts";
 import { disk } from "../files/disk.ts";
 import { lastPart } from "../files/path.ts";
 import { snapshotOf } from "../hub/cache.ts";

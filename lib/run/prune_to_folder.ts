@@ -8,7 +8,7 @@ import {
   unwritable,
   writeFileAtomically,
 } from "../files/atomic.ts";
-import { readRows } from "../disk/rows.ts";
+import { readRows } from "../local/rows.ts";
 import type { TextRow } from "../data/rows.ts";
 import { exists } from "../files/exists.ts";
 import { sourceDigest } from "../spec/source_digest.ts";

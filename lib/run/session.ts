@@ -1,6 +1,6 @@
 // A prune session: a stream of step records through the stages, then slice() and export().
 import config from "../../deno.json" with { type: "json" };
-import { checkAlike } from "../core/alike.ts";
+import { checkAlike } from "../ranks/alike.ts";
 import { digestOf } from "../core/digest.ts";
 import type { Batches } from "../data/batches.ts";
 import { CompressoError, option } from "../core/errors.ts";

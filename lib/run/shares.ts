@@ -1,5 +1,5 @@
 // How many micro-batches of a step each rank takes: by the time that it took for its own in the steps before.
-import { gathered, type Ranks } from "../core/ranks.ts";
+import { gathered, type Ranks } from "../ranks/ranks.ts";
 
 /** Which micro-batches of a step a rank takes. The sum has the same bits whoever takes which, since it is in their order. */
 export interface Shares {

@@ -1,6 +1,6 @@
 // One training step on the GPU: the plans of its passes and updates, and the arrays that a checkpoint holds.
 import { CompressoError } from "../core/errors.ts";
-import type { Ranks } from "../core/ranks.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";

@@ -9,7 +9,7 @@ import { bytesOfToken } from "../../lib/bench/token_bytes.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
+import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
 import { type BatchRow, createDecodeBatch, type DecodeBatch } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";

@@ -5,7 +5,7 @@ import { disk } from "../../lib/files/disk.ts";
 import { openWeights } from "../../lib/formats/open.ts";
 import type { ModelFiles } from "../../lib/formats/open.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import type { Scale } from "./cases.ts";

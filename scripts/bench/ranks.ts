@@ -1,6 +1,6 @@
 // Times the sum of gradients over ranks: mpirun -n 4 deno run -A scripts/bench/ranks.ts
 // Prints the median of so many sums for each size, in milliseconds, on rank 0.
-import { openMpi } from "../../lib/disk/mpi.ts";
+import { openMpi } from "../../lib/ranks/mpi.ts";
 
 const REPEATS = 15;
 const ranks = openMpi();

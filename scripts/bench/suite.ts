@@ -2,7 +2,7 @@
 import { basename, resolve } from "node:path";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { type ModelFiles } from "../../lib/formats/open.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { Scale } from "./cases.ts";
 import { type DecodeResult, measureDecoding } from "./decoding.ts";
 import { type FamiliesResult, measureFamilies } from "./families.ts";

@@ -8,7 +8,7 @@ import { pick } from "../../lib/eval/metrics.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { nodeCount, type Sequence } from "../../lib/nn/token_tree.ts";
 import { tuneProducts } from "../../lib/nn/products/tune.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { logLikelihoods } from "../../lib/eval/score.ts";
 import { packSequences } from "../../lib/eval/score_packing.ts";
 

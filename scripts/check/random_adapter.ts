@@ -1,7 +1,7 @@
 // Writes a random LoRA adapter for a model in PEFT's format, which reload_peft.py loads.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { openSpec } from "../../lib/disk/open_model.ts";
+import { openSpec } from "../../lib/local/open_model.ts";
 import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { normal } from "../../lib/core/random.ts";

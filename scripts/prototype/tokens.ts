@@ -1,8 +1,8 @@
 // Writes the two inputs of prototype.py: rows as the toolkit encodes them, and the tokens of a text.
 import { parseArgs } from "node:util";
 import process from "node:process";
-import { readRows } from "../../lib/disk/rows.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { readRows } from "../../lib/local/rows.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { encodeRows } from "../../lib/data/encode_rows.ts";
 

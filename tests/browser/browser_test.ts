@@ -1,8 +1,8 @@
 // The library in a browser: bundled without any of Deno's or Node's names, it prunes the demo by WebGPU.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { modelPath } from "../../lib/disk/open_model.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { modelPath } from "../../lib/local/open_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { sharedDevice } from "../device.ts";
 import { browserTest, openPage } from "../report/browser.ts";
 import type { Outcome } from "./entry.ts";

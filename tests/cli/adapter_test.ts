@@ -1,7 +1,7 @@
 // --adapter of eval, generate and export, on the demo.
 import assert from "node:assert/strict";
-import { writePeftAdapter } from "../../lib/disk/adapter.ts";
-import { openSpec } from "../../lib/disk/open_model.ts";
+import { writePeftAdapter } from "../../lib/local/adapter.ts";
+import { openSpec } from "../../lib/local/open_model.ts";
 import { loraModules, type LoraWeights } from "../../lib/spec/lora.ts";
 import { normal } from "../../lib/core/random.ts";
 import { cli, TemporaryFolder } from "./helpers/cli.ts";

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { FolderLock } from "../../lib/files/lock.ts";
 import { openWeights } from "../disk.ts";
-import { modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
+import { modelPath, openModelFiles } from "../../lib/local/open_model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { assertSameWeights } from "../formats/models.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 

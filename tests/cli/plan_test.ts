@@ -1,7 +1,7 @@
 // `compresso plan`, and the refusal of a prune run that does not fit.
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { MemoryOptions } from "../../lib/run/contract.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { pruneOptionsOf, type TableFlags } from "../../cli/options/table_flags.ts";
 import { layoutLines } from "../../cli/verbs/prune/layout_lines.ts";
 import { headsLine, targetOf } from "../../cli/verbs/prune/targets.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { expectedPrograms } from "../../lib/slice/programs.ts";
 import { linearCount, parameterCount } from "../../lib/spec/decoder.ts";
 import type { Layout } from "../../lib/units/layout.ts";

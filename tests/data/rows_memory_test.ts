@@ -10,7 +10,7 @@ async function read(
   path: string,
   { heap, limit }: { readonly heap: number; readonly limit?: number },
 ): Promise<string> {
-  const module = new URL("../../lib/disk/rows.ts", import.meta.url).href;
+  const module = new URL("../../lib/local/rows.ts", import.meta.url).href;
   const options = JSON.stringify({ skipBroken: true, ...(limit === undefined ? {} : { limit }) });
   const code = `import { readRows } from ${JSON.stringify(module)};
     const { rows } = await readRows(${

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { parseRows } from "../../lib/data/rows.ts";
-import { readRows } from "../../lib/disk/rows.ts";
+import { readRows } from "../../lib/local/rows.ts";
 import { createSplitter, type ValueSink } from "../../lib/data/readers/split.ts";
 import { toRow } from "../../lib/data/row.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";

@@ -1,6 +1,6 @@
 // Which rows of a run are held out, where rows are few, long, or do not fit.
 import assert from "node:assert/strict";
-import type { Ranks } from "../../lib/core/ranks.ts";
+import type { Ranks } from "../../lib/ranks/ranks.ts";
 import { parseRows, type Row } from "../../lib/data/rows.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { encodeRun } from "../../lib/run/data.ts";

@@ -1,8 +1,8 @@
 // Scores of choices against brute force, one sequence at a time in f64, and on the demo's held-out rows.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { readRows } from "../../lib/disk/rows.ts";
-import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
+import { readRows } from "../../lib/local/rows.ts";
+import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { encodeChoices } from "../../lib/eval/choice_rows.ts";
 import { type ChoiceRow, logLikelihoods, scoreChoices } from "../../lib/eval/score.ts";
 import { inTemporaryFolder } from "../formats/files.ts";

@@ -5,7 +5,7 @@ import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME, TINY } from "./tiny.ts";
 import type { ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";

@@ -7,7 +7,7 @@ import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 import type { ExperimentDefinition, ExperimentReport } from "../../lib/experiment/types.ts";

@@ -12,7 +12,7 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { OUTCOME } from "./tiny.ts";

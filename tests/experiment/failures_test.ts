@@ -1,7 +1,7 @@
 // Cells that fail: what they keep, whose turn it is then, and what is advised. On the demo model.
 import assert from "node:assert/strict";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { CompressoError, option } from "../../lib/core/errors.ts";

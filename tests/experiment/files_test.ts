@@ -11,7 +11,7 @@ import { makeReport, writeReport } from "../../lib/experiment/report.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { missingOf, Store, valuesOf } from "../../lib/experiment/store.ts";
 import { modelDigest } from "../../lib/files/fingerprint.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";

@@ -13,7 +13,7 @@ import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";
 import type { Cell, ExperimentDefinition } from "../../lib/experiment/types.ts";

@@ -8,7 +8,7 @@ import { cutProfile } from "../../lib/experiment/cut_and_loss.ts";
 import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
+import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
 import { selectionMasks, unitTable } from "../../lib/units/table.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { OUTCOME } from "./tiny.ts";

@@ -5,7 +5,7 @@ import { planCells } from "../../lib/experiment/plan.ts";
 import { protocolOf } from "../../lib/experiment/setup_lines.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { copyDemo } from "../cli/helpers/cli.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";

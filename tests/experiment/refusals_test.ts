@@ -6,7 +6,7 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { planExperiment, runExperiment } from "../../lib/experiment/run.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 

@@ -1,7 +1,7 @@
 // Experiments on the demo model: what they write, going on, failures, changes, and numbers that can be computed again.
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import type { RunSummary } from "../../lib/run/result.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";

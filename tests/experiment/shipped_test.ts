@@ -6,7 +6,7 @@ import { openExperiment } from "../../lib/experiment/open.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";
 

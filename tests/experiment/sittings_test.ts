@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError, openDevice } from "../../mod.ts";
 import { defineExperiment, planExperiment, runExperiment } from "../../lib/experiment/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { LOCK_FILE } from "../../lib/files/lock.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
 import { experimentTest, TINY } from "./tiny.ts";

@@ -1,7 +1,7 @@
 // An experiment on the demo that takes seconds, and tests that run it in temporary folders.
 import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { runExperiment } from "../../lib/experiment/run.ts";
-import { demoData } from "../../lib/disk/open_model.ts";
+import { demoData } from "../../lib/local/open_model.ts";
 import { writeShortDemo } from "../demo.ts";
 import { sharedDevice } from "../device.ts";
 import type { CellOutcome, ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";

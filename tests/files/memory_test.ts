@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { modelPath } from "../../lib/disk/open_model.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { modelPath } from "../../lib/local/open_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { disk } from "../../lib/files/disk.ts";
 import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
 import { type FileSystem, readBytes, streamBytes } from "../../lib/files/system.ts";

@@ -1,6 +1,6 @@
 // GPT-2, GPT-NeoX, StableLM and Phi as GGUFs: read back with the same weights, and refused where llama.cpp's architectures cannot hold them.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
 import { type DecoderSpec, tensorShapes } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

@@ -1,7 +1,7 @@
 // Adapters that PEFT wrote, read and written again: the same tensors by PEFT's own names, and the same settings.
 import assert from "node:assert/strict";
 import { openHfFolder } from "../disk.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/local/adapter.ts";
 import { openSafetensors } from "../disk.ts";
 import { fixture, inTemporaryFolder } from "./files.ts";
 

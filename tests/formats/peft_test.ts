@@ -2,14 +2,14 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { openHfFolder } from "../disk.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/local/adapter.ts";
 import { openSafetensors } from "../disk.ts";
 import { type SafetensorsItem } from "../../lib/formats/safetensors/write.ts";
 import { writeSafetensors } from "../disk.ts";
 import { type LoraConfig, loraModules, loraScale } from "../../lib/spec/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { fixture, inTemporaryFolder, rejectsWith } from "./files.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { formOf, hfConfig } from "../../lib/formats/hf/export.ts";
 import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/local/adapter.ts";
 import { type LoraConfig, loraModules, loraScale } from "../../lib/spec/lora.ts";
 import { type DecoderSpec, type Projection, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { exportGguf, exportHf, openGguf, openHfFolder, openSafetensors } from "../disk.ts";

@@ -1,9 +1,9 @@
 // Data that the demo model writes itself: the first tokens, the draws, and a file that can be continued.
 import assert from "node:assert/strict";
 import { CompressoError, type ErrorCode } from "../../lib/core/errors.ts";
-import { readRows } from "../../lib/disk/rows.ts";
+import { readRows } from "../../lib/local/rows.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
-import { DEMO, openModelFiles } from "../../lib/disk/open_model.ts";
+import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
 import { pageBytes } from "../../lib/nn/decode/cache.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { type SelfDataOptions, type SelfText, writeTexts } from "../../lib/generate/self_data.ts";

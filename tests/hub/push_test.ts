@@ -1,7 +1,7 @@
 // Uploads of a run's folder to the Hub: what is sent where, what is not sent twice, and who may not.
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { type PushOptions, pushToHub } from "../../lib/disk/push_model.ts";
+import { type PushOptions, pushToHub } from "../../lib/local/push_model.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { OTHER_TOKEN, TOKEN } from "./fake_hub.ts";
 import { HubRig, noise } from "./helpers.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { fetchFromHub } from "../../lib/hub/fetch.ts";
 import { sha, TOKEN } from "./fake_hub.ts";
 import { HubRig, noise } from "./helpers.ts";
-import { pushToHub } from "../../lib/disk/push_model.ts";
+import { pushToHub } from "../../lib/local/push_model.ts";
 
 const PYTHON = Deno.env.get("COMPRESSO_PYTHON") ?? "python3";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { readBack } from "../../lib/gpu/read_back.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
 import { createMaskSlots } from "../../lib/nn/mask_slots.ts";

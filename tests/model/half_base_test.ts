@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { narrowF16 } from "../../lib/core/half.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { disk } from "../../lib/files/disk.ts";
 import type { ExportOptions } from "../../lib/slice/export_options.ts";
 import { openWeights } from "../../lib/formats/open.ts";

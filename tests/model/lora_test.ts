@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { checkLora, loraScale } from "../../lib/spec/lora.ts";
 import { generate } from "../../lib/generate/generate.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { loadModelFrom, type LoraInput } from "../../lib/model/model.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { assertClose, distance, type Golden, openGolden } from "../golden/helpers/golden.ts";

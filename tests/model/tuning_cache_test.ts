@@ -5,7 +5,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { adapterIdentity, formatTuning, parseTuning, tuningOf } from "../../lib/gpu/tuning.ts";
 import { tuningIdentity } from "../../lib/nn/products/variants.ts";
-import { loadTuning, saveTuning } from "../../lib/disk/tuning_cache.ts";
+import { loadTuning, saveTuning } from "../../lib/local/tuning_cache.ts";
 
 const ENTRIES = [["linear-texture forward f16 256 x 512 x 512", "8x8"], [
   "matmul-buffer nnn f32 8 x 8 x 8",

@@ -5,7 +5,7 @@ import type { RunOptions, Target } from "../../lib/run/options/options.ts";
 import { demoData, parameterCount } from "../../lib/model/mod.ts";
 import type { Alarm } from "../../lib/run/mod.ts";
 import { defineSchedule, type ScheduleDefinition, type ScheduleInput, steps } from "../../lib/schedule/mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { keptBy } from "../../lib/run/methods/kept.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { overseeEnd, overseeHard, oversightOf } from "../../lib/run/monitors/oversee.ts";

@@ -9,7 +9,7 @@ import { normal, uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { hurtTargets } from "../../lib/run/focus.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";

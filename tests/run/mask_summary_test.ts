@@ -1,6 +1,6 @@
 // What run.json keeps of masks and sizes.
 import assert from "node:assert/strict";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { disk } from "../../lib/files/disk.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "../../lib/run/mask_summary.ts";
 import { fileBytes as bytesOfKind } from "../../lib/units/file_size.ts";

@@ -1,7 +1,7 @@
 // Hidden dims and whole layers under Wanda-sp and FLAP: their scores against definitions in f64, and runs that cut them.
 import assert from "node:assert/strict";
 import type { Device } from "../../lib/gpu/device.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { type DecoderSpec, projectionName } from "../../lib/spec/decoder.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../../lib/masks/baselines_activations.ts";

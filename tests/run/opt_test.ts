@@ -4,7 +4,7 @@ import { pruneToFolder, readRows } from "../../mod.ts";
 import { planMemory } from "../../lib/run/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
-import { demoData, openModelFiles } from "../../lib/disk/open_model.ts";
+import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
 import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";

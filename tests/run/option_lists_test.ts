@@ -3,7 +3,7 @@ import { pruneToFolder } from "../../mod.ts";
 import { selectUnits, sliceLora, unitTable } from "../../lib/masks/mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
-import { openSpec } from "../../lib/disk/open_model.ts";
+import { openSpec } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { refuses, rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";

@@ -29,7 +29,7 @@ import { planMemory, type RunHooks } from "../../lib/run/mod.ts";
 import { openSchedule } from "../../lib/schedule/mod.ts";
 import { serveModel } from "../../lib/serve/mod.ts";
 import { parseRows } from "../../lib/data/rows.ts";
-import { openSpec } from "../../lib/disk/open_model.ts";
+import { openSpec } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";

@@ -13,7 +13,7 @@ import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/initial_log_alpha.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { decidingOptions } from "../../lib/run/identity.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type Row, toRow } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { encodeRun } from "../../lib/run/data.ts";
 import { failure } from "../text/fixtures.ts";

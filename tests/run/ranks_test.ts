@@ -1,13 +1,13 @@
 // Several ranks train with the bits of one process: in one process here, which passes the sums itself.
 import assert from "node:assert/strict";
-import { dealt, gathered, type Ranks } from "../../lib/core/ranks.ts";
+import { dealt, gathered, type Ranks } from "../../lib/ranks/ranks.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
-import { checkAlike } from "../../lib/core/alike.ts";
+import { checkAlike } from "../../lib/ranks/alike.ts";
 import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
 import { createShares, type Shares } from "../../lib/run/shares.ts";
 import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";

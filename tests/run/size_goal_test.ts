@@ -6,7 +6,7 @@ import { type DecoderSpec, demoData, parameterCount } from "../../lib/model/mod.
 import type { Method, RunHooks } from "../../lib/run/mod.ts";
 import type { ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { fileBytes, type FileKind } from "../../lib/units/file_size.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { type MaskValues, packMasks } from "../../lib/nn/mask_slots.ts";
 import { layersAlike } from "../../lib/spec/decoder.ts";
 import { planSlice } from "../../lib/slice/slice.ts";

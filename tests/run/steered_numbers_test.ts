@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { prune } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { type Curve, defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { optionNumbers } from "../../lib/run/schedule_parts.ts";
 import { openSteerer } from "../../lib/run/steering.ts";
 import { unitTable } from "../../lib/units/table.ts";

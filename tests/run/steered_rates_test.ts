@@ -6,7 +6,7 @@ import type { RunHandle } from "../../lib/run/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { RATE_NAMES } from "../../lib/schedule/definition.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition, stepStateOf } from "../../lib/run/step.ts";
 import { openSteerer, type Steering } from "../../lib/run/steering.ts";

@@ -4,7 +4,7 @@ import { prune, type PruneOptions } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { cosine, defineSchedule, linear, type ScheduleDefinition, type ScheduleInput } from "../../lib/schedule/mod.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { stepNumbers } from "../../lib/run/step.ts";
 import { partsOf } from "../../lib/schedule/definition.ts";

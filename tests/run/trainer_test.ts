@@ -10,7 +10,7 @@ import type { UnitKind } from "../../lib/units/rules.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
-import { loadModel } from "../../lib/disk/load_model.ts";
+import { loadModel } from "../../lib/local/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
 import { findCause } from "../../lib/run/monitors/find_cause.ts";
 import { createTrainer, RING_SLOTS, type Trainer } from "../../lib/run/trainer.ts";

@@ -4,7 +4,7 @@ import { CompressoError, prune, type PruneResult } from "../../mod.ts";
 import type { WantedSize } from "../../lib/run/contract.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import type { Alarm, RunHandle } from "../../lib/run/mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { unitTable } from "../../lib/masks/mod.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import type { RunHandle } from "../../lib/run/mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
 import { sharedDevice } from "../device.ts";
 import { drive } from "./helpers/demo_run.ts";

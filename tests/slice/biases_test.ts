@@ -1,7 +1,7 @@
 // Biases of models that are cut: they follow their rows, and outlive the part they belong to.
 import assert from "node:assert/strict";
 import { exportModel } from "../../mod.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import {

@@ -7,7 +7,7 @@ import { hfConfig, type HfForm } from "../../lib/formats/hf/export.ts";
 import { openHfFolder } from "../disk.ts";
 import { ropeConfig } from "../../lib/formats/hf/rope_export.ts";
 import { openWeights } from "../disk.ts";
-import { demoData, modelPath, openModelFiles } from "../../lib/disk/open_model.ts";
+import { demoData, modelPath, openModelFiles } from "../../lib/local/open_model.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import { createTokenizer } from "../../lib/text/tokenizer.ts";
 import { loadHfTokenizer } from "../disk.ts";
@@ -23,7 +23,7 @@ import {
 } from "../../lib/spec/decoder.ts";
 import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks } from "./helpers.ts";
 

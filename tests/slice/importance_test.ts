@@ -6,7 +6,7 @@ import { createInputStatistics } from "../../lib/nn/column_stats.ts";
 import { createPass, recordForward } from "../../lib/nn/pass.ts";
 import { loadModelFrom } from "../../lib/model/mod.ts";
 import { EMBEDDING, normName, presentProjections, projectionName } from "../../lib/spec/decoder.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { measureImportance } from "../../lib/slice/importance.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { openSource, randomMasks, randomSource, someTokens } from "./helpers.ts";

@@ -1,6 +1,6 @@
 // OPT, GPT-2, GPT-NeoX, StableLM and Phi: masked equals sliced and written, in each layout; what LayerNorm and their classes rule out is refused.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { ggufArch } from "../../lib/formats/gguf/architecture.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { openWeights } from "../disk.ts";
 import { maskSizes } from "../../lib/nn/mask_slots.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { hardenMasks } from "../../lib/masks/harden.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
 import { padded, shallow } from "../../lib/slice/layouts.ts";
@@ -10,7 +10,7 @@ import { sliceModel } from "../../lib/slice/slice.ts";
 import { padLora, shallowLora, sliceLora } from "../../lib/slice/lora.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { assertClose, distance } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, logitsOf, openSource, randomLora } from "./helpers.ts";
 import { sharedDevice } from "../device.ts";

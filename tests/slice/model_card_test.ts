@@ -1,7 +1,7 @@
 // Model cards, and the origin and licence that files keep of the model that they were made from.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/disk/export_model.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { cardMetadata, cardProvenance } from "../../lib/formats/hf/card.ts";
 import { ggufProvenance, provenanceEntries, sizeLabel } from "../../lib/formats/gguf/provenance.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

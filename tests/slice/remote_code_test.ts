@@ -1,6 +1,6 @@
 // The Python files of a folder whose layers differ, as far as their text tells; scripts/check/reload_hf.py loads them.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { randomSource, UNEVEN } from "../formats/models.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import { readPeftAdapter, writePeftAdapter } from "../../lib/disk/adapter.ts";
+import { readPeftAdapter, writePeftAdapter } from "../../lib/local/adapter.ts";
 import { type DecoderSpec, layersAlike, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { padded } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

@@ -1,6 +1,6 @@
 // OLMo 2: masked equals sliced and written in each layout; heads, whose q and k are normalised together, are not cut.
 import assert from "node:assert/strict";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { mergesByScore, tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
 import { familyByName } from "../../lib/text/pre_tokenizers.ts";
-import { openModelFiles } from "../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../lib/local/open_model.ts";
 import { promptStyle } from "../../lib/data/prompts/format.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import { createTokenizer, surroundingTokens, type Tokenizer } from "../../lib/text/tokenizer.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { failure, golden, inFolder, tokenizerOf, withConfig } from "./fixtures.ts";
 

@@ -4,7 +4,7 @@ import { tokenizerFromGguf } from "../../lib/formats/gguf/tokenizer.ts";
 import { ggufTokenizerMetadata } from "../../lib/formats/gguf/tokenizer_export.ts";
 import { isObject } from "../../lib/core/guards.ts";
 import { createTokenizer, type Tokenizer } from "../../lib/text/tokenizer.ts";
-import { exportModel } from "../../lib/disk/export_model.ts";
+import { exportModel } from "../../lib/local/export_model.ts";
 import { refuses } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { type FixtureName, inFolder, tokenizerOf } from "./fixtures.ts";

@@ -1,7 +1,7 @@
 // What can be completed: verbs, options, and the words or files that follow them, read from the commands as they are declared.
 import type { CommandUnknownOpts, Option } from "../../packages.ts";
 import { SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
-import { DEMO } from "../../../lib/disk/open_model.ts";
+import { DEMO } from "../../../lib/local/open_model.ts";
 import { HELP_ALL } from "../../terminal/help.ts";
 
 /** What may stand in one place. */

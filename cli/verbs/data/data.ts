@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { exists, isFolder } from "../../../lib/files/exists.ts";
-import { modelPath } from "../../../lib/disk/open_model.ts";
+import { modelPath } from "../../../lib/local/open_model.ts";
 import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
 import { partPath, writeTextFile } from "../../../lib/generate/self_data_file.ts";
 import { withRanks } from "../../ranks.ts";

@@ -1,11 +1,11 @@
 // `compresso data inspect FILE`: what the rows of a file are and, with a model, how they are used in training.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataReport, type LeftOut, type Row } from "../../../lib/data/rows.ts";
-import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { placeOf } from "../../../lib/data/row.ts";
 import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { FormatOptions } from "../../../lib/data/prompts/format.ts";
-import { openModelFiles } from "../../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../../lib/local/open_model.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { noTokenizer } from "../../../lib/text/no_tokenizer.ts";
 import { checkContext, encodeRow, encodeRows } from "../../../lib/data/encode_rows.ts";

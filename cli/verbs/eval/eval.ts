@@ -1,13 +1,13 @@
 // `compresso eval MODEL…`: perplexity of a text, accuracy on rows with choices, or tasks, of one or several models.
 import config from "../../../deno.json" with { type: "json" };
-import { checkAlike } from "../../../lib/core/alike.ts";
+import { checkAlike } from "../../../lib/ranks/alike.ts";
 import { modelDigest } from "../../../lib/files/fingerprint.ts";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
+import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
-import type { MpiRanks } from "../../../lib/disk/mpi.ts";
+import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
 import { withRanks } from "../../ranks.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { fetchInputs } from "../../hub.ts";

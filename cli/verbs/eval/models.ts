@@ -1,7 +1,7 @@
 // Checks the models of `compresso eval` before the first one is measured; errors name their model.
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type ModelFiles } from "../../../lib/formats/open.ts";
-import { openModelFiles } from "../../../lib/disk/open_model.ts";
+import { openModelFiles } from "../../../lib/local/open_model.ts";
 
 /**
  * Checks each of several models, so that no work is wasted if a later one cannot be measured. A single model is checked as it is loaded, except with

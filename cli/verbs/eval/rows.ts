@@ -1,5 +1,5 @@
 // Accuracy on rows with choices and exact match of generated answers for `compresso eval --data`.
-import { readRows } from "../../../lib/disk/rows.ts";
+import { readRows } from "../../../lib/local/rows.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { answerPrompts, answerRows } from "../../../lib/eval/answer_rows.ts";
 import { encodeChoices } from "../../../lib/eval/choice_rows.ts";

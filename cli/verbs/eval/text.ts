@@ -3,7 +3,7 @@ import { type EvaluationFile, WINDOWS } from "../../../lib/eval/evaluation_file.
 import { namesJson } from "../../../lib/data/readers/split.ts";
 import { disk } from "../../../lib/files/disk.ts";
 import { openWeights } from "../../../lib/formats/open.ts";
-import { modelPath } from "../../../lib/disk/open_model.ts";
+import { modelPath } from "../../../lib/local/open_model.ts";
 import {
   checkLength,
   checkPerplexity,

@@ -9,7 +9,7 @@ import { planCells } from "../../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../../lib/experiment/resolve.ts";
 import { isMeasuredAlone, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
 import { Store } from "../../../lib/experiment/store.ts";
-import { launchedRank } from "../../../lib/disk/mpi.ts";
+import { launchedRank } from "../../../lib/ranks/mpi.ts";
 import { alarmLine } from "../prune/alarms.ts";
 import { verb } from "../../command.ts";
 import { fetchInputs, type TypedInputs } from "../../hub.ts";

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { type DataSet } from "../../../lib/data/rows.ts";
-import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";

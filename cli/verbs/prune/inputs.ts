@@ -2,8 +2,8 @@
 import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import type { Row } from "../../../lib/data/rows.ts";
-import { DEMO, demoData, modelPath } from "../../../lib/disk/open_model.ts";
-import { dataPath, readRows } from "../../../lib/disk/rows.ts";
+import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
+import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
 import { isOfPath } from "../../../lib/files/bytes.ts";
 import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";

@@ -3,7 +3,7 @@ import { CompressoError, option } from "../../../lib/core/errors.ts";
 import { keepsLayers } from "../../../lib/run/options/resolve.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
-import { lookAt, openSpec } from "../../../lib/disk/open_model.ts";
+import { lookAt, openSpec } from "../../../lib/local/open_model.ts";
 import { openWeights } from "../../../lib/formats/open.ts";
 import { ggufDtypeFor } from "../../../lib/slice/export_options.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";

@@ -1,5 +1,5 @@
 // Statistics of a model's activations on calibration data: the forward passes.
-import { dealt, type Ranks } from "../../core/ranks.ts";
+import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import { createInputStatistics, type InputMoments } from "../../nn/column_stats.ts";
 import { createPass, recordForward, shiftLabels } from "../../nn/pass.ts";
 import type { ActivationStats, ChannelStats } from "../../masks/baselines_activations.ts";

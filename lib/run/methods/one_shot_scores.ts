@@ -11,7 +11,7 @@ import {
 } from "../../masks/baselines.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../../masks/baselines_activations.ts";
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
-import { dealt, type Ranks } from "../../core/ranks.ts";
+import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import { CompressoError, option } from "../../core/errors.ts";
 import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
 import type { Projection } from "../../spec/decoder.ts";

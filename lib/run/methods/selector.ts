@@ -1,6 +1,6 @@
 // What all methods of choosing units share: the interface of a selector, and the batches that it scores units on.
 import { option } from "../../core/errors.ts";
-import { dealt, type Ranks } from "../../core/ranks.ts";
+import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import type { SlotGradients } from "../../nn/mask_slots.ts";
 import type { LayerTerms } from "../../masks/baselines.ts";
 import type { hardenMasks } from "../../masks/harden.ts";

@@ -1,5 +1,5 @@
 // Types of a prune run's options: as given, and with every default filled in.
-import type { Ranks } from "../../core/ranks.ts";
+import type { Ranks } from "../../ranks/ranks.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { LoraConfig } from "../../spec/lora.ts";

@@ -1,5 +1,5 @@
 // Ranks in one process, for tests: the sums and texts that they pass.
-import { addInto, type Ranks } from "../../../lib/core/ranks.ts";
+import { addInto, type Ranks } from "../../../lib/ranks/ranks.ts";
 
 /** Ranks in one process: each call is answered once all have made it. */
 export function together(size: number): Ranks[] {

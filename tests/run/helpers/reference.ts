@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import type { Device } from "../../../lib/gpu/device.ts";
 import { openHfFolder } from "../../disk.ts";
 import type { Tokenizer } from "../../../lib/text/tokenizer.ts";
-import { DEMO, openModelFiles } from "../../../lib/disk/open_model.ts";
+import { DEMO, openModelFiles } from "../../../lib/local/open_model.ts";
 import type { MatrixDtype } from "../../../lib/nn/products/matrix.ts";
 import type { DecoderSpec } from "../../../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../../../lib/model/model.ts";

@@ -1,6 +1,6 @@
 // Starts servers on small models, some with unusual properties, and sends requests to them.
 import { type Device, openDevice } from "../../../lib/gpu/device.ts";
-import { DEMO, openModelFiles } from "../../../lib/disk/open_model.ts";
+import { DEMO, openModelFiles } from "../../../lib/local/open_model.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import { createTokenizer, type Tokenizer } from "../../../lib/text/tokenizer.ts";
 import { loadModelFrom, type Model } from "../../../lib/model/model.ts";

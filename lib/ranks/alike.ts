@@ -1,5 +1,5 @@
 // Checks that all ranks do the same work.
-import { CompressoError } from "./errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import type { Ranks } from "./ranks.ts";
 
 /**

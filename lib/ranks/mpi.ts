@@ -4,7 +4,7 @@
 // MPI 5.0. Only f32 is sent; texts are sent as their bytes in f32. Sums are made here and not by MPI_Reduce, which
 // promises no order of adding.
 import { CompressoError } from "../core/errors.ts";
-import { addInto, type Ranks } from "../core/ranks.ts";
+import { addInto, type Ranks } from "./ranks.ts";
 
 /** Ranks of an MPI job. */
 export interface MpiRanks extends Ranks {

@@ -24,13 +24,13 @@ export interface ErrorParts {
   /** What cannot be done, as a sentence without its full stop. */
   readonly what: string;
   /** The rule that is broken. */
-  readonly rule?: string;
+  readonly rule?: string | undefined;
   /** The present value. */
-  readonly value?: string;
+  readonly value?: string | undefined;
   /** What the user can do. */
-  readonly fix?: string;
-  /** Path of the option at fault in the options object, such as "rates.lora". */
-  readonly option?: string;
+  readonly fix?: string | undefined;
+  /** Path of the option at fault in the options object, such as "rates.lora". Default the first that `what` names by {@link option}. */
+  readonly option?: string | undefined;
 }
 
 /** How a front writes an option, with its value where one is named: `rates.lora` in programs, `--lora-rate` on the command line. */
@@ -59,14 +59,8 @@ export function spellPath(path: string, value?: string): string {
 }
 
 /** The parts of an error with their options spelled. */
-export function spelledParts({ what, rule, value, fix, option }: ErrorParts, spell: SpellOption): ErrorParts {
-  return {
-    what: spelled(what, spell),
-    ...(rule === undefined ? {} : { rule: spelled(rule, spell) }),
-    ...(value === undefined ? {} : { value: spelled(value, spell) }),
-    ...(fix === undefined ? {} : { fix: spelled(fix, spell) }),
-    ...(option === undefined ? {} : { option }),
-  };
+export function spelledParts({ option, ...texts }: ErrorParts, spell: SpellOption): ErrorParts {
+  return { ...eachText(texts, (text) => spelled(text, spell)), option };
 }
 
 /**
@@ -87,9 +81,9 @@ export class CompressoError extends Error {
   /** What the message is made of. */
   readonly parts: ErrorParts;
 
-  /** Makes the message from its parts. Those of a longer message than 2,048 characters are cut in their middle. */
+  /** Makes the message from its parts; undefined ones count as absent. Parts of messages over 2,048 characters are cut in their middle. */
   constructor(code: ErrorCode, given: ErrorParts, options?: ErrorOptions) {
-    const parts = bounded(given);
+    const parts = present(bounded(given));
     super(spelled(sentence(parts), spellPath), options);
     this.code = code;
     this.parts = parts;
@@ -101,26 +95,61 @@ export class CompressoError extends Error {
   }
 }
 
+/** Why something is refused. */
+export interface Reasons {
+  /** The rule that is broken. */
+  readonly rule: string;
+  /** The present value. */
+  readonly value: string | number | bigint | boolean | null | undefined;
+  /** What the user can do, where rule and value do not make it obvious. */
+  readonly fix?: string | undefined;
+  /** Path of the option at fault, see {@link ErrorParts}. */
+  readonly option?: string | undefined;
+  /** The error that led to this one. */
+  readonly cause?: unknown;
+}
+
+/** The error of a refusal, to throw or to return: `refusal("input", "cannot read the header", { rule: "it is JSON", value: path, cause: error })`. */
+export function refusal(code: ErrorCode, what: string, { value, cause, ...reasons }: Reasons): CompressoError {
+  const parts = { what, ...reasons, value: value === undefined ? undefined : String(value) };
+  return new CompressoError(code, parts, cause === undefined ? undefined : { cause });
+}
+
+/**
+ * Refuses what cannot be done, by throwing a {@link refusal}.
+ *
+ * @throws CompressoError always: `refuse("usage", "cannot serve the model", { rule: "a port is at most 65535", value: port, option: "port" })`
+ */
+export function refuse(code: ErrorCode, what: string, reasons: Reasons): never {
+  throw refusal(code, what, reasons);
+}
+
 /** Characters of a message. */
 const MOST = 2048;
 /** Characters of a part of a longer one: four parts and the words between them take no more than {@link MOST}. */
 const MOST_OF_PART = 500;
 
 /** What a file holds may be long, and stands in errors. */
-function bounded(parts: ErrorParts): ErrorParts {
-  if (sentence(parts).length <= MOST) return parts;
+function bounded({ option, ...texts }: ErrorParts): ErrorParts {
+  if (sentence(texts).length <= MOST) return { ...texts, option };
   const cut = (text: string): string => {
     if (text.length <= MOST_OF_PART) return text;
     return `${text.slice(0, MOST_OF_PART - 101)} … ${text.slice(-98)}`;
   };
-  const { what, rule, value, fix, option } = parts;
-  return {
-    what: cut(what),
-    ...(rule === undefined ? {} : { rule: cut(rule) }),
-    ...(value === undefined ? {} : { value: cut(value) }),
-    ...(fix === undefined ? {} : { fix: cut(fix) }),
-    ...(option === undefined ? {} : { option }),
-  };
+  return { ...eachText(texts, cut), option };
+}
+
+type Texts = Omit<ErrorParts, "option">;
+
+function eachText({ what, rule, value, fix }: Texts, change: (text: string) => string): Texts {
+  const changed = (text?: string): string | undefined => text === undefined ? undefined : change(text);
+  return { what: change(what), rule: changed(rule), value: changed(value), fix: changed(fix) };
+}
+
+/** The parts that there are, with the option that `what` names first where none is given. */
+function present({ what, option = /\u27e8([\w.]+)/.exec(what)?.[1], ...others }: ErrorParts): ErrorParts {
+  const known = Object.entries({ ...others, option }).filter(([, part]) => part !== undefined);
+  return { what, ...Object.fromEntries(known) };
 }
 
 function sentence({ what, rule, value, fix }: ErrorParts): string {

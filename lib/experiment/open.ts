@@ -52,7 +52,9 @@ export async function openExperiment(path: string): Promise<Experiment> {
     if (error instanceof CompressoError) throw error;
     const { rule, value, fix } = importFault(error);
     // Deno colours its messages on imports.
-    throw new CompressoError("input", { what, rule, value: stripVTControlCharacters(value), fix }, { cause: error });
+    throw new CompressoError("input", { what, rule, value: stripVTControlCharacters(value ?? ""), fix }, {
+      cause: error,
+    });
   }
   return { ...asExperiment(module.default, path), root };
 }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { CompressoError, option, spelled } from "../../lib/core/errors.ts";
+import { CompressoError, option, refusal, refuse, spelled } from "../../lib/core/errors.ts";
+import { refuses } from "../refuses.ts";
 
 Deno.test("an error names its options as programs write them, and keeps them apart for other fronts", () => {
   const error = new CompressoError("usage", {
@@ -26,5 +27,33 @@ Deno.test("a message has at most 2,048 characters, whatever its parts hold: the 
   );
   assert.equal(error.parts.value?.length, 500);
   const short = { what: "cannot read it", rule: "a".repeat(1900), value: "b" };
-  assert.equal(new CompressoError("input", short).parts, short);
+  assert.deepEqual(new CompressoError("input", short).parts, short);
+});
+
+Deno.test("a refusal has the data that it is given, and the option that it names first", () => {
+  const cause = new Error("below"), reasons = { rule: "a port is at most 65535", value: 70000, cause };
+  const error = refuses(() => refuse("usage", `cannot use ${option("port", 70000)}`, reasons), "usage", {
+    option: "port",
+    value: 70000,
+    names: 65535,
+  });
+  assert.deepEqual(error.parts, {
+    what: "cannot use ⟨port=70000⟩",
+    rule: reasons.rule,
+    value: "70000",
+    option: "port",
+  });
+  assert.equal(error.cause, cause);
+  assert.equal(refusal("usage", `cannot use ${option("port")}`, { ...reasons, option: "host" }).parts.option, "host");
+});
+
+Deno.test("an assertion of a refusal fails for another code, option, number or name, and where nothing is refused", () => {
+  const work = (): never => refuse("usage", "cannot read a.json", { rule: "1 to 9", value: 13.5, option: "seed" });
+  refuses(work, "usage", { option: "seed", value: 13.5, names: ["a.json", 9] });
+  for (const expected of [{ option: null }, { option: "see" }, { value: 3.5 }, { value: 13 }, { names: "b.json" }]) {
+    assert.throws(() => refuses(work, "usage", expected), assert.AssertionError);
+  }
+  assert.throws(() => refuses(work, "input"), assert.AssertionError);
+  assert.throws(() => refuses(() => 1, "usage"), assert.AssertionError);
+  assert.throws(() => refuses(() => JSON.parse("{"), "usage"), assert.AssertionError);
 });

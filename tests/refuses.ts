@@ -1,0 +1,66 @@
+// Asserts what the toolkit refuses, by the error's code and data; never by its words, which may get better.
+import assert from "node:assert/strict";
+import { CompressoError, type ErrorCode } from "../lib/core/errors.ts";
+
+/** Data that an error has to hold. */
+export interface Refusal {
+  /** Path of the option at fault, exactly; null where there is none. */
+  readonly option?: string | null;
+  /** Data within `parts.value`: numbers, names, what the user gave. Each has to stand there as a word, so 3 is not in 13. */
+  readonly value?: Data;
+  /** Data elsewhere in the message that tells which refusal it is: a file, a tensor, a limit. */
+  readonly names?: Data;
+}
+
+type Datum = string | number;
+type Data = Datum | readonly Datum[];
+
+/** Asserts that `work` throws a `CompressoError` of this code that holds these data, and returns it. */
+export function refuses(work: () => unknown, code: ErrorCode, expected: Refusal = {}): CompressoError {
+  let result: unknown;
+  try {
+    result = work();
+  } catch (error) {
+    return checkRefusal(error, code, expected);
+  }
+  assert.fail(`expected a refusal (${code}); it returned ${typeof result}`);
+}
+
+/** The same of a promise that is rejected, or of a function that returns one. */
+export async function rejects(
+  work: Promise<unknown> | (() => Promise<unknown>),
+  code: ErrorCode,
+  expected: Refusal = {},
+): Promise<CompressoError> {
+  let result: unknown;
+  try {
+    result = await (typeof work === "function" ? work() : work);
+  } catch (error) {
+    return checkRefusal(error, code, expected);
+  }
+  assert.fail(`expected a refusal (${code}); it resolved to ${typeof result}`);
+}
+
+/** Asserts that an error is a refusal with this code and these data, and returns it. */
+export function checkRefusal(error: unknown, code: ErrorCode, { option, value, names }: Refusal = {}): CompressoError {
+  assert.ok(error instanceof CompressoError, `not a CompressoError: ${error instanceof Error ? error.stack : error}`);
+  const { parts, message } = error;
+  assert.equal(error.code, code, message);
+  if (option !== undefined) assert.equal(parts.option ?? null, option, message);
+  for (const datum of dataOf(value)) {
+    assert.ok(holds(parts.value ?? "", datum), `the value does not hold ${datum}: ${parts.value} (${message})`);
+  }
+  for (const datum of dataOf(names)) assert.ok(holds(message, datum), `the error does not name ${datum}: ${message}`);
+  return error;
+}
+
+function dataOf(data: Data = []): readonly Datum[] {
+  return typeof data === "object" ? data : [data];
+}
+
+/** Whether a datum stands in a text with no letter or digit that would make it another one. */
+function holds(text: string, datum: Datum): boolean {
+  const literal = String(datum).replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const before = /^\w/.test(literal) ? "(?<![\\w.])" : "", after = /\w$/.test(literal) ? "(?!\\w|\\.\\d)" : "";
+  return new RegExp(before + literal + after).test(text);
+}

@@ -11,6 +11,7 @@ import { digestOf } from "../core/digest.ts";
 import { CHECKPOINT_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { RunSummary } from "../run/result.ts";
+import { readSummary } from "../run/run_json.ts";
 import { differences } from "./identity.ts";
 import type {
   CellFailure,
@@ -247,7 +248,7 @@ export class Store {
   }
 
   async summary(name: string): Promise<RunSummary | null> {
-    return await readJson<RunSummary>(join(this.cell(name), "run.json"));
+    return await readSummary(this.cell(name));
   }
 
   /** Records of a cell's run, as far as it came. */

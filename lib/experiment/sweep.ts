@@ -17,6 +17,7 @@ import type { ResolvedOptions, RunOptions } from "../run/options/options.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { type FolderOptions, type PruneToFolderOptions, runToFolder } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
+import { readSummary } from "../run/run_json.ts";
 import { measuredSequences } from "../run/quality.ts";
 import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 import { defineSchedule, type Schedule } from "../schedule/definition.ts";
@@ -335,8 +336,7 @@ async function checkSame(out: string, identity: RunIdentity): Promise<void> {
 
 /** The summary of a sparsity that is done; null where it is not. */
 async function finishedPoint(folder: string): Promise<RunSummary | null> {
-  if (await exists(`${folder}/${CHECKPOINT_FILE}`) || !await exists(`${folder}/run.json`)) return null;
-  return JSON.parse(await Deno.readTextFile(`${folder}/run.json`));
+  return await exists(`${folder}/${CHECKPOINT_FILE}`) ? null : await readSummary(folder);
 }
 
 /** Removes an earlier sweep. */

@@ -2,7 +2,8 @@
 import { type LayerSpec, linearPerDim } from "../spec/decoder.ts";
 import type { Stage, StepRecord } from "../run/contract.ts";
 import type { SizeResult } from "../run/size_goal.ts";
-import type { ReportRun, ReportSummary } from "./read_run.ts";
+import type { RunSummary } from "../run/result.ts";
+import type { ReportRun } from "./read_run.ts";
 
 /**
  * Exponential mean with the weight e^(−1 / span) from step to step, without the bias towards a first value. What is not finite is left out of
@@ -44,7 +45,7 @@ export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult[
 
 /** Share of each layer's linear weights that was cut, and of all layers together. */
 export function layerSparsity(
-  { before, masks, layers, hidden }: Pick<ReportSummary, "before" | "masks" | "layers" | "hidden">,
+  { before, masks, layers, hidden }: Pick<RunSummary, "before" | "masks" | "layers" | "hidden">,
 ): { readonly layers: readonly number[]; readonly uniform: number } {
   const perDim = (layer: LayerSpec): number => linearPerDim(before, layer);
   const sizes = before.layers.map((layer, index) => {

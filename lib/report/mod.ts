@@ -5,6 +5,6 @@
  */
 
 // Reports.
-export { readRun, type ReportRun, type ReportSummary } from "./read_run.ts";
+export { readRun, type ReportRun } from "./read_run.ts";
 export { type Evaluation, readEvaluation, type Score, type ScoreChange } from "./evaluation.ts";
 export { renderReport, type ReportOptions } from "./report.ts";

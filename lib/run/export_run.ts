@@ -17,7 +17,7 @@ import {
 import { shapeWritten } from "../slice/layouts.ts";
 import type { RunPosition, StepRecord } from "./contract.ts";
 import type { FinishedRun } from "./finish.ts";
-import { VOCABULARY_FILE } from "./folder.ts";
+import { SUMMARY_FILE, VOCABULARY_FILE } from "./folder.ts";
 import { runCard } from "./run_card.ts";
 import type { RunHooks } from "./hooks.ts";
 import { fileBytes, maskSummary, modelBefore, withSmallerTypes } from "./mask_summary.ts";
@@ -137,7 +137,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     files: [...loadableBy, ...adapter?.loadableBy ?? []],
     skipped: skipped.map(({ format, error }) => ({ format, reason: error.message })),
   };
-  await writeFile(files, `${dir}/run.json`, JSON.stringify(summary, null, 2) + "\n");
+  await writeFile(files, `${dir}/${SUMMARY_FILE}`, JSON.stringify(summary, null, 2) + "\n");
   await hooks.afterExport?.(dir);
   return summary;
 }

@@ -9,6 +9,9 @@ export const CHECKPOINT_FILE = "checkpoint.safetensors";
 /** Name of the records within the folder of a run. */
 export const RECORDS_FILE = "records.jsonl";
 
+/** Name of the summary within the folder of a finished run. */
+export const SUMMARY_FILE = "run.json";
+
 /** Name of the list of the tokens that a cut vocabulary keeps, by their ids before. */
 export const VOCABULARY_FILE = "vocabulary.json";
 
@@ -20,7 +23,7 @@ export const CALIBRATION_FILE = "calibration.jsonl";
  * them.
  */
 export const RUN_FILES = [
-  ...["run.json", "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, VOCABULARY_FILE, CHECKPOINT_FILE] as const,
+  ...[SUMMARY_FILE, "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, VOCABULARY_FILE, CHECKPOINT_FILE] as const,
 ];
 
 /** Folders among them, which a crash within their replacement may leave aside. */

@@ -3,6 +3,7 @@ import { unwritable } from "../files/atomic.ts";
 import { textIfThere } from "../files/text_file.ts";
 import type { StepRecord } from "./contract.ts";
 import { linesUpTo } from "./record_lines.ts";
+import { parseRecords } from "./run_json.ts";
 
 /** records.jsonl of a run in progress, open for appending. */
 export class RecordFile implements Disposable {
@@ -52,8 +53,7 @@ export class RecordFile implements Disposable {
 
 /** The records of a file; none where there is no file, and without broken lines. */
 export async function recordsIn(path: string): Promise<StepRecord[]> {
-  const text = await recordsUpTo(path, Infinity);
-  return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line));
+  return parseRecords(await recordsUpTo(path, Infinity), { path, isFinished: true });
 }
 
 /**

@@ -4,7 +4,6 @@ import { CompressoError } from "../../../lib/core/errors.ts";
 import { destination, unwritable } from "../../../lib/files/atomic.ts";
 import { exists, namesIn } from "../../../lib/files/exists.ts";
 import { FolderLock } from "../../../lib/files/lock.ts";
-import { isObject } from "../../../lib/core/guards.ts";
 import { differencesOf } from "../../../lib/core/identity.ts";
 import { decidingOptions } from "../../../lib/run/identity.ts";
 import type { ResolvedOptions } from "../../../lib/run/options/options.ts";
@@ -18,6 +17,7 @@ import {
   RUN_FILES,
 } from "../../../lib/run/folder.ts";
 import type { RunSummary } from "../../../lib/run/result.ts";
+import { readSummary } from "../../../lib/run/run_json.ts";
 
 /** Name of a run's report in its folder. */
 export const REPORT_FILE = "report.html";
@@ -143,7 +143,8 @@ export async function finishedRun(
   },
 ): Promise<RunSummary | null> {
   if (!await isFinished(out)) return null;
-  const summary = await readSummary(join(out, "run.json"));
+  const summary = await readSummary(out);
+  if (!summary) return null;
   const { inputs: made } = summary; // empty of a run of a program
   const present = Object.keys(made).length > 0 ? await inputs() : {};
   const now = {
@@ -156,20 +157,6 @@ export async function finishedRun(
     what: `cannot resume the run in ${out}`,
     rule: "options, model and data are those of the first run, which is finished",
     value: differing.join("; "),
-    fix: "start anew with --overwrite, or choose another --out",
-  });
-}
-
-async function readSummary(path: string): Promise<RunSummary> {
-  let summary: RunSummary | null = null;
-  try {
-    summary = JSON.parse(await Deno.readTextFile(path));
-  } catch { /* refused below */ }
-  if (isObject(summary) && Array.isArray(summary.layers) && isObject(summary.options)) return summary;
-  throw new CompressoError("input", {
-    what: `cannot tell from ${path} whether its run is finished`,
-    rule: "it is a run's summary, as `prune` writes it",
-    value: "it cannot be read as one",
     fix: "start anew with --overwrite, or choose another --out",
   });
 }

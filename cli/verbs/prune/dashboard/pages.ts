@@ -1,11 +1,12 @@
 // The pages of a run's dashboard: a report of the records so far that refreshes itself.
-import { parseRecords, readRun, type ReportRun } from "../../../../lib/report/read_run.ts";
+import { readRun, type ReportRun } from "../../../../lib/report/read_run.ts";
 import { headOf, reportContent } from "../../../../lib/report/report.ts";
 import { pageHtml } from "../../../../lib/report/page.ts";
 import type { MaskSummary } from "../../../../lib/run/mask_summary.ts";
 import type { Alarm } from "../../../../lib/run/monitors/alarm.ts";
 import { allAlarms } from "../../../../lib/run/monitors/shown_alarms.ts";
 import type { StepRecord } from "../../../../lib/run/contract.ts";
+import { parseRecords } from "../../../../lib/run/run_json.ts";
 import type { OriginFile } from "../../../../lib/slice/export_options.ts";
 import { LOCAL_HOSTS } from "../../../../lib/serve/handler.ts";
 

@@ -1,0 +1,239 @@
+// The one schema of run.json and records.jsonl. Whoever reads these files reads them by it; the types of what is written are checked against it.
+import { CompressoError } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
+import { z } from "../core/packages.ts";
+import type { ChoiceScore } from "../eval/metrics.ts";
+import { textIfThere } from "../files/text_file.ts";
+import { GGUF_WRITE_TYPES } from "../formats/gguf/mixes.ts";
+import type { StepRecord } from "./contract.ts";
+import { SUMMARY_FILE } from "./folder.ts";
+import { type Alarm, ALARM_ACTIONS, MONITOR_NAMES } from "./monitors/alarm.ts";
+import type { RunSummary } from "./result.ts";
+
+/** JSON has no NaN: it is written as null. */
+const number = z.number().nullable().transform((value) => value ?? NaN);
+const count = z.int().nonnegative();
+const text = z.string();
+
+const ALARM = z.object({
+  monitor: z.enum(MONITOR_NAMES),
+  step: count,
+  action: z.enum(ALARM_ACTIONS),
+  restored: count.nullable().default(null),
+  message: text,
+  change: text,
+});
+
+const RECORD = z.object({
+  stage: z.enum(["finetune", "prune", "postfinetune"]),
+  step: z.int().positive(),
+  steps: z.int().positive(),
+  loss: number,
+  target: z.number().nullable(),
+  expected: z.number().nullable(),
+  lambda1: number,
+  lambda2: number,
+  gradNorm: number,
+  learningRate: number,
+  tokens: count,
+  labelTokens: count,
+  tokensPerSecond: number,
+  gpuBytes: count,
+  plannedGpuBytes: count,
+  layers: z.array(z.object({ heads: number, ffn: number, sparsity: number })).nullable(),
+  alarms: z.array(ALARM),
+});
+
+const layer = z.object({
+  heads: count,
+  kvHeads: count,
+  ffn: count,
+  window: z.int().positive().exactOptional(),
+  rope: z.enum(["local", "none"]).exactOptional(),
+});
+const change = z.object({ before: number, after: number });
+const counts = z.object({ before: count, after: count });
+const difference = z.object({ difference: number, stderr: number, low: number, high: number });
+const bitsPerByte = z.object({ before: number, after: number, bytes: count });
+const lossChange = z.object({
+  before: number,
+  after: number,
+  perplexity: change,
+  bitsPerByte: change.nullable(),
+  difference,
+  labels: count,
+  bytes: count,
+  sequences: count,
+});
+const subsets = z.custom<NonNullable<ChoiceScore["subsets"]>>(isObject).exactOptional();
+const choiceScore = z.object({
+  acc: number,
+  acc_norm: number,
+  stderr: number,
+  acc_norm_stderr: number,
+  n: count,
+  truncated: count,
+  subsets,
+});
+const answerScore = z.object({ exact_match: number, stderr: number, n: count, truncated: count });
+const taskChange = z.union([
+  z.object({
+    before: choiceScore,
+    after: choiceScore,
+    difference: z.object({ acc: difference, acc_norm: difference }),
+  }),
+  z.object({ before: answerScore, after: answerScore, difference: z.object({ exact_match: difference }) }),
+]);
+
+/** Levels of a run's options at most. */
+const MOST_DEPTH = 32;
+
+/** The fields in the order in which they are written. */
+const FIELDS = {
+  sparsity: z.object({ target: number, expected: number, hard: number }),
+  parameters: counts,
+  writtenParameters: count,
+  ggufDtype: z.enum(GGUF_WRITE_TYPES).nullable(),
+  fellBack: count,
+  size: z.custom<NonNullable<RunSummary["size"]>>(isObject).nullable(),
+  layers: z.array(layer),
+  hidden: count,
+  maskedVsSliced: z.object({ maxAbs: number, range: number }),
+  heldoutLoss: lossChange.nullable(),
+  evaluation: z.object({ text: lossChange.nullable(), tasks: z.record(text, taskChange) }),
+  vocabulary: z.object({
+    ...{ before: count, after: count, counted: count, coverage: number, growth: number },
+    ...{ heldout: bitsPerByte.nullable(), text: bitsPerByte.nullable() },
+  }).nullable(),
+  seconds: z.object({ finetune: number, prune: number, postfinetune: number }),
+  wallSeconds: number,
+  resumedAfter: count,
+  tokensPerSecond: number,
+  peakGpuBytes: count,
+  plannedGpuBytes: count,
+  alarms: z.array(ALARM),
+  changes: z.array(z.object({ step: count, differences: z.array(text) })),
+  adapter: text,
+  versions: z.object({ compresso: text, deno: text }),
+  data: z.custom<RunSummary["data"]>(isObject),
+  options: z.custom<RunSummary["options"]>(
+    (value) => isObject(value) && isWithinDepth(value, MOST_DEPTH),
+    `expected an object that is nested at most ${MOST_DEPTH} deep`,
+  ),
+  inputs: z.record(text, text),
+  origin: z.array(z.object({
+    role: z.enum(["model", "data", "calibration", "vocabulary"]),
+    name: text,
+    bytes: count,
+    source: text.exactOptional(),
+  })),
+  before: z.object({
+    layers: z.array(layer),
+    hidden: count,
+    headDim: count,
+    ungated: z.literal(true).exactOptional(),
+    bytes: z.number(),
+  }),
+  masks: z.object({
+    heads: z.array(z.array(z.number())),
+    ffn: z.array(z.array(z.number())),
+    hidden: z.array(z.number()),
+  }),
+  fileBytes: z.array(z.object({
+    file: text,
+    bytes: count,
+    smaller: z.array(z.object({ dtype: text, bytes: count })).exactOptional(),
+  })),
+  files: z.array(z.object({ file: text, programs: z.array(text) })),
+  skipped: z.array(z.object({ format: text, reason: text })),
+} satisfies Readonly<Record<keyof RunSummary, z.ZodType>>;
+
+const SUMMARY: z.ZodType<RunSummary> = z.object(FIELDS).superRefine(({ before, masks }, { addIssue }) => {
+  const refuse = (message: string): void => addIssue({ code: "custom", path: ["masks"], message });
+  if (masks.heads.length !== before.layers.length || masks.ffn.length !== before.layers.length) {
+    const { heads, ffn } = masks;
+    return refuse(`${before.layers.length} layers, ${heads.length} of heads, ${ffn.length} of FFN columns`);
+  }
+  before.layers.forEach(({ heads, kvHeads }, index) => {
+    const given = masks.heads[index]?.length;
+    if (kvHeads <= heads && given === heads) return;
+    refuse(`layer ${index} has ${heads} heads, ${kvHeads} KV heads and ${given} values`);
+  });
+});
+
+/** Names of the fields of run.json, in their order. */
+export const RUN_FIELDS: readonly string[] = Object.keys(FIELDS);
+/** Names of the fields of a line of records.jsonl, in their order. */
+export const RECORD_FIELDS: readonly string[] = Object.keys(RECORD.shape);
+
+/**
+ * Reads run.json in the folder of a run; null if there is none, because the run is not finished.
+ *
+ * @throws CompressoError("input") if it is damaged, or of another version
+ */
+export async function readSummary(folder: string): Promise<RunSummary | null> {
+  const path = `${folder}/${SUMMARY_FILE}`, found = await textIfThere(path);
+  if (found === null) return null;
+  return parsed(SUMMARY, jsonOf(found, { at: path, rule: "it is JSON" }), {
+    at: path,
+    rule: "it is a run's summary as this version of Compresso writes it",
+  });
+}
+
+/**
+ * Reads records of a run, one a line. The last line of an unfinished run may be half written, and is then left out.
+ *
+ * @throws CompressoError("input") that names the line
+ */
+export function parseRecords(
+  lines: string,
+  { path, isFinished }: { readonly path: string; readonly isFinished: boolean },
+): StepRecord[] {
+  const whole = lines.split("\n"), tail = whole.pop() ?? "";
+  // Every whole line ends with a line feed.
+  if (isFinished && tail !== "") whole.push(tail);
+  return whole.map((line, index) => {
+    const at = `line ${index + 1} of ${path}`;
+    const value = jsonOf(line, { at, rule: "each line is a step's record as JSON" });
+    return parsed(RECORD, value, { at, rule: "it is a step's record as this version of Compresso writes it" });
+  });
+}
+
+/** The alarms in a checkpoint; none if they cannot be read. */
+export function alarmsOf(value: unknown): readonly Alarm[] {
+  return z.array(ALARM).safeParse(value).data ?? [];
+}
+
+function jsonOf(found: string, { at, rule }: { readonly at: string; readonly rule: string }): unknown {
+  try {
+    return JSON.parse(found);
+  } catch (error) {
+    throw new CompressoError("input", {
+      what: `cannot read ${at}`,
+      rule,
+      value: found === "" ? "an empty line" : error instanceof Error ? error.message : String(error),
+      fix: "put the file back as the run wrote it, or start the run again",
+    });
+  }
+}
+
+function parsed<T>(
+  schema: z.ZodType<T>,
+  value: unknown,
+  { at, rule }: { readonly at: string; readonly rule: string },
+): T {
+  const { data, error } = schema.safeParse(value);
+  if (data !== undefined) return data;
+  const [issue] = error?.issues ?? [];
+  throw new CompressoError("input", {
+    what: `cannot use ${at}`,
+    rule,
+    value: issue ? `${issue.path.join(".") || "the whole"}: ${issue.message}` : "it is not",
+    fix: "read it with the version that wrote it",
+  });
+}
+
+function isWithinDepth(value: unknown, most: number): boolean {
+  if (typeof value !== "object" || value === null) return true;
+  return most > 0 && Object.values(value).every((part) => isWithinDepth(part, most - 1));
+}

@@ -15,13 +15,14 @@ export interface Refusal {
 type Datum = string | number;
 type Data = Datum | readonly Datum[];
 
-/** Asserts that `work` throws a `CompressoError` of this code that holds these data, and returns it. */
-export function refuses(work: () => unknown, code: ErrorCode, expected: Refusal = {}): CompressoError {
+/** Asserts that `work` throws a `CompressoError` of this code that holds these data. */
+export function refuses(work: () => unknown, code: ErrorCode, expected: Refusal = {}): void {
   let result: unknown;
   try {
     result = work();
   } catch (error) {
-    return checkRefusal(error, code, expected);
+    checkRefusal(error, code, expected);
+    return;
   }
   assert.fail(`expected a refusal (${code}); it returned ${typeof result}`);
 }
@@ -31,12 +32,13 @@ export async function rejects(
   work: Promise<unknown> | (() => Promise<unknown>),
   code: ErrorCode,
   expected: Refusal = {},
-): Promise<CompressoError> {
+): Promise<void> {
   let result: unknown;
   try {
     result = await (typeof work === "function" ? work() : work);
   } catch (error) {
-    return checkRefusal(error, code, expected);
+    checkRefusal(error, code, expected);
+    return;
   }
   assert.fail(`expected a refusal (${code}); it resolved to ${typeof result}`);
 }

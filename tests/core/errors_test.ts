@@ -32,7 +32,8 @@ Deno.test("a message has at most 2,048 characters, whatever its parts hold: the 
 
 Deno.test("a refusal has the data that it is given, and the option that it names first", () => {
   const cause = new Error("below"), reasons = { rule: "a port is at most 65535", value: 70000, cause };
-  const error = refuses(() => refuse("usage", `cannot use ${option("port", 70000)}`, reasons), "usage", {
+  const error = refusal("usage", `cannot use ${option("port", 70000)}`, reasons);
+  refuses(() => refuse("usage", `cannot use ${option("port", 70000)}`, reasons), "usage", {
     option: "port",
     value: 70000,
     names: 65535,

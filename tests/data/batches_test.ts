@@ -6,7 +6,8 @@ import { type Batch, createBatches } from "../../lib/data/batches.ts";
 import { encodeRows } from "../../lib/data/encode_rows.ts";
 import { encodeChoices } from "../../lib/eval/choice_rows.ts";
 import { withBroken } from "../../lib/data/encode_report.ts";
-import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { type Refusal, refuses } from "../refuses.ts";
+import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 
 /** Example n has the tokens 10n + 1, 10n + 2, … and only its last is a label. */
 function example(number: number, length: number): Example {
@@ -84,13 +85,13 @@ Deno.test("a batch larger than the data goes through them several times", () => 
 Deno.test("createBatches() refuses sizes, seeds, cursors and examples that cannot be", () => {
   const make = (change: Partial<typeof OPTIONS> | Record<string, number>): () => unknown => () =>
     createBatches(FIVE, { ...OPTIONS, ...change });
-  assert.throws(make({ batch: 0 }), failure("usage", /batch is an integer, at least 1; got: 0/));
-  assert.throws(make({ seq: 3 }), failure("usage", /4 tokens, seq 3/));
-  assert.throws(make({ seed: -1 }), failure("usage", /seed/));
-  assert.throws(() => createBatches([], OPTIONS), failure("usage", /number of examples/));
+  refuses(make({ batch: 0 }), "usage", { value: 0, names: 1 });
+  refuses(make({ seq: 3 }), "usage", { value: [4, 3] });
+  refuses(make({ seed: -1 }), "usage", { value: -1 });
+  refuses(() => createBatches([], OPTIONS), "usage", { value: 0 });
   const batches = createBatches(FIVE, OPTIONS);
-  assert.throws(() => batches.seek({ epoch: 0, index: 6 }), failure("mismatch", /index from 0 to 5/));
-  assert.throws(() => batches.seek({ epoch: -1, index: 0 }), failure("mismatch", /epoch -1/));
+  refuses(() => batches.seek({ epoch: 0, index: 6 }), "mismatch", { value: 0, names: 5 });
+  refuses(() => batches.seek({ epoch: -1, index: 0 }), "mismatch", { value: -1 });
 });
 
 Deno.test("the order of the first epochs is this one, on every machine", () => {
@@ -137,7 +138,7 @@ Deno.test("encodeRows() counts rows, cuts and rows that teach nothing, and names
     promptTokens: 0,
     lines: { truncated: [12], divided: [], skipped: [3], empty: [], broken: [] },
   });
-  assert.throws(() => encodeRows(rows.slice(2), options), failure("input", /1 rows, seq 24;/));
+  refuses(() => encodeRows(rows.slice(2), options), "input", { value: [1, 24] });
 });
 
 Deno.test("encodeRows() reports what reading left out, at most the first five of each", async () => {
@@ -168,11 +169,10 @@ Deno.test("rows of a JSON array are named with the lines on which they begin, in
   assert.match(line, /1 cut to 24 tokens \(row 2, line 3\), 1 empty \(row 4, line 5\)/);
   assert.match(line, /6 broken \(row 3, line 4; 5, line 6; 9; 9; 9; …\)/);
   assert.equal(readingNote(reading), "1 empty (row 4, line 5), 1 broken (row 3, line 4)");
-  assert.throws(() => encodeRows(rows, { ...options, vocab: 1 }), failure("input", /does not have, row 1, line 2;/));
-  assert.throws(
-    () => encodeChoices(parseRows(JSON.stringify([asked]), "x").rows, { tokenizer }),
-    failure("input", /cannot score row 1, line 1;/),
-  );
+  refuses(() => encodeRows(rows, { ...options, vocab: 1 }), "input", { names: ["row 1", "line 2"] });
+  refuses(() => encodeChoices(parseRows(JSON.stringify([asked]), "x").rows, { tokenizer }), "input", {
+    names: ["row 1", "line 1"],
+  });
 });
 
 Deno.test("the report tells what the prompt costs: the tokens by which each row is longer", async () => {
@@ -221,23 +221,19 @@ Deno.test("the report tells what the prompt costs: the tokens by which each row 
   const texts = parseRows('{"text":"the river carries the stone"}', "x").rows;
   const report = (prompt: string | null): unknown => encodeRows(texts, { tokenizer: chat, prompt, seq: 8 });
   assert.deepEqual(report(COLLABORATIVE_PROMPT), report(null));
-  assert.throws(
-    () => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8, packing: false }),
-    failure("input", /seq 8, of which the prompt takes \d+; fix: raise seq/),
-  );
+  refuses(() => encodeRows(rows, { tokenizer: chat, prompt: "Be small.", seq: 8, packing: false }), "input", {
+    value: 8,
+  });
 });
 
 Deno.test("encodeRows() says of no rows, and of texts of one token, what they lack", async () => {
   const tokenizer = await tokenizerOf("byte_level");
-  const refused = (rows: readonly Row[], message: RegExp): void =>
-    assert.throws(
-      () => encodeRows(rows, { tokenizer, prompt: null, seq: 8, packing: false }),
-      failure("input", message),
-    );
-  refused([], /there are rows to train on; got: 0 rows, seq 8; fix: give rows$/);
+  const refused = (rows: readonly Row[], message: Refusal): void =>
+    refuses(() => encodeRows(rows, { tokenizer, prompt: null, seq: 8, packing: false }), "input", message);
+  refused([], { value: [0, 8] });
   refused(
     [{ kind: "text", text: "x", extra: {} }],
-    /one text has two tokens; got: 1 rows, seq 8; fix: give longer texts$/,
+    { value: [1, 8] },
   );
 });
 

@@ -16,8 +16,9 @@ import {
 import { encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import { encodeRows } from "../../lib/data/encode_rows.ts";
+import { refuses } from "../refuses.ts";
 import { sharedFile } from "../formats/files.ts";
-import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 
 const SEQ = 4000;
 
@@ -225,8 +226,8 @@ Deno.test("a template that keeps the system text only in a last question gets th
   assert.deepEqual([prefix, response], [renderChat(tokenizer, turns, { addGenerationPrompt: true }), " 1"]);
   // A system turn of the row's own is lost with the answer.
   const own: ChatRow = { ...chat(), messages: [...turns, { role: "assistant", content: "1" }] };
-  const message = /writes the first turns alike.*put system turns into the first question.*set compresso_style in/;
-  assert.throws(() => encodeExample(own, options), failure("input", message));
+  const message = { names: "compresso_style" };
+  refuses(() => encodeExample(own, options), "input", message);
   const plain = withConfig(tokenizer, { compresso_style: "plain" }, LAST_ONLY);
   assert.deepEqual(stretches(own, { ...options, tokenizer: plain }).learned, ["1<|end|>"]);
 });
@@ -304,19 +305,19 @@ Deno.test("a template that writes earlier turns otherwise is refused with the nu
   const { rows } = parseRows(["", ...lines].join("\n"), "x");
   const options = { tokenizer, prompt: null, seq: SEQ };
   assert.equal(encodeRows(rows.slice(0, 1), options).examples.length, 1);
-  const message = /says in a chat, row 3; expected: the chat template writes the first turns alike.*message 4 of 4/;
-  assert.throws(() => encodeRows(rows, options), failure("input", message));
+  const message = { value: "message 4", names: "row 3" };
+  refuses(() => encodeRows(rows, options), "input", message);
   const turned: ChatRow = { kind: "chat", messages: [...LONG.messages].reverse(), number: 7, extra: {} };
   // Asked to go on with nothing, this one writes a system turn of its own.
   const opening =
     "{% if not messages or messages[0]['role'] != 'assistant' %}{{ '<|start|>system\n<|end|>' }}{% endif %}" + dropping;
-  assert.throws(
-    () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, opening) }),
-    failure("input", /row 7; .*begins with a question, .*got: the first message is the assistant's; fix: take it out/),
-  );
-  assert.throws(
+  refuses(() => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, opening) }), "input", {
+    names: "row 7",
+  });
+  refuses(
     () => encodeRows([turned], { ...options, tokenizer: withConfig(tokenizer, {}, "{{ raise_exception('no') }}") }),
-    failure("input", /cannot format a chat, row 7; .*the template says: no; fix: .*skipBroken/),
+    "input",
+    { names: "row 7" },
   );
 });
 
@@ -331,20 +332,17 @@ Deno.test("rows that the template refuses are left out and counted by number whe
   const rows = [good, turned, good, { ...turned, number: 9 }];
   for (const packing of [true, false]) {
     const options = { tokenizer, prompt: null, seq: 60, packing };
-    assert.throws(() => encodeRows(rows, options), failure("input", /cannot format a chat, row 2;/));
+    refuses(() => encodeRows(rows, options), "input", { names: "row 2" });
     const { examples, report } = encodeRows(rows, { ...options, skipBroken: true });
     assert.deepEqual(examples, encodeRows([good, good], options).examples);
     assert.deepEqual([report.rows, report.broken, report.lines.broken], [4, 2, [2, 9]]);
     assert.deepEqual([report.skipped, report.truncated], [0, 0]);
     const none = (): unknown => encodeRows([turned, turned], { ...options, skipBroken: true });
-    assert.throws(
-      none,
-      failure("input", /cannot format a chat, row 1;.*fix: put the turns otherwise: of 2 rows none can be encoded$/),
-    );
+    refuses(none, "input", { names: "row 1" });
     const long = chat("Where? ".repeat(100), "here");
     const tooLong = (): unknown =>
       encodeRows([turned, long], { ...options, seq: 20, packing: false, skipBroken: true });
-    assert.throws(tooLong, failure("input", /2 rows, seq 20; fix: raise seq/));
+    refuses(tooLong, "input", { value: 20 });
   }
 });
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type ChatRow, parseRows, type Row } from "../../lib/data/rows.ts";
 import { NOT_UTF8, parseRow } from "../../lib/data/row.ts";
-import { failure } from "../text/fixtures.ts";
+import { type Refusal, refuses } from "../refuses.ts";
 
 const MESSAGES = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Ho" }] as const;
 const CONVERSATIONS = [{ from: "human", value: "Hi" }, { from: "gpt", value: "Ho" }];
@@ -43,9 +43,8 @@ Deno.test("a system text beside a conversation is its first turn, where the mess
 
 Deno.test("a system text beside a conversation that has another is refused by line", () => {
   const text = lines({ messages: MESSAGES }, { messages: [SYSTEM, ...MESSAGES], system: "Be kind." });
-  const message =
-    /one system text; got: line 2 has another one in its messages than as "system"; fix: take out the one/;
-  assert.throws(() => parseRows(text, "x"), failure("input", message));
+  const message = { value: ["line 2", '"system"'] };
+  refuses(() => parseRows(text, "x"), "input", message);
   assert.deepEqual(parseRows(text, "x", { skipBroken: true }).report.broken.map(({ row }) => row), [2]);
   const bytes = parseRow({ messages: MESSAGES, system: NOT_UTF8 }, {});
   assert("fault" in bytes && bytes.fault.problem === 'has bytes that are no UTF-8 as "system"');
@@ -53,11 +52,8 @@ Deno.test("a system text beside a conversation that has another is refused by li
 
 Deno.test("an instruction with a system text or a history is refused by line, with what to write instead", () => {
   const refuse = (field: string, value: unknown): void => {
-    const message = new RegExp(
-      `an instruction has no turns before it; got: line 2 has "${field}"; fix: write the row as "messages"`,
-    );
     const text = lines(INSTRUCTION, { ...INSTRUCTION, [field]: value });
-    assert.throws(() => parseRows(text, "x"), failure("input", message), JSON.stringify(value));
+    refuses(() => parseRows(text, "x"), "input", { value: ["line 2", `"${field}"`] });
   };
   refuse("system", "Be brief.");
   for (const history of [[["Hi", "Ho"]], '[["Hi", "Ho"]]', ' [ "Hi" ]']) refuse("history", history);
@@ -73,12 +69,11 @@ Deno.test("an instruction with a system text or a history is refused by line, wi
 });
 
 Deno.test("a row whose messages are null is told so, unless it is of another kind", () => {
-  const refuse = (row: unknown, message: RegExp): void =>
-    assert.throws(() => parseRows(lines(row), "x"), failure("input", message));
-  refuse({ messages: null, x: 1 }, /"messages" is a list; got: line 1 has null as "messages"/);
-  refuse({ conversations: null, x: 1 }, /"conversations" is a list; got: line 1 has null as "conversations"/);
-  refuse({ messages: null, text: null }, /has null as "text"/);
-  refuse({ x: 1 }, /got: line 1 has "x"/);
+  const refuse = (row: unknown, message: Refusal): void => refuses(() => parseRows(lines(row), "x"), "input", message);
+  refuse({ messages: null, x: 1 }, { value: ['"messages"', "line 1"] });
+  refuse({ conversations: null, x: 1 }, { value: ['"conversations"', "line 1"] });
+  refuse({ messages: null, text: null }, { value: '"text"' });
+  refuse({ x: 1 }, { value: ["line 1", '"x"'] });
   assert.equal(parseRows(lines({ messages: null, conversations: CONVERSATIONS }), "x").kind, "chat");
   assert.equal(parseRows(lines({ messages: null, conversations: null, text: "a" }), "x").kind, "text");
   assert.equal(parseRows(lines({ messages: null, ...INSTRUCTION }), "x").kind, "instruct");

@@ -10,7 +10,8 @@ import { zlibCodecs } from "../../lib/files/platform.ts";
 import { parquetRows } from "../../lib/data/readers/parquet.ts";
 import { createSplitter, type Place, type ValueSink } from "../../lib/data/readers/split.ts";
 import { byFrame } from "../../lib/compat/zstd_frames.ts";
-import { failure, inFolder } from "../text/fixtures.ts";
+import { rejects } from "../refuses.ts";
+import { inFolder } from "../text/fixtures.ts";
 
 /** Everything that a splitter says about a text that comes in pieces of `size` characters. */
 function told(text: string, size: number, isJson = false): unknown[] {
@@ -116,7 +117,7 @@ Deno.test("gzip that is cut off is refused, unless the limit is reached before",
   const words = Array.from({ length: 30000 }, (_, index) => ((index * 7919) % 104729).toString(36));
   const lines = words.map((text) => `${JSON.stringify({ text })}\n`).join("");
   const bytes = gzipSync(lines), cut = bytes.subarray(0, bytes.length / 2);
-  await assert.rejects(read(cut), failure("input", /the gzip data are whole; got: unexpected end of file/));
+  await rejects(read(cut), "input", { names: "gzip" });
   const { rows, report } = await read(cut, { limit: 7 });
   assert.deepEqual(rows, parseRows(lines, "x", { limit: 7 }).rows);
   assert.equal(report.limited, true);
@@ -173,19 +174,18 @@ Deno.test("Zstandard that is cut off or goes on with something else is refused, 
   for (const words of [1, 1000]) {
     const { lines, frames: [first = SKIPPABLE, second = SKIPPABLE] } = frames(2, { rows: 500, words });
     const cut = joined([first, second.subarray(0, second.length / 2)]);
-    const rule = "the zstd data are whole; got: ";
-    const within = failure("input", new RegExp(`${rule}the data end within a frame`));
-    await assert.rejects(read(cut), within);
-    await assert.rejects(read(first.subarray(0, first.length / 2)), within);
-    await assert.rejects(read(first.subarray(0, -1)), within);
-    await assert.rejects(read(joined([first, SKIPPABLE.subarray(0, -1)])), within);
-    await assert.rejects(read(joined([first, second.subarray(0, 2)])), within);
+    const within = { names: "zstd" };
+    await rejects(read(cut), "input", within);
+    await rejects(read(first.subarray(0, first.length / 2)), "input", within);
+    await rejects(read(first.subarray(0, -1)), "input", within);
+    await rejects(read(joined([first, SKIPPABLE.subarray(0, -1)])), "input", within);
+    await rejects(read(joined([first, second.subarray(0, 2)])), "input", within);
     const garbage = joined([first, new TextEncoder().encode("garbage")]);
-    await assert.rejects(read(garbage), failure("input", new RegExp(`${rule}.*bytes that begin no other`)));
+    await rejects(read(garbage), "input", within);
     // A small file is read to its end before the first row is taken, as with gzip.
     if (words > 1) assert.deepEqual((await read(cut, { limit: 7 })).rows, parseRows(lines, "x", { limit: 7 }).rows);
   }
-  await assert.rejects(read(SKIPPABLE), failure("input", /it is empty/));
+  await rejects(read(SKIPPABLE), "input", { names: "rows" });
 });
 
 Deno.test("pieces are cut where frames end, whatever size they come in", async () => {
@@ -225,10 +225,7 @@ Deno.test("characters and the first bad byte are found across the pieces that a 
   const bytes = new TextEncoder().encode(text);
   bytes[2 ** 20 + 1] = 0x41;
   // The character that begins at 2^20 − 3 lacks nothing; the one after it begins at 2^20 + 1 and is broken.
-  await assert.rejects(
-    read(bytes),
-    failure("input", new RegExp(`it is not, from byte ${2 ** 20 + 2}$|${2 ** 20 + 2};`)),
-  );
+  await rejects(read(bytes), "input", { value: `byte ${2 ** 20 + 2}` });
 });
 
 function table(name: string): string {
@@ -307,7 +304,7 @@ Deno.test("what stands beside the texts of a table keeps none of them back: span
     )),
   );
   const deep = `{"text": "a", "x": ${"[".repeat(100_000)}${"]".repeat(100_000)}}\n{"text": "b"}\n`;
-  await assert.rejects(read(new TextEncoder().encode(deep)), failure("input", /nested no deeper than/));
+  await rejects(read(new TextEncoder().encode(deep)), "input", { value: "line 1" });
   const left = await read(new TextEncoder().encode(deep), { skipBroken: true });
   assert.deepEqual([left.rows.length, left.report.broken.map(({ row }) => row)], [1, [1]]);
 });
@@ -319,16 +316,16 @@ Deno.test("columns of nulls alone are read whatever compresses their empty pages
 });
 
 Deno.test("a table that is broken, or compressed in a way that is not known, is refused", async () => {
-  await assert.rejects(readRows(table("instructions_lz4")), failure("input", /ZSTD, BROTLI; got: LZ4_RAW/));
+  await rejects(readRows(table("instructions_lz4")), "input", { value: "LZ4_RAW", names: ["ZSTD", "BROTLI"] });
   const bytes = await Deno.readFile(table("texts_zstd"));
-  await assert.rejects(read(bytes.subarray(0, 2000)), failure("input", /whole parquet file/));
+  await rejects(read(bytes.subarray(0, 2000)), "input", { value: "PAR1" });
   const page = bytes.slice();
   page.fill(0xff, 40, 200);
-  await assert.rejects(read(page), failure("input", /whole parquet file/));
+  await rejects(read(page), "input", { value: 15 });
   // The footer's number of rows in the one group, 12, as the number that its byte makes of it.
   const claiming = await Deno.readFile(table("texts_brotli"));
   claiming[1203] = 0x7e;
-  await assert.rejects(read(claiming), failure("input", /63 rows, of which a column holds 12/));
+  await rejects(read(claiming), "input", { value: [63, 12] });
 });
 
 Deno.test("blanks that go on and on are no rows", () => {
@@ -344,7 +341,7 @@ Deno.test("a text of a table that is no UTF-8 is a broken row, as in other files
   let path = "";
   await inFolder(async (folder) => {
     path = `${folder}/a.parquet`;
-    await assert.rejects(texts(0xe9), failure("input", /row 2 has bytes that are no UTF-8 as "text"/));
+    await rejects(texts(0xe9), "input", { value: ["row 2", "UTF-8", '"text"'] });
     assert.deepEqual(await texts(0xe9, { skipBroken: true }), ["One."]);
     assert.deepEqual(await texts(0x74), ["One.", "two."]);
   });
@@ -369,10 +366,10 @@ Deno.test("rows of bytes in memory are read as those of a file, and packed ones 
   const { rows } = await readRowsFrom(memorySource("rows.jsonl", bytes));
   assert.deepEqual(rows, parseRows(text, "rows.jsonl").rows);
   const packed = memorySource("rows.jsonl.gz", new Uint8Array(gzipSync(bytes)));
-  await assert.rejects(readRowsFrom(packed), { message: /there is no unpacker here/ });
+  await rejects(readRowsFrom(packed), "input", { names: "rows.jsonl.gz" });
   assert.deepEqual((await readRowsFrom(packed, { codecs: zlibCodecs })).rows, rows);
   const plain = memorySource("table", await Deno.readFile(table("texts_zstd")));
-  await assert.rejects(readRowsFrom(plain), { message: /there is no unpacker here/ });
+  await rejects(readRowsFrom(plain), "input", { value: "ZSTD" });
 });
 
 Deno.test("an array that opens brackets for ever is refused at once, and a long element is searched once", async () => {

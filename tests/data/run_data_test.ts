@@ -4,9 +4,10 @@ import type { Ranks } from "../../lib/ranks/ranks.ts";
 import { parseRows, type Row } from "../../lib/data/rows.ts";
 import type { ResolvedOptions } from "../../lib/run/options/options.ts";
 import { encodeRun } from "../../lib/run/data.ts";
-import { failure, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { tokenizerOf, withConfig } from "../text/fixtures.ts";
 import { together } from "../run/helpers/ranks.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import { type Refusal, refuses } from "../refuses.ts";
 
 const tokenizer = await tokenizerOf("byte_level");
 const model = { tokenizer, spec: { vocab: tokenizer.vocabSize } };
@@ -49,7 +50,7 @@ Deno.test("a tenth of the rows is held out, of 32 rows at most", () => {
 Deno.test("fewer sequences than ranks are refused", () => {
   const options = optionsOf(instructions([1, 1, 1]), { packing: false });
   const first = (size: number): Ranks => together(size)[0] ?? assert.fail("no rank");
-  assert.throws(() => encodeRun(model, options, { ranks: first(4) }), failure("input", /4 ranks.*3;.*fewer ranks/));
+  refuses(() => encodeRun(model, options, { ranks: first(4) }), "input", { value: 3, names: 4 });
   assert.equal(encodeRun(model, options, { ranks: first(3) }).report.examples, 3);
 });
 
@@ -78,7 +79,7 @@ Deno.test("broken rows are counted and named wherever they stand, in those that 
     const { report, heldout } = encodeRun(own, optionsOf(rows, { packing }), { skipBroken: true });
     assert.deepEqual([report.rows, report.broken, report.lines.broken], [18, 2, [5, 19]]);
     assert.ok(heldout.length > 0);
-    assert.throws(() => encodeRun(own, optionsOf(rows, { packing })), failure("input", /row 5;/));
+    refuses(() => encodeRun(own, optionsOf(rows, { packing })), "input", { names: "row 5" });
     // Rows of a program have no numbers of their own.
     const unnumbered = rows.map(({ number: _, ...row }) => row);
     const again = encodeRun(own, optionsOf(unnumbered, { packing }), { skipBroken: true });
@@ -95,10 +96,10 @@ Deno.test("tokens without an embedding are refused before training, and do not s
   const used = Math.max(...encodeRun(model, options).heldout.flat());
   const { makeBatches } = encodeRun({ tokenizer: { ...tokenizer, padId: 90_000 }, spec: model.spec }, options);
   assert.ok(makeBatches(1).next().tokens.every((token) => token < tokenizer.vocabSize));
-  assert.throws(
-    () => encodeRun({ tokenizer, spec: { vocab: used } }, options),
-    failure("input", new RegExp(`row \\d;.* ids lie in \\[0, ${used}\\); got: token ${used};`)),
-  );
+  refuses(() => encodeRun({ tokenizer, spec: { vocab: used } }, options), "input", {
+    value: `token ${used}`,
+    names: ["row 1", used],
+  });
 });
 
 Deno.test("a row with a token that the model does not have is named, and left out where broken ones are", () => {
@@ -112,7 +113,7 @@ Deno.test("a row with a token that the model does not have is named, and left ou
     const { rows: read } = parseRows(rows.join("\n"), "rows.jsonl");
     for (const packing of [true, false]) {
       const options = optionsOf(read, { packing });
-      assert.throws(() => encodeRun(own, options), failure("input", /row 8;.*got: token \d+;.*skipBroken/));
+      refuses(() => encodeRun(own, options), "input", { names: "row 8" });
       const { report } = encodeRun(own, options, { skipBroken: true });
       assert.deepEqual([report.broken, report.lines.broken], [1, [8]], `${key}, packing ${packing}`);
     }
@@ -133,18 +134,18 @@ Deno.test("a row of a program with fields that are none of its kind is named, an
     { kind: "text", text: "on and on" },
     { kind: "chat", messages: [{ from: "human", value: "on and" }, { role: "gpt", content: "on" }] },
   ];
-  const broken: readonly (readonly [unknown, RegExp])[] = [
+  const broken: readonly (readonly [unknown, Refusal])[] = [
     [
       { kind: "instruct", instruction: "on" },
-      /cannot encode the row, row 4; expected: "output" is a string; got: it has nothing as "output"/,
+      { value: '"output"', names: "row 4" },
     ],
-    [{ kind: "instruct", instruction: "on", output: 7 }, /row 4;.*has a number as "output"; fix: .*toRow/],
-    [{ kind: "instruct", instruction: "on", input: [], output: "on" }, /row 4;.*has a list as "input"/],
-    [{ kind: "text", text: 5 }, /row 4;.*has a number as "text"/],
-    [{ kind: "chat" }, /row 4;.*has nothing as "messages"/],
-    [{ kind: "chat", messages: ["on"] }, /row 4;.*has a string as message 1/],
-    [{ kind: "chat", messages: [{ role: "bot", content: "on" }] }, /row 4;.*has the role "bot" in message 1/],
-    [{ kind: "chat", messages: [{ role: "user", content: 5 }] }, /row 4;.*has a number in message 1/],
+    [{ kind: "instruct", instruction: "on", output: 7 }, { value: '"output"', names: "row 4" }],
+    [{ kind: "instruct", instruction: "on", input: [], output: "on" }, { value: '"input"', names: "row 4" }],
+    [{ kind: "text", text: 5 }, { value: '"text"', names: "row 4" }],
+    [{ kind: "chat" }, { value: '"messages"', names: "row 4" }],
+    [{ kind: "chat", messages: ["on"] }, { value: "message 1", names: "row 4" }],
+    [{ kind: "chat", messages: [{ role: "bot", content: "on" }] }, { value: ['"bot"', "message 1"], names: "row 4" }],
+    [{ kind: "chat", messages: [{ role: "user", content: 5 }] }, { value: "message 1", names: "row 4" }],
   ];
   for (const packing of [true, false]) {
     const encode = (rows: readonly unknown[], skipBroken = false): ReturnType<typeof encodeRun> =>
@@ -152,7 +153,7 @@ Deno.test("a row of a program with fields that are none of its kind is named, an
     const whole = encode(good);
     assert.equal(encode(bare).digest, whole.digest);
     for (const [row, said] of broken) {
-      assert.throws(() => encode([...good, row]), failure("input", said));
+      refuses(() => encode([...good, row]), "input", said);
       const { report, digest } = encode([...good, row], true);
       assert.deepEqual([report.broken, report.lines.broken, digest], [1, [4], whole.digest], JSON.stringify(row));
     }

@@ -3,7 +3,8 @@ import { renderChat } from "../../lib/text/chat_template.ts";
 import { encodeExample, formatExample } from "../../lib/data/prompts/encode.ts";
 import { encodeChat, encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
 import { strftime } from "../../lib/compat/strftime.ts";
-import { failure, golden, tokenizerOf, withConfig } from "./fixtures.ts";
+import { refuses } from "../refuses.ts";
+import { golden, tokenizerOf, withConfig } from "./fixtures.ts";
 
 for (const name of ["byte_level", "sentencepiece"] as const) {
   Deno.test(`renderChat() of the ${name} tokenizer gives the text that transformers gives`, async () => {
@@ -21,13 +22,14 @@ Deno.test("renderChat() says that there is no template, that it does not parse, 
   const turn = { role: "user", content: "x" } as const;
   const options = { addGenerationPrompt: true };
   const bare = withConfig(tokenizer, {}, null);
-  assert.throws(() => renderChat(bare, [turn], options), failure("input", /has a chat template/));
+  refuses(() => renderChat(bare, [turn], options), "input", {
+    value: ["tokenizer_config.json", "chat_template.jinja"],
+  });
   const broken = withConfig(tokenizer, {}, "{% for %}");
-  assert.throws(() => renderChat(broken, [turn], options), failure("input", /it is a Jinja template/));
-  assert.throws(
-    () => renderChat(tokenizer, [{ role: "system", content: "s" }, turn], options),
-    failure("input", /roles system, user; the template says: Roles must alternate/),
-  );
+  refuses(() => renderChat(broken, [turn], options), "input", { value: "CloseStatement" });
+  refuses(() => renderChat(tokenizer, [{ role: "system", content: "s" }, turn], options), "input", {
+    value: "user/assistant",
+  });
 });
 
 Deno.test("a chat template sees tools and documents as none, not as undefined", async () => {
@@ -79,9 +81,9 @@ Deno.test("strip(), lstrip(), rstrip() and the filter trim of a chat template ta
   ] as const;
   for (const [expression, text] of cases) assert.equal(rendered(expression), `[${text}]`, expression);
   for (const argument of ["1", "'a', 'b'", "chars='a'"]) {
-    assert.throws(() => rendered(`m.content.strip(${argument})`), failure("input", /strip\(\) takes/), argument);
+    refuses(() => rendered(`m.content.strip(${argument})`), "input", { value: "strip()" });
   }
-  assert.throws(() => rendered("m.other.strip('a')"), failure("input", /strip\(\) is of texts/));
+  refuses(() => rendered("m.other.strip('a')"), "input", { value: "strip()" });
 });
 
 /** Runs work at another time. */
@@ -138,19 +140,19 @@ Deno.test("a chat template of a stranger has a budget: ranges of 100,000 items, 
     "2 5 8 3,2,1",
   );
   const cases = [
-    ["{% for i in range(1000000000) %}a{% endfor %}", /a range has at most 100000 items, not 1000000000/],
-    ["{{ range(3000000) | join('a') }}", /a range has at most/],
+    ["{% for i in range(1000000000) %}a{% endfor %}", { value: 1000000000 }],
+    ["{{ range(3000000) | join('a') }}", { value: [100000, 3000000] }],
     [
       "{% set ns = namespace(l=range(100000)) %}{% for i in range(40) %}{% set ns.l = ns.l + ns.l %}{% endfor %}",
-      /a list has at most/,
+      { value: [1048576, 1600000] },
     ],
     [
       "{% set ns = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}",
-      /a text has at most/,
+      { value: [67108864, 134217728] },
     ],
-    ["{% for i in range(0, 1, 0) %}a{% endfor %}", /step must not be zero/],
+    ["{% for i in range(0, 1, 0) %}a{% endfor %}", { value: "range()" }],
   ] as const;
-  for (const [template, problem] of cases) assert.throws(() => render(template), failure("input", problem));
+  for (const [template, problem] of cases) refuses(() => render(template), "input", problem);
 });
 
 Deno.test("a chat template that never ends is stopped after ten seconds", async () => {
@@ -160,10 +162,9 @@ Deno.test("a chat template that never ends is stopped after ten seconds", async 
   const { now } = performance, start = now.call(performance);
   performance.now = () => start + 50 * (now.call(performance) - start);
   try {
-    assert.throws(
-      () => renderChat(tokenizer, [{ role: "user", content: "x" }], { addGenerationPrompt: false }),
-      failure("input", /it takes longer than 10 s/),
-    );
+    refuses(() => renderChat(tokenizer, [{ role: "user", content: "x" }], { addGenerationPrompt: false }), "input", {
+      value: 10,
+    });
     const taken = performance.now() - start;
     assert(taken > 10_000 && taken < 500_000, `${taken} ms`);
   } finally {

@@ -12,7 +12,8 @@ import {
 import { encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
 import { turnShape } from "../../lib/data/prompts/turn.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
-import { failure, tokenizerOf, withConfig } from "./fixtures.ts";
+import { type Refusal, refuses } from "../refuses.ts";
+import { tokenizerOf, withConfig } from "./fixtures.ts";
 
 const LAST = "message['content'].split('</think>')[-1]";
 
@@ -153,11 +154,10 @@ Deno.test("of a conversation the last answer may have thoughts; one that others 
     );
   }
   for (const template of [R1, QWQ, EARLY]) {
-    const message =
-      /an answer that others follow as it is said; got: it writes message 2 of 4 otherwise, .*thoughts; fix: let a row end with that answer/;
+    const message = { value: ["message 2", 4] };
     for (const prompt of [null, "Be brief."]) {
       const options = { ...await optionsOf(template), prompt };
-      assert.throws(() => marked(chat("Q", thought, "Q2", "Blue."), options), failure("input", message));
+      refuses(() => marked(chat("Q", thought, "Q2", "Blue."), options), "input", message);
     }
   }
 });
@@ -167,22 +167,18 @@ Deno.test("where a template writes a question otherwise once it is answered, a r
     "{% for m in messages %}{{ '<|start|>' + (m['content'] if loop.last else 'gone') + '<|end|>' }}{% endfor %}" +
     "{% if add_generation_prompt %}{{ '<|start|>' }}{% endif %}";
   const options = await optionsOf(changing);
-  const refuse = (row: ChatRow, message: RegExp): void =>
-    assert.throws(() => marked(row, options), failure("input", message));
+  const refuse = (row: ChatRow, message: Refusal): void => refuses(() => marked(row, options), "input", message);
   refuse(
     chat("Q", "Red."),
-    /message 2 of 2, or what .*; fix: set compresso_style in tokenizer_config.json to "alpaca"/,
+    { value: "message 2" },
   );
   refuse(
     chat("Q", "Red.", "Q2", "A"),
-    /message 2 of 4.*; fix: split the conversation into single .*, or set compresso/,
+    { value: ["message 2", 4] },
   );
   const { messages } = chat("Q", "Red.");
   const system: ChatRow = { ...chat(), messages: [{ role: "system", content: "Be kind." }, ...messages] };
-  refuse(system, /message 3 of 3.*; fix: put system turns into the first question, or set compresso_style/);
+  refuse(system, { value: "message 3" });
   // The prompt is no message of the row.
-  assert.throws(
-    () => marked(chat("Q", "Red."), { ...options, prompt: "Be brief." }),
-    failure("input", /message 2 of 2/),
-  );
+  refuses(() => marked(chat("Q", "Red."), { ...options, prompt: "Be brief." }), "input", { value: "message 2" });
 });

@@ -78,7 +78,7 @@ export function createSplitter(sink: ValueSink, { isJson = false }: { readonly i
       inner = settle();
     },
     finish(): TextFormat {
-      if (!inner && head.trim() === "") sink.refuse("the file has rows", "it is empty", "fetch or write it again");
+      if (!inner && head.trim() === "") sink.refuse("the file has rows", "0 rows", "fetch or write it again");
       inner ??= settle();
       return inner.finish();
     },

@@ -6,23 +6,22 @@ import { defaultText, paperText } from "../cli/options/table_flags.ts";
 import { flagOf, spellFlag } from "../cli/options/spelling.ts";
 import { spelled } from "../lib/core/errors.ts";
 import { methodsNamed, ruleOf } from "../lib/run/options/check.ts";
-import { isInExperiments } from "../lib/experiment/options.ts";
-import { entryOf, nameOf, OPTION_GROUPS, OPTION_PATHS, type OptionPath } from "../lib/run/options/table.ts";
+import {
+  entryOf,
+  groupOf,
+  isIn,
+  nameOf,
+  OPTION_GROUPS,
+  OPTION_PATHS,
+  type OptionPath,
+} from "../lib/run/options/table.ts";
+import { GIVEN } from "../lib/run/options/table/entry.ts";
 import { OUTER_RATES, RATE_NAMES } from "../lib/schedule/definition.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 
 /** Where the reference lies. */
 export const OPTIONS_REFERENCE = join(ROOT, "docs/reference/options.md");
-
-const HEADINGS = {
-  target: "Target",
-  data: "Data",
-  method: "Method",
-  training: "Training",
-  files: "Files",
-  advanced: "Advanced",
-} as const;
 
 /** Who takes an option in a program, where it is neither `prune` nor `pruneToFolder` alone. */
 const TAKEN_BY = {
@@ -35,9 +34,9 @@ const TAKEN_BY = {
 
 /** The text of docs/reference/options.md. */
 export function optionsReference(): string {
-  const sections = OPTION_GROUPS.map((group) => {
-    const paths = OPTION_PATHS.filter((path) => entryOf(path).group === group && nameOf(path) !== null);
-    return `## ${HEADINGS[group]}\n\n${paths.map(entryText).join("\n")}`;
+  const sections = Object.keys(OPTION_GROUPS).map((group) => {
+    const paths = OPTION_PATHS.filter((path) => groupOf(path) === group && nameOf(path) !== null);
+    return `## ${group[0]?.toUpperCase()}${group.slice(1)}\n\n${paths.map(entryText).join("\n")}`;
   });
   const others = OPTION_PATHS.filter((path) => nameOf(path) === null);
   return [
@@ -55,7 +54,7 @@ export function optionsReference(): string {
 }
 
 function entryText(path: OptionPath): string {
-  const { type, methods, needs, excludes, of, mayChange, help, off, default: own, paper: preset } = entryOf(path);
+  const { type, when = {}, excludes, of, mayChange, help, off, default: own, paper: preset } = entryOf(path);
   // What is on unless a flag turns it off has that flag alone.
   const hasOffAlone = type === "switch" && own === true && preset === undefined;
   const standard = defaultText(path), paper = paperText(path);
@@ -63,8 +62,11 @@ function entryText(path: OptionPath): string {
     ...(["text", "value", "calibration", "alarms", "list"].includes(type) ? [] : [ruleOf(path)]),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`preset: ${paper}`]),
-    ...(methods === undefined ? [] : [`for ${methodsNamed(methods)}`]),
-    ...(needs === undefined ? [] : [`goes with \`${spellFlag(needs.path, needs.values?.map(String).join("|"))}\``]),
+    ...Object.entries(when).map(([other, values]) =>
+      other === "method" && values !== GIVEN
+        ? `for ${methodsNamed(values.map(String))}`
+        : `goes with \`${spellFlag(other, values === GIVEN ? undefined : values.map(String).join("|"))}\``
+    ),
     ...(excludes === undefined
       ? []
       : [`not with ${excludes.filter((one) => one !== path).map((one) => `\`${flagOf(one)}\``).join(", ")}`]),
@@ -75,7 +77,7 @@ function entryText(path: OptionPath): string {
     ...(of === "command"
       ? []
       : [`\`${path}${hasOffAlone ? ": false" : ""}\`${of === undefined ? "" : ` of ${TAKEN_BY[of]}`}`]),
-    ...(isInExperiments(path)
+    ...(isIn("experiment", path)
       ? [nameOf(path) === path ? "also in experiments" : `\`${nameOf(path)}\` in experiments`]
       : []),
   ];

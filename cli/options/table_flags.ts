@@ -1,15 +1,18 @@
 // Flags of the options of pruning, from their table: declaration with help and group, parsing, and how an error names them.
 import { type CommandUnknownOpts, Option } from "../packages.ts";
 import { CompressoError, spelled } from "../../lib/core/errors.ts";
-import { accepts, atPaths, meantBy, methodsNamed, PRUNE_PATHS, ruleOf } from "../../lib/run/options/check.ts";
+import { accepts, meantBy } from "../../lib/core/value_rule.ts";
+import { atPaths, methodsNamed, PRUNE_PATHS, ruleOf } from "../../lib/run/options/check.ts";
 import {
   entryOf,
+  groupOf,
   type NameOf,
   nameOf,
   OPTION_PATHS,
   type OptionPath,
   type WrittenValue,
 } from "../../lib/run/options/table.ts";
+import { methodsOf } from "../../lib/run/options/table/entry.ts";
 import { alarmSettings } from "../../lib/run/monitors/alarm_setting.ts";
 import type { MonitorOptions } from "../../lib/run/monitors/alarm.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
@@ -60,8 +63,9 @@ function flagsOf(
   path: OptionPath,
   { help = entryOf(path).help, inOneGroup }: { readonly help: string | undefined; readonly inOneGroup: boolean },
 ): Option[] {
-  const { type, placeholder, group, everyday, default: own, paper, off = help, auto } = entryOf(path),
+  const { type, placeholder, everyday, default: own, paper, off = help, auto } = entryOf(path),
     flag = flagOf(path);
+  const group = groupOf(path);
   const place = inOneGroup ? {} : { group: group[0]?.toUpperCase() + group.slice(1), isEveryday: everyday ?? false };
   const made = (flags: string, text: string): Option => placeOption(new Option(flags, spelled(text, spellFlag)), place);
   const negated = flag.replace("--", "--no-");
@@ -91,14 +95,16 @@ function autoFlag(flag: Option, name: string): Option {
 
 /** Words, default, preset and takers, in brackets. */
 function extraOf(path: OptionPath): string {
-  const { words, methods, type } = entryOf(path), standard = defaultText(path), paper = paperText(path);
+  const { words, when, type } = entryOf(path),
+    standard = entryOf(path).flagDefault ?? defaultText(path),
+    paper = paperText(path);
   const notes = [
     ...(type === "word" && words && !words.every((word) => entryOf(path).help.includes(word))
       ? [`one of ${words.join(", ")}`]
       : []),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`paper: ${paper}`]),
-    ...(methods === undefined ? [] : [`for ${methodsNamed(methods)}`]),
+    ...(when && "method" in when ? [`for ${methodsNamed(methodsOf({ when }))}`] : []),
   ];
   return notes.length === 0 ? "" : ` (${notes.join("; ")})`;
 }
@@ -141,8 +147,8 @@ function parserOf(path: OptionPath): Parse<unknown> {
   } as Record<string, Parse<unknown>>)[type] ?? (path === "out" ? outputPath(flag) : (text: string) => text);
   const checked = (text: string): unknown => {
     const value = parse(text);
-    if (accepts(path, value)) return value;
-    const meant = meantBy(path, text) ?? meantBy(path, value);
+    if (accepts(entryOf(path), value)) return value;
+    const meant = meantBy(entryOf(path), text) ?? meantBy(entryOf(path), value);
     throw new CompressoError("usage", {
       what: `cannot use ${flag} ${text.trim() === "" ? `'${text}'` : text}`,
       rule: `${flag} is ${ruleOf(path)}`,

@@ -9,33 +9,16 @@ import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, fits, refusal } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
-import { presetOptions } from "../../lib/run/options/check.ts";
-import { checkVocabulary, resolveShape, type RunShape, withFittingWidths } from "../../lib/run/options/resolve.ts";
-import type { OptionPath } from "../../lib/run/options/table.ts";
+import { checkTogether } from "../../lib/run/options/check.ts";
+import type { ResolvedMemory } from "../../lib/run/options/options.ts";
+import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";
+import { pathsIn } from "../../lib/run/options/table.ts";
 import { sizeGoal, sparsityBase } from "../../lib/run/size_goal.ts";
 import { verb } from "../command.ts";
 import { chosenWebgpu } from "../webgpu.ts";
 import { windowLine } from "./inspect.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
-import type { MemoryOptions, PlannedAdapter } from "../../lib/run/contract.ts";
-
-/** Options of `prune` that the verb has too. */
-const PATHS: readonly OptionPath[] = [
-  ...[
-    "batch",
-    "accumulate",
-    "seq",
-    "units",
-    "lora.rank",
-    "lora.targets",
-    "lora.dropout",
-    "preset",
-    "size.parameters",
-    "vocab.size",
-  ] as const,
-  ...["layout", "baseDtype", "recompute", "method", "focus", "memoryLimit"] as const,
-];
 
 /** Declares the verb. */
 export function planVerb(): CommandUnknownOpts {
@@ -50,7 +33,7 @@ export function planVerb(): CommandUnknownOpts {
     "a Hugging Face folder, or its config.json alone; a .gguf file; hf:owner/name[:file]; or demo",
   );
   return addTableFlags(command, {
-    paths: PATHS,
+    paths: pathsIn("plan"),
     inOneGroup: true,
     help: {
       "size.parameters": "show what sparsity this number of parameters is, such as 5.4B; not with the padded layout",
@@ -61,14 +44,16 @@ export function planVerb(): CommandUnknownOpts {
   })
     .option("--json", "print one JSON object")
     .action(async (model: string, flags: TableFlags & { readonly json?: true }) => {
-      const { json, memoryLimit, targetParams, baseDtype = "f16", preset } = flags;
-      const given = pruneOptionsOf(flags), asked = resolveShape(given, preset && presetOptions(preset, 0));
-      checkVocabulary(given.vocab, asked);
+      const { json, memoryLimit, targetParams, baseDtype = "f16" } = flags;
+      const given = pruneOptionsOf(flags), asked = resolveMemory(given);
+      checkTogether(given, { paths: ["vocab.size"] });
       const spec = await openSpec(model), adapter = await adapterHere();
       const run = { ...asked, rules: withFittingWidths(asked, spec, null) };
-      const options = memoryOptions(run, {
+      const options = memoryOptionsOf(run, {
         baseDtype,
-        adapter: adapter && { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
+        adapter: adapter === null
+          ? undefined
+          : { limits: adapter.limits, isCpu: adapter.facts.isCpu, subgroupSize: adapter.subgroupSize },
       });
       const budget = memoryLimit === undefined ? {} : { memoryLimit };
       const plan = await planMemory(spec, options);
@@ -96,19 +81,6 @@ export function planVerb(): CommandUnknownOpts {
     });
 }
 
-/** The options of a plan for a run. */
-export function memoryOptions(
-  { batch, accumulate, seq, lora, units, vocab, rules, layout, recompute, method, focus }: RunShape,
-  { adapter, baseDtype = "f16" }: {
-    readonly adapter: PlannedAdapter | null;
-    readonly baseDtype?: MatrixDtype | undefined;
-  },
-): MemoryOptions {
-  const shape = { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus, baseDtype };
-  const cut = vocab && vocab.size !== null ? { vocab: { size: vocab.size } } : {};
-  return { ...shape, ...cut, ...(adapter ? { adapter } : {}) };
-}
-
 /** What a number of parameters means for a run with these units. */
 interface Target {
   readonly parameters: number;
@@ -116,7 +88,7 @@ interface Target {
   readonly sparsityOf: "layers" | "model";
 }
 
-function targetOf(spec: DecoderSpec, parameters: number, run: RunShape): Target {
+function targetOf(spec: DecoderSpec, parameters: number, run: ResolvedMemory): Target {
   const { units } = run, { sparsity } = sizeGoal({ spec, tokenizer: null }, run, { parameters });
   return { parameters, sparsity, sparsityOf: sparsityBase(units) };
 }
@@ -134,7 +106,7 @@ async function adapterHere(): Promise<AdapterOffer | null> {
 function show(model: string, { spec, adapter, run, memoryLimit, target, plan }: {
   readonly spec: DecoderSpec;
   readonly adapter: AdapterOffer | null;
-  readonly run: RunShape & { readonly baseDtype: MatrixDtype };
+  readonly run: ResolvedMemory & { readonly baseDtype: MatrixDtype };
   readonly memoryLimit: number | undefined;
   readonly target: Target | null;
   readonly plan: MemoryPlan;

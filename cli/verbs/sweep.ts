@@ -11,11 +11,11 @@ import { sweepTable } from "../../lib/experiment/sweep_report.ts";
 import { checkTogether, PRUNE_PATHS } from "../../lib/run/options/check.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
-import type { OptionPath } from "../../lib/run/options/table.ts";
+import { pathsIn } from "../../lib/run/options/table.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { promptText } from "../options/prompt.ts";
-import { addTableFlags, FLAG_PATHS, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
+import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
 import { type Parse, required, wrong } from "../options/values.ts";
 import { placeOption } from "../terminal/help.ts";
 import { note, print, printJson } from "../terminal/output.ts";
@@ -25,20 +25,6 @@ import { dataPathOf, evaluationOf } from "./prune/inputs.ts";
 import { resumeCommand, startRun } from "./prune/run.ts";
 import { refuseFile } from "./prune/run_folder.ts";
 
-/** Options of a run that a sweep has of its own, or that are of one run alone. */
-const NOT_HERE: readonly OptionPath[] = [
-  "sparsity",
-  "size.parameters",
-  "size.bytes",
-  "size.file.format",
-  "schedule",
-  "trustSchedule",
-  "mayDiffer",
-  "vocab.size",
-  "vocabData",
-  "dashboard",
-  "dashboardPort",
-];
 /** Default steps of the pruning stage, to the largest sparsity. */
 const STEPS = 200;
 
@@ -60,8 +46,7 @@ export function sweepVerb(): CommandUnknownOpts {
     ],
     notes:
       "Writes sweep.json, sweep.svg and sweep.html to --out, and of each sparsity a folder as of prune. The knee is " +
-      "the sparsity at which the share of all cutting that is done exceeds the share of the loss's whole rise most; past it, " +
-      "further cuts cost more than the mean one.",
+      "where pruning further starts to cost more than average: the point farthest below the line from first to last.",
   })
     .argument("<model>", MODEL_TEXT)
     .option(
@@ -72,9 +57,8 @@ export function sweepVerb(): CommandUnknownOpts {
     .option("--recover", "fine-tune the model at each sparsity, for --postfinetune steps")
     .option("--export", "write the model of each sparsity");
   for (const option of command.options) placeOption(option, { isEveryday: true });
-  const paths = FLAG_PATHS.filter((path) => !NOT_HERE.includes(path));
   return addTableFlags(command, {
-    paths,
+    paths: pathsIn("sweep"),
     help: {
       steps: "steps of the pruning stage, to the largest sparsity",
       out: "folder for the results and a folder of each sparsity",

@@ -4,19 +4,20 @@ import { CompressoError, option } from "../core/errors.ts";
 import { layersOf, UNIT_KINDS } from "../units/rules.ts";
 import { isOneShot } from "../run/methods/names.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
-import { accepts, atPaths, meantBy, ruleOf } from "../run/options/check.ts";
+import { accepts, meantBy } from "../core/value_rule.ts";
+import { atPaths, ruleOf } from "../run/options/check.ts";
 import type { RunOptions, Target } from "../run/options/options.ts";
 import {
   entryOf,
   isOptionPath,
   type NameOf,
   nameOf,
-  OPTION_PATHS,
   type OPTION_TABLE,
   type OptionPath,
-  type OptionType,
+  pathsIn,
   type WrittenValue,
 } from "../run/options/table.ts";
+import type { OptionType } from "../run/options/table/entry.ts";
 import { isScript } from "../schedule/open.ts";
 import { LORA_RATES } from "../schedule/definition.ts";
 
@@ -26,8 +27,8 @@ import { LORA_RATES } from "../schedule/definition.ts";
  * @internal
  */
 type CellPath = {
-  [P in OptionPath]: typeof OPTION_TABLE[P] extends { readonly name: null } | { readonly inExperiments: false } ? never
-    : typeof OPTION_TABLE[P] extends { readonly inExperiments: true } ? P
+  [P in OptionPath]: typeof OPTION_TABLE[P] extends { readonly name: null } ? never
+    : typeof OPTION_TABLE[P] extends { readonly scope: readonly (infer S)[] } ? "experiment" extends S ? P : never
     : typeof OPTION_TABLE[P] extends { readonly of: string } ? never
     : P;
 }[OptionPath];
@@ -53,8 +54,8 @@ export type CellOptions =
     /** Name of one of the experiment's models. */
     readonly model?: string | undefined;
     /**
-     * False: LoRA stays at its beginning, where it adds nothing, and stages that would train nothing else have no steps, whatever is set of these, of
-     * LoRA's shape and of its rates. Default true.
+     * False: LoRA is not trained. Stages that would train only LoRA get 0 steps. Settings of LoRA's shape and rates are
+     * ignored. Default true.
      */
     readonly lora?: boolean | undefined;
   };
@@ -65,21 +66,10 @@ export type CellOptionName = keyof CellOptions;
 /** Options that no run has by itself. */
 const OWN = { model: "it is a name", lora: "it is true or false" } as const;
 
-/** Options that a cell writes otherwise than a run has them. */
-const OTHERS: readonly OptionPath[] = [
-  ...["prompt", "units", "lora.targets", "rules.protect", "monitors", "calibration", "trustSchedule"] as const,
-];
-
 /** Paths by name, in the order of the table. */
 const PATHS: ReadonlyMap<string, OptionPath> = new Map(
-  OPTION_PATHS.filter(isInExperiments).map((path) => [nameOf(path) ?? path, path]),
+  pathsIn("experiment").map((path) => [nameOf(path) ?? path, path]),
 );
-
-/** Whether experiments have an option of the table. */
-export function isInExperiments(path: OptionPath): boolean {
-  const { of, inExperiments = of === undefined } = entryOf(path);
-  return inExperiments && nameOf(path) !== null;
-}
 
 /** Names of all options, in the order in which they are shown. */
 export const CELL_OPTION_NAMES: readonly CellOptionName[] = [...Object.keys(OWN), ...PATHS.keys()].filter(isCellOption);
@@ -89,17 +79,6 @@ export function isCellOption(name: string): name is CellOptionName {
   return Object.hasOwn(OWN, name) || PATHS.has(name);
 }
 
-/** What experiments have in place of options of a single run. */
-const IN_PLACE: Readonly<Record<string, string>> = {
-  resume: "the same command",
-  replace: "redo",
-  "export.replace": "redo",
-  skipBroken: "skipBroken of the data",
-  textField: "textField of the data",
-  limit: "limit of the data",
-  taskData: "evaluate.tasks.data",
-};
-
 /** What an option's value is; undefined where no run has it. */
 export function typeOfOption(name: string): OptionType | undefined {
   const path = PATHS.get(name);
@@ -108,7 +87,9 @@ export function typeOfOption(name: string): OptionType | undefined {
 
 /** How an experiment names an option of a run: "rates.lora" is loraRate. */
 export function spellCell(path: string, value?: string): string {
-  const other = IN_PLACE[path];
+  // An export that is no run's replaces files, too.
+  const known = path === "replace" ? "export.replace" : path;
+  const other = isOptionPath(known) ? entryOf(known).elsewhere : undefined;
   if (other !== undefined) return other;
   if (path === "set" && value !== undefined) return `set ${value}`;
   const name = isOptionPath(path) ? nameOf(path) ?? path : path;
@@ -127,7 +108,7 @@ export function checkOption(name: string, value: unknown, where: string): void {
   }
   const wrong = refusalOf(name, value), path = PATHS.get(name);
   if (wrong === null) return;
-  const meant = path === undefined ? null : meantBy(path, value);
+  const meant = path === undefined ? null : meantBy(entryOf(path), value);
   throw new CompressoError("usage", {
     what: `cannot use this ${name} in ${where}`,
     rule: wrong,
@@ -149,7 +130,9 @@ function refusalOf(name: CellOptionName, value: unknown): string | null {
   if (path === undefined) return isText ? null : OWN.model;
   switch (entryOf(path).type) {
     case "words":
-      return accepts(path, typeof value === "string" ? splitWords(value) : value) ? null : `it is ${ruleOf(path)}`;
+      return accepts(entryOf(path), typeof value === "string" ? splitWords(value) : value)
+        ? null
+        : `it is ${ruleOf(path)}`;
     case "alarms":
       return alarmRefusal(value);
     case "prompt":
@@ -158,7 +141,7 @@ function refusalOf(name: CellOptionName, value: unknown): string | null {
     case "value":
       return isText ? null : "it is a text that is not empty";
     default:
-      return accepts(path, value) ? null : `it is ${ruleOf(path)}`;
+      return accepts(entryOf(path), value) ? null : `it is ${ruleOf(path)}`;
   }
 }
 
@@ -197,11 +180,15 @@ export function pruneOptions(
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
   // Base options of a grid may stand for its cells that train nothing, too.
   const idle: readonly string[] = [
-    ...(lora ? [] : [...[...PATHS.values()].filter((path) => path.startsWith("lora.")), ...IDLE_WITHOUT_LORA]),
+    ...(lora ? [] : [...PATHS.values()].filter((path) => entryOf(path).work === "lora")),
     ...(trains ? [] : LORA_RATES.map((rate) => `rates.${rate}`)),
   ];
-  const values: Readonly<Record<string, unknown>> = cell;
-  const given = [...PATHS].filter(([, path]) => entryOf(path).of === undefined && ![...OTHERS, ...idle].includes(path))
+  // The trust in a script may stand in a cell without one.
+  const values: Readonly<Record<string, unknown>> = {
+    ...cell,
+    trust: isScript(cell.schedule) && cell.trust || undefined,
+  };
+  const given = [...PATHS].filter(([, path]) => entryOf(path).of === undefined && !idle.includes(path))
     .map(([name, path]) => [path, values[name]] as const);
   return atPaths([
     ...given,
@@ -212,8 +199,6 @@ export function pruneOptions(
     ["monitors", cell.onAlarm === undefined ? undefined : alarmSettings(cell.onAlarm, { option: "onAlarm" })],
     // Its rows are read when the cell runs.
     ["calibration", cell.calibration === undefined ? undefined : []],
-    // Beside scripts it may stand for cells without one.
-    ["trustSchedule", cell.trust && isScript(cell.schedule) ? true : undefined],
     ...(lora ? [] : [
       ["rates.lora", 0] as const,
       ["steps", cutsAtOnce ? 0 : steps] as const,
@@ -222,12 +207,6 @@ export function pruneOptions(
     ]),
   ]) as Omit<RunOptions, "rows"> & Target;
 }
-
-/** Options beside LoRA's shape that a cell without LoRA ignores, or sets itself. */
-const IDLE_WITHOUT_LORA: readonly string[] = [
-  ...["rates.lora", "rates.postfinetune", "rates.clipNorm", "rates.weightDecay", "focus"],
-  ...["steps", "prefinetune", "postfinetune"],
-];
 
 /** An option's value as tables and folders show it. `option` says whether a text is a path, which on Windows has backslashes. */
 export function shownOption(value: unknown, option?: CellOptionName): string {

@@ -42,7 +42,7 @@ export interface LoadModelOptions {
   /** The device that holds the model. */
   readonly device: Device;
   /** Storage of the frozen weights on the GPU. Default "f16". */
-  readonly baseDtype?: MatrixDtype;
+  readonly baseDtype?: MatrixDtype | undefined;
   /** Share of the weights that has been loaded, 0 to 1. */
   readonly onProgress?: (done: number) => void;
   /** Stops the work. */

@@ -1,13 +1,12 @@
 // Allocates what a run has on the GPU, checked against the memory that there is, and frees it.
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/table.ts";
-import type { MemoryOptions } from "./contract.ts";
 import { adapterOf, type MemoryPlan } from "./memory/plan.ts";
 import { checkMemory } from "./memory/advice.ts";
 import type { Model } from "../model/model.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
-import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
-import { keepsLayers } from "./options/resolve.ts";
+import type { MemoryOptions, PruneOptions, ResolvedOptions } from "./options/options.ts";
+import { keepsLayers, memoryOptionsOf } from "./options/resolve.ts";
 import type { RunData } from "./data.ts";
 import { hardenAt, type SizeGoal } from "./size_goal.ts";
 import { openSteerer, type Steerer } from "./steering.ts";
@@ -77,7 +76,7 @@ export async function allocateRun(
   const steerer = stack.use(
     await openSteerer(table, options, { schedule, given, goal, trust, signal, onLog, openScript }),
   );
-  const plan = await checkMemory(base.spec, memoryOptionsOf(base, options, steerer), {
+  const plan = await checkMemory(base.spec, plannedOptions(base, options, steerer), {
     memoryLimit: device.memoryLimit,
     deviceBytes: device.bytes,
   });
@@ -125,28 +124,19 @@ export function selectorOf(
   return method === "gradual" ? gradualSelector(parts) : oneShotSelector(parts, method);
 }
 
-/** What of a run its memory depends on. */
-export function memoryOptionsOf(
+/** Options of a plan for a run on a model whose vocabulary is cut already. */
+export function plannedOptions(
   { device, weights: { baseDtype } }: Model,
-  { batch, accumulate, seq, lora, units, rules, layout, recompute, method, focus }: ResolvedOptions,
+  options: ResolvedOptions,
   { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
-  const adapter = adapterOf(device);
-  // What share a schedule sets changes no memory.
-  return {
-    batch,
-    accumulate,
-    seq,
-    units,
-    rules,
-    layout,
-    recompute,
-    method,
-    baseDtype,
-    adapter,
+  const { lora, focus } = options;
+  // Which share a schedule sets changes no memory.
+  const steered = {
     lora: drops ? { ...lora, dropout: SOME_SHARE } : lora,
     focus: focuses ? SOME_SHARE : focus,
   };
+  return memoryOptionsOf({ ...options, ...steered, vocab: null }, { baseDtype, adapter: adapterOf(device) });
 }
 
 const SOME_SHARE = 0.5;

@@ -5,11 +5,6 @@ import type { BatchCursor } from "../data/batches.ts";
 import type { DeviceLimits } from "../gpu/types.ts";
 import type { GgufDtype } from "../slice/export_options.ts";
 import type { FileKind } from "../units/file_size.ts";
-import type { LoraConfig } from "../spec/lora.ts";
-import type { MatrixDtype } from "../nn/products/matrix.ts";
-import type { Layout } from "../units/layout.ts";
-import type { UnitKind, UnitRules } from "../units/rules.ts";
-import type { Method } from "./methods/names.ts";
 
 /**
  * What a step trains: LoRA alone at the current masks; LoRA and masks; or LoRA, while also computing the gradients of
@@ -286,36 +281,6 @@ export interface RunState {
 export type WantedSize<Gguf extends GgufDtype = GgufDtype> =
   | { readonly parameters: number }
   | { readonly bytes: number; readonly file: FileKind<Gguf>; readonly name?: string };
-
-/** What is planned; the options of `prune` that memory depends on, with the same defaults. */
-export interface MemoryOptions {
-  /** Sequences of a micro-batch; default 4. */
-  readonly batch?: number;
-  /** Micro-batches a step: two or more need room for the sum of their gradients. Default 1. */
-  readonly accumulate?: number;
-  /** Tokens of a sequence; default 256. */
-  readonly seq?: number;
-  /** Rank and targets of LoRA, and whether it has dropout. */
-  readonly lora?: Partial<LoraConfig>;
-  /** Kinds of units; hidden masks need more to be kept. */
-  readonly units?: readonly UnitKind[];
-  /** Tokens that a cut vocabulary keeps, or a share below 1; the whole embedding stays beside the cut one. Default: all. */
-  readonly vocab?: { readonly size?: number };
-  /** Units that are never cut are not learned. */
-  readonly rules?: Omit<UnitRules, "rest">;
-  /** Layout of the run, whose units are by KV group where layers are to be alike. Default "compact". */
-  readonly layout?: Layout;
-  /** Whether backward computes layers anew instead of keeping them; default true. */
-  readonly recompute?: boolean;
-  /** How units are chosen: each method has steps and calibration of its own. Default "compresso". */
-  readonly method?: Method;
-  /** See `PruneOptions.focus`. */
-  readonly focus?: number;
-  /** Storage of the frozen weights; default "f16". */
-  readonly baseDtype?: MatrixDtype;
-  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
-  readonly adapter?: PlannedAdapter;
-}
 
 /** What an adapter changes about a plan. */
 export interface PlannedAdapter {

@@ -6,7 +6,8 @@
 
 // Memory beforehand.
 export { type MemoryChange, type MemoryPlan, planMemory } from "./memory/plan.ts";
-export type { MemoryOptions, PlannedAdapter } from "./contract.ts";
+export type { PlannedAdapter } from "./contract.ts";
+export type { MemoryOptions } from "./options/options.ts";
 export type { MemoryPart } from "./memory/parts.ts";
 export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/advice.ts";
 
@@ -51,7 +52,7 @@ export type { Rates, RunChange, WantedSize } from "./contract.ts";
 export { defaultRates } from "./options/rates.ts";
 export type { Method } from "./methods/names.ts";
 export { presetOptions } from "./options/check.ts";
-export type { Preset, PresetOptions } from "./options/options.ts";
+export type { Preset } from "./options/options.ts";
 export type { KeptRule } from "../masks/harden.ts";
 export type { LambdaRule } from "../masks/lambda_rule.ts";
 export type { StartRule } from "../masks/initial_log_alpha.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
 import { openModelFiles } from "../../lib/local/open_model.ts";
-import type { MemoryOptions } from "../../lib/run/contract.ts";
+import type { MemoryOptions } from "../../lib/run/options/options.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
 import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
 

@@ -1,6 +1,7 @@
 // The table of options against the types and defaults of a run: every option is in it, with the bounds and defaults that runs have.
 import assert from "node:assert/strict";
-import { accepts, FOLDER_PATHS, namesOf, presetOptions, PRUNE_PATHS, valueAt } from "../../lib/run/options/check.ts";
+import { accepts } from "../../lib/core/value_rule.ts";
+import { FOLDER_PATHS, namesOf, presetOptions, PRUNE_PATHS, valueAt } from "../../lib/run/options/check.ts";
 import { DECIDING_PATHS, entryOf, OPTION_PATHS, type OptionPath } from "../../lib/run/options/table.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneToFolderOptions } from "../../lib/run/prune_to_folder.ts";
@@ -42,9 +43,11 @@ Deno.test("bounds of rates are those of schedules, and 0 trains no LoRA", () => 
   const loopNumbers = ["lora", "mask", "lambda", "temperature", "noise", "warmup", "tracking", "clipNorm"] as const;
   for (const name of loopNumbers) {
     const { above, most } = rateBounds(name), path = `rates.${name}` as const;
-    assert.equal(accepts(path, 0), above === undefined, path);
-    assert.equal(accepts(path, 1.5), most === undefined, path);
-    for (const value of [-1, NaN, Infinity, 1e39, "1"]) assert.equal(accepts(path, value), false, `${path} ${value}`);
+    assert.equal(accepts(entryOf(path), 0), above === undefined, path);
+    assert.equal(accepts(entryOf(path), 1.5), most === undefined, path);
+    for (const value of [-1, NaN, Infinity, 1e39, "1"]) {
+      assert.equal(accepts(entryOf(path), value), false, `${path} ${value}`);
+    }
   }
 });
 

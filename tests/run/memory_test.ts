@@ -14,7 +14,7 @@ import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { adapterOf, type MemoryPlan } from "../../lib/run/memory/plan.ts";
 import { checkMemory } from "../../lib/run/memory/advice.ts";
 import { bytesByPart, MEMORY_PARTS, partOfLabel } from "../../lib/run/memory/parts.ts";
-import type { MemoryOptions } from "../../lib/run/contract.ts";
+import type { MemoryOptions } from "../../lib/run/options/options.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { verifyShape, verifySliced } from "../../lib/slice/verify.ts";
 

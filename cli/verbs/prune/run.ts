@@ -20,7 +20,7 @@ import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
 import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
 import type { AskedOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
-import { cutsVocabularyAlone, resolveOptions } from "../../../lib/run/options/resolve.ts";
+import { cutsVocabularyAlone, memoryOptionsOf, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
 import {
   type FolderPhase,
@@ -44,7 +44,6 @@ import { type Dashboard, openDashboard } from "./dashboard/dashboard.ts";
 import { dataLine, NO_ENDS } from "./data_line.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
 import { formatCount, note, printJson, writeError } from "../../terminal/output.ts";
-import { memoryOptions } from "../plan.ts";
 import { promptText } from "../../options/prompt.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
 import { withRanks } from "../../ranks.ts";
@@ -178,7 +177,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
       onShape: async (spec, device) =>
         cutsVocabularyAlone(resolved) ? null : await checkMemory(
           spec,
-          memoryOptions(resolved, { adapter: adapterOf(device), baseDtype }),
+          memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype }),
           memoryLimit === undefined ? {} : { memoryLimit },
         ),
     }, async (loaded) => {

@@ -8,7 +8,7 @@ import { type MemoryChange, type MemoryPlan, planMemory, plannerWithin } from ".
 import { checkMemoryOptions } from "../options/check.ts";
 import { LORA_DEFAULTS } from "../options/resolve.ts";
 import { OPTION_TABLE } from "../options/table.ts";
-import type { MemoryOptions } from "../contract.ts";
+import type { MemoryOptions } from "../options/options.ts";
 
 /** A change of options that makes a run fit. */
 export interface MemoryAdvice {

@@ -22,8 +22,9 @@ import { isOneShot } from "../methods/names.ts";
 import { withCompensation } from "../methods/one_shot_scores.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
-import type { MemoryOptions, PlannedAdapter } from "../contract.ts";
-import { checkVocabulary, resolveShape, type RunShape } from "../options/resolve.ts";
+import type { PlannedAdapter } from "../contract.ts";
+import { resolveMemory } from "../options/resolve.ts";
+import type { MemoryOptions, ResolvedMemory } from "../options/options.ts";
 
 /** What a run would take. */
 export interface MemoryPlan {
@@ -111,11 +112,10 @@ function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Memo
 }
 
 /** The options that count here: a run hands all of its own over. */
-function resolved(spec: DecoderSpec, options: MemoryOptions): RunShape {
-  const shape = resolveShape(options);
+function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedMemory {
+  const shape = resolveMemory(options);
   checkLora(shape.lora);
   checkTakenRules(shape.units, shape.rules);
-  checkVocabulary(options.vocab, shape);
   checkContext(shape.seq, spec);
   return shape;
 }
@@ -167,7 +167,7 @@ async function planOn(
 }
 
 /** The model with so many tokens, beside the embedding and head of the whole vocabulary; null where all stay. */
-async function withVocabulary(dense: Model, { vocab }: Pick<RunShape, "vocab">): Promise<Model | null> {
+async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "vocab">): Promise<Model | null> {
   const { device, weights, spec } = dense, size = vocab?.size ?? null;
   if (size === null) return null;
   const source = zeros({ ...spec, vocab: Math.max(1, Math.round(size < 1 ? size * spec.vocab : size)) });
@@ -175,11 +175,11 @@ async function withVocabulary(dense: Model, { vocab }: Pick<RunShape, "vocab">):
 }
 
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
-async function dryTraining(model: Model, table: UnitTable, options: RunShape): Promise<void> {
-  const { batch, accumulate, seq, seed, lora, recompute, method, focus } = options;
+async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
+  const { batch, accumulate, seq, lora, recompute, method, focus } = options;
   using compensated = method === "flap" ? await withCompensation(model) : null;
   const trained = compensated ?? model;
-  using trainer = createTrainer(trained, { batch, accumulate, seq, seed, lora, table, recompute });
+  using trainer = createTrainer(trained, { batch, accumulate, seq, seed: 1, lora, table, recompute });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };

@@ -4,7 +4,7 @@ import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
 import type { ResolvedOptions } from "../options/options.ts";
-import { type Allocated, memoryOptionsOf } from "../allocate.ts";
+import { type Allocated, plannedOptions } from "../allocate.ts";
 
 const HOW: Readonly<Record<MemoryShortage, string>> = {
   limit: "the limit does not allow what the run asks for",
@@ -38,7 +38,7 @@ export async function asShortage(
       mebibytes(plannedBytes)
     } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
     fix: await fixOf(device, {
-      adviseFor: (memoryLimit) => adviseMemory(model.spec, memoryOptionsOf(model, options, steerer), { memoryLimit }),
+      adviseFor: (memoryLimit) => adviseMemory(model.spec, plannedOptions(model, options, steerer), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
       otherBytes,
       shortage,

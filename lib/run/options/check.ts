@@ -1,12 +1,12 @@
 // Checks and defaults that follow from the table of options: names, types, bounds, words, which options go together, presets.
-import { checkNames, nearest, type OptionNames, shown } from "../../core/check_options.ts";
+import { checkNames, type OptionNames, shown } from "../../core/check_options.ts";
 import { CompressoError, option } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
+import { accepts, isInBounds, meantBy, ruleText } from "../../core/value_rule.ts";
 import { MONITOR_NAMES } from "../monitors/alarm.ts";
-import type { MemoryOptions } from "../contract.ts";
-import { METHODS } from "../methods/names.ts";
-import { entryOf, isOptionPath, OPTION_PATHS, type OptionEntry, type OptionPath } from "./table.ts";
-import type { Preset, PresetOptions, PruneOptions } from "./options.ts";
+import { entryOf, isOptionPath, OPTION_PATHS, type OptionPath, pathsIn } from "./table.ts";
+import { GIVEN, methodsOf, type When } from "./table/entry.ts";
+import type { MemoryOptions, Preset, RunOptions } from "./options.ts";
 
 /** Options whose value is an object with options of its own that no entry lists. */
 const PARTS: { readonly [path in OptionPath]?: OptionNames } = {
@@ -29,12 +29,7 @@ export const FOLDER_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
 });
 
 /** Paths of the options that memory depends on. */
-const MEMORY_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
-  ["batch", "accumulate", "seq", "units", "layout", "recompute", "method", "focus", "baseDtype", "vocab.size"].includes(
-    path,
-  ) ||
-  path.startsWith("lora.") || path.startsWith("rules.")
-);
+const MEMORY_PATHS = pathsIn("memory");
 
 /** Refuses options that plans of memory do not have; `whose` is the function that they are given to. Throws `CompressoError("usage")`. */
 export function checkMemoryOptions(
@@ -49,9 +44,10 @@ export function checkMemoryOptions(
   };
   checkNames({ ...options, adapter }, names, { whose });
   checkValues(options, MEMORY_PATHS);
+  checkTogether(options, { paths: MEMORY_PATHS });
 }
 
-/** The value of an option in an object of options, as it was given; undefined where it is absent. */
+/** The value of an option in an object of options, as it was given; undefined if it is absent. */
 export function valueAt(options: object, path: string): unknown {
   let part: unknown = options;
   for (const name of path.split(".")) part = isObject(part) ? part[name] : undefined;
@@ -105,41 +101,7 @@ function kindOf(path: OptionPath, whose: string): OptionNames[string] {
 
 /** What a value of an option is, in words: "a whole number, at least 1". */
 export function ruleOf(path: OptionPath): string {
-  const entry = entryOf(path),
-    { type, words = [], above, below, most, least = above === undefined ? 0 : undefined } = entry;
-  switch (type) {
-    case "count":
-      if (most !== undefined) return `a whole number from ${least} to ${most}`;
-      return `a whole number, at least ${least}${entry.endless ? ", or Infinity" : ""}`;
-    case "number": {
-      if (least === 0 && most === 1) return "a number from 0 to 1";
-      const bounds = [
-        ...(above === undefined ? [`at least ${least}`] : [`above ${above}`]),
-        ...(below === undefined ? [] : [`below ${below}`]),
-        ...(most === undefined ? [] : [`at most ${most}`]),
-      ];
-      return `a number ${bounds.join(" and ")}`;
-    }
-    case "parameters":
-      return "a number of parameters above 0, such as 5.4B or 113280192";
-    case "bytes":
-      return "a number of bytes above 0, such as 800M or 6G";
-    case "switch":
-      return entry.auto === undefined ? "true or false" : 'true, false or "auto"';
-    case "word":
-      return `one of ${words.join(", ")}`;
-    case "words":
-    case "names":
-      return `some of ${words.join(", ")}, each once`;
-    case "layers":
-      return "numbers of layers, such as 0, 1, -1";
-    case "text":
-      return "a text that is not empty";
-    case "prompt":
-      return "true, false or the path of a text";
-    default:
-      return "a value of this option";
-  }
+  return ruleText(entryOf(path));
 }
 
 /** The methods that take an option, in words. */
@@ -147,63 +109,15 @@ export function methodsNamed(methods: readonly string[]): string {
   return `the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`;
 }
 
-/** Whether an option may have a value, by its type, words and bounds. */
-export function accepts(path: OptionPath, value: unknown): boolean {
-  const entry = entryOf(path), { type, words = [] } = entry;
-  const isWord = (word: unknown): boolean => words.some((known) => known === word);
-  switch (type) {
-    case "count":
-      return (entry.endless && value === Infinity) || (Number.isInteger(value) && isInBounds(value, entry));
-    case "parameters":
-    case "bytes":
-      return Number.isSafeInteger(value) && Number(value) > 0;
-    case "number":
-      return isInBounds(value, entry) && (!entry.single || isInBounds(Math.fround(Number(value)), entry));
-    case "switch":
-      return typeof value === "boolean" || (value === "auto" && entry.auto !== undefined);
-    case "word":
-      return isWord(value);
-    case "words":
-      return Array.isArray(value) && value.length > 0 && value.every(isWord) && new Set(value).size === value.length;
-    case "layers":
-      return Array.isArray(value) && value.every(Number.isInteger);
-    case "text":
-      return typeof value === "string" && value !== "";
-    default:
-      return true;
-  }
-}
-
-function isInBounds(
-  value: unknown,
-  { above, below, most, least = above === undefined ? 0 : -Infinity }: OptionEntry,
-): boolean {
-  return typeof value === "number" && Number.isFinite(value) && value >= least && value > (above ?? -Infinity) &&
-    value < (below ?? Infinity) && value <= (most ?? Infinity);
-}
-
-/** What may have been meant by a value that an option cannot have: 0.3 for a share of 30 or "30%"; null where nothing is near. */
-export function meantBy(path: OptionPath, value: unknown): string | null {
-  const { type, words, below, most } = entryOf(path);
-  if (type === "word" && words !== undefined) return typeof value === "string" ? nearest(value, words) : null;
-  if (type !== "number" || (below ?? most) !== 1 || !["string", "number"].includes(typeof value)) return null;
-  const [, digits] = typeof value === "string"
-    ? /^\s*\+?(\d+(?:\.\d+)?)\s*%?\s*$/.exec(value) ?? []
-    : [, String(value)];
-  const share = Number(digits) / 100;
-  return Number(digits) > 1 && accepts(path, share) ? String(share) : null;
-}
-
 /** Throws `CompressoError("usage")` for a value that an option cannot have. */
 function checkValue(path: OptionPath, value: unknown): void {
-  if (accepts(path, value)) return;
-  const { type, single } = entryOf(path), meant = meantBy(path, value);
-  const rounded = typeof value === "number" ? Math.fround(value) : NaN;
-  const isRounded = type === "number" && single && isInBounds(value, entryOf(path));
+  const rule = entryOf(path);
+  if (accepts(rule, value)) return;
+  const isRounded = rule.single === true && isInBounds(value, rule), meant = meantBy(rule, value);
   throw new CompressoError("usage", {
     what: `cannot use ${option(path)}`,
-    rule: `it is ${ruleOf(path)}`,
-    value: isRounded ? `${value}, which is ${rounded} on the GPU` : listed(value),
+    rule: `it is ${ruleText(rule)}`,
+    value: isRounded ? `${value}, which is ${Math.fround(Number(value))} on the GPU` : listed(value),
     fix: meant === null ? "change it, or leave it out for the default" : `did you mean ${meant}?`,
     option: path,
   });
@@ -215,7 +129,7 @@ function listed(value: unknown): string {
 
 /** Refuses unknown names, wrong types, and values that an option cannot have. Throws `CompressoError("usage")`. */
 export function checkOptions(
-  options: Pick<PruneOptions, "hooks">,
+  options: Pick<RunOptions, "hooks">,
   paths: readonly OptionPath[],
   { whose }: { readonly whose: string },
 ): void {
@@ -233,62 +147,65 @@ function checkValues(options: object, paths: readonly OptionPath[]): void {
   }
 }
 
-/** The value that an option has in a run: as given, as the preset has it, or the default that follows from no other option. */
-export function valueOf(options: object, path: OptionPath): unknown {
+/**
+ * The value that an option has in a run: as given, as the preset has it, or the default. What follows from the steps of
+ * the pruning stage needs them.
+ */
+export function valueOf(options: object, path: OptionPath, steps?: number): unknown {
   const { default: own, paper } = entryOf(path), given = valueAt(options, path);
   if (given !== undefined) return given;
   const value = valueAt(options, "preset") === "paper" && paper !== undefined ? paper : own;
-  return typeof value === "function" ? undefined : value;
+  if (typeof value !== "function") return value;
+  return steps === undefined ? undefined : value(steps);
 }
 
-/** Refuses options that exclude each other, need another one, or that the run's method does not take. Throws `CompressoError("usage")`. */
+/**
+ * Refuses options that exclude each other, or whose conditions in the table do not hold. `what` replaces what cannot be
+ * done. Throws `CompressoError("usage")`.
+ */
 export function checkTogether(
   options: object,
   { paths = OPTION_PATHS, what }: { readonly paths?: readonly OptionPath[]; readonly what?: string } = {},
 ): void {
-  const isGiven = (path: string): boolean => ![undefined, false].includes(valueAt(options, path) as undefined);
-  const method = valueOf(options, "method");
-  for (const path of paths) {
-    if (!isGiven(path)) continue;
-    const { methods = METHODS, needs, excludes = [] } = entryOf(path);
-    const other = excludes.find((one) => one !== path && isGiven(one));
-    if (other !== undefined) {
+  const isGiven = (path: string): boolean => meets(valueAt(options, path), GIVEN);
+  for (const path of paths.filter(isGiven)) {
+    const { when = {}, excludes = [] } = entryOf(path);
+    const excluded = excludes.find((one) => one !== path && isGiven(one));
+    if (excluded !== undefined) {
       throw new CompressoError("usage", {
         what: "cannot use these options together",
-        rule: `either ${option(path)} or ${option(other)}`,
+        rule: `either ${option(path)} or ${option(excluded)}`,
         value: "both were given",
         fix: "leave one out",
         option: path,
       });
     }
-    if (!methods.some((one) => one === method)) {
+    for (const [other, values] of Object.entries(when)) {
+      const value = isOptionPath(other) ? valueOf(options, other) : undefined;
+      if (meets(value, values)) continue;
+      const needed = values === GIVEN ? option(other) : option(other, String(values[0]));
+      const isMethod = other === "method";
       throw new CompressoError("usage", {
         what: what ?? `cannot use ${option(path)}`,
-        rule: `${option(path)} is for ${methodsNamed(methods)}`,
-        value: `method ${method}`,
-        fix: "leave it out, or choose another method",
+        rule: isMethod
+          ? `${option(path)} is for ${methodsNamed(methodsOf({ when }))}`
+          : `${option(path)} goes with ${needed}`,
+        value: isMethod
+          ? `method ${value}`
+          : meets(value, GIVEN)
+          ? option(other, String(value))
+          : `no ${option(other)}`,
+        fix: isMethod ? "leave it out, or choose another method" : `leave it out, or give ${needed}`,
         option: path,
       });
     }
-    if (needs) checkNeeds(options, path, { ...needs, what });
   }
 }
 
-function checkNeeds(
-  options: object,
-  path: OptionPath,
-  { path: other, values, what }: NonNullable<OptionEntry["needs"]> & { readonly what: string | undefined },
-): void {
-  const value = isOptionPath(other) ? valueOf(options, other) : undefined;
-  if (values ? values.some((one) => one === value) : value !== undefined && value !== false) return;
-  const [wanted] = values ?? [];
-  throw new CompressoError("usage", {
-    what: what ?? `cannot use ${option(path)}`,
-    rule: `${option(path)} goes with ${wanted === undefined ? option(other) : option(other, String(wanted))}`,
-    value: value === undefined || value === false ? `no ${option(other)}` : option(other, String(value)),
-    fix: `leave it out, or give ${wanted === undefined ? option(other) : option(other, String(wanted))}`,
-    option: path,
-  });
+/** Whether the value of an option is one of these, or of a list one of its members is. */
+function meets(value: unknown, values: When[string]): boolean {
+  if (values === GIVEN) return value !== undefined && value !== false;
+  return (Array.isArray(value) ? value : [value]).some((one) => values.includes(one));
 }
 
 /**
@@ -304,7 +221,7 @@ function checkNeeds(
  * straight line from 5e-5 to 0 over the eight epochs, which a schedule of your own can set. z of an FFN column multiplies the product of gate and up
  * once; theirs multiplies both, the gate before its SiLU.
  */
-export function presetOptions(preset: Preset, steps: number): PresetOptions {
+export function presetOptions(preset: Preset, steps: number): Partial<RunOptions> {
   checkValue("preset", preset);
   return atPaths(OPTION_PATHS.map((path) => {
     const { paper } = entryOf(path);

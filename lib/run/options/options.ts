@@ -7,6 +7,7 @@ import type { KeptRule } from "../../masks/harden.ts";
 import type { LambdaRule } from "../../masks/lambda_rule.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
+import type { MatrixDtype } from "../../nn/products/matrix.ts";
 import type { UnitKind, UnitRules } from "../../units/rules.ts";
 import type { DataReport, Row } from "../../data/rows.ts";
 import type { RunHooks } from "../hooks.ts";
@@ -15,25 +16,12 @@ import type { Evaluation } from "../evaluation.ts";
 import type { Method } from "../methods/names.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
 import type { ScheduleSource } from "../../schedule/open.ts";
-import type { Rates, WantedSize } from "../contract.ts";
+import type { PlannedAdapter, Rates, WantedSize } from "../contract.ts";
+import type { OPTION_TABLE, OptionPath } from "./table.ts";
+import type { TableValue } from "./table/entry.ts";
 
 /** Name of a preset. */
 export type Preset = "paper";
-
-/** Options that a preset sets. */
-export type PresetOptions = Pick<
-  RunOptions,
-  | "prefinetune"
-  | "postfinetune"
-  | "units"
-  | "lora"
-  | "packing"
-  | "start"
-  | "keptMasks"
-  | "lambdaRule"
-  | "focus"
-  | "rates"
->;
 
 /** What is kept of the vocabulary, if `units` has "vocab". */
 export interface VocabularyOptions {
@@ -42,9 +30,9 @@ export interface VocabularyOptions {
    * take at most 1 % more tokens; with a target size, the vocabulary alone gives it, and beside other units as much of
    * it as is expected to cost least.
    */
-  readonly size?: number;
+  readonly size?: number | undefined;
   /** Rows that tell which tokens are needed. Default: those to train on, without the ones that are held out. */
-  readonly rows?: readonly Row[];
+  readonly rows?: readonly Row[] | undefined;
 }
 
 /** How small the model is to become: a sparsity, or a size; neither where the vocabulary alone is cut. */
@@ -82,7 +70,7 @@ export type AskedOptions = RunOptions & {
   readonly size?: WantedSize | undefined;
 };
 
-/** Options of `prune` beside its target. */
+/** Options of a run without its target. */
 export interface RunOptions {
   /** Rows to train on; they are encoded when `prune` is called. */
   readonly rows: readonly Row[];
@@ -96,50 +84,50 @@ export interface RunOptions {
    *
    * Texts that the model itself writes work well, see `writeCalibration`.
    */
-  readonly calibration?: readonly Row[];
+  readonly calibration?: readonly Row[] | undefined;
   /** Steps of the pruning stage. */
   readonly steps: number;
   /** Steps of LoRA alone before pruning; default a tenth of `steps`. */
-  readonly prefinetune?: number;
+  readonly prefinetune?: number | undefined;
   /** Steps of LoRA with fixed masks after pruning; default three tenths of `steps`. */
-  readonly postfinetune?: number;
+  readonly postfinetune?: number | undefined;
   /** Sequences per micro-batch; default 4. */
-  readonly batch?: number;
+  readonly batch?: number | undefined;
   /**
    * Micro-batches per step; default 1. A step trains on `batch` × `accumulate` sequences in the memory of `batch`, by
    * the sum of the gradients. With dropout too it equals a step of one batch of all these sequences, but for rounding.
    */
-  readonly accumulate?: number;
+  readonly accumulate?: number | undefined;
   /** Tokens per sequence, padding included; default 256. */
-  readonly seq?: number;
+  readonly seq?: number | undefined;
   /** Seed of all random draws; default 1. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
   /** Kinds of units, in any order; default KV groups and FFN columns. */
-  readonly units?: readonly UnitKind[];
+  readonly units?: readonly UnitKind[] | undefined;
   /** What is kept of the vocabulary; only if `units` has "vocab". */
-  readonly vocab?: VocabularyOptions;
+  readonly vocab?: VocabularyOptions | undefined;
   /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
-  readonly lora?: Partial<LoraConfig>;
+  readonly lora?: Partial<LoraConfig> | undefined;
   /**
    * Text before every instruction. Default: the collaborative prompt; null for none. An empty text is refused. So is a
    * prompt of your own if all rows are texts, which get no prompt.
    */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Layout of the exported files; default "compact". "uniform" also determines the hard masks. */
-  readonly layout?: Layout;
+  readonly layout?: Layout | undefined;
   /**
    * Whether the backward pass recomputes most of each layer instead of keeping it (gradient checkpointing). It needs
    * less memory and more time, and gives the same bits. Default true.
    */
-  readonly recompute?: boolean;
+  readonly recompute?: boolean | undefined;
   /**
    * Protected layers, least widths, aligned widths. Default: no layers, no least widths, and FFN widths and hidden sizes
    * in multiples of 32 (256 for K-quants), such that quantised matrices keep their type; see `fittingWidths`. `align: 1`
    * turns this off.
    */
-  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align">;
+  readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align"> | undefined;
   /** How units are chosen. Default "compresso": learned masks. */
-  readonly method?: Method;
+  readonly method?: Method | undefined;
   /**
    * Which units a one-shot method compares.
    *
@@ -149,60 +137,60 @@ export interface RunOptions {
    *
    * wanda-sp and the layout "uniform" compare within layers in any case and refuse other values.
    */
-  readonly ranking?: Ranking;
+  readonly ranking?: Ranking | undefined;
   /**
    * Cuts in which `taylor` reaches the target, all of the same share; default 1. Before each cut units are scored anew
    * on the model cut so far, which is not trained between them.
    */
-  readonly rounds?: number;
+  readonly rounds?: number | undefined;
   /**
    * What each step of the pruning stage aims at: a built-in name, a script's path or URL, or `defineSchedule(…)`.
    * Default "cubic". A script or definition may also control the stages before and after; of a one-shot method only its
    * recovery, `postfinetune`.
    */
-  readonly schedule?: ScheduleSource;
+  readonly schedule?: ScheduleSource | undefined;
   /** Whether a schedule's script runs in this process with all its permissions instead of isolated. Default false. */
-  readonly trustSchedule?: boolean;
+  readonly trustSchedule?: boolean | undefined;
   /** Receives the lines that an isolated schedule logs. Default: they are dropped. */
-  readonly onScheduleLog?: (line: string) => void;
+  readonly onScheduleLog?: ((line: string) => void) | undefined;
   /**
    * Whether rows are packed into full sequences; otherwise each row is padded or truncated to a sequence of its own.
    * Attention is not masked at row boundaries, and positions continue across them. Default true.
    */
-  readonly packing?: boolean;
+  readonly packing?: boolean | undefined;
   /** How the rows were read, for the report. */
-  readonly reading?: DataReport;
+  readonly reading?: DataReport | undefined;
   /** How the `calibration` rows were read; only with `calibration`. */
-  readonly calibrationReading?: DataReport;
+  readonly calibrationReading?: DataReport | undefined;
   /**
    * Whether rows that cannot be encoded are left out and counted, such as conversations that the chat template refuses.
    * Default false.
    */
-  readonly skipBroken?: boolean;
+  readonly skipBroken?: boolean | undefined;
   /**
    * A text and tasks on which the model is measured before and after pruning, beside held-out rows. Default: held-out
    * rows alone.
    */
-  readonly evaluate?: Evaluation;
+  readonly evaluate?: Evaluation | undefined;
   /** Functions that the run calls. */
-  readonly hooks?: RunHooks;
+  readonly hooks?: RunHooks | undefined;
   /** What is monitored during the run, and what an alarm does. Default: everything; see {@link MonitorOptions}. */
-  readonly monitors?: MonitorOptions;
+  readonly monitors?: MonitorOptions | undefined;
   /** Called while units are scored before the pruning stage or a one-shot cut, with the share of batches done, 0 to 1. */
-  readonly onScoring?: (share: number) => void;
+  readonly onScoring?: ((share: number) => void) | undefined;
   /**
    * Called at the steps at which masks are read anyway, with the expected share that stays of each head and of ranges
    * of the other units.
    */
-  readonly onMasks?: (step: number, masks: MaskSummary) => void;
+  readonly onMasks?: ((step: number, masks: MaskSummary) => void) | undefined;
   /** Numerical settings of the training loop; defaults depend on `steps`. */
-  readonly rates?: Partial<Rates>;
+  readonly rates?: Partial<Rates> | undefined;
   /** Where learned masks start. Default "saliency". */
-  readonly start?: StartRule;
+  readonly start?: StartRule | undefined;
   /** z of kept units once learned masks are hard, except hidden dims. Slicing folds it into the weights. Default "one". */
-  readonly keptMasks?: KeptRule;
+  readonly keptMasks?: KeptRule | undefined;
   /** How λ is updated while masks are learned. Default "plain". */
-  readonly lambdaRule?: LambdaRule;
+  readonly lambdaRule?: LambdaRule | undefined;
   /**
    * Share of a batch's labels that the last stage learns from, in (0, 1]. They are those whose loss exceeds that of the
    * model before pruning most. 1 is all of them. Below 1, each step needs one more forward pass.
@@ -210,24 +198,24 @@ export interface RunOptions {
    * Default: 0.3 for learned masks; 1 without a last stage, for other methods and for the preset "paper". Not available
    * for `flap`: its compensation is in the weights, and the extra pass needs the weights without it.
    */
-  readonly focus?: number;
+  readonly focus?: number | undefined;
   /** A set of defaults: "paper" uses the published values. Options given with it take precedence. */
-  readonly preset?: Preset;
+  readonly preset?: Preset | undefined;
   /** Stops the run between two submits of a step. The run then throws the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Processes that train the run together, as `openMpi` gives them; default: this one alone. Each has all options, data
    * and weights, and computes its share of the `accumulate` micro-batches of each step, of which there are at least as
    * many as ranks. The result has the bits of one process with the same `accumulate`.
    */
-  readonly ranks?: Ranks;
+  readonly ranks?: Ranks | undefined;
   /**
    * Called on each rank when micro-batches are dealt anew, because ranks took longer for theirs than others: with the
    * number of each. There is nothing to deal where micro-batches are as many as ranks.
    */
-  readonly onDealt?: (counts: readonly number[]) => void;
+  readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
   /** Where the run saves checkpoints; default nowhere. */
-  readonly checkpoint?: CheckpointOptions;
+  readonly checkpoint?: CheckpointOptions | undefined;
 }
 
 /**
@@ -250,7 +238,7 @@ export interface CheckpointOptions {
    * Whether to resume from the file. If it does not exist the run starts from the beginning; with names in `mayDiffer`,
    * a missing file is an error. Default false.
    */
-  readonly resume?: boolean;
+  readonly resume?: boolean | undefined;
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule" or "rates".
    *
@@ -263,42 +251,40 @@ export interface CheckpointOptions {
    * - Rates that rollbacks halved stay halved, unless they are given anew by options or by a schedule that sets them in
    *   all remaining stages.
    */
-  readonly mayDiffer?: readonly string[];
+  readonly mayDiffer?: readonly string[] | undefined;
   /**
    * Further facts that must be equal on resuming, such as hashes of files. Names of the run's own facts (`model`,
    * `seed` and so on) are refused.
    */
-  readonly identity?: Readonly<Record<string, string | number | boolean | null>>;
+  readonly identity?: Readonly<Record<string, string | number | boolean | null>> | undefined;
 }
+
+/**
+ * Names of options that memory depends on.
+ *
+ * @internal
+ */
+type MemoryName = {
+  [P in OptionPath]: typeof OPTION_TABLE[P] extends { readonly scope: readonly (infer S)[] }
+    ? "memory" extends S ? P extends `${infer Head}.${string}` ? Head : P : never
+    : never;
+}[OptionPath];
+
+/**
+ * Names of options whose values, with all defaults, decide a run's bits or its memory.
+ *
+ * @internal
+ */
+type ResolvedName = {
+  [P in OptionPath & keyof RunOptions]: typeof OPTION_TABLE[P] extends { readonly mayChange: true } ? P & MemoryName
+    : P;
+}[OptionPath & keyof RunOptions];
 
 /** Options with every default filled in. */
 export type ResolvedOptions =
-  & Required<
-    Omit<
-      RunOptions,
-      | "signal"
-      | "ranks"
-      | "onDealt"
-      | "checkpoint"
-      | "lora"
-      | "rates"
-      | "schedule"
-      | "trustSchedule"
-      | "onScheduleLog"
-      | "onScoring"
-      | "onMasks"
-      | "reading"
-      | "calibrationReading"
-      | "skipBroken"
-      | "evaluate"
-      | "hooks"
-      | "monitors"
-      | "preset"
-      | "calibration"
-      | "rules"
-      | "vocab"
-    >
-  >
+  & {
+    readonly [N in Exclude<ResolvedName, "preset" | "calibration">]-?: Exclude<RunOptions[N], undefined>;
+  }
   & {
     readonly lora: LoraConfig & { readonly dropout: number };
     readonly rates: Rates;
@@ -313,3 +299,24 @@ export type ResolvedOptions =
     /** Whether there are calibration rows. */
     readonly calibration: boolean;
   };
+
+/** Those whose default is a value of the table. */
+export type DefaultedOptions = Pick<
+  ResolvedOptions,
+  { [P in ResolvedName]: typeof OPTION_TABLE[P] extends { readonly default: TableValue } ? P : never }[ResolvedName]
+>;
+
+/** What is planned: the options of a run that memory depends on, with the same defaults. */
+export interface MemoryOptions extends Pick<RunOptions, Exclude<MemoryName & keyof RunOptions, "vocab" | "rules">> {
+  /** Tokens that a cut vocabulary keeps, or a share below 1; the whole embedding stays next to the cut one. Default: all. */
+  readonly vocab?: Pick<VocabularyOptions, "size"> | undefined;
+  /** Units that are never cut are not learned. */
+  readonly rules?: Omit<UnitRules, "rest"> | undefined;
+  /** Storage of the frozen weights; default "f16". */
+  readonly baseDtype?: MatrixDtype | undefined;
+  /** The adapter to plan for; default: the limits that every adapter grants, and a GPU. */
+  readonly adapter?: PlannedAdapter | undefined;
+}
+
+/** Options of a plan with every default filled in. */
+export type ResolvedMemory = Pick<ResolvedOptions, Extract<MemoryName, keyof ResolvedOptions>>;

@@ -15,17 +15,24 @@ import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
-import { firstStageSteps, isOneShot, lastStageSteps, learnsBesideCalibration, type Method } from "../methods/names.ts";
+import { isOneShot, learnsBesideCalibration, type Method } from "../methods/names.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
-import { checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt } from "./check.ts";
+import { atPaths, checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt, valueOf } from "./check.ts";
 import { checkLoraRates, resolveRates } from "./rates.ts";
-import { entryOf, OPTION_PATHS, OPTION_TABLE, type OptionPath } from "./table.ts";
+import { DECIDING_PATHS, entryOf, OPTION_TABLE, type OptionPath, pathsIn } from "./table.ts";
 import { isScheduleName } from "../../schedule/builtin.ts";
 import { checkSizeFile, type ExportOptions, FORMATS, ggufDtypeFor } from "../../slice/export_options.ts";
 import type { Ranking } from "../../masks/baselines.ts";
 import type { WantedSize } from "../contract.ts";
 import { fittingWidths } from "../../units/fitting_widths.ts";
-import type { AskedOptions, PresetOptions, PruneOptions, ResolvedOptions } from "./options.ts";
+import type {
+  AskedOptions,
+  DefaultedOptions,
+  MemoryOptions,
+  ResolvedMemory,
+  ResolvedOptions,
+  RunOptions,
+} from "./options.ts";
 
 /** What options are checked against: a model's context and widths. */
 export type KnownShape = Pick<DecoderSpec, "maxPosition"> & Partial<Pick<DecoderSpec, "layers" | "hidden" | "headDim">>;
@@ -49,41 +56,33 @@ export function resolveOptions(
 ): ResolvedOptions {
   checkOptions(options, PRUNE_PATHS, { whose: "prune" });
   const isAlone = cutsVocabularyAlone(options), recovers = !isAlone && keepsLayers(options);
-  if (isAlone) checkAlone(options);
-  else if (recovers) checkRecovery(options);
+  if (isAlone || recovers) checkIdle(options, { isAlone });
   else checkGoal(options);
   // A method whose steps are all recovery.
   const { method = recovers ? RECOVERY_METHOD : OPTION_TABLE.method.default, steps } = options;
   if (!isAlone) checkSteps(steps, method);
   checkTogether(options, { paths: PRUNE_PATHS });
   const preset = options.preset === undefined ? {} : presetOptions(options.preset, steps);
-  const shape = resolveShape({ ...options, method }, preset), isSingle = isAlone || recovers;
-  const postfinetune = isSingle
-    ? options.postfinetune ?? 0
-    : options.postfinetune ?? preset.postfinetune ?? lastStageSteps(steps);
-  const { packing, rounds, start, keptMasks, lambdaRule } = OPTION_TABLE;
-  const size = options.size ? knownSize(options.size, written.source) : null;
+  const asked = { ...options, method }, isSingle = isAlone || recovers;
+  const shape = resolveMemory(asked), size = options.size ? knownSize(options.size, written.source) : null;
+  const stage = (name: "prefinetune" | "postfinetune"): number =>
+    isSingle ? options[name] ?? 0 : Number(valueOf(options, name, steps));
+  const postfinetune = stage("postfinetune");
   const resolved: ResolvedOptions = {
+    ...defaulted(asked),
     rows: options.rows,
     sparsity: options.sparsity ?? 0,
     size,
     preset: options.preset ?? null,
     calibration: options.calibration !== undefined,
     steps,
-    prefinetune: isSingle
-      ? options.prefinetune ?? 0
-      : options.prefinetune ?? preset.prefinetune ?? firstStageSteps(steps),
+    prefinetune: stage("prefinetune"),
     postfinetune,
     ...shape,
-    // Where nothing is trained, rows are measured as they are read later, without a prompt.
+    // If nothing is trained, rows are measured as they are read later, without a prompt.
     prompt: options.prompt !== undefined ? options.prompt : isAlone ? null : COLLABORATIVE_PROMPT,
-    packing: options.packing ?? preset.packing ?? packing.default,
-    ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike({ ...options, method }) ? "layer" : "all"),
-    rounds: options.rounds ?? rounds.default,
+    ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike(shape) ? "layer" : "all"),
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
-    start: options.start ?? preset.start ?? start.default,
-    keptMasks: options.keptMasks ?? preset.keptMasks ?? keptMasks.default,
-    lambdaRule: options.lambdaRule ?? preset.lambdaRule ?? lambdaRule.default,
     // Without a last stage no step learns from a part of the labels.
     focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
     rates: resolveRates(isAlone ? 1 : steps, { preset: preset.rates, given: options.rates }),
@@ -93,7 +92,6 @@ export function resolveOptions(
   checkLora(resolved.lora);
   checkKept(options.keptMasks, resolved.units);
   checkTakenRules(resolved.units, options.rules ?? {});
-  checkVocabulary(options.vocab, resolved);
   checkRanking(options.ranking, resolved);
   checkSchedule(options.schedule, resolved);
   checkLoraRates(options.rates, resolved);
@@ -129,7 +127,7 @@ function writtenType(
 }
 
 /** Each rank has a micro-batch of each step. */
-function checkRanks(ranks: PruneOptions["ranks"], { accumulate }: Pick<ResolvedOptions, "accumulate">): void {
+function checkRanks(ranks: RunOptions["ranks"], { accumulate }: Pick<ResolvedOptions, "accumulate">): void {
   if (!ranks || accumulate >= ranks.size) return;
   throw new CompressoError("usage", {
     what: `cannot train on ${ranks.size} ranks`,
@@ -150,45 +148,41 @@ function knownSize(size: WantedSize, source: WeightSource | undefined): WantedSi
   return { ...others, file: { format, dtype: known } };
 }
 
-/** What of a run its memory depends on. */
-export type RunShape = Pick<
-  ResolvedOptions,
-  | "batch"
-  | "accumulate"
-  | "seq"
-  | "seed"
-  | "units"
-  | "vocab"
-  | "lora"
-  | "rules"
-  | "layout"
-  | "recompute"
-  | "method"
-  | "focus"
->;
+/** Options without parts whose default is in the table, and no function of the steps. */
+const DEFAULTED: readonly OptionPath[] = [...DECIDING_PATHS, ...pathsIn("memory")].filter((path) => {
+  const { default: own, of } = entryOf(path);
+  return of === undefined && !path.includes(".") && own !== undefined && typeof own !== "function";
+});
+
+/** Their values: as given, of the preset, or the default. */
+function defaulted(options: object): DefaultedOptions {
+  return atPaths(DEFAULTED.map((path) => [path, valueOf(options, path)])) as DefaultedOptions;
+}
 
 /** Fills in the defaults of what memory depends on, of a run with a last stage. Checks the kinds of units alone. */
-export function resolveShape(
-  options: Partial<Pick<PruneOptions, keyof RunShape>>,
-  preset: Partial<PresetOptions> = {},
-): RunShape {
-  const { method, batch, accumulate, seq, seed, layout, recompute, units, focus } = OPTION_TABLE;
-  const { method: chosen = method.default } = options;
-  const kinds = checkKinds(options.units ?? preset.units ?? units.default);
+export function resolveMemory(options: MemoryOptions & Pick<RunOptions, "preset">): ResolvedMemory {
+  const preset = options.preset === undefined ? {} : presetOptions(options.preset, 0);
+  const { method, focus } = OPTION_TABLE, { method: chosen = method.default } = options;
+  const kinds = checkKinds(options.units ?? preset.units ?? OPTION_TABLE.units.default);
   return {
-    batch: options.batch ?? batch.default,
-    accumulate: options.accumulate ?? accumulate.default,
-    seq: options.seq ?? seq.default,
-    seed: options.seed ?? seed.default,
+    ...defaulted(options),
     units: [...kinds],
     vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
     lora: { ...LORA_DEFAULTS, ...preset.lora, ...withoutUndefined(options.lora ?? {}) },
     rules: withoutUndefined(options.rules ?? {}),
-    layout: options.layout ?? layout.default,
-    recompute: options.recompute ?? recompute.default,
-    method: chosen,
     focus: options.focus ?? preset.focus ?? (chosen === "compresso" ? focus.default : 1),
   };
+}
+
+/** Options of a plan for a run: what of its resolved options memory depends on. */
+export function memoryOptionsOf(
+  options: ResolvedMemory,
+  more: Pick<MemoryOptions, "baseDtype" | "adapter">,
+): MemoryOptions & Pick<ResolvedOptions, "rules"> {
+  const names: ReadonlySet<string> = new Set(pathsIn("memory").map((path) => path.split(".", 1)[0] ?? path));
+  const own = Object.fromEntries(Object.entries(options).filter(([name]) => names.has(name))) as ResolvedMemory;
+  const size = options.vocab?.size ?? null;
+  return { ...own, ...more, vocab: size === null ? undefined : { size } };
 }
 
 /** Default LoRA. */
@@ -226,69 +220,21 @@ export function cutsVocabularyAlone(
 /** The method of a run that trains after the vocabulary alone is cut. */
 const RECOVERY_METHOD = "magnitude";
 
-/** Options of choosing units, which such a run does not do. */
-const CHOOSING: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
-  ["sparsity", "method", "preset", "ranking", "rounds", "start", "keptMasks", "lambdaRule", "calibration"].includes(
-    path,
-  ) ||
-  path.startsWith("rules.")
-);
-
-/** Refuses options of choosing units where none are chosen. Throws `CompressoError("usage")`. */
-function checkRecovery(options: AskedOptions): void {
+/** Refuses options of work that a run without layers to cut does not do, unless they have their default. Throws `CompressoError("usage")`. */
+function checkIdle(options: AskedOptions, { isAlone }: { readonly isAlone: boolean }): void {
   if (options.size !== undefined) checkSize(options.size);
-  refuseIdle(options, { isUsed: (path) => !CHOOSING.includes(path), rule: "no layer is cut" });
-}
-
-/** Options that have an effect where the vocabulary alone is cut. */
-const ALONE: readonly OptionPath[] = [
-  ...["size.parameters", "size.bytes", "size.file.format", "size.file.dtype", "size.name", "rows", "reading"] as const,
-  ...["evaluate.text", "evaluate.tasks", "evaluate.taskData", "evaluate.questions"] as const,
-  ...["units", "vocab.size", "vocab.rows", "prompt", "skipBroken", "seq", "layout", "hooks", "signal"] as const,
-];
-
-function checkAlone(options: AskedOptions): void {
-  const { size, steps } = options;
-  if (size !== undefined) checkSize(size);
-  refuseIdle(options, {
-    isUsed: (path) => ALONE.includes(path) || (path === "steps" && steps === 0),
-    rule: "nothing is trained, and no layer is cut",
-  });
-}
-
-/** Refuses options without effect, unless they have their default. Throws `CompressoError("usage")`. */
-function refuseIdle(
-  options: AskedOptions,
-  { isUsed, rule }: { readonly isUsed: (path: OptionPath) => boolean; readonly rule: string },
-): void {
   const idle = PRUNE_PATHS.find((path) => {
-    const value = valueAt(options, path), { type, default: own } = entryOf(path);
-    // Functions that follow steps are not called.
-    const isDefault = value === undefined || value === own || type === "function";
-    return !isUsed(path) && !isDefault;
+    const { work, default: own } = entryOf(path), value = valueAt(options, path);
+    const isIdle = isAlone ? work !== undefined : work === "choosing";
+    return isIdle && value !== undefined && value !== own;
   });
   if (idle === undefined) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option(idle)} where the vocabulary alone is cut`,
-    rule,
+    rule: isAlone ? "nothing is trained, and no layer is cut" : "no layer is cut",
     value: option("units", "vocab"),
     fix: "leave it out, or add units of the layers, such as kv,ffn",
     option: idle,
-  });
-}
-
-/** Refuses what is of a vocabulary that is not cut. Throws `CompressoError("usage")`. */
-export function checkVocabulary(
-  vocab: PruneOptions["vocab"],
-  { units }: Pick<ResolvedOptions, "units">,
-): void {
-  if (vocab === undefined || units.includes("vocab")) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option(vocab.size === undefined ? "vocab.rows" : "vocab.size")}`,
-    rule: "it is of the unit vocab",
-    value: option("units", units.join(",")),
-    fix: "leave it out, or add vocab to the units",
-    option: "vocab.size",
   });
 }
 
@@ -356,7 +302,7 @@ function checkRanking(
   });
 }
 
-function checkSchedule(schedule: PruneOptions["schedule"], { method }: Pick<ResolvedOptions, "method">): void {
+function checkSchedule(schedule: RunOptions["schedule"], { method }: Pick<ResolvedOptions, "method">): void {
   if (typeof schedule !== "string" || !isScheduleName(schedule) || !isOneShot(method)) return;
   throw new CompressoError("usage", {
     what: `cannot use the schedule ${schedule} with the method ${method}`,

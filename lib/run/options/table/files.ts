@@ -1,0 +1,90 @@
+// Options of pruning: what a run writes.
+import { option } from "../../../core/errors.ts";
+import { DTYPES, GGUF_DTYPES } from "../../../slice/export_options.ts";
+import { LAYOUTS } from "../../../units/layout.ts";
+import { GIVEN, type OptionTable, PLANNED } from "./entry.ts";
+
+/** Their rows. */
+export const FILES_OPTIONS = {
+  out: {
+    type: "text",
+    of: "pruneToFolder",
+    everyday: true,
+    placeholder: "dir",
+    help: "folder for model/, model.gguf, run.json, records.jsonl and the checkpoint",
+  },
+  layout: {
+    type: "word",
+    words: LAYOUTS,
+    default: "compact",
+    scope: PLANNED,
+    help: "compact: layers differ; padded: zeros to the widest layer; uniform: all layers alike",
+  },
+  "export.dtype": {
+    type: "word",
+    words: DTYPES,
+    default: "f16",
+    of: "pruneToFolder",
+    name: "dtype",
+    help: "type of the folder's weights",
+  },
+  "export.ggufDtype": {
+    type: "word",
+    words: GGUF_DTYPES,
+    of: "pruneToFolder",
+    name: "ggufDtype",
+    default: "auto",
+    help: "type of the GGUF's matrices, mixed as llama.cpp does; auto: like a quantised GGUF that is read, else f16",
+  },
+  "export.ggufImatrix": {
+    type: "switch",
+    default: false,
+    of: "pruneToFolder",
+    name: "ggufImatrix",
+    help:
+      "fit quantised matrices of the GGUF by an importance matrix, as llama.cpp's, of the calibration texts and rows",
+  },
+  "export.saveAdapter": {
+    type: "switch",
+    default: false,
+    of: "pruneToFolder",
+    name: "saveAdapter",
+    help: "save LoRA apart too, in PEFT's format: adapter/, and the sliced model without it: unmerged/",
+  },
+  checkpointEvery: {
+    type: "count",
+    // Three rounds of a long run (look_steps.ts): the state is kept at that step anyway, and is stored once.
+    default: 57,
+    of: "pruneToFolder",
+    placeholder: "steps",
+    help: "steps between checkpoints; 0 writes one only where the run stops",
+  },
+  resume: {
+    type: "switch",
+    default: false,
+    of: "pruneToFolder",
+    everyday: true,
+    excludes: ["export.replace"],
+    elsewhere: "the same command",
+    help: `continue from the checkpoint in ${option("out")}, with the same options`,
+    auto: "continue where there is a checkpoint, else start",
+  },
+  mayDiffer: {
+    type: "names",
+    words: ["schedule", "rates"],
+    of: "pruneToFolder",
+    when: { resume: GIVEN },
+    scope: [],
+    help: `what may differ from the run that ${option("resume")} continues: schedule, rates or both`,
+  },
+  "export.replace": {
+    type: "switch",
+    default: false,
+    of: "pruneToFolder",
+    name: "overwrite",
+    excludes: ["resume"],
+    elsewhere: "redo",
+    help: `replace an earlier run in ${option("out")}; its eval….json files are renamed earlier-…`,
+  },
+  json: { type: "switch", default: false, of: "command", help: "print run.json at the end" },
+} as const satisfies OptionTable;

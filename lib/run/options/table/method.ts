@@ -1,0 +1,125 @@
+// Options of pruning: how units are chosen.
+import { option } from "../../../core/errors.ts";
+import { ONE_SHOT_METHODS, RANKINGS } from "../../../masks/baselines.ts";
+import { UNIT_KINDS } from "../../../units/rules.ts";
+import { METHODS } from "../../methods/names.ts";
+import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
+
+/** Their rows. */
+export const METHOD_OPTIONS = {
+  method: {
+    type: "word",
+    words: METHODS,
+    default: "compresso",
+    work: "choosing",
+    scope: PLANNED,
+    help: "how units are chosen; one-shot methods cut first and spend all steps on recovery",
+  },
+  units: {
+    type: "words",
+    words: UNIT_KINDS,
+    everyday: true,
+    default: ["kv", "ffn"],
+    paper: ["heads", "ffn", "hidden"],
+    scope: PLANNED,
+    help: "what is cut: heads or kv (whole KV groups), ffn, hidden, layers (whole ones), vocab (tokens)",
+  },
+  "vocab.size": {
+    type: "number",
+    above: 0,
+    name: "vocabSize",
+    defaultText: "as many as the texts need",
+    when: { units: ["vocab"] },
+    scope: ["experiment", "memory", "plan"],
+    help: "tokens that the vocabulary keeps, or a share of them below 1; for the unit vocab",
+  },
+  "vocab.rows": {
+    name: null,
+    type: "list",
+    when: { units: ["vocab"] },
+    help: "rows that tell which tokens are needed",
+  },
+  schedule: {
+    type: "value",
+    placeholder: "name|file|url",
+    defaultText: "cubic",
+    mayChange: true,
+    work: "training",
+    scope: ["experiment"],
+    help: "sparsity step by step: cubic, linear, cosine, exponential, step, constant, or a script, which runs isolated",
+  },
+  trustSchedule: {
+    type: "switch",
+    name: "trust",
+    default: false,
+    mayChange: true,
+    work: "training",
+    scope: ["experiment"],
+    help: "run the schedule's script with all rights of this process, not isolated",
+  },
+  ranking: {
+    type: "word",
+    words: RANKINGS,
+    when: { method: ONE_SHOT_METHODS },
+    defaultText: "layer for magnitude, taylor, wanda-sp and the layout uniform, else all",
+    work: "choosing",
+    help: "units that a one-shot method compares: all, or those of one layer and kind",
+  },
+  rounds: {
+    type: "count",
+    least: 1,
+    when: { method: ["taylor"] },
+    default: 1,
+    work: "choosing",
+    help: "equal cuts in which taylor reaches the target; units are scored anew before each, on the model cut so far",
+  },
+  "rules.protect": {
+    type: "layers",
+    name: "protect",
+    work: "choosing",
+    scope: IN_MEMORY,
+    help: "layers whose heads, FFN columns and gates are never cut, such as 0,1,-1 (negative: from the end)",
+  },
+  "rules.align": {
+    type: "count",
+    least: 1,
+    name: "align",
+    defaultText: "32, or 256 for K-quants of a model whose own widths are; 1 for small models",
+    work: "choosing",
+    scope: IN_MEMORY,
+    help:
+      "kept FFN widths and hidden size are multiples of it, so that quantised matrices keep their type; 1: any width",
+  },
+  "rules.minimum.heads": {
+    type: "count",
+    name: "minHeads",
+    default: 0,
+    work: "choosing",
+    scope: IN_MEMORY,
+    help: "query heads that a layer keeps at least",
+  },
+  "rules.minimum.ffn": {
+    type: "count",
+    name: "minFfn",
+    default: 0,
+    work: "choosing",
+    scope: IN_MEMORY,
+    help: "FFN columns that a layer keeps at least",
+  },
+  "rules.minimum.hidden": {
+    type: "count",
+    name: "minHidden",
+    default: 0,
+    work: "choosing",
+    scope: IN_MEMORY,
+    help: "hidden dims that stay at least",
+  },
+  "rules.minimum.layers": {
+    type: "count",
+    name: "minLayers",
+    default: 0,
+    work: "choosing",
+    scope: IN_MEMORY,
+    help: `layers that stay at least where ${option("units")} has layers`,
+  },
+} as const satisfies OptionTable;

@@ -7,7 +7,7 @@ import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
 import { isOfPath } from "../../../lib/files/bytes.ts";
 import { fileDigest, modelDigest } from "../../../lib/files/fingerprint.ts";
-import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import type { PruneOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import type { TableFlags } from "../../options/table_flags.ts";
 import { readText } from "../../terminal/read_text.ts";
@@ -26,21 +26,6 @@ export async function evaluationOf(
 export type Inputs =
   & Readonly<Record<"model" | "baseDtype" | "data" | "calibration" | "schedule" | "files", string>>
   & { readonly vocabulary?: string };
-
-/** Refuses texts for a vocabulary that is not cut. Throws `CompressoError("usage")`. */
-export function checkVocabularyData(
-  { vocabData }: Pick<TableFlags, "vocabData">,
-  { units }: Pick<ResolvedOptions, "units">,
-): void {
-  if (vocabData === undefined || units.includes("vocab")) return;
-  throw new CompressoError("usage", {
-    what: "cannot use --vocab-data",
-    rule: "it is of the unit vocab",
-    value: `--units ${units.join(",")}`,
-    fix: "leave it out, or add vocab to --units",
-    option: "vocabData",
-  });
-}
 
 /** Rows of --vocab-data; undefined without. */
 export async function vocabularyRows(

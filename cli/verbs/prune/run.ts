@@ -18,7 +18,7 @@ import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";
 import { checkResumable, RECORDS_FILE } from "../../../lib/run/folder.ts";
-import { atPaths, checkTogether, FOLDER_PATHS } from "../../../lib/run/options/check.ts";
+import { atPaths, checkTogether } from "../../../lib/run/options/check.ts";
 import type { AskedOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone, memoryOptionsOf, resolveOptions } from "../../../lib/run/options/resolve.ts";
 import { FLAG_PATHS, pruneOptionsOf, type TableFlags, valueOfFlag } from "../../options/table_flags.ts";
@@ -47,7 +47,7 @@ import { formatCount, note, printJson, writeError } from "../../terminal/output.
 import { promptText } from "../../options/prompt.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
 import { withRanks } from "../../ranks.ts";
-import { checkVocabularyData, dataPathOf, evaluationOf, type Inputs, inputsOf, vocabularyRows } from "./inputs.ts";
+import { dataPathOf, evaluationOf, type Inputs, inputsOf, vocabularyRows } from "./inputs.ts";
 import { layoutLines } from "./layout_lines.ts";
 import { checkSchedule } from "./schedule.ts";
 import { checkRunFolder, clearRunFolder, finishedRun, holdsRun, isResumable } from "./run_folder.ts";
@@ -84,7 +84,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   const shared = ranks ? { accumulate: ranks.size, ...typed } : typed;
   const whole = await withFileType(path, await withScheduleTarget(path, shared));
   checkTrust(whole.schedule, whole.trust);
-  checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)), { paths: FOLDER_PATHS });
+  checkTogether(atPaths(FLAG_PATHS.map((one) => [one, valueOfFlag(whole, one)] as const)));
   const asked = await decided(whole), { out, resume, json } = asked, name = `${modelName(path)} pruned by Compresso`;
   const prompt = await promptText(asked.prompt ?? !cutsVocabularyAlone(asked));
   const options: AskedOptions = {
@@ -98,7 +98,6 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
     ...(asked.calibration === undefined || asked.calibration === NONE ? {} : { calibration: [] }),
   };
   const resolved = resolveOptions(options), isAlone = cutsVocabularyAlone(resolved);
-  checkVocabularyData(asked, resolved);
   if (isHubName(path)) dataPathOf(path, asked); // before a model is fetched
   await fetchInputs({ model: [path], data: [asked.data, asked.calibration, asked.vocabData] }, { resumes: resume });
   await checkRunFolder(out, { resume, overwrite: asked.overwrite ?? false, model: await modelPath(path) });

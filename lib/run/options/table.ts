@@ -78,8 +78,9 @@ export function groupOf(path: OptionPath): string {
 
 /** Whether something has an option besides `prune` and `pruneToFolder`. */
 export function isIn(scope: Scope, path: OptionPath): boolean {
-  const { of, scope: own = of === undefined ? ["experiment", "sweep"] : ["sweep"] } = entryOf(path);
-  return own.includes(scope) && nameOf(path) !== null;
+  const { of, scope: own } = entryOf(path),
+    usual: readonly Scope[] = of === undefined ? ["experiment", "sweep"] : ["sweep"];
+  return (own ?? usual).includes(scope) && nameOf(path) !== null;
 }
 
 /** Paths of the options that something has. */

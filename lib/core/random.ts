@@ -1,4 +1,4 @@
-// Random numbers without state: the value is a hash of (seed, words…). The hash is that of kernels/random.wgsl (PCG output function chained over the
+// Random numbers without state: the value is a hash of (seed, words…). The hash is that of kernels/shared/random.wgsl (PCG output function chained over the
 // words; Jarzynski & Olano 2020), so both give the same bits.
 import { CompressoError } from "./errors.ts";
 

@@ -43,12 +43,12 @@ function betweenShare(table: UnitTable, logAlpha: ArrayLike<number>, of: (logAlp
   return count / table.count;
 }
 
-/** P(z > 0) as kernels/hard_concrete.wgsl has it. */
+/** P(z > 0) as kernels/shared/hard_concrete.wgsl has it. */
 function aliveChance(logAlpha: number, temperature: number, noise: number): number {
   return sigmoid((logAlpha + temperature * Math.log(11)) / Math.max(noise, 0.05));
 }
 
-/** z without noise as kernels/hard_concrete.wgsl has it; its bounds of 0 and 1 make no difference between 0.05 and 0.95. */
+/** z without noise as kernels/shared/hard_concrete.wgsl has it; its bounds of 0 and 1 make no difference between 0.05 and 0.95. */
 function plainMask(logAlpha: number, temperature: number): number {
   return 1.2 * sigmoid(logAlpha / temperature) - 0.1;
 }

@@ -2,7 +2,7 @@
 //
 // The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
 // TopKLogitsWarper, TopPLogitsWarper. Penalty and distances are in f32, weights and sums in integers, as in
-// kernels/sample_next.wgsl, which draws the same tokens.
+// kernels/shared/sample_next.wgsl, which draws the same tokens.
 import { CompressoError } from "../core/errors.ts";
 import type { NamesOf } from "../core/check_options.ts";
 import { CHOICE_STREAM, CHOICE_UNIT, type DrawSettings, inverseTemperature, weightTable } from "../nn/decode/choice.ts";

@@ -1,5 +1,5 @@
 // Names of the update rules for the multipliers of the sparsity constraint; the arithmetic is in
-// kernels/expected_size.wgsl.
+// kernels/shared/expected_size.wgsl.
 
 /**
  * How the multipliers λ1 and λ2 are updated. λ1 rises and falls, λ2 only rises.

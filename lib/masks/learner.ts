@@ -22,7 +22,7 @@ import type { PartGoals } from "../units/uniform.ts";
 import { livingLayers } from "../units/rules.ts";
 import type { UnitTable } from "../units/table.ts";
 
-/** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection, (m, v) of λ1 and of λ2. See kernels/expected_size.wgsl. */
+/** f32 of the constraint: R, H, ŝ, λ1, λ2, force, shift, ŝ after the projection, (m, v) of λ1 and of λ2. See kernels/shared/expected_size.wgsl. */
 export const CONSTRAINT_FLOATS = 12;
 
 /**

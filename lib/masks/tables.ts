@@ -1,4 +1,4 @@
-// Packs a unit table as kernels read it, see kernels/mask_tables.wgsl.
+// Packs a unit table as kernels read it, see kernels/shared/mask_tables.wgsl.
 import type { LayerPart, UnitTable } from "../units/table.ts";
 
 /** Marks the absence of a unit, group or gate. */

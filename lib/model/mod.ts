@@ -18,7 +18,7 @@ export type {
 export { type AdapterOffer, describeAdapter } from "../gpu/adapter.ts";
 export type { MemoryShortage } from "../gpu/shortage.ts";
 export type { Subgroups } from "../gpu/subgroups.ts";
-export type { MatrixUnits } from "../../kernels/product_matrix.ts";
+export type { MatrixUnits } from "../../kernels/buffer/product_matrix.ts";
 export type { BufferRange } from "../gpu/read_back.ts";
 
 // Opening.

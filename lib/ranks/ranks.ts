@@ -17,7 +17,7 @@ export interface Ranks {
 
 const LEAST_NORMAL = 2 ** -126;
 
-/** total[i] += values[i], as kernels/accumulate.wgsl adds: in f32, with subnormal numbers as 0. */
+/** total[i] += values[i], as kernels/shared/accumulate.wgsl adds: in f32, with subnormal numbers as 0. */
 export function addInto(total: Float32Array, values: Float32Array): void {
   for (let i = 0; i < total.length; i++) {
     total[i] = normal(Math.fround(normal(total[i] ?? 0) + normal(values[i] ?? 0)));

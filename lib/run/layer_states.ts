@@ -24,7 +24,7 @@ export async function layerStates(
   return layerShares(table, keptBy(table, await trainer.masks()).map((kept) => 1 - kept));
 }
 
-/** How far each unit is cut by expectation: 1 − P(z > 0), as kernels/hard_concrete.wgsl has it. */
+/** How far each unit is cut by expectation: 1 − P(z > 0), as kernels/shared/hard_concrete.wgsl has it. */
 export function expectedCuts(
   logAlpha: Float32Array,
   { temperature, noise }: Pick<Rates, "temperature" | "noise">,
@@ -51,7 +51,7 @@ function sumOf(cuts: ArrayLike<number>, { first, count }: Pick<LayerPart, "first
   return sum;
 }
 
-/** Parameters of a part that stay, per hidden dim, as kernels/mask_bounds.wgsl has them: Σ c·(1 − cut) + Σ_groups c·(1 − Π cut) + what no unit cuts. */
+/** Parameters of a part that stay, per hidden dim, as kernels/shared/mask_bounds.wgsl has them: Σ c·(1 − cut) + Σ_groups c·(1 − Π cut) + what no unit cuts. */
 function keptParameters(
   { cost, groups }: UnitTable,
   { first, count, firstGroup, groupCount, fixed }: LayerPart,

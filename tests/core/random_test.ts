@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { checkSeed, randomU32, shuffle, uniform } from "../../lib/core/random.ts";
 import { failure } from "../text/fixtures.ts";
 
-/** The hash of kernels/random.wgsl with exact integers. */
+/** The hash of kernels/shared/random.wgsl with exact integers. */
 function reference(words: readonly number[]): number {
   const mask = 0xffffffffn;
   const pcg = (value: bigint): bigint => {

@@ -1,8 +1,8 @@
-// Values that change from step to step, in the order of kernels/state.wgsl.
+// Values that change from step to step, in the order of kernels/shared/state.wgsl.
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 
-/** See kernels/state.wgsl. */
+/** See kernels/shared/state.wgsl. */
 export interface StepState {
   readonly seed: number;
   /** Completed steps of the run. */
@@ -35,7 +35,7 @@ export interface StepState {
 }
 
 const BYTES = 80;
-/** Decay rates of Adam, also used by kernels/adamw.wgsl, kernels/mask_update.wgsl and kernels/expected_size.wgsl. */
+/** Decay rates of Adam, also used by kernels/shared/adamw.wgsl, kernels/shared/mask_update.wgsl and kernels/shared/expected_size.wgsl. */
 const LORA_BETAS = [0.9, 0.999] as const;
 const MASK_BETAS = [0.9, 0.99] as const;
 

@@ -1,6 +1,11 @@
 // WGSL shared by the attention kernels: reading of keys and values, unrolled dot products, stores.
 import { range } from "./range.ts";
-import type { Binding } from "./source.ts";
+import type { Binding } from "../source.ts";
+
+/**
+ * Keys of a page of the KV caches. In a texture, a row is a page of one KV head, so that a CPU reads keys in sequence.
+ */
+export const CACHE_KEYS = 64;
 
 /** Shape of one invocation's work. */
 export interface AttentionTile {

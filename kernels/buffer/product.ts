@@ -1,5 +1,5 @@
 // General strided f32 matrix product from storage buffers, one register tile per invocation.
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /** Parameters of the kernel: the tile of C that an invocation owns. */
 export interface BufferProduct {

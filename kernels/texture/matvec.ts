@@ -1,8 +1,8 @@
 // Body of the matrix-vector kernels for CPU adapters: x in registers, rows of W streamed from a texture.
-import { range } from "./range.ts";
-import type { Matvec, TextureUnits } from "./matvec_types.ts";
-import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "./matvec_text.ts";
-import { isQuantized, type WeightDtype } from "./weight_access.ts";
+import { range } from "../shared/range.ts";
+import type { Matvec, TextureUnits } from "../shared/matvec_types.ts";
+import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "../shared/matvec_text.ts";
+import { isQuantized, type WeightDtype } from "../shared/weight_access.ts";
 
 /** Largest number of rows of a workgroup, over all matrices of a "swiglu"; more were not faster. */
 const MAX_ROWS = 768;

@@ -1,5 +1,5 @@
 // Embedding look-up from a frozen matrix in any storage.
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./weight_access.ts";
 
 /**

@@ -1,5 +1,5 @@
 // Forward product with f16 weights on the matrix units of a GPU, by WGSL's experimental subgroup matrices.
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /** A shape that the matrix units multiply: f16 [m, k] · f16 [k, n], added up in f32, by subgroups of one size. */
 export interface MatrixUnits {

@@ -1,7 +1,7 @@
 // Matrix product from storage textures, one register tile per invocation, for CPU adapters.
-import { range } from "./range.ts";
-import type { KernelSource } from "./source.ts";
-import { header, STORE_VECTOR, storeScalars } from "./product_texture_text.ts";
+import { range } from "../shared/range.ts";
+import type { KernelSource } from "../source.ts";
+import { header, STORE_VECTOR, storeScalars } from "./product_text.ts";
 import {
   isQuantized,
   QUANT_BLOCK,
@@ -11,7 +11,7 @@ import {
   quantValues,
   weightBindings,
   type WeightDtype,
-} from "./weight_access.ts";
+} from "../shared/weight_access.ts";
 
 /**
  * One kernel of the family C[m, n] (=|+=) α · Σₖ opA(A)[m, k] · opB(B)[k, n]. Lanes run along n. An invocation owns

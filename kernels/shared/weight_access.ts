@@ -1,5 +1,5 @@
 // WGSL that reads four values of a frozen matrix, for each storage type.
-import type { Binding } from "./source.ts";
+import type { Binding } from "../source.ts";
 
 /** Storage type of the values of a frozen matrix. */
 export type WeightDtype = "f32" | "f16" | QuantDtype;

@@ -1,7 +1,7 @@
 // Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32. Values have the bits
 // of `dequantize`, codes and scales those of `quantizeRows` where they are rounded anew, or else those of the file.
 import { QUANT_BLOCK, quantColumns, type QuantDtype } from "./weight_access.ts";
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 import { type BlockedType, isBlocked, isShared, isSplit, layoutOf, loadText, UNPACK_GROUP } from "./unpack_layouts.ts";
 
 /** Types that are unpacked. */

@@ -15,7 +15,7 @@ import {
   zeroTail,
 } from "./attention_text.ts";
 import { range } from "./range.ts";
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /**
  * delta[h, m] = dO[m, h]·o[m, h];

@@ -1,7 +1,7 @@
 // WGSL shared by the attention kernels of attention_lanes.ts: tiles of rows and their two kinds of products.
-import { headVectors, masked } from "./attention_text.ts";
-import { range } from "./range.ts";
-import type { Binding, KernelSource } from "./source.ts";
+import { headVectors, masked } from "../shared/attention_text.ts";
+import { range } from "../shared/range.ts";
+import type { Binding, KernelSource } from "../source.ts";
 
 /** Shape of a workgroup's work. */
 export interface AttentionLanes {

@@ -12,7 +12,7 @@ import {
   zeroTail,
 } from "./attention_text.ts";
 import { range } from "./range.ts";
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /**
  * Params of the three kernels, in order. `blocks` is one past the last block of queries of a dispatch, or its first

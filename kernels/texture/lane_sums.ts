@@ -1,5 +1,5 @@
 // WGSL of sums over the lanes of a subgroup of eight.
-import { range } from "./range.ts";
+import { range } from "../shared/range.ts";
 
 const LANES = 8;
 

@@ -1,10 +1,10 @@
 // Products of frozen matrices in textures with the vectors of several sequences, for CPU adapters.
 //
-// Every sum has the terms and the order of matvec_texture.ts: invocations are columns of W, and a texel of it is loaded
+// Every sum has the terms and the order of matvec.ts: invocations are columns of W, and a texel of it is loaded
 // and unpacked once for all vectors, whose columns an invocation keeps in registers. Results are written as textures
 // where the next product reads them.
 import { laneSums } from "./lane_sums.ts";
-import { range } from "./range.ts";
+import { range } from "../shared/range.ts";
 import {
   type BatchEnding,
   batchEndingAfter,
@@ -12,11 +12,11 @@ import {
   batchEndingFunctions,
   batchEndingOf,
 } from "./matvec_batch_endings.ts";
-import { columnScale4, scaledSum, texelDot, texelOf } from "./matvec_text.ts";
-import type { TextureUnits } from "./matvec_types.ts";
-import { type Load, loadsOf, unitOf } from "./matvec_texture.ts";
-import type { KernelSource } from "./source.ts";
-import { isQuantized, weightBindings, type WeightDtype } from "./weight_access.ts";
+import { columnScale4, scaledSum, texelDot, texelOf } from "../shared/matvec_text.ts";
+import type { TextureUnits } from "../shared/matvec_types.ts";
+import { type Load, loadsOf, unitOf } from "./matvec.ts";
+import type { KernelSource } from "../source.ts";
+import { isQuantized, weightBindings, type WeightDtype } from "../shared/weight_access.ts";
 
 /** One kernel of the family. */
 export interface BatchMatvec extends BatchEnding {

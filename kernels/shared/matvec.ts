@@ -1,16 +1,16 @@
 // Products of frozen matrices with one vector, for token-by-token generation.
 import { range } from "./range.ts";
 import { endingBindings, endingFunctions } from "./matvec_text.ts";
-import { bufferBody } from "./matvec_buffer.ts";
-import { textureBody } from "./matvec_texture.ts";
+import { bufferBody } from "../buffer/matvec.ts";
+import { textureBody } from "../texture/matvec.ts";
 import type { Matvec } from "./matvec_types.ts";
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 import { weightBindings, type WeightStorage } from "./weight_access.ts";
 
 export { texelOf } from "./matvec_text.ts";
 export type { Matvec, MatvecEnding, MatvecRole, TextureUnits } from "./matvec_types.ts";
-export { MATVEC_BUFFER_ROWS } from "./matvec_buffer.ts";
-export { textureRows, textureUnits } from "./matvec_texture.ts";
+export { MATVEC_BUFFER_ROWS } from "../buffer/matvec.ts";
+export { textureRows, textureUnits } from "../texture/matvec.ts";
 
 /** Workgroup size. */
 export function matvecLanes({ storage }: Pick<Matvec, "storage">): number {

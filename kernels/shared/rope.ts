@@ -1,5 +1,5 @@
 // Rotary position embedding in place.
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /** Source of the position of a row. */
 export type RopePositions = "plain" | "offset" | "rows";

@@ -1,6 +1,6 @@
 // Learned position embeddings.
 import type { RopePositions } from "./rope.ts";
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /**
  * x[m, c] += P[position(m) + offset, c]. The position of row m is that of `ropeKernel`: m % seq, position[0] + m % seq

@@ -1,8 +1,16 @@
 // Attention of query tokens over a cache of keys and values in buffers.
-import { CACHE_KEYS } from "./attention_decode_texture.ts";
-import { capped, dotOnto, headVectors, masked, registers, shift, zeroTail } from "./attention_text.ts";
-import { range } from "./range.ts";
-import type { KernelSource } from "./source.ts";
+import {
+  CACHE_KEYS,
+  capped,
+  dotOnto,
+  headVectors,
+  masked,
+  registers,
+  shift,
+  zeroTail,
+} from "../shared/attention_text.ts";
+import { range } from "../shared/range.ts";
+import type { KernelSource } from "../source.ts";
 
 /** Shape of one workgroup's work. */
 export interface DecodeTile {

@@ -1,5 +1,5 @@
 // Copies a strided f32 matrix to rows that can be copied to a texture.
-import type { KernelSource } from "./source.ts";
+import type { KernelSource } from "../source.ts";
 
 /** Invocations of a workgroup, along a row. */
 export const PACK_GROUP = 64;

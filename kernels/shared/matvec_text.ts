@@ -1,7 +1,7 @@
 // WGSL shared by the matrix-vector kernels: multiplying a texel of weights by x, and writing the sums.
-import { CACHE_KEYS } from "./attention_decode_texture.ts";
+import { CACHE_KEYS } from "./attention_text.ts";
 import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
-import type { Binding } from "./source.ts";
+import type { Binding } from "../source.ts";
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantBits, quantColumns, type WeightDtype } from "./weight_access.ts";
 
 const XYZW = ["x", "y", "z", "w"] as const;

@@ -1,7 +1,7 @@
 // WGSL of what becomes of the sums of matvec_batch.ts: an invocation writes those of one vector, row by row.
-import { CACHE_KEYS } from "./attention_decode_texture.ts";
-import type { MatvecEnding, MatvecRole } from "./matvec_types.ts";
-import type { Binding } from "./source.ts";
+import { CACHE_KEYS } from "../shared/attention_text.ts";
+import type { MatvecEnding, MatvecRole } from "../shared/matvec_types.ts";
+import type { Binding } from "../source.ts";
 
 /** Ending of a kernel of matvec_batch.ts. */
 export interface BatchEnding {

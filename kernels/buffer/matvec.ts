@@ -1,8 +1,8 @@
 // Body of the matrix-vector kernels for GPUs: a workgroup reads a few rows side by side and sums them in a tree.
-import { range } from "./range.ts";
-import type { Matvec } from "./matvec_types.ts";
-import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "./matvec_text.ts";
-import { isQuantized } from "./weight_access.ts";
+import { range } from "../shared/range.ts";
+import type { Matvec } from "../shared/matvec_types.ts";
+import { columnScale4, endingText, scaledSum, scaleOf, texelDot, texelOf } from "../shared/matvec_text.ts";
+import { isQuantized } from "../shared/weight_access.ts";
 
 /**
  * Rows of a workgroup, for each matrix of a "swiglu": enough for a load of x to serve several, including the four rows

@@ -1,6 +1,6 @@
 // Copies keys and values of tokens of one sequence to cache textures, row r to key position[0] + r, from row params.first on. Writes nothing past the
 // capacity.
-// Shapes: k, v [rows, 4·stride4], head h from 4·h·vectors; pages [perRow]; see attention_decode_texture.ts for the
+// Shapes: k, v [rows, 4·stride4], head h from 4·h·vectors; pages [perRow]; see attention_decode.ts for the
 // caches.
 // Grid: x = kvHeads·vectors / 64, y and z rows. Writes (=).
 struct Params { rows: u32, stride4: u32, vectors: u32, kvHeads: u32, capacity: u32, first: u32 }

@@ -2,9 +2,9 @@
 // scores, and along the values of a head for sums. One kernel forward, one for delta and dq, one for dk and dv.
 //
 // A workgroup is one subgroup and owns a tile of rows. Scores with the streamed rows are a product over the head, and
-// what they weight is a product over the streamed rows. Both are register tiles, as in product_texture.ts: a load
+// what they weight is a product over the streamed rows. Both are register tiles, as in product.ts: a load
 // serves all owned rows.
-import { attentionParams, FIRST_KEY } from "./attention.ts";
+import { attentionParams, FIRST_KEY } from "../shared/attention.ts";
 import {
   acrossLanes,
   type AttentionLanes,
@@ -21,8 +21,8 @@ import {
   sums,
   weighted,
 } from "./attention_lanes_text.ts";
-import { capped, capSlope, headVectors } from "./attention_text.ts";
-import type { KernelSource } from "./source.ts";
+import { capped, capSlope, headVectors } from "../shared/attention_text.ts";
+import type { KernelSource } from "../source.ts";
 
 const PARTS = ["x", "y", "z", "w"] as const;
 

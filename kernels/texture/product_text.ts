@@ -1,4 +1,4 @@
-// Fixed parts of the WGSL of product_texture.ts: params and the ways to write C.
+// Fixed parts of the WGSL of product.ts: params and the ways to write C.
 
 /** Params of the kernels, in order; the last three only with a low-rank product. */
 export function header(low: boolean): string {

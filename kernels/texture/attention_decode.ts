@@ -1,15 +1,9 @@
 // Attention of query tokens over a cache in textures, for CPU adapters.
-import { dotOnto, headVectors } from "./attention_text.ts";
+import { CACHE_KEYS, dotOnto, headVectors } from "../shared/attention_text.ts";
 import { laneSums } from "./lane_sums.ts";
-import { range } from "./range.ts";
-import type { DecodeTile } from "./attention_decode.ts";
-import type { KernelSource } from "./source.ts";
-
-/**
- * Keys of a page of the caches. In a texture a row is a page of one KV head, side by side, so that a CPU reads them
- * sequentially.
- */
-export const CACHE_KEYS = 64;
+import { range } from "../shared/range.ts";
+import type { DecodeTile } from "../buffer/attention_decode.ts";
+import type { KernelSource } from "../source.ts";
 
 const LANES = 8;
 

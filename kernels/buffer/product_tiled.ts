@@ -1,6 +1,6 @@
 // Matrix product from storage buffers in workgroup tiles, for GPUs.
-import type { KernelSource } from "./source.ts";
-import { weightAccess, weightBindings, type WeightDtype } from "./weight_access.ts";
+import type { KernelSource } from "../source.ts";
+import { weightAccess, weightBindings, type WeightDtype } from "../shared/weight_access.ts";
 
 /** One kernel of the family y[m, n] (=|+=) Σₖ x[m, k] · opW(W)[k, n]. */
 export interface TiledProduct {

@@ -16,6 +16,7 @@ import {
   type OptionPath,
 } from "../lib/run/options/table.ts";
 import { GIVEN } from "../lib/run/options/table/entry.ts";
+import { methodsThat } from "../lib/run/methods/all.ts";
 import { OUTER_RATES, RATE_NAMES } from "../lib/schedule/definition.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -63,8 +64,8 @@ function entryText(path: OptionPath): string {
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`preset: ${paper}`]),
     ...Object.entries(when).map(([other, values]) =>
-      other === "method" && values !== GIVEN
-        ? `for ${methodsNamed(values.map(String))}`
+      typeof values === "function"
+        ? `for ${methodsNamed(methodsThat(values))}`
         : `goes with \`${spellFlag(other, values === GIVEN ? undefined : values.map(String).join("|"))}\``
     ),
     ...(excludes === undefined

@@ -37,6 +37,8 @@ export interface ValueRule {
   readonly single?: boolean;
   /** Whether Infinity is allowed too. */
   readonly endless?: boolean;
+  /** What else a program may give. */
+  readonly also?: (value: unknown) => boolean;
   /** Help of the value "auto", for a switch that may have it. */
   readonly auto?: string;
 }
@@ -59,7 +61,7 @@ export function accepts(rule: AnyRule, value: unknown): boolean {
     case "switch":
       return typeof value === "boolean" || (value === "auto" && rule.auto !== undefined);
     case "word":
-      return isWord(value);
+      return isWord(value) || (rule.also?.(value) ?? false);
     case "words":
       return Array.isArray(value) && value.length > 0 && value.every(isWord) && new Set(value).size === value.length;
     case "layers":

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
-import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/names.ts";
+import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/stages.ts";
 import { defaultRates } from "../../../lib/run/options/rates.ts";
 import { type OpenSchedule } from "../../../lib/schedule/open.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";

@@ -1,5 +1,6 @@
 // Options of pruning: what a run reads.
 import { MOST_WINDOWS, QUESTIONS, WINDOW } from "../../evaluation.ts";
+import { scoresOnRows } from "../../methods/method.ts";
 import { GIVEN, type OptionTable } from "./entry.ts";
 
 /** Their rows. */
@@ -57,7 +58,7 @@ export const DATA_OPTIONS = {
   calibration: {
     type: "calibration",
     placeholder: "file",
-    when: { method: ["compresso", "taylor", "wanda-sp", "flap"] },
+    when: { method: scoresOnRows },
     defaultText: "own for masks learned from saliency with a prior, else none",
     work: "choosing",
     help: "texts that help to tell units apart before pruning: a file; own, which the model writes first; or none",

@@ -1,29 +1,15 @@
-// Names of the methods, and the stages of each.
-import { ONE_SHOT_METHODS, type OneShotMethod } from "../../masks/baselines.ts";
+// The stages of a run by its method.
 import type { StartRule } from "../../masks/initial_log_alpha.ts";
-import type { Rates, StagePlan } from "../contract.ts";
-
-/** Methods: Compresso's learned masks; gradual saliency; and one-shot scores, whose steps are all recovery. */
-export const METHODS = ["compresso", "gradual", ...ONE_SHOT_METHODS] as const satisfies readonly Method[];
-/** Name of a method. */
-export type Method = "compresso" | "gradual" | "magnitude" | "random" | "taylor" | "wanda-sp" | "flap";
+import type { Rates, StagePlan, StepKind } from "../contract.ts";
+import { type MethodChoice, methodOf } from "./all.ts";
+import type { Method } from "./method.ts";
 
 /** What determines the stages of a run. */
 export interface StageSteps {
-  readonly method: Method;
+  readonly method: MethodChoice;
   readonly prefinetune: number;
   readonly steps: number;
   readonly postfinetune: number;
-}
-
-/** Whether the units are chosen once, before any training. */
-export function isOneShot(method: Method): method is OneShotMethod {
-  return method !== "compresso" && method !== "gradual";
-}
-
-/** Whether a value read from a file names a one-shot method. */
-export function namesOneShot(method: unknown): boolean {
-  return METHODS.some((one) => one === method && isOneShot(one));
 }
 
 /** Default steps of the first stage, given those of the pruning stage. */
@@ -36,11 +22,18 @@ export function lastStageSteps(steps: number): number {
   return Math.round(steps * 0.3);
 }
 
+/** Steps of the pruning stage by the kind of method; a one-shot method has none. */
+export const CUTTING_STEPS = { learned: "masks", gradual: "gradual", "one-shot": null } as const satisfies Record<
+  Method["kind"],
+  StepKind | null
+>;
+
 /** Stages of a method. A one-shot method uses the same total number of steps to train LoRA after the cut. */
 export function stagesOf(
   { method, prefinetune, steps, postfinetune }: StageSteps,
 ): readonly StagePlan[] {
-  if (isOneShot(method)) {
+  const { kind } = methodOf(method);
+  if (kind === "one-shot") {
     return [
       { stage: "prune", kind: "lora", steps: 0 },
       { stage: "postfinetune", kind: "lora", steps: prefinetune + steps + postfinetune },
@@ -48,7 +41,7 @@ export function stagesOf(
   }
   return [
     { stage: "finetune", kind: "lora", steps: prefinetune },
-    { stage: "prune", kind: method === "gradual" ? "gradual" : "masks", steps },
+    { stage: "prune", kind: CUTTING_STEPS[kind], steps },
     { stage: "postfinetune", kind: "lora", steps: postfinetune },
   ];
 }
@@ -56,10 +49,10 @@ export function stagesOf(
 /** Whether learned masks use calibration rows in addition to the training rows, see {@link PruneOptions.calibration}. */
 export function learnsBesideCalibration(
   { method, start, rates: { prior } }: {
-    readonly method: Method;
+    readonly method: MethodChoice;
     readonly start: StartRule;
     readonly rates: Pick<Rates, "prior">;
   },
 ): boolean {
-  return method === "compresso" && start === "saliency" && prior > 0;
+  return methodOf(method).kind === "learned" && start === "saliency" && prior > 0;
 }

@@ -1,10 +1,18 @@
-// One-shot methods: units are scored and cut before any training, by taylor in several rounds if the options say so.
-import type { OneShotMethod } from "../../masks/baselines.ts";
+// One-shot methods: units are scored and cut before any training, in several rounds if the options say so.
 import { gradualMasks } from "../../masks/gradual.ts";
+import type { Batch } from "../../data/batches.ts";
 import type { WeightSource } from "../../spec/source.ts";
 import { writeBiases } from "../../nn/weights.ts";
 import { keptBy } from "./kept.ts";
-import { compensate, type CutBefore, type OneShotScores, oneShotScores, ranks } from "./one_shot_scores.ts";
+import { measuresActivations, type OneShotMethod } from "./method.ts";
+import {
+  batchesToMeasure,
+  compensate,
+  type CutBefore,
+  type OneShotScores,
+  oneShotScores,
+  ranks,
+} from "./one_shot_scores.ts";
 import {
   CALIBRATION_BATCHES,
   calibrationBatches,
@@ -20,7 +28,7 @@ const MEASURED_SEQUENCES = 128;
 
 /** The selector of a one-shot method. */
 export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): UnitSelector {
-  const { model, table, options, trainer, weightTerms, harden, signal, work } = parts,
+  const { model, table, options, trainer, weightTerms, maskGradients, harden, signal, work } = parts,
     { batch, seq, seed, ranking, rounds, layout } = options;
   let source: WeightSource | null = null;
   const score = async (target: number): Promise<OneShotScores> => {
@@ -30,16 +38,18 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
   };
   const measured = async (target: number): Promise<OneShotScores> => {
     // After a rollback the weights contain a compensation, which the scored model must not have.
-    if (method === "flap") await writeBiases(model.device, model.weights, model.source);
-    const isMeasured = method === "wanda-sp" || method === "flap";
-    const count = isMeasured ? Math.ceil(MEASURED_SEQUENCES / batch) : CALIBRATION_BATCHES;
-    const batches = [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
-    const onBatch = counter(parts, rounds * batches.length);
+    if (method.compensates) await writeBiases(model.device, model.weights, model.source);
+    const rows = (count: number): Batch[] => [...parts.calibration?.batches() ?? calibrationBatches(parts, count)];
+    const batches = rows(CALIBRATION_BATCHES);
+    const activationBatches = measuresActivations(method) ? rows(Math.ceil(MEASURED_SEQUENCES / batch)) : [];
+    const looks = batchesToMeasure(method, { gradients: batches.length, activations: activationBatches.length });
+    const onBatch = counter(parts, rounds * looks);
     const scoresBehind = async (cut?: CutBefore): Promise<OneShotScores> =>
       await oneShotScores(model, table, {
         method,
         ranking,
         batches,
+        activationBatches,
         onBatch,
         cut,
         ranks: parts.ranks,
@@ -47,6 +57,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
         seq,
         seed,
         weightTerms,
+        maskGradients,
         ...(signal ? { signal } : {}),
       });
     if (rounds === 1) return await scoresBehind();
@@ -80,7 +91,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
       return null;
     },
     async resumed(): Promise<void> {
-      if (method === "flap") await compensated((await score(options.sparsity)).stats);
+      if (method.compensates) await compensated((await score(options.sparsity)).stats);
     },
     get source(): WeightSource | null {
       return source;

@@ -22,8 +22,13 @@ Deno.test("a score equal to a method's own gives its bits, another one cuts othe
     };
     const other = await drive(model, { ...BARE, method: all });
     assert.notDeepEqual(other.result.masks.ffn, mine.result.masks.ffn);
-    const { kinds, layers, parameters, weights, fluctuations } = seen as unknown as UnitSaliency;
+    const { kinds, layers, parameters, weights, fisher, fluctuations } = seen as unknown as UnitSaliency;
     const { logAlpha: { length: count } } = mine.result, { spec } = model;
+    const fishers = await drive(model, { ...BARE, method: "fisher" }), { logAlpha } = fishers.result;
+    // log α has the ranks of the scores.
+    const scores = fisher.map((value, unit) => value / (parameters[unit] ?? NaN));
+    const order = [...scores.keys()].sort((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
+    assert.deepEqual(order.map((unit) => logAlpha[unit]), [...order.keys()]);
     for (const list of [kinds, layers, parameters, weights, fluctuations]) assert.equal(list.length, count);
     assert.deepEqual([...new Set(kinds)], ["kv", "ffn"]);
     assert.equal(Math.max(...layers), spec.layers.length - 1);

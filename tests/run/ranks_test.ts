@@ -90,7 +90,7 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
     const all: OneShotScores[] = [];
     let looks = 0;
     const maskGradients = (data: Batch): ReturnType<Trainer["maskGradients"]> => trainer.maskGradients(data, { state });
-    for (const method of [METHODS.taylor, METHODS["wanda-sp"], METHODS.flap]) {
+    for (const method of [METHODS.taylor, METHODS.fisher, METHODS["wanda-sp"], METHODS.flap]) {
       const weightTerms = (data: Batch): ReturnType<Trainer["weightTerms"]> => trainer.weightTerms(data, { state });
       const how = { method, batches, batch: BATCH, seq: SEQ, seed: 1, ranks, weightTerms, maskGradients };
       all.push(await oneShotScores(model, table, { ...how, onBatch: () => looks++ }));
@@ -99,7 +99,7 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
     return { all, mean: await saliencyOn(parts, { of: "rows", batches, look: () => looks++ }), looks };
   };
   const want = await score();
-  assert.equal(want.looks, 4 * batches.length);
+  assert.equal(want.looks, 5 * batches.length);
   for (const size of [2, 3]) {
     for (const got of await Promise.all(together(size).map(score))) assert.deepEqual(got, want, `${size} ranks`);
   }

@@ -53,6 +53,7 @@ export const DATA_OPTIONS = {
     type: "prompt",
     placeholder: "file",
     defaultText: "the collaborative prompt; none where the vocabulary alone is cut without steps",
+    off: "leave the collaborative prompt out",
     help: "text before every instruction in training",
   },
   calibration: {

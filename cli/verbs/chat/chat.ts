@@ -1,7 +1,7 @@
 // `compresso chat MODEL`: questions on stdin, answers on stdout.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
+import { type Chat, type ChatAnswer, createChat } from "../../../lib/generate/chat.ts";
 import type { Adapters, Model } from "../../../lib/model/model.ts";
 import { listen, speak, spokenValues, type Voice } from "./answers.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";

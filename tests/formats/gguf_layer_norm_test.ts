@@ -4,9 +4,10 @@ import { exportModel } from "../../lib/local/export_model.ts";
 import { ggufArch, refuseUnlike } from "../../lib/formats/gguf/architecture.ts";
 import { type DecoderSpec, tensorShapes } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
+import { type Refusal, refuses } from "../refuses.ts";
 import { openGguf, openHfFolder } from "../disk.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
-import { inTemporaryFolder, refuses } from "./files.ts";
+import { inTemporaryFolder } from "./files.ts";
 
 const CASES = [["gpt2", "gpt2"], ["gpt_neox", "gptneox"], ["stablelm", "stablelm"], [
   "stablelm_parallel",
@@ -45,17 +46,17 @@ for (const [name, arch] of CASES) {
 
   Deno.test(`what llama.cpp's ${arch} cannot hold of ${name} is refused by its reason`, async () => {
     const { spec } = await openHfFolder((await openGolden(name)).modelPath);
-    const refused = (change: Partial<DecoderSpec>, said: RegExp): void =>
+    const refused = (change: Partial<DecoderSpec>, said: Refusal): void =>
       refuses(() => ggufArch({ ...spec, ...change }), "input", said);
     assert.equal(ggufArch(spec), arch);
-    refuses(() => ggufArch(spec, "llama"), "usage", /norms are RMSNorm/);
-    refuses(() => refuseUnlike(spec), "input", /all layers are alike/);
+    refuses(() => ggufArch(spec, "llama"), "usage", { names: "RMSNorm" });
+    refuses(() => refuseUnlike(spec), "input", { names: ["GGUF", "llama.cpp"] });
     const [first = { heads: 0, kvHeads: 0, ffn: 0 }] = spec.layers;
-    refused({ layers: [first, { ...first, ffn: 3 }] }, /same heads, KV heads and FFN columns/);
-    refused({ layers: spec.layers.map(() => ({ heads: 2, kvHeads: 2, ffn: 9 })) }, /hidden \/ head_dim/);
-    if (name !== "gpt2") refused({ tied: true }, /a matrix of its own/);
+    refused({ layers: [first, { ...first, ffn: 3 }] }, { value: ["KV", "FFN"] });
+    refused({ layers: spec.layers.map(() => ({ heads: 2, kvHeads: 2, ffn: 9 })) }, { names: "head_dim" });
+    if (name !== "gpt2") refused({ tied: true }, { names: ["GGUF", "llama.cpp"] });
     if (arch === "stablelm") return;
-    refused({ biases: ["q", "k", "v", "o"] }, /all projections have biases/);
-    refused({ activation: "relu" }, /its FFN has gelu/);
+    refused({ biases: ["q", "k", "v", "o"] }, { names: ["GGUF", "llama.cpp"] });
+    refused({ activation: "relu" }, { names: "FFN" });
   });
 }

@@ -62,7 +62,7 @@ Deno.test("openHfFolder() reads a llama config and its weights, from one file an
       for await (const { name } of Deno.readDir(folder)) {
         if (name.includes("-00002-of")) await Deno.remove(`${folder}/${name}`);
       }
-      await rejects(openHfFolder(folder), "input", { names: ["model-00002-of", "index.json"] });
+      await rejects(openHfFolder(folder), "input", { names: ["model-00002-of-", "model.safetensors.index.json"] });
     });
   }
 });

@@ -1,5 +1,4 @@
 // How far the layers of a model are cut, by expectation or by hard masks.
-import { kindOfMethod } from "./methods/all.ts";
 import type { LayerPart, UnitTable } from "../units/table.ts";
 import type { LayerState } from "../schedule/definition.ts";
 import { keptBy } from "./methods/kept.ts";
@@ -19,7 +18,7 @@ export async function layerStates(
     readonly last: Pick<Rates, "temperature" | "noise"> | null;
   },
 ): Promise<LayerState[]> {
-  if (kindOfMethod(method) === "learned" && stage === "prune") {
+  if (method === "compresso" && stage === "prune") {
     return layerShares(table, expectedCuts(await trainer.logAlpha(), last ?? rates));
   }
   return layerShares(table, keptBy(table, await trainer.masks()).map((kept) => 1 - kept));

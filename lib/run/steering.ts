@@ -1,6 +1,5 @@
 // What each step of a run aims at, by the built-in cubic schedule or the user's own, whose output is checked at each
 // step.
-import { kindOfMethod } from "./methods/all.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
@@ -15,7 +14,7 @@ import {
   RECORDS_SEEN,
   type RecordView,
 } from "../schedule/definition.ts";
-import { stagesOf } from "./methods/stages.ts";
+import { stagesOf } from "./methods/names.ts";
 import { raisedLimit } from "./options/resolve.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, openScheduleWith, type ScheduleSource, type ScriptOpener } from "../schedule/open.ts";
@@ -242,7 +241,7 @@ interface Aim {
 
 /** Least limit of log α that a run's options may have. */
 function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
-  return kindOfMethod(method) === "learned" && start === "saliency" ? leastLimit(rates) : 0;
+  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
 }
 
 /**

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { type Refusal, rejects } from "../refuses.ts";
 import { exportGguf } from "../disk.ts";
 import { openWeights } from "../disk.ts";
-import { fixture, inTemporaryFolder } from "./files.ts";
+import { fixture, inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 
 Deno.test("openWeights() opens a Hugging Face folder", async () => {
@@ -28,56 +27,54 @@ Deno.test("openWeights() says what it found instead of a model", async () => {
     await Deno.mkdir(path);
     for (const name of names) await Deno.writeTextFile(`${path}/${name}`, name === "config.json" ? CONFIG : "x");
   };
-  const cases: readonly (readonly [(path: string) => Promise<void>, Refusal])[] = [
-    [async () => {}, { names: "m0" }],
-    [text(""), { names: ["m1", "GGUF"] }],
-    [text("hello, model"), { names: "GGUF" }],
+  const cases: readonly (readonly [(path: string) => Promise<void>, RegExp])[] = [
+    [async () => {}, /cannot read .*; expected: the path exists; got: no such file or folder; fix: check the spelling/],
+    [text(""), /got: an empty file/],
+    [text("hello, model"), /starts with GGUF; got: something else/],
     [
       text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"),
-      { value: "LFS" },
+      /got: a Git LFS pointer.*git lfs pull/,
     ],
-    [text("PK\x03\x04"), { value: "PyTorch" }],
-    [text("<html>"), { value: "HTML" }],
+    [text("PK\x03\x04"), /got: a PyTorch \(pickle\) file; fix: convert/],
+    [text("<html>"), /got: an HTML page/],
     [
       (path) => Deno.copyFile(fixture("gguf_blocks.safetensors"), path),
-      { names: ["m6", "GGUF"] },
+      /got: a safetensors file; fix: give the folder/,
     ],
     // The length of its header begins as a pickle does.
     [
       (path) =>
         Deno.writeFile(path, new Uint8Array([0x80, 0, 0, 0, 0, 0, 0, 0, ...new TextEncoder().encode('{"a":1}')])),
-      { names: ["m7", "GGUF"] },
+      /got: a safetensors file/,
     ],
-    [folderOf(), { names: "config.json" }],
-    [folderOf("notes.txt"), { value: '"notes.txt"', names: "config.json" }],
+    [folderOf(), /holds config\.json; got: an empty folder/],
+    [folderOf("notes.txt"), /holds config\.json; got: \["notes\.txt"\]/],
     [
       async (path) => {
         await Deno.mkdir(`${path}/model`, { recursive: true });
         for (const name of ["model/config.json", "model.gguf"]) await Deno.writeTextFile(`${path}/${name}`, "");
       },
-      { value: '["model","model.gguf"]' },
+      /fix: give the folder in it: .*\/model$/,
     ],
-    [folderOf("adapter_config.json", "adapter_model.safetensors"), {
-      value: ['"adapter_config.json"', '"adapter_model.safetensors"'],
-    }],
-    [folderOf("model-q8.gguf", "README.md"), { value: "model-q8.gguf" }],
+    [folderOf("adapter_config.json", "adapter_model.safetensors"), /fix: it is an adapter: .*as adapter$/],
+    [folderOf("model-q8.gguf", "README.md"), /fix: give the file itself: .*model-q8\.gguf/],
     [
       folderOf("config.json", "pytorch_model.bin"),
-      { value: ["PyTorch", "pytorch_model.bin"], names: "model.safetensors" },
+      /model\.safetensors.*got: only PyTorch files: pytorch_model\.bin; fix: convert/,
     ],
     [
       folderOf("config.json"),
-      { value: '"config.json"', names: "model.safetensors.index.json" },
+      /holds model\.safetensors or model\.safetensors\.index\.json; got: \["config\.json"\]; fix: fetch/,
     ],
     [
       folderOf("config.json", "model.safetensors"),
-      { names: "model.safetensors" },
+      /safetensors file .*model\.safetensors; expected: a safetensors file starts with a length and .*got: something else/,
     ],
   ];
   for (const [index, [make, message]] of cases.entries()) {
     await inTemporaryFolder(async (folder) => {
       await make(`${folder}/m${index}`);
-      await rejects(openWeights(`${folder}/m${index}`), "input", message);
+      await rejectsWith(openWeights(`${folder}/m${index}`), "input", message);
     });
   }
 });

@@ -21,7 +21,7 @@ Deno.test("checkAdapter() finds this adapter right in the main kernels of a forw
 for (
   const [kernel, wrong] of [
     ["product-(?!pack)", ["product", "f16 weights", "q8 weights", "q4 weights"]],
-    ["norm_", ["norm"]],
+    ["rms_norm", ["norm"]],
     ["attention", ["attention"]],
   ] as const
 ) {

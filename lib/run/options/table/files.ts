@@ -22,7 +22,6 @@ export const FILES_OPTIONS = {
   },
   "export.dtype": {
     type: "word",
-    placeholder: "type",
     words: DTYPES,
     default: "f16",
     of: "pruneToFolder",
@@ -31,7 +30,6 @@ export const FILES_OPTIONS = {
   },
   "export.ggufDtype": {
     type: "word",
-    placeholder: "type",
     words: GGUF_DTYPES,
     of: "pruneToFolder",
     name: "ggufDtype",

@@ -27,14 +27,6 @@ const LEAST_WORK = 1e13;
 /** Devices for which it was already said that the named file cannot be written, as each model and each run of an experiment would repeat it. */
 const reported = new WeakSet<Device>();
 
-/** Declaration of the options, for every verb that measures. */
-export const TUNING_OPTION = [
-  "--tuning <file>",
-  "file for measured kernel speeds (default: in the user's cache)",
-] as const;
-/** See {@link TUNING_OPTION}. */
-export const NO_TUNING_OPTION = ["--no-tuning", "run kernels with their defaults; results are identical"] as const;
-
 /**
  * Uses the table; before a long run, measures what is missing in it, a few seconds at most, and saves it. Says so if a named file cannot be written.
  * Throws `CompressoError("usage")` for a named file that is no table, as it would be overwritten.

@@ -1,5 +1,5 @@
 // What every verb that runs a model needs: device, loaded weights, Ctrl-C, progress.
-import { OPTION_TABLE } from "../lib/run/options/table.ts";
+import type { MatrixDtype } from "../lib/nn/products/matrix.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { openModelFiles } from "../lib/local/open_model.ts";
 import { readPeftAdapter } from "../lib/local/adapter.ts";
@@ -8,7 +8,6 @@ import { noTokenizer } from "../lib/text/no_tokenizer.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { type Adapters, loadModelFrom, type Model } from "../lib/model/model.ts";
 import { fetchInputs } from "./hub.ts";
-import { byteCount, oneOf } from "./options/values.ts";
 import { watchInterrupt } from "./terminal/interrupt.ts";
 import { type Progress, stderrProgress } from "./terminal/progress.ts";
 import type { MpiRanks } from "../lib/ranks/mpi.ts";
@@ -18,7 +17,7 @@ import { openDeviceHere } from "./webgpu.ts";
 /** Options of {@link withModel}; absent or undefined means the default. */
 export interface ModelSettings {
   /** Storage of the weights on the GPU. */
-  readonly baseDtype?: typeof BASE_DTYPES[number] | undefined;
+  readonly baseDtype?: MatrixDtype | undefined;
   /** Bytes of GPU memory that may be used. */
   readonly memoryLimit?: number | undefined;
   /** PEFT adapter that the work gets as `adapters`: a folder, or its .safetensors file. Default: none. */
@@ -53,28 +52,6 @@ export interface Loaded {
   readonly tune: (request: TuneRequest) => Promise<void>;
 }
 
-const { words: BASE_DTYPES, help: BASE_DTYPE_HELP } = OPTION_TABLE.baseDtype;
-
-/** `--base-dtype` of the verbs that run a model as it is. */
-export const BASE_DTYPE_OPTION = [
-  "--base-dtype <type>",
-  `${BASE_DTYPE_HELP} (default: f16)`,
-  oneOf("--base-dtype", BASE_DTYPES),
-] as const;
-
-/** `--memory-limit` of the verbs that use a GPU. */
-export const MEMORY_LIMIT_OPTION = [
-  "--memory-limit <bytes>",
-  "GPU memory to use at most, such as 6G",
-  byteCount("--memory-limit"),
-] as const;
-
-/** `--adapter` of the verbs that run a model as it is. */
-export const ADAPTER_OPTION = [
-  "--adapter <path>",
-  "LoRA to add to the model, without merging: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
-] as const;
-
 /** Opens the device, loads the model, and frees both when the work is done or has failed. */
 export async function withModel<T>(
   path: string,
@@ -86,7 +63,7 @@ export async function withModel<T>(
   if (!listensLater) interrupt.start();
   await fetchInputs({ model: [path, settings.compare], adapter: [settings.adapter] }, { signal: interrupt.signal });
   using progress = stderrProgress();
-  using device = await openDeviceHere(memoryLimit === undefined ? {} : { memoryLimit });
+  using device = await openDeviceHere({ memoryLimit });
   const { signal } = interrupt;
   progress.detail(`device      ${device.facts.description}`);
   const files = await openModelFiles(path), { spec } = files.source;

@@ -21,19 +21,6 @@ import expectedSizePrelude from "./shared/expected_size_prelude.wgsl" with { typ
 import gatedText from "./shared/gated.wgsl" with { type: "text" };
 import gatedBackwardText from "./shared/gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
-import layerNormBackwardText from "./shared/layer_norm_backward.wgsl" with { type: "text" };
-import centredText from "./shared/centred.wgsl" with { type: "text" };
-import layerNormPreludeText from "./shared/layer_norm_prelude.wgsl" with { type: "text" };
-import layerNormText from "./shared/layer_norm.wgsl" with { type: "text" };
-import layerNormLanePreludeText from "./shared/layer_norm_lane_prelude.wgsl" with { type: "text" };
-import layerNormLanesText from "./shared/layer_norm_lanes.wgsl" with { type: "text" };
-import layerNormBackwardLanesText from "./shared/layer_norm_backward_lanes.wgsl" with { type: "text" };
-import headLayerNormText from "./shared/head_layer_norm.wgsl" with { type: "text" };
-import headLayerNormBackwardText from "./shared/head_layer_norm_backward.wgsl" with { type: "text" };
-import headNormText from "./shared/head_norm.wgsl" with { type: "text" };
-import headNormBackwardText from "./shared/head_norm_backward.wgsl" with { type: "text" };
-import headNormLanesText from "./shared/head_norm_lanes.wgsl" with { type: "text" };
-import headNormBackwardLanesText from "./shared/head_norm_backward_lanes.wgsl" with { type: "text" };
 import hardConcretePrelude from "./shared/hard_concrete.wgsl" with { type: "text" };
 import logitsCapped from "./shared/logits_capped.wgsl" with { type: "text" };
 import logitsPlain from "./shared/logits_plain.wgsl" with { type: "text" };
@@ -53,8 +40,6 @@ import maskUpdateText from "./shared/mask_update.wgsl" with { type: "text" };
 import maskUpdateGated from "./shared/mask_update_gated.wgsl" with { type: "text" };
 import maskUpdatePlain from "./shared/mask_update_plain.wgsl" with { type: "text" };
 import maskWrittenText from "./shared/mask_written.wgsl" with { type: "text" };
-import outputNormText from "./shared/output_norm.wgsl" with { type: "text" };
-import outputNormBackwardText from "./shared/output_norm_backward.wgsl" with { type: "text" };
 import multiplyText from "./shared/multiply.wgsl" with { type: "text" };
 import randomPrelude from "./shared/random.wgsl" with { type: "text" };
 import recordText from "./shared/record.wgsl" with { type: "text" };
@@ -63,8 +48,6 @@ import reducePairsPrelude from "./shared/reduce_pairs.wgsl" with { type: "text" 
 import reducePrelude from "./shared/reduce.wgsl" with { type: "text" };
 import residualText from "./shared/residual.wgsl" with { type: "text" };
 import residualScaledText from "./shared/residual_scaled.wgsl" with { type: "text" };
-import rmsNormText from "./shared/rms_norm.wgsl" with { type: "text" };
-import rmsNormBackwardText from "./shared/rms_norm_backward.wgsl" with { type: "text" };
 import sampleNextText from "./shared/sample_next.wgsl" with { type: "text" };
 import rotateAppendText from "./buffer/rotate_append.wgsl" with { type: "text" };
 import scaleText from "./shared/scale.wgsl" with { type: "text" };
@@ -77,6 +60,7 @@ import ungatedText from "./shared/ungated.wgsl" with { type: "text" };
 import topLogitsText from "./shared/top_logits.wgsl" with { type: "text" };
 import weightTermColumnsText from "./shared/weight_term_columns.wgsl" with { type: "text" };
 import weightTermRowsText from "./shared/weight_term_rows.wgsl" with { type: "text" };
+import { type Norm, normKernelWith, type NormLanes } from "./shared/norm.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./shared/weight_access.ts";
 
 export * from "./shared/attention.ts";
@@ -98,6 +82,7 @@ export * from "./shared/unpack_blocks.ts";
 export { type BlockedType, isBlocked, scalesOfBlock, UNPACK_GROUP } from "./shared/unpack_layouts.ts";
 export * from "./shared/weight_access.ts";
 
+export type { Norm, NormLanes } from "./shared/norm.ts";
 export type { AttentionLanes } from "./texture/attention_lanes_text.ts";
 export { type AttentionTile, CACHE_KEYS } from "./shared/attention_text.ts";
 
@@ -107,91 +92,17 @@ export const ROW_BLOCK = 64;
 export const GRAD_SQUARES = 1;
 
 const group = (lanes: number): string => `const GROUP = ${lanes}u;\n`;
-const layerNormPrelude = centredText + layerNormPreludeText;
-const layerNormLanePrelude = centredText + layerNormLanePreludeText;
 const reduce = (lanes: number): string => group(lanes) + reducePrelude;
 const reducePairs = (lanes: number): string => group(lanes) + reducePairsPrelude;
 const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
 
-/**
- * Invocations that share a row of a norm. On a CPU they are one vector, as barriers between vectors cost more than the
- * work.
- */
-export type NormLanes = 8 | 64;
-/** y = RMSNorm(x): bindings x, w, y, r, params. */
-export const rmsNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("rms_norm", reduce(lanes) + rmsNormText, "read read storage storage uniform")
-);
-/** dx of RMSNorm: bindings dy, x, w, r, dx, params. */
-export const rmsNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("rms_norm_backward", reduce(lanes) + rmsNormBackwardText, "read read read read storage uniform")
-);
-/** y = LayerNorm(x): bindings x, w, b, y, r, params. */
-export const layerNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("layer_norm", reduce(lanes) + layerNormPrelude + layerNormText, "read read read storage storage uniform")
-);
-/** dx of LayerNorm: bindings dy, x, w, r, dx, params. */
-export const layerNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel(
-    "layer_norm_backward",
-    reduce(lanes) + layerNormPrelude + layerNormBackwardText,
-    "read read read read storage uniform",
-  )
-);
-/** LayerNorm with a lane for each row, with the bindings of {@link layerNorm}. */
-export const layerNormLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel(
-    "layer_norm_lanes",
-    group(lanes) + layerNormLanePrelude + layerNormLanesText,
-    "read read read storage storage uniform",
-  )
-);
-/** Its backward, with the bindings of {@link layerNormBackward}. */
-export const layerNormBackwardLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel(
-    "layer_norm_backward_lanes",
-    group(lanes) + layerNormLanePrelude + layerNormBackwardLanesText,
-    "read read read read storage uniform",
-  )
-);
-/** y = RMSNorm of each head of x: bindings x, w, y, params. */
-export const headNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("head_norm", reduce(lanes) + headNormText, "read read storage uniform")
-);
-/** Its backward: bindings x, w, dy → dx, params. */
-export const headNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("head_norm_backward", reduce(lanes) + headNormBackwardText, "read read storage uniform")
-);
-/** y = LayerNorm of each head of x: bindings x, w, y, params. */
-export const headLayerNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("head_layer_norm", reduce(lanes) + layerNormPrelude + headLayerNormText, "read read storage uniform")
-);
-/** Its backward: bindings x, w, dy → dx, params. */
-export const headLayerNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel(
-    "head_layer_norm_backward",
-    reduce(lanes) + layerNormPrelude + headLayerNormBackwardText,
-    "read read storage uniform",
-  )
-);
-/** The same with a lane for each head. */
-export const headNormLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("head_norm_lanes", group(lanes) + headNormLanesText, "read read storage uniform")
-);
-/** Its backward, likewise. */
-export const headNormBackwardLanes: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("head_norm_backward_lanes", group(lanes) + headNormBackwardLanesText, "read read storage uniform")
-);
-/** out = x + RMSNorm(y ∘ z): bindings y, z, w, x, out, params. */
-export const outputNorm: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("output_norm", reduce(lanes) + outputNormText, "read read read read storage uniform")
-);
-/** Its backward: bindings dout, y, z, w, du, params. */
-export const outputNormBackward: Readonly<Record<NormLanes, KernelSource>> = forLanes((lanes) =>
-  kernel("output_norm_backward", reduce(lanes) + outputNormBackwardText, "read read read read storage uniform")
-);
+/** A norm, forward or backward: see {@link normKernelWith}. */
+export function normKernel(norm: Norm): KernelSource {
+  return normKernelWith(norm, reduce(norm.lanes));
+}
+
 /** Masked activation of a gate, times up: bindings gate, up, z, a, params. */
 export const gated = forActivations((name, text) => kernel(name, text + gatedText, "read read read storage uniform"));
 /** Its backward: bindings da, z, gate → dgate, up → dup, partial, params. */
@@ -371,10 +282,6 @@ function crossEntropyOf(name: string, prelude: string): Record<8 | 256, KernelSo
     return kernel(`${name}-${lanes}`, code, "read read storage storage uniform");
   };
   return { 8: ofLanes(8), 256: ofLanes(256) };
-}
-
-function forLanes(make: (lanes: NormLanes) => KernelSource): Record<NormLanes, KernelSource> {
-  return { 8: make(8), 64: make(64) };
 }
 
 function forActivations<T>(

@@ -2,7 +2,7 @@
 // deno run -A scripts/options_reference.ts
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { defaultText, paperText } from "../cli/options/table_flags.ts";
+import { defaultText, paperText } from "../cli/options/flags.ts";
 import { flagOf, spellFlag } from "../cli/options/spelling.ts";
 import { spelled } from "../lib/core/errors.ts";
 import { methodsNamed, ruleOf } from "../lib/run/options/check.ts";
@@ -16,6 +16,7 @@ import {
   type OptionPath,
 } from "../lib/run/options/table.ts";
 import { GIVEN } from "../lib/run/options/table/entry.ts";
+import { methodsThat } from "../lib/run/methods/all.ts";
 import { OUTER_RATES, RATE_NAMES } from "../lib/schedule/definition.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -57,14 +58,14 @@ function entryText(path: OptionPath): string {
   const { type, when = {}, excludes, of, mayChange, help, off, default: own, paper: preset } = entryOf(path);
   // What is on unless a flag turns it off has that flag alone.
   const hasOffAlone = type === "switch" && own === true && preset === undefined;
-  const standard = defaultText(path), paper = paperText(path);
+  const standard = defaultText(entryOf(path)), paper = paperText(entryOf(path));
   const facts = [
     ...(["text", "value", "calibration", "alarms", "list"].includes(type) ? [] : [ruleOf(path)]),
     ...(standard === null ? [] : [`default: ${standard}`]),
     ...(paper === null ? [] : [`preset: ${paper}`]),
     ...Object.entries(when).map(([other, values]) =>
-      other === "method" && values !== GIVEN
-        ? `for ${methodsNamed(values.map(String))}`
+      typeof values === "function"
+        ? `for ${methodsNamed(methodsThat(values))}`
         : `goes with \`${spellFlag(other, values === GIVEN ? undefined : values.map(String).join("|"))}\``
     ),
     ...(excludes === undefined

@@ -12,8 +12,12 @@ const OTHERS: ReadonlyMap<string, string> = new Map([
 /** The flag of an option: "--lora-rate". */
 export function flagOf(path: string): string {
   const name = isOptionPath(path) ? nameOf(path) ?? path : OTHERS.get(path) ?? path;
-  const last = name.slice(name.lastIndexOf(".") + 1);
-  return `--${last.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  return flagNamed(name.slice(name.lastIndexOf(".") + 1));
+}
+
+/** The flag of a name in camel case: "--max-tokens". */
+export function flagNamed(name: string): string {
+  return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
 /** An option as the command line has it, with its value: "--no-packing", "--lora-rate 1e-4". */

@@ -14,53 +14,48 @@ import { loadModelFrom } from "../../lib/model/model.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs } from "../hub.ts";
 import { formatBytes, formatCount, print, printJson } from "../terminal/output.ts";
-import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../tuning.ts";
-import { wholeNumber } from "../options/values.ts";
-import { BASE_DTYPE_OPTION, type Loaded, MEMORY_LIMIT_OPTION, type ModelSettings, withModel } from "../with_model.ts";
+import { tuneFor } from "../tuning.ts";
+import { addFlags, type FlagTable, type FlagValues, JSON_FLAG, MODEL_FLAGS } from "../options/flags.ts";
+import { type Loaded, withModel } from "../with_model.ts";
+
+const FLAGS = {
+  promptTokens: { type: "count", least: 1, initially: 128, help: "tokens of a prompt" },
+  tokens: { type: "count", least: 2, initially: 32, help: "tokens to generate after the prompt" },
+  batch: {
+    type: "count",
+    least: 1,
+    most: MOST_SEQUENCES,
+    initially: 8,
+    help: "prompts read, and sequences written, at once, beside one alone",
+  },
+  repeats: { type: "count", least: 1, initially: 5, help: "measurements of each figure" },
+  ...MODEL_FLAGS,
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
 
 /** Declares the verb. */
 export function benchVerb(): CommandUnknownOpts {
-  return verb("bench", {
+  const command = verb("bench", {
     description: "Measure the latency and throughput of models, such as a dense and a pruned one.",
     examples: ["bench path/to/model runs/mine/model", "bench demo --prompt-tokens 64 --tokens 16 --batch 4 --json"],
-  })
-    .argument("<models...>", `${MODEL_TEXT}; the first of several is what the others are compared with`)
-    .option("--prompt-tokens <count>", "tokens of a prompt", wholeNumber("--prompt-tokens", { least: 1 }), 128)
-    .option("--tokens <count>", "tokens to generate after the prompt", wholeNumber("--tokens", { least: 2 }), 32)
-    .option(
-      "--batch <count>",
-      "prompts read, and sequences written, at once, beside one alone",
-      wholeNumber("--batch", { least: 1, most: MOST_SEQUENCES }),
-      8,
-    )
-    .option("--repeats <count>", "measurements of each figure", wholeNumber("--repeats", { least: 1 }), 5)
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object")
-    .action(async ([path = "", ...others], options) => {
-      // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
-      const paths = [path, ...others];
-      await fetchInputs({ model: paths });
-      const sources = await Promise.all(paths.map((one) => openModelFiles(one)));
-      const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
-      const { promptTokens: prompt, tokens, batch, repeats } = options;
-      checkSizes(opened, { prompt, tokens, batch, repeats });
-      await withModel(path, options, (loaded) => run(loaded, { ...options, path, others }));
-    });
+  }).argument("<models...>", `${MODEL_TEXT}; the first of several is what the others are compared with`);
+  return addFlags(command, FLAGS).action(async ([path = "", ...others]: readonly string[], options: Flags) => {
+    // All are opened before the first is loaded, so that a wrong path, or a prompt beyond a context, fails at once.
+    const paths = [path, ...others];
+    await fetchInputs({ model: paths });
+    const sources = await Promise.all(paths.map((one) => openModelFiles(one)));
+    const opened = sources.map(({ source: { spec } }, index) => ({ name: paths[index] ?? "", spec }));
+    const { promptTokens: prompt, tokens, batch, repeats } = options;
+    checkSizes(opened, { prompt, tokens, batch, repeats });
+    await withModel(path, options, (loaded) => run(loaded, { ...options, path, others }));
+  });
 }
 
-interface Settings {
+interface Settings extends Flags {
   readonly path: string;
   readonly others: readonly string[];
-  readonly promptTokens: number;
-  readonly tokens: number;
-  readonly batch: number;
-  readonly repeats: number;
-  readonly baseDtype?: ModelSettings["baseDtype"];
-  readonly tuning?: TuningSetting | undefined;
-  readonly json?: true | undefined;
 }
 
 async function run({ model, signal, progress }: Loaded, settings: Settings): Promise<void> {

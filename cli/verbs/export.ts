@@ -7,7 +7,7 @@ import { parameterCount } from "../../lib/spec/decoder.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
 import { FolderLock } from "../../lib/files/lock.ts";
 import { modelPath, openModelFiles } from "../../lib/local/open_model.ts";
-import { LAYOUTS } from "../../lib/units/layout.ts";
+import { OPTION_TABLE } from "../../lib/run/options/table.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { exportModel } from "../../lib/local/export_model.ts";
 import { type ExportResult } from "../../lib/slice/export.ts";
@@ -15,19 +15,50 @@ import type { ExportFormat } from "../../lib/slice/export_options.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
 import { checkImatrix, importanceOn } from "../imatrix.ts";
 import { fetchInputs, modelName } from "../hub.ts";
-import { DTYPES, GGUF_DTYPES, ggufDtypeFor } from "../../lib/slice/export_options.ts";
+import { FORMATS, ggufDtypeFor } from "../../lib/slice/export_options.ts";
 import { stderrProgress } from "../terminal/progress.ts";
 import { watchInterrupt } from "../terminal/interrupt.ts";
 import { formatCount, note, print, printJson } from "../terminal/output.ts";
 import { refuseFile } from "./prune/run_folder.ts";
-import { oneOf, outputPath, required, someOf } from "../options/values.ts";
+import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, JSON_FLAG, required } from "../options/flags.ts";
 import { readAdapters } from "../with_model.ts";
 
-const FORMATS = ["hf", "gguf"] as const;
+const { layout, "export.dtype": dtype, "export.ggufDtype": ggufDtype } = OPTION_TABLE;
+
+const FLAGS = {
+  out: { type: "text", placeholder: "dir", help: "folder to write to (required)" },
+  layout: {
+    ...layout,
+    placeholder: "layout",
+    initially: layout.default,
+    help:
+      "compact: layers as they are; padded: every layer filled with zeros to the widest; uniform: requires layers of one shape",
+  },
+  dtype,
+  ggufDtype,
+  ggufImatrix: {
+    type: "value",
+    placeholder: "file",
+    help:
+      "texts or rows, as the data of prune: quantised matrices of the GGUF are fitted by an importance matrix of up to 128 sequences of 512 tokens, as llama.cpp's; needs a GPU",
+  },
+  adapter: {
+    ...ADAPTER_FLAG,
+    help: "LoRA to merge into the weights: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
+  },
+  formats: { type: "words", words: FORMATS, initially: FORMATS, help: "which files: hf, gguf, or hf,gguf" },
+  overwrite: {
+    type: "switch",
+    help: "replace existing files; the file of a format that cannot hold the model is removed",
+  },
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
 
 /** Declares the verb. */
 export function exportVerb(): CommandUnknownOpts {
-  return verb("export", {
+  const command = verb("export", {
     description:
       "Write a model as a Hugging Face folder (DIR/model) and a GGUF (DIR/model.gguf). Needs no GPU, but for --gguf-imatrix.",
     examples: [
@@ -36,108 +67,75 @@ export function exportVerb(): CommandUnknownOpts {
       "export path/to/model --out out --gguf-dtype q4_k_m --gguf-imatrix texts.jsonl --formats gguf",
       "export path/to/model --adapter path/to/adapter --out merged",
     ],
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option("--out <dir>", "folder to write to (required)", outputPath("--out"))
-    .option(
-      "--layout <layout>",
-      "compact: layers as they are; padded: every layer filled with zeros to the widest; uniform: requires layers of one shape",
-      oneOf("--layout", LAYOUTS),
-      "compact" as const,
-    )
-    .option(
-      "--dtype <type>",
-      "type of the folder's weights: f32, f16 or bf16 (default: f16)",
-      oneOf("--dtype", DTYPES),
-    )
-    .option(
-      "--gguf-dtype <type>",
-      `type of the GGUF's matrices: ${
-        GGUF_DTYPES.join(", ")
-      } (default: auto, like a quantised GGUF that is read, else f16)`,
-      oneOf("--gguf-dtype", GGUF_DTYPES),
-    )
-    .option(
-      "--gguf-imatrix <file>",
-      "texts or rows, as the data of prune: quantised matrices of the GGUF are fitted by an importance matrix of up to 128 sequences of 512 tokens, as llama.cpp's; needs a GPU",
-    )
-    .option(
-      "--adapter <path>",
-      "LoRA to merge into the weights: a folder in PEFT's format, its .safetensors file, or hf:owner/name",
-    )
-    .option("--formats <list>", "which files: hf, gguf, or hf,gguf", someOf("--formats", FORMATS), FORMATS)
-    .option(
-      "--overwrite",
-      "replace existing files; the file of a format that cannot hold the model is removed",
-    )
-    .option("--json", "print one JSON object")
-    .action(async (path, { out, layout, dtype, ggufDtype, ggufImatrix, adapter, formats, overwrite, json }) => {
-      using progress = stderrProgress();
-      using interrupt = watchInterrupt();
-      interrupt.start();
-      const folder = required(out, "--out");
-      checkTypes(formats, { dtype, ggufDtype });
-      checkImatrix(formats, ggufImatrix);
-      await refuseFile(folder);
-      await fetchInputs({ model: [path], data: [ggufImatrix], adapter: [adapter] }, { signal: interrupt.signal });
-      // A run may be writing its own model there.
-      using lock = new FolderLock(folder);
-      await lock.take();
-      // It may be the model that is read.
-      if (lock.isHeld) await recoverFolder(`${folder}/model`);
-      const { source, tokenizer } = await openModelFiles(path);
-      const { lora } = await readAdapters(adapter, source.spec);
-      const onProgress = (share: number): void => progress.phase("measuring the importance of columns", share);
-      const ggufImportance = ggufImatrix === undefined
-        ? undefined
-        : await importanceOn(ggufImatrix, { spec: source.spec, tokenizer }, { onProgress });
-      const isNew = !(await exists(folder));
-      await makeFolder(folder);
-      await lock.take();
-      if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: await modelPath(path) });
-      const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
-        layout,
-        dtype: dtype ?? "f16",
-        // As the model is, not its weights with an adapter.
-        ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
-        ...(ggufImportance ? { ggufImportance } : {}),
-        formats,
-        tokenizer,
-        ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
-        name: modelName(path).replace(/\.gguf$/, ""),
-        replace: overwrite ?? false,
-        signal: interrupt.signal,
-        onProgress: (share) => progress.phase("writing the files", share),
-      }).catch(async (error) => {
-        lock[Symbol.dispose]();
-        // Only where it is empty.
-        if (isNew) await Deno.remove(folder).catch(() => {});
-        throw error;
-      });
-      progress[Symbol.dispose]();
-      if (json) printJson(result);
-      else {
-        if (layout === "padded") {
-          const zeros = result.parameters - parameterCount(source.spec);
-          print(
-            `parameters  ${formatCount(result.parameters)}, of which ${
-              formatCount(zeros)
-            } are zeros of the layout padded`,
-          );
-          if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
-        }
-        if (result.ggufDtype) print(`GGUF        ${result.ggufDtype}`);
-        for (const line of exportLines(result)) print(line);
-      }
-      if (!tokenizer) {
-        note(
-          "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF), so the files take token ids only",
-        );
-      }
-      for (const line of skippedLines(result)) note(line);
-      for (const removed of result.removed) note(`compresso: removed ${removed}, which belonged to an earlier export`);
-      for (const line of fallbackLines(result.fellBack.length)) note(line);
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
+    const { out, layout, dtype, ggufDtype, ggufImatrix, adapter, formats, overwrite, json } = options;
+    using progress = stderrProgress();
+    using interrupt = watchInterrupt();
+    interrupt.start();
+    const folder = required(out, "--out");
+    checkTypes(formats, { dtype, ggufDtype });
+    checkImatrix(formats, ggufImatrix);
+    await refuseFile(folder);
+    await fetchInputs({ model: [path], data: [ggufImatrix], adapter: [adapter] }, { signal: interrupt.signal });
+    // A run may be writing its own model there.
+    using lock = new FolderLock(folder);
+    await lock.take();
+    // It may be the model that is read.
+    if (lock.isHeld) await recoverFolder(`${folder}/model`);
+    const { source, tokenizer } = await openModelFiles(path);
+    const { lora } = await readAdapters(adapter, source.spec);
+    const onProgress = (share: number): void => progress.phase("measuring the importance of columns", share);
+    const ggufImportance = ggufImatrix === undefined
+      ? undefined
+      : await importanceOn(ggufImatrix, { spec: source.spec, tokenizer }, { onProgress });
+    const isNew = !(await exists(folder));
+    await makeFolder(folder);
+    await lock.take();
+    if (lock.isHeld) await removeLeftovers(folder, ["model", "model.gguf"], { read: await modelPath(path) });
+    const result = await exportModel(lora ? sliceModel(source, { lora }) : source, folder, {
+      layout,
+      dtype: dtype ?? "f16",
+      // As the model is, not its weights with an adapter.
+      ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
+      ...(ggufImportance ? { ggufImportance } : {}),
+      formats,
+      tokenizer,
+      ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),
+      name: modelName(path).replace(/\.gguf$/, ""),
+      replace: overwrite ?? false,
+      signal: interrupt.signal,
+      onProgress: (share) => progress.phase("writing the files", share),
+    }).catch(async (error) => {
+      lock[Symbol.dispose]();
+      // Only where it is empty.
+      if (isNew) await Deno.remove(folder).catch(() => {});
+      throw error;
     });
+    progress[Symbol.dispose]();
+    if (json) printJson(result);
+    else {
+      if (layout === "padded") {
+        const zeros = result.parameters - parameterCount(source.spec);
+        print(
+          `parameters  ${formatCount(result.parameters)}, of which ${
+            formatCount(zeros)
+          } are zeros of the layout padded`,
+        );
+        if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
+      }
+      if (result.ggufDtype) print(`GGUF        ${result.ggufDtype}`);
+      for (const line of exportLines(result)) print(line);
+    }
+    if (!tokenizer) {
+      note(
+        "compresso: the model has no tokenizer (tokenizer.json, or that of the GGUF), so the files take token ids only",
+      );
+    }
+    for (const line of skippedLines(result)) note(line);
+    for (const removed of result.removed) note(`compresso: removed ${removed}, which belonged to an earlier export`);
+    for (const line of fallbackLines(result.fellBack.length)) note(line);
+  });
 }
 
 /** Refuses the type of a file that is not written. */

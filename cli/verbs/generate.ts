@@ -1,6 +1,6 @@
 // `compresso generate MODEL`: continues a prompt on stdout.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { type CompressoError, refusal } from "../../lib/core/errors.ts";
 import { encodePrefix, endToken, formatExample, promptCost } from "../../lib/data/prompts/encode.ts";
 import type { Tokenizer } from "../../lib/text/tokenizer.ts";
 import { generate, type GenerateOptions } from "../../lib/generate/generate.ts";
@@ -12,84 +12,68 @@ import { MODEL_TEXT, verb } from "../command.ts";
 import { printJson } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
 import { readText, readTextInput } from "../terminal/read_text.ts";
-import {
-  REPETITION_PENALTY_OPTION,
-  samplingOf,
-  type SamplingSettings,
-  SEED_OPTION,
-  STOP_OPTION,
-  TEMPERATURE_OPTION,
-  TOP_K_OPTION,
-  TOP_P_OPTION,
-} from "../options/sampling.ts";
-import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
-import { required, wholeNumber } from "../options/values.ts";
-import {
-  ADAPTER_OPTION,
-  BASE_DTYPE_OPTION,
-  type Loaded,
-  MEMORY_LIMIT_OPTION,
-  tokenizerOf,
-  withModel,
-} from "../with_model.ts";
+import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS, required } from "../options/flags.ts";
+import { COMPARE_FLAG, SAMPLING_FLAGS, samplingOf } from "../options/sampling.ts";
+import { type Loaded, tokenizerOf, withModel } from "../with_model.ts";
+
+const FLAGS = {
+  prompt: {
+    type: "value",
+    placeholder: "text",
+    help: "the text to continue, or - for stdin; one line break at the end of stdin is dropped",
+  },
+  text: {
+    type: "value",
+    placeholder: "file",
+    help: "read the text to continue from a UTF-8 file; one line break at its end is dropped",
+  },
+  maxTokens: { type: "count", least: 1, initially: 100, help: "tokens to generate at most" },
+  ...SAMPLING_FLAGS,
+  raw: { type: "switch", help: "continue the prompt as it is (the default)" },
+  chat: { type: "switch", help: "treat the prompt as an instruction, in the model's chat template or prompt style" },
+  withPrompt: {
+    type: "switch",
+    help: "with --chat: put the collaborative prompt before the instruction (default: no prompt)",
+  },
+  promptFile: {
+    type: "value",
+    placeholder: "file",
+    help: "with --chat: a file with your own prompt, in place of the collaborative one",
+  },
+  compare: COMPARE_FLAG,
+  adapter: ADAPTER_FLAG,
+  ...MODEL_FLAGS,
+  json: { type: "switch", help: "print one JSON object with tokens and text at the end" },
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
 
 /** Declares the verb. */
 export function generateVerb(): CommandUnknownOpts {
-  return verb("generate", {
+  const command = verb("generate", {
     description: "Continue a prompt, or answer an instruction.",
     examples: [
       'generate path/to/model --prompt "The sea is" --max-tokens 40 --temperature 0',
       'generate path/to/model --chat --prompt "Name three rivers." --temperature 0.8 --top-p 0.9',
       'generate path/to/model --compare path/to/pruned --prompt "The sea is"',
     ],
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option("--prompt <text>", "the text to continue, or - for stdin; one line break at the end of stdin is dropped")
-    .option("--text <file>", "read the text to continue from a UTF-8 file; one line break at its end is dropped")
-    .option("--max-tokens <count>", "tokens to generate at most", wholeNumber("--max-tokens", { least: 1 }), 100)
-    .option(...TEMPERATURE_OPTION)
-    .option(...TOP_K_OPTION)
-    .option(...TOP_P_OPTION)
-    .option(...REPETITION_PENALTY_OPTION)
-    .option(...STOP_OPTION)
-    .option(...SEED_OPTION)
-    .option("--raw", "continue the prompt as it is (the default)")
-    .option("--chat", "treat the prompt as an instruction, in the model's chat template or prompt style")
-    .option("--with-prompt", "with --chat: put the collaborative prompt before the instruction (default: no prompt)")
-    .option("--prompt-file <file>", "with --chat: a file with your own prompt, in place of the collaborative one")
-    .option(...COMPARE_OPTION)
-    .option(...ADAPTER_OPTION)
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object with tokens and text at the end")
-    .action(async (path, options) => {
-      const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
-      if (raw && chat) throw excluded("either --raw or --chat", "both were given");
-      if (promptFile !== false && !chat) {
-        throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing", "add --chat");
-      }
-      samplingOf(options);
-      const prompt = await readPrompt(options), before = await promptText(promptFile);
-      await withModel(path, options, (loaded) => run(path, loaded, { ...options, prompt, before }));
-    });
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
+    const { raw, chat, withPrompt = false, promptFile = withPrompt } = options;
+    if (raw && chat) throw excluded("either --raw or --chat", "both were given");
+    if (promptFile !== false && !chat) {
+      throw excluded("--with-prompt and --prompt-file go with --chat", "--chat is missing", "add --chat");
+    }
+    samplingOf(options);
+    const prompt = await readPrompt(options), before = await promptText(promptFile);
+    await withModel(path, options, (loaded) => run(path, loaded, { ...options, prompt, before }));
+  });
 }
 
-/** `--compare` of the verbs that generate text. */
-export const COMPARE_OPTION = [
-  "--compare <model>",
-  "a second model that answers too, without --adapter; side by side on a terminal, with tokens/s",
-] as const;
-
-interface Settings extends SamplingSettings {
+interface Settings extends Omit<Flags, "prompt"> {
   readonly prompt: string;
-  readonly maxTokens: number;
-  readonly chat?: true | undefined;
   /** Text before the instruction. */
   readonly before: string | null;
-  readonly compare?: string | undefined;
-  readonly json?: true | undefined;
 }
 
 async function run(path: string, loaded: Loaded, settings: Settings): Promise<void> {
@@ -159,7 +143,7 @@ function prepare(
   return { tokenizer, prompt: encodePrefix(prefix, options), before: [], endTokens: end === null ? [] : [end] };
 }
 
-async function readPrompt({ prompt, text }: { readonly prompt?: string; readonly text?: string }): Promise<string> {
+async function readPrompt({ prompt, text }: Pick<Flags, "prompt" | "text">): Promise<string> {
   if (text !== undefined) {
     if (prompt !== undefined) throw excluded("either --prompt or --text", "both were given");
     return withoutBreak(await readText(text));
@@ -175,5 +159,5 @@ function withoutBreak(text: string): string {
 }
 
 function excluded(rule: string, value: string, fix = "leave one of them out"): CompressoError {
-  return new CompressoError("usage", { what: "cannot use these options together", rule, value, fix });
+  return refusal("usage", "cannot use these options together", { rule, value, fix });
 }

@@ -11,11 +11,28 @@ import { verb } from "../command.ts";
 import { formatBytes, note, print } from "../terminal/output.ts";
 import { refuseInputs } from "../refuse_inputs.ts";
 import { REPORT_FILE, runRecords } from "./prune/run_folder.ts";
-import { outputPath } from "../options/values.ts";
+import { addFlags, type FlagTable, type FlagValues } from "../options/flags.ts";
+
+const FLAGS = {
+  out: {
+    type: "text",
+    placeholder: "file",
+    help: `the file to write (default for one run: ${REPORT_FILE} in its folder)`,
+  },
+  eval: {
+    type: "value",
+    placeholder: "file",
+    initially: [],
+    parse: (file: string, before: readonly string[]): readonly string[] => [...before, file],
+    help:
+      "what `eval --json` printed, to show beside the runs; may be given again (a run's own eval….json are shown anyway)",
+  },
+  title: { type: "value", placeholder: "text", defaultText: "the names of the runs", help: "headline" },
+} as const satisfies FlagTable;
 
 /** Declares the verb. */
 export function reportVerb(): CommandUnknownOpts {
-  return verb("report", {
+  const command = verb("report", {
     description:
       "Write one HTML file that shows runs: sizes, evaluation, loss, sparsity, masks, layers, training, alarms, options.",
     examples: [
@@ -25,36 +42,24 @@ export function reportVerb(): CommandUnknownOpts {
     ],
     notes: `The file is complete in itself: it needs no network and can be mailed, printed, and read without scripts.
 A run that is still running or was interrupted is shown up to its last step.`,
-  })
-    .argument("<run...>", "folders that `prune` was given as --out; several are laid over each other")
-    .option(
-      "--out <file>",
-      `the file to write (default for one run: ${REPORT_FILE} in its folder)`,
-      outputPath("--out"),
-    )
-    .option(
-      "--eval <file>",
-      "what `eval --json` printed, to show beside the runs; may be given again (a run's own eval….json are shown anyway)",
-      (file: string, before: readonly string[]) => [...before, file],
-      [] as readonly string[],
-    )
-    .option("--title <text>", "headline (default: the names of the runs)")
-    .action(async (folders, { out, eval: evalFiles, title }) => {
-      const path = out ?? outOf(folders);
-      const [runs, evaluations] = await Promise.all([
-        // A folder such as "." has its name from where it is.
-        Promise.all(folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }))),
-        Promise.all(evalFiles.map(readEvaluation)),
-      ]);
-      for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
-      const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
-      await refuseInputs(path, read, { option: "--out" });
-      const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
-      const made = await newFolderOf(path);
-      await writeFileAtomically(path, html);
-      if (made !== null) note(`compresso: made the folder ${made}`);
-      print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
-    });
+  }).argument("<run...>", "folders that `prune` was given as --out; several are laid over each other");
+  return addFlags(command, FLAGS).action(async (folders: readonly string[], flags: FlagValues<typeof FLAGS>) => {
+    const { out, eval: evalFiles, title } = flags;
+    const path = out ?? outOf(folders);
+    const [runs, evaluations] = await Promise.all([
+      // A folder such as "." has its name from where it is.
+      Promise.all(folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }))),
+      Promise.all(evalFiles.map(readEvaluation)),
+    ]);
+    for (const why of runs.flatMap(({ unread }) => unread)) note(`compresso: left out of the report: ${why}`);
+    const read = [...evalFiles, ...(await Promise.all(folders.map(runRecords))).flat()];
+    await refuseInputs(path, read, { option: "--out" });
+    const html = renderReport(runs, { evaluations: evaluations.flat(), ...(title === undefined ? {} : { title }) });
+    const made = await newFolderOf(path);
+    await writeFileAtomically(path, html);
+    if (made !== null) note(`compresso: made the folder ${made}`);
+    print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
+  });
 }
 
 /** The folder of a file, where writing will make it; null where it is there. Throws `CompressoError("usage")` where more than one folder is missing. */

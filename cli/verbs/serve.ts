@@ -12,16 +12,8 @@ import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { note, print } from "../terminal/output.ts";
 import { promptNote, promptText } from "../options/prompt.ts";
-import { NO_TUNING_OPTION, TUNING_OPTION } from "../tuning.ts";
-import { byteCount, realNumber, wholeNumber } from "../options/values.ts";
-import {
-  ADAPTER_OPTION,
-  BASE_DTYPE_OPTION,
-  type Loaded,
-  MEMORY_LIMIT_OPTION,
-  tokenizerOf,
-  withModel,
-} from "../with_model.ts";
+import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS } from "../options/flags.ts";
+import { type Loaded, tokenizerOf, withModel } from "../with_model.ts";
 
 /** Where the key is looked for without `--api-key-file`. */
 const KEY_VARIABLE = "COMPRESSO_API_KEY";
@@ -30,82 +22,111 @@ const PROMPT_ROWS = 512, SOON_TOKENS = 100_000;
 /** Tokens of the prompt that is read before the first client's. */
 const WARM_TOKENS = 33;
 
+const FLAGS = {
+  host: {
+    type: "value",
+    placeholder: "address",
+    initially: "127.0.0.1",
+    help:
+      "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",
+  },
+  port: {
+    type: "count",
+    most: 65535,
+    placeholder: "number",
+    initially: 8000,
+    help: "port; 0 takes any that is free",
+  },
+  name: {
+    type: "value",
+    placeholder: "name",
+    defaultText: "the last part of its path",
+    help: "name of the model in requests",
+  },
+  apiKeyFile: {
+    type: "value",
+    placeholder: "file",
+    defaultText: `the variable ${KEY_VARIABLE}, else none`,
+    help: "a file with the key that clients must send",
+  },
+  cors: {
+    type: "value",
+    placeholder: "origin",
+    isOptional: true,
+    defaultText: "none",
+    help: "let web pages use the server: those of an origin such as http://localhost:5173, or of every one",
+  },
+  temperature: {
+    type: "number",
+    least: 0,
+    most: 2,
+    defaultText: "1, as OpenAI's",
+    help: "temperature of requests that give none; 0 takes the likeliest token",
+  },
+  maxBody: { type: "bytes", initially: 2 ** 21, help: "bytes of a request, such as 512K" },
+  maxRequestTokens: {
+    type: "count",
+    least: 1,
+    initially: 65536,
+    help: "tokens of a request: those of its prompts and those to generate",
+  },
+  parallel: {
+    type: "count",
+    least: 1,
+    most: MOST_SEQUENCES,
+    initially: 8,
+    help: "requests that are answered at once; their texts share the steps of the model",
+  },
+  maxQueue: { type: "count", initially: 32, help: "requests that may wait behind those" },
+  timeout: {
+    type: "number",
+    above: 0,
+    below: 2e6,
+    placeholder: "seconds",
+    initially: 300,
+    help: "time of a request, waiting included",
+  },
+  grace: {
+    type: "number",
+    least: 0,
+    below: 2e6,
+    placeholder: "seconds",
+    initially: 10,
+    help: "time that a running request gets to end when the server is stopped",
+  },
+  withPrompt: {
+    type: "switch",
+    help: "put the collaborative prompt before every chat, not before completions (default: none)",
+  },
+  promptFile: { type: "value", placeholder: "file", help: "put your own text there, in place of that prompt" },
+  log: { type: "switch", help: "say one line about each request on stderr" },
+  adapter: ADAPTER_FLAG,
+  ...MODEL_FLAGS,
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
+
 /** Declares the verb. */
 export function serveVerb(): CommandUnknownOpts {
-  return verb("serve", {
+  const command = verb("serve", {
     description:
       "Serve a model over HTTP with OpenAI's API: completions, chat (of a model with a chat template), models, health.",
     examples: ["serve path/to/model --port 8000", "serve runs/mine/model --api-key-file key.txt --port 0"],
     notes: "A request that names no limit gets 16 tokens as a completion, 1,024 in a chat.",
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option(
-      "--host <address>",
-      "network interface; other machines can reach all but loopback ones, which without a key answer under this machine's own names alone",
-      "127.0.0.1",
-    )
-    .option("--port <number>", "port; 0 takes any that is free", wholeNumber("--port", { most: 65535 }), 8000)
-    .option("--name <name>", "name of the model in requests (default: the last part of its path)")
-    .option(
-      "--api-key-file <file>",
-      `a file with the key that clients must send (default: the variable ${KEY_VARIABLE}, else none)`,
-    )
-    .option(
-      "--cors [origin]",
-      "let web pages use the server: those of an origin such as http://localhost:5173, or of every one (default: none)",
-    )
-    .option(
-      "--temperature <number>",
-      "temperature of requests that give none; 0 takes the likeliest token (default: 1, as OpenAI's)",
-      realNumber("--temperature", { least: 0, most: 2 }),
-    )
-    .option("--max-body <bytes>", "bytes of a request, such as 512K", byteCount("--max-body"), 2 ** 21)
-    .option(
-      "--max-request-tokens <count>",
-      "tokens of a request: those of its prompts and those to generate",
-      wholeNumber("--max-request-tokens", { least: 1 }),
-      65536,
-    )
-    .option(
-      "--parallel <count>",
-      "requests that are answered at once; their texts share the steps of the model",
-      wholeNumber("--parallel", { least: 1, most: MOST_SEQUENCES }),
-      8,
-    )
-    .option("--max-queue <count>", "requests that may wait behind those", wholeNumber("--max-queue"), 32)
-    .option(
-      "--timeout <seconds>",
-      "time of a request, waiting included",
-      realNumber("--timeout", { above: 0, below: 2e6 }),
-      300,
-    )
-    .option(
-      "--grace <seconds>",
-      "time that a running request gets to end when the server is stopped",
-      realNumber("--grace", { least: 0, below: 2e6 }),
-      10,
-    )
-    .option("--with-prompt", "put the collaborative prompt before every chat, not before completions (default: none)")
-    .option("--prompt-file <file>", "put your own text there, in place of that prompt")
-    .option("--log", "say one line about each request on stderr")
-    .option(...ADAPTER_OPTION)
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .action(async (path, options) => {
-      const { host, port, withPrompt = false, promptFile = withPrompt } = options;
-      const apiKey = await readKey(options.apiKeyFile, { host });
-      const name = options.name ?? nameOf(path);
-      checkOrigin(originOf(options.cors));
-      checkListen({ host, port });
-      const prompt = await promptText(promptFile);
-      checkName(name);
-      await fetchInputs({ model: [path] });
-      if (prompt !== null) await checkChats(path);
-      const settings = { ...options, onInterrupt: "stopping; press Ctrl-C again to end at once" };
-      await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
-    });
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
+    const { host, port, withPrompt = false, promptFile = withPrompt } = options;
+    const apiKey = await readKey(options.apiKeyFile, { host });
+    const name = options.name ?? nameOf(path);
+    checkOrigin(originOf(options.cors));
+    checkListen({ host, port });
+    const prompt = await promptText(promptFile);
+    checkName(name);
+    await fetchInputs({ model: [path] });
+    if (prompt !== null) await checkChats(path);
+    const settings = { ...options, onInterrupt: "stopping; press Ctrl-C again to end at once" };
+    await withModel(path, settings, (loaded) => run(loaded, { ...options, apiKey, name, prompt }));
+  });
 }
 
 function checkName(name: string): void {
@@ -130,23 +151,11 @@ async function checkChats(path: string): Promise<void> {
   });
 }
 
-interface Settings {
-  readonly host: string;
-  readonly port: number;
+interface Settings extends Flags {
   readonly name: string;
   readonly apiKey: string | null;
-  /** true: every origin. */
-  readonly cors?: string | true | undefined;
-  readonly temperature?: number | undefined;
   /** Text before every chat. */
   readonly prompt: string | null;
-  readonly maxBody: number;
-  readonly maxRequestTokens: number;
-  readonly parallel: number;
-  readonly maxQueue: number;
-  readonly timeout: number;
-  readonly grace: number;
-  readonly log?: true | undefined;
 }
 
 async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {

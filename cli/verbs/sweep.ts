@@ -16,7 +16,7 @@ import { MODEL_TEXT, verb } from "../command.ts";
 import { fetchInputs, modelName } from "../hub.ts";
 import { promptText } from "../options/prompt.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
-import { type Parse, required, wrong } from "../options/values.ts";
+import { addFlags, type FlagTable, type FlagValues, required, wrong } from "../options/flags.ts";
 import { placeOption } from "../terminal/help.ts";
 import { note, print, printJson } from "../terminal/output.ts";
 import { calibrationChoice } from "./prune/calibration.ts";
@@ -28,11 +28,18 @@ import { refuseFile } from "./prune/run_folder.ts";
 /** Default steps of the pruning stage, to the largest sparsity. */
 const STEPS = 200;
 
-interface SweepFlags extends TableFlags {
-  readonly sparsities?: readonly number[];
-  readonly recover?: true;
-  readonly export?: true;
-}
+const FLAGS = {
+  sparsities: {
+    type: "value",
+    placeholder: "list",
+    parse: shares("--sparsities"),
+    help: "ascending shares to cut, such as 10%,20%,30% or 0.1,0.2,0.3",
+  },
+  recover: { type: "switch", help: "fine-tune the model at each sparsity, for --postfinetune steps" },
+  export: { type: "switch", help: "write the model of each sparsity" },
+} as const satisfies FlagTable;
+
+type SweepFlags = TableFlags & FlagValues<typeof FLAGS>;
 
 /** Declares the verb. */
 export function sweepVerb(): CommandUnknownOpts {
@@ -47,15 +54,8 @@ export function sweepVerb(): CommandUnknownOpts {
     notes:
       "Writes sweep.json, sweep.svg and sweep.html to --out, and of each sparsity a folder as of prune. The knee is " +
       "where pruning further starts to cost more than average: the point farthest below the line from first to last.",
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option(
-      "--sparsities <list>",
-      "ascending shares to cut, such as 10%,20%,30% or 0.1,0.2,0.3",
-      shares("--sparsities"),
-    )
-    .option("--recover", "fine-tune the model at each sparsity, for --postfinetune steps")
-    .option("--export", "write the model of each sparsity");
+  }).argument("<model>", MODEL_TEXT);
+  addFlags(command, FLAGS);
   for (const option of command.options) placeOption(option, { isEveryday: true });
   return addTableFlags(command, {
     paths: pathsIn("sweep"),
@@ -154,7 +154,7 @@ function show(result: SweepResult, out: string): void {
 }
 
 /** Comma-separated shares in ascending order, in per cent or not. */
-function shares(option: string): Parse<readonly number[]> {
+function shares(option: string): (text: string) => readonly number[] {
   return (text) => {
     const values = text.split(",").map((part) => {
       const [, digits, percent] = /^\s*(\d+(?:\.\d+)?|\.\d+)\s*(%?)\s*$/.exec(part) ?? [];

@@ -37,9 +37,23 @@ export interface ValueRule {
   readonly single?: boolean;
   /** Whether Infinity is allowed too. */
   readonly endless?: boolean;
+  /** What else a program may give. */
+  readonly also?: (value: unknown) => boolean;
   /** Help of the value "auto", for a switch that may have it. */
   readonly auto?: string;
 }
+
+/** What a value is as it is written on the command line, parsed, and in experiments. */
+export type ValueOf<R extends { readonly type: string }> = R extends
+  { readonly type: "word"; readonly words: readonly (infer W)[] } ? W
+  : R extends { readonly type: "words"; readonly words: readonly (infer W)[] } ? readonly W[]
+  : R extends { readonly type: "names" | "list" } ? readonly string[]
+  : R extends { readonly type: "count" | "number" | "parameters" | "bytes" } ? number
+  : R extends { readonly type: "switch"; readonly auto: string } ? boolean | "auto"
+  : R extends { readonly type: "switch" } ? boolean
+  : R extends { readonly type: "layers" } ? readonly number[]
+  : R extends { readonly type: "prompt" } ? string | boolean
+  : string;
 
 /** A rule, or the same of a type that is not checked here. */
 type AnyRule = Omit<ValueRule, "type"> & { readonly type: string };
@@ -59,11 +73,13 @@ export function accepts(rule: AnyRule, value: unknown): boolean {
     case "switch":
       return typeof value === "boolean" || (value === "auto" && rule.auto !== undefined);
     case "word":
-      return isWord(value);
+      return isWord(value) || (rule.also?.(value) ?? false);
     case "words":
       return Array.isArray(value) && value.length > 0 && value.every(isWord) && new Set(value).size === value.length;
     case "layers":
       return Array.isArray(value) && value.every(Number.isInteger);
+    case "list":
+      return !Array.isArray(value) || !value.includes("");
     case "text":
       return typeof value === "string" && value !== "";
     default:

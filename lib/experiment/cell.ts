@@ -1,4 +1,5 @@
 // One cell: prunes a model, then measures the result.
+import { kindOfMethod } from "../run/methods/all.ts";
 import { CompressoError } from "../core/errors.ts";
 import { openModelFiles } from "../local/open_model.ts";
 import { isScheduleName } from "../schedule/builtin.ts";
@@ -81,7 +82,7 @@ export async function pruneCell(
         if (!session) return;
         const { schedule, method = "compresso" } = options, { rates } = session.options;
         // A script may have set β and noise to values that are unknown here.
-        const learned = method === "compresso" && (schedule === undefined || isScheduleName(schedule));
+        const learned = kindOfMethod(method) === "learned" && (schedule === undefined || isScheduleName(schedule));
         await store.setCut(folder, cutProfile(session.result(), { learned, rates }));
       },
     },

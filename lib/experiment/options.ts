@@ -2,7 +2,7 @@
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { layersOf, UNIT_KINDS } from "../units/rules.ts";
-import { isOneShot } from "../run/methods/names.ts";
+import { kindOfMethod } from "../run/methods/all.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { accepts, meantBy } from "../core/value_rule.ts";
 import { atPaths, ruleOf } from "../run/options/check.ts";
@@ -176,7 +176,7 @@ export function pruneOptions(
       fix: `add ${option(sparsity === undefined ? "sparsity" : "steps")} to base or grid`,
     });
   }
-  const cutsAtOnce = method !== undefined && isOneShot(method);
+  const cutsAtOnce = method !== undefined && kindOfMethod(method) === "one-shot";
   const trains = !cutsAtOnce || (lora && prefinetune + steps + postfinetune > 0);
   // Base options of a grid may stand for its cells that train nothing, too.
   const idle: readonly string[] = [

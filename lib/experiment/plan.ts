@@ -2,7 +2,7 @@
 import { CompressoError, spelledParts } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../local/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
-import { stagesOf } from "../run/methods/names.ts";
+import { stagesOf } from "../run/methods/stages.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { openSchedule, scriptParts } from "../schedule/host.ts";
 import { checkTrust, isScript } from "../schedule/open.ts";

@@ -12,7 +12,8 @@ import { readRows } from "../local/rows.ts";
 import type { Model } from "../model/model.ts";
 import { CALIBRATION_FILE, CHECKPOINT_FILE, RECORDS_FILE } from "../run/folder.ts";
 import { decidingOptions } from "../run/identity.ts";
-import { isOneShot, learnsBesideCalibration } from "../run/methods/names.ts";
+import { kindOfMethod, nameOfMethod } from "../run/methods/all.ts";
+import { learnsBesideCalibration } from "../run/methods/stages.ts";
 import type { ResolvedOptions, RunOptions } from "../run/options/options.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
 import { type FolderOptions, type PruneToFolderOptions, runToFolder } from "../run/prune_to_folder.ts";
@@ -98,12 +99,12 @@ export async function sweep(model: Model, options: SweepOptions): Promise<SweepR
     points.push(sweepPoint(model, summary, { folder, ...types }));
     const before = sparsities[index - 1];
     if (before !== undefined) await remove(`${folderOf(out, before)}/${STATE_FILE}`);
-    const result = sweepResult(model, points, { method: plan.asked.method, ...types });
+    const result = sweepResult(model, points, { method: nameOfMethod(plan.asked.method), ...types });
     await writeFileAtomically(`${out}/${SWEEP_FILE}`, JSON.stringify({ identity, ...result }, null, 2) + "\n");
     await writeFileAtomically(`${out}/sweep.svg`, sweepChart(result));
     await writeFileAtomically(`${out}/sweep.html`, sweepPage(result));
   }
-  return sweepResult(model, points, { method: plan.asked.method, ...types });
+  return sweepResult(model, points, { method: nameOfMethod(plan.asked.method), ...types });
 }
 
 /** What all sparsities share, and where the pruning stage is at the end of each. */
@@ -135,7 +136,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
       fix: "cut it first, then sweep the model that this gives",
     });
   }
-  const isStepwise = !isOneShot(method), most = sparsities.at(-1) ?? 0;
+  const isStepwise = kindOfMethod(method) !== "one-shot", most = sparsities.at(-1) ?? 0;
   const asked = resolveOptions({ ...plainOptions(options), sparsity: most }, model.spec, {
     source: model.source,
     ...withoutUndefined({ ggufDtype: options.export?.ggufDtype, dtype: options.export?.dtype }),
@@ -162,7 +163,7 @@ function plainOptions(
 ): RunOptions {
   const { out: _out, export: _files, calibration, identity: _facts, checkpointEvery: _every, ...others } = rest;
   const { onStart: _a, onRecord: _b, onPhase: _c, onCalibration: _d, ...run } = others;
-  const isBare = !recover && isOneShot(run.method ?? "compresso");
+  const isBare = !recover && kindOfMethod(run.method ?? "compresso") === "one-shot";
   return {
     ...run,
     ...(recover ? {} : { postfinetune: 0 }),
@@ -190,7 +191,7 @@ async function runPoint(
   const { calibration: _rows, ...plain } = plainOptions(options),
     { onStart, onRecord, onPhase, onCalibration } = options;
   const { method, start, rates: { mask, saliencyDecay } } = asked;
-  const learned = method === "compresso"
+  const learned = kindOfMethod(method) === "learned"
     ? { rates: { ...options.rates, mask, ...(start === "saliency" ? { saliencyDecay } : {}) } }
     : {};
   const stepwise = {

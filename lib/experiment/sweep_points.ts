@@ -1,4 +1,6 @@
 // What a sweep came to: size and quality of the model at each sparsity, and the knee of the curve.
+import { outputBiasSpec } from "../masks/baselines_bias.ts";
+import { compensates } from "../run/methods/all.ts";
 import { CompressoError } from "../core/errors.ts";
 import type { TaskScore } from "../eval/metrics.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
@@ -9,7 +11,7 @@ import { shapeWritten } from "../slice/layouts.ts";
 import type { LossChange, QualityChange } from "../run/quality.ts";
 import type { RunSummary } from "../run/result.ts";
 import { GGUF_NAME } from "../run/size_goal.ts";
-import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts";
+import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
 import { fileBytes } from "../units/file_size.ts";
 
 /** Size of a model. */
@@ -56,9 +58,7 @@ export function sweepPoint(
   { sparsity, parameters, layers, hidden, heldoutLoss, evaluation, options }: RunSummary,
   { folder, ggufDtype }: { readonly folder: string; readonly ggufDtype?: GgufDtype },
 ): SweepPoint {
-  const base = options.method === "flap"
-    ? withBiases(model.spec, [...model.spec.biases ?? [], "o", "down"])
-    : model.spec;
+  const base = compensates(options.method) ? outputBiasSpec(model.spec) : model.spec;
   return {
     sparsity: sparsity.target,
     hard: sparsity.hard,

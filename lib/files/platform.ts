@@ -9,19 +9,23 @@ import {
   gunzipSync,
   zstdDecompressSync,
 } from "node:zlib";
-import { byFrame } from "../compat/zstd_frames.ts";
+import { byBlock, LARGEST_BLOCK } from "../compat/zstd_frames.ts";
 
 type Pieces = AsyncGenerator<Uint8Array<ArrayBuffer>, void, undefined>;
 type UnpackPage = (input: Uint8Array, most: number) => Uint8Array;
 
-/** Files of `zstd --long=31` too, as large corpora often are; above 128 MiB zlib refuses them by itself. */
-const LONG_WINDOWS = { params: { [constants.ZSTD_d_windowLogMax]: 31 } };
+/** The output of one write fits at once. Also files of `zstd --long=31` too, as large corpora often are; above 128 MiB zlib refuses them by itself. */
+const ZSTD_OPTIONS = {
+  params: { [constants.ZSTD_d_windowLogMax]: 31 },
+  chunkSize: 2 * LARGEST_BLOCK,
+  highWaterMark: 4 * LARGEST_BLOCK,
+};
 
 /** Unpackers of gzip, Zstandard and Brotli. */
 export const zlibCodecs = {
   /** node's unpacker and not the web's DecompressionStream: that one stops after the first of several gzip members. */
   gunzip: (pieces: Pieces): AsyncIterable<Uint8Array> => unpacked(pieces, createGunzip()),
-  unzstd: (pieces: Pieces): AsyncIterable<Uint8Array> => unpacked(byFrame(pieces), createZstdDecompress(LONG_WINDOWS)),
+  unzstd,
   pages: { GZIP: bounded(gunzipSync), ZSTD: bounded(zstdDecompressSync), BROTLI: bounded(brotliDecompressSync) },
 } as const;
 
@@ -32,7 +36,7 @@ export function heapLimit(): number {
 
 async function* unpacked(
   pieces: AsyncIterable<Uint8Array>,
-  unpacker: ReturnType<typeof createGunzip> | ReturnType<typeof createZstdDecompress>,
+  unpacker: ReturnType<typeof createGunzip>,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const source = Readable.from(pieces);
   source.on("error", (error) => unpacker.destroy(error));
@@ -42,6 +46,29 @@ async function* unpacked(
   } finally {
     unpacker.destroy();
     source.destroy();
+  }
+}
+
+/**
+ * One block a write, and no pipe: Deno throws an error of the data within `write`, from which only its caller can take
+ * it; node gives it as an event.
+ */
+async function* unzstd(pieces: Pieces): AsyncGenerator<Uint8Array, void, undefined> {
+  const unpacker = createZstdDecompress(ZSTD_OPTIONS);
+  unpacker.on("error", () => {});
+  try {
+    for await (const piece of byBlock(pieces)) {
+      await new Promise<void>((resolve, reject) => {
+        unpacker.once("error", reject);
+        unpacker.write(piece, () => {
+          unpacker.off("error", reject);
+          resolve();
+        });
+      });
+      for (let part = unpacker.read(); part !== null; part = unpacker.read()) yield part;
+    }
+  } finally {
+    unpacker.destroy();
   }
 }
 

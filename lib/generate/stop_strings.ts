@@ -1,5 +1,5 @@
 // Stop strings in a text that arrives in parts.
-import { CompressoError } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { shown } from "../core/check_options.ts";
 
 /** Lets a text through up to the first stop string. */
@@ -47,23 +47,17 @@ export function createStopFilter(stops: readonly string[]): StopFilter {
 export function checkStops(stops: readonly string[]): void {
   checkList(stops);
   if (!stops.includes("")) return;
-  throw new CompressoError("usage", {
-    what: "cannot stop at this text",
-    rule: "a stop string holds at least one character",
-    value: "an empty one",
-    fix: "leave it out, or give it a character",
-  });
+  refuse("usage", `cannot use ${option("stop")}`, { rule: "a stop string has at least one character", value: '""' });
 }
 
 /** A text alone would be taken for the list of its letters. */
 function checkList(stops: unknown): void {
   if (Array.isArray(stops) && stops.every((stop) => typeof stop === "string")) return;
   const isText = typeof stops === "string";
-  throw new CompressoError("usage", {
-    what: "cannot stop at this text",
+  refuse("usage", `cannot use ${option("stop")}`, {
     rule: "stop strings are a list of texts",
     value: isText ? JSON.stringify(stops) : shown(stops),
-    fix: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : "give such a list, or leave it out",
+    fix: isText && stops !== "" ? `give a list: [${JSON.stringify(stops)}]` : undefined,
   });
 }
 

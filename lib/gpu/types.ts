@@ -11,7 +11,7 @@ export interface DeviceOptions {
    * Budget for all buffers and textures, in bytes. WebGPU does not report the memory of the adapter. Default: no
    * budget.
    */
-  readonly memoryLimit?: number;
+  readonly memoryLimit?: number | undefined;
   /**
    * Whether kernels may use subgroups. They are faster with them and compute the same values. Default: on CPU adapters
    * that support them. On a GPU only the products on its matrix units use them, where the adapter offers subgroup

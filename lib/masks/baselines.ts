@@ -11,11 +11,6 @@ import {
 import { randomU32 } from "../core/random.ts";
 import { checkPerUnit, unitParameters, type UnitTable } from "../units/table.ts";
 
-/** Names of the one-shot scores; see the function of each. */
-export const ONE_SHOT_METHODS = ["magnitude", "random", "taylor", "wanda-sp", "flap"] as const;
-/** Name of a one-shot score. */
-export type OneShotMethod = typeof ONE_SHOT_METHODS[number];
-
 /**
  * Which units a one-shot score compares: all, or those of one layer and kind, so that every layer and kind loses the
  * same share.
@@ -65,8 +60,8 @@ export async function magnitudeScores(source: WeightSource, table: UnitTable): P
  * A random order of the units, determined by the seed: a baseline for every score. LLM-Pruner's is within each layer,
  * see {@link rankWithin}.
  */
-export function randomScores(table: UnitTable, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
-  return Float64Array.from({ length: table.count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
+export function randomScores(count: number, { seed }: { readonly seed: number }): Float64Array<ArrayBuffer> {
+  return Float64Array.from({ length: count }, (_, unit) => randomU32(seed, RANDOM_STREAM, unit) / 2 ** 32);
 }
 
 /** Σ|w·∂L/∂w| over weights w of one projection. */

@@ -1,7 +1,7 @@
 // One-shot baselines from activation statistics: Wanda-sp and FLAP.
 import type { WeightSource } from "../spec/source.ts";
 import { projectionName } from "../spec/decoder.ts";
-import { rankBy, rankWithin } from "./baselines.ts";
+import { rankBy } from "./baselines.ts";
 import type { UnitTable } from "../units/table.ts";
 
 /** Statistics of the input channels of o_proj [heads·headDim] or down_proj [ffn] of one layer. */
@@ -41,8 +41,8 @@ interface Scoring {
 /**
  * Structured Wanda, as `wanda_sp` of FLAP's code (An et al. 2024, after Sun et al. 2023): ‖x_j‖₂ · mean_i |W_ij| of
  * each input channel j of o_proj and down_proj, summed over a unit's channels. There every layer loses the same share
- * of its heads and of its columns, and nothing is standardized; so the score here is the rank within layer and kind,
- * see {@link rankWithin}.
+ * of its heads and of its columns, and nothing is standardized. So the method compares units within layer and kind, see
+ * `rankWithin`.
  *
  * Differences from FLAP's code:
  *
@@ -57,13 +57,12 @@ export async function wandaScores(
   table: UnitTable,
   stats: ActivationStats,
 ): Promise<Float64Array<ArrayBuffer>> {
-  const scores = await scoresBy(source, table, {
+  return await scoresBy(source, table, {
     stats,
     term: Math.abs,
     factor: (mean, squares) => Math.sqrt(squares + stats.tokens * mean ** 2),
     shaped: { o: (sums) => sums, down: (sums) => sums },
   });
-  return rankWithin(table, scores);
 }
 
 /**

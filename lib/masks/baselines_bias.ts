@@ -3,8 +3,13 @@ import { CompressoError } from "../core/errors.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
-import { biasName, hasBias, projectionName, tensorShapes, withBiases } from "../spec/decoder.ts";
+import { biasName, type DecoderSpec, hasBias, projectionName, tensorShapes, withBiases } from "../spec/decoder.ts";
 import type { ActivationStats } from "./baselines_activations.ts";
+
+/** A shape with biases of o_proj and down_proj in every layer. */
+export function outputBiasSpec(spec: DecoderSpec): DecoderSpec {
+  return withBiases(spec, [...spec.biases ?? [], "o", "down"]);
+}
 
 /** The model with biases of o_proj and down_proj in every layer: its own, or zeros. */
 export function withOutputBiases(source: WeightSource): WeightSource {
@@ -46,7 +51,7 @@ function outputBiases(
   base: WeightSource,
   added: (layer: number, projection: "o" | "down") => Promise<Float64Array | null>,
 ): WeightSource {
-  const spec = withBiases(base.spec, [...base.spec.biases ?? [], "o", "down"]), shapes = tensorShapes(spec);
+  const spec = outputBiasSpec(base.spec), shapes = tensorShapes(spec);
   const makers = new Map<string, () => Promise<Float32Array<ArrayBuffer>>>();
   const made = new Map<string, Promise<Float32Array<ArrayBuffer>>>();
   spec.layers.forEach((_, layer) => {

@@ -8,7 +8,7 @@ import { recordLinear } from "./products/linear.ts";
 import { recordMatmul } from "./products/matmul.ts";
 import { createMatrix, writeRows } from "./products/matrix.ts";
 import { operand, OperandPool } from "./products/operand.ts";
-import { recordRmsNorm } from "./ops.ts";
+import { recordNorm } from "./norm.ts";
 import { dequantizeRows, quantizeRows } from "../spec/quant.ts";
 
 /** Result of one computation. */
@@ -93,8 +93,12 @@ async function checkNorm(device: Device): Promise<AdapterCheck> {
   using weight = device.uploadBuffer("w", w);
   using y = device.createBuffer("y", 4 * paddedRows(rows) * stride);
   using r = device.createBuffer("r", 4 * paddedRows(rows));
-  const io = { x: input, w: weight, y, r };
-  const got = await ran(device, y, (plan) => recordRmsNorm(plan, io, { rows, width: N, eps: EPS }));
+  const spec = { hidden: N, normEps: EPS };
+  const got = await ran(
+    device,
+    y,
+    (plan) => recordNorm(plan, { weight, bias: null }, { x: input, y, r }, { rows, spec }),
+  );
   const error = worst(rows, N, (row, column) => {
     const square = sumOf(N, (k) => at(x, row * stride + k) ** 2) / N;
     return got(row * stride + column) - at(x, row * stride + column) * at(w, column) / Math.sqrt(square + EPS);

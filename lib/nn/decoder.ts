@@ -9,15 +9,10 @@ import { type Operand, operand, recordLinear } from "./products/linear.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {
-  type Heads,
   recordEmbedding,
   recordGated,
   recordGatedBackward,
-  recordHeadNorm,
-  recordHeadNormBackward,
   recordMultiply,
-  recordOutputNorm,
-  recordOutputNormBackward,
   recordPositions,
   recordResidual,
   recordScale,
@@ -25,7 +20,16 @@ import {
   recordUngated,
   recordUngatedBackward,
 } from "./ops.ts";
-import { type NormWeights, recordNorm, recordNormBackward } from "./norm.ts";
+import {
+  type Heads,
+  type NormWeights,
+  recordHeadNorm,
+  recordHeadNormBackward,
+  recordNorm,
+  recordNormBackward,
+  recordOutputNorm,
+  recordOutputNormBackward,
+} from "./norm.ts";
 import { layerTable, recordRope } from "./rope.ts";
 import { type DecoderSpec, hasRope, type LayerSpec, type Projection } from "../spec/decoder.ts";
 import { headWidths, type LayerWeights } from "./weights.ts";

@@ -9,26 +9,11 @@ import {
   embeddingKernel,
   gated,
   gatedBackward,
-  headLayerNorm,
-  headLayerNormBackward,
-  headNorm,
-  headNormBackward,
-  headNormBackwardLanes,
-  headNormLanes,
-  layerNorm,
-  layerNormBackward,
-  layerNormBackwardLanes,
-  layerNormLanes,
   multiply,
-  type NormLanes,
-  outputNorm,
-  outputNormBackward,
   positionsKernel,
   reducePartials,
   residual,
   residualScaled,
-  rmsNorm,
-  rmsNormBackward,
   ROW_BLOCK,
   scale,
   scaleBackward,
@@ -40,7 +25,7 @@ import {
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
 import { type Bound, type BufferSlice, f32, type Plan, u32 } from "../gpu/plan.ts";
-import { headStride, strideOf } from "./padding.ts";
+import { strideOf } from "./padding.ts";
 import type { Activation } from "../spec/decoder.ts";
 import type { Matrix } from "./products/matrix.ts";
 
@@ -63,8 +48,6 @@ export interface MaskGradients {
 }
 
 const LANES = 64;
-/** Largest number of workgroups along x. */
-const GRID_WIDTH = 32768;
 
 /** Number of row blocks in the partial sums of a mask gradient. */
 export function rowBlocks(rows: number): number {
@@ -122,167 +105,6 @@ export function recordPositions(
     kernel,
     [io.table, ...(given ? [given] : []), io.x, { params: [u32(seq), u32(stride4), u32(count), u32(offset)] }],
     { groups: [Math.ceil(stride4 / LANES), rows], cost: 4 * rows * width },
-  );
-}
-
-/** Invocations that share a row, unless the adapter determines the number. */
-export function normLanes({ device }: Plan): NormLanes {
-  return device.facts.isCpu ? 8 : 64;
-}
-
-/** y = RMSNorm(x)·w and r = 1 / rms; writes (=). Shapes: w [stride], r [rows]. */
-export function recordRmsNorm(
-  plan: Plan,
-  io: { x: Span; w: Span; y: Span; r: Span },
-  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
-): void {
-  const stride4 = strideOf(width) / 4;
-  plan.dispatch(
-    compileKernel(plan.device, rmsNorm[lanes]),
-    [io.x, io.w, io.y, io.r, { params: [u32(rows), u32(stride4), f32(width), f32(eps)] }],
-    { groups: [rows], cost: 8 * rows * width },
-  );
-}
-
-/** Gradient of {@link recordRmsNorm} with respect to x: (+=) with `accumulate`, otherwise (=). */
-export function recordRmsNormBackward(
-  plan: Plan,
-  io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
-  { rows, width, accumulate, lanes = normLanes(plan) }: Extent & {
-    readonly accumulate: boolean;
-    readonly lanes?: NormLanes;
-  },
-): void {
-  const stride4 = strideOf(width) / 4;
-  plan.dispatch(
-    compileKernel(plan.device, rmsNormBackward[lanes]),
-    [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), f32(width), u32(accumulate ? 1 : 0)] }],
-    { groups: [rows], cost: 12 * rows * width },
-  );
-}
-
-/** How lanes share a row. */
-interface RowLanes {
-  readonly lanes?: NormLanes;
-  /** Whether a lane takes a whole row. Default: on a CPU, where barriers are slow. */
-  readonly perLane?: boolean;
-}
-
-/** y = LayerNorm(x)·w + b and r = 1 / standard deviation; writes (=). Shapes: w, b [stride], r [rows]. */
-export function recordLayerNorm(
-  plan: Plan,
-  io: { x: Span; w: Span; b: Span; y: Span; r: Span },
-  { rows, width, eps, lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Extent & RowLanes & {
-    readonly eps: number;
-  },
-): void {
-  const stride4 = strideOf(width) / 4, kernels = perLane ? layerNormLanes : layerNorm;
-  plan.dispatch(
-    compileKernel(plan.device, kernels[lanes]),
-    [io.x, io.w, io.b, io.y, io.r, { params: [u32(rows), u32(stride4), u32(width), f32(eps)] }],
-    { groups: [perLane ? Math.ceil(rows / lanes) : rows], cost: 12 * rows * width },
-  );
-}
-
-/** Gradient of {@link recordLayerNorm} with respect to x: (+=) with `accumulate`, otherwise (=). */
-export function recordLayerNormBackward(
-  plan: Plan,
-  io: { dy: Span; x: Span; w: Span; r: Span; dx: Span },
-  { rows, width, accumulate, lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Extent & RowLanes & {
-    readonly accumulate: boolean;
-  },
-): void {
-  const stride4 = strideOf(width) / 4, kernels = perLane ? layerNormBackwardLanes : layerNormBackward;
-  plan.dispatch(
-    compileKernel(plan.device, kernels[lanes]),
-    [io.dy, io.x, io.w, io.r, io.dx, { params: [u32(rows), u32(stride4), u32(width), u32(accumulate ? 1 : 0)] }],
-    { groups: [perLane ? Math.ceil(rows / lanes) : rows], cost: 20 * rows * width },
-  );
-}
-
-/** Heads of an activation [rows, strideOf(heads·headStride(headDim))]. */
-export interface Heads {
-  readonly rows: number;
-  readonly heads: number;
-  readonly headDim: number;
-  readonly eps: number;
-  readonly lanes?: NormLanes;
-  /** Whether a lane takes a whole head; only of "head". Default: on a CPU, where barriers are slow. */
-  readonly perLane?: boolean;
-  /**
-   * "head" (default): RMSNorm of each head, w [headStride]. "whole": one RMSNorm of all heads. "layer": LayerNorm of each
-   * head without bias. Both have w [heads·headStride].
-   */
-  readonly norm?: "head" | "whole" | "layer" | undefined;
-}
-
-/** y = norm of the heads of x; writes (=), including the columns after the heads. */
-export function recordHeadNorm(plan: Plan, io: { x: Span; w: Span; y: Span }, shape: Heads): void {
-  const kernels = shape.norm === "layer" ? [headLayerNorm] as const : [headNorm, headNormLanes] as const;
-  headDispatch(plan, { kernels, bound: [io.x, io.w, io.y], cost: 8 }, shape);
-}
-
-/** Gradient of {@link recordHeadNorm} with respect to x, in place: dy := dx. */
-export function recordHeadNormBackward(plan: Plan, io: { x: Span; w: Span; dy: Span }, shape: Heads): void {
-  const kernels = shape.norm === "layer"
-    ? [headLayerNormBackward] as const
-    : [headNormBackward, headNormBackwardLanes] as const;
-  headDispatch(plan, { kernels, bound: [io.x, io.w, io.dy], cost: 14 }, shape);
-}
-
-function headDispatch(
-  plan: Plan,
-  { kernels: [shared, lone], bound, cost }: {
-    /** With a workgroup for each head, and with a lane for each. */
-    readonly kernels: readonly [typeof headNorm, typeof headNorm?];
-    readonly bound: readonly Bound[];
-    /** Operations per value. */
-    readonly cost: number;
-  },
-  { rows, heads, headDim, eps, norm = "head", lanes = normLanes(plan), perLane = plan.device.facts.isCpu }: Heads,
-): void {
-  // A norm over the whole width is that of one head with the columns of all: padding columns are zeros in between.
-  const columns = norm === "whole" ? heads : 1, width = headStride(headDim) * columns;
-  const stride = strideOf(heads * headStride(headDim)), total = cost * rows * heads * headDim;
-  const params = [u32(stride / 4), u32(width / 4), norm === "layer" ? u32(headDim) : f32(headDim * columns), f32(eps)];
-  if (perLane && lone && norm === "head") {
-    const groups = Math.ceil(rows * heads / lanes), grid = Math.min(groups, GRID_WIDTH);
-    const all = { params: [...params, u32(heads), u32(rows)] };
-    plan.dispatch(compileKernel(plan.device, lone[lanes]), [...bound, all], {
-      groups: [grid, Math.ceil(groups / grid)],
-      cost: total,
-    });
-    return;
-  }
-  plan.dispatch(compileKernel(plan.device, shared[lanes]), [...bound, { params }], {
-    groups: [heads / columns, rows],
-    cost: total,
-  });
-}
-
-/** out = x + RMSNorm(y ∘ z)·w; writes (=). Shapes: z, w [stride]. */
-export function recordOutputNorm(
-  plan: Plan,
-  io: { y: Span; z: Span; w: Span; x: Span; out: Span },
-  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
-): void {
-  plan.dispatch(
-    compileKernel(plan.device, outputNorm[lanes]),
-    [io.y, io.z, io.w, io.x, io.out, { params: [u32(rows), u32(strideOf(width) / 4), f32(width), f32(eps)] }],
-    { groups: [rows], cost: 12 * rows * width },
-  );
-}
-
-/** Gradient of {@link recordOutputNorm} with respect to u = y ∘ z; writes (=) du. */
-export function recordOutputNormBackward(
-  plan: Plan,
-  io: { dout: Span; y: Span; z: Span; w: Span; du: Span },
-  { rows, width, eps, lanes = normLanes(plan) }: Extent & { readonly eps: number; readonly lanes?: NormLanes },
-): void {
-  plan.dispatch(
-    compileKernel(plan.device, outputNormBackward[lanes]),
-    [io.dout, io.y, io.z, io.w, io.du, { params: [u32(rows), u32(strideOf(width) / 4), f32(width), f32(eps)] }],
-    { groups: [rows], cost: 16 * rows * width },
   );
 }
 

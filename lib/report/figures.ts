@@ -12,7 +12,7 @@ import { keepsLayers } from "./vocabulary.ts";
 import type { LayerSpec } from "../spec/decoder.ts";
 import type { StepRecord } from "../run/contract.ts";
 import type { MaskSummary } from "../run/mask_summary.ts";
-import { namesOneShot } from "../run/methods/names.ts";
+import { namesOneShot } from "../run/methods/all.ts";
 
 /** A figure with what says the same in words and numbers. */
 export interface Figure {

@@ -9,7 +9,7 @@ import { openSafetensors } from "../formats/safetensors/read.ts";
 import type { StepRecord } from "../run/contract.ts";
 import { CHECKPOINT_FILE, RECORDS_FILE } from "../run/folder.ts";
 import type { MaskSummary } from "../run/mask_summary.ts";
-import { namesOneShot } from "../run/methods/names.ts";
+import { namesOneShot } from "../run/methods/all.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { allAlarms } from "../run/monitors/shown_alarms.ts";
 import { OPTION_PATHS } from "../run/options/table.ts";

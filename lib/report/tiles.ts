@@ -1,5 +1,5 @@
 // The main numbers of one run, which stand out at the head of its report.
-import { namesOneShot } from "../run/methods/names.ts";
+import { namesOneShot } from "../run/methods/all.ts";
 import { lastPruned, lossEnds, ofModel, secondsLeft, stepSeconds } from "./derived.ts";
 import { ABSENT, duration, grouped, percent } from "./numbers.ts";
 import type { ReportRun } from "./read_run.ts";

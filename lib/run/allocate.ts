@@ -15,9 +15,10 @@ import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
 import { createTrainer, type Trainer } from "./trainer.ts";
 import { keepingSelector, type SelectorParts, type UnitSelector } from "./methods/selector.ts";
-import { learnedSelector } from "./methods/learned.ts";
-import { gradualSelector } from "./methods/gradual.ts";
-import { oneShotSelector } from "./methods/one_shot.ts";
+import { compensates, methodOf } from "./methods/all.ts";
+import { learnedSelector } from "./methods/learned_selector.ts";
+import { gradualSelector } from "./methods/gradual_selector.ts";
+import { oneShotSelector } from "./methods/one_shot_selector.ts";
 
 /** What a run has from its first step on. */
 export interface Allocated {
@@ -83,7 +84,7 @@ export async function allocateRun(
   const setup = await complete(steerer, plan);
   device.resetPeak();
   const drops = lora.dropout > 0 || steerer.drops;
-  const model = options.method === "flap" ? stack.use(await withCompensation(base)) : base;
+  const model = compensates(options.method) ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(
     createTrainer(model, { batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops }),
   );
@@ -118,10 +119,10 @@ export function selectorOf(
     maskGradients: (data) => trainer.maskGradients(data, at()),
     weightTerms: (data) => trainer.weightTerms(data, at()),
   };
-  const { method } = options;
   if (keepsLayers(options)) return keepingSelector(parts);
-  if (method === "compresso") return learnedSelector(parts);
-  return method === "gradual" ? gradualSelector(parts) : oneShotSelector(parts, method);
+  const method = methodOf(options.method);
+  if (method.kind === "one-shot") return oneShotSelector(parts, method);
+  return method.kind === "gradual" ? gradualSelector(parts) : learnedSelector(parts);
 }
 
 /** Options of a plan for a run on a model whose vocabulary is cut already. */

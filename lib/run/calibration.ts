@@ -7,7 +7,8 @@ import { type Batch, type Batches, createBatches } from "../data/batches.ts";
 import { encodeRows, type EncodeRowsOptions } from "../data/encode_rows.ts";
 import type { EncodeReport } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
-import { isOneShot, learnsBesideCalibration } from "./methods/names.ts";
+import { kindOfMethod } from "./methods/all.ts";
+import { learnsBesideCalibration } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "../generate/self_data.ts";
 
@@ -32,7 +33,7 @@ export function calibrationTexts(
     "method" | "steps" | "prefinetune" | "postfinetune" | "batch"
   >,
 ): number {
-  if (isOneShot(method)) return CALIBRATION_SEQUENCES;
+  if (kindOfMethod(method) === "one-shot") return CALIBRATION_SEQUENCES;
   return Math.min(CALIBRATION_SEQUENCES, Math.ceil((prefinetune + steps + postfinetune) * batch / 3));
 }
 

@@ -1,4 +1,5 @@
 // Writes a finished run: the sliced model in its formats, records.jsonl and, last, run.json.
+import { nameOfMethod } from "./methods/all.ts";
 import config from "../../deno.json" with { type: "json" };
 import { withoutUndefined } from "../core/check_options.ts";
 import { type FileSystem, writeFile } from "../files/system.ts";
@@ -125,7 +126,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
     adapter: model.device.facts.description,
     versions: { compresso: config.version, deno: runtimeVersion() },
     data: result.data,
-    options: plain,
+    options: { ...plain, method: nameOfMethod(options.method) },
     inputs,
     origin,
     before: modelBefore(dense.source),

@@ -1,5 +1,6 @@
 // A step that learns only from the labels that pruning affected most: how they are chosen, and the passes that it
 // takes.
+import { compensates, nameOfMethod } from "./methods/all.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
@@ -8,7 +9,7 @@ import type { Pass } from "../nn/context.ts";
 import { recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";
 import type { MicroBatch } from "./micro_batches.ts";
-import { stagesOf } from "./methods/names.ts";
+import { stagesOf } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 
 /** Losses of a batch by row, in nats; 0 where there is no target. */
@@ -62,11 +63,11 @@ export function checkFocus(
 ): void {
   const { focus, method } = options, isShare = focus > 0 && focus <= 1;
   const hasStage = stagesOf(options).some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
-  if (isShare && (focus === 1 || (method !== "flap" && hasStage))) return;
+  if (isShare && (focus === 1 || (!compensates(method) && hasStage))) return;
   const [rule, value] = !isShare ? ["it lies above 0, and is 1 at most", `a focus of ${focus}`] : hasStage
     ? [
-      "its labels are chosen by the model before pruning, which flap's compensation has changed",
-      `method flap, a focus of ${focus}`,
+      `its labels are chosen by the model before pruning, which ${nameOfMethod(method)}'s compensation has changed`,
+      `method ${nameOfMethod(method)}, a focus of ${focus}`,
     ]
     : ["the last stage, which learns from them, has steps", "it has none"];
   throw new CompressoError("usage", {

@@ -1,5 +1,6 @@
 // Identity of a run: its options, rows, schedule, model and adapter as one JSON object. A resumed run is compared by
 // it.
+import { type MethodChoice, nameOfMethod } from "./methods/all.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { digestOf } from "../core/digest.ts";
@@ -9,16 +10,22 @@ import type { RunData } from "./data.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
 import { DECIDING_PATHS } from "./options/table.ts";
 
+/** Options of a run, or of its run.json, where the method is a name. */
+type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "monitors" | "method"> & {
+  readonly method: MethodChoice | string;
+};
+
 /**
  * The options that determine a run's bits, nested as in the options object. If a size is given, the sparsity follows
  * from it.
  */
 export function decidingOptions(
-  { sparsity, rules, ...others }: Omit<ResolvedOptions, "rows" | "recompute" | "monitors">,
+  { sparsity, rules, method, ...others }: DecidingOptions,
 ): RunIdentity {
   const { protect } = rules;
   const options = {
     ...others,
+    method: nameOfMethod(method),
     ...(others.size ? {} : { sparsity }),
     rules: { ...rules, ...(protect ? { protect: [...new Set(protect)].sort((a, b) => a - b) } : {}) },
   };

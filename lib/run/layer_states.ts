@@ -1,4 +1,5 @@
 // How far the layers of a model are cut, by expectation or by hard masks.
+import { kindOfMethod } from "./methods/all.ts";
 import type { LayerPart, UnitTable } from "../units/table.ts";
 import type { LayerState } from "../schedule/definition.ts";
 import { keptBy } from "./methods/kept.ts";
@@ -18,7 +19,7 @@ export async function layerStates(
     readonly last: Pick<Rates, "temperature" | "noise"> | null;
   },
 ): Promise<LayerState[]> {
-  if (method === "compresso" && stage === "prune") {
+  if (kindOfMethod(method) === "learned" && stage === "prune") {
     return layerShares(table, expectedCuts(await trainer.logAlpha(), last ?? rates));
   }
   return layerShares(table, keptBy(table, await trainer.masks()).map((kept) => 1 - kept));

@@ -10,7 +10,7 @@ import { labelBytes } from "../eval/text_bytes.ts";
 import { countLabels, IGNORED_LABEL } from "../data/prompts/encode.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import type { RunData } from "./data.ts";
-import { stagesOf, type StageSteps } from "./methods/names.ts";
+import { stagesOf, type StageSteps } from "./methods/stages.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, QUESTIONS, WINDOW } from "./evaluation.ts";
 

@@ -138,7 +138,7 @@ export interface RunSummary {
   /** Rows used, cut and left out. */
   readonly data: PruneResult["data"];
   /** Options with all defaults filled in. */
-  readonly options: Omit<ResolvedOptions, "rows">;
+  readonly options: Omit<ResolvedOptions, "rows" | "method"> & { readonly method: string };
   /** Digests and names of the inputs, as {@link SessionExportOptions.inputs} says. */
   readonly inputs: Readonly<Record<string, string>>;
   /** Names and sizes of the input files; empty if the program did not name them. */

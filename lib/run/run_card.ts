@@ -1,8 +1,9 @@
 // What the model card of a pruned model says of its run.
+import { nameOfMethod } from "./methods/all.ts";
 import type { OriginFile } from "../slice/export_options.ts";
 import type { RunCard } from "../slice/model_card.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
-import { stagesOf } from "./methods/names.ts";
+import { stagesOf } from "./methods/stages.ts";
 import { metricsOf, type TaskScore } from "../eval/metrics.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
@@ -37,7 +38,7 @@ export function runCard(
       ...vocabulary ? vocabularyFacts(vocabulary) : [],
       ...(isWhole ? [] : [
         ["sparsity", `${(100 * result.sparsity.hard).toFixed(1)} % of ${base}`] as const,
-        ["method", `${method}: units ${units.join(", ")}; layout ${layout}`] as const,
+        ["method", `${nameOfMethod(method)}: units ${units.join(", ")}; layout ${layout}`] as const,
       ]),
       ...(cutsVocabularyAlone(options) ? [] : [
         [

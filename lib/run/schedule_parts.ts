@@ -2,7 +2,8 @@
 // replaces.
 import { CompressoError, option } from "../core/errors.ts";
 import { type LoopNumber, LORA_RATES, OUTER_STAGES, RATE_NAMES, type SchedulePart } from "../schedule/definition.ts";
-import { isOneShot, stagesOf } from "./methods/names.ts";
+import { compensates, methodOf } from "./methods/all.ts";
+import { stagesOf } from "./methods/stages.ts";
 import type { PruneOptions, ResolvedOptions } from "./options/options.ts";
 import type { OpenSchedule } from "../schedule/open.ts";
 import type { Rates, Stage, StagePlan } from "./contract.ts";
@@ -109,20 +110,21 @@ function checkParts(
 ): void {
   const inRecovery = (part: SchedulePart): boolean => part.split(".")[0] === "postfinetune";
   const cutting = parts.find((part) => !inRecovery(part));
-  if (isOneShot(method) && cutting !== undefined) {
+  const { kind, name } = methodOf(method);
+  if (kind === "one-shot" && cutting !== undefined) {
     throw new CompressoError("usage", {
       what: "cannot follow the schedule",
       rule:
-        `the method ${method} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
+        `the method ${name} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
       value: `it decides ${cutting}`,
       fix: "leave that part out, or take the method compresso or gradual",
     });
   }
-  if (method === "flap" && parts.includes("postfinetune.focus")) {
+  if (compensates(method) && parts.includes("postfinetune.focus")) {
     throw new CompressoError("usage", {
       what: "cannot follow the schedule",
-      rule: "labels are chosen by the model before pruning, which flap's compensation has changed",
-      value: "method flap, and it decides postfinetune.focus",
+      rule: `labels are chosen by the model before pruning, which ${name}'s compensation has changed`,
+      value: `method ${name}, and it decides postfinetune.focus`,
       fix: "leave that part out",
     });
   }

@@ -25,7 +25,7 @@ import { handleOf, refuseHandle, type RunHandle } from "./hooks.ts";
 import { changesBetween, identityOf } from "./identity.ts";
 import { layerStates } from "./layer_states.ts";
 import type { MemoryPlan } from "./memory/plan.ts";
-import { stagesOf } from "./methods/names.ts";
+import { stagesOf } from "./methods/stages.ts";
 import type { Finding } from "./monitors/alarm.ts";
 import { brokenFinding, brokenNumbers, findCause } from "./monitors/find_cause.ts";
 import type { CutForRun } from "./vocabulary.ts";

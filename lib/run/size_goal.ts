@@ -1,12 +1,14 @@
 // A size as the goal of a run, in parameters or bytes of a file: the sparsity that it requires, and hard masks that
 // meet it.
+import { outputBiasSpec } from "../masks/baselines_bias.ts";
+import { compensates } from "./methods/all.ts";
 import { CompressoError } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { Provenance } from "../spec/provenance.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type MaskValues, packMasks } from "../nn/mask_slots.ts";
-import { type DecoderSpec, parameterCount, withBiases } from "../spec/decoder.ts";
+import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
 import { hardenMasks, type HardenOptions } from "../masks/harden.ts";
 import type { Layout } from "../units/layout.ts";
 import { shallowPlan } from "../slice/layouts.ts";
@@ -158,8 +160,8 @@ export function sizeGoal(
   wanted: KnownSize,
 ): SizeGoal {
   checkSizeLayout(options.layout);
-  // FLAP adds biases where there were none.
-  const own = options.method === "flap" ? withBiases(spec, [...spec.biases ?? [], "o", "down"]) : spec;
+  // A compensation adds biases where there were none.
+  const own = compensates(options.method) ? outputBiasSpec(spec) : spec;
   const { target, exact } = counting(own, wanted, { tokenizer, provenance: source?.provenance }), most = target.most;
   const measured = (shape: DecoderSpec): number => sizeOf(shape, target);
   /** Part of the exact size that is neither in layers nor in hidden dims. */

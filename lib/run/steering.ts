@@ -1,5 +1,6 @@
 // What each step of a run aims at, by the built-in cubic schedule or the user's own, whose output is checked at each
 // step.
+import { kindOfMethod } from "./methods/all.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
@@ -14,7 +15,7 @@ import {
   RECORDS_SEEN,
   type RecordView,
 } from "../schedule/definition.ts";
-import { stagesOf } from "./methods/names.ts";
+import { stagesOf } from "./methods/stages.ts";
 import { raisedLimit } from "./options/resolve.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, openScheduleWith, type ScheduleSource, type ScriptOpener } from "../schedule/open.ts";
@@ -241,7 +242,7 @@ interface Aim {
 
 /** Least limit of log α that a run's options may have. */
 function leastLimitOf({ method, start, rates }: Pick<ResolvedOptions, "method" | "start" | "rates">): number {
-  return method === "compresso" && start === "saliency" ? leastLimit(rates) : 0;
+  return kindOfMethod(method) === "learned" && start === "saliency" ? leastLimit(rates) : 0;
 }
 
 /**

@@ -7,7 +7,7 @@ import { leastUniform } from "../units/uniform.ts";
 import { hardSparsity } from "../units/selection.ts";
 import { keptUnits, type UnitTable } from "../units/table.ts";
 import type { Batch, BatchCursor } from "../data/batches.ts";
-import type { Method } from "./methods/names.ts";
+import { kindOfMethod, type MethodChoice } from "./methods/all.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { type MaskSummary, openMasks } from "./mask_summary.ts";
 import { cutsOf, lookAtMasks } from "./monitors/mask_look.ts";
@@ -122,9 +122,9 @@ export function stepsOf(stages: readonly StagePlan[], { leftOut, leftOutside = {
 /** Whether the method chooses masks before the next step from the results of earlier steps, which must be finite then. */
 export function choosesNext(
   { stageStep }: RunPosition,
-  { stage, method }: { readonly stage: Stage | undefined; readonly method: Method },
+  { stage, method }: { readonly stage: Stage | undefined; readonly method: MethodChoice },
 ): boolean {
-  return method === "gradual" && stage === "prune" && stageStep % GRADUAL_EVERY === 0;
+  return kindOfMethod(method) === "gradual" && stage === "prune" && stageStep % GRADUAL_EVERY === 0;
 }
 
 /** How monitors judge a step of the pruning stage. */
@@ -135,14 +135,15 @@ export function aimOf(
     readonly steps: number;
     /** That of the step before. */
     readonly last: PruneAim | null;
-    readonly method: Method;
+    readonly method: MethodChoice;
     readonly table: UnitTable;
   },
 ): PruneAim {
+  const isGradual = kindOfMethod(method) === "gradual";
   // Gradual saliency has cut nothing before it chooses for the first time.
-  const isWarm = progressOf(step, steps) >= warmup && (method !== "gradual" || step >= GRADUAL_EVERY);
+  const isWarm = progressOf(step, steps) >= warmup && (!isGradual || step >= GRADUAL_EVERY);
   // Until it chooses anew, its masks are those of an earlier step.
-  const isOld = method === "gradual" && step % GRADUAL_EVERY !== 0 && last !== null;
+  const isOld = isGradual && step % GRADUAL_EVERY !== 0 && last !== null;
   const isBound = isOld ? last.isBound : !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
   return { temperature, noise, isWarm, isBound };
 }
@@ -253,7 +254,7 @@ export function lookOf(
   arrays: TrainerArrays,
   { aim }: RunPosition,
 ): MaskLook {
-  return lookAtMasks(table, arrays, { learned: method === "compresso" ? aim : null });
+  return lookAtMasks(table, arrays, { learned: kindOfMethod(method) === "learned" ? aim : null });
 }
 
 /** How much of each head, and of stretches of the other units, is expected to stay at a position. */
@@ -262,7 +263,7 @@ export function masksOf(
   arrays: TrainerArrays,
   { aim }: RunPosition,
 ): MaskSummary {
-  return openMasks(table, cutsOf(table, arrays, { learned: method === "compresso" ? aim : null }));
+  return openMasks(table, cutsOf(table, arrays, { learned: kindOfMethod(method) === "learned" ? aim : null }));
 }
 
 /** Hard masks of a run at a position, and their sparsity. */

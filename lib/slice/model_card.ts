@@ -2,7 +2,7 @@
 // it.
 import config from "../../deno.json" with { type: "json" };
 import { cardMetadata, isHubId } from "../formats/hf/card.ts";
-import { familyFor } from "../families/all.ts";
+import type { HfForm } from "../formats/hf/export.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
 import type { Provenance } from "../spec/provenance.ts";
 
@@ -23,8 +23,9 @@ export interface RunCard {
  * pruning.
  */
 export function modelCard(
-  { spec, name, provenance = {}, run }: {
+  { spec, form, name, provenance = {}, run }: {
     readonly spec: DecoderSpec;
+    readonly form: HfForm;
     /** Name of the model if neither its files nor the run state one. */
     readonly name: string;
     readonly provenance?: Provenance | undefined;
@@ -38,7 +39,7 @@ export function modelCard(
     ...run?.facts ?? [["parameters", shown(parameterCount(spec))] as const],
     ["license", licenseText(provenance)] as const,
   ];
-  const { remoteCode } = familyFor(spec), trust = remoteCode ? ", trust_remote_code=True" : "";
+  const trust = form === "compresso" ? ", trust_remote_code=True" : "";
   return [
     cardMetadata({ ...provenance, ...(baseModels ? { baseModels } : {}) }),
     "",
@@ -61,7 +62,7 @@ export function modelCard(
     `model = AutoModelForCausalLM.from_pretrained(folder${trust})`,
     `tokenizer = AutoTokenizer.from_pretrained(folder${trust})`,
     "```",
-    ...(remoteCode
+    ...(form === "compresso"
       ? [
         "",
         "Layers differ in their widths, which no class of transformers has: `modeling_compresso.py` in this folder does. Both lines read config.json,",

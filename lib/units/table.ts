@@ -197,6 +197,13 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   };
 }
 
+/** Kind of a unit. */
+export function kindOf({ kinds, ffnFirst, hiddenFirst, layerFirst }: UnitTable, unit: number): UnitKind {
+  if (unit >= layerFirst) return "layers";
+  if (unit >= hiddenFirst) return "hidden";
+  return unit >= ffnFirst ? "ffn" : kinds.has("kv") ? "kv" : "heads";
+}
+
 /** Parameters saved by cutting a unit alone. */
 export function unitParameters(table: UnitTable, unit: number): number {
   const { hidden } = table.spec;

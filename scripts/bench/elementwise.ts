@@ -6,6 +6,7 @@ import type { Device } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { u32 } from "../../lib/gpu/plan.ts";
 import { headRowsFor } from "../../lib/nn/head.ts";
+import { type NormWeights, recordNorm, recordNormBackward } from "../../lib/nn/norm.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
 import { createMaskSlots, type MaskSlots, slotLayout } from "../../lib/nn/mask_slots.ts";
 import {
@@ -15,8 +16,6 @@ import {
   recordGated,
   recordGatedBackward,
   recordResidual,
-  recordRmsNorm,
-  recordRmsNormBackward,
   recordScale,
   recordScaleBackward,
 } from "../../lib/nn/ops.ts";
@@ -54,26 +53,27 @@ export function elementwiseGroups(scale: Scale): KernelGroup[] {
 }
 
 function norms(rows: number, width: number): KernelCase[] {
-  const eps = 1e-5, extent = { rows, width };
+  const shape = { rows, spec: { hidden: width, normEps: 1e-5 } };
+  const weights = (lend: Lender): NormWeights => ({ weight: lend.floats(strideOf(width)), bias: null });
   return [
     bytesCase(`RMSNorm forward ${rows}×${width}`, { rows, bytes: 8 * rows * width }, (lend) => {
       const io = {
-        x: lend.activation(width),
-        w: lend.floats(strideOf(width)),
-        y: lend.activation(width),
-        r: lend.floats(rows),
-      };
-      return (plan) => recordRmsNorm(plan, io, { ...extent, eps });
+          x: lend.activation(width),
+          y: lend.activation(width),
+          r: lend.floats(rows),
+        },
+        norm = weights(lend);
+      return (plan) => recordNorm(plan, norm, io, shape);
     }),
     bytesCase(`RMSNorm backward ${rows}×${width}`, { rows, bytes: 16 * rows * width }, (lend) => {
       const io = {
-        dy: lend.activation(width),
-        x: lend.activation(width),
-        w: lend.floats(strideOf(width)),
-        r: lend.floats(rows),
-        dx: lend.activation(width),
-      };
-      return (plan) => recordRmsNormBackward(plan, io, { ...extent, accumulate: true });
+          dy: lend.activation(width),
+          x: lend.activation(width),
+          r: lend.floats(rows),
+          dx: lend.activation(width),
+        },
+        norm = weights(lend);
+      return (plan) => recordNormBackward(plan, norm, io, { ...shape, accumulate: true });
     }),
   ];
 }

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { benchModels } from "../../lib/bench/models.ts";
 import { repeatsOf } from "../../lib/bench/stats.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
+import { rejects } from "../refuses.ts";
 import { cli } from "../cli/helpers/cli.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 
@@ -44,10 +44,9 @@ Deno.test("benchModels() refuses sizes that are none, and those that do not fit 
   using device = await openDevice();
   using model = await loadModelFrom(randomSource(SPEC), { device });
   const models = [{ name: "dense", model }];
-  const refused = (error: unknown): boolean => error instanceof CompressoError && error.code === "usage";
-  await assert.rejects(benchModels([]), refused);
+  await rejects(benchModels([]), "usage");
   for (const bad of [{ prompt: 0 }, { tokens: 1 }, { batch: 1.5 }, { repeats: 0 }, { prompt: 125, tokens: 4 }]) {
-    await assert.rejects(benchModels(models, { prompt: 4, tokens: 2, batch: 1, repeats: 1, ...bad }), refused);
+    await rejects(benchModels(models, { prompt: 4, tokens: 2, batch: 1, repeats: 1, ...bad }), "usage");
   }
   const stop = new AbortController();
   stop.abort(new Error("enough"));

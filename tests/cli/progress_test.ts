@@ -5,7 +5,8 @@ import { maskMap } from "../../cli/terminal/mask_map.ts";
 import { createProgress, type Progress } from "../../cli/terminal/progress.ts";
 import { progressLine } from "../../cli/terminal/progress_line.ts";
 import { duration } from "../../lib/report/numbers.ts";
-import { byteCount, parameterCount, someOf, wholeNumber } from "../../cli/options/values.ts";
+import { refuses } from "../refuses.ts";
+import { parserOf } from "../../cli/options/flags.ts";
 import type { StepRecord } from "../../lib/run/contract.ts";
 
 function record(step: number): StepRecord {
@@ -313,41 +314,49 @@ Deno.test("durations, counts and bytes read well", () => {
   ]);
 });
 
-Deno.test("byteCount() takes powers of 1024 and refuses what is no size", () => {
-  const parse = byteCount("--memory-limit");
-  assert.deepEqual(["1000", "2K", "800M", "1.5G", "6GiB", "1tb"].map(parse), [
-    1000,
-    2048,
-    800 * 2 ** 20,
-    1.5 * 2 ** 30,
-    6 * 2 ** 30,
-    2 ** 40,
-  ]);
-  for (const text of ["", "0", "-1", "G", "6X", "1e3", "Infinity"]) assert.throws(() => parse(text), /--memory-limit/);
-});
-
-Deno.test("parameterCount() takes powers of 1000 and refuses what is no number of parameters", () => {
-  const parse = parameterCount("--target-params");
-  assert.deepEqual(["1000", "250K", "110M", "5.4B", "0.1b", " 1.2 T "].map(parse), [
-    1000,
-    250e3,
-    110e6,
-    5.4e9,
-    1e8,
-    1.2e12,
-  ]);
-  for (const text of ["", "0", "-1", "B", "5.4G", "5,4B", "1e9", "0.0001"]) {
-    assert.throws(() => parse(text), /--target-params .* such as 110M or 5\.4B/, text);
+Deno.test("flags of bytes, parameters, counts and lists take what their type has, and refuse the rest with the flag's path", () => {
+  const kinds = [
+    {
+      row: { type: "bytes" },
+      takes: {
+        "1000": 1000,
+        "2K": 2048,
+        "800M": 800 * 2 ** 20,
+        "1.5G": 1.5 * 2 ** 30,
+        "6GiB": 6 * 2 ** 30,
+        "1tb": 2 ** 40,
+      },
+      refused: ["", "0", "-1", "G", "6X", "1e3", "Infinity"],
+    },
+    {
+      row: { type: "parameters" },
+      takes: { "1000": 1000, "250K": 250e3, "110M": 110e6, "5.4B": 5.4e9, "0.1b": 1e8, " 1.2 T ": 1.2e12 },
+      refused: ["", "0", "-1", "B", "5.4G", "5,4B", "1e9", "0.0001"],
+    },
+    {
+      row: { type: "count", least: 1 },
+      takes: { "12": 12, "+3": 3 },
+      refused: ["", " ", "0", "1e3", "0x10", "1_000", "12.0", "99999999999"],
+    },
+    {
+      row: { type: "number", above: 0, below: 1 },
+      takes: { "0.3": 0.3, "1e-3": 1e-3 },
+      refused: ["", " ", "0", "1", "30%", "NaN", "x"],
+    },
+    {
+      row: { type: "words", words: ["kv", "ffn"] },
+      takes: { "ffn, kv": ["ffn", "kv"], "KV": ["kv"] },
+      refused: ["", ",", "kv,kv", "kv,hid"],
+    },
+    { row: { type: "names", words: ["schedule", "rates"] }, takes: { rates: ["rates"] }, refused: ["", "rates,x"] },
+    { row: { type: "list" }, takes: { "a, b": ["a", "b"] }, refused: ["", "a,"] },
+    { row: { type: "layers" }, takes: { "0,1, -1": [0, 1, -1] }, refused: ["", "0,", "1.5"] },
+    { row: { type: "word", words: ["f16", "f32"] }, takes: { F16: "f16" }, refused: ["", "f61"] },
+    { row: { type: "text" }, takes: { "a b": "a b" }, refused: ["", " "] },
+  ] as const;
+  for (const { row, takes, refused } of kinds) {
+    const parse = parserOf(row, { flag: "--flag", path: "a.path" }) as (text: string) => unknown;
+    for (const [text, value] of Object.entries(takes)) assert.deepEqual(parse(text), value, text);
+    for (const text of refused) refuses(() => parse(text), "usage", { option: "a.path", names: "--flag" });
   }
-});
-
-Deno.test("wholeNumber() and someOf() refuse what Number() and split() would let through", () => {
-  const whole = wholeNumber("--steps", { least: 1 });
-  assert.equal(whole("12"), 12);
-  for (const text of ["", " ", "1e3", "0x10", "1_000", "12.0", "99999999999"]) {
-    assert.throws(() => whole(text), /--steps/, text);
-  }
-  const some = someOf("--units", ["kv", "ffn"]);
-  assert.deepEqual(some("ffn, kv"), ["ffn", "kv"]);
-  for (const text of ["", ",", "kv,kv", "kv,hid"]) assert.throws(() => some(text), /--units/, text);
 });

@@ -9,7 +9,7 @@ import { linearCount, parameterCount } from "../../lib/spec/decoder.ts";
 import type { Layout } from "../../lib/units/layout.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, type RunSummary } from "../../mod.ts";
-import type { Method, Rates } from "../../lib/run/mod.ts";
+import type { MethodName, Rates } from "../../lib/run/mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const BASE = { rows: [], sparsity: 0.2, steps: 9 };
@@ -70,7 +70,7 @@ Deno.test("only options that were given reach the run, each at its path", () => 
 });
 
 Deno.test("a rate that the method has no use for is refused before the model is read", () => {
-  const run = (flags: TableFlags, method: Method): Rates =>
+  const run = (flags: TableFlags, method: MethodName): Rates =>
     resolveOptions({ ...pruneOptionsOf(flags), ...BASE, method }).rates;
   assert.equal(run({ postfinetuneRate: 2, clipNorm: 3 }, "flap").postfinetune, 2);
   assert.equal(run({ warmup: 0.5 }, "gradual").warmup, 0.5);

@@ -9,7 +9,7 @@ import { openData } from "../../lib/local/rows.ts";
 import { zlibCodecs } from "../../lib/files/platform.ts";
 import { parquetRows } from "../../lib/data/readers/parquet.ts";
 import { createSplitter, type Place, type ValueSink } from "../../lib/data/readers/split.ts";
-import { byFrame } from "../../lib/compat/zstd_frames.ts";
+import { byBlock } from "../../lib/compat/zstd_frames.ts";
 import { rejects } from "../refuses.ts";
 import { inFolder } from "../text/fixtures.ts";
 
@@ -201,7 +201,7 @@ Deno.test("pieces are cut where frames end, whatever size they come in", async (
     const pieces = (async function* (): AsyncGenerator<Uint8Array> {
       for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
     })();
-    return await Array.fromAsync(byFrame(pieces));
+    return await Array.fromAsync(byBlock(pieces));
   };
   for (const size of [1, 2, 3, 5, 64, 777, 2 ** 20]) {
     const pieces = await cutBy(whole, size);

@@ -1,7 +1,7 @@
 // Log-probabilities of prompts against a softmax of Model.logits in f64, over batches, paddings and numbers of likely tokens.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { tokenLogprobs } from "../../lib/eval/logprobs.ts";
+import { rejects } from "../refuses.ts";
 import { openGoldenModel, rowOf, someTokens } from "../run/helpers/reference.ts";
 import { sharedDevice } from "../device.ts";
 
@@ -65,15 +65,9 @@ Deno.test("tokenLogprobs() takes a whole context and refuses what it cannot read
       "input",
     ]] as const
   ) {
-    await assert.rejects(
-      tokenLogprobs(model, [[1], bad]),
-      (error) => error instanceof CompressoError && error.code === code,
-    );
+    await rejects(tokenLogprobs(model, [[1], bad]), code);
   }
-  await assert.rejects(
-    tokenLogprobs(model, [[1]], { top: model.spec.vocab + 1 }),
-    (error) => error instanceof CompressoError && error.code === "usage",
-  );
+  await rejects(tokenLogprobs(model, [[1]], { top: model.spec.vocab + 1 }), "usage", { value: 102 });
   const stop = new AbortController();
   stop.abort(new Error("enough"));
   await assert.rejects(tokenLogprobs(model, [[1]], { signal: stop.signal }), /enough/);

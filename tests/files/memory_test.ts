@@ -6,7 +6,7 @@ import { memoryFiles, memorySource } from "../../lib/files/memory.ts";
 import { type FileSystem, readBytes, streamBytes } from "../../lib/files/system.ts";
 import { openModel } from "../../lib/formats/open.ts";
 import { stageModel } from "../../lib/slice/export.ts";
-import { rejectsWith } from "../formats/files.ts";
+import { rejects } from "../refuses.ts";
 
 /** All files of a folder, by their paths in it. */
 async function contentOf(files: FileSystem, folder: string, inner = ""): Promise<Map<string, Uint8Array>> {
@@ -48,9 +48,9 @@ Deno.test("a file system refuses what is missing, a folder for a file, and a fol
     if (files === disk) await Deno.writeFile(`${at}/b`, bytes);
     assert.equal(await files.info(`${at}/c`), null);
     assert.equal(await files.text(`${at}/c`), null);
-    await assert.rejects(files.open(`${at}/c`), { message: /the path exists/ });
-    await assert.rejects(files.open(at), { message: /the path is a file/ });
-    await assert.rejects(files.stageFolder(at, async () => {}), { message: /the folder is new or empty/ });
+    await rejects(files.open(`${at}/c`), "input");
+    await rejects(files.open(at), "input");
+    await rejects(files.stageFolder(at, async () => {}), "input", { value: 1 });
     assert.equal(await files.remove(`${at}/b`), true);
     assert.equal(await files.remove(`${at}/b`), false);
   }
@@ -62,10 +62,10 @@ Deno.test("bytes of a source come in pieces, and none beyond its end", async () 
   const pieces: number[][] = [];
   for await (const piece of streamBytes(source, 2, { length: 7, pieceBytes: 3 })) pieces.push([...piece]);
   assert.deepEqual(pieces, [[2, 3, 4], [5, 6, 7], [8]]);
-  await assert.rejects(readBytes(source, 8, 3), { message: /has 11 bytes or more/ });
+  await rejects(readBytes(source, 8, 3), "input", { names: 11 });
 });
 
 Deno.test("a text in memory that is not UTF-8 is refused as on a disk", async () => {
   const files = memoryFiles([["a.json", new Uint8Array([0x7b, 0xff])]]);
-  await rejectsWith(files.text("a.json"), "input", /cannot read a\.json.*it is not UTF-8/s);
+  await rejects(files.text("a.json"), "input", { value: "UTF-8", names: "a.json" });
 });

@@ -7,7 +7,8 @@ import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
 import { type GgufItem } from "../../lib/formats/gguf/write.ts";
 import { writeGguf } from "../disk.ts";
 import { PROJECTIONS, tensorShapes, withBiases } from "../../lib/spec/decoder.ts";
-import { inTemporaryFolder, rejectsWith, sharedFile } from "./files.ts";
+import { type Refusal, rejects } from "../refuses.ts";
+import { inTemporaryFolder, sharedFile } from "./files.ts";
 import { randomNumbers, randomSource, SPEC } from "./models.ts";
 
 function item(name: string, shape: number[], type: GgufItem["type"] = "f32"): GgufItem {
@@ -75,7 +76,7 @@ Deno.test("openGguf() reads the spec of a llama, end of turn and −1 for no pad
     const source = await openGguf(`${folder}/a`);
     assert.deepEqual(source.spec, { ...SPEC, tied: true });
     assert.equal(source.storedDtype("model.norm.weight"), "f32");
-    await rejectsWith(source.read("lm_head.weight"), "input", /lm_head\.weight .*no such tensor/);
+    await rejects(source.read("lm_head.weight"), "input", { names: "lm_head.weight" });
   });
 });
 
@@ -138,108 +139,108 @@ for (const [name, keys, factors, expected] of ROPE) {
   });
 }
 
-const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, RegExp])[] = [
+const REFUSED: readonly (readonly [string, (model: ReturnType<typeof parts>) => void, Refusal])[] = [
   [
     "another architecture",
     ({ metadata }) => metadata.set("general.architecture", "mamba"),
-    /general\.architecture is .*llama, deci, .*openelm.*; got: mamba; fix: /,
+    { names: "general.architecture" },
   ],
   [
     "an architecture of experts",
     ({ metadata }) => metadata.set("general.architecture", "qwen3moe"),
-    /got: qwen3moe, a mixture of experts; fix: give a dense text model/,
+    { value: "qwen3moe" },
   ],
   [
     "a vision part",
     ({ metadata }) => metadata.set("general.architecture", "clip"),
-    /got: clip, the part of a multimodal model that reads images/,
+    { names: ["GGUF", "general.architecture"] },
   ],
-  ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), /got: undefined/],
+  ["no architecture", ({ metadata }) => metadata.delete("general.architecture"), { value: "undefined" }],
   [
     "more layers than tensors",
     ({ metadata }) => metadata.set("llama.block_count", 4_000_000_000),
-    /block_count: a layer has at least one of the file's 20 tensors; got: 4000000000/,
+    { value: 4000000000, names: 20 },
   ],
-  ["one part of several", ({ metadata }) => metadata.set("split.count", 3), /one part of several; fix: join/],
+  ["one part of several", ({ metadata }) => metadata.set("split.count", 3), { names: "GGUF" }],
   [
     "a later part, without the metadata of the first",
     ({ metadata }) => {
       metadata.clear();
       metadata.set("split.count", 3);
     },
-    /one part of several; fix: join/,
+    { names: "GGUF" },
   ],
   [
     "experts",
     ({ metadata }) => metadata.set("llama.expert_count", 8),
-    /dense: mixture-of-experts models are not supported; got: llama\.expert_count = 8; fix: /,
+    { value: ["llama.expert_count", 8] },
   ],
   [
     "no head count",
     ({ metadata }) => metadata.delete("llama.attention.head_count"),
-    /head_count is a number, or one for each of 2 layers; got: not given/,
+    { names: 2 },
   ],
   [
     "too many head counts",
     ({ metadata }) => metadata.set("llama.attention.head_count", Int32Array.of(4, 4, 4)),
-    /got: 3 numbers/,
+    { value: 3 },
   ],
   [
     "KV heads that do not divide",
     ({ metadata }) => metadata.set("llama.attention.head_count_kv", 3),
-    /KV heads divide the heads; got: layer 0: 4 heads, 3 KV/,
+    { value: ["KV", "layer 0", 4, 3] },
   ],
   [
     "linear attention",
     ({ metadata }) => metadata.set("llama.attention.head_count_kv", Int32Array.of(2, 0)),
-    /linear attention is not supported\); got: layer 1/,
+    { value: "layer 1" },
   ],
   [
     "a text for a number",
     ({ metadata }) => metadata.set("llama.context_length", "128"),
-    /llama\.context_length is a number; got: a string/,
+    { names: "llama.context_length" },
   ],
   [
     "a width of values unlike that of keys",
     ({ metadata }) => metadata.set("llama.attention.value_length", 8),
-    /value_length: it equals the head's width, 6; got: 8/,
+    { value: 8, names: 6 },
   ],
-  ["partial rotation", ({ metadata }) => metadata.set("llama.rope.dimension_count", 4), /dimension_count: it equals/],
+  ["partial rotation", ({ metadata }) => metadata.set("llama.rope.dimension_count", 4), { value: 4 }],
   [
     "half a window",
     ({ metadata }) => metadata.set("llama.attention.sliding_window", 64.5),
-    /sliding_window: a whole number from 0 on; got: 64\.5/,
+    { value: 64.5, names: 0 },
   ],
   [
     "another scaling",
     ({ metadata }) => metadata.set("llama.rope.scaling.type", "yarn"),
-    /scaling\.type is none, linear or longrope.*got: yarn/,
+    { value: "yarn" },
   ],
   [
     "a token id outside the vocabulary",
     ({ metadata }) => metadata.set("tokenizer.ggml.eos_token_id", 37),
-    /eos_token_id: a token id below 37; got: 37/,
+    { value: 37 },
   ],
-  ["a missing tensor", ({ tensors }) => tensors.splice(3, 1), /holds the tensor blk\.0\.attn_q\.weight, \[24, 20\]/],
+  ["a missing tensor", ({ tensors }) => tensors.splice(3, 1), { names: ["blk.0.attn_q.weight", "[24, 20]"] }],
   [
     "a wrong shape",
     ({ metadata }) => metadata.set("llama.feed_forward_length", 32),
-    /blk\.0\.ffn_gate\.weight has the shape \[32, 20\].*got: \[33, 20\]/,
+    { value: "[33, 20]", names: ["blk.0.ffn_gate.weight", "[32, 20]"] },
   ],
   [
     "a bias that one layer has and another has not",
     ({ tensors }) => tensors.push(item("blk.0.attn_q.bias", [24])),
-    /holds the tensor blk\.1\.attn_q\.bias, \[24\]; got: no such tensor/,
+    { names: ["blk.1.attn_q.bias", "[24]"] },
   ],
   [
     "a bias of no projection",
     ({ tensors }) => tensors.push(item("blk.0.attn_norm.bias", [20])),
-    /no tensor but those.*got: blk\.0\.attn_norm\.bias/,
+    { value: "blk.0.attn_norm.bias" },
   ],
   [
     "too few RoPE divisors",
     ({ tensors }) => tensors.push(item("rope_freqs.weight", [2])),
-    /rope_freqs\.weight has 3 numbers above 0/,
+    { names: ["rope_freqs.weight", 3, 0] },
   ],
 ];
 
@@ -249,7 +250,7 @@ for (const [name, change, message] of REFUSED) {
       const model = parts();
       change(model);
       await writeGguf(`${folder}/a`, model);
-      await rejectsWith(openGguf(`${folder}/a`), "input", message);
+      await rejects(openGguf(`${folder}/a`), "input", message);
     });
   });
 }

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { openGgufFile } from "../disk.ts";
 import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
 import { type GgufItem } from "../../lib/formats/gguf/write.ts";
+import { type Refusal, rejects } from "../refuses.ts";
 import { writeGguf } from "../disk.ts";
-import { inTemporaryFolder, rejectsWith } from "./files.ts";
+import { inTemporaryFolder } from "./files.ts";
 import { randomNumbers } from "./models.ts";
 
 function item(name: string, shape: number[], type: GgufItem["type"] = "f32"): GgufItem {
@@ -80,7 +81,7 @@ Deno.test("writeGguf() and openGgufFile() keep metadata of every type and tensor
     // A step of Q8_0 is at most 1/127 here: values within ±1 come back within half of it, and the scale's f16 rounding.
     assert.ok(random(192).every((value, i) => Math.abs(value - Number(quantised[i])) < 0.0045));
     assert.deepEqual(await file.readTensor("c", { start: 1, count: 2 }), quantised.slice(64));
-    await rejectsWith(file.readTensor("z"), "input", /holds the tensor z; got: no such tensor/);
+    await rejects(file.readTensor("z"), "input", { names: ["GGUF", "a.gguf"] });
   });
 });
 
@@ -110,21 +111,20 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
   await inTemporaryFolder(async (folder) => {
     const write = (tensors: GgufItem[], metadata = new Map<string, GgufValue | GgufTyped>()): Promise<void> =>
       writeGguf(`${folder}/a`, { metadata, tensors });
-    const refuse = async (value: GgufValue | GgufTyped, message: RegExp): Promise<void> =>
-      await rejectsWith(writeGguf(`${folder}/a`, { metadata: one(value), tensors: [] }), "usage", message);
-    await refuse({ type: "u8", value: 256 }, /cannot write key .*number of type u8; got: 256/);
-    await refuse({ type: "i32", value: 1.5 }, /type i32; got: 1\.5/);
-    await refuse({ type: "u64", value: -1n }, /type u64; got: -1/);
-    await refuse({ type: "string", value: 1 }, /a string/);
-    await refuse(NaN, /type f32; got: NaN/);
-    await rejectsWith(write([item("a", [2]), item("a", [3])]), "usage", /each tensor comes once/);
-    await rejectsWith(write([item("a", [2, 33], "q8_0")]), "usage", /multiple of 32 for q8_0; got: \[2, 33\]/);
-    await rejectsWith(write([item("a", [0, 32])]), "usage", /sizes above 0/);
-    await rejectsWith(
-      write([{ ...item("a", [2]), data: () => new Float32Array(3) }]),
-      "mismatch",
-      /2 values for \[2\]; got: 3/,
-    );
+    const refuse = async (value: GgufValue | GgufTyped, message: Refusal): Promise<void> =>
+      await rejects(writeGguf(`${folder}/a`, { metadata: one(value), tensors: [] }), "usage", message);
+    await refuse({ type: "u8", value: 256 }, { value: 256, names: "u8" });
+    await refuse({ type: "i32", value: 1.5 }, { value: 1.5, names: "i32" });
+    await refuse({ type: "u64", value: -1n }, { value: -1, names: "u64" });
+    await refuse({ type: "string", value: 1 }, { value: "number" });
+    await refuse(NaN, { value: "NaN", names: "f32" });
+    await rejects(write([item("a", [2]), item("a", [3])]), "usage", { names: "GGUF" });
+    await rejects(write([item("a", [2, 33], "q8_0")]), "usage", { value: "[2, 33]", names: [32, "q8_0"] });
+    await rejects(write([item("a", [0, 32])]), "usage", { value: 0 });
+    await rejects(write([{ ...item("a", [2]), data: () => new Float32Array(3) }]), "mismatch", {
+      value: 3,
+      names: "[2]",
+    });
     const bad = (values: number[], type: GgufItem["type"]): Promise<void> =>
       write([{
         name: "a",
@@ -132,27 +132,19 @@ Deno.test("writeGguf() refuses what it cannot write, and leaves no file", async 
         shape: [32],
         data: () => Float32Array.of(...values, ...new Float32Array(32 - values.length)),
       }]);
-    await rejectsWith(
-      bad([0, NaN], "f32"),
-      "numeric",
-      /cannot write a as f32; expected: values are finite; got: NaN at 1/,
-    );
-    await rejectsWith(bad([7e4], "f16"), "numeric", /within ±65520; got: 70000 at 0; fix: write bf16/);
-    await rejectsWith(bad([0, 0, -9e6], "q8_0"), "numeric", /-9000000 at 2/);
-    await rejectsWith(bad([6e5], "q4_0"), "numeric", /600000 at 0/);
+    await rejects(bad([0, NaN], "f32"), "numeric", { value: ["NaN", 1], names: "f32" });
+    await rejects(bad([7e4], "f16"), "numeric", { value: 70000, names: "±65520" });
+    await rejects(bad([0, 0, -9e6], "q8_0"), "numeric", { value: [-9000000, 2] });
+    await rejects(bad([6e5], "q4_0"), "numeric", { value: 600000 });
     await bad([6e5], "q8_0");
     await bad([3e38], "bf16");
-    await rejectsWith(
-      bad([3.4e38], "bf16"),
-      "numeric",
-      /within ±3\.396\d*e\+38; got: 3\.3999\d*e\+38 at 0; fix: write f32$/,
-    );
+    await rejects(bad([3.4e38], "bf16"), "numeric", { value: [38, 0] });
     assert.deepEqual((await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name), ["a"]);
   });
 });
 
 /** Writes a file of one key and two tensors, and lets `change` edit its bytes; offsets below are those of this file. */
-async function damaged(change: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, message: RegExp): Promise<void> {
+async function damaged(change: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, message: Refusal): Promise<void> {
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/a`;
     await writeGguf(path, {
@@ -162,7 +154,7 @@ async function damaged(change: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, m
     const bytes = await Deno.readFile(path);
     await openGgufFile(path);
     await Deno.writeFile(path, change(bytes));
-    await rejectsWith(openGgufFile(path), "input", message);
+    await rejects(openGgufFile(path), "input", message);
   });
 }
 
@@ -179,36 +171,36 @@ const set = (at: number, ...values: number[]) => (bytes: Uint8Array<ArrayBuffer>
   return bytes;
 };
 
-const BROKEN: readonly (readonly [string, (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, RegExp])[] = [
-  ["an empty file", () => new Uint8Array(0), /starts with GGUF; got: an empty file/],
+const BROKEN: readonly (readonly [string, (bytes: Uint8Array<ArrayBuffer>) => Uint8Array, Refusal])[] = [
+  ["an empty file", () => new Uint8Array(0), { names: "GGUF" }],
   [
     "a Git LFS pointer",
     () => new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\n"),
-    /Git LFS pointer.*git lfs pull/,
+    { value: "LFS" },
   ],
-  ["a GGML file", () => new TextEncoder().encode("tjgg\x03\0\0\0"), /GGML file from before GGUF/],
-  ["version 1", set(4, 1), /version is 2 or 3, little-endian; got: version 1/],
-  ["a big-endian file", set(4, 0, 0, 0, 3), /got: a big-endian file/],
-  ["a file cut off in the header", (bytes) => bytes.subarray(0, 60), /truncated/],
+  ["a GGML file", () => new TextEncoder().encode("tjgg\x03\0\0\0"), { value: ["GGML", "GGUF"] }],
+  ["version 1", set(4, 1), { value: "version 1", names: [2, 3] }],
+  ["a big-endian file", set(4, 0, 0, 0, 3), { names: ["GGUF", 2] }],
+  ["a file cut off in the header", (bytes) => bytes.subarray(0, 60), { value: 44 }],
   [
     "a file cut off in the data",
     (bytes) => bytes.subarray(0, bytes.length - 1),
-    /the file has \d+ bytes or more; got: \d+ bytes; fix: the file is truncated/,
+    { value: 255 },
   ],
-  ["a huge count of tensors", set(15, 0x40), /tensors \(\d+\) of at least 24 bytes each fit/],
-  ["a huge count of keys", set(23, 0x40), /metadata values \(\d+\) of at least/],
-  ["a huge string", set(KEY + 7, 0x7f), /characters of a metadata key \(\d+\)/],
-  ["an unknown value type", set(TYPE, 99), /key has a value type from 0 to 12; got: 99/],
-  ["a string that is no UTF-8", set(TYPE + 12, 0xff), /strings are UTF-8; got: key is not/],
-  ["five dimensions", set(AB + 10, 5), /tensor "ab" has 1 to 4 dimensions; got: 5/],
-  ["an unknown tensor type", set(AB_TYPE, 77), /"ab" has a type of f32.*got: type 77/],
-  ["a tensor type that is not read", set(AB_TYPE, 20), /got: iq4_nl; fix: give the model in another quantisation/],
-  ["rows that are no whole blocks", set(AB_SIZES, 31), /"ab", q8_0, has rows of a multiple of 32 values; got: 31/],
-  ["a tensor of absurd size", set(AB_SIZES + 7, 0x10), /a size and an offset that a file can have/],
-  ["an offset that is not aligned", set(CD_OFFSET, 97), /start at multiples of 32; got: cd at 97/],
-  ["tensors that overlap", set(CD_OFFSET, 64), /do not overlap; got: cd and ab do/],
-  ["an offset outside the file", set(CD_OFFSET + 1, 0x40), /the file is truncated/],
-  ["a tensor that comes twice", set(CD + 8, 0x61, 0x62), /each tensor comes once; got: ab/],
+  ["a huge count of tensors", set(15, 0x40), { names: 24 }],
+  ["a huge count of keys", set(23, 0x40), { value: 232 }],
+  ["a huge string", set(KEY + 7, 0x7f), { value: 224 }],
+  ["an unknown value type", set(TYPE, 99), { value: 99, names: [0, 12] }],
+  ["a string that is no UTF-8", set(TYPE + 12, 0xff), { names: "UTF-8" }],
+  ["five dimensions", set(AB + 10, 5), { value: 5, names: ['"ab"', 1, 4] }],
+  ["an unknown tensor type", set(AB_TYPE, 77), { value: 77, names: ['"ab"', "f32"] }],
+  ["a tensor type that is not read", set(AB_TYPE, 20), { value: "iq4_nl" }],
+  ["rows that are no whole blocks", set(AB_SIZES, 31), { value: 31, names: ['"ab"', "q8_0", 32] }],
+  ["a tensor of absurd size", set(AB_SIZES + 7, 0x10), { value: "1152921504606847008" }],
+  ["an offset that is not aligned", set(CD_OFFSET, 97), { value: 97, names: 32 }],
+  ["tensors that overlap", set(CD_OFFSET, 64), { names: "GGUF" }],
+  ["an offset outside the file", set(CD_OFFSET + 1, 0x40), { value: 256 }],
+  ["a tensor that comes twice", set(CD + 8, 0x61, 0x62), { value: "ab" }],
 ];
 
 for (const [name, change, message] of BROKEN) {
@@ -229,11 +221,7 @@ Deno.test("an array of more items than any vocabulary has is refused by its coun
     view.setUint32(at + 4, 7, true); // of booleans
     view.setBigUint64(at + 8, BigInt(count), true);
     await Deno.writeFile(path, bytes);
-    await rejectsWith(
-      openGgufFile(path),
-      "input",
-      /arrays have at most 16777216 items; got: general\.flags has 16777217/,
-    );
+    await rejects(openGgufFile(path), "input", { value: ["general.flags", 16777217], names: 16777216 });
   });
 });
 
@@ -246,7 +234,7 @@ Deno.test("more tensors or metadata values than any model has are refused by the
       view.setBigUint64(8, BigInt(tensors), true);
       view.setBigUint64(16, BigInt(values), true);
       await Deno.writeFile(`${folder}/a.gguf`, bytes);
-      await rejectsWith(openGgufFile(`${folder}/a.gguf`), "input", /at most 262144 tensors and 65536 metadata values/);
+      await rejects(openGgufFile(`${folder}/a.gguf`), "input", { names: [262144, 65536] });
     }
   });
 });

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { type DecoderSpec, EMBEDDING, HEAD, tensorShapes, withWindow } from "../../lib/spec/decoder.ts";
 import { keptGeneration } from "../../lib/formats/hf/model.ts";
+import { type Refusal, rejects } from "../refuses.ts";
 import { openHfFolder } from "../disk.ts";
 import { writeSafetensors, writeShardedSafetensors } from "../disk.ts";
-import { rejects } from "../refuses.ts";
 import { inTemporaryFolder, rejectsWith } from "./files.ts";
 import { assertSameWeights, randomSource, SPEC } from "./models.ts";
 
@@ -57,16 +57,12 @@ Deno.test("openHfFolder() reads a llama config and its weights, from one file an
       assert.equal(source.storedDtype(HEAD), "f32");
       assert.equal(source.config["rope_theta"], 12345);
       await assertSameWeights(source, randomSource(SPEC));
-      await rejectsWith(source.read("model.nothing"), "input", /model\.nothing .*no such tensor/);
+      await rejects(source.read("model.nothing"), "input", { names: "model.nothing" });
       if (maxShardBytes > 9000) return;
-      const shard = "model-00002-of-\\d+\\.safetensors";
       for await (const { name } of Deno.readDir(folder)) {
         if (name.includes("-00002-of")) await Deno.remove(`${folder}/${name}`);
       }
-      const missing = new RegExp(
-        `it holds ${shard}, as .*index.json says; got: no such file; fix: fetch`,
-      );
-      await rejectsWith(openHfFolder(folder), "input", missing);
+      await rejects(openHfFolder(folder), "input", { names: ["model-00002-of-", "model.safetensors.index.json"] });
     });
   }
 });
@@ -139,16 +135,12 @@ Deno.test("openHfFolder() reads a compact folder whose layers differ, with absen
     const bad = structuredClone(config);
     bad.layer_counts[2] = { num_attention_heads: 3, num_key_value_heads: 2, intermediate_size: 1 };
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(bad));
-    await rejectsWith(openHfFolder(folder), "input", /divides num_attention_heads.*layer 2: 2, 3/);
+    await rejects(openHfFolder(folder), "input", { value: ["num_attention_heads", 3], names: "layer 2" });
     const short = { ...config, num_hidden_layers: 4 };
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(short));
-    await rejectsWith(
-      openHfFolder(folder),
-      "input",
-      /num_hidden_layers: it is the length of layer_counts = 3; got: num_hidden_layers = 4/,
-    );
+    await rejects(openHfFolder(folder), "input", { value: ["num_hidden_layers", 4], names: ["layer_counts", 3] });
     await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...config, model_type: "llama" }));
-    await rejects(openHfFolder(folder), "input", { names: "layer_counts" });
+    await rejects(openHfFolder(folder), "input", { names: ["model_type", '"compresso"'] });
   });
 });
 
@@ -288,107 +280,132 @@ Deno.test("openHfFolder() reads biases, norms of heads, and the defaults of qwen
   }
 });
 
-/** Changes of the configuration, and what the error holds: by default the last key of the change. */
-const REFUSED: readonly (readonly [Readonly<Record<string, unknown>>, ...(string | number)[]])[] = [
-  [{ bos_token_id: 2, model_type: "gemma4" }, "model_type", "gemma4"],
-  // What some family has, such as soft caps, is not said.
+const REFUSED: readonly (readonly [Record<string, unknown>, Refusal])[] = [
   [
-    { hidden_act: "quick_gelu", final_logit_softcapping: 30, logit_scale: 0.5, alibi: false, model_type: "granite4" },
-    "hidden_act",
-    "quick_gelu",
-    "logit_scale",
+    { model_type: "gemma4", bos_token_id: 2 },
+    { value: ["model_type", '"gemma4"'] },
   ],
-  [{ model_type: 7 }, 7],
-  [{ model_type: "qwen3_moe", num_experts: 128 }, "qwen3_moe", 128],
-  [{ model_type: "mixtral", num_local_experts: 8 }, "mixtral", 8],
-  [{ model_type: "llava", text_config: { model_type: "llama" } }, "llava", "llama"],
-  [{ text_config: { model_type: "mixtral", num_local_experts: 8 }, model_type: "mistral3" }, "mistral3", "mixtral"],
-  [{ vocab_size: undefined }],
-  [{ hidden_size: "20" }],
-  [{ num_hidden_layers: 4e9 }, 1024],
-  [{ vocab_size: 2 ** 53 - 1 }, 16777216],
-  [{ intermediate_size: 1e9 }, 1048576],
-  [{ num_attention_heads: 2 ** 31 }, 1048576],
-  [{ intermediate_size: 2 ** 20, num_hidden_layers: 1000 }, 8388608],
-  [{ num_hidden_layers: 0 }],
-  [{ intermediate_size: null }],
-  [{ head_dim: 7 }, 7],
-  [{ head_dim: null, num_attention_heads: 3 }, 20, 3],
-  [{ num_key_value_heads: 3 }, 4, 3],
-  [{ hidden_act: "tanh" }, "tanh"],
-  [{ hidden_act: "gelu" }, "gelu", "silu"],
-  [{ hidden_act: "relu" }],
-  [{ hidden_act: "gelu_pytorch_tanh" }],
-  [{ norm: "layer" }],
-  [{ attention_bias: 1 }],
-  [{ model_type: "mistral", sliding_window: null, attention_bias: true }, "mistral"],
-  [{ model_type: "qwen3", mlp_bias: true }, "qwen3"],
-  [{ model_type: "qwen2", qk_norm: "head" }],
-  [{ model_type: "qwen2", mlp_bias: true }],
-  [{ model_type: "qwen2", sliding_window: 64, layer_types: ["full_attention", "sliding_attention"] }],
-  [{ quantization_config: { quant_method: "gptq" } }],
-  [{ model_type: "mistral", sliding_window: 0 }],
-  [{ model_type: "mistral", layer_types: ["sliding_attention"] }, 2],
-  [{ model_type: "ministral", sliding_window: null, layer_types: ["full_attention", "sliding_attention"] }],
-  [{ layer_types: ["full_attention", "sliding_attention"] }],
-  [{ layer_types: ["full_attention", "chunked_attention"] }, "chunked_attention"],
-  [{ layer_windows: [8, null] }],
-  [{ eos_token_id: 37 }, 36],
-  [{ eos_token_id: "2" }],
-  [{ bos_token_id: 99 }],
-  [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, "yarn"],
-  [{ rope_scaling: { type: "dynamic", factor: 4 } }, "dynamic"],
-  [{ rope_scaling: { type: "linear" } }, "rope_scaling.factor"],
-  [{ rope_scaling: { type: "linear", factor: 0 } }, "rope_scaling.factor"],
-  [{ rope_scaling: { ...LLAMA3, high_freq_factor: 1 } }, "rope_scaling.high_freq_factor"],
-  [{ rope_parameters: { full_attention: { rope_type: "default" } } }, "rope_parameters.full_attention"],
-  [{ partial_rotary_factor: 0.5 }],
+  [
+    // What some family has, such as soft caps, is not said.
+    { model_type: "granite4", hidden_act: "quick_gelu", final_logit_softcapping: 30, logit_scale: 0.5, alibi: false },
+    { value: ['"granite4"', "hidden_act", '"quick_gelu"', "logit_scale"] },
+  ],
+  [{ model_type: 7 }, { value: ["model_type", 7] }],
+  [
+    { model_type: "qwen3_moe", num_experts: 128 },
+    { value: ["model_type", '"qwen3_moe"', "num_experts", 128] },
+  ],
+  [{ model_type: "mixtral", num_local_experts: 8 }, { value: ["model_type", '"mixtral"'] }],
+  [
+    { model_type: "llava", text_config: { model_type: "llama" } },
+    { value: ["model_type", '"llava"', "text_config", '"llama"'], names: ["gemma3", "mistral3"] },
+  ],
+  [
+    { model_type: "mistral3", text_config: { model_type: "mixtral", num_local_experts: 8 } },
+    { value: ["model_type", '"mistral3"', "text_config", '"mixtral"'] },
+  ],
+  [{ vocab_size: undefined }, { value: "vocab_size" }],
+  [{ hidden_size: "20" }, { value: ["hidden_size", '"20"'] }],
+  [{ num_hidden_layers: 4e9 }, { value: ["num_hidden_layers", 4000000000], names: 1024 }],
+  [{ vocab_size: 2 ** 53 - 1 }, { value: "vocab_size", names: 16777216 }],
+  [{ intermediate_size: 1e9 }, { value: "intermediate_size", names: 1048576 }],
+  [{ num_attention_heads: 2 ** 31 }, { value: "num_attention_heads", names: 1048576 }],
+  [{ intermediate_size: 2 ** 20, num_hidden_layers: 1000 }, { names: [8388608, "FFN"] }],
+  [{ num_hidden_layers: 0 }, { value: ["num_hidden_layers", 0] }],
+  [{ intermediate_size: null }, { value: "intermediate_size" }],
+  [{ head_dim: 7 }, { value: ["head_dim", 7] }],
+  [
+    { head_dim: null, num_attention_heads: 3 },
+    { value: ["num_attention_heads", 3], names: ["hidden_size", 20] },
+  ],
+  [{ num_key_value_heads: 3 }, { value: ["num_key_value_heads", 3], names: ["num_attention_heads", 4] }],
+  [{ hidden_act: "tanh" }, { value: ["hidden_act", '"tanh"'], names: '"silu"' }],
+  [{ hidden_act: "gelu" }, { value: ["hidden_act", '"gelu"'] }],
+  [{ hidden_act: "relu" }, { value: ["hidden_act", '"relu"'] }],
+  [{ hidden_act: "gelu_pytorch_tanh" }, { value: "hidden_act" }],
+  [{ norm: "layer" }, { names: ["model_type", '"compresso"'] }],
+  [{ attention_bias: 1 }, { value: ["attention_bias", 1] }],
+  [{ attention_bias: true }, { names: ["model.layers.0.self_attn.q_proj.bias", "[24]"] }],
+  [{ mlp_bias: true }, { names: ["model.layers.0.mlp.gate_proj.bias", "[33]"] }],
+  [
+    { model_type: "mistral", sliding_window: null, attention_bias: true },
+    { value: "attention_bias" },
+  ],
+  [{ model_type: "qwen3", mlp_bias: true }, { value: "mlp_bias", names: "qwen3" }],
+  [{ model_type: "qwen3" }, { names: ["model.layers.0.self_attn.q_norm.weight", "[6]"] }],
+  [{ model_type: "qwen2", qk_norm: "head" }, { value: "qk_norm", names: ["model_type", '"compresso"'] }],
+  [{ model_type: "qwen2", mlp_bias: true }, { value: "mlp_bias", names: "qwen2" }],
+  [
+    { model_type: "qwen2", sliding_window: 64, layer_types: ["full_attention", "sliding_attention"] },
+    { value: ["layer_types", "sliding_attention"], names: "use_sliding_window" },
+  ],
+  [{ quantization_config: { quant_method: "gptq" } }, { value: "quantization_config" }],
+  [{ model_type: "mistral", sliding_window: 0 }, { value: ["sliding_window", 0] }],
+  [{ model_type: "mistral", layer_types: ["sliding_attention"] }, { value: "layer_types", names: 2 }],
+  [
+    { model_type: "ministral", sliding_window: null, layer_types: ["full_attention", "sliding_attention"] },
+    { value: ["layer_types", "sliding_attention"], names: "sliding_window" },
+  ],
+  [{ layer_types: ["full_attention", "sliding_attention"] }, { value: ["layer_types", "full_attention"] }],
+  [{ layer_types: ["full_attention", "chunked_attention"] }, { value: "layer_types.1" }],
+  [{ layer_windows: [8, null] }, { value: "layer_windows", names: ["model_type", '"compresso"'] }],
+  [{ eos_token_id: 37 }, { value: ["eos_token_id", 37], names: [0, "vocab_size", 1] }],
+  [{ eos_token_id: "2" }, { value: "eos_token_id" }],
+  [{ bos_token_id: 99 }, { value: "bos_token_id" }],
+  [
+    { rope_scaling: { rope_type: "yarn", factor: 4 } },
+    { value: ["rope_scaling.rope_type", '"yarn"'], names: "llama3" },
+  ],
+  [{ rope_scaling: { type: "dynamic", factor: 4 } }, { value: ["rope_scaling.type", '"dynamic"'] }],
+  [
+    { rope_scaling: { type: "linear" } },
+    { value: "rope_scaling.factor", names: "RoPE" },
+  ],
+  [{ rope_scaling: { type: "linear", factor: 0 } }, { value: ["rope_scaling.factor", 0] }],
+  [{ rope_scaling: { ...LLAMA3, high_freq_factor: 1 } }, {
+    value: ["rope_scaling.high_freq_factor", 1],
+    names: "low_freq_factor",
+  }],
+  [
+    { rope_parameters: { full_attention: { rope_type: "default" } } },
+    { value: "rope_parameters.full_attention", names: "RoPE" },
+  ],
+  [
+    { partial_rotary_factor: 0.5 },
+    { value: ["partial_rotary_factor", 0.5] },
+  ],
 ];
 
-for (const [change, ...data] of REFUSED) {
+for (const [change, message] of REFUSED) {
   Deno.test(`openHfFolder() refuses ${JSON.stringify(change)}`, async () => {
     await inTemporaryFolder(async (folder) => {
       await writeFolder(folder, { ...CONFIG, ...change });
-      await rejects(openHfFolder(folder), "input", { names: data.length > 0 ? data : Object.keys(change).slice(-1) });
+      await rejects(openHfFolder(folder), "input", message);
     });
   });
 }
 
-Deno.test("openHfFolder() names a tensor that the configuration implies and the files lack", async () => {
-  const cases = [
-    [{ attention_bias: true }, "model.layers.0.self_attn.q_proj.bias", "[24]"],
-    [{ mlp_bias: true }, "model.layers.0.mlp.gate_proj.bias", "[33]"],
-    [{ model_type: "qwen3" }, "model.layers.0.self_attn.q_norm.weight", "[6]"],
-  ] as const;
-  await inTemporaryFolder(async (folder) => {
-    for (const [change, ...names] of cases) {
-      await writeFolder(folder, { ...CONFIG, ...change });
-      await rejects(openHfFolder(folder), "input", { names });
-    }
-  });
-});
-
 Deno.test("openHfFolder() names a tensor that is missing, has a wrong shape or is not announced", async () => {
-  const cases: readonly (readonly [(shapes: Map<string, number[]>) => void, RegExp])[] = [
+  const cases: readonly (readonly [(shapes: Map<string, number[]>) => void, Refusal])[] = [
     [
       (shapes) => shapes.delete("model.layers.1.mlp.up_proj.weight"),
-      /holds the tensor model\.layers\.1\.mlp\.up_proj\.weight, \[33, 20\]/,
+      { names: ["model.layers.1.mlp.up_proj.weight", "[33, 20]"] },
     ],
-    [(shapes) => shapes.delete(HEAD), /lm_head\.weight.*fix: .*tie_word_embeddings to true/],
+    [(shapes) => shapes.delete(HEAD), { names: "lm_head.weight" }],
     [
       (shapes) => shapes.set("model.layers.0.self_attn.k_proj.weight", [6, 20]),
-      /k_proj\.weight has the shape \[12, 20\].*got: \[6, 20\]/,
+      { value: "[6, 20]", names: "[12, 20]" },
     ],
     [
       (shapes) => shapes.set("model.layers.0.self_attn.q_proj.bias", [24]),
-      /q_proj\.bias; fix: attention_bias and mlp_bias/,
+      { value: "model.layers.0.self_attn.q_proj.bias" },
     ],
-    [(shapes) => shapes.set("model.layers.2.mlp.up_proj.weight", [33, 20]), /no tensor but those.*model\.layers\.2/],
+    [(shapes) => shapes.set("model.layers.2.mlp.up_proj.weight", [33, 20]), { value: "model.layers.2" }],
   ];
   for (const [shapes, message] of cases) {
     await inTemporaryFolder(async (folder) => {
       await writeFolder(folder, CONFIG, { shapes });
-      await rejectsWith(openHfFolder(folder), "input", message);
+      await rejects(openHfFolder(folder), "input", message);
     });
   }
 });
@@ -414,7 +431,7 @@ Deno.test("openHfFolder() refuses integer weights", async () => {
       data: () => new Int8Array(shape.reduce((a, b) => a * b, 1)),
     }));
     await writeSafetensors(`${folder}/model.safetensors`, items);
-    await rejectsWith(openHfFolder(folder), "input", /model\.embed_tokens\.weight is F32, F16 or BF16; got: I8/);
+    await rejects(openHfFolder(folder), "input", { value: "I8", names: ["model.embed_tokens.weight", "F32", "BF16"] });
   });
 });
 
@@ -426,20 +443,16 @@ Deno.test("openHfFolder() refuses a broken config and a broken index", async () 
     const put = (change: Record<string, unknown>): Promise<void> =>
       Deno.writeTextFile(index, JSON.stringify({ weight_map: { ...map, ...change } }));
     await put({ [HEAD]: "../elsewhere.safetensors" });
-    await rejectsWith(openHfFolder(folder), "input", /beside it for lm_head\.weight; got: "\.\.\/elsewhere/);
+    await rejects(openHfFolder(folder), "input", { names: "lm_head.weight" });
     await put({ other: map[HEAD] });
-    await rejectsWith(openHfFolder(folder), "input", /holds other, as weight_map says/);
+    await rejects(openHfFolder(folder), "input", { names: "weight_map" });
     await put({ [HEAD]: "gone.safetensors" });
-    await rejectsWith(
-      openHfFolder(folder),
-      "input",
-      /it holds gone\.safetensors, as .*index\.json says; got: no such file/,
-    );
+    await rejects(openHfFolder(folder), "input", { names: "gone.safetensors" });
     await Deno.writeTextFile(index, "[1]");
-    await rejectsWith(openHfFolder(folder), "input", /JSON object; got: \[1\]/);
+    await rejects(openHfFolder(folder), "input", { value: "[1]", names: "JSON" });
     await Deno.writeTextFile(`${folder}/config.json`, "{");
-    await rejectsWith(openHfFolder(folder), "input", /config\.json; expected: it is JSON/);
+    await rejects(openHfFolder(folder), "input", { value: "JSON", names: "config.json" });
     await Deno.remove(`${folder}/config.json`);
-    await rejectsWith(openHfFolder(folder), "input", /config\.json; expected: the path exists/);
+    await rejects(openHfFolder(folder), "input", { names: "config.json" });
   });
 });

@@ -1,6 +1,5 @@
 // Conversations: turns in the model's layout, what is kept after a stop, what is dropped where the context is full, and what is refused.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
 import type { ChatMessage } from "../../lib/text/chat_template.ts";
 import { encodeChatPrompt } from "../../lib/data/prompts/chat.ts";
 import { endToken } from "../../lib/data/prompts/encode.ts";
@@ -10,9 +9,10 @@ import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../
 import { generate } from "../../lib/generate/generate.ts";
 import { streamText } from "../../lib/generate/text.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { randomSource } from "../slice/helpers.ts";
 import { SPEC } from "../formats/models.ts";
-import { failure, type FixtureName, tokenizerOf, withConfig } from "../text/fixtures.ts";
+import { type FixtureName, tokenizerOf, withConfig } from "../text/fixtures.ts";
 import { openDemo } from "../run/helpers/reference.ts";
 import { sharedDevice } from "../device.ts";
 
@@ -113,7 +113,7 @@ Deno.test("where the context is full the oldest turns go, and a question that al
   }
   assert.ok(dropped > 0 && dropped % 2 === 0, `${dropped} dropped`);
   const held = chat.messages, long = "the winter garden ".repeat(80);
-  await assert.rejects(ask(chat, long), failure("input", /context of 120 tokens.*shorten the prompt/));
+  await rejects(ask(chat, long), "input", { names: 120 });
   assert.equal(chat.messages, held);
   // Without room for the answer: what there is of it is said.
   using cut = createChat(await openShort(model), { maxTokens: 40 });
@@ -160,10 +160,7 @@ Deno.test("a chat that begins anew under an answer forgets that one too, and a s
   using chat = createChat(model, { maxTokens: 100 });
   const answer = chat.ask("Where?");
   assert.equal((await answer.next()).done, false);
-  await assert.rejects(chat.ask("And?").next(), (error) => {
-    assert.ok(error instanceof CompressoError && error.code === "usage");
-    return /one text at a time.*one is under way/s.test(error.message);
-  });
+  await rejects(chat.ask("And?").next(), "usage", { names: "return()" });
   assert.equal((await answer.next()).done, false);
   chat.reset();
   for await (const _ of answer) break;
@@ -176,11 +173,14 @@ Deno.test("a chat that begins anew under an answer forgets that one too, and a s
 Deno.test("a model without tokenizer, or without template and style, is refused unless a style is chosen", async () => {
   const device = await sharedDevice();
   using mute = await openTalker(null, { device });
-  assert.throws(() => createChat(mute, { maxTokens: 4 }), failure("input", /tokenizer/));
+  refuses(() => createChat(mute, { maxTokens: 4 }), "input", { names: "tokenizer.json" });
   const tokenizer = withConfig(await tokenizerOf("byte_level"), {}, null);
   using base = await openTalker(tokenizer, { device });
-  assert.throws(() => createChat(base, { maxTokens: 4 }), failure("input", /chat template.*alpaca/));
+  refuses(() => createChat(base, { maxTokens: 4 }), "input", { names: ["tokenizer_config.json", "compresso_style"] });
   using chat = createChat(base, { maxTokens: 4, style: "plain" });
   assert.equal((await ask(chat, "Where?")).tokens.length, 4);
-  assert.throws(() => createChat(base, { maxTokens: 4, style: "plain", stop: [""] }), failure("usage", /stop/));
+  refuses(() => createChat(base, { maxTokens: 4, style: "plain", stop: [""] }), "usage", {
+    option: "stop",
+    value: '""',
+  });
 });

@@ -7,6 +7,7 @@ import { createTextBatch } from "../../lib/generate/text_batch.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { pageBytes } from "../../lib/nn/decode/cache.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { UNEVEN } from "../formats/models.ts";
 import { openGoldenModel, someTokens } from "../run/helpers/reference.ts";
 import { randomSource } from "../slice/helpers.ts";
@@ -220,8 +221,10 @@ Deno.test("a disposed batch ends its texts, and sizes out of range are refused",
   const text = batch.generate([1, 2], { maxTokens: 40 });
   await text.next();
   await batch[Symbol.asyncDispose]();
-  await assert.rejects(read(text), { code: "usage" });
-  await assert.rejects(read(batch.generate([1, 2], { maxTokens: 1 })), { code: "usage" });
-  for (const sequences of [0, 33, 1.5]) assert.throws(() => createTextBatch(model, { sequences }), { code: "usage" });
-  assert.throws(() => createTextBatch(model, { capacity: 0 }), { code: "usage" });
+  await rejects(read(text), "usage");
+  await rejects(read(batch.generate([1, 2], { maxTokens: 1 })), "usage");
+  for (const sequences of [0, 33, 1.5]) {
+    refuses(() => createTextBatch(model, { sequences }), "usage", { names: [1, 32] });
+  }
+  refuses(() => createTextBatch(model, { capacity: 0 }), "usage", { value: 0 });
 });

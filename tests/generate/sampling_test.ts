@@ -9,6 +9,7 @@ import {
   isGreedy,
   sampleToken,
 } from "../../lib/generate/sampling.ts";
+import { type Refusal, refuses } from "../refuses.ts";
 import { argmax } from "../run/helpers/reference.ts";
 
 const Golden = z.object({
@@ -81,17 +82,17 @@ Deno.test("only a choice that no processor can change counts as greedy", () => {
 });
 
 Deno.test("sampling options out of range are refused", () => {
-  const cases: readonly [Parameters<typeof checkSampling>[0], RegExp][] = [
-    [{ temperature: -1 }, /temperature is a number, at least 0; got: -1/],
-    [{ topK: -1 }, /topK/],
-    [{ topK: 1.5 }, /topK/],
-    [{ topP: 1.01 }, /topP is a number from 0 to 1/],
-    [{ topP: NaN }, /topP/],
-    [{ repetitionPenalty: 0 }, /repetitionPenalty is a number above 0/],
-    [{ repetitionPenalty: Infinity }, /repetitionPenalty/],
-    [{ seed: 0.5 }, /seed/],
+  const cases: readonly [Parameters<typeof checkSampling>[0], Refusal][] = [
+    [{ temperature: -1 }, { value: -1, names: 0 }],
+    [{ topK: -1 }, { names: "topK" }],
+    [{ topK: 1.5 }, { names: "topK" }],
+    [{ topP: 1.01 }, { names: ["topP", 0, 1] }],
+    [{ topP: NaN }, { names: "topP" }],
+    [{ repetitionPenalty: 0 }, { value: 0, names: "repetitionPenalty" }],
+    [{ repetitionPenalty: Infinity }, { names: "repetitionPenalty" }],
+    [{ seed: 0.5 }, { value: 0.5 }],
   ];
-  for (const [options, message] of cases) assert.throws(() => checkSampling(options), message);
+  for (const [options, message] of cases) refuses(() => checkSampling(options), "usage", message);
   checkSampling({ temperature: 2, topK: 0, topP: 0, repetitionPenalty: 0.1, seed: 4294967295 });
 });
 

@@ -1,9 +1,9 @@
 // Prompts on one cache: what is read again, and that the tokens are those of a prompt read at once.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { generate, type GenerateOptions } from "../../lib/generate/generate.ts";
 import type { Model } from "../../lib/model/model.ts";
 import { createSequence, type Sequence } from "../../lib/generate/sequence.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { openGoldenModel, someTokens } from "../run/helpers/reference.ts";
 import { sharedDevice } from "../device.ts";
 
@@ -92,8 +92,8 @@ Deno.test("after an abort and an early end the cache goes on", async () => {
     for await (const id of sequence.generate([...prompt, ...got.slice(0, 2)], { maxTokens: 60, temperature })) {
       assert.ok(id >= 0);
       assert.equal(sequence.reused, 31);
-      assert.throws(() => void sequence.generate([], { maxTokens: 0 }), /maxTokens/);
-      await assert.rejects(next(sequence, prompt, 3), /another text/);
+      refuses(() => void sequence.generate([], { maxTokens: 0 }), "usage", { names: "maxTokens" });
+      await rejects(next(sequence, prompt, 3), "usage", { names: "return()" });
       break;
     }
     assert.deepEqual(await next(sequence, prompt, 5), await fresh(model, prompt, { maxTokens: 5 }));
@@ -109,10 +109,7 @@ Deno.test("an error gives up the cache, and everything is freed", async () => {
   const weights = new Map([...adapters.lora.weights].map(([key, values]) => [key, values.map(() => NaN)]));
   {
     using sequence = createSequence(model, { adapters: { lora: { ...adapters.lora, weights } } });
-    await assert.rejects(
-      next(sequence, [5, 9, 3], 5),
-      (error) => error instanceof CompressoError && error.code === "numeric",
-    );
+    await rejects(next(sequence, [5, 9, 3], 5), "numeric", { value: "NaN" });
     assert.deepEqual([device.liveCount, device.bytes], before);
   }
   {
@@ -138,10 +135,7 @@ Deno.test("a sequence that is disposed within a text ends it before it frees, an
       await pending?.catch((error) => assert.match(String(error), /the sequence was disposed/));
       const rest = isPending || read > 0 ? await Array.fromAsync(tokens) : [];
       assert.deepEqual(rest, []);
-      await assert.rejects(next(sequence, prompt, 3), (error) => {
-        assert.ok(error instanceof CompressoError && error.code === "usage", String(error));
-        return true;
-      });
+      await rejects(next(sequence, prompt, 3), "usage");
       // What was read ahead ends by itself.
       await device.idle();
       assert.deepEqual([device.liveCount, device.bytes], before);

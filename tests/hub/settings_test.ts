@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { HUB_VARIABLES, type HubSettings, hubSettings } from "../../lib/hub/settings.ts";
+import { rejects } from "../refuses.ts";
 
 /** The settings under these variables alone. */
 async function under(variables: Readonly<Record<string, string>>): Promise<HubSettings> {
@@ -53,7 +54,7 @@ Deno.test("the endpoint has no slash at its end and is of http or https; offline
   assert.equal((await under({ HF_HOME })).endpoint, "https://huggingface.co");
   assert.equal((await under({ HF_HOME, HF_ENDPOINT: "https://hub.example/hf/" })).endpoint, "https://hub.example/hf");
   for (const HF_ENDPOINT of ["hub.example", "ftp://hub.example"]) {
-    await assert.rejects(() => under({ HF_HOME, HF_ENDPOINT }), /HF_ENDPOINT/);
+    await rejects(() => under({ HF_HOME, HF_ENDPOINT }), "usage", { names: "HF_ENDPOINT" });
   }
   for (const word of ["1", "on", "YES", "true"]) assert.ok((await under({ HF_HOME, HF_HUB_OFFLINE: word })).isOffline);
   for (const word of ["", "0", "no"]) assert.ok(!(await under({ HF_HOME, HF_HUB_OFFLINE: word })).isOffline);

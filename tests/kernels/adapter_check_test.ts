@@ -21,7 +21,7 @@ Deno.test("checkAdapter() finds this adapter right in the main kernels of a forw
 for (
   const [kernel, wrong] of [
     ["product-(?!pack)", ["product", "f16 weights", "q8 weights", "q4 weights"]],
-    ["rms_norm", ["norm"]],
+    ["norm_", ["norm"]],
     ["attention", ["attention"]],
   ] as const
 ) {

@@ -2,7 +2,7 @@
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { headStride, strideOf } from "../../lib/nn/padding.ts";
-import { recordHeadNorm, recordHeadNormBackward, recordLayerNorm, recordLayerNormBackward } from "../../lib/nn/ops.ts";
+import { recordHeadNorm, recordHeadNormBackward, recordNorm, recordNormBackward } from "../../lib/nn/norm.ts";
 import {
   assertActivation,
   assertGradient,
@@ -81,7 +81,7 @@ Deno.test("the gradient of LayerNorm is that of finite differences", () => {
 
 for (const [lanes, perLane] of [[8, false], [8, true], [64, false]] as const) {
   const how = `with ${lanes} lanes${perLane ? ", each with rows of its own" : ""}`, sharing = perLane ? 1 : lanes;
-  Deno.test(`recordLayerNorm() takes mean and variance over the width, not the stride, ${how}`, async () => {
+  Deno.test(`recordNorm() takes mean and variance over the width, not the stride, ${how}`, async () => {
     for (const [rows, width] of SIZES) {
       for (const [size, shift] of [[3, 0], [1, 100], [1e4, -1e4]] as const) {
         const plain = dense(rows, width, { seed: 1, size });
@@ -93,7 +93,12 @@ for (const [lanes, perLane] of [[8, false], [8, true], [64, false]] as const) {
         using y = staleActivation(device, rows, width);
         using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
         using plan = new Plan(device);
-        recordLayerNorm(plan, { x: xBuffer, w: wBuffer, b: bBuffer, y, r }, { rows, width, eps: EPS, lanes, perLane });
+        recordNorm(plan, { weight: wBuffer, bias: bBuffer }, { x: xBuffer, y, r }, {
+          rows,
+          spec: { hidden: width, normEps: EPS },
+          lanes,
+          perLane,
+        });
         await plan.run();
         const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), EPS));
         const what = `${rows} × ${width}, size ${size}, shift ${shift}`, each = roundings(width, sharing) * ROUND;
@@ -121,7 +126,7 @@ for (const [lanes, perLane] of [[8, false], [8, true], [64, false]] as const) {
     }
   });
 
-  Deno.test(`recordLayerNormBackward() gives dx for every size, added or not, ${how}`, async () => {
+  Deno.test(`recordNormBackward() gives dx for every size, added or not, ${how}`, async () => {
     for (const [rows, width] of SIZES) {
       for (const accumulate of [false, true]) {
         const x = dense(rows, width, { seed: 1, size: 3 }), dy = dense(rows, width, { seed: 5 });
@@ -133,9 +138,9 @@ for (const [lanes, perLane] of [[8, false], [8, true], [64, false]] as const) {
         using rBuffer = device.uploadBuffer("r", r);
         using dx = accumulate ? uploadActivation(device, before, { fill: 0 }) : staleActivation(device, rows, width);
         using plan = new Plan(device);
-        recordLayerNormBackward(plan, { dy: dyBuffer, x: xBuffer, w: wBuffer, r: rBuffer, dx }, {
+        recordNormBackward(plan, { weight: wBuffer, bias: wBuffer }, { dy: dyBuffer, x: xBuffer, r: rBuffer, dx }, {
           rows,
-          width,
+          spec: { hidden: width, normEps: EPS },
           accumulate,
           lanes,
           perLane,

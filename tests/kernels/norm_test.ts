@@ -6,11 +6,11 @@ import { headStride, strideOf } from "../../lib/nn/padding.ts";
 import {
   recordHeadNorm,
   recordHeadNormBackward,
+  recordNorm,
+  recordNormBackward,
   recordOutputNorm,
   recordOutputNormBackward,
-  recordRmsNorm,
-  recordRmsNormBackward,
-} from "../../lib/nn/ops.ts";
+} from "../../lib/nn/norm.ts";
 import {
   assertActivation,
   assertGradient,
@@ -35,6 +35,8 @@ const device: Device = await openDevice();
 const LANES = [8, 64] as const;
 const SIZES = [[1, 1], [2, 3], [65, 63], [3, 64], [5, 65], [4, 255], [3, 257], [2, 1030]] as const;
 const EPS = 1e-5;
+
+const specOf = (hidden: number, normEps: number) => ({ hidden, normEps });
 
 interface NormRow {
   /** 1 / rms. */
@@ -85,7 +87,7 @@ Deno.test("the gradient of RMSNorm is that of finite differences", () => {
 });
 
 for (const lanes of LANES) {
-  Deno.test(`recordRmsNorm() takes the mean over the width, not the stride, for every size, with ${lanes} lanes`, async () => {
+  Deno.test(`recordNorm() takes the mean over the width, not the stride, for every size, with ${lanes} lanes`, async () => {
     for (const [rows, width] of SIZES) {
       for (const [size, eps] of [[3, EPS], [1e-3, 0.25], [1e6, EPS]] as const) {
         const x = dense(rows, width, { seed: 1, size }), w = random(width, 2);
@@ -94,7 +96,11 @@ for (const lanes of LANES) {
         using y = staleActivation(device, rows, width);
         using r = device.uploadBuffer("r", new Float32Array(rows + 2).fill(STALE));
         using plan = new Plan(device);
-        recordRmsNorm(plan, { x: xBuffer, w: wBuffer, y, r }, { rows, width, eps, lanes });
+        recordNorm(plan, { weight: wBuffer, bias: null }, { x: xBuffer, y, r }, {
+          rows,
+          spec: specOf(width, eps),
+          lanes,
+        });
         await plan.run();
         const wanted = Array.from({ length: rows }, (_, row) => norm(rowOf(x.values, row, width), w, eps));
         const what = `${rows} × ${width}, size ${size}, ε ${eps}`;
@@ -119,13 +125,13 @@ for (const lanes of LANES) {
     }
   });
 }
-Deno.test("recordRmsNorm() of a row of zeros is zero", async () => {
+Deno.test("recordNorm() of a row of zeros is zero", async () => {
   using x = uploadActivation(device, denseOf(2, 5, Float32Array.of(0, 0, 0, 0, 0, 1, 1, 1, 1, 1)));
   using w = device.uploadBuffer("w", lay(Float32Array.of(1, 1, 1, 1, 1), { rows: 1, cols: 5, stride: 64 }));
   using y = staleActivation(device, 2, 5);
   using r = device.createBuffer("r", 8);
   using plan = new Plan(device);
-  recordRmsNorm(plan, { x, w, y, r }, { rows: 2, width: 5, eps: EPS, lanes: 64 });
+  recordNorm(plan, { weight: w, bias: null }, { x, y, r }, { rows: 2, spec: specOf(5, EPS), lanes: 64 });
   await plan.run();
   await assertActivation(device, y, {
     what: "zeros",
@@ -136,7 +142,7 @@ Deno.test("recordRmsNorm() of a row of zeros is zero", async () => {
 });
 
 for (const lanes of LANES) {
-  Deno.test(`recordRmsNormBackward() gives dx for every size, set or accumulated, with ${lanes} lanes`, async () => {
+  Deno.test(`recordNormBackward() gives dx for every size, set or accumulated, with ${lanes} lanes`, async () => {
     for (const accumulate of [false, true]) {
       for (const [rows, width] of SIZES) {
         const x = dense(rows, width, { seed: 1, size: 2 }), dy = dense(rows, width, { seed: 3 }), w = random(width, 2);
@@ -151,9 +157,9 @@ for (const lanes of LANES) {
         );
         using dx = accumulate ? uploadActivation(device, before) : staleActivation(device, rows, width);
         using plan = new Plan(device);
-        recordRmsNormBackward(plan, { dy: dyBuffer, x: xBuffer, w: wBuffer, r, dx }, {
+        recordNormBackward(plan, { weight: wBuffer, bias: null }, { dy: dyBuffer, x: xBuffer, r, dx }, {
           rows,
-          width,
+          spec: specOf(width, EPS),
           accumulate,
           lanes,
         });

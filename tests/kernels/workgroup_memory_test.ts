@@ -12,6 +12,11 @@ const GENERATED: readonly KernelSource[] = [
       kernels.matvecKernel({ storage: { placement: "buffer", dtype }, ending: "swiglu", parts: 1, norm })
     ),
   ]),
+  ...(["row", "head", "output"] as const).flatMap((of) =>
+    [false, true].map((isBackward) =>
+      kernels.normKernel({ of, centres: of !== "output", isBackward, lanes: 64, perLane: false })
+    )
+  ),
   kernels.decodeAttentionKernel({ headDim: 64, heads: 3, lanes: 64 }),
   ...(["attentionKernel", "attentionQueryGradKernel", "attentionKeyGradKernel"] as const).map((name) =>
     kernels[name]({ variant: "workgroup", headDim: 64, lanes: 64, rows: 1, step: 2 })

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import type { TokenTree } from "../../lib/nn/token_tree.ts";
 import { createTreeBuilder } from "../../lib/nn/token_tree.ts";
-import { refuses, rejectsWith } from "../formats/files.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { openGoldenModel, someTokens } from "../run/helpers/reference.ts";
 
 const CONTEXT = 8;
@@ -22,7 +22,7 @@ Deno.test("a sequence longer than the model's context is refused by every call, 
   ];
   for (const call of calls(someTokens(CONTEXT, model.spec.vocab))) await call();
   for (const call of calls(someTokens(CONTEXT + 1, model.spec.vocab))) {
-    await rejectsWith(call(), "input", /fits the model's context of 8 tokens; got: 9 tokens; fix: shorten it/);
+    await rejects(call(), "input", { value: 9, names: 8 });
   }
   device.check();
 });
@@ -59,23 +59,22 @@ Deno.test("a tree takes a pass of its size and a context of its depth", async ()
   const tree = treeOf(CONTEXT);
   assert.equal((await model.treeLosses(tree, { rows: CONTEXT })).length, 1);
   for (const rows of [CONTEXT - 1, 0, 8.5, NaN]) {
-    const said = new RegExp(`at least the nodes and the edges: 8; got: 8 nodes, 1 edges, ${rows} rows; fix`);
-    await rejectsWith(model.treeLosses(tree, { rows }), "usage", said);
+    await rejects(model.treeLosses(tree, { rows }), "usage", { value: [8, 1, rows] });
   }
-  await rejectsWith(model.treeLosses(treeOf(CONTEXT + 1), { rows: 32 }), "input", /context of 8 tokens; got: 9 tokens/);
+  await rejects(model.treeLosses(treeOf(CONTEXT + 1), { rows: 32 }), "input", { value: 9, names: 8 });
   device.check();
 });
 
 Deno.test("a tree is not grown by what is no sequence, nor below nodes that the one before it does not have", () => {
   const builder = createTreeBuilder();
   builder.add({ prefix: [1, 2], choice: [3] }, 0);
-  refuses(() => builder.add({ prefix: [], choice: [3] }, 0), "input", /at least one token each; got: a prefix of 0/);
-  refuses(() => builder.add({ prefix: [1], choice: [] }, 0), "input", /a choice of 0/);
+  refuses(() => builder.add({ prefix: [], choice: [3] }, 0), "input", { value: 0 });
+  refuses(() => builder.add({ prefix: [1], choice: [] }, 0), "input", { value: 0 });
   for (const bad of [-1, 1.5, NaN, 2 ** 26]) {
-    refuses(() => builder.add({ prefix: [1], choice: [bad] }, 0), "input", new RegExp(`token ids lie.*got: ${bad}`));
+    refuses(() => builder.add({ prefix: [1], choice: [bad] }, 0), "input", { value: bad });
   }
   for (const shared of [2, -1, 0.5]) {
-    refuses(() => builder.add({ prefix: [1, 4], choice: [5] }, shared), "usage", /from 0 to 1; got: .*; fix/);
+    refuses(() => builder.add({ prefix: [1, 4], choice: [5] }, shared), "usage", { names: [0, 1] });
   }
   assert.deepEqual([builder.nodes, builder.edges], [2, 1], "what was refused has left nothing");
 });

@@ -11,8 +11,9 @@ import { readRows } from "../../lib/nn/products/matrix.ts";
 import { EMBEDDING, HEAD, projectionName, PROJECTIONS, projectionShape, tensorShapes } from "../../lib/spec/decoder.ts";
 import { loadWeights, projectionMatrix, storedShape, unpadHeads, type Weights } from "../../lib/nn/weights.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
+import { rejects } from "../refuses.ts";
 import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
-import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
 import { sharedDevice } from "../device.ts";
 
@@ -127,16 +128,15 @@ Deno.test("a q4 or q8 base refuses NaN and what its blocks cannot hold, and name
   const source = randomSource(WIDE), up = projectionName(0, "up");
   for (const baseDtype of ["q8", "q4"] as const) {
     for (
-      const [value, message] of [[NaN, /±32768; got: NaN at row 0, column 5/], [
+      const [value, message] of [[NaN, { value: ["NaN", "row 0", "column 5"], names: "±32768" }], [
         1e5,
-        /±32768; got: 100000 at row 0, column 5/,
+        { value: [100000, "row 0", "column 5"], names: "±32768" },
       ]] as const
     ) {
       const values = await source.read(up);
       values[5] = value;
       const broken = withMatrices(source, new Map([[up, values]]));
-      await rejectsWith(loadWeights(device, broken, { baseDtype }), "numeric", message);
-      await rejectsWith(loadWeights(device, broken, { baseDtype }), "numeric", new RegExp(`'${up}'`));
+      await rejects(loadWeights(device, broken, { baseDtype }), "numeric", { ...message, names: up });
     }
     const blocks = { codes: new Uint8Array(64 * 96), scales: new Uint32Array(64 * 3) };
     blocks.scales[7] = 0x7e00;
@@ -144,7 +144,7 @@ Deno.test("a q4 or q8 base refuses NaN and what its blocks cannot hold, and name
       ...source,
       readBlocks: (name) => Promise.resolve(name === up ? blocks : null),
     };
-    await rejectsWith(loadWeights(device, broken, { baseDtype }), "numeric", /up_proj\.weight'.*row 2, block 1/);
+    await rejects(loadWeights(device, broken, { baseDtype }), "numeric", { value: ["row 2", "block 1"] });
   }
   assert.equal(device.liveCount, 0);
 });

@@ -11,7 +11,7 @@ import {
 } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
-import { CALIBRATION_SEQUENCES, type Method, type RunHooks } from "../../lib/run/mod.ts";
+import { CALIBRATION_SEQUENCES, type MethodName, type RunHooks } from "../../lib/run/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";
@@ -85,7 +85,7 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
   });
 });
 
-for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly Method[]) {
+for (const method of ["wanda-sp", "flap", "taylor"] as const satisfies readonly MethodName[]) {
   Deno.test(`the method ${method} scores on calibration rows alone`, async () => {
     await withShortDemo(async ({ model }) => {
       const masksOf = async (options: Partial<RunOptions>): Promise<string> => {

@@ -70,6 +70,7 @@ const SHAPES: readonly (MemoryOptions & { readonly baseDtype: MatrixDtype })[] =
   { batch: 5, seq: 65, baseDtype: "q8", lora: { rank: 16, dropout: 0.1 }, recompute: false },
   { batch: 2, seq: 64, baseDtype: "f16", units: ["heads", "ffn"], layout: "uniform" },
   { batch: 2, seq: 64, baseDtype: "f16", method: "taylor" },
+  { batch: 2, seq: 64, baseDtype: "f16", method: "fisher" },
   { batch: 2, seq: 64, baseDtype: "f32", method: "flap" },
   { batch: 2, seq: 64, baseDtype: "f16", method: "magnitude" },
   { batch: 2, seq: 64, baseDtype: "f16", method: "gradual" },

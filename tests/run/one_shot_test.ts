@@ -17,6 +17,7 @@ import { createBatches } from "../../lib/data/batches.ts";
 import { encodeRows } from "../../lib/data/encode_rows.ts";
 import { calibrate } from "../../lib/run/methods/calibrate.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
+import { METHODS } from "../../lib/run/methods/all.ts";
 import { compensate, oneShotScores, withCompensation } from "../../lib/run/methods/one_shot_scores.ts";
 import { verifySliced } from "../../lib/slice/verify.ts";
 import { assertClose, distance, type GoldenName, openGolden } from "../golden/helpers/golden.ts";
@@ -29,6 +30,7 @@ import {
   device,
   inputsOf,
   mean,
+  NO_GRADIENTS,
   randomBatch,
   scored,
   SEQ,
@@ -203,12 +205,12 @@ Deno.test("random scores are decided by the seed alone, and no unit is favoured"
     assert.equal(new Set(a.scores).size, a.table.count);
     assert.ok(Math.abs(mean(a.scores) - 0.5) < 0.1 && a.scores.every((score) => score >= 0 && score < 1));
     const other = await oneShotScores(model, a.table, {
-      method: "random",
+      method: METHODS.random,
       batches: [],
       batch: 1,
       seq: 1,
       seed: 8,
-      weightTerms: () => Promise.reject(new Error("not asked for")),
+      ...NO_GRADIENTS,
     });
     assert.notDeepEqual(other.scores, a.scores);
   });
@@ -303,12 +305,12 @@ Deno.test("on the demo FLAP with its bias has a lower loss on the calibration da
     using model = await withCompensation(base);
     const table = unitTable(model.spec, ["heads"]);
     const { scores, stats } = await oneShotScores(model, table, {
-      method: "flap",
+      method: METHODS.flap,
       batches,
       batch,
       seq,
       seed: 1,
-      weightTerms: () => Promise.reject(new Error("not asked for")),
+      ...NO_GRADIENTS,
     });
     assert.ok(stats);
     const masks = selectionMasks(table, selectUnits(table, scores, { target: 0.2 }));

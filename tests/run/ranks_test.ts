@@ -15,6 +15,7 @@ import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { saliencyOn } from "../../lib/run/methods/selector.ts";
+import { METHODS } from "../../lib/run/methods/all.ts";
 import { type OneShotScores, oneShotScores } from "../../lib/run/methods/one_shot_scores.ts";
 import { together } from "./helpers/ranks.ts";
 
@@ -88,17 +89,17 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
     using trainer = createTrainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table });
     const all: OneShotScores[] = [];
     let looks = 0;
-    for (const method of ["taylor", "wanda-sp", "flap"] as const) {
+    const maskGradients = (data: Batch): ReturnType<Trainer["maskGradients"]> => trainer.maskGradients(data, { state });
+    for (const method of [METHODS.taylor, METHODS.fisher, METHODS["wanda-sp"], METHODS.flap]) {
       const weightTerms = (data: Batch): ReturnType<Trainer["weightTerms"]> => trainer.weightTerms(data, { state });
-      const how = { method, batches, batch: BATCH, seq: SEQ, seed: 1, ranks, weightTerms };
+      const how = { method, batches, batch: BATCH, seq: SEQ, seed: 1, ranks, weightTerms, maskGradients };
       all.push(await oneShotScores(model, table, { ...how, onBatch: () => looks++ }));
     }
-    const maskGradients = (data: Batch): ReturnType<Trainer["maskGradients"]> => trainer.maskGradients(data, { state });
     const parts = { table, ranks, maskGradients };
     return { all, mean: await saliencyOn(parts, { of: "rows", batches, look: () => looks++ }), looks };
   };
   const want = await score();
-  assert.equal(want.looks, 4 * batches.length);
+  assert.equal(want.looks, 5 * batches.length);
   for (const size of [2, 3]) {
     for (const got of await Promise.all(together(size).map(score))) assert.deepEqual(got, want, `${size} ranks`);
   }

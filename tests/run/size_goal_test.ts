@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { CompressoError, loadModel, type Model, prune, type PruneOptions, readRows } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { type DecoderSpec, demoData, parameterCount } from "../../lib/model/mod.ts";
-import type { Method, RunHooks } from "../../lib/run/mod.ts";
+import type { MethodName, RunHooks } from "../../lib/run/mod.ts";
 import type { ScheduleDefinition } from "../../lib/schedule/mod.ts";
 import { fileBytes, type FileKind } from "../../lib/units/file_size.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
@@ -138,7 +138,7 @@ Deno.test("every method writes files of the wanted size, in both layouts and wit
     [parameters, { schedule: { definition: { layers } } }],
     [folder, { method: "gradual" }],
     [q8, { method: "flap", steps: 0 }],
-    [parameters, { method: "magnitude" satisfies Method, steps: 0, units: ["ffn", "hidden"], layout: "uniform" }],
+    [parameters, { method: "magnitude" satisfies MethodName, steps: 0, units: ["ffn", "hidden"], layout: "uniform" }],
   ];
   for (const [wanted, options] of cases) {
     assert.ok(wanted);

@@ -8,7 +8,7 @@ import { openModelFiles } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { stepNumbers } from "../../lib/run/step.ts";
 import { partsOf } from "../../lib/schedule/definition.ts";
-import { stagesOf } from "../../lib/run/methods/names.ts";
+import { stagesOf } from "../../lib/run/methods/stages.ts";
 import { openSteerer } from "../../lib/run/steering.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withShortDemo } from "./helpers/demo_run.ts";

@@ -1,14 +1,14 @@
 // A size with all layers cut alike: the widths that the final model has are those that the run came to, not cut to in the end. On the demo model.
 import assert from "node:assert/strict";
 import { loadModel, openDevice, prune } from "../../mod.ts";
-import type { Method, RunHooks } from "../../lib/run/mod.ts";
+import type { MethodName, RunHooks } from "../../lib/run/mod.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import { expectedCuts } from "../../lib/run/layer_states.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 /** Widths of a layer and of the residual stream as a run has them at the end of its pruning stage, and in its masks. */
 async function widths(
-  method: Method,
+  method: MethodName,
   parameters: number,
 ): Promise<{ readonly last: readonly number[]; readonly final: readonly number[] }> {
   using device = await openDevice();

@@ -4,6 +4,7 @@ import { prune, type PruneResult, sliceModel } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { parameterCount } from "../../lib/model/mod.ts";
 import { defineSchedule, type ScheduleDefinition } from "../../lib/schedule/mod.ts";
+import { type Refusal, rejects } from "../refuses.ts";
 import { BASE, withDemo } from "../run/helpers/demo_run.ts";
 import { Lair } from "../run/helpers/scripts.ts";
 
@@ -16,10 +17,7 @@ Deno.test("targets of layers that leave no room for the run's size are refused a
       return run.result();
     };
     const stages: string[] = [];
-    await assert.rejects(
-      run(({ layers }) => layers.map(() => 0.1), stages),
-      /the schedule at step 7 of 8: cannot make the model as small as .* limited by targets of single layers.*come to the size at the last step/s,
-    );
+    await rejects(run(({ layers }) => layers.map(() => 0.1), stages), "input", { names: ["step 7", 8] });
     assert.equal(stages.filter((stage) => stage === "prune").length, 7);
     const { source, masks } = await run(({ layers }) => layers.map((_, index) => index === 0 ? 0.1 : null), []);
     const after = parameterCount(sliceModel(source, { masks }).spec);
@@ -30,32 +28,36 @@ Deno.test("targets of layers that leave no room for the run's size are refused a
 Deno.test("a schedule with parts that method or layout cannot follow is refused before the first step, a script too", async () => {
   await withDemo(async ({ model }) => {
     await using lair = new Lair();
-    const cases: readonly (readonly [Partial<RunOptions>, string, ScheduleDefinition, RegExp])[] = [
+    const cases: readonly (readonly [Partial<RunOptions>, string, ScheduleDefinition, Refusal])[] = [
       [
         { method: "gradual" },
         "rates: { noise: 0.2 }",
         { rates: { noise: 0.2 } },
-        /rates\.noise is for the method compresso; got: method gradual/,
+        { option: "rates.noise" },
       ],
       [
         { preset: "paper" },
         "rates: { saliencyDecay: 0.5 }",
         { rates: { saliencyDecay: 0.5 } },
-        /rates\.saliencyDecay goes with start: "saliency"; got: start: "constant"/,
+        { option: "rates.saliencyDecay", value: "⟨start=constant⟩" },
       ],
-      [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, /taylor cuts everything.*it decides layers/],
-      [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, /random cuts everything.*it decides freeze/],
-      [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, /all cut alike; got: the layout "uniform"/],
+      [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, { value: "layers", names: "taylor" }],
+      [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, { value: "freeze", names: "random" }],
+      [{ layout: "uniform" }, "layers: () => []", { layers: () => [] }, { value: '"uniform"' }],
     ];
     for (const [options, text, definition, message] of cases) {
       const script = await lair.write(
         `import { defineSchedule } from "compresso"; export default defineSchedule({ ${text} });`,
       );
       for (const schedule of [defineSchedule(definition), script]) {
-        await assert.rejects(async () => {
-          using run = prune(model, { ...BASE, ...options, schedule });
-          await run.prepare();
-        }, message);
+        await rejects(
+          async () => {
+            using run = prune(model, { ...BASE, ...options, schedule });
+            await run.prepare();
+          },
+          "usage",
+          message,
+        );
       }
     }
     using run = prune(model, { ...BASE, layout: "uniform", schedule: defineSchedule({ freeze: () => [] }) });

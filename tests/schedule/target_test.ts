@@ -4,7 +4,7 @@ import { constant, cubic, linear, steps } from "../../lib/schedule/curves.ts";
 import { defineSchedule, type ScheduleDefinition } from "../../lib/schedule/definition.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { endSparsity } from "../../lib/schedule/target.ts";
-import { rejectsWith } from "../formats/files.ts";
+import { type Refusal, rejects } from "../refuses.ts";
 
 async function endOf(definition: ScheduleDefinition): Promise<number> {
   await using schedule = await openSchedule(defineSchedule(definition));
@@ -20,11 +20,11 @@ Deno.test("a schedule that sets its own end gives the target, of whatever it is 
 });
 
 Deno.test("one that follows the run's target, ends at 0 or sets no sparsity is refused with what it does", async () => {
-  const cases: readonly (readonly [ScheduleDefinition, RegExp])[] = [
-    [{ sparsity: constant("target") }, /got: it follows the target of the run.*sparsity/],
-    [{ sparsity: ({ sparsity }) => 0.1 + 0.5 * sparsity }, /follows the target/],
-    [{ sparsity: linear({ from: 0.3, to: 0 }) }, /ends at 0/],
-    [{ rates: { lora: 1e-3 } }, /sets no sparsity/],
+  const cases: readonly (readonly [ScheduleDefinition, Refusal])[] = [
+    [{ sparsity: constant("target") }, { names: ["defineSchedule", 0] }],
+    [{ sparsity: ({ sparsity }) => 0.1 + 0.5 * sparsity }, { names: ["defineSchedule", 0] }],
+    [{ sparsity: linear({ from: 0.3, to: 0 }) }, { value: 0 }],
+    [{ rates: { lora: 1e-3 } }, { names: ["defineSchedule", 0] }],
   ];
-  for (const [definition, message] of cases) await rejectsWith(endOf(definition), "usage", message);
+  for (const [definition, message] of cases) await rejects(endOf(definition), "usage", message);
 });

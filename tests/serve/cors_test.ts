@@ -1,7 +1,7 @@
 // Web pages of other origins, by the headers that browsers send and look at; and the temperature of requests that give none.
 import assert from "node:assert/strict";
 import { serveModel } from "../../lib/serve/serve.ts";
-import { refuses } from "../formats/files.ts";
+import { refuses } from "../refuses.ts";
 import { NAME, serveDemo } from "./helpers/server.ts";
 
 const COMPLETIONS = "/v1/completions", PAGE = "http://localhost:5173";
@@ -66,9 +66,12 @@ Deno.test("a request without temperature has that of the server, and its own goe
 Deno.test("an origin that is none and a temperature out of range are refused", async () => {
   await using served = await serveDemo();
   for (const cors of ["localhost", "http://a.example/", "http://a.example/page", "null", ""]) {
-    refuses(() => serveModel(served.model, { port: 0, cors }), "usage", /cors.*origin of a page/);
+    refuses(() => serveModel(served.model, { port: 0, cors }), "usage", { option: "cors" });
   }
   for (const temperature of [-1, 2.5, NaN]) {
-    refuses(() => serveModel(served.model, { port: 0, temperature }), "usage", /temperature lies in \[0, 2\]/);
+    refuses(() => serveModel(served.model, { port: 0, temperature }), "usage", {
+      option: "temperature",
+      names: "[0, 2]",
+    });
   }
 });

@@ -1,9 +1,9 @@
 // The server over HTTP: what it refuses, with which status and field, and whom.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import type { RequestRecord } from "../../lib/serve/handler.ts";
 import { isLoopback, serveModel } from "../../lib/serve/serve.ts";
+import { refuses } from "../refuses.ts";
 import { NAME, serveDemo } from "./helpers/server.ts";
 
 const COMPLETIONS = "/v1/completions";
@@ -176,29 +176,18 @@ Deno.test("a Host header that makes no URL gets 400, and a line in the log", asy
 Deno.test("a busy port, a model without tokenizer and options out of range are refused", async () => {
   await using served = await serveDemo();
   const { model, server } = served;
-  const refused = (code: string, text: RegExp) => (error: unknown) =>
-    error instanceof CompressoError && error.code === code && text.test(error.message);
-  assert.throws(
-    () => serveModel(model, { port: server.port }),
-    refused("usage", /another program has it.*0 takes any/),
-  );
-  assert.throws(
-    () => serveModel(model, { port: 0, host: "nowhere.invalid" }),
-    refused("usage", /cannot listen at nowhere/),
-  );
-  assert.throws(() => serveModel(model, { port: 65536 }), refused("usage", /65535/));
-  assert.throws(() => serveModel(model, { port: 0, apiKey: "a b" }), refused("usage", /printable ASCII/));
-  assert.throws(() => serveModel(model, { port: 0, name: "" }), refused("usage", /name/));
-  assert.throws(() => serveModel(model, { port: 0, limits: { queue: -1 } }), refused("usage", /queue/));
-  assert.throws(() => serveModel(model, { port: 0, limits: { seconds: 0 } }), refused("usage", /seconds/));
+  refuses(() => serveModel(model, { port: server.port }), "usage", { names: server.port });
+  refuses(() => serveModel(model, { port: 0, host: "nowhere.invalid" }), "usage", { names: ["nowhere.invalid", 0] });
+  refuses(() => serveModel(model, { port: 65536 }), "usage", { names: 65535 });
+  refuses(() => serveModel(model, { port: 0, apiKey: "a b" }), "usage", { names: "ASCII" });
+  refuses(() => serveModel(model, { port: 0, name: "" }), "usage", { names: "name" });
+  refuses(() => serveModel(model, { port: 0, limits: { queue: -1 } }), "usage", { value: -1 });
+  refuses(() => serveModel(model, { port: 0, limits: { seconds: 0 } }), "usage", { value: 0 });
   // Deno does not check a program's types: what nobody reads is no option.
-  assert.throws(() => serveModel(model, JSON.parse('{"apikey": "key"}')), refused("usage", /did you mean apiKey/));
+  refuses(() => serveModel(model, JSON.parse('{"apikey": "key"}')), "usage", { names: "apiKey" });
   const misspelt = JSON.parse('{"timeout": 5}');
-  assert.throws(
-    () => serveModel(model, { port: 0, limits: misspelt }),
-    refused("usage", /'timeout'.*limits are bodyBytes/),
-  );
+  refuses(() => serveModel(model, { port: 0, limits: misspelt }), "usage", { value: "timeout", names: "bodyBytes" });
   await serveModel(model, JSON.parse('{"port": 0}')).shutdown();
   using mute = await loadModelFrom(model.source, { device: model.device });
-  assert.throws(() => serveModel(mute, { port: 0 }), refused("input", /needs a tokenizer/));
+  refuses(() => serveModel(mute, { port: 0 }), "input", { names: "tokenizer.json" });
 });

@@ -1,9 +1,8 @@
 // Written models read back: each layout, each dtype, with tokenizer; and nothing half-written.
 import assert from "node:assert/strict";
 import { openDevice } from "../../mod.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { exportHf } from "../disk.ts";
-import { hfConfig } from "../../lib/formats/hf/export.ts";
+import { hfConfig, type HfForm } from "../../lib/formats/hf/export.ts";
 import { openHfFolder } from "../disk.ts";
 import { ropeConfig } from "../../lib/formats/hf/rope_export.ts";
 import { openWeights } from "../disk.ts";
@@ -24,6 +23,7 @@ import {
 import { padded, uniformMasks } from "../../lib/slice/layouts.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { exportModel } from "../../lib/local/export_model.ts";
+import { checkRefusal, refuses, rejects } from "../refuses.ts";
 import { assertClose } from "../golden/helpers/golden.ts";
 import { LOGIT_TOLERANCE, logitDistance, NAMES, openSource, randomLora, randomMasks } from "./helpers.ts";
 
@@ -34,7 +34,7 @@ async function names(folder: string): Promise<string[]> {
 }
 
 /** Biases that a configuration can only announce together with others are there as zeros. */
-async function equalTensors(actual: WeightSource, expected: WeightSource, form?: string): Promise<void> {
+async function equalTensors(actual: WeightSource, expected: WeightSource, form?: HfForm): Promise<void> {
   const attention: readonly Projection[] = ["q", "k", "v", "o"], { biases = [] } = expected.spec;
   const isWritten = (projection: Projection): boolean =>
     form === "qwen2"
@@ -189,7 +189,7 @@ Deno.test("nothing is left of a folder whose writing failed or was stopped", asy
     assert.deepEqual(await names(out), []);
 
     await exportHf(source, `${out}/model`, options);
-    await assert.rejects(exportHf(source, `${out}/model`, options), /new or empty/);
+    await rejects(exportHf(source, `${out}/model`, options), "input", { value: 3 });
     reads = 0;
     await assert.rejects(exportHf(failing, `${out}/model`, { ...options, replace: true }), /the disk is gone/);
     assert.deepEqual(await names(out), ["model"]);
@@ -205,12 +205,10 @@ Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and 
     const source = await openSource("gqa_f16");
     const options = { dtype: "f32", tokenizer: null, name: "x" } as const;
     const cut = sliceModel(source, { masks: randomMasks(source.spec, { seed: 1, kinds: ["ffn"] }) });
-    await assert.rejects(exportModel(cut, out, { ...options, layout: "uniform" }), (error) => {
-      return error instanceof CompressoError && error.code === "usage";
-    });
+    await rejects(exportModel(cut, out, { ...options, layout: "uniform" }), "usage", { names: ["KV", "FFN"] });
     assert.deepEqual(await names(out), []);
     await exportModel(source, out, { ...options, formats: ["gguf"] });
-    await assert.rejects(exportModel(source, out, options), /no file is there/);
+    await rejects(exportModel(source, out, options), "input", { names: "model.gguf" });
     assert.deepEqual(await names(out), ["model.gguf"], "refused before the folder was written");
     await exportModel(source, out, { ...options, replace: true });
 
@@ -221,8 +219,8 @@ Deno.test("exportModel() refuses to overwrite, a layout that does not hold, and 
     } as const;
     const result = await exportModel(odd, `${out}/odd`, options);
     assert.deepEqual([result.hf, result.gguf], [null, `${out}/odd/model.gguf`]);
-    assert.match(result.skipped[0]?.error.message ?? "", /export as GGUF/);
-    await assert.rejects(exportModel(odd, `${out}/odd2`, { ...options, formats: ["hf"] }), /export as GGUF/);
+    checkRefusal(result.skipped[0]?.error, "input", { names: "GGUF" });
+    await rejects(exportModel(odd, `${out}/odd2`, { ...options, formats: ["hf"] }), "input", { names: "GGUF" });
   } finally {
     await Deno.remove(out, { recursive: true });
   }
@@ -312,10 +310,11 @@ Deno.test("RoPE factors of a GGUF are recognised as the llama3 setting that they
     const config = ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling: { kind: "factors", factors } } });
     assert.deepEqual(config, ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling } }));
     const changed = factors.with(-1, 7);
-    assert.throws(
+    refuses(
       () =>
         ropeConfig({ headDim, maxPosition: 131072, rope: { base, scaling: { kind: "factors", factors: changed } } }),
-      /export as GGUF/,
+      "input",
+      { names: "GGUF" },
     );
   }
 });

@@ -9,6 +9,7 @@ import { EMBEDDING, normName, presentProjections, projectionName } from "../../l
 import { exportModel } from "../../lib/local/export_model.ts";
 import { measureImportance } from "../../lib/slice/importance.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
+import { rejects } from "../refuses.ts";
 import { openSource, randomMasks, randomSource, someTokens } from "./helpers.ts";
 import { openWeights } from "../disk.ts";
 import { sharedDevice } from "../device.ts";
@@ -88,7 +89,7 @@ for (const name of ["gqa_llama3", "parallel"] as const) {
     }
     const first = found.get(projectionName(0, "k"));
     sums.forEach((sum, dim) => assert.ok(Math.abs((first?.[dim] ?? NaN) - sum) <= 1e-5 * sum, `dim ${dim}`));
-    await assert.rejects(measureImportance(source, { device, tokens: [] }), /there are tokens/);
+    await rejects(measureImportance(source, { device, tokens: [] }), "input");
   });
 }
 
@@ -120,9 +121,8 @@ Deno.test("a quantised GGUF is fitted by the importance of columns of the layout
   assert.equal(asked, 2, "not for a type without blocks");
   const wrong = (): Promise<ReadonlyMap<string, Float32Array>> =>
     Promise.resolve(new Map([[down, importance.slice(1)]]));
-  await assert.rejects(
-    exportModel(source, out, { ...options, ggufDtype: "q4_0", ggufImportance: wrong }),
-    /importance has a value for each of its \d+ columns/,
-  );
+  await rejects(exportModel(source, out, { ...options, ggufDtype: "q4_0", ggufImportance: wrong }), "mismatch", {
+    value: 95,
+  });
   await Deno.remove(out, { recursive: true });
 });

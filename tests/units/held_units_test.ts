@@ -1,7 +1,7 @@
 // Units that a selection holds as they are, and what comes nearest to a target that they keep out of reach.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../lib/core/errors.ts";
 import { hardSparsity, type HeldUnits, selectUnits, unitTable } from "../../lib/masks/mod.ts";
+import { refuses } from "../refuses.ts";
 import { decoder } from "./helpers/decoders.ts";
 
 const LAYER = { heads: 8, kvHeads: 4, ffn: 12 };
@@ -16,11 +16,7 @@ Deno.test("a target that held units keep out of reach is refused by their name, 
   );
   const flags = Uint8Array.from({ length: count }, (_, unit) => unit >= ffnFirst ? 1 : 0);
   const held: HeldUnits = { flags, kept: new Uint8Array(count).fill(1) };
-  assert.throws(() => selectUnits(table, scores, { target: 0.7, held }), (error: unknown) => {
-    assert.ok(error instanceof CompressoError);
-    assert.match(error.message, /cannot reach a sparsity of 0\.7; .*limited by .*held units/);
-    return true;
-  });
+  refuses(() => selectUnits(table, scores, { target: 0.7, held }), "usage", { value: 0.7 });
   const kept = selectUnits(table, scores, { target: 0.7, held, isNearest: true });
   assert.ok(kept.subarray(ffnFirst).every((one) => one === 1));
   for (let layer = 0; layer < 3; layer++) {
@@ -36,10 +32,7 @@ Deno.test("held units of another table are refused", () => {
   const table = unitTable(SPEC, ["ffn"]), { count } = table, scores = new Float64Array(count);
   const flags = new Uint8Array(count).fill(1), kept = flags.slice();
   for (const held of [{ flags, kept: kept.subarray(1) }, { flags: flags.subarray(1), kept }]) {
-    assert.throws(
-      () => selectUnits(table, scores, { target: 0.1, held, isNearest: true }),
-      /held units.*each of the 36/,
-    );
+    refuses(() => selectUnits(table, scores, { target: 0.1, held, isNearest: true }), "usage", { names: 36 });
   }
 });
 

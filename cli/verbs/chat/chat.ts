@@ -1,87 +1,77 @@
 // `compresso chat MODEL`: questions on stdin, answers on stdout.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { CompressoError } from "../../../lib/core/errors.ts";
-import { type Chat, type ChatAnswer, type ChatOptions, createChat } from "../../../lib/generate/chat.ts";
+import { type Chat, type ChatAnswer, createChat } from "../../../lib/generate/chat.ts";
 import type { Adapters, Model } from "../../../lib/model/model.ts";
 import { listen, speak, spokenValues, type Voice } from "./answers.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
-import { COMPARE_OPTION } from "../generate.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { type Lines, stdinLines } from "../../terminal/lines.ts";
 import { reportError } from "../../terminal/error.ts";
 import { note, print, writeError } from "../../terminal/output.ts";
 import { promptCost } from "../../../lib/data/prompts/encode.ts";
 import { promptNote, promptText } from "../../options/prompt.ts";
-import {
-  REPETITION_PENALTY_OPTION,
-  samplingOf,
-  type SamplingSettings,
-  SEED_OPTION,
-  STOP_OPTION,
-  TEMPERATURE_OPTION,
-  TOP_K_OPTION,
-  TOP_P_OPTION,
-} from "../../options/sampling.ts";
-import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { oneOf, wholeNumber } from "../../options/values.ts";
-import { ADAPTER_OPTION, BASE_DTYPE_OPTION, type Loaded, MEMORY_LIMIT_OPTION, withModel } from "../../with_model.ts";
+import { ADAPTER_FLAG, addFlags, type FlagTable, type FlagValues, MODEL_FLAGS } from "../../options/flags.ts";
+import { COMPARE_FLAG, SAMPLING_FLAGS, samplingOf } from "../../options/sampling.ts";
+import { type Loaded, withModel } from "../../with_model.ts";
+
+const FLAGS = {
+  system: { type: "value", placeholder: "text", help: "system text before the first question" },
+  withPrompt: {
+    type: "switch",
+    help: "put the collaborative prompt before the first question (default: no prompt)",
+  },
+  promptFile: {
+    type: "value",
+    placeholder: "file",
+    help: "a file with your own prompt, in place of the collaborative one",
+  },
+  style: {
+    type: "word",
+    words: ["chat", "alpaca", "plain"],
+    placeholder: "style",
+    defaultText: "the model's own; required for a model without a chat template",
+    help: "format of the turns: chat (the model's template), alpaca or plain",
+  },
+  maxTokens: { type: "count", least: 1, initially: 512, help: "tokens of an answer at most" },
+  ...SAMPLING_FLAGS,
+  compare: COMPARE_FLAG,
+  adapter: ADAPTER_FLAG,
+  ...MODEL_FLAGS,
+  json: { type: "switch", help: "print one JSON object a line for each question" },
+} as const satisfies FlagTable;
+
+type Flags = FlagValues<typeof FLAGS>;
 
 /** Declares the verb. */
 export function chatVerb(): CommandUnknownOpts {
-  return verb("chat", {
+  const command = verb("chat", {
     description: "Chat with a model: one question a line, from a terminal or a pipe.",
     examples: [
       'chat path/to/model --temperature 0.8 --top-p 0.9 --system "Answer in one sentence."',
       "chat path/to/model --compare path/to/pruned",
       "chat path/to/model --json < questions.txt",
     ],
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option("--system <text>", "system text before the first question")
-    .option("--with-prompt", "put the collaborative prompt before the first question (default: no prompt)")
-    .option("--prompt-file <file>", "a file with your own prompt, in place of the collaborative one")
-    .option(
-      "--style <style>",
-      "format of the turns: chat (the model's template), alpaca or plain (default: the model's own; required for a model without a chat template)",
-      oneOf("--style", ["chat", "alpaca", "plain"]),
-    )
-    .option("--max-tokens <count>", "tokens of an answer at most", wholeNumber("--max-tokens", { least: 1 }), 512)
-    .option(...TEMPERATURE_OPTION)
-    .option(...TOP_K_OPTION)
-    .option(...TOP_P_OPTION)
-    .option(...REPETITION_PENALTY_OPTION)
-    .option(...STOP_OPTION)
-    .option(...SEED_OPTION)
-    .option(...COMPARE_OPTION)
-    .option(...ADAPTER_OPTION)
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object a line for each question")
-    .action(async (path, options) => {
-      const { withPrompt = false, promptFile = withPrompt, system } = options;
-      samplingOf(options);
-      const before = await promptText(promptFile);
-      const opening = [before, system].filter((text) => text !== null && text !== undefined).join("\n\n");
-      // Until the first question Ctrl-C ends the process; then each answer handles it.
-      await withModel(
-        path,
-        { ...options, listensLater: true },
-        (loaded) => run(path, loaded, { ...options, before, system: opening === "" ? null : opening }),
-      );
-    });
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, FLAGS).action(async (path: string, options: Flags) => {
+    const { withPrompt = false, promptFile = withPrompt, system } = options;
+    samplingOf(options);
+    const before = await promptText(promptFile);
+    const opening = [before, system].filter((text) => text !== null && text !== undefined).join("\n\n");
+    // Until the first question Ctrl-C ends the process; then each answer handles it.
+    await withModel(
+      path,
+      { ...options, listensLater: true },
+      (loaded) => run(path, loaded, { ...options, before, system: opening === "" ? null : opening }),
+    );
+  });
 }
 
-interface Settings extends SamplingSettings {
-  readonly maxTokens: number;
-  readonly style?: ChatOptions["style"] | undefined;
+interface Settings extends Omit<Flags, "system"> {
   /** The collaborative prompt. */
   readonly before: string | null;
   /** That and the text of the user. */
   readonly system: string | null;
-  readonly compare?: string | undefined;
-  readonly json?: true | undefined;
 }
 
 /** One side of the conversation. */

@@ -15,9 +15,8 @@ import { MAX_SEED } from "../../../lib/core/random.ts";
 import { formatCount, print, printJson } from "../../terminal/output.ts";
 import { refuseInputs } from "../../refuse_inputs.ts";
 import { duration } from "../../../lib/report/numbers.ts";
-import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { outputPath, realNumber, required, wholeNumber } from "../../options/values.ts";
-import { BASE_DTYPE_OPTION, MEMORY_LIMIT_OPTION, type ModelSettings, withModel } from "../../with_model.ts";
+import { addFlags, type FlagTable, type FlagValues, JSON_FLAG, MODEL_FLAGS, required } from "../../options/flags.ts";
+import { type ModelSettings, withModel } from "../../with_model.ts";
 
 /** Declares the verb. */
 export function data(): CommandUnknownOpts {
@@ -32,78 +31,97 @@ export function data(): CommandUnknownOpts {
     .addCommand(generateVerb());
 }
 
+const INSPECT_FLAGS = {
+  model: { type: "value", placeholder: "model", help: `${MODEL_TEXT}: also count tokens as prune does` },
+  seq: {
+    type: "count",
+    least: 2,
+    placeholder: "tokens",
+    defaultText: "256",
+    help: "with --model: tokens of a sequence",
+  },
+  textField: {
+    type: "value",
+    placeholder: "name",
+    defaultText: "detected from the fields",
+    help: "the field with the text of every row",
+  },
+  limit: { type: "count", least: 1, placeholder: "rows", help: "rows to read at most" },
+  prompt: {
+    type: "prompt",
+    placeholder: "file",
+    help: "with --model: a file with your own prompt, in place of the collaborative one",
+    off: "with --model: use no collaborative prompt",
+  },
+  packing: {
+    type: "switch",
+    default: true,
+    initially: true,
+    help: "with --model: pack rows into full sequences",
+    off: "with --model: one sequence for each row, padded or cut, instead of packing rows into full sequences",
+  },
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
 function inspectVerb(): CommandUnknownOpts {
-  return verb("inspect", {
+  const command = verb("inspect", {
     description: "Count the rows of a file, list broken and empty ones, and show how they are used in training.",
     examples: ["data inspect alpaca.json --model demo --seq 128", "data inspect c4.json.gz --limit 1000 --json"],
-  })
-    .argument(
-      "<file>",
-      "JSON, JSON lines or text, also gzip or Zstandard, or parquet; or hf:owner/name[:file], of a data set",
-    )
-    .option(
-      "--model <model>",
-      `${MODEL_TEXT}: also count tokens as prune does`,
-    )
-    .option("--seq <tokens>", "with --model: tokens of a sequence (default: 256)", wholeNumber("--seq", { least: 2 }))
-    .option("--text-field <name>", "the field with the text of every row (default: detected from the fields)")
-    .option("--limit <rows>", "rows to read at most", wholeNumber("--limit", { least: 1 }))
-    .option("--prompt <file>", "with --model: a file with your own prompt, in place of the collaborative one")
-    .option("--no-prompt", "with --model: use no collaborative prompt")
-    .option(
-      "--no-packing",
-      "with --model: one sequence for each row, padded or cut, instead of packing rows into full sequences",
-    )
-    .option("--json", "print one JSON object")
-    .action(async (file, options) => await inspectData(file, options));
+  }).argument(
+    "<file>",
+    "JSON, JSON lines or text, also gzip or Zstandard, or parquet; or hf:owner/name[:file], of a data set",
+  );
+  return addFlags(command, INSPECT_FLAGS).action(
+    async (file: string, flags: FlagValues<typeof INSPECT_FLAGS>) => await inspectData(file, flags),
+  );
 }
 
+const GENERATE_FLAGS = {
+  out: {
+    type: "text",
+    placeholder: "file",
+    help: 'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',
+  },
+  count: { type: "count", least: 1, placeholder: "texts", initially: 1000, help: "texts to generate" },
+  tokens: { type: "count", least: 2, initially: 256, help: "tokens of a text at most" },
+  temperature: {
+    type: "number",
+    above: 0,
+    initially: 1,
+    help: "sampling temperature; 1 is the model's own distribution",
+  },
+  seed: {
+    type: "count",
+    most: MAX_SEED,
+    placeholder: "number",
+    initially: 1,
+    help: "seed of first tokens and sampling",
+  },
+  resume: { type: "switch", help: "resume an earlier run with the same options" },
+  overwrite: { type: "switch", help: "replace an existing --out" },
+  ...MODEL_FLAGS,
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
+type GenerateFlags = FlagValues<typeof GENERATE_FLAGS>;
+
 function generateVerb(): CommandUnknownOpts {
-  return verb("generate", {
+  const command = verb("generate", {
     description:
       "Generate training texts with a model, as in LLM-QAT: a first token of the vocabulary, a few greedy tokens, then sampled ones.",
     examples: [
       "data generate demo --count 50 --tokens 64 --out own.jsonl",
       "data generate path/to/model --out own.jsonl --resume",
     ],
-  })
-    .argument("<model>", MODEL_TEXT)
-    .option(
-      "--out <file>",
-      'file for JSON lines of {text}, with "ended": false for a text that was cut off (required)',
-      outputPath("--out"),
-    )
-    .option("--count <texts>", "texts to generate", wholeNumber("--count", { least: 1 }), 1000)
-    .option("--tokens <count>", "tokens of a text at most", wholeNumber("--tokens", { least: 2 }), 256)
-    .option(
-      "--temperature <number>",
-      "sampling temperature; 1 is the model's own distribution",
-      realNumber("--temperature", { above: 0 }),
-      1,
-    )
-    .option("--seed <number>", "seed of first tokens and sampling", wholeNumber("--seed", { most: MAX_SEED }), 1)
-    .option("--resume", "resume an earlier run with the same options")
-    .option("--overwrite", "replace an existing --out")
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object")
-    .action(async (model, options) => {
-      const settings = { ...options, out: required(options.out, "--out") };
-      await withRanks((ranks) => runGenerate(model, { ...settings, ranks }), { asJson: options.json ?? false });
-    });
+  }).argument("<model>", MODEL_TEXT);
+  return addFlags(command, GENERATE_FLAGS).action(async (model: string, flags: GenerateFlags) => {
+    const settings = { ...flags, out: required(flags.out, "--out") };
+    await withRanks((ranks) => runGenerate(model, { ...settings, ranks }), { asJson: flags.json ?? false });
+  });
 }
 
-interface GenerateSettings extends ModelSettings {
+interface GenerateSettings extends GenerateFlags, Pick<ModelSettings, "ranks"> {
   readonly out: string;
-  readonly count: number;
-  readonly tokens: number;
-  readonly temperature: number;
-  readonly seed: number;
-  readonly resume?: true | undefined;
-  readonly overwrite?: true | undefined;
-  readonly json?: true | undefined;
 }
 
 async function runGenerate(path: string, settings: GenerateSettings): Promise<void> {

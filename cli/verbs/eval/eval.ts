@@ -18,21 +18,92 @@ import { chooseTasks } from "./tasks.ts";
 import { chooseText, DEFAULT_WINDOW } from "./text.ts";
 import type { EvalSettings, EvalWork } from "./work.ts";
 import { print, printJson } from "../../terminal/output.ts";
-import { NO_TUNING_OPTION, TUNING_OPTION } from "../../tuning.ts";
-import { outputPath, wholeNumber, wholeNumbers, wordList } from "../../options/values.ts";
 import {
-  ADAPTER_OPTION,
-  BASE_DTYPE_OPTION,
-  MEMORY_LIMIT_OPTION,
-  type ModelSettings,
-  readAdapters,
-  tokenizerOf,
-  withModel,
-} from "../../with_model.ts";
+  ADAPTER_FLAG,
+  addFlags,
+  type FlagTable,
+  type FlagValues,
+  JSON_FLAG,
+  MODEL_FLAGS,
+  wholeNumbers,
+} from "../../options/flags.ts";
+import { type ModelSettings, readAdapters, tokenizerOf, withModel } from "../../with_model.ts";
+
+const FLAGS = {
+  text: {
+    type: "value",
+    placeholder: "file",
+    help:
+      "measure the perplexity of a UTF-8 text, over whole windows, each read alone, after BOS where the tokenizer has one",
+  },
+  window: {
+    type: "value",
+    placeholder: "tokens",
+    parse: wholeNumbers("--window", 2),
+    defaultText: `${DEFAULT_WINDOW}, or the shortest context of the models if that is less`,
+    help: "tokens of a window, or several sizes with commas",
+  },
+  stride: {
+    type: "count",
+    least: 1,
+    placeholder: "tokens",
+    defaultText: "the window, so that windows do not overlap",
+    help: "tokens between the starts of two windows; only tokens that are new in a window count",
+  },
+  limitChars: { type: "count", least: 1, help: "characters of the text to use at most" },
+  maxWindows: { type: "count", least: 1, help: "windows to measure at most" },
+  data: {
+    type: "value",
+    placeholder: "file",
+    help:
+      "rows with a field choices that includes the output: measure how often the output is the most likely choice (default for demo alone: its held-out rows)",
+  },
+  exactMatch: {
+    type: "switch",
+    help:
+      "have the model answer each row of the data in its own words, and measure how often that equals the output; rows need no choices then",
+  },
+  limitRows: { type: "count", least: 1, help: "rows of the data to use at most" },
+  withPrompt: {
+    type: "switch",
+    help:
+      "put the collaborative prompt before each instruction of --data, or each question of --tasks that has a context (default: no prompt)",
+  },
+  prompt: {
+    type: "prompt",
+    placeholder: "file",
+    help: "a file with your own prompt, in place of the collaborative one",
+    off: "use no prompt (the default)",
+  },
+  tasks: {
+    type: "list",
+    help: `comma-separated tasks: ${
+      TASK_NAMES.join(", ")
+    } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or files with your own tasks, such as ./mine.ts or ./mine.json`,
+  },
+  taskData: {
+    type: "value",
+    placeholder: "folder",
+    help: "folder with the data of the tasks: <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
+  },
+  limit: { type: "count", least: 1, help: "questions of each task, or of each of its subsets, to use at most" },
+  refuseLong: {
+    type: "switch",
+    help: "fail if a question does not fit the model's context (default: its beginning is cut off)",
+  },
+  out: {
+    type: "text",
+    placeholder: "file",
+    help: "file that keeps each scored question or measured window as a JSON line; the same command resumes from it",
+  },
+  adapter: { ...ADAPTER_FLAG, help: `${ADAPTER_FLAG.help}; with several models, to each` },
+  ...MODEL_FLAGS,
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
 
 /** Declares the verb. */
 export function evaluate(): CommandUnknownOpts {
-  return verb("eval", {
+  const command = verb("eval", {
     description:
       "Measure models: perplexity of a text, accuracy on multiple-choice rows, or tasks in the format of lm-evaluation-harness.",
     examples: [
@@ -41,84 +112,10 @@ export function evaluate(): CommandUnknownOpts {
       "eval demo --data fixtures/demo_data/heldout.jsonl --exact-match",
       "eval dense.gguf runs/mine/model --tasks arc_easy,piqa --task-data data --limit 200 --out scores.jsonl",
     ],
-  })
-    .argument(
-      "<model...>",
-      `${MODEL_TEXT}; the first of several is the baseline of the comparison`,
-    )
-    .option(
-      "--text <file>",
-      "measure the perplexity of a UTF-8 text, over whole windows, each read alone, after BOS where the tokenizer has one",
-    )
-    .option(
-      "--window <tokens>",
-      `tokens of a window, or several sizes with commas (default: ${DEFAULT_WINDOW}, or the shortest context of the models if that is less)`,
-      wholeNumbers("--window", { least: 2 }),
-    )
-    .option(
-      "--stride <tokens>",
-      "tokens between the starts of two windows; only tokens that are new in a window count (default: the window, so that windows do not overlap)",
-      wholeNumber("--stride", { least: 1 }),
-    )
-    .option(
-      "--limit-chars <count>",
-      "characters of the text to use at most",
-      wholeNumber("--limit-chars", { least: 1 }),
-    )
-    .option(
-      "--max-windows <count>",
-      "windows to measure at most",
-      wholeNumber("--max-windows", { least: 1 }),
-    )
-    .option(
-      "--data <file>",
-      "rows with a field choices that includes the output: measure how often the output is the most likely choice (default for demo alone: its held-out rows)",
-    )
-    .option(
-      "--exact-match",
-      "have the model answer each row of the data in its own words, and measure how often that equals the output; rows need no choices then",
-    )
-    .option("--limit-rows <count>", "rows of the data to use at most", wholeNumber("--limit-rows", { least: 1 }))
-    .option(
-      "--with-prompt",
-      "put the collaborative prompt before each instruction of --data, or each question of --tasks that has a context (default: no prompt)",
-    )
-    .option("--prompt <file>", "a file with your own prompt, in place of the collaborative one")
-    .option("--no-prompt", "use no prompt (the default)")
-    .option(
-      "--tasks <list>",
-      `comma-separated tasks: ${
-        TASK_NAMES.join(", ")
-      } (mmlu with 5 examples, bbh with 3), single subsets such as mmlu_anatomy, or files with your own tasks, such as ./mine.ts or ./mine.json`,
-      wordList("--tasks"),
-    )
-    .option(
-      "--task-data <folder>",
-      "folder with the data of the tasks: <task>.<split>.jsonl (or .json, .parquet, .jsonl.gz, .jsonl.zst)",
-    )
-    .option(
-      "--limit <count>",
-      "questions of each task, or of each of its subsets, to use at most",
-      wholeNumber("--limit", { least: 1 }),
-    )
-    .option(
-      "--refuse-long",
-      "fail if a question does not fit the model's context (default: its beginning is cut off)",
-    )
-    .option(
-      "--out <file>",
-      "file that keeps each scored question or measured window as a JSON line; the same command resumes from it",
-      outputPath("--out"),
-    )
-    .option(ADAPTER_OPTION[0], `${ADAPTER_OPTION[1]}; with several models, to each`)
-    .option(...BASE_DTYPE_OPTION)
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object")
-    .action(async (paths, options) =>
-      await withRanks((ranks) => run(paths, { ...options, ranks }), { asJson: options.json ?? false })
-    );
+  }).argument("<model...>", `${MODEL_TEXT}; the first of several is the baseline of the comparison`);
+  return addFlags(command, FLAGS).action(async (paths: readonly string[], options: FlagValues<typeof FLAGS>) =>
+    await withRanks((ranks) => run(paths, { ...options, ranks }), { asJson: options.json ?? false })
+  );
 }
 
 async function run(

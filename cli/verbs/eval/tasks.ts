@@ -10,7 +10,7 @@ import { checkEach } from "./models.ts";
 import { BATCH_TOKENS, type EvalSettings, type EvalWork } from "./work.ts";
 import { note } from "../../terminal/output.ts";
 import { promptAtInference, promptNote } from "../../options/prompt.ts";
-import { required } from "../../options/values.ts";
+import { required } from "../../options/flags.ts";
 import { type Loaded, tokenizerOf } from "../../with_model.ts";
 
 /** Reads the questions of all tasks. */

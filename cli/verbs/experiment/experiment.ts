@@ -17,9 +17,8 @@ import { namedPaths, selection, settings } from "./values.ts";
 import { watchInterrupt } from "../../terminal/interrupt.ts";
 import { formatCount, note, print, printJson, silence } from "../../terminal/output.ts";
 import { stderrProgress } from "../../terminal/progress.ts";
-import { MEMORY_LIMIT_OPTION } from "../../with_model.ts";
-import { NO_TUNING_OPTION, tuneFor, TUNING_OPTION, type TuningSetting } from "../../tuning.ts";
-import { oneOf, outputPath, wholeNumber } from "../../options/values.ts";
+import { tuneFor } from "../../tuning.ts";
+import { addFlags, type FlagTable, type FlagValues, GPU_FLAGS, JSON_FLAG } from "../../options/flags.ts";
 import type {
   Experiment,
   ExperimentOverrides,
@@ -29,9 +28,78 @@ import type {
 } from "../../../lib/experiment/types.ts";
 import { openDeviceHere } from "../../webgpu.ts";
 
+const FLAGS = {
+  out: {
+    type: "text",
+    placeholder: "dir",
+    defaultText: "runs/ and the experiment's name",
+    help: "folder of all results",
+  },
+  model: {
+    type: "value",
+    placeholder: "path",
+    parse: collect(namedPaths("--model", "model")),
+    help: "the model, or NAME=PATH where there are several; may be given more than once",
+  },
+  data: {
+    type: "value",
+    placeholder: "file",
+    parse: collect(namedPaths("--data", "data")),
+    help: "the data, or NAME=PATH where there are several, in place of the definition's; may be given more than once",
+  },
+  file: {
+    type: "value",
+    placeholder: "name=path",
+    parse: collect(namedPaths("--file", null)),
+    help: "path of a file that the experiment calls @NAME; none leaves out the measures that use it",
+  },
+  set: {
+    type: "value",
+    placeholder: "key=value",
+    parse: collect(settings("--set")),
+    help: "an option of all runs, or the values of an axis: seed=1,2,3",
+  },
+  only: {
+    type: "value",
+    placeholder: "key=value",
+    parse: collect(selection("--only"), { joins: true }),
+    help: "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
+  },
+  shared: {
+    type: "switch",
+    help: "share the runs with other processes, also on other machines: give all of them the same command and folder",
+  },
+  shard: {
+    type: "value",
+    placeholder: "i/n",
+    parse: shard,
+    help: "one of n shares of the runs, for a process that starts with n others; implies --shared",
+  },
+  maxCells: { type: "count", least: 1, help: "most runs in this call" },
+  keep: {
+    type: "word",
+    words: ["none", "models"],
+    placeholder: "what",
+    initially: "none",
+    help: "models: keep the pruned models; none: remove each once it was measured",
+  },
+  evaluateOnly: { type: "switch", help: "only take missing measures, on models that were kept" },
+  redo: {
+    type: "switch",
+    help: "run again what failed, what has a changed definition, and what lacks measures and its model",
+  },
+  dryRun: {
+    type: "switch",
+    help:
+      "list the runs with their steps, tokens and state, and what this command would do; only reads files, and opens the scripts of tasks and schedules",
+  },
+  ...GPU_FLAGS,
+  json: JSON_FLAG,
+} as const satisfies FlagTable;
+
 /** Declares the verb. */
 export function experimentVerb(): CommandUnknownOpts {
-  return verb("experiment", {
+  const command = verb("experiment", {
     description: "Run a grid of prune runs, measure every model, and write tables and charts. Finished runs are kept.",
     examples: [
       "experiment scripts/experiments/rank.ts --out runs/rank",
@@ -41,84 +109,14 @@ export function experimentVerb(): CommandUnknownOpts {
     notes: `Options of runs, for base, grid, --set and --only: ${
       CELL_OPTION_NAMES.join(", ")
     }. Of units, loraTargets, protect and onAlarm --set takes one value, whose parts have commas between.`,
-  })
-    .argument(
-      "<file>",
-      "a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json",
-    )
-    .option("--out <dir>", "folder of all results (default: runs/ and the experiment's name)", outputPath("--out"))
-    .option(
-      "--model <path>",
-      "the model, or NAME=PATH where there are several; may be given more than once",
-      collect(namedPaths("--model", "model")),
-    )
-    .option(
-      "--data <file>",
-      "the data, or NAME=PATH where there are several, in place of the definition's; may be given more than once",
-      collect(namedPaths("--data", "data")),
-    )
-    .option(
-      "--file <name=path>",
-      "path of a file that the experiment calls @NAME; none leaves out the measures that use it",
-      collect(namedPaths("--file", null)),
-    )
-    .option(
-      "--set <key=value>",
-      "an option of all runs, or the values of an axis: seed=1,2,3",
-      collect(settings("--set")),
-    )
-    .option(
-      "--only <key=value>",
-      "runs with one of the values, such as method=taylor,sparsity=0.2; may be given more than once",
-      collect(selection("--only"), { joins: true }),
-    )
-    .option(
-      "--shared",
-      "share the runs with other processes, also on other machines: give all of them the same command and folder",
-    )
-    .option(
-      "--shard <i/n>",
-      "one of n shares of the runs, for a process that starts with n others; implies --shared",
-      shard,
-    )
-    .option("--max-cells <count>", "most runs in this call", wholeNumber("--max-cells", { least: 1 }))
-    .option(
-      "--keep <what>",
-      "models: keep the pruned models; none: remove each once it was measured",
-      oneOf("--keep", ["none", "models"]),
-      "none" as const,
-    )
-    .option("--evaluate-only", "only take missing measures, on models that were kept")
-    .option("--redo", "run again what failed, what has a changed definition, and what lacks measures and its model")
-    .option(
-      "--dry-run",
-      "list the runs with their steps, tokens and state, and what this command would do; only reads files, and opens the scripts of tasks and schedules",
-    )
-    .option(...MEMORY_LIMIT_OPTION)
-    .option(...TUNING_OPTION)
-    .option(...NO_TUNING_OPTION)
-    .option("--json", "print one JSON object")
-    .action(async (file, options) => await run(file, options));
+  }).argument(
+    "<file>",
+    "a .ts, .js or .mjs file with `export default defineExperiment({ … })`, or the same as .json",
+  );
+  return addFlags(command, FLAGS).action(async (file: string, flags: Settings) => await run(file, flags));
 }
 
-interface Settings {
-  readonly out?: string | undefined;
-  readonly model?: ReadonlyMap<string, readonly string[]> | undefined;
-  readonly data?: ReadonlyMap<string, readonly string[]> | undefined;
-  readonly file?: ReadonlyMap<string, readonly string[]> | undefined;
-  readonly set?: ReadonlyMap<string, readonly string[]> | undefined;
-  readonly only?: ReadonlyMap<string, readonly string[]> | undefined;
-  readonly shared?: true | undefined;
-  readonly shard?: { readonly index: number; readonly count: number } | undefined;
-  readonly maxCells?: number | undefined;
-  readonly keep: "none" | "models";
-  readonly evaluateOnly?: true | undefined;
-  readonly redo?: true | undefined;
-  readonly dryRun?: true | undefined;
-  readonly memoryLimit?: number | undefined;
-  readonly tuning?: TuningSetting | undefined;
-  readonly json?: true | undefined;
-}
+type Settings = FlagValues<typeof FLAGS>;
 
 /** Parses `--shard`. Throws `CompressoError("usage")`. */
 function shard(text: string): { readonly index: number; readonly count: number } {

@@ -2,7 +2,7 @@
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { MODEL_TEXT, verb } from "../../command.ts";
 import { addTableFlags, type TableFlags } from "../../options/table_flags.ts";
-import { required } from "../../options/values.ts";
+import { required } from "../../options/flags.ts";
 import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import { runPrune } from "./run.ts";
 

@@ -13,7 +13,7 @@ import { haveEnds } from "../../../lib/data/prompts/encode.ts";
 import type { EncodeReport } from "../../../lib/data/encode_report.ts";
 import { checkMemory } from "../../../lib/run/memory/advice.ts";
 import { adapterOf } from "../../../lib/run/memory/plan.ts";
-import { stagesOf } from "../../../lib/run/methods/names.ts";
+import { stagesOf } from "../../../lib/run/methods/stages.ts";
 import type { Alarm } from "../../../lib/run/monitors/alarm.ts";
 import { ShownAlarms } from "../../../lib/run/monitors/shown_alarms.ts";
 import { recordsIn } from "../../../lib/run/record_file.ts";

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { CompressoError } from "../../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
-import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/names.ts";
+import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/stages.ts";
 import { defaultRates } from "../../../lib/run/options/rates.ts";
 import { type OpenSchedule } from "../../../lib/schedule/open.ts";
 import { openSchedule } from "../../../lib/schedule/host.ts";
@@ -16,7 +16,7 @@ import { plotColumns, plotRows } from "../../terminal/plot.ts";
 import { formatShare, note, print, printJson } from "../../terminal/output.ts";
 import { type Preview, previewCharts, type PreviewPoint, previewSchedule, shortfall } from "./preview.ts";
 import { previewSvg } from "./svg.ts";
-import { outputPath, realNumber, wholeNumber } from "../../options/values.ts";
+import { addFlags, type FlagTable, type FlagValues } from "../../options/flags.ts";
 
 /** What a schedule is and how scripts run, for the help. */
 const SCHEDULE_HELP = `Schedules:
@@ -52,79 +52,81 @@ export function scheduleVerb(): CommandUnknownOpts {
   }).addCommand(previewVerb());
 }
 
+const FLAGS = {
+  steps: { type: "count", least: 1, initially: 200, help: "steps of the pruning stage" },
+  sparsity: { type: "number", above: 0, below: 1, placeholder: "share", initially: 0.3, help: "the run's target" },
+  warmup: {
+    type: "number",
+    least: 0,
+    most: 1,
+    placeholder: "share",
+    defaultText: `${defaultRates(1).warmup}`,
+    help: "share of --steps after which the target is reached; not for constant, nor for scripts that set the sparsity",
+  },
+  prefinetune: {
+    type: "count",
+    defaultText: "a tenth of --steps, as in a run",
+    help: "steps of fine-tuning before it, for scripts",
+  },
+  postfinetune: {
+    type: "count",
+    least: 1,
+    defaultText: "three tenths of --steps, as in a run",
+    help: "steps of the last stage, for scripts that steer it",
+  },
+  layers: {
+    type: "count",
+    least: 1,
+    most: 1000,
+    defaultText: `${LAYERS}`,
+    help: "layers of the simulated model, for scripts",
+  },
+  svg: { type: "text", placeholder: "file", help: "also draw it to an SVG file" },
+  json: { type: "switch", help: "print one JSON object with every step" },
+  trust: { type: "switch", help: "run a script in this process, with all its rights" },
+} as const satisfies FlagTable;
+
 function previewVerb(): CommandUnknownOpts {
-  return verb("preview", {
+  const command = verb("preview", {
     description: "Plot what a schedule does in a run, before it costs GPU time.",
     examples: [
       "schedule preview cubic --steps 200 --sparsity 0.3",
       "schedule preview scripts/examples/layerwise.ts --svg schedule.svg",
     ],
     notes: SCHEDULE_HELP,
-  })
-    .argument("<schedule>", `a file, a URL, or one of ${SCHEDULE_NAMES.join(", ")}`)
-    .option("--steps <count>", "steps of the pruning stage", wholeNumber("--steps", { least: 1 }), 200)
-    .option(
-      "--sparsity <share>",
-      "the run's target",
-      realNumber("--sparsity", { above: 0, below: 1 }),
-      0.3,
-    )
-    .option(
-      "--warmup <share>",
-      `share of --steps after which the target is reached; not for constant, nor for scripts that set the sparsity (default: ${
-        defaultRates(1).warmup
-      })`,
-      realNumber("--warmup", { least: 0, most: 1 }),
-    )
-    .option(
-      "--prefinetune <count>",
-      "steps of fine-tuning before it, for scripts (default: a tenth of --steps, as in a run)",
-      wholeNumber("--prefinetune", { least: 0 }),
-    )
-    .option(
-      "--postfinetune <count>",
-      "steps of the last stage, for scripts that steer it (default: three tenths of --steps, as in a run)",
-      wholeNumber("--postfinetune", { least: 1 }),
-    )
-    .option(
-      "--layers <count>",
-      `layers of the simulated model, for scripts (default: ${LAYERS})`,
-      wholeNumber("--layers", { least: 1, most: 1000 }),
-    )
-    .option("--svg <file>", "also draw it to an SVG file", outputPath("--svg"))
-    .option("--json", "print one JSON object with every step")
-    .option("--trust", "run a script in this process, with all its rights")
-    .action(async (source, { prefinetune: before, postfinetune: after, ...settings }) => {
-      const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
-      checkTrust(source, trust);
-      if (svg !== undefined && !isScheduleName(source)) {
-        const url = scriptUrl(source);
-        if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
-      }
-      const ramp = warmup === undefined ? {} : { warmup };
-      await using schedule = await openSchedule(source, {
-        ...(trust ? { trust } : {}),
-        ...ramp,
-        onLog: (line) => note(`script: ${line}`),
-      });
-      checkWarmup(schedule, warmup);
-      checkSeen(source, { option: "--prefinetune", value: before, what: "the records of fine-tuning" });
-      checkSeen(source, { option: "--layers", value: settings.layers, what: "the layers" });
-      checkPostfinetune(schedule, after);
-      const stages = {
-        prefinetune: before ?? firstStageSteps(steps),
-        postfinetune: after ?? lastStageSteps(steps),
-      };
-      const preview = await previewSchedule(schedule, { steps, ...stages, sparsity, layers, ...ramp });
-      if (svg !== undefined) {
-        await writeFileAtomically(svg, previewSvg(preview));
-        note(`wrote ${svg}`);
-      }
-      const short = shortfall(preview);
-      if (short !== null) note(short);
-      if (json) printJson(preview);
-      else show(preview);
+  }).argument("<schedule>", `a file, a URL, or one of ${SCHEDULE_NAMES.join(", ")}`);
+  return addFlags(command, FLAGS).action(async (source: string, flags: FlagValues<typeof FLAGS>) => {
+    const { prefinetune: before, postfinetune: after, ...settings } = flags;
+    const { steps, sparsity, warmup, layers = LAYERS, svg, json, trust } = settings;
+    checkTrust(source, trust);
+    if (svg !== undefined && !isScheduleName(source)) {
+      const url = scriptUrl(source);
+      if (url.protocol === "file:") await refuseInputs(svg, [fileURLToPath(url)], { option: "--svg" });
+    }
+    const ramp = warmup === undefined ? {} : { warmup };
+    await using schedule = await openSchedule(source, {
+      ...(trust ? { trust } : {}),
+      ...ramp,
+      onLog: (line) => note(`script: ${line}`),
     });
+    checkWarmup(schedule, warmup);
+    checkSeen(source, { option: "--prefinetune", value: before, what: "the records of fine-tuning" });
+    checkSeen(source, { option: "--layers", value: settings.layers, what: "the layers" });
+    checkPostfinetune(schedule, after);
+    const stages = {
+      prefinetune: before ?? firstStageSteps(steps),
+      postfinetune: after ?? lastStageSteps(steps),
+    };
+    const preview = await previewSchedule(schedule, { steps, ...stages, sparsity, layers, ...ramp });
+    if (svg !== undefined) {
+      await writeFileAtomically(svg, previewSvg(preview));
+      note(`wrote ${svg}`);
+    }
+    const short = shortfall(preview);
+    if (short !== null) note(short);
+    if (json) printJson(preview);
+    else show(preview);
+  });
 }
 
 /** Throws `CompressoError("usage")` for a warm-up that has no effect on the schedule. */

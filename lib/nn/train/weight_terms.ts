@@ -5,7 +5,7 @@ import { compileKernel } from "../../gpu/kernel.ts";
 import { type BufferSlice, type Plan, u32 } from "../../gpu/plan.ts";
 import { type BufferView, type OperandPool, recordMatmul } from "../products/linear.ts";
 import type { Matrix } from "../products/matrix.ts";
-import { normLanes } from "../ops.ts";
+import { normLanes } from "../norm.ts";
 
 /** Largest part of dL/dW that is held at once, in f32: 32 MiB. */
 const CHUNK_FLOATS = 8 << 20;

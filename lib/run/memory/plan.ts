@@ -18,7 +18,9 @@ import { bytesByPart, type MemoryPart } from "./parts.ts";
 import { shareLayers } from "../../nn/weights.ts";
 import { loadModelFrom, Model } from "../../model/model.ts";
 import { calibrate } from "../methods/calibrate.ts";
-import { isOneShot } from "../methods/names.ts";
+import { compensates, methodOf } from "../methods/all.ts";
+import { measuresActivations } from "../methods/method.ts";
+import { CUTTING_STEPS } from "../methods/stages.ts";
 import { withCompensation } from "../methods/one_shot_scores.ts";
 import { createTrainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
@@ -143,7 +145,7 @@ async function planOn(
     layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
   });
   const { rank, alpha, targets } = run.lora;
-  await rehearseVerify(run.method === "flap" ? withOutputBiases(distinct) : distinct, {
+  await rehearseVerify(compensates(run.method) ? withOutputBiases(distinct) : distinct, {
     device,
     adapters: { lora: { rank, alpha, targets, weights: zeroLora(distinct.spec, run.lora) } },
     ...verifyShape(run),
@@ -177,18 +179,19 @@ async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "voc
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
   const { batch, accumulate, seq, lora, recompute, method, focus } = options;
-  using compensated = method === "flap" ? await withCompensation(model) : null;
+  using compensated = compensates(method) ? await withCompensation(model) : null;
   const trained = compensated ?? model;
   using trainer = createTrainer(trained, { batch, accumulate, seq, seed: 1, lora, table, recompute });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };
   const state = { state: IDLE_STATE };
-  if (method === "wanda-sp" || method === "flap") await calibrate(trained, { batches: [], batch, seq });
+  const how = methodOf(method), from = how.kind === "one-shot" ? how.from : [], cutting = CUTTING_STEPS[how.kind];
+  if (how.kind === "one-shot" && measuresActivations(how)) await calibrate(trained, { batches: [], batch, seq });
   await trainer.step("lora", data, state);
-  if (method === "taylor") await trainer.weightTerms(data, state);
-  if (method === "compresso") await trainer.maskGradients(data, state);
-  if (!isOneShot(method)) await trainer.step(method === "gradual" ? method : "masks", data, state);
+  if (from.includes("firstOrder")) await trainer.weightTerms(data, state);
+  if (how.kind === "learned" || from.includes("fisher")) await trainer.maskGradients(data, state);
+  if (cutting) await trainer.step(cutting, data, state);
   if (focus < 1) await trainer.step("lora", data, { ...state, focus });
   await trainer.numbers(0, 1);
   // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.

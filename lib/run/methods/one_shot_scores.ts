@@ -3,44 +3,46 @@ import {
   createTaylor,
   type LayerTerms,
   magnitudeScores,
-  type OneShotMethod,
-  randomScores,
   type Ranking,
   rankWithin,
   type WeightTerms,
 } from "../../masks/baselines.ts";
 import { type ActivationStats, flapScores, wandaScores } from "../../masks/baselines_activations.ts";
+import { createSaliency } from "../../masks/saliency.ts";
+import { type UnitMeasure, unitSaliency } from "../../masks/unit_saliency.ts";
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
 import { dealt, type Ranks } from "../../ranks/ranks.ts";
 import { CompressoError, option } from "../../core/errors.ts";
 import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
 import type { Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import type { MaskValues } from "../../nn/mask_slots.ts";
+import type { MaskValues, SlotGradients } from "../../nn/mask_slots.ts";
 import { shareWeights, writeBiases } from "../../nn/weights.ts";
 import type { Batch } from "../../data/batches.ts";
 import { calibrate } from "./calibrate.ts";
+import { isOfGradients, measuresActivations, type OneShotMethod } from "./method.ts";
 import { Model } from "../../model/model.ts";
 
 /** Options of {@link oneShotScores}. */
 export interface OneShotOptions {
-  /** The score. */
+  /** The method. */
   readonly method: OneShotMethod;
-  /** Which units are compared; default "all". wanda-sp always compares those of a layer. */
+  /** Which units are compared; default "all". A method with a fixed ranking has its own. */
   readonly ranking?: Ranking;
-  /**
-   * Calibration data of taylor, wanda-sp and flap; other methods do not read it. All batches have `batch` · `seq`
-   * tokens.
-   */
+  /** Rows for measures by gradients. All batches have `batch` · `seq` tokens. */
   readonly batches: Iterable<Batch>;
+  /** Rows for measures of activations; default: the same. */
+  readonly activationBatches?: Iterable<Batch>;
   /** Sequences of a batch. */
   readonly batch: number;
   /** Tokens of a sequence with its padding. */
   readonly seq: number;
   /** Seed of random scores. */
   readonly seed: number;
-  /** Terms of the weights on a batch at the current masks, for taylor; see `Trainer.weightTerms`. */
+  /** Terms of the weights on a batch at the current masks; see `Trainer.weightTerms`. */
   readonly weightTerms: (batch: Batch) => Promise<readonly LayerTerms[]>;
+  /** Gradients of all slots on a batch at the current masks; see `Trainer.maskGradients`. */
+  readonly maskGradients: (batch: Batch) => Promise<SlotGradients>;
   /** Units that are cut before; they rank below all others. Default: none. */
   readonly cut?: CutBefore | undefined;
   /** Processes that share the batches out. Default: this one alone. */
@@ -67,15 +69,25 @@ export interface OneShotScores {
   readonly stats: ActivationStats | null;
 }
 
-/** Scores the units once. Throws `CompressoError("numeric")` where the model's values on the rows are not finite. */
+/**
+ * Scores the units once.
+ *
+ * @throws CompressoError("numeric") where the model's values on the rows are not finite.
+ * @throws CompressoError("usage") for a score that is not one finite number per unit.
+ */
 export async function oneShotScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { scores, stats } = await rawScores(model, table, options), { cut, ranking } = options;
+  const { method, seed, cut, ranking } = options, { measured, stats } = await measure(model, table, options);
+  const scores = Float64Array.from(await method.score(unitSaliency(table, measured, { seed })));
+  checkScores(table, scores, method);
   if (cut) {
     for (const unit of scores.keys()) {
       if (!cut.kept[unit]) scores[unit] = (cut.order[unit] ?? 0) - table.count;
     }
   }
-  return { scores: ranking === "layer" ? rankWithin(table, scores) : scores, stats };
+  return {
+    scores: ranking === "layer" || method.isRankingFixed ? rankWithin(table, scores) : scores,
+    stats: method.compensates ? stats : null,
+  };
 }
 
 /** Ranks in ascending order of score, ties by index. Unlike the scores, they keep their order in f32. */
@@ -87,42 +99,84 @@ export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
   return result;
 }
 
-async function rawScores(model: Model, table: UnitTable, options: OneShotOptions): Promise<OneShotScores> {
-  const { method, batches, batch, seq, seed, weightTerms, ranks, signal, onBatch } = options, { source } = model;
-  switch (method) {
-    case "magnitude":
-      return { scores: await magnitudeScores(source, table), stats: null };
-    case "random":
-      return { scores: randomScores(table, { seed }), stats: null };
-    case "taylor": {
-      const taylor = createTaylor(table);
-      // Maps are passed between ranks as their entries.
-      const measure = async (data: Batch): Promise<[Projection, WeightTerms][][]> => {
-        signal?.throwIfAborted();
-        return (await weightTerms(data)).map((layer) => [...layer]);
-      };
-      for await (const [{ labelTokens: labels }, layers] of dealt(batches, ranks, measure)) {
-        taylor.add(layers.map((entries) => new Map(entries)), { labels });
-        onBatch?.();
-      }
-      const scores = taylor.scores();
-      checkUnits(table, scores, { what: `cannot score units by ${method}` });
-      return { scores, stats: null };
-    }
-    case "wanda-sp":
-    case "flap": {
-      const stats = await calibrate(model, { batches, batch, seq, ranks, onBatch, ...(signal ? { signal } : {}) });
-      checkFinite(stats, method);
-      if (method === "wanda-sp") return { scores: await wandaScores(source, table, stats), stats: null };
-      return { scores: await flapScores(source, table, stats), stats };
-    }
+/** Batches that a method measures, of so many for gradients and for activations. */
+export function batchesToMeasure(
+  method: OneShotMethod,
+  { gradients, activations }: { readonly gradients: number; readonly activations: number },
+): number {
+  const byGradients = method.from.filter(isOfGradients).length;
+  return byGradients * gradients + (measuresActivations(method) ? activations : 0);
+}
+
+/** Takes the measures of a method one after the other; statistics of activations serve all that need them. */
+async function measure(model: Model, table: UnitTable, options: OneShotOptions): Promise<{
+  readonly measured: ReadonlyMap<UnitMeasure, Float64Array<ArrayBuffer>>;
+  readonly stats: ActivationStats | null;
+}> {
+  const { method, batches, activationBatches = batches, batch, seq, weightTerms, maskGradients } = options;
+  const { ranks, signal, onBatch } = options, { source } = model, what = `cannot score units by ${method.name}`;
+  const measured = new Map<UnitMeasure, Float64Array<ArrayBuffer>>();
+  let stats: ActivationStats | null = null;
+  if (measuresActivations(method)) {
+    const how = { batches: activationBatches, batch, seq, ranks, onBatch, ...(signal ? { signal } : {}) };
+    stats = await calibrate(model, how);
+    checkFinite(stats, what);
   }
+  for (const one of method.from) {
+    switch (one) {
+      case "weights":
+        measured.set(one, await magnitudeScores(source, table));
+        break;
+      case "firstOrder": {
+        const taylor = createTaylor(table);
+        // Maps are passed between ranks as their entries.
+        const terms = async (data: Batch): Promise<[Projection, WeightTerms][][]> => {
+          signal?.throwIfAborted();
+          return (await weightTerms(data)).map((layer) => [...layer]);
+        };
+        for await (const [{ labelTokens: labels }, layers] of dealt(batches, ranks, terms)) {
+          taylor.add(layers.map((entries) => new Map(entries)), { labels });
+          onBatch?.();
+        }
+        measured.set(one, taylor.scores());
+        break;
+      }
+      case "fisher": {
+        const saliency = createSaliency(table);
+        for await (const [, gradients] of dealt(batches, ranks, maskGradients)) {
+          saliency.add(gradients);
+          onBatch?.();
+        }
+        measured.set(one, saliency.mean());
+        break;
+      }
+      case "activations":
+        if (stats) measured.set(one, await wandaScores(source, table, stats));
+        break;
+      case "fluctuations":
+        if (stats) measured.set(one, await flapScores(source, table, stats));
+    }
+    if (isOfGradients(one)) checkUnits(table, measured.get(one) ?? [], { what });
+  }
+  return { measured, stats };
+}
+
+/** Refuses scores that cannot order the units. Throws `CompressoError("usage")`. */
+function checkScores(table: UnitTable, scores: Float64Array, { name }: OneShotMethod): void {
+  const broken = scores.length === table.count ? scores.findIndex((score) => !Number.isFinite(score)) : -1;
+  if (scores.length === table.count && broken < 0) return;
+  throw new CompressoError("usage", {
+    what: `cannot use the scores of the method ${name}`,
+    rule: `they are a finite number for each of the ${table.count} units`,
+    value: broken < 0 ? `${scores.length} scores` : `${scores[broken]} for ${unitName(table, broken)}`,
+    option: "method",
+  });
 }
 
 /** Throws `CompressoError("numeric")` for values of units, computed from gradients on rows, that are not finite. */
 export function checkUnits(
   table: UnitTable,
-  values: Float64Array,
+  values: readonly number[] | Float64Array,
   { what, fix = ROWS_FIX }: { readonly what: string; readonly fix?: string },
 ): void {
   const unit = values.findIndex((value) => !Number.isFinite(value));
@@ -141,13 +195,13 @@ export const OUT_OF_ROWS = "leave the rows out that do this";
 export const ROWS_FIX = `${OUT_OF_ROWS}, or give others by ${option("calibration")}`;
 
 /** Throws `CompressoError("numeric")` for activations that are not finite, which give no score. */
-function checkFinite({ layers }: ActivationStats, method: OneShotMethod): void {
+function checkFinite({ layers }: ActivationStats, what: string): void {
   for (const [layer, { o, down }] of layers.entries()) {
     for (const [name, part] of [["o_proj", o], ["down_proj", down]] as const) {
       const channel = part?.squares.findIndex((value) => !Number.isFinite(value)) ?? -1;
       if (channel < 0) continue;
       throw new CompressoError("numeric", {
-        what: `cannot score units by ${method}`,
+        what,
         rule: "what the model computes of the calibration rows is finite",
         value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
         fix: ROWS_FIX,

@@ -1,6 +1,6 @@
 // Detects a loss that diverges: the monitored mean and its limit.
 import { option } from "../../core/errors.ts";
-import { isOneShot } from "../methods/names.ts";
+import { kindOfMethod } from "../methods/all.ts";
 import type { ResolvedOptions } from "../options/options.ts";
 import type { LossHistory, Stage } from "../contract.ts";
 import type { Finding, ResolvedMonitor } from "./alarm.ts";
@@ -54,7 +54,7 @@ export function lessAtOnce({ method, size }: Pick<ResolvedOptions, "method" | "s
   const less = size
     ? `a larger size (${option("size.parameters")}, ${option("size.bytes")})`
     : `a lower ${option("sparsity")}`;
-  return isOneShot(method) ? `to ${less}` : `in more steps (${option("steps")}) or to ${less}`;
+  return kindOfMethod(method) === "one-shot" ? `to ${less}` : `in more steps (${option("steps")}) or to ${less}`;
 }
 
 /** Advice for a LoRA learning rate that is too high in a stage. */

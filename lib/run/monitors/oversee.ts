@@ -1,4 +1,5 @@
 // Applies the monitors to one step of a run: its record with alarms, the position after it, and the resulting action.
+import { kindOfMethod } from "../methods/all.ts";
 import { RECORDS_SEEN, type RecordView } from "../../schedule/definition.ts";
 import { takesUniform } from "../../units/uniform.ts";
 import type { UnitTable } from "../../units/table.ts";
@@ -88,7 +89,7 @@ function isWaiting(
   records: readonly RecordView[],
   { options: { method, layout }, table }: Pick<Oversight, "options" | "table">,
 ): boolean {
-  if (method !== "gradual" || layout !== "uniform" || records.at(-1)?.expected !== 0) return false;
+  if (kindOfMethod(method) !== "gradual" || layout !== "uniform" || records.at(-1)?.expected !== 0) return false;
   return targetsHeld(records, { isHard: true }).some((target) => !takesUniform(table, target));
 }
 
@@ -97,7 +98,7 @@ export function oversee(position: RunPosition, seen: Seen, { options, table, uni
   const { look, broken, memory, goodStep } = seen, { monitors: settings, method } = options, { aim } = position;
   const given = seen.record && { ...seen.record, layers: look?.layers ?? null };
   const recent = given ? [...position.recent, recordView(given)].slice(-RECORDS_SEEN) : position.recent;
-  const found: Finding[] = broken ? [broken] : [], isHard = method === "gradual";
+  const found: Finding[] = broken ? [broken] : [], isHard = kindOfMethod(method) === "gradual";
   const isWarm = aim !== null && aim.isWarm && !isWaiting(recent, { options, table });
   let state = position.monitors;
   if (given && !broken) {
@@ -175,7 +176,7 @@ export function overseeHard(
     ? []
     : checkFall({ target, expected, hard }, {
       isLoose: state.isLoose,
-      isHard: method === "gradual",
+      isHard: kindOfMethod(method) === "gradual",
       threshold,
     });
   const sight = { target, expected: hard, isWarm: true, isHard: true, of: options };

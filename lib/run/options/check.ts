@@ -3,9 +3,11 @@ import { checkNames, type OptionNames, shown } from "../../core/check_options.ts
 import { CompressoError, option } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
 import { accepts, isInBounds, meantBy, ruleText } from "../../core/value_rule.ts";
+import { isMethodName, isOwnMethod, methodOf } from "../methods/all.ts";
+import type { Method } from "../methods/method.ts";
 import { MONITOR_NAMES } from "../monitors/alarm.ts";
-import { entryOf, isOptionPath, OPTION_PATHS, type OptionPath, pathsIn } from "./table.ts";
-import { GIVEN, methodsOf, type When } from "./table/entry.ts";
+import { entryOf, isOptionPath, OPTION_PATHS, OPTION_TABLE, type OptionPath, pathsIn } from "./table.ts";
+import { type Condition, GIVEN, methodsOf } from "./table/entry.ts";
 import type { MemoryOptions, Preset, RunOptions } from "./options.ts";
 
 /** Options whose value is an object with options of its own that no entry lists. */
@@ -183,15 +185,15 @@ export function checkTogether(
     for (const [other, values] of Object.entries(when)) {
       const value = isOptionPath(other) ? valueOf(options, other) : undefined;
       if (meets(value, values)) continue;
-      const needed = values === GIVEN ? option(other) : option(other, String(values[0]));
-      const isMethod = other === "method";
+      const isMethod = typeof values === "function";
+      const needed = values === GIVEN || isMethod ? option(other) : option(other, String(values[0]));
       throw new CompressoError("usage", {
         what: what ?? `cannot use ${option(path)}`,
         rule: isMethod
           ? `${option(path)} is for ${methodsNamed(methodsOf({ when }))}`
           : `${option(path)} goes with ${needed}`,
         value: isMethod
-          ? `method ${value}`
+          ? `method ${methodNamed(value).name}`
           : meets(value, GIVEN)
           ? option(other, String(value))
           : `no ${option(other)}`,
@@ -203,9 +205,15 @@ export function checkTogether(
 }
 
 /** Whether the value of an option is one of these, or of a list one of its members is. */
-function meets(value: unknown, values: When[string]): boolean {
+function meets(value: unknown, values: Condition): boolean {
   if (values === GIVEN) return value !== undefined && value !== false;
+  if (typeof values === "function") return values(methodNamed(value));
   return (Array.isArray(value) ? value : [value]).some((one) => values.includes(one));
+}
+
+/** The method that a value names. One that names none counts as the default: its own check refuses it. */
+function methodNamed(value: unknown): Method {
+  return methodOf(isMethodName(value) || isOwnMethod(value) ? value : OPTION_TABLE.method.default);
 }
 
 /**

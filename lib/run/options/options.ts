@@ -13,7 +13,7 @@ import type { DataReport, Row } from "../../data/rows.ts";
 import type { RunHooks } from "../hooks.ts";
 import type { MaskSummary } from "../mask_summary.ts";
 import type { Evaluation } from "../evaluation.ts";
-import type { Method } from "../methods/names.ts";
+import type { MethodChoice } from "../methods/all.ts";
 import type { MonitorOptions, ResolvedMonitors } from "../monitors/alarm.ts";
 import type { ScheduleSource } from "../../schedule/open.ts";
 import type { PlannedAdapter, Rates, WantedSize } from "../contract.ts";
@@ -80,7 +80,7 @@ export interface RunOptions {
    *
    * - Learned masks: the squared gradients on them are added to those on `rows` and to the prior of the weights. They
    *   are scaled to the mean of those on `rows` times `rates.prior`.
-   * - `taylor`, `wanda-sp` and `flap`: units are scored on them alone.
+   * - One-shot methods that measure rows: units are scored on them alone.
    *
    * Texts that the model itself writes work well, see `writeCalibration`.
    */
@@ -126,12 +126,12 @@ export interface RunOptions {
    * turns this off.
    */
   readonly rules?: Pick<UnitRules, "protect" | "minimum" | "align"> | undefined;
-  /** How units are chosen. Default "compresso": learned masks. */
-  readonly method?: Method | undefined;
+  /** How units are chosen: the name of a method, or a score of your own. Default "compresso": learned masks. */
+  readonly method?: MethodChoice | undefined;
   /**
    * Which units a one-shot method compares.
    *
-   * - "all": all units with each other. The default, except for magnitude and taylor.
+   * - "all": all units with each other. The default of most methods, and of a score of your own.
    * - "layer": those of each layer and kind, so that every layer loses the same share. The default of magnitude and
    *   taylor.
    *
@@ -139,8 +139,8 @@ export interface RunOptions {
    */
   readonly ranking?: Ranking | undefined;
   /**
-   * Cuts in which `taylor` reaches the target, all of the same share; default 1. Before each cut units are scored anew
-   * on the model cut so far, which is not trained between them.
+   * Cuts in which a score from gradients, such as `taylor`, reaches the target, all of the same share; default 1. Before
+   * each cut the units of the model cut so far are scored. It is not trained between the cuts.
    */
   readonly rounds?: number | undefined;
   /**

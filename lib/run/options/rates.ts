@@ -1,7 +1,8 @@
 // Numbers of the training loop: their defaults, and how going back halves them.
 import { CompressoError, option } from "../../core/errors.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
-import { isOneShot, stagesOf, type StageSteps } from "../methods/names.ts";
+import { methodOf } from "../methods/all.ts";
+import { stagesOf, type StageSteps } from "../methods/stages.ts";
 import type { Halved, Rates } from "../contract.ts";
 import { defaultsOf } from "./check.ts";
 import { OPTION_TABLE } from "./table.ts";
@@ -69,19 +70,19 @@ const OF_LORA = ["lora", "clipNorm", "weightDecay"] as const satisfies readonly 
  * stage. Throws `CompressoError("usage")`.
  */
 export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps): void {
-  const { lora, postfinetune } = given, { method } = options, stages = stagesOf(options);
+  const { lora, postfinetune } = given, { kind, name } = methodOf(options.method), stages = stagesOf(options);
   const idle = OF_LORA.find((name) => given[name]);
   if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
     throw new CompressoError("usage", {
       what: `cannot use ${option(`rates.${idle}`)}`,
       rule: "it is for steps of LoRA",
-      value: `method ${method}, and no steps`,
+      value: `method ${name}, and no steps`,
       fix: `leave it out, or give steps of recovery (${option("steps")})`,
       option: `rates.${idle}`,
     });
   }
   if (postfinetune === undefined) return;
-  const isLone = isOneShot(method) && lora !== undefined && lora !== postfinetune;
+  const isLone = kind === "one-shot" && lora !== undefined && lora !== postfinetune;
   const hasStage = stages.some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
   if (hasStage && !isLone) return;
   const path = "rates.postfinetune", what = `cannot use ${option(path)}`;
@@ -91,7 +92,7 @@ export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps):
       ? {
         what,
         rule: "all steps of a one-shot method are its last stage, which has one rate",
-        value: `method ${method}, ${option("rates.lora", lora)} and ${option(path, postfinetune)}`,
+        value: `method ${name}, ${option("rates.lora", lora)} and ${option(path, postfinetune)}`,
         fix: "give one of the two",
         option: path,
       }

@@ -15,7 +15,8 @@ import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
-import { isOneShot, learnsBesideCalibration, type Method } from "../methods/names.ts";
+import { kindOfMethod, type MethodChoice, methodOf } from "../methods/all.ts";
+import { learnsBesideCalibration } from "../methods/stages.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
 import { atPaths, checkOptions, checkTogether, presetOptions, PRUNE_PATHS, ruleOf, valueAt, valueOf } from "./check.ts";
 import { checkLoraRates, resolveRates } from "./rates.ts";
@@ -81,7 +82,7 @@ export function resolveOptions(
     ...shape,
     // If nothing is trained, rows are measured as they are read later, without a prompt.
     prompt: options.prompt !== undefined ? options.prompt : isAlone ? null : COLLABORATIVE_PROMPT,
-    ranking: options.ranking ?? (BY_LAYER.includes(method) || isOneShotAlike(shape) ? "layer" : "all"),
+    ranking: options.ranking ?? rankingOf(method, shape),
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
     // Without a last stage no step learns from a part of the labels.
     focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
@@ -170,7 +171,7 @@ export function resolveMemory(options: MemoryOptions & Pick<RunOptions, "preset"
     vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
     lora: { ...LORA_DEFAULTS, ...preset.lora, ...withoutUndefined(options.lora ?? {}) },
     rules: withoutUndefined(options.rules ?? {}),
-    focus: options.focus ?? preset.focus ?? (chosen === "compresso" ? focus.default : 1),
+    focus: options.focus ?? preset.focus ?? (kindOfMethod(chosen) === "learned" ? focus.default : 1),
   };
 }
 
@@ -194,12 +195,13 @@ export const LORA_DEFAULTS = {
 } as const;
 
 /** Defaults of learned masks and gradual saliency depend on the steps of the pruning stage, of which there must be some. */
-function checkSteps(steps: number, method: Method): void {
-  if (isOneShot(method) ? steps !== undefined : steps >= 1) return;
+function checkSteps(steps: number, method: MethodChoice): void {
+  const { kind, name } = methodOf(method), isOneShot = kind === "one-shot";
+  if (isOneShot ? steps !== undefined : steps >= 1) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option("steps")}`,
-    rule: isOneShot(method) ? `it is ${ruleOf("steps")}` : "it is a whole number, at least 1 for this method",
-    value: steps === undefined ? "not given" : `${steps}, method ${method}`,
+    rule: isOneShot ? `it is ${ruleOf("steps")}` : "it is a whole number, at least 1 for this method",
+    value: steps === undefined ? "not given" : `${steps}, method ${name}`,
     fix: "give such a number",
     option: "steps",
   });
@@ -292,10 +294,11 @@ function checkRanking(
   ranking: Ranking | undefined,
   { method, layout }: Pick<ResolvedOptions, "method" | "layout">,
 ): void {
-  if (ranking !== "all" || (method !== "wanda-sp" && layout !== "uniform")) return;
+  const how = methodOf(method), isFixed = how.kind === "one-shot" && how.isRankingFixed;
+  if (ranking !== "all" || (!isFixed && layout !== "uniform")) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option("ranking", ranking)}`,
-    rule: `${layout === "uniform" ? "the layout uniform" : `the method ${method}`} ranks units by layer`,
+    rule: `${layout === "uniform" ? "the layout uniform" : `the method ${how.name}`} ranks units by layer`,
     value: ranking,
     fix: `leave ${option("ranking")} out`,
     option: "ranking",
@@ -303,9 +306,10 @@ function checkRanking(
 }
 
 function checkSchedule(schedule: RunOptions["schedule"], { method }: Pick<ResolvedOptions, "method">): void {
-  if (typeof schedule !== "string" || !isScheduleName(schedule) || !isOneShot(method)) return;
+  const { kind, name } = methodOf(method);
+  if (typeof schedule !== "string" || !isScheduleName(schedule) || kind !== "one-shot") return;
   throw new CompressoError("usage", {
-    what: `cannot use the schedule ${schedule} with the method ${method}`,
+    what: `cannot use the schedule ${schedule} with the method ${name}`,
     rule: "a one-shot method cuts everything before its first step; a script may steer its recovery",
     value: schedule,
     fix: `leave ${option("schedule")} out, or use the method compresso or gradual`,
@@ -313,12 +317,11 @@ function checkSchedule(schedule: RunOptions["schedule"], { method }: Pick<Resolv
   });
 }
 
-/** Methods whose published code cuts the same share of every layer. */
-const BY_LAYER: readonly Method[] = ["magnitude", "taylor", "wanda-sp"];
-
-/** Whether a one-shot method cuts all layers alike, so that it compares units within a layer whatever its default is. */
-function isOneShotAlike({ method, layout }: { readonly method: Method; readonly layout?: Layout }): boolean {
-  return isOneShot(method) && layout === "uniform";
+/** The default of `ranking`: that of the method; under the uniform layout a one-shot method compares within layers. */
+function rankingOf(choice: MethodChoice, { layout }: { readonly layout: Layout }): Ranking {
+  const method = methodOf(choice);
+  if (method.kind !== "one-shot") return "all";
+  return layout === "uniform" ? "layer" : method.ranking;
 }
 
 /** Fix for a limit of log α that is too small. */
@@ -331,7 +334,7 @@ export function raisedLimit(): string {
 /** Refuses a limit of log α under which half of all units may be cut at the first step. */
 function checkStart({ method, start, rates }: ResolvedOptions): void {
   const least = leastLimit(rates), { logAlphaLimit: limit, spread } = rates;
-  if (method !== "compresso" || start !== "saliency" || limit >= least) return;
+  if (kindOfMethod(method) !== "learned" || start !== "saliency" || limit >= least) return;
   throw new CompressoError("usage", {
     what: "cannot start masks from saliency",
     rule: `${option("rates.logAlphaLimit")} is at least ${
@@ -345,7 +348,7 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
 
 function checkCalibration(options: ResolvedOptions): void {
   const { calibration, method, start } = options;
-  if (!calibration || method !== "compresso" || learnsBesideCalibration(options)) return;
+  if (!calibration || kindOfMethod(method) !== "learned" || learnsBesideCalibration(options)) return;
   throw new CompressoError("usage", {
     what: `cannot use ${option("calibration")}`,
     rule: "learned masks take it where they start from saliency with a prior",

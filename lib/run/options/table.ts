@@ -1,5 +1,6 @@
 // Every option of pruning, once: the rows of table/ in one. Flags and their help, options of experiments, checks of
 // names and bounds, presets, the identity that a checkpoint compares and docs/reference/options.md follow from it.
+import type { ValueOf } from "../../core/value_rule.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import type { MinimumWidths, UnitRules } from "../../units/rules.ts";
 import type { Rates } from "../contract.ts";
@@ -102,16 +103,7 @@ export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) 
 export type NameOf<P extends OptionPath> = typeof OPTION_TABLE[P] extends { readonly name: infer N } ? N : P;
 
 /** Value of an option as it is written on the command line, parsed, and in experiments. */
-export type WrittenValue<P extends OptionPath> = typeof OPTION_TABLE[P] extends
-  { readonly type: "word"; readonly words: readonly (infer W)[] } ? W
-  : typeof OPTION_TABLE[P] extends { readonly type: "words"; readonly words: readonly (infer W)[] } ? readonly W[]
-  : typeof OPTION_TABLE[P] extends { readonly type: "names" | "list" } ? readonly string[]
-  : typeof OPTION_TABLE[P] extends { readonly type: "count" | "number" | "parameters" | "bytes" } ? number
-  : typeof OPTION_TABLE[P] extends { readonly type: "switch"; readonly auto: string } ? boolean | "auto"
-  : typeof OPTION_TABLE[P] extends { readonly type: "switch" } ? boolean
-  : typeof OPTION_TABLE[P] extends { readonly type: "layers" } ? readonly number[]
-  : typeof OPTION_TABLE[P] extends { readonly type: "prompt" } ? string | boolean
-  : string;
+export type WrittenValue<P extends OptionPath> = ValueOf<typeof OPTION_TABLE[P]>;
 
 /** Name of an option on the command line and in experiments, in camel case; null where only programs have it. */
 export function nameOf(path: OptionPath): string | null {

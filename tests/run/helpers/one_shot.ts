@@ -3,12 +3,12 @@ import { type Device, openDevice } from "../../../lib/gpu/device.ts";
 import { openHfFolder } from "../../disk.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import { IDLE_STATE } from "../../../lib/nn/train/step_state.ts";
-import type { ONE_SHOT_METHODS } from "../../../lib/masks/baselines.ts";
 import type { UnitKind } from "../../../lib/units/rules.ts";
 import { type UnitTable, unitTable } from "../../../lib/units/table.ts";
 import { uniform } from "../../../lib/core/random.ts";
 import type { Batch } from "../../../lib/data/batches.ts";
 import { loadModelFrom, type Model } from "../../../lib/model/model.ts";
+import { METHODS } from "../../../lib/run/methods/all.ts";
 import { oneShotScores } from "../../../lib/run/methods/one_shot_scores.ts";
 import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
@@ -67,20 +67,27 @@ export function trainerOf(model: Model, table: UnitTable): Trainer {
 export async function scored(
   { model, batches }: { readonly model: Model; readonly batches: readonly Batch[] },
   kinds: readonly UnitKind[],
-  method: typeof ONE_SHOT_METHODS[number],
+  method: "magnitude" | "random" | "taylor" | "wanda-sp" | "flap",
 ): Promise<{ table: ReturnType<typeof unitTable>; scores: Float64Array }> {
   const table = unitTable(model.spec, kinds);
   using trainer = trainerOf(model, table);
   const { scores } = await oneShotScores(model, table, {
-    method,
+    method: METHODS[method],
     batches,
     batch: BATCH,
     seq: SEQ,
     seed: 7,
     weightTerms: (batch) => trainer.weightTerms(batch, { state: IDLE_STATE }),
+    maskGradients: (batch) => trainer.maskGradients(batch, { state: IDLE_STATE }),
   });
   return { table, scores };
 }
+
+/** For methods that ask for no gradients. */
+export const NO_GRADIENTS = {
+  weightTerms: () => Promise.reject(new Error("not asked for")),
+  maskGradients: () => Promise.reject(new Error("not asked for")),
+};
 
 /** Inputs of o or down of a layer over all tokens that have a label behind them. */
 export async function inputsOf(source: WeightSource, batches: readonly Batch[]): Promise<{ o: Rows; down: Rows }[]> {

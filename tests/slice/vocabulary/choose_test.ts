@@ -6,7 +6,8 @@ import { tokenPieces } from "../../../lib/slice/vocabulary/pieces.ts";
 import { removalOrder } from "../../../lib/slice/vocabulary/removal.ts";
 import { chooseVocabulary, countTokens } from "../../../lib/slice/vocabulary/choose.ts";
 import { createTokenizer, type Tokenizer } from "../../../lib/text/tokenizer.ts";
-import { failure, tokenizerOf } from "../../text/fixtures.ts";
+import { refuses } from "../../refuses.ts";
+import { tokenizerOf } from "../../text/fixtures.ts";
 import { randomSource, SPEC } from "../../formats/models.ts";
 
 /** A tokenizer of letters a to d and the merges ab, cd, abc, abcd; ids are places in the list. */
@@ -140,6 +141,6 @@ Deno.test("sizes are numbers, shares, or what the texts need, and each vocabular
   assert.ok(choice.growth(tokens) === 0 && choice.growth(least) > choice.growth(choice.sizeOf(undefined)));
   assert.ok(choice.growth(choice.sizeOf(undefined)) <= 0.01);
   for (const size of [least - 1, tokens + 1, 1.5, 0.001]) {
-    assert.throws(() => choice.sizeOf(size), failure("usage", /cannot cut the vocabulary to this size/), String(size));
+    refuses(() => choice.sizeOf(size), "usage", { option: "vocab.size" });
   }
 });

@@ -11,6 +11,7 @@ import { FROM_SALIENCY, LEARNED, type OptionTable, PLANNED, STEPWISE } from "./e
 export const ADVANCED_OPTIONS = {
   baseDtype: {
     type: "word",
+    placeholder: "type",
     words: MATRIX_DTYPES,
     default: "f16",
     of: "loadModel",
@@ -175,8 +176,9 @@ export const ADVANCED_OPTIONS = {
     type: "value",
     of: "command",
     placeholder: "file",
-    defaultText: "the user's cache",
-    help: "where measured kernel speeds are kept; without it kernels run with their defaults, with the same bits",
+    defaultText: "in the user's cache",
+    help: "file for measured kernel speeds",
+    off: "run kernels with their defaults; results are identical",
   },
   dashboard: {
     type: "switch",

@@ -1,5 +1,6 @@
 // Options of pruning: what a run reads.
 import { MOST_WINDOWS, QUESTIONS, WINDOW } from "../../evaluation.ts";
+import { scoresOnRows } from "../../methods/method.ts";
 import { GIVEN, type OptionTable } from "./entry.ts";
 
 /** Their rows. */
@@ -52,12 +53,13 @@ export const DATA_OPTIONS = {
     type: "prompt",
     placeholder: "file",
     defaultText: "the collaborative prompt; none where the vocabulary alone is cut without steps",
+    off: "leave the collaborative prompt out",
     help: "text before every instruction in training",
   },
   calibration: {
     type: "calibration",
     placeholder: "file",
-    when: { method: ["compresso", "taylor", "wanda-sp", "flap"] },
+    when: { method: scoresOnRows },
     defaultText: "own for masks learned from saliency with a prior, else none",
     work: "choosing",
     help: "texts that help to tell units apart before pruning: a file; own, which the model writes first; or none",

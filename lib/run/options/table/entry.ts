@@ -1,6 +1,7 @@
 // What a row of the table of options says.
 import type { ValueRule } from "../../../core/value_rule.ts";
-import { type Method, METHODS } from "../../methods/names.ts";
+import { METHOD_NAMES, methodsThat } from "../../methods/all.ts";
+import type { Method } from "../../methods/method.ts";
 
 /** What a value is: a type that `accepts` checks, or one that is checked where it is used. */
 export type OptionType = ValueRule["type"] | "prompt" | "alarms" | "calibration";
@@ -12,10 +13,13 @@ export type TableValue = number | boolean | string | null | readonly string[];
 export const GIVEN = true;
 
 /**
- * When an option has an effect: other options, each with the values of which it must have one, or {@link GIVEN}. Of a
- * list one member has to be among the values.
+ * When an option has an effect: the methods that take it, and other options, each with the values of which it must have
+ * one, or {@link GIVEN}. Of a list one member has to be among the values.
  */
-export type When = Readonly<Record<string, typeof GIVEN | readonly TableValue[]>>;
+export type When = Readonly<Record<string, Condition>>;
+
+/** What an option's value has to be; of the method, what its record has to fulfil. */
+export type Condition = typeof GIVEN | readonly TableValue[] | ((method: Method) => boolean);
 
 /** What has an option besides `prune` and `pruneToFolder`: experiments, sweeps, plans of memory and the verb `plan`. */
 export type Scope = "experiment" | "sweep" | "memory" | "plan";
@@ -65,9 +69,9 @@ export interface OptionEntry extends Omit<ValueRule, "type"> {
 export type OptionTable = Readonly<Record<string, OptionEntry>>;
 
 /** Options of learned masks. */
-export const LEARNED = { method: ["compresso"] } as const satisfies { readonly method: readonly Method[] };
+export const LEARNED = { method: ({ kind }: Method) => kind === "learned" } satisfies When;
 /** Options of methods that cut step by step. */
-export const STEPWISE = { method: ["compresso", "gradual"] } as const satisfies { readonly method: readonly Method[] };
+export const STEPWISE = { method: ({ kind }: Method) => kind !== "one-shot" } satisfies When;
 /** Options of learned masks that start from saliency. */
 export const FROM_SALIENCY = { ...LEARNED, start: ["saliency"] } as const;
 /** Options that say how small the model becomes. */
@@ -79,6 +83,6 @@ export const PLANNED = [...IN_MEMORY, "plan"] as const;
 
 /** The methods that take an option. */
 export function methodsOf({ when }: Pick<OptionEntry, "when">): readonly string[] {
-  const methods = when?.["method"];
-  return methods === undefined || methods === GIVEN ? METHODS : methods.map(String);
+  const takes = when?.["method"];
+  return typeof takes === "function" ? methodsThat(takes) : METHOD_NAMES;
 }

@@ -22,6 +22,7 @@ export const FILES_OPTIONS = {
   },
   "export.dtype": {
     type: "word",
+    placeholder: "type",
     words: DTYPES,
     default: "f16",
     of: "pruneToFolder",
@@ -30,6 +31,7 @@ export const FILES_OPTIONS = {
   },
   "export.ggufDtype": {
     type: "word",
+    placeholder: "type",
     words: GGUF_DTYPES,
     of: "pruneToFolder",
     name: "ggufDtype",

@@ -1,15 +1,19 @@
 // Options of pruning: how units are chosen.
 import { option } from "../../../core/errors.ts";
-import { ONE_SHOT_METHODS, RANKINGS } from "../../../masks/baselines.ts";
+import { RANKINGS } from "../../../masks/baselines.ts";
 import { UNIT_KINDS } from "../../../units/rules.ts";
-import { METHODS } from "../../methods/names.ts";
+import { isOwnMethod, METHOD_NAMES, methodsThat } from "../../methods/all.ts";
+import { type Method, takesRounds } from "../../methods/method.ts";
 import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
+
+const ranksByLayer = (method: Method): boolean => method.kind === "one-shot" && method.ranking === "layer";
 
 /** Their rows. */
 export const METHOD_OPTIONS = {
   method: {
     type: "word",
-    words: METHODS,
+    words: METHOD_NAMES,
+    also: isOwnMethod,
     default: "compresso",
     work: "choosing",
     scope: PLANNED,
@@ -60,18 +64,18 @@ export const METHOD_OPTIONS = {
   ranking: {
     type: "word",
     words: RANKINGS,
-    when: { method: ONE_SHOT_METHODS },
-    defaultText: "layer for magnitude, taylor, wanda-sp and the layout uniform, else all",
+    when: { method: ({ kind }: Method) => kind === "one-shot" },
+    defaultText: `layer for ${methodsThat(ranksByLayer).join(", ")} and the layout uniform, else all`,
     work: "choosing",
     help: "units that a one-shot method compares: all, or those of one layer and kind",
   },
   rounds: {
     type: "count",
     least: 1,
-    when: { method: ["taylor"] },
+    when: { method: takesRounds },
     default: 1,
     work: "choosing",
-    help: "equal cuts in which taylor reaches the target; units are scored anew before each, on the model cut so far",
+    help: "equal cuts in which the target is reached; before each, the units of the model cut so far are scored",
   },
   "rules.protect": {
     type: "layers",

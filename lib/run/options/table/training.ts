@@ -4,7 +4,7 @@ import { MAX_SEED } from "../../../core/random.ts";
 import { rateBounds } from "../../../schedule/definition.ts";
 import { PROJECTIONS } from "../../../spec/decoder.ts";
 import { MOST_RANK } from "../../../spec/lora.ts";
-import { firstStageSteps, lastStageSteps } from "../../methods/names.ts";
+import { firstStageSteps, lastStageSteps } from "../../methods/stages.ts";
 import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
 
 /** Their rows. */

@@ -3,9 +3,10 @@ import type { CommandUnknownOpts } from "../packages.ts";
 import { basename, dirname, join, resolve } from "node:path";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../lib/files/atomic.ts";
-import { exists } from "../../lib/files/exists.ts";
+import { exists, namesIn } from "../../lib/files/exists.ts";
 import { readEvaluation } from "../../lib/report/evaluation.ts";
 import { readRun } from "../../lib/report/read_run.ts";
+import { RECORDS_FILE } from "../../lib/run/folder.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { verb } from "../command.ts";
 import { formatBytes, note, print } from "../terminal/output.ts";
@@ -39,13 +40,17 @@ export function reportVerb(): CommandUnknownOpts {
       "report runs/demo",
       "report runs/demo --eval dense.json --eval pruned.json",
       "report runs/learned runs/gradual --out comparison.html",
+      "report runs/rank",
     ],
     notes: `The file is complete in itself: it needs no network and can be mailed, printed, and read without scripts.
 A run that is still running or was interrupted is shown up to its last step.`,
-  }).argument("<run...>", "folders that `prune` was given as --out; several are laid over each other");
-  return addFlags(command, FLAGS).action(async (folders: readonly string[], flags: FlagValues<typeof FLAGS>) => {
+  }).argument(
+    "<run...>",
+    "folders of runs, or of an experiment or a sweep for all of its runs; several are laid over each other",
+  );
+  return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
     const { out, eval: evalFiles, title } = flags;
-    const path = out ?? outOf(folders);
+    const path = out ?? outOf(named), folders = (await Promise.all(named.map(runFolders))).flat();
     const [runs, evaluations] = await Promise.all([
       // A folder such as "." has its name from where it is.
       Promise.all(folders.map(async (folder) => ({ ...await readRun(folder), name: basename(resolve(folder)) }))),
@@ -60,6 +65,17 @@ A run that is still running or was interrupted is shown up to its last step.`,
     if (made !== null) note(`compresso: made the folder ${made}`);
     print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
   });
+}
+
+/** The folder of a run, or those of the runs in the folder of an experiment or a sweep. */
+async function runFolders(folder: string): Promise<string[]> {
+  const points = (await namesIn(folder)).filter((name) => name.startsWith("sparsity-"));
+  const cells = (await namesIn(join(folder, "cells"))).map((name) => join("cells", name));
+  const found: string[] = [];
+  for (const name of [...points, ...cells]) {
+    if (await exists(join(folder, name, RECORDS_FILE))) found.push(join(folder, name));
+  }
+  return found.length > 0 ? found : [folder];
 }
 
 /** The folder of a file, where writing will make it; null where it is there. Throws `CompressoError("usage")` where more than one folder is missing. */

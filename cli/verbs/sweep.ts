@@ -146,7 +146,7 @@ function show(result: SweepResult, out: string): void {
   print(
     `knee        ${
       knee
-        ? `${Number((100 * knee.sparsity).toPrecision(6))} %: past it further cuts cost more than the mean one`
+        ? `${Number((100 * knee.sparsity).toPrecision(6))} %: past it, pruning costs more than average`
         : `none: ${none}`
     }`,
   );

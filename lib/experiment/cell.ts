@@ -1,8 +1,6 @@
 // One cell: prunes a model, then measures the result.
-import { kindOfMethod } from "../run/methods/all.ts";
 import { CompressoError } from "../core/errors.ts";
 import { openModelFiles } from "../local/open_model.ts";
-import { isScheduleName } from "../schedule/builtin.ts";
 import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ShownAlarms } from "../run/monitors/shown_alarms.ts";
@@ -10,12 +8,10 @@ import { originOf } from "../run/origin.ts";
 import { type FolderPhase, pruneToFolder } from "../run/prune_to_folder.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
-import type { PruneSession } from "../run/session.ts";
 import { ofMeasure } from "./failure.ts";
-import { cutProfile, lossProfile } from "./cut_and_loss.ts";
 import type { SourceRows } from "./rows.ts";
 import { missingOf, type Store } from "./store.ts";
-import type { CellOutcome, DataSource, Measure, PlannedCell } from "./types.ts";
+import type { DataSource, Measure, PlannedCell } from "./types.ts";
 
 /** How a program follows a cell. */
 export interface CellEvents {
@@ -48,7 +44,7 @@ export async function pruneCell(
     readonly onBegin: () => void;
   },
 ): Promise<void> {
-  const { folder, prune, options, identity } = cell, shown = new ShownAlarms();
+  const { folder, prune, identity } = cell, shown = new ShownAlarms();
   const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
   const origin = await originOf({
@@ -56,7 +52,6 @@ export async function pruneCell(
     data: fileOf(cell.source),
     calibration: cell.calibration && fileOf(cell.calibration),
   });
-  let session: PruneSession | null = null;
   const showNew = (alarms: readonly Alarm[]): void => {
     for (const alarm of shown.fresh(alarms)) events.onAlarm?.(alarm);
   };
@@ -76,20 +71,7 @@ export async function pruneCell(
     // The folder alone is measured; a GGUF would hold the same weights.
     export: { formats: ["hf"], replace: true, origin },
     ...(events.signal ? { signal: events.signal } : {}),
-    hooks: {
-      // run.json comes last and says that all is there.
-      async beforeExport(): Promise<void> {
-        if (!session) return;
-        const { schedule, method = "compresso" } = options, { rates } = session.options;
-        // A script may have set β and noise to values that are unknown here.
-        const learned = kindOfMethod(method) === "learned" && (schedule === undefined || isScheduleName(schedule));
-        await store.setCut(folder, cutProfile(session.result(), { learned, rates }));
-      },
-    },
-    onStart(started, doneBefore): void {
-      session = started;
-      shown.know(earlier, doneBefore);
-    },
+    onStart: (_, doneBefore) => shown.know(earlier, doneBefore),
     async onRecord(record): Promise<void> {
       await events.onRecord?.(record);
       showNew(record.alarms);
@@ -166,32 +148,4 @@ export async function takeMeasures(
     });
     await store.addMeasured(dir, measure, values);
   }
-}
-
-/** The outcome of a pruned cell, from its files. */
-export async function outcomeOf(cell: PlannedCell, store: Store): Promise<CellOutcome> {
-  const { folder } = cell, summary = await store.summary(folder), cut = await store.cut(folder);
-  if (!summary || !cut) {
-    throw new CompressoError("input", {
-      what: `cannot read the run of cell ${cell.name}`,
-      rule: "its folder holds run.json and cut.json",
-      value: summary ? "no cut.json" : "no run.json",
-      fix: `remove ${store.cell(folder)} to run the cell again`,
-    });
-  }
-  const records = await store.records(folder);
-  return {
-    sparsity: summary.sparsity,
-    parameters: summary.parameters,
-    cut,
-    loss: lossProfile(records),
-    steps: records.length,
-    tokens: records.reduce((sum, { tokens }) => sum + tokens, 0),
-    labels: records.reduce((sum, { labelTokens }) => sum + labelTokens, 0),
-    cutRows: summary.data.truncated,
-    promptTokens: summary.data.promptTokens,
-    seconds: Object.values(summary.seconds).reduce((sum, seconds) => sum + seconds, 0),
-    adapter: summary.adapter,
-    alarms: summary.alarms,
-  };
 }

@@ -214,8 +214,8 @@ function refuseMisspelt({ data }: ExperimentDefinition): void {
   if (stranger === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot define the experiment",
-    rule: `data: one set has ${known.join(", ")}, and of several none beside file or generate is called like these`,
-    value: stranger,
+    rule: "data is either one set (file or generate …) or several named sets",
+    value: `'${stranger}' is neither`,
     fix: `did you mean ${nearest(stranger, known)}?`,
   });
 }

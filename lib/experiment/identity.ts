@@ -9,8 +9,9 @@ import type { ResolvedOptions } from "../run/options/options.ts";
 import { digestOf } from "../core/digest.ts";
 import { openSchedule } from "../schedule/host.ts";
 import { readScript, scriptUrl } from "../schedule/source.ts";
+import type { RunSummary } from "../run/result.ts";
 import type { CellOptions } from "./options.ts";
-import type { CellIdentity } from "./types.ts";
+import type { CellIdentity, FileData } from "./types.ts";
 
 /** What is known of a cell before it runs. */
 export interface CellFacts {
@@ -29,18 +30,52 @@ export interface CellFacts {
 export function identityOfCell(
   { options, resolved, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
-  const { monitors, prompt } = resolved;
-  const { calibration: _isGiven, ...facts } = decidingOptions(resolved);
+  const calibrated = calibration === null ? {} : { calibration };
+  return { ...factsOf(resolved), ...calibrated, schedule, weights, data, baseDtype: options.baseDtype ?? "f16" };
+}
+
+/**
+ * The identity of a run that `compresso prune` made, by which it can be a cell; null if its inputs are not known. A run that the model's own texts
+ * calibrated equals no cell.
+ */
+export function identityOfRun({ options, inputs }: Pick<RunSummary, "options" | "inputs">): CellIdentity | null {
+  const { model: weights, data = "", schedule, baseDtype, calibration } = inputs;
+  const [, digest, how] = /^(\w+) (\{.*\})$/s.exec(data) ?? [];
+  if (!weights || !schedule || !baseDtype || !digest || !how) return null;
+  const { textField, limitRows: limit, skipBroken }: Omit<FileData, "file"> & { readonly limitRows?: number } = JSON
+    .parse(how);
+  const isCalibrated = calibration !== undefined && calibration !== "none";
   return {
-    ...facts,
-    monitors: JSON.parse(JSON.stringify(monitors)),
-    ...(calibration === null ? {} : { calibration }),
-    prompt: promptName(prompt),
+    ...factsOf(options),
+    ...(isCalibrated ? { calibration } : {}),
     schedule,
     weights,
-    data,
-    baseDtype: options.baseDtype ?? "f16",
+    data: dataIdentity(fileFacts({ textField, limit, skipBroken }), digest),
+    baseDtype,
   };
+}
+
+/** Facts of a cell that are options. */
+function factsOf(
+  options: Parameters<typeof decidingOptions>[0] & Pick<ResolvedOptions, "monitors" | "prompt">,
+): CellIdentity {
+  const { calibration: _isGiven, ...facts } = decidingOptions(options), { monitors, prompt } = options;
+  return { ...facts, monitors: JSON.parse(JSON.stringify(monitors)), prompt: promptName(prompt) };
+}
+
+/** Which rows of a file are taken, without defaults, in a fixed order: it is stored as text. */
+export function fileFacts({ textField, limit, last, skipBroken }: Omit<FileData, "file">): Omit<FileData, "file"> {
+  return {
+    ...(textField === undefined ? {} : { textField }),
+    ...(limit === undefined ? {} : { limit }),
+    ...(last === undefined ? {} : { last }),
+    ...(skipBroken ? { skipBroken } : {}),
+  };
+}
+
+/** Which rows of which file. */
+export function dataIdentity(facts: Omit<FileData, "file">, digest: string): string {
+  return Object.keys(facts).length === 0 ? digest : JSON.stringify({ ...facts, file: digest });
 }
 
 /** A short name of a prompt's text. */

@@ -18,10 +18,10 @@ import { perplexity } from "../eval/perplexity.ts";
 import { rowPerplexity } from "../eval/row_perplexity.ts";
 import { scoreChoices } from "../eval/score.ts";
 import { ofMeasure } from "./failure.ts";
-import { promptName } from "./identity.ts";
+import { fileFacts, promptName } from "./identity.ts";
 import { labelsOf } from "./unique_labels.ts";
 import { shownOption } from "./options.ts";
-import { fileFacts, type RowCache } from "./rows.ts";
+import type { RowCache } from "./rows.ts";
 import type { Control, EvaluateDefinition, Measure, Value } from "./types.ts";
 
 /** The text of a prompt's setting: null for none, the collaborative prompt, or the text of a file. */

@@ -77,9 +77,9 @@ async function reportCell({ name: cell, folder }: PlannedCell, { at, measures, s
   readonly measures: readonly Measure[];
   readonly store: Store;
 }): Promise<ReportCell | null> {
-  const result = await store.result(folder);
-  if (!result?.outcome) return null;
-  const { outcome } = result, numbers: Record<string, number> = {}, measuredTokens: Record<string, string> = {};
+  const outcome = await store.outcome(folder);
+  if (!outcome) return null;
+  const numbers: Record<string, number> = {}, measuredTokens: Record<string, string> = {};
   for (const { name, value, tokens } of withMeans(valuesOf(measures, await store.measured(store.cell(folder))))) {
     if (tokens !== undefined) measuredTokens[name] = tokens;
     // JSON stores infinities and NaN as null.

@@ -103,7 +103,7 @@ function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }
   if (new Set(own).size === 1 || (name === "seed" && !own.includes("none"))) return;
   throw new CompressoError("usage", {
     what: `cannot set '${name}' in the experiment '${experiment}'`,
-    rule: "an option is set where all grids of the definition have the same values of it, or none has",
+    rule: "an option can be overridden only if every grid gives it the same values, or no grid gives it",
     value: own.map((values, index) => `${values} in grid ${index + 1}`).join(", "),
     fix: `change the definition's grids, or choose among their runs by ${option("only")}`,
   });

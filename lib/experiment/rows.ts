@@ -14,6 +14,7 @@ import { placesNamed } from "../data/encode_report.ts";
 import type { Model } from "../model/model.ts";
 import { partPath, TEXT_FORMAT, writeTextFile } from "../generate/self_data_file.ts";
 import { digestOf } from "../core/digest.ts";
+import { dataIdentity, fileFacts } from "./identity.ts";
 import type { DataSource, FileData, SelfWrittenData } from "./types.ts";
 
 /** Rows to train on, and what became of those that were read. */
@@ -87,19 +88,8 @@ export class RowCache {
   async identity(source: DataSource, weights: string): Promise<string> {
     if (typeof source === "string") return await this.digest(source);
     if ("generate" in source) return JSON.stringify({ ...writtenFacts(source), weights, format: TEXT_FORMAT });
-    const facts = fileFacts(source), file = await this.digest(source.file);
-    return Object.keys(facts).length === 0 ? file : JSON.stringify({ ...facts, file });
+    return dataIdentity(fileFacts(source), await this.digest(source.file));
   }
-}
-
-/** Which rows of a file are taken, without defaults, in a fixed order: it is stored as text. */
-export function fileFacts({ textField, limit, last, skipBroken }: FileData): Omit<FileData, "file"> {
-  return {
-    ...(textField === undefined ? {} : { textField }),
-    ...(limit === undefined ? {} : { limit }),
-    ...(last === undefined ? {} : { last }),
-    ...(skipBroken ? { skipBroken } : {}),
-  };
 }
 
 /** What decides self-written texts, in a fixed order too. */

@@ -7,7 +7,7 @@ import { FolderLock } from "../files/lock.ts";
 import { loadModel } from "../local/load_model.ts";
 import { type Model } from "../model/model.ts";
 import { guardCallbacks } from "./callbacks.ts";
-import { type CellEvents, measureCell, outcomeOf, pruneCell, takeMeasures } from "./cell.ts";
+import { type CellEvents, measureCell, pruneCell, takeMeasures } from "./cell.ts";
 import { failureOf, messageOfState, triesOf } from "./failure.ts";
 import { checkUnchanged, type ExperimentPlan, planCells, refreshed } from "./plan.ts";
 import { makeReport, writeReport } from "./report.ts";
@@ -17,6 +17,7 @@ import { checkPlanOptions, checkRunOptions } from "./run_options.ts";
 import { missingOf, Store } from "./store.ts";
 import type {
   CellFailure,
+  CellFile,
   Experiment,
   ExperimentOverrides,
   ExperimentReport,
@@ -270,19 +271,9 @@ export function sittingOf(
   }).sort((a, b) => triesOf(a.state) - triesOf(b.state)).slice(0, maxCells);
 }
 
-/** Whether only measures of a cell are taken with these options: its pruned model exists. */
-export function isMeasuredAlone(
-  cell: PlannedCell,
-  { evaluateOnly = false, redo = false }: Pick<RunExperimentOptions, "evaluateOnly" | "redo">,
-): boolean {
-  // Also after a failure, where only measures are missing.
-  return hasPruned(cell) && !(redo && !evaluateOnly && cell.state.kind === "failed");
-}
-
-/** Whether a cell's pruned model exists. */
-function hasPruned({ state }: PlannedCell): boolean {
-  return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel) ||
-    (state.kind === "failed" && state.isPruned);
+/** Whether a cell's pruned model exists, so that only measures are taken. */
+export function hasPruned({ state }: Pick<PlannedCell, "state">): boolean {
+  return state.kind === "pruned" || (state.kind === "unmeasured" && state.hasModel);
 }
 
 /**
@@ -296,17 +287,17 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
   readonly leases: Leases | null;
   readonly options: RunExperimentOptions;
 }): Promise<CellFailure | null> {
-  const { name, folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
+  const { folder, identity, state, model: { path, baseDtype } } = cell, { measures, cache } = plan;
   const { onRecord, onPhase, signal } = options;
   const events: CellEvents = { onRecord, onPhase, signal, onAlarm: (alarm) => options.onAlarm?.(cell, alarm) };
   const redoes = options.redo === true && options.evaluateOnly !== true &&
     (state.kind === "changed" || state.kind === "failed");
-  const before = await store.result(folder);
-  // A model that exists beside a result was kept on purpose.
-  const wasKept = state.kind === "unmeasured" && state.hasModel && (state.failure?.isKept ?? state.failure === null);
-  let isPruned = isMeasuredAlone(cell, options), isBegun = false;
+  const wasKept = hasPruned(cell) && ((await store.cellFile(folder))?.keepsModel ?? false);
+  let isPruned = hasPruned(cell), isBegun = false;
   await checkUnchanged(cell, { measured: isPruned });
   const anew = redoes || (state.kind === "unmeasured" && !isPruned);
+  const change = async (part: Partial<CellFile>): Promise<void> =>
+    await store.setCell(folder, { ...await store.cellFile(folder) ?? { identity }, ...part });
   try {
     // With `anew` the cell's files go when the run itself begins: what fails before must not cost them.
     if (!anew && !isPruned) await store.begin(folder, identity, { anew });
@@ -332,40 +323,32 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
       await noteLeftOut(plan, options);
       await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
       isPruned = true;
-      if (before?.outcome === null) await store.dropResult(folder);
+      await change({ failure: undefined });
     }
     const { device, tokenizer } = model;
     // A dense model beside the pruned one might not fit.
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
-    await store.setResult(folder, { cell: name, identity, outcome: await outcomeOf(cell, store), failure: null });
-    if (options.keep !== "models" && options.evaluateOnly !== true && !wasKept) await store.dropModel(folder);
+    const keepsModel = options.keep === "models" || options.evaluateOnly === true || wasKept;
+    await change({ isMeasured: true, keepsModel, failure: undefined, next: undefined });
+    if (!keepsModel) await store.dropModel(folder);
     return null;
   } catch (error) {
     if (signal?.aborted) {
       // A stop is no failure: the cell continues from here.
-      if (isBegun && before?.outcome === null) await store.dropResult(folder);
+      if (isBegun) await change({ failure: undefined });
       throw error;
     }
     const failure = failureOf(error, cell);
-    // Measures that were taken stay where another one failed.
-    const own = isPruned ? await outcomeOf(cell, store).catch(() => null) : null;
-    const outcome = own ?? (isBegun ? null : before?.outcome ?? null);
     if (!isBegun && state.kind === "changed") {
       // Its folder still holds the earlier definition.
-      await store.setRetry(folder, { identity, failure });
+      await change({ next: { identity, failure } });
       return failure;
     }
     const missing = missingOf(measures, await store.measured(store.cell(folder)));
-    await store.setResult(folder, {
-      cell: name,
-      identity,
-      outcome,
-      failure: {
-        ...failure,
-        missing: Object.fromEntries(missing.map(({ id, identity }) => [id, identity])),
-        ...(wasKept || options.keep === "models" ? { isKept: true } : {}),
-      },
+    await change({
+      keepsModel: wasKept || options.keep === "models",
+      failure: { ...failure, missing: Object.fromEntries(missing.map(({ id, identity }) => [id, identity])) },
     });
     return failure;
   }

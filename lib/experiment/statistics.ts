@@ -49,8 +49,8 @@ export interface Difference {
 }
 
 /**
- * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are not independent. Differences between settings are no
- * spread of seeds either: of the seeds of the most common setting, those pairs count whose setting all of these seeds have. Null for no pairs.
+ * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are not independent. To measure the spread over seeds alone,
+ * only settings count that were run with all seeds of the most common setting. Null for no pairs.
  */
 export function differenceOf(pairs: readonly SeedValue[]): Difference | null {
   const seedsOf = (some: readonly SeedValue[]): ReadonlySet<string> => new Set(some.map(({ seed }) => seed));

@@ -1,6 +1,7 @@
 // The folder of an experiment: files of each cell, the states that follow from them, and the report.
 import { join } from "node:path";
-import { CompressoError, type ErrorParts, option } from "../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
+import { isObject } from "../core/guards.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { exists, namesIn } from "../files/exists.ts";
 import { LOCK_FILE } from "../files/lock.ts";
@@ -8,29 +9,22 @@ import { textIfThere } from "../files/text_file.ts";
 import type { MonitorName } from "../run/monitors/alarm.ts";
 import { recordsIn } from "../run/record_file.ts";
 import { digestOf } from "../core/digest.ts";
-import { CHECKPOINT_FILE } from "../run/folder.ts";
+import { CHECKPOINT_FILE, RECORDS_FILE, SUMMARY_FILE } from "../run/folder.ts";
 import type { StepRecord } from "../run/contract.ts";
-import type { RunSummary } from "../run/result.ts";
 import { readSummary } from "../run/run_json.ts";
-import { differences } from "./identity.ts";
+import { differences, identityOfRun } from "./identity.ts";
+import { outcomeOf } from "./outcome.ts";
 import type {
   CellFailure,
+  CellFile,
   CellIdentity,
   CellModel,
-  CellResult,
+  CellOutcome,
   CellState,
-  CutProfile,
   Measure,
   Measured,
   Value,
 } from "./types.ts";
-
-/** retry.json of a cell whose definition changed: why it could not run again. */
-interface CellRetry {
-  /** Its new identity. */
-  readonly identity: CellIdentity;
-  readonly failure: CellFailure;
-}
 
 /** Contents of a report. */
 interface ReportFiles {
@@ -40,14 +34,9 @@ interface ReportFiles {
   readonly charts: readonly { readonly file: string; readonly svg: string }[];
 }
 
-const FILES = {
-  identity: "cell.json",
-  cut: "cut.json",
-  measured: "measures.json",
-  result: "result.json",
-  retry: "retry.json",
-} as const;
-/** Files of a report beside its charts; report.json names the experiment. */
+/** Files that an experiment adds to the folder of a cell's run. */
+const FILES = { cell: "cell.json", measured: "measures.json" } as const;
+/** Files of a report besides its charts; report.json names the experiment. */
 const REPORT_FILES = { text: "report.md", data: "report.json" } as const;
 /** The charts that every report may have. */
 const CHART_FILES = ["measures.svg", "loss.svg", "layers.svg"];
@@ -75,23 +64,16 @@ export class Store {
       if (error instanceof Deno.errors.NotFound) return;
       value = textOf(error);
     }
-    throw new CompressoError("usage", {
-      what: `cannot write to ${this.out}`,
-      rule: "results of an experiment lie in a folder",
-      value,
-      fix: `choose another ${option("out")}`,
-    });
+    refuse("usage", `cannot write to ${this.out}`, { rule: `${option("out")} is a folder`, value });
   }
 
   async #checkReport(experiment: string): Promise<void> {
-    const fail = (value: string, fix: string): never => {
-      throw new CompressoError("usage", {
-        what: `cannot write the report of ${experiment} to ${this.out}`,
+    const fail = (value: string, fix: string): never =>
+      refuse("usage", `cannot write the report of ${experiment} to ${this.out}`, {
         rule: "a report in the folder is of the same experiment",
         value,
         fix,
       });
-    };
     const report = await readJson<{ readonly name?: unknown; readonly cells?: unknown }>(
       join(this.out, REPORT_FILES.data),
     ).catch(() => null);
@@ -142,8 +124,8 @@ export class Store {
   async identities(): Promise<ReadonlyMap<string, CellIdentity>> {
     const found = new Map<string, CellIdentity>();
     for (const name of await namesIn(this.cell(""))) {
-      const identity = await readJson<CellIdentity>(join(this.cell(name), FILES.identity)).catch(() => null);
-      if (identity) found.set(name, identity);
+      const file = await this.cellFile(name).catch(() => null);
+      if (file) found.set(name, file.identity);
     }
     return found;
   }
@@ -160,69 +142,70 @@ export class Store {
 
   /** The state of a cell, from its folder. */
   async stateOf(name: string, identity: CellIdentity, measures: readonly Measure[]): Promise<CellState> {
-    const dir = this.cell(name), then = await readJson<CellIdentity>(join(dir, FILES.identity));
-    if (!then) return { kind: "new" };
-    const what = differences(then, identity) && differences(then, identity, { raised: await this.#raised(name) });
+    const file = await this.cellFile(name), dir = this.cell(name);
+    if (!file) return { kind: "new" };
+    const what = differences(file.identity, identity) &&
+      differences(file.identity, identity, { raised: await this.#raised(name) });
     if (what !== null) {
-      const retry = await readJson<CellRetry>(join(dir, FILES.retry));
-      const isThis = retry !== null && differences(retry.identity, identity) === null;
-      return { kind: "changed", what, failure: isThis ? retry.failure : null };
+      const { next } = file, isThis = next && differences(next.identity, identity) === null;
+      return { kind: "changed", what, failure: isThis ? next.failure : null };
     }
-    const result = await this.result(name), hasModel = await hasWeights(this.model(name));
-    const isPruned = hasModel && await exists(join(dir, "run.json"));
-    if (result?.failure && !result.outcome) {
-      const { message: what, tries } = result.failure;
-      return { kind: "failed", what, isPruned, tries };
+    const { isMeasured = false, failure } = file, isFinished = await exists(join(dir, SUMMARY_FILE));
+    const hasModel = await hasWeights(this.model(name));
+    if (failure && !isFinished) return { kind: "failed", what: failure.message, tries: failure.tries };
+    if (!isFinished || (!isMeasured && !failure && !hasModel)) {
+      return { kind: await this.isResumable(name) ? "stopped" : "new" };
     }
-    if (!result) {
-      if (isPruned) return { kind: "pruned" };
-      return { kind: await exists(join(dir, CHECKPOINT_FILE)) ? "stopped" : "new" };
-    }
+    if (!isMeasured && !failure) return { kind: "pruned" };
     const missing = missingOf(measures, await this.measured(dir));
-    // Also where a measure failed that is no longer in the definition.
+    // A measure that failed may no longer be in the definition.
     if (missing.length === 0) return { kind: "done" };
-    const failure = standing(result.failure, missing);
-    return { kind: "unmeasured", missing: missing.map(({ id }) => id), hasModel, failure };
+    return {
+      kind: "unmeasured",
+      missing: missing.map(({ id }) => id),
+      hasModel,
+      failure: standing(failure ?? null, missing),
+    };
   }
 
   /** The monitors that raised an alarm in a run that has ended; null where they are unknown, as after a rollback: alarms of undone steps are gone. */
   async #raised(name: string): Promise<MonitorName[] | null> {
-    const outcome = (await this.result(name))?.outcome ?? null;
-    const alarms = outcome?.alarms ?? (await this.summary(name))?.alarms ?? null;
+    const alarms = (await readSummary(this.cell(name)))?.alarms ?? null;
     if (alarms === null || alarms.some(({ restored }) => restored !== null)) return null;
     return [...new Set(alarms.map(({ monitor }) => monitor))];
   }
 
   /**
    * Makes the folder of a cell; `anew` empties it, except for the lock of the run that begins. cell.json is replaced last, so that old files are never taken
-   * for those of the new run; a folder without cell.json counts as empty.
+   * for those of the new run. A folder without cell.json counts as empty.
    */
   async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
-    const dir = this.cell(name), path = join(dir, FILES.identity);
+    const dir = this.cell(name), path = join(dir, FILES.cell);
     await makeFolder(dir);
-    for (const own of anew || !await exists(path) ? await namesIn(dir) : []) {
-      if (own !== LOCK_FILE && own !== FILES.identity) await removeOld(join(dir, own));
+    const before = anew || !await exists(path) ? null : await this.cellFile(name);
+    for (const own of before ? [SUMMARY_FILE] : await namesIn(dir)) {
+      if (own !== LOCK_FILE && own !== FILES.cell) await removeOld(join(dir, own));
     }
-    await writeJson(path, identity);
+    await this.setCell(name, { ...before, identity });
   }
 
-  /** result.json of a cell; null where there is none. */
-  async result(name: string): Promise<CellResult | null> {
-    return await readJson<CellResult>(join(this.cell(name), FILES.result));
+  /** cell.json of a cell, or what the run.json of a plain run says in its place; null where there is neither. */
+  async cellFile(name: string): Promise<CellFile | null> {
+    const dir = this.cell(name), path = join(dir, FILES.cell), file = await readJson<CellFile>(path);
+    if (file === null) {
+      const summary = await readSummary(dir), identity = summary && identityOfRun(summary);
+      return identity && { identity, keepsModel: true };
+    }
+    if (isObject(file) && isObject(file.identity)) return file;
+    return refuse("input", `cannot continue the cell in ${dir}`, {
+      rule: `${FILES.cell} has the identity of its run`,
+      value: "it is damaged, or of an earlier version of Compresso",
+      fix: `remove the folder to run the cell again, or choose another ${option("out")}`,
+    });
   }
 
-  async setResult(name: string, result: CellResult): Promise<void> {
-    await writeJson(join(this.cell(name), FILES.result), result);
-  }
-
-  /** Removes the result of a cell's earlier try: another one has come further. */
-  async dropResult(name: string): Promise<void> {
-    await removeOld(join(this.cell(name), FILES.result));
-  }
-
-  /** Records why a changed cell could not begin again; its earlier results stay. */
-  async setRetry(name: string, retry: CellRetry): Promise<void> {
-    await writeJson(join(this.cell(name), FILES.retry), retry);
+  async setCell(name: string, file: CellFile): Promise<void> {
+    await writeJson(join(this.cell(name), FILES.cell), file);
   }
 
   /** Values of a cell or a dense model, by its folder. */
@@ -239,21 +222,15 @@ export class Store {
     await writeJson(join(dir, FILES.measured), all);
   }
 
-  async setCut(name: string, cut: CutProfile): Promise<void> {
-    await writeJson(join(this.cell(name), FILES.cut), cut);
-  }
-
-  async cut(name: string): Promise<CutProfile | null> {
-    return await readJson<CutProfile>(join(this.cell(name), FILES.cut));
-  }
-
-  async summary(name: string): Promise<RunSummary | null> {
-    return await readSummary(this.cell(name));
+  /** What came of a cell's run, from its folder; null while it is not finished. */
+  async outcome(name: string): Promise<CellOutcome | null> {
+    const summary = await readSummary(this.cell(name));
+    return summary && outcomeOf(summary, await this.records(name));
   }
 
   /** Records of a cell's run, as far as it came. */
   async records(name: string): Promise<StepRecord[]> {
-    return await recordsIn(join(this.cell(name), "records.jsonl"));
+    return await recordsIn(join(this.cell(name), RECORDS_FILE));
   }
 
   /** Whether a cell's run has a checkpoint to continue from. */
@@ -319,10 +296,11 @@ async function readJson<T>(path: string): Promise<T | null> {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw unusable(error, {
-      what: `cannot read ${path}`,
+    throw refusal("input", `cannot read ${path}`, {
       rule: "it is a file that this experiment wrote",
+      value: textOf(error),
       fix: "remove the cell's folder to run the cell again",
+      cause: error,
     });
   }
 }
@@ -333,17 +311,13 @@ async function removeOld(path: string): Promise<void> {
     await Deno.remove(path, { recursive: true });
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
-    throw unusable(error, {
-      what: `cannot remove ${path}`,
+    throw refusal("input", `cannot remove ${path}`, {
       rule: "files of an earlier run are removed before the cell runs again",
+      value: textOf(error),
       fix: "close programs that have it open, or remove the cell's folder",
+      cause: error,
     });
   }
-}
-
-/** The error of a file that the system, or what it holds, does not let be used. */
-function unusable(error: unknown, parts: Omit<ErrorParts, "value">): CompressoError {
-  return new CompressoError("input", { ...parts, value: textOf(error) }, { cause: error });
 }
 
 function textOf(error: unknown): string {

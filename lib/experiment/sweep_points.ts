@@ -48,7 +48,7 @@ export interface SweepResult {
   readonly ggufDtype: GgufWriteType;
   /** By sparsity. */
   readonly points: readonly SweepPoint[];
-  /** The last point before quality falls faster than size, as the guide on sweeps defines it; null where there is none. */
+  /** The point past which pruning costs more than average, see the guide on sweeps; null if there is none. */
   readonly knee: SweepPoint | null;
 }
 
@@ -99,15 +99,14 @@ export function accuracyOf({ tasks }: Pick<SweepPoint, "tasks">, task: string): 
   return found ? [found.before, found.after] : null;
 }
 
-/** How far a point lies from the straight line, of what is cut in all, to be a knee. */
+/** How far below the straight line a knee lies at least. */
 const LEAST_BEND = 0.05;
 
 /**
- * Index of the knee of a curve of loss over what is cut. Both are scaled to go from 0, the model before pruning, to 1,
- * the last point. The knee is the point, but for the last, at which what is cut exceeds the rise of the loss most, as in
- * Satopää et al., "Finding a 'Kneedle' in a Haystack" (2011): past it further cuts cost more than the mean one.
- * null where no point exceeds it by 0.05, as on a straight line, for fewer than two points, and while the loss does not
- * rise.
+ * Index of the knee of a curve of loss over sparsity: past it, pruning costs more than average. Both axes are scaled to
+ * go from 0, the model before pruning, to 1, the last point. The knee is the point farthest below the straight line from
+ * 0 to 1, as in Satopää et al., "Finding a 'Kneedle' in a Haystack" (2011). Returns null if the loss does not rise, if
+ * there are fewer than two points, and if no point lies 0.05 below the line.
  */
 export function kneeOf(
   points: readonly { readonly cut: number; readonly before: number; readonly after: number }[],
@@ -135,7 +134,7 @@ function bytesOf(model: Model, spec: DecoderSpec, ggufDtype: GgufDtype = "auto")
   }
 }
 
-/** Whether a loss was measured, on held-out rows or a text: else there is no knee, and nothing to draw. */
+/** Whether a loss was measured, on held-out rows or a text. Without one there is no knee and no chart. */
 export function hasLosses({ points }: Pick<SweepResult, "points">): boolean {
   return points.some(({ heldout, text }) => (heldout ?? text) !== null);
 }

@@ -65,9 +65,7 @@ export function sweepChart(result: SweepResult): string {
   return lineChart({
     title: `Quality against size: ${method}`,
     description: knee
-      ? `Before pruning at the right. Past the knee at ${
-        share(knee.sparsity)
-      }, further cuts cost more than the mean one.`
+      ? `Before pruning at the right. Past the knee at ${share(knee.sparsity)}, pruning costs more than average.`
       : "Before pruning at the right.",
     x: { label: "parameters, millions" },
     y: { label: isBits ? "bits per byte" : "loss, nats a token" },

@@ -207,7 +207,7 @@ export interface Value {
 export interface Measure {
   /** Names it in files. */
   readonly id: string;
-  /** Whatever decides its values beside the model. */
+  /** What decides its values, apart from the model. */
   readonly identity: string;
   /** Gives values the names of this definition: they may have been taken under others. */
   readonly named: (values: readonly Value[]) => Value[];
@@ -227,17 +227,8 @@ export type Measured = Readonly<Record<string, { readonly identity: string; read
 export interface CutProfile {
   /** Share cut of each layer's linear weights, cut hidden dims included. */
   readonly layers: readonly number[];
-  /** The share of each layer if all were cut alike: the hard sparsity. */
-  readonly uniform: number;
-  /** Mean distance of the layers from it, each with the weight of its parameters. */
+  /** Mean distance of the layers from the hard sparsity, each with the weight of its parameters. */
   readonly unevenness: number;
-  /** Share of the units whose probability of an open mask lies between 5 and 95 % at the end of the pruning stage; null where masks are not learned. */
-  readonly undecided: number | null;
-  /**
-   * Share of the units whose mask without noise, clamp(1.2 · sigmoid(log α / β) − 0.1, 0, 1), lies between 0.05 and 0.95 at the end of the pruning
-   * stage; null where masks are not learned.
-   */
-  readonly fractional: number | null;
 }
 
 /** How a run's loss went; null where there are no such steps. */
@@ -252,7 +243,7 @@ export interface LossProfile {
   readonly gap: number | null;
 }
 
-/** The result of a finished cell. */
+/** The result of a finished cell, as its run.json and records.jsonl have it. */
 export interface CellOutcome {
   /** Sparsity: target, expected and hard. */
   readonly sparsity: RunSummary["sparsity"];
@@ -260,6 +251,8 @@ export interface CellOutcome {
   readonly parameters: RunSummary["parameters"];
   /** What it cut. */
   readonly cut: CutProfile;
+  /** Units that its masks left undecided. */
+  readonly undecided: RunSummary["undecided"];
   /** How its loss went. */
   readonly loss: LossProfile;
   /** Steps, and tokens in them without padding. */
@@ -287,20 +280,22 @@ export interface CellFailure {
   readonly message: string;
   /** How often the cell was tried since it last went well. */
   readonly tries: number;
-  /** Identities of the measures that were missing then, by name; beside an outcome the failure counts while one of them is missing. */
+  /** Identities of the measures that were missing then, by name; of a finished run the failure counts while one of them is missing. */
   readonly missing?: Readonly<Record<string, string>> | undefined;
-  /** Whether the pruned model was kept on purpose, and not only because measures were missing. */
-  readonly isKept?: boolean | undefined;
 }
 
-/** result.json of a cell. */
-export interface CellResult {
-  readonly cell: string;
+/** cell.json: what the folder of a cell holds besides its run. */
+export interface CellFile {
+  /** What decides the run in the folder. */
   readonly identity: CellIdentity;
-  /** Null where the run failed and no earlier one finished. */
-  readonly outcome: CellOutcome | null;
-  /** Null where nothing failed; beside an outcome, a measure failed or a new run could not begin. */
-  readonly failure: CellFailure | null;
+  /** Whether all measures of a definition have been taken. */
+  readonly isMeasured?: boolean | undefined;
+  /** Whether the pruned model stays once it is measured. */
+  readonly keepsModel?: boolean | undefined;
+  /** Why the last try failed. */
+  readonly failure?: CellFailure | undefined;
+  /** A try with another definition that failed before its run began, so that the folder still holds this one. */
+  readonly next?: { readonly identity: CellIdentity; readonly failure: CellFailure } | undefined;
 }
 
 /** The state of a cell. */
@@ -308,8 +303,7 @@ export type CellState =
   | { readonly kind: "new" | "stopped" | "pruned" | "done" }
   /** Its definition differs from that of its folder. The last try to run it again may have failed before it began. */
   | { readonly kind: "changed"; readonly what: string; readonly failure: CellFailure | null }
-  /** Its pruning may have finished nevertheless. */
-  | { readonly kind: "failed"; readonly what: string; readonly isPruned: boolean; readonly tries: number }
+  | { readonly kind: "failed"; readonly what: string; readonly tries: number }
   /** Measures are missing, and can be taken only while the model exists. The last try may have failed. */
   | {
     readonly kind: "unmeasured";

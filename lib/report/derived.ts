@@ -43,10 +43,10 @@ export function sparsityOf({ options }: Pick<ReportRun, "options">): SizeResult[
   return size !== null && Array.isArray(units) && units.includes("hidden") ? "model" : "layers";
 }
 
-/** Share of each layer's linear weights that was cut, and of all layers together. */
+/** Share of each layer's linear weights that was cut, their number before, and the share cut of all layers together. */
 export function layerSparsity(
   { before, masks, layers, hidden }: Pick<RunSummary, "before" | "masks" | "layers" | "hidden">,
-): { readonly layers: readonly number[]; readonly uniform: number } {
+): { readonly layers: readonly number[]; readonly weights: readonly number[]; readonly uniform: number } {
   const perDim = (layer: LayerSpec): number => linearPerDim(before, layer);
   const sizes = before.layers.map((layer, index) => {
     const z = masks.heads[index] ?? [], share = layer.kvHeads > 0 ? layer.heads / layer.kvHeads : 1;
@@ -62,6 +62,7 @@ export function layerSparsity(
   const total = (key: "before" | "after"): number => sizes.reduce((sum, size) => sum + size[key], 0);
   return {
     layers: sizes.map((size) => size.before > 0 ? 1 - size.after / size.before : 0),
+    weights: sizes.map((size) => size.before),
     uniform: 1 - total("after") / total("before"),
   };
 }

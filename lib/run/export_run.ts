@@ -104,6 +104,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   const { rows: _rows, ...plain } = options, { maxAbs, range } = sliced.maskedVsSliced;
   const summary: RunSummary = {
     sparsity: result.sparsity,
+    undecided: result.undecided,
     parameters: sliced.parameters,
     writtenParameters: parameters,
     ggufDtype: writtenDtype,

@@ -32,6 +32,7 @@ export {
   type PruneToFolderOptions,
 } from "./prune_to_folder.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
+export type { UndecidedUnits } from "./undecided.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
 
 // On several machines.

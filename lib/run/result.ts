@@ -14,6 +14,7 @@ import type { DecoderSpec, LayerSpec } from "../spec/decoder.ts";
 import type { ExportResult } from "../slice/export.ts";
 import type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 import type { LossChange, QualityChange } from "./quality.ts";
+import { type UndecidedUnits, undecidedUnits } from "./undecided.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
@@ -43,6 +44,8 @@ export interface PruneResult {
   readonly logAlpha: Float32Array<ArrayBuffer>;
   /** The units. */
   readonly table: UnitTable;
+  /** Units that the masks leave undecided; null where masks are not learned, or a script schedules them. */
+  readonly undecided: UndecidedUnits | null;
   /** How the rows were encoded. */
   readonly data: EncodeReport;
   /**
@@ -87,6 +90,8 @@ export interface SlicedModel {
 export interface RunSummary {
   /** Wanted, expected and reached sparsity. */
   readonly sparsity: PruneResult["sparsity"];
+  /** Units that the masks leave undecided; see {@link PruneResult.undecided}. */
+  readonly undecided: UndecidedUnits | null;
   /** Parameters of the whole model, before and after. */
   readonly parameters: SlicedModel["parameters"];
   /** Parameters of the model in `files`, as {@link ExportResult.parameters} says: with the layout "padded" its zeros too. */
@@ -175,7 +180,7 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
 /** Reads what a finished run has learned; `model` is the caller's. */
 export async function readResult(
   { trainer, selector, plannedBytes }: Allocated,
-  { table, options, report, heldout, heldoutLabels }: RunSetup,
+  { table, options, original, report, heldout, heldoutLabels }: RunSetup,
   { model, position }: { readonly model: Model; readonly position: RunPosition },
 ): Promise<PruneResult> {
   await selector.settle();
@@ -193,6 +198,7 @@ export async function readResult(
     },
     logAlpha,
     table,
+    undecided: undecidedUnits(table, logAlpha, { ...options, schedule: original.schedule }),
     data: report,
     heldout,
     heldoutLabels,

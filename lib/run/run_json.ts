@@ -91,6 +91,7 @@ const MOST_DEPTH = 32;
 /** The fields in the order in which they are written. */
 const FIELDS = {
   sparsity: z.object({ target: number, expected: number, hard: number }),
+  undecided: z.object({ chance: number, value: number }).nullable().default(null),
   parameters: counts,
   writtenParameters: count,
   ggufDtype: z.enum(GGUF_WRITE_TYPES).nullable(),

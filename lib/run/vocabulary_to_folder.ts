@@ -123,6 +123,7 @@ export async function cutVocabularyToFolder(
           masks: {},
           lora: { ...resolved.lora, weights: new Map() },
           sparsity: { target: 0, expected: 0, hard: 0 },
+          undecided: null,
           data: data.report,
           seconds: { finetune: 0, prune: 0, postfinetune: 0 },
           tokensPerSecond: 0,

@@ -7,12 +7,12 @@ import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
 import { pruneOptions } from "../../lib/experiment/options.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
-import { makeReport } from "../../lib/experiment/report.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import { experimentTest, OUTCOME, TINY } from "./tiny.ts";
+import { finishCell, madeReport } from "./finish_cell.ts";
+import { experimentTest, TINY } from "./tiny.ts";
 import type { CellIdentity, ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -106,12 +106,13 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
     const kinds = async (...onAlarm: string[]): Promise<string[]> =>
       (await plan(onAlarm)).map(({ state: { kind } }) => kind);
     const then = "divergence=stop,constraint=off";
-    for (const [index, { name, folder, identity }] of (await plan([then])).entries()) {
-      await store.begin(folder, identity, { anew: false });
-      const outcome = index === 2 ? null : { ...OUTCOME, alarms: index === 0 ? [] : [BACK] };
-      const failure = index === 2 ? { code: "numeric", message: "it was stopped", tries: 1 } as const : null;
-      await store.setResult(folder, { cell: name, identity, outcome, failure });
-    }
+    const [first, second, third] = await plan([then]);
+    assert.ok(first && second && third);
+    await finishCell(store, first);
+    await finishCell(store, second, { alarms: [BACK] });
+    await store.begin(third.folder, third.identity, { anew: false });
+    const failure = { code: "numeric", message: "it was stopped", tries: 1 } as const;
+    await store.setCell(third.folder, { identity: third.identity, failure });
     assert.deepEqual(await kinds(then), ["done", "done", "failed"]);
     // The second raised that very alarm, and the last one has not ended.
     const some = ["done", "changed", "changed"];
@@ -139,47 +140,39 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
 });
 
 Deno.test("a report lists alarms, and says of how many runs the rates were halved", async () => {
-  await inTemporaryFolder(async (folder) => {
-    const store = new Store(folder), resolved = resolveExperiment(defineExperiment(PLAIN));
-    for (const [index, { name, folder, identity }] of (await planCells(resolved, store)).all.entries()) {
-      await store.begin(folder, identity, { anew: false });
-      const outcome = { ...OUTCOME, alarms: index === 0 ? [BACK] : [] };
-      await store.setResult(folder, { cell: name, identity, outcome, failure: null });
-    }
-    const report = await makeReport(resolved, await planCells(resolved, store), store);
-    assert.deepEqual(report.cells.map(({ cell, alarms }) => [cell, alarms]), [
-      ["rank=2,seed=1", [BACK]],
-      ["rank=4,seed=1", []],
-      ["rank=2,seed=2", []],
-      ["rank=4,seed=2", []],
-    ]);
-    const text = markdown(report, []);
-    assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
-    assert.match(text, /^\| 4 \| 2 \|/m);
-    assert.match(text, /n is the number of finished runs.* Halved: runs that an alarm set back/);
-    assert.match(text, /- rank 2: 1 of 2 runs continued with halved rates\n/);
-    assert.match(
-      text,
-      /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,
-    );
-    assert.match(text, / All ran on none\./);
-    const [first, ...rest] = report.cells;
-    assert.ok(first);
-    const two = markdown({ ...report, cells: [{ ...first, adapter: "another" }, ...rest] }, []);
-    assert.match(two, / They ran on another \(1\) and none \(3\), and those of rank 2 not all on the same, which is/);
-    const apart = report.cells.map((cell) => ({ ...cell, adapter: `of rank ${cell.at["rank"]}` }));
-    assert.match(markdown({ ...report, cells: apart }, []), / They ran on of rank 2 \(2\) and of rank 4 \(2\)\./);
-    // What a schedule's script says of itself is no Markdown.
-    const said = "![a](https://example.com/x.png)\n\n# <b>|`c` *d* _e_ \\ &amp; ~f~";
-    const shown = "\\!\\[a\\](https://example.com/x.png) # \\<b\\>|\\`c\\` \\*d\\* \\_e\\_ \\\\ \\&amp; \\~f\\~";
-    const cells = [{ ...first, alarms: [{ ...BACK, message: said }] }];
-    const foreign = markdown({ ...report, cells, unfinished: [{ cell: "rank=9", state: `failed: ${said}` }] }, []);
-    assert.ok(foreign.includes(`\n- rank=9: failed: ${shown}\n`), foreign);
-    assert.ok(foreign.includes(` | ${shown.replace("|", "\\|")} |\n`), foreign);
-    const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
-    assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
-    assert.doesNotMatch(calm, /alved/);
-  });
+  const report = await madeReport(PLAIN, { outcome: (_, index) => ({ alarms: index === 0 ? [BACK] : [] }) });
+  assert.deepEqual(report.cells.map(({ cell, alarms }) => [cell, alarms]), [
+    ["rank=2,seed=1", [BACK]],
+    ["rank=4,seed=1", []],
+    ["rank=2,seed=2", []],
+    ["rank=4,seed=2", []],
+  ]);
+  const text = markdown(report, []);
+  assert.match(text, /^\| 2 \| 2, 1 halved \|/m);
+  assert.match(text, /^\| 4 \| 2 \|/m);
+  assert.match(text, /n is the number of finished runs.* Halved: runs that an alarm set back/);
+  assert.match(text, /- rank 2: 1 of 2 runs continued with halved rates\n/);
+  assert.match(
+    text,
+    /\| rank=2,seed=1 \| 3 \| divergence \| went back to step 1, halved rates \| the loss runs away \|/,
+  );
+  assert.match(text, / All ran on none\./);
+  const [first, ...rest] = report.cells;
+  assert.ok(first);
+  const two = markdown({ ...report, cells: [{ ...first, adapter: "another" }, ...rest] }, []);
+  assert.match(two, / They ran on another \(1\) and none \(3\), and those of rank 2 not all on the same, which is/);
+  const apart = report.cells.map((cell) => ({ ...cell, adapter: `of rank ${cell.at["rank"]}` }));
+  assert.match(markdown({ ...report, cells: apart }, []), / They ran on of rank 2 \(2\) and of rank 4 \(2\)\./);
+  // What a schedule's script says of itself is no Markdown.
+  const said = "![a](https://example.com/x.png)\n\n# <b>|`c` *d* _e_ \\ &amp; ~f~";
+  const shown = "\\!\\[a\\](https://example.com/x.png) # \\<b\\>|\\`c\\` \\*d\\* \\_e\\_ \\\\ \\&amp; \\~f\\~";
+  const cells = [{ ...first, alarms: [{ ...BACK, message: said }] }];
+  const foreign = markdown({ ...report, cells, unfinished: [{ cell: "rank=9", state: `failed: ${said}` }] }, []);
+  assert.ok(foreign.includes(`\n- rank=9: failed: ${shown}\n`), foreign);
+  assert.ok(foreign.includes(` | ${shown.replace("|", "\\|")} |\n`), foreign);
+  const calm = markdown({ ...report, cells: report.cells.map((cell) => ({ ...cell, alarms: [] })) }, []);
+  assert.match(calm, /### Alarms\n\nNo alarm came up\.\n/);
+  assert.doesNotMatch(calm, /alved/);
 });
 
 Deno.test("alarms are an option of a run, in any of its forms, and none of those that are default is a fact of its own", async () => {

@@ -7,7 +7,8 @@ import { Store } from "../../lib/experiment/store.ts";
 import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
-import { OUTCOME, TINY } from "./tiny.ts";
+import { finishCell } from "./finish_cell.ts";
+import { TINY } from "./tiny.ts";
 import type { ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
 
 const TWO: ExperimentDefinition = { ...TINY, grid: { seed: [1, 2] }, evaluate: {} };
@@ -61,10 +62,7 @@ Deno.test("what onNote throws or rejects with ends the sitting, and is no cell's
 
       // Of cells that cannot be measured, before any is worked on.
       const out = `${folder}/measures`, store = new Store(out), definition = { ...TINY, grid: { seed: [1] } };
-      for (const { folder, name, identity } of await planExperiment(defineExperiment(definition), { out })) {
-        await store.begin(folder, identity, { anew: false });
-        await store.setResult(folder, { cell: name, identity, outcome: OUTCOME, failure: null });
-      }
+      for (const cell of await planExperiment(defineExperiment(definition), { out })) await finishCell(store, cell);
       assert.deepEqual(await ended(definition, { out, onNote, evaluateOnly: true }), ["unmeasured"]);
     });
   }

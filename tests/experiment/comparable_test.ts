@@ -1,15 +1,9 @@
 // What the differences of a report are over: settings that all seeds have, and perplexities over the same tokens. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
-import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
-import { makeReport } from "../../lib/experiment/report.ts";
-import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
-import { inTemporaryFolder } from "../formats/files.ts";
-import { OUTCOME } from "./tiny.ts";
+import { madeReport } from "./finish_cell.ts";
 import type { ExperimentDefinition, ExperimentReport } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -25,21 +19,9 @@ async function reportOf(
   change: Partial<ExperimentDefinition>,
   measured: (options: CellOptions) => { readonly value: number; readonly tokens?: string },
 ): Promise<ExperimentReport> {
-  const resolved = resolveExperiment(defineExperiment({ ...PLAIN, ...change }));
-  let report: ExperimentReport | null = null;
-  await inTemporaryFolder(async (folder) => {
-    const store = new Store(`${folder}/out`), plan = (): Promise<ExperimentPlan> => planCells(resolved, store);
-    const { all, measures: [measure] } = await plan();
-    assert.ok(measure);
-    for (const { name: cell, folder, identity, options, model } of all) {
-      await store.begin(folder, identity, { anew: false });
-      await store.setResult(folder, { cell, identity, outcome: OUTCOME, failure: null });
-      const values = [{ name: "answers", kind: "perplexity", stderr: null, n: 100, ...measured(options) } as const];
-      for (const dir of [store.cell(folder), store.dense(model)]) await store.addMeasured(dir, measure, values);
-    }
-    report = await makeReport(resolved, await plan(), store);
+  return await madeReport({ ...PLAIN, ...change }, {
+    values: ({ options }) => [{ name: "answers", kind: "perplexity", stderr: null, n: 100, ...measured(options) }],
   });
-  return report ?? assert.fail("no report");
 }
 
 Deno.test("a difference is over the settings that all seeds have, and says how many pairs others are", async () => {

@@ -15,7 +15,7 @@ import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { digestOf } from "../../lib/core/digest.ts";
-import { OUTCOME } from "./tiny.ts";
+import { finishCell } from "./finish_cell.ts";
 import type { ExperimentDefinition, Grid, PlannedCell } from "../../lib/experiment/types.ts";
 
 // These lines fail to compile where a grid takes values that its options do not have.
@@ -30,17 +30,6 @@ const PLAIN: ExperimentDefinition = {
   base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
   grid: { rank: [2, 4], seed: [1, 2] },
 };
-
-/** Writes what a finished cell has. */
-async function finish(
-  { folder, name, identity }: PlannedCell,
-  store: Store,
-  { seconds = 0 }: { readonly seconds?: number } = {},
-): Promise<void> {
-  const outcome = { ...OUTCOME, seconds };
-  await store.begin(folder, identity, { anew: false });
-  await store.setResult(folder, { cell: name, identity, outcome, failure: null });
-}
 
 Deno.test("an experiment is refused with the part that is wrong", () => {
   const wrong = (change: object, ...said: RegExp[]): void =>
@@ -151,7 +140,7 @@ Deno.test("values are compared with the first that they have pairs with, where j
     const grid = [{ lora: [false], seed: [1, 2] }, { rank: [2, 4, 8], seed: [1, 2] }];
     const resolved = resolveExperiment(defineExperiment({ ...PLAIN, grid }), { root: folder });
     const store = new Store(`${folder}/out`), plan = await planCells(resolved, store);
-    for (const [index, cell] of plan.all.entries()) await finish(cell, store, { seconds: index });
+    for (const [index, cell] of plan.all.entries()) await finishCell(store, cell, { seconds: index });
     const { contrasts } = await makeReport(resolved, await planCells(resolved, store), store);
     assert.deepEqual(contrasts.map(({ axis, from, to }) => [axis, from, to]), [["rank", "2", "4"], ["rank", "2", "8"]]);
     assert.deepEqual(contrasts.map(({ numbers }) => numbers["seconds of training"]?.n), [2, 2]);
@@ -165,7 +154,7 @@ Deno.test("options whose paths have the same last part are groups, pairs and cho
     const definition = { ...PLAIN, grid: { schedule: ["linear", "curves/linear.ts"], seed: [1, 2] } };
     const resolved = resolveExperiment(defineExperiment(definition), { root: folder });
     const store = new Store(`${folder}/out`), plan = await planCells(resolved, store);
-    for (const [index, cell] of plan.all.entries()) await finish(cell, store, { seconds: index });
+    for (const [index, cell] of plan.all.entries()) await finishCell(store, cell, { seconds: index });
     const { groups, contrasts } = await makeReport(resolved, await planCells(resolved, store), store);
     assert.deepEqual(groups.map(({ at }) => at), [{ schedule: "linear" }, { schedule: "linear.ts" }]);
     // In the order of the plan: both schedules with the first seed, then with the second one.
@@ -315,7 +304,7 @@ Deno.test("a cell finds its folder by its facts, whatever an earlier grid has ca
       await planCells(resolveExperiment(defineExperiment({ ...PLAIN, base: { ...PLAIN.base, ...base }, grid })), store);
     const places = ({ all }: ExperimentPlan): string[][] =>
       all.map(({ name, folder, state }) => [name, folder, state.kind]);
-    for (const cell of (await planOf({ rank: [2, 4], seed: [1] })).all) await finish(cell, store);
+    for (const cell of (await planOf({ rank: [2, 4], seed: [1] })).all) await finishCell(store, cell);
     assert.deepEqual(places(await planOf({ rank: [2, 4], seed: [1, 2] })), [
       ["rank=2,seed=1", "rank=2", "done"],
       ["rank=4,seed=1", "rank=4", "done"],
@@ -350,13 +339,13 @@ Deno.test("what a run before has left is gone before a cell has its new facts, a
       return cell;
     };
     const cell = await plan(0.2), dir = store.cell(cell.folder);
-    await finish(cell, store);
+    await finishCell(store, cell);
     assert.equal((await plan(0.2)).state.kind, "done");
     // A removal that was cut short after the facts were gone, as earlier versions began it.
     await Deno.remove(`${dir}/cell.json`);
     const { identity } = await plan(0.3);
     await store.begin(cell.folder, identity, { anew: false });
-    assert.equal(await store.result(cell.folder), null);
+    assert.equal(await store.outcome(cell.folder), null);
     assert.equal((await plan(0.3)).state.kind, "new");
   });
 });
@@ -372,14 +361,16 @@ Deno.test("no two cells have one folder, also where facts do not tell them apart
     const places = (cells: readonly PlannedCell[]): string[][] =>
       cells.map(({ name, folder, state }) => [name, folder, state.kind]);
     // Whether layers are computed anew is no fact, and its seconds are its own all the same.
-    for (const cell of await planOf({ grid: { recompute: [true, false], seed: [0] } })) await finish(cell, store);
+    for (const cell of await planOf({ grid: { recompute: [true, false], seed: [0] } })) await finishCell(store, cell);
     assert.deepEqual(places(await planOf({ grid: { recompute: [true, false], seed: [0, 1] } })).slice(0, 2), [
       ["recompute=on,seed=0", "recompute=on", "done"],
       ["recompute=off,seed=0", "recompute=off", "done"],
     ]);
     // 'b' is now what 'a' was: a run of 'a' must leave that folder alone.
     const grid = { data: ["a", "b"] };
-    for (const cell of await planOf({ data: { a: path("one"), b: path("other") }, grid })) await finish(cell, store);
+    for (const cell of await planOf({ data: { a: path("one"), b: path("other") }, grid })) {
+      await finishCell(store, cell);
+    }
     const [a, b] = places(await planOf({ data: { a: path("third"), b: path("one") }, grid }));
     assert.deepEqual(b, ["data=b", "data=a", "done"]);
     assert.match(a?.join(" ") ?? "", /^data=a data=a,[\da-f]+ new$/);

@@ -6,7 +6,7 @@ import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { CompressoError, option } from "../../lib/core/errors.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
-import type { CellResult, ExperimentDefinition, ExperimentReport, Measured } from "../../lib/experiment/types.ts";
+import type { CellFile, ExperimentDefinition, ExperimentReport, Measured } from "../../lib/experiment/types.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};
 const PLAIN: ExperimentDefinition = { ...TINY, grid: { seed: [1] }, evaluate: { choices } };
@@ -47,16 +47,16 @@ experimentTest(
   "a measure that fails on a model that was kept leaves the other values in the tables, and the model",
   async (run, out) => {
     await run(PLAIN, out, { keep: "models" });
-    const { outcome } = await json<CellResult>(`${out}/${CELL}/result.json`);
+    const store = new Store(out), outcome = await store.outcome("only");
     for (const evaluateOnly of [true, false]) {
       const { worked, result } = await run(WITH_BROKEN, out, { evaluateOnly });
       assert.deepEqual([worked, result.failed.map(({ cell }) => cell)], [["only"], ["only"]]);
       assert.equal(result.report.groups[0]?.numbers["questions"]?.n, 1);
       assert.doesNotMatch(await Deno.readTextFile(`${out}/report.md`), /No cell is finished/);
     }
-    const now = await json<CellResult>(`${out}/${CELL}/result.json`);
-    assert.deepEqual(now.outcome, outcome);
-    assert.deepEqual([now.failure?.code, now.failure?.tries], ["input", 2]);
+    assert.deepEqual(await store.outcome("only"), outcome);
+    const { failure } = await json<CellFile>(`${out}/${CELL}/cell.json`);
+    assert.deepEqual([failure?.code, failure?.tries], ["input", 2]);
     assert.deepEqual((await run(PLAIN, out)).worked, []);
 
     const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`);
@@ -137,7 +137,7 @@ experimentTest(
     const fixed = { ...changed, base: { ...changed.base, minFfn: 1 } };
     const { result } = await run(fixed, out, { redo: true, only: new Map([["sparsity", ["0.2"]]]) });
     assert.deepEqual([result.failed, result.left], [[], 0]);
-    assert.ok(!(await exists(`${out}/cells/sparsity=0.2/retry.json`)));
+    assert.equal((await json<CellFile>(`${out}/cells/sparsity=0.2/cell.json`)).next, undefined);
   },
 );
 
@@ -151,7 +151,7 @@ experimentTest(
       const ran = await Deno.readTextFile(`${folder}/${CELL}/run.json`);
       for (const tries of [1, 2]) {
         assert.equal((await run(WITH_BROKEN, folder, { keep, redo: true })).result.failed.length, 1);
-        assert.equal((await json<CellResult>(`${folder}/${CELL}/result.json`)).failure?.tries, tries);
+        assert.equal((await json<CellFile>(`${folder}/${CELL}/cell.json`)).failure?.tries, tries);
       }
       assert.deepEqual((await run(PLAIN, folder, { keep })).result.failed, []);
       const { worked, result } = await run(later, folder, { keep, redo: folder === out });
@@ -180,8 +180,8 @@ experimentTest("a model that was kept stays, also where a measure of it failed m
   await run(PLAIN, out, { keep: "models" });
   assert.equal((await run(WITH_BROKEN, out)).result.failed.length, 1);
   // With a measure that is missing still, so that the failure stands, and then with all of them.
-  const path = `${out}/${CELL}/result.json`, result = await json<CellResult>(path);
-  await Deno.writeTextFile(path, JSON.stringify({ ...result, failure: { ...result.failure, missing: undefined } }));
+  const path = `${out}/${CELL}/cell.json`, file = await json<CellFile>(path);
+  await Deno.writeTextFile(path, JSON.stringify({ ...file, failure: { ...file.failure, missing: undefined } }));
   const { worked, result: { failed } } = await run({ ...PLAIN, evaluate: TINY.evaluate }, out);
   assert.deepEqual([worked, failed], [["only"], []]);
   assert.ok(await exists(`${out}/${CELL}/model`));
@@ -189,11 +189,11 @@ experimentTest("a model that was kept stays, also where a measure of it failed m
 
 experimentTest("a run that failed and has been pruned since is measured, and not pruned anew", async (run, out) => {
   await run(PLAIN, out);
-  const store = new Store(out), { cell, identity } = await json<CellResult>(`${out}/${CELL}/result.json`);
+  const store = new Store(out), { identity } = await json<CellFile>(`${out}/${CELL}/cell.json`);
   // As if the GPU had been lost before the first checkpoint.
   await store.begin("only", identity, { anew: true });
   const failure = { code: "gpu", message: "it was lost", tries: 1 } as const;
-  await store.setResult("only", { cell, identity, outcome: null, failure });
+  await store.setCell("only", { identity, failure });
   assert.equal((await store.stateOf("only", identity, [])).kind, "failed");
   const stop = new AbortController(), both = { ...PLAIN, evaluate: TINY.evaluate };
   const phases: string[] = [];
@@ -222,7 +222,7 @@ experimentTest(
     const missing = { [id]: measured[id]?.identity ?? "" };
     const failure = { code: "gpu", message: "it was lost", tries: 1, missing } as const;
     await Deno.writeTextFile(measures, "{}");
-    await new Store(out).setResult("only", { ...await json<CellResult>(`${out}/${CELL}/result.json`), failure });
+    await new Store(out).setCell("only", { ...await json<CellFile>(`${out}/${CELL}/cell.json`), failure });
     const { worked, result } = await run(PLAIN, out, { keep: "models", redo: true });
     assert.deepEqual([worked, result.failed, result.left], [["only"], [], 0]);
     assert.equal(await Deno.readTextFile(`${out}/${CELL}/run.json`), ran);
@@ -254,7 +254,7 @@ experimentTest(
 
     const files = async (): Promise<string[]> =>
       await Promise.all(
-        ["run", "result", "cell"].map((name) => Deno.readTextFile(`${out}/cells/loraRate=0.001/${name}.json`)),
+        ["run", "cell"].map((name) => Deno.readTextFile(`${out}/cells/loraRate=0.001/${name}.json`)),
       );
     const before = await files(), [, setting = ""] = /\(set onAlarm=(\S+)\), and/.exec(message) ?? [];
     const again = await run(definition, out, { set: { onAlarm: [setting] }, redo: true });
@@ -262,7 +262,7 @@ experimentTest(
     assert.deepEqual(await files(), before);
     const alarms = again.result.report.cells.map(({ alarms }) => alarms.map(({ action }) => action));
     assert.deepEqual(alarms, [[], ["warn"]]);
-    const { identity } = await json<CellResult>(`${out}/cells/loraRate=1/result.json`);
+    const { identity } = await json<CellFile>(`${out}/cells/loraRate=1/cell.json`);
     assert.partialDeepStrictEqual(identity["monitors"], {
       divergence: { action: "warn", threshold: 0.4 },
       constraint: null,

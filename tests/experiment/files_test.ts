@@ -274,7 +274,7 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
     const perplexity = [{ name: "t", text: "latin.txt", window: 8 }];
     await rejectsWith(plan({ evaluate: { perplexity } }), "input", /cannot read the text .*it is not UTF-8/);
     for (const name of ["latin.txt", "latin.txt/below", "x".repeat(300)]) {
-      await rejectsWith(plan({}, `${folder}/${name}`), "usage", /lie in a folder; got: (a file|Not a dir|.*too long)/);
+      await rejectsWith(plan({}, `${folder}/${name}`), "usage", /is a folder; got: (a file|Not a dir|.*too long)/);
     }
   });
 });

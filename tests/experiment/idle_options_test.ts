@@ -7,8 +7,9 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
-import { OUTCOME } from "./tiny.ts";
-import type { CellOutcome, ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
+import type { Alarm } from "../../lib/run/monitors/alarm.ts";
+import { finishCell } from "./finish_cell.ts";
+import type { ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "idle",
@@ -42,12 +43,8 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
     };
     const shape: CellOptions = { rank: 3, alpha: 5, rslora: true, loraTargets: "q,v", dropout: 0.1 };
     const others: CellOptions = { ...shape, clipNorm: 2, weightDecay: 0.1 };
-    const begin = async (base: CellOptions, outcome: CellOutcome | null): Promise<void> => {
-      const { name: cell, folder, identity } = await plan(base);
-      await store.begin(folder, identity, { anew: true });
-      if (outcome) await store.setResult(folder, { cell, identity, outcome, failure: null });
-      else await Deno.writeTextFile(`${store.cell(folder)}/${CHECKPOINT_FILE}`, "");
-    };
+    const finish = async (base: CellOptions, alarms: readonly Alarm[]): Promise<void> =>
+      await finishCell(store, await plan(base), { alarms });
     const kindOf = async (base: CellOptions): Promise<string> => (await plan(base)).state.kind;
     const restored = {
       monitor: "divergence",
@@ -58,15 +55,17 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
       change: "",
     } as const;
     // Also where alarms sent the run back.
-    for (const outcome of [OUTCOME, { ...OUTCOME, alarms: [restored] }]) {
-      await begin({ lora: false }, outcome);
+    for (const alarms of [[], [restored]]) {
+      await finish({ lora: false }, alarms);
       for (const base of [{}, shape, others, { ...others, postfinetuneRate: 1 }]) {
         assert.equal(await kindOf({ lora: false, ...base }), "done");
       }
       assert.equal(await kindOf({ lora: false, maskRate: 0.5 }), "changed");
       assert.equal(await kindOf({}), "changed");
     }
-    await begin({ lora: false }, null);
+    const { folder: stopped, identity } = await plan({ lora: false });
+    await store.begin(stopped, identity, { anew: true });
+    await Deno.writeTextFile(`${store.cell(stopped)}/${CHECKPOINT_FILE}`, "");
     assert.deepEqual([await kindOf({ lora: false }), await kindOf({ lora: false, rank: 3 })], ["stopped", "stopped"]);
     // Without a rate, but with a last stage that has one, or a script, which may go by the norm of LoRA's gradients.
     const script = `${folder}/mine.ts`, alone = { loraRate: 0, prefinetune: 0, postfinetune: 0 };
@@ -74,7 +73,7 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
     for (
       const trained of [{}, { loraRate: 0, postfinetuneRate: 1e-3 }, { loraRate: 0 }, { ...alone, schedule: script }]
     ) {
-      await begin(trained, { ...OUTCOME, alarms: [] });
+      await finish(trained, []);
       assert.deepEqual([await kindOf(trained), await kindOf({ ...trained, rank: 3 })], ["done", "changed"]);
     }
   });

@@ -15,7 +15,7 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
-import { OUTCOME } from "./tiny.ts";
+import { finishCell } from "./finish_cell.ts";
 import type { Cell, ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
@@ -148,10 +148,7 @@ Deno.test("names of files and of what the definition names are no Markdown in a 
     await Deno.copyFile(demoData("train"), file);
     const resolved = resolveExperiment(defineExperiment({ ...PLAIN, data: file, grid: { prompt, seed: [1] } }));
     const store = new Store(`${folder}/out`), plan = await planCells(resolved, store), [first] = plan.all;
-    for (const { name: cell, folder, identity } of plan.all) {
-      await store.begin(folder, identity, { anew: false });
-      await store.setResult(folder, { cell, identity, outcome: OUTCOME, failure: null });
-    }
+    for (const cell of plan.all) await finishCell(store, cell);
     const report = await makeReport(resolved, await planCells(resolved, store), store);
     const charts = [{ file: "loss.svg", title: "loss, prompt *short*", svg: "" }];
     const unfinished = [{ cell: first?.name ?? "", state: "new" }];

@@ -1,25 +1,12 @@
 // What a run is said to have done to its units and layers: shares by hand, and how reports show them. Without a GPU.
 import assert from "node:assert/strict";
-import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
-import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
-import { cutProfile } from "../../lib/experiment/cut_and_loss.ts";
-import { makeReport } from "../../lib/experiment/report.ts";
-import { resolveExperiment } from "../../lib/experiment/resolve.ts";
-import { Store } from "../../lib/experiment/store.ts";
+import { undecidedUnits } from "../../lib/run/undecided.ts";
 import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
-import { selectionMasks, unitTable } from "../../lib/units/table.ts";
-import { inTemporaryFolder } from "../formats/files.ts";
-import { OUTCOME } from "./tiny.ts";
-import type {
-  CellOutcome,
-  CutProfile,
-  ExperimentDefinition,
-  ExperimentReport,
-  Grid,
-  Value,
-} from "../../lib/experiment/types.ts";
+import { unitTable } from "../../lib/units/table.ts";
+import { type MadeOutcome, madeReport } from "./finish_cell.ts";
+import type { ExperimentDefinition, ExperimentReport, Grid, Value } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
   name: "plain",
@@ -28,42 +15,24 @@ const PLAIN: ExperimentDefinition = {
   grid: { seed: [1, 2] },
 };
 
-/** The report of an experiment whose cells are finished and were cut as told by their options. */
-async function reportOf(
+/** The report of an experiment whose cells are finished and came to what their options tell. */
+function reportOf(
   change: Partial<ExperimentDefinition>,
-  cutOf: (options: CellOptions) => CutProfile,
-  more: (options: CellOptions) => Partial<CellOutcome> = () => ({}),
+  outcome: (options: CellOptions) => MadeOutcome,
 ): Promise<ExperimentReport> {
-  const resolved = resolveExperiment(defineExperiment({ ...PLAIN, ...change }));
-  let report: ExperimentReport | null = null;
-  await inTemporaryFolder(async (folder) => {
-    const store = new Store(`${folder}/out`), plan = (): Promise<ExperimentPlan> => planCells(resolved, store);
-    for (const { name: cell, folder, identity, options } of (await plan()).all) {
-      await store.begin(folder, identity, { anew: false });
-      const outcome = { ...OUTCOME, cut: cutOf(options), ...more(options) };
-      await store.setResult(folder, { cell, identity, outcome, failure: null });
-    }
-    report = await makeReport(resolved, await plan(), store);
-  });
-  return report ?? assert.fail("no report");
+  return madeReport({ ...PLAIN, ...change }, { outcome: ({ options }) => outcome(options) });
 }
 
 Deno.test("units are undecided by their chance to be open, which the noise decides, and masks fractional by their value, which β does", async () => {
   const { source: { spec } } = await openModelFiles(DEMO), table = unitTable(spec, ["ffn"]);
-  const kept = new Uint8Array(table.count).fill(1), masks = selectionMasks(table, kept);
   // A tenth of the units at each place, the rest far away.
   const places = [-30, -1.9, -0.3, 0.3, 1.9], tenth = Math.floor(table.count / 10);
   const logAlpha = new Float32Array(table.count).fill(30);
   for (const [index, place] of places.entries()) logAlpha.fill(place, index * tenth, (index + 1) * tenth);
-  const sparsity = { target: 0, expected: 0, hard: 0 };
-  const shares = (temperature: number, noise: number, learned = true): (number | null | undefined)[] => {
-    const { undecided, fractional } = cutProfile({ table, masks, logAlpha, sparsity }, {
-      learned,
-      rates: { temperature, noise },
-    });
-    return [undecided, fractional].map((share) =>
-      typeof share === "number" ? Math.round(share * table.count / tenth) : share
-    );
+  const shares = (temperature: number, noise: number, learned = true): (number | undefined)[] => {
+    const method = learned ? "compresso" : "gradual";
+    const found = undecidedUnits(table, logAlpha, { method, schedule: undefined, rates: { temperature, noise } });
+    return [found?.chance, found?.value].map((share) => share && Math.round(share * table.count / tenth));
   };
   // z without noise lies within (0.05, 0.95) for |log α| < β · ln 7 = 1.95 β: four places, or two, or none.
   assert.deepEqual(shares(1, 0.05), [0, 4]);
@@ -71,28 +40,27 @@ Deno.test("units are undecided by their chance to be open, which the noise decid
   assert.deepEqual(shares(0.1, 0.05), [1, 0]); // −0.3 lies near −β · ln 11
   // P(z > 0) lies within them for |log α + 2.4 β| < 2.94 τ.
   assert.deepEqual(shares(1, 1), [3, 4]);
-  assert.deepEqual(shares(1, 1, false), [null, null]);
+  assert.deepEqual(shares(1, 1, false), [undefined, undefined]);
 });
 
-Deno.test("a report shows the share of fractional masks, and results of earlier versions without it", async () => {
-  const cut = { ...OUTCOME.cut, undecided: 0.125 };
-  const line = (text: string): string => text.split("\n").find((one) => one.includes("| undecided units |")) ?? "";
-  const all = markdown(await reportOf({}, () => ({ ...cut, fractional: 0.25 })), []);
+Deno.test("a report shows the shares of undecided and of fractional masks, where masks are learned", async () => {
+  const line = (text: string): string => text.split("\n").find((one) => one.includes("| gap to the schedule |")) ?? "";
+  const undecided = { chance: 0.125, value: 0.25 };
+  const all = markdown(await reportOf({}, () => ({ undecided })), []);
   assert.match(line(all), / \| undecided units \| fractional masks \| unevenness of layers \|$/);
   assert.match(all, /\| 12\.5 ± 0\.0 % \| 25\.0 ± 0\.0 % \| 0\.0 ± 0\.0 % \|\n/);
-  assert.match(all, /its mask is fractional where it lies between 0\.05 and 0\.95 without noise/);
-  const none = markdown(await reportOf({}, () => cut), []);
-  assert.match(line(none), / \| undecided units \| unevenness of layers \|$/);
+  const none = markdown(await reportOf({}, () => ({})), []);
+  assert.match(line(none), / \| gap to the schedule \| unevenness of layers \|$/);
   const grid = { rank: [2, 4], seed: [1] };
-  const some = markdown(await reportOf({ grid }, ({ rank }) => rank === 2 ? cut : { ...cut, fractional: 0.5 }), []);
-  assert.match(some, /\| rank 2 \| 1 \|.* \| 12\.5 % \| – \| 0\.0 % \|\n\| rank 4 \| 1 \|.* \| 12\.5 % \| 50\.0 % \|/);
+  const some = markdown(await reportOf({ grid }, ({ rank }) => rank === 2 ? {} : { undecided }), []);
+  assert.match(some, /\| rank 2 \| 1 \|.* \| – \| – \| 0\.0 % \|\n\| rank 4 \| 1 \|.* \| 12\.5 % \| 25\.0 % \|/);
 });
 
 Deno.test("how an option moves layers is told of pairs whose layers may differ, not of two that are uniform", async () => {
   const grid: Grid = { layout: ["compact", "uniform"], prompt: [true, false], seed: [1, 2] };
   const report = await reportOf({ grid }, ({ layout, prompt, seed }) => {
     const apart = layout === "uniform" ? 0 : prompt === false ? 0.3 : seed === 1 ? 0.1 : 0.2;
-    return { ...OUTCOME.cut, layers: [0.4 - apart, 0.4 + apart], uniform: 0.4, unevenness: apart };
+    return { layers: [0.4 - apart, 0.4 + apart], hard: 0.4 };
   });
   const prompt = report.contrasts.find(({ axis }) => axis === "prompt");
   const shown = (value: { readonly mean: number; readonly n: number } | null | undefined): unknown =>
@@ -106,24 +74,23 @@ Deno.test("how an option moves layers is told of pairs whose layers may differ, 
     /\| change \| pairs \| distance of the layers \| further from uniform \|\n.*\n.*layout: uniform in place of compact \| 4, of 2 seeds \| 22\.5 ± 2\.5 % \| −22\.5 ± 2\.5 points \|\n\| prompt: off in place of on \| 2 \| 15\.0 ± 5\.0 % \| \+15\.0 ± 5\.0 points \|/,
   );
   assert.match(text, /Pairs of uniform layouts are left out of distances between two runs/);
-  const other = markdown(await reportOf({ grid: { prompt: [true, false], seed: [1, 2] } }, () => OUTCOME.cut), []);
+  const other = markdown(await reportOf({ grid: { prompt: [true, false], seed: [1, 2] } }, () => ({})), []);
   assert.doesNotMatch(other, /uniform layout/);
 });
 
 Deno.test("what runs saw has columns where they differ in it, and measures say how many tokens they are over", async () => {
-  const grid = { prompt: [true, false], seed: [1] }, cut = { ...OUTCOME.cut, undecided: 0.125 };
-  const data = { labels: 1234, cutRows: 5, promptTokens: 40 };
-  const head = (text: string): string => text.split("\n").find((one) => one.includes("| undecided units |")) ?? "";
-  const alike = markdown(await reportOf({ grid }, () => cut, () => data), []);
+  const grid = { prompt: [true, false], seed: [1] };
+  const data = { labels: 1236, cutRows: 5, promptTokens: 40 };
+  const head = (text: string): string => text.split("\n").find((one) => one.includes("| gap to the schedule |")) ?? "";
+  const alike = markdown(await reportOf({ grid }, () => data), []);
   assert.match(head(alike), / \| unevenness of layers \|$/);
   const other = await reportOf(
     { grid },
-    () => cut,
     ({ prompt }) => prompt ? data : { ...data, labels: 2000, promptTokens: 0 },
   );
   const text = markdown(other, []);
   assert.match(head(text), / \| unevenness of layers \| labels seen \| prompt, tokens a row \|$/);
-  assert.match(text, /\| prompt on \|.* \| 1,234 \| 40 \|\n\| prompt off \|.* \| 2,000 \| 0 \|/);
+  assert.match(text, /\| prompt on \|.* \| 1,236 \| 40 \|\n\| prompt off \|.* \| 2,000 \| 0 \|/);
   const value = (name: string, n: number): Value => ({ name, kind: "perplexity", value: 9, stderr: null, n });
   const two = spreadNote({
     ...other,

@@ -4,10 +4,11 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import type { RunSummary } from "../../lib/run/result.ts";
 import { exists } from "../../lib/files/exists.ts";
+import { Store } from "../../lib/experiment/store.ts";
 import { experimentTest, json, TINY } from "./tiny.ts";
 import type {
+  CellFile,
   CellOutcome,
-  CellResult,
   ExperimentDefinition,
   ExperimentReport,
   Measured,
@@ -19,12 +20,12 @@ experimentTest(
     const first = await run(TINY, out, { maxCells: 3 });
     assert.deepEqual(first.worked, ["rank=2,alpha=4,seed=1", "rank=4,alpha=8,seed=1", "rank=2,alpha=4,seed=2"]);
     assert.equal(first.result.left, 1);
-    const resultTime = (await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime;
+    const resultTime = (await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/cell.json`)).mtime;
     const second = await run(TINY, out);
     assert.deepEqual(second.worked, ["rank=4,alpha=8,seed=2"]);
     assert.equal(second.result.left, 0);
     assert.deepEqual((await run(TINY, out)).worked, []);
-    assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/result.json`)).mtime, resultTime);
+    assert.deepEqual((await Deno.stat(`${out}/cells/rank=2,alpha=4,seed=1/cell.json`)).mtime, resultTime);
     // Measures by other names are what was measured: the models are gone.
     const { rows = [], choices = [] } = TINY.evaluate ?? {};
     const evaluate = { rows: rows.map((one) => ({ ...one, name: "replies" })), choices, prompt: [false, true] };
@@ -64,7 +65,7 @@ experimentTest(
       near(contrast?.numbers[name]?.stderr, Math.abs((gaps[0] ?? NaN) - (gaps[1] ?? NaN)) / 2);
     }
     const outcome = async (folder: string): Promise<CellOutcome> =>
-      (await json<CellResult>(`${out}/cells/${folder}/result.json`)).outcome ?? assert.fail("no outcome");
+      await new Store(out).outcome(folder) ?? assert.fail("no outcome");
     // Layers weigh alike in the demo, and the hard sparsity is the mean over them.
     for (const cell of report.cells) {
       const mean = cell.layers.reduce((sum, share) => sum + share, 0) / cell.layers.length;
@@ -108,13 +109,14 @@ experimentTest(
     assert.deepEqual(cells.map(({ folder }) => folder), ["rank=2", "rank=4", "rank=2,seed=2"]);
     assert.equal(groups[0]?.numbers["answers"]?.n, 2);
 
-    const path = `${out}/cells/rank=4/result.json`, result = await json<CellResult>(path);
-    const failure = { code: "defect", message: "once" };
-    await Deno.writeTextFile(path, JSON.stringify({ ...result, outcome: null, failure }));
+    const store = new Store(out), before = await store.outcome("rank=4");
+    const { identity } = await store.cellFile("rank=4") ?? assert.fail("no cell.json");
+    await store.begin("rank=4", identity, { anew: true });
+    await store.setCell("rank=4", { identity, failure: { code: "defect", message: "once", tries: 1 } });
     const again = await run(wide, out, { redo: true, only: new Map([["rank", ["4"]], ["seed", ["1"]]]) });
     assert.deepEqual([again.worked, again.result.failed], [["rank=4,seed=1"], []]);
     assert.deepEqual(await folders(), ["rank=2", "rank=2,seed=2", "rank=4"]);
-    assert.deepEqual((await json<CellResult>(path)).outcome?.cut, result.outcome?.cut);
+    assert.deepEqual((await store.outcome("rank=4"))?.cut, before?.cut);
   },
 );
 
@@ -155,10 +157,10 @@ experimentTest(
     const { worked, result } = await run(definition, out);
     assert.deepEqual(worked, ["sparsity=0.9", "sparsity=0.05"]);
     assert.deepEqual(result.failed.map(({ cell }) => cell), ["sparsity=0.9"]);
-    const failed = await json<CellResult>(`${out}/cells/sparsity=0.9/result.json`);
-    assert.equal(failed.failure?.code, "usage");
-    assert.equal(failed.outcome, null);
-    assert.equal((await json<CellResult>(`${out}/cells/sparsity=0.05/result.json`)).failure, null);
+    const fileOf = (sparsity: number): Promise<CellFile> => json(`${out}/cells/sparsity=${sparsity}/cell.json`);
+    assert.equal((await fileOf(0.9)).failure?.code, "usage");
+    assert.equal(await new Store(out).outcome("sparsity=0.9"), null);
+    assert.equal((await fileOf(0.05)).failure, undefined);
     assert.match(await Deno.readTextFile(`${out}/report.md`), /## Not finished\n\n- sparsity=0\.9: failed: /);
 
     const changed = { ...definition, base: { ...definition.base, steps: 2 }, grid: { sparsity: [0.05, 0.04] } };
@@ -169,8 +171,7 @@ experimentTest(
       return true;
     });
     assert.equal((await run(changed, out, { redo: true })).result.left, 0);
-    const { identity } = await json<CellResult>(`${out}/cells/sparsity=0.05/result.json`);
-    assert.equal(identity["steps"], 2);
+    assert.equal((await fileOf(0.05)).identity["steps"], 2);
   },
 );
 
@@ -263,8 +264,8 @@ experimentTest(
     const plain = names.filter((name) => name.includes("method=compresso") && !name.includes("calibration=own"));
     assert.ok(plain.length > 0);
     for (const name of plain) assert.equal(await calibrates(`${out}/cells/${name}`), false, name);
-    const facts = JSON.parse(await Deno.readTextFile(`${beside}/cell.json`));
-    assert.match(facts.calibration, /"count":5,"tokens":24/);
+    const { identity } = await json<CellFile>(`${beside}/cell.json`);
+    assert.match(String(identity["calibration"]), /"count":5,"tokens":24/);
     const path = `${out}/data/${files[0]}`, texts = await Deno.readTextFile(path);
     assert.equal(texts.trimEnd().split("\n").length, 5);
     assert.equal(await exists(`${path}.sha256`), true);

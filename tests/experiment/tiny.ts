@@ -4,7 +4,7 @@ import { runExperiment } from "../../lib/experiment/run.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { writeShortDemo } from "../demo.ts";
 import { sharedDevice } from "../device.ts";
-import type { CellOutcome, ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
+import type { ExperimentDefinition, RunExperimentOptions } from "../../lib/experiment/types.ts";
 
 /** Folder of a short demo: that of the process that started this one, or one that is removed at the end. */
 export const MODEL: string = Deno.env.get("SHORT_DEMO") ?? await temporaryModel();
@@ -28,22 +28,6 @@ export const TINY: ExperimentDefinition = {
     rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }],
     choices: [{ name: "questions", file: demoData("heldout"), limit: 6 }],
   },
-};
-
-/** What a finished cell has. */
-export const OUTCOME: CellOutcome = {
-  sparsity: { target: 0.2, expected: 0.2, hard: 0.2 },
-  parameters: { before: 2, after: 1 },
-  cut: { layers: [0.2], uniform: 0.2, undecided: null, fractional: null, unevenness: 0 },
-  loss: { last: 1, worst: 1, roughness: 0, gap: 0 },
-  steps: 4,
-  tokens: 8,
-  labels: 8,
-  cutRows: 0,
-  promptTokens: 0,
-  seconds: 1,
-  adapter: "none",
-  alarms: [],
 };
 
 /** Runs an experiment into a folder, and says what it has worked on. */

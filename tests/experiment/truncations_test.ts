@@ -1,19 +1,13 @@
 // Task questions that did not fit the context: kept with a measure's values, and said in the report.
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { markdown } from "../../lib/experiment/markdown.ts";
 import { measuresOf } from "../../lib/experiment/measures.ts";
-import { planCells } from "../../lib/experiment/plan.ts";
-import { makeReport } from "../../lib/experiment/report.ts";
-import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
-import { Store } from "../../lib/experiment/store.ts";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import { inTemporaryFolder } from "../formats/files.ts";
 import { openDemo } from "../run/helpers/reference.ts";
-import { OUTCOME } from "./tiny.ts";
+import { madeReport } from "./finish_cell.ts";
 import type { ExperimentDefinition, ExperimentReport, Value } from "../../lib/experiment/types.ts";
 
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
@@ -38,39 +32,22 @@ Deno.test("a task's measure keeps how many questions lost their beginning", asyn
   assert.deepEqual(await kept(model), [["openbookqa acc", 2, 0], ["openbookqa acc_norm", 2, 0]]);
 });
 
-/** The report of one finished run whose task has these values, of the model as it was and of the pruned one. */
+/** The report of finished runs; the task of the first one has these values, of its model before pruning and of the pruned one. */
 async function reportOf(
   dense: Pick<Value, "truncated">,
   pruned: Pick<Value, "truncated">,
   { models = ["demo"], prompt = [false] }: { readonly models?: readonly string[]; readonly prompt?: boolean[] } = {},
 ): Promise<{ readonly report: ExperimentReport; readonly text: string }> {
-  let report: ExperimentReport | null = null;
-  await inTemporaryFolder(async (out) => {
-    const tasks = { names: ["openbookqa"], data: FOLDER };
-    const resolved = resolveExperiment(defineExperiment({
-      ...PLAIN,
-      ...{ model: Object.fromEntries(models.map((name) => [name, "demo"])), evaluate: { tasks, prompt } },
-      ...(models.length > 1 ? { grid: { model: models } } : { base: { ...PLAIN.base, model: models[0] } }),
+  const counted = (counts: Pick<Value, "truncated">) => (_: unknown, index: number): readonly Value[] =>
+    ["acc", "acc_norm"].map((name) => ({
+      ...{ name, kind: "accuracy", value: 0.5, stderr: 0.5, n: 2, ...(index === 0 ? counts : { truncated: 0 }) },
     }));
-    const store = new Store(out), { all, measures } = await planCells(resolved, store);
-    const take = async (folder: string, counts: Pick<Value, "truncated">): Promise<void> => {
-      for (const measure of measures) {
-        const values = ["acc", "acc_norm"].map((name): Value => ({
-          ...{ name, kind: "accuracy", value: 0.5, stderr: 0.5, n: 2, ...counts },
-        }));
-        await store.addMeasured(folder, measure, values);
-      }
-    };
-    for (const [index, { name, folder, identity, model }] of all.entries()) {
-      await store.begin(folder, identity, { anew: false });
-      await store.setResult(folder, { cell: name, identity, outcome: OUTCOME, failure: null });
-      // The first model alone lacks room.
-      await take(store.dense(model), index === 0 ? dense : { truncated: 0 });
-      await take(store.cell(folder), index === 0 ? pruned : { truncated: 0 });
-    }
-    report = await makeReport(resolved, await planCells(resolved, store), store);
-  });
-  assert.ok(report);
+  const report = await madeReport({
+    ...PLAIN,
+    model: Object.fromEntries(models.map((name) => [name, "demo"])),
+    evaluate: { tasks: { names: ["openbookqa"], data: FOLDER }, prompt },
+    ...(models.length > 1 ? { grid: { model: models } } : { base: { ...PLAIN.base, model: models[0] } }),
+  }, { values: counted(pruned), dense: counted(dense) });
   return { report, text: markdown(report, []) };
 }
 

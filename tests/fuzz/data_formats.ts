@@ -218,8 +218,8 @@ const EXPERIMENT: Format = {
         tasks: { names: ["task.json"], data: ".", limit: 3 },
       },
     };
-    const cell = { weights: "0", sparsity: 0.2, seed: 1 };
-    const result = { cell: "a", identity: cell, outcome: null, failure: { message: "failed", tries: 1 } };
+    const identity = { weights: "0", sparsity: 0.2, seed: 1 };
+    const cell = { identity, isMeasured: true, failure: { message: "failed", tries: 1 } };
     const files = new Map([
       ["experiment.json", jsonFile(definition)],
       ["rows.jsonl", linesFile(INSTRUCT)],
@@ -227,7 +227,6 @@ const EXPERIMENT: Format = {
       ["own.test.jsonl", linesFile(TASK_ROWS)],
       ["own.dev.jsonl", linesFile(TASK_ROWS)],
       ["out/cells/a/cell.json", jsonFile(cell)],
-      ["out/cells/a/result.json", jsonFile(result)],
       ["out/cells/a/measures.json", jsonFile({ "rows answers": { identity: "x", values: [{ name: "n", value: 1 }] } })],
       ["out/report.json", jsonFile({ name: "small", cells: [] })],
     ]);
@@ -238,7 +237,6 @@ const EXPERIMENT: Format = {
         mutators: {
           "experiment.json": json,
           "out/cells/a/cell.json": json,
-          "out/cells/a/result.json": json,
           "out/report.json": json,
         },
       },
@@ -248,7 +246,7 @@ const EXPERIMENT: Format = {
     onDisk(files, async (folder) => {
       const store = new Store(`${folder}/out`);
       for (const name of (await store.identities()).keys()) {
-        await store.result(name);
+        await store.cellFile(name);
         await store.measured(store.cell(name));
       }
       const experiment = await openExperiment(`${folder}/experiment.json`);

@@ -7,7 +7,7 @@ import { openExperiment } from "../../../lib/experiment/open.ts";
 import { CELL_OPTION_NAMES } from "../../../lib/experiment/options.ts";
 import { planCells } from "../../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../../lib/experiment/resolve.ts";
-import { isMeasuredAlone, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
+import { hasPruned, refusedCells, runExperiment, sittingOf } from "../../../lib/experiment/run.ts";
 import { Store } from "../../../lib/experiment/store.ts";
 import { launchedRank } from "../../../lib/ranks/mpi.ts";
 import { alarmLine } from "../prune/alarms.ts";
@@ -141,7 +141,7 @@ async function run(file: string, settings: Settings): Promise<void> {
     const isRefused = refusedCells(cells, settings).length > 0;
     const sitting = (isRefused ? [] : sittingOf(cells, settings)).map((cell): Turn => {
       const { name, steps, tokens, state } = cell;
-      return isMeasuredAlone(cell, settings)
+      return hasPruned(cell)
         ? { name, steps: 0, tokens: 0, isStopped: false }
         : { name, steps, tokens, isStopped: isGoingOn(state, settings) };
     });
@@ -210,7 +210,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     onCell: (cell, { index, count }) =>
       progress.note(
         `run ${index + 1} of ${count}: ${cell.name} (${stateWord(cell.state)}${
-          isMeasuredAlone(cell, settings) ? "" : `, ${cell.steps} steps`
+          hasPruned(cell) ? "" : `, ${cell.steps} steps`
         })`,
       ),
     onFailure: (cell, { message }) => progress.note(`${cell.name} failed: ${message}`),

@@ -4,7 +4,7 @@ import { type GgufExport, type GgufExportOptions, stageGguf } from "../lib/forma
 import * as file from "../lib/formats/gguf/file.ts";
 import * as gguf from "../lib/formats/gguf/model.ts";
 import { type GgufContent, stageGgufFile } from "../lib/formats/gguf/write.ts";
-import { type HfExportOptions, type HfForm, stageHf } from "../lib/formats/hf/export.ts";
+import { type HfExportOptions, stageHf } from "../lib/formats/hf/export.ts";
 import * as hf from "../lib/formats/hf/model.ts";
 import * as open from "../lib/formats/open.ts";
 import * as safetensors from "../lib/formats/safetensors/read.ts";
@@ -48,8 +48,8 @@ export async function exportHf(
   source: WeightSource,
   folder: string,
   options: HfExportOptions,
-): Promise<{ form: HfForm }> {
+): Promise<{ form: string }> {
   using staged = await stageHf(source, folder, { ...options, files: disk });
   await staged.commit();
-  return { form: staged.form };
+  return { form: staged.family.type };
 }

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { GGUF_ARCHS, MODEL_TYPES } from "../lib/families/all.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 
@@ -15,6 +16,7 @@ const ORDER = [
   "lib/files",
   "lib/text",
   "lib/spec",
+  "lib/families",
   "lib/formats",
   "lib/data",
   "lib/gpu",
@@ -157,4 +159,17 @@ Deno.test("the library names the runtime only in the files that are listed", () 
     /^(lib|kernels)\//.test(file) && /\bDeno\.|"node:/.test(codeOf(file))
   );
   assert.deepEqual(naming.sort(), OF_THE_RUNTIME);
+});
+
+/** Files with names that are a tokenizer's too. */
+const TOKENIZERS = /^lib\/(text\/pre_tokenizers|formats\/gguf\/tokenizer(_export)?)\.ts$/;
+
+Deno.test("the name of a family or architecture stands in its record alone", () => {
+  // Our own class is also a method and a program.
+  const names = [...MODEL_TYPES, ...GGUF_ARCHS.map(({ arch }) => arch)].filter((name) => name !== "compresso");
+  const quoted = new RegExp(`"(${names.join("|")})"`);
+  const wrong = [...IMPORTS.keys()].filter((file) =>
+    !file.startsWith("lib/families/") && !TOKENIZERS.test(file) && quoted.test(codeOf(file))
+  );
+  assert.deepEqual(wrong, []);
 });

@@ -1,31 +1,7 @@
 // Matrices that files hold as one, row after row: which projections they are, and where each lies.
-import {
-  biasName,
-  type DecoderSpec,
-  hasBias,
-  type Projection,
-  projectionName,
-  projectionShape,
-} from "../spec/decoder.ts";
+import { biasName, type DecoderSpec, hasBias, projectionName, projectionShape } from "../spec/decoder.ts";
+import type { Fusion } from "../families/fusion.ts";
 import type { RowRange } from "../spec/source.ts";
-
-/** Projections of a layer that a file holds as one matrix, in this order. */
-export interface Fusion {
-  /** The module in the Hugging Face layout, without its block. */
-  readonly module: string;
-  /** The tensor of a GGUF, without its layer. */
-  readonly gguf: string;
-  readonly parts: readonly Projection[];
-}
-
-const QKV: Fusion = { module: "qkv_proj", gguf: "attn_qkv", parts: ["q", "k", "v"] };
-const GATE_UP: Fusion = { module: "gate_up_proj", gguf: "ffn_up", parts: ["gate", "up"] };
-
-/** q, k and v as one matrix, as llama.cpp's openelm has them. */
-export const FUSED_QKV: readonly Fusion[] = [QKV];
-
-/** q, k and v as one matrix, and gate and up as one, as Phi-3 has them. */
-export const FUSED_BLOCKS: readonly Fusion[] = [QKV, GATE_UP];
 
 /** A stored matrix, or the stored biases, of several projections. */
 export interface FusedTensor {

@@ -6,8 +6,8 @@ import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { stageGguf } from "../formats/gguf/export.ts";
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
-import { formOf, stageHf, writtenBiases } from "../formats/hf/export.ts";
-import { fixedHeads } from "../formats/hf/stock_config.ts";
+import { stageHf, writtenBiases } from "../formats/hf/export.ts";
+import { fixedHeads } from "../families/all.ts";
 import { keptGeneration } from "../formats/hf/model.ts";
 import { ropeConfig } from "../formats/hf/rope_export.ts";
 import type { Provenance } from "../spec/provenance.ts";
@@ -145,7 +145,6 @@ export async function stageModel(
         texts: {
           "README.md": modelCard({
             spec: laidOut.spec,
-            form: formOf(laidOut.spec),
             name: options.name,
             provenance,
             run,
@@ -170,7 +169,7 @@ export async function stageModel(
   const [folder, file] = await Promise.all(writing);
   signal?.throwIfAborted();
   const loadableBy = [
-    ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.form, laidOut.spec) }] : [],
+    ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.family, laidOut.spec) }] : [],
     ...file
       ? [{
         file: paths.gguf,

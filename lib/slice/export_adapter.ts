@@ -58,7 +58,7 @@ export async function stageAdapter(
       weights,
       baseModel: unmerged,
       replace,
-      readme: readmeOf({ layout, needsCode: model.form === "compresso" }),
+      readme: readmeOf({ layout, needsCode: model.family.remoteCode === true }),
     }),
   );
   const program = "PEFT: PeftModel.from_pretrained(model of unmerged/, folder)";

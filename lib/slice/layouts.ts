@@ -21,7 +21,7 @@ import {
   QK,
   withCounts,
 } from "../spec/decoder.ts";
-import { fixedHeads } from "../formats/hf/stock_config.ts";
+import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "../units/layout.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, headOrigins, type Remap, remapSource } from "./remap.ts";

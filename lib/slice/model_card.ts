@@ -2,7 +2,7 @@
 // it.
 import config from "../../deno.json" with { type: "json" };
 import { cardMetadata, isHubId } from "../formats/hf/card.ts";
-import type { HfForm } from "../formats/hf/export.ts";
+import { familyFor } from "../families/all.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
 import type { Provenance } from "../spec/provenance.ts";
 
@@ -23,9 +23,8 @@ export interface RunCard {
  * pruning.
  */
 export function modelCard(
-  { spec, form, name, provenance = {}, run }: {
+  { spec, name, provenance = {}, run }: {
     readonly spec: DecoderSpec;
-    readonly form: HfForm;
     /** Name of the model if neither its files nor the run state one. */
     readonly name: string;
     readonly provenance?: Provenance | undefined;
@@ -39,7 +38,7 @@ export function modelCard(
     ...run?.facts ?? [["parameters", shown(parameterCount(spec))] as const],
     ["license", licenseText(provenance)] as const,
   ];
-  const trust = form === "compresso" ? ", trust_remote_code=True" : "";
+  const { remoteCode } = familyFor(spec), trust = remoteCode ? ", trust_remote_code=True" : "";
   return [
     cardMetadata({ ...provenance, ...(baseModels ? { baseModels } : {}) }),
     "",
@@ -62,7 +61,7 @@ export function modelCard(
     `model = AutoModelForCausalLM.from_pretrained(folder${trust})`,
     `tokenizer = AutoTokenizer.from_pretrained(folder${trust})`,
     "```",
-    ...(form === "compresso"
+    ...(remoteCode
       ? [
         "",
         "Layers differ in their widths, which no class of transformers has: `modeling_compresso.py` in this folder does. Both lines read config.json,",

@@ -2,9 +2,10 @@
 import { CompressoError } from "../core/errors.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { ggufDifferences } from "../formats/gguf/tokenizer_export.ts";
-import type { GgufArch } from "../formats/families.ts";
-import { formOf, type HfForm } from "../formats/hf/export.ts";
-import { type DecoderSpec, hasBias } from "../spec/decoder.ts";
+import { familyFor } from "../families/all.ts";
+import type { Family } from "../families/family.ts";
+import type { GgufArch } from "../families/gguf_arch.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Layout } from "../units/layout.ts";
 
@@ -22,25 +23,15 @@ const REMOTE_CODE = [
   "compresso",
 ];
 
-/** The forms in which other programs than transformers were tried. */
-const WIDELY_TRIED: readonly HfForm[] = ["llama", "mistral", "qwen2", "qwen3"];
-
-/**
- * Programs that load a folder.
- *
- * mlx-lm and vLLM derive the head width of a Qwen2 from the hidden size, as most of its configurations do not state it.
- * They were not tested with windows.
- */
-export function folderPrograms(form: HfForm, { hidden, headDim, layers }: DecoderSpec): string[] {
-  const [first] = layers;
-  if (form === "compresso") return REMOTE_CODE;
-  if (form === "ministral") return STOCK_5;
-  const isNarrow = form === "qwen2" && first?.heads !== hidden / headDim;
-  const others = isNarrow || !WIDELY_TRIED.includes(form) || layers.some(({ window }) => window !== undefined);
-  return others ? TRANSFORMERS_ALONE : STOCK;
+/** Programs that load a folder of a family. Other programs than transformers were not tested with windows. */
+export function folderPrograms({ remoteCode, programs }: Family, spec: DecoderSpec): readonly string[] {
+  if (remoteCode) return REMOTE_CODE;
+  if (programs === "transformers 5") return STOCK_5;
+  const isWide = typeof programs === "function" ? programs(spec) : programs === "widely";
+  return isWide && spec.layers.every(({ window }) => window === undefined) ? STOCK : TRANSFORMERS_ALONE;
 }
 
-const LLAMA = ["llama.cpp", "node-llama-cpp"];
+const LLAMA_CPP = ["llama.cpp", "node-llama-cpp"];
 
 /** Programs that load a GGUF, with what each ignores of the model. */
 export function ggufPrograms(
@@ -49,7 +40,7 @@ export function ggufPrograms(
 ): string[] {
   const others = tokenizer === null ? [] : ggufDifferences(tokenizer), [window] = slidingWindows(spec);
   const texts = others.length === 0 ? [] : [`${others.join(" and ")}, as the folder's tokenizer does not`];
-  const limits = window === undefined || arch === "gemma2" || arch === "gemma3" ? [] : [
+  const limits = window === undefined || arch.windows ? [] : [
     `only for contexts of at most ${window} tokens: it ignores the sliding window of this architecture`,
   ];
   return ggufLoaders(arch, spec).map((program) => {
@@ -58,14 +49,11 @@ export function ggufPrograms(
   });
 }
 
-/** Before its pull request 21245, llama.cpp supported query biases only if their number equals the hidden size. */
-function ggufLoaders(arch: GgufArch, spec: DecoderSpec): string[] {
-  const { hidden, headDim, layers } = spec;
-  const isNew = (arch === "llama" || arch === "deci") && hasBias(spec, "q") &&
-    layers.some(({ heads }) => heads > 0 && heads * headDim !== hidden);
-  const loaders = isNew ? ["llama.cpp since its pull request 21245", "node-llama-cpp 3.22.1"] : LLAMA;
-  if (arch !== "deci" && arch !== "openelm") return [...loaders, "compresso"];
-  return [`${loaders.join(" and ")}, as architecture ${arch}: its layers differ`, "compresso"];
+function ggufLoaders({ arch, programs, uneven }: GgufArch, spec: DecoderSpec): string[] {
+  const loaders = programs?.(spec) ?? LLAMA_CPP;
+  return uneven
+    ? [`${loaders.join(" and ")}, as architecture ${arch}: its layers differ`, "compresso"]
+    : [...loaders, "compresso"];
 }
 
 /** Files of a cut, and what will load them. */
@@ -86,7 +74,7 @@ export function expectedPrograms(
   const differ = layout === "compact" && spec.layers.length > 1 && units.some((unit) => WITHIN_LAYERS.includes(unit));
   const layers = spec.layers.map((layer, index) => differ && index === 0 ? { ...layer, ffn: layer.ffn - 1 } : layer);
   const after = { ...spec, layers };
-  return { folder: folderPrograms(formOf(after), after), gguf: expectedGguf(after), differ };
+  return { folder: folderPrograms(familyFor(after), after), gguf: expectedGguf(after), differ };
 }
 
 /** Units whose cut gives layers different widths. */

@@ -20,7 +20,6 @@ import type { Measure } from "./cut_state.ts";
 import { ggufArch } from "../formats/gguf/architecture.ts";
 import { ggufFileBytes } from "../formats/gguf/export.ts";
 import { type GgufWriteType, typeChooser } from "../formats/gguf/mixes.ts";
-import { fusesQkv } from "../formats/gguf/names.ts";
 import { ggufTokenizerMetadata } from "../formats/gguf/tokenizer_export.ts";
 import { type GgufTensorType, TENSOR_FORMATS } from "../formats/gguf/types.ts";
 import { GGUF_ALIGNMENT } from "../formats/gguf/write.ts";
@@ -107,7 +106,7 @@ function typeShares(
 /** Whether a GGUF of the model holds q, k and v as one matrix. One that is written only after it is cut or padded counts as one that does not. */
 function writesQkv(spec: DecoderSpec): boolean {
   try {
-    return fusesQkv(ggufArch(spec));
+    return ggufArch(spec).fused !== undefined;
   } catch (error) {
     if (error instanceof CompressoError) return false;
     throw error;

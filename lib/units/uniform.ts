@@ -1,7 +1,7 @@
 // The uniform layout: all layers are cut to the same counts.
 import { CompressoError } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
-import { fixedHeads } from "../formats/hf/stock_config.ts";
+import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";

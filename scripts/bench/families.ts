@@ -2,7 +2,7 @@
 import type { Device } from "../../lib/gpu/device.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { type DecoderSpec, QWEN2_BIASES } from "../../lib/spec/decoder.ts";
-import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
+import { ALL_UNGATED } from "../../lib/families/shared.ts";
 import type { Scale } from "./cases.ts";
 import { measureDecode } from "./decode.ts";
 import type { Machine } from "./machine.ts";

@@ -8,7 +8,7 @@ import {
   withWindow,
 } from "../../lib/spec/decoder.ts";
 import { openGgufFile } from "../disk.ts";
-import { deciLayers } from "../../lib/formats/gguf/architecture.ts";
+import { deciLayers } from "../../lib/families/llama.ts";
 import type { GgufExportOptions } from "../../lib/formats/gguf/export.ts";
 import { exportGguf } from "../disk.ts";
 import { type GgufSource } from "../../lib/formats/gguf/model.ts";

@@ -1,9 +1,9 @@
 // Types of the tensors of a GGUF against those that llama.cpp's own quantiser gives (scripts/golden/gguf_mixes.py).
 import assert from "node:assert/strict";
 import { GGUF_WRITE_TYPES, type GgufWriteType, matrixTypes, typeLike } from "../../lib/formats/gguf/mixes.ts";
-import type { GgufArch } from "../../lib/formats/families.ts";
+import { ggufArchOf } from "../../lib/families/all.ts";
 import { fusedGgufName, fusedTensors } from "../../lib/formats/fused.ts";
-import { archFusions, fusesQkv, ggufNames } from "../../lib/formats/gguf/names.ts";
+import { ggufNames } from "../../lib/formats/gguf/names.ts";
 import { openGguf } from "../disk.ts";
 import { exportGguf } from "../disk.ts";
 import { type DecoderSpec, POSITIONS, projectionName, tensorShapes } from "../../lib/spec/decoder.ts";
@@ -14,7 +14,7 @@ import { randomSource, SPEC } from "./models.ts";
 
 /** Shape of a model, and for each type of a file the types of each part by layer, or one for all layers. */
 interface Golden {
-  readonly arch: GgufArch;
+  readonly arch: string;
   readonly shape: Pick<DecoderSpec, "vocab" | "hidden" | "headDim" | "layers" | "tied">;
   readonly types: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>>;
 }
@@ -30,7 +30,8 @@ const PARTS: Readonly<Record<string, Partial<DecoderSpec>>> = {
 
 for (const { arch, shape, types } of GOLDEN) {
   const spec: DecoderSpec = { ...SPEC, ...shape, ...PARTS[arch] }, shapes = tensorShapes(spec);
-  const fused = fusedTensors(spec, archFusions(arch)), input = { shapes, fusesQkv: fusesQkv(arch) };
+  const { fused: fusions = [] } = ggufArchOf(arch) ?? {};
+  const fused = fusedTensors(spec, fusions), input = { shapes, fusesQkv: fusions.length > 0 };
   const what = `${arch}, ${shape.layers.length} layers, hidden ${shape.hidden}${shape.tied ? ", tied" : ""}`;
   Deno.test(`matrices have the types that llama.cpp gives them: ${what}`, () => {
     assert.deepEqual(Object.keys(types).toSorted(), QUANTISED.toSorted());

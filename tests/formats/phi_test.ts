@@ -1,10 +1,11 @@
 // Phi-1 to Phi-2 and StableLM with a parallel residual: what configurations say, older GGUFs, and the bias of the output head.
 import assert from "node:assert/strict";
-import { formOf } from "../../lib/formats/hf/export.ts";
+import { familyFor } from "../../lib/families/all.ts";
 import { parseHfConfig } from "../../lib/formats/hf/config.ts";
 import { cutSource } from "../../lib/slice/vocabulary/cut_source.ts";
-import { FUSED_QKV, fusedGgufName, fusedTensors, joined } from "../../lib/formats/fused.ts";
-import { EMBEDDING, HEAD, HEAD_BIAS, headNormName, tensorShapes } from "../../lib/spec/decoder.ts";
+import { QKV } from "../../lib/families/fusion.ts";
+import { fusedGgufName, fusedTensors, joined } from "../../lib/formats/fused.ts";
+import { type DecoderSpec, EMBEDDING, HEAD, HEAD_BIAS, headNormName, tensorShapes } from "../../lib/spec/decoder.ts";
 import type { WeightSource } from "../../lib/spec/source.ts";
 import type { GgufItem } from "../../lib/formats/gguf/write.ts";
 import { refuses, rejects } from "../refuses.ts";
@@ -20,6 +21,9 @@ import {
 } from "../disk.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { inTemporaryFolder } from "./files.ts";
+
+/** `model_type` of the class that holds a model. */
+const typeOf = (spec: DecoderSpec): string => familyFor(spec).type;
 
 /** The sizes of Phi-1. */
 const SIZES = {
@@ -39,11 +43,11 @@ Deno.test("a phi has the defaults of transformers, and what its class computes o
     ["layer", "shared", true, "gelu_tanh", true, false, 1e-5, 2048],
   );
   assert.deepEqual([spec.rope, spec.biases?.length], [{ base: 10000, scaling: { kind: "none" }, dims: 32 }, 6]);
-  assert.equal(formOf(spec), "phi");
+  assert.equal(typeOf(spec), "phi");
   // Its heads may have another width than hidden size / heads, where its description is no longer that of the class.
   assert.equal(parsed({ ...phi, head_dim: 32 }).headDim, 32);
   refuses(() => parsed({ ...phi, qk_layernorm: true }), "input", { value: "qk_layernorm", names: "LayerNorm" });
-  refuses(() => parsed({ ...phi, hidden_act: "silu" }), "input", { value: "hidden_act", names: "gelu_tanh" });
+  refuses(() => parsed({ ...phi, hidden_act: "silu" }), "input", { value: "hidden_act", names: "gelu_new" });
 });
 
 Deno.test("a parallel residual shares its norm in a stablelm, and not in a gpt_neox", () => {
@@ -54,13 +58,13 @@ Deno.test("a parallel residual shares its norm in a stablelm, and not in a gpt_n
     assert.equal(parsed({ ...config, use_parallel_residual: false }).parallel, undefined);
     const whole = parsed({ ...config, use_parallel_residual: true });
     assert.equal(whole.parallel, parallel ?? "shared");
-    assert.equal(formOf(whole), config.model_type);
+    assert.equal(typeOf(whole), config.model_type);
     // No class has the other one.
-    assert.equal(formOf({ ...whole, parallel: parallel === "own" ? "shared" : "own" }), "compresso");
+    assert.equal(typeOf({ ...whole, parallel: parallel === "own" ? "shared" : "own" }), "compresso");
   }
   // As StableLM 2 12B has it.
   const whole = parsed({ ...stable, use_parallel_residual: true, qk_layernorm: true });
-  assert.deepEqual([whole.qkNorm, formOf(whole)], ["layer", "stablelm"]);
+  assert.deepEqual([whole.qkNorm, typeOf(whole)], ["layer", "stablelm"]);
 });
 
 /** Writes a GGUF of a golden model with some tensors left out and others added. */
@@ -82,7 +86,7 @@ async function changedGguf(
 Deno.test("an older GGUF of a Phi-2, with q, k and v in one, is read as a newer one", async () => {
   const source = await openHfFolder((await openGolden("phi")).modelPath);
   await inTemporaryFolder(async (folder) => {
-    const fused = [...fusedTensors(source.spec, FUSED_QKV)].filter(([name, { parts }]) => name === parts[0]?.name);
+    const fused = [...fusedTensors(source.spec, [QKV])].filter(([name, { parts }]) => name === parts[0]?.name);
     const plus = fused.map(([, whole]): GgufItem => ({
       name: fusedGgufName(whole),
       shape: whole.shape,

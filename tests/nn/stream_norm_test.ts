@@ -5,7 +5,7 @@ import { writeTargets } from "../../lib/nn/head.ts";
 import { IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { createPass, recordGradients } from "../../lib/nn/pass.ts";
 import { type MaskKind, maskSizes } from "../../lib/nn/mask_slots.ts";
-import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
+import { ALL_UNGATED } from "../../lib/families/shared.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { sharedDevice } from "../device.ts";

@@ -7,7 +7,7 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { demoData, openModelFiles } from "../../lib/local/open_model.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { readPeftAdapter } from "../../lib/model/mod.ts";
-import { ALL_UNGATED } from "../../lib/formats/hf/config.ts";
+import { ALL_UNGATED } from "../../lib/families/shared.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { openHfFolder } from "../disk.ts";
 import { inTemporaryFolder } from "../formats/files.ts";

@@ -107,7 +107,7 @@ Deno.test("an OPT is no GGUF, and with fewer heads no folder of the layout unifo
   const source = await golden("opt");
   await inTemporaryFolder(async (folder) => {
     await rejects(exportModel(source, `${folder}/gguf`, { tokenizer: null, formats: ["gguf"], name: "opt" }), "input", {
-      names: "OPT",
+      names: "GGUF",
     });
     const alike = sliceModel(source, {
       masks: masksOf(source.spec, { head: (_, at) => at === 0 ? 0 : 1, ffn: () => 1 }),
@@ -146,5 +146,5 @@ Deno.test("hidden dims of a model with LayerNorm are not cut, and heads not in t
   refuses(() => sliceModel(source, { masks: { hidden } }), "usage", { names: "LayerNorm" });
   refuses(() => tableOf(spec, { units: ["kv", "ffn"], rules: {}, layout: "uniform" }), "usage", { names: 7 });
   assert.equal(tableOf(spec, { units: ["kv", "ffn"], rules: {}, layout: "compact" }).cost[21], 2);
-  refuses(() => ggufArch(spec), "input", { names: "OPT" });
+  refuses(() => ggufArch(spec), "input", { names: "GGUF" });
 });

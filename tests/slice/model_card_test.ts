@@ -90,6 +90,7 @@ Deno.test("an exported folder and GGUF keep the licence of the folder that they 
 
 Deno.test("modelCard() names base model, facts, command and licence, and says which folders need their own code", async () => {
   const { source: { spec } } = await openModelFiles("demo");
+  const uneven = { ...spec, layers: spec.layers.map((layer, index) => ({ ...layer, ffn: layer.ffn - index })) };
   const command = "compresso prune someone/large --data 'my rows.json'";
   const run = {
     base: "someone/large",
@@ -97,14 +98,14 @@ Deno.test("modelCard() names base model, facts, command and licence, and says wh
     removed: "parts of the layers",
     command,
   };
-  const card = modelCard({ spec, form: "compresso", name: "pruned", provenance: { license: "mit" }, run });
+  const card = modelCard({ spec: uneven, name: "pruned", provenance: { license: "mit" }, run });
   assert.deepEqual(cardProvenance(card), { license: "mit", baseModels: ["someone/large"] });
   assert.match(card, /^# someone\/large, pruned$/m);
   assert.match(card, /^\| data \| my\\\|rows\.json \|$/m);
   assert.match(card, /^\| license \| mit, as the base model \|$/m);
   assert.ok(card.includes(command));
   assert.match(card, /AutoTokenizer\.from_pretrained\(folder, trust_remote_code=True\)/);
-  const plain = modelCard({ spec, form: "llama", name: "demo" });
+  const plain = modelCard({ spec, name: "demo" });
   assert.match(plain, /^# demo$/m);
   assert.ok(!plain.includes("trust_remote_code"));
   assert.match(plain, /^\| license \| that of the base model, whose files do not name it \|$/m);

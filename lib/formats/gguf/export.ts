@@ -13,27 +13,11 @@ import {
 } from "../../spec/decoder.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
-import type { GgufArch } from "../families.ts";
+import { type GgufArch, slidingPeriod } from "../../families/gguf_arch.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
+import { ATTENTION_KEY, LOCAL_BASE_KEY, MORE_EOS_KEY, ORIGINAL_KEY, WINDOW_KEY, WINDOW_PATTERN_KEY } from "./spec.ts";
 import {
-  ATTENTION_KEY,
-  GEMMA_ARCHS,
-  type GemmaArch,
-  gemmaScale,
-  GRANITE_KEYS,
-  LOCAL_BASE_KEY,
-  LOGIT_CAP_KEY,
-  MORE_EOS_KEY,
-  ORIGINAL_KEY,
-  SCORE_CAP_KEY,
-  turnsNeighbours,
-  WINDOW_KEY,
-  WINDOW_PATTERN_KEY,
-} from "./spec.ts";
-import {
-  archFusions,
   epsKey,
-  fusesQkv,
   type GgufName,
   ggufNames,
   ggufRow,
@@ -52,7 +36,7 @@ import { ggufBytes, type GgufContent, type GgufItem, stageGgufFile } from "./wri
 import { elementCount } from "../../spec/row_range.ts";
 import type { Provenance } from "../../spec/provenance.ts";
 import type { WeightSource } from "../../spec/source.ts";
-import { deciLayers, ggufArch, openelmLayers, slidingPeriod, slidingWindows } from "./architecture.ts";
+import { ggufArch, slidingWindows } from "./architecture.ts";
 
 /** How to export. */
 export interface GgufExportOptions {
@@ -61,8 +45,8 @@ export interface GgufExportOptions {
    * of such blocks fall back to one of blocks of 32 values, and where it is none of 32 either, to f16.
    */
   readonly dtype: GgufWriteType;
-  /** `auto` (default): that of the family where all layers are alike and whole, llama or deci where it cannot hold them; see {@link ggufArch}. */
-  readonly arch?: "auto" | GgufArch;
+  /** Name of the architecture; `auto` (default) for the first that holds the model, see {@link ggufArch}. */
+  readonly arch?: string;
   /** `tokenizer.*` entries, written as they are. */
   readonly tokenizerMetadata: ReadonlyMap<string, GgufValue | GgufTyped>;
   /** Name of the model, `general.name`. */
@@ -77,7 +61,7 @@ export interface GgufExportOptions {
 /** What was written. */
 export interface GgufExport {
   readonly arch: GgufArch;
-  /** The layers as the file holds them: for deci, some have a zero head or a zero FFN column more than the model. */
+  /** The layers as the file holds them: some may have a zero head or a zero FFN column more than the model. */
   readonly layers: readonly LayerSpec[];
   /** Tensors that are f16 in place of a type of blocks, by their GGUF names. */
   readonly fellBack: readonly string[];
@@ -114,17 +98,13 @@ function contentOf(
 ): GgufExport & { readonly content: GgufContent } {
   const { spec } = source;
   const arch = ggufArch(spec, options.arch);
-  const layers = arch === "deci"
-    ? deciLayers(spec.layers)
-    : arch === "openelm"
-    ? openelmLayers(spec.layers)
-    : spec.layers;
+  const { fused: fusions = [] } = arch, layers = arch.uneven?.(spec.layers) ?? spec.layers;
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
   const names = ggufNames(layers.length);
   const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
-  const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusesQkv(arch) });
-  const fused = fusedTensors({ ...spec, layers }, archFusions(arch));
+  const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusions.length > 0 });
+  const fused = fusedTensors({ ...spec, layers }, fusions);
   for (const [canonical, shape] of shapes) {
     const gguf = names.get(canonical) ?? { name: canonical }, choice = types.get(canonical);
     const whole = fused.get(canonical), parts = whole?.parts.map((part) => part.name) ?? [canonical];
@@ -162,13 +142,13 @@ function contentOf(
 
 function modelMetadata(
   spec: DecoderSpec,
-  options: GgufExportOptions & { readonly arch: GgufArch },
+  options: Omit<GgufExportOptions, "arch"> & { readonly arch: GgufArch },
 ): Map<string, GgufValue | GgufTyped> {
-  const { arch, tokenizerMetadata } = options;
+  const { arch: record, tokenizerMetadata } = options, { arch, write, windows } = record;
   const [first] = spec.layers;
   const float = (value: number): GgufTyped => ({ type: "f32", value });
   const counts = (key: LayerCount): GgufValue =>
-    arch !== "deci" && arch !== "openelm" ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
+    !record.uneven ? first?.[key] ?? 0 : Int32Array.from(spec.layers, (layer) => layer[key]);
   const metadata = new Map<string, GgufValue | GgufTyped>([
     ["general.architecture", arch],
     ["general.type", "model"],
@@ -183,37 +163,27 @@ function modelMetadata(
     [`${arch}.attention.head_count_kv`, counts("kvHeads")],
     [`${arch}.attention.key_length`, spec.headDim],
     [`${arch}.attention.value_length`, spec.headDim],
-    [`${arch}.${epsKey(arch)}`, float(spec.normEps)],
+    [`${arch}.${epsKey(record)}`, float(spec.normEps)],
   ]);
-  if (arch === "gptneox" || arch === "stablelm") metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel !== undefined);
+  if (record.parallelKey) metadata.set(`${arch}.${PARALLEL_KEY}`, spec.parallel !== undefined);
   if (!spec.positions) {
     metadata.set(`${arch}.rope.dimension_count`, ropeDims(spec));
     metadata.set(`${arch}.rope.freq_base`, float(spec.rope.base));
   }
-  if (arch === "granite") {
-    const { embedding = 1, attention = spec.headDim ** -0.5, residual = 1, logits = 1 } = spec.scales ?? {};
-    for (const [part, value] of Object.entries({ embedding, attention, residual, logits })) {
-      metadata.set(`${arch}.${GRANITE_KEYS[part as keyof typeof GRANITE_KEYS]}`, float(value));
-    }
-  }
   const [window] = slidingWindows(spec);
-  const usual = GEMMA_ARCHS[arch]?.period ?? null;
-  if (usual !== null) {
+  if (windows) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window ?? spec.maxPosition);
-    const period = slidingPeriod(arch, spec.layers);
-    if (period !== null && period !== usual) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
+    const period = slidingPeriod(spec.layers, windows.period);
+    if (period !== null && period !== windows.period) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, period);
     // llama.cpp takes the local RoPE for layers with a window.
-    const { rope: { localBase }, softCaps = {} } = spec;
-    const numbers = [[LOCAL_BASE_KEY, localBase], [SCORE_CAP_KEY, softCaps.attention], [
-      LOGIT_CAP_KEY,
-      softCaps.logits,
-    ]] as const;
-    for (const [key, value] of numbers) if (value !== undefined) metadata.set(`${arch}.${key}`, float(value));
+    const { rope: { localBase } } = spec;
+    if (localBase !== undefined) metadata.set(`${arch}.${LOCAL_BASE_KEY}`, float(localBase));
   } else if (window !== undefined) {
     metadata.set(`${arch}.${WINDOW_KEY}`, window);
     const pattern = spec.layers.map((layer) => layer.window !== undefined);
     if (pattern.includes(false)) metadata.set(`${arch}.${WINDOW_PATTERN_KEY}`, pattern);
   }
+  for (const [key, value] of Object.entries(write?.(spec) ?? {})) metadata.set(`${arch}.${key}`, value);
   if (spec.rope.scaling.kind === "linear") {
     metadata.set(`${arch}.rope.scaling.type`, "linear");
     metadata.set(`${arch}.rope.scaling.factor`, float(spec.rope.scaling.factor));
@@ -280,12 +250,6 @@ function ropeItems({ rope, headDim }: DecoderSpec): GgufItem[] {
   return [item(ROPE_FREQS, Array.from(plain, (frequency, i) => frequency / (scaled[i] ?? frequency)))];
 }
 
-/** The model's factor of q·k over that of an architecture of Gemma, in the last weights of q; 1 in other tensors. */
-function queryScale(spec: DecoderSpec, canonical: string, gemma: GemmaArch): number {
-  const layer = layerOf(canonical), name = spec.qkNorm ? headNormName(layer, "q") : projectionName(layer, "q");
-  return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / gemmaScale(gemma, spec) : 1;
-}
-
 /** A tensor of the model as the file holds it. */
 interface ExportedTensor {
   readonly canonical: string;
@@ -297,10 +261,11 @@ interface ExportedTensor {
   readonly added: boolean;
 }
 
-/** The factor of a tensor: llama.cpp's factor of q·k goes by the shape, and what differs goes into the weight of the norm of q, or of q. */
+/** llama.cpp derives the scale of q·k from the shape. Any remaining factor is multiplied into q's norm, or into q. */
 function factorOf({ spec }: WeightSource, { canonical, arch }: ExportedTensor): number {
-  const gemma = GEMMA_ARCHS[arch];
-  return gemma ? queryScale(spec, canonical, gemma) : 1;
+  if (!arch.attentionScale) return 1;
+  const layer = layerOf(canonical), name = spec.qkNorm ? headNormName(layer, "q") : projectionName(layer, "q");
+  return canonical === name ? (spec.scales?.attention ?? spec.headDim ** -0.5) / arch.attentionScale(spec) : 1;
 }
 
 /** The blocks of a quantised tensor as its file has them; null where they have another type or were changed. */
@@ -328,7 +293,7 @@ function inFileOrder<T extends Float32Array | Uint8Array<ArrayBuffer>>(
   { source, tensor }: { readonly source: WeightSource; readonly tensor: ExportedTensor },
 ): T {
   const { gguf, shape: [rows = 0], arch } = tensor, projection = gguf.part?.projection;
-  if (!turnsNeighbours(arch) || (projection !== "q" && projection !== "k")) return data;
+  if (!arch.neighbours || (projection !== "q" && projection !== "k")) return data;
   const width = data.length / rows, target = make();
   for (let row = 0; row < rows; row++) {
     target.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);

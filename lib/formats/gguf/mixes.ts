@@ -200,8 +200,8 @@ export function matrixTypes(
 const PLAIN_TYPES: readonly string[] = ["f32", "f16", "bf16"];
 
 /**
- * The type of a GGUF whose layers are like those of a quantised one: that which gives most weights of each projection the types that they have there,
- * whichever the layers are: llama.cpp has counted layers in another order before. Null for a model that is not quantised.
+ * The type of a GGUF whose layers are like those of a quantised one. Picks the mix that matches the most weights, counted per projection. Layers are
+ * ignored because llama.cpp's layer rule has changed between versions. Null for a model that is not quantised.
  */
 export function typeLike(
   { spec, storedDtype }: Pick<WeightSource, "spec" | "storedDtype">,

@@ -2,7 +2,7 @@
 import { CompressoError } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
-import type { GgufArch } from "../families.ts";
+import type { GgufArch } from "../../families/gguf_arch.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
@@ -17,7 +17,7 @@ import {
   storedFusions,
 } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
-import { ggufSpec, takesDivisors, turnsNeighbours } from "./spec.ts";
+import { ggufSpec } from "./spec.ts";
 import { ggufError } from "./types.ts";
 import { rowWindow } from "../../spec/row_range.ts";
 import type { ByteSource } from "../../files/system.ts";
@@ -164,10 +164,10 @@ function checkTensors(
   file: GgufFile,
   { names, arch }: { readonly names: ReadonlyMap<string, GgufName>; readonly arch: GgufArch },
 ): Map<string, Found> {
-  const found = new Map<string, Found>(), isRotated = turnsNeighbours(arch);
+  const found = new Map<string, Found>(), isRotated = arch.neighbours;
   const fusedParts = fusedTensors(spec, storedFusions(arch, file.tensors));
   const known = new Set(
-    spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : takesDivisors(arch) ? [ROPE_FREQS] : [],
+    spec.rope.scaling.kind === "longrope" ? [ROPE_SHORT, ROPE_LONG] : arch.divisors ? [ROPE_FREQS] : [],
   );
   for (const [canonical, own] of tensorShapes(spec)) {
     const place = names.get(canonical) ?? { name: canonical }, projection = place.part?.projection;
@@ -185,7 +185,7 @@ function checkTensors(
       throw ggufError(file.path, { rule, value: `[${tensor.shape.join(", ")}]` });
     }
     known.add(name);
-    const rotated = isRotated && (projection === "q" || projection === "k");
+    const rotated = isRotated === true && (projection === "q" || projection === "k");
     const part = whole?.parts.find((part) => part.name === canonical)?.rows ?? null;
     found.set(canonical, { tensor, rotated, part, isFlat: own.length === 1 && shape.length > 1 });
   }

@@ -15,8 +15,8 @@ import {
   projectionName,
   QK,
 } from "../../spec/decoder.ts";
-import type { GgufArch } from "../families.ts";
-import { FUSED_BLOCKS, FUSED_QKV, type Fusion } from "../fused.ts";
+import type { GgufArch } from "../../families/gguf_arch.ts";
+import type { Fusion } from "../../families/fusion.ts";
 
 /** Divisors of LongRoPE, for contexts of at most the original length and for longer ones. */
 export const ROPE_SHORT = "rope_factors_short.weight", ROPE_LONG = "rope_factors_long.weight";
@@ -74,20 +74,12 @@ export function ggufNames(layers: number): Map<string, GgufName> {
   return names;
 }
 
-/** The matrices that an architecture holds as one. */
-export function archFusions(arch: GgufArch): readonly Fusion[] {
-  if (arch === "phi3") return FUSED_BLOCKS;
-  return arch === "openelm" || arch === "gpt2" || arch === "gptneox" ? FUSED_QKV : [];
-}
-
-/** The matrices that a file holds as one: older ones of a Phi-2 have q, k and v so, newer ones not. */
-export function storedFusions(arch: GgufArch, tensors: ReadonlyMap<string, unknown>): readonly Fusion[] {
-  return arch === "phi2" && tensors.has("blk.0.attn_qkv.weight") ? FUSED_QKV : archFusions(arch);
-}
-
-/** Whether an architecture holds q, k and v as one matrix. */
-export function fusesQkv(arch: GgufArch): boolean {
-  return archFusions(arch).length > 0;
+/** The matrices that a file holds as one: older ones may hold others. */
+export function storedFusions(
+  { fused = [], onceFused = [] }: GgufArch,
+  tensors: ReadonlyMap<string, unknown>,
+): readonly Fusion[] {
+  return onceFused.some(({ gguf }) => tensors.has(`blk.0.${gguf}.weight`)) ? onceFused : fused;
 }
 
 /**
@@ -103,21 +95,16 @@ export function ggufShape(
   return isOfHeads ? [(shape[0] ?? 0) / headDim, headDim] : shape;
 }
 
-/** Whether an architecture has LayerNorm. */
-export function hasLayerNorm(arch: GgufArch): boolean {
-  return arch === "gpt2" || arch === "gptneox" || arch === "stablelm" || arch === "phi2";
-}
-
 /** Key of the ε of the norms, behind the architecture. */
-export function epsKey(arch: GgufArch): string {
-  return hasLayerNorm(arch) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+export function epsKey({ layerNorm }: GgufArch): string {
+  return layerNorm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
 }
 
-/** Key that says whether attention and FFN both read a layer's input, behind gptneox and stablelm. */
+/** Key that says whether attention and FFN both read a layer's input, behind an architecture with a `parallelKey`. */
 export const PARALLEL_KEY = "use_parallel_residual";
 
 /**
- * Index of a row of a q or k weight, or of a value of its bias, in a GGUF of an arch that `turnsNeighbours`. Hugging Face's RoPE turns value i of a head with
+ * Index of a row of a q or k weight, or of a value of its bias, in a GGUF whose architecture turns `neighbours`. Hugging Face's RoPE turns value i of a head with
  * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.
  */
 export function ggufRow(row: number, headDim: number): number {

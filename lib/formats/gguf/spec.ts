@@ -9,19 +9,12 @@ import {
   withBiases,
   withWindow,
 } from "../../spec/decoder.ts";
-import { GGUF_ARCHS, type GgufArch, GIVE_FAMILY } from "../families.ts";
+import { GGUF_ARCHS, ggufArchOf, GIVE_FAMILY } from "../../families/all.ts";
+import { type GgufArch, type GgufKeys, ZERO_KEYS } from "../../families/gguf_arch.ts";
 import type { GgufFile } from "./file.ts";
-import {
-  epsKey,
-  ggufNames,
-  hasLayerNorm,
-  PARALLEL_KEY,
-  ROPE_FREQS,
-  ROPE_LONG,
-  ROPE_SHORT,
-  storedFusions,
-} from "./names.ts";
+import { epsKey, ggufNames, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
 import { fusedGgufName } from "../fused.ts";
+import { withoutUndefined } from "../../core/check_options.ts";
 import { ggufError } from "./types.ts";
 
 /** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
@@ -36,63 +29,6 @@ export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "atte
 /** Key of the RoPE base of layers with a window, behind the architecture, and llama.cpp's value without it. */
 export const LOCAL_BASE_KEY = "rope.freq_base_swa", LOCAL_BASE = 1e4;
 
-/** Keys of soft caps, behind the architecture, and llama.cpp's values of arch gemma2 without them. */
-export const SCORE_CAP_KEY = "attn_logit_softcapping", LOGIT_CAP_KEY = "final_logit_softcapping";
-const SCORE_CAP = 50, LOGIT_CAP = 30;
-
-/** What llama.cpp takes for granted of an architecture of Gemma. */
-export interface GemmaArch {
-  /** Of as many layers the last has no window, where the file does not say it; null without windows. */
-  readonly period: number | null;
-  /** The window where the file does not say it. */
-  readonly window: number;
-  /** Number of layers by which the largest model is known, whose factor of q·k is another one. */
-  readonly largest: number;
-}
-
-/** The architectures of Gemma. */
-export const GEMMA_ARCHS: Readonly<Partial<Record<GgufArch, GemmaArch>>> = {
-  gemma: { period: null, window: 0, largest: NaN },
-  gemma2: { period: 2, window: 4096, largest: 46 },
-  gemma3: { period: 6, window: 0, largest: 62 },
-};
-
-/** llama.cpp's factor of q·k in an architecture of Gemma. */
-export function gemmaScale(
-  { largest }: GemmaArch,
-  { headDim, hidden, layers }: Pick<DecoderSpec, "headDim" | "hidden" | "layers">,
-): number {
-  const [first] = layers;
-  return first && layers.length === largest ? Math.floor(hidden / first.heads) ** -0.5 : headDim ** -0.5;
-}
-
-/**
- * Whether RoPE turns neighbours in an architecture, so that its q and k have their rows in the order of `ggufRow`. The others turn value i of a head
- * with value i + headDim/2, as Hugging Face does; */
-export function turnsNeighbours(arch: GgufArch): boolean {
-  return arch === "llama" || arch === "deci" || arch === "smollm3" || arch === "granite";
-}
-
-/** Whether llama.cpp divides the frequencies of RoPE by `rope_freqs.weight` in an architecture. */
-export function takesDivisors(arch: GgufArch): boolean {
-  return arch === "llama" || arch === "deci" || arch === "granite";
-}
-
-/** Architectures that rotate a part of each head where the file says so. */
-const PARTIAL_ARCHS: readonly GgufArch[] = ["phi3", "gptneox", "stablelm", "phi2"];
-
-/** Each nth layer of llama.cpp's smollm3 has no RoPE: no key says so. */
-export const SMOLLM3_STEP = 4;
-
-/** Keys that change what a llama computes; 0, or absence, means that they do not. */
-const MUST_BE_ZERO = [
-  "attention.scale",
-  "attention.clamp_kqv",
-  "embedding_scale",
-  "residual_scale",
-  "logit_scale",
-];
-
 /**
  * Reads the spec from metadata, and RoPE divisors from `rope_freqs.weight`.
  *
@@ -105,35 +41,32 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     const fix = "join the parts with llama-gguf-split --merge";
     throw ggufError(path, { rule: "the file is the whole model", value: "one part of several", fix });
   }
-  const given = metadata.get("general.architecture"), arch = GGUF_ARCHS.find((known) => known === given);
+  const given = metadata.get("general.architecture"), arch = ggufArchOf(given);
   if (!arch) {
     const kind = given === "clip"
       ? ", the part of a multimodal model that reads images or sound"
       : String(given).endsWith("moe")
       ? ", a mixture of experts"
       : "";
-    const rule = `general.architecture is ${GGUF_ARCHS.join(", ")}`;
+    const rule = `general.architecture is ${GGUF_ARCHS.map(({ arch }) => arch).join(", ")}`;
     throw ggufError(path, { rule, value: `${given}${kind}`, fix: GIVE_FAMILY });
   }
-  const own = (key: string): string => `${arch}.${key}`;
+  const own = (key: string): string => `${arch.arch}.${key}`;
   if (keys.number(own("expert_count"), 0) > 0) {
     const rule = "the model is dense: mixture-of-experts models are not supported";
-    throw ggufError(path, {
-      rule,
-      value: `${own("expert_count")} = ${metadata.get(own("expert_count"))}`,
-      fix: GIVE_FAMILY,
-    });
+    const value = `${own("expert_count")} = ${metadata.get(own("expert_count"))}`;
+    throw ggufError(path, { rule, value, fix: GIVE_FAMILY });
   }
-  for (const key of arch === "granite" ? ["attention.clamp_kqv"] : MUST_BE_ZERO) {
+  for (const key of arch.zeroKeys ?? ZERO_KEYS) {
     keys.check(own(key), keys.number(own(key), 0), (value) => value === 0, "it is 0 or absent");
   }
   const hidden = keys.size(own("embedding_length"));
   const maxPosition = keys.size(own("context_length"));
-  const isGemma3 = arch === "gemma3", { window, slides } = windowsOf(file, { arch, maxPosition });
-  const layers = layersOf(file, arch).map((layer, index) => ({
+  const { window, slides } = windowsOf(file, { arch, maxPosition }), hasLocal = arch.windows?.hasLocalRope;
+  const layers = layersOf(file, arch.arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
-    ...isGemma3 && slides(index) ? { rope: "local" as const } : {},
-    ...arch === "smollm3" && (index + 1) % SMOLLM3_STEP === 0 ? { rope: "none" as const } : {},
+    ...hasLocal && slides(index) ? { rope: "local" as const } : {},
+    ...arch.skipsRope?.(index) ? { rope: "none" as const } : {},
   }));
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))
@@ -152,7 +85,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     dimsKey = own("rope.dimension_count");
   keys.check(valueKey, keys.number(valueKey, headDim), (value) => value === headDim, `it equals ${width}`);
   // llama.cpp takes a part of a head in these architectures alone.
-  const dims = keys.number(dimsKey, headDim), isPartial = PARTIAL_ARCHS.includes(arch);
+  const dims = keys.number(dimsKey, headDim), isPartial = arch.partialRope;
   keys.check(
     dimsKey,
     dims,
@@ -183,18 +116,13 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
     rope: {
       base: metadata.has(own("rope.freq_base")) ? keys.decimal(own("rope.freq_base")) : 10000,
       scaling: await ropeScaling(file, { arch, dims, maxPosition }),
-      ...isGemma3
+      ...hasLocal
         ? { localBase: metadata.has(own(LOCAL_BASE_KEY)) ? keys.decimal(own(LOCAL_BASE_KEY)) : LOCAL_BASE }
         : {},
       ...dims < headDim ? { dims } : {},
     },
     tied: !file.tensors.has("output.weight"),
-    ...arch === "qwen3" || arch === "openelm" || isGemma3 ? { qkNorm: "head" as const } : {},
-    ...gemmaParts(file, arch, { headDim, hidden, layers }),
-    ...hasLayerNorm(arch) ? layerNormParts(file, arch) : {},
-    ...arch === "olmo2" ? { normPlaces: "after" as const, qkNorm: "whole" as const } : {},
-    ...arch === "phi3" ? { fused: true as const } : {},
-    ...arch === "granite" ? { scales: graniteScales(file, headDim) } : {},
+    ...withoutUndefined(arch.read?.(keysOf(file, arch), { hidden, headDim, layers }) ?? {}),
     maxPosition,
     bosId: id("bos"),
     eosIds: [...new Set(eosIds)],
@@ -203,84 +131,26 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   return { spec, arch };
 }
 
-/** Keys of the factors of arch granite, behind the architecture. */
-export const GRANITE_KEYS = {
-  embedding: "embedding_scale",
-  attention: "attention.scale",
-  residual: "residual_scale",
-  logits: "logit_scale",
-} as const;
-
-/** The factors of arch granite; 0 or no key stands for the usual one, and for none. */
-function graniteScales(file: GgufFile, headDim: number): Required<NonNullable<DecoderSpec["scales"]>> {
-  const keys = metadataReader(file), usual = { embedding: 1, attention: headDim ** -0.5, residual: 1, logits: 1 };
-  const scale = (part: keyof typeof GRANITE_KEYS): number => {
-    const key = `granite.${GRANITE_KEYS[part]}`, value = file.metadata.has(key) ? keys.decimal(key) : 0;
-    keys.check(key, value, (value) => value >= 0, "it is 0 or above");
-    return value || usual[part];
-  };
+/** The keys behind the name of an architecture. */
+function keysOf(file: GgufFile, { arch }: GgufArch): GgufKeys {
+  const { path, metadata, tensors } = file, keys = metadataReader(file);
   return {
-    embedding: scale("embedding"),
-    attention: scale("attention"),
-    residual: scale("residual"),
-    logits: scale("logits"),
+    has: (key) => metadata.has(`${arch}.${key}`),
+    hasTensor: (name) => tensors.has(name),
+    decimal(key, fallback): number {
+      const own = `${arch}.${key}`, value = metadata.has(own) ? keys.decimal(own) : fallback;
+      keys.check(own, value, (value) => value >= 0, "a number from 0 on");
+      return value;
+    },
+    flag(key): boolean {
+      const own = `${arch}.${key}`, value = metadata.get(own);
+      if (typeof value === "boolean") return value;
+      throw ggufError(path, { rule: `${own} is true or false`, value: String(value ?? "not given") });
+    },
+    fail(rule, value): never {
+      throw ggufError(path, { rule, value });
+    },
   };
-}
-
-/** What an architecture of Gemma computes beyond norms of q and k heads. */
-function gemmaParts(
-  file: GgufFile,
-  arch: GgufArch,
-  spec: Pick<DecoderSpec, "headDim" | "hidden" | "layers">,
-): Pick<DecoderSpec, "activation" | "normPlaces" | "scales" | "softCaps"> {
-  const gemma = GEMMA_ARCHS[arch];
-  if (!gemma) return {};
-  const { headDim, hidden } = spec, attention = gemmaScale(gemma, spec), keys = metadataReader(file);
-  const cap = (key: string, fallback: number): number => {
-    const own = `${arch}.${key}`, value = file.metadata.has(own) ? keys.decimal(own) : fallback;
-    keys.check(own, value, (value) => value >= 0, "a number from 0 on");
-    return value;
-  };
-  const isTwo = arch === "gemma2", scores = isTwo ? cap(SCORE_CAP_KEY, SCORE_CAP) : 0;
-  const logits = arch === "gemma" ? 0 : cap(LOGIT_CAP_KEY, isTwo ? LOGIT_CAP : 0);
-  if (isTwo && (scores === 0 || logits === 0)) {
-    const rule = `${arch}.${SCORE_CAP_KEY} and ${arch}.${LOGIT_CAP_KEY} are above 0`;
-    throw ggufError(file.path, { rule, value: `${scores}, ${logits}` });
-  }
-  return {
-    activation: "gelu_tanh",
-    ...arch === "gemma" ? {} : { normPlaces: "both" as const },
-    scales: { embedding: Math.sqrt(hidden), ...attention === headDim ** -0.5 ? {} : { attention } },
-    ...scores > 0 || logits > 0
-      ? { softCaps: { ...scores > 0 ? { attention: scores } : {}, ...logits > 0 ? { logits } : {} } }
-      : {},
-  };
-}
-
-/**
- * What architectures with LayerNorm compute. llama.cpp takes GELU in its tanh form for all but stablelm; the models of gptneox
- * were trained with the error function. A stablelm has one norm for attention and FFN where the tensors of the other are missing,
- * whatever its key says, and norms of heads where there are their tensors.
- */
-function layerNormParts(
-  file: GgufFile,
-  arch: GgufArch,
-): Pick<DecoderSpec, "norm" | "activation" | "ungated" | "parallel" | "positions" | "headBias" | "qkNorm"> {
-  if (arch === "stablelm") {
-    return {
-      norm: "layer",
-      ...file.tensors.has("blk.0.ffn_norm.weight") ? {} : { parallel: "shared" },
-      ...file.tensors.has("blk.0.attn_q_norm.weight") ? { qkNorm: "layer" } : {},
-    };
-  }
-  const plain = { norm: "layer", activation: "gelu_tanh", ungated: true } as const;
-  if (arch === "gpt2") return { ...plain, positions: { offset: 0 } };
-  if (arch === "phi2") return { ...plain, parallel: "shared", headBias: true };
-  const key = `${arch}.${PARALLEL_KEY}`, isParallel = file.metadata.get(key);
-  if (typeof isParallel !== "boolean") {
-    throw ggufError(file.path, { rule: `${key} is true or false`, value: String(isParallel ?? "not given") });
-  }
-  return { ...plain, activation: "gelu", ...isParallel ? { parallel: "own" } : {} };
 }
 
 /** No key says which biases there are: llama.cpp takes those that it finds. */
@@ -301,19 +171,20 @@ function biasesOf(
 
 /**
  * The window, undefined where it is no shorter than the context, and which layers slide: a list, or a number n for all
- * but each n-th. llama.cpp knows the keys, but gives no architecture here a window, whatever they say, except gemma2 and gemma3.
+ * but each n-th. llama.cpp gives only architectures with `windows` a window.
  */
 function windowsOf(
   file: GgufFile,
   { arch, maxPosition }: { readonly arch: GgufArch; readonly maxPosition: number },
 ): { readonly window: number | undefined; readonly slides: (layer: number) => boolean } {
-  const keys = metadataReader(file), windowKey = `${arch}.${WINDOW_KEY}`, patternKey = `${arch}.${WINDOW_PATTERN_KEY}`;
-  const gemma = GEMMA_ARCHS[arch], window = keys.number(windowKey, gemma?.window ?? 0);
+  const keys = metadataReader(file), windowKey = `${arch.arch}.${WINDOW_KEY}`;
+  const patternKey = `${arch.arch}.${WINDOW_PATTERN_KEY}`, implied = arch.windows;
+  const window = keys.number(windowKey, implied?.window ?? 0);
   keys.check(windowKey, window, (value) => Number.isInteger(value) && value >= 0, "a whole number from 0 on");
   if (window === 0) return { window: undefined, slides: () => false };
   const shown = window < maxPosition ? window : undefined, pattern = file.metadata.get(patternKey);
   if (Array.isArray(pattern)) return { window: shown, slides: (layer) => pattern[layer] === true };
-  const period = keys.number(patternKey, gemma?.period ?? 0);
+  const period = keys.number(patternKey, implied?.period ?? 0);
   keys.check(
     patternKey,
     period,
@@ -376,11 +247,10 @@ async function ropeScaling(
   },
 ): Promise<RopeScaling> {
   const keys = metadataReader(file);
-  const own = (key: string): string => `${arch}.${key}`;
+  const own = (key: string): string => `${arch.arch}.${key}`;
   const type = file.metadata.get(own("rope.scaling.type")) ?? "linear";
   const attention = own(ATTENTION_KEY);
-  // A phi3 says by the tensors alone that it has LongRoPE.
-  if (type === "longrope" || (arch === "phi3" && file.tensors.has(ROPE_LONG))) {
+  if (type === "longrope" || (arch.longRope && file.tensors.has(ROPE_LONG))) {
     const original = own(ORIGINAL_KEY), originalMaxPosition = keys.number(original, maxPosition);
     keys.check(
       original,
@@ -406,7 +276,7 @@ async function ropeScaling(
   const given = type === "linear" && file.metadata.has(key) ? keys.decimal(key) : 1;
   const factor = given === 0 ? 1 : given;
   keys.check(key, factor, (value) => value > 0, "it is above 0");
-  if (!takesDivisors(arch) || !file.tensors.has(ROPE_FREQS)) {
+  if (!arch.divisors || !file.tensors.has(ROPE_FREQS)) {
     return factor === 1 ? { kind: "none" } : { kind: "linear", factor };
   }
   const factors = await divisors(file, ROPE_FREQS, dims);

@@ -1,8 +1,8 @@
-// Norms of q and k heads that StableLM's folders hold as a tensor for each head; read and written as one for q and one for k.
-import { CompressoError } from "../../core/errors.ts";
+// Norms of q and k that a folder holds as a tensor for each head; read and written as one for q and one for k.
+import type { Family } from "../../families/family.ts";
 import { type DecoderSpec, headNormName, headNormWidths, QK } from "../../spec/decoder.ts";
 import { joined } from "../fused.ts";
-import type { TensorFile, TensorPlace } from "./packed.ts";
+import { badTensor, type FolderContext, type TensorFile, type TensorPlace } from "./packed.ts";
 
 /** The norm of a head: its tensor in a folder, the canonical one, and its first value there. */
 export interface HeadNormTensor {
@@ -11,14 +11,15 @@ export interface HeadNormTensor {
   readonly first: number;
 }
 
-/** The tensors of the norms of q and k heads in a folder of this model type; none where they are stored as one. */
-export function headNormTensors(type: string, spec: DecoderSpec): HeadNormTensor[] {
-  if (type !== "stablelm" || spec.qkNorm !== "layer") return [];
+/** The tensors of the norms of q and k heads in a folder of a family; none where they are stored as one. */
+export function headNormTensors({ tensors }: Family, spec: DecoderSpec): HeadNormTensor[] {
+  const nameOf = tensors?.headNorm;
+  if (!nameOf || !spec.qkNorm) return [];
   return spec.layers.flatMap((layer, index) => {
     const widths = headNormWidths(spec, layer);
     return QK.flatMap((of) =>
       Array.from({ length: widths[of] / spec.headDim }, (_, head) => ({
-        name: `model.layers.${index}.self_attn.${of}_layernorm.norms.${head}.weight`,
+        name: nameOf({ layer: index, of, head }),
         canonical: headNormName(index, of),
         first: head * spec.headDim,
       }))
@@ -33,19 +34,15 @@ export function headNormTensors(type: string, spec: DecoderSpec): HeadNormTensor
  */
 export function withHeadNorms(
   places: ReadonlyMap<string, TensorPlace>,
-  { type, spec, folder }: { readonly type: string; readonly spec: DecoderSpec; readonly folder: string },
+  { family, spec, folder }: FolderContext,
 ): Map<string, TensorPlace> {
   const all = new Map(places), { headDim } = spec;
-  for (const [canonical, own] of Map.groupBy(headNormTensors(type, spec), (tensor) => tensor.canonical)) {
+  for (const [canonical, own] of Map.groupBy(headNormTensors(family, spec), (tensor) => tensor.canonical)) {
     const found = own.map(({ name }) => {
       const place = places.get(name), entry = place?.file.tensors.get(place.name);
       if (place && entry?.shape.join() === String(headDim)) return { ...place, entry };
-      throw new CompressoError("input", {
-        what: `cannot open the model ${folder}`,
-        rule: `it holds the tensor ${name}, [${headDim}]`,
-        value: entry ? `[${entry.shape.join(", ")}]` : "no such tensor",
-        fix: "fetch the files again, all of one model, or correct config.json",
-      });
+      const value = entry ? `[${entry.shape.join(", ")}]` : "no such tensor";
+      throw badTensor(folder, `it holds the tensor ${name}, [${headDim}]`, value);
     });
     const [first] = found;
     if (!first) continue;

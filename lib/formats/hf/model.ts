@@ -3,16 +3,18 @@ import { CompressoError, option } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, embeddingWidth, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
-import { FUSED_BLOCKS, fusedModuleName, fusedTensors, type Fusion, rowsWithin } from "../fused.ts";
+import { FUSED_BLOCKS, type Fusion } from "../../families/fusion.ts";
+import { fusedModuleName, fusedTensors, rowsWithin } from "../fused.ts";
 import { hfProvenance } from "./card.ts";
 import { parseHfConfig } from "./config.ts";
 import { withHeadNorms } from "./head_norms.ts";
 import { packedTensors, type TensorFile, unpacked } from "./packed.ts";
 import { IDLE_TENSORS, storedName, storedPlus, withPrefix } from "./stored.ts";
 import { shownJson } from "../../core/text.ts";
+import { textConfig } from "./text_config.ts";
 import { openSafetensors, type SafetensorsFile } from "../safetensors/read.ts";
 import type { RowRange, WeightSource } from "../../spec/source.ts";
-import { asText, isObject, type Json } from "../../core/guards.ts";
+import { isObject, type Json } from "../../core/guards.ts";
 
 /** Weights of a Hugging Face folder. */
 export interface HfSource extends WeightSource {
@@ -28,23 +30,22 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it: a model type of `MODEL_TYPES`, or our own `compresso` whose layers may differ; of a wrapper of `WRAPPERS`, its text part.
- * Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
+ * Opens a folder as transformers writes it, of a family of `MODEL_TYPES`, or the text part of one of `WRAPPERS`. Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
  * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
  * differs is refused where the embedding is read.
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
-  const { text_config: text, model_type } = config, type = asText(isObject(text) ? text["model_type"] : model_type);
-  const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(type, name);
+  const { text_config: text } = config, { family } = textConfig(config, folder);
+  const shards = await openShards(files, folder), nameOf = (name: string): string => storedName(family, name);
   const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
-  const context = { type, spec, folder };
-  const stored = withHeadNorms(unpacked(packedTensors(type, spec), withPrefix(type, own), context), context);
+  const context = { family, spec, folder };
+  const stored = withHeadNorms(unpacked(packedTensors(family, spec), withPrefix(family, own), context), context);
   // By canonical name, or by its own where it has none.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {
     const name = canonical.get(key);
-    return [name ?? key, { ...found, plus: name === undefined ? 0 : storedPlus(type, name) }];
+    return [name ?? key, { ...found, plus: name === undefined ? 0 : storedPlus(family, name) }];
   }));
   checkTensors(spec, tensors, { folder, nameOf });
   const provenance = await hfProvenance(files, folder);

@@ -1,8 +1,9 @@
-// Tensors of GPT-2's and GPT-NeoX's folders that hold several canonical ones, or one transposed; read and written as the canonical ones.
-import { CompressoError } from "../../core/errors.ts";
-import { biasName, type DecoderSpec, type Projection, projectionName, tensorShapes } from "../../spec/decoder.ts";
+// Tensors of folders that hold several canonical ones, or one transposed; read and written as the canonical ones.
+import { type CompressoError, refusal } from "../../core/errors.ts";
+import { biasName, type DecoderSpec, projectionName, tensorShapes } from "../../spec/decoder.ts";
 import type { RowRange } from "../../spec/source.ts";
 import type { SafetensorsFile } from "../safetensors/read.ts";
+import type { Family } from "../../families/family.ts";
 import { storedName } from "./stored.ts";
 
 /** What is read of a file of weights; `readRaw` where its tensors are those of a file. */
@@ -12,6 +13,19 @@ export type TensorFile = Pick<SafetensorsFile, "tensors" | "read"> & Partial<Pic
 export interface TensorPlace {
   readonly file: TensorFile;
   readonly name: string;
+}
+
+/** A folder that is read. */
+export interface FolderContext {
+  readonly family: Family;
+  readonly spec: DecoderSpec;
+  readonly folder: string;
+}
+
+/** The error for a tensor that a folder does not hold as its config.json says. */
+export function badTensor(folder: string, rule: string, value: string): CompressoError {
+  const fix = "fetch the files again, all of one model, or correct config.json";
+  return refusal("input", `cannot open the model ${folder}`, { rule, value, fix });
 }
 
 /** A tensor of a folder that is made of canonical tensors. */
@@ -27,23 +41,11 @@ export interface PackedTensor {
   readonly transposed: boolean;
 }
 
-/** How a family packs: the modules of q, k and v together, by head or one after another, and of single projections where they are transposed. */
-interface Packing {
-  readonly qkv: string;
-  readonly byHead: boolean;
-  readonly transposed: readonly Projection[];
-}
-
-const PACKINGS: Readonly<Record<string, Packing>> = {
-  gpt2: { qkv: "attn.c_attn", byHead: false, transposed: ["o", "up", "down"] },
-  gpt_neox: { qkv: "attention.query_key_value", byHead: true, transposed: [] },
-};
-
 const QKV = ["q", "k", "v"] as const;
 
-/** The packed tensors of a folder of this model type; none of other types. */
-export function packedTensors(type: string, spec: DecoderSpec): PackedTensor[] {
-  const packing = PACKINGS[type], shapes = tensorShapes(spec), found: PackedTensor[] = [];
+/** The packed tensors of a folder of a family. */
+export function packedTensors(family: Family, spec: DecoderSpec): PackedTensor[] {
+  const packing = family.tensors?.packing, shapes = tensorShapes(spec), found: PackedTensor[] = [];
   if (!packing) return found;
   const isConv = packing.transposed.length > 0;
   const add = (name: string, names: readonly string[], isWeight: boolean): void => {
@@ -55,12 +57,12 @@ export function packedTensors(type: string, spec: DecoderSpec): PackedTensor[] {
     found.push({ name, shape: transposed ? shape.toReversed() : shape, parts, block, transposed });
   };
   spec.layers.forEach((_, layer) => {
-    const module = storedName(type, projectionName(layer, "q")).replace(/[^.]+\.[^.]+\.weight$/, packing.qkv);
+    const module = storedName(family, projectionName(layer, "q")).replace(/[^.]+\.[^.]+\.weight$/, packing.qkv);
     add(`${module}.weight`, QKV.map((part) => projectionName(layer, part)), true);
     add(`${module}.bias`, QKV.map((part) => biasName(layer, part)), false);
     for (const part of packing.transposed) {
       const name = projectionName(layer, part);
-      add(storedName(type, name), [name], true);
+      add(storedName(family, name), [name], true);
     }
   });
   return found;
@@ -74,26 +76,23 @@ export function packedTensors(type: string, spec: DecoderSpec): PackedTensor[] {
 export function unpacked(
   packed: readonly PackedTensor[],
   places: ReadonlyMap<string, TensorPlace>,
-  { type, spec, folder }: { readonly type: string; readonly spec: DecoderSpec; readonly folder: string },
+  { family, spec, folder }: FolderContext,
 ): Map<string, TensorPlace> {
   const all = new Map(places), shapes = tensorShapes(spec);
   for (const tensor of packed) {
     const place = places.get(tensor.name), entry = place?.file.tensors.get(place.name);
-    const shape = `[${tensor.shape.join(", ")}]`,
-      refused = (rule: string, value: string): CompressoError =>
-        new CompressoError("input", {
-          what: `cannot open the model ${folder}`,
-          rule,
-          value,
-          fix: "fetch the files again, all of one model, or correct config.json",
-        });
-    if (!place || !entry) throw refused(`it holds the tensor ${tensor.name}, ${shape}`, "no such tensor");
+    const shape = `[${tensor.shape.join(", ")}]`;
+    if (!place || !entry) throw badTensor(folder, `it holds the tensor ${tensor.name}, ${shape}`, "no such tensor");
     if (entry.shape.join() !== tensor.shape.join()) {
-      throw refused(`${tensor.name} has the shape ${shape} that config.json implies`, `[${entry.shape.join(", ")}]`);
+      throw badTensor(
+        folder,
+        `${tensor.name} has the shape ${shape} that config.json implies`,
+        `[${entry.shape.join(", ")}]`,
+      );
     }
     all.delete(tensor.name);
     for (const { name } of tensor.parts) {
-      const own = storedName(type, name);
+      const own = storedName(family, name);
       const file: TensorFile = {
         tensors: new Map([[own, { ...entry, name: own, shape: shapes.get(name) ?? [] }]]),
         read: async (_, rows) =>

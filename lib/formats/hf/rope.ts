@@ -3,7 +3,8 @@ import { z } from "../../core/packages.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { shownJson } from "../../core/text.ts";
-import { refusal, valueAt } from "./refusal.ts";
+import type { RopeRules } from "../../families/family.ts";
+import { keyError, valueAt } from "./key_error.ts";
 
 const KINDS = ["default", "linear", "llama3", "longrope", "su"] as const;
 
@@ -27,59 +28,46 @@ const OUTER = z.looseObject({
   rope_theta: z.number().positive().nullish(),
   original_max_position_embeddings: z.int().positive().nullish(),
   partial_rotary_factor: share.nullish(),
-  model_type: z.string().nullish(),
   rope_scaling: ROPE.nullish(),
   rope_parameters: ROPE.nullish(),
 });
 
-/**
- * RoPE of a model whose layers with a window have a RoPE of their own, without scaling: `full_attention` and
- * `sliding_attention` of rope_parameters, or rope_theta, rope_scaling and rope_local_base_freq.
- *
- * @throws CompressoError("input") as {@link ropeOf}.
- */
-export function layeredRope(json: unknown, context: RopeContext): DecoderSpec["rope"] {
-  const outer = isObject(json) ? json : {}, { rope_parameters: parameters } = outer, { path } = context;
-  const of = (kind: string): Json => {
-    const own = isObject(parameters) ? parameters[kind] : undefined;
-    return isObject(own) ? own : {};
-  };
-  const full = ropeOf({
-    rope_theta: outer["rope_theta"] ?? GLOBAL_BASE,
-    rope_scaling: outer["rope_scaling"],
-    rope_parameters: of("full_attention"),
-  }, context);
-  const sliding = { rope_theta: outer["rope_local_base_freq"] ?? LOCAL_BASE, rope_parameters: of("sliding_attention") };
-  const local = ropeOf(sliding, context);
-  if (local.scaling.kind !== "none") {
-    const key = "rope_parameters.sliding_attention";
-    throw refusal(path, {
-      key,
-      rule: "RoPE of layers with a window is not scaled",
-      value: shownJson(of("sliding_attention")),
-    });
-  }
-  return { ...full, localBase: local.base };
-}
-
-/** Bases of a Gemma 3 that says none. */
-const GLOBAL_BASE = 1e6, LOCAL_BASE = 1e4;
-/** Model types that may rotate a part of each head. */
-const PARTIAL: readonly string[] = ["phi3", "gpt_neox", "stablelm", "phi", "compresso"];
-
-/** What {@link ropeOf} takes beside the JSON; `path` is named in errors. */
+/** What {@link ropeOf} takes in addition to the JSON; `path` is named in errors. */
 export interface RopeContext {
   readonly maxPosition: number;
   readonly headDim: number;
   readonly path: string;
+  /** How the family says RoPE. */
+  readonly rules: RopeRules | undefined;
 }
 
 /**
- * The RoPE base and scaling of a parsed config.json; `rope_scaling`, where it holds something, goes before `rope_parameters`, as in transformers.
+ * The RoPE of a parsed config.json, and the base of the second one where the family has one.
  *
- * @throws CompressoError("input") for every other kind of scaling and for missing or senseless figures.
+ * @throws CompressoError("input") for kinds of scaling that are not supported and for missing or senseless figures.
  */
-export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContext): DecoderSpec["rope"] {
+export function ropeOf(json: Json, context: RopeContext): DecoderSpec["rope"] {
+  const { rope_parameters: parameters } = json, { path, rules: { localBase } = {} } = context;
+  if (localBase === undefined) return oneRope(json, context);
+  // `full_attention` and `sliding_attention` of rope_parameters, or rope_theta, rope_scaling and rope_local_base_freq.
+  const of = (kind: string): Json => {
+    const own = isObject(parameters) ? parameters[kind] : undefined;
+    return isObject(own) ? own : {};
+  };
+  const { rope_theta, rope_scaling, rope_local_base_freq: localTheta } = json;
+  const full = oneRope({ rope_theta, rope_scaling, rope_parameters: of("full_attention") }, context);
+  const sliding = { rope_theta: localTheta ?? localBase, rope_parameters: of("sliding_attention") };
+  const local = oneRope(sliding, context);
+  if (local.scaling.kind === "none") return { ...full, localBase: local.base };
+  throw keyError(path, {
+    key: "rope_parameters.sliding_attention",
+    rule: "RoPE of layers with a window is not scaled",
+    value: shownJson(of("sliding_attention")),
+  });
+}
+
+/** The base and scaling: `rope_scaling`, where it holds something, goes before `rope_parameters`, as in transformers. */
+function oneRope(json: unknown, { maxPosition, headDim, path, rules = {} }: RopeContext): DecoderSpec["rope"] {
   const result = OUTER.safeParse(json);
   if (!result.success) {
     const [issue] = result.error.issues;
@@ -87,7 +75,7 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
     const key = keys.map(String).join(".");
     const value = valueAt(json, keys);
     const message = issue?.message.replace(/^Invalid \w+: /, "") ?? "";
-    throw refusal(path, {
+    throw keyError(path, {
       key,
       rule: message,
       value: shownJson(value),
@@ -102,38 +90,37 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
   if (layered) {
     const key = `${chosen}.${layered[0]}`;
     const fix = "only models whose layers share one RoPE are supported";
-    throw refusal(path, { key, rule: "all layers have the same RoPE", value: shownJson(layered[1]), fix });
+    throw keyError(path, { key, rule: "all layers have the same RoPE", value: shownJson(layered[1]), fix });
   }
   const need = (key: keyof typeof rope): number => {
     const value = rope[key];
     if (typeof value === "number") return value;
-    throw refusal(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shownJson(value) });
+    throw keyError(path, { key: `${chosen}.${key}`, rule: `${kind} RoPE needs it`, value: shownJson(value) });
   };
   const kind = rope.rope_type ?? rope.type ?? "default";
-  const isPhi3 = outer.model_type === "phi3";
   const share = rope.partial_rotary_factor ?? outer.partial_rotary_factor ?? 1, dims = Math.floor(headDim * share);
-  if (share !== 1 && !PARTIAL.includes(outer.model_type ?? "")) {
+  if (share !== 1 && !rules.isPartial) {
     const rule = "the whole of each head rotates in this family";
-    throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
+    throw keyError(path, { key: "partial_rotary_factor", rule, value: String(share) });
   }
   if (dims < 2 || dims % 2 !== 0) {
     const rule = `an even number of the ${headDim} dims of a head rotates, at least 2`;
-    throw refusal(path, { key: "partial_rotary_factor", rule, value: String(share) });
+    throw keyError(path, { key: "partial_rotary_factor", rule, value: String(share) });
   }
-  const base = rope.rope_theta ?? outer.rope_theta ?? (outer.model_type === "smollm3" ? SMOLLM3_BASE : 10000);
+  const base = rope.rope_theta ?? outer.rope_theta ?? rules.base ?? 10000;
   return { base, scaling: scalingOf(), ...dims < headDim ? { dims } : {} };
 
   function scalingOf(): RopeScaling {
-    if (isPhi3 && kind !== "default" && kind !== "longrope" && kind !== "su") {
-      const rule = "RoPE of a phi3 is default or longrope";
-      throw refusal(path, { key: `${chosen}.rope_type`, rule, value: shownJson(kind) });
+    if (rules.longRope && kind !== "default" && kind !== "longrope" && kind !== "su") {
+      const rule = "RoPE of this family is default or longrope";
+      throw keyError(path, { key: `${chosen}.rope_type`, rule, value: shownJson(kind) });
     }
     if (kind === "default") return { kind: "none" };
     if (kind === "longrope" || kind === "su") return longRope();
     if (kind === "linear") return { kind: "linear", factor: need("factor") };
     const low = need("low_freq_factor"), high = need("high_freq_factor");
     if (high <= low) {
-      throw refusal(path, {
+      throw keyError(path, {
         key: `${chosen}.high_freq_factor`,
         rule: `above low_freq_factor = ${low}`,
         value: String(high),
@@ -156,26 +143,20 @@ export function ropeOf(json: unknown, { maxPosition, headDim, path }: RopeContex
       const list = rope[key];
       if (list?.length === half) return list;
       const rule = `${half} numbers, one for each pair of dims that rotates`;
-      throw refusal(path, {
+      throw keyError(path, {
         key: `${chosen}.${key}`,
         rule,
         value: list ? `${list.length} numbers` : shownJson(list),
       });
     };
-    // As transformers: of a Phi-3 the outer length always counts, and the ratio of lengths is the factor where none is given.
-    const originalMaxPosition = outer.original_max_position_embeddings ??
-      (isPhi3 ? PHI3_ORIGINAL : rope.original_max_position_embeddings ?? maxPosition);
+    // As transformers: where LongRoPE is a family's own, the outer length always counts; the ratio of lengths is the factor where none is given.
+    const originalMaxPosition = outer.original_max_position_embeddings ?? rules.longRope?.originalMaxPosition ??
+      rope.original_max_position_embeddings ?? maxPosition;
     const attention = rope.attention_factor ??
       longRopeAttention(rope.factor ?? maxPosition / originalMaxPosition, originalMaxPosition);
     return { kind: "longrope", short: need("short_factor"), long: need("long_factor"), attention, originalMaxPosition };
   }
 }
-
-/** The base of a SmolLM3 whose configuration leaves it out. */
-const SMOLLM3_BASE = 2_000_000;
-
-/** The original context of a Phi-3 whose configuration leaves it out. */
-const PHI3_ORIGINAL = 4096;
 
 /** The factor of cos and sin for a context that is `factor` times the original one (Ding et al. 2024). */
 export function longRopeAttention(factor: number, originalMaxPosition: number): number {

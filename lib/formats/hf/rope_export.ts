@@ -1,5 +1,6 @@
 // RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling).
 import { CompressoError } from "../../core/errors.ts";
+import type { RopeRules } from "../../families/family.ts";
 import { longRopeAttention } from "./rope.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
 import type { DecoderSpec, RopeScaling } from "../../spec/decoder.ts";
@@ -21,30 +22,26 @@ const KNOWN: readonly Llama3[] = [8, 32].map((factor) => ({
 const TOLERANCE = 1e-4;
 
 /**
- * The keys of a model's RoPE.
+ * The keys of a model's RoPE. Where a family's layers with a window have a RoPE of their own, `rules` say it.
  *
  * @throws CompressoError("input") for factors of a GGUF that are those of no known llama3 setting.
  */
-export function ropeConfig(spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">): Json {
-  const { base, dims } = spec.rope, scaling = named(spec), own = scalingKeys(scaling, spec);
+export function ropeConfig(
+  spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">,
+  rules: Pick<RopeRules, "localBase"> = {},
+): Json {
+  const { base, dims, localBase = base } = spec.rope, scaling = named(spec), own = scalingKeys(scaling, spec);
   const partial = dims === undefined ? {} : { partial_rotary_factor: partialFactor(dims, spec.headDim) };
+  const parameters = { ...own, rope_theta: base, ...partial }, isLayered = rules.localBase !== undefined;
+  const local = { rope_type: "default", rope_theta: localBase };
   return {
-    rope_parameters: { ...own, rope_theta: base, ...partial },
+    rope_parameters: isLayered ? { full_attention: parameters, sliding_attention: local } : parameters,
     ...(scaling.kind === "none" ? {} : { rope_scaling: olderKeys(own) }),
     rope_theta: base,
     ...partial,
     // Phi-3's class reads it here.
     ...scaling.kind === "longrope" ? { original_max_position_embeddings: scaling.originalMaxPosition } : {},
-  };
-}
-
-/** The keys of a model whose layers with a window have the local RoPE, as Gemma 3's. */
-export function layeredRopeConfig(spec: Pick<DecoderSpec, "headDim" | "rope" | "maxPosition">): Json {
-  const { rope_parameters: full, ...older } = ropeConfig(spec), { localBase = spec.rope.base } = spec.rope;
-  return {
-    rope_parameters: { full_attention: full, sliding_attention: { rope_type: "default", rope_theta: localBase } },
-    ...older,
-    rope_local_base_freq: localBase,
+    ...isLayered ? { rope_local_base_freq: localBase } : {},
   };
 }
 

@@ -16,7 +16,7 @@ import {
   type StoredModule,
   storedModules,
 } from "./config.ts";
-import { formOf } from "../hf/export.ts";
+import { familyFor } from "../../families/all.ts";
 import { packedTensors } from "../hf/packed.ts";
 import { openSafetensors, type SafetensorsEntry, type SafetensorsFile } from "../safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../safetensors/write.ts";
@@ -64,12 +64,12 @@ const NAMES: NamesOf<PeftWriteOptions> = {
  * @throws CompressoError("input") for such a model.
  */
 export function refusePacked(spec: DecoderSpec): void {
-  const form = formOf(spec);
-  if (packedTensors(form, spec).length === 0) return;
+  const family = familyFor(spec);
+  if (packedTensors(family, spec).length === 0) return;
   throw new CompressoError("input", {
     what: "cannot write the adapter",
     rule: "each projection is a module of its own in the model's class",
-    value: `transformers' ${form} has q, k and v in one`,
+    value: `transformers' ${family.type} has q, k and v in one`,
     fix: "leave the adapter out: the exported model has its LoRA merged",
   });
 }

@@ -6,10 +6,11 @@ import { shownJson } from "../../core/text.ts";
 import type { Json } from "../../core/guards.ts";
 import type { RowRange } from "../../spec/source.ts";
 import { loraModules } from "../../spec/lora.ts";
-import { FUSED_BLOCKS, fusedModuleName, fusedTensors } from "../fused.ts";
-import { formOf } from "../hf/export.ts";
+import { familyFor } from "../../families/all.ts";
+import { FUSED_BLOCKS } from "../../families/fusion.ts";
+import { fusedModuleName, fusedTensors } from "../fused.ts";
 import { fusionsOf } from "../hf/model.ts";
-import { refusal, valueAt } from "../hf/refusal.ts";
+import { keyError, valueAt } from "../hf/key_error.ts";
 import { storedName } from "../hf/stored.ts";
 
 /** What a configuration says of the modules it names; a module is named as in the model, `model.layers.0.self_attn.q_proj`. */
@@ -70,7 +71,7 @@ const IDLE_KEYS = [
  */
 export function parsePeftConfig(json: unknown, { path }: { readonly path: string }): PeftConfig {
   const fail = (key: string, rule: string, fix = MERGE_FIRST): never => {
-    throw refusal(path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
+    throw keyError(path, { key, rule, value: shownJson(valueAt(json, [key])), fix });
   };
   const result = CONFIG.safeParse(json);
   if (!result.success) {
@@ -78,7 +79,7 @@ export function parsePeftConfig(json: unknown, { path }: { readonly path: string
     const key = keys.map(String).join(".") || "the file";
     const message = issue?.message.replace(/, received undefined$/, "").replace(/^Invalid \w+: /, "") ?? "";
     const fix = FIXES[String(keys[0])] ?? "correct it, or save or fetch the adapter again";
-    throw refusal(path, { key, rule: message, value: shownJson(valueAt(json, keys)), fix });
+    throw keyError(path, { key, rule: message, value: shownJson(valueAt(json, keys)), fix });
   }
   const config = result.data;
   for (const [key, value] of Object.entries(config)) {
@@ -174,14 +175,16 @@ export interface StoredModule {
 
 /** The linear modules of a model in file order. */
 export function storedModules(spec: DecoderSpec): StoredModule[] {
-  const fused = fusedTensors(spec, fusionsOf(spec)), form = formOf(spec), modules = new Map<string, StoredModule>();
+  const fused = fusedTensors(spec, fusionsOf(spec)),
+    family = familyFor(spec),
+    modules = new Map<string, StoredModule>();
   for (const { layer, projection, shape: [count, cols] } of loraModules(spec, PROJECTIONS)) {
     const name = projectionName(layer, projection), whole = fused.get(name);
     const stored = whole ? fusedModuleName(whole) : name, key = withoutWeight(stored);
     const rows = whole?.parts.find((part) => part.name === name)?.rows ?? { start: 0, count };
     modules.set(key, {
       key,
-      path: withoutWeight(storedName(form, stored)),
+      path: withoutWeight(storedName(family, stored)),
       shape: [whole?.shape[0] ?? count, cols],
       parts: [...modules.get(key)?.parts ?? [], { layer, projection, rows }],
     });

@@ -6,31 +6,13 @@ import type { Projection } from "../../../lib/spec/decoder.ts";
 
 const ROOT = fileURLToPath(new URL("../../../fixtures/golden/", import.meta.url));
 
+const { rank, alpha, targets, models } = JSON.parse(await Deno.readTextFile(`${ROOT}golden.json`));
+
 /** The random models of fixtures/golden. */
-export type GoldenName =
-  | "gqa_llama3"
-  | "mha_linear"
-  | "mqa_bf16_sharded"
-  | "gqa_f16"
-  | "gqa_bias"
-  | "qwen2"
-  | "qwen3"
-  | "gemma"
-  | "gemma2"
-  | "gemma3"
-  | "mistral_window"
-  | "ministral_window"
-  | "opt"
-  | "opt_residual"
-  | "gpt2"
-  | "gpt_neox"
-  | "stablelm"
-  | "stablelm_parallel"
-  | "phi"
-  | "phi3"
-  | "smollm3"
-  | "granite"
-  | "olmo2";
+export const GOLDEN_NAMES: readonly string[] = Object.keys(models);
+
+/** One of {@link GOLDEN_NAMES}. */
+export type GoldenName = string;
 
 /** Two right-padded sequences, or one of odd length. */
 export type BatchName = "pair" | "single";
@@ -68,7 +50,6 @@ export interface GoldenRun {
 /** Opens the golden values of a model. */
 export async function openGolden(name: GoldenName): Promise<Golden> {
   const file = await openSafetensors(`${ROOT}${name}/golden.safetensors`);
-  const { rank, alpha, targets } = JSON.parse(await Deno.readTextFile(`${ROOT}golden.json`));
 
   async function withPrefix(prefix: string, cut: number): Promise<Map<string, Float32Array>> {
     const found = new Map<string, Float32Array>();

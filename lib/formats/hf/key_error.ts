@@ -2,7 +2,7 @@
 import { CompressoError } from "../../core/errors.ts";
 
 /** The error for a key of config.json. */
-export function refusal(
+export function keyError(
   path: string,
   parts: { readonly key: string; readonly rule: string; readonly value: string; readonly fix?: string | undefined },
 ): CompressoError {

@@ -1,0 +1,85 @@
+// Every family that is read and written, in the order in which a class or architecture is chosen for a model: the first that holds it.
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { COMPRESSO } from "./compresso.ts";
+import type { Family } from "./family.ts";
+import { fits } from "./fit.ts";
+import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
+import type { GgufArch } from "./gguf_arch.ts";
+import { GPT2 } from "./gpt2.ts";
+import { GPT_NEOX } from "./gpt_neox.ts";
+import { GRANITE } from "./granite.ts";
+import { LLAMA } from "./llama.ts";
+import { MINISTRAL, MISTRAL } from "./mistral.ts";
+import { OLMO2 } from "./olmo2.ts";
+import { OPT } from "./opt.ts";
+import { PHI } from "./phi.ts";
+import { PHI3 } from "./phi3.ts";
+import { QWEN2, QWEN3 } from "./qwen.ts";
+import { SMOLLM3 } from "./smollm3.ts";
+import { STABLELM } from "./stablelm.ts";
+
+/** The families of others. */
+export const FAMILIES: readonly Family[] = [
+  PHI3,
+  QWEN2,
+  LLAMA,
+  MISTRAL,
+  MINISTRAL,
+  QWEN3,
+  GEMMA,
+  GEMMA2,
+  GEMMA3,
+  SMOLLM3,
+  GRANITE,
+  OLMO2,
+  OPT,
+  GPT2,
+  GPT_NEOX,
+  STABLELM,
+  PHI,
+];
+
+/** All of them, our own last, which holds every model. */
+const ALL: readonly Family[] = [...FAMILIES, COMPRESSO];
+
+/** Every `model_type` that is read. */
+export const MODEL_TYPES: readonly string[] = ALL.map(({ type }) => type);
+
+/** What to do about a model of another family. */
+export const GIVE_FAMILY = `give a dense text model of one of the families ${
+  FAMILIES.map(({ label }) => label).join(", ")
+}`;
+
+/** Model types around a text model that is read. */
+export const WRAPPERS: readonly string[] = FAMILIES.flatMap(({ wrappers = [] }) => wrappers);
+
+/** Keys that change what a family computes and that others ignore. */
+export const FOREIGN_KEYS: readonly string[] = [...COMPRESSO.keys, "no_rope_layers"];
+
+/** The architectures of llama.cpp that are read and written. */
+export const GGUF_ARCHS: readonly GgufArch[] = FAMILIES.flatMap(({ gguf = [] }) => gguf);
+
+/** The family of a `model_type`; undefined for one that is not read. */
+export function familyOfType(type: unknown): Family | undefined {
+  return ALL.find((family) => family.type === type);
+}
+
+/** The family whose class writes a model: the first that holds it, or our own. */
+export function familyFor(spec: DecoderSpec): Family {
+  return FAMILIES.find((family) => fits(spec, family.stock)) ?? COMPRESSO;
+}
+
+/** The architecture of a name; undefined for one that is not known. */
+export function ggufArchOf(name: unknown): GgufArch | undefined {
+  return GGUF_ARCHS.find(({ arch }) => arch === name);
+}
+
+/**
+ * Query heads that every layer has in the class of a family that derives the head width from them; null where heads and
+ * their width are independent.
+ */
+export function fixedHeads(spec: DecoderSpec): number | null {
+  const { hidden, headDim } = spec;
+  const isDerived = FAMILIES.some(({ stock, derivesHeads }) => derivesHeads && fits(spec, { holds: stock.holds }));
+  return isDerived && hidden % headDim === 0 ? hidden / headDim : null;
+}

@@ -1,0 +1,158 @@
+// Our own class: a model of another family whose layers may differ. Its configuration says all that a spec says.
+import { z } from "../core/packages.ts";
+import type { Json } from "../core/guards.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { type Config, family, type FamilyParts, MOST_WIDTH, type ReadContext, width } from "./family.ts";
+import { ANYTHING } from "./fit.ts";
+import { attentionBiases, biasKeys, factor, ffnBiases, flag, UNGATED_ACTIVATIONS } from "./shared.ts";
+
+const counts = z.int().nonnegative().max(MOST_WIDTH);
+
+const KEYS = {
+  attention_bias: flag,
+  mlp_bias: flag,
+  qk_norm: z.enum(["head", "whole", "layer"]).nullish(),
+  fused: flag,
+  norm: z.literal("layer").nullish(),
+  norm_places: z.enum(["both", "after", "residual"]).nullish(),
+  embedding_width: width.nullish(),
+  ungated_mlp: z.literal(true).nullish(),
+  parallel: z.enum(["own", "shared"]).nullish(),
+  head_bias: z.literal(true).nullish(),
+  position_offset: z.int().nonnegative().nullish(),
+  embedding_scale: factor,
+  attention_scale: factor,
+  residual_multiplier: factor,
+  logits_scaling: factor,
+  attn_logit_softcapping: factor,
+  final_logit_softcapping: factor,
+  local_rope_theta: factor,
+  layer_ropes: z.array(z.enum(["local", "none"]).nullable()).nullish(),
+  layer_windows: z.array(z.int().positive().nullable()).nullish(),
+  layer_counts: z.array(z.object({
+    num_attention_heads: counts,
+    num_key_value_heads: counts,
+    intermediate_size: counts,
+  })).nullish(),
+};
+
+type Own = Config & z.infer<z.ZodObject<typeof KEYS>>;
+
+/** Refuses norms and factors that no family has together, and lists of another length than the layers. */
+function check(config: Own, { fail }: ReadContext): void {
+  const { norm, norm_places: places, parallel, num_hidden_layers: length } = config, isResidual = places === "residual";
+  if (isResidual && !norm) fail("norm_places", "the residual stream is normalised by LayerNorm alone");
+  if (norm && places && !isResidual) fail("norm_places", "outputs are normalised by RMSNorm alone");
+  if (places && parallel) fail("parallel", "attention and FFN have a norm of their input alone");
+  for (const key of ["embedding_scale", "residual_multiplier", "logits_scaling"] as const) {
+    if ((isResidual || config.embedding_width) && config[key]) {
+      fail(key, "there is no factor with norms of the residual stream, or with a projection of the embedding");
+    }
+  }
+  if (config.attn_logit_softcapping && config.qk_norm) fail("attn_logit_softcapping", "q and k heads have no norms");
+  if (config.layer_ropes?.includes("local") && !config.local_rope_theta) {
+    fail("layer_ropes", "local needs local_rope_theta");
+  }
+  if (config.layer_windows && config.layer_windows.length !== length) {
+    fail("layer_windows", `it has an entry for each of num_hidden_layers = ${length} layers`);
+  }
+  if (config.layer_counts && config.layer_counts.length !== length) {
+    fail("num_hidden_layers", `it is the length of layer_counts = ${config.layer_counts.length}`);
+  }
+  for (const [index, layer] of (config.layer_counts ?? []).entries()) {
+    const { num_attention_heads: heads, num_key_value_heads: kvHeads } = layer;
+    if (heads > 0 ? kvHeads > 0 && heads % kvHeads === 0 : kvHeads === 0) continue;
+    const rule = "num_key_value_heads divides num_attention_heads, and both are 0 or none";
+    fail("layer_counts", `${rule} (layer ${index}: ${kvHeads}, ${heads})`);
+  }
+}
+
+/** An object without its keys that have no value; undefined where none is left. */
+function present<T extends object>(parts: T): { [Key in keyof T]?: NonNullable<T[Key]> } | undefined {
+  const entries = Object.entries(parts).filter(([, value]) => value);
+  return entries.length === 0 ? undefined : Object.fromEntries(entries) as { [Key in keyof T]?: NonNullable<T[Key]> };
+}
+
+/** The keys that say what the spec has where it is not LLaMA's. */
+function keysOf(spec: DecoderSpec): Json {
+  const { scales, softCaps, layers } = spec;
+  return {
+    auto_map: {
+      AutoConfig: "configuration_compresso.CompressoConfig",
+      AutoModel: "modeling_compresso.CompressoModel",
+      AutoModelForCausalLM: "modeling_compresso.CompressoForCausalLM",
+    },
+    ...present({
+      qk_norm: spec.qkNorm,
+      norm_places: spec.normPlaces,
+      embedding_width: spec.embeddingWidth,
+      embedding_scale: scales?.embedding,
+      attention_scale: scales?.attention,
+      attn_logit_softcapping: softCaps?.attention,
+      final_logit_softcapping: softCaps?.logits,
+      residual_multiplier: scales?.residual,
+      logits_scaling: scales?.logits,
+      local_rope_theta: spec.rope.localBase,
+      layer_ropes: layers.some(({ rope }) => rope) ? layers.map(({ rope = null }) => rope) : null,
+      norm: spec.norm,
+      ungated_mlp: spec.ungated,
+      parallel: spec.parallel,
+      head_bias: spec.headBias,
+    }),
+    ...spec.positions ? { position_offset: spec.positions.offset } : {},
+    ...spec.fused ? { fused: true } : {},
+    layer_counts: layers.map(({ heads, kvHeads, ffn }) => ({
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      intermediate_size: ffn,
+    })),
+    ...layers.some(({ window }) => window !== undefined)
+      ? { layer_windows: layers.map(({ window = null }) => window) }
+      : {},
+    ...biasKeys(spec),
+  };
+}
+
+/** Our own class, whose Python files are in the folder. */
+export const COMPRESSO = family({
+  type: "compresso",
+  label: "Compresso",
+  architecture: "CompressoForCausalLM",
+  activations: { silu: "silu", ...UNGATED_ACTIVATIONS },
+  rope: { isPartial: true },
+  keys: KEYS,
+  read(config, context): FamilyParts {
+    check(config, context);
+    const { position_offset: offset, layer_windows: windows, layer_ropes: ropes } = config;
+    const ffn = ffnBiases(config).filter((one) => one !== "gate" || !config.ungated_mlp);
+    return {
+      norm: config.norm ?? undefined,
+      normPlaces: config.norm_places ?? undefined,
+      ungated: config.ungated_mlp ?? undefined,
+      parallel: config.parallel ?? undefined,
+      headBias: config.head_bias ?? undefined,
+      positions: typeof offset === "number" ? { offset } : undefined,
+      embeddingWidth: config.embedding_width ?? undefined,
+      qkNorm: config.qk_norm ?? undefined,
+      fused: config.fused ? true : undefined,
+      scales: present({
+        embedding: config.embedding_scale,
+        attention: config.attention_scale,
+        residual: config.residual_multiplier,
+        logits: config.logits_scaling,
+      }),
+      softCaps: present({ attention: config.attn_logit_softcapping, logits: config.final_logit_softcapping }),
+      biases: [...attentionBiases(config), ...ffn],
+      localBase: config.local_rope_theta ?? undefined,
+      counts: config.layer_counts?.map((layer) => ({
+        heads: layer.num_attention_heads,
+        kvHeads: layer.num_key_value_heads,
+        ffn: layer.intermediate_size,
+      })),
+      layer: (index) => ({ window: windows?.[index], rope: ropes?.[index] ?? undefined }),
+    };
+  },
+  tensors: { keepsFused: true },
+  stock: { holds: ANYTHING, keys: keysOf },
+  remoteCode: true,
+});

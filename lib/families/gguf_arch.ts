@@ -1,0 +1,97 @@
+// The record of an architecture of llama.cpp: which models it computes, and how a GGUF says them.
+import type { Activation, DecoderSpec, LayerSpec } from "../spec/decoder.ts";
+import type { Fit } from "./fit.ts";
+import type { Parts } from "./family.ts";
+import type { Fusion } from "./fusion.ts";
+
+/** The keys of a GGUF behind the name of its architecture. */
+export interface GgufKeys {
+  has(key: string): boolean;
+  hasTensor(name: string): boolean;
+  /** A number stored as f32, as the decimal fraction that was meant; the fallback where the key is missing. It is 0 or above. */
+  decimal(key: string, fallback: number): number;
+  /** Throws where the key is neither true nor false. */
+  flag(key: string): boolean;
+  /** Refuses the file. */
+  fail(rule: string, value: string): never;
+}
+
+/** What of a model is known before an architecture's own parts. */
+export type GgufBasis = Pick<DecoderSpec, "hidden" | "headDim" | "layers">;
+
+/** What an architecture computes where that is not what LLaMA does; biases are those that the file holds. */
+export interface GgufParts extends Omit<Parts, "biases"> {
+  readonly activation?: Exclude<Activation, "silu"> | undefined;
+}
+
+/** A number that a GGUF stores as f32. */
+export interface F32 {
+  readonly type: "f32";
+  readonly value: number;
+}
+
+/** A number that a GGUF stores as f32. */
+export function f32(value: number): F32 {
+  return { type: "f32", value };
+}
+
+/** An architecture of llama.cpp. */
+export interface GgufArch extends Fit {
+  /** `general.architecture`. */
+  readonly arch: string;
+  /** Whether it is taken for a model that it holds, where none is asked for. Default: it is. */
+  readonly isChosen?: (spec: DecoderSpec) => boolean;
+  /** RoPE turns neighbours (2i, 2i + 1), so that q and k have their rows in another order than in a folder. */
+  readonly neighbours?: true;
+  /** RoPE frequencies are divided by `rope_freqs.weight`. */
+  readonly divisors?: true;
+  /** A part of each head rotates where the file says so. */
+  readonly partialRope?: true;
+  /** LongRoPE follows from its tensors alone. */
+  readonly longRope?: true;
+  /** Norms are LayerNorm. */
+  readonly layerNorm?: true;
+  /** The file says whether attention and FFN are parallel. */
+  readonly parallelKey?: true;
+  /** Matrices that a file holds as one. */
+  readonly fused?: readonly Fusion[];
+  /** Matrices that older files hold as one. */
+  readonly onceFused?: readonly Fusion[];
+  /** Layers may differ: those that the file holds, as some layers need a part that computes nothing. */
+  readonly uneven?: (layers: readonly LayerSpec[]) => LayerSpec[];
+  /**
+   * Layers with a window, which llama.cpp computes: all but each `period`-th, and the window, where the file does not say it. Other architectures
+   * ignore windows.
+   */
+  readonly windows?: { readonly period: number; readonly window: number; readonly hasLocalRope?: true };
+  /** Whether a layer has no RoPE, whatever the file says. */
+  readonly skipsRope?: (layer: number) => boolean;
+  /** llama.cpp's factor of q·k where it takes none from the file and the model's goes into the weights. */
+  readonly attentionScale?: (basis: GgufBasis) => number;
+  /** Keys that change what is computed and have to be 0 or absent. Default: {@link ZERO_KEYS}. */
+  readonly zeroKeys?: readonly string[];
+  readonly read?: (keys: GgufKeys, basis: GgufBasis) => GgufParts;
+  /** Keys of what {@link read} reads. */
+  readonly write?: (spec: DecoderSpec) => Readonly<Record<string, F32 | number | boolean>>;
+  /** Programs that load such a file, where they are not the usual ones. */
+  readonly programs?: (spec: DecoderSpec) => readonly string[] | null;
+}
+
+/** The n such that all layers but each n-th slide: 0 if all do; null if there is none. Local RoPE goes with a window. */
+export function slidingPeriod(layers: readonly LayerSpec[], usual: number): number | null {
+  const isLocal = layers.some(({ rope }) => rope === "local");
+  const slides = layers.map(({ rope, window }) => isLocal ? rope === "local" : window !== undefined);
+  const first = slides.indexOf(false);
+  if (first < 0) return layers.length < usual ? usual : 0;
+  const period = first + 1;
+  return slides.every((own, layer) => own === (layer % period < period - 1)) ? period : null;
+}
+
+/** Keys of factors that most architectures do not have. */
+export const ZERO_KEYS: readonly string[] = [
+  "attention.scale",
+  "attention.clamp_kqv",
+  "embedding_scale",
+  "residual_scale",
+  "logit_scale",
+];

@@ -1,0 +1,72 @@
+// Granite: factors of the embedding, of q·k, of what layers add, and a divisor of the logits.
+import { family } from "./family.ts";
+import { alike } from "./fit.ts";
+import { f32, type GgufArch } from "./gguf_arch.ts";
+import { attentionBiases, biasKeys, factor, ffnBiases, flag } from "./shared.ts";
+
+const SCALES = { embeddingScale: true, attentionScale: true, residualScale: true, logitScale: true } as const;
+const BIASES = { attentionBiases: true, ffnBiases: true } as const;
+
+/** 0 or no key stands for the usual factor. */
+const ARCH: GgufArch = {
+  arch: "granite",
+  neighbours: true,
+  divisors: true,
+  zeroKeys: ["attention.clamp_kqv"],
+  holds: { ...SCALES, ...BIASES, windows: true, scaling: true, fused: true },
+  limits: [
+    ({ scales }) => scales ? null : { rule: "needs factors", value: "no factors", fix: "take arch llama" },
+    alike,
+  ],
+  read: (keys, { headDim }) => ({
+    scales: {
+      embedding: keys.decimal("embedding_scale", 0) || 1,
+      attention: keys.decimal("attention.scale", 0) || headDim ** -0.5,
+      residual: keys.decimal("residual_scale", 0) || 1,
+      logits: keys.decimal("logit_scale", 0) || 1,
+    },
+  }),
+  write: ({ headDim, scales = {} }) => ({
+    "embedding_scale": f32(scales.embedding ?? 1),
+    "attention.scale": f32(scales.attention ?? headDim ** -0.5),
+    "residual_scale": f32(scales.residual ?? 1),
+    "logit_scale": f32(scales.logits ?? 1),
+  }),
+};
+
+/** Granite 3. */
+export const GRANITE = family({
+  type: "granite",
+  label: "Granite",
+  architecture: "GraniteForCausalLM",
+  keys: {
+    attention_bias: flag,
+    mlp_bias: flag,
+    embedding_multiplier: factor,
+    attention_multiplier: factor,
+    residual_multiplier: factor,
+    logits_scaling: factor,
+  },
+  read: (config) => ({
+    biases: [...attentionBiases(config), ...ffnBiases(config)],
+    scales: {
+      embedding: config.embedding_multiplier ?? 1,
+      attention: config.attention_multiplier ?? 1,
+      residual: config.residual_multiplier ?? 1,
+      logits: config.logits_scaling ?? 1,
+    },
+  }),
+  stock: {
+    holds: { ...SCALES, ...BIASES, logitScale: ["set"], scaling: true, fused: true },
+    limits: [alike],
+    // That of attention is always said, as the default there is 1.
+    keys: (spec) => ({
+      ...biasKeys(spec),
+      embedding_multiplier: spec.scales?.embedding ?? 1,
+      attention_multiplier: spec.scales?.attention ?? spec.headDim ** -0.5,
+      residual_multiplier: spec.scales?.residual ?? 1,
+      logits_scaling: spec.scales?.logits ?? 1,
+    }),
+  },
+  gguf: [ARCH],
+});

@@ -14,7 +14,6 @@ import cacheFillText from "./texture/cache_fill.wgsl" with { type: "text" };
 import columnStatsText from "./shared/column_stats.wgsl" with { type: "text" };
 import columnStatsMergeText from "./shared/column_stats_merge.wgsl" with { type: "text" };
 import copyRowsText from "./shared/copy_rows.wgsl" with { type: "text" };
-import crossEntropyText from "./shared/cross_entropy.wgsl" with { type: "text" };
 import dropoutText from "./shared/dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./shared/expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./shared/expected_size_prelude.wgsl" with { type: "text" };
@@ -22,8 +21,6 @@ import gatedText from "./shared/gated.wgsl" with { type: "text" };
 import gatedBackwardText from "./shared/gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
 import hardConcretePrelude from "./shared/hard_concrete.wgsl" with { type: "text" };
-import logitsCapped from "./shared/logits_capped.wgsl" with { type: "text" };
-import logitsPlain from "./shared/logits_plain.wgsl" with { type: "text" };
 import maskBoundsText from "./shared/mask_bounds.wgsl" with { type: "text" };
 import maskExpandText from "./shared/mask_expand.wgsl" with { type: "text" };
 import maskGatesText from "./shared/mask_gates.wgsl" with { type: "text" };
@@ -60,6 +57,7 @@ import ungatedText from "./shared/ungated.wgsl" with { type: "text" };
 import topLogitsText from "./shared/top_logits.wgsl" with { type: "text" };
 import weightTermColumnsText from "./shared/weight_term_columns.wgsl" with { type: "text" };
 import weightTermRowsText from "./shared/weight_term_rows.wgsl" with { type: "text" };
+import { type LossKernel, lossKernelWith } from "./shared/loss.ts";
 import { type Norm, normKernelWith, type NormLanes } from "./shared/norm.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./shared/weight_access.ts";
 
@@ -82,6 +80,7 @@ export * from "./shared/unpack_blocks.ts";
 export { type BlockedType, isBlocked, scalesOfBlock, UNPACK_GROUP } from "./shared/unpack_layouts.ts";
 export * from "./shared/weight_access.ts";
 
+export { comparesLogits, LOSSES, type LossName } from "./shared/loss.ts";
 export type { Norm, NormLanes } from "./shared/norm.ts";
 export type { AttentionLanes } from "./texture/attention_lanes_text.ts";
 export { type AttentionTile, CACHE_KEYS } from "./shared/attention_text.ts";
@@ -141,11 +140,10 @@ export const columnStats = kernel("column_stats", block + columnStatsText, "read
 export const columnStatsMerge = kernel("column_stats_merge", columnStatsMergeText, "read read storage uniform");
 /** Gathers or scatters rows by index: bindings order, x, y, params. */
 export const copyRows = kernel("copy_rows", copyRowsText, "read read storage uniform");
-/** Cross-entropy of a chunk, of logits as they are or with a soft cap: bindings targets, state, logits → dlogits, loss, params. */
-export const crossEntropy: Readonly<Record<"plain" | "capped", Readonly<Record<8 | 256, KernelSource>>>> = {
-  plain: crossEntropyOf("cross_entropy", logitsPlain),
-  capped: crossEntropyOf("cross_entropy_capped", logitsCapped),
-};
+/** Losses of a chunk of logits: see {@link lossKernelWith}. */
+export function lossKernel(loss: LossKernel): KernelSource {
+  return lossKernelWith(loss, statePrelude + reduce(loss.lanes));
+}
 /** Soft cap in place: bindings x, params. */
 export const softCap = kernel("soft_cap", softCapText, "storage uniform");
 /**
@@ -274,14 +272,6 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
     code: weightAccess(storage, 3) + text,
     bindings: ["read", "storage", "uniform", ...weightBindings(storage)],
   };
-}
-
-function crossEntropyOf(name: string, prelude: string): Record<8 | 256, KernelSource> {
-  const ofLanes = (lanes: number): KernelSource => {
-    const code = statePrelude + prelude + reduce(lanes) + crossEntropyText;
-    return kernel(`${name}-${lanes}`, code, "read read storage storage uniform");
-  };
-  return { 8: ofLanes(8), 256: ofLanes(256) };
 }
 
 function forActivations<T>(

@@ -9,6 +9,7 @@ import type { MaskKind, MaskSlots } from "./mask_slots.ts";
 import type { BufferView, Operand } from "./products/linear.ts";
 import type { Matrix } from "./products/matrix.ts";
 import type { RopeTables } from "./rope.ts";
+import type { DenseReference, Objective } from "./train/objective.ts";
 import type { Weights } from "./weights.ts";
 
 /** Buffers of a pass. Record plans over them with {@link Pass.plan}. */
@@ -20,6 +21,8 @@ export interface Pass extends Disposable {
   readonly lora: Lora | null;
   readonly state: DeviceBuffer;
   readonly trees: TreeBuffers | null;
+  /** Null where the objective does not compare with the dense model. */
+  readonly dense: DenseReference | null;
   /** Starts a plan and returns its context. */
   plan(options?: { readonly dropout?: boolean; readonly maskGrads?: ReadonlySet<MaskKind> }): DecoderContext;
 }
@@ -37,8 +40,12 @@ export interface DecoderContext {
   readonly position?: DeviceBuffer | undefined;
   /** The position of each row [rows] u32. Used where each row is the next token of a separate sequence. */
   readonly positions?: DeviceBuffer | undefined;
-  /** State of the training step; dropout and cross-entropy read it. */
+  /** State of the training step; dropout and loss read it. */
   readonly state: DeviceBuffer;
+  /** What is minimised. Default: cross-entropy. */
+  readonly objective?: Objective | undefined;
+  /** The dense model, where the objective compares with it. */
+  readonly dense?: DenseReference | null | undefined;
   /** Set if the rows are token trees; forward only. */
   readonly trees?: TreeBuffers | undefined;
   /** Whether dropout is applied before LoRA's A, at the rate in `state`. */

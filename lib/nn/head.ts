@@ -1,4 +1,4 @@
-// The final norm, output head and cross-entropy, in chunks of tokens: [tokens, vocab] is never stored whole.
+// The final norm, output head and loss, in chunks of tokens: [tokens, vocab] is never stored whole.
 import { existing } from "../core/guards.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { type DecoderSpec, embeddingWidth } from "../spec/decoder.ts";
@@ -6,7 +6,8 @@ import { roundUp, strideOf } from "./padding.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { operand, recordLinear } from "./products/linear.ts";
 import { recordNorm, recordNormBackward } from "./norm.ts";
-import { recordBias, recordCopyRows, recordCrossEntropy, recordSoftCap, recordTopLogits } from "./ops.ts";
+import { recordBias, recordCopyRows, recordSoftCap, recordTopLogits } from "./ops.ts";
+import { CROSS_ENTROPY, recordObjective } from "./train/objective.ts";
 
 /** Rows of a product tile. */
 const ROW_TILE = 16;
@@ -158,8 +159,7 @@ function recordRawHead({ plan, weights, act, multiply }: DecoderContext, { rows 
  * `gradient`, act.backward.dx = dL/d(output of the last layer), L = state.lossScale · Σ loss.
  */
 export function recordLoss(context: DecoderContext, { gradient }: { readonly gradient: boolean }): void {
-  const { plan, weights, act, state } = context;
-  const { spec } = weights;
+  const { plan, weights: { spec }, act, state, objective = CROSS_ENTROPY, dense } = context;
   recordFinalNorm(context);
   plan.section("head");
   plan.clear(act.loss);
@@ -167,16 +167,18 @@ export function recordLoss(context: DecoderContext, { gradient }: { readonly gra
   for (let first = 0; first < act.rows; first += act.shape.headRows) {
     const rows = Math.min(act.shape.headRows, act.rows - first), width = embeddingWidth(spec);
     plan.optional(() => first < act.wanted.rows, () => {
-      recordCopyRows(plan, { order: act.order, x: act.final, y: act.chunk }, {
+      const recordLogitsOf = (x: DeviceBuffer): void => {
+        recordCopyRows(plan, { order: act.order, x, y: act.chunk }, { rows, width, first, direction: "gather" });
+        recordRawHead(context, { rows });
+      };
+      if (dense) {
+        recordLogitsOf(dense.final);
+        plan.copy(act.logits, dense.logits, { bytes: 4 * rows * strideOf(spec.vocab) });
+      }
+      recordLogitsOf(act.final);
+      const io = { targets: act.targets, state, logits: act.logits, loss: act.loss, dense: dense?.logits };
+      recordObjective(plan, objective, io, {
         rows,
-        width,
-        first,
-        direction: "gather",
-      });
-      recordRawHead(context, { rows });
-      recordCrossEntropy(plan, { targets: act.targets, state, logits: act.logits, loss: act.loss }, {
-        rows,
-        stride: strideOf(spec.vocab),
         vocab: spec.vocab,
         firstRow: first,
         gradient,

@@ -4,7 +4,6 @@ import {
   columnStats,
   columnStatsMerge,
   copyRows,
-  crossEntropy,
   dropout,
   embeddingKernel,
   gated,
@@ -245,33 +244,6 @@ export function recordColumnStats(
     compileKernel(plan.device, columnStatsMerge),
     [io.partial, io.counts, io.stats, { params: [u32(blocks), u32(stride4)] }],
     { groups: [lanes], cost: 16 * blocks * width },
-  );
-}
-
-/**
- * Cross-entropy of a chunk of rows. With `gradient`, logits := dlogits. Shapes: logits [rows, stride]; targets, loss
- * [tokens].
- */
-export function recordCrossEntropy(
-  plan: Plan,
-  io: { targets: Span; state: Span; logits: Span; loss: Span },
-  { rows, stride, vocab, firstRow, gradient, cap, lanes = plan.device.facts.isCpu ? 8 : 256 }: {
-    readonly rows: number;
-    readonly stride: number;
-    readonly vocab: number;
-    readonly firstRow: number;
-    readonly gradient: boolean;
-    /** Soft cap of the logits. Default: none. */
-    readonly cap?: number | undefined;
-    /** Workgroup size. Default: on a CPU its vector width, as barriers between vectors cost more than they save. */
-    readonly lanes?: 8 | 256;
-  },
-): void {
-  const params = [rows, stride, vocab, firstRow, gradient ? 1 : 0].map(u32);
-  plan.dispatch(
-    compileKernel(plan.device, crossEntropy[cap === undefined ? "plain" : "capped"][lanes]),
-    [io.targets, io.state, io.logits, io.loss, { params: cap === undefined ? params : [...params, f32(cap)] }],
-    { groups: [rows], cost: 30 * rows * vocab },
   );
 }
 

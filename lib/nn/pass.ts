@@ -4,12 +4,19 @@ import { Plan } from "../gpu/plan.ts";
 import { createActivations, type PassShape } from "./activations.ts";
 import type { DecoderContext, Pass } from "./context.ts";
 import { recordInput, recordInputBackward, recordLayer, recordLayerBackward } from "./decoder.ts";
-import { headRowsFor, recordLoss } from "./head.ts";
+import { headRowsFor, recordFinalNorm, recordLoss } from "./head.ts";
 import { windowsOf } from "../spec/decoder.ts";
 import { type LoraConfig } from "../spec/lora.ts";
 import { createLora } from "./lora.ts";
 import { createMaskSlots, type MaskKind } from "./mask_slots.ts";
 import { createRopeTables } from "./rope.ts";
+import {
+  comparesWithDense,
+  createDenseReference,
+  CROSS_ENTROPY,
+  type DenseReference,
+  type Objective,
+} from "./train/objective.ts";
 import { createStepState } from "./train/step_state.ts";
 import { createTreeBuffers } from "./token_tree.ts";
 import type { Weights } from "./weights.ts";
@@ -23,6 +30,8 @@ export interface PassOptions extends PassShape {
   /** Kinds of masks whose gradients backward computes. Default: all kinds. */
   readonly maskGrads?: ReadonlySet<MaskKind>;
   readonly lora?: LoraConfig | null;
+  /** What backward minimises. Default: cross-entropy. */
+  readonly objective?: Objective | undefined;
   /** Whether the rows are token trees, written by `writeTree`; not supported with backward. Default false. */
   readonly trees?: boolean;
   /** Tokens per chunk of the output head. Default: as many as fit 32 MiB of logits. */
@@ -47,6 +56,8 @@ export function createPass(device: Device, weights: Weights, options: PassOption
     const state = own(createStepState(device));
     const trees = options.trees ? own(createTreeBuffers(device, batch * seq, windowsOf(spec))) : null;
     const rope = own(createRopeTables(device, spec, seq));
+    const { objective = CROSS_ENTROPY } = options;
+    const dense = backward && comparesWithDense(objective) ? own(createDenseReference(device, spec, act)) : null;
     return {
       device,
       weights,
@@ -55,9 +66,11 @@ export function createPass(device: Device, weights: Weights, options: PassOption
       lora,
       state,
       trees,
+      dense,
       plan: ({ dropout = false, maskGrads = new Set<MaskKind>() } = {}) => {
         if (maskGrads.has("hidden") && !keepsWrites) throw new Error("this pass keeps nothing for hidden masks");
-        const context = { plan: new Plan(device), weights, act, masks, lora, rope, state, dropout, maskGrads };
+        const parts = { weights, act, masks, lora, rope, state, objective, dense };
+        const context = { plan: new Plan(device), ...parts, dropout, maskGrads };
         return trees ? { ...context, trees } : context;
       },
       [Symbol.dispose]: dispose,
@@ -79,8 +92,17 @@ export function recordForward(context: DecoderContext): void {
  * squares (=) in masks.dz.
  */
 export function recordGradients(context: DecoderContext): void {
+  if (context.dense) recordDense(context, context.dense);
   recordForward(context);
   recordBackward(context);
+}
+
+/** Records the forward pass of the dense model, up to what its head reads. The activations are overwritten. */
+function recordDense(context: DecoderContext, { masks, final }: DenseReference): void {
+  const { plan, act } = context, ofDense = { ...context, lora: null, masks, dropout: false };
+  recordForward(ofDense);
+  recordFinalNorm(ofDense);
+  plan.copy(act.final, final, { bytes: final.bytes });
 }
 
 /**

@@ -7,6 +7,7 @@ import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
 import { createMaskSlots } from "../nn/mask_slots.ts";
 import type { Pass } from "../nn/context.ts";
 import { recordBackward, recordForward, shiftLabels } from "../nn/pass.ts";
+import { CROSS_ENTROPY } from "../nn/train/objective.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";
 import type { MicroBatch } from "./micro_batches.ts";
 import { stagesOf } from "./methods/stages.ts";
@@ -107,10 +108,12 @@ export function createFocus(
 ): Focus {
   const { device, act, weights: { spec } } = pass;
   using stack = new DisposableStack();
-  const open = stack.use(createMaskSlots(device, spec));
-  const ofDense = { ...pass.plan(), lora: null, masks: open };
+  const open = pass.dense?.masks ?? stack.use(createMaskSlots(device, spec));
+  // Labels are chosen by how far the objective lies above the dense model's cross-entropy.
+  const ofDense = { ...pass.plan(), lora: null, masks: open, objective: CROSS_ENTROPY, dense: null };
   recordForward(ofDense);
   recordLoss(ofDense, { gradient: false });
+  if (pass.dense) ofDense.plan.copy(act.final, pass.dense.final, { bytes: act.final.bytes });
   const dense = stack.use(ofDense.plan.finish());
   const ofOwn = pass.plan({ dropout });
   recordForward(ofOwn);

@@ -11,7 +11,6 @@ import { strideOf } from "../../lib/nn/padding.ts";
 import { createMaskSlots, type MaskSlots, slotLayout } from "../../lib/nn/mask_slots.ts";
 import {
   partialFloats,
-  recordCrossEntropy,
   recordDropout,
   recordGated,
   recordGatedBackward,
@@ -19,6 +18,7 @@ import {
   recordScale,
   recordScaleBackward,
 } from "../../lib/nn/ops.ts";
+import { CROSS_ENTROPY, recordObjective } from "../../lib/nn/train/objective.ts";
 import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { createMaskLearner, type MaskLearner } from "../../lib/masks/learner.ts";
 import { unitTable } from "../../lib/units/table.ts";
@@ -136,8 +136,7 @@ function crossEntropy(scale: Scale): KernelCase {
       lend.device.uploadBuffer("targets", Int32Array.from({ length: rows }, (_, row) => (row * 37) % vocab)),
     );
     const io = { targets, state: lend.state(), logits: lend.activation(vocab), loss: lend.floats(rows) };
-    return (plan) =>
-      recordCrossEntropy(plan, io, { rows, stride: strideOf(vocab), vocab, firstRow: 0, gradient: true });
+    return (plan) => recordObjective(plan, CROSS_ENTROPY, io, { rows, vocab, firstRow: 0, gradient: true });
   });
 }
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
-import { recordCrossEntropy } from "../../lib/nn/ops.ts";
+import { CROSS_ENTROPY, recordObjective } from "../../lib/nn/train/objective.ts";
 import {
   assertCells,
   assertGradient,
@@ -57,9 +57,8 @@ async function run(
   using logitBuffer = device.uploadBuffer("logits", lay(values, { rows, cols: vocab, stride, fill: PADDING }));
   using loss = device.uploadBuffer("loss", new Float32Array(tokens).fill(STALE));
   using plan = new Plan(device);
-  recordCrossEntropy(plan, { targets: targetBuffer, state, logits: logitBuffer, loss }, {
+  recordObjective(plan, CROSS_ENTROPY, { targets: targetBuffer, state, logits: logitBuffer, loss }, {
     rows,
-    stride,
     vocab,
     firstRow,
     gradient,
@@ -118,7 +117,7 @@ Deno.test("the gradient of cross-entropy is that of finite differences", () => {
   });
 });
 
-Deno.test("recordCrossEntropy() gives loss and gradient for every vocabulary, without its padding", async () => {
+Deno.test("cross-entropy gives loss and gradient for every vocabulary, without its padding", async () => {
   for (const [rows, vocab] of [[1, 1], [2, 2], [65, 63], [3, 64], [4, 65], [3, 255], [2, 257], [3, 1030]] as const) {
     const logits = dense(rows, vocab, { seed: vocab, size: 6 });
     const targets = Array.from({ length: rows }, (_, row) => (row * 37 + vocab - 1) % vocab);
@@ -126,7 +125,7 @@ Deno.test("recordCrossEntropy() gives loss and gradient for every vocabulary, wi
   }
 });
 
-Deno.test("recordCrossEntropy() leaves rows without a target at loss 0 and gradient 0, and other chunks alone", async () => {
+Deno.test("cross-entropy leaves rows without a target at loss 0 and gradient 0, and other chunks alone", async () => {
   const logits = dense(5, 83, { seed: 3, size: 4 });
   for (const gradient of [true, false]) {
     await check({ logits, targets: [-1, 0, -1, 82, 41], firstRow: 9, gradient });
@@ -134,7 +133,7 @@ Deno.test("recordCrossEntropy() leaves rows without a target at loss 0 and gradi
   }
 });
 
-Deno.test("recordCrossEntropy() loses nothing to an offset that all logits share", async () => {
+Deno.test("cross-entropy loses nothing to an offset that all logits share", async () => {
   // Multiples of 1/32 below 8192: logits and their differences are exact in f32.
   const near = random(4 * 83, 5).map((value) => Math.round(value * 128) / 32);
   for (const offset of [0, 4096, -4096]) {
@@ -143,7 +142,7 @@ Deno.test("recordCrossEntropy() loses nothing to an offset that all logits share
   }
 });
 
-Deno.test("recordCrossEntropy() stays finite for huge logits", async () => {
+Deno.test("cross-entropy stays finite for huge logits", async () => {
   const values = Float32Array.of(1e30, -1e30, 0, 5, 1e30, -1e30, 0, 5, 1e30, 1e30, 1e30, 1e30, -1e38, 0, -1e38, -1e38);
   const { logits, losses } = await run({
     logits: denseOf(4, 4, values),

@@ -2,7 +2,8 @@
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
-import { recordCrossEntropy, recordSoftCap } from "../../lib/nn/ops.ts";
+import { recordSoftCap } from "../../lib/nn/ops.ts";
+import { CROSS_ENTROPY, recordObjective } from "../../lib/nn/train/objective.ts";
 import {
   assertCells,
   assertGradient,
@@ -36,7 +37,7 @@ Deno.test("the gradient of cross-entropy with a soft cap is that of finite diffe
   });
 });
 
-Deno.test("recordCrossEntropy() with a soft cap gives loss and gradient for every size", async () => {
+Deno.test("cross-entropy with a soft cap gives loss and gradient for every size", async () => {
   using device: Device = await openDevice();
   for (const [rows, vocab] of [[1, 1], [3, 63], [2, 64], [5, 257], [2, 1030]] as const) {
     for (const cap of [1.5, 30]) {
@@ -48,7 +49,7 @@ Deno.test("recordCrossEntropy() with a soft cap gives loss and gradient for ever
       using loss = device.createBuffer("loss", 4 * rows);
       using plan = new Plan(device);
       const io = { targets: targetBuffer, state, logits: buffer, loss };
-      recordCrossEntropy(plan, io, { rows, stride, vocab, firstRow: 0, gradient: true, cap });
+      recordObjective(plan, CROSS_ENTROPY, io, { rows, vocab, firstRow: 0, gradient: true, cap });
       await plan.run();
       const wanted = Array.from(
         targets,

@@ -11,6 +11,7 @@ import adamwText from "./shared/adamw.wgsl" with { type: "text" };
 import bestOfRowPrelude from "./shared/best_of_row.wgsl" with { type: "text" };
 import cacheAppendText from "./buffer/cache_append.wgsl" with { type: "text" };
 import cacheFillText from "./texture/cache_fill.wgsl" with { type: "text" };
+import clippingPrelude from "./shared/clipping.wgsl" with { type: "text" };
 import columnStatsText from "./shared/column_stats.wgsl" with { type: "text" };
 import columnStatsMergeText from "./shared/column_stats_merge.wgsl" with { type: "text" };
 import copyRowsText from "./shared/copy_rows.wgsl" with { type: "text" };
@@ -21,6 +22,7 @@ import gatedText from "./shared/gated.wgsl" with { type: "text" };
 import gatedBackwardText from "./shared/gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
 import hardConcretePrelude from "./shared/hard_concrete.wgsl" with { type: "text" };
+import lionText from "./shared/lion.wgsl" with { type: "text" };
 import maskBoundsText from "./shared/mask_bounds.wgsl" with { type: "text" };
 import maskExpandText from "./shared/mask_expand.wgsl" with { type: "text" };
 import maskGatesText from "./shared/mask_gates.wgsl" with { type: "text" };
@@ -87,6 +89,8 @@ export { type AttentionTile, CACHE_KEYS } from "./shared/attention_text.ts";
 
 /** Rows that one invocation of a column reduction sums before the partials are added. */
 export const ROW_BLOCK = 64;
+/** Decay rates (β₁, β₂) of what optimizers keep; Adam of log α and λ has those of `masks`. */
+export const BETAS = { adamw: [0.9, 0.999], lion: [0.9, 0.99], masks: [0.9, 0.99] } as const;
 /** Index of the sum of squared LoRA gradients in the metrics of a step; index 0 is the loss. */
 export const GRAD_SQUARES = 1;
 
@@ -94,6 +98,7 @@ const group = (lanes: number): string => `const GROUP = ${lanes}u;\n`;
 const reduce = (lanes: number): string => group(lanes) + reducePrelude;
 const reducePairs = (lanes: number): string => group(lanes) + reducePairsPrelude;
 const keys = `const CACHE_KEYS = ${CACHE_KEYS}u;\n`;
+const betas = (of: keyof typeof BETAS): string => `const B1 = ${BETAS[of][0]};\nconst B2 = ${BETAS[of][1]};\n`;
 const block = `const BLOCK = ${ROW_BLOCK}u;\n`;
 const metrics = `const GRAD_SQUARES = ${GRAD_SQUARES}u;\n`;
 
@@ -201,8 +206,14 @@ export const accumulate = kernel("accumulate", accumulateText, "read storage uni
 /** AdamW: bindings g, state, metrics, w, m, v, params. */
 export const adamw = kernel(
   "adamw",
-  statePrelude + metrics + adamwText,
+  statePrelude + metrics + clippingPrelude + betas("adamw") + adamwText,
   "read read read storage storage storage uniform",
+);
+/** Lion: bindings g, state, metrics, w, m, params. */
+export const lion = kernel(
+  "lion",
+  statePrelude + metrics + clippingPrelude + betas("lion") + lionText,
+  "read read read storage storage uniform",
 );
 /** Hard concrete sample: bindings logAlpha, state, draws, params. */
 export const maskSample = kernel(
@@ -228,7 +239,11 @@ const expected = ({ gated, bounded }: MaskVariant): string =>
   (gated ? maskGatesSome : maskGatesNone);
 /** Expected sparsity and λ ascent: bindings logAlpha, tables, state, constraint, params. */
 export const expectedSize = forGates((gated) =>
-  kernel("expected_size", expected({ gated, bounded: false }) + expectedSizeText, "read read read storage uniform")
+  kernel(
+    "expected_size",
+    expected({ gated, bounded: false }) + betas("masks") + expectedSizeText,
+    "read read read storage uniform",
+  )
 );
 /** Sums and sizes for the layers' gates: bindings dz, draws, tables, gates, params. */
 export const maskGates = kernel(
@@ -240,7 +255,8 @@ export const maskGates = kernel(
 export const maskUpdate = forGates((gated) =>
   kernel(
     "mask_update",
-    statePrelude + hardConcretePrelude + maskTables + maskUpdateText + (gated ? maskUpdateGated : maskUpdatePlain),
+    statePrelude + hardConcretePrelude + maskTables + betas("masks") + maskUpdateText +
+      (gated ? maskUpdateGated : maskUpdatePlain),
     `read read read read read storage storage uniform${gated ? " read" : ""}`,
   )
 );

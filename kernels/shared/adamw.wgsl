@@ -1,10 +1,7 @@
-// AdamW (Loshchilov & Hutter 2019) with global-norm clipping of the gradient:
-//   g' = g · min(1, clip / ‖g‖);  m = b1·m + (1 − b1)·g';  v = b2·v + (1 − b2)·g'²;
-//   w −= rate · (m / c1 / (sqrt(v / c2) + 1e-8) + decay · w).
-// Shapes: all [count]; metrics[GRAD_SQUARES] holds ‖g‖².
-// Grid: x elements / 64, y blocks of 65,535 × 64. Writes w, m, v in place.
-const B1 = 0.9;
-const B2 = 0.999;
+// AdamW (Loshchilov & Hutter 2019), after clipping of the gradient:
+//   m = b1·m + (1 − b1)·g;  v = b2·v + (1 − b2)·g²;  w −= rate · (m / c1 / (sqrt(v / c2) + 1e-8) + decay · w).
+// Shapes: all [count]; metrics as in clipping.wgsl. Grid: x elements / 64, y blocks of 65,535 × 64.
+// Writes w, m, v in place.
 struct Params { count: u32, width: u32 }
 @group(0) @binding(0) var<storage, read> g: array<f32>;
 @group(0) @binding(1) var<storage, read> state: StepState;
@@ -17,11 +14,7 @@ struct Params { count: u32, width: u32 }
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
   let i = id.y * params.width + id.x;
   if (id.x >= params.width || i >= params.count) { return; }
-  var gradient = g[i];
-  if (state.clipNorm > 0.0) {
-    let norm = sqrt(metrics[GRAD_SQUARES]);
-    gradient *= min(1.0, state.clipNorm / (norm + 1e-6));
-  }
+  let gradient = clipped(g[i]);
   let first = B1 * m[i] + (1.0 - B1) * gradient;
   let second = B2 * v[i] + (1.0 - B2) * gradient * gradient;
   m[i] = first;

@@ -8,8 +8,6 @@
 // Units [0, hiddenFirst) are heads and FFN columns, [hiddenFirst, layerFirst) hidden dims, then gates.
 // constraint (layout as in lib/masks/learner.ts): R, H, ŝ, λ1, λ2, force, two of the projection, (m, v) of λ1 and λ2.
 // Grid: one workgroup. Writes (=).
-const B1 = 0.9;
-const B2 = 0.99;
 @group(0) @binding(0) var<storage, read> logAlpha: array<f32>;
 
 @compute @workgroup_size(GROUP) fn main(@builtin(local_invocation_index) lane: u32) {

@@ -10,8 +10,6 @@
 // drift, memory; dz [slots], then squares [slots]; tables as in mask_tables.wgsl. Held units do not change, including
 // their moments.
 // Grid: x units. Updates logAlpha and moments in place; log α is clamped to ±state.limit.
-const B1 = 0.9;
-const B2 = 0.99;
 const LEAST = 1e-30; // of a saliency
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, slots: u32, total: f32 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;

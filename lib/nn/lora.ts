@@ -19,7 +19,7 @@ export interface LoraEntry {
   readonly logical: readonly [number, number];
 }
 
-/** LoRA parameters, gradients and Adam moments of a whole model. The last three are empty if it is not trained. */
+/** LoRA parameters and gradients of a whole model. The gradients are empty if it is not trained. */
 export interface Lora extends Disposable {
   readonly config: LoraConfig;
   readonly scale: number;
@@ -27,14 +27,11 @@ export interface Lora extends Disposable {
   readonly count: number;
   readonly params: DeviceBuffer;
   readonly grads: DeviceBuffer;
-  readonly m: DeviceBuffer;
-  readonly v: DeviceBuffer;
   find(layer: number, projection: Projection): LoraEntry | null;
 }
 
 /**
- * Allocates zero LoRA parameters for the projections of the model; `trains` says whether to allocate gradients and
- * moments too.
+ * Allocates zero LoRA parameters for the projections of the model; `trains` says whether to allocate gradients too.
  */
 export function createLora(
   device: Device,
@@ -55,8 +52,7 @@ export function createLora(
   using stack = new DisposableStack();
   const buffer = (label: string, count: number): DeviceBuffer =>
     stack.use(device.createBuffer(`lora ${label}`, count * 4));
-  const params = buffer("params", offset), trained = trains ? offset : 0;
-  const buffers = { params, grads: buffer("grads", trained), m: buffer("m", trained), v: buffer("v", trained) };
+  const buffers = { params: buffer("params", offset), grads: buffer("grads", trains ? offset : 0) };
   const owned = stack.move();
   const byKey = new Map(entries.map((entry) => [`${entry.layer}.${entry.projection}`, entry]));
   return {

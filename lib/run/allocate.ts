@@ -13,7 +13,7 @@ import { openSteerer, type Steerer } from "./steering.ts";
 import type { SharedWork } from "./shared_work.ts";
 import type { ScriptOpener } from "../schedule/open.ts";
 import { optionNumbers } from "./schedule_parts.ts";
-import { createTrainer, type Trainer } from "./trainer.ts";
+import { Trainer } from "./trainer.ts";
 import { keepingSelector, type SelectorParts, type UnitSelector } from "./methods/selector.ts";
 import { compensates, methodOf } from "./methods/all.ts";
 import { learnedSelector } from "./methods/learned_selector.ts";
@@ -86,7 +86,7 @@ export async function allocateRun(
   const drops = lora.dropout > 0 || steerer.drops;
   const model = compensates(options.method) ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(
-    createTrainer(model, { batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops }),
+    new Trainer(model, { batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops }),
   );
   const selector = selectorOf(setup, { model, trainer, place });
   stack.move();

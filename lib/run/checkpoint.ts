@@ -1,11 +1,12 @@
 // Checkpoints of a run: one safetensors file with its identity, the position and arrays of the present state and of those to go back to.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError, type ErrorParts, option } from "../core/errors.ts";
-import { isObject } from "../core/guards.ts";
+import { existing, isObject } from "../core/guards.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { FileSystem } from "../files/system.ts";
 import { openSafetensors, type SafetensorsFile } from "../formats/safetensors/read.ts";
 import { type SafetensorsItem, writeSafetensors } from "../formats/safetensors/write.ts";
+import { isOptimizer, OPTIMIZERS } from "../nn/train/optimizer.ts";
 import { changedRates, changesBetween } from "./identity.ts";
 import { halvedAnew } from "./options/rates.ts";
 import type { RunPosition, RunState, TrainerArrays } from "./contract.ts";
@@ -18,7 +19,6 @@ export interface Checkpoint extends RunState {
 }
 
 const VERSION = 1;
-const FIELDS = ["lora", "loraM", "loraV", "logAlpha", "maskMoments", "constraint", "slots", "written"] as const;
 
 /** Before the names of the arrays of {@link Checkpoint.kept}. */
 const prefixOf = (index: number): string => `kept.${index}.`;
@@ -33,7 +33,7 @@ export async function writeCheckpoint(
   const prefixes = ["", ...kept.map((_, index) => prefixOf(index))];
   const digests: Uint8Array[] = [], stored = new Map<string, StoredArray>(), same: Record<string, string> = {};
   for (const [index, own] of states.entries()) {
-    for (const item of tensorsOf(prefixes[index] ?? "", own)) {
+    for (const item of tensorsOf(prefixes[index] ?? "", own, identity)) {
       const digest = await sha256(item.data()), known = stored.get(digest.toHex());
       digests.push(digest);
       if (known) same[item.name] = known.name;
@@ -58,10 +58,10 @@ export async function readCheckpoint(
     const file = await openSafetensors(await files.open(path)), text = file.metadata.get("compresso");
     const { identity, position, kept, same } = headOf(text, path);
     const [arrays, ...others] = await Promise.all(
-      ["", ...kept.map((_, index) => prefixOf(index))].map((prefix) => arraysOf(file, prefix, same)),
+      ["", ...kept.map((_, index) => prefixOf(index))].map((prefix) => arraysOf(file, { prefix, same, identity })),
     );
     if (!arrays) throw broken(path, { value: "no state" });
-    if (file.metadata.get("sha256") !== await digestOfAll(text ?? "", [arrays, ...others])) {
+    if (file.metadata.get("sha256") !== await digestOfAll(text ?? "", [arrays, ...others], identity)) {
       throw broken(path, { rule: "its bytes are those that were written", value: "they have another SHA-256" });
     }
     const states = kept.flatMap((position, index) => {
@@ -141,15 +141,26 @@ function headOf(text: string | undefined, path: string): Head {
   try {
     head = JSON.parse(text);
   } catch { /* refused below */ }
-  if (head?.version === VERSION && Array.isArray(head.kept) && isObject(head.same)) return head;
+  if (head?.version === VERSION && Array.isArray(head.kept) && isObject(head.same) && isObject(head.identity)) {
+    return head;
+  }
   throw broken(path, { value: `format ${head?.version ?? "unknown"}` });
 }
 
 /** SHA-256 of the text that says where the run stands, and of all arrays. */
-async function digestOfAll(text: string, states: readonly TrainerArrays[]): Promise<string> {
+async function digestOfAll(
+  text: string,
+  states: readonly TrainerArrays[],
+  identity: RunIdentity,
+): Promise<string> {
   const digests: Uint8Array[] = [];
   // One at a time: each call copies its bytes.
-  for (const part of [encoded(text), ...states.flatMap((arrays) => FIELDS.map((name) => arrays[name]))]) {
+  for (
+    const part of [
+      encoded(text),
+      ...states.flatMap((arrays) => namesOf(identity).map((name) => existing(arrays[name], name))),
+    ]
+  ) {
     digests.push(await sha256(part));
   }
   return digestOf(digests);
@@ -168,28 +179,27 @@ interface StoredArray extends SafetensorsItem {
   readonly data: () => Float32Array<ArrayBuffer>;
 }
 
-function tensorsOf(prefix: string, arrays: TrainerArrays): StoredArray[] {
-  return FIELDS.map((name) => ({
-    name: prefix + name,
-    dtype: "F32",
-    shape: [arrays[name].length],
-    data: (): Float32Array<ArrayBuffer> => arrays[name],
-  }));
+function tensorsOf(prefix: string, arrays: TrainerArrays, identity: RunIdentity): StoredArray[] {
+  return namesOf(identity).map((name) => {
+    const array = existing(arrays[name], name);
+    return { name: prefix + name, dtype: "F32", shape: [array.length], data: () => array };
+  });
 }
 
-async function arraysOf(file: SafetensorsFile, prefix: string, same: Head["same"]): Promise<TrainerArrays> {
-  const read = (name: typeof FIELDS[number]): Promise<Float32Array<ArrayBuffer>> =>
-    file.read(same[prefix + name] ?? prefix + name);
-  return {
-    lora: await read("lora"),
-    loraM: await read("loraM"),
-    loraV: await read("loraV"),
-    logAlpha: await read("logAlpha"),
-    maskMoments: await read("maskMoments"),
-    constraint: await read("constraint"),
-    slots: await read("slots"),
-    written: await read("written"),
-  };
+/** Names of the arrays of a run, in the order of the file. */
+function namesOf({ optimizer = "adamw" }: RunIdentity): readonly string[] {
+  const own = isOptimizer(optimizer) ? OPTIMIZERS[optimizer].arrays : [];
+  return ["lora", ...own, "logAlpha", "maskMoments", "constraint", "slots", "written"];
+}
+
+async function arraysOf(
+  file: SafetensorsFile,
+  { prefix, same, identity }: Pick<Head, "same" | "identity"> & { readonly prefix: string },
+): Promise<TrainerArrays> {
+  const arrays = await Promise.all(
+    namesOf(identity).map(async (name) => [name, await file.read(same[prefix + name] ?? prefix + name)] as const),
+  );
+  return Object.fromEntries(arrays) as TrainerArrays;
 }
 
 function broken(

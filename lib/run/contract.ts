@@ -15,14 +15,14 @@ export type StepKind = "lora" | "masks" | "gradual";
 /** All that changes in training, as a checkpoint holds it. */
 export interface TrainerArrays {
   readonly lora: Float32Array<ArrayBuffer>;
-  readonly loraM: Float32Array<ArrayBuffer>;
-  readonly loraV: Float32Array<ArrayBuffer>;
   readonly logAlpha: Float32Array<ArrayBuffer>;
   readonly maskMoments: Float32Array<ArrayBuffer>;
   readonly constraint: Float32Array<ArrayBuffer>;
   readonly slots: Float32Array<ArrayBuffer>;
   /** One number: 1 where the masks were set after the last step, so that the next one runs at them; else 0. */
   readonly written: Float32Array<ArrayBuffer>;
+  /** Those of the optimizer by name, each as long as `lora`. */
+  readonly [name: string]: Float32Array<ArrayBuffer>;
 }
 
 /** Numbers of one step as the GPU recorded them. */

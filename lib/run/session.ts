@@ -74,7 +74,8 @@ import {
   stepsOf,
   stepStateOf,
 } from "./step.ts";
-import { RING_SLOTS, type Trainer } from "./trainer.ts";
+import { RING_SLOTS } from "./step_plans.ts";
+import type { Trainer } from "./trainer.ts";
 
 /** Seconds after which records are read from the GPU, unless the ring is half full before. */
 const FLUSH_SECONDS = 0.4;

@@ -1,48 +1,33 @@
-// One training step on the GPU: the plans of its passes and updates, and the arrays that a checkpoint holds.
-import { CompressoError } from "../core/errors.ts";
-import type { Ranks } from "../ranks/ranks.ts";
-import { adamw, GRAD_SQUARES, record, sum } from "../../kernels/mod.ts";
-import type { DeviceBuffer } from "../gpu/types.ts";
+// Trains LoRA and masks of one model, step by step, and holds the arrays of a checkpoint.
+import { GRAD_SQUARES } from "../../kernels/mod.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
+import { existing } from "../core/guards.ts";
+import type { Batch } from "../data/batches.ts";
 import type { Device } from "../gpu/device.ts";
-import { compileKernel } from "../gpu/kernel.ts";
-import { Plan, u32 } from "../gpu/plan.ts";
+import type { DeviceBuffer } from "../gpu/types.ts";
+import type { LayerTerms } from "../masks/baselines.ts";
+import { CONSTRAINT_FLOATS, type MaskLearner, momentFloats } from "../masks/learner.ts";
+import type { Model } from "../model/model.ts";
+import type { Pass } from "../nn/context.ts";
 import { writeTargets } from "../nn/head.ts";
-import { strideOf } from "../nn/padding.ts";
-import type { LoraConfig, LoraWeights } from "../spec/lora.ts";
 import { initialLora, packLora, unpackLora } from "../nn/lora.ts";
 import { type MaskValues, type SlotGradients, unpackMasks, writeMasks } from "../nn/mask_slots.ts";
-import type { Pass } from "../nn/context.ts";
-import { createPass, recordGradients, shiftLabels } from "../nn/pass.ts";
+import { strideOf } from "../nn/padding.ts";
+import { shiftLabels } from "../nn/pass.ts";
 import { type StepState, writeStepState } from "../nn/train/step_state.ts";
-import type { LayerTerms } from "../masks/baselines.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../masks/learner.ts";
-import type { UnitTable } from "../units/table.ts";
-import type { Batch } from "../data/batches.ts";
-import { createFocus, type Focus, focusedLabels } from "./focus.ts";
-import { createGradientSum, createRankSum, type MicroBatch, microBatches } from "./micro_batches.ts";
-import type { Model } from "../model/model.ts";
-import { createShares } from "./shares.ts";
-import { createWeightProbe, type WeightProbe } from "./methods/weight_probe.ts";
+import type { LoraWeights } from "../spec/lora.ts";
 import type { StepKind, StepNumbers, TrainerArrays } from "./contract.ts";
+import { focusedLabels } from "./focus.ts";
+import { type MicroBatch, microBatches } from "./micro_batches.ts";
+import { createShares, type Shares } from "./shares.ts";
+import { RING_FLOATS, RING_SLOTS, type StepOptions, StepPlans } from "./step_plans.ts";
 
-/** Options of {@link createTrainer}. */
-export interface TrainerOptions {
-  /** Sequences of a micro-batch. */
-  readonly batch: number;
-  /** Micro-batches of a step. Default 1. */
-  readonly accumulate?: number;
-  /** Processes that share the micro-batches out. Default: this one alone. */
-  readonly ranks?: Ranks | undefined;
+/** Options of a {@link Trainer}. */
+export interface TrainerOptions extends StepOptions {
+  /** Seed of LoRA's initial values. */
+  readonly seed: number;
   /** Called when micro-batches are dealt anew, with the number of each rank. */
   readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
-  readonly seq: number;
-  readonly seed: number;
-  readonly lora: LoraConfig;
-  readonly table: UnitTable;
-  /** See `PruneOptions.recompute`. Default true. */
-  readonly recompute?: boolean;
-  /** Whether steps drop elements before LoRA's A, at the rate of their state; default: where LoRA has a dropout. */
-  readonly drops?: boolean;
 }
 
 /** What a step computed. */
@@ -56,203 +41,260 @@ export interface Inspection {
   readonly slots: Float32Array;
 }
 
+/** A state of a step, and the signal that stops it. */
+interface At {
+  readonly state: StepState;
+  readonly signal?: AbortSignal;
+}
+
 /** Trains LoRA and masks of one model. Dispose it to free its buffers. */
-export interface Trainer extends Disposable {
-  readonly pass: Pass;
-  readonly learner: MaskLearner;
+export class Trainer implements Disposable {
+  readonly #model: Model;
+  readonly #options: TrainerOptions;
+  readonly #plans: StepPlans;
+  readonly #shares: Shares;
+  /** The arrays of a checkpoint that are on the GPU. */
+  readonly #places: readonly { readonly name: string; readonly buffer: DeviceBuffer; readonly count: number }[];
+  #maskWrites = 0;
+  /** Whether masks of units were set since the last step began, and whether that step ran at such. */
+  #isWritten = false;
+  #isAtWritten = false;
+
+  /** Allocates everything and sets LoRA to its initial values (B = 0). */
+  constructor(model: Model, options: TrainerOptions) {
+    const { device, spec } = model, { table, accumulate = 1, seed } = options;
+    this.#model = model;
+    this.#options = options;
+    this.#shares = createShares(accumulate, options);
+    this.#plans = new StepPlans(model, options, () => this.#isAtWritten);
+    const { lora, learner, optimizer, pass: { masks } } = this.#plans;
+    this.#places = [
+      { name: "lora", buffer: lora.params, count: lora.count },
+      ...optimizer.arrays.map((array) => ({ ...array, count: lora.count })),
+      { name: "logAlpha", buffer: learner.logAlpha, count: table.count },
+      { name: "maskMoments", buffer: learner.moments, count: momentFloats(table) },
+      { name: "constraint", buffer: learner.constraint, count: CONSTRAINT_FLOATS },
+      { name: "slots", buffer: masks.z, count: masks.layout.count },
+    ];
+    if (!device.isDry) this.setLora(initialLora(lora, { seed }));
+  }
+
+  /** The buffers of its passes. */
+  get pass(): Pass {
+    return this.#plans.pass;
+  }
+
+  /** What learns the masks. */
+  get learner(): MaskLearner {
+    return this.#plans.learner;
+  }
+
   /**
-   * Runs one step, of all micro-batches. On abort everything that {@link Trainer.save} returns is as before the step. With a focus below 1,
-   * steps of kind "lora" learn from that share of the labels (see `hurtTargets`), at the cost of one more forward pass.
-   * The recorded loss is that of all labels.
+   * Runs one step, of all micro-batches. On abort everything that {@link save} returns is as before the step. With a
+   * focus below 1, steps of kind "lora" learn from that share of the labels (see `hurtTargets`), at the cost of one more
+   * forward pass. The recorded loss is that of all labels.
    */
-  step(
+  async step(
     kind: StepKind,
     batch: Batch,
-    options: { readonly state: StepState; readonly signal?: AbortSignal; readonly focus?: number },
-  ): Promise<void>;
+    { state, signal, focus = 1 }: At & { readonly focus?: number },
+  ): Promise<void> {
+    const { first, others, update } = this.#plans.of(kind), stop = signal ? { signal } : {};
+    if (focus < 1) return await this.#focusedStep(kind, batch, { state, focus, ...stop });
+    let hasBegun = false;
+    try {
+      await this.#runParts(batch, state, async (_part, _state, index) => {
+        signal?.throwIfAborted();
+        if (index === 0) {
+          hasBegun = true; // from here on the first submit is certain, and with it the copy of z
+          [this.#isAtWritten, this.#isWritten] = [this.#isWritten, false];
+        }
+        await (index === 0 ? first : others).run(stop);
+        await this.#plans.mean?.run();
+      });
+    } catch (error) {
+      if (hasBegun) {
+        this.#isWritten = this.#isAtWritten;
+        if (kind === "masks") await this.#plans.restoreMasks.run();
+      }
+      throw error;
+    }
+    await update.run();
+  }
+
+  async #focusedStep(
+    kind: StepKind,
+    batch: Batch,
+    { state, focus: share, ...stop }: At & { readonly focus: number },
+  ): Promise<void> {
+    if (kind !== "lora") throw new Error("a step with a focus trains LoRA alone");
+    const { gradients, update } = this.#plans.focused;
+    const lossScale = 1 / Math.max(1, focusedLabels(this.#partsOf(batch), { seq: this.#options.seq, share }));
+    await this.#runParts(
+      batch,
+      state,
+      (part, own) => gradients.run(part, { state: { ...own, lossScale }, share, ...stop }),
+    );
+    await update.run();
+  }
+
   /** Numbers of the last steps, up to {@link RING_SLOTS} of them, in order. */
-  numbers(firstStep: number, count: number): Promise<StepNumbers[]>;
+  async numbers(firstStep: number, count: number): Promise<StepNumbers[]> {
+    const values = await this.#device.readFloats(this.#plans.ring, RING_SLOTS * RING_FLOATS);
+    return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
+  }
+
   /** Gradients of all slots at the present masks over one micro-batch, without any update. */
-  maskGradients(
-    batch: Batch,
-    options: { readonly state: StepState; readonly signal?: AbortSignal },
-  ): Promise<SlotGradients>;
+  async maskGradients(batch: Batch, { state, signal }: At): Promise<SlotGradients> {
+    const { probe } = this.#plans, { masks } = this.pass, { count } = masks.layout;
+    this.#loadOne(batch, state);
+    await probe.run(signal ? { signal } : {});
+    const both = await this.#device.readFloats(masks.dz, 2 * count);
+    return { dz: both.subarray(0, count), squares: both.subarray(count) };
+  }
+
   /** Σ|w·∂L/∂w| of the base's weights at the present masks over one micro-batch, by layer, without any update. */
-  weightTerms(
-    batch: Batch,
-    options: { readonly state: StepState; readonly signal?: AbortSignal },
-  ): Promise<LayerTerms[]>;
+  async weightTerms(batch: Batch, { state, signal }: At): Promise<LayerTerms[]> {
+    const { probe, plan } = this.#plans.terms;
+    this.#loadOne(batch, state);
+    await plan.run(signal ? { signal } : {});
+    return await probe.read();
+  }
+
   /**
    * Forward and backward of a step without its update, up to the first micro-batch with a value that is not finite, and
    * which of that one's values are. Learned masks are sampled, unless they were set.
    */
-  inspect(kind: StepKind, batch: Batch, options: { readonly state: StepState }): Promise<Inspection>;
+  async inspect(kind: StepKind, batch: Batch, { state }: Pick<At, "state">): Promise<Inspection> {
+    [this.#isAtWritten, this.#isWritten] = [this.#isWritten, false];
+    const { first, others } = this.#plans.of(kind);
+    const parts = this.#partsOf(batch), whole = { ...state, lossScale: scaleOf(batch) };
+    for (const [index, part] of parts.entries()) {
+      this.#load(part, whole);
+      await (index === 0 ? first : others).run();
+      const found = await this.#look();
+      if (index === parts.length - 1 || !isFine(found)) return found;
+    }
+    throw new Error("a step has at least one micro-batch");
+  }
+
   /** dL/dz of all slots in the last step of kind "masks" or "gradual". */
-  slotGradients(): Promise<Float32Array>;
-  masks(): Promise<Required<MaskValues>>;
+  slotGradients(): Promise<Float32Array> {
+    const { masks } = this.pass;
+    return this.#device.readFloats(masks.dz, masks.layout.count);
+  }
+
+  /** z of all slots. */
+  async masks(): Promise<Required<MaskValues>> {
+    const { masks: { z, layout } } = this.pass;
+    return unpackMasks(this.#model.spec, layout, await this.#device.readFloats(z, layout.count));
+  }
+
   /**
    * Sets z of the kinds that are given. If they include units, the next step of kind "masks" samples no unit, and log α
    * gets no gradient through its masks.
    */
-  setMasks(masks: MaskValues): void;
+  setMasks(masks: MaskValues): void {
+    writeMasks(this.#device, this.pass.masks, this.#model.spec, masks);
+    this.#maskWrites++;
+    this.#isWritten ||= [...this.learner.maskGrads].some((kind) => masks[kind] !== undefined);
+  }
+
   /** Number of calls of `setMasks`; masks read at the same count are unchanged. */
-  readonly maskWrites: number;
+  get maskWrites(): number {
+    return this.#maskWrites;
+  }
+
   /** Whether masks of units were set since the last step began. */
-  readonly isWritten: boolean;
-  logAlpha(): Promise<Float32Array<ArrayBuffer>>;
-  setLogAlpha(values: Float32Array<ArrayBuffer>): void;
-  loraWeights(): Promise<LoraWeights>;
-  setLora(weights: ReadonlyMap<string, Float32Array>): void;
-  save(): Promise<TrainerArrays>;
-  restore(arrays: TrainerArrays): void;
-}
-
-/** Steps that the GPU records before the host must read them. */
-export const RING_SLOTS = 256;
-const RING_FLOATS = 16;
-const SUM_GROUPS = 64;
-
-/** Allocates everything and sets LoRA to its initial values (B = 0). */
-export function createTrainer(model: Model, options: TrainerOptions): Trainer {
-  const { device, weights, spec } = model, { batch, accumulate: count = 1, ranks, seq, table } = options;
-  const shares = createShares(count, options);
-  const { lora: config, recompute = true, drops = (config.dropout ?? 0) > 0 } = options;
-  using stack = new DisposableStack();
-  let owned = stack;
-  const own = <T extends Disposable>(resource: T): T => owned.use(resource);
-  const learner = own(createMaskLearner(device, table)), { maskGrads } = learner;
-  const pass = own(createPass(device, weights, { batch, seq, backward: true, recompute, maskGrads, lora: config }));
-  const metrics = own(device.createBuffer("metrics", 32));
-  const sums = own(device.createBuffer("sums", 4 * SUM_GROUPS));
-  const ring = own(device.createBuffer("ring", 4 * RING_SLOTS * RING_FLOATS));
-  const { lora, masks, act, state } = pass;
-  if (!lora) throw new Error("createTrainer: the pass has no LoRA");
-  const summed = [
-    { buffer: lora.grads, count: lora.count },
-    { buffer: masks.dz, count: 2 * masks.layout.count },
-    { buffer: metrics, count: 1 },
-  ];
-  const gradientSum = ranks
-    ? own(createRankSum(device, summed, ranks))
-    : count > 1
-    ? own(createGradientSum(device, summed))
-    : null;
-  const lastMasks = own(device.createBuffer("last mask z", 4 * masks.layout.count));
-  const places: readonly (readonly [Exclude<keyof TrainerArrays, "written">, DeviceBuffer, number])[] = [
-    ["lora", lora.params, lora.count],
-    ["loraM", lora.m, lora.count],
-    ["loraV", lora.v, lora.count],
-    ["logAlpha", learner.logAlpha, table.count],
-    ["maskMoments", learner.moments, momentFloats(table)],
-    ["constraint", learner.constraint, CONSTRAINT_FLOATS],
-    ["slots", masks.z, masks.layout.count],
-  ];
-  const restoreMasks = own(new Plan(device));
-  restoreMasks.copy(lastMasks, masks.z, { bytes: lastMasks.bytes });
-  if (!device.isDry) device.write(lora.params, packLora(spec, lora, initialLora(lora, { seed: options.seed })));
-
-  /** Forward and backward; `samples` says whether learned masks are drawn before, as by a step's first micro-batch. */
-  const gradients = (
-    kind: StepKind,
-    { isStep, samples = isStep, observeWeights }: {
-      readonly isStep: boolean;
-      readonly samples?: boolean;
-      readonly observeWeights?: WeightProbe["observe"];
-    },
-  ): Plan => {
-    const dropout = isStep && drops;
-    const context = pass.plan({ dropout, maskGrads: kind === "lora" ? new Set() : learner.maskGrads });
-    if (kind === "masks" && samples) {
-      context.plan.copy(masks.z, lastMasks, { bytes: masks.z.bytes });
-      learner.recordSample(context.plan, { state, slots: masks, isWritten: () => isAtWritten });
-    }
-    recordGradients(observeWeights ? { ...context, observeWeights } : context);
-    return own(context.plan.finish());
-  };
-  const recordMean = (plan: Plan): void =>
-    recordSum(plan, { x: act.loss, count: act.rows, into: metrics, index: 0, square: false, scaled: true }, {
-      state,
-      sums,
-    });
-  const mean = gradientSum && own(new Plan(device));
-  if (mean) {
-    recordMean(mean);
-    mean.finish();
+  get isWritten(): boolean {
+    return this.#isWritten;
   }
-  const updates = (kind: StepKind, { isFocused = false } = {}): Plan => {
-    const plan = own(new Plan(device));
-    plan.section("update");
-    if (!isFocused && !mean) recordMean(plan);
-    recordSum(
-      plan,
-      { x: lora.grads, count: lora.count, into: metrics, index: GRAD_SQUARES, square: true, scaled: false },
-      { state, sums },
-    );
-    const width = Math.min(lora.count, 65535 * 64);
-    plan.dispatch(
-      compileKernel(device, adamw),
-      [lora.grads, state, metrics, lora.params, lora.m, lora.v, { params: [u32(lora.count), u32(width)] }],
-      { groups: [Math.ceil(width / 64), Math.ceil(lora.count / width)], cost: 20 * lora.count },
-    );
-    if (kind === "masks") learner.recordUpdate(plan, { state, slots: masks });
-    plan.dispatch(
-      compileKernel(device, record),
-      [metrics, learner.constraint, state, ring, { params: [u32(RING_SLOTS)] }],
-      { groups: [1] },
-    );
-    return plan.finish();
-  };
-  interface StepPlans {
-    /** Forward and backward of the first micro-batch. */
-    readonly gradients: Plan;
-    /** The same of the others, at the same masks. */
-    readonly others: Plan;
-    readonly update: Plan;
-  }
-  const plans: { [K in StepKind]?: StepPlans } = {};
-  const makePlans = (kind: StepKind): StepPlans => {
-    const first = gradients(kind, { isStep: true }), isSame = count === 1 || kind !== "masks";
-    const others = isSame ? first : gradients(kind, { isStep: true, samples: false });
-    return { gradients: first, others, update: updates(kind) };
-  };
-  const plansOf = (kind: StepKind): StepPlans => plans[kind] ??= makePlans(kind);
-  let probe: Plan | null = null, maskWrites = 0;
-  /** Whether masks of units were set since the last step began, and whether that step ran at such. */
-  let isWritten = false, isAtWritten = false;
-  let focused: { readonly gradients: Focus; readonly update: Plan } | null = null;
-  let terms: { readonly probe: WeightProbe; readonly plan: Plan } | null = null;
 
-  const partsOf = (data: Batch): MicroBatch[] => microBatches(data, { count, rows: act.rows });
-  const scaleOf = ({ labelTokens }: Batch): number => 1 / Math.max(1, labelTokens);
-  const load = ({ tokens, labels, firstRow }: MicroBatch, stepState: StepState): void => {
+  /** log α of all units. */
+  logAlpha(): Promise<Float32Array<ArrayBuffer>> {
+    return this.#device.readFloats(this.learner.logAlpha, this.#options.table.count);
+  }
+
+  /** Sets log α of all units. */
+  setLogAlpha(values: Float32Array<ArrayBuffer>): void {
+    this.#device.write(this.learner.logAlpha, values);
+  }
+
+  /** A and B of all projections. */
+  async loraWeights(): Promise<LoraWeights> {
+    const { lora } = this.#plans;
+    return unpackLora(this.#model.spec, lora, await this.#device.readFloats(lora.params, lora.count));
+  }
+
+  /** Sets A and B of all projections. */
+  setLora(weights: ReadonlyMap<string, Float32Array>): void {
+    const { lora } = this.#plans;
+    this.#device.write(lora.params, packLora(this.#model.spec, lora, weights));
+  }
+
+  /** All that changes in training. */
+  async save(): Promise<TrainerArrays> {
+    const parts = await this.#device.read(this.#places.map(({ buffer, count }) => ({ buffer, bytes: 4 * count })));
+    const arrays = Object.fromEntries(
+      this.#places.map(({ name }, index) => [name, new Float32Array(parts[index] ?? new ArrayBuffer(0))]),
+    );
+    return { ...arrays, written: Float32Array.of(this.#isWritten ? 1 : 0) } as TrainerArrays;
+  }
+
+  /**
+   * Continues from what {@link save} gave.
+   *
+   * @throws CompressoError("mismatch") for arrays of other lengths.
+   */
+  restore(arrays: TrainerArrays): void {
+    const saved = this.#places.map((place) => ({ ...place, values: existing(arrays[place.name], place.name) }));
+    for (const { values, count } of saved) if (values.length !== count) throw otherShape(values, count);
+    for (const { buffer, values } of saved) this.#device.write(buffer, values);
+    this.#isWritten = arrays.written[0] === 1;
+  }
+
+  get #device(): Device {
+    return this.#model.device;
+  }
+
+  #partsOf(batch: Batch): MicroBatch[] {
+    return microBatches(batch, { count: this.#options.accumulate ?? 1, rows: this.pass.act.rows });
+  }
+
+  #load({ tokens, labels, firstRow }: MicroBatch, state: StepState): void {
+    const { pass } = this, device = this.#device;
     if (device.isDry) return;
-    device.write(act.tokens, tokens);
-    writeTargets(pass, shiftLabels(labels, { seq }));
-    writeStepState(device, state, { ...stepState, firstRow });
-  };
-  const loadOne = (data: Batch, stepState: StepState): void =>
-    load({ ...data, firstRow: 0 }, { ...stepState, lossScale: scaleOf(data) });
+    device.write(pass.act.tokens, tokens);
+    writeTargets(pass, shiftLabels(labels, { seq: this.#options.seq }));
+    writeStepState(device, pass.state, { ...state, firstRow });
+  }
+
+  #loadOne(batch: Batch, state: StepState): void {
+    this.#load({ ...batch, firstRow: 0 }, { ...state, lossScale: scaleOf(batch) });
+  }
+
   /** Runs the passes of this rank's micro-batches; the gradients of all, summed up, are where those of one would be. */
-  const runParts = async (
-    data: Batch,
-    stepState: StepState,
+  async #runParts(
+    batch: Batch,
+    state: StepState,
     run: (part: MicroBatch, state: StepState, index: number) => Promise<void>,
-  ): Promise<void> => {
-    const whole = { ...stepState, lossScale: scaleOf(data) };
+  ): Promise<void> {
+    const { gradientSum } = this.#plans, whole = { ...state, lossScale: scaleOf(batch) };
     await gradientSum?.begin();
-    const { start, end } = shares.range, startedAt = performance.now();
-    for (const [index, part] of partsOf(data).slice(start, end).entries()) {
-      load(part, whole);
+    const { start, end } = this.#shares.range, startedAt = performance.now();
+    for (const [index, part] of this.#partsOf(batch).slice(start, end).entries()) {
+      this.#load(part, whole);
       await run(part, { ...whole, firstRow: part.firstRow }, index);
       await gradientSum?.add();
     }
     const seconds = (performance.now() - startedAt) / 1000;
     await gradientSum?.finish();
-    await shares.add(seconds);
-  };
+    await this.#shares.add(seconds);
+  }
 
   /** What the last pass left in its buffers. */
-  const look = async (): Promise<Inspection> => {
+  async #look(): Promise<Inspection> {
+    const { lora, pass: { act, masks } } = this.#plans, { spec } = this.#model, device = this.#device;
     const streams: boolean[] = [], floats = act.rows * strideOf(spec.hidden);
     // The first stream that is not finite is enough.
     for (const x of act.x) {
@@ -265,122 +307,15 @@ export function createTrainer(model: Model, options: TrainerOptions): Trainer {
       gradients: unpackLora(spec, lora, await device.readFloats(lora.grads, lora.count)),
       slots: await device.readFloats(masks.dz, masks.layout.count),
     };
-  };
+  }
 
-  owned = stack.move();
-  return {
-    pass,
-    learner,
-    async step(kind, data, { state: stepState, signal, focus: share = 1 }): Promise<void> {
-      const { gradients: first, others, update } = plansOf(kind), stop = signal ? { signal } : {};
-      if (share < 1) {
-        if (kind !== "lora") throw new Error("a step with a focus trains LoRA alone");
-        focused ??= {
-          gradients: own(createFocus(pass, { dropout: drops, recordMean })),
-          update: updates(kind, { isFocused: true }),
-        };
-        const { gradients: focus, update: focusedUpdate } = focused;
-        const lossScale = 1 / Math.max(1, focusedLabels(partsOf(data), { seq, share }));
-        await runParts(
-          data,
-          stepState,
-          (part, own) => focus.run(part, { state: { ...own, lossScale }, share, ...stop }),
-        );
-        return await focusedUpdate.run();
-      }
-      let hasBegun = false;
-      try {
-        await runParts(data, stepState, async (_part, _state, index) => {
-          signal?.throwIfAborted();
-          if (index === 0) {
-            hasBegun = true; // from here on the first submit is certain, and with it the copy of z
-            [isAtWritten, isWritten] = [isWritten, false];
-          }
-          await (index === 0 ? first : others).run(stop);
-          await mean?.run();
-        });
-      } catch (error) {
-        if (hasBegun) {
-          isWritten = isAtWritten;
-          if (kind === "masks") await restoreMasks.run();
-        }
-        throw error;
-      }
-      await update.run();
-    },
-    async numbers(firstStep, count): Promise<StepNumbers[]> {
-      const values = await device.readFloats(ring, RING_SLOTS * RING_FLOATS);
-      return Array.from({ length: count }, (_, index) => numbersOf(values, firstStep + index));
-    },
-    async maskGradients(data, { state: stepState, signal }): Promise<SlotGradients> {
-      plansOf("lora"); // first, as the memory plan has it: without dropout scratch is smaller, and would not be used again
-      probe ??= gradients("masks", { isStep: false });
-      loadOne(data, stepState);
-      await probe.run(signal ? { signal } : {});
-      const { count } = masks.layout, both = await device.readFloats(masks.dz, 2 * count);
-      return { dz: both.subarray(0, count), squares: both.subarray(count) };
-    },
-    async weightTerms(data, { state: stepState, signal }): Promise<LayerTerms[]> {
-      plansOf("lora"); // first, as for maskGradients
-      if (!terms) {
-        const made = own(createWeightProbe(pass));
-        terms = { probe: made, plan: gradients("lora", { isStep: false, observeWeights: made.observe }) };
-      }
-      loadOne(data, stepState);
-      await terms.plan.run(signal ? { signal } : {});
-      return await terms.probe.read();
-    },
-    async inspect(kind, data, { state: stepState }): Promise<Inspection> {
-      [isAtWritten, isWritten] = [isWritten, false];
-      const { gradients: first, others } = plansOf(kind);
-      const parts = partsOf(data), whole = { ...stepState, lossScale: scaleOf(data) };
-      for (const [index, part] of parts.entries()) {
-        load(part, whole);
-        await (index === 0 ? first : others).run();
-        const found = await look();
-        if (index === parts.length - 1 || !isFine(found)) return found;
-      }
-      throw new Error("a step has at least one micro-batch");
-    },
-    setMasks(values): void {
-      writeMasks(device, masks, spec, values);
-      maskWrites++;
-      isWritten ||= [...maskGrads].some((kind) => values[kind] !== undefined);
-    },
-    get maskWrites(): number {
-      return maskWrites;
-    },
-    get isWritten(): boolean {
-      return isWritten;
-    },
-    slotGradients: () => device.readFloats(masks.dz, masks.layout.count),
-    masks: async () => unpackMasks(spec, masks.layout, await device.readFloats(masks.z, masks.layout.count)),
-    logAlpha: () => device.readFloats(learner.logAlpha, table.count),
-    setLora: (weights) => device.write(lora.params, packLora(spec, lora, weights)),
-    setLogAlpha: (values) => device.write(learner.logAlpha, values),
-    loraWeights: async () => unpackLora(spec, lora, await device.readFloats(lora.params, lora.count)),
-    async save(): Promise<TrainerArrays> {
-      const parts = await device.read(places.map(([, buffer, count]) => ({ buffer, bytes: 4 * count })));
-      const of = (name: keyof TrainerArrays): Float32Array<ArrayBuffer> =>
-        new Float32Array(parts[places.findIndex(([own]) => own === name)] ?? new ArrayBuffer(0));
-      return {
-        lora: of("lora"),
-        loraM: of("loraM"),
-        loraV: of("loraV"),
-        logAlpha: of("logAlpha"),
-        maskMoments: of("maskMoments"),
-        constraint: of("constraint"),
-        slots: of("slots"),
-        written: Float32Array.of(isWritten ? 1 : 0),
-      };
-    },
-    restore(arrays): void {
-      for (const [name, , count] of places) if (arrays[name].length !== count) throw otherShape(arrays[name], count);
-      for (const [name, buffer] of places) device.write(buffer, arrays[name]);
-      isWritten = arrays.written[0] === 1;
-    },
-    [Symbol.dispose]: () => owned.dispose(),
-  };
+  [Symbol.dispose](): void {
+    this.#plans[Symbol.dispose]();
+  }
+}
+
+function scaleOf({ labelTokens }: Batch): number {
+  return 1 / Math.max(1, labelTokens);
 }
 
 function isFine({ streams, loss, gradients, slots }: Inspection): boolean {
@@ -389,41 +324,10 @@ function isFine({ streams, loss, gradients, slots }: Inspection): boolean {
 }
 
 function otherShape({ length }: Float32Array, count: number): CompressoError {
-  return new CompressoError("mismatch", {
-    what: "cannot continue from this state",
+  return refusal("mismatch", "cannot continue from this state", {
     rule: "LoRA and units are as many as those of the run that saved it",
     value: `${length} numbers then, ${count} now`,
-    fix: "change no option that changes shapes, such as lora, units and rules",
   });
-}
-
-function recordSum(
-  plan: Plan,
-  { x, count, into, index, square, scaled }: {
-    readonly x: DeviceBuffer;
-    readonly count: number;
-    readonly into: DeviceBuffer;
-    readonly index: number;
-    readonly square: boolean;
-    readonly scaled: boolean;
-  },
-  { state, sums }: { readonly state: DeviceBuffer; readonly sums: DeviceBuffer },
-): void {
-  const kernel = compileKernel(plan.device, sum);
-  const perGroup = Math.max(1, Math.ceil(count / SUM_GROUPS)), groups = Math.ceil(count / perGroup);
-  plan.dispatch(
-    kernel,
-    [x, state, sums, { params: [u32(count), u32(perGroup), u32(square ? 1 : 0), u32(0), u32(0)] }],
-    {
-      groups: [groups],
-      cost: 4 * count,
-    },
-  );
-  plan.dispatch(
-    kernel,
-    [sums, state, into, { params: [u32(groups), u32(groups), u32(0), u32(scaled ? 1 : 0), u32(index)] }],
-    { groups: [1] },
-  );
 }
 
 /** f32 values that are read at once, or as many as LoRA has, where all of a large buffer is looked at: the plan of a run's memory has room for that. */

@@ -7,7 +7,7 @@ import { unitTable } from "../../lib/units/table.ts";
 import { randomU32 } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
 import type { Model } from "../../lib/model/model.ts";
-import { createTrainer } from "../../lib/run/trainer.ts";
+import { Trainer } from "../../lib/run/trainer.ts";
 import { type Effort, prepare, timePlan, type Timing } from "./timing.ts";
 
 /** What is trained: LoRA on q and v, as published, and single heads and hidden dims as units, which is the most that can be learned. */
@@ -65,7 +65,7 @@ export async function openStep(
   const { rank, alpha, targets } = TRAINING;
   const stack = new DisposableStack();
   const trainer = stack.use(
-    createTrainer(model, {
+    new Trainer(model, {
       ...shape,
       seed: SEED,
       lora: { rank, alpha, targets },

@@ -1,9 +1,10 @@
-// AdamW against an f64 AdamW over several steps, with clipping, weight decay and several rows of workgroups.
+// AdamW and Lion against f64 twins over several steps, with clipping, weight decay and several rows of workgroups.
 import assert from "node:assert/strict";
 import { adamw, GRAD_SQUARES } from "../../kernels/mod.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
+import { createOptimizer } from "../../lib/nn/train/optimizer.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/train/step_state.ts";
 import { assertValues, type Cell, lay, random, ROUND, STALE } from "./helpers/cells.ts";
 
@@ -127,7 +128,49 @@ Deno.test("AdamW covers more elements than one row of 65,535 workgroups", async 
   assert.equal(wrong, -1, `w[${wrong}] is ${got[wrong]}`);
 });
 
-Deno.test("AdamW leaves no buffer behind", () => {
+Deno.test("Lion matches f64 over several steps, with and without clipping and decay", async () => {
+  for (const settings of [{}, { clipNorm: 1.5 }, { weightDecay: 0.1, clipNorm: 1e6 }]) {
+    for (const count of [1, 63, 65, 1000]) {
+      const initial = random(count, 1), w = Float64Array.from(initial), m = new Float64Array(count);
+      using grads = device.createBuffer("g", 4 * count);
+      using params = device.uploadBuffer("w", initial);
+      using metrics = device.createBuffer("metrics", 32);
+      using state = createStepState(device);
+      using lion = createOptimizer(device, "lion", { params, grads, count });
+      using plan = new Plan(device);
+      lion.record(plan, { state, metrics });
+      const loraRate = 0.01, { clipNorm = 0, weightDecay = 0 } = { clipNorm: 0, weightDecay: 0, ...settings };
+      for (let t = 1; t <= STEPS; t++) {
+        const gradient = random(count, 10).map((value, i) => value * (i % 3 === 0 && t % 2 === 0 ? -1 : 1) * t);
+        const squares = gradient.reduce((sum, value) => sum + value * value, 0);
+        const factor = clipNorm > 0 ? Math.min(1, clipNorm / Math.sqrt(squares)) : 1;
+        for (let i = 0; i < count; i++) {
+          const g = factor * (gradient[i] ?? NaN), before = m[i] ?? NaN, weight = w[i] ?? NaN;
+          w[i] = weight - loraRate * (Math.sign(0.9 * before + 0.1 * g) + weightDecay * weight);
+          m[i] = 0.99 * before + 0.01 * g;
+        }
+        device.write(grads, gradient);
+        device.write(metrics, Float32Array.of(squares), 4 * GRAD_SQUARES);
+        writeStepState(device, state, { ...IDLE_STATE, loraRate, clipNorm, weightDecay });
+        await plan.run();
+      }
+      const [momentum] = lion.arrays, what = `${count} elements, ${JSON.stringify(settings)}`;
+      assert.deepEqual(lion.arrays.map(({ name }) => name), ["loraM"]);
+      // m sums gradients up to STEPS in size, and clipping divides by a norm with some ulp of error.
+      assertValues(await device.readFloats(momentum?.buffer ?? params, count), {
+        what: `m of ${what}`,
+        want: (i): Cell => ({ value: m[i] ?? NaN, bound: 8 * STEPS * STEPS * ROUND }),
+      });
+      // A step is its rate up or down: a sign that f32 saw otherwise would be off by 2 · rate.
+      assertValues(await device.readFloats(params, count), {
+        what: `w of ${what}`,
+        want: (i): Cell => ({ value: w[i] ?? NaN, bound: 8 * STEPS * ROUND * (1 + Math.abs(w[i] ?? NaN)) }),
+      });
+    }
+  }
+});
+
+Deno.test("optimizers leave no buffer behind", () => {
   assert.equal(device.liveCount, 0);
   device[Symbol.dispose]();
 });

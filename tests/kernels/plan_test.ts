@@ -9,7 +9,7 @@ import { recordCopyRows } from "../../lib/nn/ops.ts";
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
-import { createTrainer } from "../../lib/run/trainer.ts";
+import { Trainer } from "../../lib/run/trainer.ts";
 import { SPEC } from "../formats/models.ts";
 
 /** Bytes of a block of params in the buffer of a plan. */
@@ -128,7 +128,7 @@ Deno.test("training on a dry device makes no data: nothing is written for a step
   const written: string[] = [];
   device.write = ({ label }) => void written.push(label);
   const lora = { rank: 4, alpha: 8, targets: ["q"] } as const, shape = { batch: 2, seq: 16 };
-  using trainer = createTrainer(model, { ...shape, seed: 1, lora, table: unitTable(SPEC, ["kv", "ffn"]) });
+  using trainer = new Trainer(model, { ...shape, seed: 1, lora, table: unitTable(SPEC, ["kv", "ffn"]) });
   assert.ok(!written.includes("lora params"), written.join(", "));
   written.length = 0;
   const batch = { tokens: new Uint32Array(32), labels: new Int32Array(32), realTokens: 32, labelTokens: 32 };

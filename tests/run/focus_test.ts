@@ -12,7 +12,7 @@ import { hurtTargets } from "../../lib/run/focus.ts";
 import { loadModel } from "../../lib/local/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
+import { Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import { drive, withShortDemo } from "./helpers/demo_run.ts";
 
@@ -111,7 +111,7 @@ function prunedTrainer(
 ): Trainer {
   const lora = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout }, { spec } = model;
   const table = unitTable(spec, ["kv", "ffn"]);
-  const trainer = createTrainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table, recompute });
+  const trainer = new Trainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table, recompute });
   const arrays = Float32Array.from({ length: trainer.pass.lora?.count ?? 0 }, (_, index) => 0.1 * normal(3, 1, index));
   const widths = spec.layers.reduce((sum, { ffn }) => sum + ffn, 0);
   trainer.setMasks({ ffn: Float32Array.from({ length: widths }, (_, column) => uniform(4, column) < 0.3 ? 0 : 1) });

@@ -10,7 +10,7 @@ import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { checkAlike } from "../../lib/ranks/alike.ts";
 import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
 import { createShares, type Shares } from "../../lib/run/shares.ts";
-import { createTrainer, type Trainer } from "../../lib/run/trainer.ts";
+import { Trainer } from "../../lib/run/trainer.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
@@ -36,7 +36,7 @@ Deno.test("ranks train with the bits of one process that adds up as many micro-b
   const table = unitTable(model.spec, ["kv", "ffn", "hidden"]), { vocab } = model.spec;
   const make = (ranks?: Ranks): Trainer => {
     const lora = { rank: 3, alpha: 6, targets: PROJECTIONS, dropout: 0.1 };
-    const trainer = createTrainer(model, {
+    const trainer = new Trainer(model, {
       batch: BATCH,
       accumulate: MICRO_BATCHES,
       seq: SEQ,
@@ -86,7 +86,7 @@ Deno.test("ranks score units with the bits of one process, by each score that lo
   const lora = { rank: 2, alpha: 4, targets: PROJECTIONS };
   const state = { ...IDLE_STATE, seed: 1 };
   const score = async (ranks?: Ranks): Promise<{ all: OneShotScores[]; mean: Float64Array; looks: number }> => {
-    using trainer = createTrainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table });
+    using trainer = new Trainer(model, { batch: BATCH, seq: SEQ, seed: 5, lora, table });
     const all: OneShotScores[] = [];
     let looks = 0;
     const maskGradients = (data: Batch): ReturnType<Trainer["maskGradients"]> => trainer.maskGradients(data, { state });

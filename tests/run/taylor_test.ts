@@ -12,7 +12,7 @@ import {
 import { IDLE_STATE } from "../../lib/nn/train/step_state.ts";
 import { createTaylor, type LayerTerms, type WeightTerms } from "../../lib/masks/baselines.ts";
 import { unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
-import { createTrainer } from "../../lib/run/trainer.ts";
+import { Trainer } from "../../lib/run/trainer.ts";
 import { decoderOf, lossOf } from "./helpers/decoder_f64.ts";
 import { scored, trainerOf, withGolden } from "./helpers/one_shot.ts";
 
@@ -57,7 +57,7 @@ for (const name of ["gqa_f16", "opt", "olmo2", "gpt2", "gpt_neox", "stablelm_par
         return sum / count;
       };
       for (const isFirst of [true, false]) {
-        using trainer = createTrainer(model, {
+        using trainer = new Trainer(model, {
           batch: 1,
           seq,
           seed: 1,

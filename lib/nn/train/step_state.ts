@@ -1,4 +1,5 @@
 // Values that change from step to step, in the order of kernels/shared/state.wgsl.
+import { BETAS } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
 
@@ -35,9 +36,6 @@ export interface StepState {
 }
 
 const BYTES = 80;
-/** Decay rates of Adam, also used by kernels/shared/adamw.wgsl, kernels/shared/mask_update.wgsl and kernels/shared/expected_size.wgsl. */
-const LORA_BETAS = [0.9, 0.999] as const;
-const MASK_BETAS = [0.9, 0.99] as const;
 
 /** Allocates the state buffer. */
 export function createStepState(device: Device): DeviceBuffer {
@@ -58,10 +56,10 @@ export function writeStepState(device: Device, buffer: DeviceBuffer, state: Step
     state.lambdaRate,
     state.noise,
     state.temperature,
-    1 - LORA_BETAS[0] ** Math.max(1, state.loraUpdates),
-    1 - LORA_BETAS[1] ** Math.max(1, state.loraUpdates),
-    1 - MASK_BETAS[0] ** Math.max(1, state.maskUpdates),
-    1 - MASK_BETAS[1] ** Math.max(1, state.maskUpdates),
+    1 - BETAS.adamw[0] ** Math.max(1, state.loraUpdates),
+    1 - BETAS.adamw[1] ** Math.max(1, state.loraUpdates),
+    1 - BETAS.masks[0] ** Math.max(1, state.maskUpdates),
+    1 - BETAS.masks[1] ** Math.max(1, state.maskUpdates),
     state.clipNorm,
     state.weightDecay,
     state.tracking,

@@ -22,7 +22,7 @@ import { compensates, methodOf } from "../methods/all.ts";
 import { measuresActivations } from "../methods/method.ts";
 import { CUTTING_STEPS } from "../methods/stages.ts";
 import { withCompensation } from "../methods/one_shot_scores.ts";
-import { createTrainer } from "../trainer.ts";
+import { Trainer } from "../trainer.ts";
 import { rehearseVerify, verifyShape } from "../../slice/verify.ts";
 import type { PlannedAdapter } from "../contract.ts";
 import { resolveMemory } from "../options/resolve.ts";
@@ -181,7 +181,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   const { batch, accumulate, seq, lora, recompute, method, focus } = options;
   using compensated = compensates(method) ? await withCompensation(model) : null;
   const trained = compensated ?? model;
-  using trainer = createTrainer(trained, { batch, accumulate, seq, seed: 1, lora, table, recompute });
+  using trainer = new Trainer(trained, { batch, accumulate, seq, seed: 1, lora, table, recompute });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };

@@ -10,7 +10,7 @@ import type { Batch } from "../../../lib/data/batches.ts";
 import { loadModelFrom, type Model } from "../../../lib/model/model.ts";
 import { METHODS } from "../../../lib/run/methods/all.ts";
 import { oneShotScores } from "../../../lib/run/methods/one_shot_scores.ts";
-import { createTrainer, type Trainer } from "../../../lib/run/trainer.ts";
+import { Trainer } from "../../../lib/run/trainer.ts";
 import { type GoldenName, openGolden } from "../../golden/helpers/golden.ts";
 import { decoderOf, type Rows } from "./decoder_f64.ts";
 
@@ -60,7 +60,7 @@ export function sequences(batches: readonly Batch[]): { tokens: number[]; labels
 /** A trainer for the batches. */
 export function trainerOf(model: Model, table: UnitTable): Trainer {
   const lora = { rank: 2, alpha: 2, targets: ["q"] } as const;
-  return createTrainer(model, { batch: BATCH, seq: SEQ, seed: 1, lora, table });
+  return new Trainer(model, { batch: BATCH, seq: SEQ, seed: 1, lora, table });
 }
 
 /** Scores by the model, the table, and everything that the definitions need. */

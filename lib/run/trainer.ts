@@ -62,7 +62,7 @@ export class Trainer implements Disposable {
 
   /** Allocates everything and sets LoRA to its initial values (B = 0). */
   constructor(model: Model, options: TrainerOptions) {
-    const { device, spec } = model, { table, accumulate = 1, seed } = options;
+    const { device } = model, { table, accumulate = 1, seed } = options;
     this.#model = model;
     this.#options = options;
     this.#shares = createShares(accumulate, options);

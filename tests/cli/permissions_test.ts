@@ -1,6 +1,7 @@
 // Every verb with the rights of its set in deno.json and no other, on the demo model; and what it says where one is missing.
 import assert from "node:assert/strict";
 import config from "../../deno.json" with { type: "json" };
+import { PERMISSIONS } from "../../scripts/permissions.ts";
 import { type CliResult, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 const SHORT = ["--steps", "2", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "32"];
@@ -50,6 +51,10 @@ Deno.test("each verb has a set of rights, and none of them has all", async () =>
     for (const kind of ["all", "ffi", "sys", "import"]) assert.ok(!(kind in set), `${name}: ${kind}`);
     for (const kind of ["env", "net", "run"]) assert.notEqual(set[kind], true, `${name}: all of ${kind}`);
   }
+});
+
+Deno.test("the sets of deno.json are those that scripts/permissions.ts writes", () => {
+  assert.deepEqual(config.permissions, PERMISSIONS, "run: deno run -A scripts/permissions.ts");
 });
 
 Deno.test("verbs that write nothing run with the right to read", async () => {

@@ -50,6 +50,6 @@ if (import.meta.main) {
     ",\n",
   );
   const text = await Deno.readTextFile(CONFIG);
-  await Deno.writeTextFile(CONFIG, text.replace(/("permissions": \{\n).*?(\n  \},)/s, `$1${sets}$2`));
+  await Deno.writeTextFile(CONFIG, text.replace(/("permissions": \{\n).*?(\n {2}\},)/s, `$1${sets}$2`));
   await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", CONFIG] }).output();
 }

@@ -1,5 +1,7 @@
-// Checks option objects: unknown names, wrong types.
-import { CompressoError } from "./errors.ts";
+// Checks objects of options by a table of their names: unknown names, wrong types, values out of bounds.
+import { option, refuse } from "./errors.ts";
+import { nearest } from "./nearest.ts";
+import { accepts, isInBounds, meantBy, ruleText, type ValueRule } from "./value_rule.ts";
 
 /** An object without its undefined parts. */
 export function withoutUndefined<T extends object>(parts: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
@@ -8,15 +10,17 @@ export function withoutUndefined<T extends object>(parts: T): { [K in keyof T]?:
   };
 }
 
-/** What an option is: an object with options of its own, a switch, which is true or false, a number, a text, a list, or true, of which nothing is checked but its name. */
-type OptionKind = true | Plain | OptionNames;
+/**
+ * What an option is: a rule for its value; an object with options of its own; or a plain type, whose values JavaScript
+ * would take as something else ("no" as true, null as 0). `true`: only the name is checked.
+ */
+type OptionKind = true | Plain | ValueRule | OptionNames;
 
-/** Options whose values JavaScript would take as something else: "no" as true, null as 0, "10" + 1 as "101". */
 type Plain = "switch" | "number" | "text" | "list";
 
 /** What an option of this type is. */
 type KindOf<T> = [T] extends [boolean] ? "switch"
-  : [T] extends [number] ? "number"
+  : [T] extends [number] ? "number" | ValueRule
   : [string, T] extends [T, string] ? "text"
   : [T] extends [readonly unknown[]] ? true | "list"
   : true | OptionNames;
@@ -29,11 +33,17 @@ export interface OptionNames {
   readonly [name: string]: OptionKind;
 }
 
+/** A whole number of at least `least` and at most `most`. */
+export function count(least: number, most?: number): ValueRule {
+  return { type: "count", least, ...(most === undefined ? {} : { most }) };
+}
+
 /**
- * Refuses unknown options, which would otherwise be ignored without a word: Deno runs programs without checking their types. Undefined counts as
- * absent.
+ * Refuses unknown options, which would otherwise be ignored without a word, and values that an option cannot have: Deno
+ * runs programs without checking their types. Undefined counts as absent.
  *
- * @throws CompressoError("usage") with the known names and the name that was probably meant. `whose` are the options, such as "prune".
+ * @throws CompressoError("usage") with the path of the option, and what was probably meant. `whose` are the options,
+ * such as "prune".
  */
 export function checkNames(options: object, names: OptionNames, { whose }: { readonly whose: string }): void {
   checkPart(options, names, { whose, all: names, path: "" });
@@ -47,53 +57,75 @@ interface Place {
 }
 
 function checkPart(part: unknown, names: OptionNames, place: Place): void {
-  const { whose, all, path } = place, known = Object.keys(names);
-  const where = path === "" ? `options of ${whose}` : `options within ${path.slice(0, -1)}`;
+  const { whose, all, path } = place, known = Object.keys(names), own = path.slice(0, -1);
+  const where = path === "" ? `options of ${whose}` : `options within ${own}`;
   if (typeof part !== "object" || part === null || Array.isArray(part)) {
-    throw new CompressoError("usage", {
-      what: path === "" ? `cannot read the ${where}` : `cannot use the option '${path.slice(0, -1)}'`,
+    refuse("usage", path === "" ? `cannot read the ${where}` : `cannot use the option '${own}'`, {
       rule: `it is an object with some of ${known.join(", ")}`,
       value: shown(part),
-      fix: "give an object, or leave it out",
+      option: own || undefined,
     });
   }
   for (const [name, value] of Object.entries(part)) {
     if (value === undefined) continue;
-    const inner = Object.hasOwn(names, name) ? names[name] : undefined;
-    if (inner === undefined) {
+    const kind = Object.hasOwn(names, name) ? names[name] : undefined;
+    if (kind === undefined) {
       const meant = likeliest(name, known.map((one) => path + one), pathsOf(all));
-      throw new CompressoError("usage", {
-        what: `cannot use the option '${path}${name}'`,
+      refuse("usage", `cannot use the option '${path}${name}'`, {
         rule: `${where} are ${known.join(", ")}`,
         value: `${name}: ${shown(value)}`,
         fix: meant === null ? "rename it, or leave it out" : `did you mean ${meant}?`,
+        option: path + name,
       });
     }
-    if (typeof inner === "object") checkPart(value, inner, { ...place, path: `${path}${name}.` });
-    if (typeof inner === "string") checkPlain(value, inner, path + name);
+    if (typeof kind === "string") checkPlain(value, kind, path + name);
+    else if (isRule(kind)) checkValue(kind, value, path + name);
+    else if (kind !== true) checkPart(value, kind, { ...place, path: `${path}${name}.` });
   }
 }
 
-/** What each is in JavaScript, the rule, and how a value is fixed. */
-const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string, fix: string]>> = {
-  switch: ["boolean", "it is true or false", "give one of the two, or leave it out"],
-  number: ["number", "it is a number", "give one, or leave it out"],
-  text: ["string", "it is a text", "give one, or leave it out"],
-  list: ["list", "it is a list", "give one, or leave it out"],
+function isRule(kind: OptionKind): kind is ValueRule {
+  return typeof kind === "object" && typeof kind["type"] === "string";
+}
+
+/** What each is in JavaScript, and the rule. */
+const PLAIN: Readonly<Record<Plain, readonly [type: string, rule: string]>> = {
+  switch: ["boolean", "it is true or false"],
+  number: ["number", "it is a number"],
+  text: ["string", "it is a text"],
+  list: ["list", "it is a list"],
 };
 
-function checkPlain(value: unknown, kind: Plain, name: string): void {
-  const [type, rule, fix] = PLAIN[kind], own: string = Array.isArray(value) ? "list" : typeof value;
+function checkPlain(value: unknown, kind: Plain, path: string): void {
+  const [type, rule] = PLAIN[kind], own: string = Array.isArray(value) ? "list" : typeof value;
   if (own === type) return;
-  const present = typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
-  throw new CompressoError("usage", { what: `cannot use the option '${name}'`, rule, value: present, fix });
+  refuse("usage", `cannot use the option '${path}'`, { rule, value: quoted(value), option: path });
+}
+
+/** Refuses a value that the rule of an option does not allow. Throws `CompressoError("usage")`. */
+export function checkValue(rule: ValueRule, value: unknown, path: string): void {
+  if (accepts(rule, value)) return;
+  const isRounded = rule.type === "number" && rule.single === true && isInBounds(value, rule);
+  const meant = meantBy(rule, value);
+  refuse("usage", `cannot use ${option(path)}`, {
+    rule: `it is ${ruleText(rule)}`,
+    value: isRounded ? `${value}, which is ${Math.fround(Number(value))} on the GPU` : quoted(value),
+    fix: meant === null ? undefined : `did you mean ${meant}?`,
+    option: path,
+  });
+}
+
+/** A value in a few words; a text where no text is expected is called one. */
+function quoted(value: unknown): string {
+  if (Array.isArray(value) && value.length > 0) return value.map(shown).join(", ");
+  return typeof value === "string" ? `the text "${shown(value)}"` : shown(value);
 }
 
 /** All names with their paths, such as `rules.minimum.heads`. */
 function pathsOf(names: OptionNames, path = ""): string[] {
   return Object.entries(names).flatMap(([name, inner]) => [
     path + name,
-    ...typeof inner === "object" ? pathsOf(inner, `${path}${name}.`) : [],
+    ...typeof inner === "object" && !isRule(inner) ? pathsOf(inner, `${path}${name}.`) : [],
   ]);
 }
 
@@ -119,12 +151,8 @@ function likeliest(name: string, beside: readonly string[], all: readonly string
 export function checkWord(value: unknown, known: readonly string[], { what }: { readonly what: string }): void {
   if (known.some((word) => word === value)) return;
   const meant = typeof value === "string" ? nearest(value, known) : null;
-  throw new CompressoError("usage", {
-    what,
-    rule: `it is ${known.join(" or ")}`,
-    value: shown(value),
-    fix: meant === null ? "take one of these, or leave it out" : `did you mean ${meant}?`,
-  });
+  const fix = meant === null ? undefined : `did you mean ${meant}?`;
+  refuse("usage", what, { rule: `it is ${known.join(" or ")}`, value: shown(value), fix });
 }
 
 /** Letters of a value that a message shows. */
@@ -137,30 +165,4 @@ export function shown(value: unknown): string {
   if (typeof value === "object" && value !== null) return "an object";
   const text = String(value);
   return text.length > MOST_SHOWN ? `${text.slice(0, MOST_SHOWN)}…` : text;
-}
-
-/** The candidate that begins with `word`, or that with the fewest edits to it; null where all are far. */
-export function nearest(word: string, candidates: readonly string[]): string | null {
-  const plain = (text: string): string => text.toLowerCase().replaceAll(/[-\s]/g, "_");
-  const begun = word.length > 2 ? candidates.find((candidate) => candidate.startsWith(plain(word))) : undefined;
-  if (begun !== undefined) return begun;
-  const ranked = candidates
-    .map((candidate) => ({ candidate, edits: distance(plain(word), candidate) }))
-    .sort((a, b) => a.edits - b.edits);
-  const best = ranked[0];
-  return best && best.edits <= Math.max(2, Math.floor(best.candidate.length / 3)) ? best.candidate : null;
-}
-
-/** Levenshtein's distance. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }

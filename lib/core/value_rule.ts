@@ -1,6 +1,6 @@
 // Rules for the values of options: type, words and bounds. One rule serves the check of a program's options, the parser
 // of a flag and the reference.
-import { nearest } from "./check_options.ts";
+import { nearest } from "./nearest.ts";
 
 /** What the value of an option has to be. */
 export interface ValueRule {

@@ -1,6 +1,6 @@
 // The built-in tasks by name.
 import { CompressoError } from "../core/errors.ts";
-import { nearest } from "../core/check_options.ts";
+import { nearest } from "../core/nearest.ts";
 import type { TaskDefinition } from "./task.ts";
 import { ARC_CHALLENGE, ARC_EASY, HELLASWAG, OPENBOOKQA, PIQA, WINOGRANDE } from "./tasks_common.ts";
 import { BOOLQ, RACE, STORYCLOZE } from "./tasks_reading.ts";

@@ -1,6 +1,6 @@
 // Checks the definition of an experiment: its form, its options, and what no single part can be wrong in.
 import { CompressoError } from "../core/errors.ts";
-import { nearest } from "../core/check_options.ts";
+import { nearest } from "../core/nearest.ts";
 import { z } from "../core/packages.ts";
 import { MAX_SEED } from "../core/random.ts";
 import { type CellOptions, checkOption } from "./options.ts";

@@ -1,5 +1,5 @@
 // What the Hub's refusals mean, and what to do about each: names that are near, terms to accept, tokens.
-import { nearest } from "../core/check_options.ts";
+import { nearest } from "../core/nearest.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { hubFetch, type HubListener, jsonOf } from "./http.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type ErrorCode } from "../../lib/core/errors.ts";
 import { loadTasks } from "../../lib/eval/evaluate.ts";
 import { TASK_NAMES } from "../../lib/eval/registry.ts";
-import { nearest } from "../../lib/core/check_options.ts";
+import { nearest } from "../../lib/core/nearest.ts";
 import { asTask, defineTask, type TaskDefinition, type TaskRow } from "../../lib/eval/task.ts";
 import type { LoadedTask } from "../../lib/eval/task_data.ts";
 import { parsePythonLiteral } from "../../lib/compat/python_text.ts";

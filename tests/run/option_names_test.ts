@@ -1,4 +1,5 @@
-// Options that do not exist, and words that are none of an option's, are refused with what is meant: nobody reads them, and Deno checks no types.
+// What programs give as options is checked, since Deno checks no types: names, kinds of values and words, of the options
+// of a run by their table, and of every other function that takes options.
 import assert from "node:assert/strict";
 import {
   createChat,
@@ -11,7 +12,7 @@ import {
   readRows,
   toRow,
 } from "../../mod.ts";
-import { selectUnits, unitTable, verifySliced } from "../../lib/masks/mod.ts";
+import { selectUnits, sliceLora, unitTable, verifySliced } from "../../lib/masks/mod.ts";
 import { benchModels } from "../../lib/bench/mod.ts";
 import {
   encodeChoices,
@@ -29,10 +30,15 @@ import { planMemory, type RunHooks } from "../../lib/run/mod.ts";
 import { openSchedule } from "../../lib/schedule/mod.ts";
 import { serveModel } from "../../lib/serve/mod.ts";
 import { parseRows } from "../../lib/data/rows.ts";
+import { METHOD_NAMES } from "../../lib/run/methods/all.ts";
 import { openSpec } from "../../lib/local/open_model.ts";
+import { atPaths, PRUNE_PATHS } from "../../lib/run/options/check.ts";
+import { entryOf } from "../../lib/run/options/table.ts";
+import { methodsOf } from "../../lib/run/options/table/entry.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { inTemporaryFolder, refuses, rejectsWith } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { randomSource, SPEC } from "../formats/models.ts";
+import { checkRefusal, refuses, rejects } from "../refuses.ts";
 import { BASE } from "./helpers/demo_run.ts";
 
 const spec = await openSpec("demo");
@@ -42,101 +48,86 @@ function resolve(options: Record<string, unknown>): unknown {
   return resolveOptions({ ...BASE, ...options }, spec);
 }
 
-Deno.test("an option that does not exist is refused by its name, with what was likely meant", () => {
-  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [
-      { algin: 32 },
-      /'algin'; expected: options of prune are sparsity, .*seed.*; got: algin: 32; fix: did you mean rules.align\?/,
-    ],
-    [{ align: 32 }, /'align'.*did you mean rules.align\?/],
-    [{ sparcity: 0.2 }, /'sparcity'.*did you mean sparsity\?/],
-    [{ layouts: "uniform" }, /'layouts'.*did you mean layout\?/],
-    [{ maskRate: 0.2 }, /'maskRate'.*did you mean rates.mask\?/],
-    [{ xyzzyxyzzy: null }, /'xyzzyxyzzy'.*fix: rename it, or leave it out/],
-    [{ export: {} }, /'export'/],
-    [
-      { rates: { maskRate: 0.2 } },
-      /'rates.maskRate'; expected: options within rates are lora, .*logAlphaLimit; got: maskRate: 0.2; fix: did you mean rates.mask\?/,
-    ],
-    [{ rates: { limit: 5 } }, /did you mean rates.logAlphaLimit\?/],
-    [{ lora: { rankk: 4 } }, /'lora.rankk'.*did you mean lora.rank\?/],
-    [{ lora: { weights: new Map() } }, /'lora.weights'.*got: weights: an object/],
-    [
-      { rules: { protected: [0] } },
-      /'rules.protected'.*got: protected: a list of 1; fix: did you mean rules.protect\?/,
-    ],
-    [{ rules: { minimum: { head: 2 } } }, /'rules.minimum.head'.*did you mean rules.minimum.heads\?/],
-    [{ checkpoint: { path: "x", every: 1, evry: 2 } }, /'checkpoint.evry'.*did you mean checkpoint.every\?/],
-    [{ hooks: { beforestep: () => {} } }, /'hooks.beforestep'.*a function; fix: did you mean hooks.beforeStep\?/],
-    [
-      { monitors: { collapse: { treshold: 0.5 } } },
-      /'monitors.collapse.treshold'; expected: options within monitors.collapse are.*did you mean monitors.collapse.threshold/,
-    ],
-    [{ sparsity: undefined, size: { parameter: 5 } }, /'size.parameter'.*did you mean size.parameters\?/],
-    [{ lora: 8 }, /'lora'; expected: it is an object with some of rank.*; got: 8; fix/],
-    [{ rules: [0] }, /'rules'.*got: a list of 1/],
-    [
-      { monitors: { loss: { action: "warn" } } },
-      /'monitors.loss'; expected: options within monitors are rollbacks, coll/,
-    ],
+/** What a call throws, or its promise is rejected with. */
+async function thrown(call: () => unknown): Promise<unknown> {
+  try {
+    await call();
+  } catch (error) {
+    return error;
+  }
+  return assert.fail("expected a refusal");
+}
+
+/** Values that no option of a type has: JavaScript would take some of them as something else. */
+const WRONG: Readonly<Record<string, readonly unknown[]>> = {
+  count: [null, true, "10", [10], 1.5, NaN, -1],
+  number: [null, true, "1e-4", "", NaN, -1, Infinity],
+  parameters: [null, "5M", 0, 1.5],
+  bytes: [null, "5M", 0, 1.5],
+  switch: ["no", 0, null],
+  word: ["foo", null, 1],
+  words: ["kv", [], ["foo"], null],
+  layers: [0, null, ["0"]],
+  list: ["a", { rows: [] }, null],
+  text: [5, "", null],
+  calibration: ["own", null],
+};
+
+Deno.test("an option of a run with a value of another kind is refused by its path", async () => {
+  for (const path of PRUNE_PATHS) {
+    const { type, endless } = entryOf(path);
+    for (const value of WRONG[type] ?? []) {
+      const given = atPaths([[path, value]]);
+      checkRefusal(await thrown(() => resolve(given)).catch(() => `${path}: ${value}`), "usage", { option: path });
+    }
+    if (endless) assert.doesNotThrow(() => resolve(atPaths([["checkpoint.path", "x"], [path, Infinity]])));
+  }
+  const parts = [
+    ...new Set(PRUNE_PATHS.filter((path) => path.includes(".")).map((path) => path.split(".", 1)[0] ?? "")),
   ];
-  for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
+  for (const part of [...parts, "hooks", "monitors"]) {
+    for (const value of [null, 8]) refuses(() => resolve({ [part]: value }), "usage", { option: part });
+  }
+  refuses(() => resolve({ monitors: { memory: null } }), "usage", { option: "monitors.memory" });
+  refuses(() => resolve({ monitors: { collapse: { threshold: "0.5" } } }), "usage", {
+    option: "monitors.collapse.threshold",
+  });
 });
 
-Deno.test("null is no object of options, what is neither true nor false no switch, what is no number none, and no text a number", () => {
-  for (const name of ["rates", "lora", "rules", "size", "hooks", "monitors", "checkpoint"]) {
-    refuses(
-      () => resolve({ [name]: null }),
-      "usage",
-      new RegExp(`'${name}'; expected: it is an object with .*; got: null`),
-    );
-  }
-  refuses(() => resolve({ monitors: { memory: null } }), "usage", /'monitors.memory'; expected: it is an object/);
-  for (const name of ["packing", "recompute", "skipBroken", "trustSchedule"]) {
-    for (const value of ["no", 0, null]) {
-      refuses(
-        () => resolve({ [name]: value }),
-        "usage",
-        new RegExp(`'${name}'; expected: it is true or false; got: ${value === "no" ? 'the text "no"' : value}`),
-      );
-    }
-  }
-  refuses(
-    () => resolve({ lora: { rsLora: "no" } }),
-    "usage",
-    /'lora.rsLora'; expected: it is true or false; got: the text "no"; fix/,
-  );
-  const checkpoint = { path: "x", every: 1, resume: "no" };
-  refuses(() => resolve({ checkpoint }), "usage", /'checkpoint.resume'; expected: it is true or false/);
-  assert.doesNotThrow(() => resolve({ packing: false, recompute: true, lora: { rsLora: true } }));
-  for (const name of ["lora", "postfinetune", "mask", "warmup", "weightDecay"]) {
-    for (const value of [null, true, "1e-4", ""]) {
-      refuses(
-        () => resolve({ rates: { [name]: value } }),
-        "usage",
-        new RegExp(`'rates.${name}'; expected: it is a number; got: ${typeof value === "string" ? "the text" : value}`),
-      );
-    }
-  }
-  for (const name of ["sparsity", "steps", "prefinetune", "postfinetune", "batch", "seq", "seed", "focus"]) {
-    for (const value of [null, true, "10", [10]]) {
-      refuses(() => resolve({ [name]: value }), "usage", new RegExp(`'${name}'; expected: it is a number; got:`));
-    }
-  }
-  const inner: readonly (readonly [Record<string, unknown>, RegExp])[] = [
+Deno.test("an option that does not exist is refused by its name, with what was likely meant", async () => {
+  const refused: readonly (readonly [options: Record<string, unknown>, path: string, meant?: string])[] = [
+    [{ algin: 32 }, "algin", "rules.align"],
+    [{ align: 32 }, "align", "rules.align"],
+    [{ sparcity: 0.2 }, "sparcity", "sparsity"],
+    [{ layouts: "uniform" }, "layouts", "layout"],
+    [{ maskRate: 0.2 }, "maskRate", "rates.mask"],
+    [{ xyzzyxyzzy: null }, "xyzzyxyzzy"],
+    [{ export: {} }, "export", "hooks.beforeExport"],
+    [{ rates: { maskRate: 0.2 } }, "rates.maskRate", "rates.mask"],
+    [{ rates: { limit: 5 } }, "rates.limit", "rates.logAlphaLimit"],
+    [{ lora: { rankk: 4 } }, "lora.rankk", "lora.rank"],
+    [{ lora: { weights: new Map() } }, "lora.weights"],
+    [{ rules: { protected: [0] } }, "rules.protected", "rules.protect"],
+    [{ rules: { minimum: { head: 2 } } }, "rules.minimum.head", "rules.minimum.heads"],
+    [{ checkpoint: { path: "x", every: 1, evry: 2 } }, "checkpoint.evry", "checkpoint.every"],
+    [{ hooks: { beforestep: () => {} } }, "hooks.beforestep", "hooks.beforeStep"],
     [
-      { lora: { rank: "8" } },
-      /'lora.rank'; expected: it is a number; got: the text "8"; fix: give one, or leave it out/,
+      { monitors: { collapse: { treshold: 0.5 } } },
+      "monitors.collapse.treshold",
+      "monitors.collapse.threshold",
     ],
-    [{ rules: { minimum: { ffn: null } } }, /'rules.minimum.ffn'; expected: it is a number; got: null/],
-    [
-      { sparsity: undefined, size: { parameters: "5M" } },
-      /'size.parameters'; expected: it is a number; got: the text "5M"/,
-    ],
-    [{ monitors: { collapse: { threshold: "0.5" } } }, /'monitors.collapse.threshold'; expected: it is a number/],
-    [{ checkpoint: { path: 5, every: 1 } }, /'checkpoint.path'; expected: it is a text; got: 5/],
+    [{ sparsity: undefined, size: { parameter: 5 } }, "size.parameter", "size.parameters"],
+    [{ monitors: { loss: { action: "warn" } } }, "monitors.loss"],
   ];
-  for (const [options, said] of inner) refuses(() => resolve(options), "usage", said);
+  for (const [options, path, meant] of refused) {
+    const { parts } = checkRefusal(await thrown(() => resolve(options)), "usage", { option: path });
+    if (meant !== undefined) assert.equal(parts.fix, `did you mean ${meant}?`, path);
+  }
+  const words = [["layout", "unifrom", "uniform"], ["method", "tailor", "taylor"], ["start", "const", "constant"]];
+  for (const [name = "", value, meant] of words) {
+    const { parts } = checkRefusal(await thrown(() => resolve({ [name]: value })), "usage", { option: name });
+    assert.equal(parts.fix, `did you mean ${meant}?`);
+  }
 });
 
 Deno.test("a name whose value is undefined is as absent, and all that a run takes is taken", () => {
@@ -149,85 +140,66 @@ Deno.test("a name whose value is undefined is as absent, and all that a run take
     }
   }
   assert.doesNotThrow(() => resolve({ hooks: new Counting() }), "an object of a class has fields of its own");
+  assert.doesNotThrow(() => resolve({ packing: false, recompute: true, lora: { rsLora: true } }));
 });
 
-Deno.test("a word that an option does not have is shown beside those that it has", () => {
-  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [
-      { start: "foo" },
-      /cannot use start; expected: it is one of saliency, constant; got: foo; fix: change it, or leave it out/,
-    ],
-    [{ start: "const" }, /fix: did you mean constant\?/],
-    [{ keptMasks: "soft" }, /expected: it is one of one, median, sigmoid; got: soft/],
-    [{ lambdaRule: "sgd" }, /expected: it is one of plain, adam; got: sgd/],
-    [{ start: "foo", method: "taylor" }, /expected: it is one of saliency, constant; got: foo/],
-    [
-      { start: "constant", method: "taylor" },
-      /start is for the method compresso; got: method taylor; fix: leave it out/,
-    ],
-    [
-      { method: "tailor" },
-      /cannot use method; expected: it is one of compresso, .*; got: tailor; fix: did you mean taylor\?/,
-    ],
-    [{ ranking: "foo", method: "taylor" }, /expected: it is one of all, layer; got: foo/],
-    [
-      { layout: "unifrom" },
-      /layout; expected: it is one of compact, padded, uniform; got: unifrom; fix: did you mean uniform\?/,
-    ],
-    [{ units: "kv" }, /'units'; expected: it is a list; got: the text "kv"/],
-    [{ units: ["kv", "fnn"] }, /cannot use units; expected: it is some of heads, kv, ffn.*, each once; got: kv, fnn/],
-    [{ sparsity: undefined, size: {} }, /{ parameters }, or { bytes, file: .*; got: {}/],
-    [{ sparsity: undefined, size: { bytes: 5 } }, /{ parameters }, or { bytes, file: /],
-    [
-      { sparsity: undefined, size: { bytes: 5, file: { format: "ggfu", dtype: "f16" } } },
-      /got: ggfu; fix: did you mean gguf/,
-    ],
-    [
-      { sparsity: undefined, size: { bytes: 5, file: { format: "hf", dtype: "q8_0" } } },
-      /it is f32 or f16 or bf16; got: q8_0/,
-    ],
-  ];
-  for (const [options, said] of refused) refuses(() => resolve(options), "usage", said);
+Deno.test("an option whose condition in the table does not hold is refused; so are mixed sizes", () => {
+  for (const path of PRUNE_PATHS) {
+    const methods = methodsOf(entryOf(path));
+    const { type, words = [] } = entryOf(path);
+    const value: unknown = { count: 2, number: 0.5, word: words[0], calibration: [] }[String(type)];
+    if (methods.length === METHOD_NAMES.length || value === undefined) continue;
+    const other = methods.includes("magnitude") ? "compresso" : "magnitude";
+    refuses(() => resolve(atPaths([[path, value], ["method", other]])), "usage", { option: path, value: other });
+  }
+  refuses(() => resolve({ start: "constant", rates: { spread: 3 } }), "usage", { option: "rates.spread" });
+  refuses(() => resolve({ vocab: { size: 500 } }), "usage", { option: "vocab.size", names: "kv,ffn" });
+  const file = { format: "hf", dtype: "f16" };
+  for (
+    const size of [
+      {},
+      { bytes: 5 },
+      { bytes: 5, file: { format: "ggfu", dtype: "f16" } },
+      { bytes: 5, file: { format: "hf", dtype: "q8_0" } },
+      { parameters: 8e5, bytes: 1e6 },
+      { bytes: 2e6, file, name: "x" },
+    ]
+  ) refuses(() => resolve({ sparsity: undefined, size }), "usage");
 });
 
 Deno.test("prune, pruneToFolder and a memory plan refuse what they do not know, before anything is written", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const stray = { ...BASE, algin: 32 };
-  refuses(() => prune(model, stray), "usage", /'algin'; expected: options of prune are/);
-  const planned: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ lora: { ranks: 4 } }, /'lora.ranks'/],
-    [{ rules: { protected: [0] } }, /'rules.protected'/],
-    [{ layout: "unifrom" }, /did you mean uniform\?/],
-    [{ recompute: "no" }, /'recompute'; expected: it is true or false; got: the text "no"/],
+  refuses(() => prune(model, stray), "usage", { option: "algin" });
+  const planned: readonly (readonly [Record<string, unknown>, path: string])[] = [
+    [{ lora: { ranks: 4 } }, "lora.ranks"],
+    [{ rules: { protected: [0] } }, "rules.protected"],
+    [{ layout: "unifrom" }, "layout"],
+    [{ recompute: "no" }, "recompute"],
+    [{ vocab: { size: 500 } }, "vocab.size"],
   ];
-  for (const [options, said] of planned) await rejectsWith(planMemory(spec, options), "usage", said);
+  for (const [options, path] of planned) await rejects(() => planMemory(spec, options), "usage", { option: path });
   await inTemporaryFolder(async (folder) => {
-    const out = `${folder}/out`,
-      refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-        [{ algin: 32 }, /'algin'; expected: options of pruneToFolder are sparsity, .*out/],
-        [{ checkpoint: { path: "x", every: 1 } }, /'checkpoint'.*did you mean checkpointEvery\?/],
-        [{ rates: { maskRate: 1 } }, /did you mean rates.mask\?/],
-        [{ export: { dtypes: "f16" } }, /'export.dtypes'.*did you mean export.dtype\?/],
-        [{ export: { replace: "no" } }, /'export.replace'; expected: it is true or false; got: the text "no"/],
-        [{ resume: "no" }, /resume; expected: it is true, false or "auto"; got: no/],
-        [{ export: null }, /'export'; expected: it is an object with some of .*layout.*; got: null/],
-        [{ export: { dtype: "f61" } }, /export.dtype; expected: it is one of f32, f16, bf16; got: f61/],
-        [{ export: { formats: [] } }, /list of hf, gguf, or one of these; got: an empty list/],
-        [{ layout: "unifrom" }, /did you mean uniform\?/],
-        [{ export: { formats: ["gguf"], generation: {} } }, /'generation'; expected: it is for the folder \(hf\)/],
-        [
-          {
-            sparsity: undefined,
-            size: { bytes: 1.5e6, file: { format: "gguf", dtype: "f16" } },
-            export: { formats: ["hf"] },
-          },
-          /the size is that of the gguf file; got: hf/,
-        ],
-      ];
-    for (const [options, said] of refused) {
+    const out = `${folder}/out`, size = { bytes: 1.5e6, file: { format: "gguf", dtype: "f16" } };
+    const refused: readonly (readonly [Record<string, unknown>, path?: string])[] = [
+      [{ algin: 32 }, "algin"],
+      [{ checkpoint: { path: "x", every: 1 } }, "checkpoint"],
+      [{ rates: { maskRate: 1 } }, "rates.maskRate"],
+      [{ export: { dtypes: "f16" } }, "export.dtypes"],
+      [{ export: { replace: "no" } }, "export.replace"],
+      [{ resume: "no" }, "resume"],
+      [{ export: null }, "export"],
+      [{ export: { dtype: "f61" } }, "export.dtype"],
+      [{ export: { formats: [] } }],
+      [{ layout: "unifrom" }, "layout"],
+      [{ export: { formats: ["gguf"], generation: {} } }],
+      [{ sparsity: undefined, size, export: { formats: ["hf"] } }],
+      [{ calibration: "texts.jsonl" }],
+    ];
+    for (const [options, path] of refused) {
       const given = { ...BASE, calibration: "none", out, ...options } as const;
-      await rejectsWith(pruneToFolder(model, given), "usage", said);
+      await rejects(() => pruneToFolder(model, given), "usage", path === undefined ? {} : { option: path });
     }
     await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
   });
@@ -235,60 +207,34 @@ Deno.test("prune, pruneToFolder and a memory plan refuse what they do not know, 
 
 Deno.test("an export refuses options, layouts, formats and types that do not exist, and writes nothing", async () => {
   const source = randomSource(SPEC), base = { tokenizer: null, name: "made" };
-  const refused: readonly (readonly [Record<string, unknown>, RegExp])[] = [
-    [{ format: ["hf"] }, /'format'; expected: options of exportModel are layout, .*did you mean formats\?/],
-    [{ formats: [] }, /list of hf, gguf, or one of these; got: an empty list; fix: name one/],
-    [{ formats: "hf" }, /list of hf, gguf.*got: hf/],
-    [{ formats: ["hf", "ggfu"] }, /expected: it is hf or gguf; got: ggfu; fix: did you mean gguf\?/],
-    [{ dtype: "f61" }, /expected: it is f32 or f16 or bf16; got: f61/],
-    [{ ggufDtype: "q8" }, /it is auto or f32 or f16 or bf16 or q8_0 or .*; got: q8; fix: did you mean q8_0\?/],
-    [{ layout: "unifrom" }, /did you mean uniform\?/],
-    [{ tokenizer: undefined }, /given its `tokenizer`; got: not given; fix: .* or null for files of token ids only/],
-    [{ name: undefined }, /given a `name`, which a GGUF has within it; got: not given/],
-    [{ name: 5 }, /'name'; expected: it is a text; got: 5/],
-    [{ formats: ["hf"], ggufDtype: "q4_0" }, /'ggufDtype'; expected: it is for the GGUF; got: formats hf/],
-    [{ formats: ["gguf"], generation: {} }, /'generation'; expected: it is for the folder \(hf\); got: formats gguf/],
+  const refused: readonly (readonly [Record<string, unknown>, name: string])[] = [
+    [{ format: ["hf"] }, "formats"],
+    [{ formats: [] }, "hf"],
+    [{ formats: "hf" }, "hf"],
+    [{ formats: ["hf", "ggfu"] }, "ggfu"],
+    [{ dtype: "f61" }, "f61"],
+    [{ ggufDtype: "q8" }, "q8_0"],
+    [{ layout: "unifrom" }, "uniform"],
+    [{ tokenizer: undefined }, "tokenizer"],
+    [{ name: undefined }, "name"],
+    [{ name: 5 }, "5"],
+    [{ formats: ["hf"], ggufDtype: "q4_0" }, "ggufDtype"],
+    [{ formats: ["gguf"], generation: {} }, "generation"],
   ];
   await inTemporaryFolder(async (folder) => {
     const out = `${folder}/out`;
-    for (const [options, said] of refused) {
-      await rejectsWith(exportModel(source, out, { ...base, ...options }), "usage", said);
+    for (const [options, name] of refused) {
+      await rejects(() => exportModel(source, out, { ...base, ...options }), "usage", { names: name });
     }
     await assert.rejects(Deno.stat(out), Deno.errors.NotFound);
     await exportModel(source, out, { ...base, formats: ["hf"] });
   });
 });
 
-Deno.test("what measures and generates refuses options that it does not have, and texts as numbers", async () => {
+Deno.test("every function with options refuses one that it does not have, says what was meant, and takes no text as a number", async () => {
   using device = await openDevice();
   using model = await loadModel("demo", { device });
   const ids = [5, 6, 7, 8], text = { kind: "text", text: "Tom went to Rome.", extra: {} } as const;
-  const calls: readonly (readonly [string, (options: object) => unknown, number: string])[] = [
-    ["perplexity", (options) => perplexity(model, ids, { window: 4, ...options }), "stride"],
-    ["rowPerplexity", (options) => rowPerplexity(model, [text], { seq: 8, ...options }), "seq"],
-    ["evaluateTasks", (options) => evaluateTasks(model, { tasks: [], taskData: "x", ...options }), "limit"],
-    ["generate", (options) => generate(model, ids, { maxTokens: 1, ...options }).next(), "topK"],
-    ["generateText", (options) => generateText(model, "Tom", { maxTokens: 1, ...options }).next(), "temperature"],
-    ["createChat", (options) => createChat(model, { maxTokens: 1, ...options }), "maxTokens"],
-  ];
-  for (const [name, call, number] of calls) {
-    await assert.rejects(
-      async () => await call({ adaptors: {} }),
-      new RegExp(`'adaptors'; expected: options of ${name} are .*did you mean adapters\\?`),
-    );
-    for (const value of ["4", null]) {
-      await rejectsWith(
-        (async () => await call({ [number]: value }))(),
-        "usage",
-        new RegExp(`the option '${number}'; expected: it is a number; got: (the text "4"|null)`),
-      );
-    }
-  }
-});
-
-Deno.test("what opens, reads and writes refuses options that it does not have, and values of another kind", async () => {
-  using device = await openDevice();
-  using model = await loadModel("demo", { device });
   const table = unitTable(spec, ["ffn"]), scores = new Float32Array(table.count);
   const { tokenizer, source } = model, how = { device, adapters: {}, tokens: [[5, 6]] };
   assert.ok(tokenizer);
@@ -296,61 +242,61 @@ Deno.test("what opens, reads and writes refuses options that it does not have, a
   const adapter = { spec, config: { rank: 2, alpha: 2, targets: ["q" as const] }, weights: new Map(), baseModel: null };
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/texts.jsonl`, texts = { count: 1, tokens: 4 };
-    const calls: readonly (readonly [(options: object) => unknown, options: object, said: RegExp])[] = [
+    /** A call, a name that it does not have and the one that was meant, and a number that it has. */
+    const calls: readonly (readonly [
+      call: (options: object) => unknown,
+      stray: string,
+      meant: string | null,
+      number?: string,
+    ])[] = [
+      [(options) => perplexity(model, ids, { window: 4, ...options }), "adaptors", "adapters", "stride"],
+      [(options) => rowPerplexity(model, [text], { seq: 8, ...options }), "adaptors", "adapters", "seq"],
+      [(options) => evaluateTasks(model, { tasks: [], taskData: "x", ...options }), "adaptors", "adapters", "limit"],
+      [(options) => generate(model, ids, { maxTokens: 1, ...options }).next(), "adaptors", "adapters", "topK"],
       [
-        openDevice,
-        { memoryLimits: 5 },
-        /'memoryLimits'; expected: options of a device are .*did you mean memoryLimit\?/,
+        (options) => generateText(model, "Tom", { maxTokens: 1, ...options }).next(),
+        "adaptors",
+        "adapters",
+        "temperature",
       ],
-      [openDevice, { memoryLimit: "5 GB" }, /'memoryLimit'; expected: it is a number; got: the text "5 GB"/],
-      [openDevice, { powerPreference: "fast" }, /expected: it is low-power or high-performance; got: fast/],
-      [describeAdapter, { power: "low-power" }, /'power'.*did you mean powerPreference\?/],
-      [(options) => loadModel("demo", { device, ...options }), { dtype: "f32" }, /'dtype'.*did you mean baseDtype\?/],
-      [
-        (options) => loadModel("demo", { device, ...options }),
-        { baseDtype: "int8" },
-        /it is f32 or f16 or q8 or q4; got: int8/,
-      ],
-      [(options) => loadModelFrom(model.source, { device, ...options }), { tokeniser: null }, /mean tokenizer\?/],
-      [
-        (options) => readRows(demoData("heldout"), options),
-        { max: 5 },
-        /'max'; expected: options of readRows are textField/,
-      ],
-      [(options) => readRows(demoData("heldout"), options), { limit: "5" }, /'limit'; expected: it is a number/],
-      [(options) => scoreChoices(model, [], options), { adapter: {} }, /'adapter'.*did you mean adapters\?/],
-      [(options) => logLikelihoods(model, [], options), { onScore: 1 }, /'onScore'.*did you mean onScores\?/],
-      [(options) => tokenLogprobs(model, [[5]], options), { top: null }, /'top'; expected: it is a number; got: null/],
-      [(options) => writeTexts(model, { ...texts, ...options }), { temp: 1 }, /'temp'.*did you mean temperature\?/],
-      [
-        (options) => writeTextFile(model, { ...texts, path, ...options }),
-        { skip: 1 },
-        /'skip'; expected: options of write/,
-      ],
-      [(options) => benchModels([], options), { repeat: 2 }, /'repeat'.*did you mean repeats\?/],
-      [(options) => openSchedule("cubic", options), { trusted: true }, /'trusted'.*did you mean trust\?/],
-      [(options) => renderReport([], options), { title: 5 }, /'title'; expected: it is a text; got: 5/],
-      [(options) => unitTable(spec, ["ffn"], options), { protected: [0] }, /'protected'.*did you mean protect\?/],
-      [(options) => unitTable(spec, ["ffn"], options), { minimum: { fnn: 8 } }, /'minimum.fnn'.*mean minimum.ffn\?/],
-      [
-        (options) => encodeChoices(data.rows, { ...choices, ...options }),
-        { max: 1 },
-        /'max'; expected: options of encodeChoices/,
-      ],
-      [(options) => verifySliced(source, source, { ...how, ...options }), { tol: 1 }, /'tol'.*mean tolerance\?/],
-      [(options) => writePeftAdapter(folder, { ...adapter, ...options }), { base: "x" }, /'base'.*mean baseModel\?/],
-      [(options) => toRow({ text: "a" }, options), { text: "body" }, /'text'.*did you mean textField\?/],
-      [
-        (options) => selectUnits(table, scores, { target: 0.2, ...options }),
-        { layerTarget: [] },
-        /mean layerTargets\?/,
-      ],
+      [(options) => createChat(model, { maxTokens: 1, ...options }), "adaptors", "adapters", "maxTokens"],
+      [openDevice, "memoryLimits", "memoryLimit", "memoryLimit"],
+      [describeAdapter, "power", "powerPreference"],
+      [(options) => loadModel("demo", { device, ...options }), "dtype", "baseDtype"],
+      [(options) => loadModelFrom(source, { device, ...options }), "tokeniser", "tokenizer"],
+      [(options) => readRows(demoData("heldout"), options), "max", null, "limit"],
+      [(options) => scoreChoices(model, [], options), "adapter", "adapters"],
+      [(options) => logLikelihoods(model, [], options), "onScore", "onScores"],
+      [(options) => tokenLogprobs(model, [[5]], options), "tops", "top", "top"],
+      [(options) => writeTexts(model, { ...texts, ...options }), "temp", "temperature", "temperature"],
+      [(options) => writeTextFile(model, { ...texts, path, ...options }), "skip", null, "count"],
+      [(options) => benchModels([], options), "repeat", "repeats", "repeats"],
+      [(options) => openSchedule("cubic", options), "trusted", "trust", "warmup"],
+      [(options) => renderReport([], options), "titel", "title"],
+      [(options) => unitTable(spec, ["ffn"], options), "protected", "protect", "align"],
+      [(options) => encodeChoices(data.rows, { ...choices, ...options }), "max", null, "limit"],
+      [(options) => verifySliced(source, source, { ...how, ...options }), "tol", "tolerance", "tolerance"],
+      [(options) => writePeftAdapter(folder, { ...adapter, ...options }), "base", "baseModel"],
+      [(options) => toRow({ text: "a" }, options), "text", "textField"],
+      [(options) => selectUnits(table, scores, { target: 0.2, ...options }), "layerTarget", "layerTargets"],
     ];
-    for (const [call, options, said] of calls) {
-      await rejectsWith((async () => await call(options))(), "usage", said);
+    for (const [call, stray, meant, number] of calls) {
+      const { parts } = checkRefusal(await thrown(() => call({ [stray]: 5 })), "usage", { option: stray });
+      if (meant !== null) assert.equal(parts.fix, `did you mean ${meant}?`);
+      for (const value of number === undefined ? [] : ["4", null]) {
+        await rejects(async () => await call({ [number ?? ""]: value }), "usage", { option: number ?? "" });
+      }
     }
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   });
+  await rejects(() => openDevice(JSON.parse('{ "powerPreference": "fast" }')), "usage", { value: "fast" });
+  await rejects(() => loadModel("demo", JSON.parse('{ "baseDtype": "int8" }')), "usage", { value: "int8" });
+  refuses(() => Reflect.apply(unitTable, null, [spec, ["ffn"], { minimum: { fnn: 8 } }]), "usage", {
+    option: "minimum.fnn",
+  });
+  refuses(() => Reflect.apply(unitTable, null, [spec, "kv,ffn"]), "usage", { value: "kv,ffn" });
+  refuses(() => Reflect.apply(selectUnits, null, [table, scores, { size: 5e5 }]), "usage", { option: "size" });
+  refuses(() => Reflect.apply(sliceLora, null, [spec, { masks: {} }]), "usage");
 });
 
 Deno.test("a prompt is a text with something in it, or none: true and false are no words to put before instructions", async () => {
@@ -369,20 +315,13 @@ Deno.test("a prompt is a text with something in it, or none: true and false are 
     ({ prompt }) => createChat(model, { maxTokens: 1, system: prompt })[Symbol.dispose](),
     async (options) => await serveModel(model, { port: 0, ...options })[Symbol.asyncDispose](),
   ];
-  const values: readonly (readonly [object, RegExp])[] = [
-    [{ prompt: true }, /got: true; fix: .*null/],
-    [
-      { prompt: false },
-      /cannot use this (prompt|system text); expected: it is a text with something in it, or null; got: false/,
-    ],
-    [{ prompt: " \n" }, /got: an empty text/],
-  ];
   for (const call of calls) {
-    for (const [value, said] of values) {
-      await rejectsWith((async () => await call({ prompt: null, ...value }))(), "usage", said);
+    for (const value of [true, false, " \n"]) {
+      const options: object = { prompt: value };
+      await rejects(async () => await call({ prompt: null, ...options }), "usage");
     }
     await call({ prompt: null });
   }
-  refuses(() => resolve({ prompt: false }), "usage", /fix: null for none; leave it out for the collaborative prompt/);
+  refuses(() => resolve({ prompt: false }), "usage", { value: "false" });
   resolve({ prompt: undefined });
 });

@@ -1,8 +1,8 @@
 // Checks and defaults that follow from the table of options: names, types, bounds, words, which options go together, presets.
-import { checkNames, type OptionNames, shown } from "../../core/check_options.ts";
-import { CompressoError, option } from "../../core/errors.ts";
+import { checkNames, type OptionNames } from "../../core/check_options.ts";
+import { option, refuse } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
-import { accepts, isInBounds, meantBy, ruleText } from "../../core/value_rule.ts";
+import { ruleText, type ValueRule } from "../../core/value_rule.ts";
 import { isMethodName, isOwnMethod, methodOf } from "../methods/all.ts";
 import type { Method } from "../methods/method.ts";
 import { MONITOR_NAMES } from "../monitors/alarm.ts";
@@ -45,7 +45,6 @@ export function checkMemoryOptions(
     adapter: { limits: true, isCpu: "switch", subgroupSize: true },
   };
   checkNames({ ...options, adapter }, names, { whose });
-  checkValues(options, MEMORY_PATHS);
   checkTogether(options, { paths: MEMORY_PATHS });
 }
 
@@ -78,27 +77,11 @@ export function namesOf(paths: readonly OptionPath[], { whose }: { readonly whos
   return atPaths(paths.map((path) => [path, PARTS[path] ?? kindOf(path, whose)])) as OptionNames;
 }
 
-function kindOf(path: OptionPath, whose: string): OptionNames[string] {
-  switch (entryOf(path).type) {
-    case "count":
-    case "number":
-    case "parameters":
-    case "bytes":
-      return "number";
-    case "switch":
-      return entryOf(path).auto === undefined ? "switch" : true;
-    case "text":
-      return "text";
-    case "words":
-    case "names":
-    case "layers":
-    case "list":
-      return "list";
-    case "calibration":
-      return whose === "prune" ? "list" : true;
-    default:
-      return true;
-  }
+function kindOf(path: OptionPath, whose: string): true | "list" | ValueRule {
+  const { type, ...rule } = entryOf(path);
+  if (type === "list" || type === "names") return "list";
+  if (type === "calibration") return whose === "prune" ? "list" : true;
+  return type === "prompt" || type === "alarms" ? true : { ...rule, type };
 }
 
 /** What a value of an option is, in words: "a whole number, at least 1". */
@@ -111,24 +94,6 @@ export function methodsNamed(methods: readonly string[]): string {
   return `the method${methods.length === 1 ? "" : "s"} ${methods.join(", ")}`;
 }
 
-/** Throws `CompressoError("usage")` for a value that an option cannot have. */
-function checkValue(path: OptionPath, value: unknown): void {
-  const rule = entryOf(path);
-  if (accepts(rule, value)) return;
-  const isRounded = rule.single === true && isInBounds(value, rule), meant = meantBy(rule, value);
-  throw new CompressoError("usage", {
-    what: `cannot use ${option(path)}`,
-    rule: `it is ${ruleText(rule)}`,
-    value: isRounded ? `${value}, which is ${Math.fround(Number(value))} on the GPU` : listed(value),
-    fix: meant === null ? "change it, or leave it out for the default" : `did you mean ${meant}?`,
-    option: path,
-  });
-}
-
-function listed(value: unknown): string {
-  return Array.isArray(value) && value.length > 0 ? value.map(shown).join(", ") : shown(value);
-}
-
 /** Refuses unknown names, wrong types, and values that an option cannot have. Throws `CompressoError("usage")`. */
 export function checkOptions(
   options: Pick<RunOptions, "hooks">,
@@ -139,14 +104,6 @@ export function checkOptions(
   // An object of a class may have fields of its own beside the hooks.
   const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
   checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
-  checkValues(options, paths);
-}
-
-function checkValues(options: object, paths: readonly OptionPath[]): void {
-  for (const path of paths) {
-    const value = valueAt(options, path);
-    if (value !== undefined) checkValue(path, value);
-  }
 }
 
 /**
@@ -174,11 +131,9 @@ export function checkTogether(
     const { when = {}, excludes = [] } = entryOf(path);
     const excluded = excludes.find((one) => one !== path && isGiven(one));
     if (excluded !== undefined) {
-      throw new CompressoError("usage", {
-        what: "cannot use these options together",
+      refuse("usage", "cannot use these options together", {
         rule: `either ${option(path)} or ${option(excluded)}`,
         value: "both were given",
-        fix: "leave one out",
         option: path,
       });
     }
@@ -187,8 +142,7 @@ export function checkTogether(
       if (meets(value, values)) continue;
       const isMethod = typeof values === "function";
       const needed = values === GIVEN || isMethod ? option(other) : option(other, String(values[0]));
-      throw new CompressoError("usage", {
-        what: what ?? `cannot use ${option(path)}`,
+      refuse("usage", what ?? `cannot use ${option(path)}`, {
         rule: isMethod
           ? `${option(path)} is for ${methodsNamed(methodsOf({ when }))}`
           : `${option(path)} goes with ${needed}`,
@@ -230,7 +184,7 @@ function methodNamed(value: unknown): Method {
  * once; theirs multiplies both, the gate before its SiLU.
  */
 export function presetOptions(preset: Preset, steps: number): Partial<RunOptions> {
-  checkValue("preset", preset);
+  checkNames({ preset }, namesOf(["preset"], { whose: "presetOptions" }), { whose: "presetOptions" });
   return atPaths(OPTION_PATHS.map((path) => {
     const { paper } = entryOf(path);
     return [path, typeof paper === "function" ? paper(steps) : paper];

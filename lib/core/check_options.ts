@@ -109,7 +109,11 @@ export function checkValue(rule: ValueRule, value: unknown, path: string): void 
   const meant = meantBy(rule, value);
   refuse("usage", `cannot use ${option(path)}`, {
     rule: `it is ${ruleText(rule)}`,
-    value: isRounded ? `${value}, which is ${Math.fround(Number(value))} on the GPU` : quoted(value),
+    value: isRounded
+      ? `${value}, which is ${Math.fround(Number(value))} on the GPU`
+      : /word|text/.test(rule.type) && typeof value === "string"
+      ? shown(value)
+      : quoted(value),
     fix: meant === null ? undefined : `did you mean ${meant}?`,
     option: path,
   });

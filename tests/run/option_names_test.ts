@@ -10,9 +10,10 @@ import {
   prune,
   pruneToFolder,
   readRows,
+  sliceModel,
   toRow,
 } from "../../mod.ts";
-import { selectUnits, sliceLora, unitTable, verifySliced } from "../../lib/masks/mod.ts";
+import { selectUnits, sliceLora, uniformMasks, unitTable, verifySliced } from "../../lib/masks/mod.ts";
 import { benchModels } from "../../lib/bench/mod.ts";
 import {
   encodeChoices,
@@ -26,8 +27,9 @@ import {
 import { generate, writeTextFile, writeTexts } from "../../lib/generate/mod.ts";
 import { demoData, describeAdapter, loadModelFrom, writePeftAdapter } from "../../lib/model/mod.ts";
 import { renderReport } from "../../lib/report/mod.ts";
-import { planMemory, type RunHooks } from "../../lib/run/mod.ts";
-import { openSchedule } from "../../lib/schedule/mod.ts";
+import { fits } from "../../lib/run/memory/advice.ts";
+import { adviseMemory, planMemory, type RunHooks } from "../../lib/run/mod.ts";
+import { builtinSchedule, openSchedule } from "../../lib/schedule/mod.ts";
 import { serveModel } from "../../lib/serve/mod.ts";
 import { parseRows } from "../../lib/data/rows.ts";
 import { METHOD_NAMES } from "../../lib/run/methods/all.ts";
@@ -242,6 +244,7 @@ Deno.test("every function with options refuses one that it does not have, says w
   const adapter = { spec, config: { rank: 2, alpha: 2, targets: ["q" as const] }, weights: new Map(), baseModel: null };
   await inTemporaryFolder(async (folder) => {
     const path = `${folder}/texts.jsonl`, texts = { count: 1, tokens: 4 };
+    const random = randomSource(SPEC), lora = { rank: 1, alpha: 1, targets: [], weights: new Map() };
     /** A call, a name that it does not have and the one that was meant, and a number that it has. */
     const calls: readonly (readonly [
       call: (options: object) => unknown,
@@ -279,6 +282,16 @@ Deno.test("every function with options refuses one that it does not have, says w
       [(options) => writePeftAdapter(folder, { ...adapter, ...options }), "base", "baseModel"],
       [(options) => toRow({ text: "a" }, options), "text", "textField"],
       [(options) => selectUnits(table, scores, { target: 0.2, ...options }), "layerTarget", "layerTargets"],
+      [(options) => sliceModel(random, options), "mask", "masks"],
+      [(masks) => sliceModel(random, { masks }), "heads", "head"],
+      [(masks) => sliceLora(SPEC, { masks, lora }), "fnn", "ffn"],
+      [(options) => uniformMasks(SPEC, {}, { masks: {}, ...options }), "targets", "target", "target"],
+      [(scores) => uniformMasks(SPEC, scores, { masks: {} }), "hiden", "hidden"],
+      [(options) => planMemory(SPEC, { seq: 64, ...options }), "bacth", "batch", "seq"],
+      [(options) => adviseMemory(SPEC, { seq: 64, ...options }, {}), "bacth", "batch", "seq"],
+      [(budget) => adviseMemory(SPEC, { seq: 64 }, budget), "memory", "memoryLimit", "memoryLimit"],
+      [async (budget) => fits(await planMemory(SPEC, { seq: 64 }), budget), "limit", null],
+      [(options) => builtinSchedule("cubic", options), "warmpu", "warmup", "warmup"],
     ];
     for (const [call, stray, meant, number] of calls) {
       const { parts } = checkRefusal(await thrown(() => call({ [stray]: 5 })), "usage", { option: stray });

@@ -1,7 +1,6 @@
 // The published settings as a preset, and the numbers of the loop as options: what they resolve to, and short runs with them on the demo.
 import assert from "node:assert/strict";
 import {
-  CompressoError,
   loadModel,
   type Model,
   prune,

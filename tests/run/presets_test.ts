@@ -1,13 +1,6 @@
 // The published settings as a preset, and the numbers of the loop as options: what they resolve to, and short runs with them on the demo.
 import assert from "node:assert/strict";
-import {
-  loadModel,
-  type Model,
-  prune,
-  type PruneResult,
-  readRows,
-  type StepRecord,
-} from "../../mod.ts";
+import { loadModel, type Model, prune, type PruneResult, readRows, type StepRecord } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, readPeftAdapter } from "../../lib/model/mod.ts";
 import { constantLogAlpha } from "../../lib/masks/initial_log_alpha.ts";

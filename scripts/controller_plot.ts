@@ -39,7 +39,7 @@ if (import.meta.main) await main(Deno.args[0] ?? "docs/images/controller.svg");
 
 async function main(path: string): Promise<void> {
   using device = await openDevice();
-  const table = unitTable(SPEC, ["kv", "ffn"]), column = unitParameters(table, table.ffnFirst) / table.total;
+  const table = unitTable(SPEC, ["kv", "ffn"]), column = unitParameters(table, table.ranges.ffn.first) / table.total;
   const traces: ControllerTrace[] = [];
   for (const steps of BUDGETS) {
     traces.push(await runController(device, table, { steps, sparsity: SPARSITY, looks: LOOKS }));

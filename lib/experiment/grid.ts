@@ -3,7 +3,7 @@ import { digestOf } from "../core/digest.ts";
 import { CompressoError, option } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
-import { UNIT_KINDS } from "../units/rules.ts";
+import { UNIT_KINDS } from "../units/kinds/all.ts";
 import { OPTION_TABLE } from "../run/options/table.ts";
 import { gridsOf } from "./definition.ts";
 import { type Labels, labelsOf } from "./unique_labels.ts";

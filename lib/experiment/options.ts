@@ -1,7 +1,8 @@
 // Options of a cell: the options of a prune run that the table gives experiments, by one flat name each, so that a grid or a command line can set any of them.
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { CompressoError, option } from "../core/errors.ts";
-import { layersOf, UNIT_KINDS } from "../units/rules.ts";
+import { UNIT_KINDS } from "../units/kinds/all.ts";
+import { layersOf } from "../units/rules.ts";
 import { kindOfMethod } from "../run/methods/all.ts";
 import { alarmSettings } from "../run/monitors/alarm_setting.ts";
 import { accepts, meantBy } from "../core/value_rule.ts";

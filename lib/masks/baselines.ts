@@ -9,7 +9,8 @@ import {
   projectionName,
 } from "../spec/decoder.ts";
 import { randomU32 } from "../core/random.ts";
-import { checkPerUnit, unitParameters, type UnitTable } from "../units/table.ts";
+import { recordOf } from "../units/kinds/all.ts";
+import { checkPerUnit, kindOf, placeOf, unitParameters, type UnitTable } from "../units/table.ts";
 
 /**
  * Which units a one-shot score compares: all, or those of one layer and kind, so that every layer and kind loses the
@@ -127,22 +128,22 @@ export function createTaylor(table: UnitTable): Taylor {
  * ranks are shifted along the fractions of index · golden ratio, by less than the difference of any two ranks.
  */
 export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
-  return rankBy(table, scores, (unit) => `${unit >= table.ffnFirst ? "ffn" : "heads"} ${table.layer[unit]}`);
+  return rankBy(table, scores, (unit) => `${placeOf(table, unit)} ${table.layer[unit]}`);
 }
 
-/** {@link rankWithin}, with heads and columns ranked within their group. */
+/** {@link rankWithin}, with units of which a layer may have several ranked within their group. */
 export function rankBy(
   table: UnitTable,
   scores: ArrayLike<number>,
   groupOf: (unit: number) => string,
 ): Float64Array<ArrayBuffer> {
   checkPerUnit(table, scores, "scores");
-  const kindOf = (unit: number): string => {
-    if (unit >= table.layerFirst) return "layers";
-    return unit >= table.hiddenFirst ? "hidden" : groupOf(unit);
+  const within = (unit: number): string => {
+    const kind = kindOf(table, unit);
+    return kind === "hidden" || recordOf(kind).isOnePerLayer ? kind : groupOf(unit);
   };
   const ranks = new Float64Array(table.count);
-  for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), kindOf).values()) {
+  for (const units of Map.groupBy(Array.from({ length: table.count }, (_, unit) => unit), within).values()) {
     const order = units.toSorted((a, b) => (scores[a] ?? 0) - (scores[b] ?? 0) || a - b);
     order.forEach((unit, rank) => {
       ranks[unit] = (rank + 1) / units.length - NUDGE * ((GOLDEN * (table.layer[unit] ?? 0)) % 1);
@@ -188,16 +189,20 @@ function scoresOf(table: UnitTable, layers: readonly LayerSums[], hidden: Float6
     const index = table.layer[unit] ?? 0, sums = layers[index], layer = spec.layers[index];
     const slots = layout.layers[index], slot = table.slotFirst[unit] ?? 0, count = table.slotCount[unit] ?? 0;
     if (!sums || !layer || !slots) return 0;
-    if (unit >= table.layerFirst) {
+    const place = placeOf(table, unit);
+    if (place === "layers") {
       return (sum(sums.heads) + sum(sums.kvHeads) + sum(sums.ffn)) / unitParameters(table, unit);
     }
-    if (unit >= table.hiddenFirst) {
+    if (place === "hidden") {
       const perDim = spec.layers.reduce((total, own) => total + linearPerDim(spec, own), 0) || 1;
       return (hidden[slot - layout.hidden] ?? 0) / perDim;
     }
-    if (unit >= table.ffnFirst) return (sums.ffn[slot - slots.ffn] ?? 0) / (ffnMatrices(spec) * spec.hidden);
+    if (place === "ffn") return (sums.ffn[slot - slots.ffn] ?? 0) / (ffnMatrices(spec) * spec.hidden);
     const first = slot - slots.head, share = layer.heads / layer.kvHeads;
-    const kv = (sums.kvHeads[Math.floor(first / share)] ?? 0) * count / share;
+    const kvFirst = Math.floor(first / share);
+    const kv = count > share
+      ? sum(sums.kvHeads.subarray(kvFirst, kvFirst + count / share))
+      : (sums.kvHeads[kvFirst] ?? 0) * count / share;
     return (sum(sums.heads.subarray(first, first + count)) + kv) /
       (2 * spec.headDim * spec.hidden * (count + count / share));
   });

@@ -92,7 +92,7 @@ export async function flapScores(
     factor: (_, squares) => squares / Math.max(1, stats.tokens - 1),
     shaped: { o: (sums) => standardised(sums.map((value) => value * value)), down: standardised },
   });
-  return table.count > table.hiddenFirst ? rankBy(table, scores, () => "heads and columns") : scores;
+  return table.count > table.ranges.hidden.first ? rankBy(table, scores, () => "heads and columns") : scores;
 }
 
 async function scoresBy(
@@ -102,7 +102,7 @@ async function scoresBy(
 ): Promise<Float64Array<ArrayBuffer>> {
   const { spec, layout } = table, scores = new Float64Array(table.count);
   const byDim = new Float64Array(spec.hidden), byLayer = spec.layers.map(() => ({ sum: 0, count: 0 }));
-  const hasOthers = table.count > table.hiddenFirst;
+  const hasOthers = table.count > table.ranges.hidden.first;
   for (const [index, whole] of byLayer.entries()) {
     const { attention, ffn } = table.layers[index] ?? {}, slots = layout.layers[index];
     for (const [projection, part, firstSlot] of [["o", attention, slots?.head], ["down", ffn, slots?.ffn]] as const) {
@@ -123,10 +123,10 @@ async function scoresBy(
       }
     }
   }
-  for (let unit = table.hiddenFirst; unit < table.layerFirst; unit++) {
+  for (let unit = table.ranges.hidden.first; unit < table.ranges.layers.first; unit++) {
     scores[unit] = byDim[(table.slotFirst[unit] ?? 0) - layout.hidden] ?? 0;
   }
-  for (let unit = table.layerFirst; unit < table.count; unit++) {
+  for (let unit = table.ranges.layers.first; unit < table.count; unit++) {
     const { sum, count } = byLayer[table.layer[unit] ?? 0] ?? { sum: 0, count: 0 };
     scores[unit] = sum / Math.max(1, count);
   }

@@ -25,7 +25,8 @@ export function addGradients(
 ): void {
   for (let unit = 0; unit < table.count; unit++) {
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-    const own = unit >= table.layerFirst ? slots?.subarray(first, end) : undefined, lives = own?.some((z) => z > 0);
+    const own = unit >= table.ranges.layers.first ? slots?.subarray(first, end) : undefined,
+      lives = own?.some((z) => z > 0);
     let gradient = 0;
     for (let slot = first; slot < end; slot++) {
       if (!lives || (own?.[slot - first] ?? 0) > 0) gradient += slotGradients[slot] ?? 0;

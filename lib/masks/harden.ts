@@ -4,8 +4,8 @@ import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { Layout } from "../units/layout.ts";
 import { type SelectOptions, selectUnits } from "../units/selection.ts";
 import { type UniformCounts, uniformCounts, uniformSelection } from "../units/uniform.ts";
-import type { UnitKind } from "../units/rules.ts";
-import type { Selection, UnitTable } from "../units/table.ts";
+import { placeOfKind, type UnitKind } from "../units/kinds/all.ts";
+import { placeOf, type Selection, type UnitTable } from "../units/table.ts";
 
 /**
  * Rules for the z of a kept unit. Hidden dims have 1 in any case.
@@ -73,7 +73,7 @@ export function hardSelection(
 
 /** Refuses a rule for z if only hidden dims, whose z is 1, may be cut. Throws `CompressoError("usage")`. */
 export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]): void {
-  if (kept === undefined || kept === "one" || units.some((kind) => kind !== "hidden")) return;
+  if (kept === undefined || kept === "one" || units.some((kind) => placeOfKind(kind) !== "hidden")) return;
   throw new CompressoError("usage", {
     what: `cannot give kept units the z '${kept}'`,
     rule: "hidden dims that stay have a z of 1",
@@ -94,7 +94,7 @@ function keptMasks(
   const slots = new Float32Array(table.layout.count).fill(1);
   // z of a slot is the product of the z of its unit and of its layer.
   for (let unit = 0; unit < table.count; unit++) {
-    const isHidden = unit >= table.hiddenFirst && unit < table.layerFirst;
+    const isHidden = placeOf(table, unit) === "hidden";
     const z = !kept[unit] ? 0 : isHidden || temperature === null ? 1 : KEPT[rule]((logAlpha[unit] ?? 0) / temperature);
     const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
     for (let slot = first; slot < end; slot++) slots[slot] = (slots[slot] ?? 0) * z;

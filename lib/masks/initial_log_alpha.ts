@@ -25,10 +25,10 @@ const START_STREAM = 0x57a7;
  * and around 10 for all other units. Its clamp, `rates.logAlphaLimit`, reduces the 10 to log 100 at the first update.
  */
 export function constantLogAlpha(
-  { count, ffnFirst, hiddenFirst }: UnitTable,
+  { count, ranges: { ffn } }: UnitTable,
   { seed }: { readonly seed: number },
 ): Float32Array<ArrayBuffer> {
-  const mean = (unit: number): number => unit >= ffnFirst && unit < hiddenFirst ? COLUMNS : WHOLE_PARTS;
+  const mean = (unit: number): number => unit >= ffn.first && unit < ffn.end ? COLUMNS : WHOLE_PARTS;
   return Float32Array.from(
     { length: count },
     (_, unit) => mean(unit) + DEVIATION * normal(seed, START_STREAM, unit),

@@ -19,6 +19,7 @@ import type { MaskKind, MaskSlots } from "../nn/mask_slots.ts";
 import { markHeld, ownersOfSlots, packTables } from "./tables.ts";
 import { checkLayerTargets } from "../units/selection.ts";
 import type { PartGoals } from "../units/uniform.ts";
+import { recordOf } from "../units/kinds/all.ts";
 import { livingLayers } from "../units/rules.ts";
 import type { UnitTable } from "../units/table.ts";
 
@@ -91,7 +92,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   let owned = stack;
   const own = <T extends Disposable>(resource: T): T => owned.use(resource);
   const units = table.count, slotCount = table.layout.count, layers = table.layers.length;
-  const gates = units - table.layerFirst, { minimum, fit } = table.rules;
+  const gates = units - table.ranges.layers.first, { minimum, fit } = table.rules;
   if (gates > 0 && layers > MOST_GATED_LAYERS) throw tooManyLayers(layers);
   const words = packTables(table), goals = new Float32Array(3 * layers + 1).fill(-1);
   const logAlpha = own(device.createBuffer("log alpha", 4 * units));
@@ -109,7 +110,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     table.layers.some(({ attention, ffn }) => [attention, ffn].some((part) => part.count > 0 && part.least > 0));
   let held = new Uint8Array(units);
   const isBounded = (): boolean => hasLeast || held.includes(1) || goals.some((goal) => goal >= 0);
-  const counts = [u32(units), u32(table.hiddenFirst), u32(table.layerFirst), u32(table.groups.length)];
+  const counts = [u32(units), u32(table.ranges.hidden.first), u32(table.ranges.layers.first), u32(table.groups.length)];
   const sizes: Params = [...counts, u32(layers), f32(table.spec.hidden), f32(table.fixed), f32(table.total)];
   const unitGroups = [Math.ceil(units / LANES)] as const;
   const setGoals = (entries: (layer: number) => Partial<Record<0 | 1 | 2, number | null>>): void => {
@@ -131,7 +132,7 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
     logAlpha,
     moments,
     constraint,
-    maskGrads: gradientsOf(table),
+    maskGrads: new Set([...table.kinds].flatMap((kind) => recordOf(kind).masks)),
     follow(saliency, { prior, drift, saliencyDecay }): void {
       const followed = new Float32Array(2 * units + 2);
       for (let unit = 0; unit < units; unit++) {
@@ -238,14 +239,6 @@ function kernelsOf(gated: boolean): {
     kernels: { expected: expectedSize[variant], update: maskUpdate[variant] },
     projection: maskProject[variant],
   };
-}
-
-function gradientsOf({ kinds }: UnitTable): Set<MaskKind> {
-  const wanted = new Set<MaskKind>();
-  if (kinds.has("heads") || kinds.has("kv") || kinds.has("layers")) wanted.add("head");
-  if (kinds.has("ffn") || kinds.has("layers")) wanted.add("ffn");
-  if (kinds.has("hidden")) wanted.add("hidden");
-  return wanted;
 }
 
 /** The error of targets for single layers with a layout that cuts all layers alike. */

@@ -6,7 +6,8 @@
 
 // Units.
 export { type LayerPart, type LayerUnits, type UnitGroup, type UnitTable, unitTable } from "../units/table.ts";
-export type { MinimumWidths, ResolvedRules, UnitKind, UnitRules } from "../units/rules.ts";
+export type { UnitKind } from "../units/kinds/all.ts";
+export type { MinimumWidths, ResolvedRules, UnitRules } from "../units/rules.ts";
 export type { HeldUnits } from "../units/blocks.ts";
 export type { Measure } from "../units/cut_state.ts";
 

@@ -1,7 +1,7 @@
 // Combines the saliency of a few batches with the norms of the weights and with the saliency on other rows.
 import type { WeightSource } from "../spec/source.ts";
 import { normName, projectionName } from "../spec/decoder.ts";
-import type { UnitTable } from "../units/table.ts";
+import { partsOf, type UnitTable } from "../units/table.ts";
 
 /**
  * Relative prior of the units within a kind and layer, [units]. For an FFN column it is the squared norm of its gate
@@ -44,9 +44,7 @@ export function saliencyPrior(
     const median = sorted[Math.floor((count - 1) / 2)] ?? 0;
     for (let unit = first; unit < first + count; unit++) prior[unit] = weight * median * (shape[unit] ?? 0);
   };
-  for (const { attention, ffn } of table.layers) for (const { first, count } of [attention, ffn]) scale(first, count);
-  scale(table.hiddenFirst, table.layerFirst - table.hiddenFirst);
-  scale(table.layerFirst, table.count - table.layerFirst);
+  for (const { first, count } of partsOf(table)) scale(first, count);
   return prior;
 }
 
@@ -59,17 +57,15 @@ export function besidePrior(
   saliency: ArrayLike<number>,
   { other, weight }: { readonly other: ArrayLike<number>; readonly weight: number },
 ): Float64Array<ArrayBuffer> {
-  const prior = new Float64Array(table.count),
-    borders = [0, table.ffnFirst, table.hiddenFirst, table.layerFirst, table.count];
+  const prior = new Float64Array(table.count);
   const total = (values: ArrayLike<number>, from: number, end: number): number => {
     let sum = 0;
     for (let unit = from; unit < end; unit++) sum += values[unit] ?? 0;
     return sum;
   };
-  for (const [kind, from] of borders.slice(0, -1).entries()) {
-    const end = borders[kind + 1] ?? from, whole = total(other, from, end);
-    const factor = whole > 0 ? weight * total(saliency, from, end) / whole : 0;
-    for (let unit = from; unit < end; unit++) prior[unit] = factor * (other[unit] ?? 0);
+  for (const { first, end } of Object.values(table.ranges)) {
+    const whole = total(other, first, end), factor = whole > 0 ? weight * total(saliency, first, end) / whole : 0;
+    for (let unit = first; unit < end; unit++) prior[unit] = factor * (other[unit] ?? 0);
   }
   return prior;
 }

@@ -24,7 +24,7 @@ export function createSaliency(table: UnitTable): Saliency {
       batches++;
       for (let unit = 0; unit < table.count; unit++) {
         const first = table.slotFirst[unit] ?? 0, end = first + (table.slotCount[unit] ?? 0);
-        const isGate = unit >= table.layerFirst;
+        const isGate = unit >= table.ranges.layers.first;
         sums[unit] = (sums[unit] ?? 0) + (isGate ? total(dz, first, end) ** 2 : total(squares, first, end));
       }
     },

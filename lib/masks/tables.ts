@@ -1,5 +1,5 @@
 // Packs a unit table as kernels read it, see kernels/shared/mask_tables.wgsl.
-import type { LayerPart, UnitTable } from "../units/table.ts";
+import { type LayerPart, placeOf, type UnitTable } from "../units/table.ts";
 
 /** Marks the absence of a unit, group or gate. */
 const NONE = 0xffffffff;
@@ -14,7 +14,7 @@ export function packTables(table: UnitTable): Uint32Array<ArrayBuffer> {
   const words = new Uint32Array(WORDS * (count + groups.length + LAYER_ROWS * layers.length));
   const costs = bitsOf(table.cost), groupCosts = bitsOf(groups.map(({ cost }) => cost));
   for (let unit = 0; unit < count; unit++) {
-    const slots = unit < table.layerFirst ? table.slotCount[unit] ?? 0 : 0, group = table.groupOf[unit] ?? -1;
+    const slots = unit < table.ranges.layers.first ? table.slotCount[unit] ?? 0 : 0, group = table.groupOf[unit] ?? -1;
     const first = table.slotFirst[unit] ?? 0;
     words.set([costs[unit] ?? 0, first, slots | boundOf(table, unit) << 16, group < 0 ? NONE : group], WORDS * unit);
   }
@@ -46,7 +46,7 @@ export function markHeld(table: UnitTable, words: Uint32Array, held: Uint8Array)
 export function ownersOfSlots(table: UnitTable): Uint32Array<ArrayBuffer> {
   const owners = new Uint32Array(2 * table.layout.count).fill(NONE);
   for (let unit = 0; unit < table.count; unit++) {
-    const isGate = unit >= table.layerFirst, first = table.slotFirst[unit] ?? 0;
+    const isGate = unit >= table.ranges.layers.first, first = table.slotFirst[unit] ?? 0;
     for (let slot = first; slot < first + (table.slotCount[unit] ?? 0); slot++) {
       if (!isGate || isReal(table, table.layer[unit] ?? 0, slot)) owners[2 * slot + (isGate ? 1 : 0)] = unit;
     }
@@ -60,9 +60,10 @@ function isReal({ spec, layout }: UnitTable, layer: number, slot: number): boole
   return slot < head + heads || slot >= ffn;
 }
 
-function boundOf({ layer, ffnFirst, hiddenFirst, layerFirst, layers }: UnitTable, unit: number): number {
-  if (unit >= hiddenFirst && unit < layerFirst) return 3 * layers.length;
-  return 3 * (layer[unit] ?? 0) + (unit < ffnFirst ? 0 : unit < hiddenFirst ? 1 : 2);
+function boundOf(table: UnitTable, unit: number): number {
+  const place = placeOf(table, unit);
+  if (place === "hidden") return 3 * table.layers.length;
+  return 3 * (table.layer[unit] ?? 0) + { attention: 0, ffn: 1, layers: 2 }[place];
 }
 
 function partRows(part: LayerPart, gate: number): number[][] {

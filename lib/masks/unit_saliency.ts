@@ -1,6 +1,6 @@
 // What the scores of one-shot methods are computed from: numbers for each unit, by several measures.
 import { CompressoError } from "../core/errors.ts";
-import type { UnitKind } from "../units/rules.ts";
+import type { UnitKind } from "../units/kinds/all.ts";
 import { kindOf, unitParameters, type UnitTable } from "../units/table.ts";
 
 /** What can be measured of every unit; see the field of each in {@link UnitSaliency}. */

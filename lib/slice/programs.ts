@@ -7,6 +7,7 @@ import type { Family } from "../families/family.ts";
 import type { GgufArch } from "../families/gguf_arch.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
+import { cutsAt, type UnitKind } from "../units/kinds/all.ts";
 import type { Layout } from "../units/layout.ts";
 
 const STOCK = [
@@ -69,16 +70,13 @@ export interface ExpectedPrograms {
 /** What loads the files of a cut in a layout, before it is known which units go: layers of a compact cut will differ. */
 export function expectedPrograms(
   spec: DecoderSpec,
-  { layout, units }: { readonly layout: Layout; readonly units: readonly string[] },
+  { layout, units }: { readonly layout: Layout; readonly units: readonly UnitKind[] },
 ): ExpectedPrograms {
-  const differ = layout === "compact" && spec.layers.length > 1 && units.some((unit) => WITHIN_LAYERS.includes(unit));
+  const differ = layout === "compact" && spec.layers.length > 1 && (cutsAt("attention", units) || cutsAt("ffn", units));
   const layers = spec.layers.map((layer, index) => differ && index === 0 ? { ...layer, ffn: layer.ffn - 1 } : layer);
   const after = { ...spec, layers };
   return { folder: folderPrograms(familyFor(after), after), gguf: expectedGguf(after), differ };
 }
-
-/** Units whose cut gives layers different widths. */
-const WITHIN_LAYERS: readonly string[] = ["heads", "kv", "ffn"];
 
 function expectedGguf(spec: DecoderSpec): string[] | null {
   try {

@@ -27,7 +27,8 @@ import {
   withBiases,
   withCounts,
 } from "../spec/decoder.ts";
-import { cannotCutHeads, cannotCutHidden } from "../units/rules.ts";
+import { hidden as hiddenKind } from "../units/kinds/hidden.ts";
+import { cannotCut, NORMS_OVER_HEADS } from "../units/kinds/kind.ts";
 import { cheapestGroupSize, type HeadGroup, planHeads } from "../units/head_groups.ts";
 import { type Constant, type LowRank, type Remap, remapSource } from "./remap.ts";
 
@@ -74,7 +75,7 @@ interface LayerPlan {
  * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up;
  *   without a gate on f(up), so into columns of down_proj), and z of hidden dims into columns of the embedding and rows
  *   of o_proj and down_proj. The head uses the embedding without z, so soft hidden masks untie it.
- * - With LayerNorm no hidden dim is cut, see `cannotCutHidden`.
+ * - With LayerNorm no hidden dim is cut, see lib/units/kinds/hidden.ts.
  * - RMSNorm with D of H dims kept: the masked mean runs over all H, and mean_H = (D/H)·mean_D. So w' = w·√(H/D) and
  *   ε' = ε·H/D.
  * - A factor of the embedding that grows with √H (Gemma) becomes that of D dims; the embedding takes √(H/D). With a
@@ -129,7 +130,9 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
     });
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
-  if (hidden && spec.norm === "layer") throw cannotCutHidden("cannot slice the model", "hidden masks of 0");
+  if (hidden && hiddenKind.misfit.isFor(spec)) {
+    throw cannotCut(hiddenKind.misfit, "cannot slice the model", "hidden masks of 0");
+  }
   refuseSomeHeads(spec, z);
   const hiddenScale = scaleOf(hiddenMask, kept);
   let isFirst = true;
@@ -214,7 +217,11 @@ function refuseSomeHeads(spec: DecoderSpec, z: Float32Array): void {
     const first = layout.layers[index]?.head ?? 0,
       cut = z.subarray(first, first + heads).filter((value) => value === 0);
     if (cut.length === 0 || cut.length === heads) return;
-    throw cannotCutHeads("cannot slice the model", `masks of 0 of ${cut.length} of ${heads} heads of layer ${index}`);
+    throw cannotCut(
+      NORMS_OVER_HEADS,
+      "cannot slice the model",
+      `masks of 0 of ${cut.length} of ${heads} heads of layer ${index}`,
+    );
   });
 }
 

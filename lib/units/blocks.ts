@@ -1,5 +1,5 @@
 // Blocks of units that are cut together, such as aligned FFN columns, in cutting order.
-import { type Selection, unitParameters, type UnitTable } from "./table.ts";
+import { partsOf, type Selection, unitParameters, type UnitTable } from "./table.ts";
 
 /** Units that are cut together, often only one. */
 export interface Block {
@@ -47,28 +47,21 @@ export function unitBlocks(
   scores: ArrayLike<number>,
   { held }: { readonly held?: HeldUnits | null | undefined } = {},
 ): Block[] {
-  const { hiddenFirst, layerFirst, count, layers, rules: { fit } } = table;
-  const blocks: Block[] = [];
-  const single = (from: number, to: number): void => {
-    for (let unit = from; unit < to; unit++) {
-      if (held?.flags[unit]) continue;
-      const layer = unit >= hiddenFirst && unit < layerFirst ? null : table.layer[unit] ?? 0;
-      blocks.push({ units: [unit], score: scores[unit] ?? 0, queue: null, layer, size: unitParameters(table, unit) });
+  const blocks = partsOf(table).flatMap(({ place, layer, first, count, step }): readonly Block[] => {
+    if (step > 1) {
+      const units = byScore(first, count, scores), name = layer === null ? place : `${place} ${layer}`;
+      return alignedBlocks(table, scores, { name, units, step, layer, held });
     }
-  };
-  const inSteps = (name: string, first: number, { width, step, layer }: Steps): void => {
-    if (step === 1) return single(first, first + width);
-    const units = byScore(first, width, scores);
-    blocks.push(...alignedBlocks(table, scores, { name, units, step, layer, held }));
-  };
-  layers.forEach(({ attention: { first, count: width, step } }, layer) => {
-    inSteps(`heads ${layer}`, first, { width, step, layer });
+    return Array.from({ length: count }, (_, index) => first + index).filter((unit) => !held?.flags[unit]).map((
+      unit,
+    ) => ({
+      units: [unit],
+      score: scores[unit] ?? 0,
+      queue: null,
+      layer: place === "hidden" ? null : table.layer[unit] ?? 0,
+      size: unitParameters(table, unit),
+    }));
   });
-  layers.forEach(({ ffn: { first, count: width, step } }, layer) => {
-    inSteps(`ffn ${layer}`, first, { width, step, layer });
-  });
-  inSteps("hidden", hiddenFirst, { width: layerFirst - hiddenFirst, step: fit.hidden, layer: null });
-  single(layerFirst, count);
   return sorted(blocks);
 }
 
@@ -77,12 +70,6 @@ export function sorted(blocks: readonly Block[]): Block[] {
   return [...blocks.keys()]
     .sort((a, b) => (blocks[a]?.score ?? 0) - (blocks[b]?.score ?? 0) || a - b)
     .flatMap((index) => blocks[index] ?? []);
-}
-
-interface Steps {
-  readonly width: number;
-  readonly step: number;
-  readonly layer: number | null;
 }
 
 /**

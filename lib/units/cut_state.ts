@@ -2,7 +2,7 @@
 import { type DecoderSpec, type LayerSpec, withCounts } from "../spec/decoder.ts";
 import { cheapestGroupSize } from "./head_groups.ts";
 import { livingLayers } from "./rules.ts";
-import type { LayerPart, Selection, UnitTable } from "./table.ts";
+import { placeOf, type Selection, type UnitTable } from "./table.ts";
 
 /** A model size as a sum over layers, such as parameters or file bytes. */
 export interface Measure {
@@ -60,20 +60,21 @@ export class CutState {
    * emptied unit by unit: it would still count as kept.
    */
   allows(unit: number): boolean {
-    const { hiddenFirst, layerFirst, rules: { minimum } } = this.#table;
+    const { ranges, rules: { minimum } } = this.#table, place = placeOf({ ranges }, unit);
     if (!this.kept[unit]) return false;
-    if (unit >= hiddenFirst && unit < layerFirst) return this.#hidden - 1 >= Math.max(1, minimum.hidden);
+    if (place === "hidden") return this.#hidden - 1 >= Math.max(1, minimum.hidden);
     const layer = this.#table.layer[unit] ?? 0;
     if (!this.#gate[layer]) return false;
-    if (unit >= layerFirst) {
+    if (place === "layers") {
       return this.#livingLayers - 1 >= Math.max(1, minimum.layers) &&
         this.#spares("attention", this.#widthOf("attention", layer)) &&
         this.#spares("ffn", this.#widthOf("ffn", layer));
     }
-    const name = this.#partName(unit), slots = this.#table.slotCount[unit] ?? 0;
+    const slots = this.#table.slotCount[unit] ?? 0;
     const left = this.#widthOf("attention", layer) + this.#widthOf("ffn", layer) - slots;
     if (left === 0 && minimum.layers > 0 && (this.#table.layers[layer]?.gate ?? -1) >= 0) return false;
-    return this.#widthOf(name, layer) - slots >= (this.#partOf(name, layer)?.minimum ?? 0) && this.#spares(name, slots);
+    const least = this.#table.layers[layer]?.[place].minimum ?? 0;
+    return this.#widthOf(place, layer) - slots >= least && this.#spares(place, slots);
   }
 
   drop(unit: number): void {
@@ -114,16 +115,16 @@ export class CutState {
   }
 
   #change(unit: number, sign: 1 | -1): void {
-    const { hiddenFirst, layerFirst, cost, slotCount, groupOf, groups } = this.#table;
+    const { cost, slotCount, groupOf, groups } = this.#table, place = placeOf(this.#table, unit);
     this.kept[unit] = sign > 0 ? 1 : 0;
-    if (unit >= hiddenFirst && unit < layerFirst) {
+    if (place === "hidden") {
       this.#hidden += sign;
       this.#sizes.fill(NaN);
       return;
     }
     const layer = this.#table.layer[unit] ?? 0;
     this.#sizes[layer] = NaN;
-    if (unit >= layerFirst) {
+    if (place === "layers") {
       this.#gate[layer] = sign > 0 ? 1 : 0;
       this.#perDim += sign * (this.#inside[layer] ?? 0);
       this.#livingLayers += sign;
@@ -139,25 +140,17 @@ export class CutState {
       // K and V are removed with the last head of their group and restored with the first.
       if (Math.min(before, alive) === 0) change += group.cost;
     }
-    const name = this.#partName(unit), slots = sign * (slotCount[unit] ?? 0);
+    const slots = sign * (slotCount[unit] ?? 0);
     this.#inside[layer] = (this.#inside[layer] ?? 0) + sign * change;
-    this.#width[name][layer] = this.#widthOf(name, layer) + slots;
+    this.#width[place][layer] = this.#widthOf(place, layer) + slots;
     if (!this.#gate[layer]) return;
     this.#perDim += sign * change;
-    this.#living[name] += slots;
+    this.#living[place] += slots;
   }
 
   /** Whether this many heads or columns may be cut without removing the last one of all layers. */
   #spares(name: PartName, slots: number): boolean {
     return slots === 0 || this.#living[name] > slots;
-  }
-
-  #partName(unit: number): PartName {
-    return unit < this.#table.ffnFirst ? "attention" : "ffn";
-  }
-
-  #partOf(name: PartName, layer: number): LayerPart | undefined {
-    return this.#table.layers[layer]?.[name];
   }
 
   #widthOf(name: PartName, layer: number): number {

@@ -1,7 +1,8 @@
 // Default multiples of kept widths, such that quantised matrices keep their type.
 import { blockOf, type GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
-import type { UnitKind, UnitRules } from "./rules.ts";
+import { cutsAt, type UnitKind } from "./kinds/all.ts";
+import type { UnitRules } from "./rules.ts";
 
 /** Multiple of a kept width by default: the values in a block of most types, and what kernels of most programs divide by. */
 const USUAL = 32;
@@ -33,10 +34,10 @@ export function fittingWidths(
     const narrowest = Math.min(...widths);
     return (block > 1 ? narrowest > USUAL : narrowest >= NARROW) ? USUAL : 1;
   };
-  const align = units.includes("ffn") ? multipleOf(layers.flatMap(({ ffn }) => ffn > 0 ? [ffn] : [])) : 1;
-  const dims = units.includes("hidden") ? multipleOf([hidden]) : align;
+  const align = cutsAt("ffn", units) ? multipleOf(layers.flatMap(({ ffn }) => ffn > 0 ? [ffn] : [])) : 1;
+  const dims = cutsAt("hidden", units) ? multipleOf([hidden]) : align;
   const living = layers.filter(({ heads }) => heads > 0), widths = living.map(({ heads }) => heads * headDim);
-  const cutsHeads = living.length > 0 && (units.includes("kv") || units.includes("heads"));
+  const cutsHeads = living.length > 0 && cutsAt("attention", units);
   const rows = [block, USUAL].find((size) => block >= size && widths.every((width) => width % size === 0)) ?? 1;
   const heads = cutsHeads ? rows / common(rows, headDim) : 1;
   // Groups are cut whole, so a block may be several of them.

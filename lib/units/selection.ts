@@ -288,8 +288,8 @@ function groupScores({ groups, groupOf }: UnitTable, scores: ArrayLike<number>):
  * their scores.
  */
 function largestLayers(table: UnitTable, scores: ArrayLike<number>): Float64Array<ArrayBuffer> {
-  const { count, layerFirst } = table;
-  const rest = byScore(0, layerFirst, scores), gates = byScore(layerFirst, count - layerFirst, scores);
+  const { count, ranges: { layers: { first } } } = table;
+  const rest = byScore(0, first, scores), gates = byScore(first, count - first, scores);
   const size = new Map(gates.map((gate) => [gate, unitParameters(table, gate)]));
   const places = new Float64Array(count);
   [...gates.toSorted((a, b) => (size.get(b) ?? 0) - (size.get(a) ?? 0)), ...rest].forEach((unit, place) => {

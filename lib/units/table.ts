@@ -1,23 +1,12 @@
 // The unit table: what each mask cuts and how many parameters it saves.
-import { CompressoError } from "../core/errors.ts";
-import { type MaskValues, type SlotLayout, slotLayout } from "../nn/mask_slots.ts";
+import { refuse } from "../core/errors.ts";
+import { existing } from "../core/guards.ts";
+import { type MaskValues, type SlotLayout, slotLayout, unpackMasks } from "../nn/mask_slots.ts";
 import { type DecoderSpec, ffnMatrices, type LayerSpec } from "../spec/decoder.ts";
-import {
-  cannotCutHeads,
-  cannotCutHidden,
-  cannotCutLayers,
-  checkAnyUnits,
-  checkKinds,
-  headStep,
-  headUnits,
-  leastFfn,
-  livingLayers,
-  nextNarrower,
-  type ResolvedRules,
-  resolveRules,
-  type UnitKind,
-  type UnitRules,
-} from "./rules.ts";
+import { checkKinds, recordOf, type UnitKind } from "./kinds/all.ts";
+import { checkAnyUnits } from "./kinds/checks.ts";
+import { cannotCut, type KindRecord, type Place, PLACES } from "./kinds/kind.ts";
+import { leastFfn, livingLayers, nextNarrower, type ResolvedRules, resolveRules, type UnitRules } from "./rules.ts";
 
 /** Units with shared parameters: K and V of a KV group are kept while any head of the group is. */
 export interface UnitGroup {
@@ -61,7 +50,17 @@ export interface LayerUnits {
   readonly gate: number;
 }
 
-/** The units of a model, in order: heads or KV groups by layer, FFN columns by layer, hidden dims, whole layers. */
+/** The units at a place. */
+export interface UnitRange {
+  /** Their kind; null if the place is not cut. */
+  readonly kind: UnitKind | null;
+  /** First unit. */
+  readonly first: number;
+  /** Index after the last unit; equal to `first` if there are none. */
+  readonly end: number;
+}
+
+/** The units of a model, by place in the order of {@link PLACES}, and by layer within attention and FFN. */
 export interface UnitTable {
   /** Shape of the unpruned model. */
   readonly spec: DecoderSpec;
@@ -71,12 +70,8 @@ export interface UnitTable {
   readonly rules: ResolvedRules;
   /** Number of units. */
   readonly count: number;
-  /** Index of the first FFN column. */
-  readonly ffnFirst: number;
-  /** Index of the first hidden dim; equal to `layerFirst` if hidden dims are not pruned. */
-  readonly hiddenFirst: number;
-  /** Index of the first unit that is a whole layer; equal to `count` if layers are not cut. */
-  readonly layerFirst: number;
+  /** Units of each place. */
+  readonly ranges: Readonly<Record<Place, UnitRange>>;
   /** Parameters per hidden dim of a head (or KV group) or FFN column; 0 for other units. */
   readonly cost: Float32Array;
   /**
@@ -121,59 +116,47 @@ interface Row {
  */
 export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules = {}): UnitTable {
   const set = maskedKinds(kinds), resolved = resolveRules(spec, rules);
-  if (set.has("hidden") && spec.norm === "layer") {
-    throw cannotCutHidden("cannot prune hidden", "this model has LayerNorm");
+  const byPlace = new Map<Place | null, UnitKind>();
+  for (const kind of set) {
+    const { misfit, place } = recordOf(kind);
+    if (misfit?.isFor(spec)) throw cannotCut(misfit, `cannot prune ${kind}`);
+    byPlace.set(place, kind);
   }
-  if (set.has("layers") && spec.normPlaces === "residual") {
-    throw cannotCutLayers("cannot prune layers", "this model has norms of the residual stream");
-  }
-  for (const kind of ["heads", "kv"] as const) {
-    if (!set.has(kind) || spec.qkNorm !== "whole") continue;
-    throw cannotCutHeads(`cannot prune ${kind}`, "this model has norms over the whole width of q and k");
-  }
-  const { protect, minimum, align, fit, rest } = resolved, layout = slotLayout(spec);
+  const { protect, minimum, fit, rest } = resolved, layout = slotLayout(spec);
   const rows: Row[] = [], groups: UnitGroup[] = [];
+  const ends: number[] = [], has = (place: Place): boolean => byPlace.has(place);
+  const heads = byPlace.has("attention") ? recordOf(existing(byPlace.get("attention"), "kind")) : null;
   const attention = spec.layers.map((layer, index) => {
-    const own = set.has("kv") ? "kv" : set.has("heads") ? "heads" : null;
-    const kind = own !== null && !protect.has(index) && headUnits(spec, own) > 1 ? own : null;
+    const kind = heads && !protect.has(index) && heads.count(spec) > 1 ? heads : null;
     return attentionPart(layer, { index, rows, groups, kind, spec, slot: layout.layers[index]?.head ?? 0, resolved });
   });
-  const ffnFirst = rows.length;
-  const least = leastFfn(spec, minimum), matrices = ffnMatrices(spec);
-  const ffn = spec.layers.map(({ ffn: width }, layer): LayerPart => {
-    const first = rows.length, slot = layout.layers[layer]?.ffn ?? 0;
-    const isCut = set.has("ffn") && !protect.has(layer) && nextNarrower(width, { align, least }) >= 0;
-    const stays = isCut ? Math.ceil(minimum.ffn / align) * align : width;
-    for (let c = 0; isCut && c < width; c++) rows.push({ cost: matrices, slot: slot + c, slots: 1, layer, group: -1 });
-    return {
-      first,
-      count: rows.length - first,
-      firstGroup: 0,
-      groupCount: 0,
-      fixed: isCut ? 0 : matrices * width,
-      total: matrices * width,
-      step: align,
-      minimum: stays,
-      least: matrices * stays,
-    };
-  });
-  const hiddenFirst = rows.length;
-  if (set.has("hidden") && nextNarrower(spec.hidden, { align: fit.hidden, least: Math.max(1, minimum.hidden) }) > 0) {
-    for (let d = 0; d < spec.hidden; d++) {
-      rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
-    }
+  ends.push(rows.length);
+  const ffn = spec.layers.map(({ ffn: width }, layer) =>
+    ffnPart(width, { layer, rows, slot: layout.layers[layer]?.ffn ?? 0, isCut: has("ffn"), spec, resolved })
+  );
+  ends.push(rows.length);
+  const isNarrower = nextNarrower(spec.hidden, { align: fit.hidden, least: Math.max(1, minimum.hidden) }) > 0;
+  for (let d = 0; has("hidden") && isNarrower && d < spec.hidden; d++) {
+    rows.push({ cost: 0, slot: layout.hidden + d, slots: 1, layer: 0, group: -1 });
   }
-  const layerFirst = rows.length;
+  ends.push(rows.length);
   const parts = spec.layers.map((layer, index): LayerUnits => {
     const own = { attention: attention[index] ?? ABSENT, ffn: ffn[index] ?? ABSENT };
-    const isCut = set.has("layers") && !protect.has(index) && own.attention.total + own.ffn.total > 0 &&
+    const isCut = has("layers") && !protect.has(index) && own.attention.total + own.ffn.total > 0 &&
       livingLayers(spec) > Math.max(1, minimum.layers);
     if (!isCut) return { ...own, gate: -1 };
     const { head = 0, ffn: column = 0 } = layout.layers[index] ?? {};
     rows.push({ cost: 0, slot: head, slots: column + layer.ffn - head, layer: index, group: -1 });
     return { ...own, gate: rows.length - 1 };
   });
-  checkAnyUnits(spec, resolved, unitsByKind(set, { ffnFirst, hiddenFirst, layerFirst, count: rows.length }));
+  const range = (at: number): UnitRange => ({
+    kind: byPlace.get(PLACES[at] ?? null) ?? null,
+    first: ends[at - 1] ?? 0,
+    end: ends[at] ?? rows.length,
+  });
+  const ranges = { attention: range(0), ffn: range(1), hidden: range(2), layers: range(3) };
+  const counts = Object.values(ranges).flatMap(({ kind, first, end }) => kind ? [[kind, end - first] as const] : []);
+  checkAnyUnits(spec, resolved, new Map(counts));
   const perDim = parts.reduce((sum, part) => sum + part.attention.total + part.ffn.total, rest);
   const fixed = parts.reduce((sum, part) => part.gate < 0 ? sum + part.attention.fixed + part.ffn.fixed : sum, rest);
   return {
@@ -181,9 +164,7 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
     kinds: set,
     rules: resolved,
     count: rows.length,
-    ffnFirst,
-    hiddenFirst,
-    layerFirst,
+    ranges,
     cost: Float32Array.from(rows, (row) => row.cost),
     slotFirst: Uint32Array.from(rows, (row) => row.slot),
     slotCount: Uint32Array.from(rows, (row) => row.slots),
@@ -197,21 +178,44 @@ export function unitTable(spec: DecoderSpec, kinds: readonly UnitKind[], rules: 
   };
 }
 
+/** Place of a unit. */
+export function placeOf({ ranges }: Pick<UnitTable, "ranges">, unit: number): Place {
+  return PLACES.find((place) => unit < ranges[place].end) ?? "layers";
+}
+
 /** Kind of a unit. */
-export function kindOf({ kinds, ffnFirst, hiddenFirst, layerFirst }: UnitTable, unit: number): UnitKind {
-  if (unit >= layerFirst) return "layers";
-  if (unit >= hiddenFirst) return "hidden";
-  return unit >= ffnFirst ? "ffn" : kinds.has("kv") ? "kv" : "heads";
+export function kindOf({ ranges }: Pick<UnitTable, "ranges">, unit: number): UnitKind {
+  return existing(ranges[placeOf({ ranges }, unit)].kind, `kind of unit ${unit}`);
+}
+
+/** Units that are compared with each other: of the attention or the FFN of one layer, all hidden dims, or all gates. */
+export interface UnitPart {
+  readonly place: Place;
+  /** Their layer; null if they are of the whole model. */
+  readonly layer: number | null;
+  readonly first: number;
+  readonly count: number;
+  /** Units that are cut together. */
+  readonly step: number;
+}
+
+/** The parts of a table, in the order of its units. */
+export function partsOf({ ranges, layers, rules: { fit } }: UnitTable): readonly UnitPart[] {
+  return PLACES.flatMap((place): readonly UnitPart[] => {
+    if (place === "attention" || place === "ffn") return layers.map((own, layer) => ({ place, layer, ...own[place] }));
+    const { first, end } = ranges[place];
+    return [{ place, layer: null, first, count: end - first, step: place === "hidden" ? fit.hidden : 1 }];
+  });
 }
 
 /** Parameters saved by cutting a unit alone. */
 export function unitParameters(table: UnitTable, unit: number): number {
-  const { hidden } = table.spec;
-  if (unit >= table.layerFirst) {
+  const { ranges, spec: { hidden } } = table;
+  if (unit >= ranges.layers.first) {
     const part = table.layers[table.layer[unit] ?? 0];
     return ((part?.attention.total ?? 0) + (part?.ffn.total ?? 0)) * hidden;
   }
-  if (unit >= table.hiddenFirst) return table.total / hidden;
+  if (unit >= ranges.hidden.first) return table.total / hidden;
   const group = table.groups[table.groupOf[unit] ?? -1];
   return ((table.cost[unit] ?? 0) + (group ? group.cost / group.count : 0)) * hidden;
 }
@@ -219,18 +223,12 @@ export function unitParameters(table: UnitTable, unit: number): number {
 /** Mask values z of a selection. */
 export function selectionMasks(table: UnitTable, kept: Selection): Required<MaskValues> {
   checkPerUnit(table, kept, "units");
-  const { spec } = table;
   const slots = new Float32Array(table.layout.count).fill(1);
   for (let unit = 0; unit < table.count; unit++) {
     const first = table.slotFirst[unit] ?? 0;
     if (!kept[unit]) slots.fill(0, first, first + (table.slotCount[unit] ?? 0));
   }
-  const pick = (from: number, count: number): number[] => [...slots.subarray(from, from + count)];
-  return {
-    head: Float32Array.from(spec.layers.flatMap(({ heads }, l) => pick(table.layout.layers[l]?.head ?? 0, heads))),
-    ffn: Float32Array.from(spec.layers.flatMap(({ ffn }, l) => pick(table.layout.layers[l]?.ffn ?? 0, ffn))),
-    hidden: Float32Array.from(pick(table.layout.hidden, spec.hidden)),
-  };
+  return unpackMasks(table.spec, table.layout, slots);
 }
 
 /**
@@ -243,8 +241,7 @@ export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, wh
   let broken = values.length === count ? 0 : count;
   while (broken < count && !Number.isNaN(values[broken])) broken++;
   if (broken === count && values.length === count) return;
-  throw new CompressoError("usage", {
-    what: `cannot use these ${what}`,
+  refuse("usage", `cannot use these ${what}`, {
     rule: `there is a number for each of the ${count} units of the table`,
     value: values.length === count ? `NaN for unit ${broken}` : `${values.length} numbers`,
     fix: "make them from the same table, or one of the same kinds and rules",
@@ -253,11 +250,9 @@ export function checkPerUnit({ count }: UnitTable, values: ArrayLike<number>, wh
 
 /** Name of a unit in messages. */
 export function unitName(table: UnitTable, unit: number): string {
-  const layer = table.layer[unit] ?? 0, part = table.layers[layer];
-  if (unit >= table.layerFirst) return `layer ${layer}`;
-  if (unit >= table.hiddenFirst) return `hidden dim ${unit - table.hiddenFirst}`;
-  if (unit >= table.ffnFirst) return `FFN column ${unit - (part?.ffn.first ?? 0)} of layer ${layer}`;
-  return `${table.kinds.has("kv") ? "KV group" : "head"} ${unit - (part?.attention.first ?? 0)} of layer ${layer}`;
+  const layer = table.layer[unit] ?? 0, place = placeOf(table, unit), { first } = table.ranges[place];
+  const own = place === "attention" || place === "ffn" ? table.layers[layer]?.[place].first ?? 0 : first;
+  return recordOf(kindOf(table, unit)).nameOf(unit - own, layer);
 }
 
 /**
@@ -290,29 +285,24 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
   readonly rows: Row[];
   readonly groups: UnitGroup[];
   /** How the heads are cut; null if they are not. */
-  readonly kind: "heads" | "kv" | null;
+  readonly kind: KindRecord | null;
   readonly spec: DecoderSpec;
   /** Slot of the first head. */
   readonly slot: number;
   readonly resolved: ResolvedRules;
 }): LayerPart {
-  const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0;
+  const { heads, kvHeads } = layer, share = kvHeads > 0 ? heads / kvHeads : 0, width = kind?.headsOf?.(layer) ?? 1;
   const first = rows.length, firstGroup = groups.length, total = 2 * headDim * (heads + kvHeads);
   const part = { first, firstGroup, total }, least = resolved.minimum.heads;
-  const step = kind === null ? 1 : headStep(layer, kind, resolved);
+  const step = kind === null ? 1 : headStep(width, { share, fit: resolved.fit.heads });
   if (kind === null || nextNarrower(heads, { align: step, least }) < 0) {
     return { ...part, count: 0, groupCount: 0, fixed: total, step: 1, minimum: heads, least: total };
   }
-  for (let g = 0; g < kvHeads; g++) {
-    if (kind === "kv" || share === 1) {
-      rows.push({ cost: 2 * headDim * (share + 1), slot: slot + g * share, slots: share, layer: index, group: -1 });
-      continue;
-    }
-    groups.push({ first: rows.length, count: share, cost: 2 * headDim });
-    for (let h = 0; h < share; h++) {
-      const at = slot + g * share + h;
-      rows.push({ cost: 2 * headDim, slot: at, slots: 1, layer: index, group: groups.length - 1 });
-    }
+  for (let at = 0; at < heads; at += width) {
+    // Heads that share K and V form a group, whose K and V are cut with the last of them.
+    if (width < share && at % share === 0) groups.push({ first: rows.length, count: share / width, cost: 2 * headDim });
+    const cost = 2 * headDim * (width + (width < share ? 0 : width / share));
+    rows.push({ cost, slot: slot + at, slots: width, layer: index, group: width < share ? groups.length - 1 : -1 });
   }
   const minimum = Math.ceil(least / step) * step, started = Math.ceil(minimum / share);
   return {
@@ -320,29 +310,48 @@ function attentionPart(layer: LayerSpec, { index, rows, groups, kind, spec: { he
     count: rows.length - first,
     groupCount: groups.length - firstGroup,
     fixed: 0,
-    step: kind === "kv" ? step / share : step,
+    step: step / width,
     minimum,
     least: 2 * headDim * (minimum + started),
   };
 }
 
-/** The kinds that have masks. A run that cuts the vocabulary alone has those of FFN columns, and keeps all of them. */
-function maskedKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
-  const masked = new Set([...checkKinds(kinds)].filter((kind) => kind !== "vocab"));
-  return masked.size > 0 ? masked : new Set(["ffn"]);
+/** Query heads that are cut at once in a layer: those of a unit or, if K and V are cut with it, a multiple of `fit`. */
+function headStep(width: number, { share, fit }: { readonly share: number; readonly fit: number }): number {
+  if (width < share) return width;
+  let step = width;
+  while (step % fit !== 0) step += width;
+  return step;
 }
 
-function unitsByKind(
-  kinds: ReadonlySet<UnitKind>,
-  { ffnFirst, hiddenFirst, layerFirst, count }: Pick<UnitTable, "ffnFirst" | "hiddenFirst" | "layerFirst" | "count">,
-): Map<UnitKind, number> {
-  const counts: Readonly<Record<UnitKind, number>> = {
-    heads: ffnFirst,
-    kv: ffnFirst,
-    ffn: hiddenFirst - ffnFirst,
-    hidden: layerFirst - hiddenFirst,
-    layers: count - layerFirst,
-    vocab: 0,
+/** Adds the FFN columns of a layer to `rows`. */
+function ffnPart(width: number, { layer, rows, slot, isCut, spec, resolved: { protect, minimum, align } }: {
+  readonly layer: number;
+  readonly rows: Row[];
+  /** Slot of the first column. */
+  readonly slot: number;
+  readonly isCut: boolean;
+  readonly spec: DecoderSpec;
+  readonly resolved: ResolvedRules;
+}): LayerPart {
+  const first = rows.length, matrices = ffnMatrices(spec), least = leastFfn(spec, minimum);
+  const falls = isCut && !protect.has(layer) && nextNarrower(width, { align, least }) >= 0;
+  const stays = falls ? Math.ceil(minimum.ffn / align) * align : width;
+  for (let c = 0; falls && c < width; c++) rows.push({ cost: matrices, slot: slot + c, slots: 1, layer, group: -1 });
+  return {
+    ...ABSENT,
+    first,
+    count: rows.length - first,
+    fixed: falls ? 0 : matrices * width,
+    total: matrices * width,
+    step: align,
+    minimum: stays,
+    least: matrices * stays,
   };
-  return new Map([...kinds].map((kind) => [kind, counts[kind]]));
+}
+
+/** The kinds that have masks. A run that cuts the vocabulary alone has those of FFN columns, and keeps all of them. */
+function maskedKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
+  const masked = new Set([...checkKinds(kinds)].filter((kind) => recordOf(kind).place !== null));
+  return masked.size > 0 ? masked : new Set(["ffn"]);
 }

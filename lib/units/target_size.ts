@@ -16,7 +16,7 @@ import { type Block, byScore, sorted, unitBlocks } from "./blocks.ts";
 import { hardSparsity, leastSize, selectUnits, type SizeTarget, tryChoose } from "./selection.ts";
 import type { Measure } from "./cut_state.ts";
 import { allRows, uniformCounts, uniformSelection } from "./uniform.ts";
-import { type Selection, unitParameters, type UnitTable } from "./table.ts";
+import { partsOf, type Selection, unitParameters, type UnitTable } from "./table.ts";
 
 /** Counts parameters like `parameterCount`: embedding, norms and head included, a tied head once. */
 export function parameterMeasure(spec: DecoderSpec): Measure {
@@ -116,18 +116,14 @@ function evenSelection(table: UnitTable, size: SizeTarget): Selection {
 
 /** The position of each unit in its part; for a head, the position of its group. */
 function evenScores(table: UnitTable): Float64Array {
-  const { hiddenFirst, layerFirst, count } = table, scores = new Float64Array(table.count);
+  const scores = new Float64Array(table.count);
   const spread = (first: number, width: number): void =>
     byScore(first, width, []).forEach((unit, place) => scores[unit] = (place + 0.5) / width);
-  for (const { attention, ffn } of table.layers) {
-    if (attention.groupCount === 0) spread(attention.first, attention.count);
-    for (let place = 0; place < attention.groupCount; place++) {
-      const { first = 0, count: heads = 0 } = table.groups[attention.firstGroup + place] ?? {};
-      scores.fill((place + 0.5) / attention.groupCount, first, first + heads);
-    }
-    spread(ffn.first, ffn.count);
+  for (const { first, count } of partsOf(table)) spread(first, count);
+  for (const { attention: { firstGroup, groupCount } } of table.layers) {
+    table.groups.slice(firstGroup, firstGroup + groupCount).forEach(({ first, count }, place) =>
+      scores.fill((place + 0.5) / groupCount, first, first + count)
+    );
   }
-  spread(hiddenFirst, layerFirst - hiddenFirst);
-  spread(layerFirst, count - layerFirst);
   return scores;
 }

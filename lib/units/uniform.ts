@@ -5,7 +5,9 @@ import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "./layout.ts";
 import { type Block, byScore, type Queue, sorted } from "./blocks.ts";
 import { choose, hardSparsity, leastSize, mostSparsity, selectedSpec, type SelectOptions } from "./selection.ts";
-import { NothingToCutError, type UnitKind, type UnitRules } from "./rules.ts";
+import { cutsAt, placeOfKind, recordOf, type UnitKind } from "./kinds/all.ts";
+import { NothingToCutError } from "./kinds/checks.ts";
+import type { UnitRules } from "./rules.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "./table.ts";
 
 /** Final widths of all layers. */
@@ -79,7 +81,7 @@ export function tableOf(
     readonly layout: Layout;
   },
 ): UnitTable {
-  const heads = fixedHeads(spec), kind = units.find((unit) => unit === "heads" || unit === "kv");
+  const heads = fixedHeads(spec), kind = units.find((unit) => placeOfKind(unit) === "attention");
   if (layout === "uniform" && heads !== null && kind) {
     throw new CompressoError("usage", {
       what: `cannot prune ${kind} of this model with the layout uniform`,
@@ -174,8 +176,8 @@ export function uniformSelection(table: UnitTable, scores: ArrayLike<number>, co
     groups.slice(0, Math.max(0, groups.length - lives)).forEach(cut);
     cut(byScore(ffn.first, ffn.count, scores).slice(0, Math.max(0, ffn.count - counts.ffn)));
   });
-  const { hiddenFirst, layerFirst } = table, dims = layerFirst - hiddenFirst;
-  cut(byScore(hiddenFirst, dims, scores).slice(0, Math.max(0, dims - counts.hidden)));
+  const { first, end } = table.ranges.hidden, dims = end - first;
+  cut(byScore(first, dims, scores).slice(0, Math.max(0, dims - counts.hidden)));
   return kept;
 }
 
@@ -186,13 +188,14 @@ interface RowQueue extends Pick<Queue, "name"> {
 }
 
 function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
-  const { kinds, layers, spec, hiddenFirst, layerFirst, rules: { align, fit } } = table;
-  if (kinds.has("layers")) throw impossible("whole layers are not among the units", [...kinds].join(", "));
+  const { kinds, layers, spec, ranges: { hidden }, rules: { align, fit } } = table;
+  const whole = [...kinds].find((kind) => recordOf(kind).isOnePerLayer);
+  if (whole) throw impossible(`whole ${recordOf(whole).many} are not among the units`, [...kinds].join(", "));
   const queues: RowQueue[] = [];
   const shares = new Set(spec.layers.map(({ heads, kvHeads }) => kvHeads > 0 ? heads / kvHeads : 0));
   if (shares.size > 1) throw impossible("all layers have as many heads to a KV head", [...shares].join(", "));
   const heads = layers.map((_, layer) => headGroups(table, scores, layer));
-  const isCut = kinds.has("heads") || kinds.has("kv");
+  const isCut = cutsAt("attention", kinds);
   checkAlike(spec.layers.map((layer) => layer.heads), { name: "heads", isCut, units: heads });
   if (isCut) {
     const queue = rowsOf("heads", heads, layers[0]?.attention.step ?? 1);
@@ -229,7 +232,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
     queues.push(queue);
   }
   if (kinds.has("hidden")) {
-    const dims = byScore(hiddenFirst, layerFirst - hiddenFirst, scores).map((unit) => [unit]);
+    const dims = byScore(hidden.first, hidden.end - hidden.first, scores).map((unit) => [unit]);
     queues.push(rowsOf("hidden", [dims], fit.hidden));
   }
   return queues;

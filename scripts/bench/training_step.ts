@@ -2,7 +2,7 @@
 import { Plan, type RunOptions } from "../../lib/gpu/plan.ts";
 import type { Projection } from "../../lib/spec/decoder.ts";
 import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { randomU32 } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";

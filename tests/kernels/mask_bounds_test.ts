@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { momentFloats } from "../../lib/masks/learner.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
-import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
+import type { UnitRules } from "../../lib/units/rules.ts";
 import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { aliveOf, decoder, layerSparsityOf, sparsityOf, UNEVEN } from "../units/helpers/decoders.ts";
 import { random } from "./helpers/cells.ts";
@@ -45,7 +46,7 @@ Deno.test("without tracking goals of layers and parts are met, and all else stay
       if (goal !== null) assert.ok(Math.abs(layerSparsityOf(units, chances(whole), layer) - goal) < 1e-4, `${layer}`);
     }
     const isFree = (unit: number): boolean =>
-      unit >= units.hiddenFirst || (goals[units.layer[unit] ?? 0] ?? null) === null;
+      unit >= units.ranges.hidden.first || (goals[units.layer[unit] ?? 0] ?? null) === null;
     whole.forEach((value, unit) => isFree(unit) && assert.equal(value, start[unit], `unit ${unit}`));
     const apart = await after(({ learner }) => learner.setPartGoals(parts));
     for (let layer = 0; layer < DEEP.layers.length; layer++) {
@@ -74,7 +75,7 @@ Deno.test("a layer with a goal of its own meets it by one shift, and the others 
       assert.ok(Math.abs(sparsityOf(units, p) - 0.3) < 1e-4, `${sparsityOf(units, p)}: ${what}`);
       assert.ok(Math.abs((constraint[7] ?? NaN) - 0.3) < 1e-4);
       const moves = shifts(start, logAlpha),
-        isDim = (u: number): boolean => u >= units.hiddenFirst && u < units.layerFirst;
+        isDim = (u: number): boolean => u >= units.ranges.hidden.first && u < units.ranges.layers.first;
       const groups = Map.groupBy(moves.keys(), (u) => {
         const layer = units.layer[u] ?? NaN;
         return !isDim(u) && goals[layer] !== null ? layer : "free";
@@ -200,7 +201,7 @@ Deno.test("no part is expected to become smaller than what must stay of it, and 
     const units = table(kinds, { minimum }), start = startOf(units, 6);
     // A layer, the hidden dims and the gates that a common shift would cut to the bone.
     for (let u = 0; u < units.count; u++) {
-      if (units.layer[u] === 2 || u >= units.hiddenFirst) start[u] = (start[u] ?? 0) - 4;
+      if (units.layer[u] === 2 || u >= units.ranges.hidden.first) start[u] = (start[u] ?? 0) - 4;
     }
     using setup = createRig(device, units);
     const { logAlpha } = await setup.step({
@@ -296,7 +297,7 @@ Deno.test("a goal of the whole that free units cannot meet for some steps keeps 
 Deno.test("a layer's goal is met by its FFN where its attention is far open, and a gate beside held units does not run away", async () => {
   const state = { ...NOISE, target: 0.3, tracking: 1 };
   const open = table(["kv", "ffn"]), start = startOf(open, 11);
-  for (let u = 0; u < open.ffnFirst; u++) start[u] = (start[u] ?? 0) + 70;
+  for (let u = 0; u < open.ranges.ffn.first; u++) start[u] = (start[u] ?? 0) + 70;
   using setup = createRig(device, open);
   setup.learner.setLayerGoals([null, 0.2, null, null, null]);
   const { logAlpha } = await setup.step({ state, logAlpha: start, lambda: [0, 0] });

@@ -33,7 +33,7 @@ Deno.test("mask_written gives each unit the z of its first slot, no slope, and l
       rows: units + 1,
       stride: 4,
       want(unit, part): Cell {
-        const own = unit < table.layerFirst ? z[table.slotFirst[unit] ?? NaN] ?? NaN : 1;
+        const own = unit < table.ranges.layers.first ? z[table.slotFirst[unit] ?? NaN] ?? NaN : 1;
         const stays = before[4 * unit + part] ?? NaN, values = [own, 0, stays, 0];
         return { value: unit === units ? stays : values[part] ?? NaN, bound: 0 };
       },

@@ -301,7 +301,7 @@ Deno.test("mask_update moves log α with the logarithm of a unit's running squar
     // No rate and no goal: nothing else moves log α.
     const state = { ...NOISE, target: -1, maskRate: 0, maskUpdates: 1 };
     const { logAlpha, moments } = await setup.step({ state, dz, logAlpha: start });
-    for (let unit = 0; unit < table.layerFirst; unit++) {
+    for (let unit = 0; unit < table.ranges.layers.first; unit++) {
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
       const square = dz.subarray(slots + first, slots + end).reduce((sum, value) => sum + value, prior[unit] ?? NaN);
       const past = Math.max(1e-30, saliency[unit] ?? NaN), now = memory * past + (1 - memory) * square;

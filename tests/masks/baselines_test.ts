@@ -4,7 +4,7 @@ import { type HfSource } from "../../lib/formats/hf/model.ts";
 import { openHfFolder } from "../disk.ts";
 import { type DecoderSpec, projectionName, PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { magnitudeScores, rankWithin } from "../../lib/masks/baselines.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { selectUnits } from "../../lib/units/selection.ts";
 import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 
@@ -38,7 +38,7 @@ Deno.test("magnitudeScores() of an FFN column is the mean square of its gate row
     ...up.subarray(column * hidden, (column + 1) * hidden),
     ...Array.from({ length: hidden }, (_, row) => down[row * ffn + column] ?? NaN),
   ];
-  assertNear(scores[table.ffnFirst + (spec.layers[0]?.ffn ?? 0) + column], meanSquare(own));
+  assertNear(scores[table.ranges.ffn.first + (spec.layers[0]?.ffn ?? 0) + column], meanSquare(own));
 });
 
 Deno.test("magnitudeScores() of a KV group covers its query heads, its K and V, and their output columns", async () => {
@@ -79,9 +79,9 @@ Deno.test("magnitudeScores() of a whole layer is the mean square of its weights,
   const table = unitTable(spec, ["layers", "hidden"], { rest: 50, protect: [0] });
   const scores = await magnitudeScores(source, table), layer = 2, own: number[] = [];
   for (const name of PROJECTIONS) own.push(...await source.read(projectionName(layer, name)));
-  assertNear(scores[table.layerFirst + layer - 1], meanSquare(own));
+  assertNear(scores[table.ranges.layers.first + layer - 1], meanSquare(own));
   const plain = await magnitudeScores(source, unitTable(spec, ["hidden"]));
-  assertNear(scores[table.hiddenFirst + 5], plain[5] ?? NaN);
+  assertNear(scores[table.ranges.hidden.first + 5], plain[5] ?? NaN);
 });
 
 Deno.test("rankWithin() gives every layer and kind the same places, in the order of the scores", async () => {
@@ -91,10 +91,16 @@ Deno.test("rankWithin() gives every layer and kind the same places, in the order
     // Scales that differ by layer and kind, as one ranking through all would be hit by; every fifth score is a tie.
     const scores = Float64Array.from(
       { length: table.count },
-      (_, unit) => 10 ** ((table.layer[unit] ?? 0) - (unit < table.ffnFirst ? 3 : 0)) * ((unit * 7919) % 13 || 1),
+      (_, unit) =>
+        10 ** ((table.layer[unit] ?? 0) - (unit < table.ranges.ffn.first ? 3 : 0)) * ((unit * 7919) % 13 || 1),
     );
     const ranks = rankWithin(table, scores);
-    const { ffnFirst, hiddenFirst, layerFirst, count } = table;
+    const {
+      ranges: { ffn: { first: ffnFirst } },
+      ranges: { hidden: { first: hiddenFirst } },
+      ranges: { layers: { first: layerFirst } },
+      count,
+    } = table;
     const ranges = [[0, ffnFirst], [ffnFirst, hiddenFirst], [hiddenFirst, layerFirst], [layerFirst, count]] as const;
     for (const [kind, [first, end]] of ranges.entries()) {
       const all = Array.from({ length: end - first }, (_, i) => first + i);
@@ -114,7 +120,7 @@ Deno.test("rankWithin() gives every layer and kind the same places, in the order
 Deno.test("where a target ends between equal places, the layers that lose a unit are spread over the model", async () => {
   const { spec } = await openHfFolder(MODEL), layers = Array.from({ length: 8 }, () => spec.layers[0] ?? assert.fail());
   const table = unitTable({ ...spec, layers }, ["heads"]), ranks = rankWithin(table, new Uint8Array(table.count));
-  const each = table.ffnFirst / layers.length;
+  const each = table.ranges.ffn.first / layers.length;
   // Half of the layers lose their first head.
   const kept = selectUnits(table, ranks, { target: 4 * 2 * spec.headDim * spec.hidden / table.total });
   const lost = layers.flatMap((_, layer) => kept.subarray(layer * each, (layer + 1) * each).includes(0) ? [layer] : []);

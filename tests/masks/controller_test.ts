@@ -5,7 +5,8 @@ import { layersAlike } from "../../lib/spec/decoder.ts";
 import { SCHEDULE_NAMES } from "../../lib/schedule/builtin.ts";
 import { largestUnit } from "../../lib/run/monitors/constraint.ts";
 import { defaultRates } from "../../lib/run/options/rates.ts";
-import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
+import type { UnitRules } from "../../lib/units/rules.ts";
 import { mostSparsity, selectedSpec } from "../../lib/units/selection.ts";
 import { unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { refuses } from "../refuses.ts";
@@ -38,7 +39,7 @@ function inversions({ start, logAlpha }: ControllerTrace): number {
 
 /** Parameters of a column or of an aligned block of them, the smallest unit, as a share. */
 function smallest(table: UnitTable): number {
-  return table.rules.align * unitParameters(table, table.ffnFirst) / table.total;
+  return table.rules.align * unitParameters(table, table.ranges.ffn.first) / table.total;
 }
 
 for (const steps of [60, 150, 1000]) {
@@ -149,7 +150,7 @@ Deno.test("what stays at least is a whole group or block where masks are learned
   }
   const lone = decoder([{ heads: 2, kvHeads: 1, ffn: 8 }, { heads: 0, kvHeads: 0, ffn: 8 }]);
   refuses(() => unitTable(lone, ["kv", "ffn"]), "usage", { names: "kv" });
-  assert.equal(unitTable(lone, ["heads", "ffn"]).ffnFirst, 2);
+  assert.equal(unitTable(lone, ["heads", "ffn"]).ranges.ffn.first, 2);
 });
 
 Deno.test("a uniform layout is learned as such: layers shrink alike and end alike", async () => {

@@ -18,7 +18,7 @@ Deno.test("a whole layer's saliency leaves out what of it is cut already, unless
     addGradients(table, mean, { slotGradients, slots });
     return mean;
   };
-  const gate = table.layerFirst, first = table.slotFirst[gate] ?? 0, count = table.slotCount[gate] ?? 0;
+  const gate = table.ranges.layers.first, first = table.slotFirst[gate] ?? 0, count = table.slotCount[gate] ?? 0;
   const value = (gradient: number): number => Math.fround(0.05 * gradient ** 2 / unitParameters(table, gate));
   const sumOf = (from: number): number =>
     slotGradients.subarray(first + from, first + count).reduce((sum, gradient) => sum + gradient, 0);
@@ -130,7 +130,8 @@ Deno.test("columns that are held count among the widths that are multiples", () 
 });
 
 Deno.test("a layer of which units are held does not fall either, and a choice at the masks that it led to is the same", () => {
-  const table = unitTable(decoder(LAYERS), ["ffn", "layers"]), { count, layerFirst } = table;
+  const table = unitTable(decoder(LAYERS), ["ffn", "layers"]),
+    { count, ranges: { layers: { first: layerFirst } } } = table;
   const mean = Float32Array.from({ length: count }, (_, unit) => unit === layerFirst ? 0 : 1 + unit);
   const flags = heldUnits(table, [{ layer: 0, kind: "ffn", units: [7] }]);
   assert.ok(flags);

@@ -104,7 +104,7 @@ Deno.test("hardenMasks() cuts all layers alike under the layout uniform", () => 
 Deno.test("hardenMasks() multiplies z of a unit by that of its layer, and a layer that falls takes all with it", () => {
   const table = unitTable(SPEC, ["ffn", "layers"]), logAlpha = logAlphaOf(table.count), temperature = 2 / 3;
   const gates = [-4, 0.3, 4];
-  logAlpha.set(gates, table.layerFirst);
+  logAlpha.set(gates, table.ranges.layers.first);
   const { head, ffn } = hardenMasks(table, logAlpha, { target: 0.35, temperature, layout: "compact" });
   const median = (alpha: number): number =>
     Math.min(1, Math.max(0.1, 1.2 / (1 + Math.exp(-alpha / temperature)) - 0.1));

@@ -24,7 +24,7 @@ Deno.test("saliency is the mean over batches of the squares of a unit's slots, f
       const first = table.slotFirst[unit] ?? NaN, end = first + (table.slotCount[unit] ?? NaN);
       const sumOf = (values: Float32Array): number => values.subarray(first, end).reduce((sum, g) => sum + g, 0);
       // The gradient of a layer's gate is the sum of its slots', squared after the sum.
-      const of = batches.map(({ dz, squares }) => unit < table.layerFirst ? sumOf(squares) : sumOf(dz) ** 2);
+      const of = batches.map(({ dz, squares }) => unit < table.ranges.layers.first ? sumOf(squares) : sumOf(dz) ** 2);
       const wanted = of.reduce((sum, square) => sum + square, 0) / 3 / unitParameters(table, unit);
       const actual = got[unit] ?? NaN;
       assert.ok(Math.abs(actual - wanted) <= 1e-12 * wanted, `unit ${unit}: ${actual} instead of ${wanted}`);
@@ -99,7 +99,12 @@ Deno.test("units of the least saliency per parameter fall first", () => {
   const table = unitTable(GROUPED, ["kv", "ffn", "hidden"]), saliency = createSaliency(table);
   const squares = new Float32Array(table.layout.count).fill(1);
   // Three columns and one dim that the loss hardly feels.
-  const weak = [table.ffnFirst + 4, table.ffnFirst + 70, table.hiddenFirst - 1, table.hiddenFirst + 9];
+  const weak = [
+    table.ranges.ffn.first + 4,
+    table.ranges.ffn.first + 70,
+    table.ranges.hidden.first - 1,
+    table.ranges.hidden.first + 9,
+  ];
   for (const unit of weak) squares[table.slotFirst[unit] ?? -1] = 1e-8;
   saliency.add({ dz: squares.map(Math.sqrt), squares });
   const logAlpha = maskStart(perParameter(table, saliency.mean()), { spread: 2.5 }).logAlpha;
@@ -121,11 +126,11 @@ Deno.test("the prior is the median of a unit's kind and layer, for an FFN column
     const saliency = Float64Array.from({ length: table.count }, (_, unit) => uniform(7, unit));
     const prior = saliencyPrior(table, saliency, { shape, weight: 0.5 });
     const kindOf = (unit: number): string =>
-      unit >= table.layerFirst
+      unit >= table.ranges.layers.first
         ? "layers"
-        : unit >= table.hiddenFirst
+        : unit >= table.ranges.hidden.first
         ? "hidden"
-        : `${unit >= table.ffnFirst ? "ffn" : "attention"} ${table.layer[unit]}`;
+        : `${unit >= table.ranges.ffn.first ? "ffn" : "attention"} ${table.layer[unit]}`;
     const peersOf = (unit: number): number[] => [...saliency.keys()].filter((other) => kindOf(other) === kindOf(unit));
     for (let unit = 0; unit < table.count; unit++) {
       const values = peersOf(unit).map((peer) => saliency[peer] ?? NaN).sort((a, b) => a - b);
@@ -152,10 +157,13 @@ Deno.test("the prior is the median of a unit's kind and layer, for an FFN column
 Deno.test("a saliency on other rows stands beside a measured one by the means of each kind", () => {
   for (const table of [unitTable(GROUPED, ["kv", "ffn", "hidden"]), unitTable(UNEVEN, ["ffn", "layers"])]) {
     const valuesOf = (seed: number): Float64Array<ArrayBuffer> =>
-      Float64Array.from({ length: table.count }, (_, unit) => uniform(seed, unit) * (unit < table.ffnFirst ? 50 : 1));
+      Float64Array.from(
+        { length: table.count },
+        (_, unit) => uniform(seed, unit) * (unit < table.ranges.ffn.first ? 50 : 1),
+      );
     const measured = valuesOf(1), other = valuesOf(2).map((value) => 1e-6 * value);
     const prior = besidePrior(table, measured, { other, weight: 0.5 });
-    const borders = [0, table.ffnFirst, table.hiddenFirst, table.layerFirst, table.count];
+    const borders = [0, table.ranges.ffn.first, table.ranges.hidden.first, table.ranges.layers.first, table.count];
     for (const [kind, from] of borders.slice(0, -1).entries()) {
       const end = borders[kind + 1] ?? NaN;
       const mean = (values: Float64Array): number =>

@@ -49,7 +49,7 @@ Deno.test("masks that collapse, oscillate or leave a layer dead, and a constrain
       if (step < 4) set(run, () => OPEN);
       else if (step < 5) set(run, (unit) => table.layer[unit] === 1 ? CLOSED : OPEN);
       else if (step < 10) set(run, (unit) => unit % 3 === 0 && step % 2 === 0 ? CLOSED : OPEN);
-      else set(run, (unit) => unit >= table.ffnFirst ? CLOSED : OPEN);
+      else set(run, (unit) => unit >= table.ranges.ffn.first ? CLOSED : OPEN);
     };
     // Nothing but the hook moves log α.
     const rates = { tracking: 0, mask: 0, lambda: 0, saliencyDecay: 1, warmup: 0.3 };

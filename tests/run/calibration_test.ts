@@ -56,7 +56,7 @@ Deno.test("learned masks start from the saliency on the run's rows and on calibr
     const startOf = async (options: Partial<RunOptions>): Promise<readonly number[]> => {
       let start = new Float32Array();
       const beforeStage: RunHooks["beforeStage"] = async (stage, run) => {
-        if (stage === "prune") start = (await run.logAlpha()).slice(run.table.ffnFirst);
+        if (stage === "prune") start = (await run.logAlpha()).slice(run.table.ranges.ffn.first);
       };
       await drive(own, { prefinetune: 0, postfinetune: 0, steps: 1, ...options, hooks: { beforeStage } });
       const median = start.toSorted()[start.length >> 1] ?? NaN;

@@ -117,7 +117,8 @@ Deno.test("a kind that the target itself takes nearly all of does not collapse, 
   const layer = { heads: 4, kvHeads: 2, ffn: 8 };
   const lost = (protect: readonly number[]): string[] => {
     const table = unitTable(decoder([layer, layer, layer, layer]), ["kv", "ffn"], { protect });
-    const slots = new Float32Array(table.layout.count).fill(1), { slotFirst, slotCount, ffnFirst: groups } = table;
+    const slots = new Float32Array(table.layout.count).fill(1),
+      { slotFirst, slotCount, ranges: { ffn: { first: groups } } } = table;
     for (let unit = 0; unit < groups; unit++) {
       slots.fill(0, slotFirst[unit], (slotFirst[unit] ?? 0) + (slotCount[unit] ?? 0));
     }
@@ -256,14 +257,14 @@ Deno.test("gradual saliency of a stage that ends before its first step looks at 
   for await (const _ of run) { /* to its end */ }
   const { logAlpha, table, masks } = run.result(), kept = keptBy(table, masks);
   const mean = (isKept: boolean): number => {
-    const own = [...logAlpha.subarray(table.ffnFirst)].filter((_, unit) =>
-      (kept[table.ffnFirst + unit] === 1) === isKept
+    const own = [...logAlpha.subarray(table.ranges.ffn.first)].filter((_, unit) =>
+      (kept[table.ranges.ffn.first + unit] === 1) === isKept
     );
     return own.reduce((sum, value) => sum + value, 0) / own.length;
   };
   assert.ok(mean(true) > 2 * mean(false) && mean(false) > 0, `${mean(true)} of what stays, ${mean(false)} of the rest`);
   // Per parameter, so that a KV group, which saves 64 times what a column does, ranks among the columns.
-  const groups = logAlpha.subarray(0, table.ffnFirst), columns = logAlpha.subarray(table.ffnFirst);
+  const groups = logAlpha.subarray(0, table.ranges.ffn.first), columns = logAlpha.subarray(table.ranges.ffn.first);
   const [ofGroups, ofColumns] = [groups, columns].map((own) => own.reduce((sum, v) => sum + v, 0) / own.length);
   assert.ok((ofGroups ?? NaN) < 5 * (ofColumns ?? NaN), `${ofGroups} of KV groups, ${ofColumns} of columns`);
 });

@@ -19,7 +19,12 @@ Deno.test("hidden dims and whole layers that are frozen do not move, and the oth
       const [first, last] = [states[0], states.at(-1)];
       const between = (from: number, end: number): boolean =>
         first?.subarray(from, end).some((value, unit) => value !== last?.[from + unit]) ?? false;
-      const { ffnFirst: ffn, hiddenFirst: hidden, layerFirst: end, layers } = table;
+      const {
+        ranges: { ffn: { first: ffn } },
+        ranges: { hidden: { first: hidden } },
+        ranges: { layers: { first: end } },
+        layers,
+      } = table;
       const { gate = NaN, ffn: { first: own, count } = { first: NaN, count: NaN } } = layers[1] ?? {};
       return [between(ffn, hidden), between(hidden, end), between(gate, gate + 1), between(own, own + count)];
     };

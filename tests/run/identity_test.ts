@@ -10,7 +10,7 @@ import type { PruneOptions } from "../../lib/run/options/options.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition } from "../../lib/run/step.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 
 const SPEC = { maxPosition: 512 };

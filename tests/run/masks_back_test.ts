@@ -53,7 +53,7 @@ async function inParts(model: Model, at: number, hooks: RunHooks): Promise<Run> 
 const FAILURES = {
   // All FFN columns close at step 7.
   collapse: (unit: number, step: number, { table }: RunHandle) =>
-    step >= 6 && unit >= table.ffnFirst ? CLOSED : unit % 4 === 0 ? CLOSED : OPEN,
+    step >= 6 && unit >= table.ranges.ffn.first ? CLOSED : unit % 4 === 0 ? CLOSED : OPEN,
   // All of one layer, at step 7.
   "dead-layer": (unit: number, step: number, { table }: RunHandle) =>
     step >= 6 && table.layer[unit] === 1 || unit % 4 === 0 ? CLOSED : OPEN,

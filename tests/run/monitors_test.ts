@@ -5,7 +5,7 @@ import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import type { RecordView } from "../../lib/schedule/definition.ts";
 import { momentFloats } from "../../lib/masks/learner.ts";
 import { leastUniform, tableOf, uniformBlocks } from "../../lib/units/uniform.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { type Finding, resolveMonitors } from "../../lib/run/monitors/alarm.ts";
@@ -273,7 +273,9 @@ Deno.test("the constraint is met to within the threshold while masks are learned
 });
 
 Deno.test("what is not finite is named as it lies among a learner's moments", () => {
-  const table = unitTable(spec, ["kv", "ffn"]), { count, ffnFirst } = table, unit = ffnFirst + 3;
+  const table = unitTable(spec, ["kv", "ffn"]),
+    { count, ranges: { ffn: { first: ffnFirst } } } = table,
+    unit = ffnFirst + 3;
   const named = (index: number): string | null => {
     const maskMoments = new Float32Array(momentFloats(table));
     maskMoments[index] = Infinity;
@@ -375,7 +377,7 @@ Deno.test("settings that no monitor has are refused, in programs and on the comm
 Deno.test("a look sees the cut of every layer and kind, expected or hard", () => {
   const table = unitTable(spec, ["heads", "ffn"]);
   const logAlpha = new Float32Array(table.count).fill(20);
-  logAlpha.fill(-20, table.ffnFirst, table.ffnFirst + 16); // half the columns of layer 0
+  logAlpha.fill(-20, table.ranges.ffn.first, table.ranges.ffn.first + 16); // half the columns of layer 0
   const slots = new Float32Array(table.layout.count).fill(1);
   slots.fill(0, table.slotFirst[0] ?? 0, (table.slotFirst[0] ?? 0) + 1); // one head of four of layer 0
   const maskMoments = new Float32Array(2 * table.count);

@@ -87,15 +87,23 @@ Deno.test("flap and wanda-sp rank hidden dims and layers by the sums of their te
     const alone = unitTable(source.spec, ["kv", "ffn"], { protect: [4] });
     const flap = await flapScores(source, table, stats),
       wanda = rankWithin(table, await wandaScores(source, table, stats));
-    const hidden = (scores: Float64Array): Float64Array => scores.subarray(table.hiddenFirst, table.layerFirst);
-    const layers = (scores: Float64Array): Float64Array => scores.subarray(table.layerFirst);
+    const hidden = (scores: Float64Array): Float64Array =>
+      scores.subarray(table.ranges.hidden.first, table.ranges.layers.first);
+    const layers = (scores: Float64Array): Float64Array => scores.subarray(table.ranges.layers.first);
     assertPlaces("flap, hidden dim", hidden(flap), variance.hidden);
     assertPlaces("flap, layer", layers(flap), variance.layers.subarray(0, 4));
     assertPlaces("wanda-sp, hidden dim", hidden(wanda), norm.hidden);
     assertPlaces("wanda-sp, layer", layers(wanda), norm.layers.subarray(0, 4));
     // Heads and columns keep their own order: of flap one of all, where they have none beside them that of its scores.
-    assertPlaces("flap, head or column", flap.subarray(0, table.hiddenFirst), await flapScores(source, alone, stats));
-    assert.deepEqual(wanda.subarray(0, table.hiddenFirst), rankWithin(alone, await wandaScores(source, alone, stats)));
+    assertPlaces(
+      "flap, head or column",
+      flap.subarray(0, table.ranges.hidden.first),
+      await flapScores(source, alone, stats),
+    );
+    assert.deepEqual(
+      wanda.subarray(0, table.ranges.hidden.first),
+      rankWithin(alone, await wandaScores(source, alone, stats)),
+    );
   });
 });
 

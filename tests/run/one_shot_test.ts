@@ -134,7 +134,8 @@ function unitChannels(
   part: "o" | "down",
 ): { readonly unit: number; readonly channels: readonly number[] }[] {
   const width = part === "o" ? table.spec.headDim : 1, slots = table.layout.layers[layer];
-  const first = part === "o" ? 0 : table.ffnFirst, end = part === "o" ? table.ffnFirst : table.hiddenFirst;
+  const first = part === "o" ? 0 : table.ranges.ffn.first,
+    end = part === "o" ? table.ranges.ffn.first : table.ranges.hidden.first;
   return Array.from({ length: end - first }, (_, i) => first + i).filter((unit) => table.layer[unit] === layer).map(
     (unit) => {
       const slot = (table.slotFirst[unit] ?? NaN) - (part === "o" ? slots?.head ?? NaN : slots?.ffn ?? NaN);

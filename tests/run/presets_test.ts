@@ -57,7 +57,8 @@ Deno.test("the preset paper is the published settings", () => {
 });
 
 Deno.test("the constant start is that of each kind, give or take 0.01, by the seed", () => {
-  const table = unitTable(spec, ["heads", "ffn", "hidden"]), { ffnFirst, hiddenFirst, count } = table;
+  const table = unitTable(spec, ["heads", "ffn", "hidden"]),
+    { ranges: { ffn: { first: ffnFirst } }, ranges: { hidden: { first: hiddenFirst } }, count } = table;
   const values = constantLogAlpha(table, { seed: 1 });
   for (
     const [from, to, mean] of [[0, ffnFirst, 10], [ffnFirst, hiddenFirst, Math.log(99)], [

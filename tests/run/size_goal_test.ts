@@ -10,7 +10,7 @@ import { openModelFiles } from "../../lib/local/open_model.ts";
 import { type MaskValues, packMasks } from "../../lib/nn/mask_slots.ts";
 import { layersAlike } from "../../lib/spec/decoder.ts";
 import { planSlice } from "../../lib/slice/slice.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { keptUnits, selectionMasks, type UnitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import { type KnownSize, sizeGoal } from "../../lib/run/size_goal.ts";
@@ -30,7 +30,7 @@ const SHAPE = { rules: {}, layout: "compact", method: "compresso" } as const;
 const dropHeads: RunHooks["beforeStage"] = async (stage, run) => {
   if (stage !== "prune") return;
   const logAlpha = new Float32Array(await run.logAlpha());
-  for (let unit = 0; unit < run.table.ffnFirst; unit += spec.layers[0]?.heads ?? 1) logAlpha[unit] = -50;
+  for (let unit = 0; unit < run.table.ranges.ffn.first; unit += spec.layers[0]?.heads ?? 1) logAlpha[unit] = -50;
   run.setLogAlpha(logAlpha);
 };
 

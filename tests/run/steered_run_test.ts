@@ -15,7 +15,7 @@ import { maskSizes, packMasks } from "../../lib/nn/mask_slots.ts";
 import { hardenMasks } from "../../lib/masks/harden.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
 import { mostUniform } from "../../lib/units/uniform.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { selectedSpec } from "../../lib/units/selection.ts";
 import { keptUnits, unitTable } from "../../lib/units/table.ts";
 import { keptBy } from "../../lib/run/methods/kept.ts";
@@ -169,7 +169,7 @@ Deno.test("the sparsity of a layer is the share of its parameters that is cut, i
   near(sparsity([[0, 1]]), 12 / total);
   near(sparsity([[0, 1], [1, 1]]), (24 + 12) / total); // K and V go with the last head of their group
   near(sparsity([[0, 0.5], [1, 0.5]]), (12 + 12 / 4) / total);
-  near(sparsity([[table.ffnFirst, 1], [table.ffnFirst + 1, 0.5]]), 4.5 / total);
+  near(sparsity([[table.ranges.ffn.first, 1], [table.ranges.ffn.first + 1, 0.5]]), 4.5 / total);
 });
 
 Deno.test("a schedule sees the layers as they are: hard under gradual saliency, at its own β and noise while masks are learned", async () => {

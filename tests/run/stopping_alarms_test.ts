@@ -37,7 +37,7 @@ const CASES: readonly {
   {
     ...{ monitor: "oscillation", code: "numeric", step: 5, said: /50\.0 % of the FFN columns turned back 3 times/ },
     beforeStep: setting((unit, { step, table }) =>
-      unit >= table.ffnFirst && unit % 2 === 0 && step % 2 === 0 ? CLOSED : OPEN
+      unit >= table.ranges.ffn.first && unit % 2 === 0 && step % 2 === 0 ? CLOSED : OPEN
     ),
   },
   {

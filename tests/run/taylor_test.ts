@@ -150,17 +150,21 @@ Deno.test("taylor adds up the terms of a unit's own weights, batches in proporti
       const { table, scores: found } = scores(["kv", "ffn", "hidden"]), group = spec.layers[0]?.kvHeads ?? NaN;
       check(found[group], 6 * (1 + 2 + 4 + 8), (2 * share + 2) * d * hidden);
       assert.equal(found[group + 1], 0);
-      check(found[table.ffnFirst + (spec.layers[0]?.ffn ?? NaN) + 17], column, 3 * hidden);
+      check(found[table.ranges.ffn.first + (spec.layers[0]?.ffn ?? NaN) + 17], column, 3 * hidden);
       const perDim = table.total / hidden;
-      check(found[table.hiddenFirst + 5], 6 * (1 + 4 + 16 + 32) + 2 * 128, perDim);
-      check(found[table.hiddenFirst + 6], 6 * (2 + 8 + 64 + 1024), perDim);
-      assert.equal(found[table.hiddenFirst + 7], 0);
+      check(found[table.ranges.hidden.first + 5], 6 * (1 + 4 + 16 + 32) + 2 * 128, perDim);
+      check(found[table.ranges.hidden.first + 6], 6 * (2 + 8 + 64 + 1024), perDim);
+      assert.equal(found[table.ranges.hidden.first + 7], 0);
     }
     {
       // A head has its share of K and V, a layer all.
       const { table, scores: found } = scores(["heads", "layers"]), head = (spec.layers[0]?.heads ?? NaN) + 1;
       check(found[head], 6 * (1 + 2 + (4 + 8) / share), (2 + 2 / share) * d * hidden);
-      check(found[table.layerFirst + layer], 6 * 15 + column, unitParameters(table, table.layerFirst + layer));
+      check(
+        found[table.ranges.layers.first + layer],
+        6 * 15 + column,
+        unitParameters(table, table.ranges.layers.first + layer),
+      );
     }
     return Promise.resolve();
   });

@@ -6,7 +6,7 @@ import { unpackMasks } from "../../lib/nn/mask_slots.ts";
 import { shiftLabels } from "../../lib/nn/pass.ts";
 import { PROJECTIONS } from "../../lib/spec/decoder.ts";
 import { IDLE_STATE, type StepState } from "../../lib/nn/train/step_state.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
 import type { Batch } from "../../lib/data/batches.ts";
@@ -409,7 +409,7 @@ Deno.test("log α that is not a number is named as what broke a step, with its u
   using trainer = parts.trainer();
   const { model } = parts, { table } = trainer.learner;
   const logAlpha = Float32Array.from(await trainer.logAlpha());
-  logAlpha[table.ffnFirst + 3] = NaN;
+  logAlpha[table.ranges.ffn.first + 3] = NaN;
   trainer.setLogAlpha(logAlpha);
   const step = {
     stage: "prune",

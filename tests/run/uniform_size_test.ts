@@ -23,7 +23,11 @@ async function widths(
       const cuts = expectedCuts(await logAlpha(), { temperature: 0.1, noise: 0.1 });
       const alive = (from: number, end: number): number =>
         cuts.subarray(from, end).reduce((sum, cut) => sum + 1 - cut, 0);
-      const { ffnFirst, hiddenFirst, layerFirst } = table;
+      const {
+        ranges: { ffn: { first: ffnFirst } },
+        ranges: { hidden: { first: hiddenFirst } },
+        ranges: { layers: { first: layerFirst } },
+      } = table;
       last = [alive(ffnFirst, ffnFirst + ffn), alive(hiddenFirst, layerFirst)];
     },
   };

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { prune, pruneToFolder, type RunSummary } from "../../mod.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import {
   cutVocabularyToFolder,
   type FolderPhase,

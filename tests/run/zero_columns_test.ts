@@ -41,7 +41,7 @@ Deno.test("zero columns start below all others, which start as far apart as with
   assert.ok(Math.max(...of(true)) <= (real[0] ?? NaN), "none of them lies above another column");
   assert.ok(Math.abs(at(0.84) - at(0.16) - 16) < 0.1, `two spreads of 8 lie between: ${at(0.84) - at(0.16)}`);
   // All that falls is 0 already, and so the model is as good as it was.
-  const cut = columns.filter(({ unit }) => result.masks.ffn?.[unit - table.ffnFirst] === 0);
+  const cut = columns.filter(({ unit }) => result.masks.ffn?.[unit - table.ranges.ffn.first] === 0);
   assert.ok(
     cut.length > 0 && cut.every(({ isZero }) => isZero),
     `${cut.filter(({ isZero }) => !isZero).length} others`,

@@ -138,8 +138,8 @@ Deno.test("uniform masks meet the sparsity to within one FFN column and keep the
     const share = spec.layers.map((layer) => layer.heads === layer.kvHeads);
     assert.ok(share.every((alike) => alike === share[0]), "units are heads in all layers");
     const kept = [
-      ...(head ?? new Float32Array(table.ffnFirst).fill(1)),
-      ...(ffn ?? new Float32Array(table.hiddenFirst - table.ffnFirst).fill(1)),
+      ...(head ?? new Float32Array(table.ranges.ffn.first).fill(1)),
+      ...(ffn ?? new Float32Array(table.ranges.hidden.first - table.ranges.ffn.first).fill(1)),
       ...(hidden ?? new Float32Array(spec.hidden).fill(1)),
     ];
     assert.equal(kept.length, table.count);

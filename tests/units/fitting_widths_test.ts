@@ -6,7 +6,7 @@ import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { fileBytes } from "../../lib/units/file_size.ts";
 import { fittingWidths } from "../../lib/units/fitting_widths.ts";
 import type { Layout } from "../../lib/units/layout.ts";
-import type { UnitKind } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { selectedSpec } from "../../lib/units/selection.ts";
 import { hardSelection } from "../../lib/masks/harden.ts";
 import { tableOf } from "../../lib/units/uniform.ts";

@@ -4,7 +4,8 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { type DecoderSpec, parameterCount } from "../../lib/spec/decoder.ts";
 import { parameterTarget } from "../../lib/units/target_size.ts";
 import { type UniformCounts, uniformCounts } from "../../lib/units/uniform.ts";
-import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
+import type { UnitRules } from "../../lib/units/rules.ts";
 import { hardSparsity, selectedSpec, selectUnits } from "../../lib/units/selection.ts";
 import { type Selection, unitParameters, type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { uniform } from "../../lib/core/random.ts";
@@ -20,7 +21,10 @@ const RULES: readonly UnitRules[] = [{}, { align: 8 }, { align: 16 }, { align: 7
 
 /** Random scores, those of heads raised. */
 const scoresOf = (table: UnitTable, seed: number, raised = 0): Float64Array =>
-  Float64Array.from({ length: table.count }, (_, unit) => uniform(seed, unit) + (unit < table.ffnFirst ? raised : 0));
+  Float64Array.from(
+    { length: table.count },
+    (_, unit) => uniform(seed, unit) + (unit < table.ranges.ffn.first ? raised : 0),
+  );
 
 /** A table; null where the rules leave nothing of a kind to cut. */
 function tableOf(spec: DecoderSpec, kinds: readonly UnitKind[], rules: UnitRules): UnitTable | null {
@@ -44,7 +48,14 @@ function reachable<T>(make: () => T): T | null {
 
 /** The selection with one piece more, for each that may be next: a head, group or layer, or the last block that fell of a layer's columns or of hidden dims. */
 function withOneMore(table: UnitTable, kept: Selection, scores: ArrayLike<number>): Selection[] {
-  const { ffnFirst, hiddenFirst, layerFirst, count, rules: { align } } = table, more: Selection[] = [];
+  const {
+      ranges: { ffn: { first: ffnFirst } },
+      ranges: { hidden: { first: hiddenFirst } },
+      ranges: { layers: { first: layerFirst } },
+      count,
+      rules: { align },
+    } = table,
+    more: Selection[] = [];
   const isDead = (layer: number): boolean => kept[table.layers[layer]?.gate ?? -1] === 0;
   const cutOf = (first: number, width: number): number[] =>
     Array.from({ length: width }, (_, i) => first + i).filter((unit) => kept[unit] === 0)
@@ -157,7 +168,9 @@ Deno.test("with all layers alike no row could come back of a size, nor of a targ
     const rows = [
       ...(isCut ? [{ ...all, heads: heads - heads / kvHeads, kvHeads: kvHeads - 1 }] : []),
       ...(hasFfn ? [{ ...all, ffn: ffn - over(ffn) }] : []),
-      ...(table.hiddenFirst < table.layerFirst ? [{ ...all, hidden: spec.hidden - over(spec.hidden) }] : []),
+      ...(table.ranges.hidden.first < table.ranges.layers.first
+        ? [{ ...all, hidden: spec.hidden - over(spec.hidden) }]
+        : []),
     ];
     assert.ok(total > 0 && rows.length > 0);
     return Math.min(...rows.map((counts) => sparsityAt(table, counts)));
@@ -192,7 +205,10 @@ Deno.test("a target that columns alone do not reach is met to within one column,
     const scores = scoresOf(table, seed, 1), target = 0.25 + 0.15 * uniform(7, seed);
     const kept = selectUnits(table, scores, { target }), over = hardSparsity(table, kept) - target;
     assert.ok(over >= -1e-12 && over < column + 1e-12, `${over} beyond ${target} for ${seed}`);
-    const columns = Array.from({ length: table.hiddenFirst - table.ffnFirst }, (_, i) => table.ffnFirst + i);
+    const columns = Array.from(
+      { length: table.ranges.hidden.first - table.ranges.ffn.first },
+      (_, i) => table.ranges.ffn.first + i,
+    );
     const scoresAt = (flag: number): number[] => columns.filter((u) => kept[u] === flag).map((u) => scores[u] ?? NaN);
     assert.ok(Math.max(...scoresAt(0)) < Math.min(...scoresAt(1)), `columns in another order for ${seed}`);
   }

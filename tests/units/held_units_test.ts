@@ -9,7 +9,8 @@ const SPEC = decoder([LAYER, LAYER, LAYER]);
 
 Deno.test("a target that held units keep out of reach is refused by their name, or what comes nearest is taken", () => {
   // Two heads stay in each layer: those of highest score are of two groups, whose K and V both stay.
-  const table = unitTable(SPEC, ["heads", "ffn"], { minimum: { heads: 2 } }), { count, ffnFirst } = table;
+  const table = unitTable(SPEC, ["heads", "ffn"], { minimum: { heads: 2 } }),
+    { count, ranges: { ffn: { first: ffnFirst } } } = table;
   const scores = Float64Array.from(
     { length: count },
     (_, unit) => unit < ffnFirst ? [9, 1, 8, 2, 3, 4, 5, 6][unit % 8] ?? 0 : unit,
@@ -39,7 +40,8 @@ Deno.test("held units of another table are refused", () => {
 Deno.test("targets of layers that lie behind the whole's are met by saliency, whatever another order would round to", () => {
   // A head with its group has 2,560 weights for 20 hidden dims, which columns of 60 do not come to.
   const layer = { heads: 4, kvHeads: 4, ffn: 400 };
-  const table = unitTable(decoder([layer, layer, layer], { headDim: 32 }), ["kv", "ffn"]), { count, ffnFirst } = table;
+  const table = unitTable(decoder([layer, layer, layer], { headDim: 32 }), ["kv", "ffn"]),
+    { count, ranges: { ffn: { first: ffnFirst } } } = table;
   // Columns fall by their number and no head.
   const scores = Float64Array.from({ length: count }, (_, unit) => unit < ffnFirst ? 1e6 : unit);
   for (let step = 1; step <= 20; step++) {

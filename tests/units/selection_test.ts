@@ -4,7 +4,8 @@ import { CompressoError } from "../../lib/core/errors.ts";
 import { packMasks } from "../../lib/nn/mask_slots.ts";
 import type { DecoderSpec } from "../../lib/spec/decoder.ts";
 import { sliceModel } from "../../lib/slice/slice.ts";
-import type { UnitKind, UnitRules } from "../../lib/units/rules.ts";
+import type { UnitKind } from "../../lib/units/kinds/all.ts";
+import type { UnitRules } from "../../lib/units/rules.ts";
 import {
   checkLayerTargets,
   checkReachable,
@@ -124,7 +125,13 @@ Deno.test("selectUnits() keeps all rules and meets the target to within its last
 
 /** Sparsities with one of the last cut units or blocks back: of each layer's heads and columns, of hidden dims, and of gates. */
 function backPieces(table: UnitTable, kept: Selection, scores: ArrayLike<number>): number[] {
-  const { align } = table.rules, { hiddenFirst, layerFirst, ffnFirst } = table, results: number[] = [];
+  const { align } = table.rules,
+    {
+      ranges: { hidden: { first: hiddenFirst } },
+      ranges: { layers: { first: layerFirst } },
+      ranges: { ffn: { first: ffnFirst } },
+    } = table,
+    results: number[] = [];
   const cutOf = (first: number, count: number): number[] =>
     Array.from({ length: count }, (_, i) => first + i).filter((unit) => kept[unit] === 0)
       .sort((a, b) => (scores[b] ?? NaN) - (scores[a] ?? NaN) || b - a);
@@ -158,8 +165,16 @@ Deno.test("units that the rules keep are not in the table, and their masks are 1
   assert.deepEqual(masks.ffn, [1, 0, 0, 0, 0, 1].flatMap((z) => new Array<number>(50).fill(z)));
   // A part as narrow as it may be has none either; the least number of heads counts query heads.
   const narrow = unitTable(UNEVEN, ["heads", "ffn"], { minimum: { heads: 4, ffn: 70 } });
-  assert.deepEqual([...new Set(narrow.layer.slice(0, narrow.ffnFirst))], [0], "only layer 0 has more than 4 heads");
-  assert.deepEqual([...new Set(narrow.layer.slice(narrow.ffnFirst))], [3], "only layer 3 has more than 70 columns");
+  assert.deepEqual(
+    [...new Set(narrow.layer.slice(0, narrow.ranges.ffn.first))],
+    [0],
+    "only layer 0 has more than 4 heads",
+  );
+  assert.deepEqual(
+    [...new Set(narrow.layer.slice(narrow.ranges.ffn.first))],
+    [3],
+    "only layer 3 has more than 70 columns",
+  );
   // Without one of two groups of three heads, too few would be left.
   fails(() => unitTable(UNEVEN, ["kv"], { minimum: { heads: 4 } }), { value: ["heads 6", 4] });
 });
@@ -306,13 +321,15 @@ Deno.test("a whole layer falls as one unit, and its own units are then left alon
   assert.deepEqual(widths(table, kept).map(({ heads }) => heads), [8, 0, 8, 0, 8, 8]);
   // The rest are columns of the first living layers, not of dead ones.
   assert.deepEqual([
-    ...new Set([...kept.keys()].filter((u) => kept[u] === 0 && u < table.layerFirst).map((u) => table.layer[u])),
+    ...new Set(
+      [...kept.keys()].filter((u) => kept[u] === 0 && u < table.ranges.layers.first).map((u) => table.layer[u]),
+    ),
   ], [0, 2]);
   // Nor is a layer emptied unit by unit where so many must stay.
   const five = unitTable(DEEP, ["kv", "ffn", "layers"], { minimum: { layers: 5 } });
   const first = Float32Array.from(
     { length: five.count },
-    (_, u) => u < five.layerFirst && (five.layer[u] ?? 0) < 2 ? 0 : 1,
+    (_, u) => u < five.ranges.layers.first && (five.layer[u] ?? 0) < 2 ? 0 : 1,
   );
   const living = (one: UnitTable): number =>
     widths(one, selectUnits(one, first, { target: 0.34 })).filter(({ heads, ffn }) => heads + ffn > 0).length;
@@ -383,7 +400,7 @@ Deno.test("selectedSpec() is the shape that slicing leaves, and keptUnits() find
       const table = unitTable(spec, kinds);
       for (const share of [0.2, 0.6]) {
         const kept: Selection = Uint8Array.from(scoresOf(table, 10 * s + k), (score) => score < share ? 0 : 1);
-        if (table.kinds.has("hidden")) kept[table.hiddenFirst] = 1;
+        if (table.kinds.has("hidden")) kept[table.ranges.hidden.first] = 1;
         const masks = selectionMasks(table, kept);
         const source = { spec, read: () => Promise.reject(new Error("not read")), storedDtype: () => "f32" };
         const sliced = sliceModel(source, { masks }).spec, shape = selectedSpec(table, kept);

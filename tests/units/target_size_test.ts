@@ -104,7 +104,7 @@ Deno.test("a selection meets a size and not with one unit back, whatever is cut 
         assert.ok(reached <= size.most, `${reached}: ${what}`);
         // What a dead layer's own units would add, its gate decides.
         const isDead = (u: number): boolean =>
-          u < table.hiddenFirst && kept[table.layers[table.layer[u] ?? 0]?.gate ?? -1] === 0;
+          u < table.ranges.hidden.first && kept[table.layers[table.layer[u] ?? 0]?.gate ?? -1] === 0;
         const cut = [...kept.keys()].filter((u) => kept[u] === 0 && !isDead(u));
         const free = cut.filter((u) => sizeOf(selectedSpec(table, withUnit(kept, u)), size) <= size.most);
         // Without alignment a row that is cut to whole blocks saves more than one that is cut further: then not all are tight.
@@ -183,7 +183,7 @@ Deno.test("counting embedding and head makes the sparsity that of the whole, how
     const plain = unitTable(spec, ["ffn", "hidden"]), table = unitTable(spec, ["ffn", "hidden"], { rest });
     const found = [1, 2, 3, 4].map((seed) => {
       const scores = scoresOf(table, seed);
-      for (let u = table.hiddenFirst; u < table.count; u++) scores[u] = (scores[u] ?? 0) * seed / 2; // ever fewer fall
+      for (let u = table.ranges.hidden.first; u < table.count; u++) scores[u] = (scores[u] ?? 0) * seed / 2; // ever fewer fall
       return [targetSparsity(table, size, { scores }), targetSparsity(plain, size, { scores })] as const;
     });
     // A hidden dim is 1 / 36 of the whole; norms, which only hidden dims cut, are counted as weights of the layers.

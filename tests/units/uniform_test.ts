@@ -142,7 +142,10 @@ Deno.test("without scores each kind gives the same share, with scores the kind t
   const table = unitTable(DEEP, ["kv", "ffn"]);
   const even = uniformCounts(table, { target: 0.5 });
   assert.deepEqual([even.kvHeads, even.ffn], [2, 25]);
-  const scores = Float32Array.from({ length: table.count }, (_, unit) => unit < table.ffnFirst ? 1 : uniform(3, unit));
+  const scores = Float32Array.from(
+    { length: table.count },
+    (_, unit) => unit < table.ranges.ffn.first ? 1 : uniform(3, unit),
+  );
   const learned = uniformCounts(table, { target: 0.5, scores });
   assert.deepEqual([learned.heads, learned.kvHeads], [8, 4]);
   assert.ok(learned.ffn < 10, `${learned.ffn} columns`);

@@ -37,7 +37,10 @@ const cutOf = (kept: Selection): number[] => [...kept.keys()].filter((unit) => k
 
 /** Whether every kind keeps one unit at least. */
 function livesOn(table: UnitTable, kept: Selection): boolean {
-  const kinds = [[0, table.ffnFirst], [table.ffnFirst, table.hiddenFirst], [table.hiddenFirst, table.count]] as const;
+  const kinds = [[0, table.ranges.ffn.first], [table.ranges.ffn.first, table.ranges.hidden.first], [
+    table.ranges.hidden.first,
+    table.count,
+  ]] as const;
   return kinds.every(([from, to]) => from === to || kept.subarray(from, to).includes(1));
 }
 
@@ -51,7 +54,11 @@ Deno.test("unitTable() has a unit for every head or KV group, FFN column and hid
     assert.equal(unitTable(spec, ["ffn"]).count, ffn);
     assert.equal(unitTable(spec, ["hidden"]).count, spec.hidden);
     const all = unitTable(spec, ["kv", "ffn", "hidden"]);
-    assert.deepEqual([all.ffnFirst, all.hiddenFirst, all.count], [groups, groups + ffn, groups + ffn + spec.hidden]);
+    assert.deepEqual([all.ranges.ffn.first, all.ranges.hidden.first, all.count], [
+      groups,
+      groups + ffn,
+      groups + ffn + spec.hidden,
+    ]);
     assert.equal(all.total, linearParameters(spec));
     // Every slot that is not padding belongs to exactly one unit.
     const owners = new Uint8Array(all.layout.count);
@@ -120,7 +127,9 @@ Deno.test("selectUnits() meets the target to within its last unit, and cuts the 
   for (const [index, table] of TABLES.entries()) {
     // The most that can be cut leaves one unit of each kind.
     const mostKept: Selection = new Uint8Array(table.count);
-    for (const first of [0, table.ffnFirst, table.hiddenFirst]) if (first < table.count) mostKept[first] = 1;
+    for (const first of [0, table.ranges.ffn.first, table.ranges.hidden.first]) {
+      if (first < table.count) mostKept[first] = 1;
+    }
     for (let round = 0; round < 12; round++) {
       const target = uniform(77, index, round) * 0.95 * hardSparsity(table, mostKept);
       const scores = scoresOf(table, 1000 * index + round), kept = selectUnits(table, scores, { target });
@@ -213,7 +222,8 @@ Deno.test("whole layers of a model of one are refused, with the one that stays a
 
 Deno.test("near the limit the largest of layers that differ fall, by their scores where they are alike, and no less than can be cut", () => {
   const layer = { heads: 4, kvHeads: 4 }, spec = decoder([40, 90, 20, 90, 20, 70].map((ffn) => ({ ...layer, ffn })));
-  const table = unitTable(spec, ["layers"], { minimum: { layers: 4 } }), { layerFirst } = table;
+  const table = unitTable(spec, ["layers"], { minimum: { layers: 4 } }),
+    { ranges: { layers: { first: layerFirst } } } = table;
   const sizes = spec.layers.map((_, index) => unitParameters(table, layerFirst + index) / table.total);
   const [most = NaN, second = NaN] = sizes.toSorted((a, b) => b - a);
   assert.ok(Math.abs(mostSparsity(table) - most - second) < 1e-12);

@@ -9,7 +9,7 @@ import { type DecoderSpec, type LayerSpec, tensorShapes } from "../../spec/decod
 import { IDLE_STATE } from "../../nn/train/step_state.ts";
 import { withOutputBiases } from "../../masks/baselines_bias.ts";
 import { tableOf } from "../../units/uniform.ts";
-import { checkTakenRules } from "../../units/rules.ts";
+import { checkTakenRules } from "../../units/kinds/checks.ts";
 import type { UnitTable } from "../../units/table.ts";
 import { type Batch } from "../../data/batches.ts";
 import { checkContext } from "../../data/encode_rows.ts";

@@ -4,7 +4,7 @@ import { GRADUAL_EVERY } from "../../masks/gradual.ts";
 import type { Layout } from "../../units/layout.ts";
 import type { RecordView } from "../../schedule/definition.ts";
 import { isSingleGroup } from "../../units/uniform.ts";
-import type { UnitTable } from "../../units/table.ts";
+import { partsOf, unitParameters, type UnitTable } from "../../units/table.ts";
 import { type Finding, percent, type ResolvedMonitor } from "./alarm.ts";
 
 /** Tolerance for f32 sums and quotients of integers. */
@@ -200,25 +200,16 @@ const WAIT_FOR_A_STEP =
  * are cut alike, it is that of one unit in each layer, with heads counted in whole groups if there are several.
  */
 export function largestUnit(table: UnitTable, layout: Layout): number {
-  const { hidden, layers } = table.spec, { align, fit } = table.rules, isUniform = layout === "uniform";
-  const isWhole = isUniform && !isSingleGroup(table);
+  const { hidden, layers } = table.spec, isUniform = layout === "uniform", isWhole = isUniform && !isSingleGroup(table);
   let most = 0;
-  for (let unit = 0; unit < table.count; unit++) {
-    const group = table.groups[table.groupOf[unit] ?? -1], layer = table.layers[table.layer[unit] ?? 0];
-    const parameters = unit >= table.layerFirst
-      ? ((layer?.attention.total ?? 0) + (layer?.ffn.total ?? 0)) * hidden
-      : unit >= table.hiddenFirst
-      ? table.total / hidden
-      : ((table.cost[unit] ?? 0) * (group && isWhole ? group.count : 1) + (group?.cost ?? 0)) * hidden;
-    const step = unit >= table.layerFirst
-      ? 1
-      : unit >= table.hiddenFirst
-      ? fit.hidden
-      : unit >= table.ffnFirst
-      ? align
-      : layer?.attention.step ?? 1;
-    const isInAll = isUniform && unit < table.hiddenFirst;
-    most = Math.max(most, parameters * step * (isInAll ? layers.length : 1));
+  for (const { layer, first, count, step } of partsOf(table)) {
+    for (let unit = first; unit < first + count; unit++) {
+      const group = table.groups[table.groupOf[unit] ?? -1];
+      const parameters = group
+        ? ((table.cost[unit] ?? 0) * (isWhole ? group.count : 1) + group.cost) * hidden
+        : unitParameters(table, unit);
+      most = Math.max(most, parameters * step * (isUniform && layer !== null ? layers.length : 1));
+    }
   }
   return most / table.total;
 }

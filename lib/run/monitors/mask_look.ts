@@ -1,5 +1,5 @@
 // Masks at one step as monitors and records see them: how much of each unit, layer and kind is cut.
-import { livingLayers } from "../../units/rules.ts";
+import { recordOf } from "../../units/kinds/all.ts";
 import { keptUnits, unitName, unitParameters, type UnitTable } from "../../units/table.ts";
 import { expectedCuts, layerShares } from "../layer_states.ts";
 import type { KindState, MaskLook, Rates, TrainerArrays } from "../contract.ts";
@@ -11,23 +11,18 @@ export function lookAtMasks(
   { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
 ): MaskLook {
   const cuts = cutsOf(table, { logAlpha, slots }, { learned });
-  const isKv = table.kinds.has("kv"), { layers, hidden } = table.spec;
-  const ranges = [
-    [isKv ? "KV groups" : "heads", 0, table.ffnFirst, sumOf(layers, ({ heads, kvHeads }) => isKv ? kvHeads : heads)],
-    ["FFN columns", table.ffnFirst, table.hiddenFirst, sumOf(layers, ({ ffn }) => ffn)],
-    ["hidden dims", table.hiddenFirst, table.layerFirst, hidden],
-    ["layers", table.layerFirst, table.count, livingLayers(table.spec)],
-  ] as const;
   return {
     layers: layerShares(table, cuts),
-    kinds: ranges.filter(([, first, end]) => end > first).map(([name, first, end, all]): KindState => {
+    kinds: Object.values(table.ranges).flatMap(({ kind, first, end }): readonly KindState[] => {
       const count = end - first;
+      if (kind === null || count === 0) return [];
+      const { many, count: all } = recordOf(kind);
       let cut = 0, parameters = 0;
       for (let unit = first; unit < end; unit++) {
         cut += cuts[unit] ?? 0;
         parameters += unitParameters(table, unit);
       }
-      return { name, first, count, all, cut: cut / count, share: parameters / table.total };
+      return [{ name: many, first, count, all: all(table.spec), cut: cut / count, share: parameters / table.total }];
     }),
     closed: Uint8Array.from(cuts, (cut) => cut > 0.5 ? 1 : 0),
     broken: brokenUnit(table, { logAlpha, maskMoments }),
@@ -41,10 +36,6 @@ export function cutsOf(
   { learned }: { readonly learned: Pick<Rates, "temperature" | "noise"> | null },
 ): Float64Array {
   return learned ? expectedCuts(logAlpha, learned) : Float64Array.from(keptUnits(table, slots), (kept) => 1 - kept);
-}
-
-function sumOf<T>(items: readonly T[], of: (item: T) => number): number {
-  return items.reduce((sum, item) => sum + of(item), 0);
 }
 
 /**

@@ -3,7 +3,7 @@ import { type Device, openDevice } from "../../../lib/gpu/device.ts";
 import { openHfFolder } from "../../disk.ts";
 import type { WeightSource } from "../../../lib/spec/source.ts";
 import { IDLE_STATE } from "../../../lib/nn/train/step_state.ts";
-import type { UnitKind } from "../../../lib/units/rules.ts";
+import type { UnitKind } from "../../../lib/units/kinds/all.ts";
 import { type UnitTable, unitTable } from "../../../lib/units/table.ts";
 import { uniform } from "../../../lib/core/random.ts";
 import type { Batch } from "../../../lib/data/batches.ts";

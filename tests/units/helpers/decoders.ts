@@ -1,6 +1,6 @@
 // Specs to prune, and an independent count of their parameters.
 import { type DecoderSpec, type LayerSpec, PROJECTIONS, projectionShape } from "../../../lib/spec/decoder.ts";
-import type { UnitKind } from "../../../lib/units/rules.ts";
+import type { UnitKind } from "../../../lib/units/kinds/all.ts";
 import type { UnitTable } from "../../../lib/units/table.ts";
 
 /** A decoder of the given layers; what pruning does not look at is small. */

@@ -1,7 +1,7 @@
 // Options of pruning: how units are chosen.
 import { option } from "../../../core/errors.ts";
 import { RANKINGS } from "../../../masks/baselines.ts";
-import { UNIT_KINDS } from "../../../units/rules.ts";
+import { KINDS, UNIT_KINDS } from "../../../units/kinds/all.ts";
 import { isOwnMethod, METHOD_NAMES, methodsThat } from "../../methods/all.ts";
 import { type Method, takesRounds } from "../../methods/method.ts";
 import { IN_MEMORY, type OptionTable, PLANNED } from "./entry.ts";
@@ -26,7 +26,7 @@ export const METHOD_OPTIONS = {
     default: ["kv", "ffn"],
     paper: ["heads", "ffn", "hidden"],
     scope: PLANNED,
-    help: "what is cut: heads or kv (whole KV groups), ffn, hidden, layers (whole ones), vocab (tokens)",
+    help: `what is cut: ${Object.values(KINDS).map(({ name, help }) => help ? `${name} (${help})` : name).join(", ")}`,
   },
   "vocab.size": {
     type: "number",

@@ -1,0 +1,59 @@
+// The list of kinds of units: a kind is a record of its own file and a line here.
+import { refuse } from "../../core/errors.ts";
+import { shown } from "../../core/check_options.ts";
+import { ffn } from "./ffn.ts";
+import { heads } from "./heads.ts";
+import { hidden } from "./hidden.ts";
+import type { KindRecord, Place } from "./kind.ts";
+import { kv } from "./kv.ts";
+import { layers } from "./layers.ts";
+import { vocab } from "./vocab.ts";
+
+/** All kinds by name, in the order of help. Of two kinds at one place, the first has the smaller units. */
+export const KINDS = { heads, kv, ffn, hidden, layers, vocab } as const;
+
+/** Kinds of units. Of those in attention, the one with the smallest units counts if several are given. */
+export type UnitKind = keyof typeof KINDS;
+
+/** Names of all kinds. */
+export const UNIT_KINDS: readonly UnitKind[] = Object.values(KINDS).map(({ name }) => name);
+
+/** The record of a kind. */
+export function recordOf(kind: UnitKind): KindRecord {
+  return KINDS[kind];
+}
+
+/** Place of a kind; null if it has no masks. */
+export function placeOfKind(kind: UnitKind): Place | null {
+  return KINDS[kind].place;
+}
+
+/** Whether some of the kinds lie at a place. */
+export function cutsAt(place: Place, kinds: Iterable<UnitKind>): boolean {
+  return [...kinds].some((kind) => KINDS[kind].place === place);
+}
+
+/**
+ * Checks the kinds and sorts them in the order of the list. Of several at one place, the one with the smallest units is
+ * left: K and V of a group are removed with the last of its heads.
+ *
+ * @throws CompressoError("usage") for unknown kinds, or none at all.
+ */
+export function checkKinds(kinds: readonly UnitKind[]): ReadonlySet<UnitKind> {
+  const fail = (rule: string): never =>
+    refuse("usage", "cannot prune these units", {
+      rule,
+      value: Array.isArray(kinds) ? kinds.join(",") || "none" : shown(kinds),
+      fix: "try kv,ffn",
+      option: "units",
+    });
+  // A string would be treated as a list of its characters.
+  if (!Array.isArray(kinds)) fail(`units are a list of some of ${UNIT_KINDS.join(", ")}`);
+  for (const kind of kinds) if (!UNIT_KINDS.includes(kind)) fail(`units are some of ${UNIT_KINDS.join(", ")}`);
+  if (kinds.length === 0) fail("at least one kind of unit");
+  const given = UNIT_KINDS.filter((kind) => kinds.includes(kind));
+  return new Set(given.filter((kind, index) => {
+    const { place } = KINDS[kind];
+    return place === null || given.findIndex((other) => KINDS[other].place === place) === index;
+  }));
+}

@@ -16,6 +16,7 @@ import { PHI } from "./phi.ts";
 import { PHI3 } from "./phi3.ts";
 import { QWEN2, QWEN3 } from "./qwen.ts";
 import { SMOLLM3 } from "./smollm3.ts";
+import { STARCODER2 } from "./starcoder2.ts";
 import { STABLELM } from "./stablelm.ts";
 
 /** The families of others. */
@@ -35,6 +36,7 @@ export const FAMILIES: readonly Family[] = [
   OPT,
   GPT2,
   GPT_NEOX,
+  STARCODER2,
   STABLELM,
   PHI,
 ];

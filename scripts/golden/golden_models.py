@@ -27,7 +27,7 @@ from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
     LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, PhiConfig, Qwen2Config, Qwen3Config,
-    SmolLM3Config, StableLmConfig)
+    SmolLM3Config, StableLmConfig, Starcoder2Config)
 from transformers.utils import logging  # noqa: E402
 
 torch.set_num_threads(1)
@@ -245,6 +245,18 @@ MODELS |= {
     },
 }
 
+MODELS |= {
+    # LayerNorm, biases everywhere, GELU without gate, a window.
+    "starcoder2": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1050,
+        "config": lambda: Starcoder2Config(
+            hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=47, num_hidden_layers=2,
+            vocab_size=71, tie_word_embeddings=True, max_position_embeddings=128, norm_epsilon=1e-4, sliding_window=9,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+}
+
 LEGEND = {
     "logits": "std, range, relative error of stock float32",
     "unscaled": "relative change without RoPE scaling",
@@ -355,6 +367,8 @@ OTHER_MODULES = {
                      "down": "mlp.dense_4h_to_h"},
     "PhiDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.dense",
                         "up": "mlp.fc1", "down": "mlp.fc2"},
+    "Starcoder2DecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+                               "o": "self_attn.o_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
     "OPTDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
                         "up": "fc1", "down": "fc2"},
 }

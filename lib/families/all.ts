@@ -1,6 +1,7 @@
 // Every family that is read and written, in the order in which a class or architecture is chosen for a model: the first that holds it.
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { COMPRESSO } from "./compresso.ts";
+import { EXAONE4 } from "./exaone4.ts";
 import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
 import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
@@ -33,6 +34,7 @@ export const FAMILIES: readonly Family[] = [
   SMOLLM3,
   GRANITE,
   OLMO2,
+  EXAONE4,
   OPT,
   GPT2,
   GPT_NEOX,

@@ -39,7 +39,6 @@ export const CONFIG = z.looseObject({
   use_sliding_window: z.boolean().nullish(),
   max_window_layers: z.int().nonnegative().nullish(),
   layer_types: z.array(z.enum(["full_attention", "sliding_attention"])).nullish(),
-  sliding_window_pattern: count.nullish(),
   quantization_config: z.null().optional(),
   // Of transformers 5: layers that differ, which its stock classes do not load.
   per_layer_config: z.null().optional(),

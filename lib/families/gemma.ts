@@ -252,6 +252,7 @@ export const GEMMA3 = family({
   keys: {
     query_pre_attn_scalar: factor,
     final_logit_softcapping: factor,
+    sliding_window_pattern: z.int().positive().nullish(),
     ...BIDIRECTIONAL,
   },
   read: (config, { headDim }) => ({

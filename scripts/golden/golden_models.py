@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
-    AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
+    AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPTNeoXConfig, GraniteConfig,
     LlamaConfig, MinistralConfig, MistralConfig, Olmo2Config, OPTConfig, Phi3Config, PhiConfig, Qwen2Config, Qwen3Config,
     SmolLM3Config, StableLmConfig, Starcoder2Config)
 from transformers.utils import logging  # noqa: E402
@@ -253,6 +253,15 @@ MODELS |= {
             hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=47, num_hidden_layers=2,
             vocab_size=71, tie_word_embeddings=True, max_position_embeddings=128, norm_epsilon=1e-4, sliding_window=9,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
+    # Norms of outputs and of q and k heads; a window in some layers, no RoPE in the others.
+    "exaone4": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1051,
+        "config": lambda: AutoConfig.for_model(
+            "exaone4", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, intermediate_size=47,
+            num_hidden_layers=5, vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-3,
+            sliding_window=9, sliding_window_pattern=4, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
 }

@@ -5,8 +5,8 @@ import { openDevice } from "../lib/gpu/device.ts";
 import type { DecoderSpec } from "../lib/spec/decoder.ts";
 import { unitParameters, unitTable } from "../lib/units/table.ts";
 import { defaultRates } from "../lib/run/options/rates.ts";
-import { legend } from "../lib/report/line_chart.ts";
-import { linePanel, type LineSeries, type Point } from "../lib/report/line_panel.ts";
+import { legend } from "../lib/report/chart.ts";
+import { drawPanel, type Point, type Series } from "../lib/report/panel.ts";
 import { short, svgFigure, text, wrapText } from "../lib/report/svg.ts";
 import { type ControllerTrace, runController } from "./controller_run.ts";
 
@@ -20,7 +20,7 @@ const SERIES = {
   hard: { name: "hard sparsity, cut at that step", style: { color: 2, line: "none" } },
   lambda1: { name: "λ1", style: { color: 3, width: 1.5 } },
   lambda2: { name: "λ2", style: { color: 5, width: 1.5 } },
-} as const satisfies Readonly<Record<string, Pick<LineSeries, "name" | "style">>>;
+} as const satisfies Readonly<Record<string, Pick<Series, "name" | "style">>>;
 const SPEC: DecoderSpec = {
   vocab: 64,
   hidden: 64,
@@ -98,7 +98,7 @@ function panels(
 ): string[] {
   const steps = target.length, axis = { label: "step", format: "whole", domain: [0, steps] } as const;
   const curve = (values: readonly number[]): Point[] => values.map((value, step): Point => [step + 1, value]);
-  const high = linePanel({
+  const high = drawPanel({
     x: { ...axis, label: "" },
     y: { label: "", domain: [0, 0.36], format: "share" },
     series: [
@@ -107,7 +107,7 @@ function panels(
       { ...SERIES.hard, points: looked },
     ],
   }, { x, y: y + 36, width, height: TOP_HEIGHT, labels: LABELS });
-  const low = linePanel({
+  const low = drawPanel({
     x: axis,
     y: { label: "", domain: [Math.min(0, ...lambda1, ...lambda2), most] },
     series: [{ ...SERIES.lambda1, points: curve(lambda1) }, { ...SERIES.lambda2, points: curve(lambda2) }],

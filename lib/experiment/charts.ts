@@ -1,7 +1,6 @@
 // The charts of an experiment: measures, losses and the share cut of each layer.
-import { dotChart, type DotPanel } from "../report/dot_chart.ts";
-import { lineChart } from "../report/line_chart.ts";
-import type { LineSeries } from "../report/line_panel.ts";
+import { type ChartPanel, drawChart } from "../report/chart.ts";
+import type { Series } from "../report/panel.ts";
 import { digestOf } from "../core/digest.ts";
 import { areTied } from "./grid.ts";
 import type { ExperimentReport, Group } from "./types.ts";
@@ -38,28 +37,33 @@ function measureChart(report: ExperimentReport, groups: readonly Group[]): Drawn
   // Means of tasks stand for the single ones.
   const shown = report.names.filter(({ isMeasure, isPart = false }) => isMeasure && !isPart);
   const dense = Object.entries(report.dense);
-  const panels = shown.map(({ name, kind }): DotPanel => {
+  const panels = shown.map(({ name, kind }): ChartPanel => {
     const own = dense.length === 1 ? dense[0]?.[1].find((value) => value.name === name) : undefined;
+    const series = groups.flatMap((group) => {
+      const spread = group.numbers[name];
+      return spread ? [{ name: groupLabel(group, report.axes), spread }] : [];
+    }).map(({ name, spread }, row): Series => ({
+      name,
+      points: spread.values.map((value) => [value, row] as const),
+      spread,
+    }));
     return {
       title: `${name} (${kind === "perplexity" ? "perplexity, less is better" : "accuracy, more is better"})`,
-      format: kind === "accuracy" ? "share" : "plain",
-      rows: groups.flatMap((group) => {
-        const spread = group.numbers[name];
-        if (!spread) return [];
-        return [{ label: groupLabel(group, report.axes), values: spread.values, mean: spread.mean, spread: spread.sd }];
-      }),
-      ...(own ? { reference: { label: "unpruned", value: own.value } } : {}),
+      x: { label: "", format: kind === "accuracy" ? "share" : "plain" },
+      y: { label: "", rows: series.map(({ name }) => name) },
+      series,
+      ...(own && Number.isFinite(own.value) ? { marks: [{ x: own.value, label: "unpruned" }] } : {}),
     };
   });
-  if (panels.every(({ rows }) => rows.length === 0)) return [];
+  if (panels.every(({ series }) => series.length === 0)) return [];
   const title = `${report.name}: what was measured`;
   const description = "Dots are seeds, bars their means, whiskers one sample standard deviation to each side.";
-  return [{ file: "measures.svg", title: "what was measured", svg: dotChart({ title, description, panels }) }];
+  return [{ file: "measures.svg", title: "what was measured", svg: drawChart({ title, description, panels }) }];
 }
 
 function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
   return inParts(report, groups).flatMap(({ suffix, name, part }) => {
-    const series = part.map((group): LineSeries => ({
+    const series = part.map((group): Series => ({
       name: groupLabel(group, report.axes),
       points: meanLoss(group.cells.map((cell) => report.losses[cell] ?? [])),
     })).filter(({ points }) => points.length > 0);
@@ -67,12 +71,10 @@ function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnCh
     return [{
       file: `loss${suffix}.svg`,
       title: `loss${name}`,
-      svg: lineChart({
+      svg: drawChart({
         title: `${report.name}: loss${name}`,
         description: `Mean over the seeds, averaged over ${SMOOTH} steps.`,
-        x: { label: "step", format: "whole" },
-        y: { label: "loss, nats a token" },
-        series,
+        panels: [{ x: { label: "step", format: "whole" }, y: { label: "loss, nats a token" }, series }],
       }),
     }];
   });
@@ -80,13 +82,13 @@ function lossCharts(report: ExperimentReport, groups: readonly Group[]): DrawnCh
 
 function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnChart[] {
   return inParts(report, groups).flatMap(({ suffix, name, part }) => {
-    const series = part.map((group, color): LineSeries => ({
+    const series = part.map((group, color): Series => ({
       name: groupLabel(group, report.axes),
       points: group.layers.map((cut, layer) => [layer, cut] as const),
       style: { dots: true, color },
     }));
     const runs = part.flatMap(({ cells }, color) =>
-      cells.length < 2 ? [] : report.cells.filter(({ cell }) => cells.includes(cell)).map((run): LineSeries => ({
+      cells.length < 2 ? [] : report.cells.filter(({ cell }) => cells.includes(cell)).map((run): Series => ({
         name: run.cell,
         points: run.layers.map((cut, layer) => [layer, cut] as const),
         style: { color, width: 0.75, opacity: 0.5 },
@@ -94,7 +96,7 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
       }))
     );
     const most = Math.max(0, ...part.map(({ layers }) => layers.length - 1));
-    const flat = uniformShares(part).map((share): LineSeries => ({
+    const flat = uniformShares(part).map((share): Series => ({
       name: `uniform, ${(100 * share).toFixed(1)} %`,
       points: [[0, share], [most, share]],
       style: { line: "dashed", color: 6, width: 1.5 },
@@ -102,13 +104,15 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
     return [{
       file: `layers${suffix}.svg`,
       title: `share cut of each layer${name}`,
-      svg: lineChart({
+      svg: drawChart({
         title: `${report.name}: share cut of each layer${name}`,
         description:
           "Share of a layer's linear weights that is cut, mean over the seeds; thin: each run; dashed: uniform layers.",
-        x: { label: "layer", format: "whole" },
-        y: { label: "share cut", format: "share" },
-        series: [...runs, ...series, ...flat],
+        panels: [{
+          x: { label: "layer", format: "whole" },
+          y: { label: "share cut", format: "share" },
+          series: [...runs, ...series, ...flat],
+        }],
       }),
     }];
   });

@@ -1,7 +1,7 @@
 // A sweep as a table, a chart of quality against size, and a page with both.
 import { formatBytes, formatCount } from "../report/numbers.ts";
-import { lineChart } from "../report/line_chart.ts";
-import type { LineSeries } from "../report/line_panel.ts";
+import { drawChart } from "../report/chart.ts";
+import type { Series } from "../report/panel.ts";
 import { metricsOf } from "../eval/metrics.ts";
 import { pageHtml } from "../report/page.ts";
 import { escape, short } from "../report/svg.ts";
@@ -50,7 +50,7 @@ export function sweepTable(result: SweepResult): Table {
 /** A chart of quality against size, as SVG. */
 export function sweepChart(result: SweepResult): string {
   const { points, dense, knee, method } = result, millions = (parameters: number): number => parameters / 1e6;
-  const line = (name: string, lossOf: (point: SweepPoint) => LossChange | null): LineSeries[] => {
+  const line = (name: string, lossOf: (point: SweepPoint) => LossChange | null): Series[] => {
     const [first] = points, start = first && lossOf(first);
     if (!start) return [];
     const at = (loss: LossChange, which: "before" | "after"): number => loss.bitsPerByte?.[which] ?? loss[which];
@@ -62,15 +62,17 @@ export function sweepChart(result: SweepResult): string {
   };
   const series = [...line("held-out rows", ({ heldout }) => heldout), ...line("text", ({ text }) => text)];
   const isBits = points.every(({ heldout, text }) => (text ?? heldout)?.bitsPerByte !== null);
-  return lineChart({
+  return drawChart({
     title: `Quality against size: ${method}`,
     description: knee
       ? `Before pruning at the right. Past the knee at ${share(knee.sparsity)}, pruning costs more than average.`
       : "Before pruning at the right.",
-    x: { label: "parameters, millions" },
-    y: { label: isBits ? "bits per byte" : "loss, nats a token" },
-    series,
-    marks: knee ? [{ x: millions(knee.parameters), label: `knee, ${share(knee.sparsity)}` }] : [],
+    panels: [{
+      x: { label: "parameters, millions" },
+      y: { label: isBits ? "bits per byte" : "loss, nats a token" },
+      series,
+      marks: knee ? [{ x: millions(knee.parameters), label: `knee, ${share(knee.sparsity)}` }] : [],
+    }],
   });
 }
 

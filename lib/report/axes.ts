@@ -12,6 +12,8 @@ export interface Axis {
   readonly zero?: boolean;
   /** "share" shows 0.2 as 20 %; "whole" has no ticks between whole numbers. Default "plain". */
   readonly format?: AxisFormat;
+  /** Of a vertical axis: names of rows 0, 1, … from the top down, in place of numbers. */
+  readonly rows?: readonly string[];
 }
 
 /** How the numbers at ticks are written. */
@@ -55,6 +57,10 @@ export interface Tick {
 }
 
 const TICK_SIZE = 11;
+/** Pixels between lines of a row's name, and most characters of a line. A name has two lines at most. */
+const NAME_LINE = 14, MOST_NAME = 42;
+/** Pixels below the field between the axes. */
+export const FOOT = 38;
 
 /** Draws both axes; `xs` and `ys` are the values that they must hold, where an axis has no domain. */
 export function drawAxes(
@@ -66,29 +72,33 @@ export function drawAxes(
   },
   box: AxesBox,
 ): DrawnAxes {
-  const toY = scaleOf(y, ys, { nice: y.domain === undefined });
-  const rows = ticksOf(toY, { format: y.format, count: Math.max(2, Math.min(6, box.height / 45)) });
-  const left = box.x + 30 + (box.labels ?? Math.max(24, ...rows.map(({ label }) => textWidth(label, TICK_SIZE))));
+  const { scale: toY, ticks: rows } = verticalTicks(y, ys, box.height), hasRows = y.rows !== undefined;
+  const left = box.x + (hasRows ? 10 : 30) + (box.labels ?? labelRoom(y, ys, box.height));
   const right = box.x + box.width - 12 - (box.ends ?? 0), top = box.y + 10 + (box.above ?? 0);
-  const bottom = box.y + box.height - 38;
-  const toX = scaleOf(x, xs, { nice: false }).range([left, right]);
-  toY.range([bottom, top]);
-  const body: string[] = [];
+  const bottom = box.y + box.height - FOOT;
+  const toX = scaleOf(x, xs, { nice: hasRows }).range([left, right]);
+  toY.range(hasRows ? [top, bottom] : [bottom, top]);
+  const body: string[] = [], soft = { tone: "soft", size: TICK_SIZE } as const;
   for (const { value, label } of rows) {
-    body.push(line([left, toY(value)], [right, toY(value)], { kind: "grid" }));
-    body.push(text(left - 6, toY(value) + 4, label, { anchor: "end", tone: "soft", size: TICK_SIZE }));
+    if (!hasRows) body.push(line([left, toY(value)], [right, toY(value)], { kind: "grid" }));
+    const lines = hasRows ? nameLines(label) : [label];
+    lines.forEach((part, index) => {
+      const at = toY(value) + 4 + NAME_LINE * (index - (lines.length - 1) / 2);
+      body.push(text(left - (hasRows ? 10 : 6), at, part, { anchor: "end", ...(hasRows ? {} : soft) }));
+    });
   }
   body.push(line([left, bottom], [right, bottom], { kind: "axis" }));
   let taken = -Infinity;
   for (const { value, label } of ticksOf(toX, { format: x.format, count: Math.max(2, Math.min(8, box.width / 80)) })) {
+    if (hasRows) body.push(line([toX(value), top], [toX(value), bottom], { kind: "grid" }));
     body.push(line([toX(value), bottom], [toX(value), bottom + 4], { kind: "axis" }));
     // The last label must not stand out of the box.
     const width = textWidth(label, TICK_SIZE), start = Math.min(toX(value) - width / 2, box.x + box.width - width);
     if (start < taken + 4) continue;
     taken = start + width;
-    body.push(text(start + width / 2, bottom + 16, label, { anchor: "middle", tone: "soft", size: TICK_SIZE }));
+    body.push(text(start + width / 2, bottom + 16, label, { anchor: "middle", ...soft }));
   }
-  body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", tone: "soft", size: TICK_SIZE }));
+  body.push(text((left + right) / 2, bottom + 32, x.label, { anchor: "middle", ...soft }));
   if (y.label !== "") body.push(verticalText(box.x + 10, (top + bottom) / 2, y.label));
   const scaleText = ({ format = "plain", label }: Axis, scale: Scale): string =>
     escape([...scale.domain(), ...scale.range(), format, label].join(" "));
@@ -96,6 +106,38 @@ export function drawAxes(
     ...{ body, toX, toY, left, right, top, bottom },
     attributes: ` data-x="${scaleText(x, toX)}" data-y="${scaleText(y, toY)}"`,
   };
+}
+
+/** Room that the labels of a vertical axis need. */
+export function labelRoom(y: Axis, ys: readonly number[], height: number): number {
+  if (y.rows) return Math.max(60, ...y.rows.flatMap(nameLines).map((part) => textWidth(part)));
+  return Math.max(24, ...verticalTicks(y, ys, height).ticks.map(({ label }) => textWidth(label, TICK_SIZE)));
+}
+
+/** Pixels that each of some rows needs for its name. */
+export function rowHeight(rows: readonly string[]): number {
+  return 20 + NAME_LINE * (Math.max(1, ...rows.map((name) => nameLines(name).length)) - 1);
+}
+
+function verticalTicks(
+  y: Axis,
+  ys: readonly number[],
+  height: number,
+): { readonly scale: Scale; readonly ticks: readonly Tick[] } {
+  if (y.rows) {
+    const scale = scaleLinear<number, number>().domain([-0.5, y.rows.length - 0.5]);
+    return { scale, ticks: y.rows.map((label, value) => ({ label, value })) };
+  }
+  const scale = scaleOf(y, ys, { nice: y.domain === undefined });
+  return { scale, ticks: ticksOf(scale, { format: y.format, count: Math.max(2, Math.min(6, height / 45)) }) };
+}
+
+/** A name in one line or two, the second one cut where it is longer. */
+function nameLines(name: string): string[] {
+  if (name.length <= MOST_NAME) return [name];
+  const space = name.lastIndexOf(" ", MOST_NAME), end = space > 0 ? space : MOST_NAME;
+  const rest = name.slice(end).trimStart();
+  return [name.slice(0, end), rest.length > MOST_NAME ? `${rest.slice(0, MOST_NAME - 1)}…` : rest];
 }
 
 /** The scale of an axis that holds the values. */

@@ -2,9 +2,8 @@
 import type { Axis } from "./axes.ts";
 import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./derived.ts";
 import { heatMap } from "./heat_map.ts";
-import { layerBars } from "./layer_bars.ts";
-import { lineChart } from "./line_chart.ts";
-import type { LineSeries, PanelMark, Point, SeriesStyle } from "./line_panel.ts";
+import { drawChart } from "./chart.ts";
+import type { PanelMark, Point, Series, SeriesStyle } from "./panel.ts";
 import type { ReportRun } from "./read_run.ts";
 import { short } from "./svg.ts";
 import { everyNth, type Table } from "./table.ts";
@@ -82,7 +81,7 @@ function stepFigure(
 ): Figure {
   const isAlone = curves.length === 1, { y, lines, height } = what;
   const series = lines.flatMap((line, place) =>
-    curves.map((one): LineSeries => {
+    curves.map((one): Series => {
       const { name, valuesOf, style = {}, isMain = false } = line, values = valuesOf(one);
       return {
         name: isAlone ? name : isMain ? one.name : `${one.name}, ${name}`,
@@ -92,20 +91,13 @@ function stepFigure(
       };
     })
   ).filter(({ points }) => points.some(([, value]) => Number.isFinite(value)));
-  const chart = {
-    title,
-    description,
-    x: { label: "step", format: "whole", domain: stepDomain(curves) },
-    y,
-    series,
-    marks: marksOf(curves),
-    embedded: true,
-  } as const;
+  const x = { label: "step", format: "whole", domain: stepDomain(curves) } as const;
+  const panel = { x, y, series, marks: marksOf(curves), ...(height === undefined ? {} : { height }) };
   return {
     id,
     title,
     caption,
-    draw: (width) => lineChart({ ...chart, width, ...(height === undefined ? {} : { height }) }),
+    draw: (width) => drawChart({ title, description, panels: [panel], width, embedded: true }),
     table: stepTable(title, curves, lines),
   };
 }
@@ -376,15 +368,27 @@ function layerSparsityFigure(runs: readonly ReportRun[]): Figure | null {
     caption:
       "Share of each layer's linear weights that was cut, and the share that every layer would have if all were cut alike (dashed).",
     draw: (width) =>
-      layerBars({
+      drawChart({
         title: "Sparsity of each layer",
         description: shown.map(({ name, values, uniform }) =>
           `${name}: ${values.map((value, layer) => `layer ${layer} ${short(100 * value)} %`).join(", ")}; uniform ${
             short(100 * uniform)
-          } %`
-        ).join(". "),
-        label: "sparsity",
-        runs: shown,
+          } %.`
+        ).join(" "),
+        panels: [{
+          x: { label: "layer", format: "whole", domain: [-0.5, layers - 0.5] },
+          y: { label: "sparsity", format: "share", zero: true },
+          series: shown.flatMap(({ name, values, uniform }, color): Series[] => [
+            { name, points: values.map((value, layer): Point => [layer, value]), style: { line: "bars", color } },
+            {
+              name: `${shown.length > 1 ? `${name}, ` : ""}uniform: ${short(100 * uniform)} %`,
+              points: [[-0.5, uniform], [layers - 0.5, uniform]],
+              style: { line: "dashed", color },
+              told: false,
+            },
+          ]),
+          height: 280,
+        }],
         width,
         embedded: true,
       }),

@@ -1,5 +1,38 @@
 // What every SVG figure must be: closed tags, escaped text, a name and a description, colors for light and dark.
 import assert from "node:assert/strict";
+import { type ChartPanel, drawChart } from "../../lib/report/chart.ts";
+
+/** A chart with one panel. */
+export function lineChart(
+  { title, description = "", ...panel }: ChartPanel & { readonly title: string; readonly description?: string },
+): string {
+  return drawChart({ title, description, panels: [panel] });
+}
+
+/** Values of one row of dots. */
+export interface DotRow {
+  readonly label: string;
+  readonly values: readonly number[];
+  readonly mean: number;
+  readonly sd: number | null;
+}
+
+/** A panel of dots in rows. */
+export function dotPanel(
+  rows: readonly DotRow[],
+  { title = "x", format = "plain", marks = [] }: {
+    readonly title?: string;
+    readonly format?: "plain" | "share";
+    readonly marks?: NonNullable<ChartPanel["marks"]>;
+  } = {},
+): ChartPanel {
+  return {
+    ...{ title, marks, x: { label: "", format }, y: { label: "", rows: rows.map(({ label }) => label) } },
+    series: rows.map(({ label: name, values, mean, sd }, row) => ({
+      ...{ name, points: values.map((value) => [value, row] as const), spread: { mean, sd } },
+    })),
+  };
+}
 
 /** Fails where a figure is not well-formed as far as our writer can go wrong: nesting, quotes, escapes, numbers; or has no name and description. */
 export function assertDrawn(svg: string, name = "figure"): void {

@@ -1,7 +1,7 @@
-// A panel of lines over two axes, as SVG elements; d3-shape makes paths.
+// A panel: two axes, and on them lines, dots, bars and spreads, as SVG elements; d3-shape makes paths.
 import { pathLine } from "../core/packages.ts";
-import { type AxesBox, type Axis, drawAxes } from "./axes.ts";
-import { colorRound, escape, line, round, seriesClass, text, widening } from "./svg.ts";
+import { type AxesBox, type Axis, drawAxes, type DrawnAxes } from "./axes.ts";
+import { colorRound, escape, line, round, seriesClass, text, textWidth, widening } from "./svg.ts";
 
 /** A point of a series; a number that is not finite breaks the line. */
 export type Point = readonly [x: number, y: number];
@@ -10,8 +10,8 @@ export type Point = readonly [x: number, y: number];
 export interface SeriesStyle {
   /** Its color, counted from 0; default: its place among the series. There are eight: from the ninth on they come again, with wider lines and larger dots. */
   readonly color?: number;
-  /** Default "solid"; "none" draws dots alone. */
-  readonly line?: "solid" | "dashed" | "dotted" | "none";
+  /** Default "solid"; "none" draws dots alone; "bars" draws bars from the horizontal axis, those of several series side by side. */
+  readonly line?: "solid" | "dashed" | "dotted" | "none" | "bars";
   /** Width of the line in pixels among the first eight colors; default 2. */
   readonly width?: number;
   /** From 0 to 1; default 1. */
@@ -20,8 +20,8 @@ export interface SeriesStyle {
   readonly dots?: boolean;
 }
 
-/** A line of a chart. */
-export interface LineSeries {
+/** A line of a chart, its dots or its bars. */
+export interface Series {
   /** What the legend calls it. */
   readonly name: string;
   /** In the order in which they are joined. */
@@ -30,15 +30,19 @@ export interface LineSeries {
   readonly style?: SeriesStyle;
   /** Whether the legend has it; default true. */
   readonly listed?: boolean;
-  /** Text at the right end of the line; see {@link AxesBox.ends}. */
+  /** Whether a page's script tells its values; default true. */
+  readonly told?: boolean;
+  /** Text at the right end of the line. */
   readonly endLabel?: string;
+  /** Of values in a row: their mean, and half of the whisker's length, null for none. */
+  readonly spread?: { readonly mean: number; readonly sd: number | null };
 }
 
 /** A vertical line at a value of x. */
 export interface PanelMark {
   /** The value. */
   readonly x: number;
-  /** What stands beside the line. */
+  /** Text at the line. */
   readonly label: string;
 }
 
@@ -46,7 +50,7 @@ export interface PanelMark {
 export interface PanelContent {
   readonly x: Axis;
   readonly y: Axis;
-  readonly series: readonly LineSeries[];
+  readonly series: readonly Series[];
   readonly marks?: readonly PanelMark[];
 }
 
@@ -56,16 +60,31 @@ export interface DrawnPanel {
   readonly attributes: string;
 }
 
-const DASHES = { solid: "", dashed: "6 4", dotted: "2 3", none: "" } as const;
+const DASHES = { solid: "", dashed: "6 4", dotted: "2 3" } as const;
 /** Points that a line has at most for each pixel of the panel's width; more would not show. */
 const POINTS_PER_PIXEL = 1.5;
+/** Room above the field for the labels of marks. */
+export const MARK_ROOM = 14;
 
-/** Draws axes, grid, marks and lines. Series without finite points leave their axes empty. */
-export function linePanel({ x, y, series, marks = [] }: PanelContent, box: AxesBox): DrawnPanel {
+/** Draws axes, grid, marks and series. Series without finite points leave their axes empty. */
+export function drawPanel(
+  { x, y, series, marks = [] }: PanelContent,
+  box: Omit<AxesBox, "ends" | "above">,
+): DrawnPanel {
   const all = series.flatMap(({ points }) => points.filter(isShown));
+  const places = marks.map((mark) => mark.x).filter(Number.isFinite);
+  const whiskers = series.flatMap(({ spread }) => spread ? endsOf(spread, x) : []).filter(Number.isFinite);
   const axes = drawAxes(
-    { x, y, xs: all.map(([value]) => value), ys: all.map(([, value]) => value) },
-    { ...box, above: marks.length > 0 ? 14 : 0 },
+    {
+      ...{ x, y, ys: all.map(([, value]) => value) },
+      // Lines decide where their axis ends, and rows hold all that is drawn.
+      xs: [...all.map(([value]) => value), ...(y.rows ? [...whiskers, ...places] : [])],
+    },
+    {
+      ...box,
+      above: marks.length > 0 ? MARK_ROOM : 0,
+      ends: Math.max(0, ...series.map(({ endLabel }) => endLabel === undefined ? 0 : textWidth(endLabel, 11))),
+    },
   );
   const { toX, toY, left, right, top, bottom, attributes } = axes, body = [...axes.body];
   for (const { x: value, label } of marks) {
@@ -74,15 +93,18 @@ export function linePanel({ x, y, series, marks = [] }: PanelContent, box: AxesB
     body.push(line([at, top - 12], [at, bottom], { kind: "mark", dash: "3 3" }));
     body.push(text(at + (isRight ? -4 : 4), top - 4, label, { anchor: isRight ? "end" : "start", size: 11 }));
   }
-  series.forEach(({ name, points, style = {} }, index) => {
-    body.push(
-      ...drawSeries(thinned(points, Math.max(200, POINTS_PER_PIXEL * box.width)), {
-        style,
-        index,
-        name,
+  const bars = series.filter(({ style }) => style?.line === "bars");
+  series.forEach((one, index) => {
+    const { name, points, style = {}, told = true, spread } = one, { color = index } = style;
+    const parts = style.line === "bars"
+      ? drawBars(points, { axes, color, place: bars.indexOf(one), count: bars.length })
+      : spread
+      ? drawSpread(points, spread, { axes, x })
+      : drawLine(thinned(points, Math.max(200, POINTS_PER_PIXEL * box.width)), {
+        style: { ...style, color },
         place: ([px, py]) => [toX(px), toY(py)],
-      }),
-    );
+      });
+    body.push(group(parts, { ...style, color, ...(told ? { name } : {}) }));
   });
   const ends = series.flatMap(({ points, endLabel }) => {
     const last = points.findLast(isShown);
@@ -120,28 +142,38 @@ function spreadDown<T extends { readonly y: number }>(
   return kept.map((label, index) => ({ ...label, y: places[index] ?? label.y }));
 }
 
-/** What stands for a series in a legend: a short line or a dot. */
+/** What stands for a series in a legend: a short line, a bar or a dot. */
 export function seriesSample(
-  { style = {} }: Pick<LineSeries, "style">,
+  { style = {} }: Pick<Series, "style">,
   { index, x, y }: { readonly index: number; readonly x: number; readonly y: number },
 ): string {
-  const points: readonly Point[] = style.line === "none" ? [[x + 10, y]] : [[x, y], [x + 20, y]];
-  return drawSeries(points, { style, index, place: (point) => point }).join("");
+  const { color = index } = style, isDot = style.line === "none", end: Point = [x + 20, y];
+  const parts = style.line === "bars"
+    ? [barPath(`M${x} ${y}h20`, { color, width: 8 })]
+    : drawLine(isDot ? [[x + 10, y]] : [[x, y], end], { style: { ...style, color }, place: (point) => point });
+  return group(parts, { ...style, color });
 }
 
-function drawSeries(points: readonly Point[], { style, index, name, place }: {
-  readonly style: SeriesStyle;
-  readonly index: number;
-  /** Told to a page's script; a sample in a legend has none. */
-  readonly name?: string;
+/** The parts of a series in its color; `name` is for a page's script. */
+function group(
+  parts: readonly string[],
+  { color, opacity = 1, name }: Pick<SeriesStyle, "opacity"> & { readonly color: number; readonly name?: string },
+): string {
+  const shade = opacity === 1 ? "" : ` opacity="${opacity}"`;
+  const named = name === undefined ? "" : ` data-name="${escape(name)}"`;
+  return `<g class="${seriesClass(color)}"${named}${shade}>${parts.join("")}</g>`;
+}
+
+function drawLine(points: readonly Point[], { style, place }: {
+  readonly style: SeriesStyle & { readonly color: number };
   readonly place: (point: Point) => Point;
 }): string[] {
-  const { color = index, line: kind = "solid", opacity = 1, dots = kind === "none" } = style;
+  const { color, line: kind = "solid", dots = kind === "none" } = style;
   // Dashes and opacity have a meaning of their own in charts, so that width tells series of one color apart.
   const turn = colorRound(color), width = (style.width ?? 2) * widening(color);
   const placed = points.map((point) => isShown(point) ? place(point) : null);
   const body: string[] = [];
-  if (kind !== "none") {
+  if (kind !== "none" && kind !== "bars") {
     const path = pathLine<Point | null>().defined((point) => point !== null)
       .x((point) => round(point?.[0] ?? NaN)).y((point) => round(point?.[1] ?? NaN))(placed);
     const dash = DASHES[kind] === "" ? "" : ` stroke-dasharray="${DASHES[kind]}"`;
@@ -161,9 +193,56 @@ function drawSeries(points: readonly Point[], { style, index, name, place }: {
       }" fill="currentColor"/>`,
     );
   });
-  const shade = opacity === 1 ? "" : ` opacity="${opacity}"`;
-  const named = name === undefined ? "" : ` data-name="${escape(name)}"`;
-  return [`<g class="${seriesClass(color)}"${named}${shade}>${body.join("")}</g>`];
+  return body;
+}
+
+/** Bars at whole values of x, `place`-th of `count` side by side. */
+function drawBars(points: readonly Point[], { axes: { toX, toY, bottom }, color, place, count }: {
+  readonly axes: DrawnAxes;
+  readonly color: number;
+  readonly place: number;
+  readonly count: number;
+}): string[] {
+  const bar = (toX(1) - toX(0)) * 0.8 / count, width = Math.max(1, bar - 1);
+  // From the end down, so that no gap lies there.
+  const path = points.filter(isShown).map(([x, y]) =>
+    `M${round(toX(x - 0.4) + place * bar + width / 2)},${round(toY(y))}V${round(bottom)}`
+  );
+  return [barPath(path.join(""), { color, width })];
+}
+
+/** Bars along a path. Where colors come again they are cut into pieces, longer ones each time: bars have but one width. */
+function barPath(path: string, { color, width }: { readonly color: number; readonly width: number }): string {
+  const turn = colorRound(color), pieces = turn === 0 ? "" : ` stroke-dasharray="${3 * turn} 2"`;
+  return `<path d="${path}" fill="none" stroke="currentColor" stroke-width="${
+    round(width)
+  }" stroke-opacity="0.75"${pieces}/>`;
+}
+
+/** Ends of a whisker. A share cannot lie beyond 0 and 1. */
+function endsOf({ mean, sd }: NonNullable<Series["spread"]>, { format }: Axis): [number, number] {
+  const within = (value: number): number => format === "share" ? Math.min(1, Math.max(0, value)) : value;
+  return [within(mean - (sd ?? 0)), within(mean + (sd ?? 0))];
+}
+
+/** Dots of single values in a row, a bar at their mean, and a whisker. */
+function drawSpread(
+  points: readonly Point[],
+  spread: NonNullable<Series["spread"]>,
+  { axes: { toX, toY }, x }: { readonly axes: DrawnAxes; readonly x: Axis },
+): string[] {
+  const shown = points.filter(isShown), row = round(toY(points[0]?.[1] ?? 0)), mean = round(toX(spread.mean));
+  if (!Number.isFinite(spread.mean)) return [];
+  const [from, to] = endsOf(spread, x);
+  return [
+    ...shown.map(([value]) =>
+      `<circle cx="${round(toX(value))}" cy="${row}" r="3" fill="currentColor" opacity="0.55"/>`
+    ),
+    ...(spread.sd === null
+      ? []
+      : [`<path d="M${round(toX(from))} ${row}H${round(toX(to))}" stroke="currentColor" stroke-width="1.5"/>`]),
+    `<path d="M${mean} ${row - 6}V${row + 6}" stroke="currentColor" stroke-width="3"/>`,
+  ];
 }
 
 /**
@@ -180,7 +259,7 @@ export function thinned(points: readonly Point[], most: number): readonly Point[
     for (let at = start; at <= end; at++) {
       const value = valueAt(at);
       if (!Number.isFinite(value)) {
-        // One of those that follow each other breaks the line.
+        // One of several gaps in a row breaks the line.
         if (at === start || Number.isFinite(valueAt(at - 1))) chosen.add(at);
         continue;
       }

@@ -47,4 +47,4 @@ export { generateText, type GenerateTextOptions } from "./lib/generate/text.ts";
 export { type Chat, type ChatOptions, createChat } from "./lib/generate/chat.ts";
 
 // Errors.
-export { CompressoError, type ErrorCode, type ErrorParts } from "./lib/core/errors.ts";
+export { CompressoError, type ErrorCode, type ErrorParts, type SpellOption } from "./lib/core/errors.ts";

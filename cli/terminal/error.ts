@@ -1,6 +1,6 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError, type ErrorParts, spelled } from "../../lib/core/errors.ts";
+import { CompressoError, type ErrorParts, option } from "../../lib/core/errors.ts";
 import { HUB_VARIABLES } from "../../lib/hub/settings.ts";
 import { CommanderError } from "../packages.ts";
 import { flagOf, spellFlag } from "../options/spelling.ts";
@@ -32,7 +32,7 @@ export interface ErrorJson {
 export function reportError(error: unknown, { help, asJson = false }: ErrorView = {}): number {
   const known = asKnown(error);
   if (known === null) return reportDefect(error, { asJson });
-  const { code, exitStatus } = known, { what, rule, value, fix, option } = plainParts(known.parts);
+  const { code, exitStatus } = known, { what, rule, value, fix, option: path } = partsOf(known);
   const way = fix ?? (code === "usage" && help !== undefined ? `see ${help}` : undefined);
   if (asJson) {
     writeJson({
@@ -41,7 +41,7 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
       expected: rule ?? null,
       got: value ?? null,
       fix: way ?? null,
-      option: option === undefined ? null : flagOf(option),
+      option: path === undefined ? null : flagOf(path),
       exitStatus,
     });
     return exitStatus;
@@ -53,17 +53,10 @@ export function reportError(error: unknown, { help, asJson = false }: ErrorView 
   return exitStatus;
 }
 
-/** Deno colours its own messages on imports, wherever they are shown; options are named by their flags. */
-function plainParts(parts: ErrorParts): ErrorParts {
-  const spell = (text: string): string => stripVTControlCharacters(spelled(text, spellFlag));
-  const { what, rule, value, fix, option } = parts;
-  return {
-    what: spell(what),
-    ...(rule ? { rule: spell(rule) } : {}),
-    ...(value ? { value: spell(value) } : {}),
-    ...(fix ? { fix: spell(fix) } : {}),
-    ...(option ? { option } : {}),
-  };
+/** Options are named by their flags. Deno colours its own messages on imports, wherever they are shown. */
+function partsOf(error: CompressoError): ErrorParts {
+  const parts = Object.entries(error.partsAs(spellFlag)).map(([name, text]) => [name, stripVTControlCharacters(text)]);
+  return { what: "", ...Object.fromEntries(parts) };
 }
 
 function reportDefect(error: unknown, { asJson }: { readonly asJson: boolean }): number {
@@ -96,7 +89,7 @@ function asKnown(error: unknown): CompressoError | null {
 function withRight(error: CompressoError): CompressoError {
   const { cause } = error;
   if (error.code !== "input" || !(cause instanceof Deno.errors.NotCapable)) return error;
-  return new CompressoError(error.code, { ...error.parts, fix: rightToAdd(cause) }, { cause });
+  return new CompressoError(error.code, { ...error.partsAs(option), fix: rightToAdd(cause) }, { cause });
 }
 
 function rightToAdd({ message }: Error): string {

@@ -36,6 +36,9 @@ export interface ErrorParts {
 /** How a front writes an option, with its value where one is named: `rates.lora` in programs, `--lora-rate` on the command line. */
 export type SpellOption = (path: string, value?: string) => string;
 
+/** An option in a text inside the library. */
+const MARK = /\u27e8([\w.]+)(?:=([^\u27e9]*))?\u27e9/g;
+
 /**
  * Names an option in the text of an error, by its path in the options object. Each front spells it: `rates.lora` in programs, `--lora-rate` on
  * the command line, `loraRate` in an experiment.
@@ -44,12 +47,44 @@ export function option(path: string, value?: string | number | boolean): string 
   return `\u27e8${path}${value === undefined ? "" : `=${value}`}\u27e9`;
 }
 
-/** The text of an error with its options spelled. */
+/** The text of an error with its options spelled. Texts hold marks of {@link option} inside the library only. */
 export function spelled(text: string, spell: SpellOption): string {
-  return text.replaceAll(
-    /\u27e8([\w.]+)(?:=([^\u27e9]*))?\u27e9/g,
-    (_, path: string, value?: string) => spell(path, value),
-  );
+  return text.replaceAll(MARK, (_, path: string, value?: string) => spell(path, value));
+}
+
+/** An option that a text names. */
+export interface NamedOption {
+  /** Path of the option in the options object, such as "rates.mask". */
+  readonly option: string;
+  /** The value that is advised, where there is one. */
+  readonly value?: string | undefined;
+  /** Character of the text at which it stands, as programs write it: `rates.mask`, `rates.tracking: 1`. */
+  readonly at: number;
+}
+
+/** A text with its options as programs write them, and where they stand in it. */
+export function plainText(text: string): { readonly text: string; readonly options: readonly NamedOption[] } {
+  const options: NamedOption[] = [];
+  let plain = "";
+  for (const [index, part] of text.split(MARK).entries()) {
+    if (index % 3 === 0) plain += part ?? "";
+    if (index % 3 === 1) options.push({ option: part ?? "", at: plain.length });
+    if (index % 3 !== 2) continue;
+    const { option = "", at = 0 } = options.pop() ?? {};
+    options.push(part === undefined ? { option, at } : { option, value: part, at });
+    plain += spellPath(option, part);
+  }
+  return { text: plain, options };
+}
+
+/** A plain text with its options spelled as a front does. */
+export function respelled(text: string, options: readonly NamedOption[], spell: SpellOption): string {
+  let result = "", from = 0;
+  for (const { option, value, at } of options) {
+    result += text.slice(from, at) + spell(option, value);
+    from = at + spellPath(option, value).length;
+  }
+  return result + text.slice(from);
 }
 
 /** Options as programs write them: `rates.lora: 0.001`. */
@@ -78,15 +113,22 @@ export class CompressoError extends Error {
   override readonly name = "CompressoError";
   /** Reason, for programs. */
   readonly code: ErrorCode;
-  /** What the message is made of. */
+  /** What the message is made of, options as programs write them. */
   readonly parts: ErrorParts;
+  readonly #marked: ErrorParts;
 
   /** Makes the message from its parts; undefined ones count as absent. Parts of messages over 2,048 characters are cut in their middle. */
   constructor(code: ErrorCode, given: ErrorParts, options?: ErrorOptions) {
-    const parts = present(bounded(given));
-    super(spelled(sentence(parts), spellPath), options);
+    const marked = present(bounded(given));
+    super(spelled(sentence(marked), spellPath), options);
     this.code = code;
-    this.parts = parts;
+    this.#marked = marked;
+    this.parts = this.partsAs(spellPath);
+  }
+
+  /** The parts with options as a front writes them, such as `--lora-rate` on the command line. */
+  partsAs(spell: SpellOption): ErrorParts {
+    return present(spelledParts(this.#marked, spell));
   }
 
   /** Exit status that the command line ends with. */

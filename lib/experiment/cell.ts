@@ -143,7 +143,7 @@ export async function takeMeasures(
     }).catch((error) => {
       // A stop on purpose is no failure of the measure.
       if (!(error instanceof CompressoError) || error.code === "aborted") throw error;
-      const { what, ...parts } = ofMeasure(error.parts);
+      const { what, ...parts } = ofMeasure(error);
       throw new CompressoError(error.code, { ...parts, what: `${what}, measure ${measure.id}` }, { cause: error });
     });
     await store.addMeasured(dir, measure, values);

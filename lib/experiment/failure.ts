@@ -1,5 +1,5 @@
 // What becomes of a cell's error: its record, with options as experiments name them, and how often it came.
-import { CompressoError, type ErrorParts, option, spelledParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, option, respelled, spelled } from "../core/errors.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { alarmSettings, alarmText } from "../run/monitors/alarm_setting.ts";
 import { AlarmError } from "../run/monitors/judge.ts";
@@ -29,22 +29,21 @@ export function messageOfState(state: CellState): string | null {
 
 function messageOf(error: unknown, options: CellOptions): string {
   if (!(error instanceof CompressoError)) return error instanceof Error ? error.message : String(error);
-  const { code, parts } = error,
-    own = error instanceof AlarmError ? { ...parts, fix: fixOf(error.alarm, options) } : parts;
-  return new CompressoError(code, spelledParts(own, spellCell)).message;
+  const parts = error.partsAs(spellCell);
+  const own = error instanceof AlarmError ? { ...parts, fix: spelled(fixOf(error.alarm, options), spellCell) } : parts;
+  return new CompressoError(error.code, own).message;
 }
 
 /** An error's parts with the options of a measure as the definition names them. */
-export function ofMeasure(parts: ErrorParts): ErrorParts {
-  return spelledParts(
-    parts,
-    (path, value) => path === "skipBroken" ? "skipBroken of the measure" : spellCell(path, value),
-  );
+export function ofMeasure(error: CompressoError): ErrorParts {
+  return error.partsAs((path, value) => path === "skipBroken" ? "skipBroken of the measure" : spellCell(path, value));
 }
 
 /** What to change, and how a cell runs with it, or without. */
-function fixOf({ monitor, change }: Alarm, { onAlarm = [] }: CellOptions): string {
-  const redo = option("redo"), changed = `${change}, and run it anew (${redo})`;
+function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: CellOptions): string {
+  const change = respelled(plain, options, option),
+    redo = option("redo"),
+    changed = `${change}, and run it anew (${redo})`;
   // A run cannot continue with NaN.
   if (monitor === "nan") return changed;
   // The others stay as the cell has them.

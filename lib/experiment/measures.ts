@@ -191,7 +191,7 @@ async function tasksOf(
     const own = await loadTasks({ tasks: names, taskData: data, prompt, ...(limit === undefined ? {} : { limit }) })
       .catch((error) => {
         if (!(error instanceof CompressoError)) throw error;
-        throw new CompressoError(error.code, { ...ofMeasure(error.parts) }, { cause: error });
+        throw new CompressoError(error.code, ofMeasure(error), { cause: error });
       });
     for (const task of own) loaded.push({ task, label });
   }

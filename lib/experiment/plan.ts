@@ -1,5 +1,5 @@
 // The plan of an experiment: its cells with options, identity and state, checked before anything runs.
-import { CompressoError, spelledParts } from "../core/errors.ts";
+import { CompressoError } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../local/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/stages.ts";
@@ -60,7 +60,7 @@ export async function planCells(
       drafts.push(await planCell(cell, { experiment, cache, model, schedules, isChosen: chosen.has(cell.name) }));
     } catch (error) {
       if (!(error instanceof CompressoError) || error.code !== "usage") throw error;
-      const { what, ...parts } = spelledParts(error.parts, spellCell);
+      const { what, ...parts } = error.partsAs(spellCell);
       throw new CompressoError("usage", { ...parts, what: `${what}, cell ${cell.name}` }, { cause: error });
     }
   }

@@ -1,5 +1,4 @@
 // The numbers of a report as tables: what came out, sizes, evaluation, alarms, options.
-import { spelled, spellPath } from "../core/errors.ts";
 import { lastPart } from "../files/path.ts";
 import { gapsOf, type PairedDifference } from "../eval/compare.ts";
 import { metricsOf } from "../eval/metrics.ts";
@@ -266,8 +265,8 @@ export function alarmTable(runs: readonly ReportRun[]): Table | null {
       runs.length === 1 ? `step ${step}` : `${run.name}, step ${step}`,
       monitor,
       restored === null ? action : `${action} to step ${restored}`,
-      spelled(message, spellPath),
-      spelled(change, spellPath),
+      message,
+      change,
     ])
   );
   return rows.length === 0 ? null : {

@@ -72,4 +72,4 @@ export type {
   ResolvedMonitors,
 } from "./monitors/alarm.ts";
 export { AlarmError } from "./monitors/judge.ts";
-export { spelled, type SpellOption, spellPath } from "../core/errors.ts";
+export type { NamedOption } from "../core/errors.ts";

@@ -1,5 +1,5 @@
 // The one schema of run.json and records.jsonl. Whoever reads these files reads them by it; the types of what is written are checked against it.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, plainText } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { z } from "../core/packages.ts";
 import type { ChoiceScore } from "../eval/metrics.ts";
@@ -22,6 +22,11 @@ const ALARM = z.object({
   restored: count.nullable().default(null),
   message: text,
   change: text,
+  options: z.array(z.object({ option: text, value: text.optional(), at: count })).optional(),
+}).transform(({ message, change, options, ...rest }): Alarm => {
+  // Versions before 0.2 marked options in the texts.
+  const old = plainText(change);
+  return { ...rest, message: plainText(message).text, change: old.text, options: options ?? old.options };
 });
 
 const RECORD = z.object({

@@ -1,5 +1,5 @@
 // The uniform layout: all layers are cut to the same counts.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, option } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
 import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "./layout.ts";
@@ -96,7 +96,7 @@ export function tableOf(
   } catch (error) {
     if (!(error instanceof NothingToCutError) || error.kind !== "kv") throw error;
     throw new CompressoError("usage", {
-      ...error.parts,
+      ...error.partsAs(option),
       what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
       fix: "take heads out of the units, or loosen the rule",
     }, { cause: error });

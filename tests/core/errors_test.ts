@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { CompressoError, option, refusal, refuse, spelled } from "../../lib/core/errors.ts";
+import { CompressoError, option, plainText, refusal, refuse, respelled } from "../../lib/core/errors.ts";
 import { refuses } from "../refuses.ts";
 
 Deno.test("an error names its options as programs write them, and keeps them apart for other fronts", () => {
@@ -12,8 +12,25 @@ Deno.test("an error names its options as programs write them, and keeps them apa
   });
   assert.match(error.message, /fix: raise rates\.logAlphaLimit, or set start: "constant"$/);
   assert.match(error.message, /got: ⟨no option⟩/);
-  const flags = spelled(error.parts.fix ?? "", (path, value = "") => `--${path} ${value}`.trim());
-  assert.equal(flags, "raise --rates.logAlphaLimit, or set --start constant");
+  assert.equal(error.parts.fix, 'raise rates.logAlphaLimit, or set start: "constant"');
+  const flags = (path: string, value = ""): string => `--${path} ${value}`.trim();
+  assert.equal(error.partsAs(flags).fix, "raise --rates.logAlphaLimit, or set --start constant");
+  assert.deepEqual(new CompressoError("usage", error.partsAs(option)).partsAs(flags), error.partsAs(flags));
+});
+
+Deno.test("a text without marks has its options and their places as data, from which fronts spell it again", () => {
+  const marked = `more steps (${option("steps")}), or set ${option("rates.tracking", 1)} and ${
+    option("style", "plain")
+  }.`;
+  const { text, options } = plainText(marked);
+  assert.equal(text, 'more steps (steps), or set rates.tracking: 1 and style: "plain".');
+  assert.deepEqual(options.map(({ option, value }) => [option, value]), [
+    ["steps", undefined],
+    ["rates.tracking", "1"],
+    ["style", "plain"],
+  ]);
+  assert.equal(respelled(text, JSON.parse(JSON.stringify(options)), option), marked);
+  assert.deepEqual(plainText(text), { text, options: [] });
 });
 
 Deno.test("a message has at most 2,048 characters, whatever its parts hold: the middle of long ones is left out", () => {
@@ -39,7 +56,7 @@ Deno.test("a refusal has the data that it is given, and the option that it names
     names: 65535,
   });
   assert.deepEqual(error.parts, {
-    what: "cannot use ⟨port=70000⟩",
+    what: "cannot use port: 70000",
     rule: reasons.rule,
     value: "70000",
     option: "port",

@@ -29,6 +29,7 @@ const BACK: Alarm = {
   restored: 1,
   message: "the loss runs away",
   change: "lower it",
+  options: [],
 };
 
 experimentTest("runs that an alarm sent back are told, and counted where their group is", async (run, out) => {

@@ -53,6 +53,7 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
       restored: 1,
       message: "",
       change: "",
+      options: [],
     } as const;
     // Also where alarms sent the run back.
     for (const alarms of [[], [restored]]) {

@@ -24,6 +24,7 @@ const ALARM = {
   restored: null,
   message: "the loss is 0.6 of the way to a guess (threshold 0.5)",
   change: "lower the learning rates",
+  options: [],
 } as const;
 
 browserTest(

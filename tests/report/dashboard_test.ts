@@ -79,6 +79,7 @@ Deno.test("records that a rollback took back are read anew, longer or shorter th
     restored: 3,
     message: "the loss is NaN",
     change: "x",
+    options: [],
   } as const;
   pages.tell({ kind: "alarm", alarm });
   await Deno.writeTextFile(folder.at("records.jsonl"), "");

@@ -14,7 +14,7 @@ const RUN = madeRun("a");
 
 const ALARM: Alarm = {
   ...{ monitor: "constraint", step: 8, action: "stop", restored: null },
-  ...{ message: "the constraint is not met", change: "let the schedule end later" },
+  ...{ message: "the constraint is not met", change: "let the schedule end later", options: [] },
 };
 
 /** run.json of the made run. */

@@ -161,6 +161,7 @@ Deno.test("alarms stand in a table, and rolled-back steps are drawn once", () =>
     restored: 3,
     message: "loss NaN",
     change: "lower the rates",
+    options: [],
   } as const;
   const records = [
     ...[1, 2, 3, 4, 5].map((step) => madeRecord(step)),

@@ -231,7 +231,8 @@ Deno.test("a run that does not fit is refused before its first step, and each ad
     return await adviseMemory(model.spec, { ...shape, adapter }, { memoryLimit });
   })();
   assert.ok(advice.length >= 4, JSON.stringify(advice));
-  for (const { change, options, peakBytes } of advice) {
+  for (const { options, peakBytes } of advice) {
+    const change = JSON.stringify(options);
     assert.ok(peakBytes <= memoryLimit, change);
     const changed = { ...shape, ...options };
     using device = await openDevice({ memoryLimit });
@@ -255,10 +256,12 @@ Deno.test("advice is the mildest that fits of each kind, all together where one 
     const milder = batch ? { batch: batch + 1 } : seq ? { seq: seq + 32 } : null;
     if (milder) assert.ok((await planMemory(spec, { ...options, ...milder })).peakBytes > 0.6 * peakBytes);
   }
-  assert.ok(single.some(({ change }) => change.startsWith("⟨batch=")) && single.some(({ options: o }) => o.seq));
+  assert.ok(single.some(({ options: o }) => o.batch) && single.some(({ options: o }) => o.seq));
   const [together, ...others] = await adviseMemory(spec, options, { memoryLimit: 4.5 * MIB });
   assert.ok(together && others.length === 0 && together.peakBytes <= 4.5 * MIB);
-  assert.match(together.change, /^⟨baseDtype=q4⟩ and ⟨batch=1⟩ and ⟨seq=\d+⟩$/);
+  const { seq: least, ...rest } = together.options;
+  assert.deepEqual(rest, { baseDtype: "q4", batch: 1 });
+  assert.ok(least !== undefined && least < 256);
   assert.deepEqual(await adviseMemory(spec, options, { memoryLimit: 1 }), []);
 });
 
@@ -269,7 +272,7 @@ Deno.test("LoRA that is too large for one buffer is refused with the rank that f
   assert.deepEqual((await planMemory(spec, { ...options, lora: { rank: 8 } })).excesses, []);
   const [advice, ...others] = await adviseMemory(spec, { ...options, lora: { rank: 60 } }, {});
   assert.ok(advice && others.length === 0);
-  const rank = Number(/^⟨lora\.rank=(\d+)⟩$/.exec(advice.change)?.[1]);
+  const rank = advice.options.lora?.rank ?? NaN;
   assert.deepEqual((await planMemory(spec, { ...options, lora: { rank } })).excesses, []);
   assert.match((await planMemory(spec, { ...options, lora: { rank: rank + 1 } })).excesses[0]?.what ?? "", /'lora/);
   await assert.rejects(checkMemory(demo, { lora: { rank: 65536 } }), /cannot prune in the memory that there is/);
@@ -282,14 +285,12 @@ Deno.test("LoRA that is too large for one buffer is refused with the rank that f
 Deno.test("a lower rank is advised together with the other changes where it takes all of them, and where it takes the shortest sequences too", async () => {
   const spec = await openSpec("demo"), options = { lora: { rank: 128 } };
   const least = { baseDtype: "q4", batch: 1 } as const;
-  for (const [others, words] of [[least, ""], [{ ...least, seq: 32 }, " and ⟨seq=32⟩"]] as const) {
+  for (const others of [least, { ...least, seq: 32 }]) {
     const { peakBytes } = await planMemory(spec, { ...options, ...others, lora: { rank: 4 } });
     const [advice, ...more] = await adviseMemory(spec, options, { memoryLimit: peakBytes });
     assert.ok(advice && more.length === 0);
-    assert.deepEqual([advice.change, advice.peakBytes], [
-      `⟨lora.rank=4⟩ and ⟨baseDtype=q4⟩ and ⟨batch=1⟩${words}`,
-      peakBytes,
-    ]);
+    const { lora, ...rest } = advice.options;
+    assert.deepEqual([lora?.rank, rest, advice.peakBytes], [4, others, peakBytes]);
   }
 });
 
@@ -304,8 +305,8 @@ Deno.test("a run over its limit by bytes is said to be over it, and what cannot 
   };
   const [limit, needed, fix] = await shownOf(peakBytes - 1);
   assert.ok(Number(limit) < Number(needed), `${limit} ${needed}`);
-  assert.match(fix ?? "", /^raise ⟨memoryLimit⟩, or use ⟨lora\.rank=\d+⟩ /);
-  assert.equal((await shownOf(2 * MIB))[2], "raise ⟨memoryLimit⟩, or use a smaller model");
+  assert.match(fix ?? "", /memoryLimit, .*lora\.rank: \d+ /);
+  assert.match((await shownOf(2 * MIB))[2] ?? "", /memoryLimit/);
   const limits = { ...DEFAULT_LIMITS, maxStorageBufferBindingSize: 1024 };
   await assert.rejects(
     checkMemory(spec, { ...options, adapter: { limits, isCpu: false } }, { memoryLimit: 2 * MIB }),

@@ -324,14 +324,12 @@ Deno.test("the strongest action is taken, and a run that went back too often sto
   assert.equal(stop.action, "stop");
   const error = stopError(stop);
   assert.equal(error.code, "numeric");
-  assert.match(
-    error.parts.fix ?? "",
-    /^lower it; .*start anew \(⟨export\.replace⟩\), .*\(⟨resume⟩, with ⟨monitors=divergence=warn⟩\)$/,
-  );
+  assert.match(error.parts.fix ?? "", /^lower it; .*export\.replace.*resume, with monitors: "divergence=warn"/);
+  assert.match(error.partsAs((path) => `--${path}`).fix ?? "", /^lower it; .*--export\.replace.*--resume/);
   const nan = stopError(
     judge([{ monitor: "nan", key: "", message: "NaN", change: "lower it" }], { ...at, halvings: 2 }),
   );
-  assert.equal(nan.parts.fix, "lower it; for that start anew (⟨export.replace⟩)", "it may not only warn");
+  assert.doesNotMatch(nan.parts.fix ?? "", /monitors/, "it may not only warn");
   assert.match(error.message, /after step 40; .*'divergence'.*a loss; the run went back 2 times/);
   assert.equal(judge(found.map((one) => ({ ...one, instead: "warn" })), at).action, "warn");
   assert.equal(judge([], at).action, null);

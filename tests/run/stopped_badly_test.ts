@@ -169,7 +169,7 @@ Deno.test("records that the disk refuses are refused by their path", {
 Deno.test("an alarm is told once, also by a resumed run that goes back to where it was told before", () => {
   const alarm = (message: string): Alarm => ({
     ...{ monitor: "divergence", step: 9, action: "rollback", restored: 4 },
-    ...{ message, change: "lower the rate" },
+    ...{ message, change: "lower the rate", options: [] },
   });
   const first = alarm("first"), again: Alarm = JSON.parse(JSON.stringify(first)), told = new ShownAlarms();
   told.know([madeRecord(5, { alarms: [first] }), madeRecord(8, { alarms: [alarm("taken back")] })], 6);

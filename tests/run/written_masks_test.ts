@@ -97,7 +97,8 @@ Deno.test("what was said of masks before is not said again at the end in other w
   assert.deepEqual(others, []);
   const known = { monitors: { ...first.monitors, active: ["dead-layer 1"] } };
   assert.deepEqual(told(known), [], "it was dead when it was told of, at 98.2 %");
-  const alarm: Alarm = { monitor: "constraint", message: "off", change: "", step: 2, action: "warn", restored: null };
+  const seen = { monitor: "constraint", message: "off", change: "", options: [] } as const;
+  const alarm: Alarm = { ...seen, step: 2, action: "warn", restored: null };
   const [larger = "", ...no] = told({ ...known, alarms: [alarm] }, 5);
   assert.match(larger, /the model is larger .* by 5$/);
   assert.deepEqual(no, []);

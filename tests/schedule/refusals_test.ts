@@ -39,7 +39,7 @@ Deno.test("a schedule with parts that method or layout cannot follow is refused 
         { preset: "paper" },
         "rates: { saliencyDecay: 0.5 }",
         { rates: { saliencyDecay: 0.5 } },
-        { option: "rates.saliencyDecay", value: "⟨start=constant⟩" },
+        { option: "rates.saliencyDecay", value: 'start: "constant"' },
       ],
       [{ method: "taylor" }, "layers: () => []", { layers: () => [] }, { value: "layers", names: "taylor" }],
       [{ method: "random" }, "freeze: () => []", { freeze: () => [] }, { value: "freeze", names: "random" }],

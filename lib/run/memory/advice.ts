@@ -12,8 +12,6 @@ import type { MemoryOptions } from "../options/options.ts";
 
 /** A change of options that makes a run fit. */
 export interface MemoryAdvice {
-  /** The change in the words of the command line, such as "--batch 2". */
-  readonly change: string;
   /** The options that change. */
   readonly options: MemoryChange;
   /** Planned peak with the change. */
@@ -61,7 +59,7 @@ export async function adviseMemory(
   const planned = plannerWithin(spec, options, budget);
   const attempt = async (change: MemoryChange): Promise<MemoryAdvice | null> => {
     const plan = await planned(change);
-    return plan && { change: wordsOf(change), options: change, peakBytes: plan.peakBytes };
+    return plan && { options: change, peakBytes: plan.peakBytes };
   };
   const shorter = (fixed: MemoryChange): Promise<MemoryAdvice | null> =>
     largest(Math.ceil(seq / SEQ_STEP) - 1, (steps) => attempt({ ...fixed, seq: steps * SEQ_STEP }));
@@ -154,7 +152,9 @@ export function adviceWords(
   { isLimit }: { readonly isLimit: boolean },
 ): string {
   if (advice.length === 0) return `use a smaller model${isLimit ? "" : ", or another adapter"}`;
-  return `use ${advice.map(({ change, peakBytes }) => `${change} (${mebibytes(peakBytes)})`).join(", or ")}`;
+  return `use ${
+    advice.map(({ options, peakBytes }) => `${changeWords(options)} (${mebibytes(peakBytes)})`).join(", or ")
+  }`;
 }
 
 /** Bytes in tenths of MiB, rounded up, so that what is said to be enough is; less than one MiB as they are. */
@@ -184,7 +184,8 @@ async function largest<T>(most: number, attempt: (value: number) => Promise<T | 
   return best;
 }
 
-function wordsOf({ batch, seq, baseDtype, recompute, lora }: MemoryChange): string {
+/** A change of options as a text that marks them. */
+export function changeWords({ batch, seq, baseDtype, recompute, lora }: MemoryChange): string {
   return [
     ...(lora?.rank === undefined ? [] : [option("lora.rank", lora.rank)]),
     ...(baseDtype === undefined ? [] : [option("baseDtype", baseDtype)]),

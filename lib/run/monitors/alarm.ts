@@ -1,5 +1,5 @@
 // Monitors of a run: their names, actions, options and defaults, and what an alarm says.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, type NamedOption } from "../../core/errors.ts";
 
 /**
  * What is monitored during a run:
@@ -41,8 +41,10 @@ export interface Alarm {
   readonly restored: number | null;
   /** What was seen, the value beside its threshold. */
   readonly message: string;
-  /** What to change. Options appear by their paths in ⟨ ⟩; each front end spells them, see `spelled`. */
+  /** What to change, options as programs write them. */
   readonly change: string;
+  /** The options that `change` names, in the order in which they stand in it. */
+  readonly options: readonly NamedOption[];
 }
 
 /** How one monitor is set. */
@@ -192,7 +194,7 @@ function refusal(name: string, rule: string, value: string): CompressoError {
   return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, fix });
 }
 
-/** What a monitor has found, before its consequence is decided. */
+/** What a monitor has found, before its consequence is decided. Its texts mark options, see `option`. */
 export interface Finding extends Pick<Alarm, "monitor" | "message" | "change"> {
   /** Identifies a finding among those of its monitor. An alarm repeats only after its finding was absent. */
   readonly key: string;

@@ -1,5 +1,5 @@
 // Turns findings into alarms with their actions, or into the error that ends the run.
-import { CompressoError, option } from "../../core/errors.ts";
+import { CompressoError, option, plainText, respelled } from "../../core/errors.ts";
 import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
@@ -36,13 +36,15 @@ export function judge(
   const alarms = found.map(({ monitor, message, change }, index): Alarm => {
     const own = wanted[index] ?? "warn", taken = own === "rollback" && action === "stop" ? "stop" : own;
     const isLast = taken === "stop" && settings[monitor]?.action === "rollback" && halvings > 0;
+    const { text, options } = plainText(change), seen = isLast ? `${message}; ${wentBefore(halvings)}` : message;
     return {
       monitor,
       step,
       action: taken,
       restored: taken === "rollback" ? goodStep : null,
-      message: isLast ? `${message}; ${wentBefore(halvings)}` : message,
-      change,
+      message: plainText(seen).text,
+      change: text,
+      options,
     };
   });
   return { step, alarms, action };
@@ -89,7 +91,8 @@ export function stoppedAt(state: RunState, { alarms }: Verdict): RunState {
 }
 
 /** What to change, and how to continue without changes. A resumed run keeps all options except those of the monitors. */
-function fixOf({ monitor, change }: Alarm): string {
+function fixOf({ monitor, change: plain, options }: Alarm): string {
+  const change = respelled(plain, options, option);
   const asItIs = `continue as it is (${option("resume")}, with ${option("monitors", `${monitor}=warn`)})`;
   // A run cannot continue from NaN, and the memory of other programs is no option of the run.
   if (monitor === "nan") return `${change}; for that start anew (${option("export.replace")})`;

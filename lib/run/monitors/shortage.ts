@@ -1,5 +1,5 @@
 // The error of a run that ran out of memory, with advice on what would fit.
-import { CompressoError, option } from "../../core/errors.ts";
+import { CompressoError, option, refusal } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import type { MemoryShortage } from "../../gpu/shortage.ts";
 import { adviceWords, adviseMemory, mebibytes, type MemoryAdvice, roomWords } from "../memory/advice.ts";
@@ -31,12 +31,12 @@ export async function asShortage(
   if (!(error instanceof CompressoError) || error.code !== "gpu") return error;
   const shortage = device.shortageOf(error);
   if (shortage === null) return error;
-  return new CompressoError("gpu", {
-    what: `cannot continue after step ${step}`,
+  const { what, value } = error.partsAs(option);
+  return refusal("gpu", `cannot continue after step ${step}`, {
     rule: options.monitors.memory === null ? "a run fits the memory" : "the monitor 'memory' raises no alarm",
     value: `memory ran out: ${HOW[shortage]}; ${mebibytes(bytes)} are in use, ${
       mebibytes(plannedBytes)
-    } were planned (${error.parts.what}${error.parts.value ? `: ${error.parts.value}` : ""})`,
+    } were planned (${what}${value ? `: ${value}` : ""})`,
     fix: await fixOf(device, {
       adviseFor: (memoryLimit) => adviseMemory(model.spec, plannedOptions(model, options, steerer), { memoryLimit }),
       ownBytes: plannedBytes - otherBytes,
@@ -44,7 +44,8 @@ export async function asShortage(
       shortage,
       isSaved,
     }),
-  }, { cause: error });
+    cause: error,
+  });
 }
 
 /**

@@ -94,7 +94,7 @@ export function spellPath(path: string, value?: string): string {
 }
 
 /** The parts of an error with their options spelled. */
-export function spelledParts({ option, ...texts }: ErrorParts, spell: SpellOption): ErrorParts {
+function spelledParts({ option, ...texts }: ErrorParts, spell: SpellOption): ErrorParts {
   return { ...eachText(texts, (text) => spelled(text, spell)), option };
 }
 

@@ -310,7 +310,7 @@ function atStep(
     check();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const { parts } = error, what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
+    const parts = error.partsAs(option), what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
     throw new CompressoError("input", { ...parts, what, ...fix }, { cause: error });
   }
 }

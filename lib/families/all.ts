@@ -16,6 +16,7 @@ import { OPT } from "./opt.ts";
 import { PHI } from "./phi.ts";
 import { PHI3 } from "./phi3.ts";
 import { QWEN2, QWEN3 } from "./qwen.ts";
+import { SEED_OSS } from "./seed_oss.ts";
 import { SMOLLM3 } from "./smollm3.ts";
 import { STARCODER2 } from "./starcoder2.ts";
 import { STABLELM } from "./stablelm.ts";
@@ -31,6 +32,7 @@ export const FAMILIES: readonly Family[] = [
   GEMMA,
   GEMMA2,
   GEMMA3,
+  SEED_OSS,
   SMOLLM3,
   GRANITE,
   OLMO2,

@@ -53,6 +53,8 @@ export interface GgufArch extends Fit {
   readonly layerNorm?: true;
   /** The file says whether attention and FFN are parallel. */
   readonly parallelKey?: true;
+  /** Names of tensors, without layer and suffix, that other architectures call otherwise, by their usual names. */
+  readonly tensorNames?: Readonly<Record<string, string>>;
   /** Matrices that a file holds as one. */
   readonly fused?: readonly Fusion[];
   /** Matrices that older files hold as one. */

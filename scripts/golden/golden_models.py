@@ -264,6 +264,15 @@ MODELS |= {
             sliding_window=9, sliding_window_pattern=4, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # LLaMA with biases of q, k and v, and heads that are together wider than the hidden dims.
+    "seed_oss": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1052,
+        "config": lambda: AutoConfig.for_model(
+            "seed_oss", hidden_size=36, num_attention_heads=4, num_key_value_heads=2, head_dim=10, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128,
+            attention_out_bias=False, residual_dropout=0.0, attention_dropout=0.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **{**COMMON, "attention_bias": True}),
+    },
 }
 
 LEGEND = {

@@ -50,21 +50,25 @@ for (const name of GOLDEN_NAMES) {
       return;
     }
     await inTemporaryFolder(async (folder) => {
-      const options = { dtype: "f32", name: "x", tokenizerMetadata: new Map() } as const;
-      const { arch } = await exportGguf(source, `${folder}/a.gguf`, options);
-      assert.ok(archs.includes(arch), arch.arch);
-      const read = await openGguf(`${folder}/a.gguf`), { scales, rope } = spec;
-      assert.equal(read.metadata.get("general.architecture"), arch.arch);
-      // A file says neither another factor of q·k than that of its architecture, nor the rule of scaled frequencies: it has their divisors in f32.
-      if (arch.attentionScale && scales?.attention) return;
-      const isSaid = rope.scaling.kind === "none" || rope.scaling.kind === "linear";
-      assert.deepEqual(read.spec, {
-        ...spec,
-        rope: { ...rope, scaling: isSaid ? rope.scaling : read.spec.rope.scaling },
-      });
-      await assertSameWeights(read, source);
-      const name = "model.layers.1.self_attn.k_proj.weight", rows = { start: 2, count: 7 };
-      assert.deepEqual(await read.read(name, rows), await source.read(name, rows));
+      const options = { dtype: "f32", name: "x", tokenizerMetadata: new Map() } as const, { scales, rope } = spec;
+      const own = await exportGguf(source, `${folder}/own.gguf`, options);
+      assert.ok(archs.includes(own.arch), own.arch.arch);
+      for (const { arch, attentionScale } of archs) {
+        await exportGguf(source, `${folder}/${arch}.gguf`, { ...options, arch });
+        const read = await openGguf(`${folder}/${arch}.gguf`);
+        assert.equal(read.metadata.get("general.architecture"), arch);
+        // A file says neither another factor of q·k than that of its architecture, nor the rule of scaled frequencies: it has their divisors in f32.
+        if (attentionScale && scales?.attention) continue;
+        const isSaid = rope.scaling.kind === "none" || rope.scaling.kind === "linear";
+        const { fused: _ours, ...shape } = spec, { fused: _theirs, ...shapeRead } = read.spec;
+        assert.deepEqual(shapeRead, {
+          ...shape,
+          rope: { ...rope, scaling: isSaid ? rope.scaling : read.spec.rope.scaling },
+        }, arch);
+        await assertSameWeights(read, source);
+        const name = "model.layers.1.self_attn.k_proj.weight", rows = { start: 2, count: 7 };
+        assert.deepEqual(await read.read(name, rows), await source.read(name, rows));
+      }
     });
   });
 }
@@ -91,7 +95,8 @@ const CASES: readonly {
       [{ biases: ["o", "down"] }, "compresso", null],
       [{ hidden: 40 }, "olmo2", null],
       [{ tied: true }, "olmo2", null],
-      [{ qkNorm: "head" }, "compresso", null],
+      [{ qkNorm: "head" }, "exaone4", "exaone4"],
+      [{ qkNorm: "layer" }, "compresso", null],
     ],
   },
   {

@@ -101,7 +101,7 @@ function contentOf(
   const { fused: fusions = [] } = arch, layers = arch.uneven?.(spec.layers) ?? spec.layers;
   const fellBack: string[] = [];
   const tensors = ropeItems(spec);
-  const names = ggufNames(layers.length);
+  const names = ggufNames(layers.length, arch.tensorNames);
   const own = tensorShapes(spec), shapes = tensorShapes({ ...spec, layers });
   const types = matrixTypes(options.dtype, { ...spec, layers }, { shapes, fusesQkv: fusions.length > 0 });
   const fused = fusedTensors({ ...spec, layers }, fusions);

@@ -38,7 +38,7 @@ export interface GgufSource extends WeightSource, GgufHeader {
 export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const file = await openGgufFile(source), { path } = file;
   const { spec, arch } = await ggufSpec(file);
-  const names = ggufNames(spec.layers.length);
+  const names = ggufNames(spec.layers.length, arch.tensorNames);
   const found = checkTensors(spec, file, { names, arch });
   const tensorOf = (name: string): Found => {
     const entry = found.get(name);

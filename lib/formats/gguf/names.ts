@@ -48,8 +48,8 @@ export interface GgufName {
   readonly part?: { readonly layer: number; readonly projection: Projection };
 }
 
-/** The GGUF name of every tensor that a model of `layers` layers can have, by canonical name. */
-export function ggufNames(layers: number): Map<string, GgufName> {
+/** The GGUF name of every tensor that a model of `layers` layers can have, by canonical name; some have others in some architectures. */
+export function ggufNames(layers: number, own: GgufArch["tensorNames"] = {}): Map<string, GgufName> {
   const names = new Map<string, GgufName>([
     [EMBEDDING, { name: "token_embd.weight" }],
     [POSITIONS, { name: "position_embd.weight" }],
@@ -61,8 +61,8 @@ export function ggufNames(layers: number): Map<string, GgufName> {
   for (let layer = 0; layer < layers; layer++) {
     for (const [place, norm] of NORMS) {
       const name = normName(layer, place);
-      names.set(name, { name: `blk.${layer}.${norm}.weight` });
-      names.set(normBiasName(name), { name: `blk.${layer}.${norm}.bias` });
+      names.set(name, { name: `blk.${layer}.${own[norm] ?? norm}.weight` });
+      names.set(normBiasName(name), { name: `blk.${layer}.${own[norm] ?? norm}.bias` });
     }
     for (const of of QK) names.set(headNormName(layer, of), { name: `blk.${layer}.attn_${of}_norm.weight` });
     for (const [projection, part] of PARTS) {

@@ -68,7 +68,7 @@ export async function allocateRun(
     readonly complete: (steerer: Steerer, plan: MemoryPlan) => Promise<RunSetup>;
   },
 ): Promise<Allocated> {
-  const { batch, accumulate, seq, seed, lora, recompute } = options, { device } = base;
+  const { batch, accumulate, seq, seed, lora, recompute, objective, optimizer } = options, { device } = base;
   const { schedule, trustSchedule: trust, signal, ranks, onDealt, onScheduleLog: onLog } = original,
     given = optionNumbers(original);
   // If an allocation fails, the earlier ones are freed.
@@ -86,7 +86,9 @@ export async function allocateRun(
   const drops = lora.dropout > 0 || steerer.drops;
   const model = compensates(options.method) ? stack.use(await withCompensation(base)) : base;
   const trainer = stack.use(
-    new Trainer(model, { batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops }),
+    new Trainer(model, {
+      ...{ batch, accumulate, ranks, onDealt, seq, seed, lora, table, recompute, drops, objective, optimizer },
+    }),
   );
   const selector = selectorOf(setup, { model, trainer, place });
   stack.move();

@@ -6,9 +6,10 @@ import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { digestOf } from "../core/digest.ts";
 import { isObject } from "../core/guards.ts";
 import type { Model } from "../model/model.ts";
+import { isCrossEntropy } from "../nn/train/objective.ts";
 import type { RunData } from "./data.ts";
 import type { CheckpointOptions, ResolvedOptions } from "./options/options.ts";
-import { DECIDING_PATHS } from "./options/table.ts";
+import { DECIDING_PATHS, OPTION_TABLE } from "./options/table.ts";
 
 /** Options of a run, or of its run.json, where the method is a name. */
 type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "monitors" | "method"> & {
@@ -20,12 +21,15 @@ type DecidingOptions = Omit<ResolvedOptions, "rows" | "recompute" | "monitors" |
  * from it.
  */
 export function decidingOptions(
-  { sparsity, rules, method, ...others }: DecidingOptions,
+  { sparsity, rules, method, objective, optimizer, ...others }: DecidingOptions,
 ): RunIdentity {
   const { protect } = rules;
   const options = {
     ...others,
     method: nameOfMethod(method),
+    // Runs of before there was a choice have neither.
+    ...(isCrossEntropy(objective) ? {} : { objective }),
+    ...(optimizer === OPTION_TABLE.optimizer.default ? {} : { optimizer }),
     ...(others.size ? {} : { sparsity }),
     rules: { ...rules, ...(protect ? { protect: [...new Set(protect)].sort((a, b) => a - b) } : {}) },
   };
@@ -66,7 +70,7 @@ export function identityOf(
 /** Facts of a run that are not options. */
 const FOUND = ["calibration", "schedule", "examples", "model", "baseDtype", "adapter"] as const;
 /** Options that give the state of a run its meaning and cannot change. */
-const FIXED = ["method", "units", "rules"];
+const FIXED = ["method", "units", "rules", "optimizer"];
 
 /** Names of all facts of a run, beside those of its caller. */
 const OWN_FACTS: readonly string[] = [

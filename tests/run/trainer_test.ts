@@ -14,6 +14,7 @@ import { loadModel } from "../../lib/local/load_model.ts";
 import { type Model } from "../../lib/model/model.ts";
 import { findCause } from "../../lib/run/monitors/find_cause.ts";
 import { RING_SLOTS } from "../../lib/run/step_plans.ts";
+import type { Objective } from "../../lib/nn/train/objective.ts";
 import { Trainer } from "../../lib/run/trainer.ts";
 import { openGolden } from "../golden/helpers/golden.ts";
 import type { StepKind, TrainerArrays } from "../../lib/run/contract.ts";
@@ -65,6 +66,7 @@ interface Setup extends Disposable {
     seq?: number;
     recompute?: boolean;
     units?: readonly UnitKind[];
+    objective?: Objective;
   }): Trainer;
 }
 
@@ -83,10 +85,11 @@ async function setup(): Promise<Setup> {
       seq = SEQ,
       recompute = true,
       units = UNITS,
+      objective,
     } = {}): Trainer {
       const table = unitTable(model.spec, units);
       const lora = { ...LORA, dropout };
-      const trainer = new Trainer(model, { batch, accumulate, seq, seed, lora, table, recompute });
+      const trainer = new Trainer(model, { batch, accumulate, seq, seed, lora, table, recompute, objective });
       trainer.setLogAlpha(Float32Array.from({ length: table.count }, (_, unit) => 4 * uniform(6, unit) - 1));
       return trainer;
     },
@@ -120,6 +123,34 @@ Deno.test("the loss of a batch falls over 20 LoRA steps on it", async () => {
   const [first = NaN] = losses, last = losses.at(-1) ?? NaN;
   assert.deepEqual(numbers.map(({ step }) => step), Array.from({ length: 20 }, (_, step) => step));
   assert.ok(last < 0.8 * first, losses.map((loss) => loss.toFixed(3)).join(" "));
+});
+
+Deno.test("distillation is 0 at the dense model, and what is cut is learned back from it", async () => {
+  using parts = await setup();
+  const batch = randomBatch(parts.model.spec.vocab, 1), { layers } = parts.model.spec;
+  const lossOf = async (trainer: Trainer, step: number): Promise<number> => {
+    await trainer.step("lora", batch, { state: stateAt(step, { loraRate: 2e-2, weightDecay: 0 }) });
+    return (await trainer.numbers(step, 1))[0]?.loss ?? NaN;
+  };
+  const made = (objective: Objective): Trainer => {
+    const trainer = parts.trainer({ dropout: 0, objective });
+    trainer.setMasks({
+      ffn: Float32Array.from({ length: layers.reduce((sum, { ffn }) => sum + ffn, 0) }, (_, i) => i % 2),
+    });
+    return trainer;
+  };
+  using whole = parts.trainer({ dropout: 0, objective: { distillation: 1 } });
+  assert.ok(Math.abs(await lossOf(whole, 0)) < 1e-6, "the dense model is its own teacher");
+  using distilled = made({ distillation: 1 });
+  const first = await lossOf(distilled, 0);
+  // A sum of losses is the sum of each alone.
+  using plain = made({ crossEntropy: 1 });
+  using both = made({ crossEntropy: 1, distillation: 0.5 });
+  const sum = await lossOf(plain, 0) + 0.5 * first;
+  assert.ok(first > 1e-3 && Math.abs(await lossOf(both, 0) - sum) < 1e-5 * sum, `${first}, ${sum}`);
+  for (let step = 1; step < 20; step++) await lossOf(distilled, step);
+  const last = await lossOf(distilled, 20);
+  assert.ok(last < 0.8 * first, `${first} to ${last}`);
 });
 
 Deno.test("LoRA steps leave masks, log α and their constraint alone; mask steps move all", async () => {

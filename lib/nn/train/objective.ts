@@ -20,6 +20,11 @@ export const LOSS_NAMES = Object.keys(LOSSES) as readonly LossName[];
 /** The objective of runs that name none, and the loss of evaluations. */
 export const CROSS_ENTROPY: Objective = { crossEntropy: 1 };
 
+/** Whether an objective is the default one. */
+export function isCrossEntropy(objective: Objective = CROSS_ENTROPY): boolean {
+  return LOSS_NAMES.every((name) => (objective[name] ?? 0) === (CROSS_ENTROPY[name] ?? 0));
+}
+
 /** The losses that have a weight. */
 export function lossesOf(objective: Objective): readonly LossName[] {
   return LOSS_NAMES.filter((name) => (objective[name] ?? 0) !== 0);

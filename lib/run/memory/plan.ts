@@ -178,10 +178,12 @@ async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "voc
 
 /** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
-  const { batch, accumulate, seq, lora, recompute, method, focus } = options;
+  const { batch, accumulate, seq, lora, recompute, method, focus, objective, optimizer } = options;
   using compensated = compensates(method) ? await withCompensation(model) : null;
   const trained = compensated ?? model;
-  using trainer = new Trainer(trained, { batch, accumulate, seq, seed: 1, lora, table, recompute });
+  using trainer = new Trainer(trained, {
+    ...{ batch, accumulate, seq, seed: 1, lora, table, recompute, objective, optimizer },
+  });
   const count = batch * seq;
   // A dry device takes no data.
   const data: Batch = { tokens: new Uint32Array(0), labels: new Int32Array(0), realTokens: count, labelTokens: count };

@@ -1,4 +1,6 @@
 // Types of a prune run's options: as given, and with every default filled in.
+import type { Objective } from "../../nn/train/objective.ts";
+import type { OptimizerName } from "../../nn/train/optimizer.ts";
 import type { Ranks } from "../../ranks/ranks.ts";
 import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import type { Ranking } from "../../masks/baselines.ts";
@@ -193,6 +195,14 @@ export interface RunOptions {
   /** How λ is updated while masks are learned. Default "plain". */
   readonly lambdaRule?: LambdaRule | undefined;
   /**
+   * What training minimises: a sum of losses by their weights. Default: cross-entropy alone; a weight that is given is
+   * added to it, as in `{ distillation: 0.5 }`, or replaces it, as in `{ crossEntropy: 0, distillation: 1 }`. Not
+   * available for `flap`: `distillation`, as for `focus`.
+   */
+  readonly objective?: Objective | undefined;
+  /** What trains LoRA. Default "adamw". */
+  readonly optimizer?: OptimizerName | undefined;
+  /**
    * Share of a batch's labels that the last stage learns from, in (0, 1]. They are those whose loss exceeds that of the
    * model before pruning most. 1 is all of them. Below 1, each step needs one more forward pass.
    *
@@ -243,7 +253,7 @@ export interface CheckpointOptions {
   /**
    * Names of options that may have changed since the checkpoint, such as "schedule" or "rates".
    *
-   * - `method`, `units` and `rules` can never change.
+   * - `method`, `units`, `rules` and `optimizer` can never change.
    * - `recompute` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
    *   change must be named here.
    * - A change affects only steps that are still to come.
@@ -287,6 +297,7 @@ export type ResolvedOptions =
     readonly [N in Exclude<ResolvedName, "preset" | "calibration">]-?: Exclude<RunOptions[N], undefined>;
   }
   & {
+    readonly objective: Objective;
     readonly lora: LoraConfig & { readonly dropout: number };
     readonly rates: Rates;
     readonly rules: Omit<UnitRules, "rest">;

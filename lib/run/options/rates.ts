@@ -3,6 +3,7 @@ import { CompressoError, option } from "../../core/errors.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { methodOf } from "../methods/all.ts";
 import { stagesOf, type StageSteps } from "../methods/stages.ts";
+import { type OptimizerName, OPTIMIZERS } from "../../nn/train/optimizer.ts";
 import type { Halved, Rates } from "../contract.ts";
 import { defaultsOf } from "./check.ts";
 import { OPTION_TABLE } from "./table.ts";
@@ -24,15 +25,17 @@ export function defaultRates(steps: number): Rates {
   return { ...defaultsOf("rates", steps), postfinetune: lora } as Rates;
 }
 
-/** Rates of a run: what is given, then the preset's, then the default. */
+/** Rates of a run: what is given, then the preset's, then the default, of LoRA that of its optimizer. */
 export function resolveRates(
   steps: number,
-  { preset = {}, given: own = {} }: {
+  { optimizer = "adamw", preset = {}, given: own = {} }: {
+    readonly optimizer?: OptimizerName;
     readonly preset?: Partial<Rates> | undefined;
     readonly given?: Partial<Rates> | undefined;
   },
 ): Rates {
-  const rates = { ...defaultRates(steps), ...preset, ...withoutUndefined(own) };
+  const defaults = defaultRates(steps), lora = OPTIMIZERS[optimizer].rate * defaults.lora;
+  const rates = { ...defaults, lora, ...preset, ...withoutUndefined(own) };
   return { ...rates, postfinetune: own.postfinetune ?? own.lora ?? preset.postfinetune ?? rates.lora };
 }
 

@@ -16,6 +16,7 @@ import type { GgufWriteType } from "../../formats/gguf/mixes.ts";
 import { checkContext } from "../../data/encode_rows.ts";
 import { checkResuming } from "../identity.ts";
 import { checkFocus } from "../focus.ts";
+import { checkObjective, resolveObjective } from "./objective.ts";
 import { kindOfMethod, type MethodChoice, methodOf } from "../methods/all.ts";
 import { learnsBesideCalibration } from "../methods/stages.ts";
 import { resolveMonitors } from "../monitors/alarm.ts";
@@ -87,7 +88,7 @@ export function resolveOptions(
     rules: withFittingWidths(shape, spec, writtenType(size, written)),
     // Without a last stage no step learns from a part of the labels.
     focus: options.focus ?? preset.focus ?? (postfinetune > 0 ? shape.focus : 1),
-    rates: resolveRates(isAlone ? 1 : steps, { preset: preset.rates, given: options.rates }),
+    rates: resolveRates(isAlone ? 1 : steps, { ...shape, preset: preset.rates, given: options.rates }),
     monitors: resolveMonitors(options.monitors),
   };
   checkPromptText(resolved.prompt, { fix: "null for none; leave it out for the collaborative prompt" });
@@ -99,6 +100,7 @@ export function resolveOptions(
   checkLoraRates(options.rates, resolved);
   checkStart(resolved);
   checkFocus(resolved);
+  checkObjective(resolved);
   checkCalibration(resolved);
   checkResuming(options.checkpoint ?? {});
   checkRanks(options.ranks, resolved);
@@ -169,6 +171,7 @@ export function resolveMemory(options: MemoryOptions & Pick<RunOptions, "preset"
   return {
     ...defaulted(options),
     units: [...kinds],
+    objective: resolveObjective(options.objective),
     vocab: kinds.has("vocab") ? { size: options.vocab?.size ?? null } : null,
     lora: { ...LORA_DEFAULTS, ...preset.lora, ...withoutUndefined(options.lora ?? {}) },
     rules: withoutUndefined(options.rules ?? {}),

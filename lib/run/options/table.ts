@@ -1,6 +1,7 @@
 // Every option of pruning, once: the rows of table/ in one. Flags and their help, options of experiments, checks of
 // names and bounds, presets, the identity that a checkpoint compares and docs/reference/options.md follow from it.
 import type { ValueOf } from "../../core/value_rule.ts";
+import type { Objective } from "../../nn/train/objective.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import type { MinimumWidths, UnitRules } from "../../units/rules.ts";
 import type { Rates } from "../contract.ts";
@@ -41,9 +42,10 @@ type Within<P extends string, T> = `${P}.${Extract<keyof T, string>}`;
 
 /** Paths of all options of `prune`. */
 export type PrunePath =
-  | Exclude<keyof RunOptions, "lora" | "rates" | "rules" | "checkpoint" | "evaluate" | "vocab">
+  | Exclude<keyof RunOptions, "objective" | "lora" | "rates" | "rules" | "checkpoint" | "evaluate" | "vocab">
   | "sparsity"
   | Within<"vocab", VocabularyOptions>
+  | Within<"objective", Objective>
   | Within<"lora", LoraConfig>
   | Within<"rates", Rates>
   | Exclude<Within<"rules", Omit<UnitRules, "rest" | "fit">>, "rules.minimum">

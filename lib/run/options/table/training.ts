@@ -2,6 +2,7 @@
 import { option } from "../../../core/errors.ts";
 import { MAX_SEED } from "../../../core/random.ts";
 import { rateBounds } from "../../../schedule/definition.ts";
+import { OPTIMIZER_NAMES } from "../../../nn/train/optimizer.ts";
 import { PROJECTIONS } from "../../../spec/decoder.ts";
 import { MOST_RANK } from "../../../spec/lora.ts";
 import { firstStageSteps, lastStageSteps } from "../../methods/stages.ts";
@@ -78,6 +79,44 @@ export const TRAINING_OPTIONS = {
     work: "lora",
     scope: PLANNED,
     help: "share of the labels that the last stage learns from: those that pruning hurt most; not for flap",
+  },
+  "objective.crossEntropy": {
+    type: "number",
+    default: 1,
+    name: "crossEntropy",
+    placeholder: "weight",
+    work: "training",
+    scope: IN_MEMORY,
+    help: "weight of cross-entropy in what is minimised",
+  },
+  "objective.zLoss": {
+    type: "number",
+    single: true,
+    default: 0,
+    name: "zLoss",
+    placeholder: "weight",
+    work: "training",
+    scope: IN_MEMORY,
+    help: "weight of (log Σ exp logits)², which keeps logits near 0, such as 1e-4",
+  },
+  "objective.distillation": {
+    type: "number",
+    single: true,
+    default: 0,
+    name: "distillation",
+    placeholder: "weight",
+    work: "training",
+    scope: IN_MEMORY,
+    help: "weight of the KL divergence from the model before pruning, at one more forward pass a step; not for flap",
+  },
+  optimizer: {
+    type: "word",
+    words: OPTIMIZER_NAMES,
+    default: "adamw",
+    work: "lora",
+    scope: IN_MEMORY,
+    help:
+      "what trains LoRA: adamw, or lion, which keeps one array instead of two and by default has a tenth of the rate",
   },
   "lora.rank": {
     type: "count",

@@ -139,6 +139,7 @@ const OF_LORA: readonly (keyof CellOptions)[] = [
     "postfinetuneRate",
     "clipNorm",
     "weightDecay",
+    "optimizer",
   ] as const,
   ...["focus", "prefinetune", "postfinetune"] as const,
 ];

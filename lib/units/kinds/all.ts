@@ -1,6 +1,7 @@
 // The list of kinds of units: a kind is a record of its own file and a line here.
 import { refuse } from "../../core/errors.ts";
 import { shown } from "../../core/check_options.ts";
+import { attention } from "./attention.ts";
 import { ffn } from "./ffn.ts";
 import { heads } from "./heads.ts";
 import { hidden } from "./hidden.ts";
@@ -10,7 +11,7 @@ import { layers } from "./layers.ts";
 import { vocab } from "./vocab.ts";
 
 /** All kinds by name, in the order of help. Of two kinds at one place, the first has the smaller units. */
-export const KINDS = { heads, kv, ffn, hidden, layers, vocab } as const;
+export const KINDS = { heads, kv, attention, ffn, hidden, layers, vocab } as const;
 
 /** Kinds of units. Of those in attention, the one with the smallest units counts if several are given. */
 export type UnitKind = keyof typeof KINDS;

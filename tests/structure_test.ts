@@ -69,8 +69,9 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/hub/storage.ts",
   "lib/hub/upload.ts",
   "lib/ranks/mpi.ts",
-  "lib/run/prune_to_folder.ts",
+
   "lib/run/record_file.ts",
+  "lib/run/sink/folder.ts",
   "lib/schedule/sandbox/process.ts",
   "lib/schedule/sandbox/sandbox.ts",
   "lib/schedule/source.ts",

@@ -13,7 +13,7 @@ import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import { pathsIn } from "../../lib/run/options/table.ts";
 import { MODEL_TEXT, verb } from "../command.ts";
-import { fetchInputs, modelName } from "../hub.ts";
+import { fetchInputs } from "../hub.ts";
 import { promptText } from "../options/prompt.ts";
 import { addTableFlags, pruneOptionsOf, type TableFlags } from "../options/table_flags.ts";
 import { addFlags, type FlagTable, type FlagValues, required, wrong } from "../options/flags.ts";
@@ -22,7 +22,7 @@ import { note, print, printJson } from "../terminal/output.ts";
 import { calibrationChoice } from "./prune/calibration.ts";
 import { UNMEASURED } from "./prune/quality.ts";
 import { dataPathOf, evaluationOf } from "./prune/inputs.ts";
-import { resumeCommand, startRun } from "./prune/run.ts";
+import { resumeCommand, startRun } from "./prune/start.ts";
 import { refuseFile } from "./prune/run_folder.ts";
 
 /** Default steps of the pruning stage, to the largest sparsity. */
@@ -86,7 +86,7 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
     prompt,
     ...await evaluationOf(flags),
   };
-  const resolved = resolveOptions(options), name = `${modelName(path)} pruned by Compresso`;
+  const resolved = resolveOptions(options);
   if (isHubName(path)) dataPathOf(path, flags); // before a model is fetched
   await fetchInputs({ model: [path], data: [flags.data, flags.calibration] }, { resumes: resume });
   const calibration = await calibrationChoice({ ...flags, resume: false }, resolved);
@@ -96,11 +96,8 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
       flags: { ...flags, calibration },
       options,
       resolved,
-      prompt,
-      name,
       dashboard: null,
       ranks: null,
-      goAlone: null,
       go: (model, run) => {
         const { sparsity: _last, size: _none, schedule: _own, trustSchedule: _a, onScheduleLog: _b, ...rest } = run;
         const { mayDiffer: _c, onReady: _d, export: files, ...others } = rest;

@@ -5,7 +5,8 @@ import { loadModelFrom, type Model } from "../model/model.ts";
 import type { Alarm } from "../run/monitors/alarm.ts";
 import { ShownAlarms } from "../run/monitors/shown_alarms.ts";
 import { originOf } from "../run/origin.ts";
-import { type FolderPhase, pruneToFolder } from "../run/prune_to_folder.ts";
+import { pruneToFolder } from "../run/prune_to_folder.ts";
+import type { RunPhase } from "../run/run_into.ts";
 import { promptForTexts } from "../run/data.ts";
 import type { StepRecord } from "../run/contract.ts";
 import { ofMeasure } from "./failure.ts";
@@ -83,7 +84,7 @@ export async function pruneCell(
   showNew(alarms);
 }
 
-const PHASES: Readonly<Record<FolderPhase, string>> = {
+const PHASES: Readonly<Record<RunPhase, string>> = {
   measure: "measuring the model before",
   slice: "comparing the sliced model with the masked one",
   export: "writing the model",

@@ -16,9 +16,11 @@ import { kindOfMethod, nameOfMethod } from "../run/methods/all.ts";
 import { learnsBesideCalibration } from "../run/methods/stages.ts";
 import type { ResolvedOptions, RunOptions } from "../run/options/options.ts";
 import { resolveOptions } from "../run/options/resolve.ts";
-import { type FolderOptions, type PruneToFolderOptions, runToFolder } from "../run/prune_to_folder.ts";
+import type { FolderOptions } from "../run/prune_to_folder.ts";
 import type { RunSummary } from "../run/result.ts";
 import { readSummary } from "../run/run_json.ts";
+import { runInto, type RunIntoOptions, type SinkOptions } from "../run/run_into.ts";
+import { folderSink, type FolderSinkOptions } from "../run/sink/folder.ts";
 import { measuredSequences } from "../run/quality.ts";
 import type { RunOfMany, SharedWork } from "../run/shared_work.ts";
 import { defineSchedule, type Schedule } from "../schedule/definition.ts";
@@ -32,7 +34,8 @@ export interface SweepOptions extends
     RunOptions,
     "checkpoint" | "calibration" | "schedule" | "trustSchedule" | "onScheduleLog" | "vocab" | "ranks" | "onDealt"
   >,
-  Omit<FolderOptions, "mayDiffer" | "resume" | "onReady"> {
+  SinkOptions,
+  Pick<FolderOptions, "out" | "checkpointEvery" | "export"> {
   /** Sparsities, in (0, 1), in ascending order. */
   readonly sparsities: readonly number[];
   /** Whether the model is fine-tuned at each sparsity, for `postfinetune` steps. Default false: as pruning left it. */
@@ -201,17 +204,22 @@ async function runPoint(
     schedule: sweepSchedule(sparsities, { ends, warmup: asked.rates.warmup }),
     ...learned,
   };
-  const run: PruneToFolderOptions = {
+  const { identity, checkpointEvery } = options;
+  const shared = { export: { ...files, replace: true }, ...withoutUndefined({ identity, onPhase }) };
+  const place: FolderSinkOptions = {
+    ...shared,
+    ...withoutUndefined({ checkpointEvery, layout: options.layout }),
+    out: folder,
+    resume: isBegun || goesOn,
+    ...(goesOn ? { mayDiffer: ["sparsity", "steps"] } : {}),
+  };
+  const run: RunIntoOptions = {
     ...plain,
     ...(isStepwise ? stepwise : {}),
     ...await calibrationOf(options, { index, asked }),
-    ...withoutUndefined({ onStart, onRecord, onPhase, onCalibration }),
-    ...withoutUndefined({ identity: options.identity, checkpointEvery: options.checkpointEvery }),
-    out: folder,
+    ...withoutUndefined({ onStart, onRecord, onCalibration }),
+    ...shared,
     sparsity,
-    export: { ...files, replace: true },
-    resume: isBegun || goesOn,
-    ...(goesOn ? { mayDiffer: ["sparsity", "steps"] } : {}),
   };
   const isLast = index === sparsities.length - 1;
   const ofMany: RunOfMany = {
@@ -220,14 +228,15 @@ async function runPoint(
     ...(isStepwise && !isLast ? { keptState: `${folder}/${STATE_FILE}` } : {}),
   };
   await makeFolder(folder);
-  return await runToFolder(model, run, ofMany);
+  using sink = await folderSink(model, place);
+  return await runInto(sink, model, run, ofMany);
 }
 
 /** Calibration texts that the model wrote for the first sparsity serve all. */
 async function calibrationOf(
   { calibration, out, sparsities }: SweepOptions,
   { index, asked }: { readonly index: number; readonly asked: ResolvedOptions },
-): Promise<Pick<PruneToFolderOptions, "calibration">> {
+): Promise<Pick<SinkOptions, "calibration">> {
   const path = `${folderOf(out, sparsities[0] ?? 0)}/${CALIBRATION_FILE}`;
   const isOwn = calibration === "own" && !learnsBesideCalibration(asked);
   if (isOwn && index > 0 && await exists(path)) return { calibration: (await readRows(path)).rows };

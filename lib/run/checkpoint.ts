@@ -1,6 +1,6 @@
 // Checkpoints of a run: one safetensors file with its identity, the position and arrays of the present state and of those to go back to.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError, type ErrorParts, option } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, option, refusal } from "../core/errors.ts";
 import { existing, isObject } from "../core/guards.ts";
 import type { RunIdentity } from "../core/identity.ts";
 import type { FileSystem } from "../files/system.ts";
@@ -214,8 +214,7 @@ function broken(
 
 /** The error of changed options for a run whose checkpoint does not exist. */
 export function noCheckpoint(path: string, mayDiffer: readonly string[]): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot resume with other ${mayDiffer.join(", ")}`,
+  return refusal("usage", `cannot resume with other ${mayDiffer.join(", ")}`, {
     rule: `the checkpoint exists: ${path}`,
     value: "there is none",
     fix: `name the checkpoint of the run, or leave ${option("mayDiffer")} out`,

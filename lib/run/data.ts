@@ -1,7 +1,7 @@
 // Prepares the rows of a run: batches to train on, held-out sequences, and calibration rows.
 import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
 import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -73,10 +73,9 @@ export function encodeRun(
 }
 
 function tooManyRanks(count: number, { sequences }: { readonly sequences: number }): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot train on ${count} ranks`,
+  return refusal("input", `cannot train on ${count} ranks`, {
     rule: "there is a sequence of the data for each",
-    value: String(sequences),
+    value: sequences,
     fix: "start fewer ranks, or give more rows",
   });
 }
@@ -94,8 +93,7 @@ export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]
 /** Refuses a report of reading without the rows that it describes. Throws `CompressoError("usage")`. */
 export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibrationReading">): void {
   if (calibrationReading === undefined) return;
-  throw new CompressoError("usage", {
-    what: "cannot use calibrationReading",
+  refuse("usage", "cannot use calibrationReading", {
     rule: "it says what became of the calibration rows that are given",
     value: "none are given",
     fix: "leave it out, or give the rows",

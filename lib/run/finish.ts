@@ -5,6 +5,7 @@ import { writeBiases } from "../nn/weights.ts";
 import { sliceModel } from "../slice/slice.ts";
 import { verifyShape, verifySliced } from "../slice/verify.ts";
 import { parameterCount } from "../spec/decoder.ts";
+import type { WeightSource } from "../spec/source.ts";
 import { withCompensation } from "./methods/one_shot_scores.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { compareQuality, measureQuality, type QualityChange, type QualityData } from "./quality.ts";
@@ -52,9 +53,9 @@ export const COMPARED = 0.6;
  * @throws CompressoError("mismatch") where logits of the sliced model differ from those of the masked one.
  */
 export async function finishRun(result: PruneResult, finish: FinishOptions): Promise<FinishedRun> {
-  const { model, options, vocabulary, signal, onProgress } = finish, { device, tokenizer } = model;
+  const { model, options, vocabulary, signal, onProgress } = finish, { device } = model;
   const { masks, lora, heldout, source: base } = result, adapters = { masks, lora };
-  const source = sliceModel(base, { masks, lora }), { spec } = source;
+  const source = sliceModel(base, { masks, lora });
   using _threads = holdThreads();
   const maskedVsSliced = await verifySliced(base, source, {
     device,
@@ -68,14 +69,25 @@ export async function finishRun(result: PruneResult, finish: FinishOptions): Pro
   // Where a method has changed other weights too, masks and LoRA do not give the result.
   const isGiven = base === model.source,
     words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
-  const parameters = {
-    before: parameterCount(vocabulary?.dense.spec ?? model.spec),
-    after: parameterCount(spec),
-  };
-  const { size: wanted, units } = options, { provenance } = model.source;
-  const size = wanted && reachedSize(spec, wanted, { tokenizer, units, provenance });
-  const sliced = { source, spec, parameters, size, maskedVsSliced };
+  const sliced = { source, ...sizesOf(source, { model, options, dense: vocabulary?.dense ?? model }), maskedVsSliced };
   return { result, sliced, quality, vocabulary: words, peakGpuBytes: device.peakBytes };
+}
+
+/** Shape and sizes of a pruned model. */
+export function sizesOf(
+  { spec }: Pick<WeightSource, "spec">,
+  { model: { tokenizer, source: { provenance } }, options: { size, units }, dense }: {
+    readonly model: Model;
+    readonly options: ResolvedOptions;
+    /** The model as it was given. */
+    readonly dense: Pick<Model, "spec">;
+  },
+): Pick<SlicedModel, "spec" | "parameters" | "size"> {
+  return {
+    spec,
+    parameters: { before: parameterCount(dense.spec), after: parameterCount(spec) },
+    size: size && reachedSize(spec, size, { tokenizer, units, provenance }),
+  };
 }
 
 /** Quality before and after pruning. */

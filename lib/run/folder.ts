@@ -1,5 +1,5 @@
 // Names of what a prune run leaves in its folder, and the refusal of folders with an earlier run or without a checkpoint.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { exists } from "../files/exists.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../slice/export_adapter.ts";
 
@@ -41,8 +41,7 @@ export async function refuseEarlierRun(out: string): Promise<void> {
   const found = await presentFiles(out);
   if (found.length === 0) return;
   const isUnfinished = found.includes(CHECKPOINT_FILE);
-  throw new CompressoError("usage", {
-    what: `cannot start a run in ${out}`,
+  refuse("usage", `cannot start a run in ${out}`, {
     rule: "the folder holds no earlier run",
     value: `it holds ${found.join(", ")}`,
     fix: isUnfinished
@@ -56,8 +55,7 @@ export async function refuseEarlierRun(out: string): Promise<void> {
 /** Refuses to resume the run in a folder without a checkpoint. Throws `CompressoError("usage")`. */
 export async function checkResumable(out: string): Promise<void> {
   if (await exists(`${out}/${CHECKPOINT_FILE}`)) return;
-  throw new CompressoError("usage", {
-    what: `cannot resume the run in ${out}`,
+  refuse("usage", `cannot resume the run in ${out}`, {
     rule: `the folder holds ${CHECKPOINT_FILE}`,
     value: "there is none",
     fix: `start it without ${option("resume")}, or let the folder decide by ${option("resume", "auto")}`,

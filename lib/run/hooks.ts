@@ -3,7 +3,7 @@ import type { LoraWeights } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import type { UnitTable } from "../units/table.ts";
 import type { Stage, StepRecord } from "./contract.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 
 /**
  * A run as a hook sees it. Reading waits for the GPU. What is written applies from the next step and is part of
@@ -104,8 +104,7 @@ export function handleOf(at: Pick<RunHandle, "stage" | "step" | "table">, traine
 
 /** Refuses a handle that is used after training. Throws `CompressoError("usage")`. */
 export function refuseHandle(): never {
-  throw new CompressoError("usage", {
-    what: "cannot use the handle of a hook",
+  refuse("usage", "cannot use the handle of a hook", {
     rule: "the run is training",
     value: "its trainer was freed, as by slice()",
     fix: "use it within the hook",
@@ -120,8 +119,7 @@ function checkLogAlpha(values: Float32Array<ArrayBuffer>, { count }: UnitTable):
   const isList = values instanceof Float32Array;
   const broken = isList ? values.findIndex((value) => !Number.isFinite(value)) : -1;
   if (isList && values.length === count && broken < 0) return values;
-  throw new CompressoError("input", {
-    what: "cannot use log α",
+  refuse("input", "cannot use log α", {
     rule: `it is a Float32Array of ${count} finite values, one for each unit`,
     value: !isList ? typeof values : broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
     fix: "change what logAlpha() of the handle gives",

@@ -1,7 +1,7 @@
 // Identity of a run: its options, rows, schedule, model and adapter as one JSON object. A resumed run is compared by
 // it.
 import { type MethodChoice, nameOfMethod } from "./methods/all.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
 import { digestOf } from "../core/digest.ts";
 import { isObject } from "../core/guards.ts";
@@ -93,8 +93,7 @@ export function changesBetween(
   const may = names.filter((name) => !FIXED.includes(name)), unknown = mayDiffer.find((name) => !may.includes(name));
   const what = `cannot resume from ${path}`;
   if (unknown !== undefined) {
-    throw new CompressoError("usage", {
-      what,
+    refuse("usage", what, {
       rule: `what may differ is among ${may.join(", ")}`,
       value: unknown,
       fix: "name some of these, or leave it out",
@@ -104,8 +103,7 @@ export function changesBetween(
   const refused = names.filter((name) => changes.get(name)?.length && !mayDiffer.includes(name));
   if (refused.length === 0) return [...changes.values()].flat();
   const isUsual = refused.every((name) => name === "schedule" || name === "rates");
-  throw new CompressoError("mismatch", {
-    what,
+  refuse("mismatch", what, {
     rule: "options, data, model and adapter are those of the first run",
     value: refused.flatMap((name) => changes.get(name) ?? []).join("; "),
     fix: `give the same options, or another ${option("out")}${
@@ -128,8 +126,7 @@ export function checkResuming(
   { mayDiffer = [], resume = false, identity = {} }: Pick<CheckpointOptions, "mayDiffer" | "resume" | "identity">,
 ): void {
   if (mayDiffer.length > 0 && !resume) {
-    throw new CompressoError("usage", {
-      what: `cannot use ${option("mayDiffer")}`,
+    refuse("usage", `cannot use ${option("mayDiffer")}`, {
       rule: `it says what may differ in a resumed run, with ${option("resume")}`,
       value: mayDiffer.join(", "),
       fix: "leave it out, or resume a run",
@@ -137,8 +134,7 @@ export function checkResuming(
   }
   const taken = Object.keys(identity).find((name) => OWN_FACTS.includes(name));
   if (taken === undefined) return;
-  throw new CompressoError("usage", {
-    what: "cannot tell runs apart by this identity",
+  refuse("usage", "cannot tell runs apart by this identity", {
     rule: "its names are none of the run's own facts, which it would replace",
     value: taken,
     fix: "name it otherwise",

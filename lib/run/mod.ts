@@ -23,14 +23,8 @@ export type { RunHandle, RunHooks } from "./hooks.ts";
 export type { FileBytes, MaskSummary, ModelBefore } from "./mask_summary.ts";
 
 // Into a folder.
-export {
-  type FolderOptions,
-  type FolderPhase,
-  type FollowOptions,
-  followToFolder,
-  pruneToFolder,
-  type PruneToFolderOptions,
-} from "./prune_to_folder.ts";
+export { type FolderOptions, pruneToFolder, type PruneToFolderOptions } from "./prune_to_folder.ts";
+export { runInto, type RunIntoOptions, type RunPhase, type SinkOptions } from "./run_into.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./result.ts";
 export type { UndecidedUnits } from "./undecided.ts";
 export { CALIBRATION_SEQUENCES, writeCalibration } from "./calibration.ts";
@@ -40,7 +34,6 @@ export { type MpiRanks, openMpi } from "../ranks/mpi.ts";
 export type { Ranks } from "../ranks/ranks.ts";
 
 // The vocabulary.
-export { cutVocabularyToFolder, type VocabularyToFolderOptions } from "./vocabulary_to_folder.ts";
 export type { BitsPerByte, VocabularySummary } from "./vocabulary.ts";
 export type { VocabularyOptions } from "./options/options.ts";
 export { chooseVocabulary, countTokens, type VocabularyChoice } from "../slice/vocabulary/choose.ts";

@@ -2,7 +2,7 @@
 import { compareItems, compareLosses, type PairedDifference } from "../eval/compare.ts";
 import { type EncodedTask, encodeTask, scoreTask } from "../eval/score_task.ts";
 import type { EvaluateOptions } from "../eval/evaluate.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refusal } from "../core/errors.ts";
 import { type ItemScore, type TaskScore, taskScore } from "../eval/metrics.ts";
 import { checkLength, encodeText, leadingIds, perplexity, type WindowLoss } from "../eval/perplexity.ts";
 import type { LoadedTask } from "../eval/task_data.ts";
@@ -220,8 +220,7 @@ function lossChange(
 }
 
 function noTasks(): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot use ${option("evaluate.tasks")}`,
+  return refusal("usage", `cannot use ${option("evaluate.tasks")}`, {
     rule: "their data are read from the disk of this machine",
     value: "a run on another system",
     fix: "leave them out, and measure the model afterwards",

@@ -1,5 +1,5 @@
 // Merges the lines of records.jsonl when a run rolls back, is resumed or is exported.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { FileSystem } from "../files/system.ts";
 import type { RecordView } from "../schedule/definition.ts";
 import type { StepRecord } from "./contract.ts";
@@ -34,8 +34,7 @@ export async function recordsFor(
   const earlier = isOwn ? linesUpTo(known, (first?.step ?? Infinity) - 1) : "";
   if (last === undefined && (there === earlier || there === "")) return null;
   if (there !== "" && !isOwn && !replace) {
-    throw new CompressoError("input", {
-      what: `cannot write ${path}`,
+    refuse("input", `cannot write ${path}`, {
       rule: "the records that stand there are this run's",
       value: "they are of another run",
       fix: "choose another folder, or allow replacing them",

@@ -18,7 +18,7 @@ import { type UndecidedUnits, undecidedUnits } from "./undecided.ts";
 import type { VocabularySummary } from "./vocabulary.ts";
 import type { SizeResult } from "./size_goal.ts";
 import type { VerifyResult } from "../slice/verify.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { Model } from "../model/model.ts";
 import { brokenAt } from "./monitors/find_cause.ts";
 import type { Allocated, RunSetup } from "./allocate.ts";
@@ -168,8 +168,7 @@ export async function checkTrained(trainer: Trainer): Promise<void> {
   for (const [name, values] of await trainer.loraWeights()) {
     const element = brokenAt(values);
     if (element < 0) continue;
-    throw new CompressoError("numeric", {
-      what: "cannot finish the run",
+    refuse("numeric", "cannot finish the run", {
       rule: "LoRA is finite once all steps are done",
       value: `${name}[${element}] is ${values[element]}`,
       fix: "check what hooks give to setLora",
@@ -217,8 +216,7 @@ export async function readResult(
 
 /** Refuses the result of a run that is not finished. */
 export function refuseResult({ step }: RunPosition, { steps }: { readonly steps: number }): never {
-  throw new CompressoError("usage", {
-    what: "cannot give the result of the run",
+  refuse("usage", "cannot give the result of the run", {
     rule: "the run is at its end",
     value: `step ${step} of ${steps}`,
     fix: step < steps

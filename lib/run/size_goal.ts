@@ -2,7 +2,7 @@
 // meet it.
 import { outputBiasSpec } from "../masks/baselines_bias.ts";
 import { compensates } from "./methods/all.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { byteTarget, fileBytes, type FileKind } from "../units/file_size.ts";
 import type { GgufWriteType } from "../formats/gguf/mixes.ts";
 import type { Provenance } from "../spec/provenance.ts";
@@ -139,8 +139,7 @@ const ROUNDS = 8;
 /** Refuses the layout "padded" for a run to a size. Throws `CompressoError("usage")`. */
 export function checkSizeLayout(layout: Layout): void {
   if (layout !== "padded") return;
-  throw new CompressoError("usage", {
-    what: "cannot prune to a size with the layout padded",
+  refuse("usage", "cannot prune to a size with the layout padded", {
     rule: "the files hold what is kept; padded adds zeros to the widest layer",
     value: "padded",
     fix: "take the layout compact or uniform",
@@ -201,8 +200,7 @@ export function checkExportSize(
 ): void {
   if (!wanted) return;
   const fail = (rule: string, value: string): never => {
-    throw new CompressoError("usage", {
-      what: "cannot export with these options",
+    refuse("usage", "cannot export with these options", {
       rule,
       value,
       fix: "give the size for the file that is exported",

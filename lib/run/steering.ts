@@ -1,21 +1,15 @@
 // What each step of a run aims at, by the built-in cubic schedule or the user's own, whose output is checked at each
 // step.
 import { kindOfMethod } from "./methods/all.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { heldUnits } from "./frozen.ts";
 import { mostUniform } from "../units/uniform.ts";
 import { checkLayerTargets, checkReachable, mostSparsity } from "../units/selection.ts";
 import type { UnitTable } from "../units/table.ts";
 import { cubicSparsity, progressOf } from "../schedule/ramp.ts";
 import type { ScheduleOutput } from "../schedule/output.ts";
-import {
-  type LayerState,
-  type OUTER_RATES,
-  type OuterStage,
-  RECORDS_SEEN,
-  type RecordView,
-} from "../schedule/definition.ts";
 import { stagesOf } from "./methods/stages.ts";
+import { type LayerState, type OUTER_RATES, type OuterStage, type RecordView } from "../schedule/definition.ts";
 import { raisedLimit } from "./options/resolve.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { type OpenSchedule, openScheduleWith, type ScheduleSource, type ScriptOpener } from "../schedule/open.ts";
@@ -84,11 +78,6 @@ export async function steered(steerer: Steerer, stage: Stage, input: SteeringInp
 /** Numbers of a step outside the pruning stage that a schedule sets. */
 export type OuterNumbers = { readonly [name in typeof OUTER_RATES["postfinetune"][number]]?: number };
 
-/** The records that a schedule sees after `step` steps. */
-export function recordsAt(records: readonly RecordView[], step: number): readonly RecordView[] {
-  return records.filter((record) => record.step <= step).slice(-RECORDS_SEEN);
-}
-
 /**
  * Opens the schedule of a run.
  *
@@ -149,8 +138,7 @@ function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): Open
     const again = await open();
     if (again.identity === first.identity) return again;
     await again[Symbol.asyncDispose]();
-    throw new CompressoError("mismatch", {
-      what: `cannot continue with the schedule ${first.name}`,
+    refuse("mismatch", `cannot continue with the schedule ${first.name}`, {
       rule: "it is the one that the run began with",
       value: `${first.identity} then, ${again.identity} now`,
       fix: "put the first one back, or begin the run anew",
@@ -255,8 +243,7 @@ function checkLimit(
   { least }: Aim,
 ): void {
   if (limit >= least) return;
-  throw new CompressoError("input", {
-    what: `cannot use the schedule at step ${step} of ${steps}`,
+  refuse("input", `cannot use the schedule at step ${step} of ${steps}`, {
     rule: `the limit of log α is at least ${
       shownLimit(least)
     } where masks start from saliency, so that half of all units keep their order: three times the spread, and what opens a unit`,
@@ -278,8 +265,7 @@ function checkTargets(
 ): void {
   const what = `cannot use the schedule at step ${step} of ${steps}`;
   if (target > most + ROUNDING) {
-    throw new CompressoError("input", {
-      what,
+    refuse("input", what, {
       rule: `cutting ${[...table.kinds].join(", ")} under the run's rules reaches at most ${most.toFixed(4)}`,
       value: `sparsity = ${target}`,
       fix: `lower what the schedule returns, loosen a rule, or add kinds to ${option("units")}`,

@@ -6,12 +6,11 @@ import { progressOf, stageRate } from "../schedule/ramp.ts";
 import { leastUniform } from "../units/uniform.ts";
 import { hardSparsity } from "../units/selection.ts";
 import { keptUnits, type UnitTable } from "../units/table.ts";
-import type { Batch, BatchCursor } from "../data/batches.ts";
 import { kindOfMethod, type MethodChoice } from "./methods/all.ts";
+import type { Batch } from "../data/batches.ts";
 import type { StepToSearch } from "./monitors/find_cause.ts";
 import { type MaskSummary, openMasks } from "./mask_summary.ts";
 import { cutsOf, lookAtMasks } from "./monitors/mask_look.ts";
-import { FRESH_MONITORS } from "./monitors/watch.ts";
 import type { ResolvedOptions } from "./options/options.ts";
 import { slowedRates } from "./options/rates.ts";
 import type { RunSetup } from "./allocate.ts";
@@ -45,86 +44,6 @@ export interface PendingStep {
 /** A step before it runs. */
 export interface PreparedStep extends StepToSearch, PendingStep {
   readonly layers: Steering["layers"];
-}
-
-/** Nothing was done yet for the next step. */
-export const NOTHING_DONE: Pick<RunPosition, "begun" | "seen"> = { begun: null, seen: null };
-
-/** Position at the start of a run. */
-export function firstPosition(cursor: BatchCursor): RunPosition {
-  return {
-    stage: 0,
-    stageStep: 0,
-    step: 0,
-    loraUpdates: 0,
-    maskUpdates: 0,
-    cursor,
-    records: 0,
-    expected: null,
-    target: null,
-    layerTargets: null,
-    ...NOTHING_DONE,
-    leftOut: 0,
-    recent: [],
-    seconds: {},
-    tokens: 0,
-    aim: null,
-    halvings: 0,
-    alarms: [],
-    unsaid: [],
-    looked: 0,
-    monitors: FRESH_MONITORS,
-  };
-}
-
-/** Position after a step that took `seconds`. */
-export function positionAfter(
-  position: RunPosition,
-  { stage, kind, target, layers, aim, batch }: PreparedStep,
-  { cursor, seconds }: { readonly cursor: BatchCursor; readonly seconds: number },
-): RunPosition {
-  return {
-    ...position,
-    ...NOTHING_DONE,
-    target: target ?? position.target,
-    layerTargets: target === null ? position.layerTargets : layers,
-    aim,
-    stageStep: position.stageStep + 1,
-    step: position.step + 1,
-    loraUpdates: position.loraUpdates + 1,
-    maskUpdates: position.maskUpdates + (kind === "masks" ? 1 : 0),
-    cursor,
-    seconds: { ...position.seconds, [stage]: (position.seconds[stage] ?? 0) + seconds },
-    tokens: position.tokens + batch.realTokens,
-  };
-}
-
-/** Position after a schedule has ended a stage before its next step. */
-export function endedEarly(position: RunPosition, { stage, steps }: Pick<StagePlan, "stage" | "steps">): RunPosition {
-  const left = steps - position.stageStep;
-  if (stage === "prune") return { ...position, leftOut: left };
-  return { ...position, leftOutside: { ...position.leftOutside, [stage]: left } };
-}
-
-/** Position from which a stage continues: its schedule may end it again, or not. */
-export function reopened(position: RunPosition, stage: Stage | undefined): RunPosition {
-  if (stage === undefined || position.begun === "hard") return position;
-  if (stage === "prune") return { ...position, leftOut: 0 };
-  const { [stage]: _anew, ...others } = position.leftOutside ?? {}, { leftOutside: _before, ...rest } = position;
-  return Object.keys(others).length > 0 ? { ...rest, leftOutside: others } : rest;
-}
-
-/** Steps of a run, without those that a schedule has skipped so far. */
-export function stepsOf(stages: readonly StagePlan[], { leftOut, leftOutside = {} }: RunPosition): number {
-  return stages.reduce((sum, { stage, steps }) => sum + steps - (leftOutside[stage] ?? 0), -leftOut);
-}
-
-/** Whether the method chooses masks before the next step from the results of earlier steps, which must be finite then. */
-export function choosesNext(
-  { stageStep }: RunPosition,
-  { stage, method }: { readonly stage: Stage | undefined; readonly method: MethodChoice },
-): boolean {
-  return kindOfMethod(method) === "gradual" && stage === "prune" && stageStep % GRADUAL_EVERY === 0;
 }
 
 /** How monitors judge a step of the pruning stage. */

@@ -8,7 +8,6 @@ import { IGNORED_LABEL } from "../data/prompts/encode.ts";
 import { placeOf } from "../data/row.ts";
 import type { Row } from "../data/rows.ts";
 import type { Adapters, Model } from "../model/model.ts";
-import { loadTasks } from "../eval/evaluate.ts";
 import { chooseVocabulary } from "../slice/vocabulary/choose.ts";
 import { cutModel } from "../slice/vocabulary/cut_model.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -17,7 +16,7 @@ import { leadingIds } from "../eval/perplexity.ts";
 import { labelBytes } from "../eval/text_bytes.ts";
 import { type Evaluation, MOST_CHARS, MOST_WINDOWS, WINDOW } from "./evaluation.ts";
 import { vocabularySize } from "./vocabulary_size.ts";
-import { type Measured, measuredSequences, measureQuality, qualityData } from "./quality.ts";
+import { type Measured, measuredSequences, measureQuality, qualityData, type TaskLoader } from "./quality.ts";
 
 /** What became of a vocabulary, as run.json holds it. */
 export interface VocabularySummary {
@@ -72,12 +71,14 @@ export interface CutForRun extends Disposable {
  */
 export async function cutForRun(
   dense: Model,
-  { options, evaluation, rows: given, signal = new AbortController().signal, onMeasured }: {
+  { options, evaluation, rows: given, loadTasks, signal = new AbortController().signal, onMeasured }: {
     readonly options: ResolvedOptions;
     /** What is measured beside held-out rows. */
     readonly evaluation: Evaluation | undefined;
     /** Rows that tell which tokens are needed. Default: those of the run that are not held out. */
     readonly rows: readonly Row[] | undefined;
+    /** Reads the data of tasks; null refuses tasks. */
+    readonly loadTasks: TaskLoader | null;
     readonly signal?: AbortSignal | undefined;
     /** Called with the share of the uncut model's measures that is done, from 0 to 1. */
     readonly onMeasured?: ((share: number) => void) | undefined;

@@ -1,5 +1,5 @@
 // How many tokens a run keeps: as asked, as many as its size allows, or as many as vocabulary and layers share best.
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refusal } from "../core/errors.ts";
 import type { ModelFiles } from "../formats/open.ts";
 import { shallowPlan } from "../slice/layouts.ts";
 import type { VocabularyChoice } from "../slice/vocabulary/choose.ts";
@@ -78,8 +78,7 @@ function unreachable(
   { whole, least, most }: { readonly whole: number; readonly least: number; readonly most: number },
 ): CompressoError {
   const unit = "parameters" in wanted ? "parameters" : "bytes";
-  return new CompressoError("usage", {
-    what: `cannot cut the vocabulary to this number of ${unit}`,
+  return refusal("usage", `cannot cut the vocabulary to this number of ${unit}`, {
     rule: `it is below the model's own ${whole.toLocaleString("en")}, and at least ${least.toLocaleString("en")}`,
     value: most.toLocaleString("en"),
     fix: `give a number in that range, or add kinds to ${option("units")}`,

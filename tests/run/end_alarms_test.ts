@@ -16,7 +16,7 @@ import { checkFall } from "../../lib/run/monitors/constraint.ts";
 import { lookAtMasks } from "../../lib/run/monitors/mask_look.ts";
 import { FRESH_MONITORS, watchMasks } from "../../lib/run/monitors/watch.ts";
 import { unitTable } from "../../lib/units/table.ts";
-import { firstPosition } from "../../lib/run/step.ts";
+import { firstPosition } from "../../lib/run/position.ts";
 import { decoder } from "../units/helpers/decoders.ts";
 import { judge } from "../../lib/run/monitors/judge.ts";
 import { sharedDevice } from "../device.ts";

@@ -9,7 +9,7 @@ import { changesBetween, decidingOptions } from "../../lib/run/identity.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { firstPosition } from "../../lib/run/step.ts";
+import { firstPosition } from "../../lib/run/position.ts";
 import type { UnitKind } from "../../lib/units/kinds/all.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 

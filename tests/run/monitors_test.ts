@@ -20,7 +20,8 @@ import { goodState, keptStates, oversee, oversightOf } from "../../lib/run/monit
 import { fresh, FRESH_MONITORS } from "../../lib/run/monitors/watch.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { resolveRates } from "../../lib/run/options/rates.ts";
-import { aimOf, firstPosition } from "../../lib/run/step.ts";
+import { firstPosition } from "../../lib/run/position.ts";
+import { aimOf } from "../../lib/run/step.ts";
 import type { LossHistory, MaskLook, RunPosition, RunState, StepRecord } from "../../lib/run/contract.ts";
 import { recordView, type Steering } from "../../lib/run/steering.ts";
 

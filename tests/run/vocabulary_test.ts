@@ -3,19 +3,14 @@ import assert from "node:assert/strict";
 import { prune, pruneToFolder, type RunSummary } from "../../mod.ts";
 import { encodeExample } from "../../lib/data/prompts/encode.ts";
 import type { UnitKind } from "../../lib/units/kinds/all.ts";
-import {
-  cutVocabularyToFolder,
-  type FolderPhase,
-  planMemory,
-  type VocabularyToFolderOptions,
-} from "../../lib/run/mod.ts";
+import { planMemory, type PruneToFolderOptions, type RunPhase } from "../../lib/run/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { loadModel, loadModelFrom, type Model, openModelFiles, parameterCount } from "../../lib/model/mod.ts";
 import { failure } from "../text/fixtures.ts";
 import { BASE, withDemo } from "./helpers/demo_run.ts";
 
 /** Options of the demo without steps; by default no prompt stands before the rows. */
-const CUT = { rows: BASE.rows, seq: 256 } as const;
+const CUT = { rows: BASE.rows, seq: 256, units: ["vocab"], steps: 0 } as const;
 
 async function inFolder<T>(work: (out: string) => Promise<T>): Promise<T> {
   const out = await Deno.makeTempDir();
@@ -35,10 +30,10 @@ Deno.test("a vocabulary is cut alone: both files give the dense model's logits o
   await withDemo(async ({ model, device }) => {
     await inFolder(async (out) => {
       const shares: number[] = [],
-        onPhase = (phase: FolderPhase, share: number): void => {
+        onPhase = (phase: RunPhase, share: number): void => {
           if (phase === "measure") shares.push(share);
         };
-      const summary = await cutVocabularyToFolder(model, { ...CUT, out, vocab: { size: 0.7 }, onPhase });
+      const summary = await pruneToFolder(model, { ...CUT, out, vocab: { size: 0.7 }, onPhase });
       assert.deepEqual([shares[0], shares.at(-1), shares.length], [0, 1, 7]);
       const { vocabulary, parameters, before, masks, options } = summary, kept = await keptOf(out);
       assert.ok(vocabulary?.heldout && vocabulary.growth > 0);
@@ -79,8 +74,8 @@ async function bitsPerByte(model: Model): Promise<number> {
 
 Deno.test("alone, a size is met to within one token, in parameters and in bytes of either file", async () => {
   await withDemo(async ({ model }) => {
-    const run = async (size: VocabularyToFolderOptions["size"]): Promise<RunSummary> =>
-      await inFolder(async (out) => await cutVocabularyToFolder(model, { ...CUT, out, size }));
+    const run = async (size: PruneToFolderOptions["size"]): Promise<RunSummary> =>
+      await inFolder(async (out) => await pruneToFolder(model, { ...CUT, out, size }));
     const wanted = parameterCount(model.spec) - 100 * model.spec.hidden - 7;
     const { parameters, vocabulary } = await run({ parameters: wanted });
     assert.ok(parameters.after <= wanted && parameters.after + model.spec.hidden > wanted);
@@ -183,14 +178,14 @@ Deno.test("options of the vocabulary without the unit, and options of steps with
       const refused = (message: RegExp, work: () => Promise<unknown>): Promise<void> =>
         assert.rejects(work, failure("usage", message));
       const { steps: _steps, ...rest } = BASE;
-      await refused(/vocab.size.*unit vocab/, () => pruneToFolder(model, { ...BASE, out, vocab: { size: 500 } }));
+      await refused(/vocab.size.*vocab/, () => pruneToFolder(model, { ...BASE, out, vocab: { size: 500 } }));
       await refused(
         /lora.rank.*vocabulary alone/,
-        async () => await cutVocabularyToFolder(model, { ...CUT, out, ...{ lora: { rank: 3 } } }),
+        async () => await pruneToFolder(model, { ...CUT, out, ...{ lora: { rank: 3 } } }),
       );
       await refused(
         /calibration.*vocabulary alone/,
-        async () => await cutVocabularyToFolder(model, { ...CUT, out, ...{ calibration: BASE.rows } }),
+        async () => await pruneToFolder(model, { ...CUT, out, ...{ calibration: BASE.rows } }),
       );
       await refused(/sparsity/, async () => await pruneToFolder(model, { ...rest, steps: 0, out, units: ["vocab"] }));
       await refused(

@@ -9,7 +9,7 @@ import { unitTable } from "../../lib/units/table.ts";
 import type { MaskLook } from "../../lib/run/contract.ts";
 import { overseeEnd, oversightOf } from "../../lib/run/monitors/oversee.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
-import { firstPosition } from "../../lib/run/step.ts";
+import { firstPosition } from "../../lib/run/position.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 
 const { sparsity, ...RUN } = BASE;

@@ -1,6 +1,6 @@
 // Reads the calibration rows of `prune --calibration`: from a file, or the model's own texts, or none.
 import { join } from "node:path";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import { type DataSet } from "../../../lib/data/rows.ts";
 import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { exists } from "../../../lib/files/exists.ts";
@@ -8,7 +8,7 @@ import { fileDigest } from "../../../lib/files/fingerprint.ts";
 import { calibrationDefault } from "../../../lib/run/calibration.ts";
 import type { PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
 import { CALIBRATION_FILE } from "../../../lib/run/folder.ts";
-import type { RunFlags } from "./run.ts";
+import type { RunFlags, TypedFlags } from "./flags.ts";
 import { isAmong } from "./run_folder.ts";
 
 /** Value of --calibration for the model's own texts. */
@@ -16,15 +16,12 @@ const OWN = "own";
 /** Value of --calibration for no rows. */
 export const NONE = "none";
 
-/** Flags of a run with the choice of calibration made. */
-export type ChosenFlags = RunFlags & { readonly calibration: string };
-
 /** Settings that the choice depends on. */
 export type CalibrationOptions = Pick<PruneToFolderOptions, "calibration" | "calibrationReading">;
 
 /** The value of --calibration, or its default. */
 export async function calibrationChoice(
-  { calibration, out, resume }: RunFlags,
+  { calibration, out, resume }: Pick<RunFlags, "out" | "resume"> & Pick<TypedFlags, "calibration">,
   learning: Parameters<typeof calibrationDefault>[0],
 ): Promise<string> {
   if (calibration !== undefined) return calibration;
@@ -38,7 +35,7 @@ export async function calibrationName(calibration: string): Promise<string> {
 }
 
 /** Calibration rows from their file and a report of reading them; otherwise the choice alone. */
-export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationOptions> {
+export async function calibrationOf(settings: RunFlags): Promise<CalibrationOptions> {
   const { calibration, data, out, resume } = settings;
   if (calibration === NONE) return { calibration };
   if (calibration === OWN) {
@@ -50,7 +47,7 @@ export async function calibrationOf(settings: ChosenFlags): Promise<CalibrationO
 }
 
 /** Rows of a file whose texts are in the field of --text-field or, if no row has it, in the usual one. */
-async function read(path: string, { textField, skipBroken }: ChosenFlags): Promise<DataSet> {
+async function read(path: string, { textField, skipBroken }: RunFlags): Promise<DataSet> {
   const how = { fewerFix: "give --calibration a file with fewer rows", ...(skipBroken ? { skipBroken } : {}) };
   if (textField === undefined) return await readRows(path, how);
   try {
@@ -66,8 +63,7 @@ async function read(path: string, { textField, skipBroken }: ChosenFlags): Promi
 async function refuseOwnData(out: string, data: string | undefined): Promise<void> {
   const path = join(out, CALIBRATION_FILE);
   if (!await isAmong(path, [data])) return;
-  throw new CompressoError("usage", {
-    what: `cannot write ${path}`,
+  refuse("usage", `cannot write ${path}`, {
     rule: "the model's own calibration texts do not replace the data",
     value: `--data ${data}`,
     fix: "choose another --out, move the data first, or give --calibration none",

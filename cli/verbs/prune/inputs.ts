@@ -1,6 +1,6 @@
 // What a run reads beside its model: data, texts of a vocabulary and of measures, and the digests that tell whether a resumed run has the same.
 import { withoutUndefined } from "../../../lib/core/check_options.ts";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import type { Row } from "../../../lib/data/rows.ts";
 import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
 import { dataPath, readRows } from "../../../lib/local/rows.ts";
@@ -11,7 +11,8 @@ import type { PruneOptions } from "../../../lib/run/options/options.ts";
 import { cutsVocabularyAlone } from "../../../lib/run/options/resolve.ts";
 import type { TableFlags } from "../../options/table_flags.ts";
 import { readText } from "../../terminal/read_text.ts";
-import { calibrationName, type ChosenFlags } from "./calibration.ts";
+import { calibrationName } from "./calibration.ts";
+import type { RunFlags } from "./flags.ts";
 
 /** What is measured beside held-out rows. */
 export async function evaluationOf(
@@ -29,7 +30,7 @@ export type Inputs =
 
 /** Rows of --vocab-data; undefined without. */
 export async function vocabularyRows(
-  { vocabData, textField, skipBroken }: ChosenFlags,
+  { vocabData, textField, skipBroken }: RunFlags,
 ): Promise<readonly Row[] | undefined> {
   if (vocabData === undefined) return undefined;
   return (await readRows(vocabData, withoutUndefined({ textField, skipBroken }))).rows;
@@ -43,16 +44,15 @@ export function dataPathOf(
   if (data !== undefined) return data;
   if (path === DEMO) return demoData("train");
   if (vocabData !== undefined && cutsVocabularyAlone({ units, steps })) return vocabData;
-  throw new CompressoError("usage", {
-    what: "cannot prune without data",
+  refuse("usage", "cannot prune without data", {
     rule: "--data names instruction rows or texts; only demo has its own",
-    fix: "add --data FILE",
     value: "no --data",
+    fix: "add --data FILE",
   });
 }
 
 /** What determines a run and its files besides its options. */
-export async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs> {
+export async function inputsOf(path: string, flags: RunFlags): Promise<Inputs> {
   const { baseDtype, calibration, schedule, trust, textField, limitRows, skipBroken } = flags;
   const { dtype, ggufDtype, saveAdapter } = flags;
   const data = dataPathOf(path, flags);
@@ -68,11 +68,11 @@ export async function inputsOf(path: string, flags: ChosenFlags): Promise<Inputs
     };
   } catch (error) {
     if (!isOfPath(error)) throw error;
-    throw new CompressoError("input", {
-      what: "cannot tell whether the run is the same",
+    refuse("input", "cannot tell whether the run is the same", {
       rule: "model and data are there, and may be read",
       value: error.message,
       fix: "check the paths, and the rights to them",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }

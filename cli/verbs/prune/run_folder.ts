@@ -1,6 +1,6 @@
 // Checks and clears the folder of a prune run before the run starts.
 import { join, sep } from "node:path";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import { destination, unwritable } from "../../../lib/files/atomic.ts";
 import { exists, namesIn } from "../../../lib/files/exists.ts";
 import { FolderLock } from "../../../lib/files/lock.ts";
@@ -45,7 +45,7 @@ export async function refuseFile(out: string): Promise<void> {
   const info = await Deno.stat(out).catch(() => null);
   if (!info || info.isDirectory) return;
   const rule = "--out is a folder", fix = "choose another --out";
-  throw new CompressoError("usage", { what: `cannot write to ${out}`, rule, value: "a file", fix });
+  refuse("usage", `cannot write to ${out}`, { rule, value: "a file", fix });
 }
 
 /**
@@ -92,8 +92,7 @@ async function refuseOwnModel(out: string, model: string): Promise<void> {
   for (const name of RUN_FILES) {
     const path = await realPath(join(out, name));
     if (own === null || path === null || (own !== path && !own.startsWith(path + sep))) continue;
-    throw new CompressoError("usage", {
-      what: `cannot replace the run in ${out}`,
+    refuse("usage", `cannot replace the run in ${out}`, {
       rule: "the model to prune is not among the files that --overwrite removes",
       value: `${model} is ${join(out, name)} or lies in it`,
       fix: "choose another --out, or move the model first",
@@ -153,8 +152,7 @@ export async function finishedRun(
   };
   const differing = differencesOf({ ...decidingOptions(summary.options), ...made }, now);
   if (differing.length === 0) return summary;
-  throw new CompressoError("mismatch", {
-    what: `cannot resume the run in ${out}`,
+  refuse("mismatch", `cannot resume the run in ${out}`, {
     rule: "options, model and data are those of the first run, which is finished",
     value: differing.join("; "),
     fix: "start anew with --overwrite, or choose another --out",

@@ -1,5 +1,5 @@
 // Checks that the schedule of `prune` does not change while the run is prepared.
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import { scheduleName } from "../../../lib/experiment/identity.ts";
 
 /** Settings of the schedule. */
@@ -15,8 +15,7 @@ interface ScheduleSettings {
 export async function checkSchedule({ schedule, trust }: ScheduleSettings, before: string): Promise<void> {
   const now = await scheduleName(schedule, { trust });
   if (now === before) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot run with the schedule ${schedule}`,
+  refuse("mismatch", `cannot run with the schedule ${schedule}`, {
     rule: "it stays as it is while a run is prepared",
     value: `${before} then, ${now} now`,
     fix: "start the run anew",

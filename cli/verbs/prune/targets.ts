@@ -1,5 +1,5 @@
 // The target of a run from its flags: a sparsity, parameters, bytes of a file, or the last target of a schedule.
-import { CompressoError, option } from "../../../lib/core/errors.ts";
+import { option, refuse } from "../../../lib/core/errors.ts";
 import { keepsLayers } from "../../../lib/run/options/resolve.ts";
 import { OPTION_TABLE } from "../../../lib/run/options/table.ts";
 import { checkTogether } from "../../../lib/run/options/check.ts";
@@ -71,8 +71,7 @@ export function targetOf(
   if (sparsity !== undefined) return { sparsity };
   if (targetParams === undefined && targetBytes === undefined) {
     if (keepsLayers(flags)) return { units: ["vocab"] };
-    throw new CompressoError("usage", {
-      what: `cannot start without ${option("sparsity")}`,
+    refuse("usage", `cannot start without ${option("sparsity")}`, {
       rule: `${option("sparsity")}, ${option("size.parameters")}, ${
         option("size.bytes")
       } or a schedule script that sets the sparsity is required`,

@@ -60,8 +60,8 @@ export type Target =
     readonly units: readonly ["vocab"];
     /** Layers are not cut. */
     readonly sparsity?: undefined;
-    /** Left to `vocab.size`. */
-    readonly size?: undefined;
+    /** Size of the model, instead of `vocab.size`. */
+    readonly size?: WantedSize | undefined;
   };
 
 /** Options of `prune`: a {@link Target}, and how to reach it. */

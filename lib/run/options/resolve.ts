@@ -61,6 +61,7 @@ export function resolveOptions(
   const isAlone = cutsVocabularyAlone(options), recovers = !isAlone && keepsLayers(options);
   if (isAlone || recovers) checkIdle(options, { isAlone });
   else checkGoal(options);
+  if (options.size !== undefined) checkSize(options.size);
   // A method whose steps are all recovery.
   const { method = recovers ? RECOVERY_METHOD : OPTION_TABLE.method.default, steps } = options;
   if (!isAlone) checkSteps(steps, method);
@@ -227,12 +228,14 @@ export function cutsVocabularyAlone(
 const RECOVERY_METHOD = "magnitude";
 
 /** Refuses options of work that a run without layers to cut does not do, unless they have their default. Throws `CompressoError("usage")`. */
-function checkIdle(options: AskedOptions, { isAlone }: { readonly isAlone: boolean }): void {
-  if (options.size !== undefined) checkSize(options.size);
-  const idle = PRUNE_PATHS.find((path) => {
+export function checkIdle(
+  options: object,
+  { isAlone, paths = PRUNE_PATHS }: { readonly isAlone: boolean; readonly paths?: readonly OptionPath[] },
+): void {
+  const idle = paths.find((path) => {
     const { work, default: own } = entryOf(path), value = valueAt(options, path);
     const isIdle = isAlone ? work !== undefined : work === "choosing";
-    return isIdle && value !== undefined && value !== own;
+    return isIdle && value !== undefined && value !== own && !(path === "steps" && value === 0);
   });
   if (idle === undefined) return;
   throw new CompressoError("usage", {
@@ -255,7 +258,6 @@ function checkGoal({ sparsity, size }: AskedOptions): void {
       option: "sparsity",
     });
   }
-  if (size !== undefined) checkSize(size);
 }
 
 function checkSize(size: WantedSize): void {

@@ -51,6 +51,7 @@ export const FILES_OPTIONS = {
     default: false,
     of: "pruneToFolder",
     name: "saveAdapter",
+    work: "lora",
     help: "save LoRA apart too, in PEFT's format: adapter/, and the sliced model without it: unmerged/",
   },
   checkpointEvery: {
@@ -59,6 +60,7 @@ export const FILES_OPTIONS = {
     default: 57,
     of: "pruneToFolder",
     placeholder: "steps",
+    work: "training",
     help: "steps between checkpoints; 0 writes one only where the run stops",
   },
   resume: {
@@ -77,6 +79,7 @@ export const FILES_OPTIONS = {
     of: "pruneToFolder",
     when: { resume: GIVEN },
     scope: [],
+    work: "training",
     help: `what may differ from the run that ${option("resume")} continues: schedule, rates or both`,
   },
   "export.replace": {

@@ -1,0 +1,185 @@
+// Starts a run of `prune` or `sweep`: reads its data and model, and runs it with progress and Ctrl-C.
+import { basename, join, resolve } from "node:path";
+import { CompressoError, option } from "../../../lib/core/errors.ts";
+import { withoutUndefined } from "../../../lib/core/check_options.ts";
+import { checkFolder } from "../../../lib/files/atomic.ts";
+import { type DataReport, type Row } from "../../../lib/data/rows.ts";
+import { readRows } from "../../../lib/local/rows.ts";
+import { isHubName } from "../../../lib/hub/name.ts";
+import { disk } from "../../../lib/files/disk.ts";
+import { modelInfo } from "../../../lib/formats/open.ts";
+import { DEMO, modelPath } from "../../../lib/local/open_model.ts";
+import { checkMemory } from "../../../lib/run/memory/advice.ts";
+import { adapterOf } from "../../../lib/run/memory/plan.ts";
+import { stagesOf } from "../../../lib/run/methods/stages.ts";
+import { recordsIn } from "../../../lib/run/record_file.ts";
+import { RECORDS_FILE } from "../../../lib/run/folder.ts";
+import type { PruneOptions, ResolvedOptions } from "../../../lib/run/options/options.ts";
+import { cutsVocabularyAlone, memoryOptionsOf } from "../../../lib/run/options/resolve.ts";
+import { type PruneToFolderOptions } from "../../../lib/run/prune_to_folder.ts";
+import type { Model } from "../../../lib/model/model.ts";
+import { promptForTexts } from "../../../lib/run/data.ts";
+import type { OriginFile } from "../../../lib/slice/export_options.ts";
+import { originOf } from "../../../lib/run/origin.ts";
+import { programAsRun, shellWord } from "../../command.ts";
+import { modelName, pinned } from "../../hub.ts";
+import { calibrationOf } from "./calibration.ts";
+import { type Dashboard } from "./dashboard/dashboard.ts";
+import { stderrProgress } from "../../terminal/progress.ts";
+import { formatCount } from "../../terminal/output.ts";
+import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
+import { dataPathOf, type Inputs, inputsOf, vocabularyRows } from "./inputs.ts";
+import { checkSchedule } from "./schedule.ts";
+import { clearRunFolder, isResumable } from "./run_folder.ts";
+import { showRun } from "./screen.ts";
+import { type Loaded, withModel } from "../../with_model.ts";
+
+import type { RunFlags } from "./flags.ts";
+/** The flag by which the folder decides whether its run is resumed. */
+const AUTO = "--resume=auto";
+
+/** Settings of a run, before its model and rows are read. */
+export interface Driven<T> {
+  /** Runs it, with all that is read and shown: `pruneToFolder`, or a sweep. */
+  readonly go: (model: Model, options: PruneToFolderOptions) => Promise<T>;
+  readonly flags: RunFlags;
+  /** The options as the flags give them, without rows and calibration. */
+  readonly options: PruneOptions;
+  /** The options with defaults. */
+  readonly resolved: ResolvedOptions;
+  readonly dashboard: Dashboard | null;
+  readonly ranks: MpiRanks | null;
+}
+
+/** Name of the pruned model within a GGUF. */
+export function nameOf(path: string): string {
+  return `${modelName(path)} pruned by Compresso`;
+}
+
+/** Reads data and model, and runs with progress on stderr; null on a rank that is not the first. */
+export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | null> {
+  const { flags, resolved } = driven, { out, memoryLimit, baseDtype, tuning } = flags;
+  await modelInfo(disk, await modelPath(path));
+  if (!driven.ranks || driven.ranks.rank === 0) await checkFolder(out);
+  const { textField, limitRows, skipBroken } = flags;
+  const how = withoutUndefined({ textField, limit: limitRows, skipBroken });
+  using progress = stderrProgress();
+  progress.phase("reading the data");
+  const { rows, report: reading } = await readRows(dataPathOf(path, flags), how);
+  const beside = await calibrationOf(flags), needed = await vocabularyRows(flags);
+  progress[Symbol.dispose]();
+  const { calibration } = beside, all = typeof calibration === "string" ? rows : [...rows, ...calibration ?? []];
+  if (typeof flags.prompt === "string" && !flags.resume && all.every(({ kind }) => kind === "text")) {
+    throw promptForTexts({
+      what: `cannot train with the prompt of ${flags.prompt}`,
+      fix: `leave ${option("prompt")} out, or train on instructions`,
+    });
+  }
+  try {
+    return await withModel(path, {
+      ...withoutUndefined({ baseDtype, memoryLimit, tuning }),
+      onInterrupt: "stopping after a checkpoint; press Ctrl-C again to end at once",
+      listensLater: true,
+      onShape: async (spec, device) =>
+        cutsVocabularyAlone(resolved) ? null : await checkMemory(
+          spec,
+          memoryOptionsOf(resolved, { adapter: adapterOf(device), baseDtype }),
+          memoryLimit === undefined ? {} : { memoryLimit },
+        ),
+    }, async (loaded) => {
+      const origin = await originOf({
+        model: path === DEMO || isHubName(path) ? path : resolve(path),
+        data: dataPathOf(path, flags),
+        calibration: typeof calibration === "string" ? null : flags.calibration,
+        vocabulary: flags.vocabData ?? null,
+      });
+      driven.dashboard?.tell({ kind: "named", name: basename(resolve(out)), origin });
+      return await drive(path, loaded, {
+        ...driven,
+        rows,
+        reading,
+        beside,
+        needed,
+        origin,
+        inputs: await inputsOf(path, flags),
+      });
+    });
+  } catch (error) {
+    if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
+      throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
+    }
+    throw error;
+  }
+}
+
+async function drive<T>(
+  path: string,
+  loaded: Loaded,
+  { rows, reading, beside, needed, inputs, origin, ...driven }: Driven<T> & {
+    readonly rows: readonly Row[];
+    readonly reading: DataReport;
+    readonly beside: Awaited<ReturnType<typeof calibrationOf>>;
+    readonly inputs: Inputs;
+    /** Rows that tell which tokens are needed. */
+    readonly needed: readonly Row[] | undefined;
+    readonly origin: readonly OriginFile[];
+  },
+): Promise<T | null> {
+  const { flags, options: { calibration: _none, checkpoint: _file, ...asked }, resolved, dashboard, ranks } = driven;
+  const { model, signal, progress, listen, tune } = loaded, { out, resume, dtype, ggufDtype } = flags;
+  // One rank alone must not stop before the others do.
+  if (ranks) signal.addEventListener("abort", () => ranks.stopAll(signal.reason));
+  const tokens = resolved.batch * resolved.seq;
+  const steps = stagesOf(resolved).reduce((sum, stage) => sum + stage.steps, 0);
+  if (!cutsVocabularyAlone(resolved)) {
+    await tune({ rows: tokens, rank: resolved.lora.rank, tokens: tokens * resolved.accumulate * steps });
+  }
+  progress.phase(`encoding ${formatCount(rows.length)} rows`);
+  const earlier = resume ? await recordsIn(join(out, RECORDS_FILE)) : [];
+  const isFirst = ranks === null || ranks.rank === 0;
+  return await driven.go(model, {
+    ...asked,
+    rows,
+    reading,
+    ...(needed ? { vocab: { ...asked.vocab, rows: needed } } : {}),
+    ...beside,
+    ...withoutUndefined({ mayDiffer: flags.mayDiffer, checkpointEvery: flags.checkpointEvery }),
+    signal: ranks ? ranks.signal : signal,
+    out,
+    resume,
+    identity: { weights: inputs.model },
+    export: {
+      ...withoutUndefined({ dtype, ggufDtype }),
+      name: nameOf(path),
+      // Files of a run that was killed while moving them into place are its own.
+      replace: resume || (flags.overwrite ?? false),
+      saveAdapter: flags.saveAdapter ?? false,
+      inputs,
+      origin,
+      // The time is measured from the start of the process.
+      startedAt: 0,
+      command: ["compresso", ...runWords().map(shellWord)].join(" "),
+    },
+    onReady: async (): Promise<void> => {
+      await checkSchedule(flags, inputs.schedule);
+      // Only here: a command that is refused must not delete the earlier run.
+      if (flags.overwrite) await clearRunFolder(out, { files: [flags.data, flags.calibration] });
+    },
+    // The other ranks are silent.
+    ...(isFirst
+      ? showRun(loaded, { out, resolved, rows, origin, dashboard, ranks, earlier })
+      : { onStart: () => listen() }),
+  });
+}
+
+/** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */
+export async function resumeCommand(): Promise<string> {
+  if (Deno.args.includes(AUTO)) return [programAsRun(), ...Deno.args.map(shellWord)].join(" ");
+  const words = await pinned(runWords()), end = words.indexOf("--");
+  return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
+}
+
+/** The words that the user typed, without those that say how to start. */
+function runWords(): string[] {
+  return Deno.args.filter((word) => !["--overwrite", "--resume", AUTO].includes(word));
+}

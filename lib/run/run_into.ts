@@ -1,0 +1,189 @@
+// Runs all of a prune run into a sink: calibration texts, the cut of the vocabulary, the steps, and the end.
+import { checkWord, withoutUndefined } from "../core/check_options.ts";
+import { CompressoError, option, refusal } from "../core/errors.ts";
+import type { Row } from "../data/rows.ts";
+import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
+import type { Model } from "../model/model.ts";
+import { sourceDigest } from "../spec/source_digest.ts";
+import { calibrationDefault, calibrationTexts, writeCalibration } from "./calibration.ts";
+import type { StepRecord } from "./contract.ts";
+import { cutAlone } from "./cut_alone.ts";
+import { refuseReading } from "./data.ts";
+import type { CheckpointOptions, PruneOptions, ResolvedOptions, RunOptions, Target } from "./options/options.ts";
+import { cutsVocabularyAlone, resolveOptions } from "./options/resolve.ts";
+import type { TaskLoader } from "./quality.ts";
+import { PruneSession } from "./session.ts";
+import type { RunOfMany } from "./shared_work.ts";
+import type { RunSink } from "./sink/sink.ts";
+import type { SessionExportOptions } from "../slice/export_options.ts";
+import { type CutForRun, cutForRun } from "./vocabulary.ts";
+
+/**
+ * What a run does beside its steps: `measure`, the model as it was given, where its vocabulary is cut; `slice`, compares
+ * the masked and the sliced model; `export`, writes the files.
+ */
+export type RunPhase = "measure" | "slice" | "export";
+
+/** Options of {@link runInto} besides those of `prune`. */
+export interface SinkOptions {
+  /**
+   * Calibration rows.
+   *
+   * - Rows, as for `prune`.
+   * - "own": texts that the model writes before the run, see `writeCalibration`. The default for masks learned from
+   *   saliency with a prior.
+   * - "none": the default otherwise.
+   *
+   * A resumed run uses the texts that its model wrote, if any.
+   */
+  readonly calibration?: PruneOptions["calibration"] | "own" | "none";
+  /** Called while the model writes calibration texts, with the share that is written, 0 to 1. */
+  readonly onCalibration?: (share: number) => void;
+  /**
+   * Further facts that must be equal on resuming. `weights`, which identifies the model, is by default a digest of some
+   * weights.
+   */
+  readonly identity?: CheckpointOptions["identity"];
+  /** Dtypes and names of the files. */
+  readonly export?: SessionExportOptions;
+  /** Called when the run is ready, before the first step, with the steps that a resumed run had done. */
+  readonly onStart?: (session: PruneSession, doneBefore: number) => void | Promise<void>;
+  /** Called for every step; the next step waits for it. See {@link StepRecord.step} for rollbacks. */
+  readonly onRecord?: (record: StepRecord) => void | Promise<void>;
+  /** Called before and during each {@link RunPhase}, with the share that is done, 0 to 1. */
+  readonly onPhase?: (phase: RunPhase, share: number) => void;
+}
+
+/** Options of a run into a sink. */
+export type RunIntoOptions = Omit<RunOptions, "checkpoint" | "calibration"> & Target & SinkOptions;
+
+/**
+ * Runs a run from its first step to its end. With the unit "vocab" the vocabulary is cut first; with that unit alone,
+ * the steps train LoRA on the cut vocabulary, and without steps nothing is trained.
+ *
+ * @throws what iterating a {@link PruneSession} and the sink do.
+ */
+export async function runInto<Result>(
+  sink: RunSink<Result>,
+  dense: Model,
+  { identity, export: files = {}, calibration: asked, onStart, onRecord, onPhase, onCalibration, ...run }:
+    RunIntoOptions,
+  ofMany: RunOfMany = {},
+): Promise<Result> {
+  const { resolved, rows, isWritten } = await calibrationOf(dense, { sink, asked, run, files });
+  const isAlone = cutsVocabularyAlone(resolved), weights = isAlone || await weightsOf(dense, identity);
+  using vocabulary = await vocabularyOf(dense, resolved, { ...run, onPhase, loadTasks: sink.platform.loadTasks });
+  if (isAlone && vocabulary) {
+    if (sink.checkpoint?.resume) throw nothingToResume();
+    const done = cutAlone(vocabulary, { original: run, resolved, platform: sink.platform });
+    await sink.begin({ doneBefore: null, texts: [] });
+    return await sink.end(done);
+  }
+  const model = vocabulary?.model ?? dense, texts: Row[] = [];
+  const facts = { ...identity, weights, ...(vocabulary ? { vocabulary: vocabulary.digest } : {}) };
+  using session = new PruneSession(model, {
+    ...run,
+    ...(rows ? { calibration: rows } : {}),
+    ...(sink.checkpoint ? { checkpoint: { ...sink.checkpoint, identity: facts } } : {}),
+  }, {
+    ...sink.platform,
+    resolved,
+    vocabulary: vocabulary ?? undefined,
+    ofMany,
+    calibrate: !isWritten ? undefined : async (how) => {
+      texts.push(...await writeOwnTexts(model, resolved, { ...how, ranks: run.ranks, onProgress: onCalibration }));
+      return texts;
+    },
+  });
+  const { steps: doneBefore } = await session.prepare();
+  await sink.begin({ doneBefore, texts });
+  await onStart?.(session, doneBefore);
+  for await (const record of session) {
+    await sink.add(record);
+    await onRecord?.(record);
+  }
+  return await sink.end(session);
+}
+
+async function weightsOf(model: Model, identity: SinkOptions["identity"]): Promise<string | number | boolean | null> {
+  return identity?.["weights"] ?? await sourceDigest(model.source);
+}
+
+/** Cuts the vocabulary, where it is among the units. */
+async function vocabularyOf(
+  dense: Model,
+  resolved: ResolvedOptions,
+  { evaluate, vocab, signal, onPhase, loadTasks }:
+    & Pick<RunOptions, "evaluate" | "vocab" | "signal">
+    & { readonly onPhase: SinkOptions["onPhase"] | undefined; readonly loadTasks: TaskLoader | null },
+): Promise<CutForRun | null> {
+  if (!resolved.vocab) return null;
+  return await cutForRun(dense, {
+    options: resolved,
+    evaluation: evaluate,
+    rows: vocab?.rows,
+    loadTasks,
+    signal,
+    onMeasured: (share) => onPhase?.("measure", share),
+  });
+}
+
+/**
+ * The options with their defaults, and the calibration rows: given, of the run that is resumed, or, with `isWritten`,
+ * those that the model is to write.
+ */
+async function calibrationOf(
+  model: Model,
+  { sink, asked, run, files: { ggufDtype, dtype, formats } }: {
+    readonly sink: Pick<RunSink<unknown>, "checkpoint" | "hasTexts" | "texts">;
+    readonly asked: SinkOptions["calibration"];
+    readonly run: PruneOptions;
+    readonly files: SessionExportOptions;
+  },
+): Promise<{
+  readonly resolved: ResolvedOptions;
+  readonly rows: PruneOptions["calibration"];
+  readonly isWritten: boolean;
+}> {
+  if (typeof asked === "string") {
+    checkWord(asked, ["own", "none"], { what: "cannot calibrate on this; rows are a list, as of readRows" });
+  }
+  const named = asked === undefined || asked === "none" ? {} : { calibration: asked === "own" ? [] : asked };
+  const resolved = resolveOptions({ ...run, ...named }, model.spec, {
+    source: model.source,
+    ...withoutUndefined({ ggufDtype, dtype, formats }),
+  });
+  const how = { resume: sink.checkpoint?.resume ?? false, areThere: sink.hasTexts };
+  const choice = asked ?? (cutsVocabularyAlone(resolved) ? "none" : calibrationDefault(resolved, how));
+  if (typeof choice === "string") refuseReading(run);
+  const own = choice === "own" ? await sink.texts() : null;
+  return {
+    resolved: { ...resolved, calibration: choice !== "none" },
+    rows: typeof choice === "string" ? own ?? undefined : choice,
+    isWritten: choice === "own" && own === null,
+  };
+}
+
+/** Lets the model write its calibration texts. */
+async function writeOwnTexts(
+  model: Model,
+  options: ResolvedOptions,
+  how: Pick<SelfDataOptions, "cacheBytes" | "ranks" | "signal" | "onProgress">,
+): Promise<readonly Row[]> {
+  try {
+    return await writeCalibration(model, { tokens: options.seq, count: calibrationTexts(options), ...how });
+  } catch (error) {
+    if (!(error instanceof SilenceError)) throw error;
+    const fix = `give texts by ${option("calibration")}, or take ${option("calibration", "none")}`;
+    throw new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
+  }
+}
+
+function nothingToResume(): CompressoError {
+  return refusal("usage", "cannot resume the cut of a vocabulary alone", {
+    rule: "a run without steps saves nothing on the way",
+    value: option("resume"),
+    fix: `leave ${option("resume")} out`,
+    option: "resume",
+  });
+}

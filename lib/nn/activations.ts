@@ -3,7 +3,7 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { AttentionScratch } from "./attention.ts";
 import { paddedRows, strideOf } from "./padding.ts";
-import { OperandPool } from "./products/linear.ts";
+import { OperandPool } from "./products/operand.ts";
 import { partialFloats } from "./ops.ts";
 import {
   type DecoderSpec,

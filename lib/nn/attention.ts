@@ -20,10 +20,6 @@ import { headStride, strideOf } from "./padding.ts";
 import { scoreParams } from "./decode/attention.ts";
 import { exchangesLanes } from "./products/variants.ts";
 
-export { type DecodeBuffers, type DecodeShape, recordDecodeAttention } from "./decode/attention.ts";
-export { ropeTable } from "../spec/rope.ts";
-export { recordRope, type RopeOptions } from "./rope.ts";
-
 /** Sizes of the attention of one layer. Row m = b·seq + t; heads is a multiple of kvHeads. */
 export interface AttentionShape {
   readonly batch: number;

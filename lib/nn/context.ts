@@ -6,7 +6,7 @@ import type { Projection } from "../spec/decoder.ts";
 import type { Activations } from "./activations.ts";
 import type { Lora } from "./lora.ts";
 import type { MaskKind, MaskSlots } from "./mask_slots.ts";
-import type { BufferView, Operand } from "./products/linear.ts";
+import type { BufferView, Operand } from "./products/operand.ts";
 import type { Matrix } from "./products/matrix.ts";
 import type { RopeTables } from "./rope.ts";
 import type { DenseReference, Objective } from "./train/objective.ts";

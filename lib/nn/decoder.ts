@@ -5,7 +5,8 @@ import type { DeviceBuffer } from "../gpu/types.ts";
 import type { LayerActivations } from "./activations.ts";
 import type { DecoderContext } from "./context.ts";
 import { headStride, strideOf } from "./padding.ts";
-import { type Operand, operand, recordLinear } from "./products/linear.ts";
+import { recordLinear } from "./products/linear.ts";
+import { type Operand, operand } from "./products/operand.ts";
 import { recordProjection, recordProjectionBackward } from "./projection.ts";
 import { gradientSlices, slotSlice } from "./mask_slots.ts";
 import {

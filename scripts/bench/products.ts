@@ -1,15 +1,9 @@
 // Benchmark cases of matrix products: those of frozen weights, and the thin ones of LoRA.
 import { headRowsFor } from "../../lib/nn/head.ts";
 import { paddedRows, roundUp, strideOf } from "../../lib/nn/padding.ts";
-import {
-  type BufferView,
-  type Direction,
-  type MatmulOptions,
-  operand,
-  OperandPool,
-  recordLinear,
-  recordMatmul,
-} from "../../lib/nn/products/linear.ts";
+import { type Direction, recordLinear } from "../../lib/nn/products/linear.ts";
+import { type BufferView, operand, OperandPool } from "../../lib/nn/products/operand.ts";
+import { type MatmulOptions, recordMatmul } from "../../lib/nn/products/matmul.ts";
 import { createMatrix, type MatrixDtype, writeRows } from "../../lib/nn/products/matrix.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { activation, DTYPES, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";

@@ -9,8 +9,8 @@ import {
   type AttentionShape,
   recordAttention,
   recordAttentionBackward,
-  recordDecodeAttention,
 } from "../../lib/nn/attention.ts";
+import { recordDecodeAttention } from "../../lib/nn/decode/attention.ts";
 import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { attentionGradOracle, type AttentionInputs, attentionOracle } from "./helpers/attention_oracle.ts";
 

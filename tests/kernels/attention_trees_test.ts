@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
-import { AttentionScratch, recordAttention, recordRope, ropeTable } from "../../lib/nn/attention.ts";
+import { AttentionScratch, recordAttention } from "../../lib/nn/attention.ts";
+import { recordRope } from "../../lib/nn/rope.ts";
+import { ropeTable } from "../../lib/spec/rope.ts";
 import { createTreeBuilder, type Sequence, type TokenTree, treeSpans } from "../../lib/nn/token_tree.ts";
 import { attentionOracle } from "./helpers/attention_oracle.ts";
 

@@ -7,7 +7,8 @@ import { openDryDevice } from "../../lib/gpu/dry.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { offeredUnits, unitsAreRight } from "../../lib/gpu/matrix_units.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
-import { operand, OperandPool, recordLinear } from "../../lib/nn/products/linear.ts";
+import { recordLinear } from "../../lib/nn/products/linear.ts";
+import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
 import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
 import { assertCells, random } from "./helpers/cells.ts";
 

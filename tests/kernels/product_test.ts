@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
-import { type Direction, operand, OperandPool, recordLinear, recordMatmul } from "../../lib/nn/products/linear.ts";
+import { type Direction, recordLinear } from "../../lib/nn/products/linear.ts";
+import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
+import { recordMatmul } from "../../lib/nn/products/matmul.ts";
 import {
   createMatrix,
   type MatrixDtype,

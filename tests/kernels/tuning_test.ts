@@ -7,15 +7,9 @@ import type { Kernel } from "../../lib/gpu/kernel.ts";
 import { type Bound, Plan } from "../../lib/gpu/plan.ts";
 import { tuningOf } from "../../lib/gpu/tuning.ts";
 import { paddedRows, strideOf } from "../../lib/nn/padding.ts";
-import {
-  type Direction,
-  linearProduct,
-  operand,
-  OperandPool,
-  recordLinear,
-  recordMatmul,
-} from "../../lib/nn/products/linear.ts";
-import { matmulProduct } from "../../lib/nn/products/matmul.ts";
+import { type Direction, linearProduct, recordLinear } from "../../lib/nn/products/linear.ts";
+import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
+import { matmulProduct, recordMatmul } from "../../lib/nn/products/matmul.ts";
 import { createMatrix, type MatrixDtype, type MatrixPlacement, writeRows } from "../../lib/nn/products/matrix.ts";
 import { tuneProducts } from "../../lib/nn/products/tune.ts";
 import { candidateTiles, type Product, productKey, productTile, tileName } from "../../lib/nn/products/variants.ts";

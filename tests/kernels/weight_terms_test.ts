@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
-import { operand, OperandPool } from "../../lib/nn/products/linear.ts";
+import { operand, OperandPool } from "../../lib/nn/products/operand.ts";
 import { createMatrix, writeRows } from "../../lib/nn/products/matrix.ts";
 import { slotSlice } from "../../lib/nn/mask_slots.ts";
 import { recordWeightTerms, weightTermFloats } from "../../lib/nn/train/weight_terms.ts";

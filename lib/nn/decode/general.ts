@@ -3,7 +3,7 @@
 import type { Device } from "../../gpu/device.ts";
 import { Plan } from "../../gpu/plan.ts";
 import { createActivations } from "../activations.ts";
-import { recordDecodeAttention } from "../attention.ts";
+import { recordDecodeAttention } from "./attention.ts";
 import { layerTable, recordRope } from "../rope.ts";
 import { type CacheState, pagesFor, recordCacheFill } from "./cache.ts";
 import { recordChoice } from "./choice.ts";

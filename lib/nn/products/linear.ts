@@ -20,9 +20,6 @@ import { recordMatmul, rowParts } from "./matmul.ts";
 import { type BufferView, type Operand, type OperandPool, viewTexture } from "./operand.ts";
 import { type Product, productTile, sharesA } from "./variants.ts";
 
-export { type MatmulOptions, recordMatmul } from "./matmul.ts";
-export { type BufferView, type Operand, operand, OperandPool } from "./operand.ts";
-
 /**
  * Depth of a backward product from textures of codes or f32; a deeper one is added up from several. All tiles of rows
  * read the same columns of W, which then stay in a CPU's cache: through a head of 49,152 rows 1.9 times as fast from

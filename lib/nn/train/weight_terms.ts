@@ -3,7 +3,8 @@ import { type NormLanes, weightTermColumns, weightTermRows } from "../../../kern
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import { compileKernel } from "../../gpu/kernel.ts";
 import { type BufferSlice, type Plan, u32 } from "../../gpu/plan.ts";
-import { type BufferView, type OperandPool, recordMatmul } from "../products/linear.ts";
+import { type BufferView, type OperandPool } from "../products/operand.ts";
+import { recordMatmul } from "../products/matmul.ts";
 import type { Matrix } from "../products/matrix.ts";
 import { normLanes } from "../norm.ts";
 

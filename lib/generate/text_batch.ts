@@ -24,10 +24,10 @@ import { createPrefixes, isSamePrompt, type Prefixes } from "./prefixes.ts";
 import { checkSampling, createSampler, drawSettings } from "./sampling.ts";
 import { createTurns } from "./turns.ts";
 
-/** Options of a text of {@link createTextBatch}. */
+/** Options of a text of {@link TextBatch.generate}. */
 export type BatchTextOptions = Omit<GenerateOptions, "adapters" | "readsAhead">;
 
-/** Options of {@link createTextBatch}. */
+/** Options of {@link TextBatch}. */
 export interface TextBatchOptions {
   /** Texts that are decoded at once, from 1 to 32; the others wait in order. Default 8. */
   readonly sequences?: number;
@@ -47,17 +47,6 @@ const NAMES: NamesOf<TextBatchOptions> = {
 };
 
 const { adapters: _adapters, readsAhead: _readsAhead, ...TEXT_NAMES } = GENERATE_NAMES;
-
-/** Texts under way on one model. Dispose it to free its KV cache; texts in progress then fail. */
-export interface TextBatch extends AsyncDisposable {
-  /**
-   * Like `generate`: the same tokens, whatever other texts are under way. Each read of a token may be ahead of its use.
-   * Equal prompts are read once, also those of texts that have ended while their place in the KV cache is not needed.
-   *
-   * @throws CompressoError("gpu") if prompt and text do not fit the KV cache, and what `generate` throws.
-   */
-  generate(promptTokens: readonly number[], options: BatchTextOptions): AsyncGenerator<number, FinishReason, undefined>;
-}
 
 /** Texts that are decoded at once without another number. */
 export const DEFAULT_SEQUENCES = 8;
@@ -85,74 +74,98 @@ interface Text {
   wake: () => void;
 }
 
+/** The batch of a {@link TextBatch} at work: what exists only while there are texts. */
+interface Decoding extends Disposable {
+  readonly batch: DecodeBatch;
+  /** Largest number of tokens of a sequence. */
+  readonly capacity: number;
+  readonly prefixes: Prefixes;
+}
+
 /**
- * Decodes texts together. Memory is allocated at the first text. Prompts are read one after the other, in order, while
- * other texts continue.
- *
- * @throws CompressoError("usage") for options out of range.
+ * Decodes texts together on one model. Memory is allocated at the first text. Prompts are read one after the other, in
+ * order, while other texts continue. Dispose it to free its KV cache; texts in progress then fail.
  */
-export function createTextBatch(model: Model, options: TextBatchOptions = {}): TextBatch {
-  checkNames(options, NAMES, { whose: "createTextBatch" });
-  const { device, weights, spec } = model, { adapters = {}, cacheBytes } = options;
-  const { sequences = DEFAULT_SEQUENCES, capacity: longest = spec.maxPosition } = options;
-  checkSizes({ sequences, longest });
-  const line: Text[] = [], ready: Text[] = [], turns = createTurns();
-  let active: Text[] = [], isOver = false, working: Promise<void> | null = null;
+export class TextBatch implements AsyncDisposable {
+  readonly #model: Model;
+  readonly #sizes: { readonly sequences: number; readonly longest: number; readonly cacheBytes: number | undefined };
+  readonly #adapters: Adapters;
+  /** Texts that wait, texts whose prompt is read, and those that are decoded. */
+  readonly #line: Text[] = [];
+  readonly #ready: Text[] = [];
+  #active: Text[] = [];
   /** The text whose prompt is read, and the end of that. */
-  let reading: { readonly text: Text; readonly done: Promise<void> } | null = null;
+  #reading: { readonly text: Text; readonly done: Promise<void> } | null = null;
+  readonly #turns = createTurns();
+  #working: Promise<void> | null = null;
+  #isOver = false;
   /** Whether a text has come since the line was looked at. */
-  let hasNews = false;
+  #hasNews = false;
   /** Tokens between two reads. */
-  let size = 1;
-  let change = Promise.withResolvers<void>();
-  const changed = (): void => {
-    change.resolve();
-    change = Promise.withResolvers();
-  };
+  #size = 1;
+  #change = Promise.withResolvers<void>();
 
-  return {
-    generate(promptTokens, own): AsyncGenerator<number, FinishReason, undefined> {
-      checkNames(own, TEXT_NAMES, { whose: "generate" });
-      checkMaxTokens(own.maxTokens);
-      checkSampling(own);
-      return stream(checkPrompt(spec, promptTokens), own);
-    },
-    async [Symbol.asyncDispose](): Promise<void> {
-      isOver = true;
-      changed();
-      await working?.catch(() => {});
-    },
-  };
+  /** @throws CompressoError("usage") for options out of range. */
+  constructor(model: Model, options: TextBatchOptions = {}) {
+    checkNames(options, NAMES, { whose: "createTextBatch" });
+    const { adapters = {}, cacheBytes, sequences = DEFAULT_SEQUENCES, capacity: longest = model.spec.maxPosition } =
+      options;
+    checkSizes({ sequences, longest });
+    this.#model = model;
+    this.#sizes = { sequences, longest, cacheBytes };
+    this.#adapters = adapters;
+  }
 
-  async function* stream(
-    prompt: readonly number[],
-    own: BatchTextOptions,
+  /**
+   * Like `generate`: the same tokens, regardless of other texts. Each read of a token may be ahead of its use. Equal
+   * prompts are read once, also those of texts that have ended while their place in the KV cache is not needed.
+   *
+   * @throws CompressoError("gpu") if prompt and text do not fit the KV cache, and what `generate` throws.
+   */
+  generate(
+    promptTokens: readonly number[],
+    options: BatchTextOptions,
   ): AsyncGenerator<number, FinishReason, undefined> {
-    const { signal } = own;
+    checkNames(options, TEXT_NAMES, { whose: "generate" });
+    checkMaxTokens(options.maxTokens);
+    checkSampling(options);
+    return this.#stream(checkPrompt(this.#model.spec, promptTokens), options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isOver = true;
+    this.#changed();
+    await this.#working?.catch(() => {});
+  }
+
+  async *#stream(
+    prompt: readonly number[],
+    options: BatchTextOptions,
+  ): AsyncGenerator<number, FinishReason, undefined> {
+    const { signal } = options;
     signal?.throwIfAborted();
-    if (isOver) throw stopped();
+    if (this.#isOver) throw stopped();
     let awake = Promise.withResolvers<void>();
-    const count = roomFor(spec, prompt, { ...own });
     const text: Text = {
       prompt,
-      options: own,
+      options,
       seen: [...prompt],
       sequence: { current: null },
       tokens: [],
       last: prompt.at(-1) ?? 0,
-      left: count,
+      left: roomFor(this.#model.spec, prompt, { ...options }),
       end: null,
       wake(): void {
         awake.resolve();
         awake = Promise.withResolvers();
       },
     };
-    const onAbort = (): void => finish(text, { error: signal?.reason });
+    const onAbort = (): void => this.#finish(text, { error: signal?.reason });
     signal?.addEventListener("abort", onAbort);
-    line.push(text);
-    hasNews = true;
-    begin();
-    changed();
+    this.#line.push(text);
+    this.#hasNews = true;
+    this.#begin();
+    this.#changed();
     try {
       for (;;) {
         signal?.throwIfAborted();
@@ -167,140 +180,139 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      finish(text, { reason: "stop" });
+      this.#finish(text, { reason: "stop" });
     }
   }
 
-  function begin(): void {
-    working ??= work().finally(() => {
-      working = null;
-      if (line.length > 0) begin(); // after an error, for texts that came since
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
+  }
+
+  #begin(): void {
+    this.#working ??= this.#work().finally(() => {
+      this.#working = null;
+      if (this.#line.length > 0) this.#begin(); // after an error, for texts that came since
     });
   }
 
   /** Decodes until the end. */
-  async function work(): Promise<void> {
+  async #work(): Promise<void> {
     using stack = new DisposableStack();
     try {
-      stack.use(model.enter());
-      await model.release(); // what scoring has left there may be what the caches need
-      const batch = stack.use(openBatch());
-      const prefixes = createPrefixes();
-      const start = (): boolean => {
-        leave(prefixes);
-        hasNews = false;
-        const isReading = readNext({ ...batch, prefixes });
-        active.push(...ready.splice(0));
-        return isReading;
-      };
-      while (!isOver) {
-        const isReading = start();
-        if (active.length > 0) {
-          if (reading) {
-            // In turns: a long prompt does not stop the texts, nor they the prompt.
-            await turns.give(READING_SECONDS, reading.done);
-            start();
-          }
-          if (active.length > 0) await decode(batch.batch);
-        } else if (isReading || line.length > 0) {
-          turns.begin();
-          await change.promise;
-          turns.end();
-        } else await idle();
-      }
+      stack.use(this.#model.enter());
+      await this.#model.release(); // what scoring has left there may be what the caches need
+      const decoding = stack.use(this.#open());
+      while (!this.#isOver) await this.#turn(decoding);
       throw stopped();
     } catch (error) {
-      for (const text of [...line.splice(0), ...ready.splice(0), ...active, ...(reading ? [reading.text] : [])]) {
-        finish(text, { error });
+      const reading = this.#reading, waiting = [...this.#line.splice(0), ...this.#ready.splice(0)];
+      for (const text of [...waiting, ...this.#active, ...(reading ? [reading.text] : [])]) {
+        this.#finish(text, { error });
       }
-      turns.begin();
-      await reading?.done;
-      turns.end();
-      active = [];
+      this.#turns.begin();
+      await this.#reading?.done;
+      this.#turns.end();
+      this.#active = [];
     }
   }
 
-  /** Waits for a text, or for the end. */
-  async function idle(): Promise<void> {
-    if (line.length === 0 && !isOver) await change.promise;
+  /** Decodes some tokens, reads a part of a prompt, or waits for a text or the end. */
+  async #turn(decoding: Decoding): Promise<void> {
+    const isReading = this.#start(decoding);
+    if (this.#active.length > 0) {
+      if (this.#reading) {
+        // In turns: a long prompt does not stop the texts, nor they the prompt.
+        await this.#turns.give(READING_SECONDS, this.#reading.done);
+        this.#start(decoding);
+      }
+      if (this.#active.length > 0) await this.#decode(decoding.batch);
+    } else if (isReading || this.#line.length > 0) {
+      this.#turns.begin();
+      await this.#change.promise;
+      this.#turns.end();
+    } else if (!this.#isOver) await this.#change.promise;
   }
 
-  function openBatch(): { readonly batch: DecodeBatch; readonly capacity: number } & Disposable {
+  /** Lets texts leave and join. Returns whether a prompt is read. */
+  #start(decoding: Decoding): boolean {
+    this.#leave(decoding.prefixes);
+    this.#hasNews = false;
+    const isReading = this.#readNext(decoding);
+    this.#active.push(...this.#ready.splice(0));
+    return isReading;
+  }
+
+  #open(): Decoding {
+    const { device, weights, spec } = this.#model, { sequences, longest, cacheBytes } = this.#sizes;
     const wanted = Math.max(pagesOf(longest), sequences * pagesOf(Math.min(longest, DEFAULT_TOKENS)));
     const most = pagesWithin(device, weights, { bytes: cacheBytes, sequences, capacity: longest });
     const pages = cacheBytes === undefined ? Math.min(wanted, most) : most;
-    const capacity = Math.min(longest, tokensOf(pages));
-    const batch = createDecodeBatch(device, weights, { sequences, capacity, pages, lora: adapters.lora ?? null });
-    try {
-      writeAdapters(device, batch, { ...adapters, spec });
-      return { batch, capacity, [Symbol.dispose]: () => batch[Symbol.dispose]() };
-    } catch (error) {
-      batch[Symbol.dispose]();
-      throw error;
-    }
+    const capacity = Math.min(longest, tokensOf(pages)), { lora = null } = this.#adapters;
+    using stack = new DisposableStack();
+    const batch = stack.use(createDecodeBatch(device, weights, { sequences, capacity, pages, lora }));
+    writeAdapters(device, batch, { ...this.#adapters, spec });
+    const owned = stack.move();
+    return { batch, capacity, prefixes: createPrefixes(), [Symbol.dispose]: () => owned.dispose() };
   }
 
   /** Removes texts that have ended; their pages may be taken again. */
-  function leave(prefixes: Prefixes): void {
-    for (const { prompt, sequence } of [...active, ...ready].filter(({ end }) => end)) {
+  #leave(prefixes: Prefixes): void {
+    for (const { prompt, sequence } of [...this.#active, ...this.#ready].filter(({ end }) => end)) {
       if (sequence.current) prefixes.keep(prompt, sequence.current);
       sequence.current = null;
     }
-    active = active.filter(({ end }) => !end);
-    ready.splice(0, ready.length, ...ready.filter(({ end }) => !end));
-    line.splice(0, line.length, ...line.filter(({ end }) => !end));
+    this.#active = this.#active.filter(({ end }) => !end);
+    for (const texts of [this.#ready, this.#line]) texts.splice(0, texts.length, ...texts.filter(({ end }) => !end));
   }
 
   /** Begins to read the first prompt of the line where there is room; nobody overtakes it. Returns whether one is read. */
-  function readNext(
-    own: { readonly batch: DecodeBatch; readonly capacity: number; readonly prefixes: Prefixes },
-  ): boolean {
-    const [text] = line, { batch, capacity, prefixes } = own;
-    if (reading || !text || active.length + ready.length >= sequences) return reading !== null;
+  #readNext(decoding: Decoding): boolean {
+    const [text] = this.#line, { capacity } = decoding;
+    const isFull = this.#active.length + this.#ready.length >= this.#sizes.sequences;
+    if (this.#reading || !text || isFull) return this.#reading !== null;
     const tokens = text.prompt.length - 1 + text.left;
     if (tokens > capacity) {
-      line.shift();
-      finish(text, { error: tooLong(tokens, capacity) });
-      return readNext(own);
+      this.#line.shift();
+      this.#finish(text, { error: tooLong(tokens, capacity) });
+      return this.#readNext(decoding);
     }
-    const found = place(text, { batch, tokens, prefixes });
+    const found = this.#place(text, decoding, tokens);
     if (!found) return false;
-    line.shift();
-    const { sequence, isRead } = found;
-    text.sequence.current = sequence;
-    if (isRead) {
-      ready.push(text);
-      return readNext(own);
+    this.#line.shift();
+    text.sequence.current = found.sequence;
+    if (found.isRead) {
+      this.#ready.push(text);
+      return this.#readNext(decoding);
     }
-    const { signal } = text.options;
-    const done = sequence.prefill(text.prompt.slice(0, -1), { signal, turn: turns.wait }).then(
-      () => {
-        ready.push(text);
-      },
-      (error) => {
-        finish(text, { error });
-        text.sequence.current = null;
-        sequence[Symbol.dispose]();
-      },
-    ).finally(() => {
-      reading = null;
-      changed();
-    });
-    reading = { text, done };
+    this.#reading = { text, done: this.#read(text, found.sequence) };
     return true;
   }
 
-  /** A place for a text in the KV cache, behind an equal prompt if there is one. Null if it must wait for room. */
-  function place(
+  /** Reads a prompt. */
+  async #read(text: Text, sequence: BatchSequence): Promise<void> {
+    const { prompt, options: { signal } } = text;
+    try {
+      await sequence.prefill(prompt.slice(0, -1), { signal, turn: this.#turns.wait });
+      this.#ready.push(text);
+    } catch (error) {
+      this.#finish(text, { error });
+      text.sequence.current = null;
+      sequence[Symbol.dispose]();
+    } finally {
+      this.#reading = null;
+      this.#changed();
+    }
+  }
+
+  /** A place for a text in the KV cache, after an equal prompt if there is one. Null if it must wait for room. */
+  #place(
     { prompt }: Text,
-    { batch, tokens, prefixes }: {
-      readonly batch: DecodeBatch;
-      readonly tokens: number;
-      readonly prefixes: Prefixes;
-    },
+    { batch, prefixes }: Decoding,
+    tokens: number,
   ): { readonly sequence: BatchSequence; readonly isRead: boolean } | null {
     do {
-      const same = [...active, ...ready].find((other) => isSamePrompt(other.prompt, prompt));
+      const same = [...this.#active, ...this.#ready].find((other) => isSamePrompt(other.prompt, prompt));
       const isHeld = (one: BatchSequence | null | undefined): boolean => one?.holds(prompt.length - 1) ?? false;
       const [read = null] = [same?.sequence.current ?? null, prefixes.find(prompt)].filter(isHeld);
       const sequence = read ? read.fork(prompt.length - 1, { capacity: tokens }) : batch.open(tokens);
@@ -310,69 +322,77 @@ export function createTextBatch(model: Model, options: TextBatchOptions = {}): T
   }
 
   /** Decodes tokens of the active texts until one of them ends or another one has come. */
-  async function decode(batch: DecodeBatch): Promise<void> {
-    const texts = [...active];
+  async #decode(batch: DecodeBatch): Promise<void> {
+    const texts = [...this.#active];
     const rows = texts.flatMap(({ sequence: { current }, last, options, seen }) =>
       current ? [{ sequence: current, token: last, draw: drawSettings(options, seen) }] : []
     );
     if (texts.some(({ options: { onChoice } }) => onChoice)) {
       const logits = await batch.logits(rows);
-      texts.forEach((text, row) => choose(text, logits[row] ?? NOTHING, rows[row]?.sequence.length ?? 0));
+      texts.forEach((text, row) => this.#choose(text, logits[row] ?? NOTHING, rows[row]?.sequence.length ?? 0));
       return;
     }
     let left = Math.min(...texts.map((text) => text.left));
     const start = (first: typeof rows | null): ReturnType<DecodeBatch["next"]> => {
-      const count = Math.min(size, left), group = batch.next(first, { count });
+      const count = Math.min(this.#size, left), group = batch.next(first, { count });
       group.catch(() => {}); // it may fail before it is awaited
       left -= count;
       return group;
     };
     for (let group: ReturnType<DecodeBatch["next"]> | null = start(rows); group;) {
       const current = group, from = performance.now();
-      const isStable = left > 0 && !isOver && !hasNews && !reading && ready.length === 0 &&
-        texts.every(({ end }) => !end);
-      group = isStable ? start(null) : null;
+      const isQuiet = !this.#isOver && !this.#hasNews && !this.#reading && this.#ready.length === 0;
+      group = left > 0 && isQuiet && texts.every(({ end }) => !end) ? start(null) : null;
       const picks = await current, seconds = (performance.now() - from) / 1000;
-      if (seconds < GROUP_SECONDS / 2) size = Math.min(GROUP_TOKENS, 2 * size);
-      else if (seconds > GROUP_SECONDS) size = Math.max(1, Math.floor(size / 2));
+      if (seconds < GROUP_SECONDS / 2) this.#size = Math.min(GROUP_TOKENS, 2 * this.#size);
+      else if (seconds > GROUP_SECONDS) this.#size = Math.max(1, Math.floor(this.#size / 2));
       texts.forEach((text, row) => {
         const own = picks[row];
-        if (!own) finish(text, { error: notFinite() });
-        own?.forEach((id) => take(text, id));
+        if (!own) this.#finish(text, { error: notFinite() });
+        own?.forEach((id) => this.#take(text, id));
       });
     }
   }
 
   /** Samples the next token of a text. */
-  function choose(text: Text, logits: Float32Array, position: number): void {
+  #choose(text: Text, logits: Float32Array, position: number): void {
     if (text.end) return;
     try {
       const { options, seen } = text, id = createSampler(options, seen).choose(logits, position);
       options.onChoice?.(id, logits);
-      take(text, id);
+      this.#take(text, id);
     } catch (error) {
-      finish(text, { error });
+      this.#finish(text, { error });
     }
   }
 
-  function take(text: Text, id: number): void {
+  #take(text: Text, id: number): void {
     if (text.end) return;
-    const { endTokens = [], maxTokens } = text.options;
-    if (spec.eosIds.includes(id) || endTokens.includes(id)) return finish(text, { reason: "end" });
+    const { endTokens = [], maxTokens } = text.options, { spec } = this.#model;
+    if (spec.eosIds.includes(id) || endTokens.includes(id)) return this.#finish(text, { reason: "end" });
     text.tokens.push(id);
     text.seen.push(id);
     text.last = id;
     if (--text.left > 0) return text.wake();
-    finish(text, { reason: roomFor(spec, text.prompt, { maxTokens }) < maxTokens ? "context" : "length" });
+    this.#finish(text, { reason: roomFor(spec, text.prompt, { maxTokens }) < maxTokens ? "context" : "length" });
   }
 
   /** Ends a text, once. */
-  function finish(text: Text, end: NonNullable<Text["end"]>): void {
+  #finish(text: Text, end: NonNullable<Text["end"]>): void {
     if (text.end) return;
     text.end = end;
     text.wake();
-    changed();
+    this.#changed();
   }
+}
+
+/**
+ * Decodes texts together; see {@link TextBatch}.
+ *
+ * @throws CompressoError("usage") for options out of range.
+ */
+export function createTextBatch(model: Model, options: TextBatchOptions = {}): TextBatch {
+  return new TextBatch(model, options);
 }
 
 const NOTHING = new Float32Array(0);

@@ -7,7 +7,7 @@ import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { existing } from "../core/guards.ts";
 import type { AdapterFacts } from "../gpu/types.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
-import { type BatchRow, createDecodeBatch, MOST_SEQUENCES } from "../nn/decode/batch.ts";
+import { type BatchRow, DecodeBatch, MOST_SEQUENCES } from "../nn/decode/batch.ts";
 import { createPass } from "../nn/pass.ts";
 import { createTopPass } from "../nn/top_pass.ts";
 import { type DecoderSpec, parameterCount } from "../spec/decoder.ts";
@@ -192,7 +192,7 @@ function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Be
     };
     /** Seconds of the tokens behind the first ones of all sequences; those are given by one token each. */
     const decodeMany = async (): Promise<number> => {
-      using many = createDecodeBatch(device, weights, { sequences: batch, capacity: prompt + tokens });
+      using many = new DecodeBatch(device, weights, { sequences: batch, capacity: prompt + tokens });
       const rows: BatchRow[] = [];
       for (let index = 0; index < batch; index++) {
         const own = ids(index), sequence = existing(many.open(prompt + tokens), "pages of a sequence");

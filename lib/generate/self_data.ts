@@ -6,7 +6,7 @@ import { gathered, type Ranks } from "../ranks/ranks.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
 import { checkSeed, randomU32, shuffle } from "../core/random.ts";
-import { createDecodeBatch, sequencesAtOnce } from "../nn/decode/batch.ts";
+import { DecodeBatch, sequencesAtOnce } from "../nn/decode/batch.ts";
 import { notFinite } from "../nn/decode/pass.ts";
 import type { Model } from "../model/model.ts";
 import { drawSettings } from "./sampling.ts";
@@ -160,7 +160,7 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
   /** Lets drafts grow until each has ended or is as long as asked for. */
   async function grow(drafts: readonly Draft[], tell: (share: number) => void): Promise<void> {
     const capacity = leading.length + tokens - 1;
-    using batch = createDecodeBatch(model.device, model.weights, { sequences: drafts.length, capacity });
+    using batch = new DecodeBatch(model.device, model.weights, { sequences: drafts.length, capacity });
     // What stands before each text is read once.
     const start = existing(batch.open(capacity), "pages of a text");
     await start.prefill(leading, { signal });

@@ -1,13 +1,7 @@
 // Decodes texts together: they share the steps of one model, and join and leave between tokens.
 import { CompressoError } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import {
-  type BatchSequence,
-  createDecodeBatch,
-  type DecodeBatch,
-  MOST_SEQUENCES,
-  pagesWithin,
-} from "../nn/decode/batch.ts";
+import { type BatchSequence, DecodeBatch, MOST_SEQUENCES, pagesWithin } from "../nn/decode/batch.ts";
 import { pagesOf, tokensOf } from "../nn/decode/cache.ts";
 import { notFinite } from "../nn/decode/pass.ts";
 import { writeAdapters } from "../model/input.ts";
@@ -250,7 +244,7 @@ export class TextBatch implements AsyncDisposable {
     const pages = cacheBytes === undefined ? Math.min(wanted, most) : most;
     const capacity = Math.min(longest, tokensOf(pages)), { lora = null } = this.#adapters;
     using stack = new DisposableStack();
-    const batch = stack.use(createDecodeBatch(device, weights, { sequences, capacity, pages, lora }));
+    const batch = stack.use(new DecodeBatch(device, weights, { sequences, capacity, pages, lora }));
     writeAdapters(device, batch, { ...this.#adapters, spec });
     const owned = stack.move();
     return { batch, capacity, prefixes: createPrefixes(), [Symbol.dispose]: () => owned.dispose() };

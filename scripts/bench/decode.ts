@@ -10,7 +10,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { compileKernel } from "../../lib/gpu/kernel.ts";
 import { Plan, u32 } from "../../lib/gpu/plan.ts";
 import { DEMO, openModelFiles } from "../../lib/local/open_model.ts";
-import { type BatchRow, createDecodeBatch, type DecodeBatch } from "../../lib/nn/decode/batch.ts";
+import { type BatchRow, DecodeBatch } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
@@ -67,7 +67,7 @@ async function openBatch(
   { prompt, tokens, sequences }: Omit<DecodeLength, "repeats"> & { readonly sequences: number },
 ): Promise<{ readonly batch: DecodeBatch; readonly rows: readonly BatchRow[] } & Disposable> {
   const capacity = prompt.length + tokens, { vocab } = model.spec;
-  const batch = createDecodeBatch(model.device, model.weights, { sequences, capacity }), rows: BatchRow[] = [];
+  const batch = new DecodeBatch(model.device, model.weights, { sequences, capacity }), rows: BatchRow[] = [];
   for (let text = 0; text < sequences; text++) {
     const own = prompt.map((id) => (id + text * 104729) % vocab), sequence = batch.open(capacity);
     if (!sequence) throw new Error(`${sequences} sequences do not fit`);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { Device, openDevice } from "../../lib/gpu/device.ts";
 import { CACHE_KEYS } from "../../kernels/mod.ts";
-import { createDecodeBatch, type DecodeBatch, sequencesAtOnce } from "../../lib/nn/decode/batch.ts";
+import { DecodeBatch, sequencesAtOnce } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import { loadModelFrom, type Model } from "../../lib/model/model.ts";
 import { UNEVEN } from "../formats/models.ts";
@@ -71,7 +71,7 @@ for (const placement of ["texture", "buffer"] as const) {
           prompt,
           next: someTokens(2 + index % 3, UNEVEN.vocab),
         }));
-        using batch = createDecodeBatch(device, model.weights, { sequences: count, capacity: 80 });
+        using batch = new DecodeBatch(device, model.weights, { sequences: count, capacity: 80 });
         const pages = batch.freePages, seen = await together(batch, all);
         assert.equal(batch.freePages, pages);
         for (const [index, { prompt, next }] of all.entries()) {
@@ -89,7 +89,7 @@ for (const name of ["gqa_bias", "qwen3", "opt", "opt_residual", "gemma2", "mistr
     using _ = model;
     const { vocab } = model.spec;
     const all = prompts(3, vocab).map((prompt) => ({ prompt: prompt.slice(-30), next: someTokens(3, vocab) }));
-    using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 80 });
+    using batch = new DecodeBatch(device, model.weights, { sequences: 3, capacity: 80 });
     const seen = await together(batch, all);
     for (const [index, { prompt, next }] of all.entries()) {
       assert.deepEqual(seen[index], await alone(model, prompt, next), `${index}`);
@@ -101,7 +101,7 @@ Deno.test("greedy tokens of sequences together are those of each alone, in group
   const device = await sharedDevice();
   using model = await loadModelFrom(randomSource(UNEVEN), { device, baseDtype: "f32" });
   const all = prompts(3, UNEVEN.vocab);
-  using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 90 });
+  using batch = new DecodeBatch(device, model.weights, { sequences: 3, capacity: 90 });
   const rows = [];
   for (const prompt of all) {
     const sequence = batch.open(90) ?? assert.fail();
@@ -131,7 +131,7 @@ for (const placement of ["texture", "buffer"] as const) {
     using device = await DEVICES[placement]();
     const spec = { ...UNEVEN, layers: UNEVEN.layers.slice(0, 2) };
     using model = await loadModelFrom(randomSource(spec), { device, baseDtype: "f16" });
-    using batch = createDecodeBatch(device, model.weights, { sequences: 3, capacity: 150, pages: 5 });
+    using batch = new DecodeBatch(device, model.weights, { sequences: 3, capacity: 150, pages: 5 });
     for (const length of [CACHE_KEYS - 1, CACHE_KEYS, CACHE_KEYS + 5]) {
       const prompt = someTokens(length, spec.vocab), next = someTokens(3, spec.vocab);
       const expected = await alone(model, [...prompt, next[0] ?? 0], next);

@@ -1,7 +1,7 @@
 // KV caches of layers with a sliding window: rings of pages have the same logits in less memory, and say what they no longer hold.
 import assert from "node:assert/strict";
 import { CACHE_KEYS } from "../../kernels/mod.ts";
-import { createDecodeBatch, pagesWithin } from "../../lib/nn/decode/batch.ts";
+import { DecodeBatch, pagesWithin } from "../../lib/nn/decode/batch.ts";
 import { createDecodePass } from "../../lib/nn/decode/pass.ts";
 import { pagesIn, WINDOW_PART } from "../../lib/nn/decode/windows.ts";
 import { pageBytes } from "../../lib/nn/decode/cache.ts";
@@ -55,7 +55,7 @@ for (const placement of ["texture", "buffer"] as const) {
     }
 
     const capacity = LENGTH + 20;
-    using batch = createDecodeBatch(device, model.weights, { sequences: 2, capacity });
+    using batch = new DecodeBatch(device, model.weights, { sequences: 2, capacity });
     const first = batch.open(capacity) ?? assert.fail("no pages");
     await first.prefill(tokens.slice(0, 410));
     await first.prefill(tokens.slice(410, START));

@@ -1,5 +1,6 @@
 // Decodes several sequences together, token by token. They may join and leave between tokens.
 import type { Device } from "../../gpu/device.ts";
+import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { RunOptions } from "../../gpu/plan.ts";
 import { type CacheLimits, copyPages, createCaches, mostPages, pageBytes, pagesOf, tokensOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
@@ -10,6 +11,7 @@ import { strideOf } from "../padding.ts";
 import { createRopeTables } from "../rope.ts";
 import { BATCH_ROWS } from "../products/matvec.ts";
 import { createLora, type Lora } from "../lora.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
 import type { LoraConfig } from "../../spec/lora.ts";
 import { createMaskSlots, type MaskSlots } from "../mask_slots.ts";
 import { createStepState } from "../train/step_state.ts";
@@ -20,13 +22,14 @@ import {
   createPageTables,
   createPool,
   firstPageSeen,
+  type PagePool,
   pagesAround,
   pagesIn,
   stillHolds,
   type Window,
 } from "./windows.ts";
 
-/** Options of {@link createDecodeBatch}. */
+/** Options of {@link DecodeBatch}. */
 export interface DecodeBatchOptions {
   /** Sequences decoded at once, at most {@link MOST_SEQUENCES}. */
   readonly sequences: number;
@@ -64,35 +67,6 @@ export interface BatchRow {
   readonly token: number;
   /** How the tokens after it are drawn. Default: the most likely ones are taken. */
   readonly draw?: DrawSettings | null | undefined;
-}
-
-/** Sequences that are decoded together. Write masks and LoRA before the first token. After an error it can only be disposed. */
-export interface DecodeBatch extends Disposable {
-  readonly masks: MaskSlots;
-  readonly lora: Lora | null;
-  /** Pages that no sequence has; of several windows, where there are fewest. */
-  readonly freePages: number;
-  /** Takes pages for a sequence of up to this many tokens. Null if there are not enough. */
-  open(capacity: number): BatchSequence | null;
-  /** Reads a token of each sequence. Returns the next-token logits [vocab] of each, the same bits as decoded alone. */
-  logits(
-    rows: readonly BatchRow[],
-    options?: { readonly signal?: AbortSignal | undefined },
-  ): Promise<readonly Float32Array<ArrayBuffer>[]>;
-  /**
-   * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
-   * that it chooses itself. Returns the token that it chooses after each, `count` for each sequence: the most likely one
-   * or one that is drawn. Null for a sequence whose logits are not finite. May be called again before it resolves; the work then continues without a gap.
-   */
-  next(
-    rows: readonly BatchRow[] | null,
-    options: {
-      readonly count: number;
-      readonly signal?: AbortSignal | undefined;
-      /** See `Plan.run`. */
-      readonly profile?: Map<string, number>;
-    },
-  ): Promise<readonly (readonly number[] | null)[]>;
 }
 
 /** What of a device bounds the caches. */
@@ -159,7 +133,10 @@ export function sequencesAtOnce(
 }
 
 /** Pages that a sequence which was just forked copies: its last one, and of rings all that its next token sees. */
-function copiesTo(fork: Own, from: ByWindow<readonly number[]>): ByWindow<readonly { from: number; to: number }[]> {
+function copiesTo(
+  fork: Sequence,
+  from: ByWindow<readonly number[]>,
+): ByWindow<readonly { from: number; to: number }[]> {
   return new Map([...fork.pages].map(([window, own]) => {
     const source = from.get(window) ?? [], copies: { from: number; to: number }[] = [];
     const whole = Math.floor(fork.length / tokensOf(1));
@@ -177,217 +154,293 @@ function planRows(sequences: number): number {
   return 2 ** Math.ceil(Math.log2(sequences));
 }
 
-/** A sequence with its pages. */
-interface Own extends BatchSequence {
-  readonly pages: ByWindow<number[]>;
-  capacity: number;
-  length: number;
-  /** The most tokens that it had. */
-  reach: number;
+/** What the sequences of a batch share. */
+interface Shared {
+  readonly device: Device;
+  readonly spec: DecoderSpec;
+  readonly lora: Lora | null;
+  readonly stepState: DeviceBuffer;
+  readonly state: Omit<DecodeState, "rows">;
+  /** Pages that no sequence has. */
+  readonly pools: ByWindow<PagePool>;
+  /** Sequences that have some. */
+  readonly owners: Set<BatchSequence>;
 }
 
-/** Allocates caches and buffers. Plans are recorded when first needed. Initially all masks are 1 and LoRA is zero. */
-export function createDecodeBatch(device: Device, weights: Weights, options: DecodeBatchOptions): DecodeBatch {
-  const { spec } = weights, { sequences, capacity, lora: config = null } = options;
-  const { pages = sequences * pagesOf(capacity) } = options, perRow = pagesOf(capacity), most = planRows(sequences);
-  if (sequences > MOST_SEQUENCES) throw new Error(`decoding: ${sequences} sequences, at most ${MOST_SEQUENCES}`);
-  const stack = new DisposableStack();
-  try {
+/** A sequence with its pages. */
+class Sequence implements BatchSequence {
+  readonly pages: ByWindow<number[]>;
+  readonly #shared: Shared;
+  /** Tokens that it began with, which were read by another one. */
+  readonly #first: number;
+  #capacity: number;
+  #length: number;
+  /** The most tokens that it had. */
+  #reach: number;
+
+  private constructor(
+    shared: Shared,
+    pages: ByWindow<number[]>,
+    { capacity, length }: { readonly capacity: number; readonly length: number },
+  ) {
+    this.#shared = shared;
+    this.pages = pages;
+    this.#capacity = capacity;
+    this.#first = this.#length = this.#reach = length;
+    shared.owners.add(this);
+  }
+
+  /** A sequence that begins with `length` tokens, which lie in the pages `behind`. Null if there are not enough pages. */
+  static open(
+    shared: Shared,
+    { capacity, behind = [], length = 0 }: {
+      readonly capacity: number;
+      readonly behind?: readonly number[];
+      readonly length?: number;
+    },
+  ): Sequence | null {
+    const most = shared.state.capacity;
+    if (capacity > most) throw new Error(`decoding: a sequence of ${capacity} tokens, capacity ${most}`);
+    const taken = new Map<Window, number[]>();
+    for (const [window, pool] of shared.pools) {
+      const own = pool.take(capacity, window === undefined ? behind : []);
+      if (!own) {
+        give(shared, taken);
+        return null;
+      }
+      taken.set(window, own);
+    }
+    return new Sequence(shared, taken, { capacity, length });
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Counts tokens that are read next. */
+  advance(count: number): void {
+    if (this.#length + count > this.#capacity) {
+      throw new Error(`decoding: ${this.#length} + ${count} tokens, capacity ${this.#capacity}`);
+    }
+    this.#length += count;
+    this.#reach = Math.max(this.#reach, this.#length);
+  }
+
+  async prefill(
+    tokens: readonly number[],
+    { signal, turn }: { readonly signal?: AbortSignal | undefined; readonly turn?: RunOptions["turn"] } = {},
+  ): Promise<void> {
+    if (tokens.length === 0) return;
+    const start = this.#length, { device, state, lora, stepState } = this.#shared;
+    this.advance(tokens.length);
+    using pages = createPageTables(device, this.pages, this.#capacity);
+    using position = device.createBuffer("position", 4);
+    await runPrefill(device, { ...state, position, pages }, { tokens, start, lora, stepState, signal, turn });
+  }
+
+  fork(tokens: number, { capacity }: { readonly capacity: number }): BatchSequence | null {
+    this.#checkHas(tokens);
+    const whole = Math.floor(tokens / tokensOf(1)), all = this.pages.get(undefined) ?? [];
+    const fork = Sequence.open(this.#shared, { capacity, behind: all.slice(0, whole), length: tokens });
+    const { device, state, spec } = this.#shared;
+    if (fork) copyPages(device, state.caches, { spec, pages: copiesTo(fork, this.pages) });
+    return fork;
+  }
+
+  holds(tokens: number): boolean {
+    const pages = byWindow(this.#shared.spec, (window) => this.pages.get(window)?.length ?? 0);
+    // The rings of a fork have nothing from before it.
+    return tokens >= this.#first && tokens <= this.#length && stillHolds(tokens, { reach: this.#reach, pages });
+  }
+
+  trim(tokens: number): void {
+    this.#checkHas(tokens);
+    this.#length = this.#capacity = tokens;
+    // A whole ring stays: its pages are counted around.
+    give(this.#shared, new Map([[undefined, this.pages.get(undefined)?.splice(pagesOf(tokens)) ?? []]]));
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#shared.owners.delete(this)) give(this.#shared, this.pages);
+  }
+
+  #checkHas(tokens: number): void {
+    if (tokens > this.#length) throw new Error(`decoding: ${tokens} tokens of ${this.#length}`);
+  }
+}
+
+function give({ pools }: Shared, unused: ByWindow<readonly number[]>): void {
+  unused.forEach((own, window) => pools.get(window)?.give(own));
+}
+
+/** Sequences that are decoded together. Write masks and LoRA before the first token. After an error it can only be disposed. */
+export class DecodeBatch implements Disposable {
+  readonly masks: MaskSlots;
+  readonly lora: Lora | null;
+  readonly #shared: Shared;
+  readonly #options: DecodeBatchOptions;
+  readonly #owned: DisposableStack;
+  readonly #steps = new Map<number, DecodeStep>();
+  readonly #placement: ReturnType<typeof stepPlacement>;
+  /** The sequences of the last step, in the order of their rows. */
+  #current: readonly Sequence[] = [];
+  /** Each run enters the queue as soon as the previous one is submitted. */
+  #turn = Promise.resolve();
+
+  /** Allocates caches and buffers. Plans are recorded when first needed. Initially all masks are 1 and LoRA is zero. */
+  constructor(device: Device, weights: Weights, options: DecodeBatchOptions) {
+    const { spec } = weights, { sequences, capacity, lora: config = null } = options;
+    const { pages = sequences * pagesOf(capacity) } = options, perRow = pagesOf(capacity), most = planRows(sequences);
+    if (sequences > MOST_SEQUENCES) throw new Error(`decoding: ${sequences} sequences, at most ${MOST_SEQUENCES}`);
+    using stack = new DisposableStack();
+    const buffer = (label: string, values: number): DeviceBuffer => stack.use(device.createBuffer(label, 4 * values));
     const masks = stack.use(createMaskSlots(device, spec));
     const lora = config ? stack.use(createLora(device, spec, { ...config, trains: false })) : null;
     const stepState = stack.use(createStepState(device));
-    const fused = lora ? null : stepPlacement(device, weights, pages);
-    const stride = strideOf(spec.vocab);
-    const buffer = (label: string, values: number): DecodeState["token"] =>
-      stack.use(device.createBuffer(label, 4 * values));
+    this.#placement = lora ? null : stepPlacement(device, weights, pages);
     const sizes = poolSizes(weights, { pages, sequences, capacity });
     const state: Omit<DecodeState, "rows"> = {
       capacity,
       weights,
       masks,
-      caches: stack.use(createCaches(device, spec, { pages: sizes, placement: fused ?? "buffer" })),
+      caches: stack.use(createCaches(device, spec, { pages: sizes, placement: this.#placement ?? "buffer" })),
       pages: byWindow(spec, () => ({ buffer: buffer("pages", most * perRow), perRow })),
       rope: stack.use(createRopeTables(device, spec, capacity)),
       token: buffer("token", most),
       position: buffer("position", most),
       picks: buffer("picks", most * capacity),
-      logits: buffer("logits", most * stride),
+      logits: buffer("logits", most * strideOf(spec.vocab)),
       choice: stack.use(createChoice(device, { rows: most, vocab: spec.vocab })),
     };
-    const steps = new Map<number, DecodeStep>();
-    const stepOf = (rows: number): DecodeStep => {
-      const known = steps.get(rows);
-      if (known) return known;
-      const all = { ...state, rows };
-      const step = stack.use(
-        fused ? createDecodeStep(device, all) : createGeneralStep(device, all, { lora, stepState }),
+    const pools = byWindow(spec, (window) => createPool(window, sizes.get(window) ?? 0));
+    this.#shared = { device, spec, lora, stepState, state, pools, owners: new Set() };
+    this.#options = options;
+    this.masks = masks;
+    this.lora = lora;
+    this.#owned = stack.move();
+  }
+
+  /** Pages that no sequence has; of several windows, where there are fewest. */
+  get freePages(): number {
+    return Math.min(...[...this.#shared.pools.values()].map(({ free }) => free));
+  }
+
+  /** Takes pages for a sequence of up to this many tokens. Null if there are not enough. */
+  open(capacity: number): BatchSequence | null {
+    return Sequence.open(this.#shared, { capacity });
+  }
+
+  /** Reads a token of each sequence. Returns the next-token logits [vocab] of each, the same bits as decoded alone. */
+  async logits(
+    rows: readonly BatchRow[],
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<readonly Float32Array<ArrayBuffer>[]> {
+    const { device, spec, state } = this.#shared, stride = strideOf(spec.vocab);
+    const read = (): Promise<Float32Array<ArrayBuffer>> => device.readFloats(state.logits, rows.length * stride);
+    const all = await this.#run(rows, { repeat: 1, signal }, read);
+    return rows.map((_, row) => all.slice(row * stride, row * stride + spec.vocab));
+  }
+
+  /**
+   * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
+   * that it chooses itself. Returns the token that it chooses after each, `count` for each sequence: the most likely one
+   * or one that is drawn. Null for a sequence whose logits are not finite. May be called again before it resolves; the
+   * work then continues without a gap.
+   */
+  async next(
+    rows: readonly BatchRow[] | null,
+    { count, signal, profile }: {
+      readonly count: number;
+      readonly signal?: AbortSignal | undefined;
+      /** See `Plan.run`. */
+      readonly profile?: Map<string, number>;
+    },
+  ): Promise<readonly (readonly number[] | null)[]> {
+    const { device, state: { picks: buffer, capacity } } = this.#shared;
+    const read = (starts: readonly number[]): Promise<readonly ArrayBuffer[]> =>
+      device.read(
+        starts.map((start, row) => ({ buffer, byteOffset: 4 * (row * capacity + start), bytes: 4 * count })),
       );
-      steps.set(rows, step);
-      return step;
-    };
+    const all = await this.#run(rows, { repeat: count, signal, profile }, read);
+    return all.map((bytes) => {
+      const picks = [...new Uint32Array(bytes)];
+      return picks.includes(NO_PICK) ? null : picks;
+    });
+  }
 
-    const pools = byWindow(spec, (window) => createPool(window, sizes.get(window) ?? 0)),
-      owned = new Set<BatchSequence>();
-    const give = (unused: ByWindow<readonly number[]>): void =>
-      unused.forEach((own, window) => pools.get(window)?.give(own));
-    /** Pages of every window, or of none if one has not enough. */
-    const take = (tokens: number, shared: readonly number[]): Map<Window, number[]> | null => {
-      const taken = new Map<Window, number[]>();
-      for (const [window, pool] of pools) {
-        const own = pool.take(tokens, window === undefined ? shared : []);
-        if (!own) {
-          give(taken);
-          return null;
-        }
-        taken.set(window, own);
-      }
-      return taken;
-    };
-    const advance = (sequence: Own, count: number): void => {
-      if (sequence.length + count > sequence.capacity) {
-        throw new Error(`decoding: ${sequence.length} + ${count} tokens, capacity ${sequence.capacity}`);
-      }
-      sequence.length += count;
-      sequence.reach = Math.max(sequence.reach, sequence.length);
-    };
-    /** A sequence that begins with `length` tokens, which lie in the pages `shared`. */
-    const openBehind = (
-      room: number,
-      { shared, length }: { readonly shared: readonly number[]; readonly length: number },
-    ): Own | null => {
-      if (room > capacity) throw new Error(`decoding: a sequence of ${room} tokens, capacity ${capacity}`);
-      const own = take(room, shared);
-      if (!own) return null;
-      const sequence: Own = {
-        pages: own,
-        capacity: room,
-        length,
-        reach: length,
-        async prefill(tokens, { signal, turn: parts } = {}): Promise<void> {
-          if (tokens.length === 0) return;
-          const start = sequence.length;
-          advance(sequence, tokens.length);
-          using tables = createPageTables(device, own, sequence.capacity);
-          using position = device.createBuffer("position", 4);
-          const ownState = { ...state, position, pages: tables };
-          await runPrefill(device, ownState, { tokens, start, lora, stepState, signal, turn: parts });
-        },
-        fork(tokens, { capacity: wanted }): BatchSequence | null {
-          if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
-          const whole = Math.floor(tokens / tokensOf(1)), all = own.get(undefined) ?? [];
-          const fork = openBehind(wanted, { shared: all.slice(0, whole), length: tokens });
-          if (fork) copyPages(device, state.caches, { spec, pages: copiesTo(fork, own) });
-          return fork;
-        },
-        holds(tokens): boolean {
-          const pages = byWindow(spec, (window) => own.get(window)?.length ?? 0), { reach } = sequence;
-          // The rings of a fork have nothing from before it.
-          return tokens >= length && tokens <= sequence.length && stillHolds(tokens, { reach, pages });
-        },
-        trim(tokens): void {
-          if (tokens > sequence.length) throw new Error(`decoding: ${tokens} tokens of ${sequence.length}`);
-          sequence.length = sequence.capacity = tokens;
-          // A whole ring stays: its pages are counted around.
-          give(byWindow(spec, (window) => window === undefined ? own.get(window)?.splice(pagesOf(tokens)) ?? [] : []));
-        },
-        [Symbol.dispose](): void {
-          if (owned.delete(sequence)) give(own);
-        },
-      };
-      owned.add(sequence);
-      return sequence;
-    };
-    const open = (room: number): BatchSequence | null => openBehind(room, { shared: [], length: 0 });
+  #stepOf(rows: number): DecodeStep {
+    let step = this.#steps.get(rows);
+    if (!step) {
+      const { device, state, lora, stepState } = this.#shared, all = { ...state, rows };
+      step = this.#owned.use(
+        this.#placement ? createDecodeStep(device, all) : createGeneralStep(device, all, { lora, stepState }),
+      );
+      this.#steps.set(rows, step);
+    }
+    return step;
+  }
 
-    /** The sequences of the last step, in the order of their rows. */
-    let current: readonly Own[] = [];
-    const checked = (sequence: BatchSequence): Own => {
-      if (!owned.has(sequence)) throw new Error("decoding: a sequence of another batch, or one that was disposed");
-      return sequence as Own;
-    };
-    /** Writes the rows of a step; rows beyond the sequences repeat the first one. */
-    const write = (rows: readonly BatchRow[], own: readonly Own[], starts: readonly number[]): void => {
-      const count = planRows(rows.length);
-      const places = Array.from({ length: count }, (_, index) => index < rows.length ? index : 0);
-      for (const [window, { buffer }] of state.pages) {
-        const table = new Uint32Array(count * perRow);
-        places.forEach((place, index) =>
-          table.set(pagesAround(own[place]?.pages.get(window) ?? [], perRow), index * perRow)
-        );
-        device.write(buffer, table);
-      }
-      device.write(state.token, Uint32Array.from(places, (place) => rows[place]?.token ?? 0));
-      device.write(state.position, Uint32Array.from(places, (place) => starts[place] ?? 0));
-      writeChoice(device, state.choice, places.map((place) => rows[place]?.draw ?? null));
-    };
-    // Each run enters the queue as soon as the previous one is submitted.
-    let turn = Promise.resolve();
-    const run = async <T>(
-      rows: readonly BatchRow[] | null,
-      { repeat, signal, profile }: {
-        readonly repeat: number;
-        readonly signal: AbortSignal | undefined;
-        readonly profile?: Map<string, number> | undefined;
-      },
-      read: (starts: readonly number[]) => Promise<T>,
-    ): Promise<T> => {
-      const own = rows ? rows.map(({ sequence }) => checked(sequence)) : current;
-      const starts = own.map(({ length }) => length);
-      if (own.length === 0 || own.length > sequences) {
-        throw new Error(`decoding: ${own.length} sequences, from 1 to ${sequences}`);
-      }
-      own.forEach((sequence) => advance(sequence, repeat));
-      current = own;
-      const before = turn, submitted = Promise.withResolvers<void>();
-      turn = submitted.promise;
-      try {
-        await before;
-        if (rows) write(rows, own, starts);
-        const results: Promise<T>[] = [];
-        await stepOf(planRows(own.length)).plan.run({
-          repeat,
-          ...(signal ? { signal } : {}),
-          ...(profile ? { profile } : {}),
-          onSubmitted: () => {
-            const result = read(starts);
-            result.catch(() => {}); // awaited below unless the run fails first
-            results.push(result);
-            submitted.resolve();
-          },
-        });
-        return await (results[0] ?? read(starts));
-      } finally {
-        submitted.resolve();
-      }
-    };
-    return {
-      masks,
-      lora,
-      get freePages(): number {
-        return Math.min(...[...pools.values()].map(({ free }) => free));
-      },
-      open,
-      async logits(rows, { signal } = {}): Promise<readonly Float32Array<ArrayBuffer>[]> {
-        const all = await run(rows, { repeat: 1, signal }, () => device.readFloats(state.logits, rows.length * stride));
-        return rows.map((_, row) => all.slice(row * stride, row * stride + spec.vocab));
-      },
-      async next(rows, { count, signal, profile }): Promise<readonly (readonly number[] | null)[]> {
-        const read = (starts: readonly number[]): Promise<readonly ArrayBuffer[]> =>
-          device.read(starts.map((start, row) => ({
-            buffer: state.picks,
-            byteOffset: 4 * (row * capacity + start),
-            bytes: 4 * count,
-          })));
-        const all = await run(rows, { repeat: count, signal, profile }, read);
-        return all.map((bytes) => {
-          const picks = [...new Uint32Array(bytes)];
-          return picks.includes(NO_PICK) ? null : picks;
-        });
-      },
-      [Symbol.dispose]: () => stack.dispose(),
-    };
-  } catch (error) {
-    stack.dispose();
-    throw error;
+  #checked(sequence: BatchSequence): Sequence {
+    if (sequence instanceof Sequence && this.#shared.owners.has(sequence)) return sequence;
+    throw new Error("decoding: a sequence of another batch, or one that was disposed");
+  }
+
+  /** Writes the rows of a step; rows beyond the sequences repeat the first one. */
+  #write(rows: readonly BatchRow[], own: readonly Sequence[], starts: readonly number[]): void {
+    const { device, state } = this.#shared, count = planRows(rows.length), perRow = pagesOf(state.capacity);
+    const places = Array.from({ length: count }, (_, index) => index < rows.length ? index : 0);
+    for (const [window, { buffer }] of state.pages) {
+      const table = new Uint32Array(count * perRow);
+      places.forEach((place, index) =>
+        table.set(pagesAround(own[place]?.pages.get(window) ?? [], perRow), index * perRow)
+      );
+      device.write(buffer, table);
+    }
+    device.write(state.token, Uint32Array.from(places, (place) => rows[place]?.token ?? 0));
+    device.write(state.position, Uint32Array.from(places, (place) => starts[place] ?? 0));
+    writeChoice(device, state.choice, places.map((place) => rows[place]?.draw ?? null));
+  }
+
+  async #run<T>(
+    rows: readonly BatchRow[] | null,
+    { repeat, signal, profile }: {
+      readonly repeat: number;
+      readonly signal: AbortSignal | undefined;
+      readonly profile?: Map<string, number> | undefined;
+    },
+    read: (starts: readonly number[]) => Promise<T>,
+  ): Promise<T> {
+    const own = rows ? rows.map(({ sequence }) => this.#checked(sequence)) : this.#current;
+    const starts = own.map(({ length }) => length), { sequences } = this.#options;
+    if (own.length === 0 || own.length > sequences) {
+      throw new Error(`decoding: ${own.length} sequences, from 1 to ${sequences}`);
+    }
+    own.forEach((sequence) => sequence.advance(repeat));
+    this.#current = own;
+    const before = this.#turn, submitted = Promise.withResolvers<void>();
+    this.#turn = submitted.promise;
+    try {
+      await before;
+      if (rows) this.#write(rows, own, starts);
+      const results: Promise<T>[] = [];
+      await this.#stepOf(planRows(own.length)).plan.run({
+        repeat,
+        ...(signal ? { signal } : {}),
+        ...(profile ? { profile } : {}),
+        onSubmitted: () => {
+          const result = read(starts);
+          result.catch(() => {}); // awaited below unless the run fails first
+          results.push(result);
+          submitted.resolve();
+        },
+      });
+      return await (results[0] ?? read(starts));
+    } finally {
+      submitted.resolve();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
   }
 }

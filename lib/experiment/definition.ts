@@ -1,5 +1,5 @@
 // Checks the definition of an experiment: its form, its options, and what no single part can be wrong in.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal, refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { z } from "../core/packages.ts";
 import { MAX_SEED } from "../core/random.ts";
@@ -93,11 +93,9 @@ export function asExperiment(exported: unknown, file: string): Experiment {
   if (typeof exported === "object" && exported !== null && "definition" in exported) {
     return defineExperiment(exported.definition as ExperimentDefinition);
   }
-  throw new CompressoError("input", {
-    what: `cannot use ${file} as an experiment`,
+  refuse("input", `cannot use ${file} as an experiment`, {
     rule: "its default export is defineExperiment({ … })",
     value: exported === undefined ? "no default export" : typeof exported,
-    fix: "write `export default defineExperiment({ … })`",
   });
 }
 
@@ -213,8 +211,7 @@ function refuseMisspelt({ data }: ExperimentDefinition): void {
   // A set may have such a name where the others are not like names of parts.
   const stranger = others.find((key) => nearest(key, known) !== null);
   if (stranger === undefined) return;
-  throw new CompressoError("usage", {
-    what: "cannot define the experiment",
+  refuse("usage", "cannot define the experiment", {
     rule: "data is either one set (file or generate …) or several named sets",
     value: `'${stranger}' is neither`,
     fix: `did you mean ${nearest(stranger, known)}?`,
@@ -245,10 +242,8 @@ function wrongForm(issues: readonly Issue[], definition: unknown, where = ""): C
     definition,
   );
   const shown = value === undefined ? "not given" : JSON.stringify(value) ?? String(value);
-  return new CompressoError("usage", {
-    what: "cannot define the experiment",
+  return refusal("usage", "cannot define the experiment", {
     rule: `${at.length > 0 ? `${where}${at.join(".")}: ` : ""}${issue?.message ?? "another form"}`,
     value: shown.length > 120 ? `${shown.slice(0, 117)}…` : shown,
-    fix: "correct the definition",
   });
 }

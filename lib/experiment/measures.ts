@@ -1,5 +1,5 @@
 // The measures of an experiment: what is taken of a model, under which names, and what decides a value.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { withoutMark } from "../core/text.ts";
 import { dataPath } from "../local/rows.ts";
@@ -29,12 +29,11 @@ export async function promptOf(setting: boolean | string | undefined): Promise<s
   if (setting === false) return null;
   if (setting === undefined || setting === true) return COLLABORATIVE_PROMPT;
   const fail = (value: string, cause?: unknown): never => {
-    throw new CompressoError("input", {
-      what: `cannot use the prompt of ${setting}`,
+    refuse("input", `cannot use the prompt of ${setting}`, {
       rule: "it is a UTF-8 file that holds the text of the prompt",
       value,
-      fix: "check the path, and write the text into it, or set prompt to false",
-    }, { cause });
+      cause,
+    });
   };
   const text = await exactText(setting).catch((error) => fail(textProblem(error), error));
   return withoutMark(text).trim() || fail("it is empty");
@@ -159,11 +158,9 @@ export function checkLengths(
   ];
   for (const [name, option, length] of lengths) {
     if (length <= maxPosition) continue;
-    throw new CompressoError("usage", {
-      what: `cannot measure ${name} on the model ${model}`,
+    refuse("usage", `cannot measure ${name} on the model ${model}`, {
       rule: `${option} is at most the model's context of ${maxPosition} tokens`,
-      value: String(length),
-      fix: `lower evaluate's ${option}`,
+      value: length,
     });
   }
 }
@@ -199,12 +196,7 @@ async function tasksOf(
   const twice = loaded.flatMap(({ task }) => metricNames(task).map((metric) => `${task.name} ${metric}`))
     .find((name) => others.includes(name));
   if (twice === undefined) return loaded;
-  throw new CompressoError("usage", {
-    what: "cannot measure a task",
-    rule: "measures of all kinds have different names",
-    value: twice,
-    fix: "give one of them another name",
-  });
+  refuse("usage", "cannot measure a task", { rule: "measures of all kinds have different names", value: twice });
 }
 
 /** An accuracy with its binomial standard error. */

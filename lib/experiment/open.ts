@@ -3,7 +3,7 @@
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { importFault, isTaskFile, isTaskModule } from "../eval/task_file.ts";
 import { withoutMark } from "../core/text.ts";
 import { exactText, textProblem } from "../files/text_file.ts";
@@ -74,8 +74,7 @@ function refuseTrust({ definition }: Experiment, path: string): void {
       ? [`name the task @NAME with null in files, and give its path by ${option("files")} where you trust the module`]
       : []),
   ];
-  throw new CompressoError("usage", {
-    what: `cannot use the experiment ${path}`,
+  refuse("usage", `cannot use the experiment ${path}`, {
     rule: "JSON is data, and cannot give scripts all rights",
     value: [...trusted, ...modules].join(", "),
     fix: `leave it out there, and ${fixes.join("; ")}`,

@@ -1,6 +1,6 @@
 // Options of a cell: the options of a prune run that the table gives experiments, by one flat name each, so that a grid or a command line can set any of them.
 import { PROJECTIONS } from "../spec/decoder.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { UNIT_KINDS } from "../units/kinds/all.ts";
 import { layersOf } from "../units/rules.ts";
 import { kindOfMethod } from "../run/methods/all.ts";
@@ -88,8 +88,8 @@ export function typeOfOption(name: string): OptionType | undefined {
 
 /** How an experiment names an option of a run: "rates.lora" is loraRate. */
 export function spellCell(path: string, value?: string): string {
-  // An export that is no run's replaces files, too.
-  const known = path === "replace" ? "export.replace" : path;
+  // Exports and evaluations have the options of these parts of a run by themselves.
+  const known = [path, `export.${path}`, `evaluate.${path}`].find(isOptionPath) ?? path;
   const other = isOptionPath(known) ? entryOf(known).elsewhere : undefined;
   if (other !== undefined) return other;
   if (path === "set" && value !== undefined) return `set ${value}`;
@@ -100,11 +100,9 @@ export function spellCell(path: string, value?: string): string {
 /** Throws `CompressoError("usage")` for an option that does not exist, or a value that it cannot have; `where` is named. */
 export function checkOption(name: string, value: unknown, where: string): void {
   if (!isCellOption(name)) {
-    throw new CompressoError("usage", {
-      what: `cannot use the option '${name}' in ${where}`,
+    refuse("usage", `cannot use the option '${name}' in ${where}`, {
       rule: `options are ${CELL_OPTION_NAMES.join(", ")}`,
       value: name,
-      fix: "rename or remove it",
     });
   }
   const wrong = refusalOf(name, value), path = PATHS.get(name);
@@ -170,8 +168,7 @@ export function pruneOptions(
 ): Omit<RunOptions, "rows"> & Target {
   const { sparsity, steps, method, lora = true } = cell, { prefinetune = 0, postfinetune = 0 } = cell;
   if (sparsity === undefined || steps === undefined) {
-    throw new CompressoError("usage", {
-      what: "cannot run a cell of the experiment",
+    refuse("usage", "cannot run a cell of the experiment", {
       rule: "base or grid say its sparsity and its steps",
       value: sparsity === undefined ? "no sparsity" : "no steps",
       fix: `add ${option(sparsity === undefined ? "sparsity" : "steps")} to base or grid`,

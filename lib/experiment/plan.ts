@@ -1,5 +1,5 @@
 // The plan of an experiment: its cells with options, identity and state, checked before anything runs.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { modelPath, openModelFiles } from "../local/open_model.ts";
 import { resolveRules } from "../units/rules.ts";
 import { stagesOf } from "../run/methods/stages.ts";
@@ -99,8 +99,7 @@ export async function checkUnchanged(
   );
   const value = differences(identity, { ...identity, ...Object.fromEntries(now) });
   if (value === null) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot continue cell ${name}`,
+  refuse("mismatch", `cannot continue cell ${name}`, {
     rule: "data, schedule and model do not change while the experiment runs",
     value,
     fix: "start again, or put them back first; finished cells are kept",
@@ -196,11 +195,9 @@ function checkWrittenLength(source: DataSource, { name, room }: CellModel): void
   if (typeof source === "string" || !("generate" in source)) return;
   const { tokens } = source.generate;
   if (tokens <= room) return;
-  throw new CompressoError("usage", {
-    what: `cannot have the model ${name} write texts`,
+  refuse("usage", `cannot have the model ${name} write texts`, {
     rule: `generate's tokens are at most ${room}, what fits the model's context`,
-    value: String(tokens),
-    fix: "lower generate's tokens",
+    value: tokens,
   });
 }
 
@@ -209,8 +206,7 @@ function limited(source: DataSource, limit: number | undefined): DataSource {
   if (limit === undefined) return source;
   const file = typeof source === "string" ? { file: source } : source;
   if ("file" in file && file.last === undefined) return { ...file, limit: Math.min(limit, file.limit ?? limit) };
-  throw new CompressoError("usage", {
-    what: "cannot use limitRows with these data",
+  refuse("usage", "cannot use limitRows with these data", {
     rule: "it takes the first rows of a file",
     value: "file" in file ? `the last ${file.last} rows are asked for` : "the model writes them itself",
     fix: "leave limitRows out, or set limit of the data",
@@ -221,10 +217,8 @@ function limited(source: DataSource, limit: number | undefined): DataSource {
 function pick<T>(parts: Readonly<Record<string, T>>, name: string | undefined, option: string): T {
   const names = Object.keys(parts), found = parts[name ?? (names.length === 1 ? names[0] ?? "" : "")];
   if (found !== undefined) return found;
-  throw new CompressoError("usage", {
-    what: `cannot choose the ${option} of a cell`,
+  refuse("usage", `cannot choose the ${option} of a cell`, {
     rule: `base or grid set '${option}' where there are several`,
     value: `${names.join(", ")}; ${name ?? "none"} is set`,
-    fix: `name one of them in base or grid`,
   });
 }

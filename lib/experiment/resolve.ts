@@ -1,5 +1,5 @@
 // An experiment with its overrides made and the paths of its files found; the files are not read.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { isTaskFile } from "../eval/task_file.ts";
 import { DEMO, demoData } from "../local/open_model.ts";
 import { dataOf, defineExperiment, gridsOf, modelsOf } from "./definition.ts";
@@ -47,11 +47,10 @@ export function resolveExperiment(experiment: Experiment, overrides: ExperimentO
   assign(data, overrides.data, { kind: "data", experiment: definition.name });
   for (const [name, source] of Object.entries(data)) {
     if (source === "") {
-      throw new CompressoError("usage", {
-        what: `cannot run the experiment '${definition.name}' without data`,
+      refuse("usage", `cannot run the experiment '${definition.name}' without data`, {
         rule: "it names its data; only the demo has its own",
-        fix: `add data to the definition, or give ${option("data")}`,
         value: "no data, and a model other than demo",
+        fix: `add data to the definition, or give ${option("data")}`,
       });
     }
     data[name] = overrides.data?.[name] !== undefined ? source : foundData(source, find);
@@ -101,8 +100,7 @@ function refuseUntied(name: string, grids: readonly Grid[], { name: experiment }
     JSON.stringify(Object.entries(grid).find(([option]) => option === name)?.[1]) ?? "none"
   );
   if (new Set(own).size === 1 || (name === "seed" && !own.includes("none"))) return;
-  throw new CompressoError("usage", {
-    what: `cannot set '${name}' in the experiment '${experiment}'`,
+  refuse("usage", `cannot set '${name}' in the experiment '${experiment}'`, {
     rule: "an option can be overridden only if every grid gives it the same values, or no grid gives it",
     value: own.map((values, index) => `${values} in grid ${index + 1}`).join(", "),
     fix: `change the definition's grids, or choose among their runs by ${option("only")}`,
@@ -116,11 +114,9 @@ function assign(
 ): void {
   for (const [name, path] of Object.entries(given ?? {})) {
     if (!Object.hasOwn(paths, name)) {
-      throw new CompressoError("usage", {
-        what: `cannot use ${option(kind, `${name}=${path}`)}`,
+      refuse("usage", `cannot use ${option(kind, `${name}=${path}`)}`, {
         rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
         value: name,
-        fix: "give one of these",
       });
     }
     const isWord = (path === DEMO && kind === "models") || (path === NONE && kind === "files");
@@ -135,8 +131,7 @@ function named(
 ): string {
   const path = files[name];
   if (typeof path === "string" && path !== NONE) return path;
-  throw new CompressoError("usage", {
-    what: `cannot run the experiment '${experiment}'`,
+  refuse("usage", `cannot run the experiment '${experiment}'`, {
     rule: `it needs a file that it calls '${name}'`,
     value: path !== undefined ? "no path is given" : `its files are ${Object.keys(files).join(", ") || "none"}`,
     fix: path !== undefined ? `give its path by ${option("files")} ${name}=PATH` : `add '${name}' to its files`,

@@ -1,5 +1,5 @@
 // The rows of an experiment's data sets: read once, or written once by the model itself.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { makeFolder, writeFileAtomically } from "../files/atomic.ts";
 import { type DataReport, type DataSet, type LeftOut, type Row } from "../data/rows.ts";
 import { dataPath, readRows } from "../local/rows.ts";
@@ -118,14 +118,14 @@ async function found(path: string, digest: Promise<string>): Promise<string> {
   } catch (error) {
     if (!isOfPath(error)) throw error;
     const isAbsent = isMissing(error);
-    throw new CompressoError("input", {
-      what: `cannot read ${path}`,
+    refuse("input", `cannot read ${path}`, {
       rule: "files that an experiment names exist and can be read",
       value: isAbsent ? "no such file or folder" : error.message,
       fix: isAbsent
         ? "check the path; those of a definition are relative to its file"
         : "check the path, and the rights to it",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -160,8 +160,7 @@ async function write(source: SelfWrittenData, writer: Writer): Promise<string> {
 async function checkWritten(path: string, digest: string): Promise<void> {
   const now = await fileDigest(path);
   if (now === digest) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot use the texts in ${path}`,
+  refuse("mismatch", `cannot use the texts in ${path}`, {
     rule: "they are as the model wrote them",
     value: `digest ${digest.slice(0, 12)} then, ${now.slice(0, 12)} now`,
     fix: "put them back, or remove the file to have them written again; add texts of your own as another data set",
@@ -170,11 +169,9 @@ async function checkWritten(path: string, digest: string): Promise<void> {
 
 function lastRows(set: DataSet, { last, path }: { readonly last: number; readonly path: string }): DataSet {
   if (set.rows.length < last) {
-    throw new CompressoError("input", {
-      what: `cannot take the last ${last} rows of ${path}`,
+    refuse("input", `cannot take the last ${last} rows of ${path}`, {
       rule: "the file has as many",
       value: `${set.rows.length} rows`,
-      fix: "lower last, or give a longer file",
     });
   }
   // Rows that were left out before the first of them do not count.

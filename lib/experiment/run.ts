@@ -1,5 +1,5 @@
 // Runs an experiment: cells in order, one model on the GPU at a time, failures recorded, the report written after every cell.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { Leases } from "../files/lease.ts";
@@ -208,25 +208,23 @@ async function toDo({ cells: chosen }: ExperimentPlan, options: RunExperimentOpt
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote, shard, shared = false } = options;
   const cells = shard ? chosen.filter((_, index) => index % shard.count === shard.index - 1) : chosen;
   if (maxCells !== Infinity && !(Number.isInteger(maxCells) && maxCells >= 0)) {
-    throw new CompressoError("usage", {
-      what: "cannot run so many cells",
-      rule: "maxCells is a whole number, at least 0",
-      value: String(maxCells),
-      fix: "leave it out for all of them",
-    });
+    refuse("usage", "cannot run so many cells", { rule: "maxCells is a whole number, at least 0", value: maxCells });
   }
   const changed = refusedCells(cells, { redo }), [first] = changed;
   if (first?.state.kind === "changed") {
-    throw new CompressoError("mismatch", {
-      what: `cannot continue cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
-      rule: "the definition of a cell does not change once it has begun",
-      value: first.state.what,
-      fix: evaluateOnly
-        ? `give the options that they were run with, or choose others by ${option("only")}; ${option("redo")} without ${
-          option("evaluateOnly")
-        } runs them again`
-        : `run them again with ${option("redo")}, or choose another ${option("out")}`,
-    });
+    refuse(
+      "mismatch",
+      `cannot continue cell ${first.name}${changed.length > 1 ? ` and ${changed.length - 1} more` : ""}`,
+      {
+        rule: "the definition of a cell does not change once it has begun",
+        value: first.state.what,
+        fix: evaluateOnly
+          ? `give the options that they were run with, or choose others by ${option("only")}; ${
+            option("redo")
+          } without ${option("evaluateOnly")} runs them again`
+          : `run them again with ${option("redo")}, or choose another ${option("out")}`,
+      },
+    );
   }
   const lacking = cells.filter(({ state }) => state.kind === "unmeasured" && !state.hasModel);
   const [lack] = lacking;

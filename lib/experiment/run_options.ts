@@ -1,5 +1,5 @@
 // Checks the options of runExperiment and planExperiment.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf, shown } from "../core/check_options.ts";
 import type { ExperimentOverrides, RunExperimentOptions } from "./types.ts";
 
@@ -76,10 +76,8 @@ function isListOf(value: unknown, isPart: (part: unknown) => boolean): boolean {
 /** The error of an option, or of the part of it that is called `name`. */
 function wrong(option: string, rule: string, value: unknown, name?: unknown): CompressoError {
   const present = Array.isArray(value) ? JSON.stringify(value) : value === "" ? "an empty text" : shown(value);
-  return new CompressoError("usage", {
-    what: `cannot use the option '${option}'`,
+  return refusal("usage", `cannot use the option '${option}'`, {
     rule,
     value: name === undefined ? present : `${String(name)}: ${present}`,
-    fix: option === "out" ? "give one" : "give it so, or leave it out",
   });
 }

@@ -1,6 +1,6 @@
 // A sweep: one run that passes through several sparsities, and what the model is worth at each.
 import { aimRun } from "../run/size_goal.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { withoutUndefined } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
 import { isObject } from "../core/guards.ts";
@@ -124,16 +124,13 @@ interface SweepPlan {
 function planSweep(model: Model, options: SweepOptions): SweepPlan {
   const { sparsities, recover = false, method = "compresso", steps, postfinetune = 0 } = options;
   if (!recover && postfinetune > 0) {
-    throw new CompressoError("usage", {
-      what: `cannot use ${option("postfinetune")}`,
+    refuse("usage", `cannot use ${option("postfinetune")}`, {
       rule: "the last stage is of a sweep that recovers the model at each sparsity",
       value: `${postfinetune} steps without recovery`,
-      fix: `leave ${option("postfinetune")} out, or recover`,
     });
   }
   if (options.units?.includes("vocab")) {
-    throw new CompressoError("usage", {
-      what: "cannot sweep the vocabulary",
+    refuse("usage", "cannot sweep the vocabulary", {
       rule: "it is cut once, before the other units",
       value: options.units.join(","),
       fix: "cut it first, then sweep the model that this gives",
@@ -148,11 +145,9 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   const ends: number[] = [];
   for (const sparsity of sparsities) ends.push(Math.max((ends.at(-1) ?? 0) + 1, Math.round(steps * sparsity / most)));
   if (isStepwise && (ends.at(-1) ?? 0) > steps) {
-    throw new CompressoError("usage", {
-      what: `cannot use ${option("steps")}`,
+    refuse("usage", `cannot use ${option("steps")}`, {
       rule: "the pruning stage has a step for each sparsity at least",
       value: `${steps} steps, ${sparsities.length} sparsities`,
-      fix: "give more steps",
       option: "steps",
     });
   }
@@ -251,8 +246,7 @@ async function beginAt(before: string, folder: string): Promise<void> {
   }
   const state = `${before}/${STATE_FILE}`, begun = `${folder}/${CHECKPOINT_FILE}`;
   if (!await exists(state)) {
-    throw new CompressoError("input", {
-      what: `cannot continue from ${before}`,
+    refuse("input", `cannot continue from ${before}`, {
       rule: "it holds the state at the end of its pruning",
       value: `there is no ${STATE_FILE}`,
       fix: `start the sweep anew with ${option("export.replace")}`,
@@ -285,11 +279,9 @@ function checkSparsities(sparsities: readonly number[]): void {
   const isList = Array.isArray(sparsities) && sparsities.length > 0;
   const isRising = isList && sparsities.every((one, index) => one > (sparsities[index - 1] ?? 0) && one < 1);
   if (isRising) return;
-  throw new CompressoError("usage", {
-    what: "cannot sweep these sparsities",
+  refuse("usage", "cannot sweep these sparsities", {
     rule: "they are shares above 0 and below 1, in ascending order",
     value: isList ? sparsities.join(", ") : "none",
-    fix: "try 0.1, 0.2, 0.3",
   });
 }
 
@@ -336,8 +328,7 @@ async function checkSame(out: string, identity: RunIdentity): Promise<void> {
   const then = isObject(found) && isObject(found["identity"]) ? found["identity"] : null;
   const differences = then === null ? ["it cannot be read"] : differencesOf(then as RunIdentity, identity);
   if (differences.length === 0) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot resume the sweep in ${out}`,
+  refuse("mismatch", `cannot resume the sweep in ${out}`, {
     rule: "options, rows and model are those of the first run",
     value: differences.join("; "),
     fix: `give the same options, or another ${option("out")}`,
@@ -363,8 +354,7 @@ async function remove(path: string): Promise<void> {
 }
 
 function sweepThere(out: string): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot start a sweep in ${out}`,
+  return refusal("usage", `cannot start a sweep in ${out}`, {
     rule: "the folder holds no earlier sweep",
     value: `it holds ${SWEEP_FILE}`,
     fix: `continue with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${

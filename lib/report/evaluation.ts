@@ -1,6 +1,6 @@
 // Measurements of models as `compresso eval --json` prints them.
 import { isObject } from "../core/guards.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
 import { lastPart } from "../files/path.ts";
 import { readMarkedText } from "../files/text_file.ts";
@@ -169,11 +169,9 @@ function objects(value: unknown): Values[] {
 }
 
 function wrong(path: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot use the evaluation ${path}`,
+  return refusal("input", `cannot use the evaluation ${path}`, {
     rule:
       "it is what `compresso eval` prints as JSON: an object of tasks, perplexity or accuracy, or of several models",
     value,
-    fix: "make it with `compresso eval`, as JSON",
   });
 }

@@ -1,6 +1,6 @@
 // Reads a run's folder for a report: records.jsonl, run.json, the checkpoint of an unfinished run, evaluations.
 import { isObject } from "../core/guards.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refusal } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { exists, isFolder, namesIn } from "../files/exists.ts";
 import { lastPart } from "../files/path.ts";
@@ -143,8 +143,7 @@ async function readEvaluations(folder: string): Promise<Pick<ReportRun, "evaluat
 }
 
 async function noRun(folder: string): Promise<CompressoError> {
-  return new CompressoError("input", {
-    what: `cannot report ${folder}`,
+  return refusal("input", `cannot report ${folder}`, {
     rule: `a run's folder holds ${RECORDS_FILE}`,
     value: await isFolder(folder) ? "it holds none" : await exists(folder) ? "it is no folder" : "no such folder",
     fix: `name the folder that a run was given as ${option("out")}`,

@@ -1,5 +1,5 @@
 // A report of runs as one HTML file.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Evaluation } from "./evaluation.ts";
 import { type Figure, figuresOf } from "./figures.ts";
@@ -43,12 +43,7 @@ const NAMES: NamesOf<ReportOptions> = { title: "text", evaluations: true };
 export function renderReport(runs: readonly ReportRun[], options: ReportOptions = {}): string {
   checkNames(options, NAMES, { whose: "renderReport" });
   if (runs.length === 0) {
-    throw new CompressoError("usage", {
-      what: "cannot make a report",
-      rule: "it shows one run at least",
-      value: "none",
-      fix: "give a run, as readRun() reads it",
-    });
+    refuse("usage", "cannot make a report", { rule: "it shows one run at least", value: "none" });
   }
   return pageHtml({ ...headOf(runs, options), content: reportContent(runs, options), live: null });
 }

@@ -1,7 +1,7 @@
 // Which cells a sitting chooses, and what their folders are called, where a definition makes it hard. Without a GPU.
 import assert from "node:assert/strict";
 import { cellsOf, chooseCells } from "../../lib/experiment/grid.ts";
-import { refuses } from "../formats/files.ts";
+import { refuses } from "../refuses.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = { name: "plain", model: "demo", base: { sparsity: 0.2, steps: 4 }, grid: {} };
@@ -9,13 +9,7 @@ const PLAIN: ExperimentDefinition = { name: "plain", model: "demo", base: { spar
 Deno.test("values that no cell has together are refused", () => {
   const joined = cellsOf({ ...PLAIN, grid: [{ rank: [4, 8] }, { method: ["taylor"] }] });
   const none = new Map([["method", ["taylor"]], ["rank", ["8"]]]);
-  refuses(
-    () => chooseCells(joined, none),
-    "usage",
-    /by method and rank/,
-    /has all of them/,
-    /method=taylor and rank=8/,
-  );
+  refuses(() => chooseCells(joined, none), "usage", { value: ["method=taylor", "rank=8"] });
   assert.equal(chooseCells(joined, new Map()).length, 3);
 });
 

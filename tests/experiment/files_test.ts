@@ -382,7 +382,7 @@ Deno.test("texts of its own that are longer than a model's context are refused b
       );
     const named = (options: object): Partial<ExperimentDefinition> => ({ base: { ...PLAIN.base, ...options } });
     const said =
-      /cannot have the model .* write texts, cell only; expected: generate's tokens are at most 512.*got: 513; fix: lower/;
+      /cannot have the model .* write texts, cell only; expected: generate's tokens are at most 512.*got: 513/;
     await plan(512, named({ data: "own" }));
     await rejectsWith(plan(513, named({ data: "own" })), "usage", said);
     await plan(512, named({ data: "file", calibration: "own" }));

@@ -10,7 +10,7 @@ export type HttpRequest = Pick<Request, "method" | "url" | "headers" | "body" | 
 
 /** Limits of connections. */
 export interface HttpLimits {
-  /** Connections at once; a further one takes the place of the oldest that waits for a head, or is closed. */
+  /** Connections at once. A further one takes the place of the one that has waited longest for its client, or is closed. */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. */
   readonly headSeconds: number;
@@ -33,10 +33,12 @@ const MOST_WAITING = 16;
 const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
 /** Milliseconds after which a client that reads nothing of its answer is given up. */
 const STALL_TIME = 60_000;
-/** Connections that wait for a head and are closed where the system has no file left. */
+/** Connections that wait for their clients and are closed where the system has no file left. */
 const MOST_GIVEN_UP = 16;
-/** Milliseconds until the next try where the system has no file left. */
+/** Milliseconds until the next try where the system has no file left, or the server no place. */
 const RETRY_TIME = 100;
+/** Tries to find a place for a new connection. */
+const MOST_TRIES = 10;
 
 /** Listens. Throws what `Deno.listen` throws. The handler never throws. */
 export function listenHttp(
@@ -60,7 +62,7 @@ export function listenHttp(
     while (!ending.signal.aborted) {
       try {
         const conn = await listener.accept();
-        if (open.size >= limits.connections && !closeWaiting(open, 1)) {
+        if (!await hasRoom(open, limits.connections) || ending.signal.aborted) {
           conn.close();
           continue;
         }
@@ -71,9 +73,10 @@ export function listenHttp(
           if (ending.signal.aborted && open.size === 0) ended.resolve();
         });
         http.emit("connection", connection);
-      } catch {
+      } catch (error) {
         if (ending.signal.aborted) break;
-        closeWaiting(open, MOST_GIVEN_UP);
+        if (hasLeft(error)) continue;
+        closeLongest(open, MOST_GIVEN_UP);
         await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
       }
     }
@@ -96,11 +99,30 @@ export function listenHttp(
   };
 }
 
-/** Closes the oldest connections that wait for a head; returns whether there were any. */
-function closeWaiting(open: ReadonlySet<Connection>, most: number): boolean {
-  const waiting = [...open].filter(({ isWaiting }) => isWaiting).slice(0, most);
-  for (const connection of waiting) connection.destroy();
-  return waiting.length > 0;
+/** Whether a client reset its connection before it was accepted, which says nothing of the others. */
+function hasLeft(error: unknown): boolean {
+  const { NotConnected, ConnectionReset, ConnectionAborted, BrokenPipe } = Deno.errors;
+  return [NotConnected, ConnectionReset, ConnectionAborted, BrokenPipe].some((kind) => error instanceof kind);
+}
+
+/** Whether there is room for one more connection, at once or soon: those that do not wait for their clients may be about to. */
+async function hasRoom(open: ReadonlySet<Connection>, most: number): Promise<boolean> {
+  for (let tries = 0; open.size >= most && !closeLongest(open, 1); tries++) {
+    if (tries === MOST_TRIES) return false;
+    await new Promise((resolve) => setTimeout(resolve, RETRY_TIME));
+  }
+  return true;
+}
+
+/** Closes the connections that have waited longest for their clients; returns whether there were any. */
+function closeLongest(open: ReadonlySet<Connection>, most: number): boolean {
+  const waiting = [...open].flatMap((connection) => {
+    const { since } = connection;
+    return since === null ? [] : [{ connection, since }];
+  });
+  const longest = waiting.sort((a, b) => a.since - b.since).slice(0, most);
+  for (const { connection } of longest) connection.destroy();
+  return longest.length > 0;
 }
 
 interface Exchange {
@@ -128,6 +150,10 @@ class Connection extends Duplex {
   #isLast = false;
   /** Bytes that may still be read. */
   #left = Infinity;
+  /** When it began to wait for a head, for the rest of a request or, after the last answer, for the client's end. */
+  #since = 0;
+  /** When the write under way began. */
+  #writing: number | null = null;
   /** Time of a head, or of what is read after the last answer. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Time of a write. */
@@ -147,14 +173,16 @@ class Connection extends Duplex {
     this.#awaitHead();
   }
 
-  /** Whether it waits for a head, or the rest of one. */
-  get isWaiting(): boolean {
-    return this.#waiting === 0 && !this.#isLast && !this.destroyed;
+  /** Since when nothing but the client holds it up: it sends no head or body, or reads nothing. Null while there is something to do. */
+  get since(): number | null {
+    if (this.destroyed) return null;
+    if (this.#waiting === 0 || this.#isLast || this.#body?.request.complete === false) return this.#since;
+    return this.#writing;
   }
 
   /** Whether it waits for a head of which nothing has come. */
   get isIdle(): boolean {
-    return this.isWaiting && !this.#hasBegun;
+    return this.#waiting === 0 && !this.#isLast && !this.destroyed && !this.#hasBegun;
   }
 
   /** Answers a request when those before it are answered. */
@@ -189,6 +217,7 @@ class Connection extends Duplex {
   destroySoon(): void {
     if (this.#isLast) return;
     this.#isLast = true;
+    this.#since = performance.now();
     clearTimeout(this.#timer);
     this.#left = LINGER_BYTES;
     this.end(() => {
@@ -214,10 +243,12 @@ class Connection extends Duplex {
     const all = async (): Promise<void> => {
       for (let done = 0; done < bytes.length;) {
         this.#stall = setTimeout(() => this.destroy(), STALL_TIME);
+        this.#writing = performance.now();
         try {
           done += await this.#conn.write(bytes.subarray(done));
         } finally {
           clearTimeout(this.#stall);
+          this.#writing = null;
         }
       }
     };
@@ -239,15 +270,18 @@ class Connection extends Duplex {
   }
 
   #awaitHead(): void {
-    this.#hasBegun = false;
-    clearTimeout(this.#timer);
+    // After the last answer the timer is that of `destroySoon`.
     if (this.#isLast || this.destroyed) return;
+    this.#hasBegun = false;
+    this.#since = performance.now();
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#hasBegun ? this.refuse(408) : this.destroy(), 1000 * this.#headSeconds);
   }
 
   async #answer({ request, response, handler, ending }: Exchange): Promise<void> {
     const { signal } = this.#gone, { method = "", url = "", httpVersion } = request;
     if (signal.aborted || this.#isLast) return;
+    this.#since = performance.now();
     const isOld = httpVersion === "1.0", headers = new Headers(), status = wrongIn(request, headers);
     const address = url.startsWith("/") ? `http://${headers.get("host") ?? "localhost"}${url}` : url;
     const hasBody = headers.has("transfer-encoding") || Number(headers.get("content-length") ?? 0) > 0;

@@ -1,5 +1,6 @@
 // The server's HTTP on its own: what clients send in odd ways, connections that idle, and no file left.
 import assert from "node:assert/strict";
+import { connect as connectSocket } from "node:net";
 import { ApiError } from "../../lib/serve/api_error.ts";
 import { type HttpLimits, type HttpListener, type HttpRequest, listenHttp } from "../../lib/serve/http.ts";
 import { until } from "./helpers/server.ts";
@@ -199,6 +200,66 @@ Deno.test("heads that do not come in time end their connections, and the oldest 
   for (const answer of answers.slice(1)) assert.match(answer, /^HTTP\/1\.1 408/);
   for (const connection of slow) connection.close();
   assert.match(await listened.exchange(`GET / HTTP/1.1\r\nHost: a\r\n${END}`), /^HTTP\/1\.1 200/);
+});
+
+/** Sends the same text on several connections, which stay. */
+async function crowd(listened: Listening, { count, text }: { readonly count: number; readonly text: string }): Promise<
+  readonly Deno.TcpConn[]
+> {
+  const connections = await Promise.all(Array.from({ length: count }, () => listened.connect()));
+  // Those that the server has closed already cannot be written to.
+  for (const connection of connections) await connection.write(new TextEncoder().encode(text)).catch(() => 0);
+  return connections;
+}
+
+const LENGTH = "Host: a\r\nContent-Length: 1000\r\n\r\n{";
+const CROWDS: Readonly<Record<string, string>> = {
+  "whose answer is the last one, and who stay": `GET /refused HTTP/1.1\r\nHost: a\r\n${END}`,
+  "whose body never comes, and is not wanted": `POST /refused HTTP/1.1\r\n${LENGTH}`,
+  "whose body never comes, and is read": `POST / HTTP/1.1\r\n${LENGTH}`,
+  "of HTTP/1.0": "GET /refused HTTP/1.0\r\n\r\n",
+  "who send no request": "nonsense\r\n\r\n",
+  "who send nothing": "",
+};
+
+for (const [who, text] of Object.entries(CROWDS)) {
+  Deno.test(`clients ${who} shut nobody out, however many and however often they come`, async () => {
+    const handler = (request: HttpRequest): Promise<Response> =>
+      request.url.endsWith("/refused") ? Promise.resolve(new Response("no", { status: 401 })) : echo(request);
+    await using listened = listening(handler, { connections: 8 });
+    for (let round = 0; round < 3; round++) {
+      const connections = await crowd(listened, { count: 20, text });
+      assert.match(await listened.exchange(`GET / HTTP/1.1\r\nHost: a\r\n${END}`), /^HTTP\/1\.1 200/, `round ${round}`);
+      for (const connection of connections) connection.close();
+    }
+  });
+}
+
+Deno.test("a connection ends a second after its last answer, also if the client stays and its body never comes", async () => {
+  await using listened = listening(() => Promise.resolve(new Response("no", { status: 401 })));
+  using connection = await listened.connect();
+  const start = performance.now();
+  await connection.write(new TextEncoder().encode(`POST / HTTP/1.1\r\n${LENGTH}`));
+  assert.match(await read(connection), /^HTTP\/1\.1 401/);
+  // It is gone for good once writing fails.
+  await until(() => connection.write(Uint8Array.of(32)).then(() => false, () => true));
+  assert.ok(performance.now() - start < 10_000);
+});
+
+Deno.test("connections that are reset before they are accepted close no others", async () => {
+  await using listened = listening();
+  const { port } = listened.server.addr, waiting = await crowd(listened, { count: 20, text: "GET /a HTTP/1.1\r\n" });
+  await Promise.all(Array.from({ length: 50 }, () =>
+    new Promise<void>((resolve) => {
+      const socket = connectSocket(port, "127.0.0.1", () => void socket.resetAndDestroy());
+      socket.on("error", () => {}).on("close", () => resolve());
+    })));
+  const rest = new TextEncoder().encode(`Host: a\r\n${END}`);
+  for (const connection of waiting) {
+    await connection.write(rest);
+    assert.match(await read(connection), /^HTTP\/1\.1 200/);
+    connection.close();
+  }
 });
 
 Deno.test(

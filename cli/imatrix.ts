@@ -1,5 +1,5 @@
 // `--gguf-imatrix` of `compresso export`: the importance of columns on the texts of a file.
-import { CompressoError } from "../lib/core/errors.ts";
+import { refuse } from "../lib/core/errors.ts";
 import { encodeRows } from "../lib/data/encode_rows.ts";
 import { readRows } from "../lib/local/rows.ts";
 import { measureImportance } from "../lib/slice/importance.ts";
@@ -31,8 +31,7 @@ export async function importanceOn(
 /** Refuses `--gguf-imatrix` without a GGUF. Throws `CompressoError("usage")`. */
 export function checkImatrix(formats: readonly string[], path: string | undefined): void {
   if (path === undefined || formats.includes("gguf")) return;
-  throw new CompressoError("usage", {
-    what: "cannot use --gguf-imatrix",
+  refuse("usage", "cannot use --gguf-imatrix", {
     rule: "it is for the GGUF",
     value: `formats ${formats.join(", ")}`,
     fix: "leave it out, or add that format",

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S deno run -A
 // The command line: finds the verb and returns the exit status.
 import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
-import { CompressoError } from "../lib/core/errors.ts";
+import { refuse } from "../lib/core/errors.ts";
 import config from "../deno.json" with { type: "json" };
 import { verb } from "./command.ts";
 import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
@@ -91,11 +91,9 @@ export async function main(args: readonly string[]): Promise<number> {
 
 function verbosityOf({ quiet, verbose }: { readonly quiet?: true; readonly verbose?: true }): Verbosity {
   if (quiet && verbose) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
+    refuse("usage", "cannot use these options together", {
       rule: "either --quiet or --verbose",
       value: "both were given",
-      fix: "leave one out",
     });
   }
   return quiet ? "quiet" : verbose ? "verbose" : "normal";

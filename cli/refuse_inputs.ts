@@ -1,6 +1,6 @@
 // Keeps a verb from writing over a file that it reads.
 import { resolve } from "node:path";
-import { CompressoError } from "../lib/core/errors.ts";
+import { refuse } from "../lib/core/errors.ts";
 
 /** Refuses an output that is one of the inputs, by its path or through links. Throws `CompressoError("usage")`. */
 export async function refuseInputs(
@@ -12,8 +12,7 @@ export async function refuseInputs(
   const target = await place(output);
   for (const input of inputs) {
     if (await place(input) !== target) continue;
-    throw new CompressoError("usage", {
-      what: `cannot write to ${output}`,
+    refuse("usage", `cannot write to ${output}`, {
       rule: `${option} is not one of the files that are read`,
       value: input === output ? "the same file" : `the same file as ${input}`,
       fix: `choose another ${option}`,

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { isAbsolute, join } from "node:path";
 import { cpuUsage } from "node:process";
-import { CompressoError } from "../lib/core/errors.ts";
+import { refuse } from "../lib/core/errors.ts";
 import type { Device } from "../lib/gpu/device.ts";
 import { adapterIdentity } from "../lib/gpu/tuning.ts";
 import { type TuneOptions, tuneProducts } from "../lib/nn/products/tune.ts";
@@ -44,8 +44,7 @@ export async function tuneFor(
   const path = setting === true ? tuningPlace(device) : setting;
   const file = path === null ? null : await loadTuning(device, path);
   if (setting !== true && file?.state === "ignored" && file.isForeign) {
-    throw new CompressoError("usage", {
-      what: `cannot keep kernel speeds in ${setting}`,
+    refuse("usage", `cannot keep kernel speeds in ${setting}`, {
       rule: "--tuning is a table that compresso wrote, or a new file",
       value: file.reason,
       fix: "name another file",

@@ -1,5 +1,5 @@
 // The collaborative prompt as options choose it: the built-in one, the user's own, or none.
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/prompts/encode.ts";
 import { note } from "../terminal/output.ts";
 import { readText } from "../terminal/read_text.ts";
@@ -13,8 +13,7 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
   if (setting === true) return COLLABORATIVE_PROMPT;
   const text = (await readText(setting)).replace(/^\uFEFF/, "").trim();
   if (text !== "") return text;
-  throw new CompressoError("input", {
-    what: `cannot use the prompt of ${setting}`,
+  refuse("input", `cannot use the prompt of ${setting}`, {
     rule: "the file contains the prompt",
     value: "it is empty",
     fix: "write the prompt into it, or leave the option out",
@@ -29,11 +28,9 @@ export async function promptAtInference(
   },
 ): Promise<string | null> {
   if (withPrompt && prompt === false) {
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
+    refuse("usage", "cannot use these options together", {
       rule: "either --with-prompt or --no-prompt",
       value: "both were given",
-      fix: "leave one out",
     });
   }
   return await promptText(prompt);

@@ -1,5 +1,5 @@
 // A text from stdin.
-import { CompressoError } from "../../lib/core/errors.ts";
+import { type CompressoError, refusal } from "../../lib/core/errors.ts";
 import { textProblem } from "../../lib/files/text_file.ts";
 
 export { readText } from "../../lib/files/text_file.ts";
@@ -16,10 +16,10 @@ export async function readTextInput(): Promise<string> {
 
 /** The error of input that is not UTF-8. */
 export function notText(cause: unknown): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot read the text from stdin",
+  return refusal("input", "cannot read the text from stdin", {
     rule: "the text is UTF-8",
     value: textProblem(cause),
     fix: "check the encoding",
-  }, { cause });
+    cause,
+  });
 }

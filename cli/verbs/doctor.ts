@@ -1,6 +1,6 @@
 // `compresso doctor`: checks whether this machine can run the toolkit.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import type { Device } from "../../lib/gpu/device.ts";
 import { type AdapterCheck, checkAdapter } from "../../lib/nn/adapter_check.ts";
 import { loadTuning, type TuningFile } from "../../lib/local/tuning_cache.ts";
@@ -48,8 +48,7 @@ async function run(asJson: boolean): Promise<void> {
   else show(report);
   const wrong = checks.filter((check) => !isRight(check));
   if (wrong.length === 0) return;
-  throw new CompressoError("gpu", {
-    what: "this adapter computes wrong results",
+  refuse("gpu", "this adapter computes wrong results", {
     rule: "each agrees with the CPU's within the precision of f32",
     value: wrong.map(({ name, largestError, bound }) => `${name} differs by ${largestError}, above ${bound}`).join(
       "; ",

@@ -1,6 +1,6 @@
 // `compresso export MODEL`: writes a model, perhaps with an adapter merged, as a Hugging Face folder and a GGUF.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import { makeFolder, recoverFolder, removeLeftovers } from "../../lib/files/atomic.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { parameterCount } from "../../lib/spec/decoder.ts";
@@ -145,8 +145,7 @@ function checkTypes(
 ): void {
   for (const [format, type, option] of [["hf", dtype, "--dtype"], ["gguf", ggufDtype, "--gguf-dtype"]] as const) {
     if (type === undefined || formats.includes(format)) continue;
-    throw new CompressoError("usage", {
-      what: `cannot use ${option} ${type}`,
+    refuse("usage", `cannot use ${option} ${type}`, {
       rule: "--dtype is the type of the folder (hf), --gguf-dtype that of the GGUF",
       value: `--formats ${formats.join(",")}`,
       fix: format === "hf" ? "give --gguf-dtype" : "give --dtype, or add gguf to --formats",

@@ -1,6 +1,6 @@
 // `compresso serve MODEL`: a model behind an OpenAI-compatible server until it is stopped.
 import type { CommandUnknownOpts } from "../packages.ts";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import { promptCost } from "../../lib/data/prompts/encode.ts";
 import { generateMany } from "../../lib/generate/many.ts";
@@ -131,8 +131,7 @@ export function serveVerb(): CommandUnknownOpts {
 
 function checkName(name: string): void {
   if (name.trim() !== "") return;
-  throw new CompressoError("usage", {
-    what: "cannot serve a model without a name",
+  refuse("usage", "cannot serve a model without a name", {
     rule: "--name is not empty",
     value: JSON.stringify(name),
     fix: "give --name a text, or leave it out",
@@ -143,8 +142,7 @@ function checkName(name: string): void {
 async function checkChats(path: string): Promise<void> {
   const { tokenizer } = await openModelFiles(path);
   if (!tokenizer || tokenizer.chatTemplate !== null) return;
-  throw new CompressoError("usage", {
-    what: "cannot put a prompt before chats",
+  refuse("usage", "cannot put a prompt before chats", {
     rule: "the model has a chat template",
     value: "its tokenizer has none",
     fix: "leave --with-prompt and --prompt-file out",
@@ -231,8 +229,7 @@ async function readKey(
   if (key === null) return null;
   const trimmed = key.trim();
   if (/^[\x21-\x7e]+$/.test(trimmed)) return trimmed;
-  throw new CompressoError("usage", {
-    what: `cannot use the API key of ${file ?? `the variable ${KEY_VARIABLE}`}`,
+  refuse("usage", `cannot use the API key of ${file ?? `the variable ${KEY_VARIABLE}`}`, {
     rule: "a key is printable ASCII without spaces, at least one character",
     value: `${trimmed.length} characters`,
     fix: "write one key, and nothing else",
@@ -245,12 +242,12 @@ async function readFile(path: string): Promise<string> {
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     const value = error instanceof Error ? error.message : String(error);
-    throw new CompressoError("input", {
-      what: `cannot read ${path}`,
+    refuse("input", `cannot read ${path}`, {
       rule: "it is a file that may be read",
       value,
       fix: "check the path and the rights to it",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 

@@ -1,5 +1,5 @@
 // `compresso data inspect FILE`: what the rows of a file are and, with a model, how they are used in training.
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { type DataReport, type LeftOut, type Row } from "../../../lib/data/rows.ts";
 import { dataPath, readRows } from "../../../lib/local/rows.ts";
 import { placeOf } from "../../../lib/data/row.ts";
@@ -117,8 +117,7 @@ function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
   });
   const [option] = given.find(([, isGiven]) => isGiven) ?? [];
   if (model !== undefined || option === undefined) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option === "--prompt" && prompt === false ? "--no-prompt" : option} here`,
+  refuse("usage", `cannot use ${option === "--prompt" && prompt === false ? "--no-prompt" : option} here`, {
     rule: "the use of rows in training is shown with --model only",
     value: "no --model",
     fix: "add --model MODEL",

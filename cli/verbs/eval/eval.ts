@@ -4,7 +4,7 @@ import { checkAlike } from "../../../lib/ranks/alike.ts";
 import { modelDigest } from "../../../lib/files/fingerprint.ts";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { CompressoError, refusal, refuse } from "../../../lib/core/errors.ts";
 import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
@@ -160,8 +160,7 @@ async function run(
 }
 
 function noFile(ranks: number): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot keep scores in the file of --out",
+  return refusal("usage", "cannot keep scores in the file of --out", {
     rule: "one process writes to it",
     value: `${ranks} ranks`,
     fix: "leave --out out, or start one process",
@@ -198,11 +197,9 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
   const given = Object.entries({ "--text": options.text, "--data": data, "--tasks": options.tasks })
     .filter(([, value]) => value !== undefined).map(([name]) => name);
   if (given.length !== 1) {
-    throw new CompressoError("usage", {
-      what: "cannot measure the model",
+    refuse("usage", "cannot measure the model", {
       rule: "give either --text, --data or --tasks",
       value: given.length === 0 ? "none was given" : `${given.join(" and ")} were given`,
-      fix: "give one of the three",
     });
   }
   checkOptions(given[0] ?? "", options);
@@ -224,8 +221,7 @@ function checkOptions(work: string, options: EvalSettings): void {
     if (options[name] === undefined || BELONGS[work]?.includes(name)) continue;
     const works = Object.keys(BELONGS).filter((other) => BELONGS[other]?.includes(name));
     const flag = name === "prompt" ? "a prompt" : `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-    throw new CompressoError("usage", {
-      what: "cannot use these options together",
+    refuse("usage", "cannot use these options together", {
       rule: `${flag} goes with ${works.join(" or ")}`,
       value: work === "--data" && options.data === undefined
         ? "none of --text, --data and --tasks was given, so the demo's own rows are measured"

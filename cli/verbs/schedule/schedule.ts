@@ -1,7 +1,7 @@
 // `compresso schedule preview F`: what a schedule will do, before it costs GPU time.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { fileURLToPath } from "node:url";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { type CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
 import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/stages.ts";
@@ -134,13 +134,11 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
   if (warmup === undefined || isScheduleName(name) && name !== "constant") return;
   const own = (["sparsity", "rates.warmup"] as const).find((part) => parts.includes(part));
   if (own === undefined) return;
-  throw new CompressoError("usage", {
-    what: "cannot use --warmup",
+  refuse("usage", "cannot use --warmup", {
     rule: "it says when a built-in schedule, or that of the run, reaches the target",
     value: name === "constant"
       ? "constant, which is at the target from the first step on"
       : `${name} has a ${own.replace("rates.", "")} of its own`,
-    fix: "leave it out",
   });
 }
 
@@ -150,22 +148,15 @@ function checkSeen(
   { option, value, what }: { readonly option: string; readonly value: number | undefined; readonly what: string },
 ): void {
   if (value === undefined || !isScheduleName(source)) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option}`,
-    rule: `only a script sees ${what}`,
-    value: source,
-    fix: "leave it out",
-  });
+  refuse("usage", `cannot use ${option}`, { rule: `only a script sees ${what}`, value: source });
 }
 
 /** Throws `CompressoError("usage")` for steps of the last stage where nothing steers them. */
 function checkPostfinetune({ name, parts }: OpenSchedule, postfinetune: number | undefined): void {
   if (postfinetune === undefined || parts.includes("postfinetune")) return;
-  throw new CompressoError("usage", {
-    what: "cannot use --postfinetune",
+  refuse("usage", "cannot use --postfinetune", {
     rule: "it is for scripts that steer the last stage (`postfinetune`)",
     value: name,
-    fix: "leave it out",
   });
 }
 

@@ -1,5 +1,5 @@
 // Numbers of the training loop: their defaults, and how going back halves them.
-import { CompressoError, option } from "../../core/errors.ts";
+import { CompressoError, option, refuse } from "../../core/errors.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { methodOf } from "../methods/all.ts";
 import { stagesOf, type StageSteps } from "../methods/stages.ts";
@@ -76,8 +76,7 @@ export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps):
   const { lora, postfinetune } = given, { kind, name } = methodOf(options.method), stages = stagesOf(options);
   const idle = OF_LORA.find((name) => given[name]);
   if (idle !== undefined && stages.every(({ steps }) => steps === 0)) {
-    throw new CompressoError("usage", {
-      what: `cannot use ${option(`rates.${idle}`)}`,
+    refuse("usage", `cannot use ${option(`rates.${idle}`)}`, {
       rule: "it is for steps of LoRA",
       value: `method ${name}, and no steps`,
       fix: `leave it out, or give steps of recovery (${option("steps")})`,

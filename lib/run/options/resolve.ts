@@ -1,5 +1,5 @@
 // Fills in the defaults of a run's options, and checks the options that depend on each other or on the model.
-import { CompressoError, option } from "../../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { COLLABORATIVE_PROMPT } from "../../data/prompts/encode.ts";
@@ -134,8 +134,7 @@ function writtenType(
 /** Each rank has a micro-batch of each step. */
 function checkRanks(ranks: RunOptions["ranks"], { accumulate }: Pick<ResolvedOptions, "accumulate">): void {
   if (!ranks || accumulate >= ranks.size) return;
-  throw new CompressoError("usage", {
-    what: `cannot train on ${ranks.size} ranks`,
+  refuse("usage", `cannot train on ${ranks.size} ranks`, {
     rule: "a step has at least as many micro-batches as there are ranks",
     value: option("accumulate", accumulate),
     fix: `start fewer ranks, or give ${option("accumulate", ranks.size)}`,
@@ -203,12 +202,9 @@ export const LORA_DEFAULTS = {
 function checkSteps(steps: number, method: MethodChoice): void {
   const { kind, name } = methodOf(method), isOneShot = kind === "one-shot";
   if (isOneShot ? steps !== undefined : steps >= 1) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("steps")}`,
+  refuse("usage", `cannot use ${option("steps")}`, {
     rule: isOneShot ? `it is ${ruleOf("steps")}` : "it is a whole number, at least 1 for this method",
     value: steps === undefined ? "not given" : `${steps}, method ${name}`,
-    fix: "give such a number",
-    option: "steps",
   });
 }
 
@@ -238,20 +234,17 @@ export function checkIdle(
     return isIdle && value !== undefined && value !== own && !(path === "steps" && value === 0);
   });
   if (idle === undefined) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option(idle)} where the vocabulary alone is cut`,
+  refuse("usage", `cannot use ${option(idle)} where the vocabulary alone is cut`, {
     rule: isAlone ? "nothing is trained, and no layer is cut" : "no layer is cut",
     value: option("units", "vocab"),
     fix: "leave it out, or add units of the layers, such as kv,ffn",
-    option: idle,
   });
 }
 
 function checkGoal({ sparsity, size }: AskedOptions): void {
   const targets = `${option("sparsity")}, ${option("size.parameters")} and ${option("size.bytes")}`;
   if ((sparsity === undefined) === (size === undefined)) {
-    throw new CompressoError("usage", {
-      what: "cannot tell how small the model is to become",
+    refuse("usage", "cannot tell how small the model is to become", {
       rule: `one of ${targets}`,
       value: size === undefined ? "none of them" : "a sparsity and a size",
       fix: size === undefined ? "give one of them" : "leave one out",
@@ -268,12 +261,7 @@ function checkSize(size: WantedSize): void {
     readonly name?: string;
   } = size;
   const idle = (part: string, of: string): CompressoError =>
-    new CompressoError("usage", {
-      what: `cannot use ${part} of the size`,
-      rule: `it is of ${of}`,
-      value: "another size",
-      fix: "leave it out",
-    });
+    refusal("usage", `cannot use ${part} of the size`, { rule: `it is of ${of}`, value: "another size" });
   if (parts.parameters !== undefined) {
     const other = (["bytes", "file", "name"] as const).find((part) => parts[part] !== undefined);
     if (other !== undefined) throw idle(other, "a size in bytes");
@@ -284,11 +272,9 @@ function checkSize(size: WantedSize): void {
     if (parts.name !== undefined && size.file.format !== "gguf") throw idle("name", "the GGUF, which has it within it");
     return;
   }
-  throw new CompressoError("usage", {
-    what: "cannot tell the size that the model is to have",
+  refuse("usage", "cannot tell the size that the model is to have", {
     rule: "it is { parameters }, or { bytes, file: { format, dtype } }",
     value: JSON.stringify(size) ?? String(size),
-    fix: "give one of the two",
   });
 }
 
@@ -302,20 +288,17 @@ function checkRanking(
 ): void {
   const how = methodOf(method), isFixed = how.kind === "one-shot" && how.isRankingFixed;
   if (ranking !== "all" || (!isFixed && layout !== "uniform")) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("ranking", ranking)}`,
+  refuse("usage", `cannot use ${option("ranking", ranking)}`, {
     rule: `${layout === "uniform" ? "the layout uniform" : `the method ${how.name}`} ranks units by layer`,
     value: ranking,
     fix: `leave ${option("ranking")} out`,
-    option: "ranking",
   });
 }
 
 function checkSchedule(schedule: RunOptions["schedule"], { method }: Pick<ResolvedOptions, "method">): void {
   const { kind, name } = methodOf(method);
   if (typeof schedule !== "string" || !isScheduleName(schedule) || kind !== "one-shot") return;
-  throw new CompressoError("usage", {
-    what: `cannot use the schedule ${schedule} with the method ${name}`,
+  refuse("usage", `cannot use the schedule ${schedule} with the method ${name}`, {
     rule: "a one-shot method cuts everything before its first step; a script may steer its recovery",
     value: schedule,
     fix: `leave ${option("schedule")} out, or use the method compresso or gradual`,
@@ -341,8 +324,7 @@ export function raisedLimit(): string {
 function checkStart({ method, start, rates }: ResolvedOptions): void {
   const least = leastLimit(rates), { logAlphaLimit: limit, spread } = rates;
   if (kindOfMethod(method) !== "learned" || start !== "saliency" || limit >= least) return;
-  throw new CompressoError("usage", {
-    what: "cannot start masks from saliency",
+  refuse("usage", "cannot start masks from saliency", {
     rule: `${option("rates.logAlphaLimit")} is at least ${
       shownLimit(least)
     } here, so that half of all units begin open: three times the spread, and what opens a unit`,
@@ -355,11 +337,8 @@ function checkStart({ method, start, rates }: ResolvedOptions): void {
 function checkCalibration(options: ResolvedOptions): void {
   const { calibration, method, start } = options;
   if (!calibration || kindOfMethod(method) !== "learned" || learnsBesideCalibration(options)) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("calibration")}`,
+  refuse("usage", `cannot use ${option("calibration")}`, {
     rule: "learned masks take it where they start from saliency with a prior",
     value: start === "saliency" ? option("rates.prior", 0) : option("start", start),
-    fix: "leave it out",
-    option: "calibration",
   });
 }

@@ -14,7 +14,7 @@ export type TypedInputs = { readonly [use in HubUse]?: readonly (string | undefi
 export async function fetchInputs(
   inputs: TypedInputs,
   { signal, resumes }: {
-    readonly signal?: AbortSignal;
+    readonly signal?: AbortSignal | undefined;
     /** Whether earlier work is resumed, with the revisions that it was begun with. */
     readonly resumes?: boolean;
   } = {},

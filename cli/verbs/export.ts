@@ -98,7 +98,7 @@ export function exportVerb(): CommandUnknownOpts {
       dtype: dtype ?? "f16",
       // As the model is, not its weights with an adapter.
       ...(formats.includes("gguf") ? { ggufDtype: ggufDtypeFor(source, { ggufDtype: ggufDtype ?? "auto" }) } : {}),
-      ...(ggufImportance ? { ggufImportance } : {}),
+      ggufImportance,
       formats,
       tokenizer,
       ...(formats.includes("hf") ? { generation: keptGeneration(source) } : {}),

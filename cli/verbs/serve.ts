@@ -180,7 +180,7 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
     name,
     apiKey,
     cors: originOf(cors),
-    ...(temperature === undefined ? {} : { temperature }),
+    temperature,
     prompt: before,
     adapters,
     signal,

@@ -19,17 +19,17 @@ import { bytesOfToken } from "./token_bytes.ts";
 /** Options of {@link benchModels}. */
 export interface ModelBenchOptions {
   /** Tokens of a prompt. Default 128. */
-  readonly prompt?: number;
+  readonly prompt?: number | undefined;
   /** Tokens written behind it, at least 2. Default 32. */
-  readonly tokens?: number;
+  readonly tokens?: number | undefined;
   /** Sequences at once in figures of "many", at most 32. Default 8. */
-  readonly batch?: number;
+  readonly batch?: number | undefined;
   /** Measurements of each, after one that does not count. Default 5. */
-  readonly repeats?: number;
+  readonly repeats?: number | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after each repeat of each model. */
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<ModelBenchOptions> = {

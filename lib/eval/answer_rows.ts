@@ -13,11 +13,11 @@ import { type AnswerPrompt, type AnswersOptions, greedyAnswers, isExactMatch } f
 /** Options of {@link answerRows}. */
 export interface AnswerRowsOptions extends Pick<AnswersOptions, "adapters" | "ranks" | "signal"> {
   /** Text before every instruction, such as the collaborative prompt. Default null: none. */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Tokens of an answer at most. Default: 8 more than the row's output has. */
   readonly maxTokens?: number | undefined;
   /** Called with the rows answered so far. */
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<AnswerRowsOptions> = {

@@ -28,7 +28,7 @@ export interface AnswersOptions {
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
   /** Called for each answer, in groups, in order. */
-  readonly onAnswer?: (place: number, text: string) => void;
+  readonly onAnswer?: ((place: number, text: string) => void) | undefined;
 }
 
 /** Answers that are decoded at once, and questions of a group: those of a group leave room for the next as they end. */
@@ -50,7 +50,7 @@ export async function greedyAnswers(
   await using batch = createTextBatch(model, {
     sequences: Math.min(SEQUENCES, prompts.length),
     capacity: Math.min(capacity, model.spec.maxPosition),
-    ...(adapters ? { adapters } : {}),
+    adapters,
   });
   const answers: string[] = [];
   const run = (group: readonly AnswerPrompt[]): Promise<string[]> =>
@@ -87,7 +87,7 @@ async function answerOf(
   { prompt, maxTokens, until, endTokens = [] }: AnswerPrompt,
   { tokenizer, signal }: Pick<AnswersOptions, "tokenizer" | "signal">,
 ): Promise<string> {
-  const tokens = batch.generate(prompt, { maxTokens, endTokens, ...(signal ? { signal } : {}) });
+  const tokens = batch.generate(prompt, { maxTokens, endTokens, signal });
   let text = "";
   for await (const piece of streamText(tokens, { tokenizer, stop: until, before: prompt })) text += piece;
   return text;

@@ -12,9 +12,9 @@ export interface ChoiceOptions {
   /** Tokenizer of the model. */
   readonly tokenizer: Tokenizer;
   /** Text before every instruction, such as the collaborative prompt. Default null: none. */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Rows that are taken at most, from the first. Default: all. */
-  readonly limit?: number;
+  readonly limit?: number | undefined;
 }
 
 const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "number" };

@@ -19,19 +19,19 @@ export interface EvaluateOptions {
   /** Folder of the data, `<task>.<split>.jsonl` (or .json, .jsonl.gz, .jsonl.zst, .parquet). */
   readonly taskData: string;
   /** Questions of each task, or of each of its subsets, at most, from the first on. Default: all. */
-  readonly limit?: number;
+  readonly limit?: number | undefined;
   /** Text before each question, with a blank line between, such as the collaborative prompt; what has no context stays without it. Default null: none, as the harness has it. */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Whether a question that does not fit the model's context is an error; else its context is cut from the left. Default false. */
-  readonly refuseLong?: boolean;
+  readonly refuseLong?: boolean | undefined;
   /** Processes that share the questions: all call it with the same options, and each gets all scores. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called with the questions of a task scored so far. */
-  readonly onProgress?: (done: number, total: number, task: string) => void;
+  readonly onProgress?: ((done: number, total: number, task: string) => void) | undefined;
 }
 
 const NAMES: NamesOf<EvaluateOptions> = {

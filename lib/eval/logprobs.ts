@@ -22,11 +22,11 @@ export interface PlaceLogprobs {
 /** Options of {@link tokenLogprobs}. */
 export interface TokenLogprobsOptions {
   /** Likely tokens wanted at each place. Default 0. */
-  readonly top?: number;
+  readonly top?: number | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 const NAMES: NamesOf<TokenLogprobsOptions> = { top: "number", adapters: true, signal: true };
@@ -67,8 +67,8 @@ export async function tokenLogprobs(
     const { chosen, ids, values } = await model.nextLogprobs(tokens, next, {
       batch,
       top,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
+      adapters,
+      signal,
     });
     indices.forEach((index, row) => {
       const length = sequences[index]?.length ?? 0;

@@ -15,33 +15,33 @@ export interface PerplexityOptions {
    * Tokens from one window to the next, at most `window`: the windows slide, and of each only the tokens that the previous window did not have are
    * counted, as in the page on perplexity of transformers' documentation. Default: windows do not overlap.
    */
-  readonly stride?: number;
+  readonly stride?: number | undefined;
   /**
    * Ids that each window begins with, which count among its tokens and are not predicted. Default for a text: those that the tokenizer puts before
    * one, such as BOS, as llama.cpp's perplexity does; for ids: none.
    */
-  readonly leading?: readonly number[];
+  readonly leading?: readonly number[] | undefined;
   /** Characters (code points) of the text that are used; only for a text. Default: all. */
-  readonly limitChars?: number;
+  readonly limitChars?: number | undefined;
   /** Windows that are measured at most. Default: all. */
-  readonly maxWindows?: number;
+  readonly maxWindows?: number | undefined;
   /** Windows that run at once. Default: as many as make up to 2048 tokens. */
-  readonly batch?: number;
+  readonly batch?: number | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Processes that share the windows: all call it with the same text and options, and each gets all losses. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Windows measured before with the same model, text and options, by place. A batch of nothing else is not run again; the others run as they
    * would have without, so that every loss is the same to the last bit.
    */
-  readonly known?: ReadonlyMap<number, WindowLoss>;
+  readonly known?: ReadonlyMap<number, WindowLoss> | undefined;
   /** Called for each window as it is measured, with its place among the windows; not for known ones. */
-  readonly onWindow?: (place: number, loss: WindowLoss) => void;
+  readonly onWindow?: ((place: number, loss: WindowLoss) => void) | undefined;
   /** Called after each batch with the windows measured so far. */
-  readonly onProgress?: (windows: number, total: number) => void;
+  readonly onProgress?: ((windows: number, total: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<PerplexityOptions> = {
@@ -156,8 +156,8 @@ async function measureWindows(
   });
   const losses = await model.tokenLosses(ids, labels, {
     batch,
-    ...(adapters ? { adapters } : {}),
-    ...(signal ? { signal } : {}),
+    adapters,
+    signal,
   });
   return part.map(({ start, fresh, end }, index) => {
     let nll = 0;

@@ -15,15 +15,15 @@ export interface RowPerplexityOptions {
   /** Tokens to which longer rows are cut. */
   readonly seq: number;
   /** Text before every instruction or conversation, such as the collaborative prompt. Default null: none. */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Whether rows that cannot be encoded, such as conversations that the chat template refuses, are left out. Default false. */
-  readonly skipBroken?: boolean;
+  readonly skipBroken?: boolean | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after each batch with the rows measured so far. */
-  readonly onProgress?: (rows: number, total: number) => void;
+  readonly onProgress?: ((rows: number, total: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<RowPerplexityOptions> = {
@@ -88,8 +88,8 @@ export async function rowPerplexity(
     });
     const losses = await model.tokenLosses(ids, labels, {
       batch: part.length,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
+      adapters,
+      signal,
     });
     for (const index of part.keys()) {
       sums.push(losses.subarray(index * width, (index + 1) * width).reduce((sum, loss) => sum + loss, 0));

@@ -23,13 +23,13 @@ export interface ChoiceRow {
 /** Options of {@link scoreChoices} and {@link logLikelihoods}. */
 export interface ScoreOptions {
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Processes that share the work: all call it with the same sequences, and each gets all scores. Default: this one. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after each batch with the sequences scored so far. */
-  readonly onProgress?: (sequences: number, total: number) => void;
+  readonly onProgress?: ((sequences: number, total: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<ScoreOptions> = { adapters: true, ranks: true, signal: true, onProgress: true };
@@ -37,7 +37,7 @@ const NAMES: NamesOf<ScoreOptions> = { adapters: true, ranks: true, signal: true
 /** Options of {@link logLikelihoods}. */
 export interface LikelihoodOptions extends ScoreOptions {
   /** Called after each batch with the places of the sequences that it has scored, and their log-likelihoods. */
-  readonly onScores?: (places: readonly number[], scores: readonly number[]) => void;
+  readonly onScores?: ((places: readonly number[], scores: readonly number[]) => void) | undefined;
 }
 
 /** What the model made of one question. */
@@ -112,8 +112,8 @@ export async function logLikelihoods(
     signal?.throwIfAborted();
     const losses = await model.treeLosses(tree, {
       rows,
-      ...(adapters ? { adapters } : {}),
-      ...(signal ? { signal } : {}),
+      adapters,
+      signal,
     });
     const scores = tree.paths.map((edges) => edges.reduce((sum, edge) => sum - (losses[edge] ?? NaN), 0));
     checkFinite(scores);

@@ -15,7 +15,7 @@ export interface EncodeTaskOptions extends Pick<EvaluateOptions, "refuseLong" | 
   /** Questions that need not be encoded and scored again, by their places. */
   readonly known?: ReadonlyMap<number, KnownQuestion> | undefined;
   /** Called now and then with the questions encoded so far. */
-  readonly onEncoded?: (done: number, total: number) => void;
+  readonly onEncoded?: ((done: number, total: number) => void) | undefined;
 }
 
 /** Options of {@link scoreTask}. */
@@ -24,7 +24,7 @@ export interface ScoreTaskOptions
   /** What {@link encodeTask} made of the questions that are not known. Default: they are encoded before the first is scored. */
   readonly encoded?: EncodedTask | undefined;
   /** Called for each question as soon as all its choices are scored, in no certain order; not for known ones. */
-  readonly onItem?: (place: number, item: TaskItemScore) => void;
+  readonly onItem?: ((place: number, item: TaskItemScore) => void) | undefined;
 }
 
 /** What the model made of one question, and whether it had to be cut. */
@@ -105,8 +105,8 @@ async function scoreChoices(
   );
   let done = questions.length - new Set(open.map(({ place }) => place)).size;
   await logLikelihoods(model, open.map(({ sequence }) => sequence), {
-    ...(adapters ? { adapters } : {}),
-    ...(signal ? { signal } : {}),
+    adapters,
+    signal,
     ranks,
     onScores: (indices, scores) => {
       indices.forEach((index, at) => {

@@ -20,11 +20,11 @@ export interface ChatOptions extends Omit<GenerateOptions, "endTokens" | "signal
    * Text before the first question: the system turn of the chat template, or where it takes none, the beginning of the first question.
    * Default: none.
    */
-  readonly system?: string | null;
+  readonly system?: string | null | undefined;
   /** Layout of the turns. Default: the model's own, see `promptStyle`. */
-  readonly style?: PromptStyle;
+  readonly style?: PromptStyle | undefined;
   /** Texts before which an answer ends. Default: none. */
-  readonly stop?: readonly string[];
+  readonly stop?: readonly string[] | undefined;
 }
 
 const NAMES: NamesOf<ChatOptions> = {
@@ -68,7 +68,10 @@ export interface Chat extends Disposable {
    * before then.
    * @throws CompressoError("usage") where another answer is under way. And what `generate` throws.
    */
-  ask(question: string, options?: { readonly signal?: AbortSignal }): AsyncGenerator<string, ChatAnswer, undefined>;
+  ask(
+    question: string,
+    options?: { readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<string, ChatAnswer, undefined>;
   /** Forgets all turns, and that of an answer that is under way as soon as it has ended. */
   reset(): void;
 }
@@ -118,12 +121,12 @@ export function createChat(model: Model, options: ChatOptions): Chat {
 
   async function* ask(
     question: string,
-    { signal }: { readonly signal?: AbortSignal } = {},
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<string, ChatAnswer, undefined> {
     const { asked, prompt } = fitted(question), began = resets;
     const dropped = messages.length + 1 - asked.length;
     const { tokens, times } = timeTokens(
-      sequence.generate(prompt, { ...settings, endTokens, ...(signal ? { signal } : {}) }),
+      sequence.generate(prompt, { ...settings, endTokens, signal }),
     );
     const seen: number[] = [];
     const pieces = streamText(tokens, { tokenizer, stop, onToken: (id) => void seen.push(id) });

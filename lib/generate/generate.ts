@@ -20,21 +20,21 @@ export interface GenerateOptions extends SamplingOptions {
   /** Tokens to generate at most. */
   readonly maxTokens: number;
   /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
-  readonly endTokens?: readonly number[];
+  readonly endTokens?: readonly number[] | undefined;
   /**
    * Called with each token that is chosen, the one that ends the text included, and the logits [vocab] of the model that it is chosen from.
    * Tokens are then chosen one by one on the CPU, which takes longer.
    */
-  readonly onChoice?: (id: number, logits: Float32Array) => void;
+  readonly onChoice?: ((id: number, logits: Float32Array) => void) | undefined;
   /**
    * Whether the GPU continues with likely tokens while the last ones are looked at, as it does where that is possible; false keeps it free
    * between two tokens, for models that take turns. Default true.
    */
-  readonly readsAhead?: boolean;
+  readonly readsAhead?: boolean | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Names of them. */

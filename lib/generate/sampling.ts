@@ -12,24 +12,24 @@ import { checkSeed, uniform } from "../core/random.ts";
 /** How the next token is chosen from the logits; as transformers' logits processors define it. */
 export interface SamplingOptions {
   /** 0 always takes the most likely token; else tokens are drawn from softmax(logits / temperature). Default 0. */
-  readonly temperature?: number;
+  readonly temperature?: number | undefined;
   /**
    * Draws among the tokens whose logit is at least that of the k-th largest (Fan et al. 2018, arXiv 1805.04833), so among more than k
    * where some are equal to it; 0 for all. Default 0.
    */
-  readonly topK?: number;
+  readonly topK?: number | undefined;
   /**
    * Draws among the most likely tokens that together reach this probability, after top-k, at least one (Holtzman et al. 2019, arXiv
    * 1904.09751); 1 for all. Of equal ones those with lower ids count first (torch leaves their order open). Default 1.
    */
-  readonly topP?: number;
+  readonly topP?: number | undefined;
   /**
    * Divides positive logits of the tokens in prompt and continuation by this, and multiplies negative ones (Keskar et al. 2019,
    * arXiv 1909.05858); above 1 against repetition, 1 for none. Default 1.
    */
-  readonly repetitionPenalty?: number;
+  readonly repetitionPenalty?: number | undefined;
   /** Seed of the draws, which depend on it and the token's position alone. Default 0, where the command line has 1. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
 }
 
 /** Names of them. */
@@ -50,7 +50,7 @@ export interface Sampler {
 /** What one choice depends on. */
 export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
   /** Tokens that the repetition penalty counts. Default: none. */
-  readonly seen?: Iterable<number>;
+  readonly seen?: Iterable<number> | undefined;
   /** Uniform number in (0, 1) that draws. */
   readonly u: number;
 }

@@ -38,7 +38,7 @@ export interface Sequence extends Disposable {
 const LEAST_CAPACITY = 512;
 
 /** Creates an empty cache. It allocates memory at its first prompt and grows with the prompts. */
-export function createSequence(model: Model, options: { readonly adapters?: Adapters } = {}): Sequence {
+export function createSequence(model: Model, options: { readonly adapters?: Adapters | undefined } = {}): Sequence {
   const { spec } = model, { adapters = {} } = options;
   const life = new Lifetime("sequence");
   let pass: DecodePass | null = null, entered: Disposable | null = null, capacity = 0, reused = 0;

@@ -12,7 +12,7 @@ export interface GenerateTextOptions extends GenerateOptions {
    * Texts before which the continuation ends; they may begin and end within tokens. The text of a special token, such as `<|im_end|>`, stands for
    * that token. Default: none.
    */
-  readonly stop?: readonly string[];
+  readonly stop?: readonly string[] | undefined;
 }
 
 /** Options of {@link streamText}. */
@@ -22,9 +22,9 @@ export interface StreamTextOptions {
   /** See {@link GenerateTextOptions.stop}. */
   readonly stop?: readonly string[] | undefined;
   /** Tokens of the text that this text continues; none for a text by itself, such as an answer. Default: none. */
-  readonly before?: readonly number[];
+  readonly before?: readonly number[] | undefined;
   /** Called with each token, before its text is given. */
-  readonly onToken?: (id: number) => void;
+  readonly onToken?: ((id: number) => void) | undefined;
 }
 
 /**

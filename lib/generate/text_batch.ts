@@ -24,13 +24,13 @@ export type BatchTextOptions = Omit<GenerateOptions, "adapters" | "readsAhead">;
 /** Options of {@link TextBatch}. */
 export interface TextBatchOptions {
   /** Texts that are decoded at once, from 1 to 32; the others wait in order. Default 8. */
-  readonly sequences?: number;
+  readonly sequences?: number | undefined;
   /** Largest number of tokens of a prompt and its text. Default: the model's context. */
-  readonly capacity?: number;
+  readonly capacity?: number | undefined;
   /** Bytes of the KV cache. Default: what `sequences` texts of 1,024 tokens take, at most 1 GiB or half of what a memory limit leaves. */
-  readonly cacheBytes?: number;
+  readonly cacheBytes?: number | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
 }
 
 const NAMES: NamesOf<TextBatchOptions> = {

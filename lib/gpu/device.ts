@@ -67,7 +67,7 @@ export class Device implements Disposable {
     gpu: GPUDevice,
     facts: AdapterFacts,
     { memoryLimit = Infinity, isDry = false, subgroups = null, matrixUnits = null, entry = null }: {
-      readonly memoryLimit?: number;
+      readonly memoryLimit?: number | undefined;
       readonly isDry?: boolean;
       readonly subgroups?: Subgroups | null;
       readonly matrixUnits?: MatrixUnits | null;
@@ -339,6 +339,6 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     subgroups,
     matrixUnits: units && withUnits && await unitsAreRight(withUnits, units) ? units : null,
     entry: entry === navigator.gpu ? null : entry,
-    ...(memoryLimit === undefined ? {} : { memoryLimit }),
+    memoryLimit,
   });
 }

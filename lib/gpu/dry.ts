@@ -17,7 +17,7 @@ export interface DryDeviceOptions {
    * Budget in bytes. With a budget, exceeding it or a limit throws as on other devices. Default: no budget, and
    * excesses are listed.
    */
-  readonly memoryLimit?: number;
+  readonly memoryLimit?: number | undefined;
 }
 
 /** Limits that every WebGPU adapter grants (WebGPU, section 3.6.2 "Limits"). */

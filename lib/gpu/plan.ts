@@ -29,13 +29,13 @@ export function f32(value: number): { f32: number } {
 /** Options of {@link Plan.run}. */
 export interface RunOptions {
   /** Aborts between two submits, by throwing the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Waited for before each submit, so that other work can take turns with this one. Default: no wait. */
   readonly turn?: (() => Promise<void>) | undefined;
   /** Number of replays in sequence, without waiting between them. Default 1. */
-  readonly repeat?: number;
+  readonly repeat?: number | undefined;
   /** Collects seconds by label. Requires the feature timestamp-query and slows the run down. */
-  readonly profile?: Map<string, number>;
+  readonly profile?: Map<string, number> | undefined;
   /**
    * Called when all work is submitted, possibly before it is done. Work submitted in the callback follows without a
    * gap.

@@ -6,7 +6,7 @@ export interface DeviceOptions {
    * WebGPU's entry point, of any implementation: the one of a browser, or Dawn by the npm package `webgpu`. Default:
    * `navigator.gpu`.
    */
-  readonly gpu?: GPU;
+  readonly gpu?: GPU | undefined;
   /**
    * Budget for all buffers and textures, in bytes. WebGPU does not report the memory of the adapter. Default: no
    * budget.
@@ -17,9 +17,9 @@ export interface DeviceOptions {
    * that support them. On a GPU only the products on its matrix units use them, where the adapter offers subgroup
    * matrices (Dawn with unsafe APIs); these sum in an order of their own.
    */
-  readonly subgroups?: false;
+  readonly subgroups?: false | undefined;
   /** Which of several adapters to prefer. Default "high-performance". */
-  readonly powerPreference?: "low-power" | "high-performance";
+  readonly powerPreference?: "low-power" | "high-performance" | undefined;
 }
 
 /** Properties of the adapter; written to records and benchmarks. */

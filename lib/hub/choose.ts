@@ -166,6 +166,6 @@ function lacking(repo: HubRepo, rule: string, value: string, fix?: string): Comp
     what: `cannot use ${hubText(repo.name)}`,
     rule,
     value: repo.isOffline ? `${value}; the Hub is not asked for more` : value,
-    ...(fix === undefined ? {} : { fix }),
+    fix,
   });
 }

@@ -87,7 +87,7 @@ export function strange(origin: string, { value }: Pick<ErrorParts, "value">): C
   return new CompressoError("input", {
     what: `cannot read the answer of ${origin}`,
     rule: "it answers as the Hugging Face Hub does",
-    ...(value === undefined ? {} : { value }),
+    value,
     fix: "check HF_ENDPOINT, and that no proxy answers in its place",
   });
 }

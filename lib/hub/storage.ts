@@ -69,7 +69,7 @@ async function putOnce(
   const outgoing = request(url, {
     method: "PUT",
     headers: { ...headers, "content-length": end - start },
-    ...(signal ? { signal } : {}),
+    signal,
   });
   outgoing.setTimeout(1000 * SILENT_SECONDS, () => outgoing.destroy(new Error(`no answer in ${SILENT_SECONDS} s`)));
   outgoing.on("error", reject);

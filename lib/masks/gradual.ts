@@ -41,7 +41,7 @@ export interface GradualAim extends Pick<SelectOptions, "layerTargets" | "held">
   readonly target: number;
   readonly layout: Layout;
   /** Widths of every layer under "uniform"; default: those of the target. */
-  readonly counts?: UniformCounts;
+  readonly counts?: UniformCounts | undefined;
 }
 
 /**

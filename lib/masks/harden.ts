@@ -29,7 +29,7 @@ export interface HardenOptions extends SelectOptions {
   /** "uniform" keeps equally many units in every layer; other layouts have no effect here. */
   readonly layout: Layout;
   /** Widths of a uniform layout that the run aimed at; default: those of `uniformCounts` for the target. */
-  readonly counts?: UniformCounts;
+  readonly counts?: UniformCounts | undefined;
 }
 
 /** Least z of a kept unit. */

@@ -23,7 +23,7 @@ export interface Adapters {
 /** Options of `Model.logits` and `Model.hiddenStates`. */
 export interface ModelCallOptions extends Adapters {
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Input of `Model.lossAndGradients`. */
@@ -196,6 +196,8 @@ export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
 }
 
 /** Options of a plan with a signal, which may be absent. */
-export function stopOf({ signal }: { readonly signal?: AbortSignal | undefined }): { readonly signal?: AbortSignal } {
+export function stopOf(
+  { signal }: { readonly signal?: AbortSignal | undefined },
+): { readonly signal?: AbortSignal | undefined } {
   return signal ? { signal } : {};
 }

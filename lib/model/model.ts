@@ -44,9 +44,9 @@ export interface LoadModelOptions {
   /** Storage of the frozen weights on the GPU. Default "f16". */
   readonly baseDtype?: MatrixDtype | undefined;
   /** Share of the weights that has been loaded, 0 to 1. */
-  readonly onProgress?: (done: number) => void;
+  readonly onProgress?: ((done: number) => void) | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Names of the options of {@link LoadModelOptions}. */
@@ -184,7 +184,11 @@ export class Model implements Disposable {
   async tokenLosses(
     tokens: ArrayLike<number>,
     labels: ArrayLike<number>,
-    options: { readonly batch: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
+    options: {
+      readonly batch: number;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<Float32Array<ArrayBuffer>> {
     const { batch, adapters = {} } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
     checkTokens(tokens, vocab);
@@ -214,8 +218,8 @@ export class Model implements Disposable {
     options: {
       readonly batch: number;
       readonly top: number;
-      readonly adapters?: Adapters;
-      readonly signal?: AbortSignal;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
     },
   ): Promise<TopLogprobs> {
     const { batch, top, adapters = {}, signal } = options, { vocab } = this.spec, seq = lengthOfRows(tokens, batch);
@@ -249,7 +253,11 @@ export class Model implements Disposable {
    */
   async treeLosses(
     tree: TokenTree,
-    options: { readonly rows: number; readonly adapters?: Adapters; readonly signal?: AbortSignal },
+    options: {
+      readonly rows: number;
+      readonly adapters?: Adapters | undefined;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<Float32Array<ArrayBuffer>> {
     checkTokens(tree.tokens, this.spec.vocab);
     checkTokens(tree.edgeTokens, this.spec.vocab);
@@ -381,8 +389,8 @@ export async function loadModelFrom(
   checkWord(baseDtype, MATRIX_DTYPES, { what: "cannot store weights so" });
   const weights = await loadWeights(device, source, {
     baseDtype,
-    ...(onProgress ? { onProgress } : {}),
-    ...(signal ? { signal } : {}),
+    onProgress,
+    signal,
   });
   return new Model(device, source, { weights, tokenizer });
 }

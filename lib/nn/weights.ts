@@ -96,8 +96,8 @@ export interface LoadOptions {
   /** Storage of the matrices on the GPU. Norms, biases and learned positions are always f32. */
   readonly baseDtype: MatrixDtype;
   /** Called after each tensor with the share of parameters loaded, 0 to 1. */
-  readonly onProgress?: (done: number) => void;
-  readonly signal?: AbortSignal;
+  readonly onProgress?: ((done: number) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** The matrices outside the layers. */
@@ -283,7 +283,7 @@ export async function shareLayers(
   const { spec } = source, shape = [spec.vocab, embeddingWidth(spec)] as const, owned: Disposable[] = [];
   const own = <T extends Disposable>(resource: T): T => (owned.push(resource), resource);
   const dispose = (): void => owned.forEach((resource) => resource[Symbol.dispose]());
-  const options = { baseDtype: weights.baseDtype, ...(signal ? { signal } : {}) };
+  const options = { baseDtype: weights.baseDtype, signal };
   using writer = new StoredWriter(device);
   const load = (name: string): Promise<Matrix> =>
     loadMatrix(device, source, { name, shape, logical: shape, own, options, writer });

@@ -101,9 +101,9 @@ export function selectorOf(
   { options, table, goal, makeBatches, calibration, original: { signal, ranks, onScoring }, work }: RunSetup,
   { model, trainer, place: { state, goesBeforeSize } }: Pick<Allocated, "model" | "trainer" | "place">,
 ): UnitSelector {
-  const at = (): { readonly state: StepState; readonly signal?: AbortSignal } => ({
+  const at = (): { readonly state: StepState; readonly signal?: AbortSignal | undefined } => ({
     state: state(),
-    ...(signal ? { signal } : {}),
+    signal,
   });
   const parts: SelectorParts = {
     model,

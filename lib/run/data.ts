@@ -53,7 +53,7 @@ export function encodeRun(
   const encoding = { tokenizer, prompt, packing, seq, skipBroken, vocab };
   // Rows of a program may have no numbers: then their index among all rows, held-out ones included, is used.
   const [training, heldoutRows] = splitRows(rows.map((row, index) => ({ ...row, number: row.number ?? index + 1 })));
-  const { examples, report } = encodeRows(training, { ...encoding, ...(reading ? { reading } : {}) });
+  const { examples, report } = encodeRows(training, { ...encoding, reading });
   if (ranks && examples.length < ranks.size) throw tooManyRanks(ranks.size, { sequences: examples.length });
   // All held-out rows may be too long for `seq`: training rows fill in.
   const apart = sequencesOf(heldoutRows, encoding), sequences = apart.examples.slice(0, HELD_OUT);

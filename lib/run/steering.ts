@@ -107,8 +107,8 @@ export async function openSteerer(
     openScheduleWith(schedule, {
       trust,
       warmup: rates.warmup,
-      ...(signal ? { signal } : {}),
-      ...(onLog ? { onLog } : {}),
+      signal,
+      onLog,
     }, openScript);
   const opened = await open();
   try {

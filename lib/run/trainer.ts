@@ -44,7 +44,7 @@ export interface Inspection {
 /** A state of a step, and the signal that stops it. */
 interface At {
   readonly state: StepState;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Trains LoRA and masks of one model. Dispose it to free its buffers. */

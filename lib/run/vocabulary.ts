@@ -240,7 +240,7 @@ async function bitsOf(
   rows: readonly HeldOut[],
   { seq, adapters = {}, signal, onRow }: {
     readonly seq: number;
-    readonly adapters?: Adapters;
+    readonly adapters?: Adapters | undefined;
     readonly signal?: AbortSignal | undefined;
     /** Called after each row. */
     readonly onRow?: () => void;

@@ -61,8 +61,8 @@ export async function openScript(
   }
   const isolated = await startIsolated({
     ...given,
-    ...(limits ? { limits } : {}),
-    ...(onLog ? { onLog } : {}),
+    limits,
+    onLog,
     name,
     kit: kitUrl(),
     kitNames: SCRIPT_API,

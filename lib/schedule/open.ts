@@ -16,15 +16,15 @@ export interface OpenScheduleOptions {
    * Whether a script runs in this process, with all its rights, as the user's own code. Its text is read each time; modules that it imports are those
    * that Deno has cached. Default false.
    */
-  readonly trust?: boolean;
+  readonly trust?: boolean | undefined;
   /** Limits of an isolated script. */
-  readonly limits?: IsolationLimits;
+  readonly limits?: IsolationLimits | undefined;
   /** Where a built-in schedule reaches its target, a share of the stage. Default 0.4, that of a run. */
-  readonly warmup?: number;
+  readonly warmup?: number | undefined;
   /** Stops reading and evaluating, and ends the script's process. Calls that wait then throw the signal's reason. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Takes lines that an isolated script logs. */
-  readonly onLog?: (line: string) => void;
+  readonly onLog?: ((line: string) => void) | undefined;
 }
 
 const NAMES: NamesOf<OpenScheduleOptions> = {

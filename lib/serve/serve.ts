@@ -15,30 +15,30 @@ import { createQueue } from "./queue.ts";
 /** Options of {@link serveModel}. */
 export interface ServeOptions {
   /** Name or address of the network interface. Default "127.0.0.1", which other machines cannot reach. */
-  readonly host?: string;
+  readonly host?: string | undefined;
   /** Port, 0 for any that is free. Default 8000. */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /** Name of the model in requests and answers. Default "model". */
-  readonly name?: string;
+  readonly name?: string | undefined;
   /** What clients must send as `Authorization: Bearer KEY`; null for none. Default null. */
-  readonly apiKey?: string | null;
+  readonly apiKey?: string | null | undefined;
   /** Limits that are not the default. */
-  readonly limits?: Partial<ServeLimits>;
+  readonly limits?: Partial<ServeLimits> | undefined;
   /**
    * Origin of web pages that may use the server, such as "http://localhost:5173", or "*" for every page. Default null: browsers let no page of another
    * origin read its answers.
    */
-  readonly cors?: string | null;
+  readonly cors?: string | null | undefined;
   /** Temperature of requests that give none, from 0 to 2. Default 1, as of OpenAI's API; 0 takes the likeliest token. */
-  readonly temperature?: number;
+  readonly temperature?: number | undefined;
   /** Text before every chat, such as the collaborative prompt, as or in its system turn. Default null: none. Completions get none. */
-  readonly prompt?: string | null;
+  readonly prompt?: string | null | undefined;
   /** Masks and LoRA. */
-  readonly adapters?: Adapters;
+  readonly adapters?: Adapters | undefined;
   /** Stops the server as {@link ModelServer.shutdown} does. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called for each request once its answer is made. */
-  readonly onRequest?: (record: RequestRecord) => void;
+  readonly onRequest?: ((record: RequestRecord) => void) | undefined;
 }
 
 const SERVE_NAMES: NamesOf<ServeOptions> = {

@@ -88,7 +88,7 @@ async function partOutputs(
   { source, adapters }: AdaptedSource,
   { device, groups, signal, inputs, onInputs }: RunInput & { readonly inputs: readonly Float32Array[] },
 ): Promise<Float32Array<ArrayBuffer>[]> {
-  using weights = await loadWeights(device, source, { baseDtype: "f32", ...(signal ? { signal } : {}) });
+  using weights = await loadWeights(device, source, { baseDtype: "f32", signal });
   const { spec } = weights, [shape] = groups;
   using pass = createPass(device, weights, {
     batch: shape?.batch ?? 1,

@@ -160,7 +160,7 @@ export async function stageModel(
         tokenizerMetadata: metadata,
         name: options.name,
         importance,
-        ...(provenance ? { provenance } : {}),
+        provenance,
         files,
         ...stop,
       })),

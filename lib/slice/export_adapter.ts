@@ -48,7 +48,7 @@ export async function stageAdapter(
   const unmerged = `${outDir}/${UNMERGED_FOLDER}`, adapter = `${outDir}/${ADAPTER_FOLDER}`;
   using pending = new DisposableStack();
   const model = pending.use(
-    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, files, ...(signal ? { signal } : {}) }),
+    await stageHf(source, unmerged, { dtype, tokenizer, generation, replace, files, signal }),
   );
   const { weights, ...settings } = config;
   const peft = pending.use(

@@ -16,19 +16,21 @@ export type ExportFormat = "hf" | "gguf";
 /** Options of an export. */
 export interface ExportOptions {
   /** Default "compact". "uniform" requires layers that already have equal counts, see `uniformMasks`. */
-  readonly layout?: Layout;
+  readonly layout?: Layout | undefined;
   /** Dtype of the weights in the folder; default "f16". */
-  readonly dtype?: HfDtype;
+  readonly dtype?: HfDtype | undefined;
   /**
    * Type of the matrices in the GGUF. "auto" is the type of the source if that is a GGUF of a quantised type or bf16,
    * otherwise f16. Default: like "auto", with `dtype` instead of f16.
    */
-  readonly ggufDtype?: GgufDtype;
+  readonly ggufDtype?: GgufDtype | undefined;
   /**
    * Measures by how much errors of each column count in a quantised GGUF, on the weights as they are written; see `measureImportance`. Called once, if
    * there are matrices to quantise. Default: errors count by the weights alone.
    */
-  readonly ggufImportance?: (source: WeightSource, signal: AbortSignal | undefined) => Promise<Importance>;
+  readonly ggufImportance?:
+    | ((source: WeightSource, signal: AbortSignal | undefined) => Promise<Importance>)
+    | undefined;
   /** Tokenizer of the model; with null the files support token ids only. */
   readonly tokenizer: Tokenizer | null;
   /** Name of the model in the GGUF. */
@@ -37,15 +39,15 @@ export interface ExportOptions {
    * Keys of generation_config.json in addition to token ids. Default: those of the source, if it is a folder that has
    * them.
    */
-  readonly generation?: Json;
+  readonly generation?: Json | undefined;
   /** Formats to write. Default: both. */
-  readonly formats?: readonly ExportFormat[];
+  readonly formats?: readonly ExportFormat[] | undefined;
   /** Whether existing files may be replaced; default false. Files of a skipped format are removed. */
-  readonly replace?: boolean;
+  readonly replace?: boolean | undefined;
   /** Aborts the export. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called as weights are written, with the completed share, from 0 to 1. */
-  readonly onProgress?: (share: number) => void;
+  readonly onProgress?: ((share: number) => void) | undefined;
 }
 
 /** A file or folder that a run used as input. */

@@ -15,9 +15,9 @@ export interface ImportanceOptions {
   /** Sequences of token ids. Long ones are split into pieces of `window` tokens. */
   readonly tokens: readonly (readonly number[])[];
   /** Tokens per piece. Default 512, as llama.cpp has it. */
-  readonly window?: number;
+  readonly window?: number | undefined;
   /** Tokens per pass, in whole pieces and at least one. Default 512. */
-  readonly rows?: number;
+  readonly rows?: number | undefined;
   /** Aborts the work. */
   readonly signal?: AbortSignal | undefined;
   /** Called with the completed share, from 0 to 1. */

@@ -127,7 +127,7 @@ export interface UniformInput {
   /** Hard masks that define how much of each kind is kept. The hidden mask is used unchanged. */
   readonly masks: MaskValues;
   /** Share of the layers' linear weights to cut. Default: the share that `masks` cut. */
-  readonly target?: number;
+  readonly target?: number | undefined;
 }
 
 const NAMES: NamesOf<UniformInput> = { masks: true, target: "number" };

@@ -49,9 +49,9 @@ export interface MergeLora {
 /** Masks and LoRA that {@link sliceModel} applies. */
 export interface SliceInput {
   /** Mask values z; 0 means cut. A missing kind is all 1. */
-  readonly masks?: MaskValues;
+  readonly masks?: MaskValues | undefined;
   /** LoRA to merge before cutting. */
-  readonly lora?: MergeLora;
+  readonly lora?: MergeLora | undefined;
 }
 
 const NAMES: NamesOf<SliceInput> = { masks: true, lora: true };

@@ -24,15 +24,15 @@ export interface VerifyInput {
   /** Held-out sequences of token ids. Long ones are split into pieces of `window` tokens, short ones are padded. */
   readonly tokens: readonly (readonly number[])[];
   /** Tokens per piece. Default 256. */
-  readonly window?: number;
+  readonly window?: number | undefined;
   /** Tokens per pass, in whole pieces and at least one; default 512. */
-  readonly rows?: number;
+  readonly rows?: number | undefined;
   /** Largest allowed logit difference, relative to the range of the logits; default 1e-3. */
-  readonly tolerance?: number;
+  readonly tolerance?: number | undefined;
   /** Aborts the comparison. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called as layers and bands of the output head are compared, with the completed share, from 0 to 1. */
-  readonly onProgress?: (share: number) => void;
+  readonly onProgress?: ((share: number) => void) | undefined;
 }
 
 const NAMES: NamesOf<VerifyInput> = {
@@ -181,7 +181,7 @@ async function bandLogits(
 ): Promise<Float32Array[]> {
   using weights = await loadWeights(device, headPart(source, rows), {
     baseDtype: "f32",
-    ...(signal ? { signal } : {}),
+    signal,
   });
   const [shape] = groups;
   using pass = createPass(device, weights, { batch: shape?.batch ?? 1, seq: shape?.seq ?? 1 });

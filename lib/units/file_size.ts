@@ -134,7 +134,7 @@ export function fileBytes(spec: DecoderSpec, kind: FileKind, { tokenizer, name, 
   const tokenizerMetadata = tokenizer
     ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab })
     : new Map<string, never>();
-  return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name, ...(provenance ? { provenance } : {}) });
+  return ggufFileBytes(spec, { dtype: kind.dtype, tokenizerMetadata, name, provenance });
 }
 
 /** A target for the bytes of the tensors of a file. */

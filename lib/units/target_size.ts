@@ -88,7 +88,7 @@ export function targetSparsity(
     });
   }
   if (isUniform) {
-    const counts = uniformCounts(table, { size, ...(scores ? { scores } : {}) });
+    const counts = uniformCounts(table, { size, scores });
     return hardSparsity(table, uniformSelection(table, scores ?? new Uint8Array(table.count), counts));
   }
   return hardSparsity(table, scores ? selectUnits(table, scores, { size }) : evenSelection(table, size));

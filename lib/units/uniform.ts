@@ -25,7 +25,7 @@ export interface UniformOptions extends Pick<SelectOptions, "target" | "size"> {
    * Scores of the units, for the share of each kind. Without them the largest share that a kind loses is as small as it
    * can be: a KV group of three falls in all layers where FFN columns would have to lose more than a third.
    */
-  readonly scores?: ArrayLike<number>;
+  readonly scores?: ArrayLike<number> | undefined;
 }
 
 /**

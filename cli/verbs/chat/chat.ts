@@ -101,7 +101,7 @@ async function run(
   using table = createTable(sides, settings);
   const { before, style } = settings, { tokenizer } = model;
   if (tokenizer && before !== null) {
-    promptNote(promptCost({ tokenizer, prompt: before, ...(style ? { style } : {}) }), "the first question");
+    promptNote(promptCost({ tokenizer, prompt: before, style }), "the first question");
   }
   await tune({ rows: 64, directions: ["forward"], tokens: maxTokens });
   progress[Symbol.dispose]();
@@ -135,7 +135,7 @@ function createTable(sides: readonly Side[], settings: Settings): Table {
     leave();
     seats = sides.map(({ name, model, adapters }) => ({
       name,
-      chat: createChat(model, { ...sampling, maxTokens, system, adapters, readsAhead, ...(style ? { style } : {}) }),
+      chat: createChat(model, { ...sampling, maxTokens, system, adapters, readsAhead, style }),
     }));
   };
   restart(system);

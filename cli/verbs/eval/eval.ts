@@ -178,7 +178,7 @@ async function checkModels(
     for (const size of text === undefined ? [] : window ?? []) {
       checkPerplexity({ spec }, "", {
         window: size,
-        ...(stride === undefined ? {} : { stride }),
+        stride,
       });
     }
   });

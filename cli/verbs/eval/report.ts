@@ -96,7 +96,7 @@ export function differences(first: Measured, other: Measured): Differences {
     const exact = first.answers && other.answers && comparePairs(first.answers.exact, other.answers.exact);
     if (accuracy) lines.set("accuracy", shares(accuracy));
     if (exact) lines.set("exact match", shares(exact));
-    const values = { ...head, ...(accuracy ? { accuracy } : {}), ...(exact ? { exact_match: exact } : {}) };
+    const values = { ...head, accuracy, ...(exact ? { exact_match: exact } : {}) };
     return { model: other.model, values, lines };
   }
   if (first.kind === "text" && other.kind === "text") {

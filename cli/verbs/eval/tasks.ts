@@ -22,7 +22,7 @@ export async function chooseTasks(
   const { limit, refuseLong = false } = options;
   const taskData = required(options.taskData, "--task-data");
   const prompt = await promptAtInference(options);
-  const tasks = await loadTasks({ tasks: names, taskData, prompt, ...(limit === undefined ? {} : { limit }) });
+  const tasks = await loadTasks({ tasks: names, taskData, prompt, limit });
   for (const { name, path, parts } of tasks) {
     if (parts && parts.there < parts.all) {
       note(`compresso: ${name} covers ${parts.there} of its ${parts.all} subsets; the others have no file ${path}`);

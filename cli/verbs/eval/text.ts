@@ -68,8 +68,8 @@ async function measure(
 ): Promise<Measurement> {
   const { stride, limitChars, maxWindows } = options;
   const shape = {
-    ...(stride === undefined ? {} : { stride }),
-    ...(maxWindows === undefined ? {} : { maxWindows }),
+    stride,
+    maxWindows,
     leading: leadingIds(model),
   };
   // All are checked before any is measured: one that does not fit would waste the work on the others.

@@ -105,7 +105,7 @@ function previewVerb(): CommandUnknownOpts {
     }
     const ramp = warmup === undefined ? {} : { warmup };
     await using schedule = await openSchedule(source, {
-      ...(trust ? { trust } : {}),
+      trust,
       ...ramp,
       onLog: (line) => note(`script: ${line}`),
     });

@@ -18,7 +18,7 @@ export interface FormatOptions {
   /** Text put before the instruction, such as the collaborative prompt; null for none. */
   readonly prompt: string | null;
   /** "auto" (default) takes the tokenizer's own style, see {@link promptStyle}. */
-  readonly style?: "auto" | PromptStyle;
+  readonly style?: "auto" | PromptStyle | undefined;
   /** Whether a template that prints the date prints the day that it is, see `renderChat`. Default false. */
   readonly today?: boolean | undefined;
 }

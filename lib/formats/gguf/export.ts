@@ -54,7 +54,7 @@ export interface GgufExportOptions {
   /** Importance of columns, by which quantised matrices are fitted. Default: none. */
   readonly importance?: Importance | undefined;
   /** Origin of the model that this one was made from. Default: unknown. */
-  readonly provenance?: Provenance;
+  readonly provenance?: Provenance | undefined;
   readonly signal?: AbortSignal;
 }
 

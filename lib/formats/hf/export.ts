@@ -45,7 +45,7 @@ export interface HfExportOptions {
   readonly texts?: Readonly<Record<string, string>>;
   /** Weights above this many bytes are cut into several files; default 5 GB. */
   readonly maxShardBytes?: number;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 const TORCH_DTYPES: Readonly<Record<HfDtype, string>> = { f32: "float32", f16: "float16", bf16: "bfloat16" };

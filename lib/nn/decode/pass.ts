@@ -137,8 +137,8 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
         const results: Promise<T>[] = [];
         await step.plan.run({
           repeat,
-          ...(signal ? { signal } : {}),
-          ...(profile ? { profile } : {}),
+          signal,
+          profile,
           onSubmitted: () => {
             const result = read();
             result.catch(() => {}); // awaited below unless the run fails first

@@ -99,7 +99,7 @@ async function runSlice(device: Device, state: PrefillState, options: PrefillOpt
   });
   device.write(act.tokens, Uint32Array.from(tokens));
   device.write(position, Uint32Array.of(start));
-  await plan.run({ ...(signal ? { signal } : {}), turn });
+  await plan.run({ signal, turn });
   device.write(position, Uint32Array.of(start + tokens.length));
 }
 

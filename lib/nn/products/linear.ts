@@ -54,7 +54,7 @@ export interface LinearOptions {
   /** Only this shard of W: y (forward) or x (backward) is then as wide as the shard. */
   readonly shard?: number;
   /** See {@link rowParts}; only for products from buffers. */
-  readonly dispatchCost?: number;
+  readonly dispatchCost?: number | undefined;
   /** Adds a low-rank product to all of y. Cheaper than `recordMatmul` with `accumulate` if products read textures. */
   readonly low?: LowRank;
 }
@@ -225,7 +225,7 @@ function recordLow(plan: Plan, w: Matrix, y: LinearTarget, low: LowRank, options
     transposeB,
     alpha: low.alpha ?? 1,
     accumulate: true,
-    ...(options.dispatchCost === undefined ? {} : { dispatchCost: options.dispatchCost }),
+    dispatchCost: options.dispatchCost,
     pool: low.pool,
   });
 }

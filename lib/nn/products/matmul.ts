@@ -32,7 +32,7 @@ export interface MatmulOptions {
   /** += instead of =. Default false. */
   readonly accumulate?: boolean;
   /** See {@link rowParts}; only for products from buffers. */
-  readonly dispatchCost?: number;
+  readonly dispatchCost?: number | undefined;
   /**
    * Scratch for the operands if products read textures. Much faster there, especially if a or b already is an operand.
    */

@@ -27,22 +27,22 @@ export interface TuneOptions {
   /** Storage of the frozen weights. */
   readonly baseDtype: MatrixDtype;
   /** Default: both. */
-  readonly directions?: readonly Direction[];
+  readonly directions?: readonly Direction[] | undefined;
   /** LoRA rank; its narrow products are measured too. Default: no LoRA. */
-  readonly rank?: number;
+  readonly rank?: number | undefined;
   /** Time budget in seconds. Products not measured by then keep their default. Default 6. */
-  readonly budgetSeconds?: number;
+  readonly budgetSeconds?: number | undefined;
   /** Aborts the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called with the share of the products that is done, 0 to 1. */
-  readonly onProgress?: (done: number) => void;
+  readonly onProgress?: ((done: number) => void) | undefined;
   /**
    * CPU time in seconds that the process has used so far. If given, it times CPU adapters: other processes disturb it
    * less than the wall clock.
    */
-  readonly cpuTime?: () => number;
+  readonly cpuTime?: (() => number) | undefined;
   /** Default: `cpuTime` on a CPU adapter, otherwise the timestamps of the GPU, or the wall clock. */
-  readonly measure?: Measure;
+  readonly measure?: Measure | undefined;
 }
 
 /** Result of {@link tuneProducts}, in numbers of products. */

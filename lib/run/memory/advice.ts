@@ -21,7 +21,7 @@ export interface MemoryAdvice {
 /** What a plan has to fit into. */
 export interface MemoryBudget {
   /** Bytes that the run may use; default no limit but the adapter's. */
-  readonly memoryLimit?: number;
+  readonly memoryLimit?: number | undefined;
 }
 
 const BUDGET: NamesOf<MemoryBudget> = { memoryLimit: "number" };

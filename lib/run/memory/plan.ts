@@ -88,7 +88,7 @@ export type MemoryChange = Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "
 export function plannerWithin(
   spec: DecoderSpec,
   options: MemoryOptions,
-  { memoryLimit = Infinity }: { readonly memoryLimit?: number },
+  { memoryLimit = Infinity }: { readonly memoryLimit?: number | undefined },
 ): (change: MemoryChange) => Promise<MemoryPlan | null> {
   const table = tableFor(spec, options);
   return async (change) => {

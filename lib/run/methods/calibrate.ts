@@ -17,7 +17,7 @@ export interface CalibrateOptions {
   /** Processes that share the batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after each batch. */
   readonly onBatch?: (() => void) | undefined;
 }

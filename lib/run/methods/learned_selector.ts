@@ -54,7 +54,7 @@ export function learnedSelector(parts: SelectorParts): UnitSelector {
       const counts = target === options.sparsity ? uniform?.counts : undefined;
       const least = leastTarget(table, target, options);
       const { keptMasks } = options, kept = keptMasks === "one" ? {} : { temperature, kept: keptMasks };
-      const aim = { target: least, layout, layerTargets: layers, ...kept, ...(counts ? { counts } : {}) };
+      const aim = { target: least, layout, layerTargets: layers, ...kept, counts };
       trainer.setMasks(parts.harden(table, logAlpha, aim));
       return constraint[7] ?? NaN;
     },

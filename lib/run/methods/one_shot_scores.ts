@@ -48,7 +48,7 @@ export interface OneShotOptions {
   /** Processes that share the batches out. Default: this one alone. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Called after each batch. */
   readonly onBatch?: (() => void) | undefined;
 }
@@ -118,7 +118,7 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
   const measured = new Map<UnitMeasure, Float64Array<ArrayBuffer>>();
   let stats: ActivationStats | null = null;
   if (measuresActivations(method)) {
-    const how = { batches: activationBatches, batch, seq, ranks, onBatch, ...(signal ? { signal } : {}) };
+    const how = { batches: activationBatches, batch, seq, ranks, onBatch, signal };
     stats = await calibrate(model, how);
     checkFinite(stats, what);
   }

@@ -58,7 +58,7 @@ export function oneShotSelector(parts: SelectorParts, method: OneShotMethod): Un
         seed,
         weightTerms,
         maskGradients,
-        ...(signal ? { signal } : {}),
+        signal,
       });
     if (rounds === 1) return await scoresBehind();
     // A run that was stopped between two rounds has masks of these.

@@ -18,7 +18,7 @@ export interface IsolationLimits {
 
 /** Options of {@link startIsolated}. */
 export interface IsolationOptions {
-  readonly limits?: IsolationLimits;
+  readonly limits?: IsolationLimits | undefined;
   /** Name of the script in messages. */
   readonly name: string;
   /** URL of the code that is trusted: what checks and evaluates the script. */
@@ -30,9 +30,9 @@ export interface IsolationOptions {
   /** Specifiers that mean the toolkit. */
   readonly toolkitImports: readonly string[];
   /** Ends the process. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** Takes lines that the script logs. */
-  readonly onLog?: (line: string) => void;
+  readonly onLog?: ((line: string) => void) | undefined;
 }
 
 /** A script that is loaded. */
@@ -132,7 +132,7 @@ class Isolated implements IsolatedScript {
   readonly #stderr: Promise<string>;
   #text = "";
   /** Why the process was killed. */
-  #breach: { readonly value: string; readonly rule?: string } | null = null;
+  #breach: { readonly value: string; readonly rule?: string | undefined } | null = null;
   #ended = false;
   /** Why it ended; later requests throw it again. */
   #failure: Error | null = null;
@@ -251,7 +251,7 @@ class Isolated implements IsolatedScript {
   }
 
   #stop(value: string, rule?: string): null {
-    this.#breach ??= { value, ...(rule === undefined ? {} : { rule }) };
+    this.#breach ??= { value, rule };
     this.#kill();
     return null;
   }
@@ -315,7 +315,7 @@ class Isolated implements IsolatedScript {
     { first = "", blame = "sandbox", rule = BLAME[blame].rule }: {
       readonly first?: string;
       readonly blame?: keyof typeof BLAME;
-      readonly rule?: string;
+      readonly rule?: string | undefined;
     } = {},
   ): CompressoError {
     return new CompressoError("input", {

@@ -1,7 +1,7 @@
 // `compresso schedule preview F`: what a schedule will do, before it costs GPU time.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { fileURLToPath } from "node:url";
-import { type CompressoError, refuse } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../../lib/files/atomic.ts";
 import { isScheduleName, SCHEDULE_NAMES } from "../../../lib/schedule/builtin.ts";
 import { firstStageSteps, lastStageSteps } from "../../../lib/run/methods/stages.ts";

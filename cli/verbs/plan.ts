@@ -8,7 +8,7 @@ import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
 import { adviseMemory, changeWords, fits, refusal } from "../../lib/run/memory/advice.ts";
-import { MEMORY_PARTS, type MemoryPart } from "../../lib/run/memory/parts.ts";
+import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
 import { checkTogether } from "../../lib/run/options/check.ts";
 import type { ResolvedMemory } from "../../lib/run/options/options.ts";
 import { memoryOptionsOf, resolveMemory, withFittingWidths } from "../../lib/run/options/resolve.ts";

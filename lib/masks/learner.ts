@@ -95,15 +95,15 @@ export function createMaskLearner(device: Device, table: UnitTable): MaskLearner
   const gates = units - table.ranges.layers.first, { minimum, fit } = table.rules;
   if (gates > 0 && layers > MOST_GATED_LAYERS) throw tooManyLayers(layers);
   const words = packTables(table), goals = new Float32Array(3 * layers + 1).fill(-1);
-  const logAlpha = own(device.createBuffer("log alpha", 4 * units));
-  const draws = own(device.createBuffer("mask draws", 16 * units));
-  const moments = own(device.createBuffer("mask moments", 4 * momentFloats(table)));
-  const constraint = own(device.createBuffer("constraint", 4 * CONSTRAINT_FLOATS));
-  const tables = own(device.uploadBuffer("mask tables", words));
-  const owners = own(device.uploadBuffer("mask owners", ownersOfSlots(table)));
-  const goalBuffer = own(device.uploadBuffer("mask goals", goals));
-  const bounds = own(device.createBuffer("mask bounds", 8 * (3 * layers + 1)));
-  const gateTerms = gates > 0 ? own(device.createBuffer("mask gates", 8 * layers)) : null;
+  const logAlpha = own(device.createBuffer("masks: log alpha", 4 * units));
+  const draws = own(device.createBuffer("masks: draws", 16 * units));
+  const moments = own(device.createBuffer("masks: moments", 4 * momentFloats(table)));
+  const constraint = own(device.createBuffer("masks: constraint", 4 * CONSTRAINT_FLOATS));
+  const tables = own(device.uploadBuffer("masks: tables", words));
+  const owners = own(device.uploadBuffer("masks: owners", ownersOfSlots(table)));
+  const goalBuffer = own(device.uploadBuffer("masks: goals", goals));
+  const bounds = own(device.createBuffer("masks: bounds", 8 * (3 * layers + 1)));
+  const gateTerms = gates > 0 ? own(device.createBuffer("masks: gates", 8 * layers)) : null;
   const { projection, kernels } = kernelsOf(gates > 0);
   const leastGates = gates > 0 ? Math.max(0, minimum.layers - (livingLayers(table.spec) - gates)) : 0;
   const hasLeast = leastGates > 0 || (table.kinds.has("hidden") && minimum.hidden > 0) ||

@@ -1,6 +1,7 @@
 // Buffers of a forward and backward pass. All layers share one set of scratch buffers.
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
+import type { MemoryPart } from "../gpu/memory_parts.ts";
 import { AttentionScratch } from "./attention.ts";
 import { paddedRows, strideOf } from "./padding.ts";
 import { OperandPool } from "./products/operand.ts";
@@ -128,47 +129,50 @@ export function createActivations(device: Device, spec: DecoderSpec, shape: Acti
     const act = (label: string, width: number): DeviceBuffer => floats(label, paddedRows(rows) * strideOf(width));
     const { hidden } = spec, inner = embeddingWidth(spec), isProjected = spec.embeddingWidth !== undefined;
     const inputs = shape.backward ? spec.layers.length + 1 : Math.min(2, spec.layers.length + 1);
-    const kept = Array.from({ length: inputs }, (_, index) => act(`x${index}`, hidden));
-    const x = Array.from({ length: spec.layers.length + 1 }, (_, index) => kept[index % inputs] ?? act("x", hidden));
+    const kept = Array.from({ length: inputs }, (_, index) => act(`kept: x${index}`, hidden));
+    const x = Array.from(
+      { length: spec.layers.length + 1 },
+      (_, index) => kept[index % inputs] ?? act("forward: x", hidden),
+    );
     const heads = Math.max(1, ...spec.layers.map((layer) => layer.heads));
     const layers = createLayers(spec, shape, { act, floats });
     return {
       shape,
       rows,
-      tokens: floats("tokens", rows),
-      order: own(device.uploadBuffer("order", Uint32Array.from({ length: rows }, (_, row) => row))),
-      targets: floats("targets", rows),
-      loss: floats("loss", rows),
+      tokens: floats("forward: tokens", rows),
+      order: own(device.uploadBuffer("forward: order", Uint32Array.from({ length: rows }, (_, row) => row))),
+      targets: floats("forward: targets", rows),
+      loss: floats("forward: loss", rows),
       wanted: { rows },
       x,
-      looked: isProjected ? act("looked", inner) : null,
-      embedded: layers[0]?.forward.h1 ?? act("embedded", hidden),
+      looked: isProjected ? act("forward: looked", inner) : null,
+      embedded: layers[0]?.forward.h1 ?? act("forward: embedded", hidden),
       layers,
       backward: shape.backward
         ? {
-          dx: act("dx", hidden),
-          dh: act("dh", hidden),
-          dq: act("dq", wide.q),
-          dk: act("dk", wide.kv),
-          dv: act("dv", wide.kv),
-          dom: act("dom", wide.q),
-          da: act("da", wide.ffn),
+          dx: act("backward: dx", hidden),
+          dh: act("backward: dh", hidden),
+          dq: act("backward: dq", wide.q),
+          dk: act("backward: dk", wide.kv),
+          dv: act("backward: dv", wide.kv),
+          dom: act("backward: dom", wide.q),
+          da: act("backward: da", wide.ffn),
         }
         : null,
-      rmsFinal: floats("rms final", rows),
-      delta: floats("delta", heads * rows),
-      normed: isProjected && hasFinalNorm(spec) ? act("normed", hidden) : null,
-      final: act("final", inner),
-      dfinal: shape.backward ? act("dfinal", inner) : null,
-      chunk: floats("head input", paddedRows(shape.headRows) * strideOf(inner)),
-      dchunk: shape.backward ? floats("head gradient", paddedRows(shape.headRows) * strideOf(inner)) : null,
-      logits: floats("logits", paddedRows(shape.headRows) * strideOf(spec.vocab)),
+      rmsFinal: floats("forward: rms final", rows),
+      delta: floats("backward: delta", heads * rows),
+      normed: isProjected && hasFinalNorm(spec) ? act("forward: normed", hidden) : null,
+      final: act("forward: final", inner),
+      dfinal: shape.backward ? act("backward: dfinal", inner) : null,
+      chunk: floats("head: input", paddedRows(shape.headRows) * strideOf(inner)),
+      dchunk: shape.backward ? floats("head: gradient", paddedRows(shape.headRows) * strideOf(inner)) : null,
+      logits: floats("head: logits", paddedRows(shape.headRows) * strideOf(spec.vocab)),
       partial: floats(
-        "partial",
+        "backward: partial",
         partialFloats({ rows, width: Math.max(hidden, wide.q, wide.ffn) }),
       ),
-      dinner: shape.rank > 0 ? floats("lora dinner", paddedRows(rows) * shape.rank) : null,
-      dropped: shape.rank > 0 ? act("dropped", Math.max(hidden, wide.q, wide.ffn)) : null,
+      dinner: shape.rank > 0 ? floats("lora: dinner", paddedRows(rows) * shape.rank) : null,
+      dropped: shape.rank > 0 ? act("forward: dropped", Math.max(hidden, wide.q, wide.ffn)) : null,
       operands: own(new OperandPool(device)),
       attention: own(new AttentionScratch(device)),
       [Symbol.dispose]: dispose,
@@ -220,19 +224,21 @@ function createLayers(
     rank > 0
       ? record(
         PROJECTIONS.filter((name) => hasProjection(spec, name)),
-        (name) => floats(`lora ${name}${label}`, paddedRows(rows) * rank),
+        (name) => floats(`lora: ${name}${label}`, paddedRows(rows) * rank),
       )
       : null;
-  const rowSums = (label: string): Pick<LayerActivations, "rms" | "lse"> => ({
-    rms: [floats(`rms1${label}`, rows), floats(`rms2${label}`, rows)],
-    lse: floats(`lse${label}`, heads * rows),
+  const rowSums = (part: MemoryPart, label: string): Pick<LayerActivations, "rms" | "lse"> => ({
+    rms: [floats(`${part}: rms1${label}`, rows), floats(`${part}: rms2${label}`, rows)],
+    lse: floats(`${part}: lse${label}`, heads * rows),
   });
-  const shared = new Map(names.filter((name) => !kept.includes(name)).map((name) => [name, act(name, wide[name])]));
-  const sharedSums = keepsAll ? null : rowSums("");
+  const shared = new Map(
+    names.filter((name) => !kept.includes(name)).map((name) => [name, act(`forward: ${name}`, wide[name])]),
+  );
+  const sharedSums = keepsAll ? null : rowSums("forward", "");
   const sharedInner = backward ? null : inner("");
   return spec.layers.map((layer, index) => {
     const label = ` of layer ${index}`, widths = widthsFor({ ...headWidths(spec, layer), ffn: layer.ffn });
-    const own = record(names, (name) => shared.get(name) ?? act(name + label, widths[name]));
+    const own = record(names, (name) => shared.get(name) ?? act(`kept: ${name}${label}`, widths[name]));
     return {
       forward: {
         ...own,
@@ -240,7 +246,7 @@ function createLayers(
         ...spec.ungated ? { gate: own.up } : {},
         ...spec.parallel === "shared" ? { h2: own.h1 } : {},
       },
-      ...(sharedSums ?? rowSums(label)),
+      ...(sharedSums ?? rowSums("kept", label)),
       inner: backward ? inner(label) : sharedInner,
     };
   });

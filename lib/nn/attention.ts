@@ -111,7 +111,7 @@ export class AttentionScratch implements Disposable {
   texture(name: string, width: number, height: number): DeviceTexture {
     const known = this.#textures.find((t) => t.name === name && t.width >= width && t.height >= height);
     if (known) return known.texture;
-    const texture = this.#device.createTexture(`attention ${name}`, width, height, "rgba32float");
+    const texture = this.#device.createTexture(`attention: ${name}`, width, height, "rgba32float");
     this.#textures.push({ name, width, height, texture });
     return texture;
   }

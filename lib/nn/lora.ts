@@ -51,7 +51,7 @@ export function createLora(
   }
   using stack = new DisposableStack();
   const buffer = (label: string, count: number): DeviceBuffer =>
-    stack.use(device.createBuffer(`lora ${label}`, count * 4));
+    stack.use(device.createBuffer(`lora: ${label}`, count * 4));
   const buffers = { params: buffer("params", offset), grads: buffer("grads", trains ? offset : 0) };
   const owned = stack.move();
   const byKey = new Map(entries.map((entry) => [`${entry.layer}.${entry.projection}`, entry]));

@@ -71,8 +71,8 @@ export function slotLayout(spec: DecoderSpec): SlotLayout {
 export function createMaskSlots(device: Device, spec: DecoderSpec): MaskSlots {
   const layout = slotLayout(spec);
   using stack = new DisposableStack();
-  const z = stack.use(device.uploadBuffer("mask z", packMasks(spec, layout, {})));
-  const dz = stack.use(device.createBuffer("mask dz", 2 * layout.count * 4));
+  const z = stack.use(device.uploadBuffer("masks: z", packMasks(spec, layout, {})));
+  const dz = stack.use(device.createBuffer("masks: dz", 2 * layout.count * 4));
   const owned = stack.move();
   return { layout, z, dz, [Symbol.dispose]: () => owned.dispose() };
 }

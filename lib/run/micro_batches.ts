@@ -51,7 +51,7 @@ export function createGradientSum(
   const begin = plan(), add = plan(), finish = plan();
   add.section("accumulate");
   for (const { buffer, count } of parts) {
-    const total = stack.use(device.createBuffer("gradient sum", 4 * count)), width = Math.min(count, WIDTH);
+    const total = stack.use(device.createBuffer("lora: gradient sum", 4 * count)), width = Math.min(count, WIDTH);
     begin.clear(total);
     add.dispatch(compileKernel(device, accumulate), [buffer, total, { params: [u32(count), u32(width)] }], {
       groups: [Math.ceil(width / 64), Math.ceil(count / width)],

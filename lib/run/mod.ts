@@ -8,7 +8,7 @@
 export { type MemoryChange, type MemoryPlan, planMemory } from "./memory/plan.ts";
 export type { PlannedAdapter } from "./contract.ts";
 export type { MemoryOptions } from "./options/options.ts";
-export type { MemoryPart } from "./memory/parts.ts";
+export type { MemoryPart } from "../gpu/memory_parts.ts";
 export { adviseMemory, type MemoryAdvice, type MemoryBudget } from "./memory/advice.ts";
 
 // A run step by step.

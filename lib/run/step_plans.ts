@@ -110,7 +110,7 @@ export class StepPlans implements Disposable {
     ];
     if (ranks) this.gradientSum = stack.use(createRankSum(device, summed, ranks));
     else this.gradientSum = count > 1 ? stack.use(createGradientSum(device, summed)) : null;
-    this.#lastMasks = stack.use(device.createBuffer("last mask z", 4 * masks.layout.count));
+    this.#lastMasks = stack.use(device.createBuffer("masks: last z", 4 * masks.layout.count));
     this.restoreMasks = stack.use(new Plan(device));
     this.restoreMasks.copy(this.#lastMasks, masks.z, { bytes: this.#lastMasks.bytes });
     this.mean = this.gradientSum && stack.use(new Plan(device));

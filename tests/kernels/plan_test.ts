@@ -129,7 +129,7 @@ Deno.test("training on a dry device makes no data: nothing is written for a step
   device.write = ({ label }) => void written.push(label);
   const lora = { rank: 4, alpha: 8, targets: ["q"] } as const, shape = { batch: 2, seq: 16 };
   using trainer = new Trainer(model, { ...shape, seed: 1, lora, table: unitTable(SPEC, ["kv", "ffn"]) });
-  assert.ok(!written.includes("lora params"), written.join(", "));
+  assert.ok(!written.includes("lora: params"), written.join(", "));
   written.length = 0;
   const batch = { tokens: new Uint32Array(32), labels: new Int32Array(32), realTokens: 32, labelTokens: 32 };
   for (const kind of ["lora", "masks"] as const) await trainer.step(kind, batch, { state: IDLE_STATE });

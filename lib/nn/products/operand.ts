@@ -47,7 +47,7 @@ export class OperandPool implements Disposable {
     const width = Math.ceil(columns / 4) + TEXTURE_PAD, height = paddedRows(rows);
     let entry = list.find((known) => known.width >= width && known.height >= height);
     if (!entry) {
-      entry = { width, height, texture: this.device.createTexture(slot, width, height, "rgba32float") };
+      entry = { width, height, texture: this.device.createTexture(`operands: ${slot}`, width, height, "rgba32float") };
       list.push(entry);
     }
     return entry.texture;
@@ -57,7 +57,7 @@ export class OperandPool implements Disposable {
   buffer(slot: string, floats: number): DeviceBuffer {
     const list = entryOf(this.#buffers, slot);
     let buffer = list.find((known) => known.bytes >= 4 * floats);
-    if (!buffer) list.push(buffer = this.device.createBuffer(slot, 4 * floats));
+    if (!buffer) list.push(buffer = this.device.createBuffer(`operands: ${slot}`, 4 * floats));
     return buffer;
   }
 

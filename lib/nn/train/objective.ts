@@ -49,8 +49,8 @@ export interface DenseReference extends Disposable {
 export function createDenseReference(device: Device, spec: DecoderSpec, act: Activations): DenseReference {
   using stack = new DisposableStack();
   const masks = stack.use(createMaskSlots(device, spec));
-  const final = stack.use(device.createBuffer("dense final", act.final.bytes));
-  const logits = stack.use(device.createBuffer("dense logits", act.logits.bytes));
+  const final = stack.use(device.createBuffer("forward: dense final", act.final.bytes));
+  const logits = stack.use(device.createBuffer("head: dense logits", act.logits.bytes));
   const owned = stack.move();
   return { masks, final, logits, [Symbol.dispose]: () => owned.dispose() };
 }

@@ -60,7 +60,7 @@ export function createOptimizer(
   using stack = new DisposableStack();
   const arrays = names.map((array) => ({
     name: array,
-    buffer: stack.use(device.createBuffer(`lora ${array}`, 4 * count)),
+    buffer: stack.use(device.createBuffer(`lora: ${array}`, 4 * count)),
   }));
   const owned = stack.move();
   return {

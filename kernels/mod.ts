@@ -4,6 +4,7 @@ import { CACHE_KEYS } from "./shared/attention_text.ts";
 import accumulateText from "./shared/accumulate.wgsl" with { type: "text" };
 import geluText from "./shared/activation_gelu.wgsl" with { type: "text" };
 import geluTanhText from "./shared/activation_gelu_tanh.wgsl" with { type: "text" };
+import relu2Text from "./shared/activation_relu2.wgsl" with { type: "text" };
 import reluText from "./shared/activation_relu.wgsl" with { type: "text" };
 import siluText from "./shared/activation_silu.wgsl" with { type: "text" };
 import addBiasText from "./shared/add_bias.wgsl" with { type: "text" };
@@ -292,12 +293,13 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
 
 function forActivations<T>(
   make: (name: string, text: string) => T,
-): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu", T>> {
+): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu" | "relu2", T>> {
   return {
     silu: make("swiglu", siluText),
     gelu: make("geglu_erf", geluText),
     gelu_tanh: make("geglu", geluTanhText),
     relu: make("reglu", reluText),
+    relu2: make("relu2glu", relu2Text),
   };
 }
 

@@ -118,7 +118,7 @@ export const COMPRESSO = family({
   type: "compresso",
   label: "Compresso",
   architecture: "CompressoForCausalLM",
-  activations: { silu: "silu", ...UNGATED_ACTIVATIONS },
+  activations: { silu: "silu", ...UNGATED_ACTIVATIONS, relu2: "relu2" },
   rope: { isPartial: true },
   keys: KEYS,
   read(config, context): FamilyParts {

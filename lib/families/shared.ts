@@ -44,12 +44,22 @@ export const GELU_TANH: Readonly<Record<string, Activation>> = {
 };
 
 /** Activations of an FFN without gate, by their names. */
-export const UNGATED_ACTIVATIONS: Readonly<Record<string, Activation>> = { ...GELU_TANH, gelu: "gelu", relu: "relu" };
+export const UNGATED_ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  ...GELU_TANH,
+  gelu: "gelu",
+  relu: "relu",
+};
 
 /** The values of these activations as features. */
 export const GELUS_AND_RELU: readonly string[] = ["gelu_tanh", "gelu", "relu"];
 
-const ACTIVATION_NAMES = { silu: "silu", relu: "relu", gelu: "gelu", gelu_tanh: "gelu_pytorch_tanh" } as const;
+const ACTIVATION_NAMES = {
+  silu: "silu",
+  relu: "relu",
+  relu2: "relu2",
+  gelu: "gelu",
+  gelu_tanh: "gelu_pytorch_tanh",
+} as const;
 
 /** Name of a model's activation in transformers. */
 export function activationName({ activation }: Pick<DecoderSpec, "activation">): string {

@@ -110,7 +110,7 @@ export interface DecoderSpec {
    */
   readonly qkNorm?: "head" | "whole" | "layer";
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
-  readonly activation?: "gelu" | "gelu_tanh" | "relu";
+  readonly activation?: "gelu" | "gelu_tanh" | "relu" | "relu2";
   /**
    * "both": the output of attention and that of the FFN are normalised too (RMSNorm), before they are added to the
    * residual stream. "after": these outputs alone are. "residual": the residual stream is, once by attention and once by

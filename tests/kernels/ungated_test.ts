@@ -35,6 +35,7 @@ interface Curve {
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const CURVES: Readonly<Record<Activation, Curve>> = {
   relu: { value: (x) => Math.max(x, 0), slope: (x) => x > 0 ? 1 : 0, roundings: () => 2 },
+  relu2: { value: (x) => Math.max(x, 0) ** 2, slope: (x) => 2 * Math.max(x, 0), roundings: () => 4 },
   gelu: {
     value: (x) => x * normal(x),
     slope: (x) => normal(x) + x * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI),
@@ -154,11 +155,12 @@ Deno.test("activations and their backward stay finite for inputs of ±1000", asy
     recordUngated(plan, { up, z, a }, { rows: 1, width: 2, activation });
     recordUngatedBackward(plan, { da, z, up, partial, grads: null }, { rows: 1, width: 2, activation });
     await plan.run();
-    const exact = (wanted: readonly number[]) => (_: number, column: number): Cell => ({
-      value: wanted[column] ?? NaN,
+    const { value, slope } = CURVES[activation];
+    const exact = (curve: (x: number) => number) => (_: number, column: number): Cell => ({
+      value: curve(column === 0 ? -1000 : 1000),
       bound: 1e-36,
     });
-    await assertActivation(device, a, { what: `${activation} a`, rows: 1, cols: 2, want: exact([0, 1000]) });
-    await assertActivation(device, up, { what: `${activation} dup`, rows: 1, cols: 2, fill: 0, want: exact([0, 1]) });
+    await assertActivation(device, a, { what: `${activation} a`, rows: 1, cols: 2, want: exact(value) });
+    await assertActivation(device, up, { what: `${activation} dup`, rows: 1, cols: 2, fill: 0, want: exact(slope) });
   }
 });

@@ -131,6 +131,7 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
 
   const activated = (x: number): number => {
     if (spec.activation === "relu") return Math.max(0, x);
+    if (spec.activation === "relu2") return Math.max(0, x) ** 2;
     if (spec.activation === undefined) return x / (1 + Math.exp(-x));
     if (spec.activation === "gelu") return x * normal(x);
     return x / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));

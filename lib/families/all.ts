@@ -1,5 +1,6 @@
 // Every family that is read and written, in the order in which a class or architecture is chosen for a model: the first that holds it.
 import type { DecoderSpec } from "../spec/decoder.ts";
+import { ARCEE } from "./arcee.ts";
 import { COMPRESSO } from "./compresso.ts";
 import { EXAONE4 } from "./exaone4.ts";
 import type { Family } from "./family.ts";
@@ -18,8 +19,8 @@ import { PHI3 } from "./phi3.ts";
 import { QWEN2, QWEN3 } from "./qwen.ts";
 import { SEED_OSS } from "./seed_oss.ts";
 import { SMOLLM3 } from "./smollm3.ts";
-import { STARCODER2 } from "./starcoder2.ts";
 import { STABLELM } from "./stablelm.ts";
+import { STARCODER2 } from "./starcoder2.ts";
 
 /** The families of others. */
 export const FAMILIES: readonly Family[] = [
@@ -37,6 +38,7 @@ export const FAMILIES: readonly Family[] = [
   GRANITE,
   OLMO2,
   EXAONE4,
+  ARCEE,
   OPT,
   GPT2,
   GPT_NEOX,

@@ -145,6 +145,8 @@ export interface Stock extends Fit {
   readonly biases?: (spec: DecoderSpec) => readonly Projection[];
   /** Keys beyond LLaMA's. */
   readonly keys?: (spec: DecoderSpec) => Json;
+  /** Keys of RoPE from those of LLaMA, where they differ. */
+  readonly ropeKeys?: (rope: Json) => Json;
   /** All keys of the shape, where they are not LLaMA's. */
   readonly config?: (spec: DecoderSpec, context: WriteContext) => Json;
 }

@@ -31,6 +31,11 @@ export function ffnBiases({ mlp_bias: has }: { mlp_bias?: boolean | null | undef
   return has ? [...GATED] : [];
 }
 
+/** Biases of an FFN without gate, all or none. */
+export function ungatedBiases({ mlp_bias: has }: { mlp_bias?: boolean | null | undefined }): Projection[] {
+  return has ? ["up", "down"] : [];
+}
+
 /** The keys that say biases as all or none of a block; what a model lacks of a block is zeros. */
 export function biasKeys(spec: DecoderSpec): { readonly attention_bias: boolean; readonly mlp_bias: boolean } {
   const some = (projections: readonly Projection[]): boolean => projections.some((one) => hasBias(spec, one));

@@ -273,6 +273,14 @@ MODELS |= {
             attention_out_bias=False, residual_dropout=0.0, attention_dropout=0.0,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **{**COMMON, "attention_bias": True}),
     },
+    # An FFN of ReLU² without gate.
+    "arcee": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1053,
+        "config": lambda: AutoConfig.for_model(
+            "arcee", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=61,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -415,6 +423,8 @@ def projection(layer, target):
     own = getattr(block, f"{target}_proj", None)
     if own is not None:
         return own, slice(0, own.out_features)
+    if target == "gate" and hasattr(block, "up_proj"):
+        return None
     whole = getattr(block, "qkv_proj" if target in "qkv" else "gate_up_proj")
     if target in ("gate", "up"):
         half = whole.out_features // 2

@@ -233,7 +233,7 @@ function llamaConfig(family: Family, spec: DecoderSpec): Json {
     num_hidden_layers: spec.layers.length,
     num_key_value_heads: kvHeads,
     rms_norm_eps: spec.normEps,
-    ...ropeConfig(spec, family.rope),
+    ...family.stock.ropeKeys?.(ropeConfig(spec)) ?? ropeConfig(spec, family.rope),
   };
   return Object.fromEntries(Object.entries(keys).map(([key, value]) => [ownKey(family, key), value]));
 }

@@ -12,6 +12,7 @@ import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MISTRAL } from "./mistral.ts";
+import { NEMOTRON } from "./nemotron.ts";
 import { OLMO2 } from "./olmo2.ts";
 import { OPT } from "./opt.ts";
 import { PHI } from "./phi.ts";
@@ -43,6 +44,7 @@ export const FAMILIES: readonly Family[] = [
   GPT2,
   GPT_NEOX,
   STARCODER2,
+  NEMOTRON,
   STABLELM,
   PHI,
 ];

@@ -281,6 +281,14 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
+    # LayerNorm whose weights are stored without 1, ReLU² without gate, a part of each head rotates.
+    "nemotron": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1054,
+        "config": lambda: AutoConfig.for_model(
+            "nemotron", hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=61,
+            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, norm_eps=1e-4,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3}, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -303,8 +311,8 @@ def write_model(folder, recipe, generator):
             if name.endswith(".bias"):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))
             elif weight.dim() == 1:
-                # Gemma stores the weight of a norm without 1.
-                least = -0.5 if isinstance(model.config, (GemmaConfig, Gemma2Config, Gemma3TextConfig)) else 0.5
+                # Gemma and Nemotron store the weight of a norm without 1.
+                least = -0.5 if model.config.model_type.startswith(("gemma", "nemotron")) else 0.5
                 weight.copy_(torch.rand(weight.shape, generator=generator, dtype=torch.float64) + least)
             elif any(part in name for part in ("embed_", "lm_head", "wte", "wpe")):
                 weight.copy_(normal(generator, *weight.shape, std=0.4))

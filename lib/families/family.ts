@@ -109,14 +109,11 @@ export interface RopeRules {
 /** Renames parts of canonical names, in turn. */
 export type Renames = readonly (readonly [from: RegExp, to: string])[];
 
-/** Canonical tensors that a folder holds in one, or transposed. */
+/** Projections that a folder holds in one module of the layer, one after another or, with `byHead`, alternating by head. */
 export interface Packing {
-  /** The module of q, k and v in the layer. */
-  readonly qkv: string;
-  /** Whether they alternate by head. */
-  readonly byHead: boolean;
-  /** Projections that are stored [in, out]. */
-  readonly transposed: readonly Projection[];
+  readonly module: string;
+  readonly parts: readonly Projection[];
+  readonly byHead?: true;
 }
 
 /** How a family's folder stores what the canonical tensors hold. */
@@ -128,7 +125,11 @@ export interface TensorRules {
   readonly prefix?: string;
   /** What is added to the stored weights of norms. */
   readonly normPlus?: number;
-  readonly packing?: Packing;
+  readonly packed?: readonly Packing[];
+  /** Projections that are stored [in, out], packed ones too. */
+  readonly transposed?: readonly Projection[];
+  /** RoPE turns neighbours (2i, 2i + 1) of a head of q and k, whose rows are in another order then. */
+  readonly neighbours?: true;
   /** Name of the norm of a head, where each has a tensor. */
   readonly headNorm?: (place: { readonly layer: number; readonly of: "q" | "k"; readonly head: number }) => string;
 }

@@ -64,7 +64,8 @@ export const GPT2 = family({
       [/\.mlp\.up_proj\./, ".mlp.c_fc."],
       [/\.mlp\.down_proj\./, ".mlp.c_proj."],
     ],
-    packing: { qkv: "attn.c_attn", byHead: false, transposed: ["o", "up", "down"] },
+    packed: [{ module: "attn.c_attn", parts: ["q", "k", "v"] }],
+    transposed: ["q", "k", "v", "o", "up", "down"],
   },
   derivesHeads: true,
   stock: {

@@ -64,7 +64,7 @@ export const GPT_NEOX = family({
       [/\.mlp\.up_proj\./, ".mlp.dense_h_to_4h."],
       [/\.mlp\.down_proj\./, ".mlp.dense_4h_to_h."],
     ],
-    packing: { qkv: "attention.query_key_value", byHead: true, transposed: [] },
+    packed: [{ module: "attention.query_key_value", parts: ["q", "k", "v"], byHead: true }],
   },
   derivesHeads: true,
   stock: {

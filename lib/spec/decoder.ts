@@ -133,6 +133,11 @@ export interface DecoderSpec {
    * own. Changes no value: it chooses the class and architecture of exported files.
    */
   readonly fused?: true;
+  /**
+   * The folder holds the rows of q and k so that RoPE turns neighbours (2i, 2i + 1), as GLM's does. They are read in the order of the others; an
+   * adapter made for the folder has another. Changes no value.
+   */
+  readonly neighbours?: true;
   /** Bounds c: a score or logit x becomes c · tanh(x / c). */
   readonly softCaps?: {
     /** Of q·k times its factor. Absent: none. */

@@ -60,7 +60,7 @@ for (const name of GOLDEN_NAMES) {
         // A file says neither another factor of q·k than that of its architecture, nor the rule of scaled frequencies: it has their divisors in f32.
         if (attentionScale && scales?.attention) continue;
         const isSaid = rope.scaling.kind === "none" || rope.scaling.kind === "linear";
-        const { fused: _ours, ...shape } = spec, { fused: _theirs, ...shapeRead } = read.spec;
+        const { fused: _ours, neighbours: _, ...shape } = spec, { fused: _theirs, ...shapeRead } = read.spec;
         assert.deepEqual(shapeRead, {
           ...shape,
           rope: { ...rope, scaling: isSaid ? rope.scaling : read.spec.rope.scaling },

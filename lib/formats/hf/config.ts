@@ -77,6 +77,7 @@ export function parseHfConfig(whole: unknown, files: HfConfigFiles): DecoderSpec
     normEps: config.rms_norm_eps ?? 1e-6,
     ...activationOf(context),
     ...withoutUndefined(parts),
+    ...family.tensors?.neighbours ? { neighbours: true as const } : {},
     rope: parts.positions
       ? NO_ROPE
       : { ...ropeOf(given, ropeContext), ...localBase === undefined ? {} : { localBase } },

@@ -182,10 +182,11 @@ function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<A
   });
 }
 
-/** The model as a folder holds it: with the biases that its configuration implies, and fused where its class is. */
+/** The model as a folder holds it: with the biases that its configuration implies, and with the matrices and rows of its class. */
 export function writtenSpec(spec: DecoderSpec): DecoderSpec {
-  const { fused: _, ...apart } = spec;
-  return withBiases(familyFor(spec).tensors?.keepsFused ? spec : apart, writtenBiases(spec));
+  const { fused, neighbours: _, ...plain } = spec, { keepsFused, neighbours } = familyFor(spec).tensors ?? {};
+  const written = { ...plain, ...keepsFused && fused ? { fused } : {}, ...neighbours ? { neighbours } : {} };
+  return withBiases(written, writtenBiases(spec));
 }
 
 /** The biases that a folder must hold, as most configurations can only say all or none of attention and of the FFN. */

@@ -1,9 +1,9 @@
 // Tensors of folders that hold several canonical ones, or one transposed; read and written as the canonical ones.
 import { type CompressoError, refusal } from "../../core/errors.ts";
-import { biasName, type DecoderSpec, projectionName, tensorShapes } from "../../spec/decoder.ts";
+import { biasName, type DecoderSpec, projectionName, PROJECTIONS, ropeDims, tensorShapes } from "../../spec/decoder.ts";
 import type { RowRange } from "../../spec/source.ts";
 import type { SafetensorsFile } from "../safetensors/read.ts";
-import type { Family } from "../../families/family.ts";
+import type { Family, Packing } from "../../families/family.ts";
 import { storedName } from "./stored.ts";
 
 /** What is read of a file of weights; `readRaw` where its tensors are those of a file. */
@@ -39,33 +39,41 @@ export interface PackedTensor {
   readonly block: number | null;
   /** Whether it is stored [in, out]. */
   readonly transposed: boolean;
+  /** Heads whose first dims are stored so that RoPE turns neighbours; null for rows in the order of the canonical ones. */
+  readonly neighbours: { readonly headDim: number; readonly dims: number } | null;
 }
 
-const QKV = ["q", "k", "v"] as const;
-
 /** The packed tensors of a folder of a family. */
-export function packedTensors(family: Family, spec: DecoderSpec): PackedTensor[] {
-  const packing = family.tensors?.packing, shapes = tensorShapes(spec), found: PackedTensor[] = [];
-  if (!packing) return found;
-  const isConv = packing.transposed.length > 0;
-  const add = (name: string, names: readonly string[], isWeight: boolean): void => {
-    const parts = names.map((part) => ({ name: part, rows: shapes.get(part)?.[0] ?? 0 }));
-    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-    if (rows === 0) return;
-    const [, width] = shapes.get(names[0] ?? "") ?? [], shape = width === undefined ? [rows] : [rows, width];
-    const block = names.length > 1 && packing.byHead ? spec.headDim : null, transposed = isConv && isWeight;
-    found.push({ name, shape: transposed ? shape.toReversed() : shape, parts, block, transposed });
-  };
-  spec.layers.forEach((_, layer) => {
-    const module = storedName(family, projectionName(layer, "q")).replace(/[^.]+\.[^.]+\.weight$/, packing.qkv);
-    add(`${module}.weight`, QKV.map((part) => projectionName(layer, part)), true);
-    add(`${module}.bias`, QKV.map((part) => biasName(layer, part)), false);
-    for (const part of packing.transposed) {
-      const name = projectionName(layer, part);
-      add(storedName(family, name), [name], true);
-    }
-  });
-  return found;
+export function packedTensors({ tensors = {}, ...family }: Family, spec: DecoderSpec): PackedTensor[] {
+  const { packed = [], transposed = [], neighbours } = tensors, shapes = tensorShapes(spec);
+  const rowsOf = (name: string): number => shapes.get(name)?.[0] ?? 0;
+  const turns = neighbours && !spec.positions ? { headDim: spec.headDim, dims: ropeDims(spec) } : null;
+  const alone = PROJECTIONS.filter((one) =>
+    !packed.some(({ parts }) => parts.includes(one)) &&
+    (transposed.includes(one) || (turns && (one === "q" || one === "k")))
+  );
+  const all = [...packed, ...alone.map((one): Packing => ({ module: "", parts: [one] }))];
+  return spec.layers.flatMap((_, layer) =>
+    all.flatMap(({ module, parts, byHead }): PackedTensor[] =>
+      [projectionName, biasName].flatMap((nameOf) => {
+        const names = parts.map((part) => nameOf(layer, part)), [first = ""] = names, [only = "q"] = parts;
+        const rows = names.reduce((sum, name) => sum + rowsOf(name), 0), isMatrix = nameOf === projectionName;
+        const isTurned = turns !== null && parts.length === 1 && (only === "q" || only === "k");
+        if (rows === 0 || (!isMatrix && !module && !isTurned)) return [];
+        const own = storedName({ ...family, tensors }, first);
+        const shape = [rows, ...(shapes.get(first) ?? []).slice(1)],
+          isTransposed = isMatrix && transposed.includes(only);
+        return [{
+          name: module ? own.replace(/[^.]+\.[^.]+\.(weight|bias)$/, `${module}.$1`) : own,
+          shape: isTransposed ? shape.toReversed() : shape,
+          parts: names.map((name) => ({ name, rows: rowsOf(name) })),
+          block: byHead ? spec.headDim : null,
+          transposed: isTransposed,
+          neighbours: isTurned ? turns : null,
+        }];
+      })
+    )
+  );
 }
 
 /**
@@ -121,6 +129,16 @@ async function readPart(
     }
     return out;
   }
+  if (tensor.neighbours) {
+    // The whole heads that hold the rows.
+    const { headDim } = tensor.neighbours, first = Math.floor(start / headDim) * headDim;
+    const heads = await read({ start: first, count: Math.ceil((start + count) / headDim) * headDim - first });
+    for (let row = 0; row < count; row++) {
+      const place = (placeOf(tensor, index, start + row) - first) * width;
+      out.set(heads.subarray(place, place + width), row * width);
+    }
+    return out;
+  }
   for (let row = 0; row < count;) {
     // Rows that follow one another in the file.
     const { block } = tensor, run = block === null ? count : Math.min(count - row, block - (start + row) % block);
@@ -151,7 +169,11 @@ function widthOf({ shape: [first = 1, second], transposed }: PackedTensor): numb
 }
 
 /** Row of the packed tensor, before it is transposed, that holds a row of a part. */
-function placeOf({ parts, block }: PackedTensor, index: number, row: number): number {
+function placeOf({ parts, block, neighbours }: PackedTensor, index: number, row: number): number {
+  if (neighbours) {
+    const { headDim, dims } = neighbours, inHead = row % headDim, half = dims / 2;
+    return inHead < dims ? row - inHead + 2 * (inHead % half) + Math.floor(inHead / half) : row;
+  }
   if (block === null) return parts.slice(0, index).reduce((sum, part) => sum + part.rows, row);
   return (Math.floor(row / block) * parts.length + index) * block + row % block;
 }

@@ -65,11 +65,11 @@ const NAMES: NamesOf<PeftWriteOptions> = {
  */
 export function refusePacked(spec: DecoderSpec): void {
   const family = familyFor(spec);
-  if (packedTensors(family, spec).length === 0) return;
+  if (packedTensors(family, spec).length === 0 && !spec.neighbours) return;
   throw new CompressoError("input", {
     what: "cannot write the adapter",
     rule: "each projection is a module of its own in the model's class",
-    value: `transformers' ${family.type} has q, k and v in one`,
+    value: `transformers' ${family.type} has some in one, or their rows in another order`,
     fix: "leave the adapter out: the exported model has its LoRA merged",
   });
 }
@@ -172,6 +172,10 @@ export async function openPeftAdapter(
   const file = await openSafetensors(await files.open(place.weights));
   const modules = await Promise.all(modulesOf(file, spec, said).map((module) => partsOf(file, module, said)))
     .then((parts) => parts.flat());
+  if (spec.neighbours && modules.some(({ projection }) => projection === "q" || projection === "k")) {
+    const value = "the model's folder has the rows of q and k in another order";
+    throw broken(file.path, "its rows of q and k are those of the model here", value, MERGE_FIRST);
+  }
   const [first] = modules;
   if (!first) {
     throw broken(file.path, "it holds LoRA of a projection", "no tensors", "check that this is the right file");

@@ -26,7 +26,7 @@ const FLAGS = {
     initially: [],
     parse: (file: string, before: readonly string[]): readonly string[] => [...before, file],
     help:
-      "what `eval --json` printed, to show beside the runs; may be given again (a run's own eval….json are shown anyway)",
+      "what `eval --json` printed, to show with the runs; may be given again (a run's own eval….json are shown anyway)",
   },
   title: { type: "value", placeholder: "text", defaultText: "the names of the runs", help: "headline" },
 } as const satisfies FlagTable;

@@ -30,23 +30,23 @@ export interface CellEvents {
 const CHECKPOINT_EVERY = 50;
 
 /**
- * Runs a cell up to its pruned model: from its checkpoint where there is one, or from the start with `anew`. That removes the cell's earlier files, once
+ * Runs a cell up to its pruned model: from its checkpoint where there is one, or from the start with `restarts`. That removes the cell's earlier files, once
  * all checks of the run have passed, when `onBegin` is called.
  */
 export async function pruneCell(
   cell: PlannedCell,
   model: Model,
-  { rows, calibration, store, events, anew, onBegin }: {
+  { rows, calibration, store, events, restarts, onBegin }: {
     readonly rows: SourceRows;
     readonly calibration: SourceRows | null;
     readonly store: Store;
     readonly events: CellEvents;
-    readonly anew: boolean;
+    readonly restarts: boolean;
     readonly onBegin: () => void;
   },
 ): Promise<void> {
   const { folder, prune, identity } = cell, shown = new ShownAlarms();
-  const resume = !anew && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
+  const resume = !restarts && await store.isResumable(folder), earlier = resume ? await store.records(folder) : [];
   if (!resume) refusePrompt(cell, rows);
   const origin = await originOf({
     model: cell.model.path,
@@ -65,7 +65,7 @@ export async function pruneCell(
     checkpointEvery: CHECKPOINT_EVERY,
     resume,
     async onReady(): Promise<void> {
-      if (anew) await store.begin(folder, identity, { anew });
+      if (restarts) await store.begin(folder, identity, { restarts });
       onBegin();
     },
     identity: { weights: cell.model.weights },

@@ -118,7 +118,7 @@ function layerCharts(report: ExperimentReport, groups: readonly Group[]): DrawnC
   });
 }
 
-/** The hard sparsities of groups, which may be several; those that are nearly the same as their mean. */
+/** The hard sparsities of groups; nearly equal ones are one, their mean. */
 function uniformShares(groups: readonly Group[]): number[] {
   const sorted = groups.flatMap(({ numbers }) => numbers["hard sparsity"]?.mean ?? []).sort((a, b) => a - b);
   const near: number[][] = [];

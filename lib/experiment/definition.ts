@@ -167,7 +167,7 @@ function checkRest(definition: ExperimentDefinition): void {
   for (const option of ["data", "calibration"] as const) {
     for (const value of values(option)) {
       if (sets.includes(String(value))) continue;
-      const known = sets.join(", ") || "the experiment's data sets, of which it names none";
+      const known = sets.join(", ") || "the experiment's data sets; it has none";
       fail(`'${option}' is one of ${known}`, String(value));
     }
   }

@@ -43,7 +43,7 @@ export function ofMeasure(error: CompressoError): ErrorParts {
 function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: CellOptions): string {
   const change = respelled(plain, options, option),
     redo = option("redo"),
-    changed = `${change}, and run it anew (${redo})`;
+    changed = `${change}, and run it again (${redo})`;
   // A run cannot continue with NaN.
   if (monitor === "nan") return changed;
   // The others stay as the cell has them.
@@ -52,7 +52,7 @@ function fixOf({ monitor, change: plain, options }: Alarm, { onAlarm = [] }: Cel
   const asItIs =
     `let it continue as it is: the option onAlarm "${setting}" for this run in the definition, or for all runs (${
       option("set", `onAlarm=${setting}`)
-    }), and ${redo}, which also runs finished ones anew where ${monitor} raised an alarm`;
+    }), and ${redo}, which also repeats finished runs in which ${monitor} raised an alarm`;
   // Other programs' memory is no option of a cell.
   return monitor === "memory" ? `${change}, and the same command continues; or ${asItIs}` : `${changed}; or ${asItIs}`;
 }

@@ -19,8 +19,8 @@ export interface UnplacedCell {
 }
 
 /**
- * The folder of each cell. Names hold only the options that differ in the present grid, so a folder with a cell's identity is that cell's, whatever its
- * name; no two cells share one.
+ * The folder of each cell. Names hold only the options that differ in the present grid, so a folder with a cell's identity belongs to that cell
+ * under any name. No two cells share one.
  */
 export async function placeCells(
   cells: readonly UnplacedCell[],

@@ -117,7 +117,7 @@ export function differences(
 ): string | null {
   const monitors = isObject(now["monitors"]) ? now["monitors"] : {};
   const idle = MONITOR_NAMES.filter((name) => raised && !raised.includes(name)).map((name) =>
-    // One that is off now would have raised none either, whatever its threshold was.
+    // A monitor that is off now would have raised no alarm either, at any threshold.
     monitors[name] === null ? `monitors.${name}` : `monitors.${name}.action`
   );
   return differencesOf(then, now, { idle }).join("; ") || null;

@@ -172,10 +172,10 @@ function tokenNote({ dense }: ExperimentReport): string {
     return `${literal(name)} (${shown.join(", ")})`;
   });
   if (over.length === 0) return "";
-  const behind = over.some((one) => one.includes(" prompt ("))
-    ? "; rows that are cut to fit have fewer behind a prompt"
+  const less = over.some((one) => one.includes(" prompt ("))
+    ? "; rows that are cut to fit have fewer after a prompt"
     : "";
-  return ` Perplexities are over so many tokens: ${over.join(", ")}${behind}.${
+  return ` Perplexities are over so many tokens: ${over.join(", ")}${less}.${
     isOther
       ? " Models by whose tokenizers or templates the tokens differ are not compared by perplexity, nor by loss."
       : ""
@@ -201,7 +201,7 @@ function adapterNote({ cells, groups, axes }: ExperimentReport): string {
       ? ""
       : `, and those of ${
         mixed.map((group) => literal(groupLabel(group, axes))).join("; ")
-      } not all on the same, which is a difference beside the seed`
+      } not all on the same, which is another difference than the seed`
   }.`;
 }
 

@@ -115,7 +115,7 @@ function assign(
   for (const [name, path] of Object.entries(given ?? {})) {
     if (!Object.hasOwn(paths, name)) {
       refuse("usage", `cannot use ${option(kind, `${name}=${path}`)}`, {
-        rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none of them"}`,
+        rule: `the experiment '${experiment}' has ${Object.keys(paths).join(", ") || "none"}`,
         value: name,
       });
     }

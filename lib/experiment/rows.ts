@@ -17,7 +17,7 @@ import { digestOf } from "../core/digest.ts";
 import { dataIdentity, fileFacts } from "./identity.ts";
 import type { DataSource, FileData, SelfWrittenData } from "./types.ts";
 
-/** Rows to train on, and what became of those that were read. */
+/** Rows to train on, and a report on how they were read. */
 export interface SourceRows {
   readonly rows: readonly Row[];
   readonly reading: DataReport;
@@ -60,7 +60,7 @@ export class RowCache {
     return { rows, reading: report, skipBroken: "generate" in file ? false : file.skipBroken ?? false };
   }
 
-  /** Lines on files of which rows were left out in reading, each returned once. */
+  /** Lines on files whose rows were left out in part, each returned once. */
   newNotes(): string[] {
     const lines = [...this.#sets.values()].flatMap(({ file, set: { report: { skipped, broken } } }) => {
       const kinds = [["empty", skipped], ["broken", broken]] as const;
@@ -99,7 +99,7 @@ function writtenFacts(
   return { count, tokens, temperature, seed };
 }
 
-/** Path of self-written texts. Its name holds a digest of all that decides them; a file beside it has the digest of the texts. */
+/** Path of self-written texts. The name holds a digest of all that decides them; NAME.sha256 has the digest of the texts. */
 function writtenPath(source: SelfWrittenData, { folder, weights, model }: Writer): string {
   const key = digestOf([
     JSON.stringify({ ...writtenFacts(source), weights, baseDtype: model.weights.baseDtype, format: TEXT_FORMAT }),

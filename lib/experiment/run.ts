@@ -27,7 +27,7 @@ import type {
 } from "./types.ts";
 
 /**
- * Runs the cells of an experiment. Each prunes a model and measures it, in a folder of its own; finished cells are not run again. After every cell the
+ * Runs the cells of an experiment. Each prunes a model and measures it in one folder; finished cells are not run again. After every cell the
  * report is written: `report.md`, `report.json` and charts. An error of a single cell, also a `CompressoError` of `onModel`, is recorded, and the next
  * cell runs.
  *
@@ -160,7 +160,7 @@ interface Turn {
   readonly lost: AbortSignal | null;
 }
 
-/** The cells one after the other; with leases those that no other process works on, until none is left. */
+/** The cells one after the other; with leases, the cells that no other process works on, until all are done. */
 async function* turnsOf(todo: readonly PlannedCell[], { plan, store, leases, options }: {
   readonly plan: ExperimentPlan;
   readonly store: Store;
@@ -195,7 +195,7 @@ function onlyLost(error: unknown, lost: AbortSignal, stop: AbortSignal): null {
   throw error;
 }
 
-/** Notes the files of which rows were left out. */
+/** Notes the files whose rows were left out in part. */
 async function noteLeftOut(
   { cache }: ExperimentPlan,
   { onNote }: Pick<RunExperimentOptions, "onNote">,
@@ -235,10 +235,10 @@ async function toDo({ cells: chosen }: ExperimentPlan, options: RunExperimentOpt
       } runs them again`,
     );
   }
-  const anew = cells.filter((cell) => ["changed", "failed"].includes(cell.state.kind) && !hasPruned(cell));
-  if (evaluateOnly && redo && anew.length > 0) {
+  const restarts = cells.filter((cell) => ["changed", "failed"].includes(cell.state.kind) && !hasPruned(cell));
+  if (evaluateOnly && redo && restarts.length > 0) {
     await onNote?.(
-      `${anew.length} cells have failed or changed and have no model to measure: redo without evaluateOnly runs them again`,
+      `${restarts.length} cells have failed or changed and have no model to measure: redo without evaluateOnly runs them again`,
     );
   }
   // Where others may take some of the cells, this process counts those that it takes.
@@ -293,12 +293,12 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
   const wasKept = hasPruned(cell) && ((await store.cellFile(folder))?.keepsModel ?? false);
   let isPruned = hasPruned(cell), isBegun = false;
   await checkUnchanged(cell, { measured: isPruned });
-  const anew = redoes || (state.kind === "unmeasured" && !isPruned);
+  const restarts = redoes || (state.kind === "unmeasured" && !isPruned);
   const change = async (part: Partial<CellFile>): Promise<void> =>
     await store.setCell(folder, { ...await store.cellFile(folder) ?? { identity }, ...part });
   try {
-    // With `anew` the cell's files go when the run itself begins: what fails before must not cost them.
-    if (!anew && !isPruned) await store.begin(folder, identity, { anew });
+    // With `restarts` the cell's files go when the run itself begins: what fails before must not cost them.
+    if (!restarts && !isPruned) await store.begin(folder, identity, { restarts });
     const model = await slot.use(path, baseDtype, cell);
     const denseDir = store.dense(cell.model);
     {
@@ -313,18 +313,18 @@ async function workOn(cell: PlannedCell, { plan, store, slot, leases, options }:
         signal,
         onProgress: (share) => onPhase?.(`writing texts ${what}`, share),
       });
-      const { calibration: beside } = cell, texts = leases ? await leases.wait("texts", signal) : null;
+      const { calibration: source } = cell, texts = leases ? await leases.wait("texts", signal) : null;
       await using _alone = texts;
       const rows = await cache.rows(cell.source, writer("to train on"));
-      const calibration = beside === null ? null : await cache.rows(beside, writer("for calibration"));
+      const calibration = source === null ? null : await cache.rows(source, writer("for calibration"));
       await texts?.[Symbol.asyncDispose]();
       await noteLeftOut(plan, options);
-      await pruneCell(cell, model, { rows, calibration, store, events, anew, onBegin: () => isBegun = true });
+      await pruneCell(cell, model, { rows, calibration, store, events, restarts, onBegin: () => isBegun = true });
       isPruned = true;
       await change({ failure: undefined });
     }
     const { device, tokenizer } = model;
-    // A dense model beside the pruned one might not fit.
+    // The dense and the pruned model might not fit together.
     slot.release();
     await measureCell(cell, { device, tokenizer }, { store, measures, events });
     const keepsModel = options.keep === "models" || options.evaluateOnly === true || wasKept;

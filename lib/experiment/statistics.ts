@@ -44,7 +44,7 @@ export interface Difference {
   readonly n: number;
   /** Seeds that they are of. */
   readonly seeds: number;
-  /** Pairs that are left out, as other seeds have none of their setting. */
+  /** Pairs that are left out because other seeds lack their setting. */
   readonly leftOut: number;
 }
 

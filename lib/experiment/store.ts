@@ -176,13 +176,13 @@ export class Store {
   }
 
   /**
-   * Makes the folder of a cell; `anew` empties it, except for the lock of the run that begins. cell.json is replaced last, so that old files are never taken
+   * Makes the folder of a cell; `restarts` empties it, except for the lock of the run that begins. cell.json is replaced last, so that old files are never taken
    * for those of the new run. A folder without cell.json counts as empty.
    */
-  async begin(name: string, identity: CellIdentity, { anew }: { readonly anew: boolean }): Promise<void> {
+  async begin(name: string, identity: CellIdentity, { restarts }: { readonly restarts: boolean }): Promise<void> {
     const dir = this.cell(name), path = join(dir, FILES.cell);
     await makeFolder(dir);
-    const before = anew || !await exists(path) ? null : await this.cellFile(name);
+    const before = restarts || !await exists(path) ? null : await this.cellFile(name);
     for (const own of before ? [SUMMARY_FILE] : await namesIn(dir)) {
       if (own !== LOCK_FILE && own !== FILES.cell) await removeOld(join(dir, own));
     }
@@ -272,7 +272,7 @@ function kindOf(id: string): string {
   return id.replace(/ .*$/s, "");
 }
 
-/** A failure, unless none of the measures that were missing then is missing now: its measure may have been removed from the definition. */
+/** A failure, while a measure that was missing then is still missing. The measure that failed may have left the definition. */
 function standing(failure: CellFailure | null, missing: readonly Measure[]): CellFailure | null {
   const then = failure?.missing;
   if (!then) return failure;

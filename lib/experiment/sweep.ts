@@ -249,7 +249,7 @@ async function beginAt(before: string, folder: string): Promise<void> {
     refuse("input", `cannot continue from ${before}`, {
       rule: "it holds the state at the end of its pruning",
       value: `there is no ${STATE_FILE}`,
-      fix: `start the sweep anew with ${option("export.replace")}`,
+      fix: `start the sweep again with ${option("export.replace")}`,
     });
   }
   // A copy that was cut off must not be taken for a checkpoint.
@@ -357,7 +357,7 @@ function sweepThere(out: string): CompressoError {
   return refusal("usage", `cannot start a sweep in ${out}`, {
     rule: "the folder holds no earlier sweep",
     value: `it holds ${SWEEP_FILE}`,
-    fix: `continue with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${
+    fix: `continue with ${option("resume")}, start again with ${option("export.replace")}, or choose another ${
       option("out")
     }`,
   });

@@ -193,9 +193,9 @@ export interface Value {
   readonly tokens?: string;
   /** Questions of a task, among `n`, that did not fit the context and lost their beginning. */
   readonly truncated?: number;
-  /** Of a perplexity over rows: those that were measured, cut ones among them, and those left out. */
+  /** Of a perplexity over rows: counts of measured rows (cut ones included) and of rows left out. */
   readonly rows?: Pick<RowPerplexityResult, "rows" | "truncated" | "skipped" | "broken">;
-  /** How many tasks it is a mean over, each of which weighs the same. */
+  /** Of a mean over tasks: their number. Each task has the same weight. */
   readonly tasks?: number;
   /** The task that it is a score of. */
   readonly task?: string;
@@ -404,7 +404,7 @@ export interface Group {
 
 /** What another value of an axis changes, all else equal. */
 export interface Contrast {
-  /** The option, and those that change with it. */
+  /** The option, with the options that change together with it. */
   readonly axis: string;
   /** Its first value. */
   readonly from: string;

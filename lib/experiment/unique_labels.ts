@@ -23,7 +23,7 @@ export function labelsOf(values: readonly unknown[], plain: Labels = shownOption
   return (value) => labels.get(keyOf(value)) ?? plain(value);
 }
 
-/** One label for each value, none of them taken. */
+/** One label for each value; labels that are taken are not used. */
 function apart(
   values: readonly unknown[],
   { label, taken }: { readonly label: string; readonly taken: ReadonlySet<string> },

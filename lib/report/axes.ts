@@ -8,7 +8,7 @@ export interface Axis {
   readonly label: string;
   /** First and last value; default: those of the points. */
   readonly domain?: readonly [number, number];
-  /** Whether 0 belongs to the axis whatever the points are. Default false. */
+  /** Whether the axis always contains 0. Default false. */
   readonly zero?: boolean;
   /** "share" shows 0.2 as 20 %; "whole" has no ticks between whole numbers. Default "plain". */
   readonly format?: AxisFormat;

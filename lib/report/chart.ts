@@ -29,7 +29,7 @@ const MARGIN = 16;
 
 /**
  * Draws panels one below the other: an SVG document that needs no other file, legible on light and dark grounds. Series of all panels share a
- * legend, unless they are rows, which have their names beside them.
+ * legend, except for rows, whose names stand at the axis.
  *
  * @example
  * ```ts

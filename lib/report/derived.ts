@@ -18,7 +18,7 @@ export function smoothed(values: readonly number[], span: number): number[] {
   });
 }
 
-/** Records without those that a rollback took back: it returns to an earlier step, and the steps after it come again. */
+/** Records without the steps that a rollback undid; these steps come again. */
 export function keptRecords(records: readonly StepRecord[]): StepRecord[] {
   const kept: StepRecord[] = [];
   for (const record of records) {

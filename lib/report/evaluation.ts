@@ -23,7 +23,7 @@ export interface Score {
   readonly change: ScoreChange | null;
 }
 
-/** A score beside that of another model, with its 95 % confidence interval. */
+/** A score compared with that of another model, with the 95 % confidence interval. */
 export interface ScoreChange {
   /** The other model. */
   readonly against: string;

@@ -1,4 +1,4 @@
-// The figures of a report: titles, captions, what is drawn, and the tables behind them.
+// The figures of a report: titles, captions, what is drawn, and the same values as tables.
 import type { Axis } from "./axes.ts";
 import { keptRecords, layerSparsity, mean, smoothed, sparsityOf, stageStarts } from "./derived.ts";
 import { heatMap } from "./heat_map.ts";

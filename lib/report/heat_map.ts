@@ -45,7 +45,7 @@ export function heatMap(
   });
   let x = left;
   blocks.forEach((block, index) => {
-    // A third is shared alike, so that a few heads beside many columns stay visible.
+    // Blocks share a third of the room equally, so that a few heads stay visible next to many columns.
     const share = 1 / 3 / blocks.length + 2 / 3 * (counts[index] ?? 1) / all;
     const cell = Math.min(34, room * share / (counts[index] ?? 1));
     body.push(...drawBlock(block, { x, top, cell, rowHeight }));

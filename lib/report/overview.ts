@@ -214,7 +214,7 @@ function withDistinctNames(all: readonly Evaluation[]): Evaluation[] {
   return all.map((one) => ({ ...one, name: shown.get(one) ?? one.name }));
 }
 
-/** Measurements beside each other, a column for each file; null where there are none. */
+/** Measurements in one table, a column for each file; null without measurements. */
 export function evaluationTable(runs: readonly ReportRun[], others: readonly Evaluation[]): Table | null {
   const own = runs.flatMap((run) =>
     run.evaluations.map((one) => ({ ...one, name: runs.length === 1 ? one.name : `${run.name}, ${one.name}` }))
@@ -319,7 +319,7 @@ function stateOf({ summary, records }: ReportRun): string {
   return last ? `not finished: ${last.stage}, step ${last.step} of ${last.steps}` : "not finished: no step yet";
 }
 
-/** A run's sparsity as a cell beside those of others. */
+/** A run's sparsity as a cell of a table. */
 function shareOf(run: ReportRun, sparsity: number | null | undefined): string {
   if (keepsLayers(run)) return ABSENT;
   const text = percent(sparsity ?? NaN), of = ofModel(run);

@@ -22,7 +22,7 @@ import { type Table, tableHtml } from "./table.ts";
 export interface ReportOptions {
   /** Headline; default: the names of the runs. */
   readonly title?: string;
-  /** Measurements to show beside those that the runs have. */
+  /** Measurements to show, in addition to those of the runs. */
   readonly evaluations?: readonly Evaluation[];
 }
 

@@ -83,7 +83,7 @@ export function text(
     readonly tone?: "ink" | "soft";
     readonly size?: number;
     readonly weight?: number;
-    /** Keeps lines behind the text away from it. */
+    /** Keeps lines away from the text. */
     readonly halo?: boolean;
   } = {},
 ): string {

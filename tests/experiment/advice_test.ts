@@ -1,30 +1,16 @@
 // What failed cells and plans advise: ways that an experiment has, in place of those of other verbs. Without a GPU.
 import assert from "node:assert/strict";
 import { CompressoError, option } from "../../lib/core/errors.ts";
-import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { type ExperimentPlan, planCells } from "../../lib/experiment/plan.ts";
-import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { rejects } from "../refuses.ts";
+import { resolved } from "./plain.ts";
 import type { ExperimentDefinition, ExperimentOverrides } from "../../lib/experiment/types.ts";
 
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
-
-async function plan(
-  change: Partial<ExperimentDefinition>,
-  overrides: ExperimentOverrides = {},
-): Promise<ExperimentPlan> {
-  return await planCells(
-    resolveExperiment(defineExperiment({ ...PLAIN, ...change }), overrides),
-    new Store("nowhere"),
-  );
+function plan(change: Partial<ExperimentDefinition>, overrides: ExperimentOverrides = {}): Promise<ExperimentPlan> {
+  return planCells(resolved(change, overrides), new Store("nowhere"));
 }
 
 /** What the cell of a failure is advised; the words are those that the tests of these errors have. */

@@ -13,14 +13,10 @@ import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { finishCell, madeReport } from "./finish_cell.ts";
 import { experimentTest, TINY } from "./tiny.ts";
+import { PLAIN as ONE } from "./plain.ts";
 import type { CellIdentity, ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
 
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { rank: [2, 4], seed: [1, 2] },
-};
+const PLAIN: ExperimentDefinition = { ...ONE, grid: { rank: [2, 4], seed: [1, 2] } };
 
 const BACK: Alarm = {
   monitor: "divergence",
@@ -111,7 +107,7 @@ Deno.test("what alarms would have done is no fact of a run in which none came up
     assert.ok(first && second && third);
     await finishCell(store, first);
     await finishCell(store, second, { alarms: [BACK] });
-    await store.begin(third.folder, third.identity, { anew: false });
+    await store.begin(third.folder, third.identity, { restarts: false });
     const failure = { code: "numeric", message: "it was stopped", tries: 1 } as const;
     await store.setCell(third.folder, { identity: third.identity, failure });
     assert.deepEqual(await kinds(then), ["done", "done", "failed"]);

@@ -4,13 +4,11 @@ import { markdown, spreadNote } from "../../lib/experiment/markdown.ts";
 import type { CellOptions } from "../../lib/experiment/options.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { madeReport } from "./finish_cell.ts";
+import { PLAIN as ONE } from "./plain.ts";
 import type { ExperimentDefinition, ExperimentReport } from "../../lib/experiment/types.ts";
 
 const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
+  ...ONE,
   evaluate: { rows: [{ name: "answers", file: demoData("heldout"), last: 8, seq: 48 }] },
 };
 

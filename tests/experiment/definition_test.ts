@@ -17,6 +17,7 @@ import { inTemporaryFolder } from "../formats/files.ts";
 import { refuses } from "../refuses.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { finishCell } from "./finish_cell.ts";
+import { PLAIN as ONE } from "./plain.ts";
 import type { ExperimentDefinition, Grid, PlannedCell } from "../../lib/experiment/types.ts";
 
 // These lines fail to compile where a grid takes values that its options do not have.
@@ -25,12 +26,7 @@ const _rank: Grid = { rank: ["4"] };
 // @ts-expect-error: there is no such method.
 const _method: Grid = { method: ["tailor"] };
 
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { rank: [2, 4], seed: [1, 2] },
-};
+const PLAIN: ExperimentDefinition = { ...ONE, grid: { rank: [2, 4], seed: [1, 2] } };
 
 Deno.test("an experiment is refused with the part that is wrong", () => {
   const many = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
@@ -300,7 +296,7 @@ Deno.test("a cell finds its folder by its facts, whatever an earlier grid has ca
     // A folder that is begun and holds nothing yet is no reason to run a finished cell again.
     const [first] = (await planOf({ rank: [2, 4], seed: [1, 2] })).all;
     assert.ok(first);
-    await store.begin("rank=2,seed=1", first.identity, { anew: false });
+    await store.begin("rank=2,seed=1", first.identity, { restarts: false });
     await Deno.mkdir(`${folder}/cells/broken`);
     await Deno.writeTextFile(`${folder}/cells/broken/cell.json`, "{");
     assert.deepEqual(places(await planOf({ rank: [2], seed: [1, 2] })), [
@@ -330,7 +326,7 @@ Deno.test("what a run before has left is gone before a cell has its new facts, a
     // A removal that was cut short after the facts were gone, as earlier versions began it.
     await Deno.remove(`${dir}/cell.json`);
     const { identity } = await plan(0.3);
-    await store.begin(cell.folder, identity, { anew: false });
+    await store.begin(cell.folder, identity, { restarts: false });
     assert.equal(await store.outcome(cell.folder), null);
     assert.equal((await plan(0.3)).state.kind, "new");
   });

@@ -191,7 +191,7 @@ experimentTest("a run that failed and has been pruned since is measured, and not
   await run(PLAIN, out);
   const store = new Store(out), { identity } = await json<CellFile>(`${out}/${CELL}/cell.json`);
   // As if the GPU had been lost before the first checkpoint.
-  await store.begin("only", identity, { anew: true });
+  await store.begin("only", identity, { restarts: true });
   const failure = { code: "gpu", message: "it was lost", tries: 1 } as const;
   await store.setCell("only", { identity, failure });
   assert.equal((await store.stateOf("only", identity, [])).kind, "failed");
@@ -245,10 +245,10 @@ experimentTest(
     const message = result.failed[0]?.message ?? "";
     assert.match(
       message,
-      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it anew \(redo\); or let it continue/,
+      /got: the loss runs away.*; fix: lower the learning rate of LoRA \(loraRate, or `finetune\.lora` where a schedule sets it\).*, and run it again \(redo\); or let it continue/,
     );
     assert.match(message, /onAlarm "divergence=warn:0\.4,constraint=off" for this run/);
-    assert.match(message, /and redo, which also runs finished ones anew where divergence raised an alarm$/);
+    assert.match(message, /and redo, which also repeats finished runs in which divergence raised an alarm$/);
     assert.doesNotMatch(message, /--resume|--overwrite|\(prune|--lora-rate/);
     assert.doesNotMatch(await Deno.readTextFile(`${out}/report.md`), /--resume/);
 

@@ -15,25 +15,8 @@ import { demoData } from "../../lib/local/open_model.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
-import type {
-  DataSource,
-  Experiment,
-  ExperimentDefinition,
-  ExperimentOverrides,
-  ResolvedExperiment,
-  Value,
-} from "../../lib/experiment/types.ts";
-
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
-
-function resolved(change: Partial<ExperimentDefinition>, overrides: ExperimentOverrides = {}): ResolvedExperiment {
-  return resolveExperiment(defineExperiment({ ...PLAIN, ...change }), overrides);
-}
+import { PLAIN, resolved } from "./plain.ts";
+import type { DataSource, Experiment, ExperimentDefinition, Value } from "../../lib/experiment/types.ts";
 
 Deno.test("tasks by subject and of one's own are measured, and whatever they ask tells a stale value", async () => {
   await inTemporaryFolder(async (folder) => {

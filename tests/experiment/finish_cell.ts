@@ -44,7 +44,7 @@ export async function finishCell(
   const records = [1, 2, 3, 4].map((step) =>
     madeRecord(step, { stage: "prune", loss: 1, target: 0.2, expected: 0.2, tokens: 2, labelTokens: labels / 4 })
   );
-  await store.begin(folder, identity, { anew: true });
+  await store.begin(folder, identity, { restarts: true });
   await Deno.writeTextFile(`${dir}/run.json`, JSON.stringify(summary));
   await Deno.writeTextFile(`${dir}/records.jsonl`, records.map((record) => `${JSON.stringify(record)}\n`).join(""));
   await store.setCell(folder, { identity, isMeasured: true });

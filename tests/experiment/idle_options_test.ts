@@ -9,14 +9,8 @@ import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { finishCell } from "./finish_cell.ts";
+import { PLAIN } from "./plain.ts";
 import type { ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
-
-const PLAIN: ExperimentDefinition = {
-  name: "idle",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
 
 Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
   const wrong = (change: Partial<ExperimentDefinition>, said: RegExp): void =>
@@ -65,7 +59,7 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
       assert.equal(await kindOf({}), "changed");
     }
     const { folder: stopped, identity } = await plan({ lora: false });
-    await store.begin(stopped, identity, { anew: true });
+    await store.begin(stopped, identity, { restarts: true });
     await Deno.writeTextFile(`${store.cell(stopped)}/${CHECKPOINT_FILE}`, "");
     assert.deepEqual([await kindOf({ lora: false }), await kindOf({ lora: false, rank: 3 })], ["stopped", "stopped"]);
     // Without a rate, but with a last stage that has one, or a script, which may go by the norm of LoRA's gradients.

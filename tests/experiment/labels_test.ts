@@ -16,14 +16,8 @@ import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 import { finishCell } from "./finish_cell.ts";
+import { PLAIN } from "./plain.ts";
 import type { Cell, ExperimentDefinition } from "../../lib/experiment/types.ts";
-
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
 
 /** Options of the cells that `--only` chooses. */
 function chosen(cells: readonly Cell[], name: keyof CellOptions, value: string): unknown[] {

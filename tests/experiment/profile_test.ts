@@ -98,7 +98,7 @@ Deno.test("what runs saw has columns where they differ in it, and measures say h
   });
   assert.match(
     two,
-    /Perplexities are over so many tokens: C4, with prompt \(9,218\), C4, no prompt \(11,202\); .*fewer behind a prompt\./,
+    /Perplexities are over so many tokens: C4, with prompt \(9,218\), C4, no prompt \(11,202\); .*fewer after a prompt\./,
   );
   const models = { a: [value("C4", 9218)], b: [value("C4", 9300)] };
   assert.match(spreadNote({ ...other, dense: models }), /over so many tokens: C4 \(9,218 by a, 9,300 by b\)\./);

@@ -9,14 +9,8 @@ import { RowCache } from "../../lib/experiment/rows.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { inTemporaryFolder } from "../formats/files.ts";
 import { refuses, rejects } from "../refuses.ts";
+import { PLAIN } from "./plain.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
-
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
 
 Deno.test("a file of JSON names no task that is a module; who runs it can, and tasks in JSON are data", async () => {
   await inTemporaryFolder(async (folder) => {

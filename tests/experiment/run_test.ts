@@ -111,7 +111,7 @@ experimentTest(
 
     const store = new Store(out), before = await store.outcome("rank=4");
     const { identity } = await store.cellFile("rank=4") ?? assert.fail("no cell.json");
-    await store.begin("rank=4", identity, { anew: true });
+    await store.begin("rank=4", identity, { restarts: true });
     await store.setCell("rank=4", { identity, failure: { code: "defect", message: "once", tries: 1 } });
     const again = await run(wide, out, { redo: true, only: new Map([["rank", ["4"]], ["seed", ["1"]]]) });
     assert.deepEqual([again.worked, again.result.failed], [["rank=4,seed=1"], []]);

@@ -8,16 +8,10 @@ import { openDevice } from "../../lib/gpu/device.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
 import { openDemo } from "../run/helpers/reference.ts";
 import { madeReport } from "./finish_cell.ts";
-import type { ExperimentDefinition, ExperimentReport, Value } from "../../lib/experiment/types.ts";
+import { PLAIN } from "./plain.ts";
+import type { ExperimentReport, Value } from "../../lib/experiment/types.ts";
 
 const FOLDER = join(import.meta.dirname ?? ".", "../../fixtures/tasks");
-const PLAIN: ExperimentDefinition = {
-  name: "plain",
-  model: "demo",
-  base: { sparsity: 0.2, steps: 4, prompt: false, seq: 48 },
-  grid: { seed: [1] },
-};
-
 Deno.test("a task's measure keeps how many questions lost their beginning", async () => {
   using device = await openDevice();
   const { model: demo, tokenizer } = await openDemo(device);

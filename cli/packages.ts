@@ -8,3 +8,4 @@ export {
   Help,
   Option,
 } from "npm:@commander-js/extra-typings@^15.0.0";
+export { default as stringWidth } from "npm:string-width@^8.3.0";

@@ -1,4 +1,5 @@
 // Texts that grow side by side on a terminal: wrapping, the width of characters, and the redrawing of the last rows.
+import { stringWidth } from "../packages.ts";
 
 /** Columns under way. */
 export interface Columns {
@@ -71,13 +72,13 @@ function createRows(cells: number): Rows {
   let used = 0;
   const start = (row: string): void => {
     rows.push(row);
-    used = widthOf(row);
+    used = stringWidth(row);
   };
   return {
     rows,
     append(text): void {
       for (const char of plain(text)) {
-        const row = rows.at(-1) ?? "", width = charWidth(char);
+        const row = rows.at(-1) ?? "", width = stringWidth(char);
         if (char === "\n") start("");
         else if (used + width <= cells) {
           rows[rows.length - 1] = row + char;
@@ -102,22 +103,5 @@ function plain(text: string): string {
 }
 
 function padded(text: string, cells: number): string {
-  return text + " ".repeat(Math.max(0, cells - widthOf(text)));
-}
-
-/** Cells that a text takes. */
-export function widthOf(text: string): number {
-  let width = 0;
-  for (const char of text) width += charWidth(char);
-  return width;
-}
-
-// As terminals take it: East Asian scripts and pictures are two cells wide, marks stand on the character before (Unicode Annex 11).
-const WIDE =
-  /^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Emoji_Presentation}\u3000-\u303e\uff01-\uff60\uffe0-\uffe6]$/u;
-const NARROW = /^[\p{M}\p{Cf}]$/u;
-
-function charWidth(char: string): number {
-  if (NARROW.test(char)) return 0;
-  return WIDE.test(char) ? 2 : 1;
+  return text + " ".repeat(Math.max(0, cells - stringWidth(text)));
 }

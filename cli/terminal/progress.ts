@@ -2,7 +2,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { duration } from "../../lib/report/numbers.ts";
 import type { Stage, StepRecord } from "../../lib/run/contract.ts";
-import { widthOf } from "./columns.ts";
+import { stringWidth } from "../packages.ts";
 import { createEstimate } from "./estimate.ts";
 import { MASK_MAP_LEGEND, maskMap } from "./mask_map.ts";
 import { verbosity, writeError } from "./output.ts";
@@ -98,7 +98,7 @@ export function createProgress(target: ProgressTarget): Progress {
   };
   const say = (text: string): void => {
     clear();
-    const isLong = isTerminal && widthOf(stripVTControlCharacters(text)) > room();
+    const isLong = isTerminal && stringWidth(stripVTControlCharacters(text)) > room();
     write(`${isLong ? wrapText(text, room() - 2).join("\n  ") : text}\n`);
   };
   const draw = (line: string): void => {

@@ -1,6 +1,6 @@
 // One line of progress that fits the terminal: a label, a bar, the percentage, the time left, then details as far as there is room.
 import { duration } from "../../lib/report/numbers.ts";
-import { widthOf } from "./columns.ts";
+import { stringWidth } from "../packages.ts";
 
 /** What a line says. */
 export interface LineParts {
@@ -25,9 +25,9 @@ const WITH_DETAILS = [20, 12, 8], ALONE = [20, 12, 8, 4, 0];
  */
 export function progressLine(parts: LineParts, columns: number): string {
   const { label, details = [] } = parts;
-  for (const line of candidates(parts)) if (widthOf(line) <= columns) return line;
+  for (const line of candidates(parts)) if (stringWidth(line) <= columns) return line;
   const rest = middle({ ...parts, details }, { bar: 0, isCompact: true });
-  const room = columns - widthOf(rest) - 2;
+  const room = columns - stringWidth(rest) - 2;
   return room < 2 ? clipped(rest || label, columns) : `${clipped(label, room)}  ${rest}`;
 }
 
@@ -67,10 +67,10 @@ function barOf(share: number, cells: number): string {
 
 /** A text cut to so many cells, with "…" where something is missing. */
 function clipped(text: string, cells: number): string {
-  if (widthOf(text) <= cells) return text;
+  if (stringWidth(text) <= cells) return text;
   let kept = "";
   for (const char of text) {
-    if (widthOf(kept + char) > cells - 1) break;
+    if (stringWidth(kept + char) > cells - 1) break;
     kept += char;
   }
   return `${kept}…`;

@@ -18,3 +18,5 @@ export { z } from "npm:zod@^4.0.0";
 export { scaleLinear } from "npm:d3-scale@^4.0.2";
 // @ts-types="npm:@types/d3-shape@^3.2.0"
 export { line as pathLine } from "npm:d3-shape@^3.2.0";
+// @ts-types="npm:@types/d3-time-format@^4.0.3"
+export { timeFormat } from "npm:d3-time-format@^4.1.0";

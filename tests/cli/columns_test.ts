@@ -1,6 +1,7 @@
 // Columns on a terminal that the test plays: what stands on the screen in the end, however the texts came.
 import assert from "node:assert/strict";
-import { columnWidth, createColumns, widthOf } from "../../cli/terminal/columns.ts";
+import { stringWidth } from "../../cli/packages.ts";
+import { columnWidth, createColumns } from "../../cli/terminal/columns.ts";
 import { randomU32 } from "../../lib/core/random.ts";
 
 /** Rows of a screen after what was written: knows \r, \n, cursor up and clear to the end. Fails where a written row is too long. */
@@ -25,7 +26,7 @@ function screen(written: string, width: number): { rows: string[]; highest: numb
       else if (char === "\n") [at, column] = [at + 1, 0];
       else {
         const row = (rows[at] ?? "").slice(0, column) + char;
-        assert.ok(widthOf(row) < width, row);
+        assert.ok(stringWidth(row) < width, row);
         rows[at] = row;
         column = row.length;
       }

@@ -7,7 +7,7 @@ import { createMaskSlots, type SlotGradients } from "../lib/nn/mask_slots.ts";
 import { createStepState, type StepState, writeStepState } from "../lib/nn/train/step_state.ts";
 import { hardSelection } from "../lib/masks/harden.ts";
 import type { Layout } from "../lib/units/layout.ts";
-import { createMaskLearner, type MaskLearner } from "../lib/masks/learner.ts";
+import { MaskLearner } from "../lib/masks/learner.ts";
 import { createSaliency, maskStart, openStart, perParameter } from "../lib/masks/saliency.ts";
 import { builtinSchedule, type ScheduleName } from "../lib/schedule/builtin.ts";
 import { progressOf } from "../lib/schedule/ramp.ts";
@@ -66,7 +66,7 @@ export async function runController(
   { steps, sparsity, schedule: name = "cubic", layout = "compact", layerTargets, looks = 0, seed = 1 }:
     ControllerOptions,
 ): Promise<ControllerTrace> {
-  using learner = createMaskLearner(device, table);
+  using learner = new MaskLearner(device, table);
   using slots = createMaskSlots(device, table.spec);
   using state = createStepState(device);
   using metrics = device.createBuffer("metrics", 32);

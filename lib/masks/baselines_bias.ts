@@ -1,5 +1,5 @@
 // FLAP's bias compensation: the mean output of cut channels is kept as a bias of o_proj and down_proj.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
@@ -94,8 +94,7 @@ function checkStats({ spec }: WeightSource, { layers }: ActivationStats): void {
   );
   if (bad < 0 && layers.length === spec.layers.length) return;
   const shown = layers[bad < 0 ? spec.layers.length : bad];
-  throw new CompressoError("mismatch", {
-    what: "cannot compensate for what is cut",
+  refuse("mismatch", "cannot compensate for what is cut", {
     rule: "the statistics are those of this model's layers",
     value: `${layers.length} layers for ${spec.layers.length}; layer ${Math.max(0, bad)} has ${
       shown?.o?.mean.length ?? 0

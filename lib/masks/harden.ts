@@ -1,5 +1,5 @@
 // Turns learned log α into hard masks: which units are kept, and their z.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { type MaskValues, unpackMasks } from "../nn/mask_slots.ts";
 import type { Layout } from "../units/layout.ts";
 import { type SelectOptions, selectUnits } from "../units/selection.ts";
@@ -61,11 +61,9 @@ export function hardSelection(
   if (layout !== "uniform") return selectUnits(table, logAlpha, aim);
   const { target, size, layerTargets } = aim;
   if (layerTargets?.some((goal) => goal !== null)) {
-    throw new CompressoError("usage", {
-      what: "cannot cut all layers alike",
+    refuse("usage", "cannot cut all layers alike", {
       rule: "no layer has a target of its own",
       value: layerTargets.join(", "),
-      fix: "take another layout",
     });
   }
   return uniformSelection(table, logAlpha, counts ?? uniformCounts(table, { target, size }));
@@ -74,8 +72,7 @@ export function hardSelection(
 /** Refuses a rule for z if only hidden dims, whose z is 1, may be cut. Throws `CompressoError("usage")`. */
 export function checkKept(kept: KeptRule | undefined, units: readonly UnitKind[]): void {
   if (kept === undefined || kept === "one" || units.some((kind) => placeOfKind(kind) !== "hidden")) return;
-  throw new CompressoError("usage", {
-    what: `cannot give kept units the z '${kept}'`,
+  refuse("usage", `cannot give kept units the z '${kept}'`, {
     rule: "hidden dims that stay have a z of 1",
     value: "no other units",
     fix: `leave ${option("keptMasks")} out`,

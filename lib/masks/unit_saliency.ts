@@ -1,5 +1,5 @@
 // What the scores of one-shot methods are computed from: numbers for each unit, by several measures.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { UnitKind } from "../units/kinds/all.ts";
 import { kindOf, unitParameters, type UnitTable } from "../units/table.ts";
 
@@ -40,8 +40,7 @@ export function unitSaliency(
   const of = (measure: UnitMeasure): Float64Array<ArrayBuffer> => {
     const values = measured.get(measure);
     if (values) return values;
-    throw new CompressoError("usage", {
-      what: `cannot read ${measure} of the units`,
+    refuse("usage", `cannot read ${measure} of the units`, {
       rule: "a score reads only what its method lists in `from`",
       value: [...measured.keys()].join(", ") || "nothing",
       option: "method",

@@ -1,5 +1,5 @@
 // Input of a model: tokens, labels and adapters, and their checks.
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { type LoraConfig, refuseOthers } from "../spec/lora.ts";
 import { type Lora, packLora } from "../nn/lora.ts";
@@ -43,8 +43,7 @@ export function flatten(rows: readonly number[] | readonly (readonly number[])[]
   const nested: readonly (readonly number[])[] = isNested(rows) ? rows : [rows];
   const seq = nested[0]?.length ?? 0;
   if (nested.some((row) => row.length !== seq)) {
-    throw new CompressoError("input", {
-      what: "cannot use these sequences as one batch",
+    refuse("input", "cannot use these sequences as one batch", {
       rule: "all have the same length",
       value: nested.map((row) => row.length).join(", "),
       fix: "pad on the right, with labels −100",
@@ -90,8 +89,7 @@ export function checkNext(
 export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
   const seq = tokens.length / batch;
   if (Number.isInteger(batch) && batch >= 1 && Number.isInteger(seq)) return seq;
-  throw new CompressoError("usage", {
-    what: "cannot split the tokens into sequences",
+  refuse("usage", "cannot split the tokens into sequences", {
     rule: "batch is a whole number of at least 1 that divides the tokens",
     value: `${tokens.length} tokens, a batch of ${batch}`,
     fix: "pad the sequences on the right to one length, with labels −100",
@@ -106,10 +104,9 @@ export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>
   for (let i = 0; i < labels.length; i++) {
     const label = labels[i] ?? NaN;
     if (Number.isInteger(label) && label < vocab) continue;
-    throw new CompressoError("input", {
-      what: `cannot use label ${i} of the sequence`,
+    refuse("input", `cannot use label ${i} of the sequence`, {
       rule: `labels lie in [0, ${vocab}), or are negative where a token does not count`,
-      value: String(label),
+      value: label,
       fix: "use the tokenizer of this model",
     });
   }
@@ -117,8 +114,7 @@ export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>
 
 /** The error of labels that have not the shape of the tokens. */
 export function unlikeTokens(value: string): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot compute the loss",
+  return refusal("input", "cannot compute the loss", {
     rule: "labels have the shape of tokens",
     value,
     fix: "give each token its label, −100 where it does not count",
@@ -165,31 +161,26 @@ export function writeAdapters(
 /** Refuses sequences longer than the model's context, whose positions it does not know. Throws `CompressoError("input")`. */
 export function checkLength(length: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
   if (length <= maxPosition) return;
-  throw new CompressoError("input", {
-    what: "cannot run a model on a sequence of this length",
+  refuse("input", "cannot run a model on a sequence of this length", {
     rule: `it fits the model's context of ${maxPosition} tokens`,
     value: `${length} tokens`,
-    fix: "shorten it",
   });
 }
 
 /** Refuses ids outside the vocabulary, and no ids. */
 export function checkTokens(tokens: ArrayLike<number>, vocab: number): void {
   if (tokens.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot run a model on no tokens",
+    refuse("input", "cannot run a model on no tokens", {
       rule: "there is at least one",
       value: "none",
-      fix: "give a token",
     });
   }
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i] ?? -1;
     if (Number.isInteger(token) && token >= 0 && token < vocab) continue;
-    throw new CompressoError("input", {
-      what: `cannot use token ${i} of the sequence`,
+    refuse("input", `cannot use token ${i} of the sequence`, {
       rule: `token ids lie in [0, ${vocab})`,
-      value: String(token),
+      value: token,
       fix: "use the tokenizer of this model",
     });
   }

@@ -1,5 +1,5 @@
 // Lifetime of an object that works on the GPU: calls after its end are refused, and nothing is freed while a step uses it.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 
 /** From its beginning to its end, which may come in the midst of work. */
 export class Lifetime {
@@ -65,8 +65,7 @@ export class Lifetime {
 }
 
 function disposed(name: string): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot use the ${name}`,
+  return refusal("usage", `cannot use the ${name}`, {
     rule: `a ${name} works until it is disposed`,
     value: `the ${name} was disposed`,
     fix: "dispose it after its last use, or begin a new one",

@@ -5,7 +5,7 @@ import type { Device } from "../gpu/device.ts";
 import { compileKernel } from "../gpu/kernel.ts";
 import { Plan, u32 } from "../gpu/plan.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
-import { createMaskLearner, type MaskLearner } from "../masks/learner.ts";
+import { MaskLearner } from "../masks/learner.ts";
 import type { Model } from "../model/model.ts";
 import type { Pass } from "../nn/context.ts";
 import type { Lora } from "../nn/lora.ts";
@@ -91,7 +91,7 @@ export class StepPlans implements Disposable {
     this.#options = options;
     this.#drops = options.drops ?? (config.dropout ?? 0) > 0;
     this.#isAtWritten = isAtWritten;
-    this.learner = stack.use(createMaskLearner(device, table));
+    this.learner = stack.use(new MaskLearner(device, table));
     const { maskGrads } = this.learner, { objective } = options;
     this.pass = stack.use(
       createPass(device, weights, { batch, seq, backward: true, recompute, maskGrads, lora: config, objective }),

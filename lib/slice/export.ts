@@ -1,5 +1,5 @@
 // Exports a model to files for other programs: a Hugging Face folder and a GGUF.
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { holdThreads } from "../core/threads.ts";
 import { type FileSystem, isThere, type Staged } from "../files/system.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
@@ -74,8 +74,7 @@ export async function stageModel(
   const ggufDtype = ggufDtypeFor(source, options);
   const alike = layersAlike(laidOut.spec);
   if (layout === "uniform" && !alike) {
-    throw new CompressoError("usage", {
-      what: "cannot export with the layout uniform",
+    refuse("usage", "cannot export with the layout uniform", {
       rule: "all layers have the same heads, KV heads and FFN columns",
       value: "they differ",
       fix: 'prune with the layout uniform, or export as "padded" or "compact"',
@@ -83,8 +82,7 @@ export async function stageModel(
   }
   const heads = fixedHeads(laidOut.spec), own = laidOut.spec.layers[0]?.heads;
   if (layout === "uniform" && heads !== null && own !== heads) {
-    throw new CompressoError("usage", {
-      what: "cannot export with the layout uniform",
+    refuse("usage", "cannot export with the layout uniform", {
       rule: `layers have hidden / head_dim = ${heads} heads, as the classes of this family do`,
       value: `${own} heads`,
       fix: 'prune FFN columns or layers alone, or export as "padded" or "compact"',
@@ -231,18 +229,17 @@ function counted(
 
 async function refuseStale(files: FileSystem, path: string, error: CompressoError): Promise<void> {
   if (!(await isThere(files, path))) return;
-  throw new CompressoError("input", {
-    what: `cannot replace ${path}`,
+  refuse("input", `cannot replace ${path}`, {
     rule: "nothing is there, or files of the model that is written",
     value: `this model cannot be written in that format: ${error.message}`,
     fix: "remove it, or choose another folder",
-  }, { cause: error });
+    cause: error,
+  });
 }
 
 async function refuseFile(files: FileSystem, path: string): Promise<void> {
   if (!(await isThere(files, path))) return;
-  throw new CompressoError("input", {
-    what: `cannot write ${path}`,
+  refuse("input", `cannot write ${path}`, {
     rule: "no file is there",
     value: "there is one",
     fix: `choose another folder, or allow replacing this one (${option("replace")})`,

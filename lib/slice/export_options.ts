@@ -1,5 +1,5 @@
 // Export options and their checks.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { Json } from "../core/guards.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import type { Importance } from "../formats/gguf/importance.ts";
@@ -147,8 +147,7 @@ export function checkExport(options: ExportOptions): void {
   checkExportWords(options);
   const { tokenizer, name, formats = FORMATS }: Partial<ExportOptions> = options;
   const missing = (what: string, fix: string): CompressoError =>
-    new CompressoError("usage", {
-      what: "cannot export the model",
+    refusal("usage", "cannot export the model", {
       rule: `an export is given ${what}`,
       value: "not given",
       fix,
@@ -175,11 +174,9 @@ function checkExportWords({ layout, formats, dtype, ggufDtype }: Partial<ExportO
   checkDtypes({ dtype, ggufDtype });
   if (formats === undefined) return;
   if (!Array.isArray(formats) || formats.length === 0) {
-    throw new CompressoError("usage", {
-      what: "cannot export in these formats",
+    refuse("usage", "cannot export in these formats", {
       rule: `they are a list of ${FORMATS.join(", ")}, or one of these`,
       value: Array.isArray(formats) ? "an empty list" : String(formats),
-      fix: "name one, or leave them out for both",
     });
   }
   for (const format of formats) checkWord(format, FORMATS, { what: "cannot export in this format" });
@@ -196,8 +193,7 @@ export function checkUsed(
     & Pick<SessionExportOptions, "saveAdapter" | "ggufImatrix">,
 ): void {
   const unused = (option: string, file: string): CompressoError =>
-    new CompressoError("usage", {
-      what: `cannot use the option '${option}'`,
+    refusal("usage", `cannot use the option '${option}'`, {
       rule: `it is for ${file}`,
       value: `formats ${formats.join(", ")}`,
       fix: "leave it out, or add that format",

@@ -1,6 +1,6 @@
 // How much errors of each input column of a matrix count: the importance matrix of llama.cpp, for quantised files.
 import { checkNames, type NamesOf } from "../core/check_options.ts";
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { Importance } from "../formats/gguf/importance.ts";
 import type { Device } from "../gpu/device.ts";
 import type { ObservedInput } from "../nn/context.ts";
@@ -57,11 +57,9 @@ export async function measureImportance(source: WeightSource, options: Importanc
   const { device, tokens, window = WINDOW, rows = WINDOW, signal, onProgress } = options, { spec } = source;
   const groups = grouped(tokens, { window: Math.min(window, spec.maxPosition), rows });
   if (groups.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot measure the importance of columns",
+    refuse("input", "cannot measure the importance of columns", {
       rule: "there are tokens to run the model on",
       value: "none",
-      fix: "give tokens",
     });
   }
   const side = { source, adapters: {} }, run = { device, groups, signal }, found = new Map<string, Float32Array>();
@@ -94,8 +92,7 @@ export async function measureImportance(source: WeightSource, options: Importanc
 const WINDOW = 512;
 
 function notFinite(layer: number, projection: Projection): CompressoError {
-  return new CompressoError("numeric", {
-    what: "cannot measure the importance of columns",
+  return refusal("numeric", "cannot measure the importance of columns", {
     rule: "the model's activations are finite",
     value: `NaN or infinity before ${projection} of layer ${layer}`,
     fix: "check the weights, or give other tokens",

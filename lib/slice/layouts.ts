@@ -1,5 +1,5 @@
 // Layouts for programs without per-layer sizes: padded to the widest layer, and without fully cut layers.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { type MaskValues, packMasks, slotLayout } from "../nn/mask_slots.ts";
@@ -167,11 +167,9 @@ export function uniformMasks(
   }
   const wanted = target ?? 1 - dims * keptPerDim(spec, layers.map((part) => part.mask)) / (spec.hidden * size);
   if (target !== undefined && !(target >= 0 && target < 1)) {
-    throw new CompressoError("usage", {
-      what: "cannot cut every layer to the same counts",
+    refuse("usage", "cannot cut every layer to the same counts", {
       rule: "the target lies in [0, 1)",
-      value: String(target),
-      fix: "try 0.2",
+      value: target,
     });
   }
   const mostKv = Math.min(...layers.map(({ layer }) => layer.kvHeads));
@@ -268,8 +266,7 @@ function clamp(value: number, low: number, high: number): number {
 }
 
 function impossible(target: number, most: { readonly mostKv: number; readonly mostFfn: number }): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot cut all layers alike",
+  return refusal("usage", "cannot cut all layers alike", {
     rule: "each layer keeps one KV head and one FFN column at least",
     value: `sparsity ${
       target.toFixed(4)

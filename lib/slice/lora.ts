@@ -1,6 +1,6 @@
 // Converts the LoRA of a pruned model to the sliced model: rows of B and columns of A are selected like those of their
 // weight.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { type LoraConfig, loraModules, type LoraWeights, refuseOthers } from "../spec/lora.ts";
 import type { MaskValues } from "../nn/mask_slots.ts";
 import { type DecoderSpec, layerOf, projectionName, projectionShape } from "../spec/decoder.ts";
@@ -34,11 +34,9 @@ export function sliceLora(
 ): SlicedLora {
   const { masks, lora } = input;
   if (!lora) {
-    throw new CompressoError("usage", {
-      what: "cannot slice LoRA",
+    refuse("usage", "cannot slice LoRA", {
       rule: "`lora` has its rank, alpha, targets and weights",
       value: "none was given",
-      fix: "give that of a run's result",
     });
   }
   return remapped(spec, planSlice(spec, masks), lora);
@@ -91,8 +89,7 @@ const ABSENT = { heads: 0, kvHeads: 0, ffn: 0 };
 function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: number): Float32Array {
   const data = weights.get(name);
   if (data?.length === size) return data;
-  throw new CompressoError("input", {
-    what: `cannot cut the LoRA matrix '${name}'`,
+  refuse("input", `cannot cut the LoRA matrix '${name}'`, {
     rule: `it has ${size} values`,
     value: data ? `${data.length} values` : "it is missing",
     fix: "give A [rank, in] and B [out, rank] for every target of this model",

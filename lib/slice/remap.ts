@@ -1,5 +1,5 @@
 // A weight source whose tensors are rows and columns of another source: selected, scaled, padded with zeros.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { elementCount, rowWindow } from "../spec/row_range.ts";
 import { blocksOf, type QuantRows } from "../spec/quant.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
@@ -57,11 +57,9 @@ export function remapSource(
   const shapeOf = (name: string): number[] => {
     const shape = shapes.get(name);
     if (shape) return shape;
-    throw new CompressoError("input", {
-      what: `cannot read the tensor ${name}`,
+    refuse("input", `cannot read the tensor ${name}`, {
       rule: "the model has it",
       value: "no such tensor",
-      fix: "ask for a tensor of tensorShapes(spec)",
     });
   };
   return {

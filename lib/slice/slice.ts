@@ -1,5 +1,5 @@
 // Slices a pruned model to a smaller ordinary model: LoRA merged, cut units removed, soft masks folded into weights.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { WeightSource } from "../spec/source.ts";
 import { loraNames, loraScale, refuseOthers } from "../spec/lora.ts";
@@ -122,11 +122,9 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   const hiddenMask = part(layout.hidden, spec.hidden);
   const kept = keptIndices(hiddenMask);
   if (kept.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot slice the model",
+    refuse("input", "cannot slice the model", {
       rule: "at least one hidden dim is kept",
       value: "the hidden mask is 0 everywhere",
-      fix: "keep one: give its mask another value than 0",
     });
   }
   const hidden = kept.length === spec.hidden ? undefined : kept;
@@ -374,5 +372,9 @@ function lowRanks(spec: DecoderSpec, lora: MergeLora): Map<string, LowRank> {
 
 function unfit(name: string, rule: string, value: string): CompressoError {
   const fix = "give A [rank, in] and B [out, rank] for every target of this model";
-  return new CompressoError("input", { what: `cannot merge the LoRA matrix '${name}'`, rule, value, fix });
+  return refusal("input", `cannot merge the LoRA matrix '${name}'`, {
+    rule,
+    value,
+    fix,
+  });
 }

@@ -1,6 +1,6 @@
 // Verifies a sliced model: its logits must equal those of the masked model on held-out tokens. Compares layer by layer,
 // so that no whole model is in memory twice.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
@@ -90,11 +90,9 @@ export async function verifySliced(
   const { device, adapters, window = VERIFY_WINDOW, rows = VERIFY_ROWS, tolerance = 1e-3, signal, onProgress } = input;
   const groups = grouped(input.tokens, { window, rows });
   if (groups.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot compare the masked with the sliced model",
+    refuse("input", "cannot compare the masked with the sliced model", {
       rule: "there are held-out tokens",
       value: "none",
-      fix: "give tokens",
     });
   }
   const run = { device, groups, signal };
@@ -128,8 +126,7 @@ export async function verifySliced(
   const { maxAbs, low, high } = result;
   const range = high - low;
   if (!(maxAbs <= tolerance * range)) {
-    throw new CompressoError("mismatch", {
-      what: "the sliced model does not compute what the masked model does",
+    refuse("mismatch", "the sliced model does not compute what the masked model does", {
       rule: `logits differ by at most ${tolerance} of their range, ${range.toPrecision(4)}`,
       value: `${maxAbs.toPrecision(3)}, first in ${first ?? "the final norm or the output head"}`,
       fix: "report this",

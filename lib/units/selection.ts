@@ -1,5 +1,5 @@
 // Selects the units to cut for a target.
-import { CompressoError, option } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { cutAll, cutTo, cutUntil, drop, giveBack } from "./greedy.ts";
@@ -239,13 +239,11 @@ export function checkReachable(
 /** Refuses a sparsity outside of its range. */
 export function checkShare(table: UnitTable, target: number): void {
   if (target > 0 && target < 1) return;
-  throw new CompressoError("usage", {
-    what: "cannot prune to this sparsity",
+  refuse("usage", "cannot prune to this sparsity", {
     rule: `sparsity is a share of the ${
       table.rules.rest > 0 ? "model's parameters" : "layers' linear weights"
     }, above 0 and below 1`,
-    value: String(target),
-    fix: "try 0.2",
+    value: target,
   });
 }
 
@@ -253,11 +251,9 @@ export function checkShare(table: UnitTable, target: number): void {
 export function checkLayerTargets(table: UnitTable, targets: readonly (number | null)[]): void {
   const { layers } = table.spec;
   if (targets.length !== layers.length) {
-    throw new CompressoError("usage", {
-      what: "cannot aim at targets of single layers",
+    refuse("usage", "cannot aim at targets of single layers", {
       rule: `there is one for each of the ${layers.length} layers`,
       value: `${targets.length} targets`,
-      fix: "give one for each, null where a layer is free",
     });
   }
   targets.forEach((goal, index) => {
@@ -334,8 +330,7 @@ function unreachable(
   ];
   const units = `${kinds.join(", ")}${rowsOf ? " alike in all layers" : ""}`,
     asked = size ? counted(size.most) : String(target);
-  return new CompressoError("usage", {
-    what: size ? `cannot make the model as small as ${asked}` : `cannot reach a sparsity of ${asked}`,
+  return refusal("usage", size ? `cannot make the model as small as ${asked}` : `cannot reach a sparsity of ${asked}`, {
     rule: size
       ? `cutting ${units} leaves at least ${shown(most)} of ${counted(whole)}`
       : `cutting ${units} reaches at most ${most.toFixed(4)}`,
@@ -347,11 +342,9 @@ function unreachable(
 }
 
 function unforced({ queue }: Block): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot cut all layers alike",
+  return refusal("usage", "cannot cut all layers alike", {
     rule: "every layer may become as narrow as the narrowest",
     value: `${queue ?? "a layer"} may not: too few would be left`,
-    fix: "lower the least widths",
   });
 }
 
@@ -359,10 +352,9 @@ function unreachableLayer(
   layer: number,
   { goal, most }: { readonly goal: number; readonly most: number },
 ): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot cut ${goal} of layer ${layer}`,
+  return refusal("usage", `cannot cut ${goal} of layer ${layer}`, {
     rule: `its units and their rules allow 0 to ${most.toFixed(4)}`,
-    value: String(goal),
+    value: goal,
     fix: `lower the layer's target, or add kinds to ${option("units")}`,
   });
 }

@@ -1,5 +1,5 @@
 // Size targets (parameters of the whole model or bytes of its file): searches the sparsity that meets them.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import {
   type DecoderSpec,
   hasBias,
@@ -78,8 +78,7 @@ export function targetSparsity(
   if (!(most > 0 && most < whole)) {
     const least = leastSize(table, size, { blocks: isUniform ? allRows(table) : undefined });
     const shown = (value: number): string => Math.ceil(value).toLocaleString("en");
-    throw new CompressoError("usage", {
-      what: `cannot prune to this number of ${unit}`,
+    refuse("usage", `cannot prune to this number of ${unit}`, {
       rule: `it is below the model's own ${shown(whole)}, and at least ${shown(least)}, which cutting ${
         [...table.kinds].join(", ")
       } leaves`,

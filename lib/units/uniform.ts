@@ -1,5 +1,5 @@
 // The uniform layout: all layers are cut to the same counts.
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
 import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "./layout.ts";
@@ -83,8 +83,7 @@ export function tableOf(
 ): UnitTable {
   const heads = fixedHeads(spec), kind = units.find((unit) => placeOfKind(unit) === "attention");
   if (layout === "uniform" && heads !== null && kind) {
-    throw new CompressoError("usage", {
-      what: `cannot prune ${kind} of this model with the layout uniform`,
+    refuse("usage", `cannot prune ${kind} of this model with the layout uniform`, {
       rule: `layers keep hidden / head_dim = ${heads} heads, as the classes of its family do`,
       value: [...units].join(", "),
       fix: `take ${kind} out of the units, or take the layout "compact" or "padded"`,
@@ -390,5 +389,9 @@ function impossible(
   value: string,
   fix = 'change the rule or the units, or take the layout "compact" or, where no size is asked for, "padded"',
 ): CompressoError {
-  return new CompressoError("usage", { what: "cannot cut all layers alike", rule, value, fix });
+  return refusal("usage", "cannot cut all layers alike", {
+    rule,
+    value,
+    fix,
+  });
 }

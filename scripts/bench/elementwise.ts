@@ -20,7 +20,7 @@ import {
 } from "../../lib/nn/ops.ts";
 import { CROSS_ENTROPY, recordObjective } from "../../lib/nn/train/objective.ts";
 import { createStepState, IDLE_STATE, writeStepState } from "../../lib/nn/train/step_state.ts";
-import { createMaskLearner, type MaskLearner } from "../../lib/masks/learner.ts";
+import { MaskLearner } from "../../lib/masks/learner.ts";
 import { unitTable } from "../../lib/units/table.ts";
 import { activation, type KernelCase, type KernelGroup, noise, type Recorder, type Scale } from "./cases.ts";
 import { SMOLLM2, specOf } from "./random_model.ts";
@@ -162,7 +162,7 @@ function masks(scale: Scale): KernelCase[] {
   const spec = specOf(scale === "tiny" ? { ...SMOLLM2, hidden: 64, layers: 1, ffn: 64 } : SMOLLM2);
   const table = unitTable(spec, ["heads", "ffn", "hidden"]), slots = slotLayout(spec).count;
   const prepared = (lend: Lender): { learner: MaskLearner; io: { state: DeviceBuffer; slots: MaskSlots } } => ({
-    learner: lend.stack.use(createMaskLearner(lend.device, table)),
+    learner: lend.stack.use(new MaskLearner(lend.device, table)),
     io: { state: lend.state(), slots: lend.stack.use(createMaskSlots(lend.device, spec)) },
   });
   return [

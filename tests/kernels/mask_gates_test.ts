@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { slotLayout } from "../../lib/nn/mask_slots.ts";
-import { createMaskLearner } from "../../lib/masks/learner.ts";
+import { MaskLearner } from "../../lib/masks/learner.ts";
 import { type UnitTable, unitTable } from "../../lib/units/table.ts";
 import { decoder, GROUPED, LAYER_KINDS, UNEVEN } from "../units/helpers/decoders.ts";
 import { assertCells, assertValues, type Cell, random } from "./helpers/cells.ts";
@@ -102,7 +102,7 @@ Deno.test("gradients of units and gates are those of Σ dz · z, by finite diffe
 });
 
 Deno.test("a learner of gates needs the gradients of heads and columns", () => {
-  using learner = createMaskLearner(device, unitTable(UNEVEN, ["hidden", "layers"]));
+  using learner = new MaskLearner(device, unitTable(UNEVEN, ["hidden", "layers"]));
   assert.deepEqual(learner.maskGrads, new Set(["head", "ffn", "hidden"]));
 });
 

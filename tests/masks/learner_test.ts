@@ -4,7 +4,7 @@ import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { createMaskSlots, unpackMasks } from "../../lib/nn/mask_slots.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../lib/nn/train/step_state.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner } from "../../lib/masks/learner.ts";
+import { CONSTRAINT_FLOATS, MaskLearner } from "../../lib/masks/learner.ts";
 import { cubicSparsity, progressOf } from "../../lib/schedule/ramp.ts";
 import { hardSparsity, selectUnits } from "../../lib/units/selection.ts";
 import { type UnitTable, unitTable } from "../../lib/units/table.ts";
@@ -28,7 +28,7 @@ async function train(table: UnitTable, options: {
   logAlpha?: Float32Array<ArrayBuffer>;
 }): Promise<Trace> {
   const { steps, importance = () => 0, logAlpha } = options;
-  using learner = createMaskLearner(device, table);
+  using learner = new MaskLearner(device, table);
   using slots = createMaskSlots(device, table.spec);
   using state = createStepState(device);
   using plan = new Plan(device);
@@ -156,7 +156,7 @@ Deno.test("a learner says which mask gradients it needs", () => {
       "ffn",
     ]]] as const
   ) {
-    using learner = createMaskLearner(device, unitTable(UNEVEN, kinds));
+    using learner = new MaskLearner(device, unitTable(UNEVEN, kinds));
     assert.deepEqual([...learner.maskGrads], wanted);
   }
 });

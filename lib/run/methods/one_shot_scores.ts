@@ -12,7 +12,7 @@ import { createSaliency } from "../../masks/saliency.ts";
 import { type UnitMeasure, unitSaliency } from "../../masks/unit_saliency.ts";
 import { applyCompensation, withOutputBiases } from "../../masks/baselines_bias.ts";
 import { dealt, type Ranks } from "../../ranks/ranks.ts";
-import { CompressoError, option } from "../../core/errors.ts";
+import { option, refuse } from "../../core/errors.ts";
 import { type Selection, unitName, type UnitTable } from "../../units/table.ts";
 import type { Projection } from "../../spec/decoder.ts";
 import type { WeightSource } from "../../spec/source.ts";
@@ -165,8 +165,7 @@ async function measure(model: Model, table: UnitTable, options: OneShotOptions):
 function checkScores(table: UnitTable, scores: Float64Array, { name }: OneShotMethod): void {
   const broken = scores.length === table.count ? scores.findIndex((score) => !Number.isFinite(score)) : -1;
   if (scores.length === table.count && broken < 0) return;
-  throw new CompressoError("usage", {
-    what: `cannot use the scores of the method ${name}`,
+  refuse("usage", `cannot use the scores of the method ${name}`, {
     rule: `they are a finite number for each of the ${table.count} units`,
     value: broken < 0 ? `${scores.length} scores` : `${scores[broken]} for ${unitName(table, broken)}`,
     option: "method",
@@ -181,8 +180,7 @@ export function checkUnits(
 ): void {
   const unit = values.findIndex((value) => !Number.isFinite(value));
   if (unit < 0) return;
-  throw new CompressoError("numeric", {
-    what,
+  refuse("numeric", what, {
     rule: "the model's gradients on the rows are finite",
     value: `${values[unit]} for ${unitName(table, unit)}`,
     fix,
@@ -200,8 +198,7 @@ function checkFinite({ layers }: ActivationStats, what: string): void {
     for (const [name, part] of [["o_proj", o], ["down_proj", down]] as const) {
       const channel = part?.squares.findIndex((value) => !Number.isFinite(value)) ?? -1;
       if (channel < 0) continue;
-      throw new CompressoError("numeric", {
-        what,
+      refuse("numeric", what, {
         rule: "what the model computes of the calibration rows is finite",
         value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
         fix: ROWS_FIX,

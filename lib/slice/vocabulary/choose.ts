@@ -1,5 +1,5 @@
 // Chooses the tokens that texts need, for any size of the vocabulary.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import type { ModelFiles } from "../../formats/open.ts";
 import { noTokenizer } from "../../text/no_tokenizer.ts";
 import { sampleChat } from "../../text/sample_chat.ts";
@@ -110,12 +110,10 @@ function sizeOf(
   }
   const wanted = size < 1 ? Math.round(size * tokens) : size;
   if (Number.isInteger(wanted) && wanted >= least && wanted <= tokens) return wanted;
-  throw new CompressoError("usage", {
-    what: "cannot cut the vocabulary to this size",
+  refuse("usage", "cannot cut the vocabulary to this size", {
     rule:
       `it is from ${least}, which are bytes, special tokens and those of the chat template, to the model's ${tokens}, or a share of these`,
-    value: String(size),
-    fix: "give a size in that range",
+    value: size,
     option: "vocab.size",
   });
 }

@@ -1,5 +1,5 @@
 // What each token of a vocabulary is made of: the tokens that take its place where it is cut, and those that it needs.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { tokenText } from "../../text/tokenizer_json.ts";
 import type { Tokenizer } from "../../text/tokenizer.ts";
@@ -212,8 +212,7 @@ function checkBpe(model: Json): void {
 }
 
 function refused(rule: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot cut the vocabulary of this tokenizer",
+  return refusal("input", "cannot cut the vocabulary of this tokenizer", {
     rule,
     value,
     fix: "leave the vocabulary as it is",

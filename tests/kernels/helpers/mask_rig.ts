@@ -4,7 +4,7 @@ import type { Device } from "../../../lib/gpu/device.ts";
 import { Plan } from "../../../lib/gpu/plan.ts";
 import { createMaskSlots, type MaskSlots } from "../../../lib/nn/mask_slots.ts";
 import { createStepState, IDLE_STATE, type StepState, writeStepState } from "../../../lib/nn/train/step_state.ts";
-import { CONSTRAINT_FLOATS, createMaskLearner, type MaskLearner, momentFloats } from "../../../lib/masks/learner.ts";
+import { CONSTRAINT_FLOATS, MaskLearner, momentFloats } from "../../../lib/masks/learner.ts";
 import type { UnitTable } from "../../../lib/units/table.ts";
 import { uniform } from "../../../lib/core/random.ts";
 import { sparsityOf } from "../../units/helpers/decoders.ts";
@@ -64,7 +64,7 @@ export interface After {
 
 /** Allocates the learner and records its plan. */
 export function createRig(device: Device, table: UnitTable): Rig {
-  const learner = createMaskLearner(device, table), slots = createMaskSlots(device, table.spec);
+  const learner = new MaskLearner(device, table), slots = createMaskSlots(device, table.spec);
   const state = createStepState(device), plan = new Plan(device);
   learner.recordSample(plan, { state, slots });
   learner.recordUpdate(plan, { state, slots });

@@ -14,7 +14,7 @@ import type { Provenance } from "../spec/provenance.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
 import { rowWindow } from "../spec/row_range.ts";
 import { checkExport, checkUsed, type ExportFormat, type ExportOptions, ggufDtypeFor } from "./export_options.ts";
-import { layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
+import { type DecoderSpec, layersAlike, parameterCount, tensorShapes, withBiases } from "../spec/decoder.ts";
 import { padded, shallow } from "./layouts.ts";
 import { modelCard, type RunCard } from "./model_card.ts";
 import { folderPrograms, ggufPrograms } from "./programs.ts";
@@ -70,117 +70,48 @@ export async function stageModel(
   checkExport(options);
   checkUsed(options);
   const { layout = "compact", dtype = "f16", tokenizer, replace = false, signal, onProgress } = options;
-  const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living;
+  const living = shallow(source), laidOut = layout === "padded" ? padded(living) : living, { spec } = laidOut;
   const ggufDtype = ggufDtypeFor(source, options);
-  const alike = layersAlike(laidOut.spec);
-  if (layout === "uniform" && !alike) {
-    refuse("usage", "cannot export with the layout uniform", {
-      rule: "all layers have the same heads, KV heads and FFN columns",
-      value: "they differ",
-      fix: 'prune with the layout uniform, or export as "padded" or "compact"',
-    });
-  }
-  const heads = fixedHeads(laidOut.spec), own = laidOut.spec.layers[0]?.heads;
-  if (layout === "uniform" && heads !== null && own !== heads) {
-    refuse("usage", "cannot export with the layout uniform", {
-      rule: `layers have hidden / head_dim = ${heads} heads, as the classes of this family do`,
-      value: `${own} heads`,
-      fix: 'prune FFN columns or layers alone, or export as "padded" or "compact"',
-    });
-  }
+  if (layout === "uniform") checkUniform(spec);
   const paths = { hf: `${outDir}/model`, gguf: `${outDir}/model.gguf` };
-  const formats = options.formats ?? ["hf", "gguf"];
-  const skipped: { format: ExportFormat; error: CompressoError }[] = [];
-  const possible = <T>(format: ExportFormat, prepare: () => T): T | null => {
-    if (!formats.includes(format)) return null;
-    try {
-      return prepare();
-    } catch (error) {
-      if (!(error instanceof CompressoError) || error.code !== "input") throw error;
-      skipped.push({ format, error });
-      return null;
-    }
-  };
   // Everything that can be refused is checked before anything is written.
-  const hf = possible("hf", () => ropeConfig(laidOut.spec));
-  const metadata = possible("gguf", () => {
-    ggufArch(laidOut.spec);
-    slidingWindows(laidOut.spec);
-    return tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: laidOut.spec.vocab }) : new Map<string, never>();
-  });
-  if (!hf && !metadata && skipped[0]) throw skipped[0].error;
+  const { hf, metadata, skipped } = possibleFormats(spec, options);
   if (metadata && !replace) await refuseFile(files, paths.gguf);
   // An existing file at this path is from another model and would otherwise stay beside the new export.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
-  const times = [hf, metadata].filter((one) => one !== null).length;
-  const read = onProgress ? counted(laidOut, { times, onProgress }) : (source: WeightSource): WeightSource => source;
-  using pending = new DisposableStack();
   const importance = metadata && blockOf(ggufDtype) > 1 ? await options.ggufImportance?.(laidOut, signal) : undefined;
-  using _threads = holdThreads();
-  const failed = new AbortController(), stop = { signal: AbortSignal.any([failed.signal, ...signal ? [signal] : []]) };
-  const [forFolder, forFile] = readTogether(laidOut);
-  const together = times > 1;
-  const stageOne = async <T extends Disposable>(
-    shared: SharedSource,
-    stage: (weights: WeightSource) => Promise<T>,
-  ): Promise<T> => {
-    using _ended = shared;
-    try {
-      return pending.use(await stage(read(together ? shared : laidOut)));
-    } catch (error) {
-      failed.abort(error);
-      throw error;
-    }
-  };
-  const writing = [
-    hf && stageOne(forFolder, (weights) =>
+  const name = options.name, { licenseText } = provenance ?? {};
+  const card = { "README.md": modelCard({ spec, name, provenance, run }) };
+  const texts = licenseText === undefined ? card : { ...card, LICENSE: licenseText };
+  const { folder, file, owned } = await stageTogether(laidOut, {
+    signal,
+    onProgress,
+    folder: hf && ((weights, stop) =>
       stageHf(weights, paths.hf, {
-        dtype,
-        tokenizer,
-        replace,
+        ...{ dtype, tokenizer, replace, texts, files, ...stop },
         generation: options.generation ?? keptGeneration(source),
-        texts: {
-          "README.md": modelCard({
-            spec: laidOut.spec,
-            name: options.name,
-            provenance,
-            run,
-          }),
-          ...(provenance?.licenseText === undefined ? {} : { LICENSE: provenance.licenseText }),
-        },
-        files,
-        ...stop,
       })),
-    metadata && stageOne(forFile, (weights) =>
+    file: metadata && ((weights, stop) =>
       stageGguf(weights, paths.gguf, {
-        dtype: ggufDtype,
-        tokenizerMetadata: metadata,
-        name: options.name,
-        importance,
-        provenance,
-        files,
-        ...stop,
+        ...{ dtype: ggufDtype, tokenizerMetadata: metadata, name, importance, provenance, files, ...stop },
       })),
-  ] as const;
-  await Promise.allSettled(writing);
-  const [folder, file] = await Promise.all(writing);
-  signal?.throwIfAborted();
+  });
   const loadableBy = [
-    ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.family, laidOut.spec) }] : [],
+    ...folder ? [{ file: paths.hf, programs: folderPrograms(folder.family, spec) }] : [],
     ...file
       ? [{
         file: paths.gguf,
-        programs: ggufPrograms(file.result.arch, { spec: { ...laidOut.spec, layers: file.result.layers }, tokenizer }),
+        programs: ggufPrograms(file.result.arch, { spec: { ...spec, layers: file.result.layers }, tokenizer }),
       }]
       : [],
   ];
-  const kept = pending.move(), removed: string[] = [];
+  const removed: string[] = [];
   return {
     result: {
       hf: folder && paths.hf,
       gguf: file && paths.gguf,
-      parameters: parameterCount(folder ? withBiases(laidOut.spec, writtenBiases(laidOut.spec)) : laidOut.spec),
+      parameters: parameterCount(folder ? withBiases(spec, writtenBiases(spec)) : spec),
       ggufDtype: file && ggufDtype,
       fellBack: file?.result.fellBack ?? [],
       loadableBy,
@@ -195,8 +126,91 @@ export async function stageModel(
         if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
       }
     },
-    [Symbol.dispose]: () => kept.dispose(),
+    [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+/** Refuses a uniform layout of layers that differ, or that have other heads than the classes of the family. */
+function checkUniform(spec: DecoderSpec): void {
+  const what = "cannot export with the layout uniform", heads = fixedHeads(spec), own = spec.layers[0]?.heads;
+  if (!layersAlike(spec)) {
+    refuse("usage", what, {
+      rule: "all layers have the same heads, KV heads and FFN columns",
+      value: "they differ",
+      fix: 'prune with the layout uniform, or export as "padded" or "compact"',
+    });
+  }
+  if (heads === null || own === heads) return;
+  refuse("usage", what, {
+    rule: `layers have hidden / head_dim = ${heads} heads, as the classes of this family do`,
+    value: `${own} heads`,
+    fix: 'prune FFN columns or layers alone, or export as "padded" or "compact"',
+  });
+}
+
+/** What each requested format needs to be written, or why it cannot. Throws the reason if no format can. */
+function possibleFormats(
+  spec: DecoderSpec,
+  { formats = ["hf", "gguf"], tokenizer }: Pick<ExportOptions, "formats" | "tokenizer">,
+): {
+  readonly hf: ReturnType<typeof ropeConfig> | null;
+  readonly metadata: ReturnType<typeof ggufTokenizerMetadata> | null;
+  readonly skipped: readonly { readonly format: ExportFormat; readonly error: CompressoError }[];
+} {
+  const skipped: { format: ExportFormat; error: CompressoError }[] = [];
+  const possible = <T>(format: ExportFormat, prepare: () => T): T | null => {
+    if (!formats.includes(format)) return null;
+    try {
+      return prepare();
+    } catch (error) {
+      if (!(error instanceof CompressoError) || error.code !== "input") throw error;
+      skipped.push({ format, error });
+      return null;
+    }
+  };
+  const hf = possible("hf", () => ropeConfig(spec));
+  const metadata = possible("gguf", () => {
+    ggufArch(spec);
+    slidingWindows(spec);
+    return tokenizer ? ggufTokenizerMetadata(tokenizer, { vocab: spec.vocab }) : new Map<string, never>();
+  });
+  if (!hf && !metadata && skipped[0]) throw skipped[0].error;
+  return { hf, metadata, skipped };
+}
+
+/** Writes a format to its temporary place. */
+type Stage<T> = (weights: WeightSource, stop: { readonly signal: AbortSignal }) => Promise<T>;
+
+/** Stages both formats from one reading of the model. If one fails, the other stops, and nothing stays. */
+async function stageTogether<Folder extends Disposable, File extends Disposable>(
+  source: WeightSource,
+  { folder, file, signal, onProgress }: {
+    readonly folder: Stage<Folder> | null;
+    readonly file: Stage<File> | null;
+    readonly signal: AbortSignal | undefined;
+    readonly onProgress: ((share: number) => void) | undefined;
+  },
+): Promise<{ readonly folder: Folder | null; readonly file: File | null; readonly owned: DisposableStack }> {
+  const times = (folder ? 1 : 0) + (file ? 1 : 0);
+  const read = onProgress ? counted(source, { times, onProgress }) : (source: WeightSource): WeightSource => source;
+  using pending = new DisposableStack();
+  using _threads = holdThreads();
+  const failed = new AbortController(), stop = { signal: AbortSignal.any([failed.signal, ...signal ? [signal] : []]) };
+  const [forFolder, forFile] = readTogether(source);
+  const stageOne = async <T extends Disposable>(shared: SharedSource, stage: Stage<T>): Promise<T> => {
+    using _ended = shared;
+    try {
+      return pending.use(await stage(read(times > 1 ? shared : source), stop));
+    } catch (error) {
+      failed.abort(error);
+      throw error;
+    }
+  };
+  const writing = [folder && stageOne(forFolder, folder), file && stageOne(forFile, file)] as const;
+  await Promise.allSettled(writing);
+  const [staged, stagedFile] = await Promise.all(writing);
+  signal?.throwIfAborted();
+  return { folder: staged, file: stagedFile, owned: pending.move() };
 }
 
 /** Makes sources that report which share of `times` readings of the model is done. */

@@ -75,7 +75,7 @@ export class MaskLearner implements Disposable {
 
   /** Allocates the buffers. Throws `CompressoError("usage")` for gates of too many layers. */
   constructor(device: Device, table: UnitTable) {
-    const { count, layers, layout, ranges, rules: { minimum } } = table, gates = count - ranges.layers.first;
+    const { count, layers, ranges, rules: { minimum } } = table, gates = count - ranges.layers.first;
     if (gates > 0 && layers.length > MOST_GATED_LAYERS) throw tooManyLayers(layers.length);
     using stack = new DisposableStack();
     const buffer = (name: string, floats: number): DeviceBuffer =>

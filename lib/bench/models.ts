@@ -2,8 +2,8 @@
 //
 // All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, and the order turns with each repeat, so
 // that a machine that grows slower affects all alike. A ratio is the median of the ratios within the repeats.
-import { CompressoError } from "../core/errors.ts";
-import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
+import { checkNames, count, type NamesOf } from "../core/check_options.ts";
 import { existing } from "../core/guards.ts";
 import type { AdapterFacts } from "../gpu/types.ts";
 import { createDecodePass } from "../nn/decode/pass.ts";
@@ -33,10 +33,10 @@ export interface ModelBenchOptions {
 }
 
 const NAMES: NamesOf<ModelBenchOptions> = {
-  prompt: "number",
-  tokens: "number",
-  batch: "number",
-  repeats: "number",
+  prompt: count(1),
+  tokens: count(2),
+  batch: count(1, MOST_SEQUENCES),
+  repeats: count(1),
   signal: true,
   onProgress: true,
 };
@@ -252,21 +252,13 @@ export function checkSizes(
   models: readonly { readonly name: string; readonly spec: Pick<DecoderSpec, "maxPosition"> }[],
   sizes: { readonly prompt: number; readonly tokens: number; readonly batch: number; readonly repeats: number },
 ): void {
-  const fail = (rule: string, value: string, fix: string): never => {
-    throw new CompressoError("usage", { what: "cannot measure with these sizes", rule, value, fix });
-  };
-  if (sizes.batch > MOST_SEQUENCES) {
-    fail(`batch is at most ${MOST_SEQUENCES}, the sequences of one step`, String(sizes.batch), "lower it");
-  }
-  for (const [name, value] of Object.entries(sizes)) {
-    const least = name === "tokens" ? 2 : 1;
-    if (Number.isInteger(value) && value >= least) continue;
-    fail(`${name} is a whole number, at least ${least}`, String(value), "give such a number");
-  }
+  checkNames(sizes, NAMES, { whose: "benchModels" });
   for (const { name, spec: { maxPosition } } of models) {
     const { prompt, tokens } = sizes;
     if (prompt + tokens <= maxPosition) continue;
-    const rule = `prompt and tokens fit the context of ${name}, ${maxPosition} tokens`;
-    fail(rule, `${prompt} + ${tokens}`, "lower one of them");
+    refuse("usage", "cannot measure with these sizes", {
+      rule: `prompt and tokens fit the context of ${name}, ${maxPosition} tokens`,
+      value: `${prompt} + ${tokens}`,
+    });
   }
 }

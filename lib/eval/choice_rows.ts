@@ -1,6 +1,6 @@
 // Rows with choices as token ids for scoring.
 import { CompressoError } from "../core/errors.ts";
-import { checkNames, type NamesOf } from "../core/check_options.ts";
+import { checkNames, count, type NamesOf } from "../core/check_options.ts";
 import { kindName, placeName, placeOf, type Row } from "../data/row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../data/prompts/encode.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
@@ -17,7 +17,7 @@ export interface ChoiceOptions {
   readonly limit?: number | undefined;
 }
 
-const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: "number" };
+const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: { ...count(1), endless: true } };
 
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
@@ -31,14 +31,6 @@ export function encodeChoices(rows: readonly Row[], options: ChoiceOptions): Cho
   checkPromptText(prompt);
   const format = { tokenizer, prompt };
   const end = endToken(format);
-  if (limit !== Infinity && !(Number.isInteger(limit) && limit >= 1)) {
-    throw new CompressoError("usage", {
-      what: "cannot take so many rows",
-      rule: "limit is a whole number, at least 1",
-      value: String(limit),
-      fix: "leave it out for all rows",
-    });
-  }
   return rows.slice(0, limit).map((row, index) => {
     const place = placeOf(row, index), number = place.row, where = placeName(place);
     if (row.kind !== "instruct") throw unscorable(where, `it is ${kindName(row.kind)}`);

@@ -6,14 +6,7 @@ import { createDecodePass, type DecodePass } from "../nn/decode/pass.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { Adapters, Model } from "../model/model.ts";
 import { writeAdapters } from "../model/input.ts";
-import {
-  checkSampling,
-  createSampler,
-  drawSettings,
-  type Sampler,
-  SAMPLING_NAMES,
-  type SamplingOptions,
-} from "./sampling.ts";
+import { createSampler, drawSettings, type Sampler, SAMPLING_NAMES, type SamplingOptions } from "./sampling.ts";
 
 /** Options of {@link generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -71,7 +64,6 @@ export function generate(
 ): AsyncGenerator<number, FinishReason, undefined> {
   checkNames(options, GENERATE_NAMES, { whose: "generate" });
   checkMaxTokens(options.maxTokens);
-  checkSampling(options);
   return continuation(model, checkPrompt(model.spec, promptTokens), options);
 }
 

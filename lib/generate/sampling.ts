@@ -3,11 +3,10 @@
 // The definitions are those of transformers' generation/logits_process.py, in its order: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
 // TopKLogitsWarper, TopPLogitsWarper. Penalty and distances are in f32, weights and sums in integers, as in
 // kernels/shared/sample_next.wgsl, which draws the same tokens.
-import { CompressoError } from "../core/errors.ts";
-import type { NamesOf } from "../core/check_options.ts";
+import { count, type NamesOf } from "../core/check_options.ts";
 import { CHOICE_STREAM, CHOICE_UNIT, type DrawSettings, inverseTemperature, weightTable } from "../nn/decode/choice.ts";
 import { notFinite } from "../nn/decode/pass.ts";
-import { checkSeed, uniform } from "../core/random.ts";
+import { MAX_SEED, uniform } from "../core/random.ts";
 
 /** How the next token is chosen from the logits; as transformers' logits processors define it. */
 export interface SamplingOptions {
@@ -32,13 +31,13 @@ export interface SamplingOptions {
   readonly seed?: number | undefined;
 }
 
-/** Names of them. */
+/** Names and bounds of them. */
 export const SAMPLING_NAMES: NamesOf<SamplingOptions> = {
-  temperature: "number",
-  topK: "number",
-  topP: "number",
-  repetitionPenalty: "number",
-  seed: "number",
+  temperature: { type: "number", least: 0 },
+  topK: count(0),
+  topP: { type: "number", least: 0, most: 1 },
+  repetitionPenalty: { type: "number", above: 0 },
+  seed: count(0, MAX_SEED),
 };
 
 /** Chooses the tokens of one sequence. */
@@ -55,7 +54,7 @@ export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
   readonly u: number;
 }
 
-/** A sampler behind a prompt. The options are those that {@link checkSampling} has passed. */
+/** A sampler behind a prompt. The options are within the bounds of {@link SAMPLING_NAMES}. */
 export function createSampler(options: SamplingOptions, prompt: readonly number[]): Sampler {
   const { repetitionPenalty = 1, seed = 0 } = options;
   const seen = new Set(repetitionPenalty === 1 ? [] : prompt);
@@ -71,27 +70,6 @@ export function createSampler(options: SamplingOptions, prompt: readonly number[
 /** Whether the choice is the largest logit as the model gives it: top-k and top-p keep it, and without draws the rest does not matter. */
 export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOptions): boolean {
   return temperature === 0 && repetitionPenalty === 1;
-}
-
-/** Throws `CompressoError("usage")` for sampling options out of range. */
-export function checkSampling(options: SamplingOptions): void {
-  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
-  const fail = (rule: string, value: number): never => {
-    const fix = "change it, or leave it out for the default";
-    throw new CompressoError("usage", {
-      what: "cannot generate with these settings",
-      rule,
-      value: String(value),
-      fix,
-    });
-  };
-  if (!Number.isFinite(temperature) || temperature < 0) fail("temperature is a number, at least 0", temperature);
-  if (!Number.isInteger(topK) || topK < 0) fail("topK is a whole number, at least 0", topK);
-  if (!(topP >= 0 && topP <= 1)) fail("topP is a number from 0 to 1", topP);
-  if (!Number.isFinite(repetitionPenalty) || repetitionPenalty <= 0) {
-    fail("repetitionPenalty is a number above 0", repetitionPenalty);
-  }
-  checkSeed(seed);
 }
 
 /**

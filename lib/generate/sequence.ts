@@ -1,7 +1,6 @@
 // Generates from several prompts on one KV cache and reuses their common beginning, such as the turns of a chat.
 import { CompressoError } from "../core/errors.ts";
 import type { DecodePass } from "../nn/decode/pass.ts";
-import { checkSampling } from "./sampling.ts";
 import {
   checkMaxTokens,
   checkPrompt,
@@ -69,7 +68,6 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
   return {
     generate(promptTokens, options): AsyncGenerator<number, FinishReason, undefined> {
       checkMaxTokens(options.maxTokens);
-      checkSampling(options);
       const own = run(checkPrompt(spec, promptTokens), options, () => text = own);
       return own;
     },

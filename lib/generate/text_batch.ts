@@ -15,7 +15,7 @@ import {
   roomFor,
 } from "./generate.ts";
 import { createPrefixes, isSamePrompt, type Prefixes } from "./prefixes.ts";
-import { checkSampling, createSampler, drawSettings } from "./sampling.ts";
+import { createSampler, drawSettings } from "./sampling.ts";
 import { createTurns } from "./turns.ts";
 
 /** Options of a text of {@link TextBatch.generate}. */
@@ -122,7 +122,6 @@ export class TextBatch implements AsyncDisposable {
   ): AsyncGenerator<number, FinishReason, undefined> {
     checkNames(options, TEXT_NAMES, { whose: "generate" });
     checkMaxTokens(options.maxTokens);
-    checkSampling(options);
     return this.#stream(checkPrompt(this.#model.spec, promptTokens), options);
   }
 

@@ -1,15 +1,16 @@
 // The choice of a token against the plain definitions in f64, and against what transformers' processors leave.
 import assert from "node:assert/strict";
+import { checkNames } from "../../lib/core/check_options.ts";
 import { z } from "zod";
 import { uniform } from "../../lib/core/random.ts";
 import {
-  checkSampling,
   type ChoiceOptions,
   createSampler,
   isGreedy,
   sampleToken,
+  SAMPLING_NAMES,
 } from "../../lib/generate/sampling.ts";
-import { type Refusal, refuses } from "../refuses.ts";
+import { refuses } from "../refuses.ts";
 import { argmax } from "../run/helpers/reference.ts";
 
 const Golden = z.object({
@@ -82,18 +83,22 @@ Deno.test("only a choice that no processor can change counts as greedy", () => {
 });
 
 Deno.test("sampling options out of range are refused", () => {
-  const cases: readonly [Parameters<typeof checkSampling>[0], Refusal][] = [
-    [{ temperature: -1 }, { value: -1, names: 0 }],
-    [{ topK: -1 }, { names: "topK" }],
-    [{ topK: 1.5 }, { names: "topK" }],
-    [{ topP: 1.01 }, { names: ["topP", 0, 1] }],
-    [{ topP: NaN }, { names: "topP" }],
-    [{ repetitionPenalty: 0 }, { value: 0, names: "repetitionPenalty" }],
-    [{ repetitionPenalty: Infinity }, { names: "repetitionPenalty" }],
-    [{ seed: 0.5 }, { value: 0.5 }],
+  const check = (options: object): void => checkNames(options, SAMPLING_NAMES, { whose: "generate" });
+  const cases = [
+    { temperature: -1 },
+    { topK: -1 },
+    { topK: 1.5 },
+    { topP: 1.01 },
+    { topP: NaN },
+    { repetitionPenalty: 0 },
+    { repetitionPenalty: Infinity },
+    { seed: 0.5 },
   ];
-  for (const [options, message] of cases) refuses(() => checkSampling(options), "usage", message);
-  checkSampling({ temperature: 2, topK: 0, topP: 0, repetitionPenalty: 0.1, seed: 4294967295 });
+  for (const options of cases) {
+    const [[option = "", value = 0] = []] = Object.entries(options);
+    refuses(() => check(options), "usage", { option, value });
+  }
+  check({ temperature: 2, topK: 0, topP: 0, repetitionPenalty: 0.1, seed: 4294967295 });
 });
 
 /** Evenly spaced u hit an interval of length p in p·DRAWS ± 1 points; the intervals lie in the order of ids. */

@@ -77,3 +77,15 @@ export function ropeTable(spec: Pick<DecoderSpec, "headDim" | "rope">, positions
   }
   return table;
 }
+
+/**
+ * Index of a row of a q or k weight, or of a value of its bias, where RoPE turns value 2i of a head with 2i + 1: in the order here it turns value i
+ * with i + dims / 2, for the `dims` first values of each head.
+ */
+export function neighbourRow(
+  row: number,
+  { headDim, dims }: { readonly headDim: number; readonly dims: number },
+): number {
+  const inHead = row % headDim, half = dims / 2;
+  return inHead < dims ? row - inHead + 2 * (inHead % half) + Math.floor(inHead / half) : row;
+}

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { CompressoError } from "../../lib/core/errors.ts";
 import { openGgufFile } from "../disk.ts";
 import { openGguf } from "../disk.ts";
-import { ggufNames, ggufRow } from "../../lib/formats/gguf/names.ts";
+import { ggufNames } from "../../lib/formats/gguf/names.ts";
+import { neighbourRow } from "../../lib/spec/rope.ts";
 import type { GgufTyped, GgufValue } from "../../lib/formats/gguf/types.ts";
 import { type GgufItem } from "../../lib/formats/gguf/write.ts";
 import { writeGguf } from "../disk.ts";
@@ -15,8 +16,11 @@ function item(name: string, shape: number[], type: GgufItem["type"] = "f32"): Gg
   return { name, type, shape, data: () => randomNumbers(shape.reduce((a, b) => a * b, 1), 5) };
 }
 
-Deno.test("ggufRow() reorders a head as reshape(2, headDim / 2).swapaxes(0, 1) does", () => {
-  const order = Array.from({ length: 12 }, (_, row) => ggufRow(row, 6));
+Deno.test("neighbourRow() reorders a head as reshape(2, headDim / 2).swapaxes(0, 1) does", () => {
+  const order = Array.from({ length: 12 }, (_, row) => neighbourRow(row, { headDim: 6, dims: 6 }));
+  // The rest of a head stays.
+  const part = Array.from({ length: 6 }, (_, row) => neighbourRow(row, { headDim: 6, dims: 4 }));
+  assert.deepEqual(part, [0, 2, 1, 3, 4, 5]);
   assert.deepEqual(order, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
 });
 
@@ -93,7 +97,7 @@ Deno.test("openGguf() reads q and k rows in Hugging Face's order, whole and in r
     ) {
       const [read, raw] = [await source.read(name), await stored.read(name)];
       for (let row = 0; row < rows; row++) {
-        const at = ggufRow(row, 6) * 20;
+        const at = neighbourRow(row, { headDim: 6, dims: 6 }) * 20;
         assert.deepEqual(read.slice(row * 20, row * 20 + 20), raw.slice(at, at + 20), `${name} row ${row}`);
       }
       for (const [start, count] of [[0, 1], [5, 2], [7, 5], [rows, 0]] as const) {

@@ -11,7 +11,7 @@ import {
   ropeDims,
   tensorShapes,
 } from "../../spec/decoder.ts";
-import { ropeFrequencies } from "../../spec/rope.ts";
+import { neighbourRow, ropeFrequencies } from "../../spec/rope.ts";
 import type { FileSystem, Staged } from "../../files/system.ts";
 import { type GgufArch, slidingPeriod } from "../../families/gguf_arch.ts";
 import { fusedGgufName, fusedTensors, joined } from "../fused.ts";
@@ -20,7 +20,6 @@ import {
   epsKey,
   type GgufName,
   ggufNames,
-  ggufRow,
   ggufShape,
   PARALLEL_KEY,
   ROPE_FREQS,
@@ -294,9 +293,10 @@ function inFileOrder<T extends Float32Array | Uint8Array<ArrayBuffer>>(
 ): T {
   const { gguf, shape: [rows = 0], arch } = tensor, projection = gguf.part?.projection;
   if (!arch.neighbours || (projection !== "q" && projection !== "k")) return data;
-  const width = data.length / rows, target = make();
+  const width = data.length / rows, target = make(), { spec } = source;
+  const turns = { headDim: spec.headDim, dims: ropeDims(spec) };
   for (let row = 0; row < rows; row++) {
-    target.set(data.subarray(row * width, (row + 1) * width), ggufRow(row, source.spec.headDim) * width);
+    target.set(data.subarray(row * width, (row + 1) * width), neighbourRow(row, turns) * width);
   }
   return target;
 }

@@ -1,21 +1,13 @@
 // A GGUF as a source of weights.
 import { CompressoError } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
-import { type DecoderSpec, tensorShapes } from "../../spec/decoder.ts";
+import { type DecoderSpec, ropeDims, tensorShapes } from "../../spec/decoder.ts";
+import { neighbourRow } from "../../spec/rope.ts";
 import type { GgufArch } from "../../families/gguf_arch.ts";
 import { type GgufFile, openGgufFile } from "./file.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 import { fusedGgufName, fusedTensors, rowsWithin } from "../fused.ts";
-import {
-  type GgufName,
-  ggufNames,
-  ggufRow,
-  ggufShape,
-  ROPE_FREQS,
-  ROPE_LONG,
-  ROPE_SHORT,
-  storedFusions,
-} from "./names.ts";
+import { type GgufName, ggufNames, ggufShape, ROPE_FREQS, ROPE_LONG, ROPE_SHORT, storedFusions } from "./names.ts";
 import { ggufProvenance } from "./provenance.ts";
 import { ggufSpec } from "./spec.ts";
 import { ggufError } from "./types.ts";
@@ -37,7 +29,7 @@ export interface GgufSource extends WeightSource, GgufHeader {
  */
 export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const file = await openGgufFile(source), { path } = file;
-  const { spec, arch } = await ggufSpec(file);
+  const { spec, arch } = await ggufSpec(file), turns = { headDim: spec.headDim, dims: ropeDims(spec) };
   const names = ggufNames(spec.layers.length, arch.tensorNames);
   const found = checkTensors(spec, file, { names, arch });
   const tensorOf = (name: string): Found => {
@@ -62,13 +54,13 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
       const { tensor, rotated, part, isFlat } = tensorOf(name);
       if (isFlat && rows) return (await file.readTensor(tensor.name)).slice(rows.start, rows.start + rows.count);
       return rotated
-        ? await readRotated(file, { tensor, headDim: spec.headDim, rows })
+        ? await readRotated(file, { tensor, turns, rows })
         : await file.readTensor(tensor.name, part ? rowsWithin(part, rows) : rows);
     },
     async readStored(name, rows, into): Promise<Uint8Array<ArrayBuffer>> {
       const { tensor, rotated, part } = tensorOf(name);
       if (!rotated) return await file.readTensorStored(tensor.name, part ? rowsWithin(part, rows) : rows, into);
-      const { heads, rowOf, count } = headsOf({ tensor, headDim: spec.headDim, rows });
+      const { heads, rowOf, count } = headsOf({ tensor, turns, rows });
       const stored = await file.readTensorStored(tensor.name, heads, into), width = stored.length / heads.count;
       if (count !== heads.count) return pickRows(stored, new Uint8Array(count * width), { width, rowOf });
       const head = new Uint8Array(spec.headDim * width);
@@ -81,12 +73,10 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
     },
     async readBlocks(name, options): Promise<QuantRows | null> {
       const { tensor, rotated, part } = tensorOf(name);
-      return rotated
-        ? await readRotatedBlocks(file, { tensor, headDim: spec.headDim, ...options })
-        : await file.readTensorBlocks(
-          tensor.name,
-          part ? { ...options, rows: rowsWithin(part, options.rows) } : options,
-        );
+      return rotated ? await readRotatedBlocks(file, { tensor, turns, ...options }) : await file.readTensorBlocks(
+        tensor.name,
+        part ? { ...options, rows: rowsWithin(part, options.rows) } : options,
+      );
     },
     storedDtype: (name): string => tensorOf(name).tensor.type,
   };
@@ -95,18 +85,18 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
 /** Rows of q or k in Hugging Face's order: reads the heads that hold them, then picks. */
 async function readRotated(
   file: GgufFile,
-  { tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined },
+  { tensor, turns, rows }: Rotated & { readonly rows: RowRange | undefined },
 ): Promise<Float32Array<ArrayBuffer>> {
-  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  const { heads, width, rowOf, count } = headsOf({ tensor, turns, rows });
   return pickRows(await file.readTensor(tensor.name, heads), new Float32Array(count * width), { width, rowOf });
 }
 
 /** The same as blocks: rows are whole blocks, so only rows move. */
 async function readRotatedBlocks(
   file: GgufFile,
-  { tensor, headDim, bits, rows }: Rotated & BlockOptions,
+  { tensor, turns, bits, rows }: Rotated & BlockOptions,
 ): Promise<QuantRows | null> {
-  const { heads, width, rowOf, count } = headsOf({ tensor, headDim, rows });
+  const { heads, width, rowOf, count } = headsOf({ tensor, turns, rows });
   const blocks = await file.readTensorBlocks(tensor.name, { bits, rows: heads });
   if (!blocks) return null;
   const { codes, scales } = blocks, perRow = blocksOf(width);
@@ -119,20 +109,20 @@ async function readRotatedBlocks(
 /** A q or k weight. */
 interface Rotated {
   readonly tensor: GgufTensor;
-  readonly headDim: number;
+  readonly turns: { readonly headDim: number; readonly dims: number };
 }
 
 /** The rows of the heads that hold `rows`, and which of these is the i-th wanted one. */
-function headsOf({ tensor, headDim, rows }: Rotated & { readonly rows: RowRange | undefined }): {
+function headsOf({ tensor, turns, rows }: Rotated & { readonly rows: RowRange | undefined }): {
   readonly heads: RowRange;
   readonly width: number;
   readonly count: number;
   readonly rowOf: (index: number) => number;
 } {
-  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows });
+  const { start, count, width } = rowWindow(tensor.name, tensor.shape, { rows }), { headDim } = turns;
   const first = Math.floor(start / headDim) * headDim;
   const end = Math.ceil((start + count) / headDim) * headDim;
-  const rowOf = (index: number): number => ggufRow(start + index, headDim) - first;
+  const rowOf = (index: number): number => neighbourRow(start + index, turns) - first;
   return { heads: { start: first, count: end - first }, width, count, rowOf };
 }
 
@@ -151,7 +141,7 @@ function pickRows<T extends Float32Array | Uint8Array<ArrayBuffer> | Uint16Array
 /** Where a canonical tensor is in the file. */
 interface Found {
   readonly tensor: GgufTensor;
-  /** Whether its rows are in the order of `ggufRow`. */
+  /** Whether its rows are in the order of `neighbourRow`. */
   readonly rotated: boolean;
   /** Its rows, where the tensor holds others too. */
   readonly part: RowRange | null;

@@ -102,13 +102,3 @@ export function epsKey({ layerNorm }: GgufArch): string {
 
 /** Key that says whether attention and FFN both read a layer's input, behind an architecture with a `parallelKey`. */
 export const PARALLEL_KEY = "use_parallel_residual";
-
-/**
- * Index of a row of a q or k weight, or of a value of its bias, in a GGUF whose architecture turns `neighbours`. Hugging Face's RoPE turns value i of a head with
- * value i + headDim/2, llama.cpp's value 2i with 2i + 1: its converter reorders the rows of each head to match.
- */
-export function ggufRow(row: number, headDim: number): number {
-  const inHead = row % headDim;
-  const pair = inHead % (headDim / 2), second = inHead >= headDim / 2 ? 1 : 0;
-  return row - inHead + 2 * pair + second;
-}

@@ -115,7 +115,8 @@ function tokensOf(
   generation: z.infer<typeof GENERATION>,
 ): Pick<DecoderSpec, "bosId" | "eosIds" | "padId"> {
   const { bos = 1, eos = 2, pad = null } = ids, { vocab_size: vocab } = config;
-  const listOf = (value: number | number[] | null | undefined): number[] => [value ?? []].flat();
+  const listOf = (value: number | readonly number[] | null | undefined): number[] =>
+    typeof value === "number" ? [value] : [...value ?? []];
   const has = (key: string): boolean => given[key] !== undefined;
   const hasRow = (id: number): boolean => id >= 0 && id < vocab;
   // An id that only generation_config.json has, and that has no row, is ignored.

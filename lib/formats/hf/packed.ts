@@ -1,6 +1,7 @@
 // Tensors of folders that hold several canonical ones, or one transposed; read and written as the canonical ones.
 import { type CompressoError, refusal } from "../../core/errors.ts";
 import { biasName, type DecoderSpec, projectionName, PROJECTIONS, ropeDims, tensorShapes } from "../../spec/decoder.ts";
+import { neighbourRow } from "../../spec/rope.ts";
 import type { RowRange } from "../../spec/source.ts";
 import type { SafetensorsFile } from "../safetensors/read.ts";
 import type { Family, Packing } from "../../families/family.ts";
@@ -170,10 +171,7 @@ function widthOf({ shape: [first = 1, second], transposed }: PackedTensor): numb
 
 /** Row of the packed tensor, before it is transposed, that holds a row of a part. */
 function placeOf({ parts, block, neighbours }: PackedTensor, index: number, row: number): number {
-  if (neighbours) {
-    const { headDim, dims } = neighbours, inHead = row % headDim, half = dims / 2;
-    return inHead < dims ? row - inHead + 2 * (inHead % half) + Math.floor(inHead / half) : row;
-  }
+  if (neighbours) return neighbourRow(row, neighbours);
   if (block === null) return parts.slice(0, index).reduce((sum, part) => sum + part.rows, row);
   return (Math.floor(row / block) * parts.length + index) * block + row % block;
 }

@@ -7,6 +7,7 @@ import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
 import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
 import type { GgufArch } from "./gguf_arch.ts";
+import { GLM4 } from "./glm4.ts";
 import { GPT2 } from "./gpt2.ts";
 import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
@@ -40,6 +41,7 @@ export const FAMILIES: readonly Family[] = [
   OLMO2,
   EXAONE4,
   ARCEE,
+  GLM4,
   OPT,
   GPT2,
   GPT_NEOX,

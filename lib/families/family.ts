@@ -169,7 +169,11 @@ export interface Family {
   /** FFN columns per hidden dim, where the configuration says none. */
   readonly ffnFactor?: number;
   /** Special tokens that a configuration leaves out: 1, 2 and none in LLaMA. */
-  readonly ids?: { readonly bos?: number | null; readonly eos?: number | null; readonly pad?: number };
+  readonly ids?: {
+    readonly bos?: number | null;
+    readonly eos?: number | readonly number[] | null;
+    readonly pad?: number;
+  };
   /** Activations by their names in the configuration, the default first. Default: silu. */
   readonly activations?: Readonly<Record<string, Activation>>;
   readonly rope?: RopeRules;

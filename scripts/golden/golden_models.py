@@ -289,6 +289,15 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, norm_eps=1e-4,
             rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.3}, **COMMON),
     },
+    # Norms before and after the sublayers; RoPE turns neighbours in a part of each head; gate and up in one.
+    "glm4": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1055,
+        "config": lambda: AutoConfig.for_model(
+            "glm4", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
+            **{**COMMON, "attention_bias": True}),
+    },
 }
 
 LEGEND = {
@@ -408,6 +417,19 @@ OTHER_MODULES = {
 }
 
 
+# Families whose RoPE turns neighbours (2i, 2i + 1) of a head; LoRA here is on rows in the order in which it turns halves.
+NEIGHBOURS = ("glm4", "ernie4_5", "helium")
+
+
+def neighbour_rows(count, config):
+    """Row of the module for each row of LoRA's B."""
+    size = head_dim_of(config)
+    dims = int(size * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    rows = torch.arange(count)
+    place = rows % size
+    return torch.where(place < dims, rows - place + 2 * (place % (dims // 2)) + place // (dims // 2), rows)
+
+
 def targets_of(layer):
     return [target for target in TARGETS if projection(layer, target) is not None]
 
@@ -429,6 +451,8 @@ def projection(layer, target):
         return own, torch.arange(out).view(-1, 3, size)[:, nth].flatten()
     block = layer.mlp if target in ("gate", "up", "down") else layer.self_attn
     own = getattr(block, f"{target}_proj", None)
+    if own is not None and target in "qk" and layer.self_attn.config.model_type in NEIGHBOURS:
+        return own, neighbour_rows(own.out_features, layer.self_attn.config)
     if own is not None:
         return own, slice(0, own.out_features)
     if target == "gate" and hasattr(block, "up_proj"):

@@ -1,0 +1,51 @@
+// GLM-4: norms before and after the sublayers, biases of q, k and v, gate and up in one matrix; RoPE turns neighbours in a part of each head.
+import { QWEN2_BIASES } from "../spec/decoder.ts";
+import { family } from "./family.ts";
+import { alike, headsFillHidden, UNSCALED_OR_LINEAR } from "./fit.ts";
+import { GATE_UP } from "./fusion.ts";
+import type { GgufArch } from "./gguf_arch.ts";
+import { biasKeys, flag, partialRopeKeys } from "./shared.ts";
+
+const HOLDS = {
+  normPlaces: ["both"],
+  attentionBiases: ["none", QWEN2_BIASES.join()],
+  partialRope: true,
+} as const;
+
+const ARCH: GgufArch = {
+  arch: "glm4",
+  neighbours: true,
+  partialRope: true,
+  fused: [GATE_UP],
+  holds: { ...HOLDS, windows: true, scaling: UNSCALED_OR_LINEAR },
+  limits: [alike, headsFillHidden],
+  read: () => ({ normPlaces: "both" }),
+};
+
+/** GLM-4 of 2025 (0414). */
+export const GLM4 = family({
+  type: "glm4",
+  label: "GLM-4",
+  architecture: "Glm4ForCausalLM",
+  defaults: {
+    num_key_value_heads: 2,
+    head_dim: 128,
+    max_position_embeddings: 131072,
+    rms_norm_eps: 1.5625e-7,
+    attention_bias: true,
+    partial_rotary_factor: 0.5,
+  },
+  ids: { bos: null, eos: [151329, 151336, 151338], pad: 151329 },
+  rope: { isPartial: true },
+  keys: { attention_bias: flag },
+  read: (config) => ({ normPlaces: "both", biases: config.attention_bias ? QWEN2_BIASES : [] }),
+  tensors: { packed: [{ module: "mlp.gate_up_proj", parts: ["gate", "up"] }], neighbours: true },
+  stock: {
+    holds: { ...HOLDS, scaling: true },
+    limits: [alike],
+    biases: ({ biases = [] }) => biases,
+    keys: (spec) => ({ attention_bias: biasKeys(spec).attention_bias }),
+    ropeKeys: partialRopeKeys,
+  },
+  gguf: [ARCH],
+});

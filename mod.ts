@@ -1,5 +1,6 @@
 /**
- * Compresso: structural pruning of large language models on WebGPU. What a program does from a model to a smaller one; each part has more in an entry of its own.
+ * Import this entry for what most programs need, from a model to a smaller one, and for schedule scripts. Compresso
+ * prunes large language models structurally on WebGPU; each part has more in its own entry.
  *
  * @example
  * ```ts
@@ -17,13 +18,10 @@
 
 // The GPU, and a model on it.
 export { Device, openDevice } from "./lib/gpu/device.ts";
-export type { DeviceOptions } from "./lib/gpu/types.ts";
 export { loadModel } from "./lib/local/load_model.ts";
 export { loadModelFrom, type LoadModelOptions, Model } from "./lib/model/model.ts";
-export type { Adapters } from "./lib/model/input.ts";
 
 // Rows to learn from.
-export { type DataSet, type ReadOptions } from "./lib/data/rows.ts";
 export { readRows } from "./lib/local/rows.ts";
 export { demoData } from "./lib/local/open_model.ts";
 export { type Row, toRow } from "./lib/data/row.ts";
@@ -35,6 +33,10 @@ export type { PruneOptions } from "./lib/run/options/options.ts";
 export type { StepRecord } from "./lib/run/contract.ts";
 export { pruneToFolder, type PruneToFolderOptions } from "./lib/run/prune_to_folder.ts";
 export type { PruneResult, RunSummary, SlicedModel } from "./lib/run/result.ts";
+
+// Schedules, also for scripts.
+export { defineSchedule } from "./lib/schedule/definition.ts";
+export { constant, cosine, cubic, exponential, linear, steps } from "./lib/schedule/curves.ts";
 
 // Cutting by masks of your own, and files.
 export { type SliceInput, sliceModel } from "./lib/slice/slice.ts";

@@ -1,5 +1,5 @@
 /**
- * Measuring how fast models are.
+ * Import this entry to measure how fast models are.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Rows to learn from: files of datasets, single rows, and the prompt before them.
+ * Import this entry to read rows to learn from: files of datasets, single rows, and the prompt before them.
  *
  * @module
  */

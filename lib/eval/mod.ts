@@ -1,5 +1,5 @@
 /**
- * Measuring models: tasks, perplexity, choices, and whether two models differ.
+ * Import this entry to measure models: tasks, perplexity, choices, and whether two models differ.
  *
  * @module
  */

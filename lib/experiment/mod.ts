@@ -1,5 +1,5 @@
 /**
- * Experiments: a grid of runs, their measures, and a report over all.
+ * Import this entry to run a grid of runs with their measures, or a sweep through sparsities, and report on all.
  *
  * @module
  */

@@ -17,6 +17,7 @@ export interface ByteSource {
 
 /** What is at a path. */
 export interface FileInfo {
+  /** Whether it is a folder. */
   readonly isFolder: boolean;
   /** Bytes of a file. */
   readonly size: number;
@@ -30,6 +31,7 @@ export interface Staged extends Disposable {
 
 /** A file that is written beside its place. */
 export interface StagedFile extends Staged {
+  /** Its place once it is committed. */
   readonly path: string;
   /** Bytes written so far. */
   readonly written: number;

@@ -1,5 +1,5 @@
 /**
- * Text from a model: continuing a prompt, chats, and rows that a model writes itself.
+ * Import this entry to write text with a model: prompts continued, chats, many texts at once, and rows to train on.
  *
  * @module
  */

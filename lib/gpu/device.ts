@@ -37,9 +37,17 @@ export class Device implements Disposable {
    * before the device.
    */
   readonly entry: GPU | null;
-  /** Subgroup support; null if kernels must not use subgroups. */
+  /**
+   * Subgroup support; null if kernels must not use subgroups.
+   *
+   * @internal
+   */
   readonly subgroups: Subgroups | null;
-  /** Matrix units that compute right; null if kernels must not use any. */
+  /**
+   * Matrix units that compute right; null if kernels must not use any.
+   *
+   * @internal
+   */
   readonly matrixUnits: MatrixUnits | null;
   /** Budget for all buffers and textures, in bytes; infinite without a budget. */
   readonly memoryLimit: number;
@@ -114,6 +122,8 @@ export class Device implements Disposable {
   /**
    * How memory ran out, if that caused the error: over the budget, on the adapter, or through loss of the device, which
    * usually means that memory ran out. Null for other errors.
+   *
+   * @internal
    */
   shortageOf(error: Error): MemoryShortage | null {
     return this.#overLimit.has(error) ? "limit" : this.#shortage;
@@ -124,7 +134,11 @@ export class Device implements Disposable {
     return this.#failure !== null;
   }
 
-  /** Live allocations when {@link bytes} was {@link peakBytes}. */
+  /**
+   * Live allocations when {@link bytes} was {@link peakBytes}.
+   *
+   * @internal
+   */
   peakUsage(): readonly MemoryUse[] {
     return this.#peakUsage ?? [...this.#live.values()];
   }
@@ -155,6 +169,8 @@ export class Device implements Disposable {
    * Allocates a zeroed storage buffer.
    *
    * @throws CompressoError("gpu") over the budget or the limits of the adapter.
+   *
+   * @internal
    */
   createBuffer(label: string, bytes: number, usage: number = STORAGE_USAGE): DeviceBuffer {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
@@ -167,14 +183,22 @@ export class Device implements Disposable {
     return this.#track({ label, bytes: size, kind }, this.gpu.createBuffer({ label, size, usage }));
   }
 
-  /** Allocates a buffer and fills it. */
+  /**
+   * Allocates a buffer and fills it.
+   *
+   * @internal
+   */
   uploadBuffer(label: string, data: ArrayBufferView<ArrayBuffer>, usage?: number): DeviceBuffer {
     const resource = this.createBuffer(label, data.byteLength, usage);
     this.write(resource, data);
     return resource;
   }
 
-  /** Allocates a texture that kernels read as a storage texture of 16-byte texels. */
+  /**
+   * Allocates a texture that kernels read as a storage texture of 16-byte texels.
+   *
+   * @internal
+   */
   createTexture(label: string, width: number, height: number, format: "rgba32float" | "rgba32uint"): DeviceTexture {
     const limit = this.limits.maxTextureDimension2D;
     if (width > limit || height > limit) {
@@ -187,7 +211,11 @@ export class Device implements Disposable {
     return this.#track({ label, bytes: size, kind: "texture" }, texture);
   }
 
-  /** Writes data to a buffer from a byte offset (a multiple of 4). The caller pads the length to a multiple of 4. */
+  /**
+   * Writes data to a buffer from a byte offset (a multiple of 4). The caller pads the length to a multiple of 4.
+   *
+   * @internal
+   */
   write(target: DeviceBuffer, data: ArrayBufferView<ArrayBuffer>, byteOffset = 0): void {
     // Deno 2.9 panics on an empty write.
     if (data.byteLength === 0) return;
@@ -223,12 +251,18 @@ export class Device implements Disposable {
   /**
    * Reads several buffer ranges: small amounts with a single wait (a wait costs at least 11 ms, whatever the size),
    * larger ones in pieces.
+   *
+   * @internal
    */
   async read(ranges: readonly BufferRange[]): Promise<ArrayBuffer[]> {
     return await readBack(this, ranges);
   }
 
-  /** Reads f32 values of one buffer. */
+  /**
+   * Reads f32 values of one buffer.
+   *
+   * @internal
+   */
   async readFloats(buffer: DeviceBuffer, count: number, byteOffset = 0): Promise<Float32Array<ArrayBuffer>> {
     const [bytes] = await this.read([{ buffer, byteOffset, bytes: count * 4 }]);
     return new Float32Array(bytes ?? new ArrayBuffer(0));

@@ -1,5 +1,5 @@
 /**
- * Units, masks and slices: what can be cut, how it is chosen, cutting it, and writing the result.
+ * Import this entry to cut by a choice of your own: units, masks, vocabularies, slicing, and writing the result.
  *
  * @module
  */
@@ -30,6 +30,11 @@ export { shallowLora, type SlicedLora, sliceLora } from "../slice/lora.ts";
 export { type ImportanceOptions, measureImportance } from "../slice/importance.ts";
 export type { Importance } from "../formats/gguf/importance.ts";
 export { type VerifyInput, type VerifyResult, verifySliced } from "../slice/verify.ts";
+
+// Vocabularies.
+export { chooseVocabulary, countTokens, type VocabularyChoice } from "../slice/vocabulary/choose.ts";
+export { cutVocabulary } from "../slice/vocabulary/cut.ts";
+export { cutModel } from "../slice/vocabulary/cut_model.ts";
 
 // Files.
 export { exportModel } from "../local/export_model.ts";

@@ -86,7 +86,11 @@ export class Model implements Disposable {
   readonly device: Device;
   /** Weights as they were read. */
   readonly source: WeightSource;
-  /** Weights on the GPU. */
+  /**
+   * Weights on the GPU.
+   *
+   * @internal
+   */
   readonly weights: Weights;
   /** Null where the model has none. */
   readonly tokenizer: Tokenizer | null;
@@ -95,7 +99,11 @@ export class Model implements Disposable {
   #turn: Promise<unknown> = Promise.resolve();
   readonly #life = new Lifetime("model");
 
-  /** Wraps loaded weights; use `loadModel`. */
+  /**
+   * Wraps loaded weights; use `loadModel`.
+   *
+   * @internal
+   */
   constructor(device: Device, source: WeightSource, parts: { weights: Weights; tokenizer: Tokenizer | null }) {
     this.device = device;
     this.source = source;

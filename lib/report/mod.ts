@@ -1,5 +1,5 @@
 /**
- * Reports: finished runs as one HTML page.
+ * Import this entry to make one HTML page of finished runs.
  *
  * @module
  */

@@ -13,7 +13,7 @@ import { followerSink } from "./sink/follower.ts";
 export type PruneToFolderOptions = Omit<RunIntoOptions, keyof Ranked | keyof Target> & Target & FolderOptions;
 
 /** A process that is one of several. */
-type Ranked = Required<Pick<RunOptions, "ranks">>;
+export type Ranked = Required<Pick<RunOptions, "ranks">>;
 
 /** Options of the folder that a run is written to. */
 export interface FolderOptions {

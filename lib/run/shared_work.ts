@@ -4,11 +4,19 @@ import type { Measured } from "./quality.ts";
 
 /** Results of work that all of the runs would repeat; null until one has done it. */
 export interface SharedWork {
-  /** Scores of a one-shot method, which do not depend on the sparsity. */
+  /**
+   * Scores of a one-shot method, which do not depend on the sparsity.
+   *
+   * @internal
+   */
   scores: OneShotScores | null;
   /** Held-out sequences that each of them measures. */
   readonly sequences: number;
-  /** What was measured of the model before pruning. */
+  /**
+   * What was measured of the model before pruning.
+   *
+   * @internal
+   */
   dense: Measured | null;
 }
 

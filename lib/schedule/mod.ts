@@ -1,5 +1,5 @@
 /**
- * Schedules: how a run reaches its target, as built-in ones, in a program, or as a script.
+ * Import this entry to define or open a schedule: how a run reaches its target, built in, in a program, or as a script.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * A model behind an OpenAI-compatible HTTP server.
+ * Import this entry to serve a model over HTTP, compatible with OpenAI's API.
  *
  * @module
  */

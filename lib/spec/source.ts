@@ -49,6 +49,8 @@ export interface WeightSource {
    * Reads rows as the file's own blocks of 32 columns, with codes of at most `bits` bits, so that they are not
    * quantised twice. Null if the tensor has no such blocks in the file. Absent for sources that never have blocks.
    * Throws like `read`.
+   *
+   * @internal
    */
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /**

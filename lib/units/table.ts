@@ -70,7 +70,11 @@ export interface UnitTable {
   readonly rules: ResolvedRules;
   /** Number of units. */
   readonly count: number;
-  /** Units of each place. */
+  /**
+   * Units of each place.
+   *
+   * @internal
+   */
   readonly ranges: Readonly<Record<Place, UnitRange>>;
   /** Parameters per hidden dim of a head (or KV group) or FFN column; 0 for other units. */
   readonly cost: Float32Array;

@@ -29,7 +29,11 @@ export interface Beginning {
  * `runInto` calls `begin` when all checks have passed, `add` for each step, and `end` after the last one.
  */
 export interface RunSink<Result> extends Disposable {
-  /** The system that the run works on. */
+  /**
+   * The system that the run works on.
+   *
+   * @internal
+   */
   readonly platform: RunPlatform;
   /** Where the run saves itself; null for nowhere. */
   readonly checkpoint: Omit<CheckpointOptions, "identity"> | null;

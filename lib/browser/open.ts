@@ -1,0 +1,86 @@
+// Opens a model in a browser: from bytes, from files that the user chose, or from addresses.
+import { CompressoError, refusal } from "../core/errors.ts";
+import { memoryFiles, memorySource } from "../files/memory.ts";
+import { type ByteSource, endsEarly, type FileSystem } from "../files/system.ts";
+import { openModel as openFiles } from "../formats/open.ts";
+import { loadModelFrom, type LoadModelOptions, type Model } from "../model/model.ts";
+
+/** A file of a model: bytes, a `File` or `Blob`, which is read piece by piece, or an address, which is fetched. */
+export type ModelFile = Uint8Array<ArrayBuffer> | Blob | URL;
+
+/** Path of the model within the file system that it is opened from. */
+const PATH = "model";
+
+/**
+ * Opens a model: one file for a GGUF, or the files of a Hugging Face folder by their names.
+ *
+ * @throws CompressoError("input") for a file that cannot be read, or that is no model.
+ * @throws what `loadModelFrom` does.
+ * @example
+ * ```ts
+ * import { openDevice, openModel } from "compresso/browser";
+ *
+ * export async function logitsOf(file: File, tokens: readonly number[]): Promise<Float32Array> {
+ *   using device = await openDevice();
+ *   using model = await openModel(file, { device }); // a GGUF that the user chose
+ *   return await model.logits(tokens);
+ * }
+ * ```
+ */
+export async function openModel(
+  files: ModelFile | Readonly<Record<string, ModelFile>>,
+  options: LoadModelOptions,
+): Promise<Model> {
+  const isOne = files instanceof Uint8Array || files instanceof Blob || files instanceof URL;
+  const named: (readonly [string, ModelFile])[] = isOne
+    ? [[`${PATH}.gguf`, files]]
+    : Object.entries(files).map(([name, file]) => [`${PATH}/${name}`, file]);
+  const sources = await Promise.all(named.map(async ([path, file]) => [path, await sourceOf(path, file)] as const));
+  const { source, tokenizer } = await openFiles(filesOf(new Map(sources)), isOne ? `${PATH}.gguf` : PATH);
+  return await loadModelFrom(source, { ...options, tokenizer });
+}
+
+/** A file system that reads these sources, by their paths. */
+function filesOf(sources: ReadonlyMap<string, ByteSource>): FileSystem {
+  const paths = memoryFiles(Array.from(sources.keys(), (path) => [path, new Uint8Array()] as const));
+  return {
+    ...paths,
+    async info(path): ReturnType<FileSystem["info"]> {
+      const { size } = sources.get(path) ?? {};
+      return size === undefined ? await paths.info(path) : { isFolder: false, size };
+    },
+    open: async (path) => sources.get(path) ?? await paths.open(path),
+    async text(path): Promise<string | null> {
+      const source = sources.get(path);
+      if (!source) return null;
+      const bytes = new Uint8Array(source.size);
+      await source.read(bytes, 0);
+      return await memoryFiles([[path, bytes]]).text(path);
+    },
+  };
+}
+
+async function sourceOf(path: string, file: ModelFile): Promise<ByteSource> {
+  if (file instanceof Uint8Array) return memorySource(path, file);
+  if (file instanceof URL) return memorySource(path, await fetched(file));
+  return {
+    name: path,
+    size: file.size,
+    async read(target, offset): Promise<void> {
+      const end = offset + target.length;
+      if (end > file.size) throw endsEarly(path, end, file.size);
+      target.set(new Uint8Array(await file.slice(offset, end).arrayBuffer()));
+    },
+  };
+}
+
+async function fetched(url: URL): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    const response = await fetch(url);
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+    throw refusal("input", `cannot read ${url.href}`, { rule: "the server gives the file", value: response.status });
+  } catch (cause) {
+    if (cause instanceof CompressoError) throw cause;
+    throw refusal("input", `cannot read ${url.href}`, { rule: "the server answers", value: String(cause), cause });
+  }
+}

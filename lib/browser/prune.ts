@@ -1,0 +1,57 @@
+// Prunes in a browser: step by step, or at once into files in memory.
+import { memoryFiles } from "../files/memory.ts";
+import type { FileSystem } from "../files/system.ts";
+import type { Model } from "../model/model.ts";
+import type { PruneOptions } from "../run/options/options.ts";
+import type { RunSummary } from "../run/result.ts";
+import { runInto, type RunIntoOptions } from "../run/run_into.ts";
+import { pruneOn, type PruneSession } from "../run/session.ts";
+import { memorySink } from "../run/sink/memory.ts";
+
+/** A pruned model in memory. */
+export interface PrunedFiles {
+  /** Contents of run.json. */
+  readonly summary: RunSummary;
+  /** The files by their names, such as `model.gguf` and `model/config.json`. */
+  readonly files: ReadonlyMap<string, Uint8Array<ArrayBuffer>>;
+}
+
+/** Folder of the files within their file system. */
+const OUT = "out";
+
+/**
+ * Prunes a model step by step, as `prune` of the root does. Checkpoints and exports go to `files`, by default in memory.
+ * Schedules are built-in names or definitions; tasks are refused.
+ */
+export function prune(model: Model, options: PruneOptions, files: FileSystem = memoryFiles()): PruneSession {
+  return pruneOn({ files, openScript: null, loadTasks: null }, model, options);
+}
+
+/**
+ * Prunes a model and returns its files.
+ *
+ * @throws what iterating a {@link PruneSession} and exporting do.
+ * @example
+ * ```ts
+ * import { type Model, pruneInMemory, toRow } from "compresso/browser";
+ *
+ * export async function smaller(model: Model, texts: readonly string[]): Promise<Blob> {
+ *   const rows = texts.map((text) => toRow({ text }));
+ *   const { files } = await pruneInMemory(model, {
+ *     rows,
+ *     sparsity: 0.2,
+ *     steps: 200,
+ *     export: { formats: ["gguf"] },
+ *     onRecord: ({ step, loss }) => console.log(step, loss),
+ *   });
+ *   return new Blob([files.get("model.gguf") ?? ""]);
+ * }
+ * ```
+ */
+export async function pruneInMemory(model: Model, options: RunIntoOptions): Promise<PrunedFiles> {
+  const written = memoryFiles();
+  using sink = memorySink(written, { out: OUT, ...(options.export ? { export: options.export } : {}) });
+  const summary = await runInto(sink, model, options);
+  const files = new Map(Array.from(written.files, ([path, bytes]) => [path.slice(OUT.length + 1), bytes] as const));
+  return { summary, files };
+}

@@ -99,7 +99,7 @@ export class TextBatch implements AsyncDisposable {
   #size = 1;
   #change = Promise.withResolvers<void>();
 
-  /** @throws CompressoError("usage") for options out of range. */
+  /** Use `createTextBatch`. Throws `CompressoError("usage")` for options out of range. */
   constructor(model: Model, options: TextBatchOptions = {}) {
     checkNames(options, NAMES, { whose: "createTextBatch" });
     const { adapters = {}, cacheBytes, sequences = DEFAULT_SEQUENCES, capacity: longest = model.spec.maxPosition } =
@@ -125,6 +125,7 @@ export class TextBatch implements AsyncDisposable {
     return this.#stream(checkPrompt(this.#model.spec, promptTokens), options);
   }
 
+  /** Stops all texts, and waits for the end of the current step. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     this.#changed();

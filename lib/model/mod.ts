@@ -7,6 +7,7 @@
 // The GPU.
 export { Device, openDevice } from "../gpu/device.ts";
 export type { AdapterFacts, DeviceLimits, DeviceOptions } from "../gpu/types.ts";
+export { describeAdapter } from "../gpu/adapter.ts";
 
 // Opening.
 export { loadModel } from "../local/load_model.ts";
@@ -20,7 +21,7 @@ export { type PushOptions, pushToHub } from "../local/push_model.ts";
 
 // The model.
 export { type GradientResult, Model } from "./model.ts";
-export type { Adapters, GradientInput, ModelCallOptions } from "./input.ts";
+export type { Adapters, GradientInput } from "./input.ts";
 export type { MaskValues } from "../nn/mask_slots.ts";
 
 // Shapes and weights.

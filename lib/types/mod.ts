@@ -6,7 +6,8 @@
 
 // Models.
 export type { MatrixDtype } from "../nn/products/matrix.ts";
-export type { LoraInput } from "../model/input.ts";
+export type { AdapterOffer } from "../gpu/adapter.ts";
+export type { LoraInput, ModelCallOptions } from "../model/input.ts";
 export type { TopLogprobs } from "../nn/top_pass.ts";
 export type { Rope, RopeScaling } from "../spec/decoder.ts";
 export type { RowRange } from "../spec/source.ts";
@@ -74,4 +75,4 @@ export type {
   ResolvedMonitor,
   ResolvedMonitors,
 } from "../run/monitors/alarm.ts";
-export type { NamedOption } from "../core/errors.ts";
+export type { NamedOption, SpellOption } from "../core/errors.ts";

@@ -60,7 +60,7 @@ export interface UnitRange {
   readonly end: number;
 }
 
-/** The units of a model, by place in the order of {@link PLACES}, and by layer within attention and FFN. */
+/** The units of a model, by place in the order of `PLACES`, and by layer within attention and FFN. */
 export interface UnitTable {
   /** Shape of the unpruned model. */
   readonly spec: DecoderSpec;

@@ -9,7 +9,7 @@ import { linearCount, parameterCount } from "../../lib/spec/decoder.ts";
 import type { Layout } from "../../lib/units/layout.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { CompressoError, type RunSummary } from "../../mod.ts";
-import type { MethodName, Rates } from "../../lib/run/mod.ts";
+import type { MethodName, Rates } from "../../lib/types/mod.ts";
 import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
 
 const BASE = { rows: [], sparsity: 0.2, steps: 9 };

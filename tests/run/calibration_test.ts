@@ -11,7 +11,8 @@ import {
 } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { demoData, loadModelFrom } from "../../lib/model/mod.ts";
-import { CALIBRATION_SEQUENCES, type MethodName, type RunHooks } from "../../lib/run/mod.ts";
+import { CALIBRATION_SEQUENCES, type RunHooks } from "../../lib/run/mod.ts";
+import type { MethodName } from "../../lib/types/mod.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { projectionName } from "../../lib/spec/decoder.ts";
 import { encodeCalibration } from "../../lib/run/calibration.ts";

@@ -1,7 +1,8 @@
 // A score that a program gives itself.
 import assert from "node:assert/strict";
 import { prune } from "../../mod.ts";
-import type { OwnMethod, UnitSaliency } from "../../lib/run/mod.ts";
+import type { OwnMethod } from "../../lib/run/mod.ts";
+import type { UnitSaliency } from "../../lib/types/mod.ts";
 import { BASE, bitsOf, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const BARE = { steps: 0, prefinetune: 0, postfinetune: 0 } as const;

@@ -11,7 +11,7 @@ import {
 import type { WantedSize } from "../../lib/run/contract.ts";
 import type { RunOptions, Target } from "../../lib/run/options/options.ts";
 import { parameterCount } from "../../lib/model/mod.ts";
-import type { CheckpointOptions } from "../../lib/run/mod.ts";
+import type { CheckpointOptions } from "../../lib/types/mod.ts";
 import { defineSchedule } from "../../lib/schedule/mod.ts";
 import { rejectsWith } from "../formats/files.ts";
 import { BASE, drive, withShortDemo } from "./helpers/demo_run.ts";

@@ -1,7 +1,8 @@
 // Alarms that are to stop a run, of monitors that warn or lead back by default: the error that names them, and how the run goes on without. On the demo model.
 import assert from "node:assert/strict";
 import { loadModel, openDevice, prune, type StepRecord } from "../../mod.ts";
-import { AlarmError, type MonitorName, planMemory, type RunHandle } from "../../lib/run/mod.ts";
+import { AlarmError, planMemory, type RunHandle } from "../../lib/run/mod.ts";
+import type { MonitorName } from "../../lib/types/mod.ts";
 import { adapterOf } from "../../lib/run/memory/plan.ts";
 import { BASE, drive, withDemo } from "./helpers/demo_run.ts";
 

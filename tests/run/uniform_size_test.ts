@@ -1,7 +1,8 @@
 // A size with all layers cut alike: the widths that the final model has are those that the run came to, not cut to in the end. On the demo model.
 import assert from "node:assert/strict";
 import { loadModel, openDevice, prune } from "../../mod.ts";
-import type { MethodName, RunHooks } from "../../lib/run/mod.ts";
+import type { RunHooks } from "../../lib/run/mod.ts";
+import type { MethodName } from "../../lib/types/mod.ts";
 import type { MaskValues } from "../../lib/nn/mask_slots.ts";
 import { expectedCuts } from "../../lib/run/layer_states.ts";
 import { BASE } from "./helpers/demo_run.ts";

@@ -17,13 +17,13 @@ import {
 } from "../../spec/quant.ts";
 
 /**
- * Storage of the values of a {@link Matrix}: floats, or 8- or 4-bit codes in blocks of 32 columns with one scale per
+ * Storage of the values of a `Matrix`: floats, or 8- or 4-bit codes in blocks of 32 columns with one scale per
  * block (see quant.ts).
  */
 export type MatrixDtype = "f32" | "f16" | "q8" | "q4";
 /** All storage types, from the largest to the smallest. */
 export const MATRIX_DTYPES: readonly MatrixDtype[] = ["f32", "f16", "q8", "q4"];
-/** Kind of memory that holds the values of a {@link Matrix}. */
+/** Kind of memory that holds the values of a `Matrix`. */
 export type MatrixPlacement = "texture" | "buffer";
 
 /** Rows [row0, row0 + rows) of a matrix. In memory they are padded with zero rows to a multiple of 64. */

@@ -32,7 +32,7 @@ export type {
 // Memory of a run.
 export type { MemoryChange } from "../run/memory/plan.ts";
 export type { MemoryBudget } from "../run/memory/advice.ts";
-export type { MemoryPart } from "../gpu/memory_parts.ts";
+export type { MEMORY_PARTS as MemoryParts, MemoryPart } from "../gpu/memory_parts.ts";
 export type { PlannedAdapter } from "../run/contract.ts";
 
 // Options of a run.

@@ -176,60 +176,55 @@ function sharesOf(curves: readonly Curves[]): string {
 
 /** What one looks at when a run does not learn as it should. */
 function trainingFigures(curves: readonly Curves[]): StepFigure[] {
-  const valuesOf = (of: (record: StepRecord) => number): StepLine["valuesOf"] => ({ records }) => records.map(of);
   const most = curves.reduce(
     (all, { records }) => records.reduce((own, { plannedGpuBytes }) => Math.max(own, plannedGpuBytes), all),
     0,
   );
   const [unit, bytes] = most < 2 ** 30 ? ["MiB", 2 ** 20] as const : ["GiB", 2 ** 30] as const;
-  const dashed = { line: "dashed", width: 1.5 } as const, height = 220;
+  const line = (name: string, of: (record: StepRecord) => number, style?: StepLine["style"]): StepLine => ({
+    ...{ name, valuesOf: ({ records }) => records.map(of), show: short },
+    ...(style ? { style } : { isMain: true }),
+  });
+  const figure = (
+    id: string,
+    title: string,
+    caption: string,
+    label: string,
+    lines: readonly StepLine[],
+  ): StepFigure => ({
+    ...{ id, title, caption, y: { label, zero: true }, lines, height: 220 },
+  });
   return [
-    {
-      ...{ id: "lambda", title: "Multipliers λ", height },
-      caption: "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
-      y: { label: "λ", zero: true },
-      lines: [
-        { name: "λ1", valuesOf: valuesOf(({ lambda1 }) => lambda1), show: short, isMain: true },
-        { name: "λ2", valuesOf: valuesOf(({ lambda2 }) => lambda2), show: short, style: { line: "dashed" } },
+    figure(
+      "lambda",
+      "Multipliers λ",
+      "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
+      "λ",
+      [line("λ1", ({ lambda1 }) => lambda1), line("λ2", ({ lambda2 }) => lambda2, { line: "dashed" })],
+    ),
+    figure(
+      "gradient",
+      "Gradient norm",
+      "Global norm of the LoRA gradients of each step, before clipping.",
+      "norm",
+      [line("gradient norm", ({ gradNorm }) => gradNorm)],
+    ),
+    figure("rate", "Learning rate", "Learning rate of LoRA.", "rate", [
+      line("rate", ({ learningRate }) => learningRate),
+    ]),
+    figure("speed", "Speed", "Tokens a second, padding left out.", "tokens/s", [
+      line("tokens a second", ({ tokensPerSecond }) => tokensPerSecond),
+    ]),
+    figure(
+      "memory",
+      "GPU memory",
+      "GPU memory in use (solid), and the most that was planned for the run (dashed).",
+      unit,
+      [
+        line("in use", ({ gpuBytes }) => gpuBytes / bytes),
+        line("planned", ({ plannedGpuBytes }) => plannedGpuBytes / bytes, { line: "dashed", width: 1.5 }),
       ],
-    },
-    {
-      ...{ id: "gradient", title: "Gradient norm", height },
-      caption: "Global norm of the LoRA gradients of each step, before clipping.",
-      y: { label: "norm", zero: true },
-      lines: [{ name: "gradient norm", valuesOf: valuesOf(({ gradNorm }) => gradNorm), show: short, isMain: true }],
-    },
-    {
-      ...{ id: "rate", title: "Learning rate", height },
-      caption: "Learning rate of LoRA.",
-      y: { label: "rate", zero: true },
-      lines: [{ name: "rate", valuesOf: valuesOf(({ learningRate }) => learningRate), show: short, isMain: true }],
-    },
-    {
-      ...{ id: "speed", title: "Speed", height },
-      caption: "Tokens a second, padding left out.",
-      y: { label: "tokens/s", zero: true },
-      lines: [{
-        name: "tokens a second",
-        valuesOf: valuesOf(({ tokensPerSecond }) => tokensPerSecond),
-        show: short,
-        isMain: true,
-      }],
-    },
-    {
-      ...{ id: "memory", title: "GPU memory", height },
-      caption: "GPU memory in use (solid), and the most that was planned for the run (dashed).",
-      y: { label: unit, zero: true },
-      lines: [
-        { name: "in use", valuesOf: valuesOf(({ gpuBytes }) => gpuBytes / bytes), show: short, isMain: true },
-        {
-          name: "planned",
-          valuesOf: valuesOf(({ plannedGpuBytes }) => plannedGpuBytes / bytes),
-          show: short,
-          style: dashed,
-        },
-      ],
-    },
+    ),
   ];
 }
 

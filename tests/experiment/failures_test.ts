@@ -1,11 +1,12 @@
 // Cells that fail: what they keep, whose turn it is then, and what is advised. On the demo model.
 import assert from "node:assert/strict";
+import { cpSync } from "node:fs";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { failureOf } from "../../lib/experiment/failure.ts";
 import { CompressoError, option } from "../../lib/core/errors.ts";
-import { experimentTest, json, TINY } from "./tiny.ts";
+import { experimentTest, json, type Run, TINY } from "./tiny.ts";
 import type { CellFile, ExperimentDefinition, ExperimentReport, Measured } from "../../lib/experiment/types.ts";
 
 const { choices = [] } = TINY.evaluate ?? {};
@@ -17,10 +18,25 @@ const WITH_BROKEN: ExperimentDefinition = {
 };
 const CELL = "cells/only";
 
+let trained: Promise<string> | null = null;
+
+/** Puts the finished plain experiment into a folder. All tests share its one run. */
+async function finish(run: Run, out: string, { keep }: { readonly keep: "none" | "models" }): Promise<void> {
+  trained ??= Deno.makeTempDir().then(async (folder) => {
+    globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+    await run(PLAIN, folder, { keep: "models" });
+    return folder;
+  });
+  cpSync(await trained, out, { recursive: true });
+  if (keep === "models") return;
+  await Deno.remove(`${out}/${CELL}/model`, { recursive: true });
+  await new Store(out).setCell("only", { ...await json<CellFile>(`${out}/${CELL}/cell.json`), keepsModel: false });
+}
+
 experimentTest(
   "running anew what lacks a measure that cannot be taken costs no finished run, and is a failure all the same",
   async (run, out) => {
-    await run(PLAIN, out);
+    await finish(run, out, { keep: "none" });
     const result = await Deno.readTextFile(`${out}/${CELL}/run.json`);
     const values = await Deno.readTextFile(`${out}/${CELL}/measures.json`);
     const failed: string[] = [];
@@ -46,7 +62,7 @@ experimentTest(
 experimentTest(
   "a measure that fails on a model that was kept leaves the other values in the tables, and the model",
   async (run, out) => {
-    await run(PLAIN, out, { keep: "models" });
+    await finish(run, out, { keep: "models" });
     const store = new Store(out), outcome = await store.outcome("only");
     for (const evaluateOnly of [true, false]) {
       const { worked, result } = await run(WITH_BROKEN, out, { evaluateOnly });
@@ -70,7 +86,7 @@ experimentTest(
 experimentTest(
   "running anew a cell whose definition has changed keeps the old run until the new one begins",
   async (run, out) => {
-    await run(PLAIN, out);
+    await finish(run, out, { keep: "none" });
     const changed = { ...WITH_BROKEN, base: { ...PLAIN.base, steps: 2 } };
     const tables = await Deno.readTextFile(`${out}/report.md`);
     await assert.rejects(
@@ -147,7 +163,7 @@ experimentTest(
     const later = { ...PLAIN, evaluate: TINY.evaluate };
     for (const folder of [out, other]) {
       const keep = folder === out ? "models" : "none";
-      await run(PLAIN, folder, { keep });
+      await finish(run, folder, { keep });
       const ran = await Deno.readTextFile(`${folder}/${CELL}/run.json`);
       for (const tries of [1, 2]) {
         assert.equal((await run(WITH_BROKEN, folder, { keep, redo: true })).result.failed.length, 1);
@@ -167,7 +183,7 @@ experimentTest(
   "a sitting that only measures leaves the model that an earlier one kept, and removes those that it prunes",
   async (run, out, other) => {
     const later = { ...PLAIN, evaluate: TINY.evaluate };
-    await run(PLAIN, out, { keep: "models" });
+    await finish(run, out, { keep: "models" });
     const { worked, result } = await run(later, out);
     assert.deepEqual([worked, result.failed], [["only"], []]);
     assert.ok(await exists(`${out}/${CELL}/model`));
@@ -177,7 +193,7 @@ experimentTest(
 );
 
 experimentTest("a model that was kept stays, also where a measure of it failed meanwhile", async (run, out) => {
-  await run(PLAIN, out, { keep: "models" });
+  await finish(run, out, { keep: "models" });
   assert.equal((await run(WITH_BROKEN, out)).result.failed.length, 1);
   // With a measure that is missing still, so that the failure stands, and then with all of them.
   const path = `${out}/${CELL}/cell.json`, file = await json<CellFile>(path);
@@ -188,7 +204,7 @@ experimentTest("a model that was kept stays, also where a measure of it failed m
 });
 
 experimentTest("a run that failed and has been pruned since is measured, and not pruned anew", async (run, out) => {
-  await run(PLAIN, out);
+  await finish(run, out, { keep: "none" });
   const store = new Store(out), { identity } = await json<CellFile>(`${out}/${CELL}/cell.json`);
   // As if the GPU had been lost before the first checkpoint.
   await store.begin("only", identity, { restarts: true });
@@ -216,7 +232,7 @@ experimentTest(
   "running anew what failed while it was measured only measures, where its model was kept",
   async (run, out) => {
     const id = "choices questions", measures = `${out}/${CELL}/measures.json`;
-    await run(PLAIN, out, { keep: "models" });
+    await finish(run, out, { keep: "models" });
     const ran = await Deno.readTextFile(`${out}/${CELL}/run.json`), measured = await json<Measured>(measures);
     // As if the GPU had been lost meanwhile.
     const missing = { [id]: measured[id]?.identity ?? "" };

@@ -22,7 +22,7 @@ export interface ModelSettings {
   readonly memoryLimit?: number | undefined;
   /** PEFT adapter that the work gets as `adapters`: a folder, or its .safetensors file. Default: none. */
   readonly adapter?: string | undefined;
-  /** A second model beside the first, on the same device and stored alike. Default: none. */
+  /** A second model, on the same device and with the same storage. Default: none. */
   readonly compare?: string | undefined;
   /** Where tuned kernels are kept. Default: the user's cache. */
   readonly tuning?: TuningSetting | undefined;

@@ -106,7 +106,7 @@ export function optionsOf(
   return row.off === undefined ? [option] : [option, made(negated, row.off)];
 }
 
-/** Gives a switch the value "auto" by a flag of its own: one with an optional value would take the next word, which may be the model. */
+/** Gives a switch the value "auto" by a second flag: a flag with an optional value would take the next word, which may be the model. */
 function autoFlag(flag: Option, name: string): Option {
   flag.attributeName = () => name;
   return flag.argParser(() => "auto");

@@ -20,7 +20,7 @@ export async function promptText(setting: PromptSetting): Promise<string | null>
   });
 }
 
-/** The prompt at inference: none by default, whatever the model was trained with. */
+/** The prompt at inference: none by default, even if the model was trained with one. */
 export async function promptAtInference(
   { withPrompt, prompt = withPrompt ?? false }: {
     readonly withPrompt?: true | undefined;

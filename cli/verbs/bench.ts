@@ -26,7 +26,7 @@ const FLAGS = {
     least: 1,
     most: MOST_SEQUENCES,
     initially: 8,
-    help: "prompts read, and sequences written, at once, beside one alone",
+    help: "prompts read, and sequences written, at once; one alone is measured too",
   },
   repeats: { type: "count", least: 1, initially: 5, help: "measurements of each figure" },
   ...MODEL_FLAGS,

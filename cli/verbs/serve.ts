@@ -77,7 +77,7 @@ const FLAGS = {
     initially: 8,
     help: "requests that are answered at once; their texts share the steps of the model",
   },
-  maxQueue: { type: "count", initially: 32, help: "requests that may wait behind those" },
+  maxQueue: { type: "count", initially: 32, help: "requests that may wait" },
   timeout: {
     type: "number",
     above: 0,

@@ -11,7 +11,7 @@ export function withoutUndefined<T extends object>(parts: T): { [K in keyof T]?:
 }
 
 /**
- * What an option is: a rule for its value; an object with options of its own; or a plain type, whose values JavaScript
+ * What an option is: a rule for its value; an object with further options; or a plain type, whose values JavaScript
  * would take as something else ("no" as true, null as 0). `true`: only the name is checked.
  */
 type OptionKind = true | Plain | ValueRule | OptionNames;
@@ -134,7 +134,7 @@ function pathsOf(names: OptionNames, path = ""): string[] {
 }
 
 /** The name that was probably meant: an equal name in this part or another, else a similar one. */
-function likeliest(name: string, beside: readonly string[], all: readonly string[]): string | null {
+function likeliest(name: string, near: readonly string[], all: readonly string[]): string | null {
   const plain = name.toLowerCase(),
     leaf = (path: string): string => path.slice(path.lastIndexOf(".") + 1).toLowerCase();
   const like = (paths: readonly string[]): string | undefined => {
@@ -148,10 +148,10 @@ function likeliest(name: string, beside: readonly string[], all: readonly string
       holds((name) => name.endsWith(plain));
   };
   const same = (paths: readonly string[]): string | undefined => paths.find((path) => leaf(path) === plain);
-  return same(beside) ?? same(all) ?? like(beside) ?? like(all) ?? null;
+  return same(near) ?? same(all) ?? like(near) ?? like(all) ?? null;
 }
 
-/** Refuses what is none of these words. Throws `CompressoError("usage")` with them and the likeliest meant. */
+/** Refuses a value that is not one of these words. Throws `CompressoError("usage")` with them and the likeliest meant. */
 export function checkWord(value: unknown, known: readonly string[], { what }: { readonly what: string }): void {
   if (known.some((word) => word === value)) return;
   const meant = typeof value === "string" ? nearest(value, known) : null;

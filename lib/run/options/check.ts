@@ -10,7 +10,7 @@ import { entryOf, isOptionPath, OPTION_PATHS, OPTION_TABLE, type OptionPath, pat
 import { type Condition, GIVEN, methodsOf } from "./table/entry.ts";
 import type { MemoryOptions, Preset, RunOptions } from "./options.ts";
 
-/** Options whose value is an object with options of its own that no entry lists. */
+/** Options whose value is an object, whose members no row lists. */
 const PARTS: { readonly [path in OptionPath]?: OptionNames } = {
   hooks: Object.fromEntries(
     ["beforeStep", "afterStep", "beforeStage", "afterStage", "beforeExport", "afterExport"].map((name) => [name, true]),
@@ -101,7 +101,7 @@ export function checkOptions(
   { whose }: { readonly whose: string },
 ): void {
   const { hooks } = options, names = namesOf(paths, { whose });
-  // An object of a class may have fields of its own beside the hooks.
+  // An object of a class may have more fields than the hooks.
   const isPlain = !(hooks instanceof Object) || Object.getPrototypeOf(hooks) === Object.prototype;
   checkNames(options, isPlain ? names : { ...names, hooks: true }, { whose });
 }
@@ -171,10 +171,10 @@ function methodNamed(value: unknown): Method {
 }
 
 /**
- * What a preset sets for so many steps of the pruning stage; an option that is given beside it wins.
+ * What a preset sets for so many steps of the pruning stage; an option that is given wins.
  *
  * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
- * kept within ±log 100; hard concrete with β = 2/3 and its full noise, of which kept units have a sigmoid in the end; λ by Adam, and no projection;
+ * kept within ±log 100; hard concrete with β = 2/3 and its full noise; kept units get a sigmoid in the end; λ by Adam, and no projection;
  * rows padded and not joined; LoRA of rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; eight epochs of which the
  * first prunes nothing and the sixth begins at the target, then three of the last stage, each a seventh of `steps`. They were made for some 50,000
  * steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the same, by cutting at the end. The

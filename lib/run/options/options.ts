@@ -29,9 +29,9 @@ export type Preset = "paper";
 /** What is kept of the vocabulary, if `units` has "vocab". */
 export interface VocabularyOptions {
   /**
-   * Tokens to keep: a number, or a share below 1. Default: as many as the texts need, of which they are expected to
-   * take at most 1 % more tokens; with a target size, the vocabulary alone gives it, and beside other units as much of
-   * it as is expected to cost least.
+   * Tokens to keep: a number, or a share below 1. Default: as many as the texts need, so that they take
+   * at most 1 % more tokens. With a target size and no other units, as few as reach it; with other units, the share of
+   * it that is expected to cost least.
    */
   readonly size?: number | undefined;
   /** Rows that tell which tokens are needed. Default: those to train on, without the ones that are held out. */
@@ -48,7 +48,7 @@ export type Target =
   }
   | {
     /**
-     * Size of the pruned model, at whatever sparsity it takes. A schedule decides how the run gets there; if it ends
+     * Size of the pruned model, at any sparsity. A schedule decides how the run gets there; if it ends
      * the stage before the size is reached, the schedule's last targets apply.
      */
     readonly size: WantedSize;
@@ -67,7 +67,7 @@ export type Target =
 /** Options of `prune`: a {@link Target}, and how to reach it. */
 export type PruneOptions = RunOptions & Target;
 
-/** Options of a run that may have no target, as one that cuts the vocabulary alone. */
+/** Options of a run whose target may be missing: a run that cuts the vocabulary alone has none. */
 export type AskedOptions = RunOptions & {
   readonly sparsity?: number | undefined;
   readonly size?: WantedSize | undefined;
@@ -157,7 +157,7 @@ export interface RunOptions {
   /** Receives the lines that an isolated schedule logs. Default: they are dropped. */
   readonly onScheduleLog?: ((line: string) => void) | undefined;
   /**
-   * Whether rows are packed into full sequences; otherwise each row is padded or truncated to a sequence of its own.
+   * Whether rows are packed into full sequences; otherwise each row is padded or truncated to one sequence.
    * Attention is not masked at row boundaries, and positions continue across them. Default true.
    */
   readonly packing?: boolean | undefined;
@@ -171,7 +171,7 @@ export interface RunOptions {
    */
   readonly skipBroken?: boolean | undefined;
   /**
-   * A text and tasks on which the model is measured before and after pruning, beside held-out rows. Default: held-out
+   * A text and tasks on which the model is measured before and after pruning, besides held-out rows. Default: held-out
    * rows alone.
    */
   readonly evaluate?: Evaluation | undefined;
@@ -221,7 +221,7 @@ export interface RunOptions {
    */
   readonly ranks?: Ranks | undefined;
   /**
-   * Called on each rank when micro-batches are dealt anew, because ranks took longer for theirs than others: with the
+   * Called on each rank when micro-batches are dealt again, because ranks took longer for theirs than others: with the
    * number of each. There is nothing to deal where micro-batches are as many as ranks.
    */
   readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
@@ -259,8 +259,8 @@ export interface CheckpointOptions {
    * - A change affects only steps that are still to come.
    * - An inline schedule is compared by the text of its functions and the arguments of its curves. Name in `identity`
    *   what else it reads from outside.
-   * - Rates that rollbacks halved stay halved, unless they are given anew by options or by a schedule that sets them in
-   *   all remaining stages.
+   * - Rates that rollbacks halved stay halved, unless options give new values, or a schedule that sets them in
+   *   all remaining stages does.
    */
   readonly mayDiffer?: readonly string[] | undefined;
   /**

@@ -55,7 +55,7 @@ export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore 
   };
 }
 
-/** The same where some rates are given anew: these hold as given, the others stay halved, and the run may go back as often again. */
+/** Halvings after new values of some rates: these hold as given, the others stay halved, and the run may roll back as often again. */
 export function halvedAnew({ halvings, halvedBefore = {} }: Halved, changed: ReadonlySet<string>): Halved {
   if (!SLOWED.some((name) => changed.has(name))) return { halvings, halvedBefore };
   const others = SLOWED.filter((name) => !changed.has(name));

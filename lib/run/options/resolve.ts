@@ -198,7 +198,7 @@ export const LORA_DEFAULTS = {
   dropout: OPTION_TABLE["lora.dropout"].default,
 } as const;
 
-/** Defaults of learned masks and gradual saliency depend on the steps of the pruning stage, of which there must be some. */
+/** Learned masks and gradual saliency need steps of the pruning stage: their defaults depend on the number. */
 function checkSteps(steps: number, method: MethodChoice): void {
   const { kind, name } = methodOf(method), isOneShot = kind === "one-shot";
   if (isOneShot ? steps !== undefined : steps >= 1) return;

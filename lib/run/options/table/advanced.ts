@@ -31,8 +31,8 @@ export const ADVANCED_OPTIONS = {
     mayChange: true,
     work: "training",
     scope: PLANNED,
-    help: "compute activations anew in backward: less memory, more time, the same result",
-    off: "keep all activations for backward: less time, more memory, the same result",
+    help: "recompute activations in the backward pass: less memory, more time, the same result",
+    off: "keep all activations for the backward pass: less time, more memory, the same result",
   },
   start: {
     type: "word",
@@ -129,8 +129,7 @@ export const ADVANCED_OPTIONS = {
     when: FROM_SALIENCY,
     name: "prior",
     work: "training",
-    help:
-      "weight, beside the gradients on the data, of what weights alone and calibration texts say of a unit; 0: none",
+    help: "weight of the prior, from the weights and calibration texts, next to the gradients on the data; 0: none",
   },
   "rates.warmup": {
     type: "number",

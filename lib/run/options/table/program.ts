@@ -54,7 +54,7 @@ export const PROGRAM_OPTIONS = {
     name: null,
     type: "function",
     mayChange: true,
-    help: "called when micro-batches are dealt to ranks anew",
+    help: "called when micro-batches are dealt to ranks again",
   },
   identity: { name: null, type: "value", of: "pruneToFolder", help: "further facts that a resumed run must share" },
   onCalibration: { name: null, type: "function", of: "pruneToFolder", help: "called as the model writes texts" },

@@ -19,8 +19,6 @@ import copyRowsText from "./shared/copy_rows.wgsl" with { type: "text" };
 import dropoutText from "./shared/dropout.wgsl" with { type: "text" };
 import expectedSizeText from "./shared/expected_size.wgsl" with { type: "text" };
 import expectedSizePrelude from "./shared/expected_size_prelude.wgsl" with { type: "text" };
-import gatedText from "./shared/gated.wgsl" with { type: "text" };
-import gatedBackwardText from "./shared/gated_backward.wgsl" with { type: "text" };
 import greedyNextText from "./shared/greedy_next.wgsl" with { type: "text" };
 import hardConcretePrelude from "./shared/hard_concrete.wgsl" with { type: "text" };
 import lionText from "./shared/lion.wgsl" with { type: "text" };
@@ -55,11 +53,10 @@ import scaleBackwardText from "./shared/scale_backward.wgsl" with { type: "text"
 import softCapText from "./shared/soft_cap.wgsl" with { type: "text" };
 import statePrelude from "./shared/state.wgsl" with { type: "text" };
 import sumText from "./shared/sum.wgsl" with { type: "text" };
-import ungatedBackwardText from "./shared/ungated_backward.wgsl" with { type: "text" };
-import ungatedText from "./shared/ungated.wgsl" with { type: "text" };
 import topLogitsText from "./shared/top_logits.wgsl" with { type: "text" };
 import weightTermColumnsText from "./shared/weight_term_columns.wgsl" with { type: "text" };
 import weightTermRowsText from "./shared/weight_term_rows.wgsl" with { type: "text" };
+import { activationBackward, activationKernel, type FfnActivation } from "./shared/activation.ts";
 import { type LossKernel, lossKernelWith } from "./shared/loss.ts";
 import { type Norm, normKernelWith, type NormLanes } from "./shared/norm.ts";
 import { weightAccess, weightBindings, type WeightStorage } from "./shared/weight_access.ts";
@@ -108,20 +105,10 @@ export function normKernel(norm: Norm): KernelSource {
   return normKernelWith(norm, reduce(norm.lanes));
 }
 
-/** Masked activation of a gate, times up: bindings gate, up, z, a, params. */
-export const gated = forActivations((name, text) => kernel(name, text + gatedText, "read read read storage uniform"));
-/** Its backward: bindings da, z, gate → dgate, up → dup, partial, params. */
-export const gatedBackward = forActivations((name, text) =>
-  kernel(`${name}_backward`, text + block + gatedBackwardText, "read read storage storage storage uniform")
-);
-/** Masked activation of an FFN without gate: bindings up, z, a, params. */
-export const ungated = forActivations((name, text) =>
-  kernel(`ungated_${name}`, text + ungatedText, "read read storage uniform")
-);
-/** Its backward: bindings da, z, up → dup, partial, params. */
-export const ungatedBackward = forActivations((name, text) =>
-  kernel(`ungated_${name}_backward`, text + block + ungatedBackwardText, "read read storage storage uniform")
-);
+/** Masked activation of an FFN with and without a gate: see {@link activationKernel}. */
+export const activated = forActivations(activationKernel);
+/** Its backward: see {@link activationBackward}. */
+export const activatedBackward = forActivations((activation) => activationBackward(activation, ROW_BLOCK));
 /** y = x ∘ z by column groups: bindings x, z, y, params. */
 export const scale = kernel("scale", maskPrelude + scaleText, "read read storage uniform");
 /** Its backward: bindings dy, z, v → dv, partial, params. */
@@ -292,14 +279,16 @@ function weightTerms(by: "rows" | "columns", storage: WeightStorage, text: strin
 }
 
 function forActivations<T>(
-  make: (name: string, text: string) => T,
-): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu" | "relu2", T>> {
+  make: (activation: FfnActivation) => T,
+): Readonly<Record<"silu" | "gelu" | "gelu_tanh" | "relu" | "relu2", Readonly<Record<"gated" | "plain", T>>>> {
+  const both = (name: string, text: string): Readonly<Record<"gated" | "plain", T>> =>
+    forGates((isGated) => make({ name: isGated ? name : `ungated_${name}`, text, isGated }));
   return {
-    silu: make("swiglu", siluText),
-    gelu: make("geglu_erf", geluText),
-    gelu_tanh: make("geglu", geluTanhText),
-    relu: make("reglu", reluText),
-    relu2: make("relu2glu", relu2Text),
+    silu: both("swiglu", siluText),
+    gelu: both("geglu_erf", geluText),
+    gelu_tanh: both("geglu", geluTanhText),
+    relu: both("reglu", reluText),
+    relu2: both("relu2glu", relu2Text),
   };
 }
 

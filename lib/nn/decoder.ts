@@ -18,8 +18,6 @@ import {
   recordResidual,
   recordScale,
   recordScaleBackward,
-  recordUngated,
-  recordUngatedBackward,
 } from "./ops.ts";
 import {
   type Heads,
@@ -283,8 +281,8 @@ function recordFfnPart(
   if (again && !needsInput(context, index, "down")) return;
   plan.section("elementwise");
   const z = ffnMask(context, index), { activation } = spec;
-  if (spec.ungated) recordUngated(plan, { up: f.up, z, a: f.a }, { rows, width, activation });
-  else recordGated(plan, { gate: f.gate, up: f.up, z, a: f.a }, { rows, width, activation });
+  const gate = spec.ungated ? undefined : f.gate;
+  recordGated(plan, { gate, up: f.up, z, a: f.a }, { rows, width, activation });
   if (again) return;
   context.observe?.(context, index, { of: "down", buffer: f.a, width });
   const activated = { buffer: f.a, operand: asOperand(context, f.a, width), width };
@@ -315,8 +313,7 @@ function recordFfnBackward(context: DecoderContext, index: number, x: DeviceBuff
     partial: act.partial,
     grads: context.maskGrads.has("ffn") ? gradientSlices(context.masks, slots.ffn, width) : null,
   };
-  if (spec.ungated) recordUngatedBackward(plan, io, { rows, width, activation });
-  else recordGatedBackward(plan, { ...io, gate: f.gate }, { rows, width, activation });
+  recordGatedBackward(plan, { ...io, gate: spec.ungated ? undefined : f.gate }, { rows, width, activation });
   for (const [nth, projection] of ffnInputs(spec).entries()) {
     const buffer = f[projection];
     recordProjectionBackward(context, {

@@ -1,13 +1,13 @@
 // Elementwise and row-wise operations of a decoder, forward and backward, recorded into a plan.
 import {
+  activated,
+  activatedBackward,
   addBias,
   columnStats,
   columnStatsMerge,
   copyRows,
   dropout,
   embeddingKernel,
-  gated,
-  gatedBackward,
   multiply,
   positionsKernel,
   reducePartials,
@@ -18,8 +18,6 @@ import {
   scaleBackward,
   softCap,
   topLogits,
-  ungated,
-  ungatedBackward,
 } from "../../kernels/mod.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import { compileKernel, sourceOf } from "../gpu/kernel.ts";
@@ -113,13 +111,14 @@ export interface GatedExtent extends Extent {
   readonly activation?: Activation | undefined;
 }
 
-/** a = f(gate)·up·z; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
+/** a = f(gate)·up·z, or f(up)·z without a gate; writes (=). Shapes: gate, up, a [rows, stride]; z [stride]. */
 export function recordGated(
   plan: Plan,
-  io: { gate: Span; up: Span; z: Span; a: Span },
+  io: { gate?: Span | undefined; up: Span; z: Span; a: Span },
   { rows, width, activation = "silu" }: GatedExtent,
 ): void {
-  columns(plan, compileKernel(plan.device, gated[activation]), [io.gate, io.up, io.z, io.a], { rows, width, cost: 20 });
+  const kernel = activated[activation][io.gate ? "gated" : "plain"], gate = io.gate ? [io.gate] : [];
+  columns(plan, compileKernel(plan.device, kernel), [...gate, io.up, io.z, io.a], { rows, width, cost: 20 });
 }
 
 /**
@@ -128,39 +127,13 @@ export function recordGated(
  */
 export function recordGatedBackward(
   plan: Plan,
-  io: { da: Span; z: Span; gate: Span; up: Span; partial: Span; grads: MaskGradients | null },
+  io: { da: Span; z: Span; gate?: Span | undefined; up: Span; partial: Span; grads: MaskGradients | null },
   { rows, width, activation = "silu" }: GatedExtent,
 ): void {
-  const stride4 = strideOf(width) / 4;
+  const stride4 = strideOf(width) / 4, gate = io.gate ? [io.gate] : [];
   plan.dispatch(
-    compileKernel(plan.device, gatedBackward[activation]),
-    [io.da, io.z, io.gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
-    { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
-  );
-  if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });
-}
-
-/** a = f(up)·z, for an FFN without gate; writes (=). Shapes: up, a [rows, stride]; z [stride]. */
-export function recordUngated(
-  plan: Plan,
-  io: { up: Span; z: Span; a: Span },
-  { rows, width, activation = "silu" }: GatedExtent,
-): void {
-  columns(plan, compileKernel(plan.device, ungated[activation]), [io.up, io.z, io.a], { rows, width, cost: 20 });
-}
-
-/**
- * Backward of {@link recordUngated}, in place: up := dup. The mask gradients [width] (=) are summed through `partial`.
- */
-export function recordUngatedBackward(
-  plan: Plan,
-  io: { da: Span; z: Span; up: Span; partial: Span; grads: MaskGradients | null },
-  { rows, width, activation = "silu" }: GatedExtent,
-): void {
-  const stride4 = strideOf(width) / 4;
-  plan.dispatch(
-    compileKernel(plan.device, ungatedBackward[activation]),
-    [io.da, io.z, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
+    compileKernel(plan.device, activatedBackward[activation][io.gate ? "gated" : "plain"]),
+    [io.da, io.z, ...gate, io.up, io.partial, { params: [u32(rows), u32(stride4)] }],
     { groups: [Math.ceil(stride4 / LANES), rowBlocks(rows)], cost: 30 * rows * width },
   );
   if (io.grads) recordPartialSums(plan, io.partial, io.grads, { rows, width, groupWidth: 1, accumulate: false });

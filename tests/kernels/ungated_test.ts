@@ -2,7 +2,7 @@
 import { type Device, openDevice } from "../../lib/gpu/device.ts";
 import { Plan } from "../../lib/gpu/plan.ts";
 import { strideOf } from "../../lib/nn/padding.ts";
-import { partialFloats, recordUngated, recordUngatedBackward } from "../../lib/nn/ops.ts";
+import { partialFloats, recordGated, recordGatedBackward } from "../../lib/nn/ops.ts";
 import type { Activation } from "../../lib/spec/decoder.ts";
 import {
   assertActivation,
@@ -76,14 +76,14 @@ for (const activation of KINDS) {
     });
   });
 
-  Deno.test(`recordUngated() is ${activation}(up) · z for every size, with zero padding`, async () => {
+  Deno.test(`recordGated() without gate is ${activation}(up) · z for every size, with zero padding`, async () => {
     for (const [rows, width] of SIZES) {
       const up = dense(rows, width, { seed: 1, size: 8 }), z = maskOf(width);
       using upBuffer = uploadActivation(device, up);
       using zBuffer = device.uploadBuffer("z", z);
       using a = staleActivation(device, rows, width);
       using plan = new Plan(device);
-      recordUngated(plan, { up: upBuffer, z: zBuffer, a }, { rows, width, activation });
+      recordGated(plan, { up: upBuffer, z: zBuffer, a }, { rows, width, activation });
       await plan.run();
       await assertActivation(device, a, {
         what: `${activation} ${rows} × ${width}`,
@@ -97,7 +97,7 @@ for (const activation of KINDS) {
     }
   });
 
-  Deno.test(`recordUngatedBackward() gives dup and dz of ${activation} for every size, with zero padding`, async () => {
+  Deno.test(`recordGatedBackward() without gate gives dup and dz of ${activation} for every size, with zero padding`, async () => {
     for (const [rows, width] of SIZES) {
       const up = dense(rows, width, { seed: 1, size: 6 }), da = dense(rows, width, { seed: 4 }), z = maskOf(width);
       using upBuffer = uploadActivation(device, up, { fill: 0 });
@@ -107,7 +107,7 @@ for (const activation of KINDS) {
       using dz = device.uploadBuffer("dz", new Float32Array(strideOf(width)).fill(STALE));
       using squares = device.uploadBuffer("squares", new Float32Array(strideOf(width)).fill(STALE));
       using plan = new Plan(device);
-      recordUngatedBackward(
+      recordGatedBackward(
         plan,
         { da: daBuffer, z: zBuffer, up: upBuffer, partial, grads: { dz, squares } },
         { rows, width, activation },
@@ -152,8 +152,8 @@ Deno.test("activations and their backward stay finite for inputs of ±1000", asy
     using a = staleActivation(device, 1, 2);
     using partial = device.createBuffer("partial", 4 * 64);
     using plan = new Plan(device);
-    recordUngated(plan, { up, z, a }, { rows: 1, width: 2, activation });
-    recordUngatedBackward(plan, { da, z, up, partial, grads: null }, { rows: 1, width: 2, activation });
+    recordGated(plan, { up, z, a }, { rows: 1, width: 2, activation });
+    recordGatedBackward(plan, { da, z, up, partial, grads: null }, { rows: 1, width: 2, activation });
     await plan.run();
     const { value, slope } = CURVES[activation];
     const exact = (curve: (x: number) => number) => (_: number, column: number): Cell => ({

@@ -6,22 +6,23 @@ import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { CHECKPOINT_FILE } from "../../lib/run/folder.ts";
-import { inTemporaryFolder, refuses } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import type { Alarm } from "../../lib/run/monitors/alarm.ts";
 import { finishCell } from "./finish_cell.ts";
 import { PLAIN } from "./plain.ts";
 import type { ExperimentDefinition, PlannedCell } from "../../lib/experiment/types.ts";
+import { type Refusal, refuses } from "../refuses.ts";
 
 Deno.test("cells without LoRA do not differ in what is LoRA's alone", () => {
-  const wrong = (change: Partial<ExperimentDefinition>, said: RegExp): void =>
-    refuses(() => defineExperiment({ ...PLAIN, ...change }), "usage", /without LoRA do not differ/, said);
-  wrong({ grid: { lora: [false], rank: [2, 4] } }, /got: lora false and several of 'rank'/);
-  wrong({ grid: [{ seed: [1] }, { lora: [true, false], loraRate: [1e-3, 1e-4] }] }, /several of 'loraRate'/);
+  const wrong = (change: Partial<ExperimentDefinition>, said: Refusal): void =>
+    refuses(() => defineExperiment({ ...PLAIN, ...change }), "usage", said);
+  wrong({ grid: { lora: [false], rank: [2, 4] } }, { value: "rank" });
+  wrong({ grid: [{ seed: [1] }, { lora: [true, false], loraRate: [1e-3, 1e-4] }] }, { value: "loraRate" });
   const ranks = [{ rank: [2], seed: [1] }, { rank: [4], seed: [1] }];
-  wrong({ base: { ...PLAIN.base, lora: false }, grid: ranks }, /several of 'rank'/);
-  wrong({ grid: [{ lora: [false], seed: [1] }, { lora: [false], rank: [4] }] }, /several of 'rank'/);
+  wrong({ base: { ...PLAIN.base, lora: false }, grid: ranks }, { value: "rank" });
+  wrong({ grid: [{ lora: [false], seed: [1] }, { lora: [false], rank: [4] }] }, { value: "rank" });
   defineExperiment({ ...PLAIN, grid: [{ lora: [false], seed: [1] }, ...ranks] });
-  wrong({ base: { ...PLAIN.base, lora: false }, grid: { postfinetune: [1, 2] } }, /several of 'postfinetune'/);
+  wrong({ base: { ...PLAIN.base, lora: false }, grid: { postfinetune: [1, 2] } }, { value: "postfinetune" });
   defineExperiment({ ...PLAIN, base: { ...PLAIN.base, loraRate: 1e-3 }, grid: { lora: [false], seed: [1, 2] } });
   defineExperiment({ ...PLAIN, base: { ...PLAIN.base, lora: false }, grid: { lora: [true], rank: [2, 4] } });
 });
@@ -77,7 +78,7 @@ Deno.test("the shape of LoRA is no part of what a cell without LoRA is, and part
 Deno.test("a prompt at inference is refused where nothing is measured behind one", () => {
   const perplexity = [{ name: "text", text: "x.txt", window: 8 }], rows = [{ name: "r", file: "a.json", seq: 48 }];
   const define = (evaluate: ExperimentDefinition["evaluate"]): unknown => defineExperiment({ ...PLAIN, evaluate });
-  refuses(() => define({ perplexity, prompt: [false, true] }), "usage", /rows, choices or tasks/, /prompt has true/);
+  refuses(() => define({ perplexity, prompt: [false, true] }), "usage", { value: "evaluate.prompt" });
   define({ perplexity, prompt: [false] });
   define({ perplexity, rows, prompt: [false, true] });
 });

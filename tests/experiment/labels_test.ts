@@ -14,10 +14,11 @@ import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { RowCache } from "../../lib/experiment/rows.ts";
 import { Store } from "../../lib/experiment/store.ts";
 import { demoData } from "../../lib/local/open_model.ts";
-import { inTemporaryFolder, refuses } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import { finishCell } from "./finish_cell.ts";
 import { PLAIN } from "./plain.ts";
 import type { Cell, ExperimentDefinition } from "../../lib/experiment/types.ts";
+import { refuses } from "../refuses.ts";
 
 /** Options of the cells that `--only` chooses. */
 function chosen(cells: readonly Cell[], name: keyof CellOptions, value: string): unknown[] {
@@ -60,8 +61,8 @@ Deno.test("values are chosen as names of runs show them too, before their paths 
   }
   // What two runs show alike is neither of them.
   const alike = cellsWith({ schedule: ["a/lin.ts", "b/lin.ts"] });
-  refuses(() => chosen(alike, "schedule", "lin"), "usage", /one of a\/lin, b\/lin; got: lin/);
-  refuses(() => chosen(schedules, "schedule", "li"), "usage", /got: li;/);
+  refuses(() => chosen(alike, "schedule", "lin"), "usage", { names: ["a/lin", "b/lin"] });
+  refuses(() => chosen(schedules, "schedule", "li"), "usage", { value: "li" });
 });
 
 Deno.test("protocol and places of a report call paths of Windows by their last part", async () => {
@@ -115,7 +116,7 @@ Deno.test("what is on or off is chosen by true and false too, as --set and grids
   ]);
   assert.deepEqual(chosen(cellsOf({ ...PLAIN, grid: { data: ["true", "on"] } }), "data", "true"), ["true"]);
   const only = cellsOf({ ...PLAIN, grid: { prompt: [true, "/texts/short.txt"] } });
-  refuses(() => chosen(only, "prompt", "false"), "usage", /one of on, short/, /got: off/);
+  refuses(() => chosen(only, "prompt", "false"), "usage", { value: "off" });
 });
 
 Deno.test("numbers are chosen in whatever way they are written, and names that look like numbers as they are", () => {
@@ -128,11 +129,11 @@ Deno.test("numbers are chosen in whatever way they are written, and names that l
   for (const [name, text, value] of cases) {
     assert.deepEqual(chosen(cells, name, text), Array(4).fill(value), text);
   }
-  refuses(() => chosen(cells, "loraRate", "3e-3"), "usage", /one of 0\.001, 0\.002/, /got: 0\.003/);
-  refuses(() => chosen(cells, "seq", "48.5"), "usage", /got: 48\.5/);
+  refuses(() => chosen(cells, "loraRate", "3e-3"), "usage", { value: 0.003, names: [0.001, 0.002] });
+  refuses(() => chosen(cells, "seq", "48.5"), "usage", { value: 48.5 });
   const named = cellsOf({ ...PLAIN, grid: { data: ["1.0", "1"] } });
   assert.deepEqual(chosen(named, "data", "1.0"), ["1.0"]);
-  refuses(() => chosen(named, "data", "1.00"), "usage", /one of 1\.0, 1;/, /got: 1\.00/);
+  refuses(() => chosen(named, "data", "1.00"), "usage", { value: "1.00", names: "1.0" });
 });
 
 Deno.test("names of files and of what the definition names are no Markdown in a report", async () => {

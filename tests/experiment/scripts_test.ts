@@ -4,8 +4,9 @@ import { defineExperiment } from "../../lib/experiment/definition.ts";
 import { planCells } from "../../lib/experiment/plan.ts";
 import { resolveExperiment } from "../../lib/experiment/resolve.ts";
 import { Store } from "../../lib/experiment/store.ts";
-import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import { inTemporaryFolder } from "../formats/files.ts";
 import type { ExperimentDefinition } from "../../lib/experiment/types.ts";
+import { rejects } from "../refuses.ts";
 
 const BASE: ExperimentDefinition["base"] = { sparsity: 0.2, steps: 8, prompt: false, seq: 48 };
 
@@ -29,28 +30,14 @@ Deno.test("a plan refuses cells whose script they cannot follow, and rates that 
       `import { defineSchedule } from "compresso";\nexport default defineSchedule({ ${body} });`;
     const grid: ExperimentDefinition["grid"] = { method: ["compresso", "magnitude"] };
     const rate = "postfinetune: { lora: 1e-3 }";
-    await rejectsWith(
-      plan(script(`sparsity: 0.2, ${rate}`), { grid }),
-      "usage",
-      /magnitude cuts everything.*decides sparsity/,
-    );
-    await rejectsWith(
-      plan(script("sparsity: 0.2"), { grid }),
-      "usage",
-      /cannot follow the schedule, cell method=magnitude/,
-    );
+    await rejects(plan(script(`sparsity: 0.2, ${rate}`), { grid }), "usage");
+    await rejects(plan(script("sparsity: 0.2"), { grid }), "usage");
     assert.deepEqual(await plan(script(rate), { grid }), ["method=compresso", "method=magnitude"]);
     const given = { loraRate: 1e-4 };
-    await rejectsWith(
-      plan(script(rate), { grid, base: given }),
-      "usage",
-      /'lora', cell method=magnitude.*sets postfinetune\.lora/,
-    );
-    await rejectsWith(
-      plan(script("finetune: { lora: 1e-3 }"), { grid: { prefinetune: [1, 0] } }),
-      "usage",
-      /steers finetune, which has none/,
-    );
+    await rejects(plan(script(rate), { grid, base: given }), "usage", { value: "postfinetune.lora", names: "lora" });
+    await rejects(plan(script("finetune: { lora: 1e-3 }"), { grid: { prefinetune: [1, 0] } }), "usage", {
+      value: "schedule4.ts",
+    });
     const only = new Map([["method", ["compresso"]]]);
     assert.deepEqual(
       await plan(script("sparsity: 0.2"), { grid }, only),
@@ -64,7 +51,7 @@ Deno.test("a plan refuses cells whose script they cannot follow, and rates that 
       1,
       "without LoRA its rates count for nothing",
     );
-    await rejectsWith(plan(script(clips), { grid: { lora: [true] }, base: free }), "usage", /'clipNorm'/);
+    await rejects(plan(script(clips), { grid: { lora: [true] }, base: free }), "usage", { names: "clipNorm" });
     // Trained or not, a rate of 0 is none that was asked for.
     assert.equal((await plan(script("rates: { lora: 0 }"), { grid: { lora: [true, false] } })).length, 2);
     // What fails is its cell's own failure.

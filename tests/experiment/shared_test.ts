@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { experimentTest, json, MODEL, TINY } from "./tiny.ts";
 import type { ExperimentReport } from "../../lib/experiment/types.ts";
+import { rejects } from "../refuses.ts";
 
 const CHILD = fileURLToPath(new URL("shared_child.ts", import.meta.url));
 
@@ -56,5 +57,5 @@ experimentTest("shards are disjoint and leave no cell", async (run, out) => {
   assert.deepEqual([one, two, three, rest].map(({ worked }) => worked.length), [1, 1, 1, 1]);
   assert.equal(new Set([one, two, three, rest].flatMap(({ worked }) => worked)).size, 4);
   assert.equal(rest.result.left, 0);
-  await assert.rejects(run(TINY, out, { shard: { index: 4, count: 3 } }), /1 ≤ index ≤ count/);
+  await rejects(run(TINY, out, { shard: { index: 4, count: 3 } }), "usage", { names: 1 });
 });

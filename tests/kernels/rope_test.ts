@@ -6,6 +6,7 @@ import { headStride, paddedRows, strideOf } from "../../lib/nn/padding.ts";
 import { ropeFrequencies, ropeTable } from "../../lib/spec/rope.ts";
 import { recordRope } from "../../lib/nn/rope.ts";
 import type { RopeScaling } from "../../lib/spec/decoder.ts";
+import { refuses } from "../refuses.ts";
 
 /*
  * Made with transformers 5.24 (and likewise with the other rope_parameters below):
@@ -145,7 +146,7 @@ Deno.test("ropeFrequencies() divides by the factors and refuses a wrong number o
     rope: { base: 100, scaling: { kind: "factors", factors } as const },
   });
   assert.deepEqual([...ropeFrequencies(spec([2, 5]))], [0.5, 0.02]);
-  assert.throws(() => ropeFrequencies(spec([2])), /RoPE factors/);
+  refuses(() => ropeFrequencies(spec([2])), "input", { names: "RoPE" });
 });
 
 Deno.test("LongRoPE takes the short or long factors by the length of the sequence, and scales cos and sin", () => {

@@ -1,8 +1,8 @@
 // A target is a sparsity or a size: both, or neither, does not compile, and is refused where nobody checks types.
 import assert from "node:assert/strict";
-import { CompressoError } from "../../mod.ts";
 import type { PruneOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
+import { refuses } from "../refuses.ts";
 
 const BASE = { rows: [], steps: 10 } as const, size = { parameters: 1e6 } as const;
 
@@ -15,6 +15,6 @@ Deno.test("a run is given a sparsity or a size, as its type says", () => {
   // @ts-expect-error: neither
   const neither: PruneOptions = { ...BASE };
   for (const options of [both, neither]) {
-    assert.throws(() => resolveOptions(options), (error) => error instanceof CompressoError && error.code === "usage");
+    refuses(() => resolveOptions(options), "usage", { option: "sparsity" });
   }
 });

@@ -5,6 +5,7 @@ import { heatMap } from "../../lib/report/heat_map.ts";
 import type { ReportRun } from "../../lib/report/read_run.ts";
 import { renderReport, reportContent } from "../../lib/report/report.ts";
 import { everyNth } from "../../lib/report/table.ts";
+import { refuses } from "../refuses.ts";
 import { madeRecord, madeRun } from "./made_run.ts";
 import { assertDrawn } from "./svg.ts";
 
@@ -80,7 +81,7 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
     madeRun("mine", { records: [], summary: null, evaluations: [], options: null, adapter: null }),
   ]);
   assert.match(none, /No step is done yet/);
-  assert.throws(() => renderReport([]), { code: "usage", message: /one run at least/ });
+  refuses(() => renderReport([]), "usage", { names: "readRun()" });
 });
 
 Deno.test("a finished run whose last stage a schedule ended says so beside its steps, and one that goes on does not", () => {

@@ -1,6 +1,6 @@
 // Random numbers without state: the value is a hash of (seed, words…). The hash is that of kernels/shared/random.wgsl (PCG output function chained over the
 // words; Jarzynski & Olano 2020), so both give the same bits.
-import { CompressoError } from "./errors.ts";
+import { refuse } from "./errors.ts";
 
 /** 32 random bits for a seed and further words (stream, counter, …), each taken modulo 2^32. */
 export function randomU32(seed: number, ...words: readonly number[]): number {
@@ -41,10 +41,9 @@ export const MAX_SEED = 2 ** 32 - 1;
 /** Returns the seed, or throws `CompressoError("usage")` where it is not an integer in [0, 2^32). */
 export function checkSeed(seed: number): number {
   if (Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED) return seed;
-  throw new CompressoError("usage", {
-    what: "cannot use this seed",
+  refuse("usage", "cannot use this seed", {
     rule: `a seed is an integer from 0 to ${MAX_SEED}`,
-    value: String(seed),
+    value: seed,
     fix: "try 1",
   });
 }

@@ -1,6 +1,6 @@
 // Batches of examples in a shuffled order that can be resumed exactly.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkSeed, shuffle } from "../core/random.ts";
 import { checkSize } from "./encode_rows.ts";
 import { countLabels, type Example, IGNORED_LABEL } from "./prompts/encode.ts";
@@ -64,8 +64,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
   checkSize("the number of examples", examples.length, 1);
   const longest = examples.reduce((length, { tokens }) => Math.max(length, tokens.length), 0);
   if (longest > seq) {
-    throw new CompressoError("usage", {
-      what: "cannot make batches",
+    refuse("usage", "cannot make batches", {
       rule: "an example has at most seq tokens",
       value: `${longest} tokens, seq ${seq}`,
       fix: "encode the rows with the same seq",
@@ -107,8 +106,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
     seek(cursor: BatchCursor): void {
       const inside = Number.isInteger(cursor.index) && cursor.index >= 0 && cursor.index <= examples.length;
       if (!inside || !Number.isInteger(cursor.epoch) || cursor.epoch < 0) {
-        throw new CompressoError("mismatch", {
-          what: "cannot resume from this place in the data",
+        refuse("mismatch", "cannot resume from this place in the data", {
           rule: `epoch ≥ 0 and index from 0 to ${examples.length}`,
           value: `epoch ${cursor.epoch}, index ${cursor.index}`,
           fix: "resume with the data set and seq of the first run",

@@ -1,5 +1,5 @@
 // Token ids and labels of a whole data set, packed or row by row, with a report.
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { type EncodeReport, firstPlaces } from "./encode_report.ts";
 import { pack, packedText, windows } from "./packing.ts";
@@ -51,7 +51,7 @@ export function encodeRows(
       ? ["at least one text has two tokens", "give longer texts"]
       : ["at least one row has a response within seq tokens", "raise seq"];
     const value = `${rows.length} rows, seq ${seq}${prompt}`;
-    throw new CompressoError("input", { what: "cannot train on these data", rule, value, fix });
+    refuse("input", "cannot train on these data", { rule, value, fix });
   }
   const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0);
   const empty = reading?.skipped ?? [];
@@ -207,8 +207,7 @@ function checkIds(tokens: Uint32Array, vocab: number | undefined): void {
   if (vocab === undefined) return;
   const beyond = tokens.find((token) => token >= vocab);
   if (beyond === undefined) return;
-  throw new CompressoError("input", {
-    what: "cannot read a token that the model does not have",
+  refuse("input", "cannot read a token that the model does not have", {
     rule: `the model has an embedding of each token: ids lie in [0, ${vocab})`,
     value: `token ${beyond}`,
     fix: "take its text out of the row, or take the tokenizer that the model was trained with",
@@ -218,10 +217,9 @@ function checkIds(tokens: Uint32Array, vocab: number | undefined): void {
 /** Refuses sequences longer than the model's context. Throws `CompressoError("usage")`. */
 export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
   if (seq <= maxPosition) return;
-  throw new CompressoError("usage", {
-    what: "cannot train on sequences of this length",
+  refuse("usage", "cannot train on sequences of this length", {
     rule: `the model's longest context is ${maxPosition} tokens`,
-    value: String(seq),
+    value: seq,
     fix: `lower ${option("seq")}`,
   });
 }
@@ -229,10 +227,8 @@ export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "ma
 /** Refuses a size that is no whole number, or below `least`. Throws `CompressoError("usage")`. */
 export function checkSize(name: string, value: number, least: number): void {
   if (Number.isInteger(value) && value >= least) return;
-  throw new CompressoError("usage", {
-    what: "cannot make batches",
+  refuse("usage", "cannot make batches", {
     rule: `${name} is an integer, at least ${least}`,
-    value: String(value),
-    fix: "give such a number",
+    value,
   });
 }

@@ -1,5 +1,5 @@
 // A row of data from a parsed value: its kind, its fields, and whether it is empty.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf, shown } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";
 import { isObject, type Json } from "../core/guards.ts";
@@ -126,12 +126,12 @@ export function toRow(value: unknown, options: RowFields = {}): Row {
   const parsed = parseRow(value, options), what = "cannot make a row of the value";
   if ("fault" in parsed) {
     const { rule, problem, fix } = parsed.fault;
-    throw new CompressoError("input", { what, rule, value: `it ${problem}`, fix: fix === "" ? "correct it" : fix });
+    refuse("input", what, { rule, value: `it ${problem}`, fix: fix === "" ? "correct it" : fix });
   }
   const empty = emptyField(parsed.row, options);
   if (empty === null) return parsed.row;
   const rule = `"${empty}" has something in it`;
-  throw new CompressoError("input", { what, rule, value: "it is empty", fix: "give it a text, or leave the row out" });
+  refuse("input", what, { rule, value: "it is empty", fix: "give it a text, or leave the row out" });
 }
 
 /**
@@ -159,7 +159,7 @@ export function checkedRow(row: Row): Row {
   const parsed = parseKind(row), made = "make rows of a program with toRow";
   if ("row" in parsed) return { ...parsed.row, extra: row.extra ?? {} };
   const { rule, problem, fix } = parsed.fault, value = `it ${problem}`;
-  throw new CompressoError("input", { what: "cannot encode the row", rule, value, fix: fix === "" ? made : fix });
+  refuse("input", "cannot encode the row", { rule, value, fix: fix === "" ? made : fix });
 }
 
 function parseKind(row: Row): ParsedRow {

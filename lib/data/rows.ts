@@ -1,5 +1,5 @@
 // Rows of training and evaluation data from a file, with a report on what was left out.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ByteSource } from "../files/system.ts";
 import { type Codecs, type Compression, dataError, kindOf, textOf } from "./readers/bytes.ts";
@@ -142,7 +142,7 @@ function createCollector(path: string, options: ReadOptions & { readonly heap: n
   const { brokenFix = BROKEN_FIX, fewerFix = FEWER_FIX } = options;
   if (limit !== Infinity && (!Number.isInteger(limit) || limit < 1)) {
     const rule = "limit is a whole number, at least 1", fix = "leave it out for all rows";
-    throw new CompressoError("usage", { what: `cannot read the data of ${path}`, rule, value: String(limit), fix });
+    refuse("usage", `cannot read the data of ${path}`, { rule, value: limit, fix });
   }
   const rows = { instruct: new Array<InstructRow>(), chat: new Array<ChatRow>(), text: new Array<TextRow>() };
   const skipped: LeftOut[] = [], broken: LeftOut[] = [], budget = heapBudget(options.heap);

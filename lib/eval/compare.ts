@@ -1,5 +1,5 @@
 // Compares two models on the same questions or windows: paired differences with confidence intervals.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { PerplexityResult, WindowLoss } from "./perplexity.ts";
 import { type ItemScore, meanAndError } from "./metrics.ts";
 
@@ -55,16 +55,14 @@ export function compareItems(
 ): TaskDifference {
   const gap = firstGap(first, second);
   if (gap !== null) {
-    throw new CompressoError("mismatch", {
-      what: "cannot compare two models",
+    refuse("mismatch", "cannot compare two models", {
       rule: "both have answered the same questions",
       value: gap,
       fix: "evaluate both with the same tasks, data and limit",
     });
   }
   if (first.length === 0) {
-    throw new CompressoError("usage", {
-      what: "cannot compare two models",
+    refuse("usage", "cannot compare two models", {
       rule: "both have answered at least one question",
       value: "none",
       fix: "give the items of a task that has questions",

@@ -1,5 +1,5 @@
 // Questions as token ids, split into context and continuation as lm-evaluation-harness does.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Sequence } from "./score.ts";
 import { trimEnd } from "../compat/python_text.ts";
@@ -37,10 +37,8 @@ export function encodeQuestion(
 ): EncodedQuestion {
   const { label, subset } = question;
   const fail = (rule: string, value: string, fix = "fix or remove the question"): never => {
-    throw new CompressoError("input", {
-      what: `cannot score the task ${name} from ${path}`,
+    refuse("input", `cannot score the task ${name} from ${path}`, {
       rule,
-      // Each subset may have a file of its own, with a line of this number.
       value: `${label}${subset === "" ? "" : ` (${subset})`} has ${value}`,
       fix,
     });

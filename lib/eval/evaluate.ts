@@ -1,6 +1,6 @@
 // Scores tasks by a model.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
@@ -93,7 +93,7 @@ export async function loadTasks(
 ): Promise<LoadedTask[]> {
   checkPromptText(prompt);
   const fail = (rule: string, value: string, fix: string): never => {
-    throw new CompressoError("usage", { what: "cannot evaluate tasks", rule, value, fix });
+    refuse("usage", "cannot evaluate tasks", { rule, value, fix });
   };
   if (tasks.length === 0) fail("there is at least one task", "none", "name a task");
   if (limit !== undefined && (!Number.isInteger(limit) || limit < 1)) {

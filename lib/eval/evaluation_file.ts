@@ -1,7 +1,7 @@
 // The file in which an evaluation keeps its questions or windows as they are scored, so that it can be resumed.
 //
 // JSON lines: a head with the identity of the evaluation, then a line for each scored question or window. A last line that was cut off is dropped.
-import { CompressoError, option } from "../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import { openAlone } from "../files/lock.ts";
 import { isObject } from "../core/guards.ts";
 import { differencesOf, type RunIdentity } from "../core/identity.ts";
@@ -133,8 +133,7 @@ function checkHead(path: string, line: string, identity: RunIdentity): void {
   if (!isObject(then)) throw broken(path, line === "" ? "an empty line" : "another first line");
   const differing = differencesOf(then, identity);
   if (differing.length === 0) return;
-  throw new CompressoError("mismatch", {
-    what: `cannot resume the evaluation in ${path}`,
+  refuse("mismatch", `cannot resume the evaluation in ${path}`, {
     rule: "models, data and options are those of the first run",
     value: differing.join("; "),
     fix: `give the same options, remove the file, or choose another ${option("out")}`,
@@ -150,8 +149,7 @@ function parse(line: string): unknown {
 }
 
 function broken(path: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot resume the evaluation in ${path}`,
+  return refusal("input", `cannot resume the evaluation in ${path}`, {
     rule: "the file was written by an evaluation",
     value,
     fix: `choose another ${option("out")}`,

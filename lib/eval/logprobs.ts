@@ -1,5 +1,5 @@
 // Log-probabilities of the tokens of given texts.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Adapters, Model } from "../model/model.ts";
 
@@ -117,14 +117,12 @@ function checkLengths(sequences: readonly (readonly number[])[], context: number
   for (const { length } of sequences) {
     if (length === 0) {
       const rule = "it has at least one token", fix = "give a text with one";
-      throw new CompressoError("input", { what, rule, value: "none", fix });
+      refuse("input", what, { rule, value: "none", fix });
     }
     if (length <= context) continue;
-    throw new CompressoError("input", {
-      what,
+    refuse("input", what, {
       rule: `it fits the model's context of ${context} tokens`,
       value: `${length} tokens`,
-      fix: "shorten it",
     });
   }
 }

@@ -1,5 +1,5 @@
 // Perplexity of a text in windows, each alone or sliding.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { IGNORED_LABEL } from "../data/prompts/encode.ts";
@@ -168,8 +168,7 @@ async function measureWindows(
 
 function checkFinite(nll: number, place: number): void {
   if (Number.isFinite(nll)) return;
-  throw new CompressoError("numeric", {
-    what: "cannot measure perplexity",
+  refuse("numeric", "cannot measure perplexity", {
     rule: "the loss of every token is finite",
     value: `the sum of window ${place + 1} is ${nll}`,
     fix: "check the model's weights, masks and LoRA",
@@ -234,8 +233,7 @@ function firstChars(text: string, count: number): string {
 /** Throws `CompressoError("input")` for a text of so many tokens that is too short for a window. */
 export function checkLength(tokens: number, { window, stride, leading }: WindowShape): void {
   if (tokens >= (stride === undefined ? window - leading.length : 2)) return;
-  throw new CompressoError("input", {
-    what: "cannot measure perplexity",
+  refuse("input", "cannot measure perplexity", {
     rule: stride === undefined
       ? `the text has at least one window of ${window} tokens`
       : "the text has at least two tokens",
@@ -251,7 +249,7 @@ export function checkPerplexity(
   { window, stride, leading = [], limitChars, maxWindows, batch }: PerplexityOptions,
 ): void {
   const fail = (rule: string, value: unknown, fix = "change it, or leave it out"): never => {
-    throw new CompressoError("usage", { what: "cannot measure perplexity", rule, value: String(value), fix });
+    refuse("usage", "cannot measure perplexity", { rule, value: String(value), fix });
   };
   const { maxPosition } = spec, least = Math.max(2, leading.length + 1), most = window - leading.length;
   if (!Number.isInteger(window) || window < least || window > maxPosition) {

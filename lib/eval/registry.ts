@@ -1,5 +1,5 @@
 // The built-in tasks by name.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import type { TaskDefinition } from "./task.ts";
 import { ARC_CHALLENGE, ARC_EASY, HELLASWAG, OPENBOOKQA, PIQA, WINOGRANDE } from "./tasks_common.ts";
@@ -24,8 +24,7 @@ export function builtinTask(name: string): TaskDefinition {
   const task = TASKS.get(name);
   if (task) return task;
   const near = nearest(name, [...TASKS.keys()]);
-  throw new CompressoError("usage", {
-    what: `cannot evaluate the task '${name}'`,
+  refuse("usage", `cannot evaluate the task '${name}'`, {
     rule: `a task is one of ${TASK_NAMES.join(", ")}, or a path to your own, such as ./mine.ts`,
     value: name,
     fix: near === null ? "take one of these" : `did you mean ${near}?`,

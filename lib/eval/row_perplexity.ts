@@ -1,5 +1,5 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions.
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Row } from "../data/rows.ts";
 import { placeOf } from "../data/row.ts";
@@ -99,8 +99,7 @@ export async function rowPerplexity(
   const predicted = counts.reduce((sum, count) => sum + count, 0);
   const nll = sums.reduce((sum, value) => sum + value, 0) / predicted;
   if (!Number.isFinite(nll)) {
-    throw new CompressoError("numeric", {
-      what: "cannot measure perplexity",
+    refuse("numeric", "cannot measure perplexity", {
       rule: "the loss of every token is finite",
       value: `the mean is ${nll}`,
       fix: "check the model's weights, masks and LoRA",

@@ -1,5 +1,5 @@
 // Log-likelihood of continuations, and multiple choice by them.
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, refuse } from "../core/errors.ts";
 import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Sequence } from "../nn/token_tree.ts";
@@ -132,8 +132,7 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
   sequences.forEach(({ prefix, choice }, index) => {
     const read = prefix.length + choice.length - 1;
     if (prefix.length > 0 && choice.length > 0 && read <= most) return;
-    throw new CompressoError("input", {
-      what: `cannot score sequence ${index}`,
+    refuse("input", `cannot score sequence ${index}`, {
       rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
       value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
       fix: "shorten them, or give each a token",
@@ -171,8 +170,7 @@ export function checkRows(rows: readonly ChoiceRow[], most: number): void {
 function checkFinite(scores: readonly number[]): void {
   const bad = scores.find((score) => !Number.isFinite(score));
   if (bad === undefined) return;
-  throw new CompressoError("numeric", {
-    what: "cannot score choices",
+  refuse("numeric", "cannot score choices", {
     rule: "the log-likelihood of every choice is finite",
     value: String(bad),
     fix: "check the model's weights, masks and LoRA",

@@ -1,6 +1,6 @@
 // Definition of a task: how a row becomes a context and choices.
 import { shownJson } from "../core/text.ts";
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 
 /** One row of a task's data. Fields in objects are named with a dot, such as `choices.text`; `text`, `texts` and `whole` throw `CompressoError("input")` that names file, line and field. */
@@ -104,8 +104,7 @@ export function defineTask(definition: TaskDefinition): TaskDefinition {
 /** A value as a task definition; `where` names its source in messages. Throws `CompressoError("input")`. */
 export function asTask(value: unknown, where: string): TaskDefinition {
   const fail = (rule: string, now: unknown): never => {
-    throw new CompressoError("input", {
-      what: `cannot use the task of ${where}`,
+    refuse("input", `cannot use the task of ${where}`, {
       rule,
       value: typeof now === "string" ? JSON.stringify(now) : String(now),
       fix:
@@ -165,8 +164,7 @@ export function createRow(
   { where, label }: { readonly where: string; readonly label: string },
 ): TaskRow {
   const error = (rule: string, problem: string): CompressoError =>
-    new CompressoError("input", {
-      what: `cannot read ${where}`,
+    refusal("input", `cannot read ${where}`, {
       rule,
       value: `${label} ${problem}`,
       fix: "fix or remove the row, or correct the task",

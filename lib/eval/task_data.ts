@@ -1,5 +1,5 @@
 // Questions of a task from its files, as the texts that a model scores.
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { type PlacedValue } from "../data/readers/values.ts";
 import { readValues } from "../local/rows.ts";
 import { isFolder } from "../files/exists.ts";
@@ -292,8 +292,7 @@ async function findFile(name: string, { folder, splits }: Wanted): Promise<strin
 }
 
 async function noData(name: string, { folder, splits }: Wanted): Promise<never> {
-  throw new CompressoError("input", {
-    what: `cannot find the data of the task ${name}`,
+  refuse("input", `cannot find the data of the task ${name}`, {
     rule: `they are ${within(folder, `${name}.<split>.<ext>`)}, split ${splits.join(", ")}, ext ${
       EXTENSIONS.join(", ")
     }`,

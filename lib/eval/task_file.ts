@@ -1,5 +1,5 @@
 // Tasks from a user's file: a module that exports a definition, or JSON with templates.
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { withoutMark } from "../core/text.ts";
 import { fileKind, isMissing } from "../files/held_file.ts";
 import { urlOf } from "../files/url.ts";
@@ -73,8 +73,7 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
   if (!parsed.success) {
     // A mistyped part says more than the part that is missing for it.
     const { issues } = parsed.error, issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
-    throw new CompressoError("input", {
-      what: `cannot use the task of ${path}`,
+    refuse("input", `cannot use the task of ${path}`, {
       rule:
         "a task in JSON has name, context, answer, and perhaps choices, labels, maxTokens, until, splits, shots, shotSplits, description, delimiter, shotDelimiter, subset",
       value: issue ? `${issue.path.join(".") || "the file"}: ${issue.message}` : "another shape",
@@ -85,8 +84,7 @@ async function readJsonTask(path: string): Promise<TaskDefinition> {
   const idle = choices === undefined ? { labels } : { maxTokens, until };
   const given = Object.entries(idle).find(([, part]) => part !== undefined)?.[0];
   if (given !== undefined) {
-    throw new CompressoError("input", {
-      what: `cannot use the task of ${path}`,
+    refuse("input", `cannot use the task of ${path}`, {
       rule: "labels go with choices, maxTokens and until with answers that are generated",
       value: `${given} ${choices === undefined ? "without" : "with"} choices`,
       fix: `leave ${given} out`,
@@ -147,7 +145,7 @@ function answerOf(
 }
 
 /** What is wrong with a file, as an error says it. */
-type Fault = Required<Pick<ErrorParts, "rule" | "value" | "fix">>;
+type Fault = { readonly [part in "rule" | "value" | "fix"]: string };
 
 /** Why a module of the user's own could not be imported. */
 export function importFault(error: unknown): Fault {
@@ -160,5 +158,5 @@ export function importFault(error: unknown): Fault {
 
 function unreadable(path: string, { rule, ...fault }: Fault, error: unknown): CompressoError {
   const { value, fix } = isMissing(error) ? { value: "no such file", fix: "check the path" } : fault;
-  return new CompressoError("input", { what: `cannot read the task ${path}`, rule, value, fix }, { cause: error });
+  return refusal("input", `cannot read the task ${path}`, { rule, value, fix, cause: error });
 }

@@ -1,6 +1,6 @@
 // Files and folders that appear whole or not at all: written beside their place, synced, then renamed. Links are followed.
 import { dirname, resolve, sep } from "node:path";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal } from "../core/errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
 import { exists, namesIn } from "./exists.ts";
 import { type FolderOptions, occupied, type Staged, type StagedFile, writeFile } from "./system.ts";
@@ -328,10 +328,10 @@ function isRefusal(error: unknown): boolean {
 /** The error of a path that cannot be written, for whatever reason. */
 export function unwritable(path: string, error: unknown): CompressoError {
   if (error instanceof CompressoError) return error;
-  return new CompressoError("input", {
-    what: `cannot write ${path}`,
+  return refusal("input", `cannot write ${path}`, {
     rule: "the system lets it be written",
     value: error instanceof Error ? error.message : String(error),
     fix: "check the path, the rights and the free space",
-  }, { cause: error });
+    cause: error,
+  });
 }

@@ -1,5 +1,5 @@
 // Files of the disk as sources of bytes.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal, refuse } from "../core/errors.ts";
 import { type ByteSource, endsEarly, missing, notAFile } from "./system.ts";
 
 /** One call of the system reads or writes at most 2 GiB − 4 KiB; smaller pieces also let other work in between. */
@@ -27,12 +27,12 @@ export function isOfPath(error: unknown): error is Error {
 /** The error for a path that the system does not let us read. */
 export function unreadable(path: string, error: unknown): CompressoError {
   if (error instanceof Deno.errors.NotFound) return missing(path, error);
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
+  return refusal("input", `cannot read ${path}`, {
     rule: "it may be read",
     value: error instanceof Error ? error.message : String(error),
     fix: "check it, and the rights to it",
-  }, { cause: error });
+    cause: error,
+  });
 }
 
 /** What shows whether a file is still the one that was opened. No inode: some network file systems give another one each time. */
@@ -78,8 +78,7 @@ async function checkUnchanged(
 ): Promise<void> {
   const { size, mtime } = await file.stat();
   if (size === state.size && (mtime?.getTime() ?? null) === state.changed) return;
-  throw new CompressoError("input", {
-    what: `cannot read ${path}`,
+  refuse("input", `cannot read ${path}`, {
     rule: "a file of a model stays as it is while the model is in use",
     value: "it was replaced or written to since the model was opened, as by an export into its folder",
     fix: "load the model again",

@@ -1,6 +1,6 @@
 // Locks folders and files, so that one process at a time writes to them. The system releases a lock when its process
 // ends.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { unwritable } from "./atomic.ts";
 
 /** Name of the lock file. A file left by a killed process is not locked. */
@@ -56,8 +56,7 @@ export class FolderLock implements Disposable {
       // Another process may hold it only for a moment, to check whether it is free.
       await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     }
-    throw new CompressoError("usage", {
-      what: `cannot write to ${this.#folder}`,
+    refuse("usage", `cannot write to ${this.#folder}`, {
       rule: "one run, sitting or export at a time writes to a folder",
       value: "another one writes to it",
       fix: `wait for its end, or choose another ${option("out")}`,
@@ -127,8 +126,7 @@ export async function openAlone(
     file.close();
     if (!isFree) break;
   }
-  throw new CompressoError("usage", {
-    what,
+  refuse("usage", what, {
     rule: `one ${one} at a time writes to a file`,
     value: "another one writes to it",
     fix,

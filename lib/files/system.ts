@@ -1,5 +1,5 @@
 // Interfaces of files: bytes under a name, and a file system, of the disk or in memory.
-import { CompressoError, option } from "../core/errors.ts";
+import { type CompressoError, option, refusal } from "../core/errors.ts";
 
 /** Bytes under a name, on a disk, in memory or elsewhere. Holds nothing open. */
 export interface ByteSource {
@@ -137,18 +137,17 @@ export async function writeFile(
 
 /** The error of a path where nothing is. */
 export function missing(path: string, cause?: unknown): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
+  return refusal("input", `cannot read ${path}`, {
     rule: "the path exists",
     value: "no such file or folder",
     fix: "check the spelling of the path",
-  }, { cause });
+    cause,
+  });
 }
 
 /** The error of a folder in the place of a file. */
 export function notAFile(path: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
+  return refusal("input", `cannot read ${path}`, {
     rule: "the path is a file",
     value: "a folder",
     fix: "name a file in it",
@@ -157,18 +156,17 @@ export function notAFile(path: string): CompressoError {
 
 /** The error of a file that is no text, or that the system does not let be read; `value` says which. */
 export function noText(path: string, value: string, cause: unknown): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
+  return refusal("input", `cannot read ${path}`, {
     rule: "it is a file of UTF-8 that may be read",
     value,
     fix: "check the file and the rights to it",
-  }, { cause });
+    cause,
+  });
 }
 
 /** The error of bytes that end too early. */
 export function endsEarly(name: string, needed: number, size: number): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${name}`,
+  return refusal("input", `cannot read ${name}`, {
     rule: `the file has ${needed} bytes or more`,
     value: `it ends after ${size}`,
     fix: "the file is truncated: fetch or write it again",
@@ -177,8 +175,7 @@ export function endsEarly(name: string, needed: number, size: number): Compresso
 
 /** The error of a folder that has content and may not be replaced. */
 export function occupied(path: string, count: number): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot write the folder ${path}`,
+  return refusal("input", `cannot write the folder ${path}`, {
     rule: "the folder is new or empty",
     value: count === 1 ? "it holds 1 entry" : `it holds ${count} entries`,
     fix: `choose another folder, or allow replacing this one (${option("replace")})`,

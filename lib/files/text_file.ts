@@ -1,5 +1,5 @@
 // Reads UTF-8 text files.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { noText } from "./system.ts";
 
 /** Reads a UTF-8 file, a byte order mark left out. Throws `CompressoError("input")` where it is missing, a folder or not UTF-8. */
@@ -7,14 +7,14 @@ export async function readText(path: string): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
   } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot read the text ${path}`,
+    refuse("input", `cannot read the text ${path}`, {
       rule: "it is a UTF-8 file",
       value: textProblem(error),
       fix: error instanceof TypeError && /\.(gz|zst|parquet)$/i.test(path)
         ? "unpack it to a plain text"
         : "check the path and the encoding",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -41,12 +41,12 @@ export async function readMarkedText(
     encoding = MARKS.find(({ mark }) => mark.every((byte, at) => bytes[at] === byte))?.encoding ?? encoding;
     return new TextDecoder(encoding, { fatal: true }).decode(bytes);
   } catch (error) {
-    throw new CompressoError("input", {
-      what,
+    refuse("input", what, {
       rule: "it is a file of UTF-8, or of UTF-16 with a byte order mark, that may be read",
       value: error instanceof TypeError && encoding !== "utf-8" ? "it begins as UTF-16 and is not" : textProblem(error),
       fix,
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 

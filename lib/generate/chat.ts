@@ -1,5 +1,5 @@
 // A conversation with a model: questions in, answers out, piece by piece.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { ChatMessage } from "../text/chat_template.ts";
 import { encodeChatPrompt } from "../data/prompts/chat.ts";
@@ -173,8 +173,7 @@ function ownStyle(tokenizer: Tokenizer): PromptStyle {
   if (tokenizer.chatTemplate !== null || tokenizer.config["compresso_style"] !== undefined) {
     return promptStyle(tokenizer);
   }
-  throw new CompressoError("input", {
-    what: "cannot chat with this model",
+  refuse("input", "cannot chat with this model", {
     rule: "its tokenizer has a chat template, or its tokenizer_config.json names a compresso_style",
     value: "it has neither",
     fix: `take a model that was trained to chat, or choose the style "alpaca" or "plain" (${option("style")})`,

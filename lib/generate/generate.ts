@@ -1,5 +1,5 @@
 // Generation: a prompt continued token by token.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DrawSettings } from "../nn/decode/choice.ts";
 import { createDecodePass, type DecodePass } from "../nn/decode/pass.ts";
@@ -182,16 +182,14 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
   const what = "cannot continue this prompt";
   if (tokens.length === 0) {
     if (bosId !== null) return [bosId];
-    throw new CompressoError("input", {
-      what,
+    refuse("input", what, {
       rule: "a model without BOS token needs a prompt",
       value: "an empty prompt",
       fix: "give at least one token",
     });
   }
   if (tokens.length >= maxPosition) {
-    throw new CompressoError("input", {
-      what,
+    refuse("input", what, {
       rule: `it is shorter than the model's context of ${maxPosition} tokens`,
       value: `${tokens.length} tokens`,
       fix: "shorten the prompt",
@@ -199,8 +197,7 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
   }
   const bad = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocab);
   if (bad === undefined) return [...tokens];
-  throw new CompressoError("input", {
-    what,
+  refuse("input", what, {
     rule: `token ids lie in [0, ${vocab})`,
     value: String(bad),
     fix: "use the tokenizer of this model",
@@ -210,10 +207,8 @@ export function checkPrompt({ vocab, bosId, maxPosition }: DecoderSpec, tokens: 
 /** Throws `CompressoError("usage")` for a number of tokens that cannot be generated. */
 export function checkMaxTokens(maxTokens: number): void {
   if (Number.isInteger(maxTokens) && maxTokens >= 1) return;
-  throw new CompressoError("usage", {
-    what: "cannot generate with these settings",
+  refuse("usage", "cannot generate with these settings", {
     rule: "maxTokens is a whole number, at least 1",
-    value: String(maxTokens),
-    fix: "give such a number",
+    value: maxTokens,
   });
 }

@@ -1,5 +1,5 @@
 // Data that a model writes itself, as in LLM-QAT.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { existing } from "../core/guards.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { gathered, type Ranks } from "../ranks/ranks.ts";
@@ -256,7 +256,7 @@ function checkOptions(
 ): Tokenizer {
   const fail = (rule: string, value: number): never => {
     const fix = "correct it";
-    throw new CompressoError("usage", { what: "cannot let the model write texts", rule, value: String(value), fix });
+    refuse("usage", "cannot let the model write texts", { rule, value, fix });
   };
   const { count, skip, tokens, temperature, cacheBytes = 0 } = numbers;
   if (!Number.isInteger(count) || count < 1) fail("count is a whole number, at least 1", count);

@@ -1,6 +1,6 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file.
 import { checkAlike } from "../ranks/alike.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { gathered, type Ranks } from "../ranks/ranks.ts";
 import { makeFolder } from "../files/atomic.ts";
@@ -86,8 +86,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
   using file = await openAlone(part, { what: `cannot write ${path}`, one: "program" });
   const there = resume ? await standing(file, { part, header }) : 0;
   if (there > count) {
-    throw new CompressoError("usage", {
-      what: `cannot write ${path}`,
+    refuse("usage", `cannot write ${path}`, {
       rule: "texts that are written already are kept",
       value: `${there} of them are, and ${count} are wanted`,
       fix: `give ${option("generate.count", there)} or more, or start anew`,
@@ -136,8 +135,7 @@ async function standing(
   if (end === 0) return 0;
   const first = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(NEWLINE)));
   if (first !== header) {
-    throw new CompressoError("mismatch", {
-      what: `cannot resume ${part}`,
+    refuse("mismatch", `cannot resume ${part}`, {
       rule: "it was begun with the same model and settings",
       value: `${first} then, ${header} now`,
       fix: "use the settings of the first run, or start anew",

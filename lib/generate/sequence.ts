@@ -1,5 +1,5 @@
 // Generates from several prompts on one KV cache and reuses their common beginning, such as the turns of a chat.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { DecodePass } from "../nn/decode/pass.ts";
 import {
   checkMaxTokens,
@@ -88,8 +88,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
   ): AsyncGenerator<number, FinishReason, undefined> {
     options.signal?.throwIfAborted();
     if (text) {
-      throw new CompressoError("usage", {
-        what: "cannot begin another text",
+      refuse("usage", "cannot begin another text", {
         rule: "one text at a time is written on a cache",
         value: "one is under way",
         fix: "read it to its end, or leave it: a loop does so by break, a generator by return()",

@@ -1,5 +1,5 @@
 // Decodes texts together: they share the steps of one model, and join and leave between tokens.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { type BatchSequence, DecodeBatch, MOST_SEQUENCES, pagesWithin } from "../nn/decode/batch.ts";
 import { pagesOf, tokensOf } from "../nn/decode/cache.ts";
@@ -394,7 +394,7 @@ const NOTHING = new Float32Array(0);
 function checkSizes({ sequences, longest }: { readonly sequences: number; readonly longest: number }): void {
   const fail = (rule: string, value: number): never => {
     const fix = "change it, or leave it out for the default";
-    throw new CompressoError("usage", { what: "cannot decode texts together", rule, value: String(value), fix });
+    refuse("usage", "cannot decode texts together", { rule, value, fix });
   };
   if (!Number.isInteger(sequences) || sequences < 1 || sequences > MOST_SEQUENCES) {
     fail(`sequences is a whole number from 1 to ${MOST_SEQUENCES}`, sequences);
@@ -403,8 +403,7 @@ function checkSizes({ sequences, longest }: { readonly sequences: number; readon
 }
 
 function tooLong(tokens: number, capacity: number): CompressoError {
-  return new CompressoError("gpu", {
-    what: "cannot generate this text",
+  return refusal("gpu", "cannot generate this text", {
     rule: `prompt and text fit the KV cache, ${capacity} tokens`,
     value: `${tokens} tokens`,
     fix: "ask for fewer tokens, or raise the memory limit",
@@ -412,8 +411,7 @@ function tooLong(tokens: number, capacity: number): CompressoError {
 }
 
 function stopped(): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot use the batch of texts",
+  return refusal("usage", "cannot use the batch of texts", {
     rule: "it works until it is disposed",
     value: "it was disposed",
     fix: "dispose it after its last text",

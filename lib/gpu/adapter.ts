@@ -1,5 +1,5 @@
 // The GPU adapter: its selection, its properties and its limits.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, checkWord, type NamesOf } from "../core/check_options.ts";
 import { subgroupSize } from "./subgroups.ts";
 import type { AdapterFacts, DeviceLimits, DeviceOptions } from "./types.ts";
@@ -42,8 +42,7 @@ export async function requestAdapter(options: DeviceOptions): Promise<AdapterOff
   // Without a preference the driver's first adapter is used, which may be a slower GPU or the CPU.
   const adapter = await gpu?.requestAdapter({ powerPreference });
   if (!adapter) {
-    throw new CompressoError("gpu", {
-      what: "no GPU adapter was found",
+    refuse("gpu", "no GPU adapter was found", {
       rule: "WebGPU needs a Vulkan, Metal or DirectX 12 driver",
       fix:
         "install your GPU's driver, or a Vulkan driver for the CPU (Debian and Ubuntu: apt-get install mesa-vulkan-drivers)",

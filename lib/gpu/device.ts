@@ -8,7 +8,7 @@ import type {
   Resource,
   TexelRows,
 } from "./types.ts";
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { MatrixUnits } from "../../kernels/mod.ts";
 import { requestAdapter } from "./adapter.ts";
 import { offeredUnits, requestUnits, unitsAreRight } from "./matrix_units.ts";
@@ -271,8 +271,7 @@ export class Device implements Disposable {
   /** Throws the errors of the device since it was opened; WebGPU does not throw them itself. */
   check(): void {
     if (this.#failure === null) return;
-    throw new CompressoError("gpu", {
-      what: "the GPU refused an operation",
+    refuse("gpu", "the GPU refused an operation", {
       rule: "every operation is valid and finds memory",
       value: this.#failure,
       fix: fixOf(this.#shortage),
@@ -295,13 +294,12 @@ export class Device implements Disposable {
 
   #tooLarge(name: string, rule: string, value: string): void {
     const what = `cannot allocate the GPU ${name}`, fix = "use a smaller batch or sequence, or another adapter";
-    this.refuse(new CompressoError("gpu", { what, rule: `${rule} on this adapter`, value, fix }));
+    this.refuse(refusal("gpu", what, { rule: `${rule} on this adapter`, value, fix }));
   }
 
   #reserve(label: string, bytes: number): void {
     if (!(this.#bytes + bytes <= this.memoryLimit)) {
-      const error = new CompressoError("gpu", {
-        what: `cannot allocate '${label}' (${bytes} bytes)`,
+      const error = refusal("gpu", `cannot allocate '${label}' (${bytes} bytes)`, {
         rule: `the memory limit is ${this.memoryLimit} bytes`,
         value: `${this.#bytes} bytes are in use`,
         fix: fixOf("limit"),

@@ -1,5 +1,5 @@
 // A plan: a recorded list of dispatches and copies that is replayed without allocation.
-import { CompressoError } from "../core/errors.ts";
+import { refusal } from "../core/errors.ts";
 import type { DeviceBuffer, DeviceTexture } from "./types.ts";
 import type { Device } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
@@ -146,8 +146,7 @@ export class Plan implements Disposable {
     const limit = this.device.limits.maxComputeWorkgroupsPerDimension;
     if (x > limit || y > limit || z > limit) {
       this.device.refuse(
-        new CompressoError("gpu", {
-          what: `cannot run kernel '${kernel.name}'`,
+        refusal("gpu", `cannot run kernel '${kernel.name}'`, {
           rule: `at most ${limit} workgroups a dimension`,
           value: `${x} × ${y} × ${z}`,
           fix: "use a smaller batch or sequence",

@@ -1,5 +1,5 @@
 // Reads GPU buffers back to the CPU, through a staging buffer of bounded size.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "./types.ts";
 
 /** Part of a buffer. Default: from `byteOffset` (a multiple of 4) to the end. */
@@ -94,12 +94,12 @@ async function mappedRange(device: Reader, staging: DeviceBuffer): Promise<Array
     await staging.raw.mapAsync(0x01);
   } catch (cause) {
     device.check();
-    throw new CompressoError("gpu", {
-      what: "cannot read from the GPU",
+    refuse("gpu", "cannot read from the GPU", {
       rule: "its buffers can be mapped",
       value: cause instanceof Error ? cause.message : String(cause),
       fix: "run `compresso doctor`",
-    }, { cause });
+      cause,
+    });
   }
   device.check();
   return staging.raw.getMappedRange();

@@ -1,6 +1,6 @@
 // The cache of huggingface_hub: blobs by their hash, refs of revisions, and snapshots of links to blobs. Python's library reads and writes the same.
 import { dirname, join, relative, resolve, sep } from "node:path";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { makeFolder, unwritable, writeFileAtomically } from "../files/atomic.ts";
 import { namesIn } from "../files/exists.ts";
@@ -156,8 +156,7 @@ export class RepoCache {
   async #checkWithin(path: string): Promise<void> {
     const real = await Deno.realPath(path), cache = await Deno.realPath(this.#cache);
     if (real === cache || real.startsWith(cache.endsWith(sep) ? cache : cache + sep)) return;
-    throw new CompressoError("input", {
-      what: `cannot use ${path}`,
+    refuse("input", `cannot use ${path}`, {
       rule: `no link leads out of the cache ${this.#cache}`,
       value: `it leads to ${real}`,
       fix: "remove the link, or set HF_HUB_CACHE to where the files are",

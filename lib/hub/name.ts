@@ -1,5 +1,5 @@
 // Names of files on the Hugging Face Hub: hf:owner/name[@revision][:file].
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 
 /** What a name is used for: it decides the kind of repository, and which of its files are needed. */
 export type HubUse = "model" | "adapter" | "data";
@@ -35,8 +35,7 @@ export function parseHubName(text: string, use: HubUse): HubName {
   const [, repo, revision = null, file = null] = NAME.exec(text) ?? [];
   const isSafe = isSafePath(file ?? "file") && isSafePath(revision ?? "main") && !/--|\.\./.test(repo ?? "");
   if (repo !== undefined && isSafe) return { type: use === "data" ? "datasets" : "models", repo, revision, file };
-  throw new CompressoError("usage", {
-    what: `cannot read the name ${text}`,
+  refuse("usage", `cannot read the name ${text}`, {
     rule: "a name on the Hugging Face Hub is hf:owner/name[@revision][:file]",
     value: text,
     fix: "write it as hf:HuggingFaceTB/SmolLM2-135M, for instance",

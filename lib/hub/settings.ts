@@ -1,6 +1,6 @@
 // Settings of the Hub, from the environment variables that Python's huggingface_hub has.
 import { join, resolve } from "node:path";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { textIfThere } from "../files/text_file.ts";
 
 /** Where the Hub is, where its files are kept, and who asks. */
@@ -48,8 +48,7 @@ function folder(path: string): string {
 function userFolder(): string {
   const path = Deno.build.os === "windows" ? variable("USERPROFILE") : variable("HOME");
   if (path !== null) return path;
-  throw new CompressoError("usage", {
-    what: "cannot tell where files of the Hugging Face Hub are kept",
+  refuse("usage", "cannot tell where files of the Hugging Face Hub are kept", {
     rule: "HF_HOME or the user's own folder is known",
     value: "neither HF_HOME nor HOME is set",
     fix: "set HF_HOME to a folder",
@@ -78,8 +77,7 @@ async function tokenOf(home: () => string): Promise<string | null> {
 function endpointOf(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : null;
   if (url !== null && /^https?:$/.test(url.protocol)) return url.href.replace(/\/+$/, "");
-  throw new CompressoError("usage", {
-    what: "cannot use the Hub of HF_ENDPOINT",
+  refuse("usage", "cannot use the Hub of HF_ENDPOINT", {
     rule: "it is an address of http or https",
     value: text,
     fix: `set HF_ENDPOINT to one, or remove it for ${HUB_ADDRESS}`,

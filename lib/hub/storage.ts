@@ -1,7 +1,7 @@
 // The storage of large files: ranges of files are put to addresses that the Hub has signed, without the token.
 import * as http from "node:http";
 import * as https from "node:https";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { streamBytes } from "../files/system.ts";
 import { paused, SILENT_SECONDS } from "./http.ts";
@@ -46,8 +46,7 @@ export async function put(url: string, options: Put): Promise<string | null> {
       value = error instanceof Error ? error.message : String(error);
     }
     if (left <= 0) {
-      throw new CompressoError("input", {
-        what: `cannot upload ${path} to ${new URL(url).host}`,
+      refuse("input", `cannot upload ${path} to ${new URL(url).host}`, {
         rule: "the storage takes it",
         value,
         fix: "try again: files that are there are not sent again",

@@ -1,5 +1,5 @@
 // Files of a repository on the Hub as they are read in place: headers by ranges, small files whole. Nothing is written.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { type ByteSource, endsEarly, type FileInfo, type FileSystem, readBytes } from "../files/system.ts";
 import type { HubFile } from "./cache.ts";
@@ -89,12 +89,12 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
       try {
         return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
       } catch (cause) {
-        throw new CompressoError("input", {
-          what: `cannot read ${path}`,
+        refuse("input", `cannot read ${path}`, {
           rule: "it is a text of UTF-8",
           value: "other bytes",
           fix: "name another file or revision",
-        }, { cause });
+          cause,
+        });
       }
     },
   };
@@ -103,8 +103,7 @@ function viewOf(repo: HubRepo, root: string, listener: HubListener): FileSystem 
 /** All bytes of a file, checked by their hash. */
 async function wholeOf(source: ByteSource, file: HubFile): Promise<Uint8Array> {
   if (file.size > MOST_WHOLE) {
-    throw new CompressoError("input", {
-      what: `cannot read ${source.name}`,
+    refuse("input", `cannot read ${source.name}`, {
       rule: `a text has at most ${MOST_WHOLE} bytes`,
       value: String(file.size),
       fix: "name another file or revision",
@@ -112,8 +111,7 @@ async function wholeOf(source: ByteSource, file: HubFile): Promise<Uint8Array> {
   }
   const bytes = await readBytes(source, 0, file.size), hash = file.sha256 ?? file.blobId;
   if (hash === null || hashOf(file).update(bytes).digest("hex") === hash) return bytes;
-  throw new CompressoError("input", {
-    what: `cannot read ${source.name}`,
+  refuse("input", `cannot read ${source.name}`, {
     rule: `its bytes have the hash that the Hub lists, ${hash}`,
     value: "other bytes",
     fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",

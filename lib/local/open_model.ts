@@ -1,5 +1,5 @@
 // A model as its user names it: a folder, a .gguf file, a name on the Hub, or `demo`.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { pathOf } from "../files/url.ts";
 import type { FileSystem } from "../files/system.ts";
@@ -80,8 +80,7 @@ export function demoData(split: "train" | "heldout"): string {
 function fixture(name: string): string {
   const url = new URL(`../../fixtures/${name}`, import.meta.url);
   if (url.protocol === "file:") return pathOf(url);
-  throw new CompressoError("input", {
-    what: "cannot open the demo",
+  refuse("input", "cannot open the demo", {
     rule: "its files are beside the toolkit on this machine",
     value: `the toolkit runs from ${url.origin}`,
     fix: "clone the repository, or name a model of your own",

@@ -1,5 +1,5 @@
 // Pushes a model to the Hugging Face Hub: the folder of a run, a Hugging Face folder, or a GGUF.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { lastPart, within } from "../files/path.ts";
 import { infoOf, isThere } from "../files/system.ts";
@@ -33,8 +33,7 @@ async function filesOf(path: string): Promise<UploadFile[]> {
   if (isFolder && await isThere(disk, within(path, "config.json"))) return await filesBelow(path);
   const isRun = isFolder && await isThere(disk, within(path, "run.json"));
   if (!isRun) {
-    throw new CompressoError("input", {
-      what: `cannot push ${path}`,
+    refuse("input", `cannot push ${path}`, {
       rule: "it is the folder of a finished run, a Hugging Face folder, or a .gguf file",
       value: isFolder ? "a folder without run.json and config.json" : "another file",
       fix: "name the folder that a run was written to",

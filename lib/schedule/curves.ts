@@ -1,7 +1,7 @@
 // Curves for schedules: numbers as functions of progress, in closed form.
 //
 // Isolated schedule scripts get this file as their `compresso/schedule`: beside the error type it may import types only.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import type { CurveInput } from "./definition.ts";
 
 /** A curve over a pruning stage; usable wherever a schedule takes a number. */
@@ -146,5 +146,5 @@ function checkLevel(name: string, level: unknown): void {
 
 function wrong(name: string, { rule, value }: { readonly rule: string; readonly value: unknown }): CompressoError {
   const fix = `correct what ${name}() is given`;
-  return new CompressoError("usage", { what: `cannot make a curve with ${name}()`, rule, value: String(value), fix });
+  return refusal("usage", `cannot make a curve with ${name}()`, { rule, value: String(value), fix });
 }

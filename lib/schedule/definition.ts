@@ -2,7 +2,7 @@
 //
 // An isolated script runs with this file's code: of core it may import errors and guards, and types of anything.
 import { isObject } from "../core/guards.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refusal, refuse } from "../core/errors.ts";
 
 /** What the built-in curves read. */
 export interface CurveInput {
@@ -239,14 +239,12 @@ export function asSchedule(given: unknown, { isExport = true }: { readonly isExp
   if (isObject(given) && isObject(given["definition"])) return defineSchedule(given["definition"]);
   const kind = given === null ? "null" : typeof given;
   throw isExport
-    ? new CompressoError("input", {
-      what: "cannot use the script as a schedule",
+    ? refusal("input", "cannot use the script as a schedule", {
       rule: "its default export is defineSchedule({ … })",
       value: given === undefined ? "no default export" : kind,
       fix: "write `export default defineSchedule({ … })`",
     })
-    : new CompressoError("usage", {
-      what: "cannot use this as a schedule",
+    : refusal("usage", "cannot use this as a schedule", {
       rule: "it is a schedule of defineSchedule({ … }), a name, a path or a URL",
       value: kind === "object" ? "an object without a definition" : kind,
       fix: "write defineSchedule({ … })",
@@ -285,8 +283,7 @@ function settled(value: unknown): unknown {
   const promises = (Array.isArray(value) ? value : [value]).filter((entry) => entry instanceof Promise);
   if (promises.length === 0) return value;
   for (const promise of promises) promise.catch(() => {});
-  throw new CompressoError("input", {
-    what: "cannot use the schedule",
+  refuse("input", "cannot use the schedule", {
     rule: "it decides at once: its functions are not async",
     value: "a promise",
     fix: "return the value itself",
@@ -389,8 +386,7 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
   const keys: readonly string[] | null = isObject(object) ? Object.keys(object) : null;
   const stranger = keys?.find((key) => !known.includes(key));
   if (keys && stranger === undefined) return object;
-  throw new CompressoError("usage", {
-    what: "cannot define the schedule",
+  refuse("usage", "cannot define the schedule", {
     rule: `its ${word}s are some of ${known.join(", ")}`,
     value: stranger ?? show(object),
     fix: stranger === undefined ? "give an object of them" : "rename or remove it",
@@ -400,11 +396,9 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
 /** Refuses a part that is no function, nor, where it has bounds, a number within them. */
 function check(value: unknown, { name, bounds }: { readonly name: string; readonly bounds: Bounds | null }): void {
   if (value === undefined || typeof value === "function" || (bounds && isWithin(value, bounds))) return;
-  throw new CompressoError("usage", {
-    what: "cannot define the schedule",
+  refuse("usage", "cannot define the schedule", {
     rule: `${name} is ${bounds ? `${boundsText(bounds)}, or a function` : "a function"}`,
     value: show(value),
-    fix: "give such a value, or leave it out",
   });
 }
 

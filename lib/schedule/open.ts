@@ -1,7 +1,7 @@
 // Opens a schedule: built in, defined in the program, or a script, which a function that is handed in opens.
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { digestOf } from "../core/digest.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { builtinSchedule, isScheduleName } from "./builtin.ts";
 import { asSchedule, partsOf, type Schedule, type ScheduleInput, type SchedulePart } from "./definition.ts";
 import { evaluateSchedule, type ScheduleOutput } from "./output.ts";
@@ -73,8 +73,7 @@ export async function openScheduleWith(
     return inProcess(schedule, { name: "defineSchedule", identity: definitionHash(source) });
   }
   if (openScript) return await openScript(source, options);
-  throw new CompressoError("usage", {
-    what: `cannot open the schedule ${String(source)}`,
+  refuse("usage", `cannot open the schedule ${String(source)}`, {
     rule: "a schedule is a script only where scripts can be isolated",
     value: "this platform starts no processes",
     fix: "name a built-in schedule, or define one in the program",
@@ -90,8 +89,7 @@ export function isScript(schedule: string | URL | Schedule | undefined): boolean
 export function checkTrust(schedule: string | URL | Schedule | undefined, trust: boolean | undefined): void {
   if (!trust || isScript(schedule)) return;
   const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("trustSchedule")}`,
+  refuse("usage", `cannot use ${option("trustSchedule")}`, {
     rule: "it is for a schedule that is a script",
     value: schedule === undefined ? "no schedule" : given,
     fix: "leave it out",

@@ -1,6 +1,6 @@
 // What a schedule decides for a step, checked: numbers are finite and in range, layers and units those of the model.
 import { isObject } from "../core/guards.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { CompressoError, option, refuse } from "../core/errors.ts";
 import {
   type Bounds,
   boundsText,
@@ -45,12 +45,12 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
   } catch (error) {
     const said = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
     const { rule = "its functions return a value", value = said } = error instanceof CompressoError ? error.parts : {};
-    throw new CompressoError("input", {
-      what: `cannot use the schedule ${placeOf(input)}`,
+    refuse("input", `cannot use the schedule ${placeOf(input)}`, {
       rule,
       value,
       fix: "fix the function; a preview of the schedule runs it without a model",
-    }, { cause: error });
+      cause: error,
+    });
   }
   return checkOutput(raw, input);
 }

@@ -1,7 +1,7 @@
 // Reads the text of a schedule script from a file or URL, and finds which of its imports mean this toolkit.
 import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { SCHEDULE_NAMES } from "./builtin.ts";
 
 /** A script as it was read. */
@@ -36,8 +36,7 @@ export function scriptUrl(source: string | URL): URL {
     ? /^[a-z][a-z\d+.-]+:/i.test(source) ? URL.parse(source) : pathToFileURL(resolve(source))
     : source;
   if (url && ["file:", "http:", "https:"].includes(url.protocol)) return url;
-  throw new CompressoError("usage", {
-    what: `cannot read the schedule ${String(source)}`,
+  refuse("usage", `cannot read the schedule ${String(source)}`, {
     rule: "a schedule is a file, an http or https URL, or the name of a built-in schedule",
     value: url?.protocol ?? "no URL",
     fix: "give a path, such as ./mine.ts, or one of those names",
@@ -57,8 +56,7 @@ export async function readScript(
     const specifiers = new Set(findImports(text).map(({ specifier }) => specifier));
     const toolkitImports = [...specifiers].filter(isToolkit);
     if (toolkitImports.length > MAX_TOOLKIT_NAMES) {
-      throw new CompressoError("input", {
-        what: `cannot read the schedule ${name}`,
+      refuse("input", `cannot read the schedule ${name}`, {
         rule: `it calls the toolkit by at most ${MAX_TOOLKIT_NAMES} names`,
         value: `${toolkitImports.length} such names`,
         fix: "give all its imports of it one name",
@@ -68,12 +66,12 @@ export async function readScript(
   } catch (error) {
     signal?.throwIfAborted();
     if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
-    throw new CompressoError("input", {
-      what: `cannot read the schedule ${name}`,
+    refuse("input", `cannot read the schedule ${name}`, {
       rule: `it is a UTF-8 text of at most ${MAX_SCRIPT_BYTES >> 20} MiB`,
       value: valueOf(error),
       fix: fixOf(url, name),
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 

@@ -1,5 +1,5 @@
 // The sparsity at which a schedule ends by itself, for a run that is given no target.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import type { OpenSchedule } from "./open.ts";
 
 /** Targets that a schedule is shown: one that sets the sparsity itself answers the same to both. */
@@ -15,8 +15,7 @@ export async function endSparsity(
   { steps, layers }: { readonly steps: number; readonly layers: number },
 ): Promise<number> {
   const fail = (value: string): never => {
-    throw new CompressoError("usage", {
-      what: `cannot take the target from the schedule ${schedule.name}`,
+    refuse("usage", `cannot take the target from the schedule ${schedule.name}`, {
       rule: "its sparsity at the last step is above 0, and does not follow the target of the run",
       value,
       fix: `give ${option("sparsity")}, or set the end of the schedule's sparsity`,

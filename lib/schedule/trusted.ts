@@ -8,7 +8,7 @@ import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { oneLine } from "./output.ts";
 import { asSchedule, type Schedule } from "./definition.ts";
 import { dataUrl } from "./sandbox/sandbox.ts";
@@ -52,10 +52,8 @@ export async function importTrusted(
       module = await import(dataUrl(code, isJavaScript ? "javascript" : "typescript"));
     }
   } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot load the schedule ${url.href}`,
+    refuse("input", `cannot load the schedule ${url.href}`, {
       rule: "it is a module that Deno can import",
-      // Deno colours what it says of imports, on lines of its own.
       value: oneLine(
         stripVTControlCharacters(error instanceof Error ? `${error.name}: ${error.message}` : String(error)),
       )
@@ -64,7 +62,8 @@ export async function importTrusted(
           (found) => found.startsWith("?") ? "" : url.href,
         ),
       fix: "fix the script, or put back what it imports",
-    }, { cause: error });
+      cause: error,
+    });
   }
   const exported = typeof module === "object" && module !== null && "default" in module ? module.default : undefined;
   return { schedule: asSchedule(exported), importsOthers: targets.some((target) => target !== TOOLKIT) };

@@ -1,6 +1,6 @@
 // Cross-origin requests (https://fetch.spec.whatwg.org/#http-cors-protocol): which web pages may use the server, and the answer to their preflights.
 import type { HttpRequest } from "./http.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 
 /** Seconds for which a browser keeps the answer to a preflight. */
 const MAX_AGE = 600;
@@ -10,8 +10,7 @@ const EXPOSED = "retry-after, x-should-retry";
 /** Throws `CompressoError("usage")` for what is neither "*" nor an origin. */
 export function checkOrigin(cors: string | null): void {
   if (cors === null || cors === "*" || URL.parse(cors)?.origin === cors) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("cors", cors)}`,
+  refuse("usage", `cannot use ${option("cors", cors)}`, {
     rule: 'it is "*" or the origin of a page: scheme, host and port, such as http://localhost:5173',
     value: JSON.stringify(cors),
     fix: `give ${URL.parse(cors)?.origin ?? "an origin"}, or * for every page`,

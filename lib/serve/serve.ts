@@ -1,5 +1,5 @@
 // A model behind an OpenAI-compatible HTTP server: its socket and its shutdown.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -181,10 +181,9 @@ export function checkListen(address: { readonly host: string; readonly port: num
 
 function checkTemperature(temperature: number): void {
   if (temperature >= 0 && temperature <= 2) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option("temperature", temperature)}`,
+  refuse("usage", `cannot use ${option("temperature", temperature)}`, {
     rule: "a temperature lies in [0, 2]",
-    value: String(temperature),
+    value: temperature,
     fix: "change it, or leave it out for 1",
   });
 }
@@ -192,8 +191,7 @@ function checkTemperature(temperature: number): void {
 /** Refuses an empty address, which the system takes for all of them. */
 function checkHost(host: string): void {
   if (host.trim() !== "") return;
-  throw new CompressoError("usage", {
-    what: "cannot serve the model",
+  refuse("usage", "cannot serve the model", {
     rule: "the address is that of a network interface, such as 127.0.0.1; 0.0.0.0 is all of them",
     value: "an empty one",
     fix: "give an address, or leave it out for 127.0.0.1",
@@ -218,17 +216,17 @@ function listen(
 function notListening({ host, port }: { readonly host: string; readonly port: number }, error: unknown): unknown {
   const what = `cannot listen at ${host}:${port}`;
   if (error instanceof Deno.errors.AddrInUse) {
-    return new CompressoError("usage", {
-      what,
+    return refusal("usage", what, {
       rule: "a port serves one program at a time",
       value: "another program has it",
       fix: "stop that program, or take another port; 0 takes any that is free",
-    }, { cause: error });
+      cause: error,
+    });
   }
   if (error instanceof Deno.errors.NotCapable) return error;
   const value = error instanceof Error ? error.message : String(error);
   const rule = "host is an address of this machine, and the port may be used";
-  return new CompressoError("usage", { what, rule, value, fix: "take another host or port" }, { cause: error });
+  return refusal("usage", what, { rule, value, fix: "take another host or port", cause: error });
 }
 
 function checkAddress(
@@ -236,7 +234,7 @@ function checkAddress(
 ): void {
   const fail = (rule: string, value: string): never => {
     const fix = "change it, or leave it out for the default";
-    throw new CompressoError("usage", { what: "cannot serve the model", rule, value, fix });
+    refuse("usage", "cannot serve the model", { rule, value, fix });
   };
   if (!Number.isInteger(port) || port < 0 || port > 65535) fail("port is a whole number from 0 to 65535", String(port));
   if (name === "") fail("the model has a name", "an empty one");

@@ -1,5 +1,5 @@
 // Tokens that the files beside tokenizer.json add to it, as transformers adds them.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { tokenText } from "./tokenizer_json.ts";
 
@@ -74,8 +74,7 @@ function declared(id: unknown, flags: unknown, written: Json): Declared {
   if (isObject(flags) && content !== null && typeof id === "number" && Number.isInteger(id) && id >= 0) {
     return { id, content, flags };
   }
-  throw new CompressoError("input", {
-    what: "cannot read the tokenizer's added tokens",
+  refuse("input", "cannot read the tokenizer's added tokens", {
     rule:
       "added_tokens_decoder of tokenizer_config.json gives each id a token with its content, and added_tokens.json each token an id",
     value: JSON.stringify(written),
@@ -130,8 +129,7 @@ function entry(content: string, id: number, flags: Json): Json {
 }
 
 function taken(content: string, id: number, holder: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot add the token ${JSON.stringify(content)} of a file beside tokenizer.json`,
+  return refusal("input", `cannot add the token ${JSON.stringify(content)} of a file beside tokenizer.json`, {
     rule: "an id is that of one token",
     value: `${id} is that of ${JSON.stringify(holder)}`,
     fix: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",

@@ -1,5 +1,5 @@
 // Renders chat messages to one text by a tokenizer's Jinja template.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { rewriteStrips, STRIPS } from "../compat/jinja_strip.ts";
 import { strftime } from "../compat/strftime.ts";
 import { type ParsedTemplate, parseTemplate, render } from "./template_budget.ts";
@@ -45,8 +45,7 @@ export function renderChat(
 ): string {
   const source = tokenizer.chatTemplate;
   if (source === null) {
-    throw new CompressoError("input", {
-      what: "cannot format a chat",
+    refuse("input", "cannot format a chat", {
       rule: "the tokenizer has a chat template",
       value: "none in tokenizer_config.json, chat_template.jinja or the GGUF",
       fix: 'use the style "alpaca" or "plain"',
@@ -69,12 +68,12 @@ export function renderChat(
       strftime_now: (format: string) => strftime(options.today ? new Date() : FIXED_DAY, format),
     });
   } catch (error) {
-    throw new CompressoError("input", {
-      what: "cannot format a chat",
+    refuse("input", "cannot format a chat", {
       rule: "the chat template accepts the messages",
       value: `roles ${messages.map(({ role }) => role).join(", ")}; the template says: ${reason(error)}`,
       fix: "put the turns otherwise",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -88,12 +87,12 @@ function parse(source: string): ParsedTemplate {
     parsed.set(source, template);
     return template;
   } catch (error) {
-    throw new CompressoError("input", {
-      what: "cannot read the chat template",
+    refuse("input", "cannot read the chat template", {
       rule: "it is a Jinja template",
       value: reason(error),
       fix: "correct it, or fetch the model's tokenizer again",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 

@@ -1,6 +1,6 @@
 // Text to token ids and back, with a tokenizer of a Hugging Face folder.
 import { LibraryTokenizer } from "../core/packages.ts";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal, refuse } from "../core/errors.ts";
 import { withAddedTokens } from "./added_tokens.ts";
 import { type FileSystem } from "../files/system.ts";
 import { gpt2TokenizerJson } from "./gpt2_files.ts";
@@ -232,12 +232,12 @@ function build(json: Json, config: Json): LibraryTokenizer {
     return library;
   } catch (error) {
     if (error instanceof CompressoError) throw error;
-    throw new CompressoError("input", {
-      what: "cannot read tokenizer.json",
+    refuse("input", "cannot read tokenizer.json", {
       rule: "it is a tokenizer of the Hugging Face tokenizers library",
       value: error instanceof Error ? error.message : String(error),
       fix: "fetch the model's tokenizer again",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -246,12 +246,12 @@ function guarded<T>(what: string, work: () => T): T {
   try {
     return work();
   } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot ${what}`,
+    refuse("input", `cannot ${what}`, {
       rule: "tokenizer.json is whole, and its steps make no endless text",
       value: error instanceof Error ? error.message : String(error),
       fix: "fetch the model's tokenizer again",
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -369,8 +369,7 @@ async function readJson(files: FileSystem, path: string): Promise<Json | null> {
 }
 
 function broken(path: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${path}`,
+  return refusal("input", `cannot read ${path}`, {
     rule: "it holds one JSON object",
     value,
     fix: "fetch the file again",
@@ -378,17 +377,15 @@ function broken(path: string, value: string): CompressoError {
 }
 
 function unknownId(id: number, vocabSize: number): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot decode a token",
+  return refusal("input", "cannot decode a token", {
     rule: `ids of this tokenizer are integers from 0 to ${vocabSize - 1}`,
-    value: String(id),
+    value: id,
     fix: "use ids of this tokenizer",
   });
 }
 
 function unencodable(text: string): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot encode a text",
+  return refusal("input", "cannot encode a text", {
     rule: "a tokenizer without unknown token encodes only what its vocabulary holds",
     value: JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text),
     fix: "take the character out of the text, or take a tokenizer with an unknown token",

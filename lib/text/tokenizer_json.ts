@@ -1,6 +1,6 @@
 // Rewrites a tokenizer.json for the JavaScript tokenizer library where it reads a node differently from the Rust one.
 import { ByteFallbackDecoder, type LibraryTokenizer } from "../core/packages.ts";
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { byteLevel, GPT2_SPLIT, type PreTokenizerNode, split } from "./pre_tokenizers.ts";
 
@@ -208,7 +208,7 @@ function uncaptured(regex: string): string {
 
 function unusable(rule: string, value: string): CompressoError {
   const fix = "give the model as a GGUF, whose tokenizer is read otherwise, or change tokenizer.json";
-  return new CompressoError("input", { what: "cannot use this tokenizer", rule, value, fix });
+  return refusal("input", "cannot use this tokenizer", { rule, value, fix });
 }
 
 function sequence(pretokenizers: readonly PreTokenizerNode[]): PreTokenizerNode {

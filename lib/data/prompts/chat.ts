@@ -1,5 +1,5 @@
 // Tokens of a conversation, with a mask of the tokens that are learned: the assistant's turns.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import { encodeBehind, grow, NO_CONTEXT } from "./context.ts";
 import { endToken, formatExample, type FormatOptions, styleOf, withPrompt } from "./format.ts";
@@ -160,8 +160,7 @@ const WHAT = "cannot tell what the assistant says in a chat";
 
 /** A template may ask for an answer without a question differently from how it writes one. */
 function answersNothing(): CompressoError {
-  return new CompressoError("input", {
-    what: WHAT,
+  return refusal("input", WHAT, {
     rule:
       "a conversation begins with a question, as the template writes a first answer differently from how it asks for one",
     value: "the first message is the assistant's",
@@ -176,8 +175,7 @@ function unstable({ messages, index }: MessagePlace): CompressoError {
     ...(count("assistant") > 1 ? ["split the conversation into single questions and answers"] : []),
   ];
   const style = 'set compresso_style in tokenizer_config.json to "alpaca" or "plain"';
-  return new CompressoError("input", {
-    what: WHAT,
+  return refusal("input", WHAT, {
     rule: "the chat template writes the first turns alike whatever follows them",
     value: `it writes message ${
       index + 1
@@ -187,8 +185,7 @@ function unstable({ messages, index }: MessagePlace): CompressoError {
 }
 
 function unsaid({ messages, index }: MessagePlace): CompressoError {
-  return new CompressoError("input", {
-    what: WHAT,
+  return refusal("input", WHAT, {
     rule: "the chat template writes an answer that others follow as it is said",
     value: `it writes message ${index + 1} of ${messages.length} otherwise, such as without its thoughts`,
     fix: "let a row end with that answer, or take out of it what the template leaves out",

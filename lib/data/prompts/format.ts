@@ -1,5 +1,5 @@
 // The prompt layout that goes with a tokenizer, in three styles.
-import { CompressoError, type ErrorParts } from "../../core/errors.ts";
+import { type ErrorParts, refuse } from "../../core/errors.ts";
 import { shown } from "../../core/check_options.ts";
 import { type ChatMessage, renderChat } from "../../text/chat_template.ts";
 import type { InstructRow } from "../row.ts";
@@ -33,7 +33,7 @@ export function checkPromptText(
   const isText = typeof prompt === "string";
   if (prompt === null || (isText && prompt.trim() !== "")) return;
   const rule = "it is a text with something in it, or null", value = isText ? "an empty text" : shown(prompt);
-  throw new CompressoError("usage", { what, rule, value, fix });
+  refuse("usage", what, { rule, value, fix });
 }
 
 /** The style of a tokenizer: `compresso_style` of its config, else "chat" where it has a template, else "alpaca". */
@@ -41,8 +41,7 @@ export function promptStyle(tokenizer: Tokenizer): PromptStyle {
   const own = tokenizer.config["compresso_style"];
   if (own === undefined) return tokenizer.chatTemplate === null ? "alpaca" : "chat";
   if (own === "chat" || own === "alpaca" || own === "plain") return own;
-  throw new CompressoError("input", {
-    what: "cannot format prompts",
+  refuse("input", "cannot format prompts", {
     rule: 'compresso_style in tokenizer_config.json is "chat", "alpaca" or "plain"',
     value: JSON.stringify(own),
     fix: "correct it, or remove the key",

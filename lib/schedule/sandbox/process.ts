@@ -1,5 +1,5 @@
 // The process of an isolated schedule script: its limits, the exchange of lines with it, and its end.
-import { CompressoError, option } from "../../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../../core/errors.ts";
 import { oneLine } from "../output.ts";
 import { z } from "../../core/packages.ts";
 import { spawnSandbox } from "./sandbox.ts";
@@ -109,11 +109,9 @@ function checkedLimits(
   for (const [name, value] of Object.entries(limits)) {
     const isWhole = name === "heapMiB";
     if (value > 0 && value <= MOST && (!isWhole || Number.isInteger(value))) continue;
-    throw new CompressoError("usage", {
-      what: `cannot use the limit ${name} of an isolated script`,
+    refuse("usage", `cannot use the limit ${name} of an isolated script`, {
       rule: `it is ${isWhole ? "a whole number" : "a number"} above 0, at most ${MOST}`,
-      value: String(value),
-      fix: "change it, or leave it out for the default",
+      value,
     });
   }
   return limits;
@@ -318,8 +316,7 @@ class Isolated implements IsolatedScript {
       readonly rule?: string | undefined;
     } = {},
   ): CompressoError {
-    return new CompressoError("input", {
-      what: `cannot use the schedule ${this.#options.name}`,
+    return refusal("input", `cannot use the schedule ${this.#options.name}`, {
       rule: printable(rule),
       value: `${at}: ${printable(value)}`,
       fix: first + BLAME[blame].fix,
@@ -350,8 +347,7 @@ class Isolated implements IsolatedScript {
 
 /** The error of a program that misuses an open script. */
 function misused({ name }: IsolationOptions, rule: string, value: string): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot ask the schedule ${name}`,
+  return refusal("usage", `cannot ask the schedule ${name}`, {
     rule,
     value,
     fix: "await each step, and dispose the schedule after the last one",

@@ -7,7 +7,7 @@
 // limit of processor time, and a limit of memory that holds within a step.
 import { builtinModules } from "node:module";
 import { join } from "node:path";
-import { CompressoError, option } from "../../core/errors.ts";
+import { option, refuse } from "../../core/errors.ts";
 import runnerText from "./runner.ts" with { type: "text" };
 
 /** What a sandbox is made for. */
@@ -45,8 +45,7 @@ export function spawnSandbox(
 ): Deno.ChildProcess {
   const { name, heapMiB, processorSeconds } = options;
   if (isStandalone) {
-    throw new CompressoError("usage", {
-      what: `cannot isolate the schedule ${name}`,
+    refuse("usage", `cannot isolate the schedule ${name}`, {
       rule: "an isolated script runs in a process of Deno, without permissions",
       value: "a program made by `deno compile`",
       fix: `run the program with \`deno run\`, or run the script as your own code: ${option("trustSchedule")}`,
@@ -76,12 +75,12 @@ export function spawnSandbox(
     return spawn(deno, args);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
-    throw new CompressoError("usage", {
-      what: `cannot isolate the schedule ${name}`,
+    refuse("usage", `cannot isolate the schedule ${name}`, {
       rule: "an isolated script runs in a process of its own, which needs the right to start Deno",
       value: `no right to run ${deno}`,
       fix: `add --allow-run=${deno} to \`deno run\`, or run the script as your own code: ${option("trustSchedule")}`,
-    }, { cause: error });
+      cause: error,
+    });
   }
 }
 
@@ -97,8 +96,7 @@ function mayStart(command: string): boolean {
 function checkLength(args: readonly string[], { name, toolkitImports }: SandboxOptions): void {
   const length = args.join(" ").length;
   if (length <= MOST_CHARACTERS) return;
-  throw new CompressoError("input", {
-    what: `cannot read the schedule ${name}`,
+  refuse("input", `cannot read the schedule ${name}`, {
     rule: `the names by which it calls the toolkit fit into a command line of ${MOST_CHARACTERS} characters`,
     value: `${toolkitImports.length} such names, which make it ${length} long`,
     fix: "give all its imports of it one short name",

@@ -185,47 +185,37 @@ function trainingFigures(curves: readonly Curves[]): StepFigure[] {
     ...{ name, valuesOf: ({ records }) => records.map(of), show: short },
     ...(style ? { style } : { isMain: true }),
   });
-  const figure = (
-    id: string,
-    title: string,
-    caption: string,
-    label: string,
-    lines: readonly StepLine[],
-  ): StepFigure => ({
-    ...{ id, title, caption, y: { label, zero: true }, lines, height: 220 },
-  });
-  return [
-    figure(
-      "lambda",
-      "Multipliers λ",
-      "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
-      "λ",
-      [line("λ1", ({ lambda1 }) => lambda1), line("λ2", ({ lambda2 }) => lambda2, { line: "dashed" })],
-    ),
-    figure(
-      "gradient",
-      "Gradient norm",
-      "Global norm of the LoRA gradients of each step, before clipping.",
-      "norm",
-      [line("gradient norm", ({ gradNorm }) => gradNorm)],
-    ),
-    figure("rate", "Learning rate", "Learning rate of LoRA.", "rate", [
-      line("rate", ({ learningRate }) => learningRate),
-    ]),
-    figure("speed", "Speed", "Tokens a second, padding left out.", "tokens/s", [
-      line("tokens a second", ({ tokensPerSecond }) => tokensPerSecond),
-    ]),
-    figure(
-      "memory",
-      "GPU memory",
-      "GPU memory in use (solid), and the most that was planned for the run (dashed).",
-      unit,
-      [
+  const figures: readonly Omit<StepFigure, "height">[] = [
+    {
+      ...{ id: "lambda", title: "Multipliers λ", y: { label: "λ", zero: true } },
+      caption: "λ1 (solid) weighs the gap between expected sparsity and target, λ2 (dashed) its square.",
+      lines: [line("λ1", ({ lambda1 }) => lambda1), line("λ2", ({ lambda2 }) => lambda2, { line: "dashed" })],
+    },
+    {
+      ...{ id: "gradient", title: "Gradient norm", y: { label: "norm", zero: true } },
+      caption: "Global norm of the LoRA gradients of each step, before clipping.",
+      lines: [line("gradient norm", ({ gradNorm }) => gradNorm)],
+    },
+    {
+      ...{ id: "rate", title: "Learning rate", y: { label: "rate", zero: true } },
+      caption: "Learning rate of LoRA.",
+      lines: [line("rate", ({ learningRate }) => learningRate)],
+    },
+    {
+      ...{ id: "speed", title: "Speed", y: { label: "tokens/s", zero: true } },
+      caption: "Tokens a second, padding left out.",
+      lines: [line("tokens a second", ({ tokensPerSecond }) => tokensPerSecond)],
+    },
+    {
+      ...{ id: "memory", title: "GPU memory", y: { label: unit, zero: true } },
+      caption: "GPU memory in use (solid), and the most that was planned for the run (dashed).",
+      lines: [
         line("in use", ({ gpuBytes }) => gpuBytes / bytes),
         line("planned", ({ plannedGpuBytes }) => plannedGpuBytes / bytes, { line: "dashed", width: 1.5 }),
       ],
-    ),
+    },
   ];
+  return figures.map((figure) => ({ ...figure, height: 220 }));
 }
 
 /** The masks: layer by head, layer by FFN columns, hidden dims; of a finished run as they are, else as they are on their way. */

@@ -1,12 +1,11 @@
 // A prompt of one's own beside rows that are texts, which get none. On the demo's tokenizer.
-import assert from "node:assert/strict";
 import { type Row, toRow } from "../../mod.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { COLLABORATIVE_PROMPT } from "../../lib/data/mod.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { encodeRun } from "../../lib/run/data.ts";
-import { failure } from "../text/fixtures.ts";
+import { refuses } from "../refuses.ts";
 
 const { source: { spec }, tokenizer } = await openModelFiles("demo");
 const TEXTS: readonly Row[] = Array.from({ length: 4 }, () => toRow({ text: "Tom went to Rome." }));
@@ -18,10 +17,9 @@ function encodes(given: Omit<RunOptions, "steps">): void {
 }
 
 Deno.test("a prompt of one's own is refused where all rows are texts, and taken where one is none or the run goes on", () => {
-  const prompt = "Be small.",
-    refused = failure("usage", /a prompt stands before instructions.*got: the data are texts/);
-  assert.throws(() => encodes({ rows: TEXTS, prompt }), refused);
-  assert.throws(() => encodes({ rows: TEXTS, prompt, calibration: TEXTS }), refused);
+  const prompt = "Be small.", refused = { names: "prompt" };
+  refuses(() => encodes({ rows: TEXTS, prompt }), "usage", refused);
+  refuses(() => encodes({ rows: TEXTS, prompt, calibration: TEXTS }), "usage", refused);
   encodes({ rows: [...TEXTS, ASKING], prompt });
   encodes({ rows: TEXTS, prompt, calibration: [ASKING] });
   encodes({ rows: TEXTS, prompt, checkpoint: { path: "checkpoint.safetensors", every: 1, resume: true } });

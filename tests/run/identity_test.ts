@@ -11,6 +11,7 @@ import type { RunOptions } from "../../lib/run/options/options.ts";
 import { resolveOptions } from "../../lib/run/options/resolve.ts";
 import { firstPosition } from "../../lib/run/position.ts";
 import type { UnitKind } from "../../lib/units/kinds/all.ts";
+import { MADE_SUMMARY } from "../report/made_run.ts";
 import { inTemporaryFolder, refuses } from "../formats/files.ts";
 
 const SPEC = { maxPosition: 512 };
@@ -60,12 +61,7 @@ Deno.test("the order of units and of protected layers tells no runs apart, and w
   const identity = decidingOptions(resolveOptions({ ...sized, size: { parameters: 9 } }, SPEC));
   assert.deepEqual([identity["size"], identity["sparsity"]], [{ parameters: 9 }, undefined]);
   await inTemporaryFolder(async (folder) => {
-    const then = {
-      options: resolveOptions(options(["kv", "ffn"]), SPEC),
-      layers: [],
-      before: { layers: [] },
-      inputs: {},
-    };
+    const then = { ...MADE_SUMMARY, options: resolveOptions(options(["kv", "ffn"]), SPEC), inputs: {} };
     await Deno.writeTextFile(`${folder}/run.json`, JSON.stringify(then));
     await Deno.writeTextFile(`${folder}/model.gguf`, "");
     const found = (now: readonly UnitKind[]): ReturnType<typeof finishedRun> =>

@@ -10,6 +10,7 @@ import { selectUnits } from "../../lib/units/selection.ts";
 import { selectionMasks, unitTable } from "../../lib/units/table.ts";
 import { readRun } from "../../lib/report/read_run.ts";
 import { sparsityOf } from "../../lib/run/methods/kept.ts";
+import { refuses, rejects } from "../refuses.ts";
 import { BASE, bitsOf, drive, interrupted, ROUNDING, withDemo, withShortDemo } from "./helpers/demo_run.ts";
 
 Deno.test("a resumed run whose records were lost in part, broken or not copied goes on with the lines that there are", async () => {
@@ -42,7 +43,7 @@ Deno.test("a run of a program in the folder of an earlier one is refused before 
     const out = await Deno.makeTempDir(), files = ["records.jsonl", "run.json"];
     for (const name of files) await Deno.writeTextFile(`${out}/${name}`, "earlier\n");
     const onRecord = (): void => assert.fail("a step was done");
-    await assert.rejects(pruneToFolder(model, { ...BASE, out, onRecord }), /no earlier run; got: it holds run\.json/);
+    await rejects(pruneToFolder(model, { ...BASE, out, onRecord }), "usage", { value: "run.json" });
     for (const name of files) assert.equal(await Deno.readTextFile(`${out}/${name}`), "earlier\n");
     await Deno.remove(out, { recursive: true });
   });
@@ -62,7 +63,7 @@ Deno.test("a loop over a run may be left, and another one goes on right there", 
       using run = prune(model, { ...BASE, ...options });
       const all = Array.from({ length: run.steps }, (_, index) => index + 1);
       for (const _ of all) for await (const { step } of run) if (seen.push(step) > 0) break;
-      assert.throws(() => run.result(), /let the loop over its records come to its end/);
+      refuses(() => run.result(), "usage");
       assert.deepEqual(seen, all);
       for await (const { step } of run) assert.fail(`step ${step} is none`);
       assert.ok(run.result().sparsity.hard >= 0.2 - ROUNDING);
@@ -144,7 +145,7 @@ Deno.test("gradual saliency cuts all layers alike at every step where the layout
     });
     assert.ok(widths.every((width) => !width.includes(" ")) && new Set(widths).size === 3, widths.join(", "));
     const stuck = { method: "gradual", layout: "uniform", rules: { protect: [0] } } as const;
-    assert.throws(() => prune(model, { ...BASE, ...stuck }), /cannot cut all layers alike/);
+    refuses(() => prune(model, { ...BASE, ...stuck }), "usage", { value: "layer 0" });
   });
 });
 
@@ -184,7 +185,10 @@ Deno.test("the method magnitude cuts the units of least magnitude of each layer,
     assert.deepEqual([...result.masks.head ?? []], [...wanted.head]);
     const bare = await drive(model, { method: "magnitude", steps: 0, prefinetune: 0, postfinetune: 0 });
     assert.deepEqual([bare.records.length, bare.result.sparsity.hard], [0, result.sparsity.hard]);
-    await assert.rejects(drive(model, { method: "magnitude", schedule: "linear" }), /schedule/);
+    await rejects(drive(model, { method: "magnitude", schedule: "linear" }), "usage", {
+      option: "schedule",
+      value: "linear",
+    });
   });
 });
 
@@ -203,9 +207,9 @@ Deno.test("ranking by layer takes the same share of each, and only one-shot meth
     assert.ok(Math.max(...alike) - Math.min(...alike) <= 1, alike.join(" "));
     assert.ok(Math.max(...free) - Math.min(...free) > 10, free.join(" "));
     assert.deepEqual(await widths(), alike);
-    assert.throws(() => prune(model, { ...BASE, ranking: "layer" }), /ranking is for the methods magnitude, /);
+    refuses(() => prune(model, { ...BASE, ranking: "layer" }), "usage", { option: "ranking" });
     const wanda = { ...BASE, method: "wanda-sp", ranking: "all" } as const;
-    assert.throws(() => prune(model, wanda), /the method wanda-sp ranks units by layer/);
+    refuses(() => prune(model, wanda), "usage", { option: "ranking", value: "all" });
   });
 });
 

@@ -81,7 +81,7 @@ Deno.test("a run that goes on is reported without what only its end knows, and o
     madeRun("mine", { records: [], summary: null, evaluations: [], options: null, adapter: null }),
   ]);
   assert.match(none, /No step is done yet/);
-  refuses(() => renderReport([]), "usage", { names: "readRun()" });
+  refuses(() => renderReport([]), "usage", { value: "none" });
 });
 
 Deno.test("a finished run whose last stage a schedule ended says so beside its steps, and one that goes on does not", () => {

@@ -2,6 +2,7 @@
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { ARCEE } from "./arcee.ts";
 import { COMPRESSO } from "./compresso.ts";
+import { ERNIE } from "./ernie.ts";
 import { EXAONE4 } from "./exaone4.ts";
 import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
@@ -42,6 +43,7 @@ export const FAMILIES: readonly Family[] = [
   EXAONE4,
   ARCEE,
   GLM4,
+  ERNIE,
   OPT,
   GPT2,
   GPT_NEOX,

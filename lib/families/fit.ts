@@ -228,6 +228,10 @@ export const untied: Limit = ({ tied }) =>
 export const tied: Limit = ({ tied }) =>
   tied ? null : { rule: "needs the embedding as output head", value: "the head is a matrix of its own" };
 
+/** It was read from a folder whose RoPE turns neighbours: others of its shape have classes that more programs load. */
+export const readAsNeighbours: Limit = ({ neighbours }) =>
+  neighbours ? null : { rule: "needs a model of its own family", value: "another one" };
+
 /** All biases of attention, or no bias there. */
 export const ALL_OR_NO_BIASES: readonly string[] = ["none", "q,k,v,o"];
 

@@ -298,6 +298,15 @@ MODELS |= {
             rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
             **{**COMMON, "attention_bias": True}),
     },
+    # RoPE turns neighbours; one switch for all biases.
+    "ernie4_5": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1056,
+        "config": lambda: AutoConfig.for_model(
+            "ernie4_5", hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=10, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-3,
+            use_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+            **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
+    },
 }
 
 LEGEND = {

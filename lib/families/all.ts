@@ -12,6 +12,7 @@ import { GLM4 } from "./glm4.ts";
 import { GPT2 } from "./gpt2.ts";
 import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
+import { HELIUM } from "./helium.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MISTRAL } from "./mistral.ts";
 import { NEMOTRON } from "./nemotron.ts";
@@ -44,6 +45,7 @@ export const FAMILIES: readonly Family[] = [
   ARCEE,
   GLM4,
   ERNIE,
+  HELIUM,
   OPT,
   GPT2,
   GPT_NEOX,

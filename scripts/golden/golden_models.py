@@ -307,6 +307,14 @@ MODELS |= {
             use_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             **{key: value for key, value in COMMON.items() if key != "attention_bias"}),
     },
+    # LLaMA whose RoPE turns neighbours.
+    "helium": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1057,
+        "config": lambda: AutoConfig.for_model(
+            "helium", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
 }
 
 LEGEND = {

@@ -1,4 +1,4 @@
-// Allocates what a run has on the GPU, checked against the memory that there is, and frees it.
+// Plans, allocates and frees the GPU memory of a run.
 import type { StepState } from "../nn/train/step_state.ts";
 import type { UnitTable } from "../units/table.ts";
 import { adapterOf, type MemoryPlan } from "./memory/plan.ts";
@@ -28,7 +28,7 @@ export interface Allocated {
   readonly steerer: Steerer;
   readonly selector: UnitSelector;
   readonly place: RunPlace;
-  /** The model that is trained: that of the run, or one with biases beside it. */
+  /** The model that is trained: the run's own, or a copy with added biases. */
   readonly model: Model;
   /** Most bytes that the device is planned to hold, and how many of them existed before the run. */
   readonly plannedBytes: number;
@@ -39,11 +39,11 @@ export interface Allocated {
 export interface RunSetup extends RunData {
   readonly options: ResolvedOptions;
   readonly table: UnitTable;
-  /** The size that the run has to come to; null where it aims at a sparsity. */
+  /** The size that the run must reach; null if it has a target sparsity. */
   readonly goal: SizeGoal | null;
   /** The options as the caller has them, without defaults. */
   readonly original: PruneOptions;
-  /** What it shares with other runs; absent where it is alone. */
+  /** Work shared with other runs; absent if the run is alone. */
   readonly work?: SharedWork;
 }
 
@@ -58,7 +58,7 @@ interface RunPlace {
   readonly goesBeforeSize: () => boolean;
 }
 
-/** Opens the schedule, plans the memory and allocates. Throws `CompressoError("gpu")` where it does not fit. */
+/** Opens the schedule, plans the memory and allocates. Throws `CompressoError("gpu")` if the run does not fit. */
 export async function allocateRun(
   base: Model,
   { options, table, goal, original }: RunSetup,
@@ -134,7 +134,7 @@ export function plannedOptions(
   { drops, focuses }: Pick<Steerer, "drops" | "focuses">,
 ): MemoryOptions & Pick<ResolvedOptions, "rules"> {
   const { lora, focus } = options;
-  // Which share a schedule sets changes no memory.
+  // The memory is the same for every share that a schedule may set.
   const steered = {
     lora: drops ? { ...lora, dropout: SOME_SHARE } : lora,
     focus: focuses ? SOME_SHARE : focus,

@@ -16,7 +16,7 @@ import { type SelfDataOptions, textFields, writeTexts, writtenRoom } from "../ge
 export interface CalibrationData {
   /** Hash of all sequences. */
   readonly digest: string;
-  /** The same batches at every call, whatever the run's seed. */
+  /** The same batches at every call, independent of the run's seed. */
   batches(): Iterable<Batch>;
 }
 

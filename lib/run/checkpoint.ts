@@ -1,4 +1,5 @@
-// Checkpoints of a run: one safetensors file with its identity, the position and arrays of the present state and of those to go back to.
+// Checkpoints of a run: one safetensors file with its identity, and position and arrays of the present state and of the
+// states to go back to.
 import { digestOf } from "../core/digest.ts";
 import { CompressoError, type ErrorParts, option, refusal } from "../core/errors.ts";
 import { existing, isObject } from "../core/guards.ts";
@@ -62,7 +63,7 @@ export async function readCheckpoint(
     );
     if (!arrays) throw broken(path, { value: "no state" });
     if (file.metadata.get("sha256") !== await digestOfAll(text ?? "", [arrays, ...others], identity)) {
-      throw broken(path, { rule: "its bytes are those that were written", value: "they have another SHA-256" });
+      throw broken(path, { rule: "its bytes have the SHA-256 in its header", value: "another SHA-256" });
     }
     const states = kept.flatMap((position, index) => {
       const own = others[index];
@@ -77,8 +78,8 @@ export async function readCheckpoint(
 }
 
 /**
- * The state from which a run with this identity is resumed: that of the checkpoint, with rates that are given anew and
- * a note of what differs.
+ * The state from which a run with this identity is resumed: the checkpoint's, with new values for the rates that
+ * changed, and a note of all changes.
  *
  * @throws CompressoError("mismatch") for a checkpoint of another run.
  * @throws CompressoError("usage") for names in `mayDiffer` that may not differ.
@@ -108,8 +109,7 @@ function withChanges({ position, arrays }: RunState, differences: readonly strin
 }
 
 /**
- * A state with changed rates. Rates that are given anew, by options or by another schedule, apply as given; the others
- * stay halved.
+ * A state with changed rates. Rates that options or another schedule changed apply as given; the others stay halved.
  */
 function withRatesAnew(
   { position, arrays }: RunState,
@@ -130,13 +130,13 @@ interface Head {
   readonly identity: RunIdentity;
   readonly position: RunPosition;
   readonly kept: readonly RunPosition[];
-  /** Names of arrays that are not stored, each with the name of a stored one that is equal. */
+  /** Names of arrays that are not stored, each with the name of an equal array that is stored. */
   readonly same: Readonly<Record<string, string>>;
 }
 
-/** What the header says of the run, of this version. */
+/** The run as the header of a checkpoint of this version describes it. */
 function headOf(text: string | undefined, path: string): Head {
-  if (text === undefined) throw broken(path, { value: "nothing of a run in its header" });
+  if (text === undefined) throw broken(path, { value: "its header describes no run" });
   let head: Head | null = null;
   try {
     head = JSON.parse(text);
@@ -147,7 +147,7 @@ function headOf(text: string | undefined, path: string): Head {
   throw broken(path, { value: `format ${head?.version ?? "unknown"}` });
 }
 
-/** SHA-256 of the text that says where the run stands, and of all arrays. */
+/** SHA-256 of the header's text and of all arrays. */
 async function digestOfAll(
   text: string,
   states: readonly TrainerArrays[],
@@ -208,7 +208,7 @@ function broken(
   cause?: unknown,
 ): CompressoError {
   const what = `cannot read the checkpoint ${path}`;
-  const fix = `start anew with ${option("export.replace")}, or choose another folder`;
+  const fix = `start over with ${option("export.replace")}, or choose another folder`;
   return new CompressoError("input", { what, rule, ...found, fix }, { cause });
 }
 
@@ -216,7 +216,7 @@ function broken(
 export function noCheckpoint(path: string, mayDiffer: readonly string[]): CompressoError {
   return refusal("usage", `cannot resume with other ${mayDiffer.join(", ")}`, {
     rule: `the checkpoint exists: ${path}`,
-    value: "there is none",
+    value: "no such file",
     fix: `name the checkpoint of the run, or leave ${option("mayDiffer")} out`,
   });
 }

@@ -19,9 +19,9 @@ export interface TrainerArrays {
   readonly maskMoments: Float32Array<ArrayBuffer>;
   readonly constraint: Float32Array<ArrayBuffer>;
   readonly slots: Float32Array<ArrayBuffer>;
-  /** One number: 1 where the masks were set after the last step, so that the next one runs at them; else 0. */
+  /** One number: 1 if masks were set after the last step, so that the next step uses them; else 0. */
   readonly written: Float32Array<ArrayBuffer>;
-  /** Those of the optimizer by name, each as long as `lora`. */
+  /** Arrays of the optimizer by name, each as long as `lora`. */
   readonly [name: string]: Float32Array<ArrayBuffer>;
 }
 
@@ -58,8 +58,8 @@ export interface StepRecord extends RecordView {
   /** Steps of the whole run. */
   readonly steps: number;
   /**
-   * Global norm of the LoRA gradients before clipping; in the last stage of the labels that it learns from, see
-   * `PruneOptions.focus`.
+   * Global norm of the LoRA gradients before clipping. In the last stage it covers only the labels that the stage
+   * learns from, see `PruneOptions.focus`.
    */
   readonly gradNorm: number;
   /** Tokens that were not padding. */
@@ -77,7 +77,7 @@ export interface StepRecord extends RecordView {
    * were not read at this step.
    */
   readonly layers: readonly LayerState[] | null;
-  /** Alarms of this step; after a rollback the first record also has those that caused it. */
+  /** Alarms of this step. The first record after a rollback also has the alarms that caused the rollback. */
   readonly alarms: readonly Alarm[];
 }
 
@@ -85,11 +85,11 @@ export interface StepRecord extends RecordView {
 export interface LossHistory {
   /** The last losses, oldest first. */
   readonly last: readonly number[];
-  /** The lowest mean so far, of the first losses as many as there were: a run may go wrong from its second step on. Null before there was one. */
+  /** The lowest mean so far; null before the first loss. Before the fourth step a mean is over fewer losses. */
   readonly lowest: number | null;
 }
 
-/** What is remembered of the masks, as bits in base64: a checkpoint has it. */
+/** Earlier masks, as bits in base64, since a checkpoint contains them. */
 export interface MaskHistory {
   /** Units that were closed at the last looks, oldest first. */
   readonly looks: readonly string[];
@@ -97,11 +97,11 @@ export interface MaskHistory {
 
 /** All that monitors remember; checkpoints have it, so that a resumed run raises the same alarms. */
 export interface MonitorState {
-  /** Findings that hold on. */
+  /** Findings that still hold. */
   readonly active: readonly string[];
   readonly losses: LossHistory;
   readonly masks: MaskHistory | null;
-  /** Whether, at the last record, the warm-up over, a schedule's frozen units or targets of single layers went before the target of the whole. */
+  /** Whether, at the last record after the warm-up, a schedule's frozen units or layer targets overrode the target. */
   readonly isLoose: boolean;
 }
 
@@ -109,15 +109,15 @@ export interface MonitorState {
 export interface KindState {
   /** Name for messages. */
   readonly name: string;
-  /** The first of those that may be cut, in the order of the units. */
+  /** Index of the first prunable unit. */
   readonly first: number;
-  /** Those that may be cut. */
+  /** Number of prunable units. */
   readonly count: number;
-  /** All that the model has, protected ones too. */
+  /** Number of all units of the kind, protected ones included. */
   readonly all: number;
-  /** Share that is cut of those that may be. */
+  /** Share of the prunable units that is cut. */
   readonly cut: number;
-  /** Share of what sparsity counts that these make. */
+  /** Share of the prunable units in what sparsity counts. */
   readonly share: number;
 }
 
@@ -128,19 +128,19 @@ export interface MaskLook {
   readonly kinds: readonly KindState[];
   /** 1 for every unit that is more cut than not. */
   readonly closed: Uint8Array;
-  /** What of a unit is not finite; null where everything is. */
+  /** The first value of a unit that is not finite; null if all are finite. */
   readonly broken: string | null;
 }
 
 /** Numbers of the training loop. */
 export interface Rates {
   /**
-   * Peak learning rate of LoRA, in the last stage that of `postfinetune`: it rises over the first half of the first stage, stays in the pruning stage, and
-   * falls to a tenth as a cosine in the last one. `warmup` is none of it. Where 0 is given and no `postfinetune`, LoRA stays at
-   * its beginning, whatever a schedule sets.
+   * Peak learning rate of LoRA. The rate rises over the first half of the first stage and is constant in the pruning
+   * stage. In the last stage it starts at `postfinetune` and falls to a tenth as a cosine. `warmup` does not affect it.
+   * 0 without `postfinetune` disables LoRA, even if a schedule sets a rate.
    */
   readonly lora: number;
-  /** Peak learning rate of LoRA in the last stage, with frozen masks; default: that of `lora`, with a preset where that one is given. */
+  /** Peak learning rate of LoRA in the last stage. Default: `lora`; a preset's value applies only without `lora`. */
   readonly postfinetune: number;
   /** Learning rate of log α. */
   readonly mask: number;
@@ -193,7 +193,7 @@ export interface StepRates extends Rates {
 export interface Halved {
   /** Halvings of all rates, by rollbacks. */
   readonly halvings: number;
-  /** Halvings of single rates, from before others were given anew. */
+  /** Halvings of single rates from before other rates got new values. */
   readonly halvedBefore?: Readonly<Record<string, number>> | undefined;
 }
 
@@ -216,10 +216,10 @@ export interface RunPosition extends Halved {
   readonly layerTargets: readonly (number | null)[] | null;
   /**
    * What was done before the next step: "stage" the start of its stage; "step" the hook `beforeStep` as well; "hard" if
-   * no step follows, because the pruning stage is over and its masks are hard; null for none of these.
+   * the pruning stage is over and its masks are hard, so that no step of it follows; null for nothing.
    */
   readonly begun: "stage" | "step" | "hard" | null;
-  /** The layers as a schedule saw them before that hook; null if it did not. */
+  /** The layers as a schedule saw them before that hook; null if it did not look. */
   readonly seen: readonly LayerState[] | null;
   /** Steps that a schedule skipped by ending the pruning stage. */
   readonly leftOut: number;
@@ -273,10 +273,12 @@ export interface RunState {
 }
 
 /**
- * A size that the pruned model has at most, and comes within one unit of: parameters of the whole model, embedding, norms and head included and
- * a tied head once; or bytes of its file, which are those of the folder's safetensors (header and all, config and tokenizer not), or of the whole
- * GGUF with its tokenizer and `name`, by default "pruned by Compresso".
- * There `auto` is the type of the model that is read.
+ * The largest size of the pruned model; the run comes within one unit of it. It is one of:
+ *
+ * - parameters of the whole model: embedding, norms and head included, a tied head once;
+ * - bytes of the folder's safetensors, header included, without config and tokenizer;
+ * - bytes of the whole GGUF, with its tokenizer and `name`, by default "pruned by Compresso". The type `auto` is that of
+ *   the model that is read.
  */
 export type WantedSize<Gguf extends GgufDtype = GgufDtype> =
   | { readonly parameters: number }
@@ -286,7 +288,7 @@ export type WantedSize<Gguf extends GgufDtype = GgufDtype> =
 export interface PlannedAdapter {
   /** Limits of the device. */
   readonly limits: DeviceLimits;
-  /** Whether a CPU runs the shaders: weights and operands then lie in textures. */
+  /** Whether a CPU runs the shaders: weights and operands are then in textures. */
   readonly isCpu: boolean;
   /** Size of the subgroups that kernels of a CPU adapter use, which have parameters of their own; default null: none. */
   readonly subgroupSize?: number | null;

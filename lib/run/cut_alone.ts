@@ -78,7 +78,7 @@ export function cutAlone(
   };
 }
 
-/** Compares the logits of kept tokens. Throws `CompressoError("mismatch")` where they differ at all. */
+/** Compares the logits of kept tokens. Throws `CompressoError("mismatch")` if they differ at all. */
 async function compareKept(
   { model, dense, kept }: CutForRun,
   tokens: readonly number[],
@@ -99,7 +99,7 @@ async function compareKept(
   }
   if (maxAbs === 0) return { maxAbs, range: most - least, tokens: ids.length };
   refuse("mismatch", "cannot cut the vocabulary", {
-    rule: "logits of kept tokens are those of the whole model",
+    rule: "logits of kept tokens equal those of the whole model",
     value: `they differ by up to ${maxAbs}`,
     fix: "report this, with the model and the GPU",
   });

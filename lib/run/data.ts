@@ -74,7 +74,7 @@ export function encodeRun(
 
 function tooManyRanks(count: number, { sequences }: { readonly sequences: number }): CompressoError {
   return refusal("input", `cannot train on ${count} ranks`, {
-    rule: "there is a sequence of the data for each",
+    rule: "the data have at least one sequence for each rank",
     value: sequences,
     fix: "start fewer ranks, or give more rows",
   });
@@ -94,8 +94,8 @@ export function withCalibration<T extends RunData>(data: T, rows: readonly Row[]
 export function refuseReading({ calibrationReading }: Pick<PruneOptions, "calibrationReading">): void {
   if (calibrationReading === undefined) return;
   refuse("usage", "cannot use calibrationReading", {
-    rule: "it says what became of the calibration rows that are given",
-    value: "none are given",
+    rule: "it describes how given calibration rows were read",
+    value: "no calibration rows",
     fix: "leave it out, or give the rows",
   });
 }
@@ -129,7 +129,7 @@ export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): Compres
 /** Most rows, and sequences of them, that are held out. */
 const HELD_OUT = 32;
 
-/** Number of rows to hold out: the last ones, at most a tenth, so none of fewer than ten. */
+/** Number of rows to hold out, from the end: at most a tenth of them, so 0 if there are fewer than ten. */
 export function heldOutOf(rows: number): number {
   return Math.min(HELD_OUT, Math.floor(rows / 10));
 }

@@ -1,7 +1,7 @@
-// What a run measures beside held-out rows, and how much of it.
+// What a run measures in addition to held-out rows, with the limits.
 import type { EvaluateOptions } from "../eval/evaluate.ts";
 
-/** What is measured beside held-out rows, of the model before and after pruning. */
+/** A text and tasks on which the model is measured before and after pruning, in addition to held-out rows. */
 export interface Evaluation extends Partial<Pick<EvaluateOptions, "tasks" | "taskData">> {
   /** A text. The first 40 windows of 512 tokens of its first 200,000 characters are measured, each read alone. */
   readonly text?: string;

@@ -47,7 +47,7 @@ export interface RunToWrite {
   readonly startedAt: number;
   /** Sequences of token ids to measure the importance of columns on. */
   readonly sequences: () => number[][];
-  /** Slices the model, where that was not done. */
+  /** Slices the model if that was not done yet. */
   readonly finish: () => Promise<FinishedRun>;
   readonly signal: AbortSignal;
 }
@@ -66,7 +66,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   await files.makeFolder(dir);
   await hooks.beforeExport?.(dir);
   const sized = exportDefaults(options.size);
-  // As the model was, not the sliced weights.
+  // Chosen by the original model, not by the sliced weights.
   const ggufDtype = sized.ggufDtype ?? ggufDtypeFor(dense.source, written);
   const ggufImportance: ExportOptions["ggufImportance"] = (source, signal) => {
     const { batch, seq } = options, shape = { window: seq, rows: batch * seq };
@@ -90,7 +90,7 @@ export async function exportRun(dir: string, asked: SessionExportOptions, run: R
   const { layout, dtype = "f16", tokenizer, replace = false } = how, { masks, lora } = result;
   const recordsPath = `${dir}/records.jsonl`;
   const records = await recordsFor(recordsPath, run.records, { replace, before: run.before.recent, files });
-  // Nothing is moved to its place before all is written: the model that is read may stand there.
+  // All files are written before any is moved: the folder may contain the model that is being read.
   using staged = (run.writesModel ?? true) ? await stageModel(sliced.source, dir, how) : null;
   const ofAdapter = { masks, lora, layout, dtype, tokenizer, generation, replace, files, signal };
   using adapter = saveAdapter ? await stageAdapter(result.source, dir, ofAdapter) : null;

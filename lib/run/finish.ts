@@ -34,7 +34,7 @@ export interface FinishOptions {
   readonly data: QualityData;
   /** The vocabulary that was cut before; null if it was not. */
   readonly vocabulary: CutForRun | null;
-  /** What the run shares with others on the same model; it takes what is measured of the model before pruning. */
+  /** Work shared with other runs on the same model; it keeps the measures of the model before pruning. */
   readonly work?: SharedWork | undefined;
   readonly signal: AbortSignal;
   /** Called with the share that is done, 0 to 1. */
@@ -50,7 +50,7 @@ export const COMPARED = 0.6;
 /**
  * Slices the model by the masks and LoRA of a run.
  *
- * @throws CompressoError("mismatch") where logits of the sliced model differ from those of the masked one.
+ * @throws CompressoError("mismatch") if logits of the sliced model differ from those of the masked model.
  */
 export async function finishRun(result: PruneResult, finish: FinishOptions): Promise<FinishedRun> {
   const { model, options, vocabulary, signal, onProgress } = finish, { device } = model;
@@ -66,7 +66,7 @@ export async function finishRun(result: PruneResult, finish: FinishOptions): Pro
     onProgress: (share) => onProgress?.(COMPARED * share),
   });
   const quality = await measure(result, { ...finish, adapters });
-  // Where a method has changed other weights too, masks and LoRA do not give the result.
+  // If a method changed other weights too, masks and LoRA do not give the result.
   const isGiven = base === model.source,
     words = vocabulary && await vocabulary.summary(isGiven ? adapters : null, signal);
   const sliced = { source, ...sizesOf(source, { model, options, dense: vocabulary?.dense ?? model }), maskedVsSliced };
@@ -103,6 +103,6 @@ async function measure(
   using compensated = base === model.source ? null : await withCompensation(model);
   if (compensated) await writeBiases(model.device, compensated.weights, base);
   const after = await measureQuality(compensated ?? model, data, { adapters, signal, onProgress: half(0.5) });
-  // Scores of tasks can be compared whatever the tokens are: these are of the model with its whole vocabulary.
+  // Task scores do not depend on the vocabulary: take those of the model before its vocabulary was cut.
   return compareQuality(data, { ...before, tasks: vocabulary?.tasks ?? before.tasks }, after);
 }

@@ -70,7 +70,7 @@ export function checkFocus(
       `its labels are chosen by the model before pruning, which ${nameOfMethod(method)}'s compensation has changed`,
       `method ${nameOfMethod(method)}, a focus of ${focus}`,
     ]
-    : ["the last stage, which learns from them, has steps", "it has none"];
+    : ["the last stage, which learns from them, has steps", "no steps"];
   throw new CompressoError("usage", {
     what: "cannot learn from this share of the labels",
     rule,

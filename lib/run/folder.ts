@@ -1,4 +1,4 @@
-// Names of what a prune run leaves in its folder, and the refusal of folders with an earlier run or without a checkpoint.
+// Names of the files in a run's folder, and the checks of a folder before a run starts or resumes.
 import { option, refuse } from "../core/errors.ts";
 import { exists } from "../files/exists.ts";
 import { ADAPTER_FOLDER, UNMERGED_FOLDER } from "../slice/export_adapter.ts";
@@ -26,10 +26,10 @@ export const RUN_FILES = [
   ...[SUMMARY_FILE, "model", "model.gguf", UNMERGED_FOLDER, ADAPTER_FOLDER, VOCABULARY_FILE, CHECKPOINT_FILE] as const,
 ];
 
-/** Folders among them, which a crash within their replacement may leave aside. */
+/** The folders of {@link RUN_FILES}. A crash while one is replaced may leave it under a temporary name. */
 export const MODEL_FOLDERS = ["model", UNMERGED_FOLDER, ADAPTER_FOLDER] as const;
 
-/** Those that are there. */
+/** The files of {@link RUN_FILES} that a folder contains. */
 export async function presentFiles(out: string): Promise<string[]> {
   const found: string[] = [];
   for (const name of RUN_FILES) if (await exists(`${out}/${name}`)) found.push(name);
@@ -45,10 +45,10 @@ export async function refuseEarlierRun(out: string): Promise<void> {
     rule: "the folder holds no earlier run",
     value: `it holds ${found.join(", ")}`,
     fix: isUnfinished
-      ? `continue with ${option("resume")}, start anew with ${option("export.replace")}, or choose another ${
+      ? `continue with ${option("resume")}, start over with ${option("export.replace")}, or choose another ${
         option("out")
       }`
-      : `start anew with ${option("export.replace")}, or choose another ${option("out")}`,
+      : `start over with ${option("export.replace")}, or choose another ${option("out")}`,
   });
 }
 
@@ -57,7 +57,7 @@ export async function checkResumable(out: string): Promise<void> {
   if (await exists(`${out}/${CHECKPOINT_FILE}`)) return;
   refuse("usage", `cannot resume the run in ${out}`, {
     rule: `the folder holds ${CHECKPOINT_FILE}`,
-    value: "there is none",
+    value: "no checkpoint",
     fix: `start it without ${option("resume")}, or let the folder decide by ${option("resume", "auto")}`,
   });
 }

@@ -38,9 +38,9 @@ export interface RunHandle {
    *
    * - If a kind that has units is given, no unit of learned masks is sampled in the next step. log α then gets no
    *   gradient through the masks. It follows the schedule and the saliency at these masks. Monitors see log α.
-   * - The step after that samples again. "gradual" chooses anew at the next third step, unless masks are set again.
-   * - The hard masks at the end of the stage replace what was set after its last step; `afterStage` runs behind them.
-   *   Masks that are no unit of the run are 1 again from then on.
+   * - The step after that samples again. "gradual" chooses again at the next third step, unless masks are set again.
+   * - The hard masks at the end of the stage replace what was set after its last step, before `afterStage`
+   *   runs. Masks of kinds that the run does not prune are then 1 again.
    *
    * @throws CompressoError("input") for a kind of another length, or a value that is not finite.
    */

@@ -27,7 +27,7 @@ export function decidingOptions(
   const options = {
     ...others,
     method: nameOfMethod(method),
-    // Runs of before there was a choice have neither.
+    // Runs from before these options existed have neither.
     ...(isCrossEntropy(objective) ? {} : { objective }),
     ...(optimizer === OPTION_TABLE.optimizer.default ? {} : { optimizer }),
     ...(others.size ? {} : { sparsity }),
@@ -48,7 +48,7 @@ export function identityOf(
   { report, digest, calibration }: Pick<RunData, "report" | "digest" | "calibration">,
   { options, schedule, beside }: {
     readonly options: ResolvedOptions;
-    /** That of the opened schedule. */
+    /** Identity of the opened schedule. */
     readonly schedule: string;
     /** Further facts given by the caller. */
     readonly beside: CheckpointOptions["identity"];
@@ -72,7 +72,7 @@ const FOUND = ["calibration", "schedule", "examples", "model", "baseDtype", "ada
 /** Options that give the state of a run its meaning and cannot change. */
 const FIXED = ["method", "units", "rules", "optimizer"];
 
-/** Names of all facts of a run, beside those of its caller. */
+/** Names of all facts of a run, without the caller's. */
 const OWN_FACTS: readonly string[] = [
   ...new Set([...DECIDING_PATHS.map((path) => path.split(".", 1)[0] ?? path), ...FOUND]),
 ];
@@ -119,7 +119,7 @@ export function changedRates({ rates: then }: RunIdentity, { rates: now }: RunId
 }
 
 /**
- * Refuses names in `mayDiffer` if no run is resumed, and facts of the caller whose names are those of the run's own.
+ * Refuses names in `mayDiffer` if no run is resumed, and facts of the caller with the name of one of the run's own.
  * Throws `CompressoError("usage")`.
  */
 export function checkResuming(
@@ -135,9 +135,9 @@ export function checkResuming(
   const taken = Object.keys(identity).find((name) => OWN_FACTS.includes(name));
   if (taken === undefined) return;
   refuse("usage", "cannot tell runs apart by this identity", {
-    rule: "its names are none of the run's own facts, which it would replace",
+    rule: "its names differ from those of the run's own facts",
     value: taken,
-    fix: "name it otherwise",
+    fix: "choose another name",
   });
 }
 

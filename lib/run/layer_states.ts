@@ -7,7 +7,7 @@ import type { ResolvedOptions } from "./options/options.ts";
 import type { Trainer } from "./trainer.ts";
 import type { Rates, Stage } from "./contract.ts";
 
-/** How far each layer is cut: by expectation while masks are learned, at the β and noise of the last step, if there was one; else by the masks. */
+/** How far each layer is cut: expected, at β and noise of the last step, while masks are learned; else by the masks. */
 export async function layerStates(
   { table, options: { method, rates } }: {
     readonly table: UnitTable;
@@ -34,7 +34,7 @@ export function expectedCuts(
   return Float64Array.from(logAlpha, (value) => 1 / (1 + Math.exp((value + shift) / scale)));
 }
 
-/** How far each layer is cut, where `cuts` [units] has the share cut of each unit. What the layer's own unit cuts, it cuts of all the others. */
+/** How far each layer is cut. `cuts` [units] has the share cut of each unit; the layer's own unit cuts all others. */
 export function layerShares(table: UnitTable, cuts: ArrayLike<number>): LayerState[] {
   return table.layers.map(({ attention, ffn, gate }) => {
     const left = 1 - (gate < 0 ? 0 : cuts[gate] ?? 0);
@@ -52,7 +52,10 @@ function sumOf(cuts: ArrayLike<number>, { first, count }: Pick<LayerPart, "first
   return sum;
 }
 
-/** Parameters of a part that stay, per hidden dim, as kernels/shared/mask_bounds.wgsl has them: Σ c·(1 − cut) + Σ_groups c·(1 − Π cut) + what no unit cuts. */
+/**
+ * Parameters of a part that stay, per hidden dim: Σ c·(1 − cut) + Σ_groups c·(1 − Π cut) + what no unit cuts. The same
+ * formula as in kernels/shared/mask_bounds.wgsl.
+ */
 function keptParameters(
   { cost, groups }: UnitTable,
   { first, count, firstGroup, groupCount, fixed }: LayerPart,

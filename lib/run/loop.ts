@@ -42,7 +42,7 @@ interface Read {
   readonly look: MaskLook | null;
 }
 
-/** What the loop works on beside the training. */
+/** What the loop needs in addition to the training. */
 export interface LoopParts {
   readonly life: Lifetime;
   readonly files: FileSystem;
@@ -92,7 +92,7 @@ export class Loop {
       for (let stage = run.stage; stage; stage = run.stage) yield* this.#driveStage(stage);
       await checkTrained(run.now.trainer);
       await this.#act(await this.#judgeEnd());
-      // Nothing goes back from here on: the last state, which is the present one, is enough.
+      // No rollback is possible any more: the present state is enough.
       await this.#save({ kept: this.#kept.slice(-1) });
       return await readResult(run.now, run.setup, run);
     } catch (error) {
@@ -268,7 +268,7 @@ export class Loop {
       /** States to go back to. Default: all that are kept. */
       readonly kept?: readonly RunState[];
       readonly path?: string | undefined;
-      /** Whether the file is written during what follows; {@link #written} waits for it. */
+      /** Whether the file is written in the background; {@link #written} waits for it. */
       readonly isBeside?: boolean;
     } = {},
   ): Promise<void> {

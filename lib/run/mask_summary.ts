@@ -35,7 +35,7 @@ export interface ModelBefore {
 export interface FileBytes {
   /** Its path. */
   readonly file: string;
-  /** Its size; of a folder that of its weights, without its other files. */
+  /** Its size; for a folder, the size of its weights alone. */
   readonly bytes: number;
   /** Types of its matrices that would make it smaller, and the resulting bytes, from the largest to the smallest. */
   readonly smaller?: readonly { readonly dtype: string; readonly bytes: number }[];

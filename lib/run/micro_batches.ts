@@ -28,7 +28,7 @@ export function microBatches(
   });
 }
 
-/** The sum of what the micro-batches of a step leave in some buffers. Dispose it to free its own. */
+/** Sums the values that each micro-batch of a step leaves in some buffers. Dispose it to free its own buffers. */
 export interface GradientSum extends Disposable {
   /** Forgets the last step. */
   begin(): Promise<void>;
@@ -70,8 +70,8 @@ export function createGradientSum(
 }
 
 /**
- * A sum over the micro-batches of all ranks, each of which adds its own to it. The values pass through the host, with the
- * bits that {@link createGradientSum} has for the same micro-batches on one rank.
+ * A sum over the micro-batches of all ranks; each rank adds its own. The values pass through the host. The result has
+ * the same bits as {@link createGradientSum} for the same micro-batches on one rank.
  */
 export function createRankSum(
   device: Device,

@@ -10,7 +10,7 @@ import type { PruneAim, RunPosition, Stage, StagePlan } from "./contract.ts";
 /** Nothing was done yet for the next step. */
 const NOTHING_DONE: Pick<RunPosition, "begun" | "seen"> = { begun: null, seen: null };
 
-/** What a step changes of the position. */
+/** What a step changes in the position. */
 export interface StepDone extends Pick<StagePlan, "stage" | "kind"> {
   /** Sparsity that it aimed at; null outside the pruning stage. */
   readonly target: number | null;
@@ -50,7 +50,7 @@ export function firstPosition(cursor: BatchCursor): RunPosition {
   };
 }
 
-/** Whether the next step is the first of its stage, of which nothing was done. */
+/** Whether the next step is the first of its stage, and nothing of it was done yet. */
 export function isBefore({ stageStep, begun }: RunPosition): boolean {
   return stageStep === 0 && begun === null;
 }
@@ -130,7 +130,7 @@ export function recalling(position: RunPosition, records: readonly RecordView[])
   return { ...position, recent };
 }
 
-/** Steps of a run, without those that a schedule has skipped so far. */
+/** Steps of a run, without the steps that a schedule has skipped so far. */
 export function stepsOf(stages: readonly StagePlan[], { leftOut, leftOutside = {} }: RunPosition): number {
   return stages.reduce((sum, { stage, steps }) => sum + steps - (leftOutside[stage] ?? 0), -leftOut);
 }

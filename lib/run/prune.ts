@@ -1,4 +1,4 @@
-// Pruning of a model with what it writes on the disk of this machine.
+// Prunes a model; files are on the disk of this machine.
 import { loadTasks } from "../eval/evaluate.ts";
 import { disk } from "../files/disk.ts";
 import type { Model } from "../model/model.ts";
@@ -6,7 +6,7 @@ import { openScript } from "../schedule/host.ts";
 import type { PruneOptions } from "./options/options.ts";
 import { pruneOn, type PruneSession, type RunPlatform } from "./session.ts";
 
-/** The disk of this machine, schedules in processes of their own, and tasks. */
+/** The disk of this machine, isolated schedule scripts, and tasks. */
 export const ON_DISK: RunPlatform = { files: disk, openScript, loadTasks };
 
 /**

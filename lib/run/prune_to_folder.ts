@@ -9,7 +9,7 @@ import { runInto, type RunIntoOptions } from "./run_into.ts";
 import { folderSink } from "./sink/folder.ts";
 import { followerSink } from "./sink/follower.ts";
 
-/** Options of {@link pruneToFolder}: those of `prune` but for its checkpoint and ranks, and those of the folder. */
+/** Options of {@link pruneToFolder}: those of `prune` without `checkpoint` and `ranks`, and those of the folder. */
 export type PruneToFolderOptions = Omit<RunIntoOptions, keyof Ranked | keyof Target> & Target & FolderOptions;
 
 /** A process that is one of several. */
@@ -27,7 +27,7 @@ export interface FolderOptions {
    * CheckpointOptions} for when a run saves itself anyway.
    */
   readonly checkpointEvery?: number;
-  /** Whether to resume from the folder's checkpoint. "auto": where there is one, else start, so that a restarted program continues. */
+  /** Whether to resume from the folder's checkpoint. "auto" resumes if there is one: a restarted program continues. */
   readonly resume?: boolean | "auto";
   /**
    * Names of options of a resumed run that may differ from those of its checkpoint, such as "schedule" or "rates"; see
@@ -45,15 +45,16 @@ export interface FolderOptions {
 
 /**
  * Runs all stages, slices, verifies and writes. With the unit "vocab" the vocabulary is cut first. With that unit alone,
- * the steps train LoRA on the cut vocabulary; without steps nothing is trained. From its start to its end a run holds its
- * folder. `export.replace` gives up an earlier run's checkpoint, and its calibration texts where the model writes its own
- * again; a run that is refused leaves the folder as it is.
+ * the steps train LoRA on the cut vocabulary; without steps nothing is trained. A run locks its folder until it ends.
+ * `export.replace` discards an earlier run's checkpoint, and its calibration texts if the model writes new ones. A run
+ * that is refused leaves the folder unchanged.
  *
  * With `ranks`, each process calls this with the same options. The first rank writes the folder; the others return null.
  *
- * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint, and for a folder that another run
- * holds, or that has an earlier run or texts in the place of the model's own, unless the run is resumed or `export.replace` is set.
- * @throws CompressoError("mismatch") for a checkpoint of another model, of other rows or options.
+ * @throws CompressoError("usage") for options that do not exist or are out of range, for `resume` without a checkpoint,
+ * and for a folder that another run has locked. Unless the run is resumed or `export.replace` is set, also for a folder
+ * with an earlier run, or with a file at the path of the calibration texts.
+ * @throws CompressoError("mismatch") for a checkpoint of another model, or of other rows or options.
  * @throws what iterating a {@link PruneSession} and what `exportModel` do.
  */
 export async function pruneToFolder(

@@ -22,7 +22,7 @@ export interface LossChange {
   readonly after: number;
   /** exp of both. */
   readonly perplexity: { readonly before: number; readonly after: number };
-  /** Loss in bits for each byte of text in UTF-8, which models with other tokenizers can be compared by; null without text. */
+  /** Loss in bits per byte of UTF-8 text, comparable between tokenizers; null without text. */
   readonly bitsPerByte: { readonly before: number; readonly after: number } | null;
   /** after − before with its 95 % confidence interval, sequences taken as independent. NaN (null in files) for one sequence. */
   readonly difference: PairedDifference;
@@ -54,7 +54,7 @@ export interface QualityChange {
   readonly tasks: Readonly<Record<string, TaskChange>>;
 }
 
-/** How a text is cut into windows: tokens of each, the ids that it begins with among them. */
+/** How a text is cut into windows: tokens of each window, and the ids that each begins with. */
 interface TextWindows {
   readonly window: number;
   readonly leading: readonly number[];

@@ -18,7 +18,7 @@ export class RecordFile implements Disposable {
     this.#last = last;
   }
 
-  /** Opens a file that is there, whose last record is that of the step `last`. Throws `CompressoError("input")` where it cannot be written. */
+  /** Opens an existing file; its last record is of step `last`. Throws `CompressoError("input")` if it is read-only. */
   static async open(path: string, { last }: { readonly last: number }): Promise<RecordFile> {
     try {
       return new RecordFile(path, await Deno.open(path, { append: true }), last);

@@ -35,8 +35,8 @@ export async function recordsFor(
   if (last === undefined && (there === earlier || there === "")) return null;
   if (there !== "" && !isOwn && !replace) {
     refuse("input", `cannot write ${path}`, {
-      rule: "the records that stand there are this run's",
-      value: "they are of another run",
+      rule: "the file holds records of this run",
+      value: "records of another run",
       fix: "choose another folder, or allow replacing them",
     });
   }

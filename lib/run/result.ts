@@ -49,8 +49,8 @@ export interface PruneResult {
   /** How the rows were encoded. */
   readonly data: EncodeReport;
   /**
-   * Up to 32 sequences for comparisons. They are not trained on, unless there are too few rows or those held out do not
-   * fit.
+   * Up to 32 sequences for comparisons. They are not trained on, unless there are too few rows, or the held-out rows
+   * are too long.
    */
   readonly heldout: readonly (readonly number[])[];
   /** Their labels, −100 where nothing is predicted; empty if they were trained on. */
@@ -69,7 +69,7 @@ export interface PruneResult {
   readonly changes: readonly RunChange[];
 }
 
-/** What files and run.json take of a result. */
+/** The parts of a result that files and run.json contain. */
 export type PruneOutcome = Omit<PruneResult, "table" | "logAlpha" | "heldout" | "heldoutLabels">;
 
 /** A pruned model, physically smaller, not yet written. */

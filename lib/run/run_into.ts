@@ -19,8 +19,8 @@ import type { SessionExportOptions } from "../slice/export_options.ts";
 import { type CutForRun, cutForRun } from "./vocabulary.ts";
 
 /**
- * What a run does beside its steps: `measure`, the model as it was given, where its vocabulary is cut; `slice`, compares
- * the masked and the sliced model; `export`, writes the files.
+ * What a run does before and after its steps: `measure` measures the given model if its vocabulary is cut; `slice`
+ * compares the masked and the sliced model; `export` writes the files.
  */
 export type RunPhase = "measure" | "slice" | "export";
 
@@ -129,8 +129,8 @@ async function vocabularyOf(
 }
 
 /**
- * The options with their defaults, and the calibration rows: given, of the run that is resumed, or, with `isWritten`,
- * those that the model is to write.
+ * The options with their defaults, and the calibration rows: given ones, or those of the resumed run. With `isWritten`
+ * the model writes them later.
  */
 async function calibrationOf(
   model: Model,

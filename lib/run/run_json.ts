@@ -1,4 +1,4 @@
-// The one schema of run.json and records.jsonl. Whoever reads these files reads them by it; the types of what is written are checked against it.
+// The schema of run.json and records.jsonl. All readers use it; the types of what is written are checked against it.
 import { CompressoError, plainText } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { z } from "../core/packages.ts";

@@ -13,7 +13,7 @@ import { isOptionPath } from "./options/table.ts";
 
 /** Rates that only the pruning stage uses. A schedule may set all of them. */
 const OF_PRUNING = ["mask", "lambda", "saliencyDecay", "warmup", "tracking"] as const;
-/** Those, and the numbers of the last stage. */
+/** Rates of the pruning stage, and the numbers of the last stage. */
 const OF_ONE_STAGE = [...OF_PRUNING, "postfinetune", "focus"] as const;
 
 type ScheduledNumber = typeof OF_ONE_STAGE[number] | typeof LORA_RATES[number];
@@ -38,8 +38,8 @@ export function optionNumbers({ rates, lora, focus }: Pick<PruneOptions, "rates"
 export type Following = Pick<ResolvedOptions, "method" | "layout" | "start" | "prefinetune" | "steps" | "postfinetune">;
 
 /**
- * Refuses a schedule with parts that a run cannot follow, whatever their values, and given rates that would have no
- * effect with it. Throws `CompressoError("usage")`.
+ * Refuses a schedule with parts that a run cannot follow at any value, and given rates that would have no effect with
+ * it. Throws `CompressoError("usage")`.
  */
 export function checkFollowed(
   schedule: Pick<OpenSchedule, "name" | "parts">,
@@ -47,7 +47,7 @@ export function checkFollowed(
 ): void {
   checkParts(schedule.parts, options);
   checkReplaced(OF_ONE_STAGE, schedule, { given, options });
-  // Experiment cells without LoRA have a rate of 0 and no LoRA steps, whatever else is given.
+  // Experiment cells without LoRA have a rate of 0 and no LoRA steps, independent of other options.
   if (given.lora === 0 && !given.postfinetune) return;
   checkStages(schedule, options);
   checkReplaced(LORA_RATES, schedule, { given, options });
@@ -95,15 +95,13 @@ function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, opti
   if (idle === undefined) return;
   throw new CompressoError("usage", {
     what: "cannot follow the schedule",
-    rule: "a stage that it steers has steps",
-    value: `${name} steers ${idle}, which has none`,
+    rule: "a stage that it controls has steps",
+    value: `${name} controls ${idle}, which has no steps`,
     fix: `give the stage steps (${option(idle === "finetune" ? "prefinetune" : idle)}), or leave the part out`,
   });
 }
 
-/**
- * Refuses a schedule with parts that method or layout cannot follow, whatever their values will be. Throws `CompressoError("usage")`.
- */
+/** Refuses a schedule with parts that method or layout cannot follow at any value. Throws `CompressoError("usage")`. */
 function checkParts(
   parts: readonly SchedulePart[],
   { method, layout, start }: Pick<ResolvedOptions, "method" | "layout" | "start">,
@@ -139,7 +137,7 @@ function checkParts(
 
 const STAGES: readonly Stage[] = ["finetune", "prune", "postfinetune"];
 
-/** Names of the numbers that a schedule with these parts sets in each of the stages that use them, those of a last stage by its own names. */
+/** Names of the numbers that a schedule sets in every stage that uses them; numbers of the last stage by their own. */
 export function ratesSet(parts: readonly SchedulePart[], stages: readonly StagePlan[]): readonly string[] {
   const left = stages.filter(({ steps }) => steps > 0).map(({ stage }) => stage);
   const isLed = (name: LoopNumber, by: readonly Stage[]): boolean => {

@@ -50,7 +50,7 @@ export interface SessionParts extends RunPlatform {
   readonly resolved: ResolvedOptions;
   /** The vocabulary that was cut before, if `units` has "vocab"; its model is the run's. */
   readonly vocabulary?: CutForRun | undefined;
-  /** How the run is one of several. Default: it is alone. */
+  /** What the run shares with others of a sweep. Default: nothing. */
   readonly ofMany?: RunOfMany;
   /** Provides the calibration rows once every other check of the run has passed; it may use `cacheBytes` of GPU memory. */
   readonly calibrate?:
@@ -169,8 +169,8 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
 
   /**
    * Writes `dir/model/`, `dir/model.gguf`, with `saveAdapter` the adapter, `dir/records.jsonl` with the yielded records
-   * and, last, `dir/run.json`. Returns the contents of run.json. All models are written completely beside their places
-   * before any is moved there. `generation` is added to the base's generation_config.json, apart from token ids.
+   * and, last, `dir/run.json`. Returns the contents of run.json. All models are written completely under
+   * temporary names before any is moved to its place. `generation` is added to the base's generation_config.json, apart from token ids.
    *
    * @throws CompressoError("input") where other files are in their places, unless `replace` is set.
    * @throws CompressoError("usage") for options, layouts, formats and types that do not exist.
@@ -237,9 +237,9 @@ export class PruneSession implements AsyncIterable<StepRecord>, Disposable {
       const calibration = found.identity["calibration"] ?? "texts that the model writes itself";
       changesBetween(found.identity, { ...identity, calibration }, checkpoint);
     }
-    // Before they share this work: later checks come too late for it.
+    // Ranks share the work below, so they are compared before it.
     if (ranks) await checkAlike(ranks, { ...identity, version: config.version });
-    // The other half is for the rest of what writing them needs.
+    // The other half is for everything else that generation needs.
     const rows = await calibrate({ cacheBytes: (peakBytes - stages.weights) / 2, signal: this.#life.signal });
     this.#calibrate = undefined;
     return withCalibration(setup, rows);

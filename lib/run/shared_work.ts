@@ -1,8 +1,8 @@
-// What runs of one model on the same rows share, as those of a sweep: work that is done once, and where the next one begins.
+// What the runs of a sweep share: work that is done once, and the state from which the next run continues.
 import type { OneShotScores } from "./methods/one_shot_scores.ts";
 import type { Measured } from "./quality.ts";
 
-/** Results of work that all of the runs would repeat; null until one has done it. */
+/** Results of work that all runs would repeat. Each is null until a run has done the work. */
 export interface SharedWork {
   /**
    * Scores of a one-shot method, which do not depend on the sparsity.
@@ -20,7 +20,7 @@ export interface SharedWork {
   dense: Measured | null;
 }
 
-/** A run as one of several. */
+/** Settings of a run that is one of several. */
 export interface RunOfMany {
   /** What they share. Default: nothing. */
   readonly work?: SharedWork;

@@ -1,7 +1,7 @@
-// How many micro-batches of a step each rank takes: by the time that it took for its own in the steps before.
+// How many micro-batches of a step each rank takes, by the times of earlier steps.
 import { gathered, type Ranks } from "../ranks/ranks.ts";
 
-/** Which micro-batches of a step a rank takes. The sum has the same bits whoever takes which, since it is in their order. */
+/** Which micro-batches of a step a rank takes. The sum is in their order, so the dealing does not change its bits. */
 export interface Shares {
   /** The first micro-batch of this rank in the next step, and the one after its last. */
   readonly range: { readonly start: number; readonly end: number };
@@ -14,7 +14,10 @@ const EVERY = 8;
 /** Share of a step's time from which another dealing is worth it; less is noise. */
 const WORTH = 0.05;
 
-/** Deals `count` micro-batches evenly, and anew as times show that ranks differ; `onDealt` gets the number of each rank then. */
+/**
+ * Deals `count` micro-batches evenly, and again by time once ranks differ in speed. `onDealt` then gets the number of
+ * each rank.
+ */
 export function createShares(
   count: number,
   { ranks, onDealt }: {
@@ -24,7 +27,7 @@ export function createShares(
 ): Shares {
   const { rank, size } = ranks ?? { rank: 0, size: 1 };
   let counts = dealtByTime(count, new Array<number>(size).fill(1)), times: number[] = [];
-  /** Seconds that this rank takes for one, as far as is known. */
+  /** Seconds that this rank takes for one micro-batch; null if unknown. */
   let known: number | null = null;
   return {
     get range(): Shares["range"] {
@@ -47,8 +50,8 @@ export function createShares(
 }
 
 /**
- * Deals items to ranks that take so many seconds for each: one to every rank, then each of the others to the rank that
- * has it done first.
+ * Deals items to ranks; `seconds` has the time of each rank for one item. Every rank gets one, then each further item
+ * goes to the rank that would finish it first.
  */
 function dealtByTime(count: number, seconds: readonly number[]): number[] {
   const counts = seconds.map(() => 1);

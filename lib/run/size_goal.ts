@@ -33,7 +33,7 @@ export type KnownSize = WantedSize<GgufWriteType>;
 export interface SizeGoal {
   /**
    * Units of the run. If hidden dims are cut, sparsity is a share of the whole model, so that it determines the size
-   * whatever units are cut.
+   * for every choice of units.
    */
   readonly table: UnitTable;
   /** The sparsity that gives the size, as far as it is known before units are chosen. */
@@ -49,7 +49,7 @@ export interface SizeGoal {
 /** What a size is counted from; `source` for the origin that a GGUF names. */
 type SizedModel = Pick<Model, "spec" | "tokenizer"> & { readonly source?: Pick<Model["source"], "provenance"> };
 
-/** What a GGUF holds beside weights and its name. */
+/** What a GGUF contains in addition to weights and its name. */
 interface Content {
   readonly tokenizer: Tokenizer | null;
   readonly provenance?: Provenance | undefined;
@@ -63,7 +63,7 @@ export function aimRun(
   model: SizedModel,
   asked: ResolvedOptions,
 ): { readonly options: ResolvedOptions; readonly table: UnitTable; readonly goal: SizeGoal | null } {
-  // The vocabulary is cut to the size before.
+  // The vocabulary was already cut to the size.
   if (keepsLayers(asked)) return { options: asked, table: tableOf(model.spec, asked), goal: null };
   if (asked.size) {
     const goal = sizeGoal(model, asked, asked.size);
@@ -99,8 +99,8 @@ export function hardenAt(goal: SizeGoal | null, isOff: () => boolean): typeof ha
 }
 
 /**
- * Targets of layers may lag behind the target of the whole during the stage. If the stage ends there, the targets of
- * layers are met.
+ * During the stage, layer targets may cut less than the target of the whole requires. If the stage ends then, only the
+ * layer targets are met.
  */
 function withinLayers(table: UnitTable, options: HardenOptions): HardenOptions {
   const { target, layerTargets } = options;
@@ -267,7 +267,7 @@ function counting(spec: DecoderSpec, wanted: KnownSize, content: Content): Count
   };
 }
 
-/** The same target, where the whole is larger by `extra`, which belongs to no unit. */
+/** The same target for a model that is larger by `extra`, which belongs to no unit. */
 function plus(target: SizeTarget, extra: number): SizeTarget {
   const { measure } = target;
   return { ...target, measure: { ...measure, rest: (hidden) => measure.rest(hidden) + extra } };

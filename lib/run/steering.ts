@@ -139,9 +139,9 @@ function reopening(first: OpenSchedule, open: () => Promise<OpenSchedule>): Open
     if (again.identity === first.identity) return again;
     await again[Symbol.asyncDispose]();
     refuse("mismatch", `cannot continue with the schedule ${first.name}`, {
-      rule: "it is the one that the run began with",
+      rule: "it is the schedule that the run started with",
       value: `${first.identity} then, ${again.identity} now`,
-      fix: "put the first one back, or begin the run anew",
+      fix: "restore the first schedule, or start a new run",
     });
   };
   return {
@@ -177,7 +177,7 @@ function scripted(
     readonly sparsity: number;
     readonly rates: Rates;
     readonly stages: readonly StagePlan[];
-    /** Whether LoRA is not trained, whatever the schedule sets. */
+    /** Whether LoRA is not trained, even if the schedule sets a rate. */
     readonly isWithoutLora: boolean;
     readonly aim: Aim;
   },
@@ -253,8 +253,8 @@ function checkLimit(
 }
 
 /**
- * Refuses targets that units and rules cannot meet, before the stage is spent on them. Targets of layers may lag behind
- * the target of the whole during the stage; at the last step they must agree.
+ * Refuses targets that units and rules cannot meet, so that no steps are wasted. During the stage, layer targets may
+ * cut less than the target of the whole requires; at the last step they must agree.
  *
  * @throws CompressoError("input") with step and value.
  */

@@ -52,7 +52,7 @@ export function aimOf(
   { step, steps, last, method, table }: {
     readonly step: number;
     readonly steps: number;
-    /** That of the step before. */
+    /** Aim of the previous step. */
     readonly last: PruneAim | null;
     readonly method: MethodChoice;
     readonly table: UnitTable;
@@ -61,7 +61,7 @@ export function aimOf(
   const isGradual = kindOfMethod(method) === "gradual";
   // Gradual saliency has cut nothing before it chooses for the first time.
   const isWarm = progressOf(step, steps) >= warmup && (!isGradual || step >= GRADUAL_EVERY);
-  // Until it chooses anew, its masks are those of an earlier step.
+  // Between choices, its masks are those of an earlier step.
   const isOld = isGradual && step % GRADUAL_EVERY !== 0 && last !== null;
   const isBound = isOld ? last.isBound : !layers?.some((goal) => goal !== null) && !heldUnits(table, freeze);
   return { temperature, noise, isWarm, isBound };
@@ -176,7 +176,7 @@ export function lookOf(
   return lookAtMasks(table, arrays, { learned: kindOfMethod(method) === "learned" ? aim : null });
 }
 
-/** How much of each head, and of stretches of the other units, is expected to stay at a position. */
+/** The expected share that stays of each head, and of ranges of the other units, at a position. */
 export function masksOf(
   { table, options: { method } }: Pick<RunSetup, "table" | "options">,
   arrays: TrainerArrays,

@@ -26,11 +26,11 @@ import { RING_FLOATS, RING_SLOTS, type StepOptions, StepPlans } from "./step_pla
 export interface TrainerOptions extends StepOptions {
   /** Seed of LoRA's initial values. */
   readonly seed: number;
-  /** Called when micro-batches are dealt anew, with the number of each rank. */
+  /** Called when micro-batches are dealt to ranks again, with the number of each rank. */
   readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
 }
 
-/** What a step computed. */
+/** Which values of a step are finite, and its gradients. */
 export interface Inspection {
   /** Whether the residual stream is finite: after the embedding, then after each layer. */
   readonly streams: readonly boolean[];
@@ -162,8 +162,8 @@ export class Trainer implements Disposable {
   }
 
   /**
-   * Forward and backward of a step without its update, up to the first micro-batch with a value that is not finite, and
-   * which of that one's values are. Learned masks are sampled, unless they were set.
+   * Repeats forward and backward of a step without its update, up to the first micro-batch with a value that is not
+   * finite, and inspects that micro-batch. Learned masks are sampled, unless they were set.
    */
   async inspect(kind: StepKind, batch: Batch, { state }: Pick<At, "state">): Promise<Inspection> {
     [this.#isAtWritten, this.#isWritten] = [this.#isWritten, false];
@@ -325,12 +325,12 @@ function isFine({ streams, loss, gradients, slots }: Inspection): boolean {
 
 function otherShape({ length }: Float32Array, count: number): CompressoError {
   return refusal("mismatch", "cannot continue from this state", {
-    rule: "LoRA and units are as many as those of the run that saved it",
+    rule: "LoRA and units have the sizes of the run that saved the state",
     value: `${length} numbers then, ${count} now`,
   });
 }
 
-/** f32 values that are read at once, or as many as LoRA has, where all of a large buffer is looked at: the plan of a run's memory has room for that. */
+/** f32 values per read of a large buffer, or LoRA's size if larger: the memory plan has room for that. */
 const READ_FLOATS = 2 ** 16;
 
 async function allFinite(

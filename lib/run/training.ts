@@ -1,4 +1,4 @@
-// A run on the GPU: where it stands, its steps, and the states that it gives and takes up.
+// A run on the GPU: its position, its steps, and how states are saved and restored.
 import config from "../../deno.json" with { type: "json" };
 import { digestOf } from "../core/digest.ts";
 import type { RunIdentity } from "../core/identity.ts";
@@ -84,7 +84,7 @@ export class Training {
     return this.#allocated;
   }
 
-  /** Opens the schedule, plans the memory and allocates. `complete` adds what is missing of the setup in between. */
+  /** Opens the schedule, plans the memory, lets `complete` fill in the rest of the setup, and allocates. */
   async allocate(
     { openScript, complete }: {
       readonly openScript: ScriptOpener | null;
@@ -113,7 +113,7 @@ export class Training {
     return identityOf(this.model, this.#setup, { options, schedule, beside: original.checkpoint?.identity });
   }
 
-  /** Refuses ranks that differ: by the state at a step, or by all that decides the run. */
+  /** Refuses ranks that differ, by the state at a step or by the run's identity. */
   async checkRanks(arrays?: TrainerArrays): Promise<void> {
     const { ranks } = this.#setup.original, { step } = this.position;
     if (!ranks) return;

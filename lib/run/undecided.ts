@@ -1,4 +1,4 @@
-// How decided learned masks are once their learning ends.
+// How decided learned masks are at the end of the pruning stage.
 import { isScheduleName } from "../schedule/builtin.ts";
 import type { UnitTable } from "../units/table.ts";
 import type { Rates } from "./contract.ts";

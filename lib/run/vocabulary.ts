@@ -58,7 +58,7 @@ export interface CutForRun extends Disposable {
   readonly kept: Int32Array;
   /** Scores of the model that it was cut from on the tasks that are measured. */
   readonly tasks: Measured["tasks"];
-  /** Measures the result, with masks and LoRA; null where these do not give it. */
+  /** Measures the result, with masks and LoRA; null if masks and LoRA do not give the result. */
   readonly summary: (adapters: Adapters | null, signal?: AbortSignal) => Promise<VocabularySummary>;
 }
 
@@ -73,7 +73,7 @@ export async function cutForRun(
   dense: Model,
   { options, evaluation, rows: given, loadTasks, signal = new AbortController().signal, onMeasured }: {
     readonly options: ResolvedOptions;
-    /** What is measured beside held-out rows. */
+    /** What is measured in addition to held-out rows. */
     readonly evaluation: Evaluation | undefined;
     /** Rows that tell which tokens are needed. Default: those of the run that are not held out. */
     readonly rows: readonly Row[] | undefined;
@@ -176,8 +176,8 @@ interface HeldOut {
 }
 
 /**
- * Held-out rows as both models read them, the same text for both: of a text as much as fits into a sequence of the cut
- * model; other rows only if they fit whole.
+ * Held-out rows as both models read them, with the same text for both. A text is truncated to a sequence of the cut
+ * model; other rows are used only if they fit whole.
  */
 function heldOutPairs(
   rows: readonly Row[],
@@ -201,7 +201,7 @@ function heldOutPairs(
   });
 }
 
-/** Windows of a text as both models read them: of the same text, each window alone. */
+/** Windows of a text as both models read them: the same text for both, each window alone. */
 function windowPairs(
   text: string,
   { dense, cut, window }: {

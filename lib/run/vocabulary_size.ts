@@ -29,15 +29,15 @@ export function vocabularySize(
   throw unreachable(wanted, { whole, least: bytes(least), most });
 }
 
-/** Loss that an extra token in a text adds, over that of a token: so much the loss grows for each share of tokens more. */
+/** Growth of the loss per byte for each share by which a text grows in tokens. */
 const TOKEN_COST = 2;
-/** Shares of the layers that a run which cuts them too may cut. */
+/** Range of the share of the layers that a run may cut with the vocabulary. */
 const LAYER_SHARES = { least: 0.02, most: 0.95 } as const;
 
 /**
  * The number of tokens for which vocabulary and layers together are expected to cost least at a size. Per byte, the loss
  * grows with the tokens of the texts, `TOKEN_COST` · growth, and with the share s of the layers that has to go, about
- * s / (1 − s); see docs/evidence/vocabulary.md. Sizes between the smallest and the whole are taken as a line.
+ * s / (1 − s); see docs/evidence/vocabulary.md. Sizes between the smallest and the whole are interpolated.
  */
 export function sharedSize(
   { tokens, least, growth }: Pick<VocabularyChoice, "tokens" | "least" | "growth">,

@@ -15,7 +15,7 @@ Deno.test("an alarm stops a run with its exit status, and the run goes on where 
   assert.match(stopped.stderr, /cannot continue after step \d\n.*expected: .*'divergence'/);
   assert.match(
     stopped.stderr,
-    /fix: +lower .*start anew \(--overwrite\).*\(--resume, with --on-alarm divergence=warn\)$/m,
+    /fix: +lower .*start over \(--overwrite\).*\(--resume, with --on-alarm divergence=warn\)$/m,
   );
   const last = JSON.parse((await Deno.readTextFile(`${out}/records.jsonl`)).trimEnd().split("\n").at(-1) ?? "");
   assert.deepEqual([last.alarms[0].monitor, last.alarms[0].action], ["divergence", "stop"]);

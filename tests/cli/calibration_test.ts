@@ -76,7 +76,7 @@ Deno.test("prune writes its texts over no file that is there, and a run that beg
   await Deno.writeTextFile(texts, mine);
   const refused = await prune();
   assert.equal(refused.code, 2);
-  assert.match(refused.stderr, /cannot write .*calibration\.jsonl.*replace no file.*--calibration none/s);
+  assert.match(refused.stderr, /cannot write .*calibration\.jsonl.*the file exists.*--calibration none/s);
   assert.equal(await Deno.readTextFile(texts), mine);
   await Deno.remove(texts);
   // An alarm that stops leaves a checkpoint.

@@ -260,7 +260,7 @@ Deno.test("a finished run is left alone: --resume says so, and only --overwrite 
   const out = folder.at("run");
   const again = await cli(prune(out));
   assert.equal(again.code, 2, again.stderr);
-  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n {2}fix: +start anew with --overwrite/);
+  assert.match(again.stderr, /it holds run\.json, model, model\.gguf\n {2}fix: +start over with --overwrite/);
   const resumed = await cli(prune(out, "--resume", "--json"));
   assert.equal(resumed.code, 0, resumed.stderr);
   assert.match(resumed.stderr, /finished already/);

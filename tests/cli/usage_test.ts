@@ -106,7 +106,7 @@ Deno.test("options that are missing or exclude each other are refused", async ()
     ],
     [
       ["prune", "demo", "--data", "nowhere.jsonl", "--sparsity", "0.3", "--out", folder.at("run"), "--resume"],
-      /cannot resume the run in .*\n.*checkpoint\.safetensors\n.*there is none/,
+      /cannot resume the run in .*\n.*checkpoint\.safetensors\n.*no checkpoint/,
     ],
     [["prune", folder.path, "--sparsity", "0.3", "--out", folder.at("run")], /--data names/],
     [["prune", "demo", "--sparsity", "0.3", "--seq", "4096", "--out", folder.at("run")], /longest context is 512/],

@@ -25,8 +25,8 @@ function advised(fix: string): string {
 Deno.test("a cell is advised of what an experiment has in place of options of a single run", () => {
   const goOn = `continue (${option("resume")}) once more is free`;
   assert.equal(
-    advised(`${goOn}; or start anew (${option("export.replace")}) and use ${option("baseDtype", "q4")}`),
-    "continue (the same command) once more is free; or start anew (redo) and use baseDtype: q4",
+    advised(`${goOn}; or start over (${option("export.replace")}) and use ${option("baseDtype", "q4")}`),
+    "continue (the same command) once more is free; or start over (redo) and use baseDtype: q4",
   );
   assert.equal(
     advised(`lower ${option("rates.lora")} or ${option("rates.logAlphaLimit")}`),

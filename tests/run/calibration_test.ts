@@ -134,7 +134,7 @@ Deno.test("what became of calibration rows in reading is a part of the report, a
     const calibrationReading = { ...(await readRows(demoData("train"), { limit: 1 })).report, skipped: [left] };
     const { result } = await drive(model, { calibration: TEXTS, calibrationReading, steps: 1, postfinetune: 0 });
     assert.deepEqual([result.data.empty, result.data.calibration?.empty], [0, 1]);
-    const message = /cannot use calibrationReading.*none are given/;
+    const message = /cannot use calibrationReading.*no calibration rows/;
     await assert.rejects(drive(model, { calibrationReading }), message);
     const out = await Deno.makeTempDir();
     await assert.rejects(pruneToFolder(model, { ...BASE, out, calibration: "own", calibrationReading }), message);

@@ -50,10 +50,10 @@ Deno.test("what may differ is refused where there is no checkpoint to go on from
       using run = prune(model, { ...SHORT, checkpoint: { ...checkpoint, mayDiffer: ["rates", "schedule"] } });
       await assert.rejects(run.prepare(), (error) => {
         assert.match(String(error), /cannot resume with other rates, schedule; .*none\.safetensors; .*mayDiffer/);
-        return isUsage("there is none")(error);
+        return isUsage("no such file")(error);
       });
       assert.equal(device.bytes, bytes);
-      await assert.rejects(run[Symbol.asyncIterator]().next(), isUsage("there is none"));
+      await assert.rejects(run[Symbol.asyncIterator]().next(), isUsage("no such file"));
       assert.equal((await drive(model, { ...SHORT, checkpoint })).records.length, 2);
     });
   });

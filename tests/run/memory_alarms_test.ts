@@ -89,6 +89,6 @@ Deno.test("layers that are computed anew need less and change no bit: a run that
   const { message } = await endedBy(NO_MORE, { options, resumed: { recompute: true } });
   assert.match(
     message,
-    /fix: use recompute: true \([\d.]+ MiB\), and continue \(resume\); or start anew/,
+    /fix: use recompute: true \([\d.]+ MiB\), and continue \(resume\); or start over/,
   );
 });

@@ -227,7 +227,7 @@ Deno.test("a checkpoint that is broken is refused with a fix that works, whateve
         assert.equal(error.code, "input");
         assert.match(error.message, /cannot read the checkpoint/);
         assert.match(error.message, told, `case ${index}`);
-        assert.match(error.parts.fix ?? "", /^start anew with/);
+        assert.match(error.parts.fix ?? "", /^start over with/);
         return true;
       });
     }

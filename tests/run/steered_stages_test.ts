@@ -294,7 +294,7 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
   await rejectsWith(
     opens({ finetune }, {}, { prefinetune: 0 }),
     "usage",
-    /steers finetune, which has none.*\(prefinetune\)/,
+    /controls finetune, which has no steps.*\(prefinetune\)/,
   );
   await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /steers postfinetune.*\(postfinetune\)/);
 });

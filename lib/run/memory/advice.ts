@@ -29,7 +29,7 @@ const BUDGET: NamesOf<MemoryBudget> = { memoryLimit: "number" };
 /** Sequence lengths that are tried are multiples of this. */
 const SEQ_STEP = 32;
 
-/** Whether a plan keeps within the budget and the adapter's limits. */
+/** Whether a plan is within the budget and the adapter's limits. */
 export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget): boolean {
   checkNames(budget, BUDGET, { whose: "a memory budget" });
   const { memoryLimit = Infinity } = budget;
@@ -45,8 +45,8 @@ export function fits({ peakBytes, excesses }: MemoryPlan, budget: MemoryBudget):
  * - fewer sequences per step;
  * - shorter sequences.
  *
- * If none of these helps, a lower rank of LoRA is tried, whose matrices are in one buffer: alone, then with all other
- * changes and sequences as they are, then with the shortest sequences.
+ * If nothing helps, a lower rank of LoRA is tried, since all its matrices are in one buffer: alone, then with all other
+ * changes but shorter sequences, then with the shortest sequences too.
  */
 export async function adviseMemory(
   spec: DecoderSpec,
@@ -95,7 +95,7 @@ export interface CheckedPlan extends MemoryPlan {
 }
 
 /**
- * Plans a run and refuses one that does not fit.
+ * Plans a run and refuses it if it does not fit.
  *
  * @throws CompressoError("gpu") over the budget or the adapter's limits, naming the changes that would fit.
  */
@@ -113,14 +113,14 @@ export async function checkMemory(
   throw refusal({ ...plan, otherBytes }, { memoryLimit, advice: await adviseMemory(spec, options, budget) });
 }
 
-/** The error for a plan that does not fit, with what would. */
+/** The error for a plan that does not fit, with changes that would fit. */
 export function refusal(
   { peakBytes, otherBytes, excesses: [excess] }: CheckedPlan,
   { memoryLimit = Infinity, advice }: MemoryBudget & { readonly advice: readonly MemoryAdvice[] },
 ): CompressoError {
   const others = otherBytes > 0 ? `, and ${mebibytes(otherBytes)} are in use already` : "";
   const isOver = peakBytes + otherBytes > memoryLimit, isLimit = isOver && excess === undefined;
-  // What else lies there is in the way only where the run alone would fit.
+  // Other memory in use matters only if the run alone would fit.
   const ways = roomWords({ otherBytes: isLimit && peakBytes <= memoryLimit ? otherBytes : 0, isLimit });
   return new CompressoError("gpu", {
     what: "cannot prune in the memory that there is",
@@ -134,7 +134,7 @@ export function refusal(
   });
 }
 
-/** Ways to more room for the same options: by what else lies on the device, and by the user's own limit. */
+/** Ways to more room for the same options: freeing other memory, or raising the user's own limit. */
 export function roomWords(
   { otherBytes, isLimit }: { readonly otherBytes: number; readonly isLimit: boolean },
 ): string[] {
@@ -146,7 +146,7 @@ export function freeWords(bytes: number): string {
   return `free what else lies on the device (${mebibytes(bytes)})`;
 }
 
-/** Advice as one sentence. Where a limit of the user's own is what is in the way, another adapter would not help. */
+/** Advice as one sentence. Against the user's own limit, another adapter would not help. */
 export function adviceWords(
   advice: readonly MemoryAdvice[],
   { isLimit }: { readonly isLimit: boolean },
@@ -157,12 +157,12 @@ export function adviceWords(
   }`;
 }
 
-/** Bytes in tenths of MiB, rounded up, so that what is said to be enough is; less than one MiB as they are. */
+/** Bytes in tenths of MiB, rounded up, so that the stated amount suffices; below one MiB in bytes. */
 export function mebibytes(bytes: number): string {
   return inMebibytes(bytes, Math.ceil);
 }
 
-/** The same of a limit, rounded down, so that what is over it is said to be. */
+/** A limit in tenths of MiB, rounded down, so that an excess shows in the text. */
 export function limitMebibytes(bytes: number): string {
   return inMebibytes(bytes, Math.floor);
 }
@@ -171,7 +171,7 @@ function inMebibytes(bytes: number, round: (value: number) => number): string {
   return bytes < 2 ** 20 ? `${bytes} bytes` : `${round(10 * bytes / 2 ** 20) / 10} MiB`;
 }
 
-/** What `attempt` gives for the largest number from 1 to `most` that it gives anything for; it must do so for all smaller ones too. */
+/** The result of `attempt` for the largest number up to `most` that gives one; all smaller numbers must give one. */
 async function largest<T>(most: number, attempt: (value: number) => Promise<T | null>): Promise<T | null> {
   let low = 0, high = most + 1, best: T | null = null;
   while (high - low > 1) {

@@ -44,8 +44,8 @@ export interface MemoryPlan {
 }
 
 /**
- * Plans the GPU memory of a prune run of a model of this shape: all that is allocated runs on a device that only counts (see
- * `openDryDevice`), so the plan is what `Device.peakBytes` will be. Needs no weights and no adapter.
+ * Plans the GPU memory of a prune run of a model of this shape. All allocations run on a device that only counts (see
+ * `openDryDevice`), so the plan equals the later `Device.peakBytes`. Needs no weights and no adapter.
  *
  * @throws CompressoError("usage") for options out of range.
  * @example
@@ -81,8 +81,8 @@ export async function planMemory(spec: DecoderSpec, options: MemoryOptions = {})
 export type MemoryChange = Pick<MemoryOptions, "batch" | "seq" | "baseDtype" | "recompute" | "lora">;
 
 /**
- * Plans a run with some of its options changed, again and again: null where that does not keep within the budget and the adapter's limits. Quicker than
- * {@link planMemory}, as the units are counted once and a plan is given up at its first excess.
+ * Returns a function that plans a run with some options changed; null if the plan exceeds the budget or the adapter's
+ * limits. Faster than {@link planMemory}: units are counted once, and a plan ends at its first excess.
  *
  * @throws CompressoError("usage") for options out of range.
  */
@@ -103,7 +103,7 @@ export function plannerWithin(
   };
 }
 
-/** What a plan takes of a device. */
+/** The facts of a device that a plan needs. */
 export function adapterOf(
   { limits, facts: { isCpu }, subgroups }: Pick<Device, "limits" | "facts" | "subgroups">,
 ): PlannedAdapter {
@@ -114,7 +114,7 @@ function adapterFor({ adapter = { limits: DEFAULT_LIMITS, isCpu: false } }: Memo
   return adapter;
 }
 
-/** The options that count here: a run hands all of its own over. */
+/** The options that memory depends on, out of all options of a run. */
 function resolved(spec: DecoderSpec, options: MemoryOptions): ResolvedMemory {
   const shape = resolveMemory(options);
   checkLora(shape.lora);
@@ -140,7 +140,7 @@ async function planOn(
   await dryTraining(model, table, run);
   const training = measured(device);
   device.resetPeak();
-  // Layers are compared one after the other: those of one shape take the same.
+  // Layers are compared one after the other, so one layer of each shape suffices.
   const distinct = zeros({
     ...spec,
     layers: [...new Map(spec.layers.map((layer) => [shapeKey(layer), layer])).values()],
@@ -169,7 +169,7 @@ async function planOn(
   };
 }
 
-/** The model with so many tokens, beside the embedding and head of the whole vocabulary; null where all stay. */
+/** The model with a cut vocabulary; null if it is not cut. The whole embedding and head stay allocated. */
 async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "vocab">): Promise<Model | null> {
   const { device, weights, spec } = dense, size = vocab?.size ?? null;
   if (size === null) return null;
@@ -177,7 +177,7 @@ async function withVocabulary(dense: Model, { vocab }: Pick<ResolvedMemory, "voc
   return new Model(device, source, { weights: await shareLayers(device, weights, { source }), tokenizer: null });
 }
 
-/** Calibrates and trains one step of each kind that the method has, and reads what a run reads; the trainer records its plans when they are first used. */
+/** Calibrates, trains one step of each kind, and reads what a run reads, so that the trainer records all its plans. */
 async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemory): Promise<void> {
   const { batch, accumulate, seq, lora, recompute, method, focus, objective, optimizer } = options;
   using compensated = compensates(method) ? await withCompensation(model) : null;
@@ -197,7 +197,7 @@ async function dryTraining(model: Model, table: UnitTable, options: ResolvedMemo
   if (cutting) await trainer.step(cutting, data, state);
   if (focus < 1) await trainer.step("lora", data, { ...state, focus });
   await trainer.numbers(0, 1);
-  // With LoRA, which a run reads alone too: that takes less. What no adapter holds may be too large for the host as well.
+  // The state includes LoRA, which a run also reads alone. Beyond the limits it may be too large for the host.
   if (model.device.excesses.length === 0) await trainer.save();
 }
 

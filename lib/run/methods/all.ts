@@ -1,4 +1,4 @@
-// The list of methods: a method is a record of its own file and a line here.
+// The list of methods. A method is a record in a separate file and a line here.
 import { isObject } from "../../core/guards.ts";
 import { UNIT_MEASURES } from "../../masks/unit_saliency.ts";
 import { compresso } from "./compresso.ts";
@@ -16,7 +16,7 @@ export const METHODS = { compresso, gradual, magnitude, random, taylor, fisher, 
 
 /** Name of a method. */
 export type MethodName = keyof typeof METHODS;
-/** A method as a run is asked for it: by its name, or with a score of the program. */
+/** The option `method`: a name, or a method with a score of the program. */
 export type MethodChoice = MethodName | OwnMethod;
 
 const BY_NAME: ReadonlyMap<string, Method> = new Map(Object.entries(METHODS));
@@ -66,7 +66,7 @@ export function isOwnMethod(value: unknown): value is OwnMethod {
     Object.keys(rest).length === 0;
 }
 
-/** Whether a value read from a file names a one-shot method. Names that are not in the list are those of programs. */
+/** Whether a value read from a file names a one-shot method. Names that are not in the list are of methods of programs. */
 export function namesOneShot(name: unknown): boolean {
   return typeof name === "string" && (BY_NAME.get(name)?.kind ?? "one-shot") === "one-shot";
 }

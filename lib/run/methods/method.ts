@@ -56,7 +56,7 @@ export interface OneShotMethod {
 export interface OwnMethod {
   /** Its name in run.json. A resumed run must have the same; no method of Compresso may have it. */
   readonly name: string;
-  /** What is measured for the score; nothing else can be read of the saliency. Default: everything. */
+  /** The measures that the score reads; others are not available to it. Default: all. */
   readonly from?: readonly UnitMeasure[];
   /**
    * Gives each unit a score: one finite number per unit, in the order of the units. Units of the lowest scores are cut
@@ -81,10 +81,7 @@ export function scoresOnRows(method: Method): boolean {
     (method.kind === "one-shot" && (measuresActivations(method) || method.from.some(isOfGradients)));
 }
 
-/**
- * Whether the score may be taken in several rounds: all that it is computed from is measured of the model as it is cut
- * so far.
- */
+/** Whether the score may be taken in several rounds: all its measures are from gradients at the current masks. */
 export function takesRounds(method: Method): boolean {
   return method.kind === "one-shot" && method.from.length > 0 && method.from.every(isOfGradients);
 }

@@ -53,11 +53,11 @@ export interface OneShotOptions {
   readonly onBatch?: (() => void) | undefined;
 }
 
-/** A cut that a score is measured behind. */
+/** An earlier cut: scores are measured on the model after it. */
 export interface CutBefore {
   /** 0 for each unit that is cut. */
   readonly kept: Selection;
-  /** Order of the units in that cut, 0 for the one that falls first; see {@link ranks}. */
+  /** Order in which the units are cut, 0 for the first; see {@link ranks}. */
   readonly order: ArrayLike<number>;
 }
 
@@ -99,7 +99,7 @@ export function ranks(scores: ArrayLike<number>): Float32Array<ArrayBuffer> {
   return result;
 }
 
-/** Batches that a method measures, of so many for gradients and for activations. */
+/** Number of batches that a method measures, given the counts for gradients and for activations. */
 export function batchesToMeasure(
   method: OneShotMethod,
   { gradients, activations }: { readonly gradients: number; readonly activations: number },
@@ -199,7 +199,7 @@ function checkFinite({ layers }: ActivationStats, what: string): void {
       const channel = part?.squares.findIndex((value) => !Number.isFinite(value)) ?? -1;
       if (channel < 0) continue;
       refuse("numeric", what, {
-        rule: "what the model computes of the calibration rows is finite",
+        rule: "the model's activations on the calibration rows are finite",
         value: `${part?.squares[channel]} in input ${channel} of layer ${layer}'s ${name}`,
         fix: ROWS_FIX,
       });
@@ -208,7 +208,7 @@ function checkFinite({ layers }: ActivationStats, what: string): void {
 }
 
 /**
- * The model with biases of o_proj and down_proj, zeros where it has none, for a run that may compensate later. It
+ * The model with biases of o_proj and down_proj, 0 if the model had none, for a run that may compensate later. It
  * shares all other weights with `model` and must not outlive it. Disposing it frees its biases and its own passes.
  */
 export async function withCompensation(model: Model): Promise<Model> {

@@ -42,7 +42,7 @@ export interface SelectorAim {
   /** Step of the stage, from 0. */
   readonly step: number;
   readonly target: number;
-  /** Targets of single layers; null, for one or all, leaves a layer to the target of the whole. */
+  /** Targets of single layers; a layer with null follows the target of the whole. null: all layers do. */
   readonly layers: readonly (number | null)[] | null;
   readonly freeze: readonly FrozenUnits[];
   readonly rates: Pick<Rates, "saliencyDecay">;
@@ -82,7 +82,7 @@ export interface SelectorParts {
 
 export const CALIBRATION_BATCHES = 8;
 
-/** Offset from the seed of training, so that calibration has batches of its own. */
+/** Offset from the seed of training, so that calibration has different batches. */
 const CALIBRATION_SEED = 0x5a11;
 
 /** The batches for scoring before the first step; longer stages use more. */

@@ -22,7 +22,7 @@ export function lastStageSteps(steps: number): number {
   return Math.round(steps * 0.3);
 }
 
-/** Steps of the pruning stage by the kind of method; a one-shot method has none. */
+/** Kind of step of the pruning stage, by kind of method; null for a one-shot method, which has no such steps. */
 export const CUTTING_STEPS = { learned: "masks", gradual: "gradual", "one-shot": null } as const satisfies Record<
   Method["kind"],
   StepKind | null

@@ -39,11 +39,11 @@ export interface Alarm {
   readonly action: AlarmAction;
   /** Step that the run went back to; null where it did not. */
   readonly restored: number | null;
-  /** What was seen, the value beside its threshold. */
+  /** What was seen: the value and its threshold. */
   readonly message: string;
-  /** What to change, options as programs write them. */
+  /** What to change. Options are spelled as in programs. */
   readonly change: string;
-  /** The options that `change` names, in the order in which they stand in it. */
+  /** The options that `change` names, in their order in it. */
   readonly options: readonly NamedOption[];
 }
 
@@ -56,7 +56,7 @@ export interface MonitorSetting {
 }
 
 /**
- * Settings of the monitors. What is left out has its default.
+ * Settings of the monitors. A missing setting has its default.
  *
  * A monitor set to roll back only warns where rolling back would change nothing:
  *
@@ -103,7 +103,7 @@ export interface MonitorOptions {
   readonly constraint?: MonitorSetting;
   /**
    * Share of the memory limit in use from which to raise an alarm, once more is in use than planned; default 0.95. It
-   * cannot roll back. Default action: warn. Whatever the setting, an allocation that fails ends the run with
+   * cannot roll back. Default action: warn. At every setting, an allocation that fails ends the run with
    * `CompressoError("gpu")`, which says what would fit.
    */
   readonly memory?: MonitorSetting;

@@ -8,7 +8,7 @@ import type { MaskLook } from "../contract.ts";
 
 /** Target, of one kind or of all units, above which a higher limit of cut units applies. */
 const HIGH = 0.8;
-/** Share of what such a target leaves that a kind keeps at least. One kind may be cut further where another is kept. */
+/** Least share that a kind keeps of what such a target leaves. One kind may be cut further if another is kept. */
 const KEPT = 0.25;
 /** Largest absolute gap to the target at which masks meet it. */
 const HELD = 0.01;
@@ -26,8 +26,8 @@ const LEAST: Readonly<Record<string, string>> = {
 /**
  * Checks the masks for collapse.
  *
- * - All zero: of a kind of which half or more may be cut, at most 1 − `threshold` of these units are left, and the
- *   target does not require it.
+ * - All zero: at most 1 − `threshold` of a kind's prunable units are left, and the target does not require it. Checked
+ *   only for kinds with at least half of their units prunable.
  * - All one: after the warm-up, at most 1 − `threshold` of the target is cut.
  *
  * Where rolling back would lead to the same masks, the alarm only warns.

@@ -93,7 +93,7 @@ export function brokenFinding(cause: Cause | null, { stage, step, numbers }: {
   readonly step: number;
   readonly numbers: string;
 }): Finding {
-  const nothing = { tensor: "nothing that can be computed anew", change: lowerRate(stage), isBase: false };
+  const nothing = { tensor: "no tensor that repeating the step finds", change: lowerRate(stage), isBase: false };
   const { tensor, change, isBase } = cause ?? nothing;
   return {
     monitor: "nan",
@@ -136,7 +136,7 @@ async function baseCause({ source }: Model, { layer, name }: Place): Promise<Cau
   }
   return {
     tensor: `${name} of the model as it was loaded, without masks and LoRA; the largest weight there is ${place}`,
-    change: "fix the model's weights: they overflow whatever is trained",
+    change: "fix the model's weights: they overflow without any training",
     isBase: true,
   };
 }
@@ -166,7 +166,7 @@ function gradientCause({ gradients, slots }: Inspection): string | null {
   if (brokenAt(slots) >= 0) return "the gradients of the masks";
   let squares = 0;
   for (const values of gradients.values()) for (const value of values) squares += value * value;
-  return squares > F32_MAX ? "the sum of the squares of LoRA's gradients, each of which is finite" : null;
+  return squares > F32_MAX ? "the sum of the squares of LoRA's gradients, which are all finite" : null;
 }
 
 function elsewhere(focus: number): string {

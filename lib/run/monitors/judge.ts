@@ -3,7 +3,7 @@ import { CompressoError, option, plainText, respelled } from "../../core/errors.
 import type { RunState } from "../contract.ts";
 import type { Alarm, AlarmAction, Finding, ResolvedMonitors } from "./alarm.ts";
 
-/** What is decided about a step. */
+/** The decision about a step. */
 export interface Verdict {
   readonly step: number;
   readonly alarms: readonly Alarm[];
@@ -95,9 +95,9 @@ function fixOf({ monitor, change: plain, options }: Alarm): string {
   const change = respelled(plain, options, option);
   const asItIs = `continue as it is (${option("resume")}, with ${option("monitors", `${monitor}=warn`)})`;
   // A run cannot continue from NaN, and the memory of other programs is no option of the run.
-  if (monitor === "nan") return `${change}; for that start anew (${option("export.replace")})`;
+  if (monitor === "nan") return `${change}; for that start over (${option("export.replace")})`;
   if (monitor === "memory") return `${change}, and continue (${option("resume")}); or ${asItIs}`;
-  return `${change}; where that is rates or the schedule alone, continue (${option("resume")}, with ${
+  return `${change}; if that changes only rates or the schedule, continue (${option("resume")}, with ${
     option("mayDiffer", "rates,schedule")
-  }), else start anew (${option("export.replace")}), or ${asItIs}`;
+  }), else start over (${option("export.replace")}), or ${asItIs}`;
 }

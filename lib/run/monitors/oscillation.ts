@@ -13,7 +13,7 @@ const LOOKS = 13;
 /**
  * Adds one look. The first change of a unit within the window takes it to a new state; each later change is a reversal.
  * Changes need not be at consecutive looks: looks fall on any phase of a period, and some find the masks unchanged. The
- * share is taken of each kind, so that a small kind shows beside a large one, or of all units where no kind has enough.
+ * share is taken of each kind, so that a small kind shows next to a large one, or of all units if no kind has enough.
  */
 export function watchTurns(
   history: MaskHistory | null,

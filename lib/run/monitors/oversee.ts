@@ -76,7 +76,7 @@ export function goodState(kept: readonly RunState[], step: number): RunState {
   return good;
 }
 
-/** Of the states up to a step, those that a later step may roll back to. */
+/** The kept states that a step after this one may roll back to. */
 export function keptStates(kept: readonly RunState[], step: number): readonly RunState[] {
   return kept.length === 0 ? kept : kept.slice(kept.indexOf(goodState(kept, step)));
 }

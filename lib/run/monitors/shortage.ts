@@ -77,5 +77,5 @@ async function fixOf(
   const anew = advice.filter((one) => !isFree(one));
   // If the same options fit, no other model is needed.
   if (anew.length === 0 && advice.length > 0) return goOn;
-  return `${goOn}; or start anew (${option("export.replace")}) and ${adviceWords(anew, { isLimit })}`;
+  return `${goOn}; or start over (${option("export.replace")}) and ${adviceWords(anew, { isLimit })}`;
 }

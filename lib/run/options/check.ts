@@ -1,4 +1,4 @@
-// Checks and defaults that follow from the table of options: names, types, bounds, words, which options go together, presets.
+// Checks and defaults that follow from the table of options: names, types, bounds, words, conflicts, presets.
 import { checkNames, type OptionNames } from "../../core/check_options.ts";
 import { option, refuse } from "../../core/errors.ts";
 import { isObject } from "../../core/guards.ts";
@@ -10,7 +10,7 @@ import { entryOf, isOptionPath, OPTION_PATHS, OPTION_TABLE, type OptionPath, pat
 import { type Condition, GIVEN, methodsOf } from "./table/entry.ts";
 import type { MemoryOptions, Preset, RunOptions } from "./options.ts";
 
-/** Options whose value is an object, whose members no row lists. */
+/** Options whose value is an object with members that the table does not list. */
 const PARTS: { readonly [path in OptionPath]?: OptionNames } = {
   hooks: Object.fromEntries(
     ["beforeStep", "afterStep", "beforeStage", "afterStage", "beforeExport", "afterExport"].map((name) => [name, true]),
@@ -24,7 +24,7 @@ const PARTS: { readonly [path in OptionPath]?: OptionNames } = {
 /** Paths of the options of `prune`. */
 export const PRUNE_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) => entryOf(path).of === undefined);
 
-/** Paths of the options of `pruneToFolder`: those of `prune`, but for its checkpoint, and its own. */
+/** Paths of the options of `pruneToFolder`: those of `prune` without `checkpoint`, and its own. */
 export const FOLDER_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) => {
   const { of } = entryOf(path);
   return of === "pruneToFolder" || (of === undefined && !path.startsWith("checkpoint."));
@@ -33,7 +33,7 @@ export const FOLDER_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) =>
 /** Paths of the options that memory depends on. */
 const MEMORY_PATHS = pathsIn("memory");
 
-/** Refuses options that plans of memory do not have; `whose` is the function that they are given to. Throws `CompressoError("usage")`. */
+/** Refuses options that a memory plan does not have; `whose` names the function. Throws `CompressoError("usage")`. */
 export function checkMemoryOptions(
   { adapter, ...options }: MemoryOptions,
   { whose }: { readonly whose: string },
@@ -107,8 +107,8 @@ export function checkOptions(
 }
 
 /**
- * The value that an option has in a run: as given, as the preset has it, or the default. What follows from the steps of
- * the pruning stage needs them.
+ * The value that an option has in a run: as given, the preset's, or the default. A value that depends on the steps of
+ * the pruning stage needs `steps`.
  */
 export function valueOf(options: object, path: OptionPath, steps?: number): unknown {
   const { default: own, paper } = entryOf(path), given = valueAt(options, path);
@@ -119,8 +119,8 @@ export function valueOf(options: object, path: OptionPath, steps?: number): unkn
 }
 
 /**
- * Refuses options that exclude each other, or whose conditions in the table do not hold. `what` replaces what cannot be
- * done. Throws `CompressoError("usage")`.
+ * Refuses options that exclude each other, or whose conditions in the table do not hold. `what` replaces the error's
+ * first line. Throws `CompressoError("usage")`.
  */
 export function checkTogether(
   options: object,
@@ -158,30 +158,40 @@ export function checkTogether(
   }
 }
 
-/** Whether the value of an option is one of these, or of a list one of its members is. */
+/** Whether the value of an option, or a member of its list, is one of these. */
 function meets(value: unknown, values: Condition): boolean {
   if (values === GIVEN) return value !== undefined && value !== false;
   if (typeof values === "function") return values(methodNamed(value));
   return (Array.isArray(value) ? value : [value]).some((one) => values.includes(one));
 }
 
-/** The method that a value names. One that names none counts as the default: its own check refuses it. */
+/** The method of a value. An unknown name counts as the default here; another check refuses it. */
 function methodNamed(value: unknown): Method {
   return methodOf(isMethodName(value) || isOwnMethod(value) ? value : OPTION_TABLE.method.default);
 }
 
 /**
- * What a preset sets for so many steps of the pruning stage; an option that is given wins.
+ * What a preset sets for so many steps of the pruning stage. Options that are given take precedence.
  *
- * `paper` are the published settings of Compresso (arXiv 2310.05015 and its code): heads, FFN columns and hidden dims; log α from a constant and
- * kept within ±log 100; hard concrete with β = 2/3 and its full noise; kept units get a sigmoid in the end; λ by Adam, and no projection;
- * rows padded and not joined; LoRA of rank 8 on q and v, learning from all labels, at 5e-5, in the last stage at 4e-4; eight epochs of which the
- * first prunes nothing and the sixth begins at the target, then three of the last stage, each a seventh of `steps`. They were made for some 50,000
- * steps: with few, the expected sparsity stays far behind the schedule. The hard sparsity meets its target all the same, by cutting at the end. The
- * schedule is cubic as in the paper; the public scripts run it linear: `schedule: "linear"`. It leaves `batch` and `seq` as they are, where those have
- * 1 × 1,024 tokens a step: `batch: 1, seq: 1024`. LoRA's rate has this toolkit's curve (see `Rates`): theirs falls in a
- * straight line from 5e-5 to 0 over the eight epochs, which a schedule of your own can set. z of an FFN column multiplies the product of gate and up
- * once; theirs multiplies both, the gate before its SiLU.
+ * `paper` has the published settings of Compresso (arXiv 2310.05015 and its code):
+ *
+ * - Units: heads, FFN columns and hidden dims.
+ * - Masks: log α starts from a constant and is kept within ±log 100. Hard concrete has β = 2/3 and its full noise. Kept
+ *   units get a sigmoid in the end. λ is updated by Adam, and there is no projection.
+ * - Data: rows are padded and not joined. LoRA learns from all labels.
+ * - LoRA: rank 8 on q and v, at a rate of 5e-5, in the last stage 4e-4.
+ * - Steps: eight epochs, then three of the last stage, each a seventh of `steps`. The first epoch prunes nothing, and
+ *   the sixth begins at the target.
+ *
+ * The settings were made for some 50,000 steps. With few steps, the expected sparsity stays far below the schedule; the
+ * hard sparsity still meets its target, by cutting at the end. Differences from the published code:
+ *
+ * - The schedule is cubic as in the paper; the public scripts use `schedule: "linear"`.
+ * - `batch` and `seq` keep their defaults; the published code has `batch: 1, seq: 1024`.
+ * - LoRA's rate has this toolkit's curve (see `Rates`). The published rate falls linearly from 5e-5 to 0 over the eight
+ *   epochs; a schedule of your own can set that.
+ * - z of an FFN column multiplies the product of gate and up once. The published code multiplies both, the gate before
+ *   its SiLU.
  */
 export function presetOptions(preset: Preset, steps: number): Partial<RunOptions> {
   checkNames({ preset }, namesOf(["preset"], { whose: "presetOptions" }), { whose: "presetOptions" });

@@ -34,7 +34,7 @@ export interface VocabularyOptions {
    * it that is expected to cost least.
    */
   readonly size?: number | undefined;
-  /** Rows that tell which tokens are needed. Default: those to train on, without the ones that are held out. */
+  /** Rows that show which tokens are needed. Default: the training rows, without held-out rows. */
   readonly rows?: readonly Row[] | undefined;
 }
 
@@ -67,7 +67,7 @@ export type Target =
 /** Options of `prune`: a {@link Target}, and how to reach it. */
 export type PruneOptions = RunOptions & Target;
 
-/** Options of a run whose target may be missing: a run that cuts the vocabulary alone has none. */
+/** Options of a run with an optional target: a run that cuts only the vocabulary needs no target. */
 export type AskedOptions = RunOptions & {
   readonly sparsity?: number | undefined;
   readonly size?: WantedSize | undefined;
@@ -112,8 +112,8 @@ export interface RunOptions {
   /** Default rank 8, alpha 16 on all seven projections, no dropout. A schedule may override the dropout at each step. */
   readonly lora?: Partial<LoraConfig> | undefined;
   /**
-   * Text before every instruction. Default: the collaborative prompt; null for none. An empty text is refused. So is a
-   * prompt of your own if all rows are texts, which get no prompt.
+   * Text before every instruction. Default: the collaborative prompt; null for none. An empty text is refused, and a
+   * prompt of your own if all rows are texts, since texts get no prompt.
    */
   readonly prompt?: string | null | undefined;
   /** Layout of the exported files; default "compact". "uniform" also determines the hard masks. */
@@ -195,16 +195,16 @@ export interface RunOptions {
   /** How λ is updated while masks are learned. Default "plain". */
   readonly lambdaRule?: LambdaRule | undefined;
   /**
-   * What training minimises: a sum of losses by their weights. Default: cross-entropy alone; a weight that is given is
-   * added to it, as in `{ distillation: 0.5 }`, or replaces it, as in `{ crossEntropy: 0, distillation: 1 }`. Not
-   * available for `flap`: `distillation`, as for `focus`.
+   * Weights of the losses whose sum is minimised. Default: cross-entropy alone. Another loss is added to it, as in
+   * `{ distillation: 0.5 }`, or replaces it, as in `{ crossEntropy: 0, distillation: 1 }`. `distillation` is not
+   * available for `flap`, see `focus`.
    */
   readonly objective?: Objective | undefined;
   /** What trains LoRA. Default "adamw". */
   readonly optimizer?: OptimizerName | undefined;
   /**
-   * Share of a batch's labels that the last stage learns from, in (0, 1]. They are those whose loss exceeds that of the
-   * model before pruning most. 1 is all of them. Below 1, each step needs one more forward pass.
+   * Share of a batch's labels that the last stage learns from, in (0, 1]: the labels whose loss rose most by pruning. 1
+   * uses all labels. Below 1, each step needs one more forward pass.
    *
    * Default: 0.3 for learned masks; 1 without a last stage, for other methods and for the preset "paper". Not available
    * for `flap`: its compensation is in the weights, and the extra pass needs the weights without it.
@@ -215,14 +215,14 @@ export interface RunOptions {
   /** Stops the run between two submits of a step. The run then throws the signal's reason. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Processes that train the run together, as `openMpi` gives them; default: this one alone. Each has all options, data
-   * and weights, and computes its share of the `accumulate` micro-batches of each step, of which there are at least as
-   * many as ranks. The result has the bits of one process with the same `accumulate`.
+   * Processes that train the run together, see `openMpi`; default: this one alone. Each rank has all options, data and
+   * weights, and computes its share of the `accumulate` micro-batches of each step. `accumulate` is at least the number
+   * of ranks. The result has the same bits as one process with the same `accumulate`.
    */
   readonly ranks?: Ranks | undefined;
   /**
-   * Called on each rank when micro-batches are dealt again, because ranks took longer for theirs than others: with the
-   * number of each. There is nothing to deal where micro-batches are as many as ranks.
+   * Called on each rank when micro-batches are dealt again because ranks differ in speed, with the number of each rank.
+   * Never called if each rank has one micro-batch.
    */
   readonly onDealt?: ((counts: readonly number[]) => void) | undefined;
   /** Where the run saves checkpoints; default nowhere. */
@@ -257,8 +257,8 @@ export interface CheckpointOptions {
    * - `recompute` and `monitors` can always change. Hooks, `skipBroken` and `trustSchedule` are not compared. Any other
    *   change must be named here.
    * - A change affects only steps that are still to come.
-   * - An inline schedule is compared by the text of its functions and the arguments of its curves. Name in `identity`
-   *   what else it reads from outside.
+   * - An inline schedule is compared by the text of its functions and the arguments of its curves. Put other
+   *   values that it reads from outside into `identity`.
    * - Rates that rollbacks halved stay halved, unless options give new values, or a schedule that sets them in
    *   all remaining stages does.
    */
@@ -312,13 +312,13 @@ export type ResolvedOptions =
     readonly calibration: boolean;
   };
 
-/** Those whose default is a value of the table. */
+/** Options whose default is a value of the table. */
 export type DefaultedOptions = Pick<
   ResolvedOptions,
   { [P in ResolvedName]: typeof OPTION_TABLE[P] extends { readonly default: TableValue } ? P : never }[ResolvedName]
 >;
 
-/** What is planned: the options of a run that memory depends on, with the same defaults. */
+/** Options of a memory plan: the options of a run that memory depends on, with the same defaults. */
 export interface MemoryOptions extends Pick<RunOptions, Exclude<MemoryName & keyof RunOptions, "vocab" | "rules">> {
   /** Tokens that a cut vocabulary keeps, or a share below 1; the whole embedding stays next to the cut one. Default: all. */
   readonly vocab?: Pick<VocabularyOptions, "size"> | undefined;

@@ -1,4 +1,4 @@
-// Numbers of the training loop: their defaults, and how going back halves them.
+// Rates of the training loop: their defaults, and how rollbacks halve them.
 import { CompressoError, option, refuse } from "../../core/errors.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { methodOf } from "../methods/all.ts";
@@ -9,8 +9,8 @@ import { defaultsOf } from "./check.ts";
 import { OPTION_TABLE } from "./table.ts";
 
 /**
- * Rates for so many steps of the pruning stage, as a run has them where nothing is said of them: with few steps log α must move further in each.
- * Where `lora` is given alone, `postfinetune` is the same in a run.
+ * Default rates for so many steps of the pruning stage. With few steps log α must move further in each. A run that is
+ * given `lora` without `postfinetune` uses `lora` for both.
  *
  * @example
  * ```ts
@@ -25,7 +25,7 @@ export function defaultRates(steps: number): Rates {
   return { ...defaultsOf("rates", steps), postfinetune: lora } as Rates;
 }
 
-/** Rates of a run: what is given, then the preset's, then the default, of LoRA that of its optimizer. */
+/** Rates of a run: as given, the preset's, or the default. LoRA's default depends on its optimizer. */
 export function resolveRates(
   steps: number,
   { optimizer = "adamw", preset = {}, given: own = {} }: {
@@ -39,10 +39,10 @@ export function resolveRates(
   return { ...rates, postfinetune: own.postfinetune ?? own.lora ?? preset.postfinetune ?? rates.lora };
 }
 
-/** Rates that going back halves; of `saliencyDecay` the share that is forgotten. */
+/** Rates that a rollback halves. For `saliencyDecay` it halves the forgotten share, 1 − decay. */
 const SLOWED = ["lora", "mask", "saliencyDecay", "lambda", "postfinetune"] as const;
 
-/** Rates after a run went back so often: half of those that learn each time, and half as much of each step in the running saliency. */
+/** Rates after so many rollbacks. Each halves the learning rates, and a new step's weight in the running saliency. */
 export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore = {} }: Halved): T {
   const share = (name: typeof SLOWED[number]): number => 0.5 ** (halvings + (halvedBefore[name] ?? 0));
   return {
@@ -55,7 +55,7 @@ export function slowedRates<T extends Rates>(rates: T, { halvings, halvedBefore 
   };
 }
 
-/** Halvings after new values of some rates: these hold as given, the others stay halved, and the run may roll back as often again. */
+/** Halvings after some rates changed: changed rates apply as given, others stay halved, and rollbacks count from 0. */
 export function halvedAnew({ halvings, halvedBefore = {} }: Halved, changed: ReadonlySet<string>): Halved {
   if (!SLOWED.some((name) => changed.has(name))) return { halvings, halvedBefore };
   const others = SLOWED.filter((name) => !changed.has(name));
@@ -69,8 +69,8 @@ export function halvedAnew({ halvings, halvedBefore = {} }: Halved, changed: Rea
 const OF_LORA = ["lora", "clipNorm", "weightDecay"] as const satisfies readonly (keyof Rates)[];
 
 /**
- * Refuses rates of LoRA that no step would use: all of them where no stage has steps, that of a last stage without any, and two where a run has but one
- * stage. Throws `CompressoError("usage")`.
+ * Refuses rates of LoRA that no step would use: any rate if no stage has steps, `postfinetune` without a last stage,
+ * and two rates for a run with one stage. Throws `CompressoError("usage")`.
  */
 export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps): void {
   const { lora, postfinetune } = given, { kind, name } = methodOf(options.method), stages = stagesOf(options);
@@ -98,6 +98,6 @@ export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps):
         fix: "give one of the two",
         option: path,
       }
-      : { what, rule: "the last stage has steps", value: "it has none", fix: "leave it out", option: path },
+      : { what, rule: "the last stage has steps", value: "no steps", fix: "leave it out", option: path },
   );
 }

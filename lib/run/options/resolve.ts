@@ -152,13 +152,13 @@ function knownSize(size: WantedSize, source: WeightSource | undefined): WantedSi
   return { ...others, file: { format, dtype: known } };
 }
 
-/** Options without parts whose default is in the table, and no function of the steps. */
+/** Options without parts whose default is a value in the table, not a function of the steps. */
 const DEFAULTED: readonly OptionPath[] = [...DECIDING_PATHS, ...pathsIn("memory")].filter((path) => {
   const { default: own, of } = entryOf(path);
   return of === undefined && !path.includes(".") && own !== undefined && typeof own !== "function";
 });
 
-/** Their values: as given, of the preset, or the default. */
+/** Values of these options: as given, the preset's, or the default. */
 function defaulted(options: object): DefaultedOptions {
   return atPaths(DEFAULTED.map((path) => [path, valueOf(options, path)])) as DefaultedOptions;
 }
@@ -179,7 +179,7 @@ export function resolveMemory(options: MemoryOptions & Pick<RunOptions, "preset"
   };
 }
 
-/** Options of a plan for a run: what of its resolved options memory depends on. */
+/** Options of a memory plan for a run: the resolved options that memory depends on. */
 export function memoryOptionsOf(
   options: ResolvedMemory,
   more: Pick<MemoryOptions, "baseDtype" | "adapter">,
@@ -223,7 +223,10 @@ export function cutsVocabularyAlone(
 /** The method of a run that trains after the vocabulary alone is cut. */
 const RECOVERY_METHOD = "magnitude";
 
-/** Refuses options of work that a run without layers to cut does not do, unless they have their default. Throws `CompressoError("usage")`. */
+/**
+ * Refuses options for choosing or training, other than their default, in a run that cuts only the vocabulary and does no
+ * such work. Throws `CompressoError("usage")`.
+ */
 export function checkIdle(
   options: object,
   { isAlone, paths = PRUNE_PATHS }: { readonly isAlone: boolean; readonly paths?: readonly OptionPath[] },
@@ -244,9 +247,9 @@ export function checkIdle(
 function checkGoal({ sparsity, size }: AskedOptions): void {
   const targets = `${option("sparsity")}, ${option("size.parameters")} and ${option("size.bytes")}`;
   if ((sparsity === undefined) === (size === undefined)) {
-    refuse("usage", "cannot tell how small the model is to become", {
+    refuse("usage", "cannot prune without exactly one target", {
       rule: `one of ${targets}`,
-      value: size === undefined ? "none of them" : "a sparsity and a size",
+      value: size === undefined ? "no target" : "a sparsity and a size",
       fix: size === undefined ? "give one of them" : "leave one out",
       option: "sparsity",
     });

@@ -79,19 +79,19 @@ export function groupOf(path: OptionPath): string {
   return Object.entries(OPTION_GROUPS).find(([, rows]) => path in rows)?.[0] ?? "advanced";
 }
 
-/** Whether something has an option besides `prune` and `pruneToFolder`. */
+/** Whether an option exists in a scope. */
 export function isIn(scope: Scope, path: OptionPath): boolean {
   const { of, scope: own } = entryOf(path),
     usual: readonly Scope[] = of === undefined ? ["experiment", "sweep"] : ["sweep"];
   return (own ?? usual).includes(scope) && nameOf(path) !== null;
 }
 
-/** Paths of the options that something has. */
+/** Paths of the options in a scope. */
 export function pathsIn(scope: Scope): readonly OptionPath[] {
   return OPTION_PATHS.filter((path) => isIn(scope, path));
 }
 
-/** Paths of the options of `prune` that decide its bits, in their resolved form: what a resumed run compares, besides rows, schedule and model. */
+/** Paths of the resolved options that decide a run's bits; a resumed run compares them. */
 export const DECIDING_PATHS: readonly OptionPath[] = OPTION_PATHS.filter((path) => {
   const { of, mayChange } = entryOf(path);
   return of === undefined && !mayChange && path !== "rows" && path !== "vocab.rows";

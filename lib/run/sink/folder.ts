@@ -67,7 +67,7 @@ export async function folderSink(model: Model, options: FolderSinkOptions): Prom
   const refusesEarlier = !resume && !files.replace;
   using stack = new DisposableStack();
   const lock = stack.use(new FolderLock(out));
-  // A run that is not resumed has nothing to write before it is prepared.
+  // A resumed run is locked at once; a new run writes nothing before it is prepared.
   if (resume) await lock.take();
   else await lock.check();
   if (resume) await checkResumable(out);
@@ -80,21 +80,21 @@ export async function folderSink(model: Model, options: FolderSinkOptions): Prom
     checkpoint: { path, every: checkpointEvery > 0 ? checkpointEvery : Infinity, resume, mayDiffer },
     hasTexts,
     async texts(): Promise<readonly Row[] | null> {
-      // A run that ended before its first checkpoint has left records beside its texts.
+      // A run that ended before its first checkpoint left both records and texts. Texts alone are the user's.
       if (hasTexts && refusesEarlier && !await exists(recordsPath)) throw textsThere(textsPath);
       return resume && hasTexts ? await textsIn(out) : null;
     },
     async begin({ doneBefore, texts }): Promise<void> {
       await makeFolder(out);
       await lock.take();
-      // What a crash has put aside is an earlier run's too, and is better refused before the steps than after them.
+      // A crash may have left files of an earlier run under temporary names. They are refused before the steps.
       for (const name of lock.isHeld ? MODEL_FOLDERS : []) await recoverFolder(`${out}/${name}`);
       // Another run may have ended there meanwhile.
       if (refusesEarlier) await refuseEarlierRun(out);
       await onReady?.();
       await makeFolder(out);
       if (lock.isHeld) await removeLeftovers(out, [...RUN_FILES, RECORDS_FILE, CALIBRATION_FILE]);
-      // A run that replaces another one and stops before its first checkpoint must not be taken for that.
+      // If this run stops before its first checkpoint, the old checkpoint must not be taken for its own.
       if (!resume && lock.isHeld) await removeCheckpoint(path);
       if (doneBefore === null) return;
       await writeFileAtomically(recordsPath, await recordsUpTo(recordsPath, doneBefore));
@@ -134,8 +134,8 @@ async function removeCheckpoint(path: string): Promise<void> {
 
 function textsThere(path: string): CompressoError {
   return refusal("usage", `cannot write ${path}`, {
-    rule: "the model's own calibration texts replace no file unasked",
-    value: "it is there already",
+    rule: "calibration texts do not replace an existing file",
+    value: "the file exists",
     fix: `give it by ${option("calibration")}, choose another ${option("out")}, start with ${
       option("export.replace")
     }, or take ${option("calibration", "none")}`,

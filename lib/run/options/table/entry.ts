@@ -3,7 +3,7 @@ import type { ValueRule } from "../../../core/value_rule.ts";
 import { METHOD_NAMES, methodsThat } from "../../methods/all.ts";
 import type { Method } from "../../methods/method.ts";
 
-/** What a value is: a type that `accepts` checks, or one that is checked where it is used. */
+/** Type of a value. `accepts` checks most types; the last three are checked where they are used. */
 export type OptionType = ValueRule["type"] | "prompt" | "alarms" | "calibration";
 
 /** Value of an option in the table. */
@@ -13,15 +13,15 @@ export type TableValue = number | boolean | string | null | readonly string[];
 export const GIVEN = true;
 
 /**
- * When an option has an effect: the methods that take it, and other options, each with the values of which it must have
- * one, or {@link GIVEN}. Of a list one member has to be among the values.
+ * When an option has an effect: conditions on the method and on other options. Another option must have one of the
+ * listed values (if it is a list, one of its members must), or just be {@link GIVEN}.
  */
 export type When = Readonly<Record<string, Condition>>;
 
-/** What an option's value has to be; of the method, what its record has to fulfil. */
+/** The condition on an option's value; for the method, a test of its record. */
 export type Condition = typeof GIVEN | readonly TableValue[] | ((method: Method) => boolean);
 
-/** What has an option besides `prune` and `pruneToFolder`: experiments, sweeps, plans of memory and the verb `plan`. */
+/** Where an option exists besides `prune` and `pruneToFolder`: experiments, sweeps, memory plans, the verb `plan`. */
 export type Scope = "experiment" | "sweep" | "memory" | "plan";
 
 /** One option. */

@@ -78,7 +78,7 @@ export const TRAINING_OPTIONS = {
     defaultText: "0.3 for learned masks; 1 for other methods and without a last stage",
     work: "lora",
     scope: PLANNED,
-    help: "share of the labels that the last stage learns from: those that pruning hurt most; not for flap",
+    help: "share of labels, the most affected by pruning, that the last stage learns from; not for flap",
   },
   "objective.crossEntropy": {
     type: "number",

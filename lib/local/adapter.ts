@@ -37,8 +37,8 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
 }
 
 /**
- * Reads an adapter that PEFT wrote, or {@link writePeftAdapter}, for a model of this shape: its folder, its .safetensors file with
- * adapter_config.json beside it, or its name on the Hub. Values are widened to f32.
+ * Reads an adapter from PEFT or {@link writePeftAdapter} for a model of this shape. `path` is its folder, its
+ * .safetensors file (with adapter_config.json in the same folder), or its name on the Hub. Values are widened to f32.
  *
  * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
  * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.

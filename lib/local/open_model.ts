@@ -81,7 +81,7 @@ function fixture(name: string): string {
   const url = new URL(`../../fixtures/${name}`, import.meta.url);
   if (url.protocol === "file:") return pathOf(url);
   refuse("input", "cannot open the demo", {
-    rule: "its files are beside the toolkit on this machine",
+    rule: "its files are on this machine, in the toolkit's folder",
     value: `the toolkit runs from ${url.origin}`,
     fix: "clone the repository, or name a model of your own",
   });

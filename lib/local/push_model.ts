@@ -5,16 +5,22 @@ import { lastPart, within } from "../files/path.ts";
 import { infoOf, isThere } from "../files/system.ts";
 import { type Uploaded, type UploadFile, type UploadOptions, uploadToHub } from "../hub/upload.ts";
 
-/** What a run's folder has beside its model: no checkpoint, and no texts that it was calibrated on. */
+/** Entries of a run's folder that are uploaded with its model. Checkpoint and calibration texts are not. */
 const OF_RUN = /^(?:model\.gguf|run\.json|records\.jsonl|report\.html|adapter|unmerged)$/;
 
 /** Options of {@link pushToHub}. */
 export type PushOptions = Partial<UploadOptions>;
 
 /**
- * Uploads a model as one commit, into a repository that is made where there is none: of a run's folder the files of `model/`, with its card, at the
- * top, and beside them model.gguf, run.json, records.jsonl and adapters; of a Hugging Face folder its files; or a GGUF. The token is that of `HF_TOKEN`,
- * or of the file which `hf auth login` writes. Large files that the Hub has are not sent again.
+ * Uploads a model as one commit. The repository is created if it does not exist. The path is one of:
+ *
+ * - the folder of a run: the files of `model/` go to the top level, with model.gguf, run.json, records.jsonl and
+ *   adapters;
+ * - a Hugging Face folder;
+ * - a GGUF.
+ *
+ * The token is read from `HF_TOKEN`, or from the file that `hf auth login` writes. Large files that the Hub already has
+ * are not sent again.
  *
  * @throws CompressoError("usage") for a name of another form than `hf:owner/name[@branch]`, and without a token.
  * @throws CompressoError("input") for a path without a model, where the token does not allow it, or the Hub cannot be reached.

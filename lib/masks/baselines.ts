@@ -20,7 +20,7 @@ export const RANKINGS = ["all", "layer"] as const satisfies readonly Ranking[];
 /** Name of a ranking. */
 export type Ranking = "all" | "layer";
 
-/** Less than the smallest difference of two ranks among a million units. */
+/** Smaller than any difference of two ranks among a million units. */
 const NUDGE = 1e-13;
 const GOLDEN = (Math.sqrt(5) - 1) / 2;
 
@@ -73,7 +73,7 @@ export interface WeightTerms {
   readonly hidden: Float32Array;
 }
 
-/** The terms of those projections that a layer has. */
+/** Terms by projection; projections that a layer lacks are absent. */
 export type LayerTerms = ReadonlyMap<Projection, WeightTerms>;
 
 /** Accumulates terms of the weights on calibration data, batch by batch. */
@@ -131,7 +131,7 @@ export function rankWithin(table: UnitTable, scores: ArrayLike<number>): Float64
   return rankBy(table, scores, (unit) => `${placeOf(table, unit)} ${table.layer[unit]}`);
 }
 
-/** {@link rankWithin}, with units of which a layer may have several ranked within their group. */
+/** {@link rankWithin} by groups. Kinds with at most one unit per layer are ranked over all layers. */
 export function rankBy(
   table: UnitTable,
   scores: ArrayLike<number>,

@@ -46,11 +46,10 @@ interface Scoring {
  *
  * Differences from FLAP's code:
  *
- * - There the statistics of a layer are taken behind the layers that were cut before it; here they are of the whole
- *   model.
- * - There they cover all tokens; here those before labels, without instructions and prompts.
- * - It does not cut hidden dims and whole layers. Here they have the same terms |W_ij| · ‖x_j‖₂: a hidden dim those of
- *   the rows of all o_proj and down_proj that write it, a layer the mean of its own.
+ * - The statistics are of the uncut model. FLAP's code measures a layer after cutting all earlier layers.
+ * - The statistics cover the tokens before labels. FLAP's code includes instructions and prompts.
+ * - FLAP's code does not cut hidden dims and whole layers. Here they have the same terms |W_ij| · ‖x_j‖₂: summed for a
+ *   hidden dim over the rows of all o_proj and down_proj that write it, averaged for a layer over its own.
  */
 export async function wandaScores(
   source: WeightSource,
@@ -76,8 +75,8 @@ export async function wandaScores(
  *
  * - The variance is over all tokens before labels. The code includes instructions and prompts, takes each sample's
  *   deviation from the running mean over the samples so far, and leaves out the first sample.
- * - It does not cut hidden dims and whole layers. Here they have the same terms, variance times W_ij²: a hidden dim
- *   those of the rows of all o_proj and down_proj that write it, a layer the mean of its own.
+ * - FLAP's code does not cut hidden dims and whole layers. Here they have the same terms, variance times W_ij²: summed
+ *   for a hidden dim over the rows of all o_proj and down_proj that write it, averaged for a layer over its own.
  * - Such values do not compare with those of heads and columns. With either kind, all scores are ranks, so that heads
  *   and columns together lose the same share as that kind.
  */

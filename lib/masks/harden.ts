@@ -62,7 +62,7 @@ export function hardSelection(
   const { target, size, layerTargets } = aim;
   if (layerTargets?.some((goal) => goal !== null)) {
     refuse("usage", "cannot cut all layers alike", {
-      rule: "no layer has a target of its own",
+      rule: "no single layer has a target",
       value: layerTargets.join(", "),
     });
   }

@@ -50,8 +50,8 @@ interface MaskBuffers {
 }
 
 /**
- * Buffers of the learned masks of one model. A negative target means none: λ stays, and units without goals of their
- * own are not shifted. Holds and goals are not part of a checkpoint; they are set again on resuming.
+ * Buffers of the learned masks of one model. A negative target means no target: λ stays, and only units with goals are
+ * shifted. Holds and goals are not part of a checkpoint; they are set again on resuming.
  */
 export class MaskLearner implements Disposable {
   readonly table: UnitTable;
@@ -107,9 +107,9 @@ export class MaskLearner implements Disposable {
 
   /**
    * Makes log α follow the logarithm of the units' saliency, times `drift`, from the next update. The saliency starts
-   * from these values, which include the prior. It continues as the sum of two parts, each of which keeps
-   * `saliencyDecay` of itself at each step: a running mean of the squares of dL/dz, see `MaskSlots.dz`, and the prior.
-   * Until this is called log α follows no saliency.
+   * from these values, which include the prior. It continues as the sum of two parts: a running mean of the
+   * squares of dL/dz, see `MaskSlots.dz`, and the prior. Each part keeps the share `saliencyDecay` of itself at each
+   * step. Before this call log α follows no saliency.
    */
   follow(
     saliency: ArrayLike<number>,
@@ -262,7 +262,7 @@ export class MaskLearner implements Disposable {
 /** The error of targets for single layers with a layout that cuts all layers alike. */
 export function twofoldGoals(): CompressoError {
   return refusal("usage", "cannot aim at targets of single layers", {
-    rule: "layers have targets of their own, or are all cut alike",
+    rule: "either single layers have targets, or all layers are cut alike",
     value: 'the layout "uniform", and targets of single layers',
     fix: "take another layout, or leave `layers` out of the schedule",
   });

@@ -96,7 +96,10 @@ export function lengthOfRows(tokens: ArrayLike<number>, batch: number): number {
   });
 }
 
-/** Refuses labels of another number than `tokens`, and those that no token of the vocabulary has; negative ones do not count. */
+/**
+ * Refuses labels whose number differs from that of `tokens`, and labels outside the vocabulary. Negative labels are
+ * ignored.
+ */
 export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>, vocab: number): void {
   if (labels.length !== tokens.length) {
     throw unlikeTokens(`${tokens.length} tokens, ${labels.length} labels`);
@@ -121,7 +124,7 @@ export function unlikeTokens(value: string): CompressoError {
   });
 }
 
-/** Masks and LoRA as they are now, whatever the caller does to the arrays later. */
+/** A copy of masks and LoRA, so that later changes of the caller's arrays have no effect. */
 export function copyAdapters({ masks, lora }: Adapters): Adapters {
   const { head, ffn, hidden } = masks ?? {};
   return {

@@ -92,7 +92,7 @@ export class Model implements Disposable {
    * @internal
    */
   readonly weights: Weights;
-  /** Null where the model has none. */
+  /** Null if the model has no tokenizer. */
   readonly tokenizer: Tokenizer | null;
   #cached: CachedPass | null = null;
   /** Settled when the calls made so far are over. */
@@ -182,8 +182,8 @@ export class Model implements Disposable {
   }
 
   /**
-   * Negative log-likelihood of each next token, in nats: value [b · seq + t] is that of token t + 1 of sequence b given the tokens
-   * up to t; 0 where `labels` (unshifted, −100 = ignored) has none.
+   * Negative log-likelihood of each next token, in nats. Value [b · seq + t] is that of token t + 1 of sequence b given
+   * the tokens up to t; 0 if `labels` (unshifted, −100 = ignored) has no label there.
    *
    * @throws CompressoError("usage") for a batch that does not divide the tokens.
    * @throws CompressoError("input") for no tokens, sequences longer than the model's context, other than one label for each token, and ids outside
@@ -250,9 +250,10 @@ export class Model implements Disposable {
   }
 
   /**
-   * Negative log-likelihood of each edge of token trees, in nats: of its token after the nodes from the root to the one that it leaves. A node
-   * is computed once, however many sequences it belongs to. `rows`, at least the nodes and the edges, is the size of the pass, which is kept
-   * for the next call of the same size. `createTreeBuilder` makes such trees.
+   * Negative log-likelihood of each edge of token trees, in nats: of the edge's token after the path from the root to
+   * the edge's start. A node that several sequences share is computed once. `rows` is the size of the pass, at least
+   * the number of nodes and of edges; the pass is kept for the next call of the same size. `createTreeBuilder` makes
+   * such trees.
    *
    * @internal
    *
@@ -387,7 +388,7 @@ export class Model implements Disposable {
   }
 }
 
-/** Loads a model from any weight source, for example a sliced one that was not written yet. */
+/** Loads a model from any weight source, for example a sliced model that is not on disk. */
 export async function loadModelFrom(
   source: WeightSource,
   options: LoadModelOptions & { readonly tokenizer?: Tokenizer | null },

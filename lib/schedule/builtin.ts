@@ -25,8 +25,8 @@ export function isScheduleName(text: string): text is ScheduleName {
 }
 
 /**
- * The built-in schedule of a name. It rises from 0 to the run's sparsity, which it reaches at progress `warmup`, in [0, 1]. "step" begins at a
- * quarter of that sparsity, "constant" holds all of it from the first step on.
+ * A built-in schedule by name. It rises from 0 to the run's sparsity, which it reaches at progress `warmup`, in [0, 1].
+ * "step" starts at a quarter of that sparsity; "constant" holds all of it from the first step.
  *
  * @throws CompressoError("usage") for a warm-up out of range, and for other options
  */

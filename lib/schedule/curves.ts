@@ -1,6 +1,6 @@
 // Curves for schedules: numbers as functions of progress, in closed form.
 //
-// Isolated schedule scripts get this file as their `compresso/schedule`: beside the error type it may import types only.
+// Isolated schedule scripts get this file as `compresso/schedule`: it may import only errors.ts and types.
 import { type CompressoError, refusal } from "../core/errors.ts";
 import type { CurveInput } from "./definition.ts";
 
@@ -19,7 +19,7 @@ export interface RampOptions {
 
 /** Options of {@link exponential}. */
 export interface ExponentialOptions extends RampOptions {
-  /** k of e^(−k·q), above 0; the larger, the more of the way is done early. Default 5. ln(from / to) gives from·(to / from)^q. */
+  /** k of e^(−k·q), above 0; a larger k is faster at first. Default 5. ln(from / to) gives from·(to / from)^q. */
   readonly steepness?: number;
 }
 
@@ -58,7 +58,7 @@ export function exponential(options: ExponentialOptions): CurveFunction {
   if (!(steepness > 0 && steepness <= 700)) {
     throw wrong("exponential", { rule: "steepness lies in (0, 700]", value: steepness });
   }
-  // The same as in the docstring times e^k / e^k, which leaves digits where k is small.
+  // The formula of the docstring, extended by e^k, which is more precise for a small k.
   const rest = (q: number): number => Math.expm1(steepness * (1 - q)) / Math.expm1(steepness);
   return ramp("exponential", { ...shape, steepness }, rest);
 }
@@ -124,7 +124,7 @@ function ramp(
   });
 }
 
-/** The curve with a text that says what it was made with: resuming compares schedules by the text of their functions. */
+/** The curve, whose text names its arguments: resuming compares schedules by the text of their functions. */
 export function described(name: string, made: unknown, curve: CurveFunction): CurveFunction {
   const text = `${name}(${JSON.stringify(made)})`;
   return Object.defineProperty(curve, "toString", { value: () => text });

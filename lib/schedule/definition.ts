@@ -1,6 +1,6 @@
 // Schedules as users write them: what a schedule sees, what it decides, and the check of its definition.
 //
-// An isolated script runs with this file's code: of core it may import errors and guards, and types of anything.
+// An isolated script runs with this file's code: it may import only errors.ts and guards.ts of core, and types.
 import { isObject } from "../core/guards.ts";
 import { refusal, refuse } from "../core/errors.ts";
 
@@ -12,7 +12,7 @@ export interface CurveInput {
   readonly sparsity: number;
 }
 
-/** What a schedule sees at every step of the pruning stage, and of the others where it steers them. */
+/** What a schedule sees at every step of the pruning stage, and of other stages that it controls. */
 export interface ScheduleInput extends CurveInput {
   /** The stage of the step. */
   readonly stage: RecordView["stage"];
@@ -20,7 +20,7 @@ export interface ScheduleInput extends CurveInput {
   readonly step: number;
   /** Steps of the stage. */
   readonly steps: number;
-  /** The last records of the run that are known, oldest first, 32 at most. */
+  /** The last known records of the run, oldest first, at most 32. */
   readonly records: readonly RecordView[];
   /** State of every decoder layer. */
   readonly layers: readonly LayerState[];
@@ -29,7 +29,7 @@ export interface ScheduleInput extends CurveInput {
 /** Records that a schedule sees. */
 export const RECORDS_SEEN = 32;
 
-/** What a schedule sees of a step's record: the numbers that are the same whenever the run is repeated. */
+/** The part of a step's record that a schedule sees: numbers that are the same in every repetition of the run. */
 export interface RecordView {
   /** Stage of the step. */
   readonly stage: "finetune" | "prune" | "postfinetune";
@@ -52,17 +52,17 @@ export interface RecordView {
 }
 
 /**
- * What is cut of a layer, in shares from 0 to 1: expected shares while masks are learned, those of the hard masks with gradual saliency and in other
- * stages; 0 where nothing of the kind is pruned.
+ * Shares cut of a layer, from 0 to 1: expected while masks are learned, otherwise exact. 0 for kinds that are not
+ * pruned.
  */
 export interface LayerState {
-  /** Share cut of its heads, by their number. Where whole layers are units, the share of the layer itself is added. */
+  /** Share cut of the number of its heads. If whole layers are units, a cut of the layer counts too. */
   readonly heads: number;
-  /** Share cut of its FFN columns, by their number, as for heads. */
+  /** Share cut of the number of its FFN columns, as for heads. */
   readonly ffn: number;
   /**
-   * Share cut of the parameters of its linear weights, hidden dims not counted: what `layers` of a schedule aims at. K and V of a KV group count as cut
-   * once all heads of the group are.
+   * Share cut of the parameters of its linear weights, hidden dims not counted: the share that `layers` of a schedule
+   * sets. K and V of a KV group count as cut once all heads of the group are cut.
    */
   readonly sparsity: number;
 }
@@ -71,8 +71,9 @@ export interface LayerState {
 export type Curve = number | ((input: ScheduleInput) => number);
 
 /**
- * Units that do not move: heads (or KV groups) or FFN columns of a layer, everything of a layer, or hidden dims; all of them, or those that `units`
- * lists. Layers and units count from 0. Kinds that are not among the run's units have no effect.
+ * Units that do not move: heads (or KV groups) or FFN columns of a layer, everything of a layer, or hidden dims.
+ * `units` limits this to the listed units. Layers and units count from 0. Kinds that are not among the run's units are
+ * ignored.
  */
 export type FrozenUnits =
   | { readonly layer: number; readonly kind: "heads" | "ffn"; readonly units?: readonly number[] }
@@ -80,8 +81,9 @@ export type FrozenUnits =
   | { readonly kind: "hidden"; readonly units?: readonly number[] };
 
 /**
- * Numbers of the loop that a schedule may set: the names of `Rates`, but for those of the start of masks and of the last stage, and LoRA's `dropout`. Those
- * of learned masks are for the method compresso, and `saliencyDecay` for masks that start from saliency.
+ * Numbers of the loop that a schedule may set: LoRA's `dropout`, and the names of `Rates` except those for the start of
+ * masks and for the last stage. Rates of learned masks are for the method compresso only, and `saliencyDecay` for masks
+ * that start from saliency.
  */
 export const RATE_NAMES = [
   "lora",
@@ -111,12 +113,12 @@ export type RateName =
   | "clipNorm"
   | "weightDecay"
   | "dropout";
-/** Name of such a number, or of that of the last stage alone. */
+/** Name of a number of the loop, or of `focus`, which only the last stage has. */
 export type LoopNumber = RateName | "focus";
 
 /** Numbers that every step of LoRA has, in all stages. */
 export const LORA_RATES = ["lora", "clipNorm", "weightDecay", "dropout"] as const satisfies readonly RateName[];
-/** Numbers of the stages before and after pruning; `focus` is the last one's alone. */
+/** Numbers of the stages before and after pruning; only the last stage has `focus`. */
 export const OUTER_RATES = {
   finetune: LORA_RATES,
   postfinetune: [...LORA_RATES, "focus"],
@@ -126,12 +128,15 @@ export const OUTER_STAGES = ["finetune", "postfinetune"] as const satisfies read
 /** Name of such a stage. */
 export type OuterStage = "finetune" | "postfinetune";
 
-/** LoRA's numbers in a stage before or after pruning. `lora` is the learning rate itself, in place of the stage's own warm-up or cosine. */
+/**
+ * LoRA's numbers in a stage before or after pruning. `lora` replaces the stage's learning rate, warm-up or cosine
+ * included.
+ */
 export type LoraCurves = { readonly [rate in "lora" | "clipNorm" | "weightDecay" | "dropout"]?: Curve };
 
 /** What a schedule decides in a stage before or after pruning. */
 export interface StageDefinition extends LoraCurves {
-  /** Whether the stage ends before this step; with the first one it is left out. */
+  /** Whether the stage ends before this step. If true at the first step, the stage is skipped. */
   readonly end?: (input: ScheduleInput) => boolean;
 }
 
@@ -142,36 +147,39 @@ export interface LastStageDefinition extends StageDefinition {
 }
 
 /**
- * What a schedule decides. All parts are optional; what is left out is as in a run without a schedule. Every function must depend on its input alone,
- * without memory, clock or random numbers: only then does a resumed run end with the same bits.
+ * What a schedule decides. All parts are optional; a missing part is as in a run without a schedule. Every function
+ * must depend on its input alone, without memory, clock or random numbers: only then does a resumed run end with the
+ * same bits.
  */
 export interface ScheduleDefinition {
   /** Sparsity to hold now, in [0, 1). */
   readonly sparsity?: Curve;
   /**
-   * Sparsity of each layer, in [0, 1], as a share of the layer's parameters; null leaves a layer free. As many entries as layers. Not for the layout
-   * uniform, nor for one-shot methods. Without `end` the last step is asked for before the first one too, so that layers that do not come to the whole's
-   * target are refused at once.
+   * Sparsity of each layer, in [0, 1], as a share of the layer's parameters; null leaves a layer free. One entry per
+   * layer. Not for the layout uniform, nor for one-shot methods. Without `end`, the last step is also evaluated before
+   * the first, so that layers that do not add up to the target of the whole are refused at once.
    */
   readonly layers?: (input: ScheduleInput) => readonly (number | null)[];
   /**
-   * Units that do not move in this step; not for one-shot methods. When the masks become hard they may be cut as others. Gradual saliency moves units
-   * before every third step only; with whole layers as units, the layer of a frozen unit does not move either.
+   * Units that do not move in this step; not for one-shot methods. They may be cut when the masks become hard. Gradual
+   * saliency moves units only before every third step. If whole layers are units, the layer of a frozen unit does not
+   * move either.
    */
   readonly freeze?: (input: ScheduleInput) => readonly FrozenUnits[];
   /**
-   * Whether the pruning stage ends before this step. Ended before its first step, it cuts nothing, except for a target size or a uniform layout; the
-   * records are then those of fine-tuning.
+   * Whether the pruning stage ends before this step. If it ends before its first step, nothing is cut, except for a
+   * target size or a uniform layout; the records are then those of fine-tuning.
    */
   readonly end?: (input: ScheduleInput) => boolean;
   /**
-   * Numbers of the loop. Learned masks start at the run's own temperature and noise: where the schedule begins at others, give these to the run too.
-   * With `sparsity`, `warmup` only says from where on monitors compare what is cut with the target.
+   * Numbers of the loop. Learned masks start at the run's own temperature and noise: if the schedule starts at others,
+   * give these to the run too. With `sparsity`, `warmup` only says when monitors start to compare the sparsity with the
+   * target.
    */
   readonly rates?: { readonly [rate in RateName]?: Curve };
   /** Numbers and end of the stage before pruning, which must have steps. `progress`, `step` and `steps` are those of that stage. */
   readonly finetune?: StageDefinition;
-  /** The same for the last stage. `layers` are those of the hard masks. All steps of a one-shot method are that stage. */
+  /** The same for the last stage. `layers` are exact there. All steps of a one-shot method are in this stage. */
   readonly postfinetune?: LastStageDefinition;
 }
 
@@ -335,12 +343,12 @@ export function namedParts(said: unknown): readonly SchedulePart[] {
   return ALL_PARTS.filter((part) => Array.isArray(said) && said.includes(part));
 }
 
-/** Bounds of a number; the least value is 0 where nothing else is said. */
+/** Bounds of a number; default for the least value: 0. */
 export interface Bounds {
   readonly above?: number;
   readonly most?: number;
   readonly below?: number;
-  /** Whether the GPU takes it as f32: its f32 value must lie within the bounds too. */
+  /** Whether the GPU uses it as f32: its f32 value must be within the bounds too. */
   readonly single?: boolean;
 }
 
@@ -393,7 +401,7 @@ function checkKeys<T extends object>(object: T, known: readonly string[], word: 
   });
 }
 
-/** Refuses a part that is no function, nor, where it has bounds, a number within them. */
+/** Refuses a part that is neither a function nor, if it has bounds, a number within them. */
 function check(value: unknown, { name, bounds }: { readonly name: string; readonly bounds: Bounds | null }): void {
   if (value === undefined || typeof value === "function" || (bounds && isWithin(value, bounds))) return;
   refuse("usage", "cannot define the schedule", {
@@ -402,7 +410,7 @@ function check(value: unknown, { name, bounds }: { readonly name: string; readon
   });
 }
 
-/** A value in a message: short, whatever it is. */
+/** A short text of any value, for a message. */
 function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.slice(0, 40));
   if (typeof value === "object" && value !== null) return Array.isArray(value) ? "a list" : "an object";

@@ -33,8 +33,9 @@ export const SCRIPT_API = [
 ] as const;
 
 /**
- * Opens a schedule. A script, from a file or a URL, runs isolated: in a process without permissions, with limits of heap, time and memory. It can
- * import `compresso/schedule` and nothing else. Starting that process takes the right to run Deno.
+ * Opens a schedule. A script, from a file or a URL, runs isolated: in a process without permissions, with limits of
+ * heap, time and memory. It can import only `compresso/schedule`. Starting the process needs the permission to run
+ * Deno.
  *
  * @throws CompressoError("input") where the script cannot be read, breaks a rule, or exports no schedule
  * @throws CompressoError("usage") where a program gives no schedule, or one with unknown parts, and where Deno may not be started
@@ -53,7 +54,7 @@ export async function openScript(
   const script = await readScript(url, { ...given, name }), { text, isJavaScript, toolkitImports } = script;
   if (trust) {
     const { schedule, importsOthers } = await importTrusted(script);
-    // Code of other modules is not in the text; without, the identity is that of the isolated script.
+    // The text does not include code of other modules. Without imports the identity is that of the isolated script.
     return inProcess(schedule, {
       name,
       identity: `script ${digestOf([importsOthers ? text + definitionHash(schedule) : text])}`,
@@ -80,8 +81,8 @@ export async function openScript(
 }
 
 /**
- * Name and parts of an isolated script, which is opened for them; null of what is no script, and where this process may not start another one
- * unasked. Throws what {@link openSchedule} does.
+ * Name and parts of an isolated script, which is opened to read them; null if the schedule is no script, or if this
+ * process may not start another without asking. Throws what {@link openSchedule} does.
  */
 export async function scriptParts(
   source: ScheduleSource | undefined,
@@ -91,7 +92,7 @@ export async function scriptParts(
   return { name: opened.name, parts: opened.parts };
 }
 
-/** The code that an isolated script runs with, as one URL: modules at data: URLs have no relative imports, so each holds the URLs of its own. */
+/** The code that an isolated script runs with, as one URL. data: URLs allow no relative imports, so they are nested. */
 function kitUrl(): string {
   const errors = dataUrl(errorsText, "typescript"), guards = dataUrl(guardsText, "typescript");
   const withImports = (text: string): string => {

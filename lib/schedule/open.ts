@@ -7,14 +7,14 @@ import { asSchedule, partsOf, type Schedule, type ScheduleInput, type SchedulePa
 import { evaluateSchedule, type ScheduleOutput } from "./output.ts";
 import type { IsolationLimits } from "./sandbox/process.ts";
 
-/** A schedule by what a user may give: a built-in name, a path, a URL, or one that the program made. */
+/** A schedule as the user gives it: a built-in name, a path, a URL, or the result of `defineSchedule`. */
 export type ScheduleSource = string | URL | Schedule;
 
 /** Options of {@link openSchedule}. */
 export interface OpenScheduleOptions {
   /**
-   * Whether a script runs in this process, with all its rights, as the user's own code. Its text is read each time; modules that it imports are those
-   * that Deno has cached. Default false.
+   * Whether a script runs in this process, with all its permissions, as the user's own code. Its text is read each
+   * time, but its imports come from Deno's cache. Default false.
    */
   readonly trust?: boolean | undefined;
   /** Limits of an isolated script. */
@@ -37,7 +37,7 @@ export interface OpenSchedule extends AsyncDisposable {
   readonly name: string;
   /** Whether it runs in a process without permissions. */
   readonly isolated: boolean;
-  /** Differs between schedules: a name, or a hash of its text, and of its export where it imports more than this toolkit. */
+  /** Differs between schedules: a name, or a hash of its text, and of its export if it imports other modules. */
   readonly identity: string;
   /** The parts that it decides. */
   readonly parts: readonly SchedulePart[];
@@ -53,7 +53,7 @@ export interface OpenSchedule extends AsyncDisposable {
 /** Opens schedules that are scripts: files or URLs. */
 export type ScriptOpener = (source: string | URL, options: OpenScheduleOptions) => Promise<OpenSchedule>;
 
-/** Opens a schedule; `openScript` opens those that are scripts, which are refused where it is null. Throws as `openSchedule` does. */
+/** Opens a schedule; `openScript` opens scripts, and null refuses them. Throws as `openSchedule` does. */
 export async function openScheduleWith(
   source: ScheduleSource,
   options: OpenScheduleOptions,
@@ -68,7 +68,7 @@ export async function openScheduleWith(
     });
   }
   if (typeof source !== "string" && !(source instanceof URL)) {
-    // Programs in JavaScript, and those that nothing has type-checked, may give anything.
+    // Programs without type checks may pass any value.
     const schedule = asSchedule(source, { isExport: false });
     return inProcess(schedule, { name: "defineSchedule", identity: definitionHash(source) });
   }
@@ -85,12 +85,12 @@ export function isScript(schedule: string | URL | Schedule | undefined): boolean
   return schedule instanceof URL || (typeof schedule === "string" && !isScheduleName(schedule));
 }
 
-/** Throws `CompressoError("usage")` where a schedule is to be trusted that is no script. */
+/** Throws `CompressoError("usage")` if the schedule to trust is no script. */
 export function checkTrust(schedule: string | URL | Schedule | undefined, trust: boolean | undefined): void {
   if (!trust || isScript(schedule)) return;
-  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "one that the program made";
+  const given = typeof schedule === "string" ? `the built-in ${schedule}` : "a schedule of defineSchedule";
   refuse("usage", `cannot use ${option("trustSchedule")}`, {
-    rule: "it is for a schedule that is a script",
+    rule: "only a script can be trusted",
     value: schedule === undefined ? "no schedule" : given,
     fix: "leave it out",
   });
@@ -112,7 +112,7 @@ export function inProcess(
   };
 }
 
-/** A hash of a definition: its numbers and the text of its functions, but nothing that these read from outside. */
+/** A hash of a definition: its numbers and the text of its functions, without values that they read from outside. */
 export function definitionHash({ definition }: Schedule): string {
   const text = JSON.stringify(definition, (_, value) => typeof value === "function" ? String(value) : value);
   return `schedule ${digestOf([text])}`;

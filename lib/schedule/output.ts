@@ -17,7 +17,7 @@ import {
   SPARSITY_BOUNDS,
 } from "./definition.ts";
 
-/** What a schedule has decided for one step; of a step of another stage than pruning, rates and end alone. */
+/** What a schedule has decided for one step. Outside the pruning stage only rates and end are used. */
 export interface ScheduleOutput {
   /** Sparsity to hold, in [0, 1); null where the schedule leaves it to the run. */
   readonly sparsity: number | null;
@@ -40,7 +40,7 @@ export interface ScheduleOutput {
 export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): ScheduleOutput {
   let raw: unknown;
   try {
-    // A copy, as an isolated script has it: one that sorts the records must not sort those of the run.
+    // A copy, as an isolated script gets it: a function that sorts the records must not sort those of the run.
     raw = rawOutput(schedule, structuredClone(input));
   } catch (error) {
     const said = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
@@ -78,13 +78,13 @@ export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput 
   };
 }
 
-/** Stands before the name of a value that JSON cannot hold, from another process: NaN and infinities, undefined, 1n. */
+/** Prefix, from another process, of a value that JSON cannot represent: NaN and infinities, undefined, 1n. */
 const UNSAYABLE = "\0";
 
 /** The step, for messages. */
 type At = Pick<ScheduleInput, "stage" | "step" | "steps">;
 
-/** Where a schedule is asked, in words: "at step 3 of 20", of the pruning stage where no other one is named. */
+/** The step in words: "at step 3 of 20". Stages other than pruning are named. */
 export function placeOf({ stage, step, steps }: At): string {
   const outer = outerStage({ stage });
   return `at step ${step} of ${steps}${outer ? ` of the stage ${outer}` : ""}`;
@@ -207,7 +207,7 @@ export function oneLine(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
 }
 
-/** A value in a message: short, whatever it is. */
+/** A short text of any value, for a message. */
 function show(value: unknown): string {
   if (typeof value === "string") {
     const text = value.slice(0, 80);

@@ -6,7 +6,7 @@ import { SCHEDULE_NAMES } from "./builtin.ts";
 
 /** A script as it was read. */
 export interface ScriptSource {
-  /** Where it lies, behind redirects. */
+  /** Its URL after redirects. */
   readonly url: URL;
   /** Its code. */
   readonly text: string;

@@ -2,7 +2,7 @@
 import { option, refuse } from "../core/errors.ts";
 import type { OpenSchedule } from "./open.ts";
 
-/** Targets that a schedule is shown: one that sets the sparsity itself answers the same to both. */
+/** Two targets for a schedule's input. A schedule that sets the sparsity itself returns the same for both. */
 const SHOWN = [0.25, 0.75] as const;
 
 /**

@@ -1,9 +1,9 @@
 // Imports a trusted schedule script into this process, so that the text which was read is the code that runs.
 //
-// An import of the script's own URL would give what Deno has cached for it: since the first import in this process, and for http even since an earlier
-// process. So a file is imported with a number behind a question mark, which is no part of its path, and read once more. The text is imported as a data:
-// URL instead where an import has another meaning than Deno gives it, where the file's name does not show its language, and for http and https. Such
-// a module has no folder: its imports are rewritten in the text, and imports whose names it computes are not found.
+// Deno caches an import of the script's own URL: within this process, and for http even across processes. So a file is
+// imported with a number as its query (`?1`), and read once more. The text is imported as a data: URL instead if an
+// import means something else than in Deno, if the file's name does not show its language, and for http and https. A
+// data: module has no folder: its imports are rewritten in the text, and imports with computed names are not found.
 import * as modules from "node:module";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -30,9 +30,10 @@ const RELATIVE = /^\.{0,2}\//;
 const TOOLKIT = new URL("./mod.ts", import.meta.url).href;
 
 /**
- * Runs a script's text, as it was read. Its imports of the toolkit give this one, relative ones what lies beside the script (a mod.ts
- * that is not there is the toolkit), and `import.meta` is that of the script. Modules that it imports stay cached: in this process, and those of
- * http and https beyond it. Throws `CompressoError("input")` where Deno cannot import it, or it exports no schedule.
+ * Runs a script's text, as it was read. Imports of the toolkit give this toolkit. Relative imports start at the
+ * script's folder; a missing mod.ts there is the toolkit. `import.meta` is that of the script. Modules that it imports
+ * stay cached in this process, and for http and https also in later ones. Throws `CompressoError("input")` where Deno
+ * cannot import it, or it exports no schedule.
  */
 export async function importTrusted(
   { url, text, isJavaScript }: Omit<ScriptSource, "toolkitImports">,
@@ -90,7 +91,7 @@ function isThere(url: URL): boolean {
   }
 }
 
-/** Gives the script the `import.meta` of its own URL; in its first line, so that lines keep their numbers. */
+/** Sets `import.meta` to that of the script's URL. It stays on the first line, so that lines keep their numbers. */
 function metaOf(url: URL): string {
   const path = url.protocol === "file:" ? fileURLToPath(url) : null;
   const own = { url: url.href, ...(path === null ? {} : { filename: path, dirname: dirname(path) }) };

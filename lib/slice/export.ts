@@ -47,7 +47,7 @@ export interface ExportResult {
 }
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), first to temporary places beside them.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), first under temporary names.
  * Both have the same layout, and omit layers that have neither heads nor FFN columns (see `shallow`). A format that
  * cannot represent the model or its tokenizer is skipped, with the reason, as long as another format is written.
  *
@@ -77,7 +77,7 @@ export async function stageModel(
   // Everything that can be refused is checked before anything is written.
   const { hf, metadata, skipped } = possibleFormats(spec, options);
   if (metadata && !replace) await refuseFile(files, paths.gguf);
-  // An existing file at this path is from another model and would otherwise stay beside the new export.
+  // An existing file at this path is from another model and would otherwise stay with the new export.
   if (!replace) { for (const { format, error } of skipped) await refuseStale(files, paths[format], error); }
 
   const importance = metadata && blockOf(ggufDtype) > 1 ? await options.ggufImportance?.(laidOut, signal) : undefined;

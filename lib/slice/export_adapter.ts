@@ -1,4 +1,4 @@
-// Exports the LoRA of a run for PEFT, beside the sliced model without LoRA.
+// Exports the LoRA of a run for PEFT, and the sliced model without LoRA.
 import type { FileSystem, Staged } from "../files/system.ts";
 import { type HfDtype, stageHf, writtenSpec } from "../formats/hf/export.ts";
 import { stagePeftAdapter } from "../formats/peft/adapter.ts";
@@ -34,7 +34,7 @@ export const UNMERGED_FOLDER = "unmerged", ADAPTER_FOLDER = "adapter";
 
 /**
  * Writes `outDir/unmerged/`, the sliced model without LoRA, and `outDir/adapter/`, its LoRA sliced in the same way, in
- * PEFT's format. Both are completed in temporary places beside them. Throws like `stageHf` and `stagePeftAdapter`.
+ * PEFT's format. Both are first completed under temporary names. Throws like `stageHf` and `stagePeftAdapter`.
  */
 export async function stageAdapter(
   base: WeightSource,
@@ -80,7 +80,7 @@ function readmeOf({ layout, needsCode }: { readonly layout: Layout; readonly nee
   const trust = needsCode ? ", trust_remote_code=True" : "";
   return `LoRA of a model that Compresso pruned, in PEFT's format.
 
-It belongs to the folder \`unmerged/\` beside it: the pruned weights without LoRA, in the layout ${layout}. It does not fit the model before pruning,
+It belongs to the folder \`unmerged/\` next to it: the pruned weights without LoRA, in the layout ${layout}. It does not fit the model before pruning,
 whose heads, FFN columns and hidden dims are not all in it, nor \`model/\`, which has it merged already. Soft masks of kept units are folded into both,
 so that the two together compute what \`model/\` does, up to the rounding of its weights:
 

@@ -61,7 +61,7 @@ function ggufLoaders({ arch, programs, uneven }: GgufArch, spec: DecoderSpec): s
 export interface ExpectedPrograms {
   /** Programs that load the folder. */
   readonly folder: readonly string[];
-  /** Programs that load the GGUF; null where this layout of the family has none. */
+  /** Programs that load the GGUF; null if no GGUF exists for this layout of the family. */
   readonly gguf: readonly string[] | null;
   /** Whether layers will have different widths. */
   readonly differ: boolean;

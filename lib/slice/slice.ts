@@ -70,7 +70,7 @@ interface LayerPlan {
 
 /**
  * Slices a model: computes the same as `base` with these masks and LoRA, without the units with z = 0. Lazy: reads a
- * tensor of the base when one of its own is read.
+ * tensor of the base only when a tensor that needs it is read.
  *
  * - z of heads is folded into columns of o_proj, z of FFN columns into rows of up_proj (the mask is on silu(gate)·up;
  *   without a gate on f(up), so into columns of down_proj), and z of hidden dims into columns of the embedding and rows

@@ -103,7 +103,9 @@ function typeShares(
   };
 }
 
-/** Whether a GGUF of the model holds q, k and v as one matrix. One that is written only after it is cut or padded counts as one that does not. */
+/**
+ * Whether a GGUF of the model stores q, k and v as one matrix; false if the model can be written only cut or padded.
+ */
 function writesQkv(spec: DecoderSpec): boolean {
   try {
     return ggufArch(spec).fused !== undefined;

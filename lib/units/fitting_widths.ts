@@ -4,9 +4,9 @@ import type { DecoderSpec } from "../spec/decoder.ts";
 import { cutsAt, type UnitKind } from "./kinds/all.ts";
 import type { UnitRules } from "./rules.ts";
 
-/** Multiple of a kept width by default: the values in a block of most types, and what kernels of most programs divide by. */
+/** Default multiple of a kept width: the values in a block of most types, and a divisor that most programs' kernels need. */
 const USUAL = 32;
-/** Where no type needs blocks, narrower models are cut unit by unit: 32 would be too coarse for them. */
+/** If no type needs blocks, models narrower than this are cut unit by unit: 32 would be too coarse. */
 const NARROW = 8 * USUAL;
 
 /**
@@ -16,7 +16,7 @@ const NARROW = 8 * USUAL;
  * - 256 where the GGUF's type needs it and the model's own widths are multiples of it;
  * - 32 otherwise, except for a model whose width is 32 or less, or below 256 where the type has no blocks: 1.
  *
- * Heads are cut as many at once as give whole blocks, where the model's own heads do and the type has blocks.
+ * Heads are cut in groups that give whole blocks, if the type has blocks and the model's own heads give whole blocks.
  *
  * @param ggufDtype - Type of the GGUF that is written; null for none.
  */

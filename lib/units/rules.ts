@@ -26,8 +26,8 @@ export interface UnitRules {
   /** Kept FFN widths and a kept hidden size are multiples of this, or unchanged. Default 1. */
   readonly align?: number;
   /**
-   * Multiples of their own for the query heads of a layer (default 1) and for the hidden size (default `align`); see
-   * `fittingWidths`. Heads that share K and V and are cut one by one have none.
+   * Separate multiples for the query heads of a layer (default 1) and for the hidden size (default `align`); see
+   * `fittingWidths`. They do not apply to single heads that share K and V.
    */
   readonly fit?: { readonly heads?: number; readonly hidden?: number };
   /**

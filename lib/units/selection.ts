@@ -219,7 +219,7 @@ export function leastSize(
   );
 }
 
-/** All blocks in several orders, one of which leaves the smallest size, whatever the scores are. */
+/** All blocks in several orders that ignore the scores; one order leaves the smallest size. */
 function anyOrders(table: UnitTable): readonly (readonly Block[])[] {
   const alike = new Float64Array(table.count), orders = [alike];
   if (table.kinds.has("layers")) orders.push(largestLayers(table, alike));

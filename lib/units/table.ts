@@ -101,7 +101,7 @@ export interface UnitTable {
   readonly layout: SlotLayout;
 }
 
-/** Kept units as flags, 1 or 0. A head or column counts as cut if its whole layer is, whatever its own flag. */
+/** Kept units as flags, 1 or 0. A head or column counts as cut if its whole layer is cut, even if its own flag is 1. */
 export type Selection = Uint8Array<ArrayBuffer>;
 
 interface Row {

@@ -201,7 +201,7 @@ function queuesOf(table: UnitTable, scores: ArrayLike<number>): RowQueue[] {
     if (fallsWhole(queue)) {
       const isHead = isSingleGroup(table), kind = isHead ? "heads" : "kv";
       throw impossible(
-        `layers have more ${isHead ? "heads" : "KV groups"} than the one that stays`,
+        `layers have more than one ${isHead ? "head" : "KV group"}, since one stays`,
         `each has one, and ${kind} is among the units`,
         `take ${
           isHead ? "heads out of the units" : "heads in place of kv, or no kv"
@@ -344,7 +344,8 @@ export function mostUniform(table: UnitTable): number {
 }
 
 /**
- * All blocks that may be cut with equal counts, those that make layers equal first. Throws like {@link leastUniform}.
+ * All blocks that may be cut with equal counts. Blocks that make layers equal come first. Throws like {@link
+ * leastUniform}.
  */
 export function allRows(table: UnitTable): readonly Block[] {
   const { forced, rows } = uniformBlocks(table);

@@ -46,10 +46,10 @@ export interface IsolatedScript extends AsyncDisposable {
 /** Bytes of a reply: units by number, of all layers of a large model, take some. */
 const MAX_REPLY = 16 << 20;
 const MAX_STDERR = 1 << 16;
-/** What Deno itself and memory outside the heap may take beside the heap, MiB. */
+/** Memory for Deno itself and outside the heap, in addition to the heap, MiB. */
 const BESIDE_HEAP_MIB = 192;
 const MEMORY_POLL_MS = 50;
-/** After the time limit, for a reply that waits while this process was busy. */
+/** Extra time after the limit, for a reply that waits while this process is busy. */
 const GRACE_MS = 200;
 
 const REPLY = z.union([
@@ -212,7 +212,7 @@ class Isolated implements IsolatedScript {
     }
     const line = this.#text.slice(0, end);
     this.#text = this.#text.slice(end + 1);
-    // One reply to one request: whatever follows was not asked for.
+    // One reply to one request: nothing may follow it.
     return this.#text === "" ? line : this.#stop("it wrote more than it was asked for");
   }
 

@@ -42,7 +42,7 @@ const buffer = new Uint8Array(1 << 16);
 let text = "", logs: string[] = [];
 
 await serve();
-// Whatever the script still runs ends with the host.
+// Ends everything that the script still runs.
 exit();
 
 async function serve(): Promise<void> {
@@ -83,7 +83,7 @@ async function nextLine(): Promise<string | null> {
 }
 
 function send(reply: { readonly output: unknown } | Failure): void {
-  // JSON has no word for NaN or undefined; behind a mark they reach the check that names them, see `UNSAYABLE` in output.ts.
+  // JSON cannot represent NaN or undefined. They are sent as text with a prefix, see `UNSAYABLE` in output.ts.
   const line = JSON.stringify({ ...reply, logs, memory: memoryUsage().rss }, (_key, value: unknown) => {
     if (typeof value === "number") return Number.isFinite(value) ? value : `\0${value}`;
     if (typeof value === "bigint") return `\0${value}n`;

@@ -29,7 +29,7 @@ const MOST_CHARACTERS = Deno.build.os === "windows" ? 32_000 : 131_000;
 
 /** The shell that sets limits of the process. */
 const SHELL = "/bin/sh";
-/** Memory that may be written beside the heap, MiB: a process of Deno alone reserves some 700. */
+/** Writable memory in addition to the heap, MiB: a bare Deno process already reserves some 700. */
 const RESERVED_MIB = 2048;
 
 /**
@@ -76,7 +76,7 @@ export function spawnSandbox(
   } catch (error) {
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
     refuse("usage", `cannot isolate the schedule ${name}`, {
-      rule: "an isolated script runs in a process of its own, which needs the right to start Deno",
+      rule: "an isolated script runs in a separate process, which needs permission to start Deno",
       value: `no right to run ${deno}`,
       fix: `add --allow-run=${deno} to \`deno run\`, or run the script as your own code: ${option("trustSchedule")}`,
       cause: error,
@@ -109,8 +109,9 @@ export function dataUrl(text: string, kind: "json" | "javascript" | "typescript"
 }
 
 /**
- * An environment without the user's variables, except for those with which Windows starts programs. Deno caches compiled modules, also those that a script
- * writes as it runs: DENO_DIR lies below a file, where no folder can be made.
+ * An environment without the user's variables, except the variables that Windows needs to start programs. Deno caches
+ * compiled modules, including modules that a running script writes. To prevent that, DENO_DIR is a path below a file,
+ * where no folder can be created.
  */
 function sandboxEnvironment(): Record<string, string> {
   const env: Record<string, string> = {

@@ -4,8 +4,8 @@ import { shareLayers } from "../../nn/weights.ts";
 import { cutVocabulary } from "./cut.ts";
 
 /**
- * The model without the tokens that are not kept, on the same device: with an embedding and head of its own, and the
- * layers of `model`, which keeps them until the result is disposed. Ids are new, in the order of the old ones.
+ * The model with only the kept tokens, on the same device. It has its own embedding and head, and shares the layers of
+ * `model`, which keeps them until the result is disposed. Ids are new, in the order of the old ones.
  *
  * @param kept - Ids that stay, ascending; see `chooseVocabulary`.
  * @throws CompressoError("gpu") where the rows do not fit.

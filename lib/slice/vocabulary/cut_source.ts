@@ -35,10 +35,10 @@ export function cutSpec(spec: DecoderSpec, kept: Int32Array): DecoderSpec {
   };
 }
 
-/** Keys of generation_config.json that hold ids, or lists of them, beside those that end with `_token_id`. */
+/** Keys of generation_config.json with ids or lists of ids, besides the keys that end with `_token_id`. */
 const ID_LISTS: readonly string[] = ["suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids"];
 
-/** A generation_config.json with new ids. What names a token that is cut is left out, as it cannot occur. */
+/** A generation_config.json with new ids. Entries that name a cut token are left out, since it cannot occur. */
 function cutGeneration(generation: Json, ids: NewIds): Json {
   return Object.fromEntries(
     Object.entries(generation).flatMap(([key, value]): [string, unknown][] => {

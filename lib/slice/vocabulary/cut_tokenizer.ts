@@ -6,7 +6,7 @@ import { mergeTexts } from "./pieces.ts";
 /** New ids of the tokens that are kept: their places in the list. */
 export type NewIds = ReadonlyMap<number, number>;
 
-/** Numbers the kept ids anew, in their order. */
+/** New ids of the kept ids: their positions, in ascending order. */
 export function newIds(kept: ArrayLike<number>): NewIds {
   return new Map(Array.from(kept, (id, place) => [id, place]));
 }

@@ -1,4 +1,4 @@
-// What each token of a vocabulary is made of: the tokens that take its place where it is cut, and those that it needs.
+// The parts of each token of a vocabulary: the tokens that replace it once it is cut, and the tokens that it needs.
 import { type CompressoError, refusal } from "../../core/errors.ts";
 import { isObject, type Json } from "../../core/guards.ts";
 import { tokenText } from "../../text/tokenizer_json.ts";
@@ -10,7 +10,7 @@ export interface TokenPieces {
   readonly size: number;
   /** Ids that have a token. */
   readonly ids: Int32Array;
-  /** Whether a token is never cut: bytes, special tokens, and whatever nothing could take the place of. */
+  /** Whether a token is never cut: bytes, special tokens, and tokens that no others can replace. */
   readonly isFixed: Uint8Array;
   /** Whether a token is a byte that characters without a token fall back to. */
   readonly isByte: Uint8Array;
@@ -24,12 +24,12 @@ export interface TokenPieces {
  * Takes a vocabulary apart.
  *
  * - BPE: the parts of a token are the two tokens of the merge by which it is made from its own text. They are needed
- *   too. A character that no merge makes falls back to its bytes where the tokenizer has byte fallback, otherwise it is
- *   fixed; so are the 256 bytes of a byte-level tokenizer.
+ *   too. A character that no merge makes falls back to its bytes if the tokenizer has byte fallback; otherwise it is
+ *   fixed. The 256 bytes of a byte-level tokenizer are fixed too.
  * - Unigram: the parts are the best pieces of its text without itself. It needs none.
  *
- * Special tokens are fixed, except for those that are called unused or reserved and that neither the config nor the
- * chat template names. Other added tokens are cut like any token: their text is then read as text.
+ * Special tokens are fixed, except for tokens called unused or reserved that neither the config nor the chat template
+ * names. Other added tokens are cut like any token: their text is then read as text.
  *
  * @throws CompressoError("input") for a model other than BPE and Unigram, and for BPE with affixes.
  */
@@ -165,7 +165,7 @@ function addedTokens(json: Json): Added[] {
 /** Special tokens that were put into a vocabulary for later use. */
 const RESERVED = /unused|reserved/i;
 
-/** Texts of tokens that are never cut whatever they are made of. */
+/** Texts of tokens that are never cut, independent of their parts. */
 function fixedTexts({ json, config, chatTemplate }: Tokenizer, added: readonly Added[]): ReadonlySet<string> {
   const model = isObject(json["model"]) ? json["model"] : {};
   const { added_tokens_decoder: _listed, chat_template: templates, ...named } = config;

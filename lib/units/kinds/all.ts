@@ -1,4 +1,4 @@
-// The list of kinds of units: a kind is a record of its own file and a line here.
+// The list of kinds of units. A kind is a record in a separate file and a line here.
 import { refuse } from "../../core/errors.ts";
 import { shown } from "../../core/check_options.ts";
 import { attention } from "./attention.ts";
@@ -13,7 +13,7 @@ import { vocab } from "./vocab.ts";
 /** All kinds by name, in the order of help. Of two kinds at one place, the first has the smaller units. */
 export const KINDS = { heads, kv, attention, ffn, hidden, layers, vocab } as const;
 
-/** Kinds of units. Of those in attention, the one with the smallest units counts if several are given. */
+/** Kinds of units. If several kinds in attention are given, the kind with the smallest units counts. */
 export type UnitKind = keyof typeof KINDS;
 
 /** Names of all kinds. */

@@ -5,7 +5,7 @@ import type { ResolvedRules, UnitRules } from "../rules.ts";
 import { recordOf, UNIT_KINDS, type UnitKind } from "./all.ts";
 import { type Limit, LIMITS, type Uncut } from "./kind.ts";
 
-/** The error for a kind of units of which nothing can be cut. */
+/** The error for a kind of units without any prunable unit. */
 export class NothingToCutError extends CompressoError {
   /** The kind. */
   readonly kind: UnitKind;

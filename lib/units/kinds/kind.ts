@@ -28,7 +28,9 @@ export type Limit = keyof typeof LIMITS;
 export interface KindRecord {
   /** Its name in the option `units`. */
   readonly name: string;
-  /** Its units in the table; null if they are cut before a run, without masks. Of the kinds of a place a table has one. */
+  /**
+   * Its units in the table; null if they are cut before a run, without masks. A table has at most one kind per place.
+   */
   readonly place: Place | null;
   /** What it is, for help; null if the name says it. */
   readonly help: string | null;
@@ -59,9 +61,9 @@ export interface Uncut {
   readonly fix: string;
 }
 
-/** Models of which a kind cannot be cut so that the sliced model equals the masked one. */
+/** Models in which cutting a kind would make the sliced model differ from the masked model. */
 export interface Misfit extends Uncut {
-  /** Whether a model is one. */
+  /** Whether it applies to a model. */
   readonly isFor: (spec: DecoderSpec) => boolean;
 }
 
@@ -74,7 +76,7 @@ export function cannotCut(
   return refusal("usage", what, { rule, value, fix });
 }
 
-/** What attention kinds say where nothing may be cut. */
+/** The broken rule and its value for attention kinds, if nothing may be cut. */
 export function noHeadsToCut(unit: string): KindRecord["nothing"] {
   return ({ layers }, { minimum }) => ({
     rule: `some layer that is not protected has more heads than stay at least, by one ${unit}`,

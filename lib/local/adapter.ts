@@ -40,8 +40,9 @@ export async function writePeftAdapter(dir: string, options: PeftWriteOptions): 
  * Reads an adapter from PEFT or {@link writePeftAdapter} for a model of this shape. `path` is its folder, its
  * .safetensors file (with adapter_config.json in the same folder), or its name on the Hub. Values are widened to f32.
  *
- * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
- * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.
+ * If modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest
+ * rank, and B is multiplied by the ratio of the scales; the product is the same. A target that some layers lack
+ * (`layers_to_transform`) is zero there.
  *
  * Throws `CompressoError("input")` for a file that is missing or broken, an adapter that is not plain LoRA (the key is named), a tensor that is
  * missing, has another shape or belongs to no projection of the model; `CompressoError("numeric")` for values that are not finite.
@@ -72,7 +73,7 @@ export async function readPeftAdapter(path: string, spec: DecoderSpec): Promise<
   return await openPeftAdapter(disk, place, { spec });
 }
 
-/** Path of an adapter: a name on the Hub stands for what is fetched by it. */
+/** Local path of an adapter; a Hub name is downloaded first. */
 export async function adapterPath(path: string): Promise<string> {
   return isHubName(path) ? (await fetchFromHub(path, { use: "adapter" })).path : path;
 }

@@ -5,10 +5,11 @@ import type { ExportOptions } from "../slice/export_options.ts";
 import type { WeightSource } from "../spec/source.ts";
 
 /**
- * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp), both in the same layout and without layers that have neither heads nor
- * FFN columns (see `shallow`; `shallowLora` cuts their LoRA). Both are written whole before any is moved to its place: a failure leaves what was
- * there, and `outDir/model` may be the model that is read. A format that cannot hold the model or its tokenizer is skipped, with the reason, as long
- * as another one is written.
+ * Writes `outDir/model/` (Hugging Face) and `outDir/model.gguf` (llama.cpp). Both have the same layout, and omit layers
+ * that have neither heads nor FFN columns (see `shallow`; `shallowLora` cuts their LoRA). Both are written completely
+ * before any is moved to its place: a failure changes nothing, and `outDir/model` may be the model that is read. A
+ * format that cannot represent the model or its tokenizer is skipped, with the reason, as long as another format is
+ * written.
  *
  * @throws CompressoError("usage") for options, layouts, formats and types that do not exist, for a `ggufDtype` or `generation` of a format that is
  * not asked for, and for layout "uniform" where layers differ.

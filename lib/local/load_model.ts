@@ -6,7 +6,8 @@ import { LOAD_NAMES, loadModelFrom, type LoadModelOptions, type Model } from "..
 import { modelPath } from "./open_model.ts";
 
 /**
- * Loads a model from a Hugging Face folder, a GGUF file, or by its name on the Hub, `hf:owner/name[@revision][:file]`, by which it is fetched first.
+ * Loads a model from a Hugging Face folder, a GGUF file, or a Hub name, `hf:owner/name[@revision][:file]`, which is
+ * downloaded first.
  *
  * @throws CompressoError("input") where the files are missing, broken or of an unsupported kind.
  * @throws CompressoError("gpu") where they do not fit.

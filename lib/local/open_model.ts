@@ -9,12 +9,12 @@ import { isHubName } from "../hub/name.ts";
 import { viewHub } from "../hub/view.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
-/** The name of the model that the toolkit brings along. */
+/** The name of the model that is part of the toolkit. */
 export const DEMO = "demo";
 
 /**
- * Opens weights and tokenizer of a Hugging Face folder, a GGUF, a name on the Hub or `demo`: all that exporting, slicing and planning take, without a
- * GPU.
+ * Opens weights and tokenizer of a Hugging Face folder, a GGUF, a Hub name or `demo`. This suffices for exporting,
+ * slicing and planning, without a GPU.
  *
  * @throws CompressoError("input") where they are missing, broken or unsupported.
  * @example
@@ -32,8 +32,8 @@ export async function openModelFiles(model: string): Promise<ModelFiles> {
 }
 
 /**
- * Reads what a model is from a folder with a config.json, a config.json itself, a GGUF, a name on the Hub, or `demo`. The folder need not hold weights;
- * of a model on the Hub its config.json or the header of its GGUF is read, and nothing is kept.
+ * Reads the shape of a model from a folder with a config.json, a config.json itself, a GGUF, a Hub name, or `demo`. The
+ * folder need not hold weights. From the Hub only config.json or the header of the GGUF is read, and nothing is stored.
  *
  * @throws CompressoError("input") for anything else, and for a model that a {@link DecoderSpec} does not describe.
  * @example
@@ -48,7 +48,7 @@ export async function openSpec(model: string): Promise<DecoderSpec> {
   return await readSpec(files, path);
 }
 
-/** A model as it is looked at, whose weights need not be here. */
+/** A model to inspect; its weights need not be on this machine. */
 export interface ModelView {
   readonly files: FileSystem;
   /** Path within `files`. */
@@ -57,7 +57,10 @@ export interface ModelView {
   readonly bytes: number | null;
 }
 
-/** The files of a model to look at: of one on the Hub, what is read of them is fetched, and nothing is kept. "shape" needs no weights. */
+/**
+ * The files of a model to inspect. From the Hub, parts are downloaded as they are read, and not stored. "shape" needs
+ * no weights.
+ */
 export async function lookAt(
   model: string,
   { use = "model" }: { readonly use?: "model" | "shape" } = {},
@@ -66,7 +69,7 @@ export async function lookAt(
   return { files: disk, path: await modelPath(model), bytes: null };
 }
 
-/** Path of a model: `demo` stands for the folder that the toolkit brings along, and a name on the Hub for what is fetched by it. */
+/** Local path of a model: `demo` is a folder of the toolkit; a Hub name is downloaded first. */
 export async function modelPath(model: string): Promise<string> {
   if (isHubName(model)) return (await fetchFromHub(model)).path;
   return model === DEMO ? fixture("demo") : model;

@@ -54,7 +54,7 @@ async function filesOf(path: string): Promise<UploadFile[]> {
   return found;
 }
 
-/** Files of a folder and of those in it; what begins with a dot is left out, and checkpoints. */
+/** Files of a folder and its subfolders, without checkpoints and names that begin with a dot. */
 async function filesBelow(folder: string, prefix = ""): Promise<UploadFile[]> {
   const found: UploadFile[] = [];
   for (const name of await disk.names(folder)) {

@@ -43,7 +43,7 @@ export async function readValues(
   return await readValuesFrom(source, { limit, codecs: zlibCodecs });
 }
 
-/** Path of a data file: a name on the Hub stands for what is fetched by it. */
+/** Local path of a data file; a Hub name is downloaded first. */
 export async function dataPath(path: string): Promise<string> {
   return isHubName(path) ? (await fetchFromHub(path, { use: "data" })).path : path;
 }

@@ -10,13 +10,16 @@ export type TuningFile =
   /** Its entries are in use. */
   | { readonly state: "used"; readonly entries: number }
   | { readonly state: "absent" }
-  /** It is of another adapter, driver or version, is broken, or cannot be read; the next save replaces it, also where it is foreign: no table at all. */
+  /**
+   * Another adapter, driver or version, or unreadable. The next save overwrites it, even if it is no tuning file
+   * (`isForeign`).
+   */
   | { readonly state: "ignored"; readonly reason: string; readonly isForeign: boolean };
 
 /** No table is as long. */
 const MOST_BYTES = 1 << 20;
 
-/** Puts a file's entries into the device's table; what was tuned in this process already stays. */
+/** Adds a file's entries to the device's table. Entries that this process has tuned stay. */
 export async function loadTuning(device: Device, path: string): Promise<TuningFile> {
   const found = await readTuning(device, path);
   if (found === null) return { state: "absent" };
@@ -26,7 +29,7 @@ export async function loadTuning(device: Device, path: string): Promise<TuningFi
   return { state: "used", entries: found.tuning.size };
 }
 
-/** Writes the device's table with the fitting entries that the file has beyond it. Returns whether it could be written. */
+/** Writes the device's table, with further matching entries of the file. Returns whether it could be written. */
 export async function saveTuning(device: Device, path: string): Promise<boolean> {
   const found = await readTuning(device, path);
   const table = new Map([...(found?.isFit ? found.tuning : []), ...tuningOf(device)]);

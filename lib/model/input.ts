@@ -6,7 +6,10 @@ import { type Lora, packLora } from "../nn/lora.ts";
 import { type MaskSlots, type MaskValues, packMasks } from "../nn/mask_slots.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 
-/** LoRA with its matrices: names `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank], of all targets that the model has and no others. */
+/**
+ * LoRA with its matrices `lora.<layer>.<projection>.<A|B>`, A [rank, in], B [out, rank], exactly for the model's
+ * targets.
+ */
 export interface LoraInput extends Omit<LoraConfig, "dropout"> {
   /** Matrices by name. */
   readonly weights: ReadonlyMap<string, Float32Array>;
@@ -56,7 +59,7 @@ function isNested(rows: readonly number[] | readonly (readonly number[])[]): row
   return Array.isArray(rows[0]);
 }
 
-/** Refuses ids asked for that do not fit `tokens` or the vocabulary, −1 being none, and a `top` out of range. */
+/** Refuses requested ids that do not match `tokens` or the vocabulary (−1: no request), and a `top` out of range. */
 export function checkNext(
   tokens: ArrayLike<number>,
   next: ArrayLike<number>,
@@ -115,7 +118,7 @@ export function checkLabels(tokens: ArrayLike<number>, labels: ArrayLike<number>
   }
 }
 
-/** The error of labels that have not the shape of the tokens. */
+/** The error for labels without the shape of the tokens. */
 export function unlikeTokens(value: string): CompressoError {
   return refusal("input", "cannot compute the loss", {
     rule: "labels have the shape of tokens",
@@ -149,7 +152,7 @@ export function copyAdapters({ masks, lora }: Adapters): Adapters {
   };
 }
 
-/** Puts masks and LoRA in the place that a pass has for them. Throws `CompressoError("input")` where they are not of this model. */
+/** Writes masks and LoRA to a pass. Throws `CompressoError("input")` if they do not fit the model. */
 export function writeAdapters(
   device: Device,
   pass: { readonly masks: MaskSlots; readonly lora: Lora | null },
@@ -161,7 +164,7 @@ export function writeAdapters(
   device.write(pass.lora.params, packLora(spec, pass.lora, lora.weights));
 }
 
-/** Refuses sequences longer than the model's context, whose positions it does not know. Throws `CompressoError("input")`. */
+/** Refuses sequences longer than the model's context. Throws `CompressoError("input")`. */
 export function checkLength(length: number, { maxPosition }: Pick<DecoderSpec, "maxPosition">): void {
   if (length <= maxPosition) return;
   refuse("input", "cannot run a model on a sequence of this length", {

@@ -1,7 +1,7 @@
 // Lifetime of an object that works on the GPU: calls after its end are refused, and nothing is freed while a step uses it.
 import { type CompressoError, refusal } from "../core/errors.ts";
 
-/** From its beginning to its end, which may come in the midst of work. */
+/** The lifetime of one object. It may end while work is under way. */
 export class Lifetime {
   /** Fires where the user stops the work, or ends it while it is under way. */
   readonly signal: AbortSignal;
@@ -19,7 +19,7 @@ export class Lifetime {
     this.signal = signal ? AbortSignal.any([signal, own]) : own;
   }
 
-  /** Whether its end was asked for. */
+  /** Whether it was ended, even if work is still stopping. */
   get isOver(): boolean {
     return this.#isOver;
   }
@@ -29,13 +29,15 @@ export class Lifetime {
     if (this.#isOver) throw disposed(this.#name);
   }
 
-  /** Does work that uses what is freed at the end. Throws as {@link Lifetime.check}, and that too where the end comes meanwhile and stops it. */
+  /**
+   * Does work that uses the resources. Throws as {@link Lifetime.check}, also if the lifetime ends and stops the work.
+   */
   async during<T>(work: () => Promise<T>): Promise<T> {
     using _entered = this.enter();
     return await work();
   }
 
-  /** Begins such work, which lasts until what it gives is disposed. Throws as {@link Lifetime.check}. */
+  /** Begins work that lasts until the result is disposed. Throws as {@link Lifetime.check}. */
   enter(): Disposable {
     this.check();
     this.#underWay++;
@@ -47,7 +49,7 @@ export class Lifetime {
     };
   }
 
-  /** Ends it, once: frees at once where nothing is under way, else as soon as that has stopped. */
+  /** Ends the lifetime. Frees the resources as soon as no work is under way. Further calls do nothing. */
   end(free: () => void): void {
     if (this.#isOver) return;
     this.#isOver = true;

@@ -10,16 +10,16 @@ export interface ScriptSource {
   readonly url: URL;
   /** Its code. */
   readonly text: string;
-  /** Whether it is plain JavaScript, by its name there; else TypeScript. */
+  /** Whether it is JavaScript by its file name; otherwise it is TypeScript. */
   readonly isJavaScript: boolean;
   /** Specifiers in its text that mean this toolkit. */
   readonly toolkitImports: readonly string[];
 }
 
-/** What looks like an import in a script's text. */
+/** A part of a script's text that looks like an import. */
 export interface ScriptImport {
   readonly specifier: string;
-  /** Where the specifier begins in the text, and where it has ended, both with its quotes. */
+  /** Start and end of the specifier in the text, quotes included. */
   readonly from: number;
   readonly end: number;
 }
@@ -113,7 +113,8 @@ async function fetchBytes(
 }
 
 /**
- * Everything that looks like an import. A wrong match in a comment or text does no harm to an isolated script: it only adds a name to the import map.
+ * Everything that looks like an import. A wrong match in a comment or text is harmless for an isolated script: it only
+ * adds a name to the import map.
  */
 export function findImports(text: string): ScriptImport[] {
   const found = text.matchAll(/(?<![$\w]|(?<!\.\.)\.)((?:from|import(?:\s*\()?)\s*)(["'])([^"'\n]{1,500})\2/g);
@@ -122,7 +123,7 @@ export function findImports(text: string): ScriptImport[] {
   });
 }
 
-/** Whether a specifier is a name of this toolkit, or ends as its entries do. */
+/** Whether a specifier is a name of this toolkit, or ends like one of its entries. */
 export function isToolkit(specifier: string): boolean {
   return /^(?:compresso|(?:jsr:\/?)?@compresso\/compresso(?:@[^/]*)?)(?:\/schedule)?$/.test(specifier) ||
     /(?:^|\/)mod\.ts$/.test(specifier);

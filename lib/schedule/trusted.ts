@@ -70,7 +70,7 @@ export async function importTrusted(
   return { schedule: asSchedule(exported), importsOthers: targets.some((target) => target !== TOOLKIT) };
 }
 
-/** The URL that an import is to have in a script at a URL, or its specifier where it means the same everywhere. */
+/** The URL of an import in a script at `url`, or its specifier if it means the same everywhere. */
 function targetOf(specifier: string, url: URL): string {
   const isMod = specifier.endsWith("mod.ts"), own = meaning(specifier, url);
   if (!RELATIVE.test(specifier)) return isToolkit(specifier) && !isMod ? TOOLKIT : own;
@@ -82,7 +82,7 @@ function meaning(specifier: string, url: URL): string {
   return RELATIVE.test(specifier) ? new URL(specifier, url).href : specifier;
 }
 
-/** Whether there is such a file; what a server has is not asked for. */
+/** Whether such a file exists; servers are not asked. */
 function isThere(url: URL): boolean {
   try {
     return url.protocol === "file:" && Deno.statSync(url).isFile;
@@ -100,7 +100,7 @@ function metaOf(url: URL): string {
     `(import.meta, ${JSON.stringify(own)}, import.meta.resolve); `;
 }
 
-/** The text with what its imports mean. */
+/** The text with its imports replaced by their targets. */
 function placed(text: string, found: readonly ScriptImport[], targets: readonly string[]): string {
   let result = "", done = 0;
   for (const [index, { specifier, from, end }] of found.entries()) {
@@ -112,7 +112,7 @@ function placed(text: string, found: readonly ScriptImport[], targets: readonly 
   return result + text.slice(done);
 }
 
-/** Whether what was found is an import, and no part of a comment or of another text: there, any sign may stand in its place. */
+/** Whether a match is code, not part of a comment or text: in code, replacing it by `@` is a syntax error. */
 function isCode(text: string, { from, end }: Pick<ScriptImport, "from" | "end">): boolean {
   try {
     modules.stripTypeScriptTypes(`${text.slice(0, from)}@${text.slice(end)}`, { mode: "transform" });

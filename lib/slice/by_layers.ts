@@ -1,4 +1,4 @@
-// Runs a model layer by layer, with half a layer at a time on the GPU: the residual stream goes from one to the next through main memory.
+// Runs a model layer by layer, with half a layer at a time on the GPU. The residual stream is kept in main memory.
 import type { Device } from "../gpu/device.ts";
 import { createInputStatistics, type InputMoments } from "../nn/column_stats.ts";
 import type { ObservedInput, Pass } from "../nn/context.ts";
@@ -26,7 +26,7 @@ export interface RunInput {
   readonly device: Device;
   readonly groups: readonly Group[];
   readonly signal: AbortSignal | undefined;
-  /** Called with statistics of the inputs of a layer's projections over so many rows that contain tokens. Default: none are taken. */
+  /** Called with statistics of the inputs of a layer's projections, and the number of rows that contain tokens. */
   readonly onInputs?: ((moments: readonly InputMoments[], count: number) => void) | undefined;
 }
 

@@ -121,7 +121,7 @@ export async function stageModel(
     async commit(): Promise<void> {
       await folder?.commit();
       await file?.commit();
-      // It is from another model: this model is read from a format that can represent it.
+      // An earlier export here is of another model, since this model cannot be written in this format.
       for (const { format } of skipped) {
         if (await files.remove(paths[format]).catch(() => false)) removed.push(paths[format]);
       }
@@ -148,7 +148,7 @@ function checkUniform(spec: DecoderSpec): void {
   });
 }
 
-/** What each requested format needs to be written, or why it cannot. Throws the reason if no format can. */
+/** What each requested format needs, or why it cannot be written. Throws that reason if no format can be written. */
 function possibleFormats(
   spec: DecoderSpec,
   { formats = ["hf", "gguf"], tokenizer }: Pick<ExportOptions, "formats" | "tokenizer">,
@@ -244,7 +244,7 @@ function counted(
 async function refuseStale(files: FileSystem, path: string, error: CompressoError): Promise<void> {
   if (!(await isThere(files, path))) return;
   refuse("input", `cannot replace ${path}`, {
-    rule: "nothing is there, or files of the model that is written",
+    rule: "the path is free, or holds files of the exported model",
     value: `this model cannot be written in that format: ${error.message}`,
     fix: "remove it, or choose another folder",
     cause: error,

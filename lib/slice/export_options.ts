@@ -25,8 +25,8 @@ export interface ExportOptions {
    */
   readonly ggufDtype?: GgufDtype | undefined;
   /**
-   * Measures by how much errors of each column count in a quantised GGUF, on the weights as they are written; see `measureImportance`. Called once, if
-   * there are matrices to quantise. Default: errors count by the weights alone.
+   * Measures how much errors of each column matter in a quantised GGUF, on the weights as written; see
+   * `measureImportance`. Called once, if there are matrices to quantise. Default: only the weights decide.
    */
   readonly ggufImportance?:
     | ((source: WeightSource, signal: AbortSignal | undefined) => Promise<Importance>)
@@ -54,11 +54,11 @@ export interface ExportOptions {
 export interface OriginFile {
   /** Its role in the run. */
   readonly role: "model" | "data" | "calibration" | "vocabulary";
-  /** Its name without parent folders; `owner/name` of what is in the cache of huggingface_hub. */
+  /** Its name without parent folders; `owner/name` for a file in the cache of huggingface_hub. */
   readonly name: string;
   /** Size in bytes; for a model folder, the size of its weights. */
   readonly bytes: number;
-  /** Of what is in that cache, the name with its commit: `hf:owner/name@commit[:file]`. */
+  /** For a file in that cache, the name with its commit: `hf:owner/name@commit[:file]`. */
   readonly source?: string;
 }
 
@@ -70,8 +70,8 @@ export type SessionExportOptions =
   & {
     readonly layout?: Layout;
     /**
-     * Whether a quantised GGUF is fitted with an importance matrix: mean squares of what each column is multiplied by, on up to 32 sequences of the
-     * calibration texts and as many of the rows. Default false: by the weights alone.
+     * Whether to quantise the GGUF with an importance matrix: the mean square of each column's input, on up to 32
+     * sequences of the calibration texts and as many of the rows. Default false: only the weights decide.
      */
     readonly ggufImatrix?: boolean;
     /** Inputs of the run by name, such as digests of files; for run.json. Default: none. */
@@ -155,7 +155,7 @@ export function checkExport(options: ExportOptions): void {
   if (tokenizer === undefined) {
     throw missing("its `tokenizer`", "give the model's, or null for files of token ids only");
   }
-  if (name === undefined && formats.includes("gguf")) throw missing("a `name`, which a GGUF has within it", "give one");
+  if (name === undefined && formats.includes("gguf")) throw missing("a `name`, which a GGUF contains", "give one");
 }
 
 /**

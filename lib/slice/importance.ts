@@ -1,4 +1,4 @@
-// How much errors of each input column of a matrix count: the importance matrix of llama.cpp, for quantised files.
+// How much errors of each input column of a matrix matter: the importance matrix of llama.cpp, for quantised files.
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { Importance } from "../formats/gguf/importance.ts";
@@ -45,8 +45,9 @@ const INPUT_OF: Readonly<Record<Projection, ObservedInput["of"]>> = {
 };
 
 /**
- * Runs a model over tokens and returns the mean square of every input channel of the layers' projections, by canonical name of the weight, as
- * `llama-imatrix` does; embedding and output head have none, as there by default. It uses f32 and holds half a layer on the GPU at a time.
+ * Runs a model over tokens and returns the mean square of every input channel of the layers' projections, by canonical
+ * name of the weight, as `llama-imatrix` does. Like there by default, embedding and output head are left out. It uses
+ * f32 and holds half a layer on the GPU at a time.
  *
  * @throws CompressoError("input") if there are no tokens.
  * @throws CompressoError("numeric") if the model's activations are not finite.

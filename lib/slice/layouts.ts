@@ -56,8 +56,8 @@ export function shallowPlan(spec: DecoderSpec): SlicePlan {
 }
 
 /**
- * The same model with every layer padded with zeros to the width of the widest: equal logits, more memory and time. The
- * number of query heads per KV head becomes the same everywhere, the one with the fewest parameters. Families whose
+ * The same model with every layer padded with zeros to the width of the widest: equal logits, more memory and time. All
+ * layers get the same number of query heads per KV head, chosen for the fewest parameters. Families whose
  * classes derive the head width from the number of heads get all heads again (`fixedHeads`). KV heads that
  * slicing repeated in this program to split a group are merged again, so the result is never larger than the model
  * before slicing. A layer without attention or FFN gets a part of zeros.
@@ -79,7 +79,7 @@ export function paddedPlan(spec: DecoderSpec): SlicePlan {
   if (layersAlike(spec) && (fixed ?? spec.layers[0]?.heads) === spec.layers[0]?.heads) return { spec, made: new Map() };
   const groups = wholeGroups(spec),
     cheapest = cheapestGroupSize(groups.map((own) => own.map(({ heads }) => heads.length)));
-  // All heads together are the fixed number.
+  // The total number of heads is fixed.
   let size = cheapest;
   while (fixed !== null && fixed % size !== 0) size++;
   const most = Math.max(1, ...groups.map((own) => planHeads(own, { size }).kvHeads.length));

@@ -1,4 +1,4 @@
-// The programs that load a model's files, as far as they were tried.
+// The programs that load a model's files; only tested programs are listed.
 import { CompressoError } from "../core/errors.ts";
 import { ggufArch, slidingWindows } from "../formats/gguf/architecture.ts";
 import { ggufDifferences } from "../formats/gguf/tokenizer_export.ts";
@@ -34,7 +34,7 @@ export function folderPrograms({ remoteCode, programs }: Family, spec: DecoderSp
 
 const LLAMA_CPP = ["llama.cpp", "node-llama-cpp"];
 
-/** Programs that load a GGUF, with what each ignores of the model. */
+/** Programs that load a GGUF, each with the parts of the model that it ignores. */
 export function ggufPrograms(
   arch: GgufArch,
   { spec, tokenizer }: { readonly spec: DecoderSpec; readonly tokenizer: Tokenizer | null },
@@ -67,7 +67,9 @@ export interface ExpectedPrograms {
   readonly differ: boolean;
 }
 
-/** What loads the files of a cut in a layout, before it is known which units go: layers of a compact cut will differ. */
+/**
+ * Programs that will load the files of a layout, before units are chosen. Layers of a compact cut count as different.
+ */
 export function expectedPrograms(
   spec: DecoderSpec,
   { layout, units }: { readonly layout: Layout; readonly units: readonly UnitKind[] },

@@ -8,9 +8,9 @@ export interface SharedSource extends WeightSource, Disposable {}
 const MOST_KEPT = 2;
 
 /**
- * The same weights for two writers that read whole tensors in about the same order, and do not change them: a tensor is
- * read once and kept until the other writer has it too. A writer that is ahead waits for the other, unless that one
- * waits already: a tensor is then dropped, and read again.
+ * The same weights for two writers that read whole tensors in about the same order and do not change them. A tensor is
+ * read once and kept until the other writer has read it too. A writer that is ahead waits for the other; if both would
+ * wait, a tensor is dropped and read again later.
  */
 export function readTogether(source: WeightSource): readonly [SharedSource, SharedSource] {
   const kept = new Map<string, { readonly by: number; readonly values: ReturnType<WeightSource["read"]> }>();

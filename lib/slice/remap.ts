@@ -58,7 +58,7 @@ export function remapSource(
     const shape = shapes.get(name);
     if (shape) return shape;
     refuse("input", `cannot read the tensor ${name}`, {
-      rule: "the model has it",
+      rule: "the model has this tensor",
       value: "no such tensor",
     });
   };

@@ -80,15 +80,15 @@ interface LayerPlan {
  *   ε' = ε·H/D.
  * - A factor of the embedding that grows with √H (Gemma) becomes that of D dims; the embedding takes √(H/D). With a
  *   tied head the final norm then keeps its w, as the head is larger by that factor.
- * - Norms of outputs (Gemma 3) follow the mask, and are those of D dims like the others.
+ * - Norms of outputs (Gemma 3) run after the mask, and are changed to D dims like the others.
  * - Norms of q and k heads share ε'. With q and k scaled by √(H/D), mean square and ε' keep the ratio of the original
  *   mean square and ε.
  * - Biases follow the rows of their weights. If a part is cut whole, the bias of its o_proj or down_proj remains. It
  *   moves to the last such write to the residual stream before it, as nothing between the two reads the stream. If
  *   there is no such write, the layer keeps a column of zeros, or a head of zeros if its FFN reads the stream after it.
- *   The FFN of a parallel layer does not, and takes the bias of a cut attention itself.
- *   Where outputs are normalised, it cannot move: the part keeps a head or a column of zeros. Where the residual stream
- *   is, the part keeps one in any case, as its norm does not pass the stream on as it is.
+ *   In a parallel layer the FFN does not read it, so the FFN itself takes the bias of a cut attention. If outputs are
+ *   normalised, the bias cannot move: the part keeps a head or a column of zeros. If the residual stream is normalised,
+ *   the part keeps one even without a bias, since its norm changes the stream.
  * - A KV head is removed with the last head of its group. Groups of different sizes are made equal in the way with the
  *   fewest parameters: shorter ones get heads of zeros, or longer ones are split and their KV head is repeated (see
  *   `cheapestGroupSize`).
@@ -207,7 +207,7 @@ export function planSlice(spec: DecoderSpec, masks: MaskValues): SlicePlan {
   return { spec: sliced, made: remaps };
 }
 
-/** Refuses to cut some heads of a layer whose norms of q and k span all of them; all of them may go. */
+/** Refuses to cut some heads of a layer whose norms of q and k span all heads. All heads together may be cut. */
 function refuseSomeHeads(spec: DecoderSpec, z: Float32Array): void {
   if (spec.qkNorm !== "whole") return;
   const layout = slotLayout(spec);

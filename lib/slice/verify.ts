@@ -72,9 +72,9 @@ const NO_DIFFERENCE: Difference = { maxAbs: 0, low: Infinity, high: -Infinity };
 /**
  * Compares the logits of a masked model and of the model sliced from it, both in f32.
  *
- * It uses f32 because W and B·A are merged before rounding in the sliced model, but separate in the masked one. With an
- * f16 base the two would differ by the rounding of weights to f16, which is far more than an error in one unit may
- * cause. The GPU holds half a layer or a band of the output head at a time, so f32 needs little memory.
+ * It uses f32 because W and B·A are merged before rounding in the sliced model, but separate in the masked model. With
+ * an f16 base the rounding of weights would make the two differ by more than a wrong unit may. The GPU holds half a
+ * layer or a band of the output head at a time, so f32 needs little memory.
  *
  * @throws CompressoError("usage") for unknown options.
  * @throws CompressoError("mismatch") if the logits differ by more than the tolerance or either is NaN. Names the first

@@ -12,7 +12,10 @@ export interface IsolationLimits {
   readonly stepSeconds?: number;
   /** Its JavaScript heap, whole MiB. Default 64. */
   readonly heapMiB?: number;
-  /** Processor time in all, seconds, rounded up to whole ones; not on Windows, nor without the right to run /bin/sh. A resumed run starts at 0 again. Default 900. */
+  /**
+   * Total processor time, whole seconds, rounded up. Not limited on Windows, nor without permission to run /bin/sh. A
+   * resumed run starts at 0 again. Default 900.
+   */
   readonly processorSeconds?: number;
 }
 
@@ -21,7 +24,7 @@ export interface IsolationOptions {
   readonly limits?: IsolationLimits | undefined;
   /** Name of the script in messages. */
   readonly name: string;
-  /** URL of the code that is trusted: what checks and evaluates the script. */
+  /** URL of the trusted code, which checks and evaluates the script. */
   readonly kit: string;
   /** URL of the script's code. */
   readonly script: string;
@@ -43,7 +46,7 @@ export interface IsolatedScript extends AsyncDisposable {
   request(value: unknown, at: string): Promise<unknown>;
 }
 
-/** Bytes of a reply: units by number, of all layers of a large model, take some. */
+/** Most bytes of a reply; unit numbers of all layers of a large model may be long. */
 const MAX_REPLY = 16 << 20;
 const MAX_STDERR = 1 << 16;
 /** Memory for Deno itself and outside the heap, in addition to the heap, MiB. */
@@ -57,7 +60,7 @@ const REPLY = z.union([
   z.strictObject({
     error: z.string(),
     blame: z.enum(["sandbox", "script", "either"]),
-    /** What the toolkit's own code has refused. */
+    /** A refusal by the toolkit's own code. */
     fault: z.strictObject({ rule: z.string(), value: z.string() }).optional(),
     logs: z.array(z.string()).max(100),
     memory: z.number(),
@@ -126,7 +129,7 @@ class Isolated implements IsolatedScript {
   readonly #decoder = new TextDecoder();
   readonly #watch: ReturnType<typeof setInterval>;
   readonly #abort = (): void => this.#kill();
-  /** Reads what it writes to stderr, so that it never waits for that; gives the start of it. */
+  /** The start of its stderr, which is read to its end so that the process never blocks on it. */
   readonly #stderr: Promise<string>;
   #text = "";
   /** Why the process was killed. */
@@ -175,10 +178,10 @@ class Isolated implements IsolatedScript {
       throw misused(this.#options, "it is asked for one step at a time", "the step before is not decided yet");
     }
     this.#busy = true;
-    // Until the reply is there, or the process gone, a program that waits for it has something to wait for.
+    // Keeps this program alive until the reply arrives or the process ends.
     this.#holdProgram(true);
     const reply = await this.#withinTime(seconds, async () => {
-      // Where the process has gone, writing fails, and reading says so too.
+      // If the process has ended, writing fails; reading reports it too.
       await this.#writer.write(new TextEncoder().encode(`${JSON.stringify(value)}\n`)).catch(() => {});
       return await this.#readLine();
     });
@@ -197,7 +200,7 @@ class Isolated implements IsolatedScript {
     return data.output;
   }
 
-  /** The next line of stdout; null where there is none. */
+  /** The next line of stdout; null at its end. */
   async #readLine(): Promise<string | null> {
     let end = this.#text.indexOf("\n");
     while (end < 0) {
@@ -218,7 +221,7 @@ class Isolated implements IsolatedScript {
 
   async #withinTime(seconds: number, work: () => Promise<string | null>): Promise<string | null> {
     let timer = setTimeout(() => {
-      // If this process was busy, the reply may lie there already; reading comes first then.
+      // If this process was busy, the reply may have arrived already, so it is read first.
       timer = setTimeout(() => this.#stop(`it took longer than ${seconds} s`), GRACE_MS);
     }, seconds * 1000);
     try {
@@ -237,7 +240,9 @@ class Isolated implements IsolatedScript {
     return `it took more than ${this.#memoryLimit / 2 ** 20} MiB of memory`;
   }
 
-  /** Looks at the memory of the process between its replies, which say it too; Linux shows it to a process with all rights. */
+  /**
+   * Checks the memory of the process between its replies, which report it too. Only on Linux, and with all permissions.
+   */
   #checkMemory(): void {
     if (Deno.build.os !== "linux" || this.#ended) return;
     try {
@@ -323,7 +328,7 @@ class Isolated implements IsolatedScript {
     });
   }
 
-  /** Ends the process and gives the start of what it wrote to stderr. */
+  /** Ends the process and returns the start of its stderr. */
   async #finish(): Promise<string> {
     if (this.#ended) return "";
     this.#ended = true;

@@ -1,4 +1,5 @@
-// Runs an isolated schedule script inside the process without permissions: takes away what a script may not have, and answers requests.
+// Runs an isolated schedule script inside the process without permissions: removes forbidden globals, and answers
+// requests.
 //
 // sandbox.ts takes this file as text. One line of JSON in, one out: first { kit, script } (URLs of code), then a `ScheduleInput` for
 // each step. A reply is { output } or { error, blame, fault }, with the lines that the script logged; the first output is the names of the
@@ -18,13 +19,13 @@ interface Kit {
 interface Failure {
   /** Type, message and line. */
   readonly error: string;
-  /** Whether the sandbox took away what the script needs, or the script itself is at fault, as far as is known. */
+  /** Who is probably at fault: the sandbox, which lacks something that the script needs, or the script. */
   readonly blame: "sandbox" | "script" | "either";
-  /** The rule that the toolkit's code says is broken, and the value with its line. */
+  /** The rule that the toolkit's code found broken, and the value with its line. */
   readonly fault?: { readonly rule: string; readonly value: string };
 }
 
-/** Where the stand-in for the toolkit finds the kit. */
+/** Name of the global through which the script's stand-in for the toolkit finds the kit. */
 const KIT = Symbol.for("compresso.kit");
 /** What is left of the global object: the language, without clock, random numbers and memory outside the heap. */
 const LANGUAGE = new Set<PropertyKey>(

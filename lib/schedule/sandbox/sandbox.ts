@@ -3,8 +3,8 @@
 // The process has no permissions, an empty environment, no modules but data: URLs, and a heap limit. Code goes in over stdin, so that the script is
 // loaded by a computed import, which Deno checks for permissions, unlike the imports of a main module.
 //
-// This process needs the right to start Deno. With the right to start /bin/sh too, a shell sets what Deno cannot: no core dump of a full heap, a
-// limit of processor time, and a limit of memory that holds within a step.
+// This process needs permission to start Deno. With permission to start /bin/sh too, a shell sets limits that Deno
+// cannot: no core dump of a full heap, a limit of processor time, and a limit of memory that applies within a step.
 import { builtinModules } from "node:module";
 import { join } from "node:path";
 import { option, refuse } from "../../core/errors.ts";
@@ -16,7 +16,7 @@ export interface SandboxOptions {
   readonly name: string;
   /** JavaScript heap, MiB. */
   readonly heapMiB: number;
-  /** Processor time in all, seconds, rounded up to whole ones. */
+  /** Total processor time, whole seconds, rounded up. */
   readonly processorSeconds: number;
   /** Names that an import of the toolkit gives. */
   readonly kitNames: readonly string[];

@@ -8,22 +8,22 @@ import { tokenPieces } from "./pieces.ts";
 import { type Removal, removalOrder } from "./removal.ts";
 import { tokenKind } from "./token_kind.ts";
 
-/** Largest growth of texts, in tokens, that a vocabulary of unstated size may cause. */
+/** Largest growth of texts, in tokens, by a vocabulary without a given size. */
 const AUTOMATIC_GROWTH = 0.01;
 
 /** Vocabularies of every size, each a part of the next larger one. */
 export interface VocabularyChoice {
-  /** Tokens of the whole vocabulary. Rows of the embedding beyond these have no token. */
+  /** Number of tokens of the whole vocabulary. Further rows of the embedding have no token. */
   readonly tokens: number;
-  /** The smallest number of tokens: bytes, special tokens and what these need. */
+  /** The smallest number of tokens: bytes, special tokens and the tokens that these need. */
   readonly least: number;
-  /** Number of tokens in the texts that the choice is made by. */
+  /** Number of tokens in the counted texts. */
   readonly counted: number;
   /** The number of tokens for a size: a number of tokens, a share below 1, or undefined for as many as the texts need. */
   readonly sizeOf: (size: number | undefined) => number;
   /** Ids of the tokens that are kept, ascending. */
   readonly kept: (size: number) => Int32Array;
-  /** Share of the tokens of these texts that a vocabulary of a size has. */
+  /** Share of the tokens of these texts that a vocabulary of a size contains. */
   readonly coverage: (size: number) => number;
   /** Share of tokens by which such texts are expected to grow. */
   readonly growth: (size: number) => number;
@@ -41,8 +41,8 @@ export function countTokens(
 }
 
 /**
- * Orders the vocabulary by what cutting costs the texts. A token that they lack is judged by its script and its place in
- * the vocabulary, see `expectedUses`. What the chat template writes stays.
+ * Orders the vocabulary by how much cutting a token lengthens the texts. A token that does not occur in them is judged
+ * by its script and its place in the vocabulary, see `expectedUses`. Tokens that the chat template writes stay.
  *
  * @param counts - Count of each id in the texts, see {@link countTokens}.
  * @throws CompressoError("input") for a tokenizer that is neither BPE nor Unigram, and for a model without one.

@@ -6,8 +6,7 @@ import { remapSource } from "../remap.ts";
 import { type NewIds, newIds } from "./cut_tokenizer.ts";
 
 /**
- * The same weights with the rows of the kept tokens in embedding and head. Logits of kept tokens are those of the whole
- * model.
+ * The same weights with only the rows of the kept tokens in embedding and head. Logits of kept tokens do not change.
  *
  * @param kept - Ids that stay, ascending.
  */
@@ -54,7 +53,7 @@ function cutGeneration(generation: Json, ids: NewIds): Json {
   );
 }
 
-/** An id or nested lists of ids, in a list; empty where it is cut. A list of ids within a list is a sequence, which goes with any of its ids. */
+/** An id or nested lists of ids, in a list; empty if cut. An inner list is a sequence, cut if any of its ids is cut. */
 function cutNumbers(value: unknown, ids: NewIds): unknown[] {
   if (typeof value === "number") {
     const id = ids.get(value);

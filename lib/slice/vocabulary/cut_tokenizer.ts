@@ -12,9 +12,9 @@ export function newIds(kept: ArrayLike<number>): NewIds {
 }
 
 /**
- * The same tokenizer without the tokens that are not kept. Merges stay where both their tokens and what they make stay;
- * ids are new everywhere: vocabulary, added tokens, post-processor, padding, config and GGUF metadata. A text whose
- * tokens are all kept gets the same tokens as before. Config and metadata say how many tokens there were before the first cut.
+ * The same tokenizer with only the kept tokens. A merge stays if its two tokens and its result stay. Ids are new in
+ * vocabulary, added tokens, post-processor, padding, config and GGUF metadata. A text whose tokens are all kept gets
+ * the same tokens as before. Config and metadata state the number of tokens before the first cut.
  *
  * @param kept - Ids that stay, ascending.
  */
@@ -37,7 +37,7 @@ export function cutTokenizer(tokenizer: Tokenizer, kept: Int32Array): Tokenizer 
   });
 }
 
-/** An object with its `id` renumbered; none if it is cut. */
+/** An object with its `id` renumbered, in a list; empty if it is cut. */
 function withId(entry: Json, ids: NewIds): Json[] {
   const id = ids.get(Number(entry["id"]));
   return id === undefined ? [] : [{ ...entry, id }];
@@ -60,7 +60,7 @@ function cutBpe(model: Json, ids: NewIds): Json {
   };
 }
 
-/** Ids of a Unigram model are the places in its list, so that those of the kept tokens are their new places. */
+/** Ids of a Unigram model are the places in its list, so the new ids follow from the shorter list. */
 function cutUnigram(model: Json, ids: NewIds): Json {
   const vocab: readonly unknown[] = Array.isArray(model["vocab"]) ? model["vocab"] : [], unknown = model["unk_id"];
   return {
@@ -101,7 +101,7 @@ function cutPadding(padding: Json, ids: NewIds): Json {
   return id === undefined ? padding : { ...padding, pad_id: id };
 }
 
-/** tokenizer_config.json lists added tokens by their ids; other ids that it may name end with `_token_id`. */
+/** tokenizer_config.json lists added tokens by their ids; keys of other ids end with `_token_id`. */
 function cutConfig(config: Json, ids: NewIds): Json {
   const listed = config["added_tokens_decoder"];
   const named = Object.entries(config).flatMap(([key, value]): [string, unknown][] => {
@@ -119,7 +119,7 @@ function cutConfig(config: Json, ids: NewIds): Json {
 
 const PER_TOKEN = ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
 
-/** The `tokenizer.*` entries of a GGUF. A tokenizer.json within them is left out, as the other entries say the same. */
+/** The `tokenizer.*` entries of a GGUF. A tokenizer.json within them is left out, since the other entries repeat it. */
 function cutMetadata(metadata: ReadonlyMap<string, unknown>, kept: Int32Array): Map<string, unknown> {
   const ids = newIds(kept), cut = new Map<string, unknown>(), list = metadata.get("tokenizer.ggml.tokens");
   const tokens: readonly unknown[] = Array.isArray(list) ? list : [];
@@ -151,7 +151,7 @@ function cutList(list: unknown, kept: Int32Array): unknown {
   return Array.isArray(list) ? Array.from(kept, (id) => list[id]) : list;
 }
 
-/** One id or a list of ids, renumbered; none where it is cut, or names no token. */
+/** One id or a list of ids, renumbered, in a list; empty if it is cut, or is the id of no token. */
 function cutIds(value: unknown, ids: NewIds): unknown[] {
   if (value instanceof Int32Array || value instanceof Uint32Array) {
     return [value.filter((old) => ids.has(old)).map((old) => ids.get(old) ?? old)];

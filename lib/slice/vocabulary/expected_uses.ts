@@ -1,24 +1,24 @@
 // How often each token is expected in texts of the same kind, from its count in a sample of them.
 
-/** Tokens of its kind on each side of one whose counts tell how often tokens of its place in the vocabulary occur. */
+/** Tokens of the same kind on each side of a token whose counts give its prior. */
 const WINDOW = 512;
-/** How often the prior counts. */
+/** Weight of the prior. */
 const BURST = 3;
 
 /**
- * Expected uses of each token in as many texts as were counted. Vocabularies list tokens by how frequent they were when
- * the tokenizer was made, so the counts of the tokens of its kind around one in that order tell how often such a token
- * occurs, also where a sample lacks it. Counts are taken as Poisson, with a Gamma prior whose mean m and variance are those of the
+ * Expected uses of each token in as many texts as were counted. Vocabularies list tokens by their frequency when the
+ * tokenizer was made. So the counts of neighbours of the same kind estimate how often a token occurs, even if the
+ * sample lacks it. Counts are modelled as Poisson, with a Gamma prior whose mean m and variance v are those of the
  * window (empirical Bayes):
  *
  *     a = 3 m² / (v − m),   expected = (count + a) / (1 + a/m)
  *
- * A token that a text has is used several times there, so a count tells less than one of independent draws would: the
- * prior counts three times. On unseen texts that was better than once (docs/evidence/vocabulary.md).
+ * A text often uses a token several times, so a count is less informative than independent draws. The prior therefore
+ * counts three times, which was better on unseen texts than once (docs/evidence/vocabulary.md).
  *
  * @param counts - Count of each id.
  * @param ids - Ids that have a token and may be cut, in the order of the vocabulary.
- * @param kindOf - Kind of a token, see `tokenKind`. Default: all are of one.
+ * @param kindOf - Kind of a token, see `tokenKind`. Default: all tokens are of one kind.
  */
 export function expectedUses(
   counts: ArrayLike<number>,

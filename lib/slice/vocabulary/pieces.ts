@@ -14,9 +14,9 @@ export interface TokenPieces {
   readonly isFixed: Uint8Array;
   /** Whether a token is a byte that characters without a token fall back to. */
   readonly isByte: Uint8Array;
-  /** Tokens that take the place of a token once it is cut. Empty for fixed tokens and ids without one. */
+  /** Tokens that replace a token once it is cut. Empty for fixed tokens and for ids without a token. */
   readonly parts: readonly (readonly number[])[];
-  /** Tokens without which a token cannot be made: the two of its last merge. */
+  /** Tokens that a token is made of: the two tokens of its last merge. */
   readonly needs: readonly (readonly number[])[];
 }
 
@@ -26,7 +26,7 @@ export interface TokenPieces {
  * - BPE: the parts of a token are the two tokens of the merge by which it is made from its own text. They are needed
  *   too. A character that no merge makes falls back to its bytes if the tokenizer has byte fallback; otherwise it is
  *   fixed. The 256 bytes of a byte-level tokenizer are fixed too.
- * - Unigram: the parts are the best pieces of its text without itself. It needs none.
+ * - Unigram: the parts are the best pieces of its text without itself. It needs no other tokens.
  *
  * Special tokens are fixed, except for tokens called unused or reserved that neither the config nor the chat template
  * names. Other added tokens are cut like any token: their text is then read as text.
@@ -62,7 +62,7 @@ interface Split {
   readonly needs: number[];
 }
 
-/** Takes the text of a token apart; `isOwn` says whether it is in the model's vocabulary. Null if nothing takes its place. */
+/** Splits the text of a token; `isOwn`: it is in the model's vocabulary. Null if no tokens can replace it. */
 type Splitter = (text: string, isOwn: boolean) => Split | null;
 
 /** Byte pair encoding of a single token's text. */
@@ -94,7 +94,7 @@ function bpeSplit(model: Json, vocab: ReadonlyMap<string, number>): Splitter {
       }
       if (at < 0) return { parts: pieces, needs: [] };
       const pair = pieces.splice(at, 2, made);
-      // The last merge gives the token itself: what it merges takes its place.
+      // The last merge gives the token itself: the two merged tokens replace it.
       if (pieces.length === 1) return made === own ? { parts: pair, needs: pair } : { parts: pieces, needs: [] };
     }
   };

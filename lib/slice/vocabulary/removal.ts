@@ -1,18 +1,18 @@
-// The order in which tokens are cut: first those whose parts cost the fewest tokens more.
+// The order in which tokens are cut: first the tokens whose parts lengthen texts least.
 import type { TokenPieces } from "./pieces.ts";
 
 /** Tokens in the order in which they are cut. */
 export interface Removal {
   /** Ids of all tokens that may be cut, the first to go first. */
   readonly order: Int32Array;
-  /** Tokens that the texts take more once all up to this one are cut, as expected from their uses. */
+  /** Expected number of additional tokens in the texts once all tokens up to this one are cut. */
   readonly extra: Float64Array;
 }
 
 /**
- * Orders the tokens that may be cut. Each step cuts the token that costs least: its uses times the tokens that its
- * parts are more than one, where a byte counts as two. Its uses then count for its parts, so what a frequent word falls
- * into stays. A token that another one needs waits for it.
+ * Orders the tokens that may be cut. Each step cuts the token with the least cost: its uses times (number of its parts
+ * − 1), where a byte counts as two. Its uses are then added to its parts, so the parts of a frequent word stay. A token
+ * is cut only after all tokens that need it.
  */
 export function removalOrder(
   { ids, isFixed, isByte, parts, needs }: TokenPieces,

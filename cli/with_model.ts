@@ -100,7 +100,7 @@ export async function readAdapters(path: string | undefined, spec: DecoderSpec):
   return { lora: { ...config, weights } };
 }
 
-/** The model's tokenizer. Throws `CompressoError("input")` where it has none. */
+/** The model's tokenizer. Throws `CompressoError("input")` if the model has no tokenizer. */
 export function tokenizerOf({ tokenizer }: Pick<Model, "tokenizer">): Tokenizer {
   if (tokenizer) return tokenizer;
   throw noTokenizer("cannot read text");

@@ -45,7 +45,7 @@ export function addTableFlags<C extends CommandUnknownOpts>(
   return command;
 }
 
-/** Options of `prune` that the flags give, in their object; those that the command line writes otherwise are left to it. */
+/** The options of `prune` that the flags give, as an object. Prompt, calibration and evaluation text are read from files elsewhere. */
 export function pruneOptionsOf(flags: TableFlags): Partial<RunOptions> {
   const others: readonly OptionPath[] = ["prompt", "calibration", "evaluate.text"];
   return atPaths(

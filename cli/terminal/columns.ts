@@ -29,8 +29,8 @@ export function columnWidth(width: number, count: number): number {
 }
 
 /**
- * Columns that are redrawn from the first row on that may still change: one that every column has left behind is never touched again. Push to
- * the column with the fewest rows, so that few are redrawn.
+ * Columns of text. Rows that every column has filled are final; later rows are redrawn. Push to the column with the fewest rows, so that few
+ * rows are redrawn.
  */
 export function createColumns(count: number, { width, write }: ColumnsTarget): Columns {
   const cells = columnWidth(width, count);

@@ -107,7 +107,7 @@ function rightIn(message: string): string {
     : `--allow-${kind}=${/[^\w@%+:,./-]/.test(target) ? `'${target}'` : target}`;
 }
 
-/** Commander puts its suggestion on a line of its own, in brackets. */
+/** Commander prints its suggestion on a separate line, in parentheses. */
 function asUsage({ message }: CommanderError): CompressoError {
   const [what = "", ...others] = message.replace(/^error: /, "").split("\n");
   const suggestion = /^\((Did you mean .*\?)\)$/.exec(others.join(" "))?.[1];

@@ -9,8 +9,8 @@ export interface EstimateRules {
   /** The speed is that of the last so many units. */
   readonly span: number;
   /**
-   * The work goes in steps. They come in groups at one time, of which only the last tells how far the work is, so that groups before the present
-   * one are measured; and the speed is the median's, as single steps wait for kernels to be compiled or for a checkpoint. Default: the mean speed.
+   * Whether steps are reported in groups. Only the last step of a group is current, so speed is measured over finished groups. The speed is the
+   * median, because single steps wait for a compilation or a checkpoint. Default: the mean speed.
    */
   readonly inSteps?: boolean;
 }

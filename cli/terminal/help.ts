@@ -14,11 +14,11 @@ export interface HelpPlace {
 /** Shows all options of a verb. */
 export const HELP_ALL = "--help=all";
 
-/** Where a description no longer fits beside its term, it stands below, this far to the right. */
+/** Indent of a description that is printed below its term. */
 const BELOW_INDENT = 6;
-/** Columns that a description has beside its term at least. */
+/** Minimum width of a description on the line of its term; a narrower one is printed below. */
 const LEAST_BESIDE = 40;
-/** Terms that are longer stand on a line of their own. */
+/** Longer terms get a separate line. */
 const MOST_TERM = 28;
 
 const everyday = new WeakSet<object>();

@@ -89,10 +89,10 @@ async function typed(
   const screen = Deno.stderr.isTerminal() ? process.stderr : Deno.stdout.isTerminal() ? process.stdout : unseen();
   const { promise, resolve } = Promise.withResolvers<{ readonly text: string } | "interrupted" | null>();
   let isOpen = true, before: string | undefined;
-  // The keys of one read come in one turn, also those behind the one that closes the editor, which hears them no more. Before the editor's own
-  // listener, so that the key that closes it is none of them.
+  // All keys of one read arrive in one turn. The editor misses the keys after the one that closes it, so they are kept for the next line. This
+  // listener is added before the editor's, so that it does not keep the closing key.
   const keep = (text: string | undefined, key: ReadlineKey): void => {
-    // Of a break in two bytes the second is no line of its own.
+    // The second byte of CR LF does not start another line.
     if (!isOpen && (before !== "return" || key.name !== "enter")) ahead.push({ text, key });
     before = key.name;
   };

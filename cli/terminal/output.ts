@@ -33,7 +33,7 @@ export function writeResult(text: string): void {
   }
 }
 
-/** How much is said beside results and errors. */
+/** How much is printed in addition to results and errors. */
 export type Verbosity = "quiet" | "normal" | "verbose";
 
 let chosen: Verbosity = "normal";

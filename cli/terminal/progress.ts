@@ -188,7 +188,7 @@ export function createProgress(target: ProgressTarget): Progress {
 const STEP_ESTIMATE = { leastAdvance: 3, leastSeconds: 0.2, span: 64, inSteps: true };
 const SHARE_ESTIMATE = { leastAdvance: 0.04, leastSeconds: 2, span: Infinity };
 
-/** Steps within a stage: "prune 8/60" is the eighth of --steps 60, whatever came before. */
+/** Steps are counted within a stage: "prune 8/60" is the eighth of --steps 60. */
 function createStageCounter(): {
   plan(stages: readonly StageLength[]): void;
   count(record: StepRecord): { readonly step: number; readonly steps: number };

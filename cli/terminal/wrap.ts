@@ -1,6 +1,6 @@
 // Text in lines of a given width.
 
-/** Lines of at most so many columns, broken at spaces. A longer word has a line of its own. */
+/** Breaks a text at spaces into lines of at most so many columns. A longer word gets a separate line. */
 export function wrapText(text: string, width: number): string[] {
   const lines: string[] = [];
   for (const word of text.split(/\s+/)) {

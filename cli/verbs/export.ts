@@ -118,9 +118,7 @@ export function exportVerb(): CommandUnknownOpts {
       if (layout === "padded") {
         const zeros = result.parameters - parameterCount(source.spec);
         print(
-          `parameters  ${formatCount(result.parameters)}, of which ${
-            formatCount(zeros)
-          } are zeros of the layout padded`,
+          `parameters  ${formatCount(result.parameters)}, ${formatCount(zeros)} of them zeros of the layout padded`,
         );
         if (zeros > 0) note("compresso: prune --layout uniform makes layers alike without zeros");
       }

@@ -149,7 +149,7 @@ function show({ model, format, bytes, parameters, prunable, spec, dtypes, tokeni
     return `${dtype} ${percent === 0 ? "under 1" : percent} %`;
   });
   print(`model       ${model} (${FORMAT_NAMES[format]}, ${formatBytes(bytes)})`);
-  print(`parameters  ${formatCount(parameters)}, of which ${formatCount(prunable)} in the layers' linear weights`);
+  print(`parameters  ${formatCount(parameters)}, ${formatCount(prunable)} of them in the layers' linear weights`);
   if (format !== "config") print(`stored as   ${types.join(", ")}`);
   print(
     `shape       ${layers.length} layers, hidden ${spec.hidden}, head_dim ${spec.headDim}, vocabulary ${spec.vocab}`,

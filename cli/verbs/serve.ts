@@ -1,4 +1,4 @@
-// `compresso serve MODEL`: a model behind an OpenAI-compatible server until it is stopped.
+// `compresso serve MODEL`: serves a model by an OpenAI-compatible API until it is stopped.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { refuse } from "../../lib/core/errors.ts";
 import { openModelFiles } from "../../lib/local/open_model.ts";
@@ -138,13 +138,13 @@ function checkName(name: string): void {
   });
 }
 
-/** A prompt stands before chats alone. */
+/** A prompt can only be put before chats, so it needs a chat template. */
 async function checkChats(path: string): Promise<void> {
   const { tokenizer } = await openModelFiles(path);
   if (!tokenizer || tokenizer.chatTemplate !== null) return;
   refuse("usage", "cannot put a prompt before chats", {
     rule: "the model has a chat template",
-    value: "its tokenizer has none",
+    value: "no chat template in its tokenizer",
     fix: "leave --with-prompt and --prompt-file out",
   });
 }

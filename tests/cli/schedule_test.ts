@@ -111,7 +111,7 @@ Deno.test("schedule preview shows the records of fine-tuning as a run does, by t
   const early = "end: ({ records }) => records.length >= 10";
   assert.match(
     (await preview(early)).stdout,
-    /simulated .*behind 20 steps of fine-tuning;[^]*ends +before step 0 of 200/,
+    /simulated .*after 20 steps of fine-tuning;[^]*ends +before step 0 of 200/,
   );
   assert.match((await preview(early, "--prefinetune", "4")).stdout, /ends +before step 6 of 200/);
   // Outside the pruning stage a record has no sparsity.

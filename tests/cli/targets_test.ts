@@ -272,9 +272,9 @@ Deno.test("what a layout saves and where its files load is said before the first
     all = parameterCount(spec).toLocaleString("en");
   assert.match(
     lines("compact"),
-    new RegExp(`about ${count} of ${all} parameters go\n.*trust_remote_code.*deci.*\n.*--layout uniform`),
+    new RegExp(`about ${count} of ${all} parameters are cut\n.*trust_remote_code.*deci.*\n.*--layout uniform`),
   );
-  assert.match(lines("uniform"), /parameters go\n.*transformers, mlx-lm.*llama\.cpp, node-llama-cpp$/);
+  assert.match(lines("uniform"), /parameters are cut\n.*transformers, mlx-lm.*llama\.cpp, node-llama-cpp$/);
   assert.match(lines("padded"), /stay as large as before.*--layout uniform/);
   assert.match(lines("compact", { units: ["layers"] }), /transformers, mlx-lm/);
   // llama.cpp's OLMo 2 has the same widths in all layers.

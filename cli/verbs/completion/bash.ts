@@ -7,7 +7,7 @@ export function bashScript(program: VerbNode): string {
   return `# Completion of compresso for bash.
 _compresso() {
   local cur=\${COMP_WORDS[COMP_CWORD]} prev=\${COMP_WORDS[COMP_CWORD-1]} verb= word i
-  # Bash takes "=" as a word of its own.
+  # Bash splits "=" off as a separate word.
   if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=\${COMP_WORDS[COMP_CWORD-2]}; fi
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=\${COMP_WORDS[i]}

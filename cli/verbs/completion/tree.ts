@@ -30,7 +30,7 @@ export interface VerbNode {
   readonly summary: string;
   readonly verbs: readonly VerbNode[];
   readonly options: readonly OptionNode[];
-  /** Its arguments, all alike; null where it has none. */
+  /** What its arguments may be, the same for all; null for a verb without arguments. */
   readonly argument: Values | null;
 }
 

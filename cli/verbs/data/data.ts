@@ -129,7 +129,7 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
     settings;
   await fetchInputs({ model: [path] });
   const place = await modelPath(path);
-  // One that is not there is refused where it is read.
+  // A model that does not exist is refused when it is read.
   const read = await exists(place) ? (await fileNames(place)).map((name) => join(place, name)) : [];
   await refuseInputs(out, read, { option: "--out" });
   if (!ranks || ranks.rank === 0) await checkTarget(settings);

@@ -47,7 +47,7 @@ interface Facts {
   readonly tokens: Lengths | null;
   /** With a model: whether rows end with a token that says so. */
   readonly hasEnds: boolean | null;
-  /** With a model: how the rows are used; `refused` counts those that would be trained on. */
+  /** With a model: how the rows are used. `refused` counts the rows in `refused` above that training would read. */
   readonly training: (EncodeReport & { readonly seq: number; readonly refused: number }) | null;
 }
 

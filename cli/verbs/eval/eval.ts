@@ -224,7 +224,7 @@ function checkOptions(work: string, options: EvalSettings): void {
     refuse("usage", "cannot use these options together", {
       rule: `${flag} goes with ${works.join(" or ")}`,
       value: work === "--data" && options.data === undefined
-        ? "none of --text, --data and --tasks was given, so the demo's own rows are measured"
+        ? "without --text, --data and --tasks the demo's own rows are measured"
         : `${work} was given`,
       fix: `leave ${flag} out, or give ${works.join(" or ")} alone`,
     });

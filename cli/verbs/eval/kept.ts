@@ -11,7 +11,7 @@ import { type EvalSettings, type EvalWork, type Measurement, plainWork } from ".
 import { note } from "../../terminal/output.ts";
 import type { Loaded } from "../../with_model.ts";
 
-/** Work whose measure gets the open file, or null without `--out`. `identity` is what must be as in the first run beside the models. */
+/** Work whose measure gets the open file, or null without `--out`. To continue a file, models and `identity` must be as in the first run. */
 export async function keptWork<Known, Added>(
   paths: readonly string[],
   { out, baseDtype = "f16", adapter }: EvalSettings,
@@ -46,7 +46,7 @@ export async function keptWork<Known, Added>(
   };
 }
 
-/** Digest of an adapter. The config beside a file of weights counts too, as it says how they are scaled. */
+/** Digest of an adapter. For a file of weights, it includes the config in the same folder, which gives the scale. */
 async function adapterDigest(named: string): Promise<string> {
   const path = await adapterPath(named),
     digest = await modelDigest(path),

@@ -62,7 +62,7 @@ async function measure(
     const some = count < questions.length ? ` that has a context (${count} of ${questions.length})` : "";
     promptNote(tokenizer.encode(`${prompt}\n\n`).length, `each question${some}`);
   }
-  // All are encoded before any is measured: one that is refused would waste the work on the others.
+  // All tasks are encoded before the first is measured, so that a refusal wastes no work.
   const encoded: EncodedTask[] = [];
   for (const task of tasks) {
     encoded.push(

@@ -72,7 +72,7 @@ async function measure(
     maxWindows,
     leading: leadingIds(model),
   };
-  // All are checked before any is measured: one that does not fit would waste the work on the others.
+  // All windows are checked before the first is measured, so that a refusal wastes no work.
   for (const window of sizes) checkPerplexity(model, text, { window, ...shape });
   const tokens = encodeText(model, text, limitChars);
   for (const window of sizes) checkLength(tokens.length, { window, stride, leading: shape.leading });

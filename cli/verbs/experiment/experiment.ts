@@ -252,7 +252,7 @@ function isGoingOn({ kind }: PlannedCell["state"], { redo }: Pick<Settings, "red
   return kind === "stopped" || (kind === "failed" && !redo);
 }
 
-/** What the command would do with a run; for one that stopped or failed, all its steps, of which some are done. */
+/** What the command would do with a run. `steps` are all steps of the run, also if it stopped or failed after some. */
 interface Turn {
   readonly name: string;
   readonly steps: number;

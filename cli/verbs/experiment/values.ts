@@ -52,7 +52,7 @@ export function selection(option: string): Parse {
   };
 }
 
-/** Settings of alarms, each of another monitor: one that is named twice may be meant as two values. */
+/** Settings of alarms. Refuses a monitor that is named twice, because the user may have meant two values of the axis. */
 function alarmValue(text: string, { option, fix }: { readonly option: string; readonly fix: string }): string {
   const monitors = text.startsWith("[") ? [] : list(text).map(monitorOf);
   const twice = monitors.find((name, index) => name !== null && monitors.indexOf(name) !== index);

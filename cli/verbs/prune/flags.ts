@@ -1,7 +1,7 @@
 // Flags of `prune`: as they are typed, and with what the folder and the method decide. Types only.
 import type { TableFlags } from "../../options/table_flags.ts";
 
-/** Flags as they are typed, with defaults for those that have none in the library. */
+/** Flags as they are typed. Flags without a default in the library get one here. */
 export type TypedFlags = TableFlags & Pick<RunFlags, "out" | "steps">;
 
 /** Flags of a run, with what the folder and the method decide. */

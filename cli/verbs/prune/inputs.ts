@@ -1,4 +1,4 @@
-// What a run reads beside its model: data, texts of a vocabulary and of measures, and the digests that tell whether a resumed run has the same.
+// Reads the inputs of a run other than its model: rows, texts of a vocabulary and of measures. Their digests show if a resumed run has the same inputs.
 import { withoutUndefined } from "../../../lib/core/check_options.ts";
 import { refuse } from "../../../lib/core/errors.ts";
 import type { Row } from "../../../lib/data/rows.ts";
@@ -14,7 +14,7 @@ import { readText } from "../../terminal/read_text.ts";
 import { calibrationName } from "./calibration.ts";
 import type { RunFlags } from "./flags.ts";
 
-/** What is measured beside held-out rows. */
+/** The text and tasks that are measured in addition to held-out rows. */
 export async function evaluationOf(
   { evalText, evalTasks, taskData, evalLimit }: TableFlags,
 ): Promise<Pick<PruneOptions, "evaluate">> {

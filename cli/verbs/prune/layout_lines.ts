@@ -29,10 +29,10 @@ function sizeText(
     return "zeros to the widest layer after the cut, so files stay as large as before where one layer is not cut " +
       "(--layout uniform cuts all layers alike, and loads in the same programs)";
   }
-  if (size !== null) return "layers are as small as the size asks for";
+  if (size !== null) return "layers are as small as the requested size needs";
   const before = parameterCount(spec), share = sparsityBase(units) === "model" ? before : linearCount(spec);
-  const beside = units.includes("vocab") ? ", and those of the tokens that go" : "";
-  return `about ${formatCount(Math.round(sparsity * share))} of ${formatCount(before)} parameters go${beside}`;
+  const beside = units.includes("vocab") ? ", and those of the tokens that are cut" : "";
+  return `about ${formatCount(Math.round(sparsity * share))} of ${formatCount(before)} parameters are cut${beside}`;
 }
 
 /** Names of other programs, without how to call them. */

@@ -30,9 +30,9 @@ export function qualityLines({ heldoutLoss, evaluation: { text, tasks } }: Quali
 
 /** Why there is no loss before and after. */
 export const UNMEASURED =
-  "no loss was measured: fewer than ten rows, or none of those held out fits --seq; --eval-text measures a text";
+  "no loss was measured: there are fewer than ten rows, or no held-out row fits --seq; --eval-text measures a text";
 
-/** Says where nothing was measured, or the loss, or with another vocabulary bits per byte, is so much higher that the model may be of little use. */
+/** Warns if nothing was measured, or if the loss (bits per byte, if the vocabulary was cut) rose so much that the model may be of little use. */
 export function qualityWarnings({ heldoutLoss, evaluation: { text, tasks }, vocabulary }: Qualities): string[] {
   const isMeasured = heldoutLoss ?? text ?? vocabulary?.heldout ?? vocabulary?.text ?? Object.keys(tasks).length > 0;
   if (!isMeasured) return [`compresso: warning: ${UNMEASURED}`];

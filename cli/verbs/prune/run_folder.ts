@@ -155,6 +155,6 @@ export async function finishedRun(
   refuse("mismatch", `cannot resume the run in ${out}`, {
     rule: "options, model and data are those of the first run, which is finished",
     value: differing.join("; "),
-    fix: "start anew with --overwrite, or choose another --out",
+    fix: "start again with --overwrite, or choose another --out",
   });
 }

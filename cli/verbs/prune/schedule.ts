@@ -18,6 +18,6 @@ export async function checkSchedule({ schedule, trust }: ScheduleSettings, befor
   refuse("mismatch", `cannot run with the schedule ${schedule}`, {
     rule: "it stays as it is while a run is prepared",
     value: `${before} then, ${now} now`,
-    fix: "start the run anew",
+    fix: "start the run again from its beginning",
   });
 }

@@ -179,7 +179,7 @@ export async function resumeCommand(): Promise<string> {
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }
 
-/** The words that the user typed, without those that say how to start. */
+/** The words that the user typed, without `--overwrite` and `--resume`. */
 function runWords(): string[] {
   return Deno.args.filter((word) => !["--overwrite", "--resume", AUTO].includes(word));
 }

@@ -28,8 +28,8 @@ export function headsLine(
   const isShared = spec.layers.some(({ heads, kvHeads }) => kvHeads > 1 && heads > kvHeads);
   if (!isShared || !units.includes("heads") || size !== null || fallsByGroup(spec, options)) return null;
   const bySize = layout === "padded" ? "" : ", --target-params counts what is written";
-  return "heads share K and V here: a layer's groups are written in one size, with heads of zeros in those that have fewer, so that files may keep " +
-    `more than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
+  return "heads share K and V here: all groups of a layer are written with the same number of heads, filled up with zeros, so files may be larger " +
+    `than the sparsity says (--units kv in place of heads cuts whole groups${bySize})`;
 }
 
 /**

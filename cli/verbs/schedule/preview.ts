@@ -123,7 +123,7 @@ export async function previewSchedule(
     records.push(simulatedRecord(before + step, { stage, progress, target, learningRate }));
   }
   const simulated =
-    `${count} layers that follow their targets at once, behind ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
+    `${count} layers that follow their targets at once, after ${before} steps of fine-tuning; loss 2.2 + 0.4·e^(−4·progress) + 2·sparsity²`;
   // No later stage would see its records.
   const after = schedule.parts.includes("postfinetune") ? await outer("postfinetune", postfinetune) : null;
   return { name, isolated, steps, sparsity, simulated, finetune, points, postfinetune: after, endsBefore };

@@ -27,17 +27,17 @@ const SCHEDULE_HELP = `Schedules:
       sparsity: ({ progress }) => progress < 0.5 ? 0.1 : 0.2,
     });
 
-  For deno check and editors, a deno.json beside the script says where that module lies, by its path or URL:
+  deno check and editors need a deno.json in the script's folder, with the path or URL of that module:
 
     { "imports": { "compresso/schedule": "PATH/lib/schedule/mod.ts" } }
 
   finetune and postfinetune set numbers of the stages before and after: lora, clipNorm, weightDecay, dropout, end;
   postfinetune also focus.
 
-  A script runs isolated: in a process without permissions, with limits of heap, time and memory. It has the language
-  and compresso/schedule: defineSchedule, the built-in curves and CompressoError; no other imports, no clock, no random
-  numbers. This takes the right to run Deno (--allow-run). --trust runs the script in this process instead, with all
-  its rights; modules that it imports are those that Deno has cached.
+  A script runs isolated: in a process without permissions, with limits of heap, time and memory. It can use the
+  JavaScript language and compresso/schedule (defineSchedule, the built-in curves, CompressoError); it has no other
+  imports, no clock and no random numbers. Isolation needs the right to run Deno (--allow-run). --trust runs the script
+  in this process instead, with all its rights; its imports come from Deno's cache.
 
   More: docs/guide/schedules.md`;
 
@@ -138,7 +138,7 @@ function checkWarmup({ name, parts }: OpenSchedule, warmup: number | undefined):
     rule: "it says when a built-in schedule, or that of the run, reaches the target",
     value: name === "constant"
       ? "constant, which is at the target from the first step on"
-      : `${name} has a ${own.replace("rates.", "")} of its own`,
+      : `${name} sets ${own.replace("rates.", "")} itself`,
   });
 }
 

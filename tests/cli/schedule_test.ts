@@ -43,7 +43,7 @@ Deno.test("a warm-up is refused beside a schedule that has no use for it", async
   for (
     const [source, value] of [["constant", "constant, which is at the target"], [
       folder.at("mine.ts"),
-      "a sparsity of its own",
+      "sets sparsity itself",
     ]]
   ) {
     const { code, stderr } = await cli(["schedule", "preview", source ?? "", "--warmup", "0.9"]);
@@ -54,7 +54,7 @@ Deno.test("a warm-up is refused beside a schedule that has no use for it", async
   await Deno.writeTextFile(folder.at("rate.ts"), rate);
   const { code, stderr } = await cli(["schedule", "preview", folder.at("rate.ts"), "--warmup", "0.9"]);
   assert.equal(code, 2, stderr);
-  assert.match(stderr, /a warmup of its own/);
+  assert.match(stderr, /sets warmup itself/);
 });
 
 Deno.test("schedule preview shows rates, layers, frozen units and the end of a script, and writes an SVG for light and dark", async () => {
@@ -264,7 +264,7 @@ Deno.test("schedule preview says where a script ends stages before and after pru
   );
   const { code, stdout, stderr } = await cli([...args, "--svg", folder.at("ends.svg")]);
   assert.equal(code, 0, stderr);
-  assert.match(stdout, /behind 1 steps of fine-tuning/);
+  assert.match(stdout, /after 1 steps of fine-tuning/);
   assert.match(
     stdout,
     /ends +after the last step\n +stage finetune before step 1 of 2\n +stage postfinetune before step 2 of 6\n/,

@@ -67,7 +67,7 @@ async function pruneOn(ranks: MpiRanks | null, path: string, typed: TypedFlags):
   const isFirst = ranks === null || ranks.rank === 0;
   const port = !isFirst ? null : whole.dashboardPort ?? (whole.dashboard ? 0 : null);
   await using dashboard = earlier || port === null ? null : await openDashboard(port, { onTrouble: note });
-  // Its address is printed on a line of its own, so that the user finds the page.
+  // The address is printed on a separate line, so that the user finds it.
   if (dashboard) writeError(`dashboard   ${dashboard.url}\n`);
   const summary = earlier ?? await startRun(path, { flags, options, resolved, dashboard, ranks, go: pruneToFolder });
   if (!summary) return;

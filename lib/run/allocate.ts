@@ -144,7 +144,7 @@ export function plannedOptions(
 
 const SOME_SHARE = 0.5;
 
-/** Frees the trainer and ends a schedule's process; `model` is the one that the run was given, and stays. */
+/** Frees the trainer and ends a schedule's process; `model`, which the run was given, stays. */
 export function freeRun({ entered, trainer, steerer, model: own }: Allocated, model: Model): void {
   trainer[Symbol.dispose]();
   // After the last record, or an error, this does nothing.

@@ -237,7 +237,7 @@ export interface RunPosition extends Halved {
   readonly alarms: readonly Alarm[];
   /** Alarms for the next record. */
   readonly unsaid: readonly Alarm[];
-  /** Alarms of the later step at which the run stopped; a resumed run has none. */
+  /** Alarms of the later step at which the run stopped; absent once the run is resumed. */
   readonly stopped?: readonly Alarm[];
   /** Step after which the masks were last looked at. */
   readonly looked: number;

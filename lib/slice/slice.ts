@@ -40,7 +40,7 @@ export interface MergeLora {
   readonly alpha: number;
   /** Whether the scale is alpha / √rank instead of alpha / rank. Default false. */
   readonly rsLora?: boolean;
-  /** Exactly the projections that `weights` cover. Default: those that occur in the names of `weights`. */
+  /** Exactly the projections that `weights` cover. Default: the projections in the names of `weights`. */
   readonly targets?: readonly Projection[];
   /** Matrices `lora.<layer>.<projection>.<A|B>`: A [rank, in], B [out, rank] of the unpruned model. */
   readonly weights: ReadonlyMap<string, Float32Array>;

@@ -35,7 +35,7 @@ export function checkTakenRules(
     const takers = UNIT_KINDS.filter((name) => recordOf(name).limits.includes(kind));
     if (!given[kind] || takers.some((name) => kinds.includes(name))) continue;
     refuse("usage", `cannot keep to ${LIMITS[kind]}`, {
-      rule: `that takes one of the units ${takers.join(", ")}`,
+      rule: `this limit needs one of the units ${takers.join(", ")}`,
       value: kinds.join(","),
       fix: `add ${
         takers[0]
@@ -61,7 +61,7 @@ export function checkAnyUnits(
     const { rule, value } = place !== "hidden" && isProtected
       ? { rule: "at least one layer is not protected", value: `all ${spec.layers.length} layers are` }
       : isLast && place === "attention"
-      ? { rule: "one of them stays, of all layers", value: "the model has no more" }
+      ? { rule: "one of them is kept over all layers", value: "the model has only one" }
       : nothing(spec, rules);
     throw new NothingToCutError(kind, { rule, value, fix: isLast ? fix : `${fix}, or loosen the rule` });
   }

@@ -12,7 +12,7 @@ export const ffn = {
   limits: ["ffn", "align", "protect"],
   masks: ["ffn"],
   nothing: (spec, { minimum, align }) => ({
-    rule: "some layer that is not protected is wider than what stays at least",
+    rule: "an unprotected layer has an FFN wider than its minimum",
     value: `widest FFN ${Math.max(0, ...spec.layers.map(({ ffn }) => ffn))}, at least ${
       leastFfn(spec, minimum)
     }, aligned to ${align}`,

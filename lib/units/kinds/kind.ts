@@ -79,7 +79,7 @@ export function cannotCut(
 /** The broken rule and its value for attention kinds, if nothing may be cut. */
 export function noHeadsToCut(unit: string): KindRecord["nothing"] {
   return ({ layers }, { minimum }) => ({
-    rule: `some layer that is not protected has more heads than stay at least, by one ${unit}`,
+    rule: `an unprotected layer has at least one ${unit} more than its minimum`,
     value: `most heads ${Math.max(0, ...layers.map(({ heads }) => heads))}, at least ${minimum.heads}`,
   });
 }

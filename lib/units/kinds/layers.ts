@@ -1,7 +1,7 @@
 import { livingLayers } from "../rules.ts";
 import type { KindRecord } from "./kind.ts";
 
-/** Whole layers: attention and FFN of a layer together. */
+/** Whole layers: attention and FFN together. */
 export const layers = {
   name: "layers",
   place: "layers",
@@ -18,7 +18,7 @@ export const layers = {
   }),
   misfit: {
     isFor: ({ normPlaces }) => normPlaces === "residual",
-    rule: "no norm follows the residual sum: without its layer, a norm would change the stream that it gets",
+    rule: "the model has no norm after the residual sum, since such a norm changes the stream even without its layer",
     value: "this model has norms of the residual stream",
     fix: "take layers out of the units: heads, kv and ffn can be cut",
   },

@@ -296,7 +296,11 @@ Deno.test("a rate that no step would use beside a schedule is refused, and numbe
     "usage",
     /controls finetune, which has no steps.*\(prefinetune\)/,
   );
-  await rejectsWith(opens({ postfinetune }, {}, { postfinetune: 0 }), "usage", /steers postfinetune.*\(postfinetune\)/);
+  await rejectsWith(
+    opens({ postfinetune }, {}, { postfinetune: 0 }),
+    "usage",
+    /controls postfinetune.*\(postfinetune\)/,
+  );
 });
 
 Deno.test("what a schedule decides wrongly in another stage is named with the stage, and ends the run there", async () => {

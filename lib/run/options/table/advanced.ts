@@ -23,7 +23,7 @@ export const ADVANCED_OPTIONS = {
     type: "bytes",
     of: "openDevice",
     scope: ["sweep", "plan"],
-    help: "GPU memory to use at most, such as 6G",
+    help: "limit of GPU memory, such as 6G",
   },
   recompute: {
     type: "switch",
@@ -60,7 +60,7 @@ export const ADVANCED_OPTIONS = {
     paper: "adam",
     when: LEARNED,
     work: "choosing",
-    help: "how λ moves: plain, by its gradient, or adam, as published",
+    help: "how λ is updated: plain, by its gradient, or adam, as published",
   },
   "rates.mask": {
     type: "number",
@@ -120,7 +120,7 @@ export const ADVANCED_OPTIONS = {
     default: (steps: number) => 1 - 1 / Math.min(100, Math.max(20, steps / 8)),
     defaultText: "0.95 to 0.99, by the steps",
     work: "training",
-    help: "share of itself that the running saliency keeps at each step; 1: log α does not follow it",
+    help: "decay of the running saliency at each step; 1: log α does not follow it",
   },
   "rates.prior": {
     type: "number",

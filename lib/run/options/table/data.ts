@@ -31,7 +31,7 @@ export const DATA_OPTIONS = {
     name: "limitRows",
     scope: ["experiment", "sweep"],
     elsewhere: "limit of the data",
-    help: "rows to read at most",
+    help: "largest number of rows to read",
   },
   skipBroken: {
     type: "switch",
@@ -100,7 +100,7 @@ export const DATA_OPTIONS = {
     default: QUESTIONS,
     when: { "evaluate.tasks": GIVEN },
     scope: ["sweep"],
-    help: "questions of each of these tasks, or of each of its subsets, at most",
+    help: "largest number of questions of each task, or of each of its subsets",
   },
   reading: { name: null, type: "value", mayChange: true, help: "what became of the rows in reading" },
   calibrationReading: {
@@ -117,6 +117,6 @@ export const DATA_OPTIONS = {
     defaultText: "the training data",
     when: { units: ["vocab"] },
     scope: [],
-    help: "texts that tell which tokens are needed, for the unit vocab",
+    help: "texts that show which tokens are needed, for the unit vocab",
   },
 } as const satisfies OptionTable;

@@ -41,7 +41,7 @@ export const METHOD_OPTIONS = {
     name: null,
     type: "list",
     when: { units: ["vocab"] },
-    help: "rows that tell which tokens are needed",
+    help: "rows that show which tokens are needed",
   },
   schedule: {
     type: "value",
@@ -100,7 +100,7 @@ export const METHOD_OPTIONS = {
     default: 0,
     work: "choosing",
     scope: IN_MEMORY,
-    help: "query heads that a layer keeps at least",
+    help: "fewest query heads of a layer",
   },
   "rules.minimum.ffn": {
     type: "count",
@@ -108,7 +108,7 @@ export const METHOD_OPTIONS = {
     default: 0,
     work: "choosing",
     scope: IN_MEMORY,
-    help: "FFN columns that a layer keeps at least",
+    help: "fewest FFN columns of a layer",
   },
   "rules.minimum.hidden": {
     type: "count",
@@ -116,7 +116,7 @@ export const METHOD_OPTIONS = {
     default: 0,
     work: "choosing",
     scope: IN_MEMORY,
-    help: "hidden dims that stay at least",
+    help: "fewest hidden dims",
   },
   "rules.minimum.layers": {
     type: "count",
@@ -124,6 +124,6 @@ export const METHOD_OPTIONS = {
     default: 0,
     work: "choosing",
     scope: IN_MEMORY,
-    help: `layers that stay at least where ${option("units")} has layers`,
+    help: `fewest layers, if ${option("units")} has layers`,
   },
 } as const satisfies OptionTable;

@@ -29,7 +29,7 @@ export const TARGET_OPTIONS = {
     name: "targetBytes",
     excludes: TARGETS,
     scope: [],
-    help: "bytes of the smaller model's file at most, such as 200M or 1.5G (powers of 1024)",
+    help: "largest size of the smaller model's file in bytes, such as 200M or 1.5G (powers of 1024)",
   },
   "size.file.format": {
     type: "word",

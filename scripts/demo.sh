@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up whatever is missing and runs the demo: prune the model in fixtures/ by 30 %, compare with a one-shot cut, export, generate.
-# The model goes to out/demo of the checkout, or to a new folder that is named.
+# Installs what is missing and runs the demo: prunes the model in fixtures/ by 30 %, compares it with a one-shot cut, exports, generates.
+# Writes the model to FOLDER, which must be new; by default to out/demo of the checkout.
 set -euo pipefail
 [ $# -le 1 ] || set -- --help
 case "${1-}" in

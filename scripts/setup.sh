@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Sets up what the toolkit needs: Deno, from the npm package `deno`, and a Vulkan driver where there is no GPU adapter.
-# Says what it will install before it does; does nothing where nothing is missing. Run it; or, to have its PATH,
-# source it and call compresso_setup.
-# Debian and Ubuntu get both. Elsewhere it installs Deno only, and says which driver the user installs.
+# Installs what the toolkit needs and lacks: Deno, from the npm package `deno`, and a Vulkan driver if there is no GPU adapter.
+# Prints what it will install before it does. Run it; or, to get its PATH, source it and call compresso_setup.
+# On Debian and Ubuntu it installs both. Elsewhere it installs only Deno, and names the driver to install.
 
 compresso_setup() {
   local need_major=2 need_minor=9
@@ -35,8 +34,8 @@ compresso_setup() {
   say "GPU adapter: $(adapter_name)"
 }
 
-# Programs that some tests run, where apt can give them: a Chromium for pages, Open MPI for runs of several processes.
-# Without one its tests are left out and say so, so these never fail.
+# Programs that some tests run, if apt has them: a Chromium for pages, Open MPI for runs of several processes.
+# These functions never fail: without a program, its tests are left out and say so.
 compresso_setup_browser() {
   install_for_tests "Chromium" "tests of pages" "chromium chromium-browser google-chrome google-chrome-stable" \
     chromium fonts-dejavu-core

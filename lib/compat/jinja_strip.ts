@@ -1,5 +1,5 @@
-// `strip`, `lstrip`, `rstrip` and the filter `trim` of Jinja templates as Python has them. @huggingface/jinja ignores their argument and strips what
-// is white space in JavaScript, so that a prompt would differ from those that the model was trained on.
+// `strip`, `lstrip`, `rstrip` and the filter `trim` of Jinja templates, as in Python. @huggingface/jinja ignores their
+// argument and strips JavaScript's white space, so that a prompt would differ from the prompts of the model's training.
 import { trim, trimEnd, trimStart } from "./python_text.ts";
 import { isObject } from "../core/guards.ts";
 

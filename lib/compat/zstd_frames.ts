@@ -77,7 +77,7 @@ function* frameParts(): Generator<Part, void, number> {
     yield { length: yield { length: 4 } }; // its length, then itself
     return;
   }
-  if (magic !== MAGIC) throw new Error("behind the last frame stand bytes that begin no other");
+  if (magic !== MAGIC) throw new Error("the bytes after the last frame do not begin another");
   const flags = yield { length: 1 };
   const single = flags >> 5 & 1, checksum = flags >> 2 & 1;
   const dictionary = [0, 1, 2, 4][flags & 3] ?? 0, content = [single, 2, 4, 8][flags >> 6] ?? 0;

@@ -8,8 +8,8 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 export type RunIdentity = Readonly<Record<string, Json>>;
 
 /**
- * What differs, a line each: `rank: 8 then, 4 now`; of facts with members on both sides, those of them that differ, by `lora.rank`. Those that are
- * `idle` decide nothing.
+ * One line for each difference: `rank: 8 then, 4 now`. If both values are objects, their members are compared and named
+ * as `lora.rank`. Facts in `idle` are ignored.
  */
 export function differencesOf(
   then: Readonly<Record<string, unknown>>,

@@ -23,7 +23,7 @@ export interface ValueRule {
     | "value"
     | "function"
     | "parts";
-  /** Words that it may have, for `word` and `words`; those that the command line takes, for `names`. */
+  /** Allowed words, for `word` and `words`; for `names`, the words that the command line accepts. */
   readonly words?: readonly string[];
   /** Bounds of a number. Without `above` and `least` it is at least 0. */
   readonly above?: number;

@@ -75,7 +75,7 @@ export const FOREIGN_KEYS: readonly string[] = [...COMPRESSO.keys, "no_rope_laye
 /** The architectures of llama.cpp that are read and written. */
 export const GGUF_ARCHS: readonly GgufArch[] = FAMILIES.flatMap(({ gguf = [] }) => gguf);
 
-/** The family of a `model_type`; undefined for one that is not read. */
+/** The family of a `model_type`; undefined for an unsupported type. */
 export function familyOfType(type: unknown): Family | undefined {
   return ALL.find((family) => family.type === type);
 }
@@ -85,7 +85,7 @@ export function familyFor(spec: DecoderSpec): Family {
   return FAMILIES.find((family) => fits(spec, family.stock)) ?? COMPRESSO;
 }
 
-/** The architecture of a name; undefined for one that is not known. */
+/** The GGUF architecture of a name; undefined for an unknown name. */
 export function ggufArchOf(name: unknown): GgufArch | undefined {
   return GGUF_ARCHS.find(({ arch }) => arch === name);
 }

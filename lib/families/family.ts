@@ -142,7 +142,7 @@ export interface WriteContext {
 
 /** The class of transformers: which models it holds, and how config.json says them. */
 export interface Stock extends Fit {
-  /** Biases that a folder holds. Default: those that `attention_bias` and `mlp_bias` can say. */
+  /** Biases that a folder holds. Default: the biases that `attention_bias` and `mlp_bias` can announce. */
   readonly biases?: (spec: DecoderSpec) => readonly Projection[];
   /** Keys beyond LLaMA's. */
   readonly keys?: (spec: DecoderSpec) => Json;

@@ -28,7 +28,7 @@ interface FeatureRule {
   readonly of: (spec: DecoderSpec) => string;
   /** Words for values. */
   readonly words?: Readonly<Record<string, string>>;
-  /** Words before a value that has none. */
+  /** Words before a value that names nothing itself. */
   readonly label?: string;
 }
 
@@ -222,15 +222,15 @@ export const noGroups: Limit = ({ layers: [first] }) =>
 
 /** The output head is not the embedding. */
 export const untied: Limit = ({ tied }) =>
-  tied ? { rule: "needs an output head that is a matrix of its own", value: "it is the embedding" } : null;
+  tied ? { rule: "needs an output head separate from the embedding", value: "it is the embedding" } : null;
 
 /** The output head is the embedding. */
 export const tied: Limit = ({ tied }) =>
-  tied ? null : { rule: "needs the embedding as output head", value: "the head is a matrix of its own" };
+  tied ? null : { rule: "needs the embedding as output head", value: "the head is a separate matrix" };
 
 /** It was read from a folder whose RoPE turns neighbours: others of its shape have classes that more programs load. */
 export const readAsNeighbours: Limit = ({ neighbours }) =>
-  neighbours ? null : { rule: "needs a model of its own family", value: "another one" };
+  neighbours ? null : { rule: "needs a model of this family", value: "another one" };
 
 /** All biases of attention, or no bias there. */
 export const ALL_OR_NO_BIASES: readonly string[] = ["none", "q,k,v,o"];

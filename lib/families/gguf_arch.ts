@@ -4,7 +4,7 @@ import type { Fit } from "./fit.ts";
 import type { Parts } from "./family.ts";
 import type { Fusion } from "./fusion.ts";
 
-/** The keys of a GGUF behind the name of its architecture. */
+/** The keys of a GGUF that begin with the name of its architecture. */
 export interface GgufKeys {
   has(key: string): boolean;
   hasTensor(name: string): boolean;
@@ -19,7 +19,7 @@ export interface GgufKeys {
 /** What of a model is known before an architecture's own parts. */
 export type GgufBasis = Pick<DecoderSpec, "hidden" | "headDim" | "layers">;
 
-/** What an architecture computes where that is not what LLaMA does; biases are those that the file holds. */
+/** How an architecture differs from LLaMA. Biases are left out: the file's tensors decide them. */
 export interface GgufParts extends Omit<Parts, "biases"> {
   readonly activation?: Exclude<Activation, "silu"> | undefined;
 }
@@ -59,14 +59,14 @@ export interface GgufArch extends Fit {
   readonly fused?: readonly Fusion[];
   /** Matrices that older files hold as one. */
   readonly onceFused?: readonly Fusion[];
-  /** Layers may differ: those that the file holds, as some layers need a part that computes nothing. */
+  /** Layers may differ. Returns the layers as the file holds them: some need a part that computes nothing. */
   readonly uneven?: (layers: readonly LayerSpec[]) => LayerSpec[];
   /**
    * Layers with a window, which llama.cpp computes: all but each `period`-th, and the window, where the file does not say it. Other architectures
    * ignore windows.
    */
   readonly windows?: { readonly period: number; readonly window: number; readonly hasLocalRope?: true };
-  /** Whether a layer has no RoPE, whatever the file says. */
+  /** Whether a layer has no RoPE; no key of the file says it. */
   readonly skipsRope?: (layer: number) => boolean;
   /** llama.cpp's factor of q·k where it takes none from the file and the model's goes into the weights. */
   readonly attentionScale?: (basis: GgufBasis) => number;

@@ -23,7 +23,7 @@ const ARCH: GgufArch = {
   read: () => ({ fused: true }),
 };
 
-/** transformers counts the factors of LongRoPE against hidden size / heads, whatever the width of a head is. */
+/** transformers expects as many LongRoPE factors as hidden size / heads implies, even if heads have another width. */
 const countsFactors: Limit = (spec) => {
   const { hidden, headDim, rope: { scaling }, layers: [first] } = spec;
   if (scaling.kind !== "longrope" || !first) return null;

@@ -1,4 +1,4 @@
-// Seed-OSS: LLaMA with biases of q, k and v, and a switch of its own for the bias of o.
+// Seed-OSS: LLaMA with biases of q, k and v, and a separate switch for the bias of o.
 import { hasBias, QWEN2_BIASES } from "../spec/decoder.ts";
 import { family } from "./family.ts";
 import { alike, headsDivideHidden, UNSCALED_OR_LINEAR } from "./fit.ts";

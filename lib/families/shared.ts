@@ -36,7 +36,7 @@ export function ungatedBiases({ mlp_bias: has }: { mlp_bias?: boolean | null | u
   return has ? ["up", "down"] : [];
 }
 
-/** The keys that say biases as all or none of a block; what a model lacks of a block is zeros. */
+/** The two bias keys, each for all biases of a block. A block with only some biases gets zeros for the others. */
 export function biasKeys(spec: DecoderSpec): { readonly attention_bias: boolean; readonly mlp_bias: boolean } {
   const some = (projections: readonly Projection[]): boolean => projections.some((one) => hasBias(spec, one));
   return { attention_bias: some(ATTENTION), mlp_bias: some(GATED) };

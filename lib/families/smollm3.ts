@@ -15,7 +15,7 @@ const skipsRope = (layer: number): boolean => (layer + 1) % INTERVAL === 0;
 const eachFourth: Limit = ({ layers }) => {
   const other = layers.findIndex(({ rope }, index) => (rope === "none") !== skipsRope(index));
   if (other < 0) return null;
-  const value = `layer ${other} ${layers[other]?.rope === "none" ? "has none" : "has RoPE"}`;
+  const value = `layer ${other} ${layers[other]?.rope === "none" ? "without RoPE" : "with RoPE"}`;
   return { rule: `needs RoPE in all layers but each ${INTERVAL}th`, value };
 };
 

@@ -14,8 +14,8 @@ const HOLDS = {
 } as const;
 
 /**
- * Attention and FFN have one norm where the tensors of the other are missing, whatever the key says, and heads have norms where there are their
- * tensors.
+ * The tensors decide, not the key: without the FFN's norm, attention and FFN share one. Heads have norms if the file
+ * has tensors for them.
  */
 const ARCH: GgufArch = {
   arch: "stablelm",

@@ -13,7 +13,7 @@ export interface FusedTensor {
   readonly parts: readonly { readonly name: string; readonly rows: RowRange }[];
 }
 
-/** The fused tensor of every canonical tensor that lies in one; a layer without the projections has none. */
+/** The fused tensor of each canonical tensor that is stored in one. Layers without the projections add no entry. */
 export function fusedTensors(spec: DecoderSpec, fusions: readonly Fusion[]): Map<string, FusedTensor> {
   const found = new Map<string, FusedTensor>();
   for (const [index, layer] of spec.layers.entries()) {

@@ -1,4 +1,4 @@
-// Models and their shapes from files, whatever their format: it is known by content, never by the name.
+// Opens models of every format. The content decides the format, never the file name.
 import { CompressoError } from "../core/errors.ts";
 import { type FileInfo, type FileSystem, firstBytes, isThere, missing } from "../files/system.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
@@ -13,7 +13,7 @@ import { isGguf, looksLike, SNIFFED_BYTES } from "./sniff.ts";
 export interface ModelFiles {
   /** Its weights, read as they are asked for. */
   readonly source: WeightSource;
-  /** Null where the folder has none; only text needs one. */
+  /** Null if the folder has no tokenizer; only work with text needs it. */
   readonly tokenizer: Tokenizer | null;
 }
 

@@ -80,12 +80,12 @@ export interface DecoderSpec {
   readonly layers: readonly LayerSpec[];
   /** ε of every norm. */
   readonly normEps: number;
-  /** LayerNorm, with a bias [hidden] beside each weight, instead of RMSNorm. */
+  /** LayerNorm, each with a weight and a bias of [hidden], instead of RMSNorm. */
   readonly norm?: "layer";
   /**
-   * Attention and FFN both read the input of their layer (parallel residual): "own" each through a norm of its own,
-   * "shared" both through the norm of attention, which a layer with either part has. Absent: the FFN reads what
-   * attention left.
+   * Attention and FFN both read the input of their layer (parallel residual). "own": each has its norm. "shared": both
+   * use the norm of attention, which every layer with either part has. Absent: the FFN reads the residual stream after
+   * attention.
    */
   readonly parallel?: "own" | "shared";
   /** An FFN without gate: down(f(up(x))) instead of down(f(gate(x)) · up(x)). */
@@ -105,8 +105,8 @@ export interface DecoderSpec {
   readonly biases?: readonly Projection[];
   /**
    * Norms of q and k before RoPE, with one weight for q and one for k in every layer: "head" RMSNorm of each head,
-   * [headDim]; "whole" RMSNorm of all heads together, [heads · headDim]; "layer" LayerNorm without bias of each head, with
-   * weights of its own, [heads · headDim]. Absent without these norms.
+   * [headDim]; "whole" RMSNorm of all heads together, [heads · headDim]; "layer" LayerNorm of each head, without bias
+   * and with separate weights for each head, [heads · headDim]. Absent without these norms.
    */
   readonly qkNorm?: "head" | "whole" | "layer";
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */

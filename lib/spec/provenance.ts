@@ -16,7 +16,7 @@ export interface Provenance {
   readonly licenseName?: string;
   /** URL of the licence text. */
   readonly licenseLink?: string;
-  /** The licence text, if a file beside the model contains it. */
+  /** The licence text, if a file in the model's folder contains it. */
   readonly licenseText?: string;
   /** Languages, as codes such as "en". */
   readonly languages?: readonly string[];

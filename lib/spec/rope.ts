@@ -4,7 +4,7 @@ import { type DecoderSpec, ropeDims, type RopeScaling } from "./decoder.ts";
 
 /**
  * Angle per position of each of the `ropeDims` / 2 pairs, in radians, computed like `inv_freq` in Hugging Face
- * transformers, for a sequence of `positions` tokens (default: one that needs no long factors).
+ * transformers, for a sequence of `positions` tokens. Default: a sequence too short for LongRoPE's long factors.
  */
 export function ropeFrequencies(
   spec: Pick<DecoderSpec, "headDim" | "rope">,

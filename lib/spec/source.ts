@@ -21,7 +21,7 @@ export interface BlockOptions {
 
 /**
  * Weights of one model by canonical name (see `tensorShapes`), dequantised to f32 on reading.
- * Layout of q and k rows is Hugging Face's (rotate-half RoPE), whatever the file holds.
+ * Rows of q and k are always in Hugging Face's order (rotate-half RoPE), for every file format.
  *
  * @example
  * ```ts
@@ -54,10 +54,10 @@ export interface WeightSource {
    */
   readBlocks?(name: string, options: BlockOptions): Promise<QuantRows | null>;
   /**
-   * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that a file of that type holds the same
-   * blocks. Null if the bytes are not those of whole rows, or were changed. Absent for sources that never read so: one that
-   * changes what another reads leaves it out. May
-   * read into the beginning of `into` if it is large enough, which saves new memory. Throws like `read`.
+   * Reads rows as the bytes of the file, in the type that `storedDtype` names, so that an export in that type can copy
+   * them. Null if the bytes do not form whole rows, or if the values were changed. Absent for sources that never read
+   * stored bytes, such as a source that changes another source's values. May read into the beginning of `into` if it is
+   * large enough, to save memory. Throws like `read`.
    */
   readStored?(
     name: string,

@@ -1,9 +1,9 @@
-// Tokens that the files beside tokenizer.json add to it, as transformers adds them.
+// Adds tokens of other files of the folder to tokenizer.json, as transformers does.
 import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { tokenText } from "./tokenizer_json.ts";
 
-/** The files beside tokenizer.json. */
+/** Other files of a tokenizer's folder that may add tokens. */
 export interface FilesBeside {
   /** Content of tokenizer_config.json. */
   readonly config: Json;
@@ -14,13 +14,17 @@ export interface FilesBeside {
 }
 
 /**
- * A tokenizer.json with the tokens that only the files beside it name: those of `added_tokens_decoder` or added_tokens.json by their ids there, and
- * those that a config calls special and the vocabulary holds. As in transformers 5, what tokenizer.json says of a token stays, an id that the
- * vocabulary gives goes before another, and a token is special where it is named so. Otherwise than there, where ids are given again, one that
- * another token has is refused for a special token that texts are given with, as the model's row of it would be either's, and left out for others.
- * Nor is a special token added that has no id anywhere.
+ * A tokenizer.json with the tokens that only other files name: tokens of `added_tokens_decoder` or added_tokens.json
+ * with their ids, and special tokens of a config that are in the vocabulary.
  *
- * @throws CompressoError("input") for such an id, and for an entry that is not a token.
+ * As in transformers 5: an entry of tokenizer.json stays unchanged, an id of the vocabulary takes precedence, and a
+ * token is special if a config names it so.
+ *
+ * transformers assigns a new id if another token has the id already. We do not: for a special token other than padding
+ * that is an error, because the model's row would be ambiguous; other tokens are left out. A special token without any
+ * id is left out too.
+ *
+ * @throws CompressoError("input") for an ambiguous id, and for an entry that is not a token.
  */
 export function withAddedTokens(json: Json, beside: FilesBeside): Json {
   const listed: readonly unknown[] = Array.isArray(json["added_tokens"]) ? json["added_tokens"] : [];
@@ -39,7 +43,7 @@ export function withAddedTokens(json: Json, beside: FilesBeside): Json {
   for (const { id: said, content, flags } of declared) {
     const id = ids.get(content) ?? said, holder = holders.get(id) ?? content;
     if (holder !== content) {
-      // As before, where it stood in no text that a model is given.
+      // Left out: neither ordinary tokens nor padding occur in texts for the model.
       if (!named.has(content) || content === padding) continue;
       throw taken(content, id, holder);
     }
@@ -60,7 +64,7 @@ interface Declared {
   readonly flags: Json;
 }
 
-/** Tokens with an id beside them, by their ids. */
+/** Tokens that a file gives an id. */
 function declaredTokens({ config, added }: FilesBeside): Declared[] {
   const decoder = config["added_tokens_decoder"];
   const tokens = isObject(decoder)
@@ -129,9 +133,9 @@ function entry(content: string, id: number, flags: Json): Json {
 }
 
 function taken(content: string, id: number, holder: string): CompressoError {
-  return refusal("input", `cannot add the token ${JSON.stringify(content)} of a file beside tokenizer.json`, {
-    rule: "an id is that of one token",
-    value: `${id} is that of ${JSON.stringify(holder)}`,
+  return refusal("input", `cannot add the token ${JSON.stringify(content)} of a file other than tokenizer.json`, {
+    rule: "each id belongs to one token",
+    value: `${id} belongs to ${JSON.stringify(holder)}`,
     fix: "put the token into tokenizer.json, or correct its id in tokenizer_config.json or added_tokens.json",
   });
 }

@@ -5,7 +5,7 @@ import { type CompressoError, refusal } from "../core/errors.ts";
 export function noTokenizer(what: string, { without }: { readonly without?: string } = {}): CompressoError {
   return refusal("input", what, {
     rule: "a model needs a tokenizer to read and write text",
-    value: "this one has none",
+    value: "no tokenizer",
     fix: `put tokenizer.json into the model's folder, or take a GGUF that holds one${without ? `, or ${without}` : ""}`,
   });
 }

@@ -7,7 +7,7 @@ const TURNS: readonly ChatMessage[] = [
   { role: "assistant", content: "Hi." },
   { role: "user", content: "Bye" },
 ];
-/** Conversations that show what a template has beside its tokens; the first that it takes counts. */
+/** Conversations that show the fixed text of a template. The first that the template accepts is used. */
 const CHATS: readonly (readonly ChatMessage[])[] = [[{ role: "system", content: "Be brief." }, ...TURNS], TURNS];
 
 /** A conversation in the tokenizer's template; empty where it takes none. */
@@ -16,7 +16,7 @@ export function sampleChat(tokenizer: Tokenizer): string {
     try {
       return renderChat(tokenizer, messages, { addGenerationPrompt: true });
     } catch {
-      // Some refuse system turns; those that refuse all write no chats.
+      // Some templates refuse system turns; try the next conversation.
     }
   }
   return "";

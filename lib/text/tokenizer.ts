@@ -13,8 +13,8 @@ import { forJavaScript, repairDecoder, repairModel, tokenText } from "./tokenize
 export const INPUT_NAMES: readonly string[] = ["input_ids", "attention_mask"];
 
 /**
- * Tokens that a tokenizer had before its vocabulary was cut: a key of tokenizer_config.json, and in a GGUF behind
- * "tokenizer."; other programs pass it over.
+ * Number of tokens before the vocabulary was cut: our key in tokenizer_config.json, and in a GGUF after "tokenizer.".
+ * Other programs ignore it.
  */
 export const UNCUT_KEY = "compresso_uncut_vocab_size";
 
@@ -48,7 +48,7 @@ export interface Tokenizer {
   readonly leading: readonly number[];
   /** Ids that `addSpecial` puts after a text. */
   readonly trailing: readonly number[];
-  /** Content of tokenizer.json, with the tokens that the files beside it add. */
+  /** Content of tokenizer.json, with the tokens that other files of the folder add. */
   readonly json: Json;
   /** Content of tokenizer_config.json, without the chat template. */
   readonly config: Json;
@@ -94,7 +94,7 @@ export function createTokenizer(json: Json, parts: TokenizerParts): Tokenizer {
   });
   const special = new Set<number>();
   for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
-  // As in transformers, a token that ends texts is special, whatever its entry says.
+  // As in transformers, EOS is special even if its entry says otherwise.
   const eos = tokenText(config["eos_token"]), eosId = eos === null ? null : library.token_to_id(eos) ?? null;
   if (eosId !== null) special.add(eosId);
   let vocabSize = 0;
@@ -161,7 +161,7 @@ export async function loadHfTokenizer(files: FileSystem, folder: string): Promis
   const older = (name: string): Promise<Json | null> =>
     "added_tokens_decoder" in own ? Promise.resolve(null) : readJson(files, `${folder}/${name}`);
   const map = await older("special_tokens_map.json"), added = await older("added_tokens.json");
-  // By their texts alone: as objects transformers would want a type beside them in a config, and tokenizer.json has the rest.
+  // Texts only: objects would need a type for transformers, and tokenizer.json has the other fields.
   const special = Object.entries(map ?? {}).flatMap(([key, value]) => {
     const text = tokenText(value);
     return text === null ? [] : [[key, text] as const];
@@ -175,7 +175,7 @@ export async function loadHfTokenizer(files: FileSystem, folder: string): Promis
   return createTokenizer(withAddedTokens(json, { config: own, map, added }), { config, chatTemplate });
 }
 
-/** Templates beside the default one, as newer versions of transformers write them. */
+/** Named templates in addition to the default template, as newer versions of transformers write them. */
 async function namedTemplates(files: FileSystem, folder: string): Promise<Json[]> {
   const place = `${folder}/additional_chat_templates`;
   if (await files.info(place) === null) return [];

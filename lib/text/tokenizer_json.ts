@@ -47,13 +47,14 @@ export function repairDecoder(decoder: object | null): void {
 }
 
 /**
- * Makes the library's Unigram encode with `byte_fallback` as the Rust one: what is not in the vocabulary becomes the
- * tokens of its UTF-8 bytes, or one unknown token where one of those is missing. And any Unigram takes a word of whatever length: the library passes
- * all tokens of one to a function at once.
- * `model` is the library's, changed in place; `node` is that of tokenizer.json.
+ * Repairs the library's Unigram in two ways. With `byte_fallback`, as in Rust, a piece that is not in the vocabulary
+ * becomes the tokens of its UTF-8 bytes, or one unknown token if a byte has no token. And long words work: the library
+ * would pass all tokens of a word as arguments of one call.
+ *
+ * `model` is the library's, changed in place; `node` is the model of tokenizer.json.
  */
 export function repairModel(model: LibraryTokenizer["model"], node: unknown): void {
-  // As the library tells it, which needs no type.
+  // The library's types do not declare this method.
   const tokenize: unknown = model === null ? null : Reflect.get(model, "tokenize");
   if (model === null || !isObject(node) || !Array.isArray(node["vocab"]) || typeof tokenize !== "function") return;
   const piecesOf = (word: string): readonly unknown[] => {
@@ -194,7 +195,7 @@ function rewriteSplit(node: Json): PreTokenizerNode {
   );
 }
 
-/** A pattern whose groups, named ones too, capture nothing. One that refers back to a group keeps them. */
+/** The pattern with all groups made non-capturing, named groups too. A pattern with back-references stays unchanged. */
 function uncaptured(regex: string): string {
   if (/\\(?:[1-9]|k<)/.test(regex)) return regex;
   // Classes may hold classes, also named ones, and begin with a literal bracket.

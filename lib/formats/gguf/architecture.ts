@@ -37,7 +37,7 @@ export function refuseUnlike(spec: DecoderSpec): void {
   throw unwritable(spec, uneven, "export with the layout padded, or prune with the layout uniform");
 }
 
-/** The error for a model that none of the architectures holds: what the nearest of them lacks. */
+/** The error for a model that no architecture can hold: it names what the nearest architecture lacks. */
 function unwritable(
   spec: DecoderSpec,
   archs: readonly GgufArch[],
@@ -48,7 +48,7 @@ function unwritable(
   return refusal("input", "cannot write a GGUF", { rule: `arch ${nearest?.arch} ${rule}`, value, fix });
 }
 
-/** The windows of layers, of which the format can say one. Throws `CompressoError("input")` for more. */
+/** The distinct window sizes of the layers. Throws `CompressoError("input")` for more than one: GGUF has one key. */
 export function slidingWindows(spec: DecoderSpec): number[] {
   const windows = windowsOf(spec).filter((window) => window !== undefined);
   if (windows.length < 2) return windows;

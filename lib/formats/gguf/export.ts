@@ -40,8 +40,9 @@ import { ggufArch, slidingWindows } from "./architecture.ts";
 /** How to export. */
 export interface GgufExportOptions {
   /**
-   * Type of the weight matrices by llama.cpp's rules (see `typeChooser`); vectors and learned positions are always f32. Where a row is not a multiple of 256 values, types
-   * of such blocks fall back to one of blocks of 32 values, and where it is none of 32 either, to f16.
+   * Type of the weight matrices by llama.cpp's rules (see `typeChooser`); vectors and learned positions are always f32.
+   * If the row length is not a multiple of 256, types with blocks of 256 values fall back to a type with blocks of 32;
+   * if it is not a multiple of 32 either, to f16.
    */
   readonly dtype: GgufWriteType;
   /** Name of the architecture; `auto` (default) for the first that holds the model, see {@link ggufArch}. */
@@ -67,7 +68,7 @@ export interface GgufExport {
 }
 
 /**
- * Writes the weights of `source` as a GGUF beside its place, a tensor at a time.
+ * Writes the weights of `source` as a GGUF, a tensor at a time, to a temporary file next to `path`.
  *
  * @throws CompressoError("usage") for an arch that cannot hold the model.
  * @throws CompressoError("mismatch") for a vocabulary of another size than the embedding.

@@ -88,5 +88,5 @@ function readPieces(
   return { count, pieces: pieces() };
 }
 
-/** Blocks in memory at a time beside the result: 3 to 27 MB. */
+/** Blocks read at a time: 3 to 27 MB of memory in addition to the result. */
 const PIECE_BLOCKS = 1 << 17;

@@ -50,7 +50,7 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
   }
 }
 
-/** Parses a header of which the first `bytes` are there. Throws {@link MoreNeeded} where it is longer. */
+/** Parses a header from the first `bytes` of the file. Throws {@link MoreNeeded} if the header is longer. */
 function parseHeader({ name: path, size }: ByteSource, bytes: Uint8Array<ArrayBuffer>): GgufHeader {
   if (!isGguf(bytes)) {
     const guess = looksLike(bytes) ?? { what: "something else", fix: "check the path" };

@@ -181,7 +181,7 @@ function checkTensors(
   }
   for (const name of file.tensors.keys()) {
     if (known.has(name)) continue;
-    const rule = "it holds no tensor but those that the metadata imply";
+    const rule = "the metadata imply each tensor of the file";
     throw ggufError(file.path, { rule, value: name });
   }
   return found;

@@ -95,10 +95,10 @@ export function ggufShape(
   return isOfHeads ? [(shape[0] ?? 0) / headDim, headDim] : shape;
 }
 
-/** Key of the ε of the norms, behind the architecture. */
+/** Key of the ε of the norms, after the prefix `arch.`. */
 export function epsKey({ layerNorm }: GgufArch): string {
   return layerNorm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
 }
 
-/** Key that says whether attention and FFN both read a layer's input, behind an architecture with a `parallelKey`. */
+/** Key that says whether attention and FFN both read a layer's input. Only architectures with `parallelKey` use it. */
 export const PARALLEL_KEY = "use_parallel_residual";

@@ -282,7 +282,7 @@ export function fitThird({ values, codes, weights, moments }: Work, from: number
   return sumLL > 0 ? fround(sumXL / sumLL) : 0;
 }
 
-/** Codes of a group anew, for the scale d and minimum m as they are stored; a scale of 0 leaves them. */
+/** Recomputes the codes of a group for the stored scale d and minimum m; does nothing for a scale of 0. */
 export function recode(
   { values, codes }: Work,
   { from, group, count, d, m, most }: Group & {

@@ -17,16 +17,16 @@ import { fusedGgufName } from "../fused.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { ggufError } from "./types.ts";
 
-/** Tokens that end a text beyond those that GGUF has names for, as this toolkit writes them. */
+/** Our key for further end tokens, which GGUF has no key for. */
 export const MORE_EOS_KEY = "tokenizer.compresso_eos_ids";
 
-/** Keys of LongRoPE, behind the architecture: the factor of cos and sin, and the original context. */
+/** Keys of LongRoPE, after the prefix `arch.`: the factor of cos and sin, and the original context. */
 export const ATTENTION_KEY = "rope.scaling.attn_factor", ORIGINAL_KEY = "rope.scaling.original_context_length";
 
-/** Keys of windows, behind the architecture. */
+/** Keys of attention windows, after the prefix `arch.`. */
 export const WINDOW_KEY = "attention.sliding_window", WINDOW_PATTERN_KEY = "attention.sliding_window_pattern";
 
-/** Key of the RoPE base of layers with a window, behind the architecture, and llama.cpp's value without it. */
+/** Key of the RoPE base of layers with a window, after the prefix `arch.`, and llama.cpp's default. */
 export const LOCAL_BASE_KEY = "rope.freq_base_swa", LOCAL_BASE = 1e4;
 
 /**
@@ -131,7 +131,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   return { spec, arch };
 }
 
-/** The keys behind the name of an architecture. */
+/** The keys of a file that begin with the name of the architecture. */
 function keysOf(file: GgufFile, { arch }: GgufArch): GgufKeys {
   const { path, metadata, tensors } = file, keys = metadataReader(file);
   return {
@@ -153,7 +153,7 @@ function keysOf(file: GgufFile, { arch }: GgufArch): GgufKeys {
   };
 }
 
-/** No key says which biases there are: llama.cpp takes those that it finds. */
+/** Biases that the file has tensors for. No key names them; llama.cpp too uses each bias that it finds. */
 function biasesOf(
   { tensors }: GgufFile,
   { layers, arch }: { readonly layers: number; readonly arch: GgufArch },
@@ -267,7 +267,7 @@ async function ropeScaling(
     };
   }
   if (type !== "none" && type !== "linear") {
-    const rule = `${own("rope.scaling.type")} is none, linear or longrope, beside rope_freqs.weight`;
+    const rule = `${own("rope.scaling.type")} is none, linear or longrope, or the file has rope_freqs.weight`;
     throw ggufError(file.path, { rule, value: String(type), fix: "give the model as a Hugging Face folder" });
   }
   keys.check(attention, keys.number(attention, 1), (value) => value === 1, "it is 1 or absent");

@@ -7,10 +7,13 @@ import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer, UNCUT_
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
-/** What llama.cpp writes for `tokenizer.ggml.model` where a model has none. */
+/** llama.cpp's value of `tokenizer.ggml.model` for a model without a tokenizer. */
 export const NO_TOKENIZER = "no_vocab";
 
-/** How prompts are laid out, see `promptStyle`: a key of tokenizer_config.json, and in a GGUF behind "tokenizer."; other programs pass it over. */
+/**
+ * How prompts are laid out, see `promptStyle`: our key in tokenizer_config.json, and in a GGUF after "tokenizer.".
+ * Other programs ignore it.
+ */
 export const STYLE_KEY = "compresso_style";
 
 /** Metadata of a GGUF by key, as its reader decodes it. */
@@ -101,7 +104,7 @@ export function mergesByScore(tokens: readonly string[], scores: ArrayLike<numbe
   return found.map(({ pair }) => pair);
 }
 
-/** Texts that llama.cpp takes for control tokens whatever their types are; ours counts as one where it is EOS. */
+/** Texts that llama.cpp always treats as control tokens. We do so only if the token is EOS. */
 const END_TEXTS =
   /^(<\|(eot_id|eom_id|im_end|end|return|call|flush|calls|endoftext|end_of_text)\|>|<\/s>|_?<EOT>|\[EO[ST]\]|<(end_of_turn|end_of_utterance|eos|turn\||｜end▁of▁sentence｜)>)$/;
 
@@ -125,7 +128,7 @@ function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
     });
   }
   const vocab = vocabOf(vocabulary), merges = strings(metadata, "tokenizer.ggml.merges");
-  // What makes a token that is none, or is made of one, is none either.
+  // A merge is left out if its result or one of its parts is no token of the vocabulary.
   const isWhole = (merge: string): boolean =>
     [...merge.split(" "), merge.replace(" ", "")].every((token) => Object.hasOwn(vocab, token));
   const model = {
@@ -187,7 +190,7 @@ function vocabOf(vocabulary: Vocabulary): Json {
   return Object.fromEntries(vocabulary.flatMap((token, index) => token === null ? [] : [[token, index]]));
 }
 
-/** Types of the tokens; null where the file has none. */
+/** Types of the tokens; null if the file does not say them. */
 function typesOf(metadata: GgufMetadata, count: number): number[] | null {
   const types = numbers(metadata, "tokenizer.ggml.token_type");
   if (types === null || types.length === count) return types;
@@ -265,6 +268,6 @@ function broken(key: string, rule: string, value: string): CompressoError {
     what: "cannot read the tokenizer of this GGUF",
     rule: `${key} is ${rule}`,
     value,
-    fix: "fetch the file again or convert the model anew",
+    fix: "download the file again, or convert the model again",
   });
 }

@@ -66,11 +66,14 @@ export function ggufTokenizerMetadata(
 }
 
 /**
- * What a GGUF of the tokenizer does and the tokenizer does not, each as a part of a sentence; most often nothing.
+ * How llama.cpp will tokenize otherwise than this tokenizer, each difference as a part of a sentence; usually empty.
  *
- * llama.cpp puts a space at the start of a text and after each added token. Metaspace puts none before a text that begins with one, and with "first",
- * as in folders of Llama 2 that transformers 5 wrote, none after tokens. And llama.cpp finds added tokens in the text as it is, where those that are
- * `normalized` are sought in one whose spaces are ▁ already. Throws as {@link ggufTokenizerMetadata}.
+ * Spaces: llama.cpp adds one at the start of a text and after each added token. Metaspace adds none to a text that
+ * begins with a space. With "first" (Llama 2 as saved by transformers 5) it adds none after tokens either.
+ *
+ * Added tokens: llama.cpp searches the raw text. `normalized` tokens are searched after spaces have become ▁.
+ *
+ * Throws as {@link ggufTokenizerMetadata}.
  */
 export function ggufDifferences(tokenizer: Tokenizer): string[] {
   const { json, ggufMetadata } = tokenizer, model = isObject(json["model"]) ? json["model"] : {};
@@ -106,7 +109,7 @@ function refuseInChats(tokenizer: Tokenizer): void {
     const isRight = rstrip === true && pieces.slice(1).some((piece) => /^\s/.test(piece));
     if (!isLeft && !isRight) continue;
     throw refused(
-      "no added token takes away white space that the chat template has beside it (lstrip, rstrip)",
+      "no added token strips white space of the chat template (lstrip, rstrip)",
       `${JSON.stringify(content)} does, ${isLeft ? "before" : "after"} it`,
     );
   }
@@ -266,7 +269,7 @@ function surrounds(found: readonly number[], id: number | null, where: string): 
   throw refused("a text has only BOS before it and EOS after it", `${found.join(", ")} ${where} a text`);
 }
 
-/** Entries as they are; not beside an embedding of another size. */
+/** The entries unchanged. Refused if the embedding has another size. */
 function untouched(
   metadata: ReadonlyMap<string, GgufTokenizerValue>,
   { vocab }: { readonly vocab?: number },

@@ -104,8 +104,7 @@ export function tensorTypeOf(id: number, context: { readonly path: string; reado
   });
 }
 
-const UNSUPPORTED =
-  "fetch the file again, or convert the model anew; what is no plain LLaMA or Mistral is not supported";
+const UNSUPPORTED = "download the file again, or convert the model again; it may also be of an unsupported kind";
 
 /** The error for a GGUF that cannot be read. */
 export function ggufError(

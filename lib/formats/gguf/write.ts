@@ -42,7 +42,7 @@ export interface GgufContent {
 }
 
 /**
- * Writes a GGUF beside its place.
+ * Writes a GGUF to a temporary file next to `path`; the caller moves it into place.
  *
  * @throws CompressoError("mismatch") where data do not fit a shape.
  * @throws CompressoError("numeric") for NaN, infinity and values too large for the type.
@@ -283,7 +283,7 @@ function byteWriter(): ByteWriter {
     },
     number(type, value): void {
       const number = Number(value);
-      // The place comes first: room() may put another buffer in place of the one that `view` shows.
+      // Call room() before `view` is read: it may replace the buffer.
       const to = room(WIDTHS[type]);
       switch (type) {
         case "u8":

@@ -1,4 +1,4 @@
-// The model card of a Hugging Face folder: what is read from its README.md, and the metadata of one that is written.
+// The model card (README.md) of a Hugging Face folder: reads its facts, and writes the metadata of a new card.
 import type { Provenance } from "../../spec/provenance.ts";
 import type { FileSystem } from "../../files/system.ts";
 

@@ -183,7 +183,7 @@ function countsOf({ config, family: { ffnFactor }, fail }: Context): LayerSpec {
   const heads = config.num_attention_heads ?? fail("num_attention_heads", "it is given");
   const implied = ffnFactor === undefined ? null : ffnFactor * config.hidden_size;
   const ffn = config.intermediate_size ?? implied ?? fail("intermediate_size", "it is given");
-  // Null says that there are as many, whatever the default is.
+  // Null means as many KV heads as heads, even if the family has another default.
   const kvHeads = config.num_key_value_heads ?? heads;
   if (heads % kvHeads !== 0) fail("num_key_value_heads", `it divides num_attention_heads = ${heads}`);
   return { heads, kvHeads, ffn };

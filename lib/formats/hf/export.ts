@@ -41,7 +41,7 @@ export interface HfExportOptions {
   readonly generation?: Json;
   /** Whether a folder that is there may be replaced; default false. */
   readonly replace?: boolean;
-  /** Texts that the folder holds beside the model, by the names of their files, such as README.md. Default: none. */
+  /** Further text files of the folder, such as README.md: content by file name. Default: none. */
   readonly texts?: Readonly<Record<string, string>>;
   /** Weights above this many bytes are cut into several files; default 5 GB. */
   readonly maxShardBytes?: number;
@@ -189,7 +189,7 @@ export function writtenSpec(spec: DecoderSpec): DecoderSpec {
   return withBiases(written, writtenBiases(spec));
 }
 
-/** The biases that a folder must hold, as most configurations can only say all or none of attention and of the FFN. */
+/** The biases that a folder must hold. Most configs can announce only all biases or no bias of attention or the FFN. */
 export function writtenBiases(spec: DecoderSpec): readonly Projection[] {
   const own = familyFor(spec).stock.biases?.(spec);
   if (own) return own;

@@ -30,7 +30,7 @@ export function headNormTensors({ tensors }: Family, spec: DecoderSpec): HeadNor
 /**
  * The tensors of a folder with those of heads replaced by the canonical ones.
  *
- * @throws CompressoError("input") for one that is missing or has another shape.
+ * @throws CompressoError("input") for a head's tensor that is missing or has another shape.
  */
 export function withHeadNorms(
   places: ReadonlyMap<string, TensorPlace>,

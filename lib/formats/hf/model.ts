@@ -30,9 +30,12 @@ const INDEX = "model.safetensors.index.json";
 const SINGLE = "model.safetensors";
 
 /**
- * Opens a folder as transformers writes it, of a family of `MODEL_TYPES`, or the text part of one of `WRAPPERS`. Only headers are read here. Throws `CompressoError("input")` for a config that is not supported, a missing file or tensor, a wrong shape or dtype,
- * and a tensor of the decoder that the config does not announce (a bias, say). Of a tied model a head alone is the embedding; one beside it that
- * differs is refused where the embedding is read.
+ * Opens a folder written by transformers: a family of `MODEL_TYPES`, or the text part of one of `WRAPPERS`. Reads only
+ * headers. In a tied model that stores only the head, the head is read as the embedding. If both are stored and differ,
+ * reading the embedding throws.
+ *
+ * @throws CompressoError("input") for an unsupported config, a missing file or tensor, a wrong shape or dtype, and a
+ * tensor of the decoder that the config does not announce (such as a bias).
  */
 export async function openHfFolder(files: FileSystem, folder: string): Promise<HfSource> {
   const { config, generation, spec } = await readHfConfig(files, `${folder}/config.json`);
@@ -41,7 +44,7 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   const own = isObject(text) ? textTensors(shards) : new Map([...shards].map(([name, file]) => [name, { file, name }]));
   const context = { family, spec, folder };
   const stored = withHeadNorms(unpacked(packedTensors(family, spec), withPrefix(family, own), context), context);
-  // By canonical name, or by its own where it has none.
+  // By canonical name, or by the stored name if there is no canonical one.
   const canonical = new Map([...tensorShapes({ ...spec, tied: false }).keys()].map((name) => [nameOf(name), name]));
   const tensors = new Map([...stored].map(([key, found]) => {
     const name = canonical.get(key);
@@ -117,7 +120,7 @@ function textTensors(files: ReadonlyMap<string, SafetensorsFile>): Map<string, P
   return new Map(own.map(([name, file]) => [name.replace(TEXT_PART, "$1"), { file, name }]));
 }
 
-/** Reads a config.json, with the generation_config.json beside it where there is one; no weights are needed. */
+/** Reads a config.json and, if the folder has one, generation_config.json; needs no weights. */
 export async function readHfConfig(
   files: FileSystem,
   path: string,
@@ -157,7 +160,7 @@ async function openShards(files: FileSystem, folder: string): Promise<Map<string
   for (const [name, value] of Object.entries(map)) {
     // A name with a separator could lead out of the folder.
     if (typeof value !== "string" || !/^[^/\\]+\.safetensors$/.test(value)) {
-      throw broken(path, `weight_map names a .safetensors file beside it for ${name}`, JSON.stringify(value));
+      throw broken(path, `weight_map names a .safetensors file of the same folder for ${name}`, JSON.stringify(value));
     }
     const shard = `${folder}/${value}`;
     if (!opened.has(value) && !await isThere(files, shard)) {
@@ -215,7 +218,7 @@ function checkTensors(
     const fix = name.endsWith(".bias")
       ? "attention_bias and mlp_bias of config.json say which biases there are"
       : undefined;
-    throw broken(`the model ${folder}`, "it holds no tensor but those that config.json implies", name, fix);
+    throw broken(`the model ${folder}`, "config.json implies each tensor of the files", name, fix);
   }
 }
 
@@ -246,7 +249,7 @@ function storedShapes(spec: DecoderSpec, files: ReadonlyMap<string, unknown>): M
 /** Values that are compared at a time. */
 const COMPARED = 1 << 20;
 
-/** Refuses a head that is stored beside the embedding of a tied model and differs: transformers 5 would not tie them. */
+/** Refuses a tied model whose stored head differs from its embedding: transformers 5 would not tie them. */
 async function checkTied(
   spec: DecoderSpec,
   files: ReadonlyMap<string, Found>,

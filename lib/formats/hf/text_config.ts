@@ -54,7 +54,7 @@ export function textConfig(json: Json, path: string): { readonly family: Family;
     throw refused(
       `the model reads text alone, or is a ${WRAPPERS.join(" or ")}, whose text part is read`,
       `${shown} around a text_config of model_type = ${shownJson(text["model_type"])}`,
-      `${GIVE_FAMILY}; a text part of one can be saved as a folder of its own with transformers`,
+      `${GIVE_FAMILY}; transformers can save the text part of such a model as a separate folder`,
     );
   }
   const family = familyOfType(type);

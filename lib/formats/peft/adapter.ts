@@ -42,7 +42,7 @@ export interface PeftWriteOptions {
   readonly weights: ReadonlyMap<string, Float32Array>;
   /** Name or path of the base model, where PEFT is to find it; null leaves it open. */
   readonly baseModel: string | null;
-  /** Text of a README.md beside it, which tells people what it belongs to; default none. */
+  /** Text of the folder's README.md, such as which model the adapter belongs to; default none. */
   readonly readme?: string;
   /** Whether a folder that is there may be replaced; default false. */
   readonly replace?: boolean;
@@ -68,7 +68,7 @@ export function refusePacked(spec: DecoderSpec): void {
   if (packedTensors(family, spec).length === 0 && !spec.neighbours) return;
   throw new CompressoError("input", {
     what: "cannot write the adapter",
-    rule: "each projection is a module of its own in the model's class",
+    rule: "each projection is a separate module in the model's class",
     value: `transformers' ${family.type} has some in one, or their rows in another order`,
     fix: "leave the adapter out: the exported model has its LoRA merged",
   });
@@ -99,7 +99,7 @@ const CONFIG_FILE = "adapter_config.json";
 const WEIGHTS_FILE = "adapter_model.safetensors";
 
 /**
- * Writes LoRA as a folder beside its place.
+ * Writes LoRA to a temporary folder next to `dir`; the caller moves it into place.
  *
  * @throws CompressoError("usage") for settings out of range.
  * @throws CompressoError("input") where a matrix is missing, has another size or belongs to no target, where the model has no target, and where the
@@ -152,8 +152,8 @@ export async function stagePeftAdapter(
 }
 
 /**
- * Reads an adapter in PEFT's format for a model of this shape: its folder, or its .safetensors file with adapter_config.json beside it. Values are
- * widened to f32.
+ * Reads an adapter in PEFT's format for a model of this shape. `path` is its folder, or its .safetensors file if
+ * adapter_config.json is in the same folder. Values are widened to f32.
  *
  * Where modules differ in rank or alpha (`rank_pattern`, `alpha_pattern`), A and B are padded with zeros to the largest rank and B takes up the
  * ratio of the scales: the product is the same. A target that some layers lack (`layers_to_transform`) is zero there.
@@ -204,8 +204,8 @@ export async function openPeftAdapter(
 }
 
 /**
- * LoRA of each projection that a module holds. Each has the module's A and its own rows of B. Where B has a block of
- * columns for each projection, as we write it, each has its own block alone, and one whose A is zero has none.
+ * LoRA of each projection that a module holds: the module's A and the projection's rows of B. If B is block-diagonal,
+ * as we write it, a projection gets only its block of columns, and a projection whose A is zero gets no LoRA.
  */
 async function partsOf(file: SafetensorsFile, module: Module, { rsLora }: PeftConfig): Promise<PartLora[]> {
   const { parts, pair, rank, alpha, shape: [, cols] } = module;

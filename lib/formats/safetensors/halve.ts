@@ -10,7 +10,7 @@ export const HALVES = {
   BF16: { limit: BF16_LIMIT, most: "3.3895e38", wider: "F32", narrow: narrowBf16 },
 } as const;
 
-/** The bit patterns of values; or the position of the first finite one that is too large. */
+/** The bit patterns of the values; or the index of the first finite value that is too large. */
 export function halve(values: Float32Array<ArrayBuffer>, dtype: HalfDtype): Uint16Array<ArrayBuffer> | number {
   const { limit, narrow } = HALVES[dtype], large = firstAtLeast(values, limit);
   return large >= 0 ? large : narrow(values);

@@ -30,13 +30,13 @@ export interface SafetensorsItem {
   readonly data: () => TensorData | Promise<TensorData>;
 }
 
-/** What the header says beside the tensors. */
+/** Metadata of the header. */
 export interface SafetensorsMetadata {
   /** Strings for the header's `__metadata__`; default `{ format: "pt" }`, which transformers demands. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** What the writers take beside the tensors. */
+/** Options of the writers. */
 export interface SafetensorsWriteOptions extends SafetensorsMetadata {
   /** Where the files are written. */
   readonly files: FileSystem;

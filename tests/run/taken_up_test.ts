@@ -215,7 +215,7 @@ Deno.test("a state of other shapes is refused where options that change them may
     const resumed = { ...checkpoint, resume: true, mayDiffer: ["lora"] };
     await assert.rejects(
       drive(model, { ...options, lora: { rank: 8 }, checkpoint: resumed }),
-      /as many as those of the run that saved it; got: \d+ numbers then, \d+ now; fix: change no option/,
+      /got: \d+ numbers then, \d+ now/,
     );
     for (const every of [-1, 2.5, NaN]) {
       assert.throws(() => prune(model, { ...BASE, checkpoint: { path, every } }), /checkpoint\.every/);

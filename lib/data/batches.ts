@@ -33,7 +33,7 @@ export interface Batches {
   next(): Batch;
   /** Where {@link next} continues. */
   readonly cursor: BatchCursor;
-  /** Continues from a cursor: the next batches are those that followed it. */
+  /** Continues from a cursor, with the batches that followed it. */
   seek(cursor: BatchCursor): void;
   /** Examples in an epoch. */
   readonly length: number;

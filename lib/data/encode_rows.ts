@@ -28,8 +28,8 @@ export interface EncodeRowsOptions extends EncodeOptions {
 }
 
 /**
- * Encodes all rows: they are packed, or each is a sequence of its own, shortened to `seq`, and a text several; what was
- * shortened or left out is counted.
+ * Encodes all rows. Rows are packed, or each is one sequence, shortened to `seq`; a text may become several. Counts
+ * what was shortened or left out.
  *
  * @throws CompressoError("input") where no example is left, and for a row that cannot be encoded, unless `skipBroken`.
  */

@@ -16,8 +16,8 @@ export interface Packed {
  * may begin in one sequence and end in the next. Attention is not cut at the borders, so that an example sees those before
  * it in its sequence; positions run through.
  *
- * What is left at the end is left out, or makes a short sequence where there is no other. So is a sequence in which
- * nothing is learned.
+ * The remainder at the end is left out, but becomes a short sequence if there is no other. Sequences without labels are
+ * left out too.
  */
 export function pack(parts: Iterable<Example>, seq: number): Packed {
   const examples: Example[] = [], divided: number[] = [], given = [...parts];
@@ -48,8 +48,9 @@ export function pack(parts: Iterable<Example>, seq: number): Packed {
 }
 
 /**
- * A text to be joined: with the tokens that the tokenizer puts before a text and with EOS behind. All tokens are labels
- * but those that begin a text, which no model is asked for. Of one that was cut off EOS is no label: it only parts it from the next. Null for a text without tokens.
+ * A text to be joined: the tokenizer's leading tokens, the text, then EOS. All tokens are labels except the leading
+ * tokens. If the text was cut off, EOS only separates it from the next text and is no label. Null for a text without
+ * tokens.
  */
 export function packedText(
   text: string,

@@ -77,7 +77,7 @@ export function placeName({ row, line }: RowPlace): string {
 export interface Fault {
   /** The rule that is broken. */
   readonly rule: string;
-  /** What the row is or has, to be read behind its place: `has a number as "output"`. */
+  /** What the row is or has, to be read after its place: `has a number as "output"`. */
   readonly problem: string;
   /** What the user can do. */
   readonly fix: string;
@@ -153,7 +153,7 @@ export function parseRow(value: unknown, fields: RowFields): ParsedRow {
  * A row of a program as its kind is read from a file, without its place: Deno runs programs whose types do not hold. What a file may leave out
  * is filled in.
  *
- * @throws CompressoError("input") for an unknown kind, and for fields that are none of its kind.
+ * @throws CompressoError("input") for an unknown kind, and for fields that do not fit the kind.
  */
 export function checkedRow(row: Row): Row {
   const parsed = parseKind(row), made = "make rows of a program with toRow";
@@ -300,7 +300,7 @@ function parseChat(value: Json, field: typeof CHATS[number]): ParsedRow {
   return withSystem(messages, extra);
 }
 
-/** The system text may be beside the messages, as LLaMA-Factory has it. */
+/** The system text may be a separate field, as in LLaMA-Factory. */
 function withSystem(messages: readonly ChatMessage[], { system, ...others }: Json): ParsedRow {
   if (system === NOT_UTF8) return notText(system, "system");
   if (typeof system !== "string" || system.trim() === "") {

@@ -23,8 +23,8 @@ interface Piece {
  * Encodes a conversation up to the last turn of the assistant. In chat style the text is what the template makes of all
  * of it, and the turns are found by rendering its beginnings; in the other styles each user turn is an instruction.
  *
- * Each turn of the assistant is tokenized behind the text that asks for it, so that this text has the tokens that it has
- * when the model is to answer.
+ * Each turn of the assistant is tokenized after the text that asks for it, so that this text has the same tokens as in
+ * generation.
  *
  * @throws CompressoError("input") where the template refuses the messages, or the text of the first turns changes when
  * more turns follow.

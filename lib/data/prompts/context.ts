@@ -11,8 +11,8 @@ export interface Context {
 export const NO_CONTEXT: Context = { text: "", ids: [] };
 
 /**
- * Tokens of a text behind a context: what remains of both tokenized together where that begins with the context's
- * tokens (SentencePiece puts no space before it then), else those of the text alone.
+ * Tokens of a text that follows a context. Both are tokenized together, so that SentencePiece adds no space, and the
+ * context's tokens are removed. If the result does not begin with them, the text is tokenized alone.
  */
 export function encodeBehind(context: Context, text: string, tokenizer: Tokenizer): number[] {
   const { text: before, ids } = tail(context, tokenizer);
@@ -21,7 +21,7 @@ export function encodeBehind(context: Context, text: string, tokenizer: Tokenize
   return begins ? together.slice(ids.length) : tokenizer.encode(text);
 }
 
-/** The context with a text behind it, cut to what the next text depends on. */
+/** The context followed by a text, cut to what the next text depends on. */
 export function grow({ text, ids }: Context, added: Context, tokenizer: Tokenizer): Context {
   return tail({ text: text + added.text, ids: [...ids, ...added.ids] }, tokenizer);
 }

@@ -54,7 +54,7 @@ export function encodePrefix(prefix: string, options: FormatOptions): number[] {
 }
 
 /**
- * Token ids of a response behind its prefix, without an end token.
+ * Token ids of a response after its prefix, without an end token.
  *
  * The prefix is always tokenized alone, as it is when the model generates, so that training and generation see the same
  * tokens. The response is what remains of both tokenized together where that begins with the prefix's tokens
@@ -70,8 +70,8 @@ export function encodeResponse(prefix: string, response: string, { tokenizer }: 
  * An instruction longer than `seq` loses the beginning of its input; where that is not enough, the end of the response.
  * A conversation loses its end.
  *
- * @throws CompressoError("input") for a row whose fields are none of its kind, and a conversation that the chat template refuses or writes otherwise
- * as it grows.
+ * @throws CompressoError("input") for a row whose fields do not fit its kind, and for a conversation that the chat
+ * template refuses or whose first turns it writes differently when more turns follow.
  */
 export function encodeExample(given: Row, options: EncodeOptions): EncodedRow {
   const { tokenizer, seq } = options, row = checkedRow(given);
@@ -100,7 +100,7 @@ export function hasEnded({ extra }: Pick<Row, "extra">): boolean {
   return extra["ended"] !== false;
 }
 
-/** Whether rows of a kind end with a token that says so: behind texts that are joined it is EOS, else what the tokenizer itself puts there. */
+/** Whether rows of a kind end with an end token: EOS after packed texts, else the tokenizer's trailing tokens. */
 export function haveEnds(
   kind: Row["kind"],
   { isPacked, ...options }: FormatOptions & { readonly isPacked: boolean },
@@ -110,8 +110,8 @@ export function haveEnds(
 }
 
 /**
- * Tokens that the prompt takes of each instruction or conversation: those of its text and of what the layout puts around it. Where it stands in
- * place of a system turn that the chat template writes by itself, those that it adds, but its text's at least. 0 without a prompt.
+ * Tokens that the prompt takes of each instruction or conversation: its text and the layout around it. If it replaces
+ * the template's own system turn, only the extra tokens count, but never fewer than the text's. 0 without a prompt.
  */
 export function promptCost(options: FormatOptions): number {
   const length = (prompt: string | null): number => {
@@ -123,8 +123,8 @@ export function promptCost(options: FormatOptions): number {
 }
 
 /**
- * Tokens that the prompt takes of each of these rows: those of {@link promptCost}, or, of a conversation with a system turn of its own, those by
- * which this turn grows. A mean to one decimal where both are there; texts get no prompt and do not count.
+ * Mean number of tokens that the prompt takes of these rows, to one decimal: {@link promptCost}, or for a conversation
+ * that begins with a system turn, the growth of this turn. Texts get no prompt and do not count.
  */
 export function promptCostOf(rows: readonly Row[], options: FormatOptions): number {
   const count = rows.filter(({ kind }) => kind !== "text").length;

@@ -9,9 +9,9 @@ export interface TurnShape {
   readonly lead: string;
   /** The end of the generation prompt that an answered turn does not have, such as `<think>` in DeepSeek-R1-Distill and QwQ; mostly empty. */
   readonly opened: string;
-  /** White space between the answer and the token that ends it, as in "answer </s>"; without such a token all that is written behind the answer. */
+  /** White space between the answer and its end token, as in "answer </s>". Without an end token, all text after it. */
   readonly tail: string;
-  /** The special token behind the answer. */
+  /** The special token after the answer. */
   readonly end: number | null;
   /** What follows the answer to a question. */
   readonly behind: string;
@@ -19,7 +19,7 @@ export interface TurnShape {
 
 /** An answer where the model is to learn it. */
 export interface AnsweredTurn {
-  /** What the answer is learned behind. */
+  /** The text before the answer. */
   readonly prefix: string;
   /** What is learned: the answer with all that the template writes around it. */
   readonly written: string;

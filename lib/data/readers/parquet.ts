@@ -94,13 +94,13 @@ function decoded(bytes: Uint8Array): string | typeof NOT_UTF8 {
   }
 }
 
-/** A time as text, or null for one that no calendar has, as some programs write infinity. */
+/** A time as text; null for a time outside the calendar, as some programs write infinity. */
 function time(milliseconds: number): string | null {
   const date = new Date(milliseconds);
   return Number.isNaN(date.getTime()) ? null : date.toISOString();
 }
 
-/** What a table holds beside its texts must not keep it from being read. */
+/** Parsers that never fail: other columns than the texts must not stop the reading. */
 const PARSERS: Partial<ParquetParsers> = {
   stringFromBytes: (bytes: Uint8Array | undefined): unknown => bytes && decoded(bytes),
   jsonFromBytes(bytes: Uint8Array | undefined): unknown {
@@ -123,7 +123,7 @@ const PARSERS: Partial<ParquetParsers> = {
 /** Forms of values that hyparquet refuses. */
 const UNREAD: readonly (string | undefined)[] = ["INTERVAL", "BSON"];
 
-/** Names of the columns that can be read: a table may have others beside its texts. */
+/** Names of the columns that can be read: a table may have unreadable columns in addition to its texts. */
 function readableOf({ children }: ReturnType<typeof parquetSchema>): string[] {
   const isRead = ({ element, children }: ReturnType<typeof parquetSchema>): boolean =>
     !UNREAD.includes(element.converted_type) && children.every(isRead);

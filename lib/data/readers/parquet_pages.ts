@@ -75,7 +75,7 @@ export async function checkPages(file: RangedFile, chunks: readonly Chunk[], tab
     const reader = { view: new DataView(await file.slice(start, end)), offset: 0 };
     const total = Number(meta.num_values), path = getTreePath(table.schema, meta.path_in_schema);
     for (let values = 0, bytes = 0; reader.offset < reader.view.byteLength - 1;) {
-      // A writer may leave bytes behind the last page of a flat column.
+      // A writer may leave bytes after the last page of a flat column.
       if (values >= total && meta.path_in_schema.length === 1) break;
       try {
         const page = pageAt(reader);
@@ -108,7 +108,7 @@ interface Page {
   readonly values: number;
 }
 
-/** Checks the header of the page at the reader, and moves behind the page. */
+/** Checks the header of the page at the reader, and moves past the page. */
 function pageAt(reader: { readonly view: DataView<ArrayBuffer>; offset: number }): Page {
   const header = parquetHeader(reader), { type } = header, left = reader.view.byteLength - reader.offset;
   const check = (value: unknown, name: string, most = MOST): number => {

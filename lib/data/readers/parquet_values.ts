@@ -23,7 +23,7 @@ const FREE_VALUES = 2 ** 20, VALUES_PER_BYTE = 64;
 const FREE_BYTES = 2 ** 24, BYTES_PER_BYTE = 64;
 /** Values that a last run may have beyond those of the page, as writers fill it up. */
 const SLACK = 2 ** 16;
-/** Values of a block of differences, of which writers take 128 to 1,024. */
+/** Largest accepted block of differences; writers use 128 to 1,024 values. */
 const MOST_BLOCK = 2 ** 16;
 
 /** Throws an `Error` where a page has more values than its bytes may stand for. */
@@ -33,8 +33,8 @@ export function checkCount(count: number, bytes: number): void {
 }
 
 /**
- * Checks levels of `count` values, the largest of which is `most`, moves behind them, and returns how many are `most`; `length` is that of their bytes,
- * where it does not stand before them. Throws an `Error` for runs that are longer.
+ * Checks the levels of `count` values, moves past them, and returns how many equal the largest level `most`. `length`
+ * is their number of bytes, if it is not stored before them. Throws an `Error` for runs that are longer.
  */
 export function checkLevels(
   reader: Reader,
@@ -47,7 +47,7 @@ export function checkLevels(
   return found;
 }
 
-/** Checks the values of a page, from behind its levels on. Throws an `Error` for what would take more than the page may stand for. */
+/** Checks the values of a page after its levels. Throws an `Error` if they would unpack to more than the page allows. */
 export function checkValues(
   reader: Reader,
   { type, encoding, typeLength = 0, count }: PageValues,

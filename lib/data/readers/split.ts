@@ -52,7 +52,7 @@ const JSON_START = /^(?:\[\s*)?\{\s*(?:["'}]|[A-Za-z_]\w*\s*:)|^\[\s*\]/;
 /** A beginning that may still become one. */
 const UNTOLD = /^\uFEFF?\s*(?:\[\s*)?(?:\{\s*(?:\w+\s*)?)?$/;
 
-/** Whether a file is named as one that is never plain text. */
+/** Whether the name of a file says JSON, so that it is never plain text. */
 export function namesJson(path: string): boolean {
   return /\.(json|jsonl|ndjson)(\.(gz|zst))?$/i.test(path);
 }

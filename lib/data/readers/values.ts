@@ -1,4 +1,4 @@
-// Parsed values of a data file, whatever they hold: JSON lines, a JSON array or parquet, packed or not.
+// Parsed values of a data file: JSON lines, a JSON array or parquet, compressed or not.
 import type { ByteSource } from "../../files/system.ts";
 import { type Codecs, dataError, kindOf, textOf } from "./bytes.ts";
 import { parquetRows } from "./parquet.ts";

@@ -99,7 +99,7 @@ function verbosityOf({ quiet, verbose }: { readonly quiet?: true; readonly verbo
   return quiet ? "quiet" : verbose ? "verbose" : "normal";
 }
 
-/** Which verbs have the option that another was given, such as `plan` one of `prune`; nothing where none has it. */
+/** Names the verbs that have an unknown option, such as an option of `prune` given to `plan`. Nothing if no verb has it. */
 function ownersOf(program: CommandUnknownOpts, error: unknown): string {
   const [, flag] = error instanceof CommanderError ? /unknown option '([^'=]+)/.exec(error.message) ?? [] : [];
   const verbs = program.commands.filter(({ options }) => options.some(({ long }) => long === flag));

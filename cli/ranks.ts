@@ -29,7 +29,7 @@ async function joined(): Promise<MpiRanks | null> {
   }
 }
 
-/** Does the work of a verb, on the ranks of the job that this process was started in; null where it was started alone. */
+/** Does the work of a verb with the ranks of this MPI job, or with null if the process was started alone. */
 export async function withRanks(
   work: (ranks: MpiRanks | null) => Promise<void>,
   { asJson }: { readonly asJson: boolean },

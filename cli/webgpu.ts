@@ -25,7 +25,7 @@ export async function openDeviceHere(options: Pick<DeviceOptions, "memoryLimit">
   return await openDevice({ ...options, ...await chosenWebgpu() });
 }
 
-/** The chosen implementation; nothing for Deno's own. Throws `CompressoError("gpu")` where the module gives none. */
+/** The chosen implementation; nothing for Deno's. Throws `CompressoError("gpu")` if the module exports no implementation. */
 export async function chosenWebgpu(): Promise<Pick<DeviceOptions, "gpu">> {
   return chosen === undefined ? {} : { gpu: await (loaded ??= webgpuOf(chosen)) };
 }

@@ -14,7 +14,7 @@ import type { MonitorOptions } from "../../lib/run/monitors/alarm.ts";
 import type { RunOptions } from "../../lib/run/options/options.ts";
 import { optionsOf } from "./flags.ts";
 
-/** Options of the table as the command line has them: what is not given is absent. */
+/** Options of the table as the command line gives them; options that were not given are absent. */
 export type TableFlags = {
   readonly [P in OptionPath as NameOf<P> extends string ? NameOf<P> : never]?:
     | (P extends "monitors" ? MonitorOptions : P extends "tuning" ? string | boolean : WrittenValue<P>)
@@ -54,7 +54,7 @@ export function pruneOptionsOf(flags: TableFlags): Partial<RunOptions> {
   );
 }
 
-/** The value that an option's flag was given; undefined where it was not. */
+/** The value of an option's flag; undefined if the flag was not given. */
 export function valueOfFlag(flags: TableFlags, path: OptionPath): unknown {
   const given: Readonly<Record<string, unknown>> = flags;
   return given[nameOf(path) ?? path];

@@ -89,8 +89,8 @@ async function typed(
   const screen = Deno.stderr.isTerminal() ? process.stderr : Deno.stdout.isTerminal() ? process.stdout : unseen();
   const { promise, resolve } = Promise.withResolvers<{ readonly text: string } | "interrupted" | null>();
   let isOpen = true, before: string | undefined;
-  // All keys of one read arrive in one turn. The editor misses the keys after the one that closes it, so they are kept for the next line. This
-  // listener is added before the editor's, so that it does not keep the closing key.
+  // All keys of one read arrive in one turn. The closing key ends the editor, so later keys are kept for the next line.
+  // This listener is added before the editor's, so that it does not keep the closing key.
   const keep = (text: string | undefined, key: ReadlineKey): void => {
     // The second byte of CR LF does not start another line.
     if (!isOpen && (before !== "return" || key.name !== "enter")) ahead.push({ text, key });

@@ -18,7 +18,7 @@ export function printJson(value: unknown): void {
   print(JSON.stringify(value, null, 2));
 }
 
-/** Writes a part of the result to stdout as it is. Throws `CompressoError("input")` where it is not taken, such as by a full disk. */
+/** Writes a part of the result to stdout unchanged. Throws `CompressoError("input")` if that fails, for example because a disk is full. */
 export function writeResult(text: string): void {
   if (isSilent) return;
   try {
@@ -82,7 +82,7 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
 
-/** Rows that something became of, and where the first few of them stand: "3 empty (row 1, 5, …)", or nothing where there are none. */
+/** A count of rows with the places of the first few: "3 empty (row 1, 5, …)". Nothing if there are no such rows. */
 export function rowsNamed(what: string, { count, first }: {
   readonly count: number;
   readonly first: readonly RowPlace[];

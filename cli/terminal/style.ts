@@ -26,7 +26,7 @@ export function isScreen(stream: { isTerminal(): boolean }): boolean {
   return stream.isTerminal() && variable("TERM") !== "dumb";
 }
 
-/** Columns of the terminal, 80 where there is none. */
+/** Columns of the terminal; 80 without a terminal. */
 export function terminalColumns(): number {
   try {
     const { columns } = Deno.consoleSize();

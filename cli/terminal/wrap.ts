@@ -11,7 +11,7 @@ export function wrapText(text: string, width: number): string[] {
   return lines;
 }
 
-/** A line whose further lines are indented, where it is longer than so many columns. */
+/** Breaks a line into lines of at most so many columns, and indents all but the first. */
 export function hanging(
   line: string,
   { columns, indent }: { readonly columns: number; readonly indent: number },

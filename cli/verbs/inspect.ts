@@ -128,7 +128,7 @@ function describeTokenizer(tokenizer: Tokenizer): TokenizerFacts {
   };
 }
 
-/** Bytes of a file, or of those in a folder. What cannot be looked at does not count, nor what links to folders lead to. */
+/** Bytes of a file, or of the files in a folder. Unreadable entries and links to folders do not count. */
 async function sizeOf(path: string): Promise<number> {
   const info = await Deno.stat(path).catch(() => null);
   if (!info?.isDirectory) return info?.size ?? 0;

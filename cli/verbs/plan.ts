@@ -93,7 +93,7 @@ function targetOf(spec: DecoderSpec, parameters: number, run: ResolvedMemory): T
   return { parameters, sparsity, sparsityOf: sparsityBase(units) };
 }
 
-/** The adapter of this machine; null where there is none. */
+/** The adapter of this machine; null without an adapter. */
 async function adapterHere(): Promise<AdapterOffer | null> {
   try {
     return await describeAdapter(await chosenWebgpu());

@@ -67,7 +67,7 @@ A run that is still running or was interrupted is shown up to its last step.`,
   });
 }
 
-/** The folder of a run, or those of the runs in the folder of an experiment or a sweep. */
+/** The folder of a run, or the folders of all runs of an experiment or a sweep. */
 async function runFolders(folder: string): Promise<string[]> {
   const points = (await namesIn(folder)).filter((name) => name.startsWith("sparsity-"));
   const cells = (await namesIn(join(folder, "cells"))).map((name) => join("cells", name));

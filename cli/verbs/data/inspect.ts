@@ -127,7 +127,7 @@ function checkTraining({ model, seq, prompt, packing }: InspectSettings): void {
 /** No row is cut to this many tokens. */
 const WHOLE = 2 ** 31;
 
-/** Tokens of each whole row, and the rows that have none. */
+/** The number of tokens of each whole row, and the refused rows, which have no tokens. */
 function countTokens(
   rows: readonly Row[],
   options: FormatOptions & { readonly vocab: number },

@@ -301,7 +301,7 @@ function stateWord(state: PlannedCell["state"]): string {
 /** Options whose values are names and paths, which may be called as a number is. */
 const NAMED: readonly string[] = ["model", "data", "calibration", "schedule"];
 
-/** A value of `--set`: JSON where it is, else the text. */
+/** A value of `--set`: parsed if it is JSON, else the text. */
 function valueOf(name: string, text: string): unknown {
   try {
     const value: unknown = JSON.parse(text);

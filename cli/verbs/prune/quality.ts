@@ -71,7 +71,7 @@ function lossLine(
   }; ${on}`;
 }
 
-/** The 95 % confidence interval of a difference; nothing where there is none. */
+/** The 95 % confidence interval of a difference; nothing if the difference has no interval. */
 function interval({ low, high }: PairedDifference, shown: (value: number) => string): string {
   const signed = (value: number): string => `${value < 0 ? "−" : "+"}${shown(Math.abs(value))}`;
   return !Number.isFinite(low) ? "" : ` (95 %: ${signed(low)} to ${signed(high)})`;

@@ -23,7 +23,7 @@ import { nameOf, startRun } from "./start.ts";
 import { showSummary } from "./summary.ts";
 import { targetOf, withFileType, withScheduleTarget } from "./targets.ts";
 
-/** Runs the verb, on the ranks of an MPI job where it was started in one. */
+/** Runs the verb; in an MPI job, on the ranks of the job. */
 export async function runPrune(path: string, typed: TypedFlags): Promise<void> {
   await withRanks((ranks) => pruneOn(ranks, path, typed), { asJson: typed.json ?? false });
 }

@@ -17,7 +17,7 @@ export interface EncodeReport {
   readonly skipped: number;
   /** Rows that were left out in reading because they are empty; not among `rows`. */
   readonly empty: number;
-  /** Broken rows that were left out: rows that could not be read (not among `rows`), and rows that cannot be encoded. */
+  /** Broken rows that were left out: rows that cannot be read (not among `rows`), and rows that cannot be encoded. */
   readonly broken: number;
   /** Tokens of all examples, padding left out. */
   readonly tokens: number;

@@ -23,7 +23,7 @@ export interface AnsweredTurn {
   readonly prefix: string;
   /** What is learned: the answer with all that the template writes around it. */
   readonly written: string;
-  /** Whether it is the answer as it was said and not as the template writes it, so that the template's text cannot continue after it. */
+  /** Whether `written` is the answer as said, not as the template writes it: the template's text cannot continue it. */
   readonly isOwn: boolean;
 }
 

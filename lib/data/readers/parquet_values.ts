@@ -47,7 +47,7 @@ export function checkLevels(
   return found;
 }
 
-/** Checks the values of a page after its levels. Throws an `Error` if they would unpack to more than the page allows. */
+/** Checks the values of a page after its levels. Throws an `Error` if they would take more than the page allows. */
 export function checkValues(
   reader: Reader,
   { type, encoding, typeLength = 0, count }: PageValues,

@@ -161,7 +161,7 @@ function arraySplitter(sink: ValueSink): Splitter {
   let held = "";
   let row = 0, line = 1, depth = 0;
   let state: "before" | "element" | "string" | "after" = "before";
-  /** Takes the text from `start` to `end` as an element; `last` where the array ends behind it. */
+  /** Takes the text from `start` to `end` as an element; `last` if the array ends after it. */
   const element = (end: number, last: boolean): void => {
     const text = held + buffer.slice(start, end);
     held = "";

@@ -4,7 +4,7 @@ import { CompressoError } from "../core/errors.ts";
 import { isMissing } from "../files/held_file.ts";
 import { unwritable } from "../files/atomic.ts";
 import type { HubFile } from "./cache.ts";
-import { hubFetch, type HubListener, paused, SILENT_SECONDS, UnreachableError } from "./http.ts";
+import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, UnreachableError, visible } from "./http.ts";
 import { hubText } from "./name.ts";
 import { noSuchFile, refusal } from "./refusal.ts";
 import { type HubRepo, notKept } from "./repo.ts";
@@ -15,8 +15,8 @@ export interface DownloadOptions extends HubListener {
   readonly onBytes?: ((bytes: number) => void) | undefined;
 }
 
-/** Connections in a row that may break without a byte. */
-const TRIES = 5;
+/** Connections in a row that may break without {@link LEAST_BYTES} more than ever, and connections of a file in all. */
+const TRIES = 3, MOST_TRIES = 100;
 /** Milliseconds before a broken connection is taken up again, for each that broke without a byte. */
 const PAUSE_MS = 300;
 /** Milliseconds between two looks whether another process is done. */
@@ -86,15 +86,16 @@ async function fetchBlob(
 /** Fetches the bytes that are lacking. */
 async function fill(out: Part, repo: HubRepo, file: HubFile, options: DownloadOptions): Promise<void> {
   options.onBytes?.(out.length);
-  for (let left = TRIES; out.length < file.size;) {
-    const before = out.length, failure = await fillOnce(out, repo, file, options);
+  for (let left = TRIES, tries = 1, most = out.length; out.length < file.size; tries++) {
+    const failure = await fillOnce(out, repo, file, options);
     if (out.length >= file.size) break;
-    left = out.length > before ? TRIES : left - 1;
-    if (left === 0) {
+    left = out.length >= most + LEAST_BYTES ? TRIES - 1 : left - 1;
+    most = Math.max(most, out.length);
+    if (left === 0 || tries === MOST_TRIES) {
       throw new UnreachableError("input", {
         what: `cannot fetch ${hubText(repo.name, { file: file.path })}`,
         rule: `${file.size} bytes come`,
-        value: `the connection breaks after ${out.length}: ${failure}`,
+        value: `it ends after ${out.length}, ${tries} times: ${visible(failure)}`,
         fix: "try again: what was fetched is kept",
       });
     }
@@ -124,12 +125,8 @@ async function fillOnce(
   if (!response.ok) throw await refusal(response, { settings, name: { ...name, file: file.path }, signal });
   const range = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "");
   if (start > 0 && (response.status !== 206 || Number(range?.[1]) !== start)) await out.clear();
-  const reader = response.body?.getReader();
-  if (!reader) return "no body came";
   try {
-    while (true) {
-      const { done, value } = await inTime(reader.read());
-      if (done) return "it ended early";
+    for await (const value of piecesOfBody(response)) {
       signal?.throwIfAborted();
       if (out.length + value.length > file.size) {
         await out.clear();
@@ -138,23 +135,11 @@ async function fillOnce(
       await out.append(value);
       onBytes?.(out.length);
     }
+    return "it ended early";
   } catch (error) {
     signal?.throwIfAborted();
     if (error instanceof CompressoError) throw error;
     return error instanceof Error ? error.message : String(error);
-  } finally {
-    await reader.cancel().catch(() => {});
-  }
-}
-
-/** A result; throws where none comes for {@link SILENT_SECONDS}. */
-async function inTime<T>(work: Promise<T>): Promise<T> {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Error(`no byte in ${SILENT_SECONDS} s`)), 1000 * SILENT_SECONDS);
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -30,8 +30,10 @@ export const SILENT_SECONDS = 60;
 const MOST_WAIT_SECONDS = 300;
 /** Redirects that are followed. */
 const MOST_REDIRECTS = 8;
+/** Bytes that come at least in that time from a connection that works. */
+export const LEAST_BYTES = 1 << 16;
 /** Bytes of an answer of the Hub's API. */
-const MOST_ANSWER = 1 << 26;
+const MOST_ANSWER = 1 << 25;
 
 /** Statuses that pass. */
 const PASSING: readonly number[] = [408, 429, 500, 502, 503, 504];
@@ -56,7 +58,7 @@ export async function hubFetch(url: string, settings: HubSettings, request: HubR
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof CompressoError || error instanceof Deno.errors.NotCapable) throw error;
-      failure = error instanceof Error ? error.message : String(error);
+      failure = visible(error instanceof Error ? error.message : String(error));
     }
     const tooLong = asked !== null && asked > MOST_WAIT_SECONDS;
     if (left <= 0 || tooLong) {
@@ -87,21 +89,65 @@ export function strange(origin: string, { value }: Pick<ErrorParts, "value">): C
   return new CompressoError("input", {
     what: `cannot read the answer of ${origin}`,
     rule: "it answers as the Hugging Face Hub does",
-    value,
+    value: value === undefined ? undefined : visible(value),
     fix: "check HF_ENDPOINT, and that no proxy answers in its place",
   });
+}
+
+/** A text of the Hub for a message: control characters and marks that change the direction of writing are spaces. */
+export function visible(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g, " ");
 }
 
 /** A text of bounded length. */
 async function textOf(response: Response): Promise<string> {
   const decoder = new TextDecoder();
   let text = "", bytes = 0;
-  for await (const piece of response.body ?? []) {
+  for await (const piece of piecesOfBody(response)) {
     bytes += piece.length;
     if (bytes > MOST_ANSWER) throw strange(new URL(response.url).origin, { value: `more than ${MOST_ANSWER} bytes` });
     text += decoder.decode(piece, { stream: true });
   }
   return text + decoder.decode();
+}
+
+/** The body of an answer in pieces. Throws `UnreachableError` where fewer than {@link LEAST_BYTES} come in {@link SILENT_SECONDS}. */
+export async function* piecesOfBody(response: Response): AsyncGenerator<Uint8Array> {
+  const reader = response.body?.getReader();
+  if (!reader) return;
+  const until = (): number => performance.now() + 1000 * SILENT_SECONDS;
+  try {
+    for (let end = until(), bytes = 0;;) {
+      const { done, value } = await before(end, reader.read(), response);
+      if (done) return;
+      bytes += value.length;
+      if (bytes >= LEAST_BYTES) [end, bytes] = [until(), 0];
+      yield value;
+    }
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
+}
+
+/** A result that comes before a time. */
+async function before<T>(end: number, work: Promise<T>, { url }: Response): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(silent(new URL(url).origin)), end - performance.now());
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function silent(origin: string): UnreachableError {
+  return new UnreachableError("input", {
+    what: `cannot reach ${origin}`,
+    rule: `it sends ${LEAST_BYTES} bytes, or the end of its answer, in ${SILENT_SECONDS} s`,
+    value: "less",
+    fix: "check the connection, and try again: what was fetched is kept",
+  });
 }
 
 /** Sends a request and follows its redirects. */
@@ -133,7 +179,8 @@ async function followed(
     const place = response.headers.get("location");
     if (response.status < 300 || response.status > 399 || place === null) return response;
     await response.body?.cancel();
-    const next = new URL(place, at);
+    const next = URL.canParse(place, at.href) ? new URL(place, at) : null;
+    if (next === null) throw strange(at.origin, { value: `a redirect to ${place.slice(0, 100)}` });
     if (!/^https?:$/.test(next.protocol) || (at.protocol === "https:" && next.protocol === "http:")) {
       throw strange(at.origin, { value: `a redirect to ${next.protocol}//${next.host}` });
     }
@@ -145,7 +192,7 @@ async function followed(
 /** The answer, once its head is there. */
 async function answered(url: URL, init: RequestInit, signal: AbortSignal | undefined): Promise<Response> {
   const silence = new AbortController();
-  const timer = setTimeout(() => silence.abort(new Error(`no answer in ${SILENT_SECONDS} s`)), 1000 * SILENT_SECONDS);
+  const timer = setTimeout(() => silence.abort(silent(url.origin)), 1000 * SILENT_SECONDS);
   try {
     return await fetch(url, { ...init, signal: signal ? AbortSignal.any([signal, silence.signal]) : silence.signal });
   } finally {

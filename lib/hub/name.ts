@@ -51,5 +51,6 @@ export function hubText(name: HubName, parts: Partial<Pick<HubName, "revision" |
 /** Whether a path within a repository stays within the folder that it is written to, on every system. */
 export function isSafePath(path: string): boolean {
   // deno-lint-ignore no-control-regex
-  return path !== "" && !/[\\\x00-\x1f:]/.test(path) && path.split("/").every((part) => !/^\.{0,2}$/.test(part));
+  return !/[\\:\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/.test(path) &&
+    path.split("/").every((part) => !/^\.{0,2}$/.test(part) && new TextEncoder().encode(part).length <= 255);
 }

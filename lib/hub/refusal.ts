@@ -2,8 +2,8 @@
 import { nearest } from "../core/nearest.ts";
 import { CompressoError, type ErrorParts } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
-import { hubFetch, type HubListener, jsonOf } from "./http.ts";
-import { type HubName, hubText } from "./name.ts";
+import { hubFetch, type HubListener, jsonOf, visible } from "./http.ts";
+import { type HubName, hubText, isSafePath } from "./name.ts";
 import type { HubSettings } from "./settings.ts";
 
 /** Names that are offered. */
@@ -24,7 +24,10 @@ interface Asked extends HubListener {
 /** The error of an answer that is a refusal. Asks the Hub for names that are near where a name is wrong. */
 export async function refusal(response: Response, asked: Asked): Promise<CompressoError> {
   const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
-  const code = headers.get("x-error-code") ?? "", message = headers.get("x-error-message") ?? await messageOf(response);
+  const code = headers.get("x-error-code") ?? "";
+  const said = visible(headers.get("x-error-message") ?? await messageOf(response));
+  // A server may say back what it was sent.
+  const message = token === null ? said : said.replaceAll(token, "the token");
   await response.body?.cancel().catch(() => {});
   const error = (parts: Omit<ErrorParts, "what">): CompressoError =>
     new CompressoError("input", { what: `cannot ${doing} ${hubText(name)}`, ...parts });
@@ -117,12 +120,14 @@ async function revisionsOf({ name, ...asked }: Asked): Promise<string[]> {
   const refs = await answerTo(`/api/${name.type}/${name.repo}/refs`, { name, ...asked });
   if (!isObject(refs)) return [];
   return [refs["branches"], refs["tags"]].flatMap((list) => Array.isArray(list) ? list : [])
-    .flatMap((one) => isObject(one) && typeof one["name"] === "string" ? [one["name"]] : []);
+    .flatMap((one) => isObject(one) && typeof one["name"] === "string" && isSafePath(one["name"]) ? [one["name"]] : []);
 }
 
 function idsOf(list: unknown): string[] {
   if (!Array.isArray(list)) return [];
-  return list.flatMap((one) => isObject(one) && typeof one["id"] === "string" ? [one["id"]] : []);
+  return list.flatMap((one) =>
+    isObject(one) && typeof one["id"] === "string" && isSafePath(one["id"]) ? [one["id"]] : []
+  );
 }
 
 /** The JSON that the Hub answers with; null where it does not: what is offered is a help alone. */

@@ -23,7 +23,7 @@ export interface HubRepo {
 }
 
 /** Pages of a list of files, of up to 1,000 each. */
-const MOST_PAGES = 200;
+const MOST_PAGES = 200, MOST_FILES = 1000 * MOST_PAGES;
 
 /**
  * Looks up the commit and the files of a repository. A commit whose list of files is kept is not asked for; where the Hub cannot be reached, what the
@@ -104,10 +104,12 @@ async function filesOf(
 ): Promise<HubFile[]> {
   const found: HubFile[] = [];
   let next: string | null = `/api/${name.type}/${name.repo}/tree/${commit}?recursive=true`;
-  for (let page = 0; next !== null; page++) {
+  for (let page = 0, listed = 0; next !== null; page++) {
     if (page === MOST_PAGES) throw strange(settings.endpoint, { value: `more than ${MOST_PAGES} pages of files` });
     const answer: Answer = await answerOf(next, name, settings, listener);
     if (!Array.isArray(answer.json)) throw strange(settings.endpoint, { value: `no files of ${hubText(name)}` });
+    listed += answer.json.length;
+    if (listed > MOST_FILES) throw strange(settings.endpoint, { value: `more than ${MOST_FILES} files` });
     for (const entry of answer.json) {
       if (!isObject(entry) || entry["type"] !== "file") continue;
       const { path, size, oid: blobId, lfs, xetHash } = entry;
@@ -136,6 +138,10 @@ async function answerOf(
   const response = await hubFetch(settings.endpoint + path, settings, listener);
   if (!response.ok) throw await refusal(response, { settings, name, ...listener });
   const [, link = null] = /<([^>]+)>;\s*rel="?next"?/.exec(response.headers.get("link") ?? "") ?? [];
+  if (link !== null && !URL.canParse(link, settings.endpoint)) {
+    await response.body?.cancel();
+    throw strange(settings.endpoint, { value: `a next page at ${link.slice(0, 100)}` });
+  }
   const url = link === null ? null : new URL(link, settings.endpoint),
     { origin, pathname } = new URL(settings.endpoint);
   const base = origin + pathname.replace(/\/+$/, "");

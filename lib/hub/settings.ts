@@ -69,9 +69,20 @@ function homeFolder(): () => string {
 /** The token of HF_TOKEN, else that of the file which `hf auth login` writes. */
 async function tokenOf(home: () => string): Promise<string | null> {
   const own = variable("HF_TOKEN")?.trim();
-  if (own) return own;
-  const path = variable("HF_TOKEN_PATH");
-  return (await textIfThere(path === null ? join(home(), "token") : folder(path)))?.trim() || null;
+  if (own) return checkedToken(own, "HF_TOKEN");
+  const named = variable("HF_TOKEN_PATH"), path = named === null ? join(home(), "token") : folder(named);
+  const text = (await textIfThere(path))?.trim() || null;
+  return text === null ? null : checkedToken(text, path);
+}
+
+/** A token that a header may hold. Its value is in no message. */
+function checkedToken(token: string, place: string): string {
+  if (/^[\x21-\x7e]+$/.test(token)) return token;
+  refuse("usage", `cannot use the token of ${place}`, {
+    rule: "a token is letters, digits and signs of ASCII in one line",
+    value: "other characters, such as a space or a line break",
+    fix: `copy the token again, or remove ${place}`,
+  });
 }
 
 function endpointOf(text: string): string {

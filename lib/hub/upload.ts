@@ -195,13 +195,12 @@ async function sendOne(
   { onBytes, ...upload }: Upload & { readonly onBytes: (bytes: number) => void },
 ): Promise<void> {
   const { settings: { endpoint }, signal } = upload;
-  if (!isObject(action) || typeof action["href"] !== "string") {
-    throw strange(endpoint, { value: "no place for the file" });
-  }
+  if (!isObject(action)) throw strange(endpoint, { value: "no place for the file" });
+  const href = addressIn(action["href"], endpoint);
   const header = isObject(action["header"]) ? action["header"] : {}, size = Number(header["chunk_size"]);
   if (header["chunk_size"] === undefined) {
     const headers = Object.fromEntries(Object.entries(header).map(([key, value]) => [key, String(value)]));
-    await put(action["href"], { ...file, start: 0, end: file.size, headers, signal, onBytes });
+    await put(href, { ...file, start: 0, end: file.size, headers, signal, onBytes });
   } else {
     const urls = Object.entries(header).filter(([key]) => /^\d+$/.test(key)).sort(([a], [b]) => Number(a) - Number(b));
     if (!(size > 0) || urls.length !== Math.ceil(file.size / size)) {
@@ -211,15 +210,23 @@ async function sendOne(
     for (const [index, [, url]] of urls.entries()) {
       const start = index * size, end = Math.min(file.size, start + size);
       const tell = (bytes: number): void => onBytes(start + bytes);
-      const etag = await put(String(url), { ...file, start, end, signal, onBytes: tell });
-      if (!etag) throw strange(new URL(String(url)).origin, { value: "a part without an etag" });
+      const address = addressIn(url, endpoint),
+        etag = await put(address, { ...file, start, end, signal, onBytes: tell });
+      if (!etag) throw strange(new URL(address).origin, { value: "a part without an etag" });
       parts.push({ partNumber: index + 1, etag });
     }
-    await posted(action["href"], { oid: file.hash, parts }, upload, { headers: LFS_HEADERS });
+    await posted(href, { oid: file.hash, parts }, upload, { headers: LFS_HEADERS });
   }
-  if (isObject(verify) && typeof verify["href"] === "string") {
-    await posted(verify["href"], { oid: file.hash, size: file.size }, upload);
+  if (isObject(verify)) {
+    await posted(addressIn(verify["href"], endpoint), { oid: file.hash, size: file.size }, upload);
   }
+}
+
+/** An address that the Hub gives. */
+function addressIn(value: unknown, endpoint: string): string {
+  const url = typeof value === "string" && URL.canParse(value) ? new URL(value) : null;
+  if (url !== null && /^https?:$/.test(url.protocol)) return url.href;
+  throw strange(endpoint, { value: `an upload to ${JSON.stringify(value)?.slice(0, 100)}` });
 }
 
 /** Makes the commit and returns its name. */

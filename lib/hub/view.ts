@@ -1,11 +1,11 @@
 // Files of a repository on the Hub as they are read in place: headers by ranges, small files whole. Nothing is written.
-import { refuse } from "../core/errors.ts";
+import { CompressoError, refuse } from "../core/errors.ts";
 import { disk } from "../files/disk.ts";
 import { type ByteSource, endsEarly, type FileInfo, type FileSystem, readBytes } from "../files/system.ts";
 import type { HubFile } from "./cache.ts";
 import { chooseFiles } from "./choose.ts";
 import { addressOf, hashOf } from "./download.ts";
-import { hubFetch, type HubListener, strange } from "./http.ts";
+import { hubFetch, type HubListener, piecesOfBody, strange } from "./http.ts";
 import { hubText, parseHubName } from "./name.ts";
 import { refusal } from "./refusal.ts";
 import { type HubRepo, notKept, openRepo } from "./repo.ts";
@@ -166,11 +166,20 @@ async function rangeOf(
       throw strange(settings.endpoint, { value: `no range of ${path}` });
     }
     try {
-      const bytes = new Uint8Array(await response.arrayBuffer());
-      if (bytes.length === end - start) return bytes;
-      value = `${bytes.length} bytes of ${end - start}`;
+      const bytes = new Uint8Array(end - start);
+      let at = 0;
+      for await (const piece of piecesOfBody(response)) {
+        if (at + piece.length > bytes.length) {
+          throw strange(settings.endpoint, { value: `${path}: more than ${bytes.length} bytes` });
+        }
+        bytes.set(piece, at);
+        at += piece.length;
+      }
+      if (at === bytes.length) return bytes;
+      value = `${at} bytes of ${bytes.length}`;
     } catch (error) {
       listener.signal?.throwIfAborted();
+      if (error instanceof CompressoError) throw error;
       value = error instanceof Error ? error.message : String(error);
     }
   }

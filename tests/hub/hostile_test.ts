@@ -1,0 +1,177 @@
+// A hostile or broken Hub: each answer ends in a named error, within bounded time and memory, and the token is in no message.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { CompressoError } from "../../lib/core/errors.ts";
+import { fetchFromHub } from "../../lib/hub/fetch.ts";
+import { viewHub } from "../../lib/hub/view.ts";
+import { pushToHub } from "../../lib/local/push_model.ts";
+import { rejects } from "../refuses.ts";
+import { sha, TOKEN } from "./fake_hub.ts";
+import { HubRig, noise } from "./helpers.ts";
+
+let count = 0;
+const fresh = (): string => `maker/hostile-${++count}`;
+const realTimeout = setTimeout;
+
+/** Makes a minute of silence half a second long. */
+function fastMinutes(): Disposable {
+  const fast = (work: () => void, ms = 0): ReturnType<typeof setTimeout> => realTimeout(work, ms > 30_000 ? 500 : ms);
+  Object.assign(globalThis, { setTimeout: fast });
+  return { [Symbol.dispose]: () => void (globalThis.setTimeout = realTimeout) };
+}
+
+/** The error of work, which has to end within some seconds. */
+async function errorOf(work: Promise<unknown>, seconds = 15): Promise<CompressoError> {
+  const { promise, resolve } = Promise.withResolvers<Error>();
+  const timer = realTimeout(() => resolve(new Error("it does not end")), 1000 * seconds);
+  const error = await Promise.race([work.then(() => new Error("it was taken"), (error) => error), promise]);
+  clearTimeout(timer);
+  assert.ok(error instanceof CompressoError, String(error?.stack ?? error));
+  return error;
+}
+
+/** A body that begins and never ends: silent, or with ever more bytes. */
+function endless(bytes: Uint8Array<ArrayBuffer>, { isSilent }: { readonly isSilent: boolean }): ReadableStream {
+  return new ReadableStream({
+    start: (controller) => controller.enqueue(bytes),
+    pull: (controller) => isSilent ? new Promise(() => {}) : controller.enqueue(new Uint8Array(1 << 20)),
+  });
+}
+
+Deno.test({
+  name: "answers that stop after some bytes end after a minute: commit, list, error, range, file",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    await using rig = new HubRig();
+    using _fast = fastMinutes();
+    for (const [path, status] of [[/revision/, 200], [/tree/, 200], [/revision/, 401], [/signature/, 206]] as const) {
+      const name = fresh();
+      rig.hub.add(`models/${name}`, { "model.gguf": noise(100_000) });
+      rig.hub.faults.push({
+        path,
+        times: 99,
+        answer: () =>
+          new Response(endless(new Uint8Array(3), { isSilent: true }), {
+            status,
+            headers: { "content-type": "application/json", "content-range": "bytes 0-65535/100000" },
+          }),
+      });
+      const look = async (): Promise<void> => {
+        const { files, path } = await viewHub(`hf:${name}`, { use: "model" });
+        await (await files.open(path)).read(new Uint8Array(100), 0);
+      };
+      assert.equal((await errorOf(look())).code, "input");
+      assert.equal((await errorOf(fetchFromHub(`hf:${name}`))).code, "input");
+      rig.hub.faults.length = 0;
+    }
+  },
+});
+
+Deno.test("a range with more bytes than were asked for is refused before they are kept", async () => {
+  await using rig = new HubRig();
+  const name = fresh();
+  rig.hub.add(`models/${name}`, { "model.gguf": noise(100_000) });
+  rig.hub.faults.push({
+    path: /signature/,
+    times: 9,
+    answer: () =>
+      new Response(endless(noise(100), { isSilent: false }), {
+        status: 206,
+        headers: { "content-range": "bytes 0-65535/100000" },
+      }),
+  });
+  const { files, path } = await viewHub(`hf:${name}`, { use: "model" });
+  await rejects(files.open(path).then((file) => file.read(new Uint8Array(100), 0)), "input", { value: 65536 });
+});
+
+Deno.test("a file shorter than the list says, and one without ranges that breaks early, end after three tries", async () => {
+  await using rig = new HubRig();
+  for (const isRanged of [true, false]) {
+    const name = fresh(), whole = noise(200_000);
+    rig.hub.add(`models/${name}`, { "config.json": whole, "model.safetensors": noise(10) });
+    let tries = 0;
+    rig.hub.faults.push({
+      path: /resolve.*config/,
+      times: 999,
+      answer: () => {
+        if (isRanged && tries++ % 2 === 1) return new Response(null, { status: 416 });
+        return new Response(whole.slice(0, isRanged ? 100_000 : 10 + 10 * (tries++ % 2)));
+      },
+    });
+    assert.equal((await errorOf(fetchFromHub(`hf:${name}:config.json`))).code, "input");
+    assert.equal(tries, 3);
+    rig.hub.faults.length = 0;
+  }
+});
+
+Deno.test("a bad next page, redirect or upload address is a named error, not tried again", async () => {
+  await using rig = new HubRig();
+  const name = fresh(), { hub } = rig;
+  hub.add(`models/${name}`, { "model.gguf": noise(10) });
+  const answers: [number, HeadersInit][] = [[200, { link: '<http://[bad>; rel="next"' }], [302, {
+    location: "http://[::bad",
+  }]];
+  for (const [status, headers] of answers) {
+    const before = hub.seen.length;
+    hub.faults.push({ path: /tree/, times: 9, answer: () => new Response("[]", { status, headers }) });
+    assert.equal((await errorOf(fetchFromHub(`hf:${name}`))).code, "input");
+    assert.equal(hub.seen.length - before, 2);
+    hub.faults.length = 0;
+  }
+  Deno.env.set("HF_TOKEN", TOKEN);
+  const file = join(rig.home, "model.gguf");
+  await Deno.writeFile(file, noise(1000));
+  for (const href of ["nonsense", 5, "file:///etc/passwd"]) {
+    hub.faults.push({
+      path: /objects\/batch/,
+      method: "POST",
+      times: 1,
+      answer: () => {
+        const objects = [{ oid: sha("sha256", noise(1000)), actions: { upload: { href } } }];
+        return Response.json({ objects });
+      },
+    });
+    assert.match((await errorOf(pushToHub(file, "hf:me/addresses"))).parts.value ?? "", /nonsense|5|file:/);
+  }
+});
+
+Deno.test("the token is in no message, and what the Hub says is shown without control characters", async () => {
+  await using rig = new HubRig();
+  const name = fresh();
+  rig.hub.add(`models/${name}`, { "model.gguf": noise(10) });
+  for (const token of ["hf_SECRET\nX-Evil: 1", "hf_SECRET\u00e9", "hf SECRET"]) {
+    Deno.env.set("HF_TOKEN", token);
+    const { code, message } = await errorOf(fetchFromHub(`hf:${name}`));
+    assert.ok(code === "usage" && !message.includes("SECRET") && message.includes("HF_TOKEN"), message);
+  }
+  assert.equal(rig.hub.seen.length, 0);
+  Deno.env.set("HF_TOKEN", TOKEN);
+  const error = `bad \u001b[2J\u009b31m\u202e ${TOKEN}`;
+  rig.hub.faults.push({ path: /revision/, times: 1, answer: () => Response.json({ error }, { status: 403 }) });
+  const { message } = await errorOf(fetchFromHub(`hf:${name}`));
+  // deno-lint-ignore no-control-regex
+  assert.ok(!/[\u001b\u009b\u202e]/.test(message) && !message.includes(TOKEN), message);
+});
+
+Deno.test({
+  name: "push leaves out links to other places, links to folders and pipes, and says so",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await using rig = new HubRig();
+    Deno.env.set("HF_TOKEN", TOKEN);
+    const folder = join(rig.home, "model"), at = (name: string): string => join(folder, name), notes: string[] = [];
+    await Deno.mkdir(folder);
+    await Deno.writeTextFile(at("config.json"), "{}");
+    await Deno.writeTextFile(join(rig.home, "private"), "SECRET");
+    await Deno.symlink("../private", at("notes.txt"));
+    await Deno.symlink("..", at("outer"));
+    await Deno.symlink(".", at("loop"));
+    await Deno.symlink("/nowhere", at("dangling"));
+    await Deno.symlink("config.json", at("same.json"));
+    await new Deno.Command("mkfifo", { args: [at("pipe")] }).output();
+    const { files } = await pushToHub(folder, "hf:me/links", { onNote: (line) => notes.push(line) });
+    assert.deepEqual([...files].sort(), ["config.json", "same.json"]);
+    for (const name of ["notes.txt", "outer", "loop", "dangling", "pipe"]) assert.ok(notes.join().includes(at(name)));
+  },
+});

@@ -69,6 +69,7 @@ const OF_THE_RUNTIME: readonly string[] = [
   "lib/hub/settings.ts",
   "lib/hub/storage.ts",
   "lib/hub/upload.ts",
+  "lib/local/push_model.ts",
   "lib/ranks/mpi.ts",
 
   "lib/run/record_file.ts",

@@ -32,7 +32,7 @@ const PITCH_PAD = 4;
 
 /**
  * Bindings x, W (and its scales if it is block-quantised), y, params. Grid: x tiles of 16 · `rows` rows, y tiles of 16
- * · `columns` columns. The order of the sum is fixed: k ascending, whatever the tile. Both sides of W are multiples of
+ * · `columns` columns. The order of the sum is fixed: k ascending, for every tile. Both sides of W are multiples of
  * 64; x needs no rows beyond m.
  */
 export function productTiled({ transposeB, dtype, rows, columns }: TiledProduct): KernelSource {

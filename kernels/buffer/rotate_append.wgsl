@@ -1,6 +1,6 @@
 // RoPE of the query and key of the token of each row, and its key of the cache: q = RoPE(q), kCache[at] = RoPE(k),
-// vCache[at] = v, at = position[row]. qkv holds q of all rows, k from 4·k4 and v from 4·v4. A head has 4·vectors columns,
-// of which 2·half rotate in pairs (i, i + half), and the others stay.
+// vCache[at] = v, at = position[row]. qkv holds q of all rows, k from 4·k4 and v from 4·v4. A head has 4·vectors columns;
+// the first 2·half rotate in pairs (i, i + half), and the others stay.
 // Shapes: q [rows, 4·qStride4], k, v [rows, 4·stride4]; table [positions, half] of (cos, sin); kCache, vCache [pages,
 // CACHE_KEYS, 4·stride4], whose padding is not written; pages [rows, perRow].
 // Grid: x = ((heads + kvHeads)·half + 4·kvHeads·vectors) / 64, y = rows. Changes q; writes (=) one key of the caches,

@@ -9,7 +9,7 @@
 // goal has no λ and is met exactly. Hidden dims are not counted.
 // Shapes: logAlpha [units]; bounds [3 · layers + 1] of (lower, upper), at 3·layer + (0 heads, 1 FFN, 2 gate), the last
 // for hidden dims.
-// Every call of a function that sums is compiled anew, so each is called in one place, within loops; parts is 2, which
+// Every call of a function that sums is compiled separately, so each is called in one place, in loops; parts is 2, which
 // compilers do not know and so cannot unroll.
 // Grid: one workgroup per layer, and one for hidden dims and the number of gates. Writes (=).
 struct Params { units: u32, hiddenFirst: u32, layerFirst: u32, groupCount: u32, layers: u32, leastHidden: f32, leastGates: f32, parts: u32 }

@@ -13,7 +13,7 @@
   var shift = PRESENT;
   var reached = 0.0;
   var wanted = 0.0;
-  // The present size, the halvings, and the size after the shift: in one loop, as every call is compiled anew.
+  // The present size, the halvings, and the size after the shift: in one loop, because every call is compiled separately.
   for (var i = 0u; i < halvings + 2u; i++) {
     if (i == halvings + 1u) {
       if (isMoved) { shift = short_of_saturation(shift, extremes(shift, 0u, params.units, lane)); } else { shift = 0.0; }

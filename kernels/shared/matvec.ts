@@ -18,7 +18,7 @@ export function matvecLanes({ storage }: Pick<Matvec, "storage">): number {
 }
 
 /** Params of the kernels, followed by those of the parts. */
-const PARAMS = `  columns: u32,    // of x that mean something; whatever x holds beyond them counts as 0
+const PARAMS = `  columns: u32,    // of x that count; values beyond them are taken as 0
   pitch: u32,      // texels from one row of W to the next; buffers only
   scalePitch: u32, // the same of its scales
   rounds: u32,     // textures only

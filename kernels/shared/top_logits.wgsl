@@ -35,7 +35,7 @@ fn before(a: f32, i: u32, b: f32, j: u32) -> bool {
     if (wanted >= 0) { p = (logits[base + u32(wanted)] - peak) - total; }
     chosen[token] = p;
   }
-  // Each turn takes the first of those behind the one before, so that nothing has to be marked as taken.
+  // Each turn takes the first logit after the previous turn's in the order, so no logit has to be marked as taken.
   var last = 0.0;
   var lastId = NONE;
   for (var i = 0u; i < params.top; i++) {

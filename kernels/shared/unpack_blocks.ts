@@ -1,5 +1,5 @@
 // Rows of a GGUF as they are in the file, to the texels of a matrix: GGML's blocks, bf16 and f32. Values have the bits
-// of `dequantize`, codes and scales those of `quantizeRows` where they are rounded anew, or else those of the file.
+// of `dequantize`. Codes and scales are those of the file or, if they are rounded again, those of `quantizeRows`.
 import { QUANT_BLOCK, quantColumns, type QuantDtype } from "./weight_access.ts";
 import type { KernelSource } from "../source.ts";
 import { type BlockedType, isBlocked, isShared, isSplit, layoutOf, loadText, UNPACK_GROUP } from "./unpack_layouts.ts";
@@ -15,7 +15,7 @@ export function unpacksTo(type: BlockedType, dtype: QuantDtype): boolean {
   return keepsCodes(type, dtype) || dtype === "q8" || layoutOf(type).zero > 0;
 }
 
-/** Whether rows of a type are those of a matrix without being rounded anew. */
+/** Whether rows of a type become those of a matrix without being rounded again. */
 export function keepsCodes(type: BlockedType, dtype: QuantDtype): boolean {
   const { bits, isSplit = false } = layoutOf(type);
   return !isSplit && bits <= 32 / quantColumns(dtype);
@@ -69,7 +69,7 @@ ${body}
 }
 
 /**
- * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, else rounded anew. Shapes: raw as
+ * Unpacks rows to codes and scales: those of the file where {@link keepsCodes}, otherwise rounded again. Shapes: raw as
  * above; codes [rows / 4, pitch] texels of four rows, from texel row `first` on; scales [rows / 4, scalePitch] likewise.
  * Grid and `exchange` as above. Writes (=) all but the padding; missing rows of the last texels are 0.
  */
@@ -179,7 +179,7 @@ function roundedToQ8(type: BlockedType): string {
   const words = ["low", "high"].flatMap((part) =>
     [0, 1, 2, 3].map((i) => ({ word: `b.${part}[${i}]`, scale: isSplit(type) && part === "high" ? "second" : "first" }))
   );
-  // As integers, of which a CPU finds the larger without asking for NaN.
+  // As integers: a CPU finds the larger of two integers without a test for NaN.
   const size = (i: number): string => `(bitcast<vec4u>(x${i}) & vec4u(0x7fffffffu))`;
   return `
 fn four(word: u32, scale: vec2f) -> vec4f {

@@ -26,11 +26,11 @@ interface BlockLayout {
   readonly read: string | ((words: Words) => string);
 }
 
-/** Reads of a K block, of which eight lanes read the same words, or words at one of a few places. */
+/** Reads of a K block. Eight lanes read the same words of it, or words at one of a few places. */
 interface Words {
   /** Word number `index` of a block of whole words. */
   readonly word: (index: number) => string;
-  /** Four words from half number `at` on, or for n = 1, 2 or 3 from `step`, twice or three times `step` halves behind it. */
+  /** Four words from half number `at` + n · `step` on; n is below `count`, and 0 without `place`. */
   readonly four: (at: number, place?: { readonly n: string; readonly count: 2 | 4; readonly step: number }) => string;
   /** Half number `at` + n; `at` is even, n below 8. */
   readonly half: (at: number, n?: string) => string;

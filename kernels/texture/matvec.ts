@@ -15,7 +15,7 @@ const LANES = 8;
 
 /** Rows of a workgroup, over all matrices of a "swiglu", whose sums fit the given bytes of workgroup memory. */
 export function textureRows(workgroupBytes: number): number {
-  const sums = Math.floor(workgroupBytes / 4) - LANES; // beside the sums of a norm
+  const sums = Math.floor(workgroupBytes / 4) - LANES; // a norm needs LANES of them
   return Math.min(MAX_ROWS, Math.floor(sums / LANES / 8) * 8);
 }
 

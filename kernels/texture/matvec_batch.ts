@@ -160,7 +160,7 @@ ${
     readonly pass?: number;
     /** Sums of the passes before. */
     readonly before?: readonly string[];
-    /** Statements behind the sums of a row. */
+    /** Statements after the sums of a row. */
     readonly end: () => string;
   }): string {
     const own = passes[pass] ?? [];

@@ -6,8 +6,8 @@ import type { Binding } from "../source.ts";
 /** Ending of a kernel of matvec_batch.ts. */
 export interface BatchEnding {
   /**
-   * As of `Matvec`, but "swiglu" writes y as a texture [vectors, rows / 4], and "residual" a texture of y ∘ scale beside
-   * y, with zeros in the last texel behind the rows.
+   * As of `Matvec`, but "swiglu" writes y as a texture [vectors, rows / 4], and "residual" writes both y and a texture of
+   * y ∘ scale, with zeros in the last texel after the rows.
    */
   readonly ending: MatvecEnding;
   /** Roles of the parts of a "rotate". */
@@ -67,8 +67,8 @@ export function batchEndingFunctions({ ending, headStride = 0 }: BatchEnding): s
 
 /**
  * Statements that take the sums of row `row` of W for vector b: of one matrix, or of both of "swiglu". They run for all
- * rows of the workgroup in order, and for those that fill up the last texel. `kept` is the place of a value that the
- * statements behind all rows need.
+ * rows of the workgroup in order, and for the rows that fill up the last texel. `kept` is the place of a value that the
+ * statements after all rows need.
  */
 export function batchEndingOf(
   { ending, batch }: BatchEnding,
@@ -94,7 +94,7 @@ export function batchEndingOf(
   }
 }
 
-/** Statements behind those of all rows: an invocation writes the results of its vector that are more than a row each. */
+/** Statements after the statements of all rows: an invocation writes the results of its vector that are more than a row each. */
 export function batchEndingAfter(
   { ending, roles = [], headStride = 0, batch }: BatchEnding,
   { part }: { readonly part: number },

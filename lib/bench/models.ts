@@ -20,11 +20,11 @@ import { bytesOfToken } from "./token_bytes.ts";
 export interface ModelBenchOptions {
   /** Tokens of a prompt. Default 128. */
   readonly prompt?: number | undefined;
-  /** Tokens written behind it, at least 2. Default 32. */
+  /** Tokens written after the prompt, at least 2. Default 32. */
   readonly tokens?: number | undefined;
   /** Sequences at once in figures of "many", at most 32. Default 8. */
   readonly batch?: number | undefined;
-  /** Measurements of each, after one that does not count. Default 5. */
+  /** Measurements of each figure, after a warm-up that does not count. Default 5. */
   readonly repeats?: number | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
@@ -43,11 +43,11 @@ const NAMES: NamesOf<ModelBenchOptions> = {
 
 /** What is measured of a model. Rates are tokens a second. */
 export interface ModelFigures<T> {
-  /** Seconds from a prompt's token ids to the first token behind it, allocation included. */
+  /** Seconds from a prompt's token ids to the first token after it, allocation included. */
   readonly firstToken: T;
-  /** Seconds of each token behind the first, one sequence. */
+  /** Seconds of each token after the first, one sequence. */
   readonly nextToken: T;
-  /** Tokens of one prompt read, up to the likeliest token behind it. */
+  /** Tokens of one prompt read, up to the likeliest token after it. */
   readonly promptRate: T;
   /** The same with many prompts in one pass. */
   readonly promptRateMany: T;
@@ -77,7 +77,7 @@ export interface ModelBenchResult {
   readonly adapter: AdapterFacts;
   /** Tokens of a prompt. */
   readonly prompt: number;
-  /** Tokens written behind it. */
+  /** Tokens written after the prompt. */
   readonly tokens: number;
   /** Sequences at once where it says "many". */
   readonly batch: number;
@@ -101,8 +101,8 @@ type Figure = typeof FIGURES[number];
 const SECONDS: ReadonlySet<Figure> = new Set<Figure>(["firstToken", "nextToken"]);
 
 /**
- * Measures models that lie on one device: latency of the first token and of those behind it, and throughput of reading and writing, one
- * sequence and many. Prompts are random tokens, and end tokens end nothing.
+ * Measures models on one device: latency of the first token and of later tokens, and throughput of reading and writing, for one
+ * sequence and for many. Prompts are random tokens, and end tokens end nothing.
  *
  * @throws CompressoError("usage") for no model and options out of range, or where prompt and tokens do not fit a model's context.
  */
@@ -173,7 +173,7 @@ function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Be
       const pass = owned.use(createPass(device, weights, { batch: count, seq: prompt }));
       const top = owned.use(createTopPass(pass, { top: 1 }));
       const all = Array.from({ length: count }, (_, index) => ids(index)).flat();
-      // Asks for what stands behind the last token of each prompt alone, as generation does.
+      // Asks only for the token after the last one of each prompt, as generation does.
       const wanted = Int32Array.from(all, (_, index) => (index + 1) % prompt === 0 ? 0 : -1);
       return async (): Promise<number> => {
         const seconds = await timed(async () => {
@@ -190,7 +190,7 @@ function createBench(model: Model, { prompt, tokens, batch, signal }: Sizes): Be
       await pass.prefill(own.slice(0, -1), { signal });
       await pass.next(own.at(-1) ?? 0, { count: 1, signal });
     };
-    /** Seconds of the tokens behind the first ones of all sequences; those are given by one token each. */
+    /** Seconds of the tokens after the first ones of all sequences. The first ones take a step that is not timed. */
     const decodeMany = async (): Promise<number> => {
       using many = new DecodeBatch(device, weights, { sequences: batch, capacity: prompt + tokens });
       const rows: BatchRow[] = [];

@@ -17,7 +17,7 @@ export interface Repeats {
   readonly most: number;
 }
 
-/** Median and range of values, of which there is at least one. */
+/** Median and range of at least one value. */
 export function repeatsOf(values: readonly number[]): Repeats {
   return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
 }

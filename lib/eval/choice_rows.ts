@@ -22,7 +22,7 @@ const NAMES: NamesOf<ChoiceOptions> = { tokenizer: true, prompt: true, limit: { 
 /**
  * Encodes every row as its prompt and its choices, each ending with the end token where there is one.
  *
- * @throws CompressoError("input") for rows without choices, or whose output is none of them.
+ * @throws CompressoError("input") for rows without choices, or whose output is not among them.
  * @throws CompressoError("usage") for options that do not exist, a limit out of range or an empty prompt.
  */
 export function encodeChoices(rows: readonly Row[], options: ChoiceOptions): ChoiceRow[] {

@@ -59,7 +59,7 @@ export interface EvaluateResult {
  * and continuation, acc, acc_norm and their standard errors. A task with `generate` has the model answer in its own words, decoded greedily, and
  * gives exact_match. All questions are encoded before the first is scored.
  *
- * @throws CompressoError("usage") for an unknown task or option, an empty prompt and one that no question has a context for.
+ * @throws CompressoError("usage") for an unknown task or option, an empty prompt, and a prompt if no question has a context.
  * @throws CompressoError("input") where data are missing or do not fit, for questions that cannot be scored or are refused as too long, and for a
  * model without tokenizer.
  * @throws CompressoError("numeric") where a likelihood is not finite.

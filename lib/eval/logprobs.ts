@@ -13,7 +13,7 @@ export interface LikelyToken {
 
 /** What the model thinks of one place of a text, given the tokens before it. */
 export interface PlaceLogprobs {
-  /** Of the token at this place, in nats; null at the first place and behind the last token. */
+  /** Of the token at this place, in nats; null at the first place and after the last token. */
   readonly logprob: number | null;
   /** The most likely tokens there, in order, the lowest id first among equals; none at the first place. */
   readonly top: readonly LikelyToken[];
@@ -37,7 +37,7 @@ const BATCH_TOKENS = 2048;
 const LENGTH_STEP = 16;
 
 /**
- * Log-probabilities of the tokens of one or more sequences: for one of T tokens, T + 1 places, the last of which is behind its last token.
+ * Log-probabilities of the tokens of one or more sequences: a sequence of T tokens has T + 1 places, the last one after its last token.
  * Sequences of like length share a forward pass.
  *
  * @throws CompressoError("input") for an empty sequence, one longer than the model's context, and ids outside the vocabulary.
@@ -62,7 +62,7 @@ export async function tokenLogprobs(
       const own = sequences[index] ?? [];
       tokens.set(own, row * seq);
       next.set(own.slice(1), row * seq);
-      next[row * seq + own.length - 1] = 0; // whichever: only the likely tokens behind the last are wanted
+      next[row * seq + own.length - 1] = 0; // any label: after the last token only the likely tokens are read
     });
     const { chosen, ids, values } = await model.nextLogprobs(tokens, next, {
       batch,

@@ -17,8 +17,8 @@ export interface PerplexityOptions {
    */
   readonly stride?: number | undefined;
   /**
-   * Ids that each window begins with, which count among its tokens and are not predicted. Default for a text: those that the tokenizer puts before
-   * one, such as BOS, as llama.cpp's perplexity does; for ids: none.
+   * Ids that each window begins with. They count among its tokens and are not predicted. Default for a text: the ids that the tokenizer puts before
+   * a text, such as BOS, as llama.cpp's perplexity does. Default for ids: no ids.
    */
   readonly leading?: readonly number[] | undefined;
   /** Characters (code points) of the text that are used; only for a text. Default: all. */
@@ -260,7 +260,7 @@ export function checkPerplexity(
     );
   }
   if (stride !== undefined && (!Number.isInteger(stride) || stride < 1 || stride > most)) {
-    const beside = leading.length > 0 ? ", without those that it begins with" : "";
+    const beside = leading.length > 0 ? ", without its leading ids" : "";
     fail(`stride is a whole number from 1 to the ${most} tokens of a window${beside}`, stride);
   }
   if (limitChars !== undefined && typeof text !== "string") {

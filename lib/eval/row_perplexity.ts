@@ -53,7 +53,7 @@ export interface RowPerplexityResult {
   readonly broken: number;
   /** Standard error of nll, rows taken as independent. NaN for one row. */
   readonly stderr: number;
-  /** Tells the tokens and labels that were measured from others, whatever the model. */
+  /** Digest of the measured tokens and labels; it does not depend on the model. */
   readonly digest: string;
 }
 

@@ -94,8 +94,8 @@ export async function scoreChoices(
  * computed of their beginning, and a pass holds as many as fit; the same numbers as one at a time except for rounding in f32.
  *
  * @throws CompressoError("usage") for options that do not exist.
- * @throws CompressoError("input") for an empty prefix or choice, a sequence of which more tokens are read than the model's context, and for ids
- * outside the vocabulary.
+ * @throws CompressoError("input") for an empty prefix or choice, a sequence that is longer than the model's context (its last token, which is not
+ * read, does not count), and ids outside the vocabulary.
  * @throws CompressoError("numeric") where a likelihood is not finite.
  */
 export async function logLikelihoods(
@@ -133,7 +133,7 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
     const read = prefix.length + choice.length - 1;
     if (prefix.length > 0 && choice.length > 0 && read <= most) return;
     refuse("input", `cannot score sequence ${index}`, {
-      rule: `it has a prefix and a choice, of which at most ${most} tokens are read: all but the last`,
+      rule: `it has a prefix and a choice, and at most ${most} tokens without the last one`,
       value: `a prefix of ${prefix.length} tokens and a choice of ${choice.length}`,
       fix: "shorten them, or give each a token",
     });
@@ -158,7 +158,7 @@ export function checkRows(rows: readonly ChoiceRow[], most: number): void {
       const length = prefix.length + choice.length;
       if (length > most + 1) {
         fail(where, {
-          rule: `prefix and choice have at most ${most + 1} tokens, of which the last is not read`,
+          rule: `prefix and choice have at most ${most + 1} tokens together, where the last one is not read`,
           value: `${length} tokens`,
           fix: "shorten the row, or leave it out",
         });

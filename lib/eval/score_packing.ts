@@ -17,7 +17,7 @@ const ROW_STEP = 32;
 /** Least part of a sequence that it must share with the previous one, else it begins a new tree: attention walks over all of a tree. */
 const LEAST_SHARED = 1 / 4;
 
-/** Packs sequences in lexicographic order, in which those that begin alike follow each other, into passes of about the same size. */
+/** Packs sequences into passes of about the same size. In lexicographic order, sequences with the same beginning follow each other. */
 export function* packSequences(sequences: readonly Sequence[]): Generator<Packing, void, undefined> {
   const order = [...sequences.keys()];
   const at = (place: number): Sequence => sequences[place] ?? { prefix: [], choice: [] };

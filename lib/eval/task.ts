@@ -23,7 +23,7 @@ export interface TaskRow {
 export interface AnswerQuestion {
   /** The text that the model continues. */
   readonly context: string;
-  /** The right answer, or several of which any counts. */
+  /** The right answer, or several accepted answers. */
   readonly answers: string | readonly string[];
 }
 
@@ -41,7 +41,7 @@ export interface TaskItem {
   readonly context: string | readonly string[];
   /** The choices; acc_norm divides a score by the length of its choice in characters. */
   readonly choices: readonly string[];
-  /** What is scored where each choice has a context of its own. */
+  /** What is scored if each choice has a separate context. */
   readonly continuation?: string;
   /** Index of the right choice; null where none is right, so that the question counts as answered wrongly. */
   readonly answer: number | null;
@@ -65,7 +65,7 @@ export interface TaskDefinition {
   readonly description?: string | ((row: TaskRow) => string);
   /** Between a context and its choice. Default: a space. */
   readonly delimiter?: string;
-  /** Behind each example. Default: two line breaks. */
+  /** After each example. Default: two line breaks. */
   readonly shotDelimiter?: string;
   /** Subset of a row, where examples belong to subsets; each is also scored on its own, and `limit` holds for each. */
   readonly subset?: (row: TaskRow) => string;

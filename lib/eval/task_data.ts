@@ -53,7 +53,7 @@ export interface LoadOptions {
   readonly folder: string;
   /** Questions of each subset at most. */
   readonly limit?: number | undefined;
-  /** Tasks for the subsets, which are read in its place where it has no file of its own. */
+  /** Tasks of the subsets; they are read instead if the task itself has no file. */
   readonly parts?: readonly TaskDefinition[] | undefined;
 }
 
@@ -153,7 +153,8 @@ async function readExamples(
   return (subset, { row, label }) => {
     const others = (bySubset.get(subset) ?? []).filter((one) => !asked || one.label !== label).slice(0, shots);
     if (others.length === shots) return others.map(exampleOf).join("");
-    const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`, beside = asked ? " beside the one asked" : "";
+    const whose = subset === "" ? "" : ` for ${JSON.stringify(subset)}`,
+      beside = asked ? " in addition to the question" : "";
     throw row.error(`${path} has ${shots} examples${whose}${beside}`, `needs ${shots}, and there are ${others.length}`);
   };
 }

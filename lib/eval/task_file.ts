@@ -15,7 +15,7 @@ const JsonTask = z.strictObject({
   context: z.string(),
   /** A field with a list of texts, or the choices themselves. Without, the answer is generated. */
   choices: z.union([z.string(), z.array(z.string()).min(2)]).optional(),
-  /** A field: the index of the right choice, its text, or its label; without choices the right answer, or a list of those that count. */
+  /** A field: the index of the right choice, its text, or its label; without choices the right answer, or a list of accepted answers. */
   answer: z.string(),
   /** Tokens of a generated answer at most. */
   maxTokens: z.int().min(1).optional(),

@@ -45,8 +45,8 @@ export const PIQA: TaskDefinition = {
 };
 
 /**
- * HellaSwag. The data set has activity_label, ctx_a and ctx_b, of which the harness capitalises the last; rows with `ctx` alone are taken
- * as they are, with the activity in front where there is one.
+ * HellaSwag. The data set has activity_label, ctx_a and ctx_b; the harness capitalises ctx_b. Rows with only `ctx` are taken
+ * unchanged, after the activity if there is one.
  */
 export const HELLASWAG: TaskDefinition = {
   name: "hellaswag",

@@ -15,7 +15,7 @@ export const BOOLQ: TaskDefinition = {
   }),
 };
 
-/** RACE: an article with several `problems`, the last of which is asked; or one `question` with `options` a row. */
+/** RACE: an article with several `problems`, where the last problem is asked; or one `question` with `options` a row. */
 export const RACE: TaskDefinition = {
   name: "race",
   item: (row): TaskItem => {
@@ -64,7 +64,7 @@ interface Problem {
   readonly answer: number;
 }
 
-/** A row with one question of its own. */
+/** The problem of a row that holds a single question. */
 function ownProblem(row: TaskRow): Problem {
   const [question, options, answer] = [row.text("question"), row.texts("options"), row.text("answer")];
   return problemOf(row, { question, options, answer });

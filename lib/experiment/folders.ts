@@ -1,4 +1,4 @@
-// Which folder each cell has: that of its name, or one that an earlier grid named otherwise.
+// Finds the folder of each cell: the folder of its name, or a folder that an earlier grid named differently.
 import { digestOf } from "../core/digest.ts";
 import { differences } from "./identity.ts";
 import type { Store } from "./store.ts";

@@ -73,7 +73,7 @@ export function fileFacts({ textField, limit, last, skipBroken }: Omit<FileData,
   };
 }
 
-/** Which rows of which file. */
+/** Identifies the rows of a data file that are used. */
 export function dataIdentity(facts: Omit<FileData, "file">, digest: string): string {
   return Object.keys(facts).length === 0 ? digest : JSON.stringify({ ...facts, file: digest });
 }

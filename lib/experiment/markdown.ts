@@ -271,7 +271,7 @@ function runTable(report: ExperimentReport): string {
 }
 
 const RUN_NOTE =
-  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels seen are those of all steps, of which the last stage of learned masks may learn from a part (`focus`).";
+  "Losses are those of training, in nats a token, on data that may differ between runs. The worst of 5 steps in a row and the roughness (standard deviation of the change from one step to the next) count from the pruning stage on. The gap is the largest one between expected sparsity and schedule in the last tenth of the pruning stage. A unit is undecided where its mask is open with a chance between 5 and 95 % at the end of that stage, a range of log α whose width the noise decides; its mask is fractional where it lies between 0.05 and 0.95 without noise, a range whose width β decides (both of learned masks only). Labels seen are those of all steps; the last stage of learned masks may learn from only a part of them (`focus`).";
 
 /** The alarms, and the groups in which runs continued with halved rates. */
 function alarmPart(report: ExperimentReport): string[] {

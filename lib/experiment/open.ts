@@ -1,5 +1,5 @@
-// Opens an experiment from a file: a script, which runs with all rights of the process and so is no remote one, or JSON, which cannot give such rights
-// to scripts of schedules or tasks. Also the paths of an experiment.
+// Opens an experiment from a file. A script runs with all rights of the process, so it must be local. JSON cannot give such rights to scripts of
+// schedules or tasks. Also the paths of an experiment.
 import { dirname, extname, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { stripVTControlCharacters } from "node:util";

@@ -215,7 +215,7 @@ export function shownOption(value: unknown, option?: CellOptionName): string {
   return folders.test(text) ? text.replace(folders, "").replace(/\.\w+$/, "") : text.replaceAll(",", "+");
 }
 
-/** The words of a list in the order of those that are known. */
+/** The words of a list, in the order of `known`. */
 export function wordList<const T extends string>(
   value: string | readonly T[] | undefined,
   known: readonly T[],

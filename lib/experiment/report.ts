@@ -184,7 +184,7 @@ function groupsOf(all: readonly Place[], cells: readonly ReportCell[], axes: rea
   });
 }
 
-/** For each axis except the seed: every value against the first one that it has pairs with, over all pairs of cells that differ in nothing else. */
+/** For each axis except the seed: compares every value with the first value that it has pairs with. The cells of a pair differ in nothing else. */
 function contrastsOf(
   cells: readonly ReportCell[],
   axes: readonly CellOptionName[],

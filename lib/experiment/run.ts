@@ -203,7 +203,7 @@ async function noteLeftOut(
   for (const line of cache.newNotes()) await onNote?.(line);
 }
 
-/** The cells to work on. Those that failed come last, so that a cell that always fails delays no other. */
+/** The cells to work on. Failed cells come last, so a cell that always fails delays no other. */
 async function toDo({ cells: chosen }: ExperimentPlan, options: RunExperimentOptions): Promise<PlannedCell[]> {
   const { evaluateOnly = false, redo = false, maxCells = Infinity, onNote, shard, shared = false } = options;
   const cells = shard ? chosen.filter((_, index) => index % shard.count === shard.index - 1) : chosen;
@@ -241,7 +241,7 @@ async function toDo({ cells: chosen }: ExperimentPlan, options: RunExperimentOpt
       `${restarts.length} cells have failed or changed and have no model to measure: redo without evaluateOnly runs them again`,
     );
   }
-  // Where others may take some of the cells, this process counts those that it takes.
+  // If other processes may take some of the cells, this process counts only the cells that it takes itself.
   const most = shard || shared !== false ? Infinity : maxCells;
   return sittingOf(cells, { evaluateOnly, redo, maxCells: most });
 }

@@ -49,7 +49,7 @@ export interface Difference {
 }
 
 /**
- * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, and so are not independent. To measure the spread over seeds alone,
+ * Mean over pairs, seed by seed: two pairs of one seed may share most of their steps, so they are not independent. To measure the spread over seeds alone,
  * only settings count that were run with all seeds of the most common setting. Null for no pairs.
  */
 export function differenceOf(pairs: readonly SeedValue[]): Difference | null {

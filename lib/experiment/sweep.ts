@@ -28,7 +28,7 @@ import { sourceDigest } from "../spec/source_digest.ts";
 import { type SweepPoint, sweepPoint, type SweepResult, sweepResult } from "./sweep_points.ts";
 import { sweepChart, sweepPage } from "./sweep_report.ts";
 
-/** Options of {@link sweep}: those of `pruneToFolder`, but for a target and a schedule, which a sweep has of its own. */
+/** Options of {@link sweep}: options of `pruneToFolder`. A sweep sets the target and the schedule itself. */
 export interface SweepOptions extends
   Omit<
     RunOptions,
@@ -116,7 +116,7 @@ interface SweepPlan {
   readonly asked: ResolvedOptions;
   /** Steps of the pruning stage done at the end of each sparsity. */
   readonly ends: readonly number[];
-  /** Whether each sparsity continues from the one before; otherwise units are scored once and cut anew. */
+  /** Whether each sparsity continues from the previous one. Otherwise units are scored once, and each sparsity is cut by these scores. */
   readonly isStepwise: boolean;
 }
 
@@ -154,7 +154,7 @@ function planSweep(model: Model, options: SweepOptions): SweepPlan {
   return { asked, ends, isStepwise };
 }
 
-/** The options of a run without what a sweep has of its own. */
+/** The options of a run, without the options that only a sweep has. */
 function plainOptions(
   { sparsities: _list, recover = false, writesModels: _writes, resume: _resume, onPoint: _onPoint, ...rest }:
     SweepOptions,
@@ -290,7 +290,7 @@ function folderOf(out: string, sparsity: number): string {
   return `${out}/sparsity-${Number((100 * sparsity).toPrecision(10))}`;
 }
 
-/** What a sweep has to share with the one that it resumes. */
+/** What must be equal for a sweep to resume an earlier one. */
 async function identityOf(
   model: Model,
   { sparsities, recover = false, writesModels = false, rows, evaluate = {}, identity = {}, calibration }: SweepOptions,

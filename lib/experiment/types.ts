@@ -167,7 +167,7 @@ export interface ResolvedExperiment {
 export interface Cell {
   /** Its options along the axes; also the name of its folder, unless an earlier grid named that otherwise. */
   readonly name: string;
-  /** Options of the grid and those that all share. */
+  /** Options of the grid, and options that all cells share. */
   readonly options: CellOptions;
 }
 

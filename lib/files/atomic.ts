@@ -1,4 +1,4 @@
-// Files and folders that appear whole or not at all: written beside their place, synced, then renamed. Links are followed.
+// Files and folders that appear whole or not at all: written under another name in the same folder, synced, then renamed. Links are followed.
 import { dirname, resolve, sep } from "node:path";
 import { CompressoError, refusal } from "../core/errors.ts";
 import { PIECE_BYTES } from "./bytes.ts";
@@ -6,8 +6,8 @@ import { exists, namesIn } from "./exists.ts";
 import { type FolderOptions, occupied, type Staged, type StagedFile, writeFile } from "./system.ts";
 
 /**
- * A file that is written beside its path and moved there by {@link AtomicFile.commit}. Disposed without commit, it leaves nothing. What is no
- * file, such as a pipe, is written to at once.
+ * A file that is written under another name in its folder; {@link AtomicFile.commit} moves it to its path. Disposed without commit, it leaves
+ * nothing. What is not a regular file, such as a pipe, is written to directly.
  */
 export class AtomicFile implements StagedFile {
   readonly path: string;
@@ -144,7 +144,7 @@ export async function checkFolder(path: string): Promise<void> {
 }
 
 /**
- * Lets `fill` write into a new folder beside `path`, which commit moves to `path`. After a failure nothing of it is left.
+ * Lets `fill` write into a new folder next to `path`, which commit moves to `path`. After a failure nothing of it is left.
  * With `replace`, a folder that is there is put aside first and removed last; a crash between leaves it as
  * `PATH.old-…`, which the next call, or {@link recoverFolder}, puts back.
  * It and commit throw `CompressoError("input")` where `path` is a file, or a folder with content and not `replace`.
@@ -191,7 +191,7 @@ export async function stageFolder(
         throw error;
       }
       await syncFolder(dirname(target));
-      // What cannot be removed stays beside the new one, which is whole.
+      // What cannot be removed stays next to the new folder, which is complete.
       if (isReplaced) await Deno.remove(old, { recursive: true }).catch(() => {});
     } catch (error) {
       throw unwritable(target, error);
@@ -272,7 +272,7 @@ export async function destination(path: string): Promise<string> {
   for (let left = MOST_LINKS; left > 0; left--) {
     const link = await Deno.readLink(at).catch(() => null);
     if (link === null) return at;
-    const folder = dirname(at); // itself behind a link perhaps, and `..` is of where that leads
+    const folder = dirname(at); // may be reached through a link itself; `..` is then relative to the link's target
     at = resolve(await Deno.realPath(folder).catch(() => folder), link);
   }
   throw unwritable(path, new Error("its links lead in a circle"));
@@ -307,7 +307,7 @@ export async function removeLeftovers(
   }
 }
 
-/** What {@link siblingName} makes: the name of the file beside it, and the kind. */
+/** Names that {@link siblingName} makes: the name of the final file, and the kind. */
 const SIBLING = /^(.+)\.(tmp|old)-[0-9a-f]{8}$/;
 
 function siblingName(path: string, kind: "tmp" | "old"): string {
@@ -325,7 +325,7 @@ function isRefusal(error: unknown): boolean {
       Object.values(Deno.errors).some((kind) => error instanceof kind));
 }
 
-/** The error of a path that cannot be written, for whatever reason. */
+/** The error of a path that cannot be written, for any reason. */
 export function unwritable(path: string, error: unknown): CompressoError {
   if (error instanceof CompressoError) return error;
   return refusal("input", `cannot write ${path}`, {

@@ -35,7 +35,7 @@ export function unreadable(path: string, error: unknown): CompressoError {
   });
 }
 
-/** What shows whether a file is still the one that was opened. No inode: some network file systems give another one each time. */
+/** Shows whether a file is still the file that was opened. Inodes are not compared: some network file systems give another one each time. */
 interface FileState {
   readonly size: number;
   /** Milliseconds; null where the system has no times. */

@@ -22,7 +22,7 @@ const READ: readonly string[] = [
   "tokenizer_config.json",
 ];
 
-/** Those that `added_tokens_decoder` in tokenizer_config.json takes the place of. */
+/** Files that `added_tokens_decoder` in tokenizer_config.json replaces. */
 const OLDER: readonly string[] = ["added_tokens.json", "special_tokens_map.json"];
 
 /** Digest of a model or an adapter, a file or a folder: names, sizes, both ends of every file that is read, and pieces between them. */
@@ -41,8 +41,8 @@ export async function modelDigest(path: string): Promise<string> {
 }
 
 /**
- * Digest of all bytes of a file, such as data, in 16 hexadecimal digits; of one that {@link modelDigest} reads whole it is the same. Throws
- * `Deno.errors.NotFound` where there is none.
+ * Digest of all bytes of a file, such as data, in 16 hexadecimal digits. If {@link modelDigest} reads the whole file, both are equal. Throws
+ * `Deno.errors.NotFound` if the file does not exist.
  */
 export async function fileDigest(path: string): Promise<string> {
   const { isFile, size } = await Deno.stat(path);

@@ -1,4 +1,4 @@
-// What this runtime offers beside files: unpackers of compressed data, and the size of the heap.
+// What this runtime offers besides files: unpackers of compressed data, and the size of the heap.
 import { Readable } from "node:stream";
 import { getHeapStatistics } from "node:v8";
 import {
@@ -72,7 +72,7 @@ async function* unzstd(pieces: Pieces): AsyncGenerator<Uint8Array, void, undefin
   }
 }
 
-/** A page never gets longer than its header says, whatever its bytes claim. One of nulls alone is empty, a bound that node refuses. */
+/** A page never gets longer than its header says, even if its bytes claim more. A page of nulls is empty; node refuses a bound of 0. */
 function bounded(unpack: (input: Uint8Array, bound: { readonly maxOutputLength: number }) => Uint8Array): UnpackPage {
   return (input, most) => most === 0 ? new Uint8Array() : unpack(input, { maxOutputLength: most });
 }

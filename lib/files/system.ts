@@ -23,13 +23,13 @@ export interface FileInfo {
   readonly size: number;
 }
 
-/** What was written beside its place. Disposed without commit, it leaves nothing. */
+/** A file or folder that was written next to its place. Disposed without commit, it leaves nothing. */
 export interface Staged extends Disposable {
   /** Moves it to its place. */
   commit(): Promise<void>;
 }
 
-/** A file that is written beside its place. */
+/** A file that is written next to its place. */
 export interface StagedFile extends Staged {
   /** Its place once it is committed. */
   readonly path: string;
@@ -61,7 +61,7 @@ export interface FileSystem {
   makeFolder(path: string): Promise<void>;
   /** Starts a file that appears whole at its path, or not at all. */
   stageFile(path: string): Promise<StagedFile>;
-  /** Lets `fill` write into a new folder beside `path`, which commit moves to `path`. Throws where `path` has content and not `replace`. */
+  /** Lets `fill` write into a new folder next to `path`, which commit moves to `path`. Throws where `path` has content and not `replace`. */
   stageFolder(path: string, fill: (folder: string) => Promise<void>, options?: FolderOptions): Promise<Staged>;
   /** Removes a file, or a folder with its content; returns whether there was one. */
   remove(path: string): Promise<boolean>;

@@ -51,8 +51,8 @@ export async function readMarkedText(
 }
 
 /**
- * Reads a UTF-8 file that need not be there: null where it is not. Throws `CompressoError("input")` where it cannot be read otherwise. One that may
- * be cut within a character, as it is written or was when a process died, is read as far as it goes.
+ * Reads a UTF-8 file; null if it does not exist. Throws `CompressoError("input")` if it cannot be read for another reason. With `mayBeCut` the file may
+ * end within a character, because it is still being written or its process died.
  */
 export async function textIfThere(
   path: string,

@@ -80,7 +80,7 @@ export interface Chat extends Disposable {
 const ROOM_SHARE = 1 / 4;
 
 /**
- * Begins a conversation, through the tokenizer's chat template or, for a model with a prompt style of its own, in that. The beginning that
+ * Begins a conversation. It uses the tokenizer's chat template or, for a model with a prompt style, that style. The beginning that
  * two turns have in common is not read again.
  *
  * @throws CompressoError("input") for a model without tokenizer, or whose tokenizer has neither a chat template nor a style.

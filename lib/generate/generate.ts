@@ -15,7 +15,7 @@ export interface GenerateOptions extends SamplingOptions {
   /** Tokens that end the text besides those of the model, such as the end of a turn in a chat. Default: none. */
   readonly endTokens?: readonly number[] | undefined;
   /**
-   * Called with each token that is chosen, the one that ends the text included, and the logits [vocab] of the model that it is chosen from.
+   * Called with each chosen token, including the token that ends the text, and with the model's logits [vocab] that it is chosen from.
    * Tokens are then chosen one by one on the CPU, which takes longer.
    */
   readonly onChoice?: ((id: number, logits: Float32Array) => void) | undefined;
@@ -54,7 +54,7 @@ const GROUP_TOKENS = 64;
  * continuation fill the model's context, and returns which of them it was. The same seed gives the same tokens.
  *
  * @throws CompressoError("usage") for options out of range or that do not exist.
- * @throws CompressoError("input") for an empty prompt without BOS, one that fills the context, and ids outside the vocabulary.
+ * @throws CompressoError("input") for an empty prompt without BOS, a prompt that fills the context, and ids outside the vocabulary.
  * @throws CompressoError("numeric") where the logits are not finite.
  */
 export function generate(
@@ -100,7 +100,7 @@ export function openPass(
   }
 }
 
-/** The tokens behind a prompt of which the pass has read all but the last. */
+/** Continues a prompt; the pass has read all of its tokens except the last. */
 export async function* continueTokens(
   pass: DecodePass,
   prompt: readonly number[],

@@ -54,7 +54,7 @@ export interface ChoiceOptions extends Omit<SamplingOptions, "seed"> {
   readonly u: number;
 }
 
-/** A sampler behind a prompt. The options are within the bounds of {@link SAMPLING_NAMES}. */
+/** A sampler for the continuation of a prompt. The options are within the bounds of {@link SAMPLING_NAMES}. */
 export function createSampler(options: SamplingOptions, prompt: readonly number[]): Sampler {
   const { repetitionPenalty = 1, seed = 0 } = options;
   const seen = new Set(repetitionPenalty === 1 ? [] : prompt);
@@ -73,7 +73,7 @@ export function isGreedy({ temperature = 0, repetitionPenalty = 1 }: SamplingOpt
 }
 
 /**
- * Index chosen from logits: the largest at temperature 0, the first of equal ones; else the one that u draws from what penalty,
+ * Index chosen from logits. At temperature 0: the largest logit, the first of equal ones. Otherwise u draws from what penalty,
  * temperature, top-k and top-p leave.
  *
  * @throws CompressoError("numeric") where a logit is not finite.
@@ -109,7 +109,7 @@ function partOf(whole: number, part: number): number {
   return Number(BigInt(whole) * BigInt(Math.round(part * CHOICE_UNIT)) / BigInt(CHOICE_UNIT));
 }
 
-/** The settings of a sampler on the GPU behind a prompt; null for the most likely tokens. */
+/** The settings of a sampler on the GPU that continues a prompt; null for the most likely tokens. */
 export function drawSettings(options: SamplingOptions, seen: Iterable<number>): DrawSettings | null {
   if (isGreedy(options)) return null;
   const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1, seed = 0 } = options;
@@ -168,7 +168,7 @@ function keepLargest(scores: Float64Array, k: number): void {
 /** Sets all weights to 0 but the fewest of the largest whose share reaches p, at least one. */
 function keepNucleus(weights: Float64Array, p: number): void {
   const total = sum(weights);
-  // Weights below this do not reach 1 − p all together, so none of them is kept; mostly few are left. The factor is for rounding.
+  // All weights below this together do not reach 1 − p, so they are dropped; mostly few are left. The factor is for rounding.
   const least = (1 - 1e-9) * (1 - p) * total / weights.length;
   const ids = idsFrom(weights, least);
   const count = selectTop(ids, weights, { need: Math.max(1, partOf(total, p)), masses: weights });

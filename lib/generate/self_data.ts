@@ -15,7 +15,7 @@ import { drawSettings } from "./sampling.ts";
 export interface SelfDataSettings {
   /** Tokens of a text at most, its first one included. */
   readonly tokens: number;
-  /** Tokens behind the greedy beginning are drawn from softmax(logits / temperature). Default 1. */
+  /** Tokens after the greedy beginning are drawn from softmax(logits / temperature). Default 1. */
   readonly temperature?: number | undefined;
   /** Decides the first tokens and the draws. Default 1. */
   readonly seed?: number | undefined;
@@ -29,11 +29,11 @@ export interface SelfDataOptions extends SelfDataSettings {
   readonly skip?: number | undefined;
   /** Bytes of GPU memory that keys and values of texts under way take at most, which decides how many are written in step; 1 GiB or half of what a memory limit leaves is the most, and the default. */
   readonly cacheBytes?: number | undefined;
-  /** Processes that share the texts out, each of which gets all. All give the same options. Default: this one alone. */
+  /** Processes that share the work; each gets all texts. All give the same options. Default: this process alone. */
   readonly ranks?: Ranks | undefined;
   /** Stops the work. */
   readonly signal?: AbortSignal | undefined;
-  /** Called as tokens are written, with the share of the work behind `skip` that is done, from 0 to 1. */
+  /** Called as tokens are written, with the share of the work after `skip` that is done, from 0 to 1. */
   readonly onProgress?: ((share: number) => void) | undefined;
 }
 
@@ -59,12 +59,12 @@ export interface SelfText {
   readonly tokens: number;
   /**
    * Whether the model has ended it; else it was cut off, at the number of tokens asked for or where the context was full. As a row it is
-   * `toRow(hasEnded ? { text } : { text, ended: false })`: behind a text that was cut off no end is learned.
+   * `toRow(hasEnded ? { text } : { text, ended: false })`: no end is learned after a text that was cut off.
    */
   readonly hasEnded: boolean;
 }
 
-/** What a text is in a file of texts; one that was cut off says so, since no end is to be learned behind it. */
+/** The row of a text in a file of texts. `ended: false` marks a text that was cut off: no end is learned after it. */
 export function textFields({ text, hasEnded }: SelfText): { readonly text: string; readonly ended?: false } {
   return hasEnded ? { text } : { text, ended: false };
 }
@@ -85,7 +85,7 @@ const ORDER_STREAM = 0x71a7, DRAW_STREAM = 0x71a8;
  * A text ends at an end token or after `tokens` tokens.
  *
  * Deviations: the tokens that the tokenizer puts before a text (BOS) are before the first; the vocabulary is walked in
- * an order that the seed decides, without special tokens and without those that are not whole characters; a text that
+ * an order that the seed decides, without special tokens and without tokens that are not whole characters; a text that
  * would be empty begins again with another token; draws are from the whole vocabulary, where the code leaves transformers
  * its default of the 50 likeliest tokens.
  *
@@ -128,13 +128,13 @@ export function writeTexts(model: Model, options: SelfDataOptions): AsyncGenerat
     return ranks ? (await gathered(ranks, own)).flat() : own;
   }
 
-  /** Texts by their place, written in step; those that would be empty start over, in step too. */
+  /** Texts by their place, written in step; texts that would be empty start over, in step too. */
   async function together(indices: readonly number[], tell: (share: number) => void): Promise<Map<number, SelfText>> {
     using _entered = model.enter();
     const written = new Map<number, SelfText>();
     for (let attempt = 0; attempt < TRIES && written.size < indices.length; attempt++) {
       const drafts = indices.filter((index) => !written.has(index)).map((index) => draft(index, attempt));
-      await grow(drafts, attempt === 0 ? tell : () => {}); // few begin anew
+      await grow(drafts, attempt === 0 ? tell : () => {}); // few start over
       for (const { index, ids, hasEnded } of drafts) {
         const text = tokenizer.decode(ids, { skipSpecial: true }).replace(/\uFFFD+$/, "");
         if (ids.length > 1 && text.trim() !== "") written.set(index, { index, text, tokens: ids.length, hasEnded });

@@ -21,9 +21,9 @@ import {
 export interface SelfDataFileOptions extends Omit<SelfDataOptions, "skip"> {
   /** The file, JSON lines of `{"text": …}`, with `"ended": false` where a text was cut off; until it is whole, its texts are in `PATH.part`. */
   readonly path: string;
-  /** Goes on from `PATH.part` where there is one. Default false: what is there is replaced. */
+  /** Continues `PATH.part` if it exists. Default false: it is replaced. */
   readonly resume?: boolean | undefined;
-  /** Facts that must be the same for going on, such as a hash of the weights. */
+  /** Facts that must be the same to resume, such as a hash of the weights. */
   readonly identity?: Readonly<Record<string, string | number>> | undefined;
   /** Called when it is known how many texts were there, and waited for. */
   readonly onStart?: ((there: number) => void | Promise<void>) | undefined;
@@ -89,7 +89,7 @@ export async function writeTextFile(model: Model, options: SelfDataFileOptions):
     refuse("usage", `cannot write ${path}`, {
       rule: "texts that are written already are kept",
       value: `${there} of them are, and ${count} are wanted`,
-      fix: `give ${option("generate.count", there)} or more, or start anew`,
+      fix: `give ${option("generate.count", there)} or more, or start over`,
     });
   }
   if (there === 0) {
@@ -138,7 +138,7 @@ async function standing(
     refuse("mismatch", `cannot resume ${part}`, {
       rule: "it was begun with the same model and settings",
       value: `${first} then, ${header} now`,
-      fix: "use the settings of the first run, or start anew",
+      fix: "use the settings of the first run, or start over",
     });
   }
   await file.cutAt(end);
@@ -149,7 +149,7 @@ async function standing(
 
 /** The error of a text that the model does not begin, at which the series ends: the same settings would fail there again, and other settings cannot resume it. */
 function silenceAfter(written: number, error: CompressoError): CompressoError {
-  const anew = `start anew with another ${option("generate.seed")} (and ${option("replace")})`;
+  const anew = `start over with another ${option("generate.seed")} (and ${option("replace")})`;
   const fix = written === 0
     ? anew
     : `lower count to ${written}, which are written (${option("generate.count", written)}, with ${

@@ -60,7 +60,7 @@ export function createSequence(model: Model, options: { readonly adapters?: Adap
       pass = openPass(model, { capacity, adapters });
     }
     const wanted = prompt.length - 1, same = Math.min(commonLength(held, prompt), wanted);
-    // Attention behind cached tokens is slower than at the start, so a small cached part is not reused.
+    // Attention after cached tokens is slower than at the start, so a small cached part is not reused.
     const start = 8 * same < wanted ? 0 : same;
     held = held.slice(0, pass.rewind(start));
     return pass;

@@ -13,8 +13,8 @@ export interface StopFilter {
 }
 
 /**
- * A filter for stop strings: neither one of them nor anything behind it is let through, wherever the pieces are cut. The one that is
- * complete first counts; of those that end together, the longest.
+ * A filter for stop strings. It holds back a stop string and all text after it, also if a stop string is spread over pieces. The stop
+ * string that is complete first counts; of several that end at the same place, the longest.
  *
  * @throws CompressoError("usage") for an empty stop string, and for what is not a list of them.
  */

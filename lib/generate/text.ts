@@ -29,7 +29,7 @@ export interface StreamTextOptions {
 
 /**
  * Continues a text, piece by piece; a piece is whole characters, special tokens are left out. The prompt begins with the
- * tokens that the tokenizer puts before a text, and does not end with those that it puts after one. Text that may become a stop string
+ * tokens that the tokenizer puts before a text, and does not end with the tokens that it puts after a text. Text that may become a stop string
  * is held back until it is known. Returns why the text ended.
  *
  * @throws CompressoError("input") for a model without tokenizer.

@@ -84,7 +84,7 @@ export class TextBatch implements AsyncDisposable {
   readonly #model: Model;
   readonly #sizes: { readonly sequences: number; readonly longest: number; readonly cacheBytes: number | undefined };
   readonly #adapters: Adapters;
-  /** Texts that wait, texts whose prompt is read, and those that are decoded. */
+  /** Texts that wait, texts whose prompt has been read, and texts that are decoded. */
   readonly #line: Text[] = [];
   readonly #ready: Text[] = [];
   #active: Text[] = [];

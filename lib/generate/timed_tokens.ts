@@ -7,7 +7,7 @@ export interface TokenTimes {
   readonly count: number;
   /** Until the first token: reading the prompt, compiling kernels. */
   readonly promptSeconds: number;
-  /** Of the tokens behind the first. */
+  /** Of the tokens after the first. */
   readonly tokenSeconds: number;
 }
 
@@ -30,7 +30,7 @@ export function timeTokens(source: AsyncGenerator<number, FinishReason, undefine
         const { done, value } = await source.next();
         const seconds = (performance.now() - from) / 1000;
         if (times.count === 0) times.promptSeconds += seconds;
-        else if (!done) times.tokenSeconds += seconds; // an end token is none of the tokens
+        else if (!done) times.tokenSeconds += seconds; // an end token does not count
         if (done) return value;
         times.count++;
         yield value;
@@ -41,7 +41,7 @@ export function timeTokens(source: AsyncGenerator<number, FinishReason, undefine
   }
 }
 
-/** Tokens a second behind the first, or null where there are none. */
+/** Tokens a second after the first token; null if there are no such tokens. */
 export function tokensPerSecond({ count, tokenSeconds }: TokenTimes): number | null {
   return count > 1 && tokenSeconds > 0 ? (count - 1) / tokenSeconds : null;
 }

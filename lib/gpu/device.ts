@@ -93,7 +93,7 @@ export class Device implements Disposable {
     gpu.addEventListener("uncapturederror", (event) => {
       event.preventDefault();
       const { error } = event as GPUUncapturedErrorEvent;
-      // By name: another WebGPU has classes of its own.
+      // By name: another WebGPU implementation has other classes.
       if (error.constructor.name === "GPUOutOfMemoryError") this.#shortage ??= "adapter";
       this.#failure ??= error.message;
     });
@@ -249,7 +249,7 @@ export class Device implements Disposable {
   }
 
   /**
-   * Reads several buffer ranges: small amounts with a single wait (a wait costs at least 11 ms, whatever the size),
+   * Reads several buffer ranges: small amounts with a single wait (a wait costs at least 11 ms for any size),
    * larger ones in pieces.
    *
    * @internal

@@ -2,7 +2,7 @@
 import { type MatrixUnits, productMatrix } from "../../kernels/mod.ts";
 import type { KernelSource } from "../../kernels/source.ts";
 
-/** The feature of Dawn, offered where unsafe APIs are allowed, and those that it needs. */
+/** Dawn's feature, offered if unsafe APIs are allowed, and the features that it needs. */
 const FEATURES: readonly string[] = ["chromium-experimental-subgroup-matrix", "shader-f16", "subgroups"];
 
 /** What Dawn adds to the properties of an adapter. */

@@ -17,7 +17,7 @@ export const MEMORY_PARTS = {
   rest: "parameters of kernels, RoPE, records, calibration, reading back",
 } as const;
 
-/** The part of a label: the one that it begins with, "base" for the name of a tensor, "rest" for others. */
+/** The part of a label: the part that it begins with, "base" for the name of a tensor, otherwise "rest". */
 export function partOfLabel(label: string): MemoryPart {
   const [first = ""] = label.split(": ", 1);
   if (isPart(first)) return first;

@@ -76,7 +76,7 @@ const IN_FLIGHT = 2;
 
 /**
  * A recorded sequence of GPU work. Record it once, call `finish()`, then `run()` it any number of times; dispose it at
- * the end. On a dry device it checks and counts the recorded work, but keeps none of it.
+ * the end. On a dry device it checks and counts the recorded work but does not keep it.
  */
 export class Plan implements Disposable {
   readonly device: Device;

@@ -40,8 +40,8 @@ export interface LayerWeights {
   /** Counts of the layer. */
   readonly spec: LayerSpec;
   /**
-   * Attention: norm of the input, of the output, and of the residual stream after it (null where the spec's `normPlaces`
-   * has none), projections and head norms.
+   * Attention: norm of the input, of the output, and of the residual stream after it (null if the spec's `normPlaces`
+   * has no norm at that place), projections and head norms.
    */
   readonly attention: {
     readonly norm: NormWeights | null;

@@ -237,7 +237,7 @@ function handlesOf(path: string): Handles {
   return path.includes("libmpi_abi") ? STANDARD : MPICH;
 }
 
-/** The address of a symbol of data; 0 where the library has none. Deno gives the value at a symbol, not its address. */
+/** The address of a data symbol; 0 if the library does not define it. Deno gives the value at a symbol, not its address. */
 function addressOf(path: string, symbol: string): bigint {
   const libc = Deno.dlopen(Deno.build.os === "darwin" ? "libSystem.dylib" : "libc.so.6", {
     dlopen: { parameters: ["buffer", "i32"], result: "usize" },

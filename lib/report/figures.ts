@@ -57,7 +57,7 @@ interface StepFigure {
 }
 
 const TABLE_ROWS = 60;
-/** Columns of a map over the steps: as many as can be told apart in a wide figure. */
+/** Columns of a map over the steps: as many as a reader can distinguish in a wide figure. */
 const TIME_COLUMNS = 120;
 
 /** All figures that the runs have data for, in order. */

@@ -25,7 +25,7 @@ export interface HeatMap {
   readonly embedded?: boolean;
 }
 
-/** Shades that are told apart; more would not be seen. */
+/** Shades of the scale; more could not be distinguished. */
 const SHADES = 20, LEAST_ROW = 7, MOST_ROW = 22, GAP = 28, LEGEND = 120;
 
 /** Draws the map. */

@@ -285,13 +285,13 @@ export function changeTable(runs: readonly ReportRun[]): Table | null {
     ])
   );
   return rows.length === 0 ? null : {
-    caption: "Where the run was resumed with other options; the options below are those that it ended with",
+    caption: "Where the run was resumed with other options; the options below are the final ones",
     head: ["at", "what differed"],
     rows,
   };
 }
 
-/** Options of all runs; those that differ come first, and say so. Null where none are known. */
+/** Options of all runs. Options that differ come first and are marked. Null if no options are known. */
 export function optionTable(runs: readonly ReportRun[]): Table | null {
   const known = runs.map(({ options }) => options ? new Map(flattened(options)) : null);
   const names = [...new Set(known.flatMap((options) => [...options?.keys() ?? []]))];

@@ -24,7 +24,7 @@ import { keepsLayers } from "./vocabulary.ts";
 export interface ReportRun {
   /** What it is called in legends. */
   readonly name: string;
-  /** Path of its folder; null where it has none. */
+  /** Path of its folder; null for a run without a folder. */
   readonly folder: string | null;
   /** Its steps so far. */
   readonly records: readonly StepRecord[];
@@ -111,7 +111,7 @@ const [DEFAULT_NAME] = SCHEDULE_NAMES;
 /** Inputs that {@link inputsOf} gives, which programs need not name. */
 export const INPUT_NAMES: readonly string[] = ["baseDtype", "schedule"];
 
-/** Of a checkpoint's facts those that are options, as run.json has them. */
+/** The options among a checkpoint's facts, in the form of run.json. */
 function optionsOf(identity: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const options = Object.fromEntries(
     Object.entries(identity).filter(([name]) => OPTIONS.has(name))

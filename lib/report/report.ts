@@ -116,7 +116,7 @@ function tilesHtml(run: ReportRun, state: { readonly isLive: boolean }): string 
 /** Pixels that a figure is drawn wide, and for phones. */
 const WIDTHS = { wide: 760, narrow: 366 } as const;
 
-/** A figure, drawn for wide and for narrow screens: the page shows the one that fits. */
+/** A figure, drawn for wide and for narrow screens: the page shows the version that fits. */
 function figureHtml({ id, title, caption, draw, table }: Figure): string {
   const plots = (["wide", "narrow"] as const).map((kind) =>
     `<div class="plot ${kind}" id="${id}-plot${

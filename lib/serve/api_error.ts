@@ -49,7 +49,7 @@ export function errorResponse(error: ApiError): Response {
   return Response.json(errorBody(error), { status, headers });
 }
 
-/** Any error as one that a client may see: messages on wrong input are passed on, those of defects are not. */
+/** Any error as an {@link ApiError}. Messages of a `CompressoError` are passed on unless it is "aborted"; other errors get a general one. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof CompressoError && (error.code === "input" || error.code === "usage")) {

@@ -66,7 +66,7 @@ function choice(
   return { text, index, logprobs, finish_reason: finish };
 }
 
-/** The likely tokens by label, and the token itself where it is none of them. */
+/** The likely tokens by label, and the token itself if it is not among them. */
 function likely({ id, logprob, top }: TokenEntry, labels: Labels): Readonly<Record<string, number>> {
   const found: Record<string, number> = Object.create(null);
   // Of two tokens with one label the likelier is kept: it says what the text's own stands against.

@@ -4,7 +4,7 @@ import { option, refuse } from "../core/errors.ts";
 
 /** Seconds for which a browser keeps the answer to a preflight. */
 const MAX_AGE = 600;
-/** Headers of answers that a page's script may read beside the usual ones; OpenAI's client reads both. */
+/** Headers of answers that a page's script may read in addition to the CORS-safelisted ones; OpenAI's client reads both. */
 const EXPOSED = "retry-after, x-should-retry";
 
 /** Throws `CompressoError("usage")` for what is neither "*" nor an origin. */

@@ -70,7 +70,7 @@ const tools = z.array(z.never("tools are not supported")).nullish();
 const message = z.strictObject({
   role: z.enum(["system", "developer", "user", "assistant"], "must be system, developer, user or assistant"),
   content: z.union([z.string(), z.array(textPart)], "must be a string or an array of text parts"),
-  // lm-eval writes it beside the content.
+  // lm-eval sends it along with the content.
   type: only("text"),
   // As `user`.
   name: z.string("must be a string").nullish(),

@@ -43,7 +43,7 @@ export interface Serving {
   readonly apiKey: string | null;
   /** Origin of web pages that may use the server, "*" for all; null for none. */
   readonly cors: string | null;
-  /** Host names that are answered beside {@link LOCAL_HOSTS}; null for all. */
+  /** Host names that are answered in addition to {@link LOCAL_HOSTS}; null for all. */
   readonly localNames: readonly string[] | null;
   /** Fires when running requests have to end because the server stops. */
   readonly ending: AbortSignal;

@@ -10,7 +10,7 @@ export type HttpRequest = Pick<Request, "method" | "url" | "headers" | "body" | 
 
 /** Limits of connections. */
 export interface HttpLimits {
-  /** Connections at once. A further one takes the place of the one that has waited longest for its client, or is closed. */
+  /** Connections at once. A further connection replaces the one waiting longest for its client; if no connection waits, it is closed. */
   readonly connections: number;
   /** Seconds that a connection gets for its first or next head. */
   readonly headSeconds: number;
@@ -27,7 +27,7 @@ export interface HttpListener {
 
 /** Bytes of a head. */
 const MOST_HEAD = 2 ** 15;
-/** Requests of a connection that wait for their answer; behind them it is not read. */
+/** Requests of a connection that may wait for their answers; at this number it is not read further. */
 const MOST_WAITING = 16;
 /** Bytes and milliseconds that are read after the last answer: a connection closed before loses it. */
 const LINGER_BYTES = 2 ** 20, LINGER_TIME = 1000;
@@ -105,7 +105,7 @@ function hasLeft(error: unknown): boolean {
   return [NotConnected, ConnectionReset, ConnectionAborted, BrokenPipe].some((kind) => error instanceof kind);
 }
 
-/** Whether there is room for one more connection, at once or soon: those that do not wait for their clients may be about to. */
+/** Whether there is room for one more connection. Tries several times: a busy connection may soon wait for its client, and can then be closed. */
 async function hasRoom(open: ReadonlySet<Connection>, most: number): Promise<boolean> {
   for (let tries = 0; open.size >= most && !closeLongest(open, 1); tries++) {
     if (tries === MOST_TRIES) return false;
@@ -158,7 +158,7 @@ class Connection extends Duplex {
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Time of a write. */
   #stall: ReturnType<typeof setTimeout> | undefined;
-  /** Status of what came behind the last head. */
+  /** Status to refuse with once all answers are sent: the client sent something invalid meanwhile. */
   #wrong: number | null = null;
   /** The body under way. */
   #body: { readonly request: IncomingMessage; end(): void } | null = null;
@@ -180,7 +180,7 @@ class Connection extends Duplex {
     return this.#writing;
   }
 
-  /** Whether it waits for a head of which nothing has come. */
+  /** Whether it waits for a head and no byte of it has come. */
   get isIdle(): boolean {
     return this.#waiting === 0 && !this.#isLast && !this.destroyed && !this.#hasBegun;
   }

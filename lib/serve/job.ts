@@ -84,7 +84,7 @@ export async function* runJob(
   { usage, signal }: { readonly usage: Usage; readonly signal: AbortSignal },
 ): AsyncGenerator<Piece, void, undefined> {
   const { prompts, echo, top } = job, { model, adapters, parallel } = bench;
-  // The likeliest token behind the prompt comes with its log-probabilities: a scoring client asks for no more, and one pass does.
+  // The prompt's log-probabilities include the likeliest next token. A scoring client asks for no more, so one pass is enough.
   const scored = echo && top !== null
     ? await tokenLogprobs(model, prompts.map(({ ids }) => ids), { top: Math.max(1, top), adapters, signal })
     : null;

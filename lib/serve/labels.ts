@@ -30,11 +30,11 @@ export function createLabels(tokenizer: Tokenizer): Labels {
 export interface Tracker {
   /** Where the next token begins. */
   readonly at: number;
-  /** Moves behind a token. Tokens that together make a character all begin where it does. */
+  /** Moves past a token. If several tokens make one character, all begin where the character does. */
   push(id: number): void;
 }
 
-/** A tracker that starts somewhere in a text, behind the tokens `before`; with `skipSpecial`, special tokens have no length. */
+/** A tracker that starts in a text after the tokens `before`; with `skipSpecial`, special tokens have no length. */
 export function createTracker(
   tokenizer: Tokenizer,
   { start, before = [], skipSpecial }: {
@@ -65,7 +65,7 @@ export function codePoints(text: string): number {
 function label(tokenizer: Tokenizer, id: number): Label {
   const entry = tokenizer.idToToken(id);
   if (entry === null) return whole(`<${id}>`); // a row of the embedding that the tokenizer has no token for
-  // Decoders treat the start of a text otherwise: SentencePiece leaves out its space. Behind itself a token is whole.
+  // Decoders treat the start of a text differently: SentencePiece drops the space. After a copy of itself a token is decoded whole.
   const text = tokenizer.decode([id, id]).slice(tokenizer.decode([id]).length);
   if (text === "") return whole(entry);
   return text.includes("\uFFFD") ? { text: entry, bytes: entryBytes(entry) ?? utf8(text) } : whole(text);

@@ -10,7 +10,7 @@ export interface ServeLimits {
   readonly tokens: number;
   /** Requests that are answered at once, and texts that are decoded together, from 1 to 32. Default 8. */
   readonly parallel: number;
-  /** Requests that wait for the GPU, beside those that are answered. Default 32. */
+  /** Requests that wait for the GPU; requests being answered do not count. Default 32. */
   readonly queue: number;
   /** Seconds of a request from its first byte to the last of its answer, waiting included. Default 300. */
   readonly seconds: number;

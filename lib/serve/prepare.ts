@@ -10,7 +10,7 @@ import type { ChatFields, CommonFields, CompletionFields } from "./fields.ts";
 import type { Job, Prompt, Workbench } from "./job.ts";
 import type { ServeLimits } from "./limits.ts";
 
-/** What a job depends on beside its fields. */
+/** What a job depends on besides its fields. */
 export interface PrepareOptions {
   readonly bench: Workbench;
   readonly limits: ServeLimits;
@@ -62,7 +62,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   const { max_tokens, max_completion_tokens, logprobs, top_logprobs } = fields;
   if (tokenizer.chatTemplate === null) {
     throw badRequest(
-      "this model has no chat template; use /v1/completions, or put chat_template.jinja beside its weights",
+      "this model has no chat template; use /v1/completions, or put chat_template.jinja next to its weights",
       {
         code: "no_chat_template",
       },
@@ -88,7 +88,7 @@ export function prepareChat(fields: ChatFields, options: PrepareOptions): Job {
   // The template writes BOS itself where the model needs it.
   return checkLengths(
     {
-      // The space that some templates want before an answer is no part of it: the answer is a text of its own.
+      // Some templates put a space before an answer. It is not part of the answer, which is decoded as a separate text.
       prompts: answersTo({ ids: encodeWithin(text, field, options), leading: 0, text, before: [] }, fields, options),
       maxTokens: max_completion_tokens ?? max_tokens ?? null,
       defaultTokens: CHAT_TOKENS,

@@ -1,4 +1,4 @@
-// A few requests at a time on the GPU, the others in order behind them.
+// A few requests at a time on the GPU; the others wait in order.
 import { ApiError } from "./api_error.ts";
 
 /** The line of requests. */

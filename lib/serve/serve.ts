@@ -1,4 +1,4 @@
-// A model behind an OpenAI-compatible HTTP server: its socket and its shutdown.
+// Serves a model by an OpenAI-compatible HTTP API: the socket and the shutdown.
 import { option, refusal, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { checkPromptText } from "../data/prompts/format.ts";
@@ -53,14 +53,14 @@ export interface ModelServer extends AsyncDisposable {
   readonly host: string;
   /** Port where it listens; with 0 in the options the port that was free. */
   readonly port: number;
-  /** `http://host:port`; OpenAI's clients need `/v1` behind it. */
+  /** `http://host:port`; OpenAI's clients need it with `/v1` appended. */
   readonly url: string;
   /**
    * Resolves when it has ended and the GPU is idle, without waiting for clients that do not read their answers. Rejects with `CompressoError("gpu")` where the
    * GPU failed for good, after which the server shuts down by itself.
    */
   readonly finished: Promise<void>;
-  /** Takes no more requests, refuses those that wait, gives the running one `graceSeconds`, and then stops it. */
+  /** Takes no more requests, refuses waiting requests, gives running ones `graceSeconds`, and then stops them. */
   shutdown(): Promise<void>;
 }
 

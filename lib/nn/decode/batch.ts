@@ -51,13 +51,13 @@ export interface BatchSequence extends Disposable {
   ): Promise<void>;
   /**
    * Another sequence of up to `capacity` tokens that begins with the first `tokens` of this one, which it must still
-   * hold, without reading them again. Null if there are not enough pages: whole pages are shared, the last one is
-   * copied, and so is what layers with windows still need.
+   * hold, without reading them again. Whole pages are shared; the last page, and what layers with windows still need,
+   * are copied. Null if there are not enough pages.
    */
   fork(tokens: number, options: { readonly capacity: number }): BatchSequence | null;
-  /** Whether the caches, also those of layers with windows, hold what the token behind the first `tokens` sees. */
+  /** Whether the caches, also those of layers with windows, hold what the token after the first `tokens` sees. */
   holds(tokens: number): boolean;
-  /** Forgets all tokens behind the first `tokens`, which it must hold, and frees their pages; no more can be read. */
+  /** Keeps the first `tokens`, which it must hold; frees the pages of all later ones. No more tokens can be read. */
   trim(tokens: number): void;
 }
 
@@ -190,7 +190,7 @@ class Sequence implements BatchSequence {
     shared.owners.add(this);
   }
 
-  /** A sequence that begins with `length` tokens, which lie in the pages `behind`. Null if there are not enough pages. */
+  /** A sequence that begins with the `length` tokens in the given pages. Null if there are not enough pages. */
   static open(
     shared: Shared,
     { capacity, behind = [], length = 0 }: {
@@ -343,8 +343,8 @@ export class DecodeBatch implements Disposable {
 
   /**
    * Reads a token of each sequence (or, with null, the tokens chosen last of the same sequences), then count − 1 tokens
-   * that it chooses itself. Returns the token that it chooses after each, `count` for each sequence: the most likely one
-   * or one that is drawn. Null for a sequence whose logits are not finite. May be called again before it resolves; the
+   * that it chooses itself. Returns the token that it chooses after each, `count` for each sequence: the most likely token
+   * or a drawn one. Null for a sequence whose logits are not finite. May be called again before it resolves; the
    * work then continues without a gap.
    */
   async next(
@@ -382,7 +382,7 @@ export class DecodeBatch implements Disposable {
 
   #checked(sequence: BatchSequence): Sequence {
     if (sequence instanceof Sequence && this.#shared.owners.has(sequence)) return sequence;
-    throw new Error("decoding: a sequence of another batch, or one that was disposed");
+    throw new Error("decoding: the sequence belongs to another batch or was disposed");
   }
 
   /** Writes the rows of a step; rows beyond the sequences repeat the first one. */

@@ -1,4 +1,4 @@
-// How the GPU chooses the next token of each sequence: the most likely one, or one that is drawn.
+// How the GPU chooses the next token of each sequence: the most likely token, or a drawn one.
 import { greedyNext, sampleNext } from "../../../kernels/mod.ts";
 import type { DeviceBuffer } from "../../gpu/types.ts";
 import type { Device } from "../../gpu/device.ts";
@@ -14,7 +14,7 @@ export interface DrawSettings {
   readonly topP: number;
   readonly repetitionPenalty: number;
   readonly seed: number;
-  /** Tokens that the repetition penalty counts; those that are chosen are added. */
+  /** Tokens that the repetition penalty counts; chosen tokens are added. */
   readonly seen: Iterable<number>;
 }
 
@@ -40,8 +40,8 @@ const WEIGHT_UNIT = 2 ** 30;
 const SETTINGS = 8;
 
 /**
- * The tables behind weights of tokens: 2^30·2^(−i / 2^10) for i < 1024, then 2^26·(1 − 2^(−i / 2^20)). A weight is
- * 2^30·2^−y, y in steps of 2^−20, in integers, so that a CPU and every GPU have the same.
+ * Tables from which weights of tokens are computed: 2^30·2^(−i / 2^10) for i < 1024, then 2^26·(1 − 2^(−i / 2^20)). A
+ * weight is 2^30·2^−y, y in steps of 2^−20. It is computed in integers, so that a CPU and every GPU give the same bits.
  */
 export function weightTable(): Uint32Array<ArrayBuffer> {
   return Uint32Array.from({ length: 2048 }, (_, index) => {

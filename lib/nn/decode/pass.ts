@@ -45,7 +45,7 @@ export interface DecodePass extends Disposable {
   ): Promise<Float32Array<ArrayBuffer>>;
   /**
    * Reads one token (or, with null, the token chosen last), then count − 1 tokens that it chooses itself. Returns the
-   * token that it chooses after each, `count` in total: the most likely one, or one that is drawn. May be called again
+   * token that it chooses after each, `count` in total: the most likely token, or a drawn one. May be called again
    * before it resolves; the work then continues without a gap, and tokens are chosen as before.
    *
    * @throws CompressoError("numeric") if the logits are not finite.

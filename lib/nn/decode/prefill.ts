@@ -52,8 +52,8 @@ export async function runPrefill(device: Device, state: PrefillState, options: P
 }
 
 /**
- * Largest number of tokens of one plan, whatever the limits. Their activations take memory, and the attention of many
- * tokens can keep a GPU busy for longer than some systems allow.
+ * Largest number of tokens of one plan, also if the limits allow more. Activations take memory, and the attention of
+ * many tokens can keep a GPU busy for longer than some systems allow.
  */
 const MOST_ROWS = 4096;
 

@@ -132,7 +132,7 @@ export function createDecodeStep(device: Device, state: DecodeState): DecodeStep
     const norms = [...blocks.filter((block) => block !== null), { norm: finalNorm }].map(({ norm }) =>
       existing(norm, "norm").weight
     );
-    const next = (): DeviceBuffer => existing(norms.shift(), "norm behind a block");
+    const next = (): DeviceBuffer => existing(norms.shift(), "norm after a block");
     recordToken(context, next());
     layers.forEach((layer, index) => {
       if (layer.attention) recordAttention(context, { layer, index, part: layer.attention, next: next() });
@@ -268,13 +268,13 @@ function vectorsOf(
   return { buffer, width, batch: rows, ...(scratch ? { scratch, texture: scratch.texture(name, width) } : {}) };
 }
 
-/** The residual stream as the input of products behind a norm. */
+/** The residual stream as the input of products that follow a norm. */
 function streamOf(context: Context, weight: DeviceBuffer): MatvecInput {
   const { weights: { spec: { hidden, normEps: eps } }, x } = context;
   return { ...vectorsOf(context, { buffer: x, name: "stream", width: hidden }), norm: { weight, eps } };
 }
 
-/** What a product that adds to the residual stream writes for the norm behind it, if there is a scratch. */
+/** What a product that adds to the residual stream writes for the norm that follows, if there is a scratch. */
 function nextOf(context: Context, norm: DeviceBuffer): NextInput | undefined {
   const { texture } = streamOf(context, norm);
   return texture && { norm, texture };

@@ -4,15 +4,15 @@ import { type DecoderSpec, windowsOf } from "../../spec/decoder.ts";
 import type { PageTable } from "../products/matvec.ts";
 import { pagesOf, tokensOf } from "./cache.ts";
 
-/** A window of layers; undefined for those that see all tokens. */
+/** Attention window of a layer, in tokens; undefined for layers that see all tokens. */
 export type Window = number | undefined;
 
 /** Something for the layers of each window that a model has. */
 export type ByWindow<T> = ReadonlyMap<Window, T>;
 
 /**
- * Tokens that one plan reads behind cached ones where layers have windows: their rings hold what the first of these
- * tokens sees together with all of them.
+ * Largest number of tokens that one plan reads after cached ones if layers have windows. A ring holds these tokens and
+ * what the first of them sees.
  */
 export const WINDOW_PART = 256;
 
@@ -27,7 +27,7 @@ export function byWindow<T>(spec: DecoderSpec, valueOf: (window: Window) => T): 
   return new Map(windowsOf(spec).map((window) => [window, valueOf(window)]));
 }
 
-/** Uploads the tables of one sequence: page i of its tokens is the i-th of its own pages, counted around. */
+/** Uploads the tables of one sequence: page i of its tokens lies in page i mod n of its n pages. */
 export function createPageTables(
   device: Device,
   own: ByWindow<readonly number[]>,
@@ -46,7 +46,7 @@ export function pagesAround(own: readonly number[], count: number): Uint32Array<
   return Uint32Array.from({ length: count }, (_, page) => own[page % own.length] ?? 0);
 }
 
-/** The first page of tokens that the token behind the first `tokens` sees. */
+/** The first page that the token after the first `tokens` sees. */
 export function firstPageSeen(window: Window, tokens: number): number {
   return window === undefined ? 0 : Math.floor(Math.max(0, tokens + 1 - window) / tokensOf(1));
 }
@@ -54,7 +54,7 @@ export function firstPageSeen(window: Window, tokens: number): number {
 /** Pages of caches, for all sequences, and which of them no sequence has. */
 export interface PagePool {
   readonly free: number;
-  /** Pages for `tokens` tokens, of which the first are `shared` with other sequences; null if there are not enough. */
+  /** Pages for `tokens` tokens. The first pages are `shared` with other sequences. Null if there are not enough pages. */
   take(tokens: number, shared?: readonly number[]): number[] | null;
   /** Frees pages that no other sequence has. */
   give(pages: readonly number[]): void;
@@ -87,8 +87,8 @@ export function createPool(window: Window, count: number): PagePool {
 }
 
 /**
- * Whether the rings of a sequence still hold what the token behind the first `tokens` sees. `reach` is the largest number of tokens that
- * they held, and `pages` are those of the sequence.
+ * Whether the rings of a sequence still hold what the token after the first `tokens` sees. `reach` is the largest
+ * number of tokens that they have held; `pages` counts the pages of the sequence.
  */
 export function stillHolds(
   tokens: number,

@@ -49,7 +49,7 @@ export function createMatvecScratch(device: Device, vectors: number): MatvecScra
   };
 }
 
-/** Texels that the products read of a vector, whatever the storage of W. */
+/** Texels that the products read of a vector: the most over all storages of W. */
 function texelsOf(width: number): number {
   const columns = MATRIX_DTYPES.map((dtype) => {
     const { units, half, rounds } = textureUnits(dtype, strideOf(width)), { columns, perScale } = texelOf(dtype);

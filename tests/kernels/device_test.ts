@@ -7,6 +7,7 @@ import type { WeightSource } from "../../lib/spec/source.ts";
 import { createLora } from "../../lib/nn/lora.ts";
 import { createMaskSlots } from "../../lib/nn/mask_slots.ts";
 import { loadModelFrom } from "../../lib/model/model.ts";
+import { createOptimizer } from "../../lib/nn/train/optimizer.ts";
 import { createTreeBuffers } from "../../lib/nn/token_tree.ts";
 import { SPEC } from "../formats/models.ts";
 
@@ -27,15 +28,20 @@ Deno.test("where the last buffer does not fit, those before it are given back", 
   }
 });
 
-Deno.test("LoRA that only infers takes the memory of its parameters", async () => {
+Deno.test("LoRA that only infers takes the memory of its parameters, and an optimizer that of its arrays", async () => {
   using device = await openDevice();
   using inferring = createLora(device, SPEC, { ...LORA, trains: false });
   const { bytes } = device;
   using training = createLora(device, SPEC, { ...LORA, trains: true });
   const { params } = training;
   assert.equal(inferring.params.bytes, params.bytes);
-  assert.ok(bytes - params.bytes <= 3 * 16, "no gradients and no moments");
-  assert.equal(device.bytes - bytes, 4 * params.bytes);
+  assert.ok(bytes - params.bytes <= 3 * 16, "no gradients");
+  assert.equal(device.bytes - bytes, 2 * params.bytes);
+  for (const [name, arrays] of [["adamw", 2], ["lion", 1]] as const) {
+    const before = device.bytes;
+    using _ = createOptimizer(device, name, training);
+    assert.equal(device.bytes - before, arrays * params.bytes, name);
+  }
 });
 
 Deno.test("a limit that is no number refuses everything, and not nothing", async () => {

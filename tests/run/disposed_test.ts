@@ -32,7 +32,7 @@ Deno.test("a run that cannot allocate leaves nothing behind", async () => {
   const schedule = await lair.write(scriptOf({}));
   await withShortDemo(async (parts) => {
     const { model, device } = parts, { createBuffer } = device;
-    for (const [method, last] of [["compresso", "ring"], ["flap", "ring"], ["compresso", "mask bounds"]] as const) {
+    for (const [method, last] of [["compresso", "ring"], ["flap", "ring"], ["compresso", "masks: bounds"]] as const) {
       await leavesNothing(parts, async () => {
         device.createBuffer = (label, ...args) => {
           if (label === last) throw new Error(`no room for the ${last}`);

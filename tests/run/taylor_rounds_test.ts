@@ -1,6 +1,7 @@
 // Taylor scores measured anew over several cuts.
 import assert from "node:assert/strict";
 import { prune } from "../../mod.ts";
+import { refuses } from "../refuses.ts";
 import { BASE, bitsOf, drive, withShortDemo } from "./helpers/demo_run.ts";
 
 const BARE = { method: "taylor", steps: 0, prefinetune: 0, postfinetune: 0 } as const;
@@ -38,11 +39,11 @@ Deno.test("rounds of taylor reach sizes and equal widths, and are refused where 
       assert.ok(parameters.after <= 380_000 && parameters.after > 350_000, `${layout}: ${parameters.after}`);
     }
     for (const rounds of [0, 1.5, -1, NaN]) {
-      assert.throws(() => prune(model, { ...BASE, ...BARE, rounds }), /rounds.*whole number.*at least 1/s);
+      refuses(() => prune(model, { ...BASE, ...BARE, rounds }), "usage", { option: "rounds", value: rounds });
     }
-    assert.throws(
-      () => prune(model, { ...BASE, ...BARE, method: "flap", rounds: 2 }),
-      /rounds is for the method taylor/,
-    );
+    refuses(() => prune(model, { ...BASE, ...BARE, method: "flap", rounds: 2 }), "usage", {
+      option: "rounds",
+      value: "flap",
+    });
   });
 });

@@ -15,6 +15,7 @@ import { demoData } from "../../lib/local/open_model.ts";
 import { digestOf } from "../../lib/core/digest.ts";
 import { openSchedule } from "../../lib/schedule/host.ts";
 import { inTemporaryFolder, rejectsWith } from "../formats/files.ts";
+import { rejects } from "../refuses.ts";
 import { PLAIN, resolved } from "./plain.ts";
 import type { DataSource, Experiment, ExperimentDefinition, Value } from "../../lib/experiment/types.ts";
 
@@ -238,7 +239,10 @@ Deno.test("a schedule that is not there, a text that is not UTF-8 and results in
       /cannot read the schedule .*absent\.ts.*no such file/,
     );
     for (const grid of [{ trust: [true] }, { trust: [true], schedule: ["cubic"] }]) {
-      await rejectsWith(plan({ grid }), "usage", /cannot use trust.*a schedule that is a script/);
+      await rejects(plan({ grid }), "usage", {
+        option: "trustSchedule",
+        value: grid.schedule ? "cubic" : "no schedule",
+      });
     }
     await Deno.writeTextFile(`${folder}/mine.ts`, "export default { definition: { sparsity: () => 0.1 } };");
     const long = { below: `${"x".repeat(300)}.jsonl` };

@@ -78,7 +78,7 @@ for (
   const watch = "memory" in monitors ? ", watched or not," : "";
   Deno.test(`a run that ends because ${how}${watch} saves its last good state without the device, and says what needs less`, async () => {
     const { message } = await endedBy(how, { options: { monitors } });
-    const fix = 'fix: continue \\(resume\\) .*anew \\(export.replace\\) and use baseDtype: "q4"';
+    const fix = 'fix: continue \\(resume\\) .*\\(export.replace\\) and use baseDtype: "q4"';
     assert.match(message, new RegExp(`${rule}.*${how}.*${fix}`));
   });
 }

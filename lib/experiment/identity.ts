@@ -30,7 +30,7 @@ export interface CellFacts {
 export function identityOfCell(
   { options, resolved, weights, data, calibration, schedule }: CellFacts,
 ): CellIdentity {
-  const calibrated = calibration === null ? {} : { calibration };
+  const calibrated: CellIdentity = calibration === null ? {} : { calibration };
   return { ...factsOf(resolved), ...calibrated, schedule, weights, data, baseDtype: options.baseDtype ?? "f16" };
 }
 

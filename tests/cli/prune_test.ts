@@ -144,7 +144,7 @@ Deno.test("the sliced model generates and can be exported again", async () => {
   assert.match(stdout, /vLLM|mlx/);
   const { parameters } = JSON.parse((await cli(["inspect", folder.at("padded", "model"), "--json"])).stdout);
   assert.ok(
-    stdout.startsWith(`parameters  ${formatCount(parameters)}, of which `),
+    stdout.startsWith(`parameters  ${formatCount(parameters)}, `),
     stdout,
   );
 });

@@ -50,7 +50,7 @@ export function countTokens(
  * ```ts
  * import { demoData, exportModel, readRows } from "compresso";
  * import { openModelFiles } from "compresso/model";
- * import { chooseVocabulary, countTokens, cutVocabulary } from "compresso/run";
+ * import { chooseVocabulary, countTokens, cutVocabulary } from "compresso/masks";
  *
  * const files = await openModelFiles("demo"), { rows } = await readRows(demoData("train"), { limit: 200 });
  * const texts = rows.map((row) => row.kind === "instruct" ? row.instruction : "");

@@ -8,10 +8,12 @@ import type { Family } from "./family.ts";
 import { fits } from "./fit.ts";
 import { GEMMA, GEMMA2, GEMMA3 } from "./gemma.ts";
 import type { GgufArch } from "./gguf_arch.ts";
+import { GLM } from "./glm.ts";
 import { GLM4 } from "./glm4.ts";
 import { GPT2 } from "./gpt2.ts";
 import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
+import { GRANITE_HYBRID } from "./granite_hybrid.ts";
 import { HELIUM } from "./helium.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MISTRAL } from "./mistral.ts";
@@ -40,9 +42,11 @@ export const FAMILIES: readonly Family[] = [
   SEED_OSS,
   SMOLLM3,
   GRANITE,
+  GRANITE_HYBRID,
   OLMO2,
   EXAONE4,
   ARCEE,
+  GLM,
   GLM4,
   ERNIE,
   HELIUM,

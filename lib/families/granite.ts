@@ -1,5 +1,8 @@
 // Granite: factors of the embedding, of q·k, of what layers add, and a divisor of the logits.
-import { family } from "./family.ts";
+import type { Json } from "../core/guards.ts";
+import { z } from "../core/packages.ts";
+import type { DecoderSpec } from "../spec/decoder.ts";
+import { family, type FamilyParts } from "./family.ts";
 import { alike } from "./fit.ts";
 import { f32, type GgufArch } from "./gguf_arch.ts";
 import { attentionBiases, biasKeys, factor, ffnBiases, flag } from "./shared.ts";
@@ -34,20 +37,24 @@ const ARCH: GgufArch = {
   }),
 };
 
-/** Granite 3. */
-export const GRANITE = family({
-  type: "granite",
-  label: "Granite",
-  architecture: "GraniteForCausalLM",
-  keys: {
-    attention_bias: flag,
-    mlp_bias: flag,
-    embedding_multiplier: factor,
-    attention_multiplier: factor,
-    residual_multiplier: factor,
-    logits_scaling: factor,
-  },
-  read: (config) => ({
+/** Keys of the factors and biases, with their schemas. */
+export const GRANITE_KEYS = {
+  attention_bias: flag,
+  mlp_bias: flag,
+  embedding_multiplier: factor,
+  attention_multiplier: factor,
+  residual_multiplier: factor,
+  logits_scaling: factor,
+};
+
+/** What classes of Granite hold. */
+export const GRANITE_HOLDS = { ...SCALES, ...BIASES, logitScale: ["set"], scaling: true } as const;
+
+/** The biases and factors of a configuration. */
+export function graniteParts(
+  config: z.infer<z.ZodObject<typeof GRANITE_KEYS>>,
+): Pick<FamilyParts, "biases" | "scales"> {
+  return {
     biases: [...attentionBiases(config), ...ffnBiases(config)],
     scales: {
       embedding: config.embedding_multiplier ?? 1,
@@ -55,18 +62,27 @@ export const GRANITE = family({
       residual: config.residual_multiplier ?? 1,
       logits: config.logits_scaling ?? 1,
     },
-  }),
-  stock: {
-    holds: { ...SCALES, ...BIASES, logitScale: ["set"], scaling: true, fused: true },
-    limits: [alike],
-    // That of attention is always said, as the default there is 1.
-    keys: (spec) => ({
-      ...biasKeys(spec),
-      embedding_multiplier: spec.scales?.embedding ?? 1,
-      attention_multiplier: spec.scales?.attention ?? spec.headDim ** -0.5,
-      residual_multiplier: spec.scales?.residual ?? 1,
-      logits_scaling: spec.scales?.logits ?? 1,
-    }),
-  },
+  };
+}
+
+/** The keys of biases and factors. That of attention is always said, as the default there is 1. */
+export function graniteKeys(spec: DecoderSpec): Json {
+  return {
+    ...biasKeys(spec),
+    embedding_multiplier: spec.scales?.embedding ?? 1,
+    attention_multiplier: spec.scales?.attention ?? spec.headDim ** -0.5,
+    residual_multiplier: spec.scales?.residual ?? 1,
+    logits_scaling: spec.scales?.logits ?? 1,
+  };
+}
+
+/** Granite 3. */
+export const GRANITE = family({
+  type: "granite",
+  label: "Granite",
+  architecture: "GraniteForCausalLM",
+  keys: GRANITE_KEYS,
+  read: graniteParts,
+  stock: { holds: { ...GRANITE_HOLDS, fused: true }, limits: [alike], keys: graniteKeys },
   gguf: [ARCH],
 });

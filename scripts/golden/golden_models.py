@@ -315,6 +315,24 @@ MODELS |= {
             num_hidden_layers=2, vocab_size=73, tie_word_embeddings=False, max_position_embeddings=128, rms_norm_eps=1e-3,
             rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
     },
+    # Biases of q, k and v; RoPE turns neighbours in a part of each head; gate and up in one.
+    "glm": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1058,
+        "config": lambda: AutoConfig.for_model(
+            "glm", hidden_size=42, num_attention_heads=3, num_key_value_heads=1, head_dim=14, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.6},
+            **{**COMMON, "attention_bias": True}),
+    },
+    # Granite's factors without RoPE; gate and up in one.
+    "granite_hybrid": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1059,
+        "config": lambda: AutoConfig.for_model(
+            "granitemoehybrid", hidden_size=40, num_attention_heads=4, num_key_value_heads=2, shared_intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, tie_word_embeddings=True, max_position_embeddings=128, rms_norm_eps=1e-4,
+            embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.7, logits_scaling=3.0,
+            num_local_experts=0, num_experts_per_tok=0, layer_types=["full_attention"] * 2, mamba_n_heads=8, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -412,7 +430,7 @@ def layers_of(model):
 
 
 def has_rope(model):
-    return hasattr(decoder_of(model), "rotary_emb")
+    return getattr(decoder_of(model), "rotary_emb", None) is not None
 
 
 def weight_of(module):
@@ -429,13 +447,16 @@ OTHER_MODULES = {
                         "up": "mlp.fc1", "down": "mlp.fc2"},
     "Starcoder2DecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
                                "o": "self_attn.o_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
+    "GraniteMoeHybridDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+                                     "o": "self_attn.o_proj", "gate_up": "shared_mlp.input_linear",
+                                     "down": "shared_mlp.output_linear"},
     "OPTDecoderLayer": {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
                         "up": "fc1", "down": "fc2"},
 }
 
 
 # Families whose RoPE turns neighbours (2i, 2i + 1) of a head; LoRA here is on rows in the order in which it turns halves.
-NEIGHBOURS = ("glm4", "ernie4_5", "helium")
+NEIGHBOURS = ("glm", "glm4", "ernie4_5", "helium")
 
 
 def neighbour_rows(count, config):
@@ -455,6 +476,10 @@ def projection(layer, target):
     """The module that holds a projection, and its rows, a slice or their indices; None for a gate that there is not."""
     names = OTHER_MODULES.get(type(layer).__name__)
     if names:
+        if target in ("gate", "up") and "gate_up" in names:
+            whole = layer.get_submodule(names["gate_up"])
+            half = whole.out_features // 2
+            return whole, slice(0, half) if target == "gate" else slice(half, 2 * half)
         if target == "gate":
             return None
         own = layer.get_submodule(names.get(target) or names["qkv"])
@@ -485,7 +510,8 @@ def projection(layer, target):
 
 def widths_of(config):
     """Heads and FFN columns of a layer."""
-    ffn = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner")]
+    names = ("shared_intermediate_size", "intermediate_size", "ffn_dim", "n_inner")
+    ffn = [getattr(config, name, None) for name in names]
     return config.num_attention_heads, next((width for width in ffn if width), 4 * config.hidden_size)
 
 

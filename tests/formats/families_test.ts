@@ -256,6 +256,23 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
   ["smollm3", { rope_theta: undefined }, { rope: { base: 2_000_000, scaling: { kind: "none" } } }],
   ["smollm3", { num_hidden_layers: 5, no_rope_layers: [1, 1] }, null],
   ["llama", { no_rope_layers: [1, 0] }, null],
+  ["glm", { vocab_size: 151552 }, {
+    biases: ["q", "k", "v"],
+    rope: { base: 12345, scaling: { kind: "none" }, dims: 64 },
+  }],
+  ["granitemoehybrid", {
+    num_local_experts: 0,
+    position_embedding_type: "rope",
+    shared_intermediate_size: 9,
+    layers_block_type: ["attention", "attention"],
+  }, {
+    layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 9 }),
+  }],
+  ["granitemoehybrid", { num_local_experts: 0, layer_types: ["attention", "attention"] }, {
+    layers: Array(2).fill({ heads: 4, kvHeads: 2, ffn: 1024, rope: "none" }),
+  }],
+  ["granitemoehybrid", { layer_types: ["attention", "attention"], num_local_experts: 8 }, null],
+  ["granitemoehybrid", { num_local_experts: 0, layer_types: ["attention", "mamba"] }, null],
 ];
 
 function layersWithout(...without: readonly number[]): LayerSpec[] {

@@ -79,7 +79,7 @@ export function storedFusions(
   { fused = [], onceFused = [] }: GgufArch,
   tensors: ReadonlyMap<string, unknown>,
 ): readonly Fusion[] {
-  return onceFused.some(({ gguf }) => tensors.has(`blk.0.${gguf}.weight`)) ? onceFused : fused;
+  return onceFused.length > 0 && onceFused.every(({ gguf }) => tensors.has(`blk.0.${gguf}.weight`)) ? onceFused : fused;
 }
 
 /**

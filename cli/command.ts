@@ -25,6 +25,18 @@ const IS_FROM_NPM = /\/compresso\/npm\/[^/]+\/cli\/command\.ts$/.test(import.met
 /** How an installed program is called; what examples show. */
 const PROGRAM = "compresso";
 
+let words: readonly string[] = [];
+
+/** Keeps the words that the program was called with. */
+export function setWords(called: readonly string[]): void {
+  words = called;
+}
+
+/** The words that the program was called with. */
+export function calledWords(): readonly string[] {
+  return words;
+}
+
 /** The program as it was called now: its path from the current folder, where that is shorter, or its address. */
 export function programAsRun(): string {
   if (IS_FROM_NPM || isLauncher()) return PROGRAM;

@@ -3,7 +3,7 @@
 import { CommanderError, type CommandUnknownOpts } from "./packages.ts";
 import { refuse } from "../lib/core/errors.ts";
 import config from "../deno.json" with { type: "json" };
-import { verb } from "./command.ts";
+import { setWords, verb } from "./command.ts";
 import { HELP_ALL, helpCommand, showAllOptions } from "./terminal/help.ts";
 import { benchVerb } from "./verbs/bench.ts";
 import { completionVerb } from "./verbs/completion/completion.ts";
@@ -29,6 +29,7 @@ import { setWebgpu, WEBGPU_OPTION } from "./webgpu.ts";
 
 /** Runs the command line on arguments and returns the exit status. */
 export async function main(args: readonly string[]): Promise<number> {
+  setWords(args);
   const program = verb("compresso", {
     description: "Makes large language models smaller by structural pruning, on WebGPU.",
     examples: ["prune demo --sparsity 0.3 --steps 200 --out runs/demo"],

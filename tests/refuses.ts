@@ -12,8 +12,9 @@ export interface Refusal {
   readonly names?: Data;
 }
 
-type Datum = string | number;
-type Data = Datum | readonly Datum[];
+/** What a text may name. */
+export type Datum = string | number;
+export type Data = Datum | readonly Datum[];
 
 /** Asserts that `work` throws a `CompressoError` of this code that holds these data. */
 export function refuses(work: () => unknown, code: ErrorCode, expected: Refusal = {}): void {
@@ -49,14 +50,17 @@ export function checkRefusal(error: unknown, code: ErrorCode, { option, value, n
   const { parts, message } = error;
   assert.equal(error.code, code, message);
   if (option !== undefined) assert.equal(parts.option ?? null, option, message);
-  for (const datum of dataOf(value)) {
-    assert.ok(holds(parts.value ?? "", datum), `the value does not hold ${datum}: ${parts.value} (${message})`);
-  }
-  for (const datum of dataOf(names)) assert.ok(holds(message, datum), `the error does not name ${datum}: ${message}`);
+  assertNames(parts.value ?? "", value, `${parts.value} (${message})`);
+  assertNames(message, names);
   return error;
 }
 
-function dataOf(data: Data = []): readonly Datum[] {
+/** Asserts that a text names data: numbers, files, options; each as a word. `all` is what a failure shows. Default: the text. */
+export function assertNames(text: string, names: Data = [], all: string = text): void {
+  for (const datum of dataOf(names)) assert.ok(holds(text, datum), `it does not name ${datum}: ${all}`);
+}
+
+function dataOf(data: Data): readonly Datum[] {
   return typeof data === "object" ? data : [data];
 }
 

@@ -221,6 +221,7 @@ export function checkContext(seq: number, { maxPosition }: Pick<DecoderSpec, "ma
     rule: `the model's longest context is ${maxPosition} tokens`,
     value: seq,
     fix: `lower ${option("seq")}`,
+    option: "seq",
   });
 }
 

@@ -21,7 +21,7 @@ import type { Model } from "../../../lib/model/model.ts";
 import { promptForTexts } from "../../../lib/run/data.ts";
 import type { OriginFile } from "../../../lib/slice/export_options.ts";
 import { originOf } from "../../../lib/run/origin.ts";
-import { programAsRun, shellWord } from "../../command.ts";
+import { calledWords, programAsRun, shellWord } from "../../command.ts";
 import { modelName, pinned } from "../../hub.ts";
 import { calibrationOf } from "./calibration.ts";
 import { type Dashboard } from "./dashboard/dashboard.ts";
@@ -174,12 +174,12 @@ async function drive<T>(
 
 /** The command that resumes this run, as the user typed it; names on the Hub with their revisions. */
 export async function resumeCommand(): Promise<string> {
-  if (Deno.args.includes(AUTO)) return [programAsRun(), ...Deno.args.map(shellWord)].join(" ");
+  if (calledWords().includes(AUTO)) return [programAsRun(), ...calledWords().map(shellWord)].join(" ");
   const words = await pinned(runWords()), end = words.indexOf("--");
   return [programAsRun(), ...words.toSpliced(end < 0 ? words.length : end, 0, "--resume").map(shellWord)].join(" ");
 }
 
 /** The words that the user typed, without `--overwrite` and `--resume`. */
 function runWords(): string[] {
-  return Deno.args.filter((word) => !["--overwrite", "--resume", AUTO].includes(word));
+  return calledWords().filter((word) => !["--overwrite", "--resume", AUTO].includes(word));
 }

@@ -131,6 +131,7 @@ export function refusal(
       ? `the run needs ${mebibytes(peakBytes)}${others}`
       : `${excess?.what ?? "the plan is not"}: ${excess?.value ?? ""}`,
     fix: [...ways, adviceWords(advice, { isLimit })].join(", or "),
+    option: isOver && isLimit ? "memoryLimit" : undefined,
   });
 }
 

@@ -1,5 +1,11 @@
-// Runs the command line as a user does, in a separate process, with temporary folders and broken models.
+// Runs the command line within this process or as a process, with temporary folders and broken models.
+import assert from "node:assert/strict";
+import { main } from "../../../cli/main.ts";
+import type { ErrorJson } from "../../../cli/terminal/error.ts";
+import type { ErrorCode } from "../../../lib/core/errors.ts";
+import { assertNames, type Refusal } from "../../refuses.ts";
 import { fromFileUrl, join } from "./paths.ts";
+import { withStreams } from "./streams.ts";
 
 /** Root of the repository. */
 export const ROOT: string = fromFileUrl("../../../");
@@ -11,12 +17,26 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** Runs the command line to its end, with a text on stdin if there is one. */
-export async function cli(
-  args: readonly string[],
-  options: { readonly env?: Readonly<Record<string, string>>; readonly input?: string | Uint8Array<ArrayBuffer> } = {},
-): Promise<CliResult> {
-  const { env, input } = options;
+/** What a command is given besides its words. */
+interface Given {
+  /** Variables of its environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** What comes on stdin. Default: nothing. */
+  readonly input?: string | Uint8Array<ArrayBuffer>;
+}
+
+/**
+ * Runs the command line to its end within this process, in the folder that the tests run in. Its streams are pipes.
+ * Signals, rights and terminals need a process: see {@link cliProcess}, which is also taken for an environment.
+ */
+export async function cli(args: readonly string[], options: Given = {}): Promise<CliResult> {
+  if (options.env !== undefined) return await cliProcess(args, options);
+  const { result: code, stdout, stderr } = await withStreams(options.input ?? "", () => main(args));
+  return { code, stdout, stderr };
+}
+
+/** Runs the command line to its end as a process, as a user does. */
+export async function cliProcess(args: readonly string[], { env, input }: Given = {}): Promise<CliResult> {
   if (input === undefined) return readResult(await command(args, { env }).output());
   const child = command(args, { env, stdin: "piped" }).spawn();
   // Whoever refuses its arguments does not read.
@@ -24,6 +44,60 @@ export async function cli(
   const output = await child.output();
   await written;
   return readResult(output);
+}
+
+/** Runs a command that has to work, and returns the JSON that it prints. */
+export async function json(args: readonly string[], options: Given = {}): Promise<ReturnType<typeof JSON.parse>> {
+  const { code, stdout, stderr } = await cli([...args, "--json"], options);
+  assert.equal(code, 0, stderr);
+  return JSON.parse(stdout);
+}
+
+/** Asserts that a command finds its run finished: it prints the summary that is there, and writes nothing. */
+export async function assertFinished(args: readonly string[], out: string): Promise<void> {
+  const path = `${out}/run.json`, before = await Deno.stat(path), summary = await json(args);
+  assert.deepEqual(summary, JSON.parse(await Deno.readTextFile(path)));
+  const { mtime, ino } = await Deno.stat(path);
+  assert.deepEqual([mtime, ino], [before.mtime, before.ino], "run.json was written again");
+}
+
+/** Exit status of each code of an error. */
+const STATUS: Readonly<Record<ErrorCode, number>> = {
+  usage: 2,
+  input: 3,
+  gpu: 4,
+  numeric: 5,
+  mismatch: 6,
+  aborted: 130,
+};
+
+/** Asserts that a command is refused with one error: its status, its data, an empty stdout. Options are named by their flags. */
+export async function refused(
+  args: readonly string[],
+  code: ErrorCode,
+  { input, env, ...expected }: Refusal & Given = {},
+): Promise<ErrorJson> {
+  const given = { ...(input === undefined ? {} : { input }), ...(env === undefined ? {} : { env }) };
+  const end = args.indexOf("--"), at = end < 0 ? args.length : end;
+  return checkRefused(await cli(args.toSpliced(at, 0, "--json"), given), code, expected);
+}
+
+/** The same of a command with `--json` that has ended. */
+export function checkRefused(
+  { code: status, stdout, stderr }: CliResult,
+  code: ErrorCode,
+  { option, value, names }: Refusal = {},
+): ErrorJson {
+  assert.equal(status, STATUS[code], stderr);
+  assert.equal(stdout, "");
+  const lines = stderr.trimEnd().split("\n"), errors = lines.filter((line) => line.startsWith('{"error":'));
+  assert.equal(errors.length, 1, stderr);
+  const error: ErrorJson = JSON.parse(errors[0] ?? "").error;
+  assert.deepEqual([error.code, error.exitStatus], [code, status], stderr);
+  if (option !== undefined) assert.equal(error.option, option, stderr);
+  assertNames(error.got ?? "", value, stderr);
+  assertNames(Object.values(error).join("\n"), names, stderr);
+  return error;
 }
 
 function readResult({ code, stdout, stderr }: Deno.CommandOutput): CliResult {

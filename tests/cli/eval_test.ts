@@ -1,22 +1,13 @@
 // eval with tasks, several models and several windows, on the demo as a user drives it.
 import assert from "node:assert/strict";
-import { cli, command, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+import { assertNames, type Refusal } from "../refuses.ts";
+import type { ErrorCode } from "../../lib/core/errors.ts";
+import { cli, command, copyDemo, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const TASKS = ["--task-data", "fixtures/tasks", "--no-tuning"];
 
 Deno.test("eval --tasks --json prints acc, acc_norm, their errors and n of each task", async () => {
-  const { code, stdout, stderr } = await cli([
-    "eval",
-    "demo",
-    "--tasks",
-    "arc_easy,mmlu",
-    ...TASKS,
-    "--limit",
-    "2",
-    "--json",
-  ]);
-  assert.equal(code, 0, stderr);
-  const { tasks } = JSON.parse(stdout);
+  const { tasks } = await json(["eval", "demo", "--tasks", "arc_easy,mmlu", ...TASKS, "--limit", "2"]);
   assert.deepEqual(Object.keys(tasks), ["arc_easy", "mmlu"]);
   const { acc, acc_norm, stderr: error, acc_norm_stderr, n } = tasks.arc_easy;
   assert.equal(n, 2);
@@ -26,7 +17,7 @@ Deno.test("eval --tasks --json prints acc, acc_norm, their errors and n of each 
   assert.equal(acc_norm_stderr, acc_norm === 0.5 ? 0.5 : 0);
   assert.deepEqual([tasks.mmlu.n, tasks.mmlu.subsets.anatomy.n], [4, 2]);
   const text = await cli(["eval", "demo", "--tasks", "arc_easy", ...TASKS]);
-  assert.match(text.stdout, /^arc_easy acc +\d+\.\d ± \d+\.\d % of 3$/m);
+  assert.match(text.stdout, /^arc_easy acc +\d+\.\d ± \d+\.\d % of 3$/m); // the table
 });
 
 Deno.test("eval takes a task of one's own, as the example has it", async () => {
@@ -34,18 +25,8 @@ Deno.test("eval takes a task of one's own, as the example has it", async () => {
   const row = { day: "Monday", next: ["Tuesday", "Friday"], right: 0 };
   await Deno.writeTextFile(folder.at("weekdays.test.jsonl"), JSON.stringify(row));
   const task = "scripts/examples/own_task.ts";
-  const { code, stdout, stderr } = await cli([
-    "eval",
-    "demo",
-    "--tasks",
-    task,
-    "--task-data",
-    folder.path,
-    "--no-tuning",
-    "--json",
-  ]);
-  assert.equal(code, 0, stderr);
-  assert.equal(JSON.parse(stdout).tasks.weekdays.n, 1);
+  const { tasks } = await json(["eval", "demo", "--tasks", task, "--task-data", folder.path, "--no-tuning"]);
+  assert.equal(tasks.weekdays.n, 1);
 });
 
 Deno.test("eval of several models prints a table, and paired differences from the first", async () => {
@@ -55,9 +36,7 @@ Deno.test("eval of several models prints a table, and paired differences from th
   await copyDemo(folder.at("other"), (weights) => weights.fill(0, weights.length - 60000));
   const models = ["demo", folder.at("same"), folder.at("other")];
   const args = ["eval", ...models, "--tasks", "piqa,mmlu", ...TASKS];
-  const { code, stdout, stderr } = await cli([...args, "--json"]);
-  assert.equal(code, 0, stderr);
-  const report = JSON.parse(stdout);
+  const report = await json(args);
   assert.deepEqual(report.models.map(({ model }: { model: string }) => model), models);
   assert.deepEqual(report.models[0].tasks, report.models[1].tasks);
   const [same, other] = report.differences;
@@ -67,26 +46,24 @@ Deno.test("eval of several models prints a table, and paired differences from th
   const [first, , last] = report.models.map(({ tasks }: { tasks: { mmlu: { acc: number } } }) => tasks.mmlu.acc);
   assert.ok(Math.abs(gap.difference - (last - first)) < 1e-12);
   assert.ok(gap.low <= gap.difference && gap.difference <= gap.high);
-  const text = await cli(args);
-  assert.match(text.stdout, /^compared with demo, with 95 % confidence/m);
-  assert.match(text.stdout, /^piqa acc_norm +\d.*\d.*\d/m);
+  const { stdout } = await cli(["eval", "demo", models[2] ?? "", "--tasks", "piqa", ...TASKS]);
+  assertNames(stdout, ["demo", "95 %"]);
+  assert.match(stdout, /^piqa acc_norm +\d.*\d/m);
 });
 
 Deno.test("eval --text takes several windows and a stride, and compares models window by window", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
   const args = ["--text", folder.at("text.txt"), "--window", "16,32", "--no-tuning"];
-  const { code, stdout, stderr } = await cli(["eval", "demo", ...args, "--stride", "8", "--json"]);
-  assert.equal(code, 0, stderr);
-  const { perplexities } = JSON.parse(stdout);
+  const { perplexities } = await json(["eval", "demo", ...args, "--stride", "8"]);
   assert.deepEqual(perplexities.map(({ window, stride }: { window: number; stride: number }) => [window, stride]), [[
     16,
     8,
   ], [32, 8]]);
   assert.equal(perplexities[0].tokens, perplexities[1].tokens, "each token but the first counts once");
   await copyDemo(folder.at("same"));
-  const both = await cli(["eval", "demo", folder.at("same"), ...args, "--json"]);
-  assert.deepEqual(JSON.parse(both.stdout).differences[0].perplexities, [
+  const { differences } = await json(["eval", "demo", folder.at("same"), ...args]);
+  assert.deepEqual(differences[0].perplexities, [
     { window: 16, ratio: 1, low: 1, high: 1 },
     { window: 32, ratio: 1, low: 1, high: 1 },
   ]);
@@ -101,11 +78,9 @@ Deno.test("eval --text without windows has one for all models, which fits the sh
   await copyDemo(folder.at("short"));
   const config = folder.at("short", "config.json"), shape = JSON.parse(await Deno.readTextFile(config));
   await Deno.writeTextFile(config, JSON.stringify({ ...shape, max_position_embeddings: 24 }));
-  const { code, stdout, stderr } = await cli([
-    ...["eval", "demo", folder.at("short"), "--text", folder.at("text.txt"), "--no-tuning", "--json"],
+  const { models, differences } = await json([
+    ...["eval", "demo", folder.at("short"), "--text", folder.at("text.txt"), "--no-tuning"],
   ]);
-  assert.equal(code, 0, stderr);
-  const { models, differences } = JSON.parse(stdout);
   assert.deepEqual(models.map(({ window }: { window: number }) => window), [24, 24]);
   assert.deepEqual(differences[0].perplexities, [{ window: 24, ratio: 1, low: 1, high: 1 }]);
 });
@@ -115,31 +90,30 @@ Deno.test("eval --text says that rows are measured with their markup, and what t
   const text = JSON.stringify({ text: "Sam met the bee. Tom went to Rome." }) + "\n";
   await Deno.writeTextFile(folder.at("rows.jsonl"), text);
   await Deno.writeFile(folder.at("rows.jsonl.gz"), Uint8Array.of(0x1f, 0x8b, 8, 0));
-  const measure = (name: string): ReturnType<typeof cli> =>
-    cli(["eval", "demo", "--text", folder.at(name), "--window", "8", "--no-tuning"]);
-  const plain = await measure("rows.jsonl"), packed = await measure("rows.jsonl.gz");
-  assert.deepEqual([plain.code, packed.code], [0, 3], plain.stderr + packed.stderr);
-  assert.match(plain.stderr, /rows\.jsonl is measured as one plain text, keys and escapes included/);
-  assert.match(packed.stderr, /not UTF-8\n +fix: +unpack it to a plain text/);
-  assert.match((await measure("none.jsonl.gz")).stderr, /no such file\n +fix: +check the path/);
+  const measure = (
+    name: string,
+  ): string[] => ["eval", "demo", "--text", folder.at(name), "--window", "8", "--no-tuning"];
+  const { code, stderr } = await cli(measure("rows.jsonl"));
+  assert.equal(code, 0, stderr);
+  assertNames(stderr, folder.at("rows.jsonl"));
+  const packed = await refused(measure("rows.jsonl.gz"), "input", { names: folder.at("rows.jsonl.gz") });
+  const none = await refused(measure("none.jsonl.gz"), "input", { names: folder.at("none.jsonl.gz") });
+  assert.notEqual(packed.fix, none.fix);
 });
 
 Deno.test("eval --text refuses a window beyond the context before it measures any", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Sam met the bee. Tom went to Rome. Eva took the axe.\n".repeat(12));
   const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "16,32,2048", "--no-tuning"];
-  const out = folder.at("windows.jsonl"), { code, stderr } = await cli([...args, "--out", out]);
-  assert.equal(code, 2, stderr);
-  assert.match(stderr, /context of 512 tokens\n +got: +2048/);
+  const out = folder.at("windows.jsonl");
+  await refused([...args, "--out", out], "usage", { value: 2048, names: 512 });
   const lines = (await Deno.readTextFile(out).catch(() => "")).trimEnd().split("\n");
   assert.ok(lines.length <= 1, "no window was measured");
   // What has failed before its first score binds no later run; one with scores does.
   const rest = args.slice(0, 4);
   const with16 = await cli([...rest, "--window", "16", "--no-tuning", "--out", out]);
   assert.equal(with16.code, 0, with16.stderr);
-  const with32 = await cli([...rest, "--window", "32", "--no-tuning", "--out", out]);
-  assert.equal(with32.code, 6, with32.stderr);
-  assert.match(with32.stderr, /cannot resume the evaluation/);
+  await refused([...rest, "--window", "32", "--no-tuning", "--out", out], "mismatch", { value: ["window", 16, 32] });
 });
 
 Deno.test("eval refuses what a later model cannot do before it measures the first", async () => {
@@ -151,18 +125,14 @@ Deno.test("eval refuses what a later model cannot do before it measures the firs
   await Deno.writeTextFile(`${short}/config.json`, JSON.stringify({ ...config, max_position_embeddings: 24 }));
   await Deno.remove(`${mute}/tokenizer.json`);
   const out = folder.at("windows.jsonl");
-  for (
-    const [other, status, said] of [
-      [folder.at("absent"), 3, /absent/],
-      [short, 2, /context of 24 tokens\n +got: +32/],
-      [mute, 3, /needs a tokenizer/],
-    ] as const
-  ) {
+  const cases: readonly (readonly [string, ErrorCode, Refusal])[] = [
+    [folder.at("absent"), "input", { names: folder.at("absent") }],
+    [short, "usage", { value: 32, names: 24 }],
+    [mute, "input", { names: "tokenizer" }],
+  ];
+  for (const [other, code, refusal] of cases) {
     const args = ["eval", "demo", other, "--text", folder.at("text.txt"), "--window", "16,32", "--no-tuning"];
-    const { code, stdout, stderr } = await cli([...args, "--out", out]);
-    assert.equal(code, status, stderr);
-    assert.match(stderr, said);
-    assert.equal(stdout, "");
+    await refused([...args, "--out", out], code, refusal);
     assert.ok(!folder.has("windows.jsonl"), "nothing was begun");
   }
 });
@@ -175,9 +145,7 @@ Deno.test("an evaluation holds its file, and goes on where the first line of it 
   {
     using held = await Deno.open(out, { write: true, create: true });
     assert.ok(await held.tryLock(true));
-    const { code, stderr } = await cli(args);
-    assert.equal(code, 2, stderr);
-    assert.match(stderr, /one evaluation at a time writes to a file\n.*another one writes to it/);
+    await refused(args, "usage", { names: out });
   }
   const first = await cli(args), whole = await Deno.readTextFile(out);
   assert.equal(first.code, 0, first.stderr);
@@ -187,7 +155,7 @@ Deno.test("an evaluation holds its file, and goes on where the first line of it 
   assert.equal(await Deno.readTextFile(out), whole);
   // One line of something else is not taken for it.
   await Deno.writeTextFile(out, "notes of my own");
-  assert.equal((await cli(args)).code, 3);
+  await refused(args, "input", { names: out });
   assert.equal(await Deno.readTextFile(out), "notes of my own");
 });
 
@@ -202,9 +170,8 @@ Deno.test("eval --text has no ratio for models with other tokenizers, and no int
   const args = ["eval", ...models, "--text", folder.at("text.txt"), "--window", "16", "--no-tuning"];
   const one = await cli([...args, "--max-windows", "1"]);
   assert.equal(one.code, 0, one.stderr);
-  assert.match(one.stdout, /^perplexity 16 +× 1\.0000 +other tokens$/m);
-  const { stdout } = await cli([...args, "--max-windows", "2", "--json"]);
-  const { differences, models: measured } = JSON.parse(stdout);
+  assert.match(one.stdout, /^perplexity 16 +× 1\.0000 {2,}\D+$/m);
+  const { differences, models: measured } = await json([...args, "--max-windows", "2"]);
   assert.deepEqual(measured.map(({ tokens }: { tokens: number }) => tokens), [30, 30, 30]);
   assert.deepEqual(differences[0].perplexities, [{ window: 16, ratio: 1, low: 1, high: 1 }]);
   assert.deepEqual(differences[1].perplexities, [{ window: 16, ratio: null }]);
@@ -212,7 +179,7 @@ Deno.test("eval --text has no ratio for models with other tokenizers, and no int
 
 Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same command ends it", async () => {
   using folder = new TemporaryFolder();
-  const count = 400;
+  const count = 120;
   const row = (index: number): string =>
     JSON.stringify({
       goal: `Keep box ${index} of ${index * 7} stones dry.`,
@@ -225,28 +192,27 @@ Deno.test("an evaluation that Ctrl-C stops keeps what is scored, and the same co
   const args = ["eval", "demo", "--tasks", "piqa", "--task-data", folder.path, "--out", out, "--no-tuning", "--json"];
   const child = command(args).spawn();
   const lines = async (): Promise<number> => (await Deno.readTextFile(out).catch(() => "")).split("\n").length - 1;
-  while (await lines() < 20) await new Promise((resolve) => setTimeout(resolve, 20));
+  while (await lines() < 3) await new Promise((resolve) => setTimeout(resolve, 5));
   child.kill("SIGINT");
   const { code, stdout, stderr } = await child.output();
   const said = new TextDecoder().decode(stderr);
   assert.equal(code, 130, said);
-  assert.match(said, /results so far are kept in/);
+  assert.equal(JSON.parse(said.trimEnd().split("\n").at(-1) ?? "").error.code, "aborted");
+  assertNames(said, out);
   assert.equal(stdout.length, 0);
   const kept = await lines() - 1;
   assert.ok(kept > 0 && kept < count, `${kept} of ${count} questions kept`);
   const again = await cli(args);
   assert.equal(again.code, 0, again.stderr);
-  assert.match(again.stderr, new RegExp(`resuming with ${kept} scored questions`));
+  assertNames(again.stderr, kept);
   assert.equal(JSON.parse(again.stdout).tasks.piqa.n, count);
   assert.equal(await lines() - 1, count);
-  const other = await cli([...args, "--limit", "5"]);
-  assert.equal(other.code, 6);
-  assert.match(other.stderr, /400 questions.* then, 5 questions.* now/);
+  await refused([...args.filter((word) => word !== "--json"), "--limit", "5"], "mismatch", { value: [count, 5] });
 });
 
 Deno.test("perplexities that stop keep their windows, and the same command ends with the numbers of one that did not", async () => {
   using folder = new TemporaryFolder();
-  const text = (name: string): string => `${name} met the bee. Tom went to Rome. Eva took the axe.\n`.repeat(110);
+  const text = (name: string): string => `${name} met the bee. Tom went to Rome. Eva took the axe.\n`.repeat(96);
   await Deno.writeTextFile(folder.at("text.txt"), text("Sam"));
   await Deno.writeTextFile(folder.at("other.txt"), text("Ada"));
   const out = folder.at("windows.jsonl"), rest = ["--stride", "48", "--no-tuning", "--json"];
@@ -264,7 +230,7 @@ Deno.test("perplexities that stop keep their windows, and the same command ends 
     await Deno.writeTextFile(out, [head, ...lines.slice(0, kept), lines[kept]?.slice(0, 20)].join("\n"));
     const again = await cli([...args, "--out", out]);
     assert.deepEqual([again.code, again.stdout], [0, whole.stdout], again.stderr);
-    assert.match(again.stderr, new RegExp(`resuming with ${kept} measured windows`));
+    assertNames(again.stderr, kept);
     assert.deepEqual((await Deno.readTextFile(out)).trim().split("\n"), [head, ...lines]);
   }
   // What the file says is believed, not measured again.
@@ -273,19 +239,15 @@ Deno.test("perplexities that stop keep their windows, and the same command ends 
   const believed = await cli([...args, "--out", out]);
   assert.deepEqual(JSON.parse(believed.stdout).perplexities.map(({ nll }: { nll: number }) => nll), [0, 0]);
   const before = await Deno.readTextFile(out);
+  const same = ["--text", folder.at("text.txt")], own = rest.filter((word) => word !== "--json");
   for (
-    const [other, message] of [
-      [["--text", folder.at("text.txt"), "--window", "64"], /window: 64,96 then, 64 now/],
-      [["--text", folder.at("text.txt"), "--window", "64,96", "--max-windows", "3"], /maxWindows: none then, 3 now/],
-      [["--text", folder.at("other.txt"), "--window", "64,96"], /^text: \w{16} then, \w{16} now$/],
+    const [other, value] of [
+      [[...same, "--window", "64"], ["window", "64,96", 64]],
+      [[...same, "--window", "64,96", "--max-windows", "3"], ["maxWindows", 3]],
+      [["--text", folder.at("other.txt"), "--window", "64,96"], ["text"]],
     ] as const
-  ) {
-    const refused = await cli(["eval", "demo", ...other, ...rest, "--out", out]);
-    assert.equal(refused.code, 6, refused.stderr);
-    assert.match(JSON.parse(refused.stderr).error.got, message);
-  }
-  const tasks = await cli(["eval", "demo", "--tasks", "piqa", ...TASKS, "--out", out]);
-  assert.equal(tasks.code, 6, tasks.stderr);
+  ) await refused(["eval", "demo", ...other, ...own, "--out", out], "mismatch", { value });
+  await refused(["eval", "demo", "--tasks", "piqa", ...TASKS, "--out", out], "mismatch");
   assert.equal(await Deno.readTextFile(out), before);
 });
 
@@ -299,11 +261,11 @@ Deno.test("a perplexity that Ctrl-C stops says where its windows stay", async ()
   const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "64", "--out", out, "--no-tuning"];
   const child = command(args).spawn();
   const lines = async (): Promise<number> => (await Deno.readTextFile(out).catch(() => "")).split("\n").length - 1;
-  while (await lines() < 20) await new Promise((resolve) => setTimeout(resolve, 20));
+  while (await lines() < 2) await new Promise((resolve) => setTimeout(resolve, 5));
   child.kill("SIGINT");
   const { code, stdout, stderr } = await child.output();
   assert.deepEqual([code, stdout.length], [130, 0]);
-  assert.match(new TextDecoder().decode(stderr), /stopping; results so far are kept in .*windows\.jsonl/);
+  assertNames(new TextDecoder().decode(stderr), out);
 });
 
 Deno.test("eval refuses what it cannot do with tasks, by one clear error", async () => {
@@ -317,28 +279,22 @@ Deno.test("eval refuses what it cannot do with tasks, by one clear error", async
   await copyDemo(folder.at("bare"));
   await Deno.remove(folder.at("bare", "tokenizer.json"));
   const data = ["--task-data", folder.path], text = ["--text", folder.at("text.txt")];
-  for (
-    const [args, code, message] of [
-      [["demo", "--tasks", "hellaswagg", ...data], 2, /did you mean hellaswag\?/],
-      [["demo", "--tasks", "piqa"], 2, /--task-data is required/],
-      [["demo", "--tasks", "piqa", "--task-data", folder.at("none")], 3, /is no folder/],
-      [["demo", "--tasks", "arc_easy", ...data], 3, /arc_easy\.<split>\.<ext>/],
-      [["demo", "--tasks", "piqa", ...data], 3, /"sol2".*\n.*line 2/],
-      [["demo", "--tasks", folder.at("none.ts"), ...data], 3, /no such file/],
-      [["demo", "--data", folder.at("rows.jsonl")], 3, /line 1 .*\n +fix: +fix or remove it\n$/],
-      [["demo", "--tasks", ",", ...data], 2, /comma-separated names/],
-      [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], 3, /tokenizer/],
-      [["demo", ...text, "--tasks", "piqa", ...data], 2, /either --text, --data or --tasks/],
-      [["demo", "--out", folder.at("rows.jsonl")], 2, /--out goes with --text or --tasks/],
-      [["demo", ...text, "--limit", "3"], 2, /--limit goes with --tasks/],
-      [["demo", "--tasks", "arc_easy", ...TASKS, "--stride", "3"], 2, /--stride goes with --text/],
-      [["demo", "demo", "--tasks", "arc_easy", ...TASKS], 2, /named once/],
-      [["demo", ...text, "--window", "8,x"], 2, /whole numbers from 2 on/],
-    ] as const
-  ) {
-    const result = await cli(["eval", ...args]);
-    assert.equal(result.code, code, `${args.join(" ")}: ${result.stderr}`);
-    assert.equal(result.stdout, "");
-    assert.match(result.stderr, message);
-  }
+  const cases: readonly (readonly [string[], ErrorCode, Refusal])[] = [
+    [["demo", "--tasks", "hellaswagg", ...data], "usage", { names: ["hellaswagg", "hellaswag"] }],
+    [["demo", "--tasks", "piqa"], "usage", { option: "--task-data" }],
+    [["demo", "--tasks", "piqa", "--task-data", folder.at("none")], "input", { names: folder.at("none") }],
+    [["demo", "--tasks", "arc_easy", ...data], "input", { names: "arc_easy.<split>.<ext>" }],
+    [["demo", "--tasks", "piqa", ...data], "input", { names: ['"sol2"', "line 2"] }],
+    [["demo", "--tasks", folder.at("none.ts"), ...data], "input", { names: folder.at("none.ts") }],
+    [["demo", "--data", folder.at("rows.jsonl")], "input", { names: [folder.at("rows.jsonl"), "line 1"] }],
+    [["demo", "--tasks", ",", ...data], "usage", { option: "--tasks", value: "," }],
+    [[folder.at("bare"), "--tasks", "arc_easy", ...TASKS], "input", { names: "tokenizer" }],
+    [["demo", ...text, "--tasks", "piqa", ...data], "usage", { names: ["--text", "--data", "--tasks"] }],
+    [["demo", "--out", folder.at("rows.jsonl")], "usage", { names: ["--out", "--text", "--tasks"] }],
+    [["demo", ...text, "--limit", "3"], "usage", { names: ["--limit", "--tasks"] }],
+    [["demo", "--tasks", "arc_easy", ...TASKS, "--stride", "3"], "usage", { names: ["--stride", "--text"] }],
+    [["demo", "demo", "--tasks", "arc_easy", ...TASKS], "usage", { names: "demo" }],
+    [["demo", ...text, "--window", "8,x"], "usage", { option: "--window", value: "8,x" }],
+  ];
+  for (const [args, code, refusal] of cases) await refused(["eval", ...args], code, refusal);
 });

@@ -59,5 +59,6 @@ export async function checkResumable(out: string): Promise<void> {
     rule: `the folder holds ${CHECKPOINT_FILE}`,
     value: "no checkpoint",
     fix: `start it without ${option("resume")}, or let the folder decide by ${option("resume", "auto")}`,
+    option: "resume",
   });
 }

@@ -1,4 +1,5 @@
 // Options for how tokens are chosen and where an answer ends.
+import { flagNamed } from "./spelling.ts";
 import { refuse } from "../../lib/core/errors.ts";
 import { MAX_SEED } from "../../lib/core/random.ts";
 import type { SamplingOptions } from "../../lib/generate/sampling.ts";
@@ -48,12 +49,13 @@ export type SamplingSettings = FlagValues<typeof SAMPLING_FLAGS>;
 /** The options as the library takes them. Throws `CompressoError("usage")` for options that have no effect. */
 export function samplingOf(settings: SamplingSettings): SamplingOptions & { readonly stop: readonly string[] } {
   const { temperature, topK, topP, repetitionPenalty = 1, stop = [], seed } = settings;
-  const drawing = [["--top-k", topK], ["--top-p", topP], ["--seed", seed]].filter(([, value]) => value !== undefined);
+  const drawing = Object.entries({ topK, topP, seed }).flatMap(([name, value]) => value === undefined ? [] : [name]);
   if (temperature === 0 && drawing.length > 0) {
-    refuse("usage", `cannot use ${drawing.map(([flag]) => flag).join(" and ")}`, {
+    refuse("usage", `cannot use ${drawing.map(flagNamed).join(" and ")}`, {
       rule: "--top-k, --top-p and --seed are for sampling, which needs a --temperature above 0",
       value: "the temperature is 0",
       fix: "add --temperature 1",
+      option: drawing.length === 1 ? drawing[0] : undefined,
     });
   }
   return { temperature, topK: topK ?? 0, topP: topP ?? 1, repetitionPenalty, stop, seed: seed ?? 1 };
@@ -66,5 +68,6 @@ function stopText(text: string): string {
   return refuse("usage", "cannot use --stop without a text", {
     rule: "--stop holds at least one character",
     value: "an empty one",
+    option: "stop",
   });
 }

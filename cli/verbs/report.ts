@@ -9,10 +9,10 @@ import { readRun } from "../../lib/report/read_run.ts";
 import { RECORDS_FILE } from "../../lib/run/folder.ts";
 import { renderReport } from "../../lib/report/report.ts";
 import { verb } from "../command.ts";
-import { formatBytes, note, print } from "../terminal/output.ts";
+import { formatBytes, note, print, printJson } from "../terminal/output.ts";
 import { refuseInputs } from "../refuse_inputs.ts";
 import { REPORT_FILE, runRecords } from "./prune/run_folder.ts";
-import { addFlags, type FlagTable, type FlagValues } from "../options/flags.ts";
+import { addFlags, type FlagTable, type FlagValues, JSON_FLAG } from "../options/flags.ts";
 
 const FLAGS = {
   out: {
@@ -29,6 +29,7 @@ const FLAGS = {
       "what `eval --json` printed, to show with the runs; may be given again (a run's own eval….json are shown anyway)",
   },
   title: { type: "value", placeholder: "text", defaultText: "the names of the runs", help: "headline" },
+  json: JSON_FLAG,
 } as const satisfies FlagTable;
 
 /** Declares the verb. */
@@ -49,7 +50,7 @@ A run that is still running or was interrupted is shown up to its last step.`,
     "folders of runs, or of an experiment or a sweep for all of its runs; several are laid over each other",
   );
   return addFlags(command, FLAGS).action(async (named: readonly string[], flags: FlagValues<typeof FLAGS>) => {
-    const { out, eval: evalFiles, title } = flags;
+    const { out, eval: evalFiles, title, json } = flags;
     const path = out ?? outOf(named), folders = (await Promise.all(named.map(runFolders))).flat();
     const [runs, evaluations] = await Promise.all([
       // A folder such as "." has its name from where it is.
@@ -63,7 +64,9 @@ A run that is still running or was interrupted is shown up to its last step.`,
     const made = await newFolderOf(path);
     await writeFileAtomically(path, html);
     if (made !== null) note(`compresso: made the folder ${made}`);
-    print(`${path}  ${formatBytes(new TextEncoder().encode(html).length)}`);
+    const bytes = new TextEncoder().encode(html).length;
+    if (json) printJson({ file: path, bytes, runs: runs.map(({ name }) => name) });
+    else print(`${path}  ${formatBytes(bytes)}`);
   });
 }
 

@@ -100,6 +100,7 @@ const FLAGS = {
   },
   promptFile: { type: "value", placeholder: "file", help: "put your own text there, in place of that prompt" },
   log: { type: "switch", help: "say one line about each request on stderr" },
+  json: { type: "switch", help: "print url and model as one JSON object in a line, once the server listens" },
   adapter: ADAPTER_FLAG,
   ...MODEL_FLAGS,
 } as const satisfies FlagTable;
@@ -158,7 +159,7 @@ interface Settings extends Flags {
 
 async function run({ model, adapters, signal, progress, tune }: Loaded, settings: Settings): Promise<void> {
   const { host, port, name, apiKey, cors, temperature, prompt: before } = settings;
-  const { maxBody, maxRequestTokens, parallel, maxQueue, timeout, grace, log } = settings;
+  const { maxBody, maxRequestTokens, parallel, maxQueue, timeout, grace, log, json } = settings;
   const tokenizer = tokenizerOf(model);
   if (before !== null && tokenizer.chatTemplate !== null) {
     promptNote(promptCost({ tokenizer, prompt: before, style: "chat" }), "every chat");
@@ -194,7 +195,8 @@ async function run({ model, adapters, signal, progress, tune }: Loaded, settings
     },
     ...(log ? { onRequest: (record) => note(requestLine(record)) } : {}),
   });
-  print(`serving ${name} at ${server.url}/v1`);
+  const url = `${server.url}/v1`;
+  print(json ? JSON.stringify({ url, model: name }) : `serving ${name} at ${url}`);
   if (!isLoopback(server.host) && apiKey === null) {
     note("compresso: everyone who reaches this machine can use the model; --api-key-file asks for a key");
   }

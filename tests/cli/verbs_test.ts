@@ -3,15 +3,14 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { exportModel } from "../../mod.ts";
 import { openModelFiles } from "../../lib/model/mod.ts";
-import { cli, command, TemporaryFolder } from "./helpers/cli.ts";
+import { assertNames } from "../refuses.ts";
+import { cli, command, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 const QUESTION =
   "Answer the question.\nStory: Sam met the bee. Tom went to Rome. Eva took the axe. Nina saw five stars. Where is Tom?\n";
 
 Deno.test("doctor --json prints one object with adapter, limits and checks that are right", async () => {
-  const { code, stdout, stderr } = await cli(["doctor", "--json"]);
-  assert.equal(code, 0, stderr);
-  const report = JSON.parse(stdout);
+  const report = await json(["doctor"]);
   assert.equal(report.checks.length, 6);
   for (const { largestError, bound } of report.checks) assert.ok(largestError <= bound);
   assert.equal(typeof report.adapter.isCpu, "boolean");
@@ -22,7 +21,7 @@ Deno.test("doctor --json prints one object with adapter, limits and checks that 
 Deno.test("doctor says the same to a reader", async () => {
   const { code, stdout } = await cli(["doctor"]);
   assert.equal(code, 0);
-  for (const name of ["product", "q8 weights", "attention"]) assert.match(stdout, new RegExp(`^ +${name} +right`, "m"));
+  for (const name of ["product", "q8 weights", "attention"]) assert.match(stdout, new RegExp(`^ +${name} +\\w`, "m"));
   assert.match(stdout, new RegExp(`^deno +${Deno.version.deno}`, "m"));
 });
 
@@ -34,17 +33,14 @@ Deno.test("inspect shows a model whose tokenizer cannot be read, and says why", 
   const at = bytes.indexOf("gpt2", bytes.indexOf("tokenizer.ggml.model"));
   bytes.write("gpt9", at, "latin1");
   await Deno.writeFile(path, bytes);
-  const { code, stdout, stderr } = await cli(["inspect", path, "--json"]);
-  assert.equal(code, 0, stderr);
-  const facts = JSON.parse(stdout);
+  const facts = await json(["inspect", path]);
   assert.equal(facts.spec.hidden, source.spec.hidden);
-  assert.match(facts.tokenizer.unread, /tokenizer.*gpt9/);
-  assert.match((await cli(["inspect", path])).stdout, /^tokenizer +cannot read .*gpt9/m);
+  assertNames(facts.tokenizer.unread, "gpt9");
+  assert.match((await cli(["inspect", path])).stdout, /^tokenizer .*gpt9/m);
 });
 
 Deno.test("inspect --json tells the demo's shape and inspect draws a bar for each layer", async () => {
-  const { stdout } = await cli(["inspect", "demo", "--json"]);
-  const facts = JSON.parse(stdout);
+  const facts = await json(["inspect", "demo"]);
   assert.equal(facts.format, "hf");
   const { hidden, headDim, layers, vocab } = facts.spec;
   const linear = layers.reduce(
@@ -63,10 +59,9 @@ Deno.test("inspect --json tells the demo's shape and inspect draws a bar for eac
 
 Deno.test("generate answers a question of the demo's kind, the same way each time and in --json", async () => {
   const args = ["generate", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--temperature", "0"];
-  const plain = await cli(args), json = await cli([...args, "--json"]);
+  const plain = await cli(args), { tokens, text } = await json(args);
   assert.equal(plain.code, 0, plain.stderr);
   assert.equal(plain.stdout, "in Rome\n");
-  const { tokens, text } = JSON.parse(json.stdout);
   assert.equal(text, "in Rome");
   assert.ok(tokens.length >= 1 && tokens.length <= 8);
 });
@@ -96,49 +91,38 @@ Deno.test("generate reads its prompt from stdin or a file, and ends before a sto
 });
 
 Deno.test("generate --compare answers with both models, and a repetition penalty changes what they say", async () => {
-  const args = ["--compare", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--repetition-penalty", "3", "--json"];
-  const { code, stdout, stderr } = await cli(["generate", "demo", ...args]);
-  assert.equal(code, 0, stderr);
-  const [first, second] = JSON.parse(stdout).models;
+  const args = ["--compare", "demo", "--prompt", QUESTION, "--max-tokens", "8", "--repetition-penalty", "3"];
+  const { models: [first, second] } = await json(["generate", "demo", ...args]);
   assert.notEqual(first.text, "in Rome");
   assert.deepEqual([second.text, second.tokens], [first.text, first.tokens]);
   for (const { tokensPerSecond, model } of [first, second]) assert.ok(model === "demo" && tokensPerSecond > 0);
 });
 
 Deno.test("generate takes an instruction with --chat, in the prompt style of the model", async () => {
-  const args = ["--chat", "--max-tokens", "8", "--json"];
-  const chat = await cli(["generate", "demo", "--prompt", QUESTION.trimEnd(), ...args]);
-  assert.equal(chat.code, 0, chat.stderr);
-  assert.equal(JSON.parse(chat.stdout).text, "in Rome");
+  const { text } = await json(["generate", "demo", "--prompt", QUESTION.trimEnd(), "--chat", "--max-tokens", "8"]);
+  assert.equal(text, "in Rome");
 });
 
 Deno.test("eval --text prints perplexity and tokens of whole windows only", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), QUESTION.repeat(20));
   const args = ["eval", "demo", "--text", folder.at("text.txt"), "--window", "32"];
-  const { code, stdout, stderr } = await cli([...args, "--limit-chars", "1000", "--json"]);
-  assert.equal(code, 0, stderr);
-  const { perplexity, tokens, windows } = JSON.parse(stdout);
+  const { perplexity, tokens, windows } = await json([...args, "--limit-chars", "1000"]);
   assert.ok(perplexity > 1 && Number.isFinite(perplexity));
   assert.equal(tokens, windows * 31);
   assert.ok(windows >= 1);
   const plain = await cli(args);
-  assert.match(plain.stdout, /^perplexity \d+\.\d+ over \d+ tokens/);
+  assert.match(plain.stdout, /^perplexity \d+\.\d+ /);
 });
 
 Deno.test("eval of a text shorter than a window is refused", async () => {
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "Tom ran.");
-  const { code, stdout, stderr } = await cli(["eval", "demo", "--text", folder.at("text.txt"), "--window", "64"]);
-  assert.equal(code, 3, stderr);
-  assert.equal(stdout, "");
-  assert.match(stderr, /at least one window of 64 tokens/);
+  await refused(["eval", "demo", "--text", folder.at("text.txt"), "--window", "64"], "input", { names: 64 });
 });
 
 Deno.test("eval demo scores its held-out rows far above chance", async () => {
-  const { code, stdout, stderr } = await cli(["eval", "demo", "--limit-rows", "60", "--json"]);
-  assert.equal(code, 0, stderr);
-  const { accuracy, correct, n } = JSON.parse(stdout);
+  const { accuracy, correct, n } = await json(["eval", "demo", "--limit-rows", "60"]);
   assert.equal(n, 60);
   assert.equal(accuracy, correct / n);
   assert.ok(accuracy > 0.8, `accuracy ${accuracy}, chance is 0.2`);
@@ -149,15 +133,13 @@ Deno.test("export writes a folder and a GGUF that give the same answers, and ref
   const args = ["export", "demo", "--out", folder.at("out"), "--dtype", "f32", "--gguf-dtype", "f16"];
   const { code, stdout, stderr } = await cli(args);
   assert.equal(code, 0, stderr);
-  assert.match(stdout, /transformers/);
-  assert.match(stdout, /llama\.cpp/);
+  assertNames(stdout, ["transformers", "llama.cpp"]);
   for (const path of [folder.at("out", "model"), folder.at("out", "model.gguf")]) {
     const answer = await cli(["generate", path, "--prompt", QUESTION, "--max-tokens", "8"]);
     assert.equal(answer.stdout, "in Rome\n", answer.stderr);
   }
-  const again = await cli(args);
-  assert.equal(again.code, 3);
-  assert.equal((await cli([...args, "--overwrite", "--json"])).code, 0);
+  await refused(args, "input", { names: "--overwrite" });
+  await json([...args, "--overwrite"]);
 });
 
 Deno.test("a reader that goes away ends the command without a message", async () => {
@@ -167,5 +149,5 @@ Deno.test("a reader that goes away ends the command without a message", async ()
   await reader.cancel();
   const [status, stderr] = await Promise.all([child.status, new Response(child.stderr).text()]);
   assert.ok([0, 141].includes(status.code), `${status.code}: ${stderr}`);
-  assert.doesNotMatch(stderr, /should not happen/);
+  assert.equal(stderr, "");
 });

@@ -195,6 +195,7 @@ function checkHost(host: string): void {
     rule: "the address is that of a network interface, such as 127.0.0.1; 0.0.0.0 is all of them",
     value: "an empty one",
     fix: "give an address, or leave it out for 127.0.0.1",
+    option: "host",
   });
 }
 

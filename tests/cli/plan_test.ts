@@ -4,7 +4,10 @@ import config from "../../deno.json" with { type: "json" };
 import { openModelFiles } from "../../lib/local/open_model.ts";
 import type { MemoryOptions } from "../../lib/run/options/options.ts";
 import { planMemory } from "../../lib/run/memory/plan.ts";
-import { cli, copyDemo, TemporaryFolder } from "./helpers/cli.ts";
+import type { ErrorCode } from "../../lib/core/errors.ts";
+import { formatBytes } from "../../cli/terminal/output.ts";
+import { assertNames, type Refusal } from "../refuses.ts";
+import { cli, copyDemo, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
 /** Runs without an adapter: a backend that this system does not have. */
 const NO_ADAPTER = { env: { DENO_WEBGPU_BACKEND: Deno.build.os === "windows" ? "metal" : "dx12" } };
@@ -22,7 +25,8 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
   const { code, stdout, stderr } = await cli(["plan", "demo", "--batch", "2"]);
   assert.equal(code, 0, stderr);
   assert.equal(stderr, "");
-  assert.match(stdout, /^run +2 × 256 tokens, base f16, LoRA of rank 8 on q,k,v,o,gate,up,down, units kv,ffn$/m);
+  const run = stdout.split("\n").find((line) => line.startsWith("run "));
+  assertNames(run ?? "", ["2 × 256", "f16", 8, "q,k,v,o,gate,up,down", "kv,ffn"]);
   const shares = [...stdout.matchAll(/^(\S.*?) {2,}[\d.]+ [KM]iB +([\d.]+) %$/gm)].map(([, name, share]) => ({
     name,
     share: Number(share),
@@ -30,7 +34,7 @@ Deno.test("plan prints what each part takes, the peak and the largest buffer", a
   assert.deepEqual(shares.at(-1), { name: "peak", share: 100 });
   const sum = shares.slice(0, -1).reduce((total, { share }) => total + share, 0);
   assert.ok(shares.length >= 9 && Math.abs(sum - 100) < 0.5, `${shares.length} parts, ${sum} %`); // each is rounded to 0.1 %
-  assert.match(stdout, /^largest +buffer '[\w: ]+', [\d.]+ [KM]iB of [\d.]+ [MG]iB that a binding may have$/m);
+  assert.match(stdout, /^largest .*'[\w: ]+', [\d.]+ [KM]iB .*[\d.]+ [MG]iB/m);
 });
 
 Deno.test("a plan counts what dropout takes and what rules spare, as a run does", async () => {
@@ -43,11 +47,9 @@ Deno.test("a plan counts what dropout takes and what rules spare, as a run does"
   assert.ok(await peak(0.1, []) > plain);
   assert.ok(await peak(0, [], { focus: 1 }) < plain);
   assert.ok(await peak(0, [0, 1, 2]) < plain);
-  const [without, withDropout] = await Promise.all([[], ["--dropout", "0.1"]].map(async (more) => {
-    const { code, stdout, stderr } = await cli(["plan", "demo", "--json", ...more]);
-    assert.equal(code, 0, stderr);
-    return JSON.parse(stdout).peakBytes;
-  }));
+  const [without, withDropout] = await Promise.all(
+    [[], ["--dropout", "0.1"]].map(async (more) => (await json(["plan", "demo", ...more])).peakBytes),
+  );
   assert.ok(withDropout > without);
 });
 
@@ -67,9 +69,8 @@ Deno.test("plan --json needs a config.json only and no adapter, and says for whi
   assert.deepEqual(plan.windows, Array(plan.layers).fill(null));
   const sliding = { ...JSON.parse(CONFIG), model_type: "mistral", num_key_value_heads: 1, sliding_window: 100 };
   await Deno.writeTextFile(folder.at("sliding.json"), JSON.stringify(sliding));
-  const other = await cli(["plan", folder.at("sliding.json"), ...args], NO_ADAPTER);
-  assert.equal(other.code, 0, other.stderr);
-  assert.deepEqual(JSON.parse(other.stdout).windows, Array(plan.layers).fill(100));
+  const { windows } = await json(["plan", folder.at("sliding.json"), ...args.slice(0, -1)]);
+  assert.deepEqual(windows, Array(plan.layers).fill(100));
   assert.deepEqual(plan.advice, []);
   assert.equal(Object.values<number>(plan.parts).reduce((sum, bytes) => sum + bytes, 0), plan.peakBytes);
   assert.equal(plan.largestBuffer.limit, 2 ** 27);
@@ -77,29 +78,19 @@ Deno.test("plan --json needs a config.json only and no adapter, and says for whi
   const alone = JSON.parse((await cli(["plan", folder.path, ...args], NO_ADAPTER)).stdout);
   assert.deepEqual({ ...alone, model: plan.model }, plan);
   const text = await cli(["plan", folder.path], NO_ADAPTER);
-  assert.match(
-    text.stdout,
-    /^adapter +none here; planned with the limits that every WebGPU adapter grants$/m,
-  );
+  assert.match(text.stdout, /^adapter +none /m);
 });
 
 Deno.test("plan over the limit ends with 4 and names changes, of which each fits", async () => {
   const args = ["plan", "demo", "--batch", "3", "--memory-limit", "16M"];
-  const { code, stdout, stderr } = await cli(args);
-  assert.equal(code, 4, stderr);
-  assert.match(stdout, /^peak +[\d.]+ MiB +100\.0 %$/m);
-  assert.match(stderr, /^compresso: cannot prune in the memory that there is$/m);
-  assert.match(stderr, /expected: +the planned peak is within the memory limit, 16 MiB$/m);
-  const changes = [
-    ...(/fix: +raise --memory-limit, or use (.*)$/m.exec(stderr)?.[1] ?? "").matchAll(
-      /(--[\w-]+ \w+) \(([\d.]+) MiB\)/g,
-    ),
-  ];
+  const { code, stdout, stderr } = await cli([...args, "--json"]), { error } = JSON.parse(stderr);
+  assert.deepEqual([code, error.code, error.option], [4, "gpu", "--memory-limit"], stderr);
+  assert.equal(JSON.parse(stdout).fits, false);
+  assertNames(error.expected, "16 MiB");
+  const changes = [...error.fix.matchAll(/(--[\w-]+ \w+) \(([\d.]+) MiB\)/g)];
   assert.ok(changes.length >= 2, stderr);
   for (const [, change = "", mebibytes] of changes) {
-    const changed = await cli([...args, ...change.split(" "), "--json"]);
-    assert.equal(changed.code, 0, changed.stderr);
-    const { peakBytes } = JSON.parse(changed.stdout);
+    const { peakBytes } = await json([...args, ...change.split(" ")]);
     assert.equal(Math.ceil(10 * peakBytes / 2 ** 20) / 10, Number(mebibytes));
   }
 });
@@ -108,20 +99,15 @@ Deno.test("plan refuses what is no model, and options out of range", async () =>
   using folder = new TemporaryFolder();
   await Deno.writeTextFile(folder.at("text.txt"), "hello");
   await Deno.writeTextFile(folder.at("config.json"), CONFIG.replace("llama", "bloom"));
-  const cases: [string[], number, RegExp][] = [
-    [[folder.at("none")], 3, /no such file|the path exists/],
-    [[folder.at("text.txt")], 3, /folder with config\.json, such a file, or a file that starts with GGUF/],
-    [[folder.path], 3, /model_type/],
-    [["demo", "--batch", "0"], 2, /--batch is a whole number, at least 1/],
-    [["demo", "--seq", "4096"], 2, /longest context is 512/],
-    [["demo", "--units", "heads,rows"], 2, /--units .*heads, kv,/],
+  const cases: readonly (readonly [string[], ErrorCode, Refusal])[] = [
+    [[folder.at("none")], "input", { names: folder.at("none") }],
+    [[folder.at("text.txt")], "input", { names: [folder.at("text.txt"), "config.json", "GGUF"] }],
+    [[folder.path], "input", { names: "model_type" }],
+    [["demo", "--batch", "0"], "usage", { option: "--batch", value: 0, names: 1 }],
+    [["demo", "--seq", "4096"], "usage", { option: "--seq", value: 4096, names: 512 }],
+    [["demo", "--units", "heads,rows"], "usage", { option: "--units", value: "heads,rows", names: "kv" }],
   ];
-  for (const [args, status, message] of cases) {
-    const { code, stdout, stderr } = await cli(["plan", ...args], NO_ADAPTER);
-    assert.equal(code, status, `${args.join(" ")}: ${stderr}`);
-    assert.equal(stdout, "");
-    assert.match(stderr, message);
-  }
+  for (const [args, code, refusal] of cases) await refused(["plan", ...args], code, refusal);
 });
 
 Deno.test("prune over its memory limit is refused with 4 before a weight is read, and runs when the advice is followed", async () => {
@@ -143,24 +129,28 @@ Deno.test("prune over its memory limit is refused with 4 before a weight is read
     "0.3",
     "--steps",
     "2",
+    "--prefinetune",
+    "0",
     "--batch",
     "3",
+    "--limit-rows",
+    "40",
+    "--calibration",
+    "none",
+    "--no-tuning",
     "--out",
     folder.at("out"),
   ];
   const limit = ["--memory-limit", "16M"];
-  const refused = await cli([...args(folder.at("model")), ...limit]);
-  assert.equal(refused.code, 4, refused.stderr);
-  assert.equal(refused.stdout, "");
-  assert.match(refused.stderr, /fix: +raise --memory-limit, or use .*--batch \d+ \([\d.]+ MiB\)/);
+  const { fix } = await refused([...args(folder.at("model")), ...limit], "gpu", { option: "--memory-limit" });
   assert.ok(!folder.has("out"));
-  assert.equal((await cli(args(folder.at("model")))).code, 5);
+  await refused(args(folder.at("model")), "numeric");
 
-  const batch = /--batch (\d+)/.exec(refused.stderr)?.[1] ?? "";
+  const batch = /--batch (\d+) \([\d.]+ MiB\)/.exec(fix ?? "")?.[1] ?? "";
   const run = await cli([...args("demo"), ...limit, "--batch", batch]);
   assert.equal(run.code, 0, run.stderr);
-  assert.match(run.stdout, /at most [\d.]+ MiB on the GPU \(planned: [\d.]+ MiB\)/);
   const summary = JSON.parse(await Deno.readTextFile(folder.at("out", "run.json")));
+  assertNames(run.stdout, [formatBytes(summary.peakGpuBytes), formatBytes(summary.plannedGpuBytes)]);
   assert.ok(summary.peakGpuBytes <= 16 * 2 ** 20);
   assert.deepEqual(summary.versions, { compresso: config.version, deno: Deno.version.deno });
   // A plan counts both LoRA stages, of which so short a run has one.

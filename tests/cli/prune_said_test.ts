@@ -1,8 +1,14 @@
 // What `prune` does with prompts, long rows and strange schedules, seen in what it says and in its files. On the demo.
 import assert from "node:assert/strict";
 import { exists } from "../../lib/files/exists.ts";
-import { cli, type CliResult, TemporaryFolder } from "./helpers/cli.ts";
+import { assertNames } from "../refuses.ts";
+import { assertFinished, checkRefused, cli, cliProcess, json, refused, TemporaryFolder } from "./helpers/cli.ts";
 
+/** A few rows, masks that are learned, nothing else. */
+const SMALL = [
+  ...["--sparsity", "0.2", "--calibration", "none", "--limit-rows", "40", "--no-tuning", "--prefinetune", "0"],
+  ...["--postfinetune", "0", "--batch", "1", "--seq", "32", "--no-prompt"],
+];
 const DATA = "fixtures/demo_data/train.jsonl";
 
 Deno.test("prune says what its prompt takes of each row, ours or one's own, and which rows were cut; without one nothing", async () => {
@@ -13,25 +19,41 @@ Deno.test("prune says what its prompt takes of each row, ours or one's own, and 
   await Deno.writeTextFile(folder.at("rows.jsonl"), rows.join("\n"));
   await Deno.writeTextFile(folder.at("prompt.txt"), "Answer well and be brief.");
   const tokensOf = async (name: string, ...more: readonly string[]): Promise<{ said: string; tokens: number }> => {
-    const settings = ["--steps", "1", "--prefinetune", "1", "--postfinetune", "0", "--batch", "2", "--seq", "320"];
     const { code, stderr } = await cli([
-      ...["prune", "demo", "--data", folder.at("rows.jsonl"), "--sparsity", "0.2", "--calibration", "none"],
-      ...[...settings, "--no-packing", "--out", folder.at(name), ...more],
+      ...["prune", "demo", "--data", folder.at("rows.jsonl"), "--sparsity", "0.2", "--method", "magnitude"],
+      ...[
+        "--steps",
+        "0",
+        "--batch",
+        "1",
+        "--seq",
+        "320",
+        "--no-packing",
+        "--no-tuning",
+        "--out",
+        folder.at(name),
+        ...more,
+      ],
     ]);
     assert.equal(code, 0, stderr);
-    const [line = ""] = (await Deno.readTextFile(folder.at(name, "records.jsonl"))).split("\n", 1);
-    return { said: stderr, tokens: JSON.parse(line).tokens };
+    const { data } = JSON.parse(await Deno.readTextFile(folder.at(name, "run.json")));
+    assert.deepEqual([data.rows, data.truncated, data.lines.truncated], [27, 1, [5]]);
+    assert.equal(data.promptTokens, costIn(stderr));
+    return { said: stderr, tokens: data.tokens };
   };
   const ours = await tokensOf("ours"), own = await tokensOf("own", "--prompt", folder.at("prompt.txt"));
-  const none = await tokensOf("none", "--no-prompt");
-  const cost = ({ said }: { said: string }): number =>
-    Number(/the prompt takes (\d+) tokens a row/.exec(said)?.[1] ?? 0);
-  assert.ok(cost(ours) > cost(own) && cost(own) > 0, `${cost(ours)}, ${cost(own)}`);
-  assert.equal(cost(none), 0, none.said);
-  // The same two rows, with so many tokens more each.
-  assert.deepEqual([ours.tokens - none.tokens, own.tokens - none.tokens], [2 * cost(ours), 2 * cost(own)]);
-  for (const { said } of [ours, own, none]) assert.match(said, /1 (?:row )?cut to 320 tokens \(row 5\)/);
+  const none = await tokensOf("none", "--no-prompt"), costs = [ours, own, none].map(({ said }) => costIn(said));
+  const [long = NaN, short = NaN, nothing = NaN] = costs;
+  assert.ok(long > short && short > 0 && nothing === 0, costs.join());
+  // The same rows, with so many tokens more each, but for the one that is cut.
+  assert.deepEqual([ours.tokens - none.tokens, own.tokens - none.tokens], [26 * long, 26 * short]);
+  for (const { said } of [ours, own, none]) assertNames(said, ["320 tokens", "row 5"]);
 });
+
+/** Tokens that the prompt takes of each row, of which a note tells; 0 without. */
+function costIn(stderr: string): number {
+  return Number(/prompt takes (\d+) tokens/.exec(stderr)?.[1] ?? 0);
+}
 
 Deno.test("a hostile schedule stops its own run before anything is written, unless --trust says that it is one's own code", async () => {
   using folder = new TemporaryFolder();
@@ -41,17 +63,13 @@ Deno.test("a hostile schedule stops its own run before anything is written, unle
     `import { defineSchedule } from "compresso";
 export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid > 0 ? progress * sparsity : 0 });`,
   );
-  const run = (out: string, ...more: readonly string[]): Promise<CliResult> =>
-    cli([
-      ...["prune", "demo", "--sparsity", "0.2", "--calibration", "none", "--limit-rows", "400", "--schedule", script],
-      ...["--steps", "2", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "64", "--no-prompt"],
-      ...["--out", folder.at(out), ...more],
-    ]);
-  const isolated = await run("isolated");
-  assert.equal(isolated.code, 3, isolated.stderr);
-  assert.match(isolated.stderr, /step 0 of 2.*Deno is not defined.*--trust/s);
+  const run = (
+    out: string,
+  ): string[] => ["prune", "demo", ...SMALL, "--steps", "2", "--schedule", script, "--out", folder.at(out)];
+  const { fix } = await refused(run("isolated"), "input", { names: ["step 0 of 2", "Deno"] });
+  assertNames(fix ?? "", "--trust");
   assert.ok(!(await exists(folder.at("isolated", "model"))) && !(await exists(folder.at("isolated", "run.json"))));
-  const trusted = await run("trusted", "--trust");
+  const trusted = await cli([...run("trusted"), "--trust"]);
   assert.equal(trusted.code, 0, trusted.stderr);
   const records = (await Deno.readTextFile(folder.at("trusted", "records.jsonl"))).trimEnd().split("\n");
   assert.deepEqual(records.map((line) => JSON.parse(line).target), [0.1, 0.2]);
@@ -61,7 +79,7 @@ export default defineSchedule({ sparsity: ({ progress, sparsity }) => Deno.pid >
   ]);
   assert.ok(origin.every(({ bytes }: { bytes: number }) => bytes > 1e6));
   assert.ok(wallSeconds > seconds.prune, `${wallSeconds} s, of which ${seconds.prune} s for steps`);
-  assert.match(trusted.stdout, /^bytes +demo [\d.]+ MiB → model [\d.]+ MiB, model\.gguf [\d.]+ MiB as f16$/m);
+  assert.match(trusted.stdout, /^bytes +demo [\d.]+ MiB → model [\d.]+ MiB, model\.gguf [\d.]+ MiB .*f16$/m);
 });
 
 Deno.test("a finished run whose trusted schedule now imports something else is another one", async () => {
@@ -72,18 +90,12 @@ export default defineSchedule({ sparsity: MOST });`;
   await Deno.writeTextFile(script, text);
   const write = (most: number): Promise<void> =>
     Deno.writeTextFile(folder.at("most.ts"), `export const MOST = ${most};`);
-  const run = (...more: readonly string[]): Promise<CliResult> =>
-    cli([
-      ...["prune", "demo", "--sparsity", "0.2", "--calibration", "none", "--limit-rows", "400"],
-      ...["--schedule", script, "--trust"],
-      ...["--steps", "1", "--prefinetune", "0", "--postfinetune", "0", "--batch", "1", "--seq", "64", "--no-prompt"],
-      ...["--out", folder.at("out"), ...more],
-    ]);
+  const run = ["prune", "demo", ...SMALL, "--steps", "1", "--schedule", script, "--trust", "--out", folder.at("out")];
   await write(0.2);
-  assert.equal((await run()).code, 0);
-  assert.match((await run("--resume")).stderr, /finished already/);
+  await json(run);
+  await assertFinished([...run, "--resume"], folder.at("out"));
   await write(0.1);
-  const { code, stderr } = await run("--resume");
-  assert.equal(code, 6, stderr);
-  assert.match(stderr, /schedule: script \w+ then, script \w+ now/);
+  // This process has imported the script already.
+  const { got } = checkRefused(await cliProcess([...run, "--resume", "--json"]), "mismatch", { value: "schedule" });
+  assert.match(got ?? "", /script (\w+) then, script (?!\1)\w+ now/);
 });

@@ -40,6 +40,7 @@ export function checkTakenRules(
       fix: `add ${
         takers[0]
       } to the units, or leave the limit out; in an experiment give it to a grid of the units that take it`,
+      option: kind === "align" || kind === "protect" ? `rules.${kind}` : `rules.minimum.${kind}`,
     });
   }
 }

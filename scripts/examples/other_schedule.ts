@@ -1,6 +1,6 @@
 // Stops a run half-way and resumes it with another schedule: cubic for the first half of the steps, then linear to the target.
 //
-//   deno run -A scripts/examples/other_schedule.ts [steps]
+//   deno run -A scripts/examples/other_schedule.ts [steps] [rows]
 //
 // A resumed run must have the options of its checkpoint, except for those that `mayDiffer` names.
 import { loadModel, openDevice, prune, type PruneOptions, readRows } from "compresso";
@@ -10,7 +10,7 @@ import { cubic, defineSchedule } from "compresso/schedule";
 const steps = Number(Deno.args[0] ?? 20);
 using device = await openDevice();
 using model = await loadModel("demo", { device });
-const { rows } = await readRows(demoData("train"));
+const { rows } = await readRows(demoData("train"), { limit: Number(Deno.args[1] ?? 4000) });
 const folder = await Deno.makeTempDir();
 const checkpoint = { path: `${folder}/checkpoint.safetensors`, every: 1000 };
 const options = {

@@ -1,6 +1,6 @@
 // The collaborative prompt, on and off in training and at inference: the four cases of the paper, on the demo model.
 //
-//   deno run -A scripts/examples/prompt_ablation.ts [steps] [questions]
+//   deno run -A scripts/examples/prompt_ablation.ts [steps] [questions] [rows]
 //
 // Prints the tokens of the prompt and the share of held-out questions that each pruned model answers correctly. With few steps by default it takes minutes
 // on a CPU: the figures illustrate the method; findings need more steps and several seeds.
@@ -14,7 +14,7 @@ using device = await openDevice();
 using model = await loadModel("demo", { device });
 const { tokenizer } = model;
 if (!tokenizer) throw new Error("the demo has no tokenizer");
-const { rows } = await readRows(demoData("train"));
+const { rows } = await readRows(demoData("train"), { limit: Number(Deno.args[2] ?? 4000) });
 const heldout = await readRows(demoData("heldout"));
 console.log("prompt in training  at inference  its tokens in a row  tokens of a question  right");
 for (const trained of [true, false]) {

@@ -1,6 +1,6 @@
 // LoRA of rank 2, 4 and 8 (the paper's sweep) at the same budget, on the demo model.
 //
-//   deno run -A scripts/examples/rank_sweep.ts [steps] [ranks]      for example: rank_sweep.ts 80 2,4,8,16
+//   deno run -A scripts/examples/rank_sweep.ts [steps] [ranks] [rows] [questions]      for example: rank_sweep.ts 80 2,4,8,16
 //
 // Prints the parameters of LoRA, the loss of the last steps and the share of held-out questions answered correctly, of one seed and few steps.
 import { loadModel, openDevice, prune, readRows } from "compresso";
@@ -12,8 +12,11 @@ using device = await openDevice();
 using model = await loadModel("demo", { device });
 const { tokenizer } = model;
 if (!tokenizer) throw new Error("the demo has no tokenizer");
-const { rows } = await readRows(demoData("train"));
-const questions = encodeChoices((await readRows(demoData("heldout"))).rows, { tokenizer, limit: 100 });
+const { rows } = await readRows(demoData("train"), { limit: Number(Deno.args[2] ?? 4000) });
+const questions = encodeChoices((await readRows(demoData("heldout"))).rows, {
+  tokenizer,
+  limit: Number(Deno.args[3] ?? 100),
+});
 console.log("rank  trained   last loss  right");
 for (const rank of ranks) {
   // alpha = 2 · rank keeps the scale of the update the same.

@@ -1,7 +1,8 @@
 // The table of docs/guide/permissions.md: each command runs with exactly the rights of its row, without any variable, and fails without one of them.
 import assert from "node:assert/strict";
+import config from "../../deno.json" with { type: "json" };
 import { join } from "./helpers/paths.ts";
-import { copyDemo, ROOT, TemporaryFolder } from "./helpers/cli.ts";
+import { cli, copyDemo, ROOT, TemporaryFolder } from "./helpers/cli.ts";
 
 /** What keeps a command short, by its beginning. */
 const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] = [
@@ -11,6 +12,13 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
   ["bench", ["--prompt-tokens", "4", "--tokens", "2", "--batch", "2", "--repeats", "1", "--no-tuning"]],
   ["data generate", ["--count", "1", "--tokens", "4"]],
   ["eval", ["--window", "32", "--no-tuning"]],
+  [
+    "prune MODEL --data DATA --out DIR --dashboard",
+    [
+      ...["--sparsity", "0.2", "--method", "magnitude", "--steps", "0", "--batch", "1", "--seq", "16", "--no-prompt"],
+      ...["--limit-rows", "40", "--no-tuning"],
+    ],
+  ],
   [
     "prune",
     [
@@ -26,7 +34,7 @@ const SHORT: readonly (readonly [beginning: string, more: readonly string[]])[] 
     ],
   ],
   ["experiment", ["--no-tuning"]],
-  ["serve", ["--no-tuning"]],
+  ["serve", ["--no-tuning", "--json"]],
 ];
 
 /** A right as a flag of Deno. */
@@ -94,21 +102,26 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** Runs a command with rights. A server is stopped when it serves, which counts as 0. */
-async function run(
-  command: string,
+/** The words of a command of the table. */
+function wordsOf(command: string, places: Readonly<Record<string, string>>): string[] {
+  const [, more = []] = SHORT.find(([beginning]) => command.startsWith(beginning)) ?? [];
+  return [...filled(command, places).split(" "), ...more];
+}
+
+/** Starts a program of the repository with rights and without any variable. */
+function start(
+  [program, ...words]: readonly [string, ...string[]],
   rights: readonly string[],
   places: Readonly<Record<string, string>>,
-): Promise<Ended> {
+): Deno.ChildProcess {
   const kinds = new Map<string, string[]>();
   for (const right of rights) {
     const [flag = "", value = ""] = right.split("=");
     kinds.set(flag, [...kinds.get(flag) ?? [], filled(value, places)]);
   }
   const flags = [...kinds].map(([flag, values]) => `${flag}=${values.join(",")}`);
-  const more = SHORT.filter(([beginning]) => command.startsWith(beginning)).flatMap(([, words]) => words);
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "--quiet", "--no-prompt", ...flags, "cli/main.ts", ...filled(command, places).split(" "), ...more],
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", ...flags, program, ...words],
     cwd: ROOT,
     clearEnv: true,
     env: Deno.build.os === "windows" ? {} : { HOME: Deno.env.get("HOME") ?? "/", PATH: Deno.env.get("PATH") ?? "" },
@@ -116,10 +129,19 @@ async function run(
     stdout: "piped",
     stderr: "piped",
   }).spawn();
+}
+
+/** Runs a server with rights and stops it when it serves. */
+async function serve(
+  command: string,
+  rights: readonly string[],
+  places: Readonly<Record<string, string>>,
+): Promise<Ended> {
+  const child = start(["cli/main.ts", ...wordsOf(command, places)], rights, places);
   const stderr = new Response(child.stderr).text();
   let isServing = false;
   for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
-    if (!text.includes("serving ")) continue;
+    if (JSON.parse(text).url === undefined) continue;
     isServing = true;
     child.kill("SIGTERM");
   }
@@ -127,31 +149,83 @@ async function run(
   return { code: isServing && code === 130 ? 0 : code, stderr: await stderr };
 }
 
+/** Runs commands in one process with the same rights. */
+async function runAll(
+  commands: readonly string[],
+  rights: readonly string[],
+  places: Readonly<Record<string, string>>,
+): Promise<readonly Ended[]> {
+  const words = JSON.stringify(commands.map((command) => wordsOf(command, places)));
+  const { stdout, stderr } = await start(["tests/cli/helpers/run_many.ts", words], rights, places).output();
+  const text = new TextDecoder().decode(stdout);
+  assert.ok(text.startsWith("["), new TextDecoder().decode(stderr));
+  return JSON.parse(text);
+}
+
+/** Rows as one text. */
+function keyOf(rights: readonly string[]): string {
+  return [...rights].sort().join(" ");
+}
+
 Deno.test("each command of the table runs with the rights of its row, and names one that is missing", {
   ignore: Deno.build.os === "windows", // there is no SIGTERM
 }, async (t) => {
   const table = await rows();
-  const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--quiet", "cli/main.ts", "--help"],
-    cwd: ROOT,
-  }).output();
-  const verbs = [...new TextDecoder().decode(stdout).matchAll(/^ {2}([a-z]+)(?: [<[].*)? {2,}/gm)].map(([, verb]) =>
-    verb
-  );
+  const { stdout } = await cli(["--help"]);
+  const verbs = [...stdout.matchAll(/^ {2}([a-z]+)(?: [<[].*)? {2,}/gm)].map(([, verb]) => verb);
   const missing = verbs.filter((verb) => !["help", "push"].includes(verb ?? "")) // `push` is a page's of its own
     .filter((verb) => !table.some(({ command }) => command.split(" ")[0] === verb));
   assert.deepEqual(missing, []);
+  using folder = new TemporaryFolder();
+  const known = await places(folder);
+  // Commands that are refused, or write nothing, share a process where they have the same rights.
+  const shared = new Map<string, { readonly command: string; readonly without: string | null }[]>();
+  const alone: Row[] = [];
   for (const { command, rights } of table) {
-    await t.step(command, async () => {
-      using folder = new TemporaryFolder();
-      const known = await places(folder);
-      for (const without of rights) {
-        const { code, stderr } = await run(command, rights.filter((right) => right !== without), known);
-        assert.notEqual(code, 0, `${command} runs without ${without}`);
-        assert.match(stderr, /--allow-(?:read|write|net|run)/, `${command} without ${without}: ${stderr}`);
+    const add = (given: readonly string[], without: string | null): void => {
+      shared.set(keyOf(given), [...shared.get(keyOf(given)) ?? [], { command, without }]);
+    };
+    for (const without of rights) add(rights.filter((right) => right !== without), without);
+    const isAlone = command.startsWith("serve") || rights.some((right) => right.startsWith("--allow-write"));
+    if (isAlone) alone.push({ command, rights });
+    else add(rights, null);
+  }
+  for (const [rights, runs] of shared) {
+    await t.step(`with ${rights === "" ? "no right" : rights}`, async () => {
+      const ends = await runAll(runs.map(({ command }) => command), rights.split(" ").filter(Boolean), known);
+      for (const [index, { command, without }] of runs.entries()) {
+        const { code, stderr } = ends[index] ?? { code: -1, stderr: "" };
+        if (without === null) assert.equal(code, 0, `${command}: ${stderr}`);
+        else {
+          assert.notEqual(code, 0, `${command} runs without ${without}`);
+          assert.match(stderr, /--allow-(?:read|write|net|run)/, `${command} without ${without}: ${stderr}`);
+        }
       }
-      const { code, stderr } = await run(command, rights, known);
-      assert.equal(code, 0, stderr);
     });
+  }
+  for (const { command, rights } of alone) {
+    await t.step(command, async () => {
+      for (const path of [known.DIR, known.OUT]) await Deno.remove(path ?? "", { recursive: true }).catch(() => {});
+      const [end] = command.startsWith("serve")
+        ? [await serve(command, rights, known)]
+        : await runAll([command], rights, known);
+      assert.equal(end?.code, 0, end?.stderr);
+    });
+  }
+});
+
+/** Rows with a file to write, for which the page adds a right to the set of the verb. */
+const ADDED = ["data generate", "eval MODEL --text DATA --out"];
+
+Deno.test("the set of each verb in deno.json has the rights of its rows", async () => {
+  const sets: Readonly<Record<string, Readonly<Record<string, boolean | readonly string[]>>>> = config.permissions;
+  for (const { command, rights } of await rows()) {
+    const [verb = ""] = command.split(" "), set = sets[verb] ?? {};
+    if (verb.startsWith("-") || ADDED.some((beginning) => command.startsWith(beginning))) continue;
+    for (const right of rights) {
+      const [, kind = "", value = ""] = /^--allow-(\w+)=(.*)$/.exec(right) ?? [], has = set[kind];
+      const names = [value === "DENO" ? "deno" : value.replace(/:\d+$/, ""), value];
+      assert.ok(has === true || Array.isArray(has) && names.some((name) => has.includes(name)), `${verb}: ${right}`);
+    }
   }
 });

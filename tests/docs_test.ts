@@ -117,7 +117,7 @@ function tableOf(document: string, heading = ""): string[][] {
 
 /** Names in backquotes in the first cells of a table. */
 function firstNames(rows: readonly string[][]): string[] {
-  return rows.flatMap(([cell = ""]) => [...cell.matchAll(/`(\w+)`/g)].map(([, name = ""]) => name));
+  return rows.flatMap(([cell = ""]) => [...cell.matchAll(/`([\w-]+)`/g)].map(([, name = ""]) => name));
 }
 
 Deno.test("the exit statuses in the reference are those of the program", () => {
@@ -169,7 +169,7 @@ Deno.test("the table of models names every family and architecture that is read,
   const rows = textOf("docs/guide/models.md").split("\n").filter((line) => /^\| [^-f]/.test(line));
   const column = (index: number): Set<string> =>
     new Set(
-      rows.flatMap((row) => [...(row.split("|")[index] ?? "").matchAll(/`(\w+)`/g)].map(([, name = ""]) => name)),
+      rows.flatMap((row) => [...(row.split("|")[index] ?? "").matchAll(/`([\w-]+)`/g)].map(([, name = ""]) => name)),
     );
   assert.deepEqual([...column(2)].sort(), [...MODEL_TYPES].sort());
   assert.deepEqual([...column(3)].sort(), GGUF_ARCHS.map(({ arch }) => arch).sort());

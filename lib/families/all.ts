@@ -1,6 +1,7 @@
 // Every family that is read and written, in the order in which a class or architecture is chosen for a model: the first that holds it.
 import type { DecoderSpec } from "../spec/decoder.ts";
 import { ARCEE } from "./arcee.ts";
+import { COHERE, COHERE2 } from "./cohere.ts";
 import { COMPRESSO } from "./compresso.ts";
 import { ERNIE } from "./ernie.ts";
 import { EXAONE4 } from "./exaone4.ts";
@@ -15,6 +16,7 @@ import { GPT_NEOX } from "./gpt_neox.ts";
 import { GRANITE } from "./granite.ts";
 import { GRANITE_HYBRID } from "./granite_hybrid.ts";
 import { HELIUM } from "./helium.ts";
+import { HUNYUAN } from "./hunyuan.ts";
 import { LLAMA } from "./llama.ts";
 import { MINISTRAL, MISTRAL } from "./mistral.ts";
 import { NEMOTRON } from "./nemotron.ts";
@@ -50,12 +52,15 @@ export const FAMILIES: readonly Family[] = [
   GLM4,
   ERNIE,
   HELIUM,
+  HUNYUAN,
   OPT,
   GPT2,
   GPT_NEOX,
   STARCODER2,
   NEMOTRON,
   STABLELM,
+  COHERE,
+  COHERE2,
   PHI,
 ];
 

@@ -12,8 +12,9 @@ const KEYS = {
   attention_bias: flag,
   mlp_bias: flag,
   qk_norm: z.enum(["head", "whole", "layer"]).nullish(),
+  qk_norm_after: z.literal(true).nullish(),
   fused: flag,
-  norm: z.literal("layer").nullish(),
+  norm: z.enum(["layer", "layer_no_bias"]).nullish(),
   norm_places: z.enum(["both", "after", "residual"]).nullish(),
   embedding_width: width.nullish(),
   ungated_mlp: z.literal(true).nullish(),
@@ -43,6 +44,7 @@ function check(config: Own, { fail }: ReadContext): void {
   const { norm, norm_places: places, parallel, num_hidden_layers: length } = config, isResidual = places === "residual";
   if (isResidual && !norm) fail("norm_places", "the residual stream is normalised by LayerNorm alone");
   if (norm && places && !isResidual) fail("norm_places", "outputs are normalised by RMSNorm alone");
+  if (config.qk_norm_after && config.qk_norm !== "head") fail("qk_norm_after", "each head of q and k has a norm");
   if (places && parallel) fail("parallel", "attention and FFN have a norm of their input alone");
   for (const key of ["embedding_scale", "residual_multiplier", "logits_scaling"] as const) {
     if ((isResidual || config.embedding_width) && config[key]) {
@@ -84,6 +86,7 @@ function keysOf(spec: DecoderSpec): Json {
     },
     ...present({
       qk_norm: spec.qkNorm,
+      qk_norm_after: spec.qkNormAfter,
       norm_places: spec.normPlaces,
       embedding_width: spec.embeddingWidth,
       embedding_scale: scales?.embedding,
@@ -134,6 +137,7 @@ export const COMPRESSO = family({
       positions: typeof offset === "number" ? { offset } : undefined,
       embeddingWidth: config.embedding_width ?? undefined,
       qkNorm: config.qk_norm ?? undefined,
+      qkNormAfter: config.qk_norm_after ?? undefined,
       fused: config.fused ? true : undefined,
       scales: present({
         embedding: config.embedding_scale,

@@ -1,8 +1,7 @@
 // EXAONE 4: norms after the sublayers and of each head of q and k; where some layers have a window, the others have no RoPE.
 import { z } from "../core/packages.ts";
-import type { DecoderSpec } from "../spec/decoder.ts";
 import { family, slides } from "./family.ts";
-import { alike, type Limit, UNSCALED_OR_LINEAR } from "./fit.ts";
+import { alike, type Limit, ropeWithinWindow, UNSCALED_OR_LINEAR } from "./fit.ts";
 import type { GgufArch } from "./gguf_arch.ts";
 import { windowOf } from "./shared.ts";
 
@@ -23,23 +22,11 @@ const ARCH: GgufArch = {
       : { normPlaces: "after", qkNorm: "head" },
 };
 
-/** Layers have RoPE exactly where they have the window, if there is one. */
-const ropeGoesWithWindow: Limit = ({ layers }) => {
-  const skips = layers.filter(({ rope }) => rope === "none");
-  if (skips.every(({ window }) => window === undefined) && sameWindow(layers)) return null;
-  return { rule: "needs RoPE in the layers with the window alone", value: `${skips.length} layers without RoPE` };
-};
-
-/** Whether the layers that rotate have one window, or none. */
-function sameWindow(layers: DecoderSpec["layers"]): boolean {
-  const rotating = layers.filter(({ rope }) => rope !== "none");
-  const isHybrid = rotating.length < layers.length;
-  return rotating.every(({ window }) => window === rotating[0]?.window) && (isHybrid || windowless(rotating));
-}
-
-function windowless(layers: DecoderSpec["layers"]): boolean {
-  return layers.every(({ window }) => window === undefined);
-}
+/** There is a window only where other layers have no RoPE. */
+const noWindowAlone: Limit = ({ layers }) =>
+  layers.some(({ rope }) => rope === "none") || layers.every(({ window }) => window === undefined)
+    ? null
+    : { rule: "needs RoPE in the layers with the window alone", value: "RoPE in all layers" };
 
 /** EXAONE 4. */
 export const EXAONE4 = family({
@@ -75,7 +62,7 @@ export const EXAONE4 = family({
   },
   stock: {
     holds: { ...NORMS, scaling: true, windows: ["none", "some"], layerRope: ["all", "some"] },
-    limits: [alike, ropeGoesWithWindow],
+    limits: [alike, ropeWithinWindow, noWindowAlone],
     keys: (spec) => {
       const isHybrid = spec.layers.some(({ rope }) => rope === "none");
       return {

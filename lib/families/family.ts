@@ -69,6 +69,7 @@ export type Parts =
         | "headBias"
         | "embeddingWidth"
         | "qkNorm"
+        | "qkNormAfter"
         | "scales"
         | "softCaps"
         | "fused"
@@ -102,6 +103,8 @@ export interface RopeRules {
   readonly isPartial?: true;
   /** Layers with a window have a RoPE without scaling, and this base where the configuration says none. */
   readonly localBase?: number;
+  /** "dynamic" with `alpha` stretches the base, whatever the length of the text. */
+  readonly hasAlpha?: true;
   /** LongRoPE is the only scaling; the original context where the configuration says none. */
   readonly longRope?: { readonly originalMaxPosition: number };
 }

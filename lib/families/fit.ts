@@ -41,7 +41,11 @@ const given = (value: unknown): string => value === undefined ? "none" : "set";
 const part = (words: string): Record<string, string> => ({ none: `no ${words}`, set: words });
 
 const FEATURES = {
-  norm: { usual: "rms", of: (spec) => spec.norm ?? "rms", words: { rms: "RMSNorm", layer: "LayerNorm" } },
+  norm: {
+    usual: "rms",
+    of: (spec) => spec.norm ?? "rms",
+    words: { rms: "RMSNorm", layer: "LayerNorm", layer_no_bias: "LayerNorm without biases" },
+  },
   normPlaces: {
     usual: "before",
     of: (spec) => spec.normPlaces ?? "before",
@@ -69,10 +73,11 @@ const FEATURES = {
   activation: { usual: "silu", of: (spec) => spec.activation ?? "silu" },
   qkNorm: {
     usual: "none",
-    of: (spec) => spec.qkNorm ?? "none",
+    of: (spec) => spec.qkNormAfter ? "after" : spec.qkNorm ?? "none",
     words: {
       none: "no norms of q and k",
       head: "norms of each head of q and k",
+      after: "norms of each head of q and k after RoPE",
       whole: "norms of q and k over the whole width",
       layer: "a LayerNorm of each head of q and k",
     },
@@ -231,6 +236,17 @@ export const tied: Limit = ({ tied }) =>
 /** It was read from a folder whose RoPE turns neighbours: others of its shape have classes that more programs load. */
 export const readAsNeighbours: Limit = ({ neighbours }) =>
   neighbours ? null : { rule: "needs a model of this family", value: "another one" };
+
+/** Layers without RoPE have no window, and the others share one, or none. */
+export const ropeWithinWindow: Limit = ({ layers }) => {
+  const [rotating, still] = [
+    layers.filter(({ rope }) => rope !== "none"),
+    layers.filter(({ rope }) => rope === "none"),
+  ];
+  const isOne = rotating.every(({ window }) => window === rotating[0]?.window);
+  if (isOne && still.every(({ window }) => window === undefined)) return null;
+  return { rule: "needs RoPE in the layers with the window alone", value: `${still.length} layers without RoPE` };
+};
 
 /** All biases of attention, or no bias there. */
 export const ALL_OR_NO_BIASES: readonly string[] = ["none", "q,k,v,o"];

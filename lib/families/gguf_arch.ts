@@ -66,8 +66,8 @@ export interface GgufArch extends Fit {
    * ignore windows.
    */
   readonly windows?: { readonly period: number; readonly window: number; readonly hasLocalRope?: true };
-  /** Whether a layer has no RoPE; no key of the file says it. */
-  readonly skipsRope?: (layer: number) => boolean;
+  /** Whether a layer has no RoPE, by its index and whether it has the window; no key of the file says it. */
+  readonly skipsRope?: (layer: number, slides: boolean) => boolean;
   /** llama.cpp's factor of q·k where it takes none from the file and the model's goes into the weights. */
   readonly attentionScale?: (basis: GgufBasis) => number;
   /** Keys that change what is computed and have to be 0 or absent. Default: {@link ZERO_KEYS}. */
@@ -79,10 +79,15 @@ export interface GgufArch extends Fit {
   readonly programs?: (spec: DecoderSpec) => readonly string[] | null;
 }
 
-/** The n such that all layers but each n-th slide: 0 if all do; null if there is none. Local RoPE goes with a window. */
+/**
+ * The n such that all layers but each n-th slide: 0 if all do; null if there is none. Local RoPE goes with a window, and so does RoPE where some layers
+ * have none.
+ */
 export function slidingPeriod(layers: readonly LayerSpec[], usual: number): number | null {
-  const isLocal = layers.some(({ rope }) => rope === "local");
-  const slides = layers.map(({ rope, window }) => isLocal ? rope === "local" : window !== undefined);
+  const isLocal = layers.some(({ rope }) => rope === "local"), isPartial = layers.some(({ rope }) => rope === "none");
+  const slides = layers.map(({ rope, window }) =>
+    isLocal ? rope === "local" : isPartial ? rope !== "none" : window !== undefined
+  );
   const first = slides.indexOf(false);
   if (first < 0) return layers.length < usual ? usual : 0;
   const period = first + 1;

@@ -211,10 +211,9 @@ function ffnInput(context: DecoderContext, index: number): DeviceBuffer {
 
 /** o = causal attention among the rows of the pass. Rotates q and k in place (RoPE). */
 export function recordSelfAttention(context: DecoderContext, index: number): void {
-  const { plan, weights, act } = context;
-  const { layer, forward: f, lse } = partsOf(context, index), widths = headWidths(weights.spec, layer.spec);
-  rotate(context, { layer: layer.spec, buffer: f.q, heads: layer.spec.heads, width: widths.q, inverse: false });
-  rotate(context, { layer: layer.spec, buffer: f.k, heads: layer.spec.kvHeads, width: widths.kv, inverse: false });
+  const { plan, act } = context;
+  const { layer, forward: f, lse } = partsOf(context, index);
+  recordTurn(context, index, (part) => rotate(context, { ...part, layer: layer.spec, inverse: false }));
   recordAttention(plan, attentionShape(context, layer), {
     q: f.q,
     k: f.k,
@@ -224,6 +223,31 @@ export function recordSelfAttention(context: DecoderContext, index: number): voi
     spans: context.trees?.spans.get(layer.spec.window),
     scratch: act.attention,
   });
+}
+
+/** The queries or the keys that a layer rotates. */
+interface Turned {
+  readonly buffer: DeviceBuffer;
+  readonly heads: number;
+  readonly width: number;
+}
+
+/** RoPE of q and k in place, where the layer has it, and their norms, where these follow. `turn` rotates one of them. */
+export function recordTurn(context: DecoderContext, index: number, turn: (part: Turned) => void): void {
+  const { layer, forward: { q, q0, k, k0 } } = partsOf(context, index), { spec } = context.weights;
+  const { heads, kvHeads } = layer.spec, widths = headWidths(spec, layer.spec), isAfter = spec.qkNormAfter;
+  if (hasRope(spec, layer.spec)) {
+    turn({ buffer: isAfter ? q0 : q, heads, width: widths.q });
+    turn({ buffer: isAfter ? k0 : k, heads: kvHeads, width: widths.kv });
+  }
+  if (isAfter) recordHeadNorms(context, index);
+}
+
+/** Norms of the q and k heads of a layer, where the model has them. */
+function recordHeadNorms(context: DecoderContext, index: number): void {
+  for (const { x, w, y, heads } of headNorms(context, index)) {
+    recordHeadNorm(context.plan, { x, w, y }, headShape(context, heads));
+  }
 }
 
 /** y1 from x. With `again`, recomputes only what backward needs. */
@@ -242,9 +266,7 @@ function recordAttentionPart(
   for (const [projection, output] of [["q", f.q0], ["k", f.k0], ["v", f.v]] as const) {
     recordProjection(context, { layer: index, projection, input, output, again });
   }
-  for (const { x, w, y, heads } of headNorms(context, index)) {
-    recordHeadNorm(plan, { x, w, y }, headShape(context, heads));
-  }
+  if (!spec.qkNormAfter) recordHeadNorms(context, index);
   plan.section("attention");
   (context.attend ?? recordSelfAttention)(context, index);
   if (again && !needsInput(context, index, "o")) return;
@@ -370,11 +392,10 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
     dv: b.dv,
     scratch: act.attention,
   });
+  if (spec.qkNormAfter) recordHeadNormsBackward(context, index);
   rotate(context, { layer: layer.spec, buffer: b.dq, heads: layer.spec.heads, width: widths.q, inverse: true });
   rotate(context, { layer: layer.spec, buffer: b.dk, heads: layer.spec.kvHeads, width: widths.kv, inverse: true });
-  for (const { x, w, dy, heads } of headNorms(context, index)) {
-    if (dy) recordHeadNormBackward(plan, { x, w, dy }, headShape(context, heads));
-  }
+  if (!spec.qkNormAfter) recordHeadNormsBackward(context, index);
   for (const [projection, buffer] of [["q", b.dq], ["k", b.dk], ["v", b.dv]] as const) {
     const width = projection === "q" ? widths.q : widths.kv;
     recordProjectionBackward(context, {
@@ -389,6 +410,13 @@ function recordAttentionPartBackward(context: DecoderContext, index: number, x: 
   if (!norm) return;
   plan.section("elementwise");
   recordNormBackward(plan, norm, { dy: b.dh, x, r: rms[0], dx: b.dx }, { rows, spec, accumulate: true });
+}
+
+/** dq and dk become the gradients of q and k before their norms, where the model has these. */
+function recordHeadNormsBackward(context: DecoderContext, index: number): void {
+  for (const { x, w, dy, heads } of headNorms(context, index)) {
+    if (dy) recordHeadNormBackward(context.plan, { x, w, dy }, headShape(context, heads));
+  }
 }
 
 /**

@@ -165,7 +165,11 @@ export async function loadWeights(device: Device, source: WeightSource, options:
   };
   const norm = async (name: string): Promise<NormWeights> => ({
     weight: await vector(name),
-    bias: spec.norm === "layer" ? await vector(normBiasName(name)) : null,
+    bias: spec.norm === "layer"
+      ? await vector(normBiasName(name))
+      : spec.norm
+      ? own(device.uploadBuffer(`zeros of ${name}`, new Float32Array(strideOf(spec.hidden))))
+      : null,
   });
 
   try {

@@ -80,8 +80,8 @@ export interface DecoderSpec {
   readonly layers: readonly LayerSpec[];
   /** ε of every norm. */
   readonly normEps: number;
-  /** LayerNorm, each with a weight and a bias of [hidden], instead of RMSNorm. */
-  readonly norm?: "layer";
+  /** LayerNorm instead of RMSNorm: "layer" with a weight and a bias of [hidden] each, "layer_no_bias" with a weight alone. */
+  readonly norm?: "layer" | "layer_no_bias";
   /**
    * Attention and FFN both read the input of their layer (parallel residual). "own": each has its norm. "shared": both
    * use the norm of attention, which every layer with either part has. Absent: the FFN reads the residual stream after
@@ -104,11 +104,13 @@ export interface DecoderSpec {
   /** Projections with a bias, in every layer that has them; absent if there are none. */
   readonly biases?: readonly Projection[];
   /**
-   * Norms of q and k before RoPE, with one weight for q and one for k in every layer: "head" RMSNorm of each head,
+   * Norms of q and k, before RoPE unless `qkNormAfter`, with one weight for q and one for k in every layer: "head" RMSNorm of each head,
    * [headDim]; "whole" RMSNorm of all heads together, [heads · headDim]; "layer" LayerNorm of each head, without bias
    * and with separate weights for each head, [heads · headDim]. Absent without these norms.
    */
   readonly qkNorm?: "head" | "whole" | "layer";
+  /** The norms of q and k follow RoPE; only with `qkNorm` "head". */
+  readonly qkNormAfter?: true;
   /** Activation of the FFN's gate, or of its up without a gate; absent for silu. */
   readonly activation?: "gelu" | "gelu_tanh" | "relu" | "relu2";
   /**

@@ -333,6 +333,32 @@ MODELS |= {
             embedding_multiplier=6.0, attention_multiplier=0.25, residual_multiplier=0.7, logits_scaling=3.0,
             num_local_experts=0, num_experts_per_tok=0, layer_types=["full_attention"] * 2, mamba_n_heads=8, **COMMON),
     },
+    # Norms of q and k heads after RoPE.
+    "hunyuan": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1060,
+        "config": lambda: AutoConfig.for_model(
+            "hunyuan_v1_dense", hidden_size=38, num_attention_heads=3, num_key_value_heads=1, head_dim=10,
+            intermediate_size=47, num_hidden_layers=2, vocab_size=73, tie_word_embeddings=True,
+            max_position_embeddings=128, rms_norm_eps=1e-3,
+            rope_parameters={"rope_type": "dynamic", "factor": 1.0, "rope_theta": 20.0, "alpha": 16.0}, **COMMON),
+    },
+    # LayerNorm without bias, shared by attention and FFN; RoPE turns neighbours; a factor of the logits.
+    "cohere": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1061,
+        "config": lambda: AutoConfig.for_model(
+            "cohere", hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=47,
+            num_hidden_layers=2, vocab_size=73, max_position_embeddings=128, layer_norm_eps=1e-3, logit_scale=0.375,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
+    # The same with a window in some layers, and no RoPE in the others.
+    "cohere2": {
+        "dtype": torch.float32, "old": None, "shard": None, "seed": 1062,
+        "config": lambda: AutoConfig.for_model(
+            "cohere2", hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=47,
+            num_hidden_layers=3, vocab_size=73, max_position_embeddings=128, layer_norm_eps=1e-3, logit_scale=0.375,
+            sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **COMMON),
+    },
 }
 
 LEGEND = {
@@ -382,6 +408,9 @@ def write_model(folder, recipe, generator):
 def to_float64(model):
     """Replaces the two modules of transformers that compute in f32 whatever the dtype: RMSNorm and RoPE."""
     for module in model.modules():
+        if type(module).__name__ in ("CohereLayerNorm", "Cohere2LayerNorm"):
+            module.forward = lambda x, m=module: m.weight * torch.nn.functional.layer_norm(
+                x, x.shape[-1:], eps=m.variance_epsilon)
         if type(module).__name__.endswith("RMSNorm"):
             plus, eps = (1, module.eps) if hasattr(module, "eps") else (0, module.variance_epsilon)
             module.forward = lambda x, m=module, plus=plus, eps=eps: (plus + m.weight) * (
@@ -399,7 +428,9 @@ def to_float64(model):
             factors = torch.tensor(settings["long_factor" if is_long else "short_factor"], dtype=torch.float64)
             steps = torch.arange(len(factors), dtype=torch.float64) / len(factors)
             inverse = 1 / (factors * settings["rope_theta"] ** steps)
-        angles = torch.cat([position_ids[..., None].double() * inverse] * 2, dim=-1)
+        turns = position_ids[..., None].double() * inverse
+        is_doubled = model.config.model_type.startswith("cohere")  # neighbours have the same angle
+        angles = turns.repeat_interleave(2, dim=-1) if is_doubled else torch.cat([turns] * 2, dim=-1)
         scaling = getattr(rotary, f"{own}attention_scaling")
         return angles.cos() * scaling, angles.sin() * scaling
 
@@ -456,7 +487,7 @@ OTHER_MODULES = {
 
 
 # Families whose RoPE turns neighbours (2i, 2i + 1) of a head; LoRA here is on rows in the order in which it turns halves.
-NEIGHBOURS = ("glm", "glm4", "ernie4_5", "helium")
+NEIGHBOURS = ("cohere", "cohere2", "glm", "glm4", "ernie4_5", "helium")
 
 
 def neighbour_rows(count, config):

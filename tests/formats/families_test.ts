@@ -273,6 +273,29 @@ const CONFIGS: readonly (readonly [string, Readonly<Record<string, unknown>>, Pa
   }],
   ["granitemoehybrid", { layer_types: ["attention", "attention"], num_local_experts: 8 }, null],
   ["granitemoehybrid", { num_local_experts: 0, layer_types: ["attention", "mamba"] }, null],
+  ["hunyuan_v1_dense", { rope_scaling: { type: "dynamic", alpha: 16 }, rope_theta: 20, head_dim: 10 }, {
+    qkNorm: "head",
+    qkNormAfter: true,
+    rope: { base: 640, scaling: { kind: "none" } },
+  }],
+  ["hunyuan_v1_dense", { rope_scaling: { type: "dynamic", factor: 2 } }, null],
+  ["cohere", { vocab_size: 256000 }, {
+    norm: "layer_no_bias",
+    parallel: "shared",
+    scales: { logits: 16 },
+    tied: true,
+    neighbours: true,
+  }],
+  ["cohere", { use_qk_norm: true }, null],
+  ["cohere2", { num_hidden_layers: 4, sliding_window: 9, sliding_window_pattern: 2, logit_scale: 0.25 }, {
+    layers: [true, false, true, false].map((slides) => ({
+      heads: 4,
+      kvHeads: 2,
+      ffn: 33,
+      ...slides ? { window: 9 } : { rope: "none" as const },
+    })),
+    scales: { logits: 4 },
+  }],
 ];
 
 function layersWithout(...without: readonly number[]): LayerSpec[] {

@@ -66,6 +66,8 @@ for (
     "gpt_neox",
     "stablelm_parallel",
     "phi",
+    "hunyuan",
+    "cohere2",
   ] as const
 ) {
   for (const placement of ["texture", "buffer"] as const) {

@@ -46,7 +46,7 @@ const TOLERANCE = 2e-5;
 const STATISTICS: readonly GoldenName[] = [
   ...["gqa_llama3", "gqa_f16", "qwen2", "qwen3", "gemma3", "opt"] as const,
   ...["phi3", "smollm3", "granite", "olmo2"] as const,
-  ...["gpt2", "gpt_neox", "stablelm", "stablelm_parallel", "phi"] as const,
+  ...["gpt2", "gpt_neox", "stablelm", "stablelm_parallel", "phi", "cohere2"] as const,
 ];
 
 for (const name of STATISTICS) {

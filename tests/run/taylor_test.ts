@@ -44,7 +44,7 @@ function movedWeight(
   };
 }
 
-for (const name of ["gqa_f16", "opt", "olmo2", "gpt2", "gpt_neox", "stablelm_parallel", "phi"] as const) {
+for (const name of ["gqa_f16", "opt", "olmo2", "gpt2", "gpt_neox", "stablelm_parallel", "phi", "hunyuan"] as const) {
   Deno.test(`terms of weights of ${name} are Σ|w·dL/dw| by row and column of every projection, by differences in f64, with LoRA elsewhere and there, computed anew and kept`, async () => {
     await withGolden(name, async ({ model, source, batches: [whole = assert.fail()] }) => {
       // Part of one sequence, as every weight of a row or column costs two passes in f64.

@@ -45,13 +45,23 @@ const CUTS: Readonly<Record<string, Parameters<typeof masksOf>[1]>> = {
 };
 
 /** Golden models, and the type of their folders. */
-const MODELS = [["opt", "opt"], ["opt_residual", "opt"], ["gpt2", "gpt2"], ["gpt_neox", "gpt_neox"], [
-  "stablelm",
-  "stablelm",
-], [
-  "stablelm_parallel",
-  "stablelm",
-], ["phi", "phi"]] as const;
+const MODELS = [
+  ["opt", "opt"],
+  ["opt_residual", "opt"],
+  ["gpt2", "gpt2"],
+  ["gpt_neox", "gpt_neox"],
+  [
+    "stablelm",
+    "stablelm",
+  ],
+  [
+    "stablelm_parallel",
+    "stablelm",
+  ],
+  ["phi", "phi"],
+  ["cohere", "cohere"],
+  ["cohere2", "cohere2"],
+] as const;
 
 for (const [name, stock] of MODELS) {
   for (const [what, cut] of Object.entries(CUTS)) {

@@ -66,7 +66,7 @@ export async function ggufSpec(file: GgufFile): Promise<{ readonly spec: Decoder
   const layers = layersOf(file, arch.arch).map((layer, index) => ({
     ...withWindow(layer, slides(index) ? window : undefined),
     ...hasLocal && slides(index) ? { rope: "local" as const } : {},
-    ...arch.skipsRope?.(index) ? { rope: "none" as const } : {},
+    ...arch.skipsRope?.(index, slides(index)) ? { rope: "none" as const } : {},
   }));
   const firstHeads = layers[0]?.heads ?? 0;
   const headDim = metadata.has(own("attention.key_length"))

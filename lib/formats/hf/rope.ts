@@ -67,8 +67,8 @@ export function ropeOf(json: Json, context: RopeContext): DecoderSpec["rope"] {
 }
 
 /** The base and scaling: `rope_scaling`, where it holds something, goes before `rope_parameters`, as in transformers. */
-function oneRope(json: unknown, { maxPosition, headDim, path, rules = {} }: RopeContext): DecoderSpec["rope"] {
-  const result = OUTER.safeParse(json);
+function oneRope(json: Json, { maxPosition, headDim, path, rules = {} }: RopeContext): DecoderSpec["rope"] {
+  const result = OUTER.safeParse(rules.hasAlpha ? withoutAlpha(json, headDim) : json);
   if (!result.success) {
     const [issue] = result.error.issues;
     const keys = issue?.path ?? [];
@@ -156,6 +156,19 @@ function oneRope(json: unknown, { maxPosition, headDim, path, rules = {} }: Rope
       longRopeAttention(rope.factor ?? maxPosition / originalMaxPosition, originalMaxPosition);
     return { kind: "longrope", short: need("short_factor"), long: need("long_factor"), attention, originalMaxPosition };
   }
+}
+
+/** "dynamic" with `alpha` is RoPE with the base · alpha^(d / (d − 2)) for heads of d dims. */
+function withoutAlpha(json: Json, headDim: number): Json {
+  for (const key of ["rope_scaling", "rope_parameters"] as const) {
+    const rope = json[key];
+    if (!isObject(rope) || (rope["rope_type"] ?? rope["type"]) !== "dynamic") continue;
+    const { alpha, rope_theta: base = json["rope_theta"] ?? 10000 } = rope;
+    if (typeof alpha !== "number" || !(alpha > 0) || typeof base !== "number") continue;
+    const stretched = base * alpha ** (headDim / (headDim - 2));
+    return { ...json, [key]: { rope_type: "default", rope_theta: stretched } };
+  }
+  return json;
 }
 
 /** The factor of cos and sin for a context that is `factor` times the original one (Ding et al. 2024). */

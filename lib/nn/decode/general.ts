@@ -10,14 +10,13 @@ import { recordChoice } from "./choice.ts";
 import type { DecodeState, DecodeStep } from "./step.ts";
 import type { DecoderContext } from "../context.ts";
 import { recordFinalNorm, recordLogits } from "../head.ts";
+import { recordTurn } from "../decoder.ts";
 import { strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
 import { recordStoredProducts } from "../products/matvec.ts";
 import { createMatvecScratch } from "../products/matvec_batch.ts";
-import { hasRope } from "../../spec/decoder.ts";
 import type { MaskKind } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
-import { headWidths } from "../weights.ts";
 
 /**
  * Records the plan of one token of each row: logits, then the choice of the next token. The caches are buffers.
@@ -75,21 +74,20 @@ export function createGeneralStep(
  * first appended to its cache. The caches are buffers.
  */
 function recordCachedAttention(
-  { plan, act, weights: { spec, layers }, rope }: DecoderContext,
+  context: DecoderContext,
   state: CacheState,
   index: number,
 ): void {
+  const { plan, act, weights: { spec, layers }, rope } = context;
   const { caches, capacity, position } = state;
   const cache = caches.layers[index], layer = layers[index], own = act.layers[index];
   if (cache?.placement !== "buffer" || !layer || !own) return;
   const { headDim, rope: { dims }, scales: { attention: scale } = {}, softCaps } = spec;
   const { heads, kvHeads, window } = layer.spec, { q, k, v, o } = own.forward, { rows } = act;
-  if (hasRope(spec, layer.spec)) {
-    const widths = headWidths(spec, layer.spec), table = layerTable(rope, layer.spec);
-    const turn = { rows, seq: 1, headDim, dims, cosSin: table, positions: position };
-    recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
-  }
+  recordTurn(context, index, ({ width, ...part }) => {
+    const cosSin = layerTable(rope, layer.spec), stride = strideOf(width);
+    recordRope(plan, { ...part, rows, seq: 1, headDim, dims, cosSin, stride, positions: position });
+  });
   const pages = pagesFor(state, layer.spec);
   recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows, own: true });
   const shape = {

@@ -7,14 +7,14 @@ import { createActivations, widest } from "../activations.ts";
 import { recordDecodeAttention, recordTextureDecodeAttention } from "./attention.ts";
 import { type CacheState, pagesFor, pagesOf, recordCacheFill, tokensOf } from "./cache.ts";
 import type { DecoderContext } from "../context.ts";
-import { recordSelfAttention } from "../decoder.ts";
+import { recordSelfAttention, recordTurn } from "../decoder.ts";
 import { ROW_ALIGN, strideOf } from "../padding.ts";
 import type { Lora } from "../lora.ts";
 import type { MaskKind, MaskSlots } from "../mask_slots.ts";
 import { recordForward } from "../pass.ts";
 import { layerTable, recordRope, type RopeTables } from "../rope.ts";
-import { type DecoderSpec, hasRope } from "../../spec/decoder.ts";
-import { headWidths, type Weights } from "../weights.ts";
+import type { DecoderSpec } from "../../spec/decoder.ts";
+import type { Weights } from "../weights.ts";
 import { WINDOW_PART } from "./windows.ts";
 
 /** A sequence and what it is read with. */
@@ -116,21 +116,21 @@ function recordFirstAttention(context: DecoderContext, state: CacheState, index:
 
 /** Attention over the caches, after the tokens' own keys and values are appended. */
 function recordLaterAttention(
-  { plan, act, weights, rope }: DecoderContext,
+  context: DecoderContext,
   state: CacheState,
   { index, open }: { readonly index: number; readonly open: DeviceBuffer },
 ): void {
+  const { plan, act, weights, rope } = context;
   const { caches, capacity, position } = state;
   const cache = existing(caches.layers[index], `cache of layer ${index}`);
   const layer = existing(weights.layers[index], `layer ${index}`);
   const { q, k, v, o } = existing(act.layers[index], `buffers of layer ${index}`).forward;
   const { spec } = weights, { headDim, rope: { dims } } = spec, { heads, kvHeads, window } = layer.spec;
-  const widths = headWidths(spec, layer.spec), { rows } = act;
-  if (hasRope(spec, layer.spec)) {
-    const turn = { rows, seq: rows, headDim, dims, cosSin: layerTable(rope, layer.spec), positionBuffer: position };
-    recordRope(plan, { ...turn, buffer: q, heads, stride: strideOf(widths.q) });
-    recordRope(plan, { ...turn, buffer: k, heads: kvHeads, stride: strideOf(widths.kv) });
-  }
+  const { rows } = act;
+  recordTurn(context, index, ({ width, ...part }) => {
+    const cosSin = layerTable(rope, layer.spec), stride = strideOf(width);
+    recordRope(plan, { ...part, rows, seq: rows, headDim, dims, cosSin, stride, positionBuffer: position });
+  });
   const pages = pagesFor(state, layer.spec);
   recordCacheFill(plan, { ...state, pages }, { spec, layer: index, k, v, rows });
   const shape = { heads, kvHeads, headDim, window, capacity, rows, scale: spec.scales?.attention };

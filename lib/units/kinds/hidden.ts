@@ -17,7 +17,7 @@ export const hidden = {
   // Mean and variance over all H dims, the cut ones 0, are no multiples of those over the D kept ones:
   // (x − D/H·mean)/√variance has another offset in each row, which no weight of a smaller norm gives.
   misfit: {
-    isFor: ({ norm }) => norm === "layer",
+    isFor: ({ norm }) => norm !== undefined,
     rule: "the model has RMSNorm: a LayerNorm over the kept dims is not a scaled LayerNorm over all",
     value: "this model has LayerNorm",
     fix: "take hidden out of the units: heads, kv, ffn and layers can be cut",

@@ -63,11 +63,11 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
     x.map((row) => {
       const mean = row.reduce((sum, value) => sum + value, 0) / hidden;
       const deviation = Math.sqrt(row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / hidden + spec.normEps);
-      const weight = at(name), bias = at(normBiasName(name));
-      return row.map((value, i) => (value - mean) / deviation * (weight[i] ?? NaN) + (bias[i] ?? NaN));
+      const weight = at(name), bias = spec.norm === "layer" ? at(normBiasName(name)) : [];
+      return row.map((value, i) => (value - mean) / deviation * (weight[i] ?? NaN) + (bias[i] ?? 0));
     });
   const norm = (x: Rows, name: string): Float64Array[] =>
-    spec.norm === "layer" ? layerNorm(x, name) : x.map((row) => {
+    spec.norm ? layerNorm(x, name) : x.map((row) => {
       const rms = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0) / hidden + spec.normEps);
       return row.map((value, i) => value / rms * (at(name)[i] ?? NaN));
     });
@@ -165,7 +165,10 @@ export async function decoderOf(source: WeightSource): Promise<Decoder> {
       const input = (place: "attention" | "ffn"): Rows =>
         spec.normPlaces === "after" || isResidual ? x : norm(x, normName(index, place));
       const h = input("attention"), beside = spec.parallel === "shared" ? h : spec.parallel ? input("ffn") : null;
-      const turned = (of: "q" | "k"): Rows => rotate(headNorm(product(h, block(of)), headNormName(index, of)), layer);
+      const turned = (of: "q" | "k"): Rows => {
+        const x = product(h, block(of)), normed = (x: Rows): Rows => headNorm(x, headNormName(index, of));
+        return spec.qkNormAfter ? normed(rotate(x, layer)) : rotate(normed(x), layer);
+      };
       const [q, k] = [turned("q"), turned("k")];
       const o = attention(q, k, product(h, block("v")), layer)
         .map((row) => row.map((value, i) => value * (masks.head?.[heads + Math.floor(i / headDim)] ?? 1)));

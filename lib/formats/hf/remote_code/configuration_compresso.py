@@ -7,12 +7,12 @@ class CompressoConfig(MistralConfig):
     """A LLaMA configuration with layer_counts: {num_attention_heads, num_key_value_heads, intermediate_size} of each layer.
 
     With qk_norm = "head" queries and keys of each head are normed, as Qwen3's are, with "whole" those of all heads together,
-    as OLMo 2's are, with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With fused, layers are Phi-3's: q, k
+    as OLMo 2's are (with qk_norm_after those of each head follow RoPE, as HunYuan's do), with "layer" each head has a LayerNorm without bias, as StableLM 2 12B's. With fused, layers are Phi-3's: q, k
     and v are one matrix, gate and up are one, and a part of each head may rotate.
     A count of 0 means that the layer has no attention or no MLP. The counts outside the list are those of the widest layer.
     layer_windows, where there is one, holds the tokens that a query of each layer sees, itself included; None for all. The
     key is not sliding_window, by which transformers would make caches that forget what other layers still read.
-    With norm = "layer" norms are LayerNorm; with ungated_mlp an MLP is down(act(up(x))), without gate; with
+    With norm = "layer" norms are LayerNorm, with "layer_no_bias" without biases, as Cohere's; with ungated_mlp an MLP is down(act(up(x))), without gate; with
     parallel = "own" it reads what attention reads, through a norm of its own, with "shared" through that of attention. With
     head_bias the output head has a bias. With position_offset
     there are learned position embeddings, that of position p in row p + position_offset, and no RoPE.
@@ -37,6 +37,7 @@ class CompressoConfig(MistralConfig):
         attention_bias=False,
         mlp_bias=False,
         qk_norm=None,
+        qk_norm_after=None,
         norm=None,
         norm_places=None,
         embedding_width=None,
@@ -58,6 +59,7 @@ class CompressoConfig(MistralConfig):
         self.attention_bias = attention_bias
         self.mlp_bias = mlp_bias
         self.qk_norm = qk_norm
+        self.qk_norm_after = qk_norm_after
         self.norm = norm
         self.norm_places = norm_places
         self.embedding_width = embedding_width

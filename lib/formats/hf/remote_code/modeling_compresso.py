@@ -51,8 +51,9 @@ def ropes_of(config):
 
 
 def norm_of(config):
-    kind = nn.LayerNorm if config.norm == "layer" else LlamaRMSNorm
-    return kind(config.hidden_size, eps=config.rms_norm_eps)
+    if config.norm is None:
+        return LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.rms_norm_eps, bias=config.norm == "layer")
 
 
 class UngatedMLP(nn.Module):
@@ -124,6 +125,27 @@ class PartialAttention(Phi3Attention):
 
     def qkv_proj(self, x):
         return torch.cat([self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)], dim=-1)
+
+
+def norm_after_attention(config, layer_idx):
+    """Attention whose norms of q and k heads follow RoPE. Older versions of transformers do not have its class."""
+    from transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense import HunYuanDenseV1Attention
+
+    class NormAfterAttention(HunYuanDenseV1Attention):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.q_norm = self._modules.pop("query_layernorm")
+            self.k_norm = self._modules.pop("key_layernorm")
+
+        @property
+        def query_layernorm(self):
+            return self.q_norm
+
+        @property
+        def key_layernorm(self):
+            return self.k_norm
+
+    return NormAfterAttention(config, layer_idx)
 
 
 def is_partial(config):
@@ -219,6 +241,8 @@ class CompressoDecoderLayer(LlamaDecoderLayer):
             elif is_partial(config) or config.qk_norm == "layer":
                 own.sliding_window = window
                 self.self_attn = PartialAttention(own, cache_index)
+            elif config.qk_norm_after:
+                self.self_attn = norm_after_attention(own, cache_index)
             elif config.qk_norm == "head":
                 # It looks up whether this layer has a sliding window.
                 own.layer_types = ["full_attention"] * (cache_index + 1)

@@ -1,7 +1,7 @@
 // The WebGPU implementation that verbs run on: Deno's own, or that of a module which `--webgpu` names.
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { CompressoError } from "../lib/core/errors.ts";
+import { type CompressoError, refusal } from "../lib/core/errors.ts";
 import { isObject } from "../lib/core/guards.ts";
 import { type Device, openDevice } from "../lib/gpu/device.ts";
 import type { DeviceOptions } from "../lib/gpu/types.ts";
@@ -38,20 +38,20 @@ async function webgpuOf(module: string): Promise<GPU> {
     const made: unknown = gpu ?? (typeof create === "function" ? create([]) : undefined);
     if (isGpu(made)) return made;
   } catch (cause) {
-    throw refusal(module, cause instanceof Error ? cause.message : String(cause), { cause });
+    throw unusable(module, cause instanceof Error ? cause.message : String(cause), cause);
   }
-  throw refusal(module, "it exports neither");
+  throw unusable(module, "it exports neither");
 }
 
 function isGpu(value: unknown): value is GPU {
   return isObject(value) && typeof value.requestAdapter === "function";
 }
 
-function refusal(module: string, value: string, options: ErrorOptions = {}): CompressoError {
-  return new CompressoError("gpu", {
-    what: `cannot take WebGPU from ${module}`,
+function unusable(module: string, value: string, cause?: unknown): CompressoError {
+  return refusal("gpu", `cannot take WebGPU from ${module}`, {
     rule: "a module that exports gpu, or create() that returns it",
     value,
     fix: "check its name and Deno's rights: a native one needs --allow-ffi",
-  }, options);
+    cause,
+  });
 }

@@ -1,6 +1,6 @@
 // Shows an error on stderr, as text or as JSON, and tells the exit status.
 import { stripVTControlCharacters } from "node:util";
-import { CompressoError, type ErrorParts, option } from "../../lib/core/errors.ts";
+import { CompressoError, type ErrorParts } from "../../lib/core/errors.ts";
 import { HUB_VARIABLES } from "../../lib/hub/settings.ts";
 import { CommanderError } from "../packages.ts";
 import { flagOf, spellFlag } from "../options/spelling.ts";
@@ -89,7 +89,7 @@ function asKnown(error: unknown): CompressoError | null {
 function withRight(error: CompressoError): CompressoError {
   const { cause } = error;
   if (error.code !== "input" || !(cause instanceof Deno.errors.NotCapable)) return error;
-  return new CompressoError(error.code, { ...error.partsAs(option), fix: rightToAdd(cause) }, { cause });
+  return error.with({ fix: rightToAdd(cause) });
 }
 
 function rightToAdd({ message }: Error): string {
@@ -111,8 +111,6 @@ function rightIn(message: string): string {
 function asUsage({ message }: CommanderError): CompressoError {
   const [what = "", ...others] = message.replace(/^error: /, "").split("\n");
   const suggestion = /^\((Did you mean .*\?)\)$/.exec(others.join(" "))?.[1];
-  return new CompressoError("usage", {
-    what,
-    ...(suggestion === undefined ? {} : { fix: suggestion[0]?.toLowerCase() + suggestion.slice(1) }),
-  });
+  const fix = suggestion && suggestion.charAt(0).toLowerCase() + suggestion.slice(1);
+  return new CompressoError("usage", { what, fix });
 }

@@ -7,7 +7,7 @@ import { openSpec } from "../../lib/local/open_model.ts";
 import { type DecoderSpec, hasProjection, parameterCount } from "../../lib/spec/decoder.ts";
 import type { MatrixDtype } from "../../lib/nn/products/matrix.ts";
 import { type MemoryPlan, planMemory } from "../../lib/run/memory/plan.ts";
-import { adviseMemory, changeWords, fits, refusal } from "../../lib/run/memory/advice.ts";
+import { adviseMemory, changeWords, fits, overMemory } from "../../lib/run/memory/advice.ts";
 import { MEMORY_PARTS, type MemoryPart } from "../../lib/gpu/memory_parts.ts";
 import { checkTogether } from "../../lib/run/options/check.ts";
 import type { ResolvedMemory } from "../../lib/run/options/options.ts";
@@ -77,7 +77,7 @@ export function planVerb(): CommandUnknownOpts {
           advice: advice.map((one) => ({ ...one, change: spelled(changeWords(one.options), spellFlag) })),
         });
       } else show(model, { spec, adapter, run: { ...run, baseDtype }, memoryLimit, target, plan });
-      if (!isEnough) throw refusal({ ...plan, otherBytes: 0 }, { ...budget, advice });
+      if (!isEnough) throw overMemory({ ...plan, otherBytes: 0 }, { ...budget, advice });
     });
 }
 

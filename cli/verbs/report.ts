@@ -1,7 +1,7 @@
 // `compresso report RUN…`: runs as one HTML file.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { basename, dirname, join, resolve } from "node:path";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { refuse } from "../../lib/core/errors.ts";
 import { writeFileAtomically } from "../../lib/files/atomic.ts";
 import { exists, namesIn } from "../../lib/files/exists.ts";
 import { readEvaluation } from "../../lib/report/evaluation.ts";
@@ -86,19 +86,16 @@ async function newFolderOf(path: string): Promise<string | null> {
   const folder = dirname(path);
   if (await exists(folder)) return null;
   if (await exists(dirname(folder))) return folder;
-  throw new CompressoError("usage", {
-    what: `cannot write to ${path}`,
+  refuse("usage", `cannot write to ${path}`, {
     rule: "at most the last folder of --out is new",
     value: `there is no ${dirname(folder)}`,
-    fix: "check the spelling, or make the folder",
   });
 }
 
 function outOf(folders: readonly string[]): string {
   const [folder] = folders;
   if (folder !== undefined && folders.length === 1) return join(folder, REPORT_FILE);
-  throw new CompressoError("usage", {
-    what: "cannot tell where the report goes",
+  refuse("usage", "cannot tell where the report goes", {
     rule: "a report of several runs is named with --out",
     value: `${folders.length} runs, no --out`,
     fix: "add --out report.html",

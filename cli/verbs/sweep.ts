@@ -1,7 +1,7 @@
 // `compresso sweep MODEL`: one run through several sparsities, and a table of quality against size.
 import type { CommandUnknownOpts } from "../packages.ts";
 import { join } from "node:path";
-import { CompressoError } from "../../lib/core/errors.ts";
+import { CompressoError, refuse } from "../../lib/core/errors.ts";
 import { withoutUndefined } from "../../lib/core/check_options.ts";
 import { exists } from "../../lib/files/exists.ts";
 import { isHubName } from "../../lib/hub/name.ts";
@@ -118,7 +118,7 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
     else show(result, out);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
-    throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
+    throw error.with({ fix: `to resume, run: ${await resumeCommand()}` });
   }
 }
 
@@ -126,11 +126,9 @@ async function runSweep(path: string, typed: SweepFlags): Promise<void> {
 function checkExported({ export: isWritten, dtype, saveAdapter }: SweepFlags): void {
   const idle = Object.entries(withoutUndefined({ "--dtype": dtype, "--save-adapter": saveAdapter }))[0]?.[0];
   if (isWritten || idle === undefined) return;
-  throw new CompressoError("usage", {
-    what: `cannot use ${idle}`,
+  refuse("usage", `cannot use ${idle}`, {
     rule: "it is of the models that --export writes",
     value: "no --export",
-    fix: "leave it out, or add --export",
   });
 }
 

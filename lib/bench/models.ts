@@ -2,7 +2,7 @@
 //
 // All figures are by wall clock, because that is what a user waits for. Models take turns within every repeat, and the order turns with each repeat, so
 // that a machine that grows slower affects all alike. A ratio is the median of the ratios within the repeats.
-import { CompressoError, refuse } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, count, type NamesOf } from "../core/check_options.ts";
 import { existing } from "../core/guards.ts";
 import type { AdapterFacts } from "../gpu/types.ts";
@@ -115,7 +115,7 @@ export async function benchModels(
   const [first] = models;
   if (!first) {
     const rule = "there is at least one model";
-    throw new CompressoError("usage", { what: "cannot measure", rule, value: "none", fix: "give a model" });
+    refuse("usage", "cannot measure", { rule, value: "none" });
   }
   checkSizes(models.map(({ name, model: { spec } }) => ({ name, spec })), { prompt, tokens, batch, repeats });
   using stack = new DisposableStack();

@@ -131,6 +131,14 @@ export class CompressoError extends Error {
     return present(spelledParts(this.#marked, spell));
   }
 
+  /** This error with the place where it happened after its `what`, or another `what` or `fix`; this one is its cause. */
+  with(
+    { at, ...parts }: Pick<Partial<ErrorParts>, "what" | "fix"> & { readonly at?: string | undefined },
+  ): CompressoError {
+    const all = { ...this.#marked, ...parts }, what = at === undefined ? all.what : `${all.what}, ${at}`;
+    return new CompressoError(this.code, { ...all, what }, { cause: this });
+  }
+
   /** Exit status that the command line ends with. */
   get exitStatus(): number {
     return EXIT_STATUS[this.code];

@@ -106,11 +106,11 @@ export function ruleText(rule: AnyRule): string {
     case "number": {
       if (least === 0 && most === 1) return "a number from 0 to 1";
       const bounds = [
-        ...(above === undefined ? [`at least ${least}`] : [`above ${above}`]),
-        ...(below === undefined ? [] : [`below ${below}`]),
-        ...(most === undefined ? [] : [`at most ${most}`]),
+        above === undefined ? `at least ${least}` : `above ${above}`,
+        below !== undefined && `below ${below}`,
+        most !== undefined && `at most ${most}`,
       ];
-      return `a number ${bounds.join(" and ")}`;
+      return `a number ${bounds.filter((bound) => bound !== false).join(" and ")}`;
     }
     case "parameters":
       return "a number of parameters above 0, such as 5.4B or 113280192";

@@ -80,7 +80,7 @@ export function encodeRows(
 export function allRefused(error: CompressoError, rows: number): CompressoError {
   const { parts: { fix = "fix the rows" } } = error.cause instanceof CompressoError ? error.cause : error;
   const all = `${fix}: of ${rows} rows none can be encoded`;
-  return new CompressoError(error.code, { ...error.parts, fix: all }, { cause: error });
+  return error.with({ fix: all });
 }
 
 /** The sequences of {@link encodeRows}, none where no row has a response within `seq`, and the places of rows that were left out as broken. */
@@ -194,11 +194,8 @@ function named<T>(place: RowPlace, work: () => T): T {
     return work();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const { what, fix: own = "fix or remove the row" } = error.parts;
-    const fix = `${own}, or have such rows left out (${option("skipBroken")})`;
-    throw new CompressoError(error.code, { ...error.parts, what: `${what}, ${placeName(place)}`, fix }, {
-      cause: error,
-    });
+    const { fix: own = "fix or remove the row" } = error.parts;
+    throw error.with({ at: placeName(place), fix: `${own}, or have such rows left out (${option("skipBroken")})` });
   }
 }
 

@@ -1,5 +1,5 @@
 // Exact match on instructions: the model answers each row greedily, and the answer is compared with the row's output.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, type Reasons, refusal } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { kindName, placeName, placeOf, type Row } from "../data/row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../data/prompts/encode.ts";
@@ -109,7 +109,7 @@ export function answerPrompts(
   });
 }
 
-function unanswerable(where: string, parts: { readonly rule: string; readonly value: string }): CompressoError {
+function unanswerable(where: string, reasons: Reasons): CompressoError {
   const fix = "leave the row out, or take another measure";
-  return new CompressoError("input", { what: `cannot have the model answer ${where}`, ...parts, fix });
+  return refusal("input", `cannot have the model answer ${where}`, { ...reasons, fix });
 }

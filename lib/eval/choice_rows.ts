@@ -1,5 +1,5 @@
 // Rows with choices as token ids for scoring.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import { checkNames, count, type NamesOf } from "../core/check_options.ts";
 import { kindName, placeName, placeOf, type Row } from "../data/row.ts";
 import { encodePrefix, encodeResponse, endToken, formatExample } from "../data/prompts/encode.ts";
@@ -51,8 +51,7 @@ export function encodeChoices(rows: readonly Row[], options: ChoiceOptions): Cho
 }
 
 function unscorable(where: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot score ${where}`,
+  return refusal("input", `cannot score ${where}`, {
     rule: 'a row has "choices", a list of strings with the output among them',
     value,
     fix: "add choices to the rows, or take another measure",

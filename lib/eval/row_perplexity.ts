@@ -1,5 +1,5 @@
 // Perplexity over rows, each read alone: whole documents, or the responses to instructions.
-import { CompressoError, type ErrorParts, refuse } from "../core/errors.ts";
+import { CompressoError, type Reasons, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Row } from "../data/rows.ts";
 import { placeOf } from "../data/row.ts";
@@ -145,12 +145,11 @@ function encode(
   { seq, prompt = null, skipBroken = false }: RowPerplexityOptions,
 ): Encoded {
   checkPromptText(prompt);
-  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what" | "option">>): never => {
-    throw new CompressoError(code, { what: "cannot measure perplexity over rows", ...parts });
-  };
+  const fail = (code: "usage" | "input", reasons: Reasons): never =>
+    refuse(code, "cannot measure perplexity over rows", reasons);
   if (!Number.isInteger(seq) || seq < 2 || seq > spec.maxPosition) {
     const rule = `seq is a whole number from 2 to the model's context of ${spec.maxPosition} tokens`;
-    fail("usage", { rule, value: String(seq), fix: "try 512, or the context" });
+    fail("usage", { rule, value: seq, fix: "try 512, or the context" });
   }
   if (!tokenizer) throw noTokenizer("cannot measure perplexity over rows");
   const refused: CompressoError[] = [], examples: Example[] = [];

@@ -1,5 +1,5 @@
 // Log-likelihood of continuations, and multiple choice by them.
-import { CompressoError, type ErrorParts, refuse } from "../core/errors.ts";
+import { type Reasons, refuse } from "../core/errors.ts";
 import { dealt, type Ranks } from "../ranks/ranks.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { Sequence } from "../nn/token_tree.ts";
@@ -142,9 +142,7 @@ function checkSequences(sequences: readonly Sequence[], most: number): void {
 
 /** Throws `CompressoError("input")` for rows that {@link scoreChoices} refuses with a context of `most` tokens. */
 export function checkRows(rows: readonly ChoiceRow[], most: number): void {
-  const fail = (where: string, parts: Pick<ErrorParts, "rule" | "value" | "fix">): never => {
-    throw new CompressoError("input", { what: `cannot score ${where}`, ...parts });
-  };
+  const fail = (where: string, reasons: Reasons): never => refuse("input", `cannot score ${where}`, reasons);
   if (rows.length === 0) fail("choices", { rule: "there is at least one row", value: "no rows", fix: "give a row" });
   rows.forEach(({ prefix, choices, answer, number }, index) => {
     const where = `row ${number ?? index + 1}`, fix = "fix the row, or leave it out";

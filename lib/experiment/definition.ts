@@ -1,5 +1,5 @@
 // Checks the definition of an experiment: its form, its options, and what no single part can be wrong in.
-import { CompressoError, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { nearest } from "../core/nearest.ts";
 import { z } from "../core/packages.ts";
 import { MAX_SEED } from "../core/random.ts";
@@ -153,7 +153,7 @@ function cellCount(grid: Grid): number {
 function checkRest(definition: ExperimentDefinition): void {
   const fail = (rule: string, value: string): never => {
     const what = `cannot define the experiment '${definition.name}'`;
-    throw new CompressoError("usage", { what, rule, value, fix: "correct it, or what it depends on" });
+    refuse("usage", what, { rule, value });
   };
   const models = Object.keys(modelsOf(definition)), sets = Object.keys(dataOf(definition));
   if (models.length === 0) fail("there is at least one model", "none");

@@ -1,6 +1,6 @@
 // The cells of an experiment: every combination of its grids, in order, with names and the axes along which they differ.
 import { digestOf } from "../core/digest.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { alarmSettings, alarmText, monitorOf } from "../run/monitors/alarm_setting.ts";
 import { PROJECTIONS } from "../spec/decoder.ts";
 import { UNIT_KINDS } from "../units/kinds/all.ts";
@@ -68,7 +68,7 @@ export function labelsOfOption(name: CellOptionName, cells: readonly Cell[]): La
 export function chooseCells(cells: readonly Cell[], filter: Filter): Cell[] {
   const fail = (name: string, rule: string, value: string): never => {
     const fix = `plan the experiment without ${option("only")} to see its runs`;
-    throw new CompressoError("usage", { what: `cannot choose cells by ${name}`, rule, value, fix });
+    refuse("usage", `cannot choose cells by ${name}`, { rule, value, fix });
   };
   const chosen = [...filter].reduce((left, [name, values]) => {
     if (!isCellOption(name)) return fail(name, `options are ${CELL_OPTION_NAMES.join(", ")}`, name);

@@ -28,7 +28,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
   const what = `cannot read the experiment ${path}`;
   const fail = (value: string, cause?: unknown): never => {
     const rule = "it is a local .ts, .js, .mjs or .json file", fix = "check the path, or fix the file";
-    throw new CompressoError("input", { what, rule, value, fix }, { cause });
+    refuse("input", what, { rule, value, fix, cause });
   };
   const kind = extname(path).toLowerCase();
   if (/^https?:/i.test(path)) return fail("an address");
@@ -52,9 +52,7 @@ export async function openExperiment(path: string): Promise<Experiment> {
     if (error instanceof CompressoError) throw error;
     const { rule, value, fix } = importFault(error);
     // Deno colours its messages on imports.
-    throw new CompressoError("input", { what, rule, value: stripVTControlCharacters(value ?? ""), fix }, {
-      cause: error,
-    });
+    refuse("input", what, { rule, value: stripVTControlCharacters(value ?? ""), fix, cause: error });
   }
   return { ...asExperiment(module.default, path), root };
 }

@@ -108,12 +108,11 @@ export function checkOption(name: string, value: unknown, where: string): void {
   const wrong = refusalOf(name, value), path = PATHS.get(name);
   if (wrong === null) return;
   const meant = path === undefined ? null : meantBy(entryOf(path), value);
-  throw new CompressoError("usage", {
-    what: `cannot use this ${name} in ${where}`,
+  refuse("usage", `cannot use this ${name} in ${where}`, {
     rule: wrong,
     value: JSON.stringify(value) ?? String(value),
     fix: meant === null ? "correct the value, or leave it out for the default" : `did you mean ${meant}?`,
-    ...(path === undefined ? {} : { option: path }),
+    option: path,
   });
 }
 

@@ -1,5 +1,5 @@
 // Opens models of every format. The content decides the format, never the file name.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { type FileInfo, type FileSystem, firstBytes, isThere, missing } from "../files/system.ts";
 import type { DecoderSpec } from "../spec/decoder.ts";
 import type { WeightSource } from "../spec/source.ts";
@@ -27,8 +27,7 @@ export async function openWeights(files: FileSystem, path: string): Promise<HfSo
   if (kind === "folder") return await openHfFolder(files, path);
   if (kind === "gguf") return await openGguf(await files.open(path));
   const { what, fix } = kind.guess ?? { what: "something else", fix: "give a Hugging Face folder or a GGUF file" };
-  throw new CompressoError("input", {
-    what: `cannot open the model ${path}`,
+  refuse("input", `cannot open the model ${path}`, {
     rule: "it is a Hugging Face folder, or a file that starts with GGUF",
     value: what,
     fix,
@@ -53,8 +52,7 @@ export async function readSpec(files: FileSystem, path: string): Promise<Decoder
   if (kind === "folder") return (await readHfConfig(files, `${path}/config.json`)).spec;
   if (kind === "gguf") return (await openGguf(await files.open(path))).spec;
   if (kind.startsAsJson) return (await readHfConfig(files, path)).spec;
-  throw new CompressoError("input", {
-    what: `cannot tell the shape of the model ${path}`,
+  refuse("input", `cannot tell the shape of the model ${path}`, {
     rule: "it is a folder with config.json, such a file, or a file that starts with GGUF",
     value: kind.guess?.what ?? "something else",
     fix: kind.guess?.fix ?? "give a config.json, a folder that holds one, or a GGUF",
@@ -66,7 +64,7 @@ export async function modelInfo(files: FileSystem, path: string): Promise<FileIn
   const info = await files.info(path);
   if (info) return info;
   const failure = missing(path), fix = await hubMeant(files, path);
-  throw fix === null ? failure : new CompressoError("input", { ...failure.parts, fix });
+  throw fix === null ? failure : failure.with({ fix });
 }
 
 /** What to do about a path where nothing is and that has the form of a name on the Hub; null for other paths. */

@@ -1,6 +1,6 @@
 // Self-written data on disk: a part that grows and can be continued, then the whole file.
 import { checkAlike } from "../ranks/alike.ts";
-import { CompressoError, option, refuse } from "../core/errors.ts";
+import { type CompressoError, option, refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import { gathered, type Ranks } from "../ranks/ranks.ts";
 import { makeFolder } from "../files/atomic.ts";
@@ -155,7 +155,7 @@ function silenceAfter(written: number, error: CompressoError): CompressoError {
     : `lower count to ${written}, which are written (${option("generate.count", written)}, with ${
       option("resume")
     }), or ${anew}`;
-  return new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
+  return error.with({ fix });
 }
 
 const NEWLINE = 10;

@@ -1,5 +1,5 @@
 // Which files of a repository a model, an adapter or data need.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { within } from "../files/path.ts";
 import { hubText, type HubUse } from "./name.ts";
@@ -162,8 +162,7 @@ function megabytes(bytes: number): string {
 }
 
 function lacking(repo: HubRepo, rule: string, value: string, fix?: string): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot use ${hubText(repo.name)}`,
+  return refusal("input", `cannot use ${hubText(repo.name)}`, {
     rule,
     value: repo.isOffline ? `${value}; the Hub is not asked for more` : value,
     fix,

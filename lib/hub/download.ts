@@ -1,12 +1,12 @@
 // Downloads of a file into the cache: resumed by ranges, checked by size and hash, one process at a time.
 import { createHash, type Hash } from "node:crypto";
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal } from "../core/errors.ts";
 import { isMissing } from "../files/held_file.ts";
 import { unwritable } from "../files/atomic.ts";
 import type { HubFile } from "./cache.ts";
 import { hubFetch, type HubListener, LEAST_BYTES, paused, piecesOfBody, UnreachableError, visible } from "./http.ts";
 import { hubText } from "./name.ts";
-import { noSuchFile, refusal } from "./refusal.ts";
+import { hubRefusal, noSuchFile } from "./refusal.ts";
 import { type HubRepo, notKept } from "./repo.ts";
 
 /** A download and who watches it. */
@@ -122,7 +122,7 @@ async function fillOnce(
     await out.clear();
     return "the part that is there was refused";
   }
-  if (!response.ok) throw await refusal(response, { settings, name: { ...name, file: file.path }, signal });
+  if (!response.ok) throw await hubRefusal(response, { settings, name: { ...name, file: file.path }, signal });
   const range = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "");
   if (start > 0 && (response.status !== 206 || Number(range?.[1]) !== start)) await out.clear();
   try {
@@ -154,8 +154,7 @@ function checkHeaders(headers: Headers, repo: HubRepo, file: HubFile): void {
 
 function otherBytes(repo: HubRepo, file: HubFile, found: string): CompressoError {
   const hash = file.sha256 === null ? `Git's SHA-1 ${file.blobId}` : `SHA-256 ${file.sha256}`;
-  return new CompressoError("input", {
-    what: `cannot fetch ${hubText(repo.name, { file: file.path })}`,
+  return refusal("input", `cannot fetch ${hubText(repo.name, { file: file.path })}`, {
     rule: `its bytes are those that the Hub lists: ${hash}, ${file.size} bytes`,
     value: found,
     fix: "try again; if it stays, a proxy or mirror changes the file: check HF_ENDPOINT",

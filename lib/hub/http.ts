@@ -1,5 +1,5 @@
 // Requests to the Hub: redirects that never take the token to another host, retries, and answers that ask to wait.
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { CompressoError, type ErrorParts, refusal } from "../core/errors.ts";
 import type { HubSettings } from "./settings.ts";
 
 /** Signal and notes of work with the Hub. */
@@ -86,8 +86,7 @@ export async function jsonOf(response: Response): Promise<unknown> {
 
 /** The error of an answer that no Hub gives. */
 export function strange(origin: string, { value }: Pick<ErrorParts, "value">): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the answer of ${origin}`,
+  return refusal("input", `cannot read the answer of ${origin}`, {
     rule: "it answers as the Hugging Face Hub does",
     value: value === undefined ? undefined : visible(value),
     fix: "check HF_ENDPOINT, and that no proxy answers in its place",

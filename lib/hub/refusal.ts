@@ -1,6 +1,6 @@
 // What the Hub's refusals mean, and what to do about each: names that are near, terms to accept, tokens.
 import { nearest } from "../core/nearest.ts";
-import { CompressoError, type ErrorParts } from "../core/errors.ts";
+import { type CompressoError, type Reasons, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { hubFetch, type HubListener, jsonOf, visible } from "./http.ts";
 import { type HubName, hubText, isSafePath } from "./name.ts";
@@ -22,15 +22,14 @@ interface Asked extends HubListener {
 }
 
 /** The error of an answer that is a refusal. Asks the Hub for names that are near where a name is wrong. */
-export async function refusal(response: Response, asked: Asked): Promise<CompressoError> {
+export async function hubRefusal(response: Response, asked: Asked): Promise<CompressoError> {
   const { status, headers } = response, { settings: { endpoint, token }, name, doing = "read" } = asked;
   const code = headers.get("x-error-code") ?? "";
   const said = visible(headers.get("x-error-message") ?? await messageOf(response));
   // A server may say back what it was sent.
   const message = token === null ? said : said.replaceAll(token, "the token");
   await response.body?.cancel().catch(() => {});
-  const error = (parts: Omit<ErrorParts, "what">): CompressoError =>
-    new CompressoError("input", { what: `cannot ${doing} ${hubText(name)}`, ...parts });
+  const error = (reasons: Reasons): CompressoError => refusal("input", `cannot ${doing} ${hubText(name)}`, reasons);
   if (code === "GatedRepo" || (status === 403 && /gated|access to (model|dataset) .* is restricted/i.test(message))) {
     const page = `${endpoint}/${name.type === "datasets" ? "datasets/" : ""}${name.repo}`;
     return error({
@@ -76,8 +75,7 @@ export async function refusal(response: Response, asked: Asked): Promise<Compres
 /** The error of a file that a repository does not have. */
 export function noSuchFile(name: HubName, files: Iterable<string>): CompressoError {
   const all = [...files];
-  return new CompressoError("input", {
-    what: `cannot read ${hubText(name)}`,
+  return refusal("input", `cannot read ${hubText(name)}`, {
     rule: "the file is in the repository",
     value: `no ${name.file ?? "such file"}`,
     fix: meant(nearOf(name.file ?? "", all), (file) => hubText(name, { file })) ?? listed(name, all),

@@ -1,10 +1,10 @@
 // A repository on the Hub at one commit: which files it has, from the Hub or, without it, from the cache.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { type HubFile, hubFile, RepoCache } from "./cache.ts";
 import { hubFetch, type HubListener, jsonOf, strange, UnreachableError } from "./http.ts";
 import { type HubName, hubText, isCommit } from "./name.ts";
-import { refusal } from "./refusal.ts";
+import { hubRefusal } from "./refusal.ts";
 import type { HubSettings } from "./settings.ts";
 
 /** The revision that is taken where none is named. */
@@ -73,8 +73,7 @@ export async function openRepo(
 
 /** The error of something that is not in the cache while the Hub is not asked. */
 export function notKept(what: string, { cache }: { readonly cache: string }): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read ${what}`,
+  return refusal("input", `cannot read ${what}`, {
     rule: "it is in the cache, as the Hub is not asked",
     value: `it is not in ${cache}`,
     fix: "remove HF_HUB_OFFLINE, check the connection, or set HF_HOME to where it is",
@@ -136,7 +135,7 @@ async function answerOf(
   listener: HubListener,
 ): Promise<Answer> {
   const response = await hubFetch(settings.endpoint + path, settings, listener);
-  if (!response.ok) throw await refusal(response, { settings, name, ...listener });
+  if (!response.ok) throw await hubRefusal(response, { settings, name, ...listener });
   const [, link = null] = /<([^>]+)>;\s*rel="?next"?/.exec(response.headers.get("link") ?? "") ?? [];
   if (link !== null && !URL.canParse(link, settings.endpoint)) {
     await response.body?.cancel();

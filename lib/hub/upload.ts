@@ -1,12 +1,12 @@
 // Uploads of files to a model's repository as one commit: small ones in git, large ones in large file storage, which takes them in parts.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal } from "../core/errors.ts";
 import { isObject, type Json } from "../core/guards.ts";
 import { openDiskFile } from "../files/bytes.ts";
 import { firstBytes } from "../files/system.ts";
 import { hashOf } from "./download.ts";
 import { hubFetch, type HubListener, jsonOf, strange } from "./http.ts";
 import { type HubName, hubText, parseHubName } from "./name.ts";
-import { refusal } from "./refusal.ts";
+import { hubRefusal } from "./refusal.ts";
 import { MAIN } from "./repo.ts";
 import { type HubSettings, hubSettings } from "./settings.ts";
 import { piecesOf, put } from "./storage.ts";
@@ -99,22 +99,16 @@ export async function uploadToHub(
 }
 
 function notReady(text: string, { endpoint, token }: HubSettings, { file }: HubName): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot push to ${text}`,
-    ...(file !== null
-      ? {
-        rule: "a push is to a whole repository: hf:owner/name[@branch]",
-        value: `the file ${file}`,
-        fix: "leave it out",
-      }
-      : token === null
-      ? {
-        rule: "a token allows it",
-        value: "no token",
-        fix: `set HF_TOKEN to one that may write: ${endpoint}/settings/tokens`,
-      }
-      : { rule: "the Hub may be asked", value: "HF_HUB_OFFLINE is set", fix: "remove HF_HUB_OFFLINE" }),
-  });
+  const reasons = file !== null
+    ? { rule: "a push is to a whole repository: hf:owner/name[@branch]", value: `the file ${file}` }
+    : token === null
+    ? {
+      rule: "a token allows it",
+      value: "no token",
+      fix: `set HF_TOKEN to one that may write: ${endpoint}/settings/tokens`,
+    }
+    : { rule: "the Hub may be asked", value: "HF_HUB_OFFLINE is set" };
+  return refusal("usage", `cannot push to ${text}`, reasons);
 }
 
 /** Makes the repository, if there is none. */
@@ -271,7 +265,7 @@ async function posted(
     onNote,
   });
   if (!response.ok && !allowed.includes(response.status)) {
-    throw await refusal(response, { settings, name, signal, doing: "push to" });
+    throw await hubRefusal(response, { settings, name, signal, doing: "push to" });
   }
   const type = response.headers.get("content-type") ?? "";
   if (/json/.test(type)) {

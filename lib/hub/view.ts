@@ -7,7 +7,7 @@ import { chooseFiles } from "./choose.ts";
 import { addressOf, hashOf } from "./download.ts";
 import { hubFetch, type HubListener, piecesOfBody, strange } from "./http.ts";
 import { hubText, parseHubName } from "./name.ts";
-import { refusal } from "./refusal.ts";
+import { hubRefusal } from "./refusal.ts";
 import { type HubRepo, notKept, openRepo } from "./repo.ts";
 import { hubSettings } from "./settings.ts";
 
@@ -159,7 +159,7 @@ async function rangeOf(
   for (let left = TRIES; left > 0; left--) {
     const headers = { range: `bytes=${start}-${end - 1}` };
     const response = await hubFetch(addressOf(repo, path), settings, { ...listener, headers });
-    if (!response.ok) throw await refusal(response, { settings, name: { ...name, file: path }, ...listener });
+    if (!response.ok) throw await hubRefusal(response, { settings, name: { ...name, file: path }, ...listener });
     const isWhole = response.status === 200 && start === 0 && end === size;
     if (!isWhole && response.headers.get("content-range") !== `bytes ${start}-${end - 1}/${size}`) {
       await response.body?.cancel();

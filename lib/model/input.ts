@@ -1,5 +1,5 @@
 // Input of a model: tokens, labels and adapters, and their checks.
-import { CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, type Reasons, refusal, refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import { type LoraConfig, refuseOthers } from "../spec/lora.ts";
 import { type Lora, packLora } from "../nn/lora.ts";
@@ -65,9 +65,8 @@ export function checkNext(
   next: ArrayLike<number>,
   { top, vocab }: { readonly top: number; readonly vocab: number },
 ): void {
-  const fail = (code: "usage" | "input", parts: Required<Omit<ErrorParts, "what" | "option">>): never => {
-    throw new CompressoError(code, { what: "cannot ask for log-probabilities", ...parts });
-  };
+  const fail = (code: "usage" | "input", reasons: Reasons): never =>
+    refuse(code, "cannot ask for log-probabilities", reasons);
   if (next.length !== tokens.length) {
     fail("usage", {
       rule: "there is one entry for each token",
@@ -77,13 +76,13 @@ export function checkNext(
   }
   if (!Number.isInteger(top) || top < 0 || top > vocab) {
     const rule = `the most likely tokens asked for are a whole number from 0 to ${vocab}`;
-    fail("usage", { rule, value: String(top), fix: "ask for a number in that range" });
+    fail("usage", { rule, value: top });
   }
   for (let i = 0; i < next.length; i++) {
     const id = next[i] ?? NaN;
     if (!Number.isInteger(id) || id < -1 || id >= vocab) {
       const rule = `ids lie in [0, ${vocab}), or are -1`, fix = "use the tokenizer of this model";
-      fail("input", { rule, value: String(id), fix });
+      fail("input", { rule, value: id, fix });
     }
   }
 }

@@ -1,6 +1,6 @@
 // LoRA (Hu et al. 2021): y = W·x + s·B·A·x.
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights } from "../spec/lora.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import { normal } from "../core/random.ts";
@@ -120,8 +120,7 @@ export function unpackLora(spec: DecoderSpec, lora: Lora, flat: Float32Array): L
 function take(weights: ReadonlyMap<string, Float32Array>, name: string, size: number): Float32Array {
   const data = weights.get(name);
   if (data?.length === size) return data;
-  throw new CompressoError("input", {
-    what: `cannot use the LoRA matrix '${name}'`,
+  refuse("input", `cannot use the LoRA matrix '${name}'`, {
     rule: `it has ${size} elements`,
     value: data ? `${data.length} elements` : "it is missing",
     fix: "pass A [rank, in] and B [out, rank] for every target of every layer",

@@ -1,6 +1,6 @@
 // Mask values z in the layout of the decoder: one buffer of slots for hidden dims, heads and FFN columns.
 import { existing } from "../core/guards.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { checkNames, type NamesOf } from "../core/check_options.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
@@ -164,10 +164,8 @@ function check(kind: MaskKind, values: Float32Array | undefined, size: number): 
   if (!values) return;
   const broken = values.length === size ? values.findIndex((value) => !Number.isFinite(value)) : -1;
   if (values.length === size && broken < 0) return;
-  throw new CompressoError("input", {
-    what: `cannot use the ${kind} mask`,
+  refuse("input", `cannot use the ${kind} mask`, {
     rule: `it has ${size} finite values for this model`,
     value: broken < 0 ? `${values.length} values` : `value ${broken} is ${values[broken]}`,
-    fix: "give as many finite values as the model has heads, FFN columns or hidden dims",
   });
 }

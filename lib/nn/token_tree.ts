@@ -1,5 +1,5 @@
 // Sequences with common prefixes as trees, in which a common token is computed only once.
-import { CompressoError } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import type { Device } from "../gpu/device.ts";
 import type { Pass, TreeBuffers } from "./context.ts";
 
@@ -165,11 +165,9 @@ export function createTreeBuffers(
 export function checkRoom({ tokens, edgeNodes }: TokenTree, rows: number): void {
   const least = Math.max(1, tokens.length, edgeNodes.length);
   if (Number.isInteger(rows) && rows >= least) return;
-  throw new CompressoError("usage", {
-    what: "cannot run a model on these trees",
+  refuse("usage", "cannot run a model on these trees", {
     rule: `the rows of the pass are a whole number, at least the nodes and the edges: ${least}`,
     value: `${tokens.length} nodes, ${edgeNodes.length} edges, ${rows} rows`,
-    fix: "give as many rows, or smaller trees",
   });
 }
 
@@ -217,7 +215,7 @@ export function writeTree({ device, act, trees }: Pick<Pass, "device" | "act" | 
 function checkSequence({ prefix, choice }: Sequence): void {
   const fail = (rule: string, value: string): never => {
     const what = "cannot add a sequence to the trees", fix = "leave it out, or correct it";
-    throw new CompressoError("input", { what, rule, value, fix });
+    refuse("input", what, { rule, value, fix });
   };
   if (prefix.length === 0 || choice.length === 0) {
     const rule = "prefix and choice have at least one token each";
@@ -230,10 +228,9 @@ function checkSequence({ prefix, choice }: Sequence): void {
 }
 
 function notShared(shared: number, most: number): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot add a sequence to the trees",
+  return refusal("usage", "cannot add a sequence to the trees", {
     rule: `it shares a whole number of nodes with the one before it, from 0 to ${most}`,
-    value: String(shared),
+    value: shared,
     fix: "give what the builder's shared() says, or 0",
   });
 }

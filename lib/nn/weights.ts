@@ -25,7 +25,7 @@ import {
   PROJECTIONS,
   projectionShape,
 } from "../spec/decoder.ts";
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { DeviceBuffer } from "../gpu/types.ts";
 import type { Device } from "../gpu/device.ts";
 import type { RowRange, WeightSource } from "../spec/source.ts";
@@ -448,8 +448,7 @@ function finite(name: string, data: Float32Array<ArrayBuffer>): Float32Array<Arr
   for (let i = 0; i < data.length; i++) sum += Math.abs(data[i] ?? 0) * 0;
   if (sum === 0) return data;
   const at = data.findIndex((value) => !Number.isFinite(value));
-  throw new CompressoError("numeric", {
-    what: `cannot use the weights in '${name}'`,
+  refuse("numeric", `cannot use the weights in '${name}'`, {
     rule: "weights must be finite",
     value: `element ${at} is ${data[at]}`,
     fix: "get an intact copy of the model",

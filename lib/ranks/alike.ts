@@ -1,5 +1,5 @@
 // Checks that all ranks do the same work.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { Ranks } from "./ranks.ts";
 
 /**
@@ -13,8 +13,7 @@ export async function checkAlike(ranks: Ranks, facts: Readonly<Record<string, un
   differs[rank] = text === first ? 0 : 1;
   const odd = (await ranks.sum([differs])).findIndex((count) => count > 0);
   if (odd < 0) return;
-  throw new CompressoError("mismatch", {
-    what: `rank ${odd} of ${size} cannot work with the others`,
+  refuse("mismatch", `rank ${odd} of ${size} cannot work with the others`, {
     rule: "all ranks have the same options, data, version and kind of adapter",
     value: await ranks.textOf(odd, differences(JSON.parse(text), JSON.parse(first))),
     fix: "start all ranks with the same command on machines that are alike",

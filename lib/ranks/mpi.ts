@@ -3,7 +3,7 @@
 // Handles differ by implementation: addresses of symbols in Open MPI 5, numbers in MPICH and in the standard ABI of
 // MPI 5.0. Only f32 is sent; texts are sent as their bytes in f32. Sums are made here and not by MPI_Reduce, which
 // promises no order of adding.
-import { CompressoError } from "../core/errors.ts";
+import { CompressoError, refusal, refuse } from "../core/errors.ts";
 import { addInto, type Ranks } from "./ranks.ts";
 
 /** Ranks of an MPI job. */
@@ -93,16 +93,14 @@ export function openMpi(): MpiRanks | null {
   symbols.MPI_Comm_size(handles.world, size);
   const [count = 0] = size;
   if (count !== Number(variable(launcher))) {
-    throw new CompressoError("usage", {
-      what: "cannot train on several ranks",
+    refuse("usage", "cannot train on several ranks", {
       rule: `the MPI library is that of the launcher, which started ${variable(launcher)} processes`,
       value: `${path} knows ${count}`,
       fix: "name the launcher's library by the environment variable COMPRESSO_MPI",
     });
   }
   if ((provided[0] ?? 0) < SERIALIZED) {
-    throw new CompressoError("usage", {
-      what: "cannot train on several ranks",
+    refuse("usage", "cannot train on several ranks", {
       rule: "the MPI library lets several threads call it, one at a time (MPI_THREAD_SERIALIZED)",
       value: `level ${provided[0]} of ${path}`,
       fix: "use a library that was built with threads",
@@ -125,8 +123,7 @@ function ranksOf(
     const timeout = setTimeout(() => {
       isLost = true;
       timer.reject(
-        new CompressoError("input", {
-          what: `rank ${rank} of ${size} cannot go further`,
+        refusal("input", `rank ${rank} of ${size} cannot go further`, {
           rule: `hosts and network stay up, and no rank takes longer than ${seconds} seconds for its part of a step`,
           value: "nothing was heard from the others for that time",
           fix: "resume from the last checkpoint; the environment variable COMPRESSO_MPI_SECONDS sets the time",
@@ -215,14 +212,14 @@ function openLibrary(
     }
   }
   const isRight = first instanceof Deno.errors.NotCapable;
-  throw new CompressoError("usage", {
-    what: "cannot train on several ranks",
+  refuse("usage", "cannot train on several ranks", {
     rule: isRight ? "the process may call the MPI library" : `there is an MPI library: ${tried.join(", ")}`,
     value: first instanceof Error ? first.message : String(first),
     fix: isRight
       ? "give the process the right ffi"
       : "install it (Debian and Ubuntu: apt-get install openmpi-bin libopenmpi40), or name its file by COMPRESSO_MPI",
-  }, { cause: first });
+    cause: first,
+  });
 }
 
 interface Handles {

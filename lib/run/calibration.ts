@@ -74,9 +74,7 @@ function encode(rows: readonly Row[], encoding: EncodeRowsOptions): ReturnType<t
     return encodeRows(rows, encoding);
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    throw new CompressoError(error.code, { ...error.parts, what: `${error.parts.what}, as calibration` }, {
-      cause: error,
-    });
+    throw error.with({ at: "as calibration" });
   }
 }
 

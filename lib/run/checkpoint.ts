@@ -73,7 +73,7 @@ export async function readCheckpoint(
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "input") throw error;
     const { rule, value } = error.parts;
-    throw broken(path, { ...(rule ? { rule } : {}), ...(value ? { value } : {}) }, error);
+    throw broken(path, { rule, value }, error);
   }
 }
 
@@ -204,12 +204,12 @@ async function arraysOf(
 
 function broken(
   path: string,
-  { rule = `it is a checkpoint of format ${VERSION}`, ...found }: Pick<ErrorParts, "rule" | "value">,
+  { rule = `it is a checkpoint of format ${VERSION}`, value }: Pick<ErrorParts, "rule" | "value">,
   cause?: unknown,
 ): CompressoError {
   const what = `cannot read the checkpoint ${path}`;
   const fix = `start over with ${option("export.replace")}, or choose another folder`;
-  return new CompressoError("input", { what, rule, ...found, fix }, { cause });
+  return refusal("input", what, { rule, value, fix, cause });
 }
 
 /** The error of changed options for a run whose checkpoint does not exist. */

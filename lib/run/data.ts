@@ -1,7 +1,7 @@
 // Prepares the rows of a run: batches to train on, held-out sequences, and calibration rows.
 import { type Batches, createBatches, digestOfAll } from "../data/batches.ts";
 import { encodeRows, sequencesOf } from "../data/encode_rows.ts";
-import { CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, type ErrorParts, refusal, refuse } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { COLLABORATIVE_PROMPT } from "../data/prompts/encode.ts";
 import { noTokenizer } from "../text/no_tokenizer.ts";
@@ -118,11 +118,11 @@ function refusePrompt(
 }
 
 /** The error of a prompt for texts, which get none. */
-export function promptForTexts(parts: Pick<ErrorParts, "what" | "fix">): CompressoError {
-  return new CompressoError("usage", {
+export function promptForTexts({ what, fix }: Pick<ErrorParts, "what" | "fix">): CompressoError {
+  return refusal("usage", what, {
     rule: "a prompt stands before instructions and conversations",
     value: "the data are texts",
-    ...parts,
+    fix,
   });
 }
 

@@ -1,7 +1,7 @@
 // A step that learns only from the labels that pruning affected most: how they are chosen, and the passes that it
 // takes.
 import { compensates, nameOfMethod } from "./methods/all.ts";
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import type { Plan } from "../gpu/plan.ts";
 import { lossByRow, recordLoss, writeTargets } from "../nn/head.ts";
 import { createMaskSlots } from "../nn/mask_slots.ts";
@@ -71,12 +71,7 @@ export function checkFocus(
       `method ${nameOfMethod(method)}, a focus of ${focus}`,
     ]
     : ["the last stage, which learns from them, has steps", "no steps"];
-  throw new CompressoError("usage", {
-    what: "cannot learn from this share of the labels",
-    rule,
-    value,
-    fix: `leave ${option("focus")} out`,
-  });
+  refuse("usage", "cannot learn from this share of the labels", { rule, value, fix: `leave ${option("focus")} out` });
 }
 
 /** Number of labels that a step learns from, over all of its micro-batches. */

@@ -1,5 +1,5 @@
 // Units that a schedule freezes, as flags over the unit table.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { FrozenUnits } from "../schedule/definition.ts";
 import type { UnitTable } from "../units/table.ts";
 
@@ -55,12 +55,11 @@ function numbered(
   // A part that is not pruned has no units to freeze.
   if (beyond === undefined || count === 0) return count === 0 ? [] : numbers.map((number) => first + number);
   const { kind } = frozen;
-  throw new CompressoError("input", {
-    what: "cannot freeze units by these numbers",
+  refuse("input", "cannot freeze units by these numbers", {
     rule: kind === "hidden"
       ? `hidden dims have numbers from 0 to ${count - 1}`
       : `units of ${kind} in layer ${frozen.layer} have numbers from 0 to ${count - 1}`,
-    value: String(beyond),
+    value: beyond,
     fix: "fix what `freeze` returns; without `units` it holds all of them",
   });
 }

@@ -1,6 +1,6 @@
 // Runs all of a prune run into a sink: calibration texts, the cut of the vocabulary, the steps, and the end.
 import { checkWord, withoutUndefined } from "../core/check_options.ts";
-import { CompressoError, option, refusal } from "../core/errors.ts";
+import { type CompressoError, option, refusal } from "../core/errors.ts";
 import type { Row } from "../data/rows.ts";
 import { type SelfDataOptions, SilenceError } from "../generate/self_data.ts";
 import type { Model } from "../model/model.ts";
@@ -175,7 +175,7 @@ async function writeOwnTexts(
   } catch (error) {
     if (!(error instanceof SilenceError)) throw error;
     const fix = `give texts by ${option("calibration")}, or take ${option("calibration", "none")}`;
-    throw new CompressoError(error.code, { ...error.parts, fix }, { cause: error });
+    throw error.with({ fix });
   }
 }
 

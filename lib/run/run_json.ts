@@ -1,5 +1,5 @@
 // The schema of run.json and records.jsonl. All readers use it; the types of what is written are checked against it.
-import { CompressoError, plainText } from "../core/errors.ts";
+import { plainText, refuse } from "../core/errors.ts";
 import { isObject } from "../core/guards.ts";
 import { z } from "../core/packages.ts";
 import type { ChoiceScore } from "../eval/metrics.ts";
@@ -214,8 +214,7 @@ function jsonOf(found: string, { at, rule }: { readonly at: string; readonly rul
   try {
     return JSON.parse(found);
   } catch (error) {
-    throw new CompressoError("input", {
-      what: `cannot read ${at}`,
+    refuse("input", `cannot read ${at}`, {
       rule,
       value: found === "" ? "an empty line" : error instanceof Error ? error.message : String(error),
       fix: "put the file back as the run wrote it, or start the run again",
@@ -231,8 +230,7 @@ function parsed<T>(
   const { data, error } = schema.safeParse(value);
   if (data !== undefined) return data;
   const [issue] = error?.issues ?? [];
-  throw new CompressoError("input", {
-    what: `cannot use ${at}`,
+  refuse("input", `cannot use ${at}`, {
     rule,
     value: issue ? `${issue.path.join(".") || "the whole"}: ${issue.message}` : "it is not",
     fix: "read it with the version that wrote it",

@@ -1,6 +1,6 @@
 // Checks, when a schedule is opened, which of its parts a run can follow and which of the run's own numbers it
 // replaces.
-import { CompressoError, option } from "../core/errors.ts";
+import { option, refuse } from "../core/errors.ts";
 import { type LoopNumber, LORA_RATES, OUTER_STAGES, RATE_NAMES, type SchedulePart } from "../schedule/definition.ts";
 import { compensates, methodOf } from "./methods/all.ts";
 import { stagesOf } from "./methods/stages.ts";
@@ -64,12 +64,15 @@ function checkReplaced(
     if (value === undefined || (name === "dropout" && value === 0)) continue;
     const sets = partsThatSet(name, { given, options });
     if (sets.length === 0 || !sets.every((part) => parts.includes(part))) continue;
-    throw new CompressoError("usage", {
-      what: name === "dropout" || name === "focus" ? `cannot use the ${name} given` : `cannot use the rate '${name}'`,
-      rule: "some step uses it: a schedule that sets it does so at each step of a stage",
-      value: `${value}, and ${scheduleName} sets ${sets.join(", ")}`,
-      fix: "leave it out of the options or of the schedule",
-    });
+    refuse(
+      "usage",
+      name === "dropout" || name === "focus" ? `cannot use the ${name} given` : `cannot use the rate '${name}'`,
+      {
+        rule: "some step uses it: a schedule that sets it does so at each step of a stage",
+        value: `${value}, and ${scheduleName} sets ${sets.join(", ")}`,
+        fix: "leave it out of the options or of the schedule",
+      },
+    );
   }
 }
 
@@ -93,8 +96,7 @@ function checkStages({ name, parts }: Pick<OpenSchedule, "name" | "parts">, opti
     steps = (stage: string): number => stages.find((one) => one.stage === stage)?.steps ?? 0;
   const idle = OUTER_STAGES.find((stage) => parts.includes(stage) && steps(stage) === 0);
   if (idle === undefined) return;
-  throw new CompressoError("usage", {
-    what: "cannot follow the schedule",
+  refuse("usage", "cannot follow the schedule", {
     rule: "a stage that it controls has steps",
     value: `${name} controls ${idle}, which has no steps`,
     fix: `give the stage steps (${option(idle === "finetune" ? "prefinetune" : idle)}), or leave the part out`,
@@ -110,8 +112,7 @@ function checkParts(
   const cutting = parts.find((part) => !inRecovery(part));
   const { kind, name } = methodOf(method);
   if (kind === "one-shot" && cutting !== undefined) {
-    throw new CompressoError("usage", {
-      what: "cannot follow the schedule",
+    refuse("usage", "cannot follow the schedule", {
       rule:
         `the method ${name} cuts everything before its first step: a schedule steers its recovery alone, \`postfinetune\``,
       value: `it decides ${cutting}`,
@@ -119,11 +120,9 @@ function checkParts(
     });
   }
   if (compensates(method) && parts.includes("postfinetune.focus")) {
-    throw new CompressoError("usage", {
-      what: "cannot follow the schedule",
+    refuse("usage", "cannot follow the schedule", {
       rule: `labels are chosen by the model before pruning, which ${name}'s compensation has changed`,
       value: `method ${name}, and it decides postfinetune.focus`,
-      fix: "leave that part out",
     });
   }
   const all: readonly string[] = parts;

@@ -296,8 +296,12 @@ function atStep(
     check();
   } catch (error) {
     if (!(error instanceof CompressoError)) throw error;
-    const parts = error.partsAs(option), what = `cannot use the schedule at step ${step} of ${steps}: ${parts.what}`;
-    throw new CompressoError("input", { ...parts, what, ...fix }, { cause: error });
+    const { what, ...parts } = error.partsAs(option);
+    throw new CompressoError("input", {
+      ...parts,
+      what: `cannot use the schedule at step ${step} of ${steps}: ${what}`,
+      ...fix,
+    }, { cause: error });
   }
 }
 

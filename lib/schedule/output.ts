@@ -1,6 +1,6 @@
 // What a schedule decides for a step, checked: numbers are finite and in range, layers and units those of the model.
 import { isObject } from "../core/guards.ts";
-import { CompressoError, option, refuse } from "../core/errors.ts";
+import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
 import {
   type Bounds,
   boundsText,
@@ -58,15 +58,15 @@ export function evaluateSchedule(schedule: Schedule, input: ScheduleInput): Sche
 /** Checks what `rawOutput` gave, perhaps in another process. Throws as {@link evaluateSchedule} does. */
 export function checkOutput(raw: unknown, input: ScheduleInput): ScheduleOutput {
   const { stage, step, steps } = input, at = { stage, step, steps };
-  if (!isObject(raw)) throw refusal(at, { rule: "it decides as an object", value: show(raw) });
+  if (!isObject(raw)) throw unusable(at, { rule: "it decides as an object", value: show(raw) });
   const has = (part: string): boolean => Object.hasOwn(raw, part);
   const list = (part: string): readonly unknown[] => {
     const value = raw[part];
     if (Array.isArray(value)) return value;
-    throw refusal(at, { rule: `${part} is a list`, value: `${part} = ${show(value)}` });
+    throw unusable(at, { rule: `${part} is a list`, value: `${part} = ${show(value)}` });
   };
   const end = has("end") ? raw["end"] : false;
-  if (typeof end !== "boolean") throw refusal(at, { rule: "end is true or false", value: `end = ${show(end)}` });
+  if (typeof end !== "boolean") throw unusable(at, { rule: "end is true or false", value: `end = ${show(end)}` });
   return {
     sparsity: has("sparsity")
       ? checkNumber(at, { name: "sparsity", value: raw["sparsity"], ...SPARSITY_BOUNDS })
@@ -91,7 +91,7 @@ export function placeOf({ stage, step, steps }: At): string {
 }
 
 function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
-  if (!isObject(given)) throw refusal(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
+  if (!isObject(given)) throw unusable(at, { rule: "rates is an object", value: `rates = ${show(given)}` });
   const rates: { [name in LoopNumber]?: number } = {}, part = outerStage(at) ?? "rates";
   for (const name of part === "rates" ? RATE_NAMES : OUTER_RATES[part]) {
     if (!Object.hasOwn(given, name)) continue;
@@ -102,7 +102,7 @@ function checkRates(at: At, given: unknown): ScheduleOutput["rates"] {
 
 function checkLayers(at: At, { values, count }: Listed): readonly (number | null)[] {
   if (values.length !== count) {
-    throw refusal(at, {
+    throw unusable(at, {
       rule: `layers has an entry for each of the ${count} layers`,
       value: `${values.length} entries`,
       fix: LAYERS_FIX,
@@ -137,7 +137,7 @@ function frozenUnits(at: At, entry: unknown, { count }: Pick<Listed, "count">): 
     if (kind === "hidden") return { kind, ...listed };
   }
   const said = [["layer", layer], ["kind", kind], ...(whole ? [] : [["units", units]])];
-  throw refusal(at, {
+  throw unusable(at, {
     rule: `freeze names a layer from 0 to ${
       count - 1
     } and the kind "heads", "ffn" or "layer", or the kind "hidden" alone, and of heads, ffn and hidden perhaps their units`,
@@ -152,7 +152,7 @@ function unitNumbers(at: At, units: unknown): readonly number[] {
   const isNumber = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
   const listed: readonly unknown[] = Array.isArray(units) ? Array.from(units) : [], numbers = listed.filter(isNumber);
   if (Array.isArray(units) && numbers.length === listed.length) return [...new Set(numbers)];
-  throw refusal(at, {
+  throw unusable(at, {
     rule: "units of freeze is a list of whole numbers from 0 on",
     value: `units ${Array.isArray(units) ? `with ${show(listed.find((value) => !isNumber(value)))}` : show(units)}`,
   });
@@ -177,14 +177,14 @@ function checkNumber(
   { name, value, ...bounds }: Bounds & { readonly name: string; readonly value: unknown },
 ): number {
   if (isWithin(value, bounds)) return value;
-  throw refusal(at, {
+  throw unusable(at, {
     rule: `${name} is ${boundsText(bounds)}`,
     value: `${name} = ${show(value)}`,
     code: ["NaN", "Infinity", "-Infinity"].includes(show(value)) ? "numeric" : "input",
   });
 }
 
-function refusal(
+function unusable(
   at: At,
   { rule, value, code = "input", fix = "change what the function returns" }: {
     readonly rule: string;
@@ -193,12 +193,7 @@ function refusal(
     readonly fix?: string;
   },
 ): CompressoError {
-  return new CompressoError(code, {
-    what: `cannot use the schedule ${placeOf(at)}`,
-    rule,
-    value,
-    fix,
-  });
+  return refusal(code, `cannot use the schedule ${placeOf(at)}`, { rule, value, fix });
 }
 
 /** Untrusted text for a message: without control characters, line breaks and marks that change the direction of writing. */

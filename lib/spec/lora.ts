@@ -1,5 +1,5 @@
 // LoRA (Hu et al. 2021) as data: which projections carry it, its scale, and the names of its matrices.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { type DecoderSpec, presentProjections, type Projection, PROJECTIONS, projectionShape } from "./decoder.ts";
 
 /** The projections with LoRA, and its scale. */
@@ -66,11 +66,9 @@ export function refuseOthers(
 ): void {
   const names = new Set(loraNames(spec, targets)), other = [...weights.keys()].find((name) => !names.has(name));
   if (other === undefined) return;
-  throw new CompressoError("input", {
-    what: `cannot use the LoRA matrix '${other}'`,
+  refuse("input", `cannot use the LoRA matrix '${other}'`, {
     rule: `it belongs to a target (${targets.join(", ")}) that the model has`,
     value: other,
-    fix: "name its projection among the targets, or leave the matrix out",
   });
 }
 
@@ -83,7 +81,7 @@ const LEAST_SCALE = 2 ** -126;
 export function checkLora({ rank, alpha, targets, dropout = 0, rsLora = false }: LoraConfig): void {
   const fail = (rule: string, value: string): never => {
     const fix = "correct it";
-    throw new CompressoError("usage", { what: "cannot use these LoRA settings", rule, value, fix });
+    refuse("usage", "cannot use these LoRA settings", { rule, value, fix });
   };
   if (!Number.isInteger(rank) || rank < 1 || rank > MOST_RANK) {
     fail(`rank is a whole number from 1 to ${MOST_RANK}`, String(rank));

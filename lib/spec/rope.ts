@@ -1,5 +1,5 @@
 // Rotary position embedding (Su et al. 2021): frequencies and tables of every scaling kind.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import { type DecoderSpec, ropeDims, type RopeScaling } from "./decoder.ts";
 
 /**
@@ -13,11 +13,9 @@ export function ropeFrequencies(
   const { rope: { base, scaling } } = spec, dims = ropeDims(spec), half = dims / 2;
   const factors = divisors(scaling, positions);
   if (factors && factors.length !== half) {
-    throw new CompressoError("input", {
-      what: "cannot use the RoPE factors",
+    refuse("input", "cannot use the RoPE factors", {
       rule: `one factor for each of the ${half} frequencies, half of the dims that rotate`,
       value: `${factors.length} factors`,
-      fix: "check the factors of the model",
     });
   }
   return Float64Array.from({ length: half }, (_, i) => {

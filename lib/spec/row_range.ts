@@ -1,5 +1,5 @@
 // Checks a range of rows of a tensor.
-import { CompressoError } from "../core/errors.ts";
+import { refuse } from "../core/errors.ts";
 import type { RowRange } from "./source.ts";
 
 /**
@@ -24,11 +24,9 @@ export function rowWindow(
   const { start, count } = options.rows ?? { start: 0, count: total };
   const whole = Number.isSafeInteger(start) && Number.isSafeInteger(count);
   if (!whole || start < 0 || count < 0 || start + count > total) {
-    throw new CompressoError("usage", {
-      what: `cannot read rows of ${name}`,
+    refuse("usage", `cannot read rows of ${name}`, {
       rule: `start and count are whole, and start + count ≤ ${total}`,
       value: `start ${start}, count ${count}`,
-      fix: "ask for rows that the tensor has",
     });
   }
   return { start, count, width };

@@ -1,5 +1,5 @@
 // The uniform layout: all layers are cut to the same counts.
-import { CompressoError, option, refusal, refuse } from "../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../core/errors.ts";
 import { type DecoderSpec, ffnMatrices } from "../spec/decoder.ts";
 import { fixedHeads } from "../families/all.ts";
 import type { Layout } from "./layout.ts";
@@ -94,11 +94,10 @@ export function tableOf(
     return unitTable(spec, units.map((kind) => kind === "heads" ? "kv" : kind), rules);
   } catch (error) {
     if (!(error instanceof NothingToCutError) || error.kind !== "kv") throw error;
-    throw new CompressoError("usage", {
-      ...error.partsAs(option),
+    throw error.with({
       what: "cannot prune heads, which fall by their KV groups where all layers are cut alike",
       fix: "take heads out of the units, or loosen the rule",
-    }, { cause: error });
+    });
   }
 }
 

@@ -75,3 +75,21 @@ Deno.test("an assertion of a refusal fails for another code, option, number or n
   assert.throws(() => refuses(() => 1, "usage"), assert.AssertionError);
   assert.throws(() => refuses(() => JSON.parse("{"), "usage"), assert.AssertionError);
 });
+
+Deno.test("an error with another place, what or fix keeps its code, value and options, and is the new one's cause", () => {
+  const error = refusal("input", "cannot encode a response", {
+    rule: "it has tokens",
+    value: 0,
+    fix: `set ${option("skipBroken")}`,
+  });
+  const placed = error.with({ at: "row 3" });
+  assert.equal(placed.message, "cannot encode a response, row 3; expected: it has tokens; got: 0; fix: set skipBroken");
+  assert.equal(placed.partsAs((path) => `--${path}`).fix, "set --skipBroken");
+  assert.ok(placed.code === "input" && placed.cause === error);
+  assert.deepEqual(error.with({ what: "cannot", fix: "stop" }).parts, {
+    what: "cannot",
+    rule: "it has tokens",
+    value: "0",
+    fix: "stop",
+  });
+});

@@ -1,7 +1,7 @@
 // `compresso data`: inspects the rows of a file, and generates texts with a model.
 import { join } from "node:path";
 import type { CommandUnknownOpts } from "../../packages.ts";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { exists, isFolder } from "../../../lib/files/exists.ts";
 import { modelPath } from "../../../lib/local/open_model.ts";
 import { sequencesAtOnce } from "../../../lib/nn/decode/batch.ts";
@@ -168,23 +168,23 @@ async function runGenerate(path: string, settings: GenerateSettings): Promise<vo
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted" || !(await exists(partPath(out)))) throw error;
     const fix = `resume with the same command and --resume${overwrite ? " in place of --overwrite" : ""}`;
-    throw new CompressoError("aborted", { ...error.parts, fix });
+    throw error.with({ fix });
   }
 }
 
 /** Refuses to replace a file, or the part of an unfinished run, without --overwrite. */
 async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promise<void> {
-  const refuse = (rule: string, value: string, fix: string): never => {
-    throw new CompressoError("usage", { what: `cannot write texts to ${out}`, rule, value, fix });
+  const stop = (rule: string, value: string, fix: string): never => {
+    refuse("usage", `cannot write texts to ${out}`, { rule, value, fix });
   };
-  if (resume && overwrite) refuse("either --resume or --overwrite", "both were given", "leave one out");
-  if (await isFolder(out)) refuse("--out is a file", "a folder", "name a file in it");
+  if (resume && overwrite) stop("either --resume or --overwrite", "both were given", "leave one out");
+  if (await isFolder(out)) stop("--out is a file", "a folder", "name a file in it");
   if (overwrite) return;
   const part = partPath(out);
   if (await exists(part)) {
     // A run with --overwrite leaves the earlier file until it ends.
     if (resume) return;
-    refuse(
+    stop(
       "--out has no unfinished run",
       `${part} is there`,
       "resume it with --resume, or start again with --overwrite",
@@ -193,7 +193,7 @@ async function checkTarget({ out, resume, overwrite }: GenerateSettings): Promis
   if (!(await exists(out))) return;
   if (resume) {
     const fix = "choose another --out, or replace the file with --overwrite in place of --resume";
-    refuse("--resume continues an unfinished run", `the file is there, and no ${part}`, fix);
+    stop("--resume continues an unfinished run", `the file is there, and no ${part}`, fix);
   }
-  refuse("--out is a new file", "the file exists", "choose another --out, or replace it with --overwrite");
+  stop("--out is a new file", "the file exists", "choose another --out, or replace it with --overwrite");
 }

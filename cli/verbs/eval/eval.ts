@@ -4,7 +4,7 @@ import { checkAlike } from "../../../lib/ranks/alike.ts";
 import { modelDigest } from "../../../lib/files/fingerprint.ts";
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { TASK_NAMES } from "../../../lib/eval/registry.ts";
-import { CompressoError, refusal, refuse } from "../../../lib/core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../../lib/core/errors.ts";
 import { DEMO, demoData, modelPath } from "../../../lib/local/open_model.ts";
 import { checkPerplexity } from "../../../lib/eval/perplexity.ts";
 import type { MpiRanks } from "../../../lib/ranks/mpi.ts";
@@ -189,7 +189,7 @@ async function chooseWork(paths: readonly string[], options: EvalSettings): Prom
   const twice = paths.find((path, index) => paths.indexOf(path) !== index);
   if (twice !== undefined) {
     const what = "cannot compare models", rule = "each model is named once";
-    throw new CompressoError("usage", { what, rule, value: twice, fix: "remove the repetition" });
+    refuse("usage", what, { rule, value: twice });
   }
   const isDemo = paths.length === 1 && paths[0] === DEMO;
   const isElse = options.text !== undefined || options.tasks !== undefined;

@@ -39,7 +39,7 @@ export async function keptWork<Known, Added>(
         return await measure(path, loaded, file);
       } catch (error) {
         if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
-        throw new CompressoError("aborted", { ...error.parts, fix: kept });
+        throw error.with({ fix: kept });
       }
     },
     [Symbol.dispose]: () => file[Symbol.dispose](),

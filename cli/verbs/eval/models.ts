@@ -19,8 +19,7 @@ export async function checkEach(
       await check(files);
     } catch (error) {
       if (!(error instanceof CompressoError)) throw error;
-      const what = `${error.parts.what}, model ${path}`;
-      throw new CompressoError(error.code, { ...error.parts, what }, { cause: error });
+      throw error.with({ at: `model ${path}` });
     }
   }
 }

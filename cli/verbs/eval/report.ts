@@ -1,5 +1,5 @@
 // Results of one or several models, as JSON and as tables.
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { refuse } from "../../../lib/core/errors.ts";
 import {
   compareItems,
   comparePairs,
@@ -119,7 +119,10 @@ export function differences(first: Measured, other: Measured): Differences {
     );
     return { model: other.model, values: { ...head, tasks }, lines };
   }
-  throw new CompressoError("mismatch", { what: "cannot compare two models", rule: "both were measured alike" });
+  refuse("mismatch", "cannot compare two models", {
+    rule: "both were measured alike",
+    value: `${first.kind} and ${other.kind}`,
+  });
 }
 
 function cells(measured: Measured): Map<string, string> {

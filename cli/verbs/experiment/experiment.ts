@@ -1,7 +1,7 @@
 // `compresso experiment FILE`: runs a grid of prune runs and writes its report.
 import type { CommandUnknownOpts } from "../../packages.ts";
 import { join } from "node:path";
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { CompressoError, refuse } from "../../../lib/core/errors.ts";
 import { exists } from "../../../lib/files/exists.ts";
 import { openExperiment } from "../../../lib/experiment/open.ts";
 import { CELL_OPTION_NAMES } from "../../../lib/experiment/options.ts";
@@ -122,11 +122,9 @@ type Settings = FlagValues<typeof FLAGS>;
 function shard(text: string): { readonly index: number; readonly count: number } {
   const [, index = 0, count = 0] = (/^(\d{1,6})\/(\d{1,6})$/.exec(text) ?? []).map(Number);
   if (index >= 1 && index <= count) return { index, count };
-  throw new CompressoError("usage", {
-    what: `cannot use --shard ${text}`,
+  refuse("usage", `cannot use --shard ${text}`, {
     rule: "it is i/n with 1 ≤ i ≤ n, such as 2/8",
     value: text,
-    fix: "give such a share, or --shared alone",
   });
 }
 
@@ -166,8 +164,7 @@ async function run(file: string, settings: Settings): Promise<void> {
   }
   const [first] = failed;
   if (!first) return;
-  throw new CompressoError("mismatch", {
-    what: `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`,
+  refuse("mismatch", `${failed.length} ${failed.length === 1 ? "run has" : "runs have"} failed`, {
     rule: "every run ends with a pruned model and its measures",
     value: `${first.cell}: ${first.message}`,
     fix:
@@ -229,7 +226,7 @@ async function drive(experiment: Experiment, { settings, out, overrides }: {
     return await runExperiment(experiment, options);
   } catch (error) {
     if (!(error instanceof CompressoError) || error.code !== "aborted") throw error;
-    throw new CompressoError("aborted", { ...error.parts, fix: "the same command continues from there" });
+    throw error.with({ fix: "the same command continues from there" });
   }
 }
 

@@ -1,5 +1,5 @@
 // Values of the options that change an experiment: NAME=PATH, KEY=VALUE and lists of them.
-import { CompressoError } from "../../../lib/core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../../lib/core/errors.ts";
 import { monitorOf } from "../../../lib/run/monitors/alarm_setting.ts";
 
 type Parse = (text: string) => ReadonlyMap<string, readonly string[]>;
@@ -57,8 +57,7 @@ function alarmValue(text: string, { option, fix }: { readonly option: string; re
   const monitors = text.startsWith("[") ? [] : list(text).map(monitorOf);
   const twice = monitors.find((name, index) => name !== null && monitors.indexOf(name) !== index);
   if (!twice) return text;
-  throw new CompressoError("usage", {
-    what: `cannot use ${option} onAlarm=${text}`,
+  refuse("usage", `cannot use ${option} onAlarm=${text}`, {
     rule: "settings with commas between are one value, each of another monitor",
     value: `${twice} is set more than once`,
     fix,
@@ -71,9 +70,5 @@ function list(text: string): string[] {
 }
 
 function wrong(option: string, text: string, rule: string): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot use ${option} ${text}`,
-    rule: `${option} is ${rule}`,
-    value: text,
-  });
+  return refusal("usage", `cannot use ${option} ${text}`, { rule: `${option} is ${rule}`, value: text });
 }

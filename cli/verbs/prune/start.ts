@@ -106,7 +106,7 @@ export async function startRun<T>(path: string, driven: Driven<T>): Promise<T | 
     });
   } catch (error) {
     if (error instanceof CompressoError && error.code === "aborted" && await isResumable(out)) {
-      throw new CompressoError("aborted", { ...error.parts, fix: `to resume, run: ${await resumeCommand()}` });
+      throw error.with({ fix: `to resume, run: ${await resumeCommand()}` });
     }
     throw error;
   }

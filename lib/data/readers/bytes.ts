@@ -1,5 +1,5 @@
 // Bytes of a data file as text: unpacked where they are gzip or Zstandard, and decoded as UTF-8.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, type Reasons, refusal } from "../../core/errors.ts";
 import { type ByteSource, firstBytes, readBytes } from "../../files/system.ts";
 
 /** How a file is compressed. */
@@ -14,14 +14,9 @@ const PIECE = 1 << 20;
 export function dataError(
   path: string,
   rule: string,
-  parts: { readonly value: string; readonly fix?: string; readonly cause?: unknown },
+  parts: Omit<Reasons, "rule" | "option">,
 ): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the data of ${path}`,
-    rule,
-    value: parts.value,
-    ...(parts.fix ? { fix: parts.fix } : {}),
-  }, { cause: parts.cause });
+  return refusal("input", `cannot read the data of ${path}`, { rule, ...parts });
 }
 
 /** The fault of a folder in the place of a data file. */

@@ -1,5 +1,5 @@
 // A model as a GGUF for llama.cpp.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import {
   type DecoderSpec,
   headNormName,
@@ -197,18 +197,13 @@ function modelMetadata(
   for (const entry of provenanceEntries(options.provenance ?? {}, parameterCount(spec))) metadata.set(...entry);
   for (const [key, value] of tokenizerMetadata) {
     if (!key.startsWith("tokenizer.")) {
-      throw new CompressoError("usage", {
-        what: "cannot export the tokenizer",
-        rule: "its keys start with tokenizer.",
-        value: key,
-      });
+      refuse("usage", "cannot export the tokenizer", { rule: "its keys start with tokenizer.", value: key });
     }
     metadata.set(key, value);
   }
   const tokens = tokenizerMetadata.get("tokenizer.ggml.tokens");
   if (Array.isArray(tokens) && tokens.length !== spec.vocab) {
-    throw new CompressoError("mismatch", {
-      what: "cannot export the tokenizer",
+    refuse("mismatch", "cannot export the tokenizer", {
       rule: `it has a token for each of the ${spec.vocab} rows of the embedding`,
       value: `${tokens.length} tokens`,
       fix: "export a folder of Hugging Face alone, or give the model with its own tokenizer",

@@ -1,5 +1,5 @@
 // A GGUF as a source of weights.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import { blocksOf, type QuantRows } from "../../spec/quant.ts";
 import { type DecoderSpec, ropeDims, tensorShapes } from "../../spec/decoder.ts";
 import { neighbourRow } from "../../spec/rope.ts";
@@ -35,11 +35,9 @@ export async function openGguf(source: ByteSource): Promise<GgufSource> {
   const tensorOf = (name: string): Found => {
     const entry = found.get(name);
     if (entry) return entry;
-    throw new CompressoError("input", {
-      what: `cannot read the tensor ${name} of ${path}`,
+    refuse("input", `cannot read the tensor ${name} of ${path}`, {
       rule: "the file holds it",
       value: "no such tensor",
-      fix: "ask for a tensor of tensorShapes(spec)",
     });
   };
   return {

@@ -1,5 +1,5 @@
 // The tokenizer of a GGUF ("gpt2" or "llama") as a tokenizer.json.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../core/errors.ts";
 import { byteLevel, familyByName, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
 import type { Json } from "../../core/guards.ts";
 import { createTokenizer, INPUT_NAMES, surroundingTokens, type Tokenizer, UNCUT_KEY } from "../../text/tokenizer.ts";
@@ -27,8 +27,7 @@ export type GgufMetadata = ReadonlyMap<string, unknown>;
 export function tokenizerFromGguf(metadata: GgufMetadata): Tokenizer {
   const kind = optionalString(metadata, "tokenizer.ggml.model");
   if (kind !== "gpt2" && kind !== "llama") {
-    throw new CompressoError("input", {
-      what: "cannot read the tokenizer of this GGUF",
+    refuse("input", "cannot read the tokenizer of this GGUF", {
       rule: 'tokenizer.ggml.model is "gpt2" (byte-level BPE) or "llama" (SentencePiece)',
       value: kind === null ? "no such entry" : JSON.stringify(kind),
       fix: "give the Hugging Face folder of the model instead",
@@ -120,8 +119,7 @@ function byteLevelBody(metadata: GgufMetadata, vocabulary: Vocabulary): Body {
   const pre = optionalString(metadata, "tokenizer.ggml.pre") ?? "default";
   const family = familyByName(pre);
   if (family === null) {
-    throw new CompressoError("input", {
-      what: "cannot read the tokenizer of this GGUF",
+    refuse("input", "cannot read the tokenizer of this GGUF", {
       rule: `tokenizer.ggml.pre is one of ${PRE_TOKENIZER_FAMILIES.flatMap(({ names }) => names).join(", ")}`,
       value: JSON.stringify(pre),
       fix: "give the Hugging Face folder of the model instead",
@@ -264,8 +262,7 @@ function describe(value: unknown): string {
 }
 
 function broken(key: string, rule: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot read the tokenizer of this GGUF",
+  return refusal("input", "cannot read the tokenizer of this GGUF", {
     rule: `${key} is ${rule}`,
     value,
     fix: "download the file again, or convert the model again",

@@ -1,5 +1,5 @@
 // A tokenizer as `tokenizer.*` metadata of a GGUF, the inverse of tokenizer.ts.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 import { sampleChat } from "../../text/sample_chat.ts";
 import { mergesByScore, STYLE_KEY, TOKEN_TYPE } from "./tokenizer.ts";
 import { familyByNode, PRE_TOKENIZER_FAMILIES } from "../../text/pre_tokenizers.ts";
@@ -282,8 +282,7 @@ function untouched(
 }
 
 function refused(rule: string, value: string): CompressoError {
-  return new CompressoError("input", {
-    what: "cannot write this tokenizer into a GGUF",
+  return refusal("input", "cannot write this tokenizer into a GGUF", {
     rule,
     value: value.length > 300 ? `${value.slice(0, 300)}…` : value,
     fix: "export as a Hugging Face folder",

@@ -1,5 +1,5 @@
 // Types of GGUF: metadata values, tensor types and their block sizes. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 
 /** Types of a metadata value, at the index that the file stores (9 is the array). */
 export const VALUE_TYPES = [
@@ -111,9 +111,5 @@ export function ggufError(
   path: string,
   parts: { readonly rule: string; readonly value: string; readonly fix?: string },
 ): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the GGUF ${path}`,
-    fix: UNSUPPORTED,
-    ...parts,
-  });
+  return refusal("input", `cannot read the GGUF ${path}`, { fix: UNSUPPORTED, ...parts });
 }

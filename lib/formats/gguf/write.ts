@@ -1,5 +1,5 @@
 // Writing of GGUF files (version 3), a tensor at a time.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../core/errors.ts";
 import type { FileSystem, StagedFile } from "../../files/system.ts";
 import { encode } from "./encode.ts";
 import {
@@ -162,11 +162,9 @@ async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
   const data = await item.data(), isEncoded = data instanceof Uint8Array;
   const expected = isEncoded ? byteLength(item) : elementCount(item.shape);
   if (data.length !== expected) {
-    throw new CompressoError("mismatch", {
-      what: `cannot write the tensor ${item.name}`,
+    refuse("mismatch", `cannot write the tensor ${item.name}`, {
       rule: `it has ${expected} ${isEncoded ? "bytes" : "values"} for [${item.shape.join(", ")}]`,
-      value: String(data.length),
-      fix: "give data and shape of one tensor",
+      value: data.length,
     });
   }
   if (isEncoded) return await file.write(data);
@@ -185,18 +183,16 @@ async function writeTensor(file: StagedFile, item: GgufItem): Promise<void> {
 
 function importanceOf({ name, shape, importance }: GgufItem): Float32Array | null {
   if (!importance || importance.length === shape.at(-1)) return importance ?? null;
-  throw new CompressoError("mismatch", {
-    what: `cannot write the tensor ${name}`,
+  refuse("mismatch", `cannot write the tensor ${name}`, {
     rule: `its importance has a value for each of its ${shape.at(-1)} columns`,
-    value: String(importance.length),
+    value: importance.length,
     fix: "measure it on the model that is written",
   });
 }
 
 function outOfRange({ name, type }: GgufItem, values: Float32Array, at: number): CompressoError {
   const isFinite = Number.isFinite(values[at]);
-  return new CompressoError("numeric", {
-    what: `cannot write ${name} as ${type}`,
+  return refusal("numeric", `cannot write ${name} as ${type}`, {
     rule: isFinite ? `values lie within ±${LIMITS[type]}` : "values are finite",
     value: `${values[at]} at ${at}`,
     fix: !isFinite ? "check the weights, masks and LoRA" : type === "bf16" ? "write f32" : "write bf16 or f32",
@@ -331,10 +327,8 @@ function padding(written: number, alignment: number): Uint8Array {
 }
 
 function unusable(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("usage", {
-    what: `cannot write ${name} into a GGUF`,
+  return refusal("usage", `cannot write ${name} into a GGUF`, {
     rule,
     value,
-    fix: "give what the rule says, or leave it out",
   });
 }

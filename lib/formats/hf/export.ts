@@ -1,5 +1,5 @@
 // A model as a Hugging Face folder.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import {
   type DecoderSpec,
   hasProjection,
@@ -174,8 +174,7 @@ function templates(named: unknown, inUse: string): Json[string] {
 function finite(name: string, values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
   const bad = firstNonFinite(values);
   if (bad < 0) return values;
-  throw new CompressoError("numeric", {
-    what: `cannot write '${name}'`,
+  refuse("numeric", `cannot write '${name}'`, {
     rule: "weights are finite",
     value: `${values[bad]} at value ${bad}`,
     fix: "check the weight file",

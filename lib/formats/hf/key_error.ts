@@ -1,5 +1,5 @@
 // How an error about a key of config.json reads.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 
 /** The error for a key of config.json. */
 export function keyError(
@@ -13,8 +13,7 @@ export function keyError(
     fix =
       "correct it, or fetch the file again; `compresso inspect` and docs/guide/models.md say which families are supported",
   } = parts;
-  return new CompressoError("input", {
-    what: `cannot use ${path}`,
+  return refusal("input", `cannot use ${path}`, {
     rule: rule.startsWith(key) ? rule : `${key}: ${rule}`,
     value: `${key} = ${value}`,
     fix,

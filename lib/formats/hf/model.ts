@@ -1,5 +1,5 @@
 // A Hugging Face folder as a source of weights: config.json, safetensors in one file or shards.
-import { CompressoError, option } from "../../core/errors.ts";
+import { type CompressoError, option, refusal, refuse } from "../../core/errors.ts";
 import { type DecoderSpec, EMBEDDING, embeddingWidth, HEAD, tensorShapes } from "../../spec/decoder.ts";
 import { beside } from "../../files/path.ts";
 import { type FileSystem, isThere, missing } from "../../files/system.ts";
@@ -89,11 +89,9 @@ export async function openHfFolder(files: FileSystem, folder: string): Promise<H
   function tensorOf(name: string): Found {
     const found = tensors.get(kept(name));
     if (found) return found;
-    throw new CompressoError("input", {
-      what: `cannot read the tensor ${name} of ${folder}`,
+    refuse("input", `cannot read the tensor ${name} of ${folder}`, {
       rule: "the files hold it",
       value: "no such tensor",
-      fix: "ask for a tensor of tensorShapes(spec)",
     });
   }
 }
@@ -190,8 +188,7 @@ function checkTensors(
   for (const [canonical, shape] of shapes) {
     const name = nameOf(canonical), found = files.get(canonical), entry = found?.file.tensors.get(found.name);
     if (!entry) {
-      throw new CompressoError("input", {
-        what: `cannot open the model ${folder}`,
+      refuse("input", `cannot open the model ${folder}`, {
         rule: `it holds the tensor ${name}, [${shape.join(", ")}]`,
         value: "no such tensor",
         fix: canonical === HEAD
@@ -322,5 +319,5 @@ function broken(
   value: string,
   fix = "fetch the files again, all of one model",
 ): CompressoError {
-  return new CompressoError("input", { what: `cannot open ${path}`, rule, value, fix });
+  return refusal("input", `cannot open ${path}`, { rule, value, fix });
 }

@@ -1,5 +1,5 @@
 // RoPE settings as keys of config.json, in the forms of transformers 5 (rope_parameters) and 4 (rope_theta, rope_scaling).
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import type { RopeRules } from "../../families/family.ts";
 import { longRopeAttention } from "./rope.ts";
 import { ropeFrequencies } from "../../spec/rope.ts";
@@ -105,8 +105,7 @@ function named(spec: Pick<DecoderSpec, "headDim" | "rope">): Exclude<RopeScaling
     return own.every((frequency, i) => Math.abs(frequency / (wanted[i] ?? NaN) - 1) <= TOLERANCE);
   });
   if (found) return found;
-  throw new CompressoError("input", {
-    what: "cannot write this model's RoPE into a config.json",
+  refuse("input", "cannot write this model's RoPE into a config.json", {
     rule:
       "the factors of its GGUF are those of Llama 3.1 (factor 8) or 3.2 (factor 32), with an original context of 8192",
     value: `${scaling.factors.slice(0, 4).map((factor) => factor.toPrecision(4)).join(", ")} … ${

@@ -1,5 +1,5 @@
 // LoRA adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { checkLora, type LoraConfig, loraModules, loraScale, type LoraWeights, refuseOthers } from "../../spec/lora.ts";
 import { type DecoderSpec, PROJECTIONS } from "../../spec/decoder.ts";
@@ -66,8 +66,7 @@ const NAMES: NamesOf<PeftWriteOptions> = {
 export function refusePacked(spec: DecoderSpec): void {
   const family = familyFor(spec);
   if (packedTensors(family, spec).length === 0 && !spec.neighbours) return;
-  throw new CompressoError("input", {
-    what: "cannot write the adapter",
+  refuse("input", "cannot write the adapter", {
     rule: "each projection is a separate module in the model's class",
     value: `transformers' ${family.type} has some in one, or their rows in another order`,
     fix: "leave the adapter out: the exported model has its LoRA merged",
@@ -135,11 +134,9 @@ export async function stagePeftAdapter(
     items.push({ name: tensorName(path, "B"), dtype: "F32", shape: [rows, whole], data: () => b });
   }
   if (items.length === 0) {
-    throw new CompressoError("input", {
-      what: "cannot write the adapter",
+    refuse("input", "cannot write the adapter", {
       rule: "the model has a target",
       value: targets.join(", "),
-      fix: "name targets that the model's layers have",
     });
   }
   refuseOthers(spec, { targets, weights });
@@ -371,8 +368,7 @@ function matrix(
 function finite<T extends Float32Array>(name: string, values: T): T {
   const bad = firstNonFinite(values);
   if (bad < 0) return values;
-  throw new CompressoError("numeric", {
-    what: `cannot use the LoRA matrix '${name}'`,
+  refuse("numeric", `cannot use the LoRA matrix '${name}'`, {
     rule: "its values are finite",
     value: `${values[bad]} at value ${bad}`,
     fix: "train or fetch the adapter again",
@@ -381,14 +377,9 @@ function finite<T extends Float32Array>(name: string, values: T): T {
 
 function unfit(name: string, rule: string, value: string): CompressoError {
   const fix = "give A [rank, in] and B [out, rank] for each target of each layer";
-  return new CompressoError("input", { what: `cannot write the LoRA matrix '${name}'`, rule, value, fix });
+  return refusal("input", `cannot write the LoRA matrix '${name}'`, { rule, value, fix });
 }
 
 function broken(path: string, rule: string, value: string, fix = "save or fetch the adapter again"): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot use the adapter ${path}`,
-    rule,
-    value,
-    fix,
-  });
+  return refusal("input", `cannot use the adapter ${path}`, { rule, value, fix });
 }

@@ -1,6 +1,6 @@
 // The header of a safetensors file: what tensors it holds and where. Format: u64 length, JSON {name: {dtype, shape, data_offsets}, __metadata__:
 // {string: string}}, then the data without gaps.
-import { CompressoError } from "../../core/errors.ts";
+import { CompressoError, refusal } from "../../core/errors.ts";
 import { type ByteSource, firstBytes, readBytes } from "../../files/system.ts";
 import { looksLike, SNIFFED_BYTES } from "../sniff.ts";
 import { parseStrictJson, type StrictJson } from "../../compat/strict_json.ts";
@@ -209,10 +209,5 @@ function kindOf(value: StrictJson): string {
 }
 
 function broken(path: string, rule: string, value: string, fix = "fetch or write the file again"): CompressoError {
-  return new CompressoError("input", {
-    what: `cannot read the safetensors file ${path}`,
-    rule,
-    value,
-    fix,
-  });
+  return refusal("input", `cannot read the safetensors file ${path}`, { rule, value, fix });
 }

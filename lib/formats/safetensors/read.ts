@@ -1,5 +1,5 @@
 // Reading of safetensors files, lazily: the header first, a tensor or some of its rows when asked.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import { type ByteSource, readBytes, streamBytes } from "../../files/system.ts";
 import { widenBf16, widenF16 } from "../../core/half.ts";
 import { rowWindow } from "../../spec/row_range.ts";
@@ -40,11 +40,11 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
     const what = `cannot read the tensor ${JSON.stringify(name)} of ${path}`;
     if (!entry) {
       const rule = "the file holds it", fix = "ask for one of its tensors";
-      throw new CompressoError("input", { what, rule, value: "no such tensor", fix });
+      refuse("input", what, { rule, value: "no such tensor", fix });
     }
     if (dtypes && !dtypes.includes(entry.dtype)) {
       const rule = `its dtype is ${dtypes.join(" or ")}`, fix = "save it as that";
-      throw new CompressoError("input", { what, rule, value: entry.dtype, fix });
+      refuse("input", what, { rule, value: entry.dtype, fix });
     }
     return entry;
   }
@@ -59,8 +59,7 @@ export async function openSafetensors(source: ByteSource): Promise<SafetensorsFi
     const { start, count, width } = rowWindow(name, entry.shape, { rows });
     const rowBits = width * DTYPE_BITS[entry.dtype];
     if (rowBits % 8 !== 0) {
-      throw new CompressoError("input", {
-        what: `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`,
+      refuse("input", `cannot read rows of the tensor ${JSON.stringify(name)} of ${path}`, {
         rule: "a row fills whole bytes",
         value: `${rowBits} bits`,
         fix: "read the whole tensor",

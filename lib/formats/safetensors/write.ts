@@ -1,5 +1,5 @@
 // Writing of safetensors files, a tensor at a time, in one file or in shards with their index.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal, refuse } from "../../core/errors.ts";
 import { type FileSystem, type StagedFile, writeFile } from "../../files/system.ts";
 import { inOrder, onThread, pieceStarts } from "../../core/threads.ts";
 import { elementCount } from "../../spec/row_range.ts";
@@ -115,11 +115,9 @@ const FOR_TORCH = { format: "pt" };
 
 function cut(items: readonly SafetensorsItem[], maxBytes: number): SafetensorsItem[][] {
   if (!(maxBytes > 0)) {
-    throw new CompressoError("usage", {
-      what: "cannot cut the weights into shards",
+    refuse("usage", "cannot cut the weights into shards", {
       rule: "the size of a shard is above 0",
-      value: String(maxBytes),
-      fix: "give such a size, or leave it out",
+      value: maxBytes,
     });
   }
   const names = new Set<string>();
@@ -159,8 +157,7 @@ function headerBytes(
   // Spaces after the JSON bring the data to a multiple of 8 bytes.
   const length = Math.ceil(text.length / 8) * 8;
   if (length > MAX_HEADER_BYTES) {
-    throw new CompressoError("usage", {
-      what: `cannot write ${path}`,
+    refuse("usage", `cannot write ${path}`, {
       rule: `the header of a safetensors file has at most ${MAX_HEADER_BYTES} bytes`,
       value: `${length} bytes`,
       fix: "write fewer tensors or shorter metadata, or cut the weights into shards",
@@ -202,8 +199,7 @@ function tooLarge(
   { data, at }: { readonly data: Float32Array; readonly at: number },
 ): CompressoError {
   const { most, wider } = HALVES[dtype];
-  return new CompressoError("numeric", {
-    what: `cannot write ${name} as ${dtype}`,
+  return refusal("numeric", `cannot write ${name} as ${dtype}`, {
     rule: `values lie within ±${most}`,
     value: `${data[at]} at ${at}`,
     fix: `write ${wider}`,
@@ -236,19 +232,15 @@ function five(number: number): string {
 }
 
 function twice(name: string): CompressoError {
-  return new CompressoError("usage", {
-    what: "cannot write a safetensors file",
+  return refusal("usage", "cannot write a safetensors file", {
     rule: "each tensor has its own name, other than __metadata__",
     value: `${JSON.stringify(name)} comes twice, or is that name`,
-    fix: "give each tensor another name",
   });
 }
 
 function misfit(name: string, rule: string, value: string): CompressoError {
-  return new CompressoError("mismatch", {
-    what: `cannot write the tensor ${name}`,
+  return refusal("mismatch", `cannot write the tensor ${name}`, {
     rule: `it has ${rule}`,
     value,
-    fix: "give data, shape and dtype of one tensor",
   });
 }

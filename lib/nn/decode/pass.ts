@@ -1,5 +1,5 @@
 // Decodes one sequence token by token with a KV cache.
-import { CompressoError } from "../../core/errors.ts";
+import { type CompressoError, refusal } from "../../core/errors.ts";
 import type { Device } from "../../gpu/device.ts";
 import { createCaches, pagesOf } from "./cache.ts";
 import { createChoice, type DrawSettings, writeChoice } from "./choice.ts";
@@ -185,8 +185,7 @@ export function createDecodePass(device: Device, weights: Weights, options: Deco
 
 /** The error for logits that contain NaN or infinity. */
 export function notFinite(): CompressoError {
-  return new CompressoError("numeric", {
-    what: "cannot choose the next token",
+  return refusal("numeric", "cannot choose the next token", {
     rule: "the logits of a model are finite",
     value: "NaN or infinity among them",
     fix: "check the model's weights, masks and LoRA",

@@ -1,6 +1,6 @@
 // Frozen weight matrices in GPU memory.
 import { isQuantized, QUANT_BLOCK, QUANT_ROWS, quantColumns, type QuantDtype } from "../../../kernels/mod.ts";
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import { type DeviceBuffer, type DeviceTexture } from "../../gpu/types.ts";
 import { type Device, TEXEL_BYTES } from "../../gpu/device.ts";
 import { roundUp, strideOf } from "../padding.ts";
@@ -189,8 +189,7 @@ export function writeBlocks(device: Device, matrix: Matrix, row0: number, blocks
   const count = checkRows(matrix, row0, blocks.scales.length / perRow);
   const broken = firstBrokenScale(blocks);
   if (broken >= 0) {
-    throw new CompressoError("numeric", {
-      what: `cannot use the weights in '${label}'`,
+    refuse("numeric", `cannot use the weights in '${label}'`, {
       rule: "the scales of blocks are finite",
       value: `NaN or infinity at row ${row0 + Math.floor(broken / perRow)}, block ${broken % perRow}`,
       fix: "check the weight file",
@@ -336,8 +335,7 @@ function checkRange({ dtype, cols, label }: Matrix, row0: number, data: Float32A
   while (bad < data.length && Math.abs(data[bad] as number) < limit) bad++;
   if (bad === data.length) return;
   const largest = dtype === "f16" ? F16_OVERFLOW - 16 : QUANT_LIMIT;
-  throw new CompressoError("numeric", {
-    what: `cannot store '${label}' as ${dtype}`,
+  refuse("numeric", `cannot store '${label}' as ${dtype}`, {
     rule: dtype === "f32" ? "values are finite" : `values lie within ±${largest}`,
     value: `${data[bad]} at row ${row0 + Math.floor(bad / cols)}, column ${bad % cols}`,
     fix: Number.isFinite(data[bad]) ? "keep the base weights in f32" : "check the weight file",

@@ -1,6 +1,6 @@
 // Finds changes of options that make a run fit in memory: single changes, all of them, or a lower LoRA rank. Each is
 // planned again.
-import { CompressoError, option } from "../../core/errors.ts";
+import { type CompressoError, option, refusal } from "../../core/errors.ts";
 import { checkNames, type NamesOf } from "../../core/check_options.ts";
 import { MATRIX_DTYPES } from "../../nn/products/matrix.ts";
 import type { DecoderSpec } from "../../spec/decoder.ts";
@@ -110,11 +110,11 @@ export async function checkMemory(
   const plan = await planMemory(spec, options);
   const otherBytes = Math.max(0, deviceBytes - plan.stages.weights), budget = { memoryLimit: memoryLimit - otherBytes };
   if (fits(plan, budget)) return { ...plan, otherBytes };
-  throw refusal({ ...plan, otherBytes }, { memoryLimit, advice: await adviseMemory(spec, options, budget) });
+  throw overMemory({ ...plan, otherBytes }, { memoryLimit, advice: await adviseMemory(spec, options, budget) });
 }
 
 /** The error for a plan that does not fit, with changes that would fit. */
-export function refusal(
+export function overMemory(
   { peakBytes, otherBytes, excesses: [excess] }: CheckedPlan,
   { memoryLimit = Infinity, advice }: MemoryBudget & { readonly advice: readonly MemoryAdvice[] },
 ): CompressoError {
@@ -122,8 +122,7 @@ export function refusal(
   const isOver = peakBytes + otherBytes > memoryLimit, isLimit = isOver && excess === undefined;
   // Other memory in use matters only if the run alone would fit.
   const ways = roomWords({ otherBytes: isLimit && peakBytes <= memoryLimit ? otherBytes : 0, isLimit });
-  return new CompressoError("gpu", {
-    what: "cannot prune in the memory that there is",
+  return refusal("gpu", "cannot prune in the memory that there is", {
     rule: isOver
       ? `the planned peak is within the memory limit, ${limitMebibytes(memoryLimit)}`
       : excess?.rule ?? "the plan is within the adapter's limits",

@@ -1,5 +1,5 @@
 // Monitors of a run: their names, actions, options and defaults, and what an alarm says.
-import { CompressoError, type NamedOption } from "../../core/errors.ts";
+import { type CompressoError, type NamedOption, refusal } from "../../core/errors.ts";
 
 /**
  * What is monitored during a run:
@@ -155,25 +155,25 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
   const stranger = Object.keys(options).find((key) =>
     key !== "rollbacks" && !MONITOR_NAMES.some((name) => name === key)
   );
-  if (stranger !== undefined) throw refusal(stranger, `monitors are ${MONITOR_NAMES.join(", ")}`, stranger);
+  if (stranger !== undefined) throw misset(stranger, `monitors are ${MONITOR_NAMES.join(", ")}`, stranger);
   const { rollbacks = ROLLBACKS } = options;
   if (!Number.isInteger(rollbacks) || rollbacks < 0) {
-    throw refusal("rollbacks", "their number is whole, 0 or more", String(rollbacks));
+    throw misset("rollbacks", "their number is whole, 0 or more", String(rollbacks));
   }
   const resolved = (name: MonitorName): ResolvedMonitor | null => {
     const { action = MONITOR_ACTIONS[name][0] ?? "warn", threshold = THRESHOLDS[name] } = options[name] ?? {};
     if (action === "off" && name !== "nan") {
       if (options[name]?.threshold === undefined) return null;
-      throw refusal(name, "a monitor that is off has no threshold", String(threshold));
+      throw misset(name, "a monitor that is off has no threshold", String(threshold));
     }
     const allowed = MONITOR_ACTIONS[name], found = allowed.find((one) => one === action);
     const others = name === "nan" ? "" : " or off";
-    if (!found) throw refusal(name, `its action is ${allowed.join(" or ")}${others}`, String(action));
+    if (!found) throw misset(name, `its action is ${allowed.join(" or ")}${others}`, String(action));
     if (name === "nan" && threshold !== THRESHOLDS.nan) {
-      throw refusal(name, "it has no threshold", String(threshold));
+      throw misset(name, "it has no threshold", String(threshold));
     }
     if (name !== "nan" && !(threshold > 0 && threshold <= 1)) {
-      throw refusal(name, "its threshold lies in (0, 1]", String(threshold));
+      throw misset(name, "its threshold lies in (0, 1]", String(threshold));
     }
     return { action: found, threshold };
   };
@@ -189,9 +189,9 @@ export function resolveMonitors(options: MonitorOptions = {}): ResolvedMonitors 
   };
 }
 
-function refusal(name: string, rule: string, value: string): CompressoError {
+function misset(name: string, rule: string, value: string): CompressoError {
   const fix = "correct the setting, or leave it out for the default";
-  return new CompressoError("usage", { what: `cannot set the monitor '${name}'`, rule, value, fix });
+  return refusal("usage", `cannot set the monitor '${name}'`, { rule, value, fix });
 }
 
 /** What a monitor has found, before its consequence is decided. Its texts mark options, see `option`. */

@@ -1,5 +1,5 @@
 // Parses settings of monitors from text: NAME=ACTION or NAME=ACTION:THRESHOLD.
-import { CompressoError } from "../../core/errors.ts";
+import { refuse } from "../../core/errors.ts";
 import {
   ALARM_ACTIONS,
   MONITOR_NAMES,
@@ -53,8 +53,7 @@ function oneSetting(text: string, option: string): readonly [MonitorName, Monito
   const [, name, action, number] = /^([\w-]+)=([a-z]+)(?::([\d.e+-]+))?$/i.exec(text) ?? [];
   const monitor = MONITOR_NAMES.find((one) => one === name), found = SETTING_ACTIONS.find((one) => one === action);
   if (!monitor || !found || number !== undefined && !Number.isFinite(Number(number))) {
-    throw new CompressoError("usage", {
-      what: `cannot use ${option} ${text}`,
+    refuse("usage", `cannot use ${option} ${text}`, {
       rule: `${option} is ${ALARM_SETTING_FORM}`,
       value: text,
       fix: "try divergence=stop",

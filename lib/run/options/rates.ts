@@ -1,5 +1,5 @@
 // Rates of the training loop: their defaults, and how rollbacks halve them.
-import { CompressoError, option, refuse } from "../../core/errors.ts";
+import { option, refuse } from "../../core/errors.ts";
 import { withoutUndefined } from "../../core/check_options.ts";
 import { methodOf } from "../methods/all.ts";
 import { stagesOf, type StageSteps } from "../methods/stages.ts";
@@ -87,17 +87,12 @@ export function checkLoraRates(given: Partial<Rates> = {}, options: StageSteps):
   const isLone = kind === "one-shot" && lora !== undefined && lora !== postfinetune;
   const hasStage = stages.some(({ stage, steps }) => stage === "postfinetune" && steps > 0);
   if (hasStage && !isLone) return;
-  const path = "rates.postfinetune", what = `cannot use ${option(path)}`;
-  throw new CompressoError(
-    "usage",
-    hasStage
-      ? {
-        what,
-        rule: "all steps of a one-shot method are its last stage, which has one rate",
-        value: `method ${name}, ${option("rates.lora", lora)} and ${option(path, postfinetune)}`,
-        fix: "give one of the two",
-        option: path,
-      }
-      : { what, rule: "the last stage has steps", value: "no steps", fix: "leave it out", option: path },
-  );
+  const path = "rates.postfinetune";
+  refuse("usage", `cannot use ${option(path)}`, {
+    rule: hasStage
+      ? "all steps of a one-shot method are its last stage, which has one rate"
+      : "the last stage has steps",
+    value: hasStage ? `method ${name}, ${option("rates.lora", lora)} and ${option(path, postfinetune)}` : "no steps",
+    option: path,
+  });
 }

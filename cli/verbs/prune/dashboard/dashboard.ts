@@ -1,5 +1,5 @@
 // Starts and ends the thread that serves the live report of `prune --dashboard` on loopback.
-import { CompressoError } from "../../../../lib/core/errors.ts";
+import { refuse } from "../../../../lib/core/errors.ts";
 import type { DashboardMessage } from "./pages.ts";
 import type { DashboardReply } from "./worker.ts";
 
@@ -52,8 +52,7 @@ export async function openDashboard(
   });
   if (reply.kind !== "listening") {
     close();
-    throw new CompressoError("usage", {
-      what: "cannot serve the dashboard",
+    refuse("usage", "cannot serve the dashboard", {
       rule: "its port on 127.0.0.1 is free",
       value: `port ${port}: ${reply.kind === "refused" ? reply.reason : reply.kind}`,
       fix: "choose another --dashboard-port, or 0 for any free one",
